@@ -1,0 +1,37 @@
+"""Redlock on independent Redis nodes, with a fencing token.
+
+    from redlock import Redlock
+
+    redlock = Redlock(["redis://127.0.0.1:63791", ...])       # five independent nodes
+    with redlock.lock("account:42", blocking_timeout=1.0) as lease:
+        ...                                                    # lease.fence goes with every write
+
+For Celery tasks see `redlock.celery.locked`, for shared state in Redis `redlock.store.FencedStore`.
+"""
+
+from redlock.client import Holding, Redlock
+from redlock.errors import (
+    ConfigurationError,
+    LockContended,
+    LockLost,
+    NotHeld,
+    QuorumUnavailable,
+    RedlockError,
+    Stale,
+)
+from redlock.lease import Lease
+from redlock.lock import Lock
+
+__all__ = [
+    "ConfigurationError",
+    "Holding",
+    "Lease",
+    "Lock",
+    "LockContended",
+    "LockLost",
+    "NotHeld",
+    "QuorumUnavailable",
+    "Redlock",
+    "RedlockError",
+    "Stale",
+]

@@ -1,0 +1,96 @@
+"""What is checked before anything is sent: one clear error for each kind of bad input, nothing half-done.
+
+Rules: no I/O; every message says what was given, what is wrong with it and what would be right.
+"""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from typing import TYPE_CHECKING
+
+from redlock.errors import ConfigurationError
+from redlock.model import drift_ms
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+LONGEST_NAME = 1_024
+
+
+def number(what: str, value: object, *, zero: bool = False) -> float:
+    """A finite number of seconds, more than zero, or zero too where that makes sense."""
+    right = "seconds as a number, 0 or more" if zero else "seconds as a number greater than 0"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigurationError(f"{what} is {value!r}; it must be {right}")
+    if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
+        raise ConfigurationError(f"{what} is {value!r}; it must be {right}")
+    return float(value)
+
+
+def patience(value: float | None) -> float | None:
+    """Seconds to wait, 0 or more; None waits for ever."""
+    return None if value is None else number("blocking_timeout", value, zero=True)
+
+
+def ttl_ms(value: object, *, max_ttl_ms: int, node_timeout_ms: int, what: str = "ttl") -> int:
+    """A TTL that leaves something after two node timeouts and the drift allowance."""
+    milliseconds = int(number(what, value) * 1000)
+    least = 2 * node_timeout_ms + drift_ms(milliseconds) + 1
+    if milliseconds < least:
+        raise ConfigurationError(
+            f"{what} is {value!r} s, too short: two node timeouts of {node_timeout_ms / 1000:g} s and the drift "
+            f"allowance leave nothing of it; it must be at least {(least + 1) / 1000:g} s, or node_timeout shorter"
+        )
+    if milliseconds > max_ttl_ms:
+        raise ConfigurationError(
+            f"{what} is {value!r} s, longer than max_ttl, {max_ttl_ms / 1000:g} s; shorten it, or raise max_ttl for all clients"
+        )
+    return milliseconds
+
+
+def resource(name: object) -> str:
+    """A name that can be locked: text, 1 to 1,024 bytes, no control characters."""
+    return _text("resource name", name, empty=False)
+
+
+def prefix(name: object) -> str:
+    """What is put before every resource name; may be empty."""
+    return _text("prefix", name, empty=True)
+
+
+def _text(what: str, name: object, *, empty: bool) -> str:
+    if not isinstance(name, str):
+        raise ConfigurationError(f"{what} is {type(name).__name__} {name!r:.60}; it must be text (str)")
+    if not name and not empty:
+        raise ConfigurationError(f"{what} is empty; give the thing that is locked a name, such as 'account:42'")
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        raise ConfigurationError(f"{what} {name!r:.60} holds half a surrogate pair, which is no text") from None
+    if size > LONGEST_NAME:
+        raise ConfigurationError(f"{what} {name[:20]!r}... has {size} bytes; {LONGEST_NAME} are the most")
+    if any(unicodedata.category(letter) == "Cc" for letter in name):
+        raise ConfigurationError(f"{what} {name!r:.60} holds a control character; those are kept for the lock's own keys")
+    return name
+
+
+def node_list(nodes: object) -> Sequence[str]:
+    """The nodes' addresses: a sequence of text, or one text with commas between them."""
+    if isinstance(nodes, str):
+        nodes = [part.strip() for part in nodes.split(",") if part.strip()]
+    if not isinstance(nodes, list | tuple) or not all(isinstance(node, str) for node in nodes):
+        raise ConfigurationError(f"nodes is {type(nodes).__name__}; it must be a list of addresses such as 'redis://127.0.0.1:63791'")
+    if not nodes:
+        raise ConfigurationError("the list of nodes is empty; give five addresses such as 'redis://127.0.0.1:63791'")
+    return nodes
+
+
+def tolerance(nodes: int) -> str | None:
+    """What is to be said of a number of nodes that works and is not sensible; None if there is nothing."""
+    spare = (nodes - 1) // 2
+    if nodes == 1:
+        return "one lock node: no failure is tolerated; five tolerate two"
+    if nodes % 2 == 0:
+        return f"{nodes} lock nodes tolerate {spare} failure{'s' * (spare != 1)}, no more than {nodes - 1} do; use an odd number"
+    return None

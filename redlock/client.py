@@ -1,0 +1,170 @@
+"""`Redlock`: the nodes, the settings, and what one process has seen of them.
+
+Rules: nothing is dialled before the first use, so a client can be made before a fork; a client may be shared
+between threads and survives a fork (the child dials anew).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import warnings
+from typing import TYPE_CHECKING, NamedTuple
+
+from redlock import checks, log, protocol
+from redlock.errors import ConfigurationError, QuorumUnavailable
+from redlock.lease import Lease
+from redlock.lock import Lock
+from redlock.model import Election, Kind, shown
+from redlock.nodes import DEFAULT_NODES, Node
+from redlock.sync import Driver
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+
+class Holding(NamedTuple):
+    """Who holds a resource, as the nodes tell.
+
+    Attributes:
+        resource: The name that is locked.
+        holder: Who it is, without the secret part of the owner token.
+        remaining: Seconds until the lock is free if the holder does nothing more; None if that can't be told.
+        nodes: How many nodes name this holder.
+        fence: The largest fencing token that a node told.
+    """
+
+    resource: str
+    holder: str
+    remaining: float | None
+    nodes: int
+    fence: int
+
+
+class Redlock:
+    """A quorum lock service on independent Redis nodes.
+
+    Args:
+        nodes: Their addresses: `redis://[user:password@]host:port[/db]`, `rediss://` for TLS, `unix:///path`;
+            a list, or one text with commas. Five tolerate two failures. All clients must use the same.
+        ttl: Seconds that a lease lasts unless the lock says otherwise; more than two node timeouts, at most `max_ttl`.
+        max_ttl: Seconds that no lease may exceed; the same for all clients.
+        prefix: Put before every resource name.
+        node_timeout: Seconds after which a node that was asked counts as silent.
+
+    Raises:
+        ConfigurationError: One of these is no good; the message says which and what would be.
+    """
+
+    def __init__(
+        self,
+        nodes: Sequence[str] | str = DEFAULT_NODES,
+        *,
+        ttl: float = 5.0,
+        max_ttl: float = 10.0,
+        prefix: str = "",
+        node_timeout: float = 0.1,
+    ) -> None:
+        self._node_timeout_ms = max(1, int(checks.number("node_timeout", node_timeout) * 1000))
+        self._max_ttl_ms = int(checks.number("max_ttl", max_ttl) * 1000)
+        self.ttl_ms = self.checked_ttl_ms(ttl)
+        addresses = checks.node_list(nodes)
+        members = [Node(address, self._node_timeout_ms) for address in addresses]
+        labels = [node.label for node in members]
+        for label in labels:
+            if labels.count(label) > 1:
+                raise ConfigurationError(f"node {label} is listed twice; each lock node must be a server of its own")
+        warning = checks.tolerance(len(members))
+        if warning is not None:
+            warnings.warn(warning, stacklevel=2)
+            log.warning("nodes", count=len(members), why=warning)
+        self.driver = Driver(members, checks.prefix(prefix))
+        self._largest_seen = 0
+        self._host = socket.gethostname()
+
+    def lock(
+        self,
+        name: str,
+        *,
+        ttl: float | None = None,
+        blocking: bool = True,
+        blocking_timeout: float | None = None,
+    ) -> Lock:
+        """A lock with the conventions of redis-py's `Lock`.
+
+        Args:
+            name: The resource: 1 to 1,024 bytes of text without control characters.
+            ttl: Seconds that the lease lasts; default: the client's.
+            blocking: Whether `acquire` waits; False tries once.
+            blocking_timeout: Seconds that `acquire` waits, 0 or more; None for ever.
+
+        Raises:
+            ConfigurationError: One of these is no good.
+        """
+        return Lock(
+            self,
+            checks.resource(name),
+            ttl_ms=self.ttl_ms if ttl is None else self.checked_ttl_ms(ttl),
+            blocking=blocking,
+            blocking_timeout=blocking_timeout,
+        )
+
+    def lease(self, name: str, *, ttl_ms: int | None = None, who: str | None = None) -> Lease:
+        """A lease that is not taken yet, for integrations; most callers want `lock`."""
+        if who is None:
+            who = f"{self._host}/{os.getpid()}/{threading.current_thread().name}"
+        return Lease(self, checks.resource(name), ttl_ms or self.ttl_ms, who)
+
+    def holder(self, name: str) -> Holding | None:
+        """Who holds this resource on a quorum of nodes; None if nobody does.
+
+        Raises:
+            QuorumUnavailable: Too few nodes answered.
+        """
+        resource = checks.resource(name)
+        with self.driver.links() as links:
+            election = links.run(protocol.inspect(resource))
+        if not election.reachable:
+            raise QuorumUnavailable(resource, election.quorum, len(election.votes), self.reasons(election))
+        denied = sum(vote.kind is Kind.DENIED for vote in election.votes)
+        holder = election.holder
+        if holder is None or denied < election.quorum:
+            return None
+        count = sum(vote.holder == holder for vote in election.votes)
+        left_ms = election.free_in_ms
+        return Holding(resource, shown(holder), None if left_ms is None else left_ms / 1000, count, election.largest_fence)
+
+    def checked_ttl_ms(self, ttl: float) -> int:
+        """A TTL in seconds as milliseconds, if this client can work with it."""
+        return checks.ttl_ms(ttl, max_ttl_ms=self._max_ttl_ms, node_timeout_ms=self._node_timeout_ms)
+
+    def proposal(self, wall_us: int) -> int:
+        """The fencing token to propose: the wall clock, or one more than the largest token seen."""
+        return max(wall_us, self._largest_seen + 1)
+
+    def saw(self, fence: int) -> None:
+        """Remember a token, so that the next proposal is larger."""
+        self._largest_seen = max(self._largest_seen, fence)
+
+    def reasons(self, election: Election) -> dict[str, str]:
+        """For each node that gave no vote, why."""
+        pairs = zip(self.driver.nodes, election.votes, strict=True)
+        return {node.label: vote.reason for node, vote in pairs if vote.kind is Kind.SILENT and not vote.unanswered}
+
+    def silent_nodes(self, election: Election) -> str:
+        """The same in one word for logs; "-" if all voted."""
+        return "; ".join(f"{label}: {reason}" for label, reason in self.reasons(election).items()) or "-"
+
+    def close(self) -> None:
+        """Close all connections. Leases that are still held run out with their TTL."""
+        self.driver.close()
+
+    def __enter__(self) -> Redlock:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()

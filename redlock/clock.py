@@ -1,0 +1,29 @@
+"""The two clocks, read nowhere else in the package.
+
+Rules: elapsed time comes from a clock that neither jumps nor stands still while the machine sleeps
+(CLOCK_BOOTTIME; Python's time.monotonic() is CLOCK_MONOTONIC on Linux, which stops in suspend).
+The wall clock only makes proposals for fencing tokens, where being wrong costs a second round and never safety.
+"""
+
+from __future__ import annotations
+
+import time
+
+_BOOTTIME: int | None = getattr(time, "CLOCK_BOOTTIME", None)
+
+if _BOOTTIME is None:
+
+    def now_ms() -> int:
+        """Milliseconds, floored, on a clock that does not jump; macOS has none that runs in suspend."""
+        return time.monotonic_ns() // 1_000_000
+else:
+    _boottime: int = _BOOTTIME
+
+    def now_ms() -> int:
+        """Milliseconds, floored, on a clock that neither jumps nor stops in suspend."""
+        return time.clock_gettime_ns(_boottime) // 1_000_000
+
+
+def wall_us() -> int:
+    """Microseconds since 1970 on the wall clock, for proposed fencing tokens."""
+    return time.time_ns() // 1_000

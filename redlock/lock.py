@@ -1,0 +1,178 @@
+"""`Lock`: a quorum lock with the conventions of redis-py's `Lock`.
+
+It differs where a lock on several nodes must:
+1. A TTL is always there: a holder that dies must not keep the lock for ever.
+2. `extend` can't add to five different remaining times: it makes the lease last for what remains plus what is
+   added, and never shortens it.
+3. `locked()` tells whether a quorum of nodes shows some holder; `owned()` looks at the own deadline first.
+4. `release` forgets the owner token once the outcome is known, not before.
+What it holds it holds per thread, as redis-py's does by default: a failed attempt of one thread never
+overwrites the token of another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from typing import TYPE_CHECKING, Literal
+
+from redlock import checks
+from redlock.errors import LockContended, LockLost, NotHeld, QuorumUnavailable, RedlockError
+from redlock.protocol import Outcome
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from redlock.client import Redlock
+    from redlock.lease import Lease
+
+
+class Lock:
+    """A lock on one resource. Made by `Redlock.lock`.
+
+    Holding it is no guarantee that the holder is still inside the lease at any later moment: see
+    `Lease.ensure_valid` and the fencing token.
+    """
+
+    def __init__(
+        self,
+        client: Redlock,
+        name: str,
+        *,
+        ttl_ms: int,
+        blocking: bool,
+        blocking_timeout: float | None,
+    ) -> None:
+        self.name = name
+        self._client = client
+        self._ttl_ms = ttl_ms
+        self._blocking = blocking
+        self._blocking_timeout = checks.patience(blocking_timeout)
+        self._local = threading.local()
+
+    def acquire(self, *, blocking: bool | None = None, blocking_timeout: float | None = None) -> bool:
+        """Take the lock.
+
+        Args:
+            blocking: False tries once. Default: as the lock was made.
+            blocking_timeout: Seconds to go on trying, 0 or more; None for ever. Default: as the lock was made.
+
+        Returns:
+            True if this thread now holds it; False if somebody else had it for all that time.
+
+        Raises:
+            QuorumUnavailable: Too few nodes voted, to the end of that time; without a limit, for one TTL.
+            RedlockError: This thread holds it already: waiting for oneself would never end.
+            ConfigurationError: Two of the nodes are the same server.
+        """
+        try:
+            self._take(blocking, blocking_timeout)
+        except LockContended:
+            return False
+        return True
+
+    def _take(self, blocking: bool | None, blocking_timeout: float | None) -> None:
+        if self._lease is not None:
+            raise RedlockError(f"lock {self.name!r} is already held by this thread; release it first", self.name)
+        wait = self._blocking if blocking is None else blocking
+        seconds = self._blocking_timeout if blocking_timeout is None else checks.patience(blocking_timeout)
+        lease = self._client.lease(self.name, ttl_ms=self._ttl_ms)
+        self._local.lease = lease
+        try:
+            lease.take(0 if not wait else None if seconds is None else int(seconds * 1000))
+        except BaseException:
+            self._local.lease = None
+            raise
+
+    @property
+    def _lease(self) -> Lease | None:
+        lease: Lease | None = getattr(self._local, "lease", None)
+        return lease
+
+    @property
+    def lease(self) -> Lease:
+        """The lease that this thread holds: `.fence`, `.remaining()`, `.ensure_valid()`.
+
+        Raises:
+            NotHeld: This thread does not hold the lock.
+        """
+        if self._lease is None:
+            raise NotHeld(f"lock {self.name!r} is not held by this thread", self.name)
+        return self._lease
+
+    @property
+    def fence(self) -> int:
+        """The fencing token of the lease that this thread holds."""
+        return self.lease.fence
+
+    def release(self) -> None:
+        """Give the lock back.
+
+        Raises:
+            NotHeld: This thread does not hold it.
+            LockLost: It had run out: somebody else may have been inside at the same time.
+        """
+        lease = self.lease
+        try:
+            outcome = lease.give_back()
+        finally:
+            if not lease.held:
+                self._local.lease = None
+        if outcome is Outcome.EXPIRED:
+            raise LockLost(self.name, "it had run out before it was released")
+
+    def extend(self, additional_time: float, *, replace_ttl: bool = False) -> Literal[True]:
+        """Make the lease last longer.
+
+        Args:
+            additional_time: Seconds to add to what remains, more than 0.
+            replace_ttl: Count from now instead of from the end of what remains. Never shortens.
+
+        Raises:
+            NotHeld: This thread does not hold the lock.
+            LockLost: Its time is over, or a quorum of nodes no longer has it.
+            QuorumUnavailable: Too few nodes answered. The old deadline stands.
+            ConfigurationError: The time is no positive number, or would be beyond `max_ttl`.
+        """
+        lease = self.lease
+        seconds = checks.number("additional_time", additional_time)
+        base = 0.0 if replace_ttl else lease.remaining()
+        lease.extend(self._client.checked_ttl_ms(base + seconds))
+        return True
+
+    def reacquire(self) -> Literal[True]:
+        """Set the time that remains back to the lock's TTL. Raises as `extend` does."""
+        return self.extend(self._ttl_ms / 1000, replace_ttl=True)
+
+    def locked(self) -> bool:
+        """Whether a quorum of nodes shows a holder, be it this one or another.
+
+        Raises:
+            QuorumUnavailable: Too few nodes answered.
+        """
+        return self._client.holder(self.name) is not None
+
+    def owned(self) -> bool:
+        """Whether this thread holds it: inside its deadline, and a quorum of nodes agrees."""
+        lease = self._lease
+        return lease is not None and lease.held and lease.remaining() > 0 and lease.still_on_a_quorum()
+
+    def __enter__(self) -> Lease:
+        """Take the lock; the value of `with ... as` is the lease.
+
+        Raises:
+            LockContended: Somebody else had it for all the time that `blocking_timeout` gives.
+            QuorumUnavailable: Too few nodes voted.
+        """
+        self._take(None, None)
+        return self.lease
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Release. What the body raised is never masked by what the release finds."""
+        if exc is None:
+            self.release()
+            return
+        with contextlib.suppress(LockLost, NotHeld, QuorumUnavailable):
+            self.release()

@@ -1,0 +1,272 @@
+"""The words of Redlock as frozen values, and the arithmetic on them.
+
+Rules of this file:
+1. No clock, no randomness, no socket, no Redis: time and chance are arguments.
+2. Times are integer milliseconds with the suffix `_ms`. Clock readings are floored, so an interval is taken
+   one millisecond longer than it looks, and drift is rounded up: every rounding shortens the lease.
+3. A vote has three values. "No answer" is not "no".
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import NamedTuple, TypeAlias
+
+FENCE_LIMIT = 2**52
+"""Tokens stay below this: Lua counts in doubles, where 2**53 + 1 equals 2**53."""
+
+FENCE_TTL_MS = 24 * 3600 * 1000
+"""Fence keys outlive the lock by a day, and not for ever: one key per name ever used would never go."""
+
+
+class Kind(enum.Enum):
+    """What a node said to a round."""
+
+    GRANTED = "G"
+    DENIED = "D"
+    SILENT = "S"
+
+
+class Vote(NamedTuple):
+    """One node's answer to one round.
+
+    Attributes:
+        kind: GRANTED, DENIED or SILENT.
+        fence: With GRANTED, the node's fence; with DENIED the largest fence that it told, 0 if none.
+        holder: With DENIED, the owner token in the key; "" if the key is absent.
+        remaining_ms: With DENIED, how long the key will stand; None if for ever or unknown.
+        reason: With SILENT, why there is no vote.
+        unanswered: With SILENT, True if the answer may still come: the round was over without it.
+    """
+
+    kind: Kind
+    fence: int = 0
+    holder: str = ""
+    remaining_ms: int | None = None
+    reason: str = ""
+    unanswered: bool = False
+
+
+UNANSWERED = Vote(Kind.SILENT, reason="not waited for", unanswered=True)
+
+
+def silent(reason: str) -> Vote:
+    """No vote from this node, and none to come."""
+    return Vote(Kind.SILENT, reason=reason)
+
+
+class Acquire(NamedTuple):
+    """Take the lock if it is free; the fence becomes max(fence + 1, proposed)."""
+
+    resource: str
+    token: str
+    ttl_ms: int
+    proposed: int
+
+
+class Confirm(NamedTuple):
+    """Where the key is still ours and the fence smaller: the fence becomes this one."""
+
+    resource: str
+    token: str
+    fence: int
+
+
+class Extend(NamedTuple):
+    """Where the key is still ours: let it stand for at least this long. Never shortens."""
+
+    resource: str
+    token: str
+    ttl_ms: int
+
+
+class Release(NamedTuple):
+    """Delete the key where it is ours."""
+
+    resource: str
+    token: str
+
+
+class Inspect(NamedTuple):
+    """Who holds it? GRANTED means that the key is absent, DENIED names the holder. Changes nothing."""
+
+    resource: str
+
+
+Command: TypeAlias = Acquire | Confirm | Extend | Release | Inspect
+
+
+class Wait(enum.Enum):
+    """When a round is over."""
+
+    DECIDED = enum.auto()
+    """As soon as no further answer can change the outcome."""
+    ALL = enum.auto()
+    """When every node has answered or is known not to."""
+    SENT = enum.auto()
+    """At once: the answers are read later, and count for nothing."""
+
+
+class Round(NamedTuple):
+    """One command to all nodes at once."""
+
+    command: Command
+    wait: Wait = Wait.DECIDED
+
+
+def quorum_of(nodes: int) -> int:
+    """How many of this many nodes make a quorum: any two quorums share a node."""
+    return nodes // 2 + 1
+
+
+def decided(granted: int, unanswered: int, quorum: int) -> bool:
+    """True once no further answer can change who won.
+
+    With an even number of nodes a tie is a decision too; node-redlock waits for `votes == quorum` on either
+    side and hangs (index.ts `_attemptOperation`).
+    """
+    return granted >= quorum or granted + unanswered < quorum
+
+
+class Election(NamedTuple):
+    """The votes of one round, with the clock before the first byte was sent and after the last needed reply.
+
+    Attributes:
+        votes: One per node, in the nodes' order.
+        sent_ms: Clock before the first send.
+        done_ms: Clock when the round was over.
+    """
+
+    votes: tuple[Vote, ...]
+    sent_ms: int
+    done_ms: int
+
+    @property
+    def quorum(self) -> int:
+        """How many votes win."""
+        return quorum_of(len(self.votes))
+
+    @property
+    def granted(self) -> int:
+        """How many nodes said yes."""
+        return sum(vote.kind is Kind.GRANTED for vote in self.votes)
+
+    @property
+    def unanswered(self) -> int:
+        """How many nodes may still answer."""
+        return sum(vote.unanswered for vote in self.votes)
+
+    @property
+    def won(self) -> bool:
+        """Whether a quorum said yes."""
+        return self.granted >= self.quorum
+
+    @property
+    def reachable(self) -> bool:
+        """Whether a quorum of nodes voted or may still vote."""
+        return sum(vote.kind is not Kind.SILENT or vote.unanswered for vote in self.votes) >= self.quorum
+
+    @property
+    def elapsed_ms(self) -> int:
+        """Upper bound of the round's length: both readings are floored."""
+        return self.done_ms - self.sent_ms + 1
+
+    @property
+    def largest_fence(self) -> int:
+        """The largest token that any node told."""
+        return max(vote.fence for vote in self.votes)
+
+    @property
+    def agreed_fence(self) -> int | None:
+        """The number that a quorum answered, if none answered a larger one; else None."""
+        fences = [vote.fence for vote in self.votes if vote.kind is Kind.GRANTED]
+        largest = max(fences, default=0)
+        return largest if fences.count(largest) >= self.quorum else None
+
+    @property
+    def holder(self) -> str | None:
+        """The owner token that most of the denying nodes named, if any."""
+        holders = [vote.holder for vote in self.votes if vote.kind is Kind.DENIED and vote.holder]
+        return max(holders, key=holders.count, default=None)
+
+    @property
+    def held_by_a_quorum(self) -> bool:
+        """Whether one holder has a quorum, as far as the votes tell."""
+        return sum(vote.kind is Kind.DENIED and vote.holder == self.holder for vote in self.votes) >= self.quorum
+
+    @property
+    def free_in_ms(self) -> int | None:
+        """When a quorum of nodes could be free if no holder did anything more; None if it can't be told."""
+        times = sorted(
+            vote.remaining_ms if vote.kind is Kind.DENIED else 0
+            for vote in self.votes
+            if vote.kind is Kind.GRANTED or vote.remaining_ms is not None
+        )
+        return times[self.quorum - 1] if len(times) >= self.quorum else None
+
+    @property
+    def ballot(self) -> str:
+        """The votes as letters in the nodes' order, for logs: `GGD.S`; a point is an answer not waited for."""
+        return "".join("." if vote.unanswered else vote.kind.value for vote in self.votes)
+
+
+class Grant(NamedTuple):
+    """What a won election gives.
+
+    Attributes:
+        resource: The name that is locked.
+        token: The owner token in the key; secret.
+        fence: The fencing token.
+        deadline_ms: The holder must not believe in it from this reading of its clock on.
+        ttl_ms: What the keys were given.
+        rounds: How many rounds it took: 1, or 2 where the nodes' fences disagreed.
+        election: The votes.
+    """
+
+    resource: str
+    token: str
+    fence: int
+    deadline_ms: int
+    ttl_ms: int
+    rounds: int
+    election: Election
+
+
+class Refusal(NamedTuple):
+    """A lost election, by its votes.
+
+    Attributes:
+        election: The round that was lost.
+        expired: True if a quorum granted and it took so long that nothing was left.
+    """
+
+    election: Election
+    expired: bool = False
+
+    @property
+    def no_quorum(self) -> bool:
+        """Too few nodes voted: says nothing about who holds the lock."""
+        return not self.expired and not self.election.reachable
+
+
+def drift_ms(ttl_ms: int) -> int:
+    """What clocks may differ by over one lease: 1 % and 2 ms, rounded up.
+
+    Source: the Redlock text's CLOCK_DRIFT, with the factor of the Ruby original and the 2 ms of node-redlock
+    for Redis' expiry precision.
+    """
+    return -(-ttl_ms // 100) + 2
+
+
+def deadline_ms(ttl_ms: int, sent_ms: int) -> int:
+    """The first clock reading at which a lease that was asked for at `sent_ms` must not be believed any more.
+
+    One millisecond early, because the reading that is compared with it is floored too.
+    """
+    return sent_ms + ttl_ms - drift_ms(ttl_ms) - 1
+
+
+def shown(token: str) -> str:
+    """An owner token as logs and errors may show it: who it is, and eight digits of the secret."""
+    secret, colon, who = token.partition(":")
+    return f"{who} ({secret[:8]})" if colon and who else f"{token[:8]}..."

@@ -1,0 +1,215 @@
+"""One lock node: its address, how it is dialled, and whether it is known to be bad.
+
+Rules of this file:
+1. redis-py dials (TLS, AUTH, ACL, unix sockets, URLs). Its own retries and its five-second timeouts are off:
+   with its defaults one refused node costs 4.6 s per command.
+2. A connection is handed out only with the node's `run_id`, read on that very connection: a connection can't
+   outlive the server process, so the two belong together.
+3. A node is named by its label (`host:port`, `host:port/db`, a socket's path), which never holds a password.
+4. Dialling happens in a thread of its own, so that a dead node can be waited for or not.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
+
+from redis.backoff import NoBackoff
+from redis.connection import AbstractConnection, Connection, parse_url
+from redis.exceptions import AuthenticationError, RedisError, ResponseError, TimeoutError as RedisTimeout
+from redis.maint_notifications import MaintNotificationsConfig
+from redis.retry import Retry
+
+from redlock import log, wire
+from redlock.clock import now_ms
+from redlock.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import socket
+
+DEFAULT_PORTS = (63791, 63792, 63793, 63794, 63795)
+DEFAULT_NODES = tuple(f"redis://127.0.0.1:{port}" for port in DEFAULT_PORTS)
+
+_RETRY_FIRST_MS, _RETRY_LAST_MS = 100, 1_000
+
+
+class Unfit(Exception):  # noqa: N818 - says what the node is
+    """The node answers, and can't be a lock node; the message says why."""
+
+
+class Dialled(NamedTuple):
+    """A connection that is ready for rounds."""
+
+    connection: AbstractConnection
+    sock: socket.socket
+    run_id: str
+
+
+class Dial:
+    """One attempt to connect, in its own daemon thread: `done` is set when `result` or `error` is there."""
+
+    def __init__(self, node: Node) -> None:
+        self.done = threading.Event()
+        self.result: Dialled | None = None
+        self.error = ""
+        self._node = node
+        threading.Thread(target=self._run, name=f"redlock-dial-{node.label}", daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            self.result = self._node.connect()
+            self._node.is_good()
+        except (RedisError, OSError, Unfit) as exc:
+            self.error = why(exc, self._node.timeout_ms)
+            self._node.is_bad(self.error)
+        finally:
+            self.done.set()
+
+
+class Node:
+    """A lock node as one process sees it; shared by all its connections and threads."""
+
+    def __init__(self, url: str, timeout_ms: int) -> None:
+        options = _options(url)
+        self.label = _label(options)
+        self.timeout_ms = timeout_ms
+        self._kind: type[AbstractConnection] = options.pop("connection_class", Connection)
+        self._options = options | {
+            "socket_timeout": timeout_ms / 1000,
+            "socket_connect_timeout": timeout_ms / 1000,
+            "retry": Retry(NoBackoff(), 0),  # type: ignore[no-untyped-call]
+            "retry_on_error": [],
+            "health_check_interval": 0,
+            "protocol": 2,
+            "driver_info": None,
+            "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+        }
+        try:
+            self._kind(**self._options)
+        except TypeError as exc:
+            raise ConfigurationError(f"node address of {self.label} has an option that is not known: {exc}") from None
+        self.error = ""
+        """Why it is known to be bad; empty while it is not."""
+        self._failures = 0
+        self._retry_at_ms = 0
+
+    def is_good(self) -> None:
+        """It has just been reached."""
+        if self.error:
+            log.info("node-up", node=self.label)
+        self.error, self._failures = "", 0
+
+    def is_bad(self, error: str) -> None:
+        """It could not be reached: nobody waits for it again until it has been."""
+        if error != self.error:
+            log.warning("node-down", node=self.label, reason=error)
+        self._failures += 1
+        pause_ms = min(_RETRY_FIRST_MS << min(self._failures - 1, 10), _RETRY_LAST_MS)
+        self.error, self._retry_at_ms = error, now_ms() + pause_ms
+
+    def may_dial(self) -> bool:
+        """Whether it is time to try; takes the turn, so that one thread at a time probes a bad node."""
+        if not self.error:
+            return True
+        now = now_ms()
+        if now < self._retry_at_ms:
+            return False
+        self._retry_at_ms = now + _RETRY_LAST_MS
+        return True
+
+    def connect(self) -> Dialled:
+        """Dial, check that it can be a lock node, and teach it the scripts: three exchanges at most."""
+        connection = self._kind(**self._options)
+        try:
+            connection.connect()  # type: ignore[no-untyped-call]
+            run_id = self._greet(connection)
+        except BaseException:
+            connection.disconnect()  # type: ignore[no-untyped-call]
+            raise
+        sock: socket.socket = connection._sock  # noqa: SLF001 - redis-py has no public door to what it dialled
+        sock.setblocking(False)
+        return Dialled(connection, sock, run_id)
+
+    @staticmethod
+    def _greet(connection: AbstractConnection) -> str:
+        questions = [("INFO", "server"), ("INFO", "replication")]
+        lessons = [("SCRIPT", "LOAD", script.source) for script in wire.SCRIPTS.values()]
+        connection.send_packed_command(connection.pack_commands([*questions, *lessons]))  # type: ignore[no-untyped-call]
+        answers = [connection.read_response() for _ in range(len(questions) + len(lessons))]  # type: ignore[no-untyped-call]
+        info = _fields(answers[0]) | _fields(answers[1])
+        if info.get("redis_mode", "standalone") != "standalone":
+            raise Unfit(f"in {info['redis_mode']} mode; lock nodes must be independent masters")
+        if info.get("role") != "master":
+            raise Unfit(f"a replica of {info.get('master_host')}:{info.get('master_port')}; lock nodes must be independent masters")
+        version = info.get("redis_version", "0")
+        if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < (6, 2):
+            raise Unfit(f"Redis {version}; lock nodes need 6.2 or later")
+        return info["run_id"]
+
+
+def why(exc: Exception, timeout_ms: int) -> str:
+    """A failure to reach a node, in words that say what is wrong with it and hold no secret."""
+    cause: BaseException | None = exc
+    while cause is not None:
+        if isinstance(cause, AuthenticationError | ResponseError):
+            return wire.explain(_with_code(cause))
+        if isinstance(cause, TimeoutError | RedisTimeout):
+            return f"no answer within {timeout_ms} ms"
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror.lower()
+        cause = cause.__cause__ or cause.__context__
+    return str(exc)[:200]
+
+
+def _with_code(error: Exception) -> str:
+    # redis-py strips the code off errors that it has a class for, and keeps it in the class.
+    codes = {"NoPermissionError": "NOPERM", "AuthenticationError": "WRONGPASS", "BusyLoadingError": "LOADING"}
+    text = str(error)
+    code = codes.get(type(error).__name__)
+    if code == "WRONGPASS" and "required" in text.lower():
+        code = "NOAUTH"
+    return f"{code} {text}" if code else text
+
+
+def _fields(info: bytes) -> dict[str, str]:
+    lines = (line.partition(":") for line in info.decode(errors="replace").splitlines())
+    return {name: value for name, colon, value in lines if colon}
+
+
+def _options(url: str) -> dict[str, Any]:
+    """A node's address as redis-py's connection options.
+
+    Accepts `redis://`, `rediss://` and `unix://` URLs, and `host:port` alone.
+
+    Raises:
+        ConfigurationError: It is none of these. The message never repeats user name or password.
+    """
+    text = url if "://" in url else f"redis://{url}"
+    scheme, _, rest = text.partition("://")
+    seen = f"{scheme}://{rest.rpartition('@')[2]}"
+    try:
+        options = dict(parse_url(text))  # type: ignore[no-untyped-call]
+        parts = urlsplit(text)
+        if scheme != "unix" and (not parts.hostname or not parts.port):
+            raise ValueError("host and port are needed")
+        if scheme == "unix" and not options.get("path"):
+            raise ValueError("a socket's path is needed")
+        if parts.path.strip("/") and scheme != "unix" and not parts.path.strip("/").isdigit():
+            raise ValueError("the database must be a number")
+    except ValueError as exc:
+        # `from None`: the parser's own message may hold the whole address.
+        reason = str(exc) if "@" not in str(exc) and "Port" not in str(exc) else "the port must be 1 to 65535"
+        raise ConfigurationError(
+            f"node address {seen!r} can't be used: {reason}; write redis://[user:password@]host:port[/db], "
+            "rediss://... for TLS, or unix:///path"
+        ) from None
+    return options
+
+
+def _label(options: dict[str, Any]) -> str:
+    if "path" in options:
+        return str(options["path"])
+    host, database = options["host"], options.get("db", 0)
+    place = f"[{host}]:{options['port']}" if ":" in host else f"{host}:{options['port']}"
+    return f"{place}/{database}" if database else place

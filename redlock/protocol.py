@@ -1,0 +1,101 @@
+"""The algorithm: acquire, extend and release, each as a generator that yields rounds and receives elections.
+
+Rules of this file:
+1. It reads no clock and no random numbers and does no I/O. The driver carries a round out, on all nodes at
+   once, and sends back an election: the votes, with the clock before and after. So one text runs under the
+   sync driver, under others, and under a simulator.
+2. One attempt, one owner token, never used again (Redlock's P5: a late release of attempt n must not be able
+   to delete the lock of attempt n + 1).
+3. What was begun is cancelled on *all* nodes when it is lost: a reply may have been lost where a key was set.
+
+Source of the algorithm: https://redis.io/docs/latest/develop/clients/patterns/distributed-locks/, with a
+fencing token by write-back to a quorum, as in ABD registers.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Generator
+from typing import TypeAlias, TypeVar
+
+from redlock.model import (
+    Acquire,
+    Confirm,
+    Election,
+    Extend,
+    Grant,
+    Inspect,
+    Kind,
+    Refusal,
+    Release,
+    Round,
+    Wait,
+    deadline_ms,
+)
+
+T = TypeVar("T")
+Steps: TypeAlias = Generator[Round, Election, T]
+
+
+class Outcome(enum.Enum):
+    """What a release did."""
+
+    RELEASED = "released"
+    """A quorum of nodes still had the key and deleted it."""
+    EXPIRED = "expired"
+    """A quorum of nodes no longer had the key: the holder overran."""
+    UNKNOWN = "unknown"
+    """Too few nodes told. What is left of the lock runs out with its TTL."""
+
+
+def acquire(attempt: Acquire) -> Steps[Grant | Refusal]:
+    """One attempt: one round when the nodes' fences agree, two when they must be made to agree."""
+    first = yield Round(attempt)
+    if not first.won:
+        yield from cancel(attempt)
+        return Refusal(first)
+    fence, last, rounds = first.agreed_fence, first, 1
+    if fence is None:
+        # Two attempts could both see the same maximum. What nobody can do twice is to make a quorum's fences
+        # *become* a number: any two quorums share a node, and there it becomes that number only once.
+        fence = first.largest_fence + 1
+        last, rounds = (yield Round(Confirm(attempt.resource, attempt.token, fence))), 2
+    deadline = deadline_ms(attempt.ttl_ms, first.sent_ms)
+    if not last.won or last.done_ms >= deadline:
+        yield from cancel(attempt)
+        return Refusal(last, expired=last.won)
+    return Grant(attempt.resource, attempt.token, fence, deadline, attempt.ttl_ms, rounds, last)
+
+
+def cancel(attempt: Acquire) -> Steps[None]:
+    """Take back whatever the attempt may have set anywhere; nobody waits for the answers."""
+    yield Round(Release(attempt.resource, attempt.token), Wait.SENT)
+
+
+def extend(grant: Grant, ttl_ms: int) -> Steps[Grant | Refusal]:
+    """A later deadline for a lease that is still ours on a quorum, or the old lease's refusal.
+
+    A failed extension deletes nothing and shortens nothing: the old deadline stands. An extension that is
+    sent after the old deadline is no extension, even if the keys are still there.
+    """
+    election = yield Round(Extend(grant.resource, grant.token, ttl_ms))
+    deadline = deadline_ms(ttl_ms, election.sent_ms)
+    if not election.won:
+        return Refusal(election)
+    if election.sent_ms >= grant.deadline_ms or election.done_ms >= deadline:
+        return Refusal(election, expired=True)
+    return grant._replace(deadline_ms=max(deadline, grant.deadline_ms), ttl_ms=ttl_ms, election=election)
+
+
+def release(grant: Grant) -> Steps[Outcome]:
+    """Delete our key on every node; the outcome says whether it was still there."""
+    election = yield Round(Release(grant.resource, grant.token))
+    if election.won:
+        return Outcome.RELEASED
+    denied = sum(vote.kind is Kind.DENIED for vote in election.votes)
+    return Outcome.EXPIRED if denied >= election.quorum else Outcome.UNKNOWN
+
+
+def inspect(resource: str) -> Steps[Election]:
+    """What every node that answers has at this name."""
+    return (yield Round(Inspect(resource), Wait.ALL))

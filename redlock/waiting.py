@@ -1,0 +1,32 @@
+"""How long to pause after a lost election before the next attempt.
+
+Rules: pure arithmetic, chance is an argument. Every pause is random, so that clients that split a vote do not
+meet again (Redlock text: "retry after a random delay"), and none outlasts the moment at which a dead holder's
+keys run out.
+"""
+
+from __future__ import annotations
+
+from redlock.model import Refusal
+
+_SPLIT_MS = 8
+_HELD_FIRST_MS, _HELD_LAST_MS = 4, 48
+_NO_QUORUM_FIRST_MS, _NO_QUORUM_LAST_MS = 25, 400
+
+
+def pause_ms(refusal: Refusal, attempts: int, chance: float) -> int:
+    """The pause before the next attempt, at least 1 ms.
+
+    Args:
+        refusal: The election that was just lost.
+        attempts: How many have been lost in a row, 1 or more.
+        chance: A random number, 0 <= chance < 1.
+    """
+    if refusal.no_quorum:
+        most = min(_NO_QUORUM_FIRST_MS << min(attempts, 10), _NO_QUORUM_LAST_MS)
+        return most // 2 + int(chance * most // 2) + 1
+    if not refusal.election.held_by_a_quorum:
+        return int(chance * _SPLIT_MS) + 1
+    pause = int(chance * min(_HELD_FIRST_MS << min(attempts, 10), _HELD_LAST_MS)) + 1
+    free_in_ms = refusal.election.free_in_ms
+    return pause if free_in_ms is None else min(pause, free_in_ms + 1)
