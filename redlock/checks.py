@@ -28,6 +28,13 @@ def number(what: str, value: object, *, zero: bool = False) -> float:
     return float(value)
 
 
+def count(what: str, value: object) -> int:
+    """A whole number, 0 or more."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ConfigurationError(f"{what} is {value!r}; it must be a whole number, 0 or more")
+    return value
+
+
 def patience(value: float | None) -> float | None:
     """Seconds to wait, 0 or more; None waits for ever."""
     return None if value is None else number("blocking_timeout", value, zero=True)
@@ -44,7 +51,8 @@ def ttl_ms(value: object, *, max_ttl_ms: int, node_timeout_ms: int, what: str = 
         )
     if milliseconds > max_ttl_ms:
         raise ConfigurationError(
-            f"{what} is {value!r} s, longer than max_ttl, {max_ttl_ms / 1000:g} s; shorten it, or raise max_ttl for all clients"
+            f"{what} is {value!r} s, longer than max_ttl, {max_ttl_ms / 1000:g} s; "
+            "shorten it, or raise max_ttl for all clients"
         )
     return milliseconds
 
@@ -71,7 +79,9 @@ def _text(what: str, name: object, *, empty: bool) -> str:
     if size > LONGEST_NAME:
         raise ConfigurationError(f"{what} {name[:20]!r}... has {size} bytes; {LONGEST_NAME} are the most")
     if any(unicodedata.category(letter) == "Cc" for letter in name):
-        raise ConfigurationError(f"{what} {name!r:.60} holds a control character; those are kept for the lock's own keys")
+        raise ConfigurationError(
+            f"{what} {name!r:.60} holds a control character; those are kept for the lock's own keys"
+        )
     return name
 
 
@@ -80,7 +90,9 @@ def node_list(nodes: object) -> Sequence[str]:
     if isinstance(nodes, str):
         nodes = [part.strip() for part in nodes.split(",") if part.strip()]
     if not isinstance(nodes, list | tuple) or not all(isinstance(node, str) for node in nodes):
-        raise ConfigurationError(f"nodes is {type(nodes).__name__}; it must be a list of addresses such as 'redis://127.0.0.1:63791'")
+        raise ConfigurationError(
+            f"nodes is {type(nodes).__name__}; it must be a list of addresses such as 'redis://127.0.0.1:63791'"
+        )
     if not nodes:
         raise ConfigurationError("the list of nodes is empty; give five addresses such as 'redis://127.0.0.1:63791'")
     return nodes
@@ -92,5 +104,6 @@ def tolerance(nodes: int) -> str | None:
     if nodes == 1:
         return "one lock node: no failure is tolerated; five tolerate two"
     if nodes % 2 == 0:
-        return f"{nodes} lock nodes tolerate {spare} failure{'s' * (spare != 1)}, no more than {nodes - 1} do; use an odd number"
+        failures = "1 failure" if spare == 1 else f"{spare} failures"
+        return f"{nodes} lock nodes tolerate {failures}, no more than {nodes - 1} do; use an odd number"
     return None

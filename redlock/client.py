@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
+    from typing_extensions import Self
+
 
 class Holding(NamedTuple):
     """Who holds a resource, as the nodes tell.
@@ -134,7 +136,13 @@ class Redlock:
             return None
         count = sum(vote.holder == holder for vote in election.votes)
         left_ms = election.free_in_ms
-        return Holding(resource, shown(holder), None if left_ms is None else left_ms / 1000, count, election.largest_fence)
+        return Holding(
+            resource,
+            shown(holder),
+            None if left_ms is None else left_ms / 1000,
+            count,
+            election.largest_fence,
+        )
 
     def checked_ttl_ms(self, ttl: float) -> int:
         """A TTL in seconds as milliseconds, if this client can work with it."""
@@ -161,7 +169,7 @@ class Redlock:
         """Close all connections. Leases that are still held run out with their TTL."""
         self.driver.close()
 
-    def __enter__(self) -> Redlock:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -27,7 +27,7 @@ class RedlockError(LockError):
     """Base of every error raised by this package."""
 
     def __init__(self, message: str = "", lock_name: str | None = None) -> None:
-        super().__init__(message, lock_name)  # type: ignore[no-untyped-call]
+        super().__init__(message, lock_name)
 
     def __str__(self) -> str:
         return str(self.message)
@@ -70,7 +70,8 @@ class QuorumUnavailable(RedlockError):
     def __init__(self, resource: str, needed: int, nodes: int, reasons: Mapping[str, str]) -> None:
         listed = "; ".join(f"{label}: {reason}" for label, reason in reasons.items())
         super().__init__(
-            f"no quorum for {resource!r}: {nodes - len(reasons)} of {nodes} nodes voted, {needed} are needed ({listed})",
+            f"no quorum for {resource!r}: {nodes - len(reasons)} of {nodes} nodes voted, "
+            f"{needed} are needed ({listed})",
             resource,
         )
         self.resource, self.needed, self.nodes, self.reasons = resource, needed, nodes, dict(reasons)

@@ -101,7 +101,9 @@ class Lease:
             if not result.no_quorum:
                 voted_ms = now_ms()
             pause = pause_ms(result, losses, random.random())  # noqa: S311 - jitter, not a secret
-            limit = patience_ms if patience_ms is not None or not result.no_quorum else voted_ms - started_ms + self.ttl_ms
+            limit = (
+                patience_ms if patience_ms is not None or not result.no_quorum else voted_ms - started_ms + self.ttl_ms
+            )
             if limit is not None and self.waited_ms + pause > limit:
                 raise self._as_error(result)
             self._log_loss(result, losses, pause)
@@ -185,7 +187,9 @@ class Lease:
         if self._grant is None:
             raise NotHeld(f"lock {self.resource!r} is not held here", self.resource)
         if self._pid != os.getpid():
-            raise NotHeld(f"lock {self.resource!r} belongs to the process that took it, not to its child", self.resource)
+            raise NotHeld(
+                f"lock {self.resource!r} belongs to the process that took it, not to its child", self.resource
+            )
         return self._grant
 
     def _as_error(self, refusal: Refusal) -> LockContended | QuorumUnavailable:

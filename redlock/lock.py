@@ -71,7 +71,7 @@ class Lock:
             return False
         return True
 
-    def _take(self, blocking: bool | None, blocking_timeout: float | None) -> None:
+    def _take(self, blocking: bool | None, blocking_timeout: float | None) -> None:  # noqa: FBT001 - as in acquire
         if self._lease is not None:
             raise RedlockError(f"lock {self.name!r} is already held by this thread; release it first", self.name)
         wait = self._blocking if blocking is None else blocking

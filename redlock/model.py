@@ -197,11 +197,11 @@ class Election(NamedTuple):
     @property
     def free_in_ms(self) -> int | None:
         """When a quorum of nodes could be free if no holder did anything more; None if it can't be told."""
-        times = sorted(
-            vote.remaining_ms if vote.kind is Kind.DENIED else 0
-            for vote in self.votes
-            if vote.kind is Kind.GRANTED or vote.remaining_ms is not None
-        )
+        free_now = [
+            0 for vote in self.votes if vote.kind is Kind.GRANTED or (vote.kind is Kind.DENIED and not vote.holder)
+        ]
+        held = [vote.remaining_ms for vote in self.votes if vote.holder and vote.remaining_ms is not None]
+        times = free_now + sorted(held)
         return times[self.quorum - 1] if len(times) >= self.quorum else None
 
     @property

@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 
 from redis.backoff import NoBackoff
 from redis.connection import AbstractConnection, Connection, parse_url
-from redis.exceptions import AuthenticationError, RedisError, ResponseError, TimeoutError as RedisTimeout
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeout
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
@@ -34,7 +35,7 @@ DEFAULT_NODES = tuple(f"redis://127.0.0.1:{port}" for port in DEFAULT_PORTS)
 _RETRY_FIRST_MS, _RETRY_LAST_MS = 100, 1_000
 
 
-class Unfit(Exception):  # noqa: N818 - says what the node is
+class Unfit(Exception):
     """The node answers, and can't be a lock node; the message says why."""
 
 
@@ -78,7 +79,7 @@ class Node:
         self._options = options | {
             "socket_timeout": timeout_ms / 1000,
             "socket_connect_timeout": timeout_ms / 1000,
-            "retry": Retry(NoBackoff(), 0),  # type: ignore[no-untyped-call]
+            "retry": Retry(NoBackoff(), 0),
             "retry_on_error": [],
             "health_check_interval": 0,
             "protocol": 2,
@@ -127,8 +128,9 @@ class Node:
         except BaseException:
             connection.disconnect()  # type: ignore[no-untyped-call]
             raise
-        sock: socket.socket = connection._sock  # noqa: SLF001 - redis-py has no public door to what it dialled
-        sock.setblocking(False)
+        sock: socket.socket | None = connection._sock  # noqa: SLF001 - redis-py has no public door to what it dialled
+        assert sock is not None, "connect() has just returned"
+        sock.settimeout(0)
         return Dialled(connection, sock, run_id)
 
     @staticmethod
@@ -136,12 +138,13 @@ class Node:
         questions = [("INFO", "server"), ("INFO", "replication")]
         lessons = [("SCRIPT", "LOAD", script.source) for script in wire.SCRIPTS.values()]
         connection.send_packed_command(connection.pack_commands([*questions, *lessons]))  # type: ignore[no-untyped-call]
-        answers = [connection.read_response() for _ in range(len(questions) + len(lessons))]  # type: ignore[no-untyped-call]
+        answers = [connection.read_response() for _ in range(len(questions) + len(lessons))]
         info = _fields(answers[0]) | _fields(answers[1])
         if info.get("redis_mode", "standalone") != "standalone":
             raise Unfit(f"in {info['redis_mode']} mode; lock nodes must be independent masters")
         if info.get("role") != "master":
-            raise Unfit(f"a replica of {info.get('master_host')}:{info.get('master_port')}; lock nodes must be independent masters")
+            master = f"{info.get('master_host')}:{info.get('master_port')}"
+            raise Unfit(f"a replica of {master}; lock nodes must be independent masters")
         version = info.get("redis_version", "0")
         if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < (6, 2):
             raise Unfit(f"Redis {version}; lock nodes need 6.2 or later")

@@ -7,7 +7,10 @@ keys run out.
 
 from __future__ import annotations
 
-from redlock.model import Refusal
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from redlock.model import Refusal
 
 _SPLIT_MS = 8
 _HELD_FIRST_MS, _HELD_LAST_MS = 4, 48

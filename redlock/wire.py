@@ -1,11 +1,11 @@
-"""Commands as the bytes that Redis reads, and replies as votes.
+r"""Commands as the bytes that Redis reads, and replies as votes.
 
 Rules of this file: it knows the scripts, the names of the keys and the shape of the replies, and nothing of
 sockets or clocks. Names and tokens travel as KEYS and ARGV only, never formatted into Lua.
 
 Keys of a resource `r` on each node, with the client's prefix `p`:
     p + r                            the lock itself, so that any other Redlock client and ours exclude each other
-    \\x01redlock:fence: + p + r       the largest fencing token that this node has given or seen
+    \x01redlock:fence: + p + r       the largest fencing token that this node has given or seen
 Control characters are refused in resource names, so no resource can collide with the second.
 """
 
@@ -75,7 +75,8 @@ def encode(command: Command, prefix: str = "", *, by_source: bool = False) -> by
         words = ("2", key, fence_key(key), command.token, str(command.fence), _FENCE_TTL)
     else:
         words = ("2", key, fence_key(key))
-    return hiredis.pack_command(verb + words)
+    packed: bytes = hiredis.pack_command(verb + words)  # type: ignore[arg-type]  # its stub means one word
+    return packed
 
 
 def decode(reply: object) -> Vote:

@@ -1,0 +1,39 @@
+# Every target does its own set-up. `make demo` and `make test` are the two to know.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test up lint format test-compose compose-test clean
+
+demo: .venv/.ready
+	@$(BIN)/python -m workers.demo
+
+up: .venv/.ready
+	@$(BIN)/python -m workers.demo --up
+
+test: .venv/.ready
+	@$(BIN)/python -m pytest --ignore tests/compose
+
+lint: .venv/.ready
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: .venv/.ready
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+compose-test: .venv/.ready
+	@$(BIN)/python -m pytest tests/compose
+
+clean:
+	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build dist
+
+# pip below 25.1 knows no dependency groups, so it is renewed first.
+.venv/.ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or later is needed, this is %d.%d; name another: make PYTHON=python3.12 ..." % sys.version_info[:2] if sys.version_info < (3, 10) else 0)'
+	@echo "setting up .venv (once, about a minute)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable . --group dev
+	@touch $@

@@ -1,0 +1,183 @@
+"""`@locked`: a Celery task that holds a quorum lock while its body runs.
+
+Rules of this file:
+1. The lock is taken and given back in one `try/finally` round the body. No task hook covers every ending:
+   `after_return` is not called for retries, `Ignore`, `Reject` or `SystemExit`, and from Celery 5.7 on it runs
+   in the parent while the child may still be inside (celery/worker/request.py `on_timeout`).
+2. Giving it back never masks what the body did, is bounded, and sends nothing to the broker: a hard time limit
+   leaves 100 ms.
+3. Nothing is made before the fork: the client is made at the first use and dials then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import os
+import socket
+import time
+import weakref
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+
+from celery import Task, current_app, current_task
+from celery.local import Proxy
+
+from redlock import checks
+from redlock.errors import (
+    ConfigurationError,
+    LockContended,
+    LockLost,
+    NotHeld,
+    QuorumUnavailable,
+    RedlockError,
+    Stale,
+)
+from redlock.keys import Key, KeySpec
+from redlock.policy import Policy, Skipped, waited_ms
+from redlock.protocol import Outcome
+from redlock.settings import Settings, read
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from celery import Celery
+
+    from redlock.client import Redlock
+    from redlock.lease import Lease
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_current: ContextVar[Lease | None] = ContextVar("redlock_current_lease", default=None)
+_clients: weakref.WeakKeyDictionary[Any, Redlock] = weakref.WeakKeyDictionary()
+
+
+def current_lease() -> Lease:
+    """The lease of the task that is running: `.fence`, `.remaining()`, `.ensure_valid()`.
+
+    Raises:
+        NotHeld: Not inside a task under `@locked`.
+    """
+    lease = _current.get()
+    if lease is None:
+        raise NotHeld("there is no current lease; it exists only inside the body of a task under @locked")
+    return lease
+
+
+def client_for(app: Celery) -> Redlock:
+    """The lock client of a Celery app, made at the first use from `app.conf.redlock_*`, else `REDLOCK_*`.
+
+    Raises:
+        ConfigurationError: A setting is not known or no good.
+    """
+    client = _clients.get(app)
+    if client is None:
+        base = read(Settings, os.environ, "REDLOCK_")
+        conf = {name: app.conf[name] for name in list(app.conf) if name.startswith("redlock_")}
+        client = _clients.setdefault(app, read(Settings, conf, "redlock_", base).client())
+    return client
+
+
+def locked(
+    key: KeySpec,
+    *,
+    ttl: float | None = None,
+    wait: float = 1.0,
+    otherwise: str = "requeue",
+    max_requeues: int | None = None,
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Let a task hold a lock while its body runs. Goes under `@app.task`.
+
+    Args:
+        key: The resource: a template over the arguments, such as `"account:{account_id}"`, or a function of them.
+        ttl: Seconds that the lease lasts; default: the app's `redlock_ttl`.
+        wait: Seconds to wait in the worker's slot, 0 or more.
+        otherwise: What to do when that is over: `"requeue"` sends the task back to the queue with jittered
+            backoff, without touching its retries; `"skip"` returns a value that says so; `"raise"` raises
+            `LockContended`. Where too few nodes voted, `"requeue"` requeues, the others raise `QuorumUnavailable`.
+        max_requeues: How often it may go back to the queue, 0 or more; then it raises. None: without end.
+
+    Raises:
+        ConfigurationError: At import, if it stands above `@app.task` or on `async def`, or an argument is no good.
+        LockLost: From the task, if the lease had run out before the body was done and the body did not raise.
+    """
+    policy = Policy.checked(wait, otherwise, max_requeues)
+    if ttl is not None:
+        checks.number("ttl", ttl)
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        _refuse_misuse(function)
+        named = Key(key, function)
+
+        @functools.wraps(function)
+        def run(*args: P.args, **kwargs: P.kwargs) -> R:
+            task = current_task._get_current_object() if current_task else None  # noqa: SLF001 - a proxy's only door
+            client = client_for(task.app if task else current_app._get_current_object())  # noqa: SLF001 - as above
+            ttl_ms = None if ttl is None else client.checked_ttl_ms(ttl)
+            lease = client.lease(named.of(args, kwargs), ttl_ms=ttl_ms, who=_who(task))
+            try:
+                with _holding(lease, policy, task) as skipped:
+                    return function(*args, **kwargs) if skipped is None else cast("R", skipped.value)
+            except Stale as stale:
+                client.saw(stale.seen)
+                if policy.otherwise == "requeue":
+                    policy.refused(stale, task)
+                raise
+
+        # Celery does not follow `__wrapped__` when it checks a call's arguments; it does look at this.
+        run.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
+        return run
+
+    return decorate
+
+
+@contextlib.contextmanager
+def _holding(lease: Lease, policy: Policy, task: Task | None) -> Iterator[Skipped | None]:
+    """Hold the lease, or say what the task is to return instead."""
+    reset = _current.set(lease)
+    try:
+        skipped = _take(lease, policy, task)
+        yield skipped
+    except BaseException:
+        with contextlib.suppress(RedlockError):
+            lease.give_back()
+        raise
+    else:
+        if skipped is None and lease.give_back() is Outcome.EXPIRED:
+            raise LockLost(lease.resource, "it had run out before the task was done")
+    finally:
+        _current.reset(reset)
+
+
+def _take(lease: Lease, policy: Policy, task: Task | None) -> Skipped | None:
+    while True:
+        try:
+            lease.take(policy.wait_ms)
+        except (LockContended, QuorumUnavailable) as error:
+            skipped = policy.refused(error, task)
+            if skipped is not None:
+                return skipped
+        else:
+            lease.waited_ms = max(lease.waited_ms, waited_ms(task))
+            return None
+
+
+def _refuse_misuse(function: object) -> None:
+    if isinstance(function, Proxy | Task):
+        raise ConfigurationError("@locked stands above @app.task; it must stand below, next to the function")
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        raise ConfigurationError(
+            f"@locked is on `async def {function.__name__}`; Celery would never run its body, use `def`"
+        )
+    if not inspect.isroutine(function):
+        raise ConfigurationError(f"@locked is on {function!r:.60}, which is no function")
+
+
+def _who(task: Task | None) -> str:
+    since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    request = task.request if task is not None else None
+    if request is None or request.called_directly:
+        return f"pid {os.getpid()}@{socket.gethostname()} since {since}"
+    return f"{request.id}@{request.hostname or socket.gethostname()} since {since}"

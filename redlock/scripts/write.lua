@@ -1,0 +1,21 @@
+-- The second door of the fenced store: write what was made of the value that the first door gave.
+--
+-- KEYS  the state, the operation's result
+-- ARGV  fencing token, owner token, section, new value, TTL of the operation's result in ms
+-- gives {'WRITTEN', result}, {'DUPLICATE', its old result}, or {'STALE', largest token seen}
+--
+-- The section number makes each open-write pair atomic, even where one lease serves two operations and the
+-- write of the first is late. A result is `token:value`.
+local old = redis.call('GET', KEYS[2])
+if old then
+  return {'DUPLICATE', old}
+end
+local seen = redis.call('HMGET', KEYS[1], 'fence', 'owner', 'open')
+if tonumber(seen[1] or '0') ~= tonumber(ARGV[1]) or seen[2] ~= ARGV[2] or seen[3] ~= ARGV[3] then
+  return {'STALE', tonumber(seen[1] or '0')}
+end
+local result = ARGV[1] .. ':' .. ARGV[4]
+redis.call('HSET', KEYS[1], 'value', ARGV[4])
+redis.call('HDEL', KEYS[1], 'open')
+redis.call('SET', KEYS[2], result, 'PX', ARGV[5])
+return {'WRITTEN', result}

@@ -1,0 +1,83 @@
+"""A shared counter: read, think, write. Under the lock nothing is lost; without it the demo shows what is.
+
+Rules: `increment` and its unlocked control run the very same body, `_add`. The operation id is the task id,
+which stays the same over retries and redeliveries, so an increment that was delivered twice counts once.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from typing import TYPE_CHECKING, TypedDict
+
+from redis import Redis
+from redis.exceptions import ConnectionError as StoreGone
+from redis.exceptions import TimeoutError as StoreSilent
+
+from redlock import ConfigurationError, LockLost
+from redlock.celery import current_lease, locked
+from redlock.store import FencedStore
+from workers.app import app, settings
+
+if TYPE_CHECKING:
+    from celery import Task
+
+
+class Incremented(TypedDict):
+    """What an increment returns."""
+
+    value: int
+    fence: int
+    waited_ms: int
+
+
+@functools.cache
+def store() -> FencedStore:
+    """The store of the counters, dialled at the first use and anew after a fork."""
+    return FencedStore(Redis.from_url(settings.store_url, socket_timeout=5, socket_connect_timeout=2))
+
+
+@app.task(
+    bind=True,
+    autoretry_for=(LockLost, StoreGone, StoreSilent),
+    max_retries=None,
+    retry_backoff=True,
+    retry_backoff_max=10,
+)
+@locked("counter:{name}")
+def increment(self: Task, by: int = 1, name: str = "hits", *, op_id: str | None = None) -> Incremented:
+    """Add to a counter, once, whatever happens on the way.
+
+    Args:
+        self: The task.
+        by: How much to add.
+        name: Which counter.
+        op_id: A business key that names the operation; without one it is the task id.
+
+    Returns:
+        The value that this operation wrote, the fencing token that it wrote under, and the milliseconds that
+        it waited for the lock.
+    """
+    _check(by)
+    lease = current_lease()
+    written = store().update(name, lease, op_id or self.request.id, functools.partial(_add, by))
+    return {"value": int(written.value), "fence": written.fence, "waited_ms": lease.waited_ms}
+
+
+@app.task
+def increment_unlocked(by: int = 1, name: str = "hits") -> int:
+    """The control: the same body without the lock and without the fence. It loses updates."""
+    _check(by)
+    value = _add(by, store().peek(name))
+    store().overwrite(name, value)
+    return int(value)
+
+
+def _add(by: int, value: str | None) -> str:
+    time.sleep(settings.think)
+    return str(int(value or 0) + by)
+
+
+def _check(by: object) -> None:
+    if isinstance(by, bool) or not isinstance(by, int):
+        raise ConfigurationError(f"by is {by!r}; it must be a whole number")

@@ -1,0 +1,60 @@
+"""The Celery app of the worked example: `celery -A workers.app worker`.
+
+Rules: task modules are named as strings, so that imports point down (tasks use workers, never the other way);
+JSON only; a task is acknowledged when it is done, and delivered again when its worker was lost.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Celery
+from celery.signals import setup_logging, worker_process_init
+
+from workers import logs
+from workers.settings import from_environment
+
+settings, lock_settings = from_environment()
+
+app = Celery("counter", include=["tasks.counter"])
+app.conf.update(
+    broker_url=settings.broker_url,
+    result_backend=settings.result_url,
+    accept_content=["json"],
+    task_serializer="json",
+    result_serializer="json",
+    task_acks_late=True,
+    task_reject_on_worker_lost=True,
+    task_track_started=True,
+    worker_prefetch_multiplier=1,
+    worker_cancel_long_running_tasks_on_connection_loss=True,
+    worker_send_task_events=True,
+    task_send_sent_event=True,
+    task_time_limit=settings.time_limit,
+    task_soft_time_limit=settings.time_limit * 0.8,
+    broker_connection_retry_on_startup=True,
+    broker_transport_options={
+        "visibility_timeout": settings.visibility_timeout,
+        "unacked_restore_interval": 5,
+        "unacked_restore_throttle": 1,
+        "socket_timeout": 30,
+        "socket_connect_timeout": 5,
+        "socket_keepalive": True,
+        "health_check_interval": 25,
+    },
+    redlock_nodes=lock_settings.nodes,
+    redlock_ttl=lock_settings.ttl,
+    redlock_max_ttl=lock_settings.max_ttl,
+    redlock_prefix=lock_settings.prefix,
+    redlock_node_timeout=lock_settings.node_timeout,
+)
+
+
+@setup_logging.connect
+def _log_to_file(**_: Any) -> None:  # noqa: ANN401 - Celery's signals pass what they like
+    logs.configure(settings.log_file, int(settings.log_bytes))
+
+
+@worker_process_init.connect
+def _log_from_the_child(**_: Any) -> None:  # noqa: ANN401 - as above
+    logs.configure(settings.log_file, int(settings.log_bytes))

@@ -1,0 +1,57 @@
+"""All events in `logger.log`, one line each, and on the console; many processes write and rotate it together.
+
+Rules: passwords in URLs are masked in every line, whoever wrote it; rotation is concurrent-log-handler's,
+which holds a lock between processes while it writes. A forked child opens files of its own: a lock on a file
+that was opened before the fork would be shared with the parent, and hold nobody off.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import tempfile
+from pathlib import Path
+
+from concurrent_log_handler import ConcurrentRotatingFileHandler
+
+_KEPT = 5
+_SECRET = re.compile(r"(\w+://[^\s:/@]*:)[^\s@]+@")
+_FORMAT = "%(asctime)s %(levelname)-7s %(processName)s[%(process)d] %(name)s: %(message)s"
+
+
+class MaskingFormatter(logging.Formatter):
+    """A formatter whose lines never hold the password of a URL, and are one line each."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as text, masked; tracebacks keep their line breaks."""
+        return _SECRET.sub(r"\1***@", super().format(record))
+
+
+def configure(log_file: str, log_bytes: int, *, console: bool = True) -> None:
+    """Send everything at INFO to file and console, and the lock's DEBUG events to the file too.
+
+    Call it again after a fork: it replaces what is there.
+    """
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        root.removeHandler(handler)
+        handler.close()
+    path = Path(log_file).absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    to_file = ConcurrentRotatingFileHandler(
+        str(path),
+        maxBytes=log_bytes,
+        backupCount=_KEPT,
+        encoding="utf-8",
+        lock_file_directory=tempfile.gettempdir(),
+    )
+    handlers: list[logging.Handler] = [to_file]
+    if console:
+        to_console = logging.StreamHandler()
+        to_console.setLevel(logging.INFO)
+        handlers.append(to_console)
+    for handler in handlers:
+        handler.setFormatter(MaskingFormatter(_FORMAT))
+        root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    logging.getLogger("redlock").setLevel(logging.DEBUG)

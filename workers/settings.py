@@ -1,0 +1,67 @@
+"""The settings of the worked example, from environment variables that begin with `COUNTER_`.
+
+The lock's own begin with `REDLOCK_`: see `redlock.settings`. Both are checked here, before anything starts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from redlock import ConfigurationError, checks
+from redlock.settings import Settings as LockSettings
+from redlock.settings import read
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the example's workers and producers run with.
+
+    Attributes:
+        broker_url: The sixth Redis, database 0.
+        result_url: Database 1 of it.
+        store_url: The Redis that owns the counter: database 2 of it.
+        think: Seconds that an increment thinks between its read and its write.
+        time_limit: Seconds after which a task is killed.
+        visibility_timeout: Seconds after which an unacknowledged task is delivered again; above `time_limit`.
+        log_file: Where all events go.
+        log_bytes: Size at which that file is rotated; five old ones are kept.
+    """
+
+    broker_url: str = "redis://127.0.0.1:63790/0"
+    result_url: str = "redis://127.0.0.1:63790/1"
+    store_url: str = "redis://127.0.0.1:63790/2"
+    think: float = 0.0
+    time_limit: float = 30.0
+    visibility_timeout: float = 120.0
+    log_file: str = "logger.log"
+    log_bytes: float = 50e6
+
+
+def from_environment(environ: Mapping[str, str] = os.environ) -> tuple[Settings, LockSettings]:
+    """The example's settings and the lock's.
+
+    Raises:
+        ConfigurationError: One of them is no good; the message names it and says what would be right.
+    """
+    settings = read(Settings, environ, "COUNTER_")
+    for name in ("broker_url", "result_url", "store_url"):
+        scheme = urlsplit(getattr(settings, name)).scheme
+        if scheme not in {"redis", "rediss", "unix", "redis+socket"}:
+            right = getattr(Settings, name)
+            raise ConfigurationError(f"COUNTER_{name.upper()} must be the address of a Redis, such as {right}")
+    checks.number("COUNTER_THINK", settings.think, zero=True)
+    checks.number("COUNTER_TIME_LIMIT", settings.time_limit)
+    if settings.visibility_timeout <= settings.time_limit:
+        raise ConfigurationError(
+            f"COUNTER_VISIBILITY_TIMEOUT is {settings.visibility_timeout:g} s; it must be longer than "
+            f"COUNTER_TIME_LIMIT, {settings.time_limit:g} s, or tasks are delivered again while they run"
+        )
+    lock_settings = read(LockSettings, environ, "REDLOCK_")
+    lock_settings.client().close()
+    return settings, lock_settings
