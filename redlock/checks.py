@@ -15,6 +15,8 @@ from redlock.model import drift_ms
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from redlock.commands import Names
+
 LONGEST_NAME = 1_024
 
 
@@ -60,6 +62,15 @@ def ttl_ms(value: object, *, max_ttl_ms: int, node_timeout_ms: int, what: str = 
 def resource(name: object) -> str:
     """A name that can be locked: text, 1 to 1,024 bytes, no control characters."""
     return _text("resource name", name, empty=False)
+
+
+def resources(names: object) -> Names:
+    """One name or a list of names, each once, in an order that does not depend on the caller's."""
+    if isinstance(names, list | tuple | set | frozenset):
+        if not names:
+            raise ConfigurationError("the list of resource names is empty; name at least one")
+        return tuple(sorted({resource(name) for name in names}))
+    return (resource(names),)
 
 
 def prefix(name: object) -> str:

@@ -10,18 +10,22 @@ import os
 import socket
 import threading
 import warnings
+import weakref
 from typing import TYPE_CHECKING, NamedTuple
 
-from redlock import checks, log, protocol
+from redlock import checks, held, journal, log, protocol
+from redlock.driver import Driver
 from redlock.errors import ConfigurationError, QuorumUnavailable
+from redlock.journal import Journal
 from redlock.lease import Lease
 from redlock.lock import Lock
-from redlock.model import Election, Kind, shown
+from redlock.model import Election, Refusal, shown
 from redlock.nodes import DEFAULT_NODES, Node
-from redlock.sync import Driver
+from redlock.renewal import Renewal
+from redlock.wire import Codec
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
     from typing_extensions import Self
@@ -82,42 +86,83 @@ class Redlock:
         if warning is not None:
             warnings.warn(warning, stacklevel=2)
             log.warning("nodes", count=len(members), why=warning)
-        self.driver = Driver(members, checks.prefix(prefix))
+        self.driver = Driver(members, Codec(len(members), checks.prefix(prefix), self._max_ttl_ms))
+        self.log = Journal(members)
+        self.renewal = Renewal()
+        _clients.add(self)
         self._largest_seen = 0
         self._host = socket.gethostname()
 
     def lock(
         self,
-        name: str,
+        name: str | Sequence[str],
         *,
         ttl: float | None = None,
         blocking: bool = True,
         blocking_timeout: float | None = None,
+        renew: bool = True,
+        max_hold: float | None = None,
+        reentrant: bool = False,
+        on_lost: Callable[[Lease], None] | None = None,
     ) -> Lock:
         """A lock with the conventions of redis-py's `Lock`.
 
         Args:
-            name: The resource: 1 to 1,024 bytes of text without control characters.
+            name: The resource: 1 to 1,024 bytes of text without control characters. A list of names is taken
+                all or nothing, in one round, in whatever order they are listed.
             ttl: Seconds that the lease lasts; default: the client's.
             blocking: Whether `acquire` waits; False tries once.
             blocking_timeout: Seconds that `acquire` waits, 0 or more; None for ever.
+            renew: Whether a `with` block renews the lease until it ends. `acquire` alone never does: who
+                forgets to release must not hold it for ever.
+            max_hold: Seconds after which renewing stops; None for as long as the block runs.
+            reentrant: Whether the same thread may take what it holds already, and then shares the lease.
+                Otherwise that is an error at once.
+            on_lost: Called from the renewing thread with the lease when it is known to be lost.
 
         Raises:
             ConfigurationError: One of these is no good.
         """
         return Lock(
             self,
-            checks.resource(name),
+            checks.resources(name),
             ttl_ms=self.ttl_ms if ttl is None else self.checked_ttl_ms(ttl),
             blocking=blocking,
-            blocking_timeout=blocking_timeout,
+            blocking_timeout=checks.patience(blocking_timeout),
+            renew=renew,
+            max_hold_ms=None if max_hold is None else int(checks.number("max_hold", max_hold) * 1000),
+            reentrant=reentrant,
+            on_lost=on_lost,
         )
 
-    def lease(self, name: str, *, ttl_ms: int | None = None, who: str | None = None) -> Lease:
-        """A lease that is not taken yet, for integrations; most callers want `lock`."""
+    def lease(
+        self,
+        name: str | Sequence[str],
+        *,
+        ttl_ms: int | None = None,
+        who: str | None = None,
+        renew: bool = False,
+        max_hold_ms: int | None = None,
+        reentrant: bool = False,
+        on_lost: Callable[[Lease], None] | None = None,
+    ) -> Lease:
+        """A lease to `take` and `give_back`, for integrations; most callers want `lock`.
+
+        Raises:
+            RedlockError: This context holds one of the resources already, and that can't be shared.
+        """
         if who is None:
             who = f"{self._host}/{os.getpid()}/{threading.current_thread().name}"
-        return Lease(self, checks.resource(name), ttl_ms or self.ttl_ms, who)
+        lease = Lease(
+            self,
+            checks.resources(name),
+            ttl_ms=ttl_ms or self.ttl_ms,
+            who=who,
+            renew=renew,
+            max_hold_ms=max_hold_ms,
+            on_lost=on_lost,
+        )
+        return held.claim(lease, reentrant=reentrant)
 
     def holder(self, name: str) -> Holding | None:
         """Who holds this resource on a quorum of nodes; None if nobody does.
@@ -130,9 +175,8 @@ class Redlock:
             election = links.run(protocol.inspect(resource))
         if not election.reachable:
             raise QuorumUnavailable(resource, election.quorum, len(election.votes), self.reasons(election))
-        denied = sum(vote.kind is Kind.DENIED for vote in election.votes)
         holder = election.holder
-        if holder is None or denied < election.quorum:
+        if holder is None or election.denied < election.quorum:
             return None
         count = sum(vote.holder == holder for vote in election.votes)
         left_ms = election.free_in_ms
@@ -158,12 +202,21 @@ class Redlock:
 
     def reasons(self, election: Election) -> dict[str, str]:
         """For each node that gave no vote, why."""
-        pairs = zip(self.driver.nodes, election.votes, strict=True)
-        return {node.label: vote.reason for node, vote in pairs if vote.kind is Kind.SILENT and not vote.unanswered}
+        return journal.reasons(self.driver.nodes, election)
 
-    def silent_nodes(self, election: Election) -> str:
-        """The same in one word for logs; "-" if all voted."""
-        return "; ".join(f"{label}: {reason}" for label, reason in self.reasons(election).items()) or "-"
+    def refuse_disagreement(self, refusal: Refusal) -> None:
+        """Raise if a node refused because other clients work there under other terms.
+
+        Raises:
+            ConfigurationError: One did; the message names the node and both terms.
+        """
+        place = refusal.disagreement
+        if place is not None:
+            node, theirs = self.driver.nodes[place].label, refusal.election.votes[place].terms
+            raise ConfigurationError(
+                f"other clients of node {node} work with {theirs}, this one with {self.driver.codec.terms}; "
+                "all clients must agree, or two of them could hold one lock"
+            )
 
     def close(self) -> None:
         """Close all connections. Leases that are still held run out with their TTL."""
@@ -176,3 +229,15 @@ class Redlock:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+_clients: weakref.WeakSet[Redlock] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    for client in list(_clients):
+        client.driver.forget()
+        client.renewal.forget()
+
+
+os.register_at_fork(after_in_child=_forget_all)

@@ -23,6 +23,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from redlock.admission import declare
 from redlock.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -207,6 +208,8 @@ def cluster(nodes: int = 5, *, ports: Sequence[int] | None = None, options: Sequ
     try:
         for server in servers:
             server.start()
+        # These servers have this moment come out of nothing: they can have forgotten no lock.
+        declare([server.url for server in servers])
         yield Cluster(servers)
     finally:
         for server in servers:

@@ -4,7 +4,9 @@ Rules of this file:
 1. The owner token exists before the first byte is sent, and whatever interrupts an attempt, even an exception
    out of a signal, cancels it: `take` either returns with the lease or leaves nothing that it could still reach.
 2. The state of a lease is its deadline. Nothing that stopped running can make an expired lease look alive.
-3. A lease belongs to the process that took it.
+3. Extension and release of one lease are serialised and go down the same connections. A release that would
+   have to wait too long for an extension leaves itself to the renewing thread.
+4. A lease belongs to the process that took it.
 """
 
 from __future__ import annotations
@@ -13,34 +15,66 @@ import contextlib
 import os
 import random
 import secrets
+import threading
 import time
 from typing import TYPE_CHECKING
 
-from redlock import log, protocol
+from redlock import held, protocol
 from redlock.clock import now_ms, wall_us
+from redlock.commands import Acquire, Names, Wait
 from redlock.errors import LockContended, LockLost, NotHeld, QuorumUnavailable
-from redlock.model import Acquire, Grant, Refusal, shown
+from redlock.model import Grant, Refusal, shown
 from redlock.protocol import Outcome
-from redlock.waiting import pause_ms
+from redlock.waiting import pause_ms, renewal_ms, retry_ms
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from redlock.client import Redlock
     from redlock.sync import Links
 
+_RELEASE_SECONDS = 0.08
+
 
 class Lease:
-    """The right to a resource until a deadline. Made by `Redlock`, seen through `current_lease()`."""
+    """The right to one resource, or to a set of them, until a deadline.
 
-    def __init__(self, client: Redlock, resource: str, ttl_ms: int, who: str) -> None:
-        self.resource = resource
+    Made by `Redlock`; what a `with` block gives, and what `current_lease()` gives inside a task.
+    """
+
+    def __init__(
+        self,
+        client: Redlock,
+        names: Names,
+        *,
+        ttl_ms: int,
+        who: str,
+        renew: bool = False,
+        max_hold_ms: int | None = None,
+        on_lost: Callable[[Lease], None] | None = None,
+    ) -> None:
+        self.names = names
         self.ttl_ms = ttl_ms
         self.waited_ms = 0
         """How long the caller waited for it."""
         self._client = client
         self._who = who
+        self._renew = renew
+        self._max_hold_ms = max_hold_ms
+        self._on_lost = on_lost
         self._grant: Grant | None = None
         self._links: Links | None = None
+        self._taken_ms = 0
+        self._depth = 0
+        self._lost = ""
+        self._left_to_renewal = False
+        self._mutex = threading.Lock()
         self._pid = os.getpid()
+
+    @property
+    def resource(self) -> str:
+        """What is locked, in words; several names have commas between them."""
+        return ", ".join(self.names)
 
     @property
     def held(self) -> bool:
@@ -49,7 +83,7 @@ class Lease:
 
     @property
     def fence(self) -> int:
-        """The fencing token: larger than that of every earlier lease on this resource.
+        """The fencing token: larger than that of every earlier lease on any of these resources.
 
         Raises:
             NotHeld: The lease was not taken, or was given back.
@@ -66,108 +100,149 @@ class Lease:
         """How many rounds the election took, 1 or 2."""
         return self._held().rounds
 
+    @property
+    def lost(self) -> bool:
+        """Whether it is known to be lost: it could not be renewed, or its time is over."""
+        return bool(self._lost) or (self._grant is not None and self.remaining() <= 0)
+
     def remaining(self) -> float:
         """Seconds for which the holder may still believe in it; 0.0 if none."""
-        return max(0, self._held().deadline_ms - now_ms()) / 1000
+        return max(0, self._held().deadline_ms - now_ms()) / 1000 if not self._lost else 0.0
 
     def ensure_valid(self) -> None:
-        """Raise `LockLost` if the time is over.
+        """Raise `LockLost` if it is lost.
 
         This narrows the window between the check and what is done next; it can't close it. A process can be
         frozen right after this call returns. What must be right even then goes through the fenced store, or
         carries `fence` to a resource that checks it.
         """
         if self.remaining() <= 0:
-            raise LockLost(self.resource, f"its {self.ttl_ms / 1000:g} s are over")
+            raise LockLost(self.resource, self._lost or f"its {self.ttl_ms / 1000:g} s are over")
+
+    def serves(self, other: Lease) -> bool:
+        """Whether both are of the same client."""
+        return self._client is other._client
 
     def take(self, patience_ms: int | None) -> None:
-        """Win an election, trying again for this long; None tries for ever.
+        """Win an election, trying again for this long; None tries for ever. Held already: hold it once more.
 
         Raises:
             LockContended: Somebody else had it for all that time.
             QuorumUnavailable: At the end of that time, or of one TTL where the patience is endless, too few
                 nodes voted.
-            ConfigurationError: Two of the nodes are the same server.
+            ConfigurationError: Two of the nodes are the same server, or other clients work on a node under
+                other terms.
         """
-        started_ms = now_ms()
+        if self.held:
+            self._depth += 1
+            return
+        started_ms = voted_ms = now_ms()
         losses = 0
-        voted_ms = started_ms
         while True:
-            result = self._attempt()
-            self.waited_ms = now_ms() - started_ms
+            result = self._attempt(started_ms)
             if isinstance(result, Grant):
                 return
+            self._client.refuse_disagreement(result)
             losses += 1
             if not result.no_quorum:
                 voted_ms = now_ms()
             pause = pause_ms(result, losses, random.random())  # noqa: S311 - jitter, not a secret
-            limit = (
-                patience_ms if patience_ms is not None or not result.no_quorum else voted_ms - started_ms + self.ttl_ms
-            )
-            if limit is not None and self.waited_ms + pause > limit:
-                raise self._as_error(result)
-            self._log_loss(result, losses, pause)
+            limit = patience_ms
+            if limit is None and result.no_quorum:
+                limit = voted_ms - started_ms + self.ttl_ms
+            if limit is not None and now_ms() - started_ms + pause > limit:
+                raise self._refused(result)
+            self._client.log.retry(self.resource, self._who, result, losses, pause)
             time.sleep(pause / 1000)
 
-    def _attempt(self) -> Grant | Refusal:
+    def _attempt(self, started_ms: int) -> Grant | Refusal:
         token = f"{secrets.token_hex(16)}:{self._who}"
-        attempt = Acquire(self.resource, token, self.ttl_ms, self._client.proposal(wall_us()))
+        attempt = Acquire(self.names, token, self.ttl_ms, self._client.proposal(wall_us()))
         with self._client.driver.links() as links:
             try:
                 result = links.run(protocol.acquire(attempt))
+                self.waited_ms = now_ms() - started_ms
                 self._client.saw(result.election.largest_fence)
                 if isinstance(result, Grant):
-                    self._links, self._grant = links, result
-                    self._client.saw(result.fence)
-                    log.info(
-                        "acquired",
-                        resource=self.resource,
-                        holder=shown(token),
-                        fence=result.fence,
-                        rounds=result.rounds,
-                        votes=result.election.ballot,
-                        missing=self._client.silent_nodes(result.election),
-                        waited_ms=self.waited_ms,
-                    )
+                    self._begin(result, links)
             except BaseException:
                 self._grant = None
+                held.remove(self)
                 with contextlib.suppress(Exception):
                     links.run(protocol.cancel(attempt))
                 raise
         return result
 
-    def extend(self, ttl_ms: int) -> None:
+    def _begin(self, grant: Grant, links: Links) -> None:
+        self._links, self._grant, self._taken_ms = links, grant, now_ms()
+        self._client.saw(grant.fence)
+        held.add(self)
+        self._client.log.acquired(self.resource, grant, self.waited_ms)
+        if self._renew:
+            self._client.renewal.add(self, self._taken_ms + renewal_ms(self.ttl_ms))
+
+    def extend(self, ttl_ms: int, wait: Wait = Wait.DECIDED) -> None:
         """Make it last for at least this long from now; a failed extension leaves the old deadline.
 
         Raises:
             LockLost: Its time was over, or a quorum of nodes no longer has it.
             QuorumUnavailable: Too few nodes answered; the old deadline stands.
         """
-        grant = self._held()
-        self.ensure_valid()
-        with self._client.driver.links(self._links) as links:
-            result = links.run(protocol.extend(grant, ttl_ms))
-        if isinstance(result, Grant):
-            self._grant, self.ttl_ms = result, ttl_ms
-            log.debug("extended", resource=self.resource, holder=shown(grant.token), votes=result.election.ballot)
-            return
-        log.warning(
-            "extension-failed",
-            resource=self.resource,
-            holder=shown(grant.token),
-            votes=result.election.ballot,
-            missing=self._client.silent_nodes(result.election),
-        )
+        with self._mutex:
+            grant = self._held()
+            self.ensure_valid()
+            with self._client.driver.links(self._links) as links:
+                result = links.run(protocol.extend(grant, ttl_ms, wait))
+            if isinstance(result, Grant):
+                self._grant = result
+                self._client.log.extended(self.resource, result)
+                return
+        self._client.log.not_extended(self.resource, grant, result)
         if result.no_quorum:
-            raise self._as_error(result)
-        raise LockLost(self.resource, "a quorum of nodes no longer has it")
+            raise self._refused(result)
+        if result.election.denied >= result.election.quorum:
+            self._declare_lost("a quorum of nodes no longer has it")
+        raise LockLost(self.resource, self._lost or "it could not be extended on a quorum of nodes")
+
+    def renew(self) -> int | None:
+        """The renewing thread's turn; gives when it is due again, None if it is over."""
+        due_ms: int | None
+        try:
+            due_ms = self._renewed()
+        except (LockLost, QuorumUnavailable):
+            due_ms = now_ms() + retry_ms(int(self.remaining() * 1000)) if self.held else None
+        except NotHeld:
+            return None
+        if self._left_to_renewal:
+            with self._mutex, contextlib.suppress(NotHeld):
+                self._finish()
+        return due_ms if self.held and not self._lost else None
+
+    def _renewed(self) -> int:
+        now, deadline_ms = now_ms(), self._held().deadline_ms
+        until = deadline_ms + self.ttl_ms if self._max_hold_ms is None else self._taken_ms + self._max_hold_ms
+        if now >= deadline_ms:
+            self._declare_lost("max_hold is over" if now >= until else "it could not be renewed in time")
+        ttl_ms = min(self.ttl_ms, until - now)
+        if now + ttl_ms <= deadline_ms:
+            return deadline_ms
+        if not self._left_to_renewal:
+            self.extend(ttl_ms, Wait.ALL)
+        return now + renewal_ms(ttl_ms)
+
+    def _declare_lost(self, why: str) -> None:
+        if not self._lost and self._grant is not None:
+            self._lost = why
+            self._client.log.lost(self.resource, self._grant, why)
+            if self._on_lost is not None:
+                self._on_lost(self)
 
     def still_on_a_quorum(self) -> bool:
         """Ask the nodes whether a quorum of them has this very lease."""
-        grant = self._held()
+        token = self._held().token
         with self._client.driver.links() as links:
-            election = links.run(protocol.inspect(self.resource))
-        return sum(vote.holder == grant.token for vote in election.votes) >= election.quorum
+            elections = [links.run(protocol.inspect(name)) for name in self.names]
+        return all(sum(vote.holder == token for vote in one.votes) >= one.quorum for one in elections)
 
     def give_back(self) -> Outcome:
         """Delete the keys on all nodes, bounded to 80 ms; forgets the owner token once the outcome is known.
@@ -175,12 +250,25 @@ class Lease:
         Raises:
             NotHeld: The lease was not taken, or was given back before.
         """
+        self._held()
+        if self._depth:
+            self._depth -= 1
+            return Outcome.KEPT
+        held.remove(self)
+        if not self._mutex.acquire(timeout=_RELEASE_SECONDS):
+            self._left_to_renewal = True
+            return Outcome.UNKNOWN
+        try:
+            return self._finish()
+        finally:
+            self._mutex.release()
+
+    def _finish(self) -> Outcome:
         grant = self._held()
         with self._client.driver.links(self._links) as links:
             outcome = links.run(protocol.release(grant))
         self._grant = None
-        emit = log.info if outcome is Outcome.RELEASED else log.warning
-        emit(outcome.value, resource=self.resource, holder=shown(grant.token), fence=grant.fence)
+        self._client.log.released(self.resource, grant, outcome)
         return outcome
 
     def _held(self) -> Grant:
@@ -192,32 +280,15 @@ class Lease:
             )
         return self._grant
 
-    def _as_error(self, refusal: Refusal) -> LockContended | QuorumUnavailable:
+    def _refused(self, refusal: Refusal) -> LockContended | QuorumUnavailable:
         election = refusal.election
+        error: LockContended | QuorumUnavailable
         if refusal.no_quorum:
             reasons = self._client.reasons(election)
-            error: LockContended | QuorumUnavailable = QuorumUnavailable(
-                self.resource, election.quorum, len(election.votes), reasons
-            )
+            error = QuorumUnavailable(self.resource, election.quorum, len(election.votes), reasons)
         else:
             left_ms = election.free_in_ms
-            error = LockContended(
-                self.resource,
-                shown(election.holder) if election.holder else None,
-                None if left_ms is None else left_ms / 1000,
-            )
-        log.info("refused", resource=self.resource, who=self._who, votes=election.ballot, why=error)
+            holder = shown(election.holder) if election.holder else None
+            error = LockContended(self.resource, holder, None if left_ms is None else left_ms / 1000)
+        self._client.log.refused(self._who, election, error)
         return error
-
-    def _log_loss(self, refusal: Refusal, losses: int, pause: int) -> None:
-        election = refusal.election
-        log.debug(
-            "retry",
-            resource=self.resource,
-            who=self._who,
-            votes=election.ballot,
-            holder=shown(election.holder) if election.holder else "-",
-            missing=self._client.silent_nodes(election),
-            attempt=losses,
-            pause_ms=pause,
-        )

@@ -17,9 +17,12 @@ from typing import TYPE_CHECKING
 
 import hiredis
 
+from redlock.wire import last_word
+
 if TYPE_CHECKING:
     import socket
 
+    from redlock.model import Vote
     from redlock.nodes import Dial, Dialled, Node
 
 _READ_SIZE = 65_536
@@ -35,6 +38,10 @@ class Link:
         self._selector = selector
         self.sock: socket.socket | None = None
         self.run_id = ""
+        self.last_word = b""
+        """The node's run_id as the last word of a command that admits."""
+        self.refusal: Vote | None = None
+        """What the node said last, if that was that other clients work there under other terms."""
         self.dial: Dial | None = None
         self.suspect_since_ms: int | None = None
         self.reason = "not connected yet"
@@ -45,6 +52,7 @@ class Link:
     def adopt(self, dialled: Dialled) -> None:
         """Start with a fresh connection: nothing pending, nothing suspected."""
         self._dialled, self.sock, self.run_id = dialled, dialled.sock, dialled.run_id
+        self.last_word = last_word(dialled.run_id)
         self._reader = hiredis.Reader()
         self._pending.clear()
         self.suspect_since_ms, self.reason = None, ""

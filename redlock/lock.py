@@ -17,13 +17,15 @@ import threading
 from typing import TYPE_CHECKING, Literal
 
 from redlock import checks
-from redlock.errors import LockContended, LockLost, NotHeld, QuorumUnavailable, RedlockError
+from redlock.errors import LockContended, LockLost, NotHeld, QuorumUnavailable
 from redlock.protocol import Outcome
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from redlock.client import Redlock
+    from redlock.commands import Names
     from redlock.lease import Lease
 
 
@@ -37,18 +39,31 @@ class Lock:
     def __init__(
         self,
         client: Redlock,
-        name: str,
+        names: Names,
         *,
         ttl_ms: int,
         blocking: bool,
         blocking_timeout: float | None,
+        renew: bool,
+        max_hold_ms: int | None,
+        reentrant: bool,
+        on_lost: Callable[[Lease], None] | None,
     ) -> None:
-        self.name = name
+        self.names = names
         self._client = client
         self._ttl_ms = ttl_ms
         self._blocking = blocking
-        self._blocking_timeout = checks.patience(blocking_timeout)
+        self._blocking_timeout = blocking_timeout
+        self._renew = renew
+        self._max_hold_ms = max_hold_ms
+        self._reentrant = reentrant
+        self._on_lost = on_lost
         self._local = threading.local()
+
+    @property
+    def name(self) -> str:
+        """What it locks, in words; several names have commas between them."""
+        return ", ".join(self.names)
 
     def acquire(self, *, blocking: bool | None = None, blocking_timeout: float | None = None) -> bool:
         """Take the lock.
@@ -62,32 +77,39 @@ class Lock:
 
         Raises:
             QuorumUnavailable: Too few nodes voted, to the end of that time; without a limit, for one TTL.
-            RedlockError: This thread holds it already: waiting for oneself would never end.
-            ConfigurationError: Two of the nodes are the same server.
+            RedlockError: This thread holds it already, and `reentrant` is off: it would wait for itself.
+            ConfigurationError: Two of the nodes are the same server, or other clients work under other terms.
         """
         try:
-            self._take(blocking, blocking_timeout)
+            self._take(blocking, blocking_timeout, renew=False)
         except LockContended:
             return False
         return True
 
-    def _take(self, blocking: bool | None, blocking_timeout: float | None) -> None:  # noqa: FBT001 - as in acquire
-        if self._lease is not None:
-            raise RedlockError(f"lock {self.name!r} is already held by this thread; release it first", self.name)
+    def _take(self, blocking: bool | None, blocking_timeout: float | None, *, renew: bool) -> Lease:  # noqa: FBT001 - as acquire
         wait = self._blocking if blocking is None else blocking
         seconds = self._blocking_timeout if blocking_timeout is None else checks.patience(blocking_timeout)
-        lease = self._client.lease(self.name, ttl_ms=self._ttl_ms)
-        self._local.lease = lease
+        lease = self._client.lease(
+            self.names,
+            ttl_ms=self._ttl_ms,
+            renew=renew,
+            max_hold_ms=self._max_hold_ms,
+            reentrant=self._reentrant,
+            on_lost=self._on_lost,
+        )
+        before = self._stack
+        self._local.leases = (*before, lease)
         try:
             lease.take(0 if not wait else None if seconds is None else int(seconds * 1000))
         except BaseException:
-            self._local.lease = None
+            self._local.leases = before
             raise
+        return lease
 
     @property
-    def _lease(self) -> Lease | None:
-        lease: Lease | None = getattr(self._local, "lease", None)
-        return lease
+    def _stack(self) -> tuple[Lease, ...]:
+        leases: tuple[Lease, ...] = getattr(self._local, "leases", ())
+        return leases
 
     @property
     def lease(self) -> Lease:
@@ -96,9 +118,9 @@ class Lock:
         Raises:
             NotHeld: This thread does not hold the lock.
         """
-        if self._lease is None:
+        if not self._stack:
             raise NotHeld(f"lock {self.name!r} is not held by this thread", self.name)
-        return self._lease
+        return self._stack[-1]
 
     @property
     def fence(self) -> int:
@@ -110,16 +132,14 @@ class Lock:
 
         Raises:
             NotHeld: This thread does not hold it.
-            LockLost: It had run out: somebody else may have been inside at the same time.
+            LockLost: It was lost before: somebody else may have been inside at the same time.
         """
         lease = self.lease
-        try:
-            outcome = lease.give_back()
-        finally:
-            if not lease.held:
-                self._local.lease = None
-        if outcome is Outcome.EXPIRED:
-            raise LockLost(self.name, "it had run out before it was released")
+        lost = lease.lost
+        outcome = lease.give_back()
+        self._local.leases = self._stack[:-1]
+        if lost or outcome is Outcome.EXPIRED:
+            raise LockLost(self.name, "it was no longer held when it was released")
 
     def extend(self, additional_time: float, *, replace_ttl: bool = False) -> Literal[True]:
         """Make the lease last longer.
@@ -150,27 +170,30 @@ class Lock:
         Raises:
             QuorumUnavailable: Too few nodes answered.
         """
-        return self._client.holder(self.name) is not None
+        return any(self._client.holder(name) is not None for name in self.names)
 
     def owned(self) -> bool:
         """Whether this thread holds it: inside its deadline, and a quorum of nodes agrees."""
-        lease = self._lease
-        return lease is not None and lease.held and lease.remaining() > 0 and lease.still_on_a_quorum()
+        stack = self._stack
+        return bool(stack) and stack[-1].held and not stack[-1].lost and stack[-1].still_on_a_quorum()
 
     def __enter__(self) -> Lease:
-        """Take the lock; the value of `with ... as` is the lease.
+        """Take the lock; the value of `with ... as` is the lease, which is renewed until the block ends.
 
         Raises:
             LockContended: Somebody else had it for all the time that `blocking_timeout` gives.
             QuorumUnavailable: Too few nodes voted.
         """
-        self._take(None, None)
-        return self.lease
+        return self._take(None, None, renew=self._renew)
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Release. What the body raised is never masked by what the release finds."""
+        """Release. What the body raised is never masked by what the release finds.
+
+        Raises:
+            LockLost: The lease was lost, and the body did not raise.
+        """
         if exc is None:
             self.release()
             return

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 
 logger = logging.getLogger("redlock")
+logger.addHandler(logging.NullHandler())
 
 
 def debug(event: str, **fields: object) -> None:

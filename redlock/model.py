@@ -10,7 +10,10 @@ Rules of this file:
 from __future__ import annotations
 
 import enum
-from typing import NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from redlock.commands import Names
 
 FENCE_LIMIT = 2**52
 """Tokens stay below this: Lua counts in doubles, where 2**53 + 1 equals 2**53."""
@@ -37,6 +40,8 @@ class Vote(NamedTuple):
         remaining_ms: With DENIED, how long the key will stand; None if for ever or unknown.
         reason: With SILENT, why there is no vote.
         unanswered: With SILENT, True if the answer may still come: the round was over without it.
+        terms: With SILENT, what other clients agreed on with this node, if that is why it refused.
+        time_ms: The node's wall clock, 0 if it did not tell.
     """
 
     kind: Kind
@@ -45,6 +50,8 @@ class Vote(NamedTuple):
     remaining_ms: int | None = None
     reason: str = ""
     unanswered: bool = False
+    terms: str = ""
+    time_ms: int = 0
 
 
 UNANSWERED = Vote(Kind.SILENT, reason="not waited for", unanswered=True)
@@ -53,65 +60,6 @@ UNANSWERED = Vote(Kind.SILENT, reason="not waited for", unanswered=True)
 def silent(reason: str) -> Vote:
     """No vote from this node, and none to come."""
     return Vote(Kind.SILENT, reason=reason)
-
-
-class Acquire(NamedTuple):
-    """Take the lock if it is free; the fence becomes max(fence + 1, proposed)."""
-
-    resource: str
-    token: str
-    ttl_ms: int
-    proposed: int
-
-
-class Confirm(NamedTuple):
-    """Where the key is still ours and the fence smaller: the fence becomes this one."""
-
-    resource: str
-    token: str
-    fence: int
-
-
-class Extend(NamedTuple):
-    """Where the key is still ours: let it stand for at least this long. Never shortens."""
-
-    resource: str
-    token: str
-    ttl_ms: int
-
-
-class Release(NamedTuple):
-    """Delete the key where it is ours."""
-
-    resource: str
-    token: str
-
-
-class Inspect(NamedTuple):
-    """Who holds it? GRANTED means that the key is absent, DENIED names the holder. Changes nothing."""
-
-    resource: str
-
-
-Command: TypeAlias = Acquire | Confirm | Extend | Release | Inspect
-
-
-class Wait(enum.Enum):
-    """When a round is over."""
-
-    DECIDED = enum.auto()
-    """As soon as no further answer can change the outcome."""
-    ALL = enum.auto()
-    """When every node has answered or is known not to."""
-    SENT = enum.auto()
-    """At once: the answers are read later, and count for nothing."""
-
-
-class Round(NamedTuple):
-    """One command to all nodes at once."""
-
-    command: Command
-    wait: Wait = Wait.DECIDED
 
 
 def quorum_of(nodes: int) -> int:
@@ -152,6 +100,11 @@ class Election(NamedTuple):
         return sum(vote.kind is Kind.GRANTED for vote in self.votes)
 
     @property
+    def denied(self) -> int:
+        """How many nodes said no."""
+        return sum(vote.kind is Kind.DENIED for vote in self.votes)
+
+    @property
     def unanswered(self) -> int:
         """How many nodes may still answer."""
         return sum(vote.unanswered for vote in self.votes)
@@ -170,6 +123,16 @@ class Election(NamedTuple):
     def elapsed_ms(self) -> int:
         """Upper bound of the round's length: both readings are floored."""
         return self.done_ms - self.sent_ms + 1
+
+    @property
+    def disagreement(self) -> int | None:
+        """The place of a node that refused because other clients work there under other terms, if any."""
+        return next((place for place, vote in enumerate(self.votes) if vote.terms), None)
+
+    @property
+    def missing(self) -> tuple[int, ...]:
+        """The places of the nodes that may vote and said that the lock is not there."""
+        return tuple(place for place, vote in enumerate(self.votes) if vote.kind is Kind.DENIED and not vote.holder)
 
     @property
     def largest_fence(self) -> int:
@@ -214,8 +177,8 @@ class Grant(NamedTuple):
     """What a won election gives.
 
     Attributes:
-        resource: The name that is locked.
-        token: The owner token in the key; secret.
+        names: What is locked.
+        token: The owner token in the keys; secret.
         fence: The fencing token.
         deadline_ms: The holder must not believe in it from this reading of its clock on.
         ttl_ms: What the keys were given.
@@ -223,7 +186,7 @@ class Grant(NamedTuple):
         election: The votes.
     """
 
-    resource: str
+    names: Names
     token: str
     fence: int
     deadline_ms: int
@@ -248,6 +211,11 @@ class Refusal(NamedTuple):
         """Too few nodes voted: says nothing about who holds the lock."""
         return not self.expired and not self.election.reachable
 
+    @property
+    def disagreement(self) -> int | None:
+        """The place of a node that refused this client's terms, if one did."""
+        return self.election.disagreement
+
 
 def drift_ms(ttl_ms: int) -> int:
     """What clocks may differ by over one lease: 1 % and 2 ms, rounded up.
@@ -264,6 +232,11 @@ def deadline_ms(ttl_ms: int, sent_ms: int) -> int:
     One millisecond early, because the reading that is compared with it is floored too.
     """
     return sent_ms + ttl_ms - drift_ms(ttl_ms) - 1
+
+
+def quarantine_ms(max_ttl_ms: int) -> int:
+    """How long a node that lost its memory abstains: until every lease that it could have forgotten is over."""
+    return max_ttl_ms + drift_ms(max_ttl_ms)
 
 
 def shown(token: str) -> str:

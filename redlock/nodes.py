@@ -25,6 +25,7 @@ from redis.retry import Retry
 from redlock import log, wire
 from redlock.clock import now_ms
 from redlock.errors import ConfigurationError
+from redlock.watch import ClockWatch
 
 if TYPE_CHECKING:
     import socket
@@ -92,8 +93,15 @@ class Node:
             raise ConfigurationError(f"node address of {self.label} has an option that is not known: {exc}") from None
         self.error = ""
         """Why it is known to be bad; empty while it is not."""
+        self.clock = ClockWatch()
         self._failures = 0
         self._retry_at_ms = 0
+
+    def watch(self, time_ms: int, sent_ms: int, done_ms: int) -> None:
+        """Look at the time that the node told, and report a clock that jumped."""
+        jump_ms = self.clock.see(time_ms, sent_ms, done_ms)
+        if jump_ms:
+            log.warning("clock-jump", node=self.label, by_ms=jump_ms, jumps=self.clock.jumps)
 
     def is_good(self) -> None:
         """It has just been reached."""

@@ -18,20 +18,8 @@ import enum
 from collections.abc import Generator
 from typing import TypeAlias, TypeVar
 
-from redlock.model import (
-    Acquire,
-    Confirm,
-    Election,
-    Extend,
-    Grant,
-    Inspect,
-    Kind,
-    Refusal,
-    Release,
-    Round,
-    Wait,
-    deadline_ms,
-)
+from redlock.commands import Acquire, Confirm, Extend, Inspect, Release, Repair, Round, Wait
+from redlock.model import Election, Grant, Refusal, deadline_ms
 
 T = TypeVar("T")
 Steps: TypeAlias = Generator[Round, Election, T]
@@ -46,12 +34,14 @@ class Outcome(enum.Enum):
     """A quorum of nodes no longer had the key: the holder overran."""
     UNKNOWN = "unknown"
     """Too few nodes told. What is left of the lock runs out with its TTL."""
+    KEPT = "kept"
+    """An outer block of the same context still holds it."""
 
 
 def acquire(attempt: Acquire) -> Steps[Grant | Refusal]:
     """One attempt: one round when the nodes' fences agree, two when they must be made to agree."""
     first = yield Round(attempt)
-    if not first.won:
+    if not first.won or first.disagreement is not None:
         yield from cancel(attempt)
         return Refusal(first)
     fence, last, rounds = first.agreed_fence, first, 1
@@ -59,43 +49,46 @@ def acquire(attempt: Acquire) -> Steps[Grant | Refusal]:
         # Two attempts could both see the same maximum. What nobody can do twice is to make a quorum's fences
         # *become* a number: any two quorums share a node, and there it becomes that number only once.
         fence = first.largest_fence + 1
-        last, rounds = (yield Round(Confirm(attempt.resource, attempt.token, fence))), 2
+        last, rounds = (yield Round(Confirm(attempt.names, attempt.token, fence))), 2
     deadline = deadline_ms(attempt.ttl_ms, first.sent_ms)
     if not last.won or last.done_ms >= deadline:
         yield from cancel(attempt)
         return Refusal(last, expired=last.won)
-    return Grant(attempt.resource, attempt.token, fence, deadline, attempt.ttl_ms, rounds, last)
+    return Grant(attempt.names, attempt.token, fence, deadline, attempt.ttl_ms, rounds, last)
 
 
 def cancel(attempt: Acquire) -> Steps[None]:
     """Take back whatever the attempt may have set anywhere; nobody waits for the answers."""
-    yield Round(Release(attempt.resource, attempt.token), Wait.SENT)
+    yield Round(Release(attempt.names, attempt.token), Wait.SENT)
 
 
-def extend(grant: Grant, ttl_ms: int) -> Steps[Grant | Refusal]:
-    """A later deadline for a lease that is still ours on a quorum, or the old lease's refusal.
+def extend(grant: Grant, ttl_ms: int, wait: Wait = Wait.DECIDED) -> Steps[Grant | Refusal]:
+    """A later deadline for a lease that is still ours on a quorum, or the reason why not.
 
-    A failed extension deletes nothing and shortens nothing: the old deadline stands. An extension that is
-    sent after the old deadline is no extension, even if the keys are still there.
+    A failed extension deletes nothing, creates nothing and shortens nothing: the old deadline stands. An
+    extension that is sent after the old deadline is no extension, even if the keys are still there.
     """
-    election = yield Round(Extend(grant.resource, grant.token, ttl_ms))
+    election = yield Round(Extend(grant.names, grant.token, ttl_ms), wait)
     deadline = deadline_ms(ttl_ms, election.sent_ms)
     if not election.won:
         return Refusal(election)
     if election.sent_ms >= grant.deadline_ms or election.done_ms >= deadline:
         return Refusal(election, expired=True)
+    if election.missing:
+        # Repair inside the extension would bring a lost lease back at its next try: two of three nodes lose the
+        # key, another client locks and releases there, and the retry would find three keys "still ours".
+        yield Round(Repair(grant.names, grant.token, ttl_ms, grant.fence), Wait.SENT, election.missing)
     return grant._replace(deadline_ms=max(deadline, grant.deadline_ms), ttl_ms=ttl_ms, election=election)
 
 
 def release(grant: Grant) -> Steps[Outcome]:
     """Delete our key on every node; the outcome says whether it was still there."""
-    election = yield Round(Release(grant.resource, grant.token))
+    election = yield Round(Release(grant.names, grant.token))
     if election.won:
         return Outcome.RELEASED
-    denied = sum(vote.kind is Kind.DENIED for vote in election.votes)
-    return Outcome.EXPIRED if denied >= election.quorum else Outcome.UNKNOWN
+    return Outcome.EXPIRED if election.denied >= election.quorum else Outcome.UNKNOWN
 
 
-def inspect(resource: str) -> Steps[Election]:
+def inspect(name: str) -> Steps[Election]:
     """What every node that answers has at this name."""
-    return (yield Round(Inspect(resource), Wait.ALL))
+    return (yield Round(Inspect((name,)), Wait.ALL))

@@ -4,50 +4,34 @@ Rules of this file:
 1. A round costs one exchange with all nodes in parallel, and is over when it is decided; the answers of the
    slow nodes are read before the next command's, on the same connection, and count for nothing.
 2. No thread per node: the sockets are multiplexed with `selectors`, which gevent patches too. A set of links
-   is used by one thread at a time; there are as many sets as threads are really inside an operation, up to a limit.
-3. What belongs to one lease goes down the connections that took it, so that a release can't overtake an acquire.
-4. An exception may strike anywhere (time limits, SystemExit from a signal). Links that were struck while an
+   is used by one thread at a time.
+3. An exception may strike anywhere (time limits, SystemExit from a signal). Links that were struck while an
    answer was being matched are dropped, because their order is no longer known.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-import random
 import selectors
 import threading
-import weakref
 from typing import TYPE_CHECKING, TypeVar
 
 import hiredis
 
 from redlock import log, wire
 from redlock.clock import now_ms
+from redlock.commands import Acquire, Command, Inspect, Release, Round, Wait
 from redlock.errors import ConfigurationError
 from redlock.link import Link
-from redlock.model import (
-    UNANSWERED,
-    Acquire,
-    Command,
-    Election,
-    Inspect,
-    Kind,
-    Release,
-    Round,
-    Vote,
-    Wait,
-    decided,
-    quorum_of,
-    silent,
-)
+from redlock.model import UNANSWERED, Election, Kind, Vote, decided, quorum_of, silent
 from redlock.nodes import Dial
+from redlock.wire import SCRIPTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from redlock.nodes import Node
     from redlock.protocol import Steps
+    from redlock.wire import Codec
 
 T = TypeVar("T")
 
@@ -55,18 +39,17 @@ _RELEASE_MS = 80
 """A hard time limit leaves a Celery child 100 ms between SIGTERM and SIGKILL (billiard/pool.py)."""
 _IDLE_MS = 1_000
 _SUSPECT_MS = 1_000
-_MOST_SETS = 16
 
 
 class Links:
     """One connection per node, used by one thread at a time."""
 
-    def __init__(self, nodes: Sequence[Node], prefix: str) -> None:
+    def __init__(self, nodes: Sequence[Node], codec: Codec) -> None:
         self.lock = threading.Lock()
         self._selector = selectors.DefaultSelector()
         self._links = [Link(place, node, self._selector) for place, node in enumerate(nodes)]
         self._quorum = quorum_of(len(nodes))
-        self._prefix = prefix
+        self._codec = codec
         self._timeout_ms = nodes[0].timeout_ms
         self._ticket = 0
         self._used_ms = now_ms()
@@ -88,28 +71,34 @@ class Links:
         if round_.wait is not Wait.SENT:
             self._make_ready(command)
         self._ticket += 1
-        words = wire.encode(command, self._prefix)
+        words = self._codec.encode(command)
         sent_ms = now_ms()
-        votes = [self._send(link, command, words) for link in self._links]
+        votes = [self._send(link, round_, words) for link in self._links]
         if round_.wait is not Wait.SENT:
             limit_ms = self._timeout_ms if not isinstance(command, Release) else min(self._timeout_ms, _RELEASE_MS)
-            self._collect(round_, votes, sent_ms + limit_ms)
+            self._collect(round_, votes, sent_ms, sent_ms + limit_ms)
         self._used_ms = now_ms()
         return Election(tuple(votes), sent_ms, self._used_ms)
 
-    def _send(self, link: Link, command: Command, words: bytes) -> Vote:
+    def _send(self, link: Link, round_: Round, words: bytes) -> Vote:
+        command = round_.command
         suspect = link.suspect_since_ms is not None
+        if round_.to is not None and link.place not in round_.to:
+            return silent("not asked")
         if link.sock is None or (suspect and isinstance(command, Acquire | Inspect)):
             return silent(link.reason or link.node.error)
         self._midway = True
-        sent = link.send(words, self._ticket)
+        sent = link.send(words + link.last_word if SCRIPTS[type(command)].admits else words, self._ticket)
         self._midway = False
-        return UNANSWERED if sent and not suspect else silent(link.reason)
+        if not sent or suspect:
+            return silent(link.reason)
+        # A refusal that came too late for its round still bars this client until the node says otherwise.
+        return UNANSWERED if link.refusal is None else link.refusal._replace(unanswered=True)
 
-    def _collect(self, round_: Round, votes: list[Vote], until_ms: int) -> None:
+    def _collect(self, round_: Round, votes: list[Vote], sent_ms: int, until_ms: int) -> None:
         while not self._is_over(round_, votes):
             left_ms = until_ms - now_ms()
-            if left_ms <= 0 or not self._pump(left_ms, round_.command, votes):
+            if left_ms <= 0 or not self._pump(left_ms, round_.command, votes, sent_ms):
                 self._suspect(votes)
                 return
 
@@ -119,25 +108,42 @@ class Links:
             return unanswered == 0
         return decided(sum(vote.kind is Kind.GRANTED for vote in votes), unanswered, self._quorum)
 
-    def _pump(self, wait_ms: int, command: Command | None, votes: list[Vote]) -> bool:
+    def _pump(self, wait_ms: int, command: Command | None, votes: list[Vote], sent_ms: int) -> bool:
         """Read what has arrived within this time; False if nothing has."""
         ready = self._selector.select(wait_ms / 1000)
         for key, _ in ready:
             link: Link = key.data
-            place = link.place
             self._midway = True
             answers = link.receive()
             self._midway = False
             for ticket, reply in answers:
                 if command is None or ticket != self._ticket:
-                    continue
-                if isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT"):
-                    link.send(wire.encode(command, self._prefix, by_source=True), ticket)
+                    self._late(link, reply)
+                elif isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT"):
+                    self._teach(link, command)
                 else:
-                    votes[place] = wire.decode(reply)
-            if link.sock is None and votes and votes[place].unanswered:
-                votes[place] = silent(link.reason)
+                    votes[link.place] = self._count(link, reply, sent_ms)
+            if link.sock is None and votes and votes[link.place].unanswered:
+                votes[link.place] = silent(link.reason)
         return bool(ready)
+
+    def _teach(self, link: Link, command: Command) -> None:
+        words = self._codec.encode(command, by_source=True)
+        link.send(words + link.last_word if SCRIPTS[type(command)].admits else words, self._ticket)
+
+    @staticmethod
+    def _late(link: Link, reply: object) -> None:
+        vote = wire.decode(reply)
+        if vote.terms:
+            link.refusal = vote
+
+    @staticmethod
+    def _count(link: Link, reply: object, sent_ms: int) -> Vote:
+        vote = wire.decode(reply)
+        if vote.time_ms:
+            link.refusal = vote if vote.terms else None
+            link.node.watch(vote.time_ms, sent_ms, now_ms())
+        return vote
 
     def _suspect(self, votes: list[Vote]) -> None:
         for place, link in enumerate(self._links):
@@ -155,7 +161,7 @@ class Links:
             for link in self._links:
                 link.drop("interrupted while its answer was read")
         if now - self._used_ms > _IDLE_MS or any(link.suspect_since_ms is not None for link in self._links):
-            self._pump(0, None, [])
+            self._pump(0, None, [], now)
         for link in self._links:
             if link.suspect_since_ms is not None and now - link.suspect_since_ms > _SUSPECT_MS:
                 link.suspect_since_ms = None
@@ -202,65 +208,3 @@ class Links:
         for link in self._links:
             link.abandon()
         self._selector.close()
-
-
-class Driver:
-    """All the links of one process to one group of nodes; safe to share between threads and across fork."""
-
-    def __init__(self, nodes: Sequence[Node], prefix: str) -> None:
-        self.nodes = tuple(nodes)
-        self._prefix = prefix
-        self._sets: list[Links] = []
-        self._growing = threading.Lock()
-        _drivers.add(self)
-
-    @contextlib.contextmanager
-    def links(self, wanted: Links | None = None) -> Iterator[Links]:
-        """A set of links for this thread alone: the wanted one if it is still there, else any."""
-        links = self._take(wanted)
-        try:
-            yield links
-        finally:
-            links.lock.release()
-
-    def _take(self, wanted: Links | None) -> Links:
-        if wanted is not None and wanted in self._sets and wanted.lock.acquire(timeout=1.0):
-            return wanted
-        for links in self._sets:
-            if links.lock.acquire(blocking=False):
-                return links
-        with self._growing:
-            if len(self._sets) < _MOST_SETS:
-                links = Links(self.nodes, self._prefix)
-                links.lock.acquire()
-                self._sets.append(links)
-                return links
-        links = random.choice(self._sets)  # noqa: S311 - spreads the waiting, guards nothing
-        links.lock.acquire()
-        return links
-
-    def close(self) -> None:
-        """Close all connections. Leases that are still held run out with their TTL."""
-        with self._growing:
-            sets, self._sets = self._sets, []
-        for links in sets:
-            with links.lock:
-                links.abandon()
-
-    def forget(self) -> None:
-        """In a forked child: the parent's connections are not ours."""
-        sets, self._sets = self._sets, []
-        self._growing = threading.Lock()
-        for links in sets:
-            links.abandon()
-
-
-_drivers: weakref.WeakSet[Driver] = weakref.WeakSet()
-
-
-def _forget_all() -> None:
-    for driver in list(_drivers):
-        driver.forget()
-
-
-os.register_at_fork(after_in_child=_forget_all)

@@ -1,4 +1,4 @@
-"""How long to pause after a lost election before the next attempt.
+"""How long to pause: after a lost election, and before a lease is renewed.
 
 Rules: pure arithmetic, chance is an argument. Every pause is random, so that clients that split a vote do not
 meet again (Redlock text: "retry after a random delay"), and none outlasts the moment at which a dead holder's
@@ -33,3 +33,13 @@ def pause_ms(refusal: Refusal, attempts: int, chance: float) -> int:
     pause = int(chance * min(_HELD_FIRST_MS << min(attempts, 10), _HELD_LAST_MS)) + 1
     free_in_ms = refusal.election.free_in_ms
     return pause if free_in_ms is None else min(pause, free_in_ms + 1)
+
+
+def renewal_ms(ttl_ms: int) -> int:
+    """How long after it was taken or renewed a lease is renewed: a third of its TTL leaves room for two failures."""
+    return max(1, ttl_ms // 3)
+
+
+def retry_ms(left_ms: int) -> int:
+    """The pause after a renewal that failed, with this much of the lease left: several tries fit into it."""
+    return min(max(1, left_ms // 8), 100)

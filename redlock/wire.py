@@ -3,54 +3,66 @@ r"""Commands as the bytes that Redis reads, and replies as votes.
 Rules of this file: it knows the scripts, the names of the keys and the shape of the replies, and nothing of
 sockets or clocks. Names and tokens travel as KEYS and ARGV only, never formatted into Lua.
 
-Keys of a resource `r` on each node, with the client's prefix `p`:
+Keys on each node, for a resource `r` and the client's prefix `p`:
     p + r                            the lock itself, so that any other Redlock client and ours exclude each other
     \x01redlock:fence: + p + r       the largest fencing token that this node has given or seen
-Control characters are refused in resource names, so no resource can collide with the second.
+    \x01redlock:node                 the node's record: which server it is, since when, under which terms
+Control characters are refused in resource names, so no resource can collide with the others.
 """
 
 from __future__ import annotations
 
 import hashlib
 from importlib import resources
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import hiredis
 
-from redlock.model import (
-    FENCE_TTL_MS,
-    Acquire,
-    Command,
-    Confirm,
-    Extend,
-    Inspect,
-    Kind,
-    Release,
-    Vote,
-    silent,
-)
+from redlock.commands import Acquire, Command, Confirm, Extend, Inspect, Release, Repair
+from redlock.model import FENCE_TTL_MS, Kind, Vote, quarantine_ms, silent
 
 INTERNAL = "\x01redlock:"
+RECORD = f"{INTERNAL}node"
+
+GRANTED, DENIED, ABSTAINS, DISAGREES = 1, 0, 2, 3
+"""The first word of a script's reply."""
 
 
 class Script(NamedTuple):
-    """A Lua script as Redis names it."""
+    """A Lua script as Redis names it.
+
+    Attributes:
+        source: The text.
+        sha: Its SHA-1, by which EVALSHA names it.
+        admits: Whether it first asks the node's record if the node may vote.
+    """
 
     source: bytes
     sha: bytes
+    admits: bool
 
     @classmethod
-    def load(cls, name: str) -> Script:
-        """Read `scripts/<name>.lua` from the package."""
-        source = (resources.files("redlock") / "scripts" / f"{name}.lua").read_bytes()
-        return cls(source, hashlib.sha1(source, usedforsecurity=False).hexdigest().encode())
+    def load(cls, name: str, *, admits: bool = False) -> Script:
+        """Read `scripts/<name>.lua` from the package, with `admit.lua` before it where it counts as a vote."""
+        source = b"".join(_text(part) for part in (["admit", name] if admits else [name]))
+        return cls(source, hashlib.sha1(source, usedforsecurity=False).hexdigest().encode(), admits)
+
+
+def _text(name: str) -> bytes:
+    return (resources.files("redlock") / "scripts" / f"{name}.lua").read_bytes()
 
 
 SCRIPTS: dict[type[Command], Script] = {
-    kind: Script.load(kind.__name__.lower()) for kind in (Acquire, Confirm, Extend, Release, Inspect)
+    Acquire: Script.load("acquire", admits=True),
+    Confirm: Script.load("confirm", admits=True),
+    Extend: Script.load("extend", admits=True),
+    Repair: Script.load("repair", admits=True),
+    Release: Script.load("release"),
+    Inspect: Script.load("inspect"),
 }
 
 _FENCE_TTL = str(FENCE_TTL_MS)
+_EMPTY_WORD = b"$0\r\n\r\n"
 
 
 def fence_key(lock_key: str) -> str:
@@ -58,39 +70,93 @@ def fence_key(lock_key: str) -> str:
     return f"{INTERNAL}fence:{lock_key}"
 
 
-def encode(command: Command, prefix: str = "", *, by_source: bool = False) -> bytes:
-    """The bytes of one EVALSHA, or of the EVAL that teaches a node the script that it has lost."""
-    key = prefix + command.resource
-    script = SCRIPTS[type(command)]
-    verb: tuple[str | bytes, ...] = (b"EVAL", script.source) if by_source else (b"EVALSHA", script.sha)
-    words: tuple[str | bytes, ...]
-    if isinstance(command, Acquire):
-        fence = fence_key(key)
-        words = ("2", key, fence, command.token, str(command.ttl_ms), str(command.proposed), _FENCE_TTL)
-    elif isinstance(command, Release):
-        words = ("1", key, command.token)
-    elif isinstance(command, Extend):
-        words = ("2", key, fence_key(key), command.token, str(command.ttl_ms), _FENCE_TTL)
-    elif isinstance(command, Confirm):
-        words = ("2", key, fence_key(key), command.token, str(command.fence), _FENCE_TTL)
-    else:
-        words = ("2", key, fence_key(key))
-    packed: bytes = hiredis.pack_command(verb + words)  # type: ignore[arg-type]  # its stub means one word
-    return packed
+class Call(NamedTuple):
+    """A script with what it is called with, but for the run_id that the admitting ones take last."""
+
+    script: Script
+    keys: tuple[str, ...]
+    arguments: tuple[str, ...]
+
+
+class Codec:
+    """How one client speaks: its prefix, and the terms that all clients of a node must share.
+
+    Args:
+        nodes: How many nodes there are.
+        prefix: Put before every resource name.
+        max_ttl_ms: The longest lease that any client takes.
+    """
+
+    def __init__(self, nodes: int, prefix: str, max_ttl_ms: int) -> None:
+        self._prefix = prefix
+        self.terms = f"nodes={nodes} max_ttl={max_ttl_ms / 1000:g}s prefix={prefix!r}"
+        self._common = (self.terms, str(quarantine_ms(max_ttl_ms)))
+
+    def call(self, command: Command) -> Call:
+        """The script of a command, with keys and arguments."""
+        script = SCRIPTS[type(command)]
+        locks = [self._prefix + name for name in command.names]
+        if isinstance(command, Release):
+            return Call(script, tuple(locks), (command.token,))
+        pairs = tuple(key for lock in locks for key in (lock, fence_key(lock)))
+        if isinstance(command, Inspect):
+            return Call(script, pairs, ())
+        own: tuple[str, ...]
+        if isinstance(command, Acquire):
+            own = (str(command.ttl_ms), str(command.proposed), _FENCE_TTL)
+        elif isinstance(command, Confirm):
+            own = (str(command.fence), _FENCE_TTL)
+        elif isinstance(command, Extend):
+            own = (str(command.ttl_ms), _FENCE_TTL)
+        else:
+            own = (str(command.ttl_ms), str(command.fence), _FENCE_TTL)
+        return Call(script, (RECORD, *pairs), (*self._common, command.token, *own))
+
+    def encode(self, command: Command, *, by_source: bool = False) -> bytes:
+        """The bytes of one EVALSHA, or of the EVAL that teaches a node the script that it has lost.
+
+        Where the script admits, the last word is missing: each connection adds its node's, see `last_word`.
+        """
+        script, keys, arguments = self.call(command)
+        verb: tuple[str | bytes, ...] = (b"EVAL", script.source) if by_source else (b"EVALSHA", script.sha)
+        last = ("",) if script.admits else ()
+        words = (*verb, str(len(keys)), *keys, *arguments, *last)
+        packed: bytes = hiredis.pack_command(words)
+        return packed.removesuffix(_EMPTY_WORD) if script.admits else packed
+
+
+def last_word(run_id: str) -> bytes:
+    """The run_id as the last word of a command."""
+    return b"$%d\r\n%s\r\n" % (len(run_id), run_id.encode())
 
 
 def decode(reply: object) -> Vote:
     """A node's reply as a vote. What is not one of the shapes that the scripts give is no vote."""
-    if isinstance(reply, list) and len(reply) >= 2:  # noqa: PLR2004 - {granted, fence, ...}
-        granted, fence, *rest = reply
-        if granted == 1:
-            return Vote(Kind.GRANTED, fence)
-        holder = rest[0].decode(errors="replace") if rest else ""
-        remaining = rest[1] if len(rest) > 1 and rest[1] >= 0 else None
-        return Vote(Kind.DENIED, fence, holder, remaining)
     if isinstance(reply, Exception):
         return silent(explain(str(reply)))
+    try:
+        kind, time_ms, third, *rest = cast("list[Any]", reply)
+        if kind == GRANTED:
+            return Vote(Kind.GRANTED, third, time_ms=time_ms)
+        if kind == DENIED:
+            holder, remaining = rest
+            return Vote(Kind.DENIED, third, _str(holder), remaining if remaining >= 0 else None, time_ms=time_ms)
+        if kind == ABSTAINS:
+            return Vote(Kind.SILENT, reason=_abstains(third), time_ms=time_ms)
+        if kind == DISAGREES:
+            terms = _str(third)
+            return Vote(Kind.SILENT, reason=f"its clients agreed on {terms}", terms=terms, time_ms=time_ms)
+    except (TypeError, ValueError):
+        pass
     return silent(f"answered something that is no vote: {reply!r:.60}")
+
+
+def _abstains(left_ms: int) -> str:
+    return f"new, restarted or emptied: abstains for another {left_ms / 1000:.1f} s"
+
+
+def _str(value: bytes | str) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
 _EXPLAINED = {

@@ -1,23 +1,41 @@
--- One node's part of an acquire: take the lock if it is free, and raise the fence.
+-- One node's part of an acquire: take the locks if all of them are free, and raise the fence.
 --
--- KEYS  lock, fence
--- ARGV  owner token, TTL in ms, proposed fencing token, TTL of the fence key in ms
--- gives {1, fence} granted, or {0, 0, holder, remaining ms} denied; remaining is -1 if the key has no TTL
+-- KEYS  record, then for each resource: lock, fence
+-- ARGV  terms, quarantine; owner token, TTL in ms, proposed fencing token, TTL of the fence keys in ms; run_id
+-- gives {1, now, fence} granted, or {0, now, fence, holder, remaining ms}; remaining is -1 if a key has no TTL
 --
--- A key that already holds this very token is granted again and changes nothing: the first answer was lost.
-local holder = redis.call('GET', KEYS[1])
-if holder and holder ~= ARGV[1] then
-  return {0, 0, holder, redis.call('PTTL', KEYS[1])}
+-- Locks that already hold this very token are granted again and nothing changes: the first answer was lost.
+local holder, remaining = false, 0
+local ours = 0
+local fence = tonumber(ARGV[5]) - 1
+for i = 2, #KEYS, 2 do
+  local found = redis.call('GET', KEYS[i])
+  if found == ARGV[3] then
+    ours = ours + 1
+  elseif found then
+    local left = redis.call('PTTL', KEYS[i])
+    holder = holder or found
+    if left < 0 or remaining < 0 then
+      remaining = -1
+    else
+      remaining = math.max(remaining, left)
+    end
+  end
+  fence = math.max(fence, tonumber(redis.call('GET', KEYS[i + 1]) or '0'))
 end
-local fence = tonumber(redis.call('GET', KEYS[2]) or '0')
 if holder then
-  return {1, fence}
+  return {0, now, fence, holder, remaining}
 end
-fence = math.max(fence + 1, tonumber(ARGV[3]))
+if ours == (#KEYS - 1) / 2 then
+  return {1, now, tonumber(redis.call('GET', KEYS[3]) or '0')}
+end
+fence = fence + 1
 -- Lua counts in doubles: from 2^53 on, fence + 1 equals fence and two leases would share a token.
 if fence >= 4503599627370496 then
   return redis.error_reply('FENCE token ' .. string.format('%.0f', fence) .. ' is not below 2^52')
 end
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-redis.call('SET', KEYS[2], string.format('%.0f', fence), 'PX', ARGV[4])
-return {1, fence}
+for i = 2, #KEYS, 2 do
+  redis.call('SET', KEYS[i], ARGV[3], 'PX', ARGV[4])
+  redis.call('SET', KEYS[i + 1], string.format('%.0f', fence), 'PX', ARGV[6])
+end
+return {1, now, fence}

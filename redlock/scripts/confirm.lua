@@ -1,18 +1,22 @@
--- The second round of an acquire whose nodes' fences disagreed: where the lock is still ours, write the token.
+-- The second round of an acquire whose nodes' fences disagreed: where all locks are still ours, write the token.
 --
--- KEYS  lock, fence
--- ARGV  owner token, fencing token, TTL of the fence key in ms
--- gives {1, fence} written, or {0, fence, holder, remaining ms} not ours any more or the fence is not smaller
+-- KEYS  record, then for each resource: lock, fence
+-- ARGV  terms, quarantine; owner token, fencing token, TTL of the fence keys in ms; run_id
+-- gives {1, now, fence} written, or {0, now, fence, holder, 0} not ours any more, or the fence is not smaller
 --
 -- Strictly smaller: a node's fence must become any number at most once, that is what makes tokens unique.
-local holder = redis.call('GET', KEYS[1])
-local fence = tonumber(redis.call('GET', KEYS[2]) or '0')
-local token = tonumber(ARGV[2])
-if holder ~= ARGV[1] or fence >= token then
-  return {0, fence, holder or '', redis.call('PTTL', KEYS[1])}
+local token = tonumber(ARGV[4])
+for i = 2, #KEYS, 2 do
+  local holder = redis.call('GET', KEYS[i])
+  local fence = tonumber(redis.call('GET', KEYS[i + 1]) or '0')
+  if holder ~= ARGV[3] or fence >= token then
+    return {0, now, fence, holder or '', 0}
+  end
 end
 if token >= 4503599627370496 then
-  return redis.error_reply('FENCE token ' .. ARGV[2] .. ' is not below 2^52')
+  return redis.error_reply('FENCE token ' .. ARGV[4] .. ' is not below 2^52')
 end
-redis.call('SET', KEYS[2], string.format('%.0f', token), 'PX', ARGV[3])
-return {1, token}
+for i = 2, #KEYS, 2 do
+  redis.call('SET', KEYS[i + 1], string.format('%.0f', token), 'PX', ARGV[5])
+end
+return {1, now, token}

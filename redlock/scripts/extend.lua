@@ -1,18 +1,26 @@
--- One node's part of an extension: where the lock is still ours, let it stand for at least this long.
+-- One node's part of an extension: where all locks are still ours, let them stand for at least this long.
 --
--- KEYS  lock, fence
--- ARGV  owner token, TTL in ms, TTL of the fence key in ms
--- gives {1, 0} still ours, or {0, 0, holder, remaining ms}; the holder is '' if there is none
+-- KEYS  record, then for each resource: lock, fence
+-- ARGV  terms, quarantine; owner token, TTL in ms, TTL of the fence keys in ms; run_id
+-- gives {1, now, 0} still ours, or {0, now, 0, holder, 0}; the holder is '' if a lock is missing and none is another's
 --
 -- Never shortens: a round that fails half-way must not undercut the old deadline, which stands.
 -- Never creates: a lost lease must not come back.
-local holder = redis.call('GET', KEYS[1])
-local remaining = redis.call('PTTL', KEYS[1])
-if holder ~= ARGV[1] then
-  return {0, 0, holder or '', remaining}
+local missing = false
+for i = 2, #KEYS, 2 do
+  local holder = redis.call('GET', KEYS[i])
+  if holder and holder ~= ARGV[3] then
+    return {0, now, 0, holder, 0}
+  end
+  missing = missing or not holder
 end
-if remaining < tonumber(ARGV[2]) then
-  redis.call('PEXPIRE', KEYS[1], ARGV[2])
+if missing then
+  return {0, now, 0, '', 0}
 end
-redis.call('PEXPIRE', KEYS[2], ARGV[3])
-return {1, 0}
+for i = 2, #KEYS, 2 do
+  if redis.call('PTTL', KEYS[i]) < tonumber(ARGV[4]) then
+    redis.call('PEXPIRE', KEYS[i], ARGV[4])
+  end
+  redis.call('PEXPIRE', KEYS[i + 1], ARGV[5])
+end
+return {1, now, 0}

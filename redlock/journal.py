@@ -1,0 +1,90 @@
+"""What a client writes to the log about elections: acquired, refused, retried, extended, lost, released.
+
+Rules: one line per event; the secret of an owner token is cut to eight digits; the votes are there as letters,
+and every node that gave none with its reason.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from redlock import log
+from redlock.model import Kind, shown
+from redlock.protocol import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from redlock.errors import RedlockError
+    from redlock.model import Election, Grant, Refusal
+    from redlock.nodes import Node
+
+
+def reasons(nodes: Sequence[Node], election: Election) -> dict[str, str]:
+    """For each node that gave no vote, why."""
+    pairs = zip(nodes, election.votes, strict=True)
+    return {node.label: vote.reason for node, vote in pairs if vote.kind is Kind.SILENT and not vote.unanswered}
+
+
+class Journal:
+    """The log of one client."""
+
+    def __init__(self, nodes: Sequence[Node]) -> None:
+        self._nodes = nodes
+
+    def acquired(self, resource: str, grant: Grant, waited_ms: int) -> None:
+        """A lease was taken."""
+        log.info(
+            "acquired",
+            resource=resource,
+            holder=shown(grant.token),
+            fence=grant.fence,
+            rounds=grant.rounds,
+            waited_ms=waited_ms,
+            **self._votes(grant.election),
+        )
+
+    def retry(self, resource: str, who: str, refusal: Refusal, losses: int, pause_ms: int) -> None:
+        """An election was lost, and there will be another."""
+        holder = refusal.election.holder
+        log.debug(
+            "retry",
+            resource=resource,
+            who=who,
+            holder=shown(holder) if holder else "-",
+            attempt=losses,
+            pause_ms=pause_ms,
+            **self._votes(refusal.election),
+        )
+
+    def refused(self, who: str, election: Election, error: RedlockError) -> None:
+        """The caller goes away without the lock."""
+        log.info("refused", resource=error.lock_name, who=who, why=error, **self._votes(election))
+
+    def extended(self, resource: str, grant: Grant) -> None:
+        """A lease has a later deadline."""
+        repaired = ", ".join(self._nodes[place].label for place in grant.election.missing)
+        log.debug(
+            "extended",
+            resource=resource,
+            holder=shown(grant.token),
+            repaired=repaired or "-",
+            **self._votes(grant.election),
+        )
+
+    def not_extended(self, resource: str, grant: Grant, refusal: Refusal) -> None:
+        """An extension failed; the old deadline stands."""
+        log.warning("not-extended", resource=resource, holder=shown(grant.token), **self._votes(refusal.election))
+
+    def lost(self, resource: str, grant: Grant, why: str) -> None:
+        """A lease is known to be lost while its holder is at work."""
+        log.warning("lost", resource=resource, holder=shown(grant.token), fence=grant.fence, why=why)
+
+    def released(self, resource: str, grant: Grant, outcome: Outcome) -> None:
+        """A lease was given back."""
+        emit = log.info if outcome is Outcome.RELEASED else log.warning
+        emit(outcome.value, resource=resource, holder=shown(grant.token), fence=grant.fence)
+
+    def _votes(self, election: Election) -> dict[str, str]:
+        missing = "; ".join(f"{label}: {reason}" for label, reason in reasons(self._nodes, election).items())
+        return {"votes": election.ballot, "missing": missing or "-"}

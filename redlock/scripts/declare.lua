@@ -1,0 +1,10 @@
+-- Declare a node old enough to vote at once. Only for whoever knows that it can have forgotten nothing.
+--
+-- KEYS  the node's record
+-- ARGV  the server's run_id
+-- gives 1 declared, or 0 it has a record already
+if redis.call('EXISTS', KEYS[1]) == 1 then
+  return 0
+end
+redis.call('HSET', KEYS[1], 'run_id', ARGV[1], 'since', '0')
+return 1

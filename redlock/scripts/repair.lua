@@ -1,0 +1,21 @@
+-- After a won extension: write the locks again on a node that said that they are missing.
+--
+-- KEYS  record, then for each resource: lock, fence
+-- ARGV  terms, quarantine; owner token, TTL in ms, fencing token, TTL of the fence keys in ms; run_id
+-- gives {1, now, fence} ours again, or {0, now, 0, holder, 0} somebody else's
+--
+-- A step of its own, never part of the extension: there it would bring a lost lease back at its next try.
+for i = 2, #KEYS, 2 do
+  local holder = redis.call('GET', KEYS[i])
+  if holder and holder ~= ARGV[3] then
+    return {0, now, 0, holder, 0}
+  end
+end
+for i = 2, #KEYS, 2 do
+  if not redis.call('GET', KEYS[i]) then
+    redis.call('SET', KEYS[i], ARGV[3], 'PX', ARGV[4])
+  end
+  local fence = math.max(tonumber(redis.call('GET', KEYS[i + 1]) or '0'), tonumber(ARGV[5]))
+  redis.call('SET', KEYS[i + 1], string.format('%.0f', fence), 'PX', ARGV[6])
+end
+return {1, now, tonumber(ARGV[5])}

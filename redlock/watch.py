@@ -1,0 +1,47 @@
+"""The clock watch: a node whose wall clock jumps against ours is reported. It changes no vote.
+
+Key expiry in Redis runs on the wall clock, so a jump can end a lock early. In trials every rule that barred some
+jumps barred healthy nodes too; the fence is what makes a jump harmless, this is what makes it seen.
+
+Rules: pure arithmetic. A node's TIME, read between our `sent` and our `done`, bounds its offset to an interval;
+a jump is a pair of intervals, one after the other, that are further apart than clocks drift in between. So the
+length of a round trip is no jump, and neither is slow drift over hours.
+"""
+
+from __future__ import annotations
+
+_PPM = 1_000
+"""Twice the 500 ppm to which NTP limits a clock's rate."""
+_ROUNDING_MS = 2
+
+
+class ClockWatch:
+    """The offset of one node's wall clock against our steady one, as far as replies bound it."""
+
+    def __init__(self) -> None:
+        self.jumps = 0
+        """How many have been seen."""
+        self._low_ms = 0
+        self._high_ms = 0
+        self._seen_ms: int | None = None
+
+    def see(self, time_ms: int, sent_ms: int, done_ms: int) -> int:
+        """Take in a reply; returns by how many milliseconds the clock jumped, 0 if it did not."""
+        low, high = time_ms - done_ms - 1, time_ms + 1 - sent_ms
+        if self._seen_ms is None:
+            self._low_ms, self._high_ms, self._seen_ms = low, high, done_ms
+            return 0
+        slack = _ROUNDING_MS + (done_ms - self._seen_ms) * _PPM // 1_000_000
+        jump = 0
+        if low > self._high_ms + slack:
+            jump = low - self._high_ms
+        elif high < self._low_ms - slack:
+            jump = high - self._low_ms
+        if jump:
+            self.jumps += 1
+            self._low_ms, self._high_ms = low, high
+        else:
+            # Both intervals hold, so the offset is in what they share, give or take the drift.
+            self._low_ms, self._high_ms = max(low, self._low_ms - slack), min(high, self._high_ms + slack)
+        self._seen_ms = done_ms
+        return jump
