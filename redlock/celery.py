@@ -24,19 +24,17 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 from celery import Task, current_app, current_task
 from celery.local import Proxy
 
-from redlock import checks
+from redlock import checks, interrupt
 from redlock.errors import (
     ConfigurationError,
     LockContended,
-    LockLost,
     NotHeld,
     QuorumUnavailable,
     RedlockError,
     Stale,
 )
-from redlock.keys import Key, KeySpec
+from redlock.keys import KeySpec, keys
 from redlock.policy import Policy, Skipped, waited_ms
-from redlock.protocol import Outcome
 from redlock.settings import Settings, read
 
 if TYPE_CHECKING:
@@ -87,39 +85,59 @@ def locked(
     wait: float = 1.0,
     otherwise: str = "requeue",
     max_requeues: int | None = None,
+    max_hold: float | None = None,
+    on_lost: str = "check",
+    reentrant: bool = False,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Let a task hold a lock while its body runs. Goes under `@app.task`.
 
     Args:
-        key: The resource: a template over the arguments, such as `"account:{account_id}"`, or a function of them.
-        ttl: Seconds that the lease lasts; default: the app's `redlock_ttl`.
+        key: The resource: a template over the arguments, such as `"account:{account_id}"`, or a function of them;
+            a list of these is taken all or nothing.
+        ttl: Seconds that the lease lasts, renewed while the task runs; default: the app's `redlock_ttl`.
         wait: Seconds to wait in the worker's slot, 0 or more.
         otherwise: What to do when that is over: `"requeue"` sends the task back to the queue with jittered
             backoff, without touching its retries; `"skip"` returns a value that says so; `"raise"` raises
             `LockContended`. Where too few nodes voted, `"requeue"` requeues, the others raise `QuorumUnavailable`.
         max_requeues: How often it may go back to the queue, 0 or more; then it raises. None: without end.
+        max_hold: Seconds after which the lease is renewed no more; default: the task's hard time limit, if any.
+        on_lost: `"check"`: a lost lease shows at the next `current_lease().ensure_valid()` and at the end.
+            `"raise"`: it also raises `LockLost` inside the body, as a soft time limit does, in the prefork and
+            solo pools; elsewhere the worker refuses to start.
+        reentrant: Whether a task that calls another in the same process shares the lease that it holds.
 
     Raises:
         ConfigurationError: At import, if it stands above `@app.task` or on `async def`, or an argument is no good.
-        LockLost: From the task, if the lease had run out before the body was done and the body did not raise.
+        LockLost: From the task, if the lease was lost before the body was done and the body did not raise.
     """
     policy = Policy.checked(wait, otherwise, max_requeues)
-    if ttl is not None:
-        checks.number("ttl", ttl)
+    _check(ttl, max_hold, on_lost)
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         _refuse_misuse(function)
-        named = Key(key, function)
+        named = keys(key, function)
+        if on_lost == "raise":
+            interrupt.wanted_by(function)
 
         @functools.wraps(function)
         def run(*args: P.args, **kwargs: P.kwargs) -> R:
             task = current_task._get_current_object() if current_task else None  # noqa: SLF001 - a proxy's only door
             client = client_for(task.app if task else current_app._get_current_object())  # noqa: SLF001 - as above
-            ttl_ms = None if ttl is None else client.checked_ttl_ms(ttl)
-            lease = client.lease(named.of(args, kwargs), ttl_ms=ttl_ms, who=_who(task))
+            lease = client.lease(
+                [one.of(args, kwargs) for one in named],
+                ttl_ms=None if ttl is None else client.checked_ttl_ms(ttl),
+                who=_who(task),
+                renew=True,
+                max_hold_ms=_max_hold_ms(max_hold, task),
+                reentrant=reentrant,
+                on_lost=interrupt.interrupt if on_lost == "raise" else None,
+            )
             try:
                 with _holding(lease, policy, task) as skipped:
-                    return function(*args, **kwargs) if skipped is None else cast("R", skipped.value)
+                    if skipped is not None:
+                        return cast("R", skipped.value)
+                    with interrupt.possible(lease) if on_lost == "raise" else contextlib.nullcontext():
+                        return function(*args, **kwargs)
             except Stale as stale:
                 client.saw(stale.seen)
                 if policy.otherwise == "requeue":
@@ -145,8 +163,8 @@ def _holding(lease: Lease, policy: Policy, task: Task | None) -> Iterator[Skippe
             lease.give_back()
         raise
     else:
-        if skipped is None and lease.give_back() is Outcome.EXPIRED:
-            raise LockLost(lease.resource, "it had run out before the task was done")
+        if skipped is None:
+            lease.leave()
     finally:
         _current.reset(reset)
 
@@ -162,6 +180,23 @@ def _take(lease: Lease, policy: Policy, task: Task | None) -> Skipped | None:
         else:
             lease.waited_ms = max(lease.waited_ms, waited_ms(task))
             return None
+
+
+def _max_hold_ms(max_hold: float | None, task: Task | None) -> int | None:
+    """What was asked for, else the task's hard time limit: a task that is to be killed then needs no lease."""
+    if max_hold is None and task is not None and not task.request.called_directly:
+        hard, _ = task.request.timelimit or (None, None)
+        max_hold = hard or task.time_limit or task.app.conf.task_time_limit
+    return None if max_hold is None else int(max_hold * 1000)
+
+
+def _check(ttl: float | None, max_hold: float | None, on_lost: str) -> None:
+    if ttl is not None:
+        checks.number("ttl", ttl)
+    if max_hold is not None:
+        checks.number("max_hold", max_hold)
+    if on_lost not in {"check", "raise"}:
+        raise ConfigurationError(f"on_lost is {on_lost!r}; it must be 'check' or 'raise'")
 
 
 def _refuse_misuse(function: object) -> None:

@@ -13,13 +13,13 @@ import warnings
 import weakref
 from typing import TYPE_CHECKING, NamedTuple
 
-from redlock import checks, held, journal, log, protocol
+from redlock import checks, held, log, protocol, verdict
 from redlock.driver import Driver
-from redlock.errors import ConfigurationError, QuorumUnavailable
+from redlock.errors import ConfigurationError
 from redlock.journal import Journal
 from redlock.lease import Lease
 from redlock.lock import Lock
-from redlock.model import Election, Refusal, shown
+from redlock.model import shown
 from redlock.nodes import DEFAULT_NODES, Node
 from redlock.renewal import Renewal
 from redlock.wire import Codec
@@ -174,7 +174,7 @@ class Redlock:
         with self.driver.links() as links:
             election = links.run(protocol.inspect(resource))
         if not election.reachable:
-            raise QuorumUnavailable(resource, election.quorum, len(election.votes), self.reasons(election))
+            raise verdict.unavailable(self.driver.nodes, resource, election)
         holder = election.holder
         if holder is None or election.denied < election.quorum:
             return None
@@ -199,24 +199,6 @@ class Redlock:
     def saw(self, fence: int) -> None:
         """Remember a token, so that the next proposal is larger."""
         self._largest_seen = max(self._largest_seen, fence)
-
-    def reasons(self, election: Election) -> dict[str, str]:
-        """For each node that gave no vote, why."""
-        return journal.reasons(self.driver.nodes, election)
-
-    def refuse_disagreement(self, refusal: Refusal) -> None:
-        """Raise if a node refused because other clients work there under other terms.
-
-        Raises:
-            ConfigurationError: One did; the message names the node and both terms.
-        """
-        place = refusal.disagreement
-        if place is not None:
-            node, theirs = self.driver.nodes[place].label, refusal.election.votes[place].terms
-            raise ConfigurationError(
-                f"other clients of node {node} work with {theirs}, this one with {self.driver.codec.terms}; "
-                "all clients must agree, or two of them could hold one lock"
-            )
 
     def close(self) -> None:
         """Close all connections. Leases that are still held run out with their TTL."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from redlock import log
-from redlock.model import Kind, shown
+from redlock.model import shown
 from redlock.protocol import Outcome
+from redlock.verdict import reasons
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,12 +19,6 @@ if TYPE_CHECKING:
     from redlock.errors import RedlockError
     from redlock.model import Election, Grant, Refusal
     from redlock.nodes import Node
-
-
-def reasons(nodes: Sequence[Node], election: Election) -> dict[str, str]:
-    """For each node that gave no vote, why."""
-    pairs = zip(nodes, election.votes, strict=True)
-    return {node.label: vote.reason for node, vote in pairs if vote.kind is Kind.SILENT and not vote.unanswered}
 
 
 class Journal:

@@ -1,4 +1,4 @@
-"""The resource that a call of a task locks: a template over its arguments, or a function of them.
+"""The resources that a call of a task locks: templates over its arguments, or functions of them.
 
 Rules: fields are checked when the task is defined, not when it first runs; positional arguments, keywords and
 defaults give the same resource.
@@ -16,17 +16,22 @@ from redlock.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-KeySpec: TypeAlias = "str | Callable[..., str]"
+OneKey: TypeAlias = "str | Callable[..., str]"
+KeySpec: TypeAlias = "OneKey | list[OneKey]"
 
 
 class Key:
     """Names the resource of a call.
 
+    Args:
+        spec: A template or a function.
+        function: The task's function.
+
     Raises:
         ConfigurationError: The template is no template, or has a field that is no argument of the function.
     """
 
-    def __init__(self, spec: KeySpec, function: Callable[..., Any]) -> None:
+    def __init__(self, spec: OneKey, function: Callable[..., Any]) -> None:
         self._spec = spec
         self._name = getattr(function, "__qualname__", repr(function))
         self._signature = inspect.signature(function)
@@ -75,3 +80,15 @@ class Key:
                 )
         if not template:
             checks.resource(template)
+
+
+def keys(spec: KeySpec, function: Callable[..., Any]) -> list[Key]:
+    """The keys of a task: one, or several that are taken all or nothing.
+
+    Raises:
+        ConfigurationError: One of them is no good, or the list is empty.
+    """
+    specs = spec if isinstance(spec, list | tuple) else [spec]
+    if not specs:
+        raise ConfigurationError("the list of keys is empty; give at least one, such as 'account:{id}'")
+    return [Key(one, function) for one in specs]

@@ -19,11 +19,11 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from redlock import held, protocol
+from redlock import held, protocol, verdict
 from redlock.clock import now_ms, wall_us
 from redlock.commands import Acquire, Names, Wait
-from redlock.errors import LockContended, LockLost, NotHeld, QuorumUnavailable
-from redlock.model import Grant, Refusal, shown
+from redlock.errors import LockLost, NotHeld, QuorumUnavailable
+from redlock.model import Grant, Refusal
 from redlock.protocol import Outcome
 from redlock.waiting import pause_ms, renewal_ms, retry_ms
 
@@ -128,8 +128,8 @@ class Lease:
 
         Raises:
             LockContended: Somebody else had it for all that time.
-            QuorumUnavailable: At the end of that time, or of one TTL where the patience is endless, too few
-                nodes voted.
+            QuorumUnavailable: At the end of that time too few nodes voted; where the patience is endless, after
+                one TTL in which too few could be heard at all.
             ConfigurationError: Two of the nodes are the same server, or other clients work on a node under
                 other terms.
         """
@@ -137,21 +137,23 @@ class Lease:
             self._depth += 1
             return
         started_ms = voted_ms = now_ms()
-        losses = 0
+        losses, nodes = 0, self._client.driver.nodes
         while True:
             result = self._attempt(started_ms)
             if isinstance(result, Grant):
                 return
-            self._client.refuse_disagreement(result)
+            verdict.refuse_disagreement(nodes, self._client.driver.codec.terms, result)
             losses += 1
-            if not result.no_quorum:
+            if result.election.heard >= result.election.quorum:
                 voted_ms = now_ms()
             pause = pause_ms(result, losses, random.random())  # noqa: S311 - jitter, not a secret
             limit = patience_ms
             if limit is None and result.no_quorum:
                 limit = voted_ms - started_ms + self.ttl_ms
             if limit is not None and now_ms() - started_ms + pause > limit:
-                raise self._refused(result)
+                error = verdict.error(nodes, self.resource, result)
+                self._client.log.refused(self._who, result.election, error)
+                raise error
             self._client.log.retry(self.resource, self._who, result, losses, pause)
             time.sleep(pause / 1000)
 
@@ -199,7 +201,7 @@ class Lease:
                 return
         self._client.log.not_extended(self.resource, grant, result)
         if result.no_quorum:
-            raise self._refused(result)
+            raise verdict.unavailable(self._client.driver.nodes, self.resource, result.election)
         if result.election.denied >= result.election.quorum:
             self._declare_lost("a quorum of nodes no longer has it")
         raise LockLost(self.resource, self._lost or "it could not be extended on a quorum of nodes")
@@ -263,6 +265,18 @@ class Lease:
         finally:
             self._mutex.release()
 
+    def leave(self) -> None:
+        """Give it back at the end of what it protected.
+
+        Raises:
+            LockLost: It was lost before: somebody else may have been inside at the same time.
+            NotHeld: The lease was not taken, or was given back before.
+        """
+        lost = self.lost
+        outcome = self.give_back()
+        if lost or outcome is Outcome.EXPIRED:
+            raise LockLost(self.resource, self._lost or "its time was over before it was given back")
+
     def _finish(self) -> Outcome:
         grant = self._held()
         with self._client.driver.links(self._links) as links:
@@ -279,16 +293,3 @@ class Lease:
                 f"lock {self.resource!r} belongs to the process that took it, not to its child", self.resource
             )
         return self._grant
-
-    def _refused(self, refusal: Refusal) -> LockContended | QuorumUnavailable:
-        election = refusal.election
-        error: LockContended | QuorumUnavailable
-        if refusal.no_quorum:
-            reasons = self._client.reasons(election)
-            error = QuorumUnavailable(self.resource, election.quorum, len(election.votes), reasons)
-        else:
-            left_ms = election.free_in_ms
-            holder = shown(election.holder) if election.holder else None
-            error = LockContended(self.resource, holder, None if left_ms is None else left_ms / 1000)
-        self._client.log.refused(self._who, election, error)
-        return error

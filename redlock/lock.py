@@ -17,8 +17,7 @@ import threading
 from typing import TYPE_CHECKING, Literal
 
 from redlock import checks
-from redlock.errors import LockContended, LockLost, NotHeld, QuorumUnavailable
-from redlock.protocol import Outcome
+from redlock.errors import LockContended, LockLost, NotHeld, RedlockError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -134,12 +133,12 @@ class Lock:
             NotHeld: This thread does not hold it.
             LockLost: It was lost before: somebody else may have been inside at the same time.
         """
-        lease = self.lease
-        lost = lease.lost
-        outcome = lease.give_back()
+        try:
+            self.lease.leave()
+        except LockLost:
+            self._local.leases = self._stack[:-1]
+            raise
         self._local.leases = self._stack[:-1]
-        if lost or outcome is Outcome.EXPIRED:
-            raise LockLost(self.name, "it was no longer held when it was released")
 
     def extend(self, additional_time: float, *, replace_ttl: bool = False) -> Literal[True]:
         """Make the lease last longer.
@@ -197,5 +196,5 @@ class Lock:
         if exc is None:
             self.release()
             return
-        with contextlib.suppress(LockLost, NotHeld, QuorumUnavailable):
+        with contextlib.suppress(RedlockError):
             self.release()

@@ -37,7 +37,8 @@ class Vote(NamedTuple):
         kind: GRANTED, DENIED or SILENT.
         fence: With GRANTED, the node's fence; with DENIED the largest fence that it told, 0 if none.
         holder: With DENIED, the owner token in the key; "" if the key is absent.
-        remaining_ms: With DENIED, how long the key will stand; None if for ever or unknown.
+        remaining_ms: With DENIED, how long the key will stand, None if for ever or unknown; with SILENT, how
+            long the node will abstain, None if it said nothing.
         reason: With SILENT, why there is no vote.
         unanswered: With SILENT, True if the answer may still come: the round was over without it.
         terms: With SILENT, what other clients agreed on with this node, if that is why it refused.
@@ -118,6 +119,11 @@ class Election(NamedTuple):
     def reachable(self) -> bool:
         """Whether a quorum of nodes voted or may still vote."""
         return sum(vote.kind is not Kind.SILENT or vote.unanswered for vote in self.votes) >= self.quorum
+
+    @property
+    def heard(self) -> int:
+        """How many nodes said anything, be it only that they abstain for a while."""
+        return sum(vote.kind is not Kind.SILENT or vote.remaining_ms is not None for vote in self.votes)
 
     @property
     def elapsed_ms(self) -> int:

@@ -65,8 +65,7 @@ def run(plan: Plan, lock: Settings, *, embedded: bool) -> int:
     with contextlib.ExitStack() as stack:
         if embedded:
             lock = dataclasses.replace(lock, nodes=",".join(stack.enter_context(servers.cluster()).urls))
-        with lock.client() as client:
-            client.holder(plan.resource)
+        _wait_for_nodes(lock)
         context = multiprocessing.get_context("spawn")
         clients = [
             context.Process(target=_client, args=(number, start, plan, lock)) for number, start in enumerate(starts)
@@ -81,6 +80,20 @@ def run(plan: Plan, lock: Settings, *, embedded: bool) -> int:
                 process.terminate()
                 process.join()
     return max(abs(process.exitcode or 0) for process in clients)
+
+
+def _wait_for_nodes(lock: Settings) -> None:
+    """Begin when the nodes vote: brand-new ones abstain until they have been known for `max_ttl`."""
+    with lock.client() as client:
+        probe = client.lease("redlock simulate", who="simulate")
+        try:
+            probe.take(patience_ms=0)
+        except QuorumUnavailable as error:
+            if "abstains" not in str(error):
+                raise
+            print(f"Waiting for the nodes: {error}", flush=True)
+            probe.take(patience_ms=None)
+        probe.give_back()
 
 
 def _client(number: int, start: float, plan: Plan, lock: Settings) -> None:

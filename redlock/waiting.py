@@ -42,4 +42,4 @@ def renewal_ms(ttl_ms: int) -> int:
 
 def retry_ms(left_ms: int) -> int:
     """The pause after a renewal that failed, with this much of the lease left: several tries fit into it."""
-    return min(max(1, left_ms // 8), 100)
+    return min(max(10, left_ms // 8), 100, max(1, left_ms))

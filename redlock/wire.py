@@ -142,7 +142,7 @@ def decode(reply: object) -> Vote:
             holder, remaining = rest
             return Vote(Kind.DENIED, third, _str(holder), remaining if remaining >= 0 else None, time_ms=time_ms)
         if kind == ABSTAINS:
-            return Vote(Kind.SILENT, reason=_abstains(third), time_ms=time_ms)
+            return Vote(Kind.SILENT, remaining_ms=third, reason=_abstains(third), time_ms=time_ms)
         if kind == DISAGREES:
             terms = _str(third)
             return Vote(Kind.SILENT, reason=f"its clients agreed on {terms}", terms=terms, time_ms=time_ms)
