@@ -70,8 +70,8 @@ class QuorumUnavailable(RedlockError):
     def __init__(self, resource: str, needed: int, nodes: int, reasons: Mapping[str, str]) -> None:
         listed = "; ".join(f"{label}: {reason}" for label, reason in reasons.items())
         super().__init__(
-            f"no quorum for {resource!r}: {nodes - len(reasons)} of {nodes} nodes voted, "
-            f"{needed} are needed ({listed})",
+            f"no quorum for {resource!r}: {len(reasons)} of {nodes} nodes gave no vote, "
+            f"{needed} votes are needed ({listed})",
             resource,
         )
         self.resource, self.needed, self.nodes, self.reasons = resource, needed, nodes, dict(reasons)
