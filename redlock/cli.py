@@ -1,7 +1,7 @@
 """The command line: `redlock` and `python -m redlock`.
 
 Rules: an error of ours is one line on stderr and an exit status, never a traceback; options come before the
-environment, the environment before the defaults. Exit status: 0 done, 2 bad input, 3 no quorum, 130 Ctrl-C.
+environment, the environment before the defaults. Exit status: 0 done, 1 declined, 2 bad input, 3 no quorum, 130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from redlock import simulate
+from redlock import checks, simulate
+from redlock.admission import declare
 from redlock.errors import QuorumUnavailable, RedlockError
 from redlock.settings import Settings, read
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-BAD_INPUT, NO_QUORUM, INTERRUPTED = 2, 3, 130
+DECLINED, BAD_INPUT, NO_QUORUM, INTERRUPTED = 1, 2, 3, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (RedlockError, OSError) as error:
         print(f"redlock: {error}", file=sys.stderr)
         return BAD_INPUT
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, EOFError):
         return INTERRUPTED
     return status
 
@@ -55,6 +56,15 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--log-file", metavar="FILE", help="where all events go (default: logger.log)")
     command.add_argument("--embedded", action="store_true", help="bring its own five nodes")
     command.set_defaults(run=_simulate)
+    command = commands.add_parser(
+        "init",
+        help="let brand-new nodes vote at once",
+        description="Brand-new nodes abstain until they have been known for max_ttl, because nobody can know which "
+        "locks they have forgotten. If you know that they can have forgotten none, this makes them vote at once.",
+    )
+    _lock_options(command)
+    command.add_argument("--yes", action="store_true", help="do not ask")
+    command.set_defaults(run=_init)
     return parser
 
 
@@ -68,6 +78,21 @@ def _simulate(options: argparse.Namespace) -> int:
     names = ("delays", "hold", "retries", "retry_delay", "resource", "log_file")
     plan = read(simulate.Plan, {**os.environ, **_given(options, "SIMULATE_", *names)}, "SIMULATE_")
     return simulate.run(plan, lock, embedded=options.embedded)
+
+
+def _init(options: argparse.Namespace) -> int:
+    lock = read(Settings, {**os.environ, **_given(options, "REDLOCK_", "nodes", "ttl")}, "REDLOCK_")
+    nodes = checks.node_list(lock.nodes)
+    print(
+        f"This lets {len(nodes)} nodes vote at once. The risk: if one of them held a lock less than "
+        f"{lock.max_ttl:g} s ago and has forgotten it, two clients can now hold that lock."
+    )
+    if not options.yes and input("Go on? [y/N] ").strip().lower() not in {"y", "yes"}:
+        print("Nothing was changed.")
+        return DECLINED
+    declare(nodes)
+    print("Done: they vote from now on.")
+    return 0
 
 
 def _given(options: argparse.Namespace, prefix: str, *names: str) -> dict[str, str]:

@@ -202,6 +202,7 @@ class Redlock:
 
     def close(self) -> None:
         """Close all connections. Leases that are still held run out with their TTL."""
+        self.renewal.close()
         self.driver.close()
 
     def __enter__(self) -> Self:

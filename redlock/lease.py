@@ -24,6 +24,7 @@ from redlock.clock import now_ms, wall_us
 from redlock.commands import Acquire, Names, Wait
 from redlock.errors import LockLost, NotHeld, QuorumUnavailable
 from redlock.model import Grant, Refusal
+from redlock.model import deadline_ms as deadline_of
 from redlock.protocol import Outcome
 from redlock.waiting import pause_ms, renewal_ms, retry_ms
 
@@ -67,6 +68,7 @@ class Lease:
         self._taken_ms = 0
         self._depth = 0
         self._lost = ""
+        self._stopped = ""
         self._left_to_renewal = False
         self._mutex = threading.Lock()
         self._pid = os.getpid()
@@ -144,6 +146,9 @@ class Lease:
                 return
             verdict.refuse_disagreement(nodes, self._client.driver.codec.terms, result)
             losses += 1
+            if result.no_quorum and losses == 1:
+                # The first attempt finds out which connections had gone stale; the second one dials.
+                continue
             if result.election.heard >= result.election.quorum:
                 voted_ms = now_ms()
             pause = pause_ms(result, losses, random.random())  # noqa: S311 - jitter, not a secret
@@ -224,9 +229,10 @@ class Lease:
         now, deadline_ms = now_ms(), self._held().deadline_ms
         until = deadline_ms + self.ttl_ms if self._max_hold_ms is None else self._taken_ms + self._max_hold_ms
         if now >= deadline_ms:
-            self._declare_lost("max_hold is over" if now >= until else "it could not be renewed in time")
+            self._declare_lost(self._stopped or "it could not be renewed in time")
         ttl_ms = min(self.ttl_ms, until - now)
-        if now + ttl_ms <= deadline_ms:
+        if deadline_of(ttl_ms, now) <= deadline_ms:
+            self._stopped = "max_hold is over"
             return deadline_ms
         if not self._left_to_renewal:
             self.extend(ttl_ms, Wait.ALL)
@@ -270,7 +276,6 @@ class Lease:
 
         Raises:
             LockLost: It was lost before: somebody else may have been inside at the same time.
-            NotHeld: The lease was not taken, or was given back before.
         """
         lost = self.lost
         outcome = self.give_back()

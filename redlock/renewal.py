@@ -35,10 +35,18 @@ class Renewal:
         self._order = itertools.count()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def close(self) -> None:
+        """Renew nothing any more; what is still held runs out with its TTL."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
 
     def add(self, lease: Lease, due_ms: int) -> None:
         """Look after a lease from this time on, until it is released or lost."""
         with self._changed:
+            self._closed = False
             heapq.heappush(self._heap, (due_ms, next(self._order), lease))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="redlock-renewal", daemon=True)
@@ -62,15 +70,16 @@ class Renewal:
     def _next(self) -> Lease | None:
         """The next lease when it is due; None after a while without any, which ends the thread."""
         with self._changed:
-            while True:
+            while not self._closed:
                 while self._heap and not self._heap[0][2].held:
                     heapq.heappop(self._heap)
                 if not self._heap:
                     if self._changed.wait(_IDLE_SECONDS) or self._heap:
                         continue
-                    self._thread = None
-                    return None
+                    break
                 wait_ms = self._heap[0][0] - now_ms()
                 if wait_ms <= 0:
                     return heapq.heappop(self._heap)[2]
                 self._changed.wait(wait_ms / 1000)
+            self._thread = None
+            return None

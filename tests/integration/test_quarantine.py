@@ -1,0 +1,195 @@
+"""A node that lost its memory abstains, says for how long, and comes back by itself; clients must agree."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+from typing import TYPE_CHECKING
+
+import pytest
+
+from redlock import ConfigurationError, LockContended, QuorumUnavailable, Redlock, RedlockError, wire
+from redlock.admission import declare
+from redlock.embedded import Server
+from tests.integration.tools import eventually, label, raw
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from redlock.embedded import Cluster
+
+
+@pytest.fixture
+def brief(nodes: Cluster) -> Iterator[Redlock]:
+    """A client whose quarantine is short enough to wait for."""
+    with Redlock(nodes.urls, ttl=0.5, max_ttl=1.0) as client:
+        yield client
+
+
+def restart(server: Server) -> None:
+    server.kill()
+    server.start()
+
+
+def flush(server: Server) -> None:
+    with raw(server) as redis:
+        redis.flushall()
+
+
+def drop_the_record(server: Server) -> None:
+    with raw(server) as redis:
+        redis.delete(wire.RECORD)
+
+
+@pytest.mark.parametrize("lose", [restart, flush, drop_the_record])
+def test_a_node_that_lost_its_memory_abstains_and_says_how_long(
+    nodes: Cluster, brief: Redlock, lose: Callable[[Server], None]
+) -> None:
+    lock = brief.lock("x")
+    assert lock.acquire()
+    lock.release()
+    for server in nodes.servers[:3]:
+        lose(server)
+    eventually(lambda: all(_abstains(brief, server) for server in nodes.servers[:3]), "three nodes that abstain")
+    # It begins at the first contact, and no earlier than that it ends.
+    with pytest.raises(QuorumUnavailable, match=r"abstains for another [01]\.\d s"):
+        brief.lock("x").acquire(blocking=False)
+    assert lock.acquire()
+    lock.release()
+
+
+def _abstains(client: Redlock, server: Server) -> bool:
+    try:
+        with client.lock("probe", blocking=False):
+            return False
+    except QuorumUnavailable as error:
+        return "abstains" in error.reasons.get(label(server), "")
+
+
+def test_an_emptied_node_never_gives_a_second_holder(nodes: Cluster, brief: Redlock) -> None:
+    """The schedule that breaks Redlock without quarantine: a holder on three nodes, one of them restarts empty."""
+    for server in nodes.servers[3:]:
+        server.freeze()
+    lease = brief.lease("x", ttl_ms=900)
+    lease.take(0)
+    for server in nodes.servers[3:]:
+        server.thaw()
+    restart(nodes[0])
+    with Redlock(nodes.urls, ttl=0.5, max_ttl=1.0) as other:
+        tries = 0
+        while lease.remaining() > 0:
+            with pytest.raises((LockContended, QuorumUnavailable)), other.lock("x", blocking=False):
+                assert lease.remaining() == 0, "two holders"
+                raise LockContended("x")
+            tries += 1
+        assert tries > 3
+        # Two nodes still had the key, so the quarantine is what kept the others from being a quorum.
+        assert other.lock("x").acquire()
+
+
+def test_a_node_restored_from_an_old_snapshot_abstains() -> None:
+    servers = [Server(options=("--save", "3600 1")) for _ in range(3)]
+    try:
+        for server in servers:
+            server.start()
+        declare([server.url for server in servers])
+        with Redlock([server.url for server in servers], ttl=0.5, max_ttl=1.0) as client:
+            assert client.lock("before").acquire()
+            for server in servers[:2]:
+                with raw(server) as redis:
+                    redis.save()
+                restart(server)
+                with raw(server) as redis:
+                    assert redis.exists(wire.RECORD), "the snapshot holds the old record"
+            with pytest.raises(QuorumUnavailable, match="abstains"):
+                client.lock("after").acquire(blocking=False)
+            assert client.lock("after").acquire()
+    finally:
+        for server in servers:
+            server.stop()
+
+
+def test_brand_new_nodes_abstain_until_somebody_declares_them() -> None:
+    servers = [Server().start() for _ in range(3)]
+    urls = [server.url for server in servers]
+    try:
+        declare(urls)
+        with Redlock(urls, ttl=0.5, max_ttl=1.0) as client:
+            assert client.lock("x").acquire(blocking=False)
+        with pytest.raises(ConfigurationError, match="has a record already"):
+            declare(urls)
+    finally:
+        for server in servers:
+            server.stop()
+
+
+def test_brand_new_nodes_vote_by_themselves_after_the_longest_lease() -> None:
+    servers = [Server().start() for _ in range(3)]
+    try:
+        with Redlock([server.url for server in servers], ttl=0.5, max_ttl=1.0) as client:
+            with pytest.raises(QuorumUnavailable, match=r"abstains for another 1\.0 s"):
+                client.lock("x").acquire(blocking=False)
+            assert client.lock("x").acquire(), "waiting without a limit outlasts the quarantine"
+    finally:
+        for server in servers:
+            server.stop()
+
+
+@pytest.mark.parametrize(
+    ("change", "seen"),
+    [({"max_ttl": 2.0}, "max_ttl=1s"), ({"prefix": "other:"}, "prefix=''")],
+)
+def test_a_client_with_other_terms_is_refused_by_name(
+    nodes: Cluster, brief: Redlock, change: dict[str, float | str], seen: str
+) -> None:
+    assert brief.lock("x").acquire()
+    options = {"ttl": 0.5, "max_ttl": 1.0, "prefix": ""} | change
+    with (
+        Redlock(nodes.urls, **options) as other,  # type: ignore[arg-type]  # one dictionary for several types
+        pytest.raises(ConfigurationError, match="all clients must agree") as caught,
+    ):
+        other.lock("y").acquire()
+    assert seen in str(caught.value)
+    assert "/redis.sock" in str(caught.value), "the node is named"
+
+
+def test_a_client_with_another_number_of_nodes_takes_no_lease_even_where_it_has_a_quorum(
+    nodes: Cluster, brief: Redlock
+) -> None:
+    """C and D are emptied; a client of B, C, D would win C and D against a holder on A, B, E."""
+    assert brief.lock("x").acquire()
+    for server in nodes.servers[2:4]:
+        flush(server)
+    with warnings.catch_warnings(), Redlock(nodes.urls[1:4], ttl=0.5, max_ttl=1.0) as other:
+        with pytest.raises(RedlockError) as caught:
+            eventually(lambda: other.lock("x").acquire(), "a refusal")
+        assert "nodes=5" in str(caught.value)
+        assert "nodes=3" in str(caught.value)
+
+
+def test_a_record_from_the_future_is_written_anew(nodes: Cluster, brief: Redlock) -> None:
+    """A node that booted an hour ahead and was stepped back must not stay silent for an hour."""
+    assert brief.lock("x").acquire()
+    for server in nodes.servers:
+        with raw(server) as redis:
+            redis.hset(wire.RECORD, "since", 10**13 * 5)
+    assert brief.lock("y").acquire(), "within a quarantine, not an hour"
+
+
+def test_init_declares_new_nodes_and_refuses_where_there_is_a_record() -> None:
+    servers = [Server().start() for _ in range(3)]
+    command = [sys.executable, "-m", "redlock", "init", "--yes", "--nodes", ",".join(server.url for server in servers)]
+    try:
+        first = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert first.returncode == 0, first.stderr
+        assert "risk" in first.stdout
+        with Redlock([server.url for server in servers]) as client:
+            assert client.lock("x").acquire(blocking=False)
+        second = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert second.returncode == 2
+        assert "has a record already" in second.stderr
+        assert "Traceback" not in second.stderr
+    finally:
+        for server in servers:
+            server.stop()

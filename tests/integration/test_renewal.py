@@ -1,0 +1,228 @@
+"""Leases that are renewed, repaired, lost and known to be lost."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from redlock import LockLost, QuorumUnavailable, Redlock, RedlockError, wire
+from tests.integration.tools import eventually, holders, in_a_fork, raw, run_out
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from redlock import Lease, Lock
+    from redlock.embedded import Cluster
+
+
+@pytest.fixture
+def brief(nodes: Cluster) -> Iterator[Redlock]:
+    """A client with short leases and a short quarantine."""
+    with Redlock(nodes.urls, ttl=0.5, max_ttl=1.0) as client:
+        yield client
+
+
+def outlive(lease: Lease, ttls: int) -> None:
+    """Come back when this many of its TTLs have passed, looking at it all the time."""
+    until = time.monotonic() + ttls * lease.ttl_ms / 1000
+    while time.monotonic() < until:
+        lease.ensure_valid()
+        time.sleep(0.01)
+
+
+def test_a_with_block_may_be_longer_than_its_lease(nodes: Cluster, brief: Redlock) -> None:
+    with brief.lock("x") as lease:
+        outlive(lease, 3)
+        assert brief.lock("x").locked()
+    assert not any(holders(nodes.servers, "x"))
+
+
+def test_acquire_alone_is_never_renewed(brief: Redlock) -> None:
+    lock = brief.lock("x")
+    assert lock.acquire()
+    eventually(lambda: lock.lease.lost, "the end of a lease that nobody renews")
+    with pytest.raises(LockLost):
+        lock.lease.ensure_valid()
+
+
+def test_renewal_stops_at_max_hold_and_the_holder_is_told(brief: Redlock) -> None:
+    told: list[Lease] = []
+    with pytest.raises(LockLost, match="max_hold"), brief.lock("x", max_hold=1.0, on_lost=told.append) as lease:
+        eventually(lambda: told, "the call of on_lost")
+        assert told == [lease]
+        assert lease.lost
+
+
+def test_a_lease_survives_a_rolling_restart_of_all_nodes(nodes: Cluster, brief: Redlock) -> None:
+    with brief.lock("x") as lease:
+        token = lease.owner
+        for server in nodes.servers:
+            server.kill()
+            server.start()
+            eventually(lambda: holders(nodes.servers, "x") == [token] * 5, "the repair of the restarted node")
+            lease.ensure_valid()
+        fence = lease.fence
+    # The repair wrote the fence again too: what comes after is larger.
+    with brief.lock("x") as lease:
+        assert lease.fence > fence
+
+
+def test_a_lease_is_known_to_be_lost_when_three_nodes_are_killed(nodes: Cluster, brief: Redlock) -> None:
+    told = threading.Event()
+    with pytest.raises(LockLost), brief.lock("x", on_lost=lambda _: told.set()) as lease:
+        for server in nodes.servers[:3]:
+            server.kill()
+        assert told.wait(10)
+        with pytest.raises(LockLost):
+            lease.ensure_valid()
+        assert lease.remaining() == 0.0
+
+
+def test_a_lease_whose_keys_are_gone_on_a_quorum_is_lost_at_once_and_never_comes_back(
+    nodes: Cluster, brief: Redlock
+) -> None:
+    """Two of three nodes lose the key, another client locks and releases there: repair must not bring it back."""
+    with pytest.raises(LockLost, match="a quorum of nodes no longer has it"), brief.lock("x") as lease:
+        token = lease.owner
+        run_out(nodes.servers[:3], "x")
+        eventually(lambda: lease.lost, "the renewal that finds it out")
+        assert [found == token for found in holders(nodes.servers[:3], "x")] == [False] * 3
+
+
+def test_what_the_body_raised_is_not_masked_by_a_lost_lease(nodes: Cluster, brief: Redlock) -> None:
+    with pytest.raises(KeyError, match="mine"), brief.lock("x") as lease:
+        run_out(nodes.servers, "x")
+        eventually(lambda: lease.lost, "the loss")
+        raise KeyError("mine")
+
+
+def test_a_failed_extension_leaves_the_old_deadline(nodes: Cluster, brief: Redlock) -> None:
+    lock = brief.lock("x", ttl=0.9)
+    assert lock.acquire()
+    for server in nodes.servers[:3]:
+        server.freeze()
+    before = lock.lease.remaining()
+    with pytest.raises(QuorumUnavailable):
+        lock.extend(0.05)
+    assert 0 < lock.lease.remaining() <= before
+    for server in nodes.servers[:3]:
+        server.thaw()
+    eventually(lambda: _extends(lock), "an extension by the nodes that are back")
+
+
+def _extends(lock: Lock) -> bool:
+    try:
+        return lock.extend(0.05)
+    except QuorumUnavailable:
+        return False
+
+
+def test_an_extension_never_shortens_what_the_nodes_have(nodes: Cluster, brief: Redlock) -> None:
+    lock = brief.lock("x", ttl=0.9)
+    assert lock.acquire()
+    lock.extend(0.3, replace_ttl=True)
+    with raw(nodes[0]) as redis:
+        assert int(redis.pttl("x")) > 500
+
+
+def test_five_hundred_leases_are_renewed_by_one_thread(nodes: Cluster) -> None:
+    before = _renewing()
+    with Redlock(nodes.urls, ttl=3.0) as client:
+        leases = [client.lease(f"r:{number}", renew=True) for number in range(500)]
+        for lease in leases:
+            lease.take(0)
+        outlive(leases[0], 2)
+        assert all(lease.remaining() > 0 for lease in leases)
+        assert _renewing() == before + 1
+        for lease in leases:
+            lease.give_back()
+
+
+def _renewing() -> int:
+    return [thread.name for thread in threading.enumerate()].count("redlock-renewal")
+
+
+def test_a_forked_child_renews_what_it_takes_and_not_what_its_parent_has(brief: Redlock) -> None:
+    with brief.lock("parent") as lease:
+
+        def child() -> list[object]:
+            with brief.lock("child") as own:
+                outlive(own, 3)
+                return [own.fence > 0, _renewing()]
+
+        assert in_a_fork(child) == [True, 1]
+        lease.ensure_valid()
+
+
+def test_a_repaired_node_has_a_fence_that_is_not_smaller(nodes: Cluster, brief: Redlock) -> None:
+    with brief.lock("x") as lease:
+        nodes[0].kill()
+        nodes[0].start()
+        eventually(lambda: holders([nodes[0]], "x") == [lease.owner], "the repair")
+        with raw(nodes[0]) as redis:
+            assert int(str(redis.get(wire.fence_key("x")))) >= lease.fence
+
+
+def test_a_set_of_resources_is_taken_all_or_nothing(nodes: Cluster, brief: Redlock) -> None:
+    other = Redlock(nodes.urls, ttl=0.5, max_ttl=1.0)
+    with brief.lock("account:2"):
+        thread = threading.Thread(target=_refused, args=(other, ["account:1", "account:2"]))
+        thread.start()
+        thread.join()
+        assert not any(holders(nodes.servers, "account:1")), "nothing is kept of what was not won whole"
+    with other.lock(["account:2", "account:1"]) as lease:
+        outlive(lease, 2)
+        assert all(holders(nodes.servers, name).count(lease.owner) >= 3 for name in ("account:1", "account:2"))
+    assert not any(holders(nodes.servers, "account:1") + holders(nodes.servers, "account:2"))
+    other.close()
+
+
+def _refused(client: Redlock, names: list[str]) -> None:
+    assert not client.lock(names, blocking_timeout=0.05).acquire()
+
+
+def test_two_transfers_in_opposite_order_never_deadlock_and_share_growing_tokens(nodes: Cluster) -> None:
+    fences: list[int] = []
+    with Redlock(nodes.urls) as client:
+
+        def transfer(names: list[str]) -> None:
+            for _ in range(20):
+                with client.lock(names) as lease:
+                    fences.append(lease.fence)
+
+        threads = [threading.Thread(target=transfer, args=(names,)) for names in (["a", "b"], ["b", "a"])]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(fences) == 40
+    assert fences == sorted(set(fences))
+
+
+def test_the_same_context_shares_its_lease_where_it_says_so(brief: Redlock) -> None:
+    lock = brief.lock("x", reentrant=True)
+    with lock as outer:
+        with lock as inner, brief.lock(["x"], reentrant=True) as third:
+            assert inner is outer is third
+        assert lock.locked(), "the inner blocks gave nothing back"
+        outer.ensure_valid()
+    assert not lock.locked()
+
+
+def test_taking_what_one_holds_is_an_error_at_once_and_no_deadlock(brief: Redlock) -> None:
+    with brief.lock("x"):
+        with pytest.raises(RedlockError, match="would wait for itself"):
+            brief.lock("x").acquire()
+        with pytest.raises(RedlockError, match="with the outer lock"):
+            brief.lock(["x", "y"], reentrant=True).acquire()
+    assert brief.lock("x").acquire(blocking=False)
+
+
+def test_another_thread_is_another_context(brief: Redlock) -> None:
+    with brief.lock("x", reentrant=True):
+        thread = threading.Thread(target=_refused, args=(brief, ["x"]))
+        thread.start()
+        thread.join()

@@ -1,0 +1,56 @@
+"""The clock watch: jumps are seen, round trips and slow drift are not taken for jumps."""
+
+from __future__ import annotations
+
+import random
+
+from redlock.watch import ClockWatch
+
+HOUR_MS = 3_600_000
+
+
+def watched(seed: int, *, ppm: int, hours: float = 1.0) -> ClockWatch:
+    """A watch that has seen a node with this clock error, over links of many lengths, for this long."""
+    chance, watch, now = random.Random(seed), ClockWatch(), 1_000_000
+    end = now + int(hours * HOUR_MS)
+    while now < end:
+        there, back = chance.randrange(60), chance.randrange(60)
+        node = 1_700_000_000_000 + (now + there) * (1_000_000 + ppm) // 1_000_000
+        watch.see(node, now, now + there + back)
+        now += there + back + chance.choice((1, 20, 500, 5_000, 60_000))
+    return watch
+
+
+def test_an_hour_of_healthy_replies_over_uneven_links_is_no_jump() -> None:
+    assert [watched(seed, ppm=0).jumps for seed in range(20)] == [0] * 20
+
+
+def test_slow_drift_over_hours_is_no_jump() -> None:
+    for ppm in (-500, -50, 50, 500):
+        assert watched(3, ppm=ppm, hours=3).jumps == 0
+
+
+def test_a_jump_beyond_the_round_trip_is_seen_both_ways() -> None:
+    for jump in (300, -300):
+        watch = ClockWatch()
+        assert watch.see(50_000, 1_000, 1_010) == 0
+        seen = watch.see(50_020 + jump, 1_020, 1_030)
+        assert abs(seen - jump) <= 25
+        assert watch.jumps == 1
+
+
+def test_a_jump_is_reported_once() -> None:
+    watch = ClockWatch()
+    watch.see(50_000, 1_000, 1_001)
+    watch.see(53_600, 1_010, 1_011)
+    for tick in range(100):
+        assert watch.see(53_610 + tick * 10, 1_020 + tick * 10, 1_021 + tick * 10) == 0
+    assert watch.jumps == 1
+
+
+def test_a_slow_reply_widens_nothing_that_is_known() -> None:
+    """A round trip of a second bounds the offset badly; what is known from before still holds after it."""
+    watch = ClockWatch()
+    watch.see(50_000, 1_000, 1_001)
+    watch.see(50_500, 1_001, 2_001)
+    assert watch.see(51_002 + 40, 2_002, 2_003) > 0
