@@ -9,8 +9,8 @@
         ├── LockLost                      had it, and has it no longer (also a LockNotOwnedError)
         └── Stale                         the fenced store has seen a newer token
 
-Rules: the arguments are plain JSON values and the message is made from them, so every error survives
-pickle and Celery's JSON results; no argument ever holds a password.
+Rules: `args` are what the constructor takes, all of them plain JSON values, so every error survives pickle and
+Celery's JSON results; no argument ever holds a password.
 """
 
 from __future__ import annotations
@@ -28,6 +28,10 @@ class RedlockError(LockError):
 
     def __init__(self, message: str = "", lock_name: str | None = None) -> None:
         super().__init__(message, lock_name)
+        self.args = (message, lock_name)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)!r})"
 
     def __str__(self) -> str:
         return str(self.message)
@@ -54,6 +58,7 @@ class LockContended(RedlockError):
         who = f"held by {holder}" if holder else "the vote was split between several clients"
         when = f" for another {remaining:.3f} s at most" if remaining is not None else ""
         super().__init__(f"lock {resource!r} is not free: {who}{when}", resource)
+        self.args = (resource, holder, remaining)
         self.resource, self.holder, self.remaining = resource, holder, remaining
 
 
@@ -74,6 +79,7 @@ class QuorumUnavailable(RedlockError):
             f"{needed} votes are needed ({listed})",
             resource,
         )
+        self.args = (resource, needed, nodes, dict(reasons))
         self.resource, self.needed, self.nodes, self.reasons = resource, needed, nodes, dict(reasons)
 
 
@@ -87,6 +93,7 @@ class LockLost(RedlockError, LockNotOwnedError):
 
     def __init__(self, resource: str, why: str) -> None:
         super().__init__(f"lock {resource!r} was lost: {why}", resource)
+        self.args = (resource, why)
         self.resource, self.why = resource, why
 
 
@@ -101,4 +108,5 @@ class Stale(RedlockError):
 
     def __init__(self, resource: str, token: int, seen: int) -> None:
         super().__init__(f"token {token} for {resource!r} is stale: the store has seen {seen}", resource)
+        self.args = (resource, token, seen)
         self.resource, self.token, self.seen = resource, token, seen

@@ -42,7 +42,7 @@ def claim(lease: Lease, *, reentrant: bool) -> Lease:
 
 def add(lease: Lease) -> None:
     """This context holds it from now on."""
-    _leases.set((*_leases.get(), lease))
+    _leases.set((*(other for other in _leases.get() if other.held), lease))
 
 
 def remove(lease: Lease) -> None:

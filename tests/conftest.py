@@ -1,0 +1,84 @@
+"""Fixtures that many tests share: lock nodes, a client on them, a broker, workers; and nothing may be left behind."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from redlock import Redlock, embedded
+from tests.integration import tools
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.integration.stage import Stage, Worker
+
+_PATIENCE = 5.0
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left_behind() -> Iterator[None]:
+    """Fail a test that leaves a thread or a child process; the lock's own daemon threads end by themselves."""
+    threads, processes = set(threading.enumerate()), set(tools.children())
+    yield
+    until = time.monotonic() + _PATIENCE
+    while (left := _left(threads, processes)) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert not left, f"the test has left these behind: {', '.join(left)}"
+
+
+def _left(threads: set[threading.Thread], processes: set[int]) -> list[str]:
+    left = [
+        f"thread {thread.name}"
+        for thread in threading.enumerate()
+        if thread not in threads and not (thread.daemon and thread.name.startswith("redlock"))
+    ]
+    for pid in set(tools.children()) - processes:
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+        # Python's own helper of multiprocessing lives as long as the process does.
+        if "multiprocessing.resource_tracker" not in command:
+            left.append(f"process {pid} {command or '(ended, and nobody waited for it)'}")
+    return left
+
+
+@pytest.fixture
+def nodes() -> Iterator[embedded.Cluster]:
+    """Five fresh lock nodes."""
+    with embedded.cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def client(nodes: embedded.Cluster) -> Iterator[Redlock]:
+    """A client of the five nodes."""
+    with Redlock(nodes.urls) as redlock:
+        yield redlock
+
+
+@pytest.fixture
+def broker() -> Iterator[embedded.Server]:
+    """The sixth Redis: broker, results and store, with an AOF."""
+    with tools.sixth_redis() as server:
+        yield server
+
+
+@pytest.fixture
+def stage(nodes: embedded.Cluster, broker: embedded.Server, tmp_path: Path) -> Iterator[Stage]:
+    """Nodes and broker, and a way to start workers on them, send tasks and read results."""
+    from tests.integration.stage import Stage  # noqa: PLC0415 - Celery takes its time, and few tests need it
+
+    with Stage(nodes, broker, tmp_path) as stage:
+        yield stage
+
+
+@pytest.fixture
+def worker(stage: Stage) -> Callable[..., Worker]:
+    """Start a real Celery worker with these settings: `worker(concurrency=2, COUNTER_THINK="0.1")`."""
+    return stage.start_worker

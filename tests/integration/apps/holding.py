@@ -1,0 +1,19 @@
+"""Tasks that hold a lock for longer than its lease; `--include` brings them into a worker of the example."""
+
+from __future__ import annotations
+
+import time
+
+from redlock.celery import current_lease, locked
+from workers.app import app
+
+
+@app.task
+@locked("holding:{name}", ttl=0.6)
+def look(name: str, seconds: float) -> float:  # noqa: ARG001 - names the lock
+    """Hold it for this long and look at it all the time; gives what remains of the lease at the end."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        current_lease().ensure_valid()
+        time.sleep(0.01)
+    return current_lease().remaining()

@@ -1,0 +1,147 @@
+"""Real Celery workers on real nodes, and somebody who sends them tasks and reads their results."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from celery import Celery
+from redis import Redis
+
+from tests.integration.tools import children, eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from typing_extensions import Self
+
+    from redlock.embedded import Cluster, Server
+
+ROOT = Path(__file__).parents[2]
+
+
+class Worker:
+    """A Celery worker in processes of its own, with a log of its own."""
+
+    def __init__(self, directory: Path, environment: dict[str, str], arguments: Sequence[str]) -> None:
+        self.log_file = directory / "logger.log"
+        self.output = directory / "output"
+        with self.output.open("ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "celery", *arguments],
+                cwd=ROOT,
+                env=environment | {"COUNTER_LOG_FILE": str(self.log_file)},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    @property
+    def log(self) -> str:
+        """Everything it has logged, older files first."""
+        files = sorted(self.log_file.parent.glob("logger.log*"), key=lambda path: path.name, reverse=True)
+        return "".join(path.read_text() for path in files)
+
+    def wait_until_ready(self) -> None:
+        """Come back when it takes tasks."""
+        eventually(lambda: " ready." in self.log or self.process.poll() is not None, "a worker that is ready")
+        assert self.process.poll() is None, self.output.read_text()
+
+    @property
+    def child(self) -> int:
+        """The process id of its one pool process."""
+        (pid,) = children(self.process.pid)
+        return pid
+
+    def signal(self, number: int) -> None:
+        """Send a signal to all of its processes."""
+        os.killpg(self.process.pid, number)
+
+    def kill(self) -> None:
+        """Be rid of it."""
+        with contextlib.suppress(ProcessLookupError):
+            self.signal(signal.SIGKILL)
+        self.process.wait()
+
+
+class Stage:
+    """Lock nodes, a broker, the workers on them, and somebody who sends them tasks and reads their results."""
+
+    def __init__(self, nodes: Cluster, broker: Server, directory: Path, *, password: str = "") -> None:
+        secret = f":{password}@" if password else ""
+        address = broker.url.replace("redis://", f"redis://{secret}")
+        self.nodes = nodes
+        self.environment = {
+            name: value for name, value in os.environ.items() if not name.startswith(("REDLOCK_", "COUNTER_"))
+        } | {
+            "REDLOCK_NODES": ",".join(nodes.urls),
+            "COUNTER_BROKER_URL": f"{address}/0",
+            "COUNTER_RESULT_URL": f"{address}/1",
+            "COUNTER_STORE_URL": f"{address}/2",
+        }
+        self._directory = directory
+        self._workers: list[Worker] = []
+        # Sent and read by two apps: a sender that knows of results subscribes to each of them.
+        self.sender = Celery("sender", broker=f"{address}/0", backend="disabled://", set_as_current=False)
+        self._results = Celery("results", backend=f"{address}/1", set_as_current=False).backend
+        self.store = Redis.from_url(f"{address}/2", decode_responses=True)
+
+    def start_worker(self, *extra: str, concurrency: int = 1, **settings: str) -> Worker:
+        """Start a worker with these settings; come back when it takes tasks."""
+        number = len(self._workers)
+        directory = self._directory / f"worker-{number}"
+        directory.mkdir()
+        arguments = ["-A", "workers.app", "worker", "-n", f"w{number}@%h", "-c", str(concurrency)]
+        arguments += ["--without-gossip", "--without-mingle", "--without-heartbeat", *extra]
+        worker = Worker(directory, self.environment | settings, arguments)
+        self._workers.append(worker)
+        worker.wait_until_ready()
+        return worker
+
+    def send(self, task: str, *args: object, **options: Any) -> str:  # noqa: ANN401 - Celery's options
+        """Enqueue a task; its id."""
+        return str(self.sender.send_task(task, args, **options).id)
+
+    def increment(self, name: str, times: int = 1) -> list[str]:
+        """Enqueue increments of a counter; their ids."""
+        return [self.send("tasks.counter.increment", kwargs={"name": name}) for _ in range(times)]
+
+    def state(self, task_id: str) -> str:
+        """What is known of a task: PENDING, STARTED, RETRY, SUCCESS, ..."""
+        return str(self._results.get_task_meta(task_id, cache=False)["status"])
+
+    def result(self, task_id: str) -> Any:  # noqa: ANN401 - whatever the task returns
+        """What a task returned; raises what it raised."""
+        eventually(lambda: self.state(task_id) in {"SUCCESS", "FAILURE", "REVOKED"}, f"the end of task {task_id}")
+        meta = self._results.get_task_meta(task_id, cache=False)
+        if meta["status"] != "SUCCESS":
+            raise meta["result"]
+        return meta["result"]
+
+    def results(self, task_ids: Iterable[str]) -> list[Any]:
+        """What these tasks returned."""
+        return [self.result(task_id) for task_id in task_ids]
+
+    def counter(self, name: str) -> int:
+        """The value of a counter."""
+        return int(self.store.hget(f"store:{name}", "value") or 0)
+
+    def is_inside(self, name: str) -> bool:
+        """Whether somebody has read this counter and not written it yet."""
+        return bool(self.store.hexists(f"store:{name}", "open"))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers:
+            worker.kill()
+        self.sender.close()
+        self._results.client.close()
+        self.store.close()

@@ -1,0 +1,69 @@
+"""Renewal and loss of leases in Celery's pools."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from redlock import LockLost
+from tests.integration.stage import Worker
+from tests.integration.tools import eventually, holders, is_free, run_out
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.integration.stage import Stage
+
+HOLDING = "tests.integration.apps.holding"
+INTERRUPTED = "tests.integration.apps.interrupted"
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "solo"])
+def test_a_task_may_be_longer_than_its_lease_in_every_pool(stage: Stage, pool: str) -> None:
+    stage.start_worker("-P", pool, "--include", HOLDING, concurrency=2)
+    tasks = [stage.send(f"{HOLDING}.look", name, 1.5) for name in ("a", "b")]
+    assert all(remaining > 0 for remaining in stage.results(tasks))
+    assert is_free(stage.nodes.servers, "holding:a")
+
+
+def test_two_tasks_of_one_gevent_worker_exclude_each_other(stage: Stage) -> None:
+    stage.start_worker("-P", "gevent", concurrency=20, COUNTER_THINK="0.005")
+    stage.results(stage.increment("hits", 40))
+    assert stage.counter("hits") == 40
+
+
+@pytest.mark.parametrize("pool", ["prefork", "solo"])
+def test_a_task_that_asks_for_it_is_interrupted_when_its_lease_is_lost(stage: Stage, pool: str) -> None:
+    stage.start_worker("-P", pool, "--include", INTERRUPTED)
+    task = stage.send(f"{INTERRUPTED}.sleep", "x", 600)
+    eventually(lambda: all(holders(stage.nodes.servers, "interrupted:x")), "the task inside its section")
+    run_out(stage.nodes.servers, "interrupted:x")
+    started = time.monotonic()
+    with pytest.raises(LockLost):
+        stage.result(task)
+    assert time.monotonic() - started < 300, "it did not sleep to its end"
+    # The worker goes on, and the next task is not struck by what was left of the signal.
+    assert stage.result(stage.send(f"{INTERRUPTED}.sleep", "y", 0)) == "y"
+
+
+def test_a_pool_that_cannot_interrupt_refuses_to_start_in_one_line(stage: Stage, tmp_path: Path) -> None:
+    arguments = ["-A", "workers.app", "worker", "-P", "threads", "--include", INTERRUPTED]
+    worker = Worker(tmp_path, stage.environment, arguments)
+    try:
+        assert worker.process.wait(60) != 0
+        said = worker.output.read_text()
+        assert "tests.integration.apps.interrupted.sleep needs the prefork or solo pool" in said
+        assert "Traceback" not in said
+    finally:
+        worker.kill()
+
+
+def test_a_lost_lease_shows_at_the_next_look(stage: Stage) -> None:
+    stage.start_worker("--include", HOLDING)
+    task = stage.send(f"{HOLDING}.look", "x", 600)
+    eventually(lambda: all(holders(stage.nodes.servers, "holding:x")), "the task inside its section")
+    run_out(stage.nodes.servers, "holding:x")
+    with pytest.raises(LockLost):
+        stage.result(task)

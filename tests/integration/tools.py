@@ -1,0 +1,220 @@
+"""What the tests on real servers share: waiting for conditions, slow links, forks, a sixth Redis.
+
+Rules: nothing here sleeps for a fixed time in place of a condition, and nothing outlives its `with` block.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import tempfile
+import threading
+import time
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import hiredis
+from redis import Redis
+
+from redlock import ConfigurationError
+from redlock.embedded import Cluster, Server, free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from redlock import Lock, Redlock
+
+T = TypeVar("T")
+
+CANARY = "canary-b7Qx"
+"""A password that must never be seen again."""
+
+
+def eventually(condition: Callable[[], T], what: str, *, within: float = 30.0) -> T:
+    """The first true value of the condition; fails where there is none for a time that no healthy machine needs."""
+    until = time.monotonic() + within
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < until, f"still waiting after {within:g} s for this: {what}"
+        time.sleep(0.005)
+
+
+def brief_lock(client: Redlock, name: str, **options: Any) -> Lock:  # noqa: ANN401 - whatever a lock takes
+    """A lock whose lease runs out soon; the place to say so if leases are ever renewed by themselves."""
+    return client.lock(name, ttl=0.3, **options)
+
+
+def label(server: Server) -> str:
+    """How messages name this server."""
+    return server.url.partition("://")[2]
+
+
+def raw(server: Server) -> Redis:
+    """A plain client of one server."""
+    return Redis.from_url(server.url, decode_responses=True)
+
+
+def holders(servers: Iterable[Server], name: str) -> list[str | None]:
+    """What each of these servers has at a lock's name."""
+    found = []
+    for server in servers:
+        with raw(server) as redis:
+            found.append(redis.get(name))
+    return found
+
+
+def is_free(servers: Iterable[Server], name: str) -> bool:
+    """Whether none of these servers has anything at a lock's name."""
+    return not any(holders(servers, name))
+
+
+def run_out(servers: Iterable[Server], name: str) -> None:
+    """What the end of its TTL does to a lock, at once: the key goes, the fence stays."""
+    for server in servers:
+        with raw(server) as redis:
+            redis.delete(name)
+
+
+def in_a_fork(work: Callable[[], object]) -> object:
+    """What this returns in a forked child; the name of the error if it raises one."""
+    answer, ask = os.pipe()
+    with warnings.catch_warnings():
+        # From Python 3.12 on a fork beside other threads is warned of; a dial thread may be ending just now.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if pid == 0:
+        try:
+            result = work()
+        except BaseException as exc:  # noqa: BLE001 - the parent is told
+            result = type(exc).__name__
+        os.write(ask, json.dumps(result).encode())
+        os._exit(0)
+    os.close(ask)
+    with os.fdopen(answer, "rb") as told:
+        said = told.read()
+    os.waitpid(pid, 0)
+    return json.loads(said)
+
+
+def children(pid: int | None = None) -> list[int]:
+    """The child processes of a process, by default of this one, zombies included; none where there is no /proc."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid or os.getpid()}/task").iterdir():
+            found += map(int, (task / "children").read_text().split())
+    return found
+
+
+class SlowLink:
+    """The way to one node: what a client sends takes `delay` seconds; what the node answers takes none."""
+
+    def __init__(self, server: Server, path: Path, delay: float) -> None:
+        self.url = f"unix://{path}"
+        self.delay = delay
+        self.commands = 0
+        """How many commands were sent this way."""
+        self.path = path
+        self._target = label(server)
+
+    async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Carry one connection both ways until either side ends it."""
+        node_reader, node_writer = await asyncio.open_unix_connection(self._target)
+        ways = [
+            asyncio.ensure_future(self._carry_commands(reader, node_writer)),
+            asyncio.ensure_future(self._carry_answers(node_reader, writer)),
+        ]
+        try:
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for way in ways:
+                way.cancel()
+            await asyncio.gather(*ways, return_exceptions=True)
+            for end in (writer, node_writer):
+                end.close()
+
+    async def _carry_commands(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        on_the_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
+        arrivals = asyncio.ensure_future(self._arrive(on_the_way, writer))
+        counting = hiredis.Reader()
+        try:
+            while data := await reader.read(65_536):
+                on_the_way.put_nowait((time.monotonic() + self.delay, data))
+                counting.feed(data)
+                while counting.gets() is not False:
+                    self.commands += 1
+            await on_the_way.join()
+        finally:
+            arrivals.cancel()
+            await asyncio.gather(arrivals, return_exceptions=True)
+
+    @staticmethod
+    async def _arrive(on_the_way: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter) -> None:
+        while True:
+            due, data = await on_the_way.get()
+            await asyncio.sleep(due - time.monotonic())
+            writer.write(data)
+            await writer.drain()
+            on_the_way.task_done()
+
+    @staticmethod
+    async def _carry_answers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65_536):
+            writer.write(data)
+            await writer.drain()
+
+
+@contextlib.contextmanager
+def slow_links(servers: Sequence[Server], delay: float = 0.0) -> Iterator[list[SlowLink]]:
+    """A link to each of these servers, carried by one thread."""
+    with tempfile.TemporaryDirectory(prefix="links-") as directory:
+        links = [SlowLink(server, Path(directory) / str(place), delay) for place, server in enumerate(servers)]
+        loop = asyncio.new_event_loop()
+        stop = asyncio.Event()
+        up = threading.Event()
+
+        async def serve() -> None:
+            listening = [await asyncio.start_unix_server(link.carry, link.path) for link in links]
+            up.set()
+            await stop.wait()
+            for server in listening:
+                server.close()
+            carrying = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in carrying:
+                task.cancel()
+            await asyncio.gather(*carrying, return_exceptions=True)
+
+        def run() -> None:
+            loop.run_until_complete(serve())
+            loop.close()
+
+        thread = threading.Thread(target=run, name="slow-links")
+        thread.start()
+        try:
+            assert up.wait(10), "the links did not come up"
+            yield links
+        finally:
+            loop.call_soon_threadsafe(stop.set)
+            thread.join()
+
+
+@contextlib.contextmanager
+def sixth_redis(*options: str) -> Iterator[Server]:
+    """Broker, results and store: a server on a TCP port that loses nothing it has confirmed."""
+    for left in range(5, -1, -1):
+        server = Server(free_port(), ("--appendonly", "yes", "--appendfsync", "always", *options))
+        try:
+            server.start()
+            break
+        except ConfigurationError:
+            server.stop()
+            if not left:
+                raise
+    try:
+        yield server
+    finally:
+        server.stop()
