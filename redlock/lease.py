@@ -80,8 +80,8 @@ class Lease:
 
     @property
     def held(self) -> bool:
-        """Whether it was taken and not given back; says nothing about its deadline."""
-        return self._grant is not None
+        """Whether this process took it and has not given it back; says nothing about its deadline."""
+        return self._grant is not None and self._pid == os.getpid()
 
     @property
     def fence(self) -> int:

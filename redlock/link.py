@@ -72,11 +72,11 @@ class Link:
             self._dialled.connection.disconnect()  # type: ignore[no-untyped-call]
             self._dialled = None
 
-    def send(self, words: bytes, ticket: int) -> bool:
-        """Send at once or drop the connection."""
+    def send(self, words: bytes, *tickets: int) -> bool:
+        """Send commands at once, with a ticket for each answer that they will have, or drop the connection."""
         if self.sock is None:
             return False
-        self._pending.append(ticket)
+        self._pending.extend(tickets)
         try:
             whole = self.sock.send(words) == len(words) and len(self._pending) <= _MOST_PENDING
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):

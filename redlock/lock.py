@@ -102,6 +102,10 @@ class Lock:
             lease.take(0 if not wait else None if seconds is None else int(seconds * 1000))
         except BaseException:
             self._local.leases = before
+            if lease.held and lease not in before:
+                # Struck by a signal after it was won: it must not stay, and be renewed, without an owner.
+                with contextlib.suppress(RedlockError):
+                    lease.give_back()
             raise
         return lease
 

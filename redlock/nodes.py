@@ -143,10 +143,9 @@ class Node:
 
     @staticmethod
     def _greet(connection: AbstractConnection) -> str:
-        questions = [("INFO", "server"), ("INFO", "replication")]
-        lessons = [("SCRIPT", "LOAD", script.source) for script in wire.SCRIPTS.values()]
-        connection.send_packed_command(connection.pack_commands([*questions, *lessons]))  # type: ignore[no-untyped-call]
-        answers = [connection.read_response() for _ in range(len(questions) + len(lessons))]
+        questions = connection.pack_commands([("INFO", "server"), ("INFO", "replication")])  # type: ignore[no-untyped-call]
+        connection.send_packed_command([*questions, wire.LESSONS])  # type: ignore[no-untyped-call]
+        answers = [connection.read_response() for _ in range(2 + len(wire.SCRIPTS))]
         info = _fields(answers[0]) | _fields(answers[1])
         if info.get("redis_mode", "standalone") != "standalone":
             raise Unfit(f"in {info['redis_mode']} mode; lock nodes must be independent masters")

@@ -24,12 +24,12 @@ from redlock.errors import ConfigurationError
 from redlock.link import Link
 from redlock.model import UNANSWERED, Election, Kind, Vote, decided, quorum_of, silent
 from redlock.nodes import Dial
-from redlock.wire import SCRIPTS
+from redlock.wire import LESSONS, SCRIPTS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from redlock.nodes import Node
+    from redlock.nodes import Dialled, Node
     from redlock.protocol import Steps
     from redlock.wire import Codec
 
@@ -39,6 +39,8 @@ _RELEASE_MS = 80
 """A hard time limit leaves a Celery child 100 ms between SIGTERM and SIGKILL (billiard/pool.py)."""
 _IDLE_MS = 1_000
 _SUSPECT_MS = 1_000
+_NOBODY = 0
+"""The ticket of an answer that no round waits for."""
 
 
 class Links:
@@ -68,6 +70,10 @@ class Links:
     def ask(self, round_: Round) -> Election:
         """Send one command to all nodes at once, and come back as soon as the round is over."""
         command = round_.command
+        if self._midway:
+            self._midway = False
+            for link in self._links:
+                link.drop("interrupted while its answer was read")
         if round_.wait is not Wait.SENT:
             self._make_ready(command)
         self._ticket += 1
@@ -88,7 +94,7 @@ class Links:
         if link.sock is None or (suspect and isinstance(command, Acquire | Inspect)):
             return silent(link.reason or link.node.error)
         self._midway = True
-        sent = link.send(words + link.last_word if SCRIPTS[type(command)].admits else words, self._ticket)
+        sent = link.send(self._words(link, command, words), self._ticket)
         self._midway = False
         if not sent or suspect:
             return silent(link.reason)
@@ -97,8 +103,9 @@ class Links:
 
     def _collect(self, round_: Round, votes: list[Vote], sent_ms: int, until_ms: int) -> None:
         while not self._is_over(round_, votes):
-            left_ms = until_ms - now_ms()
-            if left_ms <= 0 or not self._pump(left_ms, round_.command, votes, sent_ms):
+            # Even when the time is over: what has arrived is read, or a process that was stopped for a moment
+            # would take all nodes for silent.
+            if not self._pump(max(0, until_ms - now_ms()), round_.command, votes, sent_ms):
                 self._suspect(votes)
                 return
 
@@ -117,19 +124,28 @@ class Links:
             answers = link.receive()
             self._midway = False
             for ticket, reply in answers:
-                if command is None or ticket != self._ticket:
-                    self._late(link, reply)
-                elif isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT"):
-                    self._teach(link, command)
-                else:
+                mine = command is not None and ticket == self._ticket
+                if isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT"):
+                    self._teach(link, command if mine else None)
+                elif mine:
                     votes[link.place] = self._count(link, reply, sent_ms)
+                else:
+                    self._late(link, reply)
             if link.sock is None and votes and votes[link.place].unanswered:
                 votes[link.place] = silent(link.reason)
         return bool(ready)
 
-    def _teach(self, link: Link, command: Command) -> None:
-        words = self._codec.encode(command, by_source=True)
-        link.send(words + link.last_word if SCRIPTS[type(command)].admits else words, self._ticket)
+    def _teach(self, link: Link, command: Command | None) -> None:
+        """Teach a node all the scripts that it has lost, so that a cancel finds its own; then ask again."""
+        again = b"" if command is None else self._words(link, command, self._codec.encode(command))
+        tickets = (_NOBODY,) * len(SCRIPTS) + (() if command is None else (self._ticket,))
+        self._midway = True
+        link.send(LESSONS + again, *tickets)
+        self._midway = False
+
+    @staticmethod
+    def _words(link: Link, command: Command, words: bytes) -> bytes:
+        return words + link.last_word if SCRIPTS[type(command)].admits else words
 
     @staticmethod
     def _late(link: Link, reply: object) -> None:
@@ -156,10 +172,6 @@ class Links:
     def _make_ready(self, command: Command) -> None:
         """Read what is late, drop what is useless, and dial; wait only for nodes not known to be bad."""
         now = now_ms()
-        if self._midway:
-            self._midway = False
-            for link in self._links:
-                link.drop("interrupted while its answer was read")
         if now - self._used_ms > _IDLE_MS or any(link.suspect_since_ms is not None for link in self._links):
             self._pump(0, None, [], now)
         for link in self._links:
@@ -192,12 +204,13 @@ class Links:
         if dial.result is None:
             link.reason = dial.error
         else:
-            self._refuse_duplicates(link, dial.result.run_id)
+            self._refuse_duplicates(link, dial.result)
             link.adopt(dial.result)
 
-    def _refuse_duplicates(self, new: Link, run_id: str) -> None:
+    def _refuse_duplicates(self, new: Link, dialled: Dialled) -> None:
         for link in self._links:
-            if link is not new and link.sock is not None and link.run_id == run_id:
+            if link is not new and link.sock is not None and link.run_id == dialled.run_id:
+                dialled.connection.disconnect()  # type: ignore[no-untyped-call]
                 raise ConfigurationError(
                     f"nodes {link.node.label} and {new.node.label} are the same server; "
                     "each lock node must be a server of its own, or one failure costs two votes"

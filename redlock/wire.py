@@ -61,6 +61,12 @@ SCRIPTS: dict[type[Command], Script] = {
     Inspect: Script.load("inspect"),
 }
 
+LESSONS: bytes = b"".join(
+    hiredis.pack_command(("SCRIPT", "LOAD", script.source))  # type: ignore[arg-type]  # its stub means one word
+    for script in SCRIPTS.values()
+)
+"""All scripts at once, for a node that has lost them: one answer for each."""
+
 _FENCE_TTL = str(FENCE_TTL_MS)
 _EMPTY_WORD = b"$0\r\n\r\n"
 
@@ -112,16 +118,14 @@ class Codec:
             own = (str(command.ttl_ms), str(command.fence), _FENCE_TTL)
         return Call(script, (RECORD, *pairs), (*self._common, command.token, *own))
 
-    def encode(self, command: Command, *, by_source: bool = False) -> bytes:
-        """The bytes of one EVALSHA, or of the EVAL that teaches a node the script that it has lost.
+    def encode(self, command: Command) -> bytes:
+        """The bytes of one EVALSHA.
 
         Where the script admits, the last word is missing: each connection adds its node's, see `last_word`.
         """
         script, keys, arguments = self.call(command)
-        verb: tuple[str | bytes, ...] = (b"EVAL", script.source) if by_source else (b"EVALSHA", script.sha)
         last = ("",) if script.admits else ()
-        words = (*verb, str(len(keys)), *keys, *arguments, *last)
-        packed: bytes = hiredis.pack_command(words)
+        packed: bytes = hiredis.pack_command(("EVALSHA", script.sha, str(len(keys)), *keys, *arguments, *last))
         return packed.removesuffix(_EMPTY_WORD) if script.admits else packed
 
 

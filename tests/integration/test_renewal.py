@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -226,3 +227,10 @@ def test_another_thread_is_another_context(brief: Redlock) -> None:
         thread = threading.Thread(target=_refused, args=(brief, ["x"]))
         thread.start()
         thread.join()
+
+
+def test_a_lease_that_nobody_can_reach_any_more_is_not_renewed(nodes: Cluster, brief: Redlock) -> None:
+    """As where a signal strikes between the end of `__enter__` and the beginning of the block."""
+    brief.lock("x").__enter__()
+    gc.collect()
+    eventually(lambda: not any(holders(nodes.servers, "x")), "the end of a lease without an owner")
