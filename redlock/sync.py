@@ -5,8 +5,9 @@ Rules of this file:
    slow nodes are read before the next command's, on the same connection, and count for nothing.
 2. No thread per node: the sockets are multiplexed with `selectors`, which gevent patches too. A set of links
    is used by one thread at a time.
-3. An exception may strike anywhere (time limits, SystemExit from a signal). Links that were struck while an
-   answer was being matched are dropped, because their order is no longer known.
+3. An exception may strike anywhere (time limits, SystemExit from a signal). Where it strikes while nothing but
+   waiting is done, nothing is hurt; anywhere else the whole set is thrown away, because the order of its answers
+   is no longer known.
 """
 
 from __future__ import annotations
@@ -48,14 +49,18 @@ class Links:
 
     def __init__(self, nodes: Sequence[Node], codec: Codec) -> None:
         self.lock = threading.Lock()
+        self._nodes = nodes
         self._selector = selectors.DefaultSelector()
-        self._links = [Link(place, node, self._selector) for place, node in enumerate(nodes)]
+        self._links = self._fresh()
         self._quorum = quorum_of(len(nodes))
         self._codec = codec
         self._timeout_ms = nodes[0].timeout_ms
         self._ticket = 0
         self._used_ms = now_ms()
-        self._midway = False
+        self._struck = False
+
+    def _fresh(self) -> list[Link]:
+        return [Link(place, node, self._selector) for place, node in enumerate(self._nodes)]
 
     def run(self, steps: Steps[T]) -> T:
         """Carry out the rounds of a protocol generator and return its result."""
@@ -69,11 +74,17 @@ class Links:
 
     def ask(self, round_: Round) -> Election:
         """Send one command to all nodes at once, and come back as soon as the round is over."""
+        if self._struck:
+            self.abandon()
+            self._selector = selectors.DefaultSelector()
+            self._links = self._fresh()
+        self._struck = True
+        election = self._ask(round_)
+        self._struck = False
+        return election
+
+    def _ask(self, round_: Round) -> Election:
         command = round_.command
-        if self._midway:
-            self._midway = False
-            for link in self._links:
-                link.drop("interrupted while its answer was read")
         if round_.wait is not Wait.SENT:
             self._make_ready(command)
         self._ticket += 1
@@ -93,9 +104,7 @@ class Links:
             return silent("not asked")
         if link.sock is None or (suspect and isinstance(command, Acquire | Inspect)):
             return silent(link.reason or link.node.error)
-        self._midway = True
         sent = link.send(self._words(link, command, words), self._ticket)
-        self._midway = False
         if not sent or suspect:
             return silent(link.reason)
         # A refusal that came too late for its round still bars this client until the node says otherwise.
@@ -117,12 +126,12 @@ class Links:
 
     def _pump(self, wait_ms: int, command: Command | None, votes: list[Vote], sent_ms: int) -> bool:
         """Read what has arrived within this time; False if nothing has."""
+        self._struck = False
         ready = self._selector.select(wait_ms / 1000)
+        self._struck = True
         for key, _ in ready:
             link: Link = key.data
-            self._midway = True
             answers = link.receive()
-            self._midway = False
             for ticket, reply in answers:
                 mine = command is not None and ticket == self._ticket
                 if isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT"):
@@ -139,9 +148,7 @@ class Links:
         """Teach a node all the scripts that it has lost, so that a cancel finds its own; then ask again."""
         again = b"" if command is None else self._words(link, command, self._codec.encode(command))
         tickets = (_NOBODY,) * len(SCRIPTS) + (() if command is None else (self._ticket,))
-        self._midway = True
         link.send(LESSONS + again, *tickets)
-        self._midway = False
 
     @staticmethod
     def _words(link: Link, command: Command, words: bytes) -> bytes:
@@ -189,9 +196,11 @@ class Links:
         for link in down:
             if link.dial is None and link.node.may_dial():
                 link.dial = Dial(link.node)
+        self._struck = False
         for link in awaited:
             if link.dial is not None:
                 link.dial.done.wait(4 * self._timeout_ms / 1000)
+        self._struck = True
         for link in down:
             self._adopt(link)
 
