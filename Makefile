@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test up lint format test-compose compose-test clean
+.PHONY: demo test up lint format compose-test clean
 
 demo: .venv/.ready
 	@$(BIN)/python -m workers.demo

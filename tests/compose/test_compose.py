@@ -1,0 +1,121 @@
+"""The worked example in real containers: what docker-compose.yml promises, with workers and Redis servers killed."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.compose.conftest import Counter, Project
+
+# An image is built, and what a killed worker had in hand has to come back: minutes, not seconds.
+pytestmark = pytest.mark.timeout(1200)
+
+PATIENCE = 300.0
+TASKS = 150
+
+
+def eventually(condition: Callable[[], object], what: str) -> None:
+    """Wait until it is so, looking so seldom that the looking does not slow down what is waited for."""
+    until = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < until, f"still waiting after {PATIENCE:g} s for this: {what}"
+        time.sleep(0.2)
+
+
+def flower(path: str) -> str:
+    """What Flower answers; nothing while it does not."""
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", 5555, timeout=10)) as connection:
+        try:
+            connection.request("GET", path)
+            return connection.getresponse().read().decode()
+        except (OSError, http.client.HTTPException):
+            return ""
+
+
+def test_everything_comes_up_and_is_healthy(project: Project) -> None:
+    eventually(project.is_healthy, "every container to be healthy")
+    services = [container["Config"]["Labels"]["com.docker.compose.service"] for container in project.inspect()]
+    assert sorted(services) == ["broker", "flower", *(f"lock{n}" for n in range(1, 6)), *["worker"] * 4]
+
+
+def test_flower_answers_and_sees_four_workers_under_names_of_their_own(project: Project) -> None:
+    eventually(lambda: flower("/healthcheck") == "OK", "Flower to answer")
+    online = {f'flower_worker_online{{worker="worker@{worker[:12]}"}} 1.0' for worker in project.containers("worker")}
+    assert len(online) == 4
+    eventually(lambda: online <= set(flower("/metrics").splitlines()), "Flower to see all workers")
+
+
+def test_no_process_in_any_container_is_root(project: Project) -> None:
+    for container in project.containers():
+        users = project.users(container)
+        assert users, f"no process in container {container[:12]}"
+        assert "0" not in users
+
+
+def test_every_container_is_confined_and_reached_over_loopback_only(project: Project) -> None:
+    for container in project.inspect():
+        host, name = container["HostConfig"], container["Name"]
+        assert host["ReadonlyRootfs"], name
+        assert host["CapDrop"] == ["ALL"], name
+        assert not host["CapAdd"], name
+        assert "no-new-privileges:true" in host["SecurityOpt"], name
+        assert host["Memory"] > 0, name
+        assert host["PidsLimit"] > 0, name
+        published = [port["HostIp"] for ports in (host["PortBindings"] or {}).values() for port in ports]
+        assert set(published) <= {"127.0.0.1"}, name
+        volumes = [mount["Destination"] for mount in container["Mounts"] if mount["Type"] == "volume"]
+        assert volumes == (["/data"] if "broker" in name else []), name
+
+
+def test_workers_keep_their_events_in_a_file_and_on_the_console(project: Project, counter: Counter) -> None:
+    counter.send(1)
+    eventually(counter.is_done, "the task to be done")
+    (task,) = counter.ids
+    acquired = [line for line in project.events().splitlines() if task in line and "acquired" in line]
+    assert acquired
+    assert acquired[0] in project.console()
+
+
+def test_every_increment_counts_once_though_a_lock_node_and_a_worker_are_killed(
+    project: Project, counter: Counter
+) -> None:
+    counter.send(TASKS)
+    eventually(lambda: counter.value() >= 10, "the first ten increments")
+    project.kill(project.containers("lock3")[0])
+    eventually(lambda: counter.value() >= 30, "twenty more without the lock node")
+    worker = project.containers("worker")[0]
+    project.kill(worker)
+    assert counter.in_hand_of(worker), "the killed worker had nothing in hand, so nothing was put to the test"
+    eventually(counter.is_done, "every task to end")
+    assert counter.outcomes() == list(range(1, TASKS + 1))
+    assert counter.value() == TASKS
+
+
+def test_workers_start_and_count_with_two_of_five_lock_nodes_down(project: Project, counter: Counter) -> None:
+    project.compose("up", "--detach", "--no-deps", "lock3")
+    for node in ("lock4", "lock5"):
+        project.kill(project.containers(node)[0])
+    project.compose("up", "--detach", "--no-deps", "--force-recreate", "--scale", "worker=4", "worker")
+    counter.send(8)
+    eventually(counter.is_done, "every task to end")
+    assert counter.outcomes() == list(range(1, 9))
+    eventually(lambda: len(project.containers("worker")) == 4 and project.is_healthy(), "every worker to be healthy")
+
+
+def test_the_counter_outlives_the_container_that_keeps_it(project: Project, counter: Counter) -> None:
+    counter.send(8)
+    eventually(counter.is_done, "every task to end")
+    project.kill(project.containers("broker")[0])
+    project.compose("up", "--detach", "--no-deps", "--force-recreate", "broker")
+    eventually(project.is_healthy, "every container to be healthy")
+    assert counter.value() == 8
+    counter.send(8)
+    eventually(counter.is_done, "the workers to go on with the new broker")
+    assert counter.outcomes() == list(range(1, 17))
