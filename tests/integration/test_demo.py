@@ -1,0 +1,288 @@
+"""The demo as a reader runs it: what it says, how it ends, and what it leaves behind, whatever happens to it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from redis import Redis
+
+from redlock.embedded import free_port
+from tests.integration.tools import children, eventually
+from workers.cluster import NODES, ROOT, is_free
+from workers.demo import main
+from workers.report import Report, percentile, rounds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+SMALL = ("--workers", "2", "--children", "2", "--think", "0.02")
+TASKS = 200
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="only its kernel kills the children of who is killed")
+
+
+class Demo:
+    """A demo in a process, a working directory and a temporary directory of its own."""
+
+    def __init__(self, directory: Path, *arguments: str, **settings: str) -> None:
+        self.directory = directory
+        self.work, self.temporary = directory / "work", directory / "tmp"
+        for each in (self.work, self.temporary):
+            each.mkdir()
+        self._output = directory / "output"
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("REDLOCK_", "COUNTER_"))}
+        with self._output.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "workers.demo", *SMALL, *arguments],
+                cwd=self.work,
+                env=kept | {"PYTHONPATH": str(ROOT), "TMPDIR": str(self.temporary), **settings},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+
+    @property
+    def said(self) -> str:
+        """All that it has said up to now."""
+        return self._output.read_text()
+
+    def until_it_says(self, pattern: str) -> re.Match[str]:
+        """Wait for words of it."""
+        found = eventually(lambda: re.search(pattern, self.said) or self.process.poll() is not None, pattern, within=60)
+        assert isinstance(found, re.Match), f"it ended without {pattern!r}:\n{self.said}"
+        return found
+
+    def until_it_counts(self, least: int) -> None:
+        """Wait until its counter has come so far."""
+        port = self.until_it_says(r"broker +redis://127.0.0.1:(\d+)/0").group(1)
+        with Redis(port=int(port), db=2) as store:
+            eventually(lambda: int(store.hget("store:hits", "value") or 0) >= least, "the counter", within=60)
+
+    def end(self) -> int:
+        """Its exit status, when it has ended."""
+        return self.process.wait(90)
+
+    def kill(self) -> None:
+        """Be rid of it."""
+        self.process.kill()
+        self.process.wait()
+
+    def left_running(self) -> list[str]:
+        """The processes that still live somewhere below its directories."""
+        found = []
+        for place in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if (place / "cwd").readlink().is_relative_to(self.directory):
+                    found.append((place / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        return found
+
+    def left_files(self) -> list[str]:
+        """The files and directories that it left, but for its log."""
+        found = [*self.work.iterdir(), *self.temporary.iterdir()]
+        return [str(path) for path in found if path != self.work / "logger.log"]
+
+    def until_nothing_is_left(self) -> None:
+        """Wait until all that it started and wrote is gone; when it was killed, it could not wait for that itself."""
+        eventually(lambda: not self.left_running(), f"the end of {self.left_running()}")
+        eventually(lambda: not self.left_files(), f"the removal of {self.left_files()}")
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Iterator[Callable[..., Demo]]:
+    """Start a demo with these options; when it has ended, nothing of it may be there but its log."""
+    started: list[Demo] = []
+
+    def start(*arguments: str, **settings: str) -> Demo:
+        started.append(Demo(tmp_path, *arguments, **settings))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.kill()
+        each.until_nothing_is_left()
+
+
+def ports_in_a_row() -> int:
+    """The first of as many free ports as broker and nodes need, below those that the system gives to connections."""
+    return eventually(
+        lambda: next(
+            (
+                first
+                for first in random.sample(range(20_000, 32_000, NODES + 1), 20)
+                if all(is_free(first + place) for place in range(NODES + 1))
+            ),
+            0,
+        ),
+        "free ports in a row",
+    )
+
+
+def test_it_loses_updates_without_the_lock_and_none_with_it(demo: Callable[..., Demo]) -> None:
+    run = demo("--tasks", str(TASKS))
+    assert run.end() == 0, run.said
+    lines = run.said.splitlines()
+    assert lines[-1] == f"OK counter={TASKS} expected={TASKS} lost=0 doubled=0"
+    lost = re.search(r"100 enqueued, counter (\d+): (\d+) updates lost", run.said)
+    assert lost is not None
+    assert int(lost[1]) + int(lost[2]) == 100
+    assert int(lost[2]) > 10
+    figures = dict(re.findall(r"(?m)^   (\S.*?)  +(\d+)(?: ms)?$", run.said))
+    one, two = (int(figures[f"elections won in {rounds}"]) for rounds in ("one round", "two rounds"))
+    assert one + two == TASKS
+    assert int(figures["wait for the lock, median"]) <= int(figures["wait for the lock, p99"])
+    assert run.left_files() == []
+    assert run.left_running() == []
+
+
+def test_two_lock_nodes_may_be_killed_in_the_middle(demo: Callable[..., Demo]) -> None:
+    run = demo("--tasks", str(TASKS))
+    pids = run.until_it_says(r"kill -9 two of ([\d ]+)")[1].split()
+    run.until_it_counts(TASKS // 4)
+    for pid in random.sample(pids, 2):
+        os.kill(int(pid), signal.SIGKILL)
+    assert f"{TASKS} of {TASKS} done" not in run.said, "they were killed too late to show anything"
+    assert run.end() == 0, run.said
+    assert run.said.splitlines()[-1] == f"OK counter={TASKS} expected={TASKS} lost=0 doubled=0"
+
+
+@on_linux
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_a_signal_ends_it_and_all_that_it_started(demo: Callable[..., Demo], number: int, status: int) -> None:
+    run = demo("--tasks", "100000")
+    run.until_it_counts(10)
+    assert len(run.left_running()) > NODES
+    run.process.send_signal(number)
+    assert run.end() == status, run.said
+    assert "Traceback" not in run.said
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_up_takes_tasks_from_any_shell_until_a_signal_stops_it(demo: Callable[..., Demo], number: int) -> None:
+    up = demo("--up", "--ports", str(ports_in_a_row()), "--flower-port", str(free_port()))
+    up.until_it_says("Ctrl-C stops everything")
+    there, settings, first, *_ = up.said.partition("From any shell:\n")[2].splitlines()
+    bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    for value in ("1", "2"):
+        shell = subprocess.run(
+            ["sh", "-ec", f"{there}\n{settings}\n{first}"],
+            env=bare,
+            cwd="/",
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert shell.stdout.startswith(f"{{'value': {value}, 'fence': "), shell.stderr
+    up.process.send_signal(number)
+    assert up.end() == 0, up.said
+    assert up.said.rstrip().endswith("Ctrl-C stops everything.")
+
+
+@pytest.mark.parametrize("place", [0, 3, NODES + 1], ids=["broker", "node", "flower"])
+def test_a_port_that_is_taken_is_one_line_and_nothing_is_started(demo: Callable[..., Demo], place: int) -> None:
+    first = ports_in_a_row()
+    ports = [*range(first, first + NODES + 1), free_port()]
+    with socket.create_server(("127.0.0.1", ports[place])):
+        up = demo("--up", "--ports", str(first), "--flower-port", str(ports[-1]))
+        assert up.end() == 1
+    assert up.said.splitlines()[1:] == [
+        f"demo: port {ports[place]} is taken; stop what listens there, or choose another"
+    ]
+
+
+@on_linux
+def test_a_worker_that_dies_is_one_line(demo: Callable[..., Demo]) -> None:
+    run = demo("--tasks", "100000")
+    run.until_it_counts(10)
+    worker = next(pid for pid in children(run.process.pid) if b"worker2@" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    os.kill(worker, signal.SIGKILL)
+    assert run.end() == 1
+    assert run.said.splitlines()[-1] == "demo: worker2 was killed by signal 9"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("--tasks", "0"), "argument --tasks: '0' is not a whole number from 1 on"),
+        (("--children", "two"), "argument --children: 'two' is not a whole number from 1 on"),
+        (("--think", "-1"), "argument --think: '-1' is not a number of seconds from 0 to 10"),
+        (("--ports", "65535"), "argument --ports: '65535' is not a port from 1 to 65530"),
+        (("--bogus",), "unrecognized arguments: --bogus"),
+    ],
+)
+def test_an_option_that_is_no_good_is_refused_in_a_line(
+    arguments: tuple[str, ...], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.splitlines()[1:] == [f"python -m workers.demo: error: {complaint}"]
+
+
+def test_a_setting_that_is_no_good_is_one_line(demo: Callable[..., Demo]) -> None:
+    run = demo(COUNTER_TIME_LIMIT="soon")
+    assert run.end() == 1
+    assert run.said == "demo: COUNTER_TIME_LIMIT is 'soon'; it must be a number, such as 30\n"
+
+
+def a_report(**changes: Any) -> Report:  # noqa: ANN401 - whatever a report has
+    """Three increments that went well, but for what is changed."""
+    figures: dict[str, Any] = {
+        "enqueued": 3,
+        "counter": 3,
+        "operations": 3,
+        "values": [1, 2, 3],
+        "fences": [7, 8, 9],
+        "waits_ms": [5, 1, 9],
+        "failed": [],
+        "seconds": 0.5,
+        "rounds": {1: 3},
+    }
+    return Report(**figures | changes)
+
+
+def test_a_run_in_which_nothing_happened_is_ok() -> None:
+    assert a_report().verdict == "OK counter=3 expected=3 lost=0 doubled=0"
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict"),
+    [
+        ({"counter": 2, "values": [1, 2, 2]}, "FAILED counter=2 expected=3 lost=1 doubled=0 "),
+        ({"counter": 4, "values": [1, 2, 4]}, "FAILED counter=4 expected=3 lost=0 doubled=1 "),
+        ({"values": [1, 3, 3]}, "FAILED counter=3 expected=3 lost=1 doubled=1 "),
+        ({"operations": 2}, "FAILED counter=3 expected=3 lost=0 doubled=0 (the store knows 2 operations)"),
+        ({"fences": [7, 7, 9]}, "FAILED counter=3 expected=3 lost=0 doubled=0 (1 fencing tokens were given twice)"),
+        ({"values": [1, 2], "failed": ["boom"]}, "FAILED counter=3 expected=3 lost=1 doubled=1 "),
+    ],
+)
+def test_whatever_went_wrong_makes_it_failed(changes: dict[str, Any], verdict: str) -> None:
+    assert a_report(**changes).verdict.startswith(verdict)
+
+
+def test_rounds_are_counted_for_the_tasks_of_this_run_in_all_parts_of_the_log(tmp_path: Path) -> None:
+    ours, theirs = (f"0000000{number}-1111-2222-3333-444444444444" for number in (1, 2))
+    line = (
+        "2026-11-24 09:00:00,000 INFO w[1] redlock: {} resource=counter:hits holder='{}@w@h since x (0)' fence=1 {}\n"
+    )
+    (tmp_path / "logger.log").write_text(
+        line.format("acquired", ours, "rounds=1 waited_ms=3 votes=GGGGG")
+        + line.format("acquired", theirs, "rounds=1 waited_ms=3 votes=GGGGG")
+        + line.format("released", ours, "")
+    )
+    (tmp_path / "logger.log.1").write_text(line.format("acquired", ours, "rounds=2 waited_ms=3 votes=GGGGG"))
+    assert rounds(str(tmp_path / "logger.log"), {ours}) == {1: 1, 2: 1}
+
+
+def test_a_percentile_is_one_of_the_values() -> None:
+    assert [percentile(range(1, 101), percent) for percent in (50, 99, 100)] == [50, 99, 100]
+    assert percentile([5], 99) == 5
+    assert percentile([], 99) == 0

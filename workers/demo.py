@@ -1,0 +1,258 @@
+"""The demo: `python -m workers.demo` shows what is lost without the lock, and that nothing is with it.
+
+With `--up` it starts the same cluster on the ports of the default settings and leaves it to the reader.
+
+Rules: everything runs on this machine and is gone afterwards, but for the log; the exit status is 0 only if the
+counter is right; an error is one line on stderr and status 1, never a traceback; tasks are named as text, for
+imports point down.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import shlex
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from celery.result import denied_join_result
+from kombu.exceptions import OperationalError
+from redis import Redis
+from redis.exceptions import RedisError
+
+from redlock import QuorumUnavailable, RedlockError
+from workers import logs
+from workers.cluster import FIRST_PORT, FLOWER_PORT, NODES, ROOT, ClusterError, Plan, free_ports, is_free, running
+from workers.report import Run, Screen
+from workers.settings import from_environment
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from redlock import Redlock
+    from workers.cluster import Running
+
+_LOCKED, _UNLOCKED = "hits", "unlocked"
+_UNLOCKED_TASKS = 100
+_THINK = 0.005
+_LOOK_SECONDS = 0.1
+_TO_COPY = (
+    "from tasks import increment; print(increment.delay().get(timeout=10))",
+    "from tasks import increment; [increment.delay() for _ in range(1000)]",
+    "from tasks.counter import store; print(store().peek('hits'))",
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the demo, or the cluster, and return the exit status."""
+    options = _parser().parse_args(arguments)
+    # Celery would let these override what the cluster's own settings say.
+    for name in [name for name in os.environ if name.startswith("CELERY_")]:
+        del os.environ[name]
+    screen, stop = Screen(), Stop()
+    try:
+        stop.listen()
+        # Before anything is started: every worker would end for this, each with a traceback.
+        log_file = Path(from_environment()[0].log_file).absolute()
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        log_file.open("a").close()
+        with running(_plan(options, screen), stop.check) as cluster:
+            return _up(cluster, screen) if options.up else _demo(cluster, options.tasks, screen)
+    except (ClusterError, RedlockError, OSError) as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
+    except (RedisError, OperationalError) as error:
+        print(f"demo: the broker does not answer: {error}", file=sys.stderr)
+        return 1
+    except Stopped:
+        # Stopping it is how a cluster that was left to the reader is meant to end.
+        return 0 if options.up else 128 + stop.number
+
+
+class Stopped(Exception):
+    """A signal has asked us to stop."""
+
+
+class Stop:
+    """Notes the signals that ask us to stop.
+
+    It is asked for them where it suits: an exception out of a signal could strike where something is half started,
+    or in the middle of the stopping, or end in a finalizer and have no effect.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        """The first signal that has asked; 0 as long as none has."""
+
+    def listen(self) -> None:
+        """From now on, note these signals instead of dying from them."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # nohup means it
+                signal.signal(number, self._note)
+
+    def _note(self, number: int, _frame: object) -> None:
+        self.number = self.number or number
+
+    def check(self) -> None:
+        """Raise if one has asked.
+
+        Raises:
+            Stopped: One has.
+        """
+        if self.number:
+            raise Stopped
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m workers.demo",
+        usage="%(prog)s [--up] [options]",
+        description="Increment a counter from many processes at once, without the lock and with it.",
+    )
+    parser.add_argument("--up", action="store_true", help="start the cluster, leave it running, send nothing")
+    parser.add_argument("--tasks", type=_count, default=1000, metavar="N", help="increments with the lock (1000)")
+    parser.add_argument("--workers", type=_count, default=2, metavar="N", help="Celery workers (2)")
+    parser.add_argument("--children", type=_count, default=4, metavar="N", help="processes in each worker (4)")
+    parser.add_argument("--think", type=_seconds, metavar="SECONDS", help="time between read and write (0.005)")
+    parser.add_argument(
+        "--ports",
+        type=_first_port,
+        metavar="FIRST",
+        help=f"the broker's port; the five nodes have the next ones (free ones; with --up {FIRST_PORT})",
+    )
+    parser.add_argument(
+        "--flower-port", type=_port, metavar="PORT", help=f"Flower's port ({FLOWER_PORT}; or a free one without --up)"
+    )
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= 10:  # noqa: PLR2004 - beyond that the demo shows nothing but waiting
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0 to 10")
+    return seconds
+
+
+def _port(text: str, after: int = 0) -> int:
+    last = 65_535 - after
+    if not text.isdecimal() or not 1 <= int(text) <= last:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 1 to {last}")
+    return int(text)
+
+
+def _first_port(text: str) -> int:
+    return _port(text, NODES)
+
+
+def _plan(options: argparse.Namespace, screen: Screen) -> Plan:
+    first, flower = options.ports, options.flower_port
+    if options.up:
+        first, flower = first or FIRST_PORT, flower or FLOWER_PORT
+    spare = free_ports(NODES + 2)
+    think = options.think
+    if think is None and "COUNTER_THINK" not in os.environ:
+        think = _THINK
+    screen.say(
+        f"starting {NODES} lock nodes, a broker, {options.workers} workers with {options.children} processes each, "
+        "and Flower"
+    )
+    return Plan(
+        workers=options.workers,
+        children=options.children,
+        think=think,
+        ports=tuple(range(first, first + NODES + 1)) if first else spare[:-1],
+        flower_port=flower or (FLOWER_PORT if is_free(FLOWER_PORT) else spare[-1]),
+    )
+
+
+def _introduce(cluster: Running, screen: Screen) -> None:
+    pids = " ".join(str(server.pid) for server in cluster.nodes.servers)
+    screen.rows(
+        [
+            ("Flower", cluster.flower),
+            ("broker", cluster.settings["COUNTER_BROKER_URL"]),
+            ("lock nodes", " ".join(url.rpartition("/")[2] for url in cluster.nodes.urls)),
+            ("", f"any two may die: kill -9 two of {pids}"),
+            ("log", from_environment()[0].log_file),
+        ]
+    )
+
+
+def _up(cluster: Running, screen: Screen) -> int:
+    _introduce(cluster, screen)
+    screen.say("\nFrom any shell:")
+    screen.say(f"    cd {shlex.quote(str(ROOT))}")
+    if cluster.broker.port != FIRST_PORT:
+        needed = {name: value for name, value in cluster.settings.items() if name != "COUNTER_THINK"}
+        screen.say(f"    export {' '.join(f'{name}={value}' for name, value in needed.items())}")
+    python = Path(sys.executable)
+    python = python.relative_to(ROOT) if python.is_relative_to(ROOT) else python
+    for code in _TO_COPY:
+        screen.say(f'    {shlex.quote(str(python))} -c "{code}"')
+    screen.say("\nCtrl-C stops everything.")
+    while True:
+        cluster.check()
+        time.sleep(_LOOK_SECONDS)
+
+
+def _demo(cluster: Running, count: int, screen: Screen) -> int:
+    _introduce(cluster, screen)
+    os.environ.update(cluster.settings)
+    settings, lock_settings = from_environment()
+    logs.configure(settings.log_file, int(settings.log_bytes), console=False)
+    tasks = importlib.import_module("tasks")
+    increment, unlocked = tasks.increment, tasks.increment_unlocked
+    try:
+        with (
+            lock_settings.client() as client,
+            Redis.from_url(settings.store_url, decode_responses=True) as redis,
+            # Results are looked up many at a time; each would be subscribed to otherwise.
+            denied_join_result(),
+        ):
+            run = Run(cluster, redis, increment.app.backend)
+            screen.say(f"\n1. Without the lock: read the counter, think {settings.think * 1000:g} ms, write it")
+            with screen.bar(_UNLOCKED_TASKS) as show:
+                run.send(_UNLOCKED_TASKS, lambda: unlocked.delay(name=_UNLOCKED).id, lambda done: show(done, ""))
+            value = run.counter(_UNLOCKED)
+            screen.say(f"   {_UNLOCKED_TASKS} enqueued, counter {value}: {_UNLOCKED_TASKS - value} updates lost")
+
+            screen.say(f"\n2. With the lock: the same body, {count} times increment.delay()")
+            with screen.bar(count) as show:
+                run.send(count, lambda: increment.delay().id, lambda done: show(done, _holder(client)))
+            report = run.report(_LOCKED, settings.log_file)
+    finally:
+        logging.shutdown()
+        logging.disable()
+    screen.rows(report.rows())
+    screen.say(report.verdict)
+    return 1 if report.faults else 0
+
+
+def _holder(client: Redlock) -> str:
+    """Who holds the counter's lock at this moment, in few words."""
+    try:
+        holding = client.holder(f"counter:{_LOCKED}")
+    except QuorumUnavailable:
+        return "no quorum of nodes"
+    if holding is None:
+        return "held by nobody"
+    task, _, worker = holding.holder.partition("@")
+    return f"held by {task[:8]}@{worker.partition('@')[0]}, {holding.nodes}/{NODES} nodes"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,274 @@
+"""A run of increments, what it did to the counter, and how the reader gets to see it.
+
+Rules of this file:
+1. Every figure is measured, none is inferred from the fact that nothing failed.
+2. Every operation writes one value. Operations that wrote a value which another one wrote too have overwritten each
+   other: those are *lost*. Values up to the counter's that no operation reports were written all the same: those are
+   *applied twice*. So `counter = enqueued - lost + doubled`.
+3. It is right only if three witnesses agree: the counter, the operation ids in the store, and the fencing tokens.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import itertools
+import math
+import re
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from celery.states import READY_STATES, SUCCESS
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from redlock.store import FencedStore
+from workers.cluster import ClusterError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+
+    from redis import Redis
+
+    from workers.cluster import Running
+
+_CHUNK, _LOOKED_UP = 50, 1000
+"""How many increments are sent, and how many results are looked up, between two looks at the screen."""
+_LOOK_SECONDS = 0.1
+_PATIENCE_SECONDS = 150.0
+"""A task of a killed process is back when its lock has run out; one of a vanished worker only after two minutes."""
+_ACQUIRED = re.compile(r" acquired resource=counter:\S+ holder='?(?P<task>[0-9a-f-]{36})@.* rounds=(?P<rounds>\d+) ")
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """A run, and whether it was right.
+
+    Attributes:
+        enqueued: How many increments were sent.
+        counter: The counter afterwards.
+        operations: How many operation ids the store remembers as applied to this counter.
+        values: What each increment that succeeded says that it wrote.
+        fences: The fencing token that each of them wrote under.
+        waits_ms: How long each of them waited for the lock.
+        failed: Why increments failed, those that did.
+        seconds: From the first one sent to the last one done.
+        rounds: How many elections were won in one round, in two, ...
+    """
+
+    enqueued: int
+    counter: int
+    operations: int
+    values: Sequence[int]
+    fences: Sequence[int]
+    waits_ms: Sequence[int]
+    failed: Sequence[str]
+    seconds: float
+    rounds: Mapping[int, int]
+
+    @property
+    def lost(self) -> int:
+        """Increments whose effect is not in the counter."""
+        return self.enqueued - len(set(self.values))
+
+    @property
+    def doubled(self) -> int:
+        """Increments whose effect is in the counter once too often."""
+        return self.counter - len(set(self.values))
+
+    @property
+    def faults(self) -> list[str]:
+        """What is wrong, in words; empty if the run was right."""
+        repeated = len(self.fences) - len(set(self.fences))
+        checks = {
+            f"counter is {self.counter}": self.counter != self.enqueued,
+            f"lost={self.lost}": self.lost != 0,
+            f"doubled={self.doubled}": self.doubled != 0,
+            f"the store knows {self.operations} operations": self.operations != self.enqueued,
+            f"{repeated} fencing tokens were given twice": repeated != 0,
+            f"{len(self.failed)} tasks failed, the first with {self.failed[:1]}": bool(self.failed),
+        }
+        return [words for words, is_wrong in checks.items() if is_wrong]
+
+    @property
+    def verdict(self) -> str:
+        """The last line: OK or FAILED, and the figures that decide it."""
+        figures = f"counter={self.counter} expected={self.enqueued} lost={self.lost} doubled={self.doubled}"
+        return f"FAILED {figures} ({'; '.join(self.faults)})" if self.faults else f"OK {figures}"
+
+    def rows(self) -> list[tuple[str, str]]:
+        """The figures, each with its name."""
+        return [
+            ("enqueued", f"{self.enqueued}"),
+            ("counter", f"{self.counter}"),
+            ("lost", f"{self.lost}"),
+            ("applied twice", f"{self.doubled}"),
+            ("operation ids in the store", f"{self.operations}"),
+            ("different fencing tokens", f"{len(set(self.fences))}"),
+            ("tasks per second", f"{self.enqueued / self.seconds:.0f}"),
+            ("wait for the lock, median", f"{percentile(self.waits_ms, 50)} ms"),
+            ("wait for the lock, p99", f"{percentile(self.waits_ms, 99)} ms"),
+            ("elections won in one round", f"{self.rounds.get(1, 0)}"),
+            ("elections won in two rounds", f"{self.rounds.get(2, 0)}"),
+        ]
+
+
+class Run:
+    """Increments that were sent together: sent, watched until the last one is done, and reported on.
+
+    Args:
+        cluster: Where they are carried out.
+        redis: The Redis that owns the counters; it decodes its replies.
+        backend: Celery's result backend.
+    """
+
+    def __init__(self, cluster: Running, redis: Redis, backend: Any) -> None:  # noqa: ANN401 - Celery has no types
+        self._cluster = cluster
+        self._redis = redis
+        self._store = FencedStore(redis)
+        self._backend = backend
+        self._results: dict[str, Mapping[str, Any]] = {}
+        self._seconds = 0.0
+
+    def send(self, count: int, enqueue: Callable[[], str], show: Callable[[int], None]) -> None:
+        """Enqueue so many, and come back when all of them are done.
+
+        Args:
+            count: How many.
+            enqueue: Enqueues one and returns its task id.
+            show: Called again and again with how many are done.
+
+        Raises:
+            ClusterError: A worker has ended by itself, or nothing is done any more.
+        """
+        waiting: dict[str, None] = {}
+        self._results = {}
+        began = moved = time.monotonic()
+        while len(self._results) < count:
+            self._cluster.check()
+            for _ in range(min(_CHUNK, count - len(self._results) - len(waiting))):
+                waiting[enqueue()] = None
+            done = self._done(list(itertools.islice(waiting, _LOOKED_UP)))
+            for task_id in done:
+                del waiting[task_id]
+            self._results |= done
+            moved = time.monotonic() if done else moved
+            if time.monotonic() - moved > _PATIENCE_SECONDS:
+                raise ClusterError(f"no task has ended for {_PATIENCE_SECONDS:g} s; {len(waiting)} are not done")
+            show(len(self._results))
+            if len(self._results) + len(waiting) == count and waiting:
+                time.sleep(_LOOK_SECONDS)
+        self._seconds = moved - began
+
+    def _done(self, task_ids: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+        found = self._backend.mget([self._backend.get_key_for_task(task_id) for task_id in task_ids])
+        metas = {
+            task_id: self._backend.decode_result(payload)
+            for task_id, payload in zip(task_ids, found, strict=True)
+            if payload is not None
+        }
+        return {task_id: meta for task_id, meta in metas.items() if meta["status"] in READY_STATES}
+
+    def counter(self, name: str) -> int:
+        """The value of a counter."""
+        return int(self._store.peek(name) or 0)
+
+    def report(self, name: str, log_file: str) -> Report:
+        """What became of the locked increments that were sent last.
+
+        Args:
+            name: Their counter.
+            log_file: Where the workers log.
+        """
+        applied = {key.rpartition(":")[2] for key in self._redis.scan_iter(f"store:{name}:done:*", count=1000)}
+        returned = [meta["result"] for meta in self._results.values() if meta["status"] == SUCCESS]
+        return Report(
+            enqueued=len(self._results),
+            counter=self.counter(name),
+            operations=len(applied),
+            values=[each["value"] for each in returned],
+            fences=[each["fence"] for each in returned],
+            waits_ms=[each["waited_ms"] for each in returned],
+            failed=[repr(meta["result"]) for meta in self._results.values() if meta["status"] != SUCCESS],
+            seconds=self._seconds,
+            rounds=rounds(log_file, self._results),
+        )
+
+
+def rounds(log_file: str, task_ids: Collection[str]) -> dict[int, int]:
+    """How many elections these tasks won in one round, in two, ...: counted in the log, whoever else logs there."""
+    path = Path(log_file).absolute()
+    count: collections.Counter[int] = collections.Counter()
+    for part in path.parent.glob(f"{path.name}*"):
+        with part.open(encoding="utf-8", errors="replace") as lines:
+            count.update(_rounds(lines, task_ids))
+    return dict(count)
+
+
+def _rounds(lines: Iterable[str], task_ids: Collection[str]) -> Iterable[int]:
+    for line in lines:
+        found = _ACQUIRED.search(line)
+        if found is not None and found["task"] in task_ids:
+            yield int(found["rounds"])
+
+
+def percentile(values: Iterable[int], percent: int) -> int:
+    """The smallest of these values that is not exceeded by so many percent of them; 0 of none."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)] if ordered else 0
+
+
+class Screen:
+    """What the reader sees: a bar that moves on a terminal, a line per quarter of the way elsewhere."""
+
+    def __init__(self) -> None:
+        self._console = Console(highlight=False)
+
+    def say(self, text: str) -> None:
+        """A line, as it is."""
+        self._console.print(text, markup=False, soft_wrap=True)
+
+    def rows(self, rows: Sequence[tuple[str, str]]) -> None:
+        """Names and what they stand for, in two columns."""
+        width = max(len(name) for name, _ in rows)
+        if not self._console.is_interactive:
+            for name, value in rows:
+                self.say(f"   {name:<{width}}  {value}")
+            return
+        table = Table(show_header=False, box=box.ROUNDED)
+        for name, value in rows:
+            table.add_row(Text(name), Text(value, overflow="fold"))
+        self._console.print(table)
+
+    @contextlib.contextmanager
+    def bar(self, total: int) -> Iterator[Callable[[int, str], None]]:
+        """A way to show how much is done, and a remark beside it."""
+        if not self._console.is_interactive:
+            yield self._lines(total)
+            return
+        columns = (
+            TextColumn(" "),
+            BarColumn(20),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.description}", markup=False),
+        )
+        with Progress(*columns, console=self._console) as progress:
+            task = progress.add_task("", total=total)
+            yield lambda done, remark: progress.update(task, completed=done, description=remark)
+
+    def _lines(self, total: int) -> Callable[[int, str], None]:
+        shown = 0
+
+        def show(done: int, remark: str) -> None:
+            nonlocal shown
+            if done * 4 // total > shown:
+                shown = done * 4 // total
+                self.say(f"   {done} of {total} done{remark and ', '}{remark}")
+
+        return show
