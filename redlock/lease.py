@@ -26,12 +26,13 @@ from redlock.errors import LockLost, NotHeld, QuorumUnavailable
 from redlock.model import Grant, Refusal
 from redlock.model import deadline_ms as deadline_of
 from redlock.protocol import Outcome
-from redlock.waiting import pause_ms, renewal_ms, retry_ms
+from redlock.waiting import pause_ms, renewal_ms, retry_ms, sleep_ms
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from redlock.client import Redlock
+    from redlock.nodes import Node
     from redlock.sync import Links
 
 _RELEASE_SECONDS = 0.08
@@ -140,31 +141,51 @@ class Lease:
             return
         started_ms = voted_ms = now_ms()
         losses, nodes = 0, self._client.driver.nodes
-        while True:
-            result = self._attempt(started_ms)
-            if isinstance(result, Grant):
-                return
-            verdict.refuse_disagreement(nodes, self._client.driver.codec.terms, result)
-            losses += 1
-            if result.no_quorum and losses == 1:
-                # The first attempt finds out which connections had gone stale; the second one dials.
-                continue
-            if result.election.heard >= result.election.quorum:
-                voted_ms = now_ms()
-            pause = pause_ms(result, losses, random.random())  # noqa: S311 - jitter, not a secret
-            limit = patience_ms
-            if limit is None and result.no_quorum:
-                limit = voted_ms - started_ms + self.ttl_ms
-            if limit is not None and now_ms() - started_ms + pause > limit:
-                error = verdict.error(nodes, self.resource, result)
-                self._client.log.refused(self._who, result.election, error)
-                raise error
-            self._client.log.retry(self.resource, self._who, result, losses, pause)
-            time.sleep(pause / 1000)
+        woken: Node | None = None
+        try:
+            while True:
+                result = self._attempt(started_ms, woken=woken is not None)
+                if isinstance(result, Grant):
+                    woken = None
+                    return
+                verdict.refuse_disagreement(nodes, self._client.driver.codec.terms, result)
+                losses += 1
+                if result.no_quorum and losses == 1:
+                    # The first attempt finds out which connections had gone stale; the second one dials.
+                    continue
+                if result.election.heard >= result.election.quorum:
+                    voted_ms = now_ms()
+                limit = patience_ms
+                if limit is None and result.no_quorum:
+                    limit = voted_ms - started_ms + self.ttl_ms
+                left_ms = None if limit is None else limit - (now_ms() - started_ms)
+                woken = self._pause(result, losses, left_ms)
+        finally:
+            if woken is not None:
+                self._client.waiters.pass_on(self.names, woken, self.ttl_ms)
 
-    def _attempt(self, started_ms: int) -> Grant | Refusal:
+    def _pause(self, refusal: Refusal, losses: int, left_ms: int | None) -> Node | None:
+        """Sleep until it is worth while to try again; gives the node that a wake-up came from.
+
+        Raises:
+            LockContended, QuorumUnavailable: There is no time left.
+        """
+        chance = random.random()  # noqa: S311 - jitter, not a secret
+        sleep = sleep_ms(refusal, chance)
+        pause = pause_ms(refusal, losses, chance) if sleep is None else sleep
+        if left_ms is not None and (left_ms <= 0 or (sleep is None and pause > left_ms)):
+            error = verdict.error(self._client.driver.nodes, self.resource, refusal)
+            self._client.log.refused(self._who, refusal.election, error)
+            raise error
+        self._client.log.retry(self.resource, self._who, refusal, losses, pause)
+        if sleep is not None:
+            return self._client.waiters.wait(self.names, sleep if left_ms is None else min(sleep, left_ms))
+        time.sleep(pause / 1000)
+        return None
+
+    def _attempt(self, started_ms: int, *, woken: bool) -> Grant | Refusal:
         token = f"{secrets.token_hex(16)}:{self._who}"
-        attempt = Acquire(self.names, token, self.ttl_ms, self._client.proposal(wall_us()))
+        attempt = Acquire(self.names, token, self.ttl_ms, self._client.proposal(wall_us()), woken)
         with self._client.driver.links() as links:
             try:
                 result = links.run(protocol.acquire(attempt))
@@ -176,7 +197,7 @@ class Lease:
                 self._grant = None
                 held.remove(self)
                 with contextlib.suppress(Exception):
-                    links.run(protocol.cancel(attempt))
+                    links.run(protocol.cancel(attempt, attempt.ttl_ms))
                 raise
         return result
 
