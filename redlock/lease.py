@@ -16,7 +16,6 @@ import os
 import random
 import secrets
 import threading
-import time
 from typing import TYPE_CHECKING
 
 from redlock import held, protocol, verdict
@@ -26,13 +25,13 @@ from redlock.errors import LockLost, NotHeld, QuorumUnavailable
 from redlock.model import Grant, Refusal
 from redlock.model import deadline_ms as deadline_of
 from redlock.protocol import Outcome
-from redlock.waiting import pause_ms, renewal_ms, retry_ms, sleep_ms
+from redlock.waiters import Nap
+from redlock.waiting import renewal_ms, retry_ms
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from redlock.client import Redlock
-    from redlock.nodes import Node
     from redlock.sync import Links
 
 _RELEASE_SECONDS = 0.08
@@ -131,22 +130,20 @@ class Lease:
 
         Raises:
             LockContended: Somebody else had it for all that time.
-            QuorumUnavailable: At the end of that time too few nodes voted; where the patience is endless, after
-                one TTL in which too few could be heard at all.
-            ConfigurationError: Two of the nodes are the same server, or other clients work on a node under
-                other terms.
+            QuorumUnavailable: At the end of that time too few nodes voted; where it is endless, after one TTL
+                in which too few could be heard at all.
+            ConfigurationError: Two nodes are the same server, or other clients work there under other terms.
         """
         if self.held:
             self._depth += 1
             return
         started_ms = voted_ms = now_ms()
         losses, nodes = 0, self._client.driver.nodes
-        woken: Node | None = None
+        nap = Nap(self._client.waiters, self.names)
         try:
             while True:
-                result = self._attempt(started_ms, woken=woken is not None)
+                result = self._attempt(started_ms, woken=nap.woken)
                 if isinstance(result, Grant):
-                    woken = None
                     return
                 verdict.refuse_disagreement(nodes, self._client.driver.codec.terms, result)
                 losses += 1
@@ -159,29 +156,15 @@ class Lease:
                 if limit is None and result.no_quorum:
                     limit = voted_ms - started_ms + self.ttl_ms
                 left_ms = None if limit is None else limit - (now_ms() - started_ms)
-                woken = self._pause(result, losses, left_ms)
+                pause, wakes = nap.length_ms(result, losses, random.random())  # noqa: S311 - jitter, not a secret
+                if left_ms is not None and (left_ms <= 0 or (pause > left_ms and not wakes)):
+                    error = verdict.error(nodes, self.resource, result)
+                    self._client.log.refused(self._who, result.election, error)
+                    raise error
+                self._client.log.retry(self.resource, self._who, result, losses, pause)
+                nap.take(pause if left_ms is None else min(pause, left_ms), wakes=wakes)
         finally:
-            if woken is not None:
-                self._client.waiters.pass_on(self.names, woken, self.ttl_ms)
-
-    def _pause(self, refusal: Refusal, losses: int, left_ms: int | None) -> Node | None:
-        """Sleep until it is worth while to try again; gives the node that a wake-up came from.
-
-        Raises:
-            LockContended, QuorumUnavailable: There is no time left.
-        """
-        chance = random.random()  # noqa: S311 - jitter, not a secret
-        sleep = sleep_ms(refusal, chance)
-        pause = pause_ms(refusal, losses, chance) if sleep is None else sleep
-        if left_ms is not None and (left_ms <= 0 or (sleep is None and pause > left_ms)):
-            error = verdict.error(self._client.driver.nodes, self.resource, refusal)
-            self._client.log.refused(self._who, refusal.election, error)
-            raise error
-        self._client.log.retry(self.resource, self._who, refusal, losses, pause)
-        if sleep is not None:
-            return self._client.waiters.wait(self.names, sleep if left_ms is None else min(sleep, left_ms))
-        time.sleep(pause / 1000)
-        return None
+            nap.end(won=self.held, wake_ms=self.ttl_ms)
 
     def _attempt(self, started_ms: int, *, woken: bool) -> Grant | Refusal:
         token = f"{secrets.token_hex(16)}:{self._who}"

@@ -36,7 +36,7 @@ class Vote(NamedTuple):
     Attributes:
         kind: GRANTED, DENIED or SILENT.
         fence: With GRANTED, the node's fence; with DENIED the largest fence that it told, 0 if none.
-        holder: With DENIED, the owner token in the key; "" if the key is absent, or reserved for whom a wake-up reaches.
+        holder: With DENIED, the owner token in the key; "" if the key is absent, or reserved for somebody woken.
         remaining_ms: With DENIED, how long the key will stand, None if for ever or unknown; with SILENT, how
             long the node will abstain, None if it said nothing.
         reason: With SILENT, why there is no vote.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from redlock.model import Refusal
 
-_SPLIT_MS = 8
+_SPLIT_FIRST_MS, _SPLIT_LAST_MS = 8, 128
 _NO_QUORUM_FIRST_MS, _NO_QUORUM_LAST_MS = 25, 400
 _LONGEST_SLEEP_MS = 1_000
 """A wake-up can be lost with the node or the waiter that had it; nobody sleeps longer than this after that."""
@@ -29,7 +29,8 @@ def pause_ms(refusal: Refusal, attempts: int, chance: float) -> int:
     if refusal.no_quorum:
         most = min(_NO_QUORUM_FIRST_MS << min(attempts, 10), _NO_QUORUM_LAST_MS)
         return most // 2 + int(chance * most // 2) + 1
-    return int(chance * _SPLIT_MS) + 1
+    # Short at first, for rivals that are just now cancelling; longer where keys of a dead one stand in the way.
+    return int(chance * min(_SPLIT_FIRST_MS << min(attempts - 1, 10), _SPLIT_LAST_MS)) + 1
 
 
 def sleep_ms(refusal: Refusal, chance: float) -> int | None:
@@ -38,7 +39,12 @@ def sleep_ms(refusal: Refusal, chance: float) -> int | None:
         return None
     free_in_ms = refusal.election.free_in_ms
     longest = _LONGEST_SLEEP_MS + int(chance * _LONGEST_SLEEP_MS / 4)
-    return longest if free_in_ms is None else min(free_in_ms + 1 + int(chance * _SPLIT_MS), longest)
+    return longest if free_in_ms is None else min(free_in_ms + 1 + int(chance * _SPLIT_FIRST_MS), longest)
+
+
+def early_ms(tries: int, chance: float) -> int:
+    """The pause of somebody who was woken before the release had reached a quorum; `tries` counts from 1."""
+    return min(1 << (tries - 1), 8) + int(chance * 2)
 
 
 def renewal_ms(ttl_ms: int) -> int:
