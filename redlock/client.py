@@ -22,6 +22,7 @@ from redlock.lock import Lock
 from redlock.model import shown
 from redlock.nodes import DEFAULT_NODES, Node
 from redlock.renewal import Renewal
+from redlock.waiters import Waiters
 from redlock.wire import Codec
 
 if TYPE_CHECKING:
@@ -86,7 +87,9 @@ class Redlock:
         if warning is not None:
             warnings.warn(warning, stacklevel=2)
             log.warning("nodes", count=len(members), why=warning)
-        self.driver = Driver(members, Codec(len(members), checks.prefix(prefix), self._max_ttl_ms))
+        codec = Codec(len(members), checks.prefix(prefix), self._max_ttl_ms, self._node_timeout_ms // 2)
+        self.driver = Driver(members, codec)
+        self.waiters = Waiters(members, codec)
         self.log = Journal(members)
         self.renewal = Renewal()
         _clients.add(self)
@@ -203,6 +206,7 @@ class Redlock:
     def close(self) -> None:
         """Close all connections. Leases that are still held run out with their TTL."""
         self.renewal.close()
+        self.waiters.close()
         self.driver.close()
 
     def __enter__(self) -> Self:
@@ -221,6 +225,7 @@ def _forget_all() -> None:
     for client in list(_clients):
         client.driver.forget()
         client.renewal.forget()
+        client.waiters.forget()
 
 
 os.register_at_fork(after_in_child=_forget_all)

@@ -13,12 +13,16 @@ Names: TypeAlias = tuple[str, ...]
 
 
 class Acquire(NamedTuple):
-    """Take the locks if all are free; every fence becomes the same, max(fences + 1, proposed)."""
+    """Take the locks if all are free; every fence becomes the same, max(fences + 1, proposed).
+
+    Who was woken may also take what is reserved for that.
+    """
 
     names: Names
     token: str
     ttl_ms: int
     proposed: int
+    woken: bool = False
 
 
 class Confirm(NamedTuple):
@@ -47,10 +51,11 @@ class Repair(NamedTuple):
 
 
 class Release(NamedTuple):
-    """Delete the locks where they are ours."""
+    """Delete the locks where they are ours; leave a wake-up for this long, none if 0."""
 
     names: Names
     token: str
+    wake_ms: int
 
 
 class Inspect(NamedTuple):

@@ -16,7 +16,6 @@ import os
 import random
 import secrets
 import threading
-import time
 from typing import TYPE_CHECKING
 
 from redlock import held, protocol, verdict
@@ -26,7 +25,8 @@ from redlock.errors import LockLost, NotHeld, QuorumUnavailable
 from redlock.model import Grant, Refusal
 from redlock.model import deadline_ms as deadline_of
 from redlock.protocol import Outcome
-from redlock.waiting import pause_ms, renewal_ms, retry_ms
+from redlock.waiters import Nap
+from redlock.waiting import renewal_ms, retry_ms
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -130,41 +130,45 @@ class Lease:
 
         Raises:
             LockContended: Somebody else had it for all that time.
-            QuorumUnavailable: At the end of that time too few nodes voted; where the patience is endless, after
-                one TTL in which too few could be heard at all.
-            ConfigurationError: Two of the nodes are the same server, or other clients work on a node under
-                other terms.
+            QuorumUnavailable: At the end of that time too few nodes voted; where it is endless, after one TTL
+                in which too few could be heard at all.
+            ConfigurationError: Two nodes are the same server, or other clients work there under other terms.
         """
         if self.held:
             self._depth += 1
             return
         started_ms = voted_ms = now_ms()
         losses, nodes = 0, self._client.driver.nodes
-        while True:
-            result = self._attempt(started_ms)
-            if isinstance(result, Grant):
-                return
-            verdict.refuse_disagreement(nodes, self._client.driver.codec.terms, result)
-            losses += 1
-            if result.no_quorum and losses == 1:
-                # The first attempt finds out which connections had gone stale; the second one dials.
-                continue
-            if result.election.heard >= result.election.quorum:
-                voted_ms = now_ms()
-            pause = pause_ms(result, losses, random.random())  # noqa: S311 - jitter, not a secret
-            limit = patience_ms
-            if limit is None and result.no_quorum:
-                limit = voted_ms - started_ms + self.ttl_ms
-            if limit is not None and now_ms() - started_ms + pause > limit:
-                error = verdict.error(nodes, self.resource, result)
-                self._client.log.refused(self._who, result.election, error)
-                raise error
-            self._client.log.retry(self.resource, self._who, result, losses, pause)
-            time.sleep(pause / 1000)
+        nap = Nap(self._client.waiters, self.names)
+        try:
+            while True:
+                result = self._attempt(started_ms, woken=nap.woken)
+                if isinstance(result, Grant):
+                    return
+                verdict.refuse_disagreement(nodes, self._client.driver.codec.terms, result)
+                losses += 1
+                if result.no_quorum and losses == 1:
+                    # The first attempt finds out which connections had gone stale; the second one dials.
+                    continue
+                if result.election.heard >= result.election.quorum:
+                    voted_ms = now_ms()
+                limit = patience_ms
+                if limit is None and result.no_quorum:
+                    limit = voted_ms - started_ms + self.ttl_ms
+                left_ms = None if limit is None else limit - (now_ms() - started_ms)
+                pause, wakes = nap.length_ms(result, losses, random.random())  # noqa: S311 - jitter, not a secret
+                if left_ms is not None and (left_ms <= 0 or (pause > left_ms and not wakes)):
+                    error = verdict.error(nodes, self.resource, result)
+                    self._client.log.refused(self._who, result.election, error)
+                    raise error
+                self._client.log.retry(self.resource, self._who, result, losses, pause)
+                nap.take(pause if left_ms is None else min(pause, left_ms), wakes=wakes)
+        finally:
+            nap.end(won=self.held, wake_ms=self.ttl_ms)
 
-    def _attempt(self, started_ms: int) -> Grant | Refusal:
+    def _attempt(self, started_ms: int, *, woken: bool) -> Grant | Refusal:
         token = f"{secrets.token_hex(16)}:{self._who}"
-        attempt = Acquire(self.names, token, self.ttl_ms, self._client.proposal(wall_us()))
+        attempt = Acquire(self.names, token, self.ttl_ms, self._client.proposal(wall_us()), woken)
         with self._client.driver.links() as links:
             try:
                 result = links.run(protocol.acquire(attempt))
@@ -176,7 +180,7 @@ class Lease:
                 self._grant = None
                 held.remove(self)
                 with contextlib.suppress(Exception):
-                    links.run(protocol.cancel(attempt))
+                    links.run(protocol.cancel(attempt, attempt.ttl_ms))
                 raise
         return result
 

@@ -36,7 +36,7 @@ class Vote(NamedTuple):
     Attributes:
         kind: GRANTED, DENIED or SILENT.
         fence: With GRANTED, the node's fence; with DENIED the largest fence that it told, 0 if none.
-        holder: With DENIED, the owner token in the key; "" if the key is absent.
+        holder: With DENIED, the owner token in the key; "" if the key is absent, or reserved for somebody woken.
         remaining_ms: With DENIED, how long the key will stand, None if for ever or unknown; with SILENT, how
             long the node will abstain, None if it said nothing.
         reason: With SILENT, why there is no vote.
@@ -160,16 +160,16 @@ class Election(NamedTuple):
 
     @property
     def held_by_a_quorum(self) -> bool:
-        """Whether one holder has a quorum, as far as the votes tell."""
-        return sum(vote.kind is Kind.DENIED and vote.holder == self.holder for vote in self.votes) >= self.quorum
+        """Whether one holder has a quorum, or a quorum is reserved for whom a wake-up reaches."""
+        denials = [vote.holder for vote in self.votes if vote.kind is Kind.DENIED]
+        return max((denials.count(holder) for holder in denials), default=0) >= self.quorum
 
     @property
     def free_in_ms(self) -> int | None:
         """When a quorum of nodes could be free if no holder did anything more; None if it can't be told."""
-        free_now = [
-            0 for vote in self.votes if vote.kind is Kind.GRANTED or (vote.kind is Kind.DENIED and not vote.holder)
-        ]
-        held = [vote.remaining_ms for vote in self.votes if vote.holder and vote.remaining_ms is not None]
+        free_now = [0 for vote in self.votes if vote.kind is Kind.GRANTED]
+        denied = [vote.remaining_ms for vote in self.votes if vote.kind is Kind.DENIED]
+        held = [left_ms for left_ms in denied if left_ms is not None]
         times = free_now + sorted(held)
         return times[self.quorum - 1] if len(times) >= self.quorum else None
 

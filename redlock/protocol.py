@@ -42,7 +42,9 @@ def acquire(attempt: Acquire) -> Steps[Grant | Refusal]:
     """One attempt: one round when the nodes' fences agree, two when they must be made to agree."""
     first = yield Round(attempt)
     if not first.won or first.disagreement is not None:
-        yield from cancel(attempt)
+        # A waiter must not wake itself; but who saw this attempt as the winner sleeps until somebody wakes him.
+        looked_won = first.granted + first.unanswered >= first.quorum
+        yield from cancel(attempt, attempt.ttl_ms if looked_won else 0)
         return Refusal(first)
     fence, last, rounds = first.agreed_fence, first, 1
     if fence is None:
@@ -52,14 +54,14 @@ def acquire(attempt: Acquire) -> Steps[Grant | Refusal]:
         last, rounds = (yield Round(Confirm(attempt.names, attempt.token, fence))), 2
     deadline = deadline_ms(attempt.ttl_ms, first.sent_ms)
     if not last.won or last.done_ms >= deadline:
-        yield from cancel(attempt)
+        yield from cancel(attempt, attempt.ttl_ms)
         return Refusal(last, expired=last.won)
     return Grant(attempt.names, attempt.token, fence, deadline, attempt.ttl_ms, rounds, last)
 
 
-def cancel(attempt: Acquire) -> Steps[None]:
+def cancel(attempt: Acquire, wake_ms: int) -> Steps[None]:
     """Take back whatever the attempt may have set anywhere; nobody waits for the answers."""
-    yield Round(Release(attempt.names, attempt.token), Wait.SENT)
+    yield Round(Release(attempt.names, attempt.token, wake_ms), Wait.SENT)
 
 
 def extend(grant: Grant, ttl_ms: int, wait: Wait = Wait.DECIDED) -> Steps[Grant | Refusal]:
@@ -82,8 +84,8 @@ def extend(grant: Grant, ttl_ms: int, wait: Wait = Wait.DECIDED) -> Steps[Grant 
 
 
 def release(grant: Grant) -> Steps[Outcome]:
-    """Delete our key on every node; the outcome says whether it was still there."""
-    election = yield Round(Release(grant.names, grant.token))
+    """Delete our key on every node and wake a waiter; the outcome says whether the key was still there."""
+    election = yield Round(Release(grant.names, grant.token, grant.ttl_ms))
     if election.won:
         return Outcome.RELEASED
     return Outcome.EXPIRED if election.denied >= election.quorum else Outcome.UNKNOWN

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from redlock.model import Refusal
 
-_SPLIT_MS = 8
-_HELD_FIRST_MS, _HELD_LAST_MS = 4, 48
+_SPLIT_FIRST_MS, _SPLIT_LAST_MS = 8, 128
 _NO_QUORUM_FIRST_MS, _NO_QUORUM_LAST_MS = 25, 400
+_LONGEST_SLEEP_MS = 1_000
+"""A wake-up can be lost with the node or the waiter that had it; nobody sleeps longer than this after that."""
 
 
 def pause_ms(refusal: Refusal, attempts: int, chance: float) -> int:
-    """The pause before the next attempt, at least 1 ms.
+    """The pause before the next attempt where there is nothing to be woken by, at least 1 ms.
 
     Args:
         refusal: The election that was just lost.
@@ -28,11 +29,22 @@ def pause_ms(refusal: Refusal, attempts: int, chance: float) -> int:
     if refusal.no_quorum:
         most = min(_NO_QUORUM_FIRST_MS << min(attempts, 10), _NO_QUORUM_LAST_MS)
         return most // 2 + int(chance * most // 2) + 1
-    if not refusal.election.held_by_a_quorum:
-        return int(chance * _SPLIT_MS) + 1
-    pause = int(chance * min(_HELD_FIRST_MS << min(attempts, 10), _HELD_LAST_MS)) + 1
+    # Short at first, for rivals that are just now cancelling; longer where keys of a dead one stand in the way.
+    return int(chance * min(_SPLIT_FIRST_MS << min(attempts - 1, 10), _SPLIT_LAST_MS)) + 1
+
+
+def sleep_ms(refusal: Refusal, chance: float) -> int | None:
+    """How long to wait for a wake-up: until the holder's keys run out; None where nobody will leave one."""
+    if refusal.no_quorum or not refusal.election.held_by_a_quorum:
+        return None
     free_in_ms = refusal.election.free_in_ms
-    return pause if free_in_ms is None else min(pause, free_in_ms + 1)
+    longest = _LONGEST_SLEEP_MS + int(chance * _LONGEST_SLEEP_MS / 4)
+    return longest if free_in_ms is None else min(free_in_ms + 1 + int(chance * _SPLIT_FIRST_MS), longest)
+
+
+def early_ms(tries: int, chance: float) -> int:
+    """The pause of somebody who was woken before the release had reached a quorum; `tries` counts from 1."""
+    return min(1 << (tries - 1), 8) + int(chance * 2)
 
 
 def renewal_ms(ttl_ms: int) -> int:

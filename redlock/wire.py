@@ -6,6 +6,8 @@ sockets or clocks. Names and tokens travel as KEYS and ARGV only, never formatte
 Keys on each node, for a resource `r` and the client's prefix `p`:
     p + r                            the lock itself, so that any other Redlock client and ours exclude each other
     \x01redlock:fence: + p + r       the largest fencing token that this node has given or seen
+    \x01redlock:wake: + p + r        a list with at most one wake-up in it, on which waiters block
+    \x01redlock:queue: + p + r       "waited for" since somebody was denied, "reserved" for whom a wake-up reaches
     \x01redlock:node                 the node's record: which server it is, since when, under which terms
 Control characters are refused in resource names, so no resource can collide with the others.
 """
@@ -18,7 +20,7 @@ from typing import Any, NamedTuple, cast
 
 import hiredis
 
-from redlock.commands import Acquire, Command, Confirm, Extend, Inspect, Release, Repair
+from redlock.commands import Acquire, Command, Confirm, Extend, Inspect, Names, Release, Repair
 from redlock.model import FENCE_TTL_MS, Kind, Vote, quarantine_ms, silent
 
 INTERNAL = "\x01redlock:"
@@ -76,6 +78,16 @@ def fence_key(lock_key: str) -> str:
     return f"{INTERNAL}fence:{lock_key}"
 
 
+def wake_key(lock_key: str) -> str:
+    """Where waiters of a lock block."""
+    return f"{INTERNAL}wake:{lock_key}"
+
+
+def queue_key(lock_key: str) -> str:
+    """Where a node keeps whether a lock is waited for."""
+    return f"{INTERNAL}queue:{lock_key}"
+
+
 class Call(NamedTuple):
     """A script with what it is called with, but for the run_id that the admitting ones take last."""
 
@@ -91,10 +103,12 @@ class Codec:
         nodes: How many nodes there are.
         prefix: Put before every resource name.
         max_ttl_ms: The longest lease that any client takes.
+        reserve_ms: For how long a released lock that is waited for is kept for whom the wake-up reaches.
     """
 
-    def __init__(self, nodes: int, prefix: str, max_ttl_ms: int) -> None:
+    def __init__(self, nodes: int, prefix: str, max_ttl_ms: int, reserve_ms: int = 50) -> None:
         self._prefix = prefix
+        self._reserve = str(reserve_ms)
         self.terms = f"nodes={nodes} max_ttl={max_ttl_ms / 1000:g}s prefix={prefix!r}"
         self._common = (self.terms, str(quarantine_ms(max_ttl_ms)))
 
@@ -103,20 +117,27 @@ class Codec:
         script = SCRIPTS[type(command)]
         locks = [self._prefix + name for name in command.names]
         if isinstance(command, Release):
-            return Call(script, tuple(locks), (command.token,))
+            keys = tuple(key for lock in locks for key in (lock, wake_key(lock), queue_key(lock)))
+            return Call(script, keys, (command.token, str(command.wake_ms), self._reserve))
+        if isinstance(command, Acquire):
+            keys = tuple(key for lock in locks for key in (lock, fence_key(lock), queue_key(lock)))
+            words = (str(command.ttl_ms), str(command.proposed), _FENCE_TTL, "1" if command.woken else "0")
+            return Call(script, (RECORD, *keys), (*self._common, command.token, *words))
         pairs = tuple(key for lock in locks for key in (lock, fence_key(lock)))
         if isinstance(command, Inspect):
             return Call(script, pairs, ())
         own: tuple[str, ...]
-        if isinstance(command, Acquire):
-            own = (str(command.ttl_ms), str(command.proposed), _FENCE_TTL)
-        elif isinstance(command, Confirm):
+        if isinstance(command, Confirm):
             own = (str(command.fence), _FENCE_TTL)
         elif isinstance(command, Extend):
             own = (str(command.ttl_ms), _FENCE_TTL)
         else:
             own = (str(command.ttl_ms), str(command.fence), _FENCE_TTL)
         return Call(script, (RECORD, *pairs), (*self._common, command.token, *own))
+
+    def wake_keys(self, names: Names) -> list[str]:
+        """Where waiters of these resources block."""
+        return [wake_key(self._prefix + name) for name in names]
 
     def encode(self, command: Command) -> bytes:
         """The bytes of one EVALSHA.

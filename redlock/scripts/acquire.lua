@@ -1,32 +1,34 @@
 -- One node's part of an acquire: take the locks if all of them are free, and raise the fence.
 --
--- KEYS  record, then for each resource: lock, fence
--- ARGV  terms, quarantine; owner token, TTL in ms, proposed fencing token, TTL of the fence keys in ms; run_id
+-- KEYS  record, then for each resource: lock, fence, queue
+-- ARGV  terms, quarantine; owner token, TTL in ms, proposed fencing token, TTL of the fence keys in ms, '1' if the
+--       client was woken; run_id
 -- gives {1, now, fence} granted, or {0, now, fence, holder, remaining ms}; remaining is -1 if a key has no TTL
 --
 -- Locks that already hold this very token are granted again and nothing changes: the first answer was lost.
+-- A free lock that is reserved for whom a wake-up reaches is denied to others, with no holder.
 local holder, remaining = false, 0
 local ours = 0
 local fence = tonumber(ARGV[5]) - 1
-for i = 2, #KEYS, 2 do
+for i = 2, #KEYS, 3 do
   local found = redis.call('GET', KEYS[i])
   if found == ARGV[3] then
     ours = ours + 1
   elseif found then
     local left = redis.call('PTTL', KEYS[i])
     holder = holder or found
-    if left < 0 or remaining < 0 then
-      remaining = -1
-    else
-      remaining = math.max(remaining, left)
-    end
+    remaining = (left < 0 or remaining < 0) and -1 or math.max(remaining, left)
+    redis.call('SET', KEYS[i + 2], 'waited for', 'PX', ARGV[4])
+  elseif ARGV[7] ~= '1' and redis.call('GET', KEYS[i + 2]) == 'reserved' then
+    holder = holder or ''
+    remaining = remaining < 0 and -1 or math.max(remaining, redis.call('PTTL', KEYS[i + 2]))
   end
   fence = math.max(fence, tonumber(redis.call('GET', KEYS[i + 1]) or '0'))
 end
 if holder then
   return {0, now, fence, holder, remaining}
 end
-if ours == (#KEYS - 1) / 2 then
+if ours == (#KEYS - 1) / 3 then
   return {1, now, tonumber(redis.call('GET', KEYS[3]) or '0')}
 end
 fence = fence + 1
@@ -34,7 +36,7 @@ fence = fence + 1
 if fence >= 4503599627370496 then
   return redis.error_reply('FENCE token ' .. string.format('%.0f', fence) .. ' is not below 2^52')
 end
-for i = 2, #KEYS, 2 do
+for i = 2, #KEYS, 3 do
   redis.call('SET', KEYS[i], ARGV[3], 'PX', ARGV[4])
   redis.call('SET', KEYS[i + 1], string.format('%.0f', fence), 'PX', ARGV[6])
 end

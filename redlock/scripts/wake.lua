@@ -1,0 +1,14 @@
+-- Pass a wake-up on to the next waiter: whoever took it stops waiting without the lock.
+--
+-- KEYS  for each resource: wake-up
+-- ARGV  TTL of the wake-up in ms
+-- gives how many were left; at most one lies on a node
+local left = 0
+for i = 1, #KEYS do
+  if redis.call('LLEN', KEYS[i]) == 0 then
+    redis.call('RPUSH', KEYS[i], '1')
+    redis.call('PEXPIRE', KEYS[i], ARGV[1])
+    left = left + 1
+  end
+end
+return left

@@ -1,0 +1,191 @@
+"""Waiting for a wake-up: a blocking read on one node, so that one release wakes one waiter, first come first served.
+
+Rules of this file:
+1. All waiters of a resource wait on the same node as long as they see the same nodes healthy: the first healthy
+   one in an order that is made from the name.
+2. Wake-ups are hints: losing one costs time, never safety. Every wait has an end, and it is the client's clock that
+   ends it: a server looks only ten times a second whose blocking read is over.
+3. A wait has a connection of its own, which is kept for the next one. The read stays where it is in the queue
+   while its client makes an attempt; one that is left unanswered in the end is closed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import hiredis
+from redis.exceptions import RedisError
+
+from redlock import wire
+from redlock.nodes import Unfit, why
+from redlock.waiting import early_ms, pause_ms, sleep_ms
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from redlock.commands import Names
+    from redlock.model import Refusal
+    from redlock.nodes import Dialled, Node
+
+_MOST_KEPT = 32
+_MOST_EARLY = 6
+_READ_SECONDS = 2
+_WAKE = wire.Script.load("wake")
+_TROUBLE = (RedisError, OSError, Unfit, hiredis.ProtocolError)
+
+
+class Waiters:
+    """The waiting connections of one client, kept by node."""
+
+    def __init__(self, nodes: Sequence[Node], codec: wire.Codec) -> None:
+        self._nodes = nodes
+        self._codec = codec
+        self.forget()
+
+    def forget(self) -> None:
+        """In a forked child: the parent's connections are not ours."""
+        self._kept: dict[Node, list[Dialled]] = {node: [] for node in self._nodes}
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Close the connections that nobody waits on."""
+        with self._lock:
+            for kept in self._kept.values():
+                while kept:
+                    _close(kept.pop())
+
+    def node_for(self, names: Names) -> Node | None:
+        """Where waiters of these resources wait: the first healthy node in an order made from the name."""
+        first = int.from_bytes(hashlib.sha256(names[0].encode()).digest()[:4], "big") % len(self._nodes)
+        order = (*self._nodes[first:], *self._nodes[:first])
+        return next((node for node in order if not node.error), None)
+
+    def keys(self, names: Names) -> list[str]:
+        """Where on a node the wake-ups for these resources lie."""
+        return self._codec.wake_keys(names)
+
+    def take(self, node: Node) -> Dialled:
+        """A connection for one wait."""
+        with self._lock:
+            if self._kept[node]:
+                return self._kept[node].pop()
+        return node.connect()
+
+    def keep(self, node: Node, dialled: Dialled) -> None:
+        """A connection with nothing under way."""
+        with self._lock:
+            if len(self._kept[node]) < _MOST_KEPT:
+                self._kept[node].append(dialled)
+                return
+        _close(dialled)
+
+
+class Nap:
+    """The sleep between the attempts of one waiter: its place in the queue, and the wake-up in its hand.
+
+    Args:
+        waiters: The waiting connections.
+        names: What it waits for.
+    """
+
+    def __init__(self, waiters: Waiters, names: Names) -> None:
+        self._waiters = waiters
+        self._names = names
+        self._node: Node | None = None
+        self._dialled: Dialled | None = None
+        self._reading = False
+        self.woken = False
+        """Whether it has a wake-up in its hand."""
+        self._early = 0
+
+    def length_ms(self, refusal: Refusal, losses: int, chance: float) -> tuple[int, bool]:
+        """How long to sleep after a lost election, and whether a wake-up can end it."""
+        if self.woken and self._early < _MOST_EARLY:
+            # A wake-up overtakes the release on its way to the other nodes: the lock is about to be free.
+            self._early += 1
+            return early_ms(self._early, chance), False
+        sleep = sleep_ms(refusal, chance)
+        return (pause_ms(refusal, losses, chance), False) if sleep is None else (sleep, True)
+
+    def take(self, length_ms: int, *, wakes: bool) -> None:
+        """Sleep; where a wake-up can come, until it comes."""
+        if not wakes:
+            time.sleep(length_ms / 1000)
+            return
+        self.woken, self._early = False, 0
+        until = time.monotonic() + length_ms / 1000
+        while not self.woken and (left := until - time.monotonic()) > 0:
+            try:
+                self.woken = self._read(left)
+            except TimeoutError:
+                return
+            except _TROUBLE as exc:
+                if self._node is not None:
+                    self._node.is_bad(why(exc, self._node.timeout_ms))
+                self._drop()
+                time.sleep(min(0.01, left))
+
+    def _read(self, seconds: float) -> bool:
+        if self._dialled is None:
+            self._node = self._waiters.node_for(self._names)
+            if self._node is None:
+                time.sleep(seconds)
+                return False
+            self._dialled = self._waiters.take(self._node)
+        if not self._reading:
+            words = ("BLPOP", *self._waiters.keys(self._names), str(_READ_SECONDS))
+            self._dialled.sock.settimeout(self._seconds)
+            self._reading = True
+            self._dialled.sock.sendall(hiredis.pack_command(words))  # type: ignore[arg-type]  # its stub means one word
+        self._dialled.sock.settimeout(max(seconds, 0.001))
+        answer = _answer(self._dialled)
+        self._reading = False
+        return answer is not None
+
+    @property
+    def _seconds(self) -> float:
+        return 0.1 if self._node is None else self._node.timeout_ms / 1000
+
+    def end(self, *, won: bool, wake_ms: int) -> None:
+        """Leave the queue. Who stops waiting without the lease leaves a wake-up that it has to the next one."""
+        if self._dialled is None or self._node is None:
+            return
+        try:
+            if self._reading:
+                self._dialled.sock.settimeout(0)
+                self.woken = (_answer(self._dialled) is not None) or self.woken
+                self._reading = False
+            if self.woken and not won:
+                keys = self._waiters.keys(self._names)
+                words = ("EVAL", _WAKE.source, str(len(keys)), *keys, str(wake_ms))
+                self._dialled.sock.settimeout(self._seconds)
+                self._dialled.sock.sendall(hiredis.pack_command(words))  # type: ignore[arg-type]  # as above
+                _answer(self._dialled)
+            self._waiters.keep(self._node, self._dialled)
+            self._dialled = None
+        except _TROUBLE:
+            pass
+        finally:
+            self._drop()
+
+    def _drop(self) -> None:
+        dialled, self._dialled, self._reading = self._dialled, None, False
+        if dialled is not None:
+            _close(dialled)
+
+
+def _close(dialled: Dialled) -> None:
+    dialled.connection.disconnect()  # type: ignore[no-untyped-call]
+
+
+def _answer(dialled: Dialled) -> object:
+    reader = hiredis.Reader()
+    while (answer := reader.gets()) is False:
+        data = dialled.sock.recv(4_096)
+        if not data:
+            raise ConnectionResetError("closed while waiting")
+        reader.feed(data)
+    return answer

@@ -1,0 +1,212 @@
+"""Clients that do what `Lease` and the counter's task do, with the shipped protocol and the shipped waiting rules.
+
+Rules: a client is one process: it may be frozen or crash at any event, and between the look at its deadline and its
+write there is always an event. What it believes is put down in the history: from the grant to its deadline by its
+own clock, or to its release.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from redlock.model import FENCE_LIMIT, Grant
+from tests.sim.links import SimLinks
+from tests.sim.nodes import EPOCH_MS
+from tests.sim.world import MS, Actor, Machine, sleep
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from tests.sim.links import Network
+    from tests.sim.nodes import Node
+    from tests.sim.schedule import Schedule
+    from tests.sim.records import Operation
+
+_STORE_TRIES = 4
+_REMEMBERED = str(7 * 24 * 3600 * 1000)
+
+
+class Client(Machine):
+    """One process."""
+
+    __slots__ = ("clock_offset_ms", "links", "network", "options", "protocol", "rate", "schedule", "seen", "wall_offset_us", "waiting")
+
+    def __init__(self, schedule: Schedule, name: str, nodes: list[Node]) -> None:
+        super().__init__(schedule.world, name)
+        self.schedule = schedule
+        self.options = schedule.options
+        self.network: Network = schedule.network
+        self.protocol = schedule.source.protocol
+        self.waiting = schedule.source.waiting
+        self.rate = schedule.client_rate()
+        self.clock_offset_ms = self.world.chance.randint(0, 10**6)
+        self.wall_offset_us = schedule.wall_offset_us()
+        self.seen = 0
+        self.links = SimLinks(self, nodes, schedule.codec)
+        self.spawn(self._work())
+
+    def clock_ms(self) -> int:
+        """Its steady clock."""
+        return self.clock_offset_ms + self.world.now * self.rate // 1_000_000_000
+
+    def when_clock_shows(self, clock_ms: int) -> int:
+        """The time, in microseconds, at which its steady clock shows this."""
+        return -(-(clock_ms - self.clock_offset_ms) * 1_000_000_000 // self.rate)
+
+    def proposal(self) -> int:
+        """The fencing token to propose."""
+        return max(EPOCH_MS * 1_000 + self.world.now + self.wall_offset_us, self.seen + 1)
+
+    def saw(self, fence: int) -> None:
+        """Remember a token."""
+        self.seen = max(self.seen, min(fence, FENCE_LIMIT - 1))
+
+    def _work(self) -> Generator[Any, Any, None]:
+        while True:
+            operation = yield (self.schedule.next_operation,)
+            done = yield from self._run(operation)
+            if done:
+                self.schedule.acknowledge(operation)
+            else:
+                yield (sleep, self.world.chance.randint(1, self.options.ttl_ms) * MS)
+                self.schedule.requeue(operation)
+
+    def _run(self, operation: Operation) -> Generator[Any, Any, bool]:
+        held = yield from self._take(operation)
+        if held is None:
+            return False
+        if self.options.renew:
+            self.spawn(self._renew(held))
+        try:
+            return (yield from self._section(held, operation))
+        finally:
+            if self.alive:
+                held.leaving = True
+        return False
+
+    def _take(self, operation: Operation) -> Generator[Any, Any, Held | None]:
+        started, losses, woken = self.clock_ms(), 0, False
+        while True:
+            attempt = self.schedule.attempt(self, operation.names, woken=woken)
+            began = self.world.now
+            result = yield from self.links.run(self.protocol.acquire(attempt))
+            self.saw(result.election.largest_fence)
+            if isinstance(result, Grant):
+                self.saw(result.fence)
+                return self.schedule.granted(self, result, attempt, began)
+            losses += 1
+            chance = self.world.chance.random()
+            nap = self.waiting.sleep_ms(result, chance)
+            pause = self.waiting.pause_ms(result, losses, chance) if nap is None else nap
+            if self.clock_ms() - started + (0 if nap is not None else pause) >= self.options.patience_ms:
+                return None
+            # Wake-ups are hints: here they come at any moment, or never.
+            woken = nap is not None and self.world.chance.random() < 0.5
+            yield (sleep, int(pause * MS * (self.world.chance.random() if woken else 1)))
+
+    def _renew(self, held: Held) -> Generator[Any, Any, None]:
+        yield (sleep, self.waiting.renewal_ms(held.grant.ttl_ms) * MS)
+        while not held.leaving:
+            now = self.clock_ms()
+            if now >= held.grant.deadline_ms:
+                held.lost = True
+                return
+            yield from held.enter()
+            if held.leaving:
+                held.exit()
+                return
+            before = held.grant
+            result = yield from self.links.run(self.protocol.extend(before, before.ttl_ms, self.schedule.source.wait_all))
+            if isinstance(result, Grant):
+                held.extended(result)
+            elif result.election.denied >= result.election.quorum:
+                held.lost = True
+            held.exit()
+            left = held.grant.deadline_ms - self.clock_ms()
+            won = isinstance(result, Grant)
+            pause = self.waiting.renewal_ms(before.ttl_ms) if won else self.waiting.retry_ms(max(0, left))
+            yield (sleep, pause * MS)
+
+    def _section(self, held: Held, operation: Operation) -> Generator[Any, Any, bool]:
+        done = yield from self._update(held, operation)
+        held.leaving = True
+        yield from held.enter()
+        held.released()
+        yield from self.links.run(self.protocol.release(held.grant))
+        self.schedule.after_release(held)
+        held.exit()
+        return done
+
+    def _update(self, held: Held, operation: Operation) -> Generator[Any, Any, bool]:
+        name, grant = operation.names[0], held.grant
+        while True:
+            opened = yield from self._store("open", name, (str(grant.fence), grant.token))
+            if opened is None:
+                return False
+            if opened[0] == "STALE":
+                self.schedule.stale(self, "open")
+                self.saw(int(opened[1]))
+                return False
+            value = int(opened[2]) if len(opened) > 2 and opened[2] else 0
+            yield (sleep, int(self.options.think_ms * MS * self.world.chance.random()))
+            if self.options.looks and (held.lost or self.clock_ms() >= held.grant.deadline_ms):
+                return False
+            # The gap between the look and the effect, where nobody can help.
+            yield (sleep, 1)
+            arguments = (str(grant.fence), grant.token, str(opened[1]), str(value + 1), _REMEMBERED)
+            written = yield from self._store("write", name, arguments, operation.identity)
+            if written is None:
+                return False
+            if written[0] != "STALE":
+                return True
+            self.schedule.stale(self, "write")
+            if int(written[1]) != grant.fence:
+                self.saw(int(written[1]))
+                return False
+
+    def _store(self, door: str, name: str, arguments: tuple[str, ...], identity: str = "") -> Generator[Any, Any, Any]:
+        """Ask the store, again if there is no answer; None if there was none at all."""
+        for _ in range(_STORE_TRIES):
+            reply = yield (self.schedule.ask_store, door, name, arguments, identity)
+            if reply is not None:
+                return reply
+        return None
+
+
+class Held:
+    """A lease as its client holds it, with the mutex between extension and release."""
+
+    __slots__ = ("_queue", "_taken", "client", "grant", "leaving", "lost", "record")
+
+    def __init__(self, client: Client, grant: Grant, record: Any) -> None:  # noqa: ANN401 - a Lease record
+        self.client, self.grant, self.record = client, grant, record
+        self.leaving = self.lost = False
+        self._taken = False
+        self._queue: list[Actor] = []
+
+    def enter(self) -> Generator[Any, Any, None]:
+        """Be alone with this lease."""
+        if self._taken:
+            yield (self._join,)
+        self._taken = True
+
+    def _join(self, actor: Actor) -> None:
+        self._queue.append(actor)
+
+    def exit(self) -> None:
+        """Let the other one in."""
+        self._taken = False
+        if self._queue:
+            actor = self._queue.pop(0)
+            actor.machine.world.after(1, actor.wake, None)
+
+    def extended(self, grant: Grant) -> None:
+        """It has a later deadline."""
+        self.grant = grant
+        self.record.end = self.client.when_clock_shows(grant.deadline_ms)
+        self.client.world.note("extended", self.client.name, grant.fence, self.record.end)
+
+    def released(self) -> None:
+        """Its holder believes in it no more, from before the release is sent."""
+        self.record.end = min(self.record.end, self.client.world.now)
+        self.client.world.note("release", self.client.name, self.grant.fence)

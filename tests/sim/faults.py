@@ -1,0 +1,178 @@
+"""What goes wrong: a list of timed faults, drawn before the schedule begins, and a nemesis that strikes at the grant.
+
+Rules: each fault has a number and can be left out, so that a failure can be shrunk; a fault that heals by itself
+says when.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from tests.sim.world import MS
+
+if TYPE_CHECKING:
+    import random
+
+    from tests.sim.options import Options
+    from tests.sim.records import Lease
+    from tests.sim.schedule import Schedule
+
+
+class Fault(NamedTuple):
+    """Something that goes wrong at a time."""
+
+    number: int
+    when: int
+    kind: str
+    target: int
+    length: int
+    detail: int
+
+
+def draw(options: Options, chance: random.Random) -> list[Fault]:
+    """The faults of a schedule, in the safety phase's first ten TTLs or so."""
+    span = max(options.ttl_ms * 12, 3_000) * MS
+    return [
+        Fault(
+            number,
+            chance.randrange(span),
+            chance.choice(options.faults),
+            chance.randrange(60),
+            int(chance.choice((0.05, 0.3, 1.2, 2.5)) * options.ttl_ms * MS),
+            chance.randrange(1_000),
+        )
+        for number in range(options.fault_count)
+    ]
+
+
+def strike(schedule: Schedule, fault: Fault) -> None:
+    """Let it happen."""
+    schedule.world.note("fault", *fault)
+    _ACTS[fault.kind](schedule, fault)
+
+
+def _freeze_client(schedule: Schedule, fault: Fault) -> None:
+    schedule.client(fault.target).freeze(fault.length)
+
+
+def _crash_client(schedule: Schedule, fault: Fault) -> None:
+    schedule.crash_client(fault.target)
+
+
+def _cut(schedule: Schedule, fault: Fault) -> None:
+    """Cut some links of one client, both ways or one way only."""
+    client, until = schedule.client(fault.target), schedule.world.now + fault.length
+    for node in schedule.nodes:
+        if (fault.detail >> node.place) & 1:
+            for back in (False, True):
+                if not (fault.detail >> (6 + back)) & 1:
+                    schedule.network.cuts[client.name, node.place, back] = until
+
+
+def _break(schedule: Schedule, fault: Fault) -> None:
+    """A connection ends; what it carried may still arrive."""
+    client = schedule.client(fault.target)
+    place = fault.detail % len(schedule.nodes)
+    link = client.links.links[place]
+    if link.up:
+        link.drop()
+        client.links.lost(place)
+
+
+def _freeze_node(schedule: Schedule, fault: Fault) -> None:
+    node = schedule.nodes[fault.target % len(schedule.nodes)]
+    node.frozen_until = max(node.frozen_until, schedule.world.now + fault.length)
+
+
+def _restart_node(schedule: Schedule, fault: Fault) -> None:
+    """Crash, and come back with all, part or none of its memory."""
+    node = schedule.nodes[fault.target % len(schedule.nodes)]
+    if node.up:
+        if fault.detail % 7 < 2:  # noqa: PLR2004 - two of seven
+            node.save()
+        node.stop()
+        memory = ("all", "none", "old")[fault.detail % 3]
+        schedule.world.after(fault.length, _come_back, schedule, node.place, memory)
+
+
+def _come_back(schedule: Schedule, place: int, memory: str) -> None:
+    if not schedule.nodes[place].up:
+        schedule.nodes[place].restart(memory)
+        schedule.world.note("node is back", place, memory)
+
+
+def _flush(schedule: Schedule, fault: Fault) -> None:
+    node = schedule.nodes[fault.target % len(schedule.nodes)]
+    if node.up:
+        node.flush()
+
+
+def _redeliver(schedule: Schedule, fault: Fault) -> None:
+    schedule.redeliver(fault.detail)
+
+
+def _client_wall(schedule: Schedule, fault: Fault) -> None:
+    schedule.client(fault.target).wall_offset_us += (fault.detail - 500) * 100 * MS
+
+
+def _delete_key(schedule: Schedule, fault: Fault) -> None:
+    for node in schedule.nodes:
+        if (fault.detail >> node.place) & 1:
+            node.delete("a")
+
+
+def _jump(schedule: Schedule, fault: Fault) -> None:
+    node = schedule.nodes[fault.target % len(schedule.nodes)]
+    node.offset_ms += fault.length // MS * (1 if fault.detail % 3 else -1)
+
+
+def _rate(schedule: Schedule, fault: Fault) -> None:
+    for node in schedule.nodes:
+        if (fault.detail >> node.place) & 1:
+            node.change_rate((700_000, 950_000, 1_083_333, 1_500_000)[fault.detail % 4])
+
+
+def _init(schedule: Schedule, fault: Fault) -> None:
+    """Somebody declares an emptied node old enough, and is wrong."""
+    node = schedule.nodes[fault.target % len(schedule.nodes)]
+    node.flush()
+    node.declare()
+
+
+_ACTS = {
+    "freeze client": _freeze_client,
+    "crash client": _crash_client,
+    "cut": _cut,
+    "break": _break,
+    "freeze node": _freeze_node,
+    "restart node": _restart_node,
+    "flush": _flush,
+    "redeliver": _redeliver,
+    "client wall": _client_wall,
+    "delete key": _delete_key,
+    "jump": _jump,
+    "rate": _rate,
+    "init": _init,
+}
+
+
+def nemesis(schedule: Schedule, holder: int, lease: Lease) -> None:
+    """Strike at the moment of grant, where it hurts most, with a fault that this schedule may have."""
+    options, chance, now = schedule.options, schedule.world.chance, schedule.world.now
+    number = schedule.strikes
+    schedule.strikes += 1
+    kind, target = chance.choice(options.faults), chance.randrange(60)
+    voters = sorted(lease.certificate or lease.answered)
+    length = int(chance.choice((0.3, 1.1, 2.5)) * options.ttl_ms * MS)
+    if kind in {"freeze client", "crash client"}:
+        target = holder
+    elif kind in {"freeze node", "restart node", "flush", "jump", "init"} and voters:
+        target = chance.choice(voters)
+    elif kind == "cut":
+        target = holder + 1
+    detail = chance.randrange(1_000)
+    if kind == "delete key":
+        detail = sum(1 << place for place in voters[: chance.randint(1, len(voters) or 1)])
+    if number not in schedule.spared:
+        # As an event of its own: whoever was granted is still running.
+        schedule.world.after(0, strike, schedule, Fault(1_000 + number, now, kind, target, length, detail))

@@ -1,0 +1,247 @@
+"""A client's connections to the nodes, as the sync driver has them, over a network that misbehaves.
+
+Rules, those of `redlock/sync.py` and `redlock/link.py`: answers come back in order and keep their ticket, and a late one
+is never counted for another round; a node that let a round time out is suspect, is not asked and not waited for until
+it has answered something; a connection that ended is dialled again, and reads the server's run_id anew; a cancel goes
+down the connections that there are. Beyond that the network may deliver what a broken connection still carried
+later than what its successor carried.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from redlock import wire
+from redlock.commands import Acquire, Inspect, Round, Wait
+from redlock.model import UNANSWERED, Election, Kind, Vote, decided, quorum_of, silent
+from tests.sim.world import MS, Actor
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from redlock.protocol import Steps
+    from redlock.wire import Call, Codec
+    from tests.sim.clients import Client
+    from tests.sim.nodes import Node
+    from tests.sim.options import Options
+
+_SUSPECT_MS = 1_000
+
+
+class Network:
+    """Delays, and which links are cut until when."""
+
+    __slots__ = ("cuts", "options", "rough", "world")
+
+    def __init__(self, options: Options, world: Any) -> None:  # noqa: ANN401 - the world
+        self.options = options
+        self.world = world
+        self.rough = options.tail > 0
+        self.cuts: dict[tuple[str, int, bool], int] = {}
+
+    def delay(self) -> int:
+        """One message's way: mostly short, sometimes very long."""
+        chance = self.world.chance
+        base = self.options.delay_us
+        if self.rough and chance.random() < self.options.tail:
+            return int(base + chance.random() ** 3 * self.options.ttl_ms * 2 * MS)
+        return int(base * (0.5 + chance.random()))
+
+    def cut_until(self, client: str, place: int, *, back: bool) -> int:
+        """When what is sent now this way may leave; 0 if at once."""
+        until = self.cuts.get((client, place, back), 0)
+        return until if until > self.world.now else 0
+
+
+class SimLink:
+    """One connection to one node."""
+
+    __slots__ = ("bad_until", "client", "connection", "last_back", "last_there", "node", "place", "run_id", "suspect_since", "up")
+
+    def __init__(self, client: Client, node: Node) -> None:
+        self.client, self.node, self.place = client, node, node.place
+        self.up = False
+        self.connection = 0
+        self.run_id = ""
+        self.last_there = self.last_back = 0
+        self.suspect_since: int | None = None
+        self.bad_until = 0
+
+    def drop(self) -> None:
+        """The connection has ended."""
+        self.up = False
+        self.suspect_since = None
+
+    def send(self, call: Call, ticket: int) -> None:
+        """Put a command on the wire; it arrives in order, late, or never."""
+        world, network = self.node.world, self.client.network
+        cut = network.cut_until(self.client.name, self.place, back=False)
+        arrival = max(self.last_there + 1, max(cut, world.now) + network.delay())
+        self.last_there = arrival
+        world.at(arrival, self._arrive, call, ticket, self.connection, self.run_id)
+
+    def _arrive(self, call: Call, ticket: int, connection: int, run_id: str) -> None:
+        node, world = self.node, self.node.world
+        if not node.up or node.run_id != run_id:
+            self.client.deliver(self._ended, connection)
+            return
+        if node.frozen_until > world.now:
+            world.at(node.frozen_until, self._arrive, call, ticket, connection, run_id)
+            return
+        reply = node.call(call, run_id)
+        if world.recording:
+            world.note("node", node.place, call.script.sha[:6].decode(), call.arguments[-4:], reply)
+        network = self.client.network
+        cut = network.cut_until(self.client.name, self.place, back=True)
+        back = max(self.last_back + 1, max(cut, world.now) + network.delay())
+        self.last_back = back
+        world.at(back, self.client.deliver, self._receive, reply, ticket, connection)
+
+    def _ended(self, connection: int) -> None:
+        if self.up and connection == self.connection:
+            self.drop()
+            self.client.links.lost(self.place)
+
+    def _receive(self, reply: Any, ticket: int, connection: int) -> None:  # noqa: ANN401 - whatever the script gave
+        if self.up and connection == self.connection:
+            self.suspect_since = None
+            self.client.links.answer(self.place, ticket, wire.decode(reply))
+
+
+class SimLinks:
+    """A set of links, used by one actor at a time."""
+
+    __slots__ = ("_busy", "_queue", "client", "codec", "links", "quorum", "round", "ticket", "votes", "waiting")
+
+    def __init__(self, client: Client, nodes: list[Node], codec: Codec) -> None:
+        self.client = client
+        self.codec = codec
+        self.links = [SimLink(client, node) for node in nodes]
+        self.quorum = quorum_of(len(nodes))
+        self.ticket = 0
+        self.round: Round | None = None
+        self.votes: list[Vote] = []
+        self.waiting: Actor | None = None
+        self._busy = False
+        self._queue: list[Actor] = []
+
+    def take(self, actor: Actor) -> None:
+        """Resume when the links are this actor's alone."""
+        if self._busy:
+            self._queue.append(actor)
+        else:
+            self._busy = True
+            actor.machine.world.after(1, actor.wake, None)
+
+    def leave(self) -> None:
+        """Let the next one in."""
+        if self._queue:
+            actor = self._queue.pop(0)
+            actor.machine.world.after(1, actor.wake, None)
+        else:
+            self._busy = False
+
+    def run(self, steps: Steps[Any]) -> Generator[Any, Any, Any]:
+        """Carry out a protocol generator's rounds, alone on these links."""
+        yield (self.take,)
+        try:
+            round_ = next(steps)
+            while True:
+                round_ = steps.send((yield from self.ask(round_)))
+        except StopIteration as stop:
+            return stop.value
+        finally:
+            self.leave()
+
+    def ask(self, round_: Round) -> Generator[Any, Any, Election]:
+        """One round."""
+        clock = self.client.clock_ms
+        if round_.wait is not Wait.SENT:
+            yield from self._make_ready()
+        self.ticket += 1
+        call = self.codec.call(round_.command)
+        sent_ms = clock()
+        self.round, self.votes = round_, [self._send(link, round_, call) for link in self.links]
+        if round_.wait is not Wait.SENT and not self._over():
+            yield (self._await, self.ticket)
+        self.round = None
+        return Election(tuple(self.votes), sent_ms, clock())
+
+    def _send(self, link: SimLink, round_: Round, call: Call) -> Vote:
+        if round_.to is not None and link.place not in round_.to:
+            return silent("not asked")
+        suspect = link.suspect_since is not None
+        if not link.up or (suspect and isinstance(round_.command, Acquire | Inspect)):
+            return silent("down")
+        link.send(call, self.ticket)
+        return silent("suspect") if suspect else UNANSWERED
+
+    def _make_ready(self) -> Generator[Any, Any, None]:
+        now_ms, world = self.client.clock_ms(), self.client.world
+        for link in self.links:
+            if link.suspect_since is not None and now_ms - link.suspect_since > _SUSPECT_MS:
+                link.drop()
+                link.bad_until = now_ms + world.chance.randint(100, 1_000)
+        slowest = 0
+        for link in self.links:
+            if not link.up and now_ms >= link.bad_until:
+                slowest = max(slowest, self._dial(link, now_ms))
+        if slowest:
+            yield (_wait, slowest)
+
+    def _dial(self, link: SimLink, now_ms: int) -> int:
+        client, node, world = self.client, link.node, self.client.world
+        cut = any(client.network.cut_until(client.name, link.place, back=back) for back in (False, True))
+        if not node.up or cut or node.frozen_until > world.now:
+            link.bad_until = now_ms + world.chance.randint(100, 1_000)
+            return 0 if not node.up else client.options.timeout_ms * MS
+        link.up, link.run_id, link.suspect_since = True, node.run_id, None
+        link.connection += 1
+        # A new connection owes its predecessor no order.
+        link.last_there = link.last_back = world.now
+        return client.network.delay() * 2
+
+    def _over(self) -> bool:
+        unanswered = sum(vote.unanswered for vote in self.votes)
+        if self.round is not None and self.round.wait is Wait.ALL:
+            return unanswered == 0
+        return decided(sum(vote.kind is Kind.GRANTED for vote in self.votes), unanswered, self.quorum)
+
+    def _await(self, actor: Actor, ticket: int) -> None:
+        self.waiting = actor
+        world = self.client.world
+        world.after(self.client.options.timeout_ms * MS, self.client.deliver, self._timeout, ticket)
+
+    def _timeout(self, ticket: int) -> None:
+        if ticket != self.ticket or self.round is None or self.waiting is None:
+            return
+        for place, vote in enumerate(self.votes):
+            if vote.unanswered:
+                self.votes[place] = silent("timed out")
+                self.links[place].suspect_since = self.client.clock_ms()
+        self._resume()
+
+    def answer(self, place: int, ticket: int, vote: Vote) -> None:
+        """An answer has come."""
+        if ticket == self.ticket and self.round is not None:
+            self.votes[place] = vote
+            self._check()
+
+    def lost(self, place: int) -> None:
+        """A connection has ended."""
+        if self.round is not None and self.votes[place].unanswered:
+            self.votes[place] = silent("ended")
+            self._check()
+
+    def _check(self) -> None:
+        if self.waiting is not None and self._over():
+            self._resume()
+
+    def _resume(self) -> None:
+        actor, self.waiting = self.waiting, None
+        if actor is not None:
+            actor.wake(None)
+
+
+def _wait(actor: Actor, length: int) -> None:
+    actor.machine.world.after(length, actor.wake, None)

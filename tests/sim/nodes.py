@@ -1,0 +1,154 @@
+"""Simulated Redis servers that run the shipped scripts.
+
+Rules: a server's clock is its wall clock, with an offset, a rate and jumps; a restart gives it another run_id; what
+it remembers of before is said by whoever restarts it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from redlock import wire
+from redlock.wire import SCRIPTS, Script
+
+try:
+    from lupa.luajit21 import LuaRuntime
+except ImportError:
+    from lupa.lua51 import LuaRuntime
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from redlock.wire import Call
+    from tests.sim.world import World
+
+EPOCH_MS = 1_700_000_000_000
+
+
+class Lua:
+    """One Lua runtime with the scripts compiled once; `sources` replaces some of them, for variants."""
+
+    def __init__(self, sources: Mapping[str, str] | None = None) -> None:
+        self._runtime = LuaRuntime(unpack_returned_tuples=True)
+        module: Any = self._runtime.execute(Path(__file__).with_name("node.lua").read_text())
+        self.server = module.server
+        self._compile = module.script
+        names = {kind: kind.__name__.lower() for kind in SCRIPTS}
+        self._compiled: dict[bytes, Any] = {}
+        self.open = self._load(Script.load("open"), "open", sources)
+        self.write = self._load(Script.load("write"), "write", sources)
+        self.declare = self._load(Script.load("declare"), "declare", sources)
+        for kind, script in SCRIPTS.items():
+            self._compiled[script.sha] = self._load(script, names[kind], sources)
+
+    def _load(self, script: Script, name: str, sources: Mapping[str, str] | None) -> Any:  # noqa: ANN401 - Lua's
+        text = script.source.decode()
+        if sources:
+            admit = wire.Script.load("admit").source.decode()
+            body = text.removeprefix(admit) if script.admits else text
+            body = sources.get(name, body)
+            text = sources.get("admit", admit) + body if script.admits else body
+        return self._compile(text)
+
+    def compiled(self, script: Script) -> Any:  # noqa: ANN401 - Lua's
+        """A shipped script, or its variant, ready to run."""
+        return self._compiled[script.sha]
+
+
+class Node:
+    """A server: a lock node, or the store."""
+
+    __slots__ = ("_lua", "_server", "frozen_until", "lost_at", "offset_ms", "place", "rate", "restarts", "snapshot", "up", "world")
+
+    def __init__(self, world: World, lua: Lua, place: int) -> None:
+        self.world = world
+        self.place = place
+        self._lua = lua
+        self._server = lua.server()
+        self.up = True
+        self.frozen_until = 0
+        self.restarts = 0
+        self.rate = 1_000_000
+        self.offset_ms = EPOCH_MS
+        self.lost_at: list[int] = []
+        """When it lost memory."""
+        self.snapshot: Any = None
+
+    @property
+    def run_id(self) -> str:
+        """Another one after every restart."""
+        return f"run-{self.place}-{self.restarts}"
+
+    def time_ms(self) -> int:
+        """The server's wall clock."""
+        return self.offset_ms + self.world.now * self.rate // 1_000_000_000
+
+    def change_rate(self, rate: int) -> None:
+        """From now on the clock runs at this rate, in parts per million; what it shows does not jump."""
+        shown = self.time_ms()
+        self.rate = rate
+        self.offset_ms += shown - self.time_ms()
+
+    def declare(self) -> None:
+        """Let it vote at once."""
+        self._server.run(self._lua.declare, self.time_ms(), 1, wire.RECORD, self.run_id)
+
+    def call(self, call: Call, run_id: str) -> list[Any] | Exception:
+        """Run one of the lock's scripts as a connection to this run of the server would."""
+        last = (run_id,) if call.script.admits else ()
+        compiled = self._lua.compiled(call.script)
+        return self._reply(self._server.run(compiled, self.time_ms(), len(call.keys), *call.keys, *call.arguments, *last))
+
+    def store(self, door: str, keys: tuple[str, ...], arguments: tuple[str, ...]) -> list[Any] | Exception:
+        """Run one of the store's scripts."""
+        compiled = self._lua.open if door == "open" else self._lua.write
+        return self._reply(self._server.run(compiled, self.time_ms(), len(keys), *keys, *arguments))
+
+    @staticmethod
+    def _reply(values: Any) -> list[Any] | Exception:  # noqa: ANN401 - Lua's
+        if values[0] is None:
+            return RuntimeError(values[1])
+        return list(values[1:])
+
+    def get(self, key: str) -> str | None:
+        """A string, read from outside."""
+        value: str | None = self._server.get(key, self.time_ms())
+        return value
+
+    def field(self, key: str, name: str) -> str | None:
+        """A hash's field, read from outside."""
+        value: str | None = self._server.field(key, name, self.time_ms())
+        return value
+
+    def count(self, prefix: str) -> int:
+        """How many keys begin like this."""
+        return int(self._server.count(prefix, self.time_ms()))
+
+    def delete(self, key: str) -> None:
+        """A key is gone: deleted by hand, or evicted."""
+        self._server.delete(key)
+
+    def save(self) -> None:
+        """Take a snapshot, for `restart` to go back to."""
+        self.snapshot = self._server.snapshot()
+
+    def flush(self) -> None:
+        """FLUSHALL."""
+        self._server.flush()
+        self.lost_at.append(self.world.now)
+
+    def stop(self) -> None:
+        """SIGKILL: connections end, nothing is answered."""
+        self.up = False
+        self.restarts += 1
+
+    def restart(self, memory: str) -> None:
+        """Start again with `all` it had, `none` of it, or an `old` snapshot."""
+        self.up = True
+        if memory == "none" or (memory == "old" and self.snapshot is None):
+            self._server.flush()
+        elif memory == "old":
+            self._server.restore(self.snapshot)
+        if memory != "all":
+            self.lost_at.append(self.world.now)

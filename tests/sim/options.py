@@ -1,0 +1,77 @@
+"""What a seed stands for: every option of a schedule, drawn before it begins.
+
+Rules: swarm testing: each seed switches a random subset of the faults on. Even seeds keep the assumptions of P1,
+odd ones may break them.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import NamedTuple
+
+from redlock.model import drift_ms
+
+KEEPING = ("freeze client", "crash client", "cut", "break", "freeze node", "restart node", "flush", "redeliver", "client wall")
+BREAKING = ("delete key", "jump", "rate", "init")
+
+
+class Options(NamedTuple):
+    """A schedule's options; times in ms."""
+
+    seed: int
+    keeps: bool
+    nodes: int
+    clients: int
+    operations: int
+    ttl_ms: int
+    max_ttl_ms: int
+    timeout_ms: int
+    patience_ms: int
+    think_ms: int
+    renew: bool
+    looks: bool
+    sets: bool
+    delay_us: int
+    tail: float
+    store_loss: float
+    nemesis: float
+    faults: tuple[str, ...]
+    fault_count: int
+    wall_ok: bool
+    even_clocks: bool
+
+
+def draw(seed: int) -> Options:
+    """The options of a seed."""
+    chance = random.Random(seed ^ 0x5EED)
+    keeps = seed % 2 == 0
+    ttl_ms = chance.choice((150, 300, 600, 1_000, 2_000, 5_000))
+    timeout_ms = chance.choice((10, 25, 50, 100))
+    while ttl_ms < 2 * timeout_ms + drift_ms(ttl_ms) + 1:
+        timeout_ms //= 2
+    kinds = [kind for kind in KEEPING if chance.random() < 0.5]
+    if not keeps:
+        kinds += [kind for kind in BREAKING if chance.random() < 0.6]
+    return Options(
+        seed=seed,
+        keeps=keeps,
+        nodes=chance.choice((5, 5, 5, 5, 3, 3, 4, 1)),
+        clients=chance.choice((2, 3, 3, 4)),
+        operations=chance.randint(5, 11),
+        ttl_ms=ttl_ms,
+        max_ttl_ms=ttl_ms * chance.choice((1, 1, 2)),
+        timeout_ms=timeout_ms,
+        patience_ms=chance.choice((0, ttl_ms // 2, ttl_ms * 2)),
+        think_ms=int(ttl_ms * chance.choice((0.02, 0.2, 0.6, 1.5))),
+        renew=chance.random() < 0.7,
+        looks=chance.random() < 0.5,
+        sets=chance.random() < 0.3,
+        delay_us=chance.choice((100, 500, 2_000)),
+        tail=chance.choice((0.0, 0.01, 0.05)),
+        store_loss=chance.choice((0.0, 0.0, 0.05, 0.2)),
+        nemesis=chance.choice((0.0, 0.2, 0.6)),
+        faults=tuple(kinds),
+        fault_count=chance.randint(2, 14) if kinds else 0,
+        wall_ok="client wall" not in kinds,
+        even_clocks=chance.random() < 0.5,
+    )

@@ -1,0 +1,64 @@
+"""The shipped source that a simulation runs, or a variant of it with one piece of text replaced.
+
+Rules: nothing is modelled twice: what runs is `redlock/protocol.py`, `redlock/model.py`, `redlock/waiting.py` and the
+Lua scripts. A variant's text must be there exactly once, so that a mutant that no longer applies is noticed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import types
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import redlock
+from redlock.commands import Wait
+from tests.sim.nodes import Lua
+
+_ROOT = Path(redlock.__file__).parent
+_MODULES = ("model", "waiting", "protocol")
+
+
+class Variant(NamedTuple):
+    """One replaced piece of text; `file` is a module of redlock or `scripts/<name>.lua`, `old` stands in it once."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+
+
+class Source:
+    """Protocol, waiting rules and scripts."""
+
+    def __init__(self, *variants: Variant) -> None:
+        texts = {variant.file: (_ROOT / variant.file).read_text() for variant in variants}
+        for variant in variants:
+            if texts[variant.file].count(variant.old) != 1:
+                raise ValueError(f"variant {variant.name}: its text is not once in {variant.file}")
+            texts[variant.file] = texts[variant.file].replace(variant.old, variant.new)
+        self.lua = Lua({Path(name).stem: text for name, text in texts.items() if name.endswith(".lua")})
+        modules = self._modules({Path(name).stem: text for name, text in texts.items() if name.endswith(".py")})
+        self.protocol: Any = modules["protocol"]
+        self.waiting: Any = modules["waiting"]
+        self.model: Any = modules["model"]
+        self.wait_all = Wait.ALL
+
+    @staticmethod
+    def _modules(texts: dict[str, str]) -> dict[str, Any]:
+        if not texts:
+            return {name: importlib.import_module(f"redlock.{name}") for name in _MODULES}
+        kept = {f"redlock.{name}": sys.modules.get(f"redlock.{name}") for name in _MODULES}
+        try:
+            for name in _MODULES:
+                module = types.ModuleType(f"redlock.{name}")
+                module.__file__ = str(_ROOT / f"{name}.py")
+                sys.modules[f"redlock.{name}"] = module
+                text = texts.get(name) or (_ROOT / f"{name}.py").read_text()
+                exec(compile(text, module.__file__, "exec"), module.__dict__)  # noqa: S102 - our own source
+            return {name: sys.modules[f"redlock.{name}"] for name in _MODULES}
+        finally:
+            for full, module_before in kept.items():
+                if module_before is not None:
+                    sys.modules[full] = module_before
