@@ -15,7 +15,8 @@ Names: TypeAlias = tuple[str, ...]
 class Acquire(NamedTuple):
     """Take the locks if all are free; every fence becomes the same, max(fences + 1, proposed).
 
-    Who was woken may also take what is reserved for that.
+    Who was woken may also take what is reserved for that. Who goes on waiting for `waits_ms` if it is denied has
+    the lock reserved when it is released.
     """
 
     names: Names
@@ -23,6 +24,7 @@ class Acquire(NamedTuple):
     ttl_ms: int
     proposed: int
     woken: bool = False
+    waits_ms: int = 0
 
 
 class Confirm(NamedTuple):

@@ -142,7 +142,8 @@ class Lease:
         nap = Nap(self._client.waiters, self.names)
         try:
             while True:
-                result = self._attempt(started_ms, woken=nap.woken)
+                waits_ms = self.ttl_ms if patience_ms is None else patience_ms - (now_ms() - started_ms)
+                result = self._attempt(started_ms, woken=nap.woken, waits_ms=max(0, waits_ms))
                 if isinstance(result, Grant):
                     return
                 verdict.refuse_disagreement(nodes, self._client.driver.codec.terms, result)
@@ -166,9 +167,10 @@ class Lease:
         finally:
             nap.end(won=self.held, wake_ms=self.ttl_ms)
 
-    def _attempt(self, started_ms: int, *, woken: bool) -> Grant | Refusal:
+    def _attempt(self, started_ms: int, *, woken: bool, waits_ms: int) -> Grant | Refusal:
         token = f"{secrets.token_hex(16)}:{self._who}"
-        attempt = Acquire(self.names, token, self.ttl_ms, self._client.proposal(wall_us()), woken)
+        proposed = self._client.proposal(wall_us())
+        attempt = Acquire(self.names, token, self.ttl_ms, proposed, woken, waits_ms)
         with self._client.driver.links() as links:
             try:
                 result = links.run(protocol.acquire(attempt))

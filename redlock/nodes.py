@@ -5,24 +5,23 @@ Rules of this file:
    with its defaults one refused node costs 4.6 s per command.
 2. A connection is handed out only with the node's `run_id`, read on that very connection: a connection can't
    outlive the server process, so the two belong together.
-3. A node is named by its label (`host:port`, `host:port/db`, a socket's path), which never holds a password.
+3. A node is named by its label (see `address`), which never holds a password.
 4. Dialling happens in a thread of its own, so that a dead node can be waited for or not.
 """
 
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, NamedTuple
 
 from redis.backoff import NoBackoff
-from redis.connection import AbstractConnection, Connection, parse_url
-from redis.exceptions import AuthenticationError, RedisError, ResponseError
+from redis.connection import AbstractConnection, Connection
+from redis.exceptions import AuthenticationError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeout
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
-from redlock import log, wire
+from redlock import address, log, wire
 from redlock.clock import now_ms
 from redlock.errors import ConfigurationError
 from redlock.watch import ClockWatch
@@ -62,7 +61,7 @@ class Dial:
         try:
             self.result = self._node.connect()
             self._node.is_good()
-        except (RedisError, OSError, Unfit) as exc:
+        except Exception as exc:  # noqa: BLE001 - what listens there may be anything, and answer anything
             self.error = why(exc, self._node.timeout_ms)
             self._node.is_bad(self.error)
         finally:
@@ -73,8 +72,8 @@ class Node:
     """A lock node as one process sees it; shared by all its connections and threads."""
 
     def __init__(self, url: str, timeout_ms: int) -> None:
-        options = _options(url)
-        self.label = _label(options)
+        options = address.parse(url)
+        self.label = address.label(options)
         self.timeout_ms = timeout_ms
         self._kind: type[AbstractConnection] = options.pop("connection_class", Connection)
         self._options = options | {
@@ -83,6 +82,8 @@ class Node:
             "retry": Retry(NoBackoff(), 0),
             "retry_on_error": [],
             "health_check_interval": 0,
+            "decode_responses": False,
+            "encoding": "utf-8",
             "protocol": 2,
             "driver_info": None,
             "maint_notifications_config": MaintNotificationsConfig(enabled=False),
@@ -147,6 +148,8 @@ class Node:
         connection.send_packed_command([*questions, wire.LESSONS])  # type: ignore[no-untyped-call]
         answers = [connection.read_response() for _ in range(2 + len(wire.SCRIPTS))]
         info = _fields(answers[0]) | _fields(answers[1])
+        if not info.get("run_id") or not info.get("redis_version"):
+            raise Unfit("answers, but not as a Redis server does")
         if info.get("redis_mode", "standalone") != "standalone":
             raise Unfit(f"in {info['redis_mode']} mode; lock nodes must be independent masters")
         if info.get("role") != "master":
@@ -162,6 +165,8 @@ def why(exc: Exception, timeout_ms: int) -> str:
     """A failure to reach a node, in words that say what is wrong with it and hold no secret."""
     cause: BaseException | None = exc
     while cause is not None:
+        if isinstance(cause, Unfit):
+            return str(cause)
         if isinstance(cause, AuthenticationError | ResponseError):
             return wire.explain(_with_code(cause))
         if isinstance(cause, TimeoutError | RedisTimeout):
@@ -169,7 +174,7 @@ def why(exc: Exception, timeout_ms: int) -> str:
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror.lower()
         cause = cause.__cause__ or cause.__context__
-    return str(exc)[:200]
+    return f"answers, but not as a Redis server does ({str(exc) or type(exc).__name__:.100})"
 
 
 def _with_code(error: Exception) -> str:
@@ -182,44 +187,8 @@ def _with_code(error: Exception) -> str:
     return f"{code} {text}" if code else text
 
 
-def _fields(info: bytes) -> dict[str, str]:
+def _fields(info: object) -> dict[str, str]:
+    if not isinstance(info, bytes):
+        return {}
     lines = (line.partition(":") for line in info.decode(errors="replace").splitlines())
     return {name: value for name, colon, value in lines if colon}
-
-
-def _options(url: str) -> dict[str, Any]:
-    """A node's address as redis-py's connection options.
-
-    Accepts `redis://`, `rediss://` and `unix://` URLs, and `host:port` alone.
-
-    Raises:
-        ConfigurationError: It is none of these. The message never repeats user name or password.
-    """
-    text = url if "://" in url else f"redis://{url}"
-    scheme, _, rest = text.partition("://")
-    seen = f"{scheme}://{rest.rpartition('@')[2]}"
-    try:
-        options = dict(parse_url(text))  # type: ignore[no-untyped-call]
-        parts = urlsplit(text)
-        if scheme != "unix" and (not parts.hostname or not parts.port):
-            raise ValueError("host and port are needed")
-        if scheme == "unix" and not options.get("path"):
-            raise ValueError("a socket's path is needed")
-        if parts.path.strip("/") and scheme != "unix" and not parts.path.strip("/").isdigit():
-            raise ValueError("the database must be a number")
-    except ValueError as exc:
-        # `from None`: the parser's own message may hold the whole address.
-        reason = str(exc) if "@" not in str(exc) and "Port" not in str(exc) else "the port must be 1 to 65535"
-        raise ConfigurationError(
-            f"node address {seen!r} can't be used: {reason}; write redis://[user:password@]host:port[/db], "
-            "rediss://... for TLS, or unix:///path"
-        ) from None
-    return options
-
-
-def _label(options: dict[str, Any]) -> str:
-    if "path" in options:
-        return str(options["path"])
-    host, database = options["host"], options.get("db", 0)
-    place = f"[{host}]:{options['port']}" if ":" in host else f"{host}:{options['port']}"
-    return f"{place}/{database}" if database else place

@@ -121,7 +121,8 @@ class Codec:
             return Call(script, keys, (command.token, str(command.wake_ms), self._reserve))
         if isinstance(command, Acquire):
             keys = tuple(key for lock in locks for key in (lock, fence_key(lock), queue_key(lock)))
-            words = (str(command.ttl_ms), str(command.proposed), _FENCE_TTL, "1" if command.woken else "0")
+            queue = ("1" if command.woken else "0", str(command.waits_ms))
+            words = (str(command.ttl_ms), str(command.proposed), _FENCE_TTL, *queue)
             return Call(script, (RECORD, *keys), (*self._common, command.token, *words))
         pairs = tuple(key for lock in locks for key in (lock, fence_key(lock)))
         if isinstance(command, Inspect):

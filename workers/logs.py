@@ -15,7 +15,7 @@ from pathlib import Path
 from concurrent_log_handler import ConcurrentRotatingFileHandler
 
 _KEPT = 5
-_SECRET = re.compile(r"(\w+://[^\s:/@]*:)[^\s@]+@")
+_SECRET = re.compile(r"""(\w+://[^\s:/@'"]*:)[^\s'"]+@|([?&]password=)[^\s&'"]+""")
 _FORMAT = "%(asctime)s %(levelname)-7s %(processName)s[%(process)d] %(name)s: %(message)s"
 
 
@@ -24,7 +24,11 @@ class MaskingFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as text, masked; tracebacks keep their line breaks."""
-        return _SECRET.sub(r"\1***@", super().format(record))
+        return _SECRET.sub(_masked, super().format(record))
+
+
+def _masked(found: re.Match[str]) -> str:
+    return f"{found[1]}***@" if found[1] else f"{found[2]}***"
 
 
 def configure(log_file: str, log_bytes: int, *, console: bool = True) -> None:

@@ -2,7 +2,7 @@
 --
 -- KEYS  record, then for each resource: lock, fence, queue
 -- ARGV  terms, quarantine; owner token, TTL in ms, proposed fencing token, TTL of the fence keys in ms, '1' if the
---       client was woken; run_id
+--       client was woken, for how many ms it will wait if it is denied; run_id
 -- gives {1, now, fence} granted, or {0, now, fence, holder, remaining ms}; remaining is -1 if a key has no TTL
 --
 -- Locks that already hold this very token are granted again and nothing changes: the first answer was lost.
@@ -18,7 +18,9 @@ for i = 2, #KEYS, 3 do
     local left = redis.call('PTTL', KEYS[i])
     holder = holder or found
     remaining = (left < 0 or remaining < 0) and -1 or math.max(remaining, left)
-    redis.call('SET', KEYS[i + 2], 'waited for', 'PX', ARGV[4])
+    if tonumber(ARGV[8]) > redis.call('PTTL', KEYS[i + 2]) and ARGV[8] ~= '0' then
+      redis.call('SET', KEYS[i + 2], 'waited for', 'PX', ARGV[8])
+    end
   elseif ARGV[7] ~= '1' and redis.call('GET', KEYS[i + 2]) == 'reserved' then
     holder = holder or ''
     remaining = remaining < 0 and -1 or math.max(remaining, redis.call('PTTL', KEYS[i + 2]))

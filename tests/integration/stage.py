@@ -128,6 +128,23 @@ class Stage:
         """What these tasks returned."""
         return [self.result(task_id) for task_id in task_ids]
 
+    def requeues(self, task_id: str) -> int:
+        """How often a task went back to the queue for want of its lock, as the workers' logs tell."""
+        return sum(f"requeued task={task_id} " in line for line in self._log_lines())
+
+    def was_requeued(self, resource: str) -> bool:
+        """Whether any task went back to the queue for want of this lock."""
+        return any("requeued task=" in line and f"resource={resource} " in line for line in self._log_lines())
+
+    def _log_lines(self) -> list[str]:
+        return [line for worker in self._workers for line in worker.log.splitlines()]
+
+    def is_idle(self) -> bool:
+        """Whether no message waits for a worker or is in the hands of one."""
+        with self.sender.connection_for_read() as connection:
+            redis = connection.default_channel.client
+            return not redis.llen("celery") and not redis.hlen("unacked")
+
     def counter(self, name: str) -> int:
         """The value of a counter."""
         return int(self.store.hget(f"store:{name}", "value") or 0)

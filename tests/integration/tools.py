@@ -20,7 +20,7 @@ import hiredis
 from redis import Redis
 
 from redlock import ConfigurationError
-from redlock.embedded import Cluster, Server, free_port
+from redlock.embedded import Server, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -45,7 +45,7 @@ def eventually(condition: Callable[[], T], what: str, *, within: float = 30.0) -
 
 
 def brief_lock(client: Redlock, name: str, **options: Any) -> Lock:  # noqa: ANN401 - whatever a lock takes
-    """A lock whose lease runs out soon; the place to say so if leases are ever renewed by themselves."""
+    """A lock whose lease runs out soon where nobody renews it."""
     return client.lock(name, ttl=0.3, **options)
 
 
@@ -129,7 +129,9 @@ class SlowLink:
             asyncio.ensure_future(self._carry_answers(node_reader, writer)),
         ]
         try:
-            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            # Cancelled when the links go down; asyncio would call a cancelled handler an error of ours.
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for way in ways:
                 way.cancel()

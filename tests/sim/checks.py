@@ -59,7 +59,8 @@ def tokens(leases: Sequence[Lease], lost: Mapping[int, Sequence[int]], *, always
 
 def writes_in_order(writes: Iterable[Write]) -> list[str]:
     """P3: accepted tokens never go back."""
-    found, last = [], defaultdict(lambda: (0, 0))
+    found: list[str] = []
+    last: defaultdict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
     for write in writes:
         if (write.fence, write.section) <= last[write.name]:
             found.append(f"{write.name}: token {write.fence} section {write.section} accepted after {last[write.name]}")
@@ -73,7 +74,9 @@ def counted(name: str, counter: int, writes: Iterable[Write], operations: Iterab
     found = [f"operation {identity} was applied {times} times" for identity, times in applied.items() if times > 1]
     if counter != len(applied):
         found.append(f"counter {name} is {counter}, and {len(applied)} operations were applied")
-    for operation in operations:
-        if operation.names[0] == name and operation.acknowledged and operation.identity not in applied:
-            found.append(f"operation {operation.identity} was acknowledged and never applied")
+    found += [
+        f"operation {operation.identity} was acknowledged and never applied"
+        for operation in operations
+        if operation.names[0] == name and operation.acknowledged and operation.identity not in applied
+    ]
     return found

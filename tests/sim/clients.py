@@ -9,18 +9,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from redlock.model import FENCE_LIMIT, Grant
+from redlock.model import FENCE_LIMIT
 from tests.sim.links import SimLinks
 from tests.sim.nodes import EPOCH_MS
+from tests.sim.records import Question
 from tests.sim.world import MS, Actor, Machine, sleep
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+    from redlock.model import Grant
     from tests.sim.links import Network
     from tests.sim.nodes import Node
-    from tests.sim.schedule import Schedule
     from tests.sim.records import Operation
+    from tests.sim.schedule import Schedule
 
 _STORE_TRIES = 4
 _REMEMBERED = str(7 * 24 * 3600 * 1000)
@@ -29,8 +31,6 @@ _REMEMBERED = str(7 * 24 * 3600 * 1000)
 class Client(Machine):
     """One process."""
 
-    __slots__ = ("clock_offset_ms", "links", "network", "options", "protocol", "rate", "schedule", "seen", "wall_offset_us", "waiting")
-
     def __init__(self, schedule: Schedule, name: str, nodes: list[Node]) -> None:
         super().__init__(schedule.world, name)
         self.schedule = schedule
@@ -38,6 +38,7 @@ class Client(Machine):
         self.network: Network = schedule.network
         self.protocol = schedule.source.protocol
         self.waiting = schedule.source.waiting
+        self.wire = schedule.source.wire
         self.rate = schedule.client_rate()
         self.clock_offset_ms = self.world.chance.randint(0, 10**6)
         self.wall_offset_us = schedule.wall_offset_us()
@@ -91,7 +92,7 @@ class Client(Machine):
             began = self.world.now
             result = yield from self.links.run(self.protocol.acquire(attempt))
             self.saw(result.election.largest_fence)
-            if isinstance(result, Grant):
+            if hasattr(result, "token"):
                 self.saw(result.fence)
                 return self.schedule.granted(self, result, attempt, began)
             losses += 1
@@ -116,14 +117,16 @@ class Client(Machine):
                 held.exit()
                 return
             before = held.grant
-            result = yield from self.links.run(self.protocol.extend(before, before.ttl_ms, self.schedule.source.wait_all))
-            if isinstance(result, Grant):
+            result = yield from self.links.run(
+                self.protocol.extend(before, before.ttl_ms, self.schedule.source.wait_all)
+            )
+            if hasattr(result, "token"):
                 held.extended(result)
             elif result.election.denied >= result.election.quorum:
                 held.lost = True
             held.exit()
             left = held.grant.deadline_ms - self.clock_ms()
-            won = isinstance(result, Grant)
+            won = hasattr(result, "token")
             pause = self.waiting.renewal_ms(before.ttl_ms) if won else self.waiting.retry_ms(max(0, left))
             yield (sleep, pause * MS)
 
@@ -167,7 +170,7 @@ class Client(Machine):
     def _store(self, door: str, name: str, arguments: tuple[str, ...], identity: str = "") -> Generator[Any, Any, Any]:
         """Ask the store, again if there is no answer; None if there was none at all."""
         for _ in range(_STORE_TRIES):
-            reply = yield (self.schedule.ask_store, door, name, arguments, identity)
+            reply = yield (self.schedule.ask_store, Question(door, name, arguments, identity))
             if reply is not None:
                 return reply
         return None

@@ -88,8 +88,6 @@ def _restart_node(schedule: Schedule, fault: Fault) -> None:
     """Crash, and come back with all, part or none of its memory."""
     node = schedule.nodes[fault.target % len(schedule.nodes)]
     if node.up:
-        if fault.detail % 7 < 2:  # noqa: PLR2004 - two of seven
-            node.save()
         node.stop()
         memory = ("all", "none", "old")[fault.detail % 3]
         schedule.world.after(fault.length, _come_back, schedule, node.place, memory)
@@ -99,6 +97,11 @@ def _come_back(schedule: Schedule, place: int, memory: str) -> None:
     if not schedule.nodes[place].up:
         schedule.nodes[place].restart(memory)
         schedule.world.note("node is back", place, memory)
+
+
+def _save(schedule: Schedule, fault: Fault) -> None:
+    """A snapshot, for a later restart to go back to."""
+    schedule.nodes[fault.target % len(schedule.nodes)].save()
 
 
 def _flush(schedule: Schedule, fault: Fault) -> None:
@@ -147,6 +150,7 @@ _ACTS = {
     "freeze node": _freeze_node,
     "restart node": _restart_node,
     "flush": _flush,
+    "save": _save,
     "redeliver": _redeliver,
     "client wall": _client_wall,
     "delete key": _delete_key,

@@ -1,24 +1,23 @@
 """A client's connections to the nodes, as the sync driver has them, over a network that misbehaves.
 
-Rules, those of `redlock/sync.py` and `redlock/link.py`: answers come back in order and keep their ticket, and a late one
-is never counted for another round; a node that let a round time out is suspect, is not asked and not waited for until
-it has answered something; a connection that ended is dialled again, and reads the server's run_id anew; a cancel goes
-down the connections that there are. Beyond that the network may deliver what a broken connection still carried
-later than what its successor carried.
+Rules, those of `redlock/sync.py` and `redlock/link.py`: answers come back in order and keep their ticket, and a late
+one is never counted for another round; a node that let a round time out is suspect, is not asked and not waited for
+until it has answered something; a connection that ended is dialled again, and reads the server's run_id anew; a
+cancel goes down the connections that there are. Beyond that the network may deliver what a broken connection still
+carried later than what its successor carried.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from redlock import wire
 from redlock.commands import Acquire, Inspect, Round, Wait
-from redlock.model import UNANSWERED, Election, Kind, Vote, decided, quorum_of, silent
 from tests.sim.world import MS, Actor
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
+    from redlock.model import Election, Vote
     from redlock.protocol import Steps
     from redlock.wire import Call, Codec
     from tests.sim.clients import Client
@@ -56,7 +55,18 @@ class Network:
 class SimLink:
     """One connection to one node."""
 
-    __slots__ = ("bad_until", "client", "connection", "last_back", "last_there", "node", "place", "run_id", "suspect_since", "up")
+    __slots__ = (
+        "bad_until",
+        "client",
+        "connection",
+        "last_back",
+        "last_there",
+        "node",
+        "place",
+        "run_id",
+        "suspect_since",
+        "up",
+    )
 
     def __init__(self, client: Client, node: Node) -> None:
         self.client, self.node, self.place = client, node, node.place
@@ -105,19 +115,21 @@ class SimLink:
     def _receive(self, reply: Any, ticket: int, connection: int) -> None:  # noqa: ANN401 - whatever the script gave
         if self.up and connection == self.connection:
             self.suspect_since = None
-            self.client.links.answer(self.place, ticket, wire.decode(reply))
+            self.client.links.answer(self.place, ticket, self.client.wire.decode(reply))
 
 
 class SimLinks:
     """A set of links, used by one actor at a time."""
 
-    __slots__ = ("_busy", "_queue", "client", "codec", "links", "quorum", "round", "ticket", "votes", "waiting")
-
     def __init__(self, client: Client, nodes: list[Node], codec: Codec) -> None:
         self.client = client
         self.codec = codec
         self.links = [SimLink(client, node) for node in nodes]
-        self.quorum = quorum_of(len(nodes))
+        self.model = client.schedule.source.model
+        self.quorum = self.model.quorum_of(len(nodes))
+        self._silent: Callable[[str], Vote] = self.model.silent
+        self._unanswered: Vote = self.model.UNANSWERED
+        self._granted = self.model.Kind.GRANTED
         self.ticket = 0
         self.round: Round | None = None
         self.votes: list[Vote] = []
@@ -162,19 +174,22 @@ class SimLinks:
         call = self.codec.call(round_.command)
         sent_ms = clock()
         self.round, self.votes = round_, [self._send(link, round_, call) for link in self.links]
+        if isinstance(round_.command, Acquire):
+            self.client.schedule.sent(self.client)
         if round_.wait is not Wait.SENT and not self._over():
             yield (self._await, self.ticket)
         self.round = None
-        return Election(tuple(self.votes), sent_ms, clock())
+        election: Election = self.model.Election(tuple(self.votes), sent_ms, clock())
+        return election
 
     def _send(self, link: SimLink, round_: Round, call: Call) -> Vote:
         if round_.to is not None and link.place not in round_.to:
-            return silent("not asked")
+            return self._silent("not asked")
         suspect = link.suspect_since is not None
         if not link.up or (suspect and isinstance(round_.command, Acquire | Inspect)):
-            return silent("down")
+            return self._silent("down")
         link.send(call, self.ticket)
-        return silent("suspect") if suspect else UNANSWERED
+        return self._silent("suspect") if suspect else self._unanswered
 
     def _make_ready(self) -> Generator[Any, Any, None]:
         now_ms, world = self.client.clock_ms(), self.client.world
@@ -205,7 +220,9 @@ class SimLinks:
         unanswered = sum(vote.unanswered for vote in self.votes)
         if self.round is not None and self.round.wait is Wait.ALL:
             return unanswered == 0
-        return decided(sum(vote.kind is Kind.GRANTED for vote in self.votes), unanswered, self.quorum)
+        granted = sum(vote.kind is self._granted for vote in self.votes)
+        over: bool = self.model.decided(granted, unanswered, self.quorum)
+        return over
 
     def _await(self, actor: Actor, ticket: int) -> None:
         self.waiting = actor
@@ -217,7 +234,7 @@ class SimLinks:
             return
         for place, vote in enumerate(self.votes):
             if vote.unanswered:
-                self.votes[place] = silent("timed out")
+                self.votes[place] = self._silent("timed out")
                 self.links[place].suspect_since = self.client.clock_ms()
         self._resume()
 
@@ -230,7 +247,7 @@ class SimLinks:
     def lost(self, place: int) -> None:
         """A connection has ended."""
         if self.round is not None and self.votes[place].unanswered:
-            self.votes[place] = silent("ended")
+            self.votes[place] = self._silent("ended")
             self._check()
 
     def _check(self) -> None:

@@ -59,8 +59,6 @@ class Lua:
 class Node:
     """A server: a lock node, or the store."""
 
-    __slots__ = ("_lua", "_server", "frozen_until", "lost_at", "offset_ms", "place", "rate", "restarts", "snapshot", "up", "world")
-
     def __init__(self, world: World, lua: Lua, place: int) -> None:
         self.world = world
         self.place = place
@@ -98,7 +96,9 @@ class Node:
         """Run one of the lock's scripts as a connection to this run of the server would."""
         last = (run_id,) if call.script.admits else ()
         compiled = self._lua.compiled(call.script)
-        return self._reply(self._server.run(compiled, self.time_ms(), len(call.keys), *call.keys, *call.arguments, *last))
+        return self._reply(
+            self._server.run(compiled, self.time_ms(), len(call.keys), *call.keys, *call.arguments, *last)
+        )
 
     def store(self, door: str, keys: tuple[str, ...], arguments: tuple[str, ...]) -> list[Any] | Exception:
         """Run one of the store's scripts."""

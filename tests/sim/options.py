@@ -11,7 +11,18 @@ from typing import NamedTuple
 
 from redlock.model import drift_ms
 
-KEEPING = ("freeze client", "crash client", "cut", "break", "freeze node", "restart node", "flush", "redeliver", "client wall")
+KEEPING = (
+    "freeze client",
+    "crash client",
+    "cut",
+    "break",
+    "freeze node",
+    "restart node",
+    "save",
+    "flush",
+    "redeliver",
+    "client wall",
+)
 BREAKING = ("delete key", "jump", "rate", "init")
 
 
@@ -57,7 +68,7 @@ def draw(seed: int) -> Options:
         keeps=keeps,
         nodes=chance.choice((5, 5, 5, 5, 3, 3, 4, 1)),
         clients=chance.choice((2, 3, 3, 4)),
-        operations=chance.randint(5, 11),
+        operations=chance.randint(4, 10),
         ttl_ms=ttl_ms,
         max_ttl_ms=ttl_ms * chance.choice((1, 1, 2)),
         timeout_ms=timeout_ms,

@@ -3,6 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import NamedTuple
+
+
+class Question(NamedTuple):
+    """A command to the store: which door, of what, with which arguments, for which operation."""
+
+    door: str
+    name: str
+    arguments: tuple[str, ...]
+    identity: str
 
 
 @dataclasses.dataclass

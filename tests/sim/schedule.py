@@ -9,21 +9,22 @@ import hashlib
 from typing import TYPE_CHECKING, Any
 
 from redlock.commands import Acquire
-from redlock.model import Grant, Kind
-from redlock.wire import Codec
-from tests.sim import checks, faults, options as drawn
+from tests.sim import checks, faults
+from tests.sim import options as drawn
 from tests.sim.clients import Client, Held
 from tests.sim.links import Network
 from tests.sim.nodes import Node
-from tests.sim.records import Lease, Operation, Write
+from tests.sim.records import Lease, Operation, Question, Write
 from tests.sim.world import MS, Actor, World
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from redlock.model import Grant
     from tests.sim.source import Source
 
 _END = 600_000 * MS
+_MOST_EVENTS = 100_000
 _PPM_KEPT = 4_000
 
 
@@ -37,20 +38,19 @@ class Schedule:
         self.world = World(seed, recording=recording)
         chance = self.world.chance
         self.network = Network(self.options, self.world)
-        self.codec = Codec(self.options.nodes, "", self.options.max_ttl_ms)
+        self.codec = source.wire.Codec(self.options.nodes, "", self.options.max_ttl_ms)
         self.leases: list[Lease] = []
         self.writes: list[Write] = []
         self.stales = self.crashes = self.strikes = self.two_rounds = self.attempts = 0
         self.nodes = [Node(self.world, source.lua, place) for place in range(self.options.nodes)]
         for node in self.nodes:
-            node.offset_ms += 0 if self.options.even_clocks else chance.randint(-10**6, 10**6)
+            node.offset_ms += 0 if self.options.even_clocks else chance.randint(-(10**6), 10**6)
             node.rate = 1_000_000 + chance.choice((-1, 0, 1)) * (_PPM_KEPT if chance.random() < 0.5 else 50)
             node.declare()
+            node.save()
         self.store = Node(self.world, source.lua, 99)
         names = ("a", "b")
-        self.operations = [
-            Operation(f"op-{number}", self._names(names)) for number in range(self.options.operations)
-        ]
+        self.operations = [Operation(f"op-{number}", self._names(names)) for number in range(self.options.operations)]
         self.queue = list(self.operations)
         self.idle: list[Actor] = []
         self.faults = [fault for fault in faults.draw(self.options, chance) if fault.number not in spared]
@@ -89,13 +89,16 @@ class Schedule:
         self.faulty = False
         self._heal()
         world.run(world.now + _END, self._finished)
-        if not self._finished():
+        if not self._done():
             left = [operation.identity for operation in self.operations if not operation.acknowledged]
             world.violation(f"after the faults these did not come to their end: {left}")
         self._check()
         return self
 
     def _finished(self) -> bool:
+        return self.world.events > _MOST_EVENTS or self._done()
+
+    def _done(self) -> bool:
         return not self.faulty and all(operation.acknowledged for operation in self.operations)
 
     def _heal(self) -> None:
@@ -150,13 +153,17 @@ class Schedule:
         """A fresh attempt, with an owner token of its own."""
         self.attempts += 1
         token = f"t{self.attempts}:{client.name}"
-        return Acquire(tuple(sorted(names)), token, self.options.ttl_ms, client.proposal(), woken)
+        return Acquire(
+            tuple(sorted(names)), token, self.options.ttl_ms, client.proposal(), woken, self.options.patience_ms
+        )
 
     def granted(self, client: Client, grant: Grant, attempt: Acquire, began: int) -> Held:
         """Somebody believes that he holds a lease."""
         now = self.world.now
+        if client.clock_ms() >= grant.deadline_ms:
+            self.world.violation(f"{client.name} was granted a lease whose time is over")
         votes = grant.election.votes
-        yes = frozenset(place for place, vote in enumerate(votes) if vote.kind is Kind.GRANTED)
+        yes = frozenset(place for place, vote in enumerate(votes) if vote.kind is self.source.model.Kind.GRANTED)
         exact = frozenset(place for place in yes if votes[place].fence == grant.fence)
         end = client.when_clock_shows(grant.deadline_ms)
         lease = Lease(client.name, attempt.names, grant.fence, began, now, max(end, now), yes, exact)
@@ -168,6 +175,13 @@ class Schedule:
             faults.nemesis(self, self.clients.index(client), lease)
         return held
 
+    def sent(self, client: Client) -> None:
+        """An acquire has just gone out: a moment to be stopped at."""
+        chance = self.world.chance
+        stops = self.faulty and "freeze client" in self.options.faults
+        if stops and chance.random() < self.options.nemesis * 0.05:
+            client.freeze(int(self.options.ttl_ms * chance.choice((0.9, 1.1, 2.0))) * MS)
+
     def after_release(self, held: Held) -> None:
         """A release has gone out."""
         self.world.note("released", held.client.name, held.grant.fence)
@@ -177,21 +191,20 @@ class Schedule:
         self.stales += 1
         self.world.note("STALE", client.name, door)
 
-    def ask_store(self, actor: Actor, door: str, name: str, arguments: tuple[str, ...], identity: str) -> None:
+    def ask_store(self, actor: Actor, question: Question) -> None:
         """Send a command to the store: it may arrive late, twice or never, and so may its answer."""
         world, chance, loss = self.world, self.world.chance, self.options.store_loss if self.faulty else 0.0
         reply_at = world.now + self.options.timeout_ms * MS
         state = {"open": True}
         if chance.random() >= loss:
-            world.after(self.network.delay(), self._store_acts, actor, state, door, name, arguments, identity)
+            world.after(self.network.delay(), self._store_acts, actor, state, question)
         if loss and chance.random() < loss:
             late = int(chance.random() * self.options.ttl_ms * 3 * MS)
-            world.after(late, self._store_acts, actor, {"open": False}, door, name, arguments, identity)
+            world.after(late, self._store_acts, actor, {"open": False}, question)
         world.at(reply_at, self._store_answers, actor, state, None)
 
-    def _store_acts(
-        self, actor: Actor, state: dict[str, bool], door: str, name: str, arguments: tuple[str, ...], identity: str
-    ) -> None:
+    def _store_acts(self, actor: Actor, state: dict[str, bool], question: Question) -> None:
+        door, name, arguments, identity = question
         keys = (f"store:{name}",) if door == "open" else (f"store:{name}", f"store:{name}:done:{identity}")
         reply: Any = self.store.store(door, keys, arguments)
         self.world.note("store", door, name, identity, tuple(arguments[:4:2]), tuple(reply))

@@ -17,7 +17,7 @@ from redlock.commands import Wait
 from tests.sim.nodes import Lua
 
 _ROOT = Path(redlock.__file__).parent
-_MODULES = ("model", "waiting", "protocol")
+_MODULES = ("model", "wire", "waiting", "protocol")
 
 
 class Variant(NamedTuple):
@@ -43,6 +43,7 @@ class Source:
         self.protocol: Any = modules["protocol"]
         self.waiting: Any = modules["waiting"]
         self.model: Any = modules["model"]
+        self.wire: Any = modules["wire"]
         self.wait_all = Wait.ALL
 
     @staticmethod

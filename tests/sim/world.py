@@ -63,8 +63,6 @@ class World:
 class Machine:
     """Something that runs actors and can be frozen or crash."""
 
-    __slots__ = ("actors", "alive", "frozen_until", "name", "world")
-
     def __init__(self, world: World, name: str) -> None:
         self.world = world
         self.name = name

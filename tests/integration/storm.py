@@ -1,0 +1,188 @@
+"""A program that uses locks while exceptions out of signals strike it at random moments; run by `test_storm.py`.
+
+A process of its own, because a strike inside the test runner's own hooks would say nothing about locks.
+Prints one line of JSON after the storm, waits for a line, and prints another when it has shown that it still works.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import random
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from redlock import LockContended, LockLost, NotHeld, Redlock
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
+    from typing_extensions import Self
+
+    from redlock import Lease
+
+NAMES = [f"report:{number}" for number in range(12)]
+TTL, MAX_TTL = 0.6, 2.0
+
+
+class Hard(BaseException):
+    """Like SystemExit, which Celery's children raise out of SIGTERM."""
+
+
+class Soft(Exception):
+    """Like SoftTimeLimitExceeded, which is a plain exception raised out of SIGUSR1."""
+
+
+class Storm:
+    """Raises an exception in the main thread at random moments, at most once each time it is armed."""
+
+    def __init__(self, kind: type[BaseException], chance: random.Random) -> None:
+        self.armed = False
+        self.hits = 0
+        self._kind = kind
+        self._chance = chance
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._blow)
+        self._main = threading.get_ident()
+
+    def _strike(self, _number: int, _frame: FrameType | None) -> None:
+        if self.armed:
+            self.armed = False
+            self.hits += 1
+            raise self._kind
+
+    def _blow(self) -> None:
+        while not self._over.wait(self._chance.uniform(0.0, 0.003)):
+            if self.armed:
+                signal.pthread_kill(self._main, signal.SIGUSR1)
+
+    def __enter__(self) -> Self:
+        signal.signal(signal.SIGUSR1, self._strike)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.armed = False
+        self._over.set()
+        self._thread.join()
+
+
+class Sections:
+    """Every section that was entered: the fence, and from when to when its holder could believe in its lease."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, list[tuple[int, float, float]]] = {name: [] for name in NAMES}
+
+    @contextmanager
+    def inside(self, lease: Lease) -> Iterator[None]:
+        """Record one section."""
+        fence, entered, left = lease.fence, time.monotonic(), lease.remaining()
+        try:
+            yield
+        finally:
+            self._seen[lease.resource].append((fence, entered, min(time.monotonic(), entered + left)))
+
+    def count(self) -> int:
+        """How many sections there were."""
+        return sum(map(len, self._seen.values()))
+
+    def wrong(self) -> list[str]:
+        """What must not be: two at once on one resource, or fences that do not follow the order of time."""
+        found = []
+        for resource, sections in self._seen.items():
+            sections.sort(key=lambda section: section[1])
+            for (fence, _, over), (next_fence, entered, _) in itertools.pairwise(sections):
+                if entered < over:
+                    found.append(f"two were inside {resource} at the same time, under {fence} and {next_fence}")
+                if next_fence <= fence:
+                    found.append(f"{resource} had fence {fence} and after that {next_fence}")
+        return found
+
+
+def use(client: Redlock, name: str, sections: Sections, *, block: bool) -> None:
+    """Take a lock and give it back, in one of the two ways that there are."""
+    lock = client.lock(name, blocking=False)
+    if block:
+        with lock as lease, sections.inside(lease):
+            return
+    if lock.acquire():
+        try:
+            with sections.inside(lock.lease):
+                pass
+        finally:
+            lock.release()
+
+
+def compete(client: Redlock, sections: Sections, over: threading.Event) -> None:
+    """Use the same locks from another thread that is never struck."""
+    chance = random.Random(7)
+    while not over.is_set():
+        lock = client.lock(chance.choice(NAMES), blocking=False)
+        with suppress(LockContended, LockLost), lock as lease, sections.inside(lease):
+            time.sleep(0.0005)
+
+
+def through_the_storm(client: Redlock, kind: type[BaseException], sections: Sections) -> tuple[int, Counter[str]]:
+    """Use locks while it blows; how often it struck, and what else than strikes was raised."""
+    chance = random.Random(11)
+    raised: Counter[str] = Counter()
+    until = time.monotonic() + 20
+    with Storm(kind, random.Random(20_261_124)) as storm:
+        while storm.hits < 200 and time.monotonic() < until:
+            try:
+                storm.armed = True
+                for _ in range(5):
+                    use(client, chance.choice(NAMES), sections, block=chance.random() < 0.7)
+                storm.armed = False
+            except (kind, LockContended, LockLost, NotHeld):
+                pass
+            except Exception as error:  # noqa: BLE001 - whatever it is, the test is told
+                raised[f"{type(error).__name__}: {error}"[:300]] += 1
+            finally:
+                storm.armed = False
+        return storm.hits, raised
+
+
+def still_works(client: Redlock) -> int:
+    """How many of twenty threads can take and give back a lock of their own."""
+    done: list[int] = []
+
+    def cycle(number: int) -> None:
+        lock = client.lock(f"afterwards:{number}")
+        if lock.acquire(blocking=False):
+            lock.release()
+            done.append(number)
+
+    threads = [threading.Thread(target=cycle, args=(number,), daemon=True) for number in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    return len(done)
+
+
+def main(kind: str, nodes: list[str]) -> None:
+    """Storm, calm, and a look at what is left."""
+    logging.disable()
+    sections, over = Sections(), threading.Event()
+    client, other = Redlock(nodes, ttl=TTL, max_ttl=MAX_TTL), Redlock(nodes, ttl=TTL, max_ttl=MAX_TTL)
+    rival = threading.Thread(target=compete, args=(other, sections, over), daemon=True)
+    rival.start()
+    hits, raised = through_the_storm(client, {"hard": Hard, "soft": Soft}[kind], sections)
+    over.set()
+    rival.join(30)
+    told = {"hits": hits, "raised": raised, "sections": sections.count(), "wrong": sections.wrong()}
+    print(json.dumps(told), flush=True)  # noqa: T201 - this is what it says
+    sys.stdin.readline()
+    print(json.dumps({"working": still_works(client)}), flush=True)  # noqa: T201 - as above
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2:])

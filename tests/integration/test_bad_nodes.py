@@ -1,0 +1,339 @@
+"""Nodes that can't be lock nodes: each is named with one clear reason, and no message holds a password."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import socketserver
+import threading
+import traceback
+from contextlib import ExitStack, contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from redlock import ConfigurationError, QuorumUnavailable, Redlock, RedlockError
+from redlock.embedded import Server, cluster, free_port
+from tests.integration.tools import CANARY, eventually, holders, label, raw, sixth_redis
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from redlock.embedded import Cluster
+
+NAME = "device:5"
+
+
+@pytest.fixture
+def servers() -> Iterator[Callable[..., Server]]:
+    """Start a server of its own kind on a unix socket: `servers("--requirepass", "x")`."""
+    with ExitStack() as stack:
+
+        def start(*options: str) -> Server:
+            server = Server(options=options)
+            stack.callback(server.stop)
+            return server.start()
+
+        yield start
+
+
+@contextmanager
+def no_redis(answer: Callable[[bytes], bytes | None]) -> Iterator[str]:
+    """The address of something that is no Redis, and answers like this; None closes the connection."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.settimeout(30)
+            with suppress(OSError):
+                while data := self.request.recv(65_536):
+                    said = answer(data)
+                    if said is None:
+                        return
+                    self.request.sendall(said)
+
+    class Listening(socketserver.ThreadingTCPServer):
+        daemon_threads = True
+
+    with Listening(("127.0.0.1", 0), Handler) as listening:
+        thread = threading.Thread(target=listening.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"127.0.0.1:{listening.server_address[1]}"
+        finally:
+            listening.shutdown()
+            thread.join()
+
+
+def reason(address: str, **options: Any) -> str:  # noqa: ANN401 - whatever a client takes
+    """Why this node gives no vote, when it is all there is."""
+    with pytest.warns(UserWarning, match="one lock node"):
+        client = Redlock([address], **options)
+    with client, pytest.raises(QuorumUnavailable) as caught:
+        client.lock(NAME, blocking=False).__enter__()
+    (why,) = caught.value.reasons.values()
+    (name,) = caught.value.reasons
+    assert f"{name}: {why}" in str(caught.value), "the message names the node and says why"
+    assert_no_secret(str(caught.value), repr(caught.value), pickle.dumps(caught.value).decode("latin-1"))
+    assert_no_secret("".join(traceback.format_exception(caught.value)))
+    return why
+
+
+def assert_no_secret(*texts: str) -> None:
+    """None of these texts holds the password."""
+    for text in texts:
+        assert CANARY not in text
+
+
+@pytest.fixture(autouse=True)
+def _no_password_is_ever_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    caplog.set_level(logging.DEBUG)
+    yield
+    for record in [*caplog.get_records("setup"), *caplog.get_records("call")]:
+        assert_no_secret(record.getMessage(), repr(record.__dict__))
+
+
+def test_a_port_on_which_nobody_listens() -> None:
+    assert reason(f"redis://:{CANARY}@127.0.0.1:{free_port()}") == "connection refused"
+
+
+def test_a_socket_that_is_not_there() -> None:
+    assert reason(f"unix:///nowhere/redis.sock?password={CANARY}") == "no such file or directory"
+
+
+def test_a_wrong_password(servers: Callable[..., Server]) -> None:
+    server = servers("--requirepass", "the right one")
+
+    assert reason(f"{server.url}?password={CANARY}") == "wrong user name or password"
+
+
+def test_a_wrong_user(servers: Callable[..., Server]) -> None:
+    server = servers("--requirepass", "the right one")
+
+    assert reason(f"{server.url}?username=nobody&password={CANARY}") == "wrong user name or password"
+
+
+def test_no_password_where_one_is_wanted(servers: Callable[..., Server]) -> None:
+    server = servers("--requirepass", CANARY)
+
+    assert reason(server.url) == "wants a password; put it into the node's URL"
+
+
+def test_a_user_who_may_not_run_scripts(servers: Callable[..., Server]) -> None:
+    server = servers("--user", "limited", "on", f">{CANARY}", "~*", "+@all", "-@scripting")
+
+    assert reason(f"{server.url}?username=limited&password={CANARY}") == "the user may not run what the lock needs"
+
+
+def test_a_user_who_may_not_touch_the_locks_own_keys(servers: Callable[..., Server]) -> None:
+    server = servers("--user", "limited", "on", f">{CANARY}", "~device:*", "+@all")
+
+    assert "may not" in reason(f"{server.url}?username=limited&password={CANARY}")
+
+
+def test_a_replica(servers: Callable[..., Server]) -> None:
+    with sixth_redis() as master:
+        server = servers("--replicaof", "127.0.0.1", str(master.port))
+
+        assert reason(server.url) == f"a replica of 127.0.0.1:{master.port}; lock nodes must be independent masters"
+
+
+def test_a_node_that_becomes_a_replica_while_it_is_used(nodes: Cluster, client: Redlock) -> None:
+    with client.lock(NAME):
+        pass
+    with sixth_redis() as master:
+        for server in nodes.servers[:3]:
+            with raw(server) as redis:
+                redis.replicaof("127.0.0.1", master.port)
+
+        with pytest.raises(QuorumUnavailable) as caught:
+            client.lock(NAME).acquire(blocking=False)
+
+    assert set(caught.value.reasons) == {label(server) for server in nodes.servers[:3]}
+    assert all("replica" in why for why in caught.value.reasons.values())
+
+
+def test_a_node_in_cluster_mode() -> None:
+    with sixth_redis("--cluster-enabled", "yes") as server:
+        assert reason(server.url) == "in cluster mode; lock nodes must be independent masters"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(lambda _: b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n", id="a web server"),
+        pytest.param(lambda _: b"220 mail.example.org ESMTP\r\n", id="a mail server"),
+        pytest.param(lambda _: b"SSH-2.0-OpenSSH_9.9\r\n", id="an SSH server"),
+        pytest.param(lambda _: b"ERROR\r\n" * 20, id="memcached"),
+        pytest.param(lambda _: b"+OK\r\n" * 20, id="something that says OK to everything"),
+        pytest.param(lambda _: b":1\r\n" * 20, id="something that says 1 to everything"),
+        pytest.param(lambda _: b"$-1\r\n" * 20, id="something that says nil to everything"),
+        pytest.param(lambda _: b"\xff\xfe\x00" * 20, id="something binary"),
+        pytest.param(lambda data: data, id="an echo server"),
+        pytest.param(lambda _: None, id="something that hangs up"),
+        pytest.param(lambda _: b"", id="something that says nothing"),
+    ],
+)
+def test_something_that_is_no_redis(answer: Callable[[bytes], bytes | None]) -> None:
+    with no_redis(answer) as address:
+        reason(f"redis://:{CANARY}@{address}")
+        why = reason(f"redis://{address}")
+
+    assert why, "there has to be a reason"
+    assert why != "not connected yet"
+    assert "replica" not in why
+
+
+def test_something_that_says_nothing_is_waited_for_and_no_longer() -> None:
+    with no_redis(lambda _: b"") as address:
+        assert reason(address, node_timeout=0.05) == "no answer within 50 ms"
+
+
+@pytest.mark.parametrize(
+    ("version", "mode", "role", "said"),
+    [
+        ("5.0.14", "standalone", "master", "Redis 5.0.14; lock nodes need 6.2 or later"),
+        ("6.0.20", "standalone", "master", "Redis 6.0.20; lock nodes need 6.2 or later"),
+        ("8.2.0", "sentinel", "master", "in sentinel mode; lock nodes must be independent masters"),
+    ],
+)
+def test_a_server_that_says_itself_that_it_is_not_fit(version: str, mode: str, role: str, said: str) -> None:
+    info = f"redis_version:{version}\r\nredis_mode:{mode}\r\nrole:{role}\r\nrun_id:{'0' * 40}\r\n"
+    reply = f"${len(info)}\r\n{info}\r\n" * 2 + "$1\r\nx\r\n" * 20
+
+    with no_redis(lambda _: reply.encode()) as address:
+        assert reason(address) == said
+
+
+def test_four_good_nodes_do_not_mind_a_bad_one(caplog: pytest.LogCaptureFixture) -> None:
+    address = f"redis://:{CANARY}@127.0.0.1:{free_port()}"
+    with cluster(4) as good, Redlock([*good.urls, address]) as client:
+        for _ in range(5):
+            with client.lock(NAME, blocking=False) as lease:
+                assert lease.held
+        eventually(lambda: any("connection refused" in text for text in caplog.messages), "a line in the log")
+
+    lines = [text for text in caplog.messages if text.startswith("node-down")]
+    assert len(lines) == 1, "the same trouble with the same node is logged once"
+    assert address.rpartition("@")[2] in lines[0]
+
+
+def test_a_key_of_another_type_at_the_locks_name(nodes: Cluster, client: Redlock) -> None:
+    for server in nodes.servers[:3]:
+        with raw(server) as redis:
+            redis.rpush(NAME, "a list")
+
+    with pytest.raises(QuorumUnavailable) as caught:
+        client.lock(NAME).acquire(blocking=False)
+
+    why = "a key of another type is at the lock's name; rename the resource or delete that key"
+    assert caught.value.reasons == {label(server): why for server in nodes.servers[:3]}
+    for server in nodes.servers[:3]:
+        with raw(server) as redis:
+            assert redis.lrange(NAME, 0, -1) == ["a list"]
+    eventually(lambda: holders(nodes.servers[3:], NAME) == [None, None], "nothing left on the good nodes", within=2.0)
+
+
+@pytest.mark.parametrize(
+    "twice",
+    [
+        pytest.param(lambda port: (f"redis://127.0.0.1:{port}", f"redis://localhost:{port}"), id="two names"),
+        pytest.param(lambda port: (f"redis://127.0.0.1:{port}/0", f"redis://127.0.0.1:{port}/1"), id="two databases"),
+    ],
+)
+def test_one_server_under_two_addresses(twice: Callable[[int], Sequence[str]]) -> None:
+    with sixth_redis() as server, cluster(3) as others:
+        assert server.port is not None
+        first, second = twice(server.port)
+        with Redlock([*others.urls, first, second], node_timeout=0.5) as client:
+            for _ in range(2):
+                with pytest.raises(ConfigurationError, match="are the same server") as caught:
+                    client.lock(NAME).acquire(blocking=False)
+                for address in (first, second):
+                    assert address.removeprefix("redis://").removesuffix("/0") in str(caught.value)
+
+
+def test_the_very_same_address_twice() -> None:
+    with pytest.raises(ConfigurationError, match=r"127.0.0.1:6379 is listed twice"):
+        Redlock([f"redis://:{CANARY}@127.0.0.1:6379", "redis://127.0.0.1:6379"])
+
+
+def test_an_even_number_of_nodes_is_warned_of_and_works() -> None:
+    with cluster(4) as nodes:
+        with pytest.warns(UserWarning, match="4 lock nodes tolerate 1 failure, no more than 3 do"):
+            client = Redlock(nodes.urls)
+        with client:
+            nodes[0].kill()
+            with client.lock(NAME, blocking=False) as lease:
+                assert lease.held
+            nodes[1].kill()
+            with pytest.raises(QuorumUnavailable):
+                client.lock(NAME).acquire(blocking=False)
+
+
+def test_a_vote_that_is_split_in_two_halves_is_decided() -> None:
+    with cluster(4) as nodes:
+        with pytest.warns(UserWarning, match="use an odd number"):
+            client = Redlock(nodes.urls)
+        for server in nodes.servers[:2]:
+            with raw(server) as redis:
+                redis.set(NAME, "somebody else", px=20_000)
+
+        with client:
+            assert client.lock(NAME).acquire(blocking=False) is False
+
+
+def test_a_single_node_is_warned_of_and_works() -> None:
+    with cluster(1) as nodes:
+        with pytest.warns(UserWarning, match="one lock node: no failure is tolerated"):
+            client = Redlock(nodes.urls)
+        with client, client.lock(NAME) as lease:
+            assert lease.held
+
+
+def test_nodes_with_passwords_work_and_tell_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    with cluster() as nodes:
+        for server in nodes.servers:
+            with raw(server) as redis:
+                redis.config_set("requirepass", CANARY)
+        with Redlock([f"{url}?password={CANARY}" for url in nodes.urls]) as client:
+            with client.lock(NAME) as lease:
+                assert lease.held
+                assert_no_secret(repr(client), repr(lease), repr(client.driver.nodes), str(client.holder(NAME)))
+            for server in nodes.servers:
+                server.kill()
+            with pytest.raises(QuorumUnavailable) as caught:
+                client.lock(NAME).acquire(blocking=False)
+            assert_no_secret(str(caught.value), repr(caught.value), *caught.value.reasons)
+    assert caplog.messages
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        f"redis://:{CANARY}@127.0.0.1",
+        f"redis://user:{CANARY}@127.0.0.1:port",
+        f"redis://user:{CANARY}@127.0.0.1:99999",
+        f"redis://user:{CANARY}@127.0.0.1:6379/db",
+        f"redis://user:{CANARY}@127.0.0.1:6379?db=db",
+        f"redis://:{CANARY}@:6379",
+        f"redis://:{CANARY}",
+        f"http://user:{CANARY}@127.0.0.1:6379",
+        f"user:{CANARY}@127.0.0.1",
+        f"redis://127.0.0.1:6379?pasword={CANARY}",
+        f"redis://127.0.0.1?password={CANARY}",
+        f"redis://127.0.0.1:6379?password={CANARY}&db=db",
+        f"unix://?password={CANARY}",
+        f"unix:///redis.sock?password={CANARY}&db=db",
+    ],
+)
+def test_an_address_that_can_not_be_used_is_refused_without_repeating_its_password(address: str) -> None:
+    with pytest.raises(RedlockError) as caught:
+        Redlock([address, "redis://127.0.0.1:6380", "redis://127.0.0.1:6381"])
+
+    assert isinstance(caught.value, ConfigurationError)
+    assert_no_secret(str(caught.value), repr(caught.value), "".join(traceback.format_exception(caught.value)))
+
+
+def test_an_option_of_redis_py_that_changes_what_it_answers_does_no_harm() -> None:
+    with cluster() as nodes, Redlock([f"{url}?decode_responses=yes&protocol=3" for url in nodes.urls]) as client:
+        assert client.lock(NAME).acquire(blocking=False)

@@ -1,0 +1,503 @@
+"""The sync driver: all nodes at once, nobody waited for twice, and no answer counted for another question."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+
+from redlock import LockLost, NotHeld, QuorumUnavailable, Redlock, RedlockError, wire
+from tests.integration.stage import ROOT
+from tests.integration.tools import eventually, holders, is_free, label, raw, slow_links
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from redlock.embedded import Cluster, Server
+
+NAME = "report:7"
+DELAY = 0.02
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """How long this takes."""
+    started = time.monotonic()
+    work()
+    return time.monotonic() - started
+
+
+@contextmanager
+def frozen(*servers: Server) -> Iterator[None]:
+    """These servers answer nothing inside the `with` block; their connections stay open."""
+    for server in servers:
+        server.freeze()
+    try:
+        yield
+    finally:
+        for server in servers:
+            server.thaw()
+
+
+def cycle(client: Redlock, name: str = NAME) -> None:
+    """Take the lock at the first try, and give it back."""
+    lock = client.lock(name)
+    assert lock.acquire(blocking=False)
+    lock.release()
+
+
+def when_a_quorum_is_there(client: Redlock, name: str = NAME) -> None:
+    """Come back as soon as the lock can be had at the first try; gives it back."""
+
+    def works() -> bool:
+        with suppress(QuorumUnavailable):
+            cycle(client, name)
+            return True
+        return False
+
+    eventually(works, "a quorum of nodes that vote")
+
+
+def test_a_round_costs_one_exchange_with_all_nodes_at_the_same_time(nodes: Cluster) -> None:
+    with slow_links(nodes.servers, DELAY) as links, Redlock([link.url for link in links], node_timeout=1.0) as client:
+        lock = client.lock(NAME)
+        cycle(client)  # dials
+        before = [link.commands for link in links]
+        times = []
+        for _ in range(8):
+            times.append(seconds(lock.acquire))
+            times.append(seconds(lock.release))
+        eventually(lambda: len({link.commands for link in links}) == 1, "the same commands on every link")
+        sent = [link.commands - ago for link, ago in zip(links, before, strict=True)]
+
+    assert sent == [16] * 5, "eight times one command to acquire and one to release, on each link"
+    assert min(times) >= DELAY, "the links are not slow"
+    assert min(times) < 3 * DELAY, f"one delay is {DELAY} s; five in a row would be {5 * DELAY} s"
+
+
+def test_two_slow_nodes_slow_nobody_down(nodes: Cluster) -> None:
+    with slow_links(nodes.servers) as links, Redlock([link.url for link in links], node_timeout=1.0) as client:
+        cycle(client)  # dials
+        links[1].delay = links[3].delay = 0.5
+        times = [seconds(lambda: cycle(client)) for _ in range(5)]
+
+    assert min(times) < 0.25, "an acquire and a release that wait for the slow nodes take a second"
+
+
+def test_the_first_dial_is_to_all_nodes_at_the_same_time(nodes: Cluster) -> None:
+    times = []
+    with slow_links(nodes.servers, DELAY) as links:
+        for _ in range(3):
+            with Redlock([link.url for link in links], node_timeout=1.0) as client:
+                times.append(seconds(lambda: client.lock(NAME).locked()))
+        handshake = links[0].commands
+
+    assert handshake > 3, "the links carry the handshake"
+    assert min(times) < 12 * DELAY, "one by one the five handshakes and the question take more than fifteen delays"
+
+
+def test_a_frozen_node_is_waited_for_once_and_slows_nothing_afterwards(nodes: Cluster) -> None:
+    timeout = 0.25
+    with Redlock(nodes.urls, node_timeout=timeout) as client:
+        lock = client.lock(NAME)
+        cycle(client)
+        with frozen(nodes[0], nodes[3]):
+            # `locked` asks all nodes and waits for every answer that may come: the worst case. The loop goes on
+            # until the driver has given the connections up and dials anew.
+            rounds, started = 0, time.monotonic()
+            while time.monotonic() - started < 8 * timeout:
+                assert lock.locked() is False
+                cycle(client)
+                rounds += 1
+
+    assert rounds > 5 * 8, "as if the frozen nodes had been waited for in every round: that gives eight"
+
+
+def test_three_frozen_nodes_are_waited_for_once_too(nodes: Cluster) -> None:
+    timeout = 0.25
+    with Redlock(nodes.urls, node_timeout=timeout) as client:
+        cycle(client)
+
+        def fail() -> None:
+            with pytest.raises(QuorumUnavailable):
+                client.lock(NAME).acquire(blocking=False)
+
+        with frozen(*nodes.servers[:3]):
+            started = time.monotonic()
+            for _ in range(20):
+                fail()
+            taken = time.monotonic() - started
+        when_a_quorum_is_there(client)
+
+    assert taken < 5 * timeout, "twenty attempts that wait take twenty timeouts"
+
+
+def test_a_client_that_meets_two_frozen_nodes_at_its_first_use_works(nodes: Cluster) -> None:
+    with frozen(nodes[1], nodes[2]), Redlock(nodes.urls) as client:
+        cycle(client)
+        assert client.lock(NAME).locked() is False
+
+
+def test_two_dead_nodes_are_no_error(nodes: Cluster, client: Redlock) -> None:
+    lock = client.lock(NAME)
+    lock.acquire()
+    nodes[1].kill()
+    nodes[3].kill()
+
+    assert lock.owned()
+    lock.extend(1)
+    lock.release()
+    for _ in range(10):
+        cycle(client)
+    with Redlock(nodes.urls) as fresh:
+        cycle(fresh)
+
+
+def test_three_dead_nodes_are_named_with_the_reason_of_each(nodes: Cluster, client: Redlock) -> None:
+    cycle(client)
+    dead = [nodes[0], nodes[2], nodes[4]]
+    for server in dead:
+        server.kill()
+
+    def check(act: Callable[[], object]) -> None:
+        with pytest.raises(QuorumUnavailable) as caught:
+            act()
+        error = caught.value
+        assert set(error.reasons) == {label(server) for server in dead}
+        for name, reason in error.reasons.items():
+            assert reason
+            assert f"{name}: {reason}" in str(error)
+        assert (error.needed, error.nodes) == (3, 5)
+
+    with Redlock(nodes.urls) as fresh:
+        for each in (client, fresh):
+            lock = each.lock(NAME)
+            check(partial(lock.acquire, blocking=False))
+            check(partial(lock.acquire, blocking_timeout=0.1))
+            check(each.lock(NAME, blocking=False).__enter__)
+            check(lock.locked)
+
+
+def test_a_wait_without_limit_ends_when_no_quorum_was_there_for_one_ttl(nodes: Cluster) -> None:
+    with Redlock(nodes.urls, ttl=0.5, max_ttl=1.0) as client:
+        for server in nodes.servers[:3]:
+            server.kill()
+
+        with pytest.raises(QuorumUnavailable):
+            client.lock(NAME).acquire()
+
+
+def test_a_release_that_too_few_nodes_answer_is_no_lost_lock(nodes: Cluster, client: Redlock) -> None:
+    lock = client.lock(NAME)
+    lock.acquire()
+    for server in nodes.servers[:3]:
+        server.kill()
+
+    lock.release()
+
+    with pytest.raises(NotHeld):
+        lock.release()
+
+
+def test_an_extension_that_too_few_nodes_answer_leaves_the_old_deadline(nodes: Cluster, client: Redlock) -> None:
+    lock = client.lock(NAME, ttl=8)
+    lock.acquire()
+    before = lock.lease.remaining()
+
+    with frozen(*nodes.servers[:3]), pytest.raises(QuorumUnavailable):
+        lock.extend(1)
+
+    assert 0 < lock.lease.remaining() <= before
+    with suppress(LockLost):
+        lock.release()
+
+
+def test_a_restarted_node_votes_again(nodes: Cluster) -> None:
+    with Redlock(nodes.urls, ttl=0.5, max_ttl=1.0) as client:
+        cycle(client)
+        for place in (0, 1):
+            nodes[place].kill()
+        cycle(client)
+        for place in (0, 1):
+            nodes[place].start()
+        eventually(lambda: all(dials_again(client, nodes[place]) for place in (0, 1)), "the restarted nodes' use")
+        # Two others die: without both of the restarted ones there is no quorum.
+        for place in (3, 4):
+            nodes[place].kill()
+        when_a_quorum_is_there(client)
+
+
+def dials_again(client: Redlock, server: Server) -> bool:
+    """Whether the client is connected to this server after a round."""
+    with suppress(QuorumUnavailable):
+        cycle(client)
+    with raw(server) as redis:
+        return len(redis.client_list()) > 1
+
+
+def test_connections_that_the_nodes_have_closed_are_dialled_anew(nodes: Cluster, client: Redlock) -> None:
+    cycle(client)
+    for server in nodes.servers:
+        with raw(server) as redis:
+            redis.client_kill_filter(_type="normal", skipme=True)
+
+    with suppress(QuorumUnavailable):
+        cycle(client)  # this one may be the one that finds out
+
+    cycle(client)
+
+
+def test_what_a_frozen_node_was_sent_is_undone_when_it_wakes_up(nodes: Cluster, client: Redlock) -> None:
+    lock = client.lock(NAME, ttl=10)
+    cycle(client)
+
+    with frozen(nodes[2]):
+        for _ in range(3):
+            assert lock.acquire(blocking=False)
+            lock.release()
+
+    # Three SETs arrive now, each with its DEL right behind it on the same connection.
+    eventually(lambda: is_free(nodes.servers, NAME), "no key on any node, long before ten seconds", within=5.0)
+    cycle(client)
+
+
+def test_what_frozen_nodes_were_sent_over_connections_that_were_given_up_is_gone_after_the_ttl(nodes: Cluster) -> None:
+    with Redlock(nodes.urls, ttl=0.6, max_ttl=1.0, node_timeout=0.05) as client:
+        cycle(client)
+        with frozen(*nodes.servers[:3]):
+            with pytest.raises(QuorumUnavailable):
+                client.lock(NAME).acquire(blocking_timeout=1.5)
+            client.close()
+        eventually(lambda: is_free(nodes.servers, NAME), "no key on any node", within=10.0)
+        when_a_quorum_is_there(client)
+
+
+def test_late_answers_are_not_counted_for_the_next_attempt(nodes: Cluster, client: Redlock) -> None:
+    cycle(client)
+    with frozen(*nodes.servers[:3]), pytest.raises(QuorumUnavailable):
+        client.lock(NAME).acquire(blocking=False)
+    # Three times GRANTED is on its way now, for an attempt that was given up. Somebody else takes the lock meanwhile.
+    with Redlock(nodes.urls) as rival, rival.lock(NAME) as lease:
+        eventually(lambda: holders(nodes.servers, NAME) == [lease.owner] * 5, "the rival's key on all nodes")
+
+        assert client.lock(NAME).acquire(blocking=False) is False
+
+        assert holders(nodes.servers, NAME) == [lease.owner] * 5
+
+
+def test_nodes_that_forget_their_scripts_in_the_middle_are_taught_them_again(nodes: Cluster, client: Redlock) -> None:
+    def forget() -> None:
+        for server in nodes.servers:
+            with raw(server) as redis:
+                redis.script_flush()
+
+    lock = client.lock(NAME, ttl=4)
+    cycle(client)
+    forget()
+    assert lock.acquire(blocking=False)
+    forget()
+    lock.extend(2)
+    forget()
+    assert lock.owned()
+    forget()
+    lock.release()
+    forget()
+    assert client.lock(NAME).locked() is False
+    for _ in range(3):
+        cycle(client)
+
+
+def test_an_attempt_that_meets_nodes_without_scripts_is_taken_back_everywhere(nodes: Cluster, client: Redlock) -> None:
+    cycle(client)
+    for server in nodes.servers[:3]:
+        with raw(server) as redis:
+            redis.set(NAME, "somebody else", px=20_000)
+    for server in nodes.servers:
+        with raw(server) as redis:
+            redis.script_flush()
+
+    assert client.lock(NAME, ttl=10).acquire(blocking=False) is False
+    cycle(client, "something else")
+
+    eventually(lambda: is_free(nodes.servers[3:], NAME), "no key where nobody else has one", within=5.0)
+
+
+def test_a_release_never_overtakes_its_acquire_on_a_slow_link(nodes: Cluster) -> None:
+    with slow_links(nodes.servers) as links, Redlock([link.url for link in links], ttl=10, max_ttl=10) as client:
+        cycle(client)  # dials
+        links[0].delay, links[4].delay = 0.05, 0.2
+        # The acquire is won and released while its SET is still on the way to the slow nodes.
+        for _ in range(20):
+            cycle(client)
+
+        eventually(lambda: links[0].commands == links[2].commands, "everything sent")
+        eventually(lambda: is_free(nodes.servers, NAME), "no key on any node, long before ten seconds", within=5.0)
+
+
+def test_a_release_goes_down_the_connections_that_took_the_lease(nodes: Cluster) -> None:
+    with (
+        slow_links(nodes.servers) as links,
+        Redlock([link.url for link in links], ttl=10, max_ttl=10, node_timeout=2) as client,
+    ):
+
+        def set_delays(*seconds: float) -> None:
+            for link, delay in zip(links, seconds, strict=True):
+                link.delay = delay
+
+        def asking() -> threading.Thread:
+            """A thread that is in the middle of a question when this returns, on connections of its own."""
+            before = [link.commands for link in links]
+            thread = threading.Thread(target=client.lock("another").locked)
+            thread.start()
+            eventually(
+                lambda: all(link.commands > ago for link, ago in zip(links, before, strict=True)), "the question sent"
+            )
+            return thread
+
+        cycle(client, "another")  # dials
+        set_delays(*[0.2] * 5)
+        first = asking()
+        client.lock("another").locked()  # dials a second set of connections
+        first.join()
+        first = asking()  # on the first set
+        set_delays(1.0, 0, 0, 0, 1.0)
+        lock = client.lock(NAME)
+        assert lock.acquire(blocking=False)  # on the second set, and not yet at two of the nodes
+        first.join()
+        set_delays(*[0] * 5)
+
+        lock.release()
+
+        # On the first set the release would have been there before the acquire, and the key would stay.
+        eventually(lambda: links[0].commands == links[2].commands, "everything sent")
+        with raw(nodes[0]) as redis:
+            eventually(lambda: redis.exists(wire.fence_key(NAME)), "the late acquire at the node")
+        eventually(lambda: is_free(nodes.servers, NAME), "no key on any node, long before ten seconds", within=5.0)
+
+
+def test_a_cancelled_attempt_leaves_nothing_on_a_slow_link(nodes: Cluster) -> None:
+    with slow_links(nodes.servers) as links, Redlock([link.url for link in links], ttl=10, max_ttl=10) as client:
+        cycle(client)  # dials
+        links[0].delay = links[1].delay = 0.05
+        for server in nodes.servers[2:]:
+            with raw(server) as redis:
+                redis.set(NAME, "somebody else", px=20_000)
+
+        for _ in range(10):
+            assert client.lock(NAME).acquire(blocking=False) is False
+
+        eventually(lambda: is_free(nodes.servers[:2], NAME), "no key where nobody else has one", within=5.0)
+
+
+def test_threads_share_a_few_connections_and_not_one_each(nodes: Cluster) -> None:
+    done = []
+    with Redlock(nodes.urls, node_timeout=1.0) as client:
+
+        def work(number: int) -> None:
+            for _ in range(3):
+                cycle(client, f"report:{number}")
+            done.append(number)
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(60)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+
+        with raw(nodes[0]) as redis:
+            assert len(redis.client_list()) - 1 < 20
+    assert len(done) == 60
+
+
+STALLING = """
+import sys
+from redlock import Redlock
+
+with Redlock(sys.argv[1:], ttl=5, node_timeout=0.2) as client:
+    lock = client.lock("report:7")
+    print(lock.locked(), flush=True)
+    sys.stdin.readline()
+    print("going", flush=True)
+    try:
+        print(lock.acquire(blocking=False), flush=True)
+    except Exception as error:
+        print(type(error).__name__, error, flush=True)
+"""
+
+
+def test_a_stall_of_our_own_is_not_taken_for_the_silence_of_the_nodes(nodes: Cluster) -> None:
+    # The whole process stands still in the middle of a round, for longer than a node timeout. The answers are
+    # there when it goes on, and there is plenty left of the TTL.
+    with slow_links(nodes.servers) as links:
+        process = subprocess.Popen(
+            [sys.executable, "-c", STALLING, *(link.url for link in links)],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        with process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            assert process.stdout.readline() == "False\n"
+            before = links[0].commands
+            for link in links:
+                link.delay = 0.15
+            process.stdin.write("go\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == "going\n"
+            eventually(lambda: all(link.commands > before for link in links), "the acquire on its way")
+            os.kill(process.pid, signal.SIGSTOP)
+            eventually(lambda: all(holders(nodes.servers, NAME)), "the acquire at the nodes")
+            time.sleep(0.3)  # the stall itself
+            os.kill(process.pid, signal.SIGCONT)
+            said = process.stdout.read()
+
+    assert said == "True\n"
+
+
+HELD_AT_EXIT = """
+import sys
+from redlock import Redlock
+
+client = Redlock(sys.argv[1:])
+lock = client.lock("report:7")
+assert lock.acquire()
+print(lock.fence, flush=True)
+"""
+
+
+def test_a_program_that_ends_without_closing_anything_ends_at_once_and_without_complaint(nodes: Cluster) -> None:
+    with frozen(nodes[0]):
+        done = subprocess.run(
+            [sys.executable, "-c", HELD_AT_EXIT, *nodes.urls],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        )
+
+    assert json.loads(done.stdout) > 0
+    assert "Traceback" not in done.stderr
+    assert "ignored" not in done.stderr
+
+
+def test_the_same_client_reports_a_lost_quorum_and_goes_on_when_it_is_back(nodes: Cluster, client: Redlock) -> None:
+    cycle(client)
+    with frozen(*nodes.servers):
+        with pytest.raises(QuorumUnavailable) as caught:
+            client.lock(NAME).acquire(blocking_timeout=0.3)
+        assert set(caught.value.reasons) == {label(server) for server in nodes.servers}
+        with pytest.raises(RedlockError):
+            client.lock(NAME).locked()
+
+    when_a_quorum_is_there(client)

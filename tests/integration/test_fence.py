@@ -1,0 +1,235 @@
+"""Fencing tokens are unique and grow from one lease to the next, whatever clocks, nodes and processes do."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from redlock import QuorumUnavailable, Redlock, wire
+from redlock.model import FENCE_LIMIT
+from tests.integration.stage import ROOT
+from tests.integration.tools import holders, is_free, raw
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from redlock.embedded import Cluster, Server
+
+NAME = "device:3"
+
+
+def now_us() -> int:
+    """The wall clock in microseconds."""
+    return time.time_ns() // 1_000
+
+
+def set_fences(nodes: Cluster, fences: Sequence[int]) -> None:
+    """Give each node a fence of its own for the lock."""
+    for server, fence in zip(nodes.servers, fences, strict=True):
+        with raw(server) as redis:
+            redis.set(wire.fence_key(NAME), fence)
+
+
+def fences_of(servers: Sequence[Server]) -> list[int]:
+    """What each of these nodes has as the lock's fence."""
+    found = []
+    for server in servers:
+        with raw(server) as redis:
+            found.append(int(redis.get(wire.fence_key(NAME)) or 0))
+    return found
+
+
+def taken(client: Redlock) -> tuple[int, int]:
+    """The fence of a lease, and how many rounds it took."""
+    with client.lock(NAME, blocking=False) as lease:
+        return lease.fence, lease.rounds
+
+
+USER = """
+import sys, threading
+from redis import Redis
+from redlock import Redlock
+
+record, times, *nodes = sys.argv[1:]
+
+def work(client):
+    with Redis.from_url(record) as redis:
+        for _ in range(int(times)):
+            with client.lock("device:3") as lease:
+                redis.rpush("fences", lease.fence)
+
+with Redlock(nodes, ttl=5) as client:
+    threads = [threading.Thread(target=work, args=(client,)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+"""
+
+
+def test_tokens_grow_over_a_thousand_leases_of_several_processes_and_threads(nodes: Cluster, broker: Server) -> None:
+    command = [sys.executable, "-c", USER, broker.url, "250", *nodes.urls]
+    processes = [subprocess.Popen(command, cwd=ROOT) for _ in range(2)]
+    try:
+        for process in processes:
+            assert process.wait(100) == 0
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+    with raw(broker) as redis:
+        seen = [int(fence) for fence in redis.lrange("fences", 0, -1)]
+    assert len(seen) == 1_000
+    assert seen == sorted(set(seen))
+
+
+def test_tokens_grow_although_every_lease_meets_another_pair_of_dead_nodes(nodes: Cluster, client: Redlock) -> None:
+    chance = random.Random(5)
+    seen = []
+    for _ in range(12):
+        dead = chance.sample(nodes.servers, 2)
+        for server in dead:
+            server.freeze()
+        with Redlock(nodes.urls, node_timeout=0.05) as other:
+            for each in (client, other):
+                with each.lock(NAME, blocking_timeout=5) as lease:
+                    seen.append(lease.fence)
+        for server in dead:
+            server.thaw()
+
+    assert seen == sorted(set(seen))
+
+
+def test_nodes_with_equal_fences_need_one_round(client: Redlock) -> None:
+    before = now_us()
+    fence, rounds = taken(client)
+
+    assert rounds == 1
+    assert before <= fence <= now_us(), "the first token is the wall clock"
+    assert taken(client)[1] == 1
+
+
+@pytest.mark.parametrize("ahead", [(5, 4, 3), (9, 0, 0), (0, 0, 9), (9, 9, 0), (1, 0, 1)])
+def test_nodes_with_unequal_fences_need_a_second_round_and_give_a_larger_token(
+    nodes: Cluster, client: Redlock, ahead: tuple[int, ...]
+) -> None:
+    soon = now_us() + 1_000_000_000
+    set_fences(nodes, [soon + one for one in (*ahead, 0, 0)])
+    for server in nodes.servers[3:]:
+        server.kill()
+
+    fence, rounds = taken(client)
+
+    assert rounds == 2
+    assert fence > soon + max(ahead)
+    assert fences_of(nodes.servers[:3]) == [fence] * 3
+
+
+def test_nodes_that_are_ahead_of_the_clock_and_agree_need_one_round(nodes: Cluster, client: Redlock) -> None:
+    soon = now_us() + 1_000_000_000
+    set_fences(nodes, [soon] * 5)
+
+    assert taken(client) == (soon + 1, 1)
+
+
+def test_the_token_of_a_second_round_is_on_a_quorum_before_the_lease_is_there(nodes: Cluster, client: Redlock) -> None:
+    set_fences(nodes, [now_us() + 1_000_000_000 * one for one in (5, 4, 3, 2, 1)])
+
+    with client.lock(NAME) as lease:
+        assert sum(fence == lease.fence for fence in fences_of(nodes.servers)) >= 3
+
+
+def test_the_next_client_gets_a_larger_token_from_any_three_nodes(nodes: Cluster) -> None:
+    set_fences(nodes, [now_us() + 1_000_000_000 * one for one in (9, 0, 0, 0, 0)])
+    with Redlock(nodes.urls) as client:
+        first, _ = taken(client)
+    # The node that was ahead is gone, and with it one more: the others must have learnt it.
+    nodes[0].kill()
+    nodes[1].kill()
+
+    with Redlock(nodes.urls) as client:
+        second, _ = taken(client)
+
+    assert second > first
+
+
+def test_a_token_that_would_reach_two_to_the_52_is_refused_and_nothing_is_locked(
+    nodes: Cluster, client: Redlock
+) -> None:
+    set_fences(nodes, [FENCE_LIMIT - 1] * 3 + [0, 0])
+
+    with pytest.raises(QuorumUnavailable, match=r"2\^52"):
+        client.lock(NAME).acquire(blocking=False)
+
+    assert is_free(nodes.servers[:3], NAME)
+    assert fences_of(nodes.servers[:3]) == [FENCE_LIMIT - 1] * 3
+
+
+def test_the_last_token_below_the_limit_is_given_with_all_its_digits(nodes: Cluster, client: Redlock) -> None:
+    set_fences(nodes, [FENCE_LIMIT - 2] * 5)
+
+    assert taken(client) == (FENCE_LIMIT - 1, 1)
+    assert fences_of(nodes.servers).count(FENCE_LIMIT - 1) >= 3
+
+
+def test_a_proposal_beyond_the_limit_is_refused(nodes: Cluster, client: Redlock) -> None:
+    client.saw(FENCE_LIMIT)
+
+    with pytest.raises(QuorumUnavailable, match=r"2\^52"):
+        client.lock(NAME).acquire(blocking=False)
+
+    assert fences_of(nodes.servers) == [0] * 5
+    assert holders(nodes.servers, NAME) == [None] * 5
+
+
+def test_tokens_grow_where_the_clock_is_far_behind(
+    nodes: Cluster, client: Redlock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = taken(client)
+    monkeypatch.setattr("redlock.lease.wall_us", lambda: 1_000)
+
+    with Redlock(nodes.urls) as late:
+        second, _ = taken(late)
+        third, rounds = taken(late)
+
+    assert first < second < third
+    assert rounds == 1, "after it has seen a token it proposes above it"
+
+
+def test_tokens_grow_where_the_clock_jumps_ahead_and_back(nodes: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    for clock in (0, 10**15, 5, 10**15 + 7, 2 * 10**15, 3):
+        monkeypatch.setattr("redlock.lease.wall_us", lambda now=clock: now)
+        with Redlock(nodes.urls) as client:
+            seen.append(taken(client)[0])
+
+    assert seen == sorted(set(seen))
+
+
+def test_a_refused_client_has_learnt_the_holders_token(nodes: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Redlock(nodes.urls) as ahead, Redlock(nodes.urls) as behind:
+        monkeypatch.setattr("redlock.lease.wall_us", lambda: 10**15)
+        with ahead.lock(NAME) as lease:
+            monkeypatch.setattr("redlock.lease.wall_us", lambda: 10**9)
+            assert behind.lock(NAME).acquire(blocking=False) is False
+            fence = lease.fence
+
+        assert behind.proposal(0) > fence
+
+
+def test_extending_and_reacquiring_keep_the_token(client: Redlock) -> None:
+    lock = client.lock(NAME)
+    lock.acquire()
+    before = lock.fence
+
+    lock.extend(1)
+    lock.reacquire()
+
+    assert lock.fence == before
+    lock.release()

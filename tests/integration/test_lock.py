@@ -1,0 +1,589 @@
+"""`Lock` keeps the conventions of redis-py's `Lock`, on five real nodes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import pytest
+from redis.exceptions import LockError, LockNotOwnedError
+
+from redlock import ConfigurationError, LockContended, LockLost, NotHeld, Redlock, RedlockError
+from tests.integration.tools import brief_lock, eventually, holders, in_a_fork, is_free, raw, run_out
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from redlock import Lock
+    from redlock.embedded import Cluster
+
+NAME = "account:42"
+
+
+@pytest.fixture
+def rival(nodes: Cluster) -> Iterator[Redlock]:
+    """Another process' client of the same nodes, as far as the nodes can tell."""
+    with Redlock(nodes.urls) as redlock:
+        yield redlock
+
+
+def scripts_run(nodes: Cluster) -> int:
+    """How many scripts the first node has run in its life."""
+    with raw(nodes[0]) as redis:
+        stats = redis.info("commandstats")
+    return sum(stats.get(f"cmdstat_{command}", {"calls": 0})["calls"] for command in ("evalsha", "eval"))
+
+
+def remaining_ms(nodes: Cluster, name: str) -> list[int]:
+    """For how long the lock's key will stand on each node."""
+    left = []
+    for server in nodes.servers:
+        with raw(server) as redis:
+            left.append(redis.pttl(name))
+    return left
+
+
+def held_by_a_thread(lock: Lock, release: threading.Event) -> threading.Thread:
+    """A thread that holds this lock until it is told to release it."""
+    held = threading.Event()
+
+    def hold() -> None:
+        lock.acquire()
+        held.set()
+        release.wait(30)
+        lock.release()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert held.wait(30)
+    return thread
+
+
+def test_acquire_puts_one_token_on_all_nodes_and_release_removes_it_from_all(nodes: Cluster, client: Redlock) -> None:
+    lock = client.lock(NAME)
+
+    assert lock.acquire() is True
+    eventually(lambda: holders(nodes.servers, NAME) == [lock.lease.owner] * 5, "the token on all five nodes")
+    lock.release()
+
+    eventually(lambda: is_free(nodes.servers, NAME), "no key on any node", within=2.0)
+
+
+def test_the_key_runs_out_with_the_ttl_that_the_lock_was_given(nodes: Cluster, client: Redlock) -> None:
+    lock = client.lock(NAME, ttl=7.5)
+
+    lock.acquire()
+
+    assert all(5_000 < left <= 7_500 for left in remaining_ms(nodes, NAME) if left != -2)
+    assert 5.0 < lock.lease.remaining() < 7.5
+    lock.release()
+
+
+def test_acquire_returns_false_and_raises_nothing_while_somebody_else_has_it(client: Redlock, rival: Redlock) -> None:
+    with rival.lock(NAME):
+        assert client.lock(NAME).acquire(blocking=False) is False
+        assert client.lock(NAME, blocking=False).acquire() is False
+        assert client.lock(NAME).acquire(blocking_timeout=0.1) is False
+        assert client.lock(NAME, blocking_timeout=0.1).acquire() is False
+
+
+def test_not_blocking_and_a_timeout_of_zero_both_mean_one_try(nodes: Cluster, client: Redlock, rival: Redlock) -> None:
+    lock = client.lock(NAME)
+    lock.acquire()
+    lock.release()
+
+    def tries(*, blocking: bool = True, blocking_timeout: float | None = None) -> int:
+        before = scripts_run(nodes)
+        assert lock.acquire(blocking=blocking, blocking_timeout=blocking_timeout) is False
+        return scripts_run(nodes) - before
+
+    with rival.lock(NAME):
+        one = tries(blocking=False)
+        assert one >= 1
+        assert tries(blocking_timeout=0) == one
+        assert tries(blocking_timeout=1.0) > one
+
+
+def test_what_acquire_is_given_overrides_what_the_lock_was_made_with(client: Redlock, rival: Redlock) -> None:
+    patient = client.lock(NAME)
+    impatient = client.lock(NAME, blocking=False)
+
+    with rival.lock(NAME) as held:
+        started = time.monotonic()
+        assert patient.acquire(blocking=False) is False
+        assert impatient.acquire(blocking=True, blocking_timeout=0.05) is False
+        assert patient.acquire(blocking_timeout=0) is False
+        assert time.monotonic() - started < held.remaining(), "one of them waited for the end of the lease"
+
+
+def test_a_blocking_timeout_is_waited_for_and_not_overrun(client: Redlock, rival: Redlock) -> None:
+    with rival.lock(NAME) as held:
+        started = time.monotonic()
+        assert client.lock(NAME).acquire(blocking_timeout=0.4) is False
+        waited = time.monotonic() - started
+        left = held.remaining()
+
+    assert waited > 0.2, "gave up long before its time"
+    assert left > 0, "waited until the lease had run out"
+
+
+def test_a_waiter_gets_the_lock_as_soon_as_it_is_released(client: Redlock, rival: Redlock) -> None:
+    release = threading.Event()
+    holder = held_by_a_thread(rival.lock(NAME, ttl=10), release)
+    lock = client.lock(NAME)
+    got: list[bool] = []
+    waiter = threading.Thread(target=lambda: (got.append(lock.acquire()), lock.release()))  # type: ignore[func-returns-value]  # two steps in a row
+    started = time.monotonic()
+    waiter.start()
+
+    release.set()
+    for thread in (holder, waiter):
+        thread.join(30)
+
+    assert got == [True]
+    assert time.monotonic() - started < 5.0, "waited for the end of a ten second lease that had been released"
+
+
+def test_a_waiter_gets_the_lock_of_a_holder_that_never_releases_once_its_time_is_over(
+    client: Redlock, rival: Redlock
+) -> None:
+    dead = brief_lock(rival, NAME)
+    dead.acquire()
+    lock = client.lock(NAME)
+
+    assert lock.acquire() is True
+    assert lock.fence > dead.lease.fence
+    lock.release()
+
+
+def test_with_gives_the_lease_and_releases_at_the_end(nodes: Cluster, client: Redlock) -> None:
+    with client.lock(NAME) as lease:
+        assert lease.resource == NAME
+        assert lease.fence > 0
+        assert lease.remaining() > 0
+        lease.ensure_valid()
+        assert not is_free(nodes.servers, NAME)
+
+    eventually(lambda: is_free(nodes.servers, NAME), "no key on any node", within=2.0)
+    assert not lease.held
+
+
+@pytest.mark.parametrize("patience", [{"blocking": False}, {"blocking_timeout": 0}, {"blocking_timeout": 0.05}])
+def test_with_raises_and_never_enters_the_body_without_the_lock(
+    client: Redlock, rival: Redlock, patience: dict[str, float]
+) -> None:
+    entered = False
+
+    with rival.lock(NAME):
+        with pytest.raises(LockContended) as caught, client.lock(NAME, **patience):  # type: ignore[arg-type]  # bool or float
+            entered = True
+        error = caught.value
+        assert not entered
+        assert error.resource == NAME
+        assert error.holder is not None
+        assert error.remaining is not None
+        assert 0 < error.remaining <= 5.0
+
+
+def test_a_lock_that_with_could_not_have_is_left_as_it_was(client: Redlock, rival: Redlock) -> None:
+    lock = client.lock(NAME, blocking=False)
+
+    with rival.lock(NAME), suppress(LockContended), lock:
+        pytest.fail("entered without the lock")
+
+    with lock as lease:
+        assert lease.held
+
+
+def test_releasing_what_was_never_held_is_an_error_that_users_of_redis_py_catch_already(client: Redlock) -> None:
+    with pytest.raises(NotHeld) as caught:
+        client.lock(NAME).release()
+
+    assert isinstance(caught.value, LockError)
+
+
+def test_a_lock_is_released_once(client: Redlock) -> None:
+    lock = client.lock(NAME)
+    lock.acquire()
+    lock.release()
+
+    with pytest.raises(NotHeld):
+        lock.release()
+
+
+def test_releasing_what_has_run_out_says_that_it_was_lost_and_forgets_it(nodes: Cluster, client: Redlock) -> None:
+    lock = brief_lock(client, NAME)
+    lock.acquire()
+    eventually(lambda: is_free(nodes.servers, NAME), "the end of the lease")
+
+    with pytest.raises(LockLost) as caught:
+        lock.release()
+    assert isinstance(caught.value, LockNotOwnedError)
+    with pytest.raises(NotHeld):
+        lock.release()
+    assert lock.acquire() is True
+    lock.release()
+
+
+def test_with_says_that_the_lock_was_lost_if_the_body_did_not_fail(nodes: Cluster, client: Redlock) -> None:
+    with pytest.raises(LockLost), client.lock(NAME):
+        run_out(nodes.servers, NAME)
+
+
+def test_what_the_body_raised_is_never_masked(nodes: Cluster, client: Redlock) -> None:
+    with pytest.raises(ZeroDivisionError), client.lock(NAME):
+        run_out(nodes.servers, NAME)
+        _ = 1 / 0
+    with pytest.raises(ZeroDivisionError), client.lock(NAME):
+        for server in nodes.servers:
+            server.kill()
+        _ = 1 / 0
+
+
+def test_a_body_that_gave_the_lock_back_itself_is_told_so(client: Redlock) -> None:
+    lock = client.lock(NAME)
+
+    with pytest.raises(NotHeld), lock:
+        lock.release()
+
+
+def test_a_body_that_raised_after_giving_the_lock_back_raises_its_own_error(client: Redlock) -> None:
+    lock = client.lock(NAME)
+
+    with pytest.raises(ZeroDivisionError), lock:
+        lock.release()
+        _ = 1 / 0
+
+
+def test_a_failed_attempt_of_another_thread_does_not_touch_what_the_holder_has(client: Redlock) -> None:
+    lock = client.lock(NAME)
+    lock.acquire()
+    before = lock.lease.owner
+    seen: list[object] = []
+
+    def intrude() -> None:
+        seen.append(lock.acquire(blocking=False))
+        seen.append(lock.owned())
+        try:
+            lock.release()
+        except NotHeld as error:
+            seen.append(type(error))
+
+    thread = threading.Thread(target=intrude)
+    thread.start()
+    thread.join(30)
+
+    assert seen == [False, False, NotHeld]
+    assert lock.lease.owner == before
+    assert lock.owned()
+    lock.release()
+
+
+def test_taking_what_this_thread_holds_is_an_error_at_once_and_not_a_deadlock(client: Redlock) -> None:
+    lock = client.lock(NAME)
+
+    with lock as lease:
+        with pytest.raises(RedlockError, match=f"'{NAME}' is held by this"):
+            lock.acquire()
+        with pytest.raises(RedlockError, match="held by this"):
+            lock.acquire(blocking=False)
+        assert lock.lease is lease
+        assert lock.owned()
+
+
+def test_taking_it_through_another_lock_object_is_the_same_error(client: Redlock) -> None:
+    with client.lock(NAME), pytest.raises(RedlockError, match="held by this"):
+        client.lock(NAME).acquire()
+
+
+def test_the_same_thread_may_take_again_what_has_run_out(nodes: Cluster, client: Redlock) -> None:
+    lost = brief_lock(client, NAME)
+    lost.acquire()
+    eventually(lambda: lost.lease.remaining() == 0, "the end of the lease")
+
+    with client.lock(NAME) as lease:
+        assert lease.held
+        with pytest.raises(LockLost):
+            lost.release()
+        assert lease.owner in holders(nodes.servers, NAME)
+
+
+def test_locks_on_different_resources_do_not_meet(client: Redlock) -> None:
+    with client.lock("a") as a, client.lock("b", blocking=False) as b:
+        assert a.owner != b.owner
+
+
+def test_every_lease_has_a_token_of_its_own(client: Redlock) -> None:
+    lock = client.lock(NAME)
+    tokens = set()
+    for _ in range(20):
+        lock.acquire()
+        tokens.add(lock.lease.owner)
+        lock.release()
+
+    assert len(tokens) == 20
+    assert len({token[:32] for token in tokens}) == 20, "the secret part is what has to differ"
+
+
+def test_the_release_of_a_lease_that_ran_out_leaves_the_next_holder_alone(
+    nodes: Cluster, client: Redlock, rival: Redlock
+) -> None:
+    late = client.lock(NAME)
+    late.acquire()
+    run_out(nodes.servers, NAME)
+    now = rival.lock(NAME)
+    assert now.acquire(blocking=False)
+    before = holders(nodes.servers, NAME)
+
+    with pytest.raises(LockLost):
+        late.extend(1)
+    with pytest.raises(LockLost):
+        late.release()
+
+    assert holders(nodes.servers, NAME) == before
+    assert now.owned()
+    now.release()
+
+
+def test_extend_adds_to_what_remains(nodes: Cluster, client: Redlock) -> None:
+    lock = client.lock(NAME, ttl=4)
+    lock.acquire()
+    before = lock.lease.remaining()
+
+    assert lock.extend(3) is True
+
+    assert lock.lease.remaining() > before + 2
+    eventually(lambda: all(left > 5_000 for left in remaining_ms(nodes, NAME)), "the new time on all nodes")
+    lock.release()
+
+
+def test_extend_never_shortens_anything(nodes: Cluster, client: Redlock) -> None:
+    lock = client.lock(NAME, ttl=8)
+    lock.acquire()
+
+    assert lock.extend(1, replace_ttl=True) is True
+
+    assert lock.lease.remaining() > 5
+    assert all(left > 5_000 for left in remaining_ms(nodes, NAME) if left != -2)
+    lock.release()
+
+
+def test_extend_can_count_from_now(client: Redlock) -> None:
+    lock = client.lock(NAME, ttl=2)
+    lock.acquire()
+
+    lock.extend(6, replace_ttl=True)
+
+    assert 4 < lock.lease.remaining() <= 6
+    lock.release()
+
+
+def test_reacquire_sets_the_time_back_to_the_ttl(nodes: Cluster, client: Redlock) -> None:
+    lock = client.lock(NAME, ttl=5)
+    lock.acquire()
+    eventually(lambda: lock.lease.remaining() < 4.2, "some time to pass")
+
+    assert lock.reacquire() is True
+
+    assert lock.lease.remaining() > 4.2
+    assert sum(left > 4_200 for left in remaining_ms(nodes, NAME)) >= 3
+    lock.release()
+
+
+def test_an_extension_beyond_max_ttl_is_refused_and_changes_nothing(client: Redlock) -> None:
+    lock = client.lock(NAME, ttl=5)
+    lock.acquire()
+    before = lock.lease.remaining()
+
+    with pytest.raises(ConfigurationError, match="max_ttl"):
+        lock.extend(9)
+
+    assert 0 < lock.lease.remaining() <= before
+    assert lock.owned()
+    lock.release()
+
+
+def test_extending_what_is_not_held_is_an_error(client: Redlock) -> None:
+    lock = client.lock(NAME)
+
+    with pytest.raises(NotHeld):
+        lock.extend(1)
+    with pytest.raises(NotHeld):
+        lock.reacquire()
+
+
+def test_extending_what_has_run_out_says_that_it_was_lost_and_brings_nothing_back(
+    nodes: Cluster, client: Redlock
+) -> None:
+    lock = brief_lock(client, NAME)
+    lock.acquire()
+    eventually(lambda: lock.lease.remaining() == 0, "the end of the lease")
+
+    for _ in range(2):
+        with pytest.raises(LockLost):
+            lock.extend(1)
+    with pytest.raises(LockLost):
+        lock.lease.ensure_valid()
+
+    eventually(lambda: is_free(nodes.servers, NAME), "no key on any node", within=2.0)
+
+
+def test_a_lease_that_a_quorum_of_nodes_has_lost_is_not_extended(nodes: Cluster, client: Redlock) -> None:
+    lock = client.lock(NAME)
+    lock.acquire()
+    eventually(lambda: all(holders(nodes.servers, NAME)), "the key on all five nodes")
+    run_out(nodes.servers[:3], NAME)
+
+    with pytest.raises(LockLost):
+        lock.extend(1)
+
+    assert holders(nodes.servers[:3], NAME) == [None, None, None]
+
+
+def test_locked_and_owned_tell_mine_and_theirs_and_nobodys_apart(
+    nodes: Cluster, client: Redlock, rival: Redlock
+) -> None:
+    mine, theirs = client.lock(NAME), rival.lock(NAME)
+    assert (mine.locked(), mine.owned(), theirs.locked(), theirs.owned()) == (False, False, False, False)
+
+    mine.acquire()
+    assert (mine.locked(), mine.owned(), theirs.locked(), theirs.owned()) == (True, True, True, False)
+
+    eventually(lambda: all(holders(nodes.servers, NAME)), "the key on all five nodes")
+    run_out(nodes.servers[:3], NAME)
+    assert not mine.owned(), "only two nodes still have it"
+
+    run_out(nodes.servers, NAME)
+    assert (mine.locked(), mine.owned(), theirs.locked(), theirs.owned()) == (False, False, False, False)
+    theirs.acquire()
+    assert (mine.locked(), mine.owned(), theirs.locked(), theirs.owned()) == (True, False, True, True)
+    theirs.release()
+
+
+def test_owned_looks_at_the_deadline_and_not_only_at_the_nodes(nodes: Cluster, client: Redlock) -> None:
+    lock = brief_lock(client, NAME)
+    lock.acquire()
+    token = lock.lease.owner
+    for server in nodes.servers:
+        with raw(server) as redis:
+            redis.set(NAME, token)
+
+    eventually(lambda: lock.lease.remaining() == 0, "the end of the lease")
+
+    assert not lock.owned()
+
+
+def test_the_holder_can_be_looked_up_without_its_secret(client: Redlock, rival: Redlock) -> None:
+    assert client.holder(NAME) is None
+
+    with rival.lock(NAME) as lease:
+        holding = client.holder(NAME)
+        assert holding is not None
+        assert holding.resource == NAME
+        assert holding.nodes >= 3
+        assert holding.fence == lease.fence
+        assert holding.remaining is not None
+        assert 0 < holding.remaining <= 5.0
+        assert lease.owner[:32] not in holding.holder
+        assert lease.owner[:8] in holding.holder
+
+
+def test_twenty_threads_that_share_one_client_and_one_lock_never_meet_inside(client: Redlock) -> None:
+    lock = client.lock(NAME, ttl=10)
+    counter = {"value": 0}
+    fences: list[int] = []
+
+    def work() -> None:
+        for _ in range(5):
+            with lock as lease:
+                read = counter["value"]
+                time.sleep(0.0005)
+                counter["value"] = read + 1
+                fences.append(lease.fence)
+
+    threads = [threading.Thread(target=work) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+
+    assert counter["value"] == 100
+    assert fences == sorted(set(fences))
+
+
+def test_a_forked_child_dials_anew_and_leaves_the_parents_lease_and_connections_alone(
+    nodes: Cluster, client: Redlock
+) -> None:
+    lock = client.lock(NAME)
+    lock.acquire()
+    lease = lock.lease
+
+    def in_the_child() -> dict[str, object]:
+        told: dict[str, object] = {}
+        for name, act in {
+            "release": lock.release,
+            "extend": lambda: lock.extend(1),
+            "fence": lambda: lease.fence,
+            "give back": lease.give_back,
+        }.items():
+            try:
+                act()
+            except NotHeld:
+                told[name] = "NotHeld"
+        told["theirs"] = client.lock(NAME).acquire(blocking=False)
+        with client.lock("child's own") as own:
+            told["own"] = own.held
+        client.close()
+        return told
+
+    def connections() -> int:
+        with raw(nodes[0]) as redis:
+            return int(redis.info("stats")["total_connections_received"])
+
+    before = connections()
+    told = in_a_fork(in_the_child)
+
+    assert connections() > before + 1, "the child dialled nobody; one connection is the one that asks"
+    assert told == {
+        "release": "NotHeld",
+        "extend": "NotHeld",
+        "fence": "NotHeld",
+        "give back": "NotHeld",
+        "theirs": False,
+        "own": True,
+    }
+    before = connections()
+    assert lock.owned()
+    lock.release()
+    assert lock.acquire(blocking=False)
+    lock.release()
+    assert connections() == before + 1, "the parent had to dial again; one connection is the one that asks"
+
+
+def test_a_client_that_was_closed_has_no_connections_and_dials_anew_when_it_is_used(
+    nodes: Cluster, client: Redlock
+) -> None:
+    lock = client.lock(NAME)
+    lock.acquire()
+    client.close()
+
+    with raw(nodes[0]) as redis:
+        eventually(lambda: len(redis.client_list()) == 1, "the end of all connections but the one that asks")
+
+    lock.release()
+    with lock as lease:
+        assert lease.held
+
+
+@pytest.mark.parametrize("bad", ["", "line\nbreak", "\x01redlock:fence:x", 7, None, b"bytes", "x" * 1_025, "\ud800"])
+def test_a_name_that_can_not_be_locked_is_refused_before_anything_is_sent(client: Redlock, bad: str) -> None:
+    with pytest.raises(ConfigurationError, match="resource name"):
+        client.lock(bad)
+
+
+@pytest.mark.parametrize("name", ["x", "ünïcode 🔒", "with space", "{braces}", "x" * 1_024, "'; return 1 --"])
+def test_any_text_without_control_characters_can_be_locked(client: Redlock, rival: Redlock, name: str) -> None:
+    with client.lock(name):
+        assert rival.lock(name).acquire(blocking=False) is False

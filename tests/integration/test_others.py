@@ -1,0 +1,168 @@
+"""Other Redlock clients and ours exclude each other: `SET name value NX PX` at the resource's own name."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import pytest
+from redis.exceptions import LockNotOwnedError
+
+from redlock import LockContended, Redlock
+from tests.integration.tools import eventually, holders, raw, run_out
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from redis import Redis
+    from redis.lock import Lock as RedisLock
+
+    from redlock.embedded import Cluster, Server
+
+NAME = "invoice:9"
+THEIRS = "a1b2c3d4"
+THEIR_RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) else return 0 end"
+"""Word for word from the Redis documentation; every Redlock client has it."""
+
+
+def they_take(servers: Sequence[Server], *, px: int | None = 3_000) -> list[bool]:
+    """What the acquire of any other Redlock client does: which of these nodes said yes."""
+    said = []
+    for server in servers:
+        with raw(server) as redis:
+            said.append(bool(redis.set(NAME, THEIRS, nx=True, px=px)))
+    return said
+
+
+def they_release(servers: Sequence[Server], value: str) -> int:
+    """What the release of any other Redlock client does: how many nodes deleted the key."""
+    deleted = 0
+    for server in servers:
+        with raw(server) as redis:
+            deleted += redis.eval(THEIR_RELEASE, 1, NAME, value)
+    return deleted
+
+
+@pytest.fixture
+def redis_locks(nodes: Cluster) -> Iterator[list[RedisLock]]:
+    """redis-py's own `Lock`, one on each node."""
+    with ExitStack() as stack:
+        clients: list[Redis] = [stack.enter_context(raw(server)) for server in nodes.servers]
+        yield [client.lock(NAME, timeout=3, blocking=False) for client in clients]
+
+
+def test_what_we_hold_nobody_else_can_set(nodes: Cluster, client: Redlock) -> None:
+    with client.lock(NAME) as lease:
+        eventually(lambda: holders(nodes.servers, NAME) == [lease.owner] * 5, "our key on all nodes")
+
+        assert they_take(nodes.servers) == [False] * 5
+    eventually(lambda: sum(they_take(nodes.servers)) >= 3, "a quorum of nodes for them")
+
+
+def test_what_they_hold_on_a_quorum_is_contended_for_us(nodes: Cluster, client: Redlock) -> None:
+    assert they_take(nodes.servers[1:4]) == [True] * 3
+
+    assert client.lock(NAME).acquire(blocking=False) is False
+    with pytest.raises(LockContended) as caught, client.lock(NAME, blocking=False):
+        pytest.fail("entered without the lock")
+
+    assert caught.value.holder is not None
+    assert caught.value.holder.startswith(THEIRS)
+    assert caught.value.remaining is not None
+    assert 0 < caught.value.remaining <= 3
+    assert holders(nodes.servers, NAME) == [None, THEIRS, THEIRS, THEIRS, None], "our attempt was not taken back"
+
+
+def test_what_they_hold_without_a_ttl_is_contended_for_an_unknown_time(nodes: Cluster, client: Redlock) -> None:
+    they_take(nodes.servers, px=None)
+
+    with pytest.raises(LockContended) as caught, client.lock(NAME, blocking=False):
+        pytest.fail("entered without the lock")
+
+    assert caught.value.remaining is None
+    assert client.lock(NAME).acquire(blocking_timeout=0.1) is False
+
+
+def test_what_they_hold_on_two_nodes_does_not_stop_us_and_stays_theirs(nodes: Cluster, client: Redlock) -> None:
+    they_take(nodes.servers[:2])
+
+    with client.lock(NAME, blocking=False) as lease:
+        assert holders(nodes.servers, NAME) == [THEIRS, THEIRS, *[lease.owner] * 3]
+
+    assert holders(nodes.servers[:2], NAME) == [THEIRS, THEIRS]
+
+
+def test_we_get_the_lock_when_their_release_script_has_run(nodes: Cluster, client: Redlock) -> None:
+    they_take(nodes.servers, px=60_000)
+    assert client.lock(NAME).acquire(blocking=False) is False
+
+    assert they_release(nodes.servers, THEIRS) == 5
+
+    with client.lock(NAME, blocking=False) as lease:
+        assert lease.held
+
+
+def test_we_get_the_lock_when_their_time_is_over(nodes: Cluster, client: Redlock) -> None:
+    they_take(nodes.servers, px=300)
+
+    with client.lock(NAME, blocking_timeout=30) as lease:
+        assert THEIRS not in holders(nodes.servers, NAME)
+        assert lease.held
+
+
+def test_their_release_script_does_nothing_to_what_is_ours(nodes: Cluster, client: Redlock) -> None:
+    lock = client.lock(NAME)
+    with lock:
+        assert they_release(nodes.servers, THEIRS) == 0
+        assert lock.owned()
+
+
+def test_our_release_does_nothing_to_what_is_theirs(nodes: Cluster, client: Redlock) -> None:
+    they_take(nodes.servers[:2])
+    lock = client.lock(NAME)
+    for _ in range(3):
+        lock.acquire()
+        lock.release()
+
+    assert holders(nodes.servers[:2], NAME) == [THEIRS, THEIRS]
+
+
+def test_the_lock_of_redis_py_and_ours_exclude_each_other(
+    nodes: Cluster, client: Redlock, redis_locks: list[RedisLock]
+) -> None:
+    with client.lock(NAME) as lease:
+        eventually(lambda: holders(nodes.servers, NAME) == [lease.owner] * 5, "our key on all nodes")
+        assert [lock.acquire() for lock in redis_locks] == [False] * 5
+        assert all(lock.locked() for lock in redis_locks)
+        assert not any(lock.owned() for lock in redis_locks)
+    eventually(lambda: not any(lock.locked() for lock in redis_locks), "the end of our lease on all nodes")
+
+    assert [lock.acquire() for lock in redis_locks] == [True] * 5
+    assert client.lock(NAME).locked()
+    assert client.lock(NAME).acquire(blocking=False) is False
+
+    for lock in redis_locks:
+        lock.release()
+    with client.lock(NAME, blocking=False):
+        pass
+
+
+def test_redis_py_finds_that_the_lock_which_ran_out_is_ours_now(
+    nodes: Cluster, client: Redlock, redis_locks: list[RedisLock]
+) -> None:
+    for lock in redis_locks:
+        assert lock.acquire()
+    run_out(nodes.servers, NAME)
+
+    with client.lock(NAME) as lease:
+        eventually(lambda: holders(nodes.servers, NAME) == [lease.owner] * 5, "our key on all nodes")
+        for lock in redis_locks:
+            with pytest.raises(LockNotOwnedError):
+                lock.release()
+        assert holders(nodes.servers, NAME) == [lease.owner] * 5
+
+
+def test_clients_with_a_prefix_meet_others_at_the_prefixed_name(nodes: Cluster) -> None:
+    with Redlock(nodes.urls, prefix="locks:") as client, client.lock(NAME) as lease:
+        eventually(lambda: holders(nodes.servers, f"locks:{NAME}") == [lease.owner] * 5, "our key on all nodes")
+        assert they_take(nodes.servers) == [True] * 5, "without the prefix it is another lock"

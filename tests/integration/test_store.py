@@ -1,0 +1,380 @@
+"""The fenced store: two doors that keep shared state right where the lock alone would not."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import pytest
+from redis import Redis
+from redis.exceptions import ConnectionError as StoreGone
+
+from redlock import NotHeld, Redlock, RedlockError, Stale, wire
+from redlock.model import FENCE_LIMIT
+from redlock.store import FencedStore
+from tests.integration.tools import raw, run_out, sixth_redis
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from redlock import Lease
+    from redlock.embedded import Cluster, Server
+
+NAME = "hits"
+
+
+@pytest.fixture
+def redis(broker: Server) -> Iterator[Redis]:
+    """A client of the Redis that owns the data."""
+    with Redis.from_url(f"{broker.url}/2") as client:
+        yield client
+
+
+@pytest.fixture
+def store(redis: Redis) -> FencedStore:
+    """The store under test."""
+    return FencedStore(redis)
+
+
+def take(client: Redlock) -> Lease:
+    """A lease on the counter's lock, taken at the first try."""
+    lease = client.lease(NAME)
+    lease.take(0)
+    return lease
+
+
+def take_over(nodes: Cluster, client: Redlock) -> Lease:
+    """A new lease after the old one has run out, whatever its holder believes."""
+    run_out(nodes.servers, NAME)
+    with Redlock(nodes.urls) as other:
+        other.saw(client.proposal(0))
+        return take(other)
+
+
+def one_more(value: str | None) -> str:
+    """An increment."""
+    return str(int(value or 0) + 1)
+
+
+def test_a_write_is_read_by_the_next(client: Redlock, store: FencedStore) -> None:
+    lease = take(client)
+    section = store.open(NAME, lease)
+    assert section.value is None
+
+    written = store.write(section, "1", "op-1")
+
+    assert written == ("1", lease.fence, True)
+    assert store.peek(NAME) == "1"
+    lease.give_back()
+    assert store.open(NAME, take(client)).value == "1"
+
+
+def test_any_text_can_be_stored(client: Redlock, store: FencedStore) -> None:
+    lease = take(client)
+    for number, value in enumerate(["", "0", "a:b:c", "ünï 🔒", "line\nbreak", "x" * 100_000]):
+        assert store.update(NAME, lease, f"op-{number}", lambda _, value=value: value).value == value  # type: ignore[misc]  # the value of this turn
+        assert store.peek(NAME) == value
+        assert store.open(NAME, lease).value == value
+
+
+def test_replies_that_the_client_has_decoded_are_understood(broker: Server, client: Redlock) -> None:
+    lease = take(client)
+    with raw(broker) as redis:
+        store = FencedStore(redis)
+        store.update(NAME, lease, "op-1", one_more)
+        again = store.update(NAME, lease, "op-1", one_more)
+
+    assert again == ("1", lease.fence, False)
+
+
+def test_an_old_token_may_not_even_read(nodes: Cluster, client: Redlock, store: FencedStore) -> None:
+    old = take(client)
+    new = take_over(nodes, client)
+    store.update(NAME, new, "op-new", one_more)
+
+    with pytest.raises(Stale) as caught:
+        store.open(NAME, old)
+
+    assert (caught.value.resource, caught.value.token, caught.value.seen) == (NAME, old.fence, new.fence)
+    assert store.peek(NAME) == "1"
+
+
+def test_an_old_token_may_not_write_once_a_new_one_has_read(
+    nodes: Cluster, client: Redlock, store: FencedStore
+) -> None:
+    old = take(client)
+    section = store.open(NAME, old)
+    new = take_over(nodes, client)
+    store.open(NAME, new)
+
+    with pytest.raises(Stale) as caught:
+        store.write(section, "overwritten", "op-old")
+
+    assert caught.value.seen == new.fence
+    assert store.peek(NAME) is None
+
+
+def test_the_lost_update_of_two_holders_who_both_believe_in_their_lease_is_refused(
+    nodes: Cluster, client: Redlock, store: FencedStore
+) -> None:
+    # Old reads, new reads, old writes, new writes: in the order of their tokens, so a check on writes alone passes.
+    store.overwrite(NAME, "10")
+    old = take(client)
+    old_section = store.open(NAME, old)
+    new = take_over(nodes, client)
+    new_section = store.open(NAME, new)
+
+    with pytest.raises(Stale):
+        store.write(old_section, one_more(old_section.value), "op-old")
+    assert store.write(new_section, one_more(new_section.value), "op-new").value == "11"
+    client.saw(new.fence)
+    assert store.update(NAME, take_over(nodes, client), "op-old", one_more).value == "12"
+
+
+def test_the_same_number_of_another_owner_is_refused(
+    nodes: Cluster, client: Redlock, store: FencedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # All nodes have lost their memory, and the clocks stand still: two leases with one token.
+    monkeypatch.setattr("redlock.lease.wall_us", lambda: 1_000)
+    first = take(client)
+    store.open(NAME, first)
+    for server in nodes.servers:
+        with raw(server) as node:
+            node.delete(NAME, wire.fence_key(NAME))
+    with Redlock(nodes.urls) as other:
+        second = take(other)
+        assert second.fence == first.fence
+
+        with pytest.raises(Stale) as caught:
+            store.open(NAME, second)
+
+    assert caught.value.seen == second.fence
+
+
+def test_an_operation_that_was_applied_is_not_applied_again(client: Redlock, store: FencedStore) -> None:
+    lease = take(client)
+    first = store.update(NAME, lease, "op-1", one_more)
+    store.update(NAME, lease, "op-2", one_more)
+
+    again = store.update(NAME, lease, "op-1", one_more)
+
+    assert first.applied
+    assert again == ("1", first.fence, False)
+    assert store.peek(NAME) == "2"
+
+
+def test_a_duplicate_gets_its_old_result_even_under_a_stale_token(
+    nodes: Cluster, client: Redlock, store: FencedStore
+) -> None:
+    old = take(client)
+    section = store.open(NAME, old)
+    new = take_over(nodes, client)
+    store.update(NAME, new, "op-1", one_more)
+
+    assert store.write(section, "7", "op-1") == ("1", new.fence, False)
+    assert store.peek(NAME) == "1"
+
+
+def test_operations_of_different_names_do_not_meet(client: Redlock, store: FencedStore) -> None:
+    lease = take(client)
+
+    assert store.update("a", lease, "op-1", one_more).applied
+    assert store.update("b", lease, "op-1", one_more).applied
+
+
+def test_the_late_write_of_an_earlier_section_of_the_same_lease_is_refused(client: Redlock, store: FencedStore) -> None:
+    # One lease serves two operations, and a packet of the first comes late.
+    lease = take(client)
+    first = store.open(NAME, lease)
+    second = store.open(NAME, lease)
+    assert second.number > first.number
+    assert store.write(second, "1", "op-2").applied
+
+    with pytest.raises(Stale) as caught:
+        store.write(first, "1", "op-1")
+
+    assert caught.value.seen == lease.fence, "its own token: to be opened again under the same lease"
+    assert store.update(NAME, lease, "op-1", one_more).value == "2"
+
+
+def test_a_section_is_good_for_one_write(client: Redlock, store: FencedStore) -> None:
+    lease = take(client)
+    section = store.open(NAME, lease)
+    store.write(section, "1", "op-1")
+
+    with pytest.raises(Stale):
+        store.write(section, "2", "op-2")
+
+    assert store.peek(NAME) == "1"
+
+
+def test_two_threads_under_one_lease_lose_nothing(broker: Server, client: Redlock) -> None:
+    lease = take(client)
+
+    def work(thread: int) -> None:
+        with Redis.from_url(broker.url) as redis:
+            for number in range(20):
+                FencedStore(redis).update(NAME, lease, f"{thread}-{number}", one_more)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+
+    with Redis.from_url(broker.url) as redis:
+        assert FencedStore(redis).peek(NAME) == "60"
+
+
+def test_holders_who_all_believe_in_their_lease_lose_nothing_and_double_nothing(nodes: Cluster, broker: Server) -> None:
+    # The lock is broken on purpose: its keys are deleted all the time, so that there are several holders at once.
+    over = threading.Event()
+    stale: list[int] = []
+
+    def work(thread: int) -> None:
+        with Redis.from_url(broker.url) as redis, Redlock(nodes.urls) as client:
+            store = FencedStore(redis)
+            for number in range(15):
+                done = False
+                while not done:
+                    with suppress(RedlockError), client.lock(NAME, blocking_timeout=0.05, renew=False) as lease:
+                        try:
+                            store.update(NAME, lease, f"{thread}-{number}", one_more)
+                            done = True
+                        except Stale as error:
+                            stale.append(error.token)
+                            client.saw(error.seen)
+
+    def break_the_lock() -> None:
+        while not over.is_set():
+            run_out(nodes.servers, NAME)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    breaker = threading.Thread(target=break_the_lock)
+    breaker.start()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    over.set()
+    breaker.join()
+
+    with Redis.from_url(broker.url) as redis:
+        assert FencedStore(redis).peek(NAME) == "60"
+
+
+def test_tokens_that_went_backwards_heal_by_themselves(
+    nodes: Cluster, client: Redlock, store: FencedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    high = take(client)
+    store.update(NAME, high, "op-1", one_more)
+    # The disaster: no node remembers any token, and the clocks are behind.
+    for server in nodes.servers:
+        with raw(server) as node:
+            node.delete(NAME, wire.fence_key(NAME))
+    monkeypatch.setattr("redlock.lease.wall_us", lambda: 1_000)
+    with Redlock(nodes.urls) as other:
+        low = take(other)
+        assert low.fence < high.fence
+        with pytest.raises(Stale) as caught:
+            store.update(NAME, low, "op-2", one_more)
+        assert caught.value.seen == high.fence
+        low.give_back()
+
+        other.saw(caught.value.seen)
+        healed = take(other)
+
+        assert healed.fence > high.fence
+        assert store.update(NAME, healed, "op-2", one_more).value == "2"
+
+
+def test_the_largest_token_is_kept_with_all_its_digits(nodes: Cluster, client: Redlock, store: FencedStore) -> None:
+    for server in nodes.servers:
+        with raw(server) as node:
+            node.set(wire.fence_key(NAME), FENCE_LIMIT - 3)
+    lease = take(client)
+    assert lease.fence == FENCE_LIMIT - 2
+    assert store.update(NAME, lease, "op-1", one_more).fence == FENCE_LIMIT - 2
+    assert store.update(NAME, lease, "op-1", one_more).fence == FENCE_LIMIT - 2
+
+    lease.give_back()
+    last = take(client)
+    assert last.fence == FENCE_LIMIT - 1
+    store.open(NAME, last)
+
+    with pytest.raises(Stale) as caught:
+        store.write(store.open(NAME, last)._replace(fence=FENCE_LIMIT - 2), "1", "op-2")
+    assert caught.value.seen == FENCE_LIMIT - 1
+
+
+def test_values_tokens_and_operations_survive_a_crash_of_the_store(nodes: Cluster, client: Redlock) -> None:
+    with sixth_redis() as server:
+        old = take(client)
+        new = take_over(nodes, client)
+        with Redis.from_url(server.url) as redis:
+            store = FencedStore(redis)
+            store.update(NAME, new, "op-1", one_more)
+            section = store.open(NAME, new)
+            server.kill()
+            with pytest.raises(StoreGone):
+                store.write(section, "2", "op-2")
+            server.start()
+
+            assert store.peek(NAME) == "1"
+            with pytest.raises(Stale):
+                store.open(NAME, old)
+            assert store.update(NAME, new, "op-1", one_more) == ("1", new.fence, False)
+            assert store.write(store.open(NAME, new), "2", "op-2").applied
+
+
+def test_a_store_that_forgot_its_scripts_is_taught_them_again(
+    client: Redlock, store: FencedStore, redis: Redis
+) -> None:
+    lease = take(client)
+    store.update(NAME, lease, "op-1", one_more)
+    redis.script_flush()
+
+    assert store.update(NAME, lease, "op-2", one_more).value == "2"
+
+
+def test_operations_are_remembered_and_not_for_ever(client: Redlock, store: FencedStore, redis: Redis) -> None:
+    store.update(NAME, take(client), "op-1", one_more)
+
+    (left,) = {redis.pttl(key) for key in redis.scan_iter("*done*")}
+    assert 6 * 24 * 3600 * 1000 < left <= 7 * 24 * 3600 * 1000
+    assert redis.pttl(f"store:{NAME}") == -1, "the state itself stays"
+
+
+def test_without_a_lease_nothing_is_read(client: Redlock, store: FencedStore) -> None:
+    lease = client.lease(NAME)
+    with pytest.raises(NotHeld):
+        store.open(NAME, lease)
+
+    lease.take(0)
+    lease.give_back()
+    with pytest.raises(NotHeld):
+        store.open(NAME, lease)
+
+
+@pytest.mark.parametrize("bad", ["", None, 7])
+def test_an_operation_needs_an_id(client: Redlock, store: FencedStore, bad: str) -> None:
+    section = store.open(NAME, take(client))
+
+    with pytest.raises(RedlockError, match="operation id"):
+        store.write(section, "1", bad)
+
+    assert store.peek(NAME) is None
+
+
+def test_a_change_that_fails_writes_nothing_and_blocks_nobody(client: Redlock, store: FencedStore) -> None:
+    lease = take(client)
+
+    def fail(_: str | None) -> str:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        store.update(NAME, lease, "op-1", fail)
+
+    assert store.peek(NAME) is None
+    assert store.update(NAME, lease, "op-1", one_more).value == "1"

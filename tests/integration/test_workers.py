@@ -1,0 +1,431 @@
+"""The worked example and `@locked`, in real Celery workers."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from celery import chain
+
+from redlock import ConfigurationError, LockContended, QuorumUnavailable, Redlock, embedded
+from redlock.embedded import free_port
+from tests.integration.stage import ROOT, Stage
+from tests.integration.tools import CANARY, eventually, raw, sixth_redis
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from redlock import Lease
+    from tests.integration.stage import Worker
+
+POLICIES = "tests.integration.apps.policies"
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """One set of servers for all tests here; the broker wants a password."""
+    with embedded.cluster() as nodes, sixth_redis() as broker:
+        with raw(broker) as redis:
+            redis.config_set("requirepass", CANARY)
+        with Stage(nodes, broker, tmp_path_factory.mktemp("workers"), password=CANARY) as stage:
+            yield stage
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shared_worker(stage: Stage) -> Worker:
+    """One worker for all tests here, with four processes that think for 50 ms in the middle of an increment."""
+    return stage.start_worker("--include", POLICIES, concurrency=4, COUNTER_THINK="0.05")
+
+
+@pytest.fixture(scope="module")
+def client(stage: Stage) -> Iterator[Redlock]:
+    """A client of the workers' lock nodes."""
+    with Redlock(stage.nodes.urls) as redlock:
+        yield redlock
+
+
+@contextmanager
+def held(client: Redlock, name: str) -> Iterator[Lease]:
+    """Somebody else's lock, as far as the workers can tell."""
+    with client.lock(name) as lease:
+        yield lease
+
+
+def shell(stage: Stage, code: str, **settings: str) -> Any:  # noqa: ANN401 - what the code prints as JSON
+    """Run this in a Python shell with the example's settings; what it prints as JSON."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=stage.environment | settings,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def sent(stage: Stage, task: str, name: str, **options: Any) -> str:  # noqa: ANN401 - Celery's options
+    """Enqueue one of the tasks of `apps/policies.py`; its id."""
+    return stage.send(f"{POLICIES}.{task}", name, **options)
+
+
+ENQUEUE = """
+import json
+from tasks import increment
+print(json.dumps([increment.delay(1, name="shell").id for _ in range(20)]))
+"""
+
+
+def test_increments_that_are_enqueued_from_a_shell_all_count(stage: Stage) -> None:
+    results = stage.results(shell(stage, ENQUEUE))
+
+    assert stage.counter("shell") == 20
+    assert sorted(result["value"] for result in results) == list(range(1, 21))
+    in_order = sorted(results, key=lambda result: result["value"])
+    fences = [result["fence"] for result in in_order]
+    assert fences == sorted(set(fences)), "values and tokens grow together"
+    assert all(result["waited_ms"] >= 0 for result in results)
+    assert any(result["waited_ms"] > 0 for result in results)
+
+
+def test_the_same_body_without_the_lock_loses_updates(stage: Stage) -> None:
+    stage.results([stage.send("tasks.counter.increment_unlocked", kwargs={"name": "unlocked"}) for _ in range(20)])
+
+    assert 0 < stage.counter("unlocked") < 20
+
+
+def test_counters_of_different_names_do_not_wait_for_each_other(stage: Stage, client: Redlock) -> None:
+    with held(client, "counter:busy"):
+        assert stage.result(*stage.increment("idle"))["value"] == 1
+
+
+def test_a_task_that_had_to_wait_says_for_how_long(stage: Stage, client: Redlock) -> None:
+    with held(client, "counter:waited") as lease:
+        (task,) = stage.increment("waited")
+        eventually(lambda: stage.state(task) in {"STARTED", "RETRY"}, "the task in the worker")
+        fence = lease.fence
+
+    result = stage.result(task)
+
+    assert result["value"] == 1
+    assert result["waited_ms"] > 0
+    assert result["fence"] > fence
+
+
+def test_an_operation_that_is_named_by_the_business_counts_once(stage: Stage) -> None:
+    tasks = [
+        stage.send("tasks.counter.increment", kwargs={"name": "named", "op_id": f"order-{number % 3}"})
+        for number in range(9)
+    ]
+
+    results = stage.results(tasks)
+
+    assert stage.counter("named") == 3
+    assert {result["value"] for result in results} == {1, 2, 3}
+
+
+def test_a_message_that_is_delivered_twice_counts_once(stage: Stage) -> None:
+    tasks = [
+        stage.send("tasks.counter.increment", kwargs={"name": "twice"}, task_id=f"delivery-{number}")
+        for number in (1, 2, 1, 2, 1)
+    ]
+
+    eventually(stage.is_idle, "the last of five messages")
+    stage.results(tasks)
+
+    assert stage.counter("twice") == 2
+
+
+@pytest.mark.parametrize("by", ["one", 1.5, None, True])
+def test_a_bad_argument_fails_the_task_and_leaves_the_counter(stage: Stage, by: object) -> None:
+    task = stage.send("tasks.counter.increment", by, "untouched")
+
+    with pytest.raises(ConfigurationError, match="whole number"):
+        stage.result(task)
+
+    assert stage.counter("untouched") == 0
+
+
+CALLS = """
+import json
+from tasks import increment
+refused = []
+for args, kwargs in [(("a", "b", "c", "d"), {}), ((), {"nobody": 1}), ((1,), {"by": 2}), ((1, "hits", "op"), {})]:
+    try:
+        increment.delay(*args, **kwargs)
+    except TypeError as error:
+        refused.append(str(error))
+print(json.dumps(refused))
+"""
+
+
+def test_arguments_that_do_not_fit_are_refused_where_the_task_is_called(stage: Stage) -> None:
+    refused = shell(stage, CALLS)
+
+    assert len(refused) == 4
+    assert "increment()" in refused[0]
+
+
+BROKER_DOWN = """
+import json
+from tasks import increment
+try:
+    increment.delay()
+except Exception as error:
+    print(json.dumps([type(error).__module__, type(error).__name__, str(error)]))
+"""
+
+
+def test_a_broker_that_is_down_is_an_error_at_the_caller_and_no_hang(stage: Stage) -> None:
+    # The shell has a time limit; without any of its own the call would try for ever.
+    said = shell(stage, BROKER_DOWN, COUNTER_BROKER_URL=f"redis://127.0.0.1:{free_port()}/0")
+
+    assert said[:2] == ["kombu.exceptions", "OperationalError"]
+    assert "refused" in said[2]
+
+
+def test_a_broker_that_is_down_together_with_the_results_is_the_same_error(stage: Stage) -> None:
+    # As in the example, where both are databases of one Redis.
+    port = free_port()
+
+    said = shell(
+        stage,
+        BROKER_DOWN,
+        COUNTER_BROKER_URL=f"redis://127.0.0.1:{port}/0",
+        COUNTER_RESULT_URL=f"redis://127.0.0.1:{port}/1",
+    )
+
+    assert said[:2] == ["kombu.exceptions", "OperationalError"]
+
+
+def test_a_requeued_task_keeps_what_it_is_and_spends_none_of_its_retries(stage: Stage, client: Redlock) -> None:
+    with held(client, "policy:requeued"):
+        task = sent(stage, "requeue", "requeued", headers={"x-trace": "abc"}, priority=3)
+        eventually(lambda: stage.state(task) == "RETRY", "the task back in the queue")
+        # More than once: a task with `max_retries=0` that spent one would fail here.
+        eventually(lambda: stage.requeues(task) >= 2, "the task back in the queue for the second time")
+
+    result = stage.result(task)
+
+    assert result["id"] == task
+    assert result["retries"] == 0
+    assert result["trace"] == "abc"
+    assert result["priority"] == 3
+    assert result["waited_ms"] > 0
+
+
+def test_a_requeued_task_does_not_sit_in_a_worker_process(stage: Stage, client: Redlock) -> None:
+    with held(client, "policy:crowd"):
+        crowd = [sent(stage, "requeue", "crowd") for _ in range(8)]
+        eventually(lambda: all(stage.state(task) == "RETRY" for task in crowd), "eight tasks back in the queue")
+
+        # There are four processes, and eight tasks that wait.
+        assert stage.result(sent(stage, "requeue", "somewhere else"))["retries"] == 0
+
+    results = stage.results(crowd)
+    assert len({result["fence"] for result in results}) == 8
+
+
+def test_a_task_that_was_requeued_as_often_as_it_may_says_who_has_the_lock(stage: Stage, client: Redlock) -> None:
+    with held(client, "policy:once") as lease:
+        task = sent(stage, "requeue_once", "once")
+        with pytest.raises(LockContended) as caught:
+            stage.result(task)
+        owner = lease.owner
+
+    error = caught.value
+    assert error.resource == "policy:once"
+    assert error.holder is not None
+    assert owner[:8] in error.holder
+    assert owner[:32] not in str(error)
+    assert error.remaining is not None
+    assert stage.requeues(task) == 1
+
+
+def test_a_skipped_task_returns_a_value_and_the_chain_goes_on(stage: Stage, client: Redlock) -> None:
+    with held(client, "policy:skipped"):
+        app = stage.sender
+        task = chain(app.signature(f"{POLICIES}.skip", ("skipped",)), app.signature(f"{POLICIES}.after")).apply_async()
+        result = stage.result(task.id)["after"]
+
+    assert result["status"] == "skipped"
+    assert result["resource"] == "policy:skipped"
+    assert result["holder"]
+
+
+def test_a_chain_goes_on_once_after_a_task_that_was_requeued(stage: Stage, client: Redlock) -> None:
+    with held(client, "policy:chained"):
+        app = stage.sender
+        last = chain(
+            app.signature(f"{POLICIES}.requeue", ("chained",)), app.signature(f"{POLICIES}.after")
+        ).apply_async()
+        first = last.parent.id
+        eventually(lambda: stage.state(first) == "RETRY", "the first task back in the queue")
+        assert stage.state(last.id) == "PENDING"
+
+    assert stage.result(last.id)["after"]["id"] == first
+
+
+CHORD = f"""
+import json
+from celery import chord
+from {POLICIES} import after, requeue, skip
+print(json.dumps(chord([skip.s("part"), requeue.s("part"), skip.s("free")], after.s()).apply_async().id))
+"""
+
+
+def test_a_chord_counts_parts_that_were_skipped_or_requeued(stage: Stage, client: Redlock) -> None:
+    with held(client, "policy:part"):
+        body = shell(stage, CHORD)
+        eventually(lambda: stage.was_requeued("policy:part"), "a part of the chord back in the queue")
+        assert stage.state(body) == "PENDING"
+
+    skipped, requeued, free = stage.result(body)["after"]
+
+    assert skipped["status"] == "skipped"
+    assert requeued["retries"] == 0
+    assert free["retries"] == 0
+
+
+def test_raise_says_at_once_who_has_the_lock(stage: Stage, client: Redlock) -> None:
+    with held(client, "policy:failed"), pytest.raises(LockContended) as caught:
+        stage.result(sent(stage, "fail", "failed"))
+
+    assert caught.value.resource == "policy:failed"
+    assert stage.result(sent(stage, "fail", "failed"))["retries"] == 0
+
+
+def test_raise_goes_with_celerys_own_retries(stage: Stage, client: Redlock) -> None:
+    with held(client, "policy:retried"):
+        task = sent(stage, "retry", "retried")
+        eventually(lambda: stage.state(task) == "RETRY", "the first retry")
+
+    assert stage.result(task)["retries"] >= 1
+
+
+def test_a_task_that_waits_gets_the_lock_without_going_back_to_the_queue(stage: Stage, client: Redlock) -> None:
+    with held(client, "policy:patient"):
+        task = sent(stage, "wait", "patient")
+        eventually(lambda: stage.state(task) == "STARTED", "the task in the worker")
+
+    result = stage.result(task)
+
+    assert result["retries"] == 0
+    assert stage.requeues(task) == 0
+
+
+def test_no_quorum_is_never_a_skip_and_no_contention(stage: Stage) -> None:
+    frozen = stage.nodes.servers[:3]
+    for server in frozen:
+        server.freeze()
+    try:
+        for policy in ("skip", "fail"):
+            with pytest.raises(QuorumUnavailable) as caught:
+                stage.result(sent(stage, policy, "no quorum"))
+            assert len(caught.value.reasons) == 3
+        task = sent(stage, "requeue", "no quorum")
+        eventually(lambda: stage.state(task) == "RETRY", "the task back in the queue")
+    finally:
+        for server in frozen:
+            server.thaw()
+
+    assert stage.result(task)["id"] == task
+
+
+class Evil:
+    """What must never be unpickled: it writes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return os.mkdir, (str(self._path),)
+
+
+def test_a_pickled_message_is_refused_and_never_opened(stage: Stage, tmp_path: Path, shared_worker: Worker) -> None:
+    trace = tmp_path / "opened"
+    assert pickle.loads(pickle.dumps(Evil(tmp_path / "works"))) is None  # noqa: S301 - it is ours
+    assert (tmp_path / "works").exists()
+
+    stage.send("tasks.counter.increment", kwargs={"by": Evil(trace), "name": "pickled"}, serializer="pickle")
+
+    eventually(lambda: "untrusted content of type pickle" in shared_worker.log, "the refusal in the log")
+    assert not trace.exists()
+    assert stage.result(*stage.increment("pickled"))["value"] == 1
+
+
+HIDDEN = "hidden-Zk3"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        f"redis://:{HIDDEN}@127.0.0.1:6379/0",
+        f"rediss://user:{HIDDEN}@redis.example.org:6379/0",
+        f"redis://:p@ss-{HIDDEN}@127.0.0.1:6379",
+        f"redis://:{HIDDEN}@h1:6379/0,redis://:{HIDDEN}@h2:6379/0;redis://:{HIDDEN}@h3",
+        f"redis+socket://:{HIDDEN}@/run/redis.sock?virtual_host=0",
+        f"unix:///run/redis.sock?db=0&password={HIDDEN}",
+    ],
+)
+def test_a_password_in_an_address_is_masked_in_the_log(stage: Stage, shared_worker: Worker, address: str) -> None:
+    marker = f"address-{abs(hash(address))}"
+    stage.result(stage.send(f"{POLICIES}.log", f"{marker} {address} and what follows"))
+
+    def lines() -> list[str]:
+        return [line for line in shared_worker.log.splitlines() if marker in line]
+
+    eventually(lambda: len(lines()) >= 2, "the line and the traceback in the log")
+    assert not [line for line in lines() if HIDDEN in line]
+    assert all("and what follows" in line for line in lines())
+
+
+WRITE = """
+import logging, multiprocessing, sys
+from workers import logs
+
+path, writers, lines = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+
+def write(number):
+    logs.configure(path, 30_000, console=False)  # as a worker's child does after the fork
+    for line in range(lines):
+        logging.getLogger("redlock").info("writer %02d line %04d %s", number, line, "x" * 50)
+
+logs.configure(path, 30_000, console=False)
+processes = [multiprocessing.get_context("fork").Process(target=write, args=(number,)) for number in range(writers)]
+for process in processes:
+    process.start()
+for process in processes:
+    process.join()
+sys.exit(max(process.exitcode for process in processes))
+"""
+
+
+def written(path: Path) -> Sequence[str]:
+    """All lines of a log and of what was rotated out of it."""
+    return [line for file in path.parent.glob(f"{path.name}*") for line in file.read_text().splitlines()]
+
+
+def test_processes_that_write_and_rotate_one_log_lose_no_line(tmp_path: Path) -> None:
+    path = tmp_path / "logger.log"
+
+    subprocess.run([sys.executable, "-c", WRITE, str(path), "6", "150"], cwd=ROOT, check=True, timeout=100)
+
+    found = [line.partition("writer ")[2].rpartition(" ")[0] for line in written(path)]
+    assert sorted(found) == [f"{number:02d} line {line:04d}" for number in range(6) for line in range(150)]
+    assert 3 <= len(list(tmp_path.glob("logger.log*"))) <= 6, "rotated, and not so often that old lines are dropped"
+
+
+def test_nothing_in_the_workers_log_or_output_is_a_secret(shared_worker: Worker) -> None:
+    assert "redis://" in shared_worker.log
+    assert CANARY not in shared_worker.log
+    assert CANARY not in shared_worker.output.read_text()

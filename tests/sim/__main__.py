@@ -1,0 +1,84 @@
+"""The simulator by hand.
+
+    python -m tests.sim --seed 56                    replay one schedule with its whole history
+    python -m tests.sim --first 0 --count 20000      run a batch; --jobs 2 for two processes
+    python -m tests.sim --mutants                    which seeded bug is found where
+
+Exit status 0 if nothing was found, 1 if a promise was broken, a batch was vacuous or a mutant survived.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from tests.sim import mutants, run
+from tests.sim.schedule import Schedule
+from tests.sim.source import Source
+
+_EVERY_SECONDS = 30
+
+
+def main() -> int:
+    """Do what the options say."""
+    parser = argparse.ArgumentParser(prog="python -m tests.sim", description="A deterministic simulator of the lock.")
+    parser.add_argument("--seed", type=int, help="replay this schedule")
+    parser.add_argument("--first", type=int, default=0, help="the batch's first seed")
+    parser.add_argument("--count", type=int, default=1_000, help="how many schedules the batch has")
+    parser.add_argument("--jobs", type=int, default=1, help="how many processes run it")
+    parser.add_argument("--mutants", action="store_true", help="run the seeded bugs instead")
+    parser.add_argument("--most", type=int, default=100_000, help="how many schedules a mutant gets")
+    options = parser.parse_args()
+    if options.mutants:
+        return mutants.table(options.most)
+    if options.seed is not None:
+        return _replay(options.seed)
+    return _batch(options.first, options.count, options.jobs)
+
+
+def _replay(seed: int) -> int:
+    schedule = Schedule(seed, Source(), recording=True).run()
+    for name, value in schedule.options._asdict().items():
+        print(f"{name:12} {value}")
+    for when, *what in schedule.world.history:
+        print(f"{when / 1e6:12.6f}  {' '.join(map(str, what))}")
+    print(f"history {schedule.hash}, {schedule.world.events} events, violations: {schedule.world.violations or 'none'}")
+    return int(bool(schedule.world.violations))
+
+
+def _batch(first: int, count: int, jobs: int) -> int:
+    total, said, seconds = run.Totals(), 0.0, 0.0
+    for total, seconds in run.batch(first, count, jobs):
+        if total.violations:
+            break
+        if seconds - said > _EVERY_SECONDS:
+            said = seconds
+            print(f"  {total.schedules:,} of {count:,}, {total.schedules / seconds:.0f} a second", flush=True)
+    print(
+        f"{total.schedules:,} schedules from seed {first}: {total.events:,} events, {total.grants:,} grants, "
+        f"{total.two_rounds:,} of them in two rounds; of {total.breaking:,} that may break the assumptions "
+        f"{total.two_holders:,} had two believing holders and {total.refused:,} a refused stale operation; "
+        f"{len(total.violations)} violations; {seconds:.0f} s"
+    )
+    for seed, what in total.violations[:5]:
+        print(f"VIOLATION {what}\n  python -m tests.sim --seed {seed}")
+    if total.violations:
+        _explain(total.violations[0][0])
+        return 1
+    for what in total.vacuous:
+        print(f"VACUOUS {what}")
+    return int(bool(total.vacuous))
+
+
+def _explain(seed: int) -> None:
+    schedule, before = run.shrink(seed, Source())
+    left = [entry[2:] for entry in schedule.world.history if entry[1] == "fault"]
+    print(f"seed {seed} fails with {len(left)} of its {before} faults:")
+    for number, when, kind, target, length, detail in left:
+        print(
+            f"  at {when / 1e6:.6f} s: {kind}, target {target}, for {length / 1e6:.3f} s, detail {detail} (number {number})"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,277 @@
+"""Seeded bugs, each a replaced piece of the shipped source: a tester that does not find them would not find ours.
+
+Rules: a mutant is killed by a broken promise in the simulator, or by an exception out of it; a survivor must be in
+`EQUIVALENT`, with the reason why nothing that is promised changes.
+"""
+
+from __future__ import annotations
+
+import statistics
+
+from tests.sim.schedule import Schedule
+from tests.sim.source import Source, Variant
+
+ACQUIRE, CONFIRM, EXTEND = "scripts/acquire.lua", "scripts/confirm.lua", "scripts/extend.lua"
+RELEASE, REPAIR, ADMIT = "scripts/release.lua", "scripts/repair.lua", "scripts/admit.lua"
+OPEN, WRITE = "scripts/open.lua", "scripts/write.lua"
+
+MUTANTS: dict[str, tuple[Variant, ...]] = {}
+
+
+def _bug(name: str, *pieces: tuple[str, str, str]) -> None:
+    MUTANTS[name] = tuple(Variant(name, *piece) for piece in pieces)
+
+
+# The election.
+_bug("a quorum that is no majority", ("model.py", "return nodes // 2 + 1", "return max(1, nodes // 2)"))
+_bug("no drift allowance", ("model.py", "return -(-ttl_ms // 100) + 2", "return 0"))
+_bug(
+    "a deadline past the TTL",
+    ("model.py", "return sent_ms + ttl_ms - drift_ms(ttl_ms) - 1", "return sent_ms + ttl_ms * 2"),
+)
+_bug(
+    "validity counted from the end",
+    ("protocol.py", "deadline_ms(attempt.ttl_ms, first.sent_ms)", "deadline_ms(attempt.ttl_ms, last.done_ms)"),
+)
+_bug("validity never looked at", ("protocol.py", "if not last.won or last.done_ms >= deadline:", "if not last.won:"))
+_bug(
+    "validity not counted from the first round",
+    (
+        "protocol.py",
+        "deadline_ms(attempt.ttl_ms, first.sent_ms)",
+        "deadline_ms(attempt.ttl_ms, last.sent_ms) + attempt.ttl_ms // 2",
+    ),
+)
+_bug(
+    "won without a quorum",
+    ("protocol.py", "if not first.won or first.disagreement is not None:", "if first.granted == 0:"),
+)
+_bug(
+    "silence is a yes",
+    ("wire.py", "return Vote(Kind.SILENT, remaining_ms=third", "return Vote(Kind.GRANTED, remaining_ms=third"),
+)
+_bug(
+    "a lost election keeps its keys",
+    ("protocol.py", "yield Round(Release(attempt.names, attempt.token, wake_ms), Wait.SENT)", "return\n    yield"),
+)
+_bug(
+    "a tie is never decided",
+    (
+        "model.py",
+        "return granted >= quorum or granted + unanswered < quorum",
+        "return granted == quorum or granted + unanswered < quorum - 1",
+    ),
+)
+# The acquire script.
+_bug("SET without looking", (ACQUIRE, "elseif found then", "elseif false then"))
+_bug(
+    "one of two locks is enough",
+    (ACQUIRE, "holder = holder or found\n    remaining", "holder = i > 2 and found or holder\n    remaining"),
+)
+_bug(
+    "a lock without a TTL",
+    (ACQUIRE, "redis.call('SET', KEYS[i], ARGV[3], 'PX', ARGV[4])", "redis.call('SET', KEYS[i], ARGV[3])"),
+)
+_bug(
+    "half a TTL",
+    (
+        ACQUIRE,
+        "redis.call('SET', KEYS[i], ARGV[3], 'PX', ARGV[4])",
+        "redis.call('SET', KEYS[i], ARGV[3], 'PX', ARGV[4] / 2)",
+    ),
+)
+_bug("woken clients take what is held", (ACQUIRE, "elseif found then", "elseif found and ARGV[7] ~= '1' then"))
+# The token.
+_bug(
+    "the largest answer is the token",
+    (
+        "protocol.py",
+        "fence, last, rounds = first.agreed_fence, first, 1",
+        "fence, last, rounds = first.largest_fence, first, 1",
+    ),
+)
+_bug(
+    "agreed although one answered more",
+    (
+        "model.py",
+        "return largest if fences.count(largest) >= self.quorum else None",
+        "return max(fences, key=fences.count) if fences else None",
+    ),
+)
+_bug("the fence is set, not raised", (ACQUIRE, "fence = fence + 1\n", "fence = tonumber(ARGV[5])\n"))
+_bug(
+    "the fence is not kept",
+    (ACQUIRE, "redis.call('SET', KEYS[i + 1], string.format('%.0f', fence), 'PX', ARGV[6])", ""),
+)
+_bug("a confirm of the same number", ("protocol.py", "fence = first.largest_fence + 1", "fence = first.largest_fence"))
+_bug(
+    "a confirm that needs no quorum",
+    (
+        "protocol.py",
+        "if not last.won or last.done_ms >= deadline:",
+        "if last.granted == 0 or last.done_ms >= deadline:",
+    ),
+)
+_bug("confirm writes without looking", (CONFIRM, "if holder ~= ARGV[3] or fence >= token then", "if false then"))
+_bug(
+    "confirm does not write",
+    (CONFIRM, "redis.call('SET', KEYS[i + 1], string.format('%.0f', token), 'PX', ARGV[5])", ""),
+)
+_bug(
+    "digits lost in printing",
+    (
+        ACQUIRE,
+        "redis.call('SET', KEYS[i + 1], string.format('%.0f', fence), 'PX', ARGV[6])",
+        "redis.call('SET', KEYS[i + 1], tostring(fence), 'PX', ARGV[6])",
+    ),
+)
+# Extension and repair.
+_bug(
+    "an extension without a quorum",
+    (
+        "protocol.py",
+        "if not election.won:\n        return Refusal(election)",
+        "if election.granted == 0:\n        return Refusal(election)",
+    ),
+)
+_bug(
+    "an extension counted from its end",
+    (
+        "protocol.py",
+        "deadline = deadline_ms(ttl_ms, election.sent_ms)",
+        "deadline = deadline_ms(ttl_ms, election.done_ms) + ttl_ms // 4",
+    ),
+)
+_bug("an extension after the deadline", ("protocol.py", "election.sent_ms >= grant.deadline_ms or ", ""))
+_bug("an extension of whatever is there", (EXTEND, "if holder and holder ~= ARGV[3] then", "if false then"))
+_bug(
+    "an extension that creates",
+    (
+        EXTEND,
+        "if missing then\n  return {0, now, 0, '', 0}\nend",
+        "if missing then\n  for i = 2, #KEYS, 2 do redis.call('SET', KEYS[i], ARGV[3], 'PX', ARGV[4]) end\nend",
+    ),
+)
+_bug(
+    "an extension that shortens",
+    (EXTEND, "redis.call('PEXPIRE', KEYS[i], ARGV[4])", "redis.call('PEXPIRE', KEYS[i], ARGV[4] / 4)"),
+)
+_bug("an extension that extends nothing", (EXTEND, "redis.call('PEXPIRE', KEYS[i], ARGV[4])", ""))
+_bug(
+    "a failed extension deletes",
+    (EXTEND, "if missing then\n", "if missing then\n  for i = 2, #KEYS, 2 do redis.call('DEL', KEYS[i]) end\n"),
+)
+_bug(
+    "repair after a lost extension",
+    (
+        "protocol.py",
+        "if not election.won:\n        return Refusal(election)",
+        "if not election.won:\n        yield Round(Repair(grant.names, grant.token, ttl_ms, grant.fence), Wait.SENT)\n        return Refusal(election)",
+    ),
+)
+_bug(
+    "repair over another's lock",
+    (REPAIR, "if holder and holder ~= ARGV[3] then", "if false then"),
+    (REPAIR, "if not redis.call('GET', KEYS[i]) then", "if true then"),
+)
+# Release.
+_bug("release of whatever is there", (RELEASE, "if holder == ARGV[1] then", "if holder then"))
+_bug(
+    "release deletes the fence",
+    (
+        RELEASE,
+        "redis.call('DEL', KEYS[i])",
+        "redis.call('DEL', KEYS[i])\n    redis.call('DEL', '\\1redlock:fence:' .. KEYS[i])",
+    ),
+)
+_bug("release deletes nothing", (RELEASE, "redis.call('DEL', KEYS[i])\n  else", "redis.call('GET', KEYS[i])\n  else"))
+_bug(
+    "a reservation that never ends",
+    (
+        RELEASE,
+        "redis.call('SET', KEYS[i + 2], 'reserved', 'PX', ARGV[3])",
+        "redis.call('SET', KEYS[i + 2], 'reserved')",
+    ),
+    (
+        ACQUIRE,
+        "ARGV[7] ~= '1' and redis.call('GET', KEYS[i + 2]) == 'reserved'",
+        "redis.call('GET', KEYS[i + 2]) == 'reserved'",
+    ),
+)
+# Quarantine.
+_bug("no quarantine", (ADMIT, "local quarantine = tonumber(ARGV[2])", "local quarantine = -1e15"))
+_bug("admitted without a look at the run_id", (ADMIT, "if record[1] ~= ARGV[#ARGV] then", "if not record[1] then"))
+_bug("admitted at the second try", (ADMIT, "if age < quarantine then", "if age < 0 then"))
+_bug("a quarantine of half a lease", ("model.py", "return max_ttl_ms + drift_ms(max_ttl_ms)", "return max_ttl_ms // 2"))
+_bug("since is written anew at each look", (ADMIT, "if age < 0 then", "if true then"))
+# The store.
+_bug(
+    "open takes every token",
+    (OPEN, "if token < fence or (token == fence and seen[2] ~= ARGV[2]) then", "if false then"),
+)
+_bug("open does not remember the owner", (OPEN, "'owner', ARGV[2], ", ""), (WRITE, " or seen[2] ~= ARGV[2]", ""))
+_bug(
+    "the read raises no token",
+    (OPEN, "if token < fence or (token == fence and seen[2] ~= ARGV[2]) then", "if token < fence then"),
+    (OPEN, "redis.call('HSET', KEYS[1], 'fence', ARGV[1], 'owner', ARGV[2], 'open', section)", ""),
+    (
+        WRITE,
+        "if tonumber(seen[1] or '0') ~= tonumber(ARGV[1]) or seen[2] ~= ARGV[2] or seen[3] ~= ARGV[3] then",
+        "if tonumber(ARGV[1]) < tonumber(seen[1] or '0') then",
+    ),
+    (
+        WRITE,
+        "redis.call('HSET', KEYS[1], 'value', ARGV[4])",
+        "redis.call('HSET', KEYS[1], 'value', ARGV[4], 'fence', ARGV[1])",
+    ),
+)
+_bug("write without a look at the section", (WRITE, " or seen[3] ~= ARGV[3]", ""))
+_bug(
+    "write without a look at the token",
+    (
+        WRITE,
+        "if tonumber(seen[1] or '0') ~= tonumber(ARGV[1]) or seen[2] ~= ARGV[2] or seen[3] ~= ARGV[3] then",
+        "if seen[3] == false then",
+    ),
+)
+_bug("no memory of operations", (WRITE, "if old then", "if false then"))
+_bug("operations are forgotten at once", (WRITE, "'PX', ARGV[5])", "'PX', '1')"))
+_bug(
+    "a section is not closed",
+    (WRITE, "redis.call('HDEL', KEYS[1], 'open')", ""),
+    (WRITE, "if old then", "if old and old ~= result then"),
+)
+
+EQUIVALENT: dict[str, str] = {}
+"""Survivors, each with the reason why nothing that is promised changes."""
+
+
+def hunt(name: str, most: int) -> tuple[int, str] | None:
+    """The first seed that kills a mutant and what killed it; None if it survives."""
+    source = Source(*MUTANTS[name])
+    for seed in range(most):
+        try:
+            violations = Schedule(seed, source).run().world.violations
+        except Exception as error:  # noqa: BLE001 - a mutant may do anything
+            return seed, f"{type(error).__name__}: {error}"
+        if violations:
+            return seed, violations[0]
+    return None
+
+
+def table(most: int) -> int:
+    """Print which mutant is killed where; 1 if one survives that should not."""
+    seeds, survivors = [], []
+    for name in MUTANTS:
+        found = hunt(name, most if name not in EQUIVALENT else min(most, 2_000))
+        if found is None:
+            survivors.append(name)
+            print(f"{'survives':>8}  {name}: {EQUIVALENT.get(name, 'NOT EXPLAINED')}", flush=True)
+        else:
+            seeds.append(found[0] + 1)
+            print(f"{found[0] + 1:>8}  {name}: {found[1][:140]}", flush=True)
+    unexplained = [name for name in survivors if name not in EQUIVALENT]
+    print(
+        f"{len(seeds)} of {len(MUTANTS)} killed, median at schedule {statistics.median(seeds):.0f}, last at {max(seeds)}"
+    )
+    return int(bool(unexplained))

@@ -1,0 +1,104 @@
+"""Batches of schedules over several processes, and the shrinking of one that fails.
+
+Rules: what a batch adds up can be checked for being vacuous; a failure prints the line that replays it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from tests.sim.schedule import Schedule
+from tests.sim.source import Source
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_CHUNK = 250
+
+
+class Totals(NamedTuple):
+    """What a batch came to."""
+
+    schedules: int = 0
+    events: int = 0
+    grants: int = 0
+    two_rounds: int = 0
+    breaking: int = 0
+    """How many schedules were free to break the assumptions of P1."""
+    two_holders: int = 0
+    """In how many of those two clients believed at once."""
+    refused: int = 0
+    """In how many of those the store refused a stale operation."""
+    violations: tuple[tuple[int, str], ...] = ()
+
+    def plus(self, other: Totals) -> Totals:
+        """Both together."""
+        return Totals(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+
+    @property
+    def vacuous(self) -> list[str]:
+        """Why this batch would not have seen much; nothing if it would."""
+        found = []
+        if self.events < 800 * self.schedules:
+            found.append(f"{self.events / self.schedules:.0f} events per schedule, fewer than 800")
+        for what, count in (("two believing holders", self.two_holders), ("a refused stale operation", self.refused)):
+            if count < 0.05 * self.breaking:
+                found.append(f"{what} in {count} of {self.breaking} schedules that may break the assumptions")
+        return found
+
+
+def one(seed: int, source: Source) -> Totals:
+    """Run one seed."""
+    schedule = Schedule(seed, source).run()
+    keeps = schedule.options.keeps
+    return Totals(
+        schedules=1,
+        events=schedule.world.events,
+        grants=len(schedule.leases),
+        two_rounds=schedule.two_rounds,
+        breaking=int(not keeps),
+        two_holders=int(not keeps and bool(schedule.overlapping)),
+        refused=int(not keeps and schedule.stales > 0),
+        violations=tuple((seed, what) for what in schedule.world.violations),
+    )
+
+
+def chunk(bounds: tuple[int, int]) -> Totals:
+    """Run some seeds in this process."""
+    source = Source()
+    total = Totals()
+    for seed in range(*bounds):
+        total = total.plus(one(seed, source))
+    return total
+
+
+def batch(first: int, count: int, jobs: int) -> Iterator[tuple[Totals, float]]:
+    """Run a batch; gives the totals so far, and the seconds that it has taken, every now and then."""
+    bounds = [(start, min(start + _CHUNK, first + count)) for start in range(first, first + count, _CHUNK)]
+    began, total = time.perf_counter(), Totals()
+    if jobs == 1:
+        for some in bounds:
+            total = total.plus(chunk(some))
+            yield total, time.perf_counter() - began
+        return
+    # `maxtasksperchild`: a Lua runtime that has run long enough is given back.
+    with multiprocessing.get_context("spawn").Pool(jobs, maxtasksperchild=40) as pool:
+        for result in pool.imap_unordered(chunk, bounds):
+            total = total.plus(result)
+            yield total, time.perf_counter() - began
+
+
+def shrink(seed: int, source: Source) -> tuple[Schedule, int]:
+    """The same seed with as few faults as still break a promise, and how many there were."""
+    schedule = Schedule(seed, source, recording=True).run()
+    numbers = [entry[2] for entry in schedule.world.history if entry[1] == "fault"]
+    numbers = [number - 1_000 if number >= 1_000 else number for number in numbers]
+    spared: set[int] = set()
+    for number in dict.fromkeys(numbers):
+        smaller = Schedule(seed, source, spared=spared | {number}, recording=True).run()
+        if smaller.world.violations:
+            spared.add(number)
+            schedule = smaller
+    return schedule, len(numbers)

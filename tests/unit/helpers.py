@@ -1,0 +1,80 @@
+"""Votes, elections and a hand that drives the protocol's generators, all without a node."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+from redlock.commands import Acquire, Round, Wait
+from redlock.model import UNANSWERED, Election, Grant, Kind, Vote, decided, quorum_of, silent
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from redlock.protocol import Steps
+
+T = TypeVar("T")
+
+SECRET = "0123456789abcdef0123456789abcdef"  # noqa: S105 - an example of one
+TOKEN = f"{SECRET}:task-1@host-a"
+OTHER = "fedcba9876543210fedcba9876543210:task-2@host-b"
+NAMES = ("account:42",)
+TTL_MS = 5_000
+DEADLINE_MS = 5_947
+"""5,000 ms asked for at 1,000, less 52 ms of drift and the millisecond of the floored clock."""
+
+DEAD = silent("connection refused")
+
+
+def granted(fence: int = 7) -> Vote:
+    return Vote(Kind.GRANTED, fence)
+
+
+def denied(holder: str = OTHER, remaining_ms: int | None = 3_000, fence: int = 0) -> Vote:
+    return Vote(Kind.DENIED, fence, holder, remaining_ms)
+
+
+ABSENT = denied(holder="", remaining_ms=0)
+"""The node may vote and says that the key is not there."""
+
+
+def election(*votes: Vote, sent_ms: int = 1_000, done_ms: int = 1_005) -> Election:
+    return Election(votes, sent_ms, done_ms)
+
+
+def attempt(ttl_ms: int = TTL_MS) -> Acquire:
+    return Acquire(NAMES, TOKEN, ttl_ms, proposed=7)
+
+
+def grant(deadline_ms: int = DEADLINE_MS) -> Grant:
+    votes = election(*[granted()] * 3, UNANSWERED, UNANSWERED)
+    return Grant(NAMES, TOKEN, 7, deadline_ms, TTL_MS, 1, votes)
+
+
+def drive(steps: Steps[T], *elections: Election) -> tuple[T, list[Round]]:
+    """Answer the rounds with these elections, in order; give the result and all rounds that were asked for.
+
+    Rounds that nobody waits for need no election.
+    """
+    left, rounds = list(elections), []
+    try:
+        round_ = next(steps)
+        while True:
+            rounds.append(round_)
+            unheard = election(*[UNANSWERED] * 5)
+            round_ = steps.send(unheard if round_.wait is Wait.SENT else left.pop(0))
+    except StopIteration as stop:
+        assert not left, "it ended without asking for all elections"
+        result: T = stop.value
+        return result, rounds
+
+
+def heard(round_: Round, votes: Sequence[Vote]) -> Election:
+    """What a driver hears of these votes: dead nodes are known to be dead, the others answer in this order."""
+    known = [vote if vote == DEAD else UNANSWERED for vote in votes]
+    for place, vote in enumerate(votes):
+        unanswered = sum(vote.unanswered for vote in known)
+        yes = sum(vote.kind is Kind.GRANTED for vote in known)
+        if round_.wait is Wait.DECIDED and decided(yes, unanswered, quorum_of(len(votes))):
+            break
+        known[place] = vote
+    return election(*known)
