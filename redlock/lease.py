@@ -251,13 +251,6 @@ class Lease:
             if self._on_lost is not None:
                 self._on_lost(self)
 
-    def still_on_a_quorum(self) -> bool:
-        """Ask the nodes whether a quorum of them has this very lease."""
-        token = self._held().token
-        with self._client.driver.links() as links:
-            elections = [links.run(protocol.inspect(name)) for name in self.names]
-        return all(sum(vote.holder == token for vote in one.votes) >= one.quorum for one in elections)
-
     def give_back(self) -> Outcome:
         """Delete the keys on all nodes, bounded to 80 ms; forgets the owner token once the outcome is known.
 

@@ -16,7 +16,7 @@ import contextlib
 import threading
 from typing import TYPE_CHECKING, Literal
 
-from redlock import checks
+from redlock import checks, protocol
 from redlock.errors import LockContended, LockLost, NotHeld, RedlockError
 
 if TYPE_CHECKING:
@@ -178,7 +178,12 @@ class Lock:
     def owned(self) -> bool:
         """Whether this thread holds it: inside its deadline, and a quorum of nodes agrees."""
         stack = self._stack
-        return bool(stack) and stack[-1].held and not stack[-1].lost and stack[-1].still_on_a_quorum()
+        if not stack or not stack[-1].held or stack[-1].lost:
+            return False
+        token = stack[-1].owner
+        with self._client.driver.links() as links:
+            elections = [links.run(protocol.inspect(name)) for name in self.names]
+        return all(sum(vote.holder == token for vote in one.votes) >= one.quorum for one in elections)
 
     def __enter__(self) -> Lease:
         """Take the lock; the value of `with ... as` is the lease, which is renewed until the block ends.

@@ -10,10 +10,13 @@ Rules of this file:
 from __future__ import annotations
 
 import enum
+import re
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from redlock.commands import Names
+
+_OWN_TOKEN = re.compile(r"([0-9a-f]{32}):(.+)", re.DOTALL)
 
 FENCE_LIMIT = 2**52
 """Tokens stay below this: Lua counts in doubles, where 2**53 + 1 equals 2**53."""
@@ -161,8 +164,8 @@ class Election(NamedTuple):
     @property
     def held_by_a_quorum(self) -> bool:
         """Whether one holder has a quorum, or a quorum is reserved for whom a wake-up reaches."""
-        denials = [vote.holder for vote in self.votes if vote.kind is Kind.DENIED]
-        return max((denials.count(holder) for holder in denials), default=0) >= self.quorum
+        taken = [vote.holder for vote in self.votes if vote.kind is Kind.DENIED and (vote.holder or vote.remaining_ms)]
+        return max((taken.count(holder) for holder in taken), default=0) >= self.quorum
 
     @property
     def free_in_ms(self) -> int | None:
@@ -246,6 +249,9 @@ def quarantine_ms(max_ttl_ms: int) -> int:
 
 
 def shown(token: str) -> str:
-    """An owner token as logs and errors may show it: who it is, and eight digits of the secret."""
-    secret, colon, who = token.partition(":")
-    return f"{who} ({secret[:8]})" if colon and who else f"{token[:8]}..."
+    """An owner token as logs and errors may show it: who it is, and eight digits of the secret.
+
+    Of another client's token nobody knows which part is the secret: eight characters, and nothing of the rest.
+    """
+    ours = _OWN_TOKEN.match(token)
+    return f"{ours[2]} ({ours[1][:8]})" if ours and ours[1] not in ours[2] else f"{token[:8]}..."

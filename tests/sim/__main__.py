@@ -75,9 +75,8 @@ def _explain(seed: int) -> None:
     left = [entry[2:] for entry in schedule.world.history if entry[1] == "fault"]
     print(f"seed {seed} fails with {len(left)} of its {before} faults:")
     for number, when, kind, target, length, detail in left:
-        print(
-            f"  at {when / 1e6:.6f} s: {kind}, target {target}, for {length / 1e6:.3f} s, detail {detail} (number {number})"
-        )
+        how = f"target {target}, for {length / 1e6:.3f} s, detail {detail} (number {number})"
+        print(f"  at {when / 1e6:.6f} s: {kind}, {how}")
 
 
 if __name__ == "__main__":

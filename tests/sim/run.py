@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tests.sim.schedule import Schedule
 from tests.sim.source import Source
@@ -35,7 +35,8 @@ class Totals(NamedTuple):
 
     def plus(self, other: Totals) -> Totals:
         """Both together."""
-        return Totals(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+        pairs: Iterator[tuple[Any, Any]] = zip(self, other, strict=True)
+        return Totals(*(mine + theirs for mine, theirs in pairs))
 
     @property
     def vacuous(self) -> list[str]:

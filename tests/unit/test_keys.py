@@ -1,0 +1,80 @@
+"""`redlock.keys`: what a call of a task locks."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from redlock import ConfigurationError
+from redlock.keys import Key, keys
+
+
+def charge(self: object, account_id: int, amount: int = 5, *, currency: str = "EUR") -> None:
+    """A task like many others."""
+
+
+def anything(**options: Any) -> None:  # noqa: ANN401 - a task that takes anything
+    """A task that takes anything."""
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs"),
+    [
+        ((None, 42), {}),
+        ((None, 42, 5), {}),
+        ((None,), {"account_id": 42}),
+        ((None, 42), {"amount": 5, "currency": "EUR"}),
+    ],
+)
+def test_however_it_is_called_the_same_call_locks_the_same_thing(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    assert Key("account:{account_id}:{amount}:{currency}", charge).of(args, kwargs) == "account:42:5:EUR"
+
+
+def test_a_field_may_look_into_an_argument() -> None:
+    order = SimpleNamespace(id=7, lines=["a"])
+    assert Key("order:{account_id.id}:{account_id.lines[0]}", charge).of((None, order), {}) == "order:7:a"
+
+
+def test_a_key_may_be_a_function_of_the_arguments() -> None:
+    assert Key(lambda _self, account_id, *_: f"a:{account_id % 10}", charge).of((None, 42), {}) == "a:2"
+
+
+def test_a_task_that_takes_any_keyword_may_name_any() -> None:
+    key = Key("{region}:x", anything)
+    assert key.of((), {"region": "eu"}) == "eu:x"
+    with pytest.raises(ConfigurationError, match="can't be made from this call"):
+        key.of((), {})
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("account:{acount_id}", "no argument"),
+        ("account:{}", "no argument"),
+        ("account:{0}", "no argument"),
+        ("account:{account_id", "no template"),
+        ("", "empty"),
+        (5, "must be a template"),
+    ],
+)
+def test_a_key_that_cannot_work_is_refused_when_the_task_is_defined(template: Any, said: str) -> None:  # noqa: ANN401
+    with pytest.raises(ConfigurationError, match=said):
+        Key(template, charge)
+
+
+def test_several_keys_are_a_list() -> None:
+    assert [key.of((None, 1, 2), {}) for key in keys(["a:{account_id}", "b:{amount}"], charge)] == ["a:1", "b:2"]
+    with pytest.raises(ConfigurationError, match="empty"):
+        keys([], charge)
+
+
+def test_what_comes_out_must_be_a_resource_name() -> None:
+    with pytest.raises(ConfigurationError, match="control character"):
+        Key("a:{account_id}", charge).of((None, "x\ny"), {})
+
+
+def test_arguments_that_do_not_fit_are_a_type_error_as_in_any_call() -> None:
+    with pytest.raises(TypeError):
+        Key("a:{account_id}", charge).of((None,), {})

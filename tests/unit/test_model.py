@@ -1,0 +1,250 @@
+"""`redlock.model`: the words and the arithmetic."""
+
+from __future__ import annotations
+
+import itertools
+from fractions import Fraction
+
+import pytest
+
+from redlock.model import (
+    UNANSWERED,
+    Election,
+    Kind,
+    Refusal,
+    Vote,
+    deadline_ms,
+    decided,
+    drift_ms,
+    quarantine_ms,
+    quorum_of,
+    shown,
+    silent,
+)
+from tests.unit.helpers import ABSENT, DEAD, OTHER, SECRET, TOKEN, denied, election, granted
+
+
+@pytest.mark.parametrize("nodes", range(1, 10))
+def test_any_two_quorums_share_a_node_and_no_smaller_number_does(nodes: int) -> None:
+    assert 2 * quorum_of(nodes) > nodes
+    assert 2 * (quorum_of(nodes) - 1) <= nodes
+
+
+@pytest.mark.parametrize("nodes", range(1, 10))
+def test_a_round_is_decided_exactly_when_no_completion_changes_its_outcome(nodes: int) -> None:
+    quorum = quorum_of(nodes)
+    for granted_, unanswered in itertools.product(range(nodes + 1), repeat=2):
+        if granted_ + unanswered > nodes:
+            continue
+        outcomes = {granted_ + more >= quorum for more in range(unanswered + 1)}
+        assert decided(granted_, unanswered, quorum) == (len(outcomes) == 1), (granted_, unanswered)
+
+
+@pytest.mark.parametrize("nodes", [2, 4, 6, 8])
+def test_a_tie_between_two_clients_is_a_decision(nodes: int) -> None:
+    half = nodes // 2
+    assert decided(half, 0, quorum_of(nodes))
+    assert not election(*[granted()] * half, *[denied()] * half).won
+
+
+def test_two_clients_never_win_the_same_nodes() -> None:
+    for nodes in range(1, 10):
+        for ours in range(nodes + 1):
+            mine = election(*[granted()] * ours, *[denied()] * (nodes - ours))
+            theirs = election(*[denied()] * ours, *[granted()] * (nodes - ours))
+            assert not (mine.won and theirs.won)
+
+
+@pytest.mark.parametrize(("ttl_ms", "drift"), [(0, 2), (1, 3), (100, 3), (101, 4), (5_000, 52), (10_000, 102)])
+def test_drift_is_one_percent_and_two_milliseconds_rounded_up(ttl_ms: int, drift: int) -> None:
+    assert drift_ms(ttl_ms) == drift
+
+
+def test_drift_is_never_less_than_its_exact_value_and_never_a_whole_millisecond_more() -> None:
+    for ttl_ms in range(10_001):
+        exact = Fraction(ttl_ms, 100) + 2
+        assert exact <= drift_ms(ttl_ms) < exact + 1
+
+
+@pytest.mark.parametrize("ttl_ms", [204, 1_000, 1_001, 5_000, 9_999])
+def test_whatever_the_clocks_floored_away_the_holder_stops_before_the_keys_can_run_out(ttl_ms: int) -> None:
+    parts = [Fraction(0), Fraction(1, 2), Fraction(999_999, 1_000_000)]
+    exact_drift = Fraction(ttl_ms, 100) + 2
+    for sent, now in itertools.product(parts, repeat=2):
+        last_reading = deadline_ms(ttl_ms, sent_ms=1_000) - 1
+        really_sent, really_now = 1_000 + sent, last_reading + now
+        assert really_now < really_sent + ttl_ms - exact_drift
+
+
+def test_a_deadline_gives_away_no_more_than_two_milliseconds_of_rounding() -> None:
+    for ttl_ms in range(204, 5_000):
+        exact = 1_000 + ttl_ms - Fraction(ttl_ms, 100) - 2
+        assert exact - 2 <= deadline_ms(ttl_ms, sent_ms=1_000) <= exact - 1
+
+
+def test_elapsed_time_is_never_shorter_than_it_really_was() -> None:
+    almost_one = Fraction(999_999, 1_000_000)
+    really_sent, really_done = Fraction(1_000), 1_005 + almost_one
+    assert election(granted(), sent_ms=1_000, done_ms=1_005).elapsed_ms >= really_done - really_sent
+
+
+def test_a_node_abstains_until_every_lease_that_it_could_have_forgotten_is_over() -> None:
+    for ttl_ms in (204, 5_000, 10_000):
+        assert quarantine_ms(10_000) >= ttl_ms + drift_ms(ttl_ms)
+
+
+@pytest.mark.parametrize(
+    ("fences", "agreed"),
+    [
+        ([7, 7, 7], 7),
+        ([7, 7, 7, 7, 7], 7),
+        ([7, 7, 7, 6, 5], 7),
+        ([7, 7, 7, 8], None),
+        ([7, 7, 6, 6, 6], None),
+        ([7, 7], None),
+        ([5, 6, 7, 8, 9], None),
+        ([], None),
+    ],
+)
+def test_fences_agree_when_a_quorum_told_the_same_number_and_nobody_a_larger_one(
+    fences: list[int], agreed: int | None
+) -> None:
+    votes = [granted(fence) for fence in fences]
+    assert election(*votes, *[DEAD] * (5 - len(votes))).agreed_fence == agreed
+
+
+def test_with_an_even_number_of_nodes_half_of_them_do_not_agree() -> None:
+    assert election(granted(7), granted(7), granted(6), granted(6)).agreed_fence is None
+
+
+def test_the_largest_fence_counts_every_vote_also_the_ones_against() -> None:
+    assert election(granted(7), denied(fence=9), DEAD).largest_fence == 9
+
+
+def test_the_holder_is_the_one_that_most_denying_nodes_named() -> None:
+    assert election(denied("a"), denied("b"), denied("b"), granted(), DEAD).holder == "b"
+
+
+@pytest.mark.parametrize("vote", [granted(), ABSENT, DEAD, UNANSWERED])
+def test_where_nobody_named_a_holder_there_is_none(vote: Vote) -> None:
+    nobody = election(*[vote] * 5)
+    assert nobody.holder is None
+    assert not nobody.held_by_a_quorum
+
+
+@pytest.mark.parametrize(
+    ("votes", "held"),
+    [
+        ([denied(), denied(), denied(), DEAD, DEAD], True),
+        ([denied(), denied(), denied("x"), DEAD, DEAD], False),
+        ([denied(), denied(), ABSENT, ABSENT, ABSENT], False),
+        ([denied(), denied(), granted(), granted(), DEAD], False),
+        ([denied(), denied(), granted(), granted()], False),
+        ([denied()], True),
+    ],
+)
+def test_only_the_same_holder_on_a_quorum_counts_as_held(votes: list[Vote], held: bool) -> None:  # noqa: FBT001
+    assert election(*votes).held_by_a_quorum is held
+
+
+@pytest.mark.parametrize(
+    ("votes", "free_in_ms"),
+    [
+        ([denied(remaining_ms=300), denied(remaining_ms=100), denied(remaining_ms=200), DEAD, DEAD], 300),
+        ([denied(remaining_ms=300), denied(remaining_ms=100), denied(remaining_ms=200), granted(), DEAD], 200),
+        ([denied(remaining_ms=300), denied(remaining_ms=100), ABSENT, granted(), DEAD], 100),
+        ([denied(remaining_ms=300), granted(), granted(), granted(), DEAD], 0),
+        ([denied(remaining_ms=None), denied(remaining_ms=100), denied(remaining_ms=200), DEAD, DEAD], None),
+        ([denied(remaining_ms=None), denied(remaining_ms=100), denied(remaining_ms=200), granted(), DEAD], 200),
+        ([denied(remaining_ms=100), denied(remaining_ms=100), DEAD, DEAD, UNANSWERED], None),
+    ],
+)
+def test_free_in_is_when_a_quorum_of_nodes_could_be_free(votes: list[Vote], free_in_ms: int | None) -> None:
+    assert election(*votes).free_in_ms == free_in_ms
+
+
+def test_free_in_agrees_with_letting_the_keys_run_out_one_by_one() -> None:
+    choices = [granted(), ABSENT, DEAD, denied(remaining_ms=1), denied(remaining_ms=2), denied(remaining_ms=None)]
+    for votes in itertools.product(choices, repeat=4):
+
+        def free_at(time_ms: int, votes: tuple[Vote, ...] = votes) -> int:
+            gone = [vote for vote in votes if vote.remaining_ms is not None and vote.remaining_ms <= time_ms]
+            return len(gone) + votes.count(granted())
+
+        times = [time_ms for time_ms in (0, 1, 2) if free_at(time_ms) >= 3]
+        assert election(*votes).free_in_ms == (times[0] if times else None), votes
+
+
+@pytest.mark.parametrize(
+    ("votes", "reachable"),
+    [
+        ([granted(), denied(), ABSENT, DEAD, DEAD], True),
+        ([granted(), UNANSWERED, UNANSWERED, DEAD, DEAD], True),
+        ([granted(), granted(), DEAD, DEAD, DEAD], False),
+        ([granted(), granted(), DEAD, DEAD], False),
+        ([DEAD], False),
+    ],
+)
+def test_a_quorum_is_reachable_when_enough_nodes_voted_or_still_may(
+    votes: list[Vote],
+    reachable: bool,  # noqa: FBT001
+) -> None:
+    assert election(*votes).reachable is reachable
+
+
+def test_silence_is_neither_yes_nor_no() -> None:
+    votes = election(granted(), granted(), DEAD, DEAD, DEAD)
+    assert (votes.won, votes.held_by_a_quorum, Refusal(votes).no_quorum) == (False, False, True)
+
+
+def test_an_election_that_was_won_too_late_is_not_a_missing_quorum() -> None:
+    assert not Refusal(election(*[granted()] * 5), expired=True).no_quorum
+
+
+def test_the_ballot_shows_the_votes_in_the_nodes_order() -> None:
+    assert election(granted(), denied(), DEAD, UNANSWERED, granted()).ballot == "GDS.G"
+
+
+def test_only_nodes_that_may_vote_and_have_no_key_are_missing_it() -> None:
+    assert election(granted(), ABSENT, DEAD, UNANSWERED, denied(), ABSENT).missing == (1, 5)
+
+
+def test_a_node_that_works_under_other_terms_is_named_by_its_place() -> None:
+    other_terms = Vote(Kind.SILENT, reason="its clients agreed on other terms", terms="nodes=3")
+    assert election(granted(), DEAD, other_terms).disagreement == 2
+    assert election(granted(), DEAD).disagreement is None
+
+
+def test_no_answer_and_no_answer_yet_are_told_apart() -> None:
+    votes = election(silent("refused"), UNANSWERED, granted())
+    assert (votes.unanswered, votes.granted) == (1, 1)
+
+
+def test_an_owner_token_is_shown_with_who_it_is_and_eight_digits_of_its_secret() -> None:
+    assert shown(TOKEN) == "task-1@host-a (01234567)"
+
+
+def test_who_may_hold_colons() -> None:
+    assert shown(f"{SECRET}:job:7@host") == "job:7@host (01234567)"
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        TOKEN,
+        SECRET,
+        f"{SECRET}:",
+        f":{SECRET}",
+        f"host-b:{SECRET}",
+        f"lock:host-b:{SECRET}",
+        f"{SECRET}:{SECRET}",
+    ],
+)
+def test_no_more_than_eight_digits_of_a_secret_are_ever_shown_also_of_other_clients_tokens(token: str) -> None:
+    assert SECRET[:9] not in shown(token)
+
+
+def test_votes_and_elections_can_not_be_changed_afterwards() -> None:
+    votes: Election = election(denied(OTHER))
+    with pytest.raises(AttributeError):
+        votes.votes[0].fence = 9  # type: ignore[misc]

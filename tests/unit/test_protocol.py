@@ -1,0 +1,198 @@
+"""`redlock.protocol`: the algorithm, answered by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from redlock import protocol
+from redlock.commands import Acquire, Confirm, Extend, Release, Repair, Wait
+from redlock.model import UNANSWERED, Grant, Refusal, Vote, deadline_ms, silent
+from redlock.protocol import Outcome
+from tests.unit.helpers import (
+    ABSENT,
+    DEAD,
+    DEADLINE_MS,
+    NAMES,
+    TOKEN,
+    TTL_MS,
+    attempt,
+    denied,
+    drive,
+    election,
+    grant,
+    granted,
+)
+
+CANCEL = Release(NAMES, TOKEN, 0)
+CANCEL_AND_WAKE = Release(NAMES, TOKEN, TTL_MS)
+
+
+def test_five_nodes_that_agree_give_a_lease_in_one_round() -> None:
+    result, rounds = drive(protocol.acquire(attempt()), election(*[granted(7)] * 5))
+    assert isinstance(result, Grant)
+    assert (result.fence, result.rounds, result.deadline_ms) == (7, 1, DEADLINE_MS)
+    assert [round_.command for round_ in rounds] == [attempt()]
+
+
+def test_a_quorum_is_enough_and_nobody_else_is_waited_for() -> None:
+    result, rounds = drive(protocol.acquire(attempt()), election(*[granted()] * 3, UNANSWERED, UNANSWERED))
+    assert isinstance(result, Grant)
+    assert len(rounds) == 1
+
+
+@pytest.mark.parametrize(
+    "votes",
+    [
+        [granted(7), granted(7), granted(9), UNANSWERED, UNANSWERED],
+        [granted(7), granted(7), granted(7), granted(9), UNANSWERED],
+        [granted(1), granted(5), granted(9), DEAD, DEAD],
+    ],
+)
+def test_fences_that_disagree_are_made_to_agree_on_a_larger_one(votes: list[Vote]) -> None:
+    result, rounds = drive(protocol.acquire(attempt()), election(*votes), election(*[granted(10)] * 3, DEAD, DEAD))
+    assert isinstance(result, Grant)
+    assert (result.fence, result.rounds) == (10, 2)
+    assert rounds[1].command == Confirm(NAMES, TOKEN, 10)
+
+
+def test_a_confirm_without_a_quorum_is_no_lease_and_everything_is_taken_back() -> None:
+    first = election(granted(7), granted(8), granted(9), DEAD, DEAD)
+    result, rounds = drive(protocol.acquire(attempt()), first, election(granted(10), granted(10), denied(), DEAD, DEAD))
+    assert isinstance(result, Refusal)
+    assert rounds[-1].command == CANCEL_AND_WAKE
+    assert rounds[-1].wait is Wait.SENT
+    assert rounds[-1].to is None
+
+
+def test_what_took_longer_than_it_is_good_for_is_no_lease() -> None:
+    """Of node-redlock: an acquire that returned a lock that had expired."""
+    late = election(*[granted()] * 5, sent_ms=1_000, done_ms=DEADLINE_MS)
+    result, rounds = drive(protocol.acquire(attempt()), late)
+    assert isinstance(result, Refusal)
+    assert result.expired
+    assert not result.no_quorum
+    assert rounds[-1].command == CANCEL_AND_WAKE
+    in_time, _ = drive(protocol.acquire(attempt()), late._replace(done_ms=DEADLINE_MS - 1))
+    assert isinstance(in_time, Grant)
+
+
+def test_validity_counts_from_before_the_first_round_even_after_a_second() -> None:
+    first = election(granted(7), granted(8), granted(9), DEAD, DEAD, sent_ms=1_000, done_ms=3_000)
+    second = election(*[granted(10)] * 5, sent_ms=3_000, done_ms=4_000)
+    result, _ = drive(protocol.acquire(attempt()), first, second)
+    assert isinstance(result, Grant)
+    assert result.deadline_ms == deadline_ms(TTL_MS, 1_000)
+    late, _ = drive(protocol.acquire(attempt()), first, second._replace(done_ms=DEADLINE_MS))
+    assert isinstance(late, Refusal)
+
+
+@pytest.mark.parametrize(
+    "votes",
+    [
+        [denied(), denied(), denied(), UNANSWERED, UNANSWERED],
+        [granted(), granted(), denied(), denied(), DEAD],
+        [DEAD] * 5,
+        [granted(), granted(), DEAD, DEAD, DEAD],
+    ],
+)
+def test_a_lost_election_is_cancelled_on_all_nodes_and_wakes_nobody(votes: list[Vote]) -> None:
+    result, rounds = drive(protocol.acquire(attempt()), election(*votes))
+    assert isinstance(result, Refusal)
+    assert [(round_.command, round_.wait, round_.to) for round_ in rounds[1:]] == [(CANCEL, Wait.SENT, None)]
+
+
+def test_one_granted_node_and_two_silent_ones_are_no_quorum_and_a_split_vote_is_none_either() -> None:
+    few, _ = drive(protocol.acquire(attempt()), election(granted(), DEAD, DEAD, DEAD, denied()))
+    split, _ = drive(protocol.acquire(attempt()), election(granted(), granted(), denied(), denied(), DEAD))
+    assert isinstance(few, Refusal)
+    assert isinstance(split, Refusal)
+    assert few.no_quorum
+    assert not split.no_quorum
+
+
+def test_whom_one_node_refuses_because_they_disagree_takes_no_lease() -> None:
+    refused = silent("other terms")._replace(terms="nodes=3")
+    result, rounds = drive(protocol.acquire(attempt()), election(*[granted()] * 3, refused, UNANSWERED))
+    assert isinstance(result, Refusal)
+    assert result.disagreement == 3
+    assert isinstance(rounds[-1].command, Release)
+
+
+def test_an_extension_gives_a_later_deadline_counted_from_before_it_was_sent() -> None:
+    steps = protocol.extend(grant(), TTL_MS)
+    result, rounds = drive(steps, election(*[granted(0)] * 3, DEAD, DEAD, sent_ms=3_000, done_ms=3_005))
+    assert isinstance(result, Grant)
+    assert result.deadline_ms == deadline_ms(TTL_MS, 3_000)
+    assert result.fence == grant().fence
+    assert [round_.command for round_ in rounds] == [Extend(NAMES, TOKEN, TTL_MS)]
+
+
+def test_an_extension_never_brings_the_deadline_forward() -> None:
+    result, _ = drive(protocol.extend(grant(), 1_000), election(*[granted(0)] * 5, sent_ms=1_010, done_ms=1_020))
+    assert isinstance(result, Grant)
+    assert result.deadline_ms == DEADLINE_MS
+
+
+def test_an_extension_that_is_sent_after_the_deadline_is_none_even_if_the_keys_are_there() -> None:
+    """Of redsync and RedLock.net: the old deadline was not looked at."""
+    late = election(*[granted(0)] * 5, sent_ms=DEADLINE_MS, done_ms=DEADLINE_MS + 1)
+    result, _ = drive(protocol.extend(grant(), TTL_MS), late)
+    assert isinstance(result, Refusal)
+    assert result.expired
+
+
+def test_an_extension_whose_answers_came_too_late_is_none() -> None:
+    """Of pottery and redlock-ng: a quorum of answers was enough, however late."""
+    late = election(*[granted(0)] * 5, sent_ms=2_000, done_ms=deadline_ms(TTL_MS, 2_000))
+    result, _ = drive(protocol.extend(grant(), TTL_MS), late)
+    assert isinstance(result, Refusal)
+
+
+def test_a_lost_extension_deletes_and_repairs_nothing() -> None:
+    result, rounds = drive(protocol.extend(grant(), TTL_MS), election(granted(0), granted(0), ABSENT, ABSENT, ABSENT))
+    assert isinstance(result, Refusal)
+    assert len(rounds) == 1
+
+
+def test_repair_follows_a_won_extension_and_goes_only_to_nodes_that_said_that_the_key_is_missing() -> None:
+    votes = [granted(0), ABSENT, granted(0), silent("abstains"), granted(0)]
+    result, rounds = drive(protocol.extend(grant(), TTL_MS, Wait.ALL), election(*votes, sent_ms=2_000, done_ms=2_001))
+    assert isinstance(result, Grant)
+    assert rounds[1].command == Repair(NAMES, TOKEN, TTL_MS, 7)
+    assert (rounds[1].to, rounds[1].wait) == ((1,), Wait.SENT)
+
+
+def test_a_node_that_has_anothers_lock_is_not_repaired() -> None:
+    votes = [granted(0), denied(), granted(0), granted(0), denied()]
+    _, rounds = drive(protocol.extend(grant(), TTL_MS), election(*votes, sent_ms=2_000, done_ms=2_001))
+    assert len(rounds) == 1
+
+
+@pytest.mark.parametrize(
+    ("votes", "outcome"),
+    [
+        ([granted(0)] * 3 + [UNANSWERED] * 2, Outcome.RELEASED),
+        ([granted(0)] * 3 + [DEAD] * 2, Outcome.RELEASED),
+        ([ABSENT] * 3 + [UNANSWERED] * 2, Outcome.EXPIRED),
+        ([denied()] * 3 + [granted(0)] * 2, Outcome.EXPIRED),
+        ([granted(0)] * 2 + [ABSENT] * 2 + [DEAD], Outcome.UNKNOWN),
+        ([DEAD] * 5, Outcome.UNKNOWN),
+    ],
+)
+def test_a_release_says_what_it_found(votes: list[Vote], outcome: Outcome) -> None:
+    result, rounds = drive(protocol.release(grant()), election(*votes))
+    assert result is outcome
+    assert [round_.command for round_ in rounds] == [CANCEL_AND_WAKE]
+
+
+def test_inspect_hears_every_node() -> None:
+    votes = election(*[denied()] * 4, DEAD)
+    result, rounds = drive(protocol.inspect("account:42"), votes)
+    assert result == votes
+    assert rounds[0].wait is Wait.ALL
+
+
+def test_an_attempt_is_never_made_twice_with_one_token() -> None:
+    """The generator has one attempt and ends: the next one has to come with a token of its own."""
+    _, rounds = drive(protocol.acquire(attempt()), election(*[DEAD] * 5))
+    assert sum(isinstance(round_.command, Acquire) for round_ in rounds) == 1

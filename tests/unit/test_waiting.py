@@ -1,0 +1,61 @@
+"""`redlock.waiting`: how long to pause."""
+
+from __future__ import annotations
+
+import pytest
+
+from redlock.model import Refusal
+from redlock.waiting import early_ms, pause_ms, renewal_ms, retry_ms, sleep_ms
+from tests.unit.helpers import ABSENT, DEAD, denied, election, granted
+
+CHANCES = (0.0, 0.3, 0.999999)
+HELD = Refusal(election(*[denied(remaining_ms=300)] * 3, DEAD, DEAD))
+SPLIT = Refusal(election(granted(), granted(), denied(), denied(), DEAD))
+ALONE = Refusal(election(*[DEAD] * 4, granted()))
+
+
+@pytest.mark.parametrize("chance", CHANCES)
+def test_who_is_denied_by_a_quorum_sleeps_until_the_keys_run_out_and_hardly_longer(chance: float) -> None:
+    sleep = sleep_ms(HELD, chance)
+    assert sleep is not None
+    assert 301 <= sleep <= 310
+
+
+@pytest.mark.parametrize("chance", CHANCES)
+def test_nobody_sleeps_on_a_hint_for_ever(chance: float) -> None:
+    for left in (None, 10**9):
+        sleep = sleep_ms(Refusal(election(*[denied(remaining_ms=left)] * 5)), chance)
+        assert sleep is not None
+        assert sleep <= 1_250
+
+
+def test_after_a_split_vote_or_without_a_quorum_there_is_nothing_to_be_woken_by() -> None:
+    absent = Refusal(election(*[ABSENT] * 2, granted(), DEAD, DEAD))
+    assert [sleep_ms(refusal, 0.5) for refusal in (SPLIT, ALONE, absent)] == [None] * 3
+
+
+@pytest.mark.parametrize("chance", CHANCES)
+@pytest.mark.parametrize("attempts", [1, 2, 5, 50, 10_000])
+def test_pauses_are_at_least_a_millisecond_and_bounded(attempts: int, chance: float) -> None:
+    assert 1 <= pause_ms(SPLIT, attempts, chance) <= 129
+    assert 1 <= pause_ms(ALONE, attempts, chance) <= 401
+
+
+def test_rivals_that_split_a_vote_pause_at_random_and_shortly_at_first() -> None:
+    pauses = {pause_ms(SPLIT, 1, chance / 100) for chance in range(100)}
+    assert len(pauses) > 4
+    assert max(pauses) <= 8
+
+
+def test_who_was_woken_too_early_looks_again_at_once() -> None:
+    assert [early_ms(tries, 0.0) for tries in (1, 2, 3, 4, 9)] == [1, 2, 4, 8, 8]
+
+
+def test_a_lease_is_renewed_with_room_for_two_failures() -> None:
+    assert renewal_ms(5_000) * 3 <= 5_000
+    assert renewal_ms(1) == 1
+
+
+@pytest.mark.parametrize("left", [0, 1, 9, 80, 800, 60_000])
+def test_a_failed_renewal_is_tried_again_within_what_is_left(left: int) -> None:
+    assert 1 <= retry_ms(left) <= max(1, min(left, 100))
