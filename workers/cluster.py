@@ -115,7 +115,7 @@ class Program:
             text=True,
             errors="replace",
             start_new_session=True,
-            preexec_fn=embedded._die_with_parent,  # noqa: PLW1509, SLF001 - one prctl, the same as for the servers
+            preexec_fn=embedded.die_with_parent,  # noqa: PLW1509 - one prctl, the same as for the servers
         )
         self._listener = threading.Thread(target=self._listen, name=f"output of {name}", daemon=True)
 
