@@ -139,7 +139,7 @@ class Lease:
             return
         started_ms = voted_ms = now_ms()
         losses, nodes = 0, self._client.driver.nodes
-        nap = Nap(self._client.waiters, self.names)
+        nap = Nap(self._client.waiters, self.names, self.ttl_ms)
         try:
             while True:
                 waits_ms = self.ttl_ms if patience_ms is None else patience_ms - (now_ms() - started_ms)
@@ -165,7 +165,7 @@ class Lease:
                 self._client.log.retry(self.resource, self._who, result, losses, pause)
                 nap.take(pause if left_ms is None else min(pause, left_ms), wakes=wakes)
         finally:
-            nap.end(won=self.held, wake_ms=self.ttl_ms)
+            nap.end(won=self.held)
 
     def _attempt(self, started_ms: int, *, woken: bool, waits_ms: int) -> Grant | Refusal:
         token = f"{secrets.token_hex(16)}:{self._who}"

@@ -89,17 +89,23 @@ class Nap:
     Args:
         waiters: The waiting connections.
         names: What it waits for.
+        wake_ms: For how long a wake-up that it passes on is good.
     """
 
-    def __init__(self, waiters: Waiters, names: Names) -> None:
+    def __init__(self, waiters: Waiters, names: Names, wake_ms: int) -> None:
         self._waiters = waiters
         self._names = names
+        self._wake_ms = wake_ms
         self._node: Node | None = None
         self._dialled: Dialled | None = None
         self._reading = False
-        self.woken = False
-        """Whether it has a wake-up in its hand."""
         self._early = 0
+        self._woken_by = ""
+
+    @property
+    def woken(self) -> bool:
+        """Whether it has a wake-up in its hand."""
+        return bool(self._woken_by)
 
     def length_ms(self, refusal: Refusal, losses: int, chance: float) -> tuple[int, bool]:
         """How long to sleep after a lost election, and whether a wake-up can end it."""
@@ -115,11 +121,16 @@ class Nap:
         if not wakes:
             time.sleep(length_ms / 1000)
             return
-        self.woken, self._early = False, 0
+        keys = self._waiters.keys(self._names)
+        if self.woken and len(keys) > 1:
+            # Held up by another resource of its set: the next waiter gets the wake-up, and it waits for the others.
+            keys.remove(self._woken_by)
+            self._pass_on()
+        self._woken_by, self._early = "", 0
         until = time.monotonic() + length_ms / 1000
         while not self.woken and (left := until - time.monotonic()) > 0:
             try:
-                self.woken = self._read(left)
+                self._woken_by = self._read(keys, left)
             except TimeoutError:
                 return
             except _TROUBLE as exc:
@@ -128,44 +139,51 @@ class Nap:
                 self._drop()
                 time.sleep(min(0.01, left))
 
-    def _read(self, seconds: float) -> bool:
+    def _read(self, keys: list[str], seconds: float) -> str:
+        """The key that a wake-up came from; empty if none came as long as the server was asked to wait."""
         if self._dialled is None:
             self._node = self._waiters.node_for(self._names)
             if self._node is None:
                 time.sleep(seconds)
-                return False
+                return ""
             self._dialled = self._waiters.take(self._node)
         if not self._reading:
-            words = ("BLPOP", *self._waiters.keys(self._names), str(_READ_SECONDS))
-            self._dialled.sock.settimeout(self._seconds)
             self._reading = True
-            self._dialled.sock.sendall(hiredis.pack_command(words))  # type: ignore[arg-type]  # its stub means one word
+            self._say("BLPOP", *keys, str(_READ_SECONDS))
         self._dialled.sock.settimeout(max(seconds, 0.001))
         answer = _answer(self._dialled)
         self._reading = False
-        return answer is not None
+        return _key(answer)
+
+    def _say(self, *words: str | bytes) -> None:
+        assert self._dialled is not None
+        self._dialled.sock.settimeout(self._seconds)
+        self._dialled.sock.sendall(hiredis.pack_command(words))  # type: ignore[arg-type]  # its stub means one word
+
+    def _pass_on(self) -> None:
+        try:
+            if self._dialled is not None:
+                self._say("EVAL", _WAKE.source, "1", self._woken_by, str(self._wake_ms))
+                _answer(self._dialled)
+        except _TROUBLE:
+            self._drop()
 
     @property
     def _seconds(self) -> float:
         return 0.1 if self._node is None else self._node.timeout_ms / 1000
 
-    def end(self, *, won: bool, wake_ms: int) -> None:
+    def end(self, *, won: bool) -> None:
         """Leave the queue. Who stops waiting without the lease leaves a wake-up that it has to the next one."""
-        if self._dialled is None or self._node is None:
-            return
         try:
-            if self._reading:
+            if self._reading and self._dialled is not None:
                 self._dialled.sock.settimeout(0)
-                self.woken = (_answer(self._dialled) is not None) or self.woken
+                self._woken_by = _key(_answer(self._dialled)) or self._woken_by
                 self._reading = False
             if self.woken and not won:
-                keys = self._waiters.keys(self._names)
-                words = ("EVAL", _WAKE.source, str(len(keys)), *keys, str(wake_ms))
-                self._dialled.sock.settimeout(self._seconds)
-                self._dialled.sock.sendall(hiredis.pack_command(words))  # type: ignore[arg-type]  # as above
-                _answer(self._dialled)
-            self._waiters.keep(self._node, self._dialled)
-            self._dialled = None
+                self._pass_on()
+            if self._dialled is not None and self._node is not None:
+                self._waiters.keep(self._node, self._dialled)
+                self._dialled = None
         except _TROUBLE:
             pass
         finally:
@@ -179,6 +197,10 @@ class Nap:
 
 def _close(dialled: Dialled) -> None:
     dialled.connection.disconnect()  # type: ignore[no-untyped-call]
+
+
+def _key(answer: object) -> str:
+    return answer[0].decode() if isinstance(answer, list) and isinstance(answer[0], bytes) else ""
 
 
 def _answer(dialled: Dialled) -> object:

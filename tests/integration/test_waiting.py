@@ -1,0 +1,194 @@
+"""Waiting: woken instead of polling, first come first served, and nobody is forgotten."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from redlock import Redlock, wire
+from tests.integration.tools import eventually, raw
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from redlock.embedded import Cluster, Server
+
+
+def wakeups(server: Server, name: str) -> int:
+    """How many wake-ups lie on a node."""
+    with raw(server) as redis:
+        return int(redis.llen(wire.wake_key(name)))
+
+
+def waiting(servers: list[Server]) -> int:
+    """How many clients block on these nodes."""
+    count = 0
+    for server in servers:
+        with raw(server) as redis:
+            count += int(redis.info("clients")["blocked_clients"])
+    return count
+
+
+def scripts_run(server: Server) -> int:
+    """How many scripts a node has run."""
+    with raw(server) as redis:
+        return int(redis.info("commandstats").get("cmdstat_evalsha", {"calls": 0})["calls"])
+
+
+def in_a_thread(work: Callable[[], object]) -> threading.Thread:
+    thread = threading.Thread(target=work)
+    thread.start()
+    return thread
+
+
+def test_a_waiter_asks_nothing_while_it_waits(nodes: Cluster, client: Redlock) -> None:
+    holder = client.lock("x")
+    assert holder.acquire()
+    thread = in_a_thread(lambda: client.lock("x", blocking_timeout=60).acquire())
+    eventually(lambda: waiting(nodes.servers) == 1, "a waiter that blocks")
+    before, until = scripts_run(nodes[0]), time.monotonic() + 0.8
+    while time.monotonic() < until:
+        assert waiting(nodes.servers) == 1
+        time.sleep(0.05)
+    assert scripts_run(nodes[0]) - before <= 1
+    holder.release()
+    thread.join()
+
+
+def test_who_waits_is_woken_by_the_release_in_the_order_of_coming(nodes: Cluster) -> None:
+    clients = [Redlock(nodes.urls) for _ in range(5)]
+    order: list[int] = []
+    first = clients[0].lock("x")
+    assert first.acquire()
+
+    def wait(number: int) -> None:
+        with clients[number].lock("x"):
+            order.append(number)
+
+    threads = []
+    for number in range(1, 5):
+        threads.append(in_a_thread(lambda number=number: wait(number)))  # type: ignore[misc]  # binds the number
+        eventually(lambda: waiting(nodes.servers) == len(threads), "one more waiter")
+    first.release()
+    for thread in threads:
+        thread.join()
+    assert order == [1, 2, 3, 4]
+    for one in clients:
+        one.close()
+
+
+def test_a_holder_that_takes_it_again_at_once_does_not_starve_who_waits(nodes: Cluster) -> None:
+    counts = [0, 0, 0]
+    stop = threading.Event()
+
+    def greedy(number: int) -> None:
+        with Redlock(nodes.urls) as client:
+            lock = client.lock("x")
+            while not stop.is_set():
+                with lock:
+                    counts[number] += 1
+
+    threads = [in_a_thread(lambda number=number: greedy(number)) for number in range(3)]  # type: ignore[misc]  # as above
+    eventually(lambda: sum(counts) > 300, "300 turns")
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert min(counts) > 0.5 * max(counts), counts
+
+
+def test_a_holder_that_died_is_not_waited_for_longer_than_its_ttl(nodes: Cluster) -> None:
+    with Redlock(nodes.urls, ttl=1.0) as dead, Redlock(nodes.urls, ttl=1.0) as client:
+        lease = dead.lease("x")
+        lease.take(0)
+        with client.lock("x"):
+            assert lease.remaining() == 0
+        # It has never been given back: what ended the wait was the end of the keys.
+        assert lease.held
+
+
+def test_a_lost_try_leaves_no_wake_up_and_a_release_leaves_one_on_every_node(nodes: Cluster, client: Redlock) -> None:
+    """A waiter must not wake itself; a holder may have its keys elsewhere than its waiters wait."""
+    holder = client.lock("x")
+    assert holder.acquire()
+    for server in nodes.servers[:2]:
+        with raw(server) as redis:
+            redis.delete("x")
+    with Redlock(nodes.urls) as other:
+        assert not other.lock("x").acquire(blocking=False)
+    assert [wakeups(server, "x") for server in nodes.servers] == [0] * 5
+    holder.release()
+    eventually(lambda: [wakeups(server, "x") for server in nodes.servers] == [1] * 5, "a wake-up on every node")
+
+
+def test_at_most_one_wake_up_lies_on_a_node_and_it_expires(nodes: Cluster) -> None:
+    with Redlock(nodes.urls, ttl=0.5) as client:
+        for _ in range(3):
+            with client.lock("x"):
+                pass
+        assert max(wakeups(server, "x") for server in nodes.servers) == 1
+        eventually(lambda: not any(wakeups(server, "x") for server in nodes.servers), "the end of the wake-ups")
+
+
+def test_who_only_tries_has_nothing_reserved_for_it(nodes: Cluster, client: Redlock) -> None:
+    with Redlock(nodes.urls) as other:
+        lock = client.lock("x")
+        for _ in range(20):
+            assert lock.acquire(blocking=False)
+            assert not other.lock("x").acquire(blocking=False)
+            lock.release()
+
+
+def test_a_wake_up_that_was_taken_in_vain_is_passed_on(nodes: Cluster) -> None:
+    """A waiter for {a, b} takes the wake-up of a and is denied on b: the waiter for a alone must not sleep on."""
+    one, both, alone = (Redlock(nodes.urls, ttl=5.0) for _ in range(3))
+    a, b = one.lease("a"), one.lease("b")
+    a.take(0)
+    b.take(0)
+    got: list[str] = []
+
+    def wait(client: Redlock, names: list[str]) -> None:
+        with client.lock(names):
+            got.append("+".join(names))
+
+    first = in_a_thread(lambda: wait(both, ["a", "b"]))
+    eventually(lambda: waiting(nodes.servers) == 1, "the waiter for both")
+    second = in_a_thread(lambda: wait(alone, ["a"]))
+    eventually(lambda: waiting(nodes.servers) == 2, "the waiter for a")
+    a.give_back()
+    eventually(lambda: got == ["a"], "the waiter for a", within=4.0)
+    b.give_back()
+    for thread in (first, second):
+        thread.join()
+    for client in (one, both, alone):
+        client.close()
+
+
+@pytest.mark.parametrize("place", range(5))
+def test_wherever_the_waiters_wait_a_node_that_dies_costs_a_moment_and_no_more(
+    nodes: Cluster, client: Redlock, place: int
+) -> None:
+    holder = client.lock("x")
+    assert holder.acquire()
+    with Redlock(nodes.urls) as other:
+        thread = in_a_thread(lambda: other.lock("x").acquire())
+        eventually(lambda: waiting(nodes.servers) == 1, "a waiter")
+        nodes[place].kill()
+        holder.release()
+        thread.join(4.0)
+        assert not thread.is_alive(), "it does not wait for the end of a TTL"
+
+
+def test_a_hundred_waiters_of_one_client_all_get_their_turn(client: Redlock) -> None:
+    turns: list[int] = []
+
+    def turn(number: int) -> None:
+        with client.lock("x"):
+            turns.append(number)
+
+    threads = [in_a_thread(lambda number=number: turn(number)) for number in range(100)]  # type: ignore[misc]  # as above
+    for thread in threads:
+        thread.join()
+    assert sorted(turns) == list(range(100))
