@@ -1,0 +1,114 @@
+"""The simulator itself: it repeats, it sees enough, it finds what is broken, and nothing in what is shipped."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.sim import mutants, options, run
+from tests.sim.schedule import Schedule
+from tests.sim.source import Source, Variant
+
+ROOT = Path(__file__).parents[2]
+SEEDS = (0, 1, 56, 57)
+
+BROKEN = {
+    "quarantine off": "no quarantine",
+    "drift off": "no drift allowance",
+    "fence off": "open takes every token",
+    "read without token": "the read raises no token",
+}
+"""What DESIGN assumes, by the mutant that takes it away."""
+
+QUICK = (
+    "a quorum that is no majority",
+    "validity never looked at",
+    "SET without looking",
+    "woken clients take what is held",
+    "the fence is not kept",
+    "an extension of whatever is there",
+    "release of whatever is there",
+    "no memory of operations",
+)
+
+
+@pytest.fixture(scope="module")
+def source() -> Source:
+    """The shipped source."""
+    return Source()
+
+
+def test_a_few_hundred_schedules_break_no_promise_and_are_not_vacuous() -> None:
+    total = run.chunk((0, 400))
+    assert total.violations == ()
+    assert total.vacuous == []
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_seed_gives_the_same_history_twice(source: Source, seed: int) -> None:
+    assert Schedule(seed, source).run().hash == Schedule(seed, source).run().hash
+
+
+def test_a_seed_gives_the_same_history_in_another_process() -> None:
+    code = (
+        "from tests.sim.schedule import Schedule; from tests.sim.source import Source; s = Source();"
+        f"print(*[Schedule(seed, s).run().hash for seed in {SEEDS}])"
+    )
+    hashes = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONHASHSEED": chance},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for chance in ("1", "2")
+    }
+    assert len(hashes) == 1
+
+
+@pytest.mark.parametrize("assumption", BROKEN)
+def test_a_broken_assumption_shows_within_a_few_thousand_schedules(assumption: str) -> None:
+    found = mutants.hunt(BROKEN[assumption], 3_000)
+    assert found is not None
+    assert "Error" not in found[1], "a promise was broken, not the simulator"
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_a_seeded_bug_is_found_at_once(name: str) -> None:
+    assert mutants.hunt(name, 500) is not None
+
+
+def test_there_are_at_least_forty_seeded_bugs_and_each_still_applies() -> None:
+    assert len(mutants.MUTANTS) >= 40
+    for name, pieces in mutants.MUTANTS.items():
+        assert Source(*pieces), name
+
+
+def test_a_mutant_whose_text_is_gone_is_noticed() -> None:
+    with pytest.raises(ValueError, match="is not once in"):
+        Source(Variant("gone", "model.py", "this is not in the file", ""))
+
+
+def test_a_failure_is_shrunk_to_the_faults_that_it_needs() -> None:
+    broken = Source(*mutants.MUTANTS["no quarantine"])
+    found = mutants.hunt("no quarantine", 3_000)
+    assert found is not None
+    schedule, before = run.shrink(found[0], broken)
+    left = [entry for entry in schedule.world.history if entry[1] == "fault"]
+    assert schedule.world.violations
+    assert len(left) <= before
+
+
+def test_every_kind_of_fault_happens_in_a_batch(source: Source) -> None:
+    kinds = {
+        entry[4] for seed in range(120) for entry in Schedule(seed, source).run().world.history if entry[1] == "fault"
+    }
+    from tests.sim import options  # noqa: PLC0415 - only what it lists is wanted
+
+    assert kinds == {*options.KEEPING, *options.BREAKING}
