@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from redlock.commands import Acquire, Inspect, Round, Wait
+from redlock.commands import Acquire, Confirm, Inspect, Round, Wait
 from tests.sim.world import MS, Actor
 
 if TYPE_CHECKING:
@@ -170,6 +170,8 @@ class SimLinks:
         clock = self.client.clock_ms
         if round_.wait is not Wait.SENT:
             yield from self._make_ready()
+        if isinstance(round_.command, Confirm):
+            self.client.schedule.confirming(self.client)
         self.ticket += 1
         call = self.codec.call(round_.command)
         sent_ms = clock()

@@ -163,6 +163,7 @@ function M.server()
     local value = live(key)
     return type(value) == 'table' and value.fields and value.fields[name] or nil
   end
+  function self.set(key, value) values[key], expires[key] = value, nil end
   function self.delete(key) values[key], expires[key] = nil, nil end
   function self.count(prefix, time)
     now = time

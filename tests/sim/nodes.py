@@ -121,6 +121,10 @@ class Node:
         value: str | None = self._server.field(key, name, self.time_ms())
         return value
 
+    def set(self, key: str, value: str) -> None:
+        """A string from before the schedule began."""
+        self._server.set(key, value)
+
     def count(self, prefix: str) -> int:
         """How many keys begin like this."""
         return int(self._server.count(prefix, self.time_ms()))

@@ -50,6 +50,7 @@ class Options(NamedTuple):
     fault_count: int
     wall_ok: bool
     even_clocks: bool
+    uneven_fences: bool
 
 
 def draw(seed: int) -> Options:
@@ -85,4 +86,5 @@ def draw(seed: int) -> Options:
         fault_count=chance.randint(2, 14) if kinds else 0,
         wall_ok="client wall" not in kinds,
         even_clocks=chance.random() < 0.5,
+        uneven_fences=chance.random() < 0.3,
     )

@@ -9,11 +9,12 @@ import hashlib
 from typing import TYPE_CHECKING, Any
 
 from redlock.commands import Acquire
+from redlock.wire import fence_key
 from tests.sim import checks, faults
 from tests.sim import options as drawn
 from tests.sim.clients import Client, Held
 from tests.sim.links import Network
-from tests.sim.nodes import Node
+from tests.sim.nodes import EPOCH_MS, Node
 from tests.sim.records import Lease, Operation, Question, Write
 from tests.sim.world import MS, Actor, World
 
@@ -47,6 +48,10 @@ class Schedule:
             node.offset_ms += 0 if self.options.even_clocks else chance.randint(-(10**6), 10**6)
             node.rate = 1_000_000 + chance.choice((-1, 0, 1)) * (_PPM_KEPT if chance.random() < 0.5 else 50)
             node.declare()
+            if self.options.uneven_fences:
+                # As after a long history: beyond what any clock proposes, and different on every node.
+                for name in ("a", "b"):
+                    node.set(fence_key(name), str(EPOCH_MS * 2_000 + chance.randint(0, 3)))
             node.save()
         self.store = Node(self.world, source.lua, 99)
         names = ("a", "b")
@@ -182,6 +187,14 @@ class Schedule:
         if stops and chance.random() < self.options.nemesis * 0.05:
             client.freeze(int(self.options.ttl_ms * chance.choice((0.9, 1.1, 2.0))) * MS)
 
+    def confirming(self, client: Client) -> None:
+        """A confirm is about to go out: a moment at which connections end."""
+        chance = self.world.chance
+        if self.faulty and "break" in self.options.faults and chance.random() < self.options.nemesis * 0.5:
+            for link in client.links.links:
+                if chance.random() < 0.6:
+                    link.drop()
+
     def after_release(self, held: Held) -> None:
         """A release has gone out."""
         self.world.note("released", held.client.name, held.grant.fence)
@@ -233,7 +246,7 @@ class Schedule:
         if self.options.keeps:
             found += self.overlapping
         lost = {node.place: node.lost_at for node in self.nodes}
-        always = self.options.keeps and self.options.wall_ok
+        always = self.options.keeps and self.options.wall_ok and not self.options.uneven_fences
         found += checks.tokens(self.leases, lost, always=always)
         found += checks.writes_in_order(self.writes)
         for name in ("a", "b"):

