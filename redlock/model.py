@@ -46,6 +46,7 @@ class Vote(NamedTuple):
         unanswered: With SILENT, True if the answer may still come: the round was over without it.
         terms: With SILENT, what other clients agreed on with this node, if that is why it refused.
         time_ms: The node's wall clock, 0 if it did not tell.
+        timed_out: With SILENT, True if it was asked and did not answer in time: it may have granted all the same.
     """
 
     kind: Kind
@@ -56,6 +57,7 @@ class Vote(NamedTuple):
     unanswered: bool = False
     terms: str = ""
     time_ms: int = 0
+    timed_out: bool = False
 
 
 UNANSWERED = Vote(Kind.SILENT, reason="not waited for", unanswered=True)
@@ -64,6 +66,11 @@ UNANSWERED = Vote(Kind.SILENT, reason="not waited for", unanswered=True)
 def silent(reason: str) -> Vote:
     """No vote from this node, and none to come."""
     return Vote(Kind.SILENT, reason=reason)
+
+
+def timed_out(reason: str) -> Vote:
+    """No vote from this node in time."""
+    return Vote(Kind.SILENT, reason=reason, timed_out=True)
 
 
 def quorum_of(nodes: int) -> int:
@@ -117,6 +124,11 @@ class Election(NamedTuple):
     def won(self) -> bool:
         """Whether a quorum said yes."""
         return self.granted >= self.quorum
+
+    @property
+    def looked_won(self) -> bool:
+        """Whether to others it may look as if this attempt had won, by what nodes granted that did not tell us."""
+        return sum(vote.kind is Kind.GRANTED or vote.unanswered or vote.timed_out for vote in self.votes) >= self.quorum
 
     @property
     def reachable(self) -> bool:

@@ -45,6 +45,8 @@ class Dialled(NamedTuple):
     connection: AbstractConnection
     sock: socket.socket
     run_id: str
+    terms: str
+    """What other clients agreed on with this very server; empty if nobody has."""
 
 
 class Dial:
@@ -133,20 +135,21 @@ class Node:
         connection = self._kind(**self._options)
         try:
             connection.connect()  # type: ignore[no-untyped-call]
-            run_id = self._greet(connection)
+            run_id, terms = self._greet(connection)
         except BaseException:
             connection.disconnect()  # type: ignore[no-untyped-call]
             raise
         sock: socket.socket | None = connection._sock  # noqa: SLF001 - redis-py has no public door to what it dialled
         assert sock is not None, "connect() has just returned"
         sock.settimeout(0)
-        return Dialled(connection, sock, run_id)
+        return Dialled(connection, sock, run_id, terms)
 
     @staticmethod
-    def _greet(connection: AbstractConnection) -> str:
-        questions = connection.pack_commands([("INFO", "server"), ("INFO", "replication")])  # type: ignore[no-untyped-call]
+    def _greet(connection: AbstractConnection) -> tuple[str, str]:
+        asked = [("INFO", "server"), ("INFO", "replication"), ("HMGET", wire.RECORD, "run_id", "terms")]
+        questions = connection.pack_commands(asked)  # type: ignore[no-untyped-call]
         connection.send_packed_command([*questions, wire.LESSONS])  # type: ignore[no-untyped-call]
-        answers = [connection.read_response() for _ in range(2 + len(wire.SCRIPTS))]
+        answers = [connection.read_response() for _ in range(len(asked) + len(wire.SCRIPTS))]
         info = _fields(answers[0]) | _fields(answers[1])
         if not info.get("run_id") or not info.get("redis_version"):
             raise Unfit("answers, but not as a Redis server does")
@@ -158,7 +161,9 @@ class Node:
         version = info.get("redis_version", "0")
         if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < (6, 2):
             raise Unfit(f"Redis {version}; lock nodes need 6.2 or later")
-        return info["run_id"]
+        # Known before the first round: one that other clients' nodes decide could be over before this one refuses.
+        known, terms = ((word or b"").decode(errors="replace") for word in answers[2])
+        return info["run_id"], terms if known == info["run_id"] else ""
 
 
 def why(exc: Exception, timeout_ms: int) -> str:

@@ -43,8 +43,7 @@ def acquire(attempt: Acquire) -> Steps[Grant | Refusal]:
     first = yield Round(attempt)
     if not first.won or first.disagreement is not None:
         # A waiter must not wake itself; but who saw this attempt as the winner sleeps until somebody wakes him.
-        looked_won = first.granted + first.unanswered >= first.quorum
-        yield from cancel(attempt, attempt.ttl_ms if looked_won else 0)
+        yield from cancel(attempt, attempt.ttl_ms if first.looked_won else 0)
         return Refusal(first)
     fence, last, rounds = first.agreed_fence, first, 1
     if fence is None:

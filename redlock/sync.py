@@ -23,7 +23,7 @@ from redlock.clock import now_ms
 from redlock.commands import Acquire, Command, Inspect, Release, Round, Wait
 from redlock.errors import ConfigurationError
 from redlock.link import Link
-from redlock.model import UNANSWERED, Election, Kind, Vote, decided, quorum_of, silent
+from redlock.model import UNANSWERED, Election, Kind, Vote, decided, quorum_of, silent, timed_out
 from redlock.nodes import Dial
 from redlock.wire import LESSONS, SCRIPTS
 
@@ -173,7 +173,7 @@ class Links:
             if votes[place].unanswered:
                 link.reason = f"no answer within {self._timeout_ms} ms"
                 link.suspect_since_ms = now_ms()
-                votes[place] = silent(link.reason)
+                votes[place] = timed_out(link.reason)
                 log.warning("node-silent", node=link.node.label, reason=link.reason)
 
     def _make_ready(self, command: Command) -> None:
@@ -215,6 +215,8 @@ class Links:
         else:
             self._refuse_duplicates(link, dial.result)
             link.adopt(dial.result)
+            if dial.result.terms not in {"", self._codec.terms}:
+                link.refusal = wire.disagrees(dial.result.terms)
 
     def _refuse_duplicates(self, new: Link, dialled: Dialled) -> None:
         for link in self._links:

@@ -170,11 +170,15 @@ def decode(reply: object) -> Vote:
         if kind == ABSTAINS:
             return Vote(Kind.SILENT, remaining_ms=third, reason=_abstains(third), time_ms=time_ms)
         if kind == DISAGREES:
-            terms = _str(third)
-            return Vote(Kind.SILENT, reason=f"its clients agreed on {terms}", terms=terms, time_ms=time_ms)
+            return disagrees(_str(third))._replace(time_ms=time_ms)
     except (TypeError, ValueError):
         pass
     return silent(f"answered something that is no vote: {reply!r:.60}")
+
+
+def disagrees(terms: str) -> Vote:
+    """No vote from a node on which other clients work under these terms."""
+    return Vote(Kind.SILENT, reason=f"its clients agreed on {terms}", terms=terms)
 
 
 def _abstains(left_ms: int) -> str:
@@ -206,4 +210,6 @@ _EXPLAINED = {
 def explain(error: str) -> str:
     """An error reply in words that say what is wrong with the node."""
     code, _, rest = error.lstrip("-").partition(" ")
-    return _EXPLAINED.get(code, f"{code} {rest}".strip()[:200])
+    # Redis 6.2 puts "ERR Error running script" and more before the error that the script met.
+    inner = next((word for word in rest.split() if word in _EXPLAINED), code) if code == "ERR" else code
+    return _EXPLAINED.get(inner, f"{code} {rest}".strip()[:200])

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from redlock import Lease
 
-NAMES = [f"report:{number}" for number in range(12)]
+NAMES = [f"report:{number}" for number in range(24)]
 TTL, MAX_TTL = 0.6, 2.0
 
 
@@ -59,7 +59,7 @@ class Storm:
             raise self._kind
 
     def _blow(self) -> None:
-        while not self._over.wait(self._chance.uniform(0.0, 0.003)):
+        while not self._over.wait(self._chance.uniform(0.0, 0.006)):
             if self.armed:
                 signal.pthread_kill(self._main, signal.SIGUSR1)
 
@@ -106,10 +106,10 @@ class Sections:
         return found
 
 
-def use(client: Redlock, name: str, sections: Sections, *, block: bool) -> None:
-    """Take a lock and give it back, in one of the two ways that there are."""
-    lock = client.lock(name, blocking=False)
-    if block:
+def use(client: Redlock, name: str, sections: Sections, chance: random.Random) -> None:
+    """Take a lock and give it back, in one of the ways that there are."""
+    lock = client.lock(name, blocking_timeout=chance.choice((0, 0, 0, 0.03)))
+    if chance.random() < 0.7:
         with lock as lease, sections.inside(lease):
             return
     if lock.acquire():
@@ -126,7 +126,7 @@ def compete(client: Redlock, sections: Sections, over: threading.Event) -> None:
     while not over.is_set():
         lock = client.lock(chance.choice(NAMES), blocking=False)
         with suppress(LockContended, LockLost), lock as lease, sections.inside(lease):
-            time.sleep(0.0005)
+            time.sleep(chance.choice((0.0, 0.0, 0.0, 0.01)))
 
 
 def through_the_storm(client: Redlock, kind: type[BaseException], sections: Sections) -> tuple[int, Counter[str]]:
@@ -135,11 +135,11 @@ def through_the_storm(client: Redlock, kind: type[BaseException], sections: Sect
     raised: Counter[str] = Counter()
     until = time.monotonic() + 20
     with Storm(kind, random.Random(20_261_124)) as storm:
-        while storm.hits < 200 and time.monotonic() < until:
+        while storm.hits < 250 and time.monotonic() < until:
             try:
                 storm.armed = True
                 for _ in range(5):
-                    use(client, chance.choice(NAMES), sections, block=chance.random() < 0.7)
+                    use(client, chance.choice(NAMES), sections, chance)
                 storm.armed = False
             except (kind, LockContended, LockLost, NotHeld):
                 pass

@@ -262,9 +262,12 @@ def test_what_a_frozen_node_was_sent_is_undone_when_it_wakes_up(nodes: Cluster, 
     with frozen(nodes[2]):
         for _ in range(3):
             assert lock.acquire(blocking=False)
+            last = lock.fence
             lock.release()
 
     # Three SETs arrive now, each with its DEL right behind it on the same connection.
+    with raw(nodes[2]) as redis:
+        eventually(lambda: redis.get(wire.fence_key(NAME)) == str(last), "the last of the three at the node")
     eventually(lambda: is_free(nodes.servers, NAME), "no key on any node, long before ten seconds", within=5.0)
     cycle(client)
 
@@ -331,15 +334,20 @@ def test_an_attempt_that_meets_nodes_without_scripts_is_taken_back_everywhere(no
 
 
 def test_a_release_never_overtakes_its_acquire_on_a_slow_link(nodes: Cluster) -> None:
-    with slow_links(nodes.servers) as links, Redlock([link.url for link in links], ttl=10, max_ttl=10) as client:
+    with (
+        slow_links(nodes.servers) as links,
+        Redlock([link.url for link in links], ttl=10, max_ttl=10, node_timeout=2) as client,
+    ):
         cycle(client)  # dials
         links[0].delay, links[4].delay = 0.05, 0.2
         # The acquire is won and released while its SET is still on the way to the slow nodes.
         for _ in range(20):
             cycle(client)
 
-        eventually(lambda: links[0].commands == links[2].commands, "everything sent")
-        eventually(lambda: is_free(nodes.servers, NAME), "no key on any node, long before ten seconds", within=5.0)
+        assert client.lock(NAME).locked() is False, (
+            "the answer of all five nodes, after everything that was sent before"
+        )
+        assert is_free(nodes.servers, NAME)
 
 
 def test_a_release_goes_down_the_connections_that_took_the_lease(nodes: Cluster) -> None:
@@ -384,9 +392,12 @@ def test_a_release_goes_down_the_connections_that_took_the_lease(nodes: Cluster)
 
 
 def test_a_cancelled_attempt_leaves_nothing_on_a_slow_link(nodes: Cluster) -> None:
-    with slow_links(nodes.servers) as links, Redlock([link.url for link in links], ttl=10, max_ttl=10) as client:
-        cycle(client)  # dials
-        links[0].delay = links[1].delay = 0.05
+    with (
+        slow_links(nodes.servers) as links,
+        Redlock([link.url for link in links], ttl=10, max_ttl=10, node_timeout=2) as client,
+    ):
+        cycle(client, "another")  # dials
+        links[0].delay = links[1].delay = 0.1
         for server in nodes.servers[2:]:
             with raw(server) as redis:
                 redis.set(NAME, "somebody else", px=20_000)
@@ -394,7 +405,11 @@ def test_a_cancelled_attempt_leaves_nothing_on_a_slow_link(nodes: Cluster) -> No
         for _ in range(10):
             assert client.lock(NAME).acquire(blocking=False) is False
 
-        eventually(lambda: is_free(nodes.servers[:2], NAME), "no key where nobody else has one", within=5.0)
+        assert client.lock(NAME).locked(), "the answer of all five nodes, after everything that was sent before"
+        assert is_free(nodes.servers[:2], NAME), "a key where nobody else has one"
+        for server in nodes.servers[:2]:
+            with raw(server) as redis:
+                assert redis.exists(wire.fence_key(NAME)), "the attempts were there"
 
 
 def test_threads_share_a_few_connections_and_not_one_each(nodes: Cluster) -> None:

@@ -12,7 +12,7 @@ import pytest
 from redlock import ConfigurationError, LockContended, QuorumUnavailable, Redlock, RedlockError, wire
 from redlock.admission import declare
 from redlock.embedded import Server
-from tests.integration.tools import eventually, label, raw
+from tests.integration.tools import eventually, label, raw, slow_links
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -166,6 +166,23 @@ def test_a_client_with_another_number_of_nodes_takes_no_lease_even_where_it_has_
             eventually(lambda: other.lock("x").acquire(), "a refusal")
         assert "nodes=5" in str(caught.value)
         assert "nodes=3" in str(caught.value)
+
+
+def test_a_refusal_that_would_come_too_late_is_known_from_the_first_contact(nodes: Cluster, brief: Redlock) -> None:
+    """As before, after C and D have adopted the wrong terms, and with B slower than C and D."""
+    with brief.lock("x") as lease:
+        for server in nodes.servers[2:4]:
+            flush(server)
+        with Redlock(nodes.urls[1:4], ttl=0.5, max_ttl=1.0) as first, pytest.raises(RedlockError):
+            eventually(lambda: first.lock("x").acquire(), "a refusal")
+        for server in nodes.servers[2:4]:
+            with raw(server) as redis:
+                redis.hset(wire.RECORD, "since", 0)
+        with slow_links(nodes.servers[1:2], delay=0.02) as (b,):
+            urls = [b.url, *nodes.urls[2:4]]
+            with Redlock(urls, ttl=0.5, max_ttl=1.0) as second, pytest.raises(ConfigurationError, match="must agree"):
+                second.lock("x").acquire(blocking=False)
+        assert lease.remaining() > 0
 
 
 def test_a_record_from_the_future_is_written_anew(nodes: Cluster, brief: Redlock) -> None:

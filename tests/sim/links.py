@@ -236,7 +236,7 @@ class SimLinks:
             return
         for place, vote in enumerate(self.votes):
             if vote.unanswered:
-                self.votes[place] = self._silent("timed out")
+                self.votes[place] = self.model.timed_out("timed out")
                 self.links[place].suspect_since = self.client.clock_ms()
         self._resume()
 

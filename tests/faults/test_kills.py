@@ -1,0 +1,162 @@
+"""Workers and nodes that are killed, frozen or stopped in the middle: the counter is exact, the lock free again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from celery.exceptions import SoftTimeLimitExceeded, TaskRevokedError
+
+from tests.integration.tools import eventually, is_free
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from redlock import Redlock
+    from tests.integration.stage import Stage, Worker
+
+LOCK = "counter:hits"
+
+
+def exact(stage: Stage, tasks: list[str]) -> list[dict[str, Any]]:
+    """All of these increments succeed, each counts once, and tokens grow with the values; their results by value."""
+    results = sorted(stage.results(tasks), key=lambda result: result["value"])
+    assert stage.counter("hits") == len(tasks)
+    assert [result["value"] for result in results] == list(range(1, len(tasks) + 1))
+    fences = [result["fence"] for result in results]
+    assert fences == sorted(set(fences))
+    return results
+
+
+def test_a_worker_process_that_is_killed_in_its_section_blocks_nobody_and_its_task_is_done_again(
+    stage: Stage, client: Redlock, worker: Callable[..., Worker]
+) -> None:
+    victim = worker(REDLOCK_TTL="1", COUNTER_THINK="0.5")
+    tasks = stage.increment("hits", 3)
+    eventually(lambda: stage.is_inside("hits"), "somebody inside the section")
+    holding = client.holder(LOCK)
+    assert holding is not None
+
+    os.kill(victim.child, signal.SIGKILL)
+
+    killed = holding.holder.partition("@")[0]
+    assert killed in tasks
+    exact(stage, tasks)
+    assert victim.log.count(f"[{killed}] received") == 2, "it was delivered again"
+    eventually(lambda: is_free(stage.nodes.servers, LOCK), "no key on any node", within=5.0)
+
+
+def test_a_whole_worker_that_is_killed_in_its_section_frees_the_lock_within_its_ttl(
+    stage: Stage, client: Redlock, worker: Callable[..., Worker]
+) -> None:
+    victim = worker(REDLOCK_TTL="1", COUNTER_THINK="600", COUNTER_TIME_LIMIT="700", COUNTER_VISIBILITY_TIMEOUT="800")
+    stage.increment("hits")
+    eventually(lambda: stage.is_inside("hits"), "somebody inside the section")
+
+    victim.kill()
+
+    holding = client.holder(LOCK)
+    assert holding is None or (holding.remaining is not None and holding.remaining <= 1.0)
+    with client.lock(LOCK, blocking_timeout=30) as lease:
+        assert lease.held
+
+
+def test_a_worker_that_is_frozen_in_its_section_for_longer_than_its_lease_changes_nothing_when_it_wakes_up(
+    stage: Stage, client: Redlock, worker: Callable[..., Worker]
+) -> None:
+    frozen = worker(REDLOCK_TTL="1", COUNTER_THINK="0.8")
+    first = stage.increment("hits")
+    eventually(lambda: stage.is_inside("hits"), "the first increment between its read and its write")
+    frozen.signal(signal.SIGSTOP)
+    assert stage.is_inside("hits"), "it was frozen too late"
+    try:
+        eventually(lambda: client.holder(LOCK) is None, "the end of the frozen worker's lease")
+        worker(REDLOCK_TTL="1", COUNTER_THINK="0.01")
+        others = stage.increment("hits", 5)
+        stage.results(others)
+    finally:
+        frozen.signal(signal.SIGCONT)
+
+    results = exact(stage, first + others)
+    assert results[-1] == stage.result(first[0]), "what it had read was not what it wrote"
+    assert "STALE" in frozen.log
+
+
+def test_two_nodes_that_are_killed_in_the_middle_of_a_run_cost_nothing(
+    stage: Stage, worker: Callable[..., Worker]
+) -> None:
+    worker(concurrency=4, COUNTER_THINK="0.02")
+    tasks = stage.increment("hits", 60)
+    for number, server in enumerate((stage.nodes[1], stage.nodes[4])):
+        eventually(lambda: stage.counter("hits") > 15 * (number + 1), "a part of the run")  # noqa: B023 - called at once
+        server.kill()
+    assert stage.counter("hits") < 60, "the run was over before the nodes were killed"
+
+    exact(stage, tasks)
+
+
+def test_a_node_that_comes_back_empty_in_the_middle_of_a_run_costs_nothing(
+    stage: Stage, worker: Callable[..., Worker]
+) -> None:
+    worker(concurrency=4, COUNTER_THINK="0.01", REDLOCK_TTL="1", REDLOCK_MAX_TTL="2")
+    tasks = stage.increment("hits", 60)
+    for number, server in enumerate(stage.nodes.servers[:2]):
+        eventually(lambda: stage.counter("hits") > 15 * (number + 1), "a part of the run")  # noqa: B023 - called at once
+        server.kill()
+        server.start()
+
+    exact(stage, tasks)
+
+
+def test_a_task_that_is_revoked_in_its_section_frees_the_lock_at_once(
+    stage: Stage, client: Redlock, worker: Callable[..., Worker]
+) -> None:
+    worker(COUNTER_THINK="25", REDLOCK_TTL="10")
+    (task,) = stage.increment("hits")
+    eventually(lambda: stage.is_inside("hits"), "somebody inside the section")
+    started = time.monotonic()
+
+    stage.sender.control.revoke(task, terminate=True)
+
+    eventually(lambda: client.holder(LOCK) is None, "the end of the lease")
+    assert time.monotonic() - started < 5.0, "it ran out: ten seconds after it was renewed last"
+    with pytest.raises(TaskRevokedError):
+        stage.result(task)
+    assert stage.counter("hits") == 0
+
+
+def test_a_soft_time_limit_that_strikes_a_waiting_task_leaves_no_key(
+    stage: Stage, client: Redlock, worker: Callable[..., Worker]
+) -> None:
+    policies = "tests.integration.apps.policies"
+    worker("--include", policies, concurrency=4)
+    with client.lock("policy:busy"):
+        tasks = [
+            stage.send(f"{policies}.wait", "busy", soft_time_limit=0.1 + number / 50, time_limit=10)
+            for number in range(12)
+        ]
+        for task in tasks:
+            with pytest.raises(SoftTimeLimitExceeded):
+                stage.result(task)
+
+    eventually(lambda: is_free(stage.nodes.servers, "policy:busy"), "no key on any node", within=2.0)
+    assert stage.result(stage.send(f"{policies}.wait", "busy"))["retries"] == 0
+
+
+def test_a_worker_that_is_told_to_stop_finishes_what_it_does_and_leaves_no_key(
+    stage: Stage, worker: Callable[..., Worker]
+) -> None:
+    stopped = worker(concurrency=2, COUNTER_THINK="0.3")
+    tasks = stage.increment("hits", 4)
+    eventually(lambda: stage.is_inside("hits"), "somebody inside the section")
+
+    os.kill(stopped.process.pid, signal.SIGTERM)
+    assert stopped.process.wait(60) == 0
+
+    assert stage.counter("hits") >= 1
+    eventually(lambda: is_free(stage.nodes.servers, LOCK), "no key on any node", within=2.0)
+    worker(concurrency=2)
+    exact(stage, tasks)

@@ -1,0 +1,86 @@
+"""One task for each thing that `otherwise` can say; `--include` brings them into a worker of the example."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING, Any
+
+from redlock import LockContended
+from redlock.celery import current_lease, locked
+from workers.app import app
+
+if TYPE_CHECKING:
+    from celery import Task
+
+logger = logging.getLogger(__name__)
+
+
+def about(task: Task) -> dict[str, Any]:
+    """What a task is told about itself."""
+    return {
+        "id": task.request.id,
+        "retries": task.request.retries,
+        "trace": (task.request.headers or {}).get("x-trace"),
+        "priority": task.request.delivery_info["priority"],
+        "waited_ms": current_lease().waited_ms,
+        "fence": current_lease().fence,
+        "pid": os.getpid(),
+    }
+
+
+@app.task(bind=True, max_retries=0)
+@locked("policy:{name}", wait=0.02, otherwise="requeue")
+def requeue(self: Task, name: str) -> dict[str, Any]:  # noqa: ARG001 - names the lock
+    """Goes back to the queue until it has the lock; it could not be retried even once."""
+    return about(self)
+
+
+@app.task(bind=True)
+@locked("policy:{name}", wait=0.02, otherwise="requeue", max_requeues=1)
+def requeue_once(self: Task, name: str) -> dict[str, Any]:  # noqa: ARG001 - names the lock
+    """Goes back to the queue once."""
+    return about(self)
+
+
+@app.task(bind=True)
+@locked("policy:{name}", wait=0, otherwise="skip")
+def skip(self: Task, name: str) -> dict[str, Any]:  # noqa: ARG001 - names the lock
+    """Does nothing if somebody else does it."""
+    return about(self)
+
+
+@app.task(bind=True)
+@locked("policy:{name}", wait=0, otherwise="raise")
+def fail(self: Task, name: str) -> dict[str, Any]:  # noqa: ARG001 - names the lock
+    """Says so."""
+    return about(self)
+
+
+@app.task(bind=True, autoretry_for=(LockContended,), retry_kwargs={"countdown": 0.1, "max_retries": 500})
+@locked("policy:{name}", wait=0, otherwise="raise")
+def retry(self: Task, name: str) -> dict[str, Any]:  # noqa: ARG001 - names the lock
+    """Is retried as Celery retries."""
+    return about(self)
+
+
+@app.task(bind=True, max_retries=0)
+@locked("policy:{name}", wait=30, otherwise="raise")
+def wait(self: Task, name: str) -> dict[str, Any]:  # noqa: ARG001 - names the lock
+    """Waits in the worker's slot."""
+    return about(self)
+
+
+@app.task
+def after(earlier: object) -> dict[str, object]:
+    """What comes next in a chain or a chord."""
+    return {"after": earlier}
+
+
+@app.task
+def log(text: str) -> None:
+    """Writes to the log, once as a line and once as a traceback."""
+    try:
+        raise ValueError(text)
+    except ValueError:
+        logger.exception("this was said: %s", text)

@@ -1,0 +1,258 @@
+"""`redlock.address` and `redlock.nodes`: addresses, what is said of them, and when a bad node is tried again."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+from redis.exceptions import AuthenticationError, BusyLoadingError, NoPermissionError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeout
+
+from redlock import ConfigurationError, Redlock, address, nodes
+from redlock.nodes import Node, Unfit, why
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+CANARY = "canary-b7Qx"
+
+
+def refusal(url: str) -> str:
+    """What is said of an address that can't be used."""
+    with pytest.raises(ConfigurationError) as caught:
+        Node(url, 100)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "label"),
+    [
+        ("h:1", "h:1"),
+        ("redis://h:1", "h:1"),
+        ("redis://h:1/", "h:1"),
+        ("redis://h:1/0", "h:1"),
+        ("redis://h:1/3", "h:1/3"),
+        ("redis://h:1?db=3", "h:1/3"),
+        ("rediss://h:1", "h:1"),
+        ("rediss://h:1?ssl_cert_reqs=none", "h:1"),
+        ("redis://H:1", "h:1"),
+        ("[::1]:7", "[::1]:7"),
+        ("redis://[fe80::1]:7/2", "[fe80::1]:7/2"),
+        ("unix:///run/a.sock", "/run/a.sock"),
+        ("unix:///run/a.sock?db=2", "/run/a.sock"),
+    ],
+)
+def test_an_address_and_what_the_node_is_called(url: str, label: str) -> None:
+    assert Node(url, 100).label == label
+
+
+@pytest.mark.parametrize(
+    ("url", "password"),
+    [
+        ("redis://:p%40ss@h:1", "p@ss"),
+        ("redis://user:p%3Ass@h:1", "p:ss"),
+        ("redis://user:p%2Fss@h:1", "p/ss"),
+        ("redis://user:p%23ss@h:1", "p#ss"),
+        ("redis://user:p%3Fss@h:1", "p?ss"),
+        ("redis://user:p%25ss@h:1", "p%ss"),
+        ("redis://user:p%2Css@h:1", "p,ss"),
+        ("redis://user:p%C3%BCss@h:1", "püss"),
+        ("redis://user:p@ss@h:1", "p@ss"),
+        ("redis://h:1?password=p%2Fss", "p/ss"),
+        ("unix://user:p%40ss@/run/a.sock", "p@ss"),
+        ("unix:///run/a.sock?password=p%40ss", "p@ss"),
+    ],
+)
+def test_passwords_may_hold_anything_that_is_escaped(url: str, password: str) -> None:
+    options = address.parse(url)
+    assert options["password"] == password
+    assert options.get("username") in {None, "user"}
+    assert "ss" not in Node(url, 100).label
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("", "has no host"),
+        ("h", "of h has no port"),
+        ("h:0", "of h has no port"),
+        ("h:70000", "no port from 1 to 65535"),
+        ("h:1:2", "no port from 1 to 65535"),
+        ("::1:6379", "no port from 1 to 65535"),
+        ("redis://[::1:6379", "no port from 1 to 65535"),
+        ("redis://:1", "has no host"),
+        ("redis://h:1/one", "is no number"),
+        ("redis://h:1/0/1", "is no number"),
+        ("redis://h:1/-1", "is no number"),
+        ("http://h:1", "begins with 'http'"),
+        ("redis+cluster://h:1", "begins with 'redis+cluster'"),
+        ("/run/a.sock", "has no host"),
+        ("unix://", "has no path"),
+        ("redis://h:1?db=x", "an option"),
+    ],
+)
+def test_an_address_that_cannot_be_used_says_what_is_wrong_and_what_would_be_right(url: str, said: str) -> None:
+    message = refusal(url)
+    assert said in message
+    assert "write redis://[user:password@]host:port[/db]" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("option", ["max_connections=4", "timeout=3", "nope=1", "connection_class=x"])
+def test_an_option_that_a_connection_does_not_know_is_refused_by_name(option: str) -> None:
+    assert refusal(f"redis://h:1?{option}").startswith("node address of h:1 has an option that is not known")
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "ssl_cert_reqs=nonsense",
+        "credential_provider=x&password=y",
+    ],
+)
+@pytest.mark.xfail(strict=True, reason="what redis-py's constructors raise beside TypeError gets out as it is")
+def test_an_option_with_a_value_that_a_connection_refuses_is_one_line_too(option: str) -> None:
+    message = refusal(f"rediss://h:1?{option}")
+    assert "h:1" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"redis://:{CANARY}",
+        f"redis://:{CANARY}@h",
+        f"redis://{CANARY}:{CANARY}@h:x",
+        f"redis://user:{CANARY}/x@h:1",
+        f"redis://user:{CANARY}#x@h:1",
+        f"redis://user:{CANARY}?x@h:1",
+        f"redis://user:x@{CANARY}@h",
+        f"redis://user:{CANARY}\N{ACCOUNT OF}@h:1",
+        f"redis://:{CANARY}h:1",
+        f"user:{CANARY}@h",
+        f"redis://h?password={CANARY}",
+        f"redis://h:1/x?password={CANARY}",
+        f"redis://h:1?password={CANARY}&nope=1",
+        f"redis://h:1?db={CANARY}",
+        f"unix://user:{CANARY}@/a?db=x",
+        f"unix:///a?password={CANARY}&db=x",
+        f"http://user:{CANARY}@h:1",
+    ],
+)
+def test_no_message_repeats_a_password(url: str) -> None:
+    assert CANARY not in refusal(url)
+
+
+def test_a_password_with_a_comma_in_one_text_of_addresses_is_not_repeated_either() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        Redlock(f"redis://:{CANARY},{CANARY}@h:1,redis://h:2,redis://h:3")
+    assert CANARY not in str(caught.value)
+
+
+def test_a_node_that_is_listed_twice_is_named_by_its_label() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        Redlock(["redis://h:2", f"redis://:{CANARY}@h:1", "redis://H:1/0"])
+    assert str(caught.value).startswith("node h:1 is listed twice")
+
+
+def test_making_a_client_with_all_its_parts_dials_nothing_and_starts_nothing() -> None:
+    """The conftest refuses connections; no thread may be there to make one either."""
+    before = threading.active_count()
+    with Redlock(["redis://h:1", "rediss://h:2", "unix:///run/a.sock"]) as client:
+        client.lock("x")
+        client.lease("x")
+        assert threading.active_count() == before
+        assert not any(node.error for node in client.driver.nodes)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Let the nodes' clock say what it is told to."""
+
+    def set_to(now: int) -> None:
+        monkeypatch.setattr(nodes, "now_ms", lambda: now)
+
+    set_to(0)
+    return set_to
+
+
+def test_a_node_that_is_not_known_to_be_bad_is_dialled_at_any_time(clock: Callable[[int], None]) -> None:
+    clock(0)
+    node = Node("h:1", 100)
+    assert [node.may_dial() for _ in range(3)] == [True] * 3
+
+
+def test_a_bad_node_is_probed_by_one_thread_at_a_time_after_a_pause(clock: Callable[[int], None]) -> None:
+    node = Node("h:1", 100)
+    node.is_bad("connection refused")
+    assert not node.may_dial()
+    clock(1_000)
+    assert [node.may_dial() for _ in range(3)] == [True, False, False]
+
+
+def test_the_pause_grows_with_the_failures_and_stays_below_a_second(clock: Callable[[int], None]) -> None:
+    node, pauses = Node("h:1", 100), []
+    for _ in range(50):
+        clock(0)
+        node.is_bad("connection refused")
+        pause = 0
+        while not node.may_dial():
+            pause += 50
+            clock(pause)
+        pauses.append(pause)
+    assert pauses == sorted(pauses)
+    assert pauses[0] < pauses[-1] <= 1_000
+
+
+def test_a_node_that_was_reached_is_good_at_once_and_its_failures_are_forgotten(clock: Callable[[int], None]) -> None:
+    node = Node("h:1", 100)
+    for _ in range(10):
+        node.is_bad("connection refused")
+    node.is_good()
+    assert not node.error
+    assert node.may_dial()
+    node.is_bad("connection refused")
+    clock(200)
+    assert node.may_dial()
+
+
+def test_going_down_and_coming_back_are_logged_once_each(caplog: pytest.LogCaptureFixture) -> None:
+    node = Node(f"redis://:{CANARY}@h:1", 100)
+    with caplog.at_level("INFO", "redlock"):
+        for _ in range(3):
+            node.is_bad("connection refused")
+        for _ in range(3):
+            node.is_good()
+    assert caplog.messages == ["node-down node=h:1 reason='connection refused'", "node-up node=h:1"]
+
+
+def wrapped(cause: Exception) -> Exception:
+    """As redis-py raises what the socket raised."""
+    error = RedisConnectionError(f"Error connecting to h:1. {cause}")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (wrapped(ConnectionRefusedError(111, "Connection refused")), "connection refused"),
+        (wrapped(FileNotFoundError(2, "No such file or directory")), "no such file or directory"),
+        (wrapped(TimeoutError("timed out")), "no answer within 100 ms"),
+        (RedisTimeout("Timeout reading from socket"), "no answer within 100 ms"),
+        (AuthenticationError("Authentication required."), "wants a password"),
+        (AuthenticationError("invalid username-password pair or user is disabled."), "wrong user name or password"),
+        (NoPermissionError("User x has no permissions"), "may not run"),
+        (BusyLoadingError("Redis is loading the dataset in memory"), "loading"),
+        (ResponseError("MISCONF Redis is configured to save"), "MISCONF"),
+        (Unfit("a replica of h:2; lock nodes must be independent masters"), "a replica of h:2"),
+        (RedisConnectionError("Protocol Error: b'HTTP/1.1 400'"), "not as a Redis server does"),
+        (ValueError(), "not as a Redis server does (ValueError)"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
+)
+def test_a_failure_to_reach_a_node_is_told_in_words(error: Exception, said: str) -> None:
+    assert said in why(error, 100)
+    assert len(why(error, 100)) <= 200
