@@ -12,7 +12,7 @@ up: .venv/.ready
 	@$(BIN)/python -m workers.demo --up
 
 test: .venv/.ready
-	@$(BIN)/python -m pytest --ignore tests/compose
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/compose
 
 lint: .venv/.ready
 	@$(BIN)/ruff check .

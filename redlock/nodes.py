@@ -12,7 +12,7 @@ Rules of this file:
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redis.backoff import NoBackoff
 from redis.connection import AbstractConnection, Connection
@@ -149,7 +149,9 @@ class Node:
         asked = [("INFO", "server"), ("INFO", "replication"), ("HMGET", wire.RECORD, "run_id", "terms")]
         questions = connection.pack_commands(asked)  # type: ignore[no-untyped-call]
         connection.send_packed_command([*questions, wire.LESSONS])  # type: ignore[no-untyped-call]
-        answers = [connection.read_response() for _ in range(len(asked) + len(wire.SCRIPTS))]
+        answers = [_read(connection) for _ in range(len(asked) + len(wire.SCRIPTS))]
+        if isinstance(answers[0], ResponseError):
+            raise answers[0]
         info = _fields(answers[0]) | _fields(answers[1])
         if not info.get("run_id") or not info.get("redis_version"):
             raise Unfit("answers, but not as a Redis server does")
@@ -161,6 +163,9 @@ class Node:
         version = info.get("redis_version", "0")
         if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < (6, 2):
             raise Unfit(f"Redis {version}; lock nodes need 6.2 or later")
+        for answer in answers[2:]:
+            if isinstance(answer, ResponseError):
+                raise answer
         # Known before the first round: one that other clients' nodes decide could be over before this one refuses.
         known, terms = ((word or b"").decode(errors="replace") for word in answers[2])
         return info["run_id"], terms if known == info["run_id"] else ""
@@ -190,6 +195,13 @@ def _with_code(error: Exception) -> str:
     if code == "WRONGPASS" and "required" in text.lower():
         code = "NOAUTH"
     return f"{code} {text}" if code else text
+
+
+def _read(connection: AbstractConnection) -> Any:  # noqa: ANN401 - whatever the server says
+    try:
+        return connection.read_response()
+    except ResponseError as error:
+        return error
 
 
 def _fields(info: object) -> dict[str, str]:
