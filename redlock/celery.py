@@ -195,7 +195,7 @@ def _check(ttl: float | None, max_hold: float | None, on_lost: str) -> None:
         checks.number("ttl", ttl)
     if max_hold is not None:
         checks.number("max_hold", max_hold)
-    if on_lost not in {"check", "raise"}:
+    if on_lost not in ("check", "raise"):
         raise ConfigurationError(f"on_lost is {on_lost!r}; it must be 'check' or 'raise'")
 
 

@@ -5,7 +5,6 @@ Rules: no I/O; every message says what was given, what is wrong with it and what
 
 from __future__ import annotations
 
-import math
 import unicodedata
 from typing import TYPE_CHECKING
 
@@ -18,15 +17,16 @@ if TYPE_CHECKING:
     from redlock.commands import Names
 
 LONGEST_NAME = 1_024
+LONGEST_SECONDS = 1_000_000_000
 
 
 def number(what: str, value: object, *, zero: bool = False) -> float:
     """A finite number of seconds, more than zero, or zero too where that makes sense."""
     right = "seconds as a number, 0 or more" if zero else "seconds as a number greater than 0"
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ConfigurationError(f"{what} is {value!r}; it must be {right}")
-    if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
-        raise ConfigurationError(f"{what} is {value!r}; it must be {right}")
+        raise ConfigurationError(f"{what} is {value!r:.60}; it must be {right}")
+    if not 0 <= value <= LONGEST_SECONDS or (value == 0 and not zero):
+        raise ConfigurationError(f"{what} is {value!r:.60}; it must be {right}, and at most {LONGEST_SECONDS:,}")
     return float(value)
 
 
@@ -45,11 +45,13 @@ def patience(value: float | None) -> float | None:
 def ttl_ms(value: object, *, max_ttl_ms: int, node_timeout_ms: int, what: str = "ttl") -> int:
     """A TTL that leaves something after two node timeouts and the drift allowance."""
     milliseconds = int(number(what, value) * 1000)
-    least = 2 * node_timeout_ms + drift_ms(milliseconds) + 1
+    least = 2 * node_timeout_ms
+    while least < 2 * node_timeout_ms + drift_ms(least) + 1:
+        least += 1
     if milliseconds < least:
         raise ConfigurationError(
             f"{what} is {value!r} s, too short: two node timeouts of {node_timeout_ms / 1000:g} s and the drift "
-            f"allowance leave nothing of it; it must be at least {(least + 1) / 1000:g} s, or node_timeout shorter"
+            f"allowance leave nothing of it; it must be at least {least / 1000:g} s, or node_timeout shorter"
         )
     if milliseconds > max_ttl_ms:
         raise ConfigurationError(
@@ -100,7 +102,10 @@ def node_list(nodes: object) -> Sequence[str]:
     """The nodes' addresses: a sequence of text, or one text with commas between them."""
     if isinstance(nodes, str):
         nodes = [part.strip() for part in nodes.split(",") if part.strip()]
-    if not isinstance(nodes, list | tuple) or not all(isinstance(node, str) for node in nodes):
+    for node in nodes if isinstance(nodes, list | tuple) else ():
+        if not isinstance(node, str):
+            raise ConfigurationError(f"nodes holds {type(node).__name__} {node!r:.40}; each address must be text (str)")
+    if not isinstance(nodes, list | tuple):
         raise ConfigurationError(
             f"nodes is {type(nodes).__name__}; it must be a list of addresses such as 'redis://127.0.0.1:63791'"
         )

@@ -159,7 +159,7 @@ class Redlock:
         lease = Lease(
             self,
             checks.resources(name),
-            ttl_ms=ttl_ms or self.ttl_ms,
+            ttl_ms=self.ttl_ms if ttl_ms is None else ttl_ms,
             who=who,
             renew=renew,
             max_hold_ms=max_hold_ms,

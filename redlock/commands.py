@@ -74,6 +74,8 @@ class Wait(enum.Enum):
 
     DECIDED = enum.auto()
     """As soon as no further answer can change the outcome."""
+    COUNTED = enum.auto()
+    """As soon as a quorum has said the same: yes or no."""
     ALL = enum.auto()
     """When every node has answered or is known not to."""
     SENT = enum.auto()

@@ -7,6 +7,7 @@ defaults give the same resource.
 from __future__ import annotations
 
 import inspect
+import re
 import string
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 OneKey: TypeAlias = "str | Callable[..., str]"
 KeySpec: TypeAlias = "OneKey | list[OneKey]"
+
+
+_FIELD = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*|\[[^\]]+\])*")
 
 
 class Key:
@@ -50,36 +54,54 @@ class Key:
             ConfigurationError: What comes out is no resource name.
         """
         bound = self._signature.bind(*args, **kwargs)
-        if not isinstance(self._spec, str):
-            return checks.resource(self._spec(*bound.args, **bound.kwargs))
+        given = set(bound.kwargs)
         bound.apply_defaults()
+        if not isinstance(self._spec, str):
+            wanted = {name: value for name, value in bound.kwargs.items() if name in given or self._takes(name)}
+            return checks.resource(self._spec(*bound.args, **wanted))
         values = dict(bound.arguments)
         for parameter in self._signature.parameters.values():
             if parameter.kind is parameter.VAR_KEYWORD:
                 values.update(values.pop(parameter.name))
         try:
             return checks.resource(self._spec.format(**values))
-        except (LookupError, AttributeError) as exc:
+        except (LookupError, AttributeError, TypeError, ValueError) as exc:
             raise ConfigurationError(
                 f"the key {self._spec!r} of {self._name} can't be made from this call: {exc!r}"
             ) from None
 
+    def _takes(self, name: str) -> bool:
+        """Whether the key's function can be given this keyword, which the call did not name."""
+        parameters = inspect.signature(self._spec).parameters if callable(self._spec) else {}
+        return name in parameters or any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+
     def _check(self, template: str) -> None:
-        parameters = self._signature.parameters
-        takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-        try:
-            fields = [field for _, field, _, _ in string.Formatter().parse(template) if field is not None]
-        except ValueError as exc:
-            raise ConfigurationError(f"the key {template!r} of {self._name} is no template: {exc}") from None
-        for field in fields:
-            root = field.partition(".")[0].partition("[")[0]
-            if not root.isidentifier() or (root not in parameters and not takes_any):
-                raise ConfigurationError(
-                    f"the key {template!r} of {self._name} has the field {{{field}}}, which is no argument of it; "
-                    f"its arguments are {', '.join(parameters) or 'none'}"
-                )
         if not template:
             checks.resource(template)
+        parameters = self._signature.parameters.values()
+        named = [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
+        takes_any = len(named) < len(parameters)
+        for field in self._fields(template):
+            root = re.split(r"[.\[]", field, maxsplit=1)[0]
+            if not _FIELD.fullmatch(field) or (
+                root not in named and (not takes_any or root in self._signature.parameters)
+            ):
+                raise ConfigurationError(
+                    f"the key {template!r} of {self._name} has the field {{{field}}}, which is no argument of it; "
+                    f"its arguments are {', '.join(named) or 'none'}"
+                )
+
+    def _fields(self, template: str) -> list[str]:
+        found: list[str] = []
+        try:
+            for _, field, spec, conversion in string.Formatter().parse(template):
+                if conversion not in {None, "", "r", "s", "a"}:
+                    raise ValueError(f"there is no conversion !{conversion}")
+                if field is not None:
+                    found += [field, *self._fields(spec or "")]
+        except ValueError as exc:
+            raise ConfigurationError(f"the key {template!r} of {self._name} is no template: {exc}") from None
+        return found
 
 
 def keys(spec: KeySpec, function: Callable[..., Any]) -> list[Key]:

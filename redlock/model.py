@@ -87,6 +87,11 @@ def decided(granted: int, unanswered: int, quorum: int) -> bool:
     return granted >= quorum or granted + unanswered < quorum
 
 
+def counted(granted: int, denied: int, unanswered: int, quorum: int) -> bool:
+    """True once a quorum has said the same, or nobody is left to say anything."""
+    return granted >= quorum or denied >= quorum or unanswered == 0
+
+
 class Election(NamedTuple):
     """The votes of one round, with the clock before the first byte was sent and after the last needed reply.
 
@@ -175,9 +180,12 @@ class Election(NamedTuple):
 
     @property
     def held_by_a_quorum(self) -> bool:
-        """Whether one holder has a quorum, or a quorum is reserved for whom a wake-up reaches."""
+        """Whether one holder seems to have a quorum, or a quorum is reserved for whom a wake-up reaches."""
         taken = [vote.holder for vote in self.votes if vote.kind is Kind.DENIED and (vote.holder or vote.remaining_ms)]
-        return max((taken.count(holder) for holder in taken), default=0) >= self.quorum
+        most = max((taken.count(holder) for holder in taken), default=0)
+        # Who has not answered yet is likely to say the same, where nobody has said anything else.
+        alike = len(set(taken)) == 1 and not self.granted
+        return most + (self.unanswered if alike else 0) >= self.quorum
 
     @property
     def free_in_ms(self) -> int | None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redis.backoff import NoBackoff
 from redis.connection import AbstractConnection, Connection
-from redis.exceptions import AuthenticationError, ResponseError
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeout
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
@@ -92,8 +92,11 @@ class Node:
         }
         try:
             self._kind(**self._options)
-        except TypeError as exc:
-            raise ConfigurationError(f"node address of {self.label} has an option that is not known: {exc}") from None
+        except TypeError:
+            raise ConfigurationError(f"node address of {self.label} has an option that is not known") from None
+        except (ValueError, RedisError):
+            # Not in redis-py's own words: they may repeat the option's value.
+            raise ConfigurationError(f"an option of the node address of {self.label} can't be used") from None
         self.error = ""
         """Why it is known to be bad; empty while it is not."""
         self.clock = ClockWatch()

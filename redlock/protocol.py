@@ -84,7 +84,7 @@ def extend(grant: Grant, ttl_ms: int, wait: Wait = Wait.DECIDED) -> Steps[Grant 
 
 def release(grant: Grant) -> Steps[Outcome]:
     """Delete our key on every node and wake a waiter; the outcome says whether the key was still there."""
-    election = yield Round(Release(grant.names, grant.token, grant.ttl_ms))
+    election = yield Round(Release(grant.names, grant.token, grant.ttl_ms), Wait.COUNTED)
     if election.won:
         return Outcome.RELEASED
     return Outcome.EXPIRED if election.denied >= election.quorum else Outcome.UNKNOWN

@@ -76,7 +76,11 @@ def _typed(name: str, value: object, default: object) -> object:
             except ValueError:
                 raise ConfigurationError(f"{name} is {value!r}; it must be a number, such as {default:g}") from None
         return value
-    if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+    if (
+        name.lower().endswith("_nodes")
+        and isinstance(value, list | tuple)
+        and all(isinstance(item, str) for item in value)
+    ):
         return ",".join(value)
     if not isinstance(value, str):
         raise ConfigurationError(f"{name} is {type(value).__name__} {value!r:.40}; it must be text")

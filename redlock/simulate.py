@@ -29,7 +29,7 @@ class Plan:
 
     delays: str = "0,1,3"
     hold: float = 2.0
-    retries: float = 3
+    retries: float = 3.0
     retry_delay: float = 0.2
     resource: str = "shared-resource"
     log_file: str = "logger.log"

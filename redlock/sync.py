@@ -23,7 +23,7 @@ from redlock.clock import now_ms
 from redlock.commands import Acquire, Command, Inspect, Release, Round, Wait
 from redlock.errors import ConfigurationError
 from redlock.link import Link
-from redlock.model import UNANSWERED, Election, Kind, Vote, decided, quorum_of, silent, timed_out
+from redlock.model import UNANSWERED, Election, Kind, Vote, counted, decided, quorum_of, silent, timed_out
 from redlock.nodes import Dial
 from redlock.wire import LESSONS, SCRIPTS
 
@@ -122,7 +122,10 @@ class Links:
         unanswered = sum(vote.unanswered for vote in votes)
         if round_.wait is Wait.ALL:
             return unanswered == 0
-        return decided(sum(vote.kind is Kind.GRANTED for vote in votes), unanswered, self._quorum)
+        granted = sum(vote.kind is Kind.GRANTED for vote in votes)
+        if round_.wait is Wait.COUNTED:
+            return counted(granted, sum(vote.kind is Kind.DENIED for vote in votes), unanswered, self._quorum)
+        return decided(granted, unanswered, self._quorum)
 
     def _pump(self, wait_ms: int, command: Command | None, votes: list[Vote], sent_ms: int) -> bool:
         """Read what has arrived within this time; False if nothing has."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 from importlib import resources
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import hiredis
 
@@ -25,9 +25,6 @@ from redlock.model import FENCE_TTL_MS, Kind, Vote, quarantine_ms, silent
 
 INTERNAL = "\x01redlock:"
 RECORD = f"{INTERNAL}node"
-
-GRANTED, DENIED, ABSTAINS, DISAGREES = 1, 0, 2, 3
-"""The first word of a script's reply."""
 
 
 class Script(NamedTuple):
@@ -160,19 +157,15 @@ def decode(reply: object) -> Vote:
     """A node's reply as a vote. What is not one of the shapes that the scripts give is no vote."""
     if isinstance(reply, Exception):
         return silent(explain(str(reply)))
-    try:
-        kind, time_ms, third, *rest = cast("list[Any]", reply)
-        if kind == GRANTED:
-            return Vote(Kind.GRANTED, third, time_ms=time_ms)
-        if kind == DENIED:
-            holder, remaining = rest
-            return Vote(Kind.DENIED, third, _str(holder), remaining if remaining >= 0 else None, time_ms=time_ms)
-        if kind == ABSTAINS:
-            return Vote(Kind.SILENT, remaining_ms=third, reason=_abstains(third), time_ms=time_ms)
-        if kind == DISAGREES:
-            return disagrees(_str(third))._replace(time_ms=time_ms)
-    except (TypeError, ValueError):
-        pass
+    match reply:
+        case [1, int(time_ms), int(fence)] if fence >= 0:
+            return Vote(Kind.GRANTED, fence, time_ms=time_ms)
+        case [0, int(time_ms), int(fence), bytes() | str() as holder, int(remaining)] if fence >= 0:
+            return Vote(Kind.DENIED, fence, _str(holder), remaining if remaining >= 0 else None, time_ms=time_ms)
+        case [2, int(time_ms), int(left_ms)]:
+            return Vote(Kind.SILENT, remaining_ms=left_ms, reason=_abstains(left_ms), time_ms=time_ms)
+        case [3, int(time_ms), bytes() | str() as terms]:
+            return disagrees(_str(terms))._replace(time_ms=time_ms)
     return silent(f"answered something that is no vote: {reply!r:.60}")
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from concurrent_log_handler import ConcurrentRotatingFileHandler
 
 _KEPT = 5
-_SECRET = re.compile(r"""(\w+://[^\s:/@'"]*:)[^\s'"]+@|([?&]password=)[^\s&'"]+""")
+_SECRET = re.compile(r"""(\w+://[^\s:/@'"]*:)\S+@|([?&]password=)[^\s&'"]+""")
 _FORMAT = "%(asctime)s %(levelname)-7s %(processName)s[%(process)d] %(name)s: %(message)s"
 
 

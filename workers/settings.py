@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+_REDIS = ("redis", "rediss", "unix")
+_SCHEMES = {"broker_url": (*_REDIS, "redis+socket"), "result_url": (*_REDIS, "redis+socket"), "store_url": _REDIS}
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """What the example's workers and producers run with.
@@ -50,18 +54,29 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> tuple[Settings,
         ConfigurationError: One of them is no good; the message names it and says what would be right.
     """
     settings = read(Settings, environ, "COUNTER_")
-    for name in ("broker_url", "result_url", "store_url"):
-        scheme = urlsplit(getattr(settings, name)).scheme
-        if scheme not in {"redis", "rediss", "unix", "redis+socket"}:
-            right = getattr(Settings, name)
-            raise ConfigurationError(f"COUNTER_{name.upper()} must be the address of a Redis, such as {right}")
+    _check_urls(settings)
     checks.number("COUNTER_THINK", settings.think, zero=True)
-    checks.number("COUNTER_TIME_LIMIT", settings.time_limit)
+    for name in ("time_limit", "visibility_timeout", "log_bytes"):
+        checks.number(f"COUNTER_{name.upper()}", getattr(settings, name))
     if settings.visibility_timeout <= settings.time_limit:
         raise ConfigurationError(
             f"COUNTER_VISIBILITY_TIMEOUT is {settings.visibility_timeout:g} s; it must be longer than "
             f"COUNTER_TIME_LIMIT, {settings.time_limit:g} s, or tasks are delivered again while they run"
         )
+    if not settings.log_file:
+        raise ConfigurationError("COUNTER_LOG_FILE is empty; name a file, such as logger.log")
     lock_settings = read(LockSettings, environ, "REDLOCK_")
     lock_settings.client().close()
     return settings, lock_settings
+
+
+def _check_urls(settings: Settings) -> None:
+    for name, schemes in _SCHEMES.items():
+        try:
+            parts = urlsplit(getattr(settings, name))
+            fine = parts.scheme in schemes and (parts.port is None or parts.port > 0)
+        except ValueError:
+            fine = False
+        if not fine:
+            right = getattr(Settings, name)
+            raise ConfigurationError(f"COUNTER_{name.upper()} must be the address of a Redis, such as {right}")

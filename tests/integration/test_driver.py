@@ -67,7 +67,7 @@ def when_a_quorum_is_there(client: Redlock, name: str = NAME) -> None:
 
 
 def test_a_round_costs_one_exchange_with_all_nodes_at_the_same_time(nodes: Cluster) -> None:
-    with slow_links(nodes.servers, DELAY) as links, Redlock([link.url for link in links], node_timeout=1.0) as client:
+    with slow_links(nodes.servers, DELAY) as links, Redlock([link.url for link in links], node_timeout=2.0) as client:
         lock = client.lock(NAME)
         cycle(client)  # dials
         before = [link.commands for link in links]
@@ -414,11 +414,12 @@ def test_a_cancelled_attempt_leaves_nothing_on_a_slow_link(nodes: Cluster) -> No
 
 def test_threads_share_a_few_connections_and_not_one_each(nodes: Cluster) -> None:
     done = []
-    with Redlock(nodes.urls, node_timeout=1.0) as client:
+    with Redlock(nodes.urls, node_timeout=2.0) as client:
 
         def work(number: int) -> None:
             for _ in range(3):
-                cycle(client, f"report:{number}")
+                with client.lock(f"report:{number}", blocking_timeout=30):
+                    pass
             done.append(number)
 
         threads = [threading.Thread(target=work, args=(number,)) for number in range(60)]

@@ -223,6 +223,10 @@ class SimLinks:
         if self.round is not None and self.round.wait is Wait.ALL:
             return unanswered == 0
         granted = sum(vote.kind is self._granted for vote in self.votes)
+        if self.round is not None and self.round.wait is Wait.COUNTED:
+            denied = sum(vote.kind is self.model.Kind.DENIED for vote in self.votes)
+            done: bool = self.model.counted(granted, denied, unanswered, self.quorum)
+            return done
         over: bool = self.model.decided(granted, unanswered, self.quorum)
         return over
 

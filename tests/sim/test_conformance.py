@@ -167,7 +167,7 @@ def test_the_scripts_of_the_lock_answer_as_on_redis(redis: Redis, seed: int) -> 
         else:
             answer = _ask(pair, other if fate < 0.22 else codec, _command(chance), run_id)
             kinds.add("error" if isinstance(answer, Exception) else answer[0])
-    assert kinds == {wire.GRANTED, wire.DENIED, wire.ABSTAINS, wire.DISAGREES, "error"}, "not every answer was met"
+    assert kinds == {1, 0, 2, 3, "error"}, "not every answer was met"
 
 
 def test_the_doors_of_the_store_answer_as_on_redis(redis: Redis) -> None:

@@ -33,6 +33,24 @@ def test_celerys_check_of_a_calls_arguments_still_works() -> None:
         task.delay()
 
 
+def test_celerys_check_knows_that_a_bound_task_brings_itself() -> None:
+    def bound(self: object, account_id: int, *, currency: str = "EUR") -> None:
+        """A task that gets itself."""
+
+    task = APP.task(name="bound", bind=True)(locked("account:{account_id}")(bound))
+    task.__header__(42, currency="USD")
+    for arguments, keywords in [((), {}), ((1, 2), {}), ((1,), {"nope": 1})]:
+        with pytest.raises(TypeError):
+            task.apply_async(arguments, keywords)
+
+
+def test_a_key_may_look_at_the_task_itself() -> None:
+    def bound(self: object, account_id: int) -> None:
+        """A task that gets itself."""
+
+    locked("{self.name}:{account_id}")(bound)
+
+
 @pytest.mark.parametrize("make", [APP.task, shared_task])
 def test_above_the_task_it_is_refused_at_import(make: Any) -> None:  # noqa: ANN401 - Celery is untyped
     with pytest.raises(ConfigurationError, match="it must stand below"):
@@ -45,6 +63,26 @@ def test_on_async_def_it_is_refused_at_import() -> None:
 
     with pytest.raises(ConfigurationError, match="async def never"):
         locked("a:{account_id}")(never)
+
+
+def test_on_an_async_generator_it_is_refused_at_import() -> None:
+    async def never(account_id: int) -> Any:  # noqa: ANN401
+        yield account_id
+
+    with pytest.raises(ConfigurationError, match="async def never"):
+        locked("a:{account_id}")(never)
+
+
+def test_on_a_task_class_it_is_refused_at_import() -> None:
+    class Charge(APP.Task):  # type: ignore[name-defined,misc]  # Celery is untyped
+        """A task as a class."""
+
+        name = "charge-class"
+
+    with pytest.raises(ConfigurationError, match="it must stand below"):
+        locked("x")(Charge())
+    with pytest.raises(ConfigurationError, match="no function"):
+        locked("x")(Charge)
 
 
 def test_on_what_is_no_function_it_is_refused() -> None:
@@ -63,11 +101,32 @@ def test_on_what_is_no_function_it_is_refused() -> None:
         ({"max_requeues": True}, "max_requeues is True"),
         ({"max_hold": 0}, "max_hold is 0"),
         ({"on_lost": "ignore"}, "'check' or 'raise'"),
+        ({"on_lost": None}, "'check' or 'raise'"),
+        ({"wait": None}, "wait is None"),
+        ({"wait": float("inf")}, "wait is inf"),
+        ({"wait": True}, "wait is True"),
+        ({"ttl": float("nan")}, "ttl is nan"),
+        ({"ttl": "5"}, "ttl is '5'"),
+        ({"otherwise": None}, "'requeue', 'skip' or 'raise'"),
+        ({"max_requeues": 1.5}, "max_requeues is 1.5"),
+        ({"max_hold": "1"}, "max_hold is '1'"),
+        ({"wait": 1e308}, "wait is 1e"),
+        ({"on_lost": ["check"]}, "'check' or 'raise'"),
     ],
 )
 def test_an_option_that_cannot_work_is_refused_at_import(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
         locked("x", **options)
+
+
+def test_zero_is_legal_where_it_means_something() -> None:
+    locked("x", wait=0, max_requeues=0)
+
+
+@pytest.mark.parametrize("key", [None, 5, [], ["a", 5], b"x"])
+def test_a_key_that_is_none_is_refused_at_import(key: Any) -> None:  # noqa: ANN401 - that is the point
+    with pytest.raises(ConfigurationError, match="key"):
+        locked(key)(body)
 
 
 def test_a_field_that_is_no_argument_is_refused_at_import() -> None:

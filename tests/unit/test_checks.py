@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from decimal import Decimal
 
@@ -27,6 +28,48 @@ def test_a_ttl_too_short_for_its_timeouts_is_refused_with_the_least_that_works()
     Redlock(ttl=0.05, node_timeout=0.01)
 
 
+@pytest.mark.parametrize(
+    "ttl",
+    [
+        0.001,
+        0.05,
+        0.2,
+        0.205,
+    ],
+)
+def test_the_ttl_that_a_refusal_names_would_be_taken(ttl: float) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        Redlock(ttl=ttl)
+    named = re.search(r"at least ([\d.]+) s", str(caught.value))
+    assert named is not None
+    Redlock(ttl=float(named[1]))
+
+
+@pytest.mark.parametrize("value", [1e308, 10**400], ids=["1e308", "10**400"])
+@pytest.mark.parametrize("option", ["ttl", "max_ttl", "node_timeout"])
+def test_a_number_that_is_too_large_is_refused_like_any_other(option: str, value: float) -> None:
+    with pytest.raises(ConfigurationError, match=option):
+        Redlock(**{option: value})  # type: ignore[arg-type]  # one of the numbers
+
+
+@pytest.mark.parametrize("option", ["max_ttl", "node_timeout"])
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), True, "5", None])
+def test_the_other_times_are_checked_as_the_ttl_is(option: str, value: object) -> None:
+    with pytest.raises(ConfigurationError, match=f"{option} is .*; it must be seconds as a number greater than 0"):
+        Redlock(**{option: value})  # type: ignore[arg-type]  # that is the point
+
+
+def test_times_are_rounded_down_and_never_to_nothing() -> None:
+    assert Redlock(ttl=1.0009).ttl_ms == 1_000
+    assert Redlock(node_timeout=0.000_001).driver.nodes[0].timeout_ms == 1
+
+
+@pytest.mark.parametrize("value", [0, -1, "5", float("nan"), True])
+def test_max_hold_is_checked_when_the_lock_is_made(value: object) -> None:
+    with pytest.raises(ConfigurationError, match="max_hold"):
+        Redlock().lock("x", max_hold=value)  # type: ignore[arg-type]  # that is the point
+
+
 def test_a_ttl_beyond_max_ttl_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="longer than max_ttl, 10 s"):
         Redlock().lock("x", ttl=10.5)
@@ -36,6 +79,40 @@ def test_a_ttl_beyond_max_ttl_is_refused() -> None:
 def test_a_resource_name_that_cannot_be_one_is_refused(name: object) -> None:
     with pytest.raises(ConfigurationError, match="resource name"):
         Redlock().lock(name)  # type: ignore[arg-type]  # that is the point
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("", "is empty; give the thing that is locked a name, such as 'account:42'"),
+        ("x" * 1_025, "has 1025 bytes; 1024 are the most"),
+        ("\N{SNOWMAN}" * 342, "has 1026 bytes"),
+        ("a\x85b", "control character"),
+        ("a\x7f", "control character"),
+        ("\udc80", "half a surrogate pair"),
+        (b"x", "is bytes b'x'; it must be text"),
+        (None, "is NoneType None; it must be text"),
+    ],
+)
+def test_a_name_that_is_refused_hears_why_in_one_short_line(name: object, said: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        checks.resource(name)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("prefix", ["a\n", "x" * 2_000, 5, None, b"x"])
+def test_a_prefix_is_checked_as_a_name_is_but_may_be_empty(prefix: object) -> None:
+    with pytest.raises(ConfigurationError, match="prefix"):
+        Redlock(prefix=prefix)  # type: ignore[arg-type]  # that is the point
+    Redlock(prefix="")
+
+
+@pytest.mark.parametrize("names", [["a", ""], ["a", 5], ("a", None), [["a"]]])
+def test_one_bad_name_in_a_set_is_enough(names: object) -> None:
+    with pytest.raises(ConfigurationError, match="resource name"):
+        checks.resources(names)
 
 
 @pytest.mark.parametrize("name", ["account:42", "a b", "{tag}:x", "ünïcode", "x" * 1_024])
@@ -53,6 +130,13 @@ def test_a_set_of_names_has_an_order_of_its_own_and_each_name_once() -> None:
 def test_a_list_of_nodes_that_is_none_is_refused(nodes: object) -> None:
     with pytest.raises(ConfigurationError, match="nodes"):
         Redlock(nodes)  # type: ignore[arg-type]  # that is the point
+
+
+@pytest.mark.parametrize("nodes", [[5], ["redis://a:1", None]])
+def test_an_address_that_is_no_text_is_pointed_at(nodes: object) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        checks.node_list(nodes)
+    assert "int" in str(caught.value) or "None" in str(caught.value)
 
 
 def test_nodes_may_be_one_text_with_commas() -> None:
@@ -85,6 +169,21 @@ def test_zero_is_a_time_to_wait_and_no_default() -> None:
     assert checks.patience(0) == 0.0
     with pytest.raises(ConfigurationError, match="0 or more"):
         Redlock().lock("x", blocking_timeout=-1)
+
+
+def test_a_lease_of_no_time_is_not_taken_for_the_default() -> None:
+    try:
+        lease = Redlock().lease("x", ttl_ms=0)
+    except ConfigurationError:
+        return
+    assert lease.ttl_ms == 0
+
+
+@pytest.mark.parametrize("value", [True, -1, 1.5, "1", None, float("nan")])
+def test_a_count_is_a_whole_number_and_may_be_zero(value: object) -> None:
+    with pytest.raises(ConfigurationError, match="whole number, 0 or more"):
+        checks.count("max_requeues", value)
+    assert checks.count("max_requeues", 0) == 0
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ import json
 import pickle
 
 import pytest
+from celery import Celery
+from celery.backends.base import Backend
 from redis.exceptions import LockError, LockNotOwnedError
 
 from redlock import ConfigurationError, LockContended, LockLost, NotHeld, QuorumUnavailable, RedlockError, Stale
@@ -32,6 +34,17 @@ def test_an_error_survives_pickle(error: RedlockError) -> None:
 def test_an_error_survives_celerys_json_results(error: RedlockError) -> None:
     copy = type(error)(*json.loads(json.dumps(error.args)))
     assert str(copy) == str(error)
+    assert copy.__dict__ == error.__dict__
+
+
+@pytest.mark.parametrize("serializer", ["json", "pickle"])
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_an_error_comes_out_of_celerys_result_backend_as_it_went_in(error: RedlockError, serializer: str) -> None:
+    backend = Backend(app=Celery(set_as_current=False), serializer=serializer)
+    stored = backend.prepare_exception(error)
+    copy = backend.exception_to_python(json.loads(json.dumps(stored)) if serializer == "json" else stored)
+    assert type(copy) is type(error)
+    assert (str(copy), copy.args) == (str(error), error.args if serializer == "pickle" else copy.args)
     assert copy.__dict__ == error.__dict__
 
 

@@ -64,6 +64,76 @@ def test_a_key_that_cannot_work_is_refused_when_the_task_is_defined(template: An
         Key(template, charge)
 
 
+def test_positional_arguments_beyond_the_named_ones_have_places() -> None:
+    def many(first: int, *rest: int) -> None:
+        """A task that takes any number of arguments."""
+
+    assert Key("{first}:{rest[1]}", many).of((1, 2, 3), {}) == "1:3"
+
+
+def test_braces_that_are_doubled_are_braces() -> None:
+    assert Key("{{tag}}:{account_id}", charge).of((None, 42), {}) == "{tag}:42"
+
+
+def test_a_template_without_fields_locks_the_same_thing_in_every_call() -> None:
+    assert Key("nightly", charge).of((None, 1), {}) == Key("nightly", charge).of((None, 2), {}) == "nightly"
+
+
+@pytest.mark.parametrize("template", ["x:{account_id.nope}", "x:{account_id[0]}", "x:{amount.id}"])
+def test_what_an_argument_does_not_have_is_told_when_it_is_called(template: str) -> None:
+    class Account:
+        """An account without attributes."""
+
+        def __getitem__(self, place: int) -> None:
+            raise IndexError(place)
+
+    with pytest.raises(ConfigurationError, match="charge can't be made from this call"):
+        Key(template, charge).of((None, Account()), {})
+
+
+def test_the_message_names_the_task_the_field_and_what_there_is() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        Key("account:{acount_id}", charge)
+    assert str(caught.value) == (
+        "the key 'account:{acount_id}' of charge has the field {acount_id}, which is no argument of it; "
+        "its arguments are self, account_id, amount, currency"
+    )
+
+
+@pytest.mark.parametrize(
+    ("template", "function"),
+    [
+        ("a:{account_id!x}", charge),
+        ("a:{account_id:{widht}}", charge),
+        ("a:{account_id.}", charge),
+        ("a:{account_id..id}", charge),
+        ("a:{options}", anything),
+        ("a:{options[region]}", anything),
+    ],
+)
+def test_a_field_that_can_never_be_filled_is_refused_when_the_task_is_defined(template: str, function: Any) -> None:  # noqa: ANN401
+    with pytest.raises(ConfigurationError):
+        Key(template, function)
+
+
+def test_an_argument_that_does_not_fit_its_format_is_told_with_the_key() -> None:
+    with pytest.raises(ConfigurationError, match="can't be made from this call"):
+        Key("a:{account_id:d}", charge).of((None, "x"), {})
+
+
+def test_a_key_that_is_a_function_sees_the_defaults_too() -> None:
+    def key(_self: object, account_id: int, amount: int, currency: str) -> str:
+        return f"{account_id}:{amount}:{currency}"
+
+    assert Key(key, charge).of((None, 42), {}) == "42:5:EUR"
+
+
+@pytest.mark.parametrize("made", [5, None, b"x", ""])
+def test_a_key_that_is_a_function_must_make_a_name(made: Any) -> None:  # noqa: ANN401
+    with pytest.raises(ConfigurationError, match="resource name"):
+        Key(lambda *_: made, charge).of((None, 42), {})
+
+
 def test_several_keys_are_a_list() -> None:
     assert [key.of((None, 1, 2), {}) for key in keys(["a:{account_id}", "b:{amount}"], charge)] == ["a:1", "b:2"]
     with pytest.raises(ConfigurationError, match="empty"):

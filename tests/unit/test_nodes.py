@@ -112,7 +112,6 @@ def test_an_option_that_a_connection_does_not_know_is_refused_by_name(option: st
         "credential_provider=x&password=y",
     ],
 )
-@pytest.mark.xfail(strict=True, reason="what redis-py's constructors raise beside TypeError gets out as it is")
 def test_an_option_with_a_value_that_a_connection_refuses_is_one_line_too(option: str) -> None:
     message = refusal(f"rediss://h:1?{option}")
     assert "h:1" in message

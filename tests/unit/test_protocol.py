@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from redlock import protocol
@@ -21,6 +23,7 @@ from tests.unit.helpers import (
     election,
     grant,
     granted,
+    heard,
 )
 
 CANCEL = Release(NAMES, TOKEN, 0)
@@ -118,6 +121,46 @@ def test_whom_one_node_refuses_because_they_disagree_takes_no_lease() -> None:
     assert isinstance(rounds[-1].command, Release)
 
 
+def test_who_looked_like_the_winner_leaves_a_wake_up_when_it_goes() -> None:
+    """Others were denied by it, and sleep until somebody wakes them."""
+    refused = silent("other terms")._replace(terms="nodes=3")
+    _, rounds = drive(protocol.acquire(attempt()), election(*[granted()] * 4, refused))
+    assert [round_.command for round_ in rounds[1:]] == [CANCEL_AND_WAKE]
+
+
+def test_every_ballot_of_five_nodes_gives_a_lease_exactly_when_a_quorum_granted() -> None:
+    confirmed = election(*[granted(9)] * 3, UNANSWERED, UNANSWERED)
+    for votes in itertools.product([granted(7), granted(8), denied(), DEAD, UNANSWERED], repeat=5):
+        first = election(*votes)
+        yes = votes.count(granted(7)), votes.count(granted(8))
+        agree = yes[1] >= 3 or (yes[0] >= 3 and yes[1] == 0)
+        wanted: list[type] = [Acquire, Release] if sum(yes) < 3 else [Acquire] if agree else [Acquire, Confirm]
+        result, rounds = drive(protocol.acquire(attempt()), first, *[confirmed] * wanted.count(Confirm))
+        assert [type(round_.command) for round_ in rounds] == wanted, votes
+        assert isinstance(result, Grant) == (sum(yes) >= 3), votes
+
+
+def test_a_confirm_is_above_every_fence_that_was_told_also_with_a_denial() -> None:
+    first = election(granted(7), granted(8), granted(8), denied(fence=20), DEAD)
+    result, rounds = drive(protocol.acquire(attempt()), first, election(*[granted(21)] * 3, DEAD, DEAD))
+    assert isinstance(result, Grant)
+    assert rounds[1].command == Confirm(NAMES, TOKEN, 21)
+    assert result.fence == 21
+
+
+def test_a_lease_that_no_quorum_confirmed_for_want_of_answers_is_not_contended() -> None:
+    first = election(granted(7), granted(8), granted(9), DEAD, DEAD)
+    result, _ = drive(protocol.acquire(attempt()), first, election(granted(10), granted(10), DEAD, DEAD, DEAD))
+    assert isinstance(result, Refusal)
+    assert result.no_quorum
+    assert not result.expired
+
+
+def test_a_lease_that_was_won_is_not_cancelled_and_its_first_round_goes_to_all() -> None:
+    _, rounds = drive(protocol.acquire(attempt()), election(*[granted()] * 5))
+    assert [(round_.to, round_.wait) for round_ in rounds] == [(None, Wait.DECIDED)]
+
+
 def test_an_extension_gives_a_later_deadline_counted_from_before_it_was_sent() -> None:
     steps = protocol.extend(grant(), TTL_MS)
     result, rounds = drive(steps, election(*[granted(0)] * 3, DEAD, DEAD, sent_ms=3_000, done_ms=3_005))
@@ -146,6 +189,30 @@ def test_an_extension_whose_answers_came_too_late_is_none() -> None:
     late = election(*[granted(0)] * 5, sent_ms=2_000, done_ms=deadline_ms(TTL_MS, 2_000))
     result, _ = drive(protocol.extend(grant(), TTL_MS), late)
     assert isinstance(result, Refusal)
+
+
+@pytest.mark.parametrize("sent_ms", [1_010, 1_500, 3_000, DEADLINE_MS - 1])
+@pytest.mark.parametrize("ttl_ms", [204, 1_000, 4_999, 5_000, 10_000])
+def test_whenever_it_is_extended_and_by_whatever_the_deadline_only_moves_back(sent_ms: int, ttl_ms: int) -> None:
+    won = election(*[granted(0)] * 3, DEAD, DEAD, sent_ms=sent_ms, done_ms=sent_ms + 1)
+    result, _ = drive(protocol.extend(grant(), ttl_ms), won)
+    assert isinstance(result, Grant)
+    assert result.deadline_ms == max(DEADLINE_MS, deadline_ms(ttl_ms, sent_ms))
+    assert (result.names, result.token, result.fence) == (NAMES, TOKEN, grant().fence)
+
+
+def test_an_extension_that_is_sent_in_the_last_millisecond_still_counts() -> None:
+    last = election(*[granted(0)] * 5, sent_ms=DEADLINE_MS - 1, done_ms=DEADLINE_MS + 5)
+    result, _ = drive(protocol.extend(grant(), TTL_MS), last)
+    assert isinstance(result, Grant)
+
+
+@pytest.mark.parametrize("sent_ms", [DEADLINE_MS, DEADLINE_MS + 1, DEADLINE_MS + 10_000])
+def test_an_extension_that_comes_too_late_repairs_nothing(sent_ms: int) -> None:
+    late = election(*[granted(0)] * 3, ABSENT, ABSENT, sent_ms=sent_ms, done_ms=sent_ms + 1)
+    result, rounds = drive(protocol.extend(grant(), TTL_MS, Wait.ALL), late)
+    assert isinstance(result, Refusal)
+    assert len(rounds) == 1
 
 
 def test_a_lost_extension_deletes_and_repairs_nothing() -> None:
@@ -183,6 +250,24 @@ def test_a_release_says_what_it_found(votes: list[Vote], outcome: Outcome) -> No
     result, rounds = drive(protocol.release(grant()), election(*votes))
     assert result is outcome
     assert [round_.command for round_ in rounds] == [CANCEL_AND_WAKE]
+
+
+@pytest.mark.parametrize(
+    "votes", [[ABSENT, ABSENT, ABSENT, DEAD, DEAD], [ABSENT] * 4, [ABSENT] * 2], ids=["two dead", "four", "two"]
+)
+def test_an_overrun_is_told_also_where_nodes_are_dead_or_their_number_is_even(votes: list[Vote]) -> None:
+    steps = protocol.release(grant())
+    with pytest.raises(StopIteration) as end:
+        steps.send(heard(next(steps), votes))
+    assert end.value.value is Outcome.EXPIRED
+
+
+@pytest.mark.parametrize("dead", [0, 1, 2])
+def test_a_release_is_told_however_many_nodes_of_the_minority_are_dead(dead: int) -> None:
+    steps = protocol.release(grant())
+    with pytest.raises(StopIteration) as end:
+        steps.send(heard(next(steps), [granted(0)] * (5 - dead) + [DEAD] * dead))
+    assert end.value.value is Outcome.RELEASED
 
 
 def test_inspect_hears_every_node() -> None:

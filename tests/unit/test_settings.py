@@ -23,6 +23,45 @@ def test_the_environment_says_it_in_capitals_and_celery_in_small_letters() -> No
     assert large == small == Settings(ttl=2.5, nodes="a:1,b:2,c:3")
 
 
+def test_every_field_can_be_set_both_ways_and_makes_a_client() -> None:
+    values = {"nodes": "a:1,b:1,c:1", "ttl": 2.0, "max_ttl": 8.0, "prefix": "p:", "node_timeout": 0.05}
+    assert values.keys() == {field.name for field in dataclasses.fields(Settings)}
+    small = read(Settings, {f"redlock_{name}": value for name, value in values.items()}, "redlock_")
+    large = read(Settings, {f"REDLOCK_{name.upper()}": str(value) for name, value in values.items()}, "REDLOCK_")
+    assert small == large == Settings(**values)  # type: ignore[arg-type]  # each has its own type
+    client = small.client()
+    assert client.ttl_ms == 2_000
+    assert [node.timeout_ms for node in client.driver.nodes] == [50] * 3
+    assert "max_ttl=8s prefix='p:'" in client.driver.codec.terms
+
+
+def test_names_that_do_not_begin_with_the_prefix_are_nobodys_business() -> None:
+    assert read(Settings, {"TTL": "1", "XREDLOCK_TTL": "1", "redlock_ttl": "1"}, "REDLOCK_") == Settings()
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-1", "0"])
+def test_a_number_that_is_no_time_is_refused_before_anything_is_made_of_it(value: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"^ttl is "):
+        read(Settings, {"REDLOCK_TTL": value}, "REDLOCK_").client()
+
+
+@pytest.mark.parametrize("value", [True, None, [5], "soon"])
+def test_a_number_in_celerys_configuration_is_checked_too(value: object) -> None:
+    with pytest.raises(ConfigurationError):
+        read(Settings, {"redlock_ttl": value}, "redlock_").client()
+
+
+@pytest.mark.parametrize("value", [None, 5, b"a:1", ["a:1", 5], {"a:1": 1}])
+def test_nodes_that_are_neither_text_nor_texts_are_refused_by_name(value: object) -> None:
+    with pytest.raises(ConfigurationError, match="redlock_nodes is "):
+        read(Settings, {"redlock_nodes": value}, "redlock_")
+
+
+def test_only_nodes_may_be_a_list() -> None:
+    with pytest.raises(ConfigurationError, match="redlock_prefix"):
+        read(Settings, {"redlock_prefix": ["a", "b"]}, "redlock_")
+
+
 @pytest.mark.parametrize(
     ("name", "hint"), [("REDLOCK_TTTL", "did you mean REDLOCK_TTL?"), ("REDLOCK_QQQQQQQQQQ", "the settings are")]
 )
@@ -55,6 +94,16 @@ def test_celerys_configuration_wins_over_the_environment(monkeypatch: pytest.Mon
     assert client_for(app) is client
 
 
+def test_where_celerys_configuration_says_nothing_the_environment_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDLOCK_TTL", "2")
+    assert client_for(Celery(set_as_current=False)).ttl_ms == 2_000
+
+
+def test_two_apps_have_clients_of_their_own() -> None:
+    one, other = Celery(set_as_current=False), Celery(set_as_current=False)
+    assert client_for(one) is not client_for(other)
+
+
 def test_an_unknown_celery_setting_of_ours_is_refused() -> None:
     app = Celery(set_as_current=False)
     app.conf.redlock_node = ["a:1"]
@@ -70,6 +119,15 @@ def test_an_unknown_celery_setting_of_ours_is_refused() -> None:
         ({"COUNTER_TIME_LIMIT": "0"}, "COUNTER_TIME_LIMIT is 0.0"),
         ({"COUNTER_VISIBILITY_TIMEOUT": "10"}, "must be longer than COUNTER_TIME_LIMIT"),
         ({"COUNTER_BROKER": "x"}, "did you mean COUNTER_BROKER_URL?"),
+        ({"COUNTER_BROKER_URL": "redis"}, "such as redis://127.0.0.1:63790/0"),
+        ({"COUNTER_RESULT_URL": "http://h"}, "COUNTER_RESULT_URL must be the address of a Redis"),
+        ({"COUNTER_STORE_URL": ""}, "COUNTER_STORE_URL must be the address of a Redis"),
+        ({"COUNTER_THINK": "nan"}, "COUNTER_THINK is nan"),
+        ({"COUNTER_THINK": "a while"}, "COUNTER_THINK is 'a while'; it must be a number, such as 0"),
+        ({"COUNTER_THINK": ""}, "COUNTER_THINK is ''"),
+        ({"COUNTER_TIME_LIMIT": "inf"}, "COUNTER_TIME_LIMIT is inf"),
+        ({"COUNTER_TIME_LIMIT": "200"}, "COUNTER_VISIBILITY_TIMEOUT is 120 s; it must be longer"),
+        ({"REDLOCK_NODES": ""}, "the list of nodes is empty"),
         ({"REDLOCK_TTL": "0.01"}, "too short"),
         ({"REDLOCK_NODES": "a:x"}, "port from 1 to 65535"),
     ],
@@ -79,6 +137,35 @@ def test_the_example_refuses_bad_settings_in_one_line(environment: dict[str, str
         from_environment(environment)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"COUNTER_VISIBILITY_TIMEOUT": "nan"},
+        {"COUNTER_VISIBILITY_TIMEOUT": "inf"},
+        {"COUNTER_LOG_BYTES": "nan"},
+        {"COUNTER_LOG_BYTES": "-1"},
+        {"COUNTER_LOG_FILE": ""},
+        {"COUNTER_BROKER_URL": "redis://[::1"},
+        {"COUNTER_STORE_URL": "redis+socket:///run/a.sock"},
+        {"COUNTER_STORE_URL": "redis://h:x"},
+    ],
+    ids=str,
+)
+def test_what_would_fail_when_it_is_used_is_refused_when_it_is_read(environment: dict[str, str]) -> None:
+    with pytest.raises(ConfigurationError, match=next(iter(environment))):
+        from_environment(environment)
+
+
+def test_the_address_of_the_broker_is_never_repeated() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        from_environment({"COUNTER_BROKER_URL": "amqp://user:canary-b7Qx@h"})
+    assert "canary-b7Qx" not in str(caught.value)
+
+
+def test_thinking_for_no_time_at_all_is_a_setting() -> None:
+    assert from_environment({"COUNTER_THINK": "0"})[0].think == 0.0
 
 
 def test_the_example_runs_without_any_setting() -> None:

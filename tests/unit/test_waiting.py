@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from redlock.model import Refusal
+from redlock.commands import Round
+from redlock.model import Refusal, Vote
 from redlock.waiting import early_ms, pause_ms, renewal_ms, retry_ms, sleep_ms
-from tests.unit.helpers import ABSENT, DEAD, denied, election, granted
+from tests.unit.helpers import ABSENT, DEAD, attempt, denied, election, granted, heard
 
 CHANCES = (0.0, 0.3, 0.999999)
 HELD = Refusal(election(*[denied(remaining_ms=300)] * 3, DEAD, DEAD))
@@ -27,6 +28,32 @@ def test_nobody_sleeps_on_a_hint_for_ever(chance: float) -> None:
         sleep = sleep_ms(Refusal(election(*[denied(remaining_ms=left)] * 5)), chance)
         assert sleep is not None
         assert sleep <= 1_250
+
+
+@pytest.mark.parametrize(
+    "votes",
+    [
+        [denied()] * 5,
+        [denied()] * 4 + [DEAD],
+        [denied()] * 3 + [DEAD] * 2,
+        [denied()] * 4,
+    ],
+    ids=["five", "one dead", "two dead", "four"],
+)
+def test_whom_every_living_node_denies_sleeps_until_woken_however_few_answers_decided(votes: list[Vote]) -> None:
+    """Else a waiter polls, and is not in the queue, whenever a node is dead."""
+    assert sleep_ms(Refusal(heard(Round(attempt()), votes)), 0.0) is not None
+
+
+def test_sleeps_differ_so_that_waiters_do_not_meet() -> None:
+    assert len({sleep_ms(HELD, chance / 100) for chance in range(100)}) > 4
+
+
+def test_a_pause_for_want_of_a_quorum_grows_and_is_random() -> None:
+    longest = [pause_ms(ALONE, attempts, 0.999999) for attempts in range(1, 20)]
+    assert longest == sorted(longest)
+    assert longest[0] < longest[-1]
+    assert len({pause_ms(ALONE, 3, chance / 100) for chance in range(100)}) > 4
 
 
 def test_after_a_split_vote_or_without_a_quorum_there_is_nothing_to_be_woken_by() -> None:

@@ -9,7 +9,7 @@ import hiredis
 import pytest
 
 from redlock.commands import Acquire, Command, Confirm, Extend, Inspect, Release, Repair
-from redlock.model import Kind
+from redlock.model import FENCE_LIMIT, Kind, quarantine_ms
 from redlock.wire import (
     INTERNAL,
     LESSONS,
@@ -25,6 +25,7 @@ from redlock.wire import (
 )
 
 CODEC = Codec(5, "app:", 10_000, 50)
+DAY = str(24 * 3_600 * 1_000)
 NAMES = ("account 4{2}:ü", "b")
 COMMANDS: list[Command] = [
     Acquire(NAMES, "t", 5_000, 77, woken=True, waits_ms=900),
@@ -59,6 +60,100 @@ def test_a_command_is_one_evalsha_whose_keys_and_arguments_are_words(command: Co
     else:
         assert "t" in arguments
         assert ("run-1" in arguments) == (not isinstance(command, Release))
+
+
+def parsed(packed: bytes) -> list[bytes]:
+    """A command by its lengths, byte for byte."""
+    head, _, rest = packed.partition(b"\r\n")
+    assert head[:1] == b"*"
+    found = []
+    for _ in range(int(head[1:])):
+        size, _, rest = rest.partition(b"\r\n")
+        assert size[:1] == b"$"
+        word, end, rest = rest[: int(size[1:])], rest[int(size[1:]) :][:2], rest[int(size[1:]) + 2 :]
+        assert end == b"\r\n"
+        found.append(word)
+    assert not rest, "there are more bytes than words"
+    return found
+
+
+@pytest.mark.parametrize(
+    "name", ["a b", "{tag}:x", "a:b:c", "ünïcode \N{SNOWMAN}", "'; redis.call('KEYS', '*') --", "%s"]
+)
+@pytest.mark.parametrize("kind", list(SCRIPTS), ids=lambda kind: kind.__name__)
+def test_whatever_a_name_and_an_owner_look_like_they_are_single_words(kind: type[Command], name: str) -> None:
+    owner = "x:task\r\n$3\r\nDEL\r\n@höst"
+    example = next(command for command in COMMANDS if isinstance(command, kind))
+    fields = {"names": (name,)} | ({} if isinstance(example, Inspect) else {"token": owner})
+    command = example._replace(**fields)  # type: ignore[arg-type]  # each has these fields
+    last = last_word("run-1") if SCRIPTS[kind].admits else b""
+    found = parsed(CODEC.encode(command) + last)
+    assert f"app:{name}".encode() in found[3 : 3 + int(found[2])]
+    if not isinstance(example, Inspect):
+        assert owner.encode() in found[3 + int(found[2]) :]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: type(command).__name__)
+def test_a_command_brings_as_many_keys_and_arguments_as_its_script_reads(command: Command) -> None:
+    call = CODEC.call(command)
+    code = re.sub(r"--.*", "", call.script.source.decode())
+    arguments = {int(number) for number in re.findall(r"ARGV\[(\d+)\]", code)}
+    assert max(arguments, default=0) == len(call.arguments)
+    step = re.findall(r"for i = (\d), #KEYS(?:, (\d))?", code)
+    firsts, steps = {int(first) for first, _ in step}, {int(width or 1) for _, width in step}
+    if step:
+        assert (len(firsts), len(steps)) == (1, 1), "all loops of a script go over the same keys"
+        assert len(call.keys) == firsts.pop() - 1 + len(command.names) * steps.pop()
+    else:
+        assert len(call.keys) == max(int(number) for number in re.findall(r"KEYS\[(\d+)\]", code))
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        (COMMANDS[0], ("t", "5000", "77", DAY, "1", "900")),
+        (COMMANDS[0]._replace(woken=False, waits_ms=0), ("t", "5000", "77", DAY, "0", "0")),  # type: ignore[call-arg]
+        (COMMANDS[1], ("t", "78", DAY)),
+        (COMMANDS[2], ("t", "5000", DAY)),
+        (COMMANDS[3], ("t", "5000", "78", DAY)),
+        (COMMANDS[4], ("t", "5000", "50")),
+        (COMMANDS[5], ()),
+    ],
+)
+def test_each_argument_is_where_its_script_reads_it(command: Command, arguments: tuple[str, ...]) -> None:
+    """In the order that the head of each script names."""
+    call = CODEC.call(command)
+    common = (CODEC.terms, str(quarantine_ms(10_000))) if call.script.admits else ()
+    assert call.arguments == (*common, *arguments)
+
+
+def test_each_key_of_a_command_is_there_once_and_is_the_locks_or_internal() -> None:
+    for command in COMMANDS:
+        keys = CODEC.call(command).keys
+        assert len(set(keys)) == len(keys)
+        assert {key for key in keys if not key.startswith(INTERNAL)} == {f"app:{name}" for name in command.names}
+
+
+def test_two_prefixes_share_no_key_but_the_record() -> None:
+    one, other = (set(Codec(5, prefix, 10_000).call(COMMANDS[0]).keys) for prefix in ("a:", "b:"))
+    assert one & other == {RECORD}
+
+
+def test_without_a_prefix_the_lock_is_at_the_resources_own_name() -> None:
+    """So that any other Redlock client and ours exclude each other."""
+    assert "b" in Codec(5, "", 10_000).call(Inspect(("b",))).keys
+
+
+@pytest.mark.parametrize("kind", [Acquire, Confirm], ids=lambda kind: kind.__name__)
+def test_a_script_that_gives_a_token_refuses_one_that_a_double_could_not_tell(kind: type[Command]) -> None:
+    assert f">= {FENCE_LIMIT} " in SCRIPTS[kind].source.decode()
+
+
+@pytest.mark.parametrize("kind", list(SCRIPTS), ids=lambda kind: kind.__name__)
+def test_a_script_prints_no_number_in_a_way_that_loses_digits(kind: type[Command]) -> None:
+    code = re.sub(r"--.*", "", SCRIPTS[kind].source.decode())
+    assert "tostring" not in code
+    assert "%d" not in code
 
 
 def test_the_scripts_that_count_as_votes_ask_the_record_first() -> None:
@@ -117,6 +212,40 @@ def test_what_is_no_vote_is_never_a_yes(reply: object) -> None:
     assert vote.reason
 
 
+@pytest.mark.parametrize("reply", [[0, 5, 7, "", 0], [0, 5, 7, b"", 0]])
+def test_a_denial_may_name_nobody(reply: object) -> None:
+    vote = decode(reply)
+    assert (vote.kind, vote.fence, vote.holder, vote.remaining_ms) == (Kind.DENIED, 7, "", 0)
+
+
+def test_another_clients_token_may_be_any_bytes() -> None:
+    assert decode([0, 5, 7, b"\xff\xfe", 9]).kind is Kind.DENIED
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        [1, 5, b"7"],
+        [1, 5, None],
+        [1, 5, [7]],
+        [1, b"5", 7],
+        [1, None, 7],
+        [1, 5, 7, 8],
+        [1, 5, -1],
+        [0, 5, b"7", b"t", 9],
+        [0, 5, 7, None, 9],
+        [3, 5, None],
+        b"\x01\x01\x01",
+    ],
+    ids=str,
+)
+def test_what_only_begins_like_a_vote_is_none(reply: object) -> None:
+    """A fence that is no number would break the client when it looks for the largest one."""
+    vote = decode(reply)
+    assert (vote.kind, vote.terms) == (Kind.SILENT, "")
+    assert "no vote" in vote.reason
+
+
 @pytest.mark.parametrize(
     ("error", "said"),
     [
@@ -126,6 +255,14 @@ def test_what_is_no_vote_is_never_a_yes(reply: object) -> None:
         ("READONLY You can't write", "replica"),
         ("MOVED 1 127.0.0.1:1", "cluster"),
         ("ERR something else", "something else"),
+        ("LOADING Redis is loading the dataset in memory", "loading"),
+        ("BUSY Redis is busy running a script", "busy"),
+        ("MISCONF Redis is configured to save RDB snapshots", "MISCONF"),
+        ("NOPERM User x has no permissions to run the 'evalsha' command", "may not run"),
+        ("DENIED Redis is running in protected mode", "protected mode"),
+        ("-MASTERDOWN Link with MASTER is down", "replica"),
+        ("FENCE token 4503599627370496 is not below 2^52", "not below 2^52"),
+        ("ERR Error running script (call to f_01): @user_script:13: WRONGTYPE Operation against a key", "another type"),
     ],
 )
 def test_an_error_reply_says_what_is_wrong_with_the_node(error: str, said: str) -> None:

@@ -1,0 +1,95 @@
+"""`redlock.cli` and `redlock.simulate`: bad input is one line on stderr and status 2, before anything starts."""
+
+from __future__ import annotations
+
+import pytest
+
+from redlock import ConfigurationError, cli
+from redlock.simulate import Plan
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--ttl", "soon"], "REDLOCK_TTL is 'soon'; it must be a number"),
+        (["--hold", "soon"], "SIMULATE_HOLD is 'soon'"),
+        (["--hold", "-1"], "hold is -1.0"),
+        (["--delays", "0,soon"], "delays is '0,soon'"),
+        (["--delays", ""], "delays is ''"),
+        (["--delays", "-1"], "delays is -1.0"),
+        (["--retries", "1.5"], "retries is 1.5"),
+        (["--retries", "-1"], "retries is -1"),
+        (["--retries", "inf"], "retries is inf"),
+        (["--retry-delay", "nan"], "retry-delay is nan"),
+        (["--resource", ""], "resource name is empty"),
+    ],
+)
+def test_a_bad_option_is_one_line_and_status_2(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    assert cli.main(["simulate", *arguments]) == cli.BAD_INPUT
+    output, error = capsys.readouterr()
+    assert error.startswith(f"redlock: {said}")
+    assert error.count("\n") == 1
+    assert not output
+
+
+@pytest.mark.parametrize("retries", ["many", "", "3.0"])
+def test_retries_that_are_no_number_are_a_line_and_a_whole_float_is_one(
+    capsys: pytest.CaptureFixture[str], retries: str
+) -> None:
+    assert cli.main(["simulate", "--retries", retries, "--resource", ""]) == cli.BAD_INPUT
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_bad_setting_in_the_environment_is_one_line_too(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDLOCK_TTLL", "5")
+    assert cli.main(["simulate"]) == cli.BAD_INPUT
+    assert "did you mean REDLOCK_TTL?" in capsys.readouterr().err
+
+
+def test_an_option_counts_more_than_the_environment(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIMULATE_HOLD", "-1")
+    cli.main(["simulate", "--hold", "-2"])
+    assert "hold is -2.0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [[], ["nope"], ["simulate", "--nope"], ["init", "--hold", "1"]])
+def test_what_is_no_command_is_status_2(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert ended.value.code == cli.BAD_INPUT
+    assert "usage: redlock" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("answer", ["", "n", "no", "yes please"])
+def test_declaring_nodes_asks_and_takes_anything_but_yes_for_no(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    monkeypatch.setattr("builtins.input", lambda _: answer)
+    assert cli.main(["init", "--nodes", "h:1,h:2,h:3"]) == cli.DECLINED
+    output = capsys.readouterr().out
+    assert "lets 3 nodes vote at once" in output
+    assert "Nothing was changed." in output
+
+
+@pytest.mark.parametrize("error", [EOFError, KeyboardInterrupt])
+def test_who_leaves_at_the_question_has_changed_nothing(
+    monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    def leave(_: str) -> str:
+        raise error
+
+    monkeypatch.setattr("builtins.input", leave)
+    assert cli.main(["init", "--nodes", "h:1,h:2,h:3"]) == cli.INTERRUPTED
+
+
+def test_a_plan_starts_each_client_after_its_delay() -> None:
+    assert Plan(delays="0, 1,2.5").starts() == [0.0, 1.0, 2.5]
+    assert Plan(delays="0", hold=0.0, retries=0, retry_delay=0.0).starts() == [0.0]
+    with pytest.raises(ConfigurationError, match="such as 0,1,3"):
+        Plan(delays="0;1").starts()

@@ -1,0 +1,110 @@
+"""`redlock.held`: what a context holds already is an error at once, or the same lease, and never a deadlock."""
+
+from __future__ import annotations
+
+import contextvars
+import gc
+from typing import TYPE_CHECKING, cast
+
+import pytest
+
+from redlock import RedlockError, held
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from redlock import Lease
+
+
+class FakeLease:
+    """What `held` looks at."""
+
+    def __init__(self, *names: str, client: str = "one", left: float = 1.0) -> None:
+        self.names = names
+        self.held = True
+        self.client = client
+        self.left = left
+
+    def remaining(self) -> float:
+        return self.left
+
+    def serves(self, other: FakeLease) -> bool:
+        return self.client == other.client
+
+
+def claim(wanted: FakeLease, *, reentrant: bool = False) -> object:
+    return held.claim(cast("Lease", wanted), reentrant=reentrant)
+
+
+def add(lease: FakeLease) -> FakeLease:
+    held.add(cast("Lease", lease))
+    return lease
+
+
+@pytest.fixture(autouse=True)
+def context_of_its_own() -> Iterator[None]:
+    before = held._leases.get()
+    yield
+    held._leases.set(before)
+
+
+def test_who_holds_nothing_takes_what_it_wants() -> None:
+    wanted = FakeLease("a")
+    assert claim(wanted) is wanted
+
+
+def test_what_is_held_is_an_error_at_once_that_says_how_to_do_it() -> None:
+    outer = add(FakeLease("a"))
+    with pytest.raises(RedlockError, match="'a' is held by this very context; it would wait for itself") as caught:
+        claim(FakeLease("a"))
+    assert "reentrant=True" in str(caught.value)
+    assert outer.held
+
+
+def test_whoever_may_re_enter_gets_the_lease_that_is_there() -> None:
+    outer = add(FakeLease("a", "b"))
+    assert claim(FakeLease("a"), reentrant=True) is outer
+    assert claim(FakeLease("a", "b"), reentrant=True) is outer
+
+
+def test_a_set_that_is_only_partly_held_can_not_be_shared() -> None:
+    _outer = add(FakeLease("a", "b"))
+    with pytest.raises(RedlockError, match="'b' is held by this very context") as caught:
+        claim(FakeLease("b", "c"), reentrant=True)
+    assert "with the outer lock" in str(caught.value)
+
+
+def test_other_resources_and_other_clients_are_no_matter() -> None:
+    _outer = add(FakeLease("a"))
+    for wanted in (FakeLease("b"), FakeLease("a", client="other")):
+        assert claim(wanted) is wanted
+
+
+@pytest.mark.parametrize("how", ["expired", "given back", "removed", "dropped"])
+def test_what_is_held_no_more_is_in_nobodys_way(how: str) -> None:
+    outer: FakeLease | None = add(FakeLease("a"))
+    assert outer is not None
+    if how == "expired":
+        outer.left = 0.0
+    elif how == "given back":
+        outer.held = False
+    elif how == "removed":
+        held.remove(cast("Lease", outer))
+    else:
+        outer = None
+        gc.collect()
+    wanted = FakeLease("a")
+    assert claim(wanted) is wanted
+
+
+def test_removing_one_keeps_the_others() -> None:
+    first, _second = add(FakeLease("a")), add(FakeLease("b"))
+    held.remove(cast("Lease", first))
+    with pytest.raises(RedlockError, match="'b' is held"):
+        claim(FakeLease("b"))
+
+
+def test_another_context_holds_nothing_of_this_one() -> None:
+    _outer = add(FakeLease("a"))
+    wanted = FakeLease("a")
+    assert contextvars.Context().run(claim, wanted) is wanted

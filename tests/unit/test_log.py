@@ -1,0 +1,132 @@
+"""`redlock.log` and `redlock.journal`: one line per event, for people and for machines, without secrets."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import pytest
+
+from redlock import LockContended, log
+from redlock.journal import Journal
+from redlock.model import UNANSWERED, Refusal, silent
+from redlock.nodes import Node
+from redlock.protocol import Outcome
+from tests.unit.helpers import ABSENT, OTHER, SECRET, denied, election, grant, granted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NODES = [Node(f"redis://:canary-b7Qx@h:{port}", 100) for port in range(1, 6)]
+JOURNAL = Journal(NODES)
+SPLIT = Refusal(election(granted(), denied(), denied(), silent("connection refused"), UNANSWERED))
+
+
+@pytest.fixture
+def lines(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    with caplog.at_level(logging.DEBUG, "redlock"):
+        yield caplog
+
+
+def fields(lines: pytest.LogCaptureFixture) -> dict[str, object]:
+    (record,) = lines.records
+    found: dict[str, object] = record.__dict__["redlock_fields"]
+    return found
+
+
+def test_an_event_is_a_name_and_its_fields(lines: pytest.LogCaptureFixture) -> None:
+    log.info("acquired", resource="account:42", fence=7)
+    assert lines.messages == ["acquired resource=account:42 fence=7"]
+    assert lines.records[0].__dict__["redlock_event"] == "acquired"
+    assert fields(lines) == {"resource": "account:42", "fence": 7}
+
+
+@pytest.mark.parametrize("value", ["a b", "a\nb", "a=b", 'say "x"', "it's", "\t", ""])
+def test_a_value_that_could_be_misread_is_quoted_and_stays_in_its_line(
+    lines: pytest.LogCaptureFixture, value: str
+) -> None:
+    log.warning("event", field=value)
+    assert lines.messages == [f"event field={value!r}"]
+    assert "\n" not in lines.messages[0]
+
+
+def test_an_event_that_nobody_wants_is_not_put_into_words(caplog: pytest.LogCaptureFixture) -> None:
+    class Costly:
+        def __str__(self) -> str:
+            raise AssertionError("nobody wants to see it")
+
+    with caplog.at_level(logging.WARNING, "redlock"):
+        log.debug("event", field=Costly())
+        log.info("event", field=Costly())
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("emit", "level"), [(log.debug, logging.DEBUG), (log.info, logging.INFO), (log.warning, logging.WARNING)]
+)
+def test_each_level_is_the_one_it_is_called(lines: pytest.LogCaptureFixture, emit: object, level: int) -> None:
+    assert callable(emit)
+    emit("event")
+    assert lines.records[0].levelno == level
+
+
+def test_a_library_says_nothing_where_nobody_configured_logging() -> None:
+    assert any(isinstance(handler, logging.NullHandler) for handler in log.logger.handlers)
+
+
+def test_the_journal_shows_the_votes_and_why_a_node_gave_none(lines: pytest.LogCaptureFixture) -> None:
+    JOURNAL.retry("account:42", "me", SPLIT, losses=3, pause_ms=8)
+    assert fields(lines) == {
+        "resource": "account:42",
+        "who": "me",
+        "holder": "task-2@host-b (fedcba98)",
+        "attempt": 3,
+        "pause_ms": 8,
+        "votes": "GDDS.",
+        "missing": "h:4: connection refused",
+    }
+
+
+def test_where_all_voted_nothing_is_missing(lines: pytest.LogCaptureFixture) -> None:
+    JOURNAL.acquired("account:42", grant(), waited_ms=12)
+    (line,) = lines.messages
+    assert line.startswith("acquired resource=account:42 holder='task-1@host-a (01234567)' fence=7 rounds=1 ")
+    assert line.endswith(" waited_ms=12 votes=GGG.. missing=-")
+
+
+def test_an_extension_names_the_nodes_that_it_repaired(lines: pytest.LogCaptureFixture) -> None:
+    votes = election(granted(0), ABSENT, granted(0), granted(0), ABSENT)
+    JOURNAL.extended("account:42", grant()._replace(election=votes))
+    assert fields(lines)["repaired"] == "h:2, h:5"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "level"),
+    [
+        (Outcome.RELEASED, logging.INFO),
+        (Outcome.EXPIRED, logging.WARNING),
+        (Outcome.UNKNOWN, logging.WARNING),
+    ],
+)
+def test_a_release_that_found_less_than_it_should_is_a_warning(
+    lines: pytest.LogCaptureFixture, outcome: Outcome, level: int
+) -> None:
+    JOURNAL.released("account:42", grant(), outcome)
+    assert (lines.records[0].levelno, lines.records[0].__dict__["redlock_event"]) == (level, outcome.value)
+
+
+def test_no_line_of_the_journal_holds_an_owner_token_or_a_password(lines: pytest.LogCaptureFixture) -> None:
+    refused = LockContended("account:42", "task-2@host-b (fedcba98)", 1.0)
+    JOURNAL.acquired("account:42", grant(), 1)
+    JOURNAL.retry("account:42", "me", SPLIT, 1, 1)
+    JOURNAL.refused("me", SPLIT.election, refused)
+    JOURNAL.extended("account:42", grant())
+    JOURNAL.not_extended("account:42", grant(), SPLIT)
+    JOURNAL.lost("account:42", grant(), "it could not be renewed in time")
+    JOURNAL.released("account:42", grant(), Outcome.RELEASED)
+    assert len(lines.records) == 7
+    for record in lines.records:
+        said = record.getMessage() + repr(record.__dict__["redlock_fields"])
+        assert SECRET[:9] not in said
+        assert OTHER[:9] not in said
+        assert "canary" not in said

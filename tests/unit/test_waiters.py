@@ -1,0 +1,81 @@
+"""`redlock.waiters`: where to wait, and for how long, as far as it needs no node."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from redlock.model import Refusal
+from redlock.nodes import Node
+from redlock.waiters import Nap, Waiters
+from redlock.wire import Codec
+from tests.unit.helpers import DEAD, denied, election, granted
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+HELD = Refusal(election(*[denied(remaining_ms=300)] * 5))
+SPLIT = Refusal(election(granted(), granted(), denied(), denied(), DEAD))
+CODEC = Codec(5, "app:", 10_000)
+
+
+@pytest.fixture
+def nodes() -> list[Node]:
+    return [Node(f"h:{port}", 100) for port in range(1, 6)]
+
+
+def fresh(nodes: Sequence[Node]) -> Waiters:
+    return Waiters([Node(node.label, 100) for node in nodes], CODEC)
+
+
+def test_all_waiters_of_a_resource_wait_on_the_same_node_in_whatever_process(nodes: list[Node]) -> None:
+    for number in range(50):
+        names = (f"account:{number}",)
+        places = {fresh(nodes).node_for(names), Waiters(nodes, CODEC).node_for(names)}
+        assert len({node.label for node in places if node is not None}) == 1
+
+
+def test_different_resources_are_waited_for_on_different_nodes(nodes: list[Node]) -> None:
+    waiters = Waiters(nodes, CODEC)
+    assert {waiters.node_for((f"account:{number}",)) for number in range(200)} == set(nodes)
+
+
+def test_where_a_node_is_bad_everybody_who_knows_waits_on_the_same_other_one(nodes: list[Node]) -> None:
+    waiters = Waiters(nodes, CODEC)
+    first = waiters.node_for(("x",))
+    assert first is not None
+    first.is_bad("connection refused")
+    second = waiters.node_for(("x",))
+    assert second not in {first, None}
+    assert waiters.node_for(("x",)) is second
+    first.is_good()
+    assert waiters.node_for(("x",)) is first
+
+
+def test_where_all_are_bad_there_is_nowhere_to_wait(nodes: list[Node]) -> None:
+    for node in nodes:
+        node.is_bad("connection refused")
+    assert Waiters(nodes, CODEC).node_for(("x",)) is None
+
+
+def test_the_wake_ups_of_a_set_lie_at_a_key_for_each_name(nodes: list[Node]) -> None:
+    keys = Waiters(nodes, CODEC).keys(("a", "b"))
+    assert [key[-5:] for key in keys] == ["app:a", "app:b"]
+    assert all(ord(key[0]) < 32 for key in keys)
+
+
+def test_a_waiter_of_a_held_lock_can_be_woken_and_one_of_a_split_vote_can_not(nodes: list[Node]) -> None:
+    nap = Nap(Waiters(nodes, CODEC), ("x",), 5_000)
+    assert not nap.woken
+    length, wakes = nap.length_ms(HELD, 1, 0.5)
+    assert wakes
+    assert length >= 300
+    length, wakes = nap.length_ms(SPLIT, 1, 0.5)
+    assert not wakes
+    assert 1 <= length <= 10
+
+
+def test_a_nap_that_was_never_taken_ends_without_a_word(nodes: list[Node]) -> None:
+    """The conftest refuses every connection."""
+    Nap(Waiters(nodes, CODEC), ("x",), 5_000).end(won=False)
