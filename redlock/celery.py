@@ -206,6 +206,8 @@ def _refuse_misuse(function: object) -> None:
         raise ConfigurationError(
             f"@locked is on `async def {function.__name__}`; Celery would never run its body, use `def`"
         )
+    if inspect.isgeneratorfunction(function):
+        raise ConfigurationError(f"@locked is on {function.__name__}, a generator; its body would run without the lock")
     if not inspect.isroutine(function):
         raise ConfigurationError(f"@locked is on {function!r:.60}, which is no function")
 

@@ -45,7 +45,7 @@ def patience(value: float | None) -> float | None:
 def ttl_ms(value: object, *, max_ttl_ms: int, node_timeout_ms: int, what: str = "ttl") -> int:
     """A TTL that leaves something after two node timeouts and the drift allowance."""
     milliseconds = int(number(what, value) * 1000)
-    least = 2 * node_timeout_ms
+    least = (2 * node_timeout_ms + 3) * 100 // 99 - 1
     while least < 2 * node_timeout_ms + drift_ms(least) + 1:
         least += 1
     if milliseconds < least:

@@ -54,26 +54,31 @@ class Key:
             ConfigurationError: What comes out is no resource name.
         """
         bound = self._signature.bind(*args, **kwargs)
-        given = set(bound.kwargs)
-        bound.apply_defaults()
         if not isinstance(self._spec, str):
-            wanted = {name: value for name, value in bound.kwargs.items() if name in given or self._takes(name)}
-            return checks.resource(self._spec(*bound.args, **wanted))
+            return checks.resource(self._called(bound))
+        bound.apply_defaults()
         values = dict(bound.arguments)
         for parameter in self._signature.parameters.values():
             if parameter.kind is parameter.VAR_KEYWORD:
                 values.update(values.pop(parameter.name))
         try:
-            return checks.resource(self._spec.format(**values))
+            name = self._spec.format(**values)
         except (LookupError, AttributeError, TypeError, ValueError) as exc:
             raise ConfigurationError(
                 f"the key {self._spec!r} of {self._name} can't be made from this call: {exc!r}"
             ) from None
+        return checks.resource(name)
 
-    def _takes(self, name: str) -> bool:
-        """Whether the key's function can be given this keyword, which the call did not name."""
-        parameters = inspect.signature(self._spec).parameters if callable(self._spec) else {}
-        return name in parameters or any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    def _called(self, bound: inspect.BoundArguments) -> object:
+        """What the key's function makes of the call: with the defaults where it takes them, else as it was called."""
+        assert callable(self._spec)
+        args, kwargs = bound.args, bound.kwargs
+        bound.apply_defaults()
+        try:
+            inspect.signature(self._spec).bind(*bound.args, **bound.kwargs)
+        except (TypeError, ValueError):
+            return self._spec(*args, **kwargs)
+        return self._spec(*bound.args, **bound.kwargs)
 
     def _check(self, template: str) -> None:
         if not template:

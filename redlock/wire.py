@@ -106,7 +106,7 @@ class Codec:
     def __init__(self, nodes: int, prefix: str, max_ttl_ms: int, reserve_ms: int = 50) -> None:
         self._prefix = prefix
         self._reserve = str(reserve_ms)
-        self.terms = f"nodes={nodes} max_ttl={max_ttl_ms / 1000:g}s prefix={prefix!r}"
+        self.terms = f"nodes={nodes} max_ttl={max_ttl_ms / 1000:.10g}s prefix={prefix!r}"
         self._common = (self.terms, str(quarantine_ms(max_ttl_ms)))
 
     def call(self, command: Command) -> Call:

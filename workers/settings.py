@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+_MOST_BYTES = 1e15
 _REDIS = ("redis", "rediss", "unix")
 _SCHEMES = {"broker_url": (*_REDIS, "redis+socket"), "result_url": (*_REDIS, "redis+socket"), "store_url": _REDIS}
 
@@ -56,12 +57,16 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> tuple[Settings,
     settings = read(Settings, environ, "COUNTER_")
     _check_urls(settings)
     checks.number("COUNTER_THINK", settings.think, zero=True)
-    for name in ("time_limit", "visibility_timeout", "log_bytes"):
+    for name in ("time_limit", "visibility_timeout"):
         checks.number(f"COUNTER_{name.upper()}", getattr(settings, name))
     if settings.visibility_timeout <= settings.time_limit:
         raise ConfigurationError(
             f"COUNTER_VISIBILITY_TIMEOUT is {settings.visibility_timeout:g} s; it must be longer than "
             f"COUNTER_TIME_LIMIT, {settings.time_limit:g} s, or tasks are delivered again while they run"
+        )
+    if not 1 <= settings.log_bytes <= _MOST_BYTES:
+        raise ConfigurationError(
+            f"COUNTER_LOG_BYTES is {settings.log_bytes:g}; it must be a number of bytes, 1 to {_MOST_BYTES:g}"
         )
     if not settings.log_file:
         raise ConfigurationError("COUNTER_LOG_FILE is empty; name a file, such as logger.log")

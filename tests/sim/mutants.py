@@ -55,7 +55,7 @@ _bug(
 )
 _bug(
     "silence is a yes",
-    ("wire.py", "return Vote(Kind.SILENT, remaining_ms=third", "return Vote(Kind.GRANTED, remaining_ms=third"),
+    ("wire.py", "return Vote(Kind.SILENT, remaining_ms=left_ms", "return Vote(Kind.GRANTED, remaining_ms=left_ms"),
 )
 _bug(
     "a lost election keeps its keys",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from redlock.commands import Acquire, Round, Wait
-from redlock.model import UNANSWERED, Election, Grant, Kind, Vote, decided, quorum_of, silent
+from redlock.model import UNANSWERED, Election, Grant, Kind, Vote, counted, decided, quorum_of, silent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,8 +73,11 @@ def heard(round_: Round, votes: Sequence[Vote]) -> Election:
     known = [vote if vote == DEAD else UNANSWERED for vote in votes]
     for place, vote in enumerate(votes):
         unanswered = sum(vote.unanswered for vote in known)
-        yes = sum(vote.kind is Kind.GRANTED for vote in known)
-        if round_.wait is Wait.DECIDED and decided(yes, unanswered, quorum_of(len(votes))):
+        yes, no = (sum(vote.kind is kind for vote in known) for kind in (Kind.GRANTED, Kind.DENIED))
+        quorum = quorum_of(len(votes))
+        if round_.wait is Wait.DECIDED and decided(yes, unanswered, quorum):
+            break
+        if round_.wait is Wait.COUNTED and counted(yes, no, unanswered, quorum):
             break
         known[place] = vote
     return election(*known)

@@ -26,7 +26,7 @@ def test_the_decorator_keeps_name_docstring_and_signature() -> None:
 
 
 def test_celerys_check_of_a_calls_arguments_still_works() -> None:
-    task = APP.task(name="charge")(locked("account:{account_id}")(body))
+    task = APP.task(name="tests.test_celery.charge")(locked("account:{account_id}")(body))
     with pytest.raises(TypeError):
         task.apply_async((1, 2, 3))
     with pytest.raises(TypeError):

@@ -52,6 +52,12 @@ def test_a_number_that_is_too_large_is_refused_like_any_other(option: str, value
         Redlock(**{option: value})  # type: ignore[arg-type]  # one of the numbers
 
 
+@pytest.mark.timeout(1)
+def test_a_long_node_timeout_is_refused_without_thinking_about_it_for_long() -> None:
+    with pytest.raises(ConfigurationError, match="too short"):
+        Redlock(node_timeout=1_000_000_000)
+
+
 @pytest.mark.parametrize("option", ["max_ttl", "node_timeout"])
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), True, "5", None])
 def test_the_other_times_are_checked_as_the_ttl_is(option: str, value: object) -> None:

@@ -134,6 +134,16 @@ def test_a_key_that_is_a_function_must_make_a_name(made: Any) -> None:  # noqa: 
         Key(lambda *_: made, charge).of((None, 42), {})
 
 
+def test_a_key_that_is_a_function_need_not_take_what_the_call_left_out() -> None:
+    assert Key(lambda _self, account_id: f"a:{account_id}", charge).of((None, 42), {}) == "a:42"
+
+
+def test_a_name_that_is_no_good_is_told_in_plain_words() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        Key("a:{account_id}", charge).of((None, "x\ny"), {})
+    assert "ConfigurationError" not in str(caught.value)
+
+
 def test_several_keys_are_a_list() -> None:
     assert [key.of((None, 1, 2), {}) for key in keys(["a:{account_id}", "b:{amount}"], charge)] == ["a:1", "b:2"]
     with pytest.raises(ConfigurationError, match="empty"):

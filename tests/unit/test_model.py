@@ -13,6 +13,7 @@ from redlock.model import (
     Kind,
     Refusal,
     Vote,
+    counted,
     deadline_ms,
     decided,
     drift_ms,
@@ -38,6 +39,22 @@ def test_a_round_is_decided_exactly_when_no_completion_changes_its_outcome(nodes
             continue
         outcomes = {granted_ + more >= quorum for more in range(unanswered + 1)}
         assert decided(granted_, unanswered, quorum) == (len(outcomes) == 1), (granted_, unanswered)
+
+
+@pytest.mark.parametrize("nodes", range(1, 10))
+def test_a_round_is_counted_exactly_when_no_completion_changes_which_side_has_a_quorum(nodes: int) -> None:
+    quorum = quorum_of(nodes)
+    for yes, no in itertools.product(range(nodes + 1), repeat=2):
+        for unanswered in range(nodes - yes - no + 1):
+            ends = {
+                (yes + more >= quorum, no + unanswered_no >= quorum)
+                for more in range(unanswered + 1)
+                for unanswered_no in range(unanswered - more + 1)
+            }
+            if counted(yes, no, unanswered, quorum):
+                assert len(ends) == 1, (yes, no, unanswered)
+            elif len(ends) == 1:
+                assert ends == {(False, False)}, "only where nobody can win any more it may wait for nothing"
 
 
 @pytest.mark.parametrize("nodes", [2, 4, 6, 8])
@@ -141,6 +158,12 @@ def test_where_nobody_named_a_holder_there_is_none(vote: Vote) -> None:
         ([denied(), denied(), granted(), granted(), DEAD], False),
         ([denied(), denied(), granted(), granted()], False),
         ([denied()], True),
+        ([denied(), UNANSWERED, UNANSWERED, DEAD, DEAD], True),
+        ([denied(), denied(), UNANSWERED, UNANSWERED], True),
+        ([denied(), denied("x"), UNANSWERED, UNANSWERED, UNANSWERED], False),
+        ([denied(), granted(), UNANSWERED, UNANSWERED, UNANSWERED], False),
+        ([denied(), UNANSWERED, DEAD, DEAD, DEAD], False),
+        ([UNANSWERED] * 5, False),
     ],
 )
 def test_only_the_same_holder_on_a_quorum_counts_as_held(votes: list[Vote], held: bool) -> None:  # noqa: FBT001

@@ -22,7 +22,7 @@ CONTENDED = LockContended("account:42", "task-1@host (01234567)", 1.5)
 NO_QUORUM = QuorumUnavailable("account:42", 3, 5, {"h:1": "connection refused"})
 
 
-@APP.task(name="charge", bind=True)
+@APP.task(name="tests.test_policy.charge", bind=True)
 def charge(self: Any, account_id: int) -> None:  # noqa: ANN401 - Celery is untyped
     """A task that needs a lock."""
 
@@ -98,7 +98,7 @@ def test_a_requeued_task_is_the_same_task(
     with pytest.raises(Retry):
         policy().refused(error, running(headers={"trace": "t-1"}))
     (again,) = sent
-    assert (again.task, again.args, again.options["task_id"]) == ("charge", (42,), "id-1")
+    assert (again.task, again.args, again.options["task_id"]) == ("tests.test_policy.charge", (42,), "id-1")
     assert (again.options["queue"], again.options["priority"]) == ("slow", 3)
     assert again.options["headers"]["trace"] == "t-1"
 

@@ -158,6 +158,13 @@ def test_what_would_fail_when_it_is_used_is_refused_when_it_is_read(environment:
         from_environment(environment)
 
 
+def test_a_size_is_not_a_time() -> None:
+    assert from_environment({"COUNTER_LOG_BYTES": "5e9"})[0].log_bytes == 5e9
+    with pytest.raises(ConfigurationError) as caught:
+        from_environment({"COUNTER_LOG_BYTES": "-1"})
+    assert "seconds" not in str(caught.value)
+
+
 def test_the_address_of_the_broker_is_never_repeated() -> None:
     with pytest.raises(ConfigurationError) as caught:
         from_environment({"COUNTER_BROKER_URL": "amqp://user:canary-b7Qx@h"})
