@@ -168,7 +168,7 @@ class Redlock:
         return held.claim(lease, reentrant=reentrant)
 
     def holder(self, name: str) -> Holding | None:
-        """Who holds this resource on a quorum of nodes; None if nobody does.
+        """Who holds this resource: whom most nodes name, where a quorum of them shows a holder; else None.
 
         Raises:
             QuorumUnavailable: Too few nodes answered.

@@ -98,7 +98,7 @@ class Server:
         return Path(self._directory.name)
 
     def start(self) -> Server:
-        """Start it and wait until it answers.
+        """Start it and wait until it answers. On Linux it ends with the thread that started it: use one that lasts.
 
         Raises:
             ConfigurationError: It did not start; the message says why, such as a port that is taken.

@@ -93,7 +93,7 @@ class Links:
         votes = [self._send(link, round_, words) for link in self._links]
         if round_.wait is not Wait.SENT:
             limit_ms = self._timeout_ms if not isinstance(command, Release) else min(self._timeout_ms, _RELEASE_MS)
-            self._collect(round_, votes, sent_ms, sent_ms + limit_ms)
+            self._collect(round_, votes, sent_ms, limit_ms)
         self._used_ms = now_ms()
         return Election(tuple(votes), sent_ms, self._used_ms)
 
@@ -110,12 +110,12 @@ class Links:
         # A refusal that came too late for its round still bars this client until the node says otherwise.
         return UNANSWERED if link.refusal is None else link.refusal._replace(unanswered=True)
 
-    def _collect(self, round_: Round, votes: list[Vote], sent_ms: int, until_ms: int) -> None:
+    def _collect(self, round_: Round, votes: list[Vote], sent_ms: int, limit_ms: int) -> None:
         while not self._is_over(round_, votes):
             # Even when the time is over: what has arrived is read, or a process that was stopped for a moment
             # would take all nodes for silent.
-            if not self._pump(max(0, until_ms - now_ms()), round_.command, votes, sent_ms):
-                self._suspect(votes)
+            if not self._pump(max(0, sent_ms + limit_ms - now_ms()), round_.command, votes, sent_ms):
+                self._give_up(votes, limit_ms)
                 return
 
     def _is_over(self, round_: Round, votes: list[Vote]) -> bool:
@@ -171,13 +171,15 @@ class Links:
             link.node.watch(vote.time_ms, sent_ms, now_ms())
         return vote
 
-    def _suspect(self, votes: list[Vote]) -> None:
+    def _give_up(self, votes: list[Vote], limit_ms: int) -> None:
+        """The time is over. Only a node that had all of its time is suspect: a release is cut short for our sake."""
+        reason = f"no answer within {limit_ms} ms"
         for place, link in enumerate(self._links):
             if votes[place].unanswered:
-                link.reason = f"no answer within {self._timeout_ms} ms"
-                link.suspect_since_ms = now_ms()
-                votes[place] = timed_out(link.reason)
-                log.warning("node-silent", node=link.node.label, reason=link.reason)
+                votes[place] = timed_out(reason)
+                if limit_ms >= self._timeout_ms:
+                    link.reason, link.suspect_since_ms = reason, now_ms()
+                    log.warning("node-silent", node=link.node.label, reason=reason)
 
     def _make_ready(self, command: Command) -> None:
         """Read what is late, drop what is useless, and dial; wait only for nodes not known to be bad."""

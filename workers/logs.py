@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
+import signal
 import tempfile
 from pathlib import Path
 
@@ -27,6 +28,22 @@ class MaskingFormatter(logging.Formatter):
         return _SECRET.sub(_masked, super().format(record))
 
 
+class WholeLines(ConcurrentRotatingFileHandler):
+    """A handler that no soft time limit strikes.
+
+    Celery raises it by SIGUSR1 wherever the task is, and inside the handler's own `except Exception` it would vanish:
+    the task would run on to its hard limit. So it waits until the line is written.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the line."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+        try:
+            super().emit(record)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _masked(found: re.Match[str]) -> str:
     return f"{found[1]}***@" if found[1] else f"{found[2]}***"
 
@@ -42,7 +59,7 @@ def configure(log_file: str, log_bytes: int, *, console: bool = True) -> None:
         handler.close()
     path = Path(log_file).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
-    to_file = ConcurrentRotatingFileHandler(
+    to_file = WholeLines(
         str(path),
         maxBytes=log_bytes,
         backupCount=_KEPT,

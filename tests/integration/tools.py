@@ -123,21 +123,22 @@ class SlowLink:
 
     async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Carry one connection both ways until either side ends it."""
-        node_reader, node_writer = await asyncio.open_unix_connection(self._target)
-        ways = [
-            asyncio.ensure_future(self._carry_commands(reader, node_writer)),
-            asyncio.ensure_future(self._carry_answers(node_reader, writer)),
-        ]
-        try:
+        async with contextlib.AsyncExitStack() as stack:
+            stack.callback(writer.close)
             # Cancelled when the links go down; asyncio would call a cancelled handler an error of ours.
-            with contextlib.suppress(asyncio.CancelledError):
+            stack.enter_context(contextlib.suppress(asyncio.CancelledError))
+            node_reader, node_writer = await asyncio.open_unix_connection(self._target)
+            stack.callback(node_writer.close)
+            ways = [
+                asyncio.ensure_future(self._carry_commands(reader, node_writer)),
+                asyncio.ensure_future(self._carry_answers(node_reader, writer)),
+            ]
+            try:
                 await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for way in ways:
-                way.cancel()
-            await asyncio.gather(*ways, return_exceptions=True)
-            for end in (writer, node_writer):
-                end.close()
+            finally:
+                for way in ways:
+                    way.cancel()
+                await asyncio.gather(*ways, return_exceptions=True)
 
     async def _carry_commands(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         on_the_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
@@ -185,10 +186,13 @@ def slow_links(servers: Sequence[Server], delay: float = 0.0) -> Iterator[list[S
             await stop.wait()
             for server in listening:
                 server.close()
-            carrying = asyncio.all_tasks() - {asyncio.current_task()}
-            for task in carrying:
-                task.cancel()
-            await asyncio.gather(*carrying, return_exceptions=True)
+            # What was accepted just now becomes a task a moment later.
+            for _ in range(5):
+                carrying = asyncio.all_tasks() - {asyncio.current_task()}
+                for task in carrying:
+                    task.cancel()
+                await asyncio.gather(*carrying, return_exceptions=True)
+                await asyncio.sleep(0)
 
         def run() -> None:
             loop.run_until_complete(serve())

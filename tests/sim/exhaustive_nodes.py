@@ -1,0 +1,75 @@
+"""What the scripts do to one node's lock and fence, written a second time in Python, for the exhaustive search.
+
+Rules of this file:
+1. A line here is a line of `redlock/scripts/{acquire,confirm,release,repair,admit}.lua`. `test_exhaustive.py` runs
+   both on random inputs and compares every vote and all that is left on the node; change them together.
+2. Pure functions on frozen values: the node before, the node after, the vote.
+3. One resource. Time, TTLs and the queue of waiters are left out: in the search a key may go at any moment, and any
+   node may say DENIED at any moment.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from redlock.model import Kind, Vote
+
+
+class Node(NamedTuple):
+    """One resource on one node: the owner token in the key, "" if it is absent, and the fence, 0 if it is absent."""
+
+    holder: str = ""
+    fence: int = 0
+
+
+class Record(NamedTuple):
+    """What a node knows of itself."""
+
+    run_id: str
+    since_ms: int
+    terms: str
+
+
+def acquire(node: Node, token: str, proposed: int) -> tuple[Node, Vote]:
+    """acquire.lua: take the lock if it is free, and raise the fence."""
+    fence = max(proposed - 1, node.fence)
+    if node.holder == token:
+        return node, Vote(Kind.GRANTED, node.fence)
+    if node.holder:
+        return node, Vote(Kind.DENIED, fence, node.holder)
+    return Node(token, fence + 1), Vote(Kind.GRANTED, fence + 1)
+
+
+def confirm(node: Node, token: str, fence: int) -> tuple[Node, Vote]:
+    """confirm.lua: where the lock is still ours and the fence strictly smaller, it becomes this one."""
+    if node.holder != token or node.fence >= fence:
+        return node, Vote(Kind.DENIED, node.fence, node.holder)
+    return Node(token, fence), Vote(Kind.GRANTED, fence)
+
+
+def release(node: Node, token: str) -> tuple[Node, Vote]:
+    """release.lua: delete the lock where it is ours. To the search that is a key that expires."""
+    if node.holder == token:
+        return node._replace(holder=""), Vote(Kind.GRANTED)
+    return node, Vote(Kind.DENIED, holder=node.holder)
+
+
+def repair(node: Node, token: str, fence: int) -> tuple[Node, Vote]:
+    """repair.lua: where the lock is missing, write it again, and let the fence be no smaller than the lease's."""
+    if node.holder and node.holder != token:
+        return node, Vote(Kind.DENIED, holder=node.holder)
+    return Node(token, max(node.fence, fence)), Vote(Kind.GRANTED, fence)
+
+
+def admit(
+    record: Record | None, run_id: str, terms: str, now_ms: int, quarantine_ms: int
+) -> tuple[Record, int | str | None]:
+    """admit.lua: None may vote, a number abstains for so many ms, a text is what other clients agreed on."""
+    if record is None or record.run_id != run_id:
+        return Record(run_id, now_ms, terms), quarantine_ms
+    if record.terms != terms:
+        return record, record.terms
+    if now_ms < record.since_ms:
+        record = record._replace(since_ms=now_ms)
+    left_ms = quarantine_ms - (now_ms - record.since_ms)
+    return record, left_ms if left_ms > 0 else None

@@ -1,0 +1,203 @@
+"""What the exhaustive search runs: the protocol as shipped, and the same with one rule broken.
+
+Rules of this file:
+1. The client is `redlock.protocol.acquire` itself, replayed from the elections that the search makes up; a variant
+   replaces that generator, or one function of `exhaustive_nodes`, and nothing else.
+2. `BROKEN` must each yield a counter-example: else the search is blind. `REDUNDANT` must not: each takes away
+   one of two rules that say the same, and shows which.
+3. A variant names the smallest configuration that shows it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
+
+from redlock import protocol
+from redlock.commands import Acquire, Confirm, Round
+from redlock.model import Election, Grant, Kind, Refusal, Vote, deadline_ms
+from tests.sim import exhaustive_nodes as nodes
+from tests.sim.exhaustive_nodes import Node
+
+if TYPE_CHECKING:
+    from redlock.protocol import Steps
+
+Client: TypeAlias = "Callable[[Acquire], Steps[Grant | Refusal]]"
+NodePart: TypeAlias = "Callable[[Node, str, int], tuple[Node, Vote]]"
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The space that is searched.
+
+    Attributes:
+        attempts: How many attempts there are; all may overlap, so two clients with two attempts each are four of
+            them, with more freedom than they have.
+        clocks: What a client's wall clock may show; each attempt proposes one of these.
+        later: With `promise="clocks"`, what it may show once the quarantine is over. Larger than any fence before.
+        promise: "kept": all nodes keep their memory. Else one node loses it at any moment, and what is checked is,
+            "pairs": of any two grants whose quorums share a node that kept its memory, and without any clock: P2;
+            "clocks": all grants, while clocks are right to within half of `max_ttl`: P2's second half.
+        nodes: How many nodes there are.
+        repairs: Whether a granted lease may write its fence to nodes without a key.
+    """
+
+    attempts: int = 2
+    clocks: tuple[int, ...] = (1, 2, 3)
+    later: tuple[int, ...] = ()
+    promise: str = "kept"
+    nodes: int = 3
+    repairs: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """Who does what, as shipped unless said otherwise.
+
+    Attributes:
+        why: What is different, in one line.
+        client: One attempt.
+        acquire: A node's part of the first round.
+        confirm: A node's part of the second.
+        late_counts: Whether an acquire that is answered after the first round counts as a vote of the second.
+        quarantine: Whether a node that lost its memory abstains until what was in flight is over.
+        prompt: Whether an attempt that began in the quarantine, by a clock no later than one before the loss, is
+            over when it ends, as it is where a round takes no longer than the allowance for drift.
+        config: The configuration that shows it.
+    """
+
+    why: str = "as shipped"
+    client: Client = protocol.acquire
+    acquire: NodePart = nodes.acquire
+    confirm: NodePart = nodes.confirm
+    late_counts: bool = False
+    quarantine: bool = True
+    prompt: bool = True
+    config: Config = dataclasses.field(default_factory=Config)
+
+
+def _like_shipped(
+    fast: Callable[[Election], int | None],
+    second: Callable[[Election], int] = lambda first: first.largest_fence + 1,
+    enough: Callable[[Election], bool] = lambda last: last.won,
+) -> Client:
+    """The shipped generator with another token of the first round, of the second, or another quorum there."""
+
+    def acquire(attempt: Acquire) -> Steps[Grant | Refusal]:
+        first = yield Round(attempt)
+        if not first.won:
+            return Refusal(first)
+        fence, last = fast(first), first
+        if fence is None:
+            fence = second(first)
+            last = yield Round(Confirm(attempt.names, attempt.token, fence))
+            if not enough(last):
+                return Refusal(last)
+        return Grant(attempt.names, attempt.token, fence, deadline_ms(attempt.ttl_ms, 0), attempt.ttl_ms, 1, last)
+
+    return acquire
+
+
+def _agreed(first: Election) -> int | None:
+    return first.agreed_fence
+
+
+def _often_enough(first: Election) -> int | None:
+    fences = [vote.fence for vote in first.votes if vote.kind is Kind.GRANTED]
+    return next((fence for fence in sorted(fences) if fences.count(fence) >= first.quorum), None)
+
+
+def _acquire_keeps(node: Node, token: str, proposed: int) -> tuple[Node, Vote]:
+    """The fence is raised to the proposal, but not above what it was."""
+    fence = max(node.fence, proposed)
+    if node.holder:
+        return node, Vote(Kind.DENIED, fence, node.holder)
+    return Node(token, fence), Vote(Kind.GRANTED, fence)
+
+
+def _acquire_believes(node: Node, token: str, proposed: int) -> tuple[Node, Vote]:
+    """The fence is what the client proposes, whatever it was."""
+    if node.holder:
+        return node, Vote(Kind.DENIED, node.fence, node.holder)
+    return Node(token, proposed), Vote(Kind.GRANTED, proposed)
+
+
+def _confirm_any_owner(node: Node, token: str, fence: int) -> tuple[Node, Vote]:
+    return nodes.confirm(node._replace(holder=token), token, fence)
+
+
+def _confirm_not_strict(node: Node, token: str, fence: int) -> tuple[Node, Vote]:
+    return nodes.confirm(node._replace(fence=min(node.fence, fence - 1)) if node.fence <= fence else node, token, fence)
+
+
+def _confirm_unchecked(node: Node, token: str, fence: int) -> tuple[Node, Vote]:
+    return _confirm_not_strict(node._replace(holder=token), token, fence)
+
+
+_THREE = Config(attempts=3, clocks=(1, 2))
+_LOSS = Config(clocks=(1, 2), later=(7,), promise="clocks")
+
+SHIPPED = Rules()
+
+BROKEN = {
+    "largest-answer": Rules("the token is the largest answer, agreed on or not", _like_shipped(lambda e: e.largest_fence)),
+    "no-confirm": Rules(
+        "the token is one more than the largest answer, and nobody is told",
+        _like_shipped(lambda e: e.agreed_fence or e.largest_fence + 1),
+    ),
+    "confirm-largest": Rules(
+        "the second round writes the largest answer instead of one more, where the fence is not larger",
+        _like_shipped(_agreed, lambda e: e.largest_fence),
+        confirm=_confirm_not_strict,
+    ),
+    "confirm-minority": Rules(
+        "one node's yes is enough in the second round", _like_shipped(_agreed, enough=lambda e: e.granted >= 1)
+    ),
+    "confirm-unchecked": Rules(
+        "confirm asks neither for the owner nor for a strictly smaller fence", confirm=_confirm_unchecked
+    ),
+    "late-counts": Rules("a late answer to the first round is a vote in the second", late_counts=True),
+    "acquire-keeps": Rules("acquire raises the fence to the proposal only", acquire=_acquire_keeps),
+    "acquire-believes": Rules("acquire makes the fence what is proposed, even if that is less", acquire=_acquire_believes),
+    "no-quarantine": Rules("a node that lost its memory votes at once", quarantine=False, config=_LOSS),
+}
+"""A counter-example each, or the search is blind."""
+
+REDUNDANT = {
+    "agreed-despite-larger": Rules(
+        "a number that a quorum answered is the token, although another node answered a larger one",
+        _like_shipped(_often_enough),
+    ),
+    "confirm-any-owner": Rules("confirm does not ask for the owner", confirm=_confirm_any_owner),
+    "confirm-not-strict": Rules("confirm writes over an equal fence", confirm=_confirm_not_strict),
+}
+"""No counter-example: another rule says the same. Both are kept."""
+
+LIMITS = {
+    "late-vote": Rules(
+        "an attempt that began at the loss has the emptied node's vote when the quarantine ends, by a clock that is "
+        "behind by as much as the clock of a lease before the loss was ahead",
+        prompt=False,
+        config=_LOSS,
+    ),
+}
+"""A counter-example each, outside of what the timeouts allow: what the promise leans on."""
+
+VARIANTS = {**BROKEN, **REDUNDANT, **LIMITS}
+
+COMPLETE = {
+    "kept-2": Config(clocks=(1, 2, 3, 4), repairs=True),
+    "kept-3": _THREE,
+    "kept-5-nodes": Config(clocks=(1, 2), nodes=5),
+    "pairs-2": Config(clocks=(1, 2, 3), promise="pairs"),
+    "clocks-2": Config(clocks=(1, 2, 3), later=(8, 9), promise="clocks"),
+}
+"""The protocol as shipped: searched to the end, by hand."""
+
+QUICK = {
+    "kept": Config(clocks=(1, 3)),
+    "pairs": Config(clocks=(1,), promise="pairs"),
+    "clocks": _LOSS,
+}
+"""The same on every commit."""
