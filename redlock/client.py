@@ -199,6 +199,11 @@ class Redlock:
         """The fencing token to propose: the wall clock, or one more than the largest token seen."""
         return max(wall_us, self._largest_seen + 1)
 
+    @property
+    def fresh_ms(self) -> int:
+        """How long a proposal counts: half of what a node that lost its fences abstains for; clocks get the rest."""
+        return self._max_ttl_ms // 2
+
     def saw(self, fence: int) -> None:
         """Remember a token, so that the next proposal is larger."""
         self._largest_seen = max(self._largest_seen, fence)

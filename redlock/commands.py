@@ -16,7 +16,8 @@ class Acquire(NamedTuple):
     """Take the locks if all are free; every fence becomes the same, max(fences + 1, proposed).
 
     Who was woken may also take what is reserved for that. Who goes on waiting for `waits_ms` if it is denied has
-    the lock reserved when it is released.
+    the lock reserved when it is released. A proposal is from the wall clock, so it must not be old when it counts:
+    an attempt that is not decided by `decide_by_ms` of the steady clock is lost (None: no such limit).
     """
 
     names: Names
@@ -25,6 +26,7 @@ class Acquire(NamedTuple):
     proposed: int
     woken: bool = False
     waits_ms: int = 0
+    decide_by_ms: int | None = None
 
 
 class Confirm(NamedTuple):

@@ -169,8 +169,8 @@ class Lease:
 
     def _attempt(self, started_ms: int, *, woken: bool, waits_ms: int) -> Grant | Refusal:
         token = f"{secrets.token_hex(16)}:{self._who}"
-        proposed = self._client.proposal(wall_us())
-        attempt = Acquire(self.names, token, self.ttl_ms, proposed, woken, waits_ms)
+        by = now_ms() + self._client.fresh_ms
+        attempt = Acquire(self.names, token, self.ttl_ms, self._client.proposal(wall_us()), woken, waits_ms, by)
         with self._client.driver.links() as links:
             try:
                 result = links.run(protocol.acquire(attempt))

@@ -52,7 +52,10 @@ def acquire(attempt: Acquire) -> Steps[Grant | Refusal]:
         fence = first.largest_fence + 1
         last, rounds = (yield Round(Confirm(attempt.names, attempt.token, fence))), 2
     deadline = deadline_ms(attempt.ttl_ms, first.sent_ms)
-    if not last.won or last.done_ms >= deadline:
+    # Between the proposal and the send a process can be stopped for any time. Where a node has lost its fences
+    # meanwhile, and its quarantine is over, an old proposal would be a token that was given before.
+    by = deadline if attempt.decide_by_ms is None else min(deadline, attempt.decide_by_ms)
+    if not last.won or last.done_ms >= by:
         yield from cancel(attempt, attempt.ttl_ms)
         return Refusal(last, expired=last.won)
     return Grant(attempt.names, attempt.token, fence, deadline, attempt.ttl_ms, rounds, last)

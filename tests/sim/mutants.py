@@ -40,7 +40,7 @@ _bug(
     "validity counted from the end",
     ("protocol.py", "deadline_ms(attempt.ttl_ms, first.sent_ms)", "deadline_ms(attempt.ttl_ms, last.done_ms)"),
 )
-_bug("validity never looked at", ("protocol.py", "if not last.won or last.done_ms >= deadline:", "if not last.won:"))
+_bug("validity never looked at", ("protocol.py", "if not last.won or last.done_ms >= by:", "if not last.won:"))
 _bug(
     "validity not counted from the first round",
     (
@@ -67,6 +67,14 @@ _bug(
         "model.py",
         "return granted >= quorum or granted + unanswered < quorum",
         "return granted == quorum or granted + unanswered < quorum - 1",
+    ),
+)
+_bug(
+    "an old proposal counts",
+    (
+        "protocol.py",
+        "by = deadline if attempt.decide_by_ms is None else min(deadline, attempt.decide_by_ms)",
+        "by = deadline",
     ),
 )
 # The acquire script.
@@ -115,8 +123,8 @@ _bug(
     "a confirm that needs no quorum",
     (
         "protocol.py",
-        "if not last.won or last.done_ms >= deadline:",
-        "if last.granted == 0 or last.done_ms >= deadline:",
+        "if not last.won or last.done_ms >= by:",
+        "if last.granted == 0 or last.done_ms >= by:",
     ),
 )
 _bug("confirm writes without looking", (CONFIRM, "if holder ~= ARGV[3] or fence >= token then", "if false then"))
@@ -265,6 +273,7 @@ NAMED: dict[str, str] = {
     "an extension after the deadline": (
         "tests/unit/test_protocol.py::test_an_extension_that_is_sent_after_the_deadline_is_none_even_if_the_keys_are_there"
     ),
+    "an old proposal counts": "tests/unit/test_protocol.py::test_an_attempt_whose_proposal_has_grown_old_is_lost",
     "repair after a lost extension": "tests/unit/test_protocol.py::test_a_lost_extension_deletes_and_repairs_nothing",
 }
 """Those that a unit test kills: what they break needs a coincidence that chance does not bring about."""

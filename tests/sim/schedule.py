@@ -76,10 +76,10 @@ class Schedule:
         return 1_000_000 + chance.choice((-1, 0, 1)) * (_PPM_KEPT if chance.random() < 0.5 else 50)
 
     def wall_offset_us(self) -> int:
-        """A client's wall clock: off by less than half of `max_ttl`."""
+        """A client's wall clock: off by less than a quarter of `max_ttl`."""
         if self.options.even_clocks:
             return 0
-        return int((self.world.chance.random() - 0.5) * 0.9 * self.options.max_ttl_ms * MS)
+        return int((self.world.chance.random() - 0.5) * 0.45 * self.options.max_ttl_ms * MS)
 
     def client(self, target: int) -> Client:
         """The client that a fault means."""
@@ -158,9 +158,8 @@ class Schedule:
         """A fresh attempt, with an owner token of its own."""
         self.attempts += 1
         token = f"t{self.attempts}:{client.name}"
-        return Acquire(
-            tuple(sorted(names)), token, self.options.ttl_ms, client.proposal(), woken, self.options.patience_ms
-        )
+        by, waits = client.clock_ms() + self.options.max_ttl_ms // 2, self.options.patience_ms
+        return Acquire(tuple(sorted(names)), token, self.options.ttl_ms, client.proposal(), woken, waits, by)
 
     def granted(self, client: Client, grant: Grant, attempt: Acquire, began: int) -> Held:
         """Somebody believes that he holds a lease."""

@@ -281,3 +281,14 @@ def test_an_attempt_is_never_made_twice_with_one_token() -> None:
     """The generator has one attempt and ends: the next one has to come with a token of its own."""
     _, rounds = drive(protocol.acquire(attempt()), election(*[DEAD] * 5))
     assert sum(isinstance(round_.command, Acquire) for round_ in rounds) == 1
+
+
+def test_an_attempt_whose_proposal_has_grown_old_is_lost() -> None:
+    """Frozen between the proposal and the send, for longer than a node that lost its fences abstains."""
+    late = election(*[granted()] * 5, sent_ms=9_000, done_ms=9_005)
+    result, rounds = drive(protocol.acquire(attempt()._replace(decide_by_ms=9_005)), late)
+    assert isinstance(result, Refusal)
+    assert result.expired
+    assert isinstance(rounds[-1].command, Release)
+    in_time, _ = drive(protocol.acquire(attempt()._replace(decide_by_ms=9_006)), late)
+    assert isinstance(in_time, Grant)
