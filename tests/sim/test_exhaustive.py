@@ -1,0 +1,192 @@
+"""The exhaustive search: complete and without a violation for what is shipped, with one for what is broken."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+
+import pytest
+
+from redlock import wire
+from redlock.commands import Acquire, Command, Confirm, Release, Repair
+from redlock.model import Kind, Vote, quarantine_ms
+from tests.sim import exhaustive_nodes as model
+from tests.sim import exhaustive_store as store
+from tests.sim.exhaustive_nodes import Node, Record
+from tests.sim.exhaustive_rules import BROKEN, COMPLETE, LIMITS, QUICK, REDUNDANT, SHIPPED, Config
+from tests.sim.exhaustive_search import Search
+from tests.sim.exhaustive_walk import Walk, view
+from tests.sim.nodes import Lua
+
+MAX_TTL_MS = 1_000
+NOW_MS = 1_700_000_000_000
+CODEC = wire.Codec(nodes=3, prefix="", max_ttl_ms=MAX_TTL_MS)
+FENCES = (0, 1, 2, 3, 2**51, 2**52 - 2)
+TOKENS = ("one:c1", "two:c2", "three:c3")
+
+
+@pytest.fixture(scope="module")
+def lua() -> Lua:
+    return Lua()
+
+
+@pytest.mark.parametrize("config", QUICK.values(), ids=QUICK)
+def test_what_is_shipped_keeps_its_promise_in_every_state(config: Config) -> None:
+    found = Search(SHIPPED, config).run()
+    assert not found.breach, "\n".join(found.steps)
+    assert found.states > 1_000
+
+
+@pytest.mark.parametrize("name", [*BROKEN, *LIMITS])
+def test_a_broken_variant_has_a_counter_example(name: str) -> None:
+    rules = {**BROKEN, **LIMITS}[name]
+    found = Search(rules, rules.config).run()
+    assert found.breach
+    assert len(found.steps) == found.depth
+
+
+@pytest.mark.parametrize("name", REDUNDANT)
+def test_a_redundant_rule_can_go(name: str) -> None:
+    rules = REDUNDANT[name]
+    found = Search(rules, dataclasses.replace(rules.config, attempts=2)).run()
+    assert not found.breach, "\n".join(found.steps)
+
+
+def test_broken_variants_break_what_is_promised_after_a_loss_of_memory_too() -> None:
+    for name in (
+        "largest-answer",
+        "no-confirm",
+        "confirm-unchecked",
+        "late-counts",
+        "acquire-keeps",
+        "acquire-believes",
+    ):
+        assert Search(BROKEN[name], QUICK["pairs"]).run().breach, name
+
+
+def test_random_walks_see_nothing_that_the_search_has_not_seen() -> None:
+    config = Config(clocks=(1, 2, 3))
+    search = Search(SHIPPED, config)
+    search.run(keep_ways=False)
+    known = {view(*search.shape.unpack(state)) for state in search.seen}
+    chance, seen = random.Random(1), set()
+    for _ in range(3_000):
+        walk = Walk(config, chance)
+        while walk.step():
+            assert walk.seen() in known
+            seen.add(walk.seen())
+    assert len(seen) > len(known) / 2
+
+
+def test_the_store_serialises_in_token_order_whatever_the_tokens() -> None:
+    found = [store.search(plan) for plan in store.plans(2)]
+    assert not [each for each in found if each.breach]
+
+
+@pytest.mark.parametrize("name", store.BROKEN)
+def test_a_broken_store_has_a_counter_example(name: str) -> None:
+    assert any(store.search(plan, store.BROKEN[name]).breach for plan in store.plans(2))
+
+
+def test_complete_configurations_fit_into_the_integers() -> None:
+    for config in COMPLETE.values():
+        assert max((*config.clocks, *config.later)) + 2 * config.attempts < 15
+        assert min(config.later, default=15) > max(config.clocks) + 2 * (config.attempts - 1)
+
+
+class _Server:
+    """One simulated server with the shipped scripts, and its transcription beside it."""
+
+    def __init__(self, lua: Lua) -> None:
+        self._lua, self._server = lua, lua.server()
+        self._server.run(lua.declare, NOW_MS, 1, wire.RECORD, "run")
+        self.node = Node()
+
+    def put(self, node: Node) -> None:
+        for key, value in (("r", node.holder), (wire.fence_key("r"), f"{node.fence}" if node.fence else "")):
+            self._server.delete(key)
+            if value:
+                self._server.set(key, value)
+        self.node = node
+
+    def call(self, command: Command) -> Vote:
+        call = CODEC.call(command)
+        last = ("run",) if call.script.admits else ()
+        reply = self._server.run(
+            self._lua.compiled(call.script), NOW_MS, len(call.keys), *call.keys, *call.arguments, *last
+        )
+        vote = wire.decode(list(reply[1:]))
+        return Vote(vote.kind, vote.fence, vote.holder)
+
+    def left(self) -> Node:
+        return Node(self._server.get("r", NOW_MS) or "", int(self._server.get(wire.fence_key("r"), NOW_MS) or 0))
+
+
+def _transcribed(node: Node, command: Command) -> tuple[Node, Vote]:
+    if isinstance(command, Acquire):
+        return model.acquire(node, command.token, command.proposed)
+    if isinstance(command, Confirm):
+        return model.confirm(node, command.token, command.fence)
+    if isinstance(command, Repair):
+        return model.repair(node, command.token, command.fence)
+    assert isinstance(command, Release)
+    return model.release(node, command.token)
+
+
+def test_the_transcription_does_what_the_scripts_do(lua: Lua) -> None:
+    chance, server = random.Random(2), _Server(lua)
+    granted = 0
+    for _ in range(4_000):
+        server.put(Node(chance.choice(("", *TOKENS)), chance.choice(FENCES)))
+        token, fence = chance.choice(TOKENS), max(1, chance.choice(FENCES) + chance.randint(-1, 1))
+        command = chance.choice(
+            (
+                Acquire(("r",), token, MAX_TTL_MS, fence),
+                Confirm(("r",), token, fence),
+                Repair(("r",), token, MAX_TTL_MS, fence),
+                Release(("r",), token, 0),
+            )
+        )
+        node, vote = _transcribed(server.node, command)
+        assert server.call(command) == vote, (server.node, command)
+        assert server.left() == node, (server.node, command)
+        granted += vote.kind is Kind.GRANTED
+    assert 1_000 < granted < 3_000
+
+
+def test_the_transcribed_record_admits_whom_the_script_admits(lua: Lua) -> None:
+    chance, quarantine = random.Random(3), quarantine_ms(MAX_TTL_MS)
+    call = CODEC.call(Confirm(("r",), TOKENS[0], 1))
+    for _ in range(300):
+        server, record, now = lua.server(), None, 10_000
+        for _ in range(12):
+            now += chance.choice((1, 200, quarantine - 1, quarantine, -300))
+            run_id, terms = chance.choice(("run", "run", "run", "another")), chance.choice((CODEC.terms,) * 3 + ("x",))
+            arguments = (terms, *call.arguments[1:], run_id)
+            reply = server.run(lua.compiled(call.script), now, len(call.keys), *call.keys, *arguments)
+            record, answer = model.admit(record, run_id, terms, now, quarantine)
+            kind, _, *rest = reply[1:]
+            assert kind == {type(None): 0, int: 2, str: 3}[type(answer)]
+            assert answer is None or rest[0] == answer
+            run_id, since, terms = (server.field(wire.RECORD, name, now) for name in ("run_id", "since", "terms"))
+            assert record == Record(run_id, int(since), terms)
+
+
+def test_the_transcribed_doors_do_what_the_scripts_do(lua: Lua) -> None:
+    chance = random.Random(4)
+    for _ in range(300):
+        server, state = lua.server(), store.Store()
+        for _ in range(10):
+            run = store.Run(chance.choice("xy"), chance.randint(1, 3), chance.choice("ab"))
+            if chance.random() < 0.5:
+                state, section = store.open_door(state, run)
+                reply = server.run(lua.open, 0, 1, "s", f"{run.token}", run.owner)
+                assert reply[1] == ("STALE" if section is None else "OPEN")
+                assert section is None or reply[2] == section
+            else:
+                section = chance.randint(max(1, state.section - 1), max(1, state.section))
+                state, said = store.write_door(state, run, section, state.value + 1)
+                words = (f"{run.token}", run.owner, f"{section}", f"{state.value + (said != 'WRITTEN')}", "1000")
+                assert server.run(lua.write, 0, 2, "s", f"done:{run.operation}", *words)[1] == said
+            assert int(server.field("s", "value", 0) or 0) == state.value
+            assert int(server.field("s", "fence", 0) or 0) == state.fence
