@@ -96,7 +96,7 @@ class Client:
             return None
         at_once, number = outcome
         assert number < at.LARGEST, "the configuration is too large"
-        bound = head >> at.BOUND & 15
+        bound = head >> at.BOUND & at.VALUE
         relied = [place for place in heard if votes[place].kind is Kind.GRANTED]
         if pairs:
             bound = max(cells[place] >> at.FLOOR for place in relied)
@@ -112,7 +112,7 @@ class Client:
                 after.append(at.COUNTED | cell & 1 << at.OLD)
             else:
                 after.append(at.KEY if kind == at.OURS and not at_once else at.GONE)
-        proposed = head >> at.PROPOSED & 15
+        proposed = head >> at.PROPOSED & at.VALUE
         if at_once:
             new = at.head(at.GRANTED, proposed, number)
         else:
@@ -121,7 +121,7 @@ class Client:
 
 
 def _vote(cell: int) -> Vote:
-    kind, fence = cell & 7, cell >> at.ANSWER & 15
+    kind, fence = cell & 7, cell >> at.ANSWER & at.VALUE
     return Vote(Kind.DENIED, fence, "another's") if kind == at.DENIED else Vote(Kind.GRANTED, fence)
 
 

@@ -43,7 +43,7 @@ def starts(config: Config, rules: Rules, columns: Columns) -> Iterator[tuple[int
 def with_floors(columns: Columns, heads: Heads, attempt: int) -> Columns:
     """The columns at an attempt's beginning: each cell with the largest token whose quorum that node remembers."""
     granted = [
-        (other, value >> at.TOKEN & 15)
+        (other, value >> at.TOKEN & at.VALUE)
         for other, value in enumerate(heads)
         if value & 7 in {at.GRANTED, at.GRANTED_LATE}
     ]
@@ -100,7 +100,7 @@ def back(columns: Columns, heads: Heads, place: int) -> tuple[Columns, Heads]:
     for attempt, value in enumerate(heads):
         if not value >> at.DOOMED & 1:
             continue
-        ended[attempt] = head(at.OVER, value >> at.PROPOSED & 15, value >> at.TOKEN & 15)
+        ended[attempt] = head(at.OVER, value >> at.PROPOSED & at.VALUE, value >> at.TOKEN & at.VALUE)
         for node, column in enumerate(out):
             kind = cell(column, attempt) & 7
             out[node] = put(column, attempt, kind if kind in {at.UNSEEN, at.KEY} else at.GONE)

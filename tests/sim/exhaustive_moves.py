@@ -65,7 +65,7 @@ class Moves:
 
     def _go_on(self, columns: Columns, heads: Heads, attempt: int) -> Iterator[Move]:
         value = heads[attempt]
-        phase, confirms = value & 7, value >> at.TOKEN & 15 and value & 7 != at.GRANTED
+        phase, confirms = value & 7, value >> at.TOKEN & at.VALUE and value & 7 != at.GRANTED
         for place, column in enumerate(columns):
             if column >> at.MEMORY & 3 == at.QUARANTINED:
                 continue
@@ -83,7 +83,7 @@ class Moves:
         if self._pairs:
             columns = loss.with_floors(columns, heads, attempt)
         else:
-            bound = max(value >> at.TOKEN & 15 for value in heads if value & 7 not in {at.CONFIRMING, at.OVER})
+            bound = max(value >> at.TOKEN & at.VALUE for value in heads if value & 7 not in {at.CONFIRMING, at.OVER})
         for proposed, phase, doomed in loss.starts(self._config, self._rules, columns):
             begun = head(phase, proposed, 0, bound if phase == at.ASKING else 0, doomed)
             changed = (*heads[:attempt], begun, *heads[attempt + 1 :])
@@ -93,22 +93,22 @@ class Moves:
 
     def _ask(self, columns: Columns, heads: Heads, attempt: int, place: int) -> Iterator[Move]:
         column, value, state = columns[place], heads[attempt], (columns, heads)
-        phase, proposed = value & 7, value >> at.PROPOSED & 15
+        phase, proposed = value & 7, value >> at.PROPOSED & at.VALUE
         new, fence = self._grant(column, attempt, proposed)
         if phase == at.ASKING:
-            floor = cell(column, attempt) & 15 << at.FLOOR
+            floor = cell(column, attempt) & at.VALUE << at.FLOOR
             granted = put(new, attempt, at.OURS | fence << at.ANSWER | floor)
             names = (attempt, proposed, place, fence)
             yield _at(state, place, granted, "attempt {} proposes {}: node {} grants, fence {}", names)
-            _, vote = self._rules.acquire(Node(OTHER, column & 15), OURS, proposed)
-            told = [cell(c, attempt) >> at.ANSWER & 15 for c in columns if cell(c, attempt) & 7]
+            _, vote = self._rules.acquire(Node(OTHER, column & at.VALUE), OURS, proposed)
+            told = [cell(c, attempt) >> at.ANSWER & at.VALUE for c in columns if cell(c, attempt) & 7]
             if vote.fence > max(told, default=0):
                 # A smaller one changes nothing: with a quorum of others granted, none is left to outbid.
                 denied = put(column, attempt, at.DENIED | vote.fence << at.ANSWER | floor)
                 names = (attempt, proposed, place, vote.fence)
                 yield _at(state, place, denied, "attempt {} proposes {}: node {} denies, fence {}", names)
             return
-        kind = at.KEY if value >> at.TOKEN & 15 and phase != at.GRANTED else at.GONE
+        kind = at.KEY if value >> at.TOKEN & at.VALUE and phase != at.GRANTED else at.GONE
         if phase == at.CONFIRMING and self._rules.late_counts:
             kind = at.COUNTED
         text, names = "attempt {} proposes {}: node {} grants late, fence {}", (attempt, proposed, place, fence)
@@ -118,22 +118,22 @@ class Moves:
         """The column when the node has granted, but for this attempt's cell, and the fence that it answered."""
         known = self._granted.get((column, attempt, proposed))
         if known is None:
-            node, vote = self._rules.acquire(Node("", column & 15), OURS, proposed)
+            node, vote = self._rules.acquire(Node("", column & at.VALUE), OURS, proposed)
             assert vote.fence < at.LARGEST, "the configuration is too large"
-            new = loss.taken(column & ~15 | node.fence, attempt, self._config.attempts)
+            new = loss.taken(column & ~at.VALUE | node.fence, attempt, self._config.attempts)
             known = self._granted[column, attempt, proposed] = new, vote.fence
         return known
 
     def _confirm(self, columns: Columns, heads: Heads, attempt: int, place: int) -> Iterator[Move]:
         column, value = columns[place], heads[attempt]
-        kind, token = cell(column, attempt) & 7, value >> at.TOKEN & 15
+        kind, token = cell(column, attempt) & 7, value >> at.TOKEN & at.VALUE
         asking = value & 7 == at.CONFIRMING
         if kind == at.COUNTED or (kind != at.KEY and not asking):
             return
         holder = OURS if kind == at.KEY else OTHER
-        node, vote = self._rules.confirm(Node(holder, column & 15), OURS, token)
+        node, vote = self._rules.confirm(Node(holder, column & at.VALUE), OURS, token)
         if vote.kind is Kind.GRANTED:
-            new = put(column & ~15 | node.fence, attempt, at.COUNTED if asking else at.GONE)
+            new = put(column & ~at.VALUE | node.fence, attempt, at.COUNTED if asking else at.GONE)
             names = (attempt, token, place)
             yield self._voted(_at((columns, heads), place, new, "attempt {} confirms {} on node {}", names), attempt)
 
@@ -142,14 +142,14 @@ class Moves:
         value = move.heads[attempt]
         if value & 7 != at.CONFIRMING:
             return move
-        token, bound = value >> at.TOKEN & 15, value >> at.BOUND & 15
+        token, bound = value >> at.TOKEN & at.VALUE, value >> at.BOUND & at.VALUE
         said = tuple(cell(column, attempt) & 7 == at.COUNTED for column in move.columns)
         if not any(said) or not self._client.second(token, said):
             return move
         columns = move.columns
         if not self._pairs:
             columns = tuple(put(c, attempt, at.GONE) if yes else c for c, yes in zip(columns, said, strict=True))
-        granted = head(at.GRANTED_LATE, value >> at.PROPOSED & 15, token)
+        granted = head(at.GRANTED_LATE, value >> at.PROPOSED & at.VALUE, token)
         heads = (*move.heads[:attempt], granted, *move.heads[attempt + 1 :])
         breach = self._breach(columns, heads, attempt, bound)
         return Move(move.text + ", and has token {}", (*move.names, token), columns, heads, breach)
@@ -163,7 +163,7 @@ class Moves:
         for heard, after, value, bound in choices:
             new = tuple(put(column, attempt, kind) for column, kind in zip(columns, after, strict=True))
             changed = (*heads[:attempt], value, *heads[attempt + 1 :])
-            names = (attempt, heard, value >> at.TOKEN & 15)
+            names = (attempt, heard, value >> at.TOKEN & at.VALUE)
             if value & 7 == at.GRANTED:
                 breach = self._breach(new, changed, attempt, bound)
                 yield Move("attempt {} hears {}, and has token {}", names, new, changed, breach)
@@ -171,11 +171,11 @@ class Moves:
                 yield Move("attempt {} hears {}, and asks to confirm {}", names, new, changed)
 
     def _repair(self, columns: Columns, heads: Heads, attempt: int) -> Iterator[Move]:
-        token = heads[attempt] >> at.TOKEN & 15
+        token = heads[attempt] >> at.TOKEN & at.VALUE
         for place, column in enumerate(columns):
-            node, _ = self._rules.repair(Node("", column & 15), OURS, token)
-            if column >> at.MEMORY & 3 != at.QUARANTINED and node.fence != column & 15:
-                new = loss.taken(column & ~15 | node.fence, attempt, self._config.attempts)
+            node, _ = self._rules.repair(Node("", column & at.VALUE), OURS, token)
+            if column >> at.MEMORY & 3 != at.QUARANTINED and node.fence != column & at.VALUE:
+                new = loss.taken(column & ~at.VALUE | node.fence, attempt, self._config.attempts)
                 names = (attempt, place, node.fence)
                 yield _at((columns, heads), place, new, "attempt {} repairs node {}, fence {}", names)
 
@@ -187,17 +187,21 @@ class Moves:
         elif at.BACK not in memory:
             quarantine = self._rules.quarantine
             for place, column in enumerate(columns):
-                for fence in range((column & 15) + 1):
+                for fence in range((column & at.VALUE) + 1):
                     new, doomed = loss.lose(column, heads, fence, quarantine=quarantine, marks=self._pairs)
                     text, names = "node {} restarts and remembers fence {}", (place, fence)
                     yield _at((columns, doomed), place, new, text, names)
 
     def _breach(self, columns: Columns, heads: Heads, attempt: int, bound: int) -> str:
-        token = heads[attempt] >> at.TOKEN & 15
+        token = heads[attempt] >> at.TOKEN & at.VALUE
         if token <= bound:
             return f"attempt {attempt} has token {token}, not above {bound}, which was granted before it began"
         for other, value in enumerate(heads):
-            if other == attempt or value & 7 not in {at.GRANTED, at.GRANTED_LATE} or value >> at.TOKEN & 15 != token:
+            if (
+                other == attempt
+                or value & 7 not in {at.GRANTED, at.GRANTED_LATE}
+                or value >> at.TOKEN & at.VALUE != token
+            ):
                 continue
             if not self._pairs or loss.share(columns, attempt, other):
                 return f"attempts {other} and {attempt} have the same token {token}"

@@ -17,7 +17,12 @@ Columns: TypeAlias = tuple[int, ...]
 Heads: TypeAlias = tuple[int, ...]
 State: TypeAlias = tuple[Columns, Heads]
 
-# A cell: kind, 3 bits; the fence that was answered, 4; whether the node has lost its memory since, 1; floor, 4.
+VALUE = 31
+"""A fence or a token takes five bits."""
+LARGEST = VALUE
+"""Fences and tokens are smaller, or the configuration is too large for these integers."""
+
+# A cell: kind, 3 bits; the fence that was answered; whether the node has lost its memory since, 1 bit; floor.
 UNSEEN = 0
 """The acquire has not been carried out there, and may still be."""
 OURS, LOST, DENIED = 1, 2, 3
@@ -26,19 +31,18 @@ KEY, GONE = 4, 5
 """After it: the key is ours, so that a confirm would be carried out, or it is not."""
 COUNTED = 6
 """The fence became the token there, by this attempt, and its quorum counts this node."""
-ANSWER, OLD, FLOOR, CELL = 3, 7, 8, 12
+ANSWER, OLD, FLOOR, CELL = 3, 8, 9, 14
+CELL_MASK = (1 << CELL) - 1
 
-# A column: fence, 4 bits; memory, 2; the cells.
+# A column: fence; memory, 2 bits; the cells.
 KEPT, QUARANTINED, BACK = 0, 1, 2
-MEMORY, CELLS = 4, 6
+MEMORY, CELLS = 5, 7
 
-# A head: phase, 3 bits; proposal, 4; token, 4; floor, 4; whether it ends with the quarantine, 1.
+# A head: phase, 3 bits; proposal; token; bound; whether it ends with the quarantine, 1 bit.
 IDLE, ASKING, CONFIRMING, GRANTED, GRANTED_LATE, OVER = range(6)
 """GRANTED_LATE: granted, and confirms may still reach further nodes. OVER: as good as crashed, messages under way."""
-PROPOSED, TOKEN, BOUND, DOOMED, HEAD = 3, 7, 11, 15, 16
-
-LARGEST = 15
-"""Fences and tokens are smaller, or the configuration is too large for these integers."""
+PROPOSED, TOKEN, BOUND, DOOMED, HEAD = 3, 8, 13, 18, 19
+HEAD_MASK = (1 << HEAD) - 1
 
 
 def head(phase: int, proposed: int = 0, token: int = 0, bound: int = 0, doomed: int = 0) -> int:
@@ -48,13 +52,13 @@ def head(phase: int, proposed: int = 0, token: int = 0, bound: int = 0, doomed: 
 
 def cell(column: int, attempt: int) -> int:
     """An attempt's cell in a column."""
-    return column >> CELLS + CELL * attempt & 0xFFF
+    return column >> CELLS + CELL * attempt & CELL_MASK
 
 
 def put(column: int, attempt: int, new: int) -> int:
     """The column with another cell."""
     shift = CELLS + CELL * attempt
-    return column & ~(0xFFF << shift) | new << shift
+    return column & ~(CELL_MASK << shift) | new << shift
 
 
 def tidy(columns: Columns, heads: Heads) -> Heads:
@@ -67,10 +71,10 @@ def tidy(columns: Columns, heads: Heads) -> Heads:
         kinds = {column >> CELLS + CELL * attempt & 7 for column in columns}
         if UNSEEN in kinds:
             continue
-        new = old & ~(15 << PROPOSED)
+        new = old & ~(VALUE << PROPOSED)
         if KEY not in kinds:
             if phase == GRANTED_LATE:
-                new = head(GRANTED, token=old >> TOKEN & 15)
+                new = head(GRANTED, token=old >> TOKEN & VALUE)
             elif phase == OVER:
                 new = head(OVER)
         out[attempt] = new
@@ -109,7 +113,7 @@ class Shape:
         for _ in range(self.nodes):
             columns.append(state & mask)
             state >>= self._width
-        return tuple(columns), tuple(state >> HEAD * attempt & 0xFFFF for attempt in range(self.attempts))
+        return tuple(columns), tuple(state >> HEAD * attempt & HEAD_MASK for attempt in range(self.attempts))
 
     def _order(self, heads: Heads) -> tuple[int, tuple[tuple[int, ...], ...]]:
         wanted = tuple(sorted(heads))

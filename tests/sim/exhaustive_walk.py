@@ -145,5 +145,5 @@ class Walk:
 
 def view(columns: at.Columns, heads: at.Heads) -> View:
     """What a walk sees, of a state of the search."""
-    granted = [value >> at.TOKEN & 15 for value in heads if value & 7 in {at.GRANTED, at.GRANTED_LATE}]
-    return tuple(sorted(column & 15 for column in columns)), tuple(sorted(granted))
+    granted = [value >> at.TOKEN & at.VALUE for value in heads if value & 7 in {at.GRANTED, at.GRANTED_LATE}]
+    return tuple(sorted(column & at.VALUE for column in columns)), tuple(sorted(granted))

@@ -88,10 +88,9 @@ def test_a_broken_store_has_a_counter_example(name: str) -> None:
     assert any(store.search(plan, store.BROKEN[name]).breach for plan in store.plans(2))
 
 
-def test_complete_configurations_fit_into_the_integers() -> None:
-    for config in COMPLETE.values():
-        assert max((*config.clocks, *config.later)) + 2 * config.attempts < 15
-        assert min(config.later, default=15) > max(config.clocks) + 2 * (config.attempts - 1)
+def test_right_clocks_are_later_than_any_fence_before_the_loss() -> None:
+    for config in (*COMPLETE.values(), *QUICK.values()):
+        assert min(config.later, default=31) > max(config.clocks) + 3 * (config.attempts - 1)
 
 
 class _Server:
