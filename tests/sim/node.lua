@@ -36,7 +36,7 @@ function M.server()
   local commands = {}
   function commands.GET(key) return of(key, 'string') or false end
   function commands.SET(key, value, px, ms)
-    values[key] = tostring(value)
+    values[key] = type(value) == 'number' and string.format('%.17g', value) or tostring(value)
     expires[key] = px and now + tonumber(ms) or nil
     return {ok = 'OK'}
   end
@@ -112,6 +112,7 @@ function M.server()
   function redis.error_reply(text) return {err = text} end
 
   local function integer(value)
+    if value == true then return 1 end
     if type(value) ~= 'number' then return value end
     return value >= 0 and math.floor(value) or math.ceil(value)
   end
