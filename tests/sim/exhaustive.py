@@ -1,6 +1,6 @@
 """Exhaustive search: P2 for the token protocol and P3 for the fenced store, in every state that can be reached.
 
-    python -m tests.sim.exhaustive              the shipped protocol, all complete configurations (about 15 minutes)
+    python -m tests.sim.exhaustive              the shipped protocol, all complete configurations (about 5 minutes)
     python -m tests.sim.exhaustive kept-2       one of them
     python -m tests.sim.exhaustive store        the fenced store, three runs, every plan; then its broken variants
     python -m tests.sim.exhaustive --variant V  one broken variant, with its shortest counter-example
