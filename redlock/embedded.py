@@ -67,10 +67,12 @@ class Server:
     Args:
         port: A TCP port on 127.0.0.1; None takes a unix socket in the server's own directory.
         options: Further options, such as `("--appendonly", "yes")`.
+        program: Another redis-server than the one that `executable` finds.
     """
 
-    def __init__(self, port: int | None = None, options: Sequence[str] = ()) -> None:
+    def __init__(self, port: int | None = None, options: Sequence[str] = (), program: str | None = None) -> None:
         self.port = port
+        self._program = program
         self._options = tuple(options)
         self._directory = tempfile.TemporaryDirectory(prefix="redlock-", ignore_cleanup_errors=True)
         self._process: subprocess.Popen[bytes] | None = None
@@ -107,7 +109,7 @@ class Server:
             raise ConfigurationError(f"port {self.port} is taken; stop what listens there, or choose another")
         place = ["--port", "0", "--unixsocket", self._socket] if self.port is None else ["--port", str(self.port)]
         command = [
-            executable(), *place, "--bind", "127.0.0.1", "--dir", self._directory.name,
+            self._program or executable(), *place, "--bind", "127.0.0.1", "--dir", self._directory.name,
             "--save", "", "--maxmemory-policy", "noeviction", "--daemonize", "no", *self._options,
         ]  # fmt: skip
         with (self.directory / "redis.log").open("ab") as output:

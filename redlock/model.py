@@ -146,11 +146,6 @@ class Election(NamedTuple):
         return sum(vote.kind is not Kind.SILENT or vote.remaining_ms is not None for vote in self.votes)
 
     @property
-    def elapsed_ms(self) -> int:
-        """Upper bound of the round's length: both readings are floored."""
-        return self.done_ms - self.sent_ms + 1
-
-    @property
     def disagreement(self) -> int | None:
         """The place of a node that refused because other clients work there under other terms, if any."""
         return next((place for place, vote in enumerate(self.votes) if vote.terms), None)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
-import time
 from typing import TYPE_CHECKING
 
 import pytest
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from tests.integration import tools
 
+if TYPE_CHECKING:
     from tests.compose.conftest import Counter, Project
 
 # An image is built, and what a killed worker had in hand has to come back: minutes, not seconds.
@@ -21,12 +21,7 @@ PATIENCE = 300.0
 TASKS = 150
 
 
-def eventually(condition: Callable[[], object], what: str) -> None:
-    """Wait until it is so, looking so seldom that the looking does not slow down what is waited for."""
-    until = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < until, f"still waiting after {PATIENCE:g} s for this: {what}"
-        time.sleep(0.2)
+eventually = functools.partial(tools.eventually, within=PATIENCE, every=0.2)
 
 
 def flower(path: str) -> str:

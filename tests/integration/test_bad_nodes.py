@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from redlock import ConfigurationError, QuorumUnavailable, Redlock, RedlockError
+from redlock import ConfigurationError, QuorumUnavailable, Redlock
 from redlock.embedded import Server, cluster, free_port
 from tests.integration.tools import CANARY, eventually, holders, label, raw, sixth_redis
 
@@ -305,33 +305,6 @@ def test_nodes_with_passwords_work_and_tell_nobody(caplog: pytest.LogCaptureFixt
                 client.lock(NAME).acquire(blocking=False)
             assert_no_secret(str(caught.value), repr(caught.value), *caught.value.reasons)
     assert caplog.messages
-
-
-@pytest.mark.parametrize(
-    "address",
-    [
-        f"redis://:{CANARY}@127.0.0.1",
-        f"redis://user:{CANARY}@127.0.0.1:port",
-        f"redis://user:{CANARY}@127.0.0.1:99999",
-        f"redis://user:{CANARY}@127.0.0.1:6379/db",
-        f"redis://user:{CANARY}@127.0.0.1:6379?db=db",
-        f"redis://:{CANARY}@:6379",
-        f"redis://:{CANARY}",
-        f"http://user:{CANARY}@127.0.0.1:6379",
-        f"user:{CANARY}@127.0.0.1",
-        f"redis://127.0.0.1:6379?pasword={CANARY}",
-        f"redis://127.0.0.1?password={CANARY}",
-        f"redis://127.0.0.1:6379?password={CANARY}&db=db",
-        f"unix://?password={CANARY}",
-        f"unix:///redis.sock?password={CANARY}&db=db",
-    ],
-)
-def test_an_address_that_can_not_be_used_is_refused_without_repeating_its_password(address: str) -> None:
-    with pytest.raises(RedlockError) as caught:
-        Redlock([address, "redis://127.0.0.1:6380", "redis://127.0.0.1:6381"])
-
-    assert isinstance(caught.value, ConfigurationError)
-    assert_no_secret(str(caught.value), repr(caught.value), "".join(traceback.format_exception(caught.value)))
 
 
 def test_an_option_of_redis_py_that_changes_what_it_answers_does_no_harm() -> None:

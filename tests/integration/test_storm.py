@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.integration import storm
-from tests.integration.stage import ROOT
-from tests.integration.tools import eventually, is_free
+from tests.integration.tools import eventually, is_free, talking
 
 if TYPE_CHECKING:
     from redlock.embedded import Cluster
@@ -19,29 +16,17 @@ if TYPE_CHECKING:
 
 @pytest.mark.parametrize("kind", ["hard", "soft"])
 def test_strikes_at_random_moments_leave_no_key_beyond_its_ttl_and_the_client_whole(nodes: Cluster, kind: str) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", storm.__name__, kind, *nodes.urls],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    with process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            after: dict[str, Any] = json.loads(process.stdout.readline())
-            # The process lives on: what nobody has given back must not be renewed for ever.
-            eventually(
-                lambda: all(is_free(nodes.servers, name) for name in storm.NAMES),
-                f"the end of all leases, of which none is longer than {storm.TTL} s",
-                within=10 * storm.TTL,
-            )
-            process.stdin.write("\n")
-            process.stdin.flush()
-            working = json.loads(process.stdout.readline())["working"]
-        finally:
-            process.kill()
+    with talking("-m", storm.__name__, kind, *nodes.urls) as (_, told, said):
+        after: dict[str, Any] = json.loads(said.readline())
+        # The process lives on: what nobody has given back must not be renewed for ever.
+        eventually(
+            lambda: all(is_free(nodes.servers, name) for name in storm.NAMES),
+            f"the end of all leases, of which none is longer than {storm.TTL} s",
+            within=10 * storm.TTL,
+        )
+        told.write("\n")
+        told.flush()
+        working = json.loads(said.readline())["working"]
 
     assert after["wrong"] == []
     assert after["hits"] >= 100, "that was no storm"

@@ -9,12 +9,14 @@ import asyncio
 import contextlib
 import json
 import os
+import subprocess
+import sys
 import tempfile
 import threading
 import time
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import hiredis
 from redis import Redis
@@ -29,19 +31,24 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+ROOT = Path(__file__).parents[2]
+
 CANARY = "canary-b7Qx"
 """A password that must never be seen again."""
 
 
-def eventually(condition: Callable[[], T], what: str, *, within: float = 30.0) -> T:
-    """The first true value of the condition; fails where there is none for a time that no healthy machine needs."""
+def eventually(condition: Callable[[], T], what: str, *, within: float = 30.0, every: float = 0.005) -> T:
+    """The first true value of the condition; fails where there is none for a time that no healthy machine needs.
+
+    `every` is how seldom it looks: where a look is costly, it must not slow down what is waited for.
+    """
     until = time.monotonic() + within
     while True:
         value = condition()
         if value:
             return value
         assert time.monotonic() < until, f"still waiting after {within:g} s for this: {what}"
-        time.sleep(0.005)
+        time.sleep(every)
 
 
 def brief_lock(client: Redlock, name: str, **options: Any) -> Lock:  # noqa: ANN401 - whatever a lock takes
@@ -108,6 +115,21 @@ def children(pid: int | None = None) -> list[int]:
         for task in Path(f"/proc/{pid or os.getpid()}/task").iterdir():
             found += map(int, (task / "children").read_text().split())
     return found
+
+
+@contextlib.contextmanager
+def talking(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], IO[str], IO[str]]]:
+    """A Python process that is talked with: itself, what it is told, and what it says; killed in the end."""
+    process = subprocess.Popen(
+        [sys.executable, *arguments], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            yield process, process.stdin, process.stdout
+        finally:
+            process.kill()
 
 
 class SlowLink:

@@ -11,14 +11,13 @@ import importlib.util
 import re
 import shutil
 import subprocess
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from redis import Redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 
 from redlock import embedded
 from tests.sim import nodes as simulated
@@ -50,25 +49,12 @@ def _version(executable: str) -> str:
 
 @contextlib.contextmanager
 def running(executable: str) -> Iterator[Redis]:
-    with tempfile.TemporaryDirectory(prefix="conformance-") as directory:
-        path = f"{directory}/redis.sock"
-        command = [executable, "--port", "0", "--unixsocket", path, "--save", "", "--dir", directory]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        client = Redis(unix_socket_path=path, decode_responses=True, protocol=2)
-        try:
-            until = time.monotonic() + 10
-            while True:
-                try:
-                    client.ping()
-                    break
-                except RedisError:
-                    assert time.monotonic() < until, f"{executable} did not start"
-                    time.sleep(0.01)
+    server = embedded.Server(program=executable)
+    try:
+        with Redis.from_url(server.start().url, decode_responses=True, protocol=2) as client:
             yield client
-        finally:
-            client.close()
-            process.kill()
-            process.wait()
+    finally:
+        server.stop()
 
 
 def executable(wanted: str) -> str:
