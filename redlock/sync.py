@@ -111,10 +111,12 @@ class Links:
         return UNANSWERED if link.refusal is None else link.refusal._replace(unanswered=True)
 
     def _collect(self, round_: Round, votes: list[Vote], sent_ms: int, limit_ms: int) -> None:
+        command = round_.command
         while not self._is_over(round_, votes):
-            # Even when the time is over: what has arrived is read, or a process that was stopped for a moment
-            # would take all nodes for silent.
-            if not self._pump(max(0, sent_ms + limit_ms - now_ms()), round_.command, votes, sent_ms):
+            # A process that is stopped and goes on finds its wait cut short, and its answers there (epoll_wait(2)
+            # fails with EINTR): so the last look comes after the wait, or it would take all nodes for silent.
+            wait_ms = max(0, sent_ms + limit_ms - now_ms())
+            if not (self._pump(wait_ms, command, votes, sent_ms) or self._pump(0, command, votes, sent_ms)):
                 self._give_up(votes, limit_ms)
                 return
 

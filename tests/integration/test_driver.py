@@ -441,9 +441,11 @@ def test_threads_share_a_few_connections_and_not_one_each(nodes: Cluster) -> Non
 
 
 STALLING = """
+import logging
 import sys
 from redlock import Redlock
 
+logging.basicConfig(stream=sys.stdout, format="%(message)s")  # warnings, such as node-silent
 with Redlock(sys.argv[1:], ttl=5, node_timeout=0.2) as client:
     lock = client.lock("report:7")
     print(lock.locked(), flush=True)
