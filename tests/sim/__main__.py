@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tests.sim import mutants, run
+from tests.sim import hunt, run
 from tests.sim.schedule import Schedule
 from tests.sim.source import Source
 
@@ -30,7 +30,7 @@ def main() -> int:
     parser.add_argument("--most", type=int, default=100_000, help="how many schedules a mutant gets")
     options = parser.parse_args()
     if options.mutants:
-        return mutants.table(options.most)
+        return hunt.table(options.most)
     if options.seed is not None:
         return _replay(options.seed)
     return _batch(options.first, options.count, options.jobs)

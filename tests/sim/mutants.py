@@ -1,22 +1,12 @@
 """Seeded bugs, each a replaced piece of the shipped source: a tester that does not find them would not find ours.
 
-Rules: a mutant is killed by a broken promise in the simulator, or by an exception out of it; a survivor must be in
-`EQUIVALENT`, with the reason why nothing that is promised changes.
+Rules: a mutant is killed by a broken promise in the simulator, by an exception out of it, or by the test that `NAMED`
+gives; a survivor must be in `EQUIVALENT`, with the reason why nothing that is promised changes.
 """
 
 from __future__ import annotations
 
-import shutil
-import statistics
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
-
-from tests.sim.schedule import Schedule
-from tests.sim.source import Source, Variant
-
-ROOT = Path(__file__).parents[2]
+from tests.sim.source import Variant
 
 ACQUIRE, CONFIRM, EXTEND = "scripts/acquire.lua", "scripts/confirm.lua", "scripts/extend.lua"
 RELEASE, REPAIR, ADMIT = "scripts/release.lua", "scripts/repair.lua", "scripts/admit.lua"
@@ -251,11 +241,7 @@ _bug(
 )
 _bug("no memory of operations", (WRITE, "if old then", "if false then"))
 _bug("operations are forgotten at once", (WRITE, "'PX', ARGV[5])", "'PX', '1')"))
-_bug(
-    "a section is not closed",
-    (WRITE, "redis.call('HDEL', KEYS[1], 'open')", ""),
-    (WRITE, "if old then", "if old and old ~= result then"),
-)
+_bug("a section is not closed", (WRITE, "redis.call('HDEL', KEYS[1], 'open')", ""))
 
 EQUIVALENT: dict[str, str] = {
     "won without a quorum": (
@@ -270,61 +256,29 @@ EQUIVALENT: dict[str, str] = {
 
 NAMED: dict[str, str] = {
     "a tie is never decided": "tests/unit/test_model.py::test_a_tie_between_two_clients_is_a_decision",
+    "an old proposal counts": "tests/unit/test_protocol.py::test_an_attempt_whose_proposal_has_grown_old_is_lost",
+    "the largest answer is the token": (
+        "tests/unit/test_protocol.py::test_fences_that_disagree_are_made_to_agree_on_a_larger_one"
+    ),
+    "a confirm that needs no quorum": (
+        "tests/unit/test_protocol.py::test_a_confirm_without_a_quorum_is_no_lease_and_everything_is_taken_back"
+    ),
+    "an extension without a quorum": "tests/sim/test_directed.py::test_2_a_lost_lease_does_not_come_back",
     "an extension after the deadline": (
         "tests/unit/test_protocol.py::test_an_extension_that_is_sent_after_the_deadline_is_none_even_if_the_keys_are_there"
     ),
-    "an old proposal counts": "tests/unit/test_protocol.py::test_an_attempt_whose_proposal_has_grown_old_is_lost",
+    "an extension of whatever is there": (
+        "tests/sim/test_directed.py::test_2_an_extension_does_not_lengthen_what_is_another_s"
+    ),
+    "an extension that creates": "tests/sim/test_directed.py::test_2_a_lost_lease_does_not_come_back",
+    "a failed extension deletes": "tests/sim/test_directed.py::test_2_an_extension_that_fails_deletes_nothing",
     "repair after a lost extension": "tests/unit/test_protocol.py::test_a_lost_extension_deletes_and_repairs_nothing",
+    "open does not remember the owner": (
+        "tests/sim/test_directed_store.py::test_10_two_operations_under_one_lease_lose_no_update"
+    ),
+    "write without a look at the section": (
+        "tests/sim/test_directed_store.py::test_10_two_operations_under_one_lease_lose_no_update"
+    ),
+    "a section is not closed": "tests/sim/test_directed_store.py::test_10_a_section_is_closed_by_its_write",
 }
-"""Those that a unit test kills: what they break needs a coincidence that chance does not bring about."""
-
-
-def named_test_fails(name: str) -> bool:
-    """Run the test that is named for a mutant on a copy of the source that has it; True if the test fails."""
-    with tempfile.TemporaryDirectory(prefix="mutant-") as directory:
-        for folder in ("redlock", "workers", "tests/unit"):
-            shutil.copytree(ROOT / folder, Path(directory) / folder)
-        shutil.copy(ROOT / "pyproject.toml", directory)
-        for piece in MUTANTS[name]:
-            path = Path(directory) / "redlock" / piece.file
-            path.write_text(path.read_text().replace(piece.old, piece.new))
-        command = [sys.executable, "-m", "pytest", "-q", NAMED[name]]
-        return subprocess.run(command, cwd=directory, capture_output=True, check=False).returncode == 1
-
-
-def hunt(name: str, most: int) -> tuple[int, str] | None:
-    """The first seed that kills a mutant and what killed it; None if it survives."""
-    source = Source(*MUTANTS[name])
-    for seed in range(most):
-        try:
-            violations = Schedule(seed, source).run().world.violations
-        except Exception as error:  # noqa: BLE001 - a mutant may do anything
-            return seed, f"{type(error).__name__}: {error}"
-        if violations:
-            return seed, violations[0]
-    return None
-
-
-def table(most: int) -> int:
-    """Print which mutant is killed where; 1 if one survives that should not."""
-    seeds, left = [], []
-    for name in MUTANTS:
-        if name in NAMED:
-            killed = named_test_fails(name)
-            print(f"{'named' if killed else 'SURVIVES':>8}  {name}: {NAMED[name]}", flush=True)
-            left += [] if killed else [name]
-            continue
-        found = hunt(name, most if name not in EQUIVALENT else min(most, 2_000))
-        if found is not None:
-            seeds.append(found[0] + 1)
-            print(f"{found[0] + 1:>8}  {name}: {found[1][:140]}", flush=True)
-        elif name in EQUIVALENT:
-            print(f"{'same':>8}  {name}: {EQUIVALENT[name]}", flush=True)
-        else:
-            print(f"{'SURVIVES':>8}  {name}", flush=True)
-            left.append(name)
-    print(
-        f"{len(MUTANTS)} mutants: {len(seeds)} killed by schedules, median at {statistics.median(seeds):.0f}, last at "
-        f"{max(seeds)}; {len(NAMED)} by a named test; {len(EQUIVALENT)} change nothing; survivors: {left or 'none'}"
-    )
-    return int(bool(left))
+"""Those that a named test kills: what they break needs a coincidence that chance brings about too seldom."""
