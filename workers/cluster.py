@@ -142,6 +142,11 @@ class Program:
             lines = [f"{self.name} ended with status {status}; its last lines:", *(self._said or ["(none)"])]
             raise ClusterError("\n    ".join(lines))
 
+    def signal(self, number: int) -> None:
+        """Send a signal to all of its processes."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
+
     def ask_to_stop(self) -> None:
         """SIGTERM: a worker finishes the tasks that it has begun."""
         self._process.terminate()
@@ -151,8 +156,7 @@ class Program:
         try:
             self._process.wait(max(0.0, until - time.monotonic()))
         except subprocess.TimeoutExpired:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+            self.signal(signal.SIGKILL)
             self._process.wait()
         if self._listener.is_alive():
             self._listener.join(1.0)

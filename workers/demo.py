@@ -28,6 +28,7 @@ from redis.exceptions import RedisError
 from redlock import QuorumUnavailable, RedlockError
 from workers import logs
 from workers.cluster import FIRST_PORT, FLOWER_PORT, NODES, ROOT, ClusterError, Plan, free_ports, is_free, running
+from workers.freeze import Freeze
 from workers.report import Run, Screen
 from workers.settings import from_environment
 
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         log_file.parent.mkdir(parents=True, exist_ok=True)
         log_file.open("a").close()
         with running(_plan(options, screen), stop.check) as cluster:
-            return _up(cluster, screen) if options.up else _demo(cluster, options.tasks, screen)
+            return _up(cluster, screen) if options.up else _demo(cluster, options, screen)
     except (ClusterError, RedlockError, OSError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
@@ -119,6 +120,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=_count, default=2, metavar="N", help="Celery workers (2)")
     parser.add_argument("--children", type=_count, default=4, metavar="N", help="processes in each worker (4)")
     parser.add_argument("--think", type=_seconds, metavar="SECONDS", help="time between read and write (0.005)")
+    parser.add_argument(
+        "--freeze", action="store_true", help="freeze a worker inside its section for twice the TTL, and let it go on"
+    )
     parser.add_argument(
         "--ports",
         type=_first_port,
@@ -209,8 +213,9 @@ def _up(cluster: Running, screen: Screen) -> int:
         time.sleep(_LOOK_SECONDS)
 
 
-def _demo(cluster: Running, count: int, screen: Screen) -> int:
+def _demo(cluster: Running, options: argparse.Namespace, screen: Screen) -> int:
     _introduce(cluster, screen)
+    count = options.tasks
     os.environ.update(cluster.settings)
     settings, lock_settings = from_environment()
     logs.configure(settings.log_file, int(settings.log_bytes), console=False)
@@ -231,9 +236,16 @@ def _demo(cluster: Running, count: int, screen: Screen) -> int:
             screen.say(f"   {_UNLOCKED_TASKS} enqueued, counter {value}: {_UNLOCKED_TASKS - value} updates lost")
 
             screen.say(f"\n2. With the lock: the same body, {count} times increment.delay()")
-            with screen.bar(count) as show:
-                run.send(count, lambda: increment.delay().id, lambda done: show(done, _holder(client)))
-            report = run.report(_LOCKED, settings.log_file)
+            with screen.bar(count) as show, Freeze(cluster, client, redis, _LOCKED, 2 * lock_settings.ttl) as freeze:
+
+                def look(done: int) -> None:
+                    show(done, _holder(client))
+                    news = freeze.look() if options.freeze and done else ""
+                    if news:
+                        screen.say(f"   {news}")
+
+                run.send(count, lambda: increment.delay().id, look)
+            report = run.report(_LOCKED, settings.log_file, freeze.struck if options.freeze else None)
     finally:
         logging.shutdown()
         logging.disable()

@@ -43,6 +43,7 @@ _LOOK_SECONDS = 0.1
 _PATIENCE_SECONDS = 150.0
 """A task of a killed process is back when its lock has run out; one of a vanished worker only after two minutes."""
 _ACQUIRED = re.compile(r" acquired resource=counter:\S+ holder='?(?P<task>[0-9a-f-]{36})@.* rounds=(?P<rounds>\d+) ")
+_STALE = re.compile(r" STALE resource=\S+ token=(?P<token>\d+) ")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +60,8 @@ class Report:
         failed: Why increments failed, those that did.
         seconds: From the first one sent to the last one done.
         rounds: How many elections were won in one round, in two, ...
+        refused: How many reads and writes of a lost lease the store refused, as `STALE`.
+        frozen: The worker that was frozen inside its section, empty if none could be; None if none was to be.
     """
 
     enqueued: int
@@ -70,6 +73,8 @@ class Report:
     failed: Sequence[str]
     seconds: float
     rounds: Mapping[int, int]
+    refused: int = 0
+    frozen: str | None = None
 
     @property
     def lost(self) -> int:
@@ -92,6 +97,8 @@ class Report:
             f"the store knows {self.operations} operations": self.operations != self.enqueued,
             f"{repeated} fencing tokens were given twice": repeated != 0,
             f"{len(self.failed)} tasks failed, the first with {self.failed[:1]}": bool(self.failed),
+            "no worker was frozen inside its section": self.frozen == "",
+            f"{self.frozen} was frozen, and no STALE was refused": bool(self.frozen) and not self.refused,
         }
         return [words for words, is_wrong in checks.items() if is_wrong]
 
@@ -115,6 +122,7 @@ class Report:
             ("wait for the lock, p99", f"{percentile(self.waits_ms, 99)} ms"),
             ("elections won in one round", f"{self.rounds.get(1, 0)}"),
             ("elections won in two rounds", f"{self.rounds.get(2, 0)}"),
+            ("refused by the store as STALE", f"{self.refused}"),
         ]
 
 
@@ -178,43 +186,49 @@ class Run:
         """The value of a counter."""
         return int(self._store.peek(name) or 0)
 
-    def report(self, name: str, log_file: str) -> Report:
+    def report(self, name: str, log_file: str, frozen: str | None = None) -> Report:
         """What became of the locked increments that were sent last.
 
         Args:
             name: Their counter.
             log_file: Where the workers log.
+            frozen: The worker that was frozen on the way, as `Report` has it.
         """
         applied = {key.rpartition(":")[2] for key in self._redis.scan_iter(f"store:{name}:done:*", count=1000)}
         returned = [meta["result"] for meta in self._results.values() if meta["status"] == SUCCESS]
+        fences = [each["fence"] for each in returned]
         return Report(
             enqueued=len(self._results),
             counter=self.counter(name),
             operations=len(applied),
             values=[each["value"] for each in returned],
-            fences=[each["fence"] for each in returned],
+            fences=fences,
             waits_ms=[each["waited_ms"] for each in returned],
             failed=[repr(meta["result"]) for meta in self._results.values() if meta["status"] != SUCCESS],
             seconds=self._seconds,
             rounds=rounds(log_file, self._results),
+            refused=refused(log_file, min(fences, default=0)),
+            frozen=frozen,
         )
 
 
 def rounds(log_file: str, task_ids: Collection[str]) -> dict[int, int]:
     """How many elections these tasks won in one round, in two, ...: counted in the log, whoever else logs there."""
+    found = (match for match in map(_ACQUIRED.search, _lines(log_file)) if match and match["task"] in task_ids)
+    return dict(collections.Counter(int(match["rounds"]) for match in found))
+
+
+def refused(log_file: str, since: int) -> int:
+    """How many reads and writes the store refused because this token, or a larger one, was not the last."""
+    found = filter(None, map(_STALE.search, _lines(log_file)))
+    return sum(int(match["token"]) >= since for match in found)
+
+
+def _lines(log_file: str) -> Iterator[str]:
     path = Path(log_file).absolute()
-    count: collections.Counter[int] = collections.Counter()
     for part in path.parent.glob(f"{path.name}*"):
         with part.open(encoding="utf-8", errors="replace") as lines:
-            count.update(_rounds(lines, task_ids))
-    return dict(count)
-
-
-def _rounds(lines: Iterable[str], task_ids: Collection[str]) -> Iterable[int]:
-    for line in lines:
-        found = _ACQUIRED.search(line)
-        if found is not None and found["task"] in task_ids:
-            yield int(found["rounds"])
+            yield from lines
 
 
 def percentile(values: Iterable[int], percent: int) -> int:

@@ -154,6 +154,14 @@ def test_two_lock_nodes_may_be_killed_in_the_middle(demo: Callable[..., Demo]) -
     assert run.said.splitlines()[-1] == f"OK counter={TASKS} expected={TASKS} lost=0 doubled=0"
 
 
+def test_a_worker_that_is_frozen_for_twice_the_ttl_in_its_section_changes_nothing(demo: Callable[..., Demo]) -> None:
+    run = demo("--tasks", str(TASKS), "--freeze", REDLOCK_TTL="1")
+    assert run.end() == 0, run.said
+    assert re.search(r"worker[12] is frozen inside its section, for 2 s", run.said)
+    assert run.said.splitlines()[-1] == f"OK counter={TASKS} expected={TASKS} lost=0 doubled=0"
+    assert " STALE resource=hits " in (run.work / "logger.log").read_text()
+
+
 @on_linux
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
 def test_a_signal_ends_it_and_all_that_it_started(demo: Callable[..., Demo], number: int, status: int) -> None:
@@ -251,6 +259,7 @@ def a_report(**changes: Any) -> Report:  # noqa: ANN401 - whatever a report has
 
 def test_a_run_in_which_nothing_happened_is_ok() -> None:
     assert a_report().verdict == "OK counter=3 expected=3 lost=0 doubled=0"
+    assert a_report(frozen="worker1", refused=1).verdict == "OK counter=3 expected=3 lost=0 doubled=0"
 
 
 @pytest.mark.parametrize(
@@ -262,6 +271,11 @@ def test_a_run_in_which_nothing_happened_is_ok() -> None:
         ({"operations": 2}, "FAILED counter=3 expected=3 lost=0 doubled=0 (the store knows 2 operations)"),
         ({"fences": [7, 7, 9]}, "FAILED counter=3 expected=3 lost=0 doubled=0 (1 fencing tokens were given twice)"),
         ({"values": [1, 2], "failed": ["boom"]}, "FAILED counter=3 expected=3 lost=1 doubled=1 "),
+        ({"frozen": ""}, "FAILED counter=3 expected=3 lost=0 doubled=0 (no worker was frozen inside its section)"),
+        (
+            {"frozen": "worker1"},
+            "FAILED counter=3 expected=3 lost=0 doubled=0 (worker1 was frozen, and no STALE was refused)",
+        ),
     ],
 )
 def test_whatever_went_wrong_makes_it_failed(changes: dict[str, Any], verdict: str) -> None:
