@@ -46,8 +46,10 @@ def tokens(leases: Sequence[Lease], lost: Mapping[int, Sequence[int]], *, always
         for earlier in ordered[:place]:
             if not set(earlier.names) & set(later.names):
                 continue
+            # Either may have been voted for first: who was granted later can have begun, and been stopped, before.
+            began = min(earlier.began, later.began)
             kept = always or any(
-                not any(earlier.began <= loss <= later.start for loss in lost.get(node, ()))
+                not any(began <= loss <= later.start for loss in lost.get(node, ()))
                 for node in earlier.certificate & later.answered
             )
             if kept and later.fence == earlier.fence:

@@ -15,6 +15,8 @@ from tests.sim.source import Source, Variant
 
 ROOT = Path(__file__).parents[2]
 SEEDS = (0, 1, 56, 57)
+LATE_GRANT = 117_747
+"""Its one node is emptied between the vote for a client that is stopped, and the vote for who is granted before it."""
 
 BROKEN = {
     "quarantine off": "no quarantine",
@@ -46,6 +48,10 @@ def test_a_few_hundred_schedules_break_no_promise_and_are_not_vacuous() -> None:
     total = run.chunk((0, 400))
     assert total.violations == ()
     assert total.vacuous == []
+
+
+def test_a_node_that_was_emptied_between_two_votes_did_not_keep_its_memory_for_either(source: Source) -> None:
+    assert Schedule(LATE_GRANT, source).run().world.violations == []
 
 
 @pytest.mark.parametrize("seed", SEEDS)
