@@ -5,7 +5,7 @@ Rules: no I/O; every message says what was given, what is wrong with it and what
 
 from __future__ import annotations
 
-import unicodedata
+import re
 from typing import TYPE_CHECKING
 
 from redlock.errors import ConfigurationError
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 LONGEST_NAME = 1_024
 LONGEST_SECONDS = 1_000_000_000
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+"""Unicode's category Cc."""
 
 
 def number(what: str, value: object, *, zero: bool = False) -> float:
@@ -91,7 +93,7 @@ def _text(what: str, name: object, *, empty: bool) -> str:
         raise ConfigurationError(f"{what} {name!r:.60} holds half a surrogate pair, which is no text") from None
     if size > LONGEST_NAME:
         raise ConfigurationError(f"{what} {name[:20]!r}... has {size} bytes; {LONGEST_NAME} are the most")
-    if any(unicodedata.category(letter) == "Cc" for letter in name):
+    if _CONTROL.search(name):
         raise ConfigurationError(
             f"{what} {name!r:.60} holds a control character; those are kept for the lock's own keys"
         )

@@ -29,6 +29,8 @@ class Journal:
 
     def acquired(self, resource: str, grant: Grant, waited_ms: int) -> None:
         """A lease was taken."""
+        if not log.is_heard():
+            return
         log.info(
             "acquired",
             resource=resource,
@@ -77,6 +79,8 @@ class Journal:
 
     def released(self, resource: str, grant: Grant, outcome: Outcome) -> None:
         """A lease was given back."""
+        if outcome is Outcome.RELEASED and not log.is_heard():
+            return
         emit = log.info if outcome is Outcome.RELEASED else log.warning
         emit(outcome.value, resource=resource, holder=shown(grant.token), fence=grant.fence)
 

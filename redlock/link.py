@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from redlock.model import Vote
     from redlock.nodes import Dial, Dialled, Node
 
-_READ_SIZE = 65_536
+_READ_SIZE = 4_096
 _MOST_PENDING = 1_000
 
 
@@ -46,14 +46,14 @@ class Link:
         self.suspect_since_ms: int | None = None
         self.reason = "not connected yet"
         self._dialled: Dialled | None = None
-        self._reader = hiredis.Reader()
+        self._reader, self._tls = hiredis.Reader(), False
         self._pending: deque[int] = deque()
 
     def adopt(self, dialled: Dialled) -> None:
         """Start with a fresh connection: nothing pending, nothing suspected."""
         self._dialled, self.sock, self.run_id = dialled, dialled.sock, dialled.run_id
         self.last_word = last_word(dialled.run_id)
-        self._reader = hiredis.Reader()
+        self._reader, self._tls = hiredis.Reader(), isinstance(dialled.sock, ssl.SSLSocket)
         self._pending.clear()
         self.suspect_since_ms, self.reason = None, ""
         self._selector.register(self.sock, selectors.EVENT_READ, self)
@@ -72,11 +72,12 @@ class Link:
             self._dialled.connection.disconnect()  # type: ignore[no-untyped-call]
             self._dialled = None
 
-    def send(self, words: bytes, *tickets: int) -> bool:
-        """Send commands at once, with a ticket for each answer that they will have, or drop the connection."""
+    def send(self, words: bytes, ticket: int, answers: int = 1) -> bool:
+        """Send commands at once, with this ticket on each answer that they will have, or drop the connection."""
         if self.sock is None:
             return False
-        self._pending.extend(tickets)
+        for _ in range(answers):
+            self._pending.append(ticket)
         try:
             whole = self.sock.send(words) == len(words) and len(self._pending) <= _MOST_PENDING
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
@@ -90,8 +91,8 @@ class Link:
 
     def receive(self) -> list[tuple[int, object]]:
         """The answers that have arrived, each with its ticket; drops the connection if it has ended."""
-        answers: list[tuple[int, object]] = []
-        while self.sock is not None:
+        more = True
+        while more and self.sock is not None:
             try:
                 data = self.sock.recv(_READ_SIZE)
             except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
@@ -103,19 +104,21 @@ class Link:
                 self.drop("the node closed the connection")
                 break
             self._reader.feed(data)
-            if not isinstance(self.sock, ssl.SSLSocket) and len(data) < _READ_SIZE:
-                break
-        while self.sock is not None:
-            try:
-                reply = self._reader.gets()
-            except hiredis.ProtocolError:
-                self.drop("answered something that is not the Redis protocol")
-                break
-            if reply is False:
-                break
-            if not self._pending:
-                self.drop("answered without being asked")
-                break
-            answers.append((self._pending.popleft(), reply))
+            # TLS may hold back what it has decrypted already, where nothing arrives any more that would say so.
+            more = self._tls or len(data) == _READ_SIZE
+        return self._parsed()
+
+    def _parsed(self) -> list[tuple[int, object]]:
+        answers: list[tuple[int, object]] = []
+        gets, pending = self._reader.gets, self._pending
+        try:
+            while (reply := gets()) is not False:
+                if not pending:
+                    self.drop("answered without being asked")
+                    break
+                answers.append((pending.popleft(), reply))
+        except hiredis.ProtocolError:
+            self.drop("answered something that is not the Redis protocol")
+        if answers:
             self.suspect_since_ms = None
         return answers

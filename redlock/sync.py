@@ -90,7 +90,8 @@ class Links:
         self._ticket += 1
         words = self._codec.encode(command)
         sent_ms = now_ms()
-        votes = [self._send(link, round_, words) for link in self._links]
+        admits = SCRIPTS[type(command)].admits
+        votes = [self._send(link, round_, words + link.last_word if admits else words) for link in self._links]
         if round_.wait is not Wait.SENT:
             limit_ms = self._timeout_ms if not isinstance(command, Release) else min(self._timeout_ms, _RELEASE_MS)
             self._collect(round_, votes, sent_ms, limit_ms)
@@ -98,14 +99,12 @@ class Links:
         return Election(tuple(votes), sent_ms, self._used_ms)
 
     def _send(self, link: Link, round_: Round, words: bytes) -> Vote:
-        command = round_.command
         suspect = link.suspect_since_ms is not None
         if round_.to is not None and link.place not in round_.to:
             return silent("not asked")
-        if link.sock is None or (suspect and isinstance(command, Acquire | Inspect)):
+        if link.sock is None or (suspect and isinstance(round_.command, Acquire | Inspect)):
             return silent(link.reason or link.node.error)
-        sent = link.send(self._words(link, command, words), self._ticket)
-        if not sent or suspect:
+        if not link.send(words, self._ticket) or suspect:
             return silent(link.reason)
         # A refusal that came too late for its round still bars this client until the node says otherwise.
         return UNANSWERED if link.refusal is None else link.refusal._replace(unanswered=True)
@@ -121,12 +120,18 @@ class Links:
                 return
 
     def _is_over(self, round_: Round, votes: list[Vote]) -> bool:
-        unanswered = sum(vote.unanswered for vote in votes)
+        granted = denied = unanswered = 0
+        for vote in votes:
+            if vote.kind is Kind.GRANTED:
+                granted += 1
+            elif vote.kind is Kind.DENIED:
+                denied += 1
+            elif vote.unanswered:
+                unanswered += 1
         if round_.wait is Wait.ALL:
             return unanswered == 0
-        granted = sum(vote.kind is Kind.GRANTED for vote in votes)
         if round_.wait is Wait.COUNTED:
-            return counted(granted, sum(vote.kind is Kind.DENIED for vote in votes), unanswered, self._quorum)
+            return counted(granted, denied, unanswered, self._quorum)
         return decided(granted, unanswered, self._quorum)
 
     def _pump(self, wait_ms: int, command: Command | None, votes: list[Vote], sent_ms: int) -> bool:
@@ -136,14 +141,16 @@ class Links:
         self._struck = True
         for key, _ in ready:
             link: Link = key.data
-            answers = link.receive()
-            for ticket, reply in answers:
+            for ticket, reply in link.receive():
                 mine = command is not None and ticket == self._ticket
                 if isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT"):
                     self._teach(link, command if mine else None)
                 elif mine:
-                    votes[link.place] = self._count(link, reply, sent_ms)
-                else:
+                    votes[link.place] = vote = wire.decode(reply)
+                    if vote.time_ms:
+                        link.refusal = vote if vote.terms else None
+                        link.node.watch(vote.time_ms, sent_ms, now_ms())
+                elif reply != wire.RELEASED:
                     self._late(link, reply)
             if link.sock is None and votes and votes[link.place].unanswered:
                 votes[link.place] = silent(link.reason)
@@ -151,27 +158,16 @@ class Links:
 
     def _teach(self, link: Link, command: Command | None) -> None:
         """Teach a node all the scripts that it has lost, so that a cancel finds its own; then ask again."""
-        again = b"" if command is None else self._words(link, command, self._codec.encode(command))
-        tickets = (_NOBODY,) * len(SCRIPTS) + (() if command is None else (self._ticket,))
-        link.send(LESSONS + again, *tickets)
-
-    @staticmethod
-    def _words(link: Link, command: Command, words: bytes) -> bytes:
-        return words + link.last_word if SCRIPTS[type(command)].admits else words
+        link.send(LESSONS, _NOBODY, len(SCRIPTS))
+        if command is not None:
+            words = self._codec.encode(command)
+            link.send(words + link.last_word if SCRIPTS[type(command)].admits else words, self._ticket)
 
     @staticmethod
     def _late(link: Link, reply: object) -> None:
         vote = wire.decode(reply)
         if vote.terms:
             link.refusal = vote
-
-    @staticmethod
-    def _count(link: Link, reply: object, sent_ms: int) -> Vote:
-        vote = wire.decode(reply)
-        if vote.time_ms:
-            link.refusal = vote if vote.terms else None
-            link.node.watch(vote.time_ms, sent_ms, now_ms())
-        return vote
 
     def _give_up(self, votes: list[Vote], limit_ms: int) -> None:
         """The time is over. Only a node that had all of its time is suspect: a release is cut short for our sake."""
@@ -186,18 +182,19 @@ class Links:
     def _make_ready(self, command: Command) -> None:
         """Read what is late, drop what is useless, and dial; wait only for nodes not known to be bad."""
         now = now_ms()
-        if now - self._used_ms > _IDLE_MS or any(link.suspect_since_ms is not None for link in self._links):
+        suspects = [link for link in self._links if link.suspect_since_ms is not None]
+        if suspects or now - self._used_ms > _IDLE_MS:
             self._pump(0, None, [], now)
-        for link in self._links:
+        for link in suspects:
             if link.suspect_since_ms is not None and now - link.suspect_since_ms > _SUSPECT_MS:
                 link.suspect_since_ms = None
                 link.node.is_bad(link.reason)
                 link.drop(link.reason)
-        if any(link.sock is None for link in self._links):
-            self._dial(command)
-
-    def _dial(self, command: Command) -> None:
         down = [link for link in self._links if link.sock is None]
+        if down:
+            self._dial(command, down)
+
+    def _dial(self, command: Command, down: Sequence[Link]) -> None:
         patient = not isinstance(command, Release) or len(self._links) - len(down) < self._quorum
         awaited = [link for link in down if patient and not link.node.error]
         for link in down:

@@ -14,14 +14,18 @@ Control characters are refused in resource names, so no resource can collide wit
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from importlib import resources
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import hiredis
 
 from redlock.commands import Acquire, Command, Confirm, Extend, Inspect, Names, Release, Repair
 from redlock.model import FENCE_TTL_MS, Kind, Vote, quarantine_ms, silent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 INTERNAL = "\x01redlock:"
 RECORD = f"{INTERNAL}node"
@@ -85,6 +89,19 @@ def queue_key(lock_key: str) -> str:
     return f"{INTERNAL}queue:{lock_key}"
 
 
+_BESIDE: dict[type[Command], tuple[Callable[[str], str], ...]] = {
+    Acquire: (fence_key, queue_key),
+    Release: (wake_key, queue_key),
+}
+"""What a command needs beside the lock; the others need its fence."""
+
+
+@functools.lru_cache(1_024)
+def _keys(prefix: str, names: Names, beside: tuple[Callable[[str], str], ...]) -> tuple[str, ...]:
+    locks = [prefix + name for name in names]
+    return tuple(key for lock in locks for key in (lock, *(place(lock) for place in beside)))
+
+
 class Call(NamedTuple):
     """A script with what it is called with, but for the run_id that the admitting ones take last."""
 
@@ -112,18 +129,17 @@ class Codec:
     def call(self, command: Command) -> Call:
         """The script of a command, with keys and arguments."""
         script = SCRIPTS[type(command)]
-        locks = [self._prefix + name for name in command.names]
+        keys = _keys(self._prefix, command.names, _BESIDE.get(type(command), (fence_key,)))
+        if script.admits:
+            keys = (RECORD, *keys)
         if isinstance(command, Release):
-            keys = tuple(key for lock in locks for key in (lock, wake_key(lock), queue_key(lock)))
             return Call(script, keys, (command.token, str(command.wake_ms), self._reserve))
         if isinstance(command, Acquire):
-            keys = tuple(key for lock in locks for key in (lock, fence_key(lock), queue_key(lock)))
             queue = ("1" if command.woken else "0", str(command.waits_ms))
             words = (str(command.ttl_ms), str(command.proposed), _FENCE_TTL, *queue)
-            return Call(script, (RECORD, *keys), (*self._common, command.token, *words))
-        pairs = tuple(key for lock in locks for key in (lock, fence_key(lock)))
+            return Call(script, keys, (*self._common, command.token, *words))
         if isinstance(command, Inspect):
-            return Call(script, pairs, ())
+            return Call(script, keys, ())
         own: tuple[str, ...]
         if isinstance(command, Confirm):
             own = (str(command.fence), _FENCE_TTL)
@@ -131,7 +147,7 @@ class Codec:
             own = (str(command.ttl_ms), _FENCE_TTL)
         else:
             own = (str(command.ttl_ms), str(command.fence), _FENCE_TTL)
-        return Call(script, (RECORD, *pairs), (*self._common, command.token, *own))
+        return Call(script, keys, (*self._common, command.token, *own))
 
     def wake_keys(self, names: Names) -> list[str]:
         """Where waiters of these resources block."""
@@ -153,8 +169,18 @@ def last_word(run_id: str) -> bytes:
     return b"$%d\r\n%s\r\n" % (len(run_id), run_id.encode())
 
 
+RELEASED = [1, 0, 0]
+"""What a node answers to a release of what was there."""
+_RELEASED = Vote(Kind.GRANTED)
+
+
 def decode(reply: object) -> Vote:
     """A node's reply as a vote. What is not one of the shapes that the scripts give is no vote."""
+    # Every second reply is this one: no closer look at its shape.
+    return _RELEASED if reply == RELEASED else _by_shape(reply)
+
+
+def _by_shape(reply: object) -> Vote:
     if isinstance(reply, Exception):
         return silent(explain(str(reply)))
     match reply:
