@@ -1,0 +1,166 @@
+"""Makes docs/reference.md from the docstrings: `python docs/make_reference.py`.
+
+Rules of this file: it reads the source and imports nothing of it, so what it writes depends on the text alone; what
+is listed is in `PAGES`, in this order; a test compares its result with the file.
+"""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[1]
+TARGET = ROOT / "docs" / "reference.md"
+_WIDTH = 100
+
+PAGES: list[tuple[str, str, str, list[str]]] = [
+    ("For Celery tasks", "redlock.celery", "redlock/celery.py", ["locked", "current_lease", "client_for"]),
+    ("The lock", "redlock", "redlock/client.py", ["Redlock", "Holding"]),
+    ("", "", "redlock/lock.py", ["Lock"]),
+    ("", "", "redlock/lease.py", ["Lease"]),
+    ("The fenced store", "redlock.store", "redlock/store.py", ["FencedStore", "Section", "Written"]),
+    (
+        "Errors",
+        "redlock",
+        "redlock/errors.py",
+        ["RedlockError", "ConfigurationError", "LockContended", "QuorumUnavailable", "NotHeld", "LockLost", "Stale"],
+    ),
+    ("Fixtures for pytest", "", "pytest_redlock.py", ["redlock_nodes", "redlock_client"]),
+    ("Nodes for tests", "redlock.testing", "redlock/testing.py", ["lock_nodes", "LockNodes", "LockNode"]),
+    ("Servers on this machine", "redlock.embedded", "redlock/embedded.py", ["cluster", "Cluster", "Server"]),
+]
+"""Each page: its title, where its names are imported from, the file, and the names."""
+
+BETWEEN_OURSELVES = {"checked_ttl_ms", "fresh_ms", "proposal", "renew", "saw", "serves"}
+"""What is public because another module of the package calls it, and is nobody else's business."""
+
+Definition = ast.ClassDef | ast.FunctionDef
+
+
+def reference() -> str:
+    """The whole page."""
+    lines = [
+        "# Reference",
+        "",
+        "<!-- Made from the docstrings by docs/make_reference.py; change those, not this. -->",
+        "",
+        "Times are seconds as `float`, but for names that end in `_ms`, which are whole milliseconds.",
+        "What each error and each log event means for operators is in [operations.md](operations.md),",
+        "the settings are in the [README](../README.md).",
+        "",
+    ]
+    for title, where, path, names in PAGES:
+        if title:
+            lines += [f"## {title}", ""]
+        if where:
+            lines += [f"`from {where} import ...`", ""]
+        found = {node.name: node for node in _parsed(path).body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+        for name in names:
+            lines += _described(found[name])
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _parsed(path: str) -> ast.Module:
+    return ast.parse((ROOT / path).read_text(encoding="utf-8"))
+
+
+def _described(node: Definition) -> Iterator[str]:
+    """A function or a class, and what is public in the class."""
+    yield from (f"### {node.name}", "")
+    text = ast.get_docstring(node) or ""
+    if isinstance(node, ast.FunctionDef):
+        if not _is(node, "fixture"):
+            yield from _signature(node, node.name)
+        yield from _prose(text)
+        return
+    members = [one for one in node.body if isinstance(one, ast.FunctionDef)]
+    if node.bases:
+        yield from (f"*A kind of `{'`, `'.join(ast.unparse(base) for base in node.bases)}`.*", "")
+    for member in members:
+        if member.name == "__init__" and "Args:" in text:
+            yield from _signature(member, node.name)
+    yield from _prose(text)
+    for name, what in _attributes(members):
+        yield from (f"#### {node.name}.{name}", "", what, "")
+    for member in members:
+        if not member.name.startswith("_") and member.name not in BETWEEN_OURSELVES:
+            yield from (f"#### {node.name}.{member.name}", "")
+            if not _is(member, "property"):
+                yield from _signature(member, member.name)
+            yield from _prose(ast.get_docstring(member) or "")
+
+
+def _attributes(members: list[ast.FunctionDef]) -> Iterator[tuple[str, str]]:
+    """`self.name = ...` with a docstring below it, in the constructor."""
+    body = [statement for member in members if member.name == "__init__" for statement in member.body]
+    for before, after in itertools.pairwise(body):
+        match before, after:
+            case ast.Assign(targets=[ast.Attribute(attr=name)]), ast.Expr(value=ast.Constant(value=str(text))):
+                if not name.startswith("_"):
+                    yield name, text
+
+
+def _is(node: ast.FunctionDef, decorator: str) -> bool:
+    return any(ast.unparse(one).rpartition(".")[2] == decorator for one in node.decorator_list)
+
+
+def _signature(node: ast.FunctionDef, name: str) -> Iterator[str]:
+    """How it is called, on one line or with a line for each argument."""
+    gives = "" if node.returns is None or node.name == "__init__" else f" -> {ast.unparse(node.returns)}"
+    arguments = [*_arguments(node.args)]
+    line = f"{name}({', '.join(arguments)}){gives}"
+    yield "```text"
+    if len(line) <= _WIDTH:
+        yield line
+    else:
+        yield from (f"{name}(", *(f"    {argument}," for argument in arguments), f"){gives}")
+    yield from ("```", "")
+
+
+def _arguments(found: ast.arguments) -> Iterator[str]:
+    optional = [None] * (len(found.args) - len(found.defaults)) + found.defaults
+    for argument, default in zip(found.args, optional, strict=True):
+        if argument.arg != "self":
+            yield _argument(argument, default)
+    if found.kwonlyargs:
+        yield "*"
+    for argument, default in zip(found.kwonlyargs, found.kw_defaults, strict=True):
+        yield _argument(argument, default)
+
+
+def _argument(argument: ast.arg, default: ast.expr | None) -> str:
+    return ast.unparse(argument) + ("" if default is None else f" = {ast.unparse(default)}")
+
+
+def _prose(text: str) -> Iterator[str]:
+    """A docstring in Markdown: `Args:` and its like become lists."""
+    for part in text.split("\n\n"):
+        head, *rest = part.splitlines()
+        if head in {"Args:", "Attributes:", "Raises:", "Returns:"}:
+            yield from (f"*{head.removesuffix(':')}*", "")
+            for item in _items(textwrap.dedent("\n".join(rest)).splitlines()):
+                name, colon, what = item.partition(": ")
+                yield f"- `{name}`: {what}" if colon and " " not in name else f"- {item}"
+        else:
+            yield part
+        yield ""
+
+
+def _items(lines: list[str]) -> Iterator[str]:
+    item = ""
+    for line in lines:
+        if item and not line.startswith(" "):
+            yield item
+            item = ""
+        item = f"{item} {line.strip()}".strip()
+    yield item
+
+
+if __name__ == "__main__":
+    TARGET.write_text(reference(), encoding="utf-8")

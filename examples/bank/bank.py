@@ -1,0 +1,84 @@
+"""A bank transfer: two accounts under one lock, and two balances that only a current holder can write.
+
+Rules of this file:
+1. Both accounts are locked at once, all or nothing, so two transfers in opposite directions can't wait for each other.
+2. Each balance is read and written through the fenced store, under an operation id that stays the same when the
+   task is delivered again: half a transfer is finished by the second delivery, and never done twice.
+3. A debit never raises for want of money. It writes down what it decided, so a second delivery reads the same answer.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from typing import TYPE_CHECKING
+
+from celery import Celery
+from redis import Redis
+
+from redlock.celery import current_lease, locked
+from redlock.store import FencedStore
+
+if TYPE_CHECKING:
+    from celery import Task
+
+REDIS = os.environ.get("BANK_REDIS", "redis://127.0.0.1:6379")
+
+app = Celery("bank", broker=f"{REDIS}/0", backend=f"{REDIS}/1")
+app.conf.update(
+    task_acks_late=True,  # a transfer is acknowledged when it is done,
+    task_reject_on_worker_lost=True,  # and delivered again when its worker was killed
+    worker_prefetch_multiplier=1,
+    broker_connection_retry_on_startup=True,
+)
+
+
+@functools.cache
+def store() -> FencedStore:
+    """The accounts. This Redis owns the money: give it an AOF with `appendfsync always`."""
+    return FencedStore(Redis.from_url(f"{REDIS}/2"))
+
+
+def balance(account: str) -> int:
+    """What is on an account, for looking at."""
+    return _read(store().peek(account))
+
+
+@app.task(bind=True)
+@locked(["account:{source}", "account:{target}"])
+def transfer(self: Task, source: str, target: str, amount: int) -> str:
+    """Move an amount; returns "paid" or "refused"."""
+    if amount <= 0 or source == target:
+        raise ValueError(f"{amount} from {source} to {target} is no transfer")
+    lease, op_id = current_lease(), self.request.id
+    written = store().update(source, lease, f"{op_id}:debit", functools.partial(_debit, amount))
+    said: str = json.loads(written.value)["said"]
+    if said == "paid":
+        store().update(target, lease, f"{op_id}:credit", functools.partial(_credit, amount))
+    return said
+
+
+@app.task(bind=True)
+@locked("account:{account}")
+def deposit(self: Task, account: str, amount: int) -> str:
+    """Put money on an account."""
+    store().update(account, current_lease(), f"{self.request.id}:credit", functools.partial(_credit, amount))
+    return "paid"
+
+
+def _debit(amount: int, state: str | None) -> str:
+    left = _read(state) - amount
+    return _state(left, "paid") if left >= 0 else _state(_read(state), "refused")
+
+
+def _credit(amount: int, state: str | None) -> str:
+    return _state(_read(state) + amount, "paid")
+
+
+def _read(state: str | None) -> int:
+    return 0 if state is None else int(json.loads(state)["balance"])
+
+
+def _state(balance: int, said: str) -> str:
+    return json.dumps({"balance": balance, "said": said})

@@ -1,0 +1,48 @@
+"""A periodic report that must not overlap: beat sends it every few seconds, and a run that finds another one leaves.
+
+Rules of this file: `otherwise="skip"` with `wait=0`, so that no slot of the worker is spent on waiting and no queue
+of late reports builds up. A skip returns a value, so it shows in the results and ends no chain.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from celery import Celery
+
+from redlock.celery import current_lease, locked
+
+REDIS = os.environ.get("REPORT_REDIS", "redis://127.0.0.1:6379")
+EVERY = float(os.environ.get("REPORT_EVERY", "60"))
+TAKES = float(os.environ.get("REPORT_TAKES", "90"))
+FILE = Path(os.environ.get("REPORT_FILE", "report.txt"))
+
+app = Celery("report", broker=f"{REDIS}/0", backend=f"{REDIS}/1")
+app.conf.update(
+    broker_connection_retry_on_startup=True,
+    beat_schedule={
+        "report": {
+            "task": "report.write_report",
+            "schedule": EVERY,
+            # What lay in the queue while the workers were down is not to be made up for.
+            "options": {"expires": EVERY},
+        },
+    },
+)
+
+
+@app.task
+@locked("report", wait=0, otherwise="skip")
+def write_report() -> dict[str, object]:
+    """Make the report; it takes longer than the time between two of them."""
+    with FILE.open("a", encoding="utf-8") as file:
+        file.write("begin\n")
+        file.flush()
+        until = time.monotonic() + TAKES
+        while time.monotonic() < until:
+            time.sleep(0.05)  # a page of the report
+            current_lease().ensure_valid()
+        file.write("end\n")
+    return {"status": "written", "fence": current_lease().fence}

@@ -1,0 +1,51 @@
+"""The pytest plugin: real lock nodes for the tests of a project that uses this package.
+
+    def test_a_transfer_waits_for_its_turn(redlock_nodes, redlock_client): ...
+
+Rules of this file:
+1. A test run that asks for no fixture of it pays nothing: neither redis nor Celery nor `redlock` is imported before
+   one does. For that it is a module of its own; importing a module of a package imports the package.
+2. The servers live as long as the test run, and are as new for each test that asks for them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from redlock import Redlock
+    from redlock.testing import LockNodes
+
+
+@pytest.fixture(scope="session")
+def _redlock_servers() -> Iterator[LockNodes]:
+    from redlock.errors import ConfigurationError  # noqa: PLC0415 - rule 1
+    from redlock.testing import lock_nodes  # noqa: PLC0415 - rule 1
+
+    with contextlib.ExitStack() as stack:
+        try:
+            nodes = stack.enter_context(lock_nodes())
+        except ConfigurationError as error:
+            pytest.fail(str(error), pytrace=False)
+        yield nodes
+
+
+@pytest.fixture
+def redlock_nodes(_redlock_servers: LockNodes) -> LockNodes:
+    """Five real lock nodes, empty and voting; `.urls`, and `[0].kill()`, `.freeze()`, `.cut()`, `.empty()`, ..."""
+    _redlock_servers.reset()
+    return _redlock_servers
+
+
+@pytest.fixture
+def redlock_client(redlock_nodes: LockNodes) -> Iterator[Redlock]:
+    """A `Redlock` client of these nodes with the default settings."""
+    from redlock import Redlock  # noqa: PLC0415 - rule 1
+
+    with Redlock(redlock_nodes.urls) as client:
+        yield client

@@ -1,0 +1,271 @@
+"""The documentation is right: every block of code runs, every event and error is listed, the reference is up to date.
+
+How a block is run: one of Python is a file, named by its first line where that is `# name.py`, and run in the order
+of the page in one directory; a test file is run by pytest. One that begins with a decorator is an excerpt, and
+gets the names that it uses. The commands of a console block are run by a shell. A `redis.conf` starts a server.
+A comment before a block, `<!-- not run: why -->` or `<!-- in the background -->`, says what is different.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import errno
+import importlib.util
+import os
+import re
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from redis import Redis
+
+from redlock import ConfigurationError, Redlock, embedded, errors, wire
+from redlock.admission import declare
+from redlock.protocol import Outcome
+from redlock.survey import survey
+from redlock.testing import lock_nodes
+from tests.integration.pages import Block, blocks
+from tests.integration.tools import ROOT, eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from concurrent.futures import Future
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "examples").glob("*/README.md"))]
+OPERATIONS = ROOT / "docs" / "operations.md"
+
+EXCERPT = """
+from celery import Celery
+from redlock.celery import current_lease, locked
+app = Celery("shop")
+"""
+KINDS = ("python", "console", "conf", "yaml", "text", "")
+"""The last two are what a program says."""
+
+
+class Desk:
+    """A directory in which the blocks of one page are run, on nodes and a broker of its own."""
+
+    def __init__(self, directory: Path, ports: list[int], broker: embedded.Server) -> None:
+        self.directory = directory
+        self.background: list[subprocess.Popen[str]] = []
+        self._ports = ports
+        self._broker = broker.url
+        nodes = ",".join(f"redis://127.0.0.1:{port}" for port in ports)
+        tools = f"{Path(sys.executable).parent}:{Path(embedded.executable()).parent}"
+        self._environment = os.environ | {
+            "PATH": f"{tools}:{os.environ['PATH']}",
+            "REDLOCK_NODES": nodes,
+            "SIMULATE_DELAYS": "0,0.1",
+            "SIMULATE_HOLD": "0.1",
+            "BANK_REDIS": broker.url,
+            "ORDERS_REDIS": broker.url,
+            "REPORT_REDIS": broker.url,
+        }
+
+    def here(self, text: str) -> str:
+        """What a page says, with this desk's addresses in place of those that everybody has."""
+        text = text.replace("range(63791, 63796)", str(self._ports)).replace(
+            "redis://127.0.0.1:6379/", self._broker + "/"
+        )
+        return text.replace(".venv/bin/", "")
+
+    def run(self, block: Block) -> None:
+        """Run a block; it has to end well."""
+        if block.kind == "python":
+            text = EXCERPT + block.text if block.text.startswith("@") else block.text
+            (self.directory / block.name).write_text(self.here(text), encoding="utf-8")
+            if block.name.startswith(("test_", "conftest")):
+                program = "" if block.name == "conftest.py" else f"python -m pytest -q -p pytest_redlock {block.name}"
+            else:
+                program = f"python {block.name}"
+        else:
+            program = "\n".join(line.removeprefix("$ ") for line in block.text.splitlines() if line.startswith("$ "))
+        if program:
+            self._start(self.here(program), block)
+
+    def _start(self, program: str, block: Block) -> None:
+        process = subprocess.Popen(
+            ["sh", "-ec", program],
+            cwd=self.directory,
+            env=self._environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self.background.append(process)
+        if not block.in_the_background:
+            said, _ = process.communicate("\n", timeout=60)
+            assert process.returncode == 0, f"line {block.line}: {program}\n{said}"
+
+    def clear(self) -> None:
+        """End what runs in the background."""
+        for process in self.background:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+
+
+@pytest.fixture
+def ports() -> list[int]:
+    return [embedded.free_port() for _ in range(5)]
+
+
+@pytest.fixture
+def desk(tmp_path: Path, ports: list[int], broker: embedded.Server) -> Iterator[Desk]:
+    desk = Desk(tmp_path, ports, broker)
+    try:
+        yield desk
+    finally:
+        desk.clear()
+
+
+def title(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.parent.parent.name != "examples"], ids=title)
+def test_every_block_runs(page: Path, desk: Desk, ports: list[int]) -> None:
+    found = blocks(page)
+    with contextlib.ExitStack() as stack:
+        if not any("cluster(ports=" in block.text for block in found):
+            stack.enter_context(embedded.cluster(ports=ports))
+        for block in found:
+            if block.runs and block.kind in {"python", "console"}:
+                desk.run(block)
+
+
+def test_nodes_with_the_configuration_and_the_user_of_the_page_do_all_that_clients_need(tmp_path: Path) -> None:
+    (conf,) = [block.text for block in blocks(OPERATIONS) if block.kind == "conf"]
+    file = tmp_path / "redis.conf"
+    file.write_text(re.sub(r"^(bind|port) .*$", "", conf, flags=re.MULTILINE))
+    servers = [embedded.Server(embedded.free_port(), ("--include", str(file))) for _ in range(3)]
+    with contextlib.ExitStack() as stack:
+        for server in servers:
+            stack.callback(server.stop)
+            server.start()
+        urls = [server.url.replace("//", "//lock:SECRET@") for server in servers]
+        declare(urls)
+        client, other = (stack.enter_context(Redlock(urls)) for _ in range(2))
+        lock = client.lock("x")
+        assert lock.acquire()
+        lock.extend(1.0)
+        assert client.holder("x")
+        with _later(lambda: other.lock("x").acquire(blocking_timeout=30)) as waiter:
+            eventually(lambda: _blocked(urls[0]) + _blocked(urls[1]) + _blocked(urls[2]), "somebody who waits")
+            lock.release()
+        assert waiter.result()
+        seen = survey(urls)
+        assert [(node.reason, node.missing, node.unlisted, node.rdb) for node in seen.nodes] == [("", (), "", "")] * 3
+        with pytest.raises(ConfigurationError, match="wants a password"):
+            declare([server.url for server in servers])
+
+
+def test_the_terms_of_the_nodes_can_be_changed_as_the_page_says() -> None:
+    with lock_nodes() as nodes:
+        with Redlock(nodes.urls) as before:
+            assert before.lock("x").acquire(blocking=False)
+        with Redlock(nodes.urls, max_ttl=20.0) as early, pytest.raises(ConfigurationError, match="must agree"):
+            early.lock("x").acquire(blocking=False)
+        for node in nodes:
+            node.empty()
+        declare(nodes.urls)
+        with Redlock(nodes.urls, max_ttl=20.0) as after:
+            assert after.lock("x").acquire(blocking=False)
+
+
+@contextlib.contextmanager
+def _later(work: Callable[[], bool]) -> Iterator[Future[bool]]:
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(work)
+
+
+def _blocked(url: str) -> int:
+    with Redis.from_url(url) as redis:
+        return int(redis.info("clients")["blocked_clients"])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=title)
+def test_every_block_says_what_it_is_and_why_it_is_not_run(page: Path) -> None:
+    for block in blocks(page):
+        assert block.kind in KINDS, f"{title(page)}:{block.line} is {block.kind or 'nothing'}"
+        assert not block.mark or re.fullmatch("not run: .+|in the background", block.mark), block.mark
+
+
+@pytest.mark.parametrize("page", PAGES, ids=title)
+def test_every_link_into_the_project_leads_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        path, _, anchor = link.partition("#")
+        if "://" in link:
+            continue
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings], link
+
+
+def test_the_reference_is_what_the_docstrings_say() -> None:
+    spec = importlib.util.spec_from_file_location("make_reference", ROOT / "docs" / "make_reference.py")
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    assert (ROOT / "docs" / "reference.md").read_text(encoding="utf-8") == script.reference(), (
+        "out of date: run `python docs/make_reference.py`"
+    )
+
+
+def table(page: Path, heading: str) -> set[str]:
+    """The names in the first column of the table under a heading."""
+    _, _, section = page.read_text(encoding="utf-8").partition(f"\n## {heading}\n")
+    rows = [line.split("|")[1] for line in section.partition("\n## ")[0].splitlines() if line.startswith("| `")]
+    return {name for row in rows for name in re.findall(r"`([\w-]+)`", row)}
+
+
+def test_every_error_is_explained_and_no_other() -> None:
+    classes = {
+        name for name, kind in vars(errors).items() if isinstance(kind, type) and kind.__module__ == errors.__name__
+    }
+    assert table(OPERATIONS, "Errors") == classes
+
+
+def test_every_event_of_the_log_is_explained_and_no_other() -> None:
+    assert table(OPERATIONS, "Log") == {*_events()} | {one.value for one in Outcome} - {Outcome.KEPT.value}
+
+
+def test_every_metric_is_explained_and_no_other() -> None:
+    source = (ROOT / "redlock" / "metrics.py").read_text(encoding="utf-8")
+    assert table(OPERATIONS, "Metrics") == {*re.findall(r'"(redlock_\w+_(?:total|seconds))"', source)}
+
+
+def test_every_reason_for_no_vote_is_one_that_nodes_give_and_those_of_redis_are_all_there() -> None:
+    _, _, section = OPERATIONS.read_text(encoding="utf-8").partition("The reasons that a node can give for no vote:")
+    rows = [line.split("|")[1] for line in section.partition("\n## ")[0].splitlines() if line.startswith("| `")]
+    reasons = {reason for row in rows for reason in re.findall("`([^`]+)`", row)}
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "redlock").glob("*.py"))
+    for reason in reasons - {os.strerror(errno.ECONNREFUSED).lower()}:
+        assert all(part in source for part in re.split(r"\.\.\.", reason)), reason
+    for said in wire._EXPLAINED.values():
+        assert said.startswith(tuple(reasons)), said
+
+
+def _events() -> Iterator[str]:
+    """The first words of what the package writes to its log."""
+    for path in (ROOT / "redlock").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            match node:
+                case ast.Call(
+                    func=ast.Attribute(
+                        value=ast.Name(id="log" | "logger"), attr="debug" | "info" | "warning" | "error" | "exception"
+                    ),
+                    args=[ast.Constant(value=str(text)), *_],
+                ) if not text.startswith("%"):
+                    yield text.split()[0]

