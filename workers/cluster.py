@@ -38,6 +38,8 @@ FIRST_PORT, FLOWER_PORT = 63790, 5555
 NODES = 5
 ROOT = Path(__file__).parents[1]
 """Where `workers` and `tasks` are found."""
+FLOWER_CONF = Path(__file__).with_name("flowerconfig.py")
+"""Flower's configuration."""
 
 _START_SECONDS = 60.0
 _STOP_SECONDS = 8.0
@@ -253,7 +255,7 @@ def _programs(plan: Plan, settings: Mapping[str, str]) -> Iterator[tuple[Program
         f"worker{number}": ["worker", "-n", f"worker{number}@%h", "-c", str(plan.children), "--without-mingle"]
         for number in range(1, plan.workers + 1)
     }
-    commands["flower"] = ["flower", "--address=127.0.0.1", f"--port={plan.flower_port}"]
+    commands["flower"] = ["flower", f"--conf={FLOWER_CONF}", "--address=127.0.0.1", f"--port={plan.flower_port}"]
     programs: list[Program] = []
     try:
         for name, arguments in commands.items():

@@ -1,0 +1,269 @@
+"""One look at one lock node, with everything that it tells about itself and about the locks on it.
+
+Rules: it changes nothing on the node; SCAN, never KEYS; every answer has its time limit, and what is missing then is
+said, not guessed; a node that can't be a lock node is looked at too, and says why it can't.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import TYPE_CHECKING, Any
+
+from redis.exceptions import RedisError, ResponseError
+
+from redlock import told, wire
+from redlock.clock import now_ms, wall_us
+from redlock.model import quarantine_ms, silent
+from redlock.nodes import Node, Unfit, why
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from redis.connection import AbstractConnection
+
+    from redlock.model import Vote
+
+_PERMITTED = wire.Script.load("permitted")
+_LOOK = wire.Script.load("look")
+_SCAN_COUNT = 1_000
+_NAMES_AT_ONCE = 250
+
+
+@dataclasses.dataclass(frozen=True)
+class NodeState:
+    """What one node tells about itself; plain values, times in seconds, sizes in bytes.
+
+    Attributes:
+        label: `host:port`, `host:port/db` or a socket's path.
+        reachable: Whether it answers, and lets us in.
+        reason: Why it casts no vote at this moment, be it that it is unreachable or unfit, that clients disagree or
+            that it abstains; empty if it votes.
+        version: Of the server.
+        role: `master` or `slave`.
+        mode: `standalone`, `cluster` or `sentinel`.
+        run_id: Which server process it is; two nodes with the same one are the same server.
+        terms: What its clients agreed on; empty if it has had none since it started.
+        abstains: For how long it still casts no vote because it is new or has lost its memory; 0 if it votes.
+        clock_offset: Its wall clock less ours; None if unknown.
+        clock_error: By how much the offset can be wrong either way.
+        eviction: Its `maxmemory-policy`.
+        max_memory: 0 without a limit.
+        used_memory: How much it has in use.
+        aof: Whether it writes an append-only file.
+        fsync: When that file is forced to the disk: `always`, `everysec`, `no`; empty if it won't tell.
+        rdb: When it saves snapshots, in the words of its configuration; empty for never, None if it won't tell.
+        missing: What the lock needs and this user may not do; empty also where the server can't tell (before 7.0).
+        blocked: How many clients wait on it in a blocking read.
+        unlisted: Why its locks are not listed, or not all; empty if all are.
+    """
+
+    label: str
+    reachable: bool = False
+    reason: str = ""
+    version: str = ""
+    role: str = ""
+    mode: str = ""
+    run_id: str = ""
+    terms: str = ""
+    abstains: float = 0.0
+    clock_offset: float | None = None
+    clock_error: float = 0.0
+    eviction: str = ""
+    max_memory: int = 0
+    used_memory: int = 0
+    aof: bool = False
+    fsync: str = ""
+    rdb: str | None = None
+    missing: tuple[str, ...] = ()
+    blocked: int = 0
+    unlisted: str = ""
+
+    @property
+    def votes(self) -> bool:
+        """Whether it casts votes at this moment."""
+        return not self.reason
+
+
+class _Visited(Node):
+    """A node that is looked at even where it can't be a lock node."""
+
+    unfit = ""
+
+    def _greet(self, connection: AbstractConnection) -> tuple[str, str]:  # type: ignore[override]  # static there
+        try:
+            return super()._greet(connection)
+        except (Unfit, ResponseError) as exc:
+            self.unfit = why(exc, self.timeout_ms)
+            return "", ""
+
+
+class Look:
+    """A visit to one node: `meet` it, `find` the names on it, `read` what it has at the names that all are asked for.
+
+    Args:
+        url: Its address.
+        timeout_ms: For how long each of its answers, and its list of names, is waited for.
+        codec: How clients speak to it.
+        max_ttl_ms: The longest lease that any client takes.
+
+    Raises:
+        ConfigurationError: The address is no good.
+    """
+
+    def __init__(self, url: str, timeout_ms: int, codec: wire.Codec, max_ttl_ms: int) -> None:
+        self.node = _Visited(url, timeout_ms)
+        self.state = NodeState(self.node.label, reason=f"no answer within {timeout_ms} ms")
+        self.names: set[str] = set()
+        self.more = False
+        """Whether it has more names than were listed."""
+        self.votes: dict[str, Vote] = {}
+        self.waited: set[str] = set()
+        """Names at which somebody was denied since the lock was taken, and may still wait."""
+        self._codec = codec
+        self._quarantine_ms = quarantine_ms(max_ttl_ms)
+        self._connection: AbstractConnection | None = None
+
+    def meet(self) -> None:
+        """Connect, and read what it tells about itself."""
+        try:
+            dialled = self.node.connect()
+            self._connection = dialled.connection
+            dialled.sock.settimeout(self.node.timeout_ms / 1000)
+            self._introduce()
+        except (RedisError, OSError, Unfit) as exc:
+            self.node.error = why(exc, self.node.timeout_ms)
+            self.state = NodeState(self.node.label, reason=self.node.error)
+            self.close()
+
+    def find(self, prefix: str, most: int) -> None:
+        """List the names of what can be locks, at most about so many."""
+        if self._is_fit():
+            self._try(lambda: self._find(prefix, most))
+
+    def _is_fit(self) -> bool:
+        return self._connection is not None and self.state.role == "master" and self.state.mode == "standalone"
+
+    def read(self, prefix: str, names: Sequence[str]) -> None:
+        """Read what it has at these names."""
+        if self._is_fit():
+            self._try(lambda: self._read(prefix, names))
+
+    def close(self) -> None:
+        """Close the connection."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.disconnect()  # type: ignore[no-untyped-call]
+
+    def vote(self, name: str) -> Vote:
+        """What it has at a name, as a vote."""
+        return self.votes.get(name) or silent(self.state.unlisted or self.state.reason or "not asked")
+
+    def _try(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except (RedisError, OSError) as exc:
+            self.state = dataclasses.replace(self.state, unlisted=why(exc, self.node.timeout_ms))
+            if not isinstance(exc, ResponseError):
+                # Its answers could come later, and be taken for those to the next question.
+                self.close()
+
+    def _ask(self, *commands: Sequence[str | bytes]) -> list[Any]:
+        assert self._connection is not None
+        self._connection.send_packed_command(self._connection.pack_commands(commands))  # type: ignore[no-untyped-call]
+        return [self._answer() for _ in commands]
+
+    def _answer(self) -> Any:  # noqa: ANN401 - whatever the server says
+        assert self._connection is not None
+        try:
+            return self._connection.read_response()
+        except ResponseError as error:
+            return error
+
+    def _introduce(self) -> None:
+        before_us = wall_us()
+        (clock,) = self._ask(("TIME",))
+        after_us = wall_us()
+        info, record, fsync, rdb, refused = self._ask(
+            ("INFO",),
+            ("HMGET", wire.RECORD, "run_id", "since", "terms"),
+            ("CONFIG", "GET", "appendfsync"),
+            ("CONFIG", "GET", "save"),
+            ("EVAL", _PERMITTED.source, "0", wire.RECORD),
+        )
+        said = told.fields(info)
+        now_us = int(clock[0]) * 1_000_000 + int(clock[1]) if isinstance(clock, list) else None
+        state = NodeState(
+            self.node.label,
+            reachable=True,
+            version=said.get("redis_version", ""),
+            role=said.get("role", ""),
+            mode=said.get("redis_mode", ""),
+            run_id=said.get("run_id", ""),
+            clock_offset=None if now_us is None else (now_us - (before_us + after_us) // 2) / 1e6,
+            clock_error=(after_us - before_us) / 2e6,
+            eviction=said.get("maxmemory_policy", ""),
+            max_memory=int(said.get("maxmemory", 0)),
+            used_memory=int(said.get("used_memory", 0)),
+            aof=said.get("aof_enabled") == "1",
+            fsync=told.setting(fsync) or "",
+            rdb=told.setting(rdb),
+            missing=told.missing(refused),
+            blocked=int(said.get("blocked_clients", 0)),
+        )
+        self.state = self._admitted(state, record, now_us)
+
+    def _admitted(self, state: NodeState, record: object, now_us: int | None) -> NodeState:
+        """With what the node's record says: under which terms, and whether it may vote."""
+        words = record if isinstance(record, list) else [None, None, None]
+        run_id, since, terms = (told.text(word) for word in words)
+        known = run_id == state.run_id
+        terms = terms if known else ""
+        abstains_ms = self._quarantine_ms
+        if known and since.isdigit() and now_us is not None:
+            age_ms = now_us // 1000 - int(since)
+            abstains_ms = max(0, self._quarantine_ms - max(0, age_ms))
+        reason = self.node.unfit
+        # Who waits goes past a node that can't be a lock node, as past one that can't be reached.
+        self.node.error = reason
+        denied = wire.explain("NOPERM")
+        if state.missing and reason in {"", denied}:
+            reason = f"{denied}: {', '.join(state.missing)}"
+        if not reason and terms not in {"", self._codec.terms}:
+            reason = f"its clients agreed on {terms}"
+        if not reason and abstains_ms:
+            reason = f"new, restarted or emptied: abstains for another {abstains_ms / 1000:.1f} s"
+        return dataclasses.replace(state, terms=terms, abstains=abstains_ms / 1000, reason=reason)
+
+    def _find(self, prefix: str, most: int) -> None:
+        pattern = re.sub(r"([\\*?\[\]])", r"\\\1", prefix) + "*" if prefix else "[^\x01]*"
+        until_ms = now_ms() + self.node.timeout_ms
+        cursor = b"0"
+        while True:
+            (answer,) = self._ask(
+                ("SCAN", cursor, "MATCH", pattern, "COUNT", str(_SCAN_COUNT), "TYPE", "string"),
+            )
+            if isinstance(answer, ResponseError):
+                raise answer
+            cursor = answer[0]
+            names = (told.text(key).removeprefix(prefix) for key in answer[1])
+            self.names.update(name for name in names if told.is_resource(name))
+            if cursor == b"0":
+                return
+            if len(self.names) > most or now_ms() > until_ms:
+                # A node with very many keys is not read to the end.
+                self.more = True
+                return
+
+    def _read(self, prefix: str, names: Sequence[str]) -> None:
+        for first in range(0, len(names), _NAMES_AT_ONCE):
+            some = names[first : first + _NAMES_AT_ONCE]
+            locks = [prefix + name for name in some]
+            keys = [key for lock in locks for key in (lock, wire.fence_key(lock), wire.queue_key(lock))]
+            (answer,) = self._ask(("EVAL", _LOOK.source, str(len(keys)), *keys))
+            if isinstance(answer, ResponseError):
+                raise answer
+            for name, (*vote, waited) in zip(some, answer, strict=True):
+                self.votes[name] = wire.decode(vote)
+                if waited:
+                    self.waited.add(name)

@@ -1,0 +1,21 @@
+-- Which of the commands that the lock needs may this user not run? Changes nothing.
+--
+-- KEYS  none: a key that the user may not touch would refuse the whole question
+-- ARGV  the node's record
+-- gives the names of the commands that are refused, or nil where the server can't tell (before 7.0)
+if not redis.acl_check_cmd then
+  return false
+end
+local key = ARGV[1]
+local needed = {
+  {'EVALSHA', '', '0'}, {'EVAL', '', '0'}, {'SCRIPT', 'LOAD', ''}, {'INFO'}, {'TIME'},
+  {'HMGET', key, ''}, {'HSET', key, '', ''}, {'GET', key}, {'SET', key, ''}, {'DEL', key}, {'PTTL', key},
+  {'PEXPIRE', key, '1'}, {'LLEN', key}, {'RPUSH', key, ''}, {'BLPOP', key, '1'},
+}
+local refused = {}
+for _, command in ipairs(needed) do
+  if not redis.acl_check_cmd(unpack(command)) then
+    refused[#refused + 1] = command[1] == 'SCRIPT' and 'SCRIPT LOAD' or command[1]
+  end
+end
+return refused

@@ -1,0 +1,221 @@
+"""One read-only look at all lock nodes: who holds what, and how the nodes are.
+
+    survey(nodes, prefix=..., max_ttl=...) -> Survey       plain values; `Survey.as_dict()` is plain JSON
+
+Rules: it changes nothing and takes no lock; all nodes are asked at the same time, each with a short timeout, so a
+dead node costs no more than that; no owner token gets out but as `model.shown` shows it, no address but as a label.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import threading
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from redlock import checks
+from redlock.look import Look, NodeState
+from redlock.model import Election, Kind, quorum_of, shown
+from redlock.waiters import Waiters
+from redlock.wire import Codec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from redlock.nodes import Node
+
+_SHOWN = re.compile(r"(?P<who>.*?)(?: since (?P<since>\d{4}-\S+Z))? \((?P<digits>[0-9a-f]{8})\)", re.DOTALL)
+_EXCHANGES = 4
+"""A visit is over after so many timeouts: to connect, to be introduced, to list, to read."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """A resource, and one holder that at least one node names; two rows if nodes name different ones.
+
+    Attributes:
+        resource: The name that is locked, without the prefix.
+        holder: Who: task id @ worker for Celery tasks; eight characters of the value for another client's lock.
+        since: When that holder's attempt began by its own clock, as `2026-11-24T12:00:00Z`; empty if it did not say.
+        digits: The first eight digits of its owner token, as logs show them; empty for another client's.
+        remaining: Seconds until the lock is free if the holder does nothing more; None if that can't be told.
+        votes: For each node, in the order of `Survey.nodes`: True if it names this holder, False if it does not,
+            None if it did not answer.
+        held: Whether a quorum of nodes names this holder; without one it is an attempt, or what is left of a lease.
+        fence: Its fencing token as most of its nodes have it; 0 for another client's lock.
+        waiters: How many clients wait for it, as far as can be told: None if somebody does and how many is
+            unknown, because other resources are waited for on the same node.
+    """
+
+    resource: str
+    holder: str
+    since: str
+    digits: str
+    remaining: float | None
+    votes: tuple[bool | None, ...]
+    held: bool
+    fence: int
+    waiters: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Survey:
+    """What the nodes told at one moment.
+
+    Attributes:
+        nodes: Their states, in the order in which they were given.
+        locks: What is held, by name; a resource's holder with the most votes comes first.
+        more: Whether there are more resources than were listed.
+        quorum: How many votes make a quorum.
+        terms: What this side would agree on with the nodes; see `NodeState.terms`.
+        time: When it was made, in seconds since 1970.
+    """
+
+    nodes: tuple[NodeState, ...]
+    locks: tuple[Held, ...]
+    more: bool
+    quorum: int
+    terms: str
+    time: float
+
+    @property
+    def voting(self) -> int:
+        """How many nodes cast votes at this moment."""
+        return sum(node.votes for node in self.nodes)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything as what JSON knows."""
+        return dataclasses.asdict(self) | {"voting": self.voting}
+
+
+def survey(
+    nodes: Sequence[str] | str,
+    *,
+    prefix: str = "",
+    max_ttl: float = 10.0,
+    timeout: float = 0.5,
+    resources: int = 200,
+) -> Survey:
+    """Look at all nodes, at the same time.
+
+    Args:
+        nodes: Their addresses, as `Redlock` takes them.
+        prefix: What clients put before every resource name.
+        max_ttl: Seconds that no lease may exceed.
+        timeout: Seconds for which a node's answer is waited for; a look takes at most four times as long.
+        resources: How many resources are listed at most; 0 looks for none.
+
+    Raises:
+        ConfigurationError: One of these is no good; the message says which and what would be.
+    """
+    addresses = checks.node_list(nodes)
+    checks.prefix(prefix)
+    max_ttl_ms = int(checks.number("max_ttl", max_ttl) * 1000)
+    timeout_ms = max(1, int(checks.number("timeout", timeout) * 1000))
+    checks.count("resources", resources)
+    codec = Codec(len(addresses), prefix, max_ttl_ms)
+    looks = [Look(address, timeout_ms, codec, max_ttl_ms) for address in addresses]
+    until = time.monotonic() + _EXCHANGES * timeout_ms / 1000
+
+    def first(look: Look) -> None:
+        look.meet()
+        if resources:
+            look.find(prefix, resources)
+
+    met = _all_at_once(looks, first, until)
+    names = sorted(set().union(*(look.names for look in met)))
+    more = len(names) > resources or any(look.more for look in met)
+    names = names[:resources]
+    read = _all_at_once(met, lambda look: look.read(prefix, names), until)
+    for look in read:
+        look.close()
+    states = tuple(look.state for look in looks)
+    held = [one for name in names for one in _holders(name, looks)]
+    return Survey(
+        states, tuple(_with_waiters(held, looks, codec)), more, quorum_of(len(looks)), codec.terms, time.time()
+    )
+
+
+def look_at(url: str, *, timeout: float = 0.5) -> NodeState:
+    """What one Redis tells about itself, be it a lock node or not.
+
+    Args:
+        url: Its address.
+        timeout: Seconds for which each of its answers is waited for.
+
+    Raises:
+        ConfigurationError: The address is no good.
+    """
+    look = Look(url, max(1, int(checks.number("timeout", timeout) * 1000)), Codec(1, "", 1), 1)
+    look.meet()
+    look.close()
+    return look.state
+
+
+def _all_at_once(looks: Sequence[Look], work: Callable[[Look], None], until: float) -> list[Look]:
+    """Do this with all of them at the same time; those with which it was done in time."""
+    too_late = threading.Event()
+
+    def visit(look: Look) -> None:
+        work(look)
+        if too_late.is_set():
+            look.close()
+
+    threads = [threading.Thread(target=visit, args=(look,), name="redlock-survey", daemon=True) for look in looks]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, until - time.monotonic()))
+    too_late.set()
+    return [look for look, thread in zip(looks, threads, strict=True) if not thread.is_alive()]
+
+
+def _holders(name: str, looks: Sequence[Look]) -> list[Held]:
+    """Whom the nodes name at this resource, those with the most votes first."""
+    election = Election(tuple(look.vote(name) for look in looks), 0, 0)
+    # A text without a TTL and without a fence is no lock: somebody keeps other things on this server.
+    denied = [
+        vote for vote in election.votes if vote.kind is Kind.DENIED and (vote.remaining_ms is not None or vote.fence)
+    ]
+    left_ms = election.free_in_ms
+    found = []
+    for token, count in Counter(vote.holder for vote in denied).most_common():
+        said = _SHOWN.fullmatch(shown(token))
+        fences = Counter(vote.fence for vote in denied if vote.holder == token)
+        found.append(
+            Held(
+                name,
+                said["who"] if said else shown(token),
+                (said["since"] or "") if said else "",
+                said["digits"] if said else "",
+                None if left_ms is None else left_ms / 1000,
+                tuple(None if vote.kind is Kind.SILENT else vote.holder == token for vote in election.votes),
+                count >= election.quorum,
+                max(fences, key=lambda fence: (fences[fence], fence)),
+                0,
+            )
+        )
+    return found
+
+
+def _with_waiters(held: Sequence[Held], looks: Sequence[Look], codec: Codec) -> list[Held]:
+    """The same, with how many wait for each.
+
+    A node tells how many clients wait on it and not for what; but all waiters of a resource wait on the same node.
+    """
+    members = [look.node for look in looks]
+    waiters = Waiters(members, codec)
+    waited = {name for look in looks for name in look.waited}
+    where = {name: waiters.node_for((name,)) for name in waited}
+    shared = Counter(where.values())
+    blocked: dict[Node, int] = {look.node: look.state.blocked for look in looks}
+
+    def count(one: Held) -> int | None:
+        node = where.get(one.resource)
+        if node is None or not blocked[node]:
+            return 0
+        return blocked[node] if shared[node] == 1 else None
+
+    return [dataclasses.replace(one, waiters=count(one)) for one in held]

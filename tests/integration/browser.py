@@ -1,0 +1,95 @@
+"""A real browser without a screen, and what it has made of a page.
+
+Rules: it is spoken to through a pipe, so it needs no port; it has a profile of its own, and is gone with the `with`
+block; where there is no browser, the test is skipped with `needs_browser`.
+"""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import shutil
+import subprocess
+import tempfile
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no browser")
+
+_OPTIONS = ("--headless", "--no-sandbox", "--no-first-run", "--disable-gpu", "--window-size=1280,960")
+# Chromium reads commands from descriptor 3 and answers on 4.
+_ON_ITS_PIPE = 'exec "$@" 3<&0 4>&1 >/dev/null'
+
+
+class Browser:
+    """Chromium with one open page."""
+
+    def __enter__(self) -> Self:
+        self._profile = tempfile.TemporaryDirectory(prefix="browser-", ignore_cleanup_errors=True)
+        options = [*_OPTIONS, f"--user-data-dir={self._profile.name}", "--remote-debugging-pipe"]
+        self._process = subprocess.Popen(
+            ["sh", "-c", _ON_ITS_PIPE, "sh", str(CHROMIUM), *options],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        self._numbers = itertools.count(1)
+        self._session = ""
+        target = self._ask("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self._ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # With its pipe closed, it ends and takes its own children along.
+        self._process.communicate(timeout=30)
+        self._profile.cleanup()
+
+    def _ask(self, method: str, **parameters: object) -> dict[str, Any]:
+        number = next(self._numbers)
+        command: dict[str, object] = {"id": number, "method": method, "params": parameters}
+        if self._session:
+            command["sessionId"] = self._session
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(command).encode() + b"\0")
+        self._process.stdin.flush()
+        # What comes between are events.
+        while (answer := self._answer()).get("id") != number:
+            pass
+        assert "error" not in answer, answer["error"]
+        result: dict[str, Any] = answer["result"]
+        return result
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        read = bytearray()
+        while (byte := self._process.stdout.read(1)) != b"\0":
+            assert byte, "the browser has gone"
+            read += byte
+        answer: dict[str, Any] = json.loads(read)
+        return answer
+
+    def open(self, address: str) -> None:
+        """Go there."""
+        self._ask("Page.navigate", url=address)
+
+    def value(self, expression: str) -> Any:  # noqa: ANN401 - whatever the script gives
+        """What a piece of JavaScript gives in the page."""
+        result = self._ask("Runtime.evaluate", expression=expression, returnByValue=True)
+        assert "exceptionDetails" not in result, result["exceptionDetails"]
+        return result["result"].get("value")
+
+    def rows(self, table: str) -> list[list[str]]:
+        """The text of each cell of a table; nothing as long as the page has no such table."""
+        rows = f"[...document.querySelectorAll('#{table} tbody tr')]"
+        found: list[list[str]] = self.value(f"{rows}.map(row => [...row.cells].map(cell => cell.innerText))")
+        return found
+
+    def screenshot(self) -> bytes:
+        """The page as a PNG image."""
+        return base64.b64decode(self._ask("Page.captureScreenshot")["data"])

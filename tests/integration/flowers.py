@@ -1,0 +1,69 @@
+"""A running Flower, and what its page of locks tells a program."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.client
+import json
+from typing import TYPE_CHECKING, Any
+
+from redlock.embedded import free_port
+from tests.integration.stage import Worker
+from tests.integration.tools import eventually
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from typing_extensions import Self
+
+
+class Flower:
+    """A running Flower with these options."""
+
+    def __init__(self, directory: Path, environment: dict[str, str], *options: str, app: str = "workers.app") -> None:
+        self._prefix = next((f"/{one.partition('=')[2]}" for one in options if one.startswith("--url_prefix=")), "")
+        port = free_port()
+        self._host = f"127.0.0.1:{port}"
+        directory.mkdir()
+        arguments = ["-A", app, "flower", "--address=127.0.0.1", f"--port={port}", *options]
+        self._process = Worker(directory, environment, arguments)
+
+    def __enter__(self) -> Self:
+        ended = self._process.process.poll
+        eventually(lambda: self.get("/healthcheck")[1] == "OK" or ended() is not None, "Flower", every=0.1)
+        assert ended() is None, self._process.output.read_text()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+
+    def address(self, path: str, credentials: str = "") -> str:
+        """Where a browser finds a page."""
+        return f"http://{credentials}{'@' if credentials else ''}{self._host}{self._prefix}{path}"
+
+    def get(self, path: str, credentials: str = "") -> tuple[int, str]:
+        """Status and text of an answer; 0 while there is none."""
+        headers = {"Authorization": f"Basic {base64.b64encode(credentials.encode()).decode()}"} if credentials else {}
+        with contextlib.closing(http.client.HTTPConnection(self._host, timeout=20)) as connection:
+            try:
+                connection.request("GET", self._prefix + path, headers=headers)
+                response = connection.getresponse()
+                return response.status, response.read().decode()
+            except (OSError, http.client.HTTPException):
+                return 0, ""
+
+    def data(self) -> dict[str, Any]:
+        """What the page shows."""
+        status, text = self.get("/locks/data")
+        assert status == http.HTTPStatus.OK, text
+        data: dict[str, Any] = json.loads(text)
+        return data
+
+    def locks(self, resource: str) -> list[dict[str, Any]]:
+        """Who holds a resource."""
+        return [lock for lock in self.data()["locks"] if lock["resource"] == resource]
+
+    def node(self, name: str) -> dict[str, Any]:
+        """What is shown of a node."""
+        return next(node for node in self.data()["nodes"] if node["name"] == name)

@@ -1,0 +1,255 @@
+"""The page `Locks` in a running Flower, asked as a program and seen in a real browser."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import logging
+import re
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+
+from redlock import Redlock, embedded
+from tests.integration.browser import Browser, needs_browser
+from tests.integration.flowers import Flower
+from tests.integration.stage import Stage
+from tests.integration.tools import CANARY, eventually, holders, label, raw, sixth_redis
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+MARKUP = "<img src=x onerror=\"document.title='run'\">&amp;'"
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For everything here."""
+    return tmp_path_factory.mktemp("locks-page")
+
+
+@pytest.fixture(scope="module")
+def stage(directory: Path) -> Iterator[Stage]:
+    """One set of servers for all tests here, and a worker."""
+    with embedded.cluster() as nodes, sixth_redis() as broker, Stage(nodes, broker, directory) as stage:
+        limits = {"COUNTER_TIME_LIMIT": "800", "COUNTER_VISIBILITY_TIMEOUT": "900"}
+        # Who has a counter's lock keeps it until it is revoked.
+        stage.start_worker(concurrency=3, COUNTER_THINK="600", **limits)
+        yield stage
+
+
+@pytest.fixture(scope="module")
+def flower(stage: Stage, directory: Path) -> Iterator[Flower]:
+    """A Flower that asks nobody for a password."""
+    with Flower(directory / "flower", stage.environment, "--conf=workers/flowerconfig.py") as flower:
+        yield flower
+
+
+@pytest.fixture(scope="module")
+def client(stage: Stage) -> Iterator[Redlock]:
+    """A client of the same lock nodes."""
+    with Redlock(stage.nodes.urls) as redlock:
+        yield redlock
+
+
+@pytest.fixture
+def browser() -> Iterator[Browser]:
+    """A browser with an empty page."""
+    with Browser() as browser:
+        yield browser
+
+
+def test_flowers_own_pages_lead_to_it_and_it_says_where_we_are(flower: Flower) -> None:
+    for path in ("/workers", "/tasks", "/broker", "/locks"):
+        status, page = flower.get(path)
+        assert status == http.HTTPStatus.OK
+        link = re.search(r'<a class="nav-link( active)?" href="/locks"', page)
+        assert link is not None, path
+        assert bool(link[1]) == (path == "/locks")
+        assert page.count('<a class="nav-link') >= 4, "Flower's own links are there too"
+
+
+def test_the_data_tell_who_holds_what_for_how_long_with_which_votes_and_token(
+    stage: Stage, flower: Flower, client: Redlock
+) -> None:
+    task = stage.increment("told")[0]
+    (lock,) = eventually(lambda: flower.locks("counter:told"), "the task inside its section", every=0.05)
+    eventually(lambda: all(flower.locks("counter:told")[0]["votes"]), "the renewal to mend what was late", every=0.05)
+    assert lock["task"] == task
+    assert lock["worker"].startswith("w0@")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", lock["since"])
+    assert 0 < lock["left"] <= 5
+    assert lock["held"]
+    holding = client.holder("counter:told")
+    assert holding is not None
+    assert lock["token"] == holding.fence
+    assert lock["waiters"] == 0
+    waiting = stage.increment("told")[0]
+    eventually(lambda: flower.locks("counter:told")[0]["waiters"] != 0, "the second task to wait", every=0.05)
+    stage.sender.control.revoke([waiting, task], terminate=True)
+    eventually(lambda: not flower.locks("counter:told"), "the end of both", every=0.05)
+
+
+@pytest.mark.parametrize("who", ["somebody", "pid 7@somewhere since 2026-11-24T12:00:00Z"])
+def test_a_holder_that_is_no_task_is_shown_without_a_link_to_one(flower: Flower, client: Redlock, who: str) -> None:
+    lease = client.lease(f"held by {who}", who=who)
+    lease.take(0)
+    try:
+        (lock,) = eventually(lambda: flower.locks(f"held by {who}"), "the lock", every=0.05)
+    finally:
+        lease.give_back()
+    assert lock["holder"] == who.partition(" since ")[0]
+    assert (lock["task"], lock["worker"]) == ("", "")
+
+
+def test_no_secret_is_told(flower: Flower, client: Redlock, stage: Stage) -> None:
+    with client.lock("secret") as lease:
+        eventually(lambda: flower.locks("secret"), "the lock", every=0.05)
+        (owner,) = {one for one in holders(stage.nodes.servers, "secret") if one}
+        assert owner[:32] == lease.owner[:32]
+        assert owner[:32] not in flower.get("/locks/data")[1]
+
+
+def test_a_node_that_is_frozen_is_shown_as_silent_and_one_that_lost_its_memory_as_abstaining(
+    stage: Stage, flower: Flower
+) -> None:
+    frozen, emptied = stage.nodes[3], stage.nodes[4]
+    assert {node["health"] for node in flower.data()["nodes"]} == {"votes"}
+    frozen.freeze()
+    try:
+        eventually(lambda: flower.node(label(frozen))["health"] == "silent", "the frozen node", every=0.05)
+        assert "no answer" in flower.node(label(frozen))["says"]
+    finally:
+        frozen.thaw()
+    eventually(lambda: flower.node(label(frozen))["health"] == "votes", "the thawed node", every=0.05)
+    with raw(emptied) as redis:
+        redis.flushall()
+    eventually(lambda: flower.node(label(emptied))["health"] == "abstains", "the emptied node", every=0.05)
+    assert "abstains for another" in flower.node(label(emptied))["says"]
+
+
+def test_all_who_look_at_the_same_time_share_one_survey(stage: Stage, flower: Flower) -> None:
+    def surveys() -> int:
+        with raw(stage.nodes[0]) as redis:
+            return int(redis.info("commandstats")["cmdstat_scan"]["calls"])
+
+    before, began = surveys(), time.monotonic()
+    with ThreadPoolExecutor(10) as viewers:
+        answers = list(viewers.map(lambda _: flower.get("/locks/data")[0], range(100)))
+    assert answers == [http.HTTPStatus.OK] * 100
+    # One at a time, each good for half a second, and one that had begun before.
+    assert surveys() - before <= (time.monotonic() - began) / 0.5 + 2
+
+
+@needs_browser
+@pytest.mark.parametrize("frozen", [0, 1])
+def test_when_the_holder_changes_the_page_shows_the_new_one(
+    stage: Stage, flower: Flower, browser: Browser, frozen: int
+) -> None:
+    def shown() -> list[str]:
+        return next((row for row in browser.rows("locks-table") if row[0] == "counter:shown"), [])
+
+    with contextlib.ExitStack() as stack:
+        for server in stage.nodes.servers[:frozen]:
+            server.freeze()
+            stack.callback(server.thaw)
+        browser.open(flower.address("/locks"))
+        (first,) = stage.increment("shown")
+        eventually(lambda: first[:8] in shown(), "the first holder on the page", every=0.02)
+        (second,) = stage.increment("shown")
+        stage.sender.control.revoke(first, terminate=True)
+        awake = stage.nodes.servers[frozen:]
+        eventually(lambda: votes(awake, "counter:shown", second) >= 3, "the second task inside its section")
+        began = time.monotonic()
+        eventually(lambda: second[:8] in shown(), "the second holder on the page", every=0.02)
+        # Shown with --log-cli-level=INFO.
+        logger.info("%d frozen: the page showed the new holder after %.2f s", frozen, time.monotonic() - began)
+        assert first[:8] not in shown()
+        path = f"[...document.querySelectorAll('#locks-table a')].filter(a => a.title == '{second}')[0].pathname"
+        assert browser.value(path) == f"/task/{second}"
+        stage.sender.control.revoke(second, terminate=True)
+        eventually(lambda: not shown(), "the page to show that nobody holds it", every=0.02)
+
+
+def votes(servers: Sequence[embedded.Server], resource: str, task: str) -> int:
+    """How many of these nodes name this task as the holder."""
+    return sum(bool(holder and f":{task}@" in holder) for holder in holders(servers, resource))
+
+
+@needs_browser
+def test_a_resource_that_is_called_like_markup_is_text(flower: Flower, client: Redlock, browser: Browser) -> None:
+    with client.lock(MARKUP):
+        browser.open(flower.address("/locks"))
+        eventually(
+            lambda: MARKUP in [row[0] for row in browser.rows("locks-table")], "the lock on the page", every=0.02
+        )
+        assert browser.value("document.querySelectorAll('#locks-page img').length") == 0
+        assert "Locks" in browser.value("document.title")
+
+
+@needs_browser
+def test_with_a_password_and_a_prefix_only_who_knows_it_sees_the_page(
+    stage: Stage, directory: Path, client: Redlock, browser: Browser
+) -> None:
+    options = ("--conf=workers/flowerconfig.py", f"--basic_auth=ann:{CANARY}", "--url_prefix=deep/down")
+    with Flower(directory / "guarded", stage.environment, *options) as guarded, client.lock("guarded"):
+        for path in ("/locks", "/locks/data"):
+            for credentials in ("", "ann:wrong"):
+                status, text = guarded.get(path, credentials)
+                assert status == http.HTTPStatus.UNAUTHORIZED
+                assert text == "Access denied"
+            assert guarded.get(path, f"ann:{CANARY}")[0] == http.HTTPStatus.OK
+        # A browser refuses to fetch relative to an address that has a password in it.
+        browser.open(guarded.address("/locks", f"ann:{CANARY}"))
+        eventually(lambda: ["guarded"] in [row[:1] for row in browser.rows("locks-table")], "the page", every=0.02)
+        assert browser.value("document.querySelector('.app-nav a.active').pathname") == "/deep/down/locks"
+
+
+def test_with_a_sign_in_elsewhere_who_has_not_signed_in_is_sent_there(stage: Stage, directory: Path) -> None:
+    options = ("--conf=workers/flowerconfig.py", "--auth=ann@example.com", "--oauth2_key=key", "--oauth2_secret=secret")
+    with Flower(directory / "signed-in", stage.environment, *options) as flower:
+        assert [flower.get(path)[0] for path in ("/locks", "/locks/data")] == [http.HTTPStatus.FOUND] * 2
+
+
+@needs_browser
+def test_the_page_says_that_flower_has_gone(stage: Stage, directory: Path, browser: Browser) -> None:
+    def said() -> str:
+        return str(browser.value("document.getElementById('locks-status')?.innerText"))
+
+    with Flower(directory / "short", stage.environment, "--conf=workers/flowerconfig.py") as flower:
+        browser.open(flower.address("/locks"))
+        eventually(lambda: said().startswith("Live"), "the page", every=0.02)
+    eventually(lambda: said() == "Flower does not answer", "the page to see it", every=0.02)
+
+
+def test_two_lines_in_a_project_of_ones_own_are_enough_and_a_misspelt_setting_is_named(
+    stage: Stage, directory: Path
+) -> None:
+    shop = directory / "shop"
+    shop.mkdir()
+    broker = stage.environment["COUNTER_BROKER_URL"]
+    (shop / "shop.py").write_text(
+        f"from celery import Celery\napp = Celery('shop', broker={broker!r})\napp.conf.redlock_max_tll = 5.0\n"
+    )
+    (shop / "flowerconfig.py").write_text("import redlock.flower\nredlock.flower.add_page()\n")
+    environment = stage.environment | {"PYTHONPATH": str(shop)}
+    with Flower(directory / "shop-flower", environment, f"--conf={shop}/flowerconfig.py", app="shop") as flower:
+        assert flower.get("/locks")[0] == http.HTTPStatus.OK
+        status, text = flower.get("/locks/data")
+        assert status == http.HTTPStatus.INTERNAL_SERVER_ERROR
+        assert json.loads(text) == {"error": "redlock_max_tll is no setting; did you mean redlock_max_ttl?"}
+
+
+def test_the_lock_itself_needs_no_flower() -> None:
+    modules = "redlock, redlock.celery, redlock.survey, redlock.cli"
+    code = f"import sys, {modules}; print([name for name in sys.modules if name.partition('.')[0] == 'flower'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

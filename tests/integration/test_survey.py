@@ -1,0 +1,261 @@
+"""One look at all nodes: who holds what and how the nodes are, without changing anything."""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from redlock import ConfigurationError, Redlock, cli, wire
+from redlock.embedded import Server
+from redlock.survey import survey
+from tests.integration.tools import CANARY, eventually, label, raw, slow_links
+
+if TYPE_CHECKING:
+    from redlock.embedded import Cluster
+    from redlock.survey import Held, Survey
+
+NAME = "account:42"
+
+
+def look(nodes: Cluster, **options: float | str) -> Survey:
+    return survey(nodes.urls, timeout=5.0, **options)  # type: ignore[arg-type]  # one of each type
+
+
+def only(seen: Survey) -> Held:
+    (one,) = seen.locks
+    return one
+
+
+def test_it_shows_who_holds_what_with_token_and_votes(nodes: Cluster, client: Redlock) -> None:
+    lease = client.lease(NAME, who="task-1@w1 since 2026-11-24T12:00:00Z")
+    lease.take(0)
+    seen = look(nodes)
+    one = only(seen)
+    assert (one.resource, one.holder, one.since) == (NAME, "task-1@w1", "2026-11-24T12:00:00Z")
+    assert one.digits == lease.owner[:8]
+    assert one.fence == lease.fence
+    assert (one.votes, one.held, one.waiters) == ((True,) * 5, True, 0)
+    assert one.remaining is not None
+    assert 0 < one.remaining <= 5
+    assert seen.voting == 5
+    assert lease.owner.partition(":")[0] not in json.dumps(seen.as_dict())
+    lease.give_back()
+    assert not look(nodes).locks
+
+
+def test_dead_nodes_are_named_with_the_reason_and_a_frozen_one_is_not_waited_for_longer(
+    nodes: Cluster, client: Redlock
+) -> None:
+    with client.lock(NAME, ttl=10):
+        nodes[0].kill()
+        nodes[1].freeze()
+        seen = survey(nodes.urls, timeout=0.5)
+        nodes[1].thaw()
+    assert [node.reachable for node in seen.nodes] == [False, False, True, True, True]
+    assert seen.nodes[0].reason in {"connection refused", "no such file or directory"}
+    assert seen.nodes[1].reason == "no answer within 500 ms"
+    assert only(seen).votes == (None, None, True, True, True)
+    assert only(seen).held
+
+
+def test_nodes_tell_how_they_are(nodes: Cluster, client: Redlock) -> None:
+    with client.lock(NAME):
+        pass
+    node = look(nodes).nodes[2]
+    with raw(nodes[2]) as redis:
+        info = redis.info()
+    assert node.label == label(nodes[2])
+    assert (node.version, node.run_id) == (info["redis_version"], info["run_id"])
+    assert (node.role, node.mode, node.eviction, node.aof, node.rdb) == (
+        "master",
+        "standalone",
+        "noeviction",
+        False,
+        "",
+    )
+    assert node.used_memory > 0
+    assert node.terms == look(nodes).terms
+    assert node.clock_offset is not None
+    assert abs(node.clock_offset) <= node.clock_error + 0.01
+    assert node.missing == ()
+
+
+def test_a_node_that_lost_its_memory_is_shown_with_the_time_that_it_abstains(nodes: Cluster, client: Redlock) -> None:
+    with raw(nodes[0]) as redis:
+        redis.flushall()
+    # Before anybody has met it that time has not begun.
+    assert look(nodes).nodes[0].abstains == pytest.approx(10.102)
+    with client.lock(NAME):
+        pass
+    eventually(lambda: 0 < look(nodes).nodes[0].abstains < 10.102, "a node whose time runs")
+    seen = look(nodes)
+    assert "abstains for another" in seen.nodes[0].reason
+    assert seen.voting == 4
+
+
+def test_what_a_node_knew_as_another_process_counts_for_nothing(nodes: Cluster) -> None:
+    with raw(nodes[0]) as redis:
+        redis.hset(wire.RECORD, mapping={"run_id": "an earlier one", "since": 0, "terms": "nodes=3"})
+    node = look(nodes).nodes[0]
+    assert node.abstains == pytest.approx(10.102)
+    assert node.terms == ""
+
+
+def test_it_changes_nothing_on_any_node(nodes: Cluster, client: Redlock) -> None:
+    def everything() -> list[dict[Any, Any]]:
+        found = []
+        for server in nodes.servers:
+            with raw(server) as redis:
+                values = {key: redis.get(key) for key in redis.scan_iter(_type="string")}
+                ends = {key: redis.pexpiretime(key) for key in values}
+                found.append({"record": redis.hgetall(wire.RECORD), "values": values, "ends": ends})
+        return found
+
+    with raw(nodes[0]) as redis:
+        redis.flushall()
+    with client.lock(NAME, ttl=10, renew=False):
+        before = everything()
+        look(nodes)
+        assert everything() == before
+        assert before[0]["record"]
+        assert NAME in before[1]["values"]
+
+
+def test_waiters_are_counted_as_far_as_they_can_be_told_apart(nodes: Cluster, client: Redlock) -> None:
+    def wait(name: str) -> None:
+        with Redlock(nodes.urls) as other, other.lock(name, ttl=10):
+            pass
+
+    def counts() -> list[int | None]:
+        return [one.waiters for one in look(nodes).locks]
+
+    with client.lock(NAME, ttl=10), client.lock("other", ttl=10):
+        threads = [threading.Thread(target=wait, args=(NAME,)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        eventually(lambda: counts() == [2, 0], "two who wait for the first lock")
+    for thread in threads:
+        thread.join()
+
+
+def test_locks_of_other_clients_are_shown_and_other_keys_are_not(nodes: Cluster) -> None:
+    for server in nodes.servers:
+        with raw(server) as redis:
+            redis.set("foreign", f"{CANARY}-and-more", px=60_000)
+            redis.set("no lock, for it stands for ever", "x")
+            redis.rpush("celery", "a queue")
+            redis.set("two\nlines", "x", px=60_000)
+    seen = look(nodes)
+    one = only(seen)
+    assert (one.resource, one.holder, one.digits, one.fence) == ("foreign", f"{CANARY[:8]}...", "", 0)
+    assert CANARY not in json.dumps(seen.as_dict())
+
+
+def test_two_that_hold_a_part_each_are_two_rows_and_neither_is_held(nodes: Cluster) -> None:
+    for place, server in enumerate(nodes.servers[:4]):
+        with raw(server) as redis:
+            redis.set(NAME, f"client-{place % 2}", px=60_000)
+    first, second = look(nodes).locks
+    assert {first.votes, second.votes} == {(True, False) * 2 + (False,), (False, True) * 2 + (False,)}
+    assert not first.held
+    assert not second.held
+
+
+@pytest.mark.parametrize("prefix", ["shop:", "sh*p[", "a?b\\"])
+def test_only_names_with_the_prefix_are_shown_and_without_it(nodes: Cluster, prefix: str) -> None:
+    with Redlock(nodes.urls, prefix=prefix) as client, client.lock(NAME):
+        for server in nodes.servers:
+            with raw(server) as redis:
+                redis.set("shopper", "x", px=60_000)
+        seen = look(nodes, prefix=prefix)
+        assert only(seen).resource == NAME
+        assert only(seen).fence
+        assert seen.nodes[0].terms == seen.terms
+
+
+def test_more_locks_than_the_limit_are_said_to_be_more(nodes: Cluster) -> None:
+    for server in nodes.servers:
+        with raw(server) as redis, redis.pipeline() as pipe:
+            for number in range(1_200):
+                pipe.set(f"lock-{number:04}", "somebody", px=600_000)
+                pipe.set(wire.fence_key(f"lock-{number:04}"), number)
+            pipe.execute()
+    seen = look(nodes, resources=100)
+    assert len(seen.locks) == 100
+    assert seen.more
+    assert all(one.votes == (True,) * 5 for one in seen.locks), "all nodes are asked for the same names"
+    everything = look(nodes, resources=5_000)
+    assert len(everything.locks) == 1_200
+    assert not everything.more
+    assert not look(nodes, resources=0).locks
+
+
+def test_all_nodes_are_asked_at_the_same_time(nodes: Cluster) -> None:
+    with slow_links(nodes.servers, delay=0.2) as links:
+        seen = survey([link.url for link in links], timeout=5.0)
+        assert seen.voting == 5
+        assert len({link.commands for link in links}) == 1
+
+
+def test_a_user_who_may_not_list_the_names_is_told_so_and_the_others_names_are_read(nodes: Cluster) -> None:
+    with raw(nodes[0]) as redis:
+        redis.acl_setuser("limited", enabled=True, passwords=[f"+{CANARY}"], keys=["*"], commands=["+@all", "-scan"])
+    urls = [f"{nodes[0].url}?username=limited&password={CANARY}", *nodes.urls[1:]]
+    with Redlock(urls) as client, client.lock(NAME):
+        seen = survey(urls, timeout=5.0)
+    assert seen.nodes[0].unlisted == "the user may not run what the lock needs"
+    assert only(seen).votes == (True,) * 5
+    assert CANARY not in json.dumps(seen.as_dict())
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"nodes": []}, "the list of nodes is empty"),
+        ({"nodes": ["http://h:1"]}, "begins with 'http'"),
+        ({"nodes": ["h:1"], "timeout": 0}, "timeout is 0"),
+        ({"nodes": ["h:1"], "max_ttl": -1}, "max_ttl is -1"),
+        ({"nodes": ["h:1"], "resources": -1}, "resources is -1"),
+        ({"nodes": ["h:1"], "prefix": "\n"}, "prefix"),
+    ],
+)
+def test_bad_input_is_refused_before_anybody_is_asked(options: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        survey(**options)  # type: ignore[arg-type]  # that is what is tested
+
+
+def test_the_command_shows_it_as_a_table_and_as_json(
+    nodes: Cluster, client: Redlock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    urls = ",".join(nodes.urls)
+    with client.lock(NAME, ttl=10) as lease:
+        digits, fence = lease.owner[:8], lease.fence
+        nodes[4].kill()
+        assert cli.main(["status", "--nodes", urls, "--timeout", "5"]) == 0
+        text = capsys.readouterr().out
+        assert cli.main(["status", "--nodes", urls, "--timeout", "5", "--json"]) == 0
+        told = json.loads(capsys.readouterr().out)
+    (line,) = [line for line in text.splitlines() if line.startswith(NAME)]
+    assert f"({digits})" in line
+    assert f"++++? 4/5  {fence}" in line
+    assert "4 of 5 nodes vote, 3 are needed" in text
+    assert told["voting"] == 4
+    assert told["locks"][0]["fence"] == fence
+    for server in nodes.servers[2:4]:
+        server.kill()
+    assert cli.main(["status", "--nodes", urls]) == cli.NO_QUORUM
+
+
+def test_a_server_that_can_not_be_a_lock_node_is_looked_at_all_the_same(nodes: Cluster) -> None:
+    replica = Server(options=("--replicaof", "127.0.0.1", "1"))
+    try:
+        replica.start()
+        node = survey([replica.url, *nodes.urls[1:]], timeout=5.0).nodes[0]
+    finally:
+        replica.stop()
+    assert node.reachable
+    assert node.role == "slave"
+    assert node.reason.startswith("a replica of 127.0.0.1:1")
