@@ -1,0 +1,1 @@
+"""How fast the lock is, beside its peers: `make bench`."""

@@ -1,0 +1,113 @@
+"""`make bench`, or `python -m benchmarks`: measures, prints tables, writes results.json and results.svg.
+
+Rules: one command, which sets itself up; a scenario that fails is named and does not end the others; the exit status
+is 0 only if all of them ran. Whether a goal was reached is shown, and changes nothing: a noisy machine must not make
+it fail.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import json
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks import goals, plot
+from benchmarks.bench import Bench, Options
+from benchmarks.environment import ROOT
+from benchmarks.process import PeerFailed
+from redlock import RedlockError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from benchmarks.report import Table
+
+SCENARIOS = ("uncontended", "hot", "frozen", "dead", "celery", "growth", "distance")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what the command line says, and return the exit status."""
+    options = _parser().parse_args(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
+    bench = Bench(Options(options.quick, options.rounds, options.out.absolute()))
+    tables: list[Table] = []
+    failed = 0
+    for name in options.only:
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        try:
+            for table in importlib.import_module(f"benchmarks.scenarios.{name}").run(bench):
+                tables.append(table)
+                print(table.text(), flush=True)
+        except (PeerFailed, RedlockError, OSError) as error:
+            print(f"bench: {name}: {error}", file=sys.stderr)
+            failed = 1
+        except KeyboardInterrupt:
+            print("bench: stopped; what was measured so far follows", file=sys.stderr)
+            failed = 130
+            break
+    for name, why in bench.missing.items():
+        print(f"not measured: {name}: {why}")
+    if tables:
+        print(goals.table(tables).text())
+        _write(options.out, tables, bench.missing)
+    return failed
+
+
+def _write(out: Path, tables: Sequence[Table], missing: dict[str, str]) -> None:
+    with contextlib.suppress(OSError):
+        load = os.getloadavg()
+    machine = {
+        "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "python": platform.python_version(),
+        "system": platform.platform(), "processors": os.cpu_count(), "load": load,
+    }  # fmt: skip
+    results = {
+        "machine": machine,
+        "not measured": missing,
+        "tables": [
+            {
+                "scenario": one.scenario,
+                "title": one.title,
+                "columns": list(one.columns),
+                "rows": one.rows,
+                "raw": one.raw,
+            }
+            for one in tables
+        ],
+    }
+    (out / "results.json").write_text(json.dumps(results, indent=1))
+    (out / "results.svg").write_text(plot.svg(tables))
+    print(f"\nwritten: {out / 'results.json'}, {out / 'results.svg'}")
+
+
+def _scenarios(text: str) -> list[str]:
+    names = text.split(",")
+    for name in names:
+        if name not in SCENARIOS:
+            raise argparse.ArgumentTypeError(f"{name!r} is no scenario; they are {', '.join(SCENARIOS)}")
+    return names
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of rounds; it must be 1 or more")
+    return int(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure the lock beside its peers.")
+    parser.add_argument("--only", type=_scenarios, default=SCENARIOS, metavar="A,B", help=f"of {','.join(SCENARIOS)}")
+    parser.add_argument("--quick", action="store_true", help="few and short rounds")
+    parser.add_argument("--rounds", type=_positive, metavar="N", help="how often everything is repeated")
+    parser.add_argument("--out", type=Path, default=ROOT / "bench-out", metavar="DIR", help="where the results go")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

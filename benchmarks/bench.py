@@ -1,0 +1,103 @@
+"""What every scenario works with: the options, the peers that are there, servers on TCP ports, peer processes.
+
+Rule: what is measured in rounds is measured peer by peer inside each round, so that what else the machine does
+strikes all of them alike.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import TYPE_CHECKING, NamedTuple
+
+from benchmarks.environment import PEERS, Kind, Missing, prepare
+from benchmarks.process import Process
+from redlock.embedded import Server, cluster, free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from benchmarks.process import Program
+    from redlock.embedded import Cluster
+
+TTL = 5.0
+START_SECONDS = 30.0
+
+
+class Options(NamedTuple):
+    """What the command line says.
+
+    Attributes:
+        quick: Few and short rounds.
+        rounds: How often everything is repeated; None leaves it to the scenario.
+        out: Where the results go.
+    """
+
+    quick: bool
+    rounds: int | None
+    out: Path
+
+
+class Bench:
+    """The harness."""
+
+    def __init__(self, options: Options, kinds: Sequence[Kind] = PEERS) -> None:
+        self.options = options
+        self.missing: dict[str, str] = {}
+        """Which peers are not there, and why."""
+        self._programs: dict[Kind, Program] = {}
+        for kind in kinds:
+            try:
+                self._programs[kind] = prepare(kind)
+            except Missing as why:
+                self.missing[kind.name] = str(why)
+
+    def kinds(self, *without: Kind, single: bool = True) -> list[Kind]:
+        """The peers that are there, in order; `single` says whether those on one node count."""
+        return [kind for kind in self._programs if kind not in without and (single or kind.quorum)]
+
+    def rounds(self, usual: int) -> int:
+        """How many rounds."""
+        return self.options.rounds or (max(2, usual // 3) if self.options.quick else usual)
+
+    def seconds(self, usual: float) -> float:
+        """How long one measurement lasts."""
+        return usual / 4 if self.options.quick else usual
+
+    def process(self, kind: Kind) -> Process:
+        """Start a process of a peer."""
+        return Process(self._programs[kind], self.options.out / "peers.log")
+
+    @contextlib.contextmanager
+    def connected(self, kind: Kind, urls: Sequence[str], ttl: float = TTL) -> Iterator[Process]:
+        """A process of a peer that has dialled."""
+        with self.process(kind) as process:
+            process.ask("connect", START_SECONDS, urls=nodes_of(kind, urls), ttl=ttl)
+            yield process
+
+    def say(self, text: str) -> None:
+        """Tell how far it is."""
+        print(f"  {text}", file=sys.stderr, flush=True)
+
+
+def nodes_of(kind: Kind, urls: Sequence[str]) -> list[str]:
+    """The nodes that a peer uses."""
+    return list(urls if kind.quorum else urls[:1])
+
+
+@contextlib.contextmanager
+def lock_nodes(count: int = 5) -> Iterator[Cluster]:
+    """Lock nodes on TCP ports, which every peer can reach."""
+    with cluster(ports=[free_port() for _ in range(count)]) as nodes:
+        yield nodes
+
+
+@contextlib.contextmanager
+def sixth_server() -> Iterator[Server]:
+    """The server that owns the data, and is the broker."""
+    server = Server(free_port())
+    try:
+        yield server.start()
+    finally:
+        server.stop()

@@ -1,0 +1,58 @@
+"""The figures that the project wants to reach, beside those that this run has found."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from benchmarks.report import Table, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from benchmarks.report import Cell
+
+AT_LEAST, AT_MOST = ">=", "<="
+_RATIO = "ours is x"
+
+GOALS = (
+    ("uncontended", "limit (C)", _RATIO, AT_LEAST, 1.0),
+    ("uncontended", "redlock-py", _RATIO, AT_LEAST, 4.0),
+    ("uncontended", "redlock-ng", _RATIO, AT_LEAST, 4.0),
+    ("uncontended", "pottery", _RATIO, AT_LEAST, 4.0),
+    ("uncontended", "node-redlock", _RATIO, AT_LEAST, 1.5),
+    ("uncontended", "redis-py Lock", _RATIO, AT_LEAST, 1.0),
+    ("hot", "redlock-py", _RATIO, AT_LEAST, 2.0),
+    ("hot", "redlock-ng", _RATIO, AT_LEAST, 2.0),
+    ("hot", "pottery", _RATIO, AT_LEAST, 2.0),
+    ("hot", "node-redlock", _RATIO, AT_LEAST, 2.0),
+    ("hot", "ours", "wait p99 ms", AT_MOST, 25.0),
+    ("hot", "ours", "least/most", AT_LEAST, 0.8),
+    ("hot", "ours", "256 / 8 waiters", AT_LEAST, 0.8),
+    ("frozen", "ours", "p99 x", AT_MOST, 2.0),
+    ("dead", "ours", "max ms", AT_MOST, 100.0),
+    ("celery", "ours, distinct keys", "of unlocked", AT_LEAST, 0.8),
+    ("celery", "ours, one key", "of unlocked", AT_LEAST, 0.6),
+)
+
+
+def table(tables: Sequence[Table]) -> Table:
+    """Every goal that this run can tell something about."""
+    rows: list[list[Cell]] = []
+    for scenario, row, column, sense, wanted in GOALS:
+        value = _cell(tables, scenario, row, column)
+        if value is not None:
+            reached = value >= wanted if sense == AT_LEAST else value <= wanted
+            rows.append(
+                [f"{scenario}: {row}, {column}", f"{sense} {wanted:g}", shown(value), "yes" if reached else "NO"]
+            )
+    return Table("goals", "what is wanted, and what this run found", ("", "wanted", "found", "reached"), rows)
+
+
+def _cell(tables: Sequence[Table], scenario: str, row: str, column: str) -> float | None:
+    for one in tables:
+        if one.scenario == scenario and column in one.columns:
+            for cells in one.rows:
+                value = cells[list(one.columns).index(column)]
+                if cells[0] == row and isinstance(value, float | int):
+                    return value
+    return None

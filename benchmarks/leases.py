@@ -1,0 +1,46 @@
+"""Many leases in one process, all renewed: what they cost. Part of our own peer; no other renews."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from benchmarks.peers.ours import Ours
+
+
+def hold(peer: Ours, said: dict[str, Any]) -> dict[str, Any]:
+    """Take leases on so many names, keep them for some seconds, and tell what that took of this process."""
+    begun = time.monotonic()
+    leases = [peer.client.lease(f"{said['name']}:{number}", renew=True) for number in range(said["leases"])]
+    for lease in leases:
+        lease.take(0)
+    taken = time.monotonic() - begun
+    cpu, started = time.process_time(), time.monotonic()
+    time.sleep(said["seconds"])
+    cpu, seconds = time.process_time() - cpu, time.monotonic() - started
+    lost = sum(lease.lost for lease in leases)
+    answer = {
+        "taken": taken, "cpu": cpu / seconds, "lost": lost, "memory_mb": _memory_mb(), "connections": _connections()
+    }  # fmt: skip
+    for lease in leases:
+        if not lease.lost:
+            lease.give_back()
+    return answer
+
+
+def _memory_mb() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def _connections() -> int:
+    found = 0
+    for entry in Path("/proc/self/fd").iterdir():
+        # The folder's own descriptor is gone when its entry is looked at.
+        with contextlib.suppress(FileNotFoundError):
+            found += entry.readlink().name.startswith("socket:")
+    return found

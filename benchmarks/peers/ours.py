@@ -1,0 +1,31 @@
+"""This project's lock, with its defaults."""
+
+from __future__ import annotations
+
+from benchmarks.worker import serve
+from redlock import Lock, Redlock
+
+
+class Ours:
+    """This project's lock."""
+
+    prefix = ""
+
+    def __init__(self, urls: list[str], ttl: float) -> None:
+        self.client = Redlock(urls, ttl=ttl)
+
+    def acquire(self, name: str) -> Lock:
+        """Take it."""
+        lock = self.client.lock(name)
+        lock.acquire()
+        return lock
+
+    def release(self, held: Lock) -> None:
+        """Give it back."""
+        held.release()
+
+
+if __name__ == "__main__":
+    from benchmarks.leases import hold
+
+    serve(Ours, {"hold": hold})

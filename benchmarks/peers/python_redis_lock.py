@@ -1,0 +1,36 @@
+"""python-redis-lock: one node, waiters block on a list."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from redis import Redis
+
+from benchmarks.worker import serve
+
+
+class PythonRedisLock:
+    """python-redis-lock on the first node."""
+
+    prefix = "lock:"
+
+    def __init__(self, urls: list[str], ttl: float) -> None:
+        self._class: Any = importlib.import_module("redis_lock").Lock
+        # No time-out on the socket: its waiters block on the server for as long as the lock is held.
+        self._redis = Redis.from_url(urls[0])
+        self._ttl = int(ttl)
+
+    def acquire(self, name: str) -> object:
+        """Take it."""
+        lock = self._class(self._redis, name, expire=self._ttl)
+        lock.acquire()
+        return lock
+
+    def release(self, held: Any) -> None:  # noqa: ANN401 - it is not installed where types are checked
+        """Give it back."""
+        held.release()
+
+
+if __name__ == "__main__":
+    serve(PythonRedisLock)

@@ -1,0 +1,36 @@
+"""redis-py's own `Lock`: one node, and a fixed sleep between attempts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from redis import Redis
+
+from benchmarks.worker import serve, server_options
+
+if TYPE_CHECKING:
+    from redis.lock import Lock
+
+
+class RedisPy:
+    """redis-py's Lock on the first node."""
+
+    prefix = ""
+
+    def __init__(self, urls: list[str], ttl: float) -> None:
+        self._redis = Redis.from_url(urls[0], **server_options())
+        self._ttl = ttl
+
+    def acquire(self, name: str) -> Lock:
+        """Take it."""
+        lock: Lock = self._redis.lock(name, timeout=self._ttl, sleep=0.005)
+        lock.acquire()
+        return lock
+
+    def release(self, held: Lock) -> None:
+        """Give it back."""
+        held.release()
+
+
+if __name__ == "__main__":
+    serve(RedisPy)

@@ -1,0 +1,32 @@
+"""redlock-ng: nodes one after the other; its time-outs of 0.1 s are its defaults."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from benchmarks.worker import serve
+
+
+class RedlockNg:
+    """redlock-ng, its synchronous class."""
+
+    prefix = ""
+
+    def __init__(self, urls: list[str], ttl: float) -> None:
+        # By name: here it is not this project's package that is called so.
+        module = importlib.import_module("redlock")
+        self._redlock: Any = module.Redlock(urls, retry_delay_min=0.005, retry_delay_max=0.015)
+        self._ttl_ms = int(ttl * 1000)
+
+    def acquire(self, name: str) -> object:
+        """Take it."""
+        return self._redlock.acquire(name, self._ttl_ms, blocking=True)
+
+    def release(self, held: object) -> None:
+        """Give it back."""
+        self._redlock.release(held)
+
+
+if __name__ == "__main__":
+    serve(RedlockNg)

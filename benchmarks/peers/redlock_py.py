@@ -1,0 +1,37 @@
+"""redlock-py: nodes one after the other; clients of our own making, for their time-outs, are what it takes too."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from redis import Redis
+
+from benchmarks.worker import serve, server_options
+
+
+class RedlockPy:
+    """redlock-py."""
+
+    prefix = ""
+
+    def __init__(self, urls: list[str], ttl: float) -> None:
+        # By name: here it is not this project's package that is called so.
+        module = importlib.import_module("redlock")
+        servers = [Redis.from_url(url, **server_options()) for url in urls]
+        self._redlock: Any = module.Redlock(servers, retry_count=1, retry_delay=0.01)
+        self._ttl_ms = int(ttl * 1000)
+
+    def acquire(self, name: str) -> object:
+        """Take it."""
+        while not (held := self._redlock.lock(name, self._ttl_ms)):
+            pass
+        return held
+
+    def release(self, held: object) -> None:
+        """Give it back."""
+        self._redlock.unlock(held)
+
+
+if __name__ == "__main__":
+    serve(RedlockPy)

@@ -1,0 +1,80 @@
+"""Tables: how they are printed, and the arithmetic of medians and spreads that fills them."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    Cell = str | float | None
+
+_WHOLE = 100
+"""From here on nobody wants to see what comes after the point."""
+
+
+@dataclasses.dataclass
+class Table:
+    """What a scenario found.
+
+    Attributes:
+        scenario: Its name on the command line.
+        title: What was measured, in which unit.
+        columns: What each column has; the first names the row.
+        rows: The cells; None where there is nothing to say.
+        bars: The column that the plot shows.
+        notes: What a reader must know beside it.
+        raw: All rounds, for the JSON.
+    """
+
+    scenario: str
+    title: str
+    columns: Sequence[str]
+    rows: list[list[Cell]]
+    bars: str = ""
+    notes: list[str] = dataclasses.field(default_factory=list)
+    raw: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def text(self) -> str:
+        """As it is printed."""
+        cells = [list(self.columns), *([shown(cell) for cell in row] for row in self.rows)]
+        widths = [max(len(row[place]) for row in cells) for place in range(len(self.columns))]
+        lines = [
+            "  ".join(cell.ljust(width) if not place else cell.rjust(width)
+                      for place, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip()
+            for row in cells
+        ]  # fmt: skip
+        return "\n".join(["", f"{self.scenario}: {self.title}", *lines, *(f"  {note}" for note in self.notes)])
+
+
+def shown(cell: Cell) -> str:
+    """A cell in three digits or so."""
+    if cell is None:
+        return "-"
+    if isinstance(cell, str):
+        return cell
+    return f"{cell:,.0f}" if abs(cell) >= _WHOLE else f"{cell:.3g}"
+
+
+def median(values: Sequence[float]) -> float | None:
+    """The middle one; None of nothing."""
+    return statistics.median(values) if values else None
+
+
+def spread(values: Sequence[float]) -> str:
+    """The smallest and the largest."""
+    return f"{shown(min(values))} .. {shown(max(values))}" if values else "-"
+
+
+def quantile(values: Sequence[float], share: float) -> float | None:
+    """The value that this share of them does not exceed; None of nothing."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else None
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float | None:
+    """Ours over theirs, round by round, and of that the median: what slows the machine slows both of a round."""
+    pairs = [one / other for one, other in zip(ours, theirs, strict=False) if other]
+    return median(pairs)

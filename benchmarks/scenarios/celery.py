@@ -1,0 +1,131 @@
+"""Celery: tasks per second of a task that does nothing, without a lock and under several, in one worker.
+
+Each batch is enqueued in a queue of its own before the worker is told to take from it, so the sender is not measured.
+A task is done when its result is there; the results' database is emptied between batches.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from celery import Celery
+from redis import Redis
+
+from benchmarks.bench import lock_nodes, sixth_server
+from benchmarks.environment import REDLOCK_PY, ROOT, site_packages
+from benchmarks.process import PeerFailed
+from benchmarks.report import Table, median, ratio, spread
+from redlock.embedded import die_with_parent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from benchmarks.bench import Bench
+    from benchmarks.report import Cell
+
+_CHILDREN = 8
+_PATIENCE = 60.0
+_VARIANTS = {
+    "no lock": "unlocked",
+    "ours, distinct keys": "distinct",
+    "ours, one key": "one",
+    "redlock-py, distinct keys": "naive_distinct",
+    "redlock-py, one key": "naive_one",
+}
+
+
+class Stage(NamedTuple):
+    """Who sends tasks, and where their results arrive."""
+
+    sender: Celery
+    results: Redis
+
+
+def run(bench: Bench) -> list[Table]:
+    """All variants in turn, in the same worker."""
+    rounds, tasks = bench.rounds(8), 400 if bench.options.quick else 1_500
+    variants = [name for name in _VARIANTS if not name.startswith("redlock-py") or REDLOCK_PY in bench.kinds()]
+    found: dict[str, list[float]] = {name: [] for name in variants}
+    with lock_nodes() as nodes, sixth_server() as sixth, _worker(bench, nodes.urls, sixth.url):
+        sender = Celery("sender", broker=f"{sixth.url}/0", backend="disabled://", set_as_current=False)
+        with sender, Redis.from_url(f"{sixth.url}/1") as results:
+            stage = Stage(sender, results)
+            for name in variants:
+                _batch(stage, _VARIANTS[name], 4 * _CHILDREN)
+            for number in range(rounds):
+                bench.say(f"round {number + 1} of {rounds}")
+                for name in variants:
+                    found[name].append(_batch(stage, _VARIANTS[name], tasks))
+    return [_table(found)]
+
+
+@contextlib.contextmanager
+def _worker(bench: Bench, urls: Sequence[str], sixth: str) -> Iterator[None]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("REDLOCK_", "CELERY_"))}
+    environment = kept | {
+        "REDLOCK_NODES": ",".join(urls), "BENCH_BROKER": f"{sixth}/0", "BENCH_RESULTS": f"{sixth}/1",
+    }  # fmt: skip
+    if REDLOCK_PY in bench.kinds():
+        environment["BENCH_REDLOCK_PY"] = str(site_packages(REDLOCK_PY))
+    command = [sys.executable, "-m", "celery", "-A", "benchmarks.celery_app", "worker", "-c", str(_CHILDREN)]
+    with (bench.options.out / "celery.log").open("ab") as log:
+        worker = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - one prctl, nothing that a fork could break
+        )
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(worker.pid, signal.SIGKILL)
+        worker.wait()
+
+
+def _batch(stage: Stage, task: str, count: int) -> float:
+    """Tasks per second of so many tasks."""
+    queue = f"{task}-{time.monotonic_ns()}"
+    stage.results.flushdb()
+    with stage.sender.producer_or_acquire() as producer:
+        for number in range(count):
+            stage.sender.send_task(f"benchmarks.celery_app.{task}", (number,), queue=queue, producer=producer)
+    started = _take_from(stage, queue)
+    until = started + _PATIENCE
+    while (done := stage.results.dbsize()) < count:
+        if time.monotonic() > until:
+            raise PeerFailed(f"{task}: {done} of {count} tasks done after {_PATIENCE:g} s; celery.log may say why")
+        time.sleep(0.002)
+    seconds = time.monotonic() - started
+    stage.sender.control.cancel_consumer(queue, reply=True, timeout=5, limit=1)
+    return count / seconds
+
+
+def _take_from(stage: Stage, queue: str) -> float:
+    """Tell the worker to take from this queue, again while it is still starting; when that was said."""
+    until = time.monotonic() + _PATIENCE
+    while time.monotonic() < until:
+        said = time.monotonic()
+        if stage.sender.control.add_consumer(queue, reply=True, timeout=5, limit=1):
+            return said
+    raise PeerFailed("the Celery worker did not start; celery.log says why")
+
+
+def _table(found: dict[str, list[float]]) -> Table:
+    plain = found["no lock"]
+    rows: list[list[Cell]] = [
+        [name, median(rates), spread(rates), ratio(rates, plain)] for name, rates in found.items()
+    ]
+    columns = ("", "tasks/s", "min .. max", "of unlocked")
+    title = f"a task that does nothing, one worker, prefork, {_CHILDREN} children"
+    return Table("celery", title, columns, rows, bars="tasks/s", raw=dict(found))

@@ -1,0 +1,155 @@
+"""One hot lock: eight processes, and inside it a counter on a sixth server is read, raised and written.
+
+Hand-overs per second, how long one waits, how evenly it is shared, and whether the counter is right. Then the same with
+256 waiters, threads of the same eight processes, for ours and the best of the other quorum locks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from redis import Redis
+
+from benchmarks.bench import START_SECONDS, TTL, lock_nodes, nodes_of, sixth_server
+from benchmarks.environment import LIMIT, OURS
+from benchmarks.process import PeerFailed
+from benchmarks.report import Table, median, quantile, ratio, spread
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from benchmarks.bench import Bench
+    from benchmarks.environment import Kind
+    from benchmarks.report import Cell
+
+PROCESSES = 8
+MANY = 256
+_START, _PATIENCE = 0.3, 30.0
+_LEAD, _LEAD_EACH = 0.5, 0.02
+"""Seconds that are not counted, and how many more per waiter: for dialling, which happens at the first need."""
+
+
+class Load(NamedTuple):
+    """Who takes the lock.
+
+    Attributes:
+        urls: Of the lock nodes.
+        store: The address of the server with the counter.
+        waiters: How many take it, over and over; in eight processes at most.
+        seconds: For how long.
+    """
+
+    urls: Sequence[str]
+    store: str
+    waiters: int
+    seconds: float
+
+
+class Round(NamedTuple):
+    """What one round found.
+
+    Attributes:
+        rate: Hand-overs per second.
+        wait_ms: How long each acquire took.
+        fairness: The least served process over the most served.
+        wrong: Whether the counter is not what it must be.
+        cpu: CPU seconds of all clients per hand-over.
+    """
+
+    rate: float
+    wait_ms: list[float]
+    fairness: float
+    wrong: bool
+    cpu: float
+
+
+def run(bench: Bench) -> list[Table]:
+    """Eight waiters each, then many for the best two."""
+    with lock_nodes() as nodes, sixth_server() as sixth:
+        load = Load(nodes.urls, sixth.url, PROCESSES, bench.seconds(6.0))
+        few = _rounds(bench, bench.kinds(LIMIT), load, bench.rounds(5))
+        others = [kind for kind in few if kind is not OURS and kind.quorum and few[kind]]
+        best = max(others, key=lambda kind: median([one.rate for one in few[kind]]) or 0.0, default=None)
+        crowd = [OURS] if best is None else [OURS, best]
+        many = _rounds(bench, crowd, load._replace(waiters=MANY), bench.rounds(3))
+    return [_table(few, many)]
+
+
+def _rounds(bench: Bench, kinds: Sequence[Kind], load: Load, rounds: int) -> dict[Kind, list[Round]]:
+    found: dict[Kind, list[Round]] = {kind: [] for kind in kinds}
+    for number in range(rounds):
+        bench.say(f"{load.waiters} waiters, round {number + 1} of {rounds}")
+        for kind in kinds:
+            try:
+                found[kind].append(once(bench, kind, load))
+            except PeerFailed as why:
+                bench.missing[f"{kind.name}, {load.waiters} waiters, a round"] = str(why)
+    return found
+
+
+def once(bench: Bench, kind: Kind, load: Load) -> Round:
+    """One round of one peer, in fresh processes."""
+    processes = min(load.waiters, PROCESSES)
+    with contextlib.ExitStack() as stack, Redis.from_url(load.store) as counter:
+        running = [stack.enter_context(bench.process(kind)) for _ in range(processes)]
+        for process in running:
+            process.tell("connect", urls=nodes_of(kind, load.urls), ttl=TTL)
+        for process in running:
+            process.hear(START_SECONDS)
+        counter.set("counter", 0)
+        # The name is fresh: what a failed round has left behind must not hold up the next one.
+        said = {
+            "name": f"hot:{time.monotonic_ns()}",
+            "store": load.store,
+            "threads": load.waiters // processes,
+            "at": time.monotonic() + _START,
+            "lead": _LEAD + _LEAD_EACH * load.waiters,
+            "seconds": load.seconds,
+        }
+        for process in running:
+            process.tell("hot", **said)
+        answers = [process.hear(load.seconds + _PATIENCE) for process in running]
+        return _round(answers, int(counter.get("counter") or 0), load.seconds)
+
+
+def _round(answers: Sequence[dict[str, Any]], counter: int, seconds: float) -> Round:
+    for answer in answers:
+        if answer["failures"]:
+            raise PeerFailed(answer["error"])
+    served = [sum(answer["counts"]) for answer in answers]
+    waits = [one for answer in answers for one in answer["wait_ms"]]
+    total, early = sum(served), sum(answer["early"] for answer in answers)
+    cpu = sum(answer["cpu"] for answer in answers) / max(1, total + early)
+    return Round(total / seconds, waits, min(served) / max(1, *served), counter != total + early, cpu)
+
+
+def _table(few: dict[Kind, list[Round]], many: dict[Kind, list[Round]]) -> Table:
+    ours = [one.rate for one in few[OURS]]
+    rows: list[list[Cell]] = []
+    for kind, rounds in few.items():
+        if not rounds:
+            continue
+        rates = [one.rate for one in rounds]
+        waits = [wait for one in rounds for wait in one.wait_ms]
+        crowd = median([one.rate for one in many.get(kind, [])])
+        usual = median(rates)
+        cpu = median([one.cpu for one in rounds])
+        rows.append([
+            kind.name, usual, spread(rates), ratio(ours, rates), quantile(waits, 0.5), quantile(waits, 0.99),
+            max(waits), median([one.fairness for one in rounds]),
+            f"WRONG in {wrong} of {len(rounds)}" if (wrong := sum(one.wrong for one in rounds)) else "right",
+            None if cpu is None else cpu * 1e6, None if crowd is None or not usual else crowd / usual,
+        ])  # fmt: skip
+    columns = (
+        "", "hand-overs/s", "min .. max", "ours is x", "wait p50 ms", "wait p99 ms", "max", "least/most", "counter",
+        "client CPU us", f"{MANY} / {PROCESSES} waiters",
+    )  # fmt: skip
+    raw = {
+        kind.name: {waiters: [one._replace(wait_ms=[]) for one in all_.get(kind, [])]
+                    for waiters, all_ in ((str(PROCESSES), few), (str(MANY), many))}
+        for kind in few
+    }  # fmt: skip
+    title = f"one lock, {PROCESSES} processes, a counter read and written inside"
+    return Table("hot", title, columns, rows, bars="hand-overs/s", raw=raw)

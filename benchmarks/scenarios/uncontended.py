@@ -1,0 +1,90 @@
+"""Take and release, over and over, nobody else there: pairs per second at whose end a quorum has applied every release.
+
+The same loop over links with a delay is the scenario `distance`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.bench import START_SECONDS, TTL, lock_nodes, nodes_of
+from benchmarks.environment import OURS
+from benchmarks.process import PeerFailed
+from benchmarks.report import Table, median, quantile, ratio, spread
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from benchmarks.bench import Bench
+    from benchmarks.environment import Kind
+    from benchmarks.process import Process
+    from benchmarks.report import Cell
+
+_NAMES = 64
+
+
+def run(bench: Bench) -> list[Table]:
+    """Everybody on five nodes at hand."""
+    with lock_nodes() as nodes:
+        found = measure(bench, nodes.urls, bench.rounds(10), bench.seconds(2.0))
+    return [table("uncontended", "acquire + release pairs per second, five nodes, one process", found)]
+
+
+def measure(
+    bench: Bench, urls: Sequence[str], rounds: int, seconds: float, *, near: Sequence[str] = ()
+) -> dict[str, dict[str, list[float]]]:
+    """Rounds of the loop: for each peer, its rates, its CPU seconds per pair, and all its acquire times in ms.
+
+    Args:
+        bench: The harness.
+        urls: The nodes' addresses.
+        rounds: How often.
+        seconds: How long each loop takes.
+        near: Addresses of the same nodes at which it is cheap to look whether a release was applied.
+    """
+    found: dict[str, dict[str, list[float]]] = {}
+    with contextlib.ExitStack() as stack:
+        running: dict[Kind, Process] = {}
+        for kind in bench.kinds():
+            running[kind] = stack.enter_context(bench.process(kind))
+            running[kind].ask(
+                "connect", START_SECONDS, urls=nodes_of(kind, urls), check=nodes_of(kind, near or urls), ttl=TTL
+            )
+            found[kind.name] = {"rates": [], "cpu": [], "acquire_ms": []}
+        for number in range(rounds):
+            bench.say(f"round {number + 1} of {rounds}")
+            for kind, process in list(running.items()):
+                try:
+                    _once(process, found[kind.name], seconds)
+                except PeerFailed as why:
+                    bench.missing[kind.name] = str(why)
+                    del running[kind]
+    return found
+
+
+def _once(process: Process, into: dict[str, list[float]], seconds: float) -> None:
+    said: dict[str, Any] = process.ask(
+        "cycle", seconds + 30, name="account", names=_NAMES, seconds=seconds, count=None, settle=True
+    )  # fmt: skip
+    # One in a hundred is forgiven: pottery now and then finds its own lock gone.
+    if said["failures"] > said["pairs"] // 100:
+        raise PeerFailed(said["error"])
+    into["rates"].append(said["pairs"] / said["seconds"])
+    into["cpu"].append(said["cpu"] / said["pairs"])
+    into["acquire_ms"] += said["acquire_ms"]
+
+
+def table(scenario: str, title: str, found: dict[str, dict[str, list[float]]]) -> Table:
+    """The rounds as a table."""
+    ours = found[OURS.name]["rates"]
+    rows: list[list[Cell]] = []
+    for name, one in found.items():
+        cpu = median(one["cpu"])
+        rows.append([
+            name, median(one["rates"]), spread(one["rates"]), ratio(ours, one["rates"]),
+            quantile(one["acquire_ms"], 0.5), quantile(one["acquire_ms"], 0.99), None if cpu is None else cpu * 1e6,
+        ])  # fmt: skip
+    columns = ("", "pairs/s", "min .. max", "ours is x", "acquire p50 ms", "p99 ms", "client CPU us/pair")
+    raw = {name: {"rates": one["rates"], "cpu": one["cpu"]} for name, one in found.items()}
+    return Table(scenario, title, columns, rows, bars="pairs/s", raw=raw)

@@ -1,0 +1,163 @@
+"""What every Python peer does: read a line of JSON, do it, write a line of JSON.
+
+A peer gives `serve` a function that connects; what that returns takes a lock and gives it back, and all the rest
+is here and the same for all. Rules: it imports nothing but redis-py, which all of them have; what is measured is
+measured here, next to the lock; all times are seconds on the monotonic clock, which the processes of a machine share.
+
+    connect  urls, ttl, check                 dial, and take and release some locks; `check` are addresses of the same
+                                              nodes where it looks whether releases were applied, by default `urls`
+    cycle    name, names, seconds, count, settle
+                                              take and release, over and over: pairs, seconds, acquire times
+    hot      name, store, threads, at, lead, seconds
+                                              read-modify-write of a counter under one lock; counted after the lead
+    take     name                             take it and keep it: since when, at what time
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Protocol
+
+from redis import Redis
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    Said = dict[str, Any]
+
+
+class Peer(Protocol):
+    """A lock, from any library."""
+
+    prefix: str
+    """What it puts before a name to make the key."""
+
+    def acquire(self, name: str) -> object:
+        """Take the lock, however long it takes; what it gives goes to `release`."""
+
+    def release(self, held: Any) -> None:  # noqa: ANN401 - each peer's own
+        """Give it back."""
+
+
+def serve(
+    connect: Callable[[list[str], float], Peer],
+    more: Mapping[str, Callable[[Any, Said], Said]] | None = None,
+) -> None:
+    """Do what standard input says until it ends.
+
+    Args:
+        connect: Given the nodes' addresses and a TTL in seconds, a peer that is ready.
+        more: What only this peer can do: commands by name, each given the peer and what was said.
+    """
+    bench: Bench | None = None
+    for line in sys.stdin:
+        said = json.loads(line)
+        what = said["do"]
+        if what == "connect":
+            bench = Bench(connect(said["urls"], said["ttl"]), said.get("check", said["urls"]))
+            answer = bench.warm()
+        else:
+            assert bench is not None, "not connected"
+            answer = more[what](bench.peer, said) if more and what in more else getattr(bench, what)(said)
+        print(json.dumps(answer), flush=True)
+
+
+class Bench:
+    """What is done with a peer."""
+
+    def __init__(self, peer: Peer, urls: Sequence[str]) -> None:
+        self.peer = peer
+        self._servers = [Redis.from_url(url, single_connection_client=True) for url in urls]
+        self._quorum = len(urls) // 2 + 1
+
+    def warm(self) -> Said:
+        """Dial whatever has to be dialled."""
+        for _ in range(3):
+            self.peer.release(self.peer.acquire(f"warm:{time.monotonic_ns()}"))
+        for server in self._servers:
+            server.ping()
+        return {}
+
+    def cycle(self, said: Said) -> Said:
+        """Take and release; the clock stops when a quorum of nodes has applied every release."""
+        names = [f"{said['name']}:{number}" for number in range(said["names"])]
+        acquire, release, clock = self.peer.acquire, self.peer.release, time.perf_counter
+        times, failures, error = [], 0, ""
+        cpu, started = time.process_time(), clock()
+        until, most = started + said["seconds"], said["count"] or sys.maxsize
+        before, done = started, 0
+        while before < until and done < most:
+            try:
+                held = acquire(names[done % len(names)])
+                times.append(clock() - before)
+                release(held)
+            except Exception as exc:  # noqa: BLE001 - what a peer raises is a result
+                failures, error = failures + 1, f"{type(exc).__name__}: {exc}"[:200]
+            done += 1
+            before = clock()
+        if said["settle"]:
+            self._settle(names)
+        seconds = clock() - started
+        return {
+            "pairs": len(times), "seconds": seconds, "cpu": time.process_time() - cpu, "failures": failures,
+            "error": error, "acquire_ms": [round(one * 1000, 4) for one in times],
+        }  # fmt: skip
+
+    def _settle(self, names: Sequence[str]) -> None:
+        keys = [self.peer.prefix + name for name in names]
+        while sum(server.exists(*keys) == 0 for server in self._servers) < self._quorum:
+            time.sleep(0.0001)
+
+    def hot(self, said: Said) -> Said:
+        """Many threads, one lock, a counter that is read, raised and written inside."""
+        counts, waits = [0] * said["threads"], [[] for _ in range(said["threads"])]  # type: list[int], list[list[float]]
+        early = [0] * said["threads"]
+        errors: list[str] = []
+
+        def run(number: int) -> None:
+            store = Redis.from_url(said["store"], single_connection_client=True)
+            store.ping()
+            time.sleep(max(0.0, said["at"] - time.monotonic()))
+            since = said["at"] + said["lead"]
+            until = since + said["seconds"]
+            while (before := time.monotonic()) < until:
+                try:
+                    held = self.peer.acquire(said["name"])
+                    after = time.monotonic()
+                    if after >= since:
+                        waits[number].append(after - before)
+                    if after < until:
+                        store.set("counter", int(store.get("counter") or 0) + 1)
+                        early[number] += after < since
+                        counts[number] += after >= since
+                    self.peer.release(held)
+                except Exception as exc:  # noqa: BLE001 - what a peer raises is a result
+                    errors.append(f"{type(exc).__name__}: {exc}"[:200])
+
+        threads = [threading.Thread(target=run, args=(number,)) for number in range(said["threads"])]
+        cpu = time.process_time()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return {
+            "counts": counts, "early": sum(early), "wait_ms": [round(one * 1000, 3) for some in waits for one in some],
+            "failures": len(errors), "error": errors[-1] if errors else "", "cpu": time.process_time() - cpu,
+        }  # fmt: skip
+
+    def take(self, said: Said) -> Said:
+        """Take it and keep it."""
+        since = time.monotonic()
+        self._held = self.peer.acquire(said["name"])
+        return {"since": since, "at": time.monotonic()}
+
+
+def server_options() -> Said:
+    """How the Redlock text would have a node asked: a short time-out, and no retry behind the lock's back."""
+    from redis.backoff import NoBackoff  # noqa: PLC0415 - not every peer needs it
+    from redis.retry import Retry  # noqa: PLC0415 - not every peer needs it
+
+    return {"socket_timeout": 0.1, "socket_connect_timeout": 0.1, "retry": Retry(NoBackoff(), 0)}

@@ -1,0 +1,86 @@
+"""The benchmarks run: our own peer and the limit in C, against real nodes, for a moment."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from benchmarks import __main__ as command
+from benchmarks.bench import Bench, Options, lock_nodes, sixth_server
+from benchmarks.environment import LIMIT, OURS, PEERS, Kind, Missing, prepare
+from benchmarks.scenarios import hot, uncontended
+from tests.integration.tools import raw
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from redlock.embedded import Server
+
+
+def bench_of(out: Path, *kinds: Kind) -> Bench:
+    """A harness for the smallest of rounds."""
+    return Bench(Options(quick=True, rounds=1, out=out), kinds)
+
+
+def kinds_here() -> list[Kind]:
+    """Our own peer, and the limit where there is a C compiler."""
+    try:
+        prepare(LIMIT)
+    except Missing:
+        return [OURS]
+    return [OURS, LIMIT]
+
+
+def _is_empty(server: Server) -> bool:
+    with raw(server) as redis:
+        return not redis.keys("account:*")
+
+
+def test_ours_and_the_limit_are_measured_in_the_same_rounds_at_whose_end_a_quorum_has_no_lock(tmp_path: Path) -> None:
+    kinds = kinds_here()
+    bench = bench_of(tmp_path, *kinds)
+    with lock_nodes() as nodes:
+        found = uncontended.measure(bench, nodes.urls, rounds=2, seconds=0.1)
+        free = [_is_empty(server) for server in nodes.servers]
+    assert sum(free) >= 3
+    assert not bench.missing
+    assert list(found) == [kind.name for kind in kinds]
+    for one in found.values():
+        assert len(one["rates"]) == 2
+        assert min(one["rates"]) > 0
+    table = uncontended.table("uncontended", "pairs", found)
+    assert table.rows[0][3] == pytest.approx(1.0)
+    assert "ours" in table.text()
+
+
+def test_the_counter_under_the_hot_lock_is_right_and_everybody_is_served(tmp_path: Path) -> None:
+    bench = bench_of(tmp_path, OURS)
+    with lock_nodes() as nodes, sixth_server() as sixth:
+        found = hot.once(bench, OURS, hot.Load(nodes.urls, sixth.url, waiters=2, seconds=0.5))
+    assert not found.wrong
+    assert found.rate > 0
+    assert found.wait_ms
+
+
+def test_a_run_writes_its_tables_as_json_and_as_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "Bench", lambda options: Bench(options, kinds_here()))
+    assert command.main(["--only", "uncontended", "--quick", "--rounds", "1", "--out", str(tmp_path)]) == 0
+    (table,) = json.loads((tmp_path / "results.json").read_text())["tables"]
+    assert table["scenario"] == "uncontended"
+    assert table["rows"][0][0] == "ours"
+    assert (tmp_path / "results.svg").read_text().startswith("<svg")
+
+
+def test_a_scenario_that_is_none_is_refused_with_the_names_of_those_that_are(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with pytest.raises(SystemExit):
+        command.main(["--only", "warm", "--out", str(tmp_path)])
+    assert "'warm' is no scenario; they are uncontended, hot" in capsys.readouterr().err
+
+
+def test_every_peer_has_a_program_of_its_own() -> None:
+    modules = [kind.module for kind in PEERS if kind.module]
+    assert len(set(modules)) == len(modules)
