@@ -19,12 +19,12 @@ import socket
 import time
 import weakref
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar, cast
 
 from celery import Task, current_app, current_task
 from celery.local import Proxy
 
-from redlock import checks, interrupt
+from redlock import board, checks, events, interrupt, pulse  # noqa: F401 - pulse waits for Celery's signals
 from redlock.errors import (
     ConfigurationError,
     LockContended,
@@ -35,7 +35,7 @@ from redlock.errors import (
 )
 from redlock.keys import KeySpec, keys
 from redlock.policy import Policy, Skipped, waited_ms
-from redlock.settings import Settings, read
+from redlock.settings import Settings, of_conf
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -47,9 +47,12 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Ears: TypeAlias = tuple[events.Told, board.Entry]
+"""Who is told how a run fares: listeners to Celery's events, and those who ask the worker."""
 
 _current: ContextVar[Lease | None] = ContextVar("redlock_current_lease", default=None)
 _clients: weakref.WeakKeyDictionary[Any, Redlock] = weakref.WeakKeyDictionary()
+_settings: weakref.WeakKeyDictionary[Any, Settings] = weakref.WeakKeyDictionary()
 
 
 def current_lease() -> Lease:
@@ -72,10 +75,20 @@ def client_for(app: Celery) -> Redlock:
     """
     client = _clients.get(app)
     if client is None:
-        base = read(Settings, os.environ, "REDLOCK_")
-        conf = {name: app.conf[name] for name in list(app.conf) if name.startswith("redlock_")}
-        client = _clients.setdefault(app, read(Settings, conf, "redlock_", base).client())
+        client = _clients.setdefault(app, settings_of(app).client())
     return client
+
+
+def settings_of(app: Celery) -> Settings:
+    """The lock's settings of a Celery app, read at the first use.
+
+    Raises:
+        ConfigurationError: One of them is not known or no good.
+    """
+    settings = _settings.get(app)
+    if settings is None:
+        settings = _settings.setdefault(app, of_conf(app.conf))
+    return settings
 
 
 def locked(
@@ -122,7 +135,17 @@ def locked(
         @functools.wraps(function)
         def run(*args: P.args, **kwargs: P.kwargs) -> R:
             task = current_task._get_current_object() if current_task else None  # noqa: SLF001 - a proxy's only door
-            client = client_for(task.app if task else current_app._get_current_object())  # noqa: SLF001 - as above
+            app = task.app if task else current_app._get_current_object()  # noqa: SLF001 - as above
+            # What is called from inside another section is no message of its own: it can't go back to the queue.
+            message = None if _current.get() is not None else task
+            client, ears = client_for(app), (events.told(message, settings_of(app).events), board.Entry(task))
+
+            def lost(lease: Lease) -> None:
+                for ear in ears:
+                    ear.lost(lease)
+                if on_lost == "raise":
+                    interrupt.interrupt(lease)
+
             lease = client.lease(
                 [one.of(args, kwargs) for one in named],
                 ttl_ms=None if ttl is None else client.checked_ttl_ms(ttl),
@@ -130,10 +153,10 @@ def locked(
                 renew=True,
                 max_hold_ms=_max_hold_ms(max_hold, task),
                 reentrant=reentrant,
-                on_lost=interrupt.interrupt if on_lost == "raise" else None,
+                on_lost=lost,
             )
             try:
-                with _holding(lease, policy, task) as skipped:
+                with _holding(lease, policy, message, ears) as skipped:
                     if skipped is not None:
                         return cast("R", skipped.value)
                     with interrupt.possible(lease) if on_lost == "raise" else contextlib.nullcontext():
@@ -141,7 +164,7 @@ def locked(
             except Stale as stale:
                 client.saw(stale.seen)
                 if policy.otherwise == "requeue":
-                    policy.refused(stale, task)
+                    policy.refused(stale, message)
                 raise
 
         # Celery does not follow `__wrapped__` when it checks a call's arguments; it does look at this.
@@ -152,11 +175,15 @@ def locked(
 
 
 @contextlib.contextmanager
-def _holding(lease: Lease, policy: Policy, task: Task | None) -> Iterator[Skipped | None]:
+def _holding(lease: Lease, policy: Policy, task: Task | None, ears: Ears) -> Iterator[Skipped | None]:
     """Hold the lease, or say what the task is to return instead."""
     reset = _current.set(lease)
     try:
-        skipped = _take(lease, policy, task)
+        with events.waits_are_told_to(*ears):
+            skipped = _take(lease, policy, task)
+        if skipped is None:
+            for ear in ears:
+                ear.acquired(lease)
         yield skipped
     except BaseException:
         with contextlib.suppress(RedlockError):
@@ -167,6 +194,7 @@ def _holding(lease: Lease, policy: Policy, task: Task | None) -> Iterator[Skippe
             lease.leave()
     finally:
         _current.reset(reset)
+        ears[-1].over()
 
 
 def _take(lease: Lease, policy: Policy, task: Task | None) -> Skipped | None:

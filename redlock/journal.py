@@ -29,7 +29,7 @@ class Journal:
 
     def acquired(self, resource: str, grant: Grant, waited_ms: int) -> None:
         """A lease was taken."""
-        if not log.is_heard():
+        if not log.is_heard("acquired"):
             return
         log.info(
             "acquired",
@@ -79,11 +79,10 @@ class Journal:
 
     def released(self, resource: str, grant: Grant, outcome: Outcome) -> None:
         """A lease was given back."""
-        if outcome is Outcome.RELEASED and not log.is_heard():
+        if outcome is Outcome.RELEASED and not log.is_heard(outcome.value):
             return
         emit = log.info if outcome is Outcome.RELEASED else log.warning
         emit(outcome.value, resource=resource, holder=shown(grant.token), fence=grant.fence)
 
-    def _votes(self, election: Election) -> dict[str, str]:
-        missing = "; ".join(f"{label}: {reason}" for label, reason in reasons(self._nodes, election).items())
-        return {"votes": election.ballot, "missing": missing or "-"}
+    def _votes(self, election: Election) -> dict[str, object]:
+        return {"votes": election.ballot, "missing": reasons(self._nodes, election)}

@@ -2,31 +2,34 @@
 
 Rules: an event has a fixed name and its fields as `key=value`; the same fields are on the record as
 `redlock_event` and `redlock_fields`; owner tokens appear only as `model.shown` shows them, nodes by label.
-Who wants to act on events, such as what counts them, watches here instead of being called from everywhere.
+Who wants to act on events, such as what counts them, watches here instead of being called from everywhere; fields
+are plain values, or mappings of them.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
 logger = logging.getLogger("redlock")
 logger.addHandler(logging.NullHandler())
 
-_watchers: list[Callable[[str, Mapping[str, object]], None]] = []
+_watchers: dict[str, list[Callable[[str, Mapping[str, object]], None]]] = {}
 
 
-def watch(watcher: Callable[[str, Mapping[str, object]], None]) -> None:
-    """Show every event from now on, whatever the level of the log, to this function; it must be quick and not raise."""
-    _watchers.append(watcher)
+def watch(watcher: Callable[[str, Mapping[str, object]], None], *events: str) -> None:
+    """Show these events from now on, at whatever level, to this function; it must be quick and never raise."""
+    for event in events:
+        _watchers.setdefault(event, []).append(watcher)
 
 
-def is_heard(level: int = logging.INFO) -> bool:
-    """Whether anybody takes notice of events of this level: the fields of one that nobody hears need not be made."""
-    return bool(_watchers) or logger.isEnabledFor(level)
+def is_heard(event: str, level: int = logging.INFO) -> bool:
+    """Whether anybody takes notice of an event of this level: the fields of one that nobody hears need not be made."""
+    return event in _watchers or logger.isEnabledFor(level)
 
 
 def debug(event: str, **fields: object) -> None:
@@ -45,7 +48,7 @@ def warning(event: str, **fields: object) -> None:
 
 
 def _emit(level: int, event: str, fields: dict[str, object]) -> None:
-    for watcher in _watchers:
+    for watcher in _watchers.get(event, ()):
         watcher(event, fields)
     if logger.isEnabledFor(level):
         text = " ".join(f"{name}={_plain(value)}" for name, value in fields.items())
@@ -53,5 +56,7 @@ def _emit(level: int, event: str, fields: dict[str, object]) -> None:
 
 
 def _plain(value: object) -> str:
+    if isinstance(value, Mapping):
+        value = "; ".join(f"{name}: {part}" for name, part in value.items()) or "-"
     text = str(value)
     return repr(text) if not text or any(c.isspace() or c in "\"'=" for c in text) else text

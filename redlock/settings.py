@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from redlock.client import Redlock
@@ -20,16 +21,42 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_TOLD = frozenset({"REDLOCK_FENCE", "REDLOCK_RESOURCE"})
+"""What `redlock run` tells the program that it runs; no settings of that program."""
+
+_EVENTS = ("all", "contention", "off")
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What a `Redlock` client is made from; see there for the meaning of each."""
+    """What a `Redlock` client is made from, and what Celery's workers do beside.
+
+    Attributes:
+        nodes: See `Redlock`, as for the next four.
+        ttl: See there.
+        max_ttl: See there.
+        prefix: See there.
+        node_timeout: See there.
+        events: What workers tell Flower: "all", "contention" (nothing about locks that were free) or "off".
+        heartbeat_file: A file that a worker touches every 5 seconds as long as it takes tasks; none if empty.
+        metrics_file: Where a worker writes its figures for Prometheus every 5 seconds; nowhere if empty.
+
+    Raises:
+        ConfigurationError: `events` is none of these; the others are checked when a client is made.
+    """
 
     nodes: str = ",".join(DEFAULT_NODES)
     ttl: float = 5.0
     max_ttl: float = 10.0
     prefix: str = ""
     node_timeout: float = 0.1
+    events: str = "all"
+    heartbeat_file: str = ""
+    metrics_file: str = ""
+
+    def __post_init__(self) -> None:
+        if self.events not in _EVENTS:
+            raise ConfigurationError(f"redlock_events is {self.events!r:.40}; it must be 'all', 'contention' or 'off'")
 
     def client(self) -> Redlock:
         """A client with these settings."""
@@ -58,7 +85,7 @@ def read(kind: type[T], source: Mapping[str, Any], prefix: str, base: T | None =
         prefix + (field.name.upper() if prefix.isupper() else field.name): field
         for field in dataclasses.fields(kind)  # type: ignore[arg-type]
     }
-    given = {name: value for name, value in source.items() if name.startswith(prefix)}
+    given = {name: value for name, value in source.items() if name.startswith(prefix) and name not in _TOLD}
     for name in given:
         if name not in fields:
             near = difflib.get_close_matches(name, fields, n=1)
@@ -66,6 +93,16 @@ def read(kind: type[T], source: Mapping[str, Any], prefix: str, base: T | None =
             raise ConfigurationError(f"{name} is no setting; {hint}")
     values = {fields[name].name: _typed(name, value, fields[name].default) for name, value in given.items()}
     return dataclasses.replace(kind() if base is None else base, **values)  # type: ignore[type-var]
+
+
+def of_conf(conf: Mapping[str, Any]) -> Settings:
+    """The settings of a Celery app, from its configuration, else the environment.
+
+    Raises:
+        ConfigurationError: One of them is not known or no good.
+    """
+    ours = {name: conf[name] for name in list(conf) if name.startswith("redlock_")}
+    return read(Settings, ours, "redlock_", read(Settings, os.environ, "REDLOCK_"))
 
 
 def _typed(name: str, value: object, default: object) -> object:

@@ -11,12 +11,12 @@ import threading
 from typing import Any
 
 from celery import Celery, Task
-from celery.signals import setup_logging, worker_process_init
+from celery.signals import celeryd_after_setup, setup_logging, worker_process_init
 from kombu.exceptions import OperationalError
 
 from redlock import RedlockError
 from redlock.celery import client_for
-from workers import logs
+from workers import logs, start
 from workers.settings import from_environment
 
 settings, lock_settings = from_environment()
@@ -71,12 +71,20 @@ app.conf.update(
     redlock_max_ttl=lock_settings.max_ttl,
     redlock_prefix=lock_settings.prefix,
     redlock_node_timeout=lock_settings.node_timeout,
+    redlock_events=lock_settings.events,
+    redlock_heartbeat_file=lock_settings.heartbeat_file,
+    redlock_metrics_file=lock_settings.metrics_file,
 )
 
 
 @setup_logging.connect
 def _log_to_file(**_: Any) -> None:  # noqa: ANN401 - Celery's signals pass what they like
     logs.configure(settings.log_file, int(settings.log_bytes))
+
+
+@celeryd_after_setup.connect
+def _let_the_doctor_look(**_: Any) -> None:  # noqa: ANN401 - as above
+    start.when_safe(settings, lock_settings)
 
 
 @worker_process_init.connect

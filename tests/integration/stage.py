@@ -76,7 +76,7 @@ class Stage:
     def __init__(self, nodes: Cluster, broker: Server, directory: Path, *, password: str = "") -> None:
         secret = f":{password}@" if password else ""
         address = broker.url.replace("redis://", f"redis://{secret}")
-        self.nodes = nodes
+        self.nodes, self.broker = nodes, broker
         self.environment = {
             name: value for name, value in os.environ.items() if not name.startswith(("REDLOCK_", "COUNTER_"))
         } | {
@@ -123,6 +123,10 @@ class Stage:
         if meta["status"] != "SUCCESS":
             raise meta["result"]
         return meta["result"]
+
+    def failure(self, task_id: str) -> object:
+        """The error that is kept with a task's state: why it failed, or why it is retried."""
+        return self._results.get_task_meta(task_id, cache=False)["result"]
 
     def results(self, task_ids: Iterable[str]) -> list[Any]:
         """What these tasks returned."""

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from redlock import LockLost
 from tests.integration.stage import Worker
-from tests.integration.tools import eventually, holders, is_free, run_out
+from tests.integration.tools import eventually, holders, is_free, raw, run_out
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from redlock import Redlock
     from tests.integration.stage import Stage
 
 HOLDING = "tests.integration.apps.holding"
+FLOWS = "tests.integration.apps.workflows"
+POLICIES = "tests.integration.apps.policies"
 INTERRUPTED = "tests.integration.apps.interrupted"
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "solo"])
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "eventlet", "solo"])
 def test_a_task_may_be_longer_than_its_lease_in_every_pool(stage: Stage, pool: str) -> None:
     stage.start_worker("-P", pool, "--include", HOLDING, concurrency=2)
     tasks = [stage.send(f"{HOLDING}.look", name, 1.5) for name in ("a", "b")]
@@ -28,10 +30,48 @@ def test_a_task_may_be_longer_than_its_lease_in_every_pool(stage: Stage, pool: s
     assert is_free(stage.nodes.servers, "holding:a")
 
 
-def test_two_tasks_of_one_gevent_worker_exclude_each_other(stage: Stage) -> None:
-    stage.start_worker("-P", "gevent", concurrency=20, COUNTER_THINK="0.005")
+@pytest.mark.parametrize("pool", ["threads", "gevent", "eventlet"])
+def test_two_tasks_of_one_process_exclude_each_other(stage: Stage, pool: str) -> None:
+    stage.start_worker("-P", pool, concurrency=20, COUNTER_THINK="0.005")
     stage.results(stage.increment("hits", 40))
     assert stage.counter("hits") == 40
+
+
+@pytest.mark.parametrize("pool", ["threads", "gevent", "eventlet"])
+def test_two_hundred_tasks_that_wait_for_one_lock_in_one_process_all_get_it(
+    stage: Stage, client: Redlock, pool: str
+) -> None:
+    worker = stage.start_worker("-P", pool, "--include", FLOWS, "--prefetch-multiplier", "1", concurrency=200)
+    with client.lock("flow:crowd"):
+        before = connections(stage)
+        tasks = [stage.send(f"{FLOWS}.wait", "crowd") for _ in range(200)]
+        eventually(lambda: all(f"who='{task}@" in worker.log for task in tasks), "two hundred that wait", every=0.2)
+        # One for each that waits, and those that they share for everything else; five for each would be a thousand.
+        assert connections(stage) - before < 400
+    fences = [fence for _, fence in stage.results(tasks)]
+    assert len(set(fences)) == 200
+
+
+def connections(stage: Stage) -> int:
+    """How many connections the lock nodes have, all together."""
+    total = 0
+    for server in stage.nodes.servers:
+        with raw(server) as redis:
+            total += redis.info("clients")["connected_clients"]
+    return total
+
+
+def test_children_that_are_replaced_go_on_with_the_lock(stage: Stage) -> None:
+    worker = stage.start_worker("--include", POLICIES, "--max-tasks-per-child", "3", concurrency=2)
+    threads = len(list(Path(f"/proc/{worker.process.pid}/task").iterdir()))
+    counts = stage.increment("hits", 20)
+    about = stage.results([stage.send(f"{POLICIES}.requeue", "hits") for _ in range(10)])
+    stage.results(counts)
+    assert stage.counter("hits") == 20
+    assert len({one["pid"] for one in about}) >= 4, "there were several children"
+    assert len({one["fence"] for one in about}) == 10
+    # What forks must have no threads about; what the lock needs is made in the children.
+    assert len(list(Path(f"/proc/{worker.process.pid}/task").iterdir())) == threads
 
 
 @pytest.mark.parametrize("pool", ["prefork", "solo"])

@@ -83,7 +83,7 @@ def test_the_journal_shows_the_votes_and_why_a_node_gave_none(lines: pytest.LogC
         "attempt": 3,
         "pause_ms": 8,
         "votes": "GDDS.",
-        "missing": "h:4: connection refused",
+        "missing": {"h:4": "connection refused"},
     }
 
 
@@ -130,3 +130,25 @@ def test_no_line_of_the_journal_holds_an_owner_token_or_a_password(lines: pytest
         assert SECRET[:9] not in said
         assert OTHER[:9] not in said
         assert "canary" not in said
+
+
+def test_who_watches_sees_the_events_that_it_asked_for_whatever_the_level_of_the_log(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[tuple[str, dict[str, object]]] = []
+    monkeypatch.setattr(log, "_watchers", {})
+    monkeypatch.setattr(log.logger, "level", logging.CRITICAL)
+    assert not log.is_heard("retry")
+    log.watch(lambda event, fields: seen.append((event, dict(fields))), "retry", "lost")
+    assert log.is_heard("retry")
+    assert not log.is_heard("released")
+    log.debug("retry", resource="a")
+    log.info("released", resource="a")
+    log.warning("lost", resource="b")
+    assert seen == [("retry", {"resource": "a"}), ("lost", {"resource": "b"})]
+
+
+def test_a_field_may_be_a_mapping_for_machines_and_a_list_for_people(lines: pytest.LogCaptureFixture) -> None:
+    log.warning("acquired", missing={"h:1": "connection refused", "h:2": "full"}, other={})
+    assert lines.messages == ["acquired missing='h:1: connection refused; h:2: full' other=-"]
+    assert fields(lines)["missing"] == {"h:1": "connection refused", "h:2": "full"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -130,6 +131,29 @@ def test_the_pause_is_random_grows_and_is_bounded(running: Callable[..., Any], s
     assert all(0.1 <= pause <= 30.0 for pause in pauses)
     assert len(set(pauses)) > 100
     assert max(pauses[:40]) <= 0.5 < max(pauses[40:80]) < max(pauses[80:])
+
+
+def expiring(seconds: float) -> str:
+    """As a message has it."""
+    return (datetime.now(timezone.utc) + timedelta(seconds=seconds)).isoformat()
+
+
+@pytest.mark.parametrize("seconds", [-5, 0, 1])
+def test_a_task_that_would_expire_in_the_queue_raises_instead(
+    running: Callable[..., Any], sent: list[Signature], seconds: float
+) -> None:
+    with pytest.raises(LockContended):
+        policy().refused(CONTENDED, running(expires=expiring(seconds)))
+    assert not sent
+
+
+def test_a_task_that_expires_comes_back_before_that(running: Callable[..., Any], sent: list[Signature]) -> None:
+    for _ in range(50):
+        with pytest.raises(Retry):
+            policy().refused(CONTENDED, running(expires=expiring(5), headers={REQUEUES: 20, SINCE: 0.0}))
+    pauses = [again.options["countdown"] for again in sent]
+    assert all(0.1 <= pause <= 4.0 for pause in pauses)
+    assert max(pauses) > 2.0
 
 
 @pytest.mark.parametrize("limit", [0, 1, 5])

@@ -24,7 +24,17 @@ def test_the_environment_says_it_in_capitals_and_celery_in_small_letters() -> No
 
 
 def test_every_field_can_be_set_both_ways_and_makes_a_client() -> None:
-    values = {"nodes": "a:1,b:1,c:1", "ttl": 2.0, "max_ttl": 8.0, "prefix": "p:", "node_timeout": 0.05}
+    values = {
+        "nodes": "a:1,b:1,c:1",
+        "ttl": 2.0,
+        "max_ttl": 8.0,
+        "prefix": "p:",
+        "node_timeout": 0.05,
+        "events": "off",
+    } | {
+        "heartbeat_file": "/tmp/h",  # noqa: S108 - a name
+        "metrics_file": "/tmp/m",  # noqa: S108 - a name
+    }
     assert values.keys() == {field.name for field in dataclasses.fields(Settings)}
     small = read(Settings, {f"redlock_{name}": value for name, value in values.items()}, "redlock_")
     large = read(Settings, {f"REDLOCK_{name.upper()}": str(value) for name, value in values.items()}, "REDLOCK_")
@@ -129,6 +139,7 @@ def test_an_unknown_celery_setting_of_ours_is_refused() -> None:
         ({"COUNTER_TIME_LIMIT": "200"}, "COUNTER_VISIBILITY_TIMEOUT is 120 s; it must be longer"),
         ({"REDLOCK_NODES": ""}, "the list of nodes is empty"),
         ({"REDLOCK_TTL": "0.01"}, "too short"),
+        ({"REDLOCK_EVENTS": "some"}, "redlock_events is 'some'; it must be 'all', 'contention' or 'off'"),
         ({"REDLOCK_NODES": "a:x"}, "port from 1 to 65535"),
     ],
 )

@@ -17,3 +17,11 @@ def look(name: str, seconds: float) -> float:  # noqa: ARG001 - names the lock
         current_lease().ensure_valid()
         time.sleep(0.01)
     return current_lease().remaining()
+
+
+@app.task
+@locked("holding:{name}", ttl=0.6)
+def sleep(name: str, seconds: float) -> str:
+    """Hold it for this long and never look."""
+    time.sleep(seconds)
+    return name

@@ -1,0 +1,168 @@
+"""What the tasks of a worker hold and wait for: `celery -A your.app inspect locks`.
+
+The children of a prefork worker run the tasks, and its main process answers. So each child writes what it knows into
+its slot of a memory that it shares with the main process: that takes microseconds, needs neither a thread nor a file,
+and is gone when the worker is. In the other pools the main process knows by itself.
+
+Rules of this file:
+1. It tells what the process believes; what the nodes say is `redlock status`. So it answers even when they don't.
+2. A slot is written by one process, which holds a lock meanwhile; a reader that meets a half-written one looks again.
+3. What a dead child has left is not shown.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import struct
+import threading
+import time
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from billiard import current_process
+from celery.signals import worker_init
+from celery.worker.control import inspect_command
+
+if TYPE_CHECKING:
+    from celery import Task
+
+    from redlock.lease import Lease
+
+SLOTS = 256
+"""Children that have one; more are counted and shown nowhere."""
+_SLOT_BYTES = 16_384
+_HEAD = struct.Struct("<III")
+"""A number that is odd while the slot is being written; the writer's process id; how many bytes follow."""
+_TRIES = 20
+
+
+class Entry:
+    """One run of a task, from the moment at which it waits for a lock or has it, to its end."""
+
+    def __init__(self, task: Task | None) -> None:
+        # Looked at now: the renewing thread, which tells of a loss, sees no task's request.
+        self._about: dict[str, object] = {} if task is None else {"task": task.request.id, "name": task.name}
+        self._shown: dict[str, object] = {}
+
+    def waiting(self, resource: object, holder: object) -> None:
+        """Somebody else has the lock, and this run waits."""
+        if not self._shown:
+            self._show("waits", resource, holder=holder)
+
+    def acquired(self, lease: Lease) -> None:
+        """It has the lock."""
+        self._show("holds", lease.resource, fence=lease.fence)
+
+    def lost(self, lease: Lease) -> None:
+        """It is still at work, and has the lock no more."""
+        self._show("lost", lease.resource)
+
+    def over(self) -> None:
+        """The run is over, or has gone back to the queue."""
+        if self._shown:
+            BOARD.hide(self)
+
+    def _show(self, state: str, resource: object, **more: object) -> None:
+        since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        self._shown = {**self._about, "state": state, "resource": resource, "since": since, "pid": os.getpid(), **more}
+        BOARD.show(self, self._shown)
+
+
+class Board:
+    """What the runs of this process show, and in the main process of a worker what its children's do."""
+
+    def __init__(self) -> None:
+        self._memory: mmap.mmap | None = None
+        self.forget()
+
+    def forget(self) -> None:
+        """In a forked child: what the parent's runs show is not ours."""
+        self._lock = threading.Lock()
+        # Weak: a run that a signal has torn away from its end must not be shown for ever.
+        self._entries: weakref.WeakKeyDictionary[Entry, dict[str, object]] = weakref.WeakKeyDictionary()
+
+    def share(self) -> None:
+        """Before the fork: have a memory that children write into."""
+        self._memory = mmap.mmap(-1, SLOTS * _SLOT_BYTES)
+
+    def show(self, entry: Entry, shown: dict[str, object]) -> None:
+        """Show an entry, or what has become of it."""
+        with self._lock:
+            self._entries[entry] = shown
+            self._write()
+
+    def hide(self, entry: Entry) -> None:
+        """Show it no more."""
+        with self._lock:
+            self._entries.pop(entry, None)
+            self._write()
+
+    def listed(self) -> list[dict[str, Any]]:
+        """All that is shown, the oldest first."""
+        with self._lock:
+            found: list[dict[str, Any]] = list(self._entries.values())
+        if self._memory is not None:
+            for slot in range(SLOTS):
+                found += self._read(self._memory, slot)
+        return sorted(found, key=lambda shown: str(shown["since"]))
+
+    def _write(self) -> None:
+        slot = own_slot()
+        if self._memory is None or slot is None:
+            return
+        entries = list(self._entries.values())
+        text = json.dumps(entries).encode()
+        while len(text) > _SLOT_BYTES - _HEAD.size:
+            entries = entries[: len(entries) // 2]
+            text = json.dumps(entries).encode()
+        start, pid = slot * _SLOT_BYTES, os.getpid()
+        turn = (_HEAD.unpack_from(self._memory, start)[0] | 1) % 2**31
+        _HEAD.pack_into(self._memory, start, turn, pid, 0)
+        self._memory[start + _HEAD.size : start + _HEAD.size + len(text)] = text
+        _HEAD.pack_into(self._memory, start, turn + 1, pid, len(text))
+
+    @staticmethod
+    def _read(memory: mmap.mmap, slot: int) -> list[dict[str, Any]]:
+        start = slot * _SLOT_BYTES
+        for _ in range(_TRIES):
+            head = turn, pid, length = _HEAD.unpack_from(memory, start)
+            if not length and turn % 2 == 0:
+                return []
+            text = memory[start + _HEAD.size : start + _HEAD.size + length]
+            if turn % 2 == 0 and head == _HEAD.unpack_from(memory, start):
+                shown: list[dict[str, Any]] = json.loads(text) if _is_alive(pid) else []
+                return shown
+        return []
+
+
+def own_slot() -> int | None:
+    """The place of this process among its worker's children; None where it is none of them, or one too many."""
+    place = getattr(current_process(), "index", None)
+    return place if isinstance(place, int) and 0 <= place < SLOTS else None
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+BOARD = Board()
+os.register_at_fork(after_in_child=BOARD.forget)
+
+
+@worker_init.connect
+def _share_with_children(**_: Any) -> None:  # noqa: ANN401 - Celery's signals pass what they like
+    BOARD.share()
+
+
+@inspect_command(name="locks")
+def _locks(_state: Any, **_: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - Celery is untyped
+    """What the tasks of each worker hold and wait for."""
+    return BOARD.listed()

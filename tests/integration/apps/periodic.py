@@ -1,0 +1,25 @@
+"""An app whose beat sends a task more often than it is done: `celery -A tests.integration.apps.periodic worker -B`."""
+
+from __future__ import annotations
+
+import time
+
+from redis import Redis
+
+from redlock.celery import locked
+from workers.app import app, settings
+
+app.conf.beat_schedule = {"report": {"task": f"{__name__}.report", "schedule": 0.1}}
+
+
+@app.task
+@locked("periodic:report", wait=0, otherwise="skip")
+def report() -> None:
+    """Takes longer than the time between two of it; notes how many are at it."""
+    with Redis.from_url(settings.store_url) as store:
+        store.rpush("at-it", store.incr("reports"))
+        time.sleep(0.35)
+        store.decr("reports")
+
+
+__all__ = ["app", "report"]

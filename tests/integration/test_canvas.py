@@ -1,0 +1,309 @@
+"""Policies in real workflows: canvases, links, times, beat, and the other ways to write and to call a task."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from celery import Celery, chain, chord, group
+from celery.canvas import xstarmap
+from celery.result import denied_join_result
+
+from redlock import LockContended, Redlock, embedded
+from redlock.celery import client_for, current_lease, locked
+from tests.integration.stage import Stage, Worker
+from tests.integration.tools import eventually, sixth_redis
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from celery.canvas import Signature
+
+FLOWS = "tests.integration.apps.workflows"
+PERIODIC = "tests.integration.apps.periodic"
+HELD = "flow:held"
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """One set of servers for all tests here."""
+    directory = tmp_path_factory.mktemp("canvas")
+    with embedded.cluster() as nodes, sixth_redis() as broker, Stage(nodes, broker, directory) as stage:
+        yield stage
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shared_worker(stage: Stage) -> Worker:
+    """One worker for all tests here; it listens on two queues."""
+    return stage.start_worker("--include", FLOWS, "-Q", "celery,side", concurrency=4)
+
+
+@pytest.fixture(scope="module")
+def client(stage: Stage) -> Iterator[Redlock]:
+    """A client of the workers' lock nodes."""
+    with Redlock(stage.nodes.urls) as redlock:
+        yield redlock
+
+
+@contextmanager
+def somebody(client: Redlock, name: str = HELD) -> Iterator[None]:
+    """Has the lock, as far as the workers can tell."""
+    with client.lock(name):
+        yield
+
+
+class Flow:
+    """Makes signatures of the workers' tasks; results are kept, so that canvases can be made of them."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.app = Celery(
+            "canvas", broker=stage.sender.conf.broker_url, backend=stage.environment["COUNTER_RESULT_URL"]
+        )
+
+    def __call__(self, task: str, *args: object, **options: Any) -> Signature:  # noqa: ANN401 - Celery's options
+        """One of the tasks, with these arguments."""
+        return self.app.signature(f"{FLOWS}.{task}", args, app=self.app, **options)
+
+    def starmap(self, task: str, *calls: str) -> Signature:
+        """One task that calls another for each of these."""
+        return xstarmap(self(task), [(call,) for call in calls], app=self.app)
+
+
+@pytest.fixture
+def flow(stage: Stage) -> Iterator[Flow]:
+    """A sender of canvases."""
+    flow = Flow(stage)
+    # Else each result would be subscribed to.
+    with denied_join_result():
+        yield flow
+    # Groups subscribe all the same, and their results would unsubscribe when there is no server any more.
+    subscriptions = flow.app.backend.result_consumer
+    subscriptions.stop()
+    subscriptions.subscribed_to.clear()
+    flow.app.close()
+    flow.app.backend.client.close()
+
+
+def is_back(stage: Stage, task: str) -> None:
+    """Come back when a task has gone back to the queue."""
+    eventually(lambda: stage.requeues(task) >= 1, f"task {task} back in the queue")
+
+
+def test_a_group_has_all_its_parts_requeued_or_skipped(stage: Stage, client: Redlock, flow: Flow) -> None:
+    with somebody(client):
+        parts = group(flow("requeue", "held"), flow("skip", "held"), flow("requeue", "other")).apply_async()
+        first, second, third = (part.id for part in parts)
+        is_back(stage, first)
+        assert stage.result(second)["status"] == "skipped"
+        assert stage.result(third)["retries"] == 0
+    assert stage.result(first)["id"] == first
+
+
+def test_a_chain_of_locked_tasks_runs_in_order_through_requeues(stage: Stage, client: Redlock, flow: Flow) -> None:
+    with somebody(client):
+        steps = chain(*(flow("requeue", "held", immutable=True) for _ in range(3))).apply_async()
+        first, second, third = steps.parent.parent.id, steps.parent.id, steps.id
+        is_back(stage, first)
+        assert stage.state(second) == "PENDING"
+    fences = [stage.result(task)["fence"] for task in (first, second, third)]
+    assert fences == sorted(set(fences))
+
+
+def test_a_chord_ends_once_with_the_results_in_order(
+    stage: Stage, client: Redlock, flow: Flow, shared_worker: Worker
+) -> None:
+    with somebody(client, "flow:chord"):
+        header = [flow("requeue", "chord"), flow("skip", "chord"), flow("requeue", "free"), flow("requeue", "chord")]
+        end = chord(header, flow("gather")).apply_async()
+        eventually(lambda: stage.was_requeued("flow:chord"), "a part back in the queue")
+        eventually(lambda: "skipped resource=flow:chord" in shared_worker.log, "the part that is skipped")
+    first, skipped, free, last = stage.result(end.id)["gathered"]
+    assert skipped["status"] == "skipped"
+    assert len({first["fence"], free["fence"], last["fence"]}) == 3
+
+
+def test_a_part_of_a_chord_that_gives_up_fails_the_chord(stage: Stage, client: Redlock, flow: Flow) -> None:
+    with somebody(client):
+        end = chord([flow("requeue_once", "held"), flow("skip", "free")], flow("gather")).apply_async()
+        with pytest.raises(Exception, match=r"LockContended|not free"):
+            stage.result(end.id)
+
+
+def test_starmap_takes_the_lock_for_each_of_its_calls(stage: Stage, client: Redlock, flow: Flow) -> None:
+    with somebody(client):
+        calls = flow.starmap("wait", "free", "held", "held").apply_async()
+        eventually(lambda: stage.state(calls.id) == "STARTED", "the calls under way")
+        skipped = flow.starmap("skip", "free", "held").apply_async()
+        assert stage.result(skipped.id)[1]["status"] == "skipped"
+    (first, _), (second, fence), (third, last) = stage.result(calls.id)
+    assert [first, second, third] == ["free", "held", "held"]
+    assert last > fence
+
+
+def test_a_call_inside_of_starmap_cannot_go_back_to_the_queue_and_says_so(
+    stage: Stage, client: Redlock, flow: Flow
+) -> None:
+    with somebody(client):
+        calls = flow.starmap("requeue", "held").apply_async()
+        with pytest.raises(LockContended):
+            stage.result(calls.id)
+
+
+def test_links_are_called_once_after_a_requeue(
+    stage: Stage, client: Redlock, flow: Flow, shared_worker: Worker
+) -> None:
+    with somebody(client):
+        task = flow("requeue", "held").apply_async(link=flow("note", "linked", immutable=True))
+        is_back(stage, task.id)
+    stage.result(task.id)
+    eventually(lambda: "noted linked" in shared_worker.log, "the link")
+    eventually(stage.is_idle, "the end of everything")
+    assert shared_worker.log.count("noted linked") == 1
+
+
+@pytest.mark.parametrize("ending", [("fail", "ValueError"), ("requeue_once", "LockContended")], ids=["body", "lock"])
+def test_an_errback_hears_of_the_end_after_a_requeue(
+    stage: Stage, client: Redlock, flow: Flow, shared_worker: Worker, ending: tuple[str, str]
+) -> None:
+    task, error = ending
+    with somebody(client):
+        sent = flow(task, "held").apply_async(link_error=flow("note"))
+        is_back(stage, sent.id)
+        if error == "LockContended":
+            eventually(lambda: stage.state(sent.id) == "FAILURE", "the end of its patience")
+    eventually(lambda: f"noted {sent.id}" in shared_worker.log, "the errback")
+    eventually(stage.is_idle, "the end of everything")
+    assert shared_worker.log.count(f"noted {sent.id}") == 1
+    assert type(stage.failure(sent.id)).__name__ == error
+
+
+def test_queue_and_time_limits_are_kept(stage: Stage, client: Redlock, flow: Flow) -> None:
+    with somebody(client):
+        task = flow("requeue", "held").apply_async(queue="side", time_limit=77, soft_time_limit=55)
+        is_back(stage, task.id)
+    result = stage.result(task.id)
+    assert result["queue"] == "side"
+    assert result["time_limit"] == [77, 55]
+
+
+def test_while_it_is_in_the_queue_its_state_says_why_and_who_has_the_lock(
+    stage: Stage, client: Redlock, flow: Flow
+) -> None:
+    with client.lock(HELD) as lease:
+        task = flow("requeue", "held").apply_async()
+        eventually(lambda: stage.state(task.id) == "RETRY", "the task back in the queue")
+        why = stage.failure(task.id)
+        assert isinstance(why, LockContended)
+        assert why.resource == HELD
+        assert lease.owner[:8] in str(why.holder)
+    stage.result(task.id)
+
+
+def test_a_task_with_an_eta_is_requeued_too(stage: Stage, client: Redlock, flow: Flow) -> None:
+    with somebody(client):
+        task = flow("requeue", "held").apply_async(countdown=0.2)
+        is_back(stage, task.id)
+    assert stage.result(task.id)["retries"] == 0
+
+
+def test_a_task_that_would_expire_in_the_queue_says_who_has_the_lock(stage: Stage, client: Redlock, flow: Flow) -> None:
+    with somebody(client):
+        task = flow("requeue", "held").apply_async(expires=4)
+        is_back(stage, task.id)
+        with pytest.raises(LockContended):
+            stage.result(task.id)
+
+
+def test_a_task_that_expires_later_comes_back_in_time(stage: Stage, client: Redlock, flow: Flow) -> None:
+    with somebody(client):
+        task = flow("requeue", "held").apply_async(expires=600)
+        is_back(stage, task.id)
+    assert stage.result(task.id)["retries"] == 0
+
+
+@pytest.mark.parametrize("way", ["Charge", "shared"])
+def test_a_task_may_be_a_class_or_belong_to_no_app(stage: Stage, client: Redlock, flow: Flow, way: str) -> None:
+    with somebody(client):
+        task = flow(way, "held").apply_async()
+        is_back(stage, task.id)
+    assert stage.result(task.id)["id"] == task.id
+
+
+def test_a_task_may_take_and_give_pydantic_models(stage: Stage, client: Redlock, flow: Flow) -> None:
+    with somebody(client):
+        task = flow("pay", {"account": "held", "amount": 5}).apply_async()
+        is_back(stage, task.id)
+    assert stage.result(task.id) == {"account": "held", "amount": 6}
+
+
+def test_a_task_that_calls_itself_does_not_go_back_as_what_it_called(stage: Stage, client: Redlock, flow: Flow) -> None:
+    assert stage.result(flow("call_itself", ["a", "b"]).apply_async().id) == "ab"
+    with somebody(client):
+        task = flow("call_itself", ["a", "held"]).apply_async()
+        with pytest.raises(LockContended):
+            stage.result(task.id)
+    assert stage.requeues(task.id) == 0
+
+
+def test_beat_may_send_a_task_that_skips_more_often_than_it_is_done(stage: Stage, tmp_path: Path) -> None:
+    arguments = ["-A", PERIODIC, "worker", "-B", "-s", str(tmp_path / "schedule"), "-c", "4", "-Q", "celery"]
+    worker = Worker(tmp_path, stage.environment, arguments)
+    try:
+        eventually(lambda: stage.store.llen("at-it") >= 4, "four reports", every=0.05)
+        eventually(lambda: worker.log.count("skipped resource=periodic:report") >= 4, "four that were left out")
+        assert set(stage.store.lrange("at-it", 0, -1)) == {"1"}, "one at a time"
+        assert "LockContended" not in worker.log
+    finally:
+        worker.kill()
+
+
+class Here:
+    """Locked tasks of an app in this very process."""
+
+    def __init__(self, nodes: list[str]) -> None:
+        self.app = Celery("here", broker="memory://", set_as_current=False)
+        self.app.conf.redlock_nodes = nodes
+        self.requeue = self._task("requeue")
+        self.skip = self._task("skip")
+
+    def _task(self, otherwise: str) -> Any:  # noqa: ANN401 - Celery is untyped
+        @self.app.task(name=otherwise)
+        @locked("flow:{name}", wait=0.02, otherwise=otherwise)
+        def run(name: str) -> int:  # noqa: ARG001 - names the lock
+            return current_lease().fence
+
+        return run
+
+
+@pytest.fixture
+def here(stage: Stage) -> Iterator[Here]:
+    """An app in this process, on the workers' lock nodes."""
+    here = Here(stage.nodes.urls)
+    yield here
+    client_for(here.app).close()
+    here.app.close()
+
+
+def test_a_task_that_is_called_or_applied_takes_the_lock(here: Here, client: Redlock) -> None:
+    fences = [here.requeue("free"), here.requeue.apply(("free",)).get(), here.requeue("free")]
+    assert fences == sorted(set(fences))
+    assert client.holder("flow:free") is None
+
+
+def test_a_task_that_is_called_or_applied_raises_where_it_has_no_queue_to_go_back_to(
+    here: Here, client: Redlock
+) -> None:
+    with somebody(client):
+        with pytest.raises(LockContended):
+            here.requeue("held")
+        applied = here.requeue.apply(("held",))
+        assert applied.state == "FAILURE"
+        assert isinstance(applied.result, LockContended)
+
+
+def test_a_task_that_is_called_or_applied_may_skip(here: Here, client: Redlock) -> None:
+    with somebody(client):
+        assert here.skip("held")["status"] == "skipped"
+        assert here.skip.apply(("held",)).get()["status"] == "skipped"

@@ -1,0 +1,72 @@
+"""`celery inspect locks`: what the tasks of each worker hold and wait for, in every pool."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.integration.stage import ROOT
+from tests.integration.tools import eventually, run_out
+
+if TYPE_CHECKING:
+    from tests.integration.stage import Stage
+
+HOLDING = "tests.integration.apps.holding"
+POLICIES = "tests.integration.apps.policies"
+
+
+def locks(stage: Stage) -> list[dict[str, Any]]:
+    """What the workers answer, as a program reads it."""
+    answers = stage.sender.control.inspect(timeout=5, limit=1)._request("locks") or {}
+    return [shown for answer in answers.values() for shown in answer]
+
+
+def shown(stage: Stage, task: str) -> dict[str, Any]:
+    """What the workers tell of one task; empty if nothing."""
+    return next((one for one in locks(stage) if one["task"] == task), {})
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent"])
+def test_a_worker_says_what_its_tasks_hold_and_wait_for(stage: Stage, pool: str) -> None:
+    stage.start_worker("-P", pool, "--include", f"{HOLDING},{POLICIES}", concurrency=3)
+    holds = stage.send(f"{HOLDING}.sleep", "x", 600)
+    eventually(lambda: shown(stage, holds).get("state") == "holds", "the task that holds it")
+    stage.send(f"{HOLDING}.look", "x", 0)
+    waits = eventually(lambda: next((one for one in locks(stage) if one["state"] == "waits"), {}), "one that waits")
+    one = shown(stage, holds)
+    assert (one["resource"], one["name"]) == ("holding:x", f"{HOLDING}.sleep")
+    assert one["fence"] > 0
+    assert waits["resource"] == "holding:x"
+    assert holds in waits["holder"]
+    done = stage.send(f"{POLICIES}.skip", "free")
+    stage.result(done)
+    assert not shown(stage, done), "what is over is not shown"
+    run_out(stage.nodes.servers, "holding:x")
+    eventually(lambda: shown(stage, holds).get("state") == "lost", "that it was lost")
+
+
+def test_what_a_killed_child_held_is_not_shown(stage: Stage) -> None:
+    worker = stage.start_worker("--include", HOLDING, concurrency=1)
+    task = stage.send(f"{HOLDING}.sleep", "x", 600)
+    eventually(lambda: shown(stage, task).get("state") == "holds", "the task that holds it")
+    os.kill(worker.child, signal.SIGKILL)
+    first = shown(stage, task).get("pid")
+    eventually(lambda: shown(stage, task).get("pid") != first or not shown(stage, task), "the dead one gone")
+
+
+def test_the_command_line_knows_it(stage: Stage) -> None:
+    stage.start_worker("--include", HOLDING)
+    task = stage.send(f"{HOLDING}.sleep", "x", 600)
+    eventually(lambda: shown(stage, task), "the task that holds it")
+    command = [sys.executable, "-m", "celery", "-A", "workers.app", "inspect", "locks", "--json"]
+    done = subprocess.run(
+        command, cwd=ROOT, env=stage.environment, capture_output=True, text=True, timeout=100, check=True
+    )
+    (answer,) = json.loads(done.stdout).values()
+    assert [(one["state"], one["resource"]) for one in answer] == [("holds", "holding:x")]

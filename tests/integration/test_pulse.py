@@ -1,0 +1,116 @@
+"""What a worker leaves in files: a heartbeat that stops when it is not well, and figures that agree with its log."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.integration.stage import Worker
+from tests.integration.tools import eventually, label
+
+if TYPE_CHECKING:
+    from redlock import Redlock
+    from tests.integration.stage import Stage
+
+POLICIES = "tests.integration.apps.policies"
+
+
+def figures(path: Path) -> dict[str, float]:
+    """What a file tells: each figure by its name, the value of its label behind it where it has one."""
+    found: dict[str, float] = {}
+    for family in text_string_to_metric_families(path.read_text() if path.exists() else ""):
+        for sample in family.samples:
+            found["/".join([sample.name, *sample.labels.values()])] = sample.value
+    return found
+
+
+def test_the_figures_agree_with_the_log_though_children_come_and_go(
+    stage: Stage, client: Redlock, tmp_path: Path
+) -> None:
+    path = tmp_path / "redlock.prom"
+    worker = stage.start_worker(
+        "--include", POLICIES, "--max-tasks-per-child", "3", concurrency=2, REDLOCK_METRICS_FILE=str(path)
+    )
+    with client.lock("policy:held"):
+        skipped = stage.result(stage.send(f"{POLICIES}.skip", "held"))
+        patient = stage.send(f"{POLICIES}.wait", "held")
+        eventually(lambda: f"who='{patient}@" in worker.log, "the task that waits")
+    assert skipped["status"] == "skipped"
+    stage.result(patient)
+    stage.results(stage.increment("hits", 12))
+
+    def told() -> dict[str, float]:
+        found, log = figures(path), worker.log
+        agree = found.get("redlock_hold_seconds_count", 0) == log.count("redlock: released ") >= 14
+        return found if agree else {}
+
+    found = eventually(told, "figures that agree with the log", every=0.1)
+    rounds = found["redlock_elections_total/1"] + found["redlock_elections_total/2"]
+    assert rounds == worker.log.count("redlock: acquired ") == found["redlock_wait_seconds_count"]
+    assert found["redlock_skipped_total"] == 1
+    assert found["redlock_contended_total"] >= 1
+    assert found["redlock_wait_seconds_bucket/+Inf"] == found["redlock_wait_seconds_count"]
+    assert found["redlock_hold_seconds_sum"] > 0
+    assert found["redlock_lost_total"] == 0
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_node_that_gives_no_votes_is_counted_by_name(stage: Stage, tmp_path: Path, pool: str) -> None:
+    dead = stage.nodes.servers[2]
+    path = tmp_path / "redlock.prom"
+    stage.start_worker("-P", pool, REDLOCK_METRICS_FILE=str(path))
+    dead.stop()
+    stage.results(stage.increment("hits", 10))
+    name = "redlock_votes_missing_total/"
+    found = eventually(lambda: (f := figures(path)) and f[name + label(dead)] and f, "the missing votes", every=0.1)
+    assert found
+    assert found[name + label(stage.nodes.servers[0])] == 0
+
+
+@pytest.mark.parametrize("pool", ["prefork", "gevent"])
+def test_the_heart_beats_as_long_as_the_worker_takes_tasks(stage: Stage, tmp_path: Path, pool: str) -> None:
+    beat = tmp_path / "heartbeat"
+    worker = stage.start_worker("-P", pool, REDLOCK_HEARTBEAT_FILE=str(beat))
+    assert beat.exists(), "a worker that is ready has a pulse"
+
+    def beats() -> bool:
+        return beat.stat().st_mtime > 0
+
+    os.utime(beat, (0, 0))
+    eventually(beats, "the next beat", every=0.05)
+    stage.broker.kill()
+    eventually(lambda: "Trying again in" in worker.log, "the worker to see that its broker is gone")
+    os.utime(beat, (0, 0))
+    # It tries after two seconds, four more, and six more: longer than from one beat to the next.
+    eventually(lambda: "Trying again in 6.00 seconds" in worker.log, "the worker to have tried for a while")
+    assert not beats()
+    stage.broker.start()
+    eventually(beats, "a beat after the broker is back", every=0.05)
+
+
+def test_a_file_that_cannot_be_written_fails_no_task_and_is_told_once(stage: Stage, tmp_path: Path) -> None:
+    path = tmp_path / "missing" / "redlock.prom"
+    worker = stage.start_worker(REDLOCK_METRICS_FILE=str(path))
+    stage.results(stage.increment("hits", 1))
+    eventually(lambda: "file-not-written" in worker.log, "the warning")
+    path.parent.mkdir()
+    eventually(path.exists, "the file", every=0.05)
+    assert worker.log.count("file-not-written") == 1
+
+
+def test_a_worker_with_a_setting_that_is_none_refuses_to_start_in_one_line(stage: Stage, tmp_path: Path) -> None:
+    app = tmp_path / "misspelt.py"
+    app.write_text("from celery import Celery\nimport redlock.celery\napp = Celery()\napp.conf.redlock_ttll = 1\n")
+    environment = stage.environment | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{Path.cwd()}"}
+    worker = Worker(tmp_path, environment, ["-A", "misspelt", "worker"])
+    try:
+        assert worker.process.wait(60) != 0
+        said = worker.output.read_text()
+        assert "redlock_ttll is no setting; did you mean redlock_ttl?" in said
+        assert "Traceback" not in said
+    finally:
+        worker.kill()

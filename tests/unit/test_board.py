@@ -1,0 +1,110 @@
+"""`redlock.board`: what a worker's processes show, through memory that they share."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, cast
+
+import pytest
+
+from redlock import board
+from redlock.board import Board, Entry
+
+if TYPE_CHECKING:
+    from redlock import Lease
+
+
+class FakeLease:
+    """What the board looks at."""
+
+    resource, fence = "account:42", 7
+
+
+LEASE = cast("Lease", FakeLease())
+
+
+@pytest.fixture
+def child(monkeypatch: pytest.MonkeyPatch) -> Board:
+    """The board of a worker's child, which has the third slot."""
+    here = Board()
+    here.share()
+    monkeypatch.setattr(board, "BOARD", here)
+    monkeypatch.setattr(board, "own_slot", lambda: 3)
+    return here
+
+
+def seen_from_main(child: Board) -> list[tuple[object, ...]]:
+    """What the main process reads of it."""
+    main = Board()
+    main._memory = child._memory
+    return [(shown["state"], shown["resource"]) for shown in main.listed()]
+
+
+def test_the_main_process_sees_what_a_child_waits_for_holds_and_has_lost(child: Board) -> None:
+    entry = Entry(None)
+    assert seen_from_main(child) == []
+    entry.waiting("account:42", "task-1@h (01234567)")
+    assert seen_from_main(child) == [("waits", "account:42")]
+    entry.acquired(LEASE)
+    assert seen_from_main(child) == [("holds", "account:42")]
+    entry.lost(LEASE)
+    assert seen_from_main(child) == [("lost", "account:42")]
+    entry.over()
+    assert seen_from_main(child) == []
+
+
+def test_who_waits_is_shown_since_the_beginning_of_the_wait(child: Board) -> None:
+    entry = Entry(None)
+    entry.waiting("account:42", "first")
+    before = child._entries[entry]
+    entry.waiting("account:42", "second")
+    assert child._entries[entry] is before
+
+
+def test_a_run_that_was_torn_away_from_its_end_is_not_shown_for_ever(child: Board) -> None:
+    entry = Entry(None)
+    entry.acquired(LEASE)
+    del entry
+    assert list(child._entries) == []
+
+
+def test_what_a_dead_child_left_is_not_shown(child: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = Entry(None)
+    monkeypatch.setattr(os, "getpid", lambda: 2**22 + 5)  # above the largest there can be
+    entry.acquired(LEASE)
+    monkeypatch.undo()
+    assert seen_from_main(child) == []
+
+
+def test_what_is_half_written_is_not_read(child: Board) -> None:
+    entry = Entry(None)
+    entry.acquired(LEASE)
+    memory, start = child._memory, 3 * board._SLOT_BYTES
+    assert memory is not None
+    turn, pid, length = board._HEAD.unpack_from(memory, start)
+    board._HEAD.pack_into(memory, start, turn + 1, pid, length)
+    assert seen_from_main(child) == []
+    entry.lost(LEASE)
+    assert seen_from_main(child) == [("lost", "account:42")], "the next one to write puts it right"
+
+
+def test_more_than_there_is_room_for_is_cut_and_never_spills_into_the_next_slot(child: Board) -> None:
+    entries = [Entry(None) for _ in range(400)]
+    for entry in entries:
+        entry.waiting("account:" + "x" * 200, "-")
+    assert 20 < len(seen_from_main(child)) < 400
+    memory = child._memory
+    assert memory is not None
+    assert not any(memory[4 * board._SLOT_BYTES : 5 * board._SLOT_BYTES])
+
+
+def test_where_there_is_no_slot_nothing_is_written(child: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(board, "own_slot", lambda: None)
+    entry = Entry(None)
+    entry.acquired(LEASE)
+    assert seen_from_main(child) == []
+    assert [shown["state"] for shown in child.listed()] == ["holds"], "it knows by itself"
+
+
+def test_outside_of_a_worker_a_process_has_no_slot() -> None:
+    assert board.own_slot() is None

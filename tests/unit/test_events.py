@@ -1,0 +1,155 @@
+"""`redlock.events`: what listeners are told of a task's lock, and that telling them costs the task nothing."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+from celery import Celery
+
+from redlock import events, log
+from redlock.events import NOBODY, Sender, Told, told, waits_are_told_to
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from redlock import Lease
+
+APP = Celery(set_as_current=False, broker="memory://")
+
+
+@APP.task(name="tests.test_events.charge", bind=True)
+def charge(self: Any) -> None:  # noqa: ANN401 - Celery is untyped
+    """A task that needs a lock."""
+
+
+@APP.task(name="tests.test_events.quiet", bind=True, send_events=False)
+def quiet(self: Any) -> None:  # noqa: ANN401 - Celery is untyped
+    """A task of which nobody wants to hear."""
+
+
+class FakeLease:
+    """What events look at."""
+
+    resource, fence, waited_ms = "account:42", 7, 12
+
+
+LEASE = cast("Lease", FakeLease())
+
+
+class Listener:
+    """Remembers what it is told."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+        self.fields: list[dict[str, object]] = []
+
+    def __call__(self, name: str, **fields: object) -> None:
+        self.heard.append(name)
+        self.fields.append(fields)
+
+
+@pytest.fixture
+def in_a_worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+    """The task as a worker that sends task events would run it, with these fields of its request."""
+    monkeypatch.setattr(events, "_worker_sends", True)
+    pushed = []
+
+    def run(task: Any = charge, **fields: Any) -> Any:  # noqa: ANN401 - Celery is untyped
+        task.push_request(**{"id": "id-1", "hostname": "w1@h", "called_directly": False} | fields)
+        pushed.append(task)
+        return task
+
+    yield run
+    for task in pushed:
+        task.pop_request()
+
+
+def test_a_wait_is_told_once_however_often_the_task_tries() -> None:
+    listener = Listener()
+    run = Told(listener, everything=False)
+    with waits_are_told_to(run):
+        for _ in range(3):
+            log.debug("retry", resource="account:42", holder="task-9@h (01234567)")
+    assert listener.heard == ["task-lock-waiting"]
+    assert listener.fields == [{"lock_resource": "account:42", "lock_holder": "task-9@h (01234567)"}]
+
+
+def test_a_wait_that_is_none_of_this_tasks_is_not_told() -> None:
+    listener = Listener()
+    run = Told(listener, everything=False)
+    with waits_are_told_to(run):
+        other = threading.Thread(target=log.debug, args=("retry",), kwargs={"resource": "x", "holder": "y"})
+        other.start()
+        other.join()
+        log.debug("extended", resource="account:42", holder="it")
+    log.debug("retry", resource="account:42", holder="it")
+    assert listener.heard == []
+
+
+def test_a_lock_that_was_free_is_told_only_where_everything_is() -> None:
+    for everything, heard in ((True, ["task-lock-acquired"]), (False, [])):
+        listener = Listener()
+        Told(listener, everything=everything).acquired(LEASE)
+        assert listener.heard == heard
+
+
+def test_after_a_wait_it_is_told_who_has_the_lock_and_that_it_was_lost() -> None:
+    listener = Listener()
+    run = Told(listener, everything=False)
+    run.waiting("account:42", "-")
+    run.acquired(LEASE)
+    run.lost(LEASE)
+    assert listener.heard == ["task-lock-waiting", "task-lock-acquired", "task-lock-lost"]
+    assert listener.fields[1] == {"lock_resource": "account:42", "lock_fence": 7, "lock_waited_ms": 12}
+
+
+def test_no_field_can_overwrite_what_celery_knows_of_the_task() -> None:
+    listener = Listener()
+    run = Told(listener, everything=True)
+    run.waiting("account:42", "-")
+    run.acquired(LEASE)
+    run.lost(LEASE)
+    assert all(name.startswith("lock_") for fields in listener.fields for name in fields)
+
+
+def test_a_worker_that_sends_task_events_tells_of_its_tasks(in_a_worker: Callable[..., Any]) -> None:
+    assert told(in_a_worker(), "all") is not NOBODY
+    assert told(in_a_worker(), "contention") is not NOBODY
+
+
+def test_nobody_is_told_where_celery_itself_would_tell_nobody(in_a_worker: Callable[..., Any]) -> None:
+    assert told(None, "all") is NOBODY
+    assert told(in_a_worker(), "off") is NOBODY
+    assert told(in_a_worker(quiet), "all") is NOBODY
+    assert told(in_a_worker(called_directly=True), "all") is NOBODY
+    assert told(in_a_worker(is_eager=True), "all") is NOBODY
+
+
+def test_a_worker_without_task_events_tells_nobody(
+    in_a_worker: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "_worker_sends", False)
+    assert told(in_a_worker(), "all") is NOBODY
+
+
+def test_what_there_is_no_room_for_is_dropped_without_a_word() -> None:
+    sender = Sender(APP)
+    sender._thread = threading.current_thread()  # nobody empties the queue
+    for number in range(1_500):
+        sender.put("w1@h", {"type": "task-lock-waiting", "uuid": str(number)})
+    assert sender._queue.qsize() == 1_000
+
+
+def test_nothing_is_made_before_there_is_something_to_tell() -> None:
+    assert Sender(APP)._thread is None
+
+
+def test_a_forked_child_starts_anew() -> None:
+    sender = Sender(APP)
+    sender._thread = threading.current_thread()
+    sender.put("w1@h", {"type": "task-lock-waiting", "uuid": "1"})
+    sender.forget()
+    assert sender._thread is None
+    assert sender._queue.empty()

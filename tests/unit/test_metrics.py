@@ -1,0 +1,116 @@
+"""`redlock.metrics`: what the log tells, added up over processes, in Prometheus' own words."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from redlock import metrics
+from redlock.metrics import Metrics
+
+NODES = ("h:1", 'odd"\\node')
+
+
+@pytest.fixture
+def counted() -> Metrics:
+    """Nothing counted yet."""
+    return Metrics(NODES)
+
+
+def figures(counted: Metrics) -> dict[str, float]:
+    """Each figure by its name and the value of its label."""
+    found: dict[str, float] = {}
+    for family in text_string_to_metric_families(counted.text()):
+        for sample in family.samples:
+            found["/".join([sample.name, *sample.labels.values()])] = sample.value
+    return found
+
+
+def acquired(counted: Metrics, **fields: object) -> None:
+    usual = {"resource": "a", "fence": 7, "rounds": 1, "waited_ms": 30, "missing": {}}
+    counted.see("acquired", usual | fields)
+
+
+def test_every_figure_is_there_from_the_start_and_is_zero(counted: Metrics) -> None:
+    found = figures(counted)
+    assert set(found.values()) == {0.0}
+    assert {"redlock_elections_total/2", "redlock_lost_total", "redlock_votes_missing_total/h:1"} <= set(found)
+
+
+def test_elections_are_counted_by_their_rounds(counted: Metrics) -> None:
+    for fence, rounds in enumerate((1, 1, 2)):
+        acquired(counted, rounds=rounds, fence=fence)
+    found = figures(counted)
+    assert (found["redlock_elections_total/1"], found["redlock_elections_total/2"]) == (2, 1)
+
+
+def test_times_fall_into_every_bucket_that_is_as_long_as_they_are(counted: Metrics) -> None:
+    for waited_ms in (0, 5, 6, 900_000):
+        acquired(counted, waited_ms=waited_ms)
+    found = figures(counted)
+    name = "redlock_wait_seconds"
+    assert [found[f"{name}_bucket/{bound}"] for bound in ("0.005", "0.01", "60", "+Inf")] == [2, 3, 3, 4]
+    assert found[f"{name}_sum"] == pytest.approx(900.011)
+
+
+def test_a_lease_is_held_from_its_begin_to_its_end(counted: Metrics, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    acquired(counted, fence=7)
+    acquired(counted, fence=8)
+    now = 100.25
+    counted.see("released", {"resource": "a", "fence": 8})
+    now = 102.0
+    counted.see("expired", {"resource": "a", "fence": 7})
+    counted.see("released", {"resource": "a", "fence": 9})
+    found = figures(counted)
+    assert found["redlock_hold_seconds_count"] == 2
+    assert found["redlock_hold_seconds_sum"] == pytest.approx(2.25)
+
+
+def test_a_wait_is_contention_once(counted: Metrics) -> None:
+    for attempt in (1, 2, 3, 1):
+        counted.see("retry", {"attempt": attempt, "missing": {}})
+    assert figures(counted)["redlock_contended_total"] == 2
+
+
+def test_votes_that_are_missing_are_counted_by_node_whatever_the_round_was_for(counted: Metrics) -> None:
+    counted.see("retry", {"attempt": 2, "missing": {"h:1": "full"}})
+    counted.see("extended", {"missing": {"h:1": "full", 'odd"\\node': "loading"}})
+    counted.see("refused", {"missing": {"of nobody": "it is not ours"}})
+    found = figures(counted)
+    assert (found["redlock_votes_missing_total/h:1"], found['redlock_votes_missing_total/odd"\\node']) == (2, 1)
+
+
+@pytest.mark.parametrize("event", ["refused", "requeued", "skipped", "lost"])
+def test_what_is_just_counted_is_counted_under_its_own_name(counted: Metrics, event: str) -> None:
+    counted.see(event, {})
+    found = {name: value for name, value in figures(counted).items() if value}
+    assert found == {f"redlock_{event}_total": 1}
+
+
+def test_the_rows_of_all_processes_are_added_up(counted: Metrics, monkeypatch: pytest.MonkeyPatch) -> None:
+    for slot in (0, 1, 255):
+        monkeypatch.setattr(metrics, "own_slot", lambda slot=slot: slot)
+        counted.see("lost", {})
+    assert figures(counted)["redlock_lost_total"] == 3
+    width = counted._width
+    rows = [any(counted._cells[row * width : (row + 1) * width]) for row in range(256)]
+    assert [row for row in range(256) if rows[row]] == [0, 1, 255], "no two of them add in one place"
+
+
+def test_leases_that_nobody_gave_back_are_not_kept_without_end(counted: Metrics) -> None:
+    for fence in range(25_000):
+        acquired(counted, fence=fence)
+    assert len(counted._open) <= 10_000
+
+
+def test_a_forked_child_holds_nothing_of_its_parents(counted: Metrics) -> None:
+    acquired(counted)
+    counted.forget()
+    counted.see("released", {"resource": "a", "fence": 7})
+    found = figures(counted)
+    assert found["redlock_hold_seconds_count"] == 0
+    assert found["redlock_elections_total/1"] == 1
