@@ -1,20 +1,28 @@
 """The command line: `redlock` and `python -m redlock`.
 
 Rules: an error of ours is one line on stderr and an exit status, never a traceback; options come before the
-environment, the environment before the defaults. Exit status: 0 done, 1 declined, 2 bad input, 3 no quorum, 130 Ctrl-C.
+environment, the environment before the defaults. Exit status: 0 done, 1 declined, 2 bad input, 3 no quorum, 130 Ctrl-C;
+`doctor` and `run` have their own, which their --help lists.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
+import time
+import warnings
 from typing import TYPE_CHECKING
 
-from redlock import checks, simulate
+from redlock import checks, doctor, force, simulate
+from redlock import run as programs
 from redlock.admission import declare
-from redlock.errors import QuorumUnavailable, RedlockError
+from redlock.errors import ConfigurationError, QuorumUnavailable, RedlockError
+from redlock.findings import worst
 from redlock.settings import Settings, read
+from redlock.status import printable, table
+from redlock.survey import survey
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,9 +30,17 @@ if TYPE_CHECKING:
 DECLINED, BAD_INPUT, NO_QUORUM, INTERRUPTED = 1, 2, 3, 130
 
 
+_CLEAR = "\x1b[2J\x1b[H"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand and return its exit status."""
-    options = _parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    # What stands behind the first -- of `run` is another program's, and none of our options.
+    ours = words.index("--") if words[:1] == ["run"] and "--" in words else len(words)
+    options = _parser().parse_args(words[:ours], argparse.Namespace(command=words[ours + 1 :]))
+    # It is the doctor who speaks of what works and is not sensible, such as an even number of nodes.
+    warnings.simplefilter("ignore", UserWarning)
     try:
         status: int = options.run(options)
     except QuorumUnavailable as error:
@@ -65,11 +81,82 @@ def _parser() -> argparse.ArgumentParser:
     _lock_options(command)
     command.add_argument("--yes", action="store_true", help="do not ask")
     command.set_defaults(run=_init)
+    _look_commands(commands)
+    _lock_commands(commands)
     return parser
 
 
-def _lock_options(command: argparse.ArgumentParser) -> None:
+def _look_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser(
+        "status",
+        help="show the nodes, and who holds what",
+        description="Looks at all nodes, and changes nothing. Under VOTES there is a sign for each node, in the order "
+        "of the list above it: + names this holder, - does not, ? did not answer. Exit status: 0 a quorum votes, "
+        "3 none does.",
+    )
+    _node_options(command)
+    command.add_argument("--watch", action="store_true", help="look again every second, until Ctrl-C")
+    command.add_argument("--json", action="store_true", help="as JSON; with --watch, a line for each look")
+    command.add_argument("--most", metavar="N", type=int, default=200, help="locks that are shown (default: 200)")
+    command.set_defaults(run=_status)
+    command = commands.add_parser(
+        "doctor",
+        help="say what is wrong with nodes, settings and broker, and how to mend it",
+        description="Exit status: 0 fine, 1 warnings, 2 unsafe, or nobody could be asked, 3 no quorum votes. Addresses "
+        "with a password belong in the environment, where nobody can read them in the list of processes.",
+    )
+    _node_options(command)
+    command.add_argument("--ttl", metavar="S", help="seconds that a lease lasts (default: 5)")
+    command.add_argument("--broker", metavar="URL", help="Celery's broker (default: $CELERY_BROKER_URL, else none)")
+    command.add_argument("--store", metavar="URL", help="the Redis with the data behind the fenced store")
+    command.add_argument("--json", action="store_true", help="as JSON")
+    command.set_defaults(run=_doctor)
+
+
+def _lock_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser(
+        "run",
+        usage="redlock run [options] RESOURCE -- COMMAND ...",
+        help="run a program while a lock is held",
+        description="Takes the lock, runs the program, renews the lock while it runs, and gives it back. Where the "
+        "lock is being lost the program's process group gets SIGTERM, and SIGKILL when the grace is over: before the "
+        "lease is, if it could not be renewed; after it, if it was taken away. The program finds REDLOCK_RESOURCE and "
+        "REDLOCK_FENCE, the fencing token, in its environment. It can't be suspended with Ctrl-Z. What it leaves "
+        "running in the background is not protected.",
+        epilog="Exit status: the program's, or 128 + n if signal n ended it; 2 bad input, 69 no quorum of nodes, "
+        "70 the lock was lost, 73 the log file can't be opened, 75 somebody else has the lock, 126 the program can't "
+        "be run, 127 there is none.",
+    )
+    command.add_argument("resource", metavar="RESOURCE", help="what to lock")
+    _lock_options(command)
+    command.add_argument("--wait", metavar="S", type=float, help="seconds to wait; 0 tries once (default: for ever)")
+    command.add_argument("--grace", metavar="S", type=float, help="seconds to SIGKILL (default: a third of the ttl)")
+    command.add_argument("--log-file", metavar="FILE", help="where the lock's events go (default: nowhere)")
+    command.set_defaults(run=_run)
+    command = commands.add_parser(
+        "release",
+        help="take a lock away from its holder",
+        description="Raises the fence first, then deletes the lock and wakes a waiter. The old holder finds out at its "
+        "next extension; until then it and the next holder both believe that they hold the lock.",
+    )
+    command.add_argument("resource", metavar="RESOURCE", help="what is locked")
+    _nodes_option(command)
+    command.add_argument("--force", action="store_true", help="needed: only its holder releases a lock without force")
+    command.add_argument("--yes", action="store_true", help="do not ask")
+    command.set_defaults(run=_release)
+
+
+def _nodes_option(command: argparse.ArgumentParser) -> None:
     command.add_argument("--nodes", metavar="URL,URL,...", help="the lock nodes (default: 127.0.0.1:63791 to 63795)")
+
+
+def _node_options(command: argparse.ArgumentParser) -> None:
+    _nodes_option(command)
+    command.add_argument("--timeout", metavar="S", type=float, default=1.0, help="seconds for an answer (default: 1)")
+
+
+def _lock_options(command: argparse.ArgumentParser) -> None:
+    _nodes_option(command)
     command.add_argument("--ttl", metavar="S", help="seconds that a lease lasts (default: 5)")
 
 
@@ -92,6 +179,72 @@ def _init(options: argparse.Namespace) -> int:
         return DECLINED
     declare(nodes)
     print("Done: they vote from now on.")
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    lock = read(Settings, {**os.environ, **_given(options, "REDLOCK_", "nodes")}, "REDLOCK_")
+    while True:
+        seen = survey(
+            lock.nodes, prefix=lock.prefix, max_ttl=lock.max_ttl, timeout=options.timeout, resources=options.most
+        )
+        if options.json:
+            print(json.dumps(seen.as_dict(), indent=None if options.watch else 2), flush=True)
+        else:
+            clear = _CLEAR if options.watch and sys.stdout.isatty() else ""
+            print(clear + table(seen), flush=True)
+        if not options.watch:
+            return 0 if seen.voting >= seen.quorum else NO_QUORUM
+        time.sleep(1.0)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    lock = read(Settings, {**os.environ, **_given(options, "REDLOCK_", "nodes", "ttl")}, "REDLOCK_")
+    broker = options.broker or os.environ.get("CELERY_BROKER_URL", "")
+    findings = doctor.check(lock, broker=broker, store=options.store or "", timeout=options.timeout)
+    level = worst(findings)
+    if options.json:
+        print(json.dumps({"level": level.name.lower(), "findings": [one.as_dict() for one in findings]}, indent=2))
+        return int(level)
+    for finding in findings:
+        print(printable(f"{finding.level.name.replace('_', ' '):<9}  {finding}"))
+    return int(level)
+
+
+def _run(options: argparse.Namespace) -> int:
+    if not options.command:
+        raise ConfigurationError("run needs a program: redlock run RESOURCE -- COMMAND ...")
+    lock = read(Settings, {**os.environ, **_given(options, "REDLOCK_", "nodes", "ttl")}, "REDLOCK_")
+    wait, grace = checks.patience(options.wait), lock.ttl / 3 if options.grace is None else options.grace
+    if checks.number("grace", grace, zero=True) > lock.ttl / 2:
+        raise ConfigurationError(f"grace is {grace:g} s; it must be at most half of the ttl, {lock.ttl / 2:g} s")
+    if options.log_file is not None:
+        try:
+            programs.log_to(options.log_file)
+        except OSError as error:
+            programs.say(f"log file {options.log_file!r}: {(error.strerror or str(error)).lower()}")
+            return programs.CANNOT_CREATE
+    with lock.client() as client:
+        return programs.run(client, options.resource, options.command, wait=wait, grace=grace)
+
+
+def _release(options: argparse.Namespace) -> int:
+    if not options.force:
+        raise ConfigurationError("only its holder releases a lock; --force takes it away from whoever that is")
+    lock = read(Settings, {**os.environ, **_given(options, "REDLOCK_", "nodes")}, "REDLOCK_")
+    with lock.client() as client:
+        lease = force.target(client, options.resource)
+        if lease is None:
+            print(f"Nobody holds {options.resource!r}; nothing was changed.")
+            return 0
+        print(printable(lease.describe()))
+        print(force.RISK)
+        if not options.yes and not sys.stdin.isatty():
+            raise ConfigurationError("there is no terminal to ask on; --yes answers the question beforehand")
+        if not options.yes and input("Go on? [y/N] ").strip().lower() not in {"y", "yes"}:
+            print("Nothing was changed.")
+            return DECLINED
+        print(f"Done: {force.take_away(client, lease)} of {lease.nodes} nodes are known to be without it.")
     return 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from redlock import ConfigurationError, cli
+from redlock import ConfigurationError, cli, run
 from redlock.simulate import Plan
 
 
@@ -64,6 +64,48 @@ def test_what_is_no_command_is_status_2(capsys: pytest.CaptureFixture[str], argu
         cli.main(arguments)
     assert ended.value.code == cli.BAD_INPUT
     assert "usage: redlock" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "x"], "run needs a program"),
+        (["run", "x", "--"], "run needs a program"),
+        (["run", "x", "--ttl", "soon", "--", "true"], "REDLOCK_TTL is 'soon'"),
+        (["run", "x", "--ttl", "60", "--", "true"], "ttl is 60.0 s, longer than max_ttl"),
+        (["run", "x", "--wait", "-1", "--", "true"], "blocking_timeout is -1.0"),
+        (["run", "x", "--wait", "nan", "--", "true"], "blocking_timeout is nan"),
+        (["run", "x", "--grace", "-1", "--", "true"], "grace is -1.0"),
+        (["run", "x", "--grace", "2.6", "--", "true"], "grace is 2.6 s; it must be at most half of the ttl, 2.5 s"),
+        (["run", "", "--", "true"], "resource name is empty"),
+        (["run", "a\nb", "--", "true"], "resource name 'a\\nb' holds a control character"),
+        (["run", "x", "--nodes", "http://h:1", "--", "true"], "a node address begins with 'http'"),
+        (["release", "x"], "only its holder releases a lock"),
+        (["release", "", "--force", "--yes"], "resource name is empty"),
+        (["status", "--timeout", "0"], "timeout is 0.0"),
+        (["status", "--most", "-1"], "resources is -1"),
+        (["status", "--nodes", ","], "the list of nodes is empty"),
+        (["doctor", "--timeout", "-1"], "timeout is -1.0"),
+        (["doctor", "--nodes", "h"], "the node address of h has no port"),
+    ],
+)
+def test_bad_input_of_the_other_commands_is_one_line_and_nobody_is_asked(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    assert cli.main(arguments) == cli.BAD_INPUT
+    output, error = capsys.readouterr()
+    assert error.startswith(f"redlock: {said}")
+    assert error.count("\n") == 1
+    assert not output
+
+
+def test_help_names_every_exit_status_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["run", "--help"])
+    text = capsys.readouterr().out
+    own = (run.NO_QUORUM, run.LOST, run.CANNOT_CREATE, run.CONTENDED, run.CANNOT_RUN, run.NOT_FOUND)
+    assert all(str(status) in text for status in own)
+    assert text.startswith("usage: redlock run [options] RESOURCE -- COMMAND ...")
 
 
 @pytest.mark.parametrize("answer", ["", "n", "no", "yes please"])

@@ -1,0 +1,106 @@
+"""The command line in a process of its own, as a person or cron calls it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from tests.integration.tools import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from redlock.embedded import Cluster
+
+ROOT = Path(__file__).parents[2]
+
+
+class Shell:
+    """Calls `redlock` on these nodes.
+
+    Args:
+        nodes: The lock nodes.
+        directory: Where files may be made.
+    """
+
+    def __init__(self, nodes: Cluster, directory: Path) -> None:
+        self.nodes = nodes
+        self.directory = directory
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("REDLOCK_")}
+        self._environment = clean | {"REDLOCK_NODES": ",".join(nodes.urls), "PYTHONUNBUFFERED": "1"}
+
+    def call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run it to its end, with nothing to read."""
+        return subprocess.run(
+            [sys.executable, "-m", "redlock", *arguments],
+            cwd=ROOT,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    @contextlib.contextmanager
+    def started(self, *arguments: str, stderr: IO[bytes] | None = None) -> Iterator[Started]:
+        """Start it in a process group of its own; it is killed in the end."""
+        with (self.directory / "output").open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "redlock", *arguments],
+                cwd=ROOT,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=stderr or output,
+                start_new_session=True,
+            )
+        try:
+            yield Started(process, self.directory / "output")
+        finally:
+            process.kill()
+            process.wait()
+
+
+class Started:
+    """A command that runs, and what it and its program have said."""
+
+    def __init__(self, process: subprocess.Popen[bytes], output: Path) -> None:
+        self.process = process
+        self._output = output
+
+    @property
+    def said(self) -> str:
+        """All of it so far."""
+        return self._output.read_text()
+
+    def until_it_says(self, text: str) -> None:
+        """Come back when it has said this."""
+        eventually(lambda: text in self.said or self.process.poll() is not None, f"{text!r} from a command")
+        assert text in self.said, self.said
+
+    def end(self) -> int:
+        """Its exit status, when it has ended."""
+        return self.process.wait(timeout=60)
+
+    def press_ctrl_c(self) -> None:
+        """What a terminal does: SIGINT to the whole foreground process group, which is that of the command."""
+        os.killpg(self.process.pid, signal.SIGINT)
+
+
+def is_running(pid: int) -> bool:
+    """Whether this process is there, and is not a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def python(source: str) -> Sequence[str]:
+    """A Python program as a command."""
+    return (sys.executable, "-u", "-c", source)

@@ -1,0 +1,179 @@
+"""`redlock doctor` on real servers: each bad set-up is found and weighs what it should; a good one has no findings."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import pytest
+
+from redlock import Redlock, RedlockError, cli, doctor
+from redlock.embedded import Server, cluster
+from redlock.findings import Level
+from redlock.settings import Settings
+from tests.integration.tools import CANARY, raw, sixth_redis
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from redlock.embedded import Cluster
+
+
+@pytest.fixture
+def instead(nodes: Cluster) -> Iterator[Callable[..., list[str]]]:
+    """The five nodes with a server of its own kind in the place of the first one: `instead("--requirepass", "x")`."""
+    with ExitStack() as stack:
+
+        def start(*options: str, address: str = "") -> list[str]:
+            server = Server(options=options)
+            stack.callback(server.stop)
+            server.start()
+            return [server.url + address, *nodes.urls[1:]]
+
+        yield start
+
+
+def found(urls: Sequence[str], **others: str) -> dict[str, Level]:
+    """The codes of what is found on these nodes, with how bad it is; what is fine is left out."""
+    findings = doctor.check(Settings(nodes=",".join(urls)), timeout=5.0, **others)
+    assert CANARY not in " ".join(map(str, findings))
+    return {finding.code: finding.level for finding in findings if finding.level is not Level.FINE}
+
+
+def test_five_good_nodes_are_fine(nodes: Cluster, client: Redlock) -> None:
+    assert found(nodes.urls) == {}
+    with client.lock("x"):
+        assert found(nodes.urls) == {}
+
+
+def test_a_replica(instead: Callable[..., list[str]]) -> None:
+    assert found(instead("--replicaof", "127.0.0.1", "1")) == {"replica": Level.UNSAFE}
+
+
+def test_a_node_in_cluster_mode(nodes: Cluster) -> None:
+    with sixth_redis("--cluster-enabled", "yes") as server:
+        assert found([server.url, *nodes.urls[1:]]) == {"cluster-mode": Level.UNSAFE}
+
+
+def test_one_server_under_two_addresses(nodes: Cluster) -> None:
+    with sixth_redis() as server:
+        urls = [server.url, f"redis://localhost:{server.port}", *nodes.urls[2:]]
+        assert found(urls)["duplicate-server"] is Level.UNSAFE
+
+
+@pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl"])
+def test_a_policy_that_drops_locks(nodes: Cluster, policy: str) -> None:
+    with raw(nodes[0]) as redis:
+        redis.config_set("maxmemory-policy", policy)
+        assert found(nodes.urls) == {"eviction": Level.WARNING}
+        redis.config_set("maxmemory", "100mb")
+        assert found(nodes.urls) == {"eviction": Level.UNSAFE}
+
+
+def test_a_memory_that_is_nearly_full(nodes: Cluster) -> None:
+    with raw(nodes[0]) as redis:
+        redis.config_set("maxmemory", str(int(redis.info("memory")["used_memory"] * 1.1)))
+    assert found(nodes.urls) == {"memory": Level.WARNING}
+
+
+def test_a_node_that_lost_its_memory(nodes: Cluster) -> None:
+    for lost in range(1, 4):
+        with raw(nodes[lost]) as redis:
+            redis.flushall()
+        worse = {"no-quorum": Level.NO_QUORUM} if lost == 3 else {}
+        assert found(nodes.urls) == {"quarantine": Level.WARNING} | worse
+
+
+@pytest.mark.parametrize(
+    "command", ["blpop", "evalsha", "eval", "script|load", "hmget", "set", "rpush", "pexpire", "info"]
+)
+def test_a_user_who_may_not_run_what_the_lock_needs(instead: Callable[..., list[str]], command: str) -> None:
+    rules = ("--user", "limited", "on", f">{CANARY}", "~*", "+@all", f"-{command}")
+    urls = instead(*rules, address=f"?username=limited&password={CANARY}")
+    assert found(urls) == {"permissions": Level.WARNING}
+    (finding,) = [one for one in doctor.check(Settings(nodes=",".join(urls))) if one.code == "permissions"]
+    if command != "info":
+        assert command.upper().replace("|", " ") in finding.what
+
+
+def test_a_user_who_may_not_touch_the_locks_own_keys(instead: Callable[..., list[str]]) -> None:
+    urls = instead(
+        *("--user", "limited", "on", f">{CANARY}", "~account:*", "+@all"),
+        address=f"?username=limited&password={CANARY}",
+    )
+    assert found(urls) == {"permissions": Level.WARNING}
+
+
+def test_a_user_who_may_do_no_more_than_the_lock_needs_is_fine(instead: Callable[..., list[str]]) -> None:
+    needed = "eval evalsha script|load info time hmget hset get set del pttl pexpire llen rpush blpop".split()  # noqa: SIM905 - commands are read best so
+    urls = instead(
+        *("--user", "limited", "on", f">{CANARY}", "~*", "-@all", *(f"+{command}" for command in needed)),
+        address=f"?username=limited&password={CANARY}",
+    )
+    assert found(urls) == {"quarantine": Level.WARNING}, "it is new, and that is all"
+
+
+@pytest.mark.parametrize("address", ["", "?password=wrong", "?username=nobody&password=wrong"])
+def test_a_missing_or_a_wrong_password(instead: Callable[..., list[str]], address: str) -> None:
+    assert found(instead("--requirepass", CANARY, address=address)) == {"access": Level.WARNING}
+
+
+def test_clients_that_disagree(nodes: Cluster) -> None:
+    with Redlock(nodes.urls, max_ttl=20) as other, other.lock("x"):
+        assert found(nodes.urls) == {"terms": Level.UNSAFE, "no-quorum": Level.NO_QUORUM}
+    with Redlock(nodes.urls) as client, pytest.raises(RedlockError, match="all clients must agree"):
+        client.lock("x").acquire(blocking=False)
+
+
+def test_an_even_number_of_nodes() -> None:
+    with cluster(4) as four:
+        assert found(four.urls) == {"number": Level.WARNING}
+
+
+def test_a_minority_that_is_down_is_a_warning_and_a_majority_is_no_quorum(nodes: Cluster) -> None:
+    nodes[0].kill()
+    nodes[1].kill()
+    assert found(nodes.urls) == {"unreachable": Level.WARNING}
+    nodes[2].kill()
+    assert found(nodes.urls) == {"unreachable": Level.WARNING, "no-quorum": Level.NO_QUORUM}
+
+
+def test_a_broker_and_a_store_that_keep_what_they_are_told(nodes: Cluster, broker: Server) -> None:
+    assert found(nodes.urls, broker=f"{broker.url}/0", store=f"{broker.url}/2") == {}
+    with raw(broker) as redis:
+        redis.config_set("appendfsync", "everysec")
+        assert found(nodes.urls, broker=broker.url) == {}
+        assert found(nodes.urls, store=broker.url) == {"persistence": Level.WARNING}
+        redis.config_set("maxmemory", "100mb")
+        redis.config_set("maxmemory-policy", "allkeys-lru")
+        assert found(nodes.urls, broker=broker.url) == {"eviction": Level.WARNING}
+        assert found(nodes.urls, store=broker.url)["eviction"] is Level.UNSAFE
+
+
+def test_a_broker_that_is_a_lock_node_too_or_is_no_redis(nodes: Cluster) -> None:
+    assert found(nodes.urls, broker=nodes[0].url)["shared-server"] is Level.WARNING
+    assert found(nodes.urls, broker="amqp://guest:guest@h:5672//") == {}
+    assert found(nodes.urls, broker="unix:///nowhere/redis.sock") == {"unreachable": Level.WARNING}
+
+
+@pytest.mark.parametrize("dead", [0, 1, 3])
+def test_the_command_ends_with_the_worst_as_its_status(
+    nodes: Cluster, capsys: pytest.CaptureFixture[str], dead: int
+) -> None:
+    for server in nodes.servers[:dead]:
+        server.kill()
+    arguments = ["doctor", "--nodes", ",".join(nodes.urls), "--timeout", "5"]
+    status = {0: 0, 1: 1, 3: 3}[dead]
+    assert cli.main(arguments) == status
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(["FINE", "WARNING", "UNSAFE", "NO QUORUM"][status])
+    assert cli.main([*arguments, "--json"]) == status
+    told = json.loads(capsys.readouterr().out)
+    assert told["level"] == ["fine", "warning", "unsafe", "no_quorum"][status]
+    assert len(told["findings"]) == len(lines)
+
+
+def test_the_command_ends_with_2_where_it_is_unsafe(nodes: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["doctor", "--nodes", ",".join(nodes.urls), "--ttl", "60"]) == Level.UNSAFE
+    assert "ttl is 60.0 s, longer than max_ttl" in capsys.readouterr().out

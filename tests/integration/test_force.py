@@ -1,0 +1,211 @@
+"""`redlock release --force`: the fence first, then the lock; the old holder finds out, and nobody else is hit."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from redlock import ConfigurationError, LockContended, LockLost, NotHeld, QuorumUnavailable, Redlock, cli, force, wire
+from tests.integration.tools import eventually, holders, is_free, raw
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from redlock.embedded import Cluster
+
+NAME = "device:7"
+
+
+@pytest.fixture
+def admin(nodes: Cluster) -> Iterator[Redlock]:
+    """The client of somebody who takes locks away."""
+    with Redlock(nodes.urls) as client:
+        yield client
+
+
+def release(nodes: Cluster, *arguments: str) -> int:
+    return cli.main(["release", NAME, "--nodes", ",".join(nodes.urls), *arguments])
+
+
+def fences(nodes: Cluster) -> list[int]:
+    found = []
+    for server in nodes.servers:
+        with raw(server) as redis:
+            found.append(int(redis.get(wire.fence_key(NAME)) or 0))
+    return found
+
+
+def wake_ups(nodes: Cluster) -> list[int]:
+    found = []
+    for server in nodes.servers:
+        with raw(server) as redis:
+            found.append(int(redis.llen(wire.wake_key(NAME))))
+    return found
+
+
+def test_the_old_holder_finds_out_at_its_next_extension_and_the_next_token_is_larger(
+    nodes: Cluster, client: Redlock, admin: Redlock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = client.lease(NAME, who="task-1@w1")
+    old.take(0)
+    assert release(nodes, "--force", "--yes") == 0
+    said = capsys.readouterr().out
+    assert f"held by task-1@w1 ({old.owner[:8]}) on 5 of 5 nodes" in said
+    assert "out at its next extension" in said
+    assert old.owner.partition(":")[0] not in said
+    assert min(fences(nodes)) > old.fence
+    assert wake_ups(nodes) == [1] * 5
+    new = admin.lease(NAME)
+    new.take(0)
+    assert new.fence > old.fence + 1, "above what was written when the lock was taken away"
+    with pytest.raises(LockLost, match="a quorum of nodes no longer has it"):
+        old.extend(5_000)
+    assert old.lost
+    old.give_back()
+    assert holders(nodes.servers, NAME) == [new.owner] * 5
+    new.give_back()
+
+
+def test_a_holder_that_renews_is_told_that_it_lost(nodes: Cluster, client: Redlock, admin: Redlock) -> None:
+    lost = threading.Event()
+    lock = client.lock(NAME, ttl=1, on_lost=lambda _: lost.set())
+    with pytest.raises(LockLost), lock:
+        lease = force.target(admin, NAME)
+        assert lease is not None
+        assert force.take_away(admin, lease) == 5
+        eventually(lost.is_set, "the old holder's loss")
+    assert is_free(nodes.servers, NAME), "a lease that is lost never comes back"
+
+
+def test_it_wakes_a_waiter(nodes: Cluster, client: Redlock, admin: Redlock) -> None:
+    old = client.lease(NAME, ttl_ms=10_000)
+    old.take(0)
+    got = threading.Event()
+
+    def wait() -> None:
+        with Redlock(nodes.urls) as other, other.lock(NAME):
+            got.set()
+
+    waiter = threading.Thread(target=wait)
+    waiter.start()
+
+    def waits() -> bool:
+        blocked = 0
+        for server in nodes.servers:
+            with raw(server) as redis:
+                blocked += redis.info("clients")["blocked_clients"]
+        return blocked > 0
+
+    eventually(waits, "somebody who waits")
+    lease = force.target(admin, NAME)
+    assert lease is not None
+    force.take_away(admin, lease)
+    assert got.wait(9.0), "it was woken long before the old lease would have been over"
+    waiter.join()
+    with pytest.raises(LockLost):
+        old.extend(5_000)
+    old.give_back()
+
+
+def test_only_the_lease_that_was_shown_is_taken_away(nodes: Cluster, client: Redlock, admin: Redlock) -> None:
+    first = client.lease(NAME)
+    first.take(0)
+    shown = force.target(admin, NAME)
+    assert shown is not None
+    first.give_back()
+    with pytest.raises(NotHeld, match="nothing was changed"):
+        force.take_away(admin, shown)
+    with client.lock(NAME) as second:
+        before = fences(nodes)
+        with pytest.raises(LockContended):
+            force.take_away(admin, shown)
+        assert holders(nodes.servers, NAME) == [second.owner] * 5
+        assert fences(nodes) == before
+        second.extend(5_000)
+
+
+def test_without_a_quorum_nothing_is_deleted(nodes: Cluster, client: Redlock, admin: Redlock) -> None:
+    lease = client.lease(NAME)
+    lease.take(0)
+    shown = force.target(admin, NAME)
+    assert shown is not None
+    for server in nodes.servers[:3]:
+        server.kill()
+    with pytest.raises(QuorumUnavailable):
+        force.take_away(admin, shown)
+    assert holders(nodes.servers[3:], NAME) == [lease.owner] * 2
+    assert release(nodes, "--force", "--yes") == cli.NO_QUORUM
+    assert holders(nodes.servers[3:], NAME) == [lease.owner] * 2
+
+
+def test_two_dead_nodes_are_no_hindrance(nodes: Cluster, client: Redlock) -> None:
+    old = client.lease(NAME)
+    old.take(0)
+    for server in nodes.servers[:2]:
+        server.kill()
+    assert release(nodes, "--force", "--yes") == 0
+    assert is_free(nodes.servers[2:], NAME)
+    with pytest.raises(LockLost):
+        old.extend(5_000)
+
+
+def test_a_foreign_lock_that_stands_for_ever_is_taken_away_too(nodes: Cluster, admin: Redlock) -> None:
+    for server in nodes.servers[:2]:
+        with raw(server) as redis:
+            redis.set(NAME, "somebody else's secret")
+    assert release(nodes, "--force", "--yes") == 0
+    assert is_free(nodes.servers, NAME)
+    for server in nodes.servers:
+        with raw(server) as redis:
+            redis.set(NAME, "somebody else's secret")
+    assert release(nodes, "--force", "--yes") == 0
+    with admin.lock(NAME, blocking=False):
+        pass
+
+
+def test_a_lock_that_nobody_holds_is_left_alone(nodes: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    assert release(nodes, "--force", "--yes") == 0
+    assert capsys.readouterr().out == f"Nobody holds {NAME!r}; nothing was changed.\n"
+    assert fences(nodes) == [0] * 5
+
+
+def test_a_client_that_disagrees_takes_nothing_away(nodes: Cluster, client: Redlock) -> None:
+    lease = client.lease(NAME)
+    lease.take(0)
+    with Redlock(nodes.urls, max_ttl=20) as other:
+        shown = force.target(other, NAME)
+        assert shown is not None
+        with pytest.raises(ConfigurationError, match="all clients must agree"):
+            force.take_away(other, shown)
+    lease.extend(5_000)
+    lease.give_back()
+
+
+@pytest.mark.parametrize("answer", ["", "n", "no"])
+def test_it_asks_on_a_terminal_and_takes_anything_but_yes_for_no(
+    nodes: Cluster, client: Redlock, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    monkeypatch.setattr("builtins.input", lambda _: answer)
+    with client.lock(NAME) as lease:
+        assert release(nodes, "--force") == cli.DECLINED
+        lease.extend(5_000)
+    monkeypatch.setattr("builtins.input", lambda _: "yes")
+    client.lease(NAME).take(0)
+    assert release(nodes, "--force") == 0
+    assert is_free(nodes.servers, NAME)
+
+
+def test_where_nobody_can_be_asked_it_needs_yes_and_always_force(
+    nodes: Cluster, client: Redlock, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: False)
+    with client.lock(NAME) as lease:
+        assert release(nodes, "--force") == cli.BAD_INPUT
+        assert "--yes answers" in capsys.readouterr().err
+        assert release(nodes, "--yes") == cli.BAD_INPUT
+        assert "only its holder releases a lock" in capsys.readouterr().err
+        lease.extend(5_000)

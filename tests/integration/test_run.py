@@ -1,0 +1,266 @@
+"""`redlock run`: a program under the lock, its exit status and signals, and its end where the lock is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from redlock import run
+from tests.integration.shell import Shell, is_running, python
+from tests.integration.tools import eventually, holders, is_free, talking
+
+if TYPE_CHECKING:
+    from redlock import Redlock
+    from redlock.embedded import Cluster
+
+NAME = "report"
+
+# It says who it is, and goes on until it is killed, whatever else it is told.
+STUBBORN = """
+import os, signal, time
+signal.signal(signal.SIGTERM, lambda *_: print("asked to end"))
+print("pid", os.getpid())
+while True:
+    time.sleep(0.01)
+"""
+
+# It says which signals it gets, and ends at the one that it is given last.
+LISTENING = """
+import signal, sys, time
+def tell(number, _):
+    print("got", signal.Signals(number).name)
+    if number == signal.SIGTERM:
+        sys.exit(9)
+for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGTERM):
+    signal.signal(number, tell)
+print("ready")
+while True:
+    time.sleep(0.01)
+"""
+
+
+@pytest.fixture
+def shell(nodes: Cluster, tmp_path: Path) -> Shell:
+    """Calls `redlock` on the five nodes."""
+    return Shell(nodes, tmp_path)
+
+
+def pid_in(said: str) -> int:
+    return int(said.partition("pid ")[2].split(maxsplit=1)[0])
+
+
+@pytest.mark.parametrize("status", [0, 1, 7, 75, 255])
+def test_it_ends_with_the_exit_status_of_the_program(shell: Shell, nodes: Cluster, status: int) -> None:
+    done = shell.call("run", NAME, "--", "sh", "-c", f"echo out; echo err >&2; exit {status}")
+    assert (done.returncode, done.stdout, done.stderr) == (status, "out\n", "err\n")
+    assert is_free(nodes.servers, NAME)
+
+
+def test_the_program_knows_what_is_locked_and_has_a_larger_token_each_time(shell: Shell) -> None:
+    told = [shell.call("run", NAME, "--", "sh", "-c", "echo $REDLOCK_FENCE $REDLOCK_RESOURCE").stdout for _ in range(2)]
+    first, second = (line.split() for line in told)
+    assert int(first[0]) < int(second[0])
+    assert first[1] == second[1] == NAME
+
+
+def test_the_program_may_use_the_lock_itself(shell: Shell) -> None:
+    inner = (sys.executable, "-m", "redlock", "run", "another", "--", "sh", "-c", "echo $REDLOCK_RESOURCE")
+    assert shell.call("run", NAME, "--", *inner).stdout == "another\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
+def test_a_program_that_a_signal_ended_is_128_and_the_signal(shell: Shell, number: signal.Signals) -> None:
+    assert shell.call("run", NAME, "--", "sh", "-c", f"kill -{int(number)} $$").returncode == 128 + number
+
+
+@pytest.mark.parametrize(("program", "status"), [("/nowhere/x", run.NOT_FOUND), ("/etc/passwd", run.CANNOT_RUN)])
+def test_a_program_that_can_not_be_run_is_one_line(shell: Shell, nodes: Cluster, program: str, status: int) -> None:
+    done = shell.call("run", NAME, "--", program)
+    assert done.returncode == status
+    assert done.stderr.startswith(f"redlock: {program}: ")
+    assert done.stderr.count("\n") == 1
+    assert is_free(nodes.servers, NAME)
+
+
+def test_the_lock_is_held_and_renewed_while_the_program_runs(shell: Shell, nodes: Cluster, tmp_path: Path) -> None:
+    log, go_on = tmp_path / "log", tmp_path / "go-on"
+    program = ("sh", "-c", f"until test -e {go_on}; do sleep 0.02; done")
+    with shell.started("run", NAME, "--ttl", "3", "--log-file", str(log), "--", *program) as command:
+        eventually(lambda: log.exists() and log.read_text().count("extended") >= 2, "two renewals")
+        holder = holders(nodes.servers, NAME)[0]
+        assert holder is not None
+        assert f":sh[{command.process.pid}]@" in holder
+        go_on.touch()
+        assert command.end() == 0, command.said
+    assert is_free(nodes.servers, NAME)
+    assert "released" in log.read_text()
+
+
+def test_signals_go_to_the_program_once_each(shell: Shell, nodes: Cluster) -> None:
+    with shell.started("run", NAME, "--", *python(LISTENING)) as command:
+        command.until_it_says("ready")
+        for number in (signal.SIGHUP, signal.SIGUSR1):
+            command.process.send_signal(number)
+            command.until_it_says(f"got {number.name}")
+        command.press_ctrl_c()
+        command.until_it_says("got SIGINT")
+        command.process.send_signal(signal.SIGTERM)
+        assert command.end() == 9
+        assert sorted(command.said.split()[2::2]) == ["SIGHUP", "SIGINT", "SIGTERM", "SIGUSR1"]
+    assert is_free(nodes.servers, NAME)
+
+
+def test_ctrl_c_ends_a_program_that_says_nothing_of_it(shell: Shell, nodes: Cluster) -> None:
+    with shell.started("run", NAME, "--", "sh", "-c", "echo ready; exec sleep 60") as command:
+        command.until_it_says("ready")
+        command.press_ctrl_c()
+        assert command.end() == 128 + signal.SIGINT
+        assert command.said == "ready\n", "nothing is said, and there is no traceback"
+    assert is_free(nodes.servers, NAME)
+
+
+def test_in_a_terminal_the_program_reads_what_is_typed_and_ctrl_z_and_ctrl_c_do_what_they_should(
+    nodes: Cluster,
+) -> None:
+    words = [sys.executable, "-m", "redlock", "run", "--nodes", ",".join(nodes.urls), NAME, "--", "cat"]
+    source = f"import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn({words!r})))"
+    with talking("-c", source) as (process, stdin, stdout):
+
+        def type_in(text: str) -> None:
+            stdin.write(text)
+            stdin.flush()
+
+        type_in("first\n")
+        assert [stdout.readline().strip() for _ in range(2)] == ["first", "first"], "the terminal's echo, then cat's"
+        type_in("\x1a")
+        assert "^Z" in stdout.read(2)
+        type_in("second\n")
+        assert [stdout.readline().strip() for _ in range(2)][-1] == "second"
+        type_in("\x03")
+        assert process.wait(timeout=60) == 128 + signal.SIGINT
+    assert is_free(nodes.servers, NAME)
+
+
+def test_a_lock_that_somebody_has_is_75_and_says_who(shell: Shell, client: Redlock, tmp_path: Path) -> None:
+    with client.lock(NAME):
+        done = shell.call("run", NAME, "--wait", "0", "--", "touch", str(tmp_path / "run"))
+    assert done.returncode == run.CONTENDED
+    assert done.stderr.startswith(f"redlock: lock '{NAME}' is not free: held by ")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_it_waits_for_the_lock_unless_it_is_told_not_to(shell: Shell, client: Redlock, tmp_path: Path) -> None:
+    log, lock = tmp_path / "log", client.lock(NAME, ttl=10)
+    assert lock.acquire()
+    with shell.started("run", NAME, "--log-file", str(log), "--", "echo", "inside") as command:
+        eventually(lambda: log.exists() and " retry " in log.read_text(), "a refusal")
+        assert "inside" not in command.said
+        lock.release()
+        assert command.end() == 0
+        assert command.said == "inside\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_while_it_waits_ends_it_and_the_program_never_starts(
+    shell: Shell, nodes: Cluster, client: Redlock, tmp_path: Path, number: signal.Signals
+) -> None:
+    log = tmp_path / "log"
+    with client.lock(NAME, ttl=10) as lease:
+        with shell.started("run", NAME, "--log-file", str(log), "--", "echo", "inside") as command:
+            eventually(lambda: log.exists() and " retry " in log.read_text(), "a refusal")
+            command.process.send_signal(number)
+            assert command.end() == 128 + number
+            assert not command.said
+        assert holders(nodes.servers, NAME) == [lease.owner] * 5
+    assert is_free(nodes.servers, NAME)
+
+
+def test_too_few_nodes_are_69(shell: Shell, nodes: Cluster) -> None:
+    for server in nodes.servers[:3]:
+        server.kill()
+    done = shell.call("run", NAME, "--wait", "0", "--", "echo", "inside")
+    assert (done.returncode, done.stdout) == (run.NO_QUORUM, "")
+    assert done.stderr.startswith(f"redlock: no quorum for '{NAME}'")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_program_that_ignores_sigterm_is_killed_with_its_children_when_the_lock_is_lost(
+    shell: Shell, nodes: Cluster
+) -> None:
+    # A shell that ends at SIGTERM; what it started does not.
+    family = ("sh", "-c", f"'{sys.executable}' -u -c '{STUBBORN}' & wait")
+    with shell.started("run", NAME, "--ttl", "2", "--", *family) as command:
+        command.until_it_says("pid ")
+        for server in nodes.servers[:3]:
+            server.kill()
+        assert command.end() == run.LOST
+        assert "asked to end" in command.said
+        assert f"redlock: lock '{NAME}' could not be renewed" in command.said
+        assert "Traceback" not in command.said
+        pid = pid_in(command.said)
+        eventually(lambda: not is_running(pid), "the end of all that was started")
+
+
+def test_a_program_that_obeys_sigterm_has_time_to_clean_up(shell: Shell, nodes: Cluster) -> None:
+    program = ("sh", "-c", "trap 'sleep 0.2; echo cleaned up; exit 0' TERM; echo ready; while :; do sleep 0.02; done")
+    with shell.started("run", NAME, "--ttl", "4", "--grace", "2", "--", *program) as command:
+        command.until_it_says("ready")
+        for server in nodes.servers[:3]:
+            server.kill()
+        assert command.end() == run.LOST
+        assert "cleaned up" in command.said
+
+
+def test_a_program_whose_lock_was_taken_away_is_ended(shell: Shell, nodes: Cluster) -> None:
+    with shell.started("run", NAME, "--ttl", "3", "--", *python(STUBBORN)) as command:
+        command.until_it_says("pid ")
+        assert shell.call("release", NAME, "--force", "--yes").returncode == 0
+        assert command.end() == run.LOST
+        assert "a quorum of nodes no longer has it: ending" in command.said
+        assert not is_running(pid_in(command.said))
+    assert is_free(nodes.servers, NAME)
+
+
+def test_a_lock_that_was_lost_unseen_is_70_whatever_the_program_says(shell: Shell, tmp_path: Path) -> None:
+    go_on = tmp_path / "go-on"
+    program = ("sh", "-c", f"echo ready; until test -e {go_on}; do sleep 0.02; done")
+    with shell.started("run", NAME, "--ttl", "10", "--", *program) as command:
+        command.until_it_says("ready")
+        assert shell.call("release", NAME, "--force", "--yes").returncode == 0
+        go_on.touch()
+        assert command.end() == run.LOST
+        assert f"lock '{NAME}' was lost" in command.said
+
+
+def test_a_program_does_not_outlive_a_redlock_that_was_killed(shell: Shell) -> None:
+    with shell.started("run", NAME, "--", *python(STUBBORN)) as command:
+        command.until_it_says("pid ")
+        pid = pid_in(command.said)
+        assert is_running(pid)
+        os.kill(command.process.pid, signal.SIGKILL)
+        eventually(lambda: not is_running(pid), "the end of the program")
+
+
+def test_a_full_disk_stops_neither_the_program_nor_the_lock(shell: Shell, nodes: Cluster) -> None:
+    done = shell.call("run", NAME, "--log-file", "/dev/full", "--", "sh", "-c", "echo inside; exit 3")
+    assert (done.returncode, done.stdout) == (3, "inside\n")
+    assert done.stderr == "redlock: log file '/dev/full': no space left on device; going on without it\n"
+    assert is_free(nodes.servers, NAME)
+
+
+def test_a_message_that_can_not_be_written_changes_no_exit_status(shell: Shell, client: Redlock) -> None:
+    arguments = ("run", NAME, "--wait", "0", "--", "true")
+    with client.lock(NAME), Path("/dev/full").open("wb") as full, shell.started(*arguments, stderr=full) as command:
+        assert command.end() == run.CONTENDED
+
+
+def test_a_log_file_that_can_not_be_opened_is_73_and_nothing_is_run(shell: Shell) -> None:
+    done = shell.call("run", NAME, "--log-file", "/nowhere/log", "--", "echo", "inside")
+    assert (done.returncode, done.stdout) == (run.CANNOT_CREATE, "")
+    assert done.stderr == "redlock: log file '/nowhere/log': no such file or directory\n"

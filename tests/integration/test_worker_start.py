@@ -1,0 +1,97 @@
+"""A worker's start: it refuses where it is unsafe, waits where there is no quorum, and starts with a minority down."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from redlock.findings import Level
+from tests.integration.stage import Worker
+from tests.integration.tools import CANARY, eventually, raw
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from redlock.embedded import Cluster
+    from tests.integration.stage import Stage
+
+ARGUMENTS = ("-A", "workers.app", "worker", "-c", "1", "--without-gossip", "--without-mingle", "--without-heartbeat")
+
+
+@contextlib.contextmanager
+def starting(stage: Stage, directory: Path, **settings: str) -> Iterator[Worker]:
+    """A worker that may never be ready; it is killed in the end."""
+    worker = Worker(directory, stage.environment | settings, ARGUMENTS)
+    try:
+        yield worker
+    finally:
+        worker.kill()
+
+
+def log_of(worker: Worker) -> str:
+    return worker.log if worker.log_file.exists() else ""
+
+
+def test_it_refuses_to_start_on_a_node_that_drops_locks(stage: Stage, nodes: Cluster, tmp_path: Path) -> None:
+    with raw(nodes[0]) as redis:
+        redis.config_set("maxmemory", "100mb")
+        redis.config_set("maxmemory-policy", "allkeys-lru")
+    with starting(stage, tmp_path) as worker:
+        assert worker.process.wait(timeout=60) == Level.UNSAFE
+        (line,) = [line for line in log_of(worker).splitlines() if "will not start" in line]
+        assert "it is unsafe: " in line
+        assert "maxmemory-policy is allkeys-lru" in line
+        assert "Traceback" not in worker.output.read_text()
+
+
+def test_it_refuses_to_start_where_clients_work_under_other_terms(stage: Stage, tmp_path: Path) -> None:
+    stage.start_worker()
+    with starting(stage, tmp_path, REDLOCK_MAX_TTL="20") as worker:
+        assert worker.process.wait(timeout=60) == Level.UNSAFE
+        assert "its clients agreed on nodes=5 max_ttl=10s" in log_of(worker)
+
+
+def test_it_waits_for_a_quorum_says_so_and_starts_when_it_is_there(
+    stage: Stage, nodes: Cluster, tmp_path: Path
+) -> None:
+    for server in nodes.servers[:3]:
+        server.kill()
+    with starting(stage, tmp_path, REDLOCK_MAX_TTL="1", REDLOCK_TTL="0.5") as worker:
+        eventually(lambda: "waiting for the lock nodes" in log_of(worker), "a worker that waits")
+        assert "2 of 5 cast votes, 3 are needed" in log_of(worker)
+        assert " ready." not in log_of(worker)
+        # What comes back abstains until it has been known for max_ttl: the worker makes itself known.
+        for server in nodes.servers[:3]:
+            server.start()
+        worker.wait_until_ready()
+        assert "a quorum of lock nodes votes: starting" in worker.log
+        assert worker.log.count("waiting for the lock nodes") <= 4, "once for each reason, not for each look"
+
+
+def test_a_worker_that_waits_can_be_stopped(stage: Stage, nodes: Cluster, tmp_path: Path) -> None:
+    for server in nodes.servers[:3]:
+        server.kill()
+    with starting(stage, tmp_path) as worker:
+        eventually(lambda: "waiting for the lock nodes" in log_of(worker), "a worker that waits")
+        worker.process.terminate()
+        worker.process.wait(timeout=60)
+        assert " ready." not in log_of(worker)
+
+
+def test_it_starts_with_a_minority_of_nodes_down_and_says_which(stage: Stage, nodes: Cluster) -> None:
+    nodes[0].kill()
+    nodes[1].kill()
+    worker = stage.start_worker()
+    assert worker.log.count("doctor: ") == 2
+    stage.results(stage.increment("c", 3))
+    assert stage.counter("c") == 3
+
+
+def test_no_password_gets_into_the_log(stage: Stage, nodes: Cluster) -> None:
+    with raw(nodes[0]) as redis:
+        redis.config_set("requirepass", "the right one")
+    urls = [f"{nodes[0].url}?password={CANARY}", *nodes.urls[1:]]
+    worker = stage.start_worker(REDLOCK_NODES=",".join(urls))
+    assert "wrong user name or password" in worker.log
+    assert CANARY not in worker.log + worker.output.read_text()

@@ -1,0 +1,167 @@
+"""`redlock.doctor`: what a survey and settings come to, and which finding weighs more than another."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from redlock import doctor
+from redlock.findings import Finding, Level, sort, worst
+from redlock.look import NodeState
+from redlock.settings import Settings
+from redlock.survey import Survey
+
+TERMS = "nodes=5 max_ttl=10s prefix=''"
+GOOD = NodeState("n", reachable=True, version="8.2.3", role="master", mode="standalone", eviction="noeviction", rdb="")
+
+
+def nodes(*changes: dict[str, Any], count: int = 5) -> tuple[NodeState, ...]:
+    """Good nodes, the first ones with these changes."""
+    good = [dataclasses.replace(GOOD, label=f"n{place}", run_id=f"r{place}") for place in range(count)]
+    return tuple(dataclasses.replace(node, **change) for node, change in zip(good, changes, strict=False)) + tuple(
+        good[len(changes) :]
+    )
+
+
+def levels(states: tuple[NodeState, ...], **settings: Any) -> dict[str, Level]:  # noqa: ANN401 - as Settings takes it
+    """The codes of what is found, each with how bad it is; what is fine is left out."""
+    seen = Survey(states, (), more=False, quorum=len(states) // 2 + 1, terms=TERMS, time=0.0)
+    findings = doctor.examine(seen, Settings(**settings))
+    assert all("None" not in str(finding) for finding in findings)
+    return {finding.code: finding.level for finding in findings if finding.level is not Level.FINE}
+
+
+def test_good_nodes_and_settings_are_fine() -> None:
+    assert levels(nodes()) == {}
+    assert levels(nodes({"terms": TERMS})) == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "level"),
+    [
+        ({"version": "6.0.20", "reason": "x"}, "version", Level.UNSAFE),
+        ({"role": "slave", "reason": "a replica of h:1; lock nodes must be"}, "replica", Level.UNSAFE),
+        ({"mode": "cluster", "reason": "in cluster mode"}, "cluster-mode", Level.UNSAFE),
+        ({"terms": "nodes=3", "reason": "its clients agreed on nodes=3"}, "terms", Level.UNSAFE),
+        ({"run_id": "r1"}, "duplicate-server", Level.UNSAFE),
+        ({"eviction": "allkeys-lru", "max_memory": 1_000}, "eviction", Level.UNSAFE),
+        ({"eviction": "volatile-ttl", "max_memory": 1_000}, "eviction", Level.UNSAFE),
+        ({"eviction": "allkeys-lru"}, "eviction", Level.WARNING),
+        ({"max_memory": 1_000, "used_memory": 900}, "memory", Level.WARNING),
+        ({"missing": ("BLPOP",), "reason": "x"}, "permissions", Level.WARNING),
+        ({"abstains": 3.0, "reason": "new, restarted or emptied: abstains"}, "quarantine", Level.WARNING),
+        ({"reachable": False, "reason": "connection refused"}, "unreachable", Level.WARNING),
+        ({"reachable": False, "reason": "wants a password; put it"}, "access", Level.WARNING),
+        ({"reachable": False, "reason": "wrong user name or password"}, "access", Level.WARNING),
+        ({"reason": "still loading its data"}, "no-vote", Level.WARNING),
+        ({"clock_offset": 3.0}, "clock", Level.WARNING),
+        ({"clock_offset": -3.0}, "clock", Level.WARNING),
+    ],
+)
+def test_one_bad_node_is_one_finding(change: dict[str, Any], code: str, level: Level) -> None:
+    assert levels(nodes(change)) == {code: level}
+
+
+def test_a_clock_that_is_not_known_well_enough_is_no_finding() -> None:
+    assert levels(nodes({"clock_offset": 3.0, "clock_error": 2.5})) == {}
+
+
+def test_a_node_with_memory_left_is_fine() -> None:
+    assert levels(nodes({"max_memory": 1_000, "used_memory": 700})) == {}
+
+
+@pytest.mark.parametrize(("dead", "found"), [(1, {}), (2, {}), (3, {"no-quorum": Level.NO_QUORUM})])
+def test_two_of_five_may_be_silent_and_three_may_not(dead: int, found: dict[str, Level]) -> None:
+    silent = {"reachable": False, "reason": "connection refused"}
+    assert levels(nodes(*[silent] * dead)) == {"unreachable": Level.WARNING} | found
+
+
+def test_too_few_that_vote_are_no_quorum_whatever_keeps_the_others() -> None:
+    abstain = {"abstains": 3.0, "reason": "new, restarted or emptied: abstains"}
+    assert levels(nodes(abstain, abstain, {"missing": ("SET",), "reason": "x"}))["no-quorum"] is Level.NO_QUORUM
+
+
+@pytest.mark.parametrize(("count", "found"), [(1, True), (2, True), (3, False), (4, True), (5, False), (6, True)])
+def test_one_node_and_even_numbers_are_warned_of(count: int, found: bool) -> None:  # noqa: FBT001 - a column
+    assert levels(nodes(count=count)) == ({"number": Level.WARNING} if found else {})
+
+
+@pytest.mark.parametrize(
+    ("settings", "found"),
+    [
+        ({"ttl": 11.0}, {"ttl": Level.UNSAFE}),
+        ({"ttl": 0.1}, {"ttl": Level.UNSAFE}),
+        ({"ttl": float("nan")}, {"ttl": Level.UNSAFE}),
+        ({"node_timeout": -1.0}, {"ttl": Level.UNSAFE}),
+        ({"ttl": 0.9}, {"ttl-short": Level.WARNING}),
+        ({"ttl": 1.0}, {}),
+        ({"max_ttl": 3_600.0}, {"max-ttl-long": Level.WARNING}),
+    ],
+)
+def test_settings_that_do_not_fit_together(settings: dict[str, float], found: dict[str, Level]) -> None:
+    assert levels(nodes(), **settings) == found
+
+
+@pytest.mark.parametrize(
+    ("change", "owns_data", "found"),
+    [
+        ({"aof": True, "fsync": "always"}, True, {}),
+        ({"aof": True, "fsync": ""}, True, {}),
+        ({"aof": True, "fsync": "everysec"}, True, {"persistence": Level.WARNING}),
+        ({"aof": True, "fsync": "everysec"}, False, {}),
+        ({"rdb": "3600 1"}, False, {}),
+        ({"rdb": None}, False, {}),
+        ({}, False, {"persistence": Level.WARNING}),
+        ({"aof": True, "run_id": "r2"}, False, {"shared-server": Level.WARNING}),
+        ({"aof": True, "role": "slave"}, False, {"replica": Level.WARNING}),
+        ({"aof": True, "eviction": "allkeys-lru", "max_memory": 9}, False, {"eviction": Level.WARNING}),
+        ({"aof": True, "eviction": "allkeys-lru", "max_memory": 9}, True, {"eviction": Level.UNSAFE}),
+        ({"reachable": False, "reason": "connection refused"}, True, {"unreachable": Level.WARNING}),
+    ],
+)
+def test_what_is_said_of_broker_and_store(
+    change: dict[str, Any],
+    owns_data: bool,  # noqa: FBT001 - a column
+    found: dict[str, Level],
+) -> None:
+    seen = Survey(nodes(), (), more=False, quorum=3, terms=TERMS, time=0.0)
+    findings = doctor.examine_broker(dataclasses.replace(GOOD, **change), seen, owns_data=owns_data)
+    assert {finding.code: finding.level for finding in findings} == found
+
+
+def finding(level: Level) -> Finding:
+    return Finding(level, level.name, "here", "is so", "do that")
+
+
+def test_unsafe_weighs_more_than_no_quorum_which_weighs_more_than_a_warning() -> None:
+    fine, warning, unsafe, no_quorum = map(finding, Level)
+    assert worst([]) is Level.FINE
+    assert worst([fine, warning]) is Level.WARNING
+    assert worst([warning, no_quorum]) is Level.NO_QUORUM
+    assert worst([no_quorum, unsafe]) is Level.UNSAFE
+    assert sort([fine, no_quorum, warning, unsafe]) == [unsafe, no_quorum, warning, fine]
+    assert [int(level) for level in Level] == [0, 1, 2, 3]
+
+
+def test_a_finding_is_one_line_with_what_mends_it() -> None:
+    assert str(finding(Level.WARNING)) == "here: is so; do that"
+    assert str(Finding(Level.FINE, "x", "here", "is so")) == "here: is so"
+    assert finding(Level.NO_QUORUM).as_dict()["level"] == "no_quorum"
+
+
+@pytest.mark.parametrize(
+    ("change", "promise"),
+    [
+        ({"aof": True, "fsync": "always"}, "even if all nodes restart at once"),
+        ({"aof": True, "fsync": "everysec"}, "append-only file, with a little lost"),
+        ({"rdb": "3600 1"}, "snapshots, with a little lost"),
+        ({}, "share a node that was not restarted"),
+    ],
+)
+def test_it_says_which_promise_the_persistence_gives(change: dict[str, Any], promise: str) -> None:
+    seen = Survey(nodes(*[change] * 5), (), more=False, quorum=3, terms=TERMS, time=0.0)
+    (said,) = [one for one in doctor.examine(seen, Settings()) if one.code == "persistence"]
+    assert promise in said.what
+    assert said.where == "nodes"

@@ -1,0 +1,97 @@
+"""`redlock.status` and `redlock.told`: what the terminal is shown, and what a server's answers mean."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from redis.exceptions import ResponseError
+
+from redlock import told
+from redlock.look import NodeState
+from redlock.status import printable, table
+from redlock.survey import Held, Survey
+
+UP = NodeState("h:1", reachable=True, version="8.2.3", used_memory=2**20, clock_offset=0.002, aof=True, fsync="always")
+DOWN = NodeState("h:2", reason="connection refused")
+HELD = Held(
+    "account:42",
+    "task-1@w1",
+    "2026-11-24T12:00:00Z",
+    "0123abcd",
+    4.25,
+    (True, None, False),
+    held=False,
+    fence=1795,
+    waiters=2,
+)
+
+
+def lines(*locks: Held, more: bool = False, nodes: tuple[NodeState, ...] = (UP, DOWN)) -> list[str]:
+    return table(Survey(nodes, locks, more, 2, "", 0.0)).splitlines()
+
+
+def test_each_node_is_a_line_with_its_state_and_each_lock_a_line_with_its_holder() -> None:
+    assert lines(HELD) == [
+        "NODE  VOTES                   VERSION  MEMORY   CLOCK  KEEPS",
+        "h:1   yes                     8.2.3    1.0 MiB  +2 ms  AOF always",
+        "h:2   no: connection refused",
+        "1 of 2 nodes vote, 2 are needed",
+        "",
+        "RESOURCE    HOLDER                           SINCE                 LEFT   VOTES    TOKEN  WAITERS",
+        "account:42  task-1@w1 (0123abcd), no quorum  2026-11-24T12:00:00Z  4.2 s  +?- 1/3  1795   2",
+    ]
+
+
+def test_no_locks_and_too_many_locks_are_said() -> None:
+    assert lines()[-1] == "no locks are held"
+    assert "and more" in lines(HELD, more=True)[-1]
+
+
+def test_a_node_whose_locks_can_not_be_read_is_named() -> None:
+    shut = NodeState("h:3", reachable=True, unlisted="the user may not run what the lock needs")
+    assert lines(nodes=(shut,))[-1] == "h:3: its locks could not all be read: the user may not run what the lock needs"
+
+
+def test_what_comes_from_the_nodes_can_not_drive_the_terminal() -> None:
+    evil = dataclasses.replace(HELD, resource="a\x9b2J", holder="\x1b]0;x\x07")
+    assert all(line.isprintable() for line in lines(evil))
+    assert printable("\x1b[2Ja\u202eb\n") == "?[2Ja?b?"
+
+
+@pytest.mark.parametrize(
+    ("name", "fits"),
+    [("a", True), ("", False), ("\x01redlock:node", False), ("a\nb", False), ("\udcff", False), ("é" * 513, False)],
+)
+def test_only_what_can_be_the_name_of_a_resource_is_one(name: str, fits: bool) -> None:  # noqa: FBT001 - a column
+    assert told.is_resource(name) is fits
+
+
+@pytest.mark.parametrize(
+    ("answer", "missing"),
+    [
+        ([], ()),
+        (None, ()),
+        ([b"BLPOP", b"SCRIPT LOAD"], ("BLPOP", "SCRIPT LOAD")),
+        (ResponseError("User limited has no permissions to run the 'eval' command"), ("EVAL",)),
+        (ResponseError("LOADING Redis is loading the dataset in memory"), ()),
+        (
+            [
+                name.encode()
+                for name in ["HMGET", "HSET", "GET", "SET", "DEL", "PTTL", "PEXPIRE", "LLEN", "RPUSH", "BLPOP", "TIME"]
+            ],
+            ("TIME", r"the keys \x01redlock:*"),
+        ),
+    ],
+)
+def test_what_a_user_may_not_do(answer: object, missing: tuple[str, ...]) -> None:
+    assert told.missing(answer) == missing
+
+
+def test_answers_of_another_shape_are_no_news() -> None:
+    assert told.fields(b"# Server\r\nrun_id:a:b\r\n\r\n") == {"run_id": "a:b"}
+    assert told.fields(ResponseError("NOPERM")) == {}
+    assert told.setting([b"save", b""]) == ""
+    assert told.setting([]) is None
+    assert told.setting(ResponseError("NOPERM")) is None
+    assert told.text(None) == ""
