@@ -123,7 +123,7 @@ def _notice(_event: str, fields: Mapping[str, object]) -> None:
         ear.waiting(fields["resource"], fields["holder"])
 
 
-log.watch(_notice, "retry")
+log.watch(_notice, "retry", "queued")
 
 
 class Sender:

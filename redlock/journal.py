@@ -41,6 +41,10 @@ class Journal:
             **self._votes(grant.election),
         )
 
+    def queued(self, resource: str, who: str) -> None:
+        """Other threads of this process wait for it already; this one comes after them, and asks no node before."""
+        log.debug("queued", resource=resource, who=who, holder="others of this process wait too")
+
     def retry(self, resource: str, who: str, refusal: Refusal, losses: int, pause_ms: int) -> None:
         """An election was lost, and there will be another."""
         holder = refusal.election.holder

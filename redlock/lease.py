@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING
 from redlock import held, protocol, verdict
 from redlock.clock import now_ms, wall_us
 from redlock.commands import Acquire, Names, Wait
-from redlock.errors import LockLost, NotHeld, QuorumUnavailable
+from redlock.errors import LockLost, NotHeld, QuorumUnavailable, RedlockError
 from redlock.model import Grant, Refusal
 from redlock.model import deadline_ms as deadline_of
+from redlock.patience import Patience
 from redlock.protocol import Outcome
 from redlock.waiters import Nap
 from redlock.waiting import renewal_ms, retry_ms
@@ -65,10 +66,8 @@ class Lease:
         self._on_lost = on_lost
         self._grant: Grant | None = None
         self._links: Links | None = None
-        self._taken_ms = 0
-        self._depth = 0
-        self._lost = ""
-        self._stopped = ""
+        self._taken_ms = self._depth = 0
+        self._lost = self._stopped = ""
         self._left_to_renewal = False
         self._mutex = threading.Lock()
         self._pid = os.getpid()
@@ -137,35 +136,38 @@ class Lease:
         if self.held:
             self._depth += 1
             return
-        started_ms = voted_ms = now_ms()
-        losses, nodes = 0, self._client.driver.nodes
+        patience, losses = Patience(patience_ms, self.ttl_ms), 0
         nap = Nap(self._client.waiters, self.names, self.ttl_ms)
         try:
+            if nap.has_company and patience.turn_ms:
+                self._client.log.queued(self.resource, self._who)
+                nap.lines_up(patience.turn_ms)
+                patience.hears()
             while True:
-                waits_ms = self.ttl_ms if patience_ms is None else patience_ms - (now_ms() - started_ms)
-                result = self._attempt(started_ms, woken=nap.woken, waits_ms=max(0, waits_ms))
+                result = self._attempt(patience.started_ms, woken=nap.woken, waits_ms=patience.waits_ms)
                 if isinstance(result, Grant):
                     return
-                verdict.refuse_disagreement(nodes, self._client.driver.codec.terms, result)
+                verdict.refuse_disagreement(self._client.driver.nodes, self._client.driver.codec.terms, result)
                 losses += 1
                 if result.no_quorum and losses == 1:
                     # The first attempt finds out which connections had gone stale; the second one dials.
                     continue
-                if result.election.heard >= result.election.quorum:
-                    voted_ms = now_ms()
-                limit = patience_ms
-                if limit is None and result.no_quorum:
-                    limit = voted_ms - started_ms + self.ttl_ms
-                left_ms = None if limit is None else limit - (now_ms() - started_ms)
+                left_ms = patience.left_ms(result)
                 pause, wakes = nap.length_ms(result, losses, random.random())  # noqa: S311 - jitter, not a secret
                 if left_ms is not None and (left_ms <= 0 or (pause > left_ms and not wakes)):
-                    error = verdict.error(nodes, self.resource, result)
-                    self._client.log.refused(self._who, result.election, error)
-                    raise error
+                    raise self._refused(result)
                 self._client.log.retry(self.resource, self._who, result, losses, pause)
+                if not result.no_quorum and nap.lines_up(patience.turn_ms):
+                    patience.hears()
+                    continue
                 nap.take(pause if left_ms is None else min(pause, left_ms), wakes=wakes)
         finally:
             nap.end(won=self.held)
+
+    def _refused(self, result: Refusal) -> RedlockError:
+        error = verdict.error(self._client.driver.nodes, self.resource, result)
+        self._client.log.refused(self._who, result.election, error)
+        return error
 
     def _attempt(self, started_ms: int, *, woken: bool, waits_ms: int) -> Grant | Refusal:
         token = f"{secrets.token_hex(16)}:{self._who}"
@@ -219,7 +221,6 @@ class Lease:
 
     def renew(self) -> int | None:
         """The renewing thread's turn; gives when it is due again, None if it is over."""
-        due_ms: int | None
         try:
             due_ms = self._renewed()
         except (LockLost, QuorumUnavailable):
@@ -231,7 +232,7 @@ class Lease:
                 self._finish()
         return due_ms if self.held and not self._lost else None
 
-    def _renewed(self) -> int:
+    def _renewed(self) -> int | None:
         now, deadline_ms = now_ms(), self._held().deadline_ms
         until = deadline_ms + self.ttl_ms if self._max_hold_ms is None else self._taken_ms + self._max_hold_ms
         if now >= deadline_ms:

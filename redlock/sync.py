@@ -91,12 +91,20 @@ class Links:
         words = self._codec.encode(command)
         sent_ms = now_ms()
         admits = SCRIPTS[type(command)].admits
-        votes = [self._send(link, round_, words + link.last_word if admits else words) for link in self._links]
+        votes = [UNANSWERED] * len(self._links)
+        for link in self.order(command):
+            votes[link.place] = self._send(link, round_, words + link.last_word if admits else words)
         if round_.wait is not Wait.SENT:
             limit_ms = self._timeout_ms if not isinstance(command, Release) else min(self._timeout_ms, _RELEASE_MS)
             self._collect(round_, votes, sent_ms, limit_ms)
         self._used_ms = now_ms()
         return Election(tuple(votes), sent_ms, self._used_ms)
+
+    def order(self, command: Command) -> Sequence[Link]:
+        """Whom to tell first: a release goes to where it wakes somebody last, or who is woken is there before it."""
+        if not isinstance(command, Release):
+            return self._links
+        return [self._links[place] for place in reversed(wire.waiting_order(command.names, len(self._links)))]
 
     def _send(self, link: Link, round_: Round, words: bytes) -> Vote:
         suspect = link.suspect_since_ms is not None

@@ -11,7 +11,6 @@ Rules of this file:
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -20,6 +19,7 @@ import hiredis
 from redis.exceptions import RedisError
 
 from redlock import wire
+from redlock.gate import Gate
 from redlock.nodes import Unfit, why
 from redlock.waiting import early_ms, pause_ms, sleep_ms
 
@@ -43,12 +43,14 @@ class Waiters:
     def __init__(self, nodes: Sequence[Node], codec: wire.Codec) -> None:
         self._nodes = nodes
         self._codec = codec
+        self.gate = Gate()
         self.forget()
 
     def forget(self) -> None:
         """In a forked child: the parent's connections are not ours."""
         self._kept: dict[Node, list[Dialled]] = {node: [] for node in self._nodes}
         self._lock = threading.Lock()
+        self.gate.forget()
 
     def close(self) -> None:
         """Close the connections that nobody waits on."""
@@ -59,8 +61,7 @@ class Waiters:
 
     def node_for(self, names: Names) -> Node | None:
         """Where waiters of these resources wait: the first healthy node in an order made from the name."""
-        first = int.from_bytes(hashlib.sha256(names[0].encode()).digest()[:4], "big") % len(self._nodes)
-        order = (*self._nodes[first:], *self._nodes[:first])
+        order = (self._nodes[place] for place in wire.waiting_order(names, len(self._nodes)))
         return next((node for node in order if not node.error), None)
 
     def keys(self, names: Names) -> list[str]:
@@ -99,6 +100,7 @@ class Nap:
         self._node: Node | None = None
         self._dialled: Dialled | None = None
         self._reading = False
+        self._in_front = False
         self._early = 0
         self._woken_by = ""
 
@@ -115,6 +117,18 @@ class Nap:
             return early_ms(self._early, chance), False
         sleep = sleep_ms(refusal, chance)
         return (pause_ms(refusal, losses, chance), False) if sleep is None else (sleep, True)
+
+    @property
+    def has_company(self) -> bool:
+        """Whether another thread of this process waits for the same."""
+        return self._waiters.gate.has_line(self._names)
+
+    def lines_up(self, most_ms: int) -> bool:
+        """Be the one of this process that waits for them; True if that took time, and it may be free now."""
+        if self._in_front:
+            return False
+        self._in_front, waited = self._waiters.gate.enter(self._names, most_ms / 1000)
+        return waited
 
     def take(self, length_ms: int, *, wakes: bool) -> None:
         """Sleep; where a wake-up can come, until it comes."""
@@ -188,6 +202,9 @@ class Nap:
             pass
         finally:
             self._drop()
+            if self._in_front:
+                self._in_front = False
+                self._waiters.gate.leave(self._names)
 
     def _drop(self) -> None:
         dialled, self._dialled, self._reading = self._dialled, None, False

@@ -102,6 +102,13 @@ def _keys(prefix: str, names: Names, beside: tuple[Callable[[str], str], ...]) -
     return tuple(key for lock in locks for key in (lock, *(place(lock) for place in beside)))
 
 
+@functools.lru_cache(1_024)
+def waiting_order(names: Names, nodes: int) -> tuple[int, ...]:
+    """The places of all nodes, in the order in which waiters of these resources choose the one to wait at."""
+    first = int.from_bytes(hashlib.sha256(names[0].encode()).digest()[:4], "big") % nodes
+    return (*range(first, nodes), *range(first))
+
+
 class Call(NamedTuple):
     """A script with what it is called with, but for the run_id that the admitting ones take last."""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from redlock import Redlock, wire
+from redlock import LockContended, Redlock, wire
 from tests.integration.tools import eventually, raw
 
 if TYPE_CHECKING:
@@ -83,24 +83,24 @@ def test_who_waits_is_woken_by_the_release_in_the_order_of_coming(nodes: Cluster
 def test_a_holder_that_takes_it_again_at_once_does_not_starve_who_waits(nodes: Cluster) -> None:
     counts = [0, 0, 0]
     stop = threading.Event()
-    # Who has dialled first would have the lock to itself for a while, and that is not what is counted.
-    dialled = threading.Barrier(len(counts))
 
     def greedy(number: int) -> None:
         with Redlock(nodes.urls) as client:
-            with client.lock(f"own:{number}"):
-                dialled.wait()
             lock = client.lock("x")
             while not stop.is_set():
                 with lock:
                     counts[number] += 1
 
     threads = [in_a_thread(lambda number=number: greedy(number)) for number in range(3)]  # type: ignore[misc]  # as above
-    eventually(lambda: sum(counts) > 300, "300 turns")
+    # Who has dialled first has the lock to itself for a while, and that is not what is counted.
+    eventually(lambda: min(counts) > 20, "everybody has dialled, to ask and to wait")
+    before = list(counts)
+    eventually(lambda: sum(counts) - sum(before) > 600, "600 turns")
+    turns = [now - then for now, then in zip(counts, before, strict=True)]
     stop.set()
     for thread in threads:
         thread.join()
-    assert min(counts) > 0.5 * max(counts), counts
+    assert min(turns) > 0.5 * max(turns), turns
 
 
 def test_a_holder_that_died_is_not_waited_for_longer_than_its_ttl(nodes: Cluster) -> None:
@@ -196,3 +196,45 @@ def test_a_hundred_waiters_of_one_client_all_get_their_turn(client: Redlock) -> 
     for thread in threads:
         thread.join()
     assert sorted(turns) == list(range(100))
+
+
+def test_the_threads_of_a_process_are_one_waiter_at_the_nodes_and_are_served_in_the_order_of_coming(
+    nodes: Cluster, client: Redlock
+) -> None:
+    order: list[int] = []
+    first = client.lock("x")
+    assert first.acquire()
+
+    def wait(number: int) -> None:
+        with client.lock("x"):
+            order.append(number)
+
+    threads = []
+    for number in range(6):
+        threads.append(in_a_thread(lambda number=number: wait(number)))  # type: ignore[misc]  # binds the number
+        eventually(lambda: client.waiters.gate.length(("x",)) == len(threads), "one more in the line")
+    eventually(lambda: waiting(nodes.servers) == 1, "a waiter that blocks")
+    first.release()
+    for thread in threads:
+        thread.join()
+    assert order == list(range(6))
+
+
+def test_who_is_still_in_the_line_when_its_time_is_over_is_told_who_holds_it(client: Redlock, nodes: Cluster) -> None:
+    holder = client.lock("x")
+    assert holder.acquire()
+    threads = [in_a_thread(lambda: client.lock("x", blocking_timeout=60).acquire())]
+    eventually(lambda: waiting(nodes.servers) == 1, "a waiter that blocks")
+    told: list[LockContended] = []
+
+    def wait_briefly() -> None:
+        with pytest.raises(LockContended) as caught, client.lock("x", blocking_timeout=0.2):
+            pass
+        told.append(caught.value)
+
+    in_a_thread(wait_briefly).join()
+    assert client.waiters.gate.length(("x",)) == 1
+    assert "MainThread" in str(told[0])
+    holder.release()
+    for thread in threads:
+        thread.join()

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from redlock.commands import Release
 from redlock.model import Refusal
 from redlock.nodes import Node
+from redlock.sync import Links
 from redlock.waiters import Nap, Waiters
 from redlock.wire import Codec
 from tests.unit.helpers import DEAD, denied, election, granted
@@ -34,6 +36,18 @@ def test_all_waiters_of_a_resource_wait_on_the_same_node_in_whatever_process(nod
         names = (f"account:{number}",)
         places = {fresh(nodes).node_for(names), Waiters(nodes, CODEC).node_for(names)}
         assert len({node.label for node in places if node is not None}) == 1
+
+
+def test_a_release_is_told_last_to_the_node_at_which_it_wakes_somebody(nodes: list[Node]) -> None:
+    for number in range(50):
+        names = (f"account:{number}",)
+        told = [link.node for link in Links(nodes, CODEC).order(Release(names, "t", 5_000))]
+        assert set(told) == set(nodes)
+        waiters = Waiters(nodes, CODEC)
+        assert told[-1] is waiters.node_for(names)
+        told[-1].error = "down"
+        assert told[-2] is waiters.node_for(names)
+        told[-1].error = ""
 
 
 def test_different_resources_are_waited_for_on_different_nodes(nodes: list[Node]) -> None:
