@@ -2,8 +2,10 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+MINUTES ?= 3
+SEED ?= 1
 
-.PHONY: demo test up lint format compose-test clean
+.PHONY: demo test test-faults soak up lint format compose-test bench clean
 
 demo: .venv/.ready
 	@$(BIN)/python -m workers.demo
@@ -12,7 +14,13 @@ up: .venv/.ready
 	@$(BIN)/python -m workers.demo --up
 
 test: .venv/.ready
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/compose
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/compose -m 'not long'
+
+test-faults: .venv/.ready
+	@$(BIN)/python -m pytest tests/faults
+
+soak: .venv/.ready
+	@$(BIN)/python -m tests.faults.soak --minutes $(MINUTES) --seed $(SEED)
 
 lint: .venv/.ready
 	@$(BIN)/ruff check .
@@ -26,8 +34,12 @@ format: .venv/.ready
 compose-test: .venv/.ready
 	@$(BIN)/python -m pytest tests/compose
 
+# make bench ARGS="--only hot --quick"
+bench: .venv/.ready
+	@$(BIN)/python -m benchmarks $(ARGS)
+
 clean:
-	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build dist
+	@rm -rf .venv .bench bench-out .mypy_cache .pytest_cache .ruff_cache build dist
 
 # pip below 25.1 knows no dependency groups, so it is renewed first.
 .venv/.ready: pyproject.toml

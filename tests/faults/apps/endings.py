@@ -1,0 +1,105 @@
+"""Increments that end in all the ways in which a task can end; `--include` brings them into a worker of the example.
+
+Rules: the first delivery ends as it was told to, every later one ends well; what nobody can do to himself (to be
+revoked, to lose one's worker) is done by the test to a task that stays until then.
+"""
+
+from __future__ import annotations
+
+import functools
+import resource
+import time
+from typing import TYPE_CHECKING
+
+from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
+
+from redlock import RedlockError
+from redlock.celery import locked
+from tests.faults.apps.counting import noted, section, server
+from tests.faults.history import note
+from workers.app import app
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from celery import Task
+
+
+def _ends(self: Task, name: str, ending: str, moment: str) -> int:
+    """Add one; the first delivery ends in this way before or after its write, any other one ends well."""
+    op = self.request.id
+    first = bool(server().set(f"faults:begun:{op}", 1, nx=True))
+    ways = {moment: functools.partial(ENDINGS[ending], self)} if first else {}
+    return section(op, name, ways.get("before", _return), ways.get("after", _return))
+
+
+def _return(_: object = None) -> None:
+    return None
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+def _stay(self: Task) -> None:
+    """Until it is told to go on, or worse."""
+    note("stay", self.request.id)
+    until = time.monotonic() + 100
+    while time.monotonic() < until and not server().exists(f"faults:go:{self.request.id}"):
+        time.sleep(0.02)
+
+
+def _stay_deaf(self: Task) -> None:
+    """Like a body that swallows the soft limit: it takes the hard one to end it."""
+    try:
+        _stay(self)
+    except SoftTimeLimitExceeded:
+        _stay(self)
+
+
+def _run_out_of_memory(_: object) -> None:
+    """Python notices: MemoryError."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (1 << 29, before[1]))
+    try:
+        bytearray(1 << 30)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def _be_killed_by_the_kernel(_: object) -> None:
+    """The kernel's own SIGKILL, at a limit of CPU time: to lock and worker the same as the OOM killer's."""
+    spent = int(time.process_time()) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (spent, spent))
+    while True:
+        pass
+
+
+ENDINGS: dict[str, Callable[[Task], None]] = {
+    "return": _return,
+    "exception": lambda _: _raise(RedlockError("as planned")),
+    "retry": lambda self: self.retry(countdown=0.1, max_retries=3),
+    "ignore": lambda _: _raise(Ignore()),
+    "reject": lambda _: _raise(Reject("as planned", requeue=False)),
+    "reject and requeue": lambda _: _raise(Reject("as planned", requeue=True)),
+    "memory error": _run_out_of_memory,
+    "kernel": _be_killed_by_the_kernel,
+    "stay": _stay,
+    "hard limit": _stay_deaf,
+}
+
+
+@app.task(bind=True, acks_late=True)
+@noted
+@locked("faults:{name}")
+def late(self: Task, name: str, ending: str, moment: str) -> int:
+    """Acknowledged when it is done."""
+    return _ends(self, name, ending, moment)
+
+
+@app.task(bind=True, acks_late=False)
+@noted
+@locked("faults:{name}")
+def early(self: Task, name: str, ending: str, moment: str) -> int:
+    """Acknowledged when it begins."""
+    return _ends(self, name, ending, moment)

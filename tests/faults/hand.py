@@ -1,0 +1,283 @@
+"""The hand that strikes: every kind of fault, on a theatre that runs, and how each is mended.
+
+Rules of this file:
+1. `strike` begins a fault and gives what mends it; nothing here waits for the end of a fault.
+2. Called from one thread that lasts: on Linux a server ends with the thread that started it.
+3. No fault presumes that the one before has been mended: to kill who is dead changes nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+from typing import TYPE_CHECKING
+
+from redis.exceptions import RedisError
+
+from tests.faults.servers import forget, is_up, revive, save
+from tests.faults.theatre import PREFIX
+from tests.integration.tools import children, raw
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from redlock.embedded import Server
+    from tests.faults.links import Link
+    from tests.faults.plan import Fault
+    from tests.faults.theatre import Theatre
+    from tests.integration.stage import Worker
+
+
+class Hand:
+    """Strikes a theatre.
+
+    Args:
+        stage: Where.
+        nodes: The links to the lock nodes, one for each.
+        store: The link to the store.
+        hire: Starts a worker in place of one that has ended.
+        names: The counters that are at work.
+    """
+
+    def __init__(
+        self,
+        stage: Theatre,
+        nodes: Sequence[Link],
+        store: Link,
+        hire: Callable[[], Worker],
+        names: Sequence[str],
+    ) -> None:
+        self.stage, self.nodes, self.store, self.names = stage, nodes, store, names
+        self._hire = hire
+        self.workers: list[Worker] = []
+
+    def staff(self, count: int) -> None:
+        """As many workers as that, the ended ones replaced."""
+        self.workers = [worker for worker in self.workers if worker.process.poll() is None]
+        while len(self.workers) < count:
+            self.workers.append(self._hire())
+
+    def strike(self, fault: Fault) -> Callable[[], None]:
+        """Begin a fault; gives what mends it."""
+        self.stage.tell(fault.kind, place=fault.place, length=fault.length)
+        return KINDS[fault.kind](self, fault.place)
+
+    def server(self, place: int) -> Server:
+        """A lock node."""
+        return self.stage.nodes[place % len(self.stage.nodes.servers)]
+
+    def worker(self, place: int) -> Worker:
+        """A worker."""
+        return self.workers[place % len(self.workers)]
+
+    def heal(self) -> None:
+        """Everything runs and answers again."""
+        for server in (*self.stage.nodes.servers, self.stage.broker, self.stage.store_server):
+            revive(server)
+        for link in (*self.nodes, self.store):
+            link.mend()
+        for worker in self.workers:
+            with contextlib.suppress(ProcessLookupError):
+                worker.signal(signal.SIGCONT)
+
+
+def kill_node(hand: Hand, *places: int) -> Callable[[], None]:
+    """Killed, and empty when it comes back."""
+    servers = [hand.server(place) for place in places]
+    for server in servers:
+        server.kill()
+        forget(server)
+    return lambda: _each(servers, revive)
+
+
+def freeze_node(hand: Hand, *places: int) -> Callable[[], None]:
+    """It answers nothing; connections stay."""
+    servers = [hand.server(place) for place in places]
+    for server in servers:
+        if is_up(server):
+            server.freeze()
+    return lambda: _each(servers, lambda server: server.thaw() if is_up(server) else None)
+
+
+def restart_node(hand: Hand, place: int) -> Callable[[], None]:
+    """Killed with all that it knew on disk, and back at once."""
+    server = hand.server(place)
+    save(server)
+    server.kill()
+    server.start()
+    return lambda: None
+
+
+def snapshot_node(hand: Hand, place: int) -> Callable[[], None]:
+    """A snapshot now; in the end it is killed and comes back as it was then."""
+    server = hand.server(place)
+    save(server)
+    with contextlib.suppress(FileNotFoundError):
+        shutil.copy(server.directory / "dump.rdb", server.directory / "old.rdb")
+
+    def go_back() -> None:
+        server.kill()
+        forget(server, "old.rdb")
+        server.start()
+
+    return go_back
+
+
+def flush_node(hand: Hand, place: int) -> Callable[[], None]:
+    """FLUSHALL."""
+    server = hand.server(place)
+    if is_up(server):
+        server.thaw()
+        with raw(server) as redis, contextlib.suppress(RedisError):
+            redis.flushall()
+    return lambda: None
+
+
+def delete_key(hand: Hand, place: int) -> Callable[[], None]:
+    """Somebody deletes a lock on three nodes: two holders at once, which only the fence keeps apart."""
+    for number in range(3):
+        server = hand.server(place + number)
+        if is_up(server):
+            server.thaw()
+            with raw(server) as redis, contextlib.suppress(RedisError):
+                redis.delete(*(PREFIX + name for name in hand.names))
+    return lambda: None
+
+
+def slow_links(hand: Hand, place: int) -> Callable[[], None]:
+    """Two links take up to a quarter of a second, either way: longer than a node may take to answer."""
+    return _at_links(hand, place, 2, lambda link: setattr(link, "delay", 0.25))
+
+
+def cut_to(hand: Hand, place: int) -> Callable[[], None]:
+    """What is sent to two nodes is held back; what they send arrives."""
+    return _at_links(hand, place, 2, lambda link: link.hold("to"))
+
+
+def cut_from(hand: Hand, place: int) -> Callable[[], None]:
+    """Two nodes hear and act, and nobody hears them."""
+    return _at_links(hand, place, 2, lambda link: link.hold("from"))
+
+
+def half_open(hand: Hand, place: int) -> Callable[[], None]:
+    """Two nodes are silent, and nobody is told."""
+    return _at_links(hand, place, 2, lambda link: link.hold("to", "from"))
+
+
+def drop_links(hand: Hand, place: int) -> Callable[[], None]:
+    """All connections to two nodes end, and new ones are refused."""
+    return _at_links(hand, place, 2, lambda link: link.drop())
+
+
+def hold_the_store(hand: Hand, _place: int) -> Callable[[], None]:
+    """What is written to the store arrives late, when other holders have been there if the fault is long enough."""
+    hand.store.hold("to")
+    return hand.store.mend
+
+
+def silence_the_store(hand: Hand, _place: int) -> Callable[[], None]:
+    """The store acts, and nobody hears its answers."""
+    hand.store.hold("from")
+    return hand.store.mend
+
+
+def kill_the_store(hand: Hand, _place: int) -> Callable[[], None]:
+    """It keeps what it has confirmed."""
+    hand.stage.store_server.kill()
+    return lambda: revive(hand.stage.store_server)
+
+
+def kill_the_broker(hand: Hand, _place: int) -> Callable[[], None]:
+    """It keeps what it has confirmed."""
+    hand.stage.broker.kill()
+    return lambda: revive(hand.stage.broker)
+
+
+def freeze_worker(hand: Hand, place: int) -> Callable[[], None]:
+    """All processes of a worker stop, wherever they are."""
+    worker = hand.worker(place)
+    with contextlib.suppress(ProcessLookupError):
+        worker.signal(signal.SIGSTOP)
+    return lambda: _signal(worker, signal.SIGCONT)
+
+
+def kill_child(hand: Hand, place: int) -> Callable[[], None]:
+    """One process of a worker is killed."""
+    worker = hand.worker(place)
+    for pid in children(worker.process.pid)[:1]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return lambda: None
+
+
+def kill_worker(hand: Hand, place: int) -> Callable[[], None]:
+    """A worker is killed, and another one takes its place."""
+    hand.worker(place).kill()
+    return lambda: None
+
+
+def stop_worker(hand: Hand, place: int) -> Callable[[], None]:
+    """A worker is told to stop, and finishes what it does."""
+    _signal(hand.worker(place), signal.SIGTERM, all_of_it=False)
+    return lambda: None
+
+
+def stop_worker_cold(hand: Hand, place: int) -> Callable[[], None]:
+    """A worker is told to stop at once."""
+    _signal(hand.worker(place), signal.SIGQUIT, all_of_it=False)
+    return lambda: None
+
+
+def _signal(worker: Worker, number: int, *, all_of_it: bool = True) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        if all_of_it:
+            worker.signal(number)
+        elif worker.process.poll() is None:
+            worker.process.send_signal(number)
+
+
+def _each(servers: Sequence[Server], act: Callable[[Server], None]) -> None:
+    for server in servers:
+        act(server)
+
+
+def _at_links(hand: Hand, place: int, count: int, act: Callable[[Link], None]) -> Callable[[], None]:
+    chosen = [hand.nodes[(place + number) % len(hand.nodes)] for number in range(count)]
+    for link in chosen:
+        act(link)
+
+    def mend() -> None:
+        for link in chosen:
+            link.mend()
+
+    return mend
+
+
+KINDS: dict[str, Callable[[Hand, int], Callable[[], None]]] = {
+    "node killed, back empty": kill_node,
+    "two nodes killed": lambda hand, place: kill_node(hand, place, place + 2),
+    "three nodes killed": lambda hand, place: kill_node(hand, place, place + 1, place + 3),
+    "node frozen": freeze_node,
+    "two nodes frozen": lambda hand, place: freeze_node(hand, place, place + 1),
+    "node restarted with memory": restart_node,
+    "node from an old snapshot": snapshot_node,
+    "node flushed": flush_node,
+    "links slow": slow_links,
+    "links cut to the nodes": cut_to,
+    "links cut from the nodes": cut_from,
+    "links half-open": half_open,
+    "links dropped": drop_links,
+    "lock keys deleted": delete_key,
+    "writes to the store held": hold_the_store,
+    "answers of the store held": silence_the_store,
+    "store killed": kill_the_store,
+    "broker killed": kill_the_broker,
+    "worker frozen": freeze_worker,
+    "child killed": kill_child,
+    "worker killed": kill_worker,
+    "worker stopped": stop_worker,
+    "worker stopped cold": stop_worker_cold,
+}
+"""Every kind of fault."""

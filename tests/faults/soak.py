@@ -1,0 +1,188 @@
+"""The soak: thousands of increments while one fault after another strikes. `python -m tests.faults.soak --minutes 3`.
+
+Rules of this file:
+1. The plan is drawn and written down before the run; the report names the seed that draws it again.
+2. Work is sent all the time, a bounded queue ahead of the workers; in the end everything is mended, and all of it
+   must be done.
+3. Lost, doubled and accepted stale operations must be 0; the exit status says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import heapq
+import itertools
+import json
+import os
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
+
+from redlock import embedded
+from tests.faults import accepted, judge, plan
+from tests.faults.hand import KINDS, Hand
+from tests.faults.links import links
+from tests.faults.theatre import APPS, TTL, Theatre
+from tests.integration.tools import sixth_redis
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from tests.faults.links import Link
+    from tests.integration.stage import Worker
+
+NAMES = [f"soak-{number}" for number in range(6)]
+WORKERS, CHILDREN = 2, 4
+_AHEAD = 60
+_TRIES = 2
+_BREAKS_P1 = {"lock keys deleted"}
+
+
+class Outcome(NamedTuple):
+    """What a soak came to.
+
+    Attributes:
+        seconds: How long it took, the end included.
+        struck: How often each kind of fault struck.
+        sent_again: Operations that the broker forgot when it was killed: kombu takes a message off the queue before
+            it puts it into the book of what is not acknowledged. Their sender sends them again.
+        figures: What the operations went through.
+        violations: What is wrong, in words.
+    """
+
+    seconds: float
+    struck: Counter[str]
+    sent_again: int
+    figures: judge.Figures
+    violations: list[str]
+
+
+class Run:
+    """Sends work and strikes, from one thread."""
+
+    def __init__(self, stage: Theatre, hand: Hand, faults: Sequence[plan.Fault]) -> None:
+        self._stage, self._hand = stage, hand
+        self._numbers = itertools.count()
+        self._due: list[tuple[float, int, Callable[[], None]]] = []
+        self.struck: Counter[str] = Counter()
+        self.sent_again = 0
+        for fault in faults:
+            self._at(fault.at, lambda fault=fault: self._strike(fault))  # type: ignore[misc]
+        self._names = itertools.cycle(NAMES)
+        self._began = time.monotonic()
+
+    def _at(self, when: float, act: Callable[[], None]) -> None:
+        heapq.heappush(self._due, (when, next(self._numbers), act))
+
+    def _strike(self, fault: plan.Fault) -> None:
+        self._hand.staff(WORKERS)
+        self.struck[fault.kind] += 1
+        self._at(self._now() + fault.length, self._hand.strike(fault))
+
+    def _now(self) -> float:
+        return time.monotonic() - self._began
+
+    def go(self, seconds: float) -> None:
+        """Until the time is over and every fault is mended."""
+        self._hand.staff(WORKERS)
+        self._began = time.monotonic()
+        while self._now() < seconds or self._due:
+            while self._due and self._due[0][0] <= self._now():
+                heapq.heappop(self._due)[2]()
+            if self._now() < seconds:
+                self._send()
+            time.sleep(0.02)
+
+    def _send(self) -> None:
+        """Keep the queue filled, as long as there is a broker."""
+        with contextlib.suppress(OperationalError, RedisError, OSError):
+            for _ in range(max(0, min(10, _AHEAD - self._stage.waiting()))):
+                self._stage.play("counting.add", next(self._names), 0.02)
+
+    def finish(self) -> None:
+        """Mend everything and wait until all is done; what the broker has forgotten is sent again, with the same id."""
+        self._hand.heal()
+        self._hand.staff(WORKERS)
+        self._stage.settle(within=180)
+        for _ in range(_TRIES if self.struck["broker killed"] else 0):
+            forgotten = self._stage.lost()
+            for operation in forgotten:
+                self._stage.send(f"{APPS}.counting.add", *operation.names, 0.02, task_id=operation.identity)
+            self.sent_again += len(forgotten)
+            self._stage.settle(within=180)
+
+
+def settings_for(ways: Sequence[Link], visibility: float = 5) -> dict[str, Any]:
+    """The environment of a worker that uses these links, the last of which leads to the store."""
+    return {
+        "REDLOCK_NODES": ",".join(link.url for link in ways[:-1]),
+        "COUNTER_STORE_URL": f"{ways[-1].url}/0",
+        "FAULTS_VISIBILITY": str(visibility),
+        # "1": Celery cancels tasks when the connection is lost; with the result backend gone too, it has lost some.
+        "FAULTS_CANCEL": os.environ.get("FAULTS_CANCEL", "0"),
+    }
+
+
+def soak(seed: int, seconds: float, every: float, directory: Path, kinds: Sequence[str] = tuple(KINDS)) -> Outcome:
+    """Run one; see the command."""
+    faults = plan.draw(seed, seconds, every, kinds, TTL)
+    (directory / "plan.json").write_text(json.dumps(faults, indent=0))
+    began = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        nodes = stack.enter_context(embedded.cluster())
+        broker = stack.enter_context(sixth_redis())
+        store = stack.enter_context(sixth_redis(*accepted.OPTIONS))
+        ways = stack.enter_context(links([*nodes.servers, store], seed))
+        stage = stack.enter_context(Theatre(nodes, broker, store, directory))
+
+        def hire() -> Worker:
+            return stage.start_worker(concurrency=CHILDREN, **settings_for(ways))
+
+        run = Run(stage, Hand(stage, ways[:-1], ways[-1], hire, NAMES), faults)
+        run.go(seconds)
+        run.finish()
+        keeps = not _BREAKS_P1 & set(run.struck)
+        return Outcome(
+            time.monotonic() - began, run.struck, run.sent_again, stage.figures(), stage.violations(keeps=keeps)
+        )
+
+
+def report(outcome: Outcome, seed: int) -> str:
+    """What to print in the end."""
+    rows = [(name.replace("_", " "), value) for name, value in outcome.figures._asdict().items()]
+    rows.append(("forgotten by the broker", outcome.sent_again))
+    rows += [(f"fault: {kind}", times) for kind, times in sorted(outcome.struck.items())]
+    lines = [f"  {name:<32}{value:>8}" for name, value in rows]
+    lines += [f"  VIOLATION {what}" for what in outcome.violations[:20]]
+    verdict = "OK" if not outcome.violations else f"FAILED: {len(outcome.violations)} violations"
+    faults = sum(outcome.struck.values())
+    return "\n".join([f"seed {seed}: {outcome.seconds:.0f} s, {faults} faults", *lines, verdict])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Read the command line, soak, report; the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.soak", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=3.0, help="how long faults strike")
+    parser.add_argument("--seed", type=int, default=1, help="draws the plan")
+    parser.add_argument("--every", type=float, default=3.0, help="seconds from one fault to the next, on average")
+    parser.add_argument("--kind", action="append", choices=tuple(KINDS), help="only this kind; may be given again")
+    parser.add_argument("--directory", type=Path, help="an empty directory that keeps plan, history and logs")
+    given = parser.parse_args(arguments)
+    if given.minutes <= 0 or given.every <= 0:
+        parser.error("--minutes and --every must be above 0")
+    with tempfile.TemporaryDirectory(prefix="soak-", ignore_cleanup_errors=True) as scratch:
+        directory, kinds = given.directory or Path(scratch), tuple(given.kind or KINDS)
+        outcome = soak(given.seed, given.minutes * 60, given.every, directory, kinds)
+    print(report(outcome, given.seed))
+    return 1 if outcome.violations else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,291 @@
+"""Every way in which a task can end, acknowledged early and late, struck before and after its write, in every pool.
+
+Of each ending four tasks run at once. Afterwards: the lock was free in time, nobody else's lock was touched, and
+what was to be done is done exactly once wherever Celery delivers it again.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+from redlock import Redlock
+from tests.faults.theatre import PREFIX, TTL, Theatre, theatre
+from tests.integration.tools import eventually, holders, is_free
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from _pytest.mark.structures import ParameterSet
+
+    from redlock import Lease
+    from tests.integration.stage import Worker
+
+MAX_TTL = 10.0
+MARGIN = 20.0
+"""Seconds beyond a TTL for which a slow machine may keep the next holder waiting."""
+SLOTS = 4
+
+
+class Ending(NamedTuple):
+    """A way to end.
+
+    Attributes:
+        name: Its name in the tasks' own table, or what the test does to a task that stays.
+        again: Whether Celery delivers it again if it is acknowledged late, and if early.
+        finishes: Whether it does its work in spite of it.
+        released: Whether the lock is given back by whoever held it; else it runs out.
+        options: How the task is sent.
+    """
+
+    name: str
+    again: tuple[bool, bool] = (False, False)
+    finishes: bool = False
+    released: bool = True
+    options: tuple[tuple[str, float], ...] = ()
+
+
+BY_ITSELF = [
+    Ending("return", finishes=True),
+    Ending("exception"),
+    Ending("retry", (True, True)),
+    Ending("ignore"),
+    Ending("reject"),
+    Ending("reject and requeue", (True, False)),
+]
+BY_FORCE = [
+    Ending("soft limit", options=(("soft_time_limit", 2.0), ("time_limit", 60))),
+    # The child has 100 ms to give the lock back, which a slow machine may need for other things.
+    Ending("hard limit", released=False, options=(("soft_time_limit", 2.0), ("time_limit", 3.0))),
+    Ending("revoke with SIGTERM"),
+    Ending("revoke with SIGKILL", released=False),
+    Ending("child killed", (True, False), released=False),
+    Ending("kernel", (True, False), released=False),
+]
+OF_THE_WORKER = [
+    Ending("worker killed", (True, False), released=False),
+    Ending("warm shutdown", finishes=True),
+    Ending("cold shutdown", (True, False)),
+    Ending("soft shutdown", (True, False)),
+    # Celery's main process raises it too, and stops.
+    Ending("memory error", (True, False)),
+]
+STAYS = {"soft limit", "revoke with SIGTERM", "revoke with SIGKILL", "child killed"}
+
+
+LONG = {"kernel", "soft shutdown", "memory error"}
+
+
+def some(endings: list[Ending]) -> list[ParameterSet]:
+    """Each as a parameter of a test, the slow ones for the long version."""
+    return [
+        pytest.param(ending, id=ending.name, marks=[pytest.mark.long] if ending.name in LONG else [])
+        for ending in endings
+    ]
+
+
+class Case(NamedTuple):
+    """One of the tasks that end."""
+
+    op: str
+    name: str
+    acks: str
+    moment: str
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Theatre]:
+    with theatre(tmp_path_factory.mktemp("endings")) as stage:
+        stage.environment["REDLOCK_MAX_TTL"] = str(MAX_TTL)
+        yield stage
+
+
+@pytest.fixture(scope="module")
+def shared(stage: Theatre) -> Worker:
+    """A prefork worker that survives what its tasks go through."""
+    return stage.start_worker(concurrency=SLOTS, FAULTS_VISIBILITY="600")
+
+
+@pytest.fixture
+def client(stage: Theatre) -> Iterator[Redlock]:
+    with Redlock(stage.nodes.urls, ttl=TTL, max_ttl=MAX_TTL) as redlock:
+        yield redlock
+
+
+@contextmanager
+def bystander(stage: Theatre, client: Redlock) -> Iterator[None]:
+    """Somebody holds a lock of his own all the time; nobody touches it."""
+    with client.lock("bystander", ttl=MAX_TTL) as lease:
+        yield
+        lease.ensure_valid()
+        found = holders(stage.nodes.servers, "bystander")
+        assert found == [lease.owner] * 5, "somebody has touched a lock that is not his"
+
+
+def sent(stage: Theatre, ending: str, options: dict[str, float], label: str, *, only_one: bool = False) -> list[Case]:
+    """Four tasks that end in this way, or the first of them."""
+    cases = []
+    for acks in ("late",) if only_one else ("late", "early"):
+        for moment in ("before",) if only_one else ("before", "after"):
+            name = f"{label}, {ending}, {acks}, {moment}"
+            cases.append(Case(stage.play(f"endings.{acks}", name, ending, moment, **options), name, acks, moment))
+    return cases
+
+
+def judged(stage: Theatre, ending: Ending, cases: list[Case]) -> None:
+    """Each is applied once if it should be, and nothing is promised and broken."""
+    expected = {case.op: int(case.moment == "after" or ending.finishes or again(ending, case)) for case in cases}
+    eventually(
+        lambda: {op: stage.applied(op) for op in expected} == expected and stage.is_idle(),
+        f"{ending.name}: {[(case.name, expected[case.op], stage.applied(case.op)) for case in cases]}",
+        within=60,
+        every=0.1,
+    )
+    assert stage.violations(keeps=True, settled=False) == []
+    for case in cases:
+        eventually(lambda: is_free(stage.nodes.servers, PREFIX + case.name), "no key on any node")  # noqa: B023 - called at once
+        begun = len(stage.steps(case.op, "grant"))
+        assert begun == 1 + again(ending, case), f"{case.name} was begun {begun} times"
+        if ending.released:
+            released = stage.releases(case.name)
+            assert released == begun, f"{case.name}: {begun - released} of {begun} locks were left to run out"
+
+
+def again(ending: Ending, case: Case) -> bool:
+    """Whether Celery delivers this one again."""
+    return ending.again[case.acks == "early"]
+
+
+@contextmanager
+def next_holder(stage: Theatre, client: Redlock, cases: list[Case]) -> Iterator[None]:
+    """Take each lock as soon as it can be had; what the dead leave behind does not touch it."""
+    with ExitStack() as stack:
+        leases: list[Lease] = [
+            stack.enter_context(client.lock(PREFIX + case.name, blocking_timeout=TTL + MARGIN)) for case in cases
+        ]
+        yield
+        for case, lease in zip(cases, leases, strict=True):
+            # Where the old key had run out on a quorum only, the renewal brings the new one to the others.
+            eventually(lambda: has_all(stage, case.name, lease), f"the next holder of {case.name} on all nodes")  # noqa: B023 - called at once
+            lease.ensure_valid()
+
+
+def has_all(stage: Theatre, name: str, lease: Lease) -> bool:
+    """Whether this lease is on all nodes; fails as soon as anybody else is on one."""
+    found = holders(stage.nodes.servers, PREFIX + name)
+    assert not lease.lost, f"{name}: the next holder has lost his lock"
+    assert set(found) <= {lease.owner, None}, f"{name}: somebody is beside the next holder"
+    return None not in found
+
+
+def gone(pids: set[int]) -> bool:
+    """Whether none of these processes is there any more."""
+    return not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+@pytest.mark.parametrize("ending", some(BY_ITSELF))
+def test_a_task_that_ends_by_itself(stage: Theatre, shared: Worker, client: Redlock, ending: Ending) -> None:
+    assert shared.process.poll() is None
+    with bystander(stage, client):
+        cases = sent(stage, ending.name, {}, "prefork")
+        for case in cases:
+            stage.wait_for(case.op, "leave")
+        with next_holder(stage, client, cases):
+            pass
+        judged(stage, ending, cases)
+
+
+@pytest.mark.parametrize("ending", some(BY_FORCE))
+def test_a_task_that_is_ended_by_force(stage: Theatre, shared: Worker, client: Redlock, ending: Ending) -> None:
+    assert shared.process.poll() is None
+    with bystander(stage, client):
+        cases = sent(stage, "stay" if ending.name in STAYS else ending.name, dict(ending.options), ending.name)
+        last = "grant" if ending.name == "kernel" else "stay"
+        pids = {stage.wait_for(case.op, last).pid for case in cases}
+        for case in cases:
+            strike(stage, ending.name, case)
+        with next_holder(stage, client, cases):
+            if not ending.released or ending.name.startswith("revoke"):
+                eventually(lambda: gone(pids), "the end of these processes")
+        judged(stage, ending, cases)
+
+
+def strike(stage: Theatre, ending: str, case: Case) -> None:
+    """What does not come by itself."""
+    if ending == "child killed":
+        os.kill(stage.steps(case.op, "stay")[0].pid, signal.SIGKILL)
+    elif ending.startswith("revoke"):
+        stage.sender.control.revoke(case.op, terminate=True, signal=ending.rpartition(" ")[2])
+
+
+@pytest.mark.parametrize("ending", some(OF_THE_WORKER))
+def test_a_task_whose_worker_ends(stage: Theatre, client: Redlock, ending: Ending) -> None:
+    soft = {"FAULTS_SOFT_SHUTDOWN": "1", "REMAP_SIGTERM": "SIGQUIT"} if ending.name == "soft shutdown" else {}
+    with alone(stage):
+        victim = stage.start_worker(concurrency=SLOTS, FAULTS_VISIBILITY="600", **soft)
+        with bystander(stage, client):
+            alone_too = ending.name == "memory error"
+            cases = sent(stage, ending.name if alone_too else "stay", {}, ending.name, only_one=alone_too)
+            for case in cases:
+                stage.wait_for(case.op, "leave" if alone_too else "stay")
+            stop(stage, victim, ending.name, cases)
+            with next_holder(stage, client, cases):
+                victim.process.wait(60)
+            if ending.again[0]:
+                stage.start_worker(concurrency=SLOTS, FAULTS_VISIBILITY="4")
+            judged(stage, ending, cases)
+
+
+def stop(stage: Theatre, victim: Worker, ending: str, cases: list[Case]) -> None:
+    """End the worker in this way."""
+    if ending == "worker killed":
+        # The main process alone: the kernel takes its children.
+        os.kill(victim.process.pid, signal.SIGKILL)
+        return
+    if ending == "memory error":
+        eventually(lambda: "MemoryError" in victim.log, "the end of the worker")
+        victim.kill()
+        return
+    number = signal.SIGQUIT if ending == "cold shutdown" else signal.SIGTERM
+    os.kill(victim.process.pid, number)
+    if ending == "warm shutdown":
+        for case in cases:
+            stage.store.set(f"faults:go:{case.op}", 1)
+
+
+@contextmanager
+def alone(stage: Theatre) -> Iterator[None]:
+    """Every worker that was there is gone, and so is every one that was started meanwhile."""
+    stage.kill_workers()
+    try:
+        yield
+    finally:
+        stage.kill_workers()
+
+
+@pytest.mark.parametrize(
+    "pool", ["gevent", pytest.param("threads", marks=pytest.mark.long), pytest.param("solo", marks=pytest.mark.long)]
+)
+def test_the_other_pools(stage: Theatre, client: Redlock, pool: str) -> None:
+    """Where nobody can kill one task, they end by themselves, or with their worker."""
+    with alone(stage):
+        victim = stage.start_worker("-P", pool, concurrency=SLOTS, FAULTS_VISIBILITY="600")
+        with bystander(stage, client):
+            ends = [(ending, sent(stage, ending.name, {}, pool)) for ending in BY_ITSELF]
+            for ending, cases in ends:
+                judged(stage, ending, cases)
+            killed = Ending("worker killed", (True, False), released=False)
+            cases = sent(stage, "stay", {}, f"{pool}, killed", only_one=pool == "solo")
+            for case in cases:
+                stage.wait_for(case.op, "stay")
+            victim.kill()
+            with next_holder(stage, client, cases):
+                pass
+            # kombu 5.7 restores nothing in gevent's loop: a poll that times out leaves it before it gets there.
+            stage.start_worker(concurrency=SLOTS, FAULTS_VISIBILITY="4")
+            judged(stage, killed, cases)

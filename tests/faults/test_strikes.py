@@ -1,0 +1,117 @@
+"""One kind of fault at a time, in the middle of a run: nodes, links, store, broker, workers. Nothing is lost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from redlock import embedded
+from tests.faults import accepted
+from tests.faults.hand import KINDS, Hand
+from tests.faults.links import links
+from tests.faults.plan import Fault
+from tests.faults.soak import NAMES, Run, settings_for
+from tests.faults.theatre import APPS, TTL, Theatre
+from tests.integration.tools import eventually, raw, sixth_redis
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.integration.stage import Worker
+
+BRIEF = {"node from an old snapshot", "store killed", "worker killed"}
+"""What the short version strikes with."""
+
+
+@pytest.fixture
+def hand(tmp_path: Path) -> Iterator[Hand]:
+    """A theatre with links to everything, and workers that use them."""
+    with (
+        embedded.cluster() as nodes,
+        sixth_redis() as broker,
+        sixth_redis(*accepted.OPTIONS) as store,
+        links([*nodes.servers, store]) as ways,
+        Theatre(nodes, broker, store, tmp_path) as stage,
+    ):
+
+        def hire() -> Worker:
+            return stage.start_worker(concurrency=3, **settings_for(ways))
+
+        yield Hand(stage, ways[:-1], ways[-1], hire, NAMES)
+
+
+@pytest.mark.parametrize(
+    "kind", [kind if kind in BRIEF else pytest.param(kind, marks=pytest.mark.long) for kind in KINDS]
+)
+def test_everything_is_done_once_in_spite_of(hand: Hand, kind: str) -> None:
+    stage = hand.stage
+    faults = [Fault(0.3, kind, 3, 1.5 * TTL), Fault(0.3 + 2 * TTL, kind, 1, 0.3 * TTL)]
+    run = Run(stage, hand, faults)
+    run.go(2.5 * TTL)
+    run.finish()
+
+    assert stage.violations(keeps=kind != "lock keys deleted") == []
+    assert run.struck == {kind: 2}
+    assert stage.figures().applied > 20, "hardly anything was at work"
+
+
+def test_a_write_that_is_held_back_for_longer_than_its_lease_is_refused_when_it_arrives(hand: Hand) -> None:
+    stage, link = hand.stage, hand.store
+    settings = settings_for([*hand.nodes, link])
+    stage.start_worker("-Q", "held", **settings)
+    stage.start_worker("-Q", "direct", **(settings | {"COUNTER_STORE_URL": f"{stage.store_server.url}/0"}))
+    late = stage.play("counting.add", "held", 1.5, 1.5, queue="held")
+    stage.wait_for(late, "open")
+    link.hold("to")
+    try:
+        # Its writer has given up, and given the lock back.
+        stage.wait_for(late, "leave")
+        others = [stage.play("counting.add", "held", queue="direct") for _ in range(3)]
+        eventually(lambda: all(stage.applied(op) for op in others), "the others' writes", every=0.1)
+        assert not stage.applied(late)
+        asked = calls(stage)
+    finally:
+        link.mend()
+
+    eventually(lambda: calls(stage) > asked, "the arrival of the late write")
+    eventually(lambda: stage.applied(late), "the operation, done again", every=0.1)
+    stage.settle()
+    assert stage.violations(keeps=True) == []
+    (written,) = [write for write in stage.accepted().writes if write.identity == late]
+    assert written.value == 4, "the late write was accepted in the end, from a new section"
+
+
+def calls(stage: Theatre) -> int:
+    """How many scripts the store has run."""
+    with raw(stage.store_server) as redis:
+        return int(redis.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0))
+
+
+def test_copies_of_one_task_that_overlap_count_once(hand: Hand) -> None:
+    stage = hand.stage
+    stage.start_worker(concurrency=3, **settings_for([*hand.nodes, hand.store]))
+    op = stage.play("counting.add", "twice", 1.0, 1.0)
+    stage.wait_for(op, "open")
+    for _ in range(2):
+        stage.send(f"{APPS}.counting.add", "twice", 1.0, 1.0, task_id=op)
+    stage.settle()
+
+    assert stage.violations(keeps=True) == []
+    assert stage.figures().together == 1, "no two copies were at work at the same time"
+    assert [step.fields["applied"] for step in stage.steps(op, "wrote")] == [True, False, False]
+
+
+@pytest.mark.long
+def test_a_task_that_is_longer_than_the_visibility_timeout_counts_once(hand: Hand) -> None:
+    stage = hand.stage
+    stage.start_worker(concurrency=3, **settings_for([*hand.nodes, hand.store], visibility=3))
+    op = stage.play("endings.late", "long", "stay", "before")
+    eventually(lambda: len(stage.steps(op, "invoke")) > 1, "a second delivery", within=60, every=0.1)
+    stage.store.set(f"faults:go:{op}", 1)
+    stage.settle()
+
+    assert stage.violations(keeps=True) == []
+    assert stage.figures().together == 1, "it was not delivered again while it was at work"
+    assert stage.applied(op) == 1

@@ -1,0 +1,134 @@
+"""Where things are killed on purpose: a stage whose store is a server of its own and whose actors keep a history.
+
+Rules of this file:
+1. It needs no pytest: the commands `tests.faults.freeze` and `tests.faults.soak` run on it too.
+2. Its verdict is `judge`'s, over all that was sent to it, the history of all processes and the store's own file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from redis import Redis
+
+from redlock import embedded
+from tests.faults import accepted, judge
+from tests.faults.history import WHERE, History, append
+from tests.integration.stage import Stage
+from tests.integration.tools import eventually, sixth_redis
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+    from pathlib import Path
+
+    from tests.faults.history import Event
+    from tests.integration.stage import Worker
+    from tests.sim.records import Operation
+
+APPS = "tests.faults.apps"
+PREFIX = "faults:"
+"""Before a counter's name it is its lock's."""
+TTL, MAX_TTL = 1.0, 2.0
+
+
+class Theatre(Stage):
+    """A stage with a history and a store that can be killed without the broker."""
+
+    def __init__(
+        self, nodes: embedded.Cluster, broker: embedded.Server, store: embedded.Server, directory: Path
+    ) -> None:
+        super().__init__(nodes, broker, directory)
+        self.store_server = store
+        self.store.close()
+        self.store = Redis.from_url(f"{store.url}/0", decode_responses=True)
+        self._where = directory / "history"
+        self._where.mkdir()
+        self.history = History(self._where)
+        self.environment |= {
+            "COUNTER_STORE_URL": f"{store.url}/0",
+            "REDLOCK_TTL": str(TTL),
+            "REDLOCK_MAX_TTL": str(MAX_TTL),
+            WHERE: str(self._where),
+        }
+
+    def start_worker(self, *extra: str, concurrency: int = 1, **settings: str) -> Worker:
+        """Start a worker that knows the tasks that keep a history."""
+        return super().start_worker(
+            "--include", f"{APPS}.counting,{APPS}.endings", *extra, concurrency=concurrency, **settings
+        )
+
+    def kill_workers(self) -> None:
+        """Be rid of every worker that was started until now."""
+        for worker in self._workers:
+            if worker.process.poll() is None:
+                worker.kill()
+
+    def play(self, task: str, name: str, *args: object, **options: Any) -> str:  # noqa: ANN401 - Celery's options
+        """Enqueue a task that adds one to this counter; the operation's id."""
+        op = self.send(f"{APPS}.{task}", name, *args, **options)
+        append(str(self._where), "sent", op, {"name": name, "task": task})
+        return op
+
+    def tell(self, fault: str, **fields: object) -> None:
+        """Put a fault into the history."""
+        append(str(self._where), "fault", "", {"fault": fault, **fields})
+
+    def steps(self, op: str, *whats: str) -> list[Event]:
+        """What the history has of an operation."""
+        return self.history.events(*whats, op=op)
+
+    def wait_for(self, op: str, what: str) -> Event:
+        """The first such step of an operation, as soon as it is there."""
+        return eventually(lambda: self.steps(op, what), f"{what!r} of {op}", within=60, every=0.02)[0]
+
+    def waiting(self) -> int:
+        """How many messages wait for a worker."""
+        with Redis.from_url(f"{self.broker.url}/0", socket_timeout=2) as redis:
+            return int(redis.llen("celery"))
+
+    def applied(self, op: str) -> int:
+        """How often the store has accepted this operation."""
+        return sum(write.identity == op for write in self.accepted().writes)
+
+    def accepted(self) -> accepted.Accepted:
+        """What the store has let through."""
+        return accepted.read(self.store_server.directory)
+
+    def releases(self, name: str) -> int:
+        """How often a worker has given the lock of this counter back in time, as the logs tell."""
+        return sum(f"redlock: released resource={PREFIX + name!r} " in line for line in self._log_lines())
+
+    def lost(self) -> list[Operation]:
+        """What was sent and never accepted."""
+        applied = {write.identity for write in self.accepted().writes}
+        return [one for one in judge.sent(self.history.events()) if one.identity not in applied]
+
+    def settle(self, within: float = 60.0) -> None:
+        """Come back when the queue is empty and nobody is at work."""
+        eventually(self.is_idle, "the end of all tasks", within=within, every=0.1)
+
+    def violations(self, *, keeps: bool, settled: bool = True, besides: Collection[str] = ()) -> list[str]:
+        """The verdict on all counters besides these."""
+        events = [event for event in self.history.events() if event.fields.get("name") not in besides]
+        accepted = self.accepted()
+        for name in besides:
+            accepted.counters.pop(name, None)
+        accepted = accepted._replace(writes=[write for write in accepted.writes if write.name not in besides])
+        return judge.violations(events, accepted, keeps=keeps, settled=settled)
+
+    def figures(self) -> judge.Figures:
+        """What it went through."""
+        return judge.figures(self.history.events(), self.accepted())
+
+
+@contextlib.contextmanager
+def theatre(directory: Path) -> Iterator[Theatre]:
+    """Five nodes, a broker, a store, and no worker yet."""
+    with (
+        embedded.cluster() as nodes,
+        sixth_redis() as broker,
+        sixth_redis(*accepted.OPTIONS) as store,
+        Theatre(nodes, broker, store, directory) as stage,
+    ):
+        yield stage
