@@ -51,7 +51,9 @@ app.conf.update(
     task_reject_on_worker_lost=True,
     task_track_started=True,
     worker_prefetch_multiplier=1,
-    worker_cancel_long_running_tasks_on_connection_loss=True,
+    # On, it loses tasks where broker and results are on one server: Celery 5.7 kills the child, can't tell the backend,
+    # takes the task for revoked, and acknowledges it on the next connection. A second copy does no harm here.
+    worker_cancel_long_running_tasks_on_connection_loss=False,
     worker_send_task_events=True,
     task_send_sent_event=True,
     task_time_limit=settings.time_limit,

@@ -14,7 +14,6 @@ import contextlib
 import heapq
 import itertools
 import json
-import os
 import sys
 import tempfile
 import time
@@ -125,8 +124,6 @@ def settings_for(ways: Sequence[Link], visibility: float = 5) -> dict[str, Any]:
         "REDLOCK_NODES": ",".join(link.url for link in ways[:-1]),
         "COUNTER_STORE_URL": f"{ways[-1].url}/0",
         "FAULTS_VISIBILITY": str(visibility),
-        # "1": Celery cancels tasks when the connection is lost; with the result backend gone too, it has lost some.
-        "FAULTS_CANCEL": os.environ.get("FAULTS_CANCEL", "0"),
     }
 
 

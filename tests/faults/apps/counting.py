@@ -32,8 +32,6 @@ app.conf.broker_transport_options = app.conf.broker_transport_options | {
     "unacked_restore_interval": 1,
 }
 app.conf.worker_soft_shutdown_timeout = float(os.environ.get("FAULTS_SOFT_SHUTDOWN", "0"))
-if "FAULTS_CANCEL" in os.environ:
-    app.conf.worker_cancel_long_running_tasks_on_connection_loss = bool(int(os.environ["FAULTS_CANCEL"]))
 _PATIENT = {"autoretry_for": (LockLost, redis.RedisError), "max_retries": None, "retry_backoff": True}
 
 
