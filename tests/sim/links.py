@@ -30,25 +30,24 @@ _SUSPECT_MS = 1_000
 class Network:
     """Delays, and which links are cut until when."""
 
-    __slots__ = ("cuts", "options", "rough", "world")
+    __slots__ = ("_base_us", "_random", "cuts", "options", "rough", "world")
 
     def __init__(self, options: Options, world: Any) -> None:  # noqa: ANN401 - the world
         self.options = options
         self.world = world
         self.rough = options.tail > 0
+        self._base_us, self._random = options.delay_us, world.chance.random
         self.cuts: dict[tuple[str, int, bool], int] = {}
 
     def delay(self) -> int:
         """One message's way: mostly short, sometimes very long."""
-        chance = self.world.chance
-        base = self.options.delay_us
-        if self.rough and chance.random() < self.options.tail:
-            return int(base + chance.random() ** 3 * self.options.ttl_ms * 2 * MS)
-        return int(base * (0.5 + chance.random()))
+        if self.rough and self._random() < self.options.tail:
+            return int(self._base_us + self._random() ** 3 * self.options.ttl_ms * 2 * MS)
+        return int(self._base_us * (0.5 + self._random()))
 
     def cut_until(self, client: str, place: int, *, back: bool) -> int:
         """When what is sent now this way may leave; 0 if at once."""
-        until = self.cuts.get((client, place, back), 0)
+        until = self.cuts.get((client, place, back), 0) if self.cuts else 0
         return until if until > self.world.now else 0
 
 
@@ -129,7 +128,7 @@ class SimLinks:
         self.quorum = self.model.quorum_of(len(nodes))
         self._silent: Callable[[str], Vote] = self.model.silent
         self._unanswered: Vote = self.model.UNANSWERED
-        self._granted = self.model.Kind.GRANTED
+        self._granted, self._denied = self.model.Kind.GRANTED, self.model.Kind.DENIED
         self.ticket = 0
         self.round: Round | None = None
         self.votes: list[Vote] = []
@@ -219,12 +218,15 @@ class SimLinks:
         return client.network.delay() * 2
 
     def _over(self) -> bool:
-        unanswered = sum(vote.unanswered for vote in self.votes)
-        if self.round is not None and self.round.wait is Wait.ALL:
+        granted = denied = unanswered = 0
+        for vote in self.votes:
+            granted += vote.kind is self._granted
+            denied += vote.kind is self._denied
+            unanswered += vote.unanswered
+        wait = Wait.DECIDED if self.round is None else self.round.wait
+        if wait is Wait.ALL:
             return unanswered == 0
-        granted = sum(vote.kind is self._granted for vote in self.votes)
-        if self.round is not None and self.round.wait is Wait.COUNTED:
-            denied = sum(vote.kind is self.model.Kind.DENIED for vote in self.votes)
+        if wait is Wait.COUNTED:
             done: bool = self.model.counted(granted, denied, unanswered, self.quorum)
             return done
         over: bool = self.model.decided(granted, unanswered, self.quorum)

@@ -64,19 +64,17 @@ class Node:
         self.place = place
         self._lua = lua
         self._server = lua.server()
+        self._run = self._server.run
         self.up = True
         self.frozen_until = 0
         self.restarts = 0
+        self.run_id = f"run-{place}-0"
+        """Another one after every restart."""
         self.rate = 1_000_000
         self.offset_ms = EPOCH_MS
         self.lost_at: list[int] = []
         """When it lost memory."""
         self.snapshot: Any = None
-
-    @property
-    def run_id(self) -> str:
-        """Another one after every restart."""
-        return f"run-{self.place}-{self.restarts}"
 
     def time_ms(self) -> int:
         """The server's wall clock."""
@@ -94,11 +92,10 @@ class Node:
 
     def call(self, call: Call, run_id: str) -> list[Any] | Exception:
         """Run one of the lock's scripts as a connection to this run of the server would."""
-        last = (run_id,) if call.script.admits else ()
-        compiled = self._lua.compiled(call.script)
-        return self._reply(
-            self._server.run(compiled, self.time_ms(), len(call.keys), *call.keys, *call.arguments, *last)
-        )
+        script, keys, arguments = call
+        last = (run_id,) if script.admits else ()
+        compiled = self._lua.compiled(script)
+        return self._reply(self._run(compiled, self.time_ms(), len(keys), *keys, *arguments, *last))
 
     def store(self, door: str, keys: tuple[str, ...], arguments: tuple[str, ...]) -> list[Any] | Exception:
         """Run one of the store's scripts."""
@@ -146,6 +143,7 @@ class Node:
         """SIGKILL: connections end, nothing is answered."""
         self.up = False
         self.restarts += 1
+        self.run_id = f"run-{self.place}-{self.restarts}"
 
     def restart(self, memory: str) -> None:
         """Start again with `all` it had, `none` of it, or an `old` snapshot."""

@@ -56,6 +56,7 @@ class Schedule:
         self.store = Node(self.world, source.lua, 99)
         names = ("a", "b")
         self.operations = [Operation(f"op-{number}", self._names(names)) for number in range(self.options.operations)]
+        self._open = len(self.operations)
         self.queue = list(self.operations)
         self.idle: list[Actor] = []
         self.faults = [fault for fault in faults.draw(self.options, chance) if fault.number not in spared]
@@ -104,7 +105,7 @@ class Schedule:
         return self.world.events > _MOST_EVENTS or self._done()
 
     def _done(self) -> bool:
-        return not self.faulty and all(operation.acknowledged for operation in self.operations)
+        return not self.faulty and not self._open
 
     def _heal(self) -> None:
         self.network.cuts.clear()
@@ -133,6 +134,7 @@ class Schedule:
 
     def acknowledge(self, operation: Operation) -> None:
         """Done."""
+        self._open -= not operation.acknowledged
         operation.acknowledged = True
         self.world.note("acknowledged", operation.identity)
 

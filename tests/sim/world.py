@@ -44,9 +44,9 @@ class World:
 
     def run(self, until: int, done: Callable[[], bool]) -> None:
         """Let events happen until that time, or until all is done, or nothing is left to happen."""
-        heap = self._heap
+        heap, pop = self._heap, heapq.heappop
         while heap and heap[0][0] <= until and not done():
-            self.now, _, act, arguments = heapq.heappop(heap)
+            self.now, _, act, arguments = pop(heap)
             self.events += 1
             act(*arguments)
 
