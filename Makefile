@@ -8,10 +8,10 @@ SEED ?= 1
 .PHONY: demo test test-faults soak up lint format compose-test bench clean
 
 demo: .venv/.ready
-	@$(BIN)/python -m workers.demo
+	@$(BIN)/python -m workers.demo $(ARGS)
 
 up: .venv/.ready
-	@$(BIN)/python -m workers.demo --up
+	@$(BIN)/python -m workers.demo --up $(ARGS)
 
 test: .venv/.ready
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/compose -m 'not long'

@@ -1,4 +1,4 @@
-"""A running Flower, and what its page of locks tells a program."""
+"""A running Flower, what it tells a program of tasks and locks, and what its page of tasks shows in a browser."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from typing_extensions import Self
+
+    from tests.integration.browser import Browser
 
 
 class Flower:
@@ -53,8 +55,29 @@ class Flower:
             except (OSError, http.client.HTTPException):
                 return 0, ""
 
+    def task(self, task_id: str) -> dict[str, Any]:
+        """All that it tells of a task; nothing before it has heard of it. Its API must be open."""
+        status, text = self.get(f"/api/task/info/{task_id}")
+        told: dict[str, Any] = json.loads(text) if status == http.HTTPStatus.OK else {}
+        return told
+
+    def shows(self, task_id: str, state: str) -> None:
+        """Come back when it shows a task in this state."""
+        eventually(lambda: self.task(task_id).get("state") == state, f"task {task_id} as {state}", every=0.02)
+
+    def counters(self) -> list[str]:
+        """The lines of its metrics that count events."""
+        status, text = self.get("/metrics")
+        assert status == http.HTTPStatus.OK, text
+        return [line for line in text.splitlines() if line.startswith("flower_events_total{")]
+
+    def counted(self, kind: str, task: str) -> float:
+        """How many events of this kind it has counted for a task, over all workers."""
+        mine = [line for line in self.counters() if f'type="{kind}"' in line and f'task="{task}"' in line]
+        return sum(float(line.rpartition(" ")[2]) for line in mine)
+
     def data(self) -> dict[str, Any]:
-        """What the page shows."""
+        """What the page of locks shows."""
         status, text = self.get("/locks/data")
         assert status == http.HTTPStatus.OK, text
         data: dict[str, Any] = json.loads(text)
@@ -67,3 +90,9 @@ class Flower:
     def node(self, name: str) -> dict[str, Any]:
         """What is shown of a node."""
         return next(node for node in self.data()["nodes"] if node["name"] == name)
+
+
+def tasks_shown(browser: Browser) -> dict[str, str]:
+    """The state of each task on the open page of tasks, the last received first."""
+    # A table of nothing has one row of one cell.
+    return {row[1]: row[2] for row in browser.rows("tasks-table") if len(row) > 1}

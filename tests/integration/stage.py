@@ -100,9 +100,13 @@ class Stage:
         arguments = ["-A", "workers.app", "worker", "-n", f"w{number}@%h", "-c", str(concurrency)]
         arguments += ["--without-gossip", "--without-mingle", "--without-heartbeat", *extra]
         worker = Worker(directory, self.environment | settings, arguments)
-        self._workers.append(worker)
+        self.adopt(worker)
         worker.wait_until_ready()
         return worker
+
+    def adopt(self, worker: Worker) -> None:
+        """Be rid of this worker too in the end."""
+        self._workers.append(worker)
 
     def send(self, task: str, *args: object, **options: Any) -> str:  # noqa: ANN401 - Celery's options
         """Enqueue a task; its id."""
