@@ -11,7 +11,10 @@ from benchmarks import __main__ as command
 from benchmarks.bench import Bench, Options, lock_nodes, sixth_server
 from benchmarks.environment import LIMIT, OURS, PEERS, Kind, Missing, prepare
 from benchmarks.scenarios import hot, uncontended
-from tests.integration.tools import raw
+from benchmarks.survival import __main__ as survival
+from benchmarks.survival import locks, outcome, tasks
+from benchmarks.survival.outcome import Outcome
+from tests.integration.tools import ROOT, raw
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -84,3 +87,32 @@ def test_a_scenario_that_is_none_is_refused_with_the_names_of_those_that_are(
 def test_every_peer_has_a_program_of_its_own() -> None:
     modules = [kind.module for kind in PEERS if kind.module]
     assert len(set(modules)) == len(modules)
+
+
+def test_who_survives_what_is_judged_by_what_is_seen_and_a_part_of_it_leaves_the_page_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(survival, "PAGE", tmp_path / "none.md")
+    wanted = "emptied,frozen_writer,fenced_writer"
+    assert survival.main(["--only", wanted, "--peers", "ours", "--runs", "1", "--out", str(tmp_path)]) == 0
+    rows = json.loads((tmp_path / "survival-locks.json").read_text())["rows"]
+    # Without a fence no lock keeps a frozen holder's write out.
+    assert [runs["ours"][0]["survived"] for runs in rows.values()] == [True, False, True]
+
+
+def test_runs_that_differ_are_never_one_word() -> None:
+    slow, fast, lost = (
+        Outcome(survived=True, figure=2.0),
+        Outcome(survived=True, figure=0.5),
+        Outcome(survived=False, how="a | b"),
+    )
+    assert outcome.cell([slow, fast]) == "yes: 0.50 .. 2.00 s"
+    assert outcome.cell([slow, lost, fast]) == "yes in 2 of 3 runs: 0.50 .. 2.00 s; **no** in 1 of 3 runs: a | b"
+    assert outcome.brief("a | b at 127.0.0.1:123") == "a / b at a node"
+    assert outcome.differing({"is it?": {"x": [slow, fast], "y": [slow, lost]}}) == ["y: is it?"]
+
+
+def test_the_page_about_peers_has_every_question() -> None:
+    page = (ROOT / "docs" / "peers.md").read_text(encoding="utf-8")
+    for scenario in (*locks.SCENARIOS, *tasks.SCENARIOS):
+        assert f"| {survival.question(scenario)} |" in page, "out of date: run `python -m benchmarks.survival`"

@@ -1,0 +1,235 @@
+"""What happens to the locks: nodes, links and clients struck, and whether the lock does as one would wish.
+
+Rules: a scenario is a function from a stage to an outcome, its first docstring line is the question, and yes is the
+good answer; the verdict comes from what is seen on the nodes, in the data, or at another client, not from what a
+library says of itself.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from redis import Redis
+
+from benchmarks.bench import Bench, Options
+from benchmarks.environment import NODE, OURS
+from benchmarks.process import PeerFailed
+from benchmarks.scenarios import hot
+from benchmarks.survival.outcome import Outcome, brief
+from benchmarks.survival.stage import NAME, NODE_TIMEOUT_MS, Player, Refused, Stage, passed, sleep_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_TTL = 2.0
+_AT_ONCE = 1.0
+"""Seconds within which a lock that nobody holds must be had."""
+_LATE = 1.0
+"""Seconds that a machine under load may add."""
+_LONG = 20.0
+_QUORUM = 3
+
+
+def dead_at_connect(stage: Stage) -> Outcome:
+    """One node is dead when the client starts: taken and released within 1 s each?"""
+    stage.nodes[0].kill()
+    with stage.player(_TTL) as one:
+        return _used_twice(one)
+
+
+def two_dead(stage: Stage) -> Outcome:
+    """Two of five nodes are killed while the client is connected: taken and released within 1 s each?"""
+    with stage.player(_TTL) as one:
+        _warm(one)
+        for place in (1, 3):
+            stage.nodes[place].kill()
+        return _used_twice(one)
+
+
+def two_frozen(stage: Stage) -> Outcome:
+    """Two of five nodes are frozen while the client is connected: taken and released within 1 s each?"""
+    with stage.player(_TTL) as one:
+        _warm(one)
+        for place in (1, 3):
+            stage.nodes[place].freeze()
+        return _used_twice(one)
+
+
+def emptied(stage: Stage) -> Outcome:
+    """Held on three nodes, one of which is restarted empty: nobody else gets it while the lease lasts?"""
+    with stage.player(_TTL) as one, stage.player(_TTL) as other:
+        # What somebody left on two nodes makes it three; no node is silent and no link is cut.
+        stage.put(one.key, "left over", (3, 4))
+        since = one.take(_LONG)["since"]
+        stage.put(one.key, None, (3, 4))
+        stage.nodes[0].kill()
+        stage.nodes[0].start()
+        try:
+            at = other.take(max(0.1, since + _TTL - time.monotonic()))["at"]
+        except Refused:
+            return Outcome(survived=True)
+        if at >= since + _TTL:
+            return Outcome(survived=True)
+        return Outcome(
+            survived=False, how="a second holder", figure=at - since, unit=f"s after the first, of {_TTL:g} s"
+        )
+
+
+def replies_lost(stage: Stage) -> Outcome:
+    """Two nodes act and their answers are lost: taken and released, and the next one has it within 1 s?"""
+    with stage.player(_TTL, linked=True) as one, stage.player(_TTL) as other:
+        _warm(one)
+        for place in (3, 4):
+            stage.links[place].hold("from")
+        said = []
+        try:
+            one.take(2 * _TTL)
+            one.ask("drop", _LONG)
+        except Refused as why:
+            said.append(brief(why))
+        if not passed(lambda: not stage.count(one.key), _TTL / 4):
+            said.append(f"the key stays on {stage.count(one.key)} nodes until it runs out")
+        before = time.monotonic()
+        waited = other.take(_LONG)["at"] - before
+        taken = not said or said[0].startswith("the key")
+        return Outcome(taken and waited < _AT_ONCE, "; ".join(said), waited, "s until the next one has it")
+
+
+def holder_dies(stage: Stage) -> Outcome:
+    """The holder is killed: the next one has it when the TTL of 2 s is over?"""
+    with stage.player(_TTL) as one, stage.player(_TTL) as other:
+        since = one.take(_LONG)["since"]
+        other.tell("take", name=NAME)
+        one.kill()
+        try:
+            waited = other.hear(_LONG)["at"] - since
+        except Refused as why:
+            return Outcome(survived=False, how=brief(why))
+        return Outcome(waited < _TTL + _LATE, "", waited)
+
+
+def frozen_writer(stage: Stage) -> Outcome:
+    """A holder frozen past its lease writes, no fence in the way: is the other's update still there?"""
+    return _frozen_past_its_lease(stage, fenced=False)
+
+
+def fenced_writer(stage: Stage) -> Outcome:
+    """The same, writing through a store that checks the lock's token?"""
+    if stage.kind is not OURS:
+        return Outcome(None, "it gives no token that a store could check")
+    return _frozen_past_its_lease(stage, fenced=True)
+
+
+def late_release(stage: Stage) -> Outcome:
+    """Released after it has run out and somebody else has it: does the other one keep it?"""
+    with stage.player(_TTL) as one, stage.player(4 * _TTL) as other:
+        one.take(_LONG)
+        with one.frozen():
+            other.take(_LONG)
+            before = stage.values(one.key)
+        told = "the late one is not told"
+        try:
+            one.ask("drop", _LONG)
+        except Refused as why:
+            told = f"the late one is told: {str(why).partition(':')[0]}"
+        kept = sum(value is not None and value == old for value, old in zip(stage.values(one.key), before, strict=True))
+        return Outcome(kept >= _QUORUM, told)
+
+
+def frozen_asker(stage: Stage) -> Outcome:
+    """A client is frozen past the TTL while answers are on their way: it does not say that it holds the lock?"""
+    found = _frozen_while_asking(stage, NAME, NODE_TIMEOUT_MS)
+    if stage.kind is NODE:
+        bare = _frozen_while_asking(stage, "another", 0)
+        verdict = "not measured" if bare.survived is None else "yes" if bare.survived else "no"
+        return found._replace(how=f"without ioredis's commandTimeout: {verdict}{bare.how and f', {bare.how}'}")
+    return found
+
+
+def contention(stage: Stage) -> Outcome:
+    """Eight processes want it for 4 s, a counter inside: everyone served, the counter right?"""
+    bench = Bench(Options(quick=True, rounds=1, out=stage.out), (stage.kind,))
+    load = hot.Load(stage.nodes.urls, stage.store.url, hot.PROCESSES, 4.0)
+    try:
+        found = hot.once(bench, stage.kind, load)
+    except PeerFailed as why:
+        return Outcome(survived=False, how=brief(why))
+    wrong = "the counter is wrong" if found.wrong else ""
+    starved = "" if found.fairness else "somebody never had it"
+    how = (
+        ", ".join(part for part in (wrong, starved) if part) or f"the least served had {found.fairness:.0%} of the most"
+    )
+    return Outcome(not found.wrong and found.fairness > 0, how, max(found.wait_ms) / 1000, "s longest wait")
+
+
+SCENARIOS: tuple[Callable[[Stage], Outcome], ...] = (
+    dead_at_connect, two_dead, two_frozen, emptied, replies_lost, holder_dies, frozen_writer, fenced_writer,
+    late_release, frozen_asker, contention,
+)  # fmt: skip
+
+
+def _warm(one: Player) -> None:
+    """Connected to all nodes, as a client in its usual life is."""
+    one.take(_LONG, "warm")
+    one.ask("drop", _LONG)
+
+
+def _used_twice(one: Player) -> Outcome:
+    """Taken and released, and once more, for the second one meets what the first has left behind."""
+    slowest = 0.0
+    for do in ("take", "drop", "take", "drop"):
+        before = time.monotonic()
+        try:
+            one.ask(do, _LONG, name=NAME)
+        except Refused as why:
+            return Outcome(survived=False, how=brief(why))
+        slowest = max(slowest, time.monotonic() - before)
+    return Outcome(slowest < _AT_ONCE, "", slowest)
+
+
+def _frozen_while_asking(stage: Stage, name: str, node_timeout_ms: int) -> Outcome:
+    with stage.player(_TTL, linked=True, node_timeout_ms=node_timeout_ms) as one:
+        key = one.key.removesuffix(NAME) + name
+        _warm(one)
+        for link in stage.links:
+            link.hold("from")
+        one.tell("take", name=name)
+        if not passed(lambda: bool(stage.count(key)), _AT_ONCE, 0.001):
+            return Outcome(None, "nothing was sent")
+        with one.frozen():
+            for link in stage.links:
+                link.mend()
+            sleep_until(time.monotonic() + _TTL + 0.2)
+        try:
+            one.hear(_LONG)
+        except Refused as why:
+            return Outcome(survived=True, how=f"raises {brief(why)}")
+        on = stage.count(key)
+        return Outcome(on >= _QUORUM, "" if on >= _QUORUM else f"it says it holds what is on {on} nodes")
+
+
+def _frozen_past_its_lease(stage: Stage, *, fenced: bool) -> Outcome:
+    with stage.player(_TTL) as one, stage.player(_TTL) as other:
+        one.take(_LONG)
+        one.ask("read", store=stage.store.url, fenced=fenced)
+        with one.frozen():
+            other.take(_LONG)
+            other.ask("read", store=stage.store.url, fenced=fenced)
+            other.ask("write")
+            other.ask("drop")
+            done = _counter(stage, fenced=fenced)
+        told = ""
+        try:
+            one.ask("write")
+        except Refused as why:
+            told = f"the late write is refused: {str(why).partition(':')[0]}"
+        # The other one's write and, where the late one is not refused, a second value on top of it.
+        expected = done if told else done + 1
+        right = _counter(stage, fenced=fenced) == expected
+        return Outcome(right, told or ("" if right else "one update is lost"))
+
+
+def _counter(stage: Stage, *, fenced: bool) -> int:
+    with Redis.from_url(stage.store.url) as redis:
+        return int((redis.hget("store:counter", "value") if fenced else redis.get("counter")) or 0)

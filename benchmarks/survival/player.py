@@ -1,0 +1,91 @@
+"""One client of a lock, in the environment of its library: `python -m benchmarks.survival.player PEER`.
+
+Rules: the lock is built and used as the benchmarks do it (`benchmarks/peers`); nothing is dialled before it is asked
+for, so that a node may be dead from the start; what the library raises is the answer, not the end of the process.
+
+    connect  urls, ttl       make the client
+    take     name            take the lock, however long that takes, and keep it: since when, at what time
+    drop                     give it back
+    read     store, fenced   read the counter on this server and add 1; `fenced`: through the fenced store
+    write                    write what `read` has computed
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from redis import Redis
+
+if TYPE_CHECKING:
+    from benchmarks.worker import Peer, Said
+
+_CLASSES = {"ours": "Ours", "redlock_py": "RedlockPy", "redlock_ng": "RedlockNg", "pottery": "Pottery"}
+
+
+class Player:
+    """What is done with a peer."""
+
+    def __init__(self, module: str) -> None:
+        self._class: Any = getattr(importlib.import_module(f"benchmarks.peers.{module}"), _CLASSES[module])
+        self._peer: Peer | None = None
+        self._held: Any = None
+        self._section: Any = None
+        self._store: Any = None
+        self._next = 0
+
+    def connect(self, said: Said) -> Said:
+        """Make the client."""
+        self._peer = self._class(said["urls"], said["ttl"])
+        return {"prefix": self._peer.prefix}
+
+    def take(self, said: Said) -> Said:
+        """Take it and keep it."""
+        assert self._peer is not None
+        since = time.monotonic()
+        self._held = self._peer.acquire(said["name"])
+        return {"since": since, "at": time.monotonic()}
+
+    def drop(self, _said: Said) -> Said:
+        """Give it back."""
+        assert self._peer is not None
+        self._peer.release(self._held)
+        return {}
+
+    def read(self, said: Said) -> Said:
+        """Read the counter and add 1."""
+        if said["fenced"]:
+            from redlock.store import FencedStore  # noqa: PLC0415 - only ours has it
+
+            self._store = FencedStore(said["store"])
+            self._section = self._store.open("counter", self._held.lease)
+            self._next = int(self._section.value or 0) + 1
+        else:
+            self._store = Redis.from_url(said["store"])
+            self._next = int(self._store.get("counter") or 0) + 1
+        return {}
+
+    def write(self, _said: Said) -> Said:
+        """Write what was computed."""
+        if self._section is not None:
+            self._store.write(self._section, str(self._next), str(time.monotonic_ns()))
+        else:
+            self._store.set("counter", self._next)
+        return {}
+
+
+def _play(player: Player, said: Said) -> Said:
+    try:
+        answer: Said = getattr(player, said["do"])(said)
+    except Exception as exc:  # noqa: BLE001 - what a peer raises is a result
+        return {"error": f"{type(exc).__name__}: {exc}"}
+    return answer
+
+
+if __name__ == "__main__":
+    _player = Player(sys.argv[1])
+    for _line in sys.stdin:
+        print(json.dumps(_play(_player, json.loads(_line))), flush=True)

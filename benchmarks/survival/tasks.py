@@ -1,0 +1,178 @@
+"""What happens to tasks under a lock: workers and the lock's Redis struck, and what comes of the tasks.
+
+Rules: as for the locks; each package works with its own Redis as its README shows it, this lock with five; what has
+run, and what ran at the same time, is read from the lines that the body leaves, not from what a library says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from typing import TYPE_CHECKING
+
+from redis import Redis
+
+from benchmarks.survival.outcome import Outcome, brief
+from benchmarks.survival.stage import Refused, passed
+from benchmarks.survival.theatre import DONE, Play, Theatre
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_SHORT = 2
+"""Seconds: the time-out where one is set."""
+_SOON_MS = 10_000
+_PATIENCE = 8.0
+_AOF = ("--appendonly", "yes", "--appendfsync", "always")
+
+
+def killed_by_default(theatre: Theatre) -> Outcome:
+    """Worker killed in the task, default settings: is the lock free again within 10 s?"""
+    with theatre.play(workers=2) as play:
+        play.send(1, 60)
+        os.killpg(play.holding()["worker"], signal.SIGKILL)
+        with Redis.from_url(play.nodes[0].url) as redis:
+            left = max((redis.pttl(key) for key in _lock_keys(play.nodes[0].url)), default=0)
+        if left == -1:
+            return Outcome(survived=False, how="the key stays for ever")
+        return Outcome(left < _SOON_MS, "", left / 1000, "s left of the key")
+
+
+def killed(theatre: Theatre) -> Outcome:
+    """Worker killed in the task, time-out set to 2 s: does the next task run within 4 s?"""
+    with theatre.play(timeout=_SHORT, workers=2) as play:
+        play.send(1, 60)
+        worker = play.holding()["worker"]
+        since = time.monotonic()
+        os.killpg(worker, signal.SIGKILL)
+        # Where sending is refused or dropped, it is sent again and again.
+        if not passed(lambda: _sent_and_begun(play), DONE, 0.1):
+            return Outcome(survived=False, how=f"not within {DONE:g} s")
+        waited = float(play.log("in", 2)[0]["at"]) - since
+        return Outcome(waited < 2 * _SHORT, "", waited)
+
+
+def longer(theatre: Theatre) -> Outcome:
+    """Time-out set to 2 s, and a task takes 5 s: does the next one stay out until it is done?"""
+    with theatre.play(timeout=_SHORT) as play:
+        play.send(1, 5)
+        play.holding()
+        passed(lambda: False, _SHORT + 1)
+        return _apart(play)
+
+
+def restarted_empty(theatre: Theatre) -> Outcome:
+    """The lock's Redis (of five: one) is killed in the task and comes back empty: does the next one stay out?"""
+    with theatre.play() as play:
+        play.send(1, 4)
+        play.holding()
+        play.nodes[0].kill()
+        play.nodes[0].start()
+        return _apart(play)
+
+
+def restarted(theatre: Theatre) -> Outcome:
+    """The same, with an AOF that is written at once?"""
+    with theatre.play(options=_AOF) as play:
+        play.send(1, 4)
+        play.holding()
+        play.nodes[0].kill()
+        play.nodes[0].start()
+        return _apart(play)
+
+
+def down(theatre: Theatre) -> Outcome:
+    """The lock's Redis (of five: one) is dead: can tasks be sent, and do they run?"""
+    with theatre.play(down=True) as play:
+        try:
+            play.send(1)
+        except Refused as why:
+            return Outcome(survived=False, how=f"sending raises {brief(why)}")
+        return Outcome(play.done(1))
+
+
+def sent_twice(theatre: Theatre) -> Outcome:
+    """Two tasks with different work want the same lock: is the work of both done?"""
+    with theatre.play() as play:
+        first = play.send(1, 2)
+        play.holding()
+        try:
+            second = play.send(2)
+        except Refused as why:
+            return Outcome(survived=False, how=f"sending the second raises {str(why).partition(':')[0]}")
+        if play.done(2, _PATIENCE):
+            return Outcome(survived=True, how="the second goes back to the queue and runs afterwards")
+        how = "the second is dropped"
+        return Outcome(survived=False, how=f"{how}, the sender gets the first one's id" if first == second else how)
+
+
+def retried(theatre: Theatre) -> Outcome:
+    """A task retries itself once: is it done, and is the lock free afterwards?"""
+    with theatre.play() as play:
+        play.send(1, 0, retries=1)
+        if not play.done(1, _PATIENCE):
+            ran = len(play.log("in", 1))
+            return Outcome(survived=False, how=f"the retry never runs ({ran} run), and {_next(play)}")
+        how = _next(play)
+        return Outcome(how == "the next one runs", how)
+
+
+def revoked(theatre: Theatre) -> Outcome:
+    """A task is revoked with terminate while it runs: does the next one run within 10 s, default settings?"""
+    with theatre.play() as play:
+        task_id = play.send(1, 60)
+        play.holding()
+        play.revoke(task_id)
+        since = time.monotonic()
+        if not passed(lambda: _sent_and_begun(play), 10, 0.1):
+            return Outcome(survived=False, how="not within 10 s")
+        return Outcome(survived=True, figure=float(play.log("in", 2)[0]["at"]) - since)
+
+
+SCENARIOS: tuple[Callable[[Theatre], Outcome], ...] = (
+    killed_by_default, killed, longer, restarted_empty, restarted, down, sent_twice, retried, revoked,
+)  # fmt: skip
+
+
+def _lock_keys(url: str) -> list[str]:
+    """The lock among a server's keys: ours lies beside the node's own records, which begin with a control character."""
+    with Redis.from_url(url, decode_responses=True) as redis:
+        return [key for key in redis.scan_iter() if key.isprintable()]
+
+
+def _sent_and_begun(play: Play) -> bool:
+    """Send task 2 until one copy of it is there, and look whether it has begun."""
+    if play.log("in", 2):
+        return True
+    if not play.store.exists("sent"):
+        first = play.log("in", 1)[0]["id"]
+        with contextlib.suppress(Refused):
+            if play.send(2) not in (None, first):
+                play.store.set("sent", 1)
+    return False
+
+
+def _apart(play: Play) -> Outcome:
+    """Send a second task while the first one is in its body: whether they were in it one after the other."""
+    if play.log("out", 1):
+        raise Refused("the first task was done too early")
+    try:
+        play.send(2, 0.1)
+    except Refused as why:
+        return Outcome(survived=True, how=f"sending it raises {str(why).partition(':')[0]}")
+    if not play.done(1):
+        return Outcome(survived=False, how="the first one is never done")
+    if not play.log("in", 2) and not play.started(2, _PATIENCE):
+        return Outcome(survived=True, how="it is dropped")
+    if play.log("in", 2)[0]["at"] >= play.log("out", 1)[0]["at"]:
+        return Outcome(survived=True, how="it runs afterwards")
+    return Outcome(survived=False, how="two at once")
+
+
+def _next(play: Play) -> str:
+    """What comes of task 2, sent again and again: the first one's lock may go a moment after its body's end."""
+    if passed(lambda: _sent_and_begun(play), _PATIENCE, 0.1):
+        return "the next one runs"
+    return f"the next one does not run within {_PATIENCE:g} s"

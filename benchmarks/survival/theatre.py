@@ -1,0 +1,158 @@
+"""Where the Celery scenarios happen: the lock's Redis, five for ours and one for the packages, workers and a sender.
+
+Rules: fresh servers and processes for each; the worker and the sender run in the environment of the package whose lock
+it is; what has run is read from the lines that the task's body leaves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+from subprocess import DEVNULL, Popen
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from redis import Redis
+
+from benchmarks.bench import sixth_server
+from benchmarks.environment import KEPT, OURS, ROOT, Kind, prepare
+from benchmarks.process import Process, Program
+from benchmarks.survival.stage import Refused, passed
+from redlock.embedded import cluster, die_with_parent, free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from redlock.embedded import Cluster
+
+KINDS = (
+    OURS,
+    Kind("celery-once", quorum=False, needs=("celery-once==3.0.1", "celery[redis]>=5.7,<6", "redis[hiredis]")),
+    Kind(
+        "celery-singleton", quorum=False, needs=("celery-singleton==0.3.1", "celery[redis]>=5.7,<6", "redis[hiredis]")
+    ),
+)
+_NAME = "it"
+_READY, _LONG = 60.0, 30.0
+DONE = 20.0
+"""Seconds within which a task that may run has run."""
+
+
+class Theatre(NamedTuple):
+    """Whose tasks, and where logs go."""
+
+    kind: Kind
+    out: Path
+
+    @contextlib.contextmanager
+    def play(
+        self, *, timeout: int | None = None, workers: int = 1, options: Sequence[str] = (), down: bool = False
+    ) -> Iterator[Play]:
+        """Servers, workers and a sender; `down`: the first Redis of the lock is dead before anybody starts."""
+        count = 5 if self.kind is OURS else 1
+        with contextlib.ExitStack() as stack:
+            ports = [free_port() for _ in range(count)]
+            nodes = stack.enter_context(cluster(ports=ports, options=options))
+            sixth = stack.enter_context(sixth_server())
+            if down:
+                nodes[0].kill()
+            environment = _environment(self.kind, nodes, sixth.url, timeout)
+            python = sys.executable if self.kind is OURS else str(KEPT / self.kind.name / "bin" / "python")
+            place = ROOT if self.kind is OURS else prepare(self.kind).directory
+            store = stack.enter_context(Redis.from_url(f"{sixth.url}/2", decode_responses=True))
+            for number in range(workers):
+                stack.enter_context(_worker(python, place, environment, self.out / "survival.log", number))
+            program = Program((python, "-m", "benchmarks.survival.sender"), place, environment)
+            sender = stack.enter_context(Process(program, self.out / "survival.log"))
+            play = Play(nodes, store, sender)
+            if not passed(lambda: len(play.log("ready")) == workers, _READY):
+                raise Refused("the worker did not start; survival.log may say why")
+            yield play
+
+
+class Play(NamedTuple):
+    """What goes on.
+
+    Attributes:
+        nodes: The lock's own servers, five or one.
+        store: Where the tasks leave their lines.
+        sender: Who sends them.
+    """
+
+    nodes: Cluster
+    store: Redis
+    sender: Process
+
+    def send(self, number: int, seconds: float = 0.0, retries: int = 0) -> str | None:
+        """Send a task; the id that the sender was given.
+
+        Raises:
+            Refused: Sending it raised.
+        """
+        answer = self.sender.ask("send", _LONG, name=_NAME, number=number, seconds=seconds, retries=retries)
+        if "error" in answer:
+            raise Refused(answer["error"])
+        given: str | None = answer["id"]
+        return given
+
+    def revoke(self, task_id: str | None) -> None:
+        """Terminate a task that runs."""
+        self.sender.ask("revoke", _LONG, id=task_id)
+
+    def log(self, what: str, number: int | None = None) -> list[dict[str, Any]]:
+        """The lines of this kind, of one task or of all."""
+        lines = [json.loads(line) for line in self.store.lrange("log", 0, -1)]
+        return [line for line in lines if line["what"] == what and number in (None, line["number"])]
+
+    def started(self, number: int, within: float = DONE) -> bool:
+        """Whether this task begins in time."""
+        return passed(lambda: bool(self.log("in", number)), within)
+
+    def done(self, number: int, within: float = DONE) -> bool:
+        """Whether this task comes to its end in time."""
+        return passed(lambda: bool(self.log("out", number)), within)
+
+    def holding(self) -> dict[str, Any]:
+        """Task 1 is sent and in its body; where and since when.
+
+        Raises:
+            Refused: It never was.
+        """
+        if not self.started(1):
+            raise Refused("the first task did not start")
+        return self.log("in", 1)[0]
+
+
+def _environment(kind: Kind, nodes: Cluster, sixth: str, timeout: int | None) -> dict[str, str]:
+    return {
+        "SURVIVAL_LOCK": kind.name,
+        "SURVIVAL_BROKER": f"{sixth}/0",
+        "SURVIVAL_STORE": f"{sixth}/2",
+        "SURVIVAL_TIMEOUT": "" if timeout is None else str(timeout),
+        "REDLOCK_NODES": ",".join(nodes.urls),
+    }
+
+
+@contextlib.contextmanager
+def _worker(python: str, place: Path, environment: dict[str, str], log: Path, number: int) -> Iterator[None]:
+    options = ("-c", "2", "-n", f"w{number}@%h", "--without-gossip", "--without-mingle", "--without-heartbeat")
+    with log.open("ab") as output:
+        worker = Popen(
+            [python, "-m", "celery", "-A", "benchmarks.survival.celery_app", "worker", *options],
+            cwd=place,
+            env=os.environ | environment,
+            stdin=DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - one prctl, nothing that a fork could break
+        )
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(worker.pid, signal.SIGKILL)
+        worker.wait()
