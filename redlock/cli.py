@@ -250,5 +250,7 @@ def _release(options: argparse.Namespace) -> int:
 
 def _given(options: argparse.Namespace, prefix: str, *names: str) -> dict[str, str]:
     """What was given on the command line, as the environment would say it."""
-    values = {name: getattr(options, name) for name in names}
-    return {prefix + name.upper(): value for name, value in values.items() if value is not None}
+    values = {prefix + name.upper(): getattr(options, name) for name in names}
+    given = {name: value for name, value in values.items() if value is not None}
+    # What is said here also wins over a file that the environment names.
+    return given | {f"{name}_FILE": "" for name in given}

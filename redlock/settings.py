@@ -2,7 +2,8 @@
 
 Rules: every setting has one name, the field's; in the environment it is written large with a prefix
 (`REDLOCK_TTL`), in Celery's configuration small (`app.conf.redlock_ttl`). A name that begins with the prefix
-and is no setting is an error: a misspelt setting must not be a silent default.
+and is no setting is an error: a misspelt setting must not be a silent default. In the environment `REDLOCK_TTL_FILE`
+names a file that has the value: a password in an address is then in no list of processes and no `docker inspect`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from redlock.client import Redlock
@@ -17,7 +19,7 @@ from redlock.errors import ConfigurationError
 from redlock.nodes import DEFAULT_NODES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
 T = TypeVar("T")
 
@@ -25,6 +27,7 @@ _TOLD = frozenset({"REDLOCK_FENCE", "REDLOCK_RESOURCE"})
 """What `redlock run` tells the program that it runs; no settings of that program."""
 
 _EVENTS = ("all", "contention", "off")
+_FILE = "_FILE"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,13 +82,15 @@ def read(kind: type[T], source: Mapping[str, Any], prefix: str, base: T | None =
         base: Where to take what the source does not say; the dataclass's defaults otherwise.
 
     Raises:
-        ConfigurationError: A value is of the wrong type, or a name with this prefix is no setting.
+        ConfigurationError: A value is of the wrong type, a file can't be read, or a name with this prefix is no
+            setting.
     """
     fields = {
         prefix + (field.name.upper() if prefix.isupper() else field.name): field
         for field in dataclasses.fields(kind)  # type: ignore[arg-type]
     }
     given = {name: value for name, value in source.items() if name.startswith(prefix) and name not in _TOLD}
+    given = _with_files(given, fields)
     for name in given:
         if name not in fields:
             near = difflib.get_close_matches(name, fields, n=1)
@@ -103,6 +108,23 @@ def of_conf(conf: Mapping[str, Any]) -> Settings:
     """
     ours = {name: conf[name] for name in list(conf) if name.startswith("redlock_")}
     return read(Settings, ours, "redlock_", read(Settings, os.environ, "REDLOCK_"))
+
+
+def _with_files(given: Mapping[str, Any], fields: Collection[str]) -> dict[str, Any]:
+    """With the content of a file where `NAME_FILE` names it; an empty name is none."""
+    values = dict(given)
+    for file_name in [name for name in given if name not in fields and name.removesuffix(_FILE) in fields]:
+        path, name = values.pop(file_name), file_name.removesuffix(_FILE)
+        if not path:
+            continue
+        if name in values:
+            raise ConfigurationError(f"{name} and {file_name} are both set; leave one of them out")
+        try:
+            values[name] = Path(path).read_text(encoding="utf-8").strip()
+        except (OSError, ValueError) as error:
+            reason = error.strerror.lower() if isinstance(error, OSError) and error.strerror else "it is no text"
+            raise ConfigurationError(f"{file_name} names {path!r:.200}, which can't be read: {reason}") from None
+    return values
 
 
 def _typed(name: str, value: object, default: object) -> object:

@@ -16,7 +16,7 @@ import time
 from typing import TYPE_CHECKING
 
 import hiredis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from redlock import wire
 from redlock.gate import Gate
@@ -227,4 +227,7 @@ def _answer(dialled: Dialled) -> object:
         if not data:
             raise ConnectionResetError("closed while waiting")
         reader.feed(data)
+    if isinstance(answer, hiredis.ReplyError):
+        # Taken for "no wake-up yet" it would be asked again at once, and over and over.
+        raise ResponseError(str(answer))
     return answer

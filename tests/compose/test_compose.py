@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 import functools
 import http.client
+import json
 from typing import TYPE_CHECKING
 
 import pytest
 
+from redlock import Redlock
 from tests.integration import tools
+from workers.settings import Settings
 
 if TYPE_CHECKING:
-    from tests.compose.conftest import Counter, Project
+    from tests.compose.counter import Counter
+    from tests.compose.project import Project
 
 # An image is built, and what a killed worker had in hand has to come back: minutes, not seconds.
 pytestmark = pytest.mark.timeout(1200)
@@ -47,11 +51,25 @@ def test_flower_answers_and_sees_four_workers_under_names_of_their_own(project: 
     eventually(lambda: online <= set(flower("/metrics").splitlines()), "Flower to see all workers")
 
 
-def test_no_process_in_any_container_is_root(project: Project) -> None:
+def test_flower_shows_the_locks_and_the_lock_nodes(project: Project) -> None:
+    assert project.containers("flower")
+    # Without a setting, as from any shell on the host; brand-new nodes abstain at first.
+    with Redlock() as client, client.lock("from the host"):
+        shown = json.loads(flower("/locks/data"))
+        assert "from the host" in [lock["resource"] for lock in shown["locks"]]
+    assert [(node["name"], node["health"]) for node in shown["nodes"]] == [
+        (f"lock{n}:6379", "votes") for n in range(1, 6)
+    ]
+    assert 'id="locks-page"' in flower("/locks")
+
+
+def test_no_process_in_any_container_is_root_or_can_become_it(project: Project) -> None:
     for container in project.containers():
-        users = project.users(container)
+        users = project.processes(container, "Uid")
         assert users, f"no process in container {container[:12]}"
         assert "0" not in users
+        assert project.processes(container, "CapEff") == {"0" * 16}
+        assert project.processes(container, "NoNewPrivs") == {"1"}
 
 
 def test_every_container_is_confined_and_reached_over_loopback_only(project: Project) -> None:
@@ -65,8 +83,15 @@ def test_every_container_is_confined_and_reached_over_loopback_only(project: Pro
         assert host["PidsLimit"] > 0, name
         published = [port["HostIp"] for ports in (host["PortBindings"] or {}).values() for port in ports]
         assert set(published) <= {"127.0.0.1"}, name
+        assert not host["Privileged"], name
+        assert host["NetworkMode"] != "host", name
         volumes = [mount["Destination"] for mount in container["Mounts"] if mount["Type"] == "volume"]
         assert volumes == (["/data"] if "broker" in name else []), name
+
+
+def test_a_worker_that_is_stopped_is_given_longer_than_a_task_may_take(project: Project) -> None:
+    limits = {container["Config"]["StopTimeout"] for container in project.inspect("worker")}
+    assert min(limits) > Settings().time_limit
 
 
 def test_workers_keep_their_events_in_a_file_and_on_the_console(project: Project, counter: Counter) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import pytest
 from celery import Celery
@@ -11,6 +12,9 @@ from redlock import ConfigurationError
 from redlock.celery import client_for
 from redlock.settings import Settings, read
 from workers.settings import from_environment
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def test_every_setting_has_a_default() -> None:
@@ -91,6 +95,33 @@ def test_a_setting_of_the_wrong_type_is_refused_by_name() -> None:
 def test_what_the_source_does_not_say_is_taken_from_the_base() -> None:
     base = Settings(ttl=1.0, prefix="a:")
     assert read(Settings, {"redlock_ttl": 2.0}, "redlock_", base) == dataclasses.replace(base, ttl=2.0)
+
+
+def test_a_setting_of_the_environment_can_lie_in_a_file(tmp_path: Path) -> None:
+    secret = tmp_path / "nodes"
+    secret.write_text("redis://:canary-b7Qx@a:1,b:1,c:1\n")
+    environment = {"REDLOCK_NODES_FILE": str(secret), "REDLOCK_METRICS_FILE": "m", "REDLOCK_TTL_FILE": ""}
+    assert read(Settings, environment, "REDLOCK_") == Settings(
+        nodes="redis://:canary-b7Qx@a:1,b:1,c:1", metrics_file="m"
+    )
+    secret.write_text("redis://:canary-b7Qx@h:1/2\n")
+    assert from_environment({"COUNTER_STORE_URL_FILE": str(secret)})[0].store_url == "redis://:canary-b7Qx@h:1/2"
+
+
+def test_a_file_that_cant_be_read_and_a_value_that_is_given_twice_are_refused_by_name(tmp_path: Path) -> None:
+    for content, reason in ((None, "no such file or directory"), (b"\xff\xfe", "it is no text")):
+        secret = tmp_path / "secret"
+        if content is not None:
+            secret.write_bytes(content)
+        with pytest.raises(ConfigurationError) as caught:
+            read(Settings, {"REDLOCK_NODES_FILE": str(secret)}, "REDLOCK_")
+        assert str(caught.value) == f"REDLOCK_NODES_FILE names {str(secret)!r}, which can't be read: {reason}"
+    with pytest.raises(
+        ConfigurationError, match="REDLOCK_TTL and REDLOCK_TTL_FILE are both set; leave one of them out"
+    ):
+        read(Settings, {"REDLOCK_TTL_FILE": "f", "REDLOCK_TTL": "2"}, "REDLOCK_")
+    with pytest.raises(ConfigurationError, match="REDLOCK_NODE_FILE is no setting; "):
+        read(Settings, {"REDLOCK_NODE_FILE": "f"}, "REDLOCK_")
 
 
 def test_celerys_configuration_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,113 @@
+"""One counter of the worked example, as a user on the host sees it: sent to from a shell, read in the sixth Redis."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+from redis import Redis
+
+from redlock.store import FencedStore
+from tests.compose.project import ROOT, clean_environment, run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SEND = """
+import sys
+from tasks import increment
+for _ in range(int(sys.argv[1])):
+    print(increment.delay(name=sys.argv[2]).id)
+"""
+
+SEND_ON = """
+import select, sys
+from tasks import increment
+while not select.select([sys.stdin], [], [], float(sys.argv[2]))[0]:
+    print(increment.delay(name=sys.argv[1]).id, flush=True)
+"""
+
+
+class Counter:
+    """One counter, seen from the host: sent to with `increment.delay()`, looked at in the sixth Redis."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.ids: list[str] = []
+        self._results = Redis(port=63790, db=1, decode_responses=True)
+        self._store = Redis(port=63790, db=2, decode_responses=True)
+
+    def close(self) -> None:
+        """Hang up."""
+        self._results.close()
+        self._store.close()
+
+    def send(self, increments: int) -> None:
+        """Enqueue so many, as from any shell."""
+        sent = run(sys.executable, "-c", SEND, str(increments), self.name, environment=clean_environment())
+        self.ids += sent.stdout.split()
+
+    @contextlib.contextmanager
+    def traffic(self, every: float) -> Iterator[None]:
+        """Tasks are enqueued all the time, one `every` so many seconds; the broker has to be there."""
+        with subprocess.Popen(
+            [sys.executable, "-c", SEND_ON, self.name, str(every)],
+            cwd=ROOT,
+            env=clean_environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as sender:
+            assert sender.stdin is not None
+            assert sender.stdout is not None
+            said = sender.stdout
+            # As they come, for who looks meanwhile.
+            reader = threading.Thread(target=lambda: self.ids.extend(line.strip() for line in said))
+            reader.start()
+            try:
+                yield
+            finally:
+                sender.stdin.close()
+                reader.join()
+        assert sender.returncode == 0, "the sender met an error, see above"
+
+    def is_inside(self, container: str) -> bool:
+        """Whether a container's worker has read the counter and not written it yet."""
+        owner, opened = self._store.hmget(f"store:{self.name}", "owner", "open")
+        return opened is not None and f"@worker@{container[:12]}" in str(owner)
+
+    def value(self) -> int:
+        """Where it stands."""
+        return int(FencedStore(self._store).peek(self.name) or 0)
+
+    def tasks(self) -> list[dict[str, Any]]:
+        """What became of each task that was sent, in that order."""
+        return list(self._looked_up().values())
+
+    def _looked_up(self) -> dict[str, dict[str, Any]]:
+        ids = list(self.ids)
+        stored = self._results.mget([f"celery-task-meta-{task_id}" for task_id in ids])
+        found = [{"status": "PENDING", "result": None} if meta is None else json.loads(meta) for meta in stored]
+        return dict(zip(ids, found, strict=True))
+
+    def in_hand_of(self, container: str) -> list[str]:
+        """The tasks that a container's worker has begun and not ended."""
+        return [
+            task_id
+            for task_id, task in self._looked_up().items()
+            if task["status"] == "STARTED" and task["result"]["hostname"] == f"worker@{container[:12]}"
+        ]
+
+    def is_done(self) -> bool:
+        """Whether every task has ended, well or not."""
+        return all(task["status"] in {"SUCCESS", "FAILURE", "REVOKED"} for task in self.tasks())
+
+    def outcomes(self) -> list[object]:
+        """The numbers that the tasks counted, in order; errors at the end."""
+        tasks = self.tasks()
+        numbers = sorted(task["result"]["value"] for task in tasks if task["status"] == "SUCCESS")
+        return numbers + [task for task in tasks if task["status"] != "SUCCESS"]

@@ -1,0 +1,272 @@
+"""Closed doors: users with the fewest rights that do, passwords in files, TLS; a canary password is seen nowhere.
+
+Rules: the users are those of docs/operations.md, read from there, so that what it says is what is tested. What the
+doctor says of permissions is in test_doctor.py, a pickled message in test_workers.py, Flower's password in
+test_locks_page.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http
+import logging
+import secrets
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from redis import Redis
+from redis.exceptions import NoPermissionError, ResponseError
+
+from redlock import Redlock, RedlockError, embedded, force, wire
+from redlock.admission import declare
+from redlock.survey import survey
+from tests.integration.flowers import Flower
+from tests.integration.stage import Stage, Worker
+from tests.integration.tools import CANARY, ROOT, eventually, holders, raw, sixth_redis
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from redlock.embedded import Cluster, Server
+
+NAME = "door"
+SECRET = f"{CANARY}-{secrets.token_hex(8)}"
+"""Other tests that run at the same time have the other canary where everybody can see it."""
+
+
+def documented(user: str) -> list[str]:
+    """The rules of a user in the manual."""
+    lines = (ROOT / "docs" / "operations.md").read_text().splitlines()
+    (line,) = [line for line in lines if line.startswith(f"user {user} on ")]
+    return line.split()[3:]
+
+
+def commands(user: str) -> list[str]:
+    """What a user of the manual may run."""
+    return [word[1:] for word in documented(user) if word.startswith("+")]
+
+
+def let_in(servers: Sequence[Server], user: str, *without: str) -> None:
+    """Make the manual's user known to these servers; without some of its commands."""
+    rules = [f">{SECRET}" if word.startswith(">") else word for word in documented(user)]
+    rules = [word for word in rules if word not in {f"+{command}" for command in without}]
+    for server in servers:
+        with raw(server) as redis:
+            redis.execute_command("ACL", "SETUSER", user, "reset", "on", *rules)
+            redis.acl_log_reset()
+
+
+@pytest.fixture(scope="module")
+def doors() -> Iterator[Cluster]:
+    """Five lock nodes whose user `lock` is made anew by each test."""
+    with embedded.cluster() as nodes:
+        yield nodes
+
+
+def as_lock(nodes: Cluster) -> list[str]:
+    """The nodes' addresses for that user."""
+    return [f"{url}?username=lock&password={SECRET}" for url in nodes.urls]
+
+
+def empty(nodes: Cluster) -> None:
+    """Take everything from these nodes but their users."""
+    for server in nodes.servers:
+        with raw(server) as redis:
+            redis.flushall()
+
+
+def in_use(nodes: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+    """Everything that the lock does, on empty nodes, as that user; fails where any of it does not work."""
+    caplog.clear()
+    empty(nodes)
+    declare(as_lock(nodes))
+    with Redlock(as_lock(nodes)) as client, Redlock(as_lock(nodes)) as other:
+        with raw(nodes[0]) as redis:
+            redis.set(wire.fence_key(NAME), str(2**51))
+        # Fences that differ: it takes two rounds.
+        with client.lock(NAME, ttl=1) as lease:
+            with raw(nodes[0]) as redis:
+                redis.delete(NAME)
+            eventually(lambda: holders(nodes.servers, NAME) == [lease.owner] * 5, "renewal and repair", within=5)
+            waiter = threading.Thread(target=lambda: other.lock(NAME).acquire(blocking_timeout=10))
+            waiter.start()
+            eventually(lambda: any(node.blocked for node in survey(nodes.urls).nodes), "a waiter", within=5)
+            seen = survey(as_lock(nodes))
+        waiter.join()
+        assert {node.fsync for node in seen.nodes} == {"everysec"}, "what the nodes keep is not told"
+        assert [held.resource for held in seen.locks] == [NAME], "what is locked is not told"
+        taken = force.target(client, NAME)
+        assert taken is not None
+        assert force.take_away(client, taken) == len(nodes.servers)
+    assert [record.message for record in caplog.records if record.levelno > logging.INFO] == []
+
+
+def test_a_lock_client_can_do_everything_with_the_commands_of_the_manual(
+    doors: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    let_in(doors.servers, "lock")
+    in_use(doors, caplog)
+    assert not refused(doors.servers)
+
+
+def refused(servers: Sequence[Server]) -> set[str]:
+    """What these servers have refused to do for want of rights, and whom they did not let in."""
+    found = set()
+    for server in servers:
+        with raw(server) as redis:
+            found |= {str(entry["username" if entry["reason"] == "auth" else "object"]) for entry in redis.acl_log()}
+    return found
+
+
+FOREIGN = """
+FLUSHALL; FLUSHDB; KEYS *; RANDOMKEY; RENAME a b; MIGRATE h 1 k 0 9; RESTORE k 0 x; DUMP k; SWAPDB 0 1; SAVE; BGSAVE;
+SHUTDOWN NOSAVE; REPLICAOF h 1; CONFIG SET dir /tmp; CONFIG REWRITE; ACL LIST; ACL SETUSER u on; CLIENT LIST; MONITOR;
+CLIENT KILL ID 1; MODULE LIST; OBJECT FREQ k; SCRIPT FLUSH; SCRIPT KILL; FUNCTION FLUSH; PERSIST k; EXPIRE k 1;
+HGETALL k; LRANGE k 0 -1; SLOWLOG GET; LATENCY RESET; APPEND k x
+"""
+
+
+@pytest.mark.parametrize("user", ["lock", "tasks"])
+def test_what_it_does_not_need_is_refused_by_itself_and_inside_a_script(doors: Cluster, user: str) -> None:
+    let_in(doors.servers, user)
+    with Redis.from_url(f"{doors[0].url}?username={user}&password={SECRET}") as redis:
+        for words in (one.split() for one in FOREIGN.split(";")):
+            with pytest.raises(NoPermissionError):
+                redis.execute_command(*words)
+        for call in ("'FLUSHALL'", "'KEYS', '*'", "'RENAME', 'a', 'b'"):
+            with pytest.raises(ResponseError, match=r"ACL|permission|not allowed"):
+                redis.eval(f"return redis.call({call})", 0)
+
+
+@pytest.mark.parametrize("command", commands("lock"))
+def test_without_any_one_of_them_something_does_not_work(
+    doors: Cluster, command: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    let_in(doors.servers, "lock", command)
+    with pytest.raises((RedlockError, AssertionError)):
+        in_use(doors, caplog)
+    assert command in refused(doors.servers)
+
+
+def test_a_waiter_who_is_refused_says_so_and_does_not_ask_over_and_over(
+    doors: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    let_in(doors.servers, "lock", "blpop")
+    empty(doors)
+    declare(doors.urls)
+    with Redlock(doors.urls) as holder, Redlock(as_lock(doors)) as client, holder.lock(NAME):
+        assert not client.lock(NAME).acquire(blocking_timeout=1)
+    assert "node-down" in caplog.text
+    assert "may not run what the lock needs" in caplog.text
+    asked = 0
+    for server in doors.servers:
+        with raw(server) as redis:
+            asked += sum(int(entry["count"]) for entry in redis.acl_log())
+    assert 0 < asked <= 2 * len(doors.servers)
+
+
+@pytest.fixture
+def secret_stage(tmp_path: Path) -> Iterator[Stage]:
+    """Workers as the manual's users; their environment names files that have the addresses with the passwords."""
+    with embedded.cluster() as nodes, sixth_redis() as broker, Stage(nodes, broker, tmp_path) as stage:
+        let_in(nodes.servers, "lock")
+        let_in([broker], "tasks")
+        address = broker.url.replace("://", f"://tasks:{SECRET}@")
+        values = {"REDLOCK_NODES": ",".join(as_lock(nodes))}
+        values |= {f"COUNTER_{name}_URL": f"{address}/{db}" for db, name in enumerate(("BROKER", "RESULT", "STORE"))}
+        for name, value in values.items():
+            del stage.environment[name]
+            stage.environment[f"{name}_FILE"] = str(tmp_path / name)
+            (tmp_path / name).write_text(f"{value}\n")
+        yield stage
+
+
+def full_worker(stage: Stage, directory: Path) -> Worker:
+    """A worker with everything that Celery switches on by itself."""
+    directory.mkdir()
+    worker = Worker(directory, stage.environment, ["-A", "workers.app", "worker", "-n", "full@%h", "-c", "2", "-E"])
+    stage.adopt(worker)
+    return worker
+
+
+SHELL = """
+from celery import group
+from tasks import increment
+from workers.app import app
+values = [each["value"] for each in group(increment.s(1, "shell") for _ in range(9))().get(timeout=60)]
+assert sorted(values) == list(range(1, 10))
+assert increment.apply_async((1, "shell"), countdown=1).get(timeout=60)["value"] == 10
+late = increment.apply_async((1, "shell"), countdown=600)
+late.revoke()
+late.forget()
+assert len(app.control.inspect(timeout=10, limit=2).ping()) == 2
+assert app.control.purge() == 0
+"""
+
+
+def ran(stage: Stage, *arguments: str) -> str:
+    """What a program with the same environment says, on both of its outputs."""
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, env=stage.environment, capture_output=True, text=True, timeout=100,
+        check=False,
+    )  # fmt: skip
+    return f"{done.stdout}{done.stderr}"
+
+
+def open_to_all() -> str:
+    """What every process of this machine shows to whoever lists them, and the environments of ours."""
+    shown = []
+    for file in ("cmdline", "environ"):
+        for path in Path("/proc").glob(f"[0-9]*/{file}"):
+            with contextlib.suppress(OSError):
+                shown.append(path.read_text(errors="replace"))
+    return "\n".join(shown)
+
+
+@pytest.mark.timeout(300)
+def test_workers_and_flower_do_with_the_commands_of_the_manual_and_no_password_is_seen_whatever_fails(
+    secret_stage: Stage, tmp_path: Path
+) -> None:
+    stage, nodes, broker = secret_stage, secret_stage.nodes, secret_stage.broker
+    plain = stage.start_worker("-E")
+    full = full_worker(stage, tmp_path / "full")
+    full.wait_until_ready()
+    with Flower(tmp_path / "flower", stage.environment, "--conf=workers/flowerconfig.py") as flower:
+        said = ran(stage, "-c", SHELL)
+        assert said == ""
+        for page in ("/workers", "/tasks", "/broker", "/locks", "/locks/data"):
+            status, text = flower.get(page)
+            assert status == http.HTTPStatus.OK
+            said += text
+        assert refused([broker, *nodes.servers]) == set()
+
+        # What comes back has forgotten its users: everybody is refused, and says so.
+        for server in nodes.servers[:3]:
+            server.kill()
+            server.start()
+        task = stage.increment("failing")[0]
+        eventually(lambda: stage.state(task) == "RETRY", "a task that finds no quorum")
+        for command in ("doctor", "status", "release failing --force --yes", f"run {NAME} --wait 0 -- true"):
+            said += ran(stage, "-m", "redlock", *command.split())
+        let_in(nodes.servers[:3], "lock")
+        broker.kill()
+        broker.start()
+        # What a worker makes of that is Celery's affair; it may well end.
+        for worker in (plain, full):
+            eventually(lambda worker=worker: "Connection to broker lost" in worker.log, "a worker to see it")  # type: ignore[misc]  # binds the worker
+        eventually(lambda: "tasks" in refused([broker]), "somebody to be refused as that user")
+        failed = ran(stage, "-c", SHELL)
+        assert "Error" in failed
+        said += failed
+        shown = open_to_all()
+    assert "COUNTER_BROKER_URL_FILE" in shown
+    logs = "".join(worker.log + worker.output.read_text() for worker in (plain, full))
+    assert "wrong user name or password" in logs
+    kept = b"".join(path.read_bytes() for path in broker.directory.rglob("*") if path.is_file())
+    assert b"failing" in kept
+    for text in (shown, said, logs, kept.decode(errors="replace")):
+        assert SECRET not in text

@@ -1,0 +1,145 @@
+"""Lock nodes behind TLS: certificates made here, by openssl; skipped where no redis-server speaks TLS.
+
+Rules: the nodes want a client's certificate too; each wrong certificate is a reason that says so, and never a vote.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from redlock import ConfigurationError, QuorumUnavailable, Redlock
+from redlock.admission import declare
+from redlock.embedded import Server, free_port
+from redlock.survey import survey
+from tests.integration.tools import eventually, holders, raw
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+NAME = "tls"
+NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+
+
+class Authority:
+    """A certificate authority of one's own."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir()
+        self._directory = directory
+        self.certificate = directory / "ca.crt"
+        files = ("-keyout", "ca.key", "-out", "ca.crt")
+        self._openssl("req", "-x509", "-days", "2", *NEW_KEY, "-subj", "/CN=authority", *files)
+
+    def issue(self, name: str) -> tuple[Path, Path]:
+        """A certificate for 127.0.0.1, and its key."""
+        (self._directory / f"{name}.ext").write_text("subjectAltName=IP:127.0.0.1\n")
+        self._openssl("req", *NEW_KEY, "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.csr")
+        signing = ("-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", f"{name}.ext")
+        self._openssl("x509", "-req", "-in", f"{name}.csr", *signing, "-out", f"{name}.crt")
+        return self._directory / f"{name}.crt", self._directory / f"{name}.key"
+
+    def _openssl(self, *arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], cwd=self._directory, check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """Whom nodes and clients trust."""
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl")
+    return Authority(tmp_path_factory.mktemp("tls") / "ours")
+
+
+class Nodes:
+    """Lock nodes that speak TLS on a port, and in the clear only on a unix socket of their own."""
+
+    def __init__(self, servers: list[Server], ports: list[int]) -> None:
+        self.servers, self._ports = servers, ports
+
+    def urls(self, authority: Authority, client: tuple[Path, Path] | None, scheme: str = "rediss") -> list[str]:
+        """Their addresses, for a client that trusts this authority and shows this certificate."""
+        options = f"?ssl_ca_certs={authority.certificate}"
+        if client is not None:
+            options += f"&ssl_certfile={client[0]}&ssl_keyfile={client[1]}"
+        return [f"{scheme}://127.0.0.1:{port}{options if scheme == 'rediss' else ''}" for port in self._ports]
+
+
+@pytest.fixture(scope="module")
+def nodes(authority: Authority) -> Iterator[Nodes]:
+    """Three nodes whose certificate is for 127.0.0.1, and who want to see the client's."""
+    program = shutil.which("redis-server")
+    certificate, key = authority.issue("node")
+    options = ["--tls-cert-file", str(certificate), "--tls-key-file", str(key)]
+    options += ["--tls-ca-cert-file", str(authority.certificate)]
+    ports = [free_port() for _ in range(3)]
+    servers = [Server(options=("--tls-port", str(port), *options), program=program) for port in ports]
+    with contextlib.ExitStack() as stack:
+        for server in servers:
+            stack.callback(server.stop)
+        for server in servers:
+            try:
+                server.start()
+            except ConfigurationError as error:
+                # What was built without TLS does not know the options.
+                if "tls-" not in str(error) and "TLS" not in str(error):
+                    raise
+                pytest.skip("no redis-server with TLS")
+        declare([server.url for server in servers])
+        yield Nodes(servers, ports)
+
+
+def reasons(urls: list[str]) -> set[str]:
+    """Why nodes at these addresses cast no vote."""
+    with Redlock(urls, node_timeout=1.0) as client, pytest.raises(QuorumUnavailable) as caught:
+        client.lock(NAME).acquire(blocking=False)
+    return set(caught.value.reasons.values())
+
+
+def test_locks_are_taken_waited_for_renewed_and_given_back(nodes: Nodes, authority: Authority) -> None:
+    urls = nodes.urls(authority, authority.issue("client"))
+    with Redlock(urls, node_timeout=1.0) as client, Redlock(urls, node_timeout=1.0) as other:
+        fences: list[int] = []
+
+        def count(redlock: Redlock) -> None:
+            for _ in range(50):
+                with redlock.lock(NAME) as lease:
+                    fences.append(lease.fence)
+
+        threads = [threading.Thread(target=count, args=(one,)) for one in (client, other, client, other)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert fences == sorted(set(fences))
+        assert len(fences) == 200
+
+        with client.lock(NAME, ttl=2.5) as lease:
+            with raw(nodes.servers[0]) as redis:
+                redis.delete(NAME)
+            eventually(lambda: holders(nodes.servers, NAME) == [lease.owner] * 3, "renewal and repair")
+            assert not other.lock(NAME).acquire(blocking=False)
+            assert [held.resource for held in survey(urls, timeout=5.0).locks] == [NAME]
+        eventually(lambda: holders(nodes.servers, NAME) == [None] * 3, "the release")
+
+
+def test_each_wrong_certificate_is_a_reason_and_never_a_vote(
+    nodes: Nodes, authority: Authority, tmp_path: Path
+) -> None:
+    client = authority.issue("client")
+    right = nodes.urls(authority, client)
+
+    (why,) = reasons(nodes.urls(Authority(tmp_path / "others"), client))
+    assert "certificate verify failed: self-signed certificate in certificate chain" in why
+    (why,) = reasons([url.replace("127.0.0.1", "localhost") for url in right])
+    assert "certificate is not valid for 'localhost'" in why
+    assert reasons(nodes.urls(authority, None))
+    assert reasons(nodes.urls(authority, client, "redis")), "in the clear"
+    with Redlock(right, node_timeout=1.0) as redlock, redlock.lock(NAME):
+        pass
