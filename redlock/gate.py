@@ -3,33 +3,37 @@
 Without it every waiting thread is one more client that splits votes at the nodes; with it the nodes see as many
 waiters as there are processes.
 
-Rules: first come, first served; the front is held only while somebody waits, never while a lease is held; who has
-waited for long enough goes on without its turn.
+Rules of this file:
+1. First come, first served; one is in the line only while one waits, never while one holds a lease.
+2. Who has waited for long enough may look at the nodes without its turn, and keeps its place.
+3. An exception may strike anywhere: `leave` mends every state, so whoever entered leaves in a `finally`.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from redlock.commands import Names
 
 
-_turn = threading.Lock
-"""Held until it is one's turn."""
+class _Place(NamedTuple):
+    who: object
+    turn: threading.Lock
+    """Held until this is the front."""
 
 
 class Gate:
-    """The lines of one client, by what is waited for."""
+    """The lines of one client, by what is waited for; the first in a line is at the front."""
 
     def __init__(self) -> None:
         self.forget()
 
     def forget(self) -> None:
         """In a forked child: nobody waits here."""
-        self._lines: dict[Names, deque[threading.Lock]] = {}
+        self._lines: dict[Names, deque[_Place]] = {}
         self._mutex = threading.Lock()
 
     def has_line(self, names: Names) -> bool:
@@ -37,42 +41,35 @@ class Gate:
         return names in self._lines
 
     def length(self, names: Names) -> int:
-        """How many wait for these: the one at the front, and those behind."""
-        with self._mutex:
-            line = self._lines.get(names)
-            return 0 if line is None else 1 + len(line)
+        """How many wait for these."""
+        return len(self._lines.get(names, ()))
 
-    def enter(self, names: Names, seconds: float) -> tuple[bool, bool]:
-        """Wait for this long to be at the front: whether one is, and has to `leave`; and whether others were before."""
+    def enter(self, names: Names, who: object, seconds: float) -> bool:
+        """Wait for this long to be at the front; whether others were before, or one was there at once."""
         with self._mutex:
-            line = self._lines.get(names)
-            if line is None:
-                self._lines[names] = deque()
-                return True, False
-            turn = _turn()
-            turn.acquire()
-            line.append(turn)
-        try:
-            in_front = turn.acquire(timeout=max(0.0, seconds)) or not self._withdraw(line, turn)
-        except BaseException:
-            if not self._withdraw(line, turn):
-                self.leave(names)
-            raise
-        return in_front, True
-
-    def _withdraw(self, line: deque[threading.Lock], turn: threading.Lock) -> bool:
-        """Step out of the line; False if it was one's turn at that very moment."""
-        with self._mutex:
-            if turn not in line:
+            line = self._lines.setdefault(names, deque())
+            place = next((one for one in line if one.who is who), None)
+            if place is None:
+                place = _Place(who, threading.Lock())
+                place.turn.acquire()
+                line.append(place)
+            if line[0] is place:
                 return False
-            line.remove(turn)
-            return True
+        if place.turn.acquire(timeout=max(0.0, seconds)):
+            # For whoever asks again.
+            place.turn.release()
+        return True
 
-    def leave(self, names: Names) -> None:
-        """Let the next one to the front."""
+    def leave(self, names: Names, who: object) -> None:
+        """Go, wherever in the line one is; the next one is at the front then, if one was."""
         with self._mutex:
-            line = self._lines[names]
-            if line:
-                line.popleft().release()
-            else:
+            line = self._lines.get(names, deque())
+            place = next((one for one in line if one.who is who), None)
+            if place is None:
+                return
+            was_first = line[0] is place
+            line.remove(place)
+            if not line:
                 del self._lines[names]
+            elif was_first:
+                line[0].turn.release()

@@ -100,7 +100,7 @@ class Nap:
         self._node: Node | None = None
         self._dialled: Dialled | None = None
         self._reading = False
-        self._in_front = False
+        self._in_line = False
         self._early = 0
         self._woken_by = ""
 
@@ -125,10 +125,8 @@ class Nap:
 
     def lines_up(self, most_ms: int) -> bool:
         """Be the one of this process that waits for them; True if that took time, and it may be free now."""
-        if self._in_front:
-            return False
-        self._in_front, waited = self._waiters.gate.enter(self._names, most_ms / 1000)
-        return waited
+        self._in_line = True
+        return self._waiters.gate.enter(self._names, self, most_ms / 1000)
 
     def take(self, length_ms: int, *, wakes: bool) -> None:
         """Sleep; where a wake-up can come, until it comes."""
@@ -202,9 +200,8 @@ class Nap:
             pass
         finally:
             self._drop()
-            if self._in_front:
-                self._in_front = False
-                self._waiters.gate.leave(self._names)
+            if self._in_line:
+                self._waiters.gate.leave(self._names, self)
 
     def _drop(self) -> None:
         dialled, self._dialled, self._reading = self._dialled, None, False
