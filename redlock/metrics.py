@@ -47,6 +47,7 @@ _HELP = {
     "redlock_lost_total": "Leases lost while their holder was at work.",
     "redlock_extensions_failed_total": "Renewals that failed; the old deadline stood.",
     "redlock_votes_missing_total": "Votes that a node should have given and did not.",
+    "redlock_clock_jumps_total": "Jumps of a node's wall clock that were seen.",
 }
 _TIMES = {
     "redlock_wait_seconds": "Time from asking for a lock to having it.",
@@ -60,7 +61,7 @@ _SIMPLE = {
     "not-extended": Figure("redlock_extensions_failed_total"),
 }
 _ENDS = ("released", "expired", "unknown")
-EVENTS = ("acquired", "retry", "extended", *_SIMPLE, *_ENDS)
+EVENTS = ("acquired", "retry", "extended", "clock-jump", *_SIMPLE, *_ENDS)
 """What it wants to see of the log."""
 
 
@@ -74,7 +75,8 @@ class Metrics:
     def __init__(self, nodes: Sequence[str]) -> None:
         counters = [Figure("redlock_elections_total", "rounds", rounds) for rounds in ("1", "2")]
         counters += [Figure("redlock_contended_total"), *_SIMPLE.values()]
-        counters += [Figure("redlock_votes_missing_total", "node", node) for node in nodes]
+        each = ("redlock_votes_missing_total", "redlock_clock_jumps_total")
+        counters += [Figure(name, "node", node) for name in each for node in nodes]
         self._counters = {figure: place for place, figure in enumerate(counters)}
         # A histogram has a cell for each bucket, one for what is longer, and one for the sum.
         size = len(_BOUNDS) + 2
@@ -99,6 +101,8 @@ class Metrics:
                 self._add(_SIMPLE[event])
             elif event == "retry" and fields["attempt"] == 1:
                 self._add(Figure("redlock_contended_total"))
+            elif event == "clock-jump":
+                self._add(Figure("redlock_clock_jumps_total", "node", str(fields["node"])))
             elif event == "acquired":
                 self._acquired(fields)
             elif event in _ENDS:

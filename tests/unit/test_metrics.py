@@ -84,6 +84,12 @@ def test_votes_that_are_missing_are_counted_by_node_whatever_the_round_was_for(c
     assert (found["redlock_votes_missing_total/h:1"], found['redlock_votes_missing_total/odd"\\node']) == (2, 1)
 
 
+def test_a_clock_that_jumps_is_counted_by_its_node(counted: Metrics) -> None:
+    counted.see("clock-jump", {"node": "h:1", "by_ms": 3_000, "jumps": 1})
+    found = {name: value for name, value in figures(counted).items() if value}
+    assert found == {"redlock_clock_jumps_total/h:1": 1}
+
+
 @pytest.mark.parametrize("event", ["refused", "requeued", "skipped", "lost"])
 def test_what_is_just_counted_is_counted_under_its_own_name(counted: Metrics, event: str) -> None:
     counted.see(event, {})
