@@ -24,6 +24,13 @@ for _ in range(int(sys.argv[1])):
     print(increment.delay(name=sys.argv[2]).id)
 """
 
+SEND_AGAIN = """
+import sys
+from tasks import increment
+for task_id in sys.argv[2:]:
+    increment.apply_async(kwargs={"name": sys.argv[1]}, task_id=task_id)
+"""
+
 SEND_ON = """
 import select, sys
 from tasks import increment
@@ -38,11 +45,13 @@ class Counter:
     def __init__(self, name: str) -> None:
         self.name = name
         self.ids: list[str] = []
+        self._broker = Redis(port=63790, db=0, decode_responses=True)
         self._results = Redis(port=63790, db=1, decode_responses=True)
         self._store = Redis(port=63790, db=2, decode_responses=True)
 
     def close(self) -> None:
         """Hang up."""
+        self._broker.close()
         self._results.close()
         self._store.close()
 
@@ -50,6 +59,17 @@ class Counter:
         """Enqueue so many, as from any shell."""
         sent = run(sys.executable, "-c", SEND, str(increments), self.name, environment=clean_environment())
         self.ids += sent.stdout.split()
+
+    def send_again_what_the_broker_forgot(self) -> None:
+        """Enqueue, under their old ids, the tasks that nobody has begun and the broker has no message of any more.
+
+        A message goes to a blocking read, and is booked as unacknowledged by the worker after that (kombu's Redis
+        transport). What is handed to a connection that was cut off, or is just being closed, is nowhere then.
+        """
+        if not self._broker.llen("celery") and not self._broker.hlen("unacked"):
+            forgotten = [task_id for task_id, task in self._looked_up().items() if task["status"] == "PENDING"]
+            if forgotten:
+                run(sys.executable, "-c", SEND_AGAIN, self.name, *forgotten, environment=clean_environment())
 
     @contextlib.contextmanager
     def traffic(self, every: float) -> Iterator[None]:
