@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,9 +24,8 @@ def _nothing_is_left_behind() -> Iterator[None]:
     """Fail a test that leaves a thread or a child process; the lock's own daemon threads end by themselves."""
     threads, processes = set(threading.enumerate()), set(tools.children())
     yield
-    until = time.monotonic() + _PATIENCE
-    while (left := _left(threads, processes)) and time.monotonic() < until:
-        time.sleep(0.01)
+    tools.comes_true(lambda: not _left(threads, processes), within=_PATIENCE, every=0.01)
+    left = _left(threads, processes)
     assert not left, f"the test has left these behind: {', '.join(left)}"
 
 

@@ -78,8 +78,10 @@ class Player:
 
 
 def _play(player: Player, said: Said) -> Said:
+    # Outside: a command that is not known is a mistake of ours, and no result.
+    do = getattr(player, said["do"])
     try:
-        answer: Said = getattr(player, said["do"])(said)
+        answer: Said = do(said)
     except Exception as exc:  # noqa: BLE001 - what a peer raises is a result
         return {"error": f"{type(exc).__name__}: {exc}"}
     return answer

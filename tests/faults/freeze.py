@@ -75,6 +75,7 @@ def run(seed: int, seconds: float, ttl: float, freeze: float, directory: Path) -
                         frozen[victim] = time.monotonic() + freeze
                         freezes += 1
             _thaw(frozen, time.monotonic())
+            # Between two looks at everybody; what it looks for comes and goes.
             time.sleep(0.05)
         _thaw(frozen, float("inf"))
         stage.settle(within=120)

@@ -15,7 +15,7 @@ import random
 import threading
 from typing import TYPE_CHECKING
 
-from tests.integration.tools import label
+from tests.integration.tools import label, served
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -99,13 +99,14 @@ class Link:
         except (OSError, asyncio.CancelledError):
             pass
         finally:
-            for way in ways:
-                way.cancel()
-            await asyncio.gather(*ways, return_exceptions=True)
+            # Before anything is waited for: who is cancelled once more does not come back from there.
             for end in (writer, far):
                 if end is not None:
                     end.close()
+            for way in ways:
+                way.cancel()
             self._carrying.discard(task)
+            await asyncio.gather(*ways, return_exceptions=True)
 
     async def _dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         if self._server.port is None:
@@ -126,31 +127,5 @@ class Link:
 def links(servers: Sequence[Server], seed: int = 0) -> Iterator[list[Link]]:
     """A link to each of these servers for as long as the `with` block lasts."""
     found = [Link(server, seed + place) for place, server in enumerate(servers)]
-    loop, stop, up = asyncio.new_event_loop(), asyncio.Event(), threading.Event()
-
-    async def serve() -> None:
-        listening = [await link.listen() for link in found]
-        up.set()
-        await stop.wait()
-        for server in listening:
-            server.close()
-        # What was accepted just now becomes a task a moment later.
-        for _ in range(5):
-            await asyncio.sleep(0.01)
-            rest = asyncio.all_tasks() - {asyncio.current_task()}
-            for task in rest:
-                task.cancel()
-            await asyncio.gather(*rest, return_exceptions=True)
-
-    def run() -> None:
-        loop.run_until_complete(serve())
-        loop.close()
-
-    thread = threading.Thread(target=run, name="links")
-    thread.start()
-    try:
-        assert up.wait(10), "the links did not come up"
+    with served(*(link.listen for link in found)):
         yield found
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join()

@@ -32,7 +32,7 @@ from tests.faults.theatre import APPS, TTL, Theatre
 from tests.integration.tools import sixth_redis
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from tests.faults.links import Link
     from tests.integration.stage import Worker
@@ -97,6 +97,7 @@ class Run:
                 heapq.heappop(self._due)[2]()
             if self._now() < seconds:
                 self._send()
+            # The plan goes by the clock: between two looks at it.
             time.sleep(0.02)
 
     def _send(self) -> None:
@@ -127,28 +128,35 @@ def settings_for(ways: Sequence[Link], visibility: float = 5) -> dict[str, Any]:
     }
 
 
+@contextlib.contextmanager
+def staffed(directory: Path, concurrency: int, seed: int = 0) -> Iterator[Hand]:
+    """A theatre with links to everything, workers that use them, and the hand that strikes."""
+    with (
+        embedded.cluster() as nodes,
+        sixth_redis() as broker,
+        sixth_redis(*accepted.OPTIONS) as store,
+        links([*nodes.servers, store], seed) as ways,
+        Theatre(nodes, broker, store, directory) as stage,
+    ):
+
+        def hire() -> Worker:
+            return stage.start_worker(concurrency=concurrency, **settings_for(ways))
+
+        yield Hand(stage, ways[:-1], ways[-1], hire, NAMES)
+
+
 def soak(seed: int, seconds: float, every: float, directory: Path, kinds: Sequence[str] = tuple(KINDS)) -> Outcome:
     """Run one; see the command."""
     faults = plan.draw(seed, seconds, every, kinds, TTL)
     (directory / "plan.json").write_text(json.dumps(faults, indent=0))
     began = time.monotonic()
-    with contextlib.ExitStack() as stack:
-        nodes = stack.enter_context(embedded.cluster())
-        broker = stack.enter_context(sixth_redis())
-        store = stack.enter_context(sixth_redis(*accepted.OPTIONS))
-        ways = stack.enter_context(links([*nodes.servers, store], seed))
-        stage = stack.enter_context(Theatre(nodes, broker, store, directory))
-
-        def hire() -> Worker:
-            return stage.start_worker(concurrency=CHILDREN, **settings_for(ways))
-
-        run = Run(stage, Hand(stage, ways[:-1], ways[-1], hire, NAMES), faults)
+    with staffed(directory, CHILDREN, seed) as hand:
+        run = Run(hand.stage, hand, faults)
         run.go(seconds)
         run.finish()
         keeps = not _BREAKS_P1 & set(run.struck)
-        return Outcome(
-            time.monotonic() - began, run.struck, run.sent_again, stage.figures(), stage.violations(keeps=keeps)
-        )
+        figures, violations = hand.stage.figures(), hand.stage.violations(keeps=keeps)
+        return Outcome(time.monotonic() - began, run.struck, run.sent_again, figures, violations)
 
 
 def report(outcome: Outcome, seed: int) -> str:

@@ -6,20 +6,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from redlock import embedded
-from tests.faults import accepted
 from tests.faults.hand import KINDS, Hand
-from tests.faults.links import links
 from tests.faults.plan import Fault
-from tests.faults.soak import NAMES, Run, settings_for
+from tests.faults.soak import Run, settings_for, staffed
 from tests.faults.theatre import APPS, TTL, Theatre
-from tests.integration.tools import eventually, raw, sixth_redis
+from tests.integration.tools import eventually, raw
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.integration.stage import Worker
 
 BRIEF = {"node from an old snapshot", "store killed", "worker killed"}
 """What the short version strikes with."""
@@ -28,18 +24,8 @@ BRIEF = {"node from an old snapshot", "store killed", "worker killed"}
 @pytest.fixture
 def hand(tmp_path: Path) -> Iterator[Hand]:
     """A theatre with links to everything, and workers that use them."""
-    with (
-        embedded.cluster() as nodes,
-        sixth_redis() as broker,
-        sixth_redis(*accepted.OPTIONS) as store,
-        links([*nodes.servers, store]) as ways,
-        Theatre(nodes, broker, store, tmp_path) as stage,
-    ):
-
-        def hire() -> Worker:
-            return stage.start_worker(concurrency=3, **settings_for(ways))
-
-        yield Hand(stage, ways[:-1], ways[-1], hire, NAMES)
+    with staffed(tmp_path, concurrency=3) as hand:
+        yield hand
 
 
 @pytest.mark.parametrize(

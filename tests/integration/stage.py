@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 from celery import Celery
 from redis import Redis
 
-from tests.integration.tools import children, eventually
+from redlock import embedded
+from tests.integration.tools import children, eventually, sixth_redis
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from typing_extensions import Self
 
@@ -170,3 +171,22 @@ class Stage:
         self.sender.close()
         self._results.client.close()
         self.store.close()
+
+
+@contextlib.contextmanager
+def fresh_stage(directory: Path) -> Iterator[Stage]:
+    """Servers of its own, and no worker yet."""
+    with embedded.cluster() as nodes, sixth_redis() as broker, Stage(nodes, broker, directory) as stage:
+        yield stage
+
+
+def refuses_to_start(directory: Path, environment: dict[str, str], *arguments: str) -> str:
+    """What a worker says that must not start; asserts that it ends by itself, with a status and without a traceback."""
+    worker = Worker(directory, environment, arguments)
+    try:
+        assert worker.process.wait(60) != 0
+        said = worker.output.read_text()
+        assert "Traceback" not in said
+        return said
+    finally:
+        worker.kill()

@@ -10,10 +10,10 @@ from celery import Celery, chain, chord, group
 from celery.canvas import xstarmap
 from celery.result import denied_join_result
 
-from redlock import LockContended, Redlock, embedded
+from redlock import LockContended, Redlock
 from redlock.celery import client_for, current_lease, locked
-from tests.integration.stage import Stage, Worker
-from tests.integration.tools import eventually, sixth_redis
+from tests.integration.stage import Stage, Worker, fresh_stage
+from tests.integration.tools import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from celery.canvas import Signature
 
 FLOWS = "tests.integration.apps.workflows"
+POLICIES = "tests.integration.apps.policies"
 PERIODIC = "tests.integration.apps.periodic"
-HELD = "flow:held"
+HELD = "policy:held"
 
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     """One set of servers for all tests here."""
-    directory = tmp_path_factory.mktemp("canvas")
-    with embedded.cluster() as nodes, sixth_redis() as broker, Stage(nodes, broker, directory) as stage:
+    with fresh_stage(tmp_path_factory.mktemp("canvas")) as stage:
         yield stage
 
 
@@ -64,7 +64,8 @@ class Flow:
 
     def __call__(self, task: str, *args: object, **options: Any) -> Signature:  # noqa: ANN401 - Celery's options
         """One of the tasks, with these arguments."""
-        return self.app.signature(f"{FLOWS}.{task}", args, app=self.app, **options)
+        module = POLICIES if task in {"requeue_once", "skip"} else FLOWS
+        return self.app.signature(f"{module}.{task}", args, app=self.app, **options)
 
     def starmap(self, task: str, *calls: str) -> Signature:
         """One task that calls another for each of these."""
@@ -114,11 +115,11 @@ def test_a_chain_of_locked_tasks_runs_in_order_through_requeues(stage: Stage, cl
 def test_a_chord_ends_once_with_the_results_in_order(
     stage: Stage, client: Redlock, flow: Flow, shared_worker: Worker
 ) -> None:
-    with somebody(client, "flow:chord"):
+    with somebody(client, "policy:chord"):
         header = [flow("requeue", "chord"), flow("skip", "chord"), flow("requeue", "free"), flow("requeue", "chord")]
         end = chord(header, flow("gather")).apply_async()
-        eventually(lambda: stage.was_requeued("flow:chord"), "a part back in the queue")
-        eventually(lambda: "skipped resource=flow:chord" in shared_worker.log, "the part that is skipped")
+        eventually(lambda: stage.was_requeued("policy:chord"), "a part back in the queue")
+        eventually(lambda: "skipped resource=policy:chord" in shared_worker.log, "the part that is skipped")
     first, skipped, free, last = stage.result(end.id)["gathered"]
     assert skipped["status"] == "skipped"
     assert len({first["fence"], free["fence"], last["fence"]}) == 3
@@ -269,8 +270,8 @@ class Here:
         self.skip = self._task("skip")
 
     def _task(self, otherwise: str) -> Any:  # noqa: ANN401 - Celery is untyped
-        @self.app.task(name=otherwise)
-        @locked("flow:{name}", wait=0.02, otherwise=otherwise)
+        @self.app.task(name=otherwise, shared=False)
+        @locked("policy:{name}", wait=0.02, otherwise=otherwise)
         def run(name: str) -> int:  # noqa: ARG001 - names the lock
             return current_lease().fence
 
@@ -289,7 +290,7 @@ def here(stage: Stage) -> Iterator[Here]:
 def test_a_task_that_is_called_or_applied_takes_the_lock(here: Here, client: Redlock) -> None:
     fences = [here.requeue("free"), here.requeue.apply(("free",)).get(), here.requeue("free")]
     assert fences == sorted(set(fences))
-    assert client.holder("flow:free") is None
+    assert client.holder("policy:free") is None
 
 
 def test_a_task_that_is_called_or_applied_raises_where_it_has_no_queue_to_go_back_to(

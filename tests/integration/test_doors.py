@@ -25,8 +25,8 @@ from redlock import Redlock, RedlockError, embedded, force, wire
 from redlock.admission import declare
 from redlock.survey import survey
 from tests.integration.flowers import Flower
-from tests.integration.stage import Stage, Worker
-from tests.integration.tools import CANARY, ROOT, eventually, holders, raw, sixth_redis
+from tests.integration.stage import Stage, Worker, fresh_stage
+from tests.integration.tools import CANARY, ROOT, eventually, holders, raw
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -172,7 +172,8 @@ def test_a_waiter_who_is_refused_says_so_and_does_not_ask_over_and_over(
 @pytest.fixture
 def secret_stage(tmp_path: Path) -> Iterator[Stage]:
     """Workers as the manual's users; their environment names files that have the addresses with the passwords."""
-    with embedded.cluster() as nodes, sixth_redis() as broker, Stage(nodes, broker, tmp_path) as stage:
+    with fresh_stage(tmp_path) as stage:
+        nodes, broker = stage.nodes, stage.broker
         let_in(nodes.servers, "lock")
         let_in([broker], "tasks")
         address = broker.url.replace("://", f"://tasks:{SECRET}@")

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from redlock import Redlock, embedded
+from redlock import Redlock
 from tests.integration.browser import Browser, needs_browser
 from tests.integration.flowers import Flower, tasks_shown
-from tests.integration.stage import Stage
-from tests.integration.tools import eventually, holders, run_out, sixth_redis
+from tests.integration.stage import Stage, fresh_stage
+from tests.integration.tools import eventually, holders, run_out
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,8 +24,7 @@ POLICIES = "tests.integration.apps.policies"
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     """One set of servers for all tests here."""
-    directory = tmp_path_factory.mktemp("flower")
-    with embedded.cluster() as nodes, sixth_redis() as broker, Stage(nodes, broker, directory) as stage:
+    with fresh_stage(tmp_path_factory.mktemp("flower")) as stage:
         yield stage
 
 

@@ -499,7 +499,7 @@ def test_twenty_threads_that_share_one_client_and_one_lock_never_meet_inside(cli
         for _ in range(5):
             with lock as lease:
                 read = counter["value"]
-                time.sleep(0.0005)
+                time.sleep(0.0005)  # the window in which who is not locked out would be seen
                 counter["value"] = read + 1
                 fences.append(lease.fence)
 

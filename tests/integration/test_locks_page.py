@@ -18,8 +18,8 @@ import pytest
 from redlock import Redlock, embedded
 from tests.integration.browser import Browser, needs_browser
 from tests.integration.flowers import Flower
-from tests.integration.stage import Stage
-from tests.integration.tools import CANARY, eventually, holders, label, raw, sixth_redis
+from tests.integration.stage import Stage, fresh_stage
+from tests.integration.tools import CANARY, eventually, holders, label, raw
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -39,7 +39,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def stage(directory: Path) -> Iterator[Stage]:
     """One set of servers for all tests here, and a worker."""
-    with embedded.cluster() as nodes, sixth_redis() as broker, Stage(nodes, broker, directory) as stage:
+    with fresh_stage(directory) as stage:
         limits = {"COUNTER_TIME_LIMIT": "800", "COUNTER_VISIBILITY_TIMEOUT": "900"}
         # Who has a counter's lock keeps it until it is revoked.
         stage.start_worker(concurrency=3, COUNTER_THINK="600", **limits)

@@ -31,7 +31,7 @@ def outlive(lease: Lease, ttls: int) -> None:
     until = time.monotonic() + ttls * lease.ttl_ms / 1000
     while time.monotonic() < until:
         lease.ensure_valid()
-        time.sleep(0.01)
+        time.sleep(0.01)  # between two looks, at every one of which it has to be valid
 
 
 def test_a_with_block_may_be_longer_than_its_lease(nodes: Cluster, brief: Redlock) -> None:

@@ -22,16 +22,16 @@ NAME = "report"
 
 # It says who it is, and goes on until it is killed, whatever else it is told.
 STUBBORN = """
-import os, signal, time
+import os, signal
 signal.signal(signal.SIGTERM, lambda *_: print("asked to end"))
 print("pid", os.getpid())
 while True:
-    time.sleep(0.01)
+    signal.pause()
 """
 
 # It says which signals it gets, and ends at the one that it is given last.
 LISTENING = """
-import signal, sys, time
+import signal, sys
 def tell(number, _):
     print("got", signal.Signals(number).name)
     if number == signal.SIGTERM:
@@ -40,7 +40,7 @@ for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGTERM):
     signal.signal(number, tell)
 print("ready")
 while True:
-    time.sleep(0.01)
+    signal.pause()
 """
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import threading
-import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from redlock import LockContended, Redlock, wire
-from tests.integration.tools import eventually, raw
+from tests.integration.tools import comes_true, eventually, raw
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,10 +48,8 @@ def test_a_waiter_asks_nothing_while_it_waits(nodes: Cluster, client: Redlock) -
     assert holder.acquire()
     thread = in_a_thread(lambda: client.lock("x", blocking_timeout=60).acquire())
     eventually(lambda: waiting(nodes.servers) == 1, "a waiter that blocks")
-    before, until = scripts_run(nodes[0]), time.monotonic() + 0.8
-    while time.monotonic() < until:
-        assert waiting(nodes.servers) == 1
-        time.sleep(0.05)
+    before = scripts_run(nodes[0])
+    assert not comes_true(lambda: waiting(nodes.servers) != 1, within=0.8, every=0.05)
     assert scripts_run(nodes[0]) - before <= 1
     holder.release()
     thread.join()

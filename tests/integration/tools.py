@@ -25,7 +25,7 @@ from redlock import ConfigurationError
 from redlock.embedded import Server, free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 
     from redlock import Lock, Redlock
 
@@ -37,18 +37,22 @@ CANARY = "canary-b7Qx"
 """A password that must never be seen again."""
 
 
-def eventually(condition: Callable[[], T], what: str, *, within: float = 30.0, every: float = 0.005) -> T:
-    """The first true value of the condition; fails where there is none for a time that no healthy machine needs.
+def comes_true(condition: Callable[[], T], *, within: float, every: float = 0.005) -> T:
+    """The first true value of the condition, or its last one when the time is over.
 
     `every` is how seldom it looks: where a look is costly, it must not slow down what is waited for.
     """
     until = time.monotonic() + within
-    while True:
-        value = condition()
-        if value:
-            return value
-        assert time.monotonic() < until, f"still waiting after {within:g} s for this: {what}"
+    while not (value := condition()) and time.monotonic() < until:
         time.sleep(every)
+    return value
+
+
+def eventually(condition: Callable[[], T], what: str, *, within: float = 30.0, every: float = 0.005) -> T:
+    """As `comes_true`; fails where it does not in a time that no healthy machine needs."""
+    value = comes_true(condition, within=within, every=every)
+    assert value, f"still waiting after {within:g} s for this: {what}"
+    return value
 
 
 def brief_lock(client: Redlock, name: str, **options: Any) -> Lock:  # noqa: ANN401 - whatever a lock takes
@@ -143,6 +147,10 @@ class SlowLink:
         self.path = path
         self._target = label(server)
 
+    async def listen(self) -> asyncio.Server:
+        """Begin to carry."""
+        return await asyncio.start_unix_server(self.carry, self.path)
+
     async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Carry one connection both ways until either side ends it."""
         async with contextlib.AsyncExitStack() as stack:
@@ -194,40 +202,51 @@ class SlowLink:
 
 
 @contextlib.contextmanager
+def served(*begin: Callable[[], Awaitable[asyncio.Server]]) -> Iterator[None]:
+    """Servers, each begun by one of these, in one thread for as long as the `with` block lasts."""
+    loop, stop, up = asyncio.new_event_loop(), asyncio.Event(), threading.Event()
+
+    async def serve() -> None:
+        listening = [await one() for one in begin]
+        up.set()
+        await stop.wait()
+        for server in listening:
+            for socket in server.sockets:
+                loop.remove_reader(socket.fileno())
+        # What was accepted just now becomes a task some turns of the loop later: before that its server can't be closed
+        # (asyncio forgets the connection), nor can the task be cancelled (it would not close the connection).
+        for _ in range(10):
+            await asyncio.sleep(0)
+        for server in listening:
+            server.close()
+        while rest := asyncio.all_tasks() - {asyncio.current_task()}:
+            for task in rest:
+                task.cancel()
+            await asyncio.wait(rest)
+        # A closed transport lets go of its socket in the turn after.
+        await asyncio.sleep(0)
+
+    def run() -> None:
+        loop.run_until_complete(serve())
+        loop.close()
+
+    thread = threading.Thread(target=run, name="servers of the test")
+    thread.start()
+    try:
+        assert up.wait(10), "the servers did not come up"
+        yield
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()
+
+
+@contextlib.contextmanager
 def slow_links(servers: Sequence[Server], delay: float = 0.0) -> Iterator[list[SlowLink]]:
     """A link to each of these servers, carried by one thread."""
     with tempfile.TemporaryDirectory(prefix="links-") as directory:
         links = [SlowLink(server, Path(directory) / str(place), delay) for place, server in enumerate(servers)]
-        loop = asyncio.new_event_loop()
-        stop = asyncio.Event()
-        up = threading.Event()
-
-        async def serve() -> None:
-            listening = [await asyncio.start_unix_server(link.carry, link.path) for link in links]
-            up.set()
-            await stop.wait()
-            for server in listening:
-                server.close()
-            # What was accepted just now becomes a task a moment later.
-            for _ in range(5):
-                carrying = asyncio.all_tasks() - {asyncio.current_task()}
-                for task in carrying:
-                    task.cancel()
-                await asyncio.gather(*carrying, return_exceptions=True)
-                await asyncio.sleep(0)
-
-        def run() -> None:
-            loop.run_until_complete(serve())
-            loop.close()
-
-        thread = threading.Thread(target=run, name="slow-links")
-        thread.start()
-        try:
-            assert up.wait(10), "the links did not come up"
+        with served(*(link.listen for link in links)):
             yield links
-        finally:
-            loop.call_soon_threadsafe(stop.set)
-            thread.join()
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from redlock import RedlockError
 from redlock.celery import locked
 from tests.faults.apps.counting import noted, section, server
 from tests.faults.history import note
+from tests.integration.tools import comes_true
 from workers.app import app
 
 if TYPE_CHECKING:
@@ -44,9 +45,7 @@ def _raise(error: Exception) -> None:
 def _stay(self: Task) -> None:
     """Until it is told to go on, or worse."""
     note("stay", self.request.id)
-    until = time.monotonic() + 100
-    while time.monotonic() < until and not server().exists(f"faults:go:{self.request.id}"):
-        time.sleep(0.02)
+    comes_true(lambda: server().exists(f"faults:go:{self.request.id}"), within=100, every=0.02)
 
 
 def _stay_deaf(self: Task) -> None:

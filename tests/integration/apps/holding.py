@@ -15,7 +15,7 @@ def look(name: str, seconds: float) -> float:  # noqa: ARG001 - names the lock
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         current_lease().ensure_valid()
-        time.sleep(0.01)
+        time.sleep(0.01)  # the task's work
     return current_lease().remaining()
 
 
@@ -23,5 +23,5 @@ def look(name: str, seconds: float) -> float:  # noqa: ARG001 - names the lock
 @locked("holding:{name}", ttl=0.6)
 def sleep(name: str, seconds: float) -> str:
     """Hold it for this long and never look."""
-    time.sleep(seconds)
+    time.sleep(seconds)  # the task's work
     return name

@@ -18,11 +18,14 @@ logger = logging.getLogger(__name__)
 
 def about(task: Task) -> dict[str, Any]:
     """What a task is told about itself."""
+    delivered = task.request.delivery_info or {}
     return {
         "id": task.request.id,
         "retries": task.request.retries,
         "trace": (task.request.headers or {}).get("x-trace"),
-        "priority": task.request.delivery_info["priority"],
+        "priority": delivered.get("priority"),
+        "queue": delivered.get("routing_key"),
+        "time_limit": task.request.timelimit,
         "waited_ms": current_lease().waited_ms,
         "fence": current_lease().fence,
         "pid": os.getpid(),

@@ -1,4 +1,7 @@
-"""Locked tasks as people write them: in canvases, as classes, shared, with pydantic; for a worker's `--include`."""
+"""Locked tasks as people write them: in canvases, as classes, shared, with pydantic; for a worker's `--include`.
+
+Rules: what is nothing but a policy is in `policies`; the locks are named as there.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from celery import Task, shared_task
 from pydantic import BaseModel
 
 from redlock.celery import current_lease, locked
+from tests.integration.apps.policies import about
 from workers.app import app
 
 if TYPE_CHECKING:
@@ -17,54 +21,29 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def about(task: Task) -> dict[str, Any]:
-    """What a task is told about itself."""
-    return {
-        "id": task.request.id,
-        "retries": task.request.retries,
-        "fence": current_lease().fence,
-        "queue": (task.request.delivery_info or {}).get("routing_key"),
-        "time_limit": task.request.timelimit,
-    }
-
-
 @app.task(bind=True, autoretry_for=(Exception,), max_retries=0, retry_backoff=True)
-@locked("flow:{name}", wait=0.02, otherwise="requeue")
+@locked("policy:{name}", wait=0.02, otherwise="requeue")
 def requeue(self: Task, name: str) -> dict[str, Any]:  # noqa: ARG001 - names the lock
     """Goes back to the queue, and would be retried for anything, if it could be retried even once."""
     return about(self)
 
 
-@app.task(bind=True)
-@locked("flow:{name}", wait=0.02, otherwise="requeue", max_requeues=1)
-def requeue_once(self: Task, name: str) -> dict[str, Any]:  # noqa: ARG001 - names the lock
-    """Goes back to the queue once."""
-    return about(self)
-
-
-@app.task(bind=True)
-@locked("flow:{name}", wait=0, otherwise="skip")
-def skip(self: Task, name: str) -> dict[str, Any]:  # noqa: ARG001 - names the lock
-    """Does nothing if somebody else does it."""
-    return about(self)
-
-
 @app.task
-@locked("flow:{name}", wait=20, otherwise="raise")
+@locked("policy:{name}", wait=20, otherwise="raise")
 def wait(name: str) -> list[object]:
     """Waits in the worker's slot; says what it was called with, and its token."""
     return [name, current_lease().fence]
 
 
 @app.task
-@locked("flow:{name}", wait=0.02, otherwise="requeue")
+@locked("policy:{name}", wait=0.02, otherwise="requeue")
 def fail(name: str) -> None:
     """Fails, once it has the lock."""
     raise ValueError(name)
 
 
 @app.task(bind=True)
-@locked("flow:{names[0]}", wait=0.02, otherwise="requeue")
+@locked("policy:{names[0]}", wait=0.02, otherwise="requeue")
 def call_itself(self: Task, names: Sequence[str]) -> str:
     """Calls itself in its own process, for the other names."""
     return names[0] + (self(names[1:]) if len(names) > 1 else "")
@@ -75,7 +54,7 @@ class Charge(Task):  # type: ignore[misc]  # Celery is untyped
 
     name = "tests.integration.apps.workflows.Charge"
 
-    @locked("flow:{account}", wait=0.02, otherwise="requeue")
+    @locked("policy:{account}", wait=0.02, otherwise="requeue")
     def run(self, account: str, amount: int = 1) -> dict[str, Any]:
         """Charge an account."""
         return about(self) | {"account": account, "amount": amount}
@@ -85,7 +64,7 @@ app.register_task(Charge())
 
 
 @shared_task(bind=True)
-@locked("flow:{name}", wait=0.02, otherwise="requeue")
+@locked("policy:{name}", wait=0.02, otherwise="requeue")
 def shared(self: Task, name: str) -> dict[str, Any]:  # noqa: ARG001 - names the lock
     """A task that belongs to no app."""
     return about(self)
@@ -99,7 +78,7 @@ class Order(BaseModel):
 
 
 @app.task(pydantic=True)
-@locked("flow:{order.account}", wait=0.02, otherwise="requeue")
+@locked("policy:{order.account}", wait=0.02, otherwise="requeue")
 def pay(order: Order) -> Order:
     """Gets a model and gives one back."""
     return Order(account=order.account, amount=order.amount + 1)
