@@ -1,5 +1,8 @@
-/* Preloaded into a redis-server: its wall clock is shifted by the microseconds in the file that WALL_CLOCK_OFFSET
-   names, at any moment; its steady clock is left alone. */
+/* Preloaded into a redis-server: its wall clock is ahead by an offset and runs at a rate of its own, both as the file
+   that WALL_CLOCK names says at any moment; its steady clock is left alone.
+
+   The file: which of two settings holds, then the settings, each of three numbers: ahead by so many microseconds at
+   that nanosecond of the steady clock, and gaining so many microseconds in every second from then on. */
 
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -10,20 +13,36 @@
 #include <time.h>
 #include <unistd.h>
 
-static volatile long long *offset_us;
+struct setting {
+    long long ahead_us, since_ns, gain_ppm;
+};
+
+static volatile struct {
+    long long which;
+    struct setting settings[2];
+} *file;
 
 __attribute__((constructor)) static void begin(void) {
-    const char *path = getenv("WALL_CLOCK_OFFSET");
-    int file = path ? open(path, O_RDONLY) : -1;
-    void *shared = file < 0 ? MAP_FAILED : mmap(NULL, sizeof *offset_us, PROT_READ, MAP_SHARED, file, 0);
+    const char *path = getenv("WALL_CLOCK");
+    int opened = path ? open(path, O_RDONLY) : -1;
+    void *shared = opened < 0 ? MAP_FAILED : mmap(NULL, sizeof *file, PROT_READ, MAP_SHARED, opened, 0);
     if (shared != MAP_FAILED)
-        offset_us = shared;
+        file = shared;
+}
+
+static long long now_ns(clockid_t clock) {
+    struct timespec now;
+    syscall(SYS_clock_gettime, clock, &now);
+    return now.tv_sec * 1000000000LL + now.tv_nsec;
 }
 
 static long long wall_us(void) {
-    struct timespec now;
-    syscall(SYS_clock_gettime, CLOCK_REALTIME, &now);
-    return now.tv_sec * 1000000LL + now.tv_nsec / 1000 + (offset_us ? *offset_us : 0);
+    long long us = now_ns(CLOCK_REALTIME) / 1000;
+    if (file) {
+        struct setting setting = file->settings[file->which];
+        us += setting.ahead_us + (now_ns(CLOCK_MONOTONIC) - setting.since_ns) / 1000 * setting.gain_ppm / 1000000;
+    }
+    return us;
 }
 
 int gettimeofday(struct timeval *restrict now, void *restrict zone) {

@@ -12,22 +12,25 @@ import contextlib
 import os
 import shutil
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from redis.exceptions import RedisError
 
 from tests.faults.servers import forget, is_up, revive, save
-from tests.faults.theatre import PREFIX
+from tests.faults.theatre import PREFIX, TTL
 from tests.integration.tools import children, raw
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from redlock.embedded import Server
+    from tests.faults.clocks import Clock
     from tests.faults.links import Link
     from tests.faults.plan import Fault
     from tests.faults.theatre import Theatre
     from tests.integration.stage import Worker
+
+T = TypeVar("T")
 
 
 class Hand:
@@ -39,6 +42,7 @@ class Hand:
         store: The link to the store.
         hire: Starts a worker in place of one that has ended.
         names: The counters that are at work.
+        clocks: The wall clocks of the lock nodes; none where they can't be set.
     """
 
     def __init__(
@@ -48,8 +52,10 @@ class Hand:
         store: Link,
         hire: Callable[[], Worker],
         names: Sequence[str],
+        *,
+        clocks: Sequence[Clock],
     ) -> None:
-        self.stage, self.nodes, self.store, self.names = stage, nodes, store, names
+        self.stage, self.nodes, self.store, self.names, self.clocks = stage, nodes, store, names, clocks
         self._hire = hire
         self.workers: list[Worker] = []
 
@@ -78,6 +84,8 @@ class Hand:
             revive(server)
         for link in (*self.nodes, self.store):
             link.mend()
+        for clock in self.clocks:
+            clock.run(1.0)
         for worker in self.workers:
             with contextlib.suppress(ProcessLookupError):
                 worker.signal(signal.SIGCONT)
@@ -144,6 +152,20 @@ def delete_key(hand: Hand, place: int) -> Callable[[], None]:
             with raw(server) as redis, contextlib.suppress(RedisError):
                 redis.delete(*(PREFIX + name for name in hand.names))
     return lambda: None
+
+
+def jump_clock(hand: Hand, place: int) -> Callable[[], None]:
+    """A node's wall clock is two leases ahead, and in the end back where it was."""
+    clock, ahead = hand.clocks[place % len(hand.clocks)], 2 * TTL
+    clock.jump(ahead)
+    return lambda: clock.jump(-ahead)
+
+
+def run_clocks_fast(hand: Hand, place: int) -> Callable[[], None]:
+    """The wall clocks of two nodes run at three times their speed; what they gained they keep."""
+    chosen = [hand.clocks[(place + number) % len(hand.clocks)] for number in range(2)]
+    _each(chosen, lambda clock: clock.run(3.0))
+    return lambda: _each(chosen, lambda clock: clock.run(1.0))
 
 
 def slow_links(hand: Hand, place: int) -> Callable[[], None]:
@@ -238,21 +260,15 @@ def _signal(worker: Worker, number: int, *, all_of_it: bool = True) -> None:
             worker.process.send_signal(number)
 
 
-def _each(servers: Sequence[Server], act: Callable[[Server], None]) -> None:
-    for server in servers:
-        act(server)
+def _each(struck: Sequence[T], act: Callable[[T], None]) -> None:
+    for one in struck:
+        act(one)
 
 
 def _at_links(hand: Hand, place: int, count: int, act: Callable[[Link], None]) -> Callable[[], None]:
     chosen = [hand.nodes[(place + number) % len(hand.nodes)] for number in range(count)]
-    for link in chosen:
-        act(link)
-
-    def mend() -> None:
-        for link in chosen:
-            link.mend()
-
-    return mend
+    _each(chosen, act)
+    return lambda: _each(chosen, lambda link: link.mend())
 
 
 KINDS: dict[str, Callable[[Hand, int], Callable[[], None]]] = {
@@ -264,6 +280,8 @@ KINDS: dict[str, Callable[[Hand, int], Callable[[], None]]] = {
     "node restarted with memory": restart_node,
     "node from an old snapshot": snapshot_node,
     "node flushed": flush_node,
+    "clock of a node jumps": jump_clock,
+    "clocks of two nodes run fast": run_clocks_fast,
     "links slow": slow_links,
     "links cut to the nodes": cut_to,
     "links cut from the nodes": cut_from,
@@ -281,3 +299,6 @@ KINDS: dict[str, Callable[[Hand, int], Callable[[], None]]] = {
     "worker stopped cold": stop_worker_cold,
 }
 """Every kind of fault."""
+
+NEEDS_CLOCKS = {"clock of a node jumps", "clocks of two nodes run fast"}
+"""What can strike only where the nodes' clocks can be set."""

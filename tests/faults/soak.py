@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from redlock import embedded
 from tests.faults import accepted, judge, plan
-from tests.faults.hand import KINDS, Hand
+from tests.faults.clocks import COMPILER, clocked
+from tests.faults.hand import KINDS, NEEDS_CLOCKS, Hand
 from tests.faults.links import links
 from tests.faults.theatre import APPS, TTL, Theatre
 from tests.integration.tools import sixth_redis
@@ -41,7 +41,9 @@ NAMES = [f"soak-{number}" for number in range(6)]
 WORKERS, CHILDREN = 2, 4
 _AHEAD = 60
 _TRIES = 2
-_BREAKS_P1 = {"lock keys deleted"}
+_BREAKS_P1 = {"lock keys deleted", *NEEDS_CLOCKS}
+KINDS_HERE = tuple(kind for kind in KINDS if COMPILER is not None or kind not in NEEDS_CLOCKS)
+"""What can strike on this machine."""
 
 
 class Outcome(NamedTuple):
@@ -132,7 +134,7 @@ def settings_for(ways: Sequence[Link], visibility: float = 5) -> dict[str, Any]:
 def staffed(directory: Path, concurrency: int, seed: int = 0) -> Iterator[Hand]:
     """A theatre with links to everything, workers that use them, and the hand that strikes."""
     with (
-        embedded.cluster() as nodes,
+        clocked(directory) as (nodes, clocks),
         sixth_redis() as broker,
         sixth_redis(*accepted.OPTIONS) as store,
         links([*nodes.servers, store], seed) as ways,
@@ -142,10 +144,10 @@ def staffed(directory: Path, concurrency: int, seed: int = 0) -> Iterator[Hand]:
         def hire() -> Worker:
             return stage.start_worker(concurrency=concurrency, **settings_for(ways))
 
-        yield Hand(stage, ways[:-1], ways[-1], hire, NAMES)
+        yield Hand(stage, ways[:-1], ways[-1], hire, NAMES, clocks=clocks)
 
 
-def soak(seed: int, seconds: float, every: float, directory: Path, kinds: Sequence[str] = tuple(KINDS)) -> Outcome:
+def soak(seed: int, seconds: float, every: float, directory: Path, kinds: Sequence[str] = KINDS_HERE) -> Outcome:
     """Run one; see the command."""
     faults = plan.draw(seed, seconds, every, kinds, TTL)
     (directory / "plan.json").write_text(json.dumps(faults, indent=0))
@@ -177,13 +179,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=3.0, help="how long faults strike")
     parser.add_argument("--seed", type=int, default=1, help="draws the plan")
     parser.add_argument("--every", type=float, default=3.0, help="seconds from one fault to the next, on average")
-    parser.add_argument("--kind", action="append", choices=tuple(KINDS), help="only this kind; may be given again")
+    parser.add_argument("--kind", action="append", choices=KINDS_HERE, help="only this kind; may be given again")
     parser.add_argument("--directory", type=Path, help="an empty directory that keeps plan, history and logs")
     given = parser.parse_args(arguments)
     if given.minutes <= 0 or given.every <= 0:
         parser.error("--minutes and --every must be above 0")
     with tempfile.TemporaryDirectory(prefix="soak-", ignore_cleanup_errors=True) as scratch:
-        directory, kinds = given.directory or Path(scratch), tuple(given.kind or KINDS)
+        directory, kinds = given.directory or Path(scratch), tuple(given.kind or KINDS_HERE)
         outcome = soak(given.seed, given.minutes * 60, given.every, directory, kinds)
     print(report(outcome, given.seed))
     return 1 if outcome.violations else 0

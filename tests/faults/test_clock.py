@@ -1,77 +1,50 @@
-"""Wall clocks of lock nodes that jump, with a preloaded library: two holders, whom the fence keeps apart."""
+"""Wall clocks of lock nodes that jump and run fast: what the bound on drift covers, and what only the fence does."""
 
 from __future__ import annotations
 
-import shutil
-import struct
-import subprocess
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from redlock import LockLost, Redlock, Stale, embedded
-from redlock.admission import declare
+from redlock import LockLost, Redlock, Stale
 from redlock.store import FencedStore
+from tests.faults.clocks import COMPILER, clocked
 from tests.integration.tools import eventually, holders
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
+    from pathlib import Path
 
-    from redlock.embedded import Server
+    from redlock.embedded import Cluster, Server
+    from tests.faults.clocks import Clock
 
 JUMP = 60.0
-Clocks = tuple[list["Server"], "Callable[[int, float], None]"]
+Clocks = tuple["Cluster", "list[Clock]"]
 
 
 @pytest.fixture
 def clocks(tmp_path: Path) -> Iterator[Clocks]:
-    """Five lock nodes, and a way to set how many seconds the wall clock of each is ahead."""
-    compiler = shutil.which("cc")
-    if compiler is None:
+    """Five lock nodes, and the wall clock of each."""
+    if COMPILER is None:
         pytest.skip("no C compiler")
-    library = tmp_path / "clock.so"
-    source = Path(__file__).with_name("clock.c")
-    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, source], check=True)
-    offsets = [tmp_path / f"offset-{place}" for place in range(5)]
-    servers = []
-    for place, offset in enumerate(offsets):
-        offset.write_bytes(struct.pack("q", 0))
-        program = tmp_path / f"redis-server-{place}"
-        command = f"WALL_CLOCK_OFFSET='{offset}' LD_PRELOAD='{library}' exec '{embedded.executable()}' \"$@\""
-        program.write_text(f"#!/bin/sh\n{command}\n")
-        program.chmod(0o700)
-        servers.append(embedded.Server(program=str(program)))
-
-    def ahead(place: int, seconds: float) -> None:
-        with offsets[place].open("r+b") as file:
-            file.write(struct.pack("q", int(seconds * 1e6)))
-
-    try:
-        for server in servers:
-            server.start()
-        declare([server.url for server in servers])
-        yield servers, ahead
-    finally:
-        for server in servers:
-            server.stop()
+    with clocked(tmp_path) as found:
+        yield found
 
 
 def test_clocks_of_a_quorum_that_jump_give_two_holders_of_whom_only_the_later_one_can_write(
     clocks: Clocks, broker: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
-    servers, ahead = clocks
-    urls = [server.url for server in servers]
+    nodes, wall = clocks
     store = FencedStore(f"{broker.url}/2")
     with (
-        Redlock(urls, ttl=9) as first,
-        Redlock(urls, ttl=9) as second,
+        Redlock(nodes.urls, ttl=9) as first,
+        Redlock(nodes.urls, ttl=9) as second,
         pytest.raises(LockLost),
         first.lock("hits", blocking_timeout=30) as early,
     ):
         section = store.open("hits", early)
-        for place in range(3):
-            ahead(place, JUMP)
+        for clock in wall[:3]:
+            clock.jump(JUMP)
         with second.lock("hits", blocking_timeout=30) as late:
             assert not early.lost, "it took too long to show anything"
             assert late.fence > early.fence
@@ -88,12 +61,46 @@ def test_clocks_of_a_quorum_that_jump_give_two_holders_of_whom_only_the_later_on
 
 
 def test_a_clock_of_one_node_that_jumps_changes_nothing(clocks: Clocks) -> None:
-    servers, ahead = clocks
-    urls = [server.url for server in servers]
-    with Redlock(urls, ttl=9) as first, Redlock(urls, ttl=9) as second, first.lock("hits") as lease:
-        ahead(2, JUMP)
-        assert holders(servers, "hits") == [lease.owner] * 2 + [None] + [lease.owner] * 2, "the clock did not jump"
+    nodes, wall = clocks
+    with Redlock(nodes.urls, ttl=9) as first, Redlock(nodes.urls, ttl=9) as second, first.lock("hits") as lease:
+        wall[2].jump(JUMP)
+        assert holders(nodes.servers, "hits") == [lease.owner] * 2 + [None] + [lease.owner] * 2, (
+            "the clock did not jump"
+        )
         assert not second.lock("hits").acquire(blocking=False)
-        ahead(2, -JUMP)
+        wall[2].jump(-JUMP)
         assert not second.lock("hits").acquire(blocking=False)
         lease.ensure_valid()
+
+
+def test_clocks_that_run_fast_within_the_bound_on_drift_end_no_lease_before_its_holder_knows(clocks: Clocks) -> None:
+    nodes, wall = clocks
+    for clock in wall:
+        clock.run(1.009)
+    with Redlock(nodes.urls, ttl=3) as first, Redlock(nodes.urls, ttl=3) as second:
+        early, late = first.lock("hits"), second.lock("hits", blocking=False)
+        assert early.acquire(), "which nothing renews"
+        asked = 0
+        while not late.acquire():
+            asked += 1
+        assert early.lease.lost
+        assert asked > 100, "hardly anybody asked"
+        late.release()
+
+
+def test_clocks_of_a_quorum_that_run_at_twice_the_speed_give_two_holders_of_whom_only_the_later_one_can_write(
+    clocks: Clocks, broker: Server
+) -> None:
+    nodes, wall = clocks
+    store = FencedStore(f"{broker.url}/2")
+    with Redlock(nodes.urls, ttl=6) as first, Redlock(nodes.urls, ttl=6) as second:
+        for clock in wall[:3]:
+            clock.run(2.0)
+        with pytest.raises(LockLost), first.lock("hits", renew=False) as early:
+            section = store.open("hits", early)
+            with second.lock("hits", blocking_timeout=30) as late:
+                assert early.remaining() > 1, "the first one's time is over, which shows nothing"
+                assert store.update("hits", late, "op-2", lambda value: str(int(value or 0) + 1)).value == "1"
+            with pytest.raises(Stale):
+                store.write(section, "1", "op-1")
+        assert store.peek("hits") == "1"
