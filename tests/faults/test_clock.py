@@ -63,6 +63,7 @@ def test_clocks_of_a_quorum_that_jump_give_two_holders_of_whom_only_the_later_on
 def test_a_clock_of_one_node_that_jumps_changes_nothing(clocks: Clocks) -> None:
     nodes, wall = clocks
     with Redlock(nodes.urls, ttl=9) as first, Redlock(nodes.urls, ttl=9) as second, first.lock("hits") as lease:
+        eventually(lambda: holders(nodes.servers, "hits") == [lease.owner] * 5, "the lock on all nodes")
         wall[2].jump(JUMP)
         assert holders(nodes.servers, "hits") == [lease.owner] * 2 + [None] + [lease.owner] * 2, (
             "the clock did not jump"
