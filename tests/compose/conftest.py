@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PORTS = (5555, *range(63790, 63796))
+IMAGES = ("redis:8-alpine", "python:3.13-slim")
+"""What everything here is made from."""
 
 
 def compose_program() -> tuple[str, ...]:
@@ -33,6 +35,11 @@ def compose_program() -> tuple[str, ...]:
     if engine.returncode != 0:
         reason = (engine.stderr.strip().splitlines() or ["it did not answer"])[-1]
         pytest.skip(f"no Docker engine: {reason}")
+    for image in IMAGES:
+        if run("docker", "image", "inspect", image, check=False).returncode != 0:
+            pulled = run("docker", "pull", "--quiet", image, check=False)
+            if pulled.returncode != 0:
+                pytest.skip(f"no Docker image {image}, and none to be had: {pulled.stderr.strip()}")
     for program in (("docker", "compose"), ("docker-compose",)):
         if shutil.which(program[0]) and run(*program, "version", check=False).returncode == 0:
             return program

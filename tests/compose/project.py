@@ -100,6 +100,12 @@ class Project:
         said = [run("docker", "logs", container) for container in containers or self.containers("worker")]
         return "".join(stream for each in said for stream in (each.stdout, each.stderr))
 
+    def shown(self) -> str:
+        """What Docker shows of all containers to whoever may use it: settings, mounts, processes, console."""
+        containers = self.containers()
+        shown = [json.dumps(self.inspect()), self.console(*containers)]
+        return "\n".join(shown + [run("docker", "top", container).stdout for container in containers])
+
     def kill(self, container: str) -> None:
         """SIGKILL to everything in it. It is not started again: Docker takes it for the user's wish."""
         run("docker", "kill", container)

@@ -1,0 +1,68 @@
+"""The example with users, and with passwords in files, as docs/operations.md describes it: no password is shown."""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING
+
+import pytest
+from redis import Redis
+from redis.exceptions import NoPermissionError
+
+from tests.compose.project import ROOT, run
+from tests.integration.pages import blocks
+from tests.integration.tools import CANARY, eventually
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.compose.project import Project
+
+pytestmark = pytest.mark.timeout(1200)
+
+PAGE = ROOT / "docs" / "operations.md"
+FILE = "docker-compose.secrets.yml"
+SECRET = f"{CANARY}-{secrets.token_hex(8)}"
+COUNT = """
+from tasks import increment
+print(increment.delay(name="behind closed doors").get(timeout=60)["value"])
+"""
+
+
+def write_secrets(folder: Path) -> None:
+    """The files that the manual speaks of, with the users that it names."""
+    folder.mkdir()
+    for name, user in (("lock.acl", "lock"), ("tasks.acl", "tasks")):
+        (line,) = [line for line in PAGE.read_text().splitlines() if line.startswith(f"user {user} on ")]
+        (folder / name).write_text(f"{line.replace('SECRET', SECRET)}\nuser default on nopass -@all +ping\n")
+    nodes = [f"redis://lock:{SECRET}@lock{place}:6379" for place in range(1, 6)]
+    (folder / "nodes").write_text(",".join(nodes))
+    for database, name in enumerate(("broker", "results", "store")):
+        (folder / name).write_text(f"redis://tasks:{SECRET}@broker:6379/{database}\n")
+
+
+def test_with_passwords_in_files_everything_works_and_docker_shows_none_of_them(
+    project: Project, tmp_path: Path
+) -> None:
+    (block,) = [block for block in blocks(PAGE) if block.text.startswith(f"# {FILE}")]
+    write_secrets(tmp_path / "secrets")
+    override = tmp_path / FILE
+    override.write_text(block.text.replace("./secrets", str(tmp_path / "secrets")))
+
+    project.compose("-f", "docker-compose.yml", "-f", str(override), "up", "--detach", "--scale", "worker=1")
+    eventually(project.is_healthy, "every container to be healthy", within=300, every=0.2)
+    (worker,) = project.containers("worker")
+    assert run("docker", "exec", worker, "python", "-c", COUNT).stdout == "1\n"
+
+    for port in range(63790, 63796):
+        with Redis(port=port) as nobody, pytest.raises(NoPermissionError):
+            nobody.keys()
+    for service in ("lock1", "broker", "worker"):
+        (container,) = project.containers(service)
+        mounted = run("docker", "exec", container, "sh", "-c", "cat /run/secrets/*").stdout
+        assert SECRET in mounted, "the password is not where it should be"
+    shown = project.shown()
+    assert all(word in shown for word in ("REDLOCK_NODES_FILE", "Ready to accept connections", "redis-server"))
+    assert CANARY not in shown
+    # Who may look into a container sees what it can read; a process does not show it to the others beside it.
+    assert CANARY not in run("docker", "exec", worker, "sh", "-c", "cat /proc/[0-9]*/cmdline /proc/1/environ").stdout
