@@ -15,6 +15,7 @@ import hiredis
 from tests.sim.records import Write
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 OPTIONS = ("--auto-aof-rewrite-percentage", "0")
@@ -39,12 +40,9 @@ class Accepted(NamedTuple):
 
 def read(directory: Path) -> Accepted:
     """What the server that keeps its data there has accepted until now."""
-    reader = hiredis.Reader(encoding="utf-8", errors="surrogateescape")
-    for path in sorted(directory.glob("appendonlydir/*.incr.aof"), key=lambda path: int(path.name.split(".")[2])):
-        reader.feed(path.read_bytes())
     accepted = Accepted([], {}, [])
     opened: dict[str, tuple[int, int]] = {}
-    while (command := reader.gets()) is not False:
+    for command in _commands(directory):
         match command:
             case ["HSET", key, "fence", fence, "owner", _, "open", section]:
                 opened[key] = (int(fence), int(section))
@@ -55,6 +53,17 @@ def read(directory: Path) -> Accepted:
                 fence, _, value = result.partition(":")
                 _write(accepted, opened.pop(state, (0, 0)), Write(state, int(fence), 0, identity, int(value)))
     return accepted
+
+
+def _commands(directory: Path) -> Iterator[object]:
+    reader = hiredis.Reader(encoding="utf-8", errors="surrogateescape")
+    for path in sorted(directory.glob("appendonlydir/*.incr.aof"), key=lambda path: int(path.name.split(".")[2])):
+        with path.open("rb") as file:
+            # In pieces: of what it has been fed the reader moves all that is left, over and over.
+            while piece := file.read(65_536):
+                reader.feed(piece)
+                while (command := reader.gets()) is not False:
+                    yield command
 
 
 def _write(accepted: Accepted, opened: tuple[int, int], write: Write) -> None:
