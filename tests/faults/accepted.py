@@ -55,7 +55,7 @@ def read(directory: Path) -> Accepted:
     return accepted
 
 
-def _commands(directory: Path) -> Iterator[object]:
+def _commands(directory: Path) -> Iterator[list[str]]:
     reader = hiredis.Reader(encoding="utf-8", errors="surrogateescape")
     for path in sorted(directory.glob("appendonlydir/*.incr.aof"), key=lambda path: int(path.name.split(".")[2])):
         with path.open("rb") as file:
