@@ -156,6 +156,11 @@ class Election(NamedTuple):
         return tuple(place for place, vote in enumerate(self.votes) if vote.kind is Kind.DENIED and not vote.holder)
 
     @property
+    def not_denied(self) -> tuple[int, ...]:
+        """The places of the nodes on which an attempt may have set something."""
+        return tuple(place for place, vote in enumerate(self.votes) if vote.kind is not Kind.DENIED)
+
+    @property
     def largest_fence(self) -> int:
         """The largest token that any node told."""
         return max(vote.fence for vote in self.votes)

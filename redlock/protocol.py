@@ -6,7 +6,8 @@ Rules of this file:
    sync driver, under others, and under a simulator.
 2. One attempt, one owner token, never used again (Redlock's P5: a late release of attempt n must not be able
    to delete the lock of attempt n + 1).
-3. What was begun is cancelled on *all* nodes when it is lost: a reply may have been lost where a key was set.
+3. What was begun is cancelled when it is lost, on *all* nodes but those that said no: a reply may have been lost
+   where a key was set. A node that said no has set nothing.
 
 Source of the algorithm: https://redis.io/docs/latest/develop/clients/patterns/distributed-locks/, with a
 fencing token by write-back to a quorum, as in ABD registers.
@@ -43,7 +44,10 @@ def acquire(attempt: Acquire) -> Steps[Grant | Refusal]:
     first = yield Round(attempt)
     if not first.won or first.disagreement is not None:
         # A waiter must not wake itself; but who saw this attempt as the winner sleeps until somebody wakes him.
-        yield from cancel(attempt, attempt.ttl_ms if first.looked_won else 0)
+        if first.looked_won:
+            yield from cancel(attempt, attempt.ttl_ms)
+        elif first.not_denied:
+            yield from cancel(attempt, 0, first.not_denied)
         return Refusal(first)
     fence, last, rounds = first.agreed_fence, first, 1
     if fence is None:
@@ -61,9 +65,9 @@ def acquire(attempt: Acquire) -> Steps[Grant | Refusal]:
     return Grant(attempt.names, attempt.token, fence, deadline, attempt.ttl_ms, rounds, last)
 
 
-def cancel(attempt: Acquire, wake_ms: int) -> Steps[None]:
-    """Take back whatever the attempt may have set anywhere; nobody waits for the answers."""
-    yield Round(Release(attempt.names, attempt.token, wake_ms), Wait.SENT)
+def cancel(attempt: Acquire, wake_ms: int, to: tuple[int, ...] | None = None) -> Steps[None]:
+    """Take back whatever the attempt may have set, anywhere or on these nodes; nobody waits for the answers."""
+    yield Round(Release(attempt.names, attempt.token, wake_ms), Wait.SENT, to)
 
 
 def extend(grant: Grant, ttl_ms: int, wait: Wait = Wait.DECIDED) -> Steps[Grant | Refusal]:

@@ -49,7 +49,15 @@ _bug(
 )
 _bug(
     "a lost election keeps its keys",
-    ("protocol.py", "yield Round(Release(attempt.names, attempt.token, wake_ms), Wait.SENT)", "return\n    yield"),
+    ("protocol.py", "yield Round(Release(attempt.names, attempt.token, wake_ms), Wait.SENT, to)", "return\n    yield"),
+)
+_bug(
+    "a lost election is taken back only where it was granted",
+    (
+        "model.py",
+        "enumerate(self.votes) if vote.kind is not Kind.DENIED)",
+        "enumerate(self.votes) if vote.kind is Kind.GRANTED)",
+    ),
 )
 _bug(
     "a tie is never decided",
@@ -255,6 +263,10 @@ EQUIVALENT: dict[str, str] = {
 """Survivors, each with the reason why nothing that is promised changes."""
 
 NAMED: dict[str, str] = {
+    "a lost election is taken back only where it was granted": (
+        "tests/unit/test_protocol.py"
+        "::test_a_lost_election_is_cancelled_on_all_nodes_but_those_that_said_no_and_wakes_nobody"
+    ),
     "a tie is never decided": "tests/unit/test_model.py::test_a_tie_between_two_clients_is_a_decision",
     "an old proposal counts": "tests/unit/test_protocol.py::test_an_attempt_whose_proposal_has_grown_old_is_lost",
     "the largest answer is the token": (

@@ -8,7 +8,7 @@ import pytest
 
 from redlock import protocol
 from redlock.commands import Acquire, Confirm, Extend, Release, Repair, Wait
-from redlock.model import UNANSWERED, Grant, Refusal, Vote, deadline_ms, silent
+from redlock.model import UNANSWERED, Grant, Refusal, Vote, deadline_ms, silent, timed_out
 from redlock.protocol import Outcome
 from tests.unit.helpers import (
     ABSENT,
@@ -90,18 +90,27 @@ def test_validity_counts_from_before_the_first_round_even_after_a_second() -> No
 
 
 @pytest.mark.parametrize(
-    "votes",
+    ("votes", "to"),
     [
-        [denied(), denied(), denied(), UNANSWERED, UNANSWERED],
-        [granted(), granted(), denied(), denied(), DEAD],
-        [DEAD] * 5,
-        [granted(), granted(), DEAD, DEAD, DEAD],
+        ([denied(), denied(), denied(), UNANSWERED, UNANSWERED], (3, 4)),
+        ([granted(), granted(), denied(), denied(), DEAD], (0, 1, 4)),
+        ([DEAD] * 5, (0, 1, 2, 3, 4)),
+        ([granted(), granted(), DEAD, DEAD, DEAD], (0, 1, 2, 3, 4)),
+        ([denied(), denied(), denied(), denied(), timed_out("no answer")], (4,)),
     ],
 )
-def test_a_lost_election_is_cancelled_on_all_nodes_and_wakes_nobody(votes: list[Vote]) -> None:
+def test_a_lost_election_is_cancelled_on_all_nodes_but_those_that_said_no_and_wakes_nobody(
+    votes: list[Vote], to: tuple[int, ...]
+) -> None:
     result, rounds = drive(protocol.acquire(attempt()), election(*votes))
     assert isinstance(result, Refusal)
-    assert [(round_.command, round_.wait, round_.to) for round_ in rounds[1:]] == [(CANCEL, Wait.SENT, None)]
+    assert [(round_.command, round_.wait, round_.to) for round_ in rounds[1:]] == [(CANCEL, Wait.SENT, to)]
+
+
+def test_where_every_node_said_no_there_is_nothing_to_take_back() -> None:
+    result, rounds = drive(protocol.acquire(attempt()), election(*[denied()] * 5))
+    assert isinstance(result, Refusal)
+    assert len(rounds) == 1
 
 
 def test_one_granted_node_and_two_silent_ones_are_no_quorum_and_a_split_vote_is_none_either() -> None:
@@ -134,7 +143,8 @@ def test_every_ballot_of_five_nodes_gives_a_lease_exactly_when_a_quorum_granted(
         first = election(*votes)
         yes = votes.count(granted(7)), votes.count(granted(8))
         agree = yes[1] >= 3 or (yes[0] >= 3 and yes[1] == 0)
-        wanted: list[type] = [Acquire, Release] if sum(yes) < 3 else [Acquire] if agree else [Acquire, Confirm]
+        told: list[type] = [Release] if sum(yes) < 3 and votes.count(denied()) < 5 else []
+        wanted: list[type] = [Acquire, *told] if sum(yes) < 3 or agree else [Acquire, Confirm]
         result, rounds = drive(protocol.acquire(attempt()), first, *[confirmed] * wanted.count(Confirm))
         assert [type(round_.command) for round_ in rounds] == wanted, votes
         assert isinstance(result, Grant) == (sum(yes) >= 3), votes
