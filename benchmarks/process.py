@@ -1,4 +1,4 @@
-"""One peer process, and how the harness talks with it: a line of JSON each way.
+"""One peer process, and how the harness talks with it: a line of JSON each way; and programs that it only starts.
 
 Rules: every answer is waited for only so long, because hanging is one of the things that locks do; a process that
 hung or failed is killed; none outlives the harness.
@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import select
+import signal
 import subprocess
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from redlock.embedded import die_with_parent
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from typing_extensions import Self
@@ -38,6 +40,28 @@ class Program(NamedTuple):
     command: tuple[str, ...]
     directory: Path
     environment: dict[str, str]
+
+
+@contextlib.contextmanager
+def background(command: Sequence[str], directory: Path, environment: Mapping[str, str], log: Path) -> Iterator[None]:
+    """A program with this environment and children of its own, such as a Celery worker, until the block ends."""
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=directory,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - one prctl, nothing that a fork could break
+        )
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 class Process:

@@ -161,21 +161,20 @@ def _lock_options(command: argparse.ArgumentParser) -> None:
 
 
 def _simulate(options: argparse.Namespace) -> int:
-    lock = read(Settings, {**os.environ, **_given(options, "REDLOCK_", "nodes", "ttl")}, "REDLOCK_")
+    lock = _settings(options, "nodes", "ttl")
     names = ("delays", "hold", "retries", "retry_delay", "resource", "log_file")
     plan = read(simulate.Plan, {**os.environ, **_given(options, "SIMULATE_", *names)}, "SIMULATE_")
     return simulate.run(plan, lock, embedded=options.embedded)
 
 
 def _init(options: argparse.Namespace) -> int:
-    lock = read(Settings, {**os.environ, **_given(options, "REDLOCK_", "nodes", "ttl")}, "REDLOCK_")
+    lock = _settings(options, "nodes", "ttl")
     nodes = checks.node_list(lock.nodes)
     print(
         f"This lets {len(nodes)} nodes vote at once. The risk: if one of them held a lock less than "
         f"{lock.max_ttl:g} s ago and has forgotten it, two clients can now hold that lock."
     )
-    if not options.yes and input("Go on? [y/N] ").strip().lower() not in {"y", "yes"}:
-        print("Nothing was changed.")
+    if not _agreed(options):
         return DECLINED
     declare(nodes)
     print("Done: they vote from now on.")
@@ -183,7 +182,7 @@ def _init(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    lock = read(Settings, {**os.environ, **_given(options, "REDLOCK_", "nodes")}, "REDLOCK_")
+    lock = _settings(options, "nodes")
     while True:
         seen = survey(
             lock.nodes, prefix=lock.prefix, max_ttl=lock.max_ttl, timeout=options.timeout, resources=options.most
@@ -199,7 +198,7 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    lock = read(Settings, {**os.environ, **_given(options, "REDLOCK_", "nodes", "ttl")}, "REDLOCK_")
+    lock = _settings(options, "nodes", "ttl")
     broker = options.broker or os.environ.get("CELERY_BROKER_URL", "")
     findings = doctor.check(lock, broker=broker, store=options.store or "", timeout=options.timeout)
     level = worst(findings)
@@ -214,7 +213,7 @@ def _doctor(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace) -> int:
     if not options.command:
         raise ConfigurationError("run needs a program: redlock run RESOURCE -- COMMAND ...")
-    lock = read(Settings, {**os.environ, **_given(options, "REDLOCK_", "nodes", "ttl")}, "REDLOCK_")
+    lock = _settings(options, "nodes", "ttl")
     wait, grace = checks.patience(options.wait), lock.ttl / 3 if options.grace is None else options.grace
     if checks.number("grace", grace, zero=True) > lock.ttl / 2:
         raise ConfigurationError(f"grace is {grace:g} s; it must be at most half of the ttl, {lock.ttl / 2:g} s")
@@ -231,7 +230,7 @@ def _run(options: argparse.Namespace) -> int:
 def _release(options: argparse.Namespace) -> int:
     if not options.force:
         raise ConfigurationError("only its holder releases a lock; --force takes it away from whoever that is")
-    lock = read(Settings, {**os.environ, **_given(options, "REDLOCK_", "nodes")}, "REDLOCK_")
+    lock = _settings(options, "nodes")
     with lock.client() as client:
         lease = force.target(client, options.resource)
         if lease is None:
@@ -241,11 +240,23 @@ def _release(options: argparse.Namespace) -> int:
         print(force.RISK)
         if not options.yes and not sys.stdin.isatty():
             raise ConfigurationError("there is no terminal to ask on; --yes answers the question beforehand")
-        if not options.yes and input("Go on? [y/N] ").strip().lower() not in {"y", "yes"}:
-            print("Nothing was changed.")
+        if not _agreed(options):
             return DECLINED
         print(f"Done: {force.take_away(client, lease)} of {lease.nodes} nodes are known to be without it.")
     return 0
+
+
+def _agreed(options: argparse.Namespace) -> bool:
+    """Whether the user wants it, now that he knows the risk."""
+    if options.yes or input("Go on? [y/N] ").strip().lower() in {"y", "yes"}:
+        return True
+    print("Nothing was changed.")
+    return False
+
+
+def _settings(options: argparse.Namespace, *names: str) -> Settings:
+    """The lock's settings, of which these may be given on the command line."""
+    return read(Settings, {**os.environ, **_given(options, "REDLOCK_", *names)}, "REDLOCK_")
 
 
 def _given(options: argparse.Namespace, prefix: str, *names: str) -> dict[str, str]:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import subprocess
 import sys
 import time
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,9 +17,8 @@ from redis import Redis
 
 from benchmarks.bench import lock_nodes, sixth_server
 from benchmarks.environment import REDLOCK_PY, ROOT, site_packages
-from benchmarks.process import PeerFailed
+from benchmarks.process import PeerFailed, background
 from benchmarks.report import Table, median, ratio, spread
-from redlock.embedded import die_with_parent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -74,23 +71,8 @@ def _worker(bench: Bench, urls: Sequence[str], sixth: str) -> Iterator[None]:
     if REDLOCK_PY in bench.kinds():
         environment["BENCH_REDLOCK_PY"] = str(site_packages(REDLOCK_PY))
     command = [sys.executable, "-m", "celery", "-A", "benchmarks.celery_app", "worker", "-c", str(_CHILDREN)]
-    with (bench.options.out / "celery.log").open("ab") as log:
-        worker = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            preexec_fn=die_with_parent,  # noqa: PLW1509 - one prctl, nothing that a fork could break
-        )
-    try:
+    with background(command, ROOT, environment, bench.options.out / "celery.log"):
         yield
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(worker.pid, signal.SIGKILL)
-        worker.wait()
 
 
 def _batch(stage: Stage, task: str, count: int) -> float:

@@ -9,18 +9,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import sys
-from subprocess import DEVNULL, Popen
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redis import Redis
 
 from benchmarks.bench import sixth_server
 from benchmarks.environment import KEPT, OURS, ROOT, Kind, prepare
-from benchmarks.process import Process, Program
+from benchmarks.process import Process, Program, background
 from benchmarks.survival.stage import Refused, passed
-from redlock.embedded import cluster, die_with_parent, free_port
+from redlock.embedded import cluster, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -64,7 +62,9 @@ class Theatre(NamedTuple):
             place = ROOT if self.kind is OURS else prepare(self.kind).directory
             store = stack.enter_context(Redis.from_url(f"{sixth.url}/2", decode_responses=True))
             for number in range(workers):
-                stack.enter_context(_worker(python, place, environment, self.out / "survival.log", number))
+                stack.enter_context(
+                    background(_command(python, number), place, os.environ | environment, self.out / "survival.log")
+                )
             program = Program((python, "-m", "benchmarks.survival.sender"), place, environment)
             sender = stack.enter_context(Process(program, self.out / "survival.log"))
             play = Play(nodes, store, sender)
@@ -136,23 +136,6 @@ def _environment(kind: Kind, nodes: Cluster, sixth: str, timeout: int | None) ->
     }
 
 
-@contextlib.contextmanager
-def _worker(python: str, place: Path, environment: dict[str, str], log: Path, number: int) -> Iterator[None]:
+def _command(python: str, number: int) -> list[str]:
     options = ("-c", "2", "-n", f"w{number}@%h", "--without-gossip", "--without-mingle", "--without-heartbeat")
-    with log.open("ab") as output:
-        worker = Popen(
-            [python, "-m", "celery", "-A", "benchmarks.survival.celery_app", "worker", *options],
-            cwd=place,
-            env=os.environ | environment,
-            stdin=DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-            preexec_fn=die_with_parent,  # noqa: PLW1509 - one prctl, nothing that a fork could break
-        )
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(worker.pid, signal.SIGKILL)
-        worker.wait()
+    return [python, "-m", "celery", "-A", "benchmarks.survival.celery_app", "worker", *options]
