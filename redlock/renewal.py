@@ -77,6 +77,7 @@ class Renewal:
         """The next lease when it is due; None after a while without any, which ends the thread."""
         with self._changed:
             while not self._closed:
+                self._drop_what_is_over()
                 if not self._heap:
                     if self._changed.wait(_IDLE_SECONDS) or self._heap:
                         continue
@@ -86,7 +87,15 @@ class Renewal:
                     self._changed.wait(wait_ms / 1000)
                     continue
                 lease = heapq.heappop(self._heap)[2]()
-                if lease is not None and lease.held:
+                if lease is not None:
                     return lease
             self._thread = None
             return None
+
+    def _drop_what_is_over(self) -> None:
+        """Most leases are given back long before they are due: else this thread would wake up once for each."""
+        while self._heap:
+            lease = self._heap[0][2]()
+            if lease is not None and lease.held:
+                return
+            heapq.heappop(self._heap)
