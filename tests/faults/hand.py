@@ -60,7 +60,7 @@ class Hand:
         self.workers: list[Worker] = []
 
     def staff(self, count: int) -> None:
-        """As many workers as that, the ended ones replaced."""
+        """As many workers as that, the ended ones replaced; who waited for them here could mend nothing meanwhile."""
         self.workers = [worker for worker in self.workers if worker.process.poll() is None]
         while len(self.workers) < count:
             self.workers.append(self._hire())

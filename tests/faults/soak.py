@@ -93,6 +93,8 @@ class Run:
     def go(self, seconds: float) -> None:
         """Until the time is over and every fault is mended."""
         self._hand.staff(WORKERS)
+        for worker in self._hand.workers:
+            worker.wait_until_ready()
         self._began = time.monotonic()
         while self._now() < seconds or self._due:
             while self._due and self._due[0][0] <= self._now():
@@ -142,7 +144,7 @@ def staffed(directory: Path, concurrency: int, seed: int = 0) -> Iterator[Hand]:
     ):
 
         def hire() -> Worker:
-            return stage.start_worker(concurrency=concurrency, **settings_for(ways))
+            return stage.hire(concurrency=concurrency, **settings_for(ways))
 
         yield Hand(stage, ways[:-1], ways[-1], hire, NAMES, clocks=clocks)
 

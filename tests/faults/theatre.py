@@ -52,11 +52,9 @@ class Theatre(Stage):
             WHERE: str(self._where),
         }
 
-    def start_worker(self, *extra: str, concurrency: int = 1, **settings: str) -> Worker:
+    def hire(self, *extra: str, concurrency: int = 1, **settings: str) -> Worker:
         """Start a worker that knows the tasks that keep a history."""
-        return super().start_worker(
-            "--include", f"{APPS}.counting,{APPS}.endings", *extra, concurrency=concurrency, **settings
-        )
+        return super().hire("--include", f"{APPS}.counting,{APPS}.endings", *extra, concurrency=concurrency, **settings)
 
     def kill_workers(self) -> None:
         """Be rid of every worker that was started until now."""

@@ -95,6 +95,12 @@ class Stage:
 
     def start_worker(self, *extra: str, concurrency: int = 1, **settings: str) -> Worker:
         """Start a worker with these settings; come back when it takes tasks."""
+        worker = self.hire(*extra, concurrency=concurrency, **settings)
+        worker.wait_until_ready()
+        return worker
+
+    def hire(self, *extra: str, concurrency: int = 1, **settings: str) -> Worker:
+        """Start a worker, and leave it to itself."""
         number = len(self._workers)
         directory = self._directory / f"worker-{number}"
         directory.mkdir()
@@ -102,7 +108,6 @@ class Stage:
         arguments += ["--without-gossip", "--without-mingle", "--without-heartbeat", *extra]
         worker = Worker(directory, self.environment | settings, arguments)
         self.adopt(worker)
-        worker.wait_until_ready()
         return worker
 
     def adopt(self, worker: Worker) -> None:
