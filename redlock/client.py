@@ -13,7 +13,7 @@ import warnings
 import weakref
 from typing import TYPE_CHECKING, NamedTuple
 
-from redlock import checks, held, log, protocol, verdict
+from redlock import checks, held, log, process, protocol, verdict
 from redlock.driver import Driver
 from redlock.errors import ConfigurationError
 from redlock.journal import Journal
@@ -155,7 +155,7 @@ class Redlock:
             RedlockError: This context holds one of the resources already, and that can't be shared.
         """
         if who is None:
-            who = f"{self._host}/{os.getpid()}/{threading.current_thread().name}"
+            who = f"{self._host}/{process.pid()}/{threading.current_thread().name}"
         lease = Lease(
             self,
             checks.resources(name),

@@ -12,13 +12,12 @@ Rules of this file:
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import secrets
 import threading
 from typing import TYPE_CHECKING
 
-from redlock import held, protocol, verdict
+from redlock import held, process, protocol, verdict
 from redlock.clock import now_ms, wall_us
 from redlock.commands import Acquire, Names, Wait
 from redlock.errors import LockLost, NotHeld, QuorumUnavailable, RedlockError
@@ -70,7 +69,7 @@ class Lease:
         self._lost = self._stopped = ""
         self._left_to_renewal = False
         self._mutex = threading.Lock()
-        self._pid = os.getpid()
+        self._pid = process.pid()
 
     @property
     def resource(self) -> str:
@@ -80,7 +79,7 @@ class Lease:
     @property
     def held(self) -> bool:
         """Whether this process took it and has not given it back; says nothing about its deadline."""
-        return self._grant is not None and self._pid == os.getpid()
+        return self._grant is not None and self._pid == process.pid()
 
     @property
     def fence(self) -> int:
@@ -129,8 +128,7 @@ class Lease:
 
         Raises:
             LockContended: Somebody else had it for all that time.
-            QuorumUnavailable: At the end of that time too few nodes voted; where it is endless, after one TTL
-                in which too few could be heard at all.
+            QuorumUnavailable: At its end too few nodes voted; if it is endless, for one TTL too few could be heard.
             ConfigurationError: Two nodes are the same server, or other clients work there under other terms.
         """
         if self.held:
@@ -139,9 +137,7 @@ class Lease:
         patience, losses = Patience(patience_ms, self.ttl_ms), 0
         nap = Nap(self._client.waiters, self.names, self.ttl_ms)
         try:
-            if nap.has_company and patience.turn_ms:
-                self._client.log.queued(self.resource, self._who)
-                nap.lines_up(patience.turn_ms)
+            if nap.comes_after_others(patience.turn_ms, lambda: self._client.log.queued(self.resource, self._who)):
                 patience.hears()
             while True:
                 result = self._attempt(patience.started_ms, woken=nap.woken, waits_ms=patience.waits_ms)
@@ -293,7 +289,7 @@ class Lease:
     def _held(self) -> Grant:
         if self._grant is None:
             raise NotHeld(f"lock {self.resource!r} is not held here", self.resource)
-        if self._pid != os.getpid():
+        if self._pid != process.pid():
             raise NotHeld(
                 f"lock {self.resource!r} belongs to the process that took it, not to its child", self.resource
             )

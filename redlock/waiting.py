@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _SPLIT_FIRST_MS, _SPLIT_LAST_MS = 8, 128
 _NO_QUORUM_FIRST_MS, _NO_QUORUM_LAST_MS = 25, 400
+_FIRST_MS = 50
 _LONGEST_SLEEP_MS = 1_000
 """A wake-up can be lost with the node or the waiter that had it; nobody sleeps longer than this after that."""
 
@@ -40,6 +41,11 @@ def sleep_ms(refusal: Refusal, chance: float) -> int | None:
     free_in_ms = refusal.election.free_in_ms
     longest = _LONGEST_SLEEP_MS + int(chance * _LONGEST_SLEEP_MS / 4)
     return longest if free_in_ms is None else min(free_in_ms + 1 + int(chance * _SPLIT_FIRST_MS), longest)
+
+
+def first_ms(most_ms: int) -> int:
+    """How long to wait for a wake-up before the first look at the nodes, where others are likely to be before it."""
+    return max(0, min(_FIRST_MS, most_ms))
 
 
 def early_ms(tries: int, chance: float) -> int:

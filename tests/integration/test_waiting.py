@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from redlock import LockContended, Redlock, wire
+from redlock import Lock, LockContended, Redlock, wire
+from redlock import waiting as times
 from tests.integration.tools import comes_true, eventually, raw
 
 if TYPE_CHECKING:
@@ -41,6 +42,11 @@ def in_a_thread(work: Callable[[], object]) -> threading.Thread:
     thread = threading.Thread(target=work)
     thread.start()
     return thread
+
+
+def take_and_give_back(lock: Lock) -> None:
+    lock.acquire()
+    lock.release()
 
 
 def test_a_waiter_asks_nothing_while_it_waits(nodes: Cluster, client: Redlock) -> None:
@@ -235,3 +241,47 @@ def test_who_is_still_in_the_line_when_its_time_is_over_is_told_who_holds_it(cli
     holder.release()
     for thread in threads:
         thread.join()
+
+
+def test_who_had_to_wait_a_moment_ago_goes_to_the_queue_before_it_asks_the_nodes(
+    nodes: Cluster, client: Redlock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(times, "_FIRST_MS", 100_000)
+    with Redlock(nodes.urls) as rival:
+        theirs, ours = rival.lock("x"), client.lock("x")
+        assert theirs.acquire()
+        thread = in_a_thread(lambda: take_and_give_back(ours))
+        eventually(lambda: waiting(nodes.servers) == 1, "a waiter that blocks")
+        # Long enough to be called waiting.
+        assert not comes_true(lambda: waiting(nodes.servers) != 1, within=0.1)
+        theirs.release()
+        thread.join()
+
+        assert theirs.acquire()
+        before = scripts_run(nodes[0])
+        thread = in_a_thread(lambda: take_and_give_back(ours))
+        eventually(lambda: waiting(nodes.servers) == 1, "a waiter that blocks again")
+        assert scripts_run(nodes[0]) == before
+        theirs.release()
+        thread.join()
+
+
+def test_where_nobody_is_there_any_more_it_finds_a_wake_up_at_once_and_remembers_nobody(
+    client: Redlock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(times, "_FIRST_MS", 100_000)
+    lock = client.lock("x", blocking_timeout=30)
+    assert lock.acquire()
+    lock.release()
+    client.waiters.remember(lock.names, 60_000)
+    for _ in range(3):
+        assert lock.acquire()
+        lock.release()
+    assert not client.waiters.was_crowded(lock.names)
+
+
+def test_who_does_not_wait_asks_the_nodes_however_crowded_it_was(client: Redlock) -> None:
+    lock = client.lock("x", blocking=False)
+    client.waiters.remember(lock.names, 60_000)
+    assert lock.acquire()
+    lock.release()

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 ORDER = [
     "errors",
     "clock",
+    "process",
     "commands",
     "model",
     "protocol",

@@ -93,3 +93,15 @@ def test_a_waiter_of_a_held_lock_can_be_woken_and_one_of_a_split_vote_can_not(no
 def test_a_nap_that_was_never_taken_ends_without_a_word(nodes: list[Node]) -> None:
     """The conftest refuses every connection."""
     Nap(Waiters(nodes, CODEC), ("x",), 5_000).end(won=False)
+
+
+def test_who_was_met_is_remembered_for_a_while_and_no_more_than_can_be_kept(nodes: list[Node]) -> None:
+    waiters = Waiters(nodes, CODEC)
+    for number in range(2_000):
+        waiters.remember((str(number),), 60_000)
+    assert waiters.was_crowded(("1999",))
+    assert not waiters.was_crowded(("0",)), "it remembers without end"
+    waiters.remember(("1999",), 0)
+    assert not waiters.was_crowded(("1999",))
+    waiters.forget()
+    assert not waiters.was_crowded(("1998",))
