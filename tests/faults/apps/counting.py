@@ -67,8 +67,9 @@ def section(op: str, name: str, between: Callable[[], None], afterwards: Callabl
         until = (time.monotonic() + lease.remaining()) * 1e6 if not lease.lost else 0
         note(what, op, name=name, fence=lease.fence, until=int(until), **fields)
 
-    step("grant")
+    # A signal that strikes while this is written down must find its way to the end that says "leave".
     try:
+        step("grant")
         store = FencedStore(server())
         opened = store.open(name, lease)
         step("open", section=opened.number)
