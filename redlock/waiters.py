@@ -56,19 +56,20 @@ class Waiters:
         """In a forked child: the parent's connections are not ours."""
         self._kept: dict[Node, list[Dialled]] = {node: [] for node in self._nodes}
         self._lock = threading.Lock()
-        self._crowded: dict[Names, int] = {}
+        self._crowded: dict[Names, tuple[int, int]] = {}
         self.gate.forget()
 
-    def was_crowded(self, names: Names) -> bool:
-        """Whether others wanted the same a moment ago."""
-        return self._crowded.get(names, 0) > now_ms()
+    def lately_waited_ms(self, names: Names) -> int:
+        """How long the last wait for these took, if that was a moment ago; else 0."""
+        until_ms, waited_ms = self._crowded.get(names, (0, 0))
+        return waited_ms if until_ms > now_ms() else 0
 
-    def remember(self, names: Names, length_ms: int) -> None:
-        """For this long others are likely to want the same; 0: nobody was met."""
-        if length_ms:
+    def remember(self, names: Names, waited_ms: int, length_ms: int) -> None:
+        """Others wanted the same, and are likely to for this long; 0 waited: nobody was met."""
+        if waited_ms:
             if len(self._crowded) >= _MOST_REMEMBERED:
                 self._crowded.clear()
-            self._crowded[names] = now_ms() + length_ms
+            self._crowded[names] = now_ms() + length_ms, waited_ms
         elif self._crowded:
             self._crowded.pop(names, None)
 
@@ -110,7 +111,7 @@ class Nap:
     Args:
         waiters: The waiting connections.
         names: What it waits for.
-        wake_ms: For how long a wake-up that it passes on is good.
+        wake_ms: For how long a wake-up is good: the lease's TTL.
     """
 
     def __init__(self, waiters: Waiters, names: Names, wake_ms: int) -> None:
@@ -124,6 +125,7 @@ class Nap:
         self._early = 0
         self._woken_by = ""
         self._slept = False
+        self._began_ms = now_ms()
 
     @property
     def woken(self) -> bool:
@@ -150,13 +152,14 @@ class Nap:
             Whether it did that.
         """
         has_line = self._waiters.gate.has_line(self._names)
-        if not most_ms or not (has_line or self._waiters.was_crowded(self._names)):
+        lately_ms = self._waiters.lately_waited_ms(self._names)
+        if not most_ms or not (has_line or lately_ms):
             return False
         if has_line:
             tell()
         until_ms = now_ms() + most_ms
         self.lines_up(most_ms)
-        self.take(first_ms(until_ms - now_ms()), wakes=True)
+        self.take(max(0, min(first_ms(lately_ms, self._wake_ms), until_ms - now_ms())), wakes=True)
         return True
 
     def lines_up(self, most_ms: int) -> bool:
@@ -244,7 +247,8 @@ class Nap:
         finally:
             self._drop()
             # A wake-up lies there for as long, unless somebody has taken it.
-            self._waiters.remember(self._names, self._wake_ms if self._slept else 0)
+            waited_ms = max(1, now_ms() - self._began_ms) if self._slept else 0
+            self._waiters.remember(self._names, waited_ms, self._wake_ms)
             if self._in_line:
                 self._waiters.gate.leave(self._names, self)
 

@@ -43,9 +43,13 @@ def sleep_ms(refusal: Refusal, chance: float) -> int | None:
     return longest if free_in_ms is None else min(free_in_ms + 1 + int(chance * _SPLIT_FIRST_MS), longest)
 
 
-def first_ms(most_ms: int) -> int:
-    """How long to wait for a wake-up before the first look at the nodes, where others are likely to be before it."""
-    return max(0, min(_FIRST_MS, most_ms))
+def first_ms(lately_ms: int, ttl_ms: int) -> int:
+    """How long to wait for a wake-up before the first look at the nodes, where others are likely to be before it.
+
+    Twice as long as the last wait took. A small part of a lease at most: a holder that is dead wakes nobody, and only
+    a look at the nodes tells how long its lease has yet.
+    """
+    return max(_FIRST_MS, min(2 * lately_ms, ttl_ms // 10))
 
 
 def early_ms(tries: int, chance: float) -> int:

@@ -273,15 +273,15 @@ def test_where_nobody_is_there_any_more_it_finds_a_wake_up_at_once_and_remembers
     lock = client.lock("x", blocking_timeout=30)
     assert lock.acquire()
     lock.release()
-    client.waiters.remember(lock.names, 60_000)
+    client.waiters.remember(lock.names, 5, 60_000)
     for _ in range(3):
         assert lock.acquire()
         lock.release()
-    assert not client.waiters.was_crowded(lock.names)
+    assert not client.waiters.lately_waited_ms(lock.names)
 
 
 def test_who_does_not_wait_asks_the_nodes_however_crowded_it_was(client: Redlock) -> None:
     lock = client.lock("x", blocking=False)
-    client.waiters.remember(lock.names, 60_000)
+    client.waiters.remember(lock.names, 5, 60_000)
     assert lock.acquire()
     lock.release()

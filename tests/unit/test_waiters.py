@@ -98,10 +98,12 @@ def test_a_nap_that_was_never_taken_ends_without_a_word(nodes: list[Node]) -> No
 def test_who_was_met_is_remembered_for_a_while_and_no_more_than_can_be_kept(nodes: list[Node]) -> None:
     waiters = Waiters(nodes, CODEC)
     for number in range(2_000):
-        waiters.remember((str(number),), 60_000)
-    assert waiters.was_crowded(("1999",))
-    assert not waiters.was_crowded(("0",)), "it remembers without end"
-    waiters.remember(("1999",), 0)
-    assert not waiters.was_crowded(("1999",))
+        waiters.remember((str(number),), 7, 60_000)
+    assert waiters.lately_waited_ms(("1999",)) == 7
+    assert not waiters.lately_waited_ms(("0",)), "it remembers without end"
+    waiters.remember(("1999",), 0, 60_000)
+    assert not waiters.lately_waited_ms(("1999",))
+    waiters.remember(("1997",), 7, 0)
+    assert not waiters.lately_waited_ms(("1997",)), "that was long ago"
     waiters.forget()
-    assert not waiters.was_crowded(("1998",))
+    assert not waiters.lately_waited_ms(("1998",))

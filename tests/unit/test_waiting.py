@@ -6,7 +6,7 @@ import pytest
 
 from redlock.commands import Round
 from redlock.model import Refusal, Vote
-from redlock.waiting import early_ms, pause_ms, renewal_ms, retry_ms, sleep_ms
+from redlock.waiting import early_ms, first_ms, pause_ms, renewal_ms, retry_ms, sleep_ms
 from tests.unit.helpers import ABSENT, DEAD, attempt, denied, election, granted, heard
 
 CHANCES = (0.0, 0.3, 0.999999)
@@ -86,3 +86,10 @@ def test_a_lease_is_renewed_with_room_for_two_failures() -> None:
 @pytest.mark.parametrize("left", [0, 1, 9, 80, 800, 60_000])
 def test_a_failed_renewal_is_tried_again_within_what_is_left(left: int) -> None:
     assert 1 <= retry_ms(left) <= max(1, min(left, 100))
+
+
+def test_the_first_wait_is_short_and_longer_only_where_the_last_one_was() -> None:
+    assert first_ms(0, 5_000) == first_ms(20, 5_000) == 50
+    assert first_ms(100, 5_000) == 200
+    assert first_ms(60_000, 5_000) == 500, "a dead holder's lease is not slept through"
+    assert first_ms(60_000, 300) == 50
