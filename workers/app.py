@@ -88,6 +88,9 @@ app.conf.update(
         "socket_keepalive_options": _KEEPALIVE,
         "health_check_interval": 25,
     },
+    # Off, a task whose state can't be written because results are away for a moment fails, and is acknowledged:
+    # before Celery stores a state it reads the last one, and does not repeat that (celery/backends/base.py).
+    result_backend_always_retry=True,
     # As above: Celery's default is two minutes.
     redis_socket_timeout=10.0,
     redis_socket_connect_timeout=5.0,

@@ -26,3 +26,20 @@ def test_a_broker_that_is_killed_loses_no_task(tmp_path: Path) -> None:
         stage.settle()
 
         assert stage.violations(keeps=True) == []
+
+
+def test_a_task_that_ends_while_the_results_are_away_has_not_failed(tmp_path: Path) -> None:
+    with theatre(tmp_path) as stage:
+        worker = stage.start_worker(FAULTS_VISIBILITY="600")
+        op = stage.play("endings.late", "hits", "stay", "before")
+        stage.wait_for(op, "stay")
+        stage.broker.kill()
+        stage.store.set(f"faults:go:{op}", 1)
+        eventually(lambda: stage.applied(op), "the operation")
+        said = (worker.log, worker.output.read_text())
+        eventually(lambda: (worker.log, worker.output.read_text()) != said, "a word of who can't store its state")
+        stage.broker.start()
+        stage.settle()
+
+        assert stage.state(op) == "SUCCESS"
+        assert stage.violations(keeps=True) == []
