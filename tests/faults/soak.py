@@ -42,6 +42,8 @@ WORKERS, CHILDREN = 2, 4
 _AHEAD = 60
 _TRIES = 2
 _BREAKS_P1 = {"lock keys deleted", *NEEDS_CLOCKS}
+_FORGETS = {"broker killed", "worker killed"}
+"""Between the two steps in which kombu takes a message off the queue and books it, either of them can be killed."""
 KINDS_HERE = tuple(kind for kind in KINDS if COMPILER is not None or kind not in NEEDS_CLOCKS)
 """What can strike on this machine."""
 
@@ -52,8 +54,8 @@ class Outcome(NamedTuple):
     Attributes:
         seconds: How long it took, the end included.
         struck: How often each kind of fault struck.
-        sent_again: Operations that the broker forgot when it was killed: kombu takes a message off the queue before
-            it puts it into the book of what is not acknowledged. Their sender sends them again.
+        sent_again: Operations that were forgotten when broker or worker was killed: kombu takes a message off the
+            queue before it puts it into the book of what is not acknowledged. Their sender sends them again.
         figures: What the operations went through.
         violations: What is wrong, in words.
     """
@@ -115,7 +117,7 @@ class Run:
         self._hand.heal()
         self._hand.staff(WORKERS)
         self._stage.settle(within=180)
-        for _ in range(_TRIES if self.struck["broker killed"] else 0):
+        for _ in range(_TRIES if _FORGETS & set(self.struck) else 0):
             forgotten = self._stage.lost()
             for operation in forgotten:
                 self._stage.send(f"{APPS}.counting.add", *operation.names, 0.02, task_id=operation.identity)
