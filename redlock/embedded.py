@@ -207,7 +207,17 @@ def cluster(nodes: int = 5, *, ports: Sequence[int] | None = None, options: Sequ
         ConfigurationError: There is no redis-server, or one did not start.
     """
     places: Sequence[int | None] = [None] * nodes if ports is None else ports
-    servers = [Server(port, options) for port in places]
+    with running([Server(port, options) for port in places]) as started:
+        yield started
+
+
+@contextlib.contextmanager
+def running(servers: Sequence[Server]) -> Iterator[Cluster]:
+    """These servers, which have never run before, as lock nodes for as long as the `with` block lasts.
+
+    Raises:
+        ConfigurationError: One did not start.
+    """
     try:
         for server in servers:
             server.start()

@@ -126,7 +126,8 @@ class Links:
             if not (self._pump(wait_ms, command, votes, sent_ms) or self._pump(0, command, votes, sent_ms)):
                 self._give_up(votes, limit_ms)
                 return
-        if isinstance(command, Acquire) and sum(vote.kind is Kind.GRANTED for vote in votes) < self._quorum:
+        lost = isinstance(command, Acquire) and sum(vote.kind is Kind.GRANTED for vote in votes) < self._quorum
+        if lost and any(vote.unanswered for vote in votes):
             # Who has said no by now, though nobody waited for it, need not be told that the attempt is over.
             self._pump(0, command, votes, sent_ms)
 

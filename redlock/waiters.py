@@ -61,8 +61,8 @@ class Waiters:
 
     def lately_waited_ms(self, names: Names) -> int:
         """How long the last wait for these took, if that was a moment ago; else 0."""
-        until_ms, waited_ms = self._crowded.get(names, (0, 0))
-        return waited_ms if until_ms > now_ms() else 0
+        met = self._crowded.get(names)
+        return met[1] if met is not None and met[0] > now_ms() else 0
 
     def remember(self, names: Names, waited_ms: int, length_ms: int) -> None:
         """Others wanted the same, and are likely to for this long; 0 waited: nobody was met."""
@@ -125,7 +125,7 @@ class Nap:
         self._early = 0
         self._woken_by = ""
         self._slept = False
-        self._began_ms = now_ms()
+        self._began_ms = 0
 
     @property
     def woken(self) -> bool:
@@ -178,6 +178,7 @@ class Nap:
             keys.remove(self._woken_by)
             self._pass_on()
         self._woken_by, self._early = "", 0
+        self._began_ms = self._began_ms or now_ms()
         began = time.monotonic()
         until = began + length_ms / 1000
         try:

@@ -24,6 +24,11 @@ IMAGES = ("redis:8-alpine", "python:3.13-slim")
 """What everything here is made from."""
 
 
+def last_line(said: str) -> str:
+    """What a program said at its end."""
+    return (said.strip().splitlines() or ["it did not say why"])[-1]
+
+
 def compose_program() -> tuple[str, ...]:
     """The compose tool of this machine, version 2 before version 1; skips where there is no Docker to use."""
     if shutil.which("docker") is None:
@@ -33,13 +38,12 @@ def compose_program() -> tuple[str, ...]:
     except subprocess.TimeoutExpired:
         pytest.skip("no Docker engine: it did not answer within 30 s")
     if engine.returncode != 0:
-        reason = (engine.stderr.strip().splitlines() or ["it did not answer"])[-1]
-        pytest.skip(f"no Docker engine: {reason}")
+        pytest.skip(f"no Docker engine: {last_line(engine.stderr)}")
     for image in IMAGES:
         if run("docker", "image", "inspect", image, check=False).returncode != 0:
             pulled = run("docker", "pull", "--quiet", image, check=False)
             if pulled.returncode != 0:
-                pytest.skip(f"no Docker image {image}, and none to be had: {pulled.stderr.strip()}")
+                pytest.skip(f"no Docker image {image}, and none to be had: {last_line(pulled.stderr)}")
     for program in (("docker", "compose"), ("docker-compose",)):
         if shutil.which(program[0]) and run(*program, "version", check=False).returncode == 0:
             return program

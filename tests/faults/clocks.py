@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from redlock import embedded
-from redlock.admission import declare
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,11 +74,5 @@ def clocked(directory: Path) -> Iterator[tuple[embedded.Cluster, list[Clock]]]:
         program.chmod(0o700)
         clocks.append(Clock(file))
         servers.append(embedded.Server(program=str(program)))
-    try:
-        for server in servers:
-            server.start()
-        declare([server.url for server in servers])
-        yield embedded.Cluster(servers), clocks
-    finally:
-        for server in servers:
-            server.stop()
+    with embedded.running(servers) as nodes:
+        yield nodes, clocks

@@ -118,7 +118,7 @@ class Run:
         self._hand.staff(WORKERS)
         self._stage.settle(within=180)
         for _ in range(_TRIES if _FORGETS & set(self.struck) else 0):
-            forgotten = self._stage.lost()
+            forgotten = self._stage.forgotten()
             for operation in forgotten:
                 self._stage.send(f"{APPS}.counting.add", *operation.names, 0.02, task_id=operation.identity)
             self.sent_again += len(forgotten)

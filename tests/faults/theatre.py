@@ -8,6 +8,7 @@ Rules of this file:
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from redis import Redis
@@ -97,10 +98,14 @@ class Theatre(Stage):
         """How often a worker has given the lock of this counter back in time, as the logs tell."""
         return sum(f"redlock: released resource={PREFIX + name!r} " in line for line in self._log_lines())
 
-    def lost(self) -> list[Operation]:
-        """What was sent and never accepted."""
-        applied = {write.identity for write in self.accepted().writes}
-        return [one for one in judge.sent(self.history.events()) if one.identity not in applied]
+    def forgotten(self) -> list[Operation]:
+        """What was sent and never accepted, while nobody was at work on it: who is killed at work must get it again."""
+        events = self.history.events("invoke", "end")
+        at_work = Counter(event.op for event in events if event.what == "invoke")
+        at_work.subtract(event.op for event in events if event.what == "end")
+        done = {write.identity for write in self.accepted().writes}
+        sent = judge.sent(self.history.events())
+        return [one for one in sent if one.identity not in done and not at_work[one.identity]]
 
     def settle(self, within: float = 60.0) -> None:
         """Come back when the queue is empty and nobody is at work."""

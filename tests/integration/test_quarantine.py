@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from redlock import ConfigurationError, LockContended, QuorumUnavailable, Redlock, RedlockError, wire
+from redlock import ConfigurationError, LockContended, QuorumUnavailable, Redlock, RedlockError, embedded, wire
 from redlock.admission import declare
 from redlock.embedded import Server
 from tests.integration.tools import eventually, label, raw, slow_links
@@ -89,25 +89,20 @@ def test_an_emptied_node_never_gives_a_second_holder(nodes: Cluster, brief: Redl
 
 
 def test_a_node_restored_from_an_old_snapshot_abstains() -> None:
-    servers = [Server(options=("--save", "3600 1")) for _ in range(3)]
-    try:
-        for server in servers:
-            server.start()
-        declare([server.url for server in servers])
-        with Redlock([server.url for server in servers], ttl=0.5, max_ttl=1.0) as client:
-            assert client.lock("before").acquire()
-            for server in servers[:2]:
-                with raw(server) as redis:
-                    redis.save()
-                restart(server)
-                with raw(server) as redis:
-                    assert redis.exists(wire.RECORD), "the snapshot holds the old record"
-            with pytest.raises(QuorumUnavailable, match="abstains"):
-                client.lock("after").acquire(blocking=False)
-            assert client.lock("after").acquire()
-    finally:
-        for server in servers:
-            server.stop()
+    with (
+        embedded.cluster(3, options=("--save", "3600 1")) as nodes,
+        Redlock(nodes.urls, ttl=0.5, max_ttl=1.0) as client,
+    ):
+        assert client.lock("before").acquire()
+        for server in nodes.servers[:2]:
+            with raw(server) as redis:
+                redis.save()
+            restart(server)
+            with raw(server) as redis:
+                assert redis.exists(wire.RECORD), "the snapshot holds the old record"
+        with pytest.raises(QuorumUnavailable, match="abstains"):
+            client.lock("after").acquire(blocking=False)
+        assert client.lock("after").acquire()
 
 
 def test_brand_new_nodes_abstain_until_somebody_declares_them() -> None:
