@@ -24,6 +24,7 @@ PAGES: list[tuple[str, str, str, list[str]]] = [
     ("The lock", "redlock", "redlock/client.py", ["Redlock", "Holding"]),
     ("", "", "redlock/lock.py", ["Lock"]),
     ("", "", "redlock/lease.py", ["Lease"]),
+    ("", "", "redlock/protocol.py", ["Outcome"]),
     ("The fenced store", "redlock.store", "redlock/store.py", ["FencedStore", "Section", "Written"]),
     (
         "Errors",
@@ -86,7 +87,7 @@ def _described(node: Definition) -> Iterator[str]:
         if member.name == "__init__" and "Args:" in text:
             yield from _signature(member, node.name)
     yield from _prose(text)
-    for name, what in _attributes(members):
+    for name, what in _attributes(node, members):
         yield from (f"#### {node.name}.{name}", "", what, "")
     for member in members:
         if not member.name.startswith("_") and member.name not in BETWEEN_OURSELVES:
@@ -96,12 +97,14 @@ def _described(node: Definition) -> Iterator[str]:
             yield from _prose(ast.get_docstring(member) or "")
 
 
-def _attributes(members: list[ast.FunctionDef]) -> Iterator[tuple[str, str]]:
-    """`self.name = ...` with a docstring below it, in the constructor."""
-    body = [statement for member in members if member.name == "__init__" for statement in member.body]
+def _attributes(node: ast.ClassDef, members: list[ast.FunctionDef]) -> Iterator[tuple[str, str]]:
+    """`NAME = ...` in the class and `self.name = ...` in the constructor, with a docstring below it."""
+    body = node.body + [statement for member in members if member.name == "__init__" for statement in member.body]
     for before, after in itertools.pairwise(body):
         match before, after:
-            case ast.Assign(targets=[ast.Attribute(attr=name)]), ast.Expr(value=ast.Constant(value=str(text))):
+            case ast.Assign(targets=[ast.Attribute(attr=name) | ast.Name(id=name)]), ast.Expr(
+                value=ast.Constant(value=str(text))
+            ):
                 if not name.startswith("_"):
                     yield name, text
 

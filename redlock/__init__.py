@@ -21,6 +21,7 @@ from redlock.errors import (
 )
 from redlock.lease import Lease
 from redlock.lock import Lock
+from redlock.protocol import Outcome
 
 __all__ = [
     "ConfigurationError",
@@ -30,6 +31,7 @@ __all__ = [
     "LockContended",
     "LockLost",
     "NotHeld",
+    "Outcome",
     "QuorumUnavailable",
     "Redlock",
     "RedlockError",

@@ -5,6 +5,7 @@ Rules: no I/O; every message says what was given, what is wrong with it and what
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import TYPE_CHECKING
 
@@ -70,11 +71,18 @@ def resource(name: object) -> str:
 
 def resources(names: object) -> Names:
     """One name or a list of names, each once, in an order that does not depend on the caller's."""
+    if type(names) is str:
+        return _known(names)
     if isinstance(names, list | tuple | set | frozenset):
         if not names:
             raise ConfigurationError("the list of resource names is empty; name at least one")
         return tuple(sorted({resource(name) for name in names}))
     return (resource(names),)
+
+
+@functools.lru_cache(1_024)
+def _known(name: str) -> Names:
+    return (resource(name),)
 
 
 def prefix(name: object) -> str:

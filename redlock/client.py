@@ -6,6 +6,7 @@ between threads and survives a fork (the child dials anew).
 
 from __future__ import annotations
 
+import atexit
 import os
 import socket
 import threading
@@ -107,6 +108,7 @@ class Redlock:
         max_hold: float | None = None,
         reentrant: bool = False,
         on_lost: Callable[[Lease], None] | None = None,
+        wait_for_release: bool = True,
     ) -> Lock:
         """A lock with the conventions of redis-py's `Lock`.
 
@@ -122,6 +124,10 @@ class Redlock:
             reentrant: Whether the same thread may take what it holds already, and then shares the lease.
                 Otherwise that is an error at once.
             on_lost: Called from the renewing thread with the lease when it is known to be lost.
+            wait_for_release: Whether `release` and the end of a `with` block wait until a quorum of nodes has said
+                what became of it. Without that they raise `LockLost` only where the loss is known by then; what the
+                nodes say goes to the log, and to `Lease.outcome`. They are told at once, or where this thread takes
+                locks in quick succession together with its next question, 2 ms later at most.
 
         Raises:
             ConfigurationError: One of these is no good.
@@ -136,6 +142,7 @@ class Redlock:
             max_hold_ms=None if max_hold is None else int(checks.number("max_hold", max_hold) * 1000),
             reentrant=reentrant,
             on_lost=on_lost,
+            wait_for_release=wait_for_release,
         )
 
     def lease(
@@ -233,4 +240,11 @@ def _forget_all() -> None:
         client.waiters.forget()
 
 
+def _settle_all() -> None:
+    for client in list(_clients):
+        client.driver.settle()
+
+
 os.register_at_fork(after_in_child=_forget_all)
+# Not `close`: a daemon thread may be at work to the end.
+atexit.register(_settle_all)

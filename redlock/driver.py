@@ -5,24 +5,27 @@ Rules of this file:
    operation, up to a limit.
 2. What belongs to one lease goes down the connections that took it, so that a release can't overtake an acquire.
 3. A forked child shares nothing with its parent: it closes what it inherited without a word on the wire.
+4. What nobody waits for has come to its end before the connections are closed.
 """
 
 from __future__ import annotations
 
-import contextlib
 import random
 import threading
 from typing import TYPE_CHECKING
 
+from redlock.behind import Behind
 from redlock.sync import Links
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from redlock.nodes import Node
+    from redlock.protocol import Outcome, Steps
     from redlock.wire import Codec
 
 _MOST_SETS = 16
+_TURN_SECONDS = 1.0
 
 
 class Driver:
@@ -33,18 +36,11 @@ class Driver:
         self.codec = codec
         self._sets: list[Links] = []
         self._growing = threading.Lock()
+        self._behind = Behind()
 
-    @contextlib.contextmanager
-    def links(self, wanted: Links | None = None) -> Iterator[Links]:
-        """A set of links for this thread alone: the wanted one if it is still there, else any."""
-        links = self._take(wanted)
-        try:
-            yield links
-        finally:
-            links.lock.release()
-
-    def _take(self, wanted: Links | None) -> Links:
-        if wanted is not None and wanted in self._sets and wanted.lock.acquire(timeout=1.0):
+    def links(self, wanted: Links | None = None) -> Links:
+        """A set of links for this thread alone, for one `with` block: the wanted one if it is there, else any."""
+        if wanted is not None and wanted in self._sets and wanted.lock.acquire(timeout=_TURN_SECONDS):
             return wanted
         for links in self._sets:
             if links.lock.acquire(blocking=False):
@@ -59,17 +55,34 @@ class Driver:
         links.lock.acquire()
         return links
 
+    def begin(self, wanted: Links | None, steps: Steps[Outcome], done: Callable[[Outcome], None]) -> None:
+        """Send a release that nobody waits for; `done` is told what became of it, from whatever thread."""
+        with self.links(wanted) as links:
+            links.begin(steps, done)
+            self._behind.watch(links)
+
+    def settle(self) -> None:
+        """Wait until the outcome of every release is known, at most as long as a release may take."""
+        for links in self._sets:
+            if links.lock.acquire(timeout=_TURN_SECONDS):
+                with links:
+                    links.settle()
+
     def close(self) -> None:
         """Close all connections. Leases that are still held run out with their TTL."""
         with self._growing:
             sets, self._sets = self._sets, []
         for links in sets:
-            with links.lock:
-                links.abandon()
+            if links.lock.acquire(timeout=_TURN_SECONDS):
+                with links:
+                    links.settle()
+                    links.abandon()
+        self._behind.close()
 
     def forget(self) -> None:
         """In a forked child: the parent's connections are not ours."""
         sets, self._sets = self._sets, []
         self._growing = threading.Lock()
+        self._behind.forget()
         for links in sets:
             links.abandon()

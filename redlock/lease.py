@@ -1,8 +1,7 @@
 """A lease: taken by winning an election, good until its deadline, given back on the connections that took it.
 
 Rules of this file:
-1. The owner token exists before the first byte is sent, and whatever interrupts an attempt, even an exception
-   out of a signal, cancels it: `take` either returns with the lease or leaves nothing that it could still reach.
+1. `take` either returns with the lease, or leaves nothing that it could still reach.
 2. The state of a lease is its deadline. Nothing that stopped running can make an expired lease look alive.
 3. Extension and release of one lease are serialised and go down the same connections. A release that would
    have to wait too long for an extension leaves itself to the renewing thread.
@@ -12,20 +11,18 @@ Rules of this file:
 from __future__ import annotations
 
 import contextlib
-import random
-import secrets
+import functools
 import threading
 from typing import TYPE_CHECKING
 
 from redlock import held, process, protocol, verdict
-from redlock.clock import now_ms, wall_us
-from redlock.commands import Acquire, Names, Wait
-from redlock.errors import LockLost, NotHeld, QuorumUnavailable, RedlockError
-from redlock.model import Grant, Refusal
+from redlock.candidate import Candidate
+from redlock.clock import now_ms
+from redlock.commands import Names, Wait
+from redlock.errors import LockLost, NotHeld, QuorumUnavailable
+from redlock.model import Grant
 from redlock.model import deadline_ms as deadline_of
-from redlock.patience import Patience
 from redlock.protocol import Outcome
-from redlock.waiters import Nap
 from redlock.waiting import renewal_ms, retry_ms
 
 if TYPE_CHECKING:
@@ -65,6 +62,7 @@ class Lease:
         self._on_lost = on_lost
         self._grant: Grant | None = None
         self._links: Links | None = None
+        self._outcome: Outcome | None = None
         self._taken_ms = self._depth = 0
         self._lost = self._stopped = ""
         self._left_to_renewal = False
@@ -133,64 +131,20 @@ class Lease:
         """
         if self.held:
             self._depth += 1
-            return
-        patience, losses = Patience(patience_ms, self.ttl_ms), 0
-        nap = Nap(self._client.waiters, self.names, self.ttl_ms)
-        try:
-            if nap.comes_after_others(patience.turn_ms, lambda: self._client.log.queued(self.resource, self._who)):
-                patience.hears()
-            while True:
-                result = self._attempt(patience.started_ms, woken=nap.woken, waits_ms=patience.waits_ms)
-                if isinstance(result, Grant):
-                    return
-                verdict.refuse_disagreement(self._client.driver.nodes, self._client.driver.codec.terms, result)
-                losses += 1
-                if result.no_quorum and losses == 1:
-                    # The first attempt finds out which connections had gone stale; the second one dials.
-                    continue
-                left_ms = patience.left_ms(result)
-                pause, wakes = nap.length_ms(result, losses, random.random())  # noqa: S311 - jitter, not a secret
-                if left_ms is not None and (left_ms <= 0 or (pause > left_ms and not wakes)):
-                    raise self._refused(result)
-                self._client.log.retry(self.resource, self._who, result, losses, pause)
-                if not result.no_quorum and nap.lines_up(patience.turn_ms):
-                    patience.hears()
-                    continue
-                nap.take(pause if left_ms is None else min(pause, left_ms), wakes=wakes)
-        finally:
-            nap.end(won=self.held)
+        else:
+            who = Candidate(self._client, self.names, self.ttl_ms, self._who, won=self._begin, undo=self._undo)
+            who.win(patience_ms)
 
-    def _refused(self, result: Refusal) -> RedlockError:
-        error = verdict.error(self._client.driver.nodes, self.resource, result)
-        self._client.log.refused(self._who, result.election, error)
-        return error
-
-    def _attempt(self, started_ms: int, *, woken: bool, waits_ms: int) -> Grant | Refusal:
-        token = f"{secrets.token_hex(16)}:{self._who}"
-        by = now_ms() + self._client.fresh_ms
-        attempt = Acquire(self.names, token, self.ttl_ms, self._client.proposal(wall_us()), woken, waits_ms, by)
-        with self._client.driver.links() as links:
-            try:
-                result = links.run(protocol.acquire(attempt))
-                self.waited_ms = now_ms() - started_ms
-                self._client.saw(result.election.largest_fence)
-                if isinstance(result, Grant):
-                    self._begin(result, links)
-            except BaseException:
-                self._grant = None
-                held.remove(self)
-                with contextlib.suppress(Exception):
-                    links.run(protocol.cancel(attempt, attempt.ttl_ms))
-                raise
-        return result
-
-    def _begin(self, grant: Grant, links: Links) -> None:
-        self._links, self._grant, self._taken_ms = links, grant, now_ms()
-        self._client.saw(grant.fence)
+    def _begin(self, grant: Grant, links: Links, waited_ms: int) -> None:
+        self._links, self._grant, self._taken_ms, self.waited_ms = links, grant, now_ms(), waited_ms
         held.add(self)
-        self._client.log.acquired(self.resource, grant, self.waited_ms)
+        self._client.log.acquired(self.resource, grant, waited_ms)
         if self._renew:
             self._client.renewal.add(self, self._taken_ms + renewal_ms(self.ttl_ms))
+
+    def _undo(self) -> None:
+        self._grant = None
+        held.remove(self)
 
     def extend(self, ttl_ms: int, wait: Wait = Wait.DECIDED) -> None:
         """Make it last for at least this long from now; a failed extension leaves the old deadline.
@@ -248,8 +202,12 @@ class Lease:
             if self._on_lost is not None:
                 self._on_lost(self)
 
-    def give_back(self) -> Outcome:
+    def give_back(self, *, wait: bool = True) -> Outcome:
         """Delete the keys on all nodes, bounded to 80 ms; forgets the owner token once the outcome is known.
+
+        Args:
+            wait: Whether to wait until a quorum of nodes has said what became of it; else the answer is `BEGUN`,
+                and `outcome` knows more.
 
         Raises:
             NotHeld: The lease was not taken, or was given back before.
@@ -263,28 +221,52 @@ class Lease:
             self._left_to_renewal = True
             return Outcome.UNKNOWN
         try:
-            return self._finish()
+            return self._finish(wait=wait)
         finally:
             self._mutex.release()
 
-    def leave(self) -> None:
+    def leave(self, *, wait: bool = True) -> None:
         """Give it back at the end of what it protected.
+
+        Args:
+            wait: Whether to wait for the nodes, and so hear of a loss that only they know of.
 
         Raises:
             LockLost: It was lost before: somebody else may have been inside at the same time.
         """
         lost = self.lost
-        outcome = self.give_back()
+        outcome = self.give_back(wait=wait)
         if lost or outcome is Outcome.EXPIRED:
             raise LockLost(self.resource, self._lost or "its time was over before it was given back")
 
-    def _finish(self) -> Outcome:
-        grant = self._held()
-        with self._client.driver.links(self._links) as links:
-            outcome = links.run(protocol.release(grant))
+    def _finish(self, *, wait: bool = True) -> Outcome:
+        grant, outcome = self._held(), Outcome.BEGUN
+        if wait:
+            with self._client.driver.links(self._links) as links:
+                outcome = links.run(protocol.release(grant))
+            self._ended(grant, outcome)
+        else:
+            self._outcome = outcome
+            self._client.driver.begin(self._links, protocol.release(grant), functools.partial(self._ended, grant))
         self._grant = None
-        self._client.log.released(self.resource, grant, outcome)
         return outcome
+
+    def _ended(self, grant: Grant, outcome: Outcome) -> None:
+        self._outcome = outcome
+        self._client.log.released(self.resource, grant, outcome)
+
+    def outcome(self) -> Outcome:
+        """What became of it when it was given back; waits for the nodes' answers, at most 80 ms.
+
+        Raises:
+            NotHeld: It was not given back.
+        """
+        if self._outcome is Outcome.BEGUN:
+            with self._client.driver.links(self._links) as links:
+                links.settle()
+        if self._grant is not None or self._outcome is None:
+            raise NotHeld(f"lock {self.resource!r} was not given back", self.resource)
+        return self._outcome
 
     def _held(self) -> Grant:
         if self._grant is None:

@@ -47,6 +47,7 @@ class Lock:
         max_hold_ms: int | None,
         reentrant: bool,
         on_lost: Callable[[Lease], None] | None,
+        wait_for_release: bool,
     ) -> None:
         self.names = names
         self._client = client
@@ -57,6 +58,7 @@ class Lock:
         self._max_hold_ms = max_hold_ms
         self._reentrant = reentrant
         self._on_lost = on_lost
+        self._wait_for_release = wait_for_release
         self._local = threading.local()
 
     @property
@@ -138,7 +140,7 @@ class Lock:
             LockLost: It was lost before: somebody else may have been inside at the same time.
         """
         try:
-            self.lease.leave()
+            self.lease.leave(wait=self._wait_for_release)
         except LockLost:
             self._local.leases = self._stack[:-1]
             raise

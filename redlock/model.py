@@ -113,12 +113,12 @@ class Election(NamedTuple):
     @property
     def granted(self) -> int:
         """How many nodes said yes."""
-        return sum(vote.kind is Kind.GRANTED for vote in self.votes)
+        return [vote.kind for vote in self.votes].count(Kind.GRANTED)
 
     @property
     def denied(self) -> int:
         """How many nodes said no."""
-        return sum(vote.kind is Kind.DENIED for vote in self.votes)
+        return [vote.kind for vote in self.votes].count(Kind.DENIED)
 
     @property
     def unanswered(self) -> int:
@@ -163,7 +163,7 @@ class Election(NamedTuple):
     @property
     def largest_fence(self) -> int:
         """The largest token that any node told."""
-        return max(vote.fence for vote in self.votes)
+        return max([vote.fence for vote in self.votes])
 
     @property
     def agreed_fence(self) -> int | None:

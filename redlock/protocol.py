@@ -37,6 +37,8 @@ class Outcome(enum.Enum):
     """Too few nodes told. What is left of the lock runs out with its TTL."""
     KEPT = "kept"
     """An outer block of the same context still holds it."""
+    BEGUN = "begun"
+    """Nobody waited for what the nodes say."""
 
 
 def acquire(attempt: Acquire) -> Steps[Grant | Refusal]:

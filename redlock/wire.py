@@ -176,23 +176,27 @@ def last_word(run_id: str) -> bytes:
     return b"$%d\r\n%s\r\n" % (len(run_id), run_id.encode())
 
 
-RELEASED = [1, 0, 0]
-"""What a node answers to a release of what was there."""
+_GRANTED_WORDS = 3
 _RELEASED = Vote(Kind.GRANTED)
+"""What a node's answer to a release says, where the lock was there."""
 
 
 def decode(reply: object) -> Vote:
     """A node's reply as a vote. What is not one of the shapes that the scripts give is no vote."""
-    # Every second reply is this one: no closer look at its shape.
-    return _RELEASED if reply == RELEASED else _by_shape(reply)
+    # Nearly all replies are of these two shapes: no closer look at them.
+    if type(reply) is list and len(reply) == _GRANTED_WORDS and reply[0] == 1:
+        time_ms, fence = reply[1:]
+        if time_ms == fence == 0:
+            return _RELEASED
+        if type(time_ms) is int and type(fence) is int and fence >= 0:
+            return Vote(Kind.GRANTED, fence, time_ms=time_ms)
+    return _by_shape(reply)
 
 
 def _by_shape(reply: object) -> Vote:
     if isinstance(reply, Exception):
         return silent(explain(str(reply)))
     match reply:
-        case [1, int(time_ms), int(fence)] if fence >= 0:
-            return Vote(Kind.GRANTED, fence, time_ms=time_ms)
         case [0, int(time_ms), int(fence), bytes() | str() as holder, int(remaining)] if fence >= 0:
             return Vote(Kind.DENIED, fence, _str(holder), remaining if remaining >= 0 else None, time_ms=time_ms)
         case [2, int(time_ms), int(left_ms)]:

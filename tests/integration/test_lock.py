@@ -14,7 +14,7 @@ from redlock import ConfigurationError, LockContended, LockLost, NotHeld, Redloc
 from tests.integration.tools import brief_lock, eventually, holders, in_a_fork, is_free, raw, run_out
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from redlock import Lock
     from redlock.embedded import Cluster
@@ -522,12 +522,13 @@ def test_a_forked_child_dials_anew_and_leaves_the_parents_lease_and_connections_
 
     def in_the_child() -> dict[str, object]:
         told: dict[str, object] = {}
-        for name, act in {
+        acts: dict[str, Callable[[], object]] = {
             "release": lock.release,
             "extend": lambda: lock.extend(1),
             "fence": lambda: lease.fence,
             "give back": lease.give_back,
-        }.items():
+        }
+        for name, act in acts.items():
             try:
                 act()
             except NotHeld:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
+from redlock.ballot import Ballot
 from redlock.commands import Acquire, Round, Wait
-from redlock.model import UNANSWERED, Election, Grant, Kind, Vote, counted, decided, quorum_of, silent
+from redlock.model import UNANSWERED, Election, Grant, Kind, Vote, silent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,14 +71,8 @@ def drive(steps: Steps[T], *elections: Election) -> tuple[T, list[Round]]:
 
 def heard(round_: Round, votes: Sequence[Vote]) -> Election:
     """What a driver hears of these votes: dead nodes are known to be dead, the others answer in this order."""
-    known = [vote if vote == DEAD else UNANSWERED for vote in votes]
-    for place, vote in enumerate(votes):
-        unanswered = sum(vote.unanswered for vote in known)
-        yes, no = (sum(vote.kind is kind for vote in known) for kind in (Kind.GRANTED, Kind.DENIED))
-        quorum = quorum_of(len(votes))
-        if round_.wait is Wait.DECIDED and decided(yes, unanswered, quorum):
-            break
-        if round_.wait is Wait.COUNTED and counted(yes, no, unanswered, quorum):
-            break
-        known[place] = vote
-    return election(*known)
+    ballot = Ballot(round_, len(votes), 1_000)
+    for place, vote in sorted(enumerate(votes), key=lambda one: one[1] != DEAD):
+        if vote == DEAD or not ballot.is_over:
+            ballot.cast(place, vote)
+    return ballot.close(1_005)

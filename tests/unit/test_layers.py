@@ -19,6 +19,7 @@ ORDER = [
     "process",
     "commands",
     "model",
+    "ballot",
     "protocol",
     "waiting",
     "watch",
@@ -28,7 +29,9 @@ ORDER = [
     "wire",
     "nodes",
     "link",
+    "bundle",
     "sync",
+    "behind",
     "driver",
     "verdict",
     "journal",
@@ -37,6 +40,7 @@ ORDER = [
     "gate",
     "waiters",
     "patience",
+    "candidate",
     "lease",
     "lock",
     "client",
@@ -66,7 +70,7 @@ ORDER = [
     "simulate",
     "cli",
 ]
-PURE = {"model", "commands", "protocol", "waiting", "watch"}
+PURE = {"model", "commands", "ballot", "protocol", "waiting", "watch"}
 IMPURE = {"time", "random", "secrets", "socket", "redis", "hiredis", "threading", "selectors", "os", "celery"}
 
 
@@ -145,6 +149,7 @@ def test_the_public_surface_is_this_list() -> None:
         "LockContended",
         "LockLost",
         "NotHeld",
+        "Outcome",
         "QuorumUnavailable",
         "Redlock",
         "RedlockError",

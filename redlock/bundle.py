@@ -1,0 +1,130 @@
+"""A set of links, one per node: who is connected, who is dialled, and whom a round is to wait for.
+
+Rules of this file:
+1. A set is used by one thread at a time: whoever uses it has its lock.
+2. Nobody waits for a node that is known to be bad: it is dialled in the background, and taken in when it is there.
+3. An exception may strike anywhere (time limits, SystemExit from a signal). Where it strikes while nothing but
+   waiting is done, nothing is hurt; anywhere else the whole set is thrown away, because the order of its answers
+   is no longer known.
+"""
+
+from __future__ import annotations
+
+import selectors
+import threading
+from typing import TYPE_CHECKING
+
+from redlock import wire
+from redlock.clock import now_ms
+from redlock.commands import Command, Release
+from redlock.errors import ConfigurationError
+from redlock.link import Link
+from redlock.model import quorum_of
+from redlock.nodes import Dial
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from typing_extensions import Self
+
+    from redlock.nodes import Dialled, Node
+
+_SUSPECT_MS = 1_000
+
+
+class Bundle:
+    """One connection per node, used by one thread at a time.
+
+    Args:
+        nodes: The nodes, in their order.
+        terms: What the clients agree on.
+    """
+
+    def __init__(self, nodes: Sequence[Node], terms: str) -> None:
+        # One thread at a time; and a thread that an exception struck just after it had taken its turn still has it,
+        # so that this set is no loss to it.
+        self.lock = threading.RLock()
+        self._nodes = nodes
+        self._terms = terms
+        self._quorum = quorum_of(len(nodes))
+        self._timeout_ms = nodes[0].timeout_ms
+        self._struck = False
+        """Whether something was begun that an exception would leave half done."""
+        self._start_afresh()
+
+    def _start_afresh(self) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._links = [Link(place, node, self._selector) for place, node in enumerate(self._nodes)]
+
+    def __enter__(self) -> Self:
+        """This thread's turn, which `Driver.links` has taken."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """The turn is over."""
+        self.lock.release()
+
+    def order(self, command: Command) -> Sequence[Link]:
+        """Whom to tell first: a release goes to where it wakes somebody last, or who is woken is there before it."""
+        if type(command) is not Release:
+            return self._links
+        return [self._links[place] for place in reversed(wire.waiting_order(command.names, len(self._links)))]
+
+    def suspects(self) -> list[Link]:
+        """The links whose nodes have let a round time out, and have not answered since."""
+        return [link for link in self._links if link.suspect_since_ms is not None]
+
+    def _connect(self, command: Command, suspects: Sequence[Link]) -> None:
+        """Drop what has been suspect for too long, and dial; wait only for nodes not known to be bad."""
+        now = now_ms()
+        for link in suspects:
+            if link.suspect_since_ms is not None and now - link.suspect_since_ms > _SUSPECT_MS:
+                link.suspect_since_ms = None
+                link.node.is_bad(link.reason)
+                link.drop(link.reason)
+        down = [link for link in self._links if link.sock is None]
+        if down:
+            self._dial(command, down)
+
+    def _dial(self, command: Command, down: Sequence[Link]) -> None:
+        patient = not isinstance(command, Release) or len(self._links) - len(down) < self._quorum
+        awaited = [link for link in down if patient and not link.node.error]
+        for link in down:
+            if link.dial is None and link.node.may_dial():
+                link.dial = Dial(link.node)
+        self._struck = False
+        for link in awaited:
+            if link.dial is not None:
+                link.dial.done.wait(4 * self._timeout_ms / 1000)
+        self._struck = True
+        for link in down:
+            self._adopt(link)
+
+    def _adopt(self, link: Link) -> None:
+        dial = link.dial
+        if dial is None or not dial.done.is_set():
+            link.reason = link.node.error or link.reason
+            return
+        link.dial = None
+        if dial.result is None:
+            link.reason = dial.error
+        else:
+            self._refuse_duplicates(link, dial.result)
+            link.adopt(dial.result)
+            if dial.result.terms not in {"", self._terms}:
+                link.refusal = wire.disagrees(dial.result.terms)
+
+    def _refuse_duplicates(self, new: Link, dialled: Dialled) -> None:
+        for link in self._links:
+            if link is not new and link.sock is not None and link.run_id == dialled.run_id:
+                dialled.connection.disconnect()  # type: ignore[no-untyped-call]
+                raise ConfigurationError(
+                    f"nodes {link.node.label} and {new.node.label} are the same server; "
+                    "each lock node must be a server of its own, or one failure costs two votes"
+                )
+
+    def abandon(self) -> None:
+        """Close every connection of a set that nobody will use again."""
+        for link in self._links:
+            link.abandon()
+        self._selector.close()

@@ -1,0 +1,112 @@
+"""One caller that wants a lock: it tries until it has won an election, or its time is over.
+
+Rules of this file:
+1. The owner token exists before the first byte is sent, and whatever interrupts an attempt, even an exception
+   out of a signal, cancels it: what was set is taken back wherever it could still be reached.
+2. One attempt, one owner token; between two attempts it sleeps, in the queue where somebody will wake it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import secrets
+from typing import TYPE_CHECKING
+
+from redlock import protocol, verdict
+from redlock.clock import now_ms, wall_us
+from redlock.commands import Acquire
+from redlock.model import Grant, Refusal
+from redlock.patience import Patience
+from redlock.waiters import Nap
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from redlock.client import Redlock
+    from redlock.commands import Names
+    from redlock.errors import RedlockError
+    from redlock.sync import Links
+
+
+class Candidate:
+    """Somebody who wants these resources.
+
+    Args:
+        client: Whose nodes, queue and log these are.
+        names: What is wanted.
+        ttl_ms: How long the lease shall last.
+        who: What the owner token says of it.
+        won: Called with the grant, the links that it came by and the time that it took, before anybody else can use
+            the links.
+        undo: Called where an exception strikes, be it after that; the attempt is cancelled.
+    """
+
+    def __init__(
+        self,
+        client: Redlock,
+        names: Names,
+        ttl_ms: int,
+        who: str,
+        *,
+        won: Callable[[Grant, Links, int], None],
+        undo: Callable[[], None],
+    ) -> None:
+        self._client, self._names, self._ttl_ms, self._who = client, names, ttl_ms, who
+        self._won, self._undo = won, undo
+
+    @property
+    def _resource(self) -> str:
+        return ", ".join(self._names)
+
+    def win(self, patience_ms: int | None) -> None:
+        """Try for this long; None tries for ever. Raises as `Lease.take` does."""
+        patience, losses = Patience(patience_ms, self._ttl_ms), 0
+        nap, won = Nap(self._client.waiters, self._names, self._ttl_ms), False
+        try:
+            if nap.comes_after_others(patience.turn_ms, lambda: self._client.log.queued(self._resource, self._who)):
+                patience.hears()
+            while True:
+                result = self._attempt(patience.started_ms, woken=nap.woken, waits_ms=patience.waits_ms)
+                if isinstance(result, Grant):
+                    won = True
+                    return
+                verdict.refuse_disagreement(self._client.driver.nodes, self._client.driver.codec.terms, result)
+                losses += 1
+                if result.no_quorum and losses == 1:
+                    # The first attempt finds out which connections had gone stale; the second one dials.
+                    continue
+                left_ms = patience.left_ms(result)
+                pause, wakes = nap.length_ms(result, losses, random.random())  # noqa: S311 - jitter, not a secret
+                if left_ms is not None and (left_ms <= 0 or (pause > left_ms and not wakes)):
+                    raise self._refused(result)
+                self._client.log.retry(self._resource, self._who, result, losses, pause)
+                if not result.no_quorum and nap.lines_up(patience.turn_ms):
+                    patience.hears()
+                    continue
+                nap.take(pause if left_ms is None else min(pause, left_ms), wakes=wakes)
+        finally:
+            nap.end(won=won)
+
+    def _refused(self, result: Refusal) -> RedlockError:
+        error = verdict.error(self._client.driver.nodes, self._resource, result)
+        self._client.log.refused(self._who, result.election, error)
+        return error
+
+    def _attempt(self, started_ms: int, *, woken: bool, waits_ms: int) -> Grant | Refusal:
+        token = f"{secrets.token_hex(16)}:{self._who}"
+        by = now_ms() + self._client.fresh_ms
+        attempt = Acquire(self._names, token, self._ttl_ms, self._client.proposal(wall_us()), woken, waits_ms, by)
+        with self._client.driver.links() as links:
+            try:
+                result = links.run(protocol.acquire(attempt))
+                self._client.saw(result.election.largest_fence)
+                if isinstance(result, Grant):
+                    self._client.saw(result.fence)
+                    self._won(result, links, now_ms() - started_ms)
+            except BaseException:
+                self._undo()
+                with contextlib.suppress(Exception):
+                    links.run(protocol.cancel(attempt, attempt.ttl_ms))
+                raise
+        return result

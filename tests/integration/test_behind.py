@@ -1,0 +1,243 @@
+"""Releases that nobody waits for: they arrive all the same, and what became of them is known, told and logged."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import random
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+import pytest
+
+from redlock import LockLost, NotHeld, Outcome, Redlock
+from redlock.link import Link
+from tests.integration.tools import ROOT, eventually, in_a_fork, is_free, raw, run_out, slow_links
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from redlock import Lease
+    from redlock.embedded import Cluster
+
+NAME = "report:7"
+QUICK = 200
+STRIKES = 60
+
+AT_THE_END = """
+import logging, sys
+from redlock import Redlock
+logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+lock = Redlock(sys.argv[1:]).lock("report:7", wait_for_release=False)
+for _ in range(200):
+    with lock:
+        pass
+"""
+"""A program that takes locks in quick succession and ends right after the last one."""
+
+
+def take_and_give_back(client: Redlock, name: str = NAME) -> Lease:
+    """One section whose end waits for nothing."""
+    with client.lock(name, blocking=False, wait_for_release=False) as lease:
+        pass
+    return lease
+
+
+def sends(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """Count the pieces that go out on all connections."""
+    count, put = [0], Link._put
+
+    def counted(link: Link, words: bytes) -> bool:
+        count[0] += 1
+        return put(link, words)
+
+    monkeypatch.setattr(Link, "_put", counted)
+    return lambda: count[0]
+
+
+def heard(caplog: pytest.LogCaptureFixture, event: str) -> list[str]:
+    """The lines of this event so far."""
+    return [line for line in caplog.messages if line.startswith(event)]
+
+
+def test_it_comes_back_before_any_node_has_heard_of_it_and_all_of_them_do(nodes: Cluster) -> None:
+    with slow_links(nodes.servers) as links, Redlock([link.url for link in links], node_timeout=1.0) as client:
+        with client.lock(NAME, wait_for_release=False) as lease:
+            for link in links:
+                link.delay = 0.3
+        assert not is_free(nodes.servers, NAME), "nobody waited for the nodes"
+        with pytest.raises(NotHeld):
+            _ = lease.fence
+        eventually(lambda: is_free(nodes.servers, NAME), "the release on all nodes")
+
+
+def test_what_became_of_it_is_known_when_it_is_asked_for(nodes: Cluster, client: Redlock) -> None:
+    assert take_and_give_back(client).outcome() is Outcome.RELEASED
+    with client.lock(NAME, wait_for_release=False) as gone:
+        run_out(nodes.servers, NAME)
+    assert gone.outcome() is Outcome.EXPIRED
+    with client.lock(NAME, wait_for_release=False) as unheard:
+        for server in nodes.servers[:3]:
+            server.freeze()
+    assert unheard.outcome() is Outcome.UNKNOWN
+    for server in nodes.servers[:3]:
+        server.thaw()
+
+
+def test_a_lease_that_was_not_given_back_has_no_outcome(client: Redlock) -> None:
+    with client.lock(NAME) as lease, pytest.raises(NotHeld, match="not given back"):
+        lease.outcome()
+    assert lease.outcome() is Outcome.RELEASED
+
+
+def test_what_only_the_nodes_know_is_in_the_log_without_anybody_asking(
+    nodes: Cluster, client: Redlock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "redlock")
+    take_and_give_back(client)
+    eventually(lambda: heard(caplog, "released"), "the outcome of the first")
+    with client.lock(NAME, wait_for_release=False):
+        run_out(nodes.servers, NAME)
+    eventually(lambda: heard(caplog, "expired"), "the outcome of the second")
+
+
+def test_a_loss_that_is_known_by_then_is_raised(nodes: Cluster) -> None:
+    with Redlock(nodes.urls, ttl=0.3, max_ttl=1.0) as client:
+        lock = client.lock(NAME, wait_for_release=False)
+        assert lock.acquire()
+        eventually(lambda: lock.lease.lost, "the end of a lease that nobody renews")
+        with pytest.raises(LockLost):
+            lock.release()
+
+
+def test_who_comes_back_at_once_sends_both_in_one_piece(client: Redlock, monkeypatch: pytest.MonkeyPatch) -> None:
+    take_and_give_back(client)
+    count = sends(monkeypatch)
+    for number in range(QUICK):
+        take_and_give_back(client, f"report:{number}")
+    assert count() < 5 * QUICK * 1.5, "a piece for each of two commands on each of five connections is twice as many"
+
+
+def test_who_is_waited_for_sends_them_apart(client: Redlock, monkeypatch: pytest.MonkeyPatch) -> None:
+    take_and_give_back(client)
+    count = sends(monkeypatch)
+    for _ in range(QUICK):
+        with client.lock(NAME, blocking=False):
+            pass
+    assert count() >= 5 * QUICK * 2
+
+
+def test_who_comes_back_at_once_is_never_refused_by_its_own_release(client: Redlock) -> None:
+    for _ in range(QUICK):
+        take_and_give_back(client)
+        with client.lock(NAME, blocking=False):
+            pass
+
+
+def test_tokens_grow_from_one_to_the_next(client: Redlock) -> None:
+    fences = []
+    for _ in range(QUICK):
+        with client.lock(NAME, blocking=False, wait_for_release=False) as lease:
+            fences.append(lease.fence)
+    assert fences == sorted(set(fences))
+
+
+def test_what_was_held_back_is_sent_where_nobody_comes_back(nodes: Cluster, client: Redlock) -> None:
+    for _ in range(QUICK):
+        take_and_give_back(client)
+    eventually(lambda: is_free(nodes.servers, NAME), "the last release on all nodes", within=client.ttl_ms / 2000)
+
+
+def test_a_program_that_ends_has_released_everything_and_said_so(nodes: Cluster) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", AT_THE_END, *nodes.urls], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert is_free(nodes.servers, NAME)
+    lines = ran.stdout.splitlines()
+    assert sum(line.startswith("acquired") for line in lines) == QUICK
+    assert sum(line.startswith("released") for line in lines) == QUICK
+
+
+def test_a_client_that_is_closed_has_released_everything_and_said_so(
+    nodes: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "redlock")
+    with Redlock(nodes.urls) as client:
+        for _ in range(QUICK):
+            take_and_give_back(client)
+    assert is_free(nodes.servers, NAME)
+    assert len(heard(caplog, "released")) == QUICK
+
+
+def test_a_forked_child_leaves_what_its_parent_has_begun_to_its_parent(nodes: Cluster, client: Redlock) -> None:
+    for _ in range(QUICK):
+        lease = take_and_give_back(client)
+
+    def in_the_child() -> bool:
+        take_and_give_back(client, "child's own")
+        client.close()
+        return True
+
+    assert in_a_fork(in_the_child) is True
+    assert lease.outcome() is Outcome.RELEASED
+    assert is_free(nodes.servers, NAME)
+
+
+def test_nodes_that_have_lost_the_scripts_are_taught_them_and_asked_again(nodes: Cluster, client: Redlock) -> None:
+    with client.lock(NAME, wait_for_release=False) as lease:
+        for server in nodes.servers:
+            with raw(server) as redis:
+                redis.script_flush()
+    assert lease.outcome() is Outcome.RELEASED
+    eventually(lambda: is_free(nodes.servers, NAME), "the release on all nodes")
+
+
+def test_a_node_that_dies_meanwhile_is_not_waited_for(nodes: Cluster, client: Redlock) -> None:
+    with client.lock(NAME, wait_for_release=False) as lease:
+        for server in nodes.servers[:2]:
+            server.kill()
+    assert lease.outcome() is Outcome.RELEASED
+    for _ in range(QUICK):
+        take_and_give_back(client)
+
+
+class Struck(BaseException):
+    """As a time limit's exception, it may come at any moment."""
+
+
+@contextmanager
+def a_strike_in(seconds: float) -> Iterator[None]:
+    """Raise when this time is over, wherever this thread is then, as Celery's time limits do."""
+
+    def strike(*_: object) -> None:
+        raise Struck
+
+    before = signal.signal(signal.SIGALRM, strike)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+# A socket that was just being opened is left to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("wait", [True, False])
+def test_wherever_an_exception_strikes_the_lock_is_free_within_a_ttl(nodes: Cluster, wait: bool) -> None:  # noqa: FBT001 - a parameter
+    chance, held = random.Random(7), 0
+    with Redlock(nodes.urls, ttl=0.3, max_ttl=1.0) as client:
+        take_and_give_back(client)
+        for _ in range(STRIKES):
+            # Outside of what follows, for an exception that is at hand keeps all that it came through alive.
+            with suppress(Struck), a_strike_in(chance.uniform(0.0, 0.01)):
+                while True:
+                    with client.lock(NAME, wait_for_release=wait):
+                        held += 1
+            with client.lock(NAME, blocking_timeout=10.0) as lease:
+                assert not lease.lost
+    assert held, "it struck before the first section"
+    gc.collect()

@@ -1,0 +1,69 @@
+"""`redlock.ballot`: votes are counted as they come, and what comes late counts for nothing."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from redlock.ballot import Ballot
+from redlock.commands import Inspect, Round, Wait
+from redlock.model import UNANSWERED, counted, decided, silent
+from tests.unit.helpers import ABSENT, DEAD, NAMES, denied, election, granted
+
+KINDS = [granted(), denied(), ABSENT, DEAD, UNANSWERED]
+
+
+def ballot(wait: Wait = Wait.ALL, nodes: int = 5) -> Ballot:
+    return Ballot(Round(Inspect(NAMES), wait), nodes, 1_000)
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 3, 4, 5])
+def test_it_is_over_exactly_when_the_votes_say_so(nodes: int) -> None:
+    for votes in itertools.product(KINDS, repeat=nodes):
+        for wait in Wait:
+            one = ballot(wait, nodes)
+            for place, vote in enumerate(votes):
+                one.cast(place, vote)
+            said = election(*votes)
+            right = {
+                Wait.DECIDED: decided(said.granted, said.unanswered, said.quorum),
+                Wait.COUNTED: counted(said.granted, said.denied, said.unanswered, said.quorum),
+                Wait.ALL: said.unanswered == 0,
+                Wait.SENT: True,
+            }
+            assert one.is_over is right[wait]
+            assert one.is_lost is (said.granted < said.quorum and said.unanswered > 0)
+            assert one.close(1_005) == said
+
+
+def test_before_the_first_answer_everybody_is_unanswered() -> None:
+    assert ballot().close(1_005).votes == (UNANSWERED,) * 5
+
+
+def test_a_node_that_nobody_waited_for_may_still_vote() -> None:
+    one = ballot(Wait.DECIDED)
+    for place in range(5):
+        one.cast(place, silent("suspect"))
+    assert one.is_over
+    for place in range(3):
+        one.cast(place, granted())
+    said = one.close(1_005)
+    assert said.won
+    assert one.is_over
+
+
+def test_a_lost_connection_answers_nothing_any_more_and_takes_back_no_vote() -> None:
+    one = ballot()
+    one.cast(0, granted())
+    for place in range(5):
+        one.miss(place, "connection reset")
+    assert one.is_over
+    assert one.close(1_005).votes == (granted(), *[silent("connection reset")] * 4)
+
+
+def test_what_is_missed_after_the_end_changes_nothing() -> None:
+    one = ballot()
+    said = one.close(1_005)
+    one.miss(0, "connection reset")
+    assert one.votes == list(said.votes)
