@@ -92,7 +92,7 @@ class Redlock:
         self.driver = Driver(members, codec)
         self.waiters = Waiters(members, codec)
         self.log = Journal(members)
-        self.renewal = Renewal()
+        self.renewal = Renewal(self.driver)
         _clients.add(self)
         self._largest_seen = 0
         self._host = socket.gethostname()

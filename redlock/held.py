@@ -1,26 +1,39 @@
 """What this context holds: so that taking it again is an error at once, or the same lease, and never a deadlock.
 
-Rules: a context is a thread, a greenlet or an asyncio task (`contextvars`); a lease whose time is over is not held;
-nothing here keeps a lease alive that its owner has dropped.
+Rules:
+1. A context is a thread, a greenlet or an asyncio task (`contextvars`); a lease whose time is over is not held.
+2. Nothing here keeps a lease alive that its owner has dropped.
+3. What it costs does not grow with what is held, where it is given back in the opposite order: a context's leases are
+   a stack of pairs, which contexts can share, and it is searched only if the process holds one on the same resource.
 """
 
 from __future__ import annotations
 
 import weakref
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from redlock.errors import RedlockError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from redlock.lease import Lease
 
-_leases: ContextVar[tuple[weakref.ref[Lease], ...]] = ContextVar("redlock_held", default=())
+_Stack: TypeAlias = "tuple[weakref.ref[Lease], _Stack] | None"
+
+_stack: ContextVar[_Stack] = ContextVar("redlock_held", default=None)
+_last: weakref.WeakValueDictionary[tuple[int, str], Lease] = weakref.WeakValueDictionary()
+"""Which lease of this process was taken last, by client and resource."""
 
 
-def _held() -> list[Lease]:
-    leases = [reference() for reference in _leases.get()]
-    return [lease for lease in leases if lease is not None and lease.held]
+def _held() -> Iterator[Lease]:
+    stack = _stack.get()
+    while stack is not None:
+        reference, stack = stack
+        lease = reference()
+        if lease is not None and lease.held:
+            yield lease
 
 
 def claim(lease: Lease, *, reentrant: bool) -> Lease:
@@ -29,12 +42,14 @@ def claim(lease: Lease, *, reentrant: bool) -> Lease:
     Raises:
         RedlockError: This context holds one of the resources, and that is not what re-entrance can share.
     """
+    if not any(key in _last for key in lease.claims):
+        return lease
     for other in _held():
-        shared = set(other.names) & set(lease.names)
-        if other.serves(lease) and shared and other.remaining() > 0:
-            if reentrant and set(lease.names) <= set(other.names):
+        shared = other.claims & lease.claims
+        if shared and other.remaining() > 0:
+            if reentrant and lease.claims <= other.claims:
                 return other
-            names = ", ".join(sorted(shared))
+            names = ", ".join(sorted(name for _, name in shared))
             raise RedlockError(
                 f"lock {names!r} is held by this very context; it would wait for itself. "
                 + (
@@ -49,9 +64,23 @@ def claim(lease: Lease, *, reentrant: bool) -> Lease:
 
 def add(lease: Lease) -> None:
     """This context holds it from now on."""
-    _leases.set(tuple(weakref.ref(other) for other in (*_held(), lease)))
+    for key in lease.claims:
+        _last[key] = lease
+    below = _stack.get()
+    while below is not None and not ((other := below[0]()) and other.held):
+        below = below[1]
+    _stack.set((weakref.ref(lease), below))
 
 
 def remove(lease: Lease) -> None:
     """This context holds it no more."""
-    _leases.set(tuple(weakref.ref(other) for other in _held() if other is not lease))
+    above, stack = [], _stack.get()
+    while stack is not None and stack[0]() is not lease:
+        above.append(stack[0])
+        stack = stack[1]
+    if stack is None:
+        return
+    stack = stack[1]
+    for reference in reversed(above):
+        stack = (reference, stack)
+    _stack.set(stack)

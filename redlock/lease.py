@@ -10,7 +10,6 @@ Rules of this file:
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import threading
 from typing import TYPE_CHECKING
@@ -29,9 +28,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from redlock.client import Redlock
+    from redlock.protocol import Steps
     from redlock.sync import Links
 
 _RELEASE_SECONDS = 0.08
+_BUSY_MS = 10
+"""Somebody extends it or gives it back at this moment."""
 
 
 class Lease:
@@ -52,6 +54,7 @@ class Lease:
         on_lost: Callable[[Lease], None] | None = None,
     ) -> None:
         self.names = names
+        self.claims = frozenset((id(client), name) for name in names)
         self.ttl_ms = ttl_ms
         self.waited_ms = 0
         """How long the caller waited for it."""
@@ -61,10 +64,11 @@ class Lease:
         self._max_hold_ms = max_hold_ms
         self._on_lost = on_lost
         self._grant: Grant | None = None
-        self._links: Links | None = None
+        self.links: Links | None = None
         self._outcome: Outcome | None = None
         self._taken_ms = self._depth = 0
         self._lost = self._stopped = ""
+        self._is_told = True
         self._left_to_renewal = False
         self._mutex = threading.Lock()
         self._pid = process.pid()
@@ -117,10 +121,6 @@ class Lease:
         if self.remaining() <= 0:
             raise LockLost(self.resource, self._lost or f"its {self.ttl_ms / 1000:g} s are over")
 
-    def serves(self, other: Lease) -> bool:
-        """Whether both are of the same client."""
-        return self._client is other._client
-
     def take(self, patience_ms: int | None) -> None:
         """Win an election, trying again for this long; None tries for ever. Held already: hold it once more.
 
@@ -136,7 +136,7 @@ class Lease:
             who.win(patience_ms)
 
     def _begin(self, grant: Grant, links: Links, waited_ms: int) -> None:
-        self._links, self._grant, self._taken_ms, self.waited_ms = links, grant, now_ms(), waited_ms
+        self.links, self._grant, self._taken_ms, self.waited_ms = links, grant, now_ms(), waited_ms
         held.add(self)
         self._client.log.acquired(self.resource, grant, waited_ms)
         if self._renew:
@@ -146,22 +146,27 @@ class Lease:
         self._grant = None
         held.remove(self)
 
-    def extend(self, ttl_ms: int, wait: Wait = Wait.DECIDED) -> None:
+    def extend(self, ttl_ms: int) -> None:
         """Make it last for at least this long from now; a failed extension leaves the old deadline.
 
         Raises:
             LockLost: Its time was over, or a quorum of nodes no longer has it.
             QuorumUnavailable: Too few nodes answered; the old deadline stands.
         """
-        with self._mutex:
-            grant = self._held()
-            self.ensure_valid()
-            with self._client.driver.links(self._links) as links:
-                result = links.run(protocol.extend(grant, ttl_ms, wait))
-            if isinstance(result, Grant):
-                self._grant = result
-                self._client.log.extended(self.resource, result)
-                return
+        try:
+            with self._mutex, self._client.driver.links(self.links) as links:
+                links.run(self._extending(ttl_ms, Wait.DECIDED))
+        finally:
+            self.tell_of_loss()
+
+    def _extending(self, ttl_ms: int, wait: Wait) -> Steps[None]:
+        grant = self._held()
+        self.ensure_valid()
+        result = yield from protocol.extend(grant, ttl_ms, wait)
+        if isinstance(result, Grant):
+            self._grant = result
+            self._client.log.extended(self.resource, result)
+            return
         self._client.log.not_extended(self.resource, grant, result)
         if result.no_quorum:
             raise verdict.unavailable(self._client.driver.nodes, self.resource, result.election)
@@ -169,20 +174,26 @@ class Lease:
             self._declare_lost("a quorum of nodes no longer has it")
         raise LockLost(self.resource, self._lost or "it could not be extended on a quorum of nodes")
 
-    def renew(self) -> int | None:
-        """The renewing thread's turn; gives when it is due again, None if it is over."""
+    def renewing(self) -> Steps[int | None]:
+        """The renewing thread's turn, as rounds that many leases can share; gives when it is due again, None if never.
+
+        The thread has the links by then, so it waits for nobody who has the lease.
+        """
+        if not self._mutex.acquire(blocking=False):
+            return now_ms() + _BUSY_MS
         try:
-            due_ms = self._renewed()
+            due_ms = yield from self._renewing()
+            if self._left_to_renewal:
+                yield from self._releasing()
         except (LockLost, QuorumUnavailable):
-            due_ms = now_ms() + retry_ms(int(self.remaining() * 1000)) if self.held else None
+            due_ms = now_ms() + retry_ms(int(self.remaining() * 1000))
         except NotHeld:
             return None
-        if self._left_to_renewal:
-            with self._mutex, contextlib.suppress(NotHeld):
-                self._finish()
+        finally:
+            self._mutex.release()
         return due_ms if self.held and not self._lost else None
 
-    def _renewed(self) -> int | None:
+    def _renewing(self) -> Steps[int]:
         now, deadline_ms = now_ms(), self._held().deadline_ms
         until = deadline_ms + self.ttl_ms if self._max_hold_ms is None else self._taken_ms + self._max_hold_ms
         if now >= deadline_ms:
@@ -192,15 +203,19 @@ class Lease:
             self._stopped = "max_hold is over"
             return deadline_ms
         if not self._left_to_renewal:
-            self.extend(ttl_ms, Wait.ALL)
+            yield from self._extending(ttl_ms, Wait.ALL)
         return now + renewal_ms(ttl_ms)
 
     def _declare_lost(self, why: str) -> None:
         if not self._lost and self._grant is not None:
-            self._lost = why
+            self._lost, self._is_told = why, self._on_lost is None
             self._client.log.lost(self.resource, self._grant, why)
-            if self._on_lost is not None:
-                self._on_lost(self)
+
+    def tell_of_loss(self) -> None:
+        """Call `on_lost` if there is news: with nothing in hand, for it may do what it likes."""
+        if self._lost and not self._is_told and self._on_lost is not None:
+            self._is_told = True
+            self._on_lost(self)
 
     def give_back(self, *, wait: bool = True) -> Outcome:
         """Delete the keys on all nodes, bounded to 80 ms; forgets the owner token once the outcome is known.
@@ -240,15 +255,19 @@ class Lease:
             raise LockLost(self.resource, self._lost or "its time was over before it was given back")
 
     def _finish(self, *, wait: bool = True) -> Outcome:
-        grant, outcome = self._held(), Outcome.BEGUN
         if wait:
-            with self._client.driver.links(self._links) as links:
-                outcome = links.run(protocol.release(grant))
-            self._ended(grant, outcome)
-        else:
-            self._outcome = outcome
-            self._client.driver.begin(self._links, protocol.release(grant), functools.partial(self._ended, grant))
+            with self._client.driver.links(self.links) as links:
+                return links.run(self._releasing())
+        grant, self._outcome = self._held(), Outcome.BEGUN
+        self._client.driver.begin(self.links, protocol.release(grant), functools.partial(self._ended, grant))
         self._grant = None
+        return Outcome.BEGUN
+
+    def _releasing(self) -> Steps[Outcome]:
+        grant = self._held()
+        outcome = yield from protocol.release(grant)
+        self._grant = None
+        self._ended(grant, outcome)
         return outcome
 
     def _ended(self, grant: Grant, outcome: Outcome) -> None:
@@ -262,7 +281,7 @@ class Lease:
             NotHeld: It was not given back.
         """
         if self._outcome is Outcome.BEGUN:
-            with self._client.driver.links(self._links) as links:
+            with self._client.driver.links(self.links) as links:
                 links.settle()
         if self._grant is not None or self._outcome is None:
             raise NotHeld(f"lock {self.resource!r} was not given back", self.resource)

@@ -23,7 +23,7 @@ from redlock.model import UNANSWERED, Vote, silent, timed_out
 from redlock.wire import SCRIPTS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from redlock.link import Link
     from redlock.nodes import Node
@@ -70,19 +70,26 @@ class Links(Bundle):
         """Carry out the rounds of a protocol generator and return its result."""
         return self._carry_on(steps, self._ask(next(steps)))
 
-    def run_all(self, courses: Iterable[Steps[T]]) -> list[T]:
+    def run_all(self, courses: Sequence[Steps[T]]) -> list[T]:
         """Carry out generators that do not need each other's outcome: their rounds share the exchanges."""
         begun: list[tuple[Steps[T], Ballot]] = []
+        results: dict[Steps[T], T] = {}
         try:
             for steps in courses:
-                begun.append((steps, self._ask(next(steps), hold=True)))
+                try:
+                    begun.append((steps, self._ask(next(steps), hold=True)))
+                except StopIteration as stop:
+                    results[steps] = stop.value
                 self._struck = False
             self._enter()
             self._flush()
-            return [self._carry_on(steps, ballot) for steps, ballot in begun]
+            for steps, ballot in begun:
+                results[steps] = self._carry_on(steps, ballot)
         finally:
-            for _, ballot in begun:
+            for steps, ballot in begun:
                 ballot.closed = True
+                steps.close()
+        return [results[steps] for steps in courses]
 
     def begin(self, steps: Steps[Outcome], done: Callable[[Outcome], None]) -> None:
         """Send a release, or hold it back for a moment, and wait for nothing; `done` is told the outcome later."""

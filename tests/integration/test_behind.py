@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from redlock import LockLost, NotHeld, Outcome, Redlock
-from redlock.link import Link
-from tests.integration.tools import ROOT, eventually, in_a_fork, is_free, raw, run_out, slow_links
+from tests.integration.tools import ROOT, eventually, in_a_fork, is_free, raw, run_out, sends, slow_links
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from redlock import Lease
     from redlock.embedded import Cluster
@@ -44,18 +43,6 @@ def take_and_give_back(client: Redlock, name: str = NAME) -> Lease:
     with client.lock(name, blocking=False, wait_for_release=False) as lease:
         pass
     return lease
-
-
-def sends(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
-    """Count the pieces that go out on all connections."""
-    count, put = [0], Link._put
-
-    def counted(link: Link, words: bytes) -> bool:
-        count[0] += 1
-        return put(link, words)
-
-    monkeypatch.setattr(Link, "_put", counted)
-    return lambda: count[0]
 
 
 def heard(caplog: pytest.LogCaptureFixture, event: str) -> list[str]:

@@ -192,7 +192,7 @@ def test_tokens_grow_where_the_clock_is_far_behind(
     nodes: Cluster, client: Redlock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, _ = taken(client)
-    monkeypatch.setattr("redlock.lease.wall_us", lambda: 1_000)
+    monkeypatch.setattr("redlock.candidate.wall_us", lambda: 1_000)
 
     with Redlock(nodes.urls) as late:
         second, _ = taken(late)
@@ -205,7 +205,7 @@ def test_tokens_grow_where_the_clock_is_far_behind(
 def test_tokens_grow_where_the_clock_jumps_ahead_and_back(nodes: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     for clock in (0, 10**15, 5, 10**15 + 7, 2 * 10**15, 3):
-        monkeypatch.setattr("redlock.lease.wall_us", lambda now=clock: now)
+        monkeypatch.setattr("redlock.candidate.wall_us", lambda now=clock: now)
         with Redlock(nodes.urls) as client:
             seen.append(taken(client)[0])
 
@@ -214,9 +214,9 @@ def test_tokens_grow_where_the_clock_jumps_ahead_and_back(nodes: Cluster, monkey
 
 def test_a_refused_client_has_learnt_the_holders_token(nodes: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     with Redlock(nodes.urls) as ahead, Redlock(nodes.urls) as behind:
-        monkeypatch.setattr("redlock.lease.wall_us", lambda: 10**15)
+        monkeypatch.setattr("redlock.candidate.wall_us", lambda: 10**15)
         with ahead.lock(NAME) as lease:
-            monkeypatch.setattr("redlock.lease.wall_us", lambda: 10**9)
+            monkeypatch.setattr("redlock.candidate.wall_us", lambda: 10**9)
             assert behind.lock(NAME).acquire(blocking=False) is False
             fence = lease.fence
 

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from redlock import LockLost, QuorumUnavailable, Redlock, RedlockError, wire
-from tests.integration.tools import eventually, holders, in_a_fork, raw, run_out
+from redlock.journal import Journal
+from tests.integration.tools import eventually, holders, in_a_fork, raw, run_out, sends
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from redlock import Lease, Lock
     from redlock.embedded import Cluster
+    from redlock.model import Grant
 
 
 @pytest.fixture
@@ -234,3 +236,55 @@ def test_a_lease_that_nobody_can_reach_any_more_is_not_renewed(nodes: Cluster, b
     brief.lock("x").__enter__()
     gc.collect()
     eventually(lambda: not any(holders(nodes.servers, "x")), "the end of a lease without an owner")
+
+
+def test_many_leases_are_renewed_in_few_exchanges(brief: Redlock, monkeypatch: pytest.MonkeyPatch) -> None:
+    leases = [brief.lease(f"account:{number}", renew=True) for number in range(100)]
+    for lease in leases:
+        lease.take(0)
+    renewed, sent = [0], sends(monkeypatch)
+    extended = Journal.extended
+
+    def counted(journal: Journal, resource: str, grant: Grant) -> None:
+        renewed[0] += 1
+        extended(journal, resource, grant)
+
+    monkeypatch.setattr(Journal, "extended", counted)
+    eventually(lambda: renewed[0] >= 1_000, "ten renewals of each")
+    assert sent() < 5 * renewed[0] / 2, "a piece on each of five connections for each renewal is five times as many"
+    assert not any(lease.lost for lease in leases)
+    for lease in leases:
+        lease.give_back()
+
+
+def test_the_trouble_of_one_lease_is_not_that_of_those_which_are_renewed_with_it(
+    nodes: Cluster, brief: Redlock, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: Lease) -> None:
+        raise ZeroDivisionError
+
+    lost = brief.lease("lost", renew=True, on_lost=fail)
+    leases = [brief.lease(f"account:{number}", renew=True) for number in range(20)]
+    for lease in (lost, *leases):
+        lease.take(0)
+    run_out(nodes.servers, "lost")
+    eventually(lambda: lost.lost, "the loss of one")
+    eventually(lambda: any("renewal-failed" in line for line in caplog.messages), "its on_lost, which fails")
+    for lease in leases:
+        outlive(lease, 2)
+        lease.give_back()
+
+
+def test_who_is_told_of_a_loss_may_use_the_lock(nodes: Cluster, brief: Redlock) -> None:
+    told = threading.Event()
+
+    def take_another(lost: Lease) -> None:
+        lost.give_back()
+        with brief.lock("another", blocking=False):
+            told.set()
+
+    lease = brief.lease("x", renew=True, on_lost=take_another)
+    lease.take(0)
+    run_out(nodes.servers, "x")
+    assert told.wait(10)
+    assert not lease.held

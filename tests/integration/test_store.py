@@ -136,7 +136,7 @@ def test_the_same_number_of_another_owner_is_refused(
     nodes: Cluster, client: Redlock, store: FencedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # All nodes have lost their memory, and the clocks stand still: two leases with one token.
-    monkeypatch.setattr("redlock.lease.wall_us", lambda: 1_000)
+    monkeypatch.setattr("redlock.candidate.wall_us", lambda: 1_000)
     first = take(client)
     store.open(NAME, first)
     for server in nodes.servers:
@@ -273,7 +273,7 @@ def test_tokens_that_went_backwards_heal_by_themselves(
     for server in nodes.servers:
         with raw(server) as node:
             node.delete(NAME, wire.fence_key(NAME))
-    monkeypatch.setattr("redlock.lease.wall_us", lambda: 1_000)
+    monkeypatch.setattr("redlock.candidate.wall_us", lambda: 1_000)
     with Redlock(nodes.urls) as other:
         low = take(other)
         assert low.fence < high.fence

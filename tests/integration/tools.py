@@ -23,9 +23,12 @@ from redis import Redis
 
 from redlock import ConfigurationError
 from redlock.embedded import Server, free_port
+from redlock.link import Link
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+
+    import pytest
 
     from redlock import Lock, Redlock
 
@@ -265,3 +268,15 @@ def sixth_redis(*options: str) -> Iterator[Server]:
         yield server
     finally:
         server.stop()
+
+
+def sends(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """Count the pieces that go out on all connections."""
+    count, put = [0], Link._put
+
+    def counted(link: Link, words: bytes) -> bool:
+        count[0] += 1
+        return put(link, words)
+
+    monkeypatch.setattr(Link, "_put", counted)
+    return lambda: count[0]

@@ -22,14 +22,11 @@ class FakeLease:
     def __init__(self, *names: str, client: str = "one", left: float = 1.0) -> None:
         self.names = names
         self.held = True
-        self.client = client
+        self.claims = frozenset((client, name) for name in names)
         self.left = left
 
     def remaining(self) -> float:
         return self.left
-
-    def serves(self, other: FakeLease) -> bool:
-        return self.client == other.client
 
 
 def claim(wanted: FakeLease, *, reentrant: bool = False) -> object:
@@ -43,9 +40,9 @@ def add(lease: FakeLease) -> FakeLease:
 
 @pytest.fixture(autouse=True)
 def context_of_its_own() -> Iterator[None]:
-    before = held._leases.get()
+    before = held._stack.get()
     yield
-    held._leases.set(before)
+    held._stack.set(before)
 
 
 def test_who_holds_nothing_takes_what_it_wants() -> None:
@@ -108,3 +105,30 @@ def test_another_context_holds_nothing_of_this_one() -> None:
     _outer = add(FakeLease("a"))
     wanted = FakeLease("a")
     assert contextvars.Context().run(claim, wanted) is wanted
+
+
+class Watched(FakeLease):
+    """Counts how often anybody asks whether it is held."""
+
+    asked = 0
+
+    @property
+    def held(self) -> bool:
+        Watched.asked += 1
+        return True
+
+    @held.setter
+    def held(self, _value: bool) -> None:
+        pass
+
+
+def test_what_one_more_costs_does_not_grow_with_what_is_held() -> None:
+    leases = [Watched(f"account:{number}") for number in range(500)]
+    for lease in leases:
+        claim(lease)
+        add(lease)
+    assert Watched.asked < 2 * len(leases)
+    for lease in reversed(leases):
+        held.remove(cast("Lease", lease))
+    assert Watched.asked < 2 * len(leases)
+    assert held._stack.get() is None

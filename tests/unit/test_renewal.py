@@ -7,10 +7,15 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from redlock.clock import now_ms
+from redlock.driver import Driver
 from redlock.renewal import Renewal
+from redlock.wire import Codec
 
 if TYPE_CHECKING:
     import pytest
+
+
+CODEC = Codec(5, "", 10_000)
 
 
 class Given(SimpleNamespace):
@@ -20,7 +25,7 @@ class Given(SimpleNamespace):
 def test_it_wakes_up_for_what_is_still_held_and_not_for_each_lease_that_was_given_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    renewal, waits = Renewal(), []
+    renewal, waits = Renewal(Driver((), CODEC)), []
 
     def wait(seconds: float) -> None:
         waits.append(seconds)
@@ -34,6 +39,6 @@ def test_it_wakes_up_for_what_is_still_held_and_not_for_each_lease_that_was_give
         renewal.add(lease, now_ms() + 60_000 + number)
     renewal.add(held, now_ms() + 120_000)
 
-    assert renewal._next() is None
+    assert renewal._next() == []
     (seconds,) = waits
     assert 100 < seconds <= 120, "it waited for one that was given back"
