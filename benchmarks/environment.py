@@ -40,11 +40,13 @@ class Kind(NamedTuple):
 
 
 OURS = Kind("ours", quorum=True, module="ours")
+BEHIND = Kind("ours, release not waited for", quorum=True, module="ours_behind")
 LIMIT = Kind("limit (C)", quorum=True)
 NODE = Kind("node-redlock", quorum=True, needs=("redlock@5.0.0-beta.2", "ioredis@5"))
 REDLOCK_PY = Kind("redlock-py", quorum=True, module="redlock_py", needs=("redlock-py", "redis[hiredis]"))
 PEERS = (
     OURS,
+    BEHIND,
     LIMIT,
     NODE,
     REDLOCK_PY,
@@ -65,8 +67,8 @@ def prepare(kind: Kind) -> Program:
     Raises:
         Missing: That can't be done here.
     """
-    if kind is OURS:
-        return Program((sys.executable, "-m", "benchmarks.peers.ours"), ROOT, {})
+    if kind in {OURS, BEHIND}:
+        return Program((sys.executable, "-m", f"benchmarks.peers.{kind.module}"), ROOT, {})
     if kind is LIMIT:
         return _compiled()
     place = KEPT / kind.name.replace(" ", "-")

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 _Stack: TypeAlias = "tuple[weakref.ref[Lease], _Stack] | None"
 
 _stack: ContextVar[_Stack] = ContextVar("redlock_held", default=None)
-_last: weakref.WeakValueDictionary[tuple[int, str], Lease] = weakref.WeakValueDictionary()
-"""Which lease of this process was taken last, by client and resource."""
+_last: dict[tuple[int, str], weakref.ref[Lease]] = {}
+"""Which lease of this process was taken last, by client and resource. No weak dictionary: its callbacks run when a
+lease is dropped, and an exception that a signal raises in one of them is lost."""
+_most_known = 10_000
 
 
 def _held() -> Iterator[Lease]:
@@ -64,16 +66,32 @@ def claim(lease: Lease, *, reentrant: bool) -> Lease:
 
 def add(lease: Lease) -> None:
     """This context holds it from now on."""
+    reference = weakref.ref(lease)
     for key in lease.claims:
-        _last[key] = lease
+        _last[key] = reference
     below = _stack.get()
     while below is not None and not ((other := below[0]()) and other.held):
         below = below[1]
-    _stack.set((weakref.ref(lease), below))
+    _stack.set((reference, below))
+    if len(_last) > _most_known:
+        _drop_what_is_gone()
+
+
+def _drop_what_is_gone() -> None:
+    """Of leases that nobody gave back."""
+    global _most_known  # noqa: PLW0603 - as many again before the next look
+    for key, reference in list(_last.items()):
+        if reference() is None:
+            _last.pop(key, None)
+    _most_known = max(_most_known, 2 * len(_last))
 
 
 def remove(lease: Lease) -> None:
     """This context holds it no more."""
+    for key in lease.claims:
+        known = _last.get(key)
+        if known is not None and known() is lease:
+            _last.pop(key, None)
     above, stack = [], _stack.get()
     while stack is not None and stack[0]() is not lease:
         above.append(stack[0])

@@ -10,13 +10,15 @@ class Ours:
     """This project's lock."""
 
     prefix = ""
+    waits = True
+    """Whether a release waits for the nodes."""
 
     def __init__(self, urls: list[str], ttl: float) -> None:
         self.client = Redlock(urls, ttl=ttl)
 
     def acquire(self, name: str) -> Lock:
         """Take it."""
-        lock = self.client.lock(name)
+        lock = self.client.lock(name, wait_for_release=self.waits)
         lock.acquire()
         return lock
 

@@ -9,7 +9,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.bench import START_SECONDS, TTL, lock_nodes, nodes_of
-from benchmarks.environment import OURS
+from benchmarks.environment import BEHIND, OURS
 from benchmarks.process import PeerFailed
 from benchmarks.report import Table, median, quantile, ratio, spread
 
@@ -77,14 +77,24 @@ def _once(process: Process, into: dict[str, list[float]], seconds: float) -> Non
 
 def table(scenario: str, title: str, found: dict[str, dict[str, list[float]]]) -> Table:
     """The rounds as a table."""
-    ours = found[OURS.name]["rates"]
+    ours, behind = (found[kind.name]["rates"] if kind.name in found else [] for kind in (OURS, BEHIND))
     rows: list[list[Cell]] = []
     for name, one in found.items():
         cpu = median(one["cpu"])
         rows.append([
             name, median(one["rates"]), spread(one["rates"]), ratio(ours, one["rates"]),
+            ratio(behind, one["rates"]),
             quantile(one["acquire_ms"], 0.5), quantile(one["acquire_ms"], 0.99), None if cpu is None else cpu * 1e6,
         ])  # fmt: skip
-    columns = ("", "pairs/s", "min .. max", "ours is x", "acquire p50 ms", "p99 ms", "client CPU us/pair")
+    columns = (
+        "",
+        "pairs/s",
+        "min .. max",
+        "ours is x",
+        "not waited, x",
+        "acquire p50 ms",
+        "p99 ms",
+        "client CPU us/pair",
+    )
     raw = {name: {"rates": one["rates"], "cpu": one["cpu"]} for name, one in found.items()}
     return Table(scenario, title, columns, rows, bars="pairs/s", raw=raw)

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import __main__ as command
 from benchmarks.bench import Bench, Options, lock_nodes, sixth_server
-from benchmarks.environment import LIMIT, OURS, PEERS, Kind, Missing, prepare
+from benchmarks.environment import BEHIND, LIMIT, OURS, PEERS, Kind, Missing, prepare
 from benchmarks.scenarios import hot, uncontended
 from benchmarks.survival import __main__ as survival
 from benchmarks.survival import locks, outcome, tasks
@@ -28,12 +28,12 @@ def bench_of(out: Path, *kinds: Kind) -> Bench:
 
 
 def kinds_here() -> list[Kind]:
-    """Our own peer, and the limit where there is a C compiler."""
+    """Our own peer in both ways, and the limit where there is a C compiler."""
     try:
         prepare(LIMIT)
     except Missing:
-        return [OURS]
-    return [OURS, LIMIT]
+        return [OURS, BEHIND]
+    return [OURS, BEHIND, LIMIT]
 
 
 def _is_empty(server: Server) -> bool:
@@ -54,7 +54,7 @@ def test_ours_and_the_limit_are_measured_in_the_same_rounds_at_whose_end_a_quoru
         assert len(one["rates"]) == 2
         assert min(one["rates"]) > 0
     table = uncontended.table("uncontended", "pairs", found)
-    assert table.rows[0][3] == pytest.approx(1.0)
+    assert table.rows[0][3] == table.rows[1][4] == pytest.approx(1.0)
     assert "ours" in table.text()
 
 

@@ -101,6 +101,18 @@ def test_removing_one_keeps_the_others() -> None:
         claim(FakeLease("b"))
 
 
+def test_leases_that_nobody_gave_back_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(held, "_last", {})
+    monkeypatch.setattr(held, "_most_known", 10)
+    kept = add(FakeLease("kept"))
+    for number in range(30):
+        add(FakeLease(f"account:{number}"))
+    assert len(held._last) <= 12
+    with pytest.raises(RedlockError):
+        claim(FakeLease("kept"))
+    del kept
+
+
 def test_another_context_holds_nothing_of_this_one() -> None:
     _outer = add(FakeLease("a"))
     wanted = FakeLease("a")
