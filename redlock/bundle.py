@@ -70,7 +70,7 @@ class Bundle:
             return self._links
         return [self._links[place] for place in reversed(wire.waiting_order(command.names, len(self._links)))]
 
-    def suspects(self) -> list[Link]:
+    def _suspects(self) -> list[Link]:
         """The links whose nodes have let a round time out, and have not answered since."""
         return [link for link in self._links if link.suspect_since_ms is not None]
 

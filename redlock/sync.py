@@ -277,7 +277,7 @@ class Links(Bundle):
 
     def _make_ready(self, round_: Round) -> None:
         """Read what is late where that is needed, drop what is useless, and dial."""
-        suspects = self.suspects()
+        suspects = self._suspects()
         if suspects or now_ms() - self._used_ms > _IDLE_MS:
             self._pump(0)
         self._connect(round_.command, suspects)
