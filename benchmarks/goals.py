@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 AT_LEAST, AT_MOST = ">=", "<="
 _RATIO, _BEHIND = "ours is x", "not waited, x"
+_OTHERS = "to others, x"
+_HOT = ("redlock-py", "redlock-ng", "pottery", "node-redlock")
 _UNCONTENDED = (
     ("limit (C)", 1.0),
     ("redlock-py", 4.0),
@@ -25,10 +27,7 @@ _UNCONTENDED = (
 GOALS = (
     *(("uncontended", peer, _BEHIND, AT_LEAST, wanted) for peer, wanted in _UNCONTENDED),
     *(("uncontended", peer, _RATIO, AT_LEAST, wanted) for peer, wanted in _UNCONTENDED),
-    ("hot", "redlock-py", _RATIO, AT_LEAST, 2.0),
-    ("hot", "redlock-ng", _RATIO, AT_LEAST, 2.0),
-    ("hot", "pottery", _RATIO, AT_LEAST, 2.0),
-    ("hot", "node-redlock", _RATIO, AT_LEAST, 2.0),
+    *(("hot", peer, column, AT_LEAST, 2.0) for column in (_RATIO, _OTHERS) for peer in _HOT),
     ("hot", "ours", "wait p99 ms", AT_MOST, 25.0),
     ("hot", "ours", "least/most", AT_LEAST, 0.8),
     ("hot", "ours", "256 / 8 waiters", AT_LEAST, 0.8),

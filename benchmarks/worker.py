@@ -114,7 +114,7 @@ class Bench:
     def hot(self, said: Said) -> Said:
         """Many threads, one lock, a counter that is read, raised and written inside."""
         counts, waits = [0] * said["threads"], [[] for _ in range(said["threads"])]  # type: list[int], list[list[float]]
-        early = [0] * said["threads"]
+        early, again = [0] * said["threads"], [0] * said["threads"]
         errors: list[str] = []
 
         def run(number: int) -> None:
@@ -123,6 +123,7 @@ class Bench:
             time.sleep(max(0.0, said["at"] - time.monotonic()))
             since = said["at"] + said["lead"]
             until = since + said["seconds"]
+            written = -1
             while (before := time.monotonic()) < until:
                 try:
                     held = self.peer.acquire(said["name"])
@@ -130,9 +131,12 @@ class Bench:
                     if after >= since:
                         waits[number].append(after - before)
                     if after < until:
-                        store.set("counter", int(store.get("counter") or 0) + 1)
+                        found = int(store.get("counter") or 0)
+                        store.set("counter", found + 1)
                         early[number] += after < since
                         counts[number] += after >= since
+                        again[number] += after >= since and found == written
+                        written = found + 1
                     self.peer.release(held)
                 except Exception as exc:  # noqa: BLE001 - what a peer raises is a result
                     errors.append(f"{type(exc).__name__}: {exc}"[:200])
@@ -144,7 +148,8 @@ class Bench:
         for thread in threads:
             thread.join()
         return {
-            "counts": counts, "early": sum(early), "wait_ms": [round(one * 1000, 3) for some in waits for one in some],
+            "counts": counts, "early": sum(early), "again": sum(again),
+            "wait_ms": [round(one * 1000, 3) for some in waits for one in some],
             "failures": len(errors), "error": errors[-1] if errors else "", "cpu": time.process_time() - cpu,
         }  # fmt: skip
 

@@ -56,21 +56,26 @@ const commands = {
   async hot(said) {
     const counts = Array(said.threads).fill(0), waits = [], errors = [], used = cpu();
     const since = said.at + said.lead, until = since + said.seconds;
-    let early = 0;
+    let early = 0, again = 0;
     await Promise.all(counts.map(async (_, number) => {
       const store = new Redis(said.store);
       await store.ping();
       await new Promise((resolve) => setTimeout(resolve, Math.max(0, (said.at - clock()) * 1000)));
-      let before;
+      let before, written = -1;
       while ((before = clock()) < until) {
         try {
           const lock = await acquire(said.name);
           const after = clock();
           if (after >= since) waits.push(after - before);
           if (after < until) {
-            await store.set("counter", Number(await store.get("counter")) + 1);
+            const found = Number(await store.get("counter"));
+            await store.set("counter", found + 1);
             if (after < since) early += 1;
-            else counts[number] += 1;
+            else {
+              counts[number] += 1;
+              if (found === written) again += 1;
+            }
+            written = found + 1;
           }
           await lock.release();
         } catch (exc) {
@@ -79,7 +84,10 @@ const commands = {
       }
       store.disconnect();
     }));
-    return { counts, early, wait_ms: rounded(waits), failures: errors.length, error: errors.at(-1) || "", cpu: cpu() - used };
+    return {
+      counts, early, again, wait_ms: rounded(waits), failures: errors.length, error: errors.at(-1) || "",
+      cpu: cpu() - used,
+    };
   },
 
   async take(said) {

@@ -1,7 +1,8 @@
 """One hot lock: eight processes, and inside it a counter on a sixth server is read, raised and written.
 
-Hand-overs per second, how long one waits, how evenly it is shared, and whether the counter is right. Then the same with
-256 waiters, threads of the same eight processes, for ours and the best of the other quorum locks.
+Hand-overs per second, how many of them went to somebody else, how long one waits, how evenly it is shared, and whether
+the counter is right. Then the same with 256 waiters, threads of the same eight processes, for ours and the best of the
+other quorum locks.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ class Round(NamedTuple):
 
     Attributes:
         rate: Hand-overs per second.
+        changed: Those of them that went to somebody else; the others are holders that took it again.
         wait_ms: How long each acquire took.
         fairness: The least served process over the most served.
         wrong: Whether the counter is not what it must be.
@@ -59,6 +61,7 @@ class Round(NamedTuple):
     """
 
     rate: float
+    changed: float
     wait_ms: list[float]
     fairness: float
     wrong: bool
@@ -122,29 +125,32 @@ def _round(answers: Sequence[dict[str, Any]], counter: int, seconds: float) -> R
     waits = [one for answer in answers for one in answer["wait_ms"]]
     total, early = sum(served), sum(answer["early"] for answer in answers)
     cpu = sum(answer["cpu"] for answer in answers) / max(1, total + early)
-    return Round(total / seconds, waits, min(served) / max(1, *served), counter != total + early, cpu)
+    changed = total - sum(answer["again"] for answer in answers)
+    return Round(
+        total / seconds, changed / seconds, waits, min(served) / max(1, *served), counter != total + early, cpu
+    )
 
 
 def _table(few: dict[Kind, list[Round]], many: dict[Kind, list[Round]]) -> Table:
-    ours = [one.rate for one in few[OURS]]
+    ours, ours_changed = [one.rate for one in few[OURS]], [one.changed for one in few[OURS]]
     rows: list[list[Cell]] = []
     for kind, rounds in few.items():
         if not rounds:
             continue
-        rates = [one.rate for one in rounds]
+        rates, changed = [one.rate for one in rounds], [one.changed for one in rounds]
         waits = [wait for one in rounds for wait in one.wait_ms]
         crowd = median([one.rate for one in many.get(kind, [])])
         usual = median(rates)
         cpu = median([one.cpu for one in rounds])
         rows.append([
-            kind.name, usual, spread(rates), ratio(ours, rates), quantile(waits, 0.5), quantile(waits, 0.99),
-            max(waits), median([one.fairness for one in rounds]),
+            kind.name, usual, spread(rates), ratio(ours, rates), median(changed), ratio(ours_changed, changed),
+            quantile(waits, 0.5), quantile(waits, 0.99), max(waits), median([one.fairness for one in rounds]),
             f"WRONG in {wrong} of {len(rounds)}" if (wrong := sum(one.wrong for one in rounds)) else "right",
             None if cpu is None else cpu * 1e6, None if crowd is None or not usual else crowd / usual,
         ])  # fmt: skip
     columns = (
-        "", "hand-overs/s", "min .. max", "ours is x", "wait p50 ms", "wait p99 ms", "max", "least/most", "counter",
-        "client CPU us", f"{MANY} / {PROCESSES} waiters",
+        "", "hand-overs/s", "min .. max", "ours is x", "to others/s", "to others, x", "wait p50 ms", "wait p99 ms",
+        "max", "least/most", "counter", "client CPU us", f"{MANY} / {PROCESSES} waiters",
     )  # fmt: skip
     raw = {
         kind.name: {waiters: [one._replace(wait_ms=[]) for one in all_.get(kind, [])]
