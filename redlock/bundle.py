@@ -70,10 +70,6 @@ class Bundle:
             return self._links
         return [self._links[place] for place in reversed(wire.waiting_order(command.names, len(self._links)))]
 
-    def _suspects(self) -> list[Link]:
-        """The links whose nodes have let a round time out, and have not answered since."""
-        return [link for link in self._links if link.suspect_since_ms is not None]
-
     def _connect(self, command: Command, suspects: Sequence[Link]) -> None:
         """Drop what has been suspect for too long, and dial; wait only for nodes not known to be bad."""
         now = now_ms()

@@ -61,39 +61,51 @@ class Candidate:
 
     def win(self, patience_ms: int | None) -> None:
         """Try for this long; None tries for ever. Raises as `Lease.take` does."""
-        patience, losses = Patience(patience_ms, self._ttl_ms), 0
-        nap, won = Nap(self._client.waiters, self._names, self._ttl_ms), False
+        patience = Patience(patience_ms, self._ttl_ms)
+        others = self._client.waiters.expects_others(self._names)
+        first = None if others else self._attempt(patience)
+        if not isinstance(first, Grant):
+            self._queue(patience, first)
+
+    def _queue(self, patience: Patience, first: Refusal | None) -> None:
+        result: Grant | Refusal | None = first
+        nap, losses, won = Nap(self._client.waiters, self._names, self._ttl_ms), 0, False
         try:
-            if nap.comes_after_others(patience.turn_ms, lambda: self._client.log.queued(self._resource, self._who)):
-                patience.hears()
-            while True:
-                result = self._attempt(patience.started_ms, woken=nap.woken, waits_ms=patience.waits_ms)
-                if isinstance(result, Grant):
-                    won = True
-                    return
-                verdict.refuse_disagreement(self._client.driver.nodes, self._client.driver.codec.terms, result)
-                losses += 1
-                if result.no_quorum and losses == 1:
-                    # The first attempt finds out which connections had gone stale; the second one dials.
-                    continue
-                left_ms = patience.left_ms(result)
-                pause, wakes = nap.length_ms(result, losses, random.random())  # noqa: S311 - jitter, not a secret
-                if left_ms is not None and (left_ms <= 0 or (pause > left_ms and not wakes)):
-                    raise self._refused(result)
-                self._client.log.retry(self._resource, self._who, result, losses, pause)
-                if not result.no_quorum and nap.lines_up(patience.turn_ms):
+            if result is None:
+                if nap.comes_after_others(patience.turn_ms, lambda: self._client.log.queued(self._resource, self._who)):
                     patience.hears()
-                    continue
-                nap.take(pause if left_ms is None else min(pause, left_ms), wakes=wakes)
+                result = self._attempt(patience, nap)
+            while isinstance(result, Refusal):
+                losses += 1
+                self._rest(patience, nap, result, losses)
+                result = self._attempt(patience, nap)
+            won = True
         finally:
             nap.end(won=won)
+
+    def _rest(self, patience: Patience, nap: Nap, refusal: Refusal, losses: int) -> None:
+        """Sleep until it is worth another attempt, or raise where there is no time for one."""
+        verdict.refuse_disagreement(self._client.driver.nodes, self._client.driver.codec.terms, refusal)
+        if refusal.no_quorum and losses == 1:
+            # The first attempt finds out which connections had gone stale; the second one dials.
+            return
+        left_ms = patience.left_ms(refusal)
+        pause, wakes = nap.length_ms(refusal, losses, random.random())  # noqa: S311 - jitter, not a secret
+        if left_ms is not None and (left_ms <= 0 or (pause > left_ms and not wakes)):
+            raise self._refused(refusal)
+        self._client.log.retry(self._resource, self._who, refusal, losses, pause)
+        if not refusal.no_quorum and nap.lines_up(patience.turn_ms):
+            patience.hears()
+        else:
+            nap.take(pause if left_ms is None else min(pause, left_ms), wakes=wakes)
 
     def _refused(self, result: Refusal) -> RedlockError:
         error = verdict.error(self._client.driver.nodes, self._resource, result)
         self._client.log.refused(self._who, result.election, error)
         return error
 
-    def _attempt(self, started_ms: int, *, woken: bool, waits_ms: int) -> Grant | Refusal:
+    def _attempt(self, patience: Patience, nap: Nap | None = None) -> Grant | Refusal:
+        woken, waits_ms = nap is not None and nap.woken, patience.waits_ms
         token = f"{secrets.token_hex(16)}:{self._who}"
         by = now_ms() + self._client.fresh_ms
         attempt = Acquire(self._names, token, self._ttl_ms, self._client.proposal(wall_us()), woken, waits_ms, by)
@@ -103,7 +115,7 @@ class Candidate:
                 self._client.saw(result.election.largest_fence)
                 if isinstance(result, Grant):
                     self._client.saw(result.fence)
-                    self._won(result, links, now_ms() - started_ms)
+                    self._won(result, links, now_ms() - patience.started_ms)
             except BaseException:
                 self._undo()
                 with contextlib.suppress(Exception):

@@ -73,6 +73,8 @@ def resources(names: object) -> Names:
     """One name or a list of names, each once, in an order that does not depend on the caller's."""
     if type(names) is str:
         return _known(names)
+    if type(names) is tuple and len(names) == 1 and type(names[0]) is str:
+        return _known(names[0])
     if isinstance(names, list | tuple | set | frozenset):
         if not names:
             raise ConfigurationError("the list of resource names is empty; name at least one")

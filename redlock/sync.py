@@ -233,11 +233,11 @@ class Links(Bundle):
 
     @staticmethod
     def _count(link: Link, ballot: Ballot, reply: object, read_ms: int) -> None:
-        vote = wire.decode(reply)
         if ballot.closed:
-            if vote.terms:
-                link.refusal = vote
+            if wire.refuses(reply):
+                link.refusal = wire.decode(reply)
             return
+        vote = wire.decode(reply)
         ballot.cast(link.place, vote)
         if vote.time_ms:
             link.refusal = vote if vote.terms else None
@@ -277,7 +277,11 @@ class Links(Bundle):
 
     def _make_ready(self, round_: Round) -> None:
         """Read what is late where that is needed, drop what is useless, and dial."""
-        suspects = self._suspects()
-        if suspects or now_ms() - self._used_ms > _IDLE_MS:
+        unfit = [link for link in self._links if link.sock is None or link.suspect_since_ms is not None]
+        idle = now_ms() - self._used_ms > _IDLE_MS
+        if not (unfit or idle):
+            return
+        suspects = [link for link in unfit if link.suspect_since_ms is not None]
+        if suspects or idle:
             self._pump(0)
         self._connect(round_.command, suspects)

@@ -64,6 +64,10 @@ class Waiters:
         met = self._crowded.get(names)
         return met[1] if met is not None and met[0] > now_ms() else 0
 
+    def expects_others(self, names: Names) -> bool:
+        """Whether others are likely to be before whoever wants these now."""
+        return self.gate.has_line(names) or self.lately_waited_ms(names) > 0
+
     def remember(self, names: Names, waited_ms: int, length_ms: int) -> None:
         """Others wanted the same, and are likely to for this long; 0 waited: nobody was met."""
         if waited_ms:
@@ -142,7 +146,7 @@ class Nap:
         return (pause_ms(refusal, losses, chance), False) if sleep is None else (sleep, True)
 
     def comes_after_others(self, most_ms: int, tell: Callable[[], None]) -> bool:
-        """Where others are likely to be before it, wait for its turn and a wake-up before the first attempt.
+        """Others are likely to be before it: wait for its turn and a wake-up before the first attempt.
 
         Args:
             most_ms: For how long at most; 0 not at all.
@@ -151,13 +155,11 @@ class Nap:
         Returns:
             Whether it did that.
         """
-        has_line = self._waiters.gate.has_line(self._names)
-        lately_ms = self._waiters.lately_waited_ms(self._names)
-        if not most_ms or not (has_line or lately_ms):
+        if not most_ms:
             return False
-        if has_line:
+        if self._waiters.gate.has_line(self._names):
             tell()
-        until_ms = now_ms() + most_ms
+        until_ms, lately_ms = now_ms() + most_ms, self._waiters.lately_waited_ms(self._names)
         self.lines_up(most_ms)
         self.take(max(0, min(first_ms(lately_ms, self._wake_ms), until_ms - now_ms())), wakes=True)
         return True

@@ -181,6 +181,11 @@ _RELEASED = Vote(Kind.GRANTED)
 """What a node's answer to a release says, where the lock was there."""
 
 
+def refuses(reply: object) -> bool:
+    """Whether a node's reply says that its clients agreed on other terms."""
+    return type(reply) is list and reply[:1] == [3]
+
+
 def decode(reply: object) -> Vote:
     """A node's reply as a vote. What is not one of the shapes that the scripts give is no vote."""
     # Nearly all replies are of these two shapes: no closer look at them.
