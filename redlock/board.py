@@ -113,7 +113,7 @@ class Board:
         if self._memory is None or slot is None:
             return
         entries = list(self._entries.values())
-        text = json.dumps(entries).encode()
+        text = json.dumps(entries).encode() if entries else b""
         while len(text) > _SLOT_BYTES - _HEAD.size:
             entries = entries[: len(entries) // 2]
             text = json.dumps(entries).encode()

@@ -20,10 +20,13 @@ from benchmarks.report import Table, median, quantile, ratio, spread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import TypeAlias
 
     from benchmarks.bench import Bench
     from benchmarks.environment import Kind
     from benchmarks.report import Cell
+
+    Found: TypeAlias = "dict[Kind, list[Round]]"
 
 PROCESSES = 8
 MANY = 256
@@ -69,26 +72,29 @@ class Round(NamedTuple):
 
 
 def run(bench: Bench) -> list[Table]:
-    """Eight waiters each, then many for the best two."""
+    """Eight waiters each, then eight and many in turns for the best two."""
     with lock_nodes() as nodes, sixth_server() as sixth:
         load = Load(nodes.urls, sixth.url, PROCESSES, bench.seconds(6.0))
-        few = _rounds(bench, bench.kinds(LIMIT, BEHIND), load, bench.rounds(5))
+        (few,) = _rounds(bench, bench.kinds(LIMIT, BEHIND), [load], bench.rounds(5))
         others = [kind for kind in few if kind is not OURS and kind.quorum and few[kind]]
         best = max(others, key=lambda kind: median([one.rate for one in few[kind]]) or 0.0, default=None)
         crowd = [OURS] if best is None else [OURS, best]
-        many = _rounds(bench, crowd, load._replace(waiters=MANY), bench.rounds(3))
-    return [_table(few, many)]
+        beside, many = _rounds(bench, crowd, [load, load._replace(waiters=MANY)], bench.rounds(5))
+    return [_table(few, beside, many)]
 
 
-def _rounds(bench: Bench, kinds: Sequence[Kind], load: Load, rounds: int) -> dict[Kind, list[Round]]:
-    found: dict[Kind, list[Round]] = {kind: [] for kind in kinds}
+def _rounds(bench: Bench, kinds: Sequence[Kind], loads: Sequence[Load], rounds: int) -> list[Found]:
+    """Rounds of these peers, the loads in turns; what was found under each load."""
+    found: list[Found] = [{kind: [] for kind in kinds} for _ in loads]
     for number in range(rounds):
-        bench.say(f"{load.waiters} waiters, round {number + 1} of {rounds}")
+        waiters = " and ".join(str(load.waiters) for load in loads)
+        bench.say(f"{waiters} waiters, round {number + 1} of {rounds}")
         for kind in kinds:
-            try:
-                found[kind].append(once(bench, kind, load))
-            except PeerFailed as why:
-                bench.missing[f"{kind.name}, {load.waiters} waiters, a round"] = str(why)
+            for load, one in zip(loads, found, strict=True):
+                try:
+                    one[kind].append(once(bench, kind, load))
+                except PeerFailed as why:
+                    bench.missing[f"{kind.name}, {load.waiters} waiters, a round"] = str(why)
     return found
 
 
@@ -131,7 +137,11 @@ def _round(answers: Sequence[dict[str, Any]], counter: int, seconds: float) -> R
     )
 
 
-def _table(few: dict[Kind, list[Round]], many: dict[Kind, list[Round]]) -> Table:
+def _rate(rounds: Sequence[Round]) -> float | None:
+    return median([one.rate for one in rounds])
+
+
+def _table(few: Found, beside: Found, many: Found) -> Table:
     ours, ours_changed = [one.rate for one in few[OURS]], [one.changed for one in few[OURS]]
     rows: list[list[Cell]] = []
     for kind, rounds in few.items():
@@ -139,23 +149,22 @@ def _table(few: dict[Kind, list[Round]], many: dict[Kind, list[Round]]) -> Table
             continue
         rates, changed = [one.rate for one in rounds], [one.changed for one in rounds]
         waits = [wait for one in rounds for wait in one.wait_ms]
-        crowd = median([one.rate for one in many.get(kind, [])])
-        usual = median(rates)
+        crowd, alone = _rate(many.get(kind, [])), _rate(beside.get(kind, []))
         cpu = median([one.cpu for one in rounds])
         rows.append([
-            kind.name, usual, spread(rates), ratio(ours, rates), median(changed), ratio(ours_changed, changed),
+            kind.name, median(rates), spread(rates), ratio(ours, rates), median(changed), ratio(ours_changed, changed),
             quantile(waits, 0.5), quantile(waits, 0.99), max(waits), median([one.fairness for one in rounds]),
             f"WRONG in {wrong} of {len(rounds)}" if (wrong := sum(one.wrong for one in rounds)) else "right",
-            None if cpu is None else cpu * 1e6, None if crowd is None or not usual else crowd / usual,
+            None if cpu is None else cpu * 1e6, None if crowd is None or not alone else crowd / alone,
         ])  # fmt: skip
     columns = (
         "", "hand-overs/s", "min .. max", "ours is x", "to others/s", "to others, x", "wait p50 ms", "wait p99 ms",
         "max", "least/most", "counter", "client CPU us", f"{MANY} / {PROCESSES} waiters",
     )  # fmt: skip
+    parts = {str(PROCESSES): few, f"{PROCESSES}, beside {MANY}": beside, str(MANY): many}
     raw = {
-        kind.name: {waiters: [one._replace(wait_ms=[]) for one in all_.get(kind, [])]
-                    for waiters, all_ in ((str(PROCESSES), few), (str(MANY), many))}
+        kind.name: {part: [one._replace(wait_ms=[]) for one in found.get(kind, [])] for part, found in parts.items()}
         for kind in few
-    }  # fmt: skip
+    }
     title = f"one lock, {PROCESSES} processes, a counter read and written inside"
     return Table("hot", title, columns, rows, bars="hand-overs/s", raw=raw)
