@@ -80,8 +80,9 @@ class Board:
     def forget(self) -> None:
         """In a forked child: what the parent's runs show is not ours."""
         self._lock = threading.Lock()
-        # Weak: a run that a signal has torn away from its end must not be shown for ever.
-        self._entries: weakref.WeakKeyDictionary[Entry, dict[str, object]] = weakref.WeakKeyDictionary()
+        # Weak: a run that a signal has torn away from its end must not be shown for ever. No weak dictionary: its
+        # upkeep is a third of what a run costs here.
+        self._entries: dict[weakref.ref[Entry], dict[str, object]] = {}
 
     def share(self) -> None:
         """Before the fork: have a memory that children write into."""
@@ -90,14 +91,17 @@ class Board:
     def show(self, entry: Entry, shown: dict[str, object]) -> None:
         """Show an entry, or what has become of it."""
         with self._lock:
-            self._entries[entry] = shown
+            self._entries[weakref.ref(entry, self._gone)] = shown
             self._write()
 
     def hide(self, entry: Entry) -> None:
         """Show it no more."""
         with self._lock:
-            self._entries.pop(entry, None)
+            self._entries.pop(weakref.ref(entry), None)
             self._write()
+
+    def _gone(self, torn: weakref.ref[Entry]) -> None:
+        self._entries.pop(torn, None)
 
     def listed(self) -> list[dict[str, Any]]:
         """All that is shown, the oldest first."""

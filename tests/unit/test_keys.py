@@ -15,6 +15,10 @@ def charge(self: object, account_id: int, amount: int = 5, *, currency: str = "E
     """A task like many others."""
 
 
+def refund(account_id: int, amount: int = 5) -> None:
+    """A task of the plainest kind."""
+
+
 def anything(**options: Any) -> None:  # noqa: ANN401 - a task that takes anything
     """A task that takes anything."""
 
@@ -30,6 +34,13 @@ def anything(**options: Any) -> None:  # noqa: ANN401 - a task that takes anythi
 )
 def test_however_it_is_called_the_same_call_locks_the_same_thing(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     assert Key("account:{account_id}:{amount}:{currency}", charge).of(args, kwargs) == "account:42:5:EUR"
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs"), [((42, 5), {}), ((42,), {}), ((42,), {"amount": 5}), ((), {"amount": 5, "account_id": 42})]
+)
+def test_so_it_is_where_nothing_but_plain_arguments_is_taken(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    assert Key("account:{account_id}:{amount}", refund).of(args, kwargs) == "account:42:5"
 
 
 def test_a_field_may_look_into_an_argument() -> None:
@@ -155,6 +166,7 @@ def test_what_comes_out_must_be_a_resource_name() -> None:
         Key("a:{account_id}", charge).of((None, "x\ny"), {})
 
 
-def test_arguments_that_do_not_fit_are_a_type_error_as_in_any_call() -> None:
+@pytest.mark.parametrize(("function", "args"), [(charge, (None,)), (refund, ()), (refund, (1, 2, 3))])
+def test_arguments_that_do_not_fit_are_a_type_error_as_in_any_call(function: Any, args: tuple[Any, ...]) -> None:  # noqa: ANN401
     with pytest.raises(TypeError):
-        Key("a:{account_id}", charge).of((None,), {})
+        Key("a:{account_id}", function).of(args, {})
