@@ -116,7 +116,7 @@ def test_a_prefix_is_checked_as_a_name_is_but_may_be_empty(prefix: object) -> No
     Redlock(prefix="")
 
 
-@pytest.mark.parametrize("names", [["a", ""], ["a", 5], ("a", None), [["a"]]])
+@pytest.mark.parametrize("names", [["a", ""], ["a", 5], ("a", None), [["a"]], ("",), (5,)])
 def test_one_bad_name_in_a_set_is_enough(names: object) -> None:
     with pytest.raises(ConfigurationError, match="resource name"):
         checks.resources(names)
