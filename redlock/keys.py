@@ -70,7 +70,7 @@ class Key:
     def _values(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """What a template sees: the arguments by name, with the defaults."""
         if self._plain is not None and not kwargs and len(args) == len(self._plain):
-            # Most calls of most tasks; to bind them takes three times as long as all the rest here.
+            # Most calls of most tasks; binding them would be most of what a key costs.
             return dict(zip(self._plain, args, strict=True))
         bound = self._signature.bind(*args, **kwargs)
         bound.apply_defaults()
