@@ -62,9 +62,12 @@ def test_the_counter_under_the_hot_lock_is_right_and_everybody_is_served(tmp_pat
     bench = bench_of(tmp_path, OURS)
     with lock_nodes() as nodes, sixth_server() as sixth:
         found = hot.once(bench, OURS, hot.Load(nodes.urls, sixth.url, waiters=2, seconds=0.5))
+        alone = hot.once(bench, OURS, hot.Load(nodes.urls, sixth.url, waiters=1, seconds=0.5))
     assert not found.wrong
-    assert found.rate > 0
     assert found.wait_ms
+    assert 0 < found.changed <= found.rate
+    assert alone.rate > 0
+    assert not alone.changed, "it handed the lock to nobody but itself"
 
 
 def test_a_run_writes_its_tables_as_json_and_as_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
