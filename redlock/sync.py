@@ -234,8 +234,7 @@ class Links(Bundle):
     @staticmethod
     def _count(link: Link, ballot: Ballot, reply: object, read_ms: int) -> None:
         if ballot.closed:
-            if wire.refuses(reply):
-                link.refusal = wire.decode(reply)
+            link.refusal = wire.refusal(reply) or link.refusal
             return
         vote = wire.decode(reply)
         ballot.cast(link.place, vote)

@@ -181,9 +181,12 @@ _RELEASED = Vote(Kind.GRANTED)
 """What a node's answer to a release says, where the lock was there."""
 
 
-def refuses(reply: object) -> bool:
-    """Whether a node's reply says that its clients agreed on other terms."""
-    return type(reply) is list and reply[:1] == [3]
+def refusal(reply: object) -> Vote | None:
+    """A node's reply as a vote, if it says that its clients agreed on other terms; None if it says anything else."""
+    if type(reply) is not list or reply[:1] != [3]:
+        return None
+    vote = _by_shape(reply)
+    return vote if vote.terms else None
 
 
 def decode(reply: object) -> Vote:

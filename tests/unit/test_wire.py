@@ -8,6 +8,7 @@ from importlib import resources
 import hiredis
 import pytest
 
+from redlock import wire
 from redlock.commands import Acquire, Command, Confirm, Extend, Inspect, Release, Repair
 from redlock.model import FENCE_LIMIT, Kind, quarantine_ms
 from redlock.wire import (
@@ -268,3 +269,16 @@ def test_what_only_begins_like_a_vote_is_none(reply: object) -> None:
 def test_an_error_reply_says_what_is_wrong_with_the_node(error: str, said: str) -> None:
     assert said in decode(hiredis.ReplyError(error)).reason
     assert said in explain(error)
+
+
+@pytest.mark.parametrize(
+    "reply", [[1, 1, 5], [0, 1, 5, b"x", 10], [2, 1, 10], [3], [3, 1], [3, 1, b""], [], b"OK", None]
+)
+def test_what_does_not_name_other_terms_is_no_refusal(reply: object) -> None:
+    assert wire.refusal(reply) is None
+
+
+def test_a_refusal_names_the_terms() -> None:
+    refusal = wire.refusal([3, 7, b"nodes=3"])
+    assert refusal is not None
+    assert (refusal.terms, refusal.time_ms) == ("nodes=3", 7)
