@@ -92,15 +92,29 @@ def prefix(name: object) -> str:
     return _text("prefix", name, empty=True)
 
 
+def operation(op_id: object) -> str:
+    """The id of an operation in the fenced store: any text but the empty one."""
+    if not op_id or not isinstance(op_id, str):
+        raise ConfigurationError(
+            f"operation id is {op_id!r:.60}; it must be text that names the operation, such as a task id"
+        )
+    _size("operation id", op_id)
+    return op_id
+
+
+def _size(what: str, text: str) -> int:
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError:
+        raise ConfigurationError(f"{what} {text!r:.60} holds half a surrogate pair, which is no text") from None
+
+
 def _text(what: str, name: object, *, empty: bool) -> str:
     if not isinstance(name, str):
         raise ConfigurationError(f"{what} is {type(name).__name__} {name!r:.60}; it must be text (str)")
     if not name and not empty:
         raise ConfigurationError(f"{what} is empty; give the thing that is locked a name, such as 'account:42'")
-    try:
-        size = len(name.encode())
-    except UnicodeEncodeError:
-        raise ConfigurationError(f"{what} {name!r:.60} holds half a surrogate pair, which is no text") from None
+    size = _size(what, name)
     if size > LONGEST_NAME:
         raise ConfigurationError(f"{what} {name[:20]!r}... has {size} bytes; {LONGEST_NAME} are the most")
     if _CONTROL.search(name):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from redis import Redis
 
 from redlock import checks, log, wire
-from redlock.errors import RedlockError, Stale
+from redlock.errors import Stale
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,13 +66,13 @@ class FencedStore:
 
     Args:
         client: The Redis that owns the data, or its URL. Replies are decoded here, whatever the client does.
-        prefix: Put before every name; lock nodes and store may share no keys.
+        prefix: Put before every name, without control characters; lock nodes and store may share no keys.
         remembered_ms: How long operation ids are remembered.
     """
 
     def __init__(self, client: Redis | str, *, prefix: str = "store:", remembered_ms: int = REMEMBERED_MS) -> None:
         self._redis = Redis.from_url(client) if isinstance(client, str) else client
-        self._prefix = prefix
+        self._prefix = checks.prefix(prefix)
         self._remembered_ms = remembered_ms
         self._open = self._redis.register_script(wire.Script.load("open").source)
         self._write = self._redis.register_script(wire.Script.load("write").source)
@@ -97,14 +97,12 @@ class FencedStore:
 
         Raises:
             Stale: Another section has been opened since.
+            ConfigurationError: The operation id is empty or not text.
             redis.exceptions.RedisError: The store did not answer. Whether it was written is unknown; doing the
                 operation again with the same id is safe.
         """
-        if not op_id or not isinstance(op_id, str):
-            raise RedlockError(
-                f"operation id is {op_id!r}; it must be text that names the operation, such as a task id"
-            )
-        keys = [self._state(section.name), f"{self._state(section.name)}:done:{op_id}"]
+        state = self._state(section.name)
+        keys = [state, wire.operation_key(state, checks.operation(op_id))]
         args: list[str | int] = [section.fence, section.owner, section.number, value, self._remembered_ms]
         reply = self._write(keys=keys, args=args)
         verdict = _text(reply[0])

@@ -89,6 +89,15 @@ def queue_key(lock_key: str) -> str:
     return f"{INTERNAL}queue:{lock_key}"
 
 
+def operation_key(state_key: str, op_id: str) -> str:
+    """Where a fenced store keeps the result of an operation.
+
+    No state key has a control character, so the first one ends it: no two operations share a key, and no key of an
+    operation is that of a state.
+    """
+    return f"{state_key}\x01done:{op_id}"
+
+
 _BESIDE: dict[type[Command], tuple[Callable[[str], str], ...]] = {
     Acquire: (fence_key, queue_key),
     Release: (wake_key, queue_key),

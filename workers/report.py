@@ -27,6 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from redlock import wire
 from redlock.store import FencedStore
 from workers.cluster import ClusterError
 
@@ -194,7 +195,7 @@ class Run:
             log_file: Where the workers log.
             frozen: The worker that was frozen on the way, as `Report` has it.
         """
-        applied = {key.rpartition(":")[2] for key in self._redis.scan_iter(f"store:{name}:done:*", count=1000)}
+        applied = set(self._redis.scan_iter(wire.operation_key(f"store:{name}", "*"), count=1000))
         returned = [meta["result"] for meta in self._results.values() if meta["status"] == SUCCESS]
         fences = [each["fence"] for each in returned]
         return Report(

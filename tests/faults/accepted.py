@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import hiredis
 
+from redlock import wire
 from tests.sim.records import Write
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 OPTIONS = ("--auto-aof-rewrite-percentage", "0")
 """What the store's server must be started with."""
 
-_PREFIX, _DONE = "store:", ":done:"
+_PREFIX, _DONE = "store:", wire.operation_key("", "")
 
 
 class Accepted(NamedTuple):

@@ -10,7 +10,7 @@ import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError as StoreGone
 
-from redlock import NotHeld, Redlock, RedlockError, Stale, wire
+from redlock import ConfigurationError, NotHeld, Redlock, RedlockError, Stale, wire
 from redlock.model import FENCE_LIMIT
 from redlock.store import FencedStore
 from tests.integration.tools import raw, run_out, sixth_redis
@@ -346,6 +346,37 @@ def test_operations_are_remembered_and_not_for_ever(client: Redlock, store: Fenc
     assert redis.pttl(f"store:{NAME}") == -1, "the state itself stays"
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (("a", "b:done:c"), ("a:done:b", "c")),
+        (("a", "done:b"), ("a:done", "b")),
+        (("a", "\x01done:b"), ("a", "b")),
+        (("a", "b\x01done:c"), ("a:done:b", "c")),
+    ],
+)
+def test_operations_that_look_alike_are_two(
+    client: Redlock, store: FencedStore, first: tuple[str, str], second: tuple[str, str]
+) -> None:
+    lease = take(client)
+
+    for name, op_id in (first, second):
+        assert store.update(name, lease, op_id, one_more).applied
+        assert not store.update(name, lease, op_id, one_more).applied
+
+
+def test_a_name_that_looks_like_an_operation_has_a_value(client: Redlock, store: FencedStore) -> None:
+    lease = take(client)
+    store.update("a", lease, "b", one_more)
+
+    assert store.update("a:done:b", lease, "c", one_more).value == "1"
+
+
+def test_a_prefix_without_control_characters(redis: Redis) -> None:
+    with pytest.raises(ConfigurationError, match="control character"):
+        FencedStore(redis, prefix="a\x01done:")
+
+
 def test_without_a_lease_nothing_is_read(client: Redlock, store: FencedStore) -> None:
     lease = client.lease(NAME)
     with pytest.raises(NotHeld):
@@ -357,11 +388,11 @@ def test_without_a_lease_nothing_is_read(client: Redlock, store: FencedStore) ->
         store.open(NAME, lease)
 
 
-@pytest.mark.parametrize("bad", ["", None, 7])
+@pytest.mark.parametrize("bad", ["", None, 7, b"op-1", "\ud800"])
 def test_an_operation_needs_an_id(client: Redlock, store: FencedStore, bad: str) -> None:
     section = store.open(NAME, take(client))
 
-    with pytest.raises(RedlockError, match="operation id"):
+    with pytest.raises(ConfigurationError, match="operation id"):
         store.write(section, "1", bad)
 
     assert store.peek(NAME) is None

@@ -113,7 +113,7 @@ class Hand:
     def write(self, grant: Grant, section: int, value: int, identity: str) -> Any:  # noqa: ANN401 - as above
         """The store's second door."""
         arguments = (str(grant.fence), grant.token, str(section), str(value), "60000")
-        return self.store.store("write", ("s", f"s:done:{identity}"), arguments)
+        return self.store.store("write", ("s", wire.operation_key("s", identity)), arguments)
 
 
 def held(result: Grant | Refusal) -> Grant:

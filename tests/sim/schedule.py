@@ -8,8 +8,8 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any
 
+from redlock import wire
 from redlock.commands import Acquire
-from redlock.wire import fence_key
 from tests.sim import checks, faults
 from tests.sim import options as drawn
 from tests.sim.clients import Client, Held
@@ -51,7 +51,7 @@ class Schedule:
             if self.options.uneven_fences:
                 # As after a long history: beyond what any clock proposes, and different on every node.
                 for name in ("a", "b"):
-                    node.set(fence_key(name), str(EPOCH_MS * 2_000 + chance.randint(0, 3)))
+                    node.set(wire.fence_key(name), str(EPOCH_MS * 2_000 + chance.randint(0, 3)))
             node.save()
         self.store = Node(self.world, source.lua, 99)
         names = ("a", "b")
@@ -219,7 +219,8 @@ class Schedule:
 
     def _store_acts(self, actor: Actor, state: dict[str, bool], question: Question) -> None:
         door, name, arguments, identity = question
-        keys = (f"store:{name}",) if door == "open" else (f"store:{name}", f"store:{name}:done:{identity}")
+        key = f"store:{name}"
+        keys = (key,) if door == "open" else (key, wire.operation_key(key, identity))
         reply: Any = self.store.store(door, keys, arguments)
         self.world.note("store", door, name, identity, tuple(arguments[:4:2]), tuple(reply))
         if reply[0] == "WRITTEN":

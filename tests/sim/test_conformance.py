@@ -179,7 +179,7 @@ def test_the_doors_of_the_store_answer_as_on_redis(redis: Redis) -> None:
             answer = pair.run(opened, ("s",), (fence, owner), loose=())
             number = answer[1] if answer[0] == "OPEN" else number
         else:
-            done = f"s:done:{chance.randrange(30)}"
+            done = wire.operation_key("s", f"{chance.randrange(30)}")
             section = str(number - chance.choice((0, 0, 0, 1)))
             answer = pair.run(written, ("s", done), (fence, owner, section, str(step), "60000"), loose=())
         verdicts.add(answer[0])

@@ -186,6 +186,6 @@ def test_the_transcribed_doors_do_what_the_scripts_do(lua: Lua) -> None:
                 section = chance.randint(max(1, state.section - 1), max(1, state.section))
                 state, said = store.write_door(state, run, section, state.value + 1)
                 words = (f"{run.token}", run.owner, f"{section}", f"{state.value + (said != 'WRITTEN')}", "1000")
-                assert server.run(lua.write, 0, 2, "s", f"done:{run.operation}", *words)[1] == said
+                assert server.run(lua.write, 0, 2, "s", wire.operation_key("s", run.operation), *words)[1] == said
             assert int(server.field("s", "value", 0) or 0) == state.value
             assert int(server.field("s", "fence", 0) or 0) == state.fence
