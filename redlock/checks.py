@@ -48,9 +48,7 @@ def patience(value: float | None) -> float | None:
 def ttl_ms(value: object, *, max_ttl_ms: int, node_timeout_ms: int, what: str = "ttl") -> int:
     """A TTL that leaves something after two node timeouts and the drift allowance."""
     milliseconds = int(number(what, value) * 1000)
-    least = (2 * node_timeout_ms + 3) * 100 // 99 - 1
-    while least < 2 * node_timeout_ms + drift_ms(least) + 1:
-        least += 1
+    least = least_ttl_ms(node_timeout_ms)
     if milliseconds < least:
         raise ConfigurationError(
             f"{what} is {value!r} s, too short: two node timeouts of {node_timeout_ms / 1000:g} s and the drift "
@@ -60,6 +58,25 @@ def ttl_ms(value: object, *, max_ttl_ms: int, node_timeout_ms: int, what: str = 
         raise ConfigurationError(
             f"{what} is {value!r} s, longer than max_ttl, {max_ttl_ms / 1000:g} s; "
             "shorten it, or raise max_ttl for all clients"
+        )
+    return milliseconds
+
+
+def least_ttl_ms(node_timeout_ms: int) -> int:
+    """The shortest TTL that leaves something after two node timeouts and the drift allowance."""
+    least = (2 * node_timeout_ms + 3) * 100 // 99 - 1
+    while least < 2 * node_timeout_ms + drift_ms(least) + 1:
+        least += 1
+    return least
+
+
+def extension_ms(seconds: object, *, max_ttl_ms: int) -> int:
+    """The time that a lease is to last from now, at most `max_ttl`."""
+    milliseconds = int(number("the time of an extension", seconds) * 1000)
+    if milliseconds > max_ttl_ms:
+        raise ConfigurationError(
+            f"the lease would last {milliseconds / 1000:g} s from now, longer than max_ttl, {max_ttl_ms / 1000:g} s; "
+            "ask for less, or raise max_ttl for all clients"
         )
     return milliseconds
 

@@ -77,6 +77,7 @@ class Redlock:
     ) -> None:
         self._node_timeout_ms = max(1, int(checks.number("node_timeout", node_timeout) * 1000))
         self._max_ttl_ms = int(checks.number("max_ttl", max_ttl) * 1000)
+        self._least_ttl_ms = checks.least_ttl_ms(self._node_timeout_ms)
         self.ttl_ms = self.checked_ttl_ms(ttl)
         addresses = checks.node_list(nodes)
         members = [Node(address, self._node_timeout_ms) for address in addresses]
@@ -159,6 +160,7 @@ class Redlock:
         """A lease to `take` and `give_back`, for integrations; most callers want `lock`.
 
         Raises:
+            ConfigurationError: The name or `ttl_ms` is no good; a lease never lasts longer than `max_ttl`.
             RedlockError: This context holds one of the resources already, and that can't be shared.
         """
         if who is None:
@@ -166,7 +168,7 @@ class Redlock:
         lease = Lease(
             self,
             checks.resources(name),
-            ttl_ms=self.ttl_ms if ttl_ms is None else ttl_ms,
+            ttl_ms=self.ttl_ms if ttl_ms is None else self._checked_ms(ttl_ms),
             who=who,
             renew=renew,
             max_hold_ms=max_hold_ms,
@@ -201,6 +203,18 @@ class Redlock:
     def checked_ttl_ms(self, ttl: float) -> int:
         """A TTL in seconds as milliseconds, if this client can work with it."""
         return checks.ttl_ms(ttl, max_ttl_ms=self._max_ttl_ms, node_timeout_ms=self._node_timeout_ms)
+
+    def checked_extension_ms(self, seconds: float) -> int:
+        """The seconds of an extension as the TTL in milliseconds that the nodes get."""
+        asked_ms = checks.extension_ms(seconds, max_ttl_ms=self._max_ttl_ms)
+        return max(asked_ms, self._least_ttl_ms)
+
+    def _checked_ms(self, ttl_ms: int) -> int:
+        if type(ttl_ms) is int and self._least_ttl_ms <= ttl_ms <= self._max_ttl_ms:
+            return ttl_ms
+        if isinstance(ttl_ms, bool) or not isinstance(ttl_ms, int):
+            raise ConfigurationError(f"ttl_ms is {ttl_ms!r:.60}; it must be milliseconds as a whole number")
+        return self.checked_ttl_ms(ttl_ms / 1000)
 
     def proposal(self, wall_us: int) -> int:
         """The fencing token to propose: the wall clock, or one more than the largest token seen."""

@@ -146,13 +146,15 @@ class Lease:
         self._grant = None
         held.remove(self)
 
-    def extend(self, ttl_ms: int) -> None:
-        """Make it last for at least this long from now; a failed extension leaves the old deadline.
+    def extend(self, seconds: float) -> None:
+        """Make the lease last at least this many seconds from now, less the drift allowance; never shortens it.
 
         Raises:
-            LockLost: Its time was over, or a quorum of nodes no longer has it.
+            ConfigurationError: It is no number of seconds greater than 0 and at most `max_ttl`.
+            LockLost: The deadline has passed, or a quorum of nodes no longer has the lease.
             QuorumUnavailable: Too few nodes answered; the old deadline stands.
         """
+        ttl_ms = self._client.checked_extension_ms(seconds)
         try:
             with self._mutex, self._client.driver.links(self.links) as links:
                 links.run(self._extending(ttl_ms, Wait.DECIDED))
@@ -194,14 +196,15 @@ class Lease:
         return due_ms if self.held and not self._lost else None
 
     def _renewing(self) -> Steps[int]:
-        now, deadline_ms = now_ms(), self._held().deadline_ms
-        until = deadline_ms + self.ttl_ms if self._max_hold_ms is None else self._taken_ms + self._max_hold_ms
+        now, deadline_ms, ttl_ms = now_ms(), self._held().deadline_ms, self.ttl_ms
         if now >= deadline_ms:
             self._declare_lost(self._stopped or "it could not be renewed in time")
-        ttl_ms = min(self.ttl_ms, until - now)
-        if deadline_of(ttl_ms, now) <= deadline_ms:
-            self._stopped = "max_hold is over"
-            return deadline_ms
+        if self._max_hold_ms is not None:
+            left_ms = self._taken_ms + self._max_hold_ms - now
+            if deadline_of(left_ms, now) <= deadline_ms:
+                self._stopped = "max_hold is over"
+                return deadline_ms
+            ttl_ms = min(ttl_ms, left_ms)
         if not self._left_to_renewal:
             yield from self._extending(ttl_ms, Wait.ALL)
         return now + renewal_ms(ttl_ms)

@@ -162,7 +162,7 @@ class Lock:
         lease = self.lease
         seconds = checks.number("additional_time", additional_time)
         base = 0.0 if replace_ttl else lease.remaining()
-        lease.extend(self._client.checked_ttl_ms(base + seconds))
+        lease.extend(base + seconds)
         return True
 
     def reacquire(self) -> Literal[True]:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import hiredis
 
 from redlock.commands import Acquire, Command, Confirm, Extend, Inspect, Names, Release, Repair
+from redlock.errors import ConfigurationError
 from redlock.model import FENCE_TTL_MS, Kind, Vote, quarantine_ms, silent
 
 if TYPE_CHECKING:
@@ -138,12 +139,20 @@ class Codec:
 
     def __init__(self, nodes: int, prefix: str, max_ttl_ms: int, reserve_ms: int = 50) -> None:
         self._prefix = prefix
+        self._max_ttl_ms = max_ttl_ms
         self._reserve = str(reserve_ms)
         self.terms = f"nodes={nodes} max_ttl={max_ttl_ms / 1000:.10g}s prefix={prefix!r}"
         self._common = (self.terms, str(quarantine_ms(max_ttl_ms)))
 
     def call(self, command: Command) -> Call:
-        """The script of a command, with keys and arguments."""
+        """The script of a command, with keys and arguments.
+
+        Raises:
+            ConfigurationError: The command asks for a lease longer than `max_ttl`. Every lease gets its time through
+                here, and a node that lost its memory abstains no longer than the longest lease.
+        """
+        if isinstance(command, Acquire | Extend | Repair) and command.ttl_ms > self._max_ttl_ms:
+            raise ConfigurationError(f"a lease of {command.ttl_ms} ms is longer than max_ttl, {self._max_ttl_ms} ms")
         script = SCRIPTS[type(command)]
         keys = _keys(self._prefix, command.names, _BESIDE.get(type(command), (fence_key,)))
         if script.admits:

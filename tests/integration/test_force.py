@@ -62,7 +62,7 @@ def test_the_old_holder_finds_out_at_its_next_extension_and_the_next_token_is_la
     new.take(0)
     assert new.fence > old.fence + 1, "above what was written when the lock was taken away"
     with pytest.raises(LockLost, match="a quorum of nodes no longer has it"):
-        old.extend(5_000)
+        old.extend(5.0)
     assert old.lost
     old.give_back()
     assert holders(nodes.servers, NAME) == [new.owner] * 5
@@ -106,7 +106,7 @@ def test_it_wakes_a_waiter(nodes: Cluster, client: Redlock, admin: Redlock) -> N
     assert got.wait(9.0), "it was woken long before the old lease would have been over"
     waiter.join()
     with pytest.raises(LockLost):
-        old.extend(5_000)
+        old.extend(5.0)
     old.give_back()
 
 
@@ -124,7 +124,7 @@ def test_only_the_lease_that_was_shown_is_taken_away(nodes: Cluster, client: Red
             force.take_away(admin, shown)
         assert holders(nodes.servers, NAME) == [second.owner] * 5
         assert fences(nodes) == before
-        second.extend(5_000)
+        second.extend(5.0)
 
 
 def test_without_a_quorum_nothing_is_deleted(nodes: Cluster, client: Redlock, admin: Redlock) -> None:
@@ -149,7 +149,7 @@ def test_two_dead_nodes_are_no_hindrance(nodes: Cluster, client: Redlock) -> Non
     assert release(nodes, "--force", "--yes") == 0
     assert is_free(nodes.servers[2:], NAME)
     with pytest.raises(LockLost):
-        old.extend(5_000)
+        old.extend(5.0)
 
 
 def test_a_foreign_lock_that_stands_for_ever_is_taken_away_too(nodes: Cluster, admin: Redlock) -> None:
@@ -180,7 +180,7 @@ def test_a_client_that_disagrees_takes_nothing_away(nodes: Cluster, client: Redl
         assert shown is not None
         with pytest.raises(ConfigurationError, match="all clients must agree"):
             force.take_away(other, shown)
-    lease.extend(5_000)
+    lease.extend(5.0)
     lease.give_back()
 
 
@@ -192,7 +192,7 @@ def test_it_asks_on_a_terminal_and_takes_anything_but_yes_for_no(
     monkeypatch.setattr("builtins.input", lambda _: answer)
     with client.lock(NAME) as lease:
         assert release(nodes, "--force") == cli.DECLINED
-        lease.extend(5_000)
+        lease.extend(5.0)
     monkeypatch.setattr("builtins.input", lambda _: "yes")
     client.lease(NAME).take(0)
     assert release(nodes, "--force") == 0
@@ -208,4 +208,4 @@ def test_where_nobody_can_be_asked_it_needs_yes_and_always_force(
         assert "--yes answers" in capsys.readouterr().err
         assert release(nodes, "--yes") == cli.BAD_INPUT
         assert "only its holder releases a lock" in capsys.readouterr().err
-        lease.extend(5_000)
+        lease.extend(5.0)

@@ -405,6 +405,39 @@ def test_an_extension_beyond_max_ttl_is_refused_and_changes_nothing(client: Redl
     lock.release()
 
 
+BAD_SECONDS = [0, -5, -0.5, True, float("nan"), float("inf"), "1", None, 10.001, 30_000]
+
+
+@pytest.mark.parametrize("seconds", BAD_SECONDS, ids=str)
+def test_a_bad_extension_is_refused_and_changes_nothing(client: Redlock, seconds: object) -> None:
+    with client.lock(NAME, renew=False) as lease:
+        before = lease.remaining()
+        with pytest.raises(ConfigurationError) as refused:
+            lease.extend(seconds)  # type: ignore[arg-type]  # that is the point
+        assert "\n" not in str(refused.value)
+        assert 0 < lease.remaining() <= before
+
+
+def test_a_lease_is_extended_by_seconds_and_never_shortened(nodes: Cluster, client: Redlock) -> None:
+    with client.lock(NAME, ttl=2, renew=False) as lease:
+        lease.extend(9.5)
+        assert 5 < lease.remaining() <= 9.5
+        for shorter in (1e-9, 0.001, 1, 1.5):
+            lease.extend(shorter)
+        assert lease.remaining() > 5
+        eventually(lambda: min(remaining_ms(nodes, NAME)) > 5_000, "the new time on all nodes")
+
+
+def test_a_lease_in_a_with_block_cannot_outlive_max_ttl(nodes: Cluster) -> None:
+    """Three emptied nodes vote again after `max_ttl`, so no lease may be longer."""
+    with Redlock(nodes.urls, ttl=0.3, max_ttl=1.0) as client, client.lock(NAME, renew=False) as lease:
+        with pytest.raises(ConfigurationError, match="max_ttl"):
+            lease.extend(30)
+        with pytest.raises(ConfigurationError, match="max_ttl"):
+            client.lease("another", ttl_ms=30_000)
+        assert lease.remaining() < 1
+
+
 def test_extending_what_is_not_held_is_an_error(client: Redlock) -> None:
     lock = client.lock(NAME)
 

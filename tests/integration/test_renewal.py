@@ -131,6 +131,15 @@ def test_an_extension_never_shortens_what_the_nodes_have(nodes: Cluster, brief: 
         assert int(redis.pttl("x")) > 500
 
 
+def test_a_lease_extended_beyond_its_ttl_stays_renewed(brief: Redlock) -> None:
+    lock = brief.lock("x", ttl=0.3)
+    with lock as lease:
+        lease.extend(0.8)
+        outlive(lease, 4)
+        lock.extend(0.9, replace_ttl=True)
+        outlive(lease, 4)
+
+
 def test_five_hundred_leases_are_renewed_by_one_thread(nodes: Cluster) -> None:
     before = _renewing()
     with Redlock(nodes.urls, ttl=6.0) as client:

@@ -186,6 +186,13 @@ def test_a_lease_of_no_time_is_not_taken_for_the_default() -> None:
     assert lease.ttl_ms == 0
 
 
+@pytest.mark.parametrize("value", [10_001, 60_000, True, -1, 1.5, "5000"])
+def test_a_lease_whose_time_is_no_good_is_refused(value: object) -> None:
+    with pytest.raises(ConfigurationError, match="ttl"):
+        Redlock(ttl=5.0, max_ttl=10.0).lease("x", ttl_ms=value)  # type: ignore[arg-type]  # that is the point
+    assert Redlock(ttl=5.0, max_ttl=10.0).lease("x", ttl_ms=10_000).ttl_ms == 10_000
+
+
 @pytest.mark.parametrize("value", [True, -1, 1.5, "1", None, float("nan")])
 def test_a_count_is_a_whole_number_and_may_be_zero(value: object) -> None:
     with pytest.raises(ConfigurationError, match="whole number, 0 or more"):

@@ -8,7 +8,7 @@ from importlib import resources
 import hiredis
 import pytest
 
-from redlock import wire
+from redlock import ConfigurationError, wire
 from redlock.commands import Acquire, Command, Confirm, Extend, Inspect, Release, Repair
 from redlock.model import FENCE_LIMIT, Kind, quarantine_ms
 from redlock.wire import (
@@ -61,6 +61,16 @@ def test_a_command_is_one_evalsha_whose_keys_and_arguments_are_words(command: Co
     else:
         assert "t" in arguments
         assert ("run-1" in arguments) == (not isinstance(command, Release))
+
+
+@pytest.mark.parametrize("kind", [Acquire, Extend, Repair], ids=lambda kind: kind.__name__)
+def test_no_command_asks_for_more_than_max_ttl(kind: type[Command]) -> None:
+    """A node that lost its memory abstains for no longer than that."""
+    command = next(command for command in COMMANDS if isinstance(command, kind))
+    assert isinstance(command, Acquire | Extend | Repair)
+    CODEC.encode(command._replace(ttl_ms=10_000))
+    with pytest.raises(ConfigurationError, match="longer than max_ttl"):
+        CODEC.encode(command._replace(ttl_ms=10_001))
 
 
 def parsed(packed: bytes) -> list[bytes]:

@@ -1,0 +1,46 @@
+"""The renewal of a lease, driven without nodes."""
+
+from __future__ import annotations
+
+import pytest
+
+from redlock import Lease, Redlock
+from redlock.clock import now_ms
+from redlock.commands import Extend
+from redlock.model import deadline_ms
+from tests.unit.helpers import grant
+
+
+def held_until(deadline: int, max_hold_ms: int | None = None) -> Lease:
+    """A lease with a TTL of 5 s that was acquired a moment ago, with this deadline."""
+    lease = Redlock().lease("account:42", renew=True, max_hold_ms=max_hold_ms)
+    lease._grant = grant(deadline)
+    lease._taken_ms = now_ms()
+    return lease
+
+
+@pytest.mark.parametrize("ahead_ms", [0, 1, 4_000], ids=["same millisecond", "1 ms", "4 s"])
+def test_a_deadline_beyond_the_ttl_does_not_end_renewal(ahead_ms: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after an extension by hand, or where a renewal starts in the millisecond of the grant."""
+    now = now_ms()
+    monkeypatch.setattr("redlock.lease.now_ms", lambda: now)
+    lease = held_until(deadline_ms(5_000, now) + ahead_ms)
+    assert isinstance(next(lease.renewing()).command, Extend)
+    assert not lease._stopped
+
+
+def test_renewal_ends_where_max_hold_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = now_ms()
+    monkeypatch.setattr("redlock.lease.now_ms", lambda: now)
+    lease = held_until(deadline_ms(5_000, now), max_hold_ms=5_000)
+    with pytest.raises(StopIteration) as ended:
+        next(lease.renewing())
+    assert ended.value.value == deadline_ms(5_000, now), "it looks again when the deadline has come"
+    assert "max_hold" in lease._stopped
+
+
+def test_an_extension_by_hand_within_max_hold_is_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = now_ms()
+    monkeypatch.setattr("redlock.lease.now_ms", lambda: now)
+    lease = held_until(now + 8_000, max_hold_ms=20_000)
+    assert isinstance(next(lease.renewing()).command, Extend)
