@@ -9,6 +9,7 @@ import functools
 import re
 from typing import TYPE_CHECKING
 
+from redlock import escaping
 from redlock.errors import ConfigurationError
 from redlock.model import drift_ms
 
@@ -82,7 +83,7 @@ def extension_ms(seconds: object, *, max_ttl_ms: int) -> int:
 
 
 def resource(name: object) -> str:
-    """A name that can be locked: text, 1 to 1,024 bytes, no control characters."""
+    """A name that can be locked: text, 1 to 1,024 bytes, no invisible characters."""
     return _text("resource name", name, empty=False)
 
 
@@ -110,12 +111,14 @@ def prefix(name: object) -> str:
 
 
 def operation(op_id: object) -> str:
-    """The id of an operation in the fenced store: any text but the empty one."""
+    """The id of an operation in the fenced store: text of 1 to 1,024 bytes."""
     if not op_id or not isinstance(op_id, str):
         raise ConfigurationError(
             f"operation id is {op_id!r:.60}; it must be text that names the operation, such as a task id"
         )
-    _size("operation id", op_id)
+    size = _size("operation id", op_id)
+    if size > LONGEST_NAME:
+        raise ConfigurationError(f"operation id {op_id[:20]!r}... has {size} bytes; {LONGEST_NAME} are the most")
     return op_id
 
 
@@ -137,6 +140,12 @@ def _text(what: str, name: object, *, empty: bool) -> str:
     if _CONTROL.search(name):
         raise ConfigurationError(
             f"{what} {name!r:.60} holds a control character; those are kept for the lock's own keys"
+        )
+    hidden = next(filter(escaping.is_invisible, name), "") if not name.isascii() else ""
+    if hidden:
+        raise ConfigurationError(
+            f"{what} {escaping.escape(name):.60} holds U+{ord(hidden):04X}, an invisible character; "
+            "names that look equal must be equal"
         )
     return name
 

@@ -19,9 +19,10 @@ from redlock import checks, doctor, force, simulate
 from redlock import run as programs
 from redlock.admission import declare
 from redlock.errors import ConfigurationError, QuorumUnavailable, RedlockError
+from redlock.escaping import escape
 from redlock.findings import worst
 from redlock.settings import Settings, read
-from redlock.status import printable, table
+from redlock.status import table
 from redlock.survey import survey
 
 if TYPE_CHECKING:
@@ -44,10 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status: int = options.run(options)
     except QuorumUnavailable as error:
-        print(f"redlock: {error}", file=sys.stderr)
+        print(escape(f"redlock: {error}"), file=sys.stderr)
         return NO_QUORUM
     except (RedlockError, OSError) as error:
-        print(f"redlock: {error}", file=sys.stderr)
+        print(escape(f"redlock: {error}"), file=sys.stderr)
         return BAD_INPUT
     except (KeyboardInterrupt, EOFError):
         return INTERRUPTED
@@ -206,7 +207,7 @@ def _doctor(options: argparse.Namespace) -> int:
         print(json.dumps({"level": level.name.lower(), "findings": [one.as_dict() for one in findings]}, indent=2))
         return int(level)
     for finding in findings:
-        print(printable(f"{finding.level.name.replace('_', ' '):<9}  {finding}"))
+        print(escape(f"{finding.level.name.replace('_', ' '):<9}  {finding}"))
     return int(level)
 
 
@@ -236,7 +237,7 @@ def _release(options: argparse.Namespace) -> int:
         if lease is None:
             print(f"Nobody holds {options.resource!r}; nothing was changed.")
             return 0
-        print(printable(lease.describe()))
+        print(escape(lease.describe()))
         print(force.RISK)
         if not options.yes and not sys.stdin.isatty():
             raise ConfigurationError("there is no terminal to ask on; --yes answers the question beforehand")

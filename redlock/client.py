@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from redlock import checks, held, log, process, protocol, verdict
 from redlock.driver import Driver
 from redlock.errors import ConfigurationError
+from redlock.escaping import owner_label
 from redlock.journal import Journal
 from redlock.lease import Lease
 from redlock.lock import Lock
@@ -114,7 +115,7 @@ class Redlock:
         """A lock with the conventions of redis-py's `Lock`.
 
         Args:
-            name: The resource: 1 to 1,024 bytes of text without control characters. A list of names is taken
+            name: The resource: 1 to 1,024 bytes of text without invisible characters. A list of names is taken
                 all or nothing, in one round, in whatever order they are listed.
             ttl: Seconds that the lease lasts; default: the client's.
             blocking: Whether `acquire` waits; False tries once.
@@ -169,7 +170,7 @@ class Redlock:
             self,
             checks.resources(name),
             ttl_ms=self.ttl_ms if ttl_ms is None else self._checked_ms(ttl_ms),
-            who=who,
+            who=owner_label(who),
             renew=renew,
             max_hold_ms=max_hold_ms,
             on_lost=on_lost,

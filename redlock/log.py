@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from redlock.escaping import escape
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,6 +21,32 @@ logger = logging.getLogger("redlock")
 logger.addHandler(logging.NullHandler())
 
 _watchers: dict[str, list[Callable[[str, Mapping[str, object]], None]]] = {}
+
+
+class LineFormatter(logging.Formatter):
+    """Writes each record as one line; the lines of a traceback follow indented, so no text can forge a record."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record with its traceback."""
+        # A handler with another formatter may have left its own text of the traceback here.
+        record.exc_text = None
+        return super().format(record)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """The line of the record itself."""
+        return escape(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: ANN401, N802 - logging's signature
+        """The traceback."""
+        return _indented(super().formatException(ei))
+
+    def formatStack(self, stack_info: str) -> str:  # noqa: N802 - logging's name
+        """The stack."""
+        return _indented(super().formatStack(stack_info))
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {escape(line)}" for line in text.split("\n"))
 
 
 def watch(watcher: Callable[[str, Mapping[str, object]], None], *events: str) -> None:
@@ -51,7 +79,7 @@ def _emit(level: int, event: str, fields: dict[str, object]) -> None:
     for watcher in _watchers.get(event, ()):
         watcher(event, fields)
     if logger.isEnabledFor(level):
-        text = " ".join(f"{name}={_plain(value)}" for name, value in fields.items())
+        text = escape(" ".join(f"{name}={_plain(value)}" for name, value in fields.items()))
         logger.log(level, "%s %s", event, text, extra={"redlock_event": event, "redlock_fields": fields})
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from redlock import log
 from redlock.board import SLOTS, own_slot
+from redlock.escaping import escape
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -168,4 +169,4 @@ def counting(nodes: Sequence[str]) -> Metrics:
 
 
 def _escaped(value: str) -> str:
-    return value.replace("\\", "\\\\").replace('"', '\\"')
+    return escape(value).replace("\\", "\\\\").replace('"', '\\"')

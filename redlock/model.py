@@ -13,6 +13,8 @@ import enum
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
+from redlock.escaping import escape, owner_label
+
 if TYPE_CHECKING:
     from redlock.commands import Names
 
@@ -269,9 +271,11 @@ def quarantine_ms(max_ttl_ms: int) -> int:
 
 
 def shown(token: str) -> str:
-    """An owner token as logs and errors may show it: who it is, and eight digits of the secret.
+    """An owner token as logs and errors may show it: its label, and eight digits of the secret.
 
     Of another client's token nobody knows which part is the secret: eight characters, and nothing of the rest.
     """
     ours = _OWN_TOKEN.match(token)
-    return f"{ours[2]} ({ours[1][:8]})" if ours and ours[1] not in ours[2] else f"{token[:8]}..."
+    if ours and ours[1] not in ours[2]:
+        return f"{owner_label(ours[2])} ({ours[1][:8]})"
+    return f"{escape(token[:8])}..."

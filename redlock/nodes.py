@@ -24,6 +24,7 @@ from redis.retry import Retry
 from redlock import address, log, wire
 from redlock.clock import now_ms
 from redlock.errors import ConfigurationError
+from redlock.escaping import escape
 from redlock.watch import ClockWatch
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class Node:
 
     def __init__(self, url: str, timeout_ms: int) -> None:
         options = address.parse(url)
-        self.label = address.label(options)
+        self.label = escape(address.label(options))
         self.timeout_ms = timeout_ms
         self._kind: type[AbstractConnection] = options.pop("connection_class", Connection)
         self._options = options | {

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from redlock.errors import LockContended, LockLost, QuorumUnavailable, RedlockError
-from redlock.log import logger
+from redlock.escaping import escape
+from redlock.log import LineFormatter, logger
 from redlock.program import Program, Stopped
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ _MARGIN_SECONDS = 0.05
 def say(text: str) -> None:
     """A line on stderr, if it can be written."""
     with contextlib.suppress(OSError):
-        os.write(2, f"redlock: {text}\n".encode(errors="replace"))
+        os.write(2, f"redlock: {escape(text)}\n".encode(errors="replace"))
 
 
 class _Log(logging.Handler):
@@ -72,7 +73,7 @@ def log_to(path: str) -> None:
         OSError: It can't be opened.
     """
     handler = _Log(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(process)d %(name)s: %(message)s"))
+    handler.setFormatter(LineFormatter("%(asctime)s %(levelname)-7s %(process)d %(name)s: %(message)s"))
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)
 

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from redlock import checks
 from redlock import embedded as servers
 from redlock.errors import ConfigurationError, LockContended, QuorumUnavailable
-from redlock.log import logger
+from redlock.escaping import escape
+from redlock.log import LineFormatter, logger
 
 if TYPE_CHECKING:
     from redlock.settings import Settings
@@ -91,7 +92,7 @@ def _wait_for_nodes(lock: Settings) -> None:
         except QuorumUnavailable as error:
             if "abstains" not in str(error):
                 raise
-            print(f"Waiting for the nodes: {error}", flush=True)
+            print(escape(f"Waiting for the nodes: {error}"), flush=True)
             probe.take(patience_ms=None)
         probe.give_back()
 
@@ -130,14 +131,14 @@ def _compete(name: str, plan: Plan, lock: Settings) -> None:
 
 
 def _say(name: str, text: str) -> None:
-    print(f"{name}: {text}", flush=True)
+    print(escape(f"{name}: {text}"), flush=True)
     logger.info("%s: %s", name, text)
 
 
 def _log_to(path: str) -> None:
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(
-        logging.Formatter("%(asctime)s %(levelname)-7s %(processName)s[%(process)d] %(name)s: %(message)s")
+        LineFormatter("%(asctime)s %(levelname)-7s %(processName)s[%(process)d] %(name)s: %(message)s")
     )
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)

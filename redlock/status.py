@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from redlock.escaping import escape
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -31,12 +33,7 @@ def table(seen: Survey) -> str:
     if seen.more:
         lines.append("and more, which are not shown: see --most")
     lines += [f"{node.label}: its locks could not all be read: {node.unlisted}" for node in seen.nodes if node.unlisted]
-    return "\n".join(map(printable, lines))
-
-
-def printable(text: str) -> str:
-    """The text without what a terminal would obey."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
+    return "\n".join(map(escape, lines))
 
 
 def _node(node: NodeState) -> tuple[str, ...]:
@@ -66,6 +63,7 @@ def _size(node: NodeState) -> str:
 
 
 def _short(text: str) -> str:
+    text = escape(text)
     return text if len(text) <= _WIDEST else text[: _WIDEST - 3] + "..."
 
 

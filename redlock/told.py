@@ -5,11 +5,10 @@ Rules: pure; an answer of an unexpected shape, or an error, is no news and never
 
 from __future__ import annotations
 
-import unicodedata
-
 from redis.exceptions import ResponseError
 
 from redlock.checks import LONGEST_NAME
+from redlock.escaping import is_invisible
 
 OF_KEYS = frozenset({"HMGET", "HSET", "GET", "SET", "DEL", "PTTL", "PEXPIRE", "LLEN", "RPUSH", "BLPOP"})
 """The needed commands that are about a key: a user who may run none of them may not touch the key."""
@@ -17,8 +16,7 @@ OF_KEYS = frozenset({"HMGET", "HSET", "GET", "SET", "DEL", "PTTL", "PEXPIRE", "L
 
 def is_resource(name: str) -> bool:
     """Whether this can be the name of a resource: what can't is somebody else's key."""
-    no_text = any(unicodedata.category(letter) in {"Cc", "Cs"} for letter in name)
-    return bool(name) and not no_text and len(name.encode()) <= LONGEST_NAME
+    return bool(name) and not any(map(is_invisible, name)) and len(name.encode()) <= LONGEST_NAME
 
 
 def missing(refused: object) -> tuple[str, ...]:

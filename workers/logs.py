@@ -15,16 +15,18 @@ from pathlib import Path
 
 from concurrent_log_handler import ConcurrentRotatingFileHandler
 
+from redlock.log import LineFormatter
+
 _KEPT = 5
 _SECRET = re.compile(r"""(\w+://[^\s:/@'"]*:)\S+@|([?&]password=)[^\s&'"]+""")
 _FORMAT = "%(asctime)s %(levelname)-7s %(processName)s[%(process)d] %(name)s: %(message)s"
 
 
-class MaskingFormatter(logging.Formatter):
+class MaskingFormatter(LineFormatter):
     """A formatter whose lines never hold the password of a URL, and are one line each."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as text, masked; tracebacks keep their line breaks."""
+        """The record as text, masked; a traceback keeps its line breaks."""
         return _SECRET.sub(_masked, super().format(record))
 
 

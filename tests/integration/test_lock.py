@@ -621,3 +621,12 @@ def test_a_name_that_can_not_be_locked_is_refused_before_anything_is_sent(client
 def test_any_text_without_control_characters_can_be_locked(client: Redlock, rival: Redlock, name: str) -> None:
     with client.lock(name):
         assert rival.lock(name).acquire(blocking=False) is False
+
+
+def test_a_very_long_owner_label_takes_the_lock_all_the_same(client: Redlock, nodes: Cluster) -> None:
+    lease = client.lease(NAME, who=f"{'t' * 1_000_000}@host since 2026-11-24T12:00:00Z")
+    lease.take(0)
+    (token,) = {holder for holder in holders(nodes.servers, NAME) if holder}
+    lease.give_back()
+    assert len(token) < 300
+    assert token.endswith("@host since 2026-11-24T12:00:00Z")

@@ -12,7 +12,7 @@ import pytest
 
 from redlock import run
 from tests.integration.shell import Shell, is_running, python
-from tests.integration.tools import eventually, holders, is_free, talking
+from tests.integration.tools import eventually, holders, is_free, raw, talking
 
 if TYPE_CHECKING:
     from redlock import Redlock
@@ -264,3 +264,14 @@ def test_a_log_file_that_can_not_be_opened_is_73_and_nothing_is_run(shell: Shell
     done = shell.call("run", NAME, "--log-file", "/nowhere/log", "--", "echo", "inside")
     assert (done.returncode, done.stdout) == (run.CANNOT_CREATE, "")
     assert done.stderr == "redlock: log file '/nowhere/log': no such file or directory\n"
+
+
+def test_a_holders_name_cannot_drive_the_terminal(shell: Shell, nodes: Cluster) -> None:
+    for server in nodes.servers:
+        with raw(server) as redis:
+            redis.set(NAME, f"{'0' * 32}:\x1b]0;title\x07\x9b2J\u202e\x00\nredlock: forged", px=60_000)
+    done = shell.call("run", NAME, "--wait", "0", "--", "true")
+    assert done.returncode == run.CONTENDED
+    (line,) = done.stderr.splitlines()
+    assert line.isprintable()
+    assert "title" in line

@@ -96,6 +96,13 @@ def test_a_resource_name_that_cannot_be_one_is_refused(name: object) -> None:
         ("\N{SNOWMAN}" * 342, "has 1026 bytes"),
         ("a\x85b", "control character"),
         ("a\x7f", "control character"),
+        ("a\u202eb", "holds U+202E, an invisible character"),
+        ("a\u200bb", "U+200B"),
+        ("a\xadb", "U+00AD"),
+        ("a\u2028b", "U+2028"),
+        ("a\xa0b", "U+00A0"),
+        ("a\u3164b", "U+3164"),
+        ("a\ufe0fb", "U+FE0F"),
         ("\udc80", "half a surrogate pair"),
         (b"x", "is bytes b'x'; it must be text"),
         (None, "is NoneType None; it must be text"),
@@ -245,3 +252,10 @@ def test_an_address_that_cannot_be_used_is_refused_without_its_password(url: str
 def test_making_a_client_dials_nothing() -> None:
     """The unit tests' conftest refuses every connection."""
     Redlock().lock("x")
+
+
+def test_an_operation_id_has_a_limit() -> None:
+    """A task id of any length must not become a key of the fenced store."""
+    assert checks.operation("x" * 1_024)
+    with pytest.raises(ConfigurationError, match="1025 bytes; 1024 are the most"):
+        checks.operation("x" * 1_025)

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 # Each module may import, at run time, only from those before it.
 ORDER = [
     "errors",
+    "escaping",
     "clock",
     "process",
     "commands",

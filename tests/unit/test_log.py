@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -41,7 +42,7 @@ def test_an_event_is_a_name_and_its_fields(lines: pytest.LogCaptureFixture) -> N
     assert fields(lines) == {"resource": "account:42", "fence": 7}
 
 
-@pytest.mark.parametrize("value", ["a b", "a\nb", "a=b", 'say "x"', "it's", "\t", ""])
+@pytest.mark.parametrize("value", ["a b", "a\nb", "a b\x1b[2J", "a=b", 'say "x"', "it's", "\t", ""])
 def test_a_value_that_could_be_misread_is_quoted_and_stays_in_its_line(
     lines: pytest.LogCaptureFixture, value: str
 ) -> None:
@@ -152,3 +153,32 @@ def test_a_field_may_be_a_mapping_for_machines_and_a_list_for_people(lines: pyte
     log.warning("acquired", missing={"h:1": "connection refused", "h:2": "full"}, other={})
     assert lines.messages == ["acquired missing='h:1: connection refused; h:2: full' other=-"]
     assert fields(lines)["missing"] == {"h:1": "connection refused", "h:2": "full"}
+
+
+FORGED = "2026-11-28 04:00:00,000 INFO    redlock: acquired resource=forged"
+
+
+def test_a_line_break_in_a_message_forges_no_record() -> None:
+    formatter = log.LineFormatter("%(levelname)s %(message)s")
+    record = logging.LogRecord("celery", logging.INFO, "x.py", 1, "Task %s received", (f"id\n{FORGED}",), None)
+    assert formatter.format(record) == f"INFO Task id\\n{FORGED} received"
+
+
+def test_a_traceback_forges_no_record() -> None:
+    try:
+        raise ValueError(f"bad\n{FORGED}\r\x1b[2J")
+    except ValueError:
+        record = logging.LogRecord("celery", logging.ERROR, "x.py", 1, "failed", (), sys.exc_info(), sinfo=FORGED)
+    plain = logging.Formatter("%(message)s").format(record)
+    head, *rest = log.LineFormatter("%(message)s").format(record).split("\n")
+    assert FORGED in plain.splitlines()
+    assert head == "failed"
+    assert len(rest) > 3
+    assert all(line.startswith("  ") and line.isprintable() for line in rest)
+
+
+def test_a_field_cannot_drive_a_terminal(lines: pytest.LogCaptureFixture) -> None:
+    log.info("event", field="a\x1b[2J\u202e\u2028\u3164")
+    (message,) = lines.messages
+    assert message.isprintable()
+    assert "\u3164" not in message

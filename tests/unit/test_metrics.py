@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from redlock import metrics
 from redlock.metrics import Metrics
 
-NODES = ("h:1", 'odd"\\node')
+NODES = ("h:1", 'odd"\\node', "/run/a\n# HELP x.sock")
 
 
 @pytest.fixture
@@ -120,3 +120,8 @@ def test_a_forked_child_holds_nothing_of_its_parents(counted: Metrics) -> None:
     found = figures(counted)
     assert found["redlock_hold_seconds_count"] == 0
     assert found["redlock_elections_total/1"] == 1
+
+
+def test_a_line_break_in_a_label_stays_in_its_line(counted: Metrics) -> None:
+    assert "redlock_votes_missing_total//run/a\\n# HELP x.sock" in figures(counted)
+    assert not any(line.startswith("# HELP x") for line in counted.text().splitlines())

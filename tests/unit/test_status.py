@@ -9,7 +9,7 @@ from redis.exceptions import ResponseError
 
 from redlock import told
 from redlock.look import NodeState
-from redlock.status import printable, table
+from redlock.status import table
 from redlock.survey import Held, Survey
 
 UP = NodeState("h:1", reachable=True, version="8.2.3", used_memory=2**20, clock_offset=0.002, aof=True, fsync="always")
@@ -56,12 +56,20 @@ def test_a_node_whose_locks_can_not_be_read_is_named() -> None:
 def test_what_comes_from_the_nodes_can_not_drive_the_terminal() -> None:
     evil = dataclasses.replace(HELD, resource="a\x9b2J", holder="\x1b]0;x\x07")
     assert all(line.isprintable() for line in lines(evil))
-    assert printable("\x1b[2Ja\u202eb\n") == "?[2Ja?b?"
 
 
 @pytest.mark.parametrize(
     ("name", "fits"),
-    [("a", True), ("", False), ("\x01redlock:node", False), ("a\nb", False), ("\udcff", False), ("é" * 513, False)],
+    [
+        ("a", True),
+        ("", False),
+        ("\x01redlock:node", False),
+        ("a\nb", False),
+        ("\udcff", False),
+        ("a\u202eb", False),
+        ("a\u200b", False),
+        ("é" * 513, False),
+    ],
 )
 def test_only_what_can_be_the_name_of_a_resource_is_one(name: str, fits: bool) -> None:  # noqa: FBT001 - a column
     assert told.is_resource(name) is fits

@@ -1,0 +1,46 @@
+"""Makes text from elsewhere safe to show: in a log line, on a terminal, in a page, in a metric.
+
+Invariants: pure; every output of this package uses `escape`; its result is one line of visible characters.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+LONGEST_LABEL = 255
+"""The length of an owner label, in characters."""
+_LABEL_TAIL = 127
+"""The end of a label names the host and the start time, so a label that is too long loses its middle."""
+_HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+"""Unicode categories without a glyph: controls, bidirectional and zero-width marks, halves of pairs, line breaks."""
+_BLANK = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
+"""Letters and marks of other categories that have no glyph of their own either."""
+
+
+def is_invisible(character: str) -> bool:
+    """Whether a reader would not see this character, or would take it for an ordinary space."""
+    category = unicodedata.category(character)
+    return category in _HIDDEN or (category == "Zs" and character != " ") or bool(_BLANK.match(character))
+
+
+def escape(text: str) -> str:
+    r"""The text with each invisible character as its escape sequence, for example `\n`, `\x1b` or `\u202e`."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(_escaped(character) if is_invisible(character) else character for character in text)
+
+
+def owner_label(text: str) -> str:
+    """An owner label as nodes store it: escaped, and at most `LONGEST_LABEL` characters long."""
+    # Escaping can make it ten times as long, so only what may be kept is escaped.
+    if len(text) > LONGEST_LABEL:
+        text = f"{text[: LONGEST_LABEL - _LABEL_TAIL - 3]}...{text[-_LABEL_TAIL:]}"
+    label = escape(text)
+    if len(label) > LONGEST_LABEL:
+        label = f"{label[: LONGEST_LABEL - _LABEL_TAIL - 3]}...{label[-_LABEL_TAIL:]}"
+    return label
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")

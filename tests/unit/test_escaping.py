@@ -1,0 +1,60 @@
+"""`redlock.escaping`: one line of visible characters, whatever the text was."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from redlock.escaping import LONGEST_LABEL, escape, is_invisible, owner_label
+from redlock.model import shown
+
+SINCE = "@worker-1 since 2026-11-24T12:00:00Z"
+
+
+@pytest.mark.parametrize(
+    ("text", "visible"),
+    [
+        ("account:42 'a' \\n", "account:42 'a' \\n"),
+        ("ünï \N{SNOWMAN}", "ünï \N{SNOWMAN}"),
+        ("\x1b]0;x\x07", "\\x1b]0;x\\x07"),
+        ("a\x9b2J\x00", "a\\x9b2J\\x00"),
+        ("a\r\nb\u2028", "a\\r\\nb\\u2028"),
+        ("\u202egpj\u2066", "\\u202egpj\\u2066"),
+        ("a\u200b\xa0\u3164", "a\\u200b\\xa0\\u3164"),
+        ("\udc80", "\\udc80"),
+    ],
+)
+def test_an_invisible_character_becomes_its_escape_sequence(text: str, visible: str) -> None:
+    assert escape(text) == visible
+    assert escape(visible) == visible
+
+
+def test_every_control_and_format_character_is_escaped() -> None:
+    for code in range(sys.maxunicode + 1):
+        character = chr(code)
+        if not character.isprintable() and not is_invisible(character):
+            # Unassigned and private characters: a later Unicode version may give them a glyph.
+            assert len(escape(character)) == 1
+        elif is_invisible(character):
+            assert escape(character).isascii()
+            assert escape(character).isprintable()
+
+
+@pytest.mark.parametrize("task", ["t" * 1_000_000, "\u202e" * 1_000_000, "t" * 200 + "\U000e0100" * 50])
+def test_an_owner_label_has_a_limit_and_keeps_its_end(task: str) -> None:
+    label = owner_label(task + SINCE)
+    assert len(label) <= LONGEST_LABEL
+    assert label.isprintable()
+    assert label.endswith(SINCE)
+
+
+def test_an_ordinary_owner_label_stays_as_it_is() -> None:
+    label = f"2f1c9f0a-7a51-4d4c-8a2b-c9f31f0d6c55{SINCE}"
+    assert owner_label(label) == label
+
+
+def test_a_holder_from_a_node_is_shown_escaped_and_short() -> None:
+    assert shown(f"{'0' * 31}1:a\x1b[2J@h") == "a\\x1b[2J@h (00000000)"
+    assert len(shown(f"{'0' * 31}1:{'x' * 60_000}")) < LONGEST_LABEL + 20
+    assert shown("\x1b[2J\u202e") == "\\x1b[2J\\u202e..."
