@@ -54,6 +54,7 @@ class Candidate:
     ) -> None:
         self._client, self._names, self._ttl_ms, self._who = client, names, ttl_ms, who
         self._won, self._undo = won, undo
+        self._ignores_reservations = False
 
     @property
     def _resource(self) -> str:
@@ -92,7 +93,12 @@ class Candidate:
         left_ms = patience.left_ms(refusal)
         pause, wakes = nap.length_ms(refusal, losses, random.random())  # noqa: S311 - jitter, not a secret
         if left_ms is not None and (left_ms <= 0 or (pause > left_ms and not wakes)):
-            raise self._refused(refusal)
+            if self._ignores_reservations or not refusal.election.is_only_reserved:
+                raise self._refused(refusal)
+            # The lock is free. The waiter for which it is reserved takes it by the end of the reservation, or is dead.
+            self._ignores_reservations = True
+            nap.take(self._client.reserve_ms, wakes=False)
+            return
         self._client.log.retry(self._resource, self._who, refusal, losses, pause)
         if not refusal.no_quorum and nap.lines_up(patience.turn_ms):
             patience.hears()
@@ -105,7 +111,8 @@ class Candidate:
         return error
 
     def _attempt(self, patience: Patience, nap: Nap | None = None) -> Grant | Refusal:
-        woken, waits_ms = nap is not None and nap.woken, patience.waits_ms
+        woken = self._ignores_reservations or (nap is not None and nap.woken)
+        waits_ms = patience.waits_ms
         token = f"{secrets.token_hex(16)}:{self._who}"
         by = now_ms() + self._client.fresh_ms
         attempt = Acquire(self._names, token, self._ttl_ms, self._client.proposal(wall_us()), woken, waits_ms, by)

@@ -42,8 +42,11 @@ def count(what: str, value: object) -> int:
 
 
 def patience(value: float | None) -> float | None:
-    """Seconds to wait, 0 or more; None waits for ever."""
-    return None if value is None else number("blocking_timeout", value, zero=True)
+    """Seconds to wait, 0 or more; None for no limit, which is also what infinity and more than 30 years mean."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value is None or (is_number and value > LONGEST_SECONDS):
+        return None
+    return number("blocking_timeout", value, zero=True)
 
 
 def ttl_ms(value: object, *, max_ttl_ms: int, node_timeout_ms: int, what: str = "ttl") -> int:

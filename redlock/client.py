@@ -90,7 +90,7 @@ class Redlock:
         if warning is not None:
             warnings.warn(warning, stacklevel=2)
             log.warning("nodes", count=len(members), why=warning)
-        codec = Codec(len(members), checks.prefix(prefix), self._max_ttl_ms, self._node_timeout_ms // 2)
+        codec = Codec(len(members), checks.prefix(prefix), self._max_ttl_ms, self.reserve_ms)
         self.driver = Driver(members, codec)
         self.waiters = Waiters(members, codec)
         self.log = Journal(members)
@@ -220,6 +220,11 @@ class Redlock:
     def proposal(self, wall_us: int) -> int:
         """The fencing token to propose: the wall clock, or one more than the largest token seen."""
         return max(wall_us, self._largest_seen + 1)
+
+    @property
+    def reserve_ms(self) -> int:
+        """How long a released lock is reserved for the waiter that the release wakes."""
+        return max(1, self._node_timeout_ms // 2)
 
     @property
     def fresh_ms(self) -> int:

@@ -190,6 +190,12 @@ class Election(NamedTuple):
         return most + (self.unanswered if alike else 0) >= self.quorum
 
     @property
+    def is_only_reserved(self) -> bool:
+        """Whether no node names a holder: the lock is free, and reserved for a waiter that a release has woken."""
+        denied = [vote for vote in self.votes if vote.kind is Kind.DENIED]
+        return bool(denied) and not any(vote.holder for vote in denied)
+
+    @property
     def free_in_ms(self) -> int | None:
         """When a quorum of nodes could be free if no holder did anything more; None if it can't be told."""
         free_now = [0 for vote in self.votes if vote.kind is Kind.GRANTED]

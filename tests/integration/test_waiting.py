@@ -6,9 +6,11 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
+from celery import Celery
 
 from redlock import Lock, LockContended, Redlock, wire
 from redlock import waiting as times
+from redlock.celery import client_for, locked
 from tests.integration.tools import comes_true, eventually, raw
 
 if TYPE_CHECKING:
@@ -146,6 +148,52 @@ def test_who_only_tries_has_nothing_reserved_for_it(nodes: Cluster, client: Redl
             assert lock.acquire(blocking=False)
             assert not other.lock("x").acquire(blocking=False)
             lock.release()
+
+
+def reserve_for_a_dead_waiter(nodes: Cluster, holder: Lock) -> None:
+    """Leave what a waiter left that was denied and then killed, and release."""
+    for server in nodes.servers:
+        with raw(server) as redis:
+            redis.set(wire.queue_key("x"), "waited for", px=60_000)
+    holder.release()
+
+
+def test_a_lock_that_is_only_reserved_is_taken_without_waiting(nodes: Cluster) -> None:
+    with Redlock(nodes.urls, node_timeout=0.6) as client:
+        holder, lock = client.lock("x"), client.lock("x")
+        assert holder.acquire()
+        reserve_for_a_dead_waiter(nodes, holder)
+
+        assert lock.acquire(blocking=False), "nothing holds it"
+
+
+def test_a_task_is_never_skipped_for_a_reservation(nodes: Cluster) -> None:
+    app = Celery("skip", set_as_current=False)
+    app.conf.update(redlock_nodes=nodes.urls, redlock_node_timeout=0.6)
+
+    @app.task
+    @locked("x", wait=0, otherwise="skip")
+    def work() -> str:
+        return "done"
+
+    with client_for(app) as client:
+        holder = client.lock("x")
+        assert holder.acquire()
+        reserve_for_a_dead_waiter(nodes, holder)
+
+        assert work() == "done"
+
+
+def test_a_reservation_does_not_hide_a_holder(nodes: Cluster) -> None:
+    with Redlock(nodes.urls, node_timeout=0.6) as client:
+        holder = client.lock("x")
+        assert holder.acquire()
+        reserve_for_a_dead_waiter(nodes, holder)
+        for server in nodes.servers[:3]:
+            with raw(server) as redis:
+                redis.set("x", "another client", px=60_000)
+
+        assert not client.lock("x").acquire(blocking=False)
 
 
 def test_a_wake_up_that_was_taken_in_vain_is_passed_on(nodes: Cluster) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 import traceback
 import warnings
 from decimal import Decimal
@@ -10,6 +11,7 @@ from decimal import Decimal
 import pytest
 
 from redlock import ConfigurationError, Redlock, address, checks
+from redlock.commands import Release
 
 CANARY = "canary-b7Qx"
 
@@ -183,6 +185,24 @@ def test_zero_is_a_time_to_wait_and_no_default() -> None:
     assert checks.patience(0) == 0.0
     with pytest.raises(ConfigurationError, match="0 or more"):
         Redlock().lock("x", blocking_timeout=-1)
+
+
+@pytest.mark.parametrize("value", [threading.TIMEOUT_MAX, float("inf"), 10**400], ids=["most", "inf", "10**400"])
+def test_a_wait_without_an_end_may_be_a_number(value: float) -> None:
+    assert checks.patience(value) is None
+    Redlock().lock("x", blocking_timeout=value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), True, "5"])
+def test_a_wait_that_is_no_number_of_seconds_is_refused(value: object) -> None:
+    with pytest.raises(ConfigurationError, match="blocking_timeout is"):
+        checks.patience(value)  # type: ignore[arg-type]  # that is the point
+
+
+def test_the_shortest_node_timeout_still_reserves_a_lock() -> None:
+    """Redis refuses an expiry of 0 ms, and the script ends after the first name."""
+    call = Redlock(node_timeout=0.001).driver.codec.call(Release(("x", "y"), "token", 1_000))
+    assert int(call.arguments[-1]) >= 1
 
 
 def test_a_lease_of_no_time_is_not_taken_for_the_default() -> None:
