@@ -1,7 +1,8 @@
 """The resources that a call of a task locks: templates over its arguments, or functions of them.
 
-Rules: fields are checked when the task is defined, not when it first runs; positional arguments, keywords and
-defaults give the same resource.
+Invariants:
+1. Fields are checked when the task is defined, not when it first runs.
+2. Positional arguments, keywords and defaults give the same resource, and so do equal values (`redlock.canonical`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import re
 import string
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from redlock import checks
+from redlock import canonical, checks
 from redlock.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ OneKey: TypeAlias = "str | Callable[..., str]"
 KeySpec: TypeAlias = "OneKey | list[OneKey]"
 
 
+_FORMATTER = canonical.Formatter()
+_TEXT_AS_THEY_ARE = {str, int}
 _FIELD = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*|\[[^\]]+\])*")
 
 
@@ -42,8 +45,11 @@ class Key:
         parameters = self._signature.parameters.values()
         plain = all(parameter.kind is parameter.POSITIONAL_OR_KEYWORD for parameter in parameters)
         self._plain = tuple(self._signature.parameters) if plain else None
+        self._bare: tuple[str, ...] | None = None
+        """The fields, if each is an argument as it is: no attribute, no index, no conversion, no format."""
         if isinstance(spec, str):
             self._check(spec)
+            self._bare = _bare(spec)
         elif not callable(spec):
             raise ConfigurationError(
                 f"the key of {self._name} is {spec!r}; it must be a template such as 'account:{{id}}', or a function"
@@ -57,15 +63,24 @@ class Key:
             ConfigurationError: What comes out is no resource name.
         """
         if not isinstance(self._spec, str):
-            return checks.resource(self._called(self._signature.bind(*args, **kwargs)))
+            return self._made(self._signature.bind(*args, **kwargs))
         values = self._values(args, kwargs)
         try:
-            name = self._spec.format(**values)
-        except (LookupError, AttributeError, TypeError, ValueError) as exc:
+            name = self._filled(self._spec, values)
+        except (LookupError, AttributeError, TypeError, ValueError, RecursionError) as exc:
+            reason = str(exc) if isinstance(exc, canonical.UnstableText) else repr(exc)
             raise ConfigurationError(
-                f"the key {self._spec!r} of {self._name} can't be made from this call: {exc!r}"
+                f"the key {self._spec!r} of {self._name} can't be made from this call: {reason}"
             ) from None
         return checks.resource(name)
+
+    def _filled(self, template: str, values: dict[str, Any]) -> str:
+        if self._bare is not None:
+            for field in self._bare:
+                if type(values[field]) not in _TEXT_AS_THEY_ARE:
+                    values[field] = canonical.text(values[field])
+            return template.format(**values)
+        return _FORMATTER.vformat(template, (), values)
 
     def _values(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """What a template sees: the arguments by name, with the defaults."""
@@ -79,6 +94,17 @@ class Key:
             if parameter.kind is parameter.VAR_KEYWORD:
                 values.update(values.pop(parameter.name))
         return values
+
+    def _made(self, bound: inspect.BoundArguments) -> str:
+        """The resource that the key's function names."""
+        name = checks.resource(self._called(bound))
+        try:
+            return canonical.without_address(name, bound)
+        except canonical.UnstableText:
+            raise ConfigurationError(
+                f"the key function of {self._name} made {name!r:.200}, which has an object's address in it and differs "
+                "in every process; use an attribute that identifies the object"
+            ) from None
 
     def _called(self, bound: inspect.BoundArguments) -> object:
         """What the key's function makes of the call: with the defaults where it takes them, else as it was called."""
@@ -118,6 +144,16 @@ class Key:
         except ValueError as exc:
             raise ConfigurationError(f"the key {template!r} of {self._name} is no template: {exc}") from None
         return found
+
+
+def _bare(template: str) -> tuple[str, ...] | None:
+    found = []
+    for _, field, spec, conversion in string.Formatter().parse(template):
+        if field is not None:
+            if spec or conversion or not field.isidentifier():
+                return None
+            found.append(field)
+    return tuple(found)
 
 
 def keys(spec: KeySpec, function: Callable[..., Any]) -> list[Key]:

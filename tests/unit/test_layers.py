@@ -59,6 +59,7 @@ ORDER = [
     "program",
     "run",
     "testing",
+    "canonical",
     "keys",
     "policy",
     "interrupt",

@@ -1,0 +1,317 @@
+"""`redlock.canonical`: equal arguments make equal keys, and a value without a stable text makes none."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import enum
+import ipaddress
+import uuid
+from collections import ChainMap, Counter, OrderedDict, UserDict, UserString, deque
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import PurePosixPath
+from types import MappingProxyType, SimpleNamespace
+from typing import Any, NamedTuple
+
+import pydantic
+import pytest
+
+from redlock import ConfigurationError
+from redlock.canonical import UnstableText, text
+from redlock.keys import Key
+
+UTC = dt.timezone.utc
+NOON = dt.datetime(2026, 5, 1, 12, tzinfo=UTC)
+NUMBER = uuid.UUID("12345678-1234-5678-1234-567812345678")
+
+
+class Color(enum.Enum):
+    RED = "red"
+
+
+class Level(enum.IntEnum):
+    HIGH = 3
+
+
+class Region(str, enum.Enum):
+    EU = "eu"
+
+
+class Shape(enum.Enum):
+    ROUND = object()
+
+
+class Point(NamedTuple):
+    x: int
+    y: int
+
+
+@dataclasses.dataclass
+class Order:
+    number: int
+    tags: set[str] = dataclasses.field(default_factory=set)
+    seen: object = dataclasses.field(default=None, compare=False)
+
+
+@dataclasses.dataclass
+class Account:
+    number: int
+    balance: int
+
+    def __str__(self) -> str:
+        return f"account {self.number}"
+
+
+class Customer(pydantic.BaseModel):
+    name: str
+    order: Order
+    roles: set[str] = set()
+
+
+class Loud(pydantic.BaseModel):
+    name: str
+
+    def __str__(self) -> str:
+        return self.name.upper()
+
+
+class Plain:
+    """It has no text of its own."""
+
+
+class Shown:
+    """Its `__repr__` is meant for debugging."""
+
+    def __repr__(self) -> str:
+        return "Shown()"
+
+
+class Leaky:
+    """Its text has the text of an object without a text."""
+
+    def __str__(self) -> str:
+        return f"leaky {object()}"
+
+
+class Money:
+    def __str__(self) -> str:
+        return "5 EUR"
+
+
+class Markup(str):
+    """A string with a text that differs."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return "markup"
+
+
+def task(value: object = None, width: int = 5) -> None:
+    """A task with a value."""
+
+
+def key(template: str, *args: Any) -> str:  # noqa: ANN401 - whatever a task is called with
+    return Key(template, task).of(args, {})
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("eu", "eu"),
+        (UserString("eu"), "eu"),
+        (Markup("eu"), "eu"),
+        (42, "42"),
+        (-7, "-7"),
+        (True, "True"),
+        (None, "None"),
+        (5.5, "5.5"),
+        (5.0, "5"),
+        (-0.0, "0"),
+        (1e16, "10000000000000000"),
+        (float("inf"), "inf"),
+        (Decimal("5.10"), "5.1"),
+        (Decimal("1E+2"), "100"),
+        (Decimal("-0.00"), "0"),
+        (Decimal("0E+7"), "0"),
+        (Decimal("12345678901234567890123456789012345.10"), "12345678901234567890123456789012345.1"),
+        (Decimal("1E+1000000"), "1E+1000000"),
+        (Decimal("NaN"), "NaN"),
+        (Fraction(1, 3), "1/3"),
+        (b"a", "b'a'"),
+        (bytearray(b"a"), "b'a'"),
+        (NUMBER, "12345678-1234-5678-1234-567812345678"),
+        (dt.date(2026, 5, 1), "2026-05-01"),
+        (dt.time(12, 30), "12:30:00"),
+        (dt.timedelta(days=1), "1 day, 0:00:00"),
+        (NOON, "2026-05-01T12:00:00+00:00"),
+        (NOON.replace(tzinfo=None), "2026-05-01T12:00:00"),
+        (Color.RED, "red"),
+        (Level.HIGH, "3"),
+        (Region.EU, "eu"),
+        (PurePosixPath("/a/b"), "/a/b"),
+        (ipaddress.ip_address("::1"), "::1"),
+        (Money(), "5 EUR"),
+        ([1, "a", None, True], '[1,"a",null,true]'),
+        ((1, [2]), "[1,[2]]"),
+        (range(3), "[0,1,2]"),
+        (deque([2, 1]), "[2,1]"),
+        (Point(1, 2), "[1,2]"),
+        ({3, 20, 1}, "[1,20,3]"),
+        (frozenset("ba"), '["a","b"]'),
+        ({"b": 1, "a": {"d": 2, "c": 3}}, '{"a":{"c":3,"d":2},"b":1}'),
+        ({2: "x", 10: "y"}, '{"10":"y","2":"x"}'),
+        ({Color.RED: 1, NUMBER: 2}, '{"12345678-1234-5678-1234-567812345678":2,"red":1}'),
+        ({"b": 1, "a": 2}.keys(), '["a","b"]'),
+        ({"k": 'a"b\n\u00e4'}, '{"k":"a\\"b\\n\u00e4"}'),
+        (Order(7, {"b", "a"}), '{"number":7,"tags":["a","b"]}'),
+        (Account(7, 100), "account 7"),
+        (Customer(name="Ann", order=Order(7)), '{"name":"Ann","order":{"number":7,"tags":[]},"roles":[]}'),
+        (Loud(name="Ann"), "ANN"),
+        ([NOON, Decimal("5.0"), Money(), Account(7, 1)], '["2026-05-01T12:00:00+00:00",5,"5 EUR","account 7"]'),
+    ],
+)  # fmt: skip
+def test_a_value_has_one_text(value: object, expected: str) -> None:
+    assert text(value) == expected
+    assert key("{value}", value) == expected
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
+        ({"a": 1, "b": 2}, OrderedDict(b=2, a=1)),
+        ({"a": 1, "b": 2}, Counter(["a", "b", "b"])),
+        ({"a": 1, "b": 2}, UserDict(b=2, a=1)),
+        ({"a": 1, "b": 2}, ChainMap({"b": 2}, {"a": 1})),
+        ({"a": 1, "b": 2}, MappingProxyType({"b": 2, "a": 1})),
+        ({"a", "b"}, frozenset(["b", "a"])),
+        ([{"a": {1, 2}}], ({"a": {2, 1}},)),
+        (5, 5.0),
+        (5, Decimal("5.00")),
+        (0.5, Decimal("0.50")),
+        (10**300, Decimal("1E+300")),
+        ({"a": 5}, {"a": Decimal("5.0")}),
+        (NOON, NOON.astimezone(dt.timezone(dt.timedelta(hours=2)))),
+        (Region.EU, "eu"),
+        (Level.HIGH, 3),
+        (b"a", bytearray(b"a")),
+        (Order(1, seen="now"), Order(1, seen="then")),
+        (Customer(name="A", order=Order(1), roles={"x", "y"}), Customer(roles={"y", "x"}, order=Order(1), name="A")),
+    ],
+)
+def test_values_that_are_equal_have_the_same_text(first: object, second: object) -> None:
+    assert text(first) == text(second)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (["a,b"], ["a", "b"]),
+        (['a","b'], ["a", "b"]),
+        ({"a": "1"}, {"a": 1}),
+        ({"a": None}, {"a": "null"}),
+        ({"a:b": "c"}, {"a": "b:c"}),
+        ([[], [1]], [[1], []]),
+        (Decimal("1E+1000000"), Decimal("1E+1000001")),
+        (NOON, NOON.replace(tzinfo=None)),
+    ],
+)
+def test_values_that_differ_have_texts_that_differ(first: object, second: object) -> None:
+    assert text(first) != text(second)
+
+
+def test_a_decimal_of_a_thousand_million_digits_is_cheap() -> None:
+    assert text(Decimal("1E+999999999")) == "1E+999999999"
+    assert text(Decimal("1E-999999999")) == "1E-999999999"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Plain(),
+        Plain,
+        Order,
+        Shown(),
+        Leaky(),
+        object(),
+        SimpleNamespace(a=1),
+        task,
+        len,
+        Order(1).tags.add,
+        iter([]),
+        (part for part in "ab"),
+        {}.values(),
+        memoryview,
+        Shape.ROUND,
+        pytest,
+    ],
+)
+@pytest.mark.parametrize("wrap", [lambda it: it, lambda it: [it], lambda it: {"a": it}, lambda it: Order(1, seen=it)])
+def test_a_value_without_a_stable_text_is_refused(value: object, wrap: Any) -> None:  # noqa: ANN401 - a function
+    wrapped = wrap(value)
+    if isinstance(wrapped, Order):
+        wrapped.tags = value  # type: ignore[assignment]  # any value at all
+    with pytest.raises(UnstableText, match="same in every process"):
+        text(wrapped)
+    with pytest.raises(ConfigurationError, match=r"can't be made from this call: a value of type"):
+        key("a:{value}", wrapped)
+
+
+def test_the_refusal_says_what_would_be_right_and_not_the_value() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        key("a:{value}", Shown())
+
+    assert str(caught.value) == (
+        "the key 'a:{value}' of task can't be made from this call: a value of type Shown has no text that is the same "
+        "in every process; name an attribute that identifies it, such as {order.id}, or give a function as the key"
+    )
+
+
+@pytest.mark.parametrize("template", ["{value.number}", "{value.number:>3}", "{value.number!s}", "{value:{width}}"])
+def test_a_field_may_lead_to_a_value_with_a_text(template: str) -> None:
+    value = Decimal(7) if "width" in template else Order(7)
+
+    assert key(template, value).strip() == "7"
+
+
+@pytest.mark.parametrize(
+    "template", ["{value.nothing}", "{value!r}", "{value!s}", "{value!a}", "{value:>30}", "{value[0]}"]
+)
+def test_no_way_of_writing_a_field_lets_an_address_through(template: str) -> None:
+    value = [Plain()] if "[" in template else Plain()
+    if "nothing" in template:
+        value.nothing = Plain()  # type: ignore[union-attr]  # it is a Plain
+    with pytest.raises(ConfigurationError, match="can't be made from this call"):
+        key(template, value)
+
+
+@pytest.mark.parametrize(
+    ("template", "value", "expected"),
+    [
+        ("{value!r}", {"b", "a"}, '["a","b"]'),
+        ("{value!r}", "eu", "'eu'"),
+        ("{value!s}", 5.0, "5"),
+        ("{value:%Y-%m}", NOON, "2026-05"),
+        ("{value:03d}", Level.HIGH, "003"),
+        ("{value:>5}", Color.RED, "  red"),
+        ("{value:.2f}", Decimal("5.101"), "5.10"),
+        ("{value[b]}", {"b": {2, 1}}, "[1,2]"),
+    ],
+)
+def test_conversions_and_formats_keep_the_text_stable(template: str, value: object, expected: str) -> None:
+    assert key(template, value) == expected
+
+
+def test_a_list_that_holds_itself_is_refused() -> None:
+    endless: list[object] = []
+    endless.append(endless)
+
+    with pytest.raises(ConfigurationError, match="can't be made from this call"):
+        key("{value}", endless)
+
+
+def test_a_function_that_shows_an_address_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"the key function of task made .* has an object's address in it"):
+        Key(lambda value, **_: f"a:{value}", task).of((Plain(),), {})
