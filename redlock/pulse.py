@@ -11,14 +11,12 @@ Rules of this file:
 
 from __future__ import annotations
 
-import contextlib
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps
 from celery.signals import celeryd_init, worker_init
 
-from redlock import log, settings
+from redlock import files, log, settings
 from redlock.errors import ConfigurationError
 from redlock.metrics import Metrics, counting
 
@@ -68,17 +66,12 @@ class Pulse(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery is untyped
             self._write(self._settings.metrics_file, "".join(metrics.text() for metrics in _metrics))
 
     def _write(self, name: str, text: str) -> None:
-        path = Path(name)
-        fresh = path.with_name(f".{path.name}.new")
         try:
-            fresh.write_text(text)
-            fresh.replace(path)
+            files.replace(name, text)
         except OSError as error:
             if name not in self._failed:
                 log.warning("file-not-written", file=name, why=error.strerror)
             self._failed.add(name)
-            with contextlib.suppress(OSError):
-                fresh.unlink()
         else:
             self._failed.discard(name)
 

@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from redlock import files
 from redlock.errors import LockContended, LockLost, QuorumUnavailable, RedlockError
 from redlock.escaping import escape
 from redlock.log import LineFormatter, logger
@@ -53,7 +54,7 @@ class _Log(logging.Handler):
     def __init__(self, path: str) -> None:
         super().__init__()
         self._path = path
-        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._file = files.open_to_append(path)
         self._failed = False
 
     def emit(self, record: logging.LogRecord) -> None:

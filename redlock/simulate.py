@@ -10,11 +10,12 @@ import contextlib
 import dataclasses
 import logging
 import multiprocessing
+import os
 import random
 import time
 from typing import TYPE_CHECKING
 
-from redlock import checks
+from redlock import checks, files
 from redlock import embedded as servers
 from redlock.errors import ConfigurationError, LockContended, QuorumUnavailable
 from redlock.escaping import escape
@@ -63,6 +64,10 @@ def run(plan: Plan, lock: Settings, *, embedded: bool) -> int:
         QuorumUnavailable: Too few nodes answer to begin.
     """
     starts = plan.starts()
+    try:
+        os.close(files.open_to_append(plan.log_file))
+    except OSError as error:
+        raise ConfigurationError(f"log file {plan.log_file!r}: {(error.strerror or str(error)).lower()}") from None
     with contextlib.ExitStack() as stack:
         if embedded:
             lock = dataclasses.replace(lock, nodes=",".join(stack.enter_context(servers.cluster()).urls))
@@ -136,7 +141,7 @@ def _say(name: str, text: str) -> None:
 
 
 def _log_to(path: str) -> None:
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = logging.StreamHandler(os.fdopen(files.open_to_append(path), "a", encoding="utf-8"))
     handler.setFormatter(
         LineFormatter("%(asctime)s %(levelname)-7s %(processName)s[%(process)d] %(name)s: %(message)s")
     )

@@ -107,7 +107,10 @@ app.conf.update(
 
 @setup_logging.connect
 def _log_to_file(**_: Any) -> None:  # noqa: ANN401 - Celery's signals pass what they like
-    logs.configure(settings.log_file, int(settings.log_bytes))
+    try:
+        logs.configure(settings.log_file, int(settings.log_bytes))
+    except OSError as error:
+        raise SystemExit(f"log file {settings.log_file!r}: {error}") from None
 
 
 @celeryd_after_setup.connect
@@ -117,7 +120,7 @@ def _let_the_doctor_look(**_: Any) -> None:  # noqa: ANN401 - as above
 
 @worker_process_init.connect
 def _begin_in_the_child(**_: Any) -> None:  # noqa: ANN401 - as above
-    logs.configure(settings.log_file, int(settings.log_bytes))
+    _log_to_file()
     # In the background: a child that is not up within four seconds is killed.
     threading.Thread(target=_meet_the_nodes, name="redlock-greeting", daemon=True).start()
 

@@ -59,9 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         stop.listen()
         # Before anything is started: every worker would end for this, each with a traceback.
-        log_file = Path(from_environment()[0].log_file).absolute()
-        log_file.parent.mkdir(parents=True, exist_ok=True)
-        log_file.open("a").close()
+        logs.prepare(Path(from_environment()[0].log_file).absolute())
         with running(_plan(options, screen), stop.check) as cluster:
             return _up(cluster, screen) if options.up else _demo(cluster, options, screen)
     except (ClusterError, RedlockError, OSError) as error:

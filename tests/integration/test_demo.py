@@ -86,9 +86,9 @@ class Demo:
         return found
 
     def left_files(self) -> list[str]:
-        """The files and directories that it left, but for its log."""
+        """The files and directories that it left, but for its log and the folder of the lock on it."""
         found = [*self.work.iterdir(), *self.temporary.iterdir()]
-        return [str(path) for path in found if path != self.work / "logger.log"]
+        return [str(path) for path in found if path not in {self.work / "logger.log", self.work / ".logger.log.lock"}]
 
     def until_nothing_is_left(self) -> None:
         """Wait until all that it started and wrote is gone; when it was killed, it could not wait for that itself."""

@@ -26,6 +26,7 @@ ORDER = [
     "watch",
     "log",
     "checks",
+    "files",
     "address",
     "wire",
     "nodes",

@@ -1,0 +1,70 @@
+"""Files that other users of the machine must not redirect, replace or lock.
+
+Invariants:
+1. A temporary file has an unpredictable name beside its target and is created exclusively.
+2. In a folder that every user may write, such as /tmp, a file of another user is refused and no link is followed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+from pathlib import Path
+
+
+def replace(path: str | Path, text: str) -> None:
+    """Write a file as a whole: readers see the old text or the new text. A symbolic link at `path` is replaced.
+
+    Raises:
+        OSError: The file can't be written.
+    """
+    target = Path(path)
+    fresh = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
+    # The permissions are those of any new file: a collector of another user may have to read it.
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        fresh.replace(target)
+    except OSError:
+        with contextlib.suppress(OSError):
+            fresh.unlink()
+        raise
+
+
+def open_to_append(path: str | Path) -> int:
+    """Open a log, which is created if there is none, and return its file descriptor.
+
+    Raises:
+        OSError: The file can't be opened, or it is not ours in a folder that every user may write.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+    if not _is_shared(Path(path).parent):
+        return os.open(path, flags, 0o644)
+    # O_NONBLOCK: a named pipe of another user would hold up the opening.
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+    found = os.fstat(descriptor)
+    if found.st_uid != os.geteuid() or not stat.S_ISREG(found.st_mode):
+        os.close(descriptor)
+        raise PermissionError(errno.EPERM, "not a file of this user, in a folder that every user may write", str(path))
+    return descriptor
+
+
+def private_folder(path: str | Path) -> None:
+    """Create a folder that no other user can enter, or accept one that is so already.
+
+    Raises:
+        OSError: The folder can't be created, or another user can enter it.
+    """
+    with contextlib.suppress(FileExistsError):
+        Path(path).mkdir(0o700)
+    found = os.lstat(path)
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        raise PermissionError(errno.EPERM, "not a folder that only this user can enter (mode 0700)", str(path))
+
+
+def _is_shared(folder: Path) -> bool:
+    return bool(folder.stat().st_mode & stat.S_IWOTH)

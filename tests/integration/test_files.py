@@ -1,0 +1,132 @@
+"""Files that the project writes are safe from other users: links, locks and files that lie in the way."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import pytest
+from celery import Celery
+
+from redlock import files
+from redlock.pulse import Pulse
+from tests.integration.tools import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+NOBODY = 65_534
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
+
+ONE_LINE = """
+import logging, sys
+from pathlib import Path
+from workers import logs
+logs.configure(sys.argv[1], 1000)
+for number in range(100):
+    logging.getLogger("writer").info("line %d", number)
+"""
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Path:
+    """A folder that every user may write, as /tmp."""
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    folder.chmod(0o1777)
+    return folder
+
+
+@pytest.fixture
+def victim(tmp_path: Path) -> Iterator[Path]:
+    """A file that must not change."""
+    path = tmp_path / "victim"
+    path.write_text("precious")
+    yield path
+    assert path.read_text() == "precious"
+
+
+def test_a_heartbeat_follows_no_link_beside_its_target(shared: Path, victim: Path) -> None:
+    (shared / ".heartbeat.new").symlink_to(victim)
+    (shared / ".lock.prom.new").symlink_to(victim)
+    app = Celery("files")
+    app.conf.redlock_heartbeat_file = str(shared / "heartbeat")
+    app.conf.redlock_metrics_file = str(shared / "lock.prom")
+    Pulse(SimpleNamespace(app=app)).beat()
+    assert (shared / "heartbeat").is_file()
+    assert (shared / "lock.prom").is_file()
+
+
+def test_a_link_at_the_target_is_replaced_and_not_followed(shared: Path, victim: Path) -> None:
+    (shared / "heartbeat").symlink_to(victim)
+    files.replace(shared / "heartbeat", "new")
+    assert not (shared / "heartbeat").is_symlink()
+    assert [path.name for path in shared.iterdir()] == ["heartbeat"]
+
+
+def test_a_file_that_cannot_be_replaced_leaves_nothing_behind(shared: Path) -> None:
+    (shared / "heartbeat").mkdir()
+    with pytest.raises(IsADirectoryError):
+        files.replace(shared / "heartbeat", "new")
+    assert [path.name for path in shared.iterdir()] == ["heartbeat"]
+
+
+def test_a_log_follows_no_link_in_a_shared_folder(shared: Path, victim: Path, tmp_path: Path) -> None:
+    (shared / "log").symlink_to(victim)
+    with pytest.raises(OSError, match="symbolic link"):
+        files.open_to_append(shared / "log")
+    (tmp_path / "own").symlink_to(tmp_path / "target")
+    os.close(files.open_to_append(tmp_path / "own"))
+    assert (tmp_path / "target").exists(), "a link in a folder of one's own is meant"
+
+
+@as_root
+def test_a_log_of_another_user_is_refused_in_a_shared_folder(shared: Path) -> None:
+    (shared / "log").touch()
+    os.chown(shared / "log", NOBODY, NOBODY)
+    with pytest.raises(PermissionError, match="not a file of this user"):
+        files.open_to_append(shared / "log")
+
+
+def test_a_pipe_in_a_shared_folder_holds_up_no_log(shared: Path) -> None:
+    os.mkfifo(shared / "log")
+    with pytest.raises(OSError):  # noqa: PT011 - Linux says ENXIO, others accept the pipe and the check refuses it
+        files.open_to_append(shared / "log")
+
+
+def test_a_lock_held_in_the_temporary_folder_stops_no_log(shared: Path, tmp_path: Path) -> None:
+    log = tmp_path / "logger.log"
+    with (shared / ".__logger.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        command = [sys.executable, "-c", ONE_LINE, str(log)]
+        subprocess.run(command, cwd=ROOT, env=os.environ | {"TMPDIR": str(shared)}, check=True, timeout=60)
+    assert "line 99" in log.read_text()
+    assert len(list(tmp_path.glob("logger.log*"))) > 1, "it was rotated too"
+
+
+def test_no_other_user_can_open_the_lock_of_a_log(tmp_path: Path) -> None:
+    log = tmp_path / "logger.log"
+    subprocess.run([sys.executable, "-c", ONE_LINE, str(log)], cwd=ROOT, check=True, timeout=60)
+    assert list((tmp_path / ".logger.log.lock").iterdir())
+    assert (tmp_path / ".logger.log.lock").stat().st_mode & 0o077 == 0
+
+
+def test_a_lock_folder_that_others_can_enter_is_one_line(shared: Path, tmp_path: Path) -> None:
+    (shared / ".logger.log.lock").mkdir(0o755)
+    done = subprocess.run(
+        [sys.executable, "-m", "celery", "-A", "workers.app", "worker", "--pool", "solo"],
+        cwd=ROOT,
+        env=os.environ | {"COUNTER_LOG_FILE": str(shared / "logger.log"), "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert "not a folder that only this user can enter" in done.stderr
+    assert "Traceback" not in done.stderr
