@@ -122,8 +122,9 @@ def _lock_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]
         description="Takes the lock, runs the program, renews the lock while it runs, and gives it back. Where the "
         "lock is being lost the program's process group gets SIGTERM, and SIGKILL when the grace is over: before the "
         "lease is, if it could not be renewed; after it, if it was taken away. The program finds REDLOCK_RESOURCE and "
-        "REDLOCK_FENCE, the fencing token, in its environment. It can't be suspended with Ctrl-Z. What it leaves "
-        "running in the background is not protected.",
+        "REDLOCK_FENCE, the fencing token, in its environment. It can't be suspended with Ctrl-Z. Where "
+        "redlock itself is killed, the whole process group is killed. Not protected is a process that the program "
+        "leaves running in the background, or that leaves the group (setsid, setpgid, an interactive shell).",
         epilog="Exit status: the program's, or 128 + n if signal n ended it; 2 bad input, 69 no quorum of nodes, "
         "70 the lock was lost, 73 the log file can't be opened, 75 somebody else has the lock, 126 the program can't "
         "be run, 127 there is none.",

@@ -1,7 +1,9 @@
-"""A program in a process group of its own, and the signals and the terminal that it shares with us.
+"""A program in a process group of its own, and the signals and the terminal that the group shares with this process.
 
-Rules: signals that we get it gets; where we are killed so is it (on Linux); the terminal is lent to it when it asks
-for it, where it is ours to lend; it can't be suspended from the terminal.
+Invariants:
+1. Signals that this process receives go to the group.
+2. The group does not outlive this process: where this process is killed, a watcher kills the group.
+3. The program gets the terminal when it asks for it and the terminal is ours; it can't be suspended from there.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 from redlock.embedded import die_with_parent
@@ -17,6 +20,13 @@ from redlock.embedded import die_with_parent
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+# The pipe ends when this process ends, however it ends. The number of the group is in it before the program begins.
+_WATCHER = """
+import os, signal, sys
+group = int(sys.stdin.readline())
+sys.stdin.read()
+os.killpg(group, signal.SIGKILL)
+"""
 _FROM_THE_TERMINAL = frozenset({signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU})
 
 
@@ -38,6 +48,7 @@ class Program:
     def __init__(self, command: Sequence[str]) -> None:
         self.command = command
         self._process: subprocess.Popen[bytes] | None = None
+        self._watcher: subprocess.Popen[bytes] | None = None
         self._starting = False
         self._early: list[int] = []
         self._terminal: int | None = None
@@ -63,15 +74,43 @@ class Program:
         """
         self._starting = True
         try:
+            pipe = self._start_watcher()
             self._process = subprocess.Popen(  # noqa: S603 - running what one is told is the point
                 self.command,
                 env=environment,
-                preexec_fn=_alone,  # noqa: PLW1509 - nothing in it takes a lock
+                preexec_fn=lambda: _alone(pipe),  # noqa: PLW1509 - nothing in it takes a lock
             )
+        except OSError:
+            self.stop_watching()
+            raise
         finally:
             self._starting = False
         for number in self._early:
             self.signal(number)
+
+    def _start_watcher(self) -> int:
+        """Start the watcher, and return the end of its pipe that stays open as long as this process lives."""
+        self._watcher = subprocess.Popen(  # noqa: S603 - the program is ours
+            [sys.executable, "-I", "-S", "-c", _WATCHER],
+            stdin=subprocess.PIPE,
+            # It must keep nothing open: not the output that a caller reads to its end, and no folder.
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            env={},
+            start_new_session=True,
+            preexec_fn=_ignore_signals,  # noqa: PLW1509 - nothing in it takes a lock
+        )
+        assert self._watcher.stdin is not None
+        return self._watcher.stdin.fileno()
+
+    def stop_watching(self) -> None:
+        """The program has ended: what it left in the background runs on, also after the end of this process."""
+        if self._watcher is not None:
+            # Before its pipe is closed, else it would kill the group.
+            self._watcher.kill()
+            self._watcher.communicate()
+            self._watcher = None
 
     def signal(self, number: int) -> None:
         """Send a signal to all of its group."""
@@ -130,6 +169,14 @@ class Program:
             signal.signal(signal.SIGTTOU, signal.SIG_DFL)
 
 
-def _alone() -> None:
+def _alone(pipe: int) -> None:
     os.setpgid(0, 0)
+    os.write(pipe, b"%d\n" % os.getpid())
+    # The watcher would do. But a watcher that was killed would not.
     die_with_parent()
+
+
+def _ignore_signals() -> None:
+    # A service manager sends its SIGTERM to every process of the service.
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

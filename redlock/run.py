@@ -3,7 +3,7 @@
 Rules of this file:
 1. The program starts when the lock is held, in a process group of its own, and that group is ended before the lease
    is over: SIGTERM while there is still time for a grace, SIGKILL when there is none left.
-2. It never outlives us unseen: signals that we get it gets, and where we are killed so is it (on Linux).
+2. It never outlives us: signals that we get it gets, and where we are killed, its process group is killed too.
 3. Nothing that can't be written, a log or a message, stops it or us.
 4. A program under a lock is not suspended from the terminal: its lease would run out meanwhile.
 """
@@ -125,7 +125,9 @@ def _run(program: Program, lease: Lease, grace: float, changed: threading.Event)
         return NOT_FOUND if isinstance(error, FileNotFoundError) else CANNOT_RUN
     guard = Guard(program, lease, grace, changed)
     status = program.wait()
-    if guard.end():
+    lost = guard.end()
+    program.stop_watching()
+    if lost:
         return LOST
     try:
         lease.leave()

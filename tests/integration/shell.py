@@ -101,6 +101,16 @@ def is_running(pid: int) -> bool:
         return False
 
 
+def is_running_in(group: int) -> bool:
+    """Whether a process of this group is there, and is not a zombie."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, found, *_ = stat.read_text().rpartition(")")[2].split()
+            if int(found) == group and state != "Z":
+                return True
+    return False
+
+
 def python(source: str) -> Sequence[str]:
     """A Python program as a command."""
     return (sys.executable, "-u", "-c", source)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from redlock import run
-from tests.integration.shell import Shell, is_running, python
-from tests.integration.tools import eventually, holders, is_free, raw, talking
+from tests.integration.shell import Shell, is_running, is_running_in, python
+from tests.integration.tools import children, eventually, holders, is_free, raw, talking
 
 if TYPE_CHECKING:
     from redlock import Redlock
@@ -245,6 +245,37 @@ def test_a_program_does_not_outlive_a_redlock_that_was_killed(shell: Shell) -> N
         assert is_running(pid)
         os.kill(command.process.pid, signal.SIGKILL)
         eventually(lambda: not is_running(pid), "the end of the program")
+
+
+def test_a_pipeline_does_not_outlive_a_killed_redlock(shell: Shell) -> None:
+    pipeline = ("sh", "-c", f"'{sys.executable}' -u -c '{STUBBORN}' | cat")
+    with shell.started("run", NAME, "--", *pipeline) as command:
+        command.until_it_says("pid ")
+        group = os.getpgid(pid_in(command.said))
+        os.kill(command.process.pid, signal.SIGKILL)
+        eventually(lambda: not is_running_in(group), "the end of the whole pipeline")
+
+
+def test_a_watcher_survives_a_sigterm_to_every_process(shell: Shell) -> None:
+    """So does a service manager stop a service; only then does it kill what is left."""
+    with shell.started(
+        "run", NAME, "--", "sh", "-c", f"'{sys.executable}' -u -c '{STUBBORN}' | cat; sleep 60"
+    ) as command:
+        command.until_it_says("pid ")
+        group = os.getpgid(pid_in(command.said))
+        (watcher,) = [pid for pid in children(command.process.pid) if os.getpgid(pid) != group]
+        os.kill(watcher, signal.SIGTERM)
+        os.kill(command.process.pid, signal.SIGKILL)
+        eventually(lambda: not is_running_in(group) and not is_running(watcher), "the end of program and watcher")
+
+
+def test_a_process_left_in_the_background_runs_on(shell: Shell) -> None:
+    """`redlock run` ends with its program, and its output ends there too, though a background process lives."""
+    done = shell.call("run", NAME, "--", "sh", "-c", "sleep 60 >/dev/null 2>&1 & echo pid $!")
+    assert done.returncode == 0
+    pid = pid_in(done.stdout)
+    assert is_running(pid)
+    os.kill(pid, signal.SIGKILL)
 
 
 def test_a_full_disk_stops_neither_the_program_nor_the_lock(shell: Shell, nodes: Cluster) -> None:
