@@ -192,8 +192,9 @@ def _status(options: argparse.Namespace) -> int:
         if options.json:
             print(json.dumps(seen.as_dict(), indent=None if options.watch else 2), flush=True)
         else:
-            clear = _CLEAR if options.watch and sys.stdout.isatty() else ""
-            print(clear + table(seen), flush=True)
+            is_terminal = sys.stdout.isatty()
+            clear = _CLEAR if options.watch and is_terminal else ""
+            print(clear + table(seen, color=is_terminal and not os.environ.get("NO_COLOR")), flush=True)
         if not options.watch:
             return 0 if seen.voting >= seen.quorum else NO_QUORUM
         time.sleep(1.0)

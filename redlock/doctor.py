@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from redlock import checks
 from redlock.errors import ConfigurationError
 from redlock.findings import Finding, Level, sort
-from redlock.survey import look_at, survey
+from redlock.survey import CLOCK_LIMIT, look_at, survey
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 _REDIS = ("redis", "rediss", "unix")
 _OLDEST = (6, 2)
 _FULL = 0.8
-_APART_SECONDS = 1.0
 _LONG_SECONDS = 60.0
 
 
@@ -136,15 +135,10 @@ def _node(node: NodeState, settings: Settings, seen: Survey) -> Iterator[Finding
     if not node.reachable:
         return
     yield from _eviction(node)
-    apart = abs(node.clock_offset or 0.0) - node.clock_error
-    if apart > min(_APART_SECONDS, settings.max_ttl / 2):
-        yield Finding(
-            Level.WARNING,
-            "clock",
-            node.label,
-            f"its clock is {apart:.1f} s {'ahead of' if (node.clock_offset or 0) > 0 else 'behind'} this machine's",
-            "let NTP set both; a clock that jumps ends or lengthens leases on its node",
-        )
+    note = node.clock_note(min(CLOCK_LIMIT, settings.max_ttl / 2))
+    if note:
+        mend = "let NTP set both; a clock that jumps ends or lengthens leases on its node"
+        yield Finding(Level.WARNING, "clock", node.label, note, mend)
 
 
 def _unfit(node: NodeState, terms: str) -> Finding | None:

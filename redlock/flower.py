@@ -96,15 +96,18 @@ def _survey(app: Celery) -> dict[str, Any]:
     seen = survey(settings.nodes, prefix=settings.prefix, max_ttl=settings.max_ttl)
     return {
         "locks": [_lock(held) for held in seen.locks],
-        "nodes": [_node(state) for state in seen.nodes],
+        "nodes": [_node(state, seen.clock_limit) for state in seen.nodes],
         "more": seen.more,
+        "is_known": seen.is_known,
+        "problem": seen.problem,
     }
 
 
 def _lock(held: Held) -> dict[str, Any]:
     task, _, worker = held.holder.partition("@")
-    # Who is in no task names itself `pid 123@host`, and other clients' tokens tell nothing.
-    is_task = bool(worker and held.since and not task.startswith("pid "))
+    # Workers have names such as `celery@host`. Holders outside of a task have labels such as `pid 123@host` or
+    # `report[123]@host`; the tokens of other clients have no label.
+    is_task = "@" in worker and bool(held.since)
     return {
         "resource": held.resource,
         "holder": held.holder,
@@ -119,19 +122,30 @@ def _lock(held: Held) -> dict[str, Any]:
     }
 
 
-def _node(state: NodeState) -> dict[str, Any]:
+def _node(state: NodeState, clock_limit: float) -> dict[str, Any]:
     health = "votes" if state.votes else "silent" if not state.reachable else "abstains" if state.abstains else "unfit"
     return {
         "name": state.label,
         "health": health,
         "says": state.reason or state.unlisted,
+        "clock_note": state.clock_note(clock_limit),
         "version": state.version,
         "clock": state.clock_offset,
         "memory": state.used_memory,
     }
 
 
-class LocksPage(BaseHandler):  # type: ignore[misc]  # Flower is untyped
+class _Handler(BaseHandler):  # type: ignore[misc]  # Flower is untyped
+    """What all answers of these pages have in common."""
+
+    def set_default_headers(self) -> None:
+        """Flower's headers; and no other site may show the page in a frame, where it could steal clicks."""
+        super().set_default_headers()
+        self.set_header("X-Frame-Options", "DENY")
+        self.set_header("Content-Security-Policy", "frame-ancestors 'none'")
+
+
+class LocksPage(_Handler):
     """The page, which asks for its data once a second."""
 
     @authenticated
@@ -140,7 +154,7 @@ class LocksPage(BaseHandler):  # type: ignore[misc]  # Flower is untyped
         self.render("locks.html", refresh=self.application.options.auto_refresh)
 
 
-class LocksData(BaseHandler):  # type: ignore[misc]  # as above
+class LocksData(_Handler):
     """What the page shows, as JSON; `error` instead where nobody can be asked."""
 
     def initialize(self, shared: Shared) -> None:

@@ -56,6 +56,8 @@ class NodeState:
         missing: What the lock needs and this user may not do; empty also where the server can't tell (before 7.0).
         blocked: How many clients wait on it in a blocking read.
         unlisted: Why its locks are not listed, or not all; empty if all are.
+        complete: Whether it can have forgotten no lock of these clients: False in quarantine, for a server that can't
+            be a lock node, and where other clients agreed on something else.
     """
 
     label: str
@@ -78,11 +80,25 @@ class NodeState:
     missing: tuple[str, ...] = ()
     blocked: int = 0
     unlisted: str = ""
+    complete: bool = True
 
     @property
     def votes(self) -> bool:
         """Whether it casts votes at this moment."""
         return not self.reason
+
+    @property
+    def reports(self) -> bool:
+        """Whether its list of locks is complete, so that it counts for what is held and what is not."""
+        return self.reachable and self.complete and not self.unlisted
+
+    def clock_note(self, limit: float) -> str:
+        """How far its clock is from ours, in words; empty if it is known to less than `limit` seconds."""
+        offset = self.clock_offset or 0.0
+        apart = abs(offset) - self.clock_error
+        if apart <= limit:
+            return ""
+        return f"its clock is {apart:.1f} s {'ahead of' if offset > 0 else 'behind'} this machine's"
 
 
 class _Visited(Node):
@@ -184,12 +200,13 @@ class Look:
         before_us = wall_us()
         (clock,) = self._ask(("TIME",))
         after_us = wall_us()
-        info, record, fsync, rdb, refused = self._ask(
+        info, record, fsync, rdb, refused, written = self._ask(
             ("INFO",),
             ("HMGET", wire.RECORD, "run_id", "since", "terms"),
             ("CONFIG", "GET", "appendfsync"),
             ("CONFIG", "GET", "save"),
             ("EVAL", _PERMITTED.source, "0", wire.RECORD),
+            ("SET", wire.PROBE, "", "XX"),
         )
         said = told.fields(info)
         now_us = int(clock[0]) * 1_000_000 + int(clock[1]) if isinstance(clock, list) else None
@@ -211,10 +228,17 @@ class Look:
             missing=told.missing(refused),
             blocked=int(said.get("blocked_clients", 0)),
         )
-        self.state = self._admitted(state, record, now_us)
+        self.state = self._admitted(state, record, now_us, written)
 
-    def _admitted(self, state: NodeState, record: object, now_us: int | None) -> NodeState:
-        """With what the node's record says: under which terms, and whether it may vote."""
+    def _admitted(self, state: NodeState, record: object, now_us: int | None, written: object) -> NodeState:
+        """With what the node's record says: under which terms, and whether it may vote.
+
+        Args:
+            state: What it told of itself.
+            record: Its record.
+            now_us: Its time.
+            written: Its answer to a write that changes nothing.
+        """
         words = record if isinstance(record, list) else [None, None, None]
         run_id, since, terms = (told.text(word) for word in words)
         known = run_id == state.run_id
@@ -229,11 +253,16 @@ class Look:
         denied = wire.explain("NOPERM")
         if state.missing and reason in {"", denied}:
             reason = f"{denied}: {', '.join(state.missing)}"
-        if not reason and terms not in {"", self._codec.terms}:
+        disagrees = terms not in {"", self._codec.terms}
+        if not reason and disagrees:
             reason = f"its clients agreed on {terms}"
         if not reason and abstains_ms:
             reason = f"new, restarted or emptied: abstains for another {abstains_ms / 1000:.1f} s"
-        return dataclasses.replace(state, terms=terms, abstains=abstains_ms / 1000, reason=reason)
+        # Without the right to write a key, nothing is known of what the node would say to clients that have it.
+        if not reason and isinstance(written, ResponseError) and (refuses := why(written, 0)) != denied:
+            reason = refuses
+        complete = self.node.unfit in {"", denied} and not disagrees and not abstains_ms
+        return dataclasses.replace(state, terms=terms, abstains=abstains_ms / 1000, reason=reason, complete=complete)
 
     def _find(self, prefix: str, most: int) -> None:
         pattern = re.sub(r"([\\*?\[\]])", r"\\\1", prefix) + "*" if prefix else "[^\x01]*"

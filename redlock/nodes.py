@@ -193,7 +193,14 @@ def why(exc: Exception, timeout_ms: int) -> str:
 
 def _with_code(error: Exception) -> str:
     # redis-py strips the code off errors that it has a class for, and keeps it in the class.
-    codes = {"NoPermissionError": "NOPERM", "AuthenticationError": "WRONGPASS", "BusyLoadingError": "LOADING"}
+    codes = {
+        "NoPermissionError": "NOPERM",
+        "AuthenticationError": "WRONGPASS",
+        "BusyLoadingError": "LOADING",
+        "OutOfMemoryError": "OOM",
+        "ReadOnlyError": "READONLY",
+        "MasterDownError": "MASTERDOWN",
+    }
     text = str(error)
     code = codes.get(type(error).__name__)
     if code == "WRONGPASS" and "required" in text.lower():

@@ -1,6 +1,7 @@
 """A survey as a table for a terminal.
 
-Rules: pure text; what comes from the nodes can't drive the terminal; columns are as wide as what is in them.
+Invariants: pure text; text from the nodes can't drive the terminal; columns are as wide as their content; a problem
+comes first, and in red where colours are allowed.
 """
 
 from __future__ import annotations
@@ -20,35 +21,57 @@ _LOCKS = ("RESOURCE", "HOLDER", "SINCE", "LEFT", "VOTES", "TOKEN", "WAITERS")
 _VOTE = {True: "+", False: "-", None: "?"}
 _WIDEST = 60
 _KILO = 1024
+_RED, _PLAIN = "\x1b[31m", "\x1b[0m"
 
 
-def table(seen: Survey) -> str:
+def table(seen: Survey, *, color: bool = False) -> str:
     """Nodes and locks, one line each, with a heading; several lines without a last line break.
 
     In VOTES there is a sign for each node in the order above: + names this holder, - does not, ? did not answer.
+
+    Args:
+        seen: What the nodes reported.
+        color: Whether the output is a terminal that shows colours: problems are red then.
     """
-    lines = _aligned([_NODES, *(_node(node) for node in seen.nodes)])
-    lines += [f"{seen.voting} of {len(seen.nodes)} nodes vote, {seen.quorum} are needed", ""]
-    lines += _aligned([_LOCKS, *(_lock(one) for one in seen.locks)]) if seen.locks else ["no locks are held"]
+    head, *nodes = _aligned([_NODES, *(_node(node, seen.clock_limit) for node in seen.nodes)])
+    is_bad = [not node.votes or bool(node.clock_note(seen.clock_limit)) for node in seen.nodes]
+    rows = [(seen.problem, True), ("", False)] if seen.problem else []
+    rows += [(head, False), *zip(nodes, is_bad, strict=True)]
+    counts = f"{seen.voting} of {len(seen.nodes)} nodes vote, {seen.quorum} are needed"
+    rows += [(counts, seen.voting < seen.quorum), ("", False)]
+    rows += [(line, False) for line in _locks(seen)]
     if seen.more:
-        lines.append("and more, which are not shown: see --most")
-    lines += [f"{node.label}: its locks could not all be read: {node.unlisted}" for node in seen.nodes if node.unlisted]
-    return "\n".join(map(escape, lines))
+        rows.append(("and more, which are not shown: see --most", False))
+    rows += [
+        (f"{node.label}: its locks could not all be read: {node.unlisted}", True)
+        for node in seen.nodes
+        if node.unlisted
+    ]
+    return "\n".join(f"{_RED}{escape(text)}{_PLAIN}" if red and color else escape(text) for text, red in rows)
 
 
-def _node(node: NodeState) -> tuple[str, ...]:
+def _locks(seen: Survey) -> list[str]:
+    if not seen.locks:
+        return ["no locks are held" if seen.is_known else "the remaining nodes report no lock, which proves nothing"]
+    lines = _aligned([_LOCKS, *(_lock(one, seen) for one in seen.locks)])
+    return lines if seen.is_known else ["unconfirmed, as the remaining nodes report:", *lines]
+
+
+def _node(node: NodeState, clock_limit: float) -> tuple[str, ...]:
     if not node.reachable:
         return (node.label, f"no: {node.reason}", "", "", "", "")
     offset = "" if node.clock_offset is None else f"{node.clock_offset * 1000:+.0f} ms"
     keeps = f"AOF {node.fsync}".strip() if node.aof else "snapshots" if node.rdb else "nothing"
-    return (node.label, f"no: {node.reason}" if node.reason else "yes", node.version, _size(node), offset, keeps)
+    votes = "; ".join(filter(None, [f"no: {node.reason}" if node.reason else "yes", node.clock_note(clock_limit)]))
+    return (node.label, votes, node.version, _size(node), offset, keeps)
 
 
-def _lock(one: Held) -> tuple[str, ...]:
+def _lock(one: Held, seen: Survey) -> tuple[str, ...]:
     votes = "".join(_VOTE[vote] for vote in one.votes)
+    doubt = "" if one.held else ", no quorum" if seen.is_known else ", unconfirmed"
     return (
         _short(one.resource),
-        _short(one.holder + (f" ({one.digits})" if one.digits else "")) + ("" if one.held else ", no quorum"),
+        _short(one.holder + (f" ({one.digits})" if one.digits else "")) + doubt,
         one.since,
         "?" if one.remaining is None else f"{one.remaining:.1f} s",
         f"{votes} {votes.count('+')}/{len(votes)}",

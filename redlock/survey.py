@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from redlock.nodes import Node
 
 _SHOWN = re.compile(r"(?P<who>.*?)(?: since (?P<since>\d{4}-\S+Z))? \((?P<digits>[0-9a-f]{8})\)", re.DOTALL)
+CLOCK_LIMIT = 1.0
+"""Seconds; with a short `max_ttl`, half of that."""
 _EXCHANGES = 4
 """A visit is over after so many timeouts: to connect, to be introduced, to list, to read."""
 
@@ -71,6 +73,7 @@ class Survey:
         quorum: How many votes make a quorum.
         terms: What this side would agree on with the nodes; see `NodeState.terms`.
         time: When it was made, in seconds since 1970.
+        clock_limit: How many seconds a node's clock may be off before that is a problem.
     """
 
     nodes: tuple[NodeState, ...]
@@ -79,6 +82,23 @@ class Survey:
     quorum: int
     terms: str
     time: float
+    clock_limit: float = CLOCK_LIMIT
+
+    @property
+    def is_known(self) -> bool:
+        """Whether a quorum of nodes reports its locks completely: without one, a lock can be held that none reports."""
+        return sum(node.reports for node in self.nodes) >= self.quorum
+
+    @property
+    def problem(self) -> str:
+        """Why nothing certain can be said of the locks, or why none can be acquired; empty if all is well."""
+        total = f"of {len(self.nodes)} nodes"
+        if not self.is_known:
+            reporting = sum(node.reports for node in self.nodes)
+            return f"The state of the locks is unknown: {reporting} {total} report it, {self.quorum} are needed."
+        if self.voting < self.quorum:
+            return f"No lock can be acquired: {self.voting} {total} vote, {self.quorum} are needed."
+        return ""
 
     @property
     def voting(self) -> int:
@@ -87,7 +107,8 @@ class Survey:
 
     def as_dict(self) -> dict[str, Any]:
         """Everything as what JSON knows."""
-        return dataclasses.asdict(self) | {"voting": self.voting}
+        more = {"voting": self.voting, "is_known": self.is_known, "problem": self.problem}
+        return dataclasses.asdict(self) | more
 
 
 def survey(
@@ -134,7 +155,13 @@ def survey(
     states = tuple(look.state for look in looks)
     held = [one for name in names for one in _holders(name, looks)]
     return Survey(
-        states, tuple(_with_waiters(held, looks, codec)), more, quorum_of(len(looks)), codec.terms, time.time()
+        states,
+        tuple(_with_waiters(held, looks, codec)),
+        more,
+        quorum_of(len(looks)),
+        codec.terms,
+        time.time(),
+        min(CLOCK_LIMIT, max_ttl / 2),
     )
 
 

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 INTERNAL = "\x01redlock:"
 RECORD = f"{INTERNAL}node"
+PROBE = f"{INTERNAL}probe"
+"""A key that never exists: `SET PROBE '' XX` changes nothing and fails where the node refuses writes."""
 
 
 class Script(NamedTuple):
@@ -253,6 +255,7 @@ _EXPLAINED = {
     "LOADING": "still loading its data",
     "BUSY": "busy with a script",
     "MISCONF": "refuses writes because it can't save its snapshot (MISCONF)",
+    "NOREPLICAS": "refuses writes because too few replicas are connected (min-replicas-to-write)",
     "OOM": "out of memory (maxmemory)",
     "READONLY": "a replica; lock nodes must be independent masters",
     "MASTERDOWN": "a replica that lost its master; lock nodes must be independent masters",

@@ -8,6 +8,7 @@
   const PAUSE_MS = 100;
   const PATIENCE_MS = 10000;
   const page = document.getElementById("locks-page");
+  let shownAt = "";
 
   function write(id, text) {
     document.getElementById(id).textContent = text;
@@ -18,6 +19,25 @@
     indicator.classList.toggle("status-dot-live", isLive);
     indicator.classList.toggle("status-dot-error", !isLive);
     write("locks-status", text);
+  }
+
+  // The red box at the top; an empty text hides it.
+  function warn(text, items) {
+    const box = document.getElementById("locks-problem");
+    const now = JSON.stringify([text, items]);
+    if (box.shows !== now) {
+      box.shows = now;
+      box.hidden = !text;
+      write("locks-problem-text", text);
+      document.getElementById("locks-problem-nodes").replaceChildren.apply(
+        document.getElementById("locks-problem-nodes"),
+        items.map(function (item) {
+          const line = document.createElement("li");
+          line.textContent = item;
+          return line;
+        }),
+      );
+    }
   }
 
   // A part of a cell: {text, path, classes, title}; with a path it is a link.
@@ -77,7 +97,7 @@
     return value === null ? null : value.toFixed(1) + " s";
   }
 
-  function votes(lock, nodes) {
+  function votes(lock, nodes, isKnown) {
     const dots = lock.votes.map(function (vote, place) {
       const means = vote ? "votes for it" : vote === null ? "has not answered" : "does not vote for it";
       const looks = vote ? "text-success" : vote === null ? "text-danger" : "text-secondary";
@@ -85,13 +105,15 @@
     });
     const count = lock.votes.filter(Boolean).length;
     const parts = [{ text: count + "/" + nodes.length + " " }].concat(dots);
-    if (!lock.held) {
+    if (!lock.held && isKnown) {
       parts.push({ text: " no quorum", classes: "lock-note", title: "an attempt, or what is left of a lease" });
+    } else if (!lock.held) {
+      parts.push({ text: " unconfirmed", classes: "text-danger fw-semibold", title: "too few nodes report their locks" });
     }
     return { classes: "text-nowrap", parts: parts };
   }
 
-  function lockRow(lock, nodes) {
+  function lockRow(lock, nodes, isKnown) {
     const since = lock.since && new Date(lock.since);
     return [
       cell(lock.resource, "lock-resource"),
@@ -99,12 +121,16 @@
       lock.worker ? link(page.dataset.worker, lock.worker, lock.worker) : cell(null),
       since ? cell(since.toLocaleTimeString(), "text-nowrap", since.toLocaleString()) : cell(null),
       cell(seconds(lock.left), "text-end text-nowrap"),
-      votes(lock, nodes),
+      votes(lock, nodes, isKnown),
       cell(lock.token || null, "text-end text-nowrap"),
       lock.waiters === null
         ? cell("some", "text-center", "how many can't be told: other locks are waited for on the same node")
         : cell(lock.waiters, "text-center"),
     ];
+  }
+
+  function complaint(node) {
+    return [node.says, node.clock_note].filter(Boolean).join("; ");
   }
 
   function nodeRow(node, place, locks) {
@@ -113,7 +139,7 @@
     return [
       cell(node.name, "fw-semibold text-nowrap"),
       { parts: [{ text: node.health, classes: "badge " + looks }] },
-      cell(node.says),
+      cell(complaint(node), node.health === "votes" && node.clock_note ? "text-danger" : ""),
       cell(node.version || null),
       cell(node.clock === null ? null : Math.round(node.clock * 1000) + " ms", "text-end text-nowrap"),
       cell(answers ? (node.memory / 1e6).toFixed(1) + " MB" : null, "text-end text-nowrap"),
@@ -126,13 +152,16 @@
     const waited = data.locks.filter(function (lock) { return lock.waiters !== 0; });
     const waitedFor = new Set(waited.map(function (lock) { return lock.resource; }));
     const voting = data.nodes.filter(function (node) { return node.health === "votes"; });
-    write("locks-held", held.length);
+    write("locks-held", data.is_known ? held.length : held.length + " known");
     write("locks-waited", waitedFor.size);
     write("locks-voting", voting.length + "/" + data.nodes.length);
     write("locks-silent", data.nodes.length - voting.length);
-    fill("locks-table", data.locks.map(function (lock) { return lockRow(lock, data.nodes); }), "No lock is held");
+    const rows = data.locks.map(function (lock) { return lockRow(lock, data.nodes, data.is_known); });
+    fill("locks-table", rows, data.is_known ? "No lock is held" : "The remaining nodes report no lock (unconfirmed)");
     fill("nodes-table", data.nodes.map(function (node, place) { return nodeRow(node, place, data.locks); }), "");
     document.getElementById("locks-more").hidden = !data.more;
+    const troubled = data.nodes.filter(complaint);
+    warn(data.problem, troubled.map(function (node) { return node.name + ": " + complaint(node); }));
   }
 
   async function ask() {
@@ -154,10 +183,13 @@
         throw new Error(data.error);
       }
       show(data);
-      says("Live · " + new Date().toLocaleTimeString(), true);
+      shownAt = new Date().toLocaleTimeString();
+      says((data.problem ? "No quorum · " : "Live · ") + shownAt, !data.problem);
     } catch (error) {
       // What fetch itself raises (a TypeError, or our own abort) says nothing to a person.
-      says(error.constructor === Error ? error.message : "Flower does not answer", false);
+      const text = error.constructor === Error ? error.message : "Flower does not answer";
+      says(text, false);
+      warn(text + (shownAt ? ". The tables below show the state of " + shownAt + "." : ""), []);
     } finally {
       clearTimeout(timer);
     }

@@ -22,7 +22,16 @@ if TYPE_CHECKING:
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no browser")
 
-_OPTIONS = ("--headless", "--no-sandbox", "--no-first-run", "--disable-gpu", "--window-size=1280,960")
+_OPTIONS = (
+    "--headless",
+    "--no-sandbox",
+    "--no-first-run",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=1280,960",
+)
 # Chromium reads commands from descriptor 3 and answers on 4.
 _ON_ITS_PIPE = 'exec "$@" 3<&0 4>&1 >/dev/null'
 
@@ -89,6 +98,10 @@ class Browser:
         rows = f"[...document.querySelectorAll('#{table} tbody tr')]"
         found: list[list[str]] = self.value(f"{rows}.map(row => [...row.cells].map(cell => cell.innerText))")
         return found
+
+    def resize(self, width: int, height: int) -> None:
+        """Show the page in a window of this size, in CSS pixels."""
+        self._ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
 
     def screenshot(self) -> bytes:
         """The page as a PNG image."""

@@ -55,6 +55,12 @@ class Flower:
             except (OSError, http.client.HTTPException):
                 return 0, ""
 
+    def headers(self, path: str) -> http.client.HTTPMessage:
+        """The headers of an answer."""
+        with contextlib.closing(http.client.HTTPConnection(self._host, timeout=20)) as connection:
+            connection.request("GET", self._prefix + path)
+            return connection.getresponse().headers
+
     def task(self, task_id: str) -> dict[str, Any]:
         """All that it tells of a task; nothing before it has heard of it. Its API must be open."""
         status, text = self.get(f"/api/task/info/{task_id}")

@@ -253,3 +253,40 @@ def test_the_lock_itself_needs_no_flower() -> None:
     code = f"import sys, {modules}; print([name for name in sys.modules if name.partition('.')[0] == 'flower'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_no_other_site_may_show_the_page_in_a_frame(flower: Flower) -> None:
+    for path in ("/locks", "/locks/data"):
+        headers = flower.headers(path)
+        assert headers["X-Frame-Options"] == "DENY"
+        assert headers["Content-Security-Policy"] == "frame-ancestors 'none'"
+
+
+@needs_browser
+def test_without_a_quorum_the_page_says_so_in_red(stage: Stage, flower: Flower, browser: Browser) -> None:
+    def said() -> str:
+        box = "document.getElementById('locks-problem')"
+        return str(browser.value(f"{box} && !{box}.hidden ? {box}.innerText : ''"))
+
+    def nothing() -> str:
+        return "".join(cell for row in browser.rows("locks-table") for cell in row)
+
+    browser.open(flower.address("/locks"))
+    status = "document.getElementById('locks-status').innerText"
+    eventually(lambda: "No lock is held" in nothing(), "the page", every=0.02)
+    assert said() == ""
+    frozen = stage.nodes.servers[:3]
+    with contextlib.ExitStack() as stack:
+        for server in frozen:
+            server.freeze()
+            stack.callback(server.thaw)
+        eventually(said, "the problem", every=0.02)
+        assert said().startswith("The state of the locks is unknown: 2 of 5 nodes report it, 3 are needed.")
+        assert [label(server) in said() for server in frozen] == [True] * 3
+        assert "No lock is held" not in nothing()
+        assert str(browser.value(status)).startswith("No quorum")
+        colour = browser.value("getComputedStyle(document.getElementById('locks-problem')).backgroundColor")
+        red, green, blue = (int(part) for part in re.findall(r"\d+", str(colour))[:3])
+        assert red > 2 * max(green, blue)
+    eventually(lambda: not said(), "the end of the problem", every=0.02)
+    assert str(browser.value(status)).startswith("Live")

@@ -259,3 +259,42 @@ def test_a_server_that_can_not_be_a_lock_node_is_looked_at_all_the_same(nodes: C
     assert node.reachable
     assert node.role == "slave"
     assert node.reason.startswith("a replica of 127.0.0.1:1")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "reason"),
+    [
+        ("maxmemory", "1mb", "out of memory (maxmemory)"),
+        ("min-replicas-to-write", "1", "refuses writes because too few replicas are connected"),
+    ],
+)
+def test_a_node_that_refuses_writes_is_named(
+    nodes: Cluster, client: Redlock, setting: str, value: str, reason: str
+) -> None:
+    with client.lock(NAME):
+        with raw(nodes[1]) as redis:
+            redis.config_set(setting, value)
+        node = look(nodes).nodes[1]
+        assert not node.votes
+        assert node.reason.startswith(reason)
+        assert node.reports, "it can be read"
+        with raw(nodes[1]) as redis:
+            assert not redis.exists(wire.PROBE)
+            redis.config_set(setting, "0")
+        assert look(nodes).nodes[1].votes
+
+
+def test_without_a_quorum_status_says_first_that_the_state_is_unknown(
+    nodes: Cluster, client: Redlock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with client.lock(NAME, ttl=10, wait_for_release=False):
+        for server in nodes.servers[:3]:
+            server.kill()
+        assert cli.main(["status", "--nodes", ",".join(nodes.urls)]) == cli.NO_QUORUM
+        said = capsys.readouterr().out.splitlines()
+        assert said[0] == "The state of the locks is unknown: 2 of 5 nodes report it, 3 are needed."
+        assert [line for line in said if NAME in line and "unconfirmed" in line]
+        assert [label(server) in "\n".join(said) for server in nodes.servers[:3]] == [True] * 3
+        cli.main(["status", "--json", "--nodes", ",".join(nodes.urls)])
+        told = json.loads(capsys.readouterr().out)
+        assert (told["is_known"], told["problem"]) == (False, said[0])

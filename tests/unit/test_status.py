@@ -27,16 +27,19 @@ HELD = Held(
 )
 
 
-def lines(*locks: Held, more: bool = False, nodes: tuple[NodeState, ...] = (UP, DOWN)) -> list[str]:
-    return table(Survey(nodes, locks, more, 2, "", 0.0)).splitlines()
+def lines(
+    *locks: Held, more: bool = False, nodes: tuple[NodeState, ...] = (UP, UP, DOWN), color: bool = False
+) -> list[str]:
+    return table(Survey(nodes, locks, more, 2, "", 0.0), color=color).splitlines()
 
 
 def test_each_node_is_a_line_with_its_state_and_each_lock_a_line_with_its_holder() -> None:
     assert lines(HELD) == [
         "NODE  VOTES                   VERSION  MEMORY   CLOCK  KEEPS",
         "h:1   yes                     8.2.3    1.0 MiB  +2 ms  AOF always",
+        "h:1   yes                     8.2.3    1.0 MiB  +2 ms  AOF always",
         "h:2   no: connection refused",
-        "1 of 2 nodes vote, 2 are needed",
+        "2 of 3 nodes vote, 2 are needed",
         "",
         "RESOURCE    HOLDER                           SINCE                 LEFT   VOTES    TOKEN  WAITERS",
         "account:42  task-1@w1 (0123abcd), no quorum  2026-11-24T12:00:00Z  4.2 s  +?- 1/3  1795   2",
@@ -103,3 +106,46 @@ def test_answers_of_another_shape_are_no_news() -> None:
     assert told.setting([]) is None
     assert told.setting(ResponseError("NOPERM")) is None
     assert told.text(None) == ""
+
+
+UNKNOWN = "The state of the locks is unknown: 1 of 3 nodes report it, 2 are needed."
+EMPTIED = dataclasses.replace(UP, label="h:3", reason="abstains for another 5.0 s", abstains=5.0, complete=False)
+FULL = dataclasses.replace(UP, label="h:4", reason="out of memory (maxmemory)")
+UNREAD = dataclasses.replace(UP, label="h:5", unlisted="no answer within 500 ms")
+
+
+@pytest.mark.parametrize("other", [DOWN, EMPTIED, UNREAD])
+def test_without_a_quorum_the_state_is_unknown(other: NodeState) -> None:
+    said = lines(nodes=(UP, DOWN, other))
+    assert said[0] == UNKNOWN
+    assert "no locks are held" not in said
+    assert "the remaining nodes report no lock, which proves nothing" in said
+
+
+def test_without_a_quorum_the_locks_are_unconfirmed() -> None:
+    said = lines(HELD, nodes=(UP, DOWN, EMPTIED))
+    assert said[0] == UNKNOWN
+    assert "unconfirmed, as the remaining nodes report:" in said
+    assert "task-1@w1 (0123abcd), unconfirmed" in said[-1]
+
+
+def test_a_node_that_refuses_writes_still_reports_its_locks() -> None:
+    said = lines(nodes=(UP, FULL, FULL))
+    assert said[0] == "No lock can be acquired: 1 of 3 nodes vote, 2 are needed."
+    assert "no locks are held" in said
+
+
+def test_a_problem_is_red_where_colours_are_allowed() -> None:
+    first, *rest = lines(nodes=(UP, DOWN, EMPTIED), color=True)
+    assert first == f"\x1b[31m{UNKNOWN}\x1b[0m"
+    red = [line for line in rest if line.startswith("\x1b[31m")]
+    assert [word in "".join(red) for word in ("connection refused", "abstains", "nodes vote")] == [True] * 3
+    assert not any("\x1b" in line for line in lines(nodes=(UP, UP, UP), color=True))
+
+
+def test_a_wrong_clock_is_said_beside_the_node() -> None:
+    ahead = dataclasses.replace(UP, label="h:6", clock_offset=7.25)
+    said = lines(nodes=(UP, UP, ahead), color=True)
+    (line,) = [line for line in said if "h:6" in line]
+    assert "yes; its clock is 7.2 s ahead of this machine's" in line
+    assert line.startswith("\x1b[31m")
