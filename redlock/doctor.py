@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from redlock import checks
+from redlock import broker_check, checks
 from redlock.errors import ConfigurationError
 from redlock.findings import Finding, Level, sort
 from redlock.survey import CLOCK_LIMIT, look_at, survey
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from redlock.settings import Settings
     from redlock.survey import Survey
 
-_REDIS = ("redis", "rediss", "unix")
 _OLDEST = (6, 2)
 _FULL = 0.8
 _LONG_SECONDS = 60.0
@@ -33,7 +32,7 @@ def check(settings: Settings, *, broker: str = "", store: str = "", timeout: flo
 
     Args:
         settings: The lock's.
-        broker: Celery's broker; one that is no Redis is not looked at.
+        broker: Celery's broker. Redis and AMQP are checked; for another transport a warning says that it was not.
         store: The Redis that owns the data behind the fenced store.
         timeout: Seconds for which each answer is waited for.
 
@@ -48,8 +47,16 @@ def check(settings: Settings, *, broker: str = "", store: str = "", timeout: flo
         resources=0,
     )
     findings = examine(seen, settings)
-    if broker.partition("://")[0] in _REDIS:
-        findings += examine_broker(look_at(broker, timeout=timeout), seen)
+    for url in broker_check.urls(broker):
+        redis_url = broker_check.redis_url(url)
+        if redis_url:
+            told = look_at(redis_url, timeout=timeout)
+            fine = Finding(
+                Level.FINE, "broker", f"broker {told.label}", f"Redis {told.version} answers and keeps its tasks"
+            )
+            findings += examine_broker(told, seen) or [fine]
+        else:
+            findings += broker_check.check(url, timeout)
     if store:
         findings += examine_broker(look_at(store, timeout=timeout), seen, owns_data=True)
     return sort(findings)

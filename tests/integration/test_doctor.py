@@ -151,9 +151,9 @@ def test_a_broker_and_a_store_that_keep_what_they_are_told(nodes: Cluster, broke
         assert found(nodes.urls, store=broker.url)["eviction"] is Level.UNSAFE
 
 
-def test_a_broker_that_is_a_lock_node_too_or_is_no_redis(nodes: Cluster) -> None:
+def test_a_broker_that_is_a_lock_node_too_or_can_not_be_checked(nodes: Cluster) -> None:
     assert found(nodes.urls, broker=nodes[0].url)["shared-server"] is Level.WARNING
-    assert found(nodes.urls, broker="amqp://guest:guest@h:5672//") == {}
+    assert found(nodes.urls, broker="sqs://") == {"not-checked": Level.WARNING}
     assert found(nodes.urls, broker="unix:///nowhere/redis.sock") == {"unreachable": Level.WARNING}
 
 

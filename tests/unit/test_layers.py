@@ -53,6 +53,7 @@ ORDER = [
     "look",
     "survey",
     "findings",
+    "broker_check",
     "doctor",
     "status",
     "force",

@@ -1,0 +1,40 @@
+"""`redlock.broker_check`: which brokers are checked, and how Celery's addresses are read."""
+
+from __future__ import annotations
+
+import pytest
+
+from redlock import broker_check
+from redlock.findings import Level
+
+
+@pytest.mark.parametrize(
+    ("broker", "url"),
+    [
+        ("redis://h:1/0", "redis://h:1/0"),
+        ("redis://", "redis://localhost:6379"),
+        ("redis://localhost/3", "redis://localhost:6379/3"),
+        ("redis://:secret@/3", "redis://:secret@localhost:6379/3"),
+        ("rediss://u:p@[::1]/0", "rediss://u:p@[::1]:6379/0"),
+        ("redis://h:1/0?visibility_timeout=30&ssl_ca_certs=/ca", "redis://h:1/0?ssl_ca_certs=%2Fca"),
+        ("redis+socket:///run/r.sock?virtual_host=2", "unix:///run/r.sock?db=2"),
+        ("unix:///run/r.sock", "unix:///run/r.sock"),
+        ("amqp://h", ""),
+        ("sqs://", ""),
+    ],
+)
+def test_a_redis_broker_is_found_as_celery_finds_it(broker: str, url: str) -> None:
+    assert broker_check.redis_url(broker) == url
+
+
+def test_every_broker_of_a_failover_list_is_checked() -> None:
+    assert broker_check.urls("amqp://a; amqp://b;") == ["amqp://a", "amqp://b"]
+    assert broker_check.urls("") == []
+
+
+@pytest.mark.parametrize("broker", ["sqs://key:canary@", "sentinel://h:26379", "memory://", "nonsense"])
+def test_another_transport_is_said_to_be_unchecked(broker: str) -> None:
+    (finding,) = broker_check.check(broker, 1.0)
+    assert (finding.level, finding.code) == (Level.WARNING, "not-checked")
+    assert "was not contacted" in finding.what
+    assert "canary" not in str(finding)
