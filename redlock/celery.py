@@ -22,9 +22,11 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar, cast
 
 from celery import Task, current_app, current_task
+from celery.exceptions import SoftTimeLimitExceeded
 from celery.local import Proxy
 
 from redlock import board, checks, events, interrupt, pulse  # noqa: F401 - pulse waits for Celery's signals
+from redlock.delivery import Delivery
 from redlock.errors import (
     ConfigurationError,
     LockContended,
@@ -34,7 +36,7 @@ from redlock.errors import (
     Stale,
 )
 from redlock.keys import KeySpec, keys
-from redlock.policy import Policy, Skipped, waited_ms
+from redlock.policy import Policy, Skipped
 from redlock.settings import Settings, of_conf
 
 if TYPE_CHECKING:
@@ -138,6 +140,7 @@ def locked(
             app = task.app if task else current_app._get_current_object()  # noqa: SLF001 - as above
             # What is called from inside another section is no message of its own: it can't go back to the queue.
             message = None if _current.get() is not None else task
+            delivery = Delivery.of(message)
             client, ears = client_for(app), (events.told(message, settings_of(app).events), board.Entry(task))
 
             def lost(lease: Lease) -> None:
@@ -156,7 +159,7 @@ def locked(
                 on_lost=lost,
             )
             try:
-                with _holding(lease, policy, message, ears) as skipped:
+                with _holding(lease, policy, delivery, ears) as skipped:
                     if skipped is not None:
                         return cast("R", skipped.value)
                     with interrupt.possible(lease) if on_lost == "raise" else contextlib.nullcontext():
@@ -164,7 +167,7 @@ def locked(
             except Stale as stale:
                 client.saw(stale.seen)
                 if policy.otherwise == "requeue":
-                    policy.refused(stale, message)
+                    _requeue(stale, policy, delivery)
                 raise
 
         # Celery does not follow `__wrapped__` when it checks a call's arguments; it does look at this.
@@ -175,12 +178,12 @@ def locked(
 
 
 @contextlib.contextmanager
-def _holding(lease: Lease, policy: Policy, task: Task | None, ears: Ears) -> Iterator[Skipped | None]:
+def _holding(lease: Lease, policy: Policy, delivery: Delivery | None, ears: Ears) -> Iterator[Skipped | None]:
     """Hold the lease, or say what the task is to return instead."""
     reset = _current.set(lease)
     try:
         with events.waits_are_told_to(*ears):
-            skipped = _take(lease, policy, task)
+            skipped = _take(lease, policy, delivery)
         if skipped is None:
             for ear in ears:
                 ear.acquired(lease)
@@ -197,17 +200,35 @@ def _holding(lease: Lease, policy: Policy, task: Task | None, ears: Ears) -> Ite
         ears[-1].over()
 
 
-def _take(lease: Lease, policy: Policy, task: Task | None) -> Skipped | None:
-    while True:
-        try:
-            lease.take(policy.wait_ms)
-        except (LockContended, QuorumUnavailable) as error:
-            skipped = policy.refused(error, task)
-            if skipped is not None:
-                return skipped
-        else:
-            lease.waited_ms = max(lease.waited_ms, waited_ms(task))
-            return None
+def _take(lease: Lease, policy: Policy, delivery: Delivery | None) -> Skipped | None:
+    wait_ms = policy.wait_ms
+    try:
+        while True:
+            try:
+                lease.take(wait_ms)
+            except (LockContended, QuorumUnavailable) as error:
+                skipped = policy.refused(error, delivery)
+                if skipped is not None:
+                    return skipped
+                wait_ms = max(policy.wait_ms, delivery.pause_ms() if delivery is not None else 0)
+            else:
+                if delivery is not None:
+                    lease.waited_ms = max(lease.waited_ms, delivery.waited_ms())
+                return None
+    except SoftTimeLimitExceeded:
+        policy.overtime(delivery)
+        raise
+
+
+def _requeue(stale: Stale, policy: Policy, delivery: Delivery | None) -> None:
+    """Requeue a run that the store refused; waits until it can be sent."""
+    try:
+        while True:
+            policy.refused(stale, delivery)
+            time.sleep(delivery.pause_ms() / 1000 if delivery is not None else 0)
+    except SoftTimeLimitExceeded:
+        policy.overtime(delivery)
+        raise
 
 
 def _max_hold_ms(max_hold: float | None, task: Task | None) -> int | None:

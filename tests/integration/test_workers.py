@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from celery import chain
 
-from redlock import ConfigurationError, LockContended, QuorumUnavailable, Redlock, embedded
+from redlock import ConfigurationError, LockContended, QuorumUnavailable, Redlock, Stale, embedded
 from redlock.embedded import free_port
 from tests.integration.stage import ROOT, Stage
 from tests.integration.tools import CANARY, eventually, raw, sixth_redis
@@ -249,6 +249,20 @@ def test_a_task_that_was_requeued_as_often_as_it_may_says_who_has_the_lock(stage
     assert owner[:32] not in str(error)
     assert error.remaining is not None
     assert stage.requeues(task) == 1
+
+
+def test_a_run_that_the_store_refused_is_requeued(stage: Stage) -> None:
+    assert stage.result(stage.send(f"{POLICIES}.stale", "refused", 2)) == 3
+
+
+def test_stale_runs_are_bounded_by_max_requeues(stage: Stage) -> None:
+    task = stage.send(f"{POLICIES}.stale", "bounded", 99)
+
+    with pytest.raises(Stale):
+        stage.result(task)
+
+    assert stage.store.get(f"runs:{task}") == "3"
+    assert stage.requeues(task) == 2
 
 
 def test_a_skipped_task_returns_a_value_and_the_chain_goes_on(stage: Stage, client: Redlock) -> None:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from celery import Celery
-from celery.canvas import Signature
-from celery.exceptions import Retry
-from kombu.exceptions import OperationalError
+from celery.exceptions import Ignore, Retry, SoftTimeLimitExceeded
+from kombu.exceptions import EncodeError, OperationalError
 
 from redlock import ConfigurationError, LockContended, QuorumUnavailable
-from redlock.policy import REQUEUES, SINCE, Policy, Skipped, waited_ms
+from redlock.delivery import REQUEUES, SINCE, Delivery, Returned
+from redlock.policy import Policy, Skipped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,20 +33,20 @@ def policy(otherwise: str = "requeue", max_requeues: int | None = None) -> Polic
 
 
 @pytest.fixture
-def sent(monkeypatch: pytest.MonkeyPatch) -> list[Signature]:
-    """What is handed to the broker."""
-    signatures: list[Signature] = []
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What is handed to the broker: the options of each call, and its arguments."""
+    calls: list[dict[str, Any]] = []
 
-    def send(signature: Signature) -> None:
-        signatures.append(signature)
+    def send(args: object, kwargs: object, **options: object) -> None:
+        calls.append(options | {"args": args, "kwargs": kwargs})
 
-    monkeypatch.setattr(Signature, "apply_async", send)
-    return signatures
+    monkeypatch.setattr(charge, "apply_async", send)
+    return calls
 
 
 @pytest.fixture
 def running() -> Iterator[Callable[..., Any]]:
-    """The task as a worker would run it, with these fields of its request."""
+    """The message of a task as a worker would run it, with these fields of its request."""
     pushed = []
 
     def run(**fields: Any) -> Any:  # noqa: ANN401 - Celery is untyped
@@ -60,7 +60,7 @@ def running() -> Iterator[Callable[..., Any]]:
         }
         charge.push_request(**usual | fields)
         pushed.append(charge)
-        return charge
+        return Delivery.of(charge)
 
     yield run
     for task in pushed:
@@ -85,7 +85,7 @@ def test_too_few_votes_are_never_a_skip(otherwise: str) -> None:
         policy(otherwise).refused(NO_QUORUM, None)
 
 
-def test_who_raises_raises_what_there_was(running: Callable[..., Any], sent: list[Signature]) -> None:
+def test_who_raises_raises_what_there_was(running: Callable[..., Any], sent: list[dict[str, Any]]) -> None:
     with pytest.raises(LockContended) as caught:
         policy("raise").refused(CONTENDED, running())
     assert caught.value is CONTENDED
@@ -94,40 +94,42 @@ def test_who_raises_raises_what_there_was(running: Callable[..., Any], sent: lis
 
 @pytest.mark.parametrize("error", [CONTENDED, NO_QUORUM], ids=["contended", "no quorum"])
 def test_a_requeued_task_is_the_same_task(
-    running: Callable[..., Any], sent: list[Signature], error: LockContended | QuorumUnavailable
+    running: Callable[..., Any], sent: list[dict[str, Any]], error: LockContended | QuorumUnavailable
 ) -> None:
     with pytest.raises(Retry):
         policy().refused(error, running(headers={"trace": "t-1"}))
     (again,) = sent
-    assert (again.task, again.args, again.options["task_id"]) == ("tests.test_policy.charge", (42,), "id-1")
-    assert (again.options["queue"], again.options["priority"]) == ("slow", 3)
-    assert again.options["headers"]["trace"] == "t-1"
+    assert (again["args"], again["kwargs"], again["task_id"]) == ([42], {}, "id-1")
+    assert (again["queue"], again["priority"]) == ("slow", 3)
+    assert again["headers"]["trace"] == "t-1"
 
 
-def test_going_back_costs_none_of_the_tasks_own_retries(running: Callable[..., Any], sent: list[Signature]) -> None:
+def test_going_back_costs_none_of_the_tasks_own_retries(
+    running: Callable[..., Any], sent: list[dict[str, Any]]
+) -> None:
     with pytest.raises(Retry):
         policy().refused(CONTENDED, running(retries=2))
-    assert sent[0].options["retries"] == 2
+    assert sent[0]["retries"] == 2
 
 
 def test_each_way_back_is_counted_and_the_first_one_remembered(
-    running: Callable[..., Any], sent: list[Signature]
+    running: Callable[..., Any], sent: list[dict[str, Any]]
 ) -> None:
     headers: dict[str, Any] = {}
     for count in (1, 2, 3):
         with pytest.raises(Retry):
-            policy().refused(CONTENDED, running(headers=headers))
-        headers = sent[-1].options["headers"]
+            policy().refused(CONTENDED, running(headers=dict(headers)))
+        headers = sent[-1]["headers"]
         assert headers[REQUEUES] == count
-    assert {again.options["headers"][SINCE] for again in sent} == {headers[SINCE]}
+    assert {again["headers"][SINCE] for again in sent} == {headers[SINCE]}
 
 
-def test_the_pause_is_random_grows_and_is_bounded(running: Callable[..., Any], sent: list[Signature]) -> None:
+def test_the_pause_is_random_grows_and_is_bounded(running: Callable[..., Any], sent: list[dict[str, Any]]) -> None:
     for count in (0, 5, 1_000):
         for _ in range(40):
             with pytest.raises(Retry):
                 policy().refused(CONTENDED, running(headers={REQUEUES: count, SINCE: 0.0}))
-    pauses = [again.options["countdown"] for again in sent]
+    pauses = [again["countdown"] for again in sent]
     assert all(0.1 <= pause <= 30.0 for pause in pauses)
     assert len(set(pauses)) > 100
     assert max(pauses[:40]) <= 0.5 < max(pauses[40:80]) < max(pauses[80:])
@@ -140,32 +142,32 @@ def expiring(seconds: float) -> str:
 
 @pytest.mark.parametrize("seconds", [-5, 0, 1])
 def test_a_task_that_would_expire_in_the_queue_raises_instead(
-    running: Callable[..., Any], sent: list[Signature], seconds: float
+    running: Callable[..., Any], sent: list[dict[str, Any]], seconds: float
 ) -> None:
     with pytest.raises(LockContended):
         policy().refused(CONTENDED, running(expires=expiring(seconds)))
     assert not sent
 
 
-def test_a_task_that_expires_comes_back_before_that(running: Callable[..., Any], sent: list[Signature]) -> None:
+def test_a_task_that_expires_comes_back_before_that(running: Callable[..., Any], sent: list[dict[str, Any]]) -> None:
     for _ in range(50):
         with pytest.raises(Retry):
             policy().refused(CONTENDED, running(expires=expiring(5), headers={REQUEUES: 20, SINCE: 0.0}))
-    pauses = [again.options["countdown"] for again in sent]
+    pauses = [again["countdown"] for again in sent]
     assert all(0.1 <= pause <= 4.0 for pause in pauses)
     assert max(pauses) > 2.0
 
 
 @pytest.mark.parametrize("limit", [0, 1, 5])
 def test_a_task_that_went_back_as_often_as_it_may_raises(
-    running: Callable[..., Any], sent: list[Signature], limit: int
+    running: Callable[..., Any], sent: list[dict[str, Any]], limit: int
 ) -> None:
     with pytest.raises(LockContended):
         policy(max_requeues=limit).refused(CONTENDED, running(headers={REQUEUES: limit, SINCE: 0.0}))
     assert not sent
 
 
-def test_the_last_time_that_it_may_go_back_it_goes(running: Callable[..., Any], sent: list[Signature]) -> None:
+def test_the_last_time_that_it_may_go_back_it_goes(running: Callable[..., Any], sent: list[dict[str, Any]]) -> None:
     with pytest.raises(Retry):
         policy(max_requeues=5).refused(CONTENDED, running(headers={REQUEUES: 4, SINCE: 0.0}))
     assert len(sent) == 1
@@ -173,7 +175,7 @@ def test_the_last_time_that_it_may_go_back_it_goes(running: Callable[..., Any], 
 
 @pytest.mark.parametrize("fields", [{"called_directly": True}, {"is_eager": True}])
 def test_a_task_without_a_queue_to_go_back_to_raises(
-    running: Callable[..., Any], sent: list[Signature], fields: dict[str, Any]
+    running: Callable[..., Any], sent: list[dict[str, Any]], fields: dict[str, Any]
 ) -> None:
     with pytest.raises(LockContended):
         policy().refused(CONTENDED, running(**fields))
@@ -182,29 +184,87 @@ def test_a_task_without_a_queue_to_go_back_to_raises(
     assert not sent
 
 
-def test_where_the_broker_does_not_take_it_the_caller_goes_on_waiting(
+@pytest.mark.parametrize(
+    "error", [OperationalError("refused"), ValueError("countdown"), EncodeError("no JSON")], ids=repr
+)
+def test_a_task_that_cannot_be_sent_goes_on_waiting(
+    running: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(charge, "apply_async", refuse)
+    delivery, pauses = running(), []
+    for _ in range(8):
+        assert policy().refused(CONTENDED, delivery) is None
+        pauses.append(delivery.pause_ms())
+    assert pauses == [1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000, 30_000]
+    assert len([record for record in caplog.records if "requeue-failed" in record.message]) == 1
+    assert type(error).__name__ in caplog.text
+
+
+def test_a_soft_time_limit_while_sending_is_no_trouble_of_the_broker(
     running: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(_: Signature) -> None:
-        raise OperationalError("connection refused")
+    def late(*_: object, **__: object) -> None:
+        raise SoftTimeLimitExceeded
 
-    monkeypatch.setattr(Signature, "apply_async", refuse)
-    assert policy().refused(CONTENDED, running()) is None
+    monkeypatch.setattr(charge, "apply_async", late)
+    with pytest.raises(SoftTimeLimitExceeded):
+        policy().refused(CONTENDED, running())
+
+
+def test_where_every_call_is_eager_there_is_no_queue_to_go_back_to(
+    running: Callable[..., Any], sent: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(APP.conf, "task_always_eager", 1)
+    with pytest.raises(LockContended):
+        policy().refused(CONTENDED, running())
+    assert not sent
+
+
+@pytest.mark.parametrize("left", [{}, {"x-delivery-count": 18}], ids=["fresh", "returned often"])
+def test_overtime_returns_the_message_to_the_broker(
+    running: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, left: dict[str, int]
+) -> None:
+    monkeypatch.setattr(charge, "acks_late", True)
+    with pytest.raises(Returned) as caught:
+        policy().overtime(running(**left))
+    assert caught.value.requeue
+    # Celery's `autoretry_for` would spend a retry on a plain `Reject`.
+    assert isinstance(caught.value, Ignore)
+
+
+@pytest.mark.parametrize(
+    ("otherwise", "acks", "left"),
+    [
+        ("requeue", "early", {}),
+        ("raise", "late", {}),
+        ("skip", "late", {}),
+        ("requeue", "late", {"x-delivery-count": 19}),
+    ],
+    ids=["acknowledged early", "raise", "skip", "the broker would drop it"],
+)
+def test_overtime_is_a_failure_where_a_return_would_lose_the_task(
+    running: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, otherwise: str, acks: str, left: dict[str, int]
+) -> None:
+    monkeypatch.setattr(charge, "acks_late", acks == "late")
+    policy(otherwise).overtime(running(**left))
 
 
 def test_the_time_in_the_queue_counts_and_is_asked_for_once(running: Callable[..., Any]) -> None:
-    task = running(headers={REQUEUES: 3, SINCE: time.time() - 2.0, "trace": "t-1"})
-    assert 2_000 <= waited_ms(task) < 60_000
-    assert waited_ms(task) == 0
-    assert task.request.headers == {"trace": "t-1"}
+    delivery = running(headers={REQUEUES: 3, SINCE: time.time() - 2.0, "trace": "t-1"})
+    assert 2_000 <= delivery.waited_ms() < 60_000
+    assert charge.request.headers == {"trace": "t-1"}
+    assert Delivery.of(charge).waited_ms() == 0  # type: ignore[union-attr]  # it is a message
 
 
 def test_a_clock_that_was_set_back_is_no_negative_wait(running: Callable[..., Any]) -> None:
-    assert waited_ms(running(headers={SINCE: time.time() + 3_600})) == 0
+    assert running(headers={SINCE: time.time() + 3_600}).waited_ms() == 0
 
 
-def test_who_never_went_back_has_not_waited_there(running: Callable[..., Any]) -> None:
-    assert waited_ms(None) == waited_ms(running(headers=None)) == 0
+def test_a_message_that_never_went_back_has_not_waited_there(running: Callable[..., Any]) -> None:
+    assert running(headers=None).waited_ms() == 0
 
 
 @pytest.mark.parametrize("otherwise", ["", "drop", None, ["skip"]])

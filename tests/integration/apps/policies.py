@@ -6,13 +6,16 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any
 
-from redlock import LockContended
+from redis import Redis
+
+from redlock import LockContended, Stale
 from redlock.celery import current_lease, locked
-from workers.app import app
+from workers.app import app, settings
 
 if TYPE_CHECKING:
     from celery import Task
 
+store = Redis.from_url(settings.store_url)
 logger = logging.getLogger(__name__)
 
 
@@ -72,6 +75,16 @@ def retry(self: Task, name: str) -> dict[str, Any]:  # noqa: ARG001 - names the 
 def wait(self: Task, name: str) -> dict[str, Any]:  # noqa: ARG001 - names the lock
     """Waits in the worker's slot."""
     return about(self)
+
+
+@app.task(bind=True, max_retries=0)
+@locked("policy:{name}", otherwise="requeue", max_requeues=2)
+def stale(self: Task, name: str, times: int) -> int:
+    """Is refused by the store in its first runs; gives the number of its runs."""
+    runs = int(store.incr(f"runs:{self.request.id}"))
+    if runs <= times:
+        raise Stale(name, current_lease().fence, current_lease().fence)
+    return runs
 
 
 @app.task

@@ -1,0 +1,99 @@
+"""An app on any broker; its worker writes down each message that arrives."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from celery import Celery, Task
+from celery.signals import task_received
+from kombu.entity import Exchange, Queue
+from redis import Redis
+
+from redlock.celery import locked
+
+KIND = os.environ.get("BROKERS_KIND", "classic")
+TYPE = os.environ.get("BROKERS_EXCHANGE", "topic" if KIND == "quorum" else "direct")
+ARGUMENTS = {"x-queue-type": "quorum"} if KIND == "quorum" else {"x-max-priority": 9}
+NAME = os.environ["BROKERS_NAME"]
+MAIN, SIDE = f"main-{NAME}", f"side-{NAME}"
+
+app = Celery("brokers", broker=os.environ["BROKERS_URL"], backend=os.environ["BROKERS_RESULTS"])
+app.conf.update(
+    accept_content=["json", "pickle"],
+    task_acks_late=True,
+    task_reject_on_worker_lost=True,
+    task_default_queue=MAIN,
+    task_default_exchange=MAIN,
+    task_default_exchange_type=TYPE,
+    task_default_routing_key="main",
+    task_queues=[
+        Queue(MAIN, Exchange(MAIN, type=TYPE), routing_key="main", queue_arguments=ARGUMENTS),
+        Queue(SIDE, Exchange(SIDE, type=TYPE), routing_key="side.door", queue_arguments=ARGUMENTS),
+    ],
+    broker_connection_retry_on_startup=True,
+    worker_prefetch_multiplier=1,
+    redlock_nodes=os.environ["BROKERS_NODES"].split(","),
+)
+store = Redis.from_url(os.environ["BROKERS_RESULTS"], decode_responses=True)
+
+
+@task_received.connect
+def _write_down(request: Any, **_: Any) -> None:  # noqa: ANN401 - Celery's signals pass what they like
+    message = request.message
+    properties = {name: value for name, value in message.properties.items() if name != "delivery_tag"}
+    about = {
+        "headers": dict(message.headers),
+        "properties": properties,
+        "content_type": message.content_type,
+        "exchange": message.delivery_info.get("exchange"),
+        "routing_key": message.delivery_info.get("routing_key"),
+        "embedded": message.payload[2],
+    }
+    store.rpush(f"arrived:{request.id}", json.dumps(about, default=str))
+
+
+def ran(task: Task, *about: object) -> None:
+    """Write down that a body ran."""
+    store.rpush(f"ran:{task.request.id}", json.dumps(about, default=sorted))
+
+
+@app.task(bind=True, max_retries=0)
+@locked("brokers:{name}", wait=0.02)
+def look(self: Task, name: str, **about: object) -> str:
+    """Goes back to the queue until it has the lock."""
+    ran(self, name, about)
+    return name
+
+
+class Stubborn(Task):  # type: ignore[misc]  # Celery is untyped
+    """A task that can't be sent from a worker."""
+
+    abstract = True
+
+    def apply_async(self, *_: object, **__: object) -> None:
+        """Fail as an exchange that Celery can't delay messages for does."""
+        raise ValueError("countdown must be a positive number")
+
+
+@app.task(bind=True, base=Stubborn, autoretry_for=(Exception,))
+@locked("brokers:{name}", wait=0.02)
+def stay(self: Task, name: str) -> str:
+    """Can't go back to the queue, so it waits in its slot."""
+    ran(self, name)
+    return name
+
+
+@app.task(bind=True, acks_late=False)
+@locked("brokers:{name}", wait=60)
+def linger(self: Task, name: str) -> str:
+    """Acknowledged early; waits in its slot for a minute before it goes back to the queue."""
+    ran(self, name)
+    return name
+
+
+@app.task(bind=True)
+def after(self: Task, *about: object) -> None:
+    """What follows."""
+    ran(self, *about)

@@ -1,0 +1,110 @@
+"""A RabbitMQ server for tests: on free ports, with directories and an epmd of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from redlock.embedded import die_with_parent, free_port
+from tests.integration.tools import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_PROGRAMS = ("/usr/lib/rabbitmq/bin/rabbitmq-server", shutil.which("rabbitmq-server"))
+"""Debian's program on the PATH changes the user; this one does not."""
+PROGRAM = next((name for name in _PROGRAMS if name and os.access(name, os.X_OK)), None)
+needs_rabbitmq = pytest.mark.skipif(PROGRAM is None, reason="no rabbitmq-server")
+
+
+class Rabbit:
+    """One RabbitMQ server; its directory stays when it is killed or stopped, and is used again."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._port, dist, epmd = free_port(), free_port(), free_port()
+        self._epmd_port = epmd
+        self.url = f"amqp://guest:guest@127.0.0.1:{self._port}//"
+        self._processes: list[subprocess.Popen[bytes]] = []
+        (directory / "rabbitmq.conf").write_text(f"listeners.tcp.1 = 127.0.0.1:{self._port}\n")
+        (directory / "plugins").write_text("[].\n")
+        self._environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(directory),
+            "LANG": "C.UTF-8",
+            "ERL_EPMD_PORT": str(epmd),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODENAME": f"rabbit-{self._port}@localhost",
+            "RABBITMQ_NODE_PORT": str(self._port),
+            "RABBITMQ_DIST_PORT": str(dist),
+            "RABBITMQ_CONFIG_FILE": str(directory / "rabbitmq.conf"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(directory / "plugins"),
+            "RABBITMQ_MNESIA_BASE": str(directory / "data"),
+            "RABBITMQ_LOG_BASE": str(directory / "log"),
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 +sbwt none",
+        }
+
+    def start(self) -> None:
+        """Start it, and come back when it takes connections."""
+        self._run("epmd", "-port", str(self._epmd_port), "-address", "127.0.0.1")
+        self._run(str(PROGRAM))
+        eventually(self._answers, f"RabbitMQ on {self.url}: {self._said()}", within=100, every=0.1)
+
+    def _run(self, *command: str) -> None:
+        with (self._directory / "output").open("ab") as output:
+            self._processes.append(
+                subprocess.Popen(
+                    command,
+                    env=self._environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,
+                    preexec_fn=die_with_parent,  # noqa: PLW1509 - one prctl
+                )
+            )
+
+    def _said(self) -> str:
+        return (self._directory / "output").read_text(errors="replace")[-500:]
+
+    def _answers(self) -> bool:
+        assert self._processes[-1].poll() is None, self._said()
+        from kombu.connection import Connection  # noqa: PLC0415 - few tests need it
+
+        with contextlib.suppress(OSError), Connection(self.url, connect_timeout=5) as connection:
+            connection.connect()
+            return True
+        return False
+
+    def kill(self) -> None:
+        """SIGKILL: it stops at once; what it has confirmed is on the disk."""
+        for process in reversed(self._processes):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        self._processes.clear()
+
+    def restart(self) -> None:
+        """Kill it, and start it with what it had on the disk."""
+        self.kill()
+        self.start()
+
+
+@contextlib.contextmanager
+def rabbit() -> Iterator[Rabbit]:
+    """A fresh server for as long as the block lasts."""
+    with tempfile.TemporaryDirectory(prefix="rabbit-", ignore_cleanup_errors=True) as directory:
+        server = Rabbit(Path(directory))
+        try:
+            server.start()
+            yield server
+        finally:
+            server.kill()

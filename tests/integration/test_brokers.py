@@ -1,0 +1,195 @@
+"""A task that goes back to the queue is the same message, on Redis and on RabbitMQ's classic and quorum queues."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from celery import Celery
+from celery.exceptions import SoftTimeLimitExceeded
+from redis import Redis
+
+from redlock import Redlock, embedded
+from tests.integration.rabbit import needs_rabbitmq, rabbit
+from tests.integration.stage import Worker
+from tests.integration.tools import eventually, sixth_redis
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from redlock.embedded import Cluster, Server
+    from tests.integration.rabbit import Rabbit
+
+BROKERS = "tests.integration.apps.brokers"
+KINDS = ["redis", pytest.param("classic", marks=needs_rabbitmq), pytest.param("quorum", marks=needs_rabbitmq)]
+
+
+class Place:
+    """A broker, lock nodes, a worker on them, and what it wrote down."""
+
+    def __init__(self, url: str, results: Server, nodes: Cluster, directory: Path, **settings: str) -> None:
+        self.nodes, self.name = nodes, directory.name
+        self._results = f"{results.url}/1"
+        self._directory = directory
+        self._environment = (
+            os.environ
+            | {
+                "BROKERS_URL": url,
+                "BROKERS_RESULTS": self._results,
+                # One server serves all tests of this file: each test has queues of its own there.
+                "BROKERS_NAME": directory.name,
+                # Pickle is one of the things to test, and containers run their tests as root.
+                "C_FORCE_ROOT": "1",
+                "BROKERS_NODES": ",".join(nodes.urls),
+            }
+            | settings
+        )
+        self._workers: list[Worker] = []
+        self.store = Redis.from_url(self._results, decode_responses=True)
+        self.client = Redlock(nodes.urls)
+        self.app = Celery("sender", broker=url, backend="disabled://", set_as_current=False)
+        self.results = Celery("results", backend=self._results, set_as_current=False).backend
+
+    def start_worker(self, *extra: str, concurrency: int = 2, **settings: str) -> Worker:
+        """Start one more worker; come back when it takes tasks."""
+        directory = self._directory / f"worker-{len(self._workers)}"
+        directory.mkdir(parents=True)
+        arguments = ["-A", BROKERS, "worker", "-n", f"w{len(self._workers)}@%h", "-c", str(concurrency)]
+        arguments += ["--without-gossip", "--without-mingle", "--loglevel", "INFO"]
+        worker = Worker(
+            directory, self._environment | settings, [*arguments, "-f", str(directory / "logger.log"), *extra]
+        )
+        self._workers.append(worker)
+        worker.wait_until_ready()
+        return worker
+
+    @property
+    def log(self) -> str:
+        """What the workers have logged."""
+        return "".join(worker.log for worker in self._workers)
+
+    def send(self, task: str, *args: object, **options: Any) -> str:  # noqa: ANN401 - Celery's options
+        """Send a task to the side door, as a sender that declares no queues; its id."""
+        place = {"exchange": f"side-{self.name}", "routing_key": "side.door", "declare": []}
+        return str(self.app.send_task(f"{BROKERS}.{task}", args, **place | options).id)
+
+    def arrived(self, task_id: str) -> list[dict[str, Any]]:
+        """The messages of a task, as they arrived."""
+        return [json.loads(text) for text in self.store.lrange(f"arrived:{task_id}", 0, -1)]
+
+    def ran(self, task_id: str) -> list[Any]:
+        """What the bodies of a task wrote down."""
+        return [json.loads(text) for text in self.store.lrange(f"ran:{task_id}", 0, -1)]
+
+    def close(self) -> None:
+        """Be rid of it all."""
+        for worker in self._workers:
+            worker.kill()
+        self.app.close()
+        self.results.client.close()
+        self.client.close()
+        self.store.close()
+
+
+@pytest.fixture(scope="module")
+def rabbitmq() -> Iterator[Rabbit]:
+    """One server for the whole file."""
+    with rabbit() as server:
+        yield server
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def at(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """A place on each kind of broker, with a worker of two processes."""
+    kind, directory = str(request.param), tmp_path_factory.mktemp(str(request.param))
+    with embedded.cluster() as nodes, sixth_redis() as results:
+        url = f"{results.url}/0" if kind == "redis" else request.getfixturevalue("rabbitmq").url
+        place = Place(url, results, nodes, directory, BROKERS_KIND=kind)
+        try:
+            place.start_worker()
+            yield place
+        finally:
+            place.close()
+
+
+def sent(at: Place, task_id: str) -> None:
+    """A message that uses everything that a sender can say."""
+    stamps = {"customer": "c-7", "stamped_headers": ["customer"]}
+    at.send(
+        "look", "all", kwargs={"found": {1, 2}}, task_id=task_id, root_id="root",
+        serializer="pickle", compression="gzip", priority=3, delivery_mode=1,
+        headers={"traceparent": "00-ab-cd-01", "headers": {"sentry-trace": "s-1"}},
+        reply_to="answers", correlation_id="c-1", expires=600, time_limit=500, soft_time_limit=400,
+        ignore_result=True, shadow="nice", argsrepr="(hidden)", kwargsrepr="{hidden}",
+        link=at.app.signature(f"{BROKERS}.after", task_id=f"{task_id}-link", immutable=True),
+        link_error=at.app.signature(f"{BROKERS}.after", task_id=f"{task_id}-error"),
+        **stamps,
+    )  # fmt: skip
+
+
+def essence(message: dict[str, Any]) -> dict[str, Any]:
+    """What must not change on the way back: all but when, how often, and RabbitMQ's own notes."""
+    own = ("eta", "expires", "redlock_requeues", "redlock_since", "traceparent", "headers", "sentry-trace", "parent_id")
+    headers = {name: value for name, value in message["headers"].items() if name not in own}
+    properties = message["properties"]
+    return {
+        "headers": {name: value for name, value in headers.items() if not name.startswith("x-")},
+        "properties": {
+            name: properties.get(name) for name in ("reply_to", "correlation_id", "priority", "delivery_mode")
+        },
+        "content_type": message["content_type"],
+        "routing_key": message["routing_key"][-len("side.door") :],
+        "embedded": message["embedded"],
+    }
+
+
+def test_a_task_that_goes_back_is_the_same_message(at: Place) -> None:
+    with at.client.lock("brokers:all"):
+        sent(at, "all-1")
+        eventually(lambda: len(at.arrived("all-1")) >= 3, "the second way back", every=0.05)
+    eventually(lambda: at.ran("all-1-link"), "what is linked to it", every=0.05)
+
+    first, *others = at.arrived("all-1")
+    for other in others:
+        assert essence(other) == essence(first)
+        assert other["headers"]["traceparent"] == "00-ab-cd-01"
+        assert other["headers"]["sentry-trace"] == "s-1"
+        assert other["headers"]["parent_id"] is None
+        assert other["headers"]["expires"][:19] == first["headers"]["expires"][:19]
+    assert at.ran("all-1") == [["all", {"found": [1, 2]}]]
+    assert at.ran("all-1-link") == [[]]
+    assert at.ran("all-1-error") == []
+    assert not at.store.exists("celery-task-meta-all-1")
+
+
+def test_a_task_that_cannot_be_sent_waits_in_its_slot(at: Place) -> None:
+    with at.client.lock("brokers:slot"):
+        task = at.send("stay", "slot")
+        eventually(lambda: f"requeue-failed task={task}" in at.log, "the failure in the log")
+    eventually(lambda: at.ran(task), "the body", every=0.05)
+
+    assert len(at.arrived(task)) == 1
+    assert "countdown must be a positive number" in at.log
+    assert at.app.AsyncResult(task, backend=at.results).get(timeout=30) == "slot"
+
+
+def test_a_soft_time_limit_in_the_slot_returns_the_message(at: Place) -> None:
+    with at.client.lock("brokers:over"):
+        task = at.send("stay", "over", soft_time_limit=1)
+        eventually(lambda: len(at.arrived(task)) >= 2, "the message for the second time", every=0.05)
+    eventually(lambda: at.ran(task), "the body", every=0.05)
+
+    assert at.app.AsyncResult(task, backend=at.results).get(timeout=30) == "over"
+    assert at.ran(task) == [["over"]]
+    assert at.arrived(task)[-1]["headers"]["retries"] == 0
+
+
+def test_a_soft_time_limit_fails_a_task_acknowledged_early(at: Place) -> None:
+    with at.client.lock("brokers:early"):
+        task = at.send("linger", "early", soft_time_limit=1)
+        with pytest.raises(SoftTimeLimitExceeded):
+            at.app.AsyncResult(task, backend=at.results).get(timeout=30)
+    assert at.ran(task) == []
