@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _START_SECONDS = 10.0
 _PR_SET_PDEATHSIG = 1
+_LONGEST_SOCKET = 107 if sys.platform == "linux" else 103
 
 
 def executable() -> str:
@@ -107,6 +108,11 @@ class Server:
         """
         if self.port is not None and _answers(self._address(), b""):
             raise ConfigurationError(f"port {self.port} is taken; stop what listens there, or choose another")
+        if self.port is None and len(os.fsencode(self._socket)) > _LONGEST_SOCKET:
+            raise ConfigurationError(
+                f"{self._socket} is too long for a unix socket, at most {_LONGEST_SOCKET} bytes; "
+                "set TMPDIR to a folder with a shorter name"
+            )
         place = ["--port", "0", "--unixsocket", self._socket] if self.port is None else ["--port", str(self.port)]
         command = [
             self._program or executable(), *place, "--bind", "127.0.0.1", "--dir", self._directory.name,

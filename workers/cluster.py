@@ -70,24 +70,15 @@ class Plan:
         workers: How many Celery workers.
         children: How many processes each of them runs tasks in.
         think: Seconds that an increment thinks between its read and its write; None leaves it to the environment.
-        ports: The broker's, and one for each lock node.
+        ports: The broker's, and one for each lock node; None for unix sockets, which only this user can reach.
         flower_port: Flower's.
     """
 
     workers: int
     children: int
     think: float | None
-    ports: tuple[int, ...]
+    ports: tuple[int, ...] | None
     flower_port: int
-
-
-def free_ports(count: int) -> tuple[int, ...]:
-    """Different TCP ports on loopback that nobody uses at this moment."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return tuple(each.getsockname()[1] for each in sockets)
 
 
 def is_free(port: int) -> bool:
@@ -211,10 +202,10 @@ def running(plan: Plan, check_caller: Callable[[], None]) -> Iterator[Running]:
         raise ClusterError(f"port {plan.flower_port} is taken; stop what listens there, or choose another")
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(_scratch())
-        broker = embedded.Server(plan.ports[0], _DURABLE)
+        broker = embedded.Server(plan.ports[0] if plan.ports else None, _DURABLE)
         stack.callback(broker.stop)
         broker.start()
-        nodes = stack.enter_context(embedded.cluster(ports=plan.ports[1:]))
+        nodes = stack.enter_context(embedded.cluster(NODES, ports=plan.ports[1:] if plan.ports else None))
         settings = _settings(plan, broker, nodes)
         programs = stack.enter_context(_programs(plan, settings | {"TMPDIR": directory}))
         cluster = Running(broker, nodes, f"http://127.0.0.1:{plan.flower_port}", settings, programs, check_caller)
@@ -223,11 +214,17 @@ def running(plan: Plan, check_caller: Callable[[], None]) -> Iterator[Running]:
 
 
 def _settings(plan: Plan, broker: embedded.Server, nodes: embedded.Cluster) -> dict[str, str]:
+    if broker.port is None:
+        # Celery has a form of its own for unix sockets.
+        celery = broker.url.replace("unix://", "redis+socket://") + "?virtual_host="
+        broker_url, result_url, store_url = f"{celery}0", f"{celery}1", f"{broker.url}?db=2"
+    else:
+        broker_url, result_url, store_url = (f"{broker.url}/{database}" for database in range(3))
     settings = {
         "REDLOCK_NODES": ",".join(nodes.urls),
-        "COUNTER_BROKER_URL": f"{broker.url}/0",
-        "COUNTER_RESULT_URL": f"{broker.url}/1",
-        "COUNTER_STORE_URL": f"{broker.url}/2",
+        "COUNTER_BROKER_URL": broker_url,
+        "COUNTER_RESULT_URL": result_url,
+        "COUNTER_STORE_URL": store_url,
     }
     return settings if plan.think is None else settings | {"COUNTER_THINK": str(plan.think)}
 

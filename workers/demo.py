@@ -25,9 +25,9 @@ from kombu.exceptions import OperationalError
 from redis import Redis
 from redis.exceptions import RedisError
 
-from redlock import QuorumUnavailable, RedlockError
+from redlock import QuorumUnavailable, RedlockError, embedded
 from workers import logs
-from workers.cluster import FIRST_PORT, FLOWER_PORT, NODES, ROOT, ClusterError, Plan, free_ports, is_free, running
+from workers.cluster import FIRST_PORT, FLOWER_PORT, NODES, ROOT, ClusterError, Plan, is_free, running
 from workers.freeze import Freeze
 from workers.report import Run, Screen
 from workers.settings import from_environment
@@ -125,7 +125,8 @@ def _parser() -> argparse.ArgumentParser:
         "--ports",
         type=_first_port,
         metavar="FIRST",
-        help=f"the broker's port; the five nodes have the next ones (free ones; with --up {FIRST_PORT})",
+        help="the broker's port on 127.0.0.1, before those of the five nodes "
+        f"(unix sockets, which only you can reach; with --up {FIRST_PORT})",
     )
     parser.add_argument(
         "--flower-port", type=_port, metavar="PORT", help=f"Flower's port ({FLOWER_PORT}; or a free one without --up)"
@@ -164,7 +165,6 @@ def _plan(options: argparse.Namespace, screen: Screen) -> Plan:
     first, flower = options.ports, options.flower_port
     if options.up:
         first, flower = first or FIRST_PORT, flower or FLOWER_PORT
-    spare = free_ports(NODES + 2)
     think = options.think
     if think is None and "COUNTER_THINK" not in os.environ:
         think = _THINK
@@ -176,8 +176,8 @@ def _plan(options: argparse.Namespace, screen: Screen) -> Plan:
         workers=options.workers,
         children=options.children,
         think=think,
-        ports=tuple(range(first, first + NODES + 1)) if first else spare[:-1],
-        flower_port=flower or (FLOWER_PORT if is_free(FLOWER_PORT) else spare[-1]),
+        ports=tuple(range(first, first + NODES + 1)) if first else None,
+        flower_port=flower or (FLOWER_PORT if is_free(FLOWER_PORT) else embedded.free_port()),
     )
 
 
@@ -187,7 +187,7 @@ def _introduce(cluster: Running, screen: Screen) -> None:
         [
             ("Flower", cluster.flower),
             ("broker", cluster.settings["COUNTER_BROKER_URL"]),
-            ("lock nodes", " ".join(url.rpartition("/")[2] for url in cluster.nodes.urls)),
+            ("lock nodes", " ".join(url.partition("://")[2] for url in cluster.nodes.urls)),
             ("", f"any two may die: kill -9 two of {pids}"),
             ("log", from_environment()[0].log_file),
         ]
@@ -205,7 +205,8 @@ def _up(cluster: Running, screen: Screen) -> int:
     python = python.relative_to(ROOT) if python.is_relative_to(ROOT) else python
     for code in _TO_COPY:
         screen.say(f'    {shlex.quote(str(python))} -c "{code}"')
-    screen.say("\nCtrl-C stops everything.")
+    screen.say("\nEvery user of this machine can reach these servers, and without a password.")
+    screen.say("Ctrl-C stops everything.")
     while True:
         cluster.check()
         time.sleep(_LOOK_SECONDS)

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,9 +36,9 @@ class Demo:
 
     def __init__(self, directory: Path, *arguments: str, **settings: str) -> None:
         self.directory = directory
-        self.work, self.temporary = directory / "work", directory / "tmp"
-        for each in (self.work, self.temporary):
-            each.mkdir()
+        # The path of a unix socket is short, and that of `directory` is not.
+        self.work, self.temporary = directory / "work", Path(tempfile.mkdtemp(prefix="demo-"))
+        self.work.mkdir()
         self._output = directory / "output"
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("REDLOCK_", "COUNTER_"))}
         with self._output.open("wb") as output:
@@ -63,8 +64,8 @@ class Demo:
 
     def until_it_counts(self, least: int) -> None:
         """Wait until its counter has come so far."""
-        port = self.until_it_says(r"broker +redis://127.0.0.1:(\d+)/0").group(1)
-        with Redis(port=int(port), db=2) as store:
+        path = self.until_it_says(r"broker +redis\+socket://(\S+)\?virtual_host=0").group(1)
+        with Redis(unix_socket_path=path, db=2) as store:
             eventually(lambda: int(store.hget("store:hits", "value") or 0) >= least, "the counter", within=60)
 
     def end(self) -> int:
@@ -81,7 +82,8 @@ class Demo:
         found = []
         for place in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                if (place / "cwd").readlink().is_relative_to(self.directory):
+                where = (place / "cwd").readlink()
+                if where.is_relative_to(self.directory) or where.is_relative_to(self.temporary):
                     found.append((place / "cmdline").read_bytes().replace(b"\0", b" ").decode())
         return found
 
@@ -94,6 +96,7 @@ class Demo:
         """Wait until all that it started and wrote is gone; when it was killed, it could not wait for that itself."""
         eventually(lambda: not self.left_running(), f"the end of {self.left_running()}")
         eventually(lambda: not self.left_files(), f"the removal of {self.left_files()}")
+        self.temporary.rmdir()
 
 
 @pytest.fixture
@@ -124,6 +127,14 @@ def ports_in_a_row() -> int:
         ),
         "free ports in a row",
     )
+
+
+def listens_on_tcp(pid: int) -> bool:
+    """Whether this process accepts TCP connections."""
+    tables = [Path(f"/proc/net/{name}").read_text().splitlines()[1:] for name in ("tcp", "tcp6")]
+    rows = [line.split() for table in tables for line in table]
+    listening = {f"socket:[{row[9]}]" for row in rows if row[3] == "0A"}
+    return any(str(place.readlink()) in listening for place in Path(f"/proc/{pid}/fd").iterdir())
 
 
 def test_it_loses_updates_without_the_lock_and_none_with_it(demo: Callable[..., Demo]) -> None:
@@ -163,6 +174,18 @@ def test_a_worker_that_is_frozen_for_twice_the_ttl_in_its_section_changes_nothin
 
 
 @on_linux
+def test_no_other_user_can_reach_its_servers(demo: Callable[..., Demo]) -> None:
+    run = demo("--tasks", "100000")
+    run.until_it_counts(1)
+    sockets = run.until_it_says(r"lock nodes +(\S.*\S)")[1].split()
+    assert len(sockets) == NODES
+    assert {Path(socket).parent.stat().st_mode & 0o077 for socket in sockets} == {0}
+    servers = [pid for pid in children(run.process.pid) if b"redis-server" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    assert len(servers) == NODES + 1
+    assert [listens_on_tcp(pid) for pid in servers] == [False] * len(servers)
+
+
+@on_linux
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
 def test_a_signal_ends_it_and_all_that_it_started(demo: Callable[..., Demo], number: int, status: int) -> None:
     run = demo("--tasks", "100000")
@@ -177,6 +200,7 @@ def test_a_signal_ends_it_and_all_that_it_started(demo: Callable[..., Demo], num
 def test_up_takes_tasks_from_any_shell_until_a_signal_stops_it(demo: Callable[..., Demo], number: int) -> None:
     up = demo("--up", "--ports", str(ports_in_a_row()), "--flower-port", str(free_port()))
     up.until_it_says("Ctrl-C stops everything")
+    assert "Every user of this machine can reach these servers" in up.said
     there, settings, first, *_ = up.said.partition("From any shell:\n")[2].splitlines()
     bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     for value in ("1", "2"):

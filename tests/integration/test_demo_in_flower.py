@@ -46,7 +46,7 @@ def flower(demo: Demo) -> str:
 def client(demo: Demo) -> Iterator[Redlock]:
     """A client of the demo's lock nodes, patient with them: a browser and eight processes are busy beside them."""
     nodes = demo.until_it_says(r"lock nodes +(\S.*\S)")[1].split()
-    with Redlock([f"redis://{node}" for node in nodes], node_timeout=2.0) as redlock:
+    with Redlock([f"unix://{node}" for node in nodes], node_timeout=2.0) as redlock:
         yield redlock
 
 

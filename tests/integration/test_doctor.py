@@ -155,6 +155,7 @@ def test_a_broker_that_is_a_lock_node_too_or_can_not_be_checked(nodes: Cluster) 
     assert found(nodes.urls, broker=nodes[0].url)["shared-server"] is Level.WARNING
     assert found(nodes.urls, broker="sqs://") == {"not-checked": Level.WARNING}
     assert found(nodes.urls, broker="unix:///nowhere/redis.sock") == {"unreachable": Level.WARNING}
+    assert found(nodes.urls, broker="redis+socket:///nowhere/x.sock?virtual_host=0") == {"unreachable": Level.WARNING}
 
 
 @pytest.mark.parametrize("dead", [0, 1, 3])

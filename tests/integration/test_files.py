@@ -6,13 +6,15 @@ import fcntl
 import os
 import subprocess
 import sys
+import tempfile
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 from celery import Celery
 
-from redlock import files
+from redlock import ConfigurationError, files
+from redlock.embedded import Server
 from redlock.pulse import Pulse
 from tests.integration.tools import ROOT
 
@@ -130,3 +132,15 @@ def test_a_lock_folder_that_others_can_enter_is_one_line(shared: Path, tmp_path:
     assert done.returncode == 1
     assert "not a folder that only this user can enter" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_socket_with_too_long_a_path_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / ("x" * 100)
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    server = Server()
+    try:
+        with pytest.raises(ConfigurationError, match=r"too long for a unix socket.*TMPDIR"):
+            server.start()
+    finally:
+        server.stop()
