@@ -6,18 +6,20 @@ them out of nothing, or a person through `redlock init`. A node that has a recor
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
-from redis.exceptions import RedisError
+import hiredis
 
 from redlock import wire
 from redlock.errors import ConfigurationError
-from redlock.nodes import Node, why
+from redlock.exchange import pack
+from redlock.nodes import TROUBLE, Node, Unfit, why
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_TIMEOUT_MS = 2_000
+_TIMEOUT_SECONDS = 2.0
 
 
 def declare(urls: Sequence[str]) -> None:
@@ -32,18 +34,18 @@ def declare(urls: Sequence[str]) -> None:
     """
     script = wire.Script.load("declare")
     for url in urls:
-        node = Node(url, _TIMEOUT_MS)
+        node = Node(url, int(_TIMEOUT_SECONDS * 1000))
         try:
-            dialled = node.connect()
-            connection = dialled.connection
-            dialled.sock.settimeout(_TIMEOUT_MS / 1000)
+            dialled = node.connect(2 * _TIMEOUT_SECONDS)
             try:
-                connection.send_command("EVAL", script.source, 1, wire.RECORD, dialled.run_id)  # type: ignore[no-untyped-call]
-                declared = connection.read_response()
+                words = pack("EVAL", script.source, "1", wire.RECORD, dialled.run_id)
+                (declared,) = dialled.exchange.ask(words, 1, time.monotonic() + _TIMEOUT_SECONDS)
             finally:
-                connection.disconnect()  # type: ignore[no-untyped-call]
-        except (RedisError, OSError) as exc:
-            raise ConfigurationError(f"node {node.label} can't be declared: {why(exc, _TIMEOUT_MS)}") from None
+                dialled.close()
+        except (*TROUBLE, Unfit) as exc:
+            raise ConfigurationError(f"node {node.label} can't be declared: {why(exc, node.timeout_ms)}") from None
+        if isinstance(declared, hiredis.ReplyError):
+            raise ConfigurationError(f"node {node.label} can't be declared: {wire.explain(str(declared))}")
         if declared != 1:
             raise ConfigurationError(
                 f"node {node.label} has a record already: clients have used it, so it may have forgotten a lock; "

@@ -2,7 +2,9 @@
 
 Rules of this file:
 1. A set is used by one thread at a time: whoever uses it has its lock.
-2. Nobody waits for a node that is known to be bad: it is dialled in the background, and taken in when it is there.
+2. A round waits for a dial once, for one node timeout. Then the node is down: it is dialled in the background, and
+   no round waits for it until it has been reached. Only while fewer nodes than a quorum are connected a round waits
+   longer, as far as its own time goes.
 3. An exception may strike anywhere (time limits, SystemExit from a signal). Where it strikes while nothing but
    waiting is done, nothing is hurt; anywhere else the whole set is thrown away, because the order of its answers
    is no longer known.
@@ -12,6 +14,8 @@ from __future__ import annotations
 
 import selectors
 import threading
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from redlock import wire
@@ -48,6 +52,10 @@ class Bundle:
         self._terms = terms
         self._quorum = quorum_of(len(nodes))
         self._timeout_ms = nodes[0].timeout_ms
+        self._until_ms = 0
+        """When the rounds that are carried out now are over at the latest."""
+        self._arrivals: SimpleQueue[None] = SimpleQueue()
+        """A hint for each dial that has ended."""
         self._struck = False
         """Whether something was begun that an exception would leave half done."""
         self._start_afresh()
@@ -73,10 +81,18 @@ class Bundle:
     def _connect(self, command: Command, suspects: Sequence[Link]) -> None:
         """Drop what has been suspect for too long, and dial; wait only for nodes not known to be bad."""
         now = now_ms()
+        # Where a quorum is silent the connections are likely to be at fault: a firewall has forgotten them. A release
+        # stays on its connection, or it could overtake its acquire.
+        fit = sum(link.sock is not None and link.suspect_since_ms is None for link in self._links)
+        renews = fit < self._quorum and type(command) is not Release
         for link in suspects:
-            if link.suspect_since_ms is not None and now - link.suspect_since_ms > _SUSPECT_MS:
-                link.suspect_since_ms = None
+            if link.suspect_since_ms is None:
+                continue
+            overdue = now - link.suspect_since_ms > _SUSPECT_MS
+            if overdue:
                 link.node.is_bad(link.reason)
+            if overdue or renews:
+                link.suspect_since_ms = None
                 link.drop(link.reason)
         down = [link for link in self._links if link.sock is None]
         if down:
@@ -87,14 +103,27 @@ class Bundle:
         awaited = [link for link in down if patient and not link.node.error]
         for link in down:
             if link.dial is None and link.node.may_dial():
-                link.dial = Dial(link.node)
+                link.dial = Dial(link.node, self._arrivals)
+        dials = [link.dial for link in awaited if link.dial is not None]
         self._struck = False
-        for link in awaited:
-            if link.dial is not None:
-                link.dial.done.wait(4 * self._timeout_ms / 1000)
+        self._await(dials, len(self._links) - len(down))
         self._struck = True
         for link in down:
             self._adopt(link)
+
+    def _await(self, dials: Sequence[Dial], connected: int) -> None:
+        while late := [dial for dial in dials if not dial.done.is_set()]:
+            limit_ms = min(dial.began_ms for dial in late) + self._timeout_ms
+            if connected + sum(dial.result is not None for dial in dials) < self._quorum:
+                # What is left after that is for the round itself.
+                limit_ms = max(limit_ms, self._until_ms - self._timeout_ms)
+            wait_ms = min(limit_ms, self._until_ms) - now_ms()
+            if wait_ms <= 0:
+                break
+            with suppress(Empty):
+                self._arrivals.get(timeout=wait_ms / 1000)
+        for dial in late:
+            dial.is_overdue()
 
     def _adopt(self, link: Link) -> None:
         dial = link.dial
@@ -113,7 +142,7 @@ class Bundle:
     def _refuse_duplicates(self, new: Link, dialled: Dialled) -> None:
         for link in self._links:
             if link is not new and link.sock is not None and link.run_id == dialled.run_id:
-                dialled.connection.disconnect()  # type: ignore[no-untyped-call]
+                dialled.close()
                 raise ConfigurationError(
                     f"nodes {link.node.label} and {new.node.label} are the same server; "
                     "each lock node must be a server of its own, or one failure costs two votes"

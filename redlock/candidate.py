@@ -118,7 +118,7 @@ class Candidate:
         attempt = Acquire(self._names, token, self._ttl_ms, self._client.proposal(wall_us()), woken, waits_ms, by)
         with self._client.driver.links() as links:
             try:
-                result = links.run(protocol.acquire(attempt))
+                result = links.run(protocol.acquire(attempt), patience.until_ms(self._client.node_timeout_ms))
                 self._client.saw(result.election.largest_fence)
                 if isinstance(result, Grant):
                     self._client.saw(result.fence)

@@ -76,12 +76,12 @@ class Redlock:
         prefix: str = "",
         node_timeout: float = 0.1,
     ) -> None:
-        self._node_timeout_ms = max(1, int(checks.number("node_timeout", node_timeout) * 1000))
+        self.node_timeout_ms = max(1, int(checks.number("node_timeout", node_timeout) * 1000))
         self._max_ttl_ms = int(checks.number("max_ttl", max_ttl) * 1000)
-        self._least_ttl_ms = checks.least_ttl_ms(self._node_timeout_ms)
+        self._least_ttl_ms = checks.least_ttl_ms(self.node_timeout_ms)
         self.ttl_ms = self.checked_ttl_ms(ttl)
         addresses = checks.node_list(nodes)
-        members = [Node(address, self._node_timeout_ms) for address in addresses]
+        members = [Node(address, self.node_timeout_ms) for address in addresses]
         labels = [node.label for node in members]
         for label in labels:
             if labels.count(label) > 1:
@@ -203,7 +203,7 @@ class Redlock:
 
     def checked_ttl_ms(self, ttl: float) -> int:
         """A TTL in seconds as milliseconds, if this client can work with it."""
-        return checks.ttl_ms(ttl, max_ttl_ms=self._max_ttl_ms, node_timeout_ms=self._node_timeout_ms)
+        return checks.ttl_ms(ttl, max_ttl_ms=self._max_ttl_ms, node_timeout_ms=self.node_timeout_ms)
 
     def checked_extension_ms(self, seconds: float) -> int:
         """The seconds of an extension as the TTL in milliseconds that the nodes get."""
@@ -224,7 +224,7 @@ class Redlock:
     @property
     def reserve_ms(self) -> int:
         """How long a released lock is reserved for the waiter that the release wakes."""
-        return max(1, self._node_timeout_ms // 2)
+        return max(1, self.node_timeout_ms // 2)
 
     @property
     def fresh_ms(self) -> int:

@@ -4,9 +4,10 @@ Rules of this file:
 1. Answers are matched by order. A late answer is read before the one that follows it on the same connection,
    and belongs to the ballot of the round that asked, so it is never counted for another attempt.
 2. A node that let a round time out is *suspect* until it has answered something: nobody waits for it.
-3. What can't be sent at once is not sent later: the connection is dropped. What a dropped connection still
-   carries costs at most one TTL.
+3. What the kernel does not take at once waits in the outbox, and goes out first when the socket takes more.
 4. What is held back goes out with the next command, in one piece and before it.
+5. A node with too many replies overdue, or one that sends what is no reply, loses the connection. What a dropped
+   connection still carries costs at most one TTL.
 """
 
 from __future__ import annotations
@@ -16,8 +17,7 @@ import ssl
 from collections import deque
 from typing import TYPE_CHECKING
 
-import hiredis
-
+from redlock.replies import ReplyReader, UnreadableReply
 from redlock.wire import LESSONS, SCRIPTS, last_word
 
 if TYPE_CHECKING:
@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     from redlock.model import Vote
     from redlock.nodes import Dial, Dialled, Node
 
-_READ_SIZE = 4_096
-_MOST_PENDING = 1_000
+_READ_BYTES = 16_384
+"""As much as TLS decrypts in one piece: nothing that has arrived stays behind where `select` does not see it."""
+_MOST_PENDING = 4_096
+_NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class Link:
@@ -48,15 +50,18 @@ class Link:
         self.suspect_since_ms: int | None = None
         self.reason = "not connected yet"
         self._dialled: Dialled | None = None
-        self._reader, self._tls = hiredis.Reader(), False
+        self.taught: Ballot | None = None
+        """Whose command was the last for which the node lacked the scripts."""
+        self._reader = ReplyReader()
         self._pending: deque[Ballot | None] = deque()
         self._held_back = b""
+        self._outbox = bytearray()
 
     def adopt(self, dialled: Dialled) -> None:
         """Start with a fresh connection: nothing pending, nothing suspected."""
         self._dialled, self.sock, self.run_id = dialled, dialled.sock, dialled.run_id
         self.last_word = last_word(dialled.run_id)
-        self._reader, self._tls = hiredis.Reader(), isinstance(dialled.sock, ssl.SSLSocket)
+        self._reader = ReplyReader()
         self._forget()
         self.suspect_since_ms, self.reason = None, ""
         self._selector.register(self.sock, selectors.EVENT_READ, self)
@@ -76,12 +81,16 @@ class Link:
         self.sock = None
         self._forget()
         if self._dialled is not None:
-            self._dialled.connection.disconnect()  # type: ignore[no-untyped-call]
+            self._dialled.close()
             self._dialled = None
+        if self.dial is not None:
+            self.dial.abandon()
+            self.dial = None
 
     def _forget(self) -> None:
         self._pending.clear()
         self._held_back = b""
+        self._outbox.clear()
 
     def hold_back(self, words: bytes, ballot: Ballot) -> None:
         """Send a command with the next one, or when `flush` says so."""
@@ -107,55 +116,66 @@ class Link:
             self._put(LESSONS)
 
     def _put(self, words: bytes) -> bool:
-        if self.sock is None:
+        sock = self.sock
+        if sock is None:
             return False
         if self._held_back:
             words, self._held_back = self._held_back + words, b""
-        try:
-            whole = self.sock.send(words) == len(words) and len(self._pending) <= _MOST_PENDING
-        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            whole = False
-        except OSError as exc:
-            self.drop((exc.strerror or str(exc)).lower())
-            return False
-        if not whole:
+        if len(self._pending) > _MOST_PENDING:
             self.drop("takes no more commands: its answers are overdue")
-        return whole
+            return False
+        if self._outbox:
+            self._outbox += words
+            return self.write()
+        try:
+            sent = sock.send(words)
+        except _NOT_NOW:
+            sent = 0
+        except OSError as exc:
+            self.drop(_why(exc))
+            return False
+        if sent < len(words):
+            self._outbox += memoryview(words)[sent:]
+            self._selector.modify(sock, selectors.EVENT_READ | selectors.EVENT_WRITE, self)
+        return True
+
+    def write(self) -> bool:
+        """Send of the outbox what the kernel takes now; False if the connection has ended."""
+        sock = self.sock
+        if sock is None:
+            return False
+        try:
+            del self._outbox[: sock.send(self._outbox)]
+        except _NOT_NOW:
+            return True
+        except OSError as exc:
+            self.drop(_why(exc))
+            return False
+        if not self._outbox:
+            self._selector.modify(sock, selectors.EVENT_READ, self)
+        return True
 
     def receive(self) -> list[tuple[Ballot | None, object]]:
         """The answers that have arrived, each with its ballot; drops the connection if it has ended."""
-        sock, gone = self.sock, ""
-        while sock is not None:
-            try:
-                data = sock.recv(_READ_SIZE)
-            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-                break
-            except OSError as exc:
-                gone = (exc.strerror or str(exc)).lower()
-                break
-            if not data:
-                gone = "the node closed the connection"
-                break
-            self._reader.feed(data)
-            # TLS may hold back what it has decrypted already, where nothing arrives any more that would say so.
-            if not self._tls and len(data) < _READ_SIZE:
-                break
-        answers = self._parsed()
-        if gone:
-            self.drop(gone)
-        return answers
-
-    def _parsed(self) -> list[tuple[Ballot | None, object]]:
-        answers: list[tuple[Ballot | None, object]] = []
-        gets, pending = self._reader.gets, self._pending
+        sock, pending = self.sock, self._pending
+        if sock is None:
+            return []
         try:
-            while (reply := gets()) is not False:
-                if not pending:
-                    self.drop("answered without being asked")
-                    break
-                answers.append((pending.popleft(), reply))
-        except hiredis.ProtocolError:
-            self.drop("answered something that is not the Redis protocol")
-        if answers:
+            data = sock.recv(_READ_BYTES)
+            replies = self._reader.read(data)
+        except _NOT_NOW:
+            return []
+        except (OSError, UnreadableReply) as exc:
+            self.drop(_why(exc))
+            return []
+        if not data or len(replies) > len(pending):
+            self.drop("answered without being asked" if data else "the node closed the connection")
+            return []
+        if replies:
             self.suspect_since_ms = None
-        return answers
+        return [(pending.popleft(), reply) for reply in replies]
+
+
+def _why(exc: OSError | UnreadableReply) -> str:
+    text = exc.strerror if isinstance(exc, OSError) else None
+    return text.lower() if text else str(exc)

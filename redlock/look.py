@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import TYPE_CHECKING, Any
+import time
+from typing import TYPE_CHECKING, TypeVar
 
-from redis.exceptions import RedisError, ResponseError
+from hiredis import ReplyError
 
 from redlock import told, wire
 from redlock.clock import now_ms, wall_us
+from redlock.exchange import Exchange, pack
 from redlock.model import quarantine_ms, silent
-from redlock.nodes import Node, Unfit, why
+from redlock.nodes import NO_REDIS, TROUBLE, Node, ShutOut, Unfit, refuse, why
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from redis.connection import AbstractConnection
-
     from redlock.model import Vote
 
+_T = TypeVar("_T")
 _PERMITTED = wire.Script.load("permitted")
 _LOOK = wire.Script.load("look")
 _SCAN_COUNT = 1_000
@@ -106,10 +107,12 @@ class _Visited(Node):
 
     unfit = ""
 
-    def _greet(self, connection: AbstractConnection) -> tuple[str, str]:  # type: ignore[override]  # static there
+    def _greet(self, exchange: Exchange, until: float) -> tuple[str, str]:
         try:
-            return super()._greet(connection)
-        except (Unfit, ResponseError) as exc:
+            return super()._greet(exchange, until)
+        except ShutOut:
+            raise
+        except Unfit as exc:
             self.unfit = why(exc, self.timeout_ms)
             return "", ""
 
@@ -138,16 +141,14 @@ class Look:
         """Names at which somebody was denied since the lock was taken, and may still wait."""
         self._codec = codec
         self._quarantine_ms = quarantine_ms(max_ttl_ms)
-        self._connection: AbstractConnection | None = None
+        self._exchange: Exchange | None = None
 
     def meet(self) -> None:
         """Connect, and read what it tells about itself."""
         try:
-            dialled = self.node.connect()
-            self._connection = dialled.connection
-            dialled.sock.settimeout(self.node.timeout_ms / 1000)
+            self._exchange = self.node.connect(self._seconds, admin=True).exchange
             self._introduce()
-        except (RedisError, OSError, Unfit) as exc:
+        except (*TROUBLE, Unfit) as exc:
             self.node.error = why(exc, self.node.timeout_ms)
             self.state = NodeState(self.node.label, reason=self.node.error)
             self.close()
@@ -158,7 +159,7 @@ class Look:
             self._try(lambda: self._find(prefix, most))
 
     def _is_fit(self) -> bool:
-        return self._connection is not None and self.state.role == "master" and self.state.mode == "standalone"
+        return self._exchange is not None and self.state.role == "master" and self.state.mode == "standalone"
 
     def read(self, prefix: str, names: Sequence[str]) -> None:
         """Read what it has at these names."""
@@ -167,9 +168,9 @@ class Look:
 
     def close(self) -> None:
         """Close the connection."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.disconnect()  # type: ignore[no-untyped-call]
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.close()
 
     def vote(self, name: str) -> Vote:
         """What it has at a name, as a vote."""
@@ -178,23 +179,22 @@ class Look:
     def _try(self, work: Callable[[], None]) -> None:
         try:
             work()
-        except (RedisError, OSError) as exc:
+        except Unfit as exc:
+            self.state = dataclasses.replace(self.state, unlisted=str(exc))
+        except TROUBLE as exc:
             self.state = dataclasses.replace(self.state, unlisted=why(exc, self.node.timeout_ms))
-            if not isinstance(exc, ResponseError):
-                # Its answers could come later, and be taken for those to the next question.
-                self.close()
+            # Its answers could come later, and be taken for those to the next question.
+            self.close()
 
-    def _ask(self, *commands: Sequence[str | bytes]) -> list[Any]:
-        assert self._connection is not None
-        self._connection.send_packed_command(self._connection.pack_commands(commands))  # type: ignore[no-untyped-call]
-        return [self._answer() for _ in commands]
+    def _ask(self, *commands: Sequence[str | bytes]) -> list[object]:
+        if self._exchange is None:
+            raise ConnectionAbortedError("the look is over")
+        words = b"".join(pack(*command) for command in commands)
+        return self._exchange.ask(words, len(commands), time.monotonic() + self._seconds)
 
-    def _answer(self) -> Any:  # noqa: ANN401 - whatever the server says
-        assert self._connection is not None
-        try:
-            return self._connection.read_response()
-        except ResponseError as error:
-            return error
+    @property
+    def _seconds(self) -> float:
+        return self.node.timeout_ms / 1000
 
     def _introduce(self) -> None:
         before_us = wall_us()
@@ -209,7 +209,7 @@ class Look:
             ("SET", wire.PROBE, "", "XX"),
         )
         said = told.fields(info)
-        now_us = int(clock[0]) * 1_000_000 + int(clock[1]) if isinstance(clock, list) else None
+        now_us = told.time_us(clock)
         state = NodeState(
             self.node.label,
             reachable=True,
@@ -220,32 +220,24 @@ class Look:
             clock_offset=None if now_us is None else (now_us - (before_us + after_us) // 2) / 1e6,
             clock_error=(after_us - before_us) / 2e6,
             eviction=said.get("maxmemory_policy", ""),
-            max_memory=int(said.get("maxmemory", 0)),
-            used_memory=int(said.get("used_memory", 0)),
+            max_memory=told.number(said.get("maxmemory", "")),
+            used_memory=told.number(said.get("used_memory", "")),
             aof=said.get("aof_enabled") == "1",
             fsync=told.setting(fsync) or "",
             rdb=told.setting(rdb),
             missing=told.missing(refused),
-            blocked=int(said.get("blocked_clients", 0)),
+            blocked=told.number(said.get("blocked_clients", "")),
         )
         self.state = self._admitted(state, record, now_us, written)
 
     def _admitted(self, state: NodeState, record: object, now_us: int | None, written: object) -> NodeState:
-        """With what the node's record says: under which terms, and whether it may vote.
-
-        Args:
-            state: What it told of itself.
-            record: Its record.
-            now_us: Its time.
-            written: Its answer to a write that changes nothing.
-        """
-        words = record if isinstance(record, list) else [None, None, None]
-        run_id, since, terms = (told.text(word) for word in words)
+        """With what its record says, and its answer to a write that changes nothing: whether it may vote."""
+        run_id, since, terms = told.words(record, 3)
         known = run_id == state.run_id
         terms = terms if known else ""
         abstains_ms = self._quarantine_ms
-        if known and since.isdigit() and now_us is not None:
-            age_ms = now_us // 1000 - int(since)
+        if known and since and now_us is not None:
+            age_ms = now_us // 1000 - told.number(since)
             abstains_ms = max(0, self._quarantine_ms - max(0, age_ms))
         reason = self.node.unfit
         # Who waits goes past a node that can't be a lock node, as past one that can't be reached.
@@ -259,7 +251,7 @@ class Look:
         if not reason and abstains_ms:
             reason = f"new, restarted or emptied: abstains for another {abstains_ms / 1000:.1f} s"
         # Without the right to write a key, nothing is known of what the node would say to clients that have it.
-        if not reason and isinstance(written, ResponseError) and (refuses := why(written, 0)) != denied:
+        if not reason and isinstance(written, ReplyError) and (refuses := wire.explain(str(written))) != denied:
             reason = refuses
         complete = self.node.unfit in {"", denied} and not disagrees and not abstains_ms
         return dataclasses.replace(state, terms=terms, abstains=abstains_ms / 1000, reason=reason, complete=complete)
@@ -272,10 +264,8 @@ class Look:
             (answer,) = self._ask(
                 ("SCAN", cursor, "MATCH", pattern, "COUNT", str(_SCAN_COUNT), "TYPE", "string"),
             )
-            if isinstance(answer, ResponseError):
-                raise answer
-            cursor = answer[0]
-            names = (told.text(key).removeprefix(prefix) for key in answer[1])
+            cursor, keys = _checked(told.scanned(answer), answer)
+            names = (key.removeprefix(prefix) for key in keys)
             self.names.update(name for name in names if told.is_resource(name))
             if cursor == b"0":
                 return
@@ -290,9 +280,19 @@ class Look:
             locks = [prefix + name for name in some]
             keys = [key for lock in locks for key in (lock, wire.fence_key(lock), wire.queue_key(lock))]
             (answer,) = self._ask(("EVAL", _LOOK.source, str(len(keys)), *keys))
-            if isinstance(answer, ResponseError):
-                raise answer
-            for name, (*vote, waited) in zip(some, answer, strict=True):
+            for name, (*vote, waited) in zip(some, _checked(told.rows(answer, len(some)), answer), strict=True):
                 self.votes[name] = wire.decode(vote)
                 if waited:
                     self.waited.add(name)
+
+
+def _checked(read: _T | None, answer: object) -> _T:
+    """What was read of an answer.
+
+    Raises:
+        Unfit: It is an error, or not what the command answers.
+    """
+    refuse(answer)
+    if read is None:
+        raise Unfit(NO_REDIS)
+    return read

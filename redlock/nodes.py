@@ -1,63 +1,95 @@
-"""One lock node: its address, how it is dialled, and whether it is known to be bad.
+"""One lock node: its address, how it is dialled, and whether it is known to be down.
 
-Rules of this file:
-1. redis-py dials (TLS, AUTH, ACL, unix sockets, URLs). Its own retries and its five-second timeouts are off:
-   with its defaults one refused node costs 4.6 s per command.
-2. A connection is handed out only with the node's `run_id`, read on that very connection: a connection can't
-   outlive the server process, so the two belong together.
+Invariants:
+1. A dial has one deadline for name, connection, TLS and greeting together, and runs in a thread of its own.
+2. A connection is ready only with the node's `run_id`, read on that very connection: a connection can't outlive
+   the server process, so the two belong together.
 3. A node is named by its label (see `address`), which never holds a password.
-4. Dialling happens in a thread of its own, so that a dead node can be waited for or not.
 """
 
 from __future__ import annotations
 
+import re
 import threading
-from typing import TYPE_CHECKING, Any, NamedTuple
+import time
+from typing import TYPE_CHECKING, NamedTuple
 
+import hiredis
 from redis.backoff import NoBackoff
 from redis.connection import AbstractConnection, Connection
-from redis.exceptions import AuthenticationError, RedisError, ResponseError
-from redis.exceptions import TimeoutError as RedisTimeout
+from redis.exceptions import RedisError
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
-from redlock import address, log, wire
+from redlock import address, log, told, wire
 from redlock.clock import now_ms
 from redlock.errors import ConfigurationError
 from redlock.escaping import escape
+from redlock.exchange import Exchange, pack
+from redlock.opening import open_socket
+from redlock.replies import UnreadableReply
 from redlock.watch import ClockWatch
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Sequence
+    from queue import SimpleQueue
 
 DEFAULT_PORTS = (63791, 63792, 63793, 63794, 63795)
 DEFAULT_NODES = tuple(f"redis://127.0.0.1:{port}" for port in DEFAULT_PORTS)
 
+DIAL_TIMEOUTS = 4
+"""How many node timeouts a dial may take; no round waits for more than one of them once a quorum is there."""
+TROUBLE = (OSError, RedisError, UnreadableReply)
+"""What a dial and an exchange with a node raise, beside `Unfit`."""
+
 _RETRY_FIRST_MS, _RETRY_LAST_MS = 100, 1_000
+_RUN_ID = re.compile(r"[0-9A-Za-z]{1,64}")
+_VERSION = re.compile(r"([0-9]{1,4})\.([0-9]{1,4})")
 
 
 class Unfit(Exception):
     """The node answers, and can't be a lock node; the message says why."""
 
 
+class ShutOut(Unfit):
+    """The node answers no command of this user, or of any user yet."""
+
+
 class Dialled(NamedTuple):
     """A connection that is ready for rounds."""
 
-    connection: AbstractConnection
-    sock: socket.socket
+    exchange: Exchange
     run_id: str
     terms: str
     """What other clients agreed on with this very server; empty if nobody has."""
 
+    @property
+    def sock(self) -> socket.socket:
+        """The socket."""
+        return self.exchange.sock
+
+    def close(self) -> None:
+        """End the connection."""
+        self.exchange.close()
+
 
 class Dial:
-    """One attempt to connect, in its own daemon thread: `done` is set when `result` or `error` is there."""
+    """One attempt to connect, in its own daemon thread: `done` is set when `result` or `error` is there.
 
-    def __init__(self, node: Node) -> None:
+    Args:
+        node: What to connect to.
+        arrivals: Gets an item when the dial has ended, for a thread that waits for several.
+    """
+
+    def __init__(self, node: Node, arrivals: SimpleQueue[None] | None = None) -> None:
+        self.began_ms = now_ms()
         self.done = threading.Event()
         self.result: Dialled | None = None
         self.error = ""
         self._node = node
+        self._arrivals = arrivals
+        self._is_wanted = True
         threading.Thread(target=self._run, name=f"redlock-dial-{node.label}", daemon=True).start()
 
     def _run(self) -> None:
@@ -69,6 +101,25 @@ class Dial:
             self._node.is_bad(self.error)
         finally:
             self.done.set()
+            if self._arrivals is not None:
+                self._arrivals.put(None)
+            self._close_if_unwanted()
+
+    def is_overdue(self) -> None:
+        """It has been waited for: the node is down until the dial succeeds."""
+        self._node.is_bad(f"no answer within {self._node.timeout_ms} ms")
+        if self.result is not None:
+            # It has succeeded at this very moment.
+            self._node.is_good()
+
+    def abandon(self) -> None:
+        """Nothing will use its connection any more."""
+        self._is_wanted = False
+        self._close_if_unwanted()
+
+    def _close_if_unwanted(self) -> None:
+        if self.result is not None and self.done.is_set() and not self._is_wanted:
+            self.result.close()
 
 
 class Node:
@@ -79,9 +130,9 @@ class Node:
         self.label = escape(address.label(options))
         self.timeout_ms = timeout_ms
         self._kind: type[AbstractConnection] = options.pop("connection_class", Connection)
+        greeted = {name: options.pop(name) for name in _GREETED if name in options}
+        self._greeting = _greeting(**greeted)
         self._options = options | {
-            "socket_timeout": timeout_ms / 1000,
-            "socket_connect_timeout": timeout_ms / 1000,
             "retry": Retry(NoBackoff(), 0),
             "retry_on_error": [],
             "health_check_interval": 0,
@@ -92,7 +143,7 @@ class Node:
             "maint_notifications_config": MaintNotificationsConfig(enabled=False),
         }
         try:
-            self._kind(**self._options)
+            self._kind(**self._options | greeted)
         except TypeError:
             raise ConfigurationError(f"node address of {self.label} has an option that is not known") from None
         except (ValueError, RedisError):
@@ -134,89 +185,103 @@ class Node:
         self._retry_at_ms = now + _RETRY_LAST_MS
         return True
 
-    def connect(self) -> Dialled:
-        """Dial, check that it can be a lock node, and teach it the scripts: three exchanges at most."""
-        connection = self._kind(**self._options)
+    def connect(self, seconds: float | None = None, *, admin: bool = False) -> Dialled:
+        """Dial, check that it can be a lock node, and teach it the scripts: one exchange once connected.
+
+        Args:
+            seconds: How long all of it may take; default: four node timeouts.
+            admin: Whether the connection is for administration, where replies can be long.
+
+        Raises:
+            Unfit: It answers, and can't be a lock node.
+            OSError: It can't be reached; also `UnreadableReply` and `RedisError`, see `TROUBLE`.
+        """
+        limit = self.timeout_ms / 1000
+        until = time.monotonic() + (DIAL_TIMEOUTS * limit if seconds is None else seconds)
+        exchange = Exchange(open_socket(self._kind(**self._options), until, limit), admin=admin)
         try:
-            connection.connect()  # type: ignore[no-untyped-call]
-            run_id, terms = self._greet(connection)
+            run_id, terms = self._greet(exchange, until)
         except BaseException:
-            connection.disconnect()  # type: ignore[no-untyped-call]
+            exchange.close()
             raise
-        sock: socket.socket | None = connection._sock  # noqa: SLF001 - redis-py has no public door to what it dialled
-        assert sock is not None, "connect() has just returned"
-        sock.settimeout(0)
-        return Dialled(connection, sock, run_id, terms)
+        exchange.sock.settimeout(0)
+        return Dialled(exchange, run_id, terms)
 
-    @staticmethod
-    def _greet(connection: AbstractConnection) -> tuple[str, str]:
-        asked = [("INFO", "server"), ("INFO", "replication"), ("HMGET", wire.RECORD, "run_id", "terms")]
-        questions = connection.pack_commands(asked)  # type: ignore[no-untyped-call]
-        connection.send_packed_command([*questions, wire.LESSONS])  # type: ignore[no-untyped-call]
-        answers = [_read(connection) for _ in range(len(asked) + len(wire.SCRIPTS))]
-        if isinstance(answers[0], ResponseError):
-            raise answers[0]
-        info = _fields(answers[0]) | _fields(answers[1])
-        if not info.get("run_id") or not info.get("redis_version"):
-            raise Unfit("answers, but not as a Redis server does")
-        if info.get("redis_mode", "standalone") != "standalone":
-            raise Unfit(f"in {info['redis_mode']} mode; lock nodes must be independent masters")
-        if info.get("role") != "master":
-            master = f"{info.get('master_host')}:{info.get('master_port')}"
-            raise Unfit(f"a replica of {master}; lock nodes must be independent masters")
-        version = info.get("redis_version", "0")
-        if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < (6, 2):
-            raise Unfit(f"Redis {version}; lock nodes need 6.2 or later")
-        for answer in answers[2:]:
-            if isinstance(answer, ResponseError):
-                raise answer
-        # Known before the first round: one that other clients' nodes decide could be over before this one refuses.
-        known, terms = ((word or b"").decode(errors="replace") for word in answers[2])
-        return info["run_id"], terms if known == info["run_id"] else ""
+    def _greet(self, exchange: Exchange, until: float) -> tuple[str, str]:
+        count = len(self._greeting) + len(_INTRODUCTION) + len(wire.SCRIPTS)
+        answers = exchange.ask(b"".join([*self._greeting, *_INTRODUCTION, wire.LESSONS]), count, until)
+        met = _met(answers, len(self._greeting))
+        if not exchange.is_silent:
+            raise Unfit("answered without being asked")
+        return met
 
 
-def why(exc: Exception, timeout_ms: int) -> str:
+_GREETED = ("username", "password", "client_name", "db")
+_INTRODUCTION = (pack("INFO", "server"), pack("INFO", "replication"), pack("HMGET", wire.RECORD, "run_id", "terms"))
+
+
+def _greeting(username: str = "", password: str = "", client_name: str = "", db: int = 0) -> list[bytes]:
+    """What a connection begins with. It goes out in one piece with the first questions."""
+    words: list[tuple[str, ...]] = []
+    if username or password:
+        words.append(("AUTH", *([username] if username else []), password))
+    if client_name:
+        words.append(("CLIENT", "SETNAME", client_name))
+    if db:
+        words.append(("SELECT", str(db)))
+    return [pack(*command) for command in words]
+
+
+def _met(answers: Sequence[object], greeted: int) -> tuple[str, str]:
+    """Check what a server said to the greeting, the introduction and the scripts; its run_id, and its terms."""
+    for answer in answers[:greeted]:
+        # To a password where none is set Redis says ERR.
+        refuse(answer, "WRONGPASS")
+    server, replication, record, *shas = answers[greeted:]
+    refuse(server)
+    info = told.fields(server) | told.fields(replication)
+    run_id, version = info.get("run_id", ""), _VERSION.match(info.get("redis_version", ""))
+    if not _RUN_ID.fullmatch(run_id) or version is None:
+        raise Unfit(NO_REDIS)
+    if info.get("redis_mode", "standalone") != "standalone":
+        raise Unfit(f"in {info['redis_mode']:.20} mode; lock nodes must be independent masters")
+    if info.get("role") != "master":
+        master = f"{info.get('master_host', ''):.100}:{info.get('master_port', ''):.5}"
+        raise Unfit(f"a replica of {master}; lock nodes must be independent masters")
+    if tuple(map(int, version.groups())) < (6, 2):
+        raise Unfit(f"Redis {info['redis_version']:.20}; lock nodes need 6.2 or later")
+    for answer in (record, *shas):
+        refuse(answer)
+    words = record if isinstance(record, list) else []
+    if [isinstance(word, bytes | None) for word in words] != [True, True]:
+        raise Unfit(NO_REDIS)
+    if shas != [script.sha for script in wire.SCRIPTS.values()]:
+        raise Unfit(NO_REDIS)
+    # Known before the first round: one that other clients' nodes decide could be over before this one refuses.
+    known, terms = ((word or b"").decode(errors="replace") for word in words)
+    return run_id, terms if known == run_id else ""
+
+
+_SHUT_OUT = ("NOAUTH", "WRONGPASS", "LOADING", "DENIED")
+NO_REDIS = "answers, but not as a Redis server does"
+
+
+def refuse(answer: object, err: str = "ERR") -> None:
+    """Raise `Unfit` if an answer is an error; `err` is what the code ERR means."""
+    if isinstance(answer, hiredis.ReplyError):
+        error = re.sub(r"^ERR\b", err, str(answer))
+        raise (ShutOut if error.startswith(_SHUT_OUT) else Unfit)(wire.explain(error))
+
+
+def why(exc: BaseException, timeout_ms: int) -> str:
     """A failure to reach a node, in words that say what is wrong with it and hold no secret."""
     cause: BaseException | None = exc
     while cause is not None:
-        if isinstance(cause, Unfit):
+        if isinstance(cause, Unfit | UnreadableReply):
             return str(cause)
-        if isinstance(cause, AuthenticationError | ResponseError):
-            return wire.explain(_with_code(cause))
-        if isinstance(cause, TimeoutError | RedisTimeout):
+        if isinstance(cause, TimeoutError):
             return f"no answer within {timeout_ms} ms"
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror.lower()
         cause = cause.__cause__ or cause.__context__
-    return f"answers, but not as a Redis server does ({str(exc) or type(exc).__name__:.100})"
-
-
-def _with_code(error: Exception) -> str:
-    # redis-py strips the code off errors that it has a class for, and keeps it in the class.
-    codes = {
-        "NoPermissionError": "NOPERM",
-        "AuthenticationError": "WRONGPASS",
-        "BusyLoadingError": "LOADING",
-        "OutOfMemoryError": "OOM",
-        "ReadOnlyError": "READONLY",
-        "MasterDownError": "MASTERDOWN",
-    }
-    text = str(error)
-    code = codes.get(type(error).__name__)
-    if code == "WRONGPASS" and "required" in text.lower():
-        code = "NOAUTH"
-    return f"{code} {text}" if code else text
-
-
-def _read(connection: AbstractConnection) -> Any:  # noqa: ANN401 - whatever the server says
-    try:
-        return connection.read_response()
-    except ResponseError as error:
-        return error
-
-
-def _fields(info: object) -> dict[str, str]:
-    if not isinstance(info, bytes):
-        return {}
-    lines = (line.partition(":") for line in info.decode(errors="replace").splitlines())
-    return {name: value for name, colon, value in lines if colon}
+    return f"{NO_REDIS} ({str(exc) or type(exc).__name__:.100})"

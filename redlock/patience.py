@@ -31,6 +31,10 @@ class Patience:
         """How long it will wait yet if it is denied: what nodes are told, so that they reserve the lock for it."""
         return self._ttl_ms if self._length_ms is None else max(0, self.started_ms + self._length_ms - now_ms())
 
+    def until_ms(self, node_timeout_ms: int) -> int | None:
+        """When its last attempt is over: two node timeouts after its time; None if there is no end."""
+        return None if self._length_ms is None else self.started_ms + self._length_ms + 2 * node_timeout_ms
+
     @property
     def turn_ms(self) -> int:
         """How long it may wait without a look at the nodes."""

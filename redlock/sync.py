@@ -11,15 +11,17 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections import deque
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from selectors import EVENT_READ
+from typing import TYPE_CHECKING, TypeVar
+
+from hiredis import ReplyError
 
 from redlock import log, wire
 from redlock.ballot import Ballot
-from redlock.bundle import Bundle
 from redlock.clock import now_ms
 from redlock.commands import Acquire, Inspect, Release, Round, Wait
 from redlock.model import UNANSWERED, Vote, silent, timed_out
+from redlock.pending import RELEASE_MS, Begun, PendingReleases
 from redlock.wire import SCRIPTS
 
 if TYPE_CHECKING:
@@ -32,27 +34,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-RELEASE_MS = 80
-"""A hard time limit leaves a Celery child 100 ms between SIGTERM and SIGKILL (billiard/pool.py)."""
 _IDLE_MS = 1_000
-_AT_ONCE_MS = 1
+_MOST_BEGUN = 512
+"""So many releases are under way at most: their replies fit into what a socket takes without being read."""
 
 
-class Begun(NamedTuple):
-    """A release that nobody waits for.
-
-    Attributes:
-        ballot: Its one round.
-        steps: The generator.
-        done: What to call with what became of it; must be quick and never raise.
-    """
-
-    ballot: Ballot
-    steps: Steps[Outcome]
-    done: Callable[[Outcome], None]
-
-
-class Links(Bundle):
+class Links(PendingReleases):
     """Rounds on one connection per node, for one thread at a time."""
 
     def __init__(self, nodes: Sequence[Node], codec: Codec) -> None:
@@ -61,17 +48,20 @@ class Links(Bundle):
         """How many have been sent; who looks twice sees whether the set is in use."""
         self._codec = codec
         self._used_ms = now_ms()
-        self._begun: deque[Begun] = deque()
-        self._begun_ms: int | None = None
-        self._comes_back = False
-        self._holds_back = False
 
-    def run(self, steps: Steps[T]) -> T:
-        """Carry out the rounds of a protocol generator and return its result."""
+    def run(self, steps: Steps[T], until_ms: int | None = None) -> T:
+        """Carry out the rounds of a protocol generator and return its result.
+
+        Args:
+            steps: The generator.
+            until_ms: When the last of its rounds is over at the latest; default: in two node timeouts.
+        """
+        self._until_ms = now_ms() + 2 * self._timeout_ms if until_ms is None else until_ms
         return self._carry_on(steps, self._ask(next(steps)))
 
     def run_all(self, courses: Sequence[Steps[T]]) -> list[T]:
         """Carry out generators that do not need each other's outcome: their rounds share the exchanges."""
+        self._until_ms = now_ms() + 2 * self._timeout_ms
         begun: list[tuple[Steps[T], Ballot]] = []
         results: dict[Steps[T], T] = {}
         try:
@@ -93,15 +83,22 @@ class Links(Bundle):
 
     def begin(self, steps: Steps[Outcome], done: Callable[[Outcome], None]) -> None:
         """Send a release, or hold it back for a moment, and wait for nothing; `done` is told the outcome later."""
+        self._until_ms = now_ms() + 2 * self._timeout_ms
+        if len(self._begun) >= _MOST_BEGUN:
+            # Faster than the nodes: no command may be dropped for that, so this one waits for the oldest.
+            self._enter()
+            self._flush()
+            self._collect(self._begun[0].ballot)
+            self._tell(over=1)
+            self._struck = False
         ballot = self._ask(next(steps), hold=self._comes_back)
         self._begun.append(Begun(ballot, steps, done))
         self._begun_ms = ballot.sent_ms
+        if self._holds_back and self._is_time_to_flush(ballot.sent_ms):
+            self._flush()
+            self._pump(0)
+            self._tell()
         self._struck = False
-
-    @property
-    def is_settled(self) -> bool:
-        """Whether nothing is under way that nobody waits for."""
-        return not self._begun
 
     def look(self) -> None:
         """Send what was held back, and read what has come."""
@@ -115,6 +112,7 @@ class Links(Bundle):
     def settle(self) -> None:
         """Wait until the outcome of every release is known, at most as long as a release may take."""
         if self._begun:
+            self._until_ms = now_ms() + RELEASE_MS
             self._enter()
             self._flush()
             while self._begun:
@@ -131,12 +129,6 @@ class Links(Bundle):
             self._start_afresh()
             self._tell(over=len(self._begun))
         self._struck = True
-
-    def _flush(self) -> None:
-        if self._holds_back:
-            self._holds_back = self._comes_back = False
-            for link in self._links:
-                link.flush()
 
     def _carry_on(self, steps: Steps[T], ballot: Ballot) -> T:
         try:
@@ -180,17 +172,6 @@ class Links(Bundle):
         self._hold_back(sent_ms, hold=hold)
         return ballot
 
-    def _hold_back(self, sent_ms: int, *, hold: bool) -> None:
-        if self._begun_ms is not None:
-            self._comes_back, self._begun_ms = sent_ms - self._begun_ms <= _AT_ONCE_MS, None
-        if hold:
-            self._holds_back = True
-        elif self._holds_back:
-            # Most went out with this round; a node that it did not ask has still to hear what was held back.
-            self._holds_back = False
-            for link in self._links:
-                link.flush()
-
     def _send_to_unfit(self, link: Link, ballot: Ballot, words: bytes) -> Vote:
         """A node that is down, suspect, or refused us: it may be told, and is not waited for."""
         suspect = link.suspect_since_ms is not None
@@ -205,11 +186,16 @@ class Links(Bundle):
         limit_ms = self._timeout_ms
         if type(ballot.command) is Release:
             limit_ms = min(limit_ms, RELEASE_MS)
+        until_ms = min(ballot.sent_ms + limit_ms, self._until_ms)
         while not ballot.is_over:
-            # A process that is stopped and goes on finds its wait cut short, and its answers there (epoll_wait(2)
-            # fails with EINTR): so the last look comes after the wait, or it would take all nodes for silent.
-            wait_ms = max(0, ballot.sent_ms + limit_ms - now_ms())
-            if not (self._pump(wait_ms) or self._pump(0)):
+            wait_ms = until_ms - now_ms()
+            if wait_ms > 0:
+                self._pump(wait_ms)
+                continue
+            # A process that is stopped and goes on finds its time over and the answers there: so the last look comes
+            # after the wait, or it would take all nodes for silent. It is one look: a node can send without end.
+            self._pump(0)
+            if not ballot.is_over:
                 self._give_up(ballot, limit_ms)
                 return
         if ballot.is_lost and type(ballot.command) is Acquire:
@@ -222,12 +208,16 @@ class Links(Bundle):
         ready = self._selector.select(wait_ms / 1000)
         self._struck = True
         read_ms = now_ms()
-        for key, _ in ready:
+        for key, mask in ready:
             link: Link = key.data
+            if mask != EVENT_READ:
+                link.write()
             for ballot, reply in link.receive():
-                if type(reply) is not list and str(reply).startswith("NOSCRIPT"):
+                if ballot is None:
+                    continue
+                if type(reply) is ReplyError and link.taught is not ballot and str(reply).startswith("NOSCRIPT"):
                     self._teach(link, ballot)
-                elif ballot is not None:
+                else:
                     self._count(link, ballot, reply, read_ms)
         return bool(ready)
 
@@ -242,37 +232,24 @@ class Links(Bundle):
             link.refusal = vote if vote.terms else None
             link.node.watch(vote.time_ms, ballot.sent_ms, read_ms)
 
-    def _teach(self, link: Link, ballot: Ballot | None) -> None:
-        """Teach a node all the scripts that it has lost, so that a cancel finds its own; then ask again."""
+    def _teach(self, link: Link, ballot: Ballot) -> None:
+        """Teach a node all the scripts that it has lost, so that a cancel finds its own; then ask again, once."""
+        link.taught = ballot
         link.teach()
-        if ballot is not None and not ballot.closed:
+        if not ballot.closed:
             words = self._codec.encode(ballot.command)
             if not link.send(words + link.last_word if SCRIPTS[type(ballot.command)].admits else words, ballot):
                 ballot.miss(link.place, link.reason)
 
     def _give_up(self, ballot: Ballot, limit_ms: int) -> None:
         """The time is over. Only a node that had all of its time is suspect: a release is cut short for our sake."""
-        reason = f"no answer within {limit_ms} ms"
+        reason, now = f"no answer within {limit_ms} ms", now_ms()
         for link in self._links:
             if ballot.votes[link.place].unanswered:
                 ballot.cast(link.place, timed_out(reason))
-                if limit_ms >= self._timeout_ms:
-                    link.reason, link.suspect_since_ms = reason, now_ms()
+                if now - ballot.sent_ms >= self._timeout_ms:
+                    link.reason, link.suspect_since_ms = reason, now
                     log.warning("node-silent", node=link.node.label, reason=reason)
-
-    def _tell(self, over: int = 0) -> None:
-        """Tell what became of the releases that nobody waits for; this many of them are over as they are."""
-        now = now_ms()
-        while self._begun:
-            ballot, steps, done = self._begun[0]
-            if not (over or ballot.is_over or now - ballot.sent_ms > RELEASE_MS):
-                return
-            over = max(0, over - 1)
-            self._begun.popleft()
-            try:
-                steps.send(ballot.close(now))
-            except StopIteration as stop:
-                done(stop.value)
 
     def _make_ready(self, round_: Round) -> None:
         """Read what is late where that is needed, drop what is useless, and dial."""

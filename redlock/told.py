@@ -5,13 +5,17 @@ Rules: pure; an answer of an unexpected shape, or an error, is no news and never
 
 from __future__ import annotations
 
-from redis.exceptions import ResponseError
+import re
+
+from hiredis import ReplyError
 
 from redlock.checks import LONGEST_NAME
 from redlock.escaping import is_invisible
 
 OF_KEYS = frozenset({"HMGET", "HSET", "GET", "SET", "DEL", "PTTL", "PEXPIRE", "LLEN", "RPUSH", "BLPOP"})
 """The needed commands that are about a key: a user who may run none of them may not touch the key."""
+
+_NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 
 def is_resource(name: str) -> bool:
@@ -21,7 +25,7 @@ def is_resource(name: str) -> bool:
 
 def missing(refused: object) -> tuple[str, ...]:
     """What this user may not do, as `permitted.lua` answers; nothing where the server can't tell."""
-    if isinstance(refused, ResponseError):
+    if isinstance(refused, ReplyError):
         return ("EVAL",) if "EVAL" in str(refused).upper().split("'") else ()
     names = tuple(text(word) for word in refused) if isinstance(refused, list) else ()
     if not OF_KEYS.issubset(names):
@@ -33,6 +37,39 @@ def fields(info: object) -> dict[str, str]:
     """INFO by name."""
     lines = (line.partition(":") for line in text(info).splitlines())
     return {name: value for name, colon, value in lines if colon}
+
+
+def number(text: str) -> int:
+    """A whole number that INFO tells; 0 if it is none."""
+    return int(text) if _NUMBER.fullmatch(text) else 0
+
+
+def time_us(answer: object) -> int | None:
+    """The answer to TIME in microseconds; None if it is none."""
+    match answer:
+        case [bytes() as seconds, bytes() as micros] if _NUMBER.fullmatch(text(seconds) + text(micros)):
+            return int(seconds) * 1_000_000 + int(micros)
+    return None
+
+
+def words(answer: object, count: int) -> list[str]:
+    """A list of so many words as texts; empty texts where it is anything else."""
+    found = answer if isinstance(answer, list) and len(answer) == count else [None] * count
+    return [text(word) for word in found]
+
+
+def scanned(answer: object) -> tuple[bytes, list[str]] | None:
+    """The cursor and the keys of an answer to SCAN; None if it is none."""
+    match answer:
+        case [bytes() as cursor, list() as keys] if cursor.isdigit():
+            return cursor, [text(key) for key in keys]
+    return None
+
+
+def rows(answer: object, count: int) -> list[list[object]] | None:
+    """What `look.lua` says of so many names; None if it is something else."""
+    found = [row for row in answer if isinstance(row, list) and row] if isinstance(answer, list) else []
+    return found if len(found) == count else None
 
 
 def setting(answer: object) -> str | None:

@@ -7,6 +7,7 @@ Rules of this file:
    ends it: a server looks only ten times a second whose blocking read is over.
 3. A wait has a connection of its own, which is kept for the next one. The read stays where it is in the queue
    while its client makes an attempt; one that is left unanswered in the end is closed.
+   It is dialled in another thread, for at most one node timeout and never beyond the end of the wait.
 4. Who had to wait for a resource a moment ago goes to the queue first, and asks the nodes when it is woken, or soon
    after: else every hand-over of a contended lock begins with five nodes that say no. As every release leaves a
    wake-up, it finds one at once where nobody is before it.
@@ -18,13 +19,11 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-import hiredis
-from redis.exceptions import RedisError, ResponseError
-
-from redlock import wire
+from redlock import told, wire
 from redlock.clock import now_ms
+from redlock.exchange import pack
 from redlock.gate import Gate
-from redlock.nodes import Unfit, why
+from redlock.nodes import TROUBLE, Dial, Unfit, refuse, why
 from redlock.waiting import early_ms, first_ms, pause_ms, sleep_ms
 
 if TYPE_CHECKING:
@@ -40,7 +39,9 @@ _AT_ONCE_SECONDS = 0.001
 _MOST_EARLY = 6
 _READ_SECONDS = 2
 _WAKE = wire.Script.load("wake")
-_TROUBLE = (RedisError, OSError, Unfit, hiredis.ProtocolError)
+_TROUBLE = (*TROUBLE, Unfit)
+_LONGEST_KEPT_MS = 30_000
+"""A firewall can forget a connection that is idle for longer, and tells neither side."""
 
 
 class Waiters:
@@ -54,7 +55,7 @@ class Waiters:
 
     def forget(self) -> None:
         """In a forked child: the parent's connections are not ours."""
-        self._kept: dict[Node, list[Dialled]] = {node: [] for node in self._nodes}
+        self._kept: dict[Node, list[tuple[int, Dialled]]] = {node: [] for node in self._nodes}
         self._lock = threading.Lock()
         self._crowded: dict[Names, tuple[int, int]] = {}
         self.gate.forget()
@@ -82,7 +83,7 @@ class Waiters:
         with self._lock:
             for kept in self._kept.values():
                 while kept:
-                    _close(kept.pop())
+                    kept.pop()[1].close()
 
     def node_for(self, names: Names) -> Node | None:
         """Where waiters of these resources wait: the first healthy node in an order made from the name."""
@@ -93,20 +94,40 @@ class Waiters:
         """Where on a node the wake-ups for these resources lie."""
         return self._codec.wake_keys(names)
 
-    def take(self, node: Node) -> Dialled:
-        """A connection for one wait."""
+    def take(self, node: Node, seconds: float) -> Dialled | None:
+        """A connection for one wait; None where it is not there in this time.
+
+        Raises:
+            Unfit: The node can't be reached, or not within one node timeout; the message says why.
+        """
         with self._lock:
-            if self._kept[node]:
-                return self._kept[node].pop()
-        return node.connect()
+            kept = self._kept[node]
+            while kept:
+                since_ms, dialled = kept.pop()
+                if now_ms() - since_ms < _LONGEST_KEPT_MS:
+                    return dialled
+                dialled.close()
+        dial = Dial(node)
+        try:
+            if not dial.done.wait(min(seconds, node.timeout_ms / 1000)):
+                if seconds < node.timeout_ms / 1000:
+                    return None
+                dial.is_overdue()
+                raise Unfit(node.error or f"no answer within {node.timeout_ms} ms")
+            if dial.result is None:
+                raise Unfit(dial.error)
+            result, dial.result = dial.result, None
+            return result
+        finally:
+            dial.abandon()
 
     def keep(self, node: Node, dialled: Dialled) -> None:
         """A connection with nothing under way."""
         with self._lock:
             if len(self._kept[node]) < _MOST_KEPT:
-                self._kept[node].append(dialled)
+                self._kept[node].append((now_ms(), dialled))
                 return
-        _close(dialled)
+        dialled.close()
 
 
 class Nap:
@@ -125,6 +146,7 @@ class Nap:
         self._node: Node | None = None
         self._dialled: Dialled | None = None
         self._reading = False
+        self._asked = 0.0
         self._in_line = False
         self._early = 0
         self._woken_by = ""
@@ -191,54 +213,64 @@ class Nap:
     def _until_woken(self, keys: list[str], until: float) -> None:
         while not self.woken and (left := until - time.monotonic()) > 0:
             try:
-                self._woken_by = self._read(keys, left)
-            except TimeoutError:
-                return
+                self._woken_by = self._read(keys, until)
             except _TROUBLE as exc:
                 if self._node is not None:
                     self._node.is_bad(why(exc, self._node.timeout_ms))
                 self._drop()
                 time.sleep(min(0.01, left))
 
-    def _read(self, keys: list[str], seconds: float) -> str:
-        """The key that a wake-up came from; empty if none came as long as the server was asked to wait."""
+    def _read(self, keys: list[str], until: float) -> str:
+        """The key that a wake-up came from; empty if none came for as long as the server was asked to wait."""
         if self._dialled is None:
             self._node = self._waiters.node_for(self._names)
+            left = max(0.0, until - time.monotonic())
             if self._node is None:
-                time.sleep(seconds)
+                time.sleep(left)
                 return ""
-            self._dialled = self._waiters.take(self._node)
+            self._dialled = self._waiters.take(self._node, left)
+            if self._dialled is None:
+                return ""
         if not self._reading:
             self._reading = True
-            self._say("BLPOP", *keys, str(_READ_SECONDS))
-        self._dialled.sock.settimeout(max(seconds, 0.001))
-        answer = _answer(self._dialled)
+            self._asked = time.monotonic()
+            self._dialled.exchange.send(pack("BLPOP", *keys, str(_READ_SECONDS)), self._soon)
+        try:
+            answer = self._dialled.exchange.answer(until)
+        except TimeoutError:
+            return ""
         self._reading = False
-        return _key(answer)
+        if answer is None and time.monotonic() - self._asked < _READ_SECONDS / 2:
+            # Asked again at once it would say so again, over and over.
+            raise Unfit("does not wait as a Redis server does")
+        return self._woken(answer)
 
-    def _say(self, *words: str | bytes) -> None:
-        assert self._dialled is not None
-        self._dialled.sock.settimeout(self._seconds)
-        self._dialled.sock.sendall(hiredis.pack_command(words))  # type: ignore[arg-type]  # its stub means one word
+    def _woken(self, answer: object) -> str:
+        """The key that an answer to the blocking read names; empty if it names none."""
+        refuse(answer)
+        keys = [""] if answer is None else self._waiters.keys(self._names)
+        named = told.text(answer[0]) if isinstance(answer, list) and answer else ""
+        if named not in keys:
+            raise Unfit("answered something that is no wake-up")
+        return named
 
     def _pass_on(self) -> None:
         try:
             if self._dialled is not None:
-                self._say("EVAL", _WAKE.source, "1", self._woken_by, str(self._wake_ms))
-                _answer(self._dialled)
+                words = pack("EVAL", _WAKE.source, "1", self._woken_by, str(self._wake_ms))
+                refuse(self._dialled.exchange.ask(words, 1, self._soon)[0])
         except _TROUBLE:
             self._drop()
 
     @property
-    def _seconds(self) -> float:
-        return 0.1 if self._node is None else self._node.timeout_ms / 1000
+    def _soon(self) -> float:
+        return time.monotonic() + (0.1 if self._node is None else self._node.timeout_ms / 1000)
 
     def end(self, *, won: bool) -> None:
         """Leave the queue. Who stops waiting without the lease leaves a wake-up that it has to the next one."""
         try:
             if self._reading and self._dialled is not None:
-                self._dialled.sock.settimeout(0)
-                self._woken_by = _key(_answer(self._dialled)) or self._woken_by
+                self._woken_by = self._woken(self._dialled.exchange.answer(None)) or self._woken_by
                 self._reading = False
             if self.woken and not won:
                 self._pass_on()
@@ -258,25 +290,4 @@ class Nap:
     def _drop(self) -> None:
         dialled, self._dialled, self._reading = self._dialled, None, False
         if dialled is not None:
-            _close(dialled)
-
-
-def _close(dialled: Dialled) -> None:
-    dialled.connection.disconnect()  # type: ignore[no-untyped-call]
-
-
-def _key(answer: object) -> str:
-    return answer[0].decode() if isinstance(answer, list) and isinstance(answer[0], bytes) else ""
-
-
-def _answer(dialled: Dialled) -> object:
-    reader = hiredis.Reader()
-    while (answer := reader.gets()) is False:
-        data = dialled.sock.recv(4_096)
-        if not data:
-            raise ConnectionResetError("closed while waiting")
-        reader.feed(data)
-    if isinstance(answer, hiredis.ReplyError):
-        # Taken for "no wake-up yet" it would be asked again at once, and over and over.
-        raise ResponseError(str(answer))
-    return answer
+            dialled.close()

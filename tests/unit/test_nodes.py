@@ -6,12 +6,11 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
-from redis.exceptions import AuthenticationError, BusyLoadingError, NoPermissionError, ResponseError
+from hiredis import ReplyError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeout
 
 from redlock import ConfigurationError, Redlock, address, nodes
-from redlock.nodes import Node, Unfit, why
+from redlock.nodes import Node, Unfit, _met, why
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -240,12 +239,6 @@ def wrapped(cause: Exception) -> Exception:
         (wrapped(ConnectionRefusedError(111, "Connection refused")), "connection refused"),
         (wrapped(FileNotFoundError(2, "No such file or directory")), "no such file or directory"),
         (wrapped(TimeoutError("timed out")), "no answer within 100 ms"),
-        (RedisTimeout("Timeout reading from socket"), "no answer within 100 ms"),
-        (AuthenticationError("Authentication required."), "wants a password"),
-        (AuthenticationError("invalid username-password pair or user is disabled."), "wrong user name or password"),
-        (NoPermissionError("User x has no permissions"), "may not run"),
-        (BusyLoadingError("Redis is loading the dataset in memory"), "loading"),
-        (ResponseError("MISCONF Redis is configured to save"), "MISCONF"),
         (Unfit("a replica of h:2; lock nodes must be independent masters"), "a replica of h:2"),
         (RedisConnectionError("Protocol Error: b'HTTP/1.1 400'"), "not as a Redis server does"),
         (ValueError(), "not as a Redis server does (ValueError)"),
@@ -255,3 +248,19 @@ def wrapped(cause: Exception) -> Exception:
 def test_a_failure_to_reach_a_node_is_told_in_words(error: Exception, said: str) -> None:
     assert said in why(error, 100)
     assert len(why(error, 100)) <= 200
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ("NOAUTH Authentication required.", "wants a password"),
+        ("WRONGPASS invalid username-password pair or user is disabled.", "wrong user name or password"),
+        ("ERR AUTH <password> called without any password configured", "wrong user name or password"),
+        ("NOPERM User x has no permissions", "may not run"),
+        ("LOADING Redis is loading the dataset in memory", "loading"),
+        ("MISCONF Redis is configured to save", "MISCONF"),
+    ],
+)
+def test_an_error_in_the_greeting_is_told_in_words(answer: str, said: str) -> None:
+    with pytest.raises(Unfit, match=said):
+        _met([ReplyError(answer)] * 10, 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from redis.exceptions import ResponseError
+from hiredis import ReplyError
 
 from redlock import told
 from redlock.look import NodeState
@@ -84,8 +84,8 @@ def test_only_what_can_be_the_name_of_a_resource_is_one(name: str, fits: bool) -
         ([], ()),
         (None, ()),
         ([b"BLPOP", b"SCRIPT LOAD"], ("BLPOP", "SCRIPT LOAD")),
-        (ResponseError("User limited has no permissions to run the 'eval' command"), ("EVAL",)),
-        (ResponseError("LOADING Redis is loading the dataset in memory"), ()),
+        (ReplyError("NOPERM User limited has no permissions to run the 'eval' command"), ("EVAL",)),
+        (ReplyError("LOADING Redis is loading the dataset in memory"), ()),
         (
             [
                 name.encode()
@@ -101,10 +101,10 @@ def test_what_a_user_may_not_do(answer: object, missing: tuple[str, ...]) -> Non
 
 def test_answers_of_another_shape_are_no_news() -> None:
     assert told.fields(b"# Server\r\nrun_id:a:b\r\n\r\n") == {"run_id": "a:b"}
-    assert told.fields(ResponseError("NOPERM")) == {}
+    assert told.fields(ReplyError("NOPERM")) == {}
     assert told.setting([b"save", b""]) == ""
     assert told.setting([]) is None
-    assert told.setting(ResponseError("NOPERM")) is None
+    assert told.setting(ReplyError("NOPERM")) is None
     assert told.text(None) == ""
 
 

@@ -1,0 +1,169 @@
+"""Connected sockets from addresses: names, TCP, unix sockets and TLS, all by one deadline.
+
+redis-py keeps the options of an address and sets up TLS. It does not connect: none of its timeouts bounds a whole
+dial, and a name is resolved without any.
+
+Invariants:
+1. Whatever the other side does, `open_socket` is over by its deadline.
+2. At most one thread a name is left behind in the system's resolver, which can't be interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from redis.connection import AbstractConnection
+
+_Address: TypeAlias = tuple[Any, ...]
+"""One of what `socket.getaddrinfo` gives."""
+
+
+def open_socket(options: AbstractConnection, until: float, each_seconds: float) -> socket.socket:
+    """A connected socket with a timeout, ready for the first command.
+
+    Args:
+        options: A connection of redis-py that was not connected.
+        until: The deadline, in seconds of the steady clock.
+        each_seconds: How long one of several addresses of a name is tried.
+
+    Raises:
+        OSError: It can't be reached by then; `TimeoutError` where it did not answer.
+        RedisError: An option of TLS can't be used.
+    """
+    if isinstance(options, UnixDomainSocketConnection):
+        return _connected((socket.AF_UNIX, socket.SOCK_STREAM, 0, "", options.path), _left(until), options)
+    assert isinstance(options, Connection)
+    error: OSError = OSError("its name has no address")
+    for address in _addresses(options.host, options.port, until):
+        try:
+            sock = _connected(address, min(each_seconds, _left(until)), options)
+        except OSError as exc:
+            error = exc
+            continue
+        return _with_tls(options, sock, until) if isinstance(options, SSLConnection) else sock
+    raise error
+
+
+def _left(until: float) -> float:
+    left = until - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("timed out")
+    return left
+
+
+def _connected(address: _Address, seconds: float, options: AbstractConnection) -> socket.socket:
+    family, kind, protocol, _, place = address
+    sock = socket.socket(family, kind, protocol)
+    try:
+        if isinstance(options, Connection):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if options.socket_keepalive:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                for option, value in options.socket_keepalive_options.items():
+                    sock.setsockopt(socket.IPPROTO_TCP, option, value)
+        sock.settimeout(seconds)
+        sock.connect(place)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _with_tls(options: SSLConnection, sock: socket.socket, until: float) -> socket.socket:
+    try:
+        with _ended_at(until, sock):
+            sock.settimeout(_left(until))
+            secured: socket.socket = options._wrap_socket_with_ssl(sock)  # type: ignore[no-untyped-call]  # noqa: SLF001 - only redis-py knows its options
+            return secured
+    except BaseException as exc:
+        sock.close()
+        if isinstance(exc, OSError) and time.monotonic() >= until:
+            raise TimeoutError("timed out") from None
+        raise
+
+
+@contextmanager
+def _ended_at(until: float, sock: socket.socket) -> Iterator[None]:
+    """Cut the connection at the deadline: a handshake has a timeout for each piece that comes, and none for all."""
+    # The handshake takes the socket over, so what cuts it off is a second handle of the same connection.
+    handle = sock.dup()
+
+    def cut() -> None:
+        with suppress(OSError):
+            handle.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(_left(until), cut)
+    timer.name, timer.daemon = "redlock-handshake", True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        # After its end: a handle that is closed could be another connection by then.
+        timer.join()
+        handle.close()
+
+
+class _Resolution:
+    """One question to the system's resolver, in a thread of its own."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.done = threading.Event()
+        self.addresses: list[_Address] = []
+        self.error: OSError | None = None
+        self._place = host, port
+
+    def start(self) -> None:
+        """Ask."""
+        host, _ = self._place
+        threading.Thread(target=self._run, name=f"redlock-resolve-{host}", daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            self.addresses = list(socket.getaddrinfo(*self._place, type=socket.SOCK_STREAM))
+        except OSError as exc:
+            self.error = exc
+        except UnicodeError:
+            self.error = OSError("its name can't be resolved")
+        finally:
+            _running.pop(self._place, None)
+            self.done.set()
+
+
+_running: dict[tuple[str, int], _Resolution] = {}
+_starting = threading.Lock()
+
+
+def _addresses(host: str, port: int, until: float) -> list[_Address]:
+    with suppress(OSError, UnicodeError):
+        return list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST))
+    with _starting:
+        resolution = _running.get((host, port))
+        if resolution is None:
+            resolution = _running[host, port] = _Resolution(host, port)
+            resolution.start()
+    if not resolution.done.wait(_left(until)):
+        raise TimeoutError("timed out")
+    if resolution.error is not None:
+        raise resolution.error
+    return resolution.addresses
+
+
+def _forget() -> None:
+    """In a forked child: the parent's threads are not there."""
+    global _starting  # noqa: PLW0603 - the old one may be taken for ever
+    _starting = threading.Lock()
+    _running.clear()
+
+
+os.register_at_fork(after_in_child=_forget)

@@ -1,0 +1,68 @@
+"""Bytes from a node as replies, safe against whatever the node sends.
+
+Invariants:
+1. A reply has at most as many bytes, and each of its lists at most as many elements, as the reader allows.
+2. Whatever the parser raises becomes `UnreadableReply`; the connection is of no use after that.
+"""
+
+from __future__ import annotations
+
+import re
+
+import hiredis
+
+LOCK_REPLY_BYTES = 65_536
+"""The most that a reply on a connection for rounds or for waiting may have."""
+ADMIN_REPLY_BYTES = 1_000_000
+"""The most that a reply to a command of `status`, `doctor` or Flower's page may have."""
+
+_LONGEST_HEADER = 8
+_LOCK_LISTS = re.compile(rb"[*%~>|][0-9]{2}"), re.compile(rb"(?:\A|\n)[*%~>|][0-9]{2}")
+_ADMIN_LISTS = re.compile(rb"[*%~>|][0-9]{6}"), re.compile(rb"(?:\A|\n)[*%~>|][0-9]{6}")
+"""What begins a list that is too long: anywhere, which is found faster, and at the beginning of a line."""
+_UNREADABLE = (hiredis.HiredisError, MemoryError, OverflowError, RecursionError, TypeError, ValueError)
+"""Not every exception: a signal handler may raise one here that is meant for the caller."""
+_MORE = object()
+
+
+class UnreadableReply(Exception):
+    """The node sent something that is no reply; the message says what."""
+
+
+class ReplyReader:
+    """Takes bytes in pieces and gives the replies that they complete.
+
+    Args:
+        admin: Whether this is a connection for administration, on which lists and texts can be long.
+    """
+
+    def __init__(self, *, admin: bool = False) -> None:
+        self._most = ADMIN_REPLY_BYTES if admin else LOCK_REPLY_BYTES
+        may_be_long, is_long = _ADMIN_LISTS if admin else _LOCK_LISTS
+        self._may_be_long, self._is_long = may_be_long.search, is_long.search
+        self._reader = hiredis.Reader(notEnoughData=_MORE)
+        self._size = 0
+        self._end = b""
+
+    def read(self, data: bytes) -> list[object]:
+        """The replies that these bytes complete.
+
+        Raises:
+            UnreadableReply: They are not the Redis protocol, or a reply is too long.
+        """
+        # hiredis makes room for a list when it sees the list's length, however large.
+        seen = self._end + data if self._end else data
+        if self._may_be_long(seen) and self._is_long(seen):
+            raise UnreadableReply("answered with a list that is too long")
+        self._end = b"" if data.endswith(b"\r\n") else data[-_LONGEST_HEADER:]
+        replies: list[object] = []
+        try:
+            self._reader.feed(data)
+            while (reply := self._reader.gets()) is not _MORE:
+                replies.append(reply)
+        except _UNREADABLE:
+            raise UnreadableReply("answered something that is not the Redis protocol") from None
+        self._size = 0 if replies else self._size + len(data)
+        if self._size > self._most:
+            raise UnreadableReply(f"answered with more than {self._most // 1000} kB")
+        return replies
