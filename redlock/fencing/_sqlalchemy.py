@@ -1,0 +1,202 @@
+"""The fence on SQLAlchemy 2: sessions and connections, and the tables for `create_all` and Alembic."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import BigInteger, Column, DateTime, Index, MetaData, String, Table, Text, text
+from sqlalchemy.dialects import mysql, postgresql
+from sqlalchemy.engine import Connection
+
+from redlock.errors import ConfigurationError
+from redlock.fencing import _statements as sql
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from sqlalchemy.orm import Session
+
+    from redlock.fencing._statements import Dialect
+
+_OPEN = (
+    "{what} is in a transaction already; the fence must be the first statement of a transaction of its own: "
+    "commit or roll back first, and read inside the block"
+)
+
+
+def dialect_of(connection: Connection) -> Dialect:
+    """The statements for the database of this connection."""
+    name = connection.dialect.name
+    if name == "mysql" and getattr(connection.dialect, "is_mariadb", False):
+        name = "mariadb"
+    try:
+        return sql.DIALECTS[name]
+    except KeyError:
+        known = ", ".join(sorted(sql.DIALECTS))
+        raise ConfigurationError(f"there is no fence for the database {name!r}; there is one for {known}") from None
+
+
+class ConnectionTransaction:
+    """A transaction on a SQLAlchemy `Connection`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._transaction: Any = None
+
+    @property
+    def dialect(self) -> Dialect:
+        """The statements for the database."""
+        return dialect_of(self._connection)
+
+    def begin(self) -> None:
+        """Begin, after the checks that only the outermost transaction of a real connection passes."""
+        if self._connection.in_transaction():
+            raise ConfigurationError(_OPEN.format(what="the connection"))
+        self._transaction = self._connection.begin()
+        prepare(self._connection, self.dialect)
+
+    def execute(self, statement: str, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
+        """Run a statement on this connection."""
+        return run(self._connection, statement, parameters)
+
+    def commit(self) -> None:
+        """Commit the fenced transaction and no other."""
+        if not self._transaction.is_active:
+            raise ConfigurationError(ENDED)
+        self._transaction.commit()
+
+    def rollback(self) -> None:
+        """Roll back; a broken connection has rolled back by itself."""
+        with contextlib.suppress(Exception):
+            self._transaction.rollback()
+
+
+class SessionTransaction:
+    """A transaction on a SQLAlchemy `Session`."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._transaction: Any = None
+        self._connection: Connection | None = None
+
+    @property
+    def dialect(self) -> Dialect:
+        """The statements for the database."""
+        assert self._connection is not None, "begin() comes first"
+        return dialect_of(self._connection)
+
+    def begin(self) -> None:
+        """Begin, and expire the objects that the session kept from before: they are older than the fence."""
+        session = self._session
+        bind = session.get_bind()
+        if session.in_transaction() or (isinstance(bind, Connection) and bind.in_transaction()):
+            raise ConfigurationError(_OPEN.format(what="the session"))
+        self._transaction = session.begin()
+        session.expire_all()
+        self._connection = session.connection()
+        prepare(self._connection, self.dialect)
+
+    def execute(self, statement: str, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
+        """Run a statement on the session's connection, without autoflush."""
+        assert self._connection is not None, "begin() comes first"
+        return run(self._connection, statement, parameters)
+
+    def commit(self) -> None:
+        """Commit the fenced transaction and no other."""
+        if self._session.get_transaction() is not self._transaction:
+            raise ConfigurationError(ENDED)
+        self._session.commit()
+
+    def rollback(self) -> None:
+        """Roll back; a broken connection has rolled back by itself."""
+        with contextlib.suppress(Exception):
+            self._session.rollback()
+
+
+ENDED = (
+    "the body ended the fenced transaction; what came after its commit or rollback was not fenced and is rolled back: "
+    "leave commit and rollback to the `with` block"
+)
+
+
+def prepare(connection: Connection, dialect: Dialect) -> None:
+    """Refuse autocommit, and send what must come before the fence."""
+    if _autocommits(connection):
+        raise ConfigurationError(
+            "the connection is in autocommit mode, where a fence locks nothing; turn autocommit off"
+        )
+    if dialect is sql.SQLITE:
+        # The driver would begin with the first write only, and not at all for reads. "cannot start a transaction
+        # within a transaction": the application's own recipe has begun, and the fence first is then enough.
+        with contextlib.suppress(Exception):
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+    if dialect.before_begin:
+        connection.exec_driver_sql(dialect.before_begin)
+
+
+def _autocommits(connection: Connection) -> bool:
+    detect = getattr(connection.dialect, "detect_autocommit_setting", None)
+    driver_connection = connection.connection.dbapi_connection
+    if detect is None or driver_connection is None:
+        return connection.get_isolation_level() == "AUTOCOMMIT"
+    try:
+        return bool(detect(driver_connection))
+    except NotImplementedError:
+        return connection.get_isolation_level() == "AUTOCOMMIT"
+
+
+def run(connection: Connection, statement: str, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
+    """Run a statement and fetch all of its rows: SQLite cannot commit while rows are unread."""
+    result = connection.execute(text(statement), dict(parameters))
+    return [tuple(row) for row in result] if result.returns_rows else []
+
+
+def tables(metadata: MetaData) -> tuple[Table, Table]:
+    """Add the tables `redlock_fence` and `redlock_operation` to this metadata.
+
+    `metadata.create_all` and Alembic's autogenerate then create them.
+
+    Example:
+        >>> from sqlalchemy import MetaData
+        >>> metadata = MetaData()
+        >>> [table.name for table in tables(metadata)]
+        ['redlock_fence', 'redlock_operation']
+    """
+    name = (
+        String(sql.LONGEST_RESOURCE, collation="C")
+        .with_variant(Text(), "sqlite")
+        .with_variant(mysql.VARBINARY(sql.LONGEST_RESOURCE), "mysql", "mariadb")
+    )
+    moment = (
+        DateTime()
+        .with_variant(postgresql.TIMESTAMP(timezone=True), "postgresql")
+        .with_variant(Text(), "sqlite")
+        .with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
+    )
+    owner = String(64).with_variant(mysql.CHAR(64, charset="ascii"), "mysql", "mariadb")
+    identity = String(sql.LONGEST_OPERATION).with_variant(
+        mysql.VARCHAR(sql.LONGEST_OPERATION, charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb"
+    )
+    fence = Table(
+        "redlock_fence",
+        metadata,
+        Column("resource", name, primary_key=True),
+        Column("token", BigInteger, nullable=False),
+        Column("owner", owner, nullable=False),
+        Column("section", BigInteger, nullable=False),
+        Column("at", moment, nullable=False),
+        mysql_engine="InnoDB",
+        mariadb_engine="InnoDB",
+        postgresql_with={"fillfactor": 50},
+    )
+    operation = Table(
+        "redlock_operation",
+        metadata,
+        Column("operation_id", identity, primary_key=True),
+        Column("at", moment, nullable=False),
+        mysql_engine="InnoDB",
+        mariadb_engine="InnoDB",
+    )
+    Index("redlock_operation_at", operation.c.at)
+    return fence, operation

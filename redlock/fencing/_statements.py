@@ -1,0 +1,167 @@
+"""The SQL of the fence: tables, statements and error codes for PostgreSQL, MariaDB, MySQL and SQLite.
+
+Invariants:
+1. One row per resource holds the largest token. The fence statement writes the row in every case in which it passes, so
+   the row stays locked until the transaction ends.
+2. A smaller token never passes after a larger one was committed. An equal token passes only for the same lease.
+3. The verdict is read from the returned row, never from a row count: drivers count updated rows differently.
+4. Parameters are written `:name`; `positional` and `pyformat` translate them for a driver.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+LONGEST_RESOURCE = 1_024
+"""Bytes of a resource name."""
+
+LONGEST_OPERATION = 255
+"""Characters of an operation id."""
+
+_PARAMETER = re.compile(r"(?<!:):([a-z_]+)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Dialect:
+    """The statements for one database.
+
+    Attributes:
+        name: The name of the database, for messages.
+        create: The statements that create the two tables.
+        fence: Raises the token; parameters `resource`, `token`, `owner`.
+        verdict: Reads the row back where `fence` returns nothing: the fence passed if token and owner are ours.
+            Empty where `fence` returns the section of a pass, and no row otherwise.
+        seen: Reads the largest token; parameter `resource`.
+        operation: Records an operation id; parameter `operation`. It returns the id if the id is new.
+        before_begin: Sent before the transaction begins.
+        lock_timeout: Limits how long the fence waits for the row; `{ms}` and `{seconds}` are replaced.
+        purge: Deletes old operation ids; parameters `seconds`, `limit`.
+        binary_names: True if resource names are passed as UTF-8 bytes.
+    """
+
+    name: str
+    create: tuple[str, ...]
+    fence: str
+    seen: str
+    operation: str
+    purge: str
+    verdict: str = ""
+    before_begin: str = ""
+    lock_timeout: str = ""
+    binary_names: bool = False
+
+
+_UPSERT = """\
+INSERT INTO redlock_fence (resource, token, owner, section, at) VALUES (:resource, :token, :owner, 1, CURRENT_TIMESTAMP)
+ON CONFLICT (resource) DO UPDATE SET token = excluded.token, owner = excluded.owner,
+  section = redlock_fence.section + 1, at = excluded.at
+WHERE redlock_fence.token < excluded.token
+   OR (redlock_fence.token = excluded.token AND redlock_fence.owner = excluded.owner)
+RETURNING section"""
+
+_OPERATION = """\
+INSERT INTO redlock_operation (operation_id, at) VALUES (:operation, CURRENT_TIMESTAMP)
+ON CONFLICT (operation_id) DO NOTHING RETURNING operation_id"""
+
+_SEEN = "SELECT token FROM redlock_fence WHERE resource = :resource"
+
+POSTGRESQL = Dialect(
+    name="PostgreSQL",
+    create=(
+        (
+            'CREATE TABLE redlock_fence (resource varchar(1024) COLLATE "C" PRIMARY KEY, token bigint NOT NULL, '
+            "owner varchar(64) NOT NULL, section bigint NOT NULL, at timestamptz NOT NULL) WITH (fillfactor = 50)"
+        ),
+        "CREATE TABLE redlock_operation (operation_id varchar(255) PRIMARY KEY, at timestamptz NOT NULL)",
+        "CREATE INDEX redlock_operation_at ON redlock_operation (at)",
+    ),
+    fence=_UPSERT,
+    seen=_SEEN,
+    operation=_OPERATION,
+    lock_timeout="SET LOCAL lock_timeout = {ms}",
+    purge="""\
+DELETE FROM redlock_operation WHERE operation_id IN (
+  SELECT operation_id FROM redlock_operation
+  WHERE at < CURRENT_TIMESTAMP - make_interval(secs => :seconds) LIMIT :limit)""",
+)
+
+SQLITE = Dialect(
+    name="SQLite",
+    create=(
+        (
+            "CREATE TABLE redlock_fence (resource text PRIMARY KEY, token integer NOT NULL, owner text NOT NULL, "
+            "section integer NOT NULL, at text NOT NULL) WITHOUT ROWID"
+        ),
+        "CREATE TABLE redlock_operation (operation_id text PRIMARY KEY, at text NOT NULL) WITHOUT ROWID",
+        "CREATE INDEX redlock_operation_at ON redlock_operation (at)",
+    ),
+    fence=_UPSERT,
+    seen=_SEEN,
+    operation=_OPERATION,
+    purge="""\
+DELETE FROM redlock_operation WHERE operation_id IN (
+  SELECT operation_id FROM redlock_operation WHERE at < datetime('now', '-' || :seconds || ' seconds') LIMIT :limit)""",
+)
+
+MARIADB = Dialect(
+    name="MariaDB",
+    create=(
+        (
+            "CREATE TABLE redlock_fence (resource varbinary(1024) PRIMARY KEY, token bigint NOT NULL, "
+            "owner char(64) CHARACTER SET ascii NOT NULL, section bigint NOT NULL, at datetime(6) NOT NULL) "
+            "ENGINE=InnoDB"
+        ),
+        (
+            "CREATE TABLE redlock_operation (operation_id varchar(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin "
+            "PRIMARY KEY, at datetime(6) NOT NULL, INDEX redlock_operation_at (at)) ENGINE=InnoDB"
+        ),
+    ),
+    # MySQL assigns from left to right, so `token` comes last: the lines above it compare with the old token.
+    fence="""\
+INSERT INTO redlock_fence (resource, token, owner, section, at) VALUES (:resource, :token, :owner, 1, UTC_TIMESTAMP(6))
+ON DUPLICATE KEY UPDATE owner = IF(token < :token, :owner, owner), at = UTC_TIMESTAMP(6),
+  section = section + (token < :token OR (token = :token AND owner = :owner)), token = GREATEST(token, :token)""",
+    # Without FOR UPDATE this would read the snapshot at REPEATABLE READ.
+    verdict="SELECT token, owner, section FROM redlock_fence WHERE resource = :resource FOR UPDATE",
+    seen=_SEEN,
+    operation="INSERT INTO redlock_operation (operation_id, at) VALUES (:operation, UTC_TIMESTAMP(6))",
+    # At REPEATABLE READ a plain SELECT of the body could read a snapshot from before the fence.
+    before_begin="SET TRANSACTION ISOLATION LEVEL READ COMMITTED",
+    lock_timeout="SET STATEMENT innodb_lock_wait_timeout = {seconds} FOR ",
+    purge="""\
+DELETE FROM redlock_operation WHERE at < UTC_TIMESTAMP(6) - INTERVAL :seconds SECOND ORDER BY at LIMIT :limit""",
+    binary_names=True,
+)
+
+MYSQL = dataclasses.replace(MARIADB, name="MySQL", lock_timeout="")
+"""As MariaDB, but a statement cannot have a lock timeout of its own."""
+
+DIALECTS = {"postgresql": POSTGRESQL, "sqlite": SQLITE, "mariadb": MARIADB, "mysql": MYSQL}
+
+RETRYABLE = frozenset({"40001", "40P01", "1213", "1020"})
+"""Serialization failures and deadlocks: SQLSTATE of PostgreSQL, error numbers of MariaDB."""
+
+MISSING_TABLE = frozenset({"42P01", "1146"})
+READ_ONLY = frozenset({"25006", "1290", "1792", "1836"})
+DUPLICATE_KEY = frozenset({"1062"})
+TRANSACTION_OPEN = frozenset({"1568"})
+
+_SQLITE_TEXT = {"no such table": "42P01", "readonly database": "25006"}
+
+
+def code_of(error: BaseException) -> str:
+    """The SQLSTATE or error number of a driver's error; empty if it has none."""
+    original = getattr(error, "orig", None) or error.__cause__ or error
+    for found in (original, error):
+        state = getattr(found, "sqlstate", None) or getattr(found, "pgcode", None)
+        if state:
+            return str(state)
+        if found.args and isinstance(found.args[0], int):
+            return str(found.args[0])
+    return next((code for text, code in _SQLITE_TEXT.items() if text in str(error)), "")
+
+
+def pyformat(statement: str) -> str:
+    """The statement with `%(name)s` for drivers such as psycopg."""
+    return _PARAMETER.sub(r"%(\1)s", statement)

@@ -1,0 +1,205 @@
+"""A fence in a SQL database: the transaction checks the fencing token before it reads, so no update is lost.
+
+    from redlock.fencing.sql import fenced
+
+    with redlock.lock("account:42") as lease, fenced(session, lease):
+        account = session.get(Account, 42)
+        account.balance += amount
+
+The fence is one row per resource in the table `redlock_fence`. Fenced transactions on one resource run one after
+another, and a smaller token never runs after a larger one was committed. Importing this module imports no database
+package.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from redlock.errors import ConfigurationError
+from redlock.fencing import _fence
+from redlock.fencing._fence import FencedLease, FencedSection
+from redlock.fencing._statements import DIALECTS
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from sqlalchemy import MetaData, Table
+
+__all__ = ["FencedLease", "FencedSection", "add_tables", "create_statements", "fenced", "purge_operations"]
+
+_SUPPORTED = "a Session, Connection, AsyncSession or AsyncConnection of SQLAlchemy 2, or a Connection of psycopg 3"
+_WEEK_SECONDS = 7 * 24 * 3600.0
+
+
+class fenced:  # noqa: N801 - used as a function, as `contextlib.suppress` is
+    """A transaction under a fencing token: begin, fence, body, commit; an exception rolls back.
+
+    The row of the fence decides, not the deadline of the lease: the lease is only checked when the block is entered.
+    Load objects inside the block; what was read before it is older than the fence.
+
+    Args:
+        session: The database: a `Session` or `Connection` of SQLAlchemy, their asyncio forms (with `async with`), or a
+            `Connection` of psycopg 3. It must not be in a transaction.
+        lease: The lease that gives token and resource names: from a `with` block, or `current_lease()`.
+        operation: An id of 1 to 255 characters that is recorded in the same transaction. `section.fresh` is False if an
+            earlier transaction recorded it: a task that is delivered again then changes nothing.
+        lock_timeout: Seconds to wait for another fenced transaction on the same resource; the TTL of the lease by
+            default. MySQL and SQLite use their own settings instead.
+
+    Raises:
+        Stale: A larger token was committed before; nothing was written.
+        LockLost: The lease had expired when the block was entered.
+        ConfigurationError: The session is in a transaction, in autocommit mode or read-only, or the tables are missing.
+
+    Example:
+        >>> from sqlalchemy import create_engine, text
+        >>> engine = create_engine("sqlite://")
+        >>> with engine.begin() as connection:
+        ...     for statement in create_statements("sqlite"):
+        ...         _ = connection.execute(text(statement))
+        >>> class Lease:
+        ...     names, fence, owner = ("account:42",), 7, "secret"
+        ...     def remaining(self): return 5.0
+        >>> with engine.connect() as connection, fenced(connection, Lease(), operation="payment-1") as section:
+        ...     print(section.token, section.fresh)
+        7 True
+    """
+
+    def __init__(
+        self,
+        session: Any,  # noqa: ANN401 - of whichever driver
+        lease: FencedLease,
+        *,
+        operation: str | None = None,
+        lock_timeout: float | None = None,
+    ) -> None:
+        self._session = session
+        self._lease = lease
+        self._operation = operation
+        self._lock_timeout = lock_timeout
+        self._transaction: _fence.Transaction | None = None
+
+    def __enter__(self) -> FencedSection:
+        if _is_async(self._session):
+            raise ConfigurationError(
+                f"{type(self._session).__name__} works with asyncio; write `async with fenced(...)`"
+            )
+        given = _fence.checked(self._lease, self._operation, self._lock_timeout)
+        transaction = _transaction(self._session)
+        section = _fence.enter(transaction, given)
+        self._transaction = transaction
+        return section
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        transaction, self._transaction = self._transaction, None
+        assert transaction is not None, "__enter__ comes first"
+        _leave(transaction, exc)
+
+    async def __aenter__(self) -> FencedSection:
+        if not _is_async(self._session):
+            raise ConfigurationError(
+                f"{type(self._session).__name__} does not work with asyncio; write `with fenced(...)`"
+            )
+        given = _fence.checked(self._lease, self._operation, self._lock_timeout)
+
+        def enter(session: Any) -> tuple[_fence.Transaction, FencedSection]:  # noqa: ANN401 - as above
+            transaction = _transaction(session)
+            return transaction, _fence.enter(transaction, given)
+
+        section: FencedSection
+        self._transaction, section = await self._session.run_sync(enter)
+        return section
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        transaction, self._transaction = self._transaction, None
+        assert transaction is not None, "__aenter__ comes first"
+        await self._session.run_sync(lambda _: _leave(transaction, exc))
+
+
+def _leave(transaction: _fence.Transaction, exc: BaseException | None) -> None:
+    if exc is not None:
+        transaction.rollback()
+        return
+    try:
+        transaction.commit()
+    except BaseException:
+        transaction.rollback()
+        raise
+
+
+def _is_async(session: object) -> bool:
+    return hasattr(session, "run_sync")
+
+
+def _transaction(session: Any) -> _fence.Transaction:  # noqa: ANN401 - of whichever driver
+    packages = {kind.__module__.partition(".")[0] for kind in type(session).__mro__}
+    if "sqlalchemy" in packages:
+        from sqlalchemy.engine import Connection as SqlConnection  # noqa: PLC0415 - only for users of SQLAlchemy
+        from sqlalchemy.orm import Session  # noqa: PLC0415 - as above
+
+        from redlock.fencing import _sqlalchemy  # noqa: PLC0415 - as above
+
+        if isinstance(session, Session):
+            return _sqlalchemy.SessionTransaction(session)
+        if isinstance(session, SqlConnection):
+            return _sqlalchemy.ConnectionTransaction(session)
+    if "psycopg" in packages:
+        from psycopg import Connection  # noqa: PLC0415 - only for users of psycopg
+
+        from redlock.fencing._psycopg import PsycopgTransaction  # noqa: PLC0415 - as above
+
+        if isinstance(session, Connection):
+            return PsycopgTransaction(session)
+    raise ConfigurationError(f"{type(session).__name__} cannot be fenced; give {_SUPPORTED}")
+
+
+def create_statements(database: str) -> tuple[str, ...]:
+    """The SQL that creates the tables of the fence.
+
+    Args:
+        database: "postgresql", "mariadb", "mysql" or "sqlite".
+
+    Raises:
+        ConfigurationError: There is no fence for this database.
+    """
+    if database not in DIALECTS:
+        raise ConfigurationError(
+            f"there is no fence for {database!r:.40}; there is one for {', '.join(sorted(DIALECTS))}"
+        )
+    return DIALECTS[database].create
+
+
+def add_tables(metadata: MetaData) -> tuple[Table, Table]:
+    """Add the tables of the fence to SQLAlchemy metadata, for `create_all` and for Alembic's autogenerate.
+
+    Returns:
+        The tables `redlock_fence` and `redlock_operation`.
+    """
+    from redlock.fencing import _sqlalchemy  # noqa: PLC0415 - only for users of SQLAlchemy
+
+    return _sqlalchemy.tables(metadata)
+
+
+def purge_operations(session: Any, *, older_than: float = _WEEK_SECONDS, limit: int = 1_000) -> None:  # noqa: ANN401 - of whichever driver
+    """Delete up to `limit` operation ids that are older than `older_than` seconds, in a transaction of its own.
+
+    Choose a time that is longer than any redelivery takes. The rows of `redlock_fence` must never be deleted: an old
+    token would pass again.
+
+    Raises:
+        ConfigurationError: The session is in a transaction already, or an argument is not positive.
+    """
+    if older_than <= 0 or limit < 1:
+        raise ConfigurationError(f"older_than is {older_than!r} and limit is {limit!r}; both must be positive")
+    transaction = _transaction(session)
+    transaction.begin()
+    try:
+        transaction.execute(transaction.dialect.purge, {"seconds": int(older_than), "limit": limit})
+    except BaseException:
+        transaction.rollback()
+        raise
+    transaction.commit()

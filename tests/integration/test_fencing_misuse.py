@@ -1,0 +1,236 @@
+"""`redlock.fencing.sql`, used wrongly: one clear error each, and nothing is written."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import Engine, MetaData, create_engine, func, insert, select, text
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import Session
+
+from redlock.errors import ConfigurationError, LockLost, Stale
+from redlock.fencing.conformance import Lease
+from redlock.fencing.sql import add_tables, create_statements, fenced, purge_operations
+from tests.integration.fence_adapters import FENCE, OPERATION, Account, Base, sqlite_engine
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+LEASE = Lease(7, "me")
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    engine = sqlite_engine(str(tmp_path / "data"))
+    Base.metadata.create_all(engine)
+    with engine.begin() as connection:
+        connection.execute(insert(Account), [{"name": "account", "value": 10}])
+    yield engine
+    engine.dispose()
+
+
+def tokens(engine: Engine) -> int:
+    with engine.connect() as connection:
+        return int(connection.execute(select(func.count()).select_from(FENCE)).scalar_one())
+
+
+class Expired(Lease):
+    """A lease whose deadline has passed."""
+
+    def remaining(self) -> float:
+        return 0.0
+
+
+@pytest.mark.parametrize(
+    ("lease", "options", "error", "words"),
+    [
+        (Expired(7, "me"), {}, LockLost, "expired before the fenced transaction"),
+        (Lease(0, "me"), {}, ConfigurationError, "token 0"),
+        (Lease(7, "me", ("x" * 1_025,)), {}, ConfigurationError, "1024 bytes"),
+        (LEASE, {"operation": ""}, ConfigurationError, "1 to 255 characters"),
+        (LEASE, {"operation": "x" * 256}, ConfigurationError, "1 to 255 characters"),
+        (LEASE, {"operation": 5}, ConfigurationError, "1 to 255 characters"),
+        (LEASE, {"lock_timeout": 0}, ConfigurationError, "more than 0"),
+        (LEASE, {"lock_timeout": True}, ConfigurationError, "more than 0"),
+        (LEASE, {"lock_timeout": float("nan")}, ConfigurationError, "more than 0"),
+    ],
+)
+def test_a_bad_argument_is_refused(engine: Engine, lease: Any, options: Any, error: type, words: str) -> None:
+    with Session(engine) as session, pytest.raises(error, match=words), fenced(session, lease, **options):
+        pytest.fail("the body must not run")
+    assert tokens(engine) == 0
+
+
+def test_a_session_in_a_transaction_is_refused(engine: Engine) -> None:
+    with Session(engine) as session:
+        session.get(Account, "account")
+        with pytest.raises(ConfigurationError, match="commit or roll back first"), fenced(session, LEASE):
+            pytest.fail("the body must not run")
+
+
+def test_a_session_on_a_begun_connection_is_refused(engine: Engine) -> None:
+    with engine.begin() as connection, Session(connection) as session:
+        with pytest.raises(ConfigurationError, match="in a transaction already"), fenced(session, LEASE):
+            pytest.fail("the body must not run")
+
+
+def test_a_connection_in_a_savepoint_is_refused(engine: Engine) -> None:
+    with engine.connect() as connection, connection.begin(), connection.begin_nested():
+        with pytest.raises(ConfigurationError, match="in a transaction already"), fenced(connection, LEASE):
+            pytest.fail("the body must not run")
+
+
+def test_autocommit_is_refused(engine: Engine) -> None:
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        with pytest.raises(ConfigurationError, match="autocommit"), fenced(connection, LEASE):
+            pytest.fail("the body must not run")
+    assert tokens(engine) == 0
+
+
+def test_a_missing_table_is_named_with_its_statement(tmp_path: Path) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path / 'empty'}")
+    with Session(engine) as session:
+        with pytest.raises(ConfigurationError, match="CREATE TABLE redlock_fence"), fenced(session, LEASE):
+            pytest.fail("the body must not run")
+        assert not session.in_transaction()
+    engine.dispose()
+
+
+def test_a_read_only_database_is_named(engine: Engine, tmp_path: Path) -> None:
+    read_only = create_engine(f"sqlite:///file:{tmp_path / 'data'}?mode=ro&uri=true")
+    with Session(read_only) as session:
+        with pytest.raises(ConfigurationError, match="read-only"), fenced(session, LEASE):
+            pytest.fail("the body must not run")
+    read_only.dispose()
+    assert tokens(engine) == 0
+
+
+def test_an_unknown_kind_of_session_is_refused(tmp_path: Path) -> None:
+    connection = sqlite3.connect(tmp_path / "data")
+    with pytest.raises(ConfigurationError, match="Session, Connection"), fenced(connection, LEASE):
+        pytest.fail("the body must not run")
+    connection.close()
+    with pytest.raises(ConfigurationError, match="mariadb, mysql, postgresql, sqlite"):
+        create_statements("oracle")
+
+
+def test_a_body_that_commits_by_itself_is_told(engine: Engine) -> None:
+    with Session(engine) as session:
+        with pytest.raises(ConfigurationError, match="leave commit and rollback"), fenced(session, LEASE):
+            session.commit()
+            session.get_one(Account, "account").value = 99
+            session.flush()
+    with Session(engine) as session:
+        assert session.get_one(Account, "account").value == 10
+
+
+def test_an_exception_in_the_body_rolls_back_everything(engine: Engine) -> None:
+    with Session(engine) as session:
+        with pytest.raises(ZeroDivisionError), fenced(session, LEASE, operation="op"):
+            session.get_one(Account, "account").value = 1 // 0
+        with fenced(session, LEASE, operation="op") as section:
+            assert section.fresh
+
+
+def test_an_operation_is_fresh_once(engine: Engine) -> None:
+    fresh = []
+    with Session(engine) as session:
+        for lease in (LEASE, LEASE, Lease(9, "other")):
+            with fenced(session, lease, operation="op") as section:
+                fresh.append(section.fresh)
+        with pytest.raises(Stale, match="token 8"), fenced(session, Lease(8, "late"), operation="new"):
+            pytest.fail("the body must not run")
+        with fenced(session, Lease(9, "other"), operation="new") as section:
+            fresh.append(section.fresh)
+    assert fresh == [True, False, False, True]
+
+
+def test_old_operations_are_purged_and_tokens_stay(engine: Engine) -> None:
+    with Session(engine) as session:
+        for number in range(5):
+            with fenced(session, LEASE, operation=f"op-{number}"):
+                pass
+        session.execute(
+            text("UPDATE redlock_operation SET at = datetime('now', '-8 days') WHERE operation_id < 'op-3'")
+        )
+        session.commit()
+        purge_operations(session, limit=2)
+        left = session.execute(select(func.count()).select_from(OPERATION)).scalar_one()
+        session.rollback()
+        purge_operations(session)
+        names = session.scalars(select(OPERATION.c.operation_id)).all()
+        session.rollback()
+        with pytest.raises(ConfigurationError, match="must be positive"):
+            purge_operations(session, limit=0)
+    assert (left, sorted(names), tokens(engine)) == (3, ["op-3", "op-4"], 1)
+
+
+def test_objects_from_before_the_block_are_read_anew(engine: Engine) -> None:
+    with Session(engine, expire_on_commit=False) as session:
+        account = session.get_one(Account, "account")
+        session.commit()
+        with engine.begin() as connection:
+            connection.execute(text("UPDATE account SET value = 11"))
+        with fenced(session, LEASE):
+            assert account.value == 11
+
+
+def test_several_names_are_fenced_together(engine: Engine) -> None:
+    both = Lease(7, "me", ("b", "a"))
+    with Session(engine) as session, fenced(session, both):
+        pass
+    with Session(engine) as session, pytest.raises(Stale, match="'a'"), fenced(session, Lease(6, "late", ("c", "a"))):
+        pytest.fail("the body must not run")
+    assert tokens(engine) == 2
+
+
+def test_an_async_session_is_fenced(engine: Engine, tmp_path: Path) -> None:
+    async def main() -> list[int]:
+        database = create_async_engine(f"sqlite+aiosqlite:///{tmp_path / 'data'}")
+        values = []
+        try:
+            async with AsyncSession(database) as session:
+                async with fenced(session, LEASE, operation="op") as section:
+                    account = await session.get_one(Account, "account")
+                    account.value += 1
+                    values.append(section.token)
+                with pytest.raises(Stale):
+                    async with fenced(session, Lease(6, "late")):
+                        pytest.fail("the body must not run")
+                with pytest.raises(ConfigurationError, match="async with"), fenced(session, LEASE):
+                    pytest.fail("the body must not run")
+                values.append((await session.get_one(Account, "account", populate_existing=True)).value)
+        finally:
+            await database.dispose()
+        return values
+
+    assert asyncio.run(main()) == [7, 11]
+    with Session(engine) as session, pytest.raises(ConfigurationError, match="write `with fenced"):
+        asyncio.run(enter(fenced(session, LEASE)))
+
+
+async def enter(block: fenced) -> None:
+    async with block:
+        pytest.fail("the body must not run")
+
+
+def test_the_tables_are_those_of_the_documented_sql(tmp_path: Path) -> None:
+    """What `create_all` makes has the columns that the documented statements make."""
+    documented, made = create_engine(f"sqlite:///{tmp_path / 'a'}"), create_engine(f"sqlite:///{tmp_path / 'b'}")
+    with documented.begin() as connection:
+        for statement in create_statements("sqlite"):
+            connection.execute(text(statement))
+    metadata = MetaData()
+    add_tables(metadata)
+    metadata.create_all(made)
+    found = []
+    for engine in (documented, made):
+        reflected = MetaData()
+        reflected.reflect(engine)
+        found.append({name: [column.name for column in table.columns] for name, table in reflected.tables.items()})
+        engine.dispose()
+    assert found[0] == found[1]
