@@ -23,7 +23,7 @@ from redlock.clock import now_ms
 from redlock.commands import Command, Release
 from redlock.errors import ConfigurationError
 from redlock.link import Link
-from redlock.model import quorum_of
+from redlock.model import Kind, quorum_of, silent
 from redlock.nodes import Dial
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from redlock.ballot import Ballot
+    from redlock.model import Vote
     from redlock.nodes import Dialled, Node
 
 _SUSPECT_MS = 1_000
@@ -58,6 +60,9 @@ class Bundle:
         """A hint for each dial that has ended."""
         self._struck = False
         """Whether something was begun that an exception would leave half done."""
+        self._barred = False
+        """Whether no command that counts as a vote may be sent: see `_is_barred`."""
+        self._was_rejected = False
         self._start_afresh()
 
     def _start_afresh(self) -> None:
@@ -94,9 +99,57 @@ class Bundle:
             if overdue or renews:
                 link.suspect_since_ms = None
                 link.drop(link.reason)
+        admits = wire.SCRIPTS[type(command)].admits
+        if admits and self._is_barred():
+            # A new connection reads the record again, without a command that would make one.
+            for link in self._links:
+                if link.refusal is not None:
+                    link.drop(link.refusal.reason)
         down = [link for link in self._links if link.sock is None]
         if down:
             self._dial(command, down)
+        self._barred = admits and self._is_barred()
+
+    def _is_barred(self) -> bool:
+        """Whether nodes reject this client's configuration, and no larger number of nodes works under it.
+
+        A command of such a client could make its configuration that of a node that has just lost its memory. A
+        smaller number of nodes that reject the configuration has no vote, and stops no client.
+        """
+        rejecting = self._rejecting
+        return rejecting > 0 and sum(link.may_agree for link in self._links) <= rejecting
+
+    @property
+    def _rejecting(self) -> int:
+        return sum(link.refusal is not None for link in self._links)
+
+    def _is_refused(self) -> bool:
+        """Whether it is barred, and no node that is down now could change that."""
+        final = self._rejecting >= self._quorum or all(link.sock is not None for link in self._links)
+        return final and self._is_barred()
+
+    def _not_asked(self, link: Link) -> Vote:
+        """The vote of a node to which a barred client sends nothing."""
+        if link.refusal is None:
+            return silent(link.reason or "not asked: another node rejects this client's configuration")
+        return link.refusal if self._is_refused() else link.refusal._replace(terms="")
+
+    def _note_terms(self, link: Link, vote: Vote) -> None:
+        """Remember what a node's answer says of this client's configuration."""
+        if vote.terms:
+            link.refusal, link.agreed, self._was_rejected = vote, False, True
+            link.node.rejects(vote.terms)
+            return
+        link.agreed = vote.kind is not Kind.SILENT
+        if link.refusal is not None:
+            link.refusal = None
+            link.node.rejects("")
+
+    def _overrule(self, ballot: Ballot) -> None:
+        """At the end of a round: nodes that reject the configuration have no vote, and stop no client by themselves."""
+        self._was_rejected = self._rejecting > 0
+        if not self._is_refused():
+            ballot.votes = [vote._replace(terms="") if vote.terms else vote for vote in ballot.votes]
 
     def _dial(self, command: Command, down: Sequence[Link]) -> None:
         patient = not isinstance(command, Release) or len(self._links) - len(down) < self._quorum
@@ -136,8 +189,9 @@ class Bundle:
         else:
             self._refuse_duplicates(link, dial.result)
             link.adopt(dial.result)
-            if dial.result.terms not in {"", self._terms}:
-                link.refusal = wire.disagrees(dial.result.terms)
+            link.agreed = dial.result.terms == self._terms
+            if dial.result.terms and not link.agreed:
+                self._note_terms(link, wire.disagrees(dial.result.terms))
 
     def _refuse_duplicates(self, new: Link, dialled: Dialled) -> None:
         for link in self._links:

@@ -136,7 +136,7 @@ def _number(seen: Survey) -> Iterator[Finding]:
 
 def _node(node: NodeState, settings: Settings, seen: Survey) -> Iterator[Finding]:
     """What can be said of one node by itself."""
-    finding = _unfit(node, seen.terms)
+    finding = _unfit(node, seen)
     if finding is not None:
         yield finding
     if not node.reachable:
@@ -148,11 +148,16 @@ def _node(node: NodeState, settings: Settings, seen: Survey) -> Iterator[Finding
         yield Finding(Level.WARNING, "clock", node.label, note, mend)
 
 
-def _unfit(node: NodeState, terms: str) -> Finding | None:
+def _unfit(node: NodeState, seen: Survey) -> Finding | None:
     """Why a node casts no vote, if it casts none: the first of these that holds."""
+    terms = seen.terms
+    # As `Bundle._is_barred` has it: a smaller number of nodes that reject the terms has no vote, and stops no client.
+    agreed = 2 * sum(other.terms == terms for other in seen.nodes) > sum(bool(other.terms) for other in seen.nodes)
     independent = "give each lock node a server of its own: no replica, no cluster mode, no Sentinel"
     locked_out = not node.reachable and ("password" in node.reason or "user" in node.reason)
     agree = f"this side has {terms}; all clients need the same; to change it stop them, restart the nodes"
+    if agreed:
+        agree = f"more nodes work under {terms}; stop the clients that have other settings, then restart this node"
     old = f"Redis {node.version}; lock nodes need 6.2 or later"
     wait = "wait: so long after it met its first client it votes by itself"
     unsafe, warning = Level.UNSAFE, Level.WARNING
@@ -163,7 +168,7 @@ def _unfit(node: NodeState, terms: str) -> Finding | None:
         (node.mode not in {"", "standalone"}, unsafe, "cluster-mode", f"in {node.mode} mode", independent),
         (node.role not in {"", "master"}, unsafe, "replica", node.reason.partition(";")[0], independent),
         (bool(node.missing), warning, "permissions", node.reason, "allow this user what is missing"),
-        (bool(node.terms) and node.terms != terms, unsafe, "terms", node.reason, agree),
+        (bool(node.terms) and node.terms != terms, warning if agreed else unsafe, "terms", node.reason, agree),
         (node.reason.startswith("new, "), warning, "quarantine", node.reason, wait),
         (bool(node.reason), warning, "no-vote", node.reason, "mend the server"),
     )

@@ -45,7 +45,9 @@ class Link:
         self.last_word = b""
         """The node's run_id as the last word of a command that admits."""
         self.refusal: Vote | None = None
-        """What the node said last, if that was that other clients work there under other terms."""
+        """The node's answer, if it has rejected this client's configuration and has not accepted it since."""
+        self.agreed = False
+        """Whether the node is known to work under this client's configuration."""
         self.dial: Dial | None = None
         self.suspect_since_ms: int | None = None
         self.reason = "not connected yet"
@@ -57,6 +59,12 @@ class Link:
         self._held_back = b""
         self._outbox = bytearray()
 
+    @property
+    def may_agree(self) -> bool:
+        """Whether the node agrees, or may do so with an answer that is still to come."""
+        asked = (ballot for ballot in self._pending if ballot is not None)
+        return self.agreed or (self.refusal is None and any(SCRIPTS[type(one.command)].admits for one in asked))
+
     def adopt(self, dialled: Dialled) -> None:
         """Start with a fresh connection: nothing pending, nothing suspected."""
         self._dialled, self.sock, self.run_id = dialled, dialled.sock, dialled.run_id
@@ -64,6 +72,7 @@ class Link:
         self._reader = ReplyReader()
         self._forget()
         self.suspect_since_ms, self.reason = None, ""
+        self.refusal, self.agreed = None, False
         self._selector.register(self.sock, selectors.EVENT_READ, self)
 
     def drop(self, reason: str) -> None:

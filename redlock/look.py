@@ -202,7 +202,7 @@ class Look:
         after_us = wall_us()
         info, record, fsync, rdb, refused, written = self._ask(
             ("INFO",),
-            ("HMGET", wire.RECORD, "run_id", "since", "terms"),
+            ("HMGET", wire.RECORD, "run_id", "since", "terms", "quarantine"),
             ("CONFIG", "GET", "appendfsync"),
             ("CONFIG", "GET", "save"),
             ("EVAL", _PERMITTED.source, "0", wire.RECORD),
@@ -232,13 +232,13 @@ class Look:
 
     def _admitted(self, state: NodeState, record: object, now_us: int | None, written: object) -> NodeState:
         """With what its record says, and its answer to a write that changes nothing: whether it may vote."""
-        run_id, since, terms = told.words(record, 3)
+        run_id, since, terms, asked = told.words(record, 4)
         known = run_id == state.run_id
         terms = terms if known else ""
         abstains_ms = self._quarantine_ms
         if known and since and now_us is not None:
             age_ms = now_us // 1000 - told.number(since)
-            abstains_ms = max(0, self._quarantine_ms - max(0, age_ms))
+            abstains_ms = max(0, max(self._quarantine_ms, told.number(asked)) - max(0, age_ms))
         reason = self.node.unfit
         # Who waits goes past a node that can't be a lock node, as past one that can't be reached.
         self.node.error = reason

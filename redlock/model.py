@@ -144,8 +144,8 @@ class Election(NamedTuple):
 
     @property
     def heard(self) -> int:
-        """How many nodes said anything, be it only that they abstain for a while."""
-        return sum(vote.kind is not Kind.SILENT or vote.remaining_ms is not None for vote in self.votes)
+        """How many nodes answered: with a vote, that they abstain for a while, or that they reject the client."""
+        return sum(vote.kind is not Kind.SILENT or vote.time_ms > 0 for vote in self.votes)
 
     @property
     def disagreement(self) -> int | None:

@@ -152,6 +152,7 @@ class Node:
         self.error = ""
         """Why it is known to be bad; empty while it is not."""
         self.clock = ClockWatch()
+        self._other_terms = ""
         self._failures = 0
         self._retry_at_ms = 0
 
@@ -160,6 +161,12 @@ class Node:
         jump_ms = self.clock.see(time_ms, sent_ms, done_ms)
         if jump_ms:
             log.warning("clock-jump", node=self.label, by_ms=jump_ms, jumps=self.clock.jumps)
+
+    def rejects(self, terms: str) -> None:
+        """Other clients work there under these terms; empty if it accepts this client's."""
+        if terms and terms != self._other_terms:
+            log.warning("node-disagrees", node=self.label, terms=terms)
+        self._other_terms = terms
 
     def is_good(self) -> None:
         """It has just been reached."""

@@ -20,7 +20,7 @@ from redlock import log, wire
 from redlock.ballot import Ballot
 from redlock.clock import now_ms
 from redlock.commands import Acquire, Inspect, Release, Round, Wait
-from redlock.model import UNANSWERED, Vote, silent, timed_out
+from redlock.model import UNANSWERED, Kind, Vote, silent, timed_out
 from redlock.pending import RELEASE_MS, Begun, PendingReleases
 from redlock.wire import SCRIPTS
 
@@ -136,6 +136,8 @@ class Links(PendingReleases):
                 if ballot.wait is not Wait.SENT:
                     self._collect(ballot)
                 self._used_ms = now_ms()
+                if self._was_rejected:
+                    self._overrule(ballot)
                 election = ballot.close(self._used_ms)
                 if self._begun:
                     self._tell()
@@ -159,9 +161,12 @@ class Links(PendingReleases):
         sent_ms = now_ms()
         ballot = Ballot(round_, len(self._links), sent_ms)
         admits, to = SCRIPTS[type(command)].admits, round_.to
+        barred = admits and self._barred
         for link in self.order(command):
             if to is not None and link.place not in to:
                 ballot.cast(link.place, silent("not asked"))
+            elif barred:
+                ballot.cast(link.place, self._not_asked(link))
             elif link.sock is None or link.suspect_since_ms is not None or link.refusal is not None:
                 vote = self._send_to_unfit(link, ballot, words + link.last_word if admits else words)
                 ballot.cast(link.place, vote)
@@ -179,8 +184,8 @@ class Links(PendingReleases):
             return silent(link.reason or link.node.error)
         if not link.send(words, ballot) or suspect:
             return silent(link.reason)
-        # A refusal that came too late for its round still bars this client until the node says otherwise.
-        return UNANSWERED if link.refusal is None else link.refusal._replace(unanswered=True)
+        # It has no vote until it says otherwise, and a quorum of the others has accepted the configuration.
+        return UNANSWERED if link.refusal is None else link.refusal._replace(terms="", unanswered=True)
 
     def _collect(self, ballot: Ballot) -> None:
         limit_ms = self._timeout_ms
@@ -221,15 +226,18 @@ class Links(PendingReleases):
                     self._count(link, ballot, reply, read_ms)
         return bool(ready)
 
-    @staticmethod
-    def _count(link: Link, ballot: Ballot, reply: object, read_ms: int) -> None:
+    def _count(self, link: Link, ballot: Ballot, reply: object, read_ms: int) -> None:
         if ballot.closed:
-            link.refusal = wire.refusal(reply) or link.refusal
+            # Too late for its round. What it says of the configuration counts all the same.
+            late = wire.refusal(reply) if link.agreed else wire.decode(reply)
+            if late is not None and late.time_ms:
+                self._note_terms(link, late)
             return
         vote = wire.decode(reply)
         ballot.cast(link.place, vote)
         if vote.time_ms:
-            link.refusal = vote if vote.terms else None
+            if vote.kind is Kind.SILENT or not link.agreed:
+                self._note_terms(link, vote)
             link.node.watch(vote.time_ms, ballot.sent_ms, read_ms)
 
     def _teach(self, link: Link, ballot: Ballot) -> None:
@@ -253,11 +261,12 @@ class Links(PendingReleases):
 
     def _make_ready(self, round_: Round) -> None:
         """Read what is late where that is needed, drop what is useless, and dial."""
-        unfit = [link for link in self._links if link.sock is None or link.suspect_since_ms is not None]
+        unfit = [one for one in self._links if one.sock is None or one.suspect_since_ms is not None or one.refusal]
+        self._barred = False
         idle = now_ms() - self._used_ms > _IDLE_MS
         if not (unfit or idle):
             return
         suspects = [link for link in unfit if link.suspect_since_ms is not None]
-        if suspects or idle:
+        if idle or any(link.sock is not None for link in unfit):
             self._pump(0)
         self._connect(round_.command, suspects)

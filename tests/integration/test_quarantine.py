@@ -12,7 +12,7 @@ import pytest
 from redlock import ConfigurationError, LockContended, QuorumUnavailable, Redlock, RedlockError, embedded, wire
 from redlock.admission import declare
 from redlock.embedded import Server
-from tests.integration.tools import eventually, label, raw, slow_links
+from tests.integration.tools import eventually, holders, label, raw, slow_links
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -147,6 +147,102 @@ def test_a_client_with_other_terms_is_refused_by_name(
         other.lock("y").acquire()
     assert seen in str(caught.value)
     assert "/redis.sock" in str(caught.value), "the node is named"
+
+
+def reject(server: Server, terms: str = "nodes=5 max_ttl=77s prefix=''") -> None:
+    """What a node answers whose first client after a loss of memory had other settings."""
+    with raw(server) as redis:
+        redis.hset(wire.RECORD, "terms", terms)
+
+
+def record(server: Server, field: str) -> str | None:
+    with raw(server) as redis:
+        value = redis.hget(wire.RECORD, field)
+    return None if value is None else str(value)
+
+
+@pytest.mark.parametrize("lose", [restart, flush])
+def test_a_client_that_a_quorum_rejects_sends_no_vote(
+    nodes: Cluster, brief: Redlock, lose: Callable[[Server], None]
+) -> None:
+    """Else its settings would become those of a node that has just lost its memory."""
+    assert brief.lock("x").acquire()
+    with Redlock(nodes.urls, ttl=0.5, max_ttl=3.0) as other:
+        for _ in range(2):
+            with pytest.raises(ConfigurationError, match="all clients must agree"):
+                other.lock("y").acquire()
+            for server in nodes.servers[:2]:
+                lose(server)
+        with pytest.raises(ConfigurationError, match="all clients must agree"):
+            other.lock("y").acquire()
+        assert [record(server, "run_id") for server in nodes.servers[:2]] == [None, None]
+    assert brief.lock("z").acquire(blocking=False)
+
+
+def test_a_rejected_client_works_once_the_nodes_accept_it(nodes: Cluster, brief: Redlock) -> None:
+    assert brief.lock("x").acquire()
+    with Redlock(nodes.urls, ttl=0.5, max_ttl=3.0) as other:
+        with pytest.raises(ConfigurationError, match="all clients must agree"):
+            other.lock("y").acquire()
+        for server in nodes.servers:
+            reject(server, other.driver.codec.terms)
+        assert other.lock("y").acquire(blocking=False)
+
+
+def test_a_minority_that_rejects_has_no_vote_and_is_logged(
+    nodes: Cluster, brief: Redlock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "redlock")
+    with brief.lock("held") as lease, Redlock(nodes.urls, ttl=0.5, max_ttl=1.0) as fresh:
+        for server in nodes.servers[:2]:
+            reject(server)
+        for client in (brief, fresh, brief, fresh):
+            with client.lock("x", blocking=False):
+                assert holders(nodes.servers[:2], "x") == [None, None]
+        before = caplog.text.count("extended ")
+        eventually(lambda: caplog.text.count("extended ") > before + 2, "renewals that the minority does not stop")
+        said = [line for line in caplog.messages if "node-disagrees" in line and "max_ttl=77s" in line]
+        assert all(any(label(server) in line for line in said) for server in nodes.servers[:2])
+        # As the manual says: such a node is restarted, and abstains like any that lost its memory.
+        for server in nodes.servers[:2]:
+            restart(server)
+        eventually(lambda: all(_agrees(fresh, server) for server in nodes.servers[:2]), "five nodes that agree")
+        lease.ensure_valid()
+
+
+def _agrees(client: Redlock, server: Server) -> bool:
+    with client.lock("probe"):
+        return record(server, "terms") == client.driver.codec.terms
+
+
+def test_one_node_that_rejects_and_two_that_are_down_are_no_quorum(nodes: Cluster, brief: Redlock) -> None:
+    """A client may wait for the two: nothing says that its settings are wrong."""
+    assert brief.lock("x").acquire()
+    reject(nodes[0])
+    for server in nodes.servers[1:3]:
+        server.kill()
+    with Redlock(nodes.urls, ttl=0.5, max_ttl=1.0) as fresh:
+        for client in (brief, fresh):
+            with pytest.raises(QuorumUnavailable, match=r"max_ttl=77s.*"):
+                client.lock("y").acquire(blocking=False)
+        for server in nodes.servers[1:3]:
+            server.start()
+        assert fresh.lock("z").acquire(), "the two are back, and have been known for long enough"
+
+
+def test_a_new_node_abstains_for_the_longest_that_a_client_asks() -> None:
+    """The client with the smaller `max_ttl` comes first, and is not the client whose lease was forgotten."""
+    servers = [Server().start() for _ in range(3)]
+    urls = [server.url for server in servers]
+    try:
+        with Redlock(urls, ttl=0.5, max_ttl=0.5) as hasty, Redlock(urls, ttl=0.5, max_ttl=60.0) as right:
+            for client, expected in ((hasty, r"another 0\.5 s"), (right, "another 60"), (hasty, "another (59|60)")):
+                with pytest.raises(QuorumUnavailable, match=expected):
+                    client.lock("x").acquire(blocking=False)
+            assert [record(server, "terms") for server in servers] == [None] * 3, "no node has voted yet"
+    finally:
+        for server in servers:
+            server.stop()
 
 
 def test_a_client_with_another_number_of_nodes_takes_no_lease_even_where_it_has_a_quorum(

@@ -27,7 +27,8 @@ class Record(NamedTuple):
 
     run_id: str
     since_ms: int
-    terms: str
+    quarantine_ms: int
+    terms: str = ""
 
 
 def acquire(node: Node, token: str, proposed: int) -> tuple[Node, Vote]:
@@ -66,10 +67,11 @@ def admit(
 ) -> tuple[Record, int | str | None]:
     """admit.lua: None may vote, a number abstains for so many ms, a text is what other clients agreed on."""
     if record is None or record.run_id != run_id:
-        return Record(run_id, now_ms, terms), quarantine_ms
-    if record.terms != terms:
+        return Record(run_id, now_ms, quarantine_ms), quarantine_ms
+    if record.terms not in {"", terms}:
         return record, record.terms
-    if now_ms < record.since_ms:
-        record = record._replace(since_ms=now_ms)
-    left_ms = quarantine_ms - (now_ms - record.since_ms)
-    return record, left_ms if left_ms > 0 else None
+    record = record._replace(
+        quarantine_ms=max(record.quarantine_ms, quarantine_ms), since_ms=min(record.since_ms, now_ms)
+    )
+    left_ms = record.quarantine_ms - (now_ms - record.since_ms)
+    return (record, left_ms) if left_ms > 0 else (record._replace(terms=terms), None)

@@ -212,7 +212,7 @@ _bug(
     ),
 )
 # Quarantine.
-_bug("no quarantine", (ADMIT, "local quarantine = tonumber(ARGV[2])", "local quarantine = -1e15"))
+_bug("no quarantine", (ADMIT, "local age = now - tonumber(record[2])", "local age = 1e15"))
 _bug("admitted without a look at the run_id", (ADMIT, "if record[1] ~= ARGV[#ARGV] then", "if not record[1] then"))
 _bug("admitted at the second try", (ADMIT, "if age < quarantine then", "if age < 0 then"))
 _bug("a quarantine of half a lease", ("model.py", "return max_ttl_ms + drift_ms(max_ttl_ms)", "return max_ttl_ms // 2"))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from redis import Redis
 
-MAX_TTL_MS = 10_000
+MAX_TTL_MS = 60_000
 STEPS = 400
 SEEDS = (1, 2, 3)
 

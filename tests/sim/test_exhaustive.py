@@ -154,21 +154,23 @@ def test_the_transcription_does_what_the_scripts_do(lua: Lua) -> None:
 
 
 def test_the_transcribed_record_admits_whom_the_script_admits(lua: Lua) -> None:
-    chance, quarantine = random.Random(3), quarantine_ms(MAX_TTL_MS)
+    chance, usual = random.Random(3), quarantine_ms(MAX_TTL_MS)
     call = CODEC.call(Confirm(("r",), TOKENS[0], 1))
     for _ in range(300):
         server, record, now = lua.server(), None, 10_000
         for _ in range(12):
-            now += chance.choice((1, 200, quarantine - 1, quarantine, -300))
-            run_id, terms = chance.choice(("run", "run", "run", "another")), chance.choice((CODEC.terms,) * 3 + ("x",))
-            arguments = (terms, *call.arguments[1:], run_id)
+            now += chance.choice((1, 200, usual - 1, usual, 3 * usual, -300))
+            run_id = chance.choice(("run", "run", "run", "another"))
+            terms, quarantine = chance.choice(((CODEC.terms, usual),) * 3 + (("x", usual), ("y", 3 * usual), ("z", 1)))
+            arguments = (terms, str(quarantine), *call.arguments[2:], run_id)
             reply = server.run(lua.compiled(call.script), now, len(call.keys), *call.keys, *arguments)
             record, answer = model.admit(record, run_id, terms, now, quarantine)
             kind, _, *rest = reply[1:]
             assert kind == {type(None): 0, int: 2, str: 3}[type(answer)]
             assert answer is None or rest[0] == answer
-            run_id, since, terms = (server.field(wire.RECORD, name, now) for name in ("run_id", "since", "terms"))
-            assert record == Record(run_id, int(since), terms)
+            names = ("run_id", "since", "quarantine", "terms")
+            run_id, since, asked, terms = (server.field(wire.RECORD, name, now) for name in names)
+            assert record == Record(run_id, int(since), int(asked), terms or "")
 
 
 def test_the_transcribed_doors_do_what_the_scripts_do(lua: Lua) -> None:

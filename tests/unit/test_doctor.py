@@ -64,6 +64,12 @@ def test_one_bad_node_is_one_finding(change: dict[str, Any], code: str, level: L
     assert levels(nodes(change)) == {code: level}
 
 
+def test_a_minority_with_other_terms_is_a_warning() -> None:
+    other, ours = {"terms": "nodes=3", "reason": "its clients agreed on nodes=3"}, {"terms": TERMS}
+    assert levels(nodes(other, other, ours, ours, ours)) == {"terms": Level.WARNING}
+    assert levels(nodes(other, other, other, ours, ours))["terms"] is Level.UNSAFE
+
+
 def test_a_clock_that_is_not_known_well_enough_is_no_finding() -> None:
     assert levels(nodes({"clock_offset": 3.0, "clock_error": 2.5})) == {}
 
