@@ -1,18 +1,26 @@
-"""A node's address: what it may look like, and how messages name it.
+"""A node's address: its parts, the name that messages use for it, and its credentials.
 
-Rules: no I/O; nothing that is said of an address, good or bad, repeats a user name, a password or an option of it.
+Invariants:
+1. No I/O.
+2. No message about an address, good or bad, repeats a user name, a password or an option of it. The errors have no
+   context either: the error of a parser repeats what it could not parse.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit
 
 from redis.connection import parse_url
 
 from redlock.errors import ConfigurationError
 
 _RIGHT = "write redis://[user:password@]host:port[/db], rediss://... for TLS, or unix:///path"
+_SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]{0,19}")
+_PUBLIC_OPTION = re.compile(
+    r"db|protocol|ssl_(?!keyfile|certfile|.*password).*|socket_.*|health_check_interval|max_connections"
+)
 
 
 def parse(url: str) -> dict[str, Any]:
@@ -23,25 +31,29 @@ def parse(url: str) -> dict[str, Any]:
     Raises:
         ConfigurationError: It is none of these.
     """
-    text = url if "://" in url else f"redis://{url}"
+    text = _with_scheme(url)
     scheme = text.partition("://")[0]
     if scheme not in {"redis", "rediss", "unix"}:
-        raise ConfigurationError(f"a node address begins with {scheme[:20]!r}, which can't be used; {_RIGHT}")
-    try:
-        parts = urlsplit(text)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        raise ConfigurationError(f"a node address with {scheme}:// has no port from 1 to 65535; {_RIGHT}") from None
-    try:
-        options = dict(parse_url(text))  # type: ignore[no-untyped-call]
-    except ValueError:
+        begin = repr(scheme) if _SCHEME.fullmatch(scheme) else "something"
+        raise ConfigurationError(f"a node address begins with {begin}, which can't be used; {_RIGHT}")
+    parts = _parts(text)
+    if parts is None:
+        raise ConfigurationError(f"a node address with {scheme}:// has no port from 1 to 65535; {_RIGHT}")
+    if _is_cut_short(parts):
         raise ConfigurationError(
-            f"an option of the node address of {host or parts.path} can't be used; {_RIGHT}"
-        ) from None
+            f"a node address with {scheme}:// has a / or # before its @; "
+            "in a user name or password write %2F for /, %23 for #, %3F for ? and %40 for @"
+        )
+    options = _options(text)
+    if options is None:
+        raise ConfigurationError(
+            f"an option of the node address of {parts.hostname or parts.path} can't be used; {_RIGHT}"
+        )
     if scheme == "unix":
         if not options.get("path"):
             raise ConfigurationError(f"a node address with unix:// has no path; {_RIGHT}")
         return options
+    host, port = parts.hostname, parts.port
     if not host:
         raise ConfigurationError(f"a node address with {scheme}:// has no host; {_RIGHT}")
     if not port:
@@ -59,3 +71,68 @@ def label(options: dict[str, Any]) -> str:
     host, database = options["host"], options.get("db", 0)
     place = f"[{host}]:{options['port']}" if ":" in host else f"{host}:{options['port']}"
     return f"{place}/{database}" if database else place
+
+
+def has_password(url: str) -> bool:
+    """Whether the address itself holds a password.
+
+    Raises:
+        ConfigurationError: It is no address.
+    """
+    return any("password" in name for name in parse(url))
+
+
+def with_credentials(url: str, username: str, password: str) -> str:
+    """The address with this user and password, unless it has a password of its own.
+
+    Raises:
+        ConfigurationError: It is no address.
+    """
+    options = parse(url)
+    user = options.get("username") or username
+    if options.get("password") or not (user or password):
+        return url
+    scheme, _, rest = _with_scheme(url).partition("://")
+    own, at, _ = urlsplit(f"{scheme}://{rest}").netloc.rpartition("@")
+    return f"{scheme}://{quote(user, safe='')}:{quote(password, safe='')}@{rest[len(own + at) :]}"
+
+
+def without_credentials(url: str) -> str:
+    """The address without user, password, and options that may be secret.
+
+    Raises:
+        ConfigurationError: It is no address.
+    """
+    parse(url)
+    parts = urlsplit(_with_scheme(url))
+    query = [(name, value) for name, value in parse_qsl(parts.query) if _PUBLIC_OPTION.fullmatch(name)]
+    _, _, place = parts.netloc.rpartition("@")
+    return f"{parts.scheme}://{place}{parts.path}{'?' if query else ''}{urlencode(query)}"
+
+
+def _with_scheme(url: str) -> str:
+    return url if "://" in url else f"redis://{url}"
+
+
+def _parts(text: str) -> SplitResult | None:
+    try:
+        parts = urlsplit(text)
+        _ = parts.hostname, parts.port
+    except ValueError:
+        return None
+    return parts
+
+
+def _is_cut_short(parts: SplitResult) -> bool:
+    """Whether the part after the host has the @ that ends the password."""
+    bare = [part for part in parts.query.split("&") if "=" not in part]
+    # A socket has no host: its user ends with the @, and the path may have another.
+    whole = not parts.netloc or (parts.scheme == "unix" and parts.netloc.endswith("@"))
+    return not whole and any("@" in rest for rest in (parts.path, parts.fragment, *bare))
+
+
+def _options(text: str) -> dict[str, Any] | None:
+    try:
+        return dict(parse_url(text))  # type: ignore[no-untyped-call]
+    except ValueError:
+        return None

@@ -26,6 +26,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from celery.local import Proxy
 
 from redlock import board, checks, events, interrupt, pulse  # noqa: F401 - pulse waits for Celery's signals
+from redlock.conf import of_conf
 from redlock.delivery import Delivery
 from redlock.errors import (
     ConfigurationError,
@@ -37,7 +38,6 @@ from redlock.errors import (
 )
 from redlock.keys import KeySpec, keys
 from redlock.policy import Policy, Skipped
-from redlock.settings import Settings, of_conf
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
     from redlock.client import Redlock
     from redlock.lease import Lease
+    from redlock.settings import Settings
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -53,8 +54,9 @@ Ears: TypeAlias = tuple[events.Told, board.Entry]
 """Who is told how a run fares: listeners to Celery's events, and those who ask the worker."""
 
 _current: ContextVar[Lease | None] = ContextVar("redlock_current_lease", default=None)
-_clients: weakref.WeakKeyDictionary[Any, Redlock] = weakref.WeakKeyDictionary()
-_settings: weakref.WeakKeyDictionary[Any, Settings] = weakref.WeakKeyDictionary()
+_clients: weakref.WeakKeyDictionary[Any, tuple[Settings, Redlock]] = weakref.WeakKeyDictionary()
+_settings: weakref.WeakKeyDictionary[Any, tuple[dict[str, Any], Settings]] = weakref.WeakKeyDictionary()
+"""Each app's settings, with the changes of its configuration from which they were read."""
 
 
 def current_lease() -> Lease:
@@ -72,25 +74,32 @@ def current_lease() -> Lease:
 def client_for(app: Celery) -> Redlock:
     """The lock client of a Celery app, made at the first use from `app.conf.redlock_*`, else `REDLOCK_*`.
 
+    A later change of the app's configuration that changes a setting makes a new client; leases that are held stay with
+    the old one.
+
     Raises:
         ConfigurationError: A setting is not known or no good.
     """
-    client = _clients.get(app)
-    if client is None:
-        client = _clients.setdefault(app, settings_of(app).client())
-    return client
+    settings = settings_of(app)
+    made = _clients.get(app)
+    if made is None:
+        made = _clients.setdefault(app, (settings, settings.client()))
+    elif made[0] is not settings and made[0] != settings:
+        made = _clients[app] = (settings, settings.client())
+    return made[1]
 
 
 def settings_of(app: Celery) -> Settings:
-    """The lock's settings of a Celery app, read at the first use.
+    """The lock's settings of a Celery app, as it is configured now.
 
     Raises:
         ConfigurationError: One of them is not known or no good.
     """
-    settings = _settings.get(app)
-    if settings is None:
-        settings = _settings.setdefault(app, of_conf(app.conf))
-    return settings
+    read = _settings.get(app)
+    if read is None or read[0] != app.conf.changes:
+        settings = of_conf(app.conf)
+        read = _settings[app] = (dict(app.conf.changes), settings)
+    return read[1]
 
 
 def locked(

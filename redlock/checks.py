@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from redlock import escaping
 from redlock.errors import ConfigurationError
+from redlock.masking import quoted
 from redlock.model import drift_ms
 
 if TYPE_CHECKING:
@@ -22,22 +23,23 @@ LONGEST_NAME = 1_024
 LONGEST_SECONDS = 1_000_000_000
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 """Unicode's category Cc."""
+_BETWEEN = re.compile(r"[,\s]+")
 
 
 def number(what: str, value: object, *, zero: bool = False) -> float:
     """A finite number of seconds, more than zero, or zero too where that makes sense."""
     right = "seconds as a number, 0 or more" if zero else "seconds as a number greater than 0"
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ConfigurationError(f"{what} is {value!r:.60}; it must be {right}")
+        raise ConfigurationError(f"{what} is {quoted(value)}; it must be {right}")
     if not 0 <= value <= LONGEST_SECONDS or (value == 0 and not zero):
-        raise ConfigurationError(f"{what} is {value!r:.60}; it must be {right}, and at most {LONGEST_SECONDS:,}")
+        raise ConfigurationError(f"{what} is {quoted(value)}; it must be {right}, and at most {LONGEST_SECONDS:,}")
     return float(value)
 
 
 def count(what: str, value: object) -> int:
     """A whole number, 0 or more."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ConfigurationError(f"{what} is {value!r}; it must be a whole number, 0 or more")
+        raise ConfigurationError(f"{what} is {quoted(value)}; it must be a whole number, 0 or more")
     return value
 
 
@@ -117,11 +119,11 @@ def operation(op_id: object) -> str:
     """The id of an operation in the fenced store: text of 1 to 1,024 bytes."""
     if not op_id or not isinstance(op_id, str):
         raise ConfigurationError(
-            f"operation id is {op_id!r:.60}; it must be text that names the operation, such as a task id"
+            f"operation id is {quoted(op_id)}; it must be text that names the operation, such as a task id"
         )
     size = _size("operation id", op_id)
     if size > LONGEST_NAME:
-        raise ConfigurationError(f"operation id {op_id[:20]!r}... has {size} bytes; {LONGEST_NAME} are the most")
+        raise ConfigurationError(f"operation id {quoted(op_id, 22)}... has {size} bytes; {LONGEST_NAME} are the most")
     return op_id
 
 
@@ -129,20 +131,20 @@ def _size(what: str, text: str) -> int:
     try:
         return len(text.encode())
     except UnicodeEncodeError:
-        raise ConfigurationError(f"{what} {text!r:.60} holds half a surrogate pair, which is no text") from None
+        raise ConfigurationError(f"{what} {quoted(text)} holds half a surrogate pair, which is no text") from None
 
 
 def _text(what: str, name: object, *, empty: bool) -> str:
     if not isinstance(name, str):
-        raise ConfigurationError(f"{what} is {type(name).__name__} {name!r:.60}; it must be text (str)")
+        raise ConfigurationError(f"{what} is {type(name).__name__} {quoted(name)}; it must be text (str)")
     if not name and not empty:
         raise ConfigurationError(f"{what} is empty; give the thing that is locked a name, such as 'account:42'")
     size = _size(what, name)
     if size > LONGEST_NAME:
-        raise ConfigurationError(f"{what} {name[:20]!r}... has {size} bytes; {LONGEST_NAME} are the most")
+        raise ConfigurationError(f"{what} {quoted(name, 22)}... has {size} bytes; {LONGEST_NAME} are the most")
     if _CONTROL.search(name):
         raise ConfigurationError(
-            f"{what} {name!r:.60} holds a control character; those are kept for the lock's own keys"
+            f"{what} {quoted(name)} holds a control character; those are kept for the lock's own keys"
         )
     hidden = next(filter(escaping.is_invisible, name), "") if not name.isascii() else ""
     if hidden:
@@ -153,17 +155,22 @@ def _text(what: str, name: object, *, empty: bool) -> str:
     return name
 
 
+def split(nodes: str) -> list[str]:
+    """The addresses in one text."""
+    return [part for part in _BETWEEN.split(nodes) if part]
+
+
 def node_list(nodes: object) -> Sequence[str]:
-    """The nodes' addresses: a sequence of text, or one text with commas between them."""
+    """The nodes' addresses: a sequence of text, or one text with commas, blanks or line breaks between them."""
+    right = "a list of addresses such as 'redis://127.0.0.1:63791', or one text with commas between them"
+    # No message repeats what was given: an address may hold a password.
     if isinstance(nodes, str):
-        nodes = [part.strip() for part in nodes.split(",") if part.strip()]
-    for node in nodes if isinstance(nodes, list | tuple) else ():
-        if not isinstance(node, str):
-            raise ConfigurationError(f"nodes holds {type(node).__name__} {node!r:.40}; each address must be text (str)")
+        nodes = split(nodes)
     if not isinstance(nodes, list | tuple):
-        raise ConfigurationError(
-            f"nodes is {type(nodes).__name__}; it must be a list of addresses such as 'redis://127.0.0.1:63791'"
-        )
+        raise ConfigurationError(f"nodes is {type(nodes).__name__}; it must be {right}")
+    for node in nodes:
+        if not isinstance(node, str):
+            raise ConfigurationError(f"nodes holds {type(node).__name__}; each address must be text (str)")
     if not nodes:
         raise ConfigurationError("the list of nodes is empty; give five addresses such as 'redis://127.0.0.1:63791'")
     return nodes

@@ -13,15 +13,15 @@ import os
 import sys
 import time
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from redlock import checks, doctor, force, simulate
+from redlock import checks, conf, doctor, force, simulate
 from redlock import run as programs
 from redlock.admission import declare
 from redlock.errors import ConfigurationError, QuorumUnavailable, RedlockError
 from redlock.escaping import escape
 from redlock.findings import worst
-from redlock.settings import Settings, read
+from redlock.settings import ENVIRONMENT, Settings, read
 from redlock.status import table
 from redlock.survey import survey
 
@@ -34,12 +34,18 @@ DECLINED, BAD_INPUT, NO_QUORUM, INTERRUPTED = 1, 2, 3, 130
 _CLEAR = "\x1b[2J\x1b[H"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a subcommand and return its exit status."""
+def main(arguments: Sequence[str] | None = None, app: object = None) -> int:
+    """Run a subcommand and return its exit status.
+
+    Args:
+        arguments: The command line; default: that of this process.
+        app: The Celery app that has the lock's settings, where `celery redlock` names one.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
     # What stands behind the first -- of `run` is another program's, and none of our options.
     ours = words.index("--") if words[:1] == ["run"] and "--" in words else len(words)
     options = _parser().parse_args(words[:ours], argparse.Namespace(command=words[ours + 1 :]))
+    options.app = options.app or app
     # It is the doctor who speaks of what works and is not sensible, such as an even number of nodes.
     warnings.simplefilter("ignore", UserWarning)
     try:
@@ -108,7 +114,9 @@ def _look_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     )
     _node_options(command)
     command.add_argument("--ttl", metavar="S", help="seconds that a lease lasts (default: 5)")
-    command.add_argument("--broker", metavar="URL", help="Celery's broker (default: $CELERY_BROKER_URL, else none)")
+    command.add_argument(
+        "--broker", metavar="URL", help="Celery's broker (default: the app's, else $CELERY_BROKER_URL)"
+    )
     command.add_argument("--store", metavar="URL", help="the Redis with the data behind the fenced store")
     command.add_argument("--json", action="store_true", help="as JSON")
     command.set_defaults(run=_doctor)
@@ -149,6 +157,7 @@ def _lock_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]
 
 
 def _nodes_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument("-A", "--app", metavar="APP", help="take the lock's settings from this Celery app")
     command.add_argument("--nodes", metavar="URL,URL,...", help="the lock nodes (default: 127.0.0.1:63791 to 63795)")
 
 
@@ -165,13 +174,13 @@ def _lock_options(command: argparse.ArgumentParser) -> None:
 def _simulate(options: argparse.Namespace) -> int:
     lock = _settings(options, "nodes", "ttl")
     names = ("delays", "hold", "retries", "retry_delay", "resource", "log_file")
-    plan = read(simulate.Plan, {**os.environ, **_given(options, "SIMULATE_", *names)}, "SIMULATE_")
+    plan = read(simulate.Plan, os.environ, "SIMULATE_", options=_given(options, *names))
     return simulate.run(plan, lock, embedded=options.embedded)
 
 
 def _init(options: argparse.Namespace) -> int:
     lock = _settings(options, "nodes", "ttl")
-    nodes = checks.node_list(lock.nodes)
+    nodes = lock.addresses
     print(
         f"This lets {len(nodes)} nodes vote at once. The risk: if one of them held a lock less than "
         f"{lock.max_ttl:g} s ago and has forgotten it, two clients can now hold that lock."
@@ -187,7 +196,7 @@ def _status(options: argparse.Namespace) -> int:
     lock = _settings(options, "nodes")
     while True:
         seen = survey(
-            lock.nodes, prefix=lock.prefix, max_ttl=lock.max_ttl, timeout=options.timeout, resources=options.most
+            lock.addresses, prefix=lock.prefix, max_ttl=lock.max_ttl, timeout=options.timeout, resources=options.most
         )
         if options.json:
             print(json.dumps(seen.as_dict(), indent=None if options.watch else 2), flush=True)
@@ -202,8 +211,7 @@ def _status(options: argparse.Namespace) -> int:
 
 def _doctor(options: argparse.Namespace) -> int:
     lock = _settings(options, "nodes", "ttl")
-    broker = options.broker or os.environ.get("CELERY_BROKER_URL", "")
-    findings = doctor.check(lock, broker=broker, store=options.store or "", timeout=options.timeout)
+    findings = doctor.check(lock, broker=_broker(options), store=options.store or "", timeout=options.timeout)
     level = worst(findings)
     if options.json:
         print(json.dumps({"level": level.name.lower(), "findings": [one.as_dict() for one in findings]}, indent=2))
@@ -259,12 +267,25 @@ def _agreed(options: argparse.Namespace) -> bool:
 
 def _settings(options: argparse.Namespace, *names: str) -> Settings:
     """The lock's settings, of which these may be given on the command line."""
-    return read(Settings, {**os.environ, **_given(options, "REDLOCK_", *names)}, "REDLOCK_")
+    given = _given(options, *names)
+    if options.app is None:
+        return read(Settings, os.environ, ENVIRONMENT, options=given)
+    return read(Settings, {}, ENVIRONMENT, conf.of_conf(_app(options).conf), given)
 
 
-def _given(options: argparse.Namespace, prefix: str, *names: str) -> dict[str, str]:
-    """What was given on the command line, as the environment would say it."""
-    values = {prefix + name.upper(): getattr(options, name) for name in names}
-    given = {name: value for name, value in values.items() if value is not None}
-    # What is said here also wins over a file that the environment names.
-    return given | {f"{name}_FILE": "" for name in given}
+def _app(options: argparse.Namespace) -> Any:  # noqa: ANN401 - Celery is untyped
+    """The Celery app that was named, imported once."""
+    if isinstance(options.app, str):
+        options.app = conf.find_app(options.app)
+    return options.app
+
+
+def _broker(options: argparse.Namespace) -> str:
+    """The address of Celery's broker; the first of several."""
+    urls = options.broker or (options.app and _app(options).conf.broker_url) or os.environ.get("CELERY_BROKER_URL", "")
+    return (urls if isinstance(urls, str) else urls[0]).partition(";")[0]
+
+
+def _given(options: argparse.Namespace, *names: str) -> dict[str, object]:
+    """What was given on the command line."""
+    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from redlock import broker_check, checks
 from redlock.errors import ConfigurationError
 from redlock.findings import Finding, Level, sort
+from redlock.settings import EXPOSED
 from redlock.survey import CLOCK_LIMIT, look_at, survey
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def check(settings: Settings, *, broker: str = "", store: str = "", timeout: flo
         ConfigurationError: An address, or a setting without which nobody can be asked, is no good.
     """
     seen = survey(
-        checks.node_list(settings.nodes),
+        settings.addresses,
         prefix=settings.prefix,
         max_ttl=settings.max_ttl,
         timeout=timeout,
@@ -101,6 +102,14 @@ def examine_broker(node: NodeState, seen: Survey, *, owns_data: bool = False) ->
 
 
 def _settings(settings: Settings) -> Iterator[Finding]:
+    origins = settings.origins
+    shown = (
+        f"{name} {'-' if value == '' else value} ({origins.get(name, 'default')})"
+        for name, value in settings.shown().items()
+    )
+    yield Finding(Level.FINE, "settings", "settings", "; ".join(shown))
+    if settings.exposed:
+        yield Finding(Level.WARNING, "password-in-conf", "settings", EXPOSED)
     ttl, max_ttl, node_timeout = settings.ttl, settings.max_ttl, settings.node_timeout
     try:
         timeout_ms = max(1, int(checks.number("node_timeout", node_timeout) * 1000))

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING
 
 from redis.exceptions import LockError, LockNotOwnedError
 
+from redlock.masking import mask
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -39,6 +41,9 @@ class RedlockError(LockError):
 
 class ConfigurationError(RedlockError):
     """The call, the settings or the set of nodes can't work as they are; the message says what would."""
+
+    def __init__(self, message: str = "", lock_name: str | None = None) -> None:
+        super().__init__(mask(message), lock_name)
 
 
 class NotHeld(RedlockError):

@@ -93,7 +93,7 @@ class Shared:
 
 def _survey(app: Celery) -> dict[str, Any]:
     settings = settings_of(app)
-    seen = survey(settings.nodes, prefix=settings.prefix, max_ttl=settings.max_ttl)
+    seen = survey(settings.addresses, prefix=settings.prefix, max_ttl=settings.max_ttl)
     return {
         "locks": [_lock(held) for held in seen.locks],
         "nodes": [_node(state, seen.clock_limit) for state in seen.nodes],

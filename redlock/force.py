@@ -55,6 +55,9 @@ class Target(NamedTuple):
     fence: int
     valid: bool
 
+    def __repr__(self) -> str:
+        return f"Target({self.resource!r}, {self.holder!r})"
+
     def describe(self) -> str:
         """The lease in one line, without its secret."""
         left = "" if self.remaining is None else f", for another {self.remaining:.1f} s if it does nothing more"

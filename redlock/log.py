@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from redlock.escaping import escape
+from redlock.masking import mask
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,7 +80,7 @@ def _emit(level: int, event: str, fields: dict[str, object]) -> None:
     for watcher in _watchers.get(event, ()):
         watcher(event, fields)
     if logger.isEnabledFor(level):
-        text = escape(" ".join(f"{name}={_plain(value)}" for name, value in fields.items()))
+        text = mask(escape(" ".join(f"{name}={_plain(value)}" for name, value in fields.items())))
         logger.log(level, "%s %s", event, text, extra={"redlock_event": event, "redlock_fields": fields})
 
 

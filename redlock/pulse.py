@@ -11,17 +11,16 @@ Rules of this file:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery import bootsteps
-from celery.signals import celeryd_init, worker_init
+from celery.signals import celeryd_after_setup, celeryd_init, worker_init
 
-from redlock import files, log, settings
+from redlock import files, log
+from redlock.conf import of_conf
 from redlock.errors import ConfigurationError
 from redlock.metrics import Metrics, counting
-
-if TYPE_CHECKING:
-    from redlock.settings import Settings
+from redlock.settings import EXPOSED
 
 SECONDS = 5.0
 """From one beat to the next."""
@@ -35,7 +34,7 @@ class Pulse(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery is untyped
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
     def __init__(self, consumer: Any, **options: Any) -> None:  # noqa: ANN401 - Celery is untyped
-        self._settings: Settings = settings.of_conf(consumer.app.conf)
+        self._settings = of_conf(consumer.app.conf)
         self._next: Any = None
         self._failed: set[str] = set()
         super().__init__(consumer, **options)
@@ -79,7 +78,7 @@ class Pulse(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery is untyped
 @celeryd_init.connect
 def _add_the_step(instance: Any, **_: Any) -> None:  # noqa: ANN401 - Celery's signals pass what they like
     try:
-        settings.of_conf(instance.app.conf)
+        of_conf(instance.app.conf)
     except ConfigurationError as error:
         raise SystemExit(f"the lock's settings: {error}") from None
     instance.app.steps["consumer"].add(Pulse)
@@ -87,7 +86,16 @@ def _add_the_step(instance: Any, **_: Any) -> None:  # noqa: ANN401 - Celery's s
 
 @worker_init.connect
 def _count(sender: Any, **_: Any) -> None:  # noqa: ANN401 - as above
-    ours = settings.of_conf(sender.app.conf)
+    ours = of_conf(sender.app.conf)
     if ours.metrics_file and not _metrics:
         with ours.client() as client:
             _metrics.append(counting([node.label for node in client.driver.nodes]))
+
+
+@celeryd_after_setup.connect
+def _show_settings(instance: Any, **_: Any) -> None:  # noqa: ANN401 - as above
+    # Not before: the worker's log is set up by now.
+    ours = of_conf(instance.app.conf)
+    log.info("settings", **ours.shown(), origins=ours.origins)
+    if ours.exposed:
+        log.warning("password-in-conf", setting=ours.origins["nodes"], why=EXPOSED)

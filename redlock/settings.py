@@ -1,9 +1,13 @@
-"""Settings as plain values, read from a mapping: the environment, or Celery's configuration.
+"""Settings as plain values, read from a mapping: the environment, a command line, or Celery's configuration.
 
-Rules: every setting has one name, the field's; in the environment it is written large with a prefix
-(`REDLOCK_TTL`), in Celery's configuration small (`app.conf.redlock_ttl`). A name that begins with the prefix
-and is no setting is an error: a misspelt setting must not be a silent default. In the environment `REDLOCK_TTL_FILE`
-names a file that has the value: a password in an address is then in no list of processes and no `docker inspect`.
+Invariants:
+1. Every setting has one name, the field's. The environment writes it in capitals after a prefix (`REDLOCK_TTL`);
+   `redlock.conf` knows how Celery's configuration writes it.
+2. A name that begins with the prefix and is no setting is an error: a misspelled setting must not be a silent default.
+   Variables that a container platform sets for a service named `redlock` are no settings.
+3. `NAME_FILE` names a file that holds the value of `NAME`, so that a password is in no list of processes and no
+   `docker inspect`.
+4. No message repeats a value that may hold a password.
 """
 
 from __future__ import annotations
@@ -11,31 +15,57 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+import re
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from redlock import address, checks
 from redlock.client import Redlock
 from redlock.errors import ConfigurationError
+from redlock.masking import HIDDEN, quoted
 from redlock.nodes import DEFAULT_NODES
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Iterable, Mapping
 
 T = TypeVar("T")
+
+ENVIRONMENT = "REDLOCK_"
+"""How the names of the lock's settings begin in the environment."""
+
+SECRETS = tuple(f"REDLOCK_{name}" for name in ("NODES_FILE", "USERNAME", "USERNAME_FILE", "PASSWORD", "PASSWORD_FILE"))
+"""What the environment may say about the nodes beside `REDLOCK_NODES`."""
 
 _TOLD = frozenset({"REDLOCK_FENCE", "REDLOCK_RESOURCE"})
 """What `redlock run` tells the program that it runs; no settings of that program."""
 
+_KUBERNETES = re.compile(
+    r"[A-Z0-9_]+_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
+)
+"""What Kubernetes puts into the environment for a service: `REDLOCK_SERVICE_HOST`, `REDLOCK_PORT_6379_TCP_ADDR`."""
+
+IN_CONF = " in app.conf"
+_IN_ENVIRONMENT = " in the environment"
+EXPOSED = (
+    "an address in app.conf holds a password, which Flower and `celery inspect conf` show; "
+    "set redlock_username and redlock_password, or REDLOCK_NODES_FILE"
+)
+"""What is wrong where `Settings.exposed` is true, and what would be right."""
+
 _EVENTS = ("all", "contention", "off")
-_FILE = "_FILE"
+_FILE = "_file"
+_SECRET = frozenset({"nodes", "username", "password"})
+"""Settings whose values no message repeats."""
+_BETWEEN = re.compile(r"[,\s]")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Settings:
     """What a `Redlock` client is made from, and what Celery's workers do beside.
 
     Attributes:
-        nodes: See `Redlock`, as for the next four.
+        nodes: See `Redlock`, as for the next four; one text with commas.
         ttl: See there.
         max_ttl: See there.
         prefix: See there.
@@ -43,6 +73,9 @@ class Settings:
         events: What workers tell Flower: "all", "contention" (nothing about locks that were free) or "off".
         heartbeat_file: A file that a worker touches every 5 seconds as long as it takes tasks; none if empty.
         metrics_file: Where a worker writes its figures for Prometheus every 5 seconds; nowhere if empty.
+        username: The user at each node whose address has no password of its own; none if empty.
+        password: The password of that user; none if empty.
+        origins: Where each setting that is no default comes from, as the user wrote it; no setting itself.
 
     Raises:
         ConfigurationError: `events` is none of these; the others are checked when a client is made.
@@ -56,15 +89,46 @@ class Settings:
     events: str = "all"
     heartbeat_file: str = ""
     metrics_file: str = ""
+    username: str = ""
+    password: str = ""
+    origins: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False, metadata={"is_setting": False})
 
     def __post_init__(self) -> None:
         if self.events not in _EVENTS:
-            raise ConfigurationError(f"redlock_events is {self.events!r:.40}; it must be 'all', 'contention' or 'off'")
+            raise ConfigurationError(
+                f"redlock_events is {quoted(self.events, 40)}; it must be 'all', 'contention' or 'off'"
+            )
+
+    def __repr__(self) -> str:
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in self.shown().items())})"
+
+    @property
+    def addresses(self) -> list[str]:
+        """The nodes' addresses with the user and the password that apply to each; secret.
+
+        Raises:
+            ConfigurationError: One of them is no address.
+        """
+        nodes = checks.node_list(self.nodes)
+        return [address.with_credentials(node, self.username, self.password) for node in nodes]
+
+    def shown(self) -> dict[str, object]:
+        """All settings by name, as they may be shown: without passwords."""
+        values = {field.name: getattr(self, field.name) for field in _fields(Settings)}
+        values["nodes"] = ",".join(_shown_node(node) for node in checks.split(self.nodes))
+        return values | {"password": HIDDEN if self.password else ""}
+
+    @property
+    def exposed(self) -> bool:
+        """Whether the configuration of a Celery app holds an address with a password."""
+        if not self.origins.get("nodes", "").lower().endswith(f"nodes{IN_CONF}"):
+            return False
+        return any(address.has_password(node) for node in checks.node_list(self.nodes))
 
     def client(self) -> Redlock:
         """A client with these settings."""
         return Redlock(
-            self.nodes,
+            self.addresses,
             ttl=self.ttl,
             max_ttl=self.max_ttl,
             prefix=self.prefix,
@@ -72,7 +136,39 @@ class Settings:
         )
 
 
-def read(kind: type[T], source: Mapping[str, Any], prefix: str, base: T | None = None) -> T:
+class Entry(NamedTuple):
+    """A setting as the user wrote it.
+
+    Attributes:
+        name: Its whole name, for messages.
+        head: What stands before the setting's own name: `REDLOCK_`, `CELERY_REDLOCK_`, `--`.
+        value: Its value.
+        where: Where that is, after the name: ` in the environment`.
+    """
+
+    name: str
+    head: str
+    value: object
+    where: str = ""
+
+    @property
+    def key(self) -> str:
+        """The setting's own name in small letters; one of mixed case stays, and is no setting."""
+        rest = self.name[len(self.head) :].replace("-", "_")
+        return rest.lower() if rest in {rest.lower(), rest.upper()} else rest
+
+    def like(self, field: str) -> str:
+        """Another setting's name, written as this one."""
+        return self.head + (field.upper() if self.head.isupper() else field)
+
+
+def read(
+    kind: type[T],
+    source: Mapping[str, Any],
+    prefix: str,
+    base: T | None = None,
+    options: Mapping[str, object] | None = None,
+) -> T:
     """The settings of this kind, a dataclass with a default for each field, from a mapping.
 
     Args:
@@ -80,67 +176,122 @@ def read(kind: type[T], source: Mapping[str, Any], prefix: str, base: T | None =
         source: Where to look; names that do not begin with the prefix are ignored.
         prefix: `REDLOCK_` or `redlock_`: its case says how the names are written.
         base: Where to take what the source does not say; the dataclass's defaults otherwise.
+        options: Settings from a command line, by field; they win over the source.
 
     Raises:
         ConfigurationError: A value is of the wrong type, a file can't be read, or a name with this prefix is no
             setting.
     """
-    fields = {
-        prefix + (field.name.upper() if prefix.isupper() else field.name): field
-        for field in dataclasses.fields(kind)  # type: ignore[arg-type]
-    }
-    given = {name: value for name, value in source.items() if name.startswith(prefix) and name not in _TOLD}
-    given = _with_files(given, fields)
-    for name in given:
-        if name not in fields:
-            near = difflib.get_close_matches(name, fields, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"the settings are {', '.join(fields)}"
-            raise ConfigurationError(f"{name} is no setting; {hint}")
-    values = {fields[name].name: _typed(name, value, fields[name].default) for name, value in given.items()}
-    return dataclasses.replace(kind() if base is None else base, **values)  # type: ignore[type-var]
+    given = {} if options is None else options
+    entries = [Entry(name, prefix, value, _IN_ENVIRONMENT) for name, value in source.items() if _is_ours(name, prefix)]
+    # What an option says also wins over a file that the environment names.
+    entries = [entry for entry in entries if entry.key.removesuffix(_FILE) not in given]
+    entries += [Entry(f"--{name.replace('_', '-')}", "--", value) for name, value in given.items()]
+    return resolve(kind, entries, base)
 
 
-def of_conf(conf: Mapping[str, Any]) -> Settings:
-    """The settings of a Celery app, from its configuration, else the environment.
+def resolve(kind: type[T], entries: Iterable[Entry], base: T | None = None) -> T:
+    """The settings of this kind from what the user wrote.
 
     Raises:
-        ConfigurationError: One of them is not known or no good.
+        ConfigurationError: As for `read`, or a setting is there twice.
     """
-    ours = {name: conf[name] for name in list(conf) if name.startswith("redlock_")}
-    return read(Settings, ours, "redlock_", read(Settings, os.environ, "REDLOCK_"))
-
-
-def _with_files(given: Mapping[str, Any], fields: Collection[str]) -> dict[str, Any]:
-    """With the content of a file where `NAME_FILE` names it; an empty name is none."""
-    values = dict(given)
-    for file_name in [name for name in given if name not in fields and name.removesuffix(_FILE) in fields]:
-        path, name = values.pop(file_name), file_name.removesuffix(_FILE)
-        if not path:
+    defaults = {field.name: field.default for field in _fields(kind)}
+    given: dict[str, Entry] = {}
+    for entry in entries:
+        name = entry.key if entry.key in defaults else entry.key.removesuffix(_FILE)
+        if name not in defaults:
+            names = [entry.like(field) for field in defaults]
+            near = difflib.get_close_matches(entry.like(entry.key.lower()), names, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"the settings are {', '.join(names)}"
+            raise ConfigurationError(f"{entry.name} is no setting; {hint}")
+        if name != entry.key and not entry.value:
             continue
-        if name in values:
-            raise ConfigurationError(f"{name} and {file_name} are both set; leave one of them out")
-        try:
-            values[name] = Path(path).read_text(encoding="utf-8").strip()
-        except (OSError, ValueError) as error:
-            reason = error.strerror.lower() if isinstance(error, OSError) and error.strerror else "it is no text"
-            raise ConfigurationError(f"{file_name} names {path!r:.200}, which can't be read: {reason}") from None
-    return values
+        if name in given:
+            both = sorted((given[name].name, entry.name), key=len)
+            raise ConfigurationError(f"{both[0]} and {both[1]} are both set; leave one of them out")
+        given[name] = entry
+    values: dict[str, Any] = {}
+    for name, entry in given.items():
+        value = _plain(entry.value)
+        values[name] = _typed(entry.name, name, value if name == entry.key else _content(entry), defaults[name])
+    base = kind() if base is None else base
+    if isinstance(base, Settings):
+        values["origins"] = {**base.origins, **{name: entry.name + entry.where for name, entry in given.items()}}
+    return dataclasses.replace(base, **values)  # type: ignore[type-var]
 
 
-def _typed(name: str, value: object, default: object) -> object:
-    if isinstance(default, float):
-        if isinstance(value, str):
-            try:
-                return float(value)
-            except ValueError:
-                raise ConfigurationError(f"{name} is {value!r}; it must be a number, such as {default:g}") from None
+def _fields(kind: type) -> list[dataclasses.Field[Any]]:
+    return [field for field in dataclasses.fields(kind) if field.metadata.get("is_setting", True)]
+
+
+def _is_ours(name: str, prefix: str) -> bool:
+    return name.startswith(prefix) and not (name in _TOLD or _KUBERNETES.fullmatch(name))
+
+
+def _shown_node(url: str) -> str:
+    try:
+        return address.label(address.parse(url))
+    except ConfigurationError:
+        return "(no address)"
+
+
+def _content(entry: Entry) -> str:
+    """What the file holds that this setting names."""
+    path = _plain(entry.value)
+    if not isinstance(path, str | os.PathLike):
+        raise ConfigurationError(f"{entry.name} is {type(path).__name__}; it must be the name of a file")
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        reason = error.strerror.lower() if isinstance(error, OSError) and error.strerror else "it is no text"
+    # Not the name: it may be the password itself, set under the wrong name. Nor inside the handler: the error names it.
+    raise ConfigurationError(f"the file that {entry.name} names can't be read: {reason}")
+
+
+def _plain(value: object) -> object:
+    """The value that Django evaluates late, as `gettext_lazy` and `SimpleLazyObject` do; any other as it is."""
+    lazy = sys.modules.get("django.utils.functional")
+    if lazy is None:
         return value
-    if (
-        name.lower().endswith("_nodes")
-        and isinstance(value, list | tuple)
-        and all(isinstance(item, str) for item in value)
-    ):
-        return ",".join(value)
+    if isinstance(value, lazy.LazyObject):
+        # Its reduction is the one public way to the object inside.
+        value = value.__reduce__()[1][0]
+    return str(value) if isinstance(value, lazy.Promise) else value
+
+
+def _typed(name: str, field: str, value: object, default: object) -> object:
+    if isinstance(default, float):
+        return _number(name, value, default)
+    if isinstance(value, os.PathLike) and field.endswith(_FILE):
+        value = os.fspath(value)
+    if field == "nodes" and isinstance(value, list | tuple):
+        return _joined(name, [_plain(item) for item in value])
+    if isinstance(value, str):
+        return str(value)
+    if field in _SECRET:
+        right = "a list of addresses, or one text with commas between them" if field == "nodes" else "text"
+        raise ConfigurationError(f"{name} is {type(value).__name__}; it must be {right}")
+    raise ConfigurationError(f"{name} is {type(value).__name__} {quoted(value, 40)}; it must be text")
+
+
+def _number(name: str, value: object, default: float) -> object:
     if not isinstance(value, str):
-        raise ConfigurationError(f"{name} is {type(value).__name__} {value!r:.40}; it must be text")
-    return value
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        pass
+    # Not inside the handler: that error repeats the value.
+    raise ConfigurationError(f"{name} is {quoted(value)}; it must be a number, such as {default:g}")
+
+
+def _joined(name: str, nodes: list[object]) -> str:
+    for node in nodes:
+        if not isinstance(node, str):
+            raise ConfigurationError(
+                f"{name} is a list with {type(node).__name__} in it; each address must be text (str)"
+            )
+    # In a list, a comma or a blank is part of the address.
+    escaped = (_BETWEEN.sub(lambda found: f"%{ord(found[0]):02X}", str(node).strip()) for node in nodes)
+    return ",".join(escaped)

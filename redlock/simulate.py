@@ -70,7 +70,9 @@ def run(plan: Plan, lock: Settings, *, embedded: bool) -> int:
         raise ConfigurationError(f"log file {plan.log_file!r}: {(error.strerror or str(error)).lower()}") from None
     with contextlib.ExitStack() as stack:
         if embedded:
-            lock = dataclasses.replace(lock, nodes=",".join(stack.enter_context(servers.cluster()).urls))
+            lock = dataclasses.replace(
+                lock, nodes=",".join(stack.enter_context(servers.cluster()).urls), username="", password=""
+            )
         _wait_for_nodes(lock)
         context = multiprocessing.get_context("spawn")
         clients = [

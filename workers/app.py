@@ -94,14 +94,6 @@ app.conf.update(
     # As above: Celery's default is two minutes.
     redis_socket_timeout=10.0,
     redis_socket_connect_timeout=5.0,
-    redlock_nodes=lock_settings.nodes,
-    redlock_ttl=lock_settings.ttl,
-    redlock_max_ttl=lock_settings.max_ttl,
-    redlock_prefix=lock_settings.prefix,
-    redlock_node_timeout=lock_settings.node_timeout,
-    redlock_events=lock_settings.events,
-    redlock_heartbeat_file=lock_settings.heartbeat_file,
-    redlock_metrics_file=lock_settings.metrics_file,
 )
 
 

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING
 from celery import Celery
 
 from redlock import embedded
+from redlock.settings import SECRETS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,7 +40,6 @@ NODES = 5
 ROOT = Path(__file__).parents[1]
 """Where `workers` and `tasks` are found."""
 FLOWER_CONF = Path(__file__).with_name("flowerconfig.py")
-"""Flower's configuration."""
 
 _START_SECONDS = 60.0
 _STOP_SECONDS = 8.0
@@ -221,6 +221,7 @@ def _settings(plan: Plan, broker: embedded.Server, nodes: embedded.Cluster) -> d
     else:
         broker_url, result_url, store_url = (f"{broker.url}/{database}" for database in range(3))
     settings = {
+        **dict.fromkeys(SECRETS, ""),
         "REDLOCK_NODES": ",".join(nodes.urls),
         "COUNTER_BROKER_URL": broker_url,
         "COUNTER_RESULT_URL": result_url,

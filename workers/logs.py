@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,12 +17,12 @@ from concurrent_log_handler import ConcurrentRotatingFileHandler
 
 from redlock import files
 from redlock.log import LineFormatter
+from redlock.masking import mask
 
 if TYPE_CHECKING:
     from io import TextIOWrapper
 
 _KEPT = 5
-_SECRET = re.compile(r"""(\w+://[^\s:/@'"]*:)\S+@|([?&]password=)[^\s&'"]+""")
 _FORMAT = "%(asctime)s %(levelname)-7s %(processName)s[%(process)d] %(name)s: %(message)s"
 
 
@@ -32,7 +31,7 @@ class MaskingFormatter(LineFormatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as text, masked; a traceback keeps its line breaks."""
-        return _SECRET.sub(_masked, super().format(record))
+        return mask(super().format(record))
 
 
 class WholeLines(ConcurrentRotatingFileHandler):
@@ -53,10 +52,6 @@ class WholeLines(ConcurrentRotatingFileHandler):
             super().emit(record)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _masked(found: re.Match[str]) -> str:
-    return f"{found[1]}***@" if found[1] else f"{found[2]}***"
 
 
 def prepare(path: Path) -> Path:

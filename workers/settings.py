@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from redlock import ConfigurationError, checks
+from redlock.masking import mask
 from redlock.settings import Settings as LockSettings
 from redlock.settings import read
 
@@ -23,7 +24,7 @@ _REDIS = ("redis", "rediss", "unix")
 _SCHEMES = {"broker_url": (*_REDIS, "redis+socket"), "result_url": (*_REDIS, "redis+socket"), "store_url": _REDIS}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Settings:
     """What the example's workers and producers run with.
 
@@ -46,6 +47,9 @@ class Settings:
     visibility_timeout: float = 120.0
     log_file: str = "logger.log"
     log_bytes: float = 50e6
+
+    def __repr__(self) -> str:
+        return mask(f"Settings({dataclasses.asdict(self)})")
 
 
 def from_environment(environ: Mapping[str, str] = os.environ) -> tuple[Settings, LockSettings]:

@@ -11,8 +11,8 @@ from redlock.simulate import Plan
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--ttl", "soon"], "REDLOCK_TTL is 'soon'; it must be a number"),
-        (["--hold", "soon"], "SIMULATE_HOLD is 'soon'"),
+        (["--ttl", "soon"], "--ttl is 'soon'; it must be a number"),
+        (["--hold", "soon"], "--hold is 'soon'"),
         (["--hold", "-1"], "hold is -1.0"),
         (["--delays", "0,soon"], "delays is '0,soon'"),
         (["--delays", ""], "delays is ''"),
@@ -71,7 +71,7 @@ def test_what_is_no_command_is_status_2(capsys: pytest.CaptureFixture[str], argu
     [
         (["run", "x"], "run needs a program"),
         (["run", "x", "--"], "run needs a program"),
-        (["run", "x", "--ttl", "soon", "--", "true"], "REDLOCK_TTL is 'soon'"),
+        (["run", "x", "--ttl", "soon", "--", "true"], "--ttl is 'soon'"),
         (["run", "x", "--ttl", "60", "--", "true"], "ttl is 60.0 s, longer than max_ttl"),
         (["run", "x", "--wait", "-1", "--", "true"], "blocking_timeout is -1.0"),
         (["run", "x", "--wait", "nan", "--", "true"], "blocking_timeout is nan"),

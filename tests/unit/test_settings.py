@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 import pytest
 from celery import Celery
 
-from redlock import ConfigurationError
+from redlock import ConfigurationError, Redlock
+from redlock.address import label, parse
 from redlock.celery import client_for
+from redlock.conf import of_conf
 from redlock.settings import Settings, read
 from workers.settings import from_environment
 
@@ -35,11 +38,13 @@ def test_every_field_can_be_set_both_ways_and_makes_a_client() -> None:
         "prefix": "p:",
         "node_timeout": 0.05,
         "events": "off",
+        "username": "lock",
+        "password": "canary-b7Qx",
     } | {
         "heartbeat_file": "/tmp/h",  # noqa: S108 - a name
         "metrics_file": "/tmp/m",  # noqa: S108 - a name
     }
-    assert values.keys() == {field.name for field in dataclasses.fields(Settings)}
+    assert values.keys() == {field.name for field in dataclasses.fields(Settings)} - {"origins"}
     small = read(Settings, {f"redlock_{name}": value for name, value in values.items()}, "redlock_")
     large = read(Settings, {f"REDLOCK_{name.upper()}": str(value) for name, value in values.items()}, "REDLOCK_")
     assert small == large == Settings(**values)  # type: ignore[arg-type]  # each has its own type
@@ -65,10 +70,108 @@ def test_a_number_in_celerys_configuration_is_checked_too(value: object) -> None
         read(Settings, {"redlock_ttl": value}, "redlock_").client()
 
 
-@pytest.mark.parametrize("value", [None, 5, b"a:1", ["a:1", 5], {"a:1": 1}])
+@pytest.mark.parametrize("value", [None, 5, b"a:1", ["a:1", 5], {"a:1": 1}, {"a:1"}])
 def test_nodes_that_are_neither_text_nor_texts_are_refused_by_name(value: object) -> None:
     with pytest.raises(ConfigurationError, match="redlock_nodes is "):
         read(Settings, {"redlock_nodes": value}, "redlock_")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        ["a:1", "b:1", "c:1"],
+        ("a:1", "b:1", "c:1"),
+        "a:1,b:1,c:1",
+        " a:1, b:1,\n\tc:1\n",
+        "a:1\nb:1\nc:1\n",
+        "a:1 b:1 c:1",
+    ],
+    ids=repr,
+)
+def test_nodes_are_a_list_a_tuple_or_text_with_blanks(value: object) -> None:
+    settings = read(Settings, {"redlock_nodes": value}, "redlock_")
+    assert [node.label for node in settings.client().driver.nodes] == ["a:1", "b:1", "c:1"]
+    if isinstance(value, str):
+        assert [node.label for node in Redlock(value).driver.nodes] == ["a:1", "b:1", "c:1"]
+
+
+def test_a_comma_in_a_listed_address_does_not_split_it() -> None:
+    (address,) = read(Settings, {"redlock_nodes": ["redis://:a,b c@h:1"]}, "redlock_").addresses
+    assert unquote(urlsplit(address).password or "") == "a,b c"
+
+
+KUBERNETES = [
+    "REDLOCK_SERVICE_HOST",
+    "REDLOCK_SERVICE_PORT",
+    "REDLOCK_SERVICE_PORT_REDIS",
+    "REDLOCK_SERVICE_PORT_TCP_REDIS",
+    "REDLOCK_PORT",
+    "REDLOCK_PORT_6379_TCP",
+    "REDLOCK_PORT_6379_TCP_PROTO",
+    "REDLOCK_PORT_6379_TCP_PORT",
+    "REDLOCK_PORT_6379_TCP_ADDR",
+    "REDLOCK_PORT_53_UDP",
+    "REDLOCK_PORT_53_UDP_ADDR",
+    "REDLOCK_1_SERVICE_HOST",
+    "REDLOCK_NODES_PORT_6379_TCP",
+    "REDLOCK_NODES_PORT",
+]
+
+
+@pytest.mark.parametrize("name", KUBERNETES)
+def test_variables_that_kubernetes_sets_are_ignored(name: str) -> None:
+    environment = {name: "tcp://10.0.0.1:6379", "REDLOCK_TTL": "2"}
+    assert read(Settings, environment, "REDLOCK_") == Settings(ttl=2.0)
+
+
+@pytest.mark.parametrize(
+    "name", ["REDLOCK_NODE", "REDLOCK_SERVICE", "REDLOCK_PORTS", "REDLOCK_PORT_TTL", "REDLOCK_HOST"]
+)
+def test_beside_them_a_misspelled_variable_is_refused(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{name} is no setting; "):
+        read(Settings, {name: "1", **dict.fromkeys(KUBERNETES, "1")}, "REDLOCK_")
+
+
+def test_the_origin_of_each_setting_is_known(tmp_path: Path) -> None:
+    (tmp_path / "nodes").write_text("a:1\n")
+    environment = {"REDLOCK_NODES_FILE": str(tmp_path / "nodes"), "REDLOCK_MAX_TTL": "9", "REDLOCK_TTL": "bad"}
+    settings = read(Settings, environment, "REDLOCK_", options={"ttl": "2"})
+    assert settings == Settings(nodes="a:1", ttl=2.0, max_ttl=9.0)
+    assert settings.origins == {
+        "nodes": "REDLOCK_NODES_FILE in the environment",
+        "max_ttl": "REDLOCK_MAX_TTL in the environment",
+        "ttl": "--ttl",
+    }
+
+
+@pytest.mark.parametrize(
+    ("node", "user", "password"),
+    [
+        ("redis://h:1", "lock", "p@ss/:#?,%"),
+        ("h:1", "lock", "p@ss/:#?,%"),
+        ("redis://other@h:1/0", "other", "p@ss/:#?,%"),
+        ("redis://:own@h:1", None, "own"),
+        ("redis://other:own@h:1", "other", "own"),
+        ("redis://h:1?password=own", None, "own"),
+        ("unix:///run/a@b.sock", "lock", "p@ss/:#?,%"),
+        ("rediss://[::1]:1?ssl_cert_reqs=none", "lock", "p@ss/:#?,%"),
+    ],
+)
+def test_credentials_apply_where_an_address_has_none(node: str, user: str | None, password: str) -> None:
+    given = {"REDLOCK_NODES": f"{node},b:1,c:1", "REDLOCK_USERNAME": "lock", "REDLOCK_PASSWORD": "p@ss/:#?,%"}
+    options = parse(read(Settings, given, "REDLOCK_").addresses[0])
+    assert (options.get("username"), options["password"]) == (user, password)
+    assert label(options) == label(parse(node))
+
+
+def test_user_and_password_can_lie_in_files(tmp_path: Path) -> None:
+    for name in ("username", "password"):
+        (tmp_path / name).write_text(f"the {name}\n")
+    environment = {f"REDLOCK_{name.upper()}_FILE": str(tmp_path / name) for name in ("username", "password")}
+    conf = {f"redlock_{name}_file": tmp_path / name for name in ("username", "password")}
+    for settings in (read(Settings, environment, "REDLOCK_"), of_conf(conf)):
+        assert (settings.username, settings.password) == ("the username", "the password")
+        assert "the password" not in repr(settings)
 
 
 def test_only_nodes_may_be_a_list() -> None:
@@ -115,7 +218,7 @@ def test_a_file_that_cant_be_read_and_a_value_that_is_given_twice_are_refused_by
             secret.write_bytes(content)
         with pytest.raises(ConfigurationError) as caught:
             read(Settings, {"REDLOCK_NODES_FILE": str(secret)}, "REDLOCK_")
-        assert str(caught.value) == f"REDLOCK_NODES_FILE names {str(secret)!r}, which can't be read: {reason}"
+        assert str(caught.value) == f"the file that REDLOCK_NODES_FILE names can't be read: {reason}"
     with pytest.raises(
         ConfigurationError, match="REDLOCK_TTL and REDLOCK_TTL_FILE are both set; leave one of them out"
     ):

@@ -1,0 +1,136 @@
+"""A Django project that follows Celery's guide and ours word by word."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from celery import Celery
+
+from redlock import embedded
+from redlock.celery import client_for
+from redlock.conf import of_conf
+from tests.integration.pages import blocks
+from tests.integration.tools import CANARY, ROOT, eventually, raw, sixth_redis
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from redlock.embedded import Cluster, Server
+
+functional = pytest.importorskip("django.utils.functional")
+
+
+class Project:
+    """A project that `django-admin` made, with the files of the guide."""
+
+    def __init__(self, directory: Path, nodes: Cluster, broker: Server) -> None:
+        self.directory = directory
+        self._environment = {
+            name: value for name, value in os.environ.items() if not name.startswith(("REDLOCK_", "CELERY_"))
+        } | {"SHOP_LOCK_PASSWORD": CANARY}
+        assert self.run("django", "startproject", "shop", str(directory)) == ""
+        assert self.run("django", "startapp", "orders") == ""
+        for name, text in guide().items():
+            text = text.replace("redis://127.0.0.1:6379", broker.url)  # noqa: PLW2901 - as the page has it
+            text = text.replace('[f"redis://127.0.0.1:{port}" for port in range(63791, 63796)]', repr(nodes.urls))  # noqa: PLW2901 - as above
+            with (directory / name).open("a") as file:
+                file.write(f"\n{text}")
+        self.set("INSTALLED_APPS += ['orders']")
+
+    def set(self, line: str) -> None:
+        """Add a line to the settings."""
+        with (self.directory / "shop" / "settings.py").open("a") as file:
+            file.write(f"{line}\n")
+
+    def run(self, module: str, *arguments: str) -> str:
+        """What a program of the project says."""
+        done = subprocess.run(
+            [sys.executable, "-m", module, *arguments],
+            cwd=self.directory, env=self._environment, capture_output=True, text=True, timeout=100, check=False,
+        )  # fmt: skip
+        return f"{done.stdout}{done.stderr}"
+
+    @contextlib.contextmanager
+    def worker(self) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+        """A worker, and the file with all that it says."""
+        output = self.directory / "output"
+        with output.open("wb") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "celery", "-A", "shop", "worker", "-c", "1", "-l", "INFO", "-n", "w@here"],
+                cwd=self.directory, env=self._environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file,
+                start_new_session=True,
+            )  # fmt: skip
+        try:
+            yield process, output
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def guide() -> dict[str, str]:
+    """The files of the guide's section on Django, by name."""
+    text = (ROOT / "docs" / "guide.md").read_text()
+    start = text[: text.index("## Django")].count("\n")
+    found = [block.text for block in blocks(ROOT / "docs" / "guide.md") if block.line > start]
+    named = {text.partition("\n")[0].removeprefix("# "): text for text in found}
+    return {name: text for name, text in named.items() if name.startswith(("shop/", "orders/"))}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[tuple[Project, Server]]:
+    with embedded.cluster() as nodes, sixth_redis() as broker:
+        for server in nodes.servers:
+            with raw(server) as redis:
+                redis.config_set("requirepass", CANARY)
+        yield Project(tmp_path, nodes, broker), broker
+
+
+def test_the_guide_names_all_files_of_the_project() -> None:
+    assert set(guide()) == {"shop/celery.py", "shop/__init__.py", "shop/settings.py", "orders/tasks.py"}
+
+
+def test_a_project_of_the_guide_works(project: tuple[Project, Server]) -> None:
+    shop, broker = project
+    with shop.worker() as (process, output):
+        eventually(lambda: " ready." in output.read_text() or process.poll() is not None, "a worker that is ready")
+        said = output.read_text()
+        assert process.poll() is None, said
+        assert "nodes: CELERY_REDLOCK_NODES in app.conf; password: CELERY_REDLOCK_PASSWORD in app.conf; " in said
+        sender = Celery("sender", broker=f"{broker.url}/0", backend=f"{broker.url}/1", set_as_current=False)
+        with sender:
+            assert sender.send_task("orders.tasks.ship", (7,)).get(timeout=60) > 0
+        assert "- empty -" in shop.run("celery", "-A", "shop", "inspect", "locks", "-d", "w@here", "--timeout", "60")
+    doctor = shop.run("redlock", "doctor", "-A", "shop")
+    assert "CELERY_REDLOCK_NODES in app.conf" in doctor
+    assert f"broker 127.0.0.1:{broker.port}: Redis " in doctor
+    assert CANARY not in said + doctor + shop.run("celery", "-A", "shop", "report")
+
+
+def test_a_typo_in_the_settings_of_a_project_is_refused(project: tuple[Project, Server]) -> None:
+    shop, _ = project
+    shop.set("CELERY_REDLOCK_NODE = CELERY_REDLOCK_NODES")
+    wrong = "CELERY_REDLOCK_NODE is no setting; did you mean CELERY_REDLOCK_NODES?"
+    with shop.worker() as (process, output):
+        assert process.wait(60) != 0
+        assert wrong in output.read_text()
+        assert "Traceback" not in output.read_text()
+    assert shop.run("celery", "-A", "shop", "redlock", "doctor") == f"redlock: {wrong}\n"
+
+
+def test_values_that_django_evaluates_late_are_read() -> None:
+    text, late = functional.lazystr, functional.SimpleLazyObject
+    for nodes in (text("a:1, b:1, c:1"), late(lambda: "a:1,b:1,c:1"), [text("a:1"), late(lambda: "b:1"), "c:1"],
+                  late(lambda: ["a:1", "b:1", "c:1"])):  # fmt: skip
+        app = Celery(set_as_current=False)
+        app.conf.update(redlock_nodes=nodes, redlock_ttl=late(lambda: 2.0), redlock_max_ttl=text("9"))
+        assert [node.label for node in client_for(app).driver.nodes] == ["a:1", "b:1", "c:1"]
+        assert (of_conf(app.conf).ttl, of_conf(app.conf).max_ttl) == (2.0, 9.0)
+    assert of_conf({"redlock_heartbeat_file": Path("here")}).heartbeat_file == "here"

@@ -1,0 +1,218 @@
+"""Celery's configuration as the lock's settings, in every form in which Celery takes settings."""
+
+from __future__ import annotations
+
+import sys
+import types
+from typing import TYPE_CHECKING
+
+import pytest
+from celery import Celery
+
+from redlock import ConfigurationError
+from redlock.address import parse
+from redlock.celery import client_for, settings_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+@pytest.fixture
+def app() -> Celery:
+    return Celery(set_as_current=False)
+
+
+@pytest.fixture(autouse=True)
+def no_module_stays() -> Iterator[None]:
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if name.startswith("form_"):
+            del sys.modules[name]
+
+
+def module(name: str, **settings: object) -> str:
+    made = types.ModuleType(name)
+    made.__dict__.update(settings)
+    sys.modules[name] = made
+    return name
+
+
+NODES = ["a:1", "b:1", "c:1"]
+CANARY = "canary-b7Qx"
+
+
+def attribute(app: Celery, name: str) -> str:
+    setattr(app.conf, f"redlock_{name}", NODES)
+    return f"redlock_{name}"
+
+
+def keyword(app: Celery, name: str) -> str:
+    app.conf.update(**{f"redlock_{name}": NODES})
+    return f"redlock_{name}"
+
+
+def small_module(app: Celery, name: str) -> str:
+    app.config_from_object(module("form_small", **{f"redlock_{name}": NODES}))
+    return f"redlock_{name}"
+
+
+def capital_module(app: Celery, name: str) -> str:
+    app.config_from_object(module("form_capital", **{f"REDLOCK_{name.upper()}": NODES}))
+    return f"REDLOCK_{name.upper()}"
+
+
+def old_names(app: Celery, name: str) -> str:
+    app.config_from_object(module("form_old", **{f"CELERY_REDLOCK_{name.upper()}": NODES}))
+    return f"CELERY_REDLOCK_{name.upper()}"
+
+
+def namespace(app: Celery, name: str) -> str:
+    written = f"CELERY_REDLOCK_{name.upper()}"
+    app.config_from_object(module("form_ns", **{written: NODES, "CELERY_TASK_TIME_LIMIT": 9}), namespace="CELERY")
+    return written
+
+
+def other_namespace(app: Celery, name: str) -> str:
+    written = f"SHOP_REDLOCK_{name.upper()}"
+    app.config_from_object(module("form_shop", **{written: NODES}), namespace="SHOP")
+    return written
+
+
+def small_namespace(app: Celery, name: str) -> str:
+    app.config_from_object(module("form_small_ns", **{f"shop_redlock_{name}": NODES}), namespace="shop")
+    return f"shop_redlock_{name}"
+
+
+def without_the_namespace(app: Celery, name: str) -> str:
+    written = f"REDLOCK_{name.upper()}"
+    app.config_from_object(module("form_without", **{written: NODES}), namespace="CELERY")
+    return written
+
+
+def an_object(app: Celery, name: str) -> str:
+    app.config_from_object(type("Config", (), {f"redlock_{name}": NODES}))
+    return f"redlock_{name}"
+
+
+def a_dictionary(app: Celery, name: str) -> str:
+    app.config_from_object({f"redlock_{name}": NODES})
+    return f"redlock_{name}"
+
+
+def environment_variable(app: Celery, name: str) -> str:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SHOP_CONFIG", module("form_env", **{f"redlock_{name}": NODES}))
+        app.config_from_envvar("SHOP_CONFIG")
+    return f"redlock_{name}"
+
+
+def later_update(app: Celery, name: str) -> str:
+    app.config_from_object(module("form_later", CELERY_TASK_TIME_LIMIT=9), namespace="CELERY")
+    assert app.conf.task_time_limit == 9
+    app.conf.update({f"CELERY_REDLOCK_{name.upper()}": NODES})
+    return f"CELERY_REDLOCK_{name.upper()}"
+
+
+def later_defaults(app: Celery, name: str) -> str:
+    app.add_defaults(lambda: {f"redlock_{name}": NODES})
+    return f"redlock_{name}"
+
+
+EVERY_FORM = pytest.mark.parametrize(
+    "form",
+    [
+        attribute, keyword, small_module, capital_module, old_names, namespace, other_namespace, small_namespace,
+        without_the_namespace, an_object, a_dictionary, environment_variable, later_update, later_defaults,
+    ],
+)  # fmt: skip
+
+
+@EVERY_FORM
+def test_a_setting_is_read(app: Celery, form: Callable[[Celery, str], str]) -> None:
+    written = form(app, "nodes")
+    assert [node.label for node in client_for(app).driver.nodes] == NODES
+    assert settings_of(app).origins == {"nodes": f"{written} in app.conf"}
+
+
+@EVERY_FORM
+def test_a_misspelled_setting_is_refused_as_it_was_written(app: Celery, form: Callable[[Celery, str], str]) -> None:
+    written = form(app, "node")
+    right = written + ("S" if written.isupper() else "s")
+    with pytest.raises(ConfigurationError) as caught:
+        client_for(app)
+    assert str(caught.value) == f"{written} is no setting; did you mean {right}?"
+
+
+def test_mixed_case_is_a_misspelled_setting(app: Celery) -> None:
+    app.conf.Redlock_Nodes = NODES
+    with pytest.raises(ConfigurationError, match=r"Redlock_Nodes is no setting; did you mean Redlock_nodes\?"):
+        client_for(app)
+
+
+def test_another_apps_namespace_is_left_alone(app: Celery) -> None:
+    app.config_from_object(module("form_two", CELERY_REDLOCK_NODE=NODES, SHOP_REDLOCK_TTL=2), namespace="SHOP")
+    assert settings_of(app).ttl == 2
+
+
+def test_the_latest_change_wins_over_the_configurations_object(app: Celery) -> None:
+    app.config_from_object(module("form_wins", CELERY_REDLOCK_TTL=2, CELERY_REDLOCK_MAX_TTL=9), namespace="CELERY")
+    app.conf.redlock_ttl = 3
+    assert (settings_of(app).ttl, settings_of(app).max_ttl) == (3, 9)
+
+
+def test_the_name_with_the_namespace_wins(app: Celery) -> None:
+    app.config_from_object(module("form_both", CELERY_REDLOCK_TTL=2, REDLOCK_TTL=3), namespace="CELERY")
+    assert settings_of(app).ttl == 2
+
+
+def test_one_setting_in_two_cases_is_refused(app: Celery) -> None:
+    app.config_from_object(module("form_twice", REDLOCK_TTL=2, redlock_ttl=3))
+    with pytest.raises(ConfigurationError, match="are both set; leave one of them out"):
+        settings_of(app)
+
+
+def test_a_change_after_the_first_use_makes_a_new_client(app: Celery) -> None:
+    app.conf.redlock_nodes = NODES
+    first = client_for(app)
+    app.conf.task_time_limit = 9
+    app.conf.redlock_nodes = tuple(NODES)
+    assert client_for(app) is first, "nothing of ours has changed"
+    app.conf.update(redlock_nodes=["d:1", *NODES[1:]], redlock_prefix="p:")
+    assert client_for(app).driver.nodes[0].label == "d:1"
+    app.conf.redlock_tttl = 1
+    with pytest.raises(ConfigurationError, match="redlock_tttl is no setting"):
+        client_for(app)
+
+
+def test_the_environment_never_enters_the_configuration(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDLOCK_NODES", "redis://:canary-b7Qx@a:1,b:1,c:1")
+    monkeypatch.setenv("REDLOCK_PASSWORD", "canary-b7Qx")
+    app.conf.redlock_ttl = 2
+    client_for(app)
+    assert "canary-b7Qx" not in str(app.conf.table(with_defaults=True, censored=False))
+
+
+def test_celery_hides_the_password_in_its_configuration(app: Celery) -> None:
+    app.conf.update(redlock_nodes=NODES, redlock_username="lock", redlock_password=CANARY)
+    assert parse(settings_of(app).addresses[0])["password"] == CANARY
+    assert CANARY not in app.conf.humanize() + str(app.conf.table())
+
+
+@pytest.mark.parametrize(
+    ("settings", "exposed"),
+    [
+        ({"redlock_nodes": ["redis://:canary@a:1", "b:1"]}, True),
+        ({"redlock_nodes": "redis://a:1?password=canary"}, True),
+        ({"redlock_nodes": "rediss://a:1?ssl_password=canary"}, True),
+        ({"redlock_nodes": NODES, "redlock_password": "canary"}, False),
+        ({"redlock_nodes": "redis://lock@a:1"}, False),
+        ({}, False),
+    ],
+)
+def test_a_password_in_an_address_of_the_configuration_is_noticed(
+    app: Celery, monkeypatch: pytest.MonkeyPatch, settings: dict[str, object], *, exposed: bool
+) -> None:
+    monkeypatch.setenv("REDLOCK_NODES", "redis://:canary@e:1")
+    app.conf.update(settings)
+    assert settings_of(app).exposed is exposed
