@@ -106,7 +106,7 @@ class Server:
         Raises:
             ConfigurationError: It did not start; the message says why, such as a port that is taken.
         """
-        if self.port is not None and _answers(self._address(), b""):
+        if self.port is not None and _reply(self._address(), b"") is not None:
             raise ConfigurationError(f"port {self.port} is taken; stop what listens there, or choose another")
         if self.port is None and len(os.fsencode(self._socket)) > _LONGEST_SOCKET:
             raise ConfigurationError(
@@ -137,7 +137,8 @@ class Server:
         assert self._process is not None
         until = time.monotonic() + _START_SECONDS
         while time.monotonic() < until and self._process.poll() is None:
-            if _answers(self._address(), b"PING\r\n"):
+            # While it loads its data it answers, and refuses every command.
+            if (reply := _reply(self._address(), b"PING\r\n")) and not reply.startswith(b"-LOADING"):
                 return
             time.sleep(0.002)
         self.kill()
@@ -165,18 +166,19 @@ class Server:
         self._directory.cleanup()
 
 
-def _answers(address: str | tuple[str, int], question: bytes) -> bool:
+def _reply(address: str | tuple[str, int], request: bytes) -> bytes | None:
+    """The beginning of the reply, empty if there is no request; None where no server listens."""
     family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as sock:
         sock.settimeout(1.0)
         try:
             sock.connect(address)
-            if question:
-                sock.sendall(question)
-                return bool(sock.recv(16))
+            if not request:
+                return b""
+            sock.sendall(request)
+            return sock.recv(16)
         except OSError:
-            return False
-        return True
+            return None
 
 
 def die_with_parent() -> None:

@@ -154,10 +154,17 @@ class Stage:
         return [line for worker in self._workers for line in worker.log.splitlines()]
 
     def is_idle(self) -> bool:
-        """Whether no message waits for a worker or is in the hands of one."""
+        """Whether no message waits for a worker or is in the hands of one.
+
+        kombu takes a message off the queue with BRPOP and books it a moment later. In between only the connection
+        shows it: its last command is a BRPOP, and it is not blocked any more.
+        """
         with self.sender.connection_for_read() as connection:
             redis = connection.default_channel.client
-            return not redis.llen("celery") and not redis.hlen("unacked")
+            # Together, or a message that goes back to the queue is seen nowhere.
+            waiting, unacked, clients = redis.pipeline().llen("celery").hlen("unacked").client_list().execute()
+        taking = any(client["cmd"] == "brpop" and "b" not in client["flags"] for client in clients)
+        return not (waiting or unacked or taking)
 
     def counter(self, name: str) -> int:
         """The value of a counter."""

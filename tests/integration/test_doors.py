@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from redis import Redis
-from redis.exceptions import NoPermissionError, ResponseError
+from redis.exceptions import ResponseError
 
 from redlock import Redlock, RedlockError, embedded, force, wire
 from redlock.admission import declare
@@ -50,13 +50,20 @@ def commands(user: str) -> list[str]:
     return [word[1:] for word in documented(user) if word.startswith("+")]
 
 
+def unknown_commands(redis: Redis) -> set[str]:
+    """The commands that the manual leaves out of its users for a server as old as this one."""
+    version = tuple(map(int, redis.info("server")["redis_version"].split(".")[:2]))
+    return {"client|setinfo"} if version == (7, 0) else set()
+
+
 def let_in(servers: Sequence[Server], user: str, *without: str) -> None:
     """Make the manual's user known to these servers; without some of its commands."""
     rules = [f">{SECRET}" if word.startswith(">") else word for word in documented(user)]
-    rules = [word for word in rules if word not in {f"+{command}" for command in without}]
     for server in servers:
         with raw(server) as redis:
-            redis.execute_command("ACL", "SETUSER", user, "reset", "on", *rules)
+            left_out = {*without, *unknown_commands(redis)}
+            known = [word for word in rules if word.removeprefix("+") not in left_out]
+            redis.execute_command("ACL", "SETUSER", user, "reset", "on", *known)
             redis.acl_log_reset()
 
 
@@ -135,10 +142,10 @@ def test_what_it_does_not_need_is_refused_by_itself_and_inside_a_script(doors: C
     let_in(doors.servers, user)
     with Redis.from_url(f"{doors[0].url}?username={user}&password={SECRET}") as redis:
         for words in (one.split() for one in FOREIGN.split(";")):
-            with pytest.raises(NoPermissionError):
+            with pytest.raises(ResponseError, match=r"no permissions|unknown command"):
                 redis.execute_command(*words)
         for call in ("'FLUSHALL'", "'KEYS', '*'", "'RENAME', 'a', 'b'"):
-            with pytest.raises(ResponseError, match=r"ACL|permission|not allowed"):
+            with pytest.raises(ResponseError, match=r"ACL|permission|not allowed|can't run this command"):
                 redis.eval(f"return redis.call({call})", 0)
 
 
@@ -149,7 +156,8 @@ def test_without_any_one_of_them_something_does_not_work(
     let_in(doors.servers, "lock", command)
     with pytest.raises((RedlockError, AssertionError)):
         in_use(doors, caplog)
-    assert command in refused(doors.servers)
+    # Redis 6.2 names the command without its subcommand.
+    assert {command, command.partition("|")[0]} & refused(doors.servers)
 
 
 def test_a_waiter_who_is_refused_says_so_and_does_not_ask_over_and_over(
@@ -243,7 +251,8 @@ def test_workers_and_flower_do_with_the_commands_of_the_manual_and_no_password_i
             status, text = flower.get(page)
             assert status == http.HTTPStatus.OK
             said += text
-        assert refused([broker, *nodes.servers]) == set()
+        # Redis 6.2 refuses by this name what it does not know, such as CLIENT MAINT_NOTIFICATIONS.
+        assert refused([broker, *nodes.servers]) <= {"client"}
 
         # What comes back has forgotten its users: everybody is refused, and says so.
         for server in nodes.servers[:3]:
