@@ -1,0 +1,151 @@
+"""The interleavings of the conformance kit: which holder does what, in which order, and who must pass."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+class Step(NamedTuple):
+    """A step of a holder.
+
+    Attributes:
+        holder: Its name.
+        action: `look`, `enter`, `read`, `write` or `leave`.
+        may_wait: True if a right fence lets the holder wait here for another holder.
+    """
+
+    holder: str
+    action: str
+    may_wait: bool = False
+
+
+class Lease(NamedTuple):
+    """A lease as a fence sees it, without any lock behind it: the kit gives tokens in the order that it wants."""
+
+    fence: int
+    owner: str = "owner"
+    names: tuple[str, ...] = ("account",)
+    ttl_ms: int = 5_000
+
+    def remaining(self) -> float:
+        """Seconds until the deadline: here the lease never expires."""
+        return 60.0
+
+
+class Write(NamedTuple):
+    """A committed row of the journal that `Adapter.write` inserts."""
+
+    resource: str
+    token: int
+    read: int
+
+
+class Interleaving(NamedTuple):
+    """Steps of several holders in a fixed order.
+
+    Attributes:
+        why: What is tried, as a short sentence.
+        leases: The lease of each holder.
+        steps: What happens in which order.
+        commits: The holders that must commit, unless they end with a retryable error or refuse an open transaction.
+        stale: The holders that must be refused.
+    """
+
+    why: str
+    leases: Mapping[str, Lease]
+    steps: Sequence[Step]
+    commits: frozenset[str] = frozenset()
+    stale: frozenset[str] = frozenset()
+
+
+def _steps(text: str) -> list[Step]:
+    """`"a:enter,read b:enter?"` as a list of steps; a question mark means that the step may wait."""
+    found = [(word.split(":")[0], step) for word in text.split() for step in word.split(":")[1].split(",")]
+    return [Step(holder, step.rstrip("?"), step.endswith("?")) for holder, step in found]
+
+
+_ALL = "enter,read,write,leave"
+_A, _B = Lease(7, "first"), Lease(8, "second")
+
+INTERLEAVINGS: dict[str, Interleaving] = {
+    "I1": Interleaving(
+        "a holder is frozen between read and write, and a larger token comes",
+        {"seed": Lease(5, "seed"), "a": _A, "b": _B},
+        _steps(f"seed:{_ALL} a:enter,read b:enter?,read? a:write,leave b:write,leave"),
+        commits=frozenset("ab"),
+    ),
+    "I2": Interleaving(
+        "a smaller token comes while a larger one is open",
+        {"a": _A, "b": _B},
+        _steps("b:enter,read a:enter?,read? b:write,leave a:write,leave"),
+        commits=frozenset("b"),
+        stale=frozenset("a"),
+    ),
+    "I3": Interleaving(
+        "two sections of one lease overlap",
+        {"seed": _A, "a": _A, "b": _A},
+        _steps(f"seed:{_ALL} a:enter,read b:enter?,read? a:write,leave b:write,leave"),
+        commits=frozenset("ab"),
+    ),
+    "I4": Interleaving(
+        "two holders use a resource for the first time",
+        {"a": _A, "b": _B},
+        _steps("a:enter,read b:enter?,read? a:write,leave b:write,leave"),
+        commits=frozenset("ab"),
+    ),
+    "I5": Interleaving(
+        "a smaller token comes twice after a larger one was committed",
+        {"b": _B, "a": _A, "c": Lease(7, "first")},
+        _steps(f"b:{_ALL} a:{_ALL} c:{_ALL}"),
+        commits=frozenset("b"),
+        stale=frozenset("ac"),
+    ),
+    "I6": Interleaving(
+        "an equal token comes again, once from the same lease and once from another",
+        {"a": _A, "b": _A, "c": Lease(7, "other")},
+        _steps(f"a:{_ALL} b:{_ALL} c:{_ALL}"),
+        commits=frozenset("ab"),
+        stale=frozenset("c"),
+    ),
+    "I7": Interleaving(
+        "a holder waits for the row and then reads",
+        {"a": _A, "b": _B},
+        _steps("a:enter b:enter? a:read,write,leave b:read,write,leave"),
+        commits=frozenset("ab"),
+    ),
+    "I8": Interleaving(
+        "two resource names differ in case and in a trailing blank only",
+        {"a": Lease(8, "a", ("acc",)), "b": Lease(7, "b", ("ACC",)), "c": Lease(6, "c", ("acc ",))},
+        _steps(f"a:{_ALL} b:{_ALL} c:{_ALL}"),
+        commits=frozenset("abc"),
+    ),
+    "I9": Interleaving(
+        "four holders use a resource for the first time at once",
+        {name: Lease(10 + place, name) for place, name in enumerate("abcd")},
+        _steps("a:enter? b:enter? c:enter? d:enter? " + " ".join(f"{name}:read?,write?,leave?" for name in "abcd")),
+    ),
+    "I10": Interleaving(
+        "a holder looks at the data before its fence",
+        {"a": _B, "b": _A},
+        _steps(f"a:look b:{_ALL} a:{_ALL}"),
+        commits=frozenset("b"),
+    ),
+}
+"""The interleavings that a fence must survive; each was lost by some adapter that looked right."""
+
+
+def random_interleavings() -> Any:  # noqa: ANN401 - a strategy of Hypothesis, which need not be installed
+    """A Hypothesis strategy: three holders of growing tokens whose steps interleave in every way."""
+    from hypothesis import strategies  # noqa: PLC0415 - only for users of Hypothesis
+
+    leases = {"a": Lease(7, "a"), "b": Lease(8, "b"), "c": Lease(9, "c")}
+    places = [name for name in leases for _ in range(4)]
+
+    def build(order: list[str]) -> Interleaving:
+        left = {name: iter(_ALL.split(",")) for name in leases}
+        return Interleaving("a random order", leases, [Step(name, next(left[name]), may_wait=True) for name in order])
+
+    return strategies.permutations(places).map(build)

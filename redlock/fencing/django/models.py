@@ -1,0 +1,62 @@
+"""The tables of the fence, as in `redlock.fencing.sql.create_statements`.
+
+Rows of `Fence` must never be deleted: an old token would pass again. `purge_operations` deletes rows of `Operation`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db import models
+
+
+class ExactTextField(models.Field):  # type: ignore[misc]  # Django has no types
+    """Text that a database compares byte by byte: no collation folds case, accents or trailing blanks."""
+
+    def __init__(self, *args: Any, binary: bool = False, **options: Any) -> None:  # noqa: ANN401 - as Django's fields
+        self.binary = binary
+        super().__init__(*args, **options)
+
+    def deconstruct(self) -> tuple[str, str, Any, dict[str, Any]]:
+        """For migrations."""
+        name, path, args, options = super().deconstruct()
+        return name, path, args, options | ({"binary": True} if self.binary else {})
+
+    def db_type(self, connection: Any) -> str:  # noqa: ANN401 - Django has no types
+        """The column type on this database."""
+        if connection.vendor == "postgresql":
+            # Not "varchar": for that word Django adds an index for LIKE, which nobody would use.
+            return f'character varying({self.max_length}) COLLATE "C"'
+        if connection.vendor == "mysql":
+            exact = "CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
+            return f"varbinary({self.max_length})" if self.binary else f"varchar({self.max_length}) {exact}"
+        return "text"
+
+
+class Fence(models.Model):  # type: ignore[misc]  # Django has no types
+    """The largest fencing token of one resource."""
+
+    resource = ExactTextField(max_length=1024, primary_key=True, binary=True)
+    token = models.BigIntegerField()
+    owner = models.CharField(max_length=64)
+    section = models.BigIntegerField()
+    at = models.DateTimeField()
+
+    class Meta:
+        db_table = "redlock_fence"
+
+    def __str__(self) -> str:
+        return f"{self.resource} {self.token}"
+
+
+class Operation(models.Model):  # type: ignore[misc]  # as above
+    """An operation that was applied."""
+
+    operation_id = ExactTextField(max_length=255, primary_key=True)
+    at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        db_table = "redlock_operation"
+
+    def __str__(self) -> str:
+        return str(self.operation_id)

@@ -1,0 +1,175 @@
+"""`fenced` for Django: begin, fence, body, commit, on one database of the project.
+
+Invariants:
+1. The fence is the first statement of the outermost transaction of the connection. In a `TestCase` it is a savepoint.
+2. What the body loaded before the block is not looked at: Django cannot expire it. Load objects inside the block.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from django.db import connections, transaction
+
+from redlock.errors import ConfigurationError
+from redlock.fencing import _fence
+from redlock.fencing import _statements as sql
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from types import TracebackType
+
+    from redlock.fencing._fence import FencedLease, FencedSection
+    from redlock.fencing._statements import Dialect
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_WEEK_SECONDS = 7 * 24 * 3600.0
+
+
+class fenced:  # noqa: N801 - used as a function, as `transaction.atomic` is
+    """A durable `atomic` block under a fencing token; as a decorator it begins a block for each call.
+
+    Args:
+        lease: The lease, or a function without arguments that returns it, such as `redlock.celery.current_lease`.
+        using: The alias of the database that has the data; the tables of the fence must be in the same one.
+        operation: An id of 1 to 255 characters that is recorded in the same transaction. `section.fresh` is False if an
+            earlier transaction recorded it.
+        lock_timeout: Seconds to wait for another fenced transaction on the same resource; the TTL of the lease by
+            default. MySQL and SQLite use their own settings instead.
+
+    Raises:
+        Stale: A larger token was committed before; nothing was written.
+        LockLost: The lease had expired when the block was entered.
+        ConfigurationError: The block is inside another `atomic` block (or `ATOMIC_REQUESTS`), autocommit is off, the
+            database is read-only, or the tables are missing.
+    """
+
+    def __init__(
+        self,
+        lease: FencedLease | Callable[[], FencedLease],
+        *,
+        using: str = "default",
+        operation: str | None = None,
+        lock_timeout: float | None = None,
+    ) -> None:
+        self._lease = lease
+        self._using = using
+        self._operation = operation
+        self._lock_timeout = lock_timeout
+        self._transaction: DjangoTransaction | None = None
+
+    def __enter__(self) -> FencedSection:
+        lease = self._lease() if callable(self._lease) else self._lease
+        given = _fence.checked(lease, self._operation, self._lock_timeout)
+        begun = DjangoTransaction(self._using)
+        section = _fence.enter(begun, given)
+        self._transaction = begun
+        return section
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        begun, self._transaction = self._transaction, None
+        assert begun is not None, "__enter__ comes first"
+        begun.leave(exc)
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        """Decorate a function: each call is a fenced transaction of its own."""
+
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            block = fenced(self._lease, using=self._using, operation=self._operation, lock_timeout=self._lock_timeout)
+            with block:
+                return function(*args, **kwargs)
+
+        return call
+
+
+class DjangoTransaction:
+    """A transaction on one of Django's connections, as the fence uses it."""
+
+    def __init__(self, using: str) -> None:
+        self._using = using
+        self._connection: Any = connections[using]
+        self._atomic: Any = None
+
+    @property
+    def dialect(self) -> Dialect:
+        """The statements for the database."""
+        vendor = self._connection.vendor
+        if vendor == "mysql" and self._connection.mysql_is_mariadb:
+            vendor = "mariadb"
+        if vendor not in sql.DIALECTS:
+            raise ConfigurationError(
+                f"there is no fence for {vendor}; there is one for {', '.join(sorted(sql.DIALECTS))}"
+            )
+        return sql.DIALECTS[vendor]
+
+    def begin(self) -> None:
+        """Begin the outermost transaction of the connection."""
+        connection, in_test = self._connection, self._in_test_case
+        if connection.in_atomic_block and not in_test:
+            raise ConfigurationError(
+                "fenced() is inside an atomic block, and the fence must be the first statement of a transaction: "
+                "move it outside, and decorate views with transaction.non_atomic_requests under ATOMIC_REQUESTS"
+            )
+        if not connection.in_atomic_block and not connection.get_autocommit():
+            raise ConfigurationError(
+                f"autocommit is off for the database {self._using!r}: Django would not commit the block; turn it on"
+            )
+        self._atomic = transaction.atomic(using=self._using, durable=True)
+        self._atomic.__enter__()
+        if self.dialect.before_begin and not in_test:
+            self.execute(self.dialect.before_begin, {})
+
+    @property
+    def _in_test_case(self) -> bool:
+        """Whether all open blocks are those that Django's TestCase wraps around a test."""
+        blocks = self._connection.atomic_blocks
+        return bool(blocks) and all(getattr(block, "_from_testcase", False) for block in blocks)
+
+    def execute(self, statement: str, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
+        """Run a statement on the connection."""
+        with self._connection.cursor() as cursor:
+            cursor.execute(sql.pyformat(statement), dict(parameters) or None)
+            return cursor.fetchall() if cursor.description else []
+
+    def leave(self, exc: BaseException | None) -> None:
+        """Commit, or roll back after an exception."""
+        kind = None if exc is None else type(exc)
+        self._atomic.__exit__(kind, exc, None)
+
+    def commit(self) -> None:
+        """Commit."""
+        self.leave(None)
+
+    def rollback(self) -> None:
+        """Roll back."""
+        self.leave(_RolledBack())
+
+
+class _RolledBack(Exception):
+    """Tells the atomic block to roll back."""
+
+
+def purge_operations(*, using: str = "default", older_than: float = _WEEK_SECONDS, limit: int = 1_000) -> None:
+    """Delete up to `limit` operation ids that are older than `older_than` seconds.
+
+    Choose a time that is longer than any redelivery takes.
+
+    Raises:
+        ConfigurationError: The call is inside an atomic block, or an argument is not positive.
+    """
+    if older_than <= 0 or limit < 1:
+        raise ConfigurationError(f"older_than is {older_than!r} and limit is {limit!r}; both must be positive")
+    begun = DjangoTransaction(using)
+    begun.begin()
+    try:
+        begun.execute(begun.dialect.purge, {"seconds": int(older_than), "limit": limit})
+    except BaseException as error:
+        begun.leave(error)
+        raise
+    begun.commit()

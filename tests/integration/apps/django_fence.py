@@ -1,0 +1,179 @@
+"""A Django project in one file, and its own tests of the fence: `python django_fence.py TABLE_OF_DATABASES_AS_JSON`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import django
+from django.conf import settings
+
+settings.configure(
+    DATABASES=json.loads(sys.argv.pop(1)),
+    INSTALLED_APPS=["redlock.fencing.django"],
+    USE_TZ=True,
+    DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
+)
+django.setup()
+
+from django.core.management import call_command
+from django.db import connection, connections, transaction
+from django.test import TestCase, TransactionTestCase
+from django.test.runner import DiscoverRunner
+
+from redlock.errors import ConfigurationError, LockLost, Stale
+from redlock.fencing import _statements
+from redlock.fencing.conformance import INTERLEAVINGS, Lease, Write, check
+from redlock.fencing.django import fenced, purge_operations
+from redlock.fencing.django.models import Fence, Operation
+
+NAMES = {"account": "account", "acc": "acc-lower", "ACC": "acc-upper", "acc ": "acc-blank"}
+LEASE = Lease(7, "me")
+
+
+def run(statement: str, *parameters: Any) -> list[Any]:
+    with connection.cursor() as cursor:
+        cursor.execute(statement, parameters)
+        return list(cursor.fetchall()) if cursor.description else []
+
+
+class Expired(Lease):
+    def remaining(self) -> float:
+        return 0.0
+
+
+class Adapter:
+    """Django for the conformance kit; each thread has a connection of its own."""
+
+    def reset(self) -> None:
+        for table in ("account", "journal", "redlock_fence", "redlock_operation"):
+            run(f"DELETE FROM {table}")
+        for name in NAMES.values():
+            run("INSERT INTO account (name, value) VALUES (%s, 0)", name)
+
+    def open(self) -> Any:
+        return connections["default"]
+
+    def close(self, session: Any) -> None:
+        session.close()
+
+    def fenced(self, _session: Any, lease: Lease) -> Any:
+        return fenced(lease, lock_timeout=20)
+
+    def look(self, _session: Any, resource: str) -> None:
+        self.value(resource)
+
+    def read(self, _session: Any, resource: str) -> int:
+        return self.value(resource)
+
+    def write(self, _session: Any, write: Write, value: int) -> None:
+        run("INSERT INTO journal (resource, token, seen) VALUES (%s, %s, %s)", *write)
+        run("UPDATE account SET value = %s WHERE name = %s", value, NAMES[write.resource])
+
+    def retryable(self, error: Exception) -> bool:
+        return _statements.code_of(error) in _statements.RETRYABLE
+
+    def committed(self) -> list[Write]:
+        return [Write(*row) for row in run("SELECT resource, token, seen FROM journal")]
+
+    def value(self, resource: str) -> int:
+        return int(run("SELECT value FROM account WHERE name = %s", NAMES[resource])[0][0])
+
+
+class Conformance(TransactionTestCase):  # type: ignore[misc]  # Django has no types
+    def test_no_interleaving_loses_an_update(self) -> None:
+        run("CREATE TABLE account (name varchar(40) PRIMARY KEY, value integer)")
+        run("CREATE TABLE journal (resource varchar(40), token bigint, seen integer)")
+        for interleaving in INTERLEAVINGS.values():
+            check(Adapter(), interleaving, patience=0.1)
+
+
+class Transactions(TransactionTestCase):  # type: ignore[misc]  # Django has no types
+    def test_a_stale_token_is_refused(self) -> None:
+        with fenced(LEASE):
+            pass
+        with self.assertRaisesRegex(Stale, "the store has seen 7"), fenced(Lease(6, "late")):
+            self.fail("the body must not run")
+        self.assertFalse(connection.in_atomic_block)
+        self.assertEqual(Fence.objects.count(), 1)
+
+    def test_an_exception_rolls_back_and_on_commit_runs_once(self) -> None:
+        called = []
+        with self.assertRaises(ZeroDivisionError), fenced(LEASE, operation="op"):
+            transaction.on_commit(lambda: called.append("rolled back"))
+            raise ZeroDivisionError
+        for _ in range(2):
+            with fenced(LEASE, operation="op") as section:
+                transaction.on_commit(lambda fresh=section.fresh: called.append(fresh))
+        self.assertEqual(called, [True, False])
+
+    def test_nested_blocks_are_refused(self) -> None:
+        with transaction.atomic(), self.assertRaisesRegex(ConfigurationError, "non_atomic_requests"), fenced(LEASE):
+            self.fail("the body must not run")
+        with fenced(LEASE), self.assertRaisesRegex(ConfigurationError, "inside an atomic block"), fenced(LEASE):
+            self.fail("the body must not run")
+        with fenced(LEASE), transaction.atomic():
+            Operation.objects.count()
+
+    def test_autocommit_off_is_refused(self) -> None:
+        transaction.set_autocommit(False)
+        try:
+            with self.assertRaisesRegex(ConfigurationError, "autocommit is off"), fenced(LEASE):
+                self.fail("the body must not run")
+        finally:
+            transaction.rollback()
+            transaction.set_autocommit(True)
+
+    def test_bad_arguments_are_refused(self) -> None:
+        for lease, error in ((Expired(7, "me"), LockLost), (Lease(0, "me"), ConfigurationError)):
+            with self.assertRaises(error), fenced(lease):
+                self.fail("the body must not run")
+        with self.assertRaises(ConfigurationError), fenced(LEASE, operation=""):
+            self.fail("the body must not run")
+        self.assertEqual(Fence.objects.count(), 0)
+
+    def test_a_decorated_function_has_a_block_for_each_call(self) -> None:
+        tokens = iter((7, 9, 8))
+
+        @fenced(lambda: Lease(next(tokens), "me"))
+        def work() -> bool:
+            """Work."""
+            return bool(connection.in_atomic_block)
+
+        self.assertEqual((work(), work(), work.__doc__), (True, True, "Work."))
+        with self.assertRaises(Stale):
+            work()
+
+    def test_a_missing_table_is_named_with_its_statement(self) -> None:
+        run("ALTER TABLE redlock_fence RENAME TO elsewhere")
+        try:
+            with self.assertRaisesRegex(ConfigurationError, "CREATE TABLE redlock_fence"), fenced(LEASE):
+                self.fail("the body must not run")
+        finally:
+            run("ALTER TABLE elsewhere RENAME TO redlock_fence")
+
+    def test_old_operations_are_purged(self) -> None:
+        for name in ("op-1", "op-2"):
+            with fenced(LEASE, operation=name):
+                pass
+        Operation.objects.filter(operation_id="op-1").update(at="2020-01-01T00:00:00Z")
+        purge_operations()
+        self.assertEqual([one.operation_id for one in Operation.objects.all()], ["op-2"])
+
+    def test_no_migration_is_missing(self) -> None:
+        call_command("makemigrations", "--check", "--dry-run", verbosity=0)
+
+
+class InATestCase(TestCase):  # type: ignore[misc]  # as above
+    def test_the_fence_runs_in_a_savepoint(self) -> None:
+        with self.captureOnCommitCallbacks() as callbacks, fenced(LEASE):
+            transaction.on_commit(lambda: None)
+        self.assertEqual(len(callbacks), 1)
+        with self.assertRaises(Stale), fenced(Lease(6, "late")):
+            self.fail("the body must not run")
+        self.assertEqual(Fence.objects.get().token, 7)
+
+
+if __name__ == "__main__":
+    sys.exit(bool(DiscoverRunner(verbosity=1).run_tests(["__main__"])))
