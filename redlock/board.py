@@ -19,6 +19,7 @@ import struct
 import threading
 import time
 import weakref
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from billiard import current_process
@@ -47,9 +48,12 @@ class Entry:
         self._shown: dict[str, object] = {}
 
     def waiting(self, resource: object, holder: object) -> None:
-        """Somebody else has the lock, and this run waits."""
+        """This run waits for a holder, `-` if it is unknown; called at each attempt."""
         if not self._shown:
             self._show("waits", resource, holder=holder)
+        elif self._shown["state"] == "waits" and holder not in {"-", self._shown["holder"]}:
+            self._shown = {**self._shown, "holder": holder}
+            BOARD.show(self, self._shown)
 
     def acquired(self, lease: Lease) -> None:
         """It has the lock."""
@@ -65,7 +69,8 @@ class Entry:
             BOARD.hide(self)
 
     def _show(self, state: str, resource: object, **more: object) -> None:
-        since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        now = time.time()
+        since = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(now))}.{int(now % 1 * 1000):03d}Z"
         self._shown = {**self._about, "state": state, "resource": resource, "since": since, "pid": os.getpid(), **more}
         BOARD.show(self, self._shown)
 
@@ -104,13 +109,19 @@ class Board:
         self._entries.pop(torn, None)
 
     def listed(self) -> list[dict[str, Any]]:
-        """All that is shown, the oldest first."""
+        """All that is shown, the oldest first; each wait has its position among those of this worker."""
         with self._lock:
-            found: list[dict[str, Any]] = list(self._entries.values())
+            found: list[dict[str, Any]] = [dict(shown) for shown in self._entries.values()]
         if self._memory is not None:
             for slot in range(SLOTS):
                 found += self._read(self._memory, slot)
-        return sorted(found, key=lambda shown: str(shown["since"]))
+        found.sort(key=lambda shown: str(shown["since"]))
+        before: Counter[object] = Counter()
+        for shown in found:
+            if shown["state"] == "waits":
+                before[shown["resource"]] += 1
+                shown["position"] = before[shown["resource"]]
+        return found
 
     def _write(self) -> None:
         slot = own_slot()
@@ -136,7 +147,7 @@ class Board:
                 return []
             text = memory[start + _HEAD.size : start + _HEAD.size + length]
             if turn % 2 == 0 and head == _HEAD.unpack_from(memory, start):
-                shown: list[dict[str, Any]] = json.loads(text) if _is_alive(pid) else []
+                shown: list[dict[str, Any]] = json.loads(text) if is_alive(pid) else []
                 return shown
         return []
 
@@ -147,7 +158,8 @@ def own_slot() -> int | None:
     return place if isinstance(place, int) and 0 <= place < SLOTS else None
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Whether there is a process with this id."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

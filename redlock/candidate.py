@@ -18,6 +18,7 @@ from redlock.clock import now_ms, wall_us
 from redlock.commands import Acquire
 from redlock.model import Grant, Refusal
 from redlock.patience import Patience
+from redlock.wait_registry import PendingWait
 from redlock.waiters import Nap
 
 if TYPE_CHECKING:
@@ -71,20 +72,23 @@ class Candidate:
     def _queue(self, patience: Patience, first: Refusal | None) -> None:
         result: Grant | Refusal | None = first
         nap, losses, won = Nap(self._client.waiters, self._names, self._ttl_ms), 0, False
-        try:
-            if result is None:
-                if nap.comes_after_others(patience.turn_ms, lambda: self._client.log.queued(self._resource, self._who)):
-                    patience.hears()
-                result = self._attempt(patience, nap)
-            while isinstance(result, Refusal):
-                losses += 1
-                self._rest(patience, nap, result, losses)
-                result = self._attempt(patience, nap)
-            won = True
-        finally:
-            nap.end(won=won)
+        with PendingWait(self._client.waits, self._names, self._who, self._ttl_ms) as wait:
+            try:
+                if result is None:
+                    if patience.turn_ms:
+                        wait.begin()
+                        nap.comes_after_others(patience.turn_ms)
+                        patience.hears()
+                    result = self._attempt(patience, nap)
+                while isinstance(result, Refusal):
+                    losses += 1
+                    self._rest(patience, nap, wait, result, losses)
+                    result = self._attempt(patience, nap)
+                won = True
+            finally:
+                nap.end(won=won)
 
-    def _rest(self, patience: Patience, nap: Nap, refusal: Refusal, losses: int) -> None:
+    def _rest(self, patience: Patience, nap: Nap, wait: PendingWait, refusal: Refusal, losses: int) -> None:
         """Sleep until it is worth another attempt, or raise where there is no time for one."""
         verdict.refuse_disagreement(self._client.driver.nodes, self._client.driver.codec.terms, refusal)
         if refusal.no_quorum and losses == 1:
@@ -99,6 +103,8 @@ class Candidate:
             self._ignores_reservations = True
             nap.take(self._client.reserve_ms, wakes=False)
             return
+        self._client.waits.observe_holder(self._names, refusal.election.holder)
+        wait.begin()
         self._client.log.retry(self._resource, self._who, refusal, losses, pause)
         if not refusal.no_quorum and nap.lines_up(patience.turn_ms):
             patience.hears()

@@ -24,6 +24,7 @@ from redlock.lock import Lock
 from redlock.model import shown
 from redlock.nodes import DEFAULT_NODES, Node
 from redlock.renewal import Renewal
+from redlock.wait_registry import WaitRegistry
 from redlock.waiters import Waiters
 from redlock.wire import Codec
 
@@ -94,6 +95,7 @@ class Redlock:
         self.driver = Driver(members, codec)
         self.waiters = Waiters(members, codec)
         self.log = Journal(members)
+        self.waits = WaitRegistry(self.log, self.waiters.gate)
         self.renewal = Renewal(self.driver)
         _clients.add(self)
         self._largest_seen = 0
@@ -258,6 +260,7 @@ def _forget_all() -> None:
         client.driver.forget()
         client.renewal.forget()
         client.waiters.forget()
+        client.waits.reset_after_fork()
 
 
 def _settle_all() -> None:

@@ -60,9 +60,13 @@ class LockContended(RedlockError):
     """
 
     def __init__(self, resource: str, holder: str | None = None, remaining: float | None = None) -> None:
-        who = f"held by {holder}" if holder else "the vote was split between several clients"
-        when = f" for another {remaining:.3f} s at most" if remaining is not None else ""
-        super().__init__(f"lock {resource!r} is not free: {who}{when}", resource)
+        if holder:
+            why = f"held by {holder}"
+            when = "" if remaining is None else f"; the lease ends in {remaining:.3f} s unless the holder renews it"
+        else:
+            why = "the vote was split between several clients"
+            when = "" if remaining is None else f"; their keys end in {remaining:.3f} s at most"
+        super().__init__(f"lock {resource!r} is not free: {why}{when}", resource)
         self.args = (resource, holder, remaining)
         self.resource, self.holder, self.remaining = resource, holder, remaining
 

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 _MOST_QUEUED = 1_000
 _GATHER_SECONDS = 0.05
 """After a message, so that what happens in a hurry is told in one message instead of many."""
+_AGAIN_SECONDS = 1.0
+"""A lock that changes hands all the time must not send an event for each of its holders."""
 _PAUSE_SECONDS = 1.0
 """After a failure, so that a broker that is down is not tried without end."""
 
@@ -55,12 +57,22 @@ class Told:
         self._tell = tell
         self._everything = everything
         self._waited = False
+        self._holder: object = None
+        self._since = self._told_at = 0.0
 
     def waiting(self, resource: object, holder: object) -> None:
-        """Somebody else has the lock, and the task waits; told once, however often it tries."""
-        if not self._waited:
-            self._waited = True
-            self._tell("task-lock-waiting", lock_resource=resource, lock_holder=holder)
+        """The task waits for this holder, `-` if it is unknown; called at each attempt.
+
+        An event is sent when the wait begins and when the holder changes, but only once a second for known holders.
+        """
+        if self._waited and holder in {"-", self._holder}:
+            return
+        now = time.time()
+        if self._holder not in {None, "-"} and now < self._told_at + _AGAIN_SECONDS:
+            return
+        self._since = self._since or now
+        self._waited, self._holder, self._told_at = True, holder, now
+        self._tell("task-lock-waiting", lock_resource=resource, lock_holder=holder, lock_since=self._since)
 
     def acquired(self, lease: Lease) -> None:
         """The task has the lock."""
@@ -125,7 +137,7 @@ def _notice(_event: str, fields: Mapping[str, object]) -> None:
         ear.waiting(fields["resource"], fields["holder"])
 
 
-log.watch(_notice, "retry", "queued")
+log.watch(_notice, "waiting", "retry")
 
 
 class Sender:

@@ -6,6 +6,7 @@ and every node that gave none with its reason.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from redlock import log
@@ -41,9 +42,15 @@ class Journal:
             **self._votes(grant.election),
         )
 
-    def queued(self, resource: str, who: str) -> None:
-        """Other threads of this process wait for it already; this one comes after them, and asks no node before."""
-        log.debug("queued", resource=resource, who=who, holder="others of this process wait too")
+    def waiting(self, resource: str, owner_label: str, holder: str, position: int) -> None:
+        """An acquisition begins to wait."""
+        if log.is_heard("waiting"):
+            log.info("waiting", resource=resource, who=owner_label, holder=holder, position=position)
+
+    def wait_ended(self, resource: str, owner_label: str, waited_ms: int, *, acquired: bool) -> None:
+        """A wait has ended, by the lock, by an error or by an interruption."""
+        if log.is_heard("wait-ended", logging.DEBUG):
+            log.debug("wait-ended", resource=resource, who=owner_label, waited_ms=waited_ms, acquired=acquired)
 
     def retry(self, resource: str, who: str, refusal: Refusal, losses: int, pause_ms: int) -> None:
         """An election was lost, and there will be another."""

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from redlock import log
-from redlock.board import SLOTS, own_slot
+from redlock.board import SLOTS, is_alive, own_slot
 from redlock.escaping import escape
 
 if TYPE_CHECKING:
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 _BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _MOST_OPEN = 10_000
 _BYTES = 8
+
+
+_PROCESS, _WAITERS = 0, 1
+"""The first cells of a row: the process that writes into it, and its waits."""
 
 
 class Figure(NamedTuple):
@@ -41,7 +45,7 @@ class Figure(NamedTuple):
 
 _HELP = {
     "redlock_elections_total": "Leases taken, by the rounds that the election took.",
-    "redlock_contended_total": "Attempts that found the lock held, the first of each wait.",
+    "redlock_contended_total": "Acquisitions that had to wait.",
     "redlock_refused_total": "Callers that went away without the lock.",
     "redlock_requeued_total": "Tasks that went back to the queue for want of their lock.",
     "redlock_skipped_total": "Tasks that were skipped because somebody else had their lock.",
@@ -50,6 +54,7 @@ _HELP = {
     "redlock_votes_missing_total": "Votes that a node should have given and did not.",
     "redlock_clock_jumps_total": "Jumps of a node's wall clock that were seen.",
 }
+_WAITERS_HELP = "Acquisitions that wait at this moment."
 _TIMES = {
     "redlock_wait_seconds": "Time from asking for a lock to having it.",
     "redlock_hold_seconds": "Time from having a lock to giving it back.",
@@ -62,7 +67,7 @@ _SIMPLE = {
     "not-extended": Figure("redlock_extensions_failed_total"),
 }
 _ENDS = ("released", "expired", "unknown")
-EVENTS = ("acquired", "retry", "extended", "clock-jump", *_SIMPLE, *_ENDS)
+EVENTS = ("acquired", "retry", "waiting", "wait-ended", "extended", "clock-jump", *_SIMPLE, *_ENDS)
 """What it wants to see of the log."""
 
 
@@ -78,11 +83,12 @@ class Metrics:
         counters += [Figure("redlock_contended_total"), *_SIMPLE.values()]
         each = ("redlock_votes_missing_total", "redlock_clock_jumps_total")
         counters += [Figure(name, "node", node) for name in each for node in nodes]
-        self._counters = {figure: place for place, figure in enumerate(counters)}
+        first = _WAITERS + 1
+        self._counters = {figure: place for place, figure in enumerate(counters, first)}
         # A histogram has a cell for each bucket, one for what is longer, and one for the sum.
         size = len(_BOUNDS) + 2
-        self._times = {name: len(counters) + number * size for number, name in enumerate(_TIMES)}
-        self._width = len(counters) + len(_TIMES) * size
+        self._times = {name: first + len(counters) + number * size for number, name in enumerate(_TIMES)}
+        self._width = first + len(counters) + len(_TIMES) * size
         self._cells = memoryview(mmap.mmap(-1, SLOTS * self._width * _BYTES)).cast("d")
         self.forget()
         os.register_at_fork(after_in_child=self.forget)
@@ -100,8 +106,11 @@ class Metrics:
                 self._add(Figure("redlock_votes_missing_total", "node", str(node)))
             if event in _SIMPLE:
                 self._add(_SIMPLE[event])
-            elif event == "retry" and fields["attempt"] == 1:
+            elif event == "waiting":
                 self._add(Figure("redlock_contended_total"))
+                self._wait(1)
+            elif event == "wait-ended":
+                self._wait(-1)
             elif event == "clock-jump":
                 self._add(Figure("redlock_clock_jumps_total", "node", str(fields["node"])))
             elif event == "acquired":
@@ -120,6 +129,19 @@ class Metrics:
             # Leases that nobody gave back; better to miss some than to keep them all.
             self._open.clear()
         self._open[fields["resource"], fields["fence"]] = time.monotonic()
+
+    def _wait(self, change: int) -> None:
+        # A row outlives its process: the waits of a child that was killed ended with it.
+        if self._cells[self._row + _PROCESS] != os.getpid():
+            self._cells[self._row + _PROCESS] = os.getpid()
+            self._cells[self._row + _WAITERS] = 0
+        self._cells[self._row + _WAITERS] = max(0, self._cells[self._row + _WAITERS] + change)
+
+    def _waiters(self) -> int:
+        """How many acquisitions wait, over all processes that are alive."""
+        rows = range(0, len(self._cells), self._width)
+        waits = ((int(self._cells[row + _PROCESS]), self._cells[row + _WAITERS]) for row in rows)
+        return int(sum(count for pid, count in waits if count and is_alive(pid)))
 
     def _add(self, figure: Figure, amount: float = 1.0) -> None:
         place = self._counters.get(figure)
@@ -140,6 +162,9 @@ class Metrics:
         return "".join(f"{line}\n" for line in self._lines())
 
     def _lines(self) -> Iterator[str]:
+        yield f"# HELP redlock_waiters {_WAITERS_HELP}"
+        yield "# TYPE redlock_waiters gauge"
+        yield f"redlock_waiters {self._waiters()}"
         sums = [sum(self._cells[place :: self._width]) for place in range(self._width)]
         last = ""
         for figure, place in sorted(self._counters.items()):

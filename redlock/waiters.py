@@ -27,7 +27,7 @@ from redlock.nodes import TROUBLE, Dial, Unfit, refuse, why
 from redlock.waiting import early_ms, first_ms, pause_ms, sleep_ms
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from redlock.commands import Names
     from redlock.model import Refusal
@@ -167,24 +167,15 @@ class Nap:
         sleep = sleep_ms(refusal, chance)
         return (pause_ms(refusal, losses, chance), False) if sleep is None else (sleep, True)
 
-    def comes_after_others(self, most_ms: int, tell: Callable[[], None]) -> bool:
+    def comes_after_others(self, most_ms: int) -> None:
         """Others are likely to be before it: wait for its turn and a wake-up before the first attempt.
 
         Args:
-            most_ms: For how long at most; 0 not at all.
-            tell: Called before it waits for other threads of this process.
-
-        Returns:
-            Whether it did that.
+            most_ms: For how long at most.
         """
-        if not most_ms:
-            return False
-        if self._waiters.gate.has_line(self._names):
-            tell()
         until_ms, lately_ms = now_ms() + most_ms, self._waiters.lately_waited_ms(self._names)
         self.lines_up(most_ms)
         self.take(max(0, min(first_ms(lately_ms, self._wake_ms), until_ms - now_ms())), wakes=True)
-        return True
 
     def lines_up(self, most_ms: int) -> bool:
         """Be the one of this process that waits for them; True if that took time, and it may be free now."""

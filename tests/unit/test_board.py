@@ -53,13 +53,31 @@ def test_the_main_process_sees_what_a_child_waits_for_holds_and_has_lost(child: 
     assert seen_from_main(child) == []
 
 
-def test_who_waits_is_shown_since_the_beginning_of_the_wait(child: Board) -> None:
+def test_a_wait_is_shown_since_its_beginning_with_the_current_holder(child: Board) -> None:
     entry = Entry(None)
-    entry.waiting("account:42", "first")
+    entry.waiting("account:42", "-")
     (before,) = child._entries.values()
-    entry.waiting("account:42", "second")
-    assert list(child._entries.values()) == [before]
-    assert next(iter(child._entries.values())) is before
+    for holder, shown in (("first", "first"), ("-", "first"), ("second", "second")):
+        entry.waiting("account:42", holder)
+        assert list(child._entries.values()) == [{**before, "holder": shown}]
+    entry.acquired(LEASE)
+    entry.waiting("account:42", "third")
+    assert seen_from_main(child) == [("holds", "account:42")]
+
+
+def test_a_wait_has_its_position_among_the_workers_waits(child: Board) -> None:
+    entries = [Entry(None) for _ in range(4)]
+    for entry, resource in zip(entries, ("a", "a", "b", "a"), strict=True):
+        entry.waiting(resource, "-")
+    entries[0].acquired(LEASE)
+    main = Board()
+    main._memory = child._memory
+    assert sorted((str(shown["resource"]), shown.get("position")) for shown in main.listed()) == [
+        ("a", 1),
+        ("a", 2),
+        ("account:42", None),
+        ("b", 1),
+    ]
 
 
 def test_a_run_that_was_torn_away_from_its_end_is_not_shown_for_ever(child: Board) -> None:

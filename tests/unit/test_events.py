@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -73,7 +74,29 @@ def test_a_wait_is_told_once_however_often_the_task_tries() -> None:
         for _ in range(3):
             log.debug("retry", resource="account:42", holder="task-9@h (01234567)")
     assert listener.heard == ["task-lock-waiting"]
-    assert listener.fields == [{"lock_resource": "account:42", "lock_holder": "task-9@h (01234567)"}]
+    (fields,) = listener.fields
+    assert (fields["lock_resource"], fields["lock_holder"]) == ("account:42", "task-9@h (01234567)")
+
+
+def test_a_wait_is_told_before_the_first_attempt() -> None:
+    listener = Listener()
+    with waits_are_told_to(Told(listener, everything=False)):
+        log.info("waiting", resource="account:42", holder="-")
+    assert listener.heard == ["task-lock-waiting"]
+
+
+def test_a_new_holder_is_told_but_not_each_of_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    listener, now = Listener(), 100.0
+    monkeypatch.setattr(time, "time", lambda: now)
+    run = Told(listener, everything=False)
+    for at, holder in ((100.0, "-"), (100.1, "a"), (100.2, "b"), (101.2, "-"), (101.3, "c"), (103.0, "c")):
+        now = at
+        run.waiting("account:42", holder)
+    assert [(one["lock_holder"], one["lock_since"]) for one in listener.fields] == [
+        ("-", 100.0),
+        ("a", 100.0),
+        ("c", 100.0),
+    ]
 
 
 def test_a_wait_that_is_none_of_this_tasks_is_not_told() -> None:

@@ -47,6 +47,7 @@ ORDER = [
     "renewal",
     "gate",
     "waiters",
+    "wait_registry",
     "patience",
     "candidate",
     "lease",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 import pytest
@@ -71,9 +72,29 @@ def test_a_lease_is_held_from_its_begin_to_its_end(counted: Metrics, monkeypatch
 
 
 def test_a_wait_is_contention_once(counted: Metrics) -> None:
-    for attempt in (1, 2, 3, 1):
-        counted.see("retry", {"attempt": attempt, "missing": {}})
+    for event in ("waiting", "retry", "retry", "wait-ended", "waiting"):
+        counted.see(event, {"missing": {}})
     assert figures(counted)["redlock_contended_total"] == 2
+
+
+def test_the_waiters_of_all_processes_are_a_gauge(counted: Metrics, monkeypatch: pytest.MonkeyPatch) -> None:
+    for slot, events in ((0, ["waiting", "waiting", "wait-ended"]), (3, ["waiting"])):
+        monkeypatch.setattr(metrics, "own_slot", lambda slot=slot: slot)
+        for event in events:
+            counted.see(event, {})
+    assert figures(counted)["redlock_waiters"] == 2
+    counted.see("wait-ended", {})
+    assert figures(counted)["redlock_waiters"] == 1
+
+
+def test_the_waits_of_a_dead_process_are_over(counted: Metrics, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted.see("waiting", {})
+    monkeypatch.setattr(metrics, "is_alive", lambda _pid: False)
+    assert figures(counted)["redlock_waiters"] == 0
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "getpid", os.getppid)
+    counted.see("waiting", {})
+    assert figures(counted)["redlock_waiters"] == 1, "its successor begins with none"
 
 
 def test_votes_that_are_missing_are_counted_by_node_whatever_the_round_was_for(counted: Metrics) -> None:

@@ -1,0 +1,121 @@
+"""A wait is visible from its first moment to its end, for each kind of waiter and each kind of end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from redlock import LockContended, Redlock, log
+from tests.integration.tools import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from redlock.embedded import Cluster
+
+NAME = "account:42"
+Events = list[tuple[str, dict[str, object]]]
+
+
+@pytest.fixture
+def rival(nodes: Cluster) -> Iterator[Redlock]:
+    """A client of another process, as far as the nodes can tell."""
+    with Redlock(nodes.urls) as redlock:
+        yield redlock
+
+
+@pytest.fixture
+def heard(monkeypatch: pytest.MonkeyPatch) -> Events:
+    """The events of waits, as they come."""
+    events: Events = []
+
+    def hear(event: str, fields: Mapping[str, object]) -> None:
+        events.append((event, dict(fields)))
+
+    monkeypatch.setattr(log, "_watchers", {})
+    log.watch(hear, "waiting", "wait-ended", "retry", "refused")
+    return events
+
+
+def test_a_wait_before_the_first_attempt_is_visible(client: Redlock, rival: Redlock, heard: Events) -> None:
+    """A client that had to wait a moment ago joins the queue before it asks the nodes."""
+    client.waiters.remember((NAME,), 60, 10_000)
+    with rival.lock(NAME), pytest.raises(LockContended):
+        client.lease(NAME, who="me").take(50)
+    assert [event for event, _ in heard] == ["waiting", "refused", "wait-ended"]
+    (_, began), _, (_, ended) = heard
+    assert (began["resource"], began["who"], began["position"]) == (NAME, "me", 1)
+    assert (ended["who"], ended["acquired"]) == ("me", False)
+
+
+def test_a_caller_that_tries_once_does_not_wait(client: Redlock, rival: Redlock, heard: Events) -> None:
+    for lately in (0, 60):
+        client.waiters.remember((NAME,), lately, 10_000)
+        with rival.lock(NAME), pytest.raises(LockContended):
+            client.lease(NAME).take(0)
+    assert [event for event, _ in heard] == ["refused"] * 2
+
+
+def test_a_wait_ends_when_the_lock_is_acquired(client: Redlock, rival: Redlock, heard: Events) -> None:
+    holder, waiter = rival.lease(NAME, who="holder"), client.lease(NAME, who="waiter")
+    holder.take(0)
+    thread = threading.Thread(target=lambda: waiter.take(None))
+    thread.start()
+    eventually(client.waits.pending, "the wait")
+    (wait,) = client.waits.pending()
+    assert (wait.resource, wait.owner_label) == (NAME, "waiter")
+    assert wait.since > 0
+    assert client.waits.holder((NAME,), 5_000).startswith("holder (")
+    holder.give_back()
+    thread.join()
+    assert not client.waits.pending()
+    assert heard[0][1]["holder"] == client.waits.holder((NAME,), 5_000)
+    assert heard[-1] == ("wait-ended", {**heard[-1][1], "who": "waiter", "acquired": True})
+    waiter.give_back()
+
+
+def test_a_wait_ends_when_it_is_interrupted(client: Redlock, rival: Redlock, heard: Events) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def strike() -> None:
+        eventually(lambda: [event for event, _ in heard if event == "retry"], "the wait")
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    thread = threading.Thread(target=strike)
+    try:
+        with rival.lock(NAME):
+            thread.start()
+            with pytest.raises(KeyboardInterrupt):
+                client.lease(NAME).take(None)
+    finally:
+        thread.join()
+        signal.signal(signal.SIGUSR1, before)
+    assert not client.waits.pending()
+    assert heard[-1][0] == "wait-ended"
+    assert not heard[-1][1]["acquired"]
+
+
+def test_threads_of_a_process_have_positions(client: Redlock, rival: Redlock, heard: Events) -> None:
+    def wait() -> None:
+        with client.lock(NAME, blocking_timeout=60):
+            pass
+
+    def began() -> list[object]:
+        return [fields["position"] for event, fields in heard if event == "waiting"]
+
+    with rival.lock(NAME):
+        threads = [threading.Thread(target=wait) for _ in range(3)]
+        for number, thread in enumerate(threads, 1):
+            thread.start()
+            eventually(lambda number=number: client.waiters.gate.length((NAME,)) == number, "its place")  # type: ignore[misc]  # binds the number
+        assert began() == [1, 2, 3]
+        assert len(client.waits.pending()) == 3
+    for thread in threads:
+        thread.join()
+    assert not client.waits.pending()
