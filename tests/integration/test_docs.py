@@ -246,7 +246,7 @@ def test_every_event_of_the_log_is_explained_and_no_other() -> None:
 
 def test_every_metric_is_explained_and_no_other() -> None:
     source = (ROOT / "redlock" / "metrics.py").read_text(encoding="utf-8")
-    assert table(OPERATIONS, "Metrics") == {*re.findall(r'"(redlock_\w+_(?:total|seconds))"', source)}
+    assert table(OPERATIONS, "Metrics") == {*re.findall(r"\b(redlock_\w+_(?:total|seconds)|redlock_waiters)\b", source)}
 
 
 def test_every_reason_for_no_vote_is_one_that_nodes_give_and_those_of_redis_are_all_there() -> None:
