@@ -5,7 +5,8 @@ Rules of this file:
    operation, up to a limit.
 2. What belongs to one lease goes down the connections that took it, so that a release can't overtake an acquire.
 3. A forked child shares nothing with its parent: it closes what it inherited without a word on the wire.
-4. What nobody waits for has come to its end before the connections are closed.
+4. Asynchronous releases have come to their end, and the nodes have read all commands, before the connections are
+   closed; a node that does not answer for one node timeout is left behind.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from redlock.behind import Behind
+from redlock.clock import now_ms
 from redlock.sync import Links
 
 if TYPE_CHECKING:
@@ -62,20 +64,27 @@ class Driver:
             self._behind.watch(links)
 
     def settle(self) -> None:
-        """Wait until the outcome of every release is known, at most as long as a release may take."""
+        """Wait until the outcome of every release is known, and every node has what was sent to it.
+
+        The first takes at most as long as a release may, the second one node timeout.
+        """
+        until_ms = now_ms() + self.nodes[0].timeout_ms
         for links in self._sets:
             if links.lock.acquire(timeout=_TURN_SECONDS):
                 with links:
                     links.settle()
+                    links.drain(until_ms)
 
     def close(self) -> None:
         """Close all connections. Leases that are still held run out with their TTL."""
         with self._growing:
             sets, self._sets = self._sets, []
+        until_ms = now_ms() + self.nodes[0].timeout_ms
         for links in sets:
             if links.lock.acquire(timeout=_TURN_SECONDS):
                 with links:
                     links.settle()
+                    links.drain(until_ms)
                     links.abandon()
         self._behind.close()
 

@@ -60,6 +60,11 @@ class Link:
         self._outbox = bytearray()
 
     @property
+    def is_awaited(self) -> bool:
+        """Whether the node still has a command to answer, and has not let a round time out."""
+        return bool(self._pending) and self.sock is not None and self.suspect_since_ms is None
+
+    @property
     def may_agree(self) -> bool:
         """Whether the node agrees, or may do so with an answer that is still to come."""
         asked = (ballot for ballot in self._pending if ballot is not None)

@@ -8,6 +8,7 @@ Invariants:
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -59,6 +60,10 @@ class PendingReleases(Bundle):
 
     def _flush(self) -> None:
         if self._holds_back:
+            now = now_ms()
+            for begun in itertools.islice(reversed(self._begun), self._holds_back):
+                # The nodes have their time from now on, however long this thread was stopped meanwhile.
+                begun.ballot.sent_ms = now
             self._holds_back, self._comes_back = 0, False
             for link in self._links:
                 link.flush()

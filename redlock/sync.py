@@ -120,6 +120,17 @@ class Links(PendingReleases):
                 self._tell(over=1)
             self._struck = False
 
+    def drain(self, until_ms: int) -> None:
+        """Read until every node has answered every command, at most until this moment.
+
+        A node that can't write an answer because the connection has ended drops the commands that it has not read,
+        and with them the release of a lock that it has set.
+        """
+        self._enter()
+        while (wait_ms := until_ms - now_ms()) > 0 and any(link.is_awaited for link in self._links):
+            self._pump(wait_ms)
+        self._struck = False
+
     def _enter(self) -> None:
         """Something is begun: where that is so already an exception struck, and the order of the answers is lost."""
         if self._struck:

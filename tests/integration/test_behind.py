@@ -8,12 +8,15 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import pytest
 
-from redlock import LockLost, NotHeld, Outcome, Redlock
+from redlock import LockLost, NotHeld, Outcome, Redlock, pending, sync
+from redlock.behind import Behind
+from redlock.clock import now_ms
 from tests.integration.tools import ROOT, eventually, in_a_fork, is_free, raw, run_out, sends, slow_links
 
 if TYPE_CHECKING:
@@ -28,9 +31,10 @@ STRIKES = 60
 
 AT_THE_END = """
 import logging, sys
-from redlock import Redlock
+from redlock import Redlock, pending, sync
+pending.RELEASE_MS = sync.RELEASE_MS = 4_000  # a node that is late has an answer all the same
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-lock = Redlock(sys.argv[1:]).lock("report:7", wait_for_release=False)
+lock = Redlock(sys.argv[1:], node_timeout=4.0, ttl=10.0).lock("report:7", wait_for_release=False)
 for _ in range(200):
     with lock:
         pass
@@ -149,14 +153,47 @@ def test_a_program_that_ends_has_released_everything_and_said_so(nodes: Cluster)
 
 
 def test_a_client_that_is_closed_has_released_everything_and_said_so(
-    nodes: Cluster, caplog: pytest.LogCaptureFixture
+    nodes: Cluster, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.INFO, "redlock")
-    with Redlock(nodes.urls) as client:
+    for module in (pending, sync):
+        # A node that is late has an answer all the same.
+        monkeypatch.setattr(module, "RELEASE_MS", 4_000)
+    with Redlock(nodes.urls, node_timeout=4.0, ttl=10.0) as client:
         for _ in range(QUICK):
             take_and_give_back(client)
     assert is_free(nodes.servers, NAME)
     assert len(heard(caplog, "released")) == QUICK
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_a_client_that_is_closed_leaves_no_key_on_a_late_node(nodes: Cluster, *, wait: bool) -> None:
+    # More commands than a node reads at once: it answers some, and finds the connection closed or open.
+    names = [f"report:{number}" for number in range(60)]
+    late = nodes[4]
+    with Redlock(nodes.urls, node_timeout=4.0, ttl=10.0) as client:
+        take_and_give_back(client)
+        late.freeze()
+        locks = [client.lock(name, wait_for_release=wait) for name in names]
+        for lock in locks:
+            assert lock.acquire(blocking=False)
+        for lock in locks:
+            lock.release()
+        waker = threading.Timer(0.2, late.thaw)
+        waker.start()
+    waker.join()
+    with raw(late) as redis:
+        assert not redis.exists(*names)
+
+
+def test_a_release_that_was_held_back_for_long_has_its_time(client: Redlock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Behind, "watch", lambda *_: None)
+    with client.lock(NAME, wait_for_release=False) as lease:
+        assert lease.links is not None
+        lease.links._comes_back = True
+    held_back_ms = now_ms()
+    eventually(lambda: now_ms() - held_back_ms > 2 * pending.RELEASE_MS, "the end of a release's time")
+    assert lease.outcome() is Outcome.RELEASED
 
 
 def test_a_forked_child_leaves_what_its_parent_has_begun_to_its_parent(nodes: Cluster, client: Redlock) -> None:
