@@ -131,7 +131,9 @@ def _size(what: str, text: str) -> int:
     try:
         return len(text.encode())
     except UnicodeEncodeError:
-        raise ConfigurationError(f"{what} {quoted(text)} holds half a surrogate pair, which is no text") from None
+        pass
+    # Not inside the handler: that error repeats the text.
+    raise ConfigurationError(f"{what} {quoted(text)} holds half a surrogate pair, which is no text")
 
 
 def _text(what: str, name: object, *, empty: bool) -> str:

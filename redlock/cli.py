@@ -13,15 +13,16 @@ import os
 import sys
 import time
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from redlock import checks, conf, doctor, force, simulate
+from redlock import checks, doctor, force, simulate
 from redlock import run as programs
 from redlock.admission import declare
 from redlock.errors import ConfigurationError, QuorumUnavailable, RedlockError
 from redlock.escaping import escape
 from redlock.findings import worst
-from redlock.settings import ENVIRONMENT, Settings, read
+from redlock.options import Parser, broker_from, given, settings_from
+from redlock.settings import read
 from redlock.status import table
 from redlock.survey import survey
 
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str] | None = None, app: object = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="redlock", description="A quorum lock on independent Redis nodes.")
+    parser = Parser(prog="redlock", description="A quorum lock on independent Redis nodes.")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     command = commands.add_parser(
         "simulate",
@@ -93,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _look_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _look_commands(commands: argparse._SubParsersAction[Parser]) -> None:
     command = commands.add_parser(
         "status",
         help="show the nodes, and who holds what",
@@ -122,17 +123,18 @@ def _look_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     command.set_defaults(run=_doctor)
 
 
-def _lock_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _lock_commands(commands: argparse._SubParsersAction[Parser]) -> None:
     command = commands.add_parser(
         "run",
         usage="redlock run [options] RESOURCE -- COMMAND ...",
         help="run a program while a lock is held",
         description="Takes the lock, runs the program, renews the lock while it runs, and gives it back. Where the "
         "lock is being lost the program's process group gets SIGTERM, and SIGKILL when the grace is over: before the "
-        "lease is, if it could not be renewed; after it, if it was taken away. The program finds REDLOCK_RESOURCE and "
-        "REDLOCK_FENCE, the fencing token, in its environment. It can't be suspended with Ctrl-Z. Where "
-        "redlock itself is killed, the whole process group is killed. Not protected is a process that the program "
-        "leaves running in the background, or that leaves the group (setsid, setpgid, an interactive shell).",
+        "lease is, if it could not be renewed; after it, if it was taken away. The program finds REDLOCK_RESOURCE, "
+        "REDLOCK_FENCE (the fencing token) and REDLOCK_NODES (without passwords) in its environment. It can't be "
+        "suspended with Ctrl-Z. Where redlock itself is killed, the whole process group is killed. Not protected is a "
+        "process that the program leaves running in the background, or that leaves the group (setsid, setpgid, an "
+        "interactive shell).",
         epilog="Exit status: the program's, or 128 + n if signal n ended it; 2 bad input, 69 no quorum of nodes, "
         "70 the lock was lost, 73 the log file can't be opened, 75 somebody else has the lock, 126 the program can't "
         "be run, 127 there is none.",
@@ -140,6 +142,7 @@ def _lock_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     command.add_argument("resource", metavar="RESOURCE", help="what to lock")
     _lock_options(command)
     command.add_argument("--wait", metavar="S", type=float, help="seconds to wait; 0 tries once (default: for ever)")
+    command.add_argument("--pass-credentials", action="store_true", help="let the program find the nodes' passwords")
     command.add_argument("--grace", metavar="S", type=float, help="seconds to SIGKILL (default: a third of the ttl)")
     command.add_argument("--log-file", metavar="FILE", help="where the lock's events go (default: nowhere)")
     command.set_defaults(run=_run)
@@ -172,14 +175,14 @@ def _lock_options(command: argparse.ArgumentParser) -> None:
 
 
 def _simulate(options: argparse.Namespace) -> int:
-    lock = _settings(options, "nodes", "ttl")
+    lock = settings_from(options, "nodes", "ttl")
     names = ("delays", "hold", "retries", "retry_delay", "resource", "log_file")
-    plan = read(simulate.Plan, os.environ, "SIMULATE_", options=_given(options, *names))
+    plan = read(simulate.Plan, os.environ, "SIMULATE_", options=given(options, *names))
     return simulate.run(plan, lock, embedded=options.embedded)
 
 
 def _init(options: argparse.Namespace) -> int:
-    lock = _settings(options, "nodes", "ttl")
+    lock = settings_from(options, "nodes", "ttl")
     nodes = lock.addresses
     print(
         f"This lets {len(nodes)} nodes vote at once. The risk: if one of them held a lock less than "
@@ -193,7 +196,7 @@ def _init(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    lock = _settings(options, "nodes")
+    lock = settings_from(options, "nodes")
     while True:
         seen = survey(
             lock.addresses, prefix=lock.prefix, max_ttl=lock.max_ttl, timeout=options.timeout, resources=options.most
@@ -210,8 +213,8 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    lock = _settings(options, "nodes", "ttl")
-    findings = doctor.check(lock, broker=_broker(options), store=options.store or "", timeout=options.timeout)
+    lock = settings_from(options, "nodes", "ttl")
+    findings = doctor.check(lock, broker=broker_from(options), store=options.store or "", timeout=options.timeout)
     level = worst(findings)
     if options.json:
         print(json.dumps({"level": level.name.lower(), "findings": [one.as_dict() for one in findings]}, indent=2))
@@ -224,7 +227,7 @@ def _doctor(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace) -> int:
     if not options.command:
         raise ConfigurationError("run needs a program: redlock run RESOURCE -- COMMAND ...")
-    lock = _settings(options, "nodes", "ttl")
+    lock = settings_from(options, "nodes", "ttl")
     wait, grace = checks.patience(options.wait), lock.ttl / 3 if options.grace is None else options.grace
     if checks.number("grace", grace, zero=True) > lock.ttl / 2:
         raise ConfigurationError(f"grace is {grace:g} s; it must be at most half of the ttl, {lock.ttl / 2:g} s")
@@ -235,13 +238,14 @@ def _run(options: argparse.Namespace) -> int:
             programs.say(f"log file {options.log_file!r}: {(error.strerror or str(error)).lower()}")
             return programs.CANNOT_CREATE
     with lock.client() as client:
-        return programs.run(client, options.resource, options.command, wait=wait, grace=grace)
+        environment = programs.environment(lock, credentials=options.pass_credentials)
+        return programs.run(client, options.resource, options.command, environment, wait=wait, grace=grace)
 
 
 def _release(options: argparse.Namespace) -> int:
     if not options.force:
         raise ConfigurationError("only its holder releases a lock; --force takes it away from whoever that is")
-    lock = _settings(options, "nodes")
+    lock = settings_from(options, "nodes")
     with lock.client() as client:
         lease = force.target(client, options.resource)
         if lease is None:
@@ -263,29 +267,3 @@ def _agreed(options: argparse.Namespace) -> bool:
         return True
     print("Nothing was changed.")
     return False
-
-
-def _settings(options: argparse.Namespace, *names: str) -> Settings:
-    """The lock's settings, of which these may be given on the command line."""
-    given = _given(options, *names)
-    if options.app is None:
-        return read(Settings, os.environ, ENVIRONMENT, options=given)
-    return read(Settings, {}, ENVIRONMENT, conf.of_conf(_app(options).conf), given)
-
-
-def _app(options: argparse.Namespace) -> Any:  # noqa: ANN401 - Celery is untyped
-    """The Celery app that was named, imported once."""
-    if isinstance(options.app, str):
-        options.app = conf.find_app(options.app)
-    return options.app
-
-
-def _broker(options: argparse.Namespace) -> str:
-    """The address of Celery's broker; the first of several."""
-    urls = options.broker or (options.app and _app(options).conf.broker_url) or os.environ.get("CELERY_BROKER_URL", "")
-    return (urls if isinstance(urls, str) else urls[0]).partition(";")[0]
-
-
-def _given(options: argparse.Namespace, *names: str) -> dict[str, object]:
-    """What was given on the command line."""
-    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}

@@ -15,6 +15,8 @@ _NAME = r"\w*(?:passw(?:or)?d|passphrase)"
 # Up to the last @ before the next address: user names and passwords may hold an @ themselves. Our own description of
 # an address is no address.
 _IN_ADDRESS = re.compile(r"(\b\w[\w+.-]*://(?!\[user:password@\])(?:(?!\w+://)[^\s:])*:)(?:(?!\w+://)\S)+@")
+# A blank is no end of a password between quotes.
+_IN_QUOTES = re.compile(r"""(['"]\w[\w+.-]*://[^\s:'"]*:)[^'"]*@""")
 _QUOTED = re.compile(rf"""(\b{_NAME}['"]?\s*[=:]\s*b?)(['"])(?:\\.|(?!\2).)*\2""", re.IGNORECASE | re.DOTALL)
 _END = r"""(?=['"]?[,)\]}]*(?:[\s&]|$))"""
 _BARE = re.compile(rf"""((?:\b{_NAME}|[?&]\w*kwargs)=)(?!['"])[^\s&]+?{_END}""", re.IGNORECASE)
@@ -33,7 +35,7 @@ def mask(text: str) -> str:
     """
     # A search for a word is far quicker than the expressions, and most text is a line of the lock's log.
     if "://" in text and "@" in text:
-        text = _IN_ADDRESS.sub(rf"\1{HIDDEN}@", text)
+        text = _IN_ADDRESS.sub(rf"\1{HIDDEN}@", _IN_QUOTES.sub(rf"\1{HIDDEN}@", text))
     if "ass" in text or "ASS" in text or "kwargs=" in text:
         text = _BARE.sub(rf"\1{HIDDEN}", _QUOTED.sub(rf"\1\2{HIDDEN}\2", text))
     return text

@@ -231,6 +231,10 @@ class Grant(NamedTuple):
     rounds: int
     election: Election
 
+    def __repr__(self) -> str:
+        # Not as a tuple's: an error report with local variables must not hold the token.
+        return f"Grant({self.names!r}, {shown(self.token)!r}, fence={self.fence}, deadline_ms={self.deadline_ms})"
+
 
 class Refusal(NamedTuple):
     """A lost election, by its votes.

@@ -142,13 +142,16 @@ class Node:
             "driver_info": None,
             "maint_notifications_config": MaintNotificationsConfig(enabled=False),
         }
+        problem = ""
         try:
             self._kind(**self._options | greeted)
         except TypeError:
-            raise ConfigurationError(f"node address of {self.label} has an option that is not known") from None
+            problem = f"node address of {self.label} has an option that is not known"
         except (ValueError, RedisError):
-            # Not in redis-py's own words: they may repeat the option's value.
-            raise ConfigurationError(f"an option of the node address of {self.label} can't be used") from None
+            problem = f"an option of the node address of {self.label} can't be used"
+        if problem:
+            # Neither in redis-py's own words nor inside the handler: its error may repeat the option's value.
+            raise ConfigurationError(problem)
         self.error = ""
         """Why it is known to be bad; empty while it is not."""
         self.clock = ClockWatch()

@@ -20,17 +20,19 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from redlock import files
+from redlock import address, files
 from redlock.errors import LockContended, LockLost, QuorumUnavailable, RedlockError
 from redlock.escaping import escape
 from redlock.log import LineFormatter, logger
 from redlock.program import Program, Stopped
+from redlock.settings import SECRETS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from redlock.client import Redlock
     from redlock.lease import Lease
+    from redlock.settings import Settings
 
 # As in sysexits.h, and as shells do.
 NO_QUORUM, LOST, CANNOT_CREATE, CONTENDED, CANNOT_RUN, NOT_FOUND = 69, 70, 73, 75, 126, 127
@@ -79,13 +81,37 @@ def log_to(path: str) -> None:
     logger.setLevel(logging.DEBUG)
 
 
-def run(client: Redlock, resource: str, command: Sequence[str], *, wait: float | None, grace: float) -> int:
+def environment(settings: Settings, *, credentials: bool) -> dict[str, str]:
+    """The environment of a program: the same nodes under the same terms.
+
+    Args:
+        settings: The lock's.
+        credentials: Whether the addresses of the nodes keep their users and passwords.
+    """
+    nodes = [node if credentials else address.without_credentials(node) for node in settings.addresses]
+    # What came from an option or from an app must not be a default in the program, which then would lock elsewhere.
+    terms = {"NODES": ",".join(nodes), "PREFIX": settings.prefix, "MAX_TTL": f"{settings.max_ttl}"}
+    gone = {*SECRETS, "REDLOCK_PREFIX_FILE", "REDLOCK_MAX_TTL_FILE"}
+    kept = {name: value for name, value in os.environ.items() if name not in gone}
+    return kept | {f"REDLOCK_{name}": value for name, value in terms.items()}
+
+
+def run(
+    client: Redlock,
+    resource: str,
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    wait: float | None,
+    grace: float,
+) -> int:
     """Run a program while the lock is held.
 
     Args:
         client: Its TTL is the lease's.
         resource: What to lock.
         command: The program and its arguments.
+        environment: The program's environment, to which the resource and the fencing token are added.
         wait: Seconds to wait for the lock, 0 or more; None for as long as it takes.
         grace: Seconds between SIGTERM and SIGKILL where the lock is being lost, 0 to half of the TTL.
 
@@ -101,7 +127,7 @@ def run(client: Redlock, resource: str, command: Sequence[str], *, wait: float |
     with _signals_go_to(program):
         try:
             lease.take(None if wait is None else int(wait * 1000))
-            return _run(program, lease, grace, held)
+            return _run(program, lease, environment, grace, held)
         except Stopped as stopped:
             return 128 + stopped.number
         except LockContended as error:
@@ -116,10 +142,10 @@ def run(client: Redlock, resource: str, command: Sequence[str], *, wait: float |
                     lease.give_back()
 
 
-def _run(program: Program, lease: Lease, grace: float, changed: threading.Event) -> int:
+def _run(program: Program, lease: Lease, environment: Mapping[str, str], grace: float, changed: threading.Event) -> int:
     told = {"REDLOCK_RESOURCE": lease.resource, "REDLOCK_FENCE": str(lease.fence)}
     try:
-        program.start(os.environ | told)
+        program.start({**environment, **told})
     except OSError as error:
         say(f"{program.command[0]}: {(error.strerror or str(error)).lower()}")
         return NOT_FOUND if isinstance(error, FileNotFoundError) else CANNOT_RUN

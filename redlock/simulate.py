@@ -20,6 +20,7 @@ from redlock import embedded as servers
 from redlock.errors import ConfigurationError, LockContended, QuorumUnavailable
 from redlock.escaping import escape
 from redlock.log import LineFormatter, logger
+from redlock.masking import quoted
 
 if TYPE_CHECKING:
     from redlock.settings import Settings
@@ -47,13 +48,12 @@ class Plan:
         checks.count("retries", int(self.retries) if float(self.retries).is_integer() else self.retries)
         checks.resource(self.resource)
         try:
-            return [checks.number("delays", float(part), zero=True) for part in self.delays.split(",")]
-        except ValueError as error:
-            if isinstance(error, ConfigurationError):
-                raise
-            raise ConfigurationError(
-                f"delays is {self.delays!r}; it must be numbers with commas, such as 0,1,3"
-            ) from None
+            starts = [float(part) for part in self.delays.split(",")]
+        except ValueError:
+            starts = []
+        if not starts:
+            raise ConfigurationError(f"delays is {quoted(self.delays)}; it must be numbers with commas, such as 0,1,3")
+        return [checks.number("delays", start, zero=True) for start in starts]
 
 
 def run(plan: Plan, lock: Settings, *, embedded: bool) -> int:

@@ -80,6 +80,7 @@ ORDER = [
     "celery",
     "flower",
     "simulate",
+    "options",
     "cli",
     "celery_command",
 ]

@@ -1,0 +1,68 @@
+"""`redlock.masking`: no text that leaves the package holds a password."""
+
+from __future__ import annotations
+
+import pytest
+
+from redlock import ConfigurationError
+from redlock.masking import mask, quoted
+
+ADDRESS = "redis://user:canary@h:1"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "rediss://h:1?ssl_password=canary",
+        "rediss://h:1?ssl_keyfile=/k&ssl_password=canary&db=1",
+        "redis://me@corp:canary@h:1",
+        "redis://me@corp:can@ary@canary@h:1",
+        "sentinel://:canary@a:26379;sentinel://:canary@b:26379",
+        "sentinel://a:1?sentinel_kwargs=%7B%22password%22%3A%22canary%22%7D",
+        "{'sentinel_kwargs': {'password': 'canary'}, 'db': 0}",
+        '{"sentinel_kwargs": {"password": "can\\"canary"}}',
+        "Sentinel([('a', 1)], sentinel_kwargs={'password': b'canary', 'db': 1})",
+        "SSLConnection(host='h', ssl_password='canary', password=\"it's canary\")",
+        "REDLOCK_PASSWORD=canary redlock doctor",
+        "passphrase: 'canary two'",
+        "a list: ['redis://:canary@h:1', 'redis://:canary two@h:2']",
+    ],
+)
+def test_a_secret_is_hidden_wherever_it_stands(text: str) -> None:
+    assert "canary" not in mask(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "wants a password",
+        "NOAUTH: the password is wrong",
+        "token=5 seen=7 resource=mail:ann@example.org",
+        "write redis://[user:password@]host:port[/db], rediss://... for TLS",
+        "settings password=*** origins='password: REDLOCK_PASSWORD_FILE in the environment; ttl: --ttl'",
+        "bypass=1 compass='north'",
+    ],
+)
+def test_other_text_is_left_as_it_is(text: str) -> None:
+    assert mask(text) == text
+
+
+def test_a_masked_text_stays_as_it_is() -> None:
+    masked = mask(f"{ADDRESS} password='canary'")
+    assert masked == mask(masked) == "redis://user:***@h:1 password='***'"
+
+
+@pytest.mark.parametrize(
+    "value", [ADDRESS, [ADDRESS, None], {ADDRESS}, {"a": ADDRESS}, ADDRESS.encode(), "user:canary@h:1", ("u:canary@h",)]
+)
+@pytest.mark.parametrize("most", [10, 14, 20, 60])
+def test_a_value_is_quoted_without_a_part_of_its_secret(value: object, most: int) -> None:
+    said = quoted(value, most)
+    assert "can" not in said
+    assert len(said) <= most
+
+
+def test_an_error_masks_whatever_it_is_given() -> None:
+    error = ConfigurationError(f"can't use {ADDRESS}")
+    assert str(error) == "can't use redis://user:***@h:1"
+    assert "canary" not in repr(error) + repr(error.args)
