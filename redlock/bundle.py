@@ -18,10 +18,9 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
-from redlock import wire
+from redlock import log, wire
 from redlock.clock import now_ms
 from redlock.commands import Command, Release
-from redlock.errors import ConfigurationError
 from redlock.link import Link
 from redlock.model import Kind, quorum_of, silent
 from redlock.nodes import Dial
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 
     from redlock.ballot import Ballot
     from redlock.model import Vote
-    from redlock.nodes import Dialled, Node
+    from redlock.nodes import Node
 
 _SUSPECT_MS = 1_000
 
@@ -163,6 +162,7 @@ class Bundle:
         self._struck = True
         for link in down:
             self._adopt(link)
+        self._find_twins()
 
     def _await(self, dials: Sequence[Dial], connected: int) -> None:
         while late := [dial for dial in dials if not dial.done.is_set()]:
@@ -187,20 +187,34 @@ class Bundle:
         if dial.result is None:
             link.reason = dial.error
         else:
-            self._refuse_duplicates(link, dial.result)
             link.adopt(dial.result)
             link.agreed = dial.result.terms == self._terms
             if dial.result.terms and not link.agreed:
                 self._note_terms(link, wire.disagrees(dial.result.terms))
 
-    def _refuse_duplicates(self, new: Link, dialled: Dialled) -> None:
+    def _find_twins(self) -> None:
+        """Find the addresses that lead to the same server: an address is wrong there, or a server is an impostor.
+
+        Which of them is wrong is unknown, so all of them are asked, and together they cast one vote of a kind.
+        """
+        places: dict[str, list[Link]] = {}
         for link in self._links:
-            if link is not new and link.sock is not None and link.run_id == dialled.run_id:
-                dialled.close()
-                raise ConfigurationError(
-                    f"nodes {link.node.label} and {new.node.label} are the same server; "
-                    "each lock node must be a server of its own, or one failure costs two votes"
-                )
+            if link.sock is not None:
+                places.setdefault(link.run_id, []).append(link)
+        for link in self._links:
+            twins = tuple(other for other in places.get(link.run_id, ()) if other is not link)
+            if link.sock is not None and twins != link.twins:
+                link.twins = twins
+                if twins and twins[0].place < link.place:
+                    log.warning("node-duplicate", node=link.node.label, same_as=twins[0].node.label)
+
+    @staticmethod
+    def _counted_once(link: Link, ballot: Ballot, vote: Vote) -> Vote:
+        """The vote of a server that has several addresses; no vote if another of them has brought the same."""
+        for twin in link.twins:
+            if ballot.votes[twin.place].kind is vote.kind and not ballot.votes[twin.place].unanswered:
+                return silent(f"the same server as {twin.node.label}")._replace(same_as=twin.node.label)
+        return vote
 
     def abandon(self) -> None:
         """Close every connection of a set that nobody will use again."""

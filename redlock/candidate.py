@@ -91,6 +91,7 @@ class Candidate:
     def _rest(self, patience: Patience, nap: Nap, wait: PendingWait, refusal: Refusal, losses: int) -> None:
         """Sleep until it is worth another attempt, or raise where there is no time for one."""
         verdict.refuse_disagreement(self._client.driver.nodes, self._client.driver.codec.terms, refusal)
+        verdict.refuse_duplicates(self._client.driver.nodes, refusal)
         if refusal.no_quorum and losses == 1:
             # The first attempt finds out which connections had gone stale; the second one dials.
             return

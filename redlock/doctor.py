@@ -68,7 +68,7 @@ def examine(seen: Survey, settings: Settings) -> list[Finding]:
     findings = [*_settings(settings), *_number(seen)]
     for node in seen.nodes:
         findings += _node(node, settings, seen)
-    findings += [*_duplicates(seen.nodes), *_quorum(seen), *_memory(seen.nodes)]
+    findings += [*_duplicates(seen), *_quorum(seen), *_memory(seen.nodes)]
     return sort(findings)
 
 
@@ -200,13 +200,15 @@ def _eviction(node: NodeState) -> Iterator[Finding]:
         yield Finding(Level.WARNING, "memory", node.label, what, "raise maxmemory, or keep other data elsewhere")
 
 
-def _duplicates(nodes: Sequence[NodeState]) -> Iterator[Finding]:
+def _duplicates(seen: Survey) -> Iterator[Finding]:
+    nodes = seen.nodes
     counts = Counter(node.run_id for node in nodes if node.run_id)
+    level = Level.UNSAFE if len(nodes) - sum(counts.values()) + len(counts) < seen.quorum else Level.WARNING
     for run_id, count in counts.items():
         if count > 1:
             labels = ", ".join(node.label for node in nodes if node.run_id == run_id)
-            what = "they are the same server, so one failure costs several votes"
-            yield Finding(Level.UNSAFE, "duplicate-server", labels, what, "give each lock node a server of its own")
+            what = "they are the same server, which has one vote"
+            yield Finding(level, "duplicate-server", labels, what, "give each lock node a server of its own")
 
 
 def _quorum(seen: Survey) -> Iterator[Finding]:

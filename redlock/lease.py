@@ -127,7 +127,7 @@ class Lease:
         Raises:
             LockContended: Somebody else had it for all that time.
             QuorumUnavailable: At its end too few nodes voted; if it is endless, for one TTL too few could be heard.
-            ConfigurationError: Two nodes are the same server, or other clients work there under other terms.
+            ConfigurationError: The addresses lead to too few servers, or other clients work under other terms.
         """
         if self.held:
             self._depth += 1

@@ -48,6 +48,8 @@ class Link:
         """The node's answer, if it has rejected this client's configuration and has not accepted it since."""
         self.agreed = False
         """Whether the node is known to work under this client's configuration."""
+        self.twins: tuple[Link, ...] = ()
+        """Links whose addresses lead to the same server as this one's."""
         self.dial: Dial | None = None
         self.suspect_since_ms: int | None = None
         self.reason = "not connected yet"

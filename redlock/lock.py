@@ -17,7 +17,7 @@ import threading
 from typing import TYPE_CHECKING, Literal
 
 from redlock import checks, protocol
-from redlock.errors import LockContended, LockLost, NotHeld, RedlockError
+from redlock.errors import LockContended, NotHeld, RedlockError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,7 +79,7 @@ class Lock:
         Raises:
             QuorumUnavailable: Too few nodes voted, to the end of that time; without a limit, for one TTL.
             RedlockError: This thread holds it already, and `reentrant` is off: it would wait for itself.
-            ConfigurationError: Two of the nodes are the same server, or other clients work under other terms.
+            ConfigurationError: The addresses lead to too few servers, or other clients work under other terms.
         """
         try:
             self._take(blocking, blocking_timeout, renew=False)
@@ -139,12 +139,11 @@ class Lock:
             NotHeld: This thread does not hold it.
             LockLost: It was lost before: somebody else may have been inside at the same time.
         """
+        lease = self.lease
         try:
-            self.lease.leave(wait=self._wait_for_release)
-        except LockLost:
+            lease.leave(wait=self._wait_for_release)
+        finally:
             self._local.leases = self._stack[:-1]
-            raise
-        self._local.leases = self._stack[:-1]
 
     def extend(self, additional_time: float, *, replace_ttl: bool = False) -> Literal[True]:
         """Make the lease last longer.

@@ -47,6 +47,7 @@ class Vote(NamedTuple):
         reason: With SILENT, why there is no vote.
         unanswered: With SILENT, True if the answer may still come: the round was over without it.
         terms: With SILENT, what other clients agreed on with this node, if that is why it refused.
+        same_as: With SILENT, the label of another address of the same server, if that one's vote counts.
         time_ms: The node's wall clock, 0 if it did not tell.
         timed_out: With SILENT, True if it was asked and did not answer in time: it may have granted all the same.
     """
@@ -60,6 +61,7 @@ class Vote(NamedTuple):
     terms: str = ""
     time_ms: int = 0
     timed_out: bool = False
+    same_as: str = ""
 
 
 UNANSWERED = Vote(Kind.SILENT, reason="not waited for", unanswered=True)

@@ -102,8 +102,8 @@ class Survey:
 
     @property
     def voting(self) -> int:
-        """How many nodes cast votes at this moment."""
-        return sum(node.votes for node in self.nodes)
+        """How many servers cast votes at this moment; one with two addresses counts once."""
+        return len({node.run_id or place for place, node in enumerate(self.nodes) if node.votes})
 
     def as_dict(self) -> dict[str, Any]:
         """Everything as what JSON knows."""

@@ -245,7 +245,7 @@ class Links(PendingReleases):
                 self._note_terms(link, late)
             return
         vote = wire.decode(reply)
-        ballot.cast(link.place, vote)
+        ballot.cast(link.place, self._counted_once(link, ballot, vote) if link.twins else vote)
         if vote.time_ms:
             if vote.kind is Kind.SILENT or not link.agreed:
                 self._note_terms(link, vote)

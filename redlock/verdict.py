@@ -38,6 +38,22 @@ def error(nodes: Sequence[Node], resource: str, refusal: Refusal) -> LockContend
     return LockContended(resource, holder, None if left_ms is None else left_ms / 1000)
 
 
+def refuse_duplicates(nodes: Sequence[Node], refusal: Refusal) -> None:
+    """Raise if so many addresses lead to the same servers that no quorum of servers is left.
+
+    Raises:
+        ConfigurationError: They do; the message names two of the addresses.
+    """
+    election = refusal.election
+    twice = [(node.label, vote.same_as) for node, vote in zip(nodes, election.votes, strict=True) if vote.same_as]
+    if len(nodes) - len(twice) < election.quorum:
+        node, other = twice[0]
+        raise ConfigurationError(
+            f"nodes {other} and {node} are the same server, and {len(nodes) - len(twice)} of {len(nodes)} nodes are no "
+            "quorum; each lock node must be a server of its own, or one failure costs two votes"
+        )
+
+
 def refuse_disagreement(nodes: Sequence[Node], terms: str, refusal: Refusal) -> None:
     """Raise if a node refused because other clients work there under other terms.
 

@@ -59,7 +59,9 @@ def test_a_node_in_cluster_mode(nodes: Cluster) -> None:
 def test_one_server_under_two_addresses(nodes: Cluster) -> None:
     with sixth_redis() as server:
         urls = [server.url, f"redis://localhost:{server.port}", *nodes.urls[2:]]
-        assert found(urls)["duplicate-server"] is Level.UNSAFE
+        assert found(urls)["duplicate-server"] is Level.WARNING
+        urls = [server.url, *(f"redis://localhost:{server.port}/{number}" for number in range(3)), nodes.urls[4]]
+        assert found(urls)["duplicate-server"] is Level.UNSAFE, "two servers are no quorum of five"
 
 
 @pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl"])

@@ -150,6 +150,10 @@ class SlowLink:
         self.path = path
         self._target = label(server)
 
+    def lead_to(self, server: Server) -> None:
+        """From the next connection on, be the way to this one."""
+        self._target = label(server)
+
     async def listen(self) -> asyncio.Server:
         """Begin to carry."""
         return await asyncio.start_unix_server(self.carry, self.path)

@@ -45,7 +45,7 @@ def test_good_nodes_and_settings_are_fine() -> None:
         ({"role": "slave", "reason": "a replica of h:1; lock nodes must be"}, "replica", Level.UNSAFE),
         ({"mode": "cluster", "reason": "in cluster mode"}, "cluster-mode", Level.UNSAFE),
         ({"terms": "nodes=3", "reason": "its clients agreed on nodes=3"}, "terms", Level.UNSAFE),
-        ({"run_id": "r1"}, "duplicate-server", Level.UNSAFE),
+        ({"run_id": "r1"}, "duplicate-server", Level.WARNING),
         ({"eviction": "allkeys-lru", "max_memory": 1_000}, "eviction", Level.UNSAFE),
         ({"eviction": "volatile-ttl", "max_memory": 1_000}, "eviction", Level.UNSAFE),
         ({"eviction": "allkeys-lru"}, "eviction", Level.WARNING),
