@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.faults import freeze
+import pytest
+
+from tests.faults import freeze, freeze_sql
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,3 +17,12 @@ def test_holders_that_are_frozen_past_their_lease_lose_nothing_through_the_fence
     assert came_to.violations == []
     assert came_to.freezes >= 3, "hardly anybody was frozen"
     assert came_to.refused >= 1, "no frozen holder came back with a stale write, so nothing was shown"
+
+
+@pytest.mark.long
+def test_frozen_holders_lose_nothing_in_postgresql() -> None:
+    """The long version is `python -m tests.faults.freeze_sql --freezes 50`."""
+    without, fenced = freeze_sql.experiment(freezes=15, seed=3)
+    assert fenced.lost == 0
+    assert fenced.done >= 15
+    assert without.lost + fenced.refused >= 1, "no frozen holder wrote late, so nothing was shown"
