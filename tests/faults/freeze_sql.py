@@ -2,8 +2,8 @@
 
     python -m tests.faults.freeze_sql --freezes 50
 
-Several processes increment one row under the lock: read, think, write. The conductor stops a process between its read and
-its write for longer than the TTL, and lets it go on. Half of the run uses plain transactions, half uses `fenced`.
+Several processes increment one row under the lock: read, think, write. The conductor stops a process between its read
+and its write for longer than the TTL, and lets it go on. Half of the run uses plain transactions, half uses `fenced`.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def _next_inside(workers: list[subprocess.Popen[str]], said: list[str], chance: 
     """The next process that says that it is inside its section; most of them are let pass."""
     until = time.monotonic() + _LONGEST_SECONDS
     while time.monotonic() < until:
-        ready, _, _ = select.select([worker.stdout for worker in workers], [], [], 1.0)
+        ready, _, _ = select.select([worker.stdout for worker in workers if worker.stdout], [], [], 1.0)
         for worker in workers:
             if worker.stdout in ready and worker.stdout is not None:
                 word = worker.stdout.readline().strip()
