@@ -15,7 +15,6 @@ import time
 import warnings
 from typing import TYPE_CHECKING
 
-import redlock
 from redlock import checks, doctor, force, simulate
 from redlock import run as programs
 from redlock.admission import declare
@@ -65,7 +64,6 @@ def main(arguments: Sequence[str] | None = None, app: object = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="redlock", description="A quorum lock on independent Redis nodes.")
-    parser.add_argument("--version", action="version", version=f"%(prog)s {redlock.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     command = commands.add_parser(
         "simulate",

@@ -95,7 +95,7 @@ class Redlock:
         self.driver = Driver(members, codec)
         self.waiters = Waiters(members, codec)
         self.log = Journal(members)
-        self.waits = WaitRegistry(self.log, self.waiters.gate)
+        self.waits = WaitRegistry(self.log, self.waiters, prefix)
         self.renewal = Renewal(self.driver)
         _clients.add(self)
         self._largest_seen = 0
@@ -240,6 +240,7 @@ class Redlock:
     def close(self) -> None:
         """Close all connections. Leases that are still held run out with their TTL."""
         self.renewal.close()
+        self.waits.publisher.close()
         self.waiters.close()
         self.driver.close()
 

@@ -17,6 +17,7 @@ Rules of this file:
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from redlock.look import NodeState
     from redlock.survey import Held
+    from redlock.wait_report import Waiter
 
 _PAGES = Path(__file__).parent / "pages"
 _FRESH_SECONDS = 0.5
@@ -96,6 +98,7 @@ def _survey(app: Celery) -> dict[str, Any]:
     seen = survey(settings.addresses, prefix=settings.prefix, max_ttl=settings.max_ttl)
     return {
         "locks": [_lock(held) for held in seen.locks],
+        "waiters": [_waiter(waiter) for waiter in seen.waiters],
         "nodes": [_node(state, seen.clock_limit) for state in seen.nodes],
         "more": seen.more,
         "is_known": seen.is_known,
@@ -104,15 +107,12 @@ def _survey(app: Celery) -> dict[str, Any]:
 
 
 def _lock(held: Held) -> dict[str, Any]:
-    task, _, worker = held.holder.partition("@")
-    # Workers have names such as `celery@host`. Holders outside of a task have labels such as `pid 123@host` or
-    # `report[123]@host`; the tokens of other clients have no label.
-    is_task = "@" in worker and bool(held.since)
+    task, worker = _task_of(held.holder) if held.since else ("", "")
     return {
         "resource": held.resource,
         "holder": held.holder,
-        "task": task if is_task else "",
-        "worker": worker if is_task else "",
+        "task": task,
+        "worker": worker,
         "since": held.since,
         "left": held.remaining,
         "votes": held.votes,
@@ -120,6 +120,20 @@ def _lock(held: Held) -> dict[str, Any]:
         "token": held.fence,
         "waiters": held.waiters,
     }
+
+
+def _waiter(waiter: Waiter) -> dict[str, Any]:
+    task, worker = _task_of(waiter.waiter)
+    return dataclasses.asdict(waiter) | {"task": task, "worker": worker}
+
+
+def _task_of(label: str) -> tuple[str, str]:
+    """The task and the worker that an owner label names; empty for a label outside of a task.
+
+    Workers have names such as `celery@host`; other labels are like `pid 123@host` or `report[123]@host`.
+    """
+    task, _, worker = label.partition("@")
+    return (task, worker) if "@" in worker else ("", "")
 
 
 def _node(state: NodeState, clock_limit: float) -> dict[str, Any]:

@@ -186,7 +186,8 @@ class Look:
             # Its answers could come later, and be taken for those to the next question.
             self.close()
 
-    def _ask(self, *commands: Sequence[str | bytes]) -> list[object]:
+    def ask(self, *commands: Sequence[str | bytes]) -> list[object]:
+        """The answers to these commands; error replies are among them."""
         if self._exchange is None:
             raise ConnectionAbortedError("the look is over")
         words = b"".join(pack(*command) for command in commands)
@@ -198,9 +199,9 @@ class Look:
 
     def _introduce(self) -> None:
         before_us = wall_us()
-        (clock,) = self._ask(("TIME",))
+        (clock,) = self.ask(("TIME",))
         after_us = wall_us()
-        info, record, fsync, rdb, refused, written = self._ask(
+        info, record, fsync, rdb, refused, written = self.ask(
             ("INFO",),
             ("HMGET", wire.RECORD, "run_id", "since", "terms", "quarantine"),
             ("CONFIG", "GET", "appendfsync"),
@@ -261,7 +262,7 @@ class Look:
         until_ms = now_ms() + self.node.timeout_ms
         cursor = b"0"
         while True:
-            (answer,) = self._ask(
+            (answer,) = self.ask(
                 ("SCAN", cursor, "MATCH", pattern, "COUNT", str(_SCAN_COUNT), "TYPE", "string"),
             )
             cursor, keys = _checked(told.scanned(answer), answer)
@@ -279,7 +280,7 @@ class Look:
             some = names[first : first + _NAMES_AT_ONCE]
             locks = [prefix + name for name in some]
             keys = [key for lock in locks for key in (lock, wire.fence_key(lock), wire.queue_key(lock))]
-            (answer,) = self._ask(("EVAL", _LOOK.source, str(len(keys)), *keys))
+            (answer,) = self.ask(("EVAL", _LOOK.source, str(len(keys)), *keys))
             for name, (*vote, waited) in zip(some, _checked(told.rows(answer, len(some)), answer), strict=True):
                 self.votes[name] = wire.decode(vote)
                 if waited:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _NODES = ("NODE", "VOTES", "VERSION", "MEMORY", "CLOCK", "KEEPS")
 _LOCKS = ("RESOURCE", "HOLDER", "SINCE", "LEFT", "VOTES", "TOKEN", "WAITERS")
+_WAITERS = ("WAITED FOR", "POSITION", "WAITER", "SINCE", "HOLDER")
 _VOTE = {True: "+", False: "-", None: "?"}
 _WIDEST = 60
 _KILO = 1024
@@ -39,7 +40,7 @@ def table(seen: Survey, *, color: bool = False) -> str:
     rows += [(head, False), *zip(nodes, is_bad, strict=True)]
     counts = f"{seen.voting} of {len(seen.nodes)} nodes vote, {seen.quorum} are needed"
     rows += [(counts, seen.voting < seen.quorum), ("", False)]
-    rows += [(line, False) for line in _locks(seen)]
+    rows += [(line, False) for line in (*_locks(seen), *_waiters(seen))]
     if seen.more:
         rows.append(("and more, which are not shown: see --most", False))
     rows += [
@@ -55,6 +56,16 @@ def _locks(seen: Survey) -> list[str]:
         return ["no locks are held" if seen.is_known else "the remaining nodes report no lock, which proves nothing"]
     lines = _aligned([_LOCKS, *(_lock(one, seen) for one in seen.locks)])
     return lines if seen.is_known else ["unconfirmed, as the remaining nodes report:", *lines]
+
+
+def _waiters(seen: Survey) -> list[str]:
+    if not seen.waiters:
+        return []
+    rows = [
+        (_short(one.resource), str(one.position), _short(one.waiter), one.since, _short(one.holder or "unknown"))
+        for one in seen.waiters
+    ]
+    return ["", *_aligned([_WAITERS, *rows])]
 
 
 def _node(node: NodeState, clock_limit: float) -> tuple[str, ...]:

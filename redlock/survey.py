@@ -15,9 +15,10 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from redlock import checks
+from redlock import checks, wait_report
 from redlock.look import Look, NodeState
 from redlock.model import Election, Kind, quorum_of, shown
+from redlock.nodes import TROUBLE, Unfit
 from redlock.waiters import Waiters
 from redlock.wire import Codec
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from redlock.nodes import Node
+    from redlock.wait_report import Waiter
 
 _SHOWN = re.compile(r"(?P<who>.*?)(?: since (?P<since>\d{4}-\S+Z))? \((?P<digits>[0-9a-f]{8})\)", re.DOTALL)
 CLOCK_LIMIT = 1.0
@@ -69,6 +71,7 @@ class Survey:
     Attributes:
         nodes: Their states, in the order in which they were given.
         locks: What is held, by name; a resource's holder with the most votes comes first.
+        waiters: What waits, by resource and position, as far as the waiting processes report it.
         more: Whether there are more resources than were listed.
         quorum: How many votes make a quorum.
         terms: What this side would agree on with the nodes; see `NodeState.terms`.
@@ -83,6 +86,7 @@ class Survey:
     terms: str
     time: float
     clock_limit: float = CLOCK_LIMIT
+    waiters: tuple[Waiter, ...] = ()
 
     @property
     def is_known(self) -> bool:
@@ -149,19 +153,28 @@ def survey(
     names = sorted(set().union(*(look.names for look in met)))
     more = len(names) > resources or any(look.more for look in met)
     names = names[:resources]
-    read = _all_at_once(met, lambda look: look.read(prefix, names), until)
-    for look in read:
+    waits: dict[Look, set[tuple[str, str, float]]] = {}
+
+    def second(look: Look) -> None:
+        look.read(prefix, names)
+        if resources:
+            waits[look] = _waits(look, prefix)
+
+    for look in _all_at_once(met, second, until):
         look.close()
     states = tuple(look.state for look in looks)
     held = [one for name in names for one in _holders(name, looks)]
+    holders = {one.resource: one.holder for one in reversed(held)}
+    waiters = wait_report.listed(set().union(*waits.copy().values()), holders)
     return Survey(
         states,
-        tuple(_with_waiters(held, looks, codec)),
+        tuple(_with_waiters(held, looks, codec, waiters)),
         more,
         quorum_of(len(looks)),
         codec.terms,
         time.time(),
         min(CLOCK_LIMIT, max_ttl / 2),
+        waiters,
     )
 
 
@@ -199,6 +212,17 @@ def _all_at_once(looks: Sequence[Look], work: Callable[[Look], None], until: flo
     return [look for look, thread in zip(looks, threads, strict=True) if not thread.is_alive()]
 
 
+def _waits(look: Look, prefix: str) -> set[tuple[str, str, float]]:
+    """The waits that processes report on this node; none where the user may not read them."""
+    try:
+        (answer,) = look.ask(wait_report.question())
+    except (*TROUBLE, Unfit):
+        # The connection may be in the middle of a reply, and the look is over anyway.
+        look.close()
+        return set()
+    return wait_report.decode(answer, prefix)
+
+
 def _holders(name: str, looks: Sequence[Look]) -> list[Held]:
     """Whom the nodes name at this resource, those with the most votes first."""
     election = Election(tuple(look.vote(name) for look in looks), 0, 0)
@@ -227,10 +251,10 @@ def _holders(name: str, looks: Sequence[Look]) -> list[Held]:
     return found
 
 
-def _with_waiters(held: Sequence[Held], looks: Sequence[Look], codec: Codec) -> list[Held]:
-    """The same, with how many wait for each.
+def _with_waiters(held: Sequence[Held], looks: Sequence[Look], codec: Codec, reported: Sequence[Waiter]) -> list[Held]:
+    """The same, with how many wait for each: as many as are reported, or as many as block if that is more.
 
-    A node tells how many clients wait on it and not for what; but all waiters of a resource wait on the same node.
+    A node tells how many clients block on it and not for what; but all waiters of a resource block on the same node.
     """
     members = [look.node for look in looks]
     waiters = Waiters(members, codec)
@@ -239,10 +263,12 @@ def _with_waiters(held: Sequence[Held], looks: Sequence[Look], codec: Codec) -> 
     shared = Counter(where.values())
     blocked: dict[Node, int] = {look.node: look.state.blocked for look in looks}
 
+    counts = Counter(waiter.resource for waiter in reported)
+
     def count(one: Held) -> int | None:
         node = where.get(one.resource)
         if node is None or not blocked[node]:
-            return 0
-        return blocked[node] if shared[node] == 1 else None
+            return counts[one.resource]
+        return max(blocked[node], counts[one.resource]) if shared[node] == 1 else counts[one.resource] or None
 
     return [dataclasses.replace(one, waiters=count(one)) for one in held]

@@ -1,7 +1,7 @@
 """The waits of one client: which acquisition waits for what, since when, and behind which holder.
 
 Invariants: a wait is registered before its first sleep and removed however it ends; registering performs no I/O and
-takes no lock, so a signal handler may wait too.
+waits for no lock, so a signal handler may wait for a lease too.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from redlock.clock import now_ms
 from redlock.model import shown
+from redlock.wait_publisher import WaitPublisher
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from redlock.commands import Names
-    from redlock.gate import Gate
     from redlock.journal import Journal
+    from redlock.waiters import Waiters
 
 _MOST_HOLDERS = 1_024
 _UNKNOWN = "-"
@@ -30,16 +31,19 @@ class WaitRegistry:
 
     Args:
         log: Where the begin and the end of each wait are logged.
-        gate: The line of this process, which knows the position of a new waiter.
+        waiters: The line of this process, which knows the position of a new waiter, and the node where it blocks.
+        prefix: Put before every resource name.
     """
 
-    def __init__(self, log: Journal, gate: Gate) -> None:
+    def __init__(self, log: Journal, waiters: Waiters, prefix: str) -> None:
         self.log = log
-        self.gate = gate
+        self.gate = waiters.gate
+        self.publisher = WaitPublisher(self.pending, waiters, prefix)
         self.reset_after_fork()
 
     def reset_after_fork(self) -> None:
         """In a forked child: the waits of the parent are not waits of this process."""
+        self.publisher.reset_after_fork()
         self.waits: dict[int, PendingWait] = {}
         self._holders: dict[Names, tuple[str, int]] = {}
 
@@ -90,6 +94,7 @@ class PendingWait:
         holder = self._registry.holder(self.names, self._ttl_ms)
         position = self._registry.gate.length(self.names) + 1
         self._registry.log.waiting(self.resource, self.owner_label, holder, position)
+        self._registry.publisher.wake()
 
     def __enter__(self) -> Self:
         return self

@@ -8,6 +8,7 @@ Keys on each node, for a resource `r` and the client's prefix `p`:
     \x01redlock:fence: + p + r       the largest fencing token that this node has given or seen
     \x01redlock:wake: + p + r        a list with at most one wake-up in it, on which waiters block
     \x01redlock:queue: + p + r       "waited for" since somebody was denied, "reserved" for whom a wake-up reaches
+    \x01redlock:waits: + period      what waiting processes report, for people (see `wait_report`)
     \x01redlock:node                 the node's record: which server it is, since when, under which terms
 Control characters are refused in resource names, so no resource can collide with the others.
 """

@@ -113,13 +113,28 @@
     return { classes: "text-nowrap", parts: parts };
   }
 
+  function clock(text) {
+    const at = text && new Date(text);
+    return at ? cell(at.toLocaleTimeString(), "text-nowrap", at.toLocaleString()) : cell(null);
+  }
+
+  function waiterRow(waiter) {
+    return [
+      cell(waiter.resource, "lock-resource"),
+      cell(waiter.position, "text-center"),
+      waiter.task ? link(page.dataset.task, waiter.task, short(waiter.task)) : cell(waiter.waiter),
+      waiter.worker ? link(page.dataset.worker, waiter.worker, waiter.worker) : cell(null),
+      clock(waiter.since),
+      cell(short(waiter.holder.split("@")[0]) || null, "", waiter.holder),
+    ];
+  }
+
   function lockRow(lock, nodes, isKnown) {
-    const since = lock.since && new Date(lock.since);
     return [
       cell(lock.resource, "lock-resource"),
       lock.task ? link(page.dataset.task, lock.task, short(lock.task)) : cell(lock.holder),
       lock.worker ? link(page.dataset.worker, lock.worker, lock.worker) : cell(null),
-      since ? cell(since.toLocaleTimeString(), "text-nowrap", since.toLocaleString()) : cell(null),
+      clock(lock.since),
       cell(seconds(lock.left), "text-end text-nowrap"),
       votes(lock, nodes, isKnown),
       cell(lock.token || null, "text-end text-nowrap"),
@@ -150,7 +165,7 @@
   function show(data) {
     const held = data.locks.filter(function (lock) { return lock.held; });
     const waited = data.locks.filter(function (lock) { return lock.waiters !== 0; });
-    const waitedFor = new Set(waited.map(function (lock) { return lock.resource; }));
+    const waitedFor = new Set(waited.concat(data.waiters).map(function (one) { return one.resource; }));
     const voting = data.nodes.filter(function (node) { return node.health === "votes"; });
     write("locks-held", data.is_known ? held.length : held.length + " known");
     write("locks-waited", waitedFor.size);
@@ -158,6 +173,7 @@
     write("locks-silent", data.nodes.length - voting.length);
     const rows = data.locks.map(function (lock) { return lockRow(lock, data.nodes, data.is_known); });
     fill("locks-table", rows, data.is_known ? "No lock is held" : "The remaining nodes report no lock (unconfirmed)");
+    fill("waiters-table", data.waiters.map(waiterRow), data.is_known ? "Nothing waits" : "No waiter is reported");
     fill("nodes-table", data.nodes.map(function (node, place) { return nodeRow(node, place, data.locks); }), "");
     document.getElementById("locks-more").hidden = !data.more;
     const troubled = data.nodes.filter(complaint);

@@ -93,7 +93,15 @@ def test_the_data_tell_who_holds_what_for_how_long_with_which_votes_and_token(
     assert lock["token"] == holding.fence
     assert lock["waiters"] == 0
     waiting = stage.increment("told")[0]
-    eventually(lambda: flower.locks("counter:told")[0]["waiters"] != 0, "the second task to wait", every=0.05)
+    mine = lambda: [one for one in flower.data()["waiters"] if one["resource"] == "counter:told"]  # noqa: E731 - short
+    (waiter,) = eventually(mine, "the second task to wait", every=0.05)
+    assert (waiter["task"], waiter["position"]) == (waiting, 1)
+    assert waiter["holder"].startswith(f"{task}@")
+    assert flower.locks("counter:told")[0]["waiters"] == 1
+    answers = stage.sender.control.inspect(timeout=5, limit=1)._request("locks") or {}
+    (told,) = [one for answer in answers.values() for one in answer if one["task"] == waiting]
+    assert (told["state"], told["position"]) == ("waits", 1)
+    assert told["holder"].startswith(f"{task}@")
     stage.sender.control.revoke([waiting, task], terminate=True)
     eventually(lambda: not flower.locks("counter:told"), "the end of both", every=0.05)
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import subprocess
+import sys
 import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
-from redlock import LockContended, Redlock, log
-from tests.integration.tools import eventually, raw
+from redlock import LockContended, Redlock, log, wait_report
+from redlock.status import table
+from redlock.survey import survey
+from tests.integration.tools import eventually, label, raw
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     from redlock.embedded import Cluster
 
@@ -128,3 +134,81 @@ def test_threads_of_a_process_have_positions(client: Redlock, rival: Redlock, he
     for thread in threads:
         thread.join()
     assert not client.waits.pending()
+
+
+def seen(nodes: Cluster, prefix: str = "") -> list[tuple[str, int, str]]:
+    """The waiters that the nodes report: name, position and holder."""
+    return [(one.waiter, one.position, one.holder) for one in survey(nodes.urls, prefix=prefix, timeout=5.0).waiters]
+
+
+@contextlib.contextmanager
+def waiting(client: Redlock, *owner_labels: str) -> Iterator[None]:
+    """Threads that wait one after the other, and give back what they get."""
+
+    def wait(owner_label: str) -> None:
+        lease = client.lease(NAME, who=owner_label)
+        lease.take(None)
+        lease.give_back()
+
+    threads = [threading.Thread(target=wait, args=(owner_label,)) for owner_label in owner_labels]
+    for number, thread in enumerate(threads, 1):
+        thread.start()
+        eventually(lambda number=number: len(client.waits.pending()) == number, "the wait")  # type: ignore[misc]  # binds the number
+    yield
+    for thread in threads:
+        thread.join()
+
+
+def test_the_nodes_report_each_waiter_until_its_end(nodes: Cluster, client: Redlock, rival: Redlock) -> None:
+    lease = rival.lease(NAME, who="holder")
+    lease.take(0)
+    with waiting(client, "first", "second"):
+        expected = [("first", 1, "holder"), ("second", 2, "holder")]
+        eventually(lambda: seen(nodes) == expected, "both waiters", every=0.1)
+        (held,) = survey(nodes.urls).locks
+        assert held.waiters == 2
+        assert seen(nodes, "other:") == [], "another project on the same nodes sees other waiters"
+        lease.give_back()
+    eventually(lambda: not seen(nodes), "the end of the waits", every=0.1)
+
+
+def test_a_waiter_is_reported_where_its_node_goes_down(nodes: Cluster, client: Redlock, rival: Redlock) -> None:
+    lease = rival.lease(NAME, who="holder", renew=True)
+    lease.take(0)
+    node = client.waiters.node_for((NAME,))
+    assert node is not None
+    with waiting(client, "waiter"):
+        eventually(lambda: seen(nodes) == [("waiter", 1, "holder")], "the waiter", every=0.1)
+        next(server for server in nodes.servers if label(server) == node.label).kill()
+        eventually(lambda: seen(nodes) == [("waiter", 1, "holder")], "the waiter on another node", every=0.1)
+        lease.give_back()
+
+
+def test_redlock_run_is_a_waiter_until_it_is_killed(nodes: Cluster, rival: Redlock, tmp_path: Path) -> None:
+    with rival.lock(NAME):
+        command = [sys.executable, "-m", "redlock", "run", NAME, "--nodes", ",".join(nodes.urls), "--", "true"]
+        with subprocess.Popen(command, cwd=tmp_path) as process:
+            eventually(lambda: [name for name, _, _ in seen(nodes) if name.startswith("true[")], "it", every=0.1)
+            process.kill()
+        eventually(lambda: not seen(nodes), "the end of its report", every=0.2)
+
+
+def test_status_lists_waiters(nodes: Cluster, client: Redlock, rival: Redlock) -> None:
+    lease = rival.lease(NAME, who="holder")
+    lease.take(0)
+    with waiting(client, "waiter"):
+        eventually(lambda: seen(nodes), "the waiter", every=0.1)
+        *_, heading, line = table(survey(nodes.urls, timeout=5.0)).splitlines()
+        lease.give_back()
+    assert heading.split() == ["WAITED", "FOR", "POSITION", "WAITER", "SINCE", "HOLDER"]
+    assert line.split()[:3] == [NAME, "1", "waiter"]
+    assert line.split()[4] == "holder"
+
+
+def test_a_client_that_never_waits_reports_nothing(nodes: Cluster, client: Redlock) -> None:
+    for _ in range(3):
+        with client.lock(NAME):
+            pass
+    for server in nodes.servers:
+        with raw(server) as redis:
+            assert not list(redis.scan_iter(f"{wait_report.KEY}*"))
