@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks import goals, plot
+from benchmarks import against, goals, plot
 from benchmarks.bench import Bench, Options
 from benchmarks.environment import ROOT
 from benchmarks.process import PeerFailed
@@ -36,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run what the command line says, and return the exit status."""
     options = _parser().parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
+    if options.against:
+        return _against(options)
     bench = Bench(Options(options.quick, options.rounds, options.out.absolute()))
     tables: list[Table] = []
     failed = 0
@@ -58,6 +60,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(goals.table(tables).text())
         _write(options.out, tables, bench.missing)
     return failed
+
+
+def _against(options: argparse.Namespace) -> int:
+    """This tree beside another commit, and nothing else."""
+    bench = Bench(Options(options.quick, options.rounds, options.out.absolute()), ())
+    try:
+        table = against.run(bench, options.against)
+    except (against.NoCommit, PeerFailed, RedlockError, OSError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    print(table.text(), flush=True)
+    _write(options.out, [table], {})
+    return 0
 
 
 def _write(out: Path, tables: Sequence[Table], missing: dict[str, str]) -> None:
@@ -105,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", type=_scenarios, default=SCENARIOS, metavar="A,B", help=f"of {','.join(SCENARIOS)}")
     parser.add_argument("--quick", action="store_true", help="few and short rounds")
     parser.add_argument("--rounds", type=_positive, metavar="N", help="how often everything is repeated")
+    parser.add_argument("--against", metavar="REF", help="measure this tree beside another commit, and nothing else")
     parser.add_argument("--out", type=Path, default=ROOT / "bench-out", metavar="DIR", help="where the results go")
     return parser
 

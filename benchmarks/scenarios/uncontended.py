@@ -56,14 +56,19 @@ def measure(
             bench.say(f"round {number + 1} of {rounds}")
             for kind, process in list(running.items()):
                 try:
-                    _once(process, found[kind.name], seconds)
+                    once(process, found[kind.name], seconds)
                 except PeerFailed as why:
                     bench.missing[kind.name] = str(why)
                     del running[kind]
     return found
 
 
-def _once(process: Process, into: dict[str, list[float]], seconds: float) -> None:
+def once(process: Process, into: dict[str, list[float]], seconds: float) -> None:
+    """One round of one process, added to its figures.
+
+    Raises:
+        PeerFailed: It failed, or more than one pair in a hundred did.
+    """
     said: dict[str, Any] = process.ask(
         "cycle", seconds + 30, name="account", names=_NAMES, seconds=seconds, count=None, settle=True
     )  # fmt: skip

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from benchmarks import __main__ as command
+from benchmarks import against
 from benchmarks.bench import Bench, Options, lock_nodes, sixth_server
 from benchmarks.environment import BEHIND, LIMIT, OURS, PEERS, Kind, Missing, prepare
 from benchmarks.scenarios import hot, uncontended
@@ -17,8 +21,6 @@ from benchmarks.survival.outcome import Outcome
 from tests.integration.tools import ROOT, raw
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from redlock.embedded import Server
 
 
@@ -77,6 +79,36 @@ def test_a_run_writes_its_tables_as_json_and_as_a_picture(tmp_path: Path, monkey
     assert table["scenario"] == "uncontended"
     assert table["rows"][0][0] == "ours"
     assert (tmp_path / "results.svg").read_text().startswith("<svg")
+
+
+def test_this_tree_is_measured_beside_another_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(against, "_SECONDS", 0.4)
+    assert command.main(["--against", "HEAD", "--quick", "--rounds", "1", "--out", str(tmp_path)]) == 0
+    (table,) = json.loads((tmp_path / "results.json").read_text())["tables"]
+    assert [row[0] for row in table["rows"]] == [OURS.name, BEHIND.name]
+    for row in table["rows"]:
+        assert min(row[1:7]) > 0
+    assert [len(one["cpu"]) for one in table["raw"].values()] == [1] * 4
+    assert "client CPU us/pair" in capsys.readouterr().out
+
+
+def test_the_other_commit_runs_its_own_package() -> None:
+    with against._checked_out("HEAD") as side:
+        ran = subprocess.run(
+            [sys.executable, "-c", "import redlock, benchmarks.worker as w; print(redlock.__file__, w.__file__)"],
+            cwd=side.directory, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        files = [Path(word) for word in ran.stdout.split()]
+        assert [file.parents[1] for file in files] == [side.directory] * 2
+        assert files[1].read_bytes() == (ROOT / "benchmarks" / "worker.py").read_bytes()
+    assert not side.directory.exists()
+
+
+def test_a_commit_that_is_none_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["--against", "no-such", "--out", str(tmp_path)]) == 1
+    assert "bench: there is no commit 'no-such' in" in capsys.readouterr().err
 
 
 def test_a_scenario_that_is_none_is_refused_with_the_names_of_those_that_are(

@@ -1,0 +1,140 @@
+"""This working tree beside another commit: `make bench ARGS="--against REF"`.
+
+Invariants:
+1. Each side runs its own package and its own peers, with `worker.py` of this tree: the measurement is the same.
+2. Each side has nodes of its own, so that a changed configuration fingerprint does no harm.
+3. The sides alternate inside each round, and the side that begins alternates too. Ratios are formed inside a round.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from benchmarks.bench import START_SECONDS, TTL
+from benchmarks.environment import BEHIND, OURS, ROOT
+from benchmarks.process import PeerFailed, Process, Program
+from benchmarks.report import Table, median, ratio, spread
+from benchmarks.scenarios.uncontended import once
+from redlock.embedded import Server, free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from benchmarks.bench import Bench
+    from benchmarks.environment import Kind
+
+_NODES = 5
+_ROUNDS = 10
+_SECONDS = 2.0
+
+
+class NoCommit(Exception):
+    """There is no such commit, or no git to look for it; the message says so."""
+
+
+class Side(NamedTuple):
+    """One of the two.
+
+    Attributes:
+        name: How the table calls it.
+        directory: Where its package and its peers are.
+    """
+
+    name: str
+    directory: Path
+
+
+def run(bench: Bench, ref: str) -> Table:
+    """Measure both sides in turns.
+
+    Args:
+        bench: The harness.
+        ref: A commit, tag or branch of this repository.
+
+    Raises:
+        NoCommit: There is no such commit.
+        PeerFailed: A side can't be measured.
+    """
+    found: dict[tuple[Kind, int], dict[str, list[float]]] = {}
+    with contextlib.ExitStack() as stack:
+        other = stack.enter_context(_checked_out(ref))
+        sides = (Side("this tree", ROOT), other)
+        running: dict[tuple[Kind, int], Process] = {}
+        for place, side in enumerate(sides):
+            urls = stack.enter_context(_nodes(side))
+            for kind in (OURS, BEHIND):
+                program = Program((sys.executable, "-m", f"benchmarks.peers.{kind.module}"), side.directory, {})
+                process = stack.enter_context(Process(program, bench.options.out / "peers.log"))
+                process.ask("connect", START_SECONDS, urls=urls, ttl=TTL)
+                running[kind, place] = process
+                found[kind, place] = {"rates": [], "cpu": [], "acquire_ms": []}
+        rounds = bench.rounds(_ROUNDS)
+        for number in range(rounds):
+            bench.say(f"round {number + 1} of {rounds}")
+            for kind in (OURS, BEHIND):
+                for place in (0, 1) if number % 2 == 0 else (1, 0):
+                    once(running[kind, place], found[kind, place], bench.seconds(_SECONDS))
+    return _table(other.name, found)
+
+
+def _table(other: str, found: dict[tuple[Kind, int], dict[str, list[float]]]) -> Table:
+    rows = []
+    for kind in (OURS, BEHIND):
+        this, that = found[kind, 0], found[kind, 1]
+        cpu = [one / two for one, two in zip(this["cpu"], that["cpu"], strict=True)]
+        rows.append([
+            kind.name, median(this["rates"]), median(that["rates"]), ratio(this["rates"], that["rates"]),
+            *((median(one["cpu"]) or 0.0) * 1e6 for one in (this, that)), ratio(this["cpu"], that["cpu"]), spread(cpu),
+        ])  # fmt: skip
+    columns = ("", "pairs/s", f"{other}", "x", "client CPU us/pair", f"{other}", "x", "min .. max")
+    raw = {f"{kind.name}, {'other' if place else 'this'}": one for (kind, place), one in found.items()}
+    for one in raw.values():
+        del one["acquire_ms"]
+    title = f"this tree relative to {other}; a ratio is the median of the rounds"
+    return Table("against", title, columns, rows, raw=raw)
+
+
+@contextlib.contextmanager
+def _checked_out(ref: str) -> Iterator[Side]:
+    sha = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}")
+    if not sha:
+        raise NoCommit(f"there is no commit {ref!r} in {ROOT}")
+    name = sha.decode()[:8]
+    with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
+        directory = Path(scratch)
+        with tarfile.open(fileobj=io.BytesIO(_git("archive", "--format=tar", sha.decode().strip()))) as files:
+            files.extractall(directory, filter="data")
+        shutil.copy(ROOT / "benchmarks" / "worker.py", directory / "benchmarks" / "worker.py")
+        yield Side(name, directory)
+
+
+def _git(*arguments: str) -> bytes:
+    git = shutil.which("git")
+    if git is None:
+        raise NoCommit("no git")
+    return subprocess.run((git, *arguments), cwd=ROOT, capture_output=True, check=False).stdout
+
+
+@contextlib.contextmanager
+def _nodes(side: Side) -> Iterator[list[str]]:
+    """Nodes for one side."""
+    with contextlib.ExitStack() as stack:
+        servers = [Server(free_port()) for _ in range(_NODES)]
+        for server in servers:
+            stack.callback(server.stop)
+            server.start()
+        urls = [server.url for server in servers]
+        # By its own hand: what a new node must have in its record is that edition's business.
+        init = (sys.executable, "-m", "redlock", "init", "--yes", "--nodes", ",".join(urls))
+        done = subprocess.run(init, cwd=side.directory, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise PeerFailed(f"{side.name}: redlock init: {done.stderr.strip()}")
+        yield urls
