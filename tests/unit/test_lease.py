@@ -33,6 +33,7 @@ def test_renewal_ends_where_max_hold_ends(monkeypatch: pytest.MonkeyPatch) -> No
     now = now_ms()
     monkeypatch.setattr("redlock.lease.now_ms", lambda: now)
     lease = held_until(deadline_ms(5_000, now), max_hold_ms=5_000)
+    lease._taken_ms = now
     with pytest.raises(StopIteration) as ended:
         next(lease.renewing())
     assert ended.value.value == deadline_ms(5_000, now), "it looks again when the deadline has come"
