@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 from benchmarks.bench import lock_nodes, sixth_server
 from benchmarks.environment import NODE, PEERS, ROOT, Kind, prepare
 from benchmarks.process import PeerFailed, Process, Program
-from tests.faults.links import links
+from tests.proxy import proxies
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from redlock.embedded import Cluster, Server
-    from tests.faults.links import Link
+    from tests.proxy import Proxy
 
 LOCKS = tuple(kind for kind in PEERS if kind.name in {"ours", "redlock-py", "redlock-ng", "pottery", "node-redlock"})
 NAME = "it"
@@ -118,7 +118,7 @@ class Stage(NamedTuple):
 
     kind: Kind
     nodes: Cluster
-    links: Sequence[Link]
+    links: Sequence[Proxy]
     store: Server
     out: Path
 
@@ -159,7 +159,7 @@ class Stage(NamedTuple):
 @contextlib.contextmanager
 def stage(kind: Kind, out: Path) -> Iterator[Stage]:
     """Fresh servers for one scenario."""
-    with lock_nodes() as nodes, sixth_server() as store, links(nodes.servers) as ways:
+    with lock_nodes() as nodes, sixth_server() as store, proxies(nodes.servers) as ways:
         yield Stage(kind, nodes, ways, store, out)
 
 

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
     from redlock.embedded import Server
     from tests.faults.clocks import Clock
-    from tests.faults.links import Link
     from tests.faults.plan import Fault
     from tests.faults.theatre import Theatre
     from tests.integration.stage import Worker
+    from tests.proxy import Proxy
 
 T = TypeVar("T")
 
@@ -48,8 +48,8 @@ class Hand:
     def __init__(
         self,
         stage: Theatre,
-        nodes: Sequence[Link],
-        store: Link,
+        nodes: Sequence[Proxy],
+        store: Proxy,
         hire: Callable[[], Worker],
         names: Sequence[str],
         *,
@@ -170,7 +170,7 @@ def run_clocks_fast(hand: Hand, place: int) -> Callable[[], None]:
 
 def slow_links(hand: Hand, place: int) -> Callable[[], None]:
     """Two links take up to a quarter of a second, either way: longer than a node may take to answer."""
-    return _at_links(hand, place, 2, lambda link: setattr(link, "delay", 0.25))
+    return _at_links(hand, place, 2, lambda link: setattr(link, "jitter", 0.25))
 
 
 def cut_to(hand: Hand, place: int) -> Callable[[], None]:
@@ -265,7 +265,7 @@ def _each(struck: Sequence[T], act: Callable[[T], None]) -> None:
         act(one)
 
 
-def _at_links(hand: Hand, place: int, count: int, act: Callable[[Link], None]) -> Callable[[], None]:
+def _at_links(hand: Hand, place: int, count: int, act: Callable[[Proxy], None]) -> Callable[[], None]:
     chosen = [hand.nodes[(place + number) % len(hand.nodes)] for number in range(count)]
     _each(chosen, act)
     return lambda: _each(chosen, lambda link: link.mend())

@@ -27,15 +27,15 @@ from redis.exceptions import RedisError
 from tests.faults import accepted, judge, plan
 from tests.faults.clocks import COMPILER, clocked
 from tests.faults.hand import KINDS, NEEDS_CLOCKS, Hand
-from tests.faults.links import links
 from tests.faults.theatre import APPS, TTL, Theatre
 from tests.integration.tools import sixth_redis
+from tests.proxy import proxies
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from tests.faults.links import Link
     from tests.integration.stage import Worker
+    from tests.proxy import Proxy
 
 NAMES = [f"soak-{number}" for number in range(6)]
 WORKERS, CHILDREN = 2, 4
@@ -125,7 +125,7 @@ class Run:
             self._stage.settle(within=180)
 
 
-def settings_for(ways: Sequence[Link], visibility: float = 5) -> dict[str, Any]:
+def settings_for(ways: Sequence[Proxy], visibility: float = 5) -> dict[str, Any]:
     """The environment of a worker that uses these links, the last of which leads to the store."""
     return {
         "REDLOCK_NODES": ",".join(link.url for link in ways[:-1]),
@@ -141,7 +141,7 @@ def staffed(directory: Path, concurrency: int, seed: int = 0) -> Iterator[Hand]:
         clocked(directory) as (nodes, clocks),
         sixth_redis() as broker,
         sixth_redis(*accepted.OPTIONS) as store,
-        links([*nodes.servers, store], seed) as ways,
+        proxies([*nodes.servers, store], seed=seed) as ways,
         Theatre(nodes, broker, store, directory) as stage,
     ):
 

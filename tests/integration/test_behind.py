@@ -17,7 +17,8 @@ import pytest
 from redlock import LockLost, NotHeld, Outcome, Redlock, pending, sync
 from redlock.behind import Behind
 from redlock.clock import now_ms
-from tests.integration.tools import ROOT, eventually, in_a_fork, is_free, raw, run_out, sends, slow_links
+from tests.integration.tools import ROOT, eventually, in_a_fork, is_free, raw, run_out, sends
+from tests.proxy import proxies
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,7 +56,7 @@ def heard(caplog: pytest.LogCaptureFixture, event: str) -> list[str]:
 
 
 def test_it_comes_back_before_any_node_has_heard_of_it_and_all_of_them_do(nodes: Cluster) -> None:
-    with slow_links(nodes.servers) as links, Redlock([link.url for link in links], node_timeout=1.0) as client:
+    with proxies(nodes.servers) as links, Redlock([link.url for link in links], node_timeout=1.0) as client:
         with client.lock(NAME, wait_for_release=False) as lease:
             for link in links:
                 link.delay = 0.3

@@ -17,7 +17,8 @@ import pytest
 
 from redlock import LockLost, NotHeld, QuorumUnavailable, Redlock, RedlockError, wire
 from tests.integration.stage import ROOT
-from tests.integration.tools import eventually, holders, is_free, label, raw, slow_links, talking
+from tests.integration.tools import eventually, holders, is_free, label, raw, talking
+from tests.proxy import proxies
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -67,7 +68,7 @@ def when_a_quorum_is_there(client: Redlock, name: str = NAME) -> None:
 
 
 def test_a_round_costs_one_exchange_with_all_nodes_at_the_same_time(nodes: Cluster) -> None:
-    with slow_links(nodes.servers, DELAY) as links, Redlock([link.url for link in links], node_timeout=2.0) as client:
+    with proxies(nodes.servers, DELAY) as links, Redlock([link.url for link in links], node_timeout=2.0) as client:
         lock = client.lock(NAME)
         cycle(client)  # dials
         before = [link.commands for link in links]
@@ -84,7 +85,7 @@ def test_a_round_costs_one_exchange_with_all_nodes_at_the_same_time(nodes: Clust
 
 
 def test_two_slow_nodes_slow_nobody_down(nodes: Cluster) -> None:
-    with slow_links(nodes.servers) as links, Redlock([link.url for link in links], node_timeout=1.0) as client:
+    with proxies(nodes.servers) as links, Redlock([link.url for link in links], node_timeout=1.0) as client:
         cycle(client)  # dials
         links[1].delay = links[3].delay = 0.5
         times = [seconds(lambda: cycle(client)) for _ in range(5)]
@@ -93,7 +94,7 @@ def test_two_slow_nodes_slow_nobody_down(nodes: Cluster) -> None:
 
 
 def test_a_rejection_that_is_late_for_its_round_is_noticed(nodes: Cluster, caplog: pytest.LogCaptureFixture) -> None:
-    with slow_links(nodes.servers) as links, Redlock([link.url for link in links], node_timeout=2.0) as client:
+    with proxies(nodes.servers) as links, Redlock([link.url for link in links], node_timeout=2.0) as client:
         cycle(client)  # dials, and agrees
         links[4].delay = 0.5
         assert raw(nodes.servers[4]).hset(wire.RECORD, "terms", "others came") == 0, "no node's record has such a field"
@@ -109,14 +110,14 @@ def test_a_rejection_that_is_late_for_its_round_is_noticed(nodes: Cluster, caplo
 
 def test_nodes_that_are_slower_than_a_release_may_take_are_not_taken_for_silent(nodes: Cluster) -> None:
     # A release is bounded more tightly than other rounds; that it was cut short says nothing about the nodes.
-    with slow_links(nodes.servers, 0.12) as links, Redlock([link.url for link in links], node_timeout=1.0) as client:
+    with proxies(nodes.servers, 0.12) as links, Redlock([link.url for link in links], node_timeout=1.0) as client:
         for _ in range(3):
             cycle(client)
 
 
 def test_the_first_dial_is_to_all_nodes_at_the_same_time(nodes: Cluster) -> None:
     times = []
-    with slow_links(nodes.servers, DELAY) as links:
+    with proxies(nodes.servers, DELAY) as links:
         for _ in range(3):
             with Redlock([link.url for link in links], node_timeout=1.0) as client:
                 times.append(seconds(lambda: client.lock(NAME).locked()))
@@ -357,7 +358,7 @@ def test_an_attempt_that_meets_nodes_without_scripts_is_taken_back_everywhere(no
 
 def test_a_release_never_overtakes_its_acquire_on_a_slow_link(nodes: Cluster) -> None:
     with (
-        slow_links(nodes.servers) as links,
+        proxies(nodes.servers) as links,
         Redlock([link.url for link in links], ttl=10, max_ttl=10, node_timeout=2) as client,
     ):
         cycle(client)  # dials
@@ -374,7 +375,7 @@ def test_a_release_never_overtakes_its_acquire_on_a_slow_link(nodes: Cluster) ->
 
 def test_a_release_goes_down_the_connections_that_took_the_lease(nodes: Cluster) -> None:
     with (
-        slow_links(nodes.servers) as links,
+        proxies(nodes.servers) as links,
         Redlock([link.url for link in links], ttl=10, max_ttl=10, node_timeout=2) as client,
     ):
 
@@ -415,7 +416,7 @@ def test_a_release_goes_down_the_connections_that_took_the_lease(nodes: Cluster)
 
 def test_a_cancelled_attempt_leaves_nothing_on_a_slow_link(nodes: Cluster) -> None:
     with (
-        slow_links(nodes.servers) as links,
+        proxies(nodes.servers) as links,
         Redlock([link.url for link in links], ttl=10, max_ttl=10, node_timeout=2) as client,
     ):
         cycle(client, "another")  # dials
@@ -476,7 +477,7 @@ with Redlock(sys.argv[1:], ttl=5, node_timeout=0.2) as client:
 def test_a_stall_of_our_own_is_not_taken_for_the_silence_of_the_nodes(nodes: Cluster) -> None:
     # The whole process stands still in the middle of a round, for longer than a node timeout. The answers are
     # there when it goes on, and there is plenty left of the TTL.
-    with slow_links(nodes.servers) as links, talking("-c", STALLING, *(link.url for link in links)) as talk:
+    with proxies(nodes.servers) as links, talking("-c", STALLING, *(link.url for link in links)) as talk:
         process, told, says = talk
         assert says.readline() == "False\n"
         before = links[0].commands

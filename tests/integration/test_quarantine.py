@@ -12,7 +12,8 @@ import pytest
 from redlock import ConfigurationError, LockContended, QuorumUnavailable, Redlock, RedlockError, embedded, wire
 from redlock.admission import declare
 from redlock.embedded import Server
-from tests.integration.tools import eventually, holders, label, raw, slow_links
+from tests.integration.tools import eventually, holders, label, raw
+from tests.proxy import proxies
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -269,7 +270,7 @@ def test_a_refusal_that_would_come_too_late_is_known_from_the_first_contact(node
         for server in nodes.servers[2:4]:
             with raw(server) as redis:
                 redis.hset(wire.RECORD, "since", 0)
-        with slow_links(nodes.servers[1:2], delay=0.02) as (b,):
+        with proxies(nodes.servers[1:2], delay=0.02) as (b,):
             urls = [b.url, *nodes.urls[2:4]]
             with Redlock(urls, ttl=0.5, max_ttl=1.0) as second, pytest.raises(ConfigurationError, match="must agree"):
                 second.lock("x").acquire(blocking=False)

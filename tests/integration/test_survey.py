@@ -11,7 +11,8 @@ import pytest
 from redlock import ConfigurationError, Redlock, cli, wire
 from redlock.embedded import Server
 from redlock.survey import survey
-from tests.integration.tools import CANARY, eventually, label, raw, slow_links
+from tests.integration.tools import CANARY, eventually, label, raw
+from tests.proxy import proxies
 
 if TYPE_CHECKING:
     from redlock.embedded import Cluster
@@ -194,7 +195,7 @@ def test_more_locks_than_the_limit_are_said_to_be_more(nodes: Cluster) -> None:
 
 
 def test_all_nodes_are_asked_at_the_same_time(nodes: Cluster) -> None:
-    with slow_links(nodes.servers, delay=0.2) as links:
+    with proxies(nodes.servers, delay=0.2) as links:
         seen = survey([link.url for link in links], timeout=5.0)
         assert seen.voting == 5
         assert len({link.commands for link in links}) == 1

@@ -5,20 +5,16 @@ Rules: nothing here sleeps for a fixed time in place of a condition, and nothing
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
 import subprocess
 import sys
-import tempfile
-import threading
 import time
 import warnings
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
-import hiredis
 from redis import Redis
 
 from redlock import ConfigurationError
@@ -26,7 +22,7 @@ from redlock.embedded import Server, free_port
 from redlock.link import Link
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator
 
     import pytest
 
@@ -137,123 +133,6 @@ def talking(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], IO[str], I
             yield process, process.stdin, process.stdout
         finally:
             process.kill()
-
-
-class SlowLink:
-    """The way to one node: what a client sends takes `delay` seconds; what the node answers takes none."""
-
-    def __init__(self, server: Server, path: Path, delay: float) -> None:
-        self.url = f"unix://{path}"
-        self.delay = delay
-        self.commands = 0
-        """How many commands were sent this way."""
-        self.path = path
-        self._target = label(server)
-
-    def lead_to(self, server: Server) -> None:
-        """From the next connection on, be the way to this one."""
-        self._target = label(server)
-
-    async def listen(self) -> asyncio.Server:
-        """Begin to carry."""
-        return await asyncio.start_unix_server(self.carry, self.path)
-
-    async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Carry one connection both ways until either side ends it."""
-        async with contextlib.AsyncExitStack() as stack:
-            stack.callback(writer.close)
-            # Cancelled when the links go down; asyncio would call a cancelled handler an error of ours.
-            stack.enter_context(contextlib.suppress(asyncio.CancelledError))
-            node_reader, node_writer = await asyncio.open_unix_connection(self._target)
-            stack.callback(node_writer.close)
-            ways = [
-                asyncio.ensure_future(self._carry_commands(reader, node_writer)),
-                asyncio.ensure_future(self._carry_answers(node_reader, writer)),
-            ]
-            try:
-                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for way in ways:
-                    way.cancel()
-                await asyncio.gather(*ways, return_exceptions=True)
-
-    async def _carry_commands(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        on_the_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
-        arrivals = asyncio.ensure_future(self._arrive(on_the_way, writer))
-        counting = hiredis.Reader()
-        try:
-            while data := await reader.read(65_536):
-                on_the_way.put_nowait((time.monotonic() + self.delay, data))
-                counting.feed(data)
-                while counting.gets() is not False:
-                    self.commands += 1
-            await on_the_way.join()
-        finally:
-            arrivals.cancel()
-            await asyncio.gather(arrivals, return_exceptions=True)
-
-    @staticmethod
-    async def _arrive(on_the_way: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter) -> None:
-        while True:
-            due, data = await on_the_way.get()
-            await asyncio.sleep(due - time.monotonic())
-            writer.write(data)
-            await writer.drain()
-            on_the_way.task_done()
-
-    @staticmethod
-    async def _carry_answers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65_536):
-            writer.write(data)
-            await writer.drain()
-
-
-@contextlib.contextmanager
-def served(*begin: Callable[[], Awaitable[asyncio.Server]]) -> Iterator[None]:
-    """Servers, each begun by one of these, in one thread for as long as the `with` block lasts."""
-    loop, stop, up = asyncio.new_event_loop(), asyncio.Event(), threading.Event()
-
-    async def serve() -> None:
-        listening = [await one() for one in begin]
-        up.set()
-        await stop.wait()
-        for server in listening:
-            for socket in server.sockets:
-                loop.remove_reader(socket.fileno())
-        # What was accepted just now becomes a task some turns of the loop later: before that its server can't be closed
-        # (asyncio forgets the connection), nor can the task be cancelled (it would not close the connection).
-        for _ in range(10):
-            await asyncio.sleep(0)
-        for server in listening:
-            server.close()
-        while rest := asyncio.all_tasks() - {asyncio.current_task()}:
-            for task in rest:
-                task.cancel()
-            await asyncio.wait(rest)
-        # A closed transport lets go of its socket in the turn after.
-        await asyncio.sleep(0)
-
-    def run() -> None:
-        loop.run_until_complete(serve())
-        loop.close()
-
-    thread = threading.Thread(target=run, name="servers of the test")
-    thread.start()
-    try:
-        assert up.wait(10), "the servers did not come up"
-        yield
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join()
-
-
-@contextlib.contextmanager
-def slow_links(servers: Sequence[Server], delay: float = 0.0) -> Iterator[list[SlowLink]]:
-    """A link to each of these servers, carried by one thread."""
-    with tempfile.TemporaryDirectory(prefix="links-") as directory:
-        links = [SlowLink(server, Path(directory) / str(place), delay) for place, server in enumerate(servers)]
-        with served(*(link.listen for link in links)):
-            yield links
 
 
 @contextlib.contextmanager

@@ -1,0 +1,318 @@
+"""Every public call against every kind of bad node: outcomes, and time only as a generous bound."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from redlock import LockLost, QuorumUnavailable, Redlock, wire
+from redlock.survey import survey
+from tests.integration.tools import eventually, is_free, raw
+from tests.proxy import (
+    Proxy,
+    a_byte_each_10_ms,
+    a_reset_in_the_middle,
+    endless_garbage,
+    half_and_no_more,
+    proxies,
+    says,
+)
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from contextlib import AbstractContextManager
+
+    from redlock.embedded import Cluster
+
+    Bad = Callable[[Sequence[Proxy]], AbstractContextManager[list[str]]]
+    """Makes the servers behind these bad; gives the addresses that lead to them."""
+
+T = 0.3
+BOUND = 10 * 2 * T
+"""Ten times two node timeouts."""
+
+
+@contextmanager
+def black_hole(links: Sequence[Proxy]) -> Iterator[list[str]]:
+    for link in links:
+        link.hold("to", "from")
+    yield [link.url for link in links]
+    for link in links:
+        link.mend()
+
+
+def answering(passing: Callable[..., Any]) -> Bad:
+    @contextmanager
+    def bad(links: Sequence[Proxy]) -> Iterator[list[str]]:
+        for link in links:
+            link.passing = passing
+        yield [link.url for link in links]
+
+    return bad
+
+
+@contextmanager
+def unfinished_tls(links: Sequence[Proxy]) -> Iterator[list[str]]:
+    with black_hole(links) as urls:
+        yield [url.replace("redis:", "rediss:") for url in urls]
+
+
+@contextmanager
+def dripping_tls(links: Sequence[Proxy]) -> Iterator[list[str]]:
+    """A server that begins a record of TLS and sends it for ever, a byte at a time."""
+
+    async def begin(_: bytes, writer: asyncio.StreamWriter) -> None:
+        await a_byte_each_10_ms(b"\x16\x03\x03\x3f\xff" + bytes(16_000), writer)
+
+    for link in links:
+        link.passing = begin
+    yield [link.url.replace("redis:", "rediss:") for link in links]
+
+
+@contextmanager
+def hanging_name(links: Sequence[Proxy]) -> Iterator[list[str]]:
+    """Names that the system's resolver does not come back from."""
+    end, real = threading.Event(), socket.getaddrinfo
+
+    def resolve(host: str, *args: object, **kwargs: object) -> object:
+        if host.endswith(".hangs.example") and not kwargs.get("flags"):
+            end.wait(60)
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        return real(host, *args, **kwargs)  # type: ignore[arg-type]
+
+    socket.getaddrinfo = resolve  # type: ignore[assignment]
+    try:
+        yield [f"redis://node-{place}.hangs.example:6379" for place, _ in enumerate(links)]
+    finally:
+        socket.getaddrinfo = real
+        end.set()
+
+
+@contextmanager
+def client_pause(links: Sequence[Proxy]) -> Iterator[list[str]]:
+    for link in links:
+        with raw(link._server) as redis:
+            redis.client_pause(60_000)
+    # A paused server takes no word of anybody that it is over; it ends with its cluster.
+    yield [link.url for link in links]
+
+
+CATALOGUE: dict[str, Bad] = {
+    "black hole": black_hole,
+    "one byte per 10 ms": answering(a_byte_each_10_ms),
+    "reset in mid-reply": answering(a_reset_in_the_middle),
+    "garbage": answering(says(b"\xff\x00garbage" * 100)),
+    "endless garbage": answering(endless_garbage),
+    "half-closed": answering(half_and_no_more),
+    "endless text": answering(says(b"$999999999999\r\n" + b"x" * 65_536)),
+    "huge list": answering(says(b"*4294967295\r\n")),
+    "long list": answering(says(b"*500000000\r\n")),
+    "map of lists": answering(says(b"%1\r\n*0\r\n+x\r\n")),
+    "NOSCRIPT to everything": answering(says(b"-NOSCRIPT No matching script\r\n" * 10)),
+    "hanging name resolution": hanging_name,
+    "unfinished TLS handshake": unfinished_tls,
+    "dripping TLS handshake": dripping_tls,
+    "CLIENT PAUSE": client_pause,
+}
+
+
+IN_PLACE = [kind for kind in CATALOGUE if "TLS" not in kind and "name" not in kind]
+"""What can befall a connection that there is."""
+
+
+def kinds(among: Iterable[str], *often: str) -> list[Any]:
+    """These as parameters, of which `make test` runs some."""
+    return [kind if kind in often else pytest.param(kind, marks=pytest.mark.long) for kind in among]
+
+
+@contextmanager
+def mixed(nodes: Cluster, kind: str, bad: int, *, later: bool = False) -> Iterator[Redlock]:
+    """A client of five nodes, of which the first ones are bad from the start, or from its first lock on."""
+    with proxies(nodes.servers[:bad]) as links:
+        if later:
+            with Redlock([*(link.url for link in links), *nodes.urls[bad:]], node_timeout=T, ttl=2.0) as client:
+                with client.lock("before"):
+                    pass
+                with CATALOGUE[kind](links):
+                    yield client
+        else:
+            with (
+                CATALOGUE[kind](links) as urls,
+                Redlock([*urls, *nodes.urls[bad:]], node_timeout=T, ttl=2.0) as client,
+            ):
+                yield client
+
+
+def within_the_bound(work: Callable[[], object], more: float = 0.0) -> None:
+    started = time.monotonic()
+    work()
+    assert time.monotonic() - started < BOUND + 10 * more
+
+
+def use(client: Redlock, nodes: Cluster) -> None:
+    """Every public call, each with its outcome where three nodes are good."""
+    lock = client.lock("x", blocking_timeout=0.2)
+    within_the_bound(lambda: lock.acquire(blocking=False))
+    assert lock.owned()
+    within_the_bound(lambda: lock.extend(0.5))
+    within_the_bound(lock.locked)
+    within_the_bound(lambda: client.holder("x"))
+    other = client.lock("x")
+    done: list[bool] = []
+    with ThreadPoolExecutor(1) as pool:
+        within_the_bound(lambda: done.append(pool.submit(other.acquire, blocking_timeout=0.2).result()), 0.2)
+    assert done == [False], "it is held"
+    within_the_bound(lock.release)
+    within_the_bound(lambda: lock.acquire(blocking_timeout=0.2), 0.2)
+    within_the_bound(lock.release)
+    asynchronous = client.lock("y", wait_for_release=False)
+    for _ in range(3):
+        within_the_bound(asynchronous.acquire)
+        within_the_bound(asynchronous.release)
+    within_the_bound(client.close, 0.3)
+    eventually(lambda: all(is_free(nodes.servers[2:], name) for name in "xy"), "the release on the good nodes")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    kinds(
+        CATALOGUE,
+        "black hole",
+        "one byte per 10 ms",
+        "endless garbage",
+        "map of lists",
+        "hanging name resolution",
+        "unfinished TLS handshake",
+        "CLIENT PAUSE",
+    ),
+)
+def test_two_bad_nodes_of_five_decide_nothing(nodes: Cluster, kind: str) -> None:
+    with mixed(nodes, kind, 2) as client:
+        use(client, nodes)
+
+
+@pytest.mark.parametrize(
+    "kind", kinds(IN_PLACE, "black hole", "one byte per 10 ms", "reset in mid-reply", "half-closed")
+)
+def test_two_nodes_that_become_bad_decide_nothing(nodes: Cluster, kind: str) -> None:
+    with mixed(nodes, kind, 2, later=True) as client:
+        use(client, nodes)
+
+
+@pytest.mark.parametrize("kind", kinds(CATALOGUE, "one byte per 10 ms", "hanging name resolution"))
+def test_a_renewed_lease_survives_two_bad_nodes(nodes: Cluster, kind: str) -> None:
+    with mixed(nodes, kind, 2) as client, client.lock("x", ttl=1.0) as lease:
+        until = time.monotonic() + 2.0
+        while time.monotonic() < until:
+            lease.ensure_valid()
+            time.sleep(0.02)
+
+
+@pytest.mark.parametrize("kind", kinds(CATALOGUE, "black hole", "garbage", "hanging name resolution"))
+def test_without_a_quorum_every_call_ends_with_a_reason(nodes: Cluster, kind: str) -> None:
+    with mixed(nodes, kind, 3) as client:
+        lock = client.lock("x")
+
+        def unavailable(work: Callable[[], object], more: float = 0.0) -> None:
+            def fail() -> None:
+                with pytest.raises(QuorumUnavailable) as caught:
+                    work()
+                assert len(caught.value.reasons) >= 3
+
+            within_the_bound(fail, more)
+
+        unavailable(lambda: lock.acquire(blocking=False))
+        unavailable(lambda: lock.acquire(blocking_timeout=0.2), 0.2)
+        unavailable(lambda: client.holder("x"))
+        unavailable(lock.locked)
+        within_the_bound(client.close, 0.3)
+
+
+@pytest.mark.parametrize("kind", kinds(IN_PLACE, "one byte per 10 ms", "huge list"))
+def test_a_lease_whose_quorum_becomes_bad_ends_with_a_reason(nodes: Cluster, kind: str) -> None:
+    with mixed(nodes, kind, 3, later=True) as client:
+        lock = client.lock("x", ttl=1.0)
+        with pytest.raises((QuorumUnavailable, LockLost)):
+            lock.acquire(blocking=False)
+            lock.extend(0.1)
+
+
+@pytest.mark.parametrize(
+    "kind", kinds(CATALOGUE, "one byte per 10 ms", "endless text", "hanging name resolution", "dripping TLS handshake")
+)
+def test_a_survey_of_a_bad_node_leaves_no_thread(nodes: Cluster, kind: str) -> None:
+    with proxies(nodes.servers[:1]) as links, CATALOGUE[kind](links) as urls:
+
+        def look() -> None:
+            seen = survey([*urls, *nodes.urls[1:]], timeout=T)
+            assert [node.votes for node in seen.nodes] == [False, True, True, True, True]
+            assert seen.nodes[0].reason
+
+        for _ in range(4):
+            within_the_bound(look, 4 * T)
+        # One more look may be under way in the resolver, whatever the number of looks.
+        eventually(lambda: len(threads()) <= (kind == "hanging name resolution"), "the end of the looks")
+
+
+def threads() -> list[str]:
+    names = [thread.name for thread in threading.enumerate()]
+    return [name for name in names if name.startswith(("redlock-survey", "redlock-resolve", "redlock-handshake"))]
+
+
+@pytest.mark.parametrize("options", [{"blocking": False}, {"blocking_timeout": 1.0}], ids=str)
+def test_connections_that_a_firewall_forgot_are_dialled_anew(nodes: Cluster, options: dict[str, float]) -> None:
+    with proxies(nodes.servers) as links, Redlock([link.url for link in links], node_timeout=0.3) as client:
+        with client.lock("x"):
+            pass
+        for link in links:
+            link.forget()
+
+        started = time.monotonic()
+        assert client.lock("x").acquire(**options)  # type: ignore[arg-type]  # bool or float
+        assert time.monotonic() - started < 10 * 2 * 0.3
+
+
+def test_a_question_over_forgotten_connections_is_asked_again(nodes: Cluster) -> None:
+    with (
+        proxies(nodes.servers) as links,
+        Redlock([link.url for link in links], node_timeout=0.3) as client,
+        client.lock("x"),
+    ):
+        for link in links:
+            link.forget()
+        holder = client.holder("x")
+
+    assert holder is not None
+
+
+def test_the_local_queue_goes_on_where_the_waiting_node_drips(nodes: Cluster) -> None:
+    name = next(name for name in map(str, range(100)) if wire.waiting_order((name,), 5)[0] == 0)
+    with Redlock(nodes.urls, ttl=9.0) as good, proxies(nodes.servers[:1]) as links:
+        held = good.lock(name)
+        assert held.acquire()
+        links[0].passing = a_byte_each_10_ms
+        with Redlock([links[0].url, *nodes.urls[1:]], node_timeout=T, ttl=2.0) as client:
+            done: list[bool] = []
+
+            def wait(seconds: float) -> None:
+                done.append(client.lock(name).acquire(blocking_timeout=seconds))
+
+            short = [threading.Thread(target=wait, args=(0.3,)) for _ in range(4)]
+            long = threading.Thread(target=wait, args=(30.0,))
+            started = time.monotonic()
+            for thread in (*short, long):
+                thread.start()
+            for thread in short:
+                thread.join()
+            assert time.monotonic() - started < 10 * (0.3 + 2 * T)
+            assert done == [False] * 4
+            held.release()
+            long.join(20)
+            assert done == [False] * 4 + [True]
