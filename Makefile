@@ -5,7 +5,7 @@ BIN := .venv/bin
 MINUTES ?= 3
 SEED ?= 1
 
-.PHONY: demo test test-faults soak up lint format compose-test bench clean
+.PHONY: demo test test-faults soak up lint format docs compose-test bench lock clean
 
 demo: .venv/.ready
 	@$(BIN)/python -m workers.demo $(ARGS)
@@ -31,6 +31,10 @@ format: .venv/.ready
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
+# The site, in build/docs; it opens with index.html.
+docs: .venv/.ready
+	@$(BIN)/python -m sphinx -n -W --keep-going -q -c docs -d build/doctrees . build/docs
+
 compose-test: .venv/.ready
 	@$(BIN)/python -m pytest tests/compose
 
@@ -41,11 +45,16 @@ bench: .venv/.ready
 clean:
 	@rm -rf .venv .bench bench-out .mypy_cache .pytest_cache .ruff_cache build dist
 
-# pip below 25.1 knows no dependency groups, so it is renewed first.
-.venv/.ready: pyproject.toml
+# The exact versions of everything that `make` installs, for every Python from 3.10 on. Needs uv.
+lock:
+	@for group in dev example; do uv pip compile pyproject.toml --group $$group --universal --python-version 3.10 \
+	    --generate-hashes --no-emit-index-url --custom-compile-command "make lock" --quiet \
+	    --output-file requirements/$$group.txt || exit; done
+
+.venv/.ready: pyproject.toml requirements/dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or later is needed, this is %d.%d; name another: make PYTHON=python3.12 ..." % sys.version_info[:2] if sys.version_info < (3, 10) else 0)'
 	@echo "setting up .venv (once, about a minute)"
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1'
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable . --group dev
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/dev.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@

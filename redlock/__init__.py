@@ -23,6 +23,9 @@ from redlock.lease import Lease
 from redlock.lock import Lock
 from redlock.protocol import Outcome
 
+__version__ = "0.1.0"
+"""The version of the package and of `redlock --version`; the build reads it from here."""
+
 __all__ = [
     "ConfigurationError",
     "Holding",

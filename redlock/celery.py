@@ -191,7 +191,7 @@ def _holding(lease: Lease, policy: Policy, delivery: Delivery | None, ears: Ears
     """Hold the lease, or say what the task is to return instead."""
     reset = _current.set(lease)
     try:
-        with events.waits_are_told_to(*ears):
+        with events.waits_are_told_to(*ears, *(() if delivery is None else (delivery,))):
             skipped = _take(lease, policy, delivery)
         if skipped is None:
             for ear in ears:
@@ -221,6 +221,7 @@ def _take(lease: Lease, policy: Policy, delivery: Delivery | None) -> Skipped | 
                     return skipped
                 wait_ms = max(policy.wait_ms, delivery.pause_ms() if delivery is not None else 0)
             else:
+                policy.refuse_a_copy(lease.resource, delivery, settle=True)
                 if delivery is not None:
                     lease.waited_ms = max(lease.waited_ms, delivery.waited_ms())
                 return None

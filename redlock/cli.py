@@ -15,6 +15,7 @@ import time
 import warnings
 from typing import TYPE_CHECKING
 
+import redlock
 from redlock import checks, doctor, force, simulate
 from redlock import run as programs
 from redlock.admission import declare
@@ -64,6 +65,7 @@ def main(arguments: Sequence[str] | None = None, app: object = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="redlock", description="A quorum lock on independent Redis nodes.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {redlock.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     command = commands.add_parser(
         "simulate",

@@ -23,7 +23,8 @@ from celery.utils.time import maybe_iso8601, maybe_make_aware
 from kombu.entity import Exchange, Queue
 from kombu.serialization import registry
 
-from redlock import log
+from redlock import duplicates, log
+from redlock.duplicates import COPY, EARLIER
 
 if TYPE_CHECKING:
     from celery import Celery, Task
@@ -38,7 +39,7 @@ _SHORTEST_PAUSE, _NATIVE_PAUSE = 0.1, 1.0
 _ON_THE_WAY = 1.0
 """Seconds that a message may take from the end of its pause to a worker, for one that expires."""
 _RETRY_MS, _LAST_RETRY_MS = 1_000, 30_000
-_MARKS = (REQUEUES, SINCE, CONTENT_TYPE)
+_MARKS = (REQUEUES, SINCE, CONTENT_TYPE, COPY, EARLIER)
 _OF_CELERY = {"lang", "task", "argsrepr", "kwargsrepr", "compression"}
 """Headers of Celery that are no attributes of its `Context`."""
 _OF_THE_BROKER = re.compile(r"x-(death|first-death-|last-death-|delivery-count|acquired-count|opt-)")
@@ -64,12 +65,18 @@ class Delivery:
         found = vars(self._request)
         headers = self._request.headers or {}
         # Taken out, so that a retry or another lock of the same run does not find them.
-        marks = {name: headers.pop(name, None) or found.get(name) for name in _MARKS}
+        marks = {name: headers.pop(name, found.get(name)) for name in _MARKS}
         for name in _MARKS:
             found.pop(name, None)
         self.requeues: int = marks[REQUEUES] or 0
         """How often it went back to the queue."""
         self._since: float | None = marks[SINCE]
+        self.meetings: int = marks[COPY] or 0
+        """How often this copy met the first copy of its task at work."""
+        self._earlier: dict[str, Any] | None = marks[EARLIER]
+        redelivered = (self._request.delivery_info or {}).get("redelivered")
+        self._is_copy = marks[COPY] is not None or bool(redelivered)
+        self._has_met = self.meetings > 0
         self._failures = 0
         self._serializer = registry.type_to_name.get(marks[CONTENT_TYPE])
 
@@ -79,6 +86,25 @@ class Delivery:
         if task is None or task.request.called_directly or task.request.is_eager:
             return None
         return cls(task)
+
+    def waiting(self, _resource: object, holder: object) -> None:
+        """Another run holds the lock: note whether it is one of this very task."""
+        self._has_met = self._has_met or self.is_of_this_task(holder)
+
+    def is_of_this_task(self, holder: object) -> bool:
+        """Whether the holder of a lock is a run of this task: then this message is a copy that was delivered again."""
+        return str(holder or "").startswith(f"{self.task_id}@")
+
+    @property
+    def has_met(self) -> bool:
+        """Whether this is a copy that met the first copy of its task at work, now or on its way so far."""
+        return self._has_met
+
+    def is_finished(self, *, settle: bool = False) -> bool:
+        """Whether this is a copy whose first copy has come to an end; see `duplicates.is_finished`."""
+        if not (self._is_copy or self._has_met):
+            return False
+        return duplicates.is_finished(self._task, self._earlier, met=self._has_met, settle=settle)
 
     @property
     def has_a_queue(self) -> bool:
@@ -113,17 +139,34 @@ class Delivery:
         Raises:
             Exception: Whatever the serializer, Celery or the broker raises; the message was not sent.
         """
-        request, natively = self._request, _delays_natively(self._task.app)
-        least = _NATIVE_PAUSE if natively else _SHORTEST_PAUSE
         left = self.seconds_left() - _ON_THE_WAY
+        least, pause = self._pause(min(longest, left))
         if left < least:
             return None
-        pause = random.uniform(least, max(least, min(longest, left)))  # noqa: S311 - jitter, not a secret
-        if natively:
-            pause = float(int(pause))
         marks = {REQUEUES: self.requeues + 1, SINCE: self._since or time.time()}
-        self._task.apply_async(request.args, request.kwargs, **self._options(marks), countdown=pause)
+        self._send(marks | ({COPY: self.meetings} if self._is_copy or self._has_met else {}), pause)
         return pause
+
+    def send_copy_back(self, longest: float) -> float:
+        """Send back a copy that met its first copy at work; see `send_back`.
+
+        It no longer expires: Celery would store REVOKED for the task that runs.
+        """
+        _, pause = self._pause(longest)
+        marks = {REQUEUES: self.requeues, SINCE: self._since or time.time(), COPY: self.meetings + 1}
+        self._send(marks, pause, expires=None)
+        return pause
+
+    def _pause(self, longest: float) -> tuple[float, float]:
+        """The shortest pause that the broker can express, and a random one up to the longest, in seconds."""
+        natively = _delays_natively(self._task.app)
+        least = _NATIVE_PAUSE if natively else _SHORTEST_PAUSE
+        pause = random.uniform(least, max(least, longest))  # noqa: S311 - jitter, not a secret
+        return least, float(int(pause)) if natively else pause
+
+    def _send(self, marks: dict[str, Any], pause: float, **changes: object) -> None:
+        options = self._options(marks) | changes
+        self._task.apply_async(self._request.args, self._request.kwargs, **options, countdown=pause)
 
     def not_sent(self, why: Exception) -> None:
         """Note that the message could not be sent; the reason is logged once in a run."""

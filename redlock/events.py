@@ -110,6 +110,8 @@ def told(task: Task | None, level: str) -> Told:
     uuid, hostname = request.id, request.hostname
 
     def tell(name: str, **fields: object) -> None:
+        if str(fields.get("lock_holder", "")).startswith(f"{uuid}@"):
+            return  # A copy that was delivered again: what is shown is the state of the run that holds the lock.
         sender.put(hostname, {"type": name, "uuid": uuid, "timestamp": time.time(), **fields})
 
     return Told(tell, everything=level == "all")

@@ -49,6 +49,7 @@ _HELP = {
     "redlock_refused_total": "Callers that went away without the lock.",
     "redlock_requeued_total": "Tasks that went back to the queue for want of their lock.",
     "redlock_skipped_total": "Tasks that were skipped because somebody else had their lock.",
+    "redlock_duplicates_total": "Copies of running or finished tasks that were delivered again, and put aside.",
     "redlock_lost_total": "Leases lost while their holder was at work.",
     "redlock_extensions_failed_total": "Renewals that failed; the old deadline stood.",
     "redlock_votes_missing_total": "Votes that a node should have given and did not.",
@@ -63,6 +64,7 @@ _SIMPLE = {
     "refused": Figure("redlock_refused_total"),
     "requeued": Figure("redlock_requeued_total"),
     "skipped": Figure("redlock_skipped_total"),
+    "duplicate": Figure("redlock_duplicates_total"),
     "lost": Figure("redlock_lost_total"),
     "not-extended": Figure("redlock_extensions_failed_total"),
 }

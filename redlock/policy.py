@@ -6,14 +6,16 @@ Invariants:
 2. "Too few nodes voted" is never a skip: it does not say whether another task does the work.
 3. A task that was called directly, or eagerly, has no queue to go back to: it raises. So does one that is called
    by another task that holds a lock: back in the queue it would be that other task.
-4. A task that expires goes back only as long as it can come back in time; then it raises.
+4. A copy of a message that was delivered again, while its first copy is at work, is no competitor. It goes back in
+   all three modes, without a result or a state, and ends without a trace when the first copy has come to its end.
+5. A task that expires goes back only as long as it can come back in time; then it raises.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from celery.exceptions import Retry, SoftTimeLimitExceeded
+from celery.exceptions import Ignore, Retry, SoftTimeLimitExceeded
 
 from redlock import checks, log
 from redlock.errors import ConfigurationError, LockContended
@@ -58,8 +60,12 @@ class Policy(NamedTuple):
 
         Raises:
             Retry: The task is back in the queue.
+            Ignore: This message is a copy of a task that is at work, or was; its run ends without a trace.
             RedlockError: The error that was given, where the policy says so.
         """
+        self.refuse_a_copy(error.lock_name, delivery)
+        if delivery is not None and isinstance(error, LockContended) and delivery.is_of_this_task(error.holder):
+            return self._step_back(error, delivery)
         if self.otherwise == "skip" and isinstance(error, LockContended):
             log.info("skipped", resource=error.resource, holder=error.holder)
             return Skipped({"status": "skipped", "resource": error.resource, "holder": error.holder})
@@ -69,7 +75,7 @@ class Policy(NamedTuple):
         if self.max_requeues is not None and count > self.max_requeues:
             raise error
         try:
-            pause = delivery.send_back(min(_BACKOFF_FIRST * 2 ** min(count, 10), _BACKOFF_LAST))
+            pause = delivery.send_back(_longest(count))
         except SoftTimeLimitExceeded:
             raise
         except Exception as exc:  # noqa: BLE001 - whatever keeps it from being sent, the message in hand is the task
@@ -78,7 +84,40 @@ class Policy(NamedTuple):
         if pause is None:
             raise error
         log.info("requeued", task=delivery.task_id, resource=error.lock_name, count=count, countdown=f"{pause:.2f}")
+        if delivery.has_met:
+            raise Ignore(str(error))
         raise Retry(str(error), exc=error, when=pause)
+
+    @staticmethod
+    def refuse_a_copy(resource: str | None, delivery: Delivery | None, *, settle: bool = False) -> None:
+        """End the run of a copy whose first copy has come to an end.
+
+        Args:
+            resource: What is locked.
+            delivery: The message of the run, if it has one.
+            settle: Whether the lock is held now: then an end that is being stored is waited for.
+
+        Raises:
+            Ignore: It has.
+        """
+        if delivery is not None and delivery.is_finished(settle=settle):
+            log.info("duplicate", task=delivery.task_id, resource=resource, then="dropped")
+            raise Ignore(f"a copy of this task has come to its end: {delivery.task_id}")
+
+    @staticmethod
+    def _step_back(error: LockContended, delivery: Delivery) -> None:
+        """Send a copy back for as long as its first copy is at work, in each of the three modes."""
+        if not delivery.has_a_queue:
+            raise error
+        try:
+            pause = delivery.send_copy_back(_longest(delivery.meetings + 1))
+        except SoftTimeLimitExceeded:
+            raise
+        except Exception as exc:  # noqa: BLE001 - as above
+            delivery.not_sent(exc)
+            return
+        log.info("duplicate", task=delivery.task_id, resource=error.resource, then="requeued", countdown=f"{pause:.2f}")
+        raise Ignore(f"a copy of this task is at work: {error.holder}")
 
     def overtime(self, delivery: Delivery | None) -> None:
         """The soft time limit is over before the task had its lock: that is no failure where it may be requeued.
@@ -86,5 +125,10 @@ class Policy(NamedTuple):
         Raises:
             Returned: The broker gets the message back. Otherwise the exception at hand leaves the task.
         """
-        if self.otherwise == "requeue" and delivery is not None:
+        if delivery is not None and (self.otherwise == "requeue" or delivery.has_met):
             delivery.give_back()
+
+
+def _longest(count: int) -> float:
+    """The longest pause before this return to the queue, in seconds."""
+    return float(min(_BACKOFF_FIRST * 2 ** min(count, 10), _BACKOFF_LAST))

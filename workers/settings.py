@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 
 _MOST_BYTES = 1e15
+_USER = re.compile("[^:]+:.+")
 _REDIS = ("redis", "rediss", "unix")
 _SCHEMES = {"broker_url": (*_REDIS, "redis+socket"), "result_url": (*_REDIS, "redis+socket"), "store_url": _REDIS}
 
@@ -37,6 +39,7 @@ class Settings:
         visibility_timeout: Seconds after which an unacknowledged task is delivered again; above `time_limit`.
         log_file: Where all events go.
         log_bytes: Size at which that file is rotated; five old ones are kept.
+        flower_auth: The users of Flower's pages as `name:password`, with commas; empty asks for no password.
     """
 
     broker_url: str = "redis://127.0.0.1:63790/0"
@@ -47,6 +50,7 @@ class Settings:
     visibility_timeout: float = 120.0
     log_file: str = "logger.log"
     log_bytes: float = 50e6
+    flower_auth: str = dataclasses.field(default="", repr=False)
 
     def __repr__(self) -> str:
         return mask(f"Settings({dataclasses.asdict(self)})")
@@ -74,6 +78,8 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> tuple[Settings,
         )
     if not settings.log_file:
         raise ConfigurationError("COUNTER_LOG_FILE is empty; name a file, such as logger.log")
+    if settings.flower_auth and not all(map(_USER.fullmatch, settings.flower_auth.split(","))):
+        raise ConfigurationError("COUNTER_FLOWER_AUTH must be name:password, several with commas between them")
     lock_settings = read(LockSettings, environ, "REDLOCK_")
     lock_settings.client().close()
     return settings, lock_settings

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import http.client
 import secrets
 from typing import TYPE_CHECKING
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.timeout(1200)
 
 PAGE = ROOT / "docs" / "operations.md"
-FILE = "docker-compose.secrets.yml"
+FILES = ("docker-compose.secrets.yml", "docker-compose.flower.yml")
 SECRET = f"{CANARY}-{secrets.token_hex(8)}"
 COUNT = """
 from tasks import increment
@@ -39,17 +41,31 @@ def write_secrets(folder: Path) -> None:
     (folder / "nodes").write_text(",".join(nodes))
     for database, name in enumerate(("broker", "results", "store")):
         (folder / name).write_text(f"redis://tasks:{SECRET}@broker:6379/{database}\n")
+    (folder / "flower").write_text(f"ann:{SECRET}\n")
+
+
+def status_of_flower(user: str) -> int:
+    """The HTTP status with which Flower answers this user."""
+    connection = http.client.HTTPConnection("127.0.0.1", 5555, timeout=30)
+    try:
+        headers = {"Authorization": f"Basic {base64.b64encode(user.encode()).decode()}"} if user else {}
+        connection.request("GET", "/workers", headers=headers)
+        return connection.getresponse().status
+    finally:
+        connection.close()
 
 
 def test_with_passwords_in_files_everything_works_and_docker_shows_none_of_them(
     project: Project, tmp_path: Path
 ) -> None:
-    (block,) = [block for block in blocks(PAGE) if block.text.startswith(f"# {FILE}")]
     write_secrets(tmp_path / "secrets")
-    override = tmp_path / FILE
-    override.write_text(block.text.replace("./secrets", str(tmp_path / "secrets")))
+    files = ["-f", "docker-compose.yml"]
+    for name in FILES:
+        (block,) = [block for block in blocks(PAGE) if block.text.startswith(f"# {name}")]
+        (tmp_path / name).write_text(block.text.replace("./secrets", str(tmp_path / "secrets")))
+        files += ["-f", str(tmp_path / name)]
 
-    project.compose("-f", "docker-compose.yml", "-f", str(override), "up", "--detach", "--scale", "worker=1")
+    project.compose(*files, "up", "--detach", "--scale", "worker=1")
     eventually(project.is_healthy, "every container to be healthy", within=300, every=0.2)
     (worker,) = project.containers("worker")
     assert run("docker", "exec", worker, "python", "-c", COUNT).stdout == "1\n"
@@ -57,7 +73,8 @@ def test_with_passwords_in_files_everything_works_and_docker_shows_none_of_them(
     for port in range(63790, 63796):
         with Redis(port=port) as nobody, pytest.raises(NoPermissionError):
             nobody.keys()
-    for service in ("lock1", "broker", "worker"):
+    assert [status_of_flower(user) for user in ("", "ann:wrong", f"ann:{SECRET}")] == [401, 401, 200]
+    for service in ("lock1", "broker", "worker", "flower"):
         (container,) = project.containers(service)
         mounted = run("docker", "exec", container, "sh", "-c", "cat /run/secrets/*").stdout
         assert SECRET in mounted, "the password is not where it should be"

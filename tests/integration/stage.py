@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -190,6 +191,21 @@ def fresh_stage(directory: Path) -> Iterator[Stage]:
     """Servers of its own, and no worker yet."""
     with embedded.cluster() as nodes, sixth_redis() as broker, Stage(nodes, broker, directory) as stage:
         yield stage
+
+
+def shell(stage: Stage, code: str, **settings: str) -> Any:  # noqa: ANN401 - what the code prints as JSON
+    """Run this in a Python shell with the example's settings; what it prints as JSON."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=stage.environment | settings,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 def refuses_to_start(directory: Path, environment: dict[str, str], *arguments: str) -> str:

@@ -36,8 +36,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from concurrent.futures import Future
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "examples").glob("*/README.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "examples").glob("*/README.md")),
+]
 OPERATIONS = ROOT / "docs" / "operations.md"
+TUTORIAL = ROOT / "docs" / "tutorial.md"
+"""The other pages go on with its `shop.py`."""
 
 EXCERPT = """
 from celery import Celery
@@ -75,11 +82,16 @@ class Desk:
         )
         return text.replace(".venv/bin/", "")
 
+    def write(self, *python: Block) -> None:
+        """Make the files that these blocks are."""
+        for block in python:
+            text = EXCERPT + block.text if block.text.startswith("@") else block.text
+            (self.directory / block.name).write_text(self.here(text), encoding="utf-8")
+
     def run(self, block: Block) -> None:
         """Run a block; it has to end well."""
         if block.kind == "python":
-            text = EXCERPT + block.text if block.text.startswith("@") else block.text
-            (self.directory / block.name).write_text(self.here(text), encoding="utf-8")
+            self.write(block)
             if block.name.startswith(("test_", "conftest")):
                 program = "" if block.name == "conftest.py" else f"python -m pytest -q -p pytest_redlock {block.name}"
             else:
@@ -134,6 +146,7 @@ def title(page: Path) -> str:
 @pytest.mark.parametrize("page", [page for page in PAGES if page.parent.parent.name != "examples"], ids=title)
 def test_every_block_runs(page: Path, desk: Desk, ports: list[int]) -> None:
     found = blocks(page)
+    desk.write(*(block for block in blocks(TUTORIAL) if block.name == "shop.py"))
     with contextlib.ExitStack() as stack:
         if not any("cluster(ports=" in block.text for block in found):
             stack.enter_context(embedded.cluster(ports=ports))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import subprocess
@@ -15,7 +14,7 @@ from celery import chain
 
 from redlock import ConfigurationError, LockContended, QuorumUnavailable, Redlock, Stale, embedded
 from redlock.embedded import free_port
-from tests.integration.stage import ROOT, Stage
+from tests.integration.stage import ROOT, Stage, shell
 from tests.integration.tools import CANARY, eventually, raw, sixth_redis
 
 if TYPE_CHECKING:
@@ -56,21 +55,6 @@ def held(client: Redlock, name: str) -> Iterator[Lease]:
     """Somebody else's lock, as far as the workers can tell."""
     with client.lock(name) as lease:
         yield lease
-
-
-def shell(stage: Stage, code: str, **settings: str) -> Any:  # noqa: ANN401 - what the code prints as JSON
-    """Run this in a Python shell with the example's settings; what it prints as JSON."""
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env=stage.environment | settings,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 def sent(stage: Stage, task: str, name: str, **options: Any) -> str:  # noqa: ANN401 - Celery's options

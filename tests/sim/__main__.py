@@ -3,6 +3,7 @@
     python -m tests.sim --seed 56                    replay one schedule with its whole history
     python -m tests.sim --first 0 --count 20000      run a batch; --jobs 2 for two processes
     python -m tests.sim --mutants                    which seeded bug is found where
+    python -m tests.sim --mutant "no quarantine"     the same for one of them
 
 Exit status 0 if nothing was found, 1 if a promise was broken, a batch was vacuous or a mutant survived.
 """
@@ -13,6 +14,7 @@ import argparse
 import sys
 
 from tests.sim import hunt, run
+from tests.sim.mutants import MUTANTS
 from tests.sim.schedule import Schedule
 from tests.sim.source import Source
 
@@ -27,10 +29,11 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=1_000, help="how many schedules the batch has")
     parser.add_argument("--jobs", type=int, default=1, help="how many processes run it")
     parser.add_argument("--mutants", action="store_true", help="run the seeded bugs instead")
+    parser.add_argument("--mutant", choices=MUTANTS, metavar="NAME", help="run one of them")
     parser.add_argument("--most", type=int, default=100_000, help="how many schedules a mutant gets")
     options = parser.parse_args()
-    if options.mutants:
-        return hunt.table(options.most)
+    if options.mutants or options.mutant:
+        return hunt.table({options.mutant} if options.mutant else MUTANTS.keys(), options.most)
     if options.seed is not None:
         return _replay(options.seed)
     return _batch(options.first, options.count, options.jobs)

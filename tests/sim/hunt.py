@@ -19,6 +19,8 @@ from tests.sim.schedule import Schedule
 from tests.sim.source import Source
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from tests.sim.source import Variant
 
 ROOT = Path(__file__).parents[2]
@@ -61,13 +63,13 @@ def first_kill(name: str, most: int) -> tuple[int, str] | None:
     return None
 
 
-def table(most: int) -> int:
-    """Print which mutant is killed where; 1 if one survives that should not."""
+def table(names: Collection[str], most: int) -> int:
+    """Print where each of these mutants is killed; 1 if one survives that should not."""
     seeds, left = [], []
     if not named_tests_pass():
         print("a test that is named for a mutant fails on the shipped source too")
         return 1
-    for name in MUTANTS:
+    for name in names:
         if name in NAMED:
             killed = named_test_fails(name)
             print(f"{'named' if killed else 'SURVIVES':>8}  {name}: {NAMED[name]}", flush=True)
@@ -82,8 +84,10 @@ def table(most: int) -> int:
         else:
             print(f"{'SURVIVES':>8}  {name}", flush=True)
             left.append(name)
+    median, last = statistics.median(seeds or [0]), max(seeds, default=0)
     print(
-        f"{len(MUTANTS)} mutants: {len(seeds)} killed by schedules, median at {statistics.median(seeds):.0f}, last at "
-        f"{max(seeds)}; {len(NAMED)} by a named test; {len(EQUIVALENT)} change nothing; survivors: {left or 'none'}"
+        f"{len(names)} mutants: {len(seeds)} killed by schedules, median at {median:.0f}, last at {last}; "
+        f"{len(NAMED.keys() & names)} by a named test; {len(EQUIVALENT.keys() & names)} "
+        f"change nothing; survivors: {left or 'none'}"
     )
     return int(bool(left))

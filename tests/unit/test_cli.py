@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+import redlock
 from redlock import ConfigurationError, cli, run
 from redlock.simulate import Plan
 
@@ -135,3 +136,9 @@ def test_a_plan_starts_each_client_after_its_delay() -> None:
     assert Plan(delays="0", hold=0.0, retries=0, retry_delay=0.0).starts() == [0.0]
     with pytest.raises(ConfigurationError, match="such as 0,1,3"):
         Plan(delays="0;1").starts()
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["--version"])
+    assert capsys.readouterr().out == f"redlock {redlock.__version__}\n"

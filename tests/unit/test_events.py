@@ -176,3 +176,13 @@ def test_a_forked_child_starts_anew() -> None:
     sender.forget()
     assert sender._thread is None
     assert sender._queue.empty()
+
+
+def test_a_copy_that_waits_for_its_first_copy_tells_nothing(
+    in_a_worker: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[str] = []
+    monkeypatch.setattr(Sender, "put", lambda _self, _hostname, event: sent.append(event["lock_holder"]))
+    for holder in ("id-1@w2 since 1 (01234567)", "id-12@w2 since 1 (01234567)"):
+        told(in_a_worker(), "all").waiting("account:42", holder)
+    assert sent == ["id-12@w2 since 1 (01234567)"]

@@ -11,11 +11,11 @@ from redlock.model import deadline_ms
 from tests.unit.helpers import grant
 
 
-def held_until(deadline: int, max_hold_ms: int | None = None) -> Lease:
+def held_until(deadline: int, max_hold_ms: int | None = None, *, taken_ms: int = 0) -> Lease:
     """A lease with a TTL of 5 s that was acquired a moment ago, with this deadline."""
     lease = Redlock().lease("account:42", renew=True, max_hold_ms=max_hold_ms)
     lease._grant = grant(deadline)
-    lease._taken_ms = now_ms()
+    lease._taken_ms = taken_ms or now_ms()
     return lease
 
 
@@ -32,8 +32,7 @@ def test_a_deadline_beyond_the_ttl_does_not_end_renewal(ahead_ms: int, monkeypat
 def test_renewal_ends_where_max_hold_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     now = now_ms()
     monkeypatch.setattr("redlock.lease.now_ms", lambda: now)
-    lease = held_until(deadline_ms(5_000, now), max_hold_ms=5_000)
-    lease._taken_ms = now
+    lease = held_until(deadline_ms(5_000, now), max_hold_ms=5_000, taken_ms=now)
     with pytest.raises(StopIteration) as ended:
         next(lease.renewing())
     assert ended.value.value == deadline_ms(5_000, now), "it looks again when the deadline has come"

@@ -1,0 +1,60 @@
+"""Tasks whose messages are delivered twice: each body says that it is at work, and waits until it may go on."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+from redis import Redis
+
+from redlock.celery import locked
+from workers.app import app, settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from celery import Task
+
+app.conf.worker_deduplicate_successful_tasks = True
+store = Redis.from_url(settings.store_url, decode_responses=True)
+_EVERY = 0.01
+
+
+def work(task: Task, name: str, how: str) -> int:
+    """Run until the store says so, then end as asked; the number of this run."""
+    number = int(store.incr(f"runs:{task.request.id}"))
+    store.hset(f"pids:{task.request.id}", str(number), os.getpid())
+    while not store.exists(f"go:{name}:{number}"):
+        time.sleep(_EVERY)
+    if how == "fail":
+        raise ValueError(name)
+    return number
+
+
+def mode(otherwise: str) -> Callable[[Task, str, str], int]:
+    """A task with this choice; the same key for all."""
+
+    @app.task(bind=True, name=f"{__name__}.{otherwise}")
+    @locked("copies:{name}", wait=0.05, otherwise=otherwise)
+    def task(self: Task, name: str, how: str = "succeed") -> int:
+        return work(self, name, how)
+
+    return task  # type: ignore[no-any-return]  # Celery is untyped
+
+
+MODES = {otherwise: mode(otherwise) for otherwise in ("requeue", "skip", "raise")}
+
+
+@app.task(bind=True)
+@locked("copies:{name}", wait=30, otherwise="requeue")
+def wait(self: Task, name: str, how: str = "succeed") -> int:
+    """Waits in its slot."""
+    return work(self, name, how)
+
+
+@app.task
+def after(earlier: object, name: str) -> object:
+    """What follows, in a chain, a chord or as a link."""
+    store.rpush(f"after:{name}", str(earlier))
+    return earlier

@@ -1,0 +1,176 @@
+"""A message that is delivered again while its first copy runs: the copy has no result, and runs if the first dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import uuid
+from typing import TYPE_CHECKING
+
+import pytest
+from celery import chain
+from redis import Redis
+
+from redlock import embedded
+from tests.integration.stage import Stage, shell
+from tests.integration.tools import eventually, sixth_redis
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from celery.canvas import Signature
+    from celery.result import AsyncResult
+
+    from tests.integration.stage import Worker
+
+COPIES = "tests.integration.apps.copies"
+MODES = ["requeue", "skip", "raise", "wait"]
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """One set of servers for all tests here."""
+    directory = tmp_path_factory.mktemp("workers")
+    with embedded.cluster() as nodes, sixth_redis() as broker, Stage(nodes, broker, directory) as stage:
+        yield stage
+
+
+@pytest.fixture(scope="module", autouse=True)
+def worker(stage: Stage) -> Worker:
+    """One worker for all tests here."""
+    return stage.start_worker("--include", COPIES, concurrency=3, REDLOCK_TTL="1")
+
+
+def called(stage: Stage, otherwise: str, name: str, how: str = "succeed") -> Signature:
+    """A call of a task with this choice."""
+    return stage.sender.signature(f"{COPIES}.{otherwise}", (name, how))
+
+
+def followed(stage: Stage, first: Signature, name: str) -> Signature:
+    """A chain of this call and one more."""
+    return chain(first, stage.sender.signature(f"{COPIES}.after", (name,)))
+
+
+def deliver_again(stage: Stage, task_id: str) -> None:
+    """What the visibility timeout does with the message of a task that is at work."""
+    with Redis.from_url(stage.environment["COUNTER_BROKER_URL"]) as redis:
+        messages = [json.loads(text)[0] for text in redis.hvals("unacked")]
+        (message,) = [message for message in messages if message["headers"]["id"] == task_id]
+        message["headers"]["redelivered"] = True
+        message["properties"]["delivery_info"]["redelivered"] = True
+        # Kombu keeps it; with one of its own the test sees when the copy is done.
+        message["properties"]["delivery_tag"] = str(uuid.uuid4())
+        redis.lpush("celery", json.dumps(message))
+
+
+def waiting(stage: Stage) -> list[str]:
+    """The ids of the tasks whose messages are in the queue, or in the hands of a worker."""
+    with Redis.from_url(stage.environment["COUNTER_BROKER_URL"]) as redis:
+        texts = [json.loads(text)[0] for text in redis.hvals("unacked")]
+        texts += [json.loads(text) for text in redis.lrange("celery", 0, -1)]
+        return [message["headers"]["id"] for message in texts]
+
+
+def runs(stage: Stage, task_id: str) -> int:
+    """How many bodies of a task have begun."""
+    return int(stage.store.get(f"runs:{task_id}") or 0)
+
+
+def go(stage: Stage, name: str, *numbers: int) -> None:
+    """Let these runs come to their end."""
+    for number in numbers:
+        stage.store.set(f"go:{name}:{number}", 1)
+
+
+def with_a_copy(stage: Stage, worker: Worker, task: str, otherwise: str) -> None:
+    """Come back when a task is at work, and a copy has met it."""
+    eventually(lambda: runs(stage, task) == 1, "the first copy at work")
+    deliver_again(stage, task)
+    met = f"who='{task}@" if otherwise == "wait" else f"duplicate task={task} "
+    eventually(lambda: met in worker.log, "the copy that meets the first")
+
+
+def first_of(result: AsyncResult) -> str:
+    """The id of the first task of a chain."""
+    while result.parent is not None:
+        result = result.parent
+    return str(result.id)
+
+
+@pytest.mark.parametrize("otherwise", MODES)
+def test_a_copy_of_a_running_task_leaves_no_result(stage: Stage, worker: Worker, otherwise: str) -> None:
+    name = f"succeeds-{otherwise}"
+    task = first_of(followed(stage, called(stage, otherwise, name), name).apply_async())
+    with_a_copy(stage, worker, task, otherwise)
+    assert stage.state(task) == "STARTED"
+    assert not stage.store.exists(f"after:{name}")
+
+    go(stage, name, 1)
+
+    assert stage.result(task) == 1
+    eventually(stage.is_idle, "the end of the copy", every=0.05)
+    assert stage.state(task) == "SUCCESS"
+    assert runs(stage, task) == 1
+    assert stage.store.lrange(f"after:{name}", 0, -1) == ["1"]
+
+
+@pytest.mark.parametrize("otherwise", MODES)
+def test_a_copy_of_a_task_that_fails_leaves_it_failed(stage: Stage, worker: Worker, otherwise: str) -> None:
+    name = f"fails-{otherwise}"
+    signature = called(stage, otherwise, name, "fail").on_error(stage.sender.signature(f"{COPIES}.after", (name,)))
+    task = str(signature.apply_async().id)
+    with_a_copy(stage, worker, task, otherwise)
+
+    go(stage, name, 1)
+    with pytest.raises(ValueError, match=name):
+        stage.result(task)
+    eventually(stage.is_idle, "the end of the copy", every=0.05)
+
+    assert stage.state(task) == "FAILURE"
+    assert isinstance(stage.failure(task), ValueError)
+    assert runs(stage, task) == 1
+    assert len(stage.store.lrange(f"after:{name}", 0, -1)) == 1
+
+
+@pytest.mark.parametrize("otherwise", MODES)
+def test_a_copy_runs_when_the_first_is_killed(stage: Stage, worker: Worker, otherwise: str) -> None:
+    name = f"killed-{otherwise}"
+    task = first_of(followed(stage, called(stage, otherwise, name), name).apply_async())
+    with_a_copy(stage, worker, task, otherwise)
+
+    # The message of a killed child goes back to the queue too, so there are three copies now.
+    os.kill(int(stage.store.hget(f"pids:{task}", "1") or 0), signal.SIGKILL)
+    eventually(lambda: runs(stage, task) == 2, "another copy at work")
+    go(stage, name, 2)
+
+    assert stage.result(task) == 2
+    eventually(stage.is_idle, "the end of the other copy", every=0.05)
+    assert runs(stage, task) == 2
+    assert stage.store.lrange(f"after:{name}", 0, -1) == ["2"]
+
+
+CHORD = """
+import json
+from celery import chord
+from tests.integration.apps.copies import MODES, after, wait
+task = dict(MODES, wait=wait)["{otherwise}"]
+parts = [task.s("{name}").set(task_id="{name}-a"), task.s("{name}-other")]
+print(json.dumps(chord(parts, after.s("{name}")).apply_async().id))
+"""
+
+
+@pytest.mark.parametrize("otherwise", MODES)
+def test_a_chord_counts_a_part_with_a_copy_once(stage: Stage, worker: Worker, otherwise: str) -> None:
+    name = f"chord-{otherwise}"
+    end = shell(stage, CHORD.format(name=name, otherwise=otherwise))
+    with_a_copy(stage, worker, f"{name}-a", otherwise)
+
+    go(stage, name, 1)
+    stage.result(f"{name}-a")
+    eventually(lambda: f"{name}-a" not in waiting(stage), "the end of the copy", every=0.05)
+    assert stage.state(end) == "PENDING"
+    go(stage, f"{name}-other", 1)
+
+    assert stage.result(end) == [1, 1]
+    assert len(stage.store.lrange(f"after:{name}", 0, -1)) == 1

@@ -1,0 +1,155 @@
+"""`redlock.duplicates`: what the result backend says to a copy that was delivered again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from celery import Celery
+from celery.signals import task_prerun
+
+from redlock import duplicates
+from redlock.delivery import Delivery
+from redlock.duplicates import COPY
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+APP = Celery(set_as_current=False, broker="memory://", backend="cache+memory://")
+APP.conf.update(task_acks_late=True, worker_deduplicate_successful_tasks=True)
+
+
+@APP.task(name="tests.test_duplicates.charge")
+def charge() -> None:
+    """A task whose message may be delivered again."""
+
+
+class Clock:
+    """A clock that only sleeping moves."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        """The time."""
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        """Move it."""
+        self.now += seconds
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
+    """The clock of the module; in the end there is no state and no request left."""
+    clock = Clock()
+    monkeypatch.setattr(duplicates, "time", clock)
+    yield clock
+    charge.backend.forget("id-1")
+    while charge.request_stack.top is not None:
+        charge.pop_request()
+
+
+def store(state: str, result: object = None) -> None:
+    charge.backend.store_result("id-1", result, state)
+
+
+def delivered(*, copy: int | None = None, redelivered: bool = False, **fields: Any) -> Delivery:  # noqa: ANN401
+    """The message of a run; Celery's signal before the run is sent too."""
+    usual: dict[str, Any] = {"id": "id-1", "called_directly": False, "delivery_info": {"redelivered": redelivered}}
+    if copy is not None:
+        usual[COPY] = copy
+    charge.push_request(**usual | fields)
+    task_prerun.send(sender=charge, task_id="id-1", task=charge)
+    delivery = Delivery.of(charge)
+    assert delivery is not None
+    return delivery
+
+
+def test_a_message_that_came_once_is_no_copy() -> None:
+    store("SUCCESS")
+    assert not delivered().is_finished()
+
+
+def test_a_copy_of_a_finished_task_has_nothing_to_do() -> None:
+    store("SUCCESS")
+    assert delivered(redelivered=True).is_finished()
+    assert delivered(copy=0).is_finished()
+
+
+@pytest.mark.parametrize("state", ["PENDING", "STARTED", "RETRY", "FAILURE"])
+def test_a_copy_runs_where_the_task_has_not_succeeded(state: str) -> None:
+    """As Celery does with a message that was delivered again."""
+    store(state)
+    assert not delivered(redelivered=True).is_finished(settle=True)
+
+
+@pytest.mark.parametrize("state", ["SUCCESS", "FAILURE", "REVOKED"])
+def test_a_copy_that_met_the_first_ends_with_it(state: str) -> None:
+    delivery = delivered()
+    delivery.waiting("x", "id-1@host since 1")
+    store(state)
+    assert delivery.is_finished(settle=True)
+
+
+def test_a_copy_waits_for_an_end_that_is_being_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    states = iter(["STARTED", "STARTED", "SUCCESS"])
+    delivery = delivered(copy=1)
+    monkeypatch.setattr(charge.backend, "get_task_meta", lambda *_, **__: {"status": next(states)})
+    assert delivery.is_finished(settle=True)
+
+
+def test_a_copy_whose_first_died_waits_in_vain_and_runs(clock: Clock) -> None:
+    store("STARTED")
+    assert not delivered(copy=3).is_finished()
+    assert clock.now == 0.0
+    assert not delivered(copy=3).is_finished(settle=True)
+    assert clock.now >= 2.0
+
+
+def test_a_failure_is_no_end_where_its_message_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(charge, "acks_on_timeout", False)
+    store("FAILURE")
+    assert not delivered(copy=1).is_finished()
+
+
+def test_the_end_that_started_has_hidden_is_put_back() -> None:
+    store("FAILURE", ValueError("first"))
+    delivery = delivered(copy=1)
+    store("STARTED")
+    assert delivery.is_finished()
+    meta = charge.backend.get_task_meta("id-1", cache=False)
+    assert meta["status"] == "FAILURE"
+    assert repr(meta["result"]) == "ValueError('first')"
+
+
+def test_a_backend_that_cannot_be_asked_stops_no_copy(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("gone")
+
+    monkeypatch.setattr(charge.backend, "get_task_meta", fail)
+    assert not delivered(redelivered=True).is_finished(settle=True)
+    assert "state-unknown task=id-1 why='OSError: gone'" in caplog.text
+
+
+@pytest.mark.parametrize("change", [{"worker_deduplicate_successful_tasks": 0}, {"task_acks_late": 0}], ids=str)
+def test_copies_run_where_celery_does_not_deduplicate(monkeypatch: pytest.MonkeyPatch, change: dict[str, int]) -> None:
+    for name, value in change.items():
+        monkeypatch.setitem(APP.conf, name, value)
+    monkeypatch.setattr(charge, "acks_late", bool(APP.conf.task_acks_late))
+    store("SUCCESS")
+    assert not delivered(redelivered=True).is_finished()
+
+
+def test_the_mark_of_a_copy_goes_back_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[dict[str, Any]] = []
+    monkeypatch.setattr(charge, "apply_async", lambda _args, _kwargs, **options: calls.append(options))
+    delivered(redelivered=True).send_back(1.0)
+    assert calls[-1]["headers"][COPY] == 0
+    delivered(copy=2, expires="2999-01-01T00:00:00+00:00").send_copy_back(1.0)
+    assert calls[-1]["headers"][COPY] == 3
+    assert calls[-1]["expires"] is None
+    delivered().send_back(1.0)
+    assert COPY not in calls[-1]["headers"]
