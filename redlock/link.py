@@ -189,6 +189,8 @@ class Link:
             return []
         if replies:
             self.suspect_since_ms = None
+            if len(replies) == 1:
+                return [(pending.popleft(), replies[0])]
         return [(pending.popleft(), reply) for reply in replies]
 
 

@@ -40,9 +40,12 @@ class ReplyReader:
         self._most = ADMIN_REPLY_BYTES if admin else LOCK_REPLY_BYTES
         may_be_long, is_long = _ADMIN_LISTS if admin else _LOCK_LISTS
         self._may_be_long, self._is_long = may_be_long.search, is_long.search
-        self._reader = hiredis.Reader(notEnoughData=_MORE)
+        reader = hiredis.Reader(notEnoughData=_MORE)
+        self._feed, self._gets = reader.feed, reader.gets
         self._size = 0
         self._end = b""
+        self._is_begun = False
+        """Whether the last piece ended inside a reply, or may have."""
 
     def read(self, data: bytes) -> list[object]:
         """The replies that these bytes complete.
@@ -50,19 +53,26 @@ class ReplyReader:
         Raises:
             UnreadableReply: They are not the Redis protocol, or a reply is too long.
         """
+        seen = self._end + data if self._is_begun else data
         # hiredis makes room for a list when it sees the list's length, however large.
-        seen = self._end + data if self._end else data
         if self._may_be_long(seen) and self._is_long(seen):
             raise UnreadableReply("answered with a list that is too long")
-        self._end = b"" if data.endswith(b"\r\n") else data[-_LONGEST_HEADER:]
         replies: list[object] = []
+        gets = self._gets
         try:
-            self._reader.feed(data)
-            while (reply := self._reader.gets()) is not _MORE:
+            self._feed(data)
+            while (reply := gets()) is not _MORE:
                 replies.append(reply)
         except _UNREADABLE:
             raise UnreadableReply("answered something that is not the Redis protocol") from None
-        self._size = 0 if replies else self._size + len(data)
+        # Nearly every piece is whole replies: nothing has to be remembered of those.
+        if self._is_begun or not replies or not data.endswith(b"\r\n"):
+            self._remember(data, is_complete=bool(replies))
+        return replies
+
+    def _remember(self, data: bytes, *, is_complete: bool) -> None:
+        self._end = b"" if data.endswith(b"\r\n") else data[-_LONGEST_HEADER:]
+        self._size = 0 if is_complete else self._size + len(data)
+        self._is_begun = bool(self._end or self._size)
         if self._size > self._most:
             raise UnreadableReply(f"answered with more than {self._most // 1000} kB")
-        return replies

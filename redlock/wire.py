@@ -68,6 +68,9 @@ SCRIPTS: dict[type[Command], Script] = {
     Inspect: Script.load("inspect"),
 }
 
+_LEASES = (Acquire, Extend, Repair)
+"""The commands that give a lease its time."""
+
 LESSONS: bytes = b"".join(
     hiredis.pack_command(("SCRIPT", "LOAD", script.source))  # type: ignore[arg-type]  # its stub means one word
     for script in SCRIPTS.values()
@@ -154,7 +157,7 @@ class Codec:
             ConfigurationError: The command asks for a lease longer than `max_ttl`. Every lease gets its time through
                 here, and a node that lost its memory abstains no longer than the longest lease.
         """
-        if isinstance(command, Acquire | Extend | Repair) and command.ttl_ms > self._max_ttl_ms:
+        if isinstance(command, _LEASES) and command.ttl_ms > self._max_ttl_ms:
             raise ConfigurationError(f"a lease of {command.ttl_ms} ms is longer than max_ttl, {self._max_ttl_ms} ms")
         script = SCRIPTS[type(command)]
         keys = _keys(self._prefix, command.names, _BESIDE.get(type(command), (fence_key,)))
