@@ -11,13 +11,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from redlock.commands import Command, Wait
+from redlock.commands import Acquire, Command, Wait
+from redlock.fences import FENCE_AHEAD_MS
 from redlock.model import UNANSWERED, Election, Kind, Vote, counted, decided, quorum_of, silent
 
 if TYPE_CHECKING:
     from redlock.commands import Round
 
 
+_NO_LIMIT = 2**63
 _GRANTED, _DENIED = Kind.GRANTED, Kind.DENIED
 
 
@@ -30,12 +32,27 @@ class Ballot:
         sent_ms: Clock before the first byte is sent.
     """
 
-    __slots__ = ("_denied", "_granted", "_open", "_quorum", "closed", "command", "sent_ms", "votes", "wait")
+    __slots__ = (
+        "_denied",
+        "_granted",
+        "_open",
+        "_quorum",
+        "closed",
+        "command",
+        "most_fence",
+        "sent_ms",
+        "votes",
+        "wait",
+    )
 
     def __init__(self, round_: Round, nodes: int, sent_ms: int) -> None:
         self.command: Command = round_.command
         self.wait = round_.wait
         self.sent_ms = sent_ms
+        self.most_fence = _NO_LIMIT
+        """A larger token than this is looked at before it counts."""
+        if type(round_.command) is Acquire:
+            self.most_fence = round_.command.proposed + FENCE_AHEAD_MS * 1_000
         self.votes: list[Vote] = [UNANSWERED] * nodes
         self.closed = False
         """Whether what still comes counts for nothing."""

@@ -19,8 +19,9 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from redlock import log, wire
-from redlock.clock import now_ms
+from redlock.clock import now_ms, wall_us
 from redlock.commands import Command, Release
+from redlock.fences import FENCE_AHEAD_MS
 from redlock.link import Link
 from redlock.model import Kind, quorum_of, silent
 from redlock.nodes import Dial
@@ -214,6 +215,19 @@ class Bundle:
         for twin in link.twins:
             if ballot.votes[twin.place].kind is vote.kind and not ballot.votes[twin.place].unanswered:
                 return silent(f"the same server as {twin.node.label}")._replace(same_as=twin.node.label)
+        return vote
+
+    def _if_plausible(self, link: Link, vote: Vote) -> Vote:
+        """The vote; no vote if its token is more than an hour ahead of the clocks of the other nodes.
+
+        The others would refuse a larger token, so this node alone would end every attempt.
+        """
+        offsets = sorted(
+            offset for other in self._links if other is not link and (offset := other.node.clock.offset_ms) is not None
+        )
+        now = now_ms() + offsets[len(offsets) // 2] if offsets else wall_us() // 1_000
+        if vote.fence > (now + FENCE_AHEAD_MS) * 1_000:
+            return silent("told a fencing token that is more than an hour ahead of the clocks of the other nodes")
         return vote
 
     def abandon(self) -> None:

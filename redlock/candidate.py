@@ -122,13 +122,16 @@ class Candidate:
         waits_ms = patience.waits_ms
         token = f"{secrets.token_hex(16)}:{self._who}"
         by = now_ms() + self._client.fresh_ms
-        attempt = Acquire(self._names, token, self._ttl_ms, self._client.proposal(wall_us()), woken, waits_ms, by)
+        proposed = self._client.proposal(self._names, wall_us())
+        attempt = Acquire(self._names, token, self._ttl_ms, proposed, woken, waits_ms, by)
         with self._client.driver.links() as links:
             try:
                 result = links.run(protocol.acquire(attempt), patience.until_ms(self._client.node_timeout_ms))
-                self._client.saw(result.election.largest_fence)
+                if result.election.largest_fence > proposed:
+                    self._client.saw(self._names, result.election.backed_fence)
                 if isinstance(result, Grant):
-                    self._client.saw(result.fence)
+                    if result.fence > proposed:
+                        self._client.saw(self._names, result.fence)
                     self._won(result, links, now_ms() - patience.started_ms)
             except BaseException:
                 self._undo()

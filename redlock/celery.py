@@ -174,7 +174,7 @@ def locked(
                     with interrupt.possible(lease) if on_lost == "raise" else contextlib.nullcontext():
                         return function(*args, **kwargs)
             except Stale as stale:
-                client.saw(stale.seen)
+                client.saw(lease.names, stale.seen)
                 if policy.otherwise == "requeue":
                     _requeue(stale, policy, delivery)
                 raise

@@ -15,9 +15,11 @@ import weakref
 from typing import TYPE_CHECKING, NamedTuple
 
 from redlock import checks, held, log, process, protocol, verdict
+from redlock.clock import wall_us
 from redlock.driver import Driver
 from redlock.errors import ConfigurationError
 from redlock.escaping import owner_label
+from redlock.fences import ObservedFences
 from redlock.journal import Journal
 from redlock.lease import Lease
 from redlock.lock import Lock
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from typing_extensions import Self
+
+    from redlock.commands import Names
 
 
 class Holding(NamedTuple):
@@ -98,7 +102,7 @@ class Redlock:
         self.waits = WaitRegistry(self.log, self.waiters, prefix)
         self.renewal = Renewal(self.driver)
         _clients.add(self)
-        self._largest_seen = 0
+        self._fences = ObservedFences()
         self._host = socket.gethostname()
 
     def lock(
@@ -219,9 +223,9 @@ class Redlock:
             raise ConfigurationError(f"ttl_ms is {ttl_ms!r:.60}; it must be milliseconds as a whole number")
         return self.checked_ttl_ms(ttl_ms / 1000)
 
-    def proposal(self, wall_us: int) -> int:
-        """The fencing token to propose: the wall clock, or one more than the largest token seen."""
-        return max(wall_us, self._largest_seen + 1)
+    def proposal(self, names: Names, wall_us: int) -> int:
+        """The fencing token to propose: the wall clock, or one more than the largest token seen for these resources."""
+        return self._fences.proposal(names, wall_us)
 
     @property
     def reserve_ms(self) -> int:
@@ -233,9 +237,17 @@ class Redlock:
         """How long a proposal counts: half of what a node that lost its fences abstains for; clocks get the rest."""
         return self._max_ttl_ms // 2
 
-    def saw(self, fence: int) -> None:
-        """Remember a token, so that the next proposal is larger."""
-        self._largest_seen = max(self._largest_seen, fence)
+    def saw(self, name: str | Sequence[str], fence: int) -> None:
+        """Remember a token, so that the next proposal for this resource is larger.
+
+        Args:
+            name: The resource, or several.
+            fence: What was seen there, as in `Stale.seen`. A token that is more than an hour ahead of the wall clock
+                is logged and not remembered: see the manual on its repair.
+        """
+        names = checks.resources(name)
+        if not self._fences.observe(names, fence, wall_us()):
+            log.warning("fence-implausible", resource=", ".join(names), fence=fence)
 
     def close(self) -> None:
         """Close all connections. Leases that are still held run out with their TTL."""

@@ -18,6 +18,7 @@ from redlock import checks, protocol, verdict
 from redlock.clock import wall_us
 from redlock.commands import Confirm, Release, Round, Wait
 from redlock.errors import LockContended, NotHeld
+from redlock.fences import FENCE_AHEAD_MS
 from redlock.model import Kind, Refusal, shown
 
 if TYPE_CHECKING:
@@ -76,7 +77,10 @@ def target(client: Redlock, name: str) -> Target | None:
     token = election.holder
     if token is None:
         return None
-    client.saw(election.largest_fence)
+    # A token that is no token would be refused as too far ahead, and with it every larger one.
+    latest = wall_us() + FENCE_AHEAD_MS * 1_000
+    fence = max((vote.fence for vote in election.votes if vote.fence <= latest), default=0)
+    client.saw(resource, fence)
     votes = sum(vote.holder == token for vote in election.votes)
     silent = sum(vote.kind is Kind.SILENT for vote in election.votes)
     left_ms = election.free_in_ms
@@ -87,7 +91,7 @@ def target(client: Redlock, name: str) -> Target | None:
         votes,
         len(election.votes),
         None if left_ms is None else left_ms / 1000,
-        election.largest_fence,
+        fence,
         votes + silent >= election.quorum,
     )
 
@@ -104,7 +108,7 @@ def take_away(client: Redlock, lease: Target) -> int:
     """
     with client.driver.links() as links:
         if lease.valid:
-            _refuse(client, lease, links.run(_raise(lease, client.proposal(wall_us()))))
+            _refuse(client, lease, links.run(_raise(lease, client.proposal((lease.resource,), wall_us()))))
         links.run(_delete(lease, client.ttl_ms))
     after = _inspect(client, lease.resource)
     return sum(vote.kind is not Kind.SILENT and vote.holder != lease.token for vote in after.votes)

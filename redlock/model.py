@@ -170,6 +170,11 @@ class Election(NamedTuple):
         return max([vote.fence for vote in self.votes])
 
     @property
+    def backed_fence(self) -> int:
+        """The largest token that so many nodes told, or larger ones, that a minority of false nodes can't invent it."""
+        return sorted([vote.fence for vote in self.votes])[self.quorum - 1]
+
+    @property
     def agreed_fence(self) -> int | None:
         """The number that a quorum answered, if none answered a larger one; else None."""
         fences = [vote.fence for vote in self.votes if vote.kind is Kind.GRANTED]

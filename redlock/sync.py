@@ -245,6 +245,8 @@ class Links(PendingReleases):
                 self._note_terms(link, late)
             return
         vote = wire.decode(reply)
+        if vote.fence > ballot.most_fence:
+            vote = self._if_plausible(link, vote)
         ballot.cast(link.place, self._counted_once(link, ballot, vote) if link.twins else vote)
         if vote.time_ms:
             if vote.kind is Kind.SILENT or not link.agreed:

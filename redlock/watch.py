@@ -25,6 +25,11 @@ class ClockWatch:
         self._high_ms = 0
         self._seen_ms: int | None = None
 
+    @property
+    def offset_ms(self) -> int | None:
+        """How far the node's wall clock is ahead of our steady one; None if no reply has told it."""
+        return None if self._seen_ms is None else (self._low_ms + self._high_ms) // 2
+
     def see(self, time_ms: int, sent_ms: int, done_ms: int) -> int:
         """Take in a reply; returns by how many milliseconds the clock jumped, 0 if it did not."""
         low, high = time_ms - done_ms - 1, time_ms + 1 - sent_ms

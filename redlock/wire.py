@@ -266,6 +266,14 @@ _EXPLAINED = {
     "MOVED": "in cluster mode; lock nodes must be independent masters",
     "CROSSSLOT": "in cluster mode; lock nodes must be independent masters",
     "CLUSTERDOWN": "in cluster mode; lock nodes must be independent masters",
+    "FENCEAHEAD": (
+        "refuses the proposed fencing token, more than an hour ahead of its clock; set the clocks of this machine and "
+        "of the node"
+    ),
+    "FENCESTORED": (
+        "has a fencing token for this resource that is more than an hour ahead of its clock; set its clock, or repair "
+        "it as the manual says"
+    ),
     "DENIED": "in protected mode; set a password, or bind it to loopback",
 }
 

@@ -7,11 +7,22 @@
 --
 -- Locks that already hold this very token are granted again and nothing changes: the first answer was lost.
 -- A free lock that is reserved for whom a wake-up reaches is denied to others, with no holder.
+-- A token more than an hour ahead of this clock is no token, and this node has no vote on a resource for which one is
+-- stored. To ignore the token alone could give a smaller one than before.
 local holder, remaining = false, 0
 local ours = 0
 local fence = tonumber(ARGV[5]) - 1
+-- Lua counts in doubles: from 2^53 on, fence + 1 equals fence and two leases would share a token.
+local most = math.min((now + 3600000) * 1000, 4503599627370495)
+if fence >= most then
+  return redis.error_reply('FENCEAHEAD a proposed token is more than an hour ahead of the clock of this node')
+end
 for i = 2, #KEYS, 3 do
   local found = redis.call('GET', KEYS[i])
+  local known = tonumber(redis.call('GET', KEYS[i + 1]) or '0')
+  if known >= most then
+    return redis.error_reply('FENCESTORED a token more than an hour ahead of the clock of this node is stored')
+  end
   if found == ARGV[3] then
     ours = ours + 1
   elseif found then
@@ -25,7 +36,7 @@ for i = 2, #KEYS, 3 do
     holder = holder or ''
     remaining = remaining < 0 and -1 or math.max(remaining, redis.call('PTTL', KEYS[i + 2]))
   end
-  fence = math.max(fence, tonumber(redis.call('GET', KEYS[i + 1]) or '0'))
+  fence = math.max(fence, known)
 end
 if holder then
   return {0, now, fence, holder, remaining}
@@ -34,10 +45,6 @@ if ours == (#KEYS - 1) / 3 then
   return {1, now, tonumber(redis.call('GET', KEYS[3]) or '0')}
 end
 fence = fence + 1
--- Lua counts in doubles: from 2^53 on, fence + 1 equals fence and two leases would share a token.
-if fence >= 4503599627370496 then
-  return redis.error_reply('FENCE token ' .. string.format('%.0f', fence) .. ' is not below 2^52')
-end
 for i = 2, #KEYS, 3 do
   redis.call('SET', KEYS[i], ARGV[3], 'PX', ARGV[4])
   redis.call('SET', KEYS[i + 1], string.format('%.0f', fence), 'PX', ARGV[6])

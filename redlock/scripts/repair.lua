@@ -5,6 +5,9 @@
 -- gives {1, now, fence} ours again, or {0, now, 0, holder, 0} somebody else's
 --
 -- A step of its own, never part of the extension: there it would bring a lost lease back at its next try.
+if tonumber(ARGV[5]) > (now + 3600000) * 1000 then
+  return redis.error_reply('FENCEAHEAD a token is more than an hour ahead of the clock of this node')
+end
 for i = 2, #KEYS, 2 do
   local holder = redis.call('GET', KEYS[i])
   if holder and holder ~= ARGV[3] then

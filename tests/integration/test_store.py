@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -44,11 +45,10 @@ def take(client: Redlock) -> Lease:
     return lease
 
 
-def take_over(nodes: Cluster, client: Redlock) -> Lease:
+def take_over(nodes: Cluster) -> Lease:
     """A new lease after the old one has run out, whatever its holder believes."""
     run_out(nodes.servers, NAME)
     with Redlock(nodes.urls) as other:
-        other.saw(client.proposal(0))
         return take(other)
 
 
@@ -90,7 +90,7 @@ def test_replies_that_the_client_has_decoded_are_understood(broker: Server, clie
 
 def test_an_old_token_may_not_even_read(nodes: Cluster, client: Redlock, store: FencedStore) -> None:
     old = take(client)
-    new = take_over(nodes, client)
+    new = take_over(nodes)
     store.update(NAME, new, "op-new", one_more)
 
     with pytest.raises(Stale) as caught:
@@ -105,7 +105,7 @@ def test_an_old_token_may_not_write_once_a_new_one_has_read(
 ) -> None:
     old = take(client)
     section = store.open(NAME, old)
-    new = take_over(nodes, client)
+    new = take_over(nodes)
     store.open(NAME, new)
 
     with pytest.raises(Stale) as caught:
@@ -122,14 +122,14 @@ def test_the_lost_update_of_two_holders_who_both_believe_in_their_lease_is_refus
     store.overwrite(NAME, "10")
     old = take(client)
     old_section = store.open(NAME, old)
-    new = take_over(nodes, client)
+    new = take_over(nodes)
     new_section = store.open(NAME, new)
 
     with pytest.raises(Stale):
         store.write(old_section, one_more(old_section.value), "op-old")
     assert store.write(new_section, one_more(new_section.value), "op-new").value == "11"
-    client.saw(new.fence)
-    assert store.update(NAME, take_over(nodes, client), "op-old", one_more).value == "12"
+    client.saw(NAME, new.fence)
+    assert store.update(NAME, take_over(nodes), "op-old", one_more).value == "12"
 
 
 def test_the_same_number_of_another_owner_is_refused(
@@ -169,7 +169,7 @@ def test_a_duplicate_gets_its_old_result_even_under_a_stale_token(
 ) -> None:
     old = take(client)
     section = store.open(NAME, old)
-    new = take_over(nodes, client)
+    new = take_over(nodes)
     store.update(NAME, new, "op-1", one_more)
 
     assert store.write(section, "7", "op-1") == ("1", new.fence, False)
@@ -244,7 +244,7 @@ def test_holders_who_all_believe_in_their_lease_lose_nothing_and_double_nothing(
                             done = True
                         except Stale as error:
                             stale.append(error.token)
-                            client.saw(error.seen)
+                            client.saw(NAME, error.seen)
 
     def break_the_lock() -> None:
         while not over.is_set():
@@ -282,36 +282,57 @@ def test_tokens_that_went_backwards_heal_by_themselves(
         assert caught.value.seen == high.fence
         low.give_back()
 
-        other.saw(caught.value.seen)
+        other.saw(NAME, caught.value.seen)
         healed = take(other)
 
         assert healed.fence > high.fence
         assert store.update(NAME, healed, "op-2", one_more).value == "2"
 
 
-def test_the_largest_token_is_kept_with_all_its_digits(nodes: Cluster, client: Redlock, store: FencedStore) -> None:
+def test_a_token_far_ahead_is_kept_with_all_its_digits(nodes: Cluster, client: Redlock, store: FencedStore) -> None:
+    soon = time.time_ns() // 1_000 + 3_000_000_001
     for server in nodes.servers:
         with raw(server) as node:
-            node.set(wire.fence_key(NAME), FENCE_LIMIT - 3)
+            node.set(wire.fence_key(NAME), soon)
     lease = take(client)
-    assert lease.fence == FENCE_LIMIT - 2
-    assert store.update(NAME, lease, "op-1", one_more).fence == FENCE_LIMIT - 2
-    assert store.update(NAME, lease, "op-1", one_more).fence == FENCE_LIMIT - 2
+    assert lease.fence == soon + 1
+    assert store.update(NAME, lease, "op-1", one_more).fence == soon + 1
+    assert store.update(NAME, lease, "op-1", one_more).fence == soon + 1
 
     lease.give_back()
     last = take(client)
-    assert last.fence == FENCE_LIMIT - 1
+    assert last.fence == soon + 2
     store.open(NAME, last)
 
     with pytest.raises(Stale) as caught:
-        store.write(store.open(NAME, last)._replace(fence=FENCE_LIMIT - 2), "1", "op-2")
-    assert caught.value.seen == FENCE_LIMIT - 1
+        store.write(store.open(NAME, last)._replace(fence=soon + 1), "1", "op-2")
+    assert caught.value.seen == soon + 2
+
+
+def test_a_token_that_is_none_in_the_store_is_repaired_as_the_manual_says(
+    client: Redlock, redis: Redis, store: FencedStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It must not reach the nodes and the other resources, or the client would be refused everywhere."""
+    store.overwrite(NAME, "10")
+    redis.hset(f"store:{NAME}", mapping={"fence": FENCE_LIMIT - 5, "owner": "of 2112"})
+    lease = take(client)
+    with pytest.raises(Stale) as caught:
+        store.update(NAME, lease, "op-1", one_more)
+    client.saw(NAME, caught.value.seen)
+    assert "fence-implausible" in caplog.text
+    lease.give_back()
+    lease = take(client)
+    assert lease.fence < time.time_ns() // 1_000 + 3_600_000_000
+
+    redis.hset(f"store:{NAME}", "fence", 0)
+    assert store.update(NAME, lease, "op-1", one_more).value == "11"
+    assert store.update(NAME, lease, "op-1", one_more).applied is False
 
 
 def test_values_tokens_and_operations_survive_a_crash_of_the_store(nodes: Cluster, client: Redlock) -> None:
     with sixth_redis() as server:
         old = take(client)
-        new = take_over(nodes, client)
+        new = take_over(nodes)
         with Redis.from_url(server.url) as redis:
             store = FencedStore(redis)
             store.update(NAME, new, "op-1", one_more)

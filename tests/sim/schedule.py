@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _END = 600_000 * MS
 _MOST_EVENTS = 100_000
 _PPM_KEPT = 4_000
+_AHEAD_MS = 2_000_000
+"""Half an hour, and less than an hour ahead of the slowest node's clock too."""
 
 
 class Schedule:
@@ -51,7 +53,7 @@ class Schedule:
             if self.options.uneven_fences:
                 # As after a long history: beyond what any clock proposes, and different on every node.
                 for name in ("a", "b"):
-                    node.set(wire.fence_key(name), str(EPOCH_MS * 2_000 + chance.randint(0, 3)))
+                    node.set(wire.fence_key(name), str((EPOCH_MS + _AHEAD_MS) * 1_000 + chance.randint(0, 3)))
             node.save()
         self.store = Node(self.world, source.lua, 99)
         names = ("a", "b")

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from redlock import protocol, wire
-from redlock.commands import Acquire, Extend, Repair, Round, Wait
+from redlock.commands import Acquire, Confirm, Extend, Repair, Round, Wait
 from redlock.model import FENCE_LIMIT, Election, Kind, drift_ms, quarantine_ms, silent, timed_out
 from redlock.watch import ClockWatch
 from redlock.wire import Codec
 from tests.sim import options as drawn
 from tests.sim.hand import ALL, A, B, C, D, E, Hand, held, lost
 from tests.sim.links import SimLinks
+from tests.sim.nodes import EPOCH_MS
 from tests.sim.schedule import Schedule
 from tests.sim.source import Source
 from tests.sim.world import MS
@@ -129,18 +130,49 @@ def test_6_an_extension_never_shortens() -> None:
         assert hand.keys() == dict.fromkeys(ALL, c1.token)
 
 
-@pytest.mark.parametrize("proposed", [FENCE_LIMIT, FENCE_LIMIT + 1, 2**53, 2**60])
-def test_7_a_token_that_lua_can_not_count_is_refused_and_nothing_is_written(proposed: int) -> None:
+@pytest.mark.parametrize("proposed", [(EPOCH_MS + HOUR_MS) * 1_000 + 1, FENCE_LIMIT, 2**53, 2**60])
+def test_7_a_token_an_hour_ahead_is_refused_and_nothing_is_written(proposed: int) -> None:
     hand = Hand()
     attempt = hand.attempt("c1")._replace(proposed=proposed)
     refused = lost(hand.run(protocol.acquire(attempt)))
     assert refused.election.granted == 0
-    assert "2^52" in refused.election.votes[0].reason
+    assert "more than an hour ahead" in refused.election.votes[0].reason
     assert hand.keys() == {}
-    last = held(hand.run(protocol.acquire(attempt._replace(proposed=FENCE_LIMIT - 1))))
-    assert last.fence == FENCE_LIMIT - 1
+    last = held(hand.run(protocol.acquire(attempt._replace(proposed=(EPOCH_MS + HOUR_MS) * 1_000))))
+    assert last.fence == (EPOCH_MS + HOUR_MS) * 1_000
     hand.run(protocol.release(last))
+    # A token that is one more would be too far ahead, until time has passed.
     lost(hand.run(protocol.acquire(hand.attempt("c2"))))
+    hand.wait(1)
+    assert held(hand.run(protocol.acquire(hand.attempt("c2")))).fence == last.fence + 1
+
+
+def test_7_a_node_that_has_an_implausible_token_has_no_vote_there() -> None:
+    hand = Hand()
+    for place in (A, B):
+        hand.nodes[place].set(wire.fence_key("a"), str(FENCE_LIMIT - 5))
+    c1 = held(hand.run(protocol.acquire(hand.attempt("c1"))))
+    assert set(hand.keys()) == {C, D, E}
+    assert c1.fence < FENCE_LIMIT // 2
+    held(hand.run(protocol.extend(c1, 5_000, Wait.ALL)))
+    hand.run(protocol.release(c1))
+    c2 = held(hand.run(protocol.acquire(hand.attempt("c2", names=("a", "b")))))
+    assert set(hand.keys("b")) == {C, D, E}, "neither there nor for a set that it belongs to"
+    hand.run(protocol.release(c2))
+    hand.nodes[C].set(wire.fence_key("a"), str(FENCE_LIMIT - 5))
+    assert lost(hand.run(protocol.acquire(hand.attempt("c3")))).no_quorum
+    held(hand.run(protocol.acquire(hand.attempt("c4", names=("b",)))))
+
+
+def test_7_a_confirm_of_an_implausible_token_is_refused() -> None:
+    hand = Hand()
+    attempt = hand.attempt("c1")
+    hand.tell(attempt, ALL)
+    for vote in hand.tell(Confirm(("a",), attempt.token, FENCE_LIMIT - 5), ALL).values():
+        assert vote.kind is Kind.SILENT
+        assert "more than an hour ahead" in vote.reason
+    for vote in hand.tell(Repair(("a",), attempt.token, 1_000, FENCE_LIMIT - 5), ALL).values():
+        assert vote.kind is Kind.SILENT
 
 
 def test_8_a_lost_election_does_not_wake_its_own_client() -> None:

@@ -21,7 +21,7 @@ from tests.sim.nodes import Lua
 MAX_TTL_MS = 1_000
 NOW_MS = 1_700_000_000_000
 CODEC = wire.Codec(nodes=3, prefix="", max_ttl_ms=MAX_TTL_MS)
-FENCES = (0, 1, 2, 3, 2**51, 2**52 - 2)
+FENCES = (0, 1, 2, 3, NOW_MS * 1_000, (NOW_MS + 3_600_000) * 1_000 - 9)
 TOKENS = ("one:c1", "two:c2", "three:c3")
 
 

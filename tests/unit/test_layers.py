@@ -21,6 +21,7 @@ ORDER = [
     "process",
     "commands",
     "model",
+    "fences",
     "ballot",
     "protocol",
     "waiting",
@@ -87,7 +88,7 @@ ORDER = [
     "cli",
     "celery_command",
 ]
-PURE = {"model", "commands", "ballot", "protocol", "waiting", "watch"}
+PURE = {"model", "fences", "commands", "ballot", "protocol", "waiting", "watch"}
 IMPURE = {"time", "random", "secrets", "socket", "redis", "hiredis", "threading", "selectors", "os", "celery"}
 
 

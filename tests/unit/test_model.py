@@ -226,6 +226,20 @@ def test_only_nodes_that_may_vote_and_have_no_key_are_missing_it() -> None:
     assert election(granted(), ABSENT, DEAD, UNANSWERED, denied(), ABSENT).missing == (1, 5)
 
 
+@pytest.mark.parametrize(
+    ("fences", "backed"),
+    [
+        ((7, 7, 7, 7, 7), 7),
+        ((9, 8, 7, 6, 5), 7),
+        ((7, 7, 7, 2**60, 2**60), 7),
+        ((9, 9, 9, 0, 0), 9),
+        ((2**60, 0, 0, 0, 0), 0),
+    ],
+)
+def test_a_minority_of_nodes_invents_no_token(fences: tuple[int, ...], backed: int) -> None:
+    assert election(*map(granted, fences)).backed_fence == backed
+
+
 def test_a_node_that_works_under_other_terms_is_named_by_its_place() -> None:
     other_terms = Vote(Kind.SILENT, reason="its clients agreed on other terms", terms="nodes=3")
     assert election(granted(), DEAD, other_terms).disagreement == 2

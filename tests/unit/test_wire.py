@@ -10,6 +10,7 @@ import pytest
 
 from redlock import ConfigurationError, wire
 from redlock.commands import Acquire, Command, Confirm, Extend, Inspect, Release, Repair
+from redlock.fences import FENCE_AHEAD_MS
 from redlock.model import FENCE_LIMIT, Kind, quarantine_ms
 from redlock.wire import (
     INTERNAL,
@@ -155,9 +156,11 @@ def test_without_a_prefix_the_lock_is_at_the_resources_own_name() -> None:
     assert "b" in Codec(5, "", 10_000).call(Inspect(("b",))).keys
 
 
-@pytest.mark.parametrize("kind", [Acquire, Confirm], ids=lambda kind: kind.__name__)
-def test_a_script_that_gives_a_token_refuses_one_that_a_double_could_not_tell(kind: type[Command]) -> None:
-    assert f">= {FENCE_LIMIT} " in SCRIPTS[kind].source.decode()
+@pytest.mark.parametrize("kind", [Acquire, Confirm, Repair], ids=lambda kind: kind.__name__)
+def test_a_script_that_writes_a_token_refuses_one_far_ahead(kind: type[Command]) -> None:
+    source = SCRIPTS[kind].source.decode()
+    assert f"(now + {FENCE_AHEAD_MS}) * 1000" in source
+    assert kind is Repair or f"{FENCE_LIMIT - 1})" in source, "a double could not tell two larger ones apart"
 
 
 @pytest.mark.parametrize("kind", list(SCRIPTS), ids=lambda kind: kind.__name__)
@@ -272,7 +275,9 @@ def test_what_only_begins_like_a_vote_is_none(reply: object) -> None:
         ("NOPERM User x has no permissions to run the 'evalsha' command", "may not run"),
         ("DENIED Redis is running in protected mode", "protected mode"),
         ("-MASTERDOWN Link with MASTER is down", "replica"),
-        ("FENCE token 4503599627370496 is not below 2^52", "not below 2^52"),
+        ("FENCEAHEAD a proposed token is", "more than an hour ahead of its clock; set the clocks"),
+        ("FENCESTORED a token", "has a fencing token for this resource that is more than an hour ahead"),
+        ("ERR Error running script (call to f_01): @user_script:13: FENCESTORED a token", "has a fencing token"),
         ("ERR Error running script (call to f_01): @user_script:13: WRONGTYPE Operation against a key", "another type"),
     ],
 )
