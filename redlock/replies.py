@@ -67,12 +67,12 @@ class ReplyReader:
             raise UnreadableReply("answered something that is not the Redis protocol") from None
         # Nearly every piece is whole replies: nothing has to be remembered of those.
         if self._is_begun or not replies or not data.endswith(b"\r\n"):
-            self._remember(data, is_complete=bool(replies))
+            self._remember(seen, 0 if replies else self._size + len(data))
         return replies
 
-    def _remember(self, data: bytes, *, is_complete: bool) -> None:
-        self._end = b"" if data.endswith(b"\r\n") else data[-_LONGEST_HEADER:]
-        self._size = 0 if is_complete else self._size + len(data)
+    def _remember(self, seen: bytes, size: int) -> None:
+        # All that was seen: a header can come byte by byte.
+        self._end, self._size = b"" if seen.endswith(b"\r\n") else seen[-_LONGEST_HEADER:], size
         self._is_begun = bool(self._end or self._size)
         if self._size > self._most:
             raise UnreadableReply(f"answered with more than {self._most // 1000} kB")

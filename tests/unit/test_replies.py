@@ -1,0 +1,50 @@
+"""`redlock.replies`: replies come in pieces of any size, and what is too long is refused at any cut."""
+
+from __future__ import annotations
+
+import hiredis
+import pytest
+
+from redlock.replies import LOCK_REPLY_BYTES, ReplyReader, UnreadableReply
+
+STREAM = b"*3\r\n:1\r\n:1700000000000\r\n:7\r\n$5\r\na\r\nbc\r\n-NOSCRIPT no\r\n$-1\r\n*2\r\n*0\r\n+OK\r\n"
+REPLIES = [[1, 1_700_000_000_000, 7], b"a\r\nbc", "NOSCRIPT no", None, [[], b"OK"]]
+
+
+def read(stream: bytes, size: int) -> list[object]:
+    """The replies of a stream that comes in pieces of this size."""
+    reader = ReplyReader()
+    found: list[object] = []
+    for start in range(0, len(stream), size):
+        found += reader.read(stream[start : start + size])
+    return [str(reply) if isinstance(reply, hiredis.ReplyError) else reply for reply in found]
+
+
+@pytest.mark.parametrize("size", range(1, len(STREAM) + 1))
+def test_the_size_of_the_pieces_changes_nothing(size: int) -> None:
+    assert read(STREAM * 3, size) == REPLIES * 3
+
+
+@pytest.mark.parametrize("size", range(1, 16))
+@pytest.mark.parametrize("before", [b"", b":1\r\n", b"$3\r\nabc\r\n"])
+def test_a_list_that_is_too_long_is_refused_at_any_cut(size: int, before: bytes) -> None:
+    with pytest.raises(UnreadableReply, match="too long"):
+        read(before + b"*1000000\r\n", size)
+
+
+@pytest.mark.parametrize("size", [7, 100, 4_096, 65_536])
+def test_a_reply_without_end_is_refused(size: int) -> None:
+    with pytest.raises(UnreadableReply, match="more than 65 kB"):
+        read(b"$1000000\r\n" + b"x" * (2 * LOCK_REPLY_BYTES), size)
+    with pytest.raises(UnreadableReply, match="more than 65 kB"):
+        read(b"$1000000\r\n" + b"xxxxx\r\n" * LOCK_REPLY_BYTES, size)
+
+
+def test_many_short_replies_are_no_long_one() -> None:
+    assert len(read(b":1\r\n" * 2 * LOCK_REPLY_BYTES, 1_001)) == 2 * LOCK_REPLY_BYTES
+
+
+@pytest.mark.parametrize("garbage", [b"HTTP/1.1 200 OK\r\n", b"\x00\x01\x02\r\n", b"$x\r\n"])
+def test_what_is_no_reply_is_refused(garbage: bytes) -> None:
+    with pytest.raises(UnreadableReply, match="not the Redis protocol"):
+        read(STREAM + garbage, 1_000)
