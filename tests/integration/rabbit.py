@@ -28,13 +28,14 @@ needs_rabbitmq = pytest.mark.skipif(PROGRAM is None, reason="no rabbitmq-server"
 class Rabbit:
     """One RabbitMQ server; its directory stays when it is killed or stopped, and is used again."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *settings: str) -> None:
         self._directory = directory
         self._port, dist, epmd = free_port(), free_port(), free_port()
         self._epmd_port = epmd
         self.url = f"amqp://guest:guest@127.0.0.1:{self._port}//"
         self._processes: list[subprocess.Popen[bytes]] = []
-        (directory / "rabbitmq.conf").write_text(f"listeners.tcp.1 = 127.0.0.1:{self._port}\n")
+        lines = [f"listeners.tcp.1 = 127.0.0.1:{self._port}", *settings, ""]
+        (directory / "rabbitmq.conf").write_text("\n".join(lines))
         (directory / "plugins").write_text("[].\n")
         self._environment = {
             "PATH": os.environ["PATH"],
@@ -99,10 +100,10 @@ class Rabbit:
 
 
 @contextlib.contextmanager
-def rabbit() -> Iterator[Rabbit]:
-    """A fresh server for as long as the block lasts."""
+def rabbit(*settings: str) -> Iterator[Rabbit]:
+    """A fresh server, with these lines in its configuration, for as long as the block lasts."""
     with tempfile.TemporaryDirectory(prefix="rabbit-", ignore_cleanup_errors=True) as directory:
-        server = Rabbit(Path(directory))
+        server = Rabbit(Path(directory), *settings)
         try:
             server.start()
             yield server

@@ -1,20 +1,40 @@
-"""`redlock doctor --broker amqp://...`: what it finds, and that it changes nothing."""
+"""`redlock doctor --broker amqp://...` on a real RabbitMQ: what it finds, and that it changes nothing."""
 
 from __future__ import annotations
 
+import contextlib
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from kombu.connection import Connection
 
 from redlock import broker_check, cli
 from redlock.embedded import free_port
 from redlock.findings import Level
+from tests.integration.rabbit import needs_rabbitmq, rabbit
 from tests.integration.tools import CANARY
 
 if TYPE_CHECKING:
-    import pytest
+    from collections.abc import Iterator
 
     from redlock.embedded import Cluster
     from redlock.findings import Finding
+    from tests.integration.rabbit import Rabbit
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Rabbit]:
+    """One server for all tests here."""
+    with rabbit() as server:
+        yield server
+
+
+@contextlib.contextmanager
+def channel(server: Rabbit) -> Iterator[Any]:
+    """A channel on the server."""
+    with Connection(server.url) as connection, connection.channel() as channel:
+        yield channel
 
 
 def found(url: str) -> dict[str, Finding]:
@@ -22,6 +42,61 @@ def found(url: str) -> dict[str, Finding]:
     findings = broker_check.check(url, 5.0)
     assert CANARY not in " ".join(map(str, findings))
     return {finding.code: finding for finding in findings}
+
+
+@pytest.mark.long
+@needs_rabbitmq
+def test_a_broker_that_answers_is_described(server: Rabbit) -> None:
+    (finding,) = found(server.url).values()
+    assert (finding.level, finding.code) == (Level.FINE, "amqp")
+    assert finding.what.startswith("RabbitMQ ")
+    assert "heartbeat 60 s" in finding.what
+    assert "queue 'celery' does not exist" in finding.what
+    assert "not checked: persistence" in finding.what
+    (again,) = found(server.url).values()
+    assert again == finding, "the first check created no queue"
+
+
+@pytest.mark.long
+@needs_rabbitmq
+def test_a_quorum_queue_needs_delayed_delivery(server: Rabbit) -> None:
+    with channel(server) as amqp:
+        try:
+            amqp.queue_declare("celery", durable=True, auto_delete=False, arguments={"x-queue-type": "quorum"})
+            assert found(server.url)["delayed-delivery"].level is Level.WARNING
+            amqp.exchange_declare("celery_delayed_27", "topic", durable=True, auto_delete=False)
+            (finding,) = found(server.url).values()
+            assert "queue 'celery' is quorum; native delayed delivery is set up" in finding.what
+        finally:
+            amqp.queue_delete("celery")
+            amqp.exchange_delete("celery_delayed_27")
+
+
+@pytest.mark.long
+@needs_rabbitmq
+def test_a_classic_queue_needs_none(server: Rabbit) -> None:
+    with channel(server) as amqp:
+        try:
+            amqp.queue_declare("celery", durable=True, auto_delete=False)
+            (finding,) = found(server.url).values()
+            assert "queue 'celery' is classic; native delayed delivery is not set up" in finding.what
+        finally:
+            amqp.queue_delete("celery")
+
+
+@pytest.mark.long
+@needs_rabbitmq
+def test_a_wrong_address_is_named_with_what_is_wrong(server: Rabbit) -> None:
+    assert "refuses the user name" in found(server.url.replace("guest:guest", f"guest:{CANARY}"))["access"].what
+    assert "no such virtual host" in found(server.url + "nowhere")["access"].what
+    assert "does not speak TLS" in found(server.url.replace("amqp://", "amqps://"))["unreachable"].what
+
+
+@pytest.mark.long
+@needs_rabbitmq
+def test_a_broker_without_heartbeats_is_a_warning() -> None:
+    with rabbit("heartbeat = 0") as server:
+        assert found(server.url)["heartbeat"].level is Level.WARNING
 
 
 def test_a_broker_that_is_down_is_unreachable() -> None:
