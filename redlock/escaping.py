@@ -31,6 +31,12 @@ def escape(text: str) -> str:
     return "".join(_escaped(character) if is_invisible(character) else character for character in text)
 
 
+def excerpt(text: str, most: int) -> str:
+    """The beginning of a text, escaped, in at most this many characters."""
+    shown = escape(text[:most])
+    return shown if len(text) <= most and len(shown) <= most else f"{shown[: most - 3]}..."
+
+
 def owner_label(text: str) -> str:
     """An owner label as nodes store it: escaped, and at most `LONGEST_LABEL` characters long."""
     # Escaping can make it ten times as long, so only what may be kept is escaped.

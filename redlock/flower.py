@@ -28,6 +28,7 @@ from tornado.web import authenticated, url
 
 from redlock.celery import settings_of
 from redlock.errors import RedlockError
+from redlock.escaping import escape
 from redlock.survey import survey
 
 if TYPE_CHECKING:
@@ -141,9 +142,9 @@ def _node(state: NodeState, clock_limit: float) -> dict[str, Any]:
     return {
         "name": state.label,
         "health": health,
-        "says": state.reason or state.unlisted,
+        "says": escape(state.reason or state.unlisted),
         "clock_note": state.clock_note(clock_limit),
-        "version": state.version,
+        "version": escape(state.version),
         "clock": state.clock_offset,
         "memory": state.used_memory,
     }

@@ -248,7 +248,7 @@ class Look:
             reason = f"{denied}: {', '.join(state.missing)}"
         disagrees = terms not in {"", self._codec.terms}
         if not reason and disagrees:
-            reason = f"its clients agreed on {terms}"
+            reason = wire.disagrees(terms).reason
         if not reason and abstains_ms:
             reason = f"new, restarted or emptied: abstains for another {abstains_ms / 1000:.1f} s"
         # Without the right to write a key, nothing is known of what the node would say to clients that have it.

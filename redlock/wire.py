@@ -24,6 +24,7 @@ import hiredis
 
 from redlock.commands import Acquire, Command, Confirm, Extend, Inspect, Names, Release, Repair
 from redlock.errors import ConfigurationError
+from redlock.escaping import excerpt
 from redlock.model import FENCE_TTL_MS, Kind, Vote, quarantine_ms, silent
 
 if TYPE_CHECKING:
@@ -200,6 +201,9 @@ def last_word(run_id: str) -> bytes:
     return b"$%d\r\n%s\r\n" % (len(run_id), run_id.encode())
 
 
+_LONGEST_REASON = 200
+_LONGEST_TERMS = 1_200
+"""The prefix is part of the terms, and may have 1,024 bytes."""
 _GRANTED_WORDS = 3
 _RELEASED = Vote(Kind.GRANTED)
 """What a node's answer to a release says, where the lock was there."""
@@ -240,7 +244,7 @@ def _by_shape(reply: object) -> Vote:
 
 def disagrees(terms: str) -> Vote:
     """No vote from a node on which other clients work under these terms."""
-    return Vote(Kind.SILENT, reason=f"its clients agreed on {terms}", terms=terms)
+    return Vote(Kind.SILENT, reason=f"its clients agreed on {excerpt(terms, _LONGEST_TERMS)}", terms=terms)
 
 
 def _abstains(left_ms: int) -> str:
@@ -283,4 +287,4 @@ def explain(error: str) -> str:
     code, _, rest = error.lstrip("-").partition(" ")
     # Redis 6.2 puts "ERR Error running script" and more before the error that the script met.
     inner = next((word for word in rest.split() if word in _EXPLAINED), code) if code == "ERR" else code
-    return _EXPLAINED.get(inner, f"{code} {rest}".strip()[:200])
+    return _EXPLAINED.get(inner) or excerpt(f"{code} {rest}".strip(), _LONGEST_REASON)

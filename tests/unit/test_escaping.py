@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
-from redlock.escaping import LONGEST_LABEL, escape, is_invisible, owner_label
+from redlock.escaping import LONGEST_LABEL, escape, excerpt, is_invisible, owner_label
 from redlock.model import shown
+from redlock.wire import disagrees, explain
 
 SINCE = "@worker-1 since 2026-11-24T12:00:00Z"
 
@@ -58,3 +59,17 @@ def test_a_holder_from_a_node_is_shown_escaped_and_short() -> None:
     assert shown(f"{'0' * 31}1:a\x1b[2J@h") == "a\\x1b[2J@h (00000000)"
     assert len(shown(f"{'0' * 31}1:{'x' * 60_000}")) < LONGEST_LABEL + 20
     assert shown("\x1b[2J\u202e") == "\\x1b[2J\\u202e..."
+
+
+def test_what_a_node_says_is_shown_escaped_and_short() -> None:
+    hostile = "\x1b[2J\u202e\n" + "x" * 60_000
+    for said in (explain(f"-ODD {hostile}"), disagrees(hostile).reason):
+        assert said.isprintable()
+        assert len(said) <= 1_300
+        assert "\\x1b[2J\\u202e\\n" in said
+        assert said.endswith("...")
+
+
+def test_an_excerpt_of_a_short_text_is_the_text() -> None:
+    assert excerpt("nodes=5 prefix=''", 20) == "nodes=5 prefix=''"
+    assert excerpt("\x1b\x1b\x1b", 10) == "\\x1b\\x1..."
