@@ -25,7 +25,7 @@ from celery import Task, current_app, current_task
 from celery.exceptions import SoftTimeLimitExceeded
 from celery.local import Proxy
 
-from redlock import board, checks, events, interrupt, pulse  # noqa: F401 - pulse waits for Celery's signals
+from redlock import board, checks, events, interrupt, pools, pulse  # noqa: F401 - pulse waits for Celery's signals
 from redlock.conf import of_conf
 from redlock.delivery import Delivery
 from redlock.errors import (
@@ -124,7 +124,8 @@ def locked(
             backoff, without touching its retries; `"skip"` returns a value that says so; `"raise"` raises
             `LockContended`. Where too few nodes voted, `"requeue"` requeues, the others raise `QuorumUnavailable`.
         max_requeues: How often it may go back to the queue, 0 or more; then it raises. None: without end.
-        max_hold: Seconds after which the lease is renewed no more; default: the task's hard time limit, if any.
+        max_hold: Seconds after which the lease is renewed no more; default: the task's hard time limit in the prefork
+            pool, which kills the task then. In the other pools the body may go on, and the lease with it.
         on_lost: `"check"`: a lost lease shows at the next `current_lease().ensure_valid()` and at the end.
             `"raise"`: it also raises `LockLost` inside the body, as a soft time limit does, in the prefork and
             solo pools; elsewhere the worker refuses to start.
@@ -242,8 +243,8 @@ def _requeue(stale: Stale, policy: Policy, delivery: Delivery | None) -> None:
 
 
 def _max_hold_ms(max_hold: float | None, task: Task | None) -> int | None:
-    """What was asked for, else the task's hard time limit: a task that is to be killed then needs no lease."""
-    if max_hold is None and task is not None and not task.request.called_directly:
+    """What was asked for, else the hard time limit where the pool kills at that: the lease of a dead task may end."""
+    if max_hold is None and task is not None and not task.request.called_directly and pools.enforces_hard_limits():
         hard, _ = task.request.timelimit or (None, None)
         max_hold = hard or task.time_limit or task.app.conf.task_time_limit
     return None if max_hold is None else int(max_hold * 1000)

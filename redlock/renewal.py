@@ -18,8 +18,10 @@ import threading
 import weakref
 from typing import TYPE_CHECKING
 
+from redlock import log
 from redlock.clock import now_ms
 from redlock.log import logger
+from redlock.waiting import renewal_ms
 
 if TYPE_CHECKING:
     from redlock.driver import Driver
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 _IDLE_SECONDS = 60.0
 _TROUBLE_MS = 50
 _MOST_TOGETHER = 64
+_REMEDY = "raise ttl above the time for which this process runs no other thread, or let its work pause more often"
 
 
 class Renewal:
@@ -49,7 +52,8 @@ class Renewal:
         self._order = itertools.count()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._closed = False
+        self._closed = self._late_is_logged = False
+        self._late: dict[str, object] | None = None
 
     def close(self) -> None:
         """Renew nothing any more; what is still held runs out with its TTL."""
@@ -76,6 +80,10 @@ class Renewal:
                 together.setdefault(lease.links, []).append(lease)
             for links, some in together.items():
                 self._renew(links, some)
+            if self._late is not None and not self._late_is_logged:
+                # The first one only: the cause stays, and so would the messages.
+                self._late_is_logged = True
+                log.warning("renewal-late", **self._late, remedy=_REMEDY)
             # Names that live on until the next are due would keep dropped leases alive.
             del leases, together, lease, some
 
@@ -115,9 +123,13 @@ class Renewal:
         leases: list[Lease] = []
         now = now_ms()
         while self._heap and self._heap[0][0] <= now and len(leases) < _MOST_TOGETHER:
-            lease = heapq.heappop(self._heap)[2]()
+            due_ms, _, reference = heapq.heappop(self._heap)
+            lease = reference()
             if lease is not None:
                 leases.append(lease)
+                delay_ms = now - due_ms
+                if self._late is None and lease.held and delay_ms > renewal_ms(lease.ttl_ms):
+                    self._late = {"resource": lease.resource, "delay_ms": delay_ms, "ttl_ms": lease.ttl_ms}
         return leases
 
     def _drop_what_is_over(self) -> None:

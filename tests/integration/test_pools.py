@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from celery.exceptions import TimeLimitExceeded
 
 from redlock import LockLost
 from tests.integration.stage import refuses_to_start
@@ -28,6 +29,23 @@ def test_a_task_may_be_longer_than_its_lease_in_every_pool(stage: Stage, pool: s
     tasks = [stage.send(f"{HOLDING}.look", name, 1.5) for name in ("a", "b")]
     assert all(remaining > 0 for remaining in stage.results(tasks))
     assert is_free(stage.nodes.servers, "holding:a")
+
+
+@pytest.mark.parametrize("pool", ["threads", "solo", "gevent", "eventlet"])
+def test_a_limit_that_the_pool_does_not_enforce_ends_no_lease(stage: Stage, pool: str) -> None:
+    stage.start_worker("-P", pool, "--include", HOLDING, COUNTER_TIME_LIMIT="100")
+    stage.send(f"{HOLDING}.outlast", "long", 2.5, time_limit=1)
+    eventually(lambda: stage.store.exists("remained:long"), "the end of the body", every=0.05)
+    assert float(stage.store.get("remained:long") or 0) > 0, "the lease was renewed to the end of the body"
+
+
+def test_a_lease_ends_with_the_limit_at_which_prefork_kills(stage: Stage) -> None:
+    stage.start_worker("--include", HOLDING)
+    task = stage.send(f"{HOLDING}.outlast", "long", 600, time_limit=1)
+    with pytest.raises(TimeLimitExceeded):
+        stage.result(task)
+    eventually(lambda: is_free(stage.nodes.servers, "holding:long"), "the end of the lease")
+    assert not stage.store.exists("remained:long")
 
 
 @pytest.mark.parametrize("pool", ["threads", "gevent", "eventlet"])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from celery import Celery, shared_task
 
-from redlock import ConfigurationError, NotHeld
-from redlock.celery import current_lease, locked
+from redlock import ConfigurationError, NotHeld, pools
+from redlock.celery import _max_hold_ms, current_lease, locked
 
 APP = Celery(set_as_current=False)
 
@@ -137,3 +138,46 @@ def test_a_field_that_is_no_argument_is_refused_at_import() -> None:
 def test_outside_of_a_task_there_is_no_current_lease() -> None:
     with pytest.raises(NotHeld):
         current_lease()
+
+
+class Limited:
+    """A task, as far as its time limit is concerned."""
+
+    def __init__(self, message: float | None, own: float | None, app: float | None) -> None:
+        self.request = SimpleNamespace(timelimit=(message, None), called_directly=False)
+        self.time_limit, self.app = own, SimpleNamespace(conf=SimpleNamespace(task_time_limit=app))
+
+
+@pytest.mark.parametrize(
+    ("task", "milliseconds"),
+    [
+        (Limited(3, 4, 5), 3_000),
+        (Limited(None, 4, 5), 4_000),
+        (Limited(None, None, 5), 5_000),
+        (Limited(None, None, None), None),
+    ],
+    ids=["message", "task", "app", "none"],
+)
+def test_a_lease_ends_with_the_hard_limit_of_prefork(
+    monkeypatch: pytest.MonkeyPatch,
+    task: Limited,
+    milliseconds: int | None,
+) -> None:
+    monkeypatch.setattr(pools, "_name", "prefork")
+    assert _max_hold_ms(None, cast("Any", task)) == milliseconds
+    assert _max_hold_ms(7.5, cast("Any", task)) == 7_500
+
+
+@pytest.mark.parametrize("pool", ["solo", "thread", "gevent", "eventlet", ""])
+def test_a_lease_ignores_a_limit_that_kills_nothing(monkeypatch: pytest.MonkeyPatch, pool: str) -> None:
+    monkeypatch.setattr(pools, "_name", pool)
+    task: Any = Limited(3, 4, 5)
+    assert _max_hold_ms(None, task) is None
+    assert _max_hold_ms(7.5, task) == 7_500
+
+
+@pytest.mark.parametrize("pool", ["prefork", "solo", "threads", "gevent", "eventlet"])
+def test_the_workers_pool_is_noted_before_the_fork(monkeypatch: pytest.MonkeyPatch, pool: str) -> None:
+    monkeypatch.setattr(pools, "_name", "")
+    pools._note(SimpleNamespace(pool_cls=pool))
+    assert pools.enforces_hard_limits() is (pool == "prefork")

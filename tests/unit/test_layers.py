@@ -73,6 +73,7 @@ ORDER = [
     "testing",
     "canonical",
     "keys",
+    "pools",
     "duplicates",
     "delivery",
     "policy",
@@ -155,7 +156,18 @@ def test_celery_is_imported_only_where_it_is_integrated() -> None:
     users = {
         path.stem for path in modules("redlock") if any(part.partition(".")[0] == "celery" for part in imports(path))
     }
-    assert users == {"conf", "celery", "delivery", "duplicates", "policy", "interrupt", "events", "board", "pulse"}
+    assert users == {
+        "conf",
+        "celery",
+        "delivery",
+        "duplicates",
+        "policy",
+        "interrupt",
+        "events",
+        "board",
+        "pools",
+        "pulse",
+    }
 
 
 def test_the_public_surface_is_this_list() -> None:
