@@ -16,16 +16,16 @@ import functools
 import inspect
 import os
 import socket
+import sys
 import time
 import weakref
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar, cast
 
-from celery import Task, current_app, current_task
+from celery import current_app, current_task
 from celery.exceptions import SoftTimeLimitExceeded
-from celery.local import Proxy
 
-from redlock import board, checks, events, interrupt, pools, pulse  # noqa: F401 - pulse waits for Celery's signals
+from redlock import board, checks, events, interrupt, misuse, pools, pulse  # noqa: F401 - pulse waits for Celery's signals
 from redlock.conf import of_conf
 from redlock.delivery import Delivery
 from redlock.errors import (
@@ -38,11 +38,13 @@ from redlock.errors import (
 )
 from redlock.keys import KeySpec, keys
 from redlock.policy import Policy, Skipped
+from redlock.visibility import MARK
+from redlock.worker_start import UNFINISHED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from celery import Celery
+    from celery import Celery, Task
 
     from redlock.client import Redlock
     from redlock.lease import Lease
@@ -135,11 +137,12 @@ def locked(
         ConfigurationError: At import, if it stands above `@app.task` or on `async def`, or an argument is no good.
         LockLost: From the task, if the lease was lost before the body was done and the body did not raise.
     """
+    misuse.refuse_bare(key, sys._getframe(1))  # noqa: SLF001 - nothing else tells a key from a decorated function
     policy = Policy.checked(wait, otherwise, max_requeues)
     _check(ttl, max_hold, on_lost)
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        _refuse_misuse(function)
+        misuse.refuse_target(function)
         named = keys(key, function)
         if on_lost == "raise":
             interrupt.wanted_by(function)
@@ -181,9 +184,11 @@ def locked(
                 raise
 
         # Celery does not follow `__wrapped__` when it checks a call's arguments; it does look at this.
+        run.__dict__[MARK] = (wait, ttl)
         run.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
         return run
 
+    decorate.__dict__[UNFINISHED] = True
     return decorate
 
 
@@ -257,19 +262,6 @@ def _check(ttl: float | None, max_hold: float | None, on_lost: str) -> None:
         checks.number("max_hold", max_hold)
     if on_lost not in ("check", "raise"):
         raise ConfigurationError(f"on_lost is {on_lost!r}; it must be 'check' or 'raise'")
-
-
-def _refuse_misuse(function: object) -> None:
-    if isinstance(function, Proxy | Task):
-        raise ConfigurationError("@locked stands above @app.task; it must stand below, next to the function")
-    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-        raise ConfigurationError(
-            f"@locked is on `async def {function.__name__}`; Celery would never run its body, use `def`"
-        )
-    if inspect.isgeneratorfunction(function):
-        raise ConfigurationError(f"@locked is on {function.__name__}, a generator; its body would run without the lock")
-    if not inspect.isroutine(function):
-        raise ConfigurationError(f"@locked is on {function!r:.60}, which is no function")
 
 
 def _who(task: Task | None) -> str:

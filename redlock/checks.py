@@ -146,7 +146,8 @@ def _text(what: str, name: object, *, empty: bool) -> str:
         raise ConfigurationError(f"{what} {quoted(name, 22)}... has {size} bytes; {LONGEST_NAME} are the most")
     if _CONTROL.search(name):
         raise ConfigurationError(
-            f"{what} {quoted(name)} holds a control character; those are kept for the lock's own keys"
+            f"{what} {quoted(name)} holds a control character, such as a line break; "
+            "those are kept for the lock's own keys"
         )
     hidden = next(filter(escaping.is_invisible, name), "") if not name.isascii() else ""
     if hidden:

@@ -216,7 +216,8 @@ def _status(options: argparse.Namespace) -> int:
 
 def _doctor(options: argparse.Namespace) -> int:
     lock = settings_from(options, "nodes", "ttl")
-    findings = doctor.check(lock, broker=broker_from(options), store=options.store or "", timeout=options.timeout)
+    broker = broker_from(options)
+    findings = doctor.check(lock, broker=broker, store=options.store or "", timeout=options.timeout, app=options.app)
     level = worst(findings)
     if options.json:
         print(json.dumps({"level": level.name.lower(), "findings": [one.as_dict() for one in findings]}, indent=2))

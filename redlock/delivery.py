@@ -23,7 +23,7 @@ from celery.utils.time import maybe_iso8601, maybe_make_aware
 from kombu.entity import Exchange, Queue
 from kombu.serialization import registry
 
-from redlock import duplicates, log
+from redlock import duplicates, log, visibility
 from redlock.duplicates import COPY, EARLIER
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ CONTENT_TYPE = "redlock_content_type"
 
 _SHORTEST_PAUSE, _NATIVE_PAUSE = 0.1, 1.0
 """Seconds. RabbitMQ delays messages of quorum queues by whole seconds (Celery's native delayed delivery)."""
+_PAUSES_IN_TIMEOUT = 3
+"""A pause is at most this part of the broker's visibility timeout."""
 _ON_THE_WAY = 1.0
 """Seconds that a message may take from the end of its pause to a worker, for one that expires."""
 _RETRY_MS, _LAST_RETRY_MS = 1_000, 30_000
@@ -161,6 +163,9 @@ class Delivery:
         """The shortest pause that the broker can express, and a random one up to the longest, in seconds."""
         natively = _delays_natively(self._task.app)
         least = _NATIVE_PAUSE if natively else _SHORTEST_PAUSE
+        # A worker holds the message during the pause: the broker must not deliver it again meanwhile.
+        timeout = visibility.timeout_of(self._task.app.conf)
+        longest = longest if timeout is None else min(longest, timeout / _PAUSES_IN_TIMEOUT)
         pause = random.uniform(least, max(least, longest))  # noqa: S311 - jitter, not a secret
         return least, float(int(pause)) if natively else pause
 

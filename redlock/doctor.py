@@ -8,13 +8,14 @@ warning while a quorum is left.
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from redlock import broker_check, checks
+from redlock import broker_check, checks, visibility
 from redlock.errors import ConfigurationError
 from redlock.findings import Finding, Level, sort
 from redlock.settings import EXPOSED
 from redlock.survey import CLOCK_LIMIT, look_at, survey
+from redlock.visibility import Locked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,7 +29,14 @@ _FULL = 0.8
 _LONG_SECONDS = 60.0
 
 
-def check(settings: Settings, *, broker: str = "", store: str = "", timeout: float = 1.0) -> list[Finding]:
+def check(
+    settings: Settings,
+    *,
+    broker: str = "",
+    store: str = "",
+    timeout: float = 1.0,
+    app: Any = None,  # noqa: ANN401 - Celery is untyped
+) -> list[Finding]:
     """Look at the nodes, and at broker and store where they are given, and say what is wrong, the worst first.
 
     Args:
@@ -36,6 +44,7 @@ def check(settings: Settings, *, broker: str = "", store: str = "", timeout: flo
         broker: Celery's broker. Redis and AMQP are checked; for another transport a warning says that it was not.
         store: The Redis that owns the data behind the fenced store.
         timeout: Seconds for which each answer is waited for.
+        app: The Celery app, whose broker and tasks are compared; without it only the TTL is.
 
     Raises:
         ConfigurationError: An address, or a setting without which nobody can be asked, is no good.
@@ -58,6 +67,11 @@ def check(settings: Settings, *, broker: str = "", store: str = "", timeout: flo
             findings += examine_broker(told, seen) or [fine]
         else:
             findings += broker_check.check(url, timeout)
+    tasks = [Locked("the settings", 0.0, settings.ttl, None)]
+    if app is not None:
+        app.loader.import_default_modules()
+        tasks = visibility.locked_tasks(app, settings.ttl)
+    findings += visibility.findings({"broker_url": broker} if app is None else app.conf, tasks)
     if store:
         findings += examine_broker(look_at(store, timeout=timeout), seen, owns_data=True)
     return sort(findings)

@@ -72,7 +72,13 @@ class Key:
             raise ConfigurationError(
                 f"the key {self._spec!r} of {self._name} can't be made from this call: {reason}"
             ) from None
-        return checks.resource(name)
+        return self._named(name)
+
+    def _named(self, name: object) -> str:
+        try:
+            return checks.resource(name)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"the key of {self._name}: {error}") from None
 
     def _filled(self, template: str, values: dict[str, Any]) -> str:
         if self._bare is not None:
@@ -97,7 +103,7 @@ class Key:
 
     def _made(self, bound: inspect.BoundArguments) -> str:
         """The resource that the key's function names."""
-        name = checks.resource(self._called(bound))
+        name = self._named(self._called(bound))
         try:
             return canonical.without_address(name, bound)
         except canonical.UnstableText:
@@ -119,7 +125,7 @@ class Key:
 
     def _check(self, template: str) -> None:
         if not template:
-            checks.resource(template)
+            self._named(template)
         parameters = self._signature.parameters.values()
         named = [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
         takes_any = len(named) < len(parameters)
@@ -132,6 +138,11 @@ class Key:
                     f"the key {template!r} of {self._name} has the field {{{field}}}, which is no argument of it; "
                     f"its arguments are {', '.join(named) or 'none'}"
                 )
+
+        literal = "".join(text for text, *_ in string.Formatter().parse(template))
+        if literal:
+            # What is wrong with each key that comes of it is said at import.
+            self._named(literal)
 
     def _fields(self, template: str) -> list[str]:
         found: list[str] = []

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from celery import Celery
 
 from redlock import Redlock, RedlockError, cli, doctor
+from redlock.celery import locked
 from redlock.embedded import Server, cluster
 from redlock.findings import Level
 from redlock.settings import Settings
@@ -34,7 +36,7 @@ def instead(nodes: Cluster) -> Iterator[Callable[..., list[str]]]:
         yield start
 
 
-def found(urls: Sequence[str], **others: str) -> dict[str, Level]:
+def found(urls: Sequence[str], **others: Any) -> dict[str, Level]:  # noqa: ANN401 - what the doctor takes
     """The codes of what is found on these nodes, with how bad it is; what is fine is left out."""
     findings = doctor.check(Settings(nodes=",".join(urls)), timeout=5.0, **others)
     assert CANARY not in " ".join(map(str, findings))
@@ -158,6 +160,25 @@ def test_a_broker_that_is_a_lock_node_too_or_can_not_be_checked(nodes: Cluster) 
     assert found(nodes.urls, broker="sqs://") == {"not-checked": Level.WARNING}
     assert found(nodes.urls, broker="unix:///nowhere/redis.sock") == {"unreachable": Level.WARNING}
     assert found(nodes.urls, broker="redis+socket:///nowhere/x.sock?virtual_host=0") == {"unreachable": Level.WARNING}
+
+
+def test_a_visibility_timeout_shorter_than_a_lease_is_a_warning(nodes: Cluster) -> None:
+    with sixth_redis() as broker:
+        assert found(nodes.urls, broker=f"{broker.url}/0?visibility_timeout=3") == {"visibility-timeout": Level.WARNING}
+        assert found(nodes.urls, broker=f"{broker.url}/0?visibility_timeout=30") == {}
+
+
+def test_a_visibility_timeout_is_compared_with_an_apps_tasks(nodes: Cluster) -> None:
+    with sixth_redis() as broker:
+        app = Celery(set_as_current=False, broker=f"{broker.url}/0", task_time_limit=5_000)
+        assert found(nodes.urls, broker=f"{broker.url}/0", app=app) == {}
+
+        @app.task(shared=False)
+        @locked("x")
+        def long() -> None:
+            """A task that may run for longer than an hour."""
+
+        assert found(nodes.urls, broker=f"{broker.url}/0", app=app) == {"visibility-timeout": Level.WARNING}
 
 
 @pytest.mark.parametrize("dead", [0, 1, 3])

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 from celery import Celery, shared_task
 
-from redlock import ConfigurationError, NotHeld, pools
+from redlock import ConfigurationError, NotHeld, pools, worker_start
 from redlock.celery import _max_hold_ms, current_lease, locked
 
 APP = Celery(set_as_current=False)
@@ -181,3 +181,67 @@ def test_the_workers_pool_is_noted_before_the_fork(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(pools, "_name", "")
     pools._note(SimpleNamespace(pool_cls=pool))
     assert pools.enforces_hard_limits() is (pool == "prefork")
+
+
+def test_without_parentheses_it_is_refused_at_import() -> None:
+    with pytest.raises(ConfigurationError, match="without a key; write @locked"):
+
+        @APP.task
+        @locked  # type: ignore[arg-type]  # that is the point
+        def charge(account_id: int) -> int:
+            return account_id
+
+
+def test_a_key_function_beside_the_task_is_no_missing_key() -> None:
+    def key_of(account_id: int) -> str:
+        return f"account:{account_id}"
+
+    @locked(key_of)
+    def charge(account_id: int) -> int:
+        return account_id
+
+    @locked(lambda account_id: f"account:{account_id}")
+    def refund(account_id: int) -> int:
+        return account_id
+
+    assert charge.__name__ == "charge"
+    assert refund.__name__ == "refund"
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        (None, "the key of body is None; it must be a template"),
+        ("x" * 1_100, "the key of body: resource name .* has 1100 bytes; 1024 are the most"),
+        ("x" * 1_100 + "{account_id}", "has 1100 bytes"),
+        ("line\nbreak", "the key of body: .* such as a line break"),
+        ("line\r\n{account_id}", "such as a line break"),
+    ],
+    ids=["None", "long", "long template", "line break", "template with one"],
+)
+def test_a_key_that_can_never_work_is_refused_at_import(key: Any, said: str) -> None:  # noqa: ANN401
+    with pytest.raises(ConfigurationError, match=said):
+        locked(key)(body)
+
+
+class Batch(APP.Task):  # type: ignore[name-defined,misc]  # Celery is untyped
+    """As the base class of celery-batches."""
+
+    __module__ = "celery_batches"
+    abstract = True
+
+
+def test_a_batch_under_a_lock_is_refused_at_the_workers_start() -> None:
+    app = Celery(set_as_current=False)
+    app.task(shared=False, name="free", base=Batch)(body)
+    worker_start.refuse(app)
+    app.task(shared=False, name="batch", base=Batch)(locked("x")(body))
+    with pytest.raises(SystemExit, match="batch is a task of celery-batches under @locked"):
+        worker_start.refuse(app)
+
+
+def test_a_decorator_in_place_of_a_function_is_refused_at_the_workers_start() -> None:
+    app = Celery(set_as_current=False)
+    app.task(shared=False, name="missing")(locked(body))  # type: ignore[arg-type]  # that is the point
+    with pytest.raises(SystemExit, match="missing is under @locked without a key"):
+        worker_start.refuse(app)

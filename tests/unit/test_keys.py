@@ -170,3 +170,25 @@ def test_what_comes_out_must_be_a_resource_name() -> None:
 def test_arguments_that_do_not_fit_are_a_type_error_as_in_any_call(function: Any, args: tuple[Any, ...]) -> None:  # noqa: ANN401
     with pytest.raises(TypeError):
         Key("a:{account_id}", function).of(args, {})
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [("y" * 1_100, "the key of .*charge.*: .* has 1108 bytes; 1024 are the most"), ("a\nb", "such as a line break")],
+    ids=["long", "line break"],
+)
+def test_a_key_that_a_call_makes_wrong_names_the_task(value: str, said: str) -> None:
+    def charge(account_id: str) -> None:
+        """A task."""
+
+    for key in ("account:{account_id}", lambda account_id: f"account:{account_id}"):
+        with pytest.raises(ConfigurationError, match=said):
+            Key(key, charge).of((value,), {})
+
+
+def test_a_key_function_that_gives_nothing_is_an_error() -> None:
+    def charge(account_id: str) -> None:
+        """A task."""
+
+    with pytest.raises(ConfigurationError, match=r"the key of .*charge.*: resource name is NoneType None"):
+        Key(lambda _: None, charge).of(("x",), {})  # type: ignore[arg-type,return-value]  # that is the point

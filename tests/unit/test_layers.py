@@ -64,6 +64,7 @@ ORDER = [
     "survey",
     "findings",
     "broker_check",
+    "visibility",
     "doctor",
     "status",
     "force",
@@ -73,6 +74,7 @@ ORDER = [
     "testing",
     "canonical",
     "keys",
+    "misuse",
     "pools",
     "duplicates",
     "delivery",
@@ -82,6 +84,7 @@ ORDER = [
     "board",
     "metrics",
     "pulse",
+    "worker_start",
     "celery",
     "flower",
     "simulate",
@@ -163,10 +166,12 @@ def test_celery_is_imported_only_where_it_is_integrated() -> None:
         "duplicates",
         "policy",
         "interrupt",
+        "misuse",
         "events",
         "board",
         "pools",
         "pulse",
+        "worker_start",
     }
 
 

@@ -1,0 +1,105 @@
+"""`redlock.visibility`: the broker's visibility timeout, and what is too long for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from redlock import visibility
+from redlock.celery import locked
+from redlock.delivery import Delivery
+from redlock.visibility import Locked, findings, locked_tasks, timeout_of
+
+
+def body() -> None:
+    """What a task does."""
+
+
+REDIS, SENTINEL, AMQP = "redis://h:6379/0", "sentinel://a:26379;sentinel://b:26379", "amqp://h//"
+
+
+@pytest.mark.parametrize(
+    ("conf", "seconds"),
+    [
+        ({"broker_url": REDIS}, 3_600),
+        ({"broker_url": "sqs://"}, 1_800),
+        ({"broker_url": REDIS, "broker_transport_options": {"visibility_timeout": 5}}, 5),
+        ({"broker_url": REDIS, "broker_transport_options": {"visibility_timeout": "7.5"}}, 7.5),
+        ({"broker_url": f"{REDIS}?visibility_timeout=12"}, 12),
+        ({"broker_url": [REDIS, f"{REDIS}?visibility_timeout=12"]}, 12),
+        ({"broker_url": REDIS, "broker_read_url": f"{REDIS}?visibility_timeout=4"}, 4),
+        ({"broker_url": f"{SENTINEL}?visibility_timeout=9"}, 9),
+        ({"broker_url": SENTINEL, "broker_transport_options": {"visibility_timeout": 8, "master_name": "m"}}, 8),
+        ({"broker_url": f"{REDIS}?visibility_timeout=6", "broker_transport_options": {"visibility_timeout": 60}}, 6),
+        (
+            {
+                "broker_url": "sqs://",
+                "broker_transport_options": {"predefined_queues": {"a": {"visibility_timeout": 30}, "b": {}}},
+            },
+            30,
+        ),
+        ({"broker_url": "redis+socket:///run/redis.sock"}, 3_600),
+        ({"broker_url": AMQP, "broker_transport_options": {"visibility_timeout": 5}}, None),
+        ({"broker_url": "memory://"}, None),
+        ({"broker_url": REDIS, "broker_transport_options": {"visibility_timeout": "soon"}}, 3_600),
+        ({}, None),
+    ],
+)
+def test_the_shortest_timeout_counts_wherever_it_is_said(conf: dict[str, Any], seconds: float | None) -> None:
+    assert timeout_of(conf) == seconds
+
+
+@pytest.mark.parametrize(
+    ("task", "said"),
+    [
+        (Locked("pay", 30.0, 5.0, None), "the wait of pay is 30 s"),
+        (Locked("pay", 1.0, 25.0, None), "the ttl of pay is 25 s"),
+        (Locked("pay", 1.0, 5.0, 20.0), "the time limit of pay is 20 s"),
+    ],
+)
+def test_a_timeout_shorter_than_a_task_may_take_is_warned_of(task: Locked, said: str) -> None:
+    conf = {"broker_url": REDIS, "broker_transport_options": {"visibility_timeout": 20}}
+    (finding,) = findings(conf, [Locked("short", 0.0, 5.0, 10.0), task])
+    assert said in finding.what
+    assert "its visibility timeout is 20 s" in finding.what
+    assert "visibility_timeout" in finding.mend
+
+
+def test_a_timeout_that_is_long_enough_is_no_finding() -> None:
+    assert findings({"broker_url": REDIS}, [Locked("pay", 30.0, 5.0, 3_599.0)]) == []
+    assert findings({"broker_url": AMQP}, [Locked("pay", 30.0, 5.0, 10_000.0)]) == []
+    assert findings({"broker_url": REDIS}, []) == []
+
+
+def test_the_locked_tasks_of_an_app_are_found() -> None:
+    app = Celery(set_as_current=False, task_time_limit=60)
+    app.task(shared=False, name="plain")(body)
+    app.task(shared=False, name="a", autoretry_for=(ValueError,))(locked("x", wait=3.0, ttl=7.0)(body))
+    app.task(shared=False, name="b", time_limit=90)(locked("x")(body))
+    # Tasks that other apps share are in every app.
+    found = [task for task in locked_tasks(app, 5.0) if task.name in {"a", "b", "plain"}]
+    assert found == [Locked("a", 3.0, 7.0, 60), Locked("b", 1.0, 5.0, 90)]
+
+
+@pytest.mark.parametrize("seconds", [0.6, 5, 30])
+def test_a_pause_is_at_most_a_third_of_the_timeout(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """The worker holds the message meanwhile; else the broker would deliver it again, and again."""
+    app = Celery(set_as_current=False, broker=REDIS, broker_transport_options={"visibility_timeout": seconds})
+    task = app.task(shared=False, name="pause")(body)
+    pauses: list[float] = []
+    monkeypatch.setattr("redlock.delivery._delays_natively", lambda _: False)
+    task.push_request(id="id-1", called_directly=False, delivery_info={})
+    monkeypatch.setattr(task, "apply_async", lambda *_, **options: pauses.append(options["countdown"]))
+    for _ in range(200):
+        delivery = Delivery.of(task)
+        assert delivery is not None
+        delivery.send_back(30.0)
+        delivery.send_copy_back(30.0)
+    task.pop_request()
+    assert seconds / 4 < max(pauses) <= seconds / 3
+
+
+def test_what_is_no_number_is_not_taken_for_one() -> None:
+    assert [visibility._number(value) for value in (None, "", "x", 0, -1, "3")] == [None] * 5 + [3.0]
