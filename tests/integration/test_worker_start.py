@@ -98,8 +98,8 @@ def test_no_password_gets_into_the_log(stage: Stage, nodes: Cluster) -> None:
 
 
 def test_a_visibility_timeout_that_is_too_short_is_logged(stage: Stage) -> None:
-    times = {"COUNTER_TIME_LIMIT": "5", "COUNTER_VISIBILITY_TIMEOUT": "20"}
-    worker = stage.start_worker("--include", "tests.integration.apps.policies", **times)
+    app = "tests.integration.apps.policies"
+    worker = stage.start_worker("--include", app, COUNTER_TIME_LIMIT="5", COUNTER_VISIBILITY_TIMEOUT="20")
     (line,) = [line for line in worker.log.splitlines() if "visibility-timeout" in line]
     assert "its visibility timeout is 20 s" in line
     assert "the wait of tests.integration.apps.policies.wait is 30 s" in line
