@@ -5,7 +5,7 @@ BIN := .venv/bin
 MINUTES ?= 3
 SEED ?= 1
 
-.PHONY: demo test test-faults soak up lint format docs compose-test bench lock clean
+.PHONY: demo test test-faults soak up lint format english docs compose-test bench lock clean
 
 demo: .venv/.ready
 	@$(BIN)/python -m workers.demo $(ARGS)
@@ -30,6 +30,10 @@ lint: .venv/.ready
 format: .venv/.ready
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
+
+# Long sentences and vague words. make english ARGS=docs/guide.md
+english: .venv/.ready
+	@$(BIN)/python -m tests.english $(ARGS)
 
 # The site, in build/docs; it opens with index.html.
 docs: .venv/.ready

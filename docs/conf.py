@@ -1,6 +1,6 @@
 """The documentation site: Sphinx reads the Markdown files where they are, and the reference from the docstrings.
 
-`make docs` builds it. The source folder is that of the project, so a link works on the site as in the files.
+`make docs` builds the site. The source folder is that of the project, so a link works on the site as in the files.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 root_doc = INDEX
 include_patterns = ["*.md", "docs/*.md", "examples/*/README.md"]
 exclude_patterns = [".*", "bench-out", "build", "dist", "redlock", "tests"]
-# A name in backticks becomes a link where the reference has it, see `_find`; otherwise it is code, as in Markdown.
+# A name in backticks becomes a link if the reference has the name; otherwise it is code, as in Markdown.
 default_role = "py:name"
 
 html_theme = "furo"
@@ -56,7 +56,7 @@ napoleon_use_ivar = True
 
 
 class _NameRole(PyXRefRole):
-    """A name in a docstring: that of the same class or module, else the only one of that name."""
+    """A name in a docstring: that of the same class or module, else the only object of that name."""
 
     def process_link(
         self,
@@ -73,7 +73,7 @@ class _NameRole(PyXRefRole):
 
 
 def _add_to_the_source(_app: Sphinx, page: str, source: list[str]) -> None:
-    """Add what the files do not have: the menu, which follows the links of the index, and the docstrings."""
+    """Add the menu, which follows the links of the index, and the docstrings."""
     if page == INDEX:
         source[0] += "".join(_menus(source[0]))
     if page == REFERENCE:
@@ -81,7 +81,7 @@ def _add_to_the_source(_app: Sphinx, page: str, source: list[str]) -> None:
 
 
 def _menus(text: str) -> Iterator[str]:
-    """A menu for each section of the index, with the pages that it names first."""
+    """A menu for each section of the index, with the pages that are new in the section."""
     seen: set[str] = set()
     for section in re.split(r"^## ", text, flags=re.MULTILINE):
         heading, _, body = section.partition("\n")
@@ -110,7 +110,7 @@ def _reference(text: str) -> Iterator[str]:
 
 
 def _find(app: Sphinx, env: BuildEnvironment, node: pending_xref, text: Element) -> Element | None:
-    """A name is found by its last part, wherever the module is from which it is documented."""
+    """Find a name by its last part, whatever its module."""
     if node["refdomain"] != "py":
         return None
     domain = env.get_domain("py")
@@ -123,7 +123,7 @@ def _find(app: Sphinx, env: BuildEnvironment, node: pending_xref, text: Element)
 
 
 def setup(app: Sphinx) -> None:
-    """Register what is above."""
+    """Register the functions above."""
     app.add_role_to_domain("py", "name", _NameRole())
     app.add_lexer("conf", TextLexer)
     app.connect("source-read", _add_to_the_source)

@@ -39,7 +39,7 @@ def open_to_append(path: str | Path) -> int:
     """Open a log, which is created if there is none, and return its file descriptor.
 
     Raises:
-        OSError: The file can't be opened, or it is not ours in a folder that every user may write.
+        OSError: The file can't be opened, or belongs to another user in a folder that every user may write.
     """
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
     if not _is_shared(Path(path).parent):
@@ -54,10 +54,10 @@ def open_to_append(path: str | Path) -> int:
 
 
 def private_folder(path: str | Path) -> None:
-    """Create a folder that no other user can enter, or accept one that is so already.
+    """Create a folder that no other user can enter, or accept a folder that is so already.
 
     Raises:
-        OSError: The folder can't be created, or another user can enter it.
+        OSError: The folder can't be created, or another user can enter the folder.
     """
     with contextlib.suppress(FileExistsError):
         Path(path).mkdir(0o700)
