@@ -8,10 +8,13 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
+from celery import Celery
 from redis import Redis
 from redis.exceptions import ConnectionError as StoreGone
 
 from redlock import ConfigurationError, NotHeld, Redlock, RedlockError, Stale, wire
+from redlock.celery import client_for, current_lease, locked
+from redlock.clock import wall_us
 from redlock.model import FENCE_LIMIT
 from redlock.store import FencedStore
 from tests.integration.tools import raw, run_out, sixth_redis
@@ -287,6 +290,27 @@ def test_tokens_that_went_backwards_heal_by_themselves(
 
         assert healed.fence > high.fence
         assert store.update(NAME, healed, "op-2", one_more).value == "2"
+
+
+def test_a_task_that_the_store_refused_gets_a_larger_token(nodes: Cluster, store: FencedStore, redis: Redis) -> None:
+    app = Celery("here", broker="memory://", set_as_current=False)
+    app.conf.redlock_nodes = nodes.urls
+
+    @app.task(shared=False)
+    @locked(NAME, otherwise="raise")
+    def add() -> int:
+        return store.update(NAME, current_lease(), "op-1", one_more).fence
+
+    # As after the loss of all nodes, by clocks that are behind.
+    ahead = wall_us() + 60_000_000
+    redis.hset(f"store:{NAME}", mapping={"fence": ahead, "owner": "another"})
+    try:
+        with pytest.raises(Stale):
+            add()
+        assert add() > ahead
+    finally:
+        client_for(app).close()
+        app.close()
 
 
 def test_a_token_far_ahead_is_kept_with_all_its_digits(nodes: Cluster, client: Redlock, store: FencedStore) -> None:
