@@ -75,6 +75,24 @@ def test_a_task_that_waits_is_shown_and_then_that_it_has_the_lock(
     assert counted("task-lock-acquired") == before + 1
 
 
+def test_flower_shows_each_wait_that_is_in_the_log(stage: Stage, flower: Flower) -> None:
+    """A child whose task had to wait joins the queue with its next task before it asks the nodes."""
+
+    def counted() -> float:
+        return flower.counted("task-lock-waiting", f"{HOLDING}.sleep")
+
+    before = counted()
+    worker = stage.start_worker("--include", HOLDING, "-Q", "hot", concurrency=2)
+    try:
+        for task in [stage.send(f"{HOLDING}.sleep", "hot", 0.3, queue="hot") for _ in range(6)]:
+            stage.result(task)
+        waits = sum(" waiting resource=holding:hot " in line for line in stage._log_lines())
+        assert waits >= 2
+        eventually(lambda: counted() >= before + waits, "news of each wait", every=0.05)
+    finally:
+        worker.kill()
+
+
 def test_a_task_shows_that_it_holds_the_lock_and_that_it_lost_it_while_it_runs(stage: Stage, flower: Flower) -> None:
     task = stage.send(f"{HOLDING}.sleep", "lost", 600)
     flower.shows(task, "LOCK-ACQUIRED")
