@@ -102,11 +102,16 @@ class Delivery:
         """Whether this is a copy that met the first copy of its task at work, now or on its way so far."""
         return self._has_met
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether this is a copy of a run that had begun, and may have had its effect, before it was lost."""
+        return self._is_copy and duplicates.has_begun(self._earlier)
+
     def is_finished(self, *, settle: bool = False) -> bool:
         """Whether this is a copy whose first copy has come to an end; see `duplicates.is_finished`."""
         if not (self._is_copy or self._has_met):
             return False
-        return duplicates.is_finished(self._task, self._earlier, met=self._has_met, settle=settle)
+        return duplicates.is_finished(self._task, self._earlier, settle=settle and self._has_met)
 
     @property
     def has_a_queue(self) -> bool:

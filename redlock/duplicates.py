@@ -30,22 +30,21 @@ _SETTLE_SECONDS = 2.0
 _LOOK_SECONDS = 0.05
 
 
-def is_finished(task: Task, earlier: dict[str, Any] | None, *, met: bool, settle: bool) -> bool:
+def is_finished(task: Task, earlier: dict[str, Any] | None, *, settle: bool) -> bool:
     """Whether the first copy of this task has come to an end, so that this copy has nothing to do.
 
     Args:
         task: The task, while a copy of it runs.
         earlier: The state that was stored when this run began, if it was read.
-        met: Whether this copy met the first one at work. Then a failure is an end too.
         settle: Whether to wait for a moment for an end that is being stored.
     """
     if not _deduplicates(task):
         return False
-    final = _final(task) if met else {states.SUCCESS}
+    final = _final(task)
     if earlier is not None and earlier["status"] in final:
         _put_back(task, earlier)
         return True
-    until = time.monotonic() + (_SETTLE_SECONDS if settle and met else 0)
+    until = time.monotonic() + (_SETTLE_SECONDS if settle else 0)
     while (meta := _stored(task)) is not None:
         if meta["status"] in final:
             return True
@@ -53,6 +52,14 @@ def is_finished(task: Task, earlier: dict[str, Any] | None, *, met: bool, settle
             return False
         time.sleep(_LOOK_SECONDS)
     return False
+
+
+def has_begun(earlier: dict[str, Any] | None) -> bool:
+    """Whether an earlier copy had begun to run, by the state that was stored when this run began.
+
+    Its body may have had its effect, so this copy must not end as skipped or refused. Known with `task_track_started`.
+    """
+    return earlier is not None and earlier["status"] == states.STARTED
 
 
 def _deduplicates(task: Task) -> bool:
@@ -66,7 +73,10 @@ def _deduplicates(task: Task) -> bool:
 
 
 def _final(task: Task) -> set[str]:
-    """The states after which a task does not run again; not a failure whose message goes back to the queue."""
+    """The states after which a task does not run again; not a failure whose message goes back to the queue.
+
+    Celery runs a message that is delivered again after a failure; then the task would have two ends.
+    """
     on_failure, on_timeout = getattr(task, "acks_on_failure", None), getattr(task, "acks_on_timeout", None)
     acknowledged = task.acks_on_failure_or_timeout if on_failure is None else on_failure and on_timeout
     return {states.SUCCESS, states.REVOKED} | ({states.FAILURE} if acknowledged is not False else set())
@@ -94,5 +104,6 @@ def _put_back(task: Task, earlier: dict[str, Any]) -> None:
 @task_prerun.connect
 def _look_before_it_starts(task: Any, **_: Any) -> None:  # noqa: ANN401 - Celery's signals pass what they like
     found = vars(task.request)
-    if found.get(COPY) and _deduplicates(task):
+    is_copy = COPY in found or (task.request.delivery_info or {}).get("redelivered")
+    if is_copy and not task.request.called_directly and _deduplicates(task):
         found[EARLIER] = _stored(task)

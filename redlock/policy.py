@@ -66,13 +66,15 @@ class Policy(NamedTuple):
         self.refuse_a_copy(error.lock_name, delivery)
         if delivery is not None and isinstance(error, LockContended) and delivery.is_of_this_task(error.holder):
             return self._step_back(error, delivery)
-        if self.otherwise == "skip" and isinstance(error, LockContended):
+        # A copy of a run that was lost may not end as skipped or refused: the lost run may have had its effect.
+        again = delivery is not None and delivery.has_begun
+        if self.otherwise == "skip" and isinstance(error, LockContended) and not again:
             log.info("skipped", resource=error.resource, holder=error.holder)
             return Skipped({"status": "skipped", "resource": error.resource, "holder": error.holder})
-        if self.otherwise != "requeue" or delivery is None or not delivery.has_a_queue:
+        if not (self.otherwise == "requeue" or again) or delivery is None or not delivery.has_a_queue:
             raise error
         count = delivery.requeues + 1
-        if self.max_requeues is not None and count > self.max_requeues:
+        if self.max_requeues is not None and count > self.max_requeues and not again:
             raise error
         try:
             pause = delivery.send_back(_longest(count))
@@ -84,7 +86,7 @@ class Policy(NamedTuple):
         if pause is None:
             raise error
         log.info("requeued", task=delivery.task_id, resource=error.lock_name, count=count, countdown=f"{pause:.2f}")
-        if delivery.has_met:
+        if delivery.has_met or again:
             raise Ignore(str(error))
         raise Retry(str(error), exc=error, when=pause)
 
@@ -125,7 +127,7 @@ class Policy(NamedTuple):
         Raises:
             Returned: The broker gets the message back. Otherwise the exception at hand leaves the task.
         """
-        if delivery is not None and (self.otherwise == "requeue" or delivery.has_met):
+        if delivery is not None and (self.otherwise == "requeue" or delivery.has_met or delivery.has_begun):
             delivery.give_back()
 
 

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from celery import Celery
+from celery.exceptions import Ignore
 from celery.signals import task_prerun
 
-from redlock import duplicates
+from redlock import LockContended, duplicates
 from redlock.delivery import Delivery
 from redlock.duplicates import COPY
+from redlock.policy import Policy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,8 +79,8 @@ def test_a_copy_of_a_finished_task_has_nothing_to_do() -> None:
     assert delivered(copy=0).is_finished()
 
 
-@pytest.mark.parametrize("state", ["PENDING", "STARTED", "RETRY", "FAILURE"])
-def test_a_copy_runs_where_the_task_has_not_succeeded(state: str) -> None:
+@pytest.mark.parametrize("state", ["PENDING", "STARTED", "RETRY"])
+def test_a_copy_runs_where_the_task_has_no_end(state: str) -> None:
     """As Celery does with a message that was delivered again."""
     store(state)
     assert not delivered(redelivered=True).is_finished(settle=True)
@@ -153,3 +155,30 @@ def test_the_mark_of_a_copy_goes_back_with_it(monkeypatch: pytest.MonkeyPatch) -
     assert calls[-1]["expires"] is None
     delivered().send_back(1.0)
     assert COPY not in calls[-1]["headers"]
+
+
+def test_a_message_that_is_delivered_after_a_failure_gives_no_second_end() -> None:
+    store("FAILURE", ValueError("first"))
+    delivery = delivered(redelivered=True)
+    store("STARTED")
+    assert delivery.is_finished()
+    assert charge.backend.get_task_meta("id-1", cache=False)["status"] == "FAILURE"
+
+
+@pytest.mark.parametrize("otherwise", ["skip", "raise", "requeue"])
+def test_a_copy_of_a_run_that_was_lost_is_neither_skipped_nor_refused(
+    monkeypatch: pytest.MonkeyPatch, otherwise: str
+) -> None:
+    """The run that was lost may have had its effect: the copy goes back until it can say so."""
+    calls: list[dict[str, Any]] = []
+    monkeypatch.setattr(charge, "apply_async", lambda _args, _kwargs, **options: calls.append(options))
+    store("STARTED")
+    for contended in (LockContended("x", "id-2@host since 1"), LockContended("x")):
+        with pytest.raises(Ignore):
+            Policy(0, otherwise, 0).refused(contended, delivered(redelivered=True))
+    assert [call["headers"][COPY] for call in calls] == [0, 0]
+
+
+def test_a_message_that_never_began_is_skipped_though_it_came_twice() -> None:
+    skipped = Policy(0, "skip", None).refused(LockContended("x", "id-2@host"), delivered(redelivered=True))
+    assert skipped is not None
