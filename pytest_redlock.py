@@ -36,16 +36,22 @@ def _redlock_servers() -> Iterator[LockNodes]:
 
 
 @pytest.fixture
-def redlock_nodes(_redlock_servers: LockNodes) -> LockNodes:
+def redlock_prefix() -> str:
+    """The prefix of the project's resource names; a project that has one overrides this fixture."""
+    return ""
+
+
+@pytest.fixture
+def redlock_nodes(_redlock_servers: LockNodes, redlock_prefix: str) -> LockNodes:
     """Five real lock nodes, empty and voting; `.urls`, and `[0].kill()`, `.freeze()`, `.cut()`, `.empty()`, ..."""
-    _redlock_servers.reset()
+    _redlock_servers.reset(redlock_prefix)
     return _redlock_servers
 
 
 @pytest.fixture
-def redlock_client(redlock_nodes: LockNodes) -> Iterator[Redlock]:
-    """A `Redlock` client of these nodes with the default settings."""
+def redlock_client(redlock_nodes: LockNodes, redlock_prefix: str) -> Iterator[Redlock]:
+    """A `Redlock` client of these nodes with the default settings and the prefix."""
     from redlock import Redlock  # noqa: PLC0415 - rule 1
 
-    with Redlock(redlock_nodes.urls) as client:
+    with Redlock(redlock_nodes.urls, prefix=redlock_prefix) as client:
         yield client

@@ -32,7 +32,7 @@ PAGES: list[tuple[str, str, str, list[str]]] = [
         "redlock/errors.py",
         ["RedlockError", "ConfigurationError", "LockContended", "QuorumUnavailable", "NotHeld", "LockLost", "Stale"],
     ),
-    ("Fixtures for pytest", "", "pytest_redlock.py", ["redlock_nodes", "redlock_client"]),
+    ("Fixtures for pytest", "", "pytest_redlock.py", ["redlock_nodes", "redlock_client", "redlock_prefix"]),
     ("Nodes for tests", "redlock.testing", "redlock/testing.py", ["lock_nodes", "LockNodes", "LockNode"]),
     ("Servers on this machine", "redlock.embedded", "redlock/embedded.py", ["cluster", "Cluster", "Server"]),
 ]

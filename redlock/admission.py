@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 _TIMEOUT_SECONDS = 2.0
 
 
-def declare(urls: Sequence[str]) -> None:
+def declare(urls: Sequence[str], prefix: str = "") -> None:
     """Let these nodes vote at once: every lock that they could have forgotten is known to be over.
 
     Args:
         urls: The nodes' addresses, all of them.
+        prefix: That of the clients: for those with another one the nodes stay new.
 
     Raises:
         ConfigurationError: A node can't be reached, or has a record already; then none has been declared by
@@ -34,11 +35,11 @@ def declare(urls: Sequence[str]) -> None:
     """
     script = wire.Script.load("declare")
     for url in urls:
-        node = Node(url, int(_TIMEOUT_SECONDS * 1000))
+        node = Node(url, int(_TIMEOUT_SECONDS * 1000), prefix)
         try:
             dialled = node.connect(2 * _TIMEOUT_SECONDS)
             try:
-                words = pack("EVAL", script.source, "1", wire.RECORD, dialled.run_id)
+                words = pack("EVAL", script.source, "1", prefix + wire.RECORD, dialled.run_id)
                 (declared,) = dialled.exchange.ask(words, 1, time.monotonic() + _TIMEOUT_SECONDS)
             finally:
                 dialled.close()

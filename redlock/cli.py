@@ -192,7 +192,7 @@ def _init(options: argparse.Namespace) -> int:
     )
     if not _agreed(options):
         return DECLINED
-    declare(nodes)
+    declare(nodes, lock.prefix)
     print("Done: they vote from now on.")
     return 0
 

@@ -65,7 +65,8 @@ class Redlock:
             a list, or one text with commas. Five tolerate two failures. All clients must use the same.
         ttl: Seconds that a lease lasts unless the lock says otherwise; more than two node timeouts, at most `max_ttl`.
         max_ttl: Seconds that no lease may exceed; the same for all clients.
-        prefix: Put before every resource name.
+        prefix: Put before every key. Clients with different prefixes share the nodes and nothing else; no prefix may be
+            the beginning of another.
         node_timeout: Seconds after which a node that was asked counts as silent.
 
     Raises:
@@ -85,8 +86,8 @@ class Redlock:
         self._max_ttl_ms = int(checks.number("max_ttl", max_ttl) * 1000)
         self._least_ttl_ms = checks.least_ttl_ms(self.node_timeout_ms)
         self.ttl_ms = self.checked_ttl_ms(ttl)
-        addresses = checks.node_list(nodes)
-        members = [Node(address, self.node_timeout_ms) for address in addresses]
+        addresses, prefix = checks.node_list(nodes), checks.prefix(prefix)
+        members = [Node(address, self.node_timeout_ms, prefix) for address in addresses]
         labels = [node.label for node in members]
         for label in labels:
             if labels.count(label) > 1:
@@ -95,7 +96,7 @@ class Redlock:
         if warning is not None:
             warnings.warn(warning, stacklevel=2)
             log.warning("nodes", count=len(members), why=warning)
-        codec = Codec(len(members), checks.prefix(prefix), self._max_ttl_ms, self.reserve_ms)
+        codec = Codec(len(members), prefix, self._max_ttl_ms, self.reserve_ms)
         self.driver = Driver(members, codec)
         self.waiters = Waiters(members, codec)
         self.log = Journal(members)

@@ -203,24 +203,27 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def cluster(nodes: int = 5, *, ports: Sequence[int] | None = None, options: Sequence[str] = ()) -> Iterator[Cluster]:
+def cluster(
+    nodes: int = 5, *, ports: Sequence[int] | None = None, options: Sequence[str] = (), prefix: str = ""
+) -> Iterator[Cluster]:
     """Lock nodes for as long as the `with` block lasts.
 
     Args:
         nodes: How many, 1 or more, on unix sockets.
         ports: On these TCP ports of 127.0.0.1 instead, one node each.
         options: Further options for every server.
+        prefix: That of the clients, for whom the nodes vote at once.
 
     Raises:
         ConfigurationError: There is no redis-server, or one did not start.
     """
     places: Sequence[int | None] = [None] * nodes if ports is None else ports
-    with running([Server(port, options) for port in places]) as started:
+    with running([Server(port, options) for port in places], prefix) as started:
         yield started
 
 
 @contextlib.contextmanager
-def running(servers: Sequence[Server]) -> Iterator[Cluster]:
+def running(servers: Sequence[Server], prefix: str = "") -> Iterator[Cluster]:
     """These servers, which have never run before, as lock nodes for as long as the `with` block lasts.
 
     Raises:
@@ -230,7 +233,7 @@ def running(servers: Sequence[Server]) -> Iterator[Cluster]:
         for server in servers:
             server.start()
         # These servers have this moment come out of nothing: they can have forgotten no lock.
-        declare([server.url for server in servers])
+        declare([server.url for server in servers], prefix)
         yield Cluster(servers)
     finally:
         for server in servers:

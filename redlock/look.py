@@ -131,7 +131,7 @@ class Look:
     """
 
     def __init__(self, url: str, timeout_ms: int, codec: wire.Codec, max_ttl_ms: int) -> None:
-        self.node = _Visited(url, timeout_ms)
+        self.node = _Visited(url, timeout_ms, codec.prefix)
         self.state = NodeState(self.node.label, reason=f"no answer within {timeout_ms} ms")
         self.names: set[str] = set()
         self.more = False
@@ -198,17 +198,18 @@ class Look:
         return self.node.timeout_ms / 1000
 
     def _introduce(self) -> None:
+        prefix = self._codec.prefix
         before_us = wall_us()
-        (clock,) = self.ask(("TIME",))
+        clock, refused = self.ask(("TIME",), ("EVAL", _PERMITTED.source, "0", prefix + wire.RECORD))
         after_us = wall_us()
-        info, record, fsync, rdb, refused, written = self.ask(
+        info, record, written, *kept = self.ask(
             ("INFO",),
-            ("HMGET", wire.RECORD, "run_id", "since", "terms", "quarantine"),
-            ("CONFIG", "GET", "appendfsync"),
-            ("CONFIG", "GET", "save"),
-            ("EVAL", _PERMITTED.source, "0", wire.RECORD),
-            ("SET", wire.PROBE, "", "XX"),
+            ("HMGET", prefix + wire.RECORD, "run_id", "since", "terms", "quarantine"),
+            ("SET", prefix + wire.PROBE, "", "XX"),
+            # Without that condition, each look of a worker would enter the server's log of refusals.
+            *(("CONFIG", "GET", name) for name in ("appendfsync", "save") if told.may_read_settings(refused)),
         )
+        fsync, rdb = kept or (None, None)
         said = told.fields(info)
         now_us = told.time_us(clock)
         state = NodeState(
@@ -226,7 +227,7 @@ class Look:
             aof=said.get("aof_enabled") == "1",
             fsync=told.setting(fsync) or "",
             rdb=told.setting(rdb),
-            missing=told.missing(refused),
+            missing=told.missing(refused, prefix),
             blocked=told.number(said.get("blocked_clients", "")),
         )
         self.state = self._admitted(state, record, now_us, written)
@@ -278,8 +279,8 @@ class Look:
     def _read(self, prefix: str, names: Sequence[str]) -> None:
         for first in range(0, len(names), _NAMES_AT_ONCE):
             some = names[first : first + _NAMES_AT_ONCE]
-            locks = [prefix + name for name in some]
-            keys = [key for lock in locks for key in (lock, wire.fence_key(lock), wire.queue_key(lock))]
+            beside = (wire.fence_key, wire.queue_key)
+            keys = [key for name in some for key in (prefix + name, *(place(name, prefix) for place in beside))]
             (answer,) = self.ask(("EVAL", _LOOK.source, str(len(keys)), *keys))
             for name, (*vote, waited) in zip(some, _checked(told.rows(answer, len(some)), answer), strict=True):
                 self.votes[name] = wire.decode(vote)

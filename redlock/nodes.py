@@ -125,13 +125,14 @@ class Dial:
 class Node:
     """A lock node as one process sees it; shared by all its connections and threads."""
 
-    def __init__(self, url: str, timeout_ms: int) -> None:
+    def __init__(self, url: str, timeout_ms: int, prefix: str = "") -> None:
         options = address.parse(url)
         self.label = escape(address.label(options))
         self.timeout_ms = timeout_ms
         self._kind: type[AbstractConnection] = options.pop("connection_class", Connection)
         greeted = {name: options.pop(name) for name in _GREETED if name in options}
         self._greeting = _greeting(**greeted)
+        self._introduction = (*_INFO, pack("HMGET", prefix + wire.RECORD, "run_id", "terms"))
         self._options = options | {
             "retry": Retry(NoBackoff(), 0),
             "retry_on_error": [],
@@ -218,8 +219,8 @@ class Node:
         return Dialled(exchange, run_id, terms)
 
     def _greet(self, exchange: Exchange, until: float) -> tuple[str, str]:
-        count = len(self._greeting) + len(_INTRODUCTION) + len(wire.SCRIPTS)
-        answers = exchange.ask(b"".join([*self._greeting, *_INTRODUCTION, wire.LESSONS]), count, until)
+        count = len(self._greeting) + len(self._introduction) + len(wire.SCRIPTS)
+        answers = exchange.ask(b"".join([*self._greeting, *self._introduction, wire.LESSONS]), count, until)
         met = _met(answers, len(self._greeting))
         if not exchange.is_silent:
             raise Unfit("answered without being asked")
@@ -227,7 +228,7 @@ class Node:
 
 
 _GREETED = ("username", "password", "client_name", "db")
-_INTRODUCTION = (pack("INFO", "server"), pack("INFO", "replication"), pack("HMGET", wire.RECORD, "run_id", "terms"))
+_INFO = (pack("INFO", "server"), pack("INFO", "replication"))
 
 
 def _greeting(username: str = "", password: str = "", client_name: str = "", db: int = 0) -> list[bytes]:

@@ -71,7 +71,10 @@ def run(plan: Plan, lock: Settings, *, embedded: bool) -> int:
     with contextlib.ExitStack() as stack:
         if embedded:
             lock = dataclasses.replace(
-                lock, nodes=",".join(stack.enter_context(servers.cluster()).urls), username="", password=""
+                lock,
+                nodes=",".join(stack.enter_context(servers.cluster(prefix=lock.prefix)).urls),
+                username="",
+                password="",
             )
         _wait_for_nodes(lock)
         context = multiprocessing.get_context("spawn")

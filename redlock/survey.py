@@ -215,7 +215,7 @@ def _all_at_once(looks: Sequence[Look], work: Callable[[Look], None], until: flo
 def _waits(look: Look, prefix: str) -> set[tuple[str, str, float]]:
     """The waits that processes report on this node; none where the user may not read them."""
     try:
-        (answer,) = look.ask(wait_report.question())
+        (answer,) = look.ask(wait_report.question(prefix))
     except (*TROUBLE, Unfit):
         # The connection may be in the middle of a reply, and the look is over anyway.
         look.close()

@@ -78,8 +78,8 @@ class LockNode(Server):
         if not self._way.exists():
             self._aside.rename(self._way)
 
-    def reset(self) -> None:
-        """Make it as new: running, reachable, empty, and voting at once."""
+    def reset(self, prefix: str = "") -> None:
+        """Make it as new: running, reachable, empty, and voting at once for clients with this prefix."""
         if self._process is None or self._process.poll() is not None:
             self.kill()
             self.start()
@@ -90,7 +90,7 @@ class LockNode(Server):
             # In one step: a client of an earlier test that is still at work must not write a record in between.
             with redis.pipeline(transaction=True) as both:
                 both.flushall()
-                both.eval(wire.Script.load("declare").source.decode(), 1, wire.RECORD, run_id)
+                both.eval(wire.Script.load("declare").source.decode(), 1, prefix + wire.RECORD, run_id)
                 both.execute()
 
 
@@ -104,25 +104,26 @@ class LockNodes(tuple[LockNode, ...]):
         """Their addresses, as `Redlock` and `app.conf.redlock_nodes` take them; the same after every `reset`."""
         return [node.url for node in self]
 
-    def reset(self) -> None:
-        """Make all of them as new. A lease taken before is lost."""
+    def reset(self, prefix: str = "") -> None:
+        """Make all of them as new for clients with this prefix. A lease taken before is lost."""
         for node in self:
-            node.reset()
+            node.reset(prefix)
 
 
 @contextlib.contextmanager
-def lock_nodes(count: int = 5) -> Iterator[LockNodes]:
+def lock_nodes(count: int = 5, prefix: str = "") -> Iterator[LockNodes]:
     """Lock nodes for as long as the `with` block lasts, voting from the start.
 
     Args:
         count: How many, 1 or more; five tolerate two failures.
+        prefix: That of the clients, for whom they vote.
 
     Raises:
         ConfigurationError: There is no redis-server, or one did not start.
     """
     nodes = LockNodes(LockNode() for _ in range(count))
     try:
-        nodes.reset()
+        nodes.reset(prefix)
         yield nodes
     finally:
         for node in nodes:

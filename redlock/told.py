@@ -18,19 +18,28 @@ OF_KEYS = frozenset({"HMGET", "HSET", "GET", "SET", "DEL", "PTTL", "PEXPIRE", "L
 _NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 
+LOOKS = "CONFIG GET"
+"""What only a look uses, and works without."""
+
+
 def is_resource(name: str) -> bool:
     """Whether this can be the name of a resource: what can't is somebody else's key."""
     return bool(name) and not any(map(is_invisible, name)) and len(name.encode()) <= LONGEST_NAME
 
 
-def missing(refused: object) -> tuple[str, ...]:
+def missing(refused: object, prefix: str = "") -> tuple[str, ...]:
     """What this user may not do, as `permitted.lua` answers; nothing where the server can't tell."""
     if isinstance(refused, ReplyError):
         return ("EVAL",) if "EVAL" in str(refused).upper().split("'") else ()
-    names = tuple(text(word) for word in refused) if isinstance(refused, list) else ()
+    names = tuple(filter(LOOKS.__ne__, map(text, refused))) if isinstance(refused, list) else ()
     if not OF_KEYS.issubset(names):
         return names
-    return (*(name for name in names if name not in OF_KEYS), r"the keys \x01redlock:*")
+    return (*(name for name in names if name not in OF_KEYS), rf"the keys {prefix}\x01redlock:*")
+
+
+def may_read_settings(refused: object) -> bool:
+    """Whether this user may ask for the server's settings, as `permitted.lua` answers; true where it can't tell."""
+    return not (isinstance(refused, list) and LOOKS in map(text, refused))
 
 
 def fields(info: object) -> dict[str, str]:

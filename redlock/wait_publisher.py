@@ -65,7 +65,7 @@ class WaitPublisher:
         self._is_closed = True
 
     def _run(self) -> None:
-        reports = _Reports(self._process)
+        reports = _Reports(self._process, self._prefix)
         try:
             idle = 0
             while idle < _IDLE_TURNS and not self._is_closed:
@@ -89,8 +89,8 @@ class WaitPublisher:
 class _Reports:
     """The reports that one process has on the nodes, and its connections for them."""
 
-    def __init__(self, process: str) -> None:
-        self._process = process
+    def __init__(self, process: str, prefix: str) -> None:
+        self._process, self._prefix = process, prefix
         self._connections: dict[Node, Dialled] = {}
         self._written: dict[Node, tuple[str, float]] = {}
 
@@ -105,7 +105,7 @@ class _Reports:
 
     def _send(self, node: Node, text: str) -> None:
         seconds = node.timeout_ms / 1000
-        words = wait_report.command(self._process, text)
+        words = wait_report.command(self._process, text, self._prefix)
         try:
             if node not in self._connections:
                 self._connections[node] = node.connect()

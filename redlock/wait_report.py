@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from redlock.wait_registry import PendingWait
 
 KEY = f"{wire.INTERNAL}waits:"
-"""The beginning of the keys with reports; the number of the period follows."""
+"""The beginning of the keys with reports, after the prefix; the number of the period follows."""
 PERIOD_SECONDS = 4
 _WRITE, _READ = wire.Script.load("wait"), wire.Script.load("waits")
 _MOST_BYTES = 256 * 1024
@@ -54,9 +54,9 @@ class Waiter:
     holder: str = ""
 
 
-def command(process: str, text: str) -> tuple[str | bytes, ...]:
+def command(process: str, text: str, prefix: str = "") -> tuple[str | bytes, ...]:
     """The command that writes a report."""
-    return ("EVAL", _WRITE.source, "1", KEY, process, text, str(PERIOD_SECONDS))
+    return ("EVAL", _WRITE.source, "1", prefix + KEY, process, text, str(PERIOD_SECONDS))
 
 
 def encode(waits: Sequence[PendingWait], prefix: str) -> str:
@@ -69,9 +69,9 @@ def encode(waits: Sequence[PendingWait], prefix: str) -> str:
     return text if rows else ""
 
 
-def question() -> tuple[str | bytes, ...]:
+def question(prefix: str = "") -> tuple[str | bytes, ...]:
     """The command that reads all reports on a node."""
-    return ("EVAL", _READ.source, "1", KEY, str(PERIOD_SECONDS), str(_MOST_BYTES))
+    return ("EVAL", _READ.source, "1", prefix + KEY, str(PERIOD_SECONDS), str(_MOST_BYTES))
 
 
 def decode(answer: object, prefix: str) -> set[tuple[str, str, float]]:

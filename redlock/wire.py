@@ -5,12 +5,13 @@ sockets or clocks. Names and tokens travel as KEYS and ARGV only, never formatte
 
 Keys on each node, for a resource `r` and the client's prefix `p`:
     p + r                            the lock itself, so that any other Redlock client and ours exclude each other
-    \x01redlock:fence: + p + r       the largest fencing token that this node has given or seen
-    \x01redlock:wake: + p + r        a list with at most one wake-up in it, on which waiters block
-    \x01redlock:queue: + p + r       "waited for" since somebody was denied, "reserved" for whom a wake-up reaches
-    \x01redlock:waits: + period      what waiting processes report, for people (see `wait_report`)
-    \x01redlock:node                 the node's record: which server it is, since when, under which terms
-Control characters are refused in resource names, so no resource can collide with the others.
+    p + \x01redlock:fence: + r       the largest fencing token that this node has given or seen
+    p + \x01redlock:wake: + r        a list with at most one wake-up in it, on which waiters block
+    p + \x01redlock:queue: + r       "waited for" since somebody was denied, "reserved" for whom a wake-up reaches
+    p + \x01redlock:waits: + period  what waiting processes report, for people (see `wait_report`)
+    p + \x01redlock:node             the node's record: which server it is, since when, under which terms
+Control characters are refused in names and prefixes, so no resource can collide with the others. All keys begin with
+the prefix, so an ACL can confine a project to its own, and projects with different prefixes need not agree on terms.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ if TYPE_CHECKING:
 
 INTERNAL = "\x01redlock:"
 RECORD = f"{INTERNAL}node"
+"""The node's record, after the prefix."""
 PROBE = f"{INTERNAL}probe"
-"""A key that never exists: `SET PROBE '' XX` changes nothing and fails where the node refuses writes."""
+"""After the prefix, a key that never exists: `SET ... XX` changes nothing, and fails where the node refuses writes."""
 
 
 class Script(NamedTuple):
@@ -82,19 +84,19 @@ _FENCE_TTL = str(FENCE_TTL_MS)
 _EMPTY_WORD = b"$0\r\n\r\n"
 
 
-def fence_key(lock_key: str) -> str:
+def fence_key(name: str, prefix: str = "") -> str:
     """Where a node keeps the fence of a lock."""
-    return f"{INTERNAL}fence:{lock_key}"
+    return f"{prefix}{INTERNAL}fence:{name}"
 
 
-def wake_key(lock_key: str) -> str:
+def wake_key(name: str, prefix: str = "") -> str:
     """Where waiters of a lock block."""
-    return f"{INTERNAL}wake:{lock_key}"
+    return f"{prefix}{INTERNAL}wake:{name}"
 
 
-def queue_key(lock_key: str) -> str:
+def queue_key(name: str, prefix: str = "") -> str:
     """Where a node keeps whether a lock is waited for."""
-    return f"{INTERNAL}queue:{lock_key}"
+    return f"{prefix}{INTERNAL}queue:{name}"
 
 
 def operation_key(state_key: str, op_id: str) -> str:
@@ -106,7 +108,7 @@ def operation_key(state_key: str, op_id: str) -> str:
     return f"{state_key}\x01done:{op_id}"
 
 
-_BESIDE: dict[type[Command], tuple[Callable[[str], str], ...]] = {
+_BESIDE: dict[type[Command], tuple[Callable[[str, str], str], ...]] = {
     Acquire: (fence_key, queue_key),
     Release: (wake_key, queue_key),
 }
@@ -114,9 +116,8 @@ _BESIDE: dict[type[Command], tuple[Callable[[str], str], ...]] = {
 
 
 @functools.lru_cache(1_024)
-def _keys(prefix: str, names: Names, beside: tuple[Callable[[str], str], ...]) -> tuple[str, ...]:
-    locks = [prefix + name for name in names]
-    return tuple(key for lock in locks for key in (lock, *(place(lock) for place in beside)))
+def _keys(prefix: str, names: Names, beside: tuple[Callable[[str, str], str], ...]) -> tuple[str, ...]:
+    return tuple(key for name in names for key in (prefix + name, *(place(name, prefix) for place in beside)))
 
 
 @functools.lru_cache(1_024)
@@ -145,7 +146,8 @@ class Codec:
     """
 
     def __init__(self, nodes: int, prefix: str, max_ttl_ms: int, reserve_ms: int = 50) -> None:
-        self._prefix = prefix
+        self.prefix = prefix
+        self._record = prefix + RECORD
         self._max_ttl_ms = max_ttl_ms
         self._reserve = str(reserve_ms)
         self.terms = f"nodes={nodes} max_ttl={max_ttl_ms / 1000:.10g}s prefix={prefix!r}"
@@ -161,9 +163,9 @@ class Codec:
         if isinstance(command, _LEASES) and command.ttl_ms > self._max_ttl_ms:
             raise ConfigurationError(f"a lease of {command.ttl_ms} ms is longer than max_ttl, {self._max_ttl_ms} ms")
         script = SCRIPTS[type(command)]
-        keys = _keys(self._prefix, command.names, _BESIDE.get(type(command), (fence_key,)))
+        keys = _keys(self.prefix, command.names, _BESIDE.get(type(command), (fence_key,)))
         if script.admits:
-            keys = (RECORD, *keys)
+            keys = (self._record, *keys)
         if isinstance(command, Release):
             return Call(script, keys, (command.token, str(command.wake_ms), self._reserve))
         if isinstance(command, Acquire):
@@ -183,7 +185,7 @@ class Codec:
 
     def wake_keys(self, names: Names) -> list[str]:
         """Where waiters of these resources block."""
-        return [wake_key(self._prefix + name) for name in names]
+        return [wake_key(name, self.prefix) for name in names]
 
     def encode(self, command: Command) -> bytes:
         """The bytes of one EVALSHA.

@@ -221,7 +221,7 @@ def _settings(plan: Plan, broker: embedded.Server, nodes: embedded.Cluster) -> d
     else:
         broker_url, result_url, store_url = (f"{broker.url}/{database}" for database in range(3))
     settings = {
-        **dict.fromkeys(SECRETS, ""),
+        **dict.fromkeys((*SECRETS, "REDLOCK_PREFIX", "REDLOCK_PREFIX_FILE"), ""),
         "REDLOCK_NODES": ",".join(nodes.urls),
         "COUNTER_BROKER_URL": broker_url,
         "COUNTER_RESULT_URL": result_url,

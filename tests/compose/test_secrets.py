@@ -34,11 +34,14 @@ print(increment.delay(name="behind closed doors").get(timeout=60)["value"])
 def write_secrets(folder: Path) -> None:
     """The files that the manual speaks of, with the users that it names."""
     folder.mkdir()
-    for name, user in (("lock.acl", "lock"), ("tasks.acl", "tasks")):
-        (line,) = [line for line in PAGE.read_text().splitlines() if line.startswith(f"user {user} on ")]
-        (folder / name).write_text(f"{line.replace('SECRET', SECRET)}\nuser default on nopass -@all +ping\n")
-    nodes = [f"redis://lock:{SECRET}@lock{place}:6379" for place in range(1, 6)]
-    (folder / "nodes").write_text(",".join(nodes))
+    for name, users in (("lock.acl", ("lock", "operator")), ("tasks.acl", ("tasks",))):
+        starts = tuple(f"user {user} on " for user in users)
+        lines = [line for line in PAGE.read_text().splitlines() if line.startswith(starts)]
+        assert len(lines) == len(users)
+        rules = "\n".join(lines).replace("SECRET", SECRET)
+        (folder / name).write_text(f"{rules}\nuser default on nopass -@all +ping\n")
+    for user in ("lock", "operator"):
+        (folder / user).write_text(f"{SECRET}\n")
     for database, name in enumerate(("broker", "results", "store")):
         (folder / name).write_text(f"redis://tasks:{SECRET}@broker:6379/{database}\n")
     (folder / "flower").write_text(f"ann:{SECRET}\n")
@@ -79,7 +82,7 @@ def test_with_passwords_in_files_everything_works_and_docker_shows_none_of_them(
         mounted = run("docker", "exec", container, "sh", "-c", "cat /run/secrets/*").stdout
         assert SECRET in mounted, "the password is not where it should be"
     shown = project.shown()
-    assert all(word in shown for word in ("REDLOCK_NODES_FILE", "Ready to accept connections", "redis-server"))
+    assert all(word in shown for word in ("REDLOCK_PASSWORD_FILE", "Ready to accept connections", "redis-server"))
     assert CANARY not in shown
     # Who may look into a container sees what it can read; a process does not show it to the others beside it.
     assert CANARY not in run("docker", "exec", worker, "sh", "-c", "cat /proc/[0-9]*/cmdline /proc/1/environ").stdout

@@ -165,7 +165,8 @@ def test_nodes_with_the_configuration_and_the_user_of_the_page_do_all_that_clien
             stack.callback(server.stop)
             server.start()
         urls = [server.url.replace("//", "//lock:SECRET@") for server in servers]
-        declare(urls)
+        as_operator = [server.url.replace("//", "//operator:SECRET@") for server in servers]
+        declare(as_operator)
         client, other = (stack.enter_context(Redlock(urls)) for _ in range(2))
         lock = client.lock("x")
         assert lock.acquire()
@@ -175,7 +176,8 @@ def test_nodes_with_the_configuration_and_the_user_of_the_page_do_all_that_clien
             eventually(lambda: _blocked(urls[0]) + _blocked(urls[1]) + _blocked(urls[2]), "somebody who waits")
             lock.release()
         assert waiter.result()
-        seen = survey(urls)
+        seen = survey(as_operator)
+        assert survey(urls, resources=0).voting == 3
         assert [(node.reason, node.missing, node.unlisted, node.rdb) for node in seen.nodes] == [("", (), "", "")] * 3
         with pytest.raises(ConfigurationError, match="wants a password"):
             declare([server.url for server in servers])

@@ -24,9 +24,12 @@ from redis.exceptions import ResponseError
 from redlock import Redlock, RedlockError, embedded, force, wire
 from redlock.admission import declare
 from redlock.survey import survey
+from tests.integration import acl
+from tests.integration.acl import commands
 from tests.integration.flowers import Flower
 from tests.integration.stage import Stage, Worker, fresh_stage
 from tests.integration.tools import CANARY, ROOT, eventually, holders, raw
+from tests.sim.pair import executable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -38,33 +41,9 @@ SECRET = f"{CANARY}-{secrets.token_hex(8)}"
 """Other tests that run at the same time have the other canary where everybody can see it."""
 
 
-def documented(user: str) -> list[str]:
-    """The rules of a user in the manual."""
-    lines = (ROOT / "docs" / "operations.md").read_text().splitlines()
-    (line,) = [line for line in lines if line.startswith(f"user {user} on ")]
-    return line.split()[3:]
-
-
-def commands(user: str) -> list[str]:
-    """What a user of the manual may run."""
-    return [word[1:] for word in documented(user) if word.startswith("+")]
-
-
-def unknown_commands(redis: Redis) -> set[str]:
-    """The commands that the manual leaves out of its users for a server as old as this one."""
-    version = tuple(map(int, redis.info("server")["redis_version"].split(".")[:2]))
-    return {"client|setinfo"} if version == (7, 0) else set()
-
-
 def let_in(servers: Sequence[Server], user: str, *without: str) -> None:
     """Make the manual's user known to these servers; without some of its commands."""
-    rules = [f">{SECRET}" if word.startswith(">") else word for word in documented(user)]
-    for server in servers:
-        with raw(server) as redis:
-            left_out = {*without, *unknown_commands(redis)}
-            known = [word for word in rules if word.removeprefix("+") not in left_out]
-            redis.execute_command("ACL", "SETUSER", user, "reset", "on", *known)
-            redis.acl_log_reset()
+    acl.let_in(servers, user, SECRET, *without)
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +53,9 @@ def doors() -> Iterator[Cluster]:
         yield nodes
 
 
-def as_lock(nodes: Cluster) -> list[str]:
-    """The nodes' addresses for that user."""
-    return [f"{url}?username=lock&password={SECRET}" for url in nodes.urls]
+def as_user(nodes: Cluster, user: str = "lock") -> list[str]:
+    """The nodes' addresses for a user."""
+    return [f"{url}?username={user}&password={SECRET}" for url in nodes.urls]
 
 
 def empty(nodes: Cluster) -> None:
@@ -86,38 +65,58 @@ def empty(nodes: Cluster) -> None:
             redis.flushall()
 
 
-def in_use(nodes: Cluster, caplog: pytest.LogCaptureFixture) -> None:
-    """Everything that the lock does, on empty nodes, as that user; fails where any of it does not work."""
+def in_use(nodes: Cluster, caplog: pytest.LogCaptureFixture, user: str) -> None:
+    """Everything that a user does, on empty nodes; fails where any of it does not work."""
     caplog.clear()
     empty(nodes)
-    declare(as_lock(nodes))
-    with Redlock(as_lock(nodes)) as client, Redlock(as_lock(nodes)) as other:
+    operates = user == "operator"
+    urls = as_user(nodes, user)
+    declare(urls if operates else nodes.urls)
+    with Redlock(urls) as client, Redlock(urls) as other:
         with raw(nodes[0]) as redis:
             redis.set(wire.fence_key(NAME), str(2**51))
-        # Fences that differ: it takes two rounds.
-        with client.lock(NAME, ttl=1) as lease:
-            with raw(nodes[0]) as redis:
-                redis.delete(NAME)
-            eventually(lambda: holders(nodes.servers, NAME) == [lease.owner] * 5, "renewal and repair", within=5)
-            waiter = threading.Thread(target=lambda: other.lock(NAME).acquire(blocking_timeout=10))
-            waiter.start()
-            eventually(lambda: any(node.blocked for node in survey(nodes.urls).nodes), "a waiter", within=5)
-            seen = survey(as_lock(nodes))
-        waiter.join()
-        assert {node.fsync for node in seen.nodes} == {"everysec"}, "what the nodes keep is not told"
-        assert [held.resource for held in seen.locks] == [NAME], "what is locked is not told"
-        taken = force.target(client, NAME)
-        assert taken is not None
-        assert force.take_away(client, taken) == len(nodes.servers)
+        waiter = threading.Thread(target=lambda: other.lock(NAME).acquire(blocking_timeout=10))
+        try:
+            # Fences that differ: it takes two rounds.
+            with client.lock(NAME, ttl=1) as lease:
+                with raw(nodes[0]) as redis:
+                    redis.delete(NAME)
+                eventually(lambda: holders(nodes.servers, NAME) == [lease.owner] * 5, "renewal and repair", within=5)
+                waiter.start()
+                eventually(lambda: any(node.blocked for node in survey(nodes.urls).nodes), "a waiter", within=5)
+                seen = survey(urls, resources=200 if operates else 0)
+        finally:
+            # Before its client is closed: it would dial again, and leave the connections open.
+            if waiter.is_alive():
+                waiter.join()
+        assert seen.voting == len(nodes.servers)
+        if operates:
+            assert {node.fsync for node in seen.nodes} == {"everysec"}, "what the nodes keep is not told"
+            assert [held.resource for held in seen.locks] == [NAME], "what is locked is not told"
+            taken = force.target(client, NAME)
+            assert taken is not None
+            assert force.take_away(client, taken) == len(nodes.servers)
     assert [record.message for record in caplog.records if record.levelno > logging.INFO] == []
 
 
-def test_a_lock_client_can_do_everything_with_the_commands_of_the_manual(
-    doors: Cluster, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("version", ["6.2", "7.0", "8.2"])
+def test_each_user_can_do_its_work_with_the_commands_of_the_manual(
+    version: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    let_in(doors.servers, "lock")
-    in_use(doors, caplog)
-    assert not refused(doors.servers)
+    program = executable(version)
+    with embedded.running([embedded.Server(program=program) for _ in range(5)]) as nodes:
+        for user in ("lock", "operator"):
+            let_in(nodes.servers, user)
+            in_use(nodes, caplog, user)
+            # A server older than 7.0 can't tell what a user may do, so it is asked for its settings.
+            asked = {"config"} if (user, version) == ("lock", "6.2") else set()
+            assert refused(nodes.servers) == asked
+
+
+def test_a_worker_may_read_no_setting_and_list_no_key() -> None:
+    """`masterauth` and the passphrase of TLS are settings."""
+    assert set(commands("operator")) - set(commands("lock")) == {"exists", "scan", "config|get"}
+    assert set(commands("lock")) < set(commands("operator"))
 
 
 def refused(servers: Sequence[Server]) -> set[str]:
@@ -137,7 +136,7 @@ HGETALL k; LRANGE k 0 -1; SLOWLOG GET; LATENCY RESET; APPEND k x
 """
 
 
-@pytest.mark.parametrize("user", ["lock", "tasks"])
+@pytest.mark.parametrize("user", ["lock", "operator", "tasks"])
 def test_what_it_does_not_need_is_refused_by_itself_and_inside_a_script(doors: Cluster, user: str) -> None:
     let_in(doors.servers, user)
     with Redis.from_url(f"{doors[0].url}?username={user}&password={SECRET}") as redis:
@@ -149,15 +148,19 @@ def test_what_it_does_not_need_is_refused_by_itself_and_inside_a_script(doors: C
                 redis.eval(f"return redis.call({call})", 0)
 
 
-@pytest.mark.parametrize("command", commands("lock"))
+NEEDED = [("lock", command) for command in commands("lock")]
+NEEDED += [("operator", command) for command in commands("operator") if ("lock", command) not in NEEDED]
+
+
+@pytest.mark.parametrize(("user", "command"), NEEDED)
 def test_without_any_one_of_them_something_does_not_work(
-    doors: Cluster, command: str, caplog: pytest.LogCaptureFixture
+    doors: Cluster, user: str, command: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    let_in(doors.servers, "lock", command)
+    let_in(doors.servers, user, command)
     with pytest.raises((RedlockError, AssertionError)):
-        in_use(doors, caplog)
-    # Redis 6.2 names the command without its subcommand.
-    assert {command, command.partition("|")[0]} & refused(doors.servers)
+        in_use(doors, caplog, user)
+    # Redis 6.2 names the command without its subcommand; later servers tell beforehand that settings are out of reach.
+    assert {command, command.partition("|")[0]} & refused(doors.servers) or command == "config|get"
 
 
 def test_a_waiter_who_is_refused_says_so_and_does_not_ask_over_and_over(
@@ -166,7 +169,7 @@ def test_a_waiter_who_is_refused_says_so_and_does_not_ask_over_and_over(
     let_in(doors.servers, "lock", "blpop")
     empty(doors)
     declare(doors.urls)
-    with Redlock(doors.urls) as holder, Redlock(as_lock(doors)) as client, holder.lock(NAME):
+    with Redlock(doors.urls) as holder, Redlock(as_user(doors)) as client, holder.lock(NAME):
         assert not client.lock(NAME).acquire(blocking_timeout=1)
     assert "node-down" in caplog.text
     assert "may not run what the lock needs" in caplog.text
@@ -179,16 +182,18 @@ def test_a_waiter_who_is_refused_says_so_and_does_not_ask_over_and_over(
 
 @pytest.fixture
 def secret_stage(tmp_path: Path) -> Iterator[Stage]:
-    """Workers as the manual's users; their environment names files that have the addresses with the passwords."""
+    """Workers as the manual's users; their environment names files that have the passwords."""
     with fresh_stage(tmp_path) as stage:
         nodes, broker = stage.nodes, stage.broker
         let_in(nodes.servers, "lock")
+        let_in(nodes.servers, "operator")
         let_in([broker], "tasks")
         address = broker.url.replace("://", f"://tasks:{SECRET}@")
-        values = {"REDLOCK_NODES": ",".join(as_lock(nodes))}
+        stage.environment["REDLOCK_USERNAME"] = "lock"
+        values = {"REDLOCK_PASSWORD": SECRET}
         values |= {f"COUNTER_{name}_URL": f"{address}/{db}" for db, name in enumerate(("BROKER", "RESULT", "STORE"))}
         for name, value in values.items():
-            del stage.environment[name]
+            stage.environment.pop(name, None)
             stage.environment[f"{name}_FILE"] = str(tmp_path / name)
             (tmp_path / name).write_text(f"{value}\n")
         yield stage
@@ -244,7 +249,9 @@ def test_workers_and_flower_do_with_the_commands_of_the_manual_and_no_password_i
     plain = stage.start_worker("-E")
     full = full_worker(stage, tmp_path / "full")
     full.wait_until_ready()
-    with Flower(tmp_path / "flower", stage.environment, "--conf=workers/flowerconfig.py") as flower:
+    with Flower(
+        tmp_path / "flower", stage.environment | {"REDLOCK_USERNAME": "operator"}, "--conf=workers/flowerconfig.py"
+    ) as flower:
         said = ran(stage, "-c", SHELL)
         assert said == ""
         for page in ("/workers", "/tasks", "/broker", "/locks", "/locks/data"):

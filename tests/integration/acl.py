@@ -1,0 +1,44 @@
+"""The users of docs/operations.md on real servers, read from there, so that tests and documentation agree."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tests.integration.tools import ROOT, raw
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from redis import Redis
+
+    from redlock.embedded import Server
+
+
+def documented(user: str) -> list[str]:
+    """The rules of a user in the manual."""
+    lines = (ROOT / "docs" / "operations.md").read_text().splitlines()
+    (line,) = [line for line in lines if line.startswith(f"user {user} on ")]
+    return line.split()[3:]
+
+
+def commands(user: str) -> list[str]:
+    """What a user of the manual may run."""
+    return [word[1:] for word in documented(user) if word.startswith("+")]
+
+
+def unknown_commands(redis: Redis) -> set[str]:
+    """The commands that the manual leaves out of its users for a server as old as this one."""
+    version = tuple(map(int, redis.info("server")["redis_version"].split(".")[:2]))
+    return {"client|setinfo"} if version == (7, 0) else set()
+
+
+def let_in(servers: Sequence[Server], user: str, secret: str, *without: str, keys: str = "") -> None:
+    """Make the manual's user known to these servers; without some of its commands, or for other keys."""
+    rules = [f">{secret}" if word.startswith(">") else word for word in documented(user)]
+    rules = [keys if keys and word.startswith("~") else word for word in rules]
+    for server in servers:
+        with raw(server) as redis:
+            left_out = {*without, *unknown_commands(redis)}
+            known = [word for word in rules if word.removeprefix("+") not in left_out]
+            redis.execute_command("ACL", "SETUSER", user, "reset", "on", *known)
+            redis.acl_log_reset()

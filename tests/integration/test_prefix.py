@@ -1,0 +1,85 @@
+"""Two projects on the same nodes, told apart by their prefixes alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from redis import Redis
+from redis.exceptions import ResponseError
+
+from redlock import QuorumUnavailable, Redlock, embedded, wire
+from redlock.admission import declare
+from redlock.survey import survey
+from tests.integration.acl import let_in
+from tests.integration.tools import CANARY, eventually, raw
+
+if TYPE_CHECKING:
+    from redlock.embedded import Cluster
+
+NAME = "nightly"
+
+
+def test_two_projects_with_different_ttls_share_nodes(nodes: Cluster) -> None:
+    declare(nodes.urls, "team1:")
+    declare(nodes.urls, "team2:")
+    with (
+        Redlock(nodes.urls, prefix="team1:", ttl=0.5, max_ttl=1.0) as one,
+        Redlock(nodes.urls, prefix="team1:", ttl=0.5, max_ttl=1.0) as rival,
+        Redlock(nodes.urls, prefix="team2:", ttl=20.0, max_ttl=60.0) as two,
+        one.lock(NAME) as mine,
+        two.lock(NAME) as theirs,
+    ):
+        assert mine.owner != theirs.owner
+        assert not rival.lock(NAME).acquire(blocking=False)
+        for prefix, max_ttl, lease in (("team1:", 1.0, mine), ("team2:", 60.0, theirs)):
+            seen = survey(nodes.urls, prefix=prefix, max_ttl=max_ttl)
+            assert [held.resource for held in seen.locks] == [NAME]
+            assert {held.fence for held in seen.locks} == {lease.fence}
+            assert seen.voting == 5, "no other project's terms count"
+        first = mine.remaining()
+        eventually(lambda: mine.remaining() > first, "a renewal")
+        theirs.extend(1.0)
+    with raw(nodes[0]) as redis:
+        strangers = [
+            key for key in redis.scan_iter() if not key.startswith(("team1:", "team2:")) and key != wire.RECORD
+        ]
+        assert strangers == []
+
+
+def test_each_project_waits_for_its_own_longest_lease(nodes: Cluster) -> None:
+    """A restarted node abstains for each project as long as a lease of that project can last."""
+    for server in nodes.servers[:3]:
+        server.kill()
+        server.start()
+    with (
+        Redlock(nodes.urls, prefix="team1:", ttl=0.5, max_ttl=0.5) as brief,
+        Redlock(nodes.urls, prefix="team2:", ttl=0.5, max_ttl=60.0) as long,
+    ):
+        with pytest.raises(QuorumUnavailable, match=r"abstains for another (59|60)"):
+            long.lock(NAME).acquire(blocking=False)
+        assert eventually(lambda: brief.lock(NAME).acquire(blocking_timeout=1), "a vote after half a second")
+        with pytest.raises(QuorumUnavailable, match=r"abstains for another"):
+            long.lock(NAME).acquire(blocking=False)
+
+
+@pytest.mark.parametrize("user", ["lock", "operator"])
+def test_an_acl_confines_a_project_to_its_prefix(user: str) -> None:
+    with embedded.cluster(3, prefix="team1:") as three:
+        let_in(three.servers, user, CANARY, keys="~team1:*")
+        urls = [f"{url}?username={user}&password={CANARY}" for url in three.urls]
+        with (
+            Redlock(urls, prefix="team1:") as client,
+            Redlock(urls, prefix="team1:") as rival,
+            Redlock(urls, prefix="team2:") as other,
+        ):
+            with client.lock(NAME) as lease:
+                lease.extend(1.0)
+                assert not rival.lock(NAME).acquire(blocking_timeout=0.1)
+                assert survey(urls, prefix="team1:").voting == 3
+            with pytest.raises(QuorumUnavailable, match="may not"):
+                other.lock(NAME).acquire(blocking=False)
+            (why, *_) = {node.reason for node in survey(urls, prefix="team2:").nodes}
+            assert "may not run what the lock needs" in why
+        with Redis.from_url(urls[0]) as redis, pytest.raises(ResponseError, match="no permissions"):
+            redis.set("team2:nightly", "stolen")
