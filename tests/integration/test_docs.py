@@ -227,6 +227,12 @@ def test_every_link_into_the_project_leads_somewhere(page: Path) -> None:
             assert anchor in [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings], link
 
 
+def test_every_test_that_checks_the_threat_model_exists() -> None:
+    named = re.findall(r"(?:integration|unit)/test_\w+\.py", (ROOT / "SECURITY.md").read_text())
+    assert named
+    assert [name for name in named if not (ROOT / "tests" / name).exists()] == []
+
+
 def test_the_reference_is_what_the_docstrings_say() -> None:
     spec = importlib.util.spec_from_file_location("make_reference", ROOT / "docs" / "make_reference.py")
     assert spec is not None
