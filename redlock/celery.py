@@ -82,7 +82,10 @@ def client_for(app: Celery) -> Redlock:
     Raises:
         ConfigurationError: A setting is not known or no good.
     """
-    settings = settings_of(app)
+    return _client(app, settings_of(app))
+
+
+def _client(app: Celery, settings: Settings) -> Redlock:
     made = _clients.get(app)
     if made is None:
         made = _clients.setdefault(app, (settings, settings.client()))
@@ -154,7 +157,8 @@ def locked(
             # What is called from inside another section is no message of its own: it can't go back to the queue.
             message = None if _current.get() is not None else task
             delivery = Delivery.of(message)
-            client, ears = client_for(app), (events.told(message, settings_of(app).events), board.Entry(task))
+            settings = settings_of(app)
+            client, ears = _client(app, settings), (events.told(message, settings.events), board.Entry(task))
 
             def lost(lease: Lease) -> None:
                 for ear in ears:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import http
 import logging
+import re
 import secrets
 import subprocess
 import sys
@@ -254,10 +255,14 @@ def test_workers_and_flower_do_with_the_commands_of_the_manual_and_no_password_i
     ) as flower:
         said = ran(stage, "-c", SHELL)
         assert said == ""
-        for page in ("/workers", "/tasks", "/broker", "/locks", "/locks/data"):
+        (name,) = re.findall(r"full@[\w.-]+", flower.get("/workers")[1])[:1]
+        for page in ("/workers", f"/worker/{name}", "/tasks", "/broker", "/locks", "/locks/data"):
             status, text = flower.get(page)
             assert status == http.HTTPStatus.OK
             said += text
+        said += ran(stage, "-m", "celery", "-A", "workers.app", "report")
+        said += ran(stage, "-m", "celery", "-A", "workers.app", "inspect", "conf", "-d", name, "--timeout", "60")
+        assert "worker_prefetch_multiplier" in said
         # Redis 6.2 refuses by this name what it does not know, such as CLIENT MAINT_NOTIFICATIONS.
         assert refused([broker, *nodes.servers]) <= {"client"}
 

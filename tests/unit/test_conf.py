@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 from celery import Celery
 
-from redlock import ConfigurationError
+from redlock import ConfigurationError, doctor, pulse
 from redlock.address import parse
 from redlock.celery import client_for, settings_of
+from redlock.survey import Survey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -211,8 +212,22 @@ def test_celery_hides_the_password_in_its_configuration(app: Celery) -> None:
     ],
 )
 def test_a_password_in_an_address_of_the_configuration_is_noticed(
-    app: Celery, monkeypatch: pytest.MonkeyPatch, settings: dict[str, object], *, exposed: bool
+    app: Celery,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    settings: dict[str, object],
+    *,
+    exposed: bool,
 ) -> None:
     monkeypatch.setenv("REDLOCK_NODES", "redis://:canary@e:1")
     app.conf.update(settings)
     assert settings_of(app).exposed is exposed
+    instance = types.SimpleNamespace(app=app)
+    with caplog.at_level("INFO", "redlock"):
+        pulse._show_settings(instance)
+    shown, *warned = caplog.messages
+    assert shown.startswith("settings nodes=")
+    assert [line.partition(" ")[0] for line in warned] == ["password-in-conf"] * exposed
+    found = doctor.examine(Survey((), (), False, 3, "", 0.0), settings_of(app))  # noqa: FBT003 - plain values
+    assert [one.code for one in found].count("password-in-conf") == exposed
+    assert "canary" not in caplog.text + "".join(map(str, found))
