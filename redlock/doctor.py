@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from redlock import broker_check, checks, visibility
+from redlock import broker_check, checks, told, visibility
 from redlock.errors import ConfigurationError
 from redlock.findings import Finding, Level, sort
 from redlock.settings import EXPOSED
@@ -259,4 +259,4 @@ def _keeps(node: NodeState) -> str:
 
 
 def _release(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+    return told.version(version) or ()

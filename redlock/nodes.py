@@ -45,7 +45,6 @@ TROUBLE = (OSError, RedisError, UnreadableReply)
 
 _RETRY_FIRST_MS, _RETRY_LAST_MS = 100, 1_000
 _RUN_ID = re.compile(r"[0-9A-Za-z]{1,64}")
-_VERSION = re.compile(r"([0-9]{1,4})\.([0-9]{1,4})")
 
 
 class Unfit(Exception):
@@ -251,7 +250,7 @@ def _met(answers: Sequence[object], greeted: int) -> tuple[str, str]:
     server, replication, record, *shas = answers[greeted:]
     refuse(server)
     info = told.fields(server) | told.fields(replication)
-    run_id, version = info.get("run_id", ""), _VERSION.match(info.get("redis_version", ""))
+    run_id, version = info.get("run_id", ""), told.version(info.get("redis_version", ""))
     if not _RUN_ID.fullmatch(run_id) or version is None:
         raise Unfit(NO_REDIS)
     if info.get("redis_mode", "standalone") != "standalone":
@@ -259,7 +258,7 @@ def _met(answers: Sequence[object], greeted: int) -> tuple[str, str]:
     if info.get("role") != "master":
         master = f"{info.get('master_host', ''):.100}:{info.get('master_port', ''):.5}"
         raise Unfit(f"a replica of {master}; lock nodes must be independent masters")
-    if tuple(map(int, version.groups())) < (6, 2):
+    if version < (6, 2):
         raise Unfit(f"Redis {info['redis_version']:.20}; lock nodes need 6.2 or later")
     for answer in (record, *shas):
         refuse(answer)

@@ -16,10 +16,11 @@ LOCK_REPLY_BYTES = 65_536
 ADMIN_REPLY_BYTES = 1_000_000
 """The most that a reply to a command of `status`, `doctor` or Flower's page may have."""
 
-_LONGEST_HEADER = 8
-_LOCK_LISTS = re.compile(rb"[*%~>|][0-9]{2}"), re.compile(rb"(?:\A|\n)[*%~>|][0-9]{2}")
-_ADMIN_LISTS = re.compile(rb"[*%~>|][0-9]{6}"), re.compile(rb"(?:\A|\n)[*%~>|][0-9]{6}")
-"""What begins a list that is too long: anywhere, which is found faster, and at the beginning of a line."""
+_LONGEST_HEADER = 24
+_LONG_LOCK_LIST = re.compile(rb"[*%~>|][0-9]{4,}\r\n")
+_LONG_ADMIN_LIST = re.compile(rb"(?:\A|\n)[*%~>|][0-9]{6,}\r\n|[*%~>|][0-9]{9,10}\r\n")
+"""What begins a list that is too long. Not only at the beginning of a line: hiredis takes any two bytes for the end of
+a text. A text that ends like this is refused too; names of keys can, and there the limits are wider."""
 _UNREADABLE = (hiredis.HiredisError, MemoryError, OverflowError, RecursionError, TypeError, ValueError)
 """Not every exception: a signal handler may raise one here that is meant for the caller."""
 _MORE = object()
@@ -38,8 +39,7 @@ class ReplyReader:
 
     def __init__(self, *, admin: bool = False) -> None:
         self._most = ADMIN_REPLY_BYTES if admin else LOCK_REPLY_BYTES
-        may_be_long, is_long = _ADMIN_LISTS if admin else _LOCK_LISTS
-        self._may_be_long, self._is_long = may_be_long.search, is_long.search
+        self._long_list = (_LONG_ADMIN_LIST if admin else _LONG_LOCK_LIST).search
         reader = hiredis.Reader(notEnoughData=_MORE)
         self._feed, self._gets = reader.feed, reader.gets
         self._size = 0
@@ -55,7 +55,7 @@ class ReplyReader:
         """
         seen = self._end + data if self._is_begun else data
         # hiredis makes room for a list when it sees the list's length, however large.
-        if self._may_be_long(seen) and self._is_long(seen):
+        if self._long_list(seen):
             raise UnreadableReply("answered with a list that is too long")
         replies: list[object] = []
         gets = self._gets

@@ -15,6 +15,7 @@ from redlock.escaping import is_invisible
 OF_KEYS = frozenset({"HMGET", "HSET", "GET", "SET", "DEL", "PTTL", "PEXPIRE", "LLEN", "RPUSH", "BLPOP"})
 """The needed commands that are about a key: a user who may run none of them may not touch the key."""
 
+_VERSION = re.compile(r"([0-9]{1,4})\.([0-9]{1,4})")
 _NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 
@@ -53,10 +54,16 @@ def number(text: str) -> int:
     return int(text) if _NUMBER.fullmatch(text) else 0
 
 
+def version(text: str) -> tuple[int, int] | None:
+    """The first two numbers of a server's version; None if they are none."""
+    found = _VERSION.match(text)
+    return (int(found[1]), int(found[2])) if found else None
+
+
 def time_us(answer: object) -> int | None:
     """The answer to TIME in microseconds; None if it is none."""
     match answer:
-        case [bytes() as seconds, bytes() as micros] if _NUMBER.fullmatch(text(seconds) + text(micros)):
+        case [bytes() as seconds, bytes() as micros] if all(map(_NUMBER.fullmatch, (text(seconds), text(micros)))):
             return int(seconds) * 1_000_000 + int(micros)
     return None
 

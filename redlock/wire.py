@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import reprlib
 from importlib import resources
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -241,7 +242,7 @@ def _by_shape(reply: object) -> Vote:
             return Vote(Kind.SILENT, remaining_ms=left_ms, reason=_abstains(left_ms), time_ms=time_ms)
         case [3, int(time_ms), bytes() | str() as terms]:
             return disagrees(_str(terms))._replace(time_ms=time_ms)
-    return silent(f"answered something that is no vote: {reply!r:.60}")
+    return silent(f"answered something that is no vote: {reprlib.repr(reply):.60}")
 
 
 def disagrees(terms: str) -> Vote:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import hiredis
 import pytest
 
-from redlock.replies import LOCK_REPLY_BYTES, ReplyReader, UnreadableReply
+from redlock.replies import ADMIN_REPLY_BYTES, LOCK_REPLY_BYTES, ReplyReader, UnreadableReply
 
 STREAM = b"*3\r\n:1\r\n:1700000000000\r\n:7\r\n$5\r\na\r\nbc\r\n-NOSCRIPT no\r\n$-1\r\n*2\r\n*0\r\n+OK\r\n"
 REPLIES = [[1, 1_700_000_000_000, 7], b"a\r\nbc", "NOSCRIPT no", None, [[], b"OK"]]
 
 
-def read(stream: bytes, size: int) -> list[object]:
+def read(stream: bytes, size: int, *, admin: bool = False) -> list[object]:
     """The replies of a stream that comes in pieces of this size."""
-    reader = ReplyReader()
+    reader = ReplyReader(admin=admin)
     found: list[object] = []
     for start in range(0, len(stream), size):
         found += reader.read(stream[start : start + size])
@@ -48,3 +48,47 @@ def test_many_short_replies_are_no_long_one() -> None:
 def test_what_is_no_reply_is_refused(garbage: bytes) -> None:
     with pytest.raises(UnreadableReply, match="not the Redis protocol"):
         read(STREAM + garbage, 1_000)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 1_000])
+@pytest.mark.parametrize("admin", [False, True])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"*500000000\r\n",
+        b"*4294967295\r\n",
+        b"%1000000000\r\n",
+        b"*2\r\n*500000000\r\n",
+        b"+OK\r\n~500000000\r\n",
+        b"$1\r\naXX*500000000\r\n",
+    ],
+)
+def test_a_list_that_is_too_long_is_refused_at_its_header(data: bytes, size: int, *, admin: bool) -> None:
+    with pytest.raises(UnreadableReply):
+        read(data, size, admin=admin)
+
+
+@pytest.mark.parametrize("text", [b"a|10", b"x*1234 since", b"~12", b"%99\r\n", b"job>7"])
+def test_a_text_that_looks_like_a_list_is_read(text: bytes) -> None:
+    assert read(b"$%d\r\n%s\r\n" % (len(text), text), 1_000) == [text]
+
+
+@pytest.mark.parametrize("text", [b"report|20261128", b"x*123456"])
+def test_names_of_keys_may_end_in_a_date(text: bytes) -> None:
+    assert read(b"$%d\r\n%s\r\n" % (len(text), text), 1_000, admin=True) == [text]
+
+
+@pytest.mark.parametrize(("admin", "most"), [(False, LOCK_REPLY_BYTES), (True, ADMIN_REPLY_BYTES)])
+def test_a_reply_has_a_limit(most: int, *, admin: bool) -> None:
+    within, beyond = most - 1_000, most + 10_000
+    assert read(b"$%d\r\n%s\r\n" % (within, b"x" * within), 4_096, admin=admin)
+    with pytest.raises(UnreadableReply, match="more than"):
+        read(b"$%d\r\n%s\r\n" % (beyond, b"x" * beyond), 4_096, admin=admin)
+
+
+@pytest.mark.parametrize(
+    "data", [b"%1\r\n*0\r\n+x\r\n", b"*1\r\n" * 5_000, b"$-5\r\n", b"HTTP/1.1 400\r\n", b"\xff\x00", b"!3\r\nERR\r\n"]
+)
+def test_whatever_the_parser_raises_is_one_error(data: bytes) -> None:
+    with pytest.raises(UnreadableReply, match="not the Redis protocol"):
+        read(data, 1_000)

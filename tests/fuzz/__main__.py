@@ -1,0 +1,77 @@
+"""A long campaign: `python -m tests.fuzz --minutes 60 [--target NAME] [--seed N]`.
+
+An input that fails is written to `tests/fuzz/cases`, where `make test` tries it for ever after, and ends the campaign.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import resource
+import time
+from pathlib import Path
+
+from hypothesis import HealthCheck, Phase, given, seed, settings
+
+from tests.fuzz.inputs import REPLIES
+from tests.fuzz.targets import TARGETS
+
+CASES = Path(__file__).parent / "cases"
+_AT_ONCE = {"parse": 1_000, "converse": 100, "without-quorum": 100, "greeted": 100}
+
+
+def _campaign(target: str, number: int) -> int:
+    """One run of Hypothesis; how many inputs it tried."""
+    tried = 0
+    last: list[bytes] = []
+
+    @seed(number)
+    @settings(
+        max_examples=_AT_ONCE[target],
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.generate, Phase.shrink],
+    )
+    @given(REPLIES)
+    def run(sent: list[bytes]) -> None:
+        nonlocal tried, last
+        tried, last = tried + 1, sent
+        TARGETS[target](sent)
+
+    try:
+        run()
+    except BaseException:
+        # The last one that was tried is the smallest that fails.
+        text = json.dumps({"target": target, "sent": [piece.hex() for piece in last]}, indent=1)
+        name = hashlib.sha256(text.encode()).hexdigest()[:12]
+        CASES.mkdir(exist_ok=True)
+        (CASES / f"{target}-{name}.json").write_text(text + "\n")
+        raise
+    return tried
+
+
+def main() -> None:
+    """Try inputs until the time is over."""
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz")
+    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--target", choices=TARGETS)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    until = time.monotonic() + options.minutes * 60
+    tried = dict.fromkeys([options.target] if options.target else TARGETS, 0)
+    number = options.seed
+    while time.monotonic() < until:
+        for target in tried:
+            tried[target] += _campaign(target, number)
+        number += 1
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    print(
+        f"seeds {options.seed} to {number - 1}: {tried}, no finding; {usage.ru_utime + usage.ru_stime:.0f} s of CPU, "
+        f"{usage.ru_maxrss // 1024} MB at most"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""Nodes in memory: sockets without a network, whose other end answers each command at once, as it is told to.
+
+A socket with nothing to read waits for nothing: it says at once that its time is over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import selectors
+from collections import deque
+from typing import TYPE_CHECKING, Any, NamedTuple
+from unittest import mock
+
+import hiredis
+
+from redlock import nodes, wire
+from redlock.clock import now_ms
+from redlock.commands import Acquire, Confirm, Extend, Repair
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    Answer = Callable[[list[bytes]], bytes]
+    """What a node sends when it has read a command."""
+
+INFO = (
+    "redis_version:8.2.0\r\nredis_mode:standalone\r\nrun_id:{run_id}\r\nrole:master\r\nmaxmemory:0\r\n"
+    "used_memory:1000\r\nmaxmemory_policy:noeviction\r\naof_enabled:0\r\nblocked_clients:0\r\n"
+)
+
+
+def resp(value: object) -> bytes:
+    """A value as RESP2."""
+    if isinstance(value, list):
+        return b"*%d\r\n" % len(value) + b"".join(map(resp, value))
+    if isinstance(value, int):
+        return b":%d\r\n" % value
+    if value is None:
+        return b"$-1\r\n"
+    text = value if isinstance(value, bytes) else str(value).encode()
+    return b"$%d\r\n%s\r\n" % (len(text), text)
+
+
+class Good:
+    """An honest node on which every lock is free."""
+
+    def __init__(self, place: int) -> None:
+        self.run_id = f"{place}" * 40
+        self._granted = {wire.SCRIPTS[kind].sha for kind in (Acquire, Confirm, Extend, Repair)}
+
+    def __call__(self, words: list[bytes]) -> bytes:
+        """Its answer to a command."""
+        name = words[0].upper()
+        if name == b"EVALSHA" and words[1] in self._granted:
+            return resp([1, now_ms(), 2_000_000_000_000_000])
+        answers: Mapping[bytes, object] = {
+            b"EVALSHA": [1, 0, 0],
+            b"INFO": INFO.format(run_id=self.run_id),
+            b"HMGET": [self.run_id, "0", ""][: len(words) - 2],
+            b"TIME": [str(now_ms() // 1000), "0"],
+            b"SCAN": ["0", ["a", "b"]],
+            b"CONFIG": ["save", ""],
+            b"EVAL": [],
+            b"BLPOP": None,
+            b"SET": None,
+        }
+        if name == b"SCRIPT":
+            return resp(next(script.sha for script in wire.SCRIPTS.values() if script.source == words[2]))
+        return resp(answers[name]) if name in answers else b"+OK\r\n"
+
+
+class Socket:
+    """One connection to one of these nodes."""
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+        self._commands = hiredis.Reader()
+        self._inbox: deque[bytes] = deque()
+        self._timeout: float | None = None
+        self.received = 0
+
+    def settimeout(self, seconds: float | None) -> None:
+        """As a socket."""
+        self._timeout = seconds
+
+    def send(self, words: bytes) -> int:
+        """As a socket; the node answers at once."""
+        self._commands.feed(bytes(words))
+        while (command := self._commands.gets()) is not False:
+            self._inbox.append(self._answer(command))
+        return len(words)
+
+    def sendall(self, words: bytes) -> None:
+        """As a socket."""
+        self.send(words)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is anything to read."""
+        while self._inbox and not self._inbox[0]:
+            self._inbox.popleft()
+        return bool(self._inbox)
+
+    def recv(self, size: int) -> bytes:
+        """As a socket."""
+        if not self.is_ready:
+            raise BlockingIOError if self._timeout == 0 else TimeoutError
+        piece = self._inbox.popleft()
+        if len(piece) > size:
+            self._inbox.appendleft(piece[size:])
+        return piece[:size]
+
+    def shutdown(self, how: int) -> None:
+        """As a socket."""
+
+    def close(self) -> None:
+        """As a socket."""
+
+
+class _Key(NamedTuple):
+    data: object
+
+
+class Selector:
+    """A selector that looks at these sockets and waits for nothing."""
+
+    def __init__(self) -> None:
+        self._sockets: dict[Any, object] = {}
+
+    def register(self, sock: Socket, events: int, data: object) -> None:
+        """As a selector."""
+        del events
+        self._sockets[sock] = data
+
+    modify = register
+
+    def unregister(self, sock: Socket) -> None:
+        """As a selector."""
+        del self._sockets[sock]
+
+    def select(self, timeout: float) -> list[tuple[_Key, int]]:
+        """As a selector."""
+        del timeout
+        return [(_Key(data), selectors.EVENT_READ) for sock, data in list(self._sockets.items()) if sock.is_ready]
+
+    def close(self) -> None:
+        """As a selector."""
+
+
+@contextlib.contextmanager
+def answering(answers: Mapping[int, Answer]) -> Iterator[None]:
+    """Clients dial these nodes, by port, for as long as the `with` block lasts."""
+
+    def open_socket(options: Any, *_: float) -> Socket:  # noqa: ANN401 - a connection of redis-py
+        return Socket(answers[options.port])
+
+    with (
+        mock.patch.object(nodes, "open_socket", open_socket),
+        mock.patch("redlock.bundle.selectors.DefaultSelector", Selector),
+    ):
+        yield

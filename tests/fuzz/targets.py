@@ -1,0 +1,132 @@
+"""What is fed with replies of hostile nodes: every parser, and every public call. Each raises what is documented."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import threading
+from typing import TYPE_CHECKING
+
+from redlock import Redlock, RedlockError, doctor, told, verdict, wire
+from redlock.model import Election, Refusal, shown
+from redlock.nodes import Node, Unfit, _met
+from redlock.replies import ReplyReader, UnreadableReply
+from redlock.settings import Settings
+from redlock.survey import survey
+from tests.fuzz.memory import Good, answering
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from redlock.model import Vote
+    from tests.fuzz.memory import Answer
+
+NODES = [Node(f"redis://h:{port}", 5) for port in range(1, 6)]
+
+
+def parse(sent: Sequence[bytes]) -> None:
+    """Every parser, with what these bytes are as replies, however they are cut."""
+    for admin in (False, True):
+        for size in (1, 7, 1_000_000):
+            replies: list[object] = []
+            reader = ReplyReader(admin=admin)
+            with contextlib.suppress(UnreadableReply):
+                for piece in _cut(b"".join(sent), size):
+                    replies += reader.read(piece)
+            if size > 1:
+                _read(replies)
+
+
+def _cut(data: bytes, size: int) -> list[bytes]:
+    # The first pieces are enough: the reader keeps no more than a few bytes of the ones before.
+    return [data[at : at + size] for at in range(0, min(len(data), 300 * size), size)]
+
+
+def _read(replies: Sequence[object]) -> None:
+    votes = [wire.decode(reply) for reply in replies]
+    for reply in replies:
+        wire.refusal(reply)
+        told.missing(reply)
+        told.fields(reply)
+        told.setting(reply)
+        told.time_us(reply)
+        told.words(reply, 3)
+        told.scanned(reply)
+        told.is_resource(told.text(reply))
+        told.number(told.text(reply))
+        votes += [wire.decode(row[:-1]) for row in told.rows(reply, 2) or ()]
+        with contextlib.suppress(Unfit):
+            _met([reply, *replies, *[None] * 10][:10], 1)
+    for first in range(0, len(votes), 5):
+        _elect([*votes[first : first + 5], *votes[:5]][:5])
+
+
+def _elect(votes: Sequence[Vote]) -> None:
+    election = Election(tuple(votes), 0, 5)
+    for name in ("won", "looked_won", "reachable", "heard", "missing", "not_denied", "largest_fence", "agreed_fence"):
+        getattr(election, name)
+    for name in ("holder", "held_by_a_quorum", "is_only_reserved", "free_in_ms", "ballot"):
+        getattr(election, name)
+    shown(election.holder or "")
+    if len(votes) == len(NODES):
+        str(verdict.error(NODES, "x", Refusal(election)))
+
+
+def converse(sent: Sequence[bytes], bad: int = 2) -> None:
+    """Every public call, where so many nodes of five send these, one item after each command."""
+    failed: list[BaseException | None] = []
+    hook, threading.excepthook = threading.excepthook, lambda args: failed.append(args.exc_value)
+    cycles = [itertools.cycle(sent) for _ in range(bad)]
+    answers: list[Answer] = [lambda _, cycle=cycle: next(cycle) for cycle in cycles]  # type: ignore[misc]  # bound now
+    answers += [Good(place) for place in range(bad, 5)]
+    nodes = dict(enumerate(answers, 1))
+    urls = [f"redis://h:{port}" for port in nodes]
+    try:
+        with answering(nodes):
+            with Redlock(urls, node_timeout=0.02, ttl=0.2) as client:
+                _use(client)
+            survey(urls, timeout=0.02)
+            doctor.check(Settings(nodes=",".join(urls)), timeout=0.02)
+    finally:
+        threading.excepthook = hook
+    assert not failed, failed
+
+
+def greeted(sent: Sequence[bytes]) -> None:
+    """Every public call, where two nodes introduce themselves as lock nodes do and send these from then on."""
+    cycle = itertools.cycle(sent)
+    good = [Good(place) for place in range(5)]
+
+    def answer(node: Good, words: list[bytes]) -> bytes:
+        begins = words[0] in {b"INFO", b"HMGET", b"SCRIPT"}
+        return node(words) if begins else next(cycle)
+
+    nodes = {
+        port: (lambda words, node=node: answer(node, words)) if port <= 2 else node for port, node in enumerate(good, 1)
+    }
+    with answering(nodes), Redlock([f"redis://h:{port}" for port in nodes], node_timeout=0.02, ttl=0.2) as client:
+        _use(client)
+
+
+def _use(client: Redlock) -> None:
+    lock = client.lock("x", wait_for_release=False)
+    calls: list[Callable[[], object]] = [
+        lambda: lock.acquire(blocking=False),
+        lambda: lock.extend(0.05),
+        lock.owned,
+        lock.locked,
+        lambda: client.holder("x"),
+        lock.release,
+        lambda: client.lock(["x", "y"]).acquire(blocking_timeout=0.01),
+    ]
+    for call in calls:
+        with contextlib.suppress(RedlockError):
+            call()
+
+
+TARGETS: dict[str, Callable[[Sequence[bytes]], None]] = {
+    "parse": parse,
+    "converse": converse,
+    "without-quorum": lambda sent: converse(sent, 5),
+    "greeted": greeted,
+}
