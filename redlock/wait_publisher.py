@@ -55,8 +55,12 @@ class WaitPublisher:
         if self._thread is None and self._starting.acquire(blocking=False):
             try:
                 if self._thread is None:
-                    self._thread = threading.Thread(target=self._run, name="redlock-waits", daemon=True)
-                    self._thread.start()
+                    thread = threading.Thread(target=self._run, name="redlock-waits", daemon=True)
+                    thread.start()
+                    self._thread = thread
+            except RuntimeError:
+                # The process has no room for a thread, or ends. The wait itself needs none.
+                pass
             finally:
                 self._starting.release()
 

@@ -212,3 +212,18 @@ def test_a_client_that_never_waits_reports_nothing(nodes: Cluster, client: Redlo
     for server in nodes.servers:
         with raw(server) as redis:
             assert not list(redis.scan_iter(f"{wait_report.KEY}*"))
+
+
+def test_a_wait_does_not_need_the_thread_that_reports_it(
+    client: Redlock, rival: Redlock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "redlock-waits":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with rival.lock(NAME), pytest.raises(LockContended):
+        client.lease(NAME).take(50)
