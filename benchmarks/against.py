@@ -110,7 +110,9 @@ def _checked_out(ref: str) -> Iterator[Side]:
     name = sha.decode()[:8]
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
         directory = Path(scratch)
-        with tarfile.open(fileobj=io.BytesIO(_git("archive", "--format=tar", sha.decode().strip()))) as files:
+        with tarfile.open(
+            fileobj=io.BytesIO(_git("archive", "--format=tar", sha.decode().strip(), "redlock", "benchmarks"))
+        ) as files:
             files.extractall(directory, filter="data")
         shutil.copy(ROOT / "benchmarks" / "worker.py", directory / "benchmarks" / "worker.py")
         yield Side(name, directory)
