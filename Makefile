@@ -14,10 +14,10 @@ up: .venv/.ready
 	@$(BIN)/python -m workers.demo --up $(ARGS)
 
 test: .venv/.ready
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/compose -m 'not long'
+	@$(BIN)/python -m pytest -n 4 --dist worksteal --ignore tests/compose -m 'not long'
 
 test-faults: .venv/.ready
-	@$(BIN)/python -m pytest tests/faults
+	@$(BIN)/python -m pytest -n 4 --dist worksteal --ignore tests/compose -m long
 
 soak: .venv/.ready
 	@$(BIN)/python -m tests.faults.soak --minutes $(MINUTES) --seed $(SEED)

@@ -124,6 +124,7 @@ def test_every_peer_has_a_program_of_its_own() -> None:
     assert len(set(modules)) == len(modules)
 
 
+@pytest.mark.long
 def test_who_survives_what_is_judged_by_what_is_seen_and_a_part_of_it_leaves_the_page_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

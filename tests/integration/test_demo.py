@@ -154,6 +154,7 @@ def test_it_loses_updates_without_the_lock_and_none_with_it(demo: Callable[..., 
     assert run.left_running() == []
 
 
+@pytest.mark.long
 def test_two_lock_nodes_may_be_killed_in_the_middle(demo: Callable[..., Demo]) -> None:
     run = demo("--tasks", str(TASKS))
     pids = run.until_it_says(r"kill -9 two of ([\d ]+)")[1].split()
@@ -165,6 +166,7 @@ def test_two_lock_nodes_may_be_killed_in_the_middle(demo: Callable[..., Demo]) -
     assert run.said.splitlines()[-1] == f"OK counter={TASKS} expected={TASKS} lost=0 doubled=0"
 
 
+@pytest.mark.long
 def test_a_worker_that_is_frozen_for_twice_the_ttl_in_its_section_changes_nothing(demo: Callable[..., Demo]) -> None:
     run = demo("--tasks", str(TASKS), "--freeze", REDLOCK_TTL="1")
     assert run.end() == 0, run.said
@@ -186,7 +188,14 @@ def test_no_other_user_can_reach_its_servers(demo: Callable[..., Demo]) -> None:
 
 
 @on_linux
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.long),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.long),
+        (signal.SIGKILL, -9),
+    ],
+)
 def test_a_signal_ends_it_and_all_that_it_started(demo: Callable[..., Demo], number: int, status: int) -> None:
     run = demo("--tasks", "100000")
     run.until_it_counts(10)
@@ -196,7 +205,7 @@ def test_a_signal_ends_it_and_all_that_it_started(demo: Callable[..., Demo], num
     assert "Traceback" not in run.said
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGTERM])
 def test_up_takes_tasks_from_any_shell_until_a_signal_stops_it(demo: Callable[..., Demo], number: int) -> None:
     up = demo("--up", "--ports", str(ports_in_a_row()), "--flower-port", str(free_port()))
     up.until_it_says("Ctrl-C stops everything")
@@ -231,6 +240,7 @@ def test_a_port_that_is_taken_is_one_line_and_nothing_is_started(demo: Callable[
 
 
 @on_linux
+@pytest.mark.long
 def test_a_worker_that_dies_is_one_line(demo: Callable[..., Demo]) -> None:
     run = demo("--tasks", "100000")
     run.until_it_counts(10)

@@ -242,6 +242,7 @@ def open_to_all() -> str:
     return "\n".join(shown)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_workers_and_flower_do_with_the_commands_of_the_manual_and_no_password_is_seen_whatever_fails(
     secret_stage: Stage, tmp_path: Path

@@ -48,14 +48,17 @@ def test_a_lease_ends_with_the_limit_at_which_prefork_kills(stage: Stage) -> Non
     assert not stage.store.exists("remained:long")
 
 
-@pytest.mark.parametrize("pool", ["threads", "gevent", "eventlet"])
+@pytest.mark.parametrize("pool", ["threads", "gevent", pytest.param("eventlet", marks=pytest.mark.long)])
 def test_two_tasks_of_one_process_exclude_each_other(stage: Stage, pool: str) -> None:
     stage.start_worker("-P", pool, concurrency=20, COUNTER_THINK="0.005")
     stage.results(stage.increment("hits", 40))
     assert stage.counter("hits") == 40
 
 
-@pytest.mark.parametrize("pool", ["threads", "gevent", "eventlet"])
+@pytest.mark.parametrize(
+    "pool",
+    [pytest.param("threads", marks=pytest.mark.long), "gevent", pytest.param("eventlet", marks=pytest.mark.long)],
+)
 def test_two_hundred_tasks_that_wait_for_one_lock_in_one_process_all_get_it(
     stage: Stage, client: Redlock, pool: str
 ) -> None:

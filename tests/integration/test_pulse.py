@@ -71,7 +71,7 @@ def test_a_node_that_gives_no_votes_is_counted_by_name(stage: Stage, tmp_path: P
     assert found[name + label(stage.nodes.servers[0])] == 0
 
 
-@pytest.mark.parametrize("pool", ["prefork", "gevent"])
+@pytest.mark.parametrize("pool", ["prefork", pytest.param("gevent", marks=pytest.mark.long)])
 def test_the_heart_beats_as_long_as_the_worker_takes_tasks(stage: Stage, tmp_path: Path, pool: str) -> None:
     beat = tmp_path / "heartbeat"
     worker = stage.start_worker("-P", pool, REDLOCK_HEARTBEAT_FILE=str(beat))

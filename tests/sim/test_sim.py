@@ -78,6 +78,7 @@ def test_a_seed_gives_the_same_history_in_another_process() -> None:
     assert len(hashes) == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("assumption", BROKEN)
 def test_a_broken_assumption_shows_within_a_few_thousand_schedules(assumption: str) -> None:
     found = hunt.first_kill(BROKEN[assumption], 3_000)
@@ -100,6 +101,7 @@ def test_the_tests_that_are_named_for_mutants_pass_on_what_is_shipped() -> None:
     assert hunt.named_tests_pass()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", mutants.NAMED)
 def test_a_seeded_bug_that_schedules_seldom_meet_has_a_test_that_fails_on_it(name: str) -> None:
     assert hunt.named_test_fails(name)
