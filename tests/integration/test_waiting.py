@@ -196,10 +196,12 @@ def test_a_reservation_does_not_hide_a_holder(nodes: Cluster) -> None:
         assert not client.lock("x").acquire(blocking=False)
 
 
-def test_a_wake_up_that_was_taken_in_vain_is_passed_on(nodes: Cluster) -> None:
-    """A waiter for {a, b} takes the wake-up of a and is denied on b: the waiter for a alone must not sleep on."""
+@pytest.mark.parametrize(("first_free", "then_free"), ["ab", "ba"])
+def test_a_wake_up_that_was_taken_in_vain_is_passed_on(nodes: Cluster, first_free: str, then_free: str) -> None:
+    """A waiter for {a, b} takes the wake-up of one name and is denied on the other: the waiter for the one alone must
+    not sleep on."""
     one, both, alone = (Redlock(nodes.urls, ttl=5.0) for _ in range(3))
-    a, b = one.lease("a"), one.lease("b")
+    a, b = one.lease(first_free), one.lease(then_free)
     a.take(0)
     b.take(0)
     got: list[str] = []
@@ -210,10 +212,10 @@ def test_a_wake_up_that_was_taken_in_vain_is_passed_on(nodes: Cluster) -> None:
 
     first = in_a_thread(lambda: wait(both, ["a", "b"]))
     eventually(lambda: waiting(nodes.servers) == 1, "the waiter for both")
-    second = in_a_thread(lambda: wait(alone, ["a"]))
-    eventually(lambda: waiting(nodes.servers) == 2, "the waiter for a")
+    second = in_a_thread(lambda: wait(alone, [first_free]))
+    eventually(lambda: waiting(nodes.servers) == 2, "the waiter for one")
     a.give_back()
-    eventually(lambda: got == ["a"], "the waiter for a", within=4.0)
+    eventually(lambda: got == [first_free], "the waiter for one", within=4.0)
     b.give_back()
     for thread in (first, second):
         thread.join()

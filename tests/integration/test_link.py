@@ -1,0 +1,131 @@
+"""One connection whose socket does not take everything at once, and sets of names."""
+
+from __future__ import annotations
+
+import selectors
+import signal
+import socket
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import pytest
+
+from redlock import Outcome, Redlock, wire
+from redlock.ballot import Ballot
+from redlock.commands import Inspect, Round
+from redlock.exchange import Exchange, pack
+from redlock.link import Link
+from redlock.nodes import Dialled, Node
+from tests.integration.tools import eventually, is_free, raw
+from tests.proxy import proxies
+
+if TYPE_CHECKING:
+    from redlock.embedded import Cluster
+
+
+def test_what_a_socket_does_not_take_at_once_is_sent_later() -> None:
+    """Every command arrives whole and in order, and each reply finds the ballot that asked."""
+    near, far = socket.socketpair()
+    with selectors.DefaultSelector() as selector, far:
+        near.settimeout(0)
+        far.settimeout(10)
+        link = Link(0, Node("redis://h:1", 100), selector)
+        link.adopt(Dialled(Exchange(near), "0" * 40, ""))
+        ballots = [Ballot(Round(Inspect(("x",))), 1, number) for number in range(2_000)]
+        commands = [pack("ECHO", str(number) + "x" * 1_000) for number in range(2_000)]
+        for ballot, words in zip(ballots, commands, strict=True):
+            assert link.send(words, ballot), "the connection is not dropped"
+        whole, arrived = b"".join(commands), bytearray()
+        while len(arrived) < len(whole):
+            arrived += far.recv(1_000_000)
+            for _, mask in selector.select(0):
+                if mask & selectors.EVENT_WRITE:
+                    link.write()
+        assert arrived == whole
+        far.sendall(b"".join(b":%d\r\n" % number for number in range(len(ballots))))
+        answers: list[tuple[Ballot | None, object]] = []
+        while len(answers) < len(ballots):
+            selector.select()
+            answers += link.receive()
+        assert [reply for _, reply in answers] == list(range(len(ballots)))
+        assert [ballot for ballot, _ in answers] == ballots
+        link.drop("the end")
+
+
+def test_800_names_are_one_lock(nodes: Cluster) -> None:
+    with (
+        Redlock(nodes.urls, node_timeout=2.0, ttl=9.0) as client,
+        Redlock(nodes.urls, node_timeout=2.0, ttl=9.0) as rival,
+    ):
+        names = [f"{number}:" + "x" * 900 for number in range(800)]
+        lock = client.lock(names)
+        assert lock.acquire(blocking=False)
+        assert not rival.lock(names[-1]).acquire(blocking=False)
+        lock.release()
+        assert rival.lock(names[0]).acquire(blocking=False)
+
+
+@pytest.mark.parametrize("count", [1_100])
+def test_a_thousand_asynchronous_releases_are_all_sent(nodes: Cluster, count: int) -> None:
+    with Redlock(nodes.urls, ttl=9.0, node_timeout=2.0) as client:
+        leases = [client.lease(str(number)) for number in range(count)]
+        for lease in leases:
+            lease.take(0)
+        for lease in leases:
+            lease.give_back(wait=False)
+
+        def keys() -> int:
+            left = 0
+            for server in nodes.servers:
+                with raw(server) as redis:
+                    left += sum(1 for _ in redis.scan_iter("[0-9]*", count=2_000))
+            return left
+
+        eventually(lambda: not keys(), "all releases on all nodes, long before the end of their TTL", within=4.0)
+        known = Counter(lease.outcome() for lease in leases)
+    assert set(known) <= {Outcome.RELEASED, Outcome.UNKNOWN}
+
+
+class _Strike(Exception):
+    pass
+
+
+def test_an_attempt_that_was_interrupted_is_never_asked_again(nodes: Cluster) -> None:
+    """Its nodes have lost the scripts. Their complaints come after the attempt was cancelled."""
+
+    def strike(*_: object) -> None:
+        raise _Strike
+
+    with proxies(nodes.servers) as links, Redlock([link.url for link in links], node_timeout=3.0, ttl=9.0) as client:
+        with client.lock("before"):
+            pass
+        for link, server in zip(links, nodes.servers, strict=True):
+            link.hold("from")
+            with raw(server) as redis:
+                redis.script_flush()
+        before = signal.signal(signal.SIGALRM, strike)
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        try:
+            with pytest.raises(_Strike):
+                client.lock("x").acquire()
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        for link in links:
+            link.mend()
+        for _ in range(3):
+            assert client.holder("x") is None
+        assert is_free(nodes.servers, "x")
+
+
+def test_a_release_of_a_set_wakes_the_waiters_of_each_name(nodes: Cluster) -> None:
+    with Redlock(nodes.urls) as client:
+        with client.lock(["a", "b", "c"]):
+            pass
+        for server in nodes.servers:
+            with raw(server) as redis:
+                eventually(
+                    lambda redis=redis: [redis.llen(wire.wake_key(name)) for name in "abc"] == [1, 1, 1],  # type: ignore[misc]  # bound now
+                    "a wake-up for each name",
+                )
+        assert is_free(nodes.servers, "a")
