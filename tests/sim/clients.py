@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from redlock.model import FENCE_LIMIT
+from redlock.errors import ConfigurationError
+from redlock.fences import ObservedFences
 from tests.sim.links import SimLinks
 from tests.sim.nodes import EPOCH_MS
 from tests.sim.records import Question
@@ -26,13 +27,15 @@ if TYPE_CHECKING:
 
 _STORE_TRIES = 4
 _GOES_ON = 0.3
+_EXTENSIONS = (0.01, 0.5, 1, 1, 1.5, 2, 3, 10, 60)
+"""By how many TTLs a client extends a lease by hand."""
 _REMEMBERED = str(7 * 24 * 3600 * 1000)
 
 
 class Client(Machine):
     """One process."""
 
-    def __init__(self, schedule: Schedule, name: str, nodes: list[Node]) -> None:
+    def __init__(self, schedule: Schedule, name: str, nodes: list[Node], max_ttl_ms: int = 0) -> None:
         super().__init__(schedule.world, name)
         self.schedule = schedule
         self.options = schedule.options
@@ -43,8 +46,10 @@ class Client(Machine):
         self.rate = schedule.client_rate()
         self.clock_offset_ms = self.world.chance.randint(0, 10**6)
         self.wall_offset_us = schedule.wall_offset_us()
-        self.seen = 0
-        self.links = SimLinks(self, nodes, schedule.codec)
+        self.fences = ObservedFences()
+        self.max_ttl_ms = max_ttl_ms or self.options.max_ttl_ms
+        self.ttl_ms = min(self.options.ttl_ms, self.max_ttl_ms)
+        self.links = SimLinks(self, nodes, self.wire.Codec(len(nodes), "", self.max_ttl_ms))
         self.spawn(self._work())
 
     def clock_ms(self) -> int:
@@ -55,13 +60,17 @@ class Client(Machine):
         """The time, in microseconds, at which its steady clock shows this."""
         return -(-(clock_ms - self.clock_offset_ms) * 1_000_000_000 // self.rate)
 
-    def proposal(self) -> int:
-        """The fencing token to propose."""
-        return max(EPOCH_MS * 1_000 + self.world.now + self.wall_offset_us, self.seen + 1)
+    def wall_us(self) -> int:
+        """Its wall clock."""
+        return EPOCH_MS * 1_000 + self.world.now + self.wall_offset_us
 
-    def saw(self, fence: int) -> None:
+    def proposal(self, names: tuple[str, ...]) -> int:
+        """The fencing token to propose."""
+        return self.fences.proposal(names, self.wall_us())
+
+    def saw(self, names: tuple[str, ...], fence: int) -> None:
         """Remember a token."""
-        self.seen = max(self.seen, min(fence, FENCE_LIMIT - 1))
+        self.fences.observe(names, fence, self.wall_us())
 
     def _work(self) -> Generator[Any, Any, None]:
         while True:
@@ -92,9 +101,9 @@ class Client(Machine):
             attempt = self.schedule.attempt(self, operation.names, woken=woken)
             began = self.world.now
             result = yield from self.links.run(self.protocol.acquire(attempt))
-            self.saw(result.election.largest_fence)
+            self.saw(attempt.names, result.election.backed_fence)
             if hasattr(result, "token"):
-                self.saw(result.fence)
+                self.saw(attempt.names, result.fence)
                 return self.schedule.granted(self, result, attempt, began)
             losses += 1
             chance = self.world.chance.random()
@@ -117,22 +126,32 @@ class Client(Machine):
             if held.leaving:
                 held.exit()
                 return
-            before = held.grant
-            result = yield from self.links.run(
-                self.protocol.extend(before, before.ttl_ms, self.schedule.source.wait_all)
-            )
-            if hasattr(result, "token"):
-                held.extended(result)
-            elif result.election.denied >= result.election.quorum:
-                held.lost = True
+            won = yield from self._extend(held, self.ttl_ms)
+            if self.options.extends and self.world.chance.random() < 0.5:
+                yield from self._extend(held, int(self.ttl_ms * self.world.chance.choice(_EXTENSIONS)))
             held.exit()
             left = held.grant.deadline_ms - self.clock_ms()
-            won = hasattr(result, "token")
-            pause = self.waiting.renewal_ms(before.ttl_ms) if won else self.waiting.retry_ms(max(0, left))
+            pause = self.waiting.renewal_ms(self.ttl_ms) if won else self.waiting.retry_ms(max(0, left))
             yield (sleep, pause * MS)
+
+    def _extend(self, held: Held, ttl_ms: int) -> Generator[Any, Any, bool]:
+        try:
+            result = yield from self.links.run(self.protocol.extend(held.grant, ttl_ms, self.schedule.source.wait_all))
+        except ConfigurationError:
+            # Longer than `max_ttl`: nothing was sent.
+            return False
+        if hasattr(result, "token"):
+            held.extended(result)
+            return True
+        if result.election.denied >= result.election.quorum:
+            held.lost = True
+        return False
 
     def _section(self, held: Held, operation: Operation) -> Generator[Any, Any, bool]:
         done = yield from self._update(held, operation)
+        if self.options.extends and self.world.chance.random() < _GOES_ON:
+            # It extended the lease for this.
+            yield (sleep, int(self.world.chance.random() * 4 * self.ttl_ms * MS))
         held.leaving = True
         yield from held.enter()
         held.released()
@@ -152,7 +171,7 @@ class Client(Machine):
                 return False
             if opened[0] == "STALE":
                 self.schedule.stale(self, "open")
-                self.saw(int(opened[1]))
+                self.saw(grant.names, int(opened[1]))
                 return False
             value = int(opened[2]) if len(opened) > 2 and opened[2] else 0
             yield (sleep, int(self.options.think_ms * MS * self.world.chance.random()))
@@ -168,7 +187,7 @@ class Client(Machine):
                 return True
             self.schedule.stale(self, "write")
             if int(written[1]) != grant.fence:
-                self.saw(int(written[1]))
+                self.saw(grant.names, int(written[1]))
                 return False
 
     def _store(self, door: str, name: str, arguments: tuple[str, ...], identity: str = "") -> Generator[Any, Any, Any]:
@@ -178,6 +197,24 @@ class Client(Machine):
             if reply is not None:
                 return reply
         return None
+
+
+class Stranger(Client):
+    """A client with a `max_ttl` of its own that tries again and again, and does nothing but hold what it gets."""
+
+    def _work(self) -> Generator[Any, Any, None]:
+        while self.schedule.faulty:
+            attempt = self.schedule.attempt(self, ("a",), woken=self.world.chance.random() < 0.3)
+            began = self.world.now
+            result = yield from self.links.run(self.protocol.acquire(attempt))
+            if hasattr(result, "token"):
+                held = self.schedule.granted(self, result, attempt, began)
+                self.schedule.strangers_won += 1
+                yield from self._extend(held, self.max_ttl_ms)
+                yield (sleep, int(self.max_ttl_ms * MS * self.world.chance.random()))
+                held.released()
+                yield from self.links.run(self.protocol.release(held.grant))
+            yield (sleep, self.world.chance.randint(1, self.options.ttl_ms) * MS)
 
 
 class Held:

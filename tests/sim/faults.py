@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from redlock.model import FENCE_LIMIT
+from redlock.wire import fence_key
 from tests.sim.world import MS
 
 if TYPE_CHECKING:
@@ -114,6 +116,12 @@ def _redeliver(schedule: Schedule, fault: Fault) -> None:
     schedule.redeliver(fault.detail)
 
 
+def _damage_fence(schedule: Schedule, fault: Fault) -> None:
+    """One node's token becomes one that no clock has shown."""
+    node = schedule.nodes[fault.target % len(schedule.nodes)]
+    node.set(fence_key("a"), str(FENCE_LIMIT - 1 - fault.detail))
+
+
 def _client_wall(schedule: Schedule, fault: Fault) -> None:
     schedule.client(fault.target).wall_offset_us += (fault.detail - 500) * 100 * MS
 
@@ -153,6 +161,7 @@ _ACTS = {
     "save": _save,
     "redeliver": _redeliver,
     "client wall": _client_wall,
+    "damage fence": _damage_fence,
     "delete key": _delete_key,
     "jump": _jump,
     "rate": _rate,

@@ -14,7 +14,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.sim.mutants import EQUIVALENT, MUTANTS, NAMED
+from tests.sim.mutants import MUTANTS
+from tests.sim.mutants_named import EQUIVALENT, NAMED
 from tests.sim.schedule import Schedule
 from tests.sim.source import Source
 

@@ -1,10 +1,11 @@
 """A client's connections to the nodes, as the sync driver has them, over a network that misbehaves.
 
-Rules, those of `redlock/sync.py` and `redlock/link.py`: answers come back in order and keep their ticket, and a late
-one is never counted for another round; a node that let a round time out is suspect, is not asked and not waited for
-until it has answered something; a connection that ended is dialled again, and reads the server's run_id anew; a
-cancel goes down the connections that there are. Beyond that the network may deliver what a broken connection still
-carried later than what its successor carried.
+Rules, those of `redlock/sync.py`, `redlock/bundle.py` and `redlock/link.py`: answers come back in order and keep their
+ticket, and a late one is never counted for another round; a node that let a round time out is suspect, is not asked and
+not waited for until it has answered something; a connection that ended is dialled again, and reads the server's run_id
+and its configuration anew; a client that nodes reject, and that no larger number of nodes accepts, sends no voting
+command; a cancel goes down the connections that there are. Beyond that the network may deliver what a broken connection
+still carried later than what its successor carried.
 """
 
 from __future__ import annotations
@@ -55,6 +56,8 @@ class SimLink:
     """One connection to one node."""
 
     __slots__ = (
+        "agreed",
+        "asked",
         "bad_until",
         "client",
         "connection",
@@ -62,6 +65,7 @@ class SimLink:
         "last_there",
         "node",
         "place",
+        "refusal",
         "run_id",
         "suspect_since",
         "up",
@@ -75,11 +79,21 @@ class SimLink:
         self.last_there = self.last_back = 0
         self.suspect_since: int | None = None
         self.bad_until = 0
+        self.refusal: Vote | None = None
+        self.agreed = False
+        self.asked = 0
+        """Voting commands that are not answered yet."""
+
+    @property
+    def may_agree(self) -> bool:
+        """As `redlock.link.Link.may_agree`."""
+        return self.agreed or (self.refusal is None and self.asked > 0)
 
     def drop(self) -> None:
         """The connection has ended."""
         self.up = False
         self.suspect_since = None
+        self.asked = 0
 
     def send(self, call: Call, ticket: int) -> None:
         """Put a command on the wire; it arrives in order, late, or never."""
@@ -87,6 +101,7 @@ class SimLink:
         cut = network.cut_until(self.client.name, self.place, back=False)
         arrival = max(self.last_there + 1, max(cut, world.now) + network.delay())
         self.last_there = arrival
+        self.asked += call.script.admits
         world.at(arrival, self._arrive, call, ticket, self.connection, self.run_id)
 
     def _arrive(self, call: Call, ticket: int, connection: int, run_id: str) -> None:
@@ -104,17 +119,22 @@ class SimLink:
         cut = network.cut_until(self.client.name, self.place, back=True)
         back = max(self.last_back + 1, max(cut, world.now) + network.delay())
         self.last_back = back
-        world.at(back, self.client.deliver, self._receive, reply, ticket, connection)
+        world.at(back, self.client.deliver, self._receive, reply, ticket, connection, call.script.admits)
 
     def _ended(self, connection: int) -> None:
         if self.up and connection == self.connection:
             self.drop()
             self.client.links.lost(self.place)
 
-    def _receive(self, reply: Any, ticket: int, connection: int) -> None:  # noqa: ANN401 - whatever the script gave
+    def _receive(self, reply: Any, ticket: int, connection: int, admits: bool) -> None:  # noqa: ANN401, FBT001 - whatever the script gave
         if self.up and connection == self.connection:
             self.suspect_since = None
-            self.client.links.answer(self.place, ticket, self.client.wire.decode(reply))
+            vote = self.client.wire.decode(reply)
+            self.asked -= admits
+            if vote.time_ms:
+                self.refusal = vote if vote.terms else None
+                self.agreed = vote.kind.value != "S"
+            self.client.links.answer(self.place, ticket, vote)
 
 
 class SimLinks:
@@ -167,37 +187,55 @@ class SimLinks:
     def ask(self, round_: Round) -> Generator[Any, Any, Election]:
         """One round."""
         clock = self.client.clock_ms
+        call = self.codec.call(round_.command)
         if round_.wait is not Wait.SENT:
-            yield from self._make_ready()
+            yield from self._make_ready(admits=call.script.admits)
         if isinstance(round_.command, Confirm):
             self.client.schedule.confirming(self.client)
         self.ticket += 1
-        call = self.codec.call(round_.command)
-        sent_ms = clock()
-        self.round, self.votes = round_, [self._send(link, round_, call) for link in self.links]
+        sent_ms, barred = clock(), call.script.admits and self._is_barred()
+        self.round, self.votes = round_, [self._send(link, round_, call, barred) for link in self.links]
         if isinstance(round_.command, Acquire):
             self.client.schedule.sent(self.client)
         if round_.wait is not Wait.SENT and not self._over():
             yield (self._await, self.ticket)
         self.round = None
+        rejecting = self._rejecting
+        final = rejecting >= self.quorum or all(link.up for link in self.links)
+        if rejecting and not (final and self._is_barred()):
+            self.votes = [vote._replace(terms="") if vote.terms else vote for vote in self.votes]
         election: Election = self.model.Election(tuple(self.votes), sent_ms, clock())
         return election
 
-    def _send(self, link: SimLink, round_: Round, call: Call) -> Vote:
+    @property
+    def _rejecting(self) -> int:
+        return sum(link.refusal is not None for link in self.links)
+
+    def _is_barred(self) -> bool:
+        rejecting = self._rejecting
+        return rejecting > 0 and sum(link.may_agree for link in self.links) <= rejecting
+
+    def _send(self, link: SimLink, round_: Round, call: Call, barred: bool) -> Vote:  # noqa: FBT001 - as above
         if round_.to is not None and link.place not in round_.to:
             return self._silent("not asked")
+        if barred:
+            return link.refusal or self._silent("not asked")
         suspect = link.suspect_since is not None
         if not link.up or (suspect and isinstance(round_.command, Acquire | Inspect)):
             return self._silent("down")
         link.send(call, self.ticket)
         return self._silent("suspect") if suspect else self._unanswered
 
-    def _make_ready(self) -> Generator[Any, Any, None]:
+    def _make_ready(self, *, admits: bool) -> Generator[Any, Any, None]:
         now_ms, world = self.client.clock_ms(), self.client.world
         for link in self.links:
             if link.suspect_since is not None and now_ms - link.suspect_since > _SUSPECT_MS:
                 link.drop()
                 link.bad_until = now_ms + world.chance.randint(100, 1_000)
+        if admits and self._is_barred():
+            for link in self.links:
+                if link.refusal is not None:
+                    link.drop()
         slowest = 0
         for link in self.links:
             if not link.up and now_ms >= link.bad_until:
@@ -212,6 +250,9 @@ class SimLinks:
             link.bad_until = now_ms + world.chance.randint(100, 1_000)
             return 0 if not node.up else client.options.timeout_ms * MS
         link.up, link.run_id, link.suspect_since = True, node.run_id, None
+        terms = node.terms()
+        link.agreed = terms == self.codec.terms
+        link.refusal = self.client.wire.disagrees(terms) if terms and not link.agreed else None
         link.connection += 1
         # A new connection owes its predecessor no order.
         link.last_there = link.last_back = world.now

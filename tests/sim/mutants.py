@@ -1,7 +1,8 @@
 """Seeded bugs, each a replaced piece of the shipped source: a tester that does not find them would not find ours.
 
-Rules: a mutant is killed by a broken promise in the simulator, by an exception out of it, or by the test that `NAMED`
-gives; a survivor must be in `EQUIVALENT`, with the reason why nothing that is promised changes.
+Rules: a mutant is killed by a broken promise in the simulator, by an exception out of it, or by the test that
+`mutants_named.NAMED` gives; a survivor must be in `EQUIVALENT` there, with the reason why nothing that is promised
+changes.
 """
 
 from __future__ import annotations
@@ -217,6 +218,60 @@ _bug("admitted without a look at the run_id", (ADMIT, "if record[1] ~= ARGV[#ARG
 _bug("admitted at the second try", (ADMIT, "if age < quarantine then", "if age < 0 then"))
 _bug("a quarantine of half a lease", ("model.py", "return max_ttl_ms + drift_ms(max_ttl_ms)", "return max_ttl_ms // 2"))
 _bug("since is written anew at each look", (ADMIT, "if age < 0 then", "if true then"))
+_bug(
+    "the first client sets the quarantine",
+    (ADMIT, "if quarantine < tonumber(ARGV[2]) then", "if not record[4] then"),
+)
+_bug(
+    "settings are stored without a vote",
+    (ADMIT, "'quarantine', ARGV[2])\n  return", "'quarantine', ARGV[2], 'terms', ARGV[1])\n  return"),
+)
+_bug("a lease without the bound of max_ttl", ("wire.py", " and command.ttl_ms > self._max_ttl_ms:", " and False:"))
+# Tokens far ahead, and what a client remembers.
+_bug(
+    "an implausible token counts",
+    (ACQUIRE, "if known >= most then", "if false then"),
+    (CONFIRM, "if token > most then", "if false then"),
+)
+_bug("an implausible proposal counts", (ACQUIRE, "if fence >= most then", "if false then"))
+_bug(
+    "only the token of an implausible fence is ignored",
+    (
+        ACQUIRE,
+        "    return redis.error_reply('FENCESTORED a token more than an hour ahead of the clock of this node is stored')",
+        "    known = 0",
+    ),
+)
+_bug(
+    "a token is remembered for every resource",
+    ("fences.py", "self._largest.get(name, 0) + 1 for name in names", "1 + token for token in self._largest.values()"),
+)
+_bug("a proposal counts for too long", ("client.py", "return self._max_ttl_ms // 2", "return self._max_ttl_ms"))
+# Sets of names.
+_bug(
+    "confirm looks at the first name only",
+    (
+        CONFIRM,
+        "if holder ~= ARGV[3] or fence >= token then",
+        "if i == 2 and (holder ~= ARGV[3] or fence >= token) then",
+    ),
+)
+_bug(
+    "repair looks at the first name only",
+    (REPAIR, "if holder and holder ~= ARGV[3] then", "if i == 2 and holder and holder ~= ARGV[3] then"),
+)
+_bug(
+    "repair sets the fence",
+    (REPAIR, "math.max(tonumber(redis.call('GET', KEYS[i + 1]) or '0'), tonumber(ARGV[5]))", "tonumber(ARGV[5])"),
+)
+_bug(
+    "a release wakes for the first name only",
+    (
+        RELEASE,
+        "if redis.call('LLEN', KEYS[i + 1]) == 0 then",
+        "if i == 1 and redis.call('LLEN', KEYS[i + 1]) == 0 then",
+    ),
+)
 # The store.
 _bug(
     "open takes every token",
@@ -250,47 +305,3 @@ _bug(
 _bug("no memory of operations", (WRITE, "if old then", "if false then"))
 _bug("operations are forgotten at once", (WRITE, "'PX', ARGV[5])", "'PX', '1')"))
 _bug("a section is not closed", (WRITE, "redis.call('HDEL', KEYS[1], 'open')", ""))
-
-EQUIVALENT: dict[str, str] = {
-    "won without a quorum": (
-        "the token still needs a quorum: `agreed_fence` counts only GRANTED votes, and otherwise the confirm must be won"
-    ),
-    "a confirm of the same number": (
-        "the node that answered the largest number got it by this very attempt, so with a quorum of confirms for it "
-        "the certificate of uniqueness is complete; `confirm.lua` refuses where the fence is not smaller"
-    ),
-}
-"""Survivors, each with the reason why nothing that is promised changes."""
-
-NAMED: dict[str, str] = {
-    "a lost election is taken back only where it was granted": (
-        "tests/unit/test_protocol.py"
-        "::test_a_lost_election_is_cancelled_on_all_nodes_but_those_that_said_no_and_wakes_nobody"
-    ),
-    "a tie is never decided": "tests/unit/test_model.py::test_a_tie_between_two_clients_is_a_decision",
-    "an old proposal counts": "tests/unit/test_protocol.py::test_an_attempt_whose_proposal_has_grown_old_is_lost",
-    "the largest answer is the token": (
-        "tests/unit/test_protocol.py::test_fences_that_disagree_are_made_to_agree_on_a_larger_one"
-    ),
-    "a confirm that needs no quorum": (
-        "tests/unit/test_protocol.py::test_a_confirm_without_a_quorum_is_no_lease_and_everything_is_taken_back"
-    ),
-    "an extension without a quorum": "tests/sim/test_directed.py::test_2_a_lost_lease_does_not_come_back",
-    "an extension after the deadline": (
-        "tests/unit/test_protocol.py::test_an_extension_that_is_sent_after_the_deadline_is_none_even_if_the_keys_are_there"
-    ),
-    "an extension of whatever is there": (
-        "tests/sim/test_directed.py::test_2_an_extension_does_not_lengthen_what_is_another_s"
-    ),
-    "an extension that creates": "tests/sim/test_directed.py::test_2_a_lost_lease_does_not_come_back",
-    "a failed extension deletes": "tests/sim/test_directed.py::test_2_an_extension_that_fails_deletes_nothing",
-    "repair after a lost extension": "tests/unit/test_protocol.py::test_a_lost_extension_deletes_and_repairs_nothing",
-    "open does not remember the owner": (
-        "tests/sim/test_directed_store.py::test_10_two_operations_under_one_lease_lose_no_update"
-    ),
-    "write without a look at the section": (
-        "tests/sim/test_directed_store.py::test_10_two_operations_under_one_lease_lose_no_update"
-    ),
-    "a section is not closed": "tests/sim/test_directed_store.py::test_10_a_section_is_closed_by_its_write",
-}
-"""Those that a named test kills: what they break needs a coincidence that chance brings about too seldom."""

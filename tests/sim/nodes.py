@@ -118,6 +118,11 @@ class Node:
         value: str | None = self._server.field(key, name, self.time_ms())
         return value
 
+    def terms(self) -> str:
+        """Under which configuration this very server works; empty if it has none yet."""
+        known = self.field(wire.RECORD, "run_id") == self.run_id
+        return (self.field(wire.RECORD, "terms") or "") if known else ""
+
     def set(self, key: str, value: str) -> None:
         """A string from before the schedule began."""
         self._server.set(key, value)

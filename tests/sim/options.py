@@ -22,6 +22,7 @@ KEEPING = (
     "flush",
     "redeliver",
     "client wall",
+    "damage fence",
 )
 BREAKING = ("delete key", "jump", "rate", "init")
 
@@ -51,6 +52,10 @@ class Options(NamedTuple):
     wall_ok: bool
     even_clocks: bool
     uneven_fences: bool
+    extends: bool
+    """Whether clients extend by arbitrary amounts, within `max_ttl` and beyond."""
+    stranger_ttl_ms: int
+    """The `max_ttl` of one more client, whose settings are its own and which keeps trying; 0 if there is none."""
 
 
 def draw(seed: int) -> Options:
@@ -87,4 +92,6 @@ def draw(seed: int) -> Options:
         wall_ok="client wall" not in kinds,
         even_clocks=chance.random() < 0.5,
         uneven_fences=chance.random() < 0.3,
+        extends=chance.random() < 0.4,
+        stranger_ttl_ms=int(ttl_ms * chance.choice((0, 0, 0, 0, 0.5, 1.5, 4))),
     )

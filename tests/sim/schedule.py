@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from redlock import wire
 from redlock.commands import Acquire
+from redlock.fences import FENCE_AHEAD_MS
 from tests.sim import checks, faults
 from tests.sim import options as drawn
-from tests.sim.clients import Client, Held
+from tests.sim.clients import Client, Held, Stranger
 from tests.sim.links import Network
 from tests.sim.nodes import EPOCH_MS, Node
 from tests.sim.records import Lease, Operation, Question, Write
@@ -27,8 +28,7 @@ if TYPE_CHECKING:
 _END = 600_000 * MS
 _MOST_EVENTS = 100_000
 _PPM_KEPT = 4_000
-_AHEAD_MS = 2_000_000
-"""Half an hour, and less than an hour ahead of the slowest node's clock too."""
+_AHEAD_MS = 2_000_000  # Less than an hour ahead of the slowest node's clock too.
 
 
 class Schedule:
@@ -44,7 +44,7 @@ class Schedule:
         self.codec = source.wire.Codec(self.options.nodes, "", self.options.max_ttl_ms)
         self.leases: list[Lease] = []
         self.writes: list[Write] = []
-        self.stales = self.crashes = self.strikes = self.two_rounds = self.attempts = 0
+        self.stales = self.crashes = self.strikes = self.two_rounds = self.attempts = self.strangers_won = 0
         self.nodes = [Node(self.world, source.lua, place) for place in range(self.options.nodes)]
         for node in self.nodes:
             node.offset_ms += 0 if self.options.even_clocks else chance.randint(-(10**6), 10**6)
@@ -66,6 +66,16 @@ class Schedule:
             self.world.at(fault.when, faults.strike, self, fault)
         self.faulty = True
         self.clients = [Client(self, f"c{number}", self.nodes) for number in range(self.options.clients)]
+        self.strangers: list[Client] = []
+        if self.options.stranger_ttl_ms not in {0, self.options.max_ttl_ms}:
+            self.world.at(1, self._begin_stranger)
+
+    def _begin_stranger(self) -> None:
+        """Begin a client with other settings, when the nodes know the right ones."""
+        if not any(lease.answered for lease in self.leases):
+            self.world.after(self.options.timeout_ms * MS, self._begin_stranger)
+        elif self.faulty:
+            self.strangers.append(Stranger(self, "stranger", self.nodes, self.options.stranger_ttl_ms))
 
     def _names(self, names: tuple[str, ...]) -> tuple[str, ...]:
         chance = self.world.chance
@@ -117,6 +127,16 @@ class Schedule:
             node.rate = min(max(node.rate, 996_000), 1_004_000)
             if not node.up:
                 node.restart("all")
+        for stranger in self.strangers:
+            self._end(stranger)
+        self._repair()
+
+    def _repair(self) -> None:
+        """What the manual says of nodes with other settings, and of those with a token far ahead of their clock."""
+        for node in self.nodes:
+            fences = [int(node.get(wire.fence_key(name)) or 0) for name in ("a", "b")]
+            if node.terms() not in {"", self.codec.terms} or max(fences) > (node.time_ms() + FENCE_AHEAD_MS) * 1_000:
+                node.flush()
 
     def next_operation(self, actor: Actor) -> None:
         """Give a worker something to do, as soon as there is something."""
@@ -148,28 +168,35 @@ class Schedule:
         """A process is killed; another one starts, and what it did is delivered again after a while."""
         place = target % len(self.clients)
         client = self.clients[place]
-        client.crash()
+        self._end(client)
         self.crashes += 1
-        for lease in self.leases:
-            if lease.holder == client.name:
-                lease.end = min(lease.end, self.world.now)
         self.clients[place] = Client(self, f"c{place}.{self.crashes}", self.nodes)
         for operation in self.operations:
             if not operation.acknowledged and operation not in self.queue:
                 self.world.after(self.options.ttl_ms * 2 * MS, self.requeue, operation)
 
+    def _end(self, client: Client) -> None:
+        """A process is killed, and believes in no lease any more."""
+        client.crash()
+        for lease in self.leases:
+            if lease.holder == client.name:
+                lease.end = min(lease.end, self.world.now)
+
     def attempt(self, client: Client, names: tuple[str, ...], *, woken: bool) -> Acquire:
         """A fresh attempt, with an owner token of its own."""
         self.attempts += 1
         token = f"t{self.attempts}:{client.name}"
-        by, waits = client.clock_ms() + self.options.max_ttl_ms // 2, self.options.patience_ms
-        return Acquire(tuple(sorted(names)), token, self.options.ttl_ms, client.proposal(), woken, waits, by)
+        by, waits = client.clock_ms() + client.max_ttl_ms // 2, self.options.patience_ms
+        names = tuple(sorted(names))
+        return Acquire(names, token, client.ttl_ms, client.proposal(names), woken, waits, by)
 
     def granted(self, client: Client, grant: Grant, attempt: Acquire, began: int) -> Held:
         """Somebody believes that he holds a lease."""
         now = self.world.now
         if client.clock_ms() >= grant.deadline_ms:
             self.world.violation(f"{client.name} was granted a lease whose time is over")
+        if grant.fence > (EPOCH_MS + 2 * FENCE_AHEAD_MS) * 1_000 + now:
+            self.world.violation(f"{client.name} was granted token {grant.fence}, far ahead of every clock")
         votes = grant.election.votes
         yes = frozenset(place for place, vote in enumerate(votes) if vote.kind is self.source.model.Kind.GRANTED)
         exact = frozenset(place for place in yes if votes[place].fence == grant.fence)
@@ -179,7 +206,8 @@ class Schedule:
         self.two_rounds += grant.rounds > 1
         self.world.note("granted", client.name, attempt.names, grant.fence, grant.rounds, end)
         held = Held(client, grant, lease)
-        if self.faulty and self.options.faults and self.world.chance.random() < self.options.nemesis:
+        strikes = self.faulty and self.options.faults and client in self.clients
+        if strikes and self.world.chance.random() < self.options.nemesis:
             faults.nemesis(self, self.clients.index(client), lease)
         return held
 
@@ -262,10 +290,11 @@ class Schedule:
 
     def _check_leftovers(self) -> None:
         """One TTL after the last release no lock is left anywhere."""
-        self.world.run(self.world.now + 4 * self.options.timeout_ms * MS + self.options.ttl_ms * 3 * MS, lambda: False)
+        longest_ms = max(self.options.max_ttl_ms, self.options.stranger_ttl_ms)
+        self.world.run(self.world.now + 4 * self.options.timeout_ms * MS + longest_ms * 3 * MS, lambda: False)
         for client in self.clients:
             client.crash()
-        self.world.now += int(self.options.ttl_ms * 1.1) * MS
+        self.world.now += int(longest_ms * 1.1) * MS
         for node in self.nodes:
             for name in ("a", "b"):
                 if self.options.keeps and node.get(name) is not None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.sim import hunt, mutants, options, run
+from tests.sim.mutants_named import NAMED
 from tests.sim.schedule import Schedule
 from tests.sim.source import Source, Variant
 
@@ -102,7 +103,7 @@ def test_the_tests_that_are_named_for_mutants_pass_on_what_is_shipped() -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", mutants.NAMED)
+@pytest.mark.parametrize("name", NAMED)
 def test_a_seeded_bug_that_schedules_seldom_meet_has_a_test_that_fails_on_it(name: str) -> None:
     assert hunt.named_test_fails(name)
 

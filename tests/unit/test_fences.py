@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from redlock import Redlock
 from redlock.fences import FENCE_AHEAD_MS, ObservedFences
 
 WALL_US = 1_700_000_000_000_000
@@ -39,3 +40,8 @@ def test_memory_is_bounded_and_the_first_are_forgotten() -> None:
         assert len(fences._largest) <= 10
         assert fences.proposal((f"r:{number}",), 0) == WALL_US + number + 1
     assert fences.proposal(("r:0",), WALL_US) == WALL_US
+
+
+def test_a_proposal_counts_for_half_of_max_ttl() -> None:
+    """The other half is for clocks that are wrong: a node that lost its fences votes again after `max_ttl`."""
+    assert Redlock(ttl=5.0, max_ttl=10.0).fresh_ms == 5_000
