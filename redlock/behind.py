@@ -1,17 +1,17 @@
-"""The thread that looks after what nobody waits for: it sends what was held back, and hears what became of it.
+"""The thread for asynchronous releases: it sends those that were held back, and reads the answers.
 
-Rules of this file:
-1. It starts with the first release that is not waited for, so after the fork, and is a daemon.
-2. A set of links that is in use is left alone: whoever uses it sends what was held back, and reads the answers.
-3. It has nothing to do, and does nothing, where the outcome of every release is known.
+Invariants:
+1. The thread starts with the first asynchronous release, so after a fork.
+2. A set of links that is in use is left alone: its user sends the releases and reads the answers.
+3. The thread sleeps while the outcome of every release is known.
 """
 
 from __future__ import annotations
 
-import threading
 import time
 from typing import TYPE_CHECKING
 
+from redlock.background import Background
 from redlock.log import logger
 
 if TYPE_CHECKING:
@@ -20,11 +20,10 @@ if TYPE_CHECKING:
 _TICK_SECONDS = 0.001
 _LONGEST_TICK_SECONDS = 0.1
 """Where a set is in one long operation, and nothing changes."""
-_IDLE_SECONDS = 60.0
 
 
 class Behind:
-    """The sets of links on which something is under way."""
+    """The sets of links with asynchronous releases under way."""
 
     def __init__(self) -> None:
         self.forget()
@@ -32,47 +31,37 @@ class Behind:
     def forget(self) -> None:
         """In a forked child: the parent's links and its thread are not ours."""
         self._rounds: dict[Links, int] = {}
-        self._changed = threading.Condition()
-        self._thread: threading.Thread | None = None
+        self._pause = _TICK_SECONDS
+        self._background = Background("redlock-behind", self._work)
 
     def close(self) -> None:
         """End the thread."""
-        with self._changed:
-            self._rounds.clear()
-            self._thread = None
-            self._changed.notify()
+        self._rounds.clear()
+        self._background.stop()
 
     def watch(self, links: Links) -> None:
-        """Look after this set, which the caller has to itself, until all that was begun there is over."""
+        """Look after this set, which the caller has to itself, until the outcome of all its releases is known."""
         if links in self._rounds:
             return
-        with self._changed:
-            self._rounds[links] = links.rounds
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="redlock-behind", daemon=True)
-                self._thread.start()
-            else:
-                self._changed.notify()
+        self._rounds[links] = links.rounds
+        self._background.wake(0)
 
-    def _run(self) -> None:
-        pause = _TICK_SECONDS
-        while self._has_work():
-            time.sleep(pause)
-            pause = min(2 * pause, _LONGEST_TICK_SECONDS)
-            for links, rounds in list(self._rounds.items()):
-                if links.rounds != rounds:
-                    self._rounds[links], pause = links.rounds, _TICK_SECONDS
-                elif links.lock.acquire(blocking=False):
-                    pause = _TICK_SECONDS
-                    with links:
-                        self._look(links)
-
-    def _has_work(self) -> bool:
-        with self._changed:
-            mine = self._thread is threading.current_thread()
-            if mine and not self._rounds and not self._changed.wait(_IDLE_SECONDS) and not self._rounds:
-                self._thread = None
-            return self._thread is threading.current_thread()
+    def _work(self) -> float | None:
+        if not self._rounds:
+            self._pause = _TICK_SECONDS
+            return None
+        time.sleep(self._pause)
+        self._pause = min(2 * self._pause, _LONGEST_TICK_SECONDS)
+        for links, rounds in list(self._rounds.items()):
+            if links.rounds != rounds:
+                self._rounds[links], self._pause = links.rounds, _TICK_SECONDS
+                continue
+            turn = links.turn()
+            if turn is not None:
+                self._pause = _TICK_SECONDS
+                with turn:
+                    self._look(links)
+        return 0.0
 
     def _look(self, links: Links) -> None:
         try:
@@ -82,5 +71,4 @@ class Behind:
             logger.exception("look-failed")
             over = True
         if over:
-            with self._changed:
-                self._rounds.pop(links, None)
+            self._rounds.pop(links, None)

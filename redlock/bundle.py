@@ -1,7 +1,7 @@
 """A set of links, one per node: who is connected, who is dialled, and whom a round is to wait for.
 
 Rules of this file:
-1. A set is used by one thread at a time: whoever uses it has its lock.
+1. A set is used by one thread at a time, the one that has its turn.
 2. A round waits for a dial once, for one node timeout. Then the node is down: it is dialled in the background, and
    no round waits for it until it has been reached. Only while fewer nodes than a quorum are connected a round waits
    longer, as far as its own time goes.
@@ -13,7 +13,6 @@ Rules of this file:
 from __future__ import annotations
 
 import selectors
-import threading
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
@@ -24,12 +23,11 @@ from redlock.commands import Command, Release
 from redlock.fences import FENCE_AHEAD_MS
 from redlock.link import Link
 from redlock.model import Kind, quorum_of, silent
+from redlock.mutex import Mutex
 from redlock.nodes import Dial
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from typing_extensions import Self
 
     from redlock.ballot import Ballot
     from redlock.model import Vote
@@ -38,7 +36,7 @@ if TYPE_CHECKING:
 _SUSPECT_MS = 1_000
 
 
-class Bundle:
+class Bundle(Mutex):
     """One connection per node, used by one thread at a time.
 
     Args:
@@ -47,9 +45,7 @@ class Bundle:
     """
 
     def __init__(self, nodes: Sequence[Node], terms: str) -> None:
-        # One thread at a time; and a thread that an exception struck just after it had taken its turn still has it,
-        # so that this set is no loss to it.
-        self.lock = threading.RLock()
+        super().__init__()
         self._nodes = nodes
         self._terms = terms
         self._quorum = quorum_of(len(nodes))
@@ -68,14 +64,6 @@ class Bundle:
     def _start_afresh(self) -> None:
         self._selector = selectors.DefaultSelector()
         self._links = [Link(place, node, self._selector) for place, node in enumerate(self._nodes)]
-
-    def __enter__(self) -> Self:
-        """This thread's turn, which `Driver.links` has taken."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """The turn is over."""
-        self.lock.release()
 
     def order(self, command: Command) -> Sequence[Link]:
         """Whom to tell first: a release goes to where it wakes somebody last, or who is woken is there before it."""

@@ -6,15 +6,12 @@ between threads and survives a fork (the child dials anew).
 
 from __future__ import annotations
 
-import atexit
-import os
 import socket
 import threading
 import warnings
-import weakref
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from redlock import checks, held, log, process, protocol, verdict
+from redlock import checks, held, lifecycle, log, lock_misuse, process, protocol, verdict
 from redlock.clock import wall_us
 from redlock.driver import Driver
 from redlock.errors import ConfigurationError
@@ -25,6 +22,7 @@ from redlock.lease import Lease
 from redlock.lock import Lock
 from redlock.model import shown
 from redlock.nodes import DEFAULT_NODES, Node
+from redlock.reentrance import InnerLease
 from redlock.renewal import Renewal
 from redlock.wait_registry import WaitRegistry
 from redlock.waiters import Waiters
@@ -34,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import TracebackType
 
-    from typing_extensions import Self
+    from typing_extensions import Never, Self
 
     from redlock.commands import Names
 
@@ -68,6 +66,8 @@ class Redlock:
         prefix: Put before every key. Clients with different prefixes share the nodes and nothing else; no prefix may be
             the beginning of another.
         node_timeout: Seconds after which a node that was asked counts as silent.
+        allow_event_loop: Whether a `Lock` may be acquired inside a running asyncio event loop, which stands still
+            meanwhile.
 
     Raises:
         ConfigurationError: One of these is no good; the message says which and what would be.
@@ -81,6 +81,7 @@ class Redlock:
         max_ttl: float = 10.0,
         prefix: str = "",
         node_timeout: float = 0.1,
+        allow_event_loop: bool = False,
     ) -> None:
         self.node_timeout_ms = max(1, int(checks.number("node_timeout", node_timeout) * 1000))
         self._max_ttl_ms = int(checks.number("max_ttl", max_ttl) * 1000)
@@ -102,7 +103,8 @@ class Redlock:
         self.log = Journal(members)
         self.waits = WaitRegistry(self.log, self.waiters, prefix)
         self.renewal = Renewal(self.driver)
-        _clients.add(self)
+        lifecycle.watch(self)
+        self._allow_event_loop = allow_event_loop
         self._fences = ObservedFences()
         self._host = socket.gethostname()
 
@@ -118,6 +120,8 @@ class Redlock:
         reentrant: bool = False,
         on_lost: Callable[[Lease], None] | None = None,
         wait_for_release: bool = True,
+        thread_local: bool = True,
+        **redis_options: Never,
     ) -> Lock:
         """A lock with the conventions of redis-py's `Lock`.
 
@@ -130,17 +134,21 @@ class Redlock:
             renew: Whether a `with` block renews the lease until it ends. `acquire` alone never does: who
                 forgets to release must not hold it for ever.
             max_hold: Seconds after which renewing stops; None for as long as the block runs.
-            reentrant: Whether the same thread may take what it holds already, and then shares the lease.
-                Otherwise that is an error at once.
-            on_lost: Called from the renewing thread with the lease when it is known to be lost.
+            reentrant: Whether the same thread, greenlet or asyncio task may take what it holds already, and then
+                shares the lease. Otherwise it waits like any other client, and a wait without a limit is refused.
+            on_lost: Called with the lease when it is known to be lost, in a thread of its own; at most 8 such
+                calls run at a time in one client. What it raises is logged.
             wait_for_release: Whether `release` and the end of a `with` block wait until a quorum of nodes has said
                 what became of it. Without that they raise `LockLost` only where the loss is known by then; what the
                 nodes say goes to the log, and to `Lease.outcome`. They are told at once, or where this thread takes
                 locks in quick succession together with its next question, 2 ms later at most.
+            thread_local: Whether each thread releases only what it acquired. False: any thread may release.
+            redis_options: None. Each option of redis-py that has no meaning here is refused by name.
 
         Raises:
             ConfigurationError: One of these is no good.
         """
+        lock_misuse.check_lock(redis_options)
         return Lock(
             self,
             checks.resources(name),
@@ -152,6 +160,7 @@ class Redlock:
             reentrant=reentrant,
             on_lost=on_lost,
             wait_for_release=wait_for_release,
+            thread_local=thread_local,
         )
 
     def lease(
@@ -164,8 +173,21 @@ class Redlock:
         max_hold_ms: int | None = None,
         reentrant: bool = False,
         on_lost: Callable[[Lease], None] | None = None,
+        is_block: bool = True,
+        forever: bool = True,
     ) -> Lease:
         """A lease to `take` and `give_back`, for integrations; most callers want `lock`.
+
+        Args:
+            name: As for `lock`.
+            ttl_ms: The length of the lease; default: the client's.
+            who: What other clients are told of the holder.
+            renew: Whether the lease is renewed until it is given back.
+            max_hold_ms: When renewing stops; None for as long as the lease is held.
+            reentrant: As for `lock`.
+            on_lost: As for `lock`.
+            is_block: Whether its time is a block of code, so that all blocks inside are over when it ends.
+            forever: Whether the caller may wait without a limit, and so must not wait for itself.
 
         Raises:
             ConfigurationError: The name or `ttl_ms` is no good; a lease never lasts longer than `max_ttl`.
@@ -181,8 +203,10 @@ class Redlock:
             renew=renew,
             max_hold_ms=max_hold_ms,
             on_lost=on_lost,
+            is_block=is_block,
         )
-        return held.claim(lease, reentrant=reentrant)
+        outer = held.claim(lease, reentrant=reentrant, forever=forever)
+        return lease if outer is lease else InnerLease(outer, on_lost, is_block=is_block)
 
     def holder(self, name: str) -> Holding | None:
         """Who holds this resource: whom most nodes name, where a quorum of them shows a holder; else None.
@@ -207,6 +231,14 @@ class Redlock:
             count,
             election.largest_fence,
         )
+
+    def refuse_event_loop(self) -> None:
+        """Raise where a blocking call would stop a running asyncio event loop, unless that is allowed."""
+        if not self._allow_event_loop:
+            lock_misuse.check_event_loop()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(lock_misuse.NO_PICKLE)
 
     def checked_ttl_ms(self, ttl: float) -> int:
         """A TTL in seconds as milliseconds, if this client can work with it."""
@@ -264,24 +296,3 @@ class Redlock:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-
-
-_clients: weakref.WeakSet[Redlock] = weakref.WeakSet()
-
-
-def _forget_all() -> None:
-    for client in list(_clients):
-        client.driver.forget()
-        client.renewal.forget()
-        client.waiters.forget()
-        client.waits.reset_after_fork()
-
-
-def _settle_all() -> None:
-    for client in list(_clients):
-        client.driver.settle()
-
-
-os.register_at_fork(after_in_child=_forget_all)
-# Not `close`: a daemon thread may be at work to the end.
-atexit.register(_settle_all)

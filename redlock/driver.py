@@ -2,7 +2,7 @@
 
 Rules of this file:
 1. A set of links is used by one thread at a time; there are as many sets as threads are really inside an
-   operation, up to a limit.
+   operation, up to a limit. A thread that an exception strikes leaves its set to the next one.
 2. What belongs to one lease goes down the connections that took it, so that a release can't overtake an acquire.
 3. A forked child shares nothing with its parent: it closes what it inherited without a word on the wire.
 4. Asynchronous releases have come to their end, and the nodes have read all commands, before the connections are
@@ -12,7 +12,6 @@ Rules of this file:
 from __future__ import annotations
 
 import random
-import threading
 from typing import TYPE_CHECKING
 
 from redlock.behind import Behind
@@ -22,12 +21,13 @@ from redlock.sync import Links
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from redlock.mutex import Turn
     from redlock.nodes import Node
     from redlock.protocol import Outcome, Steps
     from redlock.wire import Codec
 
 _MOST_SETS = 16
-_TURN_SECONDS = 1.0
+_SETTLE_SECONDS = 1.0
 
 
 class Driver:
@@ -37,25 +37,31 @@ class Driver:
         self.nodes = tuple(nodes)
         self.codec = codec
         self._sets: list[Links] = []
-        self._growing = threading.Lock()
+        # A round is over by then. A set that is still in use may belong to an exception that is being handled.
+        self._turn_seconds = 2 * nodes[0].timeout_ms / 1000
         self._behind = Behind()
 
-    def links(self, wanted: Links | None = None) -> Links:
-        """A set of links for this thread alone, for one `with` block: the wanted one if it is there, else any."""
-        if wanted is not None and wanted in self._sets and wanted.lock.acquire(timeout=_TURN_SECONDS):
-            return wanted
-        for links in self._sets:
-            if links.lock.acquire(blocking=False):
-                return links
-        with self._growing:
+    def links(self, wanted: Links | None = None) -> Turn[Links]:
+        """A set of links for this thread alone, for one `with` block.
+
+        Args:
+            wanted: The set to use if it is free within two node timeouts; otherwise any set.
+        """
+        if wanted is not None and wanted in self._sets:
+            turn = wanted.turn(self._turn_seconds)
+            if turn is not None:
+                return turn
+        while True:
+            for links in self._sets:
+                turn = links.turn()
+                if turn is not None:
+                    return turn
             if len(self._sets) < _MOST_SETS:
-                links = Links(self.nodes, self.codec)
-                links.lock.acquire()
-                self._sets.append(links)
-                return links
-        links = random.choice(self._sets)  # noqa: S311 - spreads the waiting, guards nothing
-        links.lock.acquire()
-        return links
+                self._sets.append(Links(self.nodes, self.codec))
+            else:
+                turn = random.choice(self._sets).turn(self._turn_seconds)  # noqa: S311 - spreads the waiting
+                if turn is not None:
+                    return turn
 
     def begin(self, wanted: Links | None, steps: Steps[Outcome], done: Callable[[Outcome], None]) -> None:
         """Send a release that nobody waits for; `done` is told what became of it, from whatever thread."""
@@ -70,19 +76,20 @@ class Driver:
         """
         until_ms = now_ms() + self.nodes[0].timeout_ms
         for links in self._sets:
-            if links.lock.acquire(timeout=_TURN_SECONDS):
-                with links:
+            turn = links.turn(_SETTLE_SECONDS)
+            if turn is not None:
+                with turn:
                     links.settle()
                     links.drain(until_ms)
 
     def close(self) -> None:
         """Close all connections. Leases that are still held run out with their TTL."""
-        with self._growing:
-            sets, self._sets = self._sets, []
+        sets, self._sets = self._sets, []
         until_ms = now_ms() + self.nodes[0].timeout_ms
         for links in sets:
-            if links.lock.acquire(timeout=_TURN_SECONDS):
-                with links:
+            turn = links.turn(_SETTLE_SECONDS)
+            if turn is not None:
+                with turn:
                     links.settle()
                     links.drain(until_ms)
                     links.abandon()
@@ -91,7 +98,6 @@ class Driver:
     def forget(self) -> None:
         """In a forked child: the parent's connections are not ours."""
         sets, self._sets = self._sets, []
-        self._growing = threading.Lock()
         self._behind.forget()
         for links in sets:
             links.abandon()

@@ -1,75 +1,87 @@
-"""The queue inside a process: of all its threads that wait for the same thing, one at a time waits at the nodes.
+"""The queue inside a process: of all its threads that wait for the same resources, one at a time waits at the nodes.
 
 Without it every waiting thread is one more client that splits votes at the nodes; with it the nodes see as many
 waiters as there are processes.
 
-Rules of this file:
-1. First come, first served; one is in the line only while one waits, never while one holds a lease.
-2. Who has waited for long enough may look at the nodes without its turn, and keeps its place.
-3. An exception may strike anywhere: `leave` mends every state, so whoever entered leaves in a `finally`.
+Invariants:
+1. First come, first served. A thread has a place only while it waits, never while it holds a lease.
+2. A thread that has waited for long enough may ask the nodes without its turn, and keeps its place.
+3. A place that is dropped is given up: an exception may strike anywhere. The next thread finds out when its own time
+   is over. No lock is needed: each change of a line is one operation on a list.
 """
 
 from __future__ import annotations
 
-import threading
-from collections import deque
-from typing import TYPE_CHECKING, NamedTuple
+import contextlib
+import weakref
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from redlock.commands import Names
 
-
-class _Place(NamedTuple):
-    who: object
-    turn: threading.Lock
-    """Held until this is the front."""
+_Line: TypeAlias = "list[weakref.ref[Place]]"
 
 
 class Gate:
-    """The lines of one client, by what is waited for; the first in a line is at the front."""
+    """The lines of one client, by what is waited for."""
 
     def __init__(self) -> None:
         self.forget()
 
     def forget(self) -> None:
-        """In a forked child: nobody waits here."""
-        self._lines: dict[Names, deque[_Place]] = {}
-        self._mutex = threading.Lock()
+        """In a forked child: the threads that wait are not ours."""
+        self._lines: dict[Names, _Line] = {}
 
     def has_line(self, names: Names) -> bool:
-        """Whether somebody waits for these at this moment."""
-        return names in self._lines
+        """Whether a thread waits for these at this moment."""
+        return bool(self._lines.get(names))
 
     def length(self, names: Names) -> int:
-        """How many wait for these."""
+        """How many threads wait for these."""
         return len(self._lines.get(names, ()))
 
-    def enter(self, names: Names, who: object, seconds: float) -> bool:
-        """Wait for this long to be at the front; whether others were before, or one was there at once."""
-        with self._mutex:
-            line = self._lines.setdefault(names, deque())
-            place = next((one for one in line if one.who is who), None)
-            if place is None:
-                place = _Place(who, threading.Lock())
-                place.turn.acquire()
-                line.append(place)
-            if line[0] is place:
-                return False
-        if place.turn.acquire(timeout=max(0.0, seconds)):
-            # For whoever asks again.
-            place.turn.release()
+    def join(self, names: Names) -> Place:
+        """A place at the end of the line."""
+        return Place(self._lines, names)
+
+
+class Place:
+    """A thread's place in a line.
+
+    Args:
+        lines: All lines.
+        names: Which line.
+    """
+
+    def __init__(self, lines: dict[Names, _Line], names: Names) -> None:
+        self._lines, self._names = lines, names
+        self._turn: SimpleQueue[None] = SimpleQueue()
+        # The line is empty and gone where another thread leaves it just now: then this place is first in a line of
+        # its own, which costs a split vote at most.
+        self._line = lines.setdefault(names, [])
+        self._line.append(weakref.ref(self, self._line.remove))
+
+    def wait(self, seconds: float) -> bool:
+        """Wait to be at the front, at most this long; False if it was there at once."""
+        if self._first() is self:
+            return False
+        with contextlib.suppress(Empty):
+            self._turn.get(timeout=max(0.0, seconds))
         return True
 
-    def leave(self, names: Names, who: object) -> None:
-        """Go, wherever in the line one is; the next one is at the front then, if one was."""
-        with self._mutex:
-            line = self._lines.get(names, deque())
-            place = next((one for one in line if one.who is who), None)
-            if place is None:
-                return
-            was_first = line[0] is place
-            line.remove(place)
-            if not line:
-                del self._lines[names]
-            elif was_first:
-                line[0].turn.release()
+    def leave(self) -> None:
+        """Go, from wherever in the line; again is no error."""
+        with contextlib.suppress(ValueError):
+            self._line.remove(weakref.ref(self))
+        first = self._first()
+        if first is not None:
+            first._turn.put(None)  # noqa: SLF001 - of this class
+        elif self._lines.get(self._names) is self._line:
+            self._lines.pop(self._names, None)
+
+    def _first(self) -> Place | None:
+        try:
+            return self._line[0]()
+        except IndexError:
+            return None

@@ -1,15 +1,19 @@
-"""What this context holds: so that taking it again is an error at once, or the same lease, and never a deadlock.
+"""The leases that the running code holds: a second acquisition is refused or shares a lease, and never deadlocks.
 
-Rules:
-1. A context is a thread, a greenlet or an asyncio task (`contextvars`); a lease whose time is over is not held.
-2. Nothing here keeps a lease alive that its owner has dropped.
-3. What it costs does not grow with what is held, where it is given back in the opposite order: a context's leases are
-   a stack of pairs, which contexts can share, and it is searched only if the process holds one on the same resource.
+Invariants:
+1. A lease belongs to the thread, greenlet or asyncio task that acquired it. A copy of its context in another thread or
+   task holds nothing.
+2. A lease whose time is over is not held. Only weak references are kept here.
+3. The cost does not grow with the number of leases, where they are given back in the opposite order: the leases of a
+   context are a stack of pairs, and it is searched only if the process holds a lease on the same resource.
 """
 
 from __future__ import annotations
 
+import threading
 import weakref
+from asyncio import current_task
+from asyncio.events import _get_running_loop
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -20,29 +24,47 @@ if TYPE_CHECKING:
 
     from redlock.lease import Lease
 
-_Stack: TypeAlias = "tuple[weakref.ref[Lease], _Stack] | None"
+_Stack: TypeAlias = "tuple[weakref.ref[Lease], object, _Stack] | None"
 
 _stack: ContextVar[_Stack] = ContextVar("redlock_held", default=None)
+_thread = threading.local()
 _last: dict[tuple[int, str], weakref.ref[Lease]] = {}
 """Which lease of this process was taken last, by client and resource. No weak dictionary: its callbacks run when a
 lease is dropped, and an exception that a signal raises in one of them is lost."""
 _most_known = 10_000
 
 
+def _owner() -> object:
+    """The asyncio task that runs; without one the thread, or the greenlet where threads are greenlets."""
+    if _get_running_loop() is not None and (task := current_task()) is not None:
+        return task
+    try:
+        return _thread.owner
+    except AttributeError:
+        # An object, not a number: those of threads that have ended are used again.
+        _thread.owner = object()
+        return _thread.owner
+
+
 def _held() -> Iterator[Lease]:
-    stack = _stack.get()
+    stack, owner = _stack.get(), _owner()
     while stack is not None:
-        reference, stack = stack
+        reference, whose, stack = stack
         lease = reference()
-        if lease is not None and lease.held:
+        if lease is not None and whose is owner and lease.held:
             yield lease
 
 
-def claim(lease: Lease, *, reentrant: bool) -> Lease:
-    """The lease to take: this one, or the one that this context holds on the same resources already.
+def claim(lease: Lease, *, reentrant: bool, forever: bool = True) -> Lease:
+    """The lease to take: this one, or the one that this thread, greenlet or task holds on the same resources already.
+
+    Args:
+        lease: A new one.
+        reentrant: Whether a lease can be shared.
+        forever: Whether the caller would wait without a limit.
 
     Raises:
-        RedlockError: This context holds one of the resources, and that is not what re-entrance can share.
+        RedlockError: It would wait for itself without a limit.
     """
     if not any(key in _last for key in lease.claims):
         return lease
@@ -51,6 +73,8 @@ def claim(lease: Lease, *, reentrant: bool) -> Lease:
         if shared and other.remaining() > 0:
             if reentrant and lease.claims <= other.claims:
                 return other
+            if not forever:
+                return lease
             names = ", ".join(sorted(name for _, name in shared))
             raise RedlockError(
                 f"lock {names!r} is held by this very context; it would wait for itself. "
@@ -65,20 +89,20 @@ def claim(lease: Lease, *, reentrant: bool) -> Lease:
 
 
 def add(lease: Lease) -> None:
-    """This context holds it from now on."""
+    """The running code holds it from now on."""
     reference = weakref.ref(lease)
     for key in lease.claims:
         _last[key] = reference
     below = _stack.get()
     while below is not None and not ((other := below[0]()) and other.held):
-        below = below[1]
-    _stack.set((reference, below))
+        below = below[2]
+    _stack.set((reference, _owner(), below))
     if len(_last) > _most_known:
         _drop_what_is_gone()
 
 
 def _drop_what_is_gone() -> None:
-    """Of leases that nobody gave back."""
+    """Of leases that were dropped and never given back."""
     global _most_known  # noqa: PLW0603 - as many again before the next look
     for key, reference in list(_last.items()):
         if reference() is None:
@@ -87,18 +111,18 @@ def _drop_what_is_gone() -> None:
 
 
 def remove(lease: Lease) -> None:
-    """This context holds it no more."""
+    """The running code holds it no more."""
     for key in lease.claims:
         known = _last.get(key)
         if known is not None and known() is lease:
             _last.pop(key, None)
     above, stack = [], _stack.get()
     while stack is not None and stack[0]() is not lease:
-        above.append(stack[0])
-        stack = stack[1]
+        above.append(stack)
+        stack = stack[2]
     if stack is None:
         return
-    stack = stack[1]
-    for reference in reversed(above):
-        stack = (reference, stack)
-    _stack.set(stack)
+    below = stack[2]
+    for reference, owner, _ in reversed(above):
+        below = (reference, owner, below)
+    _stack.set(below)

@@ -6,22 +6,25 @@ It differs where a lock on several nodes must:
    added, and never shortens it.
 3. `locked()` tells whether a quorum of nodes shows some holder; `owned()` looks at the own deadline first.
 4. `release` forgets the owner token once the outcome is known, not before.
-What it holds it holds per thread, as redis-py's does by default: a failed attempt of one thread never
-overwrites the token of another.
+It knows what each thread acquired, as redis-py's does by default: a failed attempt of one thread never overwrites the
+token of another. With `thread_local=False` it knows what all threads together acquired.
 """
 
 from __future__ import annotations
 
 import contextlib
 import threading
-from typing import TYPE_CHECKING, Literal
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Literal
 
-from redlock import checks, protocol
+from redlock import checks, lock_misuse, protocol
 from redlock.errors import LockContended, NotHeld, RedlockError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
+
+    from typing_extensions import Never
 
     from redlock.client import Redlock
     from redlock.commands import Names
@@ -48,6 +51,7 @@ class Lock:
         reentrant: bool,
         on_lost: Callable[[Lease], None] | None,
         wait_for_release: bool,
+        thread_local: bool,
     ) -> None:
         self.names = names
         self._client = client
@@ -59,73 +63,115 @@ class Lock:
         self._reentrant = reentrant
         self._on_lost = on_lost
         self._wait_for_release = wait_for_release
-        self._local = threading.local()
+        self._thread_local = thread_local
+        self._local: Any = threading.local() if thread_local else SimpleNamespace(leases=[])
 
     @property
     def name(self) -> str:
         """What it locks, in words; several names have commas between them."""
         return ", ".join(self.names)
 
-    def acquire(self, *, blocking: bool | None = None, blocking_timeout: float | None = None) -> bool:
+    def acquire(
+        self,
+        blocking: bool | None = None,  # noqa: FBT001 - as in threading: acquire(False)
+        blocking_timeout: float | None = None,
+        **redis_options: Never,
+    ) -> bool:
         """Take the lock.
 
         Args:
             blocking: False tries once. Default: as the lock was made.
             blocking_timeout: Seconds to go on trying, 0 or more; None for ever. Default: as the lock was made.
+            redis_options: None. Each option of redis-py that has no meaning here is refused by name.
 
         Returns:
-            True if this thread now holds it; False if somebody else had it for all that time.
+            True if this thread now holds it; False if it was taken for all that time.
 
         Raises:
             QuorumUnavailable: Too few nodes voted, to the end of that time; without a limit, for one TTL.
-            RedlockError: This thread holds it already, and `reentrant` is off: it would wait for itself.
+            RedlockError: This thread holds it already, `reentrant` is off, and the wait has no limit: the thread
+                would wait for itself. Also inside a running asyncio event loop.
             ConfigurationError: The addresses lead to too few servers, or other clients work under other terms.
         """
+        lock_misuse.check_acquire(blocking, redis_options)
+        lease, patience_ms = self._new_lease(blocking, blocking_timeout, is_block=False)
         try:
-            self._take(blocking, blocking_timeout, renew=False)
-        except LockContended:
-            return False
+            self._take(lease, patience_ms)
+        except BaseException as error:
+            self._drop(lease)
+            if isinstance(error, LockContended):
+                return False
+            raise
         return True
 
-    def _take(self, blocking: bool | None, blocking_timeout: float | None, *, renew: bool) -> Lease:  # noqa: FBT001 - as acquire
+    def _new_lease(
+        self,
+        blocking: bool | None,  # noqa: FBT001 - as acquire
+        blocking_timeout: float | None,
+        *,
+        is_block: bool,
+    ) -> tuple[Lease, int | None]:
+        """A lease that was not taken yet, and how long to try."""
+        self._client.refuse_event_loop()
         wait = self._blocking if blocking is None else blocking
         seconds = self._blocking_timeout if blocking_timeout is None else checks.patience(blocking_timeout)
+        patience_ms = 0 if not wait else None if seconds is None else int(seconds * 1000)
         lease = self._client.lease(
             self.names,
             ttl_ms=self._ttl_ms,
-            renew=renew,
+            renew=self._renew and is_block,
             max_hold_ms=self._max_hold_ms,
             reentrant=self._reentrant,
             on_lost=self._on_lost,
+            is_block=is_block,
+            forever=patience_ms is None,
         )
-        before = self._stack
-        self._local.leases = (*before, lease)
-        try:
-            lease.take(0 if not wait else None if seconds is None else int(seconds * 1000))
-        except BaseException:
-            self._local.leases = before
-            if lease.held and lease not in before:
-                # Struck by a signal after it was won: it must not stay, and be renewed, without an owner.
-                with contextlib.suppress(RedlockError):
-                    lease.give_back()
-            raise
-        return lease
+        return lease, patience_ms
+
+    def _take(self, lease: Lease, patience_ms: int | None) -> None:
+        leases = self._leases
+        if leases:
+            # Only a block is sure to give back what it has lost.
+            over = [one for one in leases if not one.held or (one.lost and not one.is_block)]
+            for one in over:
+                leases.remove(one)
+        leases.append(lease)
+        lease.take(patience_ms)
+
+    def _drop(self, lease: Lease) -> None:
+        """After an exception: nothing may stay, and be renewed, without an owner."""
+        with contextlib.suppress(ValueError):
+            self._leases.remove(lease)
+        if lease.held:
+            with contextlib.suppress(RedlockError):
+                lease.give_back()
 
     @property
-    def _stack(self) -> tuple[Lease, ...]:
-        leases: tuple[Lease, ...] = getattr(self._local, "leases", ())
+    def _leases(self) -> list[Lease]:
+        try:
+            leases: list[Lease] = self._local.leases
+        except AttributeError:
+            leases = self._local.leases = []
         return leases
 
     @property
     def lease(self) -> Lease:
         """The lease that this thread holds: `.fence`, `.remaining()`, `.ensure_valid()`.
 
+        Its methods may be called from other threads too, also `give_back` and `extend`.
+
         Raises:
             NotHeld: This thread does not hold the lock.
         """
-        if not self._stack:
-            raise NotHeld(f"lock {self.name!r} is not held by this thread", self.name)
-        return self._stack[-1]
+        return self._last(None)
+
+    def _last(self, is_block: bool | None) -> Lease:  # noqa: FBT001 - None: either
+        """The lease that was taken last, by a block or by `acquire`."""
+        for lease in reversed(self._leases):
+            if lease.held and is_block in (None, lease.is_block):
+                return lease
+        whose = "by this thread" if self._thread_local else "by this Lock"
+        raise NotHeld(f"lock {self.name!r} is not held {whose}", self.name)
 
     @property
     def fence(self) -> int:
@@ -135,15 +181,25 @@ class Lock:
     def release(self) -> None:
         """Give the lock back.
 
+        A `Lock` knows what each thread acquired. To release in another thread, pass the lease (`lock.lease`) and call
+        its `give_back`, or make the lock with `thread_local=False`.
+
         Raises:
             NotHeld: This thread does not hold it.
-            LockLost: It was lost before: somebody else may have been inside at the same time.
+            LockLost: It was lost before: another client may have been inside at the same time.
         """
         lease = self.lease
         try:
-            lease.leave(wait=self._wait_for_release)
-        finally:
-            self._local.leases = self._stack[:-1]
+            lease = self._last(is_block=False)
+        except NotHeld:
+            lease = self._last(None)
+        self._release(lease, ends_blocks=False)
+
+    def _release(self, lease: Lease, *, ends_blocks: bool) -> None:
+        # First: an exception that strikes after this leaves no lease that is renewed.
+        with contextlib.suppress(ValueError):
+            self._leases.remove(lease)
+        lease.leave(wait=self._wait_for_release, ends_blocks=ends_blocks)
 
     def extend(self, additional_time: float, *, replace_ttl: bool = False) -> Literal[True]:
         """Make the lease last longer.
@@ -178,10 +234,13 @@ class Lock:
 
     def owned(self) -> bool:
         """Whether this thread holds it: inside its deadline, and a quorum of nodes agrees."""
-        stack = self._stack
-        if not stack or not stack[-1].held or stack[-1].lost:
+        try:
+            lease = self.lease
+        except NotHeld:
             return False
-        token = stack[-1].owner
+        if lease.lost:
+            return False
+        token = lease.owner
         with self._client.driver.links() as links:
             elections = [links.run(protocol.inspect(name)) for name in self.names]
         return all(sum(vote.holder == token for vote in one.votes) >= one.quorum for one in elections)
@@ -193,7 +252,13 @@ class Lock:
             LockContended: Somebody else had it for all the time that `blocking_timeout` gives.
             QuorumUnavailable: Too few nodes voted.
         """
-        return self._take(None, None, renew=self._renew)
+        lease, patience_ms = self._new_lease(None, None, is_block=True)
+        try:
+            self._take(lease, patience_ms)
+            return lease  # noqa: TRY300 - an exception that strikes here must find the lease too
+        except BaseException:
+            self._drop(lease)
+            raise
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
@@ -203,8 +268,8 @@ class Lock:
         Raises:
             LockLost: The lease was lost, and the body did not raise.
         """
-        if exc is None:
-            self.release()
-            return
-        with contextlib.suppress(RedlockError):
-            self.release()
+        try:
+            self._release(self._last(is_block=True), ends_blocks=True)
+        except RedlockError:
+            if exc is None:
+                raise

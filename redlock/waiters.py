@@ -15,14 +15,13 @@ Rules of this file:
 
 from __future__ import annotations
 
-import threading
 import time
 from typing import TYPE_CHECKING
 
 from redlock import told, wire
 from redlock.clock import now_ms
 from redlock.exchange import pack
-from redlock.gate import Gate
+from redlock.gate import Gate, Place
 from redlock.nodes import TROUBLE, Dial, Unfit, refuse, why
 from redlock.waiting import early_ms, first_ms, pause_ms, sleep_ms
 
@@ -56,7 +55,6 @@ class Waiters:
     def forget(self) -> None:
         """In a forked child: the parent's connections are not ours."""
         self._kept: dict[Node, list[tuple[int, Dialled]]] = {node: [] for node in self._nodes}
-        self._lock = threading.Lock()
         self._crowded: dict[Names, tuple[int, int]] = {}
         self.gate.forget()
 
@@ -80,10 +78,9 @@ class Waiters:
 
     def close(self) -> None:
         """Close the connections that nobody waits on."""
-        with self._lock:
-            for kept in self._kept.values():
-                while kept:
-                    kept.pop()[1].close()
+        for kept in self._kept.values():
+            while kept:
+                kept.pop()[1].close()
 
     def node_for(self, names: Names) -> Node | None:
         """Where waiters of these resources wait: the first healthy node in an order made from the name."""
@@ -100,13 +97,23 @@ class Waiters:
         Raises:
             Unfit: The node can't be reached, or not within one node timeout; the message says why.
         """
-        with self._lock:
-            kept = self._kept[node]
-            while kept:
+        return self._kept_for(node) or self._dial(node, seconds)
+
+    def _kept_for(self, node: Node) -> Dialled | None:
+        kept = self._kept[node]
+        while kept:
+            try:
                 since_ms, dialled = kept.pop()
-                if now_ms() - since_ms < _LONGEST_KEPT_MS:
-                    return dialled
-                dialled.close()
+            except IndexError:
+                # Another thread took the last one.
+                return None
+            if now_ms() - since_ms < _LONGEST_KEPT_MS:
+                return dialled
+            dialled.close()
+        return None
+
+    @staticmethod
+    def _dial(node: Node, seconds: float) -> Dialled | None:
         dial = Dial(node)
         try:
             if not dial.done.wait(min(seconds, node.timeout_ms / 1000)):
@@ -123,11 +130,10 @@ class Waiters:
 
     def keep(self, node: Node, dialled: Dialled) -> None:
         """A connection with nothing under way."""
-        with self._lock:
-            if len(self._kept[node]) < _MOST_KEPT:
-                self._kept[node].append((now_ms(), dialled))
-                return
-        dialled.close()
+        if len(self._kept[node]) < _MOST_KEPT:
+            self._kept[node].append((now_ms(), dialled))
+        else:
+            dialled.close()
 
 
 class Nap:
@@ -147,7 +153,7 @@ class Nap:
         self._dialled: Dialled | None = None
         self._reading = False
         self._asked = 0.0
-        self._in_line = False
+        self._place: Place | None = None
         self._early = 0
         self._woken_by = ""
         self._slept = False
@@ -179,8 +185,9 @@ class Nap:
 
     def lines_up(self, most_ms: int) -> bool:
         """Be the one of this process that waits for them; True if that took time, and it may be free now."""
-        self._in_line = True
-        return self._waiters.gate.enter(self._names, self, most_ms / 1000)
+        if self._place is None:
+            self._place = self._waiters.gate.join(self._names)
+        return self._place.wait(most_ms / 1000)
 
     def take(self, length_ms: int, *, wakes: bool) -> None:
         """Sleep; where a wake-up can come, until it comes."""
@@ -275,8 +282,8 @@ class Nap:
             # A wake-up lies there for as long, unless somebody has taken it.
             waited_ms = max(1, now_ms() - self._began_ms) if self._slept else 0
             self._waiters.remember(self._names, waited_ms, self._wake_ms)
-            if self._in_line:
-                self._waiters.gate.leave(self._names, self)
+            if self._place is not None:
+                self._place.leave()
 
     def _drop(self) -> None:
         dialled, self._dialled, self._reading = self._dialled, None, False

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import gc
+import importlib
 import logging
 import random
 import signal
 import subprocess
 import sys
 import threading
+import warnings
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -209,6 +212,43 @@ def test_a_forked_child_leaves_what_its_parent_has_begun_to_its_parent(nodes: Cl
     assert in_a_fork(in_the_child) is True
     assert lease.outcome() is Outcome.RELEASED
     assert is_free(nodes.servers, NAME)
+
+
+@pytest.mark.parametrize("library", ["multiprocessing", "billiard"])
+def test_a_forked_process_that_ends_has_released_everything(nodes: Cluster, client: Redlock, library: str) -> None:
+    """Such a child ends by `os._exit`, which runs no `atexit` hooks."""
+
+    def in_the_child(own: Redlock) -> None:
+        for _ in range(20):
+            take_and_give_back(own)
+
+    def with_its_own_client() -> None:
+        in_the_child(Redlock(nodes.urls))
+
+    processes = importlib.import_module(library)
+    fork = processes.get_context("fork") if library == "multiprocessing" else processes
+    for target in (with_its_own_client, functools.partial(in_the_child, client)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            process = fork.Process(target=target)
+            process.start()
+        process.join(30)
+        assert process.exitcode == 0
+        assert is_free(nodes.servers, NAME)
+
+
+def test_a_forked_child_sends_what_it_held_back(nodes: Cluster, client: Redlock) -> None:
+    """By a thread of its own, while the process goes on."""
+    for _ in range(QUICK):
+        take_and_give_back(client)
+
+    def in_the_child() -> bool:
+        for _ in range(QUICK):
+            take_and_give_back(client, "child's own")
+        eventually(lambda: is_free(nodes.servers, "child's own"), "the last release", within=client.ttl_ms / 2000)
+        return True
+
+    assert in_a_fork(in_the_child) is True
 
 
 def test_nodes_that_have_lost_the_scripts_are_taught_them_and_asked_again(nodes: Cluster, client: Redlock) -> None:

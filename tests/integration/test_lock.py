@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from contextlib import suppress
@@ -11,7 +12,9 @@ import pytest
 from redis.exceptions import LockError, LockNotOwnedError
 
 from redlock import ConfigurationError, LockContended, LockLost, NotHeld, Redlock, RedlockError
+from redlock.candidate import Candidate
 from redlock.commands import Acquire
+from redlock.journal import Journal
 from redlock.wire import Codec
 from tests.integration.tools import brief_lock, eventually, holders, in_a_fork, is_free, raw, run_out
 
@@ -286,16 +289,32 @@ def test_a_failed_attempt_of_another_thread_does_not_touch_what_the_holder_has(c
     lock.release()
 
 
-def test_taking_what_this_thread_holds_is_an_error_at_once_and_not_a_deadlock(client: Redlock) -> None:
+def test_an_unlimited_wait_for_oneself_is_refused(client: Redlock) -> None:
     lock = client.lock(NAME)
 
     with lock as lease:
         with pytest.raises(RedlockError, match=f"'{NAME}' is held by this"):
             lock.acquire()
-        with pytest.raises(RedlockError, match="held by this"):
-            lock.acquire(blocking=False)
         assert lock.lease is lease
         assert lock.owned()
+
+
+@pytest.mark.parametrize("limit", [{"blocking": False}, {"blocking_timeout": 0}, {"blocking_timeout": 0.05}])
+def test_a_second_lock_of_the_same_thread_returns_false(client: Redlock, limit: dict[str, float]) -> None:
+    with client.lock(NAME) as lease:
+        assert client.lock(NAME).acquire(**limit) is False  # type: ignore[arg-type]  # as named
+        assert client.lock([NAME, "more"]).acquire(**limit) is False  # type: ignore[arg-type]  # as above
+        with pytest.raises(LockContended):
+            client.lock(NAME, **limit).__enter__()  # type: ignore[arg-type]  # as above
+        lease.ensure_valid()
+
+
+def test_a_wait_for_a_lease_of_this_thread_ends_with_it(client: Redlock) -> None:
+    first, second = brief_lock(client, NAME), client.lock(NAME)
+    first.acquire()
+    assert second.acquire(blocking_timeout=30.0) is True
+    assert second.fence > first.fence
+    second.release()
 
 
 def test_taking_it_through_another_lock_object_is_the_same_error(client: Redlock) -> None:
@@ -635,3 +654,118 @@ def test_a_very_long_owner_label_takes_the_lock_all_the_same(client: Redlock, no
     lease.give_back()
     assert len(token) < 300
     assert token.endswith("@host since 2026-11-24T12:00:00Z")
+
+
+def test_leases_that_expired_do_not_accumulate(client: Redlock) -> None:
+    lock = brief_lock(client, NAME)
+    for _ in range(4):
+        assert lock.acquire(blocking_timeout=30.0)
+        eventually(lambda: lock.lease.lost, "the end of a lease that is not renewed")
+    assert lock.acquire(blocking_timeout=30.0)
+    assert len(lock._leases) == 1
+    lock.release()
+    with pytest.raises(NotHeld):
+        _ = lock.fence
+
+
+def test_a_block_whose_lease_expired_still_says_so(client: Redlock) -> None:
+    lock = brief_lock(client, NAME, renew=False)
+    with pytest.raises(LockLost), lock as lease:
+        eventually(lambda: lease.lost, "the end of a lease that is not renewed")
+        assert lock.acquire(blocking_timeout=30.0)
+        lock.release()
+
+
+def test_a_lease_is_released_by_another_thread(nodes: Cluster, client: Redlock) -> None:
+    lock = client.lock(NAME)
+    assert lock.acquire()
+    in_a_thread(lock.lease.give_back)
+    assert is_free(nodes.servers, NAME)
+    with pytest.raises(NotHeld):
+        lock.release()
+
+
+def test_a_lock_that_is_not_thread_local_is_released_by_any(nodes: Cluster, client: Redlock) -> None:
+    lock = client.lock(NAME, thread_local=False)
+    assert lock.acquire()
+    in_a_thread(lock.release)
+    assert is_free(nodes.servers, NAME)
+    with pytest.raises(NotHeld, match="by this Lock"):
+        lock.release()
+
+
+def test_a_positional_false_tries_once(client: Redlock, rival: Redlock) -> None:
+    with rival.lock(NAME):
+        assert client.lock(NAME).acquire(False) is False  # noqa: FBT003 - as threading's locks are used
+    assert client.lock(NAME).acquire(True, 1.0) is True  # noqa: FBT003 - as above
+
+
+def test_an_event_loop_may_use_a_lock_where_that_is_allowed(nodes: Cluster) -> None:
+    async def directly(client: Redlock) -> None:
+        with client.lock(NAME) as lease:
+            lease.ensure_valid()
+
+    async def in_another_thread(client: Redlock) -> bool:
+        return await asyncio.to_thread(client.lock(NAME).acquire)
+
+    with Redlock(nodes.urls, allow_event_loop=True) as client:
+        asyncio.run(directly(client))
+    with Redlock(nodes.urls) as client:
+        assert asyncio.run(in_another_thread(client)) is True
+
+
+class Struck(BaseException):
+    """As a time limit's exception."""
+
+
+def strike(*_: object, **__: object) -> None:
+    """Raise it."""
+    raise Struck
+
+
+def test_an_acquisition_that_is_struck_when_it_is_won_is_undone(
+    nodes: Cluster, client: Redlock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease = client.lease(NAME)
+    with monkeypatch.context() as patch, pytest.raises(Struck):
+        patch.setattr(Journal, "acquired", strike)
+        lease.take(0)
+    assert not lease.held
+    eventually(lambda: is_free(nodes.servers, NAME), "its cancellation", within=client.ttl_ms / 2000)
+    with client.lock(NAME, blocking=False):
+        pass
+
+
+def test_a_lock_that_is_struck_after_it_was_won_is_released(
+    nodes: Cluster, client: Redlock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    win = Candidate.win
+
+    def win_and_strike(candidate: Candidate, patience_ms: int | None) -> None:
+        win(candidate, patience_ms)
+        raise Struck
+
+    lock = client.lock(NAME)
+    for take in (lock.acquire, lock.__enter__):
+        with monkeypatch.context() as patch, pytest.raises(Struck):
+            patch.setattr(Candidate, "win", win_and_strike)
+            take()
+        assert is_free(nodes.servers, NAME)
+        with pytest.raises(NotHeld):
+            _ = lock.lease
+
+
+def in_a_thread(work: Callable[[], object]) -> None:
+    """Do this in another thread, to the end."""
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - the test is told
+            failed.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(30)
+    assert not failed

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextvars
 import gc
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -219,7 +221,8 @@ def test_the_same_context_shares_its_lease_where_it_says_so(brief: Redlock) -> N
     lock = brief.lock("x", reentrant=True)
     with lock as outer:
         with lock as inner, brief.lock(["x"], reentrant=True) as third:
-            assert inner is outer is third
+            assert inner.fence == outer.fence == third.fence
+            assert inner.owner == outer.owner == third.owner
         assert lock.locked(), "the inner blocks gave nothing back"
         outer.ensure_valid()
     assert not lock.locked()
@@ -286,7 +289,7 @@ def test_the_trouble_of_one_lease_is_not_that_of_those_which_are_renewed_with_it
         lease.take(0)
     run_out(nodes.servers, "lost")
     eventually(lambda: lost.lost, "the loss of one")
-    eventually(lambda: any("renewal-failed" in line for line in caplog.messages), "its on_lost, which fails")
+    eventually(lambda: any("on-lost-failed" in line for line in caplog.messages), "its on_lost, which fails")
     for lease in leases:
         outlive(lease, 2)
         lease.give_back()
@@ -305,3 +308,91 @@ def test_who_is_told_of_a_loss_may_use_the_lock(nodes: Cluster, brief: Redlock) 
     run_out(nodes.servers, "x")
     assert told.wait(10)
     assert not lease.held
+
+
+def test_a_blocking_on_lost_delays_no_renewal(nodes: Cluster, brief: Redlock) -> None:
+    blocked, called = threading.Event(), threading.Event()
+
+    def block(_: Lease) -> None:
+        called.set()
+        blocked.wait(30)
+
+    guilty, innocent = brief.lease("guilty", renew=True, on_lost=block), brief.lease("innocent", renew=True)
+    guilty.take(0)
+    innocent.take(0)
+    run_out(nodes.servers, "guilty")
+    assert called.wait(10)
+    outlive(innocent, 3)
+    blocked.set()
+    innocent.give_back()
+
+
+def test_an_on_lost_that_exits_ends_no_renewal(nodes: Cluster, brief: Redlock) -> None:
+    called = threading.Event()
+
+    def leave(_: Lease) -> None:
+        called.set()
+        sys.exit(1)
+
+    lost = brief.lease("lost", renew=True, on_lost=leave)
+    lost.take(0)
+    run_out(nodes.servers, "lost")
+    assert called.wait(10)
+    with brief.lock("next") as lease:
+        outlive(lease, 3)
+
+
+def test_a_lease_that_is_due_earlier_wakes_the_thread(brief: Redlock) -> None:
+    """The second renewed lease of a process: the thread sleeps, for longer than this one lasts."""
+    with brief.lock("long", ttl=1.0), brief.lock("gone", ttl=1.0):
+        sleeping = brief.renewal._background
+        eventually(lambda: sleeping._wakes_ms < now_ms() + 1_000, "a thread that sleeps")
+        with brief.lock("brief", ttl=0.21) as lease:
+            outlive(lease, 4)
+
+
+def test_a_lease_that_fails_in_its_turn_ends_no_other(brief: Redlock, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    broken = brief.lease("broken", renew=True)
+    leases = [brief.lease(f"account:{number}", renew=True) for number in range(5)]
+    for lease in (broken, *leases):
+        lease.take(0)
+    monkeypatch.setattr(broken, "_renewing", fail)
+    for lease in leases:
+        outlive(lease, 2)
+        lease.give_back()
+
+
+def test_a_copy_of_the_context_in_another_thread_holds_nothing(brief: Redlock) -> None:
+    lock = brief.lock("x", reentrant=True, blocking=False)
+    with lock:
+        context = contextvars.copy_context()
+        thread = threading.Thread(target=lambda: got.append(context.run(lock.acquire)))
+        got: list[bool] = []
+        thread.start()
+        thread.join()
+        assert got == [False]
+
+
+def test_a_lock_that_is_acquired_twice_is_released_twice(brief: Redlock) -> None:
+    first, second = brief.lock("x", reentrant=True), brief.lock("x", reentrant=True)
+    assert first.acquire()
+    assert second.acquire()
+    first.release()
+    assert first.locked()
+    assert second.lease.held
+    second.release()
+    assert not first.locked()
+
+
+def test_a_forgotten_inner_entry_does_not_outlive_the_block(brief: Redlock) -> None:
+    """As one whose end was struck: its block is over, and it was not given back."""
+    with brief.lock("x") as outer:
+        brief.lock("x", reentrant=True).__enter__()
+        kept = brief.lock("x", reentrant=True)
+        kept.__enter__()
+    assert not outer.held
+    assert not brief.lock("x").locked()
+    assert kept

@@ -11,7 +11,7 @@ from celery import Celery
 from redlock import Lock, LockContended, Redlock, wire
 from redlock import waiting as times
 from redlock.celery import client_for, locked
-from tests.integration.tools import comes_true, eventually, raw
+from tests.integration.tools import comes_true, eventually, in_a_fork, raw
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -335,3 +335,18 @@ def test_who_does_not_wait_asks_the_nodes_however_crowded_it_was(client: Redlock
     client.waiters.remember(lock.names, 5, 60_000)
     assert lock.acquire()
     lock.release()
+
+
+def test_a_forked_child_inherits_no_queue_and_no_waiting_connections(nodes: Cluster, client: Redlock) -> None:
+    names = ("account:42",)
+    with Redlock(nodes.urls) as rival, rival.lock(names):
+        assert not client.lock(names, blocking_timeout=0.3).acquire(), "this leaves a connection for the next wait"
+        waiting = in_a_thread(lambda: client.lock(names, blocking_timeout=30.0).acquire())
+        eventually(lambda: client.waiters.gate.has_line(names), "a thread in the queue")
+
+        def in_the_child() -> list[object]:
+            kept = sum(map(len, client.waiters._kept.values()))
+            return [kept, client.waiters.gate.has_line(names), client.lock(names, blocking_timeout=0.3).acquire()]
+
+        assert in_a_fork(in_the_child) == [0, False, False]
+    waiting.join(30)

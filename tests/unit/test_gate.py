@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from redlock.gate import Gate
+from redlock.gate import Gate, Place
 
 NAMES = ("account:42",)
 LONG = 30.0
@@ -18,10 +18,12 @@ class Comer:
     def __init__(self, gate: Gate, order: list[int], number: int) -> None:
         self._gate, self._order, self._number = gate, order, number
         self.at_the_front = threading.Event()
+        self.place: Place | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def _run(self) -> None:
-        self._gate.enter(NAMES, self, LONG)
+        self.place = self._gate.join(NAMES)
+        self.place.wait(LONG)
         self._order.append(self._number)
         self.at_the_front.set()
 
@@ -32,70 +34,83 @@ class Comer:
         while self._gate.length(NAMES) == before:
             self._thread.join(0.001)
 
+    def leave(self) -> None:
+        """Leave the line."""
+        assert self.place is not None
+        self.place.leave()
 
-def test_who_comes_first_does_not_wait_and_leaves_nothing_behind() -> None:
+
+def test_the_first_does_not_wait_and_leaves_nothing_behind() -> None:
     gate = Gate()
-    assert gate.enter(NAMES, "first", LONG) is False
+    first = gate.join(NAMES)
+    assert first.wait(LONG) is False
     assert gate.has_line(NAMES)
-    assert gate.enter(NAMES, "first", LONG) is False, "it is still there"
-    gate.leave(NAMES, "first")
+    assert first.wait(LONG) is False, "it is still there"
+    first.leave()
     assert not gate.has_line(NAMES)
+    assert not gate._lines
 
 
 def test_it_is_first_come_first_served() -> None:
     gate, order = Gate(), list[int]()
-    gate.enter(NAMES, "first", LONG)
+    first = gate.join(NAMES)
     comers = [Comer(gate, order, number) for number in range(5)]
     for comer in comers:
         comer.come()
-    before: object = "first"
+    before: Comer | Place = first
     for comer in comers:
         assert not comer.at_the_front.is_set()
-        gate.leave(NAMES, before)
+        before.leave()
         assert comer.at_the_front.wait(LONG)
         before = comer
     assert order == [0, 1, 2, 3, 4]
-    gate.leave(NAMES, before)
+    before.leave()
     assert not gate.has_line(NAMES)
 
 
-def test_who_has_waited_for_long_enough_keeps_its_place() -> None:
+def test_a_thread_that_waited_long_enough_keeps_its_place() -> None:
     gate, order = Gate(), list[int]()
-    gate.enter(NAMES, "first", LONG)
-    assert gate.enter(NAMES, "second", 0) is True
+    first, second = gate.join(NAMES), gate.join(NAMES)
+    assert second.wait(0) is True
     comer = Comer(gate, order, 3)
     comer.come()
-    gate.leave(NAMES, "first")
-    assert gate.enter(NAMES, "second", 0) is False, "it is at the front"
+    first.leave()
+    assert second.wait(0) is False, "it is at the front"
     assert not comer.at_the_front.is_set()
-    gate.leave(NAMES, "second")
+    second.leave()
     assert comer.at_the_front.wait(LONG)
 
 
-def test_who_leaves_from_the_middle_holds_up_nobody() -> None:
+def test_leaving_from_the_middle_delays_no_other() -> None:
     gate, order = Gate(), list[int]()
-    gate.enter(NAMES, "first", LONG)
-    gate.enter(NAMES, "second", 0)
+    first, second = gate.join(NAMES), gate.join(NAMES)
     comer = Comer(gate, order, 3)
     comer.come()
-    gate.leave(NAMES, "second")
+    second.leave()
     assert not comer.at_the_front.is_set()
-    gate.leave(NAMES, "first")
+    first.leave()
     assert comer.at_the_front.wait(LONG)
 
 
 def test_other_names_have_a_line_of_their_own() -> None:
     gate = Gate()
-    gate.enter(NAMES, "first", LONG)
-    assert gate.enter(("account:43",), "second", LONG) is False
-    assert gate.enter((*NAMES, "account:43"), "third", LONG) is False
+    places = [gate.join(names) for names in (NAMES, ("account:43",), (*NAMES, "account:43"))]
+    assert not any(place.wait(LONG) for place in places)
 
 
-@pytest.mark.parametrize("who", ["a stranger", "first"])
-def test_leaving_mends_every_state(who: str) -> None:
+def test_leaving_twice_is_no_error_and_removes_one_place() -> None:
     gate = Gate()
-    gate.leave(NAMES, who)
-    gate.enter(NAMES, "first", LONG)
-    gate.leave(NAMES, who)
-    gate.leave(NAMES, who)
-    assert gate.has_line(NAMES) == (who != "first")
+    first, second = gate.join(NAMES), gate.join(NAMES)
+    first.leave()
+    first.leave()
+    assert gate.length(NAMES) == 1
+    assert second.wait(0) is False
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_a_place_that_is_dropped_is_given_up(which: int) -> None:
+    gate = Gate()
+    places = [gate.join(NAMES) for _ in range(3)]
+    del places[which]
+    assert gate.length(NAMES) == 2
+    assert [place.wait(0) for place in places] == [False, True]

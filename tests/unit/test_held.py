@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import gc
+import threading
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -144,3 +146,34 @@ def test_what_one_more_costs_does_not_grow_with_what_is_held() -> None:
         held.remove(cast("Lease", lease))
     assert Watched.asked < 2 * len(leases)
     assert held._stack.get() is None
+
+
+def test_a_copy_of_the_context_in_another_thread_holds_nothing() -> None:
+    _outer = add(FakeLease("a"))
+    wanted, got = FakeLease("a"), list[object]()
+    context = contextvars.copy_context()
+    assert context.run(claim, FakeLease("a"), reentrant=True) is _outer, "in this thread it does"
+    thread = threading.Thread(target=lambda: got.append(context.run(claim, wanted, reentrant=True)))
+    thread.start()
+    thread.join()
+    assert got == [wanted]
+
+
+def test_an_asyncio_task_holds_nothing_of_the_task_that_made_it() -> None:
+    wanted = FakeLease("a")
+
+    async def child() -> object:
+        return claim(wanted, reentrant=True)
+
+    async def parent() -> list[object]:
+        outer = add(FakeLease("a"))
+        own = claim(FakeLease("a"), reentrant=True)
+        return [own is outer, await asyncio.create_task(child())]
+
+    assert asyncio.run(parent()) == [True, wanted]
+
+
+def test_a_limited_wait_for_oneself_is_no_error() -> None:
+    _outer, wanted = add(FakeLease("a")), FakeLease("a")
+    found: object = held.claim(cast("Lease", wanted), reentrant=False, forever=False)
+    assert found is wanted

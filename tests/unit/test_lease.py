@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from redlock import Lease, Redlock
@@ -9,6 +11,9 @@ from redlock.clock import now_ms
 from redlock.commands import Extend
 from redlock.model import deadline_ms
 from tests.unit.helpers import grant
+
+LINKS: Any = None
+"""Nothing is sent."""
 
 
 def held_until(deadline: int, max_hold_ms: int | None = None, *, taken_ms: int = 0) -> Lease:
@@ -23,24 +28,24 @@ def held_until(deadline: int, max_hold_ms: int | None = None, *, taken_ms: int =
 def test_a_deadline_beyond_the_ttl_does_not_end_renewal(ahead_ms: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """As after an extension by hand, or where a renewal starts in the millisecond of the grant."""
     now = now_ms()
-    monkeypatch.setattr("redlock.lease.now_ms", lambda: now)
+    monkeypatch.setattr("redlock.lease_steps.now_ms", lambda: now)
     lease = held_until(deadline_ms(5_000, now) + ahead_ms)
-    assert isinstance(next(lease.renewing()).command, Extend)
+    assert isinstance(next(lease.renewing(LINKS)).command, Extend)
     assert not lease._stopped
 
 
 def test_renewal_ends_where_max_hold_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     now = now_ms()
-    monkeypatch.setattr("redlock.lease.now_ms", lambda: now)
+    monkeypatch.setattr("redlock.lease_steps.now_ms", lambda: now)
     lease = held_until(deadline_ms(5_000, now), max_hold_ms=5_000, taken_ms=now)
     with pytest.raises(StopIteration) as ended:
-        next(lease.renewing())
+        next(lease.renewing(LINKS))
     assert ended.value.value == deadline_ms(5_000, now), "it looks again when the deadline has come"
     assert "max_hold" in lease._stopped
 
 
 def test_an_extension_by_hand_within_max_hold_is_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
     now = now_ms()
-    monkeypatch.setattr("redlock.lease.now_ms", lambda: now)
+    monkeypatch.setattr("redlock.lease_steps.now_ms", lambda: now)
     lease = held_until(now + 8_000, max_hold_ms=20_000)
-    assert isinstance(next(lease.renewing()).command, Extend)
+    assert isinstance(next(lease.renewing(LINKS)).command, Extend)

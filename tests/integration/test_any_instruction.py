@@ -1,0 +1,212 @@
+"""An exception at any instruction of the package: the lock is free within a TTL, and the client is as good as new."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from redlock import Lease, LockContended, Redlock
+from tests.integration.tools import eventually, raw
+from tests.integration.tracer import Place, Struck, Tracer, instructions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from redlock import Lock
+    from redlock.embedded import Cluster
+
+TTL = 1.0
+
+
+class Stricken:
+    """A client whose calls are struck, one after the other, each time on a fresh resource."""
+
+    def __init__(self, nodes: Cluster) -> None:
+        self.nodes = nodes
+        self.client = Redlock(nodes.urls, ttl=TTL, max_ttl=2 * TTL)
+        self.other = ThreadPoolExecutor(1)
+        self._numbers = itertools.count()
+        self._seen: set[Place] = set()
+
+    def name(self) -> str:
+        """A resource that was never used."""
+        return f"struck:{next(self._numbers)}"
+
+    def strike(
+        self, work: Callable[[], object], numbers: list[int], within: Callable[..., object] | None = None
+    ) -> list[str]:
+        """Do the work once for each of these instructions, and strike there; what is wrong afterwards."""
+        wrong = []
+        for number in numbers:
+            tracer = Tracer(number, within=within)
+            try:
+                tracer.run(work)
+            except Struck:
+                pass
+            else:
+                # Fewer instructions than at first: nothing was waited for or dialled.
+                if tracer.struck is not None:
+                    wrong.append(f"{tracer.struck}: the exception was lost")
+            if not self.other.submit(self._first_set_is_free).result(30):
+                wrong.append(f"{tracer.struck}: a set of connections stays in use")
+        return wrong
+
+    def _first_set_is_free(self) -> bool:
+        first = self.client.driver._sets[0]
+        with self.client.driver.links(first) as links:
+            return links is first
+
+    def new_places(self, work: Callable[[], object], *, files: tuple[str, ...] = ()) -> list[int]:
+        """The first instruction at each place that no work before has come to."""
+        work()
+        numbers = []
+        for number, place in enumerate(instructions(work)):
+            if place not in self._seen and (not files or Path(place.code.co_filename).name in files):
+                self._seen.add(place)
+                numbers.append(number)
+        return numbers
+
+    def taken(self) -> list[str]:
+        """The resources that are not free."""
+        found = []
+        for server in self.nodes.servers:
+            with raw(server) as redis:
+                found += [name for name in redis.scan_iter("struck:*", count=10_000, _type="string") if " " not in name]
+        return [name for name in found if name.count(":") == 1]
+
+    def is_as_good_as_new(self) -> None:
+        """All is free within a TTL, and a lease is taken, renewed and given back."""
+        gc.collect()
+        until = time.monotonic() + 10 * TTL
+        eventually(lambda: not self.taken(), "the end of all leases", within=until - time.monotonic(), every=0.1)
+        with self.client.lock(self.name()) as lease:
+            deadline = lease._held().deadline_ms
+            eventually(lambda: lease._held().deadline_ms > deadline, "a renewal")
+        assert self.other.submit(self._cycle).result(30)
+
+    def _cycle(self) -> bool:
+        lock = self.client.lock(self.name(), wait_for_release=False)
+        with lock as lease:
+            pass
+        return lease.outcome().name == "RELEASED"
+
+    def end(self) -> None:
+        """Close what was opened."""
+        self.other.shutdown()
+        self.client.close()
+
+
+@pytest.fixture
+def stricken(nodes: Cluster) -> Iterator[Stricken]:
+    """A client to strike."""
+    client = Stricken(nodes)
+    yield client
+    client.end()
+
+
+def works(struck: Stricken) -> list[Callable[[], object]]:
+    """All that is done with a free lock."""
+    client = struck.client
+
+    def block() -> None:
+        with client.lock(struck.name()) as lease:
+            lease.extend(TTL)
+
+    def inner_block() -> None:
+        name = struck.name()
+        with client.lock(name), client.lock(name, reentrant=True) as inner:
+            inner.extend(TTL)
+
+    def by_hand() -> None:
+        lock = client.lock(struck.name(), wait_for_release=False)
+        lock.acquire()
+        lock.extend(TTL / 10)
+        lock.release()
+
+    def asynchronous_release() -> None:
+        with client.lock(struck.name(), wait_for_release=False):
+            pass
+
+    return [block, inner_block, by_hand, asynchronous_release]
+
+
+# A connection that is thrown away is left to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+def test_an_exception_at_any_instruction_does_no_harm(stricken: Stricken) -> None:
+    wrong = []
+    for work in works(stricken):
+        wrong += stricken.strike(work, stricken.new_places(work))
+    assert not wrong
+    stricken.is_as_good_as_new()
+
+
+@pytest.mark.long
+def test_an_exception_at_any_moment_does_no_harm(stricken: Stricken) -> None:
+    """At every instruction as often as it is carried out."""
+    wrong = []
+    for work in works(stricken):
+        work()
+        wrong += stricken.strike(work, list(range(len(instructions(work)))))
+    assert not wrong
+    stricken.is_as_good_as_new()
+
+
+def test_an_exception_in_any_wait_does_no_harm(stricken: Stricken, nodes: Cluster) -> None:
+    with Redlock(nodes.urls, ttl=TTL, max_ttl=2 * TTL) as rival, rival.lock("held"):
+
+        def wait_in_vain() -> None:
+            lock = stricken.client.lock("held", blocking_timeout=0.01)
+            assert not lock.acquire()
+
+        numbers = stricken.new_places(wait_in_vain, files=("gate.py", "waiters.py", "candidate.py", "mutex.py"))
+        assert not stricken.strike(wait_in_vain, numbers)
+        gc.collect()
+        assert not stricken.client.waiters.gate.has_line(("held",))
+    stricken.is_as_good_as_new()
+
+
+def test_an_interrupted_release_ends_a_lock_that_lives_on(stricken: Stricken) -> None:
+    """As one at the top of a module, in a block that is renewed."""
+    kept: list[Lock] = []
+
+    def block() -> None:
+        kept.append(stricken.client.lock(stricken.name()))
+        with kept[-1]:
+            pass
+
+    block()
+    places = instructions(block, within=Lease.leave)
+    assert not stricken.strike(block, list(range(0, len(places), 3)), within=Lease.leave)
+    stricken.is_as_good_as_new()
+    assert kept
+
+
+def test_an_interrupted_entry_leaves_the_outer_block_alone(stricken: Stricken) -> None:
+    """Neither is the outer lease given back early, nor does the inner block keep it after its end."""
+    name = stricken.name()
+    inner = stricken.client.lock(name, reentrant=True)
+
+    def inner_block() -> None:
+        with inner:
+            pass
+
+    with stricken.client.lock(name) as lease:
+        numbers = stricken.new_places(inner_block)
+        for number in numbers:
+            with pytest.raises(Struck):
+                Tracer(number).run(inner_block)
+            assert lease.held
+            lease.ensure_valid()
+        with pytest.raises(LockContended), Redlock(stricken.nodes.urls, ttl=TTL, max_ttl=2 * TTL) as rival:
+            rival.lock(name, blocking=False).__enter__()
+    with stricken.client.lock(name, blocking=False):
+        pass
+    stricken.is_as_good_as_new()

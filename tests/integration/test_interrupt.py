@@ -1,0 +1,87 @@
+"""`on_lost="raise"` in tasks that call each other, and a signal that comes as late as it can."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from celery import Celery
+
+from redlock import LockLost, interrupt
+from redlock.celery import client_for, current_lease, locked
+from tests.integration.tools import in_a_fork, run_out
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from redlock.embedded import Cluster
+
+BODIES = 3_000
+
+
+@pytest.fixture
+def app(nodes: Cluster) -> Iterator[Celery]:
+    """An app without a broker whose tasks are called directly."""
+    app = Celery("interrupted", broker="memory://", set_as_current=True)
+    app.conf.update(redlock_nodes=nodes.urls, redlock_ttl=0.6, redlock_max_ttl=1.0)
+    yield app
+    client_for(app).close()
+
+
+def test_a_loss_at_the_end_of_the_body_kills_no_process() -> None:
+    """Another thread finds the loss again and again while bodies begin and end."""
+
+    def in_the_child() -> int:
+        signal.signal(interrupt.SIGNAL, signal.SIG_DFL)
+        lease: Any = SimpleNamespace(lost=True, resource="x", ensure_valid=lambda: None)
+        over, raised = threading.Event(), 0
+
+        def find_it_lost() -> None:
+            while not over.is_set():
+                interrupt.interrupt(lease)
+
+        thread = threading.Thread(target=find_it_lost, daemon=True)
+        thread.start()
+        for _ in range(BODIES):
+            try:
+                with interrupt.possible(lease):
+                    pass
+            except LockLost:
+                raised += 1
+        over.set()
+        thread.join()
+        return raised
+
+    assert isinstance(in_a_fork(in_the_child), int), "a signal killed the child"
+
+
+def test_an_inner_task_that_wants_it_is_interrupted(nodes: Cluster, app: Celery) -> None:
+    """Also where the task that calls it only checks, and both share one lease."""
+    seen: list[str] = []
+
+    @app.task
+    @locked("shared", on_lost="raise", reentrant=True)
+    def inner() -> None:
+        seen.append("inner")
+        run_out(nodes.servers, "shared")
+        try:
+            time.sleep(30)
+        except LockLost:
+            seen.append("interrupted")
+            raise
+
+    @app.task
+    @locked("shared")
+    def outer() -> None:
+        seen.append(str(current_lease().fence > 0))
+        inner()
+
+    started = time.monotonic()
+    with pytest.raises(LockLost):
+        outer()
+    assert seen == ["True", "inner", "interrupted"]
+    assert time.monotonic() - started < 15

@@ -1,0 +1,85 @@
+"""Exceptions at every single instruction of the package, one at a time.
+
+A signal handler may raise between any two instructions. Here a trace function does that at a chosen one, so that all of
+them have their turn.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import redlock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import CodeType, FrameType
+
+_PACKAGE = str(Path(redlock.__file__).parent)
+
+
+class Struck(BaseException):
+    """As a time limit's exception, it may come at any moment."""
+
+
+class Place(NamedTuple):
+    """An instruction of the package."""
+
+    code: CodeType
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{Path(self.code.co_filename).name}:{self.code.co_name}+{self.offset}"
+
+
+class Tracer:
+    """Watches this thread at work.
+
+    Args:
+        strike_at: The number of the instruction, counted from 0, before which it raises `Struck`; -1 for none.
+        within: Count from the first instruction of this function.
+    """
+
+    def __init__(self, strike_at: int = -1, *, within: Callable[..., object] | None = None) -> None:
+        self._within: CodeType | None = getattr(within, "__code__", None)
+        self.places: list[Place] = []
+        self.struck: Place | None = None
+        self._left = strike_at
+
+    def run(self, work: Callable[[], object]) -> None:
+        """Do this work and watch it."""
+        sys.settrace(self._call)
+        try:
+            work()
+        finally:
+            sys.settrace(None)
+
+    def _call(self, frame: FrameType, _event: str, _arg: object) -> Any:  # noqa: ANN401 - typeshed's own type of it is recursive
+        if not frame.f_code.co_filename.startswith(_PACKAGE):
+            return None
+        if self._within not in (None, frame.f_code):
+            return None
+        self._within = None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        return self._count if self._left < 0 else self._strike
+
+    def _count(self, frame: FrameType, event: str, _arg: object) -> Any:  # noqa: ANN401 - typeshed's own type of it is recursive
+        if event == "opcode":
+            self.places.append(Place(frame.f_code, frame.f_lasti))
+        return self._count
+
+    def _strike(self, frame: FrameType, event: str, _arg: object) -> Any:  # noqa: ANN401 - typeshed's own type of it is recursive
+        if event == "opcode":
+            if self._left == 0:
+                self.struck = Place(frame.f_code, frame.f_lasti)
+                raise Struck
+            self._left -= 1
+        return self._strike
+
+
+def instructions(work: Callable[[], object], *, within: Callable[..., object] | None = None) -> list[Place]:
+    """The instructions that this work carries out, in order."""
+    tracer = Tracer(within=within)
+    tracer.run(work)
+    return tracer.places

@@ -1,0 +1,128 @@
+"""`redlock.background`: threads that sleep until they are due, and that no exception ends."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+from redlock.background import Background, Callbacks
+from redlock.clock import now_ms
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pytest
+
+LONG = 30.0
+
+
+class Work:
+    """Counts how often it is done."""
+
+    def __init__(self, *answers: float | BaseException | None) -> None:
+        self._answers = list(answers)
+        self.done = threading.Semaphore(0)
+        self.threads: list[threading.Thread] = []
+        self.background = Background("test-background", self._do)
+
+    def _do(self) -> float | None:
+        self.threads.append(threading.current_thread())
+        self.done.release()
+        answer = self._answers.pop(0) if self._answers else None
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    def is_done(self) -> bool:
+        """Whether it is done once more."""
+        return self.done.acquire(timeout=LONG)
+
+
+def test_it_is_done_when_it_is_due_and_in_one_thread() -> None:
+    work = Work(0.0, 0.001, LONG)
+    work.background.wake(0)
+    assert all(work.is_done() for _ in range(3))
+    assert len(set(work.threads)) == 1
+    work.background.stop()
+    work.threads[0].join(LONG)
+    assert not work.threads[0].is_alive()
+
+
+def test_a_sleeping_thread_wakes_for_work_that_is_due_earlier() -> None:
+    work = Work(10 * LONG, 10 * LONG)
+    work.background.wake(0)
+    assert work.is_done()
+    while work.background._wakes_ms > now_ms() + 11 * LONG * 1000:
+        pass
+    work.background.wake(now_ms() + 1_000_000_000)
+    assert work.background._bell.empty(), "it wakes up by itself long before"
+    work.background.wake(now_ms())
+    assert work.is_done()
+    work.background.stop()
+
+
+def test_no_exception_ends_the_thread(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.ERROR, "redlock"):
+        work = Work(SystemExit(1), ZeroDivisionError(), LONG)
+        work.background.wake(0)
+        assert all(work.is_done() for _ in range(3))
+    assert [line for line in caplog.messages if "thread-failed" in line] == ["thread-failed name=test-background"] * 2
+    work.background.stop()
+
+
+def test_a_thread_that_ended_is_started_again() -> None:
+    work = Work(LONG, LONG)
+    work.background.wake(0)
+    assert work.is_done()
+    work.background.stop()
+    work.threads[0].join(LONG)
+    work.background.wake(0)
+    assert work.is_done()
+    work.background.stop()
+
+
+def test_a_callback_that_blocks_delays_no_other() -> None:
+    callbacks, blocked, called = Callbacks(), threading.Event(), threading.Event()
+    callbacks.call("a", lambda: assert_(blocked.wait(LONG)))
+    callbacks.call("b", called.set)
+    assert called.wait(LONG)
+    blocked.set()
+
+
+def assert_(condition: bool) -> None:  # noqa: FBT001 - its one argument
+    assert condition
+
+
+def test_whatever_callbacks_raise_all_are_called(caplog: pytest.LogCaptureFixture) -> None:
+    callbacks, called = Callbacks(), threading.Semaphore(0)
+
+    def fails(how: Callable[[], object]) -> Callable[[], None]:
+        def call() -> None:
+            called.release()
+            how()
+
+        return call
+
+    with caplog.at_level(logging.CRITICAL, "redlock"):
+        for _ in range(20):
+            callbacks.call("a", fails(sys.exit))
+            callbacks.call("a", fails(lambda: 1 / 0))
+        assert all(called.acquire(timeout=LONG) for _ in range(40))
+
+
+def test_many_callbacks_share_few_threads() -> None:
+    callbacks, go_on, threads = Callbacks(), threading.Event(), list[threading.Thread]()
+    called = threading.Semaphore(0)
+
+    def call() -> None:
+        threads.append(threading.current_thread())
+        go_on.wait(LONG)
+        called.release()
+
+    for _ in range(100):
+        callbacks.call("a", call)
+    go_on.set()
+    assert all(called.acquire(timeout=LONG) for _ in range(100))
+    assert len(set(threads)) <= 8

@@ -1,0 +1,85 @@
+"""`redlock.interrupt`: the signal of a lost lease, and whose handler is there when."""
+
+from __future__ import annotations
+
+import signal
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from redlock import LockLost, interrupt
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def lease(*, lost: bool = False) -> Any:  # noqa: ANN401 - as much of a lease as is looked at
+    """A lease."""
+    return SimpleNamespace(lost=lost, resource="x", ensure_valid=lambda: None)
+
+
+def from_before(*_: object) -> None:
+    """The handler from before."""
+
+
+@pytest.fixture(autouse=True)
+def handler() -> Iterator[None]:
+    before = signal.signal(interrupt.SIGNAL, from_before)
+    yield
+    signal.signal(interrupt.SIGNAL, before)
+
+
+def test_the_handler_from_before_is_restored() -> None:
+    with interrupt.possible(lease()):
+        assert signal.getsignal(interrupt.SIGNAL) is not from_before
+        with interrupt.possible(lease()):
+            pass
+        assert signal.getsignal(interrupt.SIGNAL) is not from_before
+    assert signal.getsignal(interrupt.SIGNAL) is from_before
+    with pytest.raises(ZeroDivisionError), interrupt.possible(lease()):
+        _ = 1 / 0
+    assert signal.getsignal(interrupt.SIGNAL) is from_before
+    assert not interrupt._inside
+
+
+def test_a_lease_that_is_lost_before_the_body_never_enters() -> None:
+    def refuse() -> None:
+        raise LockLost("x", "lost")
+
+    lost, entered = lease(), False
+    lost.ensure_valid = refuse
+    with pytest.raises(LockLost), interrupt.possible(lost):
+        entered = True
+    assert not entered
+    assert signal.getsignal(interrupt.SIGNAL) is from_before
+
+
+def test_a_lost_lease_interrupts_its_body() -> None:
+    lost, after = lease(), False
+    with pytest.raises(LockLost), interrupt.possible(lost):
+        lost.lost = True
+        interrupt.interrupt(lost)
+        after = True
+    assert not after
+
+
+def test_an_outer_lease_that_is_lost_interrupts_the_inner_body() -> None:
+    outer, after = lease(), False
+    with pytest.raises(LockLost), interrupt.possible(outer), interrupt.possible(lease()):
+        outer.lost = True
+        interrupt.interrupt(outer)
+        after = True
+    assert not after
+    assert signal.getsignal(interrupt.SIGNAL) is from_before
+
+
+def test_a_body_that_has_ended_is_sent_no_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[object] = []
+    monkeypatch.setattr(signal, "pthread_kill", lambda *what: sent.append(what))
+    over = lease()
+    with interrupt.possible(over):
+        pass
+    over.lost = True
+    interrupt.interrupt(over)
+    assert not sent

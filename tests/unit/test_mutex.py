@@ -1,0 +1,56 @@
+"""`redlock.mutex`: one turn at a time, and none is lost with the code that had it."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from redlock.mutex import Mutex
+
+if TYPE_CHECKING:
+    from redlock.mutex import Turn
+
+
+def taken(mutex: Mutex) -> Turn[Mutex]:
+    turn = mutex.turn()
+    assert turn is not None
+    return turn
+
+
+def test_one_turn_at_a_time_is_taken() -> None:
+    mutex = Mutex()
+    with taken(mutex) as value:
+        assert value is mutex
+        assert mutex.turn() is None
+    taken(mutex).end()
+
+
+def test_a_turn_that_is_dropped_makes_the_mutex_free() -> None:
+    mutex = Mutex()
+    for _ in range(3):
+        turn = taken(mutex)
+        del turn
+        assert taken(mutex), "and this one is dropped too"
+
+
+def test_a_turn_that_ended_keeps_no_later_one_alive() -> None:
+    mutex = Mutex()
+    first = taken(mutex)
+    first.end()
+    second = taken(mutex)
+    first.end()
+    assert mutex.turn() is None, "a turn ends once"
+    del second
+    assert mutex.turn() is not None
+
+
+def test_a_thread_waits_for_its_turn() -> None:
+    mutex, turns = Mutex(), list[object]()
+    turn = taken(mutex)
+    thread = threading.Thread(target=lambda: turns.append(mutex.turn(30.0)), daemon=True)
+    thread.start()
+    turn.end()
+    thread.join(30)
+    assert turns != [None]
+    assert len(turns) == 1
+    assert mutex.turn(0.001) is None
