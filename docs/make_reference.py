@@ -38,7 +38,16 @@ PAGES: list[tuple[str, str, str, list[str]]] = [
 ]
 """Each page: its title, where its names are imported from, the file, and the names."""
 
-BETWEEN_OURSELVES = {"checked_ttl_ms", "fresh_ms", "links", "proposal", "renewing", "saw", "tell_of_loss"}
+BETWEEN_OURSELVES = {
+    "checked_ttl_ms",
+    "fresh_ms",
+    "links",
+    "proposal",
+    "refuse_event_loop",
+    "renewing",
+    "saw",
+    "tell_of_loss",
+}
 """What is public because another module of the package calls it, and is nobody else's business."""
 
 Definition = ast.ClassDef | ast.FunctionDef

@@ -43,7 +43,7 @@ class Entry:
     """One run of a task, from the moment at which it waits for a lock or has it, to its end."""
 
     def __init__(self, task: Task | None) -> None:
-        # Looked at now: the renewing thread, which tells of a loss, sees no task's request.
+        # Looked at now: the thread that reports a loss sees no task's request.
         self._about: dict[str, object] = {} if task is None else {"task": task.request.id, "name": task.name}
         self._shown: dict[str, object] = {}
 

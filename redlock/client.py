@@ -11,7 +11,7 @@ import threading
 import warnings
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from redlock import checks, held, lifecycle, log, lock_misuse, process, protocol, verdict
+from redlock import checks, held, lifecycle, lock_misuse, log, process, protocol, verdict
 from redlock.clock import wall_us
 from redlock.driver import Driver
 from redlock.errors import ConfigurationError

@@ -85,7 +85,7 @@ class Told:
             )
 
     def lost(self, lease: Lease) -> None:
-        """The lock was lost while the task is at work; called from the renewing thread."""
+        """The lock was lost while the task is at work; called from another thread."""
         self._tell("task-lock-lost", lock_resource=lease.resource)
 
 

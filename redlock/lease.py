@@ -38,6 +38,11 @@ class Lease(LeaseSteps):
     """
 
     @property
+    def resource(self) -> str:
+        """What is locked, in words; several names have commas between them."""
+        return self._resource
+
+    @property
     def fence(self) -> int:
         """The fencing token: larger than that of every earlier lease on any of these resources.
 

@@ -75,8 +75,7 @@ class LeaseSteps:
         self._pid = process.pid()
 
     @property
-    def resource(self) -> str:
-        """What is locked, in words; several names have commas between them."""
+    def _resource(self) -> str:
         return ", ".join(self.names)
 
     def _remaining_ms(self) -> int:
@@ -84,7 +83,7 @@ class LeaseSteps:
 
     def _check_valid(self) -> None:
         if self._remaining_ms() <= 0:
-            raise LockLost(self.resource, self._lost or f"its {self.ttl_ms / 1000:g} s are over")
+            raise LockLost(self._resource, self._lost or f"its {self.ttl_ms / 1000:g} s are over")
 
     def _extending(self, ttl_ms: int, wait: Wait) -> Steps[None]:
         grant = self._held()
@@ -92,14 +91,14 @@ class LeaseSteps:
         result = yield from protocol.extend(grant, ttl_ms, wait)
         if isinstance(result, Grant):
             self._grant = result
-            self._client.log.extended(self.resource, result)
+            self._client.log.extended(self._resource, result)
             return
-        self._client.log.not_extended(self.resource, grant, result)
+        self._client.log.not_extended(self._resource, grant, result)
         if result.no_quorum:
-            raise verdict.unavailable(self._client.driver.nodes, self.resource, result.election)
+            raise verdict.unavailable(self._client.driver.nodes, self._resource, result.election)
         if result.election.denied >= result.election.quorum:
             self._declare_lost("a quorum of nodes no longer has it")
-        raise LockLost(self.resource, self._lost or "it could not be extended on a quorum of nodes")
+        raise LockLost(self._resource, self._lost or "it could not be extended on a quorum of nodes")
 
     def renewing(self, links: Links) -> Steps[int | None]:
         """The renewing thread's turn, as rounds that many leases can share; gives when it is due again, None if never.
@@ -139,7 +138,7 @@ class LeaseSteps:
     def _declare_lost(self, why: str) -> None:
         if not self._lost and self._grant is not None:
             self._lost, self._is_told = why, False
-            self._client.log.lost(self.resource, self._grant, why)
+            self._client.log.lost(self._resource, self._grant, why)
 
     def _releasing(self) -> Steps[Outcome]:
         grant = self._held()
@@ -150,13 +149,13 @@ class LeaseSteps:
 
     def _ended(self, grant: Grant, outcome: Outcome) -> None:
         self._outcome = outcome
-        self._client.log.released(self.resource, grant, outcome)
+        self._client.log.released(self._resource, grant, outcome)
 
     def _held(self) -> Grant:
         if self._grant is None:
-            raise NotHeld(f"lock {self.resource!r} is not held here", self.resource)
+            raise NotHeld(f"lock {self._resource!r} is not held here", self._resource)
         if self._pid != process.pid():
             raise NotHeld(
-                f"lock {self.resource!r} belongs to the process that took it, not to its child", self.resource
+                f"lock {self._resource!r} belongs to the process that took it, not to its child", self._resource
             )
         return self._grant

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from redlock.background import Background
 from redlock.clock import now_ms
@@ -11,6 +11,9 @@ from redlock.driver import Driver
 from redlock.nodes import DEFAULT_NODES, Node
 from redlock.renewal import Renewal
 from redlock.wire import Codec
+
+if TYPE_CHECKING:
+    import pytest
 
 CODEC = Codec(5, "", 10_000)
 NODES = [Node(url, 100) for url in DEFAULT_NODES]
