@@ -50,6 +50,9 @@ BETWEEN_OURSELVES = {
 }
 """What is public because another module of the package calls it, and is nobody else's business."""
 
+INTERNAL_BASES = {"LeaseSteps"}
+"""Classes that only divide a long one between two files."""
+
 Definition = ast.ClassDef | ast.FunctionDef
 
 
@@ -90,8 +93,9 @@ def _described(node: Definition) -> Iterator[str]:
         yield from _prose(text)
         return
     members = [one for one in node.body if isinstance(one, ast.FunctionDef)]
-    if node.bases:
-        yield from (f"*A kind of `{'`, `'.join(ast.unparse(base) for base in node.bases)}`.*", "")
+    bases = [base for base in map(ast.unparse, node.bases) if base not in INTERNAL_BASES]
+    if bases:
+        yield from (f"*A kind of `{'`, `'.join(bases)}`.*", "")
     for member in members:
         if member.name == "__init__" and "Args:" in text:
             yield from _signature(member, node.name)

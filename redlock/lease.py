@@ -37,6 +37,9 @@ class Lease(LeaseSteps):
     Made by `Redlock`; what a `with` block gives, and what `current_lease()` gives inside a task.
     """
 
+    waited_ms = 0
+    """How long the caller waited for it."""
+
     @property
     def resource(self) -> str:
         """What is locked, in words; several names have commas between them."""

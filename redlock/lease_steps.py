@@ -51,7 +51,6 @@ class LeaseSteps:
         self.claims = frozenset((id(client), name) for name in names)
         self.ttl_ms = ttl_ms
         self.waited_ms = 0
-        """How long the caller waited for it."""
         self._client = client
         self._who = who
         self._renew = renew
