@@ -14,6 +14,8 @@ import weakref
 from multiprocessing.util import Finalize, register_after_fork
 from typing import TYPE_CHECKING
 
+from redlock import process
+
 if TYPE_CHECKING:
     from redlock.client import Redlock
 
@@ -26,6 +28,7 @@ def watch(client: Redlock) -> None:
 
 
 def _forget_all() -> None:
+    assert process.pid() == os.getpid(), "its hook was registered before this one, or connections would be shut down"
     for client in list(_clients):
         client.driver.forget()
         client.renewal.forget()
