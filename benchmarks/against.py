@@ -23,7 +23,7 @@ from benchmarks.environment import BEHIND, OURS, ROOT
 from benchmarks.process import PeerFailed, Process, Program
 from benchmarks.report import Table, median, ratio, spread
 from benchmarks.scenarios.uncontended import once
-from redlock.embedded import Server, free_port
+from redlock.testing.redis_server import Server, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

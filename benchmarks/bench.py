@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from benchmarks.environment import PEERS, Kind, Missing, prepare
 from benchmarks.process import Process
-from redlock.embedded import Server, cluster, free_port
+from redlock.testing.redis_server import Server, cluster, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from benchmarks.process import Program
-    from redlock.embedded import Cluster
+    from redlock.testing.redis_server import Cluster
 
 TTL = 5.0
 START_SECONDS = 30.0

@@ -20,12 +20,12 @@ TARGET = ROOT / "docs" / "reference.md"
 _WIDTH = 100
 
 PAGES: list[tuple[str, str, str, list[str]]] = [
-    ("For Celery tasks", "redlock.celery", "redlock/celery.py", ["locked", "current_lease", "client_for"]),
+    ("For Celery tasks", "redlock.celery", "redlock/celery/decorator.py", ["locked", "current_lease", "client_for"]),
     ("The lock", "redlock", "redlock/client.py", ["Redlock", "Holding"]),
     ("", "", "redlock/lock.py", ["Lock"]),
     ("", "", "redlock/lease.py", ["Lease"]),
-    ("", "", "redlock/protocol.py", ["Outcome"]),
-    ("The fenced store", "redlock.store", "redlock/store.py", ["FencedStore", "Section", "Written"]),
+    ("", "", "redlock/_core/protocol.py", ["Outcome"]),
+    ("The fenced store", "redlock.fencing", "redlock/fencing/redis_store.py", ["FencedStore", "Section", "Written"]),
     (
         "Errors",
         "redlock",
@@ -33,8 +33,13 @@ PAGES: list[tuple[str, str, str, list[str]]] = [
         ["RedlockError", "ConfigurationError", "LockContended", "QuorumUnavailable", "NotHeld", "LockLost", "Stale"],
     ),
     ("Fixtures for pytest", "", "pytest_redlock.py", ["redlock_nodes", "redlock_client", "redlock_prefix"]),
-    ("Nodes for tests", "redlock.testing", "redlock/testing.py", ["lock_nodes", "LockNodes", "LockNode"]),
-    ("Servers on this machine", "redlock.embedded", "redlock/embedded.py", ["cluster", "Cluster", "Server"]),
+    ("Nodes for tests", "redlock.testing", "redlock/testing/nodes.py", ["lock_nodes", "LockNodes", "LockNode"]),
+    (
+        "Servers on this machine",
+        "redlock.testing.redis_server",
+        "redlock/testing/redis_server.py",
+        ["cluster", "Cluster", "Server"],
+    ),
 ]
 """Each page: its title, where its names are imported from, the file, and the names."""
 

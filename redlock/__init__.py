@@ -6,9 +6,10 @@
     with redlock.lock("account:42", blocking_timeout=1.0) as lease:
         ...                                                    # lease.fence goes with every write
 
-For Celery tasks see `redlock.celery.locked`, for shared state in Redis `redlock.store.FencedStore`.
+For Celery tasks see `redlock.celery.locked`, for shared state in Redis `redlock.fencing.FencedStore`.
 """
 
+from redlock._core.protocol import Outcome
 from redlock.client import Holding, Redlock
 from redlock.errors import (
     ConfigurationError,
@@ -21,7 +22,6 @@ from redlock.errors import (
 )
 from redlock.lease import Lease
 from redlock.lock import Lock
-from redlock.protocol import Outcome
 
 __version__ = "0.1.0"
 """The version of the package and of `redlock --version`; the build reads it from here."""

@@ -2,7 +2,7 @@
 
 import sys
 
-from redlock.cli import main
+from redlock.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

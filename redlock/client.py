@@ -11,22 +11,24 @@ import threading
 import warnings
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from redlock import checks, held, lifecycle, lock_misuse, log, process, protocol, verdict
-from redlock.clock import wall_us
-from redlock.driver import Driver
+from redlock import _log, _process, _validation
+from redlock._clock import wall_us
+from redlock._core import protocol
+from redlock._core.votes import shown
+from redlock._escaping import owner_label
+from redlock._inner_lease import InnerLease
+from redlock._locking import failures, held_leases, misuse, process_lifecycle
+from redlock._locking.lock_events import Journal
+from redlock._locking.observed_fences import ObservedFences
+from redlock._locking.renewal import Renewal
+from redlock._locking.wait_queue import Waiters
+from redlock._locking.wait_registry import WaitRegistry
+from redlock._transport.codec import Codec
+from redlock._transport.node import DEFAULT_NODES, Node
+from redlock._transport.pool import Driver
 from redlock.errors import ConfigurationError
-from redlock.escaping import owner_label
-from redlock.fences import ObservedFences
-from redlock.journal import Journal
 from redlock.lease import Lease
 from redlock.lock import Lock
-from redlock.model import shown
-from redlock.nodes import DEFAULT_NODES, Node
-from redlock.reentrance import InnerLease
-from redlock.renewal import Renewal
-from redlock.wait_registry import WaitRegistry
-from redlock.waiters import Waiters
-from redlock.wire import Codec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Never, Self
 
-    from redlock.commands import Names
+    from redlock._core.commands import Names
 
 
 class Holding(NamedTuple):
@@ -83,27 +85,27 @@ class Redlock:
         node_timeout: float = 0.1,
         allow_event_loop: bool = False,
     ) -> None:
-        self.node_timeout_ms = max(1, int(checks.number("node_timeout", node_timeout) * 1000))
-        self._max_ttl_ms = int(checks.number("max_ttl", max_ttl) * 1000)
-        self._least_ttl_ms = checks.least_ttl_ms(self.node_timeout_ms)
+        self.node_timeout_ms = max(1, int(_validation.number("node_timeout", node_timeout) * 1000))
+        self._max_ttl_ms = int(_validation.number("max_ttl", max_ttl) * 1000)
+        self._least_ttl_ms = _validation.least_ttl_ms(self.node_timeout_ms)
         self.ttl_ms = self.checked_ttl_ms(ttl)
-        addresses, prefix = checks.node_list(nodes), checks.prefix(prefix)
+        addresses, prefix = _validation.node_list(nodes), _validation.prefix(prefix)
         members = [Node(address, self.node_timeout_ms, prefix) for address in addresses]
         labels = [node.label for node in members]
         for label in labels:
             if labels.count(label) > 1:
                 raise ConfigurationError(f"node {label} is listed twice; each lock node must be a server of its own")
-        warning = checks.tolerance(len(members))
+        warning = _validation.tolerance(len(members))
         if warning is not None:
             warnings.warn(warning, stacklevel=2)
-            log.warning("nodes", count=len(members), why=warning)
+            _log.warning("nodes", count=len(members), why=warning)
         codec = Codec(len(members), prefix, self._max_ttl_ms, self.reserve_ms)
         self.driver = Driver(members, codec)
         self.waiters = Waiters(members, codec)
         self.log = Journal(members)
         self.waits = WaitRegistry(self.log, self.waiters, prefix)
         self.renewal = Renewal(self.driver)
-        lifecycle.watch(self)
+        process_lifecycle.watch(self)
         self._allow_event_loop = allow_event_loop
         self._fences = ObservedFences()
         self._host = socket.gethostname()
@@ -148,15 +150,15 @@ class Redlock:
         Raises:
             ConfigurationError: One of these is no good.
         """
-        lock_misuse.check_lock(redis_options)
+        misuse.check_lock(redis_options)
         return Lock(
             self,
-            checks.resources(name),
+            _validation.resources(name),
             ttl_ms=self.ttl_ms if ttl is None else self.checked_ttl_ms(ttl),
             blocking=blocking,
-            blocking_timeout=checks.patience(blocking_timeout),
+            blocking_timeout=_validation.patience(blocking_timeout),
             renew=renew,
-            max_hold_ms=None if max_hold is None else int(checks.number("max_hold", max_hold) * 1000),
+            max_hold_ms=None if max_hold is None else int(_validation.number("max_hold", max_hold) * 1000),
             reentrant=reentrant,
             on_lost=on_lost,
             wait_for_release=wait_for_release,
@@ -194,10 +196,10 @@ class Redlock:
             RedlockError: This context holds one of the resources already, and that can't be shared.
         """
         if who is None:
-            who = f"{self._host}/{process.pid()}/{threading.current_thread().name}"
+            who = f"{self._host}/{_process.pid()}/{threading.current_thread().name}"
         lease = Lease(
             self,
-            checks.resources(name),
+            _validation.resources(name),
             ttl_ms=self.ttl_ms if ttl_ms is None else self._checked_ms(ttl_ms),
             who=owner_label(who),
             renew=renew,
@@ -205,7 +207,7 @@ class Redlock:
             on_lost=on_lost,
             is_block=is_block,
         )
-        outer = held.claim(lease, reentrant=reentrant, forever=forever)
+        outer = held_leases.claim(lease, reentrant=reentrant, forever=forever)
         return lease if outer is lease else InnerLease(outer, on_lost, is_block=is_block)
 
     def holder(self, name: str) -> Holding | None:
@@ -214,11 +216,11 @@ class Redlock:
         Raises:
             QuorumUnavailable: Too few nodes answered.
         """
-        resource = checks.resource(name)
+        resource = _validation.resource(name)
         with self.driver.links() as links:
             election = links.run(protocol.inspect(resource))
         if not election.reachable:
-            raise verdict.unavailable(self.driver.nodes, resource, election)
+            raise failures.unavailable(self.driver.nodes, resource, election)
         holder = election.holder
         if holder is None or election.denied < election.quorum:
             return None
@@ -235,18 +237,18 @@ class Redlock:
     def refuse_event_loop(self) -> None:
         """Raise where a blocking call would stop a running asyncio event loop, unless that is allowed."""
         if not self._allow_event_loop:
-            lock_misuse.check_event_loop()
+            misuse.check_event_loop()
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError(lock_misuse.NO_PICKLE)
+        raise TypeError(misuse.NO_PICKLE)
 
     def checked_ttl_ms(self, ttl: float) -> int:
         """A TTL in seconds as milliseconds, if this client can work with it."""
-        return checks.ttl_ms(ttl, max_ttl_ms=self._max_ttl_ms, node_timeout_ms=self.node_timeout_ms)
+        return _validation.ttl_ms(ttl, max_ttl_ms=self._max_ttl_ms, node_timeout_ms=self.node_timeout_ms)
 
     def checked_extension_ms(self, seconds: float) -> int:
         """The seconds of an extension as the TTL in milliseconds that the nodes get."""
-        asked_ms = checks.extension_ms(seconds, max_ttl_ms=self._max_ttl_ms)
+        asked_ms = _validation.extension_ms(seconds, max_ttl_ms=self._max_ttl_ms)
         return max(asked_ms, self._least_ttl_ms)
 
     def _checked_ms(self, ttl_ms: int) -> int:
@@ -278,9 +280,9 @@ class Redlock:
             fence: What was seen there, as in `Stale.seen`. A token that is more than an hour ahead of the wall clock
                 is logged and not remembered: see the manual on its repair.
         """
-        names = checks.resources(name)
+        names = _validation.resources(name)
         if not self._fences.observe(names, fence, wall_us()):
-            log.warning("fence-implausible", resource=", ".join(names), fence=fence)
+            _log.warning("fence-implausible", resource=", ".join(names), fence=fence)
 
     def close(self) -> None:
         """Close all connections. Leases that are still held run out with their TTL."""

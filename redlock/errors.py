@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from redis.exceptions import LockError, LockNotOwnedError
 
-from redlock.masking import mask
+from redlock._masking import mask
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,19 +14,21 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING
 
-from redlock import held, process, protocol
-from redlock.candidate import Candidate
-from redlock.clock import now_ms
-from redlock.commands import Wait
+from redlock import _process
+from redlock._clock import now_ms
+from redlock._core import protocol
+from redlock._core.backoff import renewal_ms
+from redlock._core.commands import Wait
+from redlock._core.protocol import Outcome
+from redlock._locking import held_leases
+from redlock._locking.acquisition import Candidate
+from redlock._locking.lease_steps import LeaseSteps
 from redlock.errors import LockLost, NotHeld
-from redlock.lease_steps import LeaseSteps
-from redlock.protocol import Outcome
-from redlock.waiting import renewal_ms
 
 if TYPE_CHECKING:
-    from redlock.model import Grant
-    from redlock.reentrance import InnerLease
-    from redlock.sync import Links
+    from redlock._core.votes import Grant
+    from redlock._inner_lease import InnerLease
+    from redlock._transport.threads import Links
 
 _RELEASE_SECONDS = 0.08
 
@@ -67,7 +69,7 @@ class Lease(LeaseSteps):
     @property
     def held(self) -> bool:
         """Whether this process took it and has not given it back; says nothing about its deadline."""
-        return self._grant is not None and self._pid == process.pid()
+        return self._grant is not None and self._pid == _process.pid()
 
     @property
     def lost(self) -> bool:
@@ -101,14 +103,14 @@ class Lease(LeaseSteps):
 
     def _begin(self, grant: Grant, links: Links, waited_ms: int) -> None:
         self.links, self._grant, self._taken_ms, self.waited_ms = links, grant, now_ms(), waited_ms
-        held.add(self)
+        held_leases.add(self)
         self._client.log.acquired(self.resource, grant, waited_ms)
         if self._renew:
             self._client.renewal.add(self, self._taken_ms + renewal_ms(self.ttl_ms))
 
     def _undo(self) -> None:
         self._grant = None
-        held.remove(self)
+        held_leases.remove(self)
 
     def extend(self, seconds: float) -> None:
         """Make the lease last at least this many seconds from now, less the drift allowance; never shortens it.
@@ -160,7 +162,7 @@ class Lease(LeaseSteps):
             self.is_left = True
             return Outcome.KEPT
         self._is_leaving = True
-        held.remove(self)
+        held_leases.remove(self)
         turn = self._mutex.turn(_RELEASE_SECONDS)
         if turn is None:
             return Outcome.UNKNOWN

@@ -17,7 +17,9 @@ import threading
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 
-from redlock import checks, lock_misuse, protocol
+from redlock import _validation
+from redlock._core import protocol
+from redlock._locking import misuse
 from redlock.errors import LockContended, NotHeld, RedlockError
 
 if TYPE_CHECKING:
@@ -26,8 +28,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Never
 
+    from redlock._core.commands import Names
     from redlock.client import Redlock
-    from redlock.commands import Names
     from redlock.lease import Lease
 
 
@@ -93,7 +95,7 @@ class Lock:
                 would wait for itself. Also inside a running asyncio event loop.
             ConfigurationError: The addresses lead to too few servers, or other clients work under other terms.
         """
-        lock_misuse.check_acquire(blocking, redis_options)
+        misuse.check_acquire(blocking, redis_options)
         lease, patience_ms = self._new_lease(blocking, blocking_timeout, is_block=False)
         try:
             self._take(lease, patience_ms)
@@ -114,7 +116,7 @@ class Lock:
         """A lease that was not taken yet, and how long to try."""
         self._client.refuse_event_loop()
         wait = self._blocking if blocking is None else blocking
-        seconds = self._blocking_timeout if blocking_timeout is None else checks.patience(blocking_timeout)
+        seconds = self._blocking_timeout if blocking_timeout is None else _validation.patience(blocking_timeout)
         patience_ms = 0 if not wait else None if seconds is None else int(seconds * 1000)
         lease = self._client.lease(
             self.names,
@@ -215,7 +217,7 @@ class Lock:
             ConfigurationError: The time is no positive number, or would be beyond `max_ttl`.
         """
         lease = self.lease
-        seconds = checks.number("additional_time", additional_time)
+        seconds = _validation.number("additional_time", additional_time)
         base = 0.0 if replace_ttl else lease.remaining()
         lease.extend(base + seconds)
         return True

@@ -2,7 +2,7 @@
 
 Invariants:
 1. Every setting has one name, the field's. The environment writes it in capitals after a prefix (`REDLOCK_TTL`);
-   `redlock.conf` knows how Celery's configuration writes it.
+   `redlock.celery.conf` knows how Celery's configuration writes it.
 2. A name that begins with the prefix and is no setting is an error: a misspelled setting must not be a silent default.
    Variables that a container platform sets for a service named `redlock` are no settings.
 3. `NAME_FILE` names a file that holds the value of `NAME`, so that a password is in no list of processes and no
@@ -20,11 +20,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from redlock import address, checks
+from redlock import _validation
+from redlock._masking import HIDDEN, quoted
+from redlock._transport import address
+from redlock._transport.node import DEFAULT_NODES
 from redlock.client import Redlock
 from redlock.errors import ConfigurationError
-from redlock.masking import HIDDEN, quoted
-from redlock.nodes import DEFAULT_NODES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -109,13 +110,13 @@ class Settings:
         Raises:
             ConfigurationError: One of them is no address.
         """
-        nodes = checks.node_list(self.nodes)
+        nodes = _validation.node_list(self.nodes)
         return [address.with_credentials(node, self.username, self.password) for node in nodes]
 
     def shown(self) -> dict[str, object]:
         """All settings by name, as they may be shown: without passwords."""
         values = {field.name: getattr(self, field.name) for field in _fields(Settings)}
-        values["nodes"] = ",".join(_shown_node(node) for node in checks.split(self.nodes))
+        values["nodes"] = ",".join(_shown_node(node) for node in _validation.split(self.nodes))
         return values | {"password": HIDDEN if self.password else ""}
 
     @property
@@ -123,7 +124,7 @@ class Settings:
         """Whether the configuration of a Celery app holds an address with a password."""
         if not self.origins.get("nodes", "").lower().endswith(f"nodes{IN_CONF}"):
             return False
-        return any(address.has_password(node) for node in checks.node_list(self.nodes))
+        return any(address.has_password(node) for node in _validation.node_list(self.nodes))
 
     def client(self) -> Redlock:
         """A client with these settings."""

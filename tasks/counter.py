@@ -16,7 +16,7 @@ from redis.exceptions import TimeoutError as StoreSilent
 
 from redlock import ConfigurationError, LockLost
 from redlock.celery import current_lease, locked
-from redlock.store import FencedStore
+from redlock.fencing import FencedStore
 from workers.app import app, settings
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from redlock import Redlock, embedded
+from redlock import Redlock
+from redlock.testing import redis_server
 from tests.integration import tools
 
 if TYPE_CHECKING:
@@ -47,28 +48,28 @@ def _left(threads: set[threading.Thread], processes: set[int]) -> list[str]:
 
 
 @pytest.fixture
-def nodes() -> Iterator[embedded.Cluster]:
+def nodes() -> Iterator[redis_server.Cluster]:
     """Five fresh lock nodes."""
-    with embedded.cluster() as cluster:
+    with redis_server.cluster() as cluster:
         yield cluster
 
 
 @pytest.fixture
-def client(nodes: embedded.Cluster) -> Iterator[Redlock]:
+def client(nodes: redis_server.Cluster) -> Iterator[Redlock]:
     """A client of the five nodes."""
     with Redlock(nodes.urls) as redlock:
         yield redlock
 
 
 @pytest.fixture
-def broker() -> Iterator[embedded.Server]:
+def broker() -> Iterator[redis_server.Server]:
     """The sixth Redis: broker, results and store, with an AOF."""
     with tools.sixth_redis() as server:
         yield server
 
 
 @pytest.fixture
-def stage(nodes: embedded.Cluster, broker: embedded.Server, tmp_path: Path) -> Iterator[Stage]:
+def stage(nodes: redis_server.Cluster, broker: redis_server.Server, tmp_path: Path) -> Iterator[Stage]:
     """Nodes and broker, and a way to start workers on them, send tasks and read results."""
     from tests.integration.stage import Stage  # noqa: PLC0415 - Celery takes its time, and few tests need it
 

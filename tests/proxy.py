@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
     from typing import Any
 
-    from redlock.embedded import Server
+    from redlock.testing.redis_server import Server
 
     Passing = Callable[[bytes, asyncio.StreamWriter], Coroutine[Any, Any, None]]
     """How a piece of what the server answers is passed on to the client."""

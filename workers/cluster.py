@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING
 
 from celery import Celery
 
-from redlock import embedded
 from redlock.settings import SECRETS
+from redlock.testing import redis_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -108,7 +108,7 @@ class Program:
             text=True,
             errors="replace",
             start_new_session=True,
-            preexec_fn=embedded.die_with_parent,  # noqa: PLW1509 - one prctl, the same as for the servers
+            preexec_fn=redis_server.die_with_parent,  # noqa: PLW1509 - one prctl, the same as for the servers
         )
         self._listener = threading.Thread(target=self._listen, name=f"output of {name}", daemon=True)
 
@@ -168,8 +168,8 @@ class Running:
         check_caller: Raises if the caller wants no more of it.
     """
 
-    broker: embedded.Server
-    nodes: embedded.Cluster
+    broker: redis_server.Server
+    nodes: redis_server.Cluster
     flower: str
     settings: dict[str, str]
     programs: tuple[Program, ...]
@@ -202,10 +202,10 @@ def running(plan: Plan, check_caller: Callable[[], None]) -> Iterator[Running]:
         raise ClusterError(f"port {plan.flower_port} is taken; stop what listens there, or choose another")
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(_scratch())
-        broker = embedded.Server(plan.ports[0] if plan.ports else None, _DURABLE)
+        broker = redis_server.Server(plan.ports[0] if plan.ports else None, _DURABLE)
         stack.callback(broker.stop)
         broker.start()
-        nodes = stack.enter_context(embedded.cluster(NODES, ports=plan.ports[1:] if plan.ports else None))
+        nodes = stack.enter_context(redis_server.cluster(NODES, ports=plan.ports[1:] if plan.ports else None))
         settings = _settings(plan, broker, nodes)
         programs = stack.enter_context(_programs(plan, settings | {"TMPDIR": directory}))
         cluster = Running(broker, nodes, f"http://127.0.0.1:{plan.flower_port}", settings, programs, check_caller)
@@ -213,7 +213,7 @@ def running(plan: Plan, check_caller: Callable[[], None]) -> Iterator[Running]:
         yield cluster
 
 
-def _settings(plan: Plan, broker: embedded.Server, nodes: embedded.Cluster) -> dict[str, str]:
+def _settings(plan: Plan, broker: redis_server.Server, nodes: redis_server.Cluster) -> dict[str, str]:
     if broker.port is None:
         # Celery has a form of its own for unix sockets.
         celery = broker.url.replace("unix://", "redis+socket://") + "?virtual_host="

@@ -25,7 +25,8 @@ from kombu.exceptions import OperationalError
 from redis import Redis
 from redis.exceptions import RedisError
 
-from redlock import QuorumUnavailable, RedlockError, embedded
+from redlock import QuorumUnavailable, RedlockError
+from redlock.testing import redis_server
 from workers import logs
 from workers.cluster import FIRST_PORT, FLOWER_PORT, NODES, ROOT, ClusterError, Plan, is_free, running
 from workers.freeze import Freeze
@@ -177,7 +178,7 @@ def _plan(options: argparse.Namespace, screen: Screen) -> Plan:
         children=options.children,
         think=think,
         ports=tuple(range(first, first + NODES + 1)) if first else None,
-        flower_port=flower or (FLOWER_PORT if is_free(FLOWER_PORT) else embedded.free_port()),
+        flower_port=flower or (FLOWER_PORT if is_free(FLOWER_PORT) else redis_server.free_port()),
     )
 
 

@@ -5,10 +5,10 @@ Rules: Flower runs it before it starts, and takes each name that is one of its o
 
 from __future__ import annotations
 
-import redlock.flower
+import redlock.celery.flower
 from workers.settings import from_environment
 
-redlock.flower.add_page()
+redlock.celery.flower.add_page()
 
 _users = from_environment()[0].flower_auth
 if _users:

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from redlock import QuorumUnavailable
-from redlock.model import shown
+from redlock._core.votes import shown
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from concurrent_log_handler import ConcurrentRotatingFileHandler
 
-from redlock import files
-from redlock.log import LineFormatter
-from redlock.masking import mask
+from redlock import _files
+from redlock._log import LineFormatter
+from redlock._masking import mask
 
 if TYPE_CHECKING:
     from io import TextIOWrapper
@@ -43,7 +43,7 @@ class WholeLines(ConcurrentRotatingFileHandler):
 
     def do_open(self, mode: str | None = None) -> TextIOWrapper:  # noqa: ARG002 - with old files kept it is always "a"
         """Open the log, also after a rotation, and never a file of another user."""
-        return os.fdopen(files.open_to_append(self.baseFilename), "a", encoding=self.encoding, newline=self.newline)
+        return os.fdopen(_files.open_to_append(self.baseFilename), "a", encoding=self.encoding, newline=self.newline)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the line."""
@@ -64,9 +64,9 @@ def prepare(path: Path) -> Path:
         OSError: One of them can't be created, or belongs to another user.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    os.close(files.open_to_append(path))
+    os.close(_files.open_to_append(path))
     locks = path.with_name(f".{path.name}.lock")
-    files.private_folder(locks)
+    _files.private_folder(locks)
     return locks
 
 

@@ -27,8 +27,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from redlock import wire
-from redlock.store import FencedStore
+from redlock._transport import codec
+from redlock.fencing import FencedStore
 from workers.cluster import ClusterError
 
 if TYPE_CHECKING:
@@ -195,7 +195,7 @@ class Run:
             log_file: Where the workers log.
             frozen: The worker that was frozen on the way, as `Report` has it.
         """
-        applied = set(self._redis.scan_iter(wire.operation_key(f"store:{name}", "*"), count=1000))
+        applied = set(self._redis.scan_iter(codec.operation_key(f"store:{name}", "*"), count=1000))
         returned = [meta["result"] for meta in self._results.values() if meta["status"] == SUCCESS]
         fences = [each["fence"] for each in returned]
         return Report(

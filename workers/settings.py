@@ -11,8 +11,8 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from redlock import ConfigurationError, checks
-from redlock.masking import mask
+from redlock import ConfigurationError, _validation
+from redlock._masking import mask
 from redlock.settings import Settings as LockSettings
 from redlock.settings import read
 
@@ -64,9 +64,9 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> tuple[Settings,
     """
     settings = read(Settings, environ, "COUNTER_")
     _check_urls(settings)
-    checks.number("COUNTER_THINK", settings.think, zero=True)
+    _validation.number("COUNTER_THINK", settings.think, zero=True)
     for name in ("time_limit", "visibility_timeout"):
-        checks.number(f"COUNTER_{name.upper()}", getattr(settings, name))
+        _validation.number(f"COUNTER_{name.upper()}", getattr(settings, name))
     if settings.visibility_timeout <= settings.time_limit:
         raise ConfigurationError(
             f"COUNTER_VISIBILITY_TIMEOUT is {settings.visibility_timeout:g} s; it must be longer than "

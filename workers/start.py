@@ -11,9 +11,10 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from redlock import RedlockError, doctor
+from redlock import RedlockError
+from redlock.admin import doctor
+from redlock.admin.diagnostics import Finding, Level, worst
 from redlock.errors import ConfigurationError
-from redlock.findings import Finding, Level, worst
 
 if TYPE_CHECKING:
     from redlock.settings import Settings as LockSettings

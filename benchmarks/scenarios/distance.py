@@ -12,7 +12,7 @@ from benchmarks.bench import lock_nodes
 from benchmarks.environment import ROOT
 from benchmarks.report import quantile
 from benchmarks.scenarios.uncontended import measure, table
-from redlock.embedded import die_with_parent
+from redlock.testing.redis_server import die_with_parent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from benchmarks.environment import Kind
     from benchmarks.process import Process
     from benchmarks.report import Cell
-    from redlock.embedded import Cluster
+    from redlock.testing.redis_server import Cluster
 
 _FROZEN = (1, 3)
 _ACQUIRES = 400

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from benchmarks.bench import Bench
     from benchmarks.report import Cell
-    from redlock.embedded import Cluster
+    from redlock.testing.redis_server import Cluster
 
 _NODES = (1, 3, 5, 7, 9)
 _WAITERS = (1, 8, 32, 64, 128, 256)

@@ -58,7 +58,7 @@ class Player:
     def read(self, said: Said) -> Said:
         """Read the counter and add 1."""
         if said["fenced"]:
-            from redlock.store import FencedStore  # noqa: PLC0415 - only ours has it
+            from redlock.fencing import FencedStore  # noqa: PLC0415 - only ours has it
 
             self._store = FencedStore(said["store"])
             self._section = self._store.open("counter", self._held.lease)

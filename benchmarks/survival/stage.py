@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from redlock.embedded import Cluster, Server
+    from redlock.testing.redis_server import Cluster, Server
     from tests.proxy import Proxy
 
 LOCKS = tuple(kind for kind in PEERS if kind.name in {"ours", "redlock-py", "redlock-ng", "pottery", "node-redlock"})

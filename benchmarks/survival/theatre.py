@@ -18,13 +18,13 @@ from benchmarks.bench import sixth_server
 from benchmarks.environment import KEPT, OURS, ROOT, Kind, prepare
 from benchmarks.process import Process, Program, background
 from benchmarks.survival.stage import Refused, passed
-from redlock.embedded import cluster, free_port
+from redlock.testing.redis_server import cluster, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from redlock.embedded import Cluster
+    from redlock.testing.redis_server import Cluster
 
 KINDS = (
     OURS,

@@ -23,7 +23,7 @@ from celery import Celery
 from redis import Redis
 
 from redlock.celery import current_lease, locked
-from redlock.store import FencedStore
+from redlock.fencing import FencedStore
 
 if TYPE_CHECKING:
     from celery import Task

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from redis import Redis
 
-from redlock.store import FencedStore
+from redlock.fencing import FencedStore
 from tests.compose.project import ROOT, clean_environment, run
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import hiredis
 
-from redlock import wire
+from redlock._transport import codec
 from tests.sim.records import Write
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 OPTIONS = ("--auto-aof-rewrite-percentage", "0")
 """What the store's server must be started with."""
 
-_PREFIX, _DONE = "store:", wire.operation_key("", "")
+_PREFIX, _DONE = "store:", codec.operation_key("", "")
 
 
 class Accepted(NamedTuple):

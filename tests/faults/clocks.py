@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from redlock import embedded
+from redlock.testing import redis_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,10 +57,10 @@ class Clock:
 
 
 @contextlib.contextmanager
-def clocked(directory: Path) -> Iterator[tuple[embedded.Cluster, list[Clock]]]:
+def clocked(directory: Path) -> Iterator[tuple[redis_server.Cluster, list[Clock]]]:
     """Five lock nodes and their clocks; no clocks where there is no C compiler."""
     if COMPILER is None:
-        with embedded.cluster() as nodes:
+        with redis_server.cluster() as nodes:
             yield nodes, []
         return
     library = directory / "clock.so"
@@ -69,10 +69,10 @@ def clocked(directory: Path) -> Iterator[tuple[embedded.Cluster, list[Clock]]]:
     clocks, servers = [], []
     for place in range(5):
         file, program = directory / f"clock-{place}", directory / f"redis-server-{place}"
-        command = f"WALL_CLOCK='{file}' LD_PRELOAD='{library}' exec '{embedded.executable()}' \"$@\""
+        command = f"WALL_CLOCK='{file}' LD_PRELOAD='{library}' exec '{redis_server.executable()}' \"$@\""
         program.write_text(f"#!/bin/sh\n{command}\n")
         program.chmod(0o700)
         clocks.append(Clock(file))
-        servers.append(embedded.Server(program=str(program)))
-    with embedded.running(servers) as nodes:
+        servers.append(redis_server.Server(program=str(program)))
+    with redis_server.running(servers) as nodes:
         yield nodes, clocks

@@ -23,7 +23,7 @@ from tests.integration.tools import children, raw
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from redlock.embedded import Server
+    from redlock.testing.redis_server import Server
     from tests.faults.clocks import Clock
     from tests.faults.plan import Fault
     from tests.faults.theatre import Theatre

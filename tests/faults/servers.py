@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 from tests.integration.tools import raw
 
 if TYPE_CHECKING:
-    from redlock.embedded import Server
+    from redlock.testing.redis_server import Server
 
 
 def is_up(server: Server) -> bool:

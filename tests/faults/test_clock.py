@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from redlock import LockLost, Redlock, Stale
-from redlock.store import FencedStore
+from redlock.fencing import FencedStore
 from tests.faults.clocks import COMPILER, clocked
 from tests.integration.tools import eventually, holders
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from redlock.embedded import Cluster, Server
+    from redlock.testing.redis_server import Cluster, Server
     from tests.faults.clocks import Clock
 
 JUMP = 60.0

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from redis import Redis
 
-from redlock import wire
+from redlock._transport import codec
 from tests.faults import accepted, judge
 from tests.faults.accepted import Accepted
 from tests.faults.history import Event, History, append
@@ -16,7 +16,7 @@ from tests.sim.records import Write
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from redlock.embedded import Server
+    from redlock.testing.redis_server import Server
 
 
 def history(*, fences: tuple[int, int] = (10, 11), starts: tuple[int, int] = (100, 300)) -> list[Event]:
@@ -91,7 +91,7 @@ def test_a_write_past_the_section_that_is_open_is_seen_in_the_stores_own_file(br
     with Redis.from_url(f"{broker.url}/0") as redis:
         redis.hset("store:hits", mapping={"fence": 11, "owner": "b", "open": 2})
         redis.hset("store:hits", "value", "1")
-        redis.set(wire.operation_key("store:hits", "op-0"), "10:1", px=60_000)
+        redis.set(codec.operation_key("store:hits", "op-0"), "10:1", px=60_000)
     found = accepted.read(broker.directory)
     assert found.counters == {"hits": 1}
     assert found.writes == [Write("hits", 10, 2, "op-0", 1)]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from redis import Redis
 
-from redlock import embedded
+from redlock.testing import redis_server
 from tests.faults import accepted, judge
 from tests.faults.history import WHERE, History, append
 from tests.integration.stage import Stage
@@ -37,7 +37,7 @@ class Theatre(Stage):
     """A stage with a history and a store that can be killed without the broker."""
 
     def __init__(
-        self, nodes: embedded.Cluster, broker: embedded.Server, store: embedded.Server, directory: Path
+        self, nodes: redis_server.Cluster, broker: redis_server.Server, store: redis_server.Server, directory: Path
     ) -> None:
         super().__init__(nodes, broker, directory)
         self.store_server = store
@@ -129,7 +129,7 @@ class Theatre(Stage):
 def theatre(directory: Path) -> Iterator[Theatre]:
     """Five nodes, a broker, a store, and no worker yet."""
     with (
-        embedded.cluster() as nodes,
+        redis_server.cluster() as nodes,
         sixth_redis() as broker,
         sixth_redis(*accepted.OPTIONS) as store,
         Theatre(nodes, broker, store, directory) as stage,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from hypothesis import strategies as st
 
-from redlock import wire
+from redlock._transport import codec
 from tests.fuzz.memory import INFO, resp
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ _HONEST = st.sampled_from(
         resp(["BLPOP", "HMGET"]),
         resp([[1, 0, 5, 0], [0, 0, 5, "holder", 100, 1]]),
         resp(["\x01redlock:wake:x", "1"]),
-        b"".join(resp(script.sha) for script in wire.SCRIPTS.values()),
+        b"".join(resp(script.sha) for script in codec.SCRIPTS.values()),
         b"+OK\r\n",
     ]
 )

@@ -13,9 +13,9 @@ from unittest import mock
 
 import hiredis
 
-from redlock import nodes, wire
-from redlock.clock import now_ms
-from redlock.commands import Acquire, Confirm, Extend, Repair
+from redlock._clock import now_ms
+from redlock._core.commands import Acquire, Confirm, Extend, Repair
+from redlock._transport import codec, node
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -46,7 +46,7 @@ class Good:
 
     def __init__(self, place: int) -> None:
         self.run_id = f"{place}" * 40
-        self._granted = {wire.SCRIPTS[kind].sha for kind in (Acquire, Confirm, Extend, Repair)}
+        self._granted = {codec.SCRIPTS[kind].sha for kind in (Acquire, Confirm, Extend, Repair)}
 
     def __call__(self, words: list[bytes]) -> bytes:
         """Its answer to a command."""
@@ -65,7 +65,7 @@ class Good:
             b"SET": None,
         }
         if name == b"SCRIPT":
-            return resp(next(script.sha for script in wire.SCRIPTS.values() if script.source == words[2]))
+            return resp(next(script.sha for script in codec.SCRIPTS.values() if script.source == words[2]))
         return resp(answers[name]) if name in answers else b"+OK\r\n"
 
 
@@ -155,7 +155,7 @@ def answering(answers: Mapping[int, Answer]) -> Iterator[None]:
         return Socket(answers[options.port])
 
     with (
-        mock.patch.object(nodes, "open_socket", open_socket),
-        mock.patch("redlock.bundle.selectors.DefaultSelector", Selector),
+        mock.patch.object(node, "open_socket", open_socket),
+        mock.patch("redlock._transport.connections.selectors.DefaultSelector", Selector),
     ):
         yield

@@ -7,18 +7,21 @@ import itertools
 import threading
 from typing import TYPE_CHECKING
 
-from redlock import Redlock, RedlockError, doctor, told, verdict, wire
-from redlock.model import Election, Refusal, shown
-from redlock.nodes import Node, Unfit, _met
-from redlock.replies import ReplyReader, UnreadableReply
+from redlock import Redlock, RedlockError
+from redlock._core.votes import Election, Refusal, shown
+from redlock._locking import failures
+from redlock._transport import codec, node_info
+from redlock._transport.node import Node, Unfit, _met
+from redlock._transport.reply_reader import ReplyReader, UnreadableReply
+from redlock.admin import doctor
+from redlock.admin.cluster_status import survey
 from redlock.settings import Settings
-from redlock.survey import survey
 from tests.fuzz.memory import Good, answering
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from redlock.model import Vote
+    from redlock._core.votes import Vote
     from tests.fuzz.memory import Answer
 
 NODES = [Node(f"redis://h:{port}", 5) for port in range(1, 6)]
@@ -43,18 +46,18 @@ def _cut(data: bytes, size: int) -> list[bytes]:
 
 
 def _read(replies: Sequence[object]) -> None:
-    votes = [wire.decode(reply) for reply in replies]
+    votes = [codec.decode(reply) for reply in replies]
     for reply in replies:
-        wire.refusal(reply)
-        told.missing(reply)
-        told.fields(reply)
-        told.setting(reply)
-        told.time_us(reply)
-        told.words(reply, 3)
-        told.scanned(reply)
-        told.is_resource(told.text(reply))
-        told.number(told.text(reply))
-        votes += [wire.decode(row[:-1]) for row in told.rows(reply, 2) or ()]
+        codec.refusal(reply)
+        node_info.missing(reply)
+        node_info.fields(reply)
+        node_info.setting(reply)
+        node_info.time_us(reply)
+        node_info.words(reply, 3)
+        node_info.scanned(reply)
+        node_info.is_resource(node_info.text(reply))
+        node_info.number(node_info.text(reply))
+        votes += [codec.decode(row[:-1]) for row in node_info.rows(reply, 2) or ()]
         with contextlib.suppress(Unfit):
             _met([reply, *replies, *[None] * 10][:10], 1)
     for first in range(0, len(votes), 5):
@@ -69,7 +72,7 @@ def _elect(votes: Sequence[Vote]) -> None:
         getattr(election, name)
     shown(election.holder or "")
     if len(votes) == len(NODES):
-        str(verdict.error(NODES, "x", Refusal(election)))
+        str(failures.error(NODES, "x", Refusal(election)))
 
 
 def converse(sent: Sequence[bytes], bad: int = 2) -> None:

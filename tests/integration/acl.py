@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from redis import Redis
 
-    from redlock.embedded import Server
+    from redlock.testing.redis_server import Server
 
 
 def documented(user: str) -> list[str]:

@@ -8,7 +8,7 @@ import http.client
 import json
 from typing import TYPE_CHECKING, Any
 
-from redlock.embedded import free_port
+from redlock.testing.redis_server import free_port
 from tests.integration.stage import Worker
 from tests.integration.tools import eventually
 

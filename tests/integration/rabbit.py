@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from redlock.embedded import die_with_parent, free_port
+from redlock.testing.redis_server import die_with_parent, free_port
 from tests.integration.tools import eventually
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from tests.integration.tools import eventually
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from redlock.embedded import Cluster
+    from redlock.testing.redis_server import Cluster
 
 ROOT = Path(__file__).parents[2]
 

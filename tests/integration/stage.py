@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from celery import Celery
 from redis import Redis
 
-from redlock import embedded
+from redlock.testing import redis_server
 from tests.integration.tools import children, eventually, sixth_redis
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from redlock.embedded import Cluster, Server
+    from redlock.testing.redis_server import Cluster, Server
 
 ROOT = Path(__file__).parents[2]
 
@@ -189,7 +189,7 @@ class Stage:
 @contextlib.contextmanager
 def fresh_stage(directory: Path) -> Iterator[Stage]:
     """Servers of its own, and no worker yet."""
-    with embedded.cluster() as nodes, sixth_redis() as broker, Stage(nodes, broker, directory) as stage:
+    with redis_server.cluster() as nodes, sixth_redis() as broker, Stage(nodes, broker, directory) as stage:
         yield stage
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from redlock import Lock
-    from redlock.embedded import Cluster
+    from redlock.testing.redis_server import Cluster
 
 TTL = 1.0
 

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from redlock import ConfigurationError, QuorumUnavailable, Redlock
-from redlock.embedded import Server, cluster, free_port
+from redlock.testing.redis_server import Server, cluster, free_port
 from tests.integration.tools import CANARY, eventually, holders, label, raw, sixth_redis
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from redlock.embedded import Cluster
+    from redlock.testing.redis_server import Cluster
 
 NAME = "device:5"
 

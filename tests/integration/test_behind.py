@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from redlock import LockLost, NotHeld, Outcome, Redlock, pending, sync
-from redlock.behind import Behind
-from redlock.clock import now_ms
+from redlock import LockLost, NotHeld, Outcome, Redlock
+from redlock._clock import now_ms
+from redlock._transport import pending_releases, threads
+from redlock._transport.background_releaser import Behind
 from tests.integration.tools import ROOT, eventually, in_a_fork, is_free, raw, run_out, sends
 from tests.proxy import proxies
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from redlock import Lease
-    from redlock.embedded import Cluster
+    from redlock.testing.redis_server import Cluster
 
 NAME = "report:7"
 QUICK = 200
@@ -160,7 +161,7 @@ def test_a_client_that_is_closed_has_released_everything_and_said_so(
     nodes: Cluster, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.INFO, "redlock")
-    for module in (pending, sync):
+    for module in (pending_releases, threads):
         # A node that is late has an answer all the same.
         monkeypatch.setattr(module, "RELEASE_MS", 4_000)
     with Redlock(nodes.urls, node_timeout=4.0, ttl=10.0) as client:
@@ -196,7 +197,7 @@ def test_a_release_that_was_held_back_for_long_has_its_time(client: Redlock, mon
         assert lease.links is not None
         lease.links._comes_back = True
     held_back_ms = now_ms()
-    eventually(lambda: now_ms() - held_back_ms > 2 * pending.RELEASE_MS, "the end of a release's time")
+    eventually(lambda: now_ms() - held_back_ms > 2 * pending_releases.RELEASE_MS, "the end of a release's time")
     assert lease.outcome() is Outcome.RELEASED
 
 

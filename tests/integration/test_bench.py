@@ -21,7 +21,7 @@ from benchmarks.survival.outcome import Outcome
 from tests.integration.tools import ROOT, raw
 
 if TYPE_CHECKING:
-    from redlock.embedded import Server
+    from redlock.testing.redis_server import Server
 
 
 def bench_of(out: Path, *kinds: Kind) -> Bench:

@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from kombu.connection import Connection
 
-from redlock import broker_check, cli
-from redlock.embedded import free_port
-from redlock.findings import Level
+from redlock.admin import broker_check
+from redlock.admin.diagnostics import Level
+from redlock.cli import main
+from redlock.testing.redis_server import free_port
 from tests.integration.rabbit import needs_rabbitmq, rabbit
 from tests.integration.tools import CANARY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from redlock.embedded import Cluster
-    from redlock.findings import Finding
+    from redlock.admin.diagnostics import Finding
+    from redlock.testing.redis_server import Cluster
     from tests.integration.rabbit import Rabbit
 
 
@@ -113,7 +114,7 @@ def test_the_command_never_says_fine_of_a_broker_that_is_down(
     nodes: Cluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
     broker = f"amqp://guest:{CANARY}@127.0.0.1:{free_port()}//"
-    assert cli.main(["doctor", "--nodes", ",".join(nodes.urls), "--broker", broker]) == Level.WARNING
+    assert main.main(["doctor", "--nodes", ",".join(nodes.urls), "--broker", broker]) == Level.WARNING
     said = capsys.readouterr().out
     assert CANARY not in said
     assert "WARNING    broker 127.0.0.1:" in said

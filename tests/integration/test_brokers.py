@@ -11,7 +11,8 @@ from celery import Celery
 from celery.exceptions import SoftTimeLimitExceeded
 from redis import Redis
 
-from redlock import Redlock, embedded
+from redlock import Redlock
+from redlock.testing import redis_server
 from tests.integration.rabbit import needs_rabbitmq, rabbit
 from tests.integration.stage import Worker
 from tests.integration.tools import eventually, sixth_redis
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from redlock.embedded import Cluster, Server
+    from redlock.testing.redis_server import Cluster, Server
     from tests.integration.rabbit import Rabbit
 
 BROKERS = "tests.integration.apps.brokers"
@@ -105,7 +106,7 @@ def rabbitmq() -> Iterator[Rabbit]:
 def at(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """A place on each kind of broker, with a worker of two processes."""
     kind, directory = str(request.param), tmp_path_factory.mktemp(str(request.param))
-    with embedded.cluster() as nodes, sixth_redis() as results:
+    with redis_server.cluster() as nodes, sixth_redis() as results:
         url = f"{results.url}/0" if kind == "redis" else request.getfixturevalue("rabbitmq").url
         place = Place(url, results, nodes, directory, BROKERS_KIND=kind)
         try:

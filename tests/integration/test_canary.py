@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from celery import Celery
 
-from redlock import Redlock, board, cli, doctor, embedded, force, metrics
-from redlock.admission import declare
-from redlock.celery import client_for, locked
-from redlock.conf import of_conf
+from redlock import Redlock
+from redlock.admin import doctor, force_release
+from redlock.admin.bootstrap import declare
+from redlock.admin.cluster_status import survey
+from redlock.celery import client_for, locked, metrics, task_registry
+from redlock.celery.conf import of_conf
+from redlock.cli import main
 from redlock.errors import RedlockError
 from redlock.settings import Settings, read
-from redlock.survey import survey
+from redlock.testing import redis_server
 from tests.integration.tools import eventually, raw
 from workers.logs import MaskingFormatter
 from workers.settings import Settings as ExampleSettings
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from redlock.embedded import Cluster
+    from redlock.testing.redis_server import Cluster
 
 SECRET = "Canary0q8Zt"  # noqa: S105 - it opens nothing
 PIECES = ("Canary", "0q8Zt")
@@ -121,7 +124,7 @@ def test_a_secret_in_place_of_a_files_name_is_not_repeated(name: str, value: str
 @pytest.fixture(scope="module")
 def closed() -> Iterator[Cluster]:
     """Nodes that want the secret."""
-    with embedded.cluster() as nodes:
+    with redis_server.cluster() as nodes:
         for server in nodes.servers:
             with raw(server) as redis:
                 redis.config_set("requirepass", SECRET)
@@ -165,7 +168,7 @@ def test_no_command_says_it(  # noqa: PLR0917 - fixtures
         monkeypatch.setenv("REDLOCK_PASSWORD_FILE", str(tmp_path / "secret"))
     log = tmp_path / "log"
     with caplog.at_level(logging.DEBUG), contextlib.suppress(SystemExit):
-        cli.main(command.format(SECRET, log).split())
+        main.main(command.format(SECRET, log).split())
     said = "".join(capfd.readouterr()) + caplog.text + (log.read_text() if log.exists() else "")
     assert not spilled(said)
     if "env" in command and password == SECRET:
@@ -178,7 +181,7 @@ def test_a_program_gets_the_passwords_where_an_option_says_so(
     monkeypatch.setenv("REDLOCK_NODES", ",".join(closed.urls))
     monkeypatch.setenv("REDLOCK_PASSWORD", SECRET)
     again = [sys.executable, "-m", "redlock", *["run", "other", "--wait", "0", "--", "echo", "inside"]]
-    assert cli.main(["run", "name", "--wait", "0", "--pass-credentials", "--", *again]) == 0
+    assert main.main(["run", "name", "--wait", "0", "--pass-credentials", "--", *again]) == 0
     assert "inside\n" in capfd.readouterr().out
 
 
@@ -194,12 +197,12 @@ def test_a_life_of_a_lock_leaves_no_trace_of_it(
     @app.task(name="canary")
     @locked("name")
     def body() -> None:
-        said.extend(board.BOARD.listed())
+        said.extend(task_registry.BOARD.listed())
 
     with caplog.at_level(logging.DEBUG), settings.client() as client:
         figures = metrics.counting([node.label for node in client.driver.nodes])
         with client.lock("name") as lease:
-            target = force.target(client, "name")
+            target = force_release.target(client, "name")
             assert target is not None
             said += [client, client.lock("name"), lease, target, client.holder("name"), figures.text()]
             assert lease.owner not in repr(target) + repr(lease) + repr(

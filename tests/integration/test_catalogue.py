@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from redlock import LockLost, QuorumUnavailable, Redlock, wire
-from redlock.survey import survey
+from redlock import LockLost, QuorumUnavailable, Redlock
+from redlock._transport import codec
+from redlock.admin.cluster_status import survey
 from tests.integration.tools import eventually, is_free, raw
 from tests.proxy import (
     Proxy,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
-    from redlock.embedded import Cluster
+    from redlock.testing.redis_server import Cluster
 
     Bad = Callable[[Sequence[Proxy]], AbstractContextManager[list[str]]]
     """Makes the servers behind these bad; gives the addresses that lead to them."""
@@ -293,7 +294,7 @@ def test_a_question_over_forgotten_connections_is_asked_again(nodes: Cluster) ->
 
 
 def test_the_local_queue_goes_on_where_the_waiting_node_drips(nodes: Cluster) -> None:
-    name = next(name for name in map(str, range(100)) if wire.waiting_order((name,), 5)[0] == 0)
+    name = next(name for name in map(str, range(100)) if codec.waiting_order((name,), 5)[0] == 0)
     with Redlock(nodes.urls, ttl=9.0) as good, proxies(nodes.servers[:1]) as links:
         held = good.lock(name)
         assert held.acquire()

@@ -12,7 +12,7 @@ import pytest
 from celery import chain
 from redis import Redis
 
-from redlock import embedded
+from redlock.testing import redis_server
 from tests.integration.stage import Stage, shell
 from tests.integration.tools import eventually, sixth_redis
 
@@ -32,7 +32,7 @@ MODES = ["requeue", "skip", "raise", "wait"]
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     """One set of servers for all tests here."""
     directory = tmp_path_factory.mktemp("workers")
-    with embedded.cluster() as nodes, sixth_redis() as broker, Stage(nodes, broker, directory) as stage:
+    with redis_server.cluster() as nodes, sixth_redis() as broker, Stage(nodes, broker, directory) as stage:
         yield stage
 
 

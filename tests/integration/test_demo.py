@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from redis import Redis
 
-from redlock.embedded import free_port
+from redlock.testing.redis_server import free_port
 from tests.integration.tools import children, eventually
 from workers.cluster import NODES, ROOT, is_free
 from workers.demo import main

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING
 import pytest
 from celery import Celery
 
-from redlock import embedded
 from redlock.celery import client_for
-from redlock.conf import of_conf
+from redlock.celery.conf import of_conf
+from redlock.testing import redis_server
 from tests.integration.pages import blocks
 from tests.integration.tools import CANARY, ROOT, eventually, raw, sixth_redis
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from redlock.embedded import Cluster, Server
+    from redlock.testing.redis_server import Cluster, Server
 
 functional = pytest.importorskip("django.utils.functional")
 
@@ -86,7 +86,7 @@ def guide() -> dict[str, str]:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Iterator[tuple[Project, Server]]:
-    with embedded.cluster() as nodes, sixth_redis() as broker:
+    with redis_server.cluster() as nodes, sixth_redis() as broker:
         for server in nodes.servers:
             with raw(server) as redis:
                 redis.config_set("requirepass", CANARY)

@@ -24,11 +24,12 @@ from typing import TYPE_CHECKING
 import pytest
 from redis import Redis
 
-from redlock import ConfigurationError, Redlock, embedded, errors, wire
-from redlock.admission import declare
-from redlock.protocol import Outcome
-from redlock.survey import survey
-from redlock.testing import lock_nodes
+from redlock import ConfigurationError, Redlock, errors
+from redlock._core.protocol import Outcome
+from redlock._transport import codec
+from redlock.admin.bootstrap import declare
+from redlock.admin.cluster_status import survey
+from redlock.testing import lock_nodes, redis_server
 from tests.integration.pages import Block, blocks
 from tests.integration.tools import ROOT, eventually
 
@@ -58,13 +59,13 @@ KINDS = ("python", "console", "conf", "yaml", "text", "")
 class Desk:
     """A directory in which the blocks of one page are run, on nodes and a broker of its own."""
 
-    def __init__(self, directory: Path, ports: list[int], broker: embedded.Server) -> None:
+    def __init__(self, directory: Path, ports: list[int], broker: redis_server.Server) -> None:
         self.directory = directory
         self.background: list[subprocess.Popen[str]] = []
         self._ports = ports
         self._broker = broker.url
         nodes = ",".join(f"redis://127.0.0.1:{port}" for port in ports)
-        tools = f"{Path(sys.executable).parent}:{Path(embedded.executable()).parent}"
+        tools = f"{Path(sys.executable).parent}:{Path(redis_server.executable()).parent}"
         self._environment = os.environ | {
             "PATH": f"{tools}:{os.environ['PATH']}",
             "REDLOCK_NODES": nodes,
@@ -127,11 +128,11 @@ class Desk:
 
 @pytest.fixture
 def ports() -> list[int]:
-    return [embedded.free_port() for _ in range(5)]
+    return [redis_server.free_port() for _ in range(5)]
 
 
 @pytest.fixture
-def desk(tmp_path: Path, ports: list[int], broker: embedded.Server) -> Iterator[Desk]:
+def desk(tmp_path: Path, ports: list[int], broker: redis_server.Server) -> Iterator[Desk]:
     desk = Desk(tmp_path, ports, broker)
     try:
         yield desk
@@ -149,7 +150,7 @@ def test_every_block_runs(page: Path, desk: Desk, ports: list[int]) -> None:
     desk.write(*(block for block in blocks(TUTORIAL) if block.name == "shop.py"))
     with contextlib.ExitStack() as stack:
         if not any("cluster(ports=" in block.text for block in found):
-            stack.enter_context(embedded.cluster(ports=ports))
+            stack.enter_context(redis_server.cluster(ports=ports))
         for block in found:
             if block.runs and block.kind in {"python", "console"}:
                 desk.run(block)
@@ -159,7 +160,7 @@ def test_nodes_with_the_configuration_and_the_user_of_the_page_do_all_that_clien
     (conf,) = [block.text for block in blocks(OPERATIONS) if block.kind == "conf"]
     file = tmp_path / "redis.conf"
     file.write_text(re.sub(r"^(bind|port) .*$", "", conf, flags=re.MULTILINE))
-    servers = [embedded.Server(embedded.free_port(), ("--include", str(file))) for _ in range(3)]
+    servers = [redis_server.Server(redis_server.free_port(), ("--include", str(file))) for _ in range(3)]
     with contextlib.ExitStack() as stack:
         for server in servers:
             stack.callback(server.stop)
@@ -277,7 +278,7 @@ def test_every_reason_for_no_vote_is_one_that_nodes_give_and_those_of_redis_are_
     source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "redlock").glob("*.py"))
     for reason in reasons - {os.strerror(errno.ECONNREFUSED).lower()}:
         assert all(part in source for part in re.split(r"\.\.\.", reason)), reason
-    for said in wire._EXPLAINED.values():
+    for said in codec._EXPLAINED.values():
         assert said.startswith(tuple(reasons)), said
 
 

@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from celery import Celery
 
-from redlock import Redlock, RedlockError, cli, doctor
+from redlock import Redlock, RedlockError
+from redlock.admin import doctor
+from redlock.admin.diagnostics import Level
 from redlock.celery import locked
-from redlock.embedded import Server, cluster
-from redlock.findings import Level
+from redlock.cli import main
 from redlock.settings import Settings
+from redlock.testing.redis_server import Server, cluster
 from tests.integration.tools import CANARY, raw, sixth_redis
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from redlock.embedded import Cluster
+    from redlock.testing.redis_server import Cluster
 
 
 @pytest.fixture
@@ -189,15 +191,15 @@ def test_the_command_ends_with_the_worst_as_its_status(
         server.kill()
     arguments = ["doctor", "--nodes", ",".join(nodes.urls), "--timeout", "5"]
     status = {0: 0, 1: 1, 3: 3}[dead]
-    assert cli.main(arguments) == status
+    assert main.main(arguments) == status
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(["FINE", "WARNING", "UNSAFE", "NO QUORUM"][status])
-    assert cli.main([*arguments, "--json"]) == status
+    assert main.main([*arguments, "--json"]) == status
     told = json.loads(capsys.readouterr().out)
     assert told["level"] == ["fine", "warning", "unsafe", "no_quorum"][status]
     assert len(told["findings"]) == len(lines)
 
 
 def test_the_command_ends_with_2_where_it_is_unsafe(nodes: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["doctor", "--nodes", ",".join(nodes.urls), "--ttl", "60"]) == Level.UNSAFE
+    assert main.main(["doctor", "--nodes", ",".join(nodes.urls), "--ttl", "60"]) == Level.UNSAFE
     assert "ttl is 60.0 s, longer than max_ttl" in capsys.readouterr().out

@@ -22,9 +22,12 @@ import pytest
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from redlock import Redlock, RedlockError, embedded, force, wire
-from redlock.admission import declare
-from redlock.survey import survey
+from redlock import Redlock, RedlockError
+from redlock._transport import codec
+from redlock.admin import force_release
+from redlock.admin.bootstrap import declare
+from redlock.admin.cluster_status import survey
+from redlock.testing import redis_server
 from tests.integration import acl
 from tests.integration.acl import commands
 from tests.integration.flowers import Flower
@@ -35,7 +38,7 @@ from tests.sim.pair import executable
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from redlock.embedded import Cluster, Server
+    from redlock.testing.redis_server import Cluster, Server
 
 NAME = "door"
 SECRET = f"{CANARY}-{secrets.token_hex(8)}"
@@ -50,7 +53,7 @@ def let_in(servers: Sequence[Server], user: str, *without: str) -> None:
 @pytest.fixture(scope="module")
 def doors() -> Iterator[Cluster]:
     """Five lock nodes whose user `lock` is made anew by each test."""
-    with embedded.cluster() as nodes:
+    with redis_server.cluster() as nodes:
         yield nodes
 
 
@@ -75,7 +78,7 @@ def in_use(nodes: Cluster, caplog: pytest.LogCaptureFixture, user: str) -> None:
     declare(urls if operates else nodes.urls)
     with Redlock(urls) as client, Redlock(urls) as other:
         with raw(nodes[0]) as redis:
-            redis.set(wire.fence_key(NAME), str(2**51))
+            redis.set(codec.fence_key(NAME), str(2**51))
         waiter = threading.Thread(target=lambda: other.lock(NAME).acquire(blocking_timeout=10))
         try:
             # Fences that differ: it takes two rounds.
@@ -94,9 +97,9 @@ def in_use(nodes: Cluster, caplog: pytest.LogCaptureFixture, user: str) -> None:
         if operates:
             assert {node.fsync for node in seen.nodes} == {"everysec"}, "what the nodes keep is not told"
             assert [held.resource for held in seen.locks] == [NAME], "what is locked is not told"
-            taken = force.target(client, NAME)
+            taken = force_release.target(client, NAME)
             assert taken is not None
-            assert force.take_away(client, taken) == len(nodes.servers)
+            assert force_release.take_away(client, taken) == len(nodes.servers)
     assert [record.message for record in caplog.records if record.levelno > logging.INFO] == []
 
 
@@ -105,7 +108,7 @@ def test_each_user_can_do_its_work_with_the_commands_of_the_manual(
     version: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     program = executable(version)
-    with embedded.running([embedded.Server(program=program) for _ in range(5)]) as nodes:
+    with redis_server.running([redis_server.Server(program=program) for _ in range(5)]) as nodes:
         for user in ("lock", "operator"):
             let_in(nodes.servers, user)
             in_use(nodes, caplog, user)

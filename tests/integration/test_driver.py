@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from redlock import LockLost, NotHeld, QuorumUnavailable, Redlock, RedlockError, wire
+from redlock import LockLost, NotHeld, QuorumUnavailable, Redlock, RedlockError
+from redlock._transport import codec
 from tests.integration.stage import ROOT
 from tests.integration.tools import eventually, holders, is_free, label, raw, talking
 from tests.proxy import proxies
@@ -23,7 +24,7 @@ from tests.proxy import proxies
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from redlock.embedded import Cluster, Server
+    from redlock.testing.redis_server import Cluster, Server
 
 NAME = "report:7"
 DELAY = 0.02
@@ -97,7 +98,9 @@ def test_a_rejection_that_is_late_for_its_round_is_noticed(nodes: Cluster, caplo
     with proxies(nodes.servers) as links, Redlock([link.url for link in links], node_timeout=2.0) as client:
         cycle(client)  # dials, and agrees
         links[4].delay = 0.5
-        assert raw(nodes.servers[4]).hset(wire.RECORD, "terms", "others came") == 0, "no node's record has such a field"
+        assert raw(nodes.servers[4]).hset(codec.RECORD, "terms", "others came") == 0, (
+            "no node's record has such a field"
+        )
         cycle(client)
         assert "node-disagrees" not in caplog.text, "a quorum says yes long before"
 
@@ -290,7 +293,7 @@ def test_what_a_frozen_node_was_sent_is_undone_when_it_wakes_up(nodes: Cluster, 
 
     # Three SETs arrive now, each with its DEL right behind it on the same connection.
     with raw(nodes[2]) as redis:
-        eventually(lambda: redis.get(wire.fence_key(NAME)) == str(last), "the last of the three at the node")
+        eventually(lambda: redis.get(codec.fence_key(NAME)) == str(last), "the last of the three at the node")
     eventually(lambda: is_free(nodes.servers, NAME), "no key on any node, long before ten seconds", within=5.0)
     cycle(client)
 
@@ -410,7 +413,7 @@ def test_a_release_goes_down_the_connections_that_took_the_lease(nodes: Cluster)
         # On the first set the release would have been there before the acquire, and the key would stay.
         eventually(lambda: links[0].commands == links[2].commands, "everything sent")
         with raw(nodes[0]) as redis:
-            eventually(lambda: redis.exists(wire.fence_key(NAME)), "the late acquire at the node")
+            eventually(lambda: redis.exists(codec.fence_key(NAME)), "the late acquire at the node")
         eventually(lambda: is_free(nodes.servers, NAME), "no key on any node, long before ten seconds", within=5.0)
 
 
@@ -432,7 +435,7 @@ def test_a_cancelled_attempt_leaves_nothing_on_a_slow_link(nodes: Cluster) -> No
         assert is_free(nodes.servers[:2], NAME), "a key where nobody else has one"
         for server in nodes.servers[:2]:
             with raw(server) as redis:
-                assert redis.exists(wire.fence_key(NAME)), "the attempts were there"
+                assert redis.exists(codec.fence_key(NAME)), "the attempts were there"
 
 
 def test_threads_share_a_few_connections_and_not_one_each(nodes: Cluster) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from redlock.embedded import Server
+from redlock.testing.redis_server import Server
 from tests.integration.tools import raw
 
 SLOW_TO_LOAD = ("--key-load-delay", "1000", "--rdbcompression", "no")

@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING
 
 import pytest
 
-from redlock import embedded
+from redlock.testing import redis_server
 from tests.integration.pages import blocks
 from tests.integration.tools import ROOT, children, eventually
 
@@ -53,7 +53,7 @@ class Project:
         self.output = directory / "output"
         ours = {name: value for name, value in os.environ.items() if not name.startswith(("REDLOCK_", "PYTHON"))}
         # Its own environment has no redis-server; where the system has none either, ours is lent.
-        path = f"{python.parent}:{Path(embedded.executable()).parent}:{ours['PATH']}"
+        path = f"{python.parent}:{Path(redis_server.executable()).parent}:{ours['PATH']}"
         self.environment = ours | {"PATH": path} | environment
 
     def run(self, *arguments: str) -> str:
@@ -109,12 +109,12 @@ def of_its_readme(name: str) -> str:
 
 
 @pytest.fixture
-def nodes_url(nodes: embedded.Cluster) -> str:
+def nodes_url(nodes: redis_server.Cluster) -> str:
     return ",".join(nodes.urls)
 
 
 @pytest.fixture
-def bank(python: Path, nodes_url: str, broker: embedded.Server, tmp_path: Path) -> Project:
+def bank(python: Path, nodes_url: str, broker: redis_server.Server, tmp_path: Path) -> Project:
     return project("bank", python, tmp_path, REDLOCK_NODES=nodes_url, REDLOCK_TTL="1", BANK_REDIS=broker.url)
 
 
@@ -161,7 +161,7 @@ print(bank.balance("ann"), bank.balance("bob"), bank.balance("cem"))
 
 
 def test_reports_never_overlap_and_those_that_would_are_skipped(
-    python: Path, nodes_url: str, broker: embedded.Server, tmp_path: Path
+    python: Path, nodes_url: str, broker: redis_server.Server, tmp_path: Path
 ) -> None:
     report = project(
         "report",
@@ -181,7 +181,7 @@ def test_reports_never_overlap_and_those_that_would_are_skipped(
 
 
 def test_a_foreign_api_sees_each_order_and_each_receipt_once_and_never_two_calls_too_soon(
-    python: Path, nodes_url: str, broker: embedded.Server, tmp_path: Path
+    python: Path, nodes_url: str, broker: redis_server.Server, tmp_path: Path
 ) -> None:
     orders = project(
         "foreign_api",

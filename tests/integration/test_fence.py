@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from redlock import QuorumUnavailable, Redlock, wire
-from redlock.model import FENCE_LIMIT
+from redlock import QuorumUnavailable, Redlock
+from redlock._core.votes import FENCE_LIMIT
+from redlock._transport import codec
 from tests.integration.stage import ROOT
 from tests.integration.tools import eventually, holders, is_free, raw
 from tests.proxy import as_it_is, proxies
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Sequence
 
-    from redlock.embedded import Cluster, Server
+    from redlock.testing.redis_server import Cluster, Server
 
 NAME = "device:3"
 
@@ -35,7 +36,7 @@ def set_fences(nodes: Cluster, fences: Sequence[int]) -> None:
     """Give each node a fence of its own for the lock."""
     for server, fence in zip(nodes.servers, fences, strict=True):
         with raw(server) as redis:
-            redis.set(wire.fence_key(NAME), fence)
+            redis.set(codec.fence_key(NAME), fence)
 
 
 def fences_of(servers: Sequence[Server]) -> list[int]:
@@ -43,7 +44,7 @@ def fences_of(servers: Sequence[Server]) -> list[int]:
     found = []
     for server in servers:
         with raw(server) as redis:
-            found.append(int(redis.get(wire.fence_key(NAME)) or 0))
+            found.append(int(redis.get(codec.fence_key(NAME)) or 0))
     return found
 
 
@@ -206,7 +207,7 @@ def test_an_implausible_proposal_is_refused(
     nodes: Cluster, client: Redlock, monkeypatch: pytest.MonkeyPatch, fence: int
 ) -> None:
     """As of a client whose clock is in 2112."""
-    monkeypatch.setattr("redlock.candidate.wall_us", lambda: fence)
+    monkeypatch.setattr("redlock._locking.acquisition.wall_us", lambda: fence)
 
     with pytest.raises(QuorumUnavailable, match="more than an hour ahead of its clock; set the clocks"):
         client.lock(NAME).acquire(blocking=False)
@@ -238,7 +239,7 @@ def test_a_proposal_within_the_hour_is_accepted(
     nodes: Cluster, client: Redlock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     late = now_us() + 3_500_000_000
-    monkeypatch.setattr("redlock.candidate.wall_us", lambda: late)
+    monkeypatch.setattr("redlock._locking.acquisition.wall_us", lambda: late)
     assert taken(client) == (late, 1)
     assert max(fences_of(nodes.servers)) == late
 
@@ -255,7 +256,7 @@ def test_tokens_grow_where_the_clock_is_far_behind(
     nodes: Cluster, client: Redlock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, _ = taken(client)
-    monkeypatch.setattr("redlock.candidate.wall_us", lambda: 1_000)
+    monkeypatch.setattr("redlock._locking.acquisition.wall_us", lambda: 1_000)
 
     with Redlock(nodes.urls) as late:
         second, _ = taken(late)
@@ -268,7 +269,7 @@ def test_tokens_grow_where_the_clock_is_far_behind(
 def test_tokens_grow_where_the_clock_jumps_ahead_and_back(nodes: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     for clock in (0, 10**15, 5, 10**15 + 7, 10**15 + 10**14, 3):
-        monkeypatch.setattr("redlock.candidate.wall_us", lambda now=clock: now)
+        monkeypatch.setattr("redlock._locking.acquisition.wall_us", lambda now=clock: now)
         with Redlock(nodes.urls) as client:
             seen.append(taken(client)[0])
 
@@ -277,9 +278,9 @@ def test_tokens_grow_where_the_clock_jumps_ahead_and_back(nodes: Cluster, monkey
 
 def test_a_refused_client_has_learnt_the_holders_token(nodes: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     with Redlock(nodes.urls) as ahead, Redlock(nodes.urls) as behind:
-        monkeypatch.setattr("redlock.candidate.wall_us", lambda: 10**15)
+        monkeypatch.setattr("redlock._locking.acquisition.wall_us", lambda: 10**15)
         with ahead.lock(NAME) as lease:
-            monkeypatch.setattr("redlock.candidate.wall_us", lambda: 10**9)
+            monkeypatch.setattr("redlock._locking.acquisition.wall_us", lambda: 10**9)
             assert behind.lock(NAME).acquire(blocking=False) is False
             fence = lease.fence
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import pytest
 from celery import Celery
 
-from redlock import ConfigurationError, files
-from redlock.embedded import Server
-from redlock.pulse import Pulse
+from redlock import ConfigurationError, _files
+from redlock.celery.heartbeat import Pulse
+from redlock.testing.redis_server import Server
 from tests.integration.tools import ROOT
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def test_a_heartbeat_follows_no_link_beside_its_target(shared: Path, victim: Pat
 
 def test_a_link_at_the_target_is_replaced_and_not_followed(shared: Path, victim: Path) -> None:
     (shared / "heartbeat").symlink_to(victim)
-    files.replace(shared / "heartbeat", "new")
+    _files.replace(shared / "heartbeat", "new")
     assert not (shared / "heartbeat").is_symlink()
     assert [path.name for path in shared.iterdir()] == ["heartbeat"]
 
@@ -74,16 +74,16 @@ def test_a_link_at_the_target_is_replaced_and_not_followed(shared: Path, victim:
 def test_a_file_that_cannot_be_replaced_leaves_nothing_behind(shared: Path) -> None:
     (shared / "heartbeat").mkdir()
     with pytest.raises(IsADirectoryError):
-        files.replace(shared / "heartbeat", "new")
+        _files.replace(shared / "heartbeat", "new")
     assert [path.name for path in shared.iterdir()] == ["heartbeat"]
 
 
 def test_a_log_follows_no_link_in_a_shared_folder(shared: Path, victim: Path, tmp_path: Path) -> None:
     (shared / "log").symlink_to(victim)
     with pytest.raises(OSError, match="symbolic link"):
-        files.open_to_append(shared / "log")
+        _files.open_to_append(shared / "log")
     (tmp_path / "own").symlink_to(tmp_path / "target")
-    os.close(files.open_to_append(tmp_path / "own"))
+    os.close(_files.open_to_append(tmp_path / "own"))
     assert (tmp_path / "target").exists(), "a link in a folder of one's own is meant"
 
 
@@ -92,13 +92,13 @@ def test_a_log_of_another_user_is_refused_in_a_shared_folder(shared: Path) -> No
     (shared / "log").touch()
     os.chown(shared / "log", NOBODY, NOBODY)
     with pytest.raises(PermissionError, match="not a file of this user"):
-        files.open_to_append(shared / "log")
+        _files.open_to_append(shared / "log")
 
 
 def test_a_pipe_in_a_shared_folder_holds_up_no_log(shared: Path) -> None:
     os.mkfifo(shared / "log")
     with pytest.raises(OSError):  # noqa: PT011 - Linux says ENXIO, others accept the pipe and the check refuses it
-        files.open_to_append(shared / "log")
+        _files.open_to_append(shared / "log")
 
 
 def test_a_lock_held_in_the_temporary_folder_stops_no_log(shared: Path, tmp_path: Path) -> None:

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from redlock import ConfigurationError, LockContended, LockLost, NotHeld, QuorumUnavailable, Redlock, cli, force, wire
+from redlock import ConfigurationError, LockContended, LockLost, NotHeld, QuorumUnavailable, Redlock
+from redlock._transport import codec
+from redlock.admin import force_release
+from redlock.cli import main
 from tests.integration.tools import eventually, holders, is_free, raw
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from redlock.embedded import Cluster
+    from redlock.testing.redis_server import Cluster
 
 NAME = "device:7"
 
@@ -27,14 +30,14 @@ def admin(nodes: Cluster) -> Iterator[Redlock]:
 
 
 def release(nodes: Cluster, *arguments: str) -> int:
-    return cli.main(["release", NAME, "--nodes", ",".join(nodes.urls), *arguments])
+    return main.main(["release", NAME, "--nodes", ",".join(nodes.urls), *arguments])
 
 
 def fences(nodes: Cluster) -> list[int]:
     found = []
     for server in nodes.servers:
         with raw(server) as redis:
-            found.append(int(redis.get(wire.fence_key(NAME)) or 0))
+            found.append(int(redis.get(codec.fence_key(NAME)) or 0))
     return found
 
 
@@ -42,7 +45,7 @@ def wake_ups(nodes: Cluster) -> list[int]:
     found = []
     for server in nodes.servers:
         with raw(server) as redis:
-            found.append(int(redis.llen(wire.wake_key(NAME))))
+            found.append(int(redis.llen(codec.wake_key(NAME))))
     return found
 
 
@@ -73,9 +76,9 @@ def test_a_holder_that_renews_is_told_that_it_lost(nodes: Cluster, client: Redlo
     lost = threading.Event()
     lock = client.lock(NAME, ttl=1, on_lost=lambda _: lost.set())
     with pytest.raises(LockLost), lock:
-        lease = force.target(admin, NAME)
+        lease = force_release.target(admin, NAME)
         assert lease is not None
-        assert force.take_away(admin, lease) == 5
+        assert force_release.take_away(admin, lease) == 5
         eventually(lost.is_set, "the old holder's loss")
     assert is_free(nodes.servers, NAME), "a lease that is lost never comes back"
 
@@ -100,9 +103,9 @@ def test_it_wakes_a_waiter(nodes: Cluster, client: Redlock, admin: Redlock) -> N
         return blocked > 0
 
     eventually(waits, "somebody who waits")
-    lease = force.target(admin, NAME)
+    lease = force_release.target(admin, NAME)
     assert lease is not None
-    force.take_away(admin, lease)
+    force_release.take_away(admin, lease)
     assert got.wait(9.0), "it was woken long before the old lease would have been over"
     waiter.join()
     with pytest.raises(LockLost):
@@ -113,15 +116,15 @@ def test_it_wakes_a_waiter(nodes: Cluster, client: Redlock, admin: Redlock) -> N
 def test_only_the_lease_that_was_shown_is_taken_away(nodes: Cluster, client: Redlock, admin: Redlock) -> None:
     first = client.lease(NAME)
     first.take(0)
-    shown = force.target(admin, NAME)
+    shown = force_release.target(admin, NAME)
     assert shown is not None
     first.give_back()
     with pytest.raises(NotHeld, match="nothing was changed"):
-        force.take_away(admin, shown)
+        force_release.take_away(admin, shown)
     with client.lock(NAME) as second:
         before = fences(nodes)
         with pytest.raises(LockContended):
-            force.take_away(admin, shown)
+            force_release.take_away(admin, shown)
         assert holders(nodes.servers, NAME) == [second.owner] * 5
         assert fences(nodes) == before
         second.extend(5.0)
@@ -130,14 +133,14 @@ def test_only_the_lease_that_was_shown_is_taken_away(nodes: Cluster, client: Red
 def test_without_a_quorum_nothing_is_deleted(nodes: Cluster, client: Redlock, admin: Redlock) -> None:
     lease = client.lease(NAME)
     lease.take(0)
-    shown = force.target(admin, NAME)
+    shown = force_release.target(admin, NAME)
     assert shown is not None
     for server in nodes.servers[:3]:
         server.kill()
     with pytest.raises(QuorumUnavailable):
-        force.take_away(admin, shown)
+        force_release.take_away(admin, shown)
     assert holders(nodes.servers[3:], NAME) == [lease.owner] * 2
-    assert release(nodes, "--force", "--yes") == cli.NO_QUORUM
+    assert release(nodes, "--force", "--yes") == main.NO_QUORUM
     assert holders(nodes.servers[3:], NAME) == [lease.owner] * 2
 
 
@@ -176,10 +179,10 @@ def test_a_client_that_disagrees_takes_nothing_away(nodes: Cluster, client: Redl
     lease = client.lease(NAME)
     lease.take(0)
     with Redlock(nodes.urls, max_ttl=20) as other:
-        shown = force.target(other, NAME)
+        shown = force_release.target(other, NAME)
         assert shown is not None
         with pytest.raises(ConfigurationError, match="all clients must agree"):
-            force.take_away(other, shown)
+            force_release.take_away(other, shown)
     lease.extend(5.0)
     lease.give_back()
 
@@ -191,7 +194,7 @@ def test_it_asks_on_a_terminal_and_takes_anything_but_yes_for_no(
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
     monkeypatch.setattr("builtins.input", lambda _: answer)
     with client.lock(NAME) as lease:
-        assert release(nodes, "--force") == cli.DECLINED
+        assert release(nodes, "--force") == main.DECLINED
         lease.extend(5.0)
     monkeypatch.setattr("builtins.input", lambda _: "yes")
     client.lease(NAME).take(0)
@@ -204,8 +207,8 @@ def test_where_nobody_can_be_asked_it_needs_yes_and_always_force(
 ) -> None:
     monkeypatch.setattr(sys.stdin, "isatty", lambda: False)
     with client.lock(NAME) as lease:
-        assert release(nodes, "--force") == cli.BAD_INPUT
+        assert release(nodes, "--force") == main.BAD_INPUT
         assert "--yes answers" in capsys.readouterr().err
-        assert release(nodes, "--yes") == cli.BAD_INPUT
+        assert release(nodes, "--yes") == main.BAD_INPUT
         assert "only its holder releases a lock" in capsys.readouterr().err
         lease.extend(5.0)

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from celery import Celery
 
-from redlock import LockLost, interrupt
-from redlock.celery import client_for, current_lease, locked
+from redlock import LockLost
+from redlock.celery import client_for, current_lease, locked, lost_lease
 from tests.integration.tools import in_a_fork, run_out
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from redlock.embedded import Cluster
+    from redlock.testing.redis_server import Cluster
 
 BODIES = 3_000
 
@@ -36,19 +36,19 @@ def test_a_loss_at_the_end_of_the_body_kills_no_process() -> None:
     """Another thread finds the loss again and again while bodies begin and end."""
 
     def in_the_child() -> int:
-        signal.signal(interrupt.SIGNAL, signal.SIG_DFL)
+        signal.signal(lost_lease.SIGNAL, signal.SIG_DFL)
         lease: Any = SimpleNamespace(lost=True, resource="x", ensure_valid=lambda: None)
         over, raised = threading.Event(), 0
 
         def find_it_lost() -> None:
             while not over.is_set():
-                interrupt.interrupt(lease)
+                lost_lease.interrupt(lease)
 
         thread = threading.Thread(target=find_it_lost, daemon=True)
         thread.start()
         for _ in range(BODIES):
             try:
-                with interrupt.possible(lease):
+                with lost_lease.possible(lease):
                     pass
             except LockLost:
                 raised += 1

@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from redlock import Outcome, Redlock, wire
-from redlock.ballot import Ballot
-from redlock.commands import Inspect, Round
-from redlock.exchange import Exchange, pack
-from redlock.link import Link
-from redlock.nodes import Dialled, Node
+from redlock import Outcome, Redlock
+from redlock._core.commands import Inspect, Round
+from redlock._core.vote_tally import Ballot
+from redlock._transport import codec
+from redlock._transport.connection import Link
+from redlock._transport.exchange import Exchange, pack
+from redlock._transport.node import Dialled, Node
 from tests.integration.tools import eventually, is_free, raw
 from tests.proxy import proxies
 
 if TYPE_CHECKING:
-    from redlock.embedded import Cluster
+    from redlock.testing.redis_server import Cluster
 
 
 def test_what_a_socket_does_not_take_at_once_is_sent_later() -> None:
@@ -125,7 +126,7 @@ def test_a_release_of_a_set_wakes_the_waiters_of_each_name(nodes: Cluster) -> No
         for server in nodes.servers:
             with raw(server) as redis:
                 eventually(
-                    lambda redis=redis: [redis.llen(wire.wake_key(name)) for name in "abc"] == [1, 1, 1],  # type: ignore[misc]  # bound now
+                    lambda redis=redis: [redis.llen(codec.wake_key(name)) for name in "abc"] == [1, 1, 1],  # type: ignore[misc]  # bound now
                     "a wake-up for each name",
                 )
         assert is_free(nodes.servers, "a")

@@ -12,18 +12,18 @@ import pytest
 from redis.exceptions import LockError, LockNotOwnedError
 
 from redlock import ConfigurationError, LockContended, LockLost, NotHeld, Redlock, RedlockError
-from redlock.candidate import Candidate
-from redlock.commands import Acquire
-from redlock.journal import Journal
-from redlock.wire import Codec
+from redlock._core.commands import Acquire
+from redlock._locking.acquisition import Candidate
+from redlock._locking.lock_events import Journal
+from redlock._transport.codec import Codec
 from tests.integration.tools import brief_lock, eventually, holders, in_a_fork, is_free, raw, run_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from redlock import Lock
-    from redlock.commands import Command
-    from redlock.embedded import Cluster
+    from redlock._core.commands import Command
+    from redlock.testing.redis_server import Cluster
 
 NAME = "account:42"
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from redlock import Redlock, embedded
+from redlock import Redlock
+from redlock.testing import redis_server
 from tests.integration.browser import Browser, needs_browser
 from tests.integration.flowers import Flower
 from tests.integration.stage import Stage, fresh_stage
@@ -187,7 +188,7 @@ def test_when_the_holder_changes_the_page_shows_the_new_one(
         eventually(lambda: not shown(), "the page to show that nobody holds it", every=0.02)
 
 
-def votes(servers: Sequence[embedded.Server], resource: str, task: str) -> int:
+def votes(servers: Sequence[redis_server.Server], resource: str, task: str) -> int:
     """How many of these nodes name this task as the holder."""
     return sum(bool(holder and f":{task}@" in holder) for holder in holders(servers, resource))
 
@@ -247,7 +248,7 @@ def test_two_lines_in_a_project_of_ones_own_are_enough_and_a_misspelt_setting_is
     (shop / "shop.py").write_text(
         f"from celery import Celery\napp = Celery('shop', broker={broker!r})\napp.conf.redlock_max_tll = 5.0\n"
     )
-    (shop / "flowerconfig.py").write_text("import redlock.flower\nredlock.flower.add_page()\n")
+    (shop / "flowerconfig.py").write_text("import redlock.celery.flower\nredlock.celery.flower.add_page()\n")
     environment = stage.environment | {"PYTHONPATH": str(shop)}
     with Flower(directory / "shop-flower", environment, f"--conf={shop}/flowerconfig.py", app="shop") as flower:
         assert flower.get("/locks")[0] == http.HTTPStatus.OK
@@ -257,7 +258,7 @@ def test_two_lines_in_a_project_of_ones_own_are_enough_and_a_misspelt_setting_is
 
 
 def test_the_lock_itself_needs_no_flower() -> None:
-    modules = "redlock, redlock.celery, redlock.survey, redlock.cli"
+    modules = "redlock, redlock.celery, redlock.admin.cluster_status, redlock.cli.main"
     code = f"import sys, {modules}; print([name for name in sys.modules if name.partition('.')[0] == 'flower'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

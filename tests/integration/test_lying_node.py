@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from redlock import Redlock, Stale, wire
-from redlock.store import FencedStore
+from redlock import Redlock, Stale
+from redlock._transport import codec
+from redlock.fencing import FencedStore
 from redlock.testing import lock_nodes
 from tests.integration.tools import raw
 
 if TYPE_CHECKING:
-    from redlock.embedded import Server
+    from redlock.testing.redis_server import Server
 
 NAME = "hits"
 
@@ -21,7 +22,7 @@ def test_a_lying_node_makes_two_holders_and_the_store_lets_one_through(
     broker: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two clients, each of which reaches two honest nodes and the one that tells both of them that the lock is free."""
-    monkeypatch.setattr("redlock.candidate.wall_us", lambda: 1_000)
+    monkeypatch.setattr("redlock._locking.acquisition.wall_us", lambda: 1_000)
     with lock_nodes() as nodes, Redlock(nodes.urls) as one, Redlock(nodes.urls) as two:
         honest, liar = (nodes[:2], nodes[3:]), nodes[2]
         first, second = one.lease(NAME), two.lease(NAME)
@@ -33,7 +34,7 @@ def test_a_lying_node_makes_two_holders_and_the_store_lets_one_through(
         for node in honest[0]:
             node.cut()
         with raw(liar) as redis:
-            assert redis.delete(NAME, wire.fence_key(NAME)) == 2
+            assert redis.delete(NAME, codec.fence_key(NAME)) == 2
         second.take(0)
 
         assert first.remaining() > 0

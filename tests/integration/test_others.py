@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from redis import Redis
     from redis.lock import Lock as RedisLock
 
-    from redlock.embedded import Cluster, Server
+    from redlock.testing.redis_server import Cluster, Server
 
 NAME = "invoice:9"
 THEIRS = "a1b2c3d4"

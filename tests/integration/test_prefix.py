@@ -8,14 +8,16 @@ import pytest
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from redlock import QuorumUnavailable, Redlock, embedded, wire
-from redlock.admission import declare
-from redlock.survey import survey
+from redlock import QuorumUnavailable, Redlock
+from redlock._transport import codec
+from redlock.admin.bootstrap import declare
+from redlock.admin.cluster_status import survey
+from redlock.testing import redis_server
 from tests.integration.acl import let_in
 from tests.integration.tools import CANARY, eventually, raw
 
 if TYPE_CHECKING:
-    from redlock.embedded import Cluster
+    from redlock.testing.redis_server import Cluster
 
 NAME = "nightly"
 
@@ -42,7 +44,7 @@ def test_two_projects_with_different_ttls_share_nodes(nodes: Cluster) -> None:
         theirs.extend(1.0)
     with raw(nodes[0]) as redis:
         strangers = [
-            key for key in redis.scan_iter() if not key.startswith(("team1:", "team2:")) and key != wire.RECORD
+            key for key in redis.scan_iter() if not key.startswith(("team1:", "team2:")) and key != codec.RECORD
         ]
         assert strangers == []
 
@@ -65,7 +67,7 @@ def test_each_project_waits_for_its_own_longest_lease(nodes: Cluster) -> None:
 
 @pytest.mark.parametrize("user", ["lock", "operator"])
 def test_an_acl_confines_a_project_to_its_prefix(user: str) -> None:
-    with embedded.cluster(3, prefix="team1:") as three:
+    with redis_server.cluster(3, prefix="team1:") as three:
         let_in(three.servers, user, CANARY, keys="~team1:*")
         urls = [f"{url}?username={user}&password={CANARY}" for url in three.urls]
         with (

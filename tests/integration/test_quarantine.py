@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from redlock import ConfigurationError, LockContended, QuorumUnavailable, Redlock, RedlockError, embedded, wire
-from redlock.admission import declare
-from redlock.embedded import Server
+from redlock import ConfigurationError, LockContended, QuorumUnavailable, Redlock, RedlockError
+from redlock._transport import codec
+from redlock.admin.bootstrap import declare
+from redlock.testing import redis_server
+from redlock.testing.redis_server import Server
 from tests.integration.tools import eventually, holders, label, raw
 from tests.proxy import proxies
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from redlock.embedded import Cluster
+    from redlock.testing.redis_server import Cluster
 
 
 @pytest.fixture
@@ -40,7 +42,7 @@ def flush(server: Server) -> None:
 
 def drop_the_record(server: Server) -> None:
     with raw(server) as redis:
-        redis.delete(wire.RECORD)
+        redis.delete(codec.RECORD)
 
 
 @pytest.mark.parametrize("lose", [restart, flush, drop_the_record])
@@ -91,7 +93,7 @@ def test_an_emptied_node_never_gives_a_second_holder(nodes: Cluster, brief: Redl
 
 def test_a_node_restored_from_an_old_snapshot_abstains() -> None:
     with (
-        embedded.cluster(3, options=("--save", "3600 1")) as nodes,
+        redis_server.cluster(3, options=("--save", "3600 1")) as nodes,
         Redlock(nodes.urls, ttl=0.5, max_ttl=1.0) as client,
     ):
         assert client.lock("before").acquire()
@@ -100,7 +102,7 @@ def test_a_node_restored_from_an_old_snapshot_abstains() -> None:
                 redis.save()
             restart(server)
             with raw(server) as redis:
-                assert redis.exists(wire.RECORD), "the snapshot holds the old record"
+                assert redis.exists(codec.RECORD), "the snapshot holds the old record"
         with pytest.raises(QuorumUnavailable, match="abstains"):
             client.lock("after").acquire(blocking=False)
         assert client.lock("after").acquire()
@@ -153,12 +155,12 @@ def test_a_client_with_other_terms_is_refused_by_name(
 def reject(server: Server, terms: str = "nodes=5 max_ttl=77s prefix=''") -> None:
     """What a node answers whose first client after a loss of memory had other settings."""
     with raw(server) as redis:
-        redis.hset(wire.RECORD, "terms", terms)
+        redis.hset(codec.RECORD, "terms", terms)
 
 
 def record(server: Server, field: str) -> str | None:
     with raw(server) as redis:
-        value = redis.hget(wire.RECORD, field)
+        value = redis.hget(codec.RECORD, field)
     return None if value is None else str(value)
 
 
@@ -269,7 +271,7 @@ def test_a_refusal_that_would_come_too_late_is_known_from_the_first_contact(node
             eventually(lambda: first.lock("x").acquire(), "a refusal")
         for server in nodes.servers[2:4]:
             with raw(server) as redis:
-                redis.hset(wire.RECORD, "since", 0)
+                redis.hset(codec.RECORD, "since", 0)
         with proxies(nodes.servers[1:2], delay=0.02) as (b,):
             urls = [b.url, *nodes.urls[2:4]]
             with Redlock(urls, ttl=0.5, max_ttl=1.0) as second, pytest.raises(ConfigurationError, match="must agree"):
@@ -282,7 +284,7 @@ def test_a_record_from_the_future_is_written_anew(nodes: Cluster, brief: Redlock
     assert brief.lock("x").acquire()
     for server in nodes.servers:
         with raw(server) as redis:
-            redis.hset(wire.RECORD, "since", 10**13 * 5)
+            redis.hset(codec.RECORD, "since", 10**13 * 5)
     assert brief.lock("y").acquire(), "within a quarantine, not an hour"
 
 

@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from redlock import LockLost, QuorumUnavailable, Redlock, RedlockError, wire
-from redlock.clock import now_ms
-from redlock.journal import Journal
+from redlock import LockLost, QuorumUnavailable, Redlock, RedlockError
+from redlock._clock import now_ms
+from redlock._locking.lock_events import Journal
+from redlock._transport import codec
 from tests.integration.tools import eventually, holders, in_a_fork, raw, run_out, sends
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from redlock import Lease, Lock
-    from redlock.embedded import Cluster
-    from redlock.model import Grant
+    from redlock._core.votes import Grant
+    from redlock.testing.redis_server import Cluster
 
 
 @pytest.fixture
@@ -178,7 +179,7 @@ def test_a_repaired_node_has_a_fence_that_is_not_smaller(nodes: Cluster, brief: 
         nodes[0].start()
         eventually(lambda: holders([nodes[0]], "x") == [lease.owner], "the repair")
         with raw(nodes[0]) as redis:
-            assert int(str(redis.get(wire.fence_key("x")))) >= lease.fence
+            assert int(str(redis.get(codec.fence_key("x")))) >= lease.fence
 
 
 def test_a_set_of_resources_is_taken_all_or_nothing(nodes: Cluster, brief: Redlock) -> None:

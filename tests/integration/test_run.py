@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from redlock import run
+from redlock.cli import run
 from tests.integration.shell import Shell, is_running, is_running_in, python
 from tests.integration.tools import children, eventually, holders, is_free, raw, talking
 
 if TYPE_CHECKING:
     from redlock import Redlock
-    from redlock.embedded import Cluster
+    from redlock.testing.redis_server import Cluster
 
 NAME = "report"
 

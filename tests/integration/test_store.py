@@ -12,18 +12,19 @@ from celery import Celery
 from redis import Redis
 from redis.exceptions import ConnectionError as StoreGone
 
-from redlock import ConfigurationError, NotHeld, Redlock, RedlockError, Stale, wire
+from redlock import ConfigurationError, NotHeld, Redlock, RedlockError, Stale
+from redlock._clock import wall_us
+from redlock._core.votes import FENCE_LIMIT
+from redlock._transport import codec
 from redlock.celery import client_for, current_lease, locked
-from redlock.clock import wall_us
-from redlock.model import FENCE_LIMIT
-from redlock.store import FencedStore
+from redlock.fencing import FencedStore
 from tests.integration.tools import raw, run_out, sixth_redis
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from redlock import Lease
-    from redlock.embedded import Cluster, Server
+    from redlock.testing.redis_server import Cluster, Server
 
 NAME = "hits"
 
@@ -139,12 +140,12 @@ def test_the_same_number_of_another_owner_is_refused(
     nodes: Cluster, client: Redlock, store: FencedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # All nodes have lost their memory, and the clocks stand still: two leases with one token.
-    monkeypatch.setattr("redlock.candidate.wall_us", lambda: 1_000)
+    monkeypatch.setattr("redlock._locking.acquisition.wall_us", lambda: 1_000)
     first = take(client)
     store.open(NAME, first)
     for server in nodes.servers:
         with raw(server) as node:
-            node.delete(NAME, wire.fence_key(NAME))
+            node.delete(NAME, codec.fence_key(NAME))
     with Redlock(nodes.urls) as other:
         second = take(other)
         assert second.fence == first.fence
@@ -275,8 +276,8 @@ def test_tokens_that_went_backwards_heal_by_themselves(
     # The disaster: no node remembers any token, and the clocks are behind.
     for server in nodes.servers:
         with raw(server) as node:
-            node.delete(NAME, wire.fence_key(NAME))
-    monkeypatch.setattr("redlock.candidate.wall_us", lambda: 1_000)
+            node.delete(NAME, codec.fence_key(NAME))
+    monkeypatch.setattr("redlock._locking.acquisition.wall_us", lambda: 1_000)
     with Redlock(nodes.urls) as other:
         low = take(other)
         assert low.fence < high.fence
@@ -317,7 +318,7 @@ def test_a_token_far_ahead_is_kept_with_all_its_digits(nodes: Cluster, client: R
     soon = time.time_ns() // 1_000 + 3_000_000_001
     for server in nodes.servers:
         with raw(server) as node:
-            node.set(wire.fence_key(NAME), soon)
+            node.set(codec.fence_key(NAME), soon)
     lease = take(client)
     assert lease.fence == soon + 1
     assert store.update(NAME, lease, "op-1", one_more).fence == soon + 1

@@ -11,7 +11,7 @@ from tests.integration import storm
 from tests.integration.tools import eventually, is_free, talking
 
 if TYPE_CHECKING:
-    from redlock.embedded import Cluster
+    from redlock.testing.redis_server import Cluster
 
 
 @pytest.mark.parametrize("kind", ["hard", "soft"])

@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from redlock import ConfigurationError, Redlock, cli, wire
-from redlock.embedded import Server
-from redlock.survey import survey
+from redlock import ConfigurationError, Redlock
+from redlock._transport import codec
+from redlock.admin.cluster_status import survey
+from redlock.cli import main
+from redlock.testing.redis_server import Server
 from tests.integration.tools import CANARY, eventually, label, raw
 from tests.proxy import proxies
 
 if TYPE_CHECKING:
-    from redlock.embedded import Cluster
-    from redlock.survey import Held, Survey
+    from redlock.admin.cluster_status import Held, Survey
+    from redlock.testing.redis_server import Cluster
 
 NAME = "account:42"
 
@@ -99,7 +101,7 @@ def test_a_node_that_lost_its_memory_is_shown_with_the_time_that_it_abstains(nod
 
 def test_what_a_node_knew_as_another_process_counts_for_nothing(nodes: Cluster) -> None:
     with raw(nodes[0]) as redis:
-        redis.hset(wire.RECORD, mapping={"run_id": "an earlier one", "since": 0, "terms": "nodes=3"})
+        redis.hset(codec.RECORD, mapping={"run_id": "an earlier one", "since": 0, "terms": "nodes=3"})
     node = look(nodes).nodes[0]
     assert node.abstains == pytest.approx(10.102)
     assert node.terms == ""
@@ -112,7 +114,7 @@ def test_it_changes_nothing_on_any_node(nodes: Cluster, client: Redlock) -> None
             with raw(server) as redis:
                 values = {key: redis.get(key) for key in redis.scan_iter(_type="string")}
                 ends = {key: redis.pexpiretime(key) for key in values}
-                found.append({"record": redis.hgetall(wire.RECORD), "values": values, "ends": ends})
+                found.append({"record": redis.hgetall(codec.RECORD), "values": values, "ends": ends})
         return found
 
     with raw(nodes[0]) as redis:
@@ -182,7 +184,7 @@ def test_more_locks_than_the_limit_are_said_to_be_more(nodes: Cluster) -> None:
         with raw(server) as redis, redis.pipeline() as pipe:
             for number in range(1_200):
                 pipe.set(f"lock-{number:04}", "somebody", px=600_000)
-                pipe.set(wire.fence_key(f"lock-{number:04}"), number)
+                pipe.set(codec.fence_key(f"lock-{number:04}"), number)
             pipe.execute()
     seen = look(nodes, resources=100)
     assert len(seen.locks) == 100
@@ -235,9 +237,9 @@ def test_the_command_shows_it_as_a_table_and_as_json(
     with client.lock(NAME, ttl=10) as lease:
         digits, fence = lease.owner[:8], lease.fence
         nodes[4].kill()
-        assert cli.main(["status", "--nodes", urls, "--timeout", "5"]) == 0
+        assert main.main(["status", "--nodes", urls, "--timeout", "5"]) == 0
         text = capsys.readouterr().out
-        assert cli.main(["status", "--nodes", urls, "--timeout", "5", "--json"]) == 0
+        assert main.main(["status", "--nodes", urls, "--timeout", "5", "--json"]) == 0
         told = json.loads(capsys.readouterr().out)
     (line,) = [line for line in text.splitlines() if line.startswith(NAME)]
     assert f"({digits})" in line
@@ -247,7 +249,7 @@ def test_the_command_shows_it_as_a_table_and_as_json(
     assert told["locks"][0]["fence"] == fence
     for server in nodes.servers[2:4]:
         server.kill()
-    assert cli.main(["status", "--nodes", urls]) == cli.NO_QUORUM
+    assert main.main(["status", "--nodes", urls]) == main.NO_QUORUM
 
 
 def test_a_server_that_can_not_be_a_lock_node_is_looked_at_all_the_same(nodes: Cluster) -> None:
@@ -280,7 +282,7 @@ def test_a_node_that_refuses_writes_is_named(
         assert node.reason.startswith(reason)
         assert node.reports, "it can be read"
         with raw(nodes[1]) as redis:
-            assert not redis.exists(wire.PROBE)
+            assert not redis.exists(codec.PROBE)
             redis.config_set(setting, "0")
         assert look(nodes).nodes[1].votes
 
@@ -291,11 +293,11 @@ def test_without_a_quorum_status_says_first_that_the_state_is_unknown(
     with client.lock(NAME, ttl=10, wait_for_release=False):
         for server in nodes.servers[:3]:
             server.kill()
-        assert cli.main(["status", "--nodes", ",".join(nodes.urls)]) == cli.NO_QUORUM
+        assert main.main(["status", "--nodes", ",".join(nodes.urls)]) == main.NO_QUORUM
         said = capsys.readouterr().out.splitlines()
         assert said[0] == "The state of the locks is unknown: 2 of 5 nodes report it, 3 are needed."
         assert [line for line in said if NAME in line and "unconfirmed" in line]
         assert [label(server) in "\n".join(said) for server in nodes.servers[:3]] == [True] * 3
-        cli.main(["status", "--json", "--nodes", ",".join(nodes.urls)])
+        main.main(["status", "--json", "--nodes", ",".join(nodes.urls)])
         told = json.loads(capsys.readouterr().out)
         assert (told["is_known"], told["problem"]) == (False, said[0])

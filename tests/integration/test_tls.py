@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from redlock import ConfigurationError, QuorumUnavailable, Redlock
-from redlock.admission import declare
-from redlock.embedded import Server, free_port
-from redlock.survey import survey
+from redlock.admin.bootstrap import declare
+from redlock.admin.cluster_status import survey
+from redlock.testing.redis_server import Server, free_port
 from tests.integration.tools import eventually, holders, raw
 
 if TYPE_CHECKING:

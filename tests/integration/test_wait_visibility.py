@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from redlock import LockContended, Redlock, log, wait_report
-from redlock.status import table
-from redlock.survey import survey
+from redlock import LockContended, Redlock, _log
+from redlock._locking import wait_report
+from redlock.admin.cluster_status import survey
+from redlock.cli.status_table import table
 from tests.integration.tools import eventually, label, raw
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from redlock.embedded import Cluster
+    from redlock.testing.redis_server import Cluster
 
 NAME = "account:42"
 Events = list[tuple[str, dict[str, object]]]
@@ -42,8 +43,8 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> Events:
     def hear(event: str, fields: Mapping[str, object]) -> None:
         events.append((event, dict(fields)))
 
-    monkeypatch.setattr(log, "_watchers", {})
-    log.watch(hear, "waiting", "wait-ended", "retry", "refused")
+    monkeypatch.setattr(_log, "_watchers", {})
+    _log.watch(hear, "waiting", "wait-ended", "retry", "refused")
     return events
 
 

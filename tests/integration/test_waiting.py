@@ -8,21 +8,22 @@ from typing import TYPE_CHECKING
 import pytest
 from celery import Celery
 
-from redlock import Lock, LockContended, Redlock, wire
-from redlock import waiting as times
+from redlock import Lock, LockContended, Redlock
+from redlock._core import backoff as times
+from redlock._transport import codec
 from redlock.celery import client_for, locked
 from tests.integration.tools import comes_true, eventually, in_a_fork, raw
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from redlock.embedded import Cluster, Server
+    from redlock.testing.redis_server import Cluster, Server
 
 
 def wakeups(server: Server, name: str) -> int:
     """How many wake-ups lie on a node."""
     with raw(server) as redis:
-        return int(redis.llen(wire.wake_key(name)))
+        return int(redis.llen(codec.wake_key(name)))
 
 
 def waiting(servers: list[Server]) -> int:
@@ -154,7 +155,7 @@ def reserve_for_a_dead_waiter(nodes: Cluster, holder: Lock) -> None:
     """Leave what a waiter left that was denied and then killed, and release."""
     for server in nodes.servers:
         with raw(server) as redis:
-            redis.set(wire.queue_key("x"), "waited for", px=60_000)
+            redis.set(codec.queue_key("x"), "waited for", px=60_000)
     holder.release()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from redlock.findings import Level
+from redlock.admin.diagnostics import Level
 from tests.integration.stage import Worker
 from tests.integration.tools import CANARY, eventually, raw
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from redlock.embedded import Cluster
+    from redlock.testing.redis_server import Cluster
     from tests.integration.stage import Stage
 
 ARGUMENTS = ("-A", "workers.app", "worker", "-c", "1", "--without-gossip", "--without-mingle", "--without-heartbeat")

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from celery import chain
 
-from redlock import ConfigurationError, LockContended, QuorumUnavailable, Redlock, Stale, embedded
-from redlock.embedded import free_port
+from redlock import ConfigurationError, LockContended, QuorumUnavailable, Redlock, Stale
+from redlock.testing import redis_server
+from redlock.testing.redis_server import free_port
 from tests.integration.stage import ROOT, Stage, shell
 from tests.integration.tools import CANARY, eventually, raw, sixth_redis
 
@@ -30,7 +31,7 @@ POLICIES = "tests.integration.apps.policies"
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     """One set of servers for all tests here; the broker wants a password."""
-    with embedded.cluster() as nodes, sixth_redis() as broker:
+    with redis_server.cluster() as nodes, sixth_redis() as broker:
         with raw(broker) as redis:
             redis.config_set("requirepass", CANARY)
         with Stage(nodes, broker, tmp_path_factory.mktemp("workers"), password=CANARY) as stage:

@@ -13,7 +13,7 @@ from tests.integration.tools import eventually, is_free
 from tests.proxy import proxies
 
 if TYPE_CHECKING:
-    from redlock.embedded import Cluster
+    from redlock.testing.redis_server import Cluster
 
 NAME = "device:5"
 

@@ -18,8 +18,8 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 from redis import Redis
 
 from redlock import ConfigurationError
-from redlock.embedded import Server, free_port
-from redlock.link import Link
+from redlock._transport.connection import Link
+from redlock.testing.redis_server import Server, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from redlock._locking.observed_fences import ObservedFences
 from redlock.errors import ConfigurationError
-from redlock.fences import ObservedFences
 from tests.sim.links import SimLinks
 from tests.sim.nodes import EPOCH_MS
 from tests.sim.records import Question
@@ -19,7 +19,7 @@ from tests.sim.world import MS, Actor, Machine, sleep
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from redlock.model import Grant
+    from redlock._core.votes import Grant
     from tests.sim.links import Network
     from tests.sim.nodes import Node
     from tests.sim.records import Operation

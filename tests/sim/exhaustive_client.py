@@ -1,4 +1,4 @@
-"""A client's half of an attempt in the exhaustive search: `redlock.protocol.acquire`, replayed from its elections.
+"""A client's half of an attempt in the exhaustive search: `redlock._core.protocol.acquire`, replayed from its elections.
 
 Rules of this file:
 1. No rule of the protocol is written here a second time: which votes give a token, which number is confirmed, and
@@ -12,8 +12,8 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, NamedTuple
 
-from redlock.commands import Acquire, Confirm
-from redlock.model import UNANSWERED, Election, Grant, Kind, Vote, decided, quorum_of
+from redlock._core.commands import Acquire, Confirm
+from redlock._core.votes import UNANSWERED, Election, Grant, Kind, Vote, decided, quorum_of
 from tests.sim import exhaustive_states as at
 
 if TYPE_CHECKING:

@@ -10,14 +10,14 @@ Rules of this file:
    when its confirm is not carried out. A cancel or release does to a node what expiry does. A client that gives up
    does nothing more, and its messages stay. Any node may say DENIED at any time: a plain Redlock client, which
    knows of no fences, may have the key.
-3. What a client decides, `redlock.protocol.acquire` decides; what a node does, `exhaustive_nodes` does.
+3. What a client decides, `redlock._core.protocol.acquire` decides; what a node does, `exhaustive_nodes` does.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from redlock.model import Kind
+from redlock._core.votes import Kind
 from tests.sim import exhaustive_loss as loss
 from tests.sim import exhaustive_states as at
 from tests.sim.exhaustive_client import ATTEMPT, Choice, Client

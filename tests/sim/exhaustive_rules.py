@@ -1,7 +1,7 @@
 """What the exhaustive search runs: the protocol as shipped, and the same with one rule broken.
 
 Rules of this file:
-1. The client is `redlock.protocol.acquire` itself, replayed from the elections that the search makes up; a variant
+1. The client is `redlock._core.protocol.acquire` itself, replayed from the elections that the search makes up; a variant
    replaces that generator, or one function of `exhaustive_nodes`, and nothing else.
 2. `BROKEN` must each yield a counter-example: else the search is blind. `REDUNDANT` must not: each takes away
    one of two rules that say the same, and shows which.
@@ -13,16 +13,16 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, TypeAlias
 
-from redlock import protocol
-from redlock.commands import Acquire, Confirm, Round
-from redlock.model import Election, Grant, Kind, Refusal, Vote, deadline_ms
+from redlock._core import protocol
+from redlock._core.commands import Acquire, Confirm, Round
+from redlock._core.votes import Election, Grant, Kind, Refusal, Vote, deadline_ms
 from tests.sim import exhaustive_nodes as nodes
 from tests.sim.exhaustive_nodes import Node
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from redlock.protocol import Steps
+    from redlock._core.protocol import Steps
 
 Client: TypeAlias = "Callable[[Acquire], Steps[Grant | Refusal]]"
 NodePart: TypeAlias = "Callable[[Node, str, int], tuple[Node, Vote]]"

@@ -2,7 +2,7 @@
 
 Rules of this file:
 1. Every message, reply, expiry, cancel and decision is a step of its own, and may be lost. The generators of
-   `redlock.protocol.acquire` run live.
+   `redlock._core.protocol.acquire` run live.
 2. What a walk sees of the nodes and of the tokens, the search must have seen as well: `seen` is that view, and
    `view` the same of a state of the search. A walk can't prove, but it would catch a merge that is wrong.
 """
@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from redlock import protocol
-from redlock.commands import Acquire, Confirm, Round
-from redlock.model import UNANSWERED, Election, Grant, Vote, quorum_of
+from redlock._core import protocol
+from redlock._core.commands import Acquire, Confirm, Round
+from redlock._core.votes import UNANSWERED, Election, Grant, Vote, quorum_of
 from tests.sim import exhaustive_nodes as nodes
 from tests.sim import exhaustive_states as at
 from tests.sim.exhaustive_nodes import Node
@@ -21,8 +21,8 @@ from tests.sim.exhaustive_nodes import Node
 if TYPE_CHECKING:
     import random
 
-    from redlock.model import Refusal
-    from redlock.protocol import Steps
+    from redlock._core.protocol import Steps
+    from redlock._core.votes import Refusal
     from tests.sim.exhaustive_rules import Config
 
 View: TypeAlias = tuple[tuple[int, ...], tuple[int, ...]]

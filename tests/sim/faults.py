@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from redlock.model import FENCE_LIMIT
-from redlock.wire import fence_key
+from redlock._core.votes import FENCE_LIMIT
+from redlock._transport.codec import fence_key
 from tests.sim.world import MS
 
 if TYPE_CHECKING:

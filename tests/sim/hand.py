@@ -8,19 +8,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from redlock import wire
-from redlock.commands import Acquire, Round
-from redlock.model import Election, Grant, Refusal, silent
-from redlock.wire import Codec
+from redlock._core.commands import Acquire, Round
+from redlock._core.votes import Election, Grant, Refusal, silent
+from redlock._transport import codec as wire
+from redlock._transport.codec import Codec
 from tests.sim.nodes import EPOCH_MS, Lua, Node
 from tests.sim.world import MS, World
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-    from redlock.commands import Command
-    from redlock.model import Vote
-    from redlock.protocol import Steps
+    from redlock._core.commands import Command
+    from redlock._core.protocol import Steps
+    from redlock._core.votes import Vote
 
 T = TypeVar("T")
 

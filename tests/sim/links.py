@@ -1,6 +1,6 @@
 """A client's connections to the nodes, as the sync driver has them, over a network that misbehaves.
 
-Rules, those of `redlock/sync.py`, `redlock/bundle.py` and `redlock/link.py`: answers come back in order and keep their
+Rules, those of `redlock/_transport/threads.py`, `redlock/_transport/connections.py` and `redlock/_transport/connection.py`: answers come back in order and keep their
 ticket, and a late one is never counted for another round; a node that let a round time out is suspect, is not asked and
 not waited for until it has answered something; a connection that ended is dialled again, and reads the server's run_id
 and its configuration anew; a client that nodes reject, and that no larger number of nodes accepts, sends no voting
@@ -12,15 +12,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from redlock.commands import Acquire, Confirm, Inspect, Round, Wait
+from redlock._core.commands import Acquire, Confirm, Inspect, Round, Wait
 from tests.sim.world import MS, Actor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from redlock.model import Election, Vote
-    from redlock.protocol import Steps
-    from redlock.wire import Call, Codec
+    from redlock._core.protocol import Steps
+    from redlock._core.votes import Election, Vote
+    from redlock._transport.codec import Call, Codec
     from tests.sim.clients import Client
     from tests.sim.nodes import Node
     from tests.sim.options import Options
@@ -86,7 +86,7 @@ class SimLink:
 
     @property
     def may_agree(self) -> bool:
-        """As `redlock.link.Link.may_agree`."""
+        """As `redlock._transport.connection.Link.may_agree`."""
         return self.agreed or (self.refusal is None and self.asked > 0)
 
     def drop(self) -> None:

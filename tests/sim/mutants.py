@@ -9,9 +9,17 @@ from __future__ import annotations
 
 from tests.sim.source import Variant
 
-ACQUIRE, CONFIRM, EXTEND = "scripts/acquire.lua", "scripts/confirm.lua", "scripts/extend.lua"
-RELEASE, REPAIR, ADMIT = "scripts/release.lua", "scripts/repair.lua", "scripts/admit.lua"
-OPEN, WRITE = "scripts/open.lua", "scripts/write.lua"
+ACQUIRE, CONFIRM, EXTEND = (
+    "_transport/scripts/acquire.lua",
+    "_transport/scripts/confirm.lua",
+    "_transport/scripts/extend.lua",
+)
+RELEASE, REPAIR, ADMIT = (
+    "_transport/scripts/release.lua",
+    "_transport/scripts/repair.lua",
+    "_transport/scripts/admit.lua",
+)
+OPEN, WRITE = "_transport/scripts/open.lua", "_transport/scripts/write.lua"
 
 MUTANTS: dict[str, tuple[Variant, ...]] = {}
 
@@ -21,41 +29,49 @@ def _bug(name: str, *pieces: tuple[str, str, str]) -> None:
 
 
 # The election.
-_bug("a quorum that is no majority", ("model.py", "return nodes // 2 + 1", "return max(1, nodes // 2)"))
-_bug("no drift allowance", ("model.py", "return -(-ttl_ms // 100) + 2", "return 0"))
+_bug("a quorum that is no majority", ("_core/votes.py", "return nodes // 2 + 1", "return max(1, nodes // 2)"))
+_bug("no drift allowance", ("_core/votes.py", "return -(-ttl_ms // 100) + 2", "return 0"))
 _bug(
     "a deadline past the TTL",
-    ("model.py", "return sent_ms + ttl_ms - drift_ms(ttl_ms) - 1", "return sent_ms + ttl_ms * 2"),
+    ("_core/votes.py", "return sent_ms + ttl_ms - drift_ms(ttl_ms) - 1", "return sent_ms + ttl_ms * 2"),
 )
 _bug(
     "validity counted from the end",
-    ("protocol.py", "deadline_ms(attempt.ttl_ms, first.sent_ms)", "deadline_ms(attempt.ttl_ms, last.done_ms)"),
+    ("_core/protocol.py", "deadline_ms(attempt.ttl_ms, first.sent_ms)", "deadline_ms(attempt.ttl_ms, last.done_ms)"),
 )
-_bug("validity never looked at", ("protocol.py", "if not last.won or last.done_ms >= by:", "if not last.won:"))
+_bug("validity never looked at", ("_core/protocol.py", "if not last.won or last.done_ms >= by:", "if not last.won:"))
 _bug(
     "validity not counted from the first round",
     (
-        "protocol.py",
+        "_core/protocol.py",
         "deadline_ms(attempt.ttl_ms, first.sent_ms)",
         "deadline_ms(attempt.ttl_ms, last.sent_ms) + attempt.ttl_ms // 2",
     ),
 )
 _bug(
     "won without a quorum",
-    ("protocol.py", "if not first.won or first.disagreement is not None:", "if first.granted == 0:"),
+    ("_core/protocol.py", "if not first.won or first.disagreement is not None:", "if first.granted == 0:"),
 )
 _bug(
     "silence is a yes",
-    ("wire.py", "return Vote(Kind.SILENT, remaining_ms=left_ms", "return Vote(Kind.GRANTED, remaining_ms=left_ms"),
+    (
+        "_transport/codec.py",
+        "return Vote(Kind.SILENT, remaining_ms=left_ms",
+        "return Vote(Kind.GRANTED, remaining_ms=left_ms",
+    ),
 )
 _bug(
     "a lost election keeps its keys",
-    ("protocol.py", "yield Round(Release(attempt.names, attempt.token, wake_ms), Wait.SENT, to)", "return\n    yield"),
+    (
+        "_core/protocol.py",
+        "yield Round(Release(attempt.names, attempt.token, wake_ms), Wait.SENT, to)",
+        "return\n    yield",
+    ),
 )
 _bug(
     "a lost election is taken back only where it was granted",
     (
-        "model.py",
+        "_core/votes.py",
         "enumerate(self.votes) if vote.kind is not Kind.DENIED)",
         "enumerate(self.votes) if vote.kind is Kind.GRANTED)",
     ),
@@ -63,7 +79,7 @@ _bug(
 _bug(
     "a tie is never decided",
     (
-        "model.py",
+        "_core/votes.py",
         "return granted >= quorum or granted + unanswered < quorum",
         "return granted == quorum or granted + unanswered < quorum - 1",
     ),
@@ -71,7 +87,7 @@ _bug(
 _bug(
     "an old proposal counts",
     (
-        "protocol.py",
+        "_core/protocol.py",
         "by = deadline if attempt.decide_by_ms is None else min(deadline, attempt.decide_by_ms)",
         "by = deadline",
     ),
@@ -99,7 +115,7 @@ _bug("woken clients take what is held", (ACQUIRE, "elseif found then", "elseif f
 _bug(
     "the largest answer is the token",
     (
-        "protocol.py",
+        "_core/protocol.py",
         "fence, last, rounds = first.agreed_fence, first, 1",
         "fence, last, rounds = first.largest_fence, first, 1",
     ),
@@ -107,7 +123,7 @@ _bug(
 _bug(
     "agreed although one answered more",
     (
-        "model.py",
+        "_core/votes.py",
         "return largest if fences.count(largest) >= self.quorum else None",
         "return max(fences, key=fences.count) if fences else None",
     ),
@@ -117,11 +133,14 @@ _bug(
     "the fence is not kept",
     (ACQUIRE, "redis.call('SET', KEYS[i + 1], string.format('%.0f', fence), 'PX', ARGV[6])", ""),
 )
-_bug("a confirm of the same number", ("protocol.py", "fence = first.largest_fence + 1", "fence = first.largest_fence"))
+_bug(
+    "a confirm of the same number",
+    ("_core/protocol.py", "fence = first.largest_fence + 1", "fence = first.largest_fence"),
+)
 _bug(
     "a confirm that needs no quorum",
     (
-        "protocol.py",
+        "_core/protocol.py",
         "if not last.won or last.done_ms >= by:",
         "if last.granted == 0 or last.done_ms >= by:",
     ),
@@ -143,7 +162,7 @@ _bug(
 _bug(
     "an extension without a quorum",
     (
-        "protocol.py",
+        "_core/protocol.py",
         "if not election.won:\n        return Refusal(election)",
         "if election.granted == 0:\n        return Refusal(election)",
     ),
@@ -151,12 +170,12 @@ _bug(
 _bug(
     "an extension counted from its end",
     (
-        "protocol.py",
+        "_core/protocol.py",
         "deadline = deadline_ms(ttl_ms, election.sent_ms)",
         "deadline = deadline_ms(ttl_ms, election.done_ms) + ttl_ms // 4",
     ),
 )
-_bug("an extension after the deadline", ("protocol.py", "election.sent_ms >= grant.deadline_ms or ", ""))
+_bug("an extension after the deadline", ("_core/protocol.py", "election.sent_ms >= grant.deadline_ms or ", ""))
 _bug("an extension of whatever is there", (EXTEND, "if holder and holder ~= ARGV[3] then", "if false then"))
 _bug(
     "an extension that creates",
@@ -178,7 +197,7 @@ _bug(
 _bug(
     "repair after a lost extension",
     (
-        "protocol.py",
+        "_core/protocol.py",
         "if not election.won:\n        return Refusal(election)",
         "if not election.won:\n        yield Round(Repair(grant.names, grant.token, ttl_ms, grant.fence), Wait.SENT)\n        return Refusal(election)",
     ),
@@ -216,7 +235,10 @@ _bug(
 _bug("no quarantine", (ADMIT, "local age = now - tonumber(record[2])", "local age = 1e15"))
 _bug("admitted without a look at the run_id", (ADMIT, "if record[1] ~= ARGV[#ARGV] then", "if not record[1] then"))
 _bug("admitted at the second try", (ADMIT, "if age < quarantine then", "if age < 0 then"))
-_bug("a quarantine of half a lease", ("model.py", "return max_ttl_ms + drift_ms(max_ttl_ms)", "return max_ttl_ms // 2"))
+_bug(
+    "a quarantine of half a lease",
+    ("_core/votes.py", "return max_ttl_ms + drift_ms(max_ttl_ms)", "return max_ttl_ms // 2"),
+)
 _bug("since is written anew at each look", (ADMIT, "if age < 0 then", "if true then"))
 _bug(
     "the first client sets the quarantine",
@@ -226,7 +248,10 @@ _bug(
     "settings are stored without a vote",
     (ADMIT, "'quarantine', ARGV[2])\n  return", "'quarantine', ARGV[2], 'terms', ARGV[1])\n  return"),
 )
-_bug("a lease without the bound of max_ttl", ("wire.py", " and command.ttl_ms > self._max_ttl_ms:", " and False:"))
+_bug(
+    "a lease without the bound of max_ttl",
+    ("_transport/codec.py", " and command.ttl_ms > self._max_ttl_ms:", " and False:"),
+)
 # Tokens far ahead, and what a client remembers.
 _bug(
     "an implausible token counts",

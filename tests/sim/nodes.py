@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from redlock import wire
-from redlock.wire import SCRIPTS, Script
+from redlock._transport import codec
+from redlock._transport.codec import SCRIPTS, Script
 
 try:
     from lupa.luajit21 import LuaRuntime
@@ -20,7 +20,7 @@ except ImportError:
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from redlock.wire import Call
+    from redlock._transport.codec import Call
     from tests.sim.world import World
 
 EPOCH_MS = 1_700_000_000_000
@@ -45,7 +45,7 @@ class Lua:
     def _load(self, script: Script, name: str, sources: Mapping[str, str] | None) -> Any:  # noqa: ANN401 - Lua's
         text = script.source.decode()
         if sources:
-            admit = wire.Script.load("admit").source.decode()
+            admit = codec.Script.load("admit").source.decode()
             body = text.removeprefix(admit) if script.admits else text
             body = sources.get(name, body)
             text = sources.get("admit", admit) + body if script.admits else body
@@ -88,7 +88,7 @@ class Node:
 
     def declare(self) -> None:
         """Let it vote at once."""
-        self._server.run(self._lua.declare, self.time_ms(), 1, wire.RECORD, self.run_id)
+        self._server.run(self._lua.declare, self.time_ms(), 1, codec.RECORD, self.run_id)
 
     def call(self, call: Call, run_id: str) -> list[Any] | Exception:
         """Run one of the lock's scripts as a connection to this run of the server would."""
@@ -120,8 +120,8 @@ class Node:
 
     def terms(self) -> str:
         """Under which configuration this very server works; empty if it has none yet."""
-        known = self.field(wire.RECORD, "run_id") == self.run_id
-        return (self.field(wire.RECORD, "terms") or "") if known else ""
+        known = self.field(codec.RECORD, "run_id") == self.run_id
+        return (self.field(codec.RECORD, "terms") or "") if known else ""
 
     def set(self, key: str, value: str) -> None:
         """A string from before the schedule began."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from typing import NamedTuple
 
-from redlock.model import drift_ms
+from redlock._core.votes import drift_ms
 
 KEEPING = (
     "freeze client",

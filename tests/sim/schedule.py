@@ -8,9 +8,9 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any
 
-from redlock import wire
-from redlock.commands import Acquire
-from redlock.fences import FENCE_AHEAD_MS
+from redlock._core.commands import Acquire
+from redlock._locking.observed_fences import FENCE_AHEAD_MS
+from redlock._transport import codec
 from tests.sim import checks, faults
 from tests.sim import options as drawn
 from tests.sim.clients import Client, Held, Stranger
@@ -22,7 +22,7 @@ from tests.sim.world import MS, Actor, World
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from redlock.model import Grant
+    from redlock._core.votes import Grant
     from tests.sim.source import Source
 
 _END = 600_000 * MS
@@ -53,7 +53,7 @@ class Schedule:
             if self.options.uneven_fences:
                 # As after a long history: beyond what any clock proposes, and different on every node.
                 for name in ("a", "b"):
-                    node.set(wire.fence_key(name), str((EPOCH_MS + _AHEAD_MS) * 1_000 + chance.randint(0, 3)))
+                    node.set(codec.fence_key(name), str((EPOCH_MS + _AHEAD_MS) * 1_000 + chance.randint(0, 3)))
             node.save()
         self.store = Node(self.world, source.lua, 99)
         names = ("a", "b")
@@ -134,7 +134,7 @@ class Schedule:
     def _repair(self) -> None:
         """What the manual says of nodes with other settings, and of those with a token far ahead of their clock."""
         for node in self.nodes:
-            fences = [int(node.get(wire.fence_key(name)) or 0) for name in ("a", "b")]
+            fences = [int(node.get(codec.fence_key(name)) or 0) for name in ("a", "b")]
             if node.terms() not in {"", self.codec.terms} or max(fences) > (node.time_ms() + FENCE_AHEAD_MS) * 1_000:
                 node.flush()
 
@@ -250,7 +250,7 @@ class Schedule:
     def _store_acts(self, actor: Actor, state: dict[str, bool], question: Question) -> None:
         door, name, arguments, identity = question
         key = f"store:{name}"
-        keys = (key,) if door == "open" else (key, wire.operation_key(key, identity))
+        keys = (key,) if door == "open" else (key, codec.operation_key(key, identity))
         reply: Any = self.store.store(door, keys, arguments)
         self.world.note("store", door, name, identity, tuple(arguments[:4:2]), tuple(reply))
         if reply[0] == "WRITTEN":

@@ -1,6 +1,6 @@
 """The shipped source that a simulation runs, or a variant of it with one piece of text replaced.
 
-Rules: nothing is modelled twice: what runs is `redlock/protocol.py`, `redlock/model.py`, `redlock/waiting.py` and the
+Rules: nothing is modelled twice: what runs is `redlock/_core/protocol.py`, `redlock/_core/votes.py`, `redlock/_core/backoff.py` and the
 Lua scripts. A variant's text must be there exactly once, so that a mutant that no longer applies is noticed.
 """
 
@@ -13,11 +13,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import redlock
-from redlock.commands import Wait
+from redlock._core.commands import Wait
 from tests.sim.nodes import Lua
 
 _ROOT = Path(redlock.__file__).parent
-_MODULES = ("model", "wire", "waiting", "protocol")
+_MODULES = {
+    "model": "_core.votes",
+    "wire": "_transport.codec",
+    "waiting": "_core.backoff",
+    "protocol": "_core.protocol",
+}
 
 
 class Variant(NamedTuple):
@@ -39,7 +44,7 @@ class Source:
                 raise ValueError(f"variant {variant.name}: its text is not once in {variant.file}")
             texts[variant.file] = texts[variant.file].replace(variant.old, variant.new)
         self.lua = Lua({Path(name).stem: text for name, text in texts.items() if name.endswith(".lua")})
-        modules = self._modules({Path(name).stem: text for name, text in texts.items() if name.endswith(".py")})
+        modules = self._modules({name: text for name, text in texts.items() if name.endswith(".py")})
         self.protocol: Any = modules["protocol"]
         self.waiting: Any = modules["waiting"]
         self.model: Any = modules["model"]
@@ -49,16 +54,17 @@ class Source:
     @staticmethod
     def _modules(texts: dict[str, str]) -> dict[str, Any]:
         if not texts:
-            return {name: importlib.import_module(f"redlock.{name}") for name in _MODULES}
-        kept = {f"redlock.{name}": sys.modules.get(f"redlock.{name}") for name in _MODULES}
+            return {name: importlib.import_module(f"redlock.{dotted}") for name, dotted in _MODULES.items()}
+        kept = {f"redlock.{dotted}": sys.modules.get(f"redlock.{dotted}") for dotted in _MODULES.values()}
         try:
-            for name in _MODULES:
-                module = types.ModuleType(f"redlock.{name}")
-                module.__file__ = str(_ROOT / f"{name}.py")
-                sys.modules[f"redlock.{name}"] = module
-                text = texts.get(name) or (_ROOT / f"{name}.py").read_text()
+            for dotted in _MODULES.values():
+                file = f"{dotted.replace('.', '/')}.py"
+                module = types.ModuleType(f"redlock.{dotted}")
+                module.__file__ = str(_ROOT / file)
+                sys.modules[f"redlock.{dotted}"] = module
+                text = texts.get(file) or (_ROOT / file).read_text()
                 exec(compile(text, module.__file__, "exec"), module.__dict__)  # noqa: S102 - our own source
-            return {name: sys.modules[f"redlock.{name}"] for name in _MODULES}
+            return {name: sys.modules[f"redlock.{dotted}"] for name, dotted in _MODULES.items()}
         finally:
             for full, module_before in kept.items():
                 if module_before is not None:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from redlock import wire
-from redlock.commands import Acquire, Command, Confirm, Extend, Inspect, Release, Repair
-from redlock.wire import Codec, Script
+from redlock._core.commands import Acquire, Command, Confirm, Extend, Inspect, Release, Repair
+from redlock._transport import codec as wire
+from redlock._transport.codec import Codec, Script
 from tests.sim import nodes as simulated
 from tests.sim.pair import VOTE, Pair, executable, running
 from tests.sim.world import World

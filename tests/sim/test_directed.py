@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from redlock import protocol, wire
-from redlock.commands import Acquire, Confirm, Extend, Repair, Round, Wait
-from redlock.model import FENCE_LIMIT, Election, Kind, drift_ms, quarantine_ms, silent, timed_out
-from redlock.watch import ClockWatch
-from redlock.wire import Codec
+from redlock._core import protocol
+from redlock._core.clock_jump import ClockWatch
+from redlock._core.commands import Acquire, Confirm, Extend, Repair, Round, Wait
+from redlock._core.votes import FENCE_LIMIT, Election, Kind, drift_ms, quarantine_ms, silent, timed_out
+from redlock._transport import codec
+from redlock._transport.codec import Codec
 from tests.sim import options as drawn
 from tests.sim.hand import ALL, A, B, C, D, E, Hand, held, lost
 from tests.sim.links import SimLinks
@@ -150,7 +151,7 @@ def test_7_a_token_an_hour_ahead_is_refused_and_nothing_is_written(proposed: int
 def test_7_a_node_that_has_an_implausible_token_has_no_vote_there() -> None:
     hand = Hand()
     for place in (A, B):
-        hand.nodes[place].set(wire.fence_key("a"), str(FENCE_LIMIT - 5))
+        hand.nodes[place].set(codec.fence_key("a"), str(FENCE_LIMIT - 5))
     c1 = held(hand.run(protocol.acquire(hand.attempt("c1"))))
     assert set(hand.keys()) == {C, D, E}
     assert c1.fence < FENCE_LIMIT // 2
@@ -159,7 +160,7 @@ def test_7_a_node_that_has_an_implausible_token_has_no_vote_there() -> None:
     c2 = held(hand.run(protocol.acquire(hand.attempt("c2", names=("a", "b")))))
     assert set(hand.keys("b")) == {C, D, E}, "neither there nor for a set that it belongs to"
     hand.run(protocol.release(c2))
-    hand.nodes[C].set(wire.fence_key("a"), str(FENCE_LIMIT - 5))
+    hand.nodes[C].set(codec.fence_key("a"), str(FENCE_LIMIT - 5))
     assert lost(hand.run(protocol.acquire(hand.attempt("c3")))).no_quorum
     held(hand.run(protocol.acquire(hand.attempt("c4", names=("b",)))))
 
@@ -210,7 +211,7 @@ def test_13_a_wake_up_is_passed_on_by_who_stops_waiting() -> None:
     c1 = held(hand.run(protocol.acquire(hand.attempt("c1"))))
     hand.run(protocol.release(c1))
     node = hand.nodes[A]
-    wake, key = hand.lua._compile(wire.Script.load("wake").source.decode()), wire.wake_key("a")
+    wake, key = hand.lua._compile(codec.Script.load("wake").source.decode()), codec.wake_key("a")
     node.delete(key)
     assert hand.wake_ups() == {B, C, D, E}, "somebody took it on A"
     assert node._server.run(wake, node.time_ms(), 1, key, "5000")[1] == 1

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from redlock import ConfigurationError, protocol, wire
-from redlock.commands import Confirm, Release, Repair
-from redlock.model import Kind, quarantine_ms
-from redlock.wire import Codec
+from redlock import ConfigurationError
+from redlock._core import protocol
+from redlock._core.commands import Confirm, Release, Repair
+from redlock._core.votes import Kind, quarantine_ms
+from redlock._transport import codec as wire
+from redlock._transport.codec import Codec
 from tests.sim.hand import ALL, A, B, C, Hand, held
 from tests.sim.nodes import EPOCH_MS
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import pytest
 
-from redlock import protocol
-from redlock.model import Kind
+from redlock._core import protocol
+from redlock._core.votes import Kind
 from tests.sim.hand import A, B, C, D, E, Hand, held
 
 

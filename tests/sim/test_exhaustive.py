@@ -7,9 +7,9 @@ import random
 
 import pytest
 
-from redlock import wire
-from redlock.commands import Acquire, Command, Confirm, Release, Repair
-from redlock.model import Kind, Vote, quarantine_ms
+from redlock._core.commands import Acquire, Command, Confirm, Release, Repair
+from redlock._core.votes import Kind, Vote, quarantine_ms
+from redlock._transport import codec
 from tests.sim import exhaustive_nodes as model
 from tests.sim import exhaustive_store as store
 from tests.sim.exhaustive_nodes import Node, Record
@@ -20,7 +20,7 @@ from tests.sim.nodes import Lua
 
 MAX_TTL_MS = 1_000
 NOW_MS = 1_700_000_000_000
-CODEC = wire.Codec(nodes=3, prefix="", max_ttl_ms=MAX_TTL_MS)
+CODEC = codec.Codec(nodes=3, prefix="", max_ttl_ms=MAX_TTL_MS)
 FENCES = (0, 1, 2, 3, NOW_MS * 1_000, (NOW_MS + 3_600_000) * 1_000 - 9)
 TOKENS = ("one:c1", "two:c2", "three:c3")
 
@@ -98,11 +98,11 @@ class _Server:
 
     def __init__(self, lua: Lua) -> None:
         self._lua, self._server = lua, lua.server()
-        self._server.run(lua.declare, NOW_MS, 1, wire.RECORD, "run")
+        self._server.run(lua.declare, NOW_MS, 1, codec.RECORD, "run")
         self.node = Node()
 
     def put(self, node: Node) -> None:
-        for key, value in (("r", node.holder), (wire.fence_key("r"), f"{node.fence}" if node.fence else "")):
+        for key, value in (("r", node.holder), (codec.fence_key("r"), f"{node.fence}" if node.fence else "")):
             self._server.delete(key)
             if value:
                 self._server.set(key, value)
@@ -114,11 +114,11 @@ class _Server:
         reply = self._server.run(
             self._lua.compiled(call.script), NOW_MS, len(call.keys), *call.keys, *call.arguments, *last
         )
-        vote = wire.decode(list(reply[1:]))
+        vote = codec.decode(list(reply[1:]))
         return Vote(vote.kind, vote.fence, vote.holder)
 
     def left(self) -> Node:
-        return Node(self._server.get("r", NOW_MS) or "", int(self._server.get(wire.fence_key("r"), NOW_MS) or 0))
+        return Node(self._server.get("r", NOW_MS) or "", int(self._server.get(codec.fence_key("r"), NOW_MS) or 0))
 
 
 def _transcribed(node: Node, command: Command) -> tuple[Node, Vote]:
@@ -169,7 +169,7 @@ def test_the_transcribed_record_admits_whom_the_script_admits(lua: Lua) -> None:
             assert kind == {type(None): 0, int: 2, str: 3}[type(answer)]
             assert answer is None or rest[0] == answer
             names = ("run_id", "since", "quarantine", "terms")
-            run_id, since, asked, terms = (server.field(wire.RECORD, name, now) for name in names)
+            run_id, since, asked, terms = (server.field(codec.RECORD, name, now) for name in names)
             assert record == Record(run_id, int(since), int(asked), terms or "")
 
 
@@ -188,6 +188,6 @@ def test_the_transcribed_doors_do_what_the_scripts_do(lua: Lua) -> None:
                 section = chance.randint(max(1, state.section - 1), max(1, state.section))
                 state, said = store.write_door(state, run, section, state.value + 1)
                 words = (f"{run.token}", run.owner, f"{section}", f"{state.value + (said != 'WRITTEN')}", "1000")
-                assert server.run(lua.write, 0, 2, "s", wire.operation_key("s", run.operation), *words)[1] == said
+                assert server.run(lua.write, 0, 2, "s", codec.operation_key("s", run.operation), *words)[1] == said
             assert int(server.field("s", "value", 0) or 0) == state.value
             assert int(server.field("s", "fence", 0) or 0) == state.fence

@@ -110,7 +110,7 @@ def test_a_seeded_bug_that_schedules_seldom_meet_has_a_test_that_fails_on_it(nam
 
 def test_a_mutant_whose_text_is_gone_is_noticed() -> None:
     with pytest.raises(ValueError, match="is not once in"):
-        Source(Variant("gone", "model.py", "this is not in the file", ""))
+        Source(Variant("gone", "_core/votes.py", "this is not in the file", ""))
 
 
 def test_a_failure_is_shrunk_to_the_faults_that_it_needs() -> None:

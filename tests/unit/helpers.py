@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
-from redlock.ballot import Ballot
-from redlock.commands import Acquire, Round, Wait
-from redlock.model import UNANSWERED, Election, Grant, Kind, Vote, silent
+from redlock._core.commands import Acquire, Round, Wait
+from redlock._core.vote_tally import Ballot
+from redlock._core.votes import UNANSWERED, Election, Grant, Kind, Vote, silent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from redlock.protocol import Steps
+    from redlock._core.protocol import Steps
 
 T = TypeVar("T")
 

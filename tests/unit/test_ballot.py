@@ -1,4 +1,4 @@
-"""`redlock.ballot`: votes are counted as they come, and what comes late counts for nothing."""
+"""`redlock._core.vote_tally`: votes are counted as they come, and what comes late counts for nothing."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import itertools
 
 import pytest
 
-from redlock.ballot import Ballot
-from redlock.commands import Inspect, Round, Wait
-from redlock.model import UNANSWERED, counted, decided, silent
+from redlock._core.commands import Inspect, Round, Wait
+from redlock._core.vote_tally import Ballot
+from redlock._core.votes import UNANSWERED, counted, decided, silent
 from tests.unit.helpers import ABSENT, DEAD, NAMES, denied, election, granted
 
 KINDS = [granted(), denied(), ABSENT, DEAD, UNANSWERED]

@@ -1,4 +1,4 @@
-"""`redlock.board`: what a worker's processes show, through memory that they share."""
+"""`redlock.celery.task_registry`: what a worker's processes show, through memory that they share."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from redlock import board
-from redlock.board import Board, Entry
+from redlock.celery import task_registry
+from redlock.celery.task_registry import Board, Entry
 
 if TYPE_CHECKING:
     from redlock import Lease
@@ -28,8 +28,8 @@ def child(monkeypatch: pytest.MonkeyPatch) -> Board:
     """The board of a worker's child, which has the third slot."""
     here = Board()
     here.share()
-    monkeypatch.setattr(board, "BOARD", here)
-    monkeypatch.setattr(board, "own_slot", lambda: 3)
+    monkeypatch.setattr(task_registry, "BOARD", here)
+    monkeypatch.setattr(task_registry, "own_slot", lambda: 3)
     return here
 
 
@@ -98,10 +98,10 @@ def test_what_a_dead_child_left_is_not_shown(child: Board, monkeypatch: pytest.M
 def test_what_is_half_written_is_not_read(child: Board) -> None:
     entry = Entry(None)
     entry.acquired(LEASE)
-    memory, start = child._memory, 3 * board._SLOT_BYTES
+    memory, start = child._memory, 3 * task_registry._SLOT_BYTES
     assert memory is not None
-    turn, pid, length = board._HEAD.unpack_from(memory, start)
-    board._HEAD.pack_into(memory, start, turn + 1, pid, length)
+    turn, pid, length = task_registry._HEAD.unpack_from(memory, start)
+    task_registry._HEAD.pack_into(memory, start, turn + 1, pid, length)
     assert seen_from_main(child) == []
     entry.lost(LEASE)
     assert seen_from_main(child) == [("lost", "account:42")], "the next one to write puts it right"
@@ -114,11 +114,11 @@ def test_more_than_there_is_room_for_is_cut_and_never_spills_into_the_next_slot(
     assert 20 < len(seen_from_main(child)) < 400
     memory = child._memory
     assert memory is not None
-    assert not any(memory[4 * board._SLOT_BYTES : 5 * board._SLOT_BYTES])
+    assert not any(memory[4 * task_registry._SLOT_BYTES : 5 * task_registry._SLOT_BYTES])
 
 
 def test_where_there_is_no_slot_nothing_is_written(child: Board, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(board, "own_slot", lambda: None)
+    monkeypatch.setattr(task_registry, "own_slot", lambda: None)
     entry = Entry(None)
     entry.acquired(LEASE)
     assert seen_from_main(child) == []
@@ -126,4 +126,4 @@ def test_where_there_is_no_slot_nothing_is_written(child: Board, monkeypatch: py
 
 
 def test_outside_of_a_worker_a_process_has_no_slot() -> None:
-    assert board.own_slot() is None
+    assert task_registry.own_slot() is None

@@ -1,11 +1,11 @@
-"""`redlock.broker_check`: which brokers are checked, and how Celery's addresses are read."""
+"""`redlock.admin.broker_check`: which brokers are checked, and how Celery's addresses are read."""
 
 from __future__ import annotations
 
 import pytest
 
-from redlock import broker_check
-from redlock.findings import Level
+from redlock.admin import broker_check
+from redlock.admin.diagnostics import Level
 
 
 @pytest.mark.parametrize(

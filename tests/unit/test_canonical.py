@@ -1,4 +1,4 @@
-"""`redlock.canonical`: equal arguments make equal keys, and a value without a stable text makes none."""
+"""`redlock.celery.canonical_text`: equal arguments make equal keys, and a value without a stable text makes none."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ import pydantic
 import pytest
 
 from redlock import ConfigurationError
-from redlock.canonical import UnstableText, text
-from redlock.keys import Key
+from redlock.celery.canonical_text import UnstableText, text
+from redlock.celery.lock_key import Key
 
 UTC = dt.timezone.utc
 NOON = dt.datetime(2026, 5, 1, 12, tzinfo=UTC)

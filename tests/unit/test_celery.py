@@ -9,8 +9,9 @@ from typing import Any, cast
 import pytest
 from celery import Celery, shared_task
 
-from redlock import ConfigurationError, NotHeld, pools, worker_start
-from redlock.celery import _max_hold_ms, current_lease, locked
+from redlock import ConfigurationError, NotHeld
+from redlock.celery import current_lease, locked, pools, worker_start
+from redlock.celery.decorator import _max_hold_ms
 
 APP = Celery(set_as_current=False)
 

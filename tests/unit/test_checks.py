@@ -1,4 +1,4 @@
-"""`redlock.checks` and `redlock.address`: bad input gets one clear line, and nothing is half-done."""
+"""`redlock._validation` and `redlock._transport.address`: bad input gets one clear line, and nothing is half-done."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from decimal import Decimal
 
 import pytest
 
-from redlock import ConfigurationError, Redlock, address, checks
-from redlock.commands import Release
+from redlock import ConfigurationError, Redlock, _validation
+from redlock._core.commands import Release
+from redlock._transport import address
 
 CANARY = "canary-b7Qx"
 
@@ -112,7 +113,7 @@ def test_a_resource_name_that_cannot_be_one_is_refused(name: object) -> None:
 )
 def test_a_name_that_is_refused_hears_why_in_one_short_line(name: object, said: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        checks.resource(name)
+        _validation.resource(name)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 200
@@ -128,7 +129,7 @@ def test_a_prefix_is_checked_as_a_name_is_but_may_be_empty(prefix: object) -> No
 @pytest.mark.parametrize("names", [["a", ""], ["a", 5], ("a", None), [["a"]], ("",), (5,)])
 def test_one_bad_name_in_a_set_is_enough(names: object) -> None:
     with pytest.raises(ConfigurationError, match="resource name"):
-        checks.resources(names)
+        _validation.resources(names)
 
 
 @pytest.mark.parametrize("name", ["account:42", "a b", "{tag}:x", "ünïcode", "x" * 1_024])
@@ -151,7 +152,7 @@ def test_a_list_of_nodes_that_is_none_is_refused(nodes: object) -> None:
 @pytest.mark.parametrize("nodes", [[5], ["redis://a:1", None]])
 def test_an_address_that_is_no_text_is_pointed_at(nodes: object) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        checks.node_list(nodes)
+        _validation.node_list(nodes)
     assert "int" in str(caught.value) or "None" in str(caught.value)
 
 
@@ -182,21 +183,21 @@ def test_three_and_five_nodes_need_no_warning() -> None:
 
 def test_zero_is_a_time_to_wait_and_no_default() -> None:
     """Of redlock-py: `x or default` swallowed it."""
-    assert checks.patience(0) == 0.0
+    assert _validation.patience(0) == 0.0
     with pytest.raises(ConfigurationError, match="0 or more"):
         Redlock().lock("x", blocking_timeout=-1)
 
 
 @pytest.mark.parametrize("value", [threading.TIMEOUT_MAX, float("inf"), 10**400], ids=["most", "inf", "10**400"])
 def test_a_wait_without_an_end_may_be_a_number(value: float) -> None:
-    assert checks.patience(value) is None
+    assert _validation.patience(value) is None
     Redlock().lock("x", blocking_timeout=value)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("-inf"), True, "5"])
 def test_a_wait_that_is_no_number_of_seconds_is_refused(value: object) -> None:
     with pytest.raises(ConfigurationError, match="blocking_timeout is"):
-        checks.patience(value)  # type: ignore[arg-type]  # that is the point
+        _validation.patience(value)  # type: ignore[arg-type]  # that is the point
 
 
 def test_the_shortest_node_timeout_still_reserves_a_lock() -> None:
@@ -223,8 +224,8 @@ def test_a_lease_whose_time_is_no_good_is_refused(value: object) -> None:
 @pytest.mark.parametrize("value", [True, -1, 1.5, "1", None, float("nan")])
 def test_a_count_is_a_whole_number_and_may_be_zero(value: object) -> None:
     with pytest.raises(ConfigurationError, match="whole number, 0 or more"):
-        checks.count("max_requeues", value)
-    assert checks.count("max_requeues", 0) == 0
+        _validation.count("max_requeues", value)
+    assert _validation.count("max_requeues", 0) == 0
 
 
 @pytest.mark.parametrize(
@@ -276,6 +277,6 @@ def test_making_a_client_dials_nothing() -> None:
 
 def test_an_operation_id_has_a_limit() -> None:
     """A task id of any length must not become a key of the fenced store."""
-    assert checks.operation("x" * 1_024)
+    assert _validation.operation("x" * 1_024)
     with pytest.raises(ConfigurationError, match="1025 bytes; 1024 are the most"):
-        checks.operation("x" * 1_025)
+        _validation.operation("x" * 1_025)

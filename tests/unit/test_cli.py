@@ -1,12 +1,13 @@
-"""`redlock.cli` and `redlock.simulate`: bad input is one line on stderr and status 2, before anything starts."""
+"""`redlock.cli.main` and `redlock.cli.simulate`: bad input is one line on stderr and status 2, before anything starts."""
 
 from __future__ import annotations
 
 import pytest
 
 import redlock
-from redlock import ConfigurationError, cli, run
-from redlock.simulate import Plan
+from redlock import ConfigurationError
+from redlock.cli import main, run
+from redlock.cli.simulate import Plan
 
 
 @pytest.mark.parametrize(
@@ -28,7 +29,7 @@ from redlock.simulate import Plan
 def test_a_bad_option_is_one_line_and_status_2(
     capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
 ) -> None:
-    assert cli.main(["simulate", *arguments]) == cli.BAD_INPUT
+    assert main.main(["simulate", *arguments]) == main.BAD_INPUT
     output, error = capsys.readouterr()
     assert error.startswith(f"redlock: {said}")
     assert error.count("\n") == 1
@@ -39,7 +40,7 @@ def test_a_bad_option_is_one_line_and_status_2(
 def test_retries_that_are_no_number_are_a_line_and_a_whole_float_is_one(
     capsys: pytest.CaptureFixture[str], retries: str
 ) -> None:
-    assert cli.main(["simulate", "--retries", retries, "--resource", ""]) == cli.BAD_INPUT
+    assert main.main(["simulate", "--retries", retries, "--resource", ""]) == main.BAD_INPUT
     assert capsys.readouterr().err.count("\n") == 1
 
 
@@ -47,7 +48,7 @@ def test_a_bad_setting_in_the_environment_is_one_line_too(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REDLOCK_TTLL", "5")
-    assert cli.main(["simulate"]) == cli.BAD_INPUT
+    assert main.main(["simulate"]) == main.BAD_INPUT
     assert "did you mean REDLOCK_TTL?" in capsys.readouterr().err
 
 
@@ -55,15 +56,15 @@ def test_an_option_counts_more_than_the_environment(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SIMULATE_HOLD", "-1")
-    cli.main(["simulate", "--hold", "-2"])
+    main.main(["simulate", "--hold", "-2"])
     assert "hold is -2.0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [[], ["nope"], ["simulate", "--nope"], ["init", "--hold", "1"]])
 def test_what_is_no_command_is_status_2(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        cli.main(arguments)
-    assert ended.value.code == cli.BAD_INPUT
+        main.main(arguments)
+    assert ended.value.code == main.BAD_INPUT
     assert "usage: redlock" in capsys.readouterr().err
 
 
@@ -93,7 +94,7 @@ def test_what_is_no_command_is_status_2(capsys: pytest.CaptureFixture[str], argu
 def test_bad_input_of_the_other_commands_is_one_line_and_nobody_is_asked(
     capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
 ) -> None:
-    assert cli.main(arguments) == cli.BAD_INPUT
+    assert main.main(arguments) == main.BAD_INPUT
     output, error = capsys.readouterr()
     assert error.startswith(f"redlock: {said}")
     assert error.count("\n") == 1
@@ -102,7 +103,7 @@ def test_bad_input_of_the_other_commands_is_one_line_and_nobody_is_asked(
 
 def test_help_names_every_exit_status_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        cli.main(["run", "--help"])
+        main.main(["run", "--help"])
     text = capsys.readouterr().out
     own = (run.NO_QUORUM, run.LOST, run.CANNOT_CREATE, run.CONTENDED, run.CANNOT_RUN, run.NOT_FOUND)
     assert all(str(status) in text for status in own)
@@ -114,7 +115,7 @@ def test_declaring_nodes_asks_and_takes_anything_but_yes_for_no(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, answer: str
 ) -> None:
     monkeypatch.setattr("builtins.input", lambda _: answer)
-    assert cli.main(["init", "--nodes", "h:1,h:2,h:3"]) == cli.DECLINED
+    assert main.main(["init", "--nodes", "h:1,h:2,h:3"]) == main.DECLINED
     output = capsys.readouterr().out
     assert "lets 3 nodes vote at once" in output
     assert "Nothing was changed." in output
@@ -128,7 +129,7 @@ def test_who_leaves_at_the_question_has_changed_nothing(
         raise error
 
     monkeypatch.setattr("builtins.input", leave)
-    assert cli.main(["init", "--nodes", "h:1,h:2,h:3"]) == cli.INTERRUPTED
+    assert main.main(["init", "--nodes", "h:1,h:2,h:3"]) == main.INTERRUPTED
 
 
 def test_a_plan_starts_each_client_after_its_delay() -> None:
@@ -140,5 +141,5 @@ def test_a_plan_starts_each_client_after_its_delay() -> None:
 
 def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
-        cli.main(["--version"])
+        main.main(["--version"])
     assert capsys.readouterr().out == f"redlock {redlock.__version__}\n"

@@ -1,4 +1,4 @@
-"""`redlock.clock`: the clock by which a lease ends."""
+"""`redlock._clock`: the clock by which a lease ends."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from redlock import clock
+from redlock import _clock
 
 
 @pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="only Linux has a clock that runs in suspend")
@@ -15,4 +15,4 @@ def test_the_clock_runs_while_the_machine_is_suspended(monkeypatch: pytest.Monke
     clocks = {time.CLOCK_BOOTTIME: 7_999_999}
     monkeypatch.setattr(time, "clock_gettime_ns", lambda which: clocks[which])
     monkeypatch.setattr(time, "monotonic_ns", lambda: 0)
-    assert clock.now_ms() == 7
+    assert _clock.now_ms() == 7

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 import pytest
 from celery import Celery
 
-from redlock import ConfigurationError, doctor, pulse
-from redlock.address import parse
-from redlock.celery import client_for, settings_of
-from redlock.survey import Survey
+from redlock import ConfigurationError
+from redlock._transport.address import parse
+from redlock.admin import doctor
+from redlock.admin.cluster_status import Survey
+from redlock.celery import client_for, heartbeat
+from redlock.celery.decorator import settings_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -224,7 +226,7 @@ def test_a_password_in_an_address_of_the_configuration_is_noticed(
     assert settings_of(app).exposed is exposed
     instance = types.SimpleNamespace(app=app)
     with caplog.at_level("INFO", "redlock"):
-        pulse._show_settings(instance)
+        heartbeat._show_settings(instance)
     shown, *warned = caplog.messages
     assert shown.startswith("settings nodes=")
     assert [line.partition(" ")[0] for line in warned] == ["password-in-conf"] * exposed

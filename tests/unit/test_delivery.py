@@ -1,4 +1,4 @@
-"""`redlock.delivery`: what of a message goes back to the queue."""
+"""`redlock.celery.delivery`: what of a message goes back to the queue."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from celery import Celery
 from kombu.entity import Exchange, Queue
 
-from redlock.delivery import CONTENT_TYPE, REQUEUES, SINCE, Delivery
+from redlock.celery.delivery import CONTENT_TYPE, REQUEUES, SINCE, Delivery
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +33,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 @pytest.fixture
 def quorum(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The app's queues are quorum queues of RabbitMQ."""
-    monkeypatch.setattr("redlock.delivery._delays_natively", lambda _: True)
+    monkeypatch.setattr("redlock.celery.delivery._delays_natively", lambda _: True)
     kept = APP.amqp.queues
     APP.amqp.__dict__["queues"] = APP.amqp.Queues(
         [Queue("mine", Exchange("orders", type="topic"), routing_key="orders.new")]

@@ -1,4 +1,4 @@
-"""`redlock.doctor`: what a survey and settings come to, and which finding weighs more than another."""
+"""`redlock.admin.doctor`: what a survey and settings come to, and which finding weighs more than another."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from redlock import doctor
-from redlock.findings import Finding, Level, sort, worst
-from redlock.look import NodeState
+from redlock.admin import doctor
+from redlock.admin.cluster_status import Survey
+from redlock.admin.diagnostics import Finding, Level, sort, worst
+from redlock.admin.node_probe import NodeState
 from redlock.settings import Settings
-from redlock.survey import Survey
 
 TERMS = "nodes=5 max_ttl=10s prefix=''"
 GOOD = NodeState("n", reachable=True, version="8.2.3", role="master", mode="standalone", eviction="noeviction", rdb="")

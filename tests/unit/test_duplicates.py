@@ -1,4 +1,4 @@
-"""`redlock.duplicates`: what the result backend says to a copy that was delivered again."""
+"""`redlock.celery.duplicate_delivery`: what the result backend says to a copy that was delivered again."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from celery import Celery
 from celery.exceptions import Ignore
 from celery.signals import task_prerun
 
-from redlock import LockContended, duplicates
-from redlock.delivery import Delivery
-from redlock.duplicates import COPY
-from redlock.policy import Policy
+from redlock import LockContended
+from redlock.celery import duplicate_delivery
+from redlock.celery.conflict_policy import Policy
+from redlock.celery.delivery import Delivery
+from redlock.celery.duplicate_delivery import COPY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,7 +46,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     """The clock of the module; in the end there is no state and no request left."""
     clock = Clock()
-    monkeypatch.setattr(duplicates, "time", clock)
+    monkeypatch.setattr(duplicate_delivery, "time", clock)
     yield clock
     charge.backend.forget("id-1")
     while charge.request_stack.top is not None:

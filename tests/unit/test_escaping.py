@@ -1,4 +1,4 @@
-"""`redlock.escaping`: one line of visible characters, whatever the text was."""
+"""`redlock._escaping`: one line of visible characters, whatever the text was."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from redlock.escaping import LONGEST_LABEL, escape, excerpt, is_invisible, owner_label
-from redlock.model import shown
-from redlock.wire import disagrees, explain
+from redlock._core.votes import shown
+from redlock._escaping import LONGEST_LABEL, escape, excerpt, is_invisible, owner_label
+from redlock._transport.codec import disagrees, explain
 
 SINCE = "@worker-1 since 2026-11-24T12:00:00Z"
 

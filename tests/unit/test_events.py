@@ -1,4 +1,4 @@
-"""`redlock.events`: what listeners are told of a task's lock, and that telling them costs the task nothing."""
+"""`redlock.celery.task_events`: what listeners are told of a task's lock, and that telling them costs the task nothing."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 from celery import Celery
 
-from redlock import events, log
-from redlock.events import NOBODY, Sender, Told, told, waits_are_told_to
+from redlock import _log
+from redlock.celery import task_events
+from redlock.celery.task_events import NOBODY, Sender, Told, told, waits_are_told_to
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -54,7 +55,7 @@ class Listener:
 @pytest.fixture
 def in_a_worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
     """The task as a worker that sends task events would run it, with these fields of its request."""
-    monkeypatch.setattr(events, "_worker_sends", True)
+    monkeypatch.setattr(task_events, "_worker_sends", True)
     pushed = []
 
     def run(task: Any = charge, **fields: Any) -> Any:  # noqa: ANN401 - Celery is untyped
@@ -72,7 +73,7 @@ def test_a_wait_is_told_once_however_often_the_task_tries() -> None:
     run = Told(listener, everything=False)
     with waits_are_told_to(run):
         for _ in range(3):
-            log.debug("retry", resource="account:42", holder="task-9@h (01234567)")
+            _log.debug("retry", resource="account:42", holder="task-9@h (01234567)")
     assert listener.heard == ["task-lock-waiting"]
     (fields,) = listener.fields
     assert (fields["lock_resource"], fields["lock_holder"]) == ("account:42", "task-9@h (01234567)")
@@ -81,7 +82,7 @@ def test_a_wait_is_told_once_however_often_the_task_tries() -> None:
 def test_a_wait_is_told_before_the_first_attempt() -> None:
     listener = Listener()
     with waits_are_told_to(Told(listener, everything=False)):
-        log.info("waiting", resource="account:42", holder="-")
+        _log.info("waiting", resource="account:42", holder="-")
     assert listener.heard == ["task-lock-waiting"]
 
 
@@ -103,11 +104,11 @@ def test_a_wait_that_is_none_of_this_tasks_is_not_told() -> None:
     listener = Listener()
     run = Told(listener, everything=False)
     with waits_are_told_to(run):
-        other = threading.Thread(target=log.debug, args=("retry",), kwargs={"resource": "x", "holder": "y"})
+        other = threading.Thread(target=_log.debug, args=("retry",), kwargs={"resource": "x", "holder": "y"})
         other.start()
         other.join()
-        log.debug("extended", resource="account:42", holder="it")
-    log.debug("retry", resource="account:42", holder="it")
+        _log.debug("extended", resource="account:42", holder="it")
+    _log.debug("retry", resource="account:42", holder="it")
     assert listener.heard == []
 
 
@@ -153,7 +154,7 @@ def test_nobody_is_told_where_celery_itself_would_tell_nobody(in_a_worker: Calla
 def test_a_worker_without_task_events_tells_nobody(
     in_a_worker: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(events, "_worker_sends", False)
+    monkeypatch.setattr(task_events, "_worker_sends", False)
     assert told(in_a_worker(), "all") is NOBODY
 
 

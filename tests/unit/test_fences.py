@@ -1,9 +1,9 @@
-"""`redlock.fences`: tokens are remembered per resource, within bounds."""
+"""`redlock._locking.observed_fences`: tokens are remembered per resource, within bounds."""
 
 from __future__ import annotations
 
 from redlock import Redlock
-from redlock.fences import FENCE_AHEAD_MS, ObservedFences
+from redlock._locking.observed_fences import FENCE_AHEAD_MS, ObservedFences
 
 WALL_US = 1_700_000_000_000_000
 HOUR_US = FENCE_AHEAD_MS * 1_000

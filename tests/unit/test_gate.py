@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from redlock.gate import Gate, Place
+from redlock._locking.local_wait_queue import Gate, Place
 
 NAMES = ("account:42",)
 LONG = 30.0

@@ -1,4 +1,4 @@
-"""`redlock.held`: what a context holds already is an error at once, or the same lease, and never a deadlock."""
+"""`redlock._locking.held_leases`: what a context holds already is an error at once, or the same lease, and never a deadlock."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from redlock import RedlockError, held
+from redlock import RedlockError
+from redlock._locking import held_leases
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,19 +33,19 @@ class FakeLease:
 
 
 def claim(wanted: FakeLease, *, reentrant: bool = False) -> object:
-    return held.claim(cast("Lease", wanted), reentrant=reentrant)
+    return held_leases.claim(cast("Lease", wanted), reentrant=reentrant)
 
 
 def add(lease: FakeLease) -> FakeLease:
-    held.add(cast("Lease", lease))
+    held_leases.add(cast("Lease", lease))
     return lease
 
 
 @pytest.fixture(autouse=True)
 def context_of_its_own() -> Iterator[None]:
-    before = held._stack.get()
+    before = held_leases._stack.get()
     yield
-    held._stack.set(before)
+    held_leases._stack.set(before)
 
 
 def test_who_holds_nothing_takes_what_it_wants() -> None:
@@ -88,7 +89,7 @@ def test_what_is_held_no_more_is_in_nobodys_way(how: str) -> None:
     elif how == "given back":
         outer.held = False
     elif how == "removed":
-        held.remove(cast("Lease", outer))
+        held_leases.remove(cast("Lease", outer))
     else:
         outer = None
         gc.collect()
@@ -98,18 +99,18 @@ def test_what_is_held_no_more_is_in_nobodys_way(how: str) -> None:
 
 def test_removing_one_keeps_the_others() -> None:
     first, _second = add(FakeLease("a")), add(FakeLease("b"))
-    held.remove(cast("Lease", first))
+    held_leases.remove(cast("Lease", first))
     with pytest.raises(RedlockError, match="'b' is held"):
         claim(FakeLease("b"))
 
 
 def test_leases_that_nobody_gave_back_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(held, "_last", {})
-    monkeypatch.setattr(held, "_most_known", 10)
+    monkeypatch.setattr(held_leases, "_last", {})
+    monkeypatch.setattr(held_leases, "_most_known", 10)
     kept = add(FakeLease("kept"))
     for number in range(30):
         add(FakeLease(f"account:{number}"))
-    assert len(held._last) <= 12
+    assert len(held_leases._last) <= 12
     with pytest.raises(RedlockError):
         claim(FakeLease("kept"))
     del kept
@@ -143,9 +144,9 @@ def test_what_one_more_costs_does_not_grow_with_what_is_held() -> None:
         add(lease)
     assert Watched.asked < 2 * len(leases)
     for lease in reversed(leases):
-        held.remove(cast("Lease", lease))
+        held_leases.remove(cast("Lease", lease))
     assert Watched.asked < 2 * len(leases)
-    assert held._stack.get() is None
+    assert held_leases._stack.get() is None
 
 
 def test_a_copy_of_the_context_in_another_thread_holds_nothing() -> None:
@@ -175,5 +176,5 @@ def test_an_asyncio_task_holds_nothing_of_the_task_that_made_it() -> None:
 
 def test_a_limited_wait_for_oneself_is_no_error() -> None:
     _outer, wanted = add(FakeLease("a")), FakeLease("a")
-    found: object = held.claim(cast("Lease", wanted), reentrant=False, forever=False)
+    found: object = held_leases.claim(cast("Lease", wanted), reentrant=False, forever=False)
     assert found is wanted

@@ -1,4 +1,4 @@
-"""`redlock.interrupt`: the signal of a lost lease, and whose handler is there when."""
+"""`redlock.celery.lost_lease`: the signal of a lost lease, and whose handler is there when."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from redlock import LockLost, interrupt
+from redlock import LockLost
+from redlock.celery import lost_lease
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,22 +26,22 @@ def from_before(*_: object) -> None:
 
 @pytest.fixture(autouse=True)
 def handler() -> Iterator[None]:
-    before = signal.signal(interrupt.SIGNAL, from_before)
+    before = signal.signal(lost_lease.SIGNAL, from_before)
     yield
-    signal.signal(interrupt.SIGNAL, before)
+    signal.signal(lost_lease.SIGNAL, before)
 
 
 def test_the_handler_from_before_is_restored() -> None:
-    with interrupt.possible(lease()):
-        assert signal.getsignal(interrupt.SIGNAL) is not from_before
-        with interrupt.possible(lease()):
+    with lost_lease.possible(lease()):
+        assert signal.getsignal(lost_lease.SIGNAL) is not from_before
+        with lost_lease.possible(lease()):
             pass
-        assert signal.getsignal(interrupt.SIGNAL) is not from_before
-    assert signal.getsignal(interrupt.SIGNAL) is from_before
-    with pytest.raises(ZeroDivisionError), interrupt.possible(lease()):
+        assert signal.getsignal(lost_lease.SIGNAL) is not from_before
+    assert signal.getsignal(lost_lease.SIGNAL) is from_before
+    with pytest.raises(ZeroDivisionError), lost_lease.possible(lease()):
         _ = 1 / 0
-    assert signal.getsignal(interrupt.SIGNAL) is from_before
-    assert not interrupt._inside
+    assert signal.getsignal(lost_lease.SIGNAL) is from_before
+    assert not lost_lease._inside
 
 
 def test_a_lease_that_is_lost_before_the_body_never_enters() -> None:
@@ -49,37 +50,37 @@ def test_a_lease_that_is_lost_before_the_body_never_enters() -> None:
 
     lost, entered = lease(), False
     lost.ensure_valid = refuse
-    with pytest.raises(LockLost), interrupt.possible(lost):
+    with pytest.raises(LockLost), lost_lease.possible(lost):
         entered = True
     assert not entered
-    assert signal.getsignal(interrupt.SIGNAL) is from_before
+    assert signal.getsignal(lost_lease.SIGNAL) is from_before
 
 
 def test_a_lost_lease_interrupts_its_body() -> None:
     lost, after = lease(), False
-    with pytest.raises(LockLost), interrupt.possible(lost):
+    with pytest.raises(LockLost), lost_lease.possible(lost):
         lost.lost = True
-        interrupt.interrupt(lost)
+        lost_lease.interrupt(lost)
         after = True
     assert not after
 
 
 def test_an_outer_lease_that_is_lost_interrupts_the_inner_body() -> None:
     outer, after = lease(), False
-    with pytest.raises(LockLost), interrupt.possible(outer), interrupt.possible(lease()):
+    with pytest.raises(LockLost), lost_lease.possible(outer), lost_lease.possible(lease()):
         outer.lost = True
-        interrupt.interrupt(outer)
+        lost_lease.interrupt(outer)
         after = True
     assert not after
-    assert signal.getsignal(interrupt.SIGNAL) is from_before
+    assert signal.getsignal(lost_lease.SIGNAL) is from_before
 
 
 def test_a_body_that_has_ended_is_sent_no_signal(monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[object] = []
     monkeypatch.setattr(signal, "pthread_kill", lambda *what: sent.append(what))
     over = lease()
-    with interrupt.possible(over):
+    with lost_lease.possible(over):
         pass
     over.lost = True
-    interrupt.interrupt(over)
+    lost_lease.interrupt(over)
     assert not sent

@@ -1,4 +1,4 @@
-"""`redlock.keys`: what a call of a task locks."""
+"""`redlock.celery.lock_key`: what a call of a task locks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from redlock import ConfigurationError
-from redlock.keys import Key, keys
+from redlock.celery.lock_key import Key, keys
 
 
 def charge(self: object, account_id: int, amount: int = 5, *, currency: str = "EUR") -> None:

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from redlock import Lease, Redlock
-from redlock.clock import now_ms
-from redlock.commands import Extend
-from redlock.model import deadline_ms
+from redlock._clock import now_ms
+from redlock._core.commands import Extend
+from redlock._core.votes import deadline_ms
 from tests.unit.helpers import grant
 
 LINKS: Any = None
@@ -28,7 +28,7 @@ def held_until(deadline: int, max_hold_ms: int | None = None, *, taken_ms: int =
 def test_a_deadline_beyond_the_ttl_does_not_end_renewal(ahead_ms: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """As after an extension by hand, or where a renewal starts in the millisecond of the grant."""
     now = now_ms()
-    monkeypatch.setattr("redlock.lease_steps.now_ms", lambda: now)
+    monkeypatch.setattr("redlock._locking.lease_steps.now_ms", lambda: now)
     lease = held_until(deadline_ms(5_000, now) + ahead_ms)
     assert isinstance(next(lease.renewing(LINKS)).command, Extend)
     assert not lease._stopped
@@ -36,7 +36,7 @@ def test_a_deadline_beyond_the_ttl_does_not_end_renewal(ahead_ms: int, monkeypat
 
 def test_renewal_ends_where_max_hold_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     now = now_ms()
-    monkeypatch.setattr("redlock.lease_steps.now_ms", lambda: now)
+    monkeypatch.setattr("redlock._locking.lease_steps.now_ms", lambda: now)
     lease = held_until(deadline_ms(5_000, now), max_hold_ms=5_000, taken_ms=now)
     with pytest.raises(StopIteration) as ended:
         next(lease.renewing(LINKS))
@@ -46,6 +46,6 @@ def test_renewal_ends_where_max_hold_ends(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_an_extension_by_hand_within_max_hold_is_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
     now = now_ms()
-    monkeypatch.setattr("redlock.lease_steps.now_ms", lambda: now)
+    monkeypatch.setattr("redlock._locking.lease_steps.now_ms", lambda: now)
     lease = held_until(now + 8_000, max_hold_ms=20_000)
     assert isinstance(next(lease.renewing(LINKS)).command, Extend)

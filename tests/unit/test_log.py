@@ -1,4 +1,4 @@
-"""`redlock.log` and `redlock.journal`: one line per event, for people and for machines, without secrets."""
+"""`redlock._log` and `redlock._locking.lock_events`: one line per event, for people and for machines, without secrets."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from redlock import LockContended, log
-from redlock.journal import Journal
-from redlock.model import UNANSWERED, Refusal, silent
-from redlock.nodes import Node
-from redlock.protocol import Outcome
+from redlock import LockContended, _log
+from redlock._core.protocol import Outcome
+from redlock._core.votes import UNANSWERED, Refusal, silent
+from redlock._locking.lock_events import Journal
+from redlock._transport.node import Node
 from tests.unit.helpers import ABSENT, OTHER, SECRET, denied, election, grant, granted
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def fields(lines: pytest.LogCaptureFixture) -> dict[str, object]:
 
 
 def test_an_event_is_a_name_and_its_fields(lines: pytest.LogCaptureFixture) -> None:
-    log.info("acquired", resource="account:42", fence=7)
+    _log.info("acquired", resource="account:42", fence=7)
     assert lines.messages == ["acquired resource=account:42 fence=7"]
     assert lines.records[0].__dict__["redlock_event"] == "acquired"
     assert fields(lines) == {"resource": "account:42", "fence": 7}
@@ -46,7 +46,7 @@ def test_an_event_is_a_name_and_its_fields(lines: pytest.LogCaptureFixture) -> N
 def test_a_value_that_could_be_misread_is_quoted_and_stays_in_its_line(
     lines: pytest.LogCaptureFixture, value: str
 ) -> None:
-    log.warning("event", field=value)
+    _log.warning("event", field=value)
     assert lines.messages == [f"event field={value!r}"]
     assert "\n" not in lines.messages[0]
 
@@ -57,13 +57,13 @@ def test_an_event_that_nobody_wants_is_not_put_into_words(caplog: pytest.LogCapt
             raise AssertionError("nobody wants to see it")
 
     with caplog.at_level(logging.WARNING, "redlock"):
-        log.debug("event", field=Costly())
-        log.info("event", field=Costly())
+        _log.debug("event", field=Costly())
+        _log.info("event", field=Costly())
     assert not caplog.records
 
 
 @pytest.mark.parametrize(
-    ("emit", "level"), [(log.debug, logging.DEBUG), (log.info, logging.INFO), (log.warning, logging.WARNING)]
+    ("emit", "level"), [(_log.debug, logging.DEBUG), (_log.info, logging.INFO), (_log.warning, logging.WARNING)]
 )
 def test_each_level_is_the_one_it_is_called(lines: pytest.LogCaptureFixture, emit: object, level: int) -> None:
     assert callable(emit)
@@ -72,7 +72,7 @@ def test_each_level_is_the_one_it_is_called(lines: pytest.LogCaptureFixture, emi
 
 
 def test_a_library_says_nothing_where_nobody_configured_logging() -> None:
-    assert any(isinstance(handler, logging.NullHandler) for handler in log.logger.handlers)
+    assert any(isinstance(handler, logging.NullHandler) for handler in _log.logger.handlers)
 
 
 def test_the_journal_shows_the_votes_and_why_a_node_gave_none(lines: pytest.LogCaptureFixture) -> None:
@@ -137,20 +137,20 @@ def test_who_watches_sees_the_events_that_it_asked_for_whatever_the_level_of_the
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen: list[tuple[str, dict[str, object]]] = []
-    monkeypatch.setattr(log, "_watchers", {})
-    monkeypatch.setattr(log.logger, "level", logging.CRITICAL)
-    assert not log.is_heard("retry")
-    log.watch(lambda event, fields: seen.append((event, dict(fields))), "retry", "lost")
-    assert log.is_heard("retry")
-    assert not log.is_heard("released")
-    log.debug("retry", resource="a")
-    log.info("released", resource="a")
-    log.warning("lost", resource="b")
+    monkeypatch.setattr(_log, "_watchers", {})
+    monkeypatch.setattr(_log.logger, "level", logging.CRITICAL)
+    assert not _log.is_heard("retry")
+    _log.watch(lambda event, fields: seen.append((event, dict(fields))), "retry", "lost")
+    assert _log.is_heard("retry")
+    assert not _log.is_heard("released")
+    _log.debug("retry", resource="a")
+    _log.info("released", resource="a")
+    _log.warning("lost", resource="b")
     assert seen == [("retry", {"resource": "a"}), ("lost", {"resource": "b"})]
 
 
 def test_a_field_may_be_a_mapping_for_machines_and_a_list_for_people(lines: pytest.LogCaptureFixture) -> None:
-    log.warning("acquired", missing={"h:1": "connection refused", "h:2": "full"}, other={})
+    _log.warning("acquired", missing={"h:1": "connection refused", "h:2": "full"}, other={})
     assert lines.messages == ["acquired missing='h:1: connection refused; h:2: full' other=-"]
     assert fields(lines)["missing"] == {"h:1": "connection refused", "h:2": "full"}
 
@@ -159,7 +159,7 @@ FORGED = "2026-11-28 04:00:00,000 INFO    redlock: acquired resource=forged"
 
 
 def test_a_line_break_in_a_message_forges_no_record() -> None:
-    formatter = log.LineFormatter("%(levelname)s %(message)s")
+    formatter = _log.LineFormatter("%(levelname)s %(message)s")
     record = logging.LogRecord("celery", logging.INFO, "x.py", 1, "Task %s received", (f"id\n{FORGED}",), None)
     assert formatter.format(record) == f"INFO Task id\\n{FORGED} received"
 
@@ -170,7 +170,7 @@ def test_a_traceback_forges_no_record() -> None:
     except ValueError:
         record = logging.LogRecord("celery", logging.ERROR, "x.py", 1, "failed", (), sys.exc_info(), sinfo=FORGED)
     plain = logging.Formatter("%(message)s").format(record)
-    head, *rest = log.LineFormatter("%(message)s").format(record).split("\n")
+    head, *rest = _log.LineFormatter("%(message)s").format(record).split("\n")
     assert FORGED in plain.splitlines()
     assert head == "failed"
     assert len(rest) > 3
@@ -178,7 +178,7 @@ def test_a_traceback_forges_no_record() -> None:
 
 
 def test_a_field_cannot_drive_a_terminal(lines: pytest.LogCaptureFixture) -> None:
-    log.info("event", field="a\x1b[2J\u202e\u2028\u3164")
+    _log.info("event", field="a\x1b[2J\u202e\u2028\u3164")
     (message,) = lines.messages
     assert message.isprintable()
     assert "\u3164" not in message

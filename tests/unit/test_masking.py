@@ -1,11 +1,11 @@
-"""`redlock.masking`: no text that leaves the package holds a password."""
+"""`redlock._masking`: no text that leaves the package holds a password."""
 
 from __future__ import annotations
 
 import pytest
 
 from redlock import ConfigurationError
-from redlock.masking import mask, quoted
+from redlock._masking import mask, quoted
 
 ADDRESS = "redis://user:canary@h:1"
 

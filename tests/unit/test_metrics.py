@@ -1,4 +1,4 @@
-"""`redlock.metrics`: what the log tells, added up over processes, in Prometheus' own words."""
+"""`redlock.celery.metrics`: what the log tells, added up over processes, in Prometheus' own words."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import time
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from redlock import metrics
-from redlock.metrics import Metrics
+from redlock.celery import metrics
+from redlock.celery.metrics import Metrics
 
 NODES = ("h:1", 'odd"\\node', "/run/a\n# HELP x.sock")
 

@@ -1,4 +1,4 @@
-"""`redlock.model`: the words and the arithmetic."""
+"""`redlock._core.votes`: the words and the arithmetic."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import pytest
 
-from redlock.model import (
+from redlock._core.votes import (
     UNANSWERED,
     Election,
     Kind,

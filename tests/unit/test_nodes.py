@@ -1,4 +1,4 @@
-"""`redlock.address` and `redlock.nodes`: addresses, what is said of them, and when a bad node is tried again."""
+"""`redlock._transport.address` and `redlock._transport.node`: addresses, what is said of them, and when a bad node is tried again."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import pytest
 from hiredis import ReplyError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from redlock import ConfigurationError, Redlock, address, nodes
-from redlock.nodes import Node, Unfit, _met, why
+from redlock import ConfigurationError, Redlock
+from redlock._transport import address
+from redlock._transport import node as node_module
+from redlock._transport.node import Node, Unfit, _met, why
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -170,7 +172,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Let the nodes' clock say what it is told to."""
 
     def set_to(now: int) -> None:
-        monkeypatch.setattr(nodes, "now_ms", lambda: now)
+        monkeypatch.setattr(node_module, "now_ms", lambda: now)
 
     set_to(0)
     return set_to

@@ -1,4 +1,4 @@
-"""`redlock.patience`: how long a caller goes on trying."""
+"""`redlock._locking.acquire_timeout`: how long a caller goes on trying."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from redlock import patience
-from redlock.model import Refusal
-from redlock.patience import Patience
+from redlock._core.votes import Refusal
+from redlock._locking import acquire_timeout
+from redlock._locking.acquire_timeout import Patience
 from tests.unit.helpers import DEAD, denied, election
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ ALONE = Refusal(election(*[DEAD] * 5))
 def pass_ms(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Let time pass."""
     now = [1_000]
-    monkeypatch.setattr(patience, "now_ms", lambda: now[0])
+    monkeypatch.setattr(acquire_timeout, "now_ms", lambda: now[0])
 
     def let_pass(length_ms: int) -> None:
         now[0] += length_ms

@@ -1,4 +1,4 @@
-"""`redlock.policy`: a task that could not have its lock is requeued, skipped or raises, and is never lost."""
+"""`redlock.celery.conflict_policy`: a task that could not have its lock is requeued, skipped or raises, and is never lost."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from celery.exceptions import Ignore, Retry, SoftTimeLimitExceeded
 from kombu.exceptions import EncodeError, OperationalError
 
 from redlock import ConfigurationError, LockContended, QuorumUnavailable
-from redlock.delivery import REQUEUES, SINCE, Delivery, Returned
-from redlock.policy import Policy, Skipped
+from redlock.celery.conflict_policy import Policy, Skipped
+from redlock.celery.delivery import REQUEUES, SINCE, Delivery, Returned
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""`redlock.protocol`: the algorithm, answered by hand."""
+"""`redlock._core.protocol`: the algorithm, answered by hand."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import itertools
 
 import pytest
 
-from redlock import protocol
-from redlock.commands import Acquire, Confirm, Extend, Release, Repair, Wait
-from redlock.model import UNANSWERED, Grant, Refusal, Vote, deadline_ms, silent, timed_out
-from redlock.protocol import Outcome
+from redlock._core import protocol
+from redlock._core.commands import Acquire, Confirm, Extend, Release, Repair, Wait
+from redlock._core.protocol import Outcome
+from redlock._core.votes import UNANSWERED, Grant, Refusal, Vote, deadline_ms, silent, timed_out
 from tests.unit.helpers import (
     ABSENT,
     DEAD,

@@ -5,12 +5,12 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from redlock.background import Background
-from redlock.clock import now_ms
-from redlock.driver import Driver
-from redlock.nodes import DEFAULT_NODES, Node
-from redlock.renewal import Renewal
-from redlock.wire import Codec
+from redlock._clock import now_ms
+from redlock._locking.background import Background
+from redlock._locking.renewal import Renewal
+from redlock._transport.codec import Codec
+from redlock._transport.node import DEFAULT_NODES, Node
+from redlock._transport.pool import Driver
 
 if TYPE_CHECKING:
     import pytest

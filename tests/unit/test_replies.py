@@ -1,11 +1,11 @@
-"""`redlock.replies`: replies come in pieces of any size, and what is too long is refused at any cut."""
+"""`redlock._transport.reply_reader`: replies come in pieces of any size, and what is too long is refused at any cut."""
 
 from __future__ import annotations
 
 import hiredis
 import pytest
 
-from redlock.replies import ADMIN_REPLY_BYTES, LOCK_REPLY_BYTES, ReplyReader, UnreadableReply
+from redlock._transport.reply_reader import ADMIN_REPLY_BYTES, LOCK_REPLY_BYTES, ReplyReader, UnreadableReply
 
 STREAM = b"*3\r\n:1\r\n:1700000000000\r\n:7\r\n$5\r\na\r\nbc\r\n-NOSCRIPT no\r\n$-1\r\n*2\r\n*0\r\n+OK\r\n"
 REPLIES = [[1, 1_700_000_000_000, 7], b"a\r\nbc", "NOSCRIPT no", None, [[], b"OK"]]

@@ -10,9 +10,9 @@ import pytest
 from celery import Celery
 
 from redlock import ConfigurationError, Redlock
-from redlock.address import label, parse
+from redlock._transport.address import label, parse
 from redlock.celery import client_for
-from redlock.conf import of_conf
+from redlock.celery.conf import of_conf
 from redlock.settings import Settings, read
 from workers.settings import from_environment
 

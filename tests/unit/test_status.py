@@ -1,4 +1,4 @@
-"""`redlock.status` and `redlock.told`: what the terminal is shown, and what a server's answers mean."""
+"""`redlock.cli.status_table` and `redlock._transport.node_info`: what the terminal is shown, and what a server's answers mean."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import dataclasses
 import pytest
 from hiredis import ReplyError
 
-from redlock import told
-from redlock.look import NodeState
-from redlock.status import table
-from redlock.survey import Held, Survey
+from redlock._transport import node_info
+from redlock.admin.cluster_status import Held, Survey
+from redlock.admin.node_probe import NodeState
+from redlock.cli.status_table import table
 
 UP = NodeState("h:1", reachable=True, version="8.2.3", used_memory=2**20, clock_offset=0.002, aof=True, fsync="always")
 DOWN = NodeState("h:2", reason="connection refused")
@@ -75,7 +75,7 @@ def test_what_comes_from_the_nodes_can_not_drive_the_terminal() -> None:
     ],
 )
 def test_only_what_can_be_the_name_of_a_resource_is_one(name: str, fits: bool) -> None:  # noqa: FBT001 - a column
-    assert told.is_resource(name) is fits
+    assert node_info.is_resource(name) is fits
 
 
 @pytest.mark.parametrize(
@@ -96,16 +96,16 @@ def test_only_what_can_be_the_name_of_a_resource_is_one(name: str, fits: bool) -
     ],
 )
 def test_what_a_user_may_not_do(answer: object, missing: tuple[str, ...]) -> None:
-    assert told.missing(answer) == missing
+    assert node_info.missing(answer) == missing
 
 
 def test_answers_of_another_shape_are_no_news() -> None:
-    assert told.fields(b"# Server\r\nrun_id:a:b\r\n\r\n") == {"run_id": "a:b"}
-    assert told.fields(ReplyError("NOPERM")) == {}
-    assert told.setting([b"save", b""]) == ""
-    assert told.setting([]) is None
-    assert told.setting(ReplyError("NOPERM")) is None
-    assert told.text(None) == ""
+    assert node_info.fields(b"# Server\r\nrun_id:a:b\r\n\r\n") == {"run_id": "a:b"}
+    assert node_info.fields(ReplyError("NOPERM")) == {}
+    assert node_info.setting([b"save", b""]) == ""
+    assert node_info.setting([]) is None
+    assert node_info.setting(ReplyError("NOPERM")) is None
+    assert node_info.text(None) == ""
 
 
 UNKNOWN = "The state of the locks is unknown: 1 of 3 nodes report it, 2 are needed."

@@ -1,4 +1,4 @@
-"""`redlock.visibility`: the broker's visibility timeout, and what is too long for it."""
+"""`redlock.admin.visibility_timeout`: the broker's visibility timeout, and what is too long for it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from redlock import visibility
+from redlock.admin import visibility_timeout
+from redlock.admin.visibility_timeout import Locked, findings, locked_tasks, timeout_of
 from redlock.celery import locked
-from redlock.delivery import Delivery
-from redlock.visibility import Locked, findings, locked_tasks, timeout_of
+from redlock.celery.delivery import Delivery
 
 
 def body() -> None:
@@ -89,7 +89,7 @@ def test_a_pause_is_at_most_a_third_of_the_timeout(monkeypatch: pytest.MonkeyPat
     app = Celery(set_as_current=False, broker=REDIS, broker_transport_options={"visibility_timeout": seconds})
     task = app.task(shared=False, name="pause")(body)
     pauses: list[float] = []
-    monkeypatch.setattr("redlock.delivery._delays_natively", lambda _: False)
+    monkeypatch.setattr("redlock.celery.delivery._delays_natively", lambda _: False)
     task.push_request(id="id-1", called_directly=False, delivery_info={})
     monkeypatch.setattr(task, "apply_async", lambda *_, **options: pauses.append(options["countdown"]))
     for _ in range(200):
@@ -102,4 +102,4 @@ def test_a_pause_is_at_most_a_third_of_the_timeout(monkeypatch: pytest.MonkeyPat
 
 
 def test_what_is_no_number_is_not_taken_for_one() -> None:
-    assert [visibility._number(value) for value in (None, "", "x", 0, -1, "3")] == [None] * 5 + [3.0]
+    assert [visibility_timeout._number(value) for value in (None, "", "x", 0, -1, "3")] == [None] * 5 + [3.0]

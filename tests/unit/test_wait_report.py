@@ -1,4 +1,4 @@
-"""`redlock.wait_report`: what a process reports of its waits, and what is made of any report."""
+"""`redlock._locking.wait_report`: what a process reports of its waits, and what is made of any report."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, cast
 import pytest
 from hiredis import ReplyError
 
-from redlock.wait_report import Waiter, decode, encode, iso, listed
+from redlock._locking.wait_report import Waiter, decode, encode, iso, listed
 
 if TYPE_CHECKING:
-    from redlock.wait_registry import PendingWait
+    from redlock._locking.wait_registry import PendingWait
 
 NOW = 1_795_842_000_000
 SINCE = 1_795_841_999.125

@@ -1,4 +1,4 @@
-"""`redlock.waiters`: where to wait, and for how long, as far as it needs no node."""
+"""`redlock._locking.wait_queue`: where to wait, and for how long, as far as it needs no node."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from redlock.commands import Release
-from redlock.model import Refusal
-from redlock.nodes import Node
-from redlock.sync import Links
-from redlock.waiters import Nap, Waiters
-from redlock.wire import Codec
+from redlock._core.commands import Release
+from redlock._core.votes import Refusal
+from redlock._locking.wait_queue import Nap, Waiters
+from redlock._transport.codec import Codec
+from redlock._transport.node import Node
+from redlock._transport.threads import Links
 from tests.unit.helpers import DEAD, denied, election, granted
 
 if TYPE_CHECKING:

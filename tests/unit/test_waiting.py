@@ -1,12 +1,12 @@
-"""`redlock.waiting`: how long to pause."""
+"""`redlock._core.backoff`: how long to pause."""
 
 from __future__ import annotations
 
 import pytest
 
-from redlock.commands import Round
-from redlock.model import Refusal, Vote
-from redlock.waiting import early_ms, first_ms, pause_ms, renewal_ms, retry_ms, sleep_ms
+from redlock._core.backoff import early_ms, first_ms, pause_ms, renewal_ms, retry_ms, sleep_ms
+from redlock._core.commands import Round
+from redlock._core.votes import Refusal, Vote
 from tests.unit.helpers import ABSENT, DEAD, attempt, denied, election, granted, heard
 
 CHANCES = (0.0, 0.3, 0.999999)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from redlock.watch import ClockWatch
+from redlock._core.clock_jump import ClockWatch
 
 HOUR_MS = 3_600_000
 

@@ -1,4 +1,4 @@
-"""`redlock.wire`: commands as bytes, replies as votes."""
+"""`redlock._transport.codec`: commands as bytes, replies as votes."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from importlib import resources
 import hiredis
 import pytest
 
-from redlock import ConfigurationError, wire
-from redlock.commands import Acquire, Command, Confirm, Extend, Inspect, Release, Repair
-from redlock.fences import FENCE_AHEAD_MS
-from redlock.model import FENCE_LIMIT, Kind, quarantine_ms
-from redlock.wire import (
+from redlock import ConfigurationError
+from redlock._core.commands import Acquire, Command, Confirm, Extend, Inspect, Release, Repair
+from redlock._core.votes import FENCE_LIMIT, Kind, quarantine_ms
+from redlock._locking.observed_fences import FENCE_AHEAD_MS
+from redlock._transport import codec
+from redlock._transport.codec import (
     INTERNAL,
     LESSONS,
     RECORD,
@@ -291,10 +292,10 @@ def test_an_error_reply_says_what_is_wrong_with_the_node(error: str, said: str) 
     "reply", [[1, 1, 5], [0, 1, 5, b"x", 10], [2, 1, 10], [3], [3, 1], [3, 1, b""], [], b"OK", None]
 )
 def test_what_does_not_name_other_terms_is_no_refusal(reply: object) -> None:
-    assert wire.refusal(reply) is None
+    assert codec.refusal(reply) is None
 
 
 def test_a_refusal_names_the_terms() -> None:
-    refusal = wire.refusal([3, 7, b"nodes=3"])
+    refusal = codec.refusal([3, 7, b"nodes=3"])
     assert refusal is not None
     assert (refusal.terms, refusal.time_ms) == ("nodes=3", 7)

@@ -16,7 +16,7 @@ import redis
 
 from redlock import LockLost, Stale
 from redlock.celery import current_lease, locked
-from redlock.store import FencedStore
+from redlock.fencing import FencedStore
 from tests.faults.history import note
 from workers.app import app, settings
 

@@ -15,7 +15,7 @@ from django.db import models
 from django.utils.functional import SimpleLazyObject
 
 from redlock import ConfigurationError
-from redlock.keys import Key
+from redlock.celery.lock_key import Key
 
 settings.configure(USE_TZ=True)
 django.setup()

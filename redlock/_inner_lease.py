@@ -1,0 +1,90 @@
+"""A re-entrant block: its entry into the lease that its thread holds already.
+
+Invariants:
+1. Each block has an entry of its own and gives back exactly that one.
+2. The lease knows its entries by weak references only. An entry that an exception tore from its block is gone with it,
+   and neither keeps the lease nor gives it back.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING
+
+from redlock._core.protocol import Outcome
+from redlock.errors import NotHeld
+from redlock.lease import Lease
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from redlock._core.votes import Grant
+
+
+class InnerLease(Lease):
+    """The entry of a re-entrant block; what it tells is what the outer lease tells.
+
+    Args:
+        outer: The lease that it shares.
+        on_lost: Called with this entry when the outer lease is lost while the block is inside.
+        is_block: Whether it ends at the latest when the block of the outer lease ends.
+    """
+
+    def __init__(self, outer: Lease, on_lost: Callable[[Lease], None] | None, *, is_block: bool) -> None:
+        # The state of a lease is the outer one's: nothing of the base class is set up here.
+        self.names, self.claims, self.ttl_ms = outer.names, outer.claims, outer.ttl_ms
+        self.waited_ms = 0
+        self._outer = outer
+        self._on_lost = on_lost
+        self.is_block = is_block
+
+    @property
+    def held(self) -> bool:
+        """Whether the block is inside and the outer lease is held."""
+        return self._is_inside and self._outer.held
+
+    @property
+    def _is_inside(self) -> bool:
+        return weakref.ref(self) in self._outer.entries
+
+    @property
+    def lost(self) -> bool:
+        """Whether the outer lease is known to be lost."""
+        return self._outer.lost
+
+    @property
+    def _lost(self) -> str:  # type: ignore[override]  # the outer lease's, and only read here
+        return self._outer._lost  # noqa: SLF001 - of the base class
+
+    def take(self, patience_ms: int | None) -> None:  # noqa: ARG002 - nothing to wait for
+        """Enter the outer lease.
+
+        Raises:
+            LockLost: The outer lease was lost meanwhile.
+            NotHeld: It was given back meanwhile.
+        """
+        self._outer.ensure_valid()
+        entries = self._outer.entries
+        entries.add(weakref.ref(self, entries.discard))
+
+    def extend(self, seconds: float) -> None:
+        """As `Lease.extend`, for the outer lease."""
+        self._held()
+        self._outer.extend(seconds)
+
+    def give_back(self, *, wait: bool = True, ends_blocks: bool = True) -> Outcome:
+        """Leave; release the lease only if its own block and all other entries are over."""
+        self._held()
+        self._outer.entries.discard(weakref.ref(self))
+        if self._outer.is_left and not self._outer.entries:
+            return self._outer.give_back(wait=wait, ends_blocks=ends_blocks)
+        return Outcome.KEPT
+
+    def outcome(self) -> Outcome:
+        """`KEPT` while the outer lease is held; then the outcome of its release."""
+        return Outcome.KEPT if self._outer.held else self._outer.outcome()
+
+    def _held(self) -> Grant:
+        if not self._is_inside:
+            raise NotHeld(f"lock {self.resource!r} is not held here", self.resource)
+        return self._outer._held()  # noqa: SLF001 - of the base class

@@ -1,0 +1,1 @@
+"""The life of a lease: acquire loop, wait queue, renewal, release, and the log of lock events."""

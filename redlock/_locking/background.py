@@ -1,0 +1,137 @@
+"""Threads that work for a client in the background: one that sleeps until something is due, and one for callbacks.
+
+Invariants:
+1. A thread starts when it is first needed, so after a fork, and is a daemon.
+2. Other threads only append to a queue and read a number. An exception from a signal handler can strike them anywhere
+   and leaves nothing locked.
+3. No exception ends a thread for good: it is logged, and the thread goes on or is started again.
+"""
+
+from __future__ import annotations
+
+import threading
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING
+
+from redlock._clock import now_ms
+from redlock._log import logger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_NEVER = 1 << 62
+_IDLE_SECONDS = 60.0
+_TROUBLE_SECONDS = 0.05
+_MOST_CALLBACKS = 8
+
+
+class Background:
+    """A thread that sleeps until it is due or woken.
+
+    Args:
+        name: The thread's name.
+        work: Does what is due. Returns the seconds until it is due again; None if there is nothing to wait for.
+    """
+
+    def __init__(self, name: str, work: Callable[[], float | None]) -> None:
+        self._name = name
+        self._work = work
+        self._running = threading.Lock()
+        """Taken by the thread for as long as it lives, and by no other thread."""
+        self._bell: SimpleQueue[None] = SimpleQueue()
+        self._wakes_ms = _NEVER
+        """When the thread looks again by itself."""
+        self._stopped = False
+
+    def wake(self, due_ms: int) -> None:
+        """There is work at this time: start the thread, or wake it if it would sleep for longer."""
+        self._stopped = False
+        if not self._running.locked():
+            threading.Thread(target=self._run, name=self._name, daemon=True).start()
+        elif due_ms < self._wakes_ms and self._bell.empty():
+            self._bell.put(None)
+
+    def stop(self) -> None:
+        """End the thread soon, without waiting for it."""
+        self._stopped = True
+        self._bell.put(None)
+
+    def _run(self) -> None:
+        # Again where work came after the last look: then the bell was rung, and no other thread was started.
+        while self._running.acquire(blocking=False):
+            try:
+                self._until_idle()
+            finally:
+                self._wakes_ms = _NEVER
+                self._running.release()
+            if self._stopped or self._bell.empty():
+                return
+
+    def _until_idle(self) -> None:
+        while not self._stopped:
+            seconds = self._do_work()
+            if seconds is not None:
+                self._wakes_ms = now_ms() + int(seconds * 1000)
+            rung = self._sleep(_IDLE_SECONDS if seconds is None else seconds)
+            self._wakes_ms = _NEVER
+            if seconds is None and not rung:
+                return
+
+    def _do_work(self) -> float | None:
+        try:
+            return self._work()
+        except BaseException:  # noqa: BLE001 - a log handler or a callback may raise anything; other work must go on
+            logger.exception("thread-failed name=%s", self._name)
+            return _TROUBLE_SECONDS
+
+    def _sleep(self, seconds: float) -> bool:
+        try:
+            if seconds > 0:
+                self._bell.get(timeout=seconds)
+            else:
+                self._bell.get_nowait()
+        except Empty:
+            return False
+        return True
+
+
+class Callbacks:
+    """Calls functions of the application in threads of their own, a few at a time, so that they delay nothing else."""
+
+    def __init__(self) -> None:
+        self._waiting: SimpleQueue[tuple[str, Callable[[], None]]] = SimpleQueue()
+        self._places = threading.Semaphore(_MOST_CALLBACKS)
+
+    def call(self, resource: str, function: Callable[[], None]) -> None:
+        """Call this function soon.
+
+        Args:
+            resource: What the log says if it fails.
+            function: May block and may raise anything.
+        """
+        self._waiting.put((resource, function))
+        if self._places.acquire(blocking=False):
+            threading.Thread(target=self._run, name="redlock-on-lost", daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                self._call_all()
+            finally:
+                self._places.release()
+            # A callback that came after the last look found all places taken.
+            if self._waiting.empty() or not self._places.acquire(blocking=False):
+                return
+
+    def _call_all(self) -> None:
+        while True:
+            try:
+                resource, function = self._waiting.get_nowait()
+            except Empty:
+                return
+            try:
+                function()
+            except BaseException:  # noqa: BLE001 - the application's code may raise anything, also SystemExit
+                logger.exception("on-lost-failed resource=%s", resource)
+            # A name that lives on would keep the lease alive.
+            del function

@@ -1,0 +1,162 @@
+"""The state of a lease and its steps: extension, renewal and release, as generators of rounds.
+
+Invariants:
+1. The state of a lease is its deadline. Code that stopped running cannot make an expired lease look alive.
+2. Steps of one lease never overlap: the code that carries them out has the turn of its mutex.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from redlock import _process
+from redlock._clock import now_ms
+from redlock._core import protocol
+from redlock._core.backoff import renewal_ms, retry_ms
+from redlock._core.commands import Names, Wait
+from redlock._core.votes import Grant
+from redlock._core.votes import deadline_ms as deadline_of
+from redlock._locking import failures
+from redlock._locking.mutex import Mutex
+from redlock.errors import LockLost, NotHeld, QuorumUnavailable
+
+if TYPE_CHECKING:
+    import weakref
+    from collections.abc import Callable
+
+    from redlock._core.protocol import Outcome, Steps
+    from redlock._inner_lease import InnerLease
+    from redlock._transport.threads import Links
+    from redlock.client import Redlock
+    from redlock.lease import Lease
+
+_BUSY_MS = 10
+"""Another thread extends or releases it at this moment."""
+
+
+class LeaseSteps:
+    """What `Lease` does, without its public face."""
+
+    def __init__(
+        self,
+        client: Redlock,
+        names: Names,
+        *,
+        ttl_ms: int,
+        who: str,
+        renew: bool = False,
+        max_hold_ms: int | None = None,
+        on_lost: Callable[[Lease], None] | None = None,
+        is_block: bool = True,
+    ) -> None:
+        self.names = names
+        self.claims = frozenset((id(client), name) for name in names)
+        self.ttl_ms = ttl_ms
+        self.waited_ms = 0
+        self._client = client
+        self._who = who
+        self._renew = renew
+        self._max_hold_ms = max_hold_ms
+        self._on_lost = on_lost
+        self.is_block = is_block
+        """Whether its time is a block of code, so that all blocks inside are over when it ends."""
+        self._grant: Grant | None = None
+        self.links: Links | None = None
+        self._outcome: Outcome | None = None
+        self._taken_ms = 0
+        self._lost = self._stopped = ""
+        self._is_told = True
+        self.is_left = False
+        """Whether its own block has ended, and only re-entrant blocks keep it."""
+        self._is_leaving = False
+        """Whether a release was begun. One that was interrupted is finished by the renewing thread."""
+        self._mutex = Mutex()
+        self.entries: set[weakref.ref[InnerLease]] = set()
+        """Re-entrant blocks that share this lease."""
+        self._pid = _process.pid()
+
+    @property
+    def _resource(self) -> str:
+        return ", ".join(self.names)
+
+    def _remaining_ms(self) -> int:
+        return max(0, self._held().deadline_ms - now_ms()) if not self._lost else 0
+
+    def _check_valid(self) -> None:
+        if self._remaining_ms() <= 0:
+            raise LockLost(self._resource, self._lost or f"its {self.ttl_ms / 1000:g} s are over")
+
+    def _extending(self, ttl_ms: int, wait: Wait) -> Steps[None]:
+        grant = self._held()
+        self._check_valid()
+        result = yield from protocol.extend(grant, ttl_ms, wait)
+        if isinstance(result, Grant):
+            self._grant = result
+            self._client.log.extended(self._resource, result)
+            return
+        self._client.log.not_extended(self._resource, grant, result)
+        if result.no_quorum:
+            raise failures.unavailable(self._client.driver.nodes, self._resource, result.election)
+        if result.election.denied >= result.election.quorum:
+            self._declare_lost("a quorum of nodes no longer has it")
+        raise LockLost(self._resource, self._lost or "it could not be extended on a quorum of nodes")
+
+    def renewing(self, links: Links) -> Steps[int | None]:
+        """The renewing thread's turn, as rounds that many leases can share; gives when it is due again, None if never.
+
+        The thread has the links by then, so it does not wait for another thread that has the lease.
+        """
+        turn = self._mutex.turn()
+        if turn is None:
+            return now_ms() + _BUSY_MS
+        self.links = links
+        try:
+            due_ms = yield from self._renewing()
+            if self._is_leaving:
+                yield from self._releasing()
+        except (LockLost, QuorumUnavailable):
+            due_ms = now_ms() + retry_ms(self._remaining_ms())
+        except NotHeld:
+            return None
+        finally:
+            turn.end()
+        return due_ms if self._grant is not None and not self._lost else None
+
+    def _renewing(self) -> Steps[int]:
+        now, deadline_ms, ttl_ms = now_ms(), self._held().deadline_ms, self.ttl_ms
+        if now >= deadline_ms:
+            self._declare_lost(self._stopped or "it could not be renewed in time")
+        if self._max_hold_ms is not None:
+            left_ms = self._taken_ms + self._max_hold_ms - now
+            if deadline_of(left_ms, now) <= deadline_ms:
+                self._stopped = "max_hold is over"
+                return deadline_ms
+            ttl_ms = min(ttl_ms, left_ms)
+        if not self._is_leaving:
+            yield from self._extending(ttl_ms, Wait.ALL)
+        return now + renewal_ms(ttl_ms)
+
+    def _declare_lost(self, why: str) -> None:
+        if not self._lost and self._grant is not None:
+            self._lost, self._is_told = why, False
+            self._client.log.lost(self._resource, self._grant, why)
+
+    def _releasing(self) -> Steps[Outcome]:
+        grant = self._held()
+        outcome = yield from protocol.release(grant)
+        self._grant = None
+        self._ended(grant, outcome)
+        return outcome
+
+    def _ended(self, grant: Grant, outcome: Outcome) -> None:
+        self._outcome = outcome
+        self._client.log.released(self._resource, grant, outcome)
+
+    def _held(self) -> Grant:
+        if self._grant is None:
+            raise NotHeld(f"lock {self._resource!r} is not held here", self._resource)
+        if self._pid != _process.pid():
+            raise NotHeld(
+                f"lock {self._resource!r} belongs to the process that took it, not to its child", self._resource
+            )
+        return self._grant

@@ -1,0 +1,99 @@
+"""What a client writes to the log about elections: acquired, refused, retried, extended, lost, released.
+
+Rules: one line per event; the secret of an owner token is cut to eight digits; the votes are there as letters,
+and every node that gave none with its reason.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from redlock import _log
+from redlock._core.protocol import Outcome
+from redlock._core.votes import shown
+from redlock._locking.failures import reasons
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from redlock._core.votes import Election, Grant, Refusal
+    from redlock._transport.node import Node
+    from redlock.errors import RedlockError
+
+
+class Journal:
+    """The log of one client."""
+
+    def __init__(self, nodes: Sequence[Node]) -> None:
+        self._nodes = nodes
+
+    def acquired(self, resource: str, grant: Grant, waited_ms: int) -> None:
+        """A lease was taken."""
+        if not _log.is_heard("acquired"):
+            return
+        _log.info(
+            "acquired",
+            resource=resource,
+            holder=shown(grant.token),
+            fence=grant.fence,
+            rounds=grant.rounds,
+            waited_ms=waited_ms,
+            **self._votes(grant.election),
+        )
+
+    def waiting(self, resource: str, owner_label: str, holder: str, position: int) -> None:
+        """An acquisition begins to wait."""
+        if _log.is_heard("waiting"):
+            _log.info("waiting", resource=resource, who=owner_label, holder=holder, position=position)
+
+    def wait_ended(self, resource: str, owner_label: str, waited_ms: int, *, acquired: bool) -> None:
+        """A wait has ended, by the lock, by an error or by an interruption."""
+        if _log.is_heard("wait-ended", logging.DEBUG):
+            _log.debug("wait-ended", resource=resource, who=owner_label, waited_ms=waited_ms, acquired=acquired)
+
+    def retry(self, resource: str, who: str, refusal: Refusal, losses: int, pause_ms: int) -> None:
+        """An election was lost, and there will be another."""
+        holder = refusal.election.holder
+        _log.debug(
+            "retry",
+            resource=resource,
+            who=who,
+            holder=shown(holder) if holder else "-",
+            attempt=losses,
+            pause_ms=pause_ms,
+            **self._votes(refusal.election),
+        )
+
+    def refused(self, who: str, election: Election, error: RedlockError) -> None:
+        """The caller goes away without the lock."""
+        _log.info("refused", resource=error.lock_name, who=who, why=error, **self._votes(election))
+
+    def extended(self, resource: str, grant: Grant) -> None:
+        """A lease has a later deadline."""
+        repaired = ", ".join(self._nodes[place].label for place in grant.election.missing)
+        _log.debug(
+            "extended",
+            resource=resource,
+            holder=shown(grant.token),
+            repaired=repaired or "-",
+            **self._votes(grant.election),
+        )
+
+    def not_extended(self, resource: str, grant: Grant, refusal: Refusal) -> None:
+        """An extension failed; the old deadline stands."""
+        _log.warning("not-extended", resource=resource, holder=shown(grant.token), **self._votes(refusal.election))
+
+    def lost(self, resource: str, grant: Grant, why: str) -> None:
+        """A lease is known to be lost while its holder is at work."""
+        _log.warning("lost", resource=resource, holder=shown(grant.token), fence=grant.fence, why=why)
+
+    def released(self, resource: str, grant: Grant, outcome: Outcome) -> None:
+        """A lease was given back."""
+        if outcome is Outcome.RELEASED and not _log.is_heard(outcome.value):
+            return
+        emit = _log.info if outcome is Outcome.RELEASED else _log.warning
+        emit(outcome.value, resource=resource, holder=shown(grant.token), fence=grant.fence)
+
+    def _votes(self, election: Election) -> dict[str, object]:
+        return {"votes": election.ballot, "missing": reasons(self._nodes, election)}

@@ -1,0 +1,129 @@
+"""The thread that reports the waits of one client on the nodes, while there are any.
+
+Invariants:
+1. A wait costs a function call here; a thread of its own talks to the nodes, and only where a wait lasts.
+2. A report is a hint: where a node does not take it, nothing else suffers and nothing is logged.
+3. The thread is a daemon, starts with the first wait, so after a fork, and ends when there has been none for a while.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from redlock._locking import wait_report
+from redlock._transport.exchange import pack
+from redlock._transport.node import TROUBLE, Unfit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from redlock._locking.wait_queue import Waiters
+    from redlock._locking.wait_registry import PendingWait
+    from redlock._transport.node import Dialled, Node
+
+_TURN_SECONDS = 0.1
+"""No more reports than one in this time, however often waits begin and end."""
+_IDLE_TURNS = 20
+
+
+class WaitPublisher:
+    """Reports the waits of one client.
+
+    Args:
+        pending: Gives the waits.
+        waiters: Knows on which node each of them blocks.
+        prefix: Put before every resource name.
+    """
+
+    def __init__(self, pending: Callable[[], Sequence[PendingWait]], waiters: Waiters, prefix: str) -> None:
+        self._pending, self._waiters, self._prefix = pending, waiters, prefix
+        self.reset_after_fork()
+
+    def reset_after_fork(self) -> None:
+        """In a forked child: the parent's thread and its connections do not exist here."""
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+        self._is_closed = False
+        self._process = secrets.token_hex(8)
+
+    def wake(self) -> None:
+        """A wait has begun. Never blocks: a signal handler may wait while its thread is in here."""
+        self._is_closed = False
+        if self._thread is None and self._starting.acquire(blocking=False):
+            try:
+                if self._thread is None:
+                    thread = threading.Thread(target=self._run, name="redlock-waits", daemon=True)
+                    thread.start()
+                    self._thread = thread
+            except RuntimeError:
+                # The process has no room for a thread, or ends. The wait itself needs none.
+                pass
+            finally:
+                self._starting.release()
+
+    def close(self) -> None:
+        """Report nothing any more, until the next wait."""
+        self._is_closed = True
+
+    def _run(self) -> None:
+        reports = _Reports(self._process, self._prefix)
+        try:
+            idle = 0
+            while idle < _IDLE_TURNS and not self._is_closed:
+                time.sleep(_TURN_SECONDS)
+                waits = self._pending()
+                idle = 0 if waits else idle + 1
+                by_node: dict[Node, list[PendingWait]] = {}
+                for wait in waits:
+                    node = self._waiters.node_for(wait.names)
+                    if node is not None:
+                        by_node.setdefault(node, []).append(wait)
+                reports.write({node: wait_report.encode(some, self._prefix) for node, some in by_node.items()})
+        finally:
+            reports.close()
+            self._thread = None
+        if self._pending() and not self._is_closed:
+            # It began when this thread was about to end.
+            self.wake()
+
+
+class _Reports:
+    """The reports that one process has on the nodes, and its connections for them."""
+
+    def __init__(self, process: str, prefix: str) -> None:
+        self._process, self._prefix = process, prefix
+        self._connections: dict[Node, Dialled] = {}
+        self._written: dict[Node, tuple[str, float]] = {}
+
+    def write(self, texts: dict[Node, str]) -> None:
+        """Write what has changed or is to be renewed; a node that is not named gets an empty report."""
+        for node in [*texts, *(node for node in self._written if node not in texts)]:
+            text, now = texts.get(node, ""), time.monotonic()
+            before, at = self._written.get(node, ("", 0.0))
+            if text != before or (text and now >= at + wait_report.EVERY_SECONDS):
+                self._written[node] = text, now
+                self._send(node, text)
+
+    def _send(self, node: Node, text: str) -> None:
+        seconds = node.timeout_ms / 1000
+        words = wait_report.command(self._process, text, self._prefix)
+        try:
+            if node not in self._connections:
+                self._connections[node] = node.connect()
+            self._connections[node].exchange.ask(pack(*words), 1, time.monotonic() + seconds)
+        except (*TROUBLE, Unfit):
+            # A node that is down is found out and marked by those that need its vote.
+            self._drop(node)
+
+    def _drop(self, node: Node) -> None:
+        dialled = self._connections.pop(node, None)
+        if dialled is not None:
+            dialled.close()
+
+    def close(self) -> None:
+        """Close the connections; what was reported last goes by itself."""
+        for node in list(self._connections):
+            self._drop(node)

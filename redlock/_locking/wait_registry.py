@@ -1,0 +1,108 @@
+"""The waits of one client: which acquisition waits for what, since when, and behind which holder.
+
+Invariants: a wait is registered before its first sleep and removed however it ends; registering performs no I/O and
+waits for no lock, so a signal handler may wait for a lease too.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from redlock._clock import now_ms
+from redlock._core.votes import shown
+from redlock._locking.wait_publisher import WaitPublisher
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+    from redlock._core.commands import Names
+    from redlock._locking.lock_events import Journal
+    from redlock._locking.wait_queue import Waiters
+
+_MOST_HOLDERS = 1_024
+_UNKNOWN = "-"
+
+
+class WaitRegistry:
+    """The waits of one client at this moment.
+
+    Args:
+        log: Where the begin and the end of each wait are logged.
+        waiters: The line of this process, which knows the position of a new waiter, and the node where it blocks.
+        prefix: Put before every resource name.
+    """
+
+    def __init__(self, log: Journal, waiters: Waiters, prefix: str) -> None:
+        self.log = log
+        self.gate = waiters.gate
+        self.publisher = WaitPublisher(self.pending, waiters, prefix)
+        self.reset_after_fork()
+
+    def reset_after_fork(self) -> None:
+        """In a forked child: the waits of the parent are not waits of this process."""
+        self.publisher.reset_after_fork()
+        self.waits: dict[int, PendingWait] = {}
+        self._holders: dict[Names, tuple[str, int]] = {}
+
+    def pending(self) -> list[PendingWait]:
+        """All waits, in the order in which they began."""
+        return list(self.waits.values())
+
+    def holder(self, names: Names, newest_ms: int) -> str:
+        """The holder that this client saw last, `-` if it saw none within this many milliseconds."""
+        holder, seen_ms = self._holders.get(names, (_UNKNOWN, 0))
+        return holder if now_ms() - seen_ms <= newest_ms else _UNKNOWN
+
+    def observe_holder(self, names: Names, token: str | None) -> None:
+        """Remember the holder that a quorum of nodes named, for all waits for the same resources."""
+        if token:
+            if len(self._holders) >= _MOST_HOLDERS:
+                self._holders.clear()
+            self._holders[names] = shown(token), now_ms()
+
+
+class PendingWait:
+    """One acquisition, which may have to wait: a context manager that ends the wait if it began.
+
+    Args:
+        registry: The client's waits.
+        names: The resources.
+        owner_label: The waiter, as its owner token names it.
+        ttl_ms: The length of the lease; an older sighting of a holder does not count.
+    """
+
+    def __init__(self, registry: WaitRegistry, names: Names, owner_label: str, ttl_ms: int) -> None:
+        self._registry, self.names, self.owner_label, self._ttl_ms = registry, names, owner_label, ttl_ms
+        self._began_ms: int | None = None
+        self.since = 0.0
+        """When it began, in seconds since 1970; 0 if it did not."""
+
+    @property
+    def resource(self) -> str:
+        """The resources, with commas between them."""
+        return ", ".join(self.names)
+
+    def begin(self) -> None:
+        """The acquisition has to wait; only the first call counts."""
+        if self._began_ms is not None:
+            return
+        self._began_ms, self.since = now_ms(), time.time()
+        self._registry.waits[id(self)] = self
+        holder = self._registry.holder(self.names, self._ttl_ms)
+        position = self._registry.gate.length(self.names) + 1
+        self._registry.log.waiting(self.resource, self.owner_label, holder, position)
+        self._registry.publisher.wake()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._began_ms is not None:
+            self._registry.waits.pop(id(self), None)
+            waited_ms = now_ms() - self._began_ms
+            self._registry.log.wait_ended(self.resource, self.owner_label, waited_ms, acquired=exc_type is None)

@@ -1,0 +1,134 @@
+"""What a process reports of its waits on a node, and how such reports are read: `redlock status`, the page *Locks*.
+
+Each process that waits writes a report once a second on the node where its waiters block. A report is a hint for
+people and no part of any promise: a lost, late or forged one changes no decision.
+
+Invariants: pure; a report has a limit; one of an unexpected shape is ignored.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from typing import TYPE_CHECKING
+
+from redlock._escaping import owner_label
+from redlock._transport import codec, node_info
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from redlock._locking.wait_registry import PendingWait
+
+KEY = f"{codec.INTERNAL}waits:"
+"""The beginning of the keys with reports, after the prefix; the number of the period follows."""
+PERIOD_SECONDS = 4
+_WRITE, _READ = codec.Script.load("wait"), codec.Script.load("waits")
+_MOST_BYTES = 256 * 1024
+EVERY_SECONDS = 1.0
+"""How often a report is renewed while it stays the same."""
+_OLDEST_MS = 3_500
+"""A report that is older was not renewed: its process has died, or can't reach the node."""
+_LONGEST = 16_384
+_LATEST = 10**11
+"""Seconds since 1970 that can't be a date."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Waiter:
+    """An acquisition that waits for a resource.
+
+    Attributes:
+        resource: The resource, without the prefix.
+        waiter: The waiter as its owner token would name it: task id @ worker for Celery tasks.
+        since: When the wait began by the waiter's clock, as `2026-11-24T12:00:00.123Z`.
+        position: The place among all waiters of the resource that are known, by the time at which they began.
+        holder: The holder of the resource, empty if it is unknown.
+    """
+
+    resource: str
+    waiter: str
+    since: str
+    position: int
+    holder: str = ""
+
+
+def command(process: str, text: str, prefix: str = "") -> tuple[str | bytes, ...]:
+    """The command that writes a report."""
+    return ("EVAL", _WRITE.source, "1", prefix + KEY, process, text, str(PERIOD_SECONDS))
+
+
+def encode(waits: Sequence[PendingWait], prefix: str) -> str:
+    """The report of a process that has these waits; empty without any."""
+    rows = [[[prefix + name for name in wait.names], wait.owner_label, round(wait.since, 3)] for wait in waits]
+    text = json.dumps(rows, ensure_ascii=False, separators=(",", ":"))
+    while rows and len(text.encode()) > _LONGEST:
+        rows = rows[: len(rows) // 2]
+        text = json.dumps(rows, ensure_ascii=False, separators=(",", ":"))
+    return text if rows else ""
+
+
+def question(prefix: str = "") -> tuple[str | bytes, ...]:
+    """The command that reads all reports on a node."""
+    return ("EVAL", _READ.source, "1", prefix + KEY, str(PERIOD_SECONDS), str(_MOST_BYTES))
+
+
+def decode(answer: object, prefix: str) -> set[tuple[str, str, float]]:
+    """The waits in the reports of one node: resource, owner label and start of each.
+
+    Args:
+        answer: The answer to `question`.
+        prefix: The prefix of the resources that are wanted.
+    """
+    now, *reports = [node_info.text(word) for word in answer] if isinstance(answer, list) and answer else [""]
+    newest: dict[str, tuple[int, str]] = {}
+    for report in reports:
+        process, _, rest = report.partition(" ")
+        at, _, text = rest.partition(" ")
+        newest[process] = max(newest.get(process, (0, "")), (node_info.number(at), text))
+    found: set[tuple[str, str, float]] = set()
+    for at_ms, text in newest.values():
+        if text and abs(node_info.number(now) - at_ms) <= _OLDEST_MS:
+            found.update(_waits(text, prefix))
+    return found
+
+
+def listed(waits: Iterable[tuple[str, str, float]], holders: dict[str, str]) -> tuple[Waiter, ...]:
+    """Waiters by resource, each with its position and the holder that it waits for.
+
+    Args:
+        waits: Resource, owner label and start of each.
+        holders: The holder of each resource. A waiter that has become the holder is left out.
+    """
+    places: dict[str, int] = {}
+    found = []
+    for resource, label, since in sorted(waits, key=lambda wait: (wait[0], wait[2], wait[1])):
+        waiter, holder = label.partition(" since ")[0], holders.get(resource, "")
+        if waiter != holder:
+            places[resource] = places.get(resource, 0) + 1
+            found.append(Waiter(resource, waiter, iso(since), places[resource], holder))
+    return tuple(found)
+
+
+def iso(seconds: float) -> str:
+    """Seconds since 1970 as `2026-11-24T12:00:00.123Z`."""
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{int(seconds % 1 * 1000):03d}Z"
+
+
+def _waits(text: str, prefix: str) -> list[tuple[str, str, float]]:
+    try:
+        rows = json.loads(text)
+    except (ValueError, RecursionError):
+        return []
+    found = []
+    for row in rows if isinstance(rows, list) else ():
+        match row:
+            case [list() as names, str() as label, int() | float() as since] if 0 <= since < _LATEST:
+                resources = [name.removeprefix(prefix) for name in names if _is_ours(name, prefix)]
+                found += [(name, owner_label(label), float(since)) for name in resources if node_info.is_resource(name)]
+    return found
+
+
+def _is_ours(name: object, prefix: str) -> bool:
+    return isinstance(name, str) and name.startswith(prefix) and name.isprintable()

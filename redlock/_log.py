@@ -1,0 +1,91 @@
+"""One line per event, with fields that a person can read and a machine can find.
+
+Rules: an event has a fixed name and its fields as `key=value`; the same fields are on the record as
+`redlock_event` and `redlock_fields`; owner tokens appear only as `model.shown` shows them, nodes by label.
+Who wants to act on events, such as what counts them, watches here instead of being called from everywhere; fields
+are plain values, or mappings of them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from redlock._escaping import escape
+from redlock._masking import mask
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+logger = logging.getLogger("redlock")
+logger.addHandler(logging.NullHandler())
+
+_watchers: dict[str, list[Callable[[str, Mapping[str, object]], None]]] = {}
+
+
+class LineFormatter(logging.Formatter):
+    """Writes each record as one line; the lines of a traceback follow indented, so no text can forge a record."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record with its traceback."""
+        # A handler with another formatter may have left its own text of the traceback here.
+        record.exc_text = None
+        return super().format(record)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """The line of the record itself."""
+        return escape(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: ANN401, N802 - logging's signature
+        """The traceback."""
+        return _indented(super().formatException(ei))
+
+    def formatStack(self, stack_info: str) -> str:  # noqa: N802 - logging's name
+        """The stack."""
+        return _indented(super().formatStack(stack_info))
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {escape(line)}" for line in text.split("\n"))
+
+
+def watch(watcher: Callable[[str, Mapping[str, object]], None], *events: str) -> None:
+    """Show these events from now on, at whatever level, to this function; it must be quick and never raise."""
+    for event in events:
+        _watchers.setdefault(event, []).append(watcher)
+
+
+def is_heard(event: str, level: int = logging.INFO) -> bool:
+    """Whether anybody takes notice of an event of this level: the fields of one that nobody hears need not be made."""
+    return event in _watchers or logger.isEnabledFor(level)
+
+
+def debug(event: str, **fields: object) -> None:
+    """An event that only somebody who looks closely wants."""
+    _emit(logging.DEBUG, event, fields)
+
+
+def info(event: str, **fields: object) -> None:
+    """An event of ordinary life."""
+    _emit(logging.INFO, event, fields)
+
+
+def warning(event: str, **fields: object) -> None:
+    """An event that somebody should know of."""
+    _emit(logging.WARNING, event, fields)
+
+
+def _emit(level: int, event: str, fields: dict[str, object]) -> None:
+    for watcher in _watchers.get(event, ()):
+        watcher(event, fields)
+    if logger.isEnabledFor(level):
+        text = mask(escape(" ".join(f"{name}={_plain(value)}" for name, value in fields.items())))
+        logger.log(level, "%s %s", event, text, extra={"redlock_event": event, "redlock_fields": fields})
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, Mapping):
+        value = "; ".join(f"{name}: {part}" for name, part in value.items()) or "-"
+    text = str(value)
+    return repr(text) if not text or any(c.isspace() or c in "\"'=" for c in text) else text

@@ -1,0 +1,293 @@
+r"""Commands as the bytes that Redis reads, and replies as votes.
+
+Rules of this file: it knows the scripts, the names of the keys and the shape of the replies, and nothing of
+sockets or clocks. Names and tokens travel as KEYS and ARGV only, never formatted into Lua.
+
+Keys on each node, for a resource `r` and the client's prefix `p`:
+    p + r                            the lock itself, so that any other Redlock client and ours exclude each other
+    p + \x01redlock:fence: + r       the largest fencing token that this node has given or seen
+    p + \x01redlock:wake: + r        a list with at most one wake-up in it, on which waiters block
+    p + \x01redlock:queue: + r       "waited for" since somebody was denied, "reserved" for whom a wake-up reaches
+    p + \x01redlock:waits: + period  what waiting processes report, for people (see `wait_report`)
+    p + \x01redlock:node             the node's record: which server it is, since when, under which terms
+Control characters are refused in names and prefixes, so no resource can collide with the others. All keys begin with
+the prefix, so an ACL can confine a project to its own, and projects with different prefixes need not agree on terms.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import reprlib
+from importlib import resources
+from typing import TYPE_CHECKING, NamedTuple
+
+import hiredis
+
+from redlock._core.commands import Acquire, Command, Confirm, Extend, Inspect, Names, Release, Repair
+from redlock._core.votes import FENCE_TTL_MS, Kind, Vote, quarantine_ms, silent
+from redlock._escaping import excerpt
+from redlock.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+INTERNAL = "\x01redlock:"
+RECORD = f"{INTERNAL}node"
+"""The node's record, after the prefix."""
+PROBE = f"{INTERNAL}probe"
+"""After the prefix, a key that never exists: `SET ... XX` changes nothing, and fails where the node refuses writes."""
+
+
+class Script(NamedTuple):
+    """A Lua script as Redis names it.
+
+    Attributes:
+        source: The text.
+        sha: Its SHA-1, by which EVALSHA names it.
+        admits: Whether it first asks the node's record if the node may vote.
+    """
+
+    source: bytes
+    sha: bytes
+    admits: bool
+
+    @classmethod
+    def load(cls, name: str, *, admits: bool = False) -> Script:
+        """Read `scripts/<name>.lua` from the package, with `admit.lua` before it where it counts as a vote."""
+        source = b"".join(_text(part) for part in (["admit", name] if admits else [name]))
+        return cls(source, hashlib.sha1(source, usedforsecurity=False).hexdigest().encode(), admits)
+
+
+def _text(name: str) -> bytes:
+    return (resources.files("redlock._transport") / "scripts" / f"{name}.lua").read_bytes()
+
+
+SCRIPTS: dict[type[Command], Script] = {
+    Acquire: Script.load("acquire", admits=True),
+    Confirm: Script.load("confirm", admits=True),
+    Extend: Script.load("extend", admits=True),
+    Repair: Script.load("repair", admits=True),
+    Release: Script.load("release"),
+    Inspect: Script.load("inspect"),
+}
+
+_LEASES = (Acquire, Extend, Repair)
+"""The commands that give a lease its time."""
+
+LESSONS: bytes = b"".join(
+    hiredis.pack_command(("SCRIPT", "LOAD", script.source))  # type: ignore[arg-type]  # its stub means one word
+    for script in SCRIPTS.values()
+)
+"""All scripts at once, for a node that has lost them: one answer for each."""
+
+_FENCE_TTL = str(FENCE_TTL_MS)
+_EMPTY_WORD = b"$0\r\n\r\n"
+
+
+def fence_key(name: str, prefix: str = "") -> str:
+    """Where a node keeps the fence of a lock."""
+    return f"{prefix}{INTERNAL}fence:{name}"
+
+
+def wake_key(name: str, prefix: str = "") -> str:
+    """Where waiters of a lock block."""
+    return f"{prefix}{INTERNAL}wake:{name}"
+
+
+def queue_key(name: str, prefix: str = "") -> str:
+    """Where a node keeps whether a lock is waited for."""
+    return f"{prefix}{INTERNAL}queue:{name}"
+
+
+def operation_key(state_key: str, op_id: str) -> str:
+    """Where a fenced store keeps the result of an operation.
+
+    No state key has a control character, so the first one ends it: no two operations share a key, and no key of an
+    operation is that of a state.
+    """
+    return f"{state_key}\x01done:{op_id}"
+
+
+_BESIDE: dict[type[Command], tuple[Callable[[str, str], str], ...]] = {
+    Acquire: (fence_key, queue_key),
+    Release: (wake_key, queue_key),
+}
+"""What a command needs beside the lock; the others need its fence."""
+
+
+@functools.lru_cache(1_024)
+def _keys(prefix: str, names: Names, beside: tuple[Callable[[str, str], str], ...]) -> tuple[str, ...]:
+    return tuple(key for name in names for key in (prefix + name, *(place(name, prefix) for place in beside)))
+
+
+@functools.lru_cache(1_024)
+def waiting_order(names: Names, nodes: int) -> tuple[int, ...]:
+    """The places of all nodes, in the order in which waiters of these resources choose the one to wait at."""
+    first = int.from_bytes(hashlib.sha256(names[0].encode()).digest()[:4], "big") % nodes
+    return (*range(first, nodes), *range(first))
+
+
+class Call(NamedTuple):
+    """A script with what it is called with, but for the run_id that the admitting ones take last."""
+
+    script: Script
+    keys: tuple[str, ...]
+    arguments: tuple[str, ...]
+
+
+class Codec:
+    """How one client speaks: its prefix, and the terms that all clients of a node must share.
+
+    Args:
+        nodes: How many nodes there are.
+        prefix: Put before every resource name.
+        max_ttl_ms: The longest lease that any client takes.
+        reserve_ms: For how long a released lock that is waited for is kept for whom the wake-up reaches.
+    """
+
+    def __init__(self, nodes: int, prefix: str, max_ttl_ms: int, reserve_ms: int = 50) -> None:
+        self.prefix = prefix
+        self._record = prefix + RECORD
+        self._max_ttl_ms = max_ttl_ms
+        self._reserve = str(reserve_ms)
+        self.terms = f"nodes={nodes} max_ttl={max_ttl_ms / 1000:.10g}s prefix={prefix!r}"
+        self._common = (self.terms, str(quarantine_ms(max_ttl_ms)))
+
+    def call(self, command: Command) -> Call:
+        """The script of a command, with keys and arguments.
+
+        Raises:
+            ConfigurationError: The command asks for a lease longer than `max_ttl`. Every lease gets its time through
+                here, and a node that lost its memory abstains no longer than the longest lease.
+        """
+        if isinstance(command, _LEASES) and command.ttl_ms > self._max_ttl_ms:
+            raise ConfigurationError(f"a lease of {command.ttl_ms} ms is longer than max_ttl, {self._max_ttl_ms} ms")
+        script = SCRIPTS[type(command)]
+        keys = _keys(self.prefix, command.names, _BESIDE.get(type(command), (fence_key,)))
+        if script.admits:
+            keys = (self._record, *keys)
+        if isinstance(command, Release):
+            return Call(script, keys, (command.token, str(command.wake_ms), self._reserve))
+        if isinstance(command, Acquire):
+            queue = ("1" if command.woken else "0", str(command.waits_ms))
+            words = (str(command.ttl_ms), str(command.proposed), _FENCE_TTL, *queue)
+            return Call(script, keys, (*self._common, command.token, *words))
+        if isinstance(command, Inspect):
+            return Call(script, keys, ())
+        own: tuple[str, ...]
+        if isinstance(command, Confirm):
+            own = (str(command.fence), _FENCE_TTL)
+        elif isinstance(command, Extend):
+            own = (str(command.ttl_ms), _FENCE_TTL)
+        else:
+            own = (str(command.ttl_ms), str(command.fence), _FENCE_TTL)
+        return Call(script, keys, (*self._common, command.token, *own))
+
+    def wake_keys(self, names: Names) -> list[str]:
+        """Where waiters of these resources block."""
+        return [wake_key(name, self.prefix) for name in names]
+
+    def encode(self, command: Command) -> bytes:
+        """The bytes of one EVALSHA.
+
+        Where the script admits, the last word is missing: each connection adds its node's, see `last_word`.
+        """
+        script, keys, arguments = self.call(command)
+        last = ("",) if script.admits else ()
+        packed: bytes = hiredis.pack_command(("EVALSHA", script.sha, str(len(keys)), *keys, *arguments, *last))
+        return packed.removesuffix(_EMPTY_WORD) if script.admits else packed
+
+
+def last_word(run_id: str) -> bytes:
+    """The run_id as the last word of a command."""
+    return b"$%d\r\n%s\r\n" % (len(run_id), run_id.encode())
+
+
+_LONGEST_REASON = 200
+_LONGEST_TERMS = 1_200
+"""The prefix is part of the terms, and may have 1,024 bytes."""
+_GRANTED_WORDS = 3
+_RELEASED = Vote(Kind.GRANTED)
+"""What a node's answer to a release says, where the lock was there."""
+
+
+def refusal(reply: object) -> Vote | None:
+    """A node's reply as a vote, if it says that its clients agreed on other terms; None if it says anything else."""
+    if type(reply) is not list or reply[:1] != [3]:
+        return None
+    vote = _by_shape(reply)
+    return vote if vote.terms else None
+
+
+def decode(reply: object) -> Vote:
+    """A node's reply as a vote. What is not one of the shapes that the scripts give is no vote."""
+    # Nearly all replies are of these two shapes: no closer look at them.
+    if type(reply) is list and len(reply) == _GRANTED_WORDS and reply[0] == 1:
+        time_ms, fence = reply[1:]
+        if time_ms == fence == 0:
+            return _RELEASED
+        if type(time_ms) is int and type(fence) is int and fence >= 0:
+            return Vote(Kind.GRANTED, fence, time_ms=time_ms)
+    return _by_shape(reply)
+
+
+def _by_shape(reply: object) -> Vote:
+    if isinstance(reply, Exception):
+        return silent(explain(str(reply)))
+    match reply:
+        case [0, int(time_ms), int(fence), bytes() | str() as holder, int(remaining)] if fence >= 0:
+            return Vote(Kind.DENIED, fence, _str(holder), remaining if remaining >= 0 else None, time_ms=time_ms)
+        case [2, int(time_ms), int(left_ms)]:
+            return Vote(Kind.SILENT, remaining_ms=left_ms, reason=_abstains(left_ms), time_ms=time_ms)
+        case [3, int(time_ms), bytes() | str() as terms]:
+            return disagrees(_str(terms))._replace(time_ms=time_ms)
+    return silent(f"answered something that is no vote: {reprlib.repr(reply):.60}")
+
+
+def disagrees(terms: str) -> Vote:
+    """No vote from a node on which other clients work under these terms."""
+    return Vote(Kind.SILENT, reason=f"its clients agreed on {excerpt(terms, _LONGEST_TERMS)}", terms=terms)
+
+
+def _abstains(left_ms: int) -> str:
+    return f"new, restarted or emptied: abstains for another {left_ms / 1000:.1f} s"
+
+
+def _str(value: bytes | str) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
+
+
+_EXPLAINED = {
+    "NOAUTH": "wants a password; put it into the node's URL",
+    "WRONGPASS": "wrong user name or password",
+    "NOPERM": "the user may not run what the lock needs",
+    "WRONGTYPE": "a key of another type is at the lock's name; rename the resource or delete that key",
+    "LOADING": "still loading its data",
+    "BUSY": "busy with a script",
+    "MISCONF": "refuses writes because it can't save its snapshot (MISCONF)",
+    "NOREPLICAS": "refuses writes because too few replicas are connected (min-replicas-to-write)",
+    "OOM": "out of memory (maxmemory)",
+    "READONLY": "a replica; lock nodes must be independent masters",
+    "MASTERDOWN": "a replica that lost its master; lock nodes must be independent masters",
+    "MOVED": "in cluster mode; lock nodes must be independent masters",
+    "CROSSSLOT": "in cluster mode; lock nodes must be independent masters",
+    "CLUSTERDOWN": "in cluster mode; lock nodes must be independent masters",
+    "FENCEAHEAD": (
+        "refuses the proposed fencing token, more than an hour ahead of its clock; set the clocks of this machine and "
+        "of the node"
+    ),
+    "FENCESTORED": (
+        "has a fencing token for this resource that is more than an hour ahead of its clock; set its clock, or repair "
+        "it as the manual says"
+    ),
+    "DENIED": "in protected mode; set a password, or bind it to loopback",
+}
+
+
+def explain(error: str) -> str:
+    """An error reply in words that say what is wrong with the node."""
+    code, _, rest = error.lstrip("-").partition(" ")
+    # Redis 6.2 puts "ERR Error running script" and more before the error that the script met.
+    inner = next((word for word in rest.split() if word in _EXPLAINED), code) if code == "ERR" else code
+    return _EXPLAINED.get(inner) or excerpt(f"{code} {rest}".strip(), _LONGEST_REASON)

@@ -1,0 +1,190 @@
+"""What is checked before anything is sent: one clear error for each kind of bad input, nothing half-done.
+
+Rules: no I/O; every message says what was given, what is wrong with it and what would be right.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import TYPE_CHECKING
+
+from redlock import _escaping
+from redlock._core.votes import drift_ms
+from redlock._masking import quoted
+from redlock.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from redlock._core.commands import Names
+
+LONGEST_NAME = 1_024
+LONGEST_SECONDS = 1_000_000_000
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+"""Unicode's category Cc."""
+_BETWEEN = re.compile(r"[,\s]+")
+
+
+def number(what: str, value: object, *, zero: bool = False) -> float:
+    """A finite number of seconds, more than zero, or zero too where that makes sense."""
+    right = "seconds as a number, 0 or more" if zero else "seconds as a number greater than 0"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigurationError(f"{what} is {quoted(value)}; it must be {right}")
+    if not 0 <= value <= LONGEST_SECONDS or (value == 0 and not zero):
+        raise ConfigurationError(f"{what} is {quoted(value)}; it must be {right}, and at most {LONGEST_SECONDS:,}")
+    return float(value)
+
+
+def count(what: str, value: object) -> int:
+    """A whole number, 0 or more."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ConfigurationError(f"{what} is {quoted(value)}; it must be a whole number, 0 or more")
+    return value
+
+
+def patience(value: float | None) -> float | None:
+    """Seconds to wait, 0 or more; None for no limit, which is also what infinity and more than 30 years mean."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value is None or (is_number and value > LONGEST_SECONDS):
+        return None
+    return number("blocking_timeout", value, zero=True)
+
+
+def ttl_ms(value: object, *, max_ttl_ms: int, node_timeout_ms: int, what: str = "ttl") -> int:
+    """A TTL that leaves something after two node timeouts and the drift allowance."""
+    milliseconds = int(number(what, value) * 1000)
+    least = least_ttl_ms(node_timeout_ms)
+    if milliseconds < least:
+        raise ConfigurationError(
+            f"{what} is {value!r} s, too short: two node timeouts of {node_timeout_ms / 1000:g} s and the drift "
+            f"allowance leave nothing of it; it must be at least {least / 1000:g} s, or node_timeout shorter"
+        )
+    if milliseconds > max_ttl_ms:
+        raise ConfigurationError(
+            f"{what} is {value!r} s, longer than max_ttl, {max_ttl_ms / 1000:g} s; "
+            "shorten it, or raise max_ttl for all clients"
+        )
+    return milliseconds
+
+
+def least_ttl_ms(node_timeout_ms: int) -> int:
+    """The shortest TTL that leaves something after two node timeouts and the drift allowance."""
+    least = (2 * node_timeout_ms + 3) * 100 // 99 - 1
+    while least < 2 * node_timeout_ms + drift_ms(least) + 1:
+        least += 1
+    return least
+
+
+def extension_ms(seconds: object, *, max_ttl_ms: int) -> int:
+    """The time that a lease is to last from now, at most `max_ttl`."""
+    milliseconds = int(number("the time of an extension", seconds) * 1000)
+    if milliseconds > max_ttl_ms:
+        raise ConfigurationError(
+            f"the lease would last {milliseconds / 1000:g} s from now, longer than max_ttl, {max_ttl_ms / 1000:g} s; "
+            "ask for less, or raise max_ttl for all clients"
+        )
+    return milliseconds
+
+
+def resource(name: object) -> str:
+    """A name that can be locked: text, 1 to 1,024 bytes, no invisible characters."""
+    return _text("resource name", name, empty=False)
+
+
+def resources(names: object) -> Names:
+    """One name or a list of names, each once, in an order that does not depend on the caller's."""
+    if type(names) is str:
+        return _known(names)
+    if type(names) is tuple and len(names) == 1 and type(names[0]) is str:
+        return _known(names[0])
+    if isinstance(names, list | tuple | set | frozenset):
+        if not names:
+            raise ConfigurationError("the list of resource names is empty; name at least one")
+        return tuple(sorted({resource(name) for name in names}))
+    return (resource(names),)
+
+
+@functools.lru_cache(1_024)
+def _known(name: str) -> Names:
+    return (resource(name),)
+
+
+def prefix(name: object) -> str:
+    """What is put before every resource name; may be empty."""
+    return _text("prefix", name, empty=True)
+
+
+def operation(op_id: object) -> str:
+    """The id of an operation in the fenced store: text of 1 to 1,024 bytes."""
+    if not op_id or not isinstance(op_id, str):
+        raise ConfigurationError(
+            f"operation id is {quoted(op_id)}; it must be text that names the operation, such as a task id"
+        )
+    size = _size("operation id", op_id)
+    if size > LONGEST_NAME:
+        raise ConfigurationError(f"operation id {quoted(op_id, 22)}... has {size} bytes; {LONGEST_NAME} are the most")
+    return op_id
+
+
+def _size(what: str, text: str) -> int:
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError:
+        pass
+    # Not inside the handler: that error repeats the text.
+    raise ConfigurationError(f"{what} {quoted(text)} holds half a surrogate pair, which is no text")
+
+
+def _text(what: str, name: object, *, empty: bool) -> str:
+    if not isinstance(name, str):
+        raise ConfigurationError(f"{what} is {type(name).__name__} {quoted(name)}; it must be text (str)")
+    if not name and not empty:
+        raise ConfigurationError(f"{what} is empty; give the thing that is locked a name, such as 'account:42'")
+    size = _size(what, name)
+    if size > LONGEST_NAME:
+        raise ConfigurationError(f"{what} {quoted(name, 22)}... has {size} bytes; {LONGEST_NAME} are the most")
+    if _CONTROL.search(name):
+        raise ConfigurationError(
+            f"{what} {quoted(name)} holds a control character, such as a line break; "
+            "those are kept for the lock's own keys"
+        )
+    hidden = next(filter(_escaping.is_invisible, name), "") if not name.isascii() else ""
+    if hidden:
+        raise ConfigurationError(
+            f"{what} {_escaping.escape(name):.60} holds U+{ord(hidden):04X}, an invisible character; "
+            "names that look equal must be equal"
+        )
+    return name
+
+
+def split(nodes: str) -> list[str]:
+    """The addresses in one text."""
+    return [part for part in _BETWEEN.split(nodes) if part]
+
+
+def node_list(nodes: object) -> Sequence[str]:
+    """The nodes' addresses: a sequence of text, or one text with commas, blanks or line breaks between them."""
+    right = "a list of addresses such as 'redis://127.0.0.1:63791', or one text with commas between them"
+    # No message repeats what was given: an address may hold a password.
+    if isinstance(nodes, str):
+        nodes = split(nodes)
+    if not isinstance(nodes, list | tuple):
+        raise ConfigurationError(f"nodes is {type(nodes).__name__}; it must be {right}")
+    for node in nodes:
+        if not isinstance(node, str):
+            raise ConfigurationError(f"nodes holds {type(node).__name__}; each address must be text (str)")
+    if not nodes:
+        raise ConfigurationError("the list of nodes is empty; give five addresses such as 'redis://127.0.0.1:63791'")
+    return nodes
+
+
+def tolerance(nodes: int) -> str | None:
+    """What is to be said of a number of nodes that works and is not sensible; None if there is nothing."""
+    spare = (nodes - 1) // 2
+    if nodes == 1:
+        return "one lock node: no failure is tolerated; five tolerate two"
+    if nodes % 2 == 0:
+        failures = "1 failure" if spare == 1 else f"{spare} failures"
+        return f"{nodes} lock nodes tolerate {failures}, no more than {nodes - 1} do; use an odd number"
+    return None

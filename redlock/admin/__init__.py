@@ -1,0 +1,1 @@
+"""For operators: node probes, cluster status, the doctor, bootstrap and forced release."""

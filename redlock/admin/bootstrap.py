@@ -1,0 +1,54 @@
+"""Declaring nodes old enough to vote at once, instead of waiting until they have been known for `max_ttl`.
+
+Rules: only for whoever knows that these nodes can have forgotten no lock: the launcher that has this moment made
+them out of nothing, or a person through `redlock init`. A node that has a record is never declared.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import hiredis
+
+from redlock._transport import codec
+from redlock._transport.exchange import pack
+from redlock._transport.node import TROUBLE, Node, Unfit, why
+from redlock.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_TIMEOUT_SECONDS = 2.0
+
+
+def declare(urls: Sequence[str], prefix: str = "") -> None:
+    """Let these nodes vote at once: every lock that they could have forgotten is known to be over.
+
+    Args:
+        urls: The nodes' addresses, all of them.
+        prefix: That of the clients: for those with another one the nodes stay new.
+
+    Raises:
+        ConfigurationError: A node can't be reached, or has a record already; then none has been declared by
+            this call after it.
+    """
+    script = codec.Script.load("declare")
+    for url in urls:
+        node = Node(url, int(_TIMEOUT_SECONDS * 1000), prefix)
+        try:
+            dialled = node.connect(2 * _TIMEOUT_SECONDS)
+            try:
+                words = pack("EVAL", script.source, "1", prefix + codec.RECORD, dialled.run_id)
+                (declared,) = dialled.exchange.ask(words, 1, time.monotonic() + _TIMEOUT_SECONDS)
+            finally:
+                dialled.close()
+        except (*TROUBLE, Unfit) as exc:
+            raise ConfigurationError(f"node {node.label} can't be declared: {why(exc, node.timeout_ms)}") from None
+        if isinstance(declared, hiredis.ReplyError):
+            raise ConfigurationError(f"node {node.label} can't be declared: {codec.explain(str(declared))}")
+        if declared != 1:
+            raise ConfigurationError(
+                f"node {node.label} has a record already: clients have used it, so it may have forgotten a lock; "
+                "it will vote by itself when it has been known for max_ttl"
+            )

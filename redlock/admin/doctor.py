@@ -1,0 +1,267 @@
+"""What is wrong with nodes, settings and broker, and how to mend it.
+
+Rules: only `check` asks anybody; all else is made of what was told, so it can be tested without a server. Unsafe is
+what can break a promise, or what no client may work with, however long it waits; a node that only casts no vote is a
+warning while a quorum is left.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from redlock import _validation
+from redlock._transport import node_info
+from redlock.admin import broker_check, visibility_timeout
+from redlock.admin.cluster_status import CLOCK_LIMIT, look_at, survey
+from redlock.admin.diagnostics import Finding, Level, sort
+from redlock.admin.visibility_timeout import Locked
+from redlock.errors import ConfigurationError
+from redlock.settings import EXPOSED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from redlock.admin.cluster_status import Survey
+    from redlock.admin.node_probe import NodeState
+    from redlock.settings import Settings
+
+_OLDEST = (6, 2)
+_FULL = 0.8
+_LONG_SECONDS = 60.0
+
+
+def check(
+    settings: Settings,
+    *,
+    broker: str = "",
+    store: str = "",
+    timeout: float = 1.0,
+    app: Any = None,  # noqa: ANN401 - Celery is untyped
+) -> list[Finding]:
+    """Look at the nodes, and at broker and store where they are given, and say what is wrong, the worst first.
+
+    Args:
+        settings: The lock's.
+        broker: Celery's broker. Redis and AMQP are checked; for another transport a warning says that it was not.
+        store: The Redis that owns the data behind the fenced store.
+        timeout: Seconds for which each answer is waited for.
+        app: The Celery app, whose broker and tasks are compared; without it only the TTL is.
+
+    Raises:
+        ConfigurationError: An address, or a setting without which nobody can be asked, is no good.
+    """
+    seen = survey(
+        settings.addresses,
+        prefix=settings.prefix,
+        max_ttl=settings.max_ttl,
+        timeout=timeout,
+        resources=0,
+    )
+    findings = examine(seen, settings)
+    for url in broker_check.urls(broker):
+        redis_url = broker_check.redis_url(url)
+        if redis_url:
+            told = look_at(redis_url, timeout=timeout)
+            fine = Finding(
+                Level.FINE,
+                "broker",
+                f"broker {node_info.label}",
+                f"Redis {node_info.version} answers and keeps its tasks",
+            )
+            findings += examine_broker(node_info, seen) or [fine]
+        else:
+            findings += broker_check.check(url, timeout)
+    tasks = [Locked("the settings", 0.0, settings.ttl, None)]
+    if app is not None:
+        app.loader.import_default_modules()
+        tasks = visibility_timeout.locked_tasks(app, settings.ttl)
+    findings += visibility_timeout.findings({"broker_url": broker} if app is None else app.conf, tasks)
+    if store:
+        findings += examine_broker(look_at(store, timeout=timeout), seen, owns_data=True)
+    return sort(findings)
+
+
+def examine(seen: Survey, settings: Settings) -> list[Finding]:
+    """Everything that can be said of nodes and settings, the worst first."""
+    findings = [*_settings(settings), *_number(seen)]
+    for node in seen.nodes:
+        findings += _node(node, settings, seen)
+    findings += [*_duplicates(seen), *_quorum(seen), *_memory(seen.nodes)]
+    return sort(findings)
+
+
+def examine_broker(node: NodeState, seen: Survey, *, owns_data: bool = False) -> list[Finding]:
+    """What can be said of Celery's broker or, where it owns the data, of the fenced store.
+
+    Args:
+        node: What it told; see `survey.look_at`.
+        seen: The lock nodes.
+        owns_data: It is the store: what it loses is lost.
+    """
+    where = f"{'store' if owns_data else 'broker'} {node.label}"
+    what = "updates" if owns_data else "tasks"
+    lax = node.max_memory and node.eviction not in {"", "noeviction"}
+    # What is not told is not held against it.
+    forgets = node.fsync in {"everysec", "no"} or not node.aof if owns_data else not node.aof and node.rdb == ""
+    shared = next((lock.label for lock in seen.nodes if node.run_id and lock.run_id == node.run_id), "")
+    apart = "give it a server of its own, or one restart, or one full memory, hits both"
+    drops = f"maxmemory-policy is {node.eviction}: when its memory is full it drops {what}"
+    loses = f"what it keeps on the disk is not all: when it crashes it loses {what}"
+    keep = f"set appendonly yes{' and appendfsync always' if owns_data else ''}"
+    grave = Level.UNSAFE if owns_data else Level.WARNING
+    cases = (
+        (not node.reachable, Level.WARNING, "unreachable", node.reason, "start it, or mend its address"),
+        (node.role == "slave", Level.WARNING, "replica", "it is a replica, and refuses writes", "name its master"),
+        (bool(shared), Level.WARNING, "shared-server", f"it is lock node {shared} too", apart),
+        (bool(lax), grave, "eviction", drops, "CONFIG SET maxmemory-policy noeviction, and in its file"),
+        (node.reachable and forgets, Level.WARNING, "persistence", loses, keep),
+    )
+    return [Finding(level, code, where, said, mend) for holds, level, code, said, mend in cases if holds]
+
+
+def _settings(settings: Settings) -> Iterator[Finding]:
+    origins = settings.origins
+    shown = (
+        f"{name} {'-' if value == '' else value} ({origins.get(name, 'default')})"
+        for name, value in settings.shown().items()
+    )
+    yield Finding(Level.FINE, "settings", "settings", "; ".join(shown))
+    if settings.exposed:
+        yield Finding(Level.WARNING, "password-in-conf", "settings", EXPOSED)
+    ttl, max_ttl, node_timeout = settings.ttl, settings.max_ttl, settings.node_timeout
+    try:
+        timeout_ms = max(1, int(_validation.number("node_timeout", node_timeout) * 1000))
+        max_ttl_ms = int(_validation.number("max_ttl", max_ttl) * 1000)
+        _validation.ttl_ms(ttl, max_ttl_ms=max_ttl_ms, node_timeout_ms=timeout_ms)
+    except ConfigurationError as error:
+        yield Finding(Level.UNSAFE, "ttl", "settings", str(error))
+        return
+    if ttl < 10 * node_timeout:
+        yield Finding(
+            Level.WARNING,
+            "ttl-short",
+            "settings",
+            f"ttl is {ttl:g} s, less than ten node timeouts of {node_timeout:g} s: a renewal that meets silent nodes "
+            "has no time for a second try",
+            f"raise ttl to {10 * node_timeout:g} s",
+        )
+    if max_ttl > _LONG_SECONDS:
+        yield Finding(
+            Level.WARNING,
+            "max-ttl-long",
+            "settings",
+            f"max_ttl is {max_ttl:g} s: for so long a node that was restarted casts no vote",
+            "leases are renewed, so ttl and max_ttl can be short: 5 s and 10 s do",
+        )
+
+
+def _number(seen: Survey) -> Iterator[Finding]:
+    said = _validation.tolerance(len(seen.nodes))
+    if said is not None:
+        yield Finding(Level.WARNING, "number", "nodes", said)
+
+
+def _node(node: NodeState, settings: Settings, seen: Survey) -> Iterator[Finding]:
+    """What can be said of one node by itself."""
+    finding = _unfit(node, seen)
+    if finding is not None:
+        yield finding
+    if not node.reachable:
+        return
+    yield from _eviction(node)
+    note = node.clock_note(min(CLOCK_LIMIT, settings.max_ttl / 2))
+    if note:
+        mend = "let NTP set both; a clock that jumps ends or lengthens leases on its node"
+        yield Finding(Level.WARNING, "clock", node.label, note, mend)
+
+
+def _unfit(node: NodeState, seen: Survey) -> Finding | None:
+    """Why a node casts no vote, if it casts none: the first of these that holds."""
+    terms = seen.terms
+    # As `Bundle._is_barred` has it: a smaller number of nodes that reject the terms has no vote, and stops no client.
+    agreed = 2 * sum(other.terms == terms for other in seen.nodes) > sum(bool(other.terms) for other in seen.nodes)
+    independent = "give each lock node a server of its own: no replica, no cluster mode, no Sentinel"
+    locked_out = not node.reachable and ("password" in node.reason or "user" in node.reason)
+    agree = f"this side has {terms}; all clients need the same; to change it stop them, restart the nodes"
+    if agreed:
+        agree = f"more nodes work under {terms}; stop the clients that have other settings, then restart this node"
+    old = f"Redis {node.version}; lock nodes need 6.2 or later"
+    wait = "wait: so long after it met its first client it votes by itself"
+    unsafe, warning = Level.UNSAFE, Level.WARNING
+    cases = (
+        (locked_out, warning, "access", node.reason, "mend the address of this node"),
+        (not node.reachable, warning, "unreachable", node.reason, "start it, or mend its address"),
+        (bool(node.version) and _release(node.version) < _OLDEST, unsafe, "version", old, "upgrade it"),
+        (node.mode not in {"", "standalone"}, unsafe, "cluster-mode", f"in {node.mode} mode", independent),
+        (node.role not in {"", "master"}, unsafe, "replica", node.reason.partition(";")[0], independent),
+        (bool(node.missing), warning, "permissions", node.reason, "allow this user what is missing"),
+        (bool(node.terms) and node.terms != terms, warning if agreed else unsafe, "terms", node.reason, agree),
+        (node.reason.startswith("new, "), warning, "quarantine", node.reason, wait),
+        (bool(node.reason), warning, "no-vote", node.reason, "mend the server"),
+    )
+    for holds, level, code, what, mend in cases:
+        if holds:
+            return Finding(level, code, node.label, what, mend)
+    return None
+
+
+def _eviction(node: NodeState) -> Iterator[Finding]:
+    if node.eviction not in {"", "noeviction"}:
+        level = Level.UNSAFE if node.max_memory else Level.WARNING
+        what = f"maxmemory-policy is {node.eviction}: it may drop a lock that is held"
+        if not node.max_memory:
+            what += " as soon as somebody sets maxmemory"
+        yield Finding(level, "eviction", node.label, what, "CONFIG SET maxmemory-policy noeviction, and in its file")
+    elif node.max_memory and node.used_memory > _FULL * node.max_memory:
+        share = node.used_memory / node.max_memory
+        what = f"{share:.0%} of its maxmemory is in use; when it is full it casts no vote"
+        yield Finding(Level.WARNING, "memory", node.label, what, "raise maxmemory, or keep other data elsewhere")
+
+
+def _duplicates(seen: Survey) -> Iterator[Finding]:
+    nodes = seen.nodes
+    counts = Counter(node.run_id for node in nodes if node.run_id)
+    level = Level.UNSAFE if len(nodes) - sum(counts.values()) + len(counts) < seen.quorum else Level.WARNING
+    for run_id, count in counts.items():
+        if count > 1:
+            labels = ", ".join(node.label for node in nodes if node.run_id == run_id)
+            what = "they are the same server, which has one vote"
+            yield Finding(level, "duplicate-server", labels, what, "give each lock node a server of its own")
+
+
+def _quorum(seen: Survey) -> Iterator[Finding]:
+    total, voting = len(seen.nodes), seen.voting
+    if voting < seen.quorum:
+        reasons = "; ".join(f"{node.label}: {node.reason}" for node in seen.nodes if not node.votes)
+        what = f"{voting} of {total} cast votes, {seen.quorum} are needed: nobody can take a lock ({reasons})"
+        yield Finding(Level.NO_QUORUM, "no-quorum", "nodes", what, "bring back enough of these")
+        return
+    spare = voting - seen.quorum
+    what = f"{voting} of {total} cast votes, {seen.quorum} are needed: {spare} more may fail"
+    yield Finding(Level.FINE, "quorum", "nodes", what)
+
+
+def _memory(nodes: Sequence[NodeState]) -> Iterator[Finding]:
+    """What a restart costs, by how the nodes keep what they know."""
+    after = "after a restart it casts no vote until every lease that it may have forgotten is over"
+    kinds: dict[str, list[str]] = {}
+    for node in nodes:
+        if node.reachable:
+            kinds.setdefault(_keeps(node), []).append(node.label)
+    for kind, labels in kinds.items():
+        where = "nodes" if len(labels) == len(nodes) else ", ".join(labels)
+        yield Finding(Level.FINE, "persistence", where, f"{kind}; {after}")
+
+
+def _keeps(node: NodeState) -> str:
+    if node.aof and node.fsync == "always":
+        return "append-only file, fsync always: it keeps all fences, so tokens grow even if all nodes restart at once"
+    if node.aof or node.rdb:
+        kept = "append-only file" if node.aof else "snapshots"
+        return f"{kept}, with a little lost in a crash: tokens grow while any two quorums share a node that kept all"
+    return "no persistence: tokens grow while any two quorums share a node that was not restarted"
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return node_info.version(version) or ()

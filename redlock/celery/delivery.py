@@ -1,0 +1,275 @@
+"""The message behind a task's run: what it says of its way so far, and how the same message goes back to the queue.
+
+Invariants:
+1. A message that goes back keeps everything that its sender chose: id, arguments, serializer, compression, headers,
+   stamps, priority, exchange, routing key, expiry, time limits, links, and where the result goes.
+2. Headers that the broker added do not go back: RabbitMQ takes `x-death` for a loop and holds the message.
+3. `send_back` raises whatever the broker or the serializer raises; then the message in hand is still the task.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from celery.app.task import Context
+from celery.exceptions import Ignore, Reject
+from celery.signals import task_received
+from celery.utils.quorum_queues import detect_quorum_queues
+from celery.utils.time import maybe_iso8601, maybe_make_aware
+from kombu.entity import Exchange, Queue
+from kombu.serialization import registry
+
+from redlock import _log
+from redlock.admin import visibility_timeout
+from redlock.celery import duplicate_delivery
+from redlock.celery.duplicate_delivery import COPY, EARLIER
+
+if TYPE_CHECKING:
+    from celery import Celery, Task
+
+REQUEUES, SINCE = "redlock_requeues", "redlock_since"
+"""Message headers: how often a task went back to the queue for want of its lock, and since when (Unix time)."""
+CONTENT_TYPE = "redlock_content_type"
+"""Added on arrival to a message whose serializer is not that of its task: Celery does not tell a task about it."""
+
+_SHORTEST_PAUSE, _NATIVE_PAUSE = 0.1, 1.0
+"""Seconds. RabbitMQ delays messages of quorum queues by whole seconds (Celery's native delayed delivery)."""
+_PAUSES_IN_TIMEOUT = 3
+"""A pause is at most this part of the broker's visibility timeout."""
+_ON_THE_WAY = 1.0
+"""Seconds that a message may take from the end of its pause to a worker, for one that expires."""
+_RETRY_MS, _LAST_RETRY_MS = 1_000, 30_000
+_MARKS = (REQUEUES, SINCE, CONTENT_TYPE, COPY, EARLIER)
+_OF_CELERY = {"lang", "task", "argsrepr", "kwargsrepr", "compression"}
+"""Headers of Celery that are no attributes of its `Context`."""
+_OF_THE_BROKER = re.compile(r"x-(death|first-death-|last-death-|delivery-count|acquired-count|opt-)")
+_DELAY = re.compile(r"^(?:[01]\.){28}")
+"""What Celery's native delayed delivery puts before a routing key."""
+_DELIVERY_COUNT, _DELIVERY_LIMIT = "x-delivery-count", 20
+"""RabbitMQ 4 drops a message of a quorum queue that was returned more often than this, by default."""
+
+
+class Returned(Reject, Ignore):  # type: ignore[misc]  # Celery is untyped
+    """The message goes back to the broker as it is. An `Ignore` too, so that `autoretry_for` lets it pass."""
+
+
+class Delivery:
+    """The message that a task's run was started by.
+
+    Args:
+        task: The task, while it runs.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self._task, self._request = task, task.request
+        found = vars(self._request)
+        headers = self._request.headers or {}
+        # Taken out, so that a retry or another lock of the same run does not find them.
+        marks = {name: headers.pop(name, found.get(name)) for name in _MARKS}
+        for name in _MARKS:
+            found.pop(name, None)
+        self.requeues: int = marks[REQUEUES] or 0
+        """How often it went back to the queue."""
+        self._since: float | None = marks[SINCE]
+        self.meetings: int = marks[COPY] or 0
+        """How often this copy met the first copy of its task at work."""
+        self._earlier: dict[str, Any] | None = marks[EARLIER]
+        redelivered = (self._request.delivery_info or {}).get("redelivered")
+        self._is_copy = marks[COPY] is not None or bool(redelivered)
+        self._has_met = self.meetings > 0
+        self._failures = 0
+        self._serializer = registry.type_to_name.get(marks[CONTENT_TYPE])
+
+    @classmethod
+    def of(cls, task: Task | None) -> Delivery | None:
+        """The message of this run; None for a direct call and an eager run, which have none."""
+        if task is None or task.request.called_directly or task.request.is_eager:
+            return None
+        return cls(task)
+
+    def waiting(self, _resource: object, holder: object) -> None:
+        """Another run holds the lock: note whether it is one of this very task."""
+        self._has_met = self._has_met or self.is_of_this_task(holder)
+
+    def is_of_this_task(self, holder: object) -> bool:
+        """Whether the holder of a lock is a run of this task: then this message is a copy that was delivered again."""
+        return str(holder or "").startswith(f"{self.task_id}@")
+
+    @property
+    def has_met(self) -> bool:
+        """Whether this is a copy that met the first copy of its task at work, now or on its way so far."""
+        return self._has_met
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether this is a copy of a run that had begun, and may have had its effect, before it was lost."""
+        return self._is_copy and duplicate_delivery.has_begun(self._earlier)
+
+    def is_finished(self, *, settle: bool = False) -> bool:
+        """Whether this is a copy whose first copy has come to an end; see `duplicates.is_finished`."""
+        if not (self._is_copy or self._has_met):
+            return False
+        return duplicate_delivery.is_finished(self._task, self._earlier, settle=settle and self._has_met)
+
+    @property
+    def has_a_queue(self) -> bool:
+        """Whether the task can go back to a queue: not where every call is eager."""
+        return not self._task.app.conf.task_always_eager
+
+    @property
+    def task_id(self) -> str:
+        """The id of the task, which its redelivered copies have too."""
+        return str(self._request.id)
+
+    def waited_ms(self) -> int:
+        """How long the task has waited over all its requeues, 0 if it never was requeued."""
+        return 0 if self._since is None else max(0, int((time.time() - self._since) * 1000))
+
+    def seconds_left(self) -> float:
+        """Seconds until the task expires; endless where it does not."""
+        at = maybe_iso8601(self._request.expires)
+        if at is None:
+            return float("inf")
+        return float((maybe_make_aware(at) - datetime.now(timezone.utc)).total_seconds())
+
+    def send_back(self, longest: float) -> float | None:
+        """Send the message back, to be delivered again after a random pause; the pause in seconds.
+
+        Args:
+            longest: The longest pause in seconds. The broker may ask for a longer one.
+
+        Returns:
+            None if the task would expire before it came back; then it was not sent.
+
+        Raises:
+            Exception: Whatever the serializer, Celery or the broker raises; the message was not sent.
+        """
+        left = self.seconds_left() - _ON_THE_WAY
+        least, pause = self._pause(min(longest, left))
+        if left < least:
+            return None
+        marks = {REQUEUES: self.requeues + 1, SINCE: self._since or time.time()}
+        self._send(marks | ({COPY: self.meetings} if self._is_copy or self._has_met else {}), pause)
+        return pause
+
+    def send_copy_back(self, longest: float) -> float:
+        """Send back a copy that met its first copy at work; see `send_back`.
+
+        It no longer expires: Celery would store REVOKED for the task that runs.
+        """
+        _, pause = self._pause(longest)
+        marks = {REQUEUES: self.requeues, SINCE: self._since or time.time(), COPY: self.meetings + 1}
+        self._send(marks, pause, expires=None)
+        return pause
+
+    def _pause(self, longest: float) -> tuple[float, float]:
+        """The shortest pause that the broker can express, and a random one up to the longest, in seconds."""
+        natively = _delays_natively(self._task.app)
+        least = _NATIVE_PAUSE if natively else _SHORTEST_PAUSE
+        # A worker holds the message during the pause: the broker must not deliver it again meanwhile.
+        timeout = visibility_timeout.timeout_of(self._task.app.conf)
+        longest = longest if timeout is None else min(longest, timeout / _PAUSES_IN_TIMEOUT)
+        pause = random.uniform(least, max(least, longest))  # noqa: S311 - jitter, not a secret
+        return least, float(int(pause)) if natively else pause
+
+    def _send(self, marks: dict[str, Any], pause: float, **changes: object) -> None:
+        options = self._options(marks) | changes
+        self._task.apply_async(self._request.args, self._request.kwargs, **options, countdown=pause)
+
+    def not_sent(self, why: Exception) -> None:
+        """Note that the message could not be sent; the reason is logged once in a run."""
+        if not self._failures:
+            _log.warning("requeue-failed", task=self.task_id, why=f"{type(why).__name__}: {why}")
+        self._failures += 1
+
+    def pause_ms(self) -> int:
+        """How long to wait in the worker's slot before the message is sent back again; 0 where nothing has failed."""
+        return 0 if not self._failures else min(_RETRY_MS << min(self._failures - 1, 10), _LAST_RETRY_MS)
+
+    def _options(self, marks: dict[str, Any]) -> dict[str, Any]:
+        request = self._request
+        properties = request.properties or {}
+        # Without this Celery would take the run that sends for the parent.
+        headers = self._headers() | marks | {"parent_id": request.parent_id}
+        options: dict[str, Any] = (
+            request.as_execution_options()
+            | self._place()
+            | {
+                "headers": headers,
+                "ignore_result": request.ignore_result,
+                "add_to_parent": False,
+            }
+        )
+        optional = {
+            "argsrepr": request.get("argsrepr"),
+            "kwargsrepr": request.get("kwargsrepr"),
+            "serializer": self._serializer,
+            "compression": request.get("compression"),
+            "priority": (request.delivery_info or {}).get("priority"),
+            "correlation_id": request.correlation_id,
+            "delivery_mode": properties.get("delivery_mode"),
+        }
+        return options | {name: value for name, value in optional.items() if value is not None}
+
+    def _headers(self) -> dict[str, Any]:
+        """The sender's own headers. Some libraries send a header `headers` too, and Celery then shows only that."""
+        request = self._request
+        own = {
+            name: value
+            for name, value in vars(request).items()
+            if not hasattr(Context, name) and name not in _OF_CELERY and name not in _MARKS
+        }
+        own |= request.headers or {}
+        return {name: value for name, value in own.items() if not _OF_THE_BROKER.match(name)}
+
+    def _place(self) -> dict[str, Any]:
+        """Where the message came from, in the words of `apply_async`."""
+        delivered = self._request.delivery_info or {}
+        exchange, key = delivered.get("exchange"), _DELAY.sub("", delivered.get("routing_key") or "")
+        if not exchange:
+            return {"queue": key} if key else {}
+        queues = self._task.app.amqp.queues.values()
+        for queue in queues:
+            if queue.exchange and queue.exchange.name == exchange and queue.routing_key == key:
+                return {"queue": queue.name, "exchange": exchange, "routing_key": key}
+        place = {"exchange": exchange, "routing_key": key}
+        kinds = [queue.exchange.type for queue in queues if queue.exchange and queue.exchange.name == exchange]
+        if _delays_natively(self._task.app) and "direct" not in kinds:
+            # Celery delays by the routing key of a queue, so one is made up for a key that matches a pattern.
+            place["queue"] = Queue("", Exchange(exchange, type=(*kinds, "topic")[0]), routing_key=key)
+        return place
+
+    def give_back(self) -> None:
+        """Leave the message to the broker, where it may be left to it: for a run whose soft time limit is over.
+
+        Raises:
+            Returned: The broker gets the message back and delivers it again.
+        """
+        if self._task.acks_late and self._returns_left() > 0:
+            raise Returned("the soft time limit was over before the task had its lock", requeue=True)
+
+    def _returns_left(self) -> int:
+        """How often a quorum queue of RabbitMQ takes the message back before it drops it."""
+        limits = [
+            (queue.queue_arguments or {}).get("x-delivery-limit") for queue in self._task.app.amqp.queues.values()
+        ]
+        limit = min([_DELIVERY_LIMIT, *(limit for limit in limits if limit is not None)])
+        return int(limit) - 1 - int(vars(self._request).get(_DELIVERY_COUNT) or 0)
+
+
+def _delays_natively(app: Celery) -> bool:
+    transport = app.producer_pool.connections.connection.transport
+    return bool(detect_quorum_queues(app, transport.driver_type)[0])
+
+
+@task_received.connect
+def _remember_the_content_type(request: Any, **_: Any) -> None:  # noqa: ANN401 - Celery's signals pass what they like
+    # In the worker's main process, which alone sees the whole message. A retry carries the mark of an earlier message.
+    request.request_dict.pop(CONTENT_TYPE, None)
+    task, content_type = request.task, request.message.content_type
+    if content_type != registry.name_to_type.get(task.serializer):
+        request.request_dict[CONTENT_TYPE] = content_type

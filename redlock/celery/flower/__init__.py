@@ -1,0 +1,5 @@
+"""The page *Locks* in Flower."""
+
+from redlock.celery.flower.page import add_page
+
+__all__ = ["add_page"]

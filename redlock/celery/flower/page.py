@@ -1,0 +1,187 @@
+"""The page `Locks` in Flower: who holds what, since when, who waits for it, and how the lock nodes are.
+
+Two lines in Flower's configuration file (`flowerconfig.py`, or what `--conf` names) bring it into
+`celery -A app flower`:
+
+    import redlock.celery.flower
+    redlock.flower.add_page()
+
+Rules of this file:
+1. It is the only one that imports Flower, and nothing imports it: the lock itself needs no Flower.
+2. Flower is extended by what its command builds the server from, the handlers and settings in `flower.urls`; none
+   of its functions is replaced, and its own pages stay as they are but for the link.
+3. Who may look is Flower's decision: the handlers are Flower's own, with its authentication and its URL prefix.
+4. The nodes are asked in a thread, once for all who look at about the same time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flower import urls
+from flower.views import BaseHandler
+from tornado.template import DictLoader
+from tornado.web import authenticated, url
+
+from redlock._escaping import escape
+from redlock.admin.cluster_status import survey
+from redlock.celery.decorator import settings_of
+from redlock.errors import RedlockError
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from redlock._locking.wait_report import Waiter
+    from redlock.admin.cluster_status import Held
+    from redlock.admin.node_probe import NodeState
+
+_PAGES = Path(__file__).parent / "pages"
+_FRESH_SECONDS = 0.5
+_LINK = """
+        <li class="nav-item">
+          <a class="nav-link{% if active_tab == 'locks' %} active{% end %}" href="{{ reverse_url('locks') }}"
+            {% if active_tab == 'locks' %}aria-current="page"{% end %}>Locks</a>
+        </li>
+      </ul>"""
+
+
+def add_page() -> None:
+    """Add the page to the Flower that this process is about to start; a second call changes nothing."""
+    handlers: list[Any] = urls.handlers
+    if any(getattr(handler, "name", None) == "locks" for handler in handlers):
+        return
+    # Before Flower's own, whose last one answers to every address.
+    handlers[:0] = [
+        url("/locks", LocksPage, name="locks"),
+        url("/locks/data", LocksData, {"shared": Shared()}, name="locks-data"),
+    ]
+    urls.settings["template_loader"] = DictLoader(_templates(Path(urls.settings["template_path"])))
+
+
+def _templates(flowers: Path) -> dict[str, str]:
+    """Flower's templates, with a link to the page in the navigation bar, and ours."""
+    found = {
+        path.relative_to(root).as_posix(): path.read_text(encoding="utf-8")
+        for root in (flowers, _PAGES)
+        for path in root.rglob("*")
+        if path.suffix in {".html", ".js"}
+    }
+    # Its first list is that of the pages. Where a later Flower has none, there is no link, and the page is there.
+    return found | {"navbar.html": found["navbar.html"].replace("</ul>", _LINK, 1)}
+
+
+class Shared:
+    """The latest survey, shared by all who look."""
+
+    def __init__(self) -> None:
+        self._asked: asyncio.Future[dict[str, Any]] | None = None
+        self._until = 0.0
+
+    async def latest(self, app: Celery) -> dict[str, Any]:
+        """What the page shows, at most half a second older than the time that a survey takes.
+
+        Raises:
+            ConfigurationError: The app's lock settings are no good.
+        """
+        loop = asyncio.get_running_loop()
+        if self._asked is None or (self._asked.done() and loop.time() >= self._until):
+            self._until = loop.time() + _FRESH_SECONDS
+            self._asked = loop.run_in_executor(None, _survey, app)
+        # Whoever leaves does not take it away from the others.
+        return await asyncio.shield(self._asked)
+
+
+def _survey(app: Celery) -> dict[str, Any]:
+    settings = settings_of(app)
+    seen = survey(settings.addresses, prefix=settings.prefix, max_ttl=settings.max_ttl)
+    return {
+        "locks": [_lock(held) for held in seen.locks],
+        "waiters": [_waiter(waiter) for waiter in seen.waiters],
+        "nodes": [_node(state, seen.clock_limit) for state in seen.nodes],
+        "more": seen.more,
+        "is_known": seen.is_known,
+        "problem": seen.problem,
+    }
+
+
+def _lock(held: Held) -> dict[str, Any]:
+    task, worker = _task_of(held.holder) if held.since else ("", "")
+    return {
+        "resource": held.resource,
+        "holder": held.holder,
+        "task": task,
+        "worker": worker,
+        "since": held.since,
+        "left": held.remaining,
+        "votes": held.votes,
+        "held": held.held,
+        "token": held.fence,
+        "waiters": held.waiters,
+    }
+
+
+def _waiter(waiter: Waiter) -> dict[str, Any]:
+    task, worker = _task_of(waiter.waiter)
+    return dataclasses.asdict(waiter) | {"task": task, "worker": worker}
+
+
+def _task_of(label: str) -> tuple[str, str]:
+    """The task and the worker that an owner label names; empty for a label outside of a task.
+
+    Workers have names such as `celery@host`; other labels are like `pid 123@host` or `report[123]@host`.
+    """
+    task, _, worker = label.partition("@")
+    return (task, worker) if "@" in worker else ("", "")
+
+
+def _node(state: NodeState, clock_limit: float) -> dict[str, Any]:
+    health = "votes" if state.votes else "silent" if not state.reachable else "abstains" if state.abstains else "unfit"
+    return {
+        "name": state.label,
+        "health": health,
+        "says": escape(state.reason or state.unlisted),
+        "clock_note": state.clock_note(clock_limit),
+        "version": escape(state.version),
+        "clock": state.clock_offset,
+        "memory": state.used_memory,
+    }
+
+
+class _Handler(BaseHandler):  # type: ignore[misc]  # Flower is untyped
+    """What all answers of these pages have in common."""
+
+    def set_default_headers(self) -> None:
+        """Flower's headers; and no other site may show the page in a frame, where it could steal clicks."""
+        super().set_default_headers()
+        self.set_header("X-Frame-Options", "DENY")
+        self.set_header("Content-Security-Policy", "frame-ancestors 'none'")
+
+
+class LocksPage(_Handler):
+    """The page, which asks for its data once a second."""
+
+    @authenticated
+    def get(self) -> None:
+        """Show it."""
+        self.render("locks.html", refresh=self.application.options.auto_refresh)
+
+
+class LocksData(_Handler):
+    """What the page shows, as JSON; `error` instead where nobody can be asked."""
+
+    def initialize(self, shared: Shared) -> None:
+        """Take what the handlers of all requests share."""
+        self._shared = shared
+
+    @authenticated
+    async def get(self) -> None:
+        """Give it."""
+        self.set_header("Cache-Control", "no-store")
+        try:
+            self.write(await self._shared.latest(self.capp))
+        except RedlockError as error:
+            self.set_status(500)
+            self.write({"error": str(error)})

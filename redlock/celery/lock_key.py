@@ -1,0 +1,180 @@
+"""The resources that a call of a task locks: templates over its arguments, or functions of them.
+
+Invariants:
+1. Fields are checked when the task is defined, not when it first runs.
+2. Positional arguments, keywords and defaults give the same resource, and so do equal values (`redlock.celery.canonical_text`).
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import string
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from redlock import _validation
+from redlock.celery import canonical_text
+from redlock.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+OneKey: TypeAlias = "str | Callable[..., str]"
+KeySpec: TypeAlias = "OneKey | list[OneKey]"
+
+
+_FORMATTER = canonical_text.Formatter()
+_TEXT_AS_THEY_ARE = {str, int}
+_FIELD = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*|\[[^\]]+\])*")
+
+
+class Key:
+    """Names the resource of a call.
+
+    Args:
+        spec: A template or a function.
+        function: The task's function.
+
+    Raises:
+        ConfigurationError: The template is no template, or has a field that is no argument of the function.
+    """
+
+    def __init__(self, spec: OneKey, function: Callable[..., Any]) -> None:
+        self._spec = spec
+        self._name = getattr(function, "__qualname__", repr(function))
+        self._signature = inspect.signature(function)
+        parameters = self._signature.parameters.values()
+        plain = all(parameter.kind is parameter.POSITIONAL_OR_KEYWORD for parameter in parameters)
+        self._plain = tuple(self._signature.parameters) if plain else None
+        self._bare: tuple[str, ...] | None = None
+        """The fields, if each is an argument as it is: no attribute, no index, no conversion, no format."""
+        if isinstance(spec, str):
+            self._check(spec)
+            self._bare = _bare(spec)
+        elif not callable(spec):
+            raise ConfigurationError(
+                f"the key of {self._name} is {spec!r}; it must be a template such as 'account:{{id}}', or a function"
+            )
+
+    def of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+        """The resource that this call locks.
+
+        Raises:
+            TypeError: The arguments do not fit the function.
+            ConfigurationError: What comes out is no resource name.
+        """
+        if not isinstance(self._spec, str):
+            return self._made(self._signature.bind(*args, **kwargs))
+        values = self._values(args, kwargs)
+        try:
+            name = self._filled(self._spec, values)
+        except (LookupError, AttributeError, TypeError, ValueError, RecursionError) as exc:
+            reason = str(exc) if isinstance(exc, canonical_text.UnstableText) else repr(exc)
+            raise ConfigurationError(
+                f"the key {self._spec!r} of {self._name} can't be made from this call: {reason}"
+            ) from None
+        return self._named(name)
+
+    def _named(self, name: object) -> str:
+        try:
+            return _validation.resource(name)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"the key of {self._name}: {error}") from None
+
+    def _filled(self, template: str, values: dict[str, Any]) -> str:
+        if self._bare is not None:
+            for field in self._bare:
+                if type(values[field]) not in _TEXT_AS_THEY_ARE:
+                    values[field] = canonical_text.text(values[field])
+            return template.format(**values)
+        return _FORMATTER.vformat(template, (), values)
+
+    def _values(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """What a template sees: the arguments by name, with the defaults."""
+        if self._plain is not None and not kwargs and len(args) == len(self._plain):
+            # Most calls of most tasks; binding them would be most of what a key costs.
+            return dict(zip(self._plain, args, strict=True))
+        bound = self._signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        values = dict(bound.arguments)
+        for parameter in self._signature.parameters.values():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                values.update(values.pop(parameter.name))
+        return values
+
+    def _made(self, bound: inspect.BoundArguments) -> str:
+        """The resource that the key's function names."""
+        name = self._named(self._called(bound))
+        try:
+            return canonical_text.without_address(name, bound)
+        except canonical_text.UnstableText:
+            raise ConfigurationError(
+                f"the key function of {self._name} made {name!r:.200}, which has an object's address in it and differs "
+                "in every process; use an attribute that identifies the object"
+            ) from None
+
+    def _called(self, bound: inspect.BoundArguments) -> object:
+        """What the key's function makes of the call: with the defaults where it takes them, else as it was called."""
+        assert callable(self._spec)
+        args, kwargs = bound.args, bound.kwargs
+        bound.apply_defaults()
+        try:
+            inspect.signature(self._spec).bind(*bound.args, **bound.kwargs)
+        except (TypeError, ValueError):
+            return self._spec(*args, **kwargs)
+        return self._spec(*bound.args, **bound.kwargs)
+
+    def _check(self, template: str) -> None:
+        if not template:
+            self._named(template)
+        parameters = self._signature.parameters.values()
+        named = [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
+        takes_any = len(named) < len(parameters)
+        for field in self._fields(template):
+            root = re.split(r"[.\[]", field, maxsplit=1)[0]
+            if not _FIELD.fullmatch(field) or (
+                root not in named and (not takes_any or root in self._signature.parameters)
+            ):
+                raise ConfigurationError(
+                    f"the key {template!r} of {self._name} has the field {{{field}}}, which is no argument of it; "
+                    f"its arguments are {', '.join(named) or 'none'}"
+                )
+
+        literal = "".join(text for text, *_ in string.Formatter().parse(template))
+        if literal:
+            # What is wrong with each key that comes of it is said at import.
+            self._named(literal)
+
+    def _fields(self, template: str) -> list[str]:
+        found: list[str] = []
+        try:
+            for _, field, spec, conversion in string.Formatter().parse(template):
+                if conversion not in {None, "", "r", "s", "a"}:
+                    raise ValueError(f"there is no conversion !{conversion}")
+                if field is not None:
+                    found += [field, *self._fields(spec or "")]
+        except ValueError as exc:
+            raise ConfigurationError(f"the key {template!r} of {self._name} is no template: {exc}") from None
+        return found
+
+
+def _bare(template: str) -> tuple[str, ...] | None:
+    found = []
+    for _, field, spec, conversion in string.Formatter().parse(template):
+        if field is not None:
+            if spec or conversion or not field.isidentifier():
+                return None
+            found.append(field)
+    return tuple(found)
+
+
+def keys(spec: KeySpec, function: Callable[..., Any]) -> list[Key]:
+    """The keys of a task: one, or several that are taken all or nothing.
+
+    Raises:
+        ConfigurationError: One of them is no good, or the list is empty.
+    """
+    specs = spec if isinstance(spec, list | tuple) else [spec]
+    if not specs:
+        raise ConfigurationError("the list of keys is empty; give at least one, such as 'account:{id}'")
+    return [Key(one, function) for one in specs]

@@ -1,0 +1,199 @@
+"""Figures of the lock for Prometheus, added up over the processes of a worker.
+
+The children of a prefork worker count into memory that they share with the main process, which writes them down, in
+Prometheus' text format, as a file for node_exporter's textfile collector: so nothing listens, nothing has to be
+installed, and what a child has counted outlives the child.
+
+Rules of this file:
+1. It counts what the log tells (`log.watch`); where no file is asked for, nothing watches and nothing is counted.
+2. Each process adds in its own row; only sums leave this file. Counters only grow, for as long as the worker lives.
+"""
+
+from __future__ import annotations
+
+import bisect
+import mmap
+import os
+import threading
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from redlock import _log
+from redlock._escaping import escape
+from redlock.celery.task_registry import SLOTS, is_alive, own_slot
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_MOST_OPEN = 10_000
+_BYTES = 8
+
+
+_PROCESS, _WAITERS = 0, 1
+"""The first cells of a row: the process that writes into it, and its waits."""
+
+
+class Figure(NamedTuple):
+    """One number: what it is called, and of which kind, node or number of rounds it is."""
+
+    name: str
+    label: str = ""
+    value: str = ""
+
+
+_HELP = {
+    "redlock_elections_total": "Leases taken, by the rounds that the election took.",
+    "redlock_contended_total": "Acquisitions that had to wait.",
+    "redlock_refused_total": "Callers that went away without the lock.",
+    "redlock_requeued_total": "Tasks that went back to the queue for want of their lock.",
+    "redlock_skipped_total": "Tasks that were skipped because somebody else had their lock.",
+    "redlock_duplicates_total": "Copies of running or finished tasks that were delivered again, and put aside.",
+    "redlock_lost_total": "Leases lost while their holder was at work.",
+    "redlock_extensions_failed_total": "Renewals that failed; the old deadline stood.",
+    "redlock_votes_missing_total": "Votes that a node should have given and did not.",
+    "redlock_clock_jumps_total": "Jumps of a node's wall clock that were seen.",
+}
+_WAITERS_HELP = "Acquisitions that wait at this moment."
+_TIMES = {
+    "redlock_wait_seconds": "Time from asking for a lock to having it.",
+    "redlock_hold_seconds": "Time from having a lock to giving it back.",
+}
+_SIMPLE = {
+    "refused": Figure("redlock_refused_total"),
+    "requeued": Figure("redlock_requeued_total"),
+    "skipped": Figure("redlock_skipped_total"),
+    "duplicate": Figure("redlock_duplicates_total"),
+    "lost": Figure("redlock_lost_total"),
+    "not-extended": Figure("redlock_extensions_failed_total"),
+}
+_ENDS = ("released", "expired", "unknown")
+EVENTS = ("acquired", "retry", "waiting", "wait-ended", "extended", "clock-jump", *_SIMPLE, *_ENDS)
+"""What it wants to see of the log."""
+
+
+class Metrics:
+    """What the processes of one worker have counted; made before the fork.
+
+    Args:
+        nodes: The labels of the lock nodes.
+    """
+
+    def __init__(self, nodes: Sequence[str]) -> None:
+        counters = [Figure("redlock_elections_total", "rounds", rounds) for rounds in ("1", "2")]
+        counters += [Figure("redlock_contended_total"), *_SIMPLE.values()]
+        each = ("redlock_votes_missing_total", "redlock_clock_jumps_total")
+        counters += [Figure(name, "node", node) for name in each for node in nodes]
+        first = _WAITERS + 1
+        self._counters = {figure: place for place, figure in enumerate(counters, first)}
+        # A histogram has a cell for each bucket, one for what is longer, and one for the sum.
+        size = len(_BOUNDS) + 2
+        self._times = {name: first + len(counters) + number * size for number, name in enumerate(_TIMES)}
+        self._width = first + len(counters) + len(_TIMES) * size
+        self._cells = memoryview(mmap.mmap(-1, SLOTS * self._width * _BYTES)).cast("d")
+        self.forget()
+        os.register_at_fork(after_in_child=self.forget)
+
+    def forget(self) -> None:
+        """In a forked child: what the parent holds is not ours."""
+        self._lock = threading.Lock()
+        self._open: dict[tuple[object, object], float] = {}
+
+    def see(self, event: str, fields: Mapping[str, object]) -> None:
+        """Take an event of the log in."""
+        with self._lock:
+            missing = fields.get("missing")
+            for node in missing if isinstance(missing, Mapping) else ():
+                self._add(Figure("redlock_votes_missing_total", "node", str(node)))
+            if event in _SIMPLE:
+                self._add(_SIMPLE[event])
+            elif event == "waiting":
+                self._add(Figure("redlock_contended_total"))
+                self._wait(1)
+            elif event == "wait-ended":
+                self._wait(-1)
+            elif event == "clock-jump":
+                self._add(Figure("redlock_clock_jumps_total", "node", str(fields["node"])))
+            elif event == "acquired":
+                self._acquired(fields)
+            elif event in _ENDS:
+                began = self._open.pop((fields["resource"], fields["fence"]), None)
+                if began is not None:
+                    self._observe("redlock_hold_seconds", time.monotonic() - began)
+
+    def _acquired(self, fields: Mapping[str, object]) -> None:
+        self._add(Figure("redlock_elections_total", "rounds", str(fields["rounds"])))
+        waited_ms = fields["waited_ms"]
+        assert isinstance(waited_ms, int)
+        self._observe("redlock_wait_seconds", waited_ms / 1000)
+        if len(self._open) >= _MOST_OPEN:
+            # Leases that nobody gave back; better to miss some than to keep them all.
+            self._open.clear()
+        self._open[fields["resource"], fields["fence"]] = time.monotonic()
+
+    def _wait(self, change: int) -> None:
+        # A row outlives its process: the waits of a child that was killed ended with it.
+        if self._cells[self._row + _PROCESS] != os.getpid():
+            self._cells[self._row + _PROCESS] = os.getpid()
+            self._cells[self._row + _WAITERS] = 0
+        self._cells[self._row + _WAITERS] = max(0, self._cells[self._row + _WAITERS] + change)
+
+    def _waiters(self) -> int:
+        """How many acquisitions wait, over all processes that are alive."""
+        rows = range(0, len(self._cells), self._width)
+        waits = ((int(self._cells[row + _PROCESS]), self._cells[row + _WAITERS]) for row in rows)
+        return int(sum(count for pid, count in waits if count and is_alive(pid)))
+
+    def _add(self, figure: Figure, amount: float = 1.0) -> None:
+        place = self._counters.get(figure)
+        if place is not None:
+            self._cells[self._row + place] += amount
+
+    def _observe(self, name: str, seconds: float) -> None:
+        first = self._row + self._times[name]
+        self._cells[first + bisect.bisect_left(_BOUNDS, seconds)] += 1
+        self._cells[first + len(_BOUNDS) + 1] += seconds
+
+    @property
+    def _row(self) -> int:
+        return (own_slot() or 0) * self._width
+
+    def text(self) -> str:
+        """All figures in Prometheus' text format."""
+        return "".join(f"{line}\n" for line in self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        yield f"# HELP redlock_waiters {_WAITERS_HELP}"
+        yield "# TYPE redlock_waiters gauge"
+        yield f"redlock_waiters {self._waiters()}"
+        sums = [sum(self._cells[place :: self._width]) for place in range(self._width)]
+        last = ""
+        for figure, place in sorted(self._counters.items()):
+            if figure.name != last:
+                last = figure.name
+                yield f"# HELP {last} {_HELP[last]}"
+                yield f"# TYPE {last} counter"
+            labels = f'{{{figure.label}="{_escaped(figure.value)}"}}' if figure.label else ""
+            yield f"{figure.name}{labels} {sums[place]:.0f}"
+        for name, first in self._times.items():
+            yield f"# HELP {name} {_TIMES[name]}"
+            yield f"# TYPE {name} histogram"
+            count = 0.0
+            for number, bound in enumerate((*_BOUNDS, float("inf"))):
+                count += sums[first + number]
+                limit = "+Inf" if number == len(_BOUNDS) else f"{bound:g}"
+                yield f'{name}_bucket{{le="{limit}"}} {count:.0f}'
+            yield f"{name}_sum {sums[first + len(_BOUNDS) + 1]:.6f}"
+            yield f"{name}_count {count:.0f}"
+
+
+def counting(nodes: Sequence[str]) -> Metrics:
+    """Count from now on, in this process and in those that it forks."""
+    metrics = Metrics(nodes)
+    _log.watch(metrics.see, *EVENTS)
+    return metrics
+
+
+def _escaped(value: str) -> str:
+    return escape(value).replace("\\", "\\\\").replace('"', '\\"')

@@ -1,0 +1,44 @@
+"""What a worker checks of its tasks when it starts: what can't work is refused, what is risky is logged.
+
+Invariants: the check runs after the tasks are imported and before one is taken; a refusal is one line.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery.signals import celeryd_after_setup
+
+from redlock import _log
+from redlock.admin import visibility_timeout
+from redlock.admin.visibility_timeout import MARK
+from redlock.celery.conf import of_conf
+
+UNFINISHED = "__redlock_unfinished__"
+"""The attribute of what `@locked` gives before it stands on a function."""
+
+
+def refuse(app: Any) -> None:  # noqa: ANN401 - Celery is untyped
+    """End the start of a worker that has a task whose lock could not work.
+
+    Raises:
+        SystemExit: There is one; the message names it and says what would be right.
+    """
+    for name, task in sorted(app.tasks.items()):
+        if hasattr(task.run, UNFINISHED):
+            raise SystemExit(f'{name} is under @locked without a key; write @locked("account:{{account_id}}")')
+        # A batch runs several messages in one call: none of them could go back to the queue or be skipped by itself.
+        is_batch = any(base.__module__.partition(".")[0] == "celery_batches" for base in type(task).__mro__)
+        if is_batch and hasattr(task.run, MARK):
+            raise SystemExit(
+                f"{name} is a task of celery-batches under @locked: a batch that did not get its lock would lose all "
+                "its messages; take @locked off, and lock inside the task: `with client_for(app).lock(...)`"
+            )
+
+
+@celeryd_after_setup.connect
+def _check(instance: Any, **_: Any) -> None:  # noqa: ANN401 - Celery's signals pass what they like
+    app = instance.app
+    refuse(app)
+    for finding in visibility_timeout.findings(app.conf, visibility_timeout.locked_tasks(app, of_conf(app.conf).ttl)):
+        _log.warning("visibility-timeout", why=finding.what, remedy=finding.mend)

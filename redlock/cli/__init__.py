@@ -1,0 +1,1 @@
+"""The command `redlock`: one module per command."""

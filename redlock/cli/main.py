@@ -1,0 +1,274 @@
+"""The command line: `redlock` and `python -m redlock`.
+
+Rules: an error of ours is one line on stderr and an exit status, never a traceback; options come before the
+environment, the environment before the defaults. Exit status: 0 done, 1 declined, 2 bad input, 3 no quorum, 130 Ctrl-C;
+`doctor` and `run` have their own, which their --help lists.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+import warnings
+from typing import TYPE_CHECKING
+
+import redlock
+from redlock import _validation
+from redlock._escaping import escape
+from redlock.admin import doctor, force_release
+from redlock.admin.bootstrap import declare
+from redlock.admin.cluster_status import survey
+from redlock.admin.diagnostics import worst
+from redlock.cli import run as programs
+from redlock.cli import simulate
+from redlock.cli.options import Parser, broker_from, given, settings_from
+from redlock.cli.status_table import table
+from redlock.errors import ConfigurationError, QuorumUnavailable, RedlockError
+from redlock.settings import read
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+DECLINED, BAD_INPUT, NO_QUORUM, INTERRUPTED = 1, 2, 3, 130
+
+
+_CLEAR = "\x1b[2J\x1b[H"
+
+
+def main(arguments: Sequence[str] | None = None, app: object = None) -> int:
+    """Run a subcommand and return its exit status.
+
+    Args:
+        arguments: The command line; default: that of this process.
+        app: The Celery app that has the lock's settings, where `celery redlock` names one.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    # What stands behind the first -- of `run` is another program's, and none of our options.
+    ours = words.index("--") if words[:1] == ["run"] and "--" in words else len(words)
+    options = _parser().parse_args(words[:ours], argparse.Namespace(command=words[ours + 1 :]))
+    options.app = options.app or app
+    # It is the doctor who speaks of what works and is not sensible, such as an even number of nodes.
+    warnings.simplefilter("ignore", UserWarning)
+    try:
+        status: int = options.run(options)
+    except QuorumUnavailable as error:
+        print(escape(f"redlock: {error}"), file=sys.stderr)
+        return NO_QUORUM
+    except (RedlockError, OSError) as error:
+        print(escape(f"redlock: {error}"), file=sys.stderr)
+        return BAD_INPUT
+    except (KeyboardInterrupt, EOFError):
+        return INTERRUPTED
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="redlock", description="A quorum lock on independent Redis nodes.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {redlock.__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    command = commands.add_parser(
+        "simulate",
+        help="let several clients compete for one lock",
+        description="Each client is a process that starts after its delay, tries to take the lock, holds it, and "
+        "releases it. Options can also be set as REDLOCK_NODES, REDLOCK_TTL, ..., SIMULATE_DELAYS, SIMULATE_HOLD, ...",
+    )
+    _lock_options(command)
+    command.add_argument("--delays", metavar="S,S,...", help="each client's start, in seconds (default: 0,1,3)")
+    command.add_argument("--hold", metavar="S", help="seconds that a client holds the lock (default: 2)")
+    command.add_argument("--retries", metavar="N", help="how often a client tries again (default: 3)")
+    command.add_argument("--retry-delay", metavar="S", help="seconds between tries, halved to doubled (default: 0.2)")
+    command.add_argument("--resource", metavar="NAME", help="what they compete for (default: shared-resource)")
+    command.add_argument("--log-file", metavar="FILE", help="where all events go (default: logger.log)")
+    command.add_argument("--embedded", action="store_true", help="bring its own five nodes")
+    command.set_defaults(run=_simulate)
+    command = commands.add_parser(
+        "init",
+        help="let brand-new nodes vote at once",
+        description="Brand-new nodes abstain until they have been known for max_ttl, because nobody can know which "
+        "locks they have forgotten. If you know that they can have forgotten none, this makes them vote at once.",
+    )
+    _lock_options(command)
+    command.add_argument("--yes", action="store_true", help="do not ask")
+    command.set_defaults(run=_init)
+    _look_commands(commands)
+    _lock_commands(commands)
+    return parser
+
+
+def _look_commands(commands: argparse._SubParsersAction[Parser]) -> None:
+    command = commands.add_parser(
+        "status",
+        help="show the nodes, and who holds what",
+        description="Looks at all nodes, and changes nothing. Under VOTES there is a sign for each node, in the order "
+        "of the list above it: + names this holder, - does not, ? did not answer. Exit status: 0 a quorum votes, "
+        "3 none does.",
+    )
+    _node_options(command)
+    command.add_argument("--watch", action="store_true", help="look again every second, until Ctrl-C")
+    command.add_argument("--json", action="store_true", help="as JSON; with --watch, a line for each look")
+    command.add_argument("--most", metavar="N", type=int, default=200, help="locks that are shown (default: 200)")
+    command.set_defaults(run=_status)
+    command = commands.add_parser(
+        "doctor",
+        help="say what is wrong with nodes, settings and broker, and how to mend it",
+        description="Exit status: 0 fine, 1 warnings, 2 unsafe, or nobody could be asked, 3 no quorum votes. Addresses "
+        "with a password belong in the environment, where nobody can read them in the list of processes.",
+    )
+    _node_options(command)
+    command.add_argument("--ttl", metavar="S", help="seconds that a lease lasts (default: 5)")
+    command.add_argument(
+        "--broker", metavar="URL", help="Celery's broker (default: the app's, else $CELERY_BROKER_URL)"
+    )
+    command.add_argument("--store", metavar="URL", help="the Redis with the data behind the fenced store")
+    command.add_argument("--json", action="store_true", help="as JSON")
+    command.set_defaults(run=_doctor)
+
+
+def _lock_commands(commands: argparse._SubParsersAction[Parser]) -> None:
+    command = commands.add_parser(
+        "run",
+        usage="redlock run [options] RESOURCE -- COMMAND ...",
+        help="run a program while a lock is held",
+        description="Takes the lock, runs the program, renews the lock while it runs, and gives it back. Where the "
+        "lock is being lost the program's process group gets SIGTERM, and SIGKILL when the grace is over: before the "
+        "lease is, if it could not be renewed; after it, if it was taken away. The program finds REDLOCK_RESOURCE, "
+        "REDLOCK_FENCE (the fencing token) and REDLOCK_NODES (without passwords) in its environment. It can't be "
+        "suspended with Ctrl-Z. Where redlock itself is killed, the whole process group is killed. Not protected is a "
+        "process that the program leaves running in the background, or that leaves the group (setsid, setpgid, an "
+        "interactive shell).",
+        epilog="Exit status: the program's, or 128 + n if signal n ended it; 2 bad input, 69 no quorum of nodes, "
+        "70 the lock was lost, 73 the log file can't be opened, 75 somebody else has the lock, 126 the program can't "
+        "be run, 127 there is none.",
+    )
+    command.add_argument("resource", metavar="RESOURCE", help="what to lock")
+    _lock_options(command)
+    command.add_argument("--wait", metavar="S", type=float, help="seconds to wait; 0 tries once (default: for ever)")
+    command.add_argument("--pass-credentials", action="store_true", help="let the program find the nodes' passwords")
+    command.add_argument("--grace", metavar="S", type=float, help="seconds to SIGKILL (default: a third of the ttl)")
+    command.add_argument("--log-file", metavar="FILE", help="where the lock's events go (default: nowhere)")
+    command.set_defaults(run=_run)
+    command = commands.add_parser(
+        "release",
+        help="take a lock away from its holder",
+        description="Raises the fence first, then deletes the lock and wakes a waiter. The old holder finds out at its "
+        "next extension; until then it and the next holder both believe that they hold the lock.",
+    )
+    command.add_argument("resource", metavar="RESOURCE", help="what is locked")
+    _nodes_option(command)
+    command.add_argument("--force", action="store_true", help="needed: only its holder releases a lock without force")
+    command.add_argument("--yes", action="store_true", help="do not ask")
+    command.set_defaults(run=_release)
+
+
+def _nodes_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument("-A", "--app", metavar="APP", help="take the lock's settings from this Celery app")
+    command.add_argument("--nodes", metavar="URL,URL,...", help="the lock nodes (default: 127.0.0.1:63791 to 63795)")
+
+
+def _node_options(command: argparse.ArgumentParser) -> None:
+    _nodes_option(command)
+    command.add_argument("--timeout", metavar="S", type=float, default=1.0, help="seconds for an answer (default: 1)")
+
+
+def _lock_options(command: argparse.ArgumentParser) -> None:
+    _nodes_option(command)
+    command.add_argument("--ttl", metavar="S", help="seconds that a lease lasts (default: 5)")
+
+
+def _simulate(options: argparse.Namespace) -> int:
+    lock = settings_from(options, "nodes", "ttl")
+    names = ("delays", "hold", "retries", "retry_delay", "resource", "log_file")
+    plan = read(simulate.Plan, os.environ, "SIMULATE_", options=given(options, *names))
+    return simulate.run(plan, lock, embedded=options.embedded)
+
+
+def _init(options: argparse.Namespace) -> int:
+    lock = settings_from(options, "nodes", "ttl")
+    nodes = lock.addresses
+    print(
+        f"This lets {len(nodes)} nodes vote at once. The risk: if one of them held a lock less than "
+        f"{lock.max_ttl:g} s ago and has forgotten it, two clients can now hold that lock."
+    )
+    if not _agreed(options):
+        return DECLINED
+    declare(nodes, lock.prefix)
+    print("Done: they vote from now on.")
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    lock = settings_from(options, "nodes")
+    while True:
+        seen = survey(
+            lock.addresses, prefix=lock.prefix, max_ttl=lock.max_ttl, timeout=options.timeout, resources=options.most
+        )
+        if options.json:
+            print(json.dumps(seen.as_dict(), indent=None if options.watch else 2), flush=True)
+        else:
+            is_terminal = sys.stdout.isatty()
+            clear = _CLEAR if options.watch and is_terminal else ""
+            print(clear + table(seen, color=is_terminal and not os.environ.get("NO_COLOR")), flush=True)
+        if not options.watch:
+            return 0 if seen.voting >= seen.quorum else NO_QUORUM
+        time.sleep(1.0)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    lock = settings_from(options, "nodes", "ttl")
+    broker = broker_from(options)
+    findings = doctor.check(lock, broker=broker, store=options.store or "", timeout=options.timeout, app=options.app)
+    level = worst(findings)
+    if options.json:
+        print(json.dumps({"level": level.name.lower(), "findings": [one.as_dict() for one in findings]}, indent=2))
+        return int(level)
+    for finding in findings:
+        print(escape(f"{finding.level.name.replace('_', ' '):<9}  {finding}"))
+    return int(level)
+
+
+def _run(options: argparse.Namespace) -> int:
+    if not options.command:
+        raise ConfigurationError("run needs a program: redlock run RESOURCE -- COMMAND ...")
+    lock = settings_from(options, "nodes", "ttl")
+    wait, grace = _validation.patience(options.wait), lock.ttl / 3 if options.grace is None else options.grace
+    if _validation.number("grace", grace, zero=True) > lock.ttl / 2:
+        raise ConfigurationError(f"grace is {grace:g} s; it must be at most half of the ttl, {lock.ttl / 2:g} s")
+    if options.log_file is not None:
+        try:
+            programs.log_to(options.log_file)
+        except OSError as error:
+            programs.say(f"log file {options.log_file!r}: {(error.strerror or str(error)).lower()}")
+            return programs.CANNOT_CREATE
+    with lock.client() as client:
+        environment = programs.environment(lock, credentials=options.pass_credentials)
+        return programs.run(client, options.resource, options.command, environment, wait=wait, grace=grace)
+
+
+def _release(options: argparse.Namespace) -> int:
+    if not options.force:
+        raise ConfigurationError("only its holder releases a lock; --force takes it away from whoever that is")
+    lock = settings_from(options, "nodes")
+    with lock.client() as client:
+        lease = force_release.target(client, options.resource)
+        if lease is None:
+            print(f"Nobody holds {options.resource!r}; nothing was changed.")
+            return 0
+        print(escape(lease.describe()))
+        print(force_release.RISK)
+        if not options.yes and not sys.stdin.isatty():
+            raise ConfigurationError("there is no terminal to ask on; --yes answers the question beforehand")
+        if not _agreed(options):
+            return DECLINED
+        print(f"Done: {force_release.take_away(client, lease)} of {lease.nodes} nodes are known to be without it.")
+    return 0
+
+
+def _agreed(options: argparse.Namespace) -> bool:
+    """Whether the user wants it, now that he knows the risk."""
+    if options.yes or input("Go on? [y/N] ").strip().lower() in {"y", "yes"}:
+        return True
+    print("Nothing was changed.")
+    return False

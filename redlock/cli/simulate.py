@@ -1,0 +1,154 @@
+"""Competing clients on real nodes: each a process that starts after its delay, tries, holds and releases.
+
+Rules: the clients know nothing of each other but the nodes; what they print is one line per step, and every
+event goes to the log file as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import multiprocessing
+import os
+import random
+import time
+from typing import TYPE_CHECKING
+
+from redlock import _files, _validation
+from redlock._escaping import escape
+from redlock._log import LineFormatter, logger
+from redlock._masking import quoted
+from redlock.errors import ConfigurationError, LockContended, QuorumUnavailable
+from redlock.testing import redis_server as servers
+
+if TYPE_CHECKING:
+    from redlock.settings import Settings
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What the clients do; times in seconds."""
+
+    delays: str = "0,1,3"
+    hold: float = 2.0
+    retries: float = 3.0
+    retry_delay: float = 0.2
+    resource: str = "shared-resource"
+    log_file: str = "logger.log"
+
+    def starts(self) -> list[float]:
+        """Each client's delay.
+
+        Raises:
+            ConfigurationError: One is no number, or something else in the plan is no good.
+        """
+        _validation.number("hold", self.hold, zero=True)
+        _validation.number("retry-delay", self.retry_delay, zero=True)
+        _validation.count("retries", int(self.retries) if float(self.retries).is_integer() else self.retries)
+        _validation.resource(self.resource)
+        try:
+            starts = [float(part) for part in self.delays.split(",")]
+        except ValueError:
+            starts = []
+        if not starts:
+            raise ConfigurationError(f"delays is {quoted(self.delays)}; it must be numbers with commas, such as 0,1,3")
+        return [_validation.number("delays", start, zero=True) for start in starts]
+
+
+def run(plan: Plan, lock: Settings, *, embedded: bool) -> int:
+    """Let the clients compete; 0 when all have ended, whether they got the lock or not.
+
+    Raises:
+        ConfigurationError: Plan or settings are no good, or there is no redis-server for `embedded`.
+        QuorumUnavailable: Too few nodes answer to begin.
+    """
+    starts = plan.starts()
+    try:
+        os.close(_files.open_to_append(plan.log_file))
+    except OSError as error:
+        raise ConfigurationError(f"log file {plan.log_file!r}: {(error.strerror or str(error)).lower()}") from None
+    with contextlib.ExitStack() as stack:
+        if embedded:
+            lock = dataclasses.replace(
+                lock,
+                nodes=",".join(stack.enter_context(servers.cluster(prefix=lock.prefix)).urls),
+                username="",
+                password="",
+            )
+        _wait_for_nodes(lock)
+        context = multiprocessing.get_context("spawn")
+        clients = [
+            context.Process(target=_client, args=(number, start, plan, lock)) for number, start in enumerate(starts)
+        ]
+        for process in clients:
+            process.start()
+        try:
+            for process in clients:
+                process.join()
+        finally:
+            for process in clients:
+                process.terminate()
+                process.join()
+    return max(abs(process.exitcode or 0) for process in clients)
+
+
+def _wait_for_nodes(lock: Settings) -> None:
+    """Begin when the nodes vote: brand-new ones abstain until they have been known for `max_ttl`."""
+    with lock.client() as client:
+        probe = client.lease("redlock simulate", who="simulate")
+        try:
+            probe.take(patience_ms=0)
+        except QuorumUnavailable as error:
+            if "abstains" not in str(error):
+                raise
+            print(escape(f"Waiting for the nodes: {error}"), flush=True)
+            probe.take(patience_ms=None)
+        probe.give_back()
+
+
+def _client(number: int, start: float, plan: Plan, lock: Settings) -> None:
+    name = f"Client-{number}"
+    _log_to(plan.log_file)
+    with contextlib.suppress(KeyboardInterrupt):
+        time.sleep(start)
+        _compete(name, plan, lock)
+
+
+def _compete(name: str, plan: Plan, lock: Settings) -> None:
+    with lock.client() as client:
+        _say(name, "Attempting to acquire lock...")
+        lease = client.lease(plan.resource, who=name)
+        for left in range(int(plan.retries), -1, -1):
+            try:
+                lease.take(patience_ms=0)
+                break
+            except LockContended:
+                if not left:
+                    _say(name, "Failed to acquire lock.")
+                    return
+            except QuorumUnavailable as error:
+                if not left:
+                    _say(name, f"Failed to acquire lock: {error}")
+                    return
+            time.sleep(plan.retry_delay * random.uniform(0.5, 2))  # noqa: S311 - jitter, not a secret
+        try:
+            _say(name, f"Lock acquired! Lock ID: {lease.owner[:8]}...")
+            time.sleep(plan.hold)
+        finally:
+            outcome = lease.give_back()
+        _say(name, f"Lock {outcome.value}!")
+
+
+def _say(name: str, text: str) -> None:
+    print(escape(f"{name}: {text}"), flush=True)
+    logger.info("%s: %s", name, text)
+
+
+def _log_to(path: str) -> None:
+    handler = logging.StreamHandler(os.fdopen(_files.open_to_append(path), "a", encoding="utf-8"))
+    handler.setFormatter(
+        LineFormatter("%(asctime)s %(levelname)-7s %(processName)s[%(process)d] %(name)s: %(message)s")
+    )
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
