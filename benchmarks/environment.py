@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 ROOT = Path(__file__).parents[1]
-KEPT = ROOT / ".bench"
+STILL_HELD = ROOT / ".bench"
 _FOLDER = ROOT / "benchmarks"
 
 
@@ -71,7 +71,7 @@ def prepare(kind: Kind) -> Program:
         return Program((sys.executable, "-m", f"benchmarks.peers.{kind.module}"), ROOT, {})
     if kind is LIMIT:
         return _compiled()
-    place = KEPT / kind.name.replace(" ", "-")
+    place = STILL_HELD / kind.name.replace(" ", "-")
     if kind is NODE:
         return _node(kind, place)
     python = place / "bin" / "python"
@@ -88,16 +88,16 @@ def prepare(kind: Kind) -> Program:
 
 def site_packages(kind: Kind) -> Path:
     """Where a Python peer's packages lie."""
-    return next((KEPT / kind.name).glob("lib/python*/site-packages"))
+    return next((STILL_HELD / kind.name).glob("lib/python*/site-packages"))
 
 
 def _compiled() -> Program:
     compiler = shutil.which("cc")
     if compiler is None:
         raise Missing("no C compiler")
-    program, source = KEPT / "limit", _FOLDER / "limit.c"
+    program, source = STILL_HELD / "limit", _FOLDER / "limit.c"
     if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
-        KEPT.mkdir(exist_ok=True)
+        STILL_HELD.mkdir(exist_ok=True)
         _run([compiler, "-O2", "-o", str(program), str(source)])
     return Program((str(program),), ROOT, {})
 

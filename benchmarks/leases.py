@@ -28,7 +28,7 @@ def hold(peer: Ours, said: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
     for lease in leases:
         if not lease.lost:
-            lease.give_back()
+            lease.release()
     return answer
 
 

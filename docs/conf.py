@@ -51,7 +51,7 @@ pygments_style, pygments_dark_style = "friendly", "monokai"
 # Headings have the same anchors as on a page of a Git server.
 myst_heading_anchors = 4
 autodoc_member_order = "bysource"
-autodoc_default_options = {"members": True, "exclude-members": ",".join(make_reference.BETWEEN_OURSELVES)}
+autodoc_default_options = {"members": True, "exclude-members": ",".join(make_reference.INTERNAL_NAMES)}
 napoleon_use_ivar = True
 
 

@@ -21,11 +21,16 @@ _WIDTH = 100
 
 PAGES: list[tuple[str, str, str, list[str]]] = [
     ("For Celery tasks", "redlock.celery", "redlock/celery/decorator.py", ["locked", "current_lease", "client_for"]),
-    ("The lock", "redlock", "redlock/client.py", ["Redlock", "Holding"]),
+    ("The lock", "redlock", "redlock/client.py", ["Redlock", "LockHolder"]),
     ("", "", "redlock/lock.py", ["Lock"]),
     ("", "", "redlock/lease.py", ["Lease"]),
     ("", "", "redlock/_core/protocol.py", ["Outcome"]),
-    ("The fenced store", "redlock.fencing", "redlock/fencing/redis_store.py", ["FencedStore", "Section", "Written"]),
+    (
+        "The fenced store",
+        "redlock.fencing",
+        "redlock/fencing/redis_store.py",
+        ["FencedStore", "FencedTransaction", "Written"],
+    ),
     (
         "Errors",
         "redlock",
@@ -43,15 +48,15 @@ PAGES: list[tuple[str, str, str, list[str]]] = [
 ]
 """Each page: its title, where its names are imported from, the file, and the names."""
 
-BETWEEN_OURSELVES = {
+INTERNAL_NAMES = {
     "checked_ttl_ms",
     "fresh_ms",
     "links",
     "proposal",
     "refuse_event_loop",
     "renewing",
-    "saw",
-    "tell_of_loss",
+    "observe_fence",
+    "report_loss",
 }
 """What is public because another module of the package calls it, and is nobody else's business."""
 
@@ -108,7 +113,7 @@ def _described(node: Definition) -> Iterator[str]:
     for name, what in _attributes(node, members):
         yield from (f"#### {node.name}.{name}", "", what, "")
     for member in members:
-        if not member.name.startswith("_") and member.name not in BETWEEN_OURSELVES:
+        if not member.name.startswith("_") and member.name not in INTERNAL_NAMES:
             yield from (f"#### {node.name}.{member.name}", "")
             if not _is(member, "property"):
                 yield from _signature(member, member.name)

@@ -10,7 +10,7 @@ For Celery tasks see `redlock.celery.locked`, for shared state in Redis `redlock
 """
 
 from redlock._core.protocol import Outcome
-from redlock.client import Holding, Redlock
+from redlock.client import LockHolder, Redlock
 from redlock.errors import (
     ConfigurationError,
     LockContended,
@@ -28,7 +28,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ConfigurationError",
-    "Holding",
+    "LockHolder",
     "Lease",
     "Lock",
     "LockContended",

@@ -72,17 +72,17 @@ class InnerLease(Lease):
         self._held()
         self._outer.extend(seconds)
 
-    def give_back(self, *, wait: bool = True, ends_blocks: bool = True) -> Outcome:
+    def release(self, *, wait: bool = True, ends_blocks: bool = True) -> Outcome:
         """Leave; release the lease only if its own block and all other entries are over."""
         self._held()
         self._outer.entries.discard(weakref.ref(self))
         if self._outer.is_left and not self._outer.entries:
-            return self._outer.give_back(wait=wait, ends_blocks=ends_blocks)
-        return Outcome.KEPT
+            return self._outer.release(wait=wait, ends_blocks=ends_blocks)
+        return Outcome.STILL_HELD
 
     def outcome(self) -> Outcome:
         """`KEPT` while the outer lease is held; then the outcome of its release."""
-        return Outcome.KEPT if self._outer.held else self._outer.outcome()
+        return Outcome.STILL_HELD if self._outer.held else self._outer.outcome()
 
     def _held(self) -> Grant:
         if not self._is_inside:

@@ -18,14 +18,14 @@ from redlock._core.votes import shown
 from redlock._escaping import owner_label
 from redlock._inner_lease import InnerLease
 from redlock._locking import failures, held_leases, misuse, process_lifecycle
-from redlock._locking.lock_events import Journal
+from redlock._locking.lock_events import LockEventLog
 from redlock._locking.observed_fences import ObservedFences
 from redlock._locking.renewal import Renewal
-from redlock._locking.wait_queue import Waiters
+from redlock._locking.wait_queue import WaiterPool
 from redlock._locking.wait_registry import WaitRegistry
 from redlock._transport.codec import Codec
 from redlock._transport.node import DEFAULT_NODES, Node
-from redlock._transport.pool import Driver
+from redlock._transport.pool import ConnectionPool
 from redlock.errors import ConfigurationError
 from redlock.lease import Lease
 from redlock.lock import Lock
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from redlock._core.commands import Names
 
 
-class Holding(NamedTuple):
+class LockHolder(NamedTuple):
     """Who holds a resource, as the nodes tell.
 
     Attributes:
@@ -100,9 +100,9 @@ class Redlock:
             warnings.warn(warning, stacklevel=2)
             _log.warning("nodes", count=len(members), why=warning)
         codec = Codec(len(members), prefix, self._max_ttl_ms, self.reserve_ms)
-        self.driver = Driver(members, codec)
-        self.waiters = Waiters(members, codec)
-        self.log = Journal(members)
+        self.driver = ConnectionPool(members, codec)
+        self.waiters = WaiterPool(members, codec)
+        self.log = LockEventLog(members)
         self.waits = WaitRegistry(self.log, self.waiters, prefix)
         self.renewal = Renewal(self.driver)
         process_lifecycle.watch(self)
@@ -210,7 +210,7 @@ class Redlock:
         outer = held_leases.claim(lease, reentrant=reentrant, forever=forever)
         return lease if outer is lease else InnerLease(outer, on_lost, is_block=is_block)
 
-    def holder(self, name: str) -> Holding | None:
+    def holder(self, name: str) -> LockHolder | None:
         """Who holds this resource: whom most nodes name, where a quorum of them shows a holder; else None.
 
         Raises:
@@ -226,7 +226,7 @@ class Redlock:
             return None
         count = sum(vote.holder == holder for vote in election.votes)
         left_ms = election.free_in_ms
-        return Holding(
+        return LockHolder(
             resource,
             shown(holder),
             None if left_ms is None else left_ms / 1000,
@@ -272,7 +272,7 @@ class Redlock:
         """How long a proposal counts: half of what a node that lost its fences abstains for; clocks get the rest."""
         return self._max_ttl_ms // 2
 
-    def saw(self, name: str | Sequence[str], fence: int) -> None:
+    def observe_fence(self, name: str | Sequence[str], fence: int) -> None:
         """Remember a token, so that the next proposal for this resource is larger.
 
         Args:

@@ -21,14 +21,14 @@ from redlock._core.backoff import renewal_ms
 from redlock._core.commands import Wait
 from redlock._core.protocol import Outcome
 from redlock._locking import held_leases
-from redlock._locking.acquisition import Candidate
+from redlock._locking.acquisition import Acquisition
 from redlock._locking.lease_steps import LeaseSteps
 from redlock.errors import LockLost, NotHeld
 
 if TYPE_CHECKING:
     from redlock._core.votes import Grant
     from redlock._inner_lease import InnerLease
-    from redlock._transport.threads import Links
+    from redlock._transport.threads import NodeConnections
 
 _RELEASE_SECONDS = 0.08
 
@@ -98,10 +98,10 @@ class Lease(LeaseSteps):
             QuorumUnavailable: At its end too few nodes voted; if it is endless, for one TTL too few could be heard.
             ConfigurationError: The addresses lead to too few servers, or other clients work under other terms.
         """
-        who = Candidate(self._client, self.names, self.ttl_ms, self._who, won=self._begin, undo=self._undo)
+        who = Acquisition(self._client, self.names, self.ttl_ms, self._who, won=self._begin, undo=self._undo)
         who.win(patience_ms)
 
-    def _begin(self, grant: Grant, links: Links, waited_ms: int) -> None:
+    def _begin(self, grant: Grant, links: NodeConnections, waited_ms: int) -> None:
         self.links, self._grant, self._taken_ms, self.waited_ms = links, grant, now_ms(), waited_ms
         held_leases.add(self)
         self._client.log.acquired(self.resource, grant, waited_ms)
@@ -129,9 +129,9 @@ class Lease(LeaseSteps):
                 self.links = links
                 links.run(self._extending(ttl_ms, Wait.DECIDED))
         finally:
-            self.tell_of_loss()
+            self.report_loss()
 
-    def tell_of_loss(self) -> None:
+    def report_loss(self) -> None:
         """Have `on_lost` called, once, in a thread of its own; also that of each re-entrant block."""
         if self._is_told:
             return
@@ -143,7 +143,7 @@ class Lease(LeaseSteps):
     def _inside(self) -> list[InnerLease]:
         return [entry for reference in tuple(self.entries) if (entry := reference()) is not None]
 
-    def give_back(self, *, wait: bool = True, ends_blocks: bool = True) -> Outcome:
+    def release(self, *, wait: bool = True, ends_blocks: bool = True) -> Outcome:
         """Delete the keys on all nodes, bounded to 80 ms; forgets the owner token once the outcome is known.
 
         Args:
@@ -160,7 +160,7 @@ class Lease(LeaseSteps):
         self._held()
         if self.entries and any(not (ends_blocks and entry.is_block) for entry in self._inside()):
             self.is_left = True
-            return Outcome.KEPT
+            return Outcome.STILL_HELD
         self._is_leaving = True
         held_leases.remove(self)
         turn = self._mutex.turn(_RELEASE_SECONDS)
@@ -181,7 +181,7 @@ class Lease(LeaseSteps):
             LockLost: It was lost before: somebody else may have been inside at the same time.
         """
         lost = self.lost
-        outcome = self.give_back(wait=wait, ends_blocks=ends_blocks)
+        outcome = self.release(wait=wait, ends_blocks=ends_blocks)
         if lost or outcome is Outcome.EXPIRED:
             raise LockLost(self.resource, self._lost or "its time was over before it was given back")
 
@@ -189,10 +189,10 @@ class Lease(LeaseSteps):
         if wait:
             with self._client.driver.links(self.links) as links:
                 return links.run(self._releasing())
-        grant, self._outcome = self._held(), Outcome.BEGUN
+        grant, self._outcome = self._held(), Outcome.PENDING
         self._client.driver.begin(self.links, protocol.release(grant), functools.partial(self._ended, grant))
         self._grant = None
-        return Outcome.BEGUN
+        return Outcome.PENDING
 
     def outcome(self) -> Outcome:
         """What became of it when it was given back; waits for the nodes' answers, at most 80 ms.
@@ -200,7 +200,7 @@ class Lease(LeaseSteps):
         Raises:
             NotHeld: It was not given back.
         """
-        if self._outcome is Outcome.BEGUN:
+        if self._outcome is Outcome.PENDING:
             with self._client.driver.links(self.links) as links:
                 links.settle()
         if self._grant is not None or self._outcome is None:

@@ -146,7 +146,7 @@ class Lock:
             self._leases.remove(lease)
         if lease.held:
             with contextlib.suppress(RedlockError):
-                lease.give_back()
+                lease.release()
 
     @property
     def _leases(self) -> list[Lease]:

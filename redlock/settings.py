@@ -137,7 +137,7 @@ class Settings:
         )
 
 
-class Entry(NamedTuple):
+class TaskLockEntry(NamedTuple):
     """A setting as the user wrote it.
 
     Attributes:
@@ -184,21 +184,23 @@ def read(
             setting.
     """
     given = {} if options is None else options
-    entries = [Entry(name, prefix, value, _IN_ENVIRONMENT) for name, value in source.items() if _is_ours(name, prefix)]
+    entries = [
+        TaskLockEntry(name, prefix, value, _IN_ENVIRONMENT) for name, value in source.items() if _is_ours(name, prefix)
+    ]
     # What an option says also wins over a file that the environment names.
     entries = [entry for entry in entries if entry.key.removesuffix(_FILE) not in given]
-    entries += [Entry(f"--{name.replace('_', '-')}", "--", value) for name, value in given.items()]
+    entries += [TaskLockEntry(f"--{name.replace('_', '-')}", "--", value) for name, value in given.items()]
     return resolve(kind, entries, base)
 
 
-def resolve(kind: type[T], entries: Iterable[Entry], base: T | None = None) -> T:
+def resolve(kind: type[T], entries: Iterable[TaskLockEntry], base: T | None = None) -> T:
     """The settings of this kind from what the user wrote.
 
     Raises:
         ConfigurationError: As for `read`, or a setting is there twice.
     """
     defaults = {field.name: field.default for field in _fields(kind)}
-    given: dict[str, Entry] = {}
+    given: dict[str, TaskLockEntry] = {}
     for entry in entries:
         name = entry.key if entry.key in defaults else entry.key.removesuffix(_FILE)
         if name not in defaults:
@@ -237,7 +239,7 @@ def _shown_node(url: str) -> str:
         return "(no address)"
 
 
-def _content(entry: Entry) -> str:
+def _content(entry: TaskLockEntry) -> str:
     """What the file holds that this setting names."""
     path = _plain(entry.value)
     if not isinstance(path, str | os.PathLike):

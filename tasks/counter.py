@@ -68,8 +68,8 @@ def increment(self: Task, by: int = 1, name: str = "hits", *, op_id: str | None 
 def increment_unlocked(by: int = 1, name: str = "hits") -> int:
     """The control: the same body without the lock and without the fence. It loses updates."""
     _check(by)
-    value = _add(by, store().peek(name))
-    store().overwrite(name, value)
+    value = _add(by, store().read_unfenced(name))
+    store().write_unfenced(name, value)
     return int(value)
 
 

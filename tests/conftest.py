@@ -15,7 +15,7 @@ from tests.integration import tools
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tests.integration.stage import Stage, Worker
+    from tests.integration.stage import Worker, WorkerFixture
 
 _PATIENCE = 5.0
 
@@ -69,15 +69,15 @@ def broker() -> Iterator[redis_server.Server]:
 
 
 @pytest.fixture
-def stage(nodes: redis_server.Cluster, broker: redis_server.Server, tmp_path: Path) -> Iterator[Stage]:
+def stage(nodes: redis_server.Cluster, broker: redis_server.Server, tmp_path: Path) -> Iterator[WorkerFixture]:
     """Nodes and broker, and a way to start workers on them, send tasks and read results."""
-    from tests.integration.stage import Stage  # noqa: PLC0415 - Celery takes its time, and few tests need it
+    from tests.integration.stage import WorkerFixture  # noqa: PLC0415 - Celery takes its time, and few tests need it
 
-    with Stage(nodes, broker, tmp_path) as stage:
+    with WorkerFixture(nodes, broker, tmp_path) as stage:
         yield stage
 
 
 @pytest.fixture
-def worker(stage: Stage) -> Callable[..., Worker]:
+def worker(stage: WorkerFixture) -> Callable[..., Worker]:
     """Start a real Celery worker with these settings: `worker(concurrency=2, COUNTER_THINK="0.1")`."""
     return stage.start_worker

@@ -122,4 +122,4 @@ def _meet_the_nodes() -> None:
     lease = client_for(app).lease("worker start", who="worker start")
     with contextlib.suppress(RedlockError):
         lease.take(0)
-        lease.give_back()
+        lease.release()

@@ -185,7 +185,7 @@ class Run:
 
     def counter(self, name: str) -> int:
         """The value of a counter."""
-        return int(self._store.peek(name) or 0)
+        return int(self._store.read_unfenced(name) or 0)
 
     def report(self, name: str, log_file: str, frozen: str | None = None) -> Report:
         """What became of the locked increments that were sent last.

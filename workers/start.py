@@ -72,4 +72,4 @@ def _be_known(lock_settings: LockSettings) -> None:
     with contextlib.suppress(RedlockError), lock_settings.client() as client:
         lease = client.lease("worker start", who="worker start")
         lease.take(0)
-        lease.give_back()
+        lease.release()

@@ -38,7 +38,7 @@ _VARIANTS = {
 }
 
 
-class Stage(NamedTuple):
+class WorkerFixture(NamedTuple):
     """Who sends tasks, and where their results arrive."""
 
     sender: Celery
@@ -53,7 +53,7 @@ def run(bench: Bench) -> list[Table]:
     with lock_nodes() as nodes, sixth_server() as sixth, _worker(bench, nodes.urls, sixth.url):
         sender = Celery("sender", broker=f"{sixth.url}/0", backend="disabled://", set_as_current=False)
         with sender, Redis.from_url(f"{sixth.url}/1") as results:
-            stage = Stage(sender, results)
+            stage = WorkerFixture(sender, results)
             for name in variants:
                 _batch(stage, _VARIANTS[name], 4 * _CHILDREN)
             for number in range(rounds):
@@ -76,7 +76,7 @@ def _worker(bench: Bench, urls: Sequence[str], sixth: str) -> Iterator[None]:
         yield
 
 
-def _batch(stage: Stage, task: str, count: int) -> float:
+def _batch(stage: WorkerFixture, task: str, count: int) -> float:
     """Tasks per second of so many tasks, from the first result on."""
     queue = f"{task}-{time.monotonic_ns()}"
     stage.results.flushdb()
@@ -97,7 +97,7 @@ def _batch(stage: Stage, task: str, count: int) -> float:
     return (count - before) / seconds
 
 
-def _take_from(stage: Stage, queue: str) -> float:
+def _take_from(stage: WorkerFixture, queue: str) -> float:
     """Tell the worker to take from this queue, again while it is still starting; when that was said."""
     until = time.monotonic() + _PATIENCE
     while time.monotonic() < until:

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from benchmarks.environment import KEPT, ROOT, Missing, prepare
+from benchmarks.environment import ROOT, STILL_HELD, Missing, prepare
 from benchmarks.process import PeerFailed
 from benchmarks.survival import locks, tasks, theatre
 from benchmarks.survival.outcome import Outcome, brief, cell, differing, markdown
@@ -87,7 +87,7 @@ def _plans(out: Path) -> list[Plan]:
             return scenario(place)
 
     def task(kind: Kind, scenario: Callable[..., Outcome]) -> Outcome:
-        return scenario(theatre.Theatre(kind, out))
+        return scenario(theatre.ClusterFixture(kind, out))
 
     return [Plan("locks", LOCKS, locks.SCENARIOS, lock), Plan("tasks", theatre.KINDS, tasks.SCENARIOS, task)]
 
@@ -121,10 +121,10 @@ def _versions(peers: Container[str]) -> list[str]:
     found = [
         one.name.removesuffix(".dist-info").replace("_", "-")
         for name in _PACKAGES
-        for one in (KEPT / name).glob("lib/python*/site-packages/*.dist-info")
+        for one in (STILL_HELD / name).glob("lib/python*/site-packages/*.dist-info")
         if name in peers and one.name.lower().replace("_", "-").startswith(f"{name}-")
     ]
-    package = KEPT / "node-redlock" / "node_modules" / "redlock" / "package.json"
+    package = STILL_HELD / "node-redlock" / "node_modules" / "redlock" / "package.json"
     if "node-redlock" in peers and package.exists():
         found.append(f"node-redlock-{json.loads(package.read_text())['version'].removeprefix('v')}")
     return sorted(found)

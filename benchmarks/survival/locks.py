@@ -17,7 +17,7 @@ from benchmarks.environment import NODE, OURS
 from benchmarks.process import PeerFailed
 from benchmarks.scenarios import hot
 from benchmarks.survival.outcome import Outcome, brief
-from benchmarks.survival.stage import NAME, NODE_TIMEOUT_MS, Player, Refused, Stage, passed, sleep_until
+from benchmarks.survival.stage import NAME, NODE_TIMEOUT_MS, Player, Refused, WorkerFixture, passed, sleep_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,14 +31,14 @@ _LONG = 20.0
 _QUORUM = 3
 
 
-def dead_at_connect(stage: Stage) -> Outcome:
+def dead_at_connect(stage: WorkerFixture) -> Outcome:
     """One node is dead when the client starts: taken and released within 1 s each?"""
     stage.nodes[0].kill()
     with stage.player(_TTL) as one:
         return _used_twice(one)
 
 
-def two_dead(stage: Stage) -> Outcome:
+def two_dead(stage: WorkerFixture) -> Outcome:
     """Two of five nodes are killed while the client is connected: taken and released within 1 s each?"""
     with stage.player(_TTL) as one:
         _warm(one)
@@ -47,7 +47,7 @@ def two_dead(stage: Stage) -> Outcome:
         return _used_twice(one)
 
 
-def two_frozen(stage: Stage) -> Outcome:
+def two_frozen(stage: WorkerFixture) -> Outcome:
     """Two of five nodes are frozen while the client is connected: taken and released within 1 s each?"""
     with stage.player(_TTL) as one:
         _warm(one)
@@ -56,7 +56,7 @@ def two_frozen(stage: Stage) -> Outcome:
         return _used_twice(one)
 
 
-def emptied(stage: Stage) -> Outcome:
+def emptied(stage: WorkerFixture) -> Outcome:
     """Held on three nodes, one of which is restarted empty: nobody else gets it while the lease lasts?"""
     with stage.player(_TTL) as one, stage.player(_TTL) as other:
         # What somebody left on two nodes makes it three; no node is silent and no link is cut.
@@ -76,7 +76,7 @@ def emptied(stage: Stage) -> Outcome:
         )
 
 
-def replies_lost(stage: Stage) -> Outcome:
+def replies_lost(stage: WorkerFixture) -> Outcome:
     """Two nodes act and their answers are lost: taken and released, and the next one has it within 1 s?"""
     with stage.player(_TTL, linked=True) as one, stage.player(_TTL) as other:
         _warm(one)
@@ -96,7 +96,7 @@ def replies_lost(stage: Stage) -> Outcome:
         return Outcome(taken and waited < _AT_ONCE, "; ".join(said), waited, "s until the next one has it")
 
 
-def holder_dies(stage: Stage) -> Outcome:
+def holder_dies(stage: WorkerFixture) -> Outcome:
     """The holder is killed: the next one has it when the TTL of 2 s is over?"""
     with stage.player(_TTL) as one, stage.player(_TTL) as other:
         since = one.take(_LONG)["since"]
@@ -109,19 +109,19 @@ def holder_dies(stage: Stage) -> Outcome:
         return Outcome(waited < _TTL + _LATE, "", waited)
 
 
-def frozen_writer(stage: Stage) -> Outcome:
+def frozen_writer(stage: WorkerFixture) -> Outcome:
     """A holder frozen past its lease writes, no fence in the way: is the other's update still there?"""
     return _frozen_past_its_lease(stage, fenced=False)
 
 
-def fenced_writer(stage: Stage) -> Outcome:
+def fenced_writer(stage: WorkerFixture) -> Outcome:
     """The same, writing through a store that checks the lock's token?"""
     if stage.kind is not OURS:
         return Outcome(None, "it gives no token that a store could check")
     return _frozen_past_its_lease(stage, fenced=True)
 
 
-def late_release(stage: Stage) -> Outcome:
+def late_release(stage: WorkerFixture) -> Outcome:
     """Released after it has run out and somebody else has it: does the other one keep it?"""
     with stage.player(_TTL) as one, stage.player(4 * _TTL) as other:
         one.take(_LONG)
@@ -137,7 +137,7 @@ def late_release(stage: Stage) -> Outcome:
         return Outcome(kept >= _QUORUM, told)
 
 
-def frozen_asker(stage: Stage) -> Outcome:
+def frozen_asker(stage: WorkerFixture) -> Outcome:
     """A client is frozen past the TTL while answers are on their way: it does not say that it holds the lock?"""
     found = _frozen_while_asking(stage, NAME, NODE_TIMEOUT_MS)
     if stage.kind is NODE:
@@ -147,7 +147,7 @@ def frozen_asker(stage: Stage) -> Outcome:
     return found
 
 
-def contention(stage: Stage) -> Outcome:
+def contention(stage: WorkerFixture) -> Outcome:
     """Eight processes want it for 4 s, a counter inside: everyone served, the counter right?"""
     bench = Bench(Options(quick=True, rounds=1, out=stage.out), (stage.kind,))
     load = hot.Load(stage.nodes.urls, stage.store.url, hot.PROCESSES, 4.0)
@@ -163,7 +163,7 @@ def contention(stage: Stage) -> Outcome:
     return Outcome(not found.wrong and found.fairness > 0, how, max(found.wait_ms) / 1000, "s longest wait")
 
 
-SCENARIOS: tuple[Callable[[Stage], Outcome], ...] = (
+SCENARIOS: tuple[Callable[[WorkerFixture], Outcome], ...] = (
     dead_at_connect, two_dead, two_frozen, emptied, replies_lost, holder_dies, frozen_writer, fenced_writer,
     late_release, frozen_asker, contention,
 )  # fmt: skip
@@ -188,7 +188,7 @@ def _used_twice(one: Player) -> Outcome:
     return Outcome(slowest < _AT_ONCE, "", slowest)
 
 
-def _frozen_while_asking(stage: Stage, name: str, node_timeout_ms: int) -> Outcome:
+def _frozen_while_asking(stage: WorkerFixture, name: str, node_timeout_ms: int) -> Outcome:
     with stage.player(_TTL, linked=True, node_timeout_ms=node_timeout_ms) as one:
         key = one.key.removesuffix(NAME) + name
         _warm(one)
@@ -209,7 +209,7 @@ def _frozen_while_asking(stage: Stage, name: str, node_timeout_ms: int) -> Outco
         return Outcome(on >= _QUORUM, "" if on >= _QUORUM else f"it says it holds what is on {on} nodes")
 
 
-def _frozen_past_its_lease(stage: Stage, *, fenced: bool) -> Outcome:
+def _frozen_past_its_lease(stage: WorkerFixture, *, fenced: bool) -> Outcome:
     with stage.player(_TTL) as one, stage.player(_TTL) as other:
         one.take(_LONG)
         one.ask("read", store=stage.store.url, fenced=fenced)
@@ -230,6 +230,6 @@ def _frozen_past_its_lease(stage: Stage, *, fenced: bool) -> Outcome:
         return Outcome(right, told or ("" if right else "one update is lost"))
 
 
-def _counter(stage: Stage, *, fenced: bool) -> int:
+def _counter(stage: WorkerFixture, *, fenced: bool) -> int:
     with Redis.from_url(stage.store.url) as redis:
         return int((redis.hget("store:counter", "value") if fenced else redis.get("counter")) or 0)

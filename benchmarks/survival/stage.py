@@ -105,7 +105,7 @@ class Player:
         self._process.kill()
 
 
-class Stage(NamedTuple):
+class WorkerFixture(NamedTuple):
     """Where one scenario of one peer happens.
 
     Attributes:
@@ -157,10 +157,10 @@ class Stage(NamedTuple):
 
 
 @contextlib.contextmanager
-def stage(kind: Kind, out: Path) -> Iterator[Stage]:
+def stage(kind: Kind, out: Path) -> Iterator[WorkerFixture]:
     """Fresh servers for one scenario."""
     with lock_nodes() as nodes, sixth_server() as store, proxies(nodes.servers) as ways:
-        yield Stage(kind, nodes, ways, store, out)
+        yield WorkerFixture(kind, nodes, ways, store, out)
 
 
 def passed(condition: Callable[[], bool], within: float, every: float = 0.01) -> bool:

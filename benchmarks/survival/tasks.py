@@ -16,7 +16,7 @@ from redis import Redis
 
 from benchmarks.survival.outcome import Outcome, brief
 from benchmarks.survival.stage import Refused, passed
-from benchmarks.survival.theatre import DONE, Play, Theatre
+from benchmarks.survival.theatre import DONE, ClusterFixture, Play
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +28,7 @@ _PATIENCE = 8.0
 _AOF = ("--appendonly", "yes", "--appendfsync", "always")
 
 
-def killed_by_default(theatre: Theatre) -> Outcome:
+def killed_by_default(theatre: ClusterFixture) -> Outcome:
     """Worker killed in the task, default settings: is the lock free again within 10 s?"""
     with theatre.play(workers=2) as play:
         play.send(1, 60)
@@ -40,7 +40,7 @@ def killed_by_default(theatre: Theatre) -> Outcome:
         return Outcome(left < _SOON_MS, "", left / 1000, "s left of the key")
 
 
-def killed(theatre: Theatre) -> Outcome:
+def killed(theatre: ClusterFixture) -> Outcome:
     """Worker killed in the task, time-out set to 2 s: does the next task run within 4 s?"""
     with theatre.play(timeout=_SHORT, workers=2) as play:
         play.send(1, 60)
@@ -54,7 +54,7 @@ def killed(theatre: Theatre) -> Outcome:
         return Outcome(waited < 2 * _SHORT, "", waited)
 
 
-def longer(theatre: Theatre) -> Outcome:
+def longer(theatre: ClusterFixture) -> Outcome:
     """Time-out set to 2 s, and a task takes 5 s: does the next one stay out until it is done?"""
     with theatre.play(timeout=_SHORT) as play:
         play.send(1, 5)
@@ -63,7 +63,7 @@ def longer(theatre: Theatre) -> Outcome:
         return _apart(play)
 
 
-def restarted_empty(theatre: Theatre) -> Outcome:
+def restarted_empty(theatre: ClusterFixture) -> Outcome:
     """The lock's Redis (of five: one) is killed in the task and comes back empty: does the next one stay out?"""
     with theatre.play() as play:
         play.send(1, 4)
@@ -73,7 +73,7 @@ def restarted_empty(theatre: Theatre) -> Outcome:
         return _apart(play)
 
 
-def restarted(theatre: Theatre) -> Outcome:
+def restarted(theatre: ClusterFixture) -> Outcome:
     """The same, with an AOF that is written at once?"""
     with theatre.play(options=_AOF) as play:
         play.send(1, 4)
@@ -83,7 +83,7 @@ def restarted(theatre: Theatre) -> Outcome:
         return _apart(play)
 
 
-def down(theatre: Theatre) -> Outcome:
+def down(theatre: ClusterFixture) -> Outcome:
     """The lock's Redis (of five: one) is dead: can tasks be sent, and do they run?"""
     with theatre.play(down=True) as play:
         try:
@@ -93,7 +93,7 @@ def down(theatre: Theatre) -> Outcome:
         return Outcome(play.done(1))
 
 
-def sent_twice(theatre: Theatre) -> Outcome:
+def sent_twice(theatre: ClusterFixture) -> Outcome:
     """Two tasks with different work want the same lock: is the work of both done?"""
     with theatre.play() as play:
         first = play.send(1, 2)
@@ -108,7 +108,7 @@ def sent_twice(theatre: Theatre) -> Outcome:
         return Outcome(survived=False, how=f"{how}, the sender gets the first one's id" if first == second else how)
 
 
-def retried(theatre: Theatre) -> Outcome:
+def retried(theatre: ClusterFixture) -> Outcome:
     """A task retries itself once: is it done, and is the lock free afterwards?"""
     with theatre.play() as play:
         play.send(1, 0, retries=1)
@@ -119,7 +119,7 @@ def retried(theatre: Theatre) -> Outcome:
         return Outcome(how == "the next one runs", how)
 
 
-def revoked(theatre: Theatre) -> Outcome:
+def revoked(theatre: ClusterFixture) -> Outcome:
     """A task is revoked with terminate while it runs: does the next one run within 10 s, default settings?"""
     with theatre.play() as play:
         task_id = play.send(1, 60)
@@ -131,7 +131,7 @@ def revoked(theatre: Theatre) -> Outcome:
         return Outcome(survived=True, figure=float(play.log("in", 2)[0]["at"]) - since)
 
 
-SCENARIOS: tuple[Callable[[Theatre], Outcome], ...] = (
+SCENARIOS: tuple[Callable[[ClusterFixture], Outcome], ...] = (
     killed_by_default, killed, longer, restarted_empty, restarted, down, sent_twice, retried, revoked,
 )  # fmt: skip
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from redis import Redis
 
 from benchmarks.bench import sixth_server
-from benchmarks.environment import KEPT, OURS, ROOT, Kind, prepare
+from benchmarks.environment import OURS, ROOT, STILL_HELD, Kind, prepare
 from benchmarks.process import Process, Program, background
 from benchmarks.survival.stage import Refused, passed
 from redlock.testing.redis_server import cluster, free_port
@@ -39,7 +39,7 @@ DONE = 20.0
 """Seconds within which a task that may run has run."""
 
 
-class Theatre(NamedTuple):
+class ClusterFixture(NamedTuple):
     """Whose tasks, and where logs go."""
 
     kind: Kind
@@ -58,7 +58,7 @@ class Theatre(NamedTuple):
             if down:
                 nodes[0].kill()
             environment = _environment(self.kind, nodes, sixth.url, timeout)
-            python = sys.executable if self.kind is OURS else str(KEPT / self.kind.name / "bin" / "python")
+            python = sys.executable if self.kind is OURS else str(STILL_HELD / self.kind.name / "bin" / "python")
             place = ROOT if self.kind is OURS else prepare(self.kind).directory
             store = stack.enter_context(Redis.from_url(f"{sixth.url}/2", decode_responses=True))
             for number in range(workers):

@@ -42,7 +42,7 @@ def store() -> FencedStore:
 
 def balance(account: str) -> int:
     """What is on an account, for looking at."""
-    return _read(store().peek(account))
+    return _read(store().read_unfenced(account))
 
 
 @app.task(bind=True)

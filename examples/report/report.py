@@ -34,7 +34,7 @@ app.conf.update(
 
 
 @app.task
-@locked("report", wait=0, otherwise="skip")
+@locked("report", wait=0, on_conflict="skip")
 def write_report() -> dict[str, object]:
     """Make the report; it takes longer than the time between two of them."""
     with FILE.open("a", encoding="utf-8") as file:

@@ -20,10 +20,10 @@ from collections.abc import Generator
 from typing import TypeAlias, TypeVar
 
 from redlock._core.commands import Acquire, Confirm, Extend, Inspect, Release, Repair, Round, Wait
-from redlock._core.votes import Election, Grant, Refusal, deadline_ms
+from redlock._core.votes import Grant, Refusal, RoundResult, deadline_ms
 
 T = TypeVar("T")
-Steps: TypeAlias = Generator[Round, Election, T]
+Steps: TypeAlias = Generator[Round, RoundResult, T]
 
 
 class Outcome(enum.Enum):
@@ -35,9 +35,9 @@ class Outcome(enum.Enum):
     """A quorum of nodes no longer had the key: the holder overran."""
     UNKNOWN = "unknown"
     """Too few nodes told. What is left of the lock runs out with its TTL."""
-    KEPT = "kept"
+    STILL_HELD = "kept"
     """An outer block of the same context still holds it."""
-    BEGUN = "begun"
+    PENDING = "begun"
     """Nobody waited for what the nodes say."""
 
 
@@ -99,7 +99,7 @@ def release(grant: Grant) -> Steps[Outcome]:
     return Outcome.EXPIRED if election.denied >= election.quorum else Outcome.UNKNOWN
 
 
-def inspect(name: str) -> Steps[Election]:
+def inspect(name: str) -> Steps[RoundResult]:
     """What every node that answers has at this name; asked twice where too few answer, over other connections then."""
     election = yield Round(Inspect((name,)), Wait.ALL)
     return election if election.reachable else (yield Round(Inspect((name,)), Wait.ALL))

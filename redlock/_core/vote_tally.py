@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from redlock._core.commands import Acquire, Command, Wait
-from redlock._core.votes import UNANSWERED, Election, Kind, Vote, counted, decided, quorum_of, silent
+from redlock._core.votes import UNANSWERED, Kind, RoundResult, Vote, counted, decided, quorum_of, silent
 from redlock._locking.observed_fences import FENCE_AHEAD_MS
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _NO_LIMIT = 2**63
 _GRANTED, _DENIED = Kind.GRANTED, Kind.DENIED
 
 
-class Ballot:
+class VoteTally:
     """The votes of one round, one per node, while they come in.
 
     Args:
@@ -93,7 +93,7 @@ class Ballot:
         """Whether no quorum said yes, and somebody may still answer."""
         return self._granted < self._quorum and self._open > 0
 
-    def close(self, done_ms: int) -> Election:
+    def close(self, done_ms: int) -> RoundResult:
         """The round as it stands; what comes later is late."""
         self.closed = True
-        return Election(tuple(self.votes), self.sent_ms, done_ms)
+        return RoundResult(tuple(self.votes), self.sent_ms, done_ms)

@@ -58,7 +58,7 @@ class Vote(NamedTuple):
     remaining_ms: int | None = None
     reason: str = ""
     unanswered: bool = False
-    terms: str = ""
+    fingerprint: str = ""
     time_ms: int = 0
     timed_out: bool = False
     same_as: str = ""
@@ -96,7 +96,7 @@ def counted(granted: int, denied: int, unanswered: int, quorum: int) -> bool:
     return granted >= quorum or denied >= quorum or unanswered == 0
 
 
-class Election(NamedTuple):
+class RoundResult(NamedTuple):
     """The votes of one round, with the clock before the first byte was sent and after the last needed reply.
 
     Attributes:
@@ -152,7 +152,7 @@ class Election(NamedTuple):
     @property
     def disagreement(self) -> int | None:
         """The place of a node that refused because other clients work there under other terms, if any."""
-        return next((place for place, vote in enumerate(self.votes) if vote.terms), None)
+        return next((place for place, vote in enumerate(self.votes) if vote.fingerprint), None)
 
     @property
     def missing(self) -> tuple[int, ...]:
@@ -236,7 +236,7 @@ class Grant(NamedTuple):
     deadline_ms: int
     ttl_ms: int
     rounds: int
-    election: Election
+    election: RoundResult
 
     def __repr__(self) -> str:
         # Not as a tuple's: an error report with local variables must not hold the token.
@@ -251,7 +251,7 @@ class Refusal(NamedTuple):
         expired: True if a quorum granted and it took so long that nothing was left.
     """
 
-    election: Election
+    election: RoundResult
     expired: bool = False
 
     @property

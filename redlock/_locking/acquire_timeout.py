@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from redlock._core.votes import Refusal
 
 
-class Patience:
+class AcquireTimeout:
     """The time of one caller, from now on.
 
     Args:

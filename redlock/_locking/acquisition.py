@@ -18,20 +18,20 @@ from redlock._core import protocol
 from redlock._core.commands import Acquire
 from redlock._core.votes import Grant, Refusal
 from redlock._locking import failures
-from redlock._locking.acquire_timeout import Patience
-from redlock._locking.wait_queue import Nap
+from redlock._locking.acquire_timeout import AcquireTimeout
+from redlock._locking.wait_queue import QueuedWaiter
 from redlock._locking.wait_registry import PendingWait
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from redlock._core.commands import Names
-    from redlock._transport.threads import Links
+    from redlock._transport.threads import NodeConnections
     from redlock.client import Redlock
     from redlock.errors import RedlockError
 
 
-class Candidate:
+class Acquisition:
     """Somebody who wants these resources.
 
     Args:
@@ -51,7 +51,7 @@ class Candidate:
         ttl_ms: int,
         who: str,
         *,
-        won: Callable[[Grant, Links, int], None],
+        won: Callable[[Grant, NodeConnections, int], None],
         undo: Callable[[], None],
     ) -> None:
         self._client, self._names, self._ttl_ms, self._who = client, names, ttl_ms, who
@@ -64,15 +64,15 @@ class Candidate:
 
     def win(self, patience_ms: int | None) -> None:
         """Try for this long; None tries for ever. Raises as `Lease.take` does."""
-        patience = Patience(patience_ms, self._ttl_ms)
+        patience = AcquireTimeout(patience_ms, self._ttl_ms)
         others = self._client.waiters.expects_others(self._names)
         first = None if others else self._attempt(patience)
         if not isinstance(first, Grant):
             self._queue(patience, first)
 
-    def _queue(self, patience: Patience, first: Refusal | None) -> None:
+    def _queue(self, patience: AcquireTimeout, first: Refusal | None) -> None:
         result: Grant | Refusal | None = first
-        nap, losses, won = Nap(self._client.waiters, self._names, self._ttl_ms), 0, False
+        nap, losses, won = QueuedWaiter(self._client.waiters, self._names, self._ttl_ms), 0, False
         with PendingWait(self._client.waits, self._names, self._who, self._ttl_ms) as wait:
             try:
                 if result is None:
@@ -89,9 +89,11 @@ class Candidate:
             finally:
                 nap.end(won=won)
 
-    def _rest(self, patience: Patience, nap: Nap, wait: PendingWait, refusal: Refusal, losses: int) -> None:
+    def _rest(
+        self, patience: AcquireTimeout, nap: QueuedWaiter, wait: PendingWait, refusal: Refusal, losses: int
+    ) -> None:
         """Sleep until it is worth another attempt, or raise where there is no time for one."""
-        failures.refuse_disagreement(self._client.driver.nodes, self._client.driver.codec.terms, refusal)
+        failures.refuse_disagreement(self._client.driver.nodes, self._client.driver.codec.fingerprint, refusal)
         failures.refuse_duplicates(self._client.driver.nodes, refusal)
         if refusal.no_quorum and losses == 1:
             # The first attempt finds out which connections had gone stale; the second one dials.
@@ -118,7 +120,7 @@ class Candidate:
         self._client.log.refused(self._who, result.election, error)
         return error
 
-    def _attempt(self, patience: Patience, nap: Nap | None = None) -> Grant | Refusal:
+    def _attempt(self, patience: AcquireTimeout, nap: QueuedWaiter | None = None) -> Grant | Refusal:
         woken = self._ignores_reservations or (nap is not None and nap.woken)
         waits_ms = patience.waits_ms
         token = f"{secrets.token_hex(16)}:{self._who}"
@@ -129,10 +131,10 @@ class Candidate:
             try:
                 result = links.run(protocol.acquire(attempt), patience.until_ms(self._client.node_timeout_ms))
                 if result.election.largest_fence > proposed:
-                    self._client.saw(self._names, result.election.backed_fence)
+                    self._client.observe_fence(self._names, result.election.backed_fence)
                 if isinstance(result, Grant):
                     if result.fence > proposed:
-                        self._client.saw(self._names, result.fence)
+                        self._client.observe_fence(self._names, result.fence)
                     self._won(result, links, now_ms() - patience.started_ms)
             except BaseException:
                 self._undo()

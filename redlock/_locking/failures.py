@@ -13,17 +13,17 @@ from redlock.errors import ConfigurationError, LockContended, QuorumUnavailable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from redlock._core.votes import Election, Refusal
+    from redlock._core.votes import Refusal, RoundResult
     from redlock._transport.node import Node
 
 
-def reasons(nodes: Sequence[Node], election: Election) -> dict[str, str]:
+def reasons(nodes: Sequence[Node], election: RoundResult) -> dict[str, str]:
     """For each node that gave no vote, by its label, why."""
     pairs = zip(nodes, election.votes, strict=True)
     return {node.label: vote.reason for node, vote in pairs if vote.kind is Kind.SILENT and not vote.unanswered}
 
 
-def unavailable(nodes: Sequence[Node], resource: str, election: Election) -> QuorumUnavailable:
+def unavailable(nodes: Sequence[Node], resource: str, election: RoundResult) -> QuorumUnavailable:
     """Too few nodes voted."""
     return QuorumUnavailable(resource, election.quorum, len(election.votes), reasons(nodes, election))
 
@@ -54,7 +54,7 @@ def refuse_duplicates(nodes: Sequence[Node], refusal: Refusal) -> None:
         )
 
 
-def refuse_disagreement(nodes: Sequence[Node], terms: str, refusal: Refusal) -> None:
+def refuse_disagreement(nodes: Sequence[Node], fingerprint: str, refusal: Refusal) -> None:
     """Raise if a node refused because other clients work there under other terms.
 
     Raises:
@@ -63,6 +63,6 @@ def refuse_disagreement(nodes: Sequence[Node], terms: str, refusal: Refusal) -> 
     place = refusal.disagreement
     if place is not None:
         raise ConfigurationError(
-            f"other clients of node {nodes[place].label} work with {refusal.election.votes[place].terms}, "
-            f"this one with {terms}; all clients must agree, or two of them could hold one lock"
+            f"other clients of node {nodes[place].label} work with {refusal.election.votes[place].fingerprint}, "
+            f"this one with {fingerprint}; all clients must agree, or two of them could hold one lock"
         )

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from redlock._core.protocol import Outcome, Steps
     from redlock._inner_lease import InnerLease
-    from redlock._transport.threads import Links
+    from redlock._transport.threads import NodeConnections
     from redlock.client import Redlock
     from redlock.lease import Lease
 
@@ -61,7 +61,7 @@ class LeaseSteps:
         self.is_block = is_block
         """Whether its time is a block of code, so that all blocks inside are over when it ends."""
         self._grant: Grant | None = None
-        self.links: Links | None = None
+        self.links: NodeConnections | None = None
         self._outcome: Outcome | None = None
         self._taken_ms = 0
         self._lost = self._stopped = ""
@@ -101,7 +101,7 @@ class LeaseSteps:
             self._declare_lost("a quorum of nodes no longer has it")
         raise LockLost(self._resource, self._lost or "it could not be extended on a quorum of nodes")
 
-    def renewing(self, links: Links) -> Steps[int | None]:
+    def renewing(self, links: NodeConnections) -> Steps[int | None]:
         """The renewing thread's turn, as rounds that many leases can share; gives when it is due again, None if never.
 
         The thread has the links by then, so it does not wait for another thread that has the lease.

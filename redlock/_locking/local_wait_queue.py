@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 _Line: TypeAlias = "list[weakref.ref[Place]]"
 
 
-class Gate:
+class LocalWaitQueue:
     """The lines of one client, by what is waited for."""
 
     def __init__(self) -> None:
-        self.forget()
+        self.reset_after_fork()
 
-    def forget(self) -> None:
+    def reset_after_fork(self) -> None:
         """In a forked child: the threads that wait are not ours."""
         self._lines: dict[Names, _Line] = {}
 

@@ -17,12 +17,12 @@ from redlock._locking.failures import reasons
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from redlock._core.votes import Election, Grant, Refusal
+    from redlock._core.votes import Grant, Refusal, RoundResult
     from redlock._transport.node import Node
     from redlock.errors import RedlockError
 
 
-class Journal:
+class LockEventLog:
     """The log of one client."""
 
     def __init__(self, nodes: Sequence[Node]) -> None:
@@ -65,7 +65,7 @@ class Journal:
             **self._votes(refusal.election),
         )
 
-    def refused(self, who: str, election: Election, error: RedlockError) -> None:
+    def refused(self, who: str, election: RoundResult, error: RedlockError) -> None:
         """The caller goes away without the lock."""
         _log.info("refused", resource=error.lock_name, who=who, why=error, **self._votes(election))
 
@@ -95,5 +95,5 @@ class Journal:
         emit = _log.info if outcome is Outcome.RELEASED else _log.warning
         emit(outcome.value, resource=resource, holder=shown(grant.token), fence=grant.fence)
 
-    def _votes(self, election: Election) -> dict[str, object]:
+    def _votes(self, election: RoundResult) -> dict[str, object]:
         return {"votes": election.ballot, "missing": reasons(self._nodes, election)}

@@ -27,12 +27,12 @@ def watch(client: Redlock) -> None:
     _clients.add(client)
 
 
-def _forget_all() -> None:
+def _reset_all_after_fork() -> None:
     assert _process.pid() == os.getpid(), "its hook was registered before this one, or connections would be shut down"
     for client in list(_clients):
-        client.driver.forget()
-        client.renewal.forget()
-        client.waiters.forget()
+        client.driver.reset_after_fork()
+        client.renewal.reset_after_fork()
+        client.waiters.reset_after_fork()
         client.waits.reset_after_fork()
 
 
@@ -45,7 +45,7 @@ def _settle_at_the_end(_: object = None) -> None:
     Finalize(None, _settle_all, exitpriority=0)
 
 
-os.register_at_fork(after_in_child=_forget_all)
+os.register_at_fork(after_in_child=_reset_all_after_fork)
 # Not `close`: a daemon thread may be at work to the end.
 atexit.register(_settle_all)
 # This process may be a child of multiprocessing. One that is forked later forgets the finalizers of its parent first.

@@ -26,8 +26,8 @@ from redlock._log import logger
 
 if TYPE_CHECKING:
     from redlock._core.protocol import Steps
-    from redlock._transport.pool import Driver
-    from redlock._transport.threads import Links
+    from redlock._transport.pool import ConnectionPool
+    from redlock._transport.threads import NodeConnections
     from redlock.lease import Lease
 
 _TROUBLE_MS = 50
@@ -42,12 +42,12 @@ class Renewal:
         driver: Whose nodes hold them.
     """
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: ConnectionPool) -> None:
         self._driver = driver
         self._order = itertools.count()
-        self.forget()
+        self.reset_after_fork()
 
-    def forget(self) -> None:
+    def reset_after_fork(self) -> None:
         """In a forked child: the parent's leases and its threads are not ours."""
         self._heap: list[tuple[int, int, weakref.ref[Lease]]] = []
         self._late_is_logged = False
@@ -71,7 +71,7 @@ class Renewal:
         while self._added:
             heapq.heappush(self._heap, self._added.popleft())
         while leases := self._due():
-            together: dict[Links | None, list[Lease]] = {}
+            together: dict[NodeConnections | None, list[Lease]] = {}
             for lease in leases:
                 together.setdefault(lease.links, []).append(lease)
             for links, some in together.items():
@@ -85,7 +85,7 @@ class Renewal:
         self._drop_what_is_over()
         return max(0.0, (self._heap[0][0] - now_ms()) / 1000) if self._heap else None
 
-    def _renew(self, wanted: Links | None, leases: list[Lease]) -> None:
+    def _renew(self, wanted: NodeConnections | None, leases: list[Lease]) -> None:
         try:
             with self._driver.links(wanted) as links:
                 due_ms = links.run_all([_in_peace(lease, links) for lease in leases])
@@ -93,7 +93,7 @@ class Renewal:
             logger.exception("renewal-failed resource=%s", "; ".join(lease.resource for lease in leases))
             due_ms = [now_ms() + _TROUBLE_MS if lease.held else None for lease in leases]
         for lease, due in zip(leases, due_ms, strict=True):
-            lease.tell_of_loss()
+            lease.report_loss()
             if due is not None:
                 heapq.heappush(self._heap, (due, next(self._order), weakref.ref(lease)))
 
@@ -119,7 +119,7 @@ class Renewal:
             heapq.heappop(self._heap)
 
 
-def _in_peace(lease: Lease, links: Links) -> Steps[int | None]:
+def _in_peace(lease: Lease, links: NodeConnections) -> Steps[int | None]:
     """A lease's turn, whose trouble is its own."""
     try:
         return (yield from lease.renewing(links))

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 
 from redlock._locking import wait_report
 from redlock._transport.exchange import pack
-from redlock._transport.node import TROUBLE, Unfit
+from redlock._transport.node import ERRORS, UnsuitableNode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from redlock._locking.wait_queue import Waiters
+    from redlock._locking.wait_queue import WaiterPool
     from redlock._locking.wait_registry import PendingWait
-    from redlock._transport.node import Dialled, Node
+    from redlock._transport.node import Connected, Node
 
 _TURN_SECONDS = 0.1
 """No more reports than one in this time, however often waits begin and end."""
@@ -38,7 +38,7 @@ class WaitPublisher:
         prefix: Put before every resource name.
     """
 
-    def __init__(self, pending: Callable[[], Sequence[PendingWait]], waiters: Waiters, prefix: str) -> None:
+    def __init__(self, pending: Callable[[], Sequence[PendingWait]], waiters: WaiterPool, prefix: str) -> None:
         self._pending, self._waiters, self._prefix = pending, waiters, prefix
         self.reset_after_fork()
 
@@ -95,7 +95,7 @@ class _Reports:
 
     def __init__(self, process: str, prefix: str) -> None:
         self._process, self._prefix = process, prefix
-        self._connections: dict[Node, Dialled] = {}
+        self._connections: dict[Node, Connected] = {}
         self._written: dict[Node, tuple[str, float]] = {}
 
     def write(self, texts: dict[Node, str]) -> None:
@@ -114,7 +114,7 @@ class _Reports:
             if node not in self._connections:
                 self._connections[node] = node.connect()
             self._connections[node].exchange.ask(pack(*words), 1, time.monotonic() + seconds)
-        except (*TROUBLE, Unfit):
+        except (*ERRORS, UnsuitableNode):
             # A node that is down is found out and marked by those that need its vote.
             self._drop(node)
 

@@ -20,18 +20,18 @@ from typing import TYPE_CHECKING
 
 from redlock._clock import now_ms
 from redlock._core.backoff import early_ms, first_ms, pause_ms, sleep_ms
-from redlock._locking.local_wait_queue import Gate, Place
+from redlock._locking.local_wait_queue import LocalWaitQueue, Place
 from redlock._transport import codec as wire
 from redlock._transport import node_info
 from redlock._transport.exchange import pack
-from redlock._transport.node import TROUBLE, Dial, Unfit, refuse, why
+from redlock._transport.node import ERRORS, PendingConnection, UnsuitableNode, refuse, why
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from redlock._core.commands import Names
     from redlock._core.votes import Refusal
-    from redlock._transport.node import Dialled, Node
+    from redlock._transport.node import Connected, Node
 
 _MOST_KEPT = 32
 _MOST_REMEMBERED = 1_024
@@ -39,25 +39,25 @@ _AT_ONCE_SECONDS = 0.001
 _MOST_EARLY = 6
 _READ_SECONDS = 2
 _WAKE = wire.Script.load("wake")
-_TROUBLE = (*TROUBLE, Unfit)
+_TROUBLE = (*ERRORS, UnsuitableNode)
 _LONGEST_KEPT_MS = 30_000
 """A firewall can forget a connection that is idle for longer, and tells neither side."""
 
 
-class Waiters:
+class WaiterPool:
     """The waiting connections of one client, kept by node."""
 
     def __init__(self, nodes: Sequence[Node], codec: wire.Codec) -> None:
         self._nodes = nodes
         self._codec = codec
-        self.gate = Gate()
-        self.forget()
+        self.gate = LocalWaitQueue()
+        self.reset_after_fork()
 
-    def forget(self) -> None:
+    def reset_after_fork(self) -> None:
         """In a forked child: the parent's connections are not ours."""
-        self._kept: dict[Node, list[tuple[int, Dialled]]] = {node: [] for node in self._nodes}
+        self._kept: dict[Node, list[tuple[int, Connected]]] = {node: [] for node in self._nodes}
         self._crowded: dict[Names, tuple[int, int]] = {}
-        self.gate.forget()
+        self.gate.reset_after_fork()
 
     def lately_waited_ms(self, names: Names) -> int:
         """How long the last wait for these took, if that was a moment ago; else 0."""
@@ -92,7 +92,7 @@ class Waiters:
         """Where on a node the wake-ups for these resources lie."""
         return self._codec.wake_keys(names)
 
-    def take(self, node: Node, seconds: float) -> Dialled | None:
+    def take(self, node: Node, seconds: float) -> Connected | None:
         """A connection for one wait; None where it is not there in this time.
 
         Raises:
@@ -100,7 +100,7 @@ class Waiters:
         """
         return self._kept_for(node) or self._dial(node, seconds)
 
-    def _kept_for(self, node: Node) -> Dialled | None:
+    def _kept_for(self, node: Node) -> Connected | None:
         kept = self._kept[node]
         while kept:
             try:
@@ -114,22 +114,22 @@ class Waiters:
         return None
 
     @staticmethod
-    def _dial(node: Node, seconds: float) -> Dialled | None:
-        dial = Dial(node)
+    def _dial(node: Node, seconds: float) -> Connected | None:
+        dial = PendingConnection(node)
         try:
             if not dial.done.wait(min(seconds, node.timeout_ms / 1000)):
                 if seconds < node.timeout_ms / 1000:
                     return None
                 dial.is_overdue()
-                raise Unfit(node.error or f"no answer within {node.timeout_ms} ms")
+                raise UnsuitableNode(node.error or f"no answer within {node.timeout_ms} ms")
             if dial.result is None:
-                raise Unfit(dial.error)
+                raise UnsuitableNode(dial.error)
             result, dial.result = dial.result, None
             return result
         finally:
             dial.abandon()
 
-    def keep(self, node: Node, dialled: Dialled) -> None:
+    def keep(self, node: Node, dialled: Connected) -> None:
         """A connection with nothing under way."""
         if len(self._kept[node]) < _MOST_KEPT:
             self._kept[node].append((now_ms(), dialled))
@@ -137,7 +137,7 @@ class Waiters:
             dialled.close()
 
 
-class Nap:
+class QueuedWaiter:
     """The sleep between the attempts of one waiter: its place in the queue, and the wake-up in its hand.
 
     Args:
@@ -146,12 +146,12 @@ class Nap:
         wake_ms: For how long a wake-up is good: the lease's TTL.
     """
 
-    def __init__(self, waiters: Waiters, names: Names, wake_ms: int) -> None:
+    def __init__(self, waiters: WaiterPool, names: Names, wake_ms: int) -> None:
         self._waiters = waiters
         self._names = names
         self._wake_ms = wake_ms
         self._node: Node | None = None
-        self._dialled: Dialled | None = None
+        self._dialled: Connected | None = None
         self._reading = False
         self._asked = 0.0
         self._place: Place | None = None
@@ -241,7 +241,7 @@ class Nap:
         self._reading = False
         if answer is None and time.monotonic() - self._asked < _READ_SECONDS / 2:
             # Asked again at once it would say so again, over and over.
-            raise Unfit("does not wait as a Redis server does")
+            raise UnsuitableNode("does not wait as a Redis server does")
         return self._woken(answer)
 
     def _woken(self, answer: object) -> str:
@@ -250,7 +250,7 @@ class Nap:
         keys = [""] if answer is None else self._waiters.keys(self._names)
         named = node_info.text(answer[0]) if isinstance(answer, list) and answer else ""
         if named not in keys:
-            raise Unfit("answered something that is no wake-up")
+            raise UnsuitableNode("answered something that is no wake-up")
         return named
 
     def _pass_on(self) -> None:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from redlock._core.commands import Names
-    from redlock._locking.lock_events import Journal
-    from redlock._locking.wait_queue import Waiters
+    from redlock._locking.lock_events import LockEventLog
+    from redlock._locking.wait_queue import WaiterPool
 
 _MOST_HOLDERS = 1_024
 _UNKNOWN = "-"
@@ -35,7 +35,7 @@ class WaitRegistry:
         prefix: Put before every resource name.
     """
 
-    def __init__(self, log: Journal, waiters: Waiters, prefix: str) -> None:
+    def __init__(self, log: LockEventLog, waiters: WaiterPool, prefix: str) -> None:
         self.log = log
         self.gate = waiters.gate
         self.publisher = WaitPublisher(self.pending, waiters, prefix)

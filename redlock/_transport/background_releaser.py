@@ -15,22 +15,22 @@ from redlock._locking.background import Background
 from redlock._log import logger
 
 if TYPE_CHECKING:
-    from redlock._transport.threads import Links
+    from redlock._transport.threads import NodeConnections
 
 _TICK_SECONDS = 0.001
 _LONGEST_TICK_SECONDS = 0.1
 """Where a set is in one long operation, and nothing changes."""
 
 
-class Behind:
+class BackgroundReleaser:
     """The sets of links with asynchronous releases under way."""
 
     def __init__(self) -> None:
-        self.forget()
+        self.reset_after_fork()
 
-    def forget(self) -> None:
+    def reset_after_fork(self) -> None:
         """In a forked child: the parent's links and its thread are not ours."""
-        self._rounds: dict[Links, int] = {}
+        self._rounds: dict[NodeConnections, int] = {}
         self._pause = _TICK_SECONDS
         self._background = Background("redlock-behind", self._work)
 
@@ -39,7 +39,7 @@ class Behind:
         self._rounds.clear()
         self._background.stop()
 
-    def watch(self, links: Links) -> None:
+    def watch(self, links: NodeConnections) -> None:
         """Look after this set, which the caller has to itself, until the outcome of all its releases is known."""
         if links in self._rounds:
             return
@@ -63,7 +63,7 @@ class Behind:
                     self._look(links)
         return 0.0
 
-    def _look(self, links: Links) -> None:
+    def _look(self, links: NodeConnections) -> None:
         try:
             links.look()
             over = links.is_settled

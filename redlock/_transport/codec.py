@@ -151,8 +151,8 @@ class Codec:
         self._record = prefix + RECORD
         self._max_ttl_ms = max_ttl_ms
         self._reserve = str(reserve_ms)
-        self.terms = f"nodes={nodes} max_ttl={max_ttl_ms / 1000:.10g}s prefix={prefix!r}"
-        self._common = (self.terms, str(quarantine_ms(max_ttl_ms)))
+        self.fingerprint = f"nodes={nodes} max_ttl={max_ttl_ms / 1000:.10g}s prefix={prefix!r}"
+        self._common = (self.fingerprint, str(quarantine_ms(max_ttl_ms)))
 
     def call(self, command: Command) -> Call:
         """The script of a command, with keys and arguments.
@@ -217,7 +217,7 @@ def refusal(reply: object) -> Vote | None:
     if type(reply) is not list or reply[:1] != [3]:
         return None
     vote = _by_shape(reply)
-    return vote if vote.terms else None
+    return vote if vote.fingerprint else None
 
 
 def decode(reply: object) -> Vote:
@@ -240,14 +240,16 @@ def _by_shape(reply: object) -> Vote:
             return Vote(Kind.DENIED, fence, _str(holder), remaining if remaining >= 0 else None, time_ms=time_ms)
         case [2, int(time_ms), int(left_ms)]:
             return Vote(Kind.SILENT, remaining_ms=left_ms, reason=_abstains(left_ms), time_ms=time_ms)
-        case [3, int(time_ms), bytes() | str() as terms]:
-            return disagrees(_str(terms))._replace(time_ms=time_ms)
+        case [3, int(time_ms), bytes() | str() as fingerprint]:
+            return disagrees(_str(fingerprint))._replace(time_ms=time_ms)
     return silent(f"answered something that is no vote: {reprlib.repr(reply):.60}")
 
 
-def disagrees(terms: str) -> Vote:
+def disagrees(fingerprint: str) -> Vote:
     """No vote from a node on which other clients work under these terms."""
-    return Vote(Kind.SILENT, reason=f"its clients agreed on {excerpt(terms, _LONGEST_TERMS)}", terms=terms)
+    return Vote(
+        Kind.SILENT, reason=f"its clients agreed on {excerpt(fingerprint, _LONGEST_TERMS)}", fingerprint=fingerprint
+    )
 
 
 def _abstains(left_ms: int) -> str:

@@ -23,9 +23,9 @@ from redlock._transport.reply_reader import ReplyReader, UnreadableReply
 if TYPE_CHECKING:
     import socket
 
-    from redlock._core.vote_tally import Ballot
+    from redlock._core.vote_tally import VoteTally
     from redlock._core.votes import Vote
-    from redlock._transport.node import Dial, Dialled, Node
+    from redlock._transport.node import Connected, Node, PendingConnection
 
 _READ_BYTES = 16_384
 """As much as TLS decrypts in one piece: nothing that has arrived stays behind where `select` does not see it."""
@@ -33,7 +33,7 @@ _MOST_PENDING = 4_096
 _NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
-class Link:
+class NodeConnection:
     """A connection to a node, or the reason why there is none."""
 
     def __init__(self, place: int, node: Node, selector: selectors.BaseSelector) -> None:
@@ -48,16 +48,16 @@ class Link:
         """The node's answer, if it has rejected this client's configuration and has not accepted it since."""
         self.agreed = False
         """Whether the node is known to work under this client's configuration."""
-        self.twins: tuple[Link, ...] = ()
+        self.twins: tuple[NodeConnection, ...] = ()
         """Links whose addresses lead to the same server as this one's."""
-        self.dial: Dial | None = None
+        self.dial: PendingConnection | None = None
         self.suspect_since_ms: int | None = None
         self.reason = "not connected yet"
-        self._dialled: Dialled | None = None
-        self.taught: Ballot | None = None
+        self._dialled: Connected | None = None
+        self.taught: VoteTally | None = None
         """Whose command was the last for which the node lacked the scripts."""
         self._reader = ReplyReader()
-        self._pending: deque[Ballot | None] = deque()
+        self._pending: deque[VoteTally | None] = deque()
         self._held_back = b""
         self._outbox = bytearray()
 
@@ -72,7 +72,7 @@ class Link:
         asked = (ballot for ballot in self._pending if ballot is not None)
         return self.agreed or (self.refusal is None and any(SCRIPTS[type(one.command)].admits for one in asked))
 
-    def adopt(self, dialled: Dialled) -> None:
+    def adopt(self, dialled: Connected) -> None:
         """Start with a fresh connection: nothing pending, nothing suspected."""
         self._dialled, self.sock, self.run_id = dialled, dialled.sock, dialled.run_id
         self.last_word = last_word(dialled.run_id)
@@ -108,7 +108,7 @@ class Link:
         self._held_back = b""
         self._outbox.clear()
 
-    def hold_back(self, words: bytes, ballot: Ballot) -> None:
+    def hold_back(self, words: bytes, ballot: VoteTally) -> None:
         """Send a command with the next one, or when `flush` says so."""
         self._pending.append(ballot)
         self._held_back += words
@@ -118,7 +118,7 @@ class Link:
         if self._held_back:
             self._put(b"")
 
-    def send(self, words: bytes, ballot: Ballot) -> bool:
+    def send(self, words: bytes, ballot: VoteTally) -> bool:
         """Send a command at once, whose answer is for this ballot, or drop the connection."""
         if self.sock is None:
             return False
@@ -171,7 +171,7 @@ class Link:
             self._selector.modify(sock, selectors.EVENT_READ, self)
         return True
 
-    def receive(self) -> list[tuple[Ballot | None, object]]:
+    def receive(self) -> list[tuple[VoteTally | None, object]]:
         """The answers that have arrived, each with its ballot; drops the connection if it has ended."""
         sock, pending = self.sock, self._pending
         if sock is None:

@@ -24,20 +24,20 @@ from redlock._core.votes import Kind, quorum_of, silent
 from redlock._locking.mutex import Mutex
 from redlock._locking.observed_fences import FENCE_AHEAD_MS
 from redlock._transport import codec
-from redlock._transport.connection import Link
-from redlock._transport.node import Dial
+from redlock._transport.connection import NodeConnection
+from redlock._transport.node import PendingConnection
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from redlock._core.vote_tally import Ballot
+    from redlock._core.vote_tally import VoteTally
     from redlock._core.votes import Vote
     from redlock._transport.node import Node
 
 _SUSPECT_MS = 1_000
 
 
-class Bundle(Mutex):
+class ConnectionSet(Mutex):
     """One connection per node, used by one thread at a time.
 
     Args:
@@ -45,10 +45,10 @@ class Bundle(Mutex):
         terms: What the clients agree on.
     """
 
-    def __init__(self, nodes: Sequence[Node], terms: str) -> None:
+    def __init__(self, nodes: Sequence[Node], fingerprint: str) -> None:
         super().__init__()
         self._nodes = nodes
-        self._terms = terms
+        self._terms = fingerprint
         self._quorum = quorum_of(len(nodes))
         self._timeout_ms = nodes[0].timeout_ms
         self._until_ms = 0
@@ -64,15 +64,15 @@ class Bundle(Mutex):
 
     def _start_afresh(self) -> None:
         self._selector = selectors.DefaultSelector()
-        self._links = [Link(place, node, self._selector) for place, node in enumerate(self._nodes)]
+        self._links = [NodeConnection(place, node, self._selector) for place, node in enumerate(self._nodes)]
 
-    def order(self, command: Command) -> Sequence[Link]:
+    def order(self, command: Command) -> Sequence[NodeConnection]:
         """Whom to tell first: a release goes to where it wakes somebody last, or who is woken is there before it."""
         if type(command) is not Release:
             return self._links
         return [self._links[place] for place in reversed(codec.waiting_order(command.names, len(self._links)))]
 
-    def _connect(self, command: Command, suspects: Sequence[Link]) -> None:
+    def _connect(self, command: Command, suspects: Sequence[NodeConnection]) -> None:
         """Drop what has been suspect for too long, and dial; wait only for nodes not known to be bad."""
         now = now_ms()
         # Where a quorum is silent the connections are likely to be at fault: a firewall has forgotten them. A release
@@ -117,35 +117,35 @@ class Bundle(Mutex):
         final = self._rejecting >= self._quorum or all(link.sock is not None for link in self._links)
         return final and self._is_barred()
 
-    def _not_asked(self, link: Link) -> Vote:
+    def _not_asked(self, link: NodeConnection) -> Vote:
         """The vote of a node to which a barred client sends nothing."""
         if link.refusal is None:
             return silent(link.reason or "not asked: another node rejects this client's configuration")
-        return link.refusal if self._is_refused() else link.refusal._replace(terms="")
+        return link.refusal if self._is_refused() else link.refusal._replace(fingerprint="")
 
-    def _note_terms(self, link: Link, vote: Vote) -> None:
+    def _note_terms(self, link: NodeConnection, vote: Vote) -> None:
         """Remember what a node's answer says of this client's configuration."""
-        if vote.terms:
+        if vote.fingerprint:
             link.refusal, link.agreed, self._was_rejected = vote, False, True
-            link.node.rejects(vote.terms)
+            link.node.rejects(vote.fingerprint)
             return
         link.agreed = vote.kind is not Kind.SILENT
         if link.refusal is not None:
             link.refusal = None
             link.node.rejects("")
 
-    def _overrule(self, ballot: Ballot) -> None:
+    def _overrule(self, ballot: VoteTally) -> None:
         """At the end of a round: nodes that reject the configuration have no vote, and stop no client by themselves."""
         self._was_rejected = self._rejecting > 0
         if not self._is_refused():
-            ballot.votes = [vote._replace(terms="") if vote.terms else vote for vote in ballot.votes]
+            ballot.votes = [vote._replace(fingerprint="") if vote.fingerprint else vote for vote in ballot.votes]
 
-    def _dial(self, command: Command, down: Sequence[Link]) -> None:
+    def _dial(self, command: Command, down: Sequence[NodeConnection]) -> None:
         patient = not isinstance(command, Release) or len(self._links) - len(down) < self._quorum
         awaited = [link for link in down if patient and not link.node.error]
         for link in down:
             if link.dial is None and link.node.may_dial():
-                link.dial = Dial(link.node, self._arrivals)
+                link.dial = PendingConnection(link.node, self._arrivals)
         dials = [link.dial for link in awaited if link.dial is not None]
         self._struck = False
         self._await(dials, len(self._links) - len(down))
@@ -154,7 +154,7 @@ class Bundle(Mutex):
             self._adopt(link)
         self._find_twins()
 
-    def _await(self, dials: Sequence[Dial], connected: int) -> None:
+    def _await(self, dials: Sequence[PendingConnection], connected: int) -> None:
         while late := [dial for dial in dials if not dial.done.is_set()]:
             limit_ms = min(dial.began_ms for dial in late) + self._timeout_ms
             if connected + sum(dial.result is not None for dial in dials) < self._quorum:
@@ -168,7 +168,7 @@ class Bundle(Mutex):
         for dial in late:
             dial.is_overdue()
 
-    def _adopt(self, link: Link) -> None:
+    def _adopt(self, link: NodeConnection) -> None:
         dial = link.dial
         if dial is None or not dial.done.is_set():
             link.reason = link.node.error or link.reason
@@ -178,16 +178,16 @@ class Bundle(Mutex):
             link.reason = dial.error
         else:
             link.adopt(dial.result)
-            link.agreed = dial.result.terms == self._terms
-            if dial.result.terms and not link.agreed:
-                self._note_terms(link, codec.disagrees(dial.result.terms))
+            link.agreed = dial.result.fingerprint == self._terms
+            if dial.result.fingerprint and not link.agreed:
+                self._note_terms(link, codec.disagrees(dial.result.fingerprint))
 
     def _find_twins(self) -> None:
         """Find the addresses that lead to the same server: an address is wrong there, or a server is an impostor.
 
         Which of them is wrong is unknown, so all of them are asked, and together they cast one vote of a kind.
         """
-        places: dict[str, list[Link]] = {}
+        places: dict[str, list[NodeConnection]] = {}
         for link in self._links:
             if link.sock is not None:
                 places.setdefault(link.run_id, []).append(link)
@@ -199,14 +199,14 @@ class Bundle(Mutex):
                     _log.warning("node-duplicate", node=link.node.label, same_as=twins[0].node.label)
 
     @staticmethod
-    def _counted_once(link: Link, ballot: Ballot, vote: Vote) -> Vote:
+    def _counted_once(link: NodeConnection, ballot: VoteTally, vote: Vote) -> Vote:
         """The vote of a server that has several addresses; no vote if another of them has brought the same."""
         for twin in link.twins:
             if ballot.votes[twin.place].kind is vote.kind and not ballot.votes[twin.place].unanswered:
                 return silent(f"the same server as {twin.node.label}")._replace(same_as=twin.node.label)
         return vote
 
-    def _if_plausible(self, link: Link, vote: Vote) -> Vote:
+    def _if_plausible(self, link: NodeConnection, vote: Vote) -> Vote:
         """The vote; no vote if its token is more than an hour ahead of the clocks of the other nodes.
 
         The others would refuse a larger token, so this node alone would end every attempt.

@@ -41,27 +41,27 @@ DEFAULT_NODES = tuple(f"redis://127.0.0.1:{port}" for port in DEFAULT_PORTS)
 
 DIAL_TIMEOUTS = 4
 """How many node timeouts a dial may take; no round waits for more than one of them once a quorum is there."""
-TROUBLE = (OSError, RedisError, UnreadableReply)
+ERRORS = (OSError, RedisError, UnreadableReply)
 """What a dial and an exchange with a node raise, beside `Unfit`."""
 
 _RETRY_FIRST_MS, _RETRY_LAST_MS = 100, 1_000
 _RUN_ID = re.compile(r"[0-9A-Za-z]{1,64}")
 
 
-class Unfit(Exception):
+class UnsuitableNode(Exception):
     """The node answers, and can't be a lock node; the message says why."""
 
 
-class ShutOut(Unfit):
+class ShutOut(UnsuitableNode):
     """The node answers no command of this user, or of any user yet."""
 
 
-class Dialled(NamedTuple):
+class Connected(NamedTuple):
     """A connection that is ready for rounds."""
 
     exchange: Exchange
     run_id: str
-    terms: str
+    fingerprint: str
     """What other clients agreed on with this very server; empty if nobody has."""
 
     @property
@@ -74,7 +74,7 @@ class Dialled(NamedTuple):
         self.exchange.close()
 
 
-class Dial:
+class PendingConnection:
     """One attempt to connect, in its own daemon thread: `done` is set when `result` or `error` is there.
 
     Args:
@@ -85,7 +85,7 @@ class Dial:
     def __init__(self, node: Node, arrivals: SimpleQueue[None] | None = None) -> None:
         self.began_ms = now_ms()
         self.done = threading.Event()
-        self.result: Dialled | None = None
+        self.result: Connected | None = None
         self.error = ""
         self._node = node
         self._arrivals = arrivals
@@ -132,7 +132,7 @@ class Node:
         self._kind: type[AbstractConnection] = options.pop("connection_class", Connection)
         greeted = {name: options.pop(name) for name in _GREETED if name in options}
         self._greeting = _greeting(**greeted)
-        self._introduction = (*_INFO, pack("HMGET", prefix + codec.RECORD, "run_id", "terms"))
+        self._introduction = (*_INFO, pack("HMGET", prefix + codec.RECORD, "run_id", "fingerprint"))
         self._options = options | {
             "retry": Retry(NoBackoff(), 0),
             "retry_on_error": [],
@@ -166,11 +166,11 @@ class Node:
         if jump_ms:
             _log.warning("clock-jump", node=self.label, by_ms=jump_ms, jumps=self.clock.jumps)
 
-    def rejects(self, terms: str) -> None:
+    def rejects(self, fingerprint: str) -> None:
         """Other clients work there under these terms; empty if it accepts this client's."""
-        if terms and terms != self._other_terms:
-            _log.warning("node-disagrees", node=self.label, terms=terms)
-        self._other_terms = terms
+        if fingerprint and fingerprint != self._other_terms:
+            _log.warning("node-disagrees", node=self.label, fingerprint=fingerprint)
+        self._other_terms = fingerprint
 
     def is_good(self) -> None:
         """It has just been reached."""
@@ -196,7 +196,7 @@ class Node:
         self._retry_at_ms = now + _RETRY_LAST_MS
         return True
 
-    def connect(self, seconds: float | None = None, *, admin: bool = False) -> Dialled:
+    def connect(self, seconds: float | None = None, *, admin: bool = False) -> Connected:
         """Dial, check that it can be a lock node, and teach it the scripts: one exchange once connected.
 
         Args:
@@ -211,19 +211,19 @@ class Node:
         until = time.monotonic() + (DIAL_TIMEOUTS * limit if seconds is None else seconds)
         exchange = Exchange(open_socket(self._kind(**self._options), until, limit), admin=admin)
         try:
-            run_id, terms = self._greet(exchange, until)
+            run_id, fingerprint = self._greet(exchange, until)
         except BaseException:
             exchange.close()
             raise
         exchange.sock.settimeout(0)
-        return Dialled(exchange, run_id, terms)
+        return Connected(exchange, run_id, fingerprint)
 
     def _greet(self, exchange: Exchange, until: float) -> tuple[str, str]:
         count = len(self._greeting) + len(self._introduction) + len(codec.SCRIPTS)
         answers = exchange.ask(b"".join([*self._greeting, *self._introduction, codec.LESSONS]), count, until)
         met = _met(answers, len(self._greeting))
         if not exchange.is_silent:
-            raise Unfit("answered without being asked")
+            raise UnsuitableNode("answered without being asked")
         return met
 
 
@@ -253,24 +253,24 @@ def _met(answers: Sequence[object], greeted: int) -> tuple[str, str]:
     info = node_info.fields(server) | node_info.fields(replication)
     run_id, version = info.get("run_id", ""), node_info.version(info.get("redis_version", ""))
     if not _RUN_ID.fullmatch(run_id) or version is None:
-        raise Unfit(NO_REDIS)
+        raise UnsuitableNode(NO_REDIS)
     if info.get("redis_mode", "standalone") != "standalone":
-        raise Unfit(f"in {info['redis_mode']:.20} mode; lock nodes must be independent masters")
+        raise UnsuitableNode(f"in {info['redis_mode']:.20} mode; lock nodes must be independent masters")
     if info.get("role") != "master":
         master = f"{info.get('master_host', ''):.100}:{info.get('master_port', ''):.5}"
-        raise Unfit(f"a replica of {master}; lock nodes must be independent masters")
+        raise UnsuitableNode(f"a replica of {master}; lock nodes must be independent masters")
     if version < (6, 2):
-        raise Unfit(f"Redis {info['redis_version']:.20}; lock nodes need 6.2 or later")
+        raise UnsuitableNode(f"Redis {info['redis_version']:.20}; lock nodes need 6.2 or later")
     for answer in (record, *shas):
         refuse(answer)
     words = record if isinstance(record, list) else []
     if [isinstance(word, bytes | None) for word in words] != [True, True]:
-        raise Unfit(NO_REDIS)
+        raise UnsuitableNode(NO_REDIS)
     if shas != [script.sha for script in codec.SCRIPTS.values()]:
-        raise Unfit(NO_REDIS)
+        raise UnsuitableNode(NO_REDIS)
     # Known before the first round: one that other clients' nodes decide could be over before this one refuses.
-    known, terms = ((word or b"").decode(errors="replace") for word in words)
-    return run_id, terms if known == run_id else ""
+    known, fingerprint = ((word or b"").decode(errors="replace") for word in words)
+    return run_id, fingerprint if known == run_id else ""
 
 
 _SHUT_OUT = ("NOAUTH", "WRONGPASS", "LOADING", "DENIED")
@@ -281,14 +281,14 @@ def refuse(answer: object, err: str = "ERR") -> None:
     """Raise `Unfit` if an answer is an error; `err` is what the code ERR means."""
     if isinstance(answer, hiredis.ReplyError):
         error = re.sub(r"^ERR\b", err, str(answer))
-        raise (ShutOut if error.startswith(_SHUT_OUT) else Unfit)(codec.explain(error))
+        raise (ShutOut if error.startswith(_SHUT_OUT) else UnsuitableNode)(codec.explain(error))
 
 
 def why(exc: BaseException, timeout_ms: int) -> str:
     """A failure to reach a node, in words that say what is wrong with it and hold no secret."""
     cause: BaseException | None = exc
     while cause is not None:
-        if isinstance(cause, Unfit | UnreadableReply):
+        if isinstance(cause, UnsuitableNode | UnreadableReply):
             return str(cause)
         if isinstance(cause, TimeoutError):
             return f"no answer within {timeout_ms} ms"

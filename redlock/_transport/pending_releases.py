@@ -13,13 +13,13 @@ from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from redlock._clock import now_ms
-from redlock._transport.connections import Bundle
+from redlock._transport.connections import ConnectionSet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from redlock._core.protocol import Outcome, Steps
-    from redlock._core.vote_tally import Ballot
+    from redlock._core.vote_tally import VoteTally
     from redlock._transport.node import Node
 
 RELEASE_MS = 80
@@ -29,7 +29,7 @@ _MOST_HELD_BACK = 64
 _LONGEST_HELD_BACK_MS = 2
 
 
-class Begun(NamedTuple):
+class PendingRelease(NamedTuple):
     """A release that nobody waits for.
 
     Attributes:
@@ -38,17 +38,17 @@ class Begun(NamedTuple):
         done: What to call with what became of it; must be quick and never raise.
     """
 
-    ballot: Ballot
+    ballot: VoteTally
     steps: Steps[Outcome]
     done: Callable[[Outcome], None]
 
 
-class PendingReleases(Bundle):
+class PendingReleases(ConnectionSet):
     """The releases under way on a set of links."""
 
-    def __init__(self, nodes: Sequence[Node], terms: str) -> None:
-        super().__init__(nodes, terms)
-        self._begun: deque[Begun] = deque()
+    def __init__(self, nodes: Sequence[Node], fingerprint: str) -> None:
+        super().__init__(nodes, fingerprint)
+        self._begun: deque[PendingRelease] = deque()
         self._begun_ms: int | None = None
         self._comes_back = False
         self._holds_back = self._held_since_ms = 0

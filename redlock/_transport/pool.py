@@ -15,8 +15,8 @@ import random
 from typing import TYPE_CHECKING
 
 from redlock._clock import now_ms
-from redlock._transport.background_releaser import Behind
-from redlock._transport.threads import Links
+from redlock._transport.background_releaser import BackgroundReleaser
+from redlock._transport.threads import NodeConnections
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,18 +30,18 @@ _MOST_SETS = 16
 _SETTLE_SECONDS = 1.0
 
 
-class Driver:
+class ConnectionPool:
     """All the links of one process to one group of nodes; safe to share between threads and across fork."""
 
     def __init__(self, nodes: Sequence[Node], codec: Codec) -> None:
         self.nodes = tuple(nodes)
         self.codec = codec
-        self._sets: list[Links] = []
+        self._sets: list[NodeConnections] = []
         # A round is over by then. A set that is still in use may belong to an exception that is being handled.
         self._turn_seconds = 2 * nodes[0].timeout_ms / 1000
-        self._behind = Behind()
+        self._behind = BackgroundReleaser()
 
-    def links(self, wanted: Links | None = None) -> Turn[Links]:
+    def links(self, wanted: NodeConnections | None = None) -> Turn[NodeConnections]:
         """A set of links for this thread alone, for one `with` block.
 
         Args:
@@ -57,13 +57,13 @@ class Driver:
                 if turn is not None:
                     return turn
             if len(self._sets) < _MOST_SETS:
-                self._sets.append(Links(self.nodes, self.codec))
+                self._sets.append(NodeConnections(self.nodes, self.codec))
             else:
                 turn = random.choice(self._sets).turn(self._turn_seconds)  # noqa: S311 - spreads the waiting
                 if turn is not None:
                     return turn
 
-    def begin(self, wanted: Links | None, steps: Steps[Outcome], done: Callable[[Outcome], None]) -> None:
+    def begin(self, wanted: NodeConnections | None, steps: Steps[Outcome], done: Callable[[Outcome], None]) -> None:
         """Send a release that nobody waits for; `done` is told what became of it, from whatever thread."""
         with self.links(wanted) as links:
             links.begin(steps, done)
@@ -95,9 +95,9 @@ class Driver:
                     links.abandon()
         self._behind.close()
 
-    def forget(self) -> None:
+    def reset_after_fork(self) -> None:
         """In a forked child: the parent's connections are not ours."""
         sets, self._sets = self._sets, []
-        self._behind.forget()
+        self._behind.reset_after_fork()
         for links in sets:
             links.abandon()

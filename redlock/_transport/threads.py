@@ -19,18 +19,18 @@ from hiredis import ReplyError
 from redlock import _log
 from redlock._clock import now_ms
 from redlock._core.commands import Acquire, Inspect, Release, Round, Wait
-from redlock._core.vote_tally import Ballot
+from redlock._core.vote_tally import VoteTally
 from redlock._core.votes import UNANSWERED, Kind, Vote, silent, timed_out
 from redlock._transport import codec as wire
 from redlock._transport.codec import SCRIPTS
-from redlock._transport.pending_releases import RELEASE_MS, Begun, PendingReleases
+from redlock._transport.pending_releases import RELEASE_MS, PendingRelease, PendingReleases
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from redlock._core.protocol import Outcome, Steps
     from redlock._transport.codec import Codec
-    from redlock._transport.connection import Link
+    from redlock._transport.connection import NodeConnection
     from redlock._transport.node import Node
 
 T = TypeVar("T")
@@ -40,11 +40,11 @@ _MOST_BEGUN = 512
 """So many releases are under way at most: their replies fit into what a socket takes without being read."""
 
 
-class Links(PendingReleases):
+class NodeConnections(PendingReleases):
     """Rounds on one connection per node, for one thread at a time."""
 
     def __init__(self, nodes: Sequence[Node], codec: Codec) -> None:
-        super().__init__(nodes, codec.terms)
+        super().__init__(nodes, codec.fingerprint)
         self.rounds = 0
         """How many have been sent; who looks twice sees whether the set is in use."""
         self._codec = codec
@@ -63,7 +63,7 @@ class Links(PendingReleases):
     def run_all(self, courses: Sequence[Steps[T]]) -> list[T]:
         """Carry out generators that do not need each other's outcome: their rounds share the exchanges."""
         self._until_ms = now_ms() + 2 * self._timeout_ms
-        begun: list[tuple[Steps[T], Ballot]] = []
+        begun: list[tuple[Steps[T], VoteTally]] = []
         results: dict[Steps[T], T] = {}
         try:
             for steps in courses:
@@ -93,7 +93,7 @@ class Links(PendingReleases):
             self._tell(over=1)
             self._struck = False
         ballot = self._ask(next(steps), hold=self._comes_back)
-        self._begun.append(Begun(ballot, steps, done))
+        self._begun.append(PendingRelease(ballot, steps, done))
         self._begun_ms = ballot.sent_ms
         if self._holds_back and self._is_time_to_flush(ballot.sent_ms):
             self._flush()
@@ -142,7 +142,7 @@ class Links(PendingReleases):
             self._tell(over=len(self._begun))
         self._struck = True
 
-    def _carry_on(self, steps: Steps[T], ballot: Ballot) -> T:
+    def _carry_on(self, steps: Steps[T], ballot: VoteTally) -> T:
         try:
             while True:
                 if ballot.wait is not Wait.SENT:
@@ -162,7 +162,7 @@ class Links(PendingReleases):
             # Struck while it waits: nothing of it may be asked again after what takes it back.
             ballot.closed = True
 
-    def _ask(self, round_: Round, *, hold: bool = False) -> Ballot:
+    def _ask(self, round_: Round, *, hold: bool = False) -> VoteTally:
         """Send one command to all nodes at once."""
         self._enter()
         command = round_.command
@@ -171,7 +171,7 @@ class Links(PendingReleases):
         words = self._codec.encode(command)
         self.rounds += 1
         sent_ms = now_ms()
-        ballot = Ballot(round_, len(self._links), sent_ms)
+        ballot = VoteTally(round_, len(self._links), sent_ms)
         admits, to = SCRIPTS[type(command)].admits, round_.to
         barred = admits and self._barred
         for link in self.order(command):
@@ -189,7 +189,7 @@ class Links(PendingReleases):
         self._hold_back(sent_ms, hold=hold)
         return ballot
 
-    def _send_to_unfit(self, link: Link, ballot: Ballot, words: bytes) -> Vote:
+    def _send_to_unfit(self, link: NodeConnection, ballot: VoteTally, words: bytes) -> Vote:
         """A node that is down, suspect, or refused us: it may be told, and is not waited for."""
         suspect = link.suspect_since_ms is not None
         if link.sock is None or (suspect and isinstance(ballot.command, Acquire | Inspect)):
@@ -197,9 +197,9 @@ class Links(PendingReleases):
         if not link.send(words, ballot) or suspect:
             return silent(link.reason)
         # It has no vote until it says otherwise, and a quorum of the others has accepted the configuration.
-        return UNANSWERED if link.refusal is None else link.refusal._replace(terms="", unanswered=True)
+        return UNANSWERED if link.refusal is None else link.refusal._replace(fingerprint="", unanswered=True)
 
-    def _collect(self, ballot: Ballot) -> None:
+    def _collect(self, ballot: VoteTally) -> None:
         limit_ms = self._timeout_ms
         if type(ballot.command) is Release:
             limit_ms = min(limit_ms, RELEASE_MS)
@@ -226,7 +226,7 @@ class Links(PendingReleases):
         self._struck = True
         read_ms = now_ms()
         for key, mask in ready:
-            link: Link = key.data
+            link: NodeConnection = key.data
             if mask != EVENT_READ:
                 link.write()
             for ballot, reply in link.receive():
@@ -238,7 +238,7 @@ class Links(PendingReleases):
                     self._count(link, ballot, reply, read_ms)
         return bool(ready)
 
-    def _count(self, link: Link, ballot: Ballot, reply: object, read_ms: int) -> None:
+    def _count(self, link: NodeConnection, ballot: VoteTally, reply: object, read_ms: int) -> None:
         if ballot.closed:
             # Too late for its round. What it says of the configuration counts all the same.
             late = wire.refusal(reply) if link.agreed else wire.decode(reply)
@@ -254,7 +254,7 @@ class Links(PendingReleases):
                 self._note_terms(link, vote)
             link.node.watch(vote.time_ms, ballot.sent_ms, read_ms)
 
-    def _teach(self, link: Link, ballot: Ballot) -> None:
+    def _teach(self, link: NodeConnection, ballot: VoteTally) -> None:
         """Teach a node all the scripts that it has lost, so that a cancel finds its own; then ask again, once."""
         link.taught = ballot
         link.teach()
@@ -263,7 +263,7 @@ class Links(PendingReleases):
             if not link.send(words + link.last_word if SCRIPTS[type(ballot.command)].admits else words, ballot):
                 ballot.miss(link.place, link.reason)
 
-    def _give_up(self, ballot: Ballot, limit_ms: int) -> None:
+    def _give_up(self, ballot: VoteTally, limit_ms: int) -> None:
         """The time is over. Only a node that had all of its time is suspect: a release is cut short for our sake."""
         reason, now = f"no answer within {limit_ms} ms", now_ms()
         for link in self._links:

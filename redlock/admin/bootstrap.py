@@ -13,7 +13,7 @@ import hiredis
 
 from redlock._transport import codec
 from redlock._transport.exchange import pack
-from redlock._transport.node import TROUBLE, Node, Unfit, why
+from redlock._transport.node import ERRORS, Node, UnsuitableNode, why
 from redlock.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def declare(urls: Sequence[str], prefix: str = "") -> None:
                 (declared,) = dialled.exchange.ask(words, 1, time.monotonic() + _TIMEOUT_SECONDS)
             finally:
                 dialled.close()
-        except (*TROUBLE, Unfit) as exc:
+        except (*ERRORS, UnsuitableNode) as exc:
             raise ConfigurationError(f"node {node.label} can't be declared: {why(exc, node.timeout_ms)}") from None
         if isinstance(declared, hiredis.ReplyError):
             raise ConfigurationError(f"node {node.label} can't be declared: {codec.explain(str(declared))}")

@@ -16,12 +16,12 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from redlock import _validation
-from redlock._core.votes import Election, Kind, quorum_of, shown
+from redlock._core.votes import Kind, RoundResult, quorum_of, shown
 from redlock._locking import wait_report
-from redlock._locking.wait_queue import Waiters
+from redlock._locking.wait_queue import WaiterPool
 from redlock._transport.codec import Codec
-from redlock._transport.node import TROUBLE, Unfit
-from redlock.admin.node_probe import Look, NodeState
+from redlock._transport.node import ERRORS, UnsuitableNode
+from redlock.admin.node_probe import NodeProbe, NodeState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,7 +37,7 @@ _EXCHANGES = 4
 
 
 @dataclasses.dataclass(frozen=True)
-class Held:
+class LockInfo:
     """A resource, and one holder that at least one node names; two rows if nodes name different ones.
 
     Attributes:
@@ -66,7 +66,7 @@ class Held:
 
 
 @dataclasses.dataclass(frozen=True)
-class Survey:
+class ClusterStatus:
     """What the nodes told at one moment.
 
     Attributes:
@@ -81,10 +81,10 @@ class Survey:
     """
 
     nodes: tuple[NodeState, ...]
-    locks: tuple[Held, ...]
+    locks: tuple[LockInfo, ...]
     more: bool
     quorum: int
-    terms: str
+    fingerprint: str
     time: float
     clock_limit: float = CLOCK_LIMIT
     waiters: tuple[Waiter, ...] = ()
@@ -123,7 +123,7 @@ def survey(
     max_ttl: float = 10.0,
     timeout: float = 0.5,
     resources: int = 200,
-) -> Survey:
+) -> ClusterStatus:
     """Look at all nodes, at the same time.
 
     Args:
@@ -142,10 +142,10 @@ def survey(
     timeout_ms = max(1, int(_validation.number("timeout", timeout) * 1000))
     _validation.count("resources", resources)
     codec = Codec(len(addresses), prefix, max_ttl_ms)
-    looks = [Look(address, timeout_ms, codec, max_ttl_ms) for address in addresses]
+    looks = [NodeProbe(address, timeout_ms, codec, max_ttl_ms) for address in addresses]
     until = time.monotonic() + _EXCHANGES * timeout_ms / 1000
 
-    def first(look: Look) -> None:
+    def first(look: NodeProbe) -> None:
         look.meet()
         if resources:
             look.find(prefix, resources)
@@ -154,9 +154,9 @@ def survey(
     names = sorted(set().union(*(look.names for look in met)))
     more = len(names) > resources or any(look.more for look in met)
     names = names[:resources]
-    waits: dict[Look, set[tuple[str, str, float]]] = {}
+    waits: dict[NodeProbe, set[tuple[str, str, float]]] = {}
 
-    def second(look: Look) -> None:
+    def second(look: NodeProbe) -> None:
         look.read(prefix, names)
         if resources:
             waits[look] = _waits(look, prefix)
@@ -167,12 +167,12 @@ def survey(
     held = [one for name in names for one in _holders(name, looks)]
     holders = {one.resource: one.holder for one in reversed(held)}
     waiters = wait_report.listed(set().union(*waits.copy().values()), holders)
-    return Survey(
+    return ClusterStatus(
         states,
         tuple(_with_waiters(held, looks, codec, waiters)),
         more,
         quorum_of(len(looks)),
-        codec.terms,
+        codec.fingerprint,
         time.time(),
         min(CLOCK_LIMIT, max_ttl / 2),
         waiters,
@@ -189,17 +189,17 @@ def look_at(url: str, *, timeout: float = 0.5) -> NodeState:
     Raises:
         ConfigurationError: The address is no good.
     """
-    look = Look(url, max(1, int(_validation.number("timeout", timeout) * 1000)), Codec(1, "", 1), 1)
+    look = NodeProbe(url, max(1, int(_validation.number("timeout", timeout) * 1000)), Codec(1, "", 1), 1)
     look.meet()
     look.close()
     return look.state
 
 
-def _all_at_once(looks: Sequence[Look], work: Callable[[Look], None], until: float) -> list[Look]:
+def _all_at_once(looks: Sequence[NodeProbe], work: Callable[[NodeProbe], None], until: float) -> list[NodeProbe]:
     """Do this with all of them at the same time; those with which it was done in time."""
     too_late = threading.Event()
 
-    def visit(look: Look) -> None:
+    def visit(look: NodeProbe) -> None:
         work(look)
         if too_late.is_set():
             look.close()
@@ -213,20 +213,20 @@ def _all_at_once(looks: Sequence[Look], work: Callable[[Look], None], until: flo
     return [look for look, thread in zip(looks, threads, strict=True) if not thread.is_alive()]
 
 
-def _waits(look: Look, prefix: str) -> set[tuple[str, str, float]]:
+def _waits(look: NodeProbe, prefix: str) -> set[tuple[str, str, float]]:
     """The waits that processes report on this node; none where the user may not read them."""
     try:
         (answer,) = look.ask(wait_report.question(prefix))
-    except (*TROUBLE, Unfit):
+    except (*ERRORS, UnsuitableNode):
         # The connection may be in the middle of a reply, and the look is over anyway.
         look.close()
         return set()
     return wait_report.decode(answer, prefix)
 
 
-def _holders(name: str, looks: Sequence[Look]) -> list[Held]:
+def _holders(name: str, looks: Sequence[NodeProbe]) -> list[LockInfo]:
     """Whom the nodes name at this resource, those with the most votes first."""
-    election = Election(tuple(look.vote(name) for look in looks), 0, 0)
+    election = RoundResult(tuple(look.vote(name) for look in looks), 0, 0)
     # A text without a TTL and without a fence is no lock: somebody keeps other things on this server.
     denied = [
         vote for vote in election.votes if vote.kind is Kind.DENIED and (vote.remaining_ms is not None or vote.fence)
@@ -237,7 +237,7 @@ def _holders(name: str, looks: Sequence[Look]) -> list[Held]:
         said = _SHOWN.fullmatch(shown(token))
         fences = Counter(vote.fence for vote in denied if vote.holder == token)
         found.append(
-            Held(
+            LockInfo(
                 name,
                 said["who"] if said else shown(token),
                 (said["since"] or "") if said else "",
@@ -252,13 +252,15 @@ def _holders(name: str, looks: Sequence[Look]) -> list[Held]:
     return found
 
 
-def _with_waiters(held: Sequence[Held], looks: Sequence[Look], codec: Codec, reported: Sequence[Waiter]) -> list[Held]:
+def _with_waiters(
+    held: Sequence[LockInfo], looks: Sequence[NodeProbe], codec: Codec, reported: Sequence[Waiter]
+) -> list[LockInfo]:
     """The same, with how many wait for each: as many as are reported, or as many as block if that is more.
 
     A node tells how many clients block on it and not for what; but all waiters of a resource block on the same node.
     """
     members = [look.node for look in looks]
-    waiters = Waiters(members, codec)
+    waiters = WaiterPool(members, codec)
     waited = {name for look in looks for name in look.waited}
     where = {name: waiters.node_for((name,)) for name in waited}
     shared = Counter(where.values())
@@ -266,7 +268,7 @@ def _with_waiters(held: Sequence[Held], looks: Sequence[Look], codec: Codec, rep
 
     counts = Counter(waiter.resource for waiter in reported)
 
-    def count(one: Held) -> int | None:
+    def count(one: LockInfo) -> int | None:
         node = where.get(one.resource)
         if node is None or not blocked[node]:
             return counts[one.resource]

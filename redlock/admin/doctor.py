@@ -22,7 +22,7 @@ from redlock.settings import EXPOSED
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from redlock.admin.cluster_status import Survey
+    from redlock.admin.cluster_status import ClusterStatus
     from redlock.admin.node_probe import NodeState
     from redlock.settings import Settings
 
@@ -82,7 +82,7 @@ def check(
     return sort(findings)
 
 
-def examine(seen: Survey, settings: Settings) -> list[Finding]:
+def examine(seen: ClusterStatus, settings: Settings) -> list[Finding]:
     """Everything that can be said of nodes and settings, the worst first."""
     findings = [*_settings(settings), *_number(seen)]
     for node in seen.nodes:
@@ -91,7 +91,7 @@ def examine(seen: Survey, settings: Settings) -> list[Finding]:
     return sort(findings)
 
 
-def examine_broker(node: NodeState, seen: Survey, *, owns_data: bool = False) -> list[Finding]:
+def examine_broker(node: NodeState, seen: ClusterStatus, *, owns_data: bool = False) -> list[Finding]:
     """What can be said of Celery's broker or, where it owns the data, of the fenced store.
 
     Args:
@@ -156,13 +156,13 @@ def _settings(settings: Settings) -> Iterator[Finding]:
         )
 
 
-def _number(seen: Survey) -> Iterator[Finding]:
+def _number(seen: ClusterStatus) -> Iterator[Finding]:
     said = _validation.tolerance(len(seen.nodes))
     if said is not None:
         yield Finding(Level.WARNING, "number", "nodes", said)
 
 
-def _node(node: NodeState, settings: Settings, seen: Survey) -> Iterator[Finding]:
+def _node(node: NodeState, settings: Settings, seen: ClusterStatus) -> Iterator[Finding]:
     """What can be said of one node by itself."""
     finding = _unfit(node, seen)
     if finding is not None:
@@ -176,16 +176,20 @@ def _node(node: NodeState, settings: Settings, seen: Survey) -> Iterator[Finding
         yield Finding(Level.WARNING, "clock", node.label, note, mend)
 
 
-def _unfit(node: NodeState, seen: Survey) -> Finding | None:
+def _unfit(node: NodeState, seen: ClusterStatus) -> Finding | None:
     """Why a node casts no vote, if it casts none: the first of these that holds."""
-    terms = seen.terms
+    fingerprint = seen.fingerprint
     # As `Bundle._is_barred` has it: a smaller number of nodes that reject the terms has no vote, and stops no client.
-    agreed = 2 * sum(other.terms == terms for other in seen.nodes) > sum(bool(other.terms) for other in seen.nodes)
+    agreed = 2 * sum(other.fingerprint == fingerprint for other in seen.nodes) > sum(
+        bool(other.fingerprint) for other in seen.nodes
+    )
     independent = "give each lock node a server of its own: no replica, no cluster mode, no Sentinel"
     locked_out = not node.reachable and ("password" in node.reason or "user" in node.reason)
-    agree = f"this side has {terms}; all clients need the same; to change it stop them, restart the nodes"
+    agree = f"this side has {fingerprint}; all clients need the same; to change it stop them, restart the nodes"
     if agreed:
-        agree = f"more nodes work under {terms}; stop the clients that have other settings, then restart this node"
+        agree = (
+            f"more nodes work under {fingerprint}; stop the clients that have other settings, then restart this node"
+        )
     old = f"Redis {node.version}; lock nodes need 6.2 or later"
     wait = "wait: so long after it met its first client it votes by itself"
     unsafe, warning = Level.UNSAFE, Level.WARNING
@@ -196,7 +200,13 @@ def _unfit(node: NodeState, seen: Survey) -> Finding | None:
         (node.mode not in {"", "standalone"}, unsafe, "cluster-mode", f"in {node.mode} mode", independent),
         (node.role not in {"", "master"}, unsafe, "replica", node.reason.partition(";")[0], independent),
         (bool(node.missing), warning, "permissions", node.reason, "allow this user what is missing"),
-        (bool(node.terms) and node.terms != terms, warning if agreed else unsafe, "terms", node.reason, agree),
+        (
+            bool(node.fingerprint) and node.fingerprint != fingerprint,
+            warning if agreed else unsafe,
+            "fingerprint",
+            node.reason,
+            agree,
+        ),
         (node.reason.startswith("new, "), warning, "quarantine", node.reason, wait),
         (bool(node.reason), warning, "no-vote", node.reason, "mend the server"),
     )
@@ -219,7 +229,7 @@ def _eviction(node: NodeState) -> Iterator[Finding]:
         yield Finding(Level.WARNING, "memory", node.label, what, "raise maxmemory, or keep other data elsewhere")
 
 
-def _duplicates(seen: Survey) -> Iterator[Finding]:
+def _duplicates(seen: ClusterStatus) -> Iterator[Finding]:
     nodes = seen.nodes
     counts = Counter(node.run_id for node in nodes if node.run_id)
     level = Level.UNSAFE if len(nodes) - sum(counts.values()) + len(counts) < seen.quorum else Level.WARNING
@@ -230,7 +240,7 @@ def _duplicates(seen: Survey) -> Iterator[Finding]:
             yield Finding(level, "duplicate-server", labels, what, "give each lock node a server of its own")
 
 
-def _quorum(seen: Survey) -> Iterator[Finding]:
+def _quorum(seen: ClusterStatus) -> Iterator[Finding]:
     total, voting = len(seen.nodes), seen.voting
     if voting < seen.quorum:
         reasons = "; ".join(f"{node.label}: {node.reason}" for node in seen.nodes if not node.votes)

@@ -25,7 +25,7 @@ from redlock.errors import LockContended, NotHeld
 
 if TYPE_CHECKING:
     from redlock._core.protocol import Steps
-    from redlock._core.votes import Election
+    from redlock._core.votes import RoundResult
     from redlock.client import Redlock
 
 RISK = (
@@ -82,7 +82,7 @@ def target(client: Redlock, name: str) -> Target | None:
     # A token that is no token would be refused as too far ahead, and with it every larger one.
     latest = wall_us() + FENCE_AHEAD_MS * 1_000
     fence = max((vote.fence for vote in election.votes if vote.fence <= latest), default=0)
-    client.saw(resource, fence)
+    client.observe_fence(resource, fence)
     votes = sum(vote.holder == token for vote in election.votes)
     silent = sum(vote.kind is Kind.SILENT for vote in election.votes)
     left_ms = election.free_in_ms
@@ -116,20 +116,20 @@ def take_away(client: Redlock, lease: Target) -> int:
     return sum(vote.kind is not Kind.SILENT and vote.holder != lease.token for vote in after.votes)
 
 
-def _raise(lease: Target, fence: int) -> Steps[Election]:
+def _raise(lease: Target, fence: int) -> Steps[RoundResult]:
     # What an acquire does in its second round: where the key is still this one, and on no node twice, the fence
     # becomes this number. So nobody is ever given it as a token, and who comes next gets a larger one.
     return (yield Round(Confirm((lease.resource,), lease.token, max(fence, lease.fence + 1)), Wait.ALL))
 
 
-def _delete(lease: Target, wake_ms: int) -> Steps[Election]:
+def _delete(lease: Target, wake_ms: int) -> Steps[RoundResult]:
     return (yield Round(Release((lease.resource,), lease.token, wake_ms), Wait.ALL))
 
 
-def _refuse(client: Redlock, lease: Target, raised: Election) -> None:
+def _refuse(client: Redlock, lease: Target, raised: RoundResult) -> None:
     """Raise unless a quorum of nodes has raised its fence."""
     nodes, codec = client.driver.nodes, client.driver.codec
-    failures.refuse_disagreement(nodes, codec.terms, Refusal(raised))
+    failures.refuse_disagreement(nodes, codec.fingerprint, Refusal(raised))
     if raised.won:
         return
     if raised.denied < raised.quorum:
@@ -140,7 +140,7 @@ def _refuse(client: Redlock, lease: Target, raised: Election) -> None:
     raise NotHeld(f"lock {lease.resource!r} is no longer held by {lease.holder}; nothing was changed", lease.resource)
 
 
-def _inspect(client: Redlock, resource: str) -> Election:
+def _inspect(client: Redlock, resource: str) -> RoundResult:
     with client.driver.links() as links:
         election = links.run(protocol.inspect(resource))
     if not election.reachable:

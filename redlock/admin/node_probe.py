@@ -18,7 +18,7 @@ from redlock._core.votes import quarantine_ms, silent
 from redlock._transport import codec as wire
 from redlock._transport import node_info
 from redlock._transport.exchange import Exchange, pack
-from redlock._transport.node import NO_REDIS, TROUBLE, Node, ShutOut, Unfit, refuse, why
+from redlock._transport.node import ERRORS, NO_REDIS, Node, ShutOut, UnsuitableNode, refuse, why
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -69,7 +69,7 @@ class NodeState:
     role: str = ""
     mode: str = ""
     run_id: str = ""
-    terms: str = ""
+    fingerprint: str = ""
     abstains: float = 0.0
     clock_offset: float | None = None
     clock_error: float = 0.0
@@ -113,12 +113,12 @@ class _Visited(Node):
             return super()._greet(exchange, until)
         except ShutOut:
             raise
-        except Unfit as exc:
+        except UnsuitableNode as exc:
             self.unfit = why(exc, self.timeout_ms)
             return "", ""
 
 
-class Look:
+class NodeProbe:
     """A visit to one node: `meet` it, `find` the names on it, `read` what it has at the names that all are asked for.
 
     Args:
@@ -149,7 +149,7 @@ class Look:
         try:
             self._exchange = self.node.connect(self._seconds, admin=True).exchange
             self._introduce()
-        except (*TROUBLE, Unfit) as exc:
+        except (*ERRORS, UnsuitableNode) as exc:
             self.node.error = why(exc, self.node.timeout_ms)
             self.state = NodeState(self.node.label, reason=self.node.error)
             self.close()
@@ -180,9 +180,9 @@ class Look:
     def _try(self, work: Callable[[], None]) -> None:
         try:
             work()
-        except Unfit as exc:
+        except UnsuitableNode as exc:
             self.state = dataclasses.replace(self.state, unlisted=str(exc))
-        except TROUBLE as exc:
+        except ERRORS as exc:
             self.state = dataclasses.replace(self.state, unlisted=why(exc, self.node.timeout_ms))
             # Its answers could come later, and be taken for those to the next question.
             self.close()
@@ -205,7 +205,7 @@ class Look:
         after_us = wall_us()
         info, record, written, *kept = self.ask(
             ("INFO",),
-            ("HMGET", prefix + wire.RECORD, "run_id", "since", "terms", "quarantine"),
+            ("HMGET", prefix + wire.RECORD, "run_id", "since", "fingerprint", "quarantine"),
             ("SET", prefix + wire.PROBE, "", "XX"),
             # Without that condition, each look of a worker would enter the server's log of refusals.
             *(("CONFIG", "GET", name) for name in ("appendfsync", "save") if node_info.may_read_settings(refused)),
@@ -235,9 +235,9 @@ class Look:
 
     def _admitted(self, state: NodeState, record: object, now_us: int | None, written: object) -> NodeState:
         """With what its record says, and its answer to a write that changes nothing: whether it may vote."""
-        run_id, since, terms, asked = node_info.words(record, 4)
+        run_id, since, fingerprint, asked = node_info.words(record, 4)
         known = run_id == state.run_id
-        terms = terms if known else ""
+        fingerprint = fingerprint if known else ""
         abstains_ms = self._quarantine_ms
         if known and since and now_us is not None:
             age_ms = now_us // 1000 - node_info.number(since)
@@ -248,16 +248,18 @@ class Look:
         denied = wire.explain("NOPERM")
         if state.missing and reason in {"", denied}:
             reason = f"{denied}: {', '.join(state.missing)}"
-        disagrees = terms not in {"", self._codec.terms}
+        disagrees = fingerprint not in {"", self._codec.fingerprint}
         if not reason and disagrees:
-            reason = wire.disagrees(terms).reason
+            reason = wire.disagrees(fingerprint).reason
         if not reason and abstains_ms:
             reason = f"new, restarted or emptied: abstains for another {abstains_ms / 1000:.1f} s"
         # Without the right to write a key, nothing is known of what the node would say to clients that have it.
         if not reason and isinstance(written, ReplyError) and (refuses := wire.explain(str(written))) != denied:
             reason = refuses
         complete = self.node.unfit in {"", denied} and not disagrees and not abstains_ms
-        return dataclasses.replace(state, terms=terms, abstains=abstains_ms / 1000, reason=reason, complete=complete)
+        return dataclasses.replace(
+            state, fingerprint=fingerprint, abstains=abstains_ms / 1000, reason=reason, complete=complete
+        )
 
     def _find(self, prefix: str, most: int) -> None:
         pattern = re.sub(r"([\\*?\[\]])", r"\\\1", prefix) + "*" if prefix else "[^\x01]*"
@@ -297,5 +299,5 @@ def _checked(read: _T | None, answer: object) -> _T:
     """
     refuse(answer)
     if read is None:
-        raise Unfit(NO_REDIS)
+        raise UnsuitableNode(NO_REDIS)
     return read

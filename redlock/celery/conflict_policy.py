@@ -38,22 +38,22 @@ class Policy(NamedTuple):
     """How long to wait in the worker's slot, and what to do when that is over."""
 
     wait_ms: int
-    otherwise: str
+    on_conflict: str
     max_requeues: int | None
 
     @classmethod
-    def checked(cls, wait: object, otherwise: object, max_requeues: object) -> Policy:
+    def checked(cls, wait: object, on_conflict: object, max_requeues: object) -> Policy:
         """A policy from the arguments of `@locked`.
 
         Raises:
             ConfigurationError: One of them is no good.
         """
         seconds = _validation.number("wait", wait, zero=True)
-        if otherwise not in _CHOICES:
-            raise ConfigurationError(f"otherwise is {otherwise!r}; it must be 'requeue', 'skip' or 'raise'")
+        if on_conflict not in _CHOICES:
+            raise ConfigurationError(f"otherwise is {on_conflict!r}; it must be 'requeue', 'skip' or 'raise'")
         if max_requeues is not None:
             _validation.count("max_requeues", max_requeues)
-        return cls(int(seconds * 1000), str(otherwise), max_requeues)  # type: ignore[arg-type]  # just checked
+        return cls(int(seconds * 1000), str(on_conflict), max_requeues)  # type: ignore[arg-type]  # just checked
 
     def refused(self, error: RedlockError, delivery: Delivery | None) -> Skipped | None:
         """Skip, requeue or raise; None means: go on waiting, the task could not be sent.
@@ -68,10 +68,10 @@ class Policy(NamedTuple):
             return self._step_back(error, delivery)
         # A copy of a run that was lost may not end as skipped or refused: the lost run may have had its effect.
         again = delivery is not None and delivery.has_begun
-        if self.otherwise == "skip" and isinstance(error, LockContended) and not again:
+        if self.on_conflict == "skip" and isinstance(error, LockContended) and not again:
             _log.info("skipped", resource=error.resource, holder=error.holder)
             return Skipped({"status": "skipped", "resource": error.resource, "holder": error.holder})
-        if not (self.otherwise == "requeue" or again) or delivery is None or not delivery.has_a_queue:
+        if not (self.on_conflict == "requeue" or again) or delivery is None or not delivery.has_a_queue:
             raise error
         count = delivery.requeues + 1
         if self.max_requeues is not None and count > self.max_requeues and not again:
@@ -129,8 +129,8 @@ class Policy(NamedTuple):
         Raises:
             Returned: The broker gets the message back. Otherwise the exception at hand leaves the task.
         """
-        if delivery is not None and (self.otherwise == "requeue" or delivery.has_met or delivery.has_begun):
-            delivery.give_back()
+        if delivery is not None and (self.on_conflict == "requeue" or delivery.has_met or delivery.has_begun):
+            delivery.release()
 
 
 def _longest(count: int) -> float:

@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Ears: TypeAlias = tuple[task_events.Told, task_registry.Entry]
+TaskObservers: TypeAlias = tuple[task_events.TaskEventEmitter, task_registry.TaskLockEntry]
 """Who is told how a run fares: listeners to Celery's events, and those who ask the worker."""
 
 _current: ContextVar[Lease | None] = ContextVar("redlock_current_lease", default=None)
@@ -120,7 +120,7 @@ def locked(
     *,
     ttl: float | None = None,
     wait: float = 1.0,
-    otherwise: str = "requeue",
+    on_conflict: str = "requeue",
     max_requeues: int | None = None,
     max_hold: float | None = None,
     on_lost: str = "check",
@@ -149,7 +149,7 @@ def locked(
         LockLost: From the task, if the lease was lost before the body was done and the body did not raise.
     """
     misuse.refuse_bare(key, sys._getframe(1))  # noqa: SLF001 - nothing else tells a key from a decorated function
-    policy = Policy.checked(wait, otherwise, max_requeues)
+    policy = Policy.checked(wait, on_conflict, max_requeues)
     _check(ttl, max_hold, on_lost)
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
@@ -168,7 +168,7 @@ def locked(
             settings = settings_of(app)
             client, ears = (
                 _client(app, settings),
-                (task_events.told(message, settings.events), task_registry.Entry(task)),
+                (task_events.told(message, settings.events), task_registry.TaskLockEntry(task)),
             )
 
             def lost(lease: Lease) -> None:
@@ -193,8 +193,8 @@ def locked(
                     with lost_lease.possible(lease) if on_lost == "raise" else contextlib.nullcontext():
                         return function(*args, **kwargs)
             except Stale as stale:
-                client.saw(lease.names, stale.seen)
-                if policy.otherwise == "requeue":
+                client.observe_fence(lease.names, stale.seen)
+                if policy.on_conflict == "requeue":
                     _requeue(stale, policy, delivery)
                 raise
 
@@ -208,11 +208,11 @@ def locked(
 
 
 @contextlib.contextmanager
-def _holding(lease: Lease, policy: Policy, delivery: Delivery | None, ears: Ears) -> Iterator[Skipped | None]:
+def _holding(lease: Lease, policy: Policy, delivery: Delivery | None, ears: TaskObservers) -> Iterator[Skipped | None]:
     """Hold the lease, or say what the task is to return instead."""
     reset = _current.set(lease)
     try:
-        with task_events.waits_are_told_to(*ears, *(() if delivery is None else (delivery,))):
+        with task_events.wait_listeners(*ears, *(() if delivery is None else (delivery,))):
             skipped = _take(lease, policy, delivery)
         if skipped is None:
             for ear in ears:
@@ -220,7 +220,7 @@ def _holding(lease: Lease, policy: Policy, delivery: Delivery | None, ears: Ears
         yield skipped
     except BaseException:
         with contextlib.suppress(RedlockError):
-            lease.give_back()
+            lease.release()
         raise
     else:
         if skipped is None:

@@ -243,7 +243,7 @@ class Delivery:
             place["queue"] = Queue("", Exchange(exchange, type=(*kinds, "topic")[0]), routing_key=key)
         return place
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """Leave the message to the broker, where it may be left to it: for a run whose soft time limit is over.
 
         Raises:

@@ -28,7 +28,7 @@ SECONDS = 5.0
 _metrics: list[Metrics] = []
 
 
-class Pulse(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery is untyped
+class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery is untyped
     """Beats from the moment at which a worker takes tasks until it no longer does."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
@@ -81,7 +81,7 @@ def _add_the_step(instance: Any, **_: Any) -> None:  # noqa: ANN401 - Celery's s
         of_conf(instance.app.conf)
     except ConfigurationError as error:
         raise SystemExit(f"the lock's settings: {error}") from None
-    instance.app.steps["consumer"].add(Pulse)
+    instance.app.steps["consumer"].add(HeartbeatStep)
 
 
 @worker_init.connect

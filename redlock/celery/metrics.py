@@ -35,7 +35,7 @@ _PROCESS, _WAITERS = 0, 1
 """The first cells of a row: the process that writes into it, and its waits."""
 
 
-class Figure(NamedTuple):
+class MetricSeries(NamedTuple):
     """One number: what it is called, and of which kind, node or number of rounds it is."""
 
     name: str
@@ -61,12 +61,12 @@ _TIMES = {
     "redlock_hold_seconds": "Time from having a lock to giving it back.",
 }
 _SIMPLE = {
-    "refused": Figure("redlock_refused_total"),
-    "requeued": Figure("redlock_requeued_total"),
-    "skipped": Figure("redlock_skipped_total"),
-    "duplicate": Figure("redlock_duplicates_total"),
-    "lost": Figure("redlock_lost_total"),
-    "not-extended": Figure("redlock_extensions_failed_total"),
+    "refused": MetricSeries("redlock_refused_total"),
+    "requeued": MetricSeries("redlock_requeued_total"),
+    "skipped": MetricSeries("redlock_skipped_total"),
+    "duplicate": MetricSeries("redlock_duplicates_total"),
+    "lost": MetricSeries("redlock_lost_total"),
+    "not-extended": MetricSeries("redlock_extensions_failed_total"),
 }
 _ENDS = ("released", "expired", "unknown")
 EVENTS = ("acquired", "retry", "waiting", "wait-ended", "extended", "clock-jump", *_SIMPLE, *_ENDS)
@@ -81,10 +81,10 @@ class Metrics:
     """
 
     def __init__(self, nodes: Sequence[str]) -> None:
-        counters = [Figure("redlock_elections_total", "rounds", rounds) for rounds in ("1", "2")]
-        counters += [Figure("redlock_contended_total"), *_SIMPLE.values()]
+        counters = [MetricSeries("redlock_elections_total", "rounds", rounds) for rounds in ("1", "2")]
+        counters += [MetricSeries("redlock_contended_total"), *_SIMPLE.values()]
         each = ("redlock_votes_missing_total", "redlock_clock_jumps_total")
-        counters += [Figure(name, "node", node) for name in each for node in nodes]
+        counters += [MetricSeries(name, "node", node) for name in each for node in nodes]
         first = _WAITERS + 1
         self._counters = {figure: place for place, figure in enumerate(counters, first)}
         # A histogram has a cell for each bucket, one for what is longer, and one for the sum.
@@ -92,10 +92,10 @@ class Metrics:
         self._times = {name: first + len(counters) + number * size for number, name in enumerate(_TIMES)}
         self._width = first + len(counters) + len(_TIMES) * size
         self._cells = memoryview(mmap.mmap(-1, SLOTS * self._width * _BYTES)).cast("d")
-        self.forget()
-        os.register_at_fork(after_in_child=self.forget)
+        self.reset_after_fork()
+        os.register_at_fork(after_in_child=self.reset_after_fork)
 
-    def forget(self) -> None:
+    def reset_after_fork(self) -> None:
         """In a forked child: what the parent holds is not ours."""
         self._lock = threading.Lock()
         self._open: dict[tuple[object, object], float] = {}
@@ -105,16 +105,16 @@ class Metrics:
         with self._lock:
             missing = fields.get("missing")
             for node in missing if isinstance(missing, Mapping) else ():
-                self._add(Figure("redlock_votes_missing_total", "node", str(node)))
+                self._add(MetricSeries("redlock_votes_missing_total", "node", str(node)))
             if event in _SIMPLE:
                 self._add(_SIMPLE[event])
             elif event == "waiting":
-                self._add(Figure("redlock_contended_total"))
+                self._add(MetricSeries("redlock_contended_total"))
                 self._wait(1)
             elif event == "wait-ended":
                 self._wait(-1)
             elif event == "clock-jump":
-                self._add(Figure("redlock_clock_jumps_total", "node", str(fields["node"])))
+                self._add(MetricSeries("redlock_clock_jumps_total", "node", str(fields["node"])))
             elif event == "acquired":
                 self._acquired(fields)
             elif event in _ENDS:
@@ -123,7 +123,7 @@ class Metrics:
                     self._observe("redlock_hold_seconds", time.monotonic() - began)
 
     def _acquired(self, fields: Mapping[str, object]) -> None:
-        self._add(Figure("redlock_elections_total", "rounds", str(fields["rounds"])))
+        self._add(MetricSeries("redlock_elections_total", "rounds", str(fields["rounds"])))
         waited_ms = fields["waited_ms"]
         assert isinstance(waited_ms, int)
         self._observe("redlock_wait_seconds", waited_ms / 1000)
@@ -145,7 +145,7 @@ class Metrics:
         waits = ((int(self._cells[row + _PROCESS]), self._cells[row + _WAITERS]) for row in rows)
         return int(sum(count for pid, count in waits if count and is_alive(pid)))
 
-    def _add(self, figure: Figure, amount: float = 1.0) -> None:
+    def _add(self, figure: MetricSeries, amount: float = 1.0) -> None:
         place = self._counters.get(figure)
         if place is not None:
             self._cells[self._row + place] += amount

@@ -41,11 +41,11 @@ _PAUSE_SECONDS = 1.0
 """After a failure, so that a broker that is down is not tried without end."""
 
 _worker_sends = False
-_ears: ContextVar[tuple[Ear, ...]] = ContextVar("redlock_ears", default=())
+_ears: ContextVar[tuple[WaitListener, ...]] = ContextVar("redlock_ears", default=())
 _senders: weakref.WeakKeyDictionary[Any, Sender] = weakref.WeakKeyDictionary()
 
 
-class Told:
+class TaskEventEmitter:
     """What listeners are told of one run of a task; every method returns at once and raises nothing.
 
     Args:
@@ -89,10 +89,10 @@ class Told:
         self._tell("task-lock-lost", lock_resource=lease.resource)
 
 
-NOBODY = Told(lambda *_, **__: None, everything=False)
+NO_EVENTS = TaskEventEmitter(lambda *_, **__: None, everything=False)
 
 
-def told(task: Task | None, level: str) -> Told:
+def told(task: Task | None, level: str) -> TaskEventEmitter:
     """Whom to tell about this run of a task.
 
     Args:
@@ -100,10 +100,10 @@ def told(task: Task | None, level: str) -> Told:
         level: The setting `redlock_events`: "all", "contention" (nothing about locks that were free) or "off".
     """
     if not _worker_sends or level == "off" or task is None or not task.send_events:
-        return NOBODY
+        return NO_EVENTS
     request = task.request
     if request.called_directly or request.is_eager:
-        return NOBODY
+        return NO_EVENTS
     sender = _senders.get(task.app)
     if sender is None:
         sender = _senders.setdefault(task.app, Sender(task.app))
@@ -114,10 +114,10 @@ def told(task: Task | None, level: str) -> Told:
             return  # A copy that was delivered again: what is shown is the state of the run that holds the lock.
         sender.put(hostname, {"type": name, "uuid": uuid, "timestamp": time.time(), **fields})
 
-    return Told(tell, everything=level == "all")
+    return TaskEventEmitter(tell, everything=level == "all")
 
 
-class Ear(Protocol):
+class WaitListener(Protocol):
     """Somebody who wants to hear of a wait."""
 
     def waiting(self, resource: object, holder: object) -> None:
@@ -125,7 +125,7 @@ class Ear(Protocol):
 
 
 @contextlib.contextmanager
-def waits_are_told_to(*ears: Ear) -> Iterator[None]:
+def wait_listeners(*ears: WaitListener) -> Iterator[None]:
     """In this block, which takes a lock, they hear of every wait."""
     reset = _ears.set(ears)
     try:
@@ -147,9 +147,9 @@ class Sender:
 
     def __init__(self, app: Celery) -> None:
         self._app = weakref.ref(app)
-        self.forget()
+        self.reset_after_fork()
 
-    def forget(self) -> None:
+    def reset_after_fork(self) -> None:
         """In a forked child: the parent's thread and what waits for it are not ours."""
         self._queue: queue.Queue[tuple[str, dict[str, object]]] = queue.Queue(_MOST_QUEUED)
         self._starting = threading.Lock()
@@ -200,9 +200,9 @@ def _look_at_the_worker(sender: Any, **_: Any) -> None:  # noqa: ANN401 - Celery
     _worker_sends = bool(sender.task_events)
 
 
-def _forget_all() -> None:
+def _reset_all_after_fork() -> None:
     for sender in list(_senders.values()):
-        sender.forget()
+        sender.reset_after_fork()
 
 
-os.register_at_fork(after_in_child=_forget_all)
+os.register_at_fork(after_in_child=_reset_all_after_fork)

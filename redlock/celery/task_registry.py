@@ -39,7 +39,7 @@ _HEAD = struct.Struct("<III")
 _TRIES = 20
 
 
-class Entry:
+class TaskLockEntry:
     """One run of a task, from the moment at which it waits for a lock or has it, to its end."""
 
     def __init__(self, task: Task | None) -> None:
@@ -53,7 +53,7 @@ class Entry:
             self._show("waits", resource, holder=holder)
         elif self._shown["state"] == "waits" and holder not in {"-", self._shown["holder"]}:
             self._shown = {**self._shown, "holder": holder}
-            BOARD.show(self, self._shown)
+            TASK_LOCKS.show(self, self._shown)
 
     def acquired(self, lease: Lease) -> None:
         """It has the lock."""
@@ -66,46 +66,46 @@ class Entry:
     def over(self) -> None:
         """The run is over, or has gone back to the queue."""
         if self._shown:
-            BOARD.hide(self)
+            TASK_LOCKS.hide(self)
 
     def _show(self, state: str, resource: object, **more: object) -> None:
         now = time.time()
         since = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(now))}.{int(now % 1 * 1000):03d}Z"
         self._shown = {**self._about, "state": state, "resource": resource, "since": since, "pid": os.getpid(), **more}
-        BOARD.show(self, self._shown)
+        TASK_LOCKS.show(self, self._shown)
 
 
-class Board:
+class TaskLockRegistry:
     """What the runs of this process show, and in the main process of a worker what its children's do."""
 
     def __init__(self) -> None:
         self._memory: mmap.mmap | None = None
-        self.forget()
+        self.reset_after_fork()
 
-    def forget(self) -> None:
+    def reset_after_fork(self) -> None:
         """In a forked child: what the parent's runs show is not ours."""
         self._lock = threading.Lock()
         # Weak: a run that a signal has torn away from its end must not be shown for ever. No weak dictionary: its
         # upkeep is a third of what a run costs here.
-        self._entries: dict[weakref.ref[Entry], dict[str, object]] = {}
+        self._entries: dict[weakref.ref[TaskLockEntry], dict[str, object]] = {}
 
     def share(self) -> None:
         """Before the fork: have a memory that children write into."""
         self._memory = mmap.mmap(-1, SLOTS * _SLOT_BYTES)
 
-    def show(self, entry: Entry, shown: dict[str, object]) -> None:
+    def show(self, entry: TaskLockEntry, shown: dict[str, object]) -> None:
         """Show an entry, or what has become of it."""
         with self._lock:
             self._entries[weakref.ref(entry, self._gone)] = shown
             self._write()
 
-    def hide(self, entry: Entry) -> None:
+    def hide(self, entry: TaskLockEntry) -> None:
         """Show it no more."""
         with self._lock:
             self._entries.pop(weakref.ref(entry), None)
             self._write()
 
-    def _gone(self, torn: weakref.ref[Entry]) -> None:
+    def _gone(self, torn: weakref.ref[TaskLockEntry]) -> None:
         self._entries.pop(torn, None)
 
     def listed(self) -> list[dict[str, Any]]:
@@ -169,16 +169,16 @@ def is_alive(pid: int) -> bool:
     return True
 
 
-BOARD = Board()
-os.register_at_fork(after_in_child=BOARD.forget)
+TASK_LOCKS = TaskLockRegistry()
+os.register_at_fork(after_in_child=TASK_LOCKS.reset_after_fork)
 
 
 @worker_init.connect
 def _share_with_children(**_: Any) -> None:  # noqa: ANN401 - Celery's signals pass what they like
-    BOARD.share()
+    TASK_LOCKS.share()
 
 
 @inspect_command(name="locks")
 def _locks(_state: Any, **_: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - Celery is untyped
     """What the tasks of each worker hold and wait for."""
-    return BOARD.listed()
+    return TASK_LOCKS.listed()

@@ -91,10 +91,10 @@ def environment(settings: Settings, *, credentials: bool) -> dict[str, str]:
     """
     nodes = [node if credentials else address.without_credentials(node) for node in settings.addresses]
     # What came from an option or from an app must not be a default in the program, which then would lock elsewhere.
-    terms = {"NODES": ",".join(nodes), "PREFIX": settings.prefix, "MAX_TTL": f"{settings.max_ttl}"}
+    fingerprint = {"NODES": ",".join(nodes), "PREFIX": settings.prefix, "MAX_TTL": f"{settings.max_ttl}"}
     gone = {*SECRETS, "REDLOCK_PREFIX_FILE", "REDLOCK_MAX_TTL_FILE"}
     kept = {name: value for name, value in os.environ.items() if name not in gone}
-    return kept | {f"REDLOCK_{name}": value for name, value in terms.items()}
+    return kept | {f"REDLOCK_{name}": value for name, value in fingerprint.items()}
 
 
 def run(
@@ -140,7 +140,7 @@ def run(
         finally:
             if lease.held:
                 with contextlib.suppress(RedlockError):
-                    lease.give_back()
+                    lease.release()
 
 
 def _run(program: Program, lease: Lease, environment: Mapping[str, str], grace: float, changed: threading.Event) -> int:
@@ -150,7 +150,7 @@ def _run(program: Program, lease: Lease, environment: Mapping[str, str], grace: 
     except OSError as error:
         say(f"{program.command[0]}: {(error.strerror or str(error)).lower()}")
         return NOT_FOUND if isinstance(error, FileNotFoundError) else CANNOT_RUN
-    guard = Guard(program, lease, grace, changed)
+    guard = LeaseWatchdog(program, lease, grace, changed)
     status = program.wait()
     lost = guard.end()
     program.stop_watching()
@@ -181,7 +181,7 @@ def _signals_go_to(program: Program) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-class Guard:
+class LeaseWatchdog:
     """Ends a program before its lease is over, in a thread of its own.
 
     Args:

@@ -104,7 +104,7 @@ def _wait_for_nodes(lock: Settings) -> None:
                 raise
             print(escape(f"Waiting for the nodes: {error}"), flush=True)
             probe.take(patience_ms=None)
-        probe.give_back()
+        probe.release()
 
 
 def _client(number: int, start: float, plan: Plan, lock: Settings) -> None:
@@ -136,7 +136,7 @@ def _compete(name: str, plan: Plan, lock: Settings) -> None:
             _say(name, f"Lock acquired! Lock ID: {lease.owner[:8]}...")
             time.sleep(plan.hold)
         finally:
-            outcome = lease.give_back()
+            outcome = lease.release()
         _say(name, f"Lock {outcome.value}!")
 
 

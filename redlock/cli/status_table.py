@@ -13,7 +13,7 @@ from redlock._escaping import escape
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from redlock.admin.cluster_status import Held, Survey
+    from redlock.admin.cluster_status import ClusterStatus, LockInfo
     from redlock.admin.node_probe import NodeState
 
 _NODES = ("NODE", "VOTES", "VERSION", "MEMORY", "CLOCK", "KEEPS")
@@ -25,7 +25,7 @@ _KILO = 1024
 _RED, _PLAIN = "\x1b[31m", "\x1b[0m"
 
 
-def table(seen: Survey, *, color: bool = False) -> str:
+def table(seen: ClusterStatus, *, color: bool = False) -> str:
     """Nodes and locks, one line each, with a heading; several lines without a last line break.
 
     In VOTES there is a sign for each node in the order above: + names this holder, - does not, ? did not answer.
@@ -51,14 +51,14 @@ def table(seen: Survey, *, color: bool = False) -> str:
     return "\n".join(f"{_RED}{escape(text)}{_PLAIN}" if red and color else escape(text) for text, red in rows)
 
 
-def _locks(seen: Survey) -> list[str]:
+def _locks(seen: ClusterStatus) -> list[str]:
     if not seen.locks:
         return ["no locks are held" if seen.is_known else "the remaining nodes report no lock, which proves nothing"]
     lines = _aligned([_LOCKS, *(_lock(one, seen) for one in seen.locks)])
     return lines if seen.is_known else ["unconfirmed, as the remaining nodes report:", *lines]
 
 
-def _waiters(seen: Survey) -> list[str]:
+def _waiters(seen: ClusterStatus) -> list[str]:
     if not seen.waiters:
         return []
     rows = [
@@ -77,7 +77,7 @@ def _node(node: NodeState, clock_limit: float) -> tuple[str, ...]:
     return (node.label, votes, node.version, _size(node), offset, keeps)
 
 
-def _lock(one: Held, seen: Survey) -> tuple[str, ...]:
+def _lock(one: LockInfo, seen: ClusterStatus) -> tuple[str, ...]:
     votes = "".join(_VOTE[vote] for vote in one.votes)
     doubt = "" if one.held else ", no quorum" if seen.is_known else ", unconfirmed"
     return (

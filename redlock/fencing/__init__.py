@@ -4,6 +4,6 @@
 the same as a Django app, and `redlock.fencing.conformance` tests adapters of your own.
 """
 
-from redlock.fencing.redis_store import FencedStore, Section, Written
+from redlock.fencing.redis_store import FencedStore, FencedTransaction, Written
 
-__all__ = ["FencedStore", "Section", "Written"]
+__all__ = ["FencedStore", "FencedTransaction", "Written"]

@@ -44,7 +44,7 @@ class Written(NamedTuple):
     applied: bool
 
 
-class Section(NamedTuple):
+class FencedTransaction(NamedTuple):
     """One read-modify-write: the value that was read, and the right to write once.
 
     Attributes:
@@ -78,7 +78,7 @@ class FencedStore:
         self._open = self._redis.register_script(codec.Script.load("open").source)
         self._write = self._redis.register_script(codec.Script.load("write").source)
 
-    def open(self, name: str, lease: Lease) -> Section:
+    def open(self, name: str, lease: Lease) -> FencedTransaction:
         """Read under this lease's token, and shut out every smaller one.
 
         Raises:
@@ -91,9 +91,9 @@ class FencedStore:
         if _text(reply[0]) == "STALE":
             raise self._stale(name, fence, int(reply[1]))
         value = None if reply[2] is None else _text(reply[2])
-        return Section(name, value, int(reply[1]), fence, owner)
+        return FencedTransaction(name, value, int(reply[1]), fence, owner)
 
-    def write(self, section: Section, value: str, op_id: str) -> Written:
+    def write(self, section: FencedTransaction, value: str, op_id: str) -> Written:
         """Write once, in the section that was opened last, if this operation was not applied before.
 
         Raises:
@@ -126,12 +126,12 @@ class FencedStore:
                 if stale.seen != lease.fence:
                     raise
 
-    def peek(self, name: str) -> str | None:
+    def read_unfenced(self, name: str) -> str | None:
         """The value, read past the fence: for looking at, not for computing a new one."""
         value = self._redis.hget(self._state(name), "value")
         return None if value is None else _text(value)
 
-    def overwrite(self, name: str, value: str) -> None:
+    def write_unfenced(self, name: str, value: str) -> None:
         """Write past the fence: for setting up, and for showing what happens without one."""
         self._redis.hset(self._state(name), "value", value)
 

@@ -102,7 +102,7 @@ class Counter:
 
     def value(self) -> int:
         """Where it stands."""
-        return int(FencedStore(self._store).peek(self.name) or 0)
+        return int(FencedStore(self._store).read_unfenced(self.name) or 0)
 
     def tasks(self) -> list[dict[str, Any]]:
         """What became of each task that was sent, in that order."""

@@ -27,7 +27,7 @@ from tests.faults.theatre import theatre
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tests.faults.theatre import Theatre
+    from tests.faults.theatre import ClusterFixture
 
 OURS, CONTROL = "ours", "control"
 _CHILDREN = 4
@@ -82,14 +82,14 @@ def run(seed: int, seconds: float, ttl: float, freeze: float, directory: Path) -
         return _outcome(stage, freezes)
 
 
-def _play(stage: Theatre, task: str, name: str, ttl: float) -> None:
+def _play(stage: ClusterFixture, task: str, name: str, ttl: float) -> None:
     if task == "counting.add":
         stage.play(task, name, ttl)
     else:
         stage.send(f"tests.faults.apps.{task}", name, ttl)
 
 
-def _inside(stage: Theatre, name: str) -> int | None:
+def _inside(stage: ClusterFixture, name: str) -> int | None:
     """Who was the last to open this counter, if he has not written yet."""
     steps = [event for event in stage.history.events("open", "wrote", "stale") if event.fields.get("name") == name]
     return steps[-1].pid if steps and steps[-1].what == "open" else None
@@ -102,7 +102,7 @@ def _thaw(frozen: dict[int, float], now: float) -> None:
             os.kill(pid, signal.SIGCONT)
 
 
-def _outcome(stage: Theatre, freezes: int) -> Outcome:
+def _outcome(stage: ClusterFixture, freezes: int) -> Outcome:
     written = [event for event in stage.history.events("wrote") if event.fields["name"] == CONTROL]
     ours = [event for event in stage.history.events() if event.fields.get("name") != CONTROL]
     accepted = stage.accepted()

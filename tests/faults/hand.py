@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from redis.exceptions import RedisError
 
-from tests.faults.servers import forget, is_up, revive, save
+from tests.faults.servers import is_up, reset_after_fork, revive, save
 from tests.faults.theatre import PREFIX, TTL
 from tests.integration.tools import children, raw
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from redlock.testing.redis_server import Server
     from tests.faults.clocks import Clock
     from tests.faults.plan import Fault
-    from tests.faults.theatre import Theatre
+    from tests.faults.theatre import ClusterFixture
     from tests.integration.stage import Worker
     from tests.proxy import Proxy
 
 T = TypeVar("T")
 
 
-class Hand:
+class FaultInjector:
     """Strikes a theatre.
 
     Args:
@@ -47,7 +47,7 @@ class Hand:
 
     def __init__(
         self,
-        stage: Theatre,
+        stage: ClusterFixture,
         nodes: Sequence[Proxy],
         store: Proxy,
         hire: Callable[[], Worker],
@@ -91,16 +91,16 @@ class Hand:
                 worker.signal(signal.SIGCONT)
 
 
-def kill_node(hand: Hand, *places: int) -> Callable[[], None]:
+def kill_node(hand: FaultInjector, *places: int) -> Callable[[], None]:
     """Killed, and empty when it comes back."""
     servers = [hand.server(place) for place in places]
     for server in servers:
         server.kill()
-        forget(server)
+        reset_after_fork(server)
     return lambda: _each(servers, revive)
 
 
-def freeze_node(hand: Hand, *places: int) -> Callable[[], None]:
+def freeze_node(hand: FaultInjector, *places: int) -> Callable[[], None]:
     """It answers nothing; connections stay."""
     servers = [hand.server(place) for place in places]
     for server in servers:
@@ -109,7 +109,7 @@ def freeze_node(hand: Hand, *places: int) -> Callable[[], None]:
     return lambda: _each(servers, lambda server: server.thaw() if is_up(server) else None)
 
 
-def restart_node(hand: Hand, place: int) -> Callable[[], None]:
+def restart_node(hand: FaultInjector, place: int) -> Callable[[], None]:
     """Killed with all that it knew on disk, and back at once."""
     server = hand.server(place)
     save(server)
@@ -118,7 +118,7 @@ def restart_node(hand: Hand, place: int) -> Callable[[], None]:
     return lambda: None
 
 
-def snapshot_node(hand: Hand, place: int) -> Callable[[], None]:
+def snapshot_node(hand: FaultInjector, place: int) -> Callable[[], None]:
     """A snapshot now; in the end it is killed and comes back as it was then."""
     server = hand.server(place)
     save(server)
@@ -127,13 +127,13 @@ def snapshot_node(hand: Hand, place: int) -> Callable[[], None]:
 
     def go_back() -> None:
         server.kill()
-        forget(server, "old.rdb")
+        reset_after_fork(server, "old.rdb")
         server.start()
 
     return go_back
 
 
-def flush_node(hand: Hand, place: int) -> Callable[[], None]:
+def flush_node(hand: FaultInjector, place: int) -> Callable[[], None]:
     """FLUSHALL."""
     server = hand.server(place)
     if is_up(server):
@@ -143,7 +143,7 @@ def flush_node(hand: Hand, place: int) -> Callable[[], None]:
     return lambda: None
 
 
-def delete_key(hand: Hand, place: int) -> Callable[[], None]:
+def delete_key(hand: FaultInjector, place: int) -> Callable[[], None]:
     """Somebody deletes a lock on three nodes: two holders at once, which only the fence keeps apart."""
     for number in range(3):
         server = hand.server(place + number)
@@ -154,70 +154,70 @@ def delete_key(hand: Hand, place: int) -> Callable[[], None]:
     return lambda: None
 
 
-def jump_clock(hand: Hand, place: int) -> Callable[[], None]:
+def jump_clock(hand: FaultInjector, place: int) -> Callable[[], None]:
     """A node's wall clock is two leases ahead, and in the end back where it was."""
     clock, ahead = hand.clocks[place % len(hand.clocks)], 2 * TTL
     clock.jump(ahead)
     return lambda: clock.jump(-ahead)
 
 
-def run_clocks_fast(hand: Hand, place: int) -> Callable[[], None]:
+def run_clocks_fast(hand: FaultInjector, place: int) -> Callable[[], None]:
     """The wall clocks of two nodes run at three times their speed; what they gained they keep."""
     chosen = [hand.clocks[(place + number) % len(hand.clocks)] for number in range(2)]
     _each(chosen, lambda clock: clock.run(3.0))
     return lambda: _each(chosen, lambda clock: clock.run(1.0))
 
 
-def slow_links(hand: Hand, place: int) -> Callable[[], None]:
+def slow_links(hand: FaultInjector, place: int) -> Callable[[], None]:
     """Two links take up to a quarter of a second, either way: longer than a node may take to answer."""
     return _at_links(hand, place, 2, lambda link: setattr(link, "jitter", 0.25))
 
 
-def cut_to(hand: Hand, place: int) -> Callable[[], None]:
+def cut_to(hand: FaultInjector, place: int) -> Callable[[], None]:
     """What is sent to two nodes is held back; what they send arrives."""
     return _at_links(hand, place, 2, lambda link: link.hold("to"))
 
 
-def cut_from(hand: Hand, place: int) -> Callable[[], None]:
+def cut_from(hand: FaultInjector, place: int) -> Callable[[], None]:
     """Two nodes hear and act, and nobody hears them."""
     return _at_links(hand, place, 2, lambda link: link.hold("from"))
 
 
-def half_open(hand: Hand, place: int) -> Callable[[], None]:
+def half_open(hand: FaultInjector, place: int) -> Callable[[], None]:
     """Two nodes are silent, and nobody is told."""
     return _at_links(hand, place, 2, lambda link: link.hold("to", "from"))
 
 
-def drop_links(hand: Hand, place: int) -> Callable[[], None]:
+def drop_links(hand: FaultInjector, place: int) -> Callable[[], None]:
     """All connections to two nodes end, and new ones are refused."""
     return _at_links(hand, place, 2, lambda link: link.drop())
 
 
-def hold_the_store(hand: Hand, _place: int) -> Callable[[], None]:
+def hold_the_store(hand: FaultInjector, _place: int) -> Callable[[], None]:
     """What is written to the store arrives late, when other holders have been there if the fault is long enough."""
     hand.store.hold("to")
     return hand.store.mend
 
 
-def silence_the_store(hand: Hand, _place: int) -> Callable[[], None]:
+def silence_the_store(hand: FaultInjector, _place: int) -> Callable[[], None]:
     """The store acts, and nobody hears its answers."""
     hand.store.hold("from")
     return hand.store.mend
 
 
-def kill_the_store(hand: Hand, _place: int) -> Callable[[], None]:
+def kill_the_store(hand: FaultInjector, _place: int) -> Callable[[], None]:
     """It keeps what it has confirmed."""
     hand.stage.store_server.kill()
     return lambda: revive(hand.stage.store_server)
 
 
-def kill_the_broker(hand: Hand, _place: int) -> Callable[[], None]:
+def kill_the_broker(hand: FaultInjector, _place: int) -> Callable[[], None]:
     """It keeps what it has confirmed."""
     hand.stage.broker.kill()
     return lambda: revive(hand.stage.broker)
 
 
-def freeze_worker(hand: Hand, place: int) -> Callable[[], None]:
+def freeze_worker(hand: FaultInjector, place: int) -> Callable[[], None]:
     """All processes of a worker stop, wherever they are."""
     worker = hand.worker(place)
     with contextlib.suppress(ProcessLookupError):
@@ -225,7 +225,7 @@ def freeze_worker(hand: Hand, place: int) -> Callable[[], None]:
     return lambda: _signal(worker, signal.SIGCONT)
 
 
-def kill_child(hand: Hand, place: int) -> Callable[[], None]:
+def kill_child(hand: FaultInjector, place: int) -> Callable[[], None]:
     """One process of a worker is killed."""
     worker = hand.worker(place)
     for pid in children(worker.process.pid)[:1]:
@@ -234,19 +234,19 @@ def kill_child(hand: Hand, place: int) -> Callable[[], None]:
     return lambda: None
 
 
-def kill_worker(hand: Hand, place: int) -> Callable[[], None]:
+def kill_worker(hand: FaultInjector, place: int) -> Callable[[], None]:
     """A worker is killed, and another one takes its place."""
     hand.worker(place).kill()
     return lambda: None
 
 
-def stop_worker(hand: Hand, place: int) -> Callable[[], None]:
+def stop_worker(hand: FaultInjector, place: int) -> Callable[[], None]:
     """A worker is told to stop, and finishes what it does."""
     _signal(hand.worker(place), signal.SIGTERM, all_of_it=False)
     return lambda: None
 
 
-def stop_worker_cold(hand: Hand, place: int) -> Callable[[], None]:
+def stop_worker_cold(hand: FaultInjector, place: int) -> Callable[[], None]:
     """A worker is told to stop at once."""
     _signal(hand.worker(place), signal.SIGQUIT, all_of_it=False)
     return lambda: None
@@ -265,13 +265,13 @@ def _each(struck: Sequence[T], act: Callable[[T], None]) -> None:
         act(one)
 
 
-def _at_links(hand: Hand, place: int, count: int, act: Callable[[Proxy], None]) -> Callable[[], None]:
+def _at_links(hand: FaultInjector, place: int, count: int, act: Callable[[Proxy], None]) -> Callable[[], None]:
     chosen = [hand.nodes[(place + number) % len(hand.nodes)] for number in range(count)]
     _each(chosen, act)
     return lambda: _each(chosen, lambda link: link.mend())
 
 
-KINDS: dict[str, Callable[[Hand, int], Callable[[], None]]] = {
+KINDS: dict[str, Callable[[FaultInjector, int], Callable[[], None]]] = {
     "node killed, back empty": kill_node,
     "two nodes killed": lambda hand, place: kill_node(hand, place, place + 2),
     "three nodes killed": lambda hand, place: kill_node(hand, place, place + 1, place + 3),

@@ -26,8 +26,8 @@ from redis.exceptions import RedisError
 
 from tests.faults import accepted, judge, plan
 from tests.faults.clocks import COMPILER, clocked
-from tests.faults.hand import KINDS, NEEDS_CLOCKS, Hand
-from tests.faults.theatre import APPS, TTL, Theatre
+from tests.faults.hand import KINDS, NEEDS_CLOCKS, FaultInjector
+from tests.faults.theatre import APPS, TTL, ClusterFixture
 from tests.integration.tools import sixth_redis
 from tests.proxy import proxies
 
@@ -70,7 +70,7 @@ class Outcome(NamedTuple):
 class Run:
     """Sends work and strikes, from one thread."""
 
-    def __init__(self, stage: Theatre, hand: Hand, faults: Sequence[plan.Fault]) -> None:
+    def __init__(self, stage: ClusterFixture, hand: FaultInjector, faults: Sequence[plan.Fault]) -> None:
         self._stage, self._hand = stage, hand
         self._numbers = itertools.count()
         self._due: list[tuple[float, int, Callable[[], None]]] = []
@@ -135,20 +135,20 @@ def settings_for(ways: Sequence[Proxy], visibility: float = 5) -> dict[str, Any]
 
 
 @contextlib.contextmanager
-def staffed(directory: Path, concurrency: int, seed: int = 0) -> Iterator[Hand]:
+def staffed(directory: Path, concurrency: int, seed: int = 0) -> Iterator[FaultInjector]:
     """A theatre with links to everything, workers that use them, and the hand that strikes."""
     with (
         clocked(directory) as (nodes, clocks),
         sixth_redis() as broker,
         sixth_redis(*accepted.OPTIONS) as store,
         proxies([*nodes.servers, store], seed=seed) as ways,
-        Theatre(nodes, broker, store, directory) as stage,
+        ClusterFixture(nodes, broker, store, directory) as stage,
     ):
 
         def hire() -> Worker:
             return stage.hire(concurrency=concurrency, **settings_for(ways))
 
-        yield Hand(stage, ways[:-1], ways[-1], hire, NAMES, clocks=clocks)
+        yield FaultInjector(stage, ways[:-1], ways[-1], hire, NAMES, clocks=clocks)
 
 
 def soak(seed: int, seconds: float, every: float, directory: Path, kinds: Sequence[str] = KINDS_HERE) -> Outcome:

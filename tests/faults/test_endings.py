@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from redlock import Redlock
-from tests.faults.theatre import PREFIX, TTL, Theatre, theatre
+from tests.faults.theatre import PREFIX, TTL, ClusterFixture, theatre
 from tests.integration.tools import eventually, holders, is_free
 
 if TYPE_CHECKING:
@@ -100,26 +100,26 @@ class Case(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Theatre]:
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterFixture]:
     with theatre(tmp_path_factory.mktemp("endings")) as stage:
         stage.environment["REDLOCK_MAX_TTL"] = str(MAX_TTL)
         yield stage
 
 
 @pytest.fixture(scope="module")
-def shared(stage: Theatre) -> Worker:
+def shared(stage: ClusterFixture) -> Worker:
     """A prefork worker that survives what its tasks go through."""
     return stage.start_worker(concurrency=SLOTS, FAULTS_VISIBILITY="600")
 
 
 @pytest.fixture
-def client(stage: Theatre) -> Iterator[Redlock]:
+def client(stage: ClusterFixture) -> Iterator[Redlock]:
     with Redlock(stage.nodes.urls, ttl=TTL, max_ttl=MAX_TTL) as redlock:
         yield redlock
 
 
 @contextmanager
-def bystander(stage: Theatre, client: Redlock) -> Iterator[None]:
+def bystander(stage: ClusterFixture, client: Redlock) -> Iterator[None]:
     """Somebody holds a lock of his own all the time; nobody touches it."""
     with client.lock("bystander", ttl=MAX_TTL) as lease:
         yield
@@ -128,7 +128,9 @@ def bystander(stage: Theatre, client: Redlock) -> Iterator[None]:
         assert found == [lease.owner] * 5, "somebody has touched a lock that is not his"
 
 
-def sent(stage: Theatre, ending: str, options: dict[str, float], label: str, *, only_one: bool = False) -> list[Case]:
+def sent(
+    stage: ClusterFixture, ending: str, options: dict[str, float], label: str, *, only_one: bool = False
+) -> list[Case]:
     """Four tasks that end in this way, or the first of them."""
     cases = []
     for acks in ("late",) if only_one else ("late", "early"):
@@ -138,7 +140,7 @@ def sent(stage: Theatre, ending: str, options: dict[str, float], label: str, *, 
     return cases
 
 
-def judged(stage: Theatre, ending: Ending, cases: list[Case]) -> None:
+def judged(stage: ClusterFixture, ending: Ending, cases: list[Case]) -> None:
     """Each is applied once if it should be, and nothing is promised and broken."""
     expected = {case.op: int(case.moment == "after" or ending.finishes or again(ending, case)) for case in cases}
     eventually(
@@ -163,7 +165,7 @@ def again(ending: Ending, case: Case) -> bool:
 
 
 @contextmanager
-def next_holder(stage: Theatre, client: Redlock, ending: Ending, cases: list[Case]) -> Iterator[None]:
+def next_holder(stage: ClusterFixture, client: Redlock, ending: Ending, cases: list[Case]) -> Iterator[None]:
     """Take each lock as soon as it can be had; what the dead leave behind does not touch it."""
     with ExitStack() as stack:
         leases: list[Lease] = [
@@ -177,7 +179,7 @@ def next_holder(stage: Theatre, client: Redlock, ending: Ending, cases: list[Cas
             lease.ensure_valid()
 
 
-def has_all(stage: Theatre, name: str, lease: Lease, seen: dict[str, float] | None) -> bool:
+def has_all(stage: ClusterFixture, name: str, lease: Lease, seen: dict[str, float] | None) -> bool:
     """Whether this lease is on all nodes; fails as soon as anybody else is on one.
 
     A task that is delivered again tries to take the lock meanwhile, and may have set its key on a node where it came
@@ -198,7 +200,7 @@ def gone(pids: set[int]) -> bool:
 
 
 @pytest.mark.parametrize("ending", some(BY_ITSELF))
-def test_a_task_that_ends_by_itself(stage: Theatre, shared: Worker, client: Redlock, ending: Ending) -> None:
+def test_a_task_that_ends_by_itself(stage: ClusterFixture, shared: Worker, client: Redlock, ending: Ending) -> None:
     assert shared.process.poll() is None
     with bystander(stage, client):
         cases = sent(stage, ending.name, {}, "prefork")
@@ -210,7 +212,7 @@ def test_a_task_that_ends_by_itself(stage: Theatre, shared: Worker, client: Redl
 
 
 @pytest.mark.parametrize("ending", some(BY_FORCE))
-def test_a_task_that_is_ended_by_force(stage: Theatre, shared: Worker, client: Redlock, ending: Ending) -> None:
+def test_a_task_that_is_ended_by_force(stage: ClusterFixture, shared: Worker, client: Redlock, ending: Ending) -> None:
     assert shared.process.poll() is None
     with bystander(stage, client):
         cases = sent(stage, "stay" if ending.name in STAYS else ending.name, dict(ending.options), ending.name)
@@ -224,7 +226,7 @@ def test_a_task_that_is_ended_by_force(stage: Theatre, shared: Worker, client: R
         judged(stage, ending, cases)
 
 
-def strike(stage: Theatre, ending: str, case: Case) -> None:
+def strike(stage: ClusterFixture, ending: str, case: Case) -> None:
     """What does not come by itself."""
     if ending == "child killed":
         os.kill(stage.steps(case.op, "stay")[0].pid, signal.SIGKILL)
@@ -233,7 +235,7 @@ def strike(stage: Theatre, ending: str, case: Case) -> None:
 
 
 @pytest.mark.parametrize("ending", some(OF_THE_WORKER))
-def test_a_task_whose_worker_ends(stage: Theatre, client: Redlock, ending: Ending) -> None:
+def test_a_task_whose_worker_ends(stage: ClusterFixture, client: Redlock, ending: Ending) -> None:
     soft = {"FAULTS_SOFT_SHUTDOWN": "1", "REMAP_SIGTERM": "SIGQUIT"} if ending.name == "soft shutdown" else {}
     with alone(stage):
         victim = stage.start_worker(concurrency=SLOTS, FAULTS_VISIBILITY="600", **soft)
@@ -250,7 +252,7 @@ def test_a_task_whose_worker_ends(stage: Theatre, client: Redlock, ending: Endin
             judged(stage, ending, cases)
 
 
-def stop(stage: Theatre, victim: Worker, ending: str, cases: list[Case]) -> None:
+def stop(stage: ClusterFixture, victim: Worker, ending: str, cases: list[Case]) -> None:
     """End the worker in this way."""
     if ending == "worker killed":
         # The main process alone: the kernel takes its children.
@@ -268,7 +270,7 @@ def stop(stage: Theatre, victim: Worker, ending: str, cases: list[Case]) -> None
 
 
 @contextmanager
-def alone(stage: Theatre) -> Iterator[None]:
+def alone(stage: ClusterFixture) -> Iterator[None]:
     """Every worker that was there is gone, and so is every one that was started meanwhile."""
     stage.kill_workers()
     try:
@@ -280,7 +282,7 @@ def alone(stage: Theatre) -> Iterator[None]:
 @pytest.mark.parametrize(
     "pool", ["gevent", pytest.param("threads", marks=pytest.mark.long), pytest.param("solo", marks=pytest.mark.long)]
 )
-def test_the_other_pools(stage: Theatre, client: Redlock, pool: str) -> None:
+def test_the_other_pools(stage: ClusterFixture, client: Redlock, pool: str) -> None:
     """Where nobody can kill one task, they end by themselves, or with their worker."""
     with alone(stage):
         victim = stage.start_worker("-P", pool, concurrency=SLOTS, FAULTS_VISIBILITY="600")

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from redlock import Redlock
-    from tests.integration.stage import Stage, Worker
+    from tests.integration.stage import Worker, WorkerFixture
 
 LOCK = "counter:hits"
 
 
-def exact(stage: Stage, tasks: list[str]) -> list[dict[str, Any]]:
+def exact(stage: WorkerFixture, tasks: list[str]) -> list[dict[str, Any]]:
     """All of these increments succeed, each counts once, and tokens grow with the values; their results by value."""
     results = sorted(stage.results(tasks), key=lambda result: result["value"])
     assert stage.counter("hits") == len(tasks)
@@ -32,7 +32,7 @@ def exact(stage: Stage, tasks: list[str]) -> list[dict[str, Any]]:
 
 
 def test_a_worker_process_that_is_killed_in_its_section_blocks_nobody_and_its_task_is_done_again(
-    stage: Stage, client: Redlock, worker: Callable[..., Worker]
+    stage: WorkerFixture, client: Redlock, worker: Callable[..., Worker]
 ) -> None:
     victim = worker(REDLOCK_TTL="1", COUNTER_THINK="0.5")
     tasks = stage.increment("hits", 3)
@@ -50,7 +50,7 @@ def test_a_worker_process_that_is_killed_in_its_section_blocks_nobody_and_its_ta
 
 
 def test_a_whole_worker_that_is_killed_in_its_section_frees_the_lock_within_its_ttl(
-    stage: Stage, client: Redlock, worker: Callable[..., Worker]
+    stage: WorkerFixture, client: Redlock, worker: Callable[..., Worker]
 ) -> None:
     victim = worker(REDLOCK_TTL="1", COUNTER_THINK="600", COUNTER_TIME_LIMIT="700", COUNTER_VISIBILITY_TIMEOUT="800")
     stage.increment("hits")
@@ -65,7 +65,7 @@ def test_a_whole_worker_that_is_killed_in_its_section_frees_the_lock_within_its_
 
 
 def test_a_worker_that_is_frozen_in_its_section_for_longer_than_its_lease_changes_nothing_when_it_wakes_up(
-    stage: Stage, client: Redlock, worker: Callable[..., Worker]
+    stage: WorkerFixture, client: Redlock, worker: Callable[..., Worker]
 ) -> None:
     frozen = worker(REDLOCK_TTL="1", COUNTER_THINK="0.8")
     first = stage.increment("hits")
@@ -86,7 +86,7 @@ def test_a_worker_that_is_frozen_in_its_section_for_longer_than_its_lease_change
 
 
 def test_two_nodes_that_are_killed_in_the_middle_of_a_run_cost_nothing(
-    stage: Stage, worker: Callable[..., Worker]
+    stage: WorkerFixture, worker: Callable[..., Worker]
 ) -> None:
     worker(concurrency=4, COUNTER_THINK="0.02")
     tasks = stage.increment("hits", 60)
@@ -99,7 +99,7 @@ def test_two_nodes_that_are_killed_in_the_middle_of_a_run_cost_nothing(
 
 
 def test_a_node_that_comes_back_empty_in_the_middle_of_a_run_costs_nothing(
-    stage: Stage, worker: Callable[..., Worker]
+    stage: WorkerFixture, worker: Callable[..., Worker]
 ) -> None:
     worker(concurrency=4, COUNTER_THINK="0.01", REDLOCK_TTL="1", REDLOCK_MAX_TTL="2")
     tasks = stage.increment("hits", 60)
@@ -112,7 +112,7 @@ def test_a_node_that_comes_back_empty_in_the_middle_of_a_run_costs_nothing(
 
 
 def test_a_task_that_is_revoked_in_its_section_frees_the_lock_at_once(
-    stage: Stage, client: Redlock, worker: Callable[..., Worker]
+    stage: WorkerFixture, client: Redlock, worker: Callable[..., Worker]
 ) -> None:
     worker(COUNTER_THINK="25", REDLOCK_TTL="10")
     (task,) = stage.increment("hits")
@@ -129,7 +129,7 @@ def test_a_task_that_is_revoked_in_its_section_frees_the_lock_at_once(
 
 
 def test_a_soft_time_limit_that_strikes_a_waiting_task_leaves_no_key(
-    stage: Stage, client: Redlock, worker: Callable[..., Worker]
+    stage: WorkerFixture, client: Redlock, worker: Callable[..., Worker]
 ) -> None:
     policies = "tests.integration.apps.policies"
     worker("--include", policies, concurrency=4)
@@ -147,7 +147,7 @@ def test_a_soft_time_limit_that_strikes_a_waiting_task_leaves_no_key(
 
 
 def test_a_worker_that_is_told_to_stop_finishes_what_it_does_and_leaves_no_key(
-    stage: Stage, worker: Callable[..., Worker]
+    stage: WorkerFixture, worker: Callable[..., Worker]
 ) -> None:
     stopped = worker(concurrency=2, COUNTER_THINK="0.3")
     tasks = stage.increment("hits", 4)

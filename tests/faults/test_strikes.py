@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.faults.hand import KINDS, NEEDS_CLOCKS, Hand
+from tests.faults.hand import KINDS, NEEDS_CLOCKS, FaultInjector
 from tests.faults.plan import Fault
 from tests.faults.soak import Run, settings_for, staffed
-from tests.faults.theatre import APPS, TTL, Theatre
+from tests.faults.theatre import APPS, TTL, ClusterFixture
 from tests.integration.tools import eventually, raw
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ BRIEF = {"node from an old snapshot", "store killed", "worker killed"}
 
 
 @pytest.fixture
-def hand(tmp_path: Path) -> Iterator[Hand]:
+def hand(tmp_path: Path) -> Iterator[FaultInjector]:
     """A theatre with links to everything, and workers that use them."""
     with staffed(tmp_path, concurrency=3) as hand:
         yield hand
@@ -31,7 +31,7 @@ def hand(tmp_path: Path) -> Iterator[Hand]:
 @pytest.mark.parametrize(
     "kind", [kind if kind in BRIEF else pytest.param(kind, marks=pytest.mark.long) for kind in KINDS]
 )
-def test_everything_is_done_once_in_spite_of(hand: Hand, kind: str) -> None:
+def test_everything_is_done_once_in_spite_of(hand: FaultInjector, kind: str) -> None:
     if kind in NEEDS_CLOCKS and not hand.clocks:
         pytest.skip("no C compiler")
     stage = hand.stage
@@ -45,7 +45,7 @@ def test_everything_is_done_once_in_spite_of(hand: Hand, kind: str) -> None:
     assert stage.figures().applied > 20, "hardly anything was at work"
 
 
-def test_a_write_that_is_held_back_for_longer_than_its_lease_is_refused_when_it_arrives(hand: Hand) -> None:
+def test_a_write_that_is_held_back_for_longer_than_its_lease_is_refused_when_it_arrives(hand: FaultInjector) -> None:
     stage, link = hand.stage, hand.store
     settings = settings_for([*hand.nodes, link])
     stage.start_worker("-Q", "held", **settings)
@@ -71,13 +71,13 @@ def test_a_write_that_is_held_back_for_longer_than_its_lease_is_refused_when_it_
     assert written.value == 4, "the late write was accepted in the end, from a new section"
 
 
-def calls(stage: Theatre) -> int:
+def calls(stage: ClusterFixture) -> int:
     """How many scripts the store has run."""
     with raw(stage.store_server) as redis:
         return int(redis.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0))
 
 
-def test_copies_of_one_task_that_overlap_count_once(hand: Hand) -> None:
+def test_copies_of_one_task_that_overlap_count_once(hand: FaultInjector) -> None:
     stage = hand.stage
     stage.start_worker(concurrency=3, **settings_for([*hand.nodes, hand.store]))
     op = stage.play("counting.add", "twice", 1.0, 1.0)
@@ -92,7 +92,7 @@ def test_copies_of_one_task_that_overlap_count_once(hand: Hand) -> None:
 
 
 @pytest.mark.long
-def test_a_task_that_is_longer_than_the_visibility_timeout_counts_once(hand: Hand) -> None:
+def test_a_task_that_is_longer_than_the_visibility_timeout_counts_once(hand: FaultInjector) -> None:
     stage = hand.stage
     stage.start_worker(concurrency=3, **settings_for([*hand.nodes, hand.store], visibility=3))
     op = stage.play("endings.late", "long", "stay", "before")

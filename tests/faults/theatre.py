@@ -16,7 +16,7 @@ from redis import Redis
 from redlock.testing import redis_server
 from tests.faults import accepted, judge
 from tests.faults.history import WHERE, History, append
-from tests.integration.stage import Stage
+from tests.integration.stage import WorkerFixture
 from tests.integration.tools import eventually, sixth_redis
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ PREFIX = "faults:"
 TTL, MAX_TTL = 1.0, 2.0
 
 
-class Theatre(Stage):
+class ClusterFixture(WorkerFixture):
     """A stage with a history and a store that can be killed without the broker."""
 
     def __init__(
@@ -126,12 +126,12 @@ class Theatre(Stage):
 
 
 @contextlib.contextmanager
-def theatre(directory: Path) -> Iterator[Theatre]:
+def theatre(directory: Path) -> Iterator[ClusterFixture]:
     """Five nodes, a broker, a store, and no worker yet."""
     with (
         redis_server.cluster() as nodes,
         sixth_redis() as broker,
         sixth_redis(*accepted.OPTIONS) as store,
-        Theatre(nodes, broker, store, directory) as stage,
+        ClusterFixture(nodes, broker, store, directory) as stage,
     ):
         yield stage

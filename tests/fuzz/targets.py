@@ -8,10 +8,10 @@ import threading
 from typing import TYPE_CHECKING
 
 from redlock import Redlock, RedlockError
-from redlock._core.votes import Election, Refusal, shown
+from redlock._core.votes import Refusal, RoundResult, shown
 from redlock._locking import failures
 from redlock._transport import codec, node_info
-from redlock._transport.node import Node, Unfit, _met
+from redlock._transport.node import Node, UnsuitableNode, _met
 from redlock._transport.reply_reader import ReplyReader, UnreadableReply
 from redlock.admin import doctor
 from redlock.admin.cluster_status import survey
@@ -58,14 +58,14 @@ def _read(replies: Sequence[object]) -> None:
         node_info.is_resource(node_info.text(reply))
         node_info.number(node_info.text(reply))
         votes += [codec.decode(row[:-1]) for row in node_info.rows(reply, 2) or ()]
-        with contextlib.suppress(Unfit):
+        with contextlib.suppress(UnsuitableNode):
             _met([reply, *replies, *[None] * 10][:10], 1)
     for first in range(0, len(votes), 5):
         _elect([*votes[first : first + 5], *votes[:5]][:5])
 
 
 def _elect(votes: Sequence[Vote]) -> None:
-    election = Election(tuple(votes), 0, 5)
+    election = RoundResult(tuple(votes), 0, 5)
     for name in ("won", "looked_won", "reachable", "heard", "missing", "not_denied", "largest_fence", "agreed_fence"):
         getattr(election, name)
     for name in ("holder", "held_by_a_quorum", "is_only_reserved", "free_in_ms", "ballot"):

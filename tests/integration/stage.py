@@ -72,7 +72,7 @@ class Worker:
         self.process.wait()
 
 
-class Stage:
+class WorkerFixture:
     """Lock nodes, a broker, the workers on them, and somebody who sends them tasks and reads their results."""
 
     def __init__(self, nodes: Cluster, broker: Server, directory: Path, *, password: str = "") -> None:
@@ -187,13 +187,13 @@ class Stage:
 
 
 @contextlib.contextmanager
-def fresh_stage(directory: Path) -> Iterator[Stage]:
+def fresh_stage(directory: Path) -> Iterator[WorkerFixture]:
     """Servers of its own, and no worker yet."""
-    with redis_server.cluster() as nodes, sixth_redis() as broker, Stage(nodes, broker, directory) as stage:
+    with redis_server.cluster() as nodes, sixth_redis() as broker, WorkerFixture(nodes, broker, directory) as stage:
         yield stage
 
 
-def shell(stage: Stage, code: str, **settings: str) -> Any:  # noqa: ANN401 - what the code prints as JSON
+def shell(stage: WorkerFixture, code: str, **settings: str) -> Any:  # noqa: ANN401 - what the code prints as JSON
     """Run this in a Python shell with the example's settings; what it prints as JSON."""
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -40,7 +40,7 @@ class Soft(Exception):
     """Like SoftTimeLimitExceeded, which is a plain exception raised out of SIGUSR1."""
 
 
-class Storm:
+class SignalInjection:
     """Raises an exception in the main thread at random moments, at most once each time it is armed."""
 
     def __init__(self, kind: type[BaseException], chance: random.Random) -> None:
@@ -134,7 +134,7 @@ def through_the_storm(client: Redlock, kind: type[BaseException], sections: Sect
     chance = random.Random(11)
     raised: Counter[str] = Counter()
     until = time.monotonic() + 20
-    with Storm(kind, random.Random(20_261_124)) as storm:
+    with SignalInjection(kind, random.Random(20_261_124)) as storm:
         while storm.hits < 250 and time.monotonic() < until:
             try:
                 storm.armed = True

@@ -13,7 +13,7 @@ import pytest
 
 from redlock import Lease, LockContended, Redlock
 from tests.integration.tools import eventually, raw
-from tests.integration.tracer import Place, Struck, Tracer, instructions
+from tests.integration.tracer import Interrupted, Place, Tracer, instructions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -47,7 +47,7 @@ class Stricken:
             tracer = Tracer(number, within=within)
             try:
                 tracer.run(work)
-            except Struck:
+            except Interrupted:
                 pass
             else:
                 # Fewer instructions than at first: nothing was waited for or dialled.
@@ -201,7 +201,7 @@ def test_an_interrupted_entry_leaves_the_outer_block_alone(stricken: Stricken) -
     with stricken.client.lock(name) as lease:
         numbers = stricken.new_places(inner_block)
         for number in numbers:
-            with pytest.raises(Struck):
+            with pytest.raises(Interrupted):
                 Tracer(number).run(inner_block)
             assert lease.held
             lease.ensure_valid()

@@ -20,7 +20,7 @@ import pytest
 from redlock import LockLost, NotHeld, Outcome, Redlock
 from redlock._clock import now_ms
 from redlock._transport import pending_releases, threads
-from redlock._transport.background_releaser import Behind
+from redlock._transport.background_releaser import BackgroundReleaser
 from tests.integration.tools import ROOT, eventually, in_a_fork, is_free, raw, run_out, sends
 from tests.proxy import proxies
 
@@ -192,7 +192,7 @@ def test_a_client_that_is_closed_leaves_no_key_on_a_late_node(nodes: Cluster, *,
 
 
 def test_a_release_that_was_held_back_for_long_has_its_time(client: Redlock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Behind, "watch", lambda *_: None)
+    monkeypatch.setattr(BackgroundReleaser, "watch", lambda *_: None)
     with client.lock(NAME, wait_for_release=False) as lease:
         assert lease.links is not None
         lease.links._comes_back = True
@@ -270,7 +270,7 @@ def test_a_node_that_dies_meanwhile_is_not_waited_for(nodes: Cluster, client: Re
         take_and_give_back(client)
 
 
-class Struck(BaseException):
+class Interrupted(BaseException):
     """As a time limit's exception, it may come at any moment."""
 
 
@@ -279,7 +279,7 @@ def a_strike_in(seconds: float) -> Iterator[None]:
     """Raise when this time is over, wherever this thread is then, as Celery's time limits do."""
 
     def strike(*_: object) -> None:
-        raise Struck
+        raise Interrupted
 
     before = signal.signal(signal.SIGALRM, strike)
     signal.setitimer(signal.ITIMER_REAL, seconds)
@@ -299,7 +299,7 @@ def test_wherever_an_exception_strikes_the_lock_is_free_within_a_ttl(nodes: Clus
         take_and_give_back(client)
         for _strike in range(STRIKES):
             # Outside of what follows, for an exception that is at hand keeps all that it came through alive.
-            with suppress(Struck), a_strike_in(chance.uniform(0.0, 0.01)):
+            with suppress(Interrupted), a_strike_in(chance.uniform(0.0, 0.01)):
                 # Not for ever: what is raised while Python drops something is lost, here as anywhere.
                 for _ in range(QUICK):
                     with client.lock(NAME, wait_for_release=wait):

@@ -197,7 +197,7 @@ def test_a_life_of_a_lock_leaves_no_trace_of_it(
     @app.task(name="canary")
     @locked("name")
     def body() -> None:
-        said.extend(task_registry.BOARD.listed())
+        said.extend(task_registry.TASK_LOCKS.listed())
 
     with caplog.at_level(logging.DEBUG), settings.client() as client:
         figures = metrics.counting([node.label for node in client.driver.nodes])

@@ -12,7 +12,7 @@ from celery.result import denied_join_result
 
 from redlock import LockContended, Redlock
 from redlock.celery import client_for, current_lease, locked
-from tests.integration.stage import Stage, Worker, fresh_stage
+from tests.integration.stage import Worker, WorkerFixture, fresh_stage
 from tests.integration.tools import eventually
 
 if TYPE_CHECKING:
@@ -28,20 +28,20 @@ HELD = "policy:held"
 
 
 @pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerFixture]:
     """One set of servers for all tests here."""
     with fresh_stage(tmp_path_factory.mktemp("canvas")) as stage:
         yield stage
 
 
 @pytest.fixture(scope="module", autouse=True)
-def shared_worker(stage: Stage) -> Worker:
+def shared_worker(stage: WorkerFixture) -> Worker:
     """One worker for all tests here; it listens on two queues."""
     return stage.start_worker("--include", FLOWS, "-Q", "celery,side", concurrency=4)
 
 
 @pytest.fixture(scope="module")
-def client(stage: Stage) -> Iterator[Redlock]:
+def client(stage: WorkerFixture) -> Iterator[Redlock]:
     """A client of the workers' lock nodes."""
     with Redlock(stage.nodes.urls) as redlock:
         yield redlock
@@ -57,7 +57,7 @@ def somebody(client: Redlock, name: str = HELD) -> Iterator[None]:
 class Flow:
     """Makes signatures of the workers' tasks; results are kept, so that canvases can be made of them."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: WorkerFixture) -> None:
         self.app = Celery(
             "canvas", broker=stage.sender.conf.broker_url, backend=stage.environment["COUNTER_RESULT_URL"]
         )
@@ -73,7 +73,7 @@ class Flow:
 
 
 @pytest.fixture
-def flow(stage: Stage) -> Iterator[Flow]:
+def flow(stage: WorkerFixture) -> Iterator[Flow]:
     """A sender of canvases."""
     flow = Flow(stage)
     # Else each result would be subscribed to.
@@ -87,12 +87,12 @@ def flow(stage: Stage) -> Iterator[Flow]:
     flow.app.backend.client.close()
 
 
-def is_back(stage: Stage, task: str) -> None:
+def is_back(stage: WorkerFixture, task: str) -> None:
     """Come back when a task has gone back to the queue."""
     eventually(lambda: stage.requeues(task) >= 1, f"task {task} back in the queue")
 
 
-def test_a_group_has_all_its_parts_requeued_or_skipped(stage: Stage, client: Redlock, flow: Flow) -> None:
+def test_a_group_has_all_its_parts_requeued_or_skipped(stage: WorkerFixture, client: Redlock, flow: Flow) -> None:
     with somebody(client):
         parts = group(flow("requeue", "held"), flow("skip", "held"), flow("requeue", "other")).apply_async()
         first, second, third = (part.id for part in parts)
@@ -102,7 +102,9 @@ def test_a_group_has_all_its_parts_requeued_or_skipped(stage: Stage, client: Red
     assert stage.result(first)["id"] == first
 
 
-def test_a_chain_of_locked_tasks_runs_in_order_through_requeues(stage: Stage, client: Redlock, flow: Flow) -> None:
+def test_a_chain_of_locked_tasks_runs_in_order_through_requeues(
+    stage: WorkerFixture, client: Redlock, flow: Flow
+) -> None:
     with somebody(client):
         steps = chain(*(flow("requeue", "held", immutable=True) for _ in range(3))).apply_async()
         first, second, third = steps.parent.parent.id, steps.parent.id, steps.id
@@ -113,7 +115,7 @@ def test_a_chain_of_locked_tasks_runs_in_order_through_requeues(stage: Stage, cl
 
 
 def test_a_chord_ends_once_with_the_results_in_order(
-    stage: Stage, client: Redlock, flow: Flow, shared_worker: Worker
+    stage: WorkerFixture, client: Redlock, flow: Flow, shared_worker: Worker
 ) -> None:
     with somebody(client, "policy:chord"):
         header = [flow("requeue", "chord"), flow("skip", "chord"), flow("requeue", "free"), flow("requeue", "chord")]
@@ -125,14 +127,14 @@ def test_a_chord_ends_once_with_the_results_in_order(
     assert len({first["fence"], free["fence"], last["fence"]}) == 3
 
 
-def test_a_part_of_a_chord_that_gives_up_fails_the_chord(stage: Stage, client: Redlock, flow: Flow) -> None:
+def test_a_part_of_a_chord_that_gives_up_fails_the_chord(stage: WorkerFixture, client: Redlock, flow: Flow) -> None:
     with somebody(client):
         end = chord([flow("requeue_once", "held"), flow("skip", "free")], flow("gather")).apply_async()
         with pytest.raises(Exception, match=r"LockContended|not free"):
             stage.result(end.id)
 
 
-def test_starmap_takes_the_lock_for_each_of_its_calls(stage: Stage, client: Redlock, flow: Flow) -> None:
+def test_starmap_takes_the_lock_for_each_of_its_calls(stage: WorkerFixture, client: Redlock, flow: Flow) -> None:
     with somebody(client):
         calls = flow.starmap("wait", "free", "held", "held").apply_async()
         eventually(lambda: stage.state(calls.id) == "STARTED", "the calls under way")
@@ -144,7 +146,7 @@ def test_starmap_takes_the_lock_for_each_of_its_calls(stage: Stage, client: Redl
 
 
 def test_a_call_inside_of_starmap_cannot_go_back_to_the_queue_and_says_so(
-    stage: Stage, client: Redlock, flow: Flow
+    stage: WorkerFixture, client: Redlock, flow: Flow
 ) -> None:
     with somebody(client):
         calls = flow.starmap("requeue", "held").apply_async()
@@ -153,7 +155,7 @@ def test_a_call_inside_of_starmap_cannot_go_back_to_the_queue_and_says_so(
 
 
 def test_links_are_called_once_after_a_requeue(
-    stage: Stage, client: Redlock, flow: Flow, shared_worker: Worker
+    stage: WorkerFixture, client: Redlock, flow: Flow, shared_worker: Worker
 ) -> None:
     with somebody(client):
         task = flow("requeue", "held").apply_async(link=flow("note", "linked", immutable=True))
@@ -166,7 +168,7 @@ def test_links_are_called_once_after_a_requeue(
 
 @pytest.mark.parametrize("ending", [("fail", "ValueError"), ("requeue_once", "LockContended")], ids=["body", "lock"])
 def test_an_errback_hears_of_the_end_after_a_requeue(
-    stage: Stage, client: Redlock, flow: Flow, shared_worker: Worker, ending: tuple[str, str]
+    stage: WorkerFixture, client: Redlock, flow: Flow, shared_worker: Worker, ending: tuple[str, str]
 ) -> None:
     task, error = ending
     with somebody(client):
@@ -180,7 +182,7 @@ def test_an_errback_hears_of_the_end_after_a_requeue(
     assert type(stage.failure(sent.id)).__name__ == error
 
 
-def test_queue_and_time_limits_are_kept(stage: Stage, client: Redlock, flow: Flow) -> None:
+def test_queue_and_time_limits_are_kept(stage: WorkerFixture, client: Redlock, flow: Flow) -> None:
     with somebody(client):
         task = flow("requeue", "held").apply_async(queue="side", time_limit=77, soft_time_limit=55)
         is_back(stage, task.id)
@@ -190,7 +192,7 @@ def test_queue_and_time_limits_are_kept(stage: Stage, client: Redlock, flow: Flo
 
 
 def test_while_it_is_in_the_queue_its_state_says_why_and_who_has_the_lock(
-    stage: Stage, client: Redlock, flow: Flow
+    stage: WorkerFixture, client: Redlock, flow: Flow
 ) -> None:
     with client.lock(HELD) as lease:
         task = flow("requeue", "held").apply_async()
@@ -202,14 +204,16 @@ def test_while_it_is_in_the_queue_its_state_says_why_and_who_has_the_lock(
     stage.result(task.id)
 
 
-def test_a_task_with_an_eta_is_requeued_too(stage: Stage, client: Redlock, flow: Flow) -> None:
+def test_a_task_with_an_eta_is_requeued_too(stage: WorkerFixture, client: Redlock, flow: Flow) -> None:
     with somebody(client):
         task = flow("requeue", "held").apply_async(countdown=0.2)
         is_back(stage, task.id)
     assert stage.result(task.id)["retries"] == 0
 
 
-def test_a_task_that_would_expire_in_the_queue_says_who_has_the_lock(stage: Stage, client: Redlock, flow: Flow) -> None:
+def test_a_task_that_would_expire_in_the_queue_says_who_has_the_lock(
+    stage: WorkerFixture, client: Redlock, flow: Flow
+) -> None:
     with somebody(client):
         task = flow("requeue", "held").apply_async(expires=4)
         is_back(stage, task.id)
@@ -217,7 +221,7 @@ def test_a_task_that_would_expire_in_the_queue_says_who_has_the_lock(stage: Stag
             stage.result(task.id)
 
 
-def test_a_task_that_expires_later_comes_back_in_time(stage: Stage, client: Redlock, flow: Flow) -> None:
+def test_a_task_that_expires_later_comes_back_in_time(stage: WorkerFixture, client: Redlock, flow: Flow) -> None:
     with somebody(client):
         task = flow("requeue", "held").apply_async(expires=600)
         is_back(stage, task.id)
@@ -225,21 +229,23 @@ def test_a_task_that_expires_later_comes_back_in_time(stage: Stage, client: Redl
 
 
 @pytest.mark.parametrize("way", ["Charge", "shared"])
-def test_a_task_may_be_a_class_or_belong_to_no_app(stage: Stage, client: Redlock, flow: Flow, way: str) -> None:
+def test_a_task_may_be_a_class_or_belong_to_no_app(stage: WorkerFixture, client: Redlock, flow: Flow, way: str) -> None:
     with somebody(client):
         task = flow(way, "held").apply_async()
         is_back(stage, task.id)
     assert stage.result(task.id)["id"] == task.id
 
 
-def test_a_task_may_take_and_give_pydantic_models(stage: Stage, client: Redlock, flow: Flow) -> None:
+def test_a_task_may_take_and_give_pydantic_models(stage: WorkerFixture, client: Redlock, flow: Flow) -> None:
     with somebody(client):
         task = flow("pay", {"account": "held", "amount": 5}).apply_async()
         is_back(stage, task.id)
     assert stage.result(task.id) == {"account": "held", "amount": 6}
 
 
-def test_a_task_that_calls_itself_does_not_go_back_as_what_it_called(stage: Stage, client: Redlock, flow: Flow) -> None:
+def test_a_task_that_calls_itself_does_not_go_back_as_what_it_called(
+    stage: WorkerFixture, client: Redlock, flow: Flow
+) -> None:
     assert stage.result(flow("call_itself", ["a", "b"]).apply_async().id) == "ab"
     with somebody(client):
         task = flow("call_itself", ["a", "held"]).apply_async()
@@ -248,7 +254,7 @@ def test_a_task_that_calls_itself_does_not_go_back_as_what_it_called(stage: Stag
     assert stage.requeues(task.id) == 0
 
 
-def test_beat_may_send_a_task_that_skips_more_often_than_it_is_done(stage: Stage, tmp_path: Path) -> None:
+def test_beat_may_send_a_task_that_skips_more_often_than_it_is_done(stage: WorkerFixture, tmp_path: Path) -> None:
     arguments = ["-A", PERIODIC, "worker", "-B", "-s", str(tmp_path / "schedule"), "-c", "4", "-Q", "celery"]
     worker = Worker(tmp_path, stage.environment, arguments)
     try:
@@ -269,9 +275,9 @@ class Here:
         self.requeue = self._task("requeue")
         self.skip = self._task("skip")
 
-    def _task(self, otherwise: str) -> Any:  # noqa: ANN401 - Celery is untyped
-        @self.app.task(name=otherwise, shared=False)
-        @locked("policy:{name}", wait=0.02, otherwise=otherwise)
+    def _task(self, on_conflict: str) -> Any:  # noqa: ANN401 - Celery is untyped
+        @self.app.task(name=on_conflict, shared=False)
+        @locked("policy:{name}", wait=0.02, on_conflict=on_conflict)
         def run(name: str) -> int:  # noqa: ARG001 - names the lock
             return current_lease().fence
 
@@ -279,7 +285,7 @@ class Here:
 
 
 @pytest.fixture
-def here(stage: Stage) -> Iterator[Here]:
+def here(stage: WorkerFixture) -> Iterator[Here]:
     """An app in this process, on the workers' lock nodes."""
     here = Here(stage.nodes.urls)
     yield here

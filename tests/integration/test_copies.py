@@ -13,7 +13,7 @@ from celery import chain
 from redis import Redis
 
 from redlock.testing import redis_server
-from tests.integration.stage import Stage, shell
+from tests.integration.stage import WorkerFixture, shell
 from tests.integration.tools import eventually, sixth_redis
 
 if TYPE_CHECKING:
@@ -29,30 +29,30 @@ MODES = ["requeue", "skip", "raise", "wait"]
 
 
 @pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerFixture]:
     """One set of servers for all tests here."""
     directory = tmp_path_factory.mktemp("workers")
-    with redis_server.cluster() as nodes, sixth_redis() as broker, Stage(nodes, broker, directory) as stage:
+    with redis_server.cluster() as nodes, sixth_redis() as broker, WorkerFixture(nodes, broker, directory) as stage:
         yield stage
 
 
 @pytest.fixture(scope="module", autouse=True)
-def worker(stage: Stage) -> Worker:
+def worker(stage: WorkerFixture) -> Worker:
     """One worker for all tests here."""
     return stage.start_worker("--include", COPIES, concurrency=3, REDLOCK_TTL="1")
 
 
-def called(stage: Stage, otherwise: str, name: str, how: str = "succeed") -> Signature:
+def called(stage: WorkerFixture, on_conflict: str, name: str, how: str = "succeed") -> Signature:
     """A call of a task with this choice."""
-    return stage.sender.signature(f"{COPIES}.{otherwise}", (name, how))
+    return stage.sender.signature(f"{COPIES}.{on_conflict}", (name, how))
 
 
-def followed(stage: Stage, first: Signature, name: str) -> Signature:
+def followed(stage: WorkerFixture, first: Signature, name: str) -> Signature:
     """A chain of this call and one more."""
     return chain(first, stage.sender.signature(f"{COPIES}.after", (name,)))
 
 
-def deliver_again(stage: Stage, task_id: str) -> None:
+def deliver_again(stage: WorkerFixture, task_id: str) -> None:
     """What the visibility timeout does with the message of a task that is at work."""
     with Redis.from_url(stage.environment["COUNTER_BROKER_URL"]) as redis:
         messages = [json.loads(text)[0] for text in redis.hvals("unacked")]
@@ -64,7 +64,7 @@ def deliver_again(stage: Stage, task_id: str) -> None:
         redis.lpush("celery", json.dumps(message))
 
 
-def waiting(stage: Stage) -> list[str]:
+def waiting(stage: WorkerFixture) -> list[str]:
     """The ids of the tasks whose messages are in the queue, or in the hands of a worker."""
     with Redis.from_url(stage.environment["COUNTER_BROKER_URL"]) as redis:
         texts = [json.loads(text)[0] for text in redis.hvals("unacked")]
@@ -72,22 +72,22 @@ def waiting(stage: Stage) -> list[str]:
         return [message["headers"]["id"] for message in texts]
 
 
-def runs(stage: Stage, task_id: str) -> int:
+def runs(stage: WorkerFixture, task_id: str) -> int:
     """How many bodies of a task have begun."""
     return int(stage.store.get(f"runs:{task_id}") or 0)
 
 
-def go(stage: Stage, name: str, *numbers: int) -> None:
+def go(stage: WorkerFixture, name: str, *numbers: int) -> None:
     """Let these runs come to their end."""
     for number in numbers:
         stage.store.set(f"go:{name}:{number}", 1)
 
 
-def with_a_copy(stage: Stage, worker: Worker, task: str, otherwise: str) -> None:
+def with_a_copy(stage: WorkerFixture, worker: Worker, task: str, on_conflict: str) -> None:
     """Come back when a task is at work, and a copy has met it."""
     eventually(lambda: runs(stage, task) == 1, "the first copy at work")
     deliver_again(stage, task)
-    met = f"who='{task}@" if otherwise == "wait" else f"duplicate task={task} "
+    met = f"who='{task}@" if on_conflict == "wait" else f"duplicate task={task} "
     eventually(lambda: met in worker.log, "the copy that meets the first")
 
 
@@ -98,11 +98,11 @@ def first_of(result: AsyncResult) -> str:
     return str(result.id)
 
 
-@pytest.mark.parametrize("otherwise", MODES)
-def test_a_copy_of_a_running_task_leaves_no_result(stage: Stage, worker: Worker, otherwise: str) -> None:
-    name = f"succeeds-{otherwise}"
-    task = first_of(followed(stage, called(stage, otherwise, name), name).apply_async())
-    with_a_copy(stage, worker, task, otherwise)
+@pytest.mark.parametrize("on_conflict", MODES)
+def test_a_copy_of_a_running_task_leaves_no_result(stage: WorkerFixture, worker: Worker, on_conflict: str) -> None:
+    name = f"succeeds-{on_conflict}"
+    task = first_of(followed(stage, called(stage, on_conflict, name), name).apply_async())
+    with_a_copy(stage, worker, task, on_conflict)
     assert stage.state(task) == "STARTED"
     assert not stage.store.exists(f"after:{name}")
 
@@ -115,12 +115,12 @@ def test_a_copy_of_a_running_task_leaves_no_result(stage: Stage, worker: Worker,
     assert stage.store.lrange(f"after:{name}", 0, -1) == ["1"]
 
 
-@pytest.mark.parametrize("otherwise", MODES)
-def test_a_copy_of_a_task_that_fails_leaves_it_failed(stage: Stage, worker: Worker, otherwise: str) -> None:
-    name = f"fails-{otherwise}"
-    signature = called(stage, otherwise, name, "fail").on_error(stage.sender.signature(f"{COPIES}.after", (name,)))
+@pytest.mark.parametrize("on_conflict", MODES)
+def test_a_copy_of_a_task_that_fails_leaves_it_failed(stage: WorkerFixture, worker: Worker, on_conflict: str) -> None:
+    name = f"fails-{on_conflict}"
+    signature = called(stage, on_conflict, name, "fail").on_error(stage.sender.signature(f"{COPIES}.after", (name,)))
     task = str(signature.apply_async().id)
-    with_a_copy(stage, worker, task, otherwise)
+    with_a_copy(stage, worker, task, on_conflict)
 
     go(stage, name, 1)
     with pytest.raises(ValueError, match=name):
@@ -133,11 +133,11 @@ def test_a_copy_of_a_task_that_fails_leaves_it_failed(stage: Stage, worker: Work
     assert len(stage.store.lrange(f"after:{name}", 0, -1)) == 1
 
 
-@pytest.mark.parametrize("otherwise", MODES)
-def test_a_copy_runs_when_the_first_is_killed(stage: Stage, worker: Worker, otherwise: str) -> None:
-    name = f"killed-{otherwise}"
-    task = first_of(followed(stage, called(stage, otherwise, name), name).apply_async())
-    with_a_copy(stage, worker, task, otherwise)
+@pytest.mark.parametrize("on_conflict", MODES)
+def test_a_copy_runs_when_the_first_is_killed(stage: WorkerFixture, worker: Worker, on_conflict: str) -> None:
+    name = f"killed-{on_conflict}"
+    task = first_of(followed(stage, called(stage, on_conflict, name), name).apply_async())
+    with_a_copy(stage, worker, task, on_conflict)
 
     # The message of a killed child goes back to the queue too, so there are three copies now.
     os.kill(int(stage.store.hget(f"pids:{task}", "1") or 0), signal.SIGKILL)
@@ -160,11 +160,11 @@ print(json.dumps(chord(parts, after.s("{name}")).apply_async().id))
 """
 
 
-@pytest.mark.parametrize("otherwise", MODES)
-def test_a_chord_counts_a_part_with_a_copy_once(stage: Stage, worker: Worker, otherwise: str) -> None:
-    name = f"chord-{otherwise}"
-    end = shell(stage, CHORD.format(name=name, otherwise=otherwise))
-    with_a_copy(stage, worker, f"{name}-a", otherwise)
+@pytest.mark.parametrize("on_conflict", MODES)
+def test_a_chord_counts_a_part_with_a_copy_once(stage: WorkerFixture, worker: Worker, on_conflict: str) -> None:
+    name = f"chord-{on_conflict}"
+    end = shell(stage, CHORD.format(name=name, on_conflict=on_conflict))
+    with_a_copy(stage, worker, f"{name}-a", on_conflict)
 
     go(stage, name, 1)
     stage.result(f"{name}-a")

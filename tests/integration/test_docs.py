@@ -259,7 +259,7 @@ def test_every_error_is_explained_and_no_other() -> None:
     assert table(OPERATIONS, "Errors") == classes
 
 
-NO_EVENTS = {Outcome.KEPT.value, Outcome.BEGUN.value}
+NO_EVENTS = {Outcome.STILL_HELD.value, Outcome.PENDING.value}
 
 
 def test_every_event_of_the_log_is_explained_and_no_other() -> None:

@@ -127,7 +127,7 @@ def test_a_missing_or_a_wrong_password(instead: Callable[..., list[str]], addres
 
 def test_clients_that_disagree(nodes: Cluster) -> None:
     with Redlock(nodes.urls, max_ttl=20) as other, other.lock("x"):
-        assert found(nodes.urls) == {"terms": Level.UNSAFE, "no-quorum": Level.NO_QUORUM}
+        assert found(nodes.urls) == {"fingerprint": Level.UNSAFE, "no-quorum": Level.NO_QUORUM}
     with Redlock(nodes.urls) as client, pytest.raises(RedlockError, match="all clients must agree"):
         client.lock("x").acquire(blocking=False)
 

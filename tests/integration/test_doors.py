@@ -31,7 +31,7 @@ from redlock.testing import redis_server
 from tests.integration import acl
 from tests.integration.acl import commands
 from tests.integration.flowers import Flower
-from tests.integration.stage import Stage, Worker, fresh_stage
+from tests.integration.stage import Worker, WorkerFixture, fresh_stage
 from tests.integration.tools import CANARY, ROOT, eventually, holders, raw
 from tests.sim.pair import executable
 
@@ -185,7 +185,7 @@ def test_a_waiter_who_is_refused_says_so_and_does_not_ask_over_and_over(
 
 
 @pytest.fixture
-def secret_stage(tmp_path: Path) -> Iterator[Stage]:
+def secret_stage(tmp_path: Path) -> Iterator[WorkerFixture]:
     """Workers as the manual's users; their environment names files that have the passwords."""
     with fresh_stage(tmp_path) as stage:
         nodes, broker = stage.nodes, stage.broker
@@ -203,7 +203,7 @@ def secret_stage(tmp_path: Path) -> Iterator[Stage]:
         yield stage
 
 
-def full_worker(stage: Stage, directory: Path) -> Worker:
+def full_worker(stage: WorkerFixture, directory: Path) -> Worker:
     """A worker with everything that Celery switches on by itself."""
     directory.mkdir()
     worker = Worker(directory, stage.environment, ["-A", "workers.app", "worker", "-n", "full@%h", "-c", "2", "-E"])
@@ -226,7 +226,7 @@ assert app.control.purge() == 0
 """
 
 
-def ran(stage: Stage, *arguments: str) -> str:
+def ran(stage: WorkerFixture, *arguments: str) -> str:
     """What a program with the same environment says, on both of its outputs."""
     done = subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, env=stage.environment, capture_output=True, text=True, timeout=100,
@@ -248,7 +248,7 @@ def open_to_all() -> str:
 @pytest.mark.long
 @pytest.mark.timeout(300)
 def test_workers_and_flower_do_with_the_commands_of_the_manual_and_no_password_is_seen_whatever_fails(
-    secret_stage: Stage, tmp_path: Path
+    secret_stage: WorkerFixture, tmp_path: Path
 ) -> None:
     stage, nodes, broker = secret_stage, secret_stage.nodes, secret_stage.broker
     plain = stage.start_worker("-E")

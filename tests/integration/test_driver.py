@@ -98,7 +98,7 @@ def test_a_rejection_that_is_late_for_its_round_is_noticed(nodes: Cluster, caplo
     with proxies(nodes.servers) as links, Redlock([link.url for link in links], node_timeout=2.0) as client:
         cycle(client)  # dials, and agrees
         links[4].delay = 0.5
-        assert raw(nodes.servers[4]).hset(codec.RECORD, "terms", "others came") == 0, (
+        assert raw(nodes.servers[4]).hset(codec.RECORD, "fingerprint", "others came") == 0, (
             "no node's record has such a field"
         )
         cycle(client)
@@ -323,22 +323,22 @@ def test_late_answers_are_not_counted_for_the_next_attempt(nodes: Cluster, clien
 
 
 def test_nodes_that_forget_their_scripts_in_the_middle_are_taught_them_again(nodes: Cluster, client: Redlock) -> None:
-    def forget() -> None:
+    def reset_after_fork() -> None:
         for server in nodes.servers:
             with raw(server) as redis:
                 redis.script_flush()
 
     lock = client.lock(NAME, ttl=4)
     cycle(client)
-    forget()
+    reset_after_fork()
     assert lock.acquire(blocking=False)
-    forget()
+    reset_after_fork()
     lock.extend(2)
-    forget()
+    reset_after_fork()
     assert lock.owned()
-    forget()
+    reset_after_fork()
     lock.release()
-    forget()
+    reset_after_fork()
     assert client.lock(NAME).locked() is False
     for _ in range(3):
         cycle(client)

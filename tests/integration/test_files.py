@@ -14,7 +14,7 @@ import pytest
 from celery import Celery
 
 from redlock import ConfigurationError, _files
-from redlock.celery.heartbeat import Pulse
+from redlock.celery.heartbeat import HeartbeatStep
 from redlock.testing.redis_server import Server
 from tests.integration.tools import ROOT
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-NOBODY = 65_534
+NO_EVENTS = 65_534
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
 
 ONE_LINE = """
@@ -59,7 +59,7 @@ def test_a_heartbeat_follows_no_link_beside_its_target(shared: Path, victim: Pat
     app = Celery("files")
     app.conf.redlock_heartbeat_file = str(shared / "heartbeat")
     app.conf.redlock_metrics_file = str(shared / "lock.prom")
-    Pulse(SimpleNamespace(app=app)).beat()
+    HeartbeatStep(SimpleNamespace(app=app)).beat()
     assert (shared / "heartbeat").is_file()
     assert (shared / "lock.prom").is_file()
 
@@ -90,7 +90,7 @@ def test_a_log_follows_no_link_in_a_shared_folder(shared: Path, victim: Path, tm
 @as_root
 def test_a_log_of_another_user_is_refused_in_a_shared_folder(shared: Path) -> None:
     (shared / "log").touch()
-    os.chown(shared / "log", NOBODY, NOBODY)
+    os.chown(shared / "log", NO_EVENTS, NO_EVENTS)
     with pytest.raises(PermissionError, match="not a file of this user"):
         _files.open_to_append(shared / "log")
 

@@ -11,7 +11,7 @@ import pytest
 from redlock import Redlock
 from tests.integration.browser import Browser, needs_browser
 from tests.integration.flowers import Flower, tasks_shown
-from tests.integration.stage import Stage, fresh_stage
+from tests.integration.stage import WorkerFixture, fresh_stage
 from tests.integration.tools import eventually, holders, run_out
 
 if TYPE_CHECKING:
@@ -22,14 +22,14 @@ POLICIES = "tests.integration.apps.policies"
 
 
 @pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerFixture]:
     """One set of servers for all tests here."""
     with fresh_stage(tmp_path_factory.mktemp("flower")) as stage:
         yield stage
 
 
 @pytest.fixture(scope="module")
-def flower(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flower]:
+def flower(stage: WorkerFixture, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flower]:
     """A Flower for all tests here, and a worker that tells it everything."""
     environment = stage.environment | {"FLOWER_UNAUTHENTICATED_API": "true"}
     with Flower(tmp_path_factory.getbasetemp() / "flower-itself", environment) as flower:
@@ -39,7 +39,7 @@ def flower(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[F
         assert worker.process.poll() is None
 
 
-def hears(flower: Flower, stage: Stage) -> bool:
+def hears(flower: Flower, stage: WorkerFixture) -> bool:
     """Whether it is told of tasks: it subscribes a moment after it answers."""
     stage.send(f"{POLICIES}.after", 0)
     status, tasks = flower.get("/api/tasks")
@@ -47,14 +47,14 @@ def hears(flower: Flower, stage: Stage) -> bool:
 
 
 @pytest.fixture(scope="module")
-def client(stage: Stage) -> Iterator[Redlock]:
+def client(stage: WorkerFixture) -> Iterator[Redlock]:
     """A client of the workers' lock nodes."""
     with Redlock(stage.nodes.urls) as redlock:
         yield redlock
 
 
 def test_a_task_that_waits_is_shown_and_then_that_it_has_the_lock(
-    stage: Stage, flower: Flower, client: Redlock
+    stage: WorkerFixture, flower: Flower, client: Redlock
 ) -> None:
     def counted(kind: str) -> float:
         return flower.counted(kind, f"{POLICIES}.wait")
@@ -75,7 +75,7 @@ def test_a_task_that_waits_is_shown_and_then_that_it_has_the_lock(
     assert counted("task-lock-acquired") == before + 1
 
 
-def test_flower_shows_each_wait_that_is_in_the_log(stage: Stage, flower: Flower) -> None:
+def test_flower_shows_each_wait_that_is_in_the_log(stage: WorkerFixture, flower: Flower) -> None:
     """A child whose task had to wait joins the queue with its next task before it asks the nodes."""
 
     def counted() -> float:
@@ -93,7 +93,9 @@ def test_flower_shows_each_wait_that_is_in_the_log(stage: Stage, flower: Flower)
         worker.kill()
 
 
-def test_a_task_shows_that_it_holds_the_lock_and_that_it_lost_it_while_it_runs(stage: Stage, flower: Flower) -> None:
+def test_a_task_shows_that_it_holds_the_lock_and_that_it_lost_it_while_it_runs(
+    stage: WorkerFixture, flower: Flower
+) -> None:
     task = stage.send(f"{HOLDING}.sleep", "lost", 600)
     flower.shows(task, "LOCK-ACQUIRED")
     run_out(stage.nodes.servers, "holding:lost")
@@ -103,7 +105,7 @@ def test_a_task_shows_that_it_holds_the_lock_and_that_it_lost_it_while_it_runs(s
 
 
 def test_a_task_that_went_back_to_the_queue_shows_who_has_the_lock(
-    stage: Stage, flower: Flower, client: Redlock
+    stage: WorkerFixture, flower: Flower, client: Redlock
 ) -> None:
     with client.lock("policy:elsewhere") as lease:
         task = stage.send(f"{POLICIES}.requeue", "elsewhere")
@@ -119,7 +121,7 @@ def test_a_task_that_went_back_to_the_queue_shows_who_has_the_lock(
     ("level", "told"), [("contention", {"task-lock-waiting", "task-lock-acquired"}), ("off", set())]
 )
 def test_a_worker_tells_no_more_than_its_setting_says(
-    stage: Stage, flower: Flower, client: Redlock, level: str, told: set[str]
+    stage: WorkerFixture, flower: Flower, client: Redlock, level: str, told: set[str]
 ) -> None:
     worker = stage.start_worker("--include", POLICIES, "-Q", level, REDLOCK_EVENTS=level)
     try:
@@ -143,7 +145,7 @@ def test_a_worker_tells_no_more_than_its_setting_says(
         worker.kill()
 
 
-def test_a_broker_that_hangs_holds_no_task_up(stage: Stage, flower: Flower, client: Redlock) -> None:
+def test_a_broker_that_hangs_holds_no_task_up(stage: WorkerFixture, flower: Flower, client: Redlock) -> None:
     worker = stage.start_worker("--include", f"{HOLDING},{POLICIES}", "-Q", "hangs")
     broker = stage.broker
     try:
@@ -159,7 +161,7 @@ def test_a_broker_that_hangs_holds_no_task_up(stage: Stage, flower: Flower, clie
 
 
 @needs_browser
-def test_a_browser_shows_the_lock_in_the_list_of_tasks(stage: Stage, flower: Flower) -> None:
+def test_a_browser_shows_the_lock_in_the_list_of_tasks(stage: WorkerFixture, flower: Flower) -> None:
     task = stage.send(f"{HOLDING}.sleep", "seen", 600)
     eventually(lambda: all(holders(stage.nodes.servers, "holding:seen")), "the task inside its section")
     flower.shows(task, "LOCK-ACQUIRED")

@@ -67,9 +67,9 @@ def test_the_old_holder_finds_out_at_its_next_extension_and_the_next_token_is_la
     with pytest.raises(LockLost, match="a quorum of nodes no longer has it"):
         old.extend(5.0)
     assert old.lost
-    old.give_back()
+    old.release()
     assert holders(nodes.servers, NAME) == [new.owner] * 5
-    new.give_back()
+    new.release()
 
 
 def test_a_holder_that_renews_is_told_that_it_lost(nodes: Cluster, client: Redlock, admin: Redlock) -> None:
@@ -110,7 +110,7 @@ def test_it_wakes_a_waiter(nodes: Cluster, client: Redlock, admin: Redlock) -> N
     waiter.join()
     with pytest.raises(LockLost):
         old.extend(5.0)
-    old.give_back()
+    old.release()
 
 
 def test_only_the_lease_that_was_shown_is_taken_away(nodes: Cluster, client: Redlock, admin: Redlock) -> None:
@@ -118,7 +118,7 @@ def test_only_the_lease_that_was_shown_is_taken_away(nodes: Cluster, client: Red
     first.take(0)
     shown = force_release.target(admin, NAME)
     assert shown is not None
-    first.give_back()
+    first.release()
     with pytest.raises(NotHeld, match="nothing was changed"):
         force_release.take_away(admin, shown)
     with client.lock(NAME) as second:
@@ -184,7 +184,7 @@ def test_a_client_that_disagrees_takes_nothing_away(nodes: Cluster, client: Redl
         with pytest.raises(ConfigurationError, match="all clients must agree"):
             force_release.take_away(other, shown)
     lease.extend(5.0)
-    lease.give_back()
+    lease.release()
 
 
 @pytest.mark.parametrize("answer", ["", "n", "no"])

@@ -15,25 +15,25 @@ from tests.integration.stage import ROOT
 from tests.integration.tools import eventually, run_out
 
 if TYPE_CHECKING:
-    from tests.integration.stage import Stage
+    from tests.integration.stage import WorkerFixture
 
 HOLDING = "tests.integration.apps.holding"
 POLICIES = "tests.integration.apps.policies"
 
 
-def locks(stage: Stage) -> list[dict[str, Any]]:
+def locks(stage: WorkerFixture) -> list[dict[str, Any]]:
     """What the workers answer, as a program reads it."""
     answers = stage.sender.control.inspect(timeout=5, limit=1)._request("locks") or {}
     return [shown for answer in answers.values() for shown in answer]
 
 
-def shown(stage: Stage, task: str) -> dict[str, Any]:
+def shown(stage: WorkerFixture, task: str) -> dict[str, Any]:
     """What the workers tell of one task; empty if nothing."""
     return next((one for one in locks(stage) if one["task"] == task), {})
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "gevent"])
-def test_a_worker_says_what_its_tasks_hold_and_wait_for(stage: Stage, pool: str) -> None:
+def test_a_worker_says_what_its_tasks_hold_and_wait_for(stage: WorkerFixture, pool: str) -> None:
     stage.start_worker("-P", pool, "--include", f"{HOLDING},{POLICIES}", concurrency=3)
     holds = stage.send(f"{HOLDING}.sleep", "x", 600)
     eventually(lambda: shown(stage, holds).get("state") == "holds", "the task that holds it")
@@ -51,7 +51,7 @@ def test_a_worker_says_what_its_tasks_hold_and_wait_for(stage: Stage, pool: str)
     eventually(lambda: shown(stage, holds).get("state") == "lost", "that it was lost")
 
 
-def test_what_a_killed_child_held_is_not_shown(stage: Stage) -> None:
+def test_what_a_killed_child_held_is_not_shown(stage: WorkerFixture) -> None:
     worker = stage.start_worker("--include", HOLDING, concurrency=1)
     task = stage.send(f"{HOLDING}.sleep", "x", 600)
     eventually(lambda: shown(stage, task).get("state") == "holds", "the task that holds it")
@@ -60,7 +60,7 @@ def test_what_a_killed_child_held_is_not_shown(stage: Stage) -> None:
     eventually(lambda: shown(stage, task).get("pid") != first or not shown(stage, task), "the dead one gone")
 
 
-def test_the_command_line_knows_it(stage: Stage) -> None:
+def test_the_command_line_knows_it(stage: WorkerFixture) -> None:
     stage.start_worker("--include", HOLDING)
     task = stage.send(f"{HOLDING}.sleep", "x", 600)
     eventually(lambda: shown(stage, task), "the task that holds it")

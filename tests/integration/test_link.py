@@ -12,11 +12,11 @@ import pytest
 
 from redlock import Outcome, Redlock
 from redlock._core.commands import Inspect, Round
-from redlock._core.vote_tally import Ballot
+from redlock._core.vote_tally import VoteTally
 from redlock._transport import codec
-from redlock._transport.connection import Link
+from redlock._transport.connection import NodeConnection
 from redlock._transport.exchange import Exchange, pack
-from redlock._transport.node import Dialled, Node
+from redlock._transport.node import Connected, Node
 from tests.integration.tools import eventually, is_free, raw
 from tests.proxy import proxies
 
@@ -30,9 +30,9 @@ def test_what_a_socket_does_not_take_at_once_is_sent_later() -> None:
     with selectors.DefaultSelector() as selector, far:
         near.settimeout(0)
         far.settimeout(10)
-        link = Link(0, Node("redis://h:1", 100), selector)
-        link.adopt(Dialled(Exchange(near), "0" * 40, ""))
-        ballots = [Ballot(Round(Inspect(("x",))), 1, number) for number in range(2_000)]
+        link = NodeConnection(0, Node("redis://h:1", 100), selector)
+        link.adopt(Connected(Exchange(near), "0" * 40, ""))
+        ballots = [VoteTally(Round(Inspect(("x",))), 1, number) for number in range(2_000)]
         commands = [pack("ECHO", str(number) + "x" * 1_000) for number in range(2_000)]
         for ballot, words in zip(ballots, commands, strict=True):
             assert link.send(words, ballot), "the connection is not dropped"
@@ -44,7 +44,7 @@ def test_what_a_socket_does_not_take_at_once_is_sent_later() -> None:
                     link.write()
         assert arrived == whole
         far.sendall(b"".join(b":%d\r\n" % number for number in range(len(ballots))))
-        answers: list[tuple[Ballot | None, object]] = []
+        answers: list[tuple[VoteTally | None, object]] = []
         while len(answers) < len(ballots):
             selector.select()
             answers += link.receive()
@@ -73,7 +73,7 @@ def test_a_thousand_asynchronous_releases_are_all_sent(nodes: Cluster, count: in
         for lease in leases:
             lease.take(0)
         for lease in leases:
-            lease.give_back(wait=False)
+            lease.release(wait=False)
 
         def keys() -> int:
             left = 0

@@ -13,8 +13,8 @@ from redis.exceptions import LockError, LockNotOwnedError
 
 from redlock import ConfigurationError, LockContended, LockLost, NotHeld, Redlock, RedlockError
 from redlock._core.commands import Acquire
-from redlock._locking.acquisition import Candidate
-from redlock._locking.lock_events import Journal
+from redlock._locking.acquisition import Acquisition
+from redlock._locking.lock_events import LockEventLog
 from redlock._transport.codec import Codec
 from tests.integration.tools import brief_lock, eventually, holders, in_a_fork, is_free, raw, run_out
 
@@ -583,7 +583,7 @@ def test_a_forked_child_dials_anew_and_leaves_the_parents_lease_and_connections_
             "release": lock.release,
             "extend": lambda: lock.extend(1),
             "fence": lambda: lease.fence,
-            "give back": lease.give_back,
+            "give back": lease.release,
         }
         for name, act in acts.items():
             try:
@@ -651,7 +651,7 @@ def test_a_very_long_owner_label_takes_the_lock_all_the_same(client: Redlock, no
     lease = client.lease(NAME, who=f"{'t' * 1_000_000}@host since 2026-11-24T12:00:00Z")
     lease.take(0)
     (token,) = {holder for holder in holders(nodes.servers, NAME) if holder}
-    lease.give_back()
+    lease.release()
     assert len(token) < 300
     assert token.endswith("@host since 2026-11-24T12:00:00Z")
 
@@ -679,7 +679,7 @@ def test_a_block_whose_lease_expired_still_says_so(client: Redlock) -> None:
 def test_a_lease_is_released_by_another_thread(nodes: Cluster, client: Redlock) -> None:
     lock = client.lock(NAME)
     assert lock.acquire()
-    in_a_thread(lock.lease.give_back)
+    in_a_thread(lock.lease.release)
     assert is_free(nodes.servers, NAME)
     with pytest.raises(NotHeld):
         lock.release()
@@ -714,21 +714,21 @@ def test_an_event_loop_may_use_a_lock_where_that_is_allowed(nodes: Cluster) -> N
         assert asyncio.run(in_another_thread(client)) is True
 
 
-class Struck(BaseException):
+class Interrupted(BaseException):
     """As a time limit's exception."""
 
 
 def strike(*_: object, **__: object) -> None:
     """Raise it."""
-    raise Struck
+    raise Interrupted
 
 
 def test_an_acquisition_that_is_struck_when_it_is_won_is_undone(
     nodes: Cluster, client: Redlock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lease = client.lease(NAME)
-    with monkeypatch.context() as patch, pytest.raises(Struck):
-        patch.setattr(Journal, "acquired", strike)
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(LockEventLog, "acquired", strike)
         lease.take(0)
     assert not lease.held
     eventually(lambda: is_free(nodes.servers, NAME), "its cancellation", within=client.ttl_ms / 2000)
@@ -739,16 +739,16 @@ def test_an_acquisition_that_is_struck_when_it_is_won_is_undone(
 def test_a_lock_that_is_struck_after_it_was_won_is_released(
     nodes: Cluster, client: Redlock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    win = Candidate.win
+    win = Acquisition.win
 
-    def win_and_strike(candidate: Candidate, patience_ms: int | None) -> None:
+    def win_and_strike(candidate: Acquisition, patience_ms: int | None) -> None:
         win(candidate, patience_ms)
-        raise Struck
+        raise Interrupted
 
     lock = client.lock(NAME)
     for take in (lock.acquire, lock.__enter__):
-        with monkeypatch.context() as patch, pytest.raises(Struck):
-            patch.setattr(Candidate, "win", win_and_strike)
+        with monkeypatch.context() as patch, pytest.raises(Interrupted):
+            patch.setattr(Acquisition, "win", win_and_strike)
             take()
         assert is_free(nodes.servers, NAME)
         with pytest.raises(NotHeld):

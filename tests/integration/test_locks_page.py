@@ -19,7 +19,7 @@ from redlock import Redlock
 from redlock.testing import redis_server
 from tests.integration.browser import Browser, needs_browser
 from tests.integration.flowers import Flower
-from tests.integration.stage import Stage, fresh_stage
+from tests.integration.stage import WorkerFixture, fresh_stage
 from tests.integration.tools import CANARY, eventually, holders, label, raw
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def stage(directory: Path) -> Iterator[Stage]:
+def stage(directory: Path) -> Iterator[WorkerFixture]:
     """One set of servers for all tests here, and a worker."""
     with fresh_stage(directory) as stage:
         limits = {"COUNTER_TIME_LIMIT": "800", "COUNTER_VISIBILITY_TIMEOUT": "900"}
@@ -48,14 +48,14 @@ def stage(directory: Path) -> Iterator[Stage]:
 
 
 @pytest.fixture(scope="module")
-def flower(stage: Stage, directory: Path) -> Iterator[Flower]:
+def flower(stage: WorkerFixture, directory: Path) -> Iterator[Flower]:
     """A Flower that asks nobody for a password."""
     with Flower(directory / "flower", stage.environment, "--conf=workers/flowerconfig.py") as flower:
         yield flower
 
 
 @pytest.fixture(scope="module")
-def client(stage: Stage) -> Iterator[Redlock]:
+def client(stage: WorkerFixture) -> Iterator[Redlock]:
     """A client of the same lock nodes."""
     with Redlock(stage.nodes.urls) as redlock:
         yield redlock
@@ -79,7 +79,7 @@ def test_flowers_own_pages_lead_to_it_and_it_says_where_we_are(flower: Flower) -
 
 
 def test_the_data_tell_who_holds_what_for_how_long_with_which_votes_and_token(
-    stage: Stage, flower: Flower, client: Redlock
+    stage: WorkerFixture, flower: Flower, client: Redlock
 ) -> None:
     task = stage.increment("told")[0]
     (lock,) = eventually(lambda: flower.locks("counter:told"), "the task inside its section", every=0.05)
@@ -114,12 +114,12 @@ def test_a_holder_that_is_no_task_is_shown_without_a_link_to_one(flower: Flower,
     try:
         (lock,) = eventually(lambda: flower.locks(f"held by {who}"), "the lock", every=0.05)
     finally:
-        lease.give_back()
+        lease.release()
     assert lock["holder"] == who.partition(" since ")[0]
     assert (lock["task"], lock["worker"]) == ("", "")
 
 
-def test_no_secret_is_told(flower: Flower, client: Redlock, stage: Stage) -> None:
+def test_no_secret_is_told(flower: Flower, client: Redlock, stage: WorkerFixture) -> None:
     with client.lock("secret") as lease:
         eventually(lambda: flower.locks("secret"), "the lock", every=0.05)
         (owner,) = {one for one in holders(stage.nodes.servers, "secret") if one}
@@ -128,7 +128,7 @@ def test_no_secret_is_told(flower: Flower, client: Redlock, stage: Stage) -> Non
 
 
 def test_a_node_that_is_frozen_is_shown_as_silent_and_one_that_lost_its_memory_as_abstaining(
-    stage: Stage, flower: Flower
+    stage: WorkerFixture, flower: Flower
 ) -> None:
     frozen, emptied = stage.nodes[3], stage.nodes[4]
     assert {node["health"] for node in flower.data()["nodes"]} == {"votes"}
@@ -145,7 +145,7 @@ def test_a_node_that_is_frozen_is_shown_as_silent_and_one_that_lost_its_memory_a
     assert "abstains for another" in flower.node(label(emptied))["says"]
 
 
-def test_all_who_look_at_the_same_time_share_one_survey(stage: Stage, flower: Flower) -> None:
+def test_all_who_look_at_the_same_time_share_one_survey(stage: WorkerFixture, flower: Flower) -> None:
     def surveys() -> int:
         with raw(stage.nodes[0]) as redis:
             return int(redis.info("commandstats")["cmdstat_scan"]["calls"])
@@ -161,7 +161,7 @@ def test_all_who_look_at_the_same_time_share_one_survey(stage: Stage, flower: Fl
 @needs_browser
 @pytest.mark.parametrize("frozen", [0, 1])
 def test_when_the_holder_changes_the_page_shows_the_new_one(
-    stage: Stage, flower: Flower, browser: Browser, frozen: int
+    stage: WorkerFixture, flower: Flower, browser: Browser, frozen: int
 ) -> None:
     def shown() -> list[str]:
         return next((row for row in browser.rows("locks-table") if row[0] == "counter:shown"), [])
@@ -206,7 +206,7 @@ def test_a_resource_that_is_called_like_markup_is_text(flower: Flower, client: R
 
 @needs_browser
 def test_with_a_password_and_a_prefix_only_who_knows_it_sees_the_page(
-    stage: Stage, directory: Path, client: Redlock, browser: Browser
+    stage: WorkerFixture, directory: Path, client: Redlock, browser: Browser
 ) -> None:
     options = ("--conf=workers/flowerconfig.py", f"--basic_auth=ann:{CANARY}", "--url_prefix=deep/down")
     with Flower(directory / "guarded", stage.environment, *options) as guarded, client.lock("guarded"):
@@ -222,14 +222,14 @@ def test_with_a_password_and_a_prefix_only_who_knows_it_sees_the_page(
         assert browser.value("document.querySelector('.app-nav a.active').pathname") == "/deep/down/locks"
 
 
-def test_with_a_sign_in_elsewhere_who_has_not_signed_in_is_sent_there(stage: Stage, directory: Path) -> None:
+def test_with_a_sign_in_elsewhere_who_has_not_signed_in_is_sent_there(stage: WorkerFixture, directory: Path) -> None:
     options = ("--conf=workers/flowerconfig.py", "--auth=ann@example.com", "--oauth2_key=key", "--oauth2_secret=secret")
     with Flower(directory / "signed-in", stage.environment, *options) as flower:
         assert [flower.get(path)[0] for path in ("/locks", "/locks/data")] == [http.HTTPStatus.FOUND] * 2
 
 
 @needs_browser
-def test_the_page_says_that_flower_has_gone(stage: Stage, directory: Path, browser: Browser) -> None:
+def test_the_page_says_that_flower_has_gone(stage: WorkerFixture, directory: Path, browser: Browser) -> None:
     def said() -> str:
         return str(browser.value("document.getElementById('locks-status')?.innerText"))
 
@@ -240,7 +240,7 @@ def test_the_page_says_that_flower_has_gone(stage: Stage, directory: Path, brows
 
 
 def test_two_lines_in_a_project_of_ones_own_are_enough_and_a_misspelt_setting_is_named(
-    stage: Stage, directory: Path
+    stage: WorkerFixture, directory: Path
 ) -> None:
     shop = directory / "shop"
     shop.mkdir()
@@ -272,7 +272,7 @@ def test_no_other_site_may_show_the_page_in_a_frame(flower: Flower) -> None:
 
 
 @needs_browser
-def test_without_a_quorum_the_page_says_so_in_red(stage: Stage, flower: Flower, browser: Browser) -> None:
+def test_without_a_quorum_the_page_says_so_in_red(stage: WorkerFixture, flower: Flower, browser: Browser) -> None:
     def said() -> str:
         box = "document.getElementById('locks-problem')"
         return str(browser.value(f"{box} && !{box}.hidden ? {box}.innerText : ''"))

@@ -15,7 +15,7 @@ from tests.integration.tools import eventually, holders, is_free, raw, run_out
 
 if TYPE_CHECKING:
     from redlock import Redlock
-    from tests.integration.stage import Stage
+    from tests.integration.stage import WorkerFixture
 
 HOLDING = "tests.integration.apps.holding"
 FLOWS = "tests.integration.apps.workflows"
@@ -24,7 +24,7 @@ INTERRUPTED = "tests.integration.apps.interrupted"
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "eventlet", "solo"])
-def test_a_task_may_be_longer_than_its_lease_in_every_pool(stage: Stage, pool: str) -> None:
+def test_a_task_may_be_longer_than_its_lease_in_every_pool(stage: WorkerFixture, pool: str) -> None:
     stage.start_worker("-P", pool, "--include", HOLDING, concurrency=2)
     tasks = [stage.send(f"{HOLDING}.look", name, 1.5) for name in ("a", "b")]
     assert all(remaining > 0 for remaining in stage.results(tasks))
@@ -32,14 +32,14 @@ def test_a_task_may_be_longer_than_its_lease_in_every_pool(stage: Stage, pool: s
 
 
 @pytest.mark.parametrize("pool", ["threads", "solo", "gevent", "eventlet"])
-def test_a_limit_that_the_pool_does_not_enforce_ends_no_lease(stage: Stage, pool: str) -> None:
+def test_a_limit_that_the_pool_does_not_enforce_ends_no_lease(stage: WorkerFixture, pool: str) -> None:
     stage.start_worker("-P", pool, "--include", HOLDING, COUNTER_TIME_LIMIT="100")
     stage.send(f"{HOLDING}.outlast", "long", 2.5, time_limit=1)
     eventually(lambda: stage.store.exists("remained:long"), "the end of the body", every=0.05)
     assert float(stage.store.get("remained:long") or 0) > 0, "the lease was renewed to the end of the body"
 
 
-def test_a_lease_ends_with_the_limit_at_which_prefork_kills(stage: Stage) -> None:
+def test_a_lease_ends_with_the_limit_at_which_prefork_kills(stage: WorkerFixture) -> None:
     stage.start_worker("--include", HOLDING)
     task = stage.send(f"{HOLDING}.outlast", "long", 600, time_limit=1)
     with pytest.raises(TimeLimitExceeded):
@@ -49,7 +49,7 @@ def test_a_lease_ends_with_the_limit_at_which_prefork_kills(stage: Stage) -> Non
 
 
 @pytest.mark.parametrize("pool", ["threads", "gevent", pytest.param("eventlet", marks=pytest.mark.long)])
-def test_two_tasks_of_one_process_exclude_each_other(stage: Stage, pool: str) -> None:
+def test_two_tasks_of_one_process_exclude_each_other(stage: WorkerFixture, pool: str) -> None:
     stage.start_worker("-P", pool, concurrency=20, COUNTER_THINK="0.005")
     stage.results(stage.increment("hits", 40))
     assert stage.counter("hits") == 40
@@ -60,7 +60,7 @@ def test_two_tasks_of_one_process_exclude_each_other(stage: Stage, pool: str) ->
     [pytest.param("threads", marks=pytest.mark.long), "gevent", pytest.param("eventlet", marks=pytest.mark.long)],
 )
 def test_two_hundred_tasks_that_wait_for_one_lock_in_one_process_all_get_it(
-    stage: Stage, client: Redlock, pool: str
+    stage: WorkerFixture, client: Redlock, pool: str
 ) -> None:
     worker = stage.start_worker("-P", pool, "--include", FLOWS, "--prefetch-multiplier", "1", concurrency=200)
     with client.lock("policy:crowd"):
@@ -73,7 +73,7 @@ def test_two_hundred_tasks_that_wait_for_one_lock_in_one_process_all_get_it(
     assert len(set(fences)) == 200
 
 
-def connections(stage: Stage) -> int:
+def connections(stage: WorkerFixture) -> int:
     """How many connections the lock nodes have, all together."""
     total = 0
     for server in stage.nodes.servers:
@@ -82,7 +82,7 @@ def connections(stage: Stage) -> int:
     return total
 
 
-def test_children_that_are_replaced_go_on_with_the_lock(stage: Stage) -> None:
+def test_children_that_are_replaced_go_on_with_the_lock(stage: WorkerFixture) -> None:
     worker = stage.start_worker("--include", POLICIES, "--max-tasks-per-child", "3", concurrency=2)
     threads = len(list(Path(f"/proc/{worker.process.pid}/task").iterdir()))
     counts = stage.increment("hits", 20)
@@ -96,7 +96,7 @@ def test_children_that_are_replaced_go_on_with_the_lock(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("pool", ["prefork", "solo"])
-def test_a_task_that_asks_for_it_is_interrupted_when_its_lease_is_lost(stage: Stage, pool: str) -> None:
+def test_a_task_that_asks_for_it_is_interrupted_when_its_lease_is_lost(stage: WorkerFixture, pool: str) -> None:
     stage.start_worker("-P", pool, "--include", INTERRUPTED)
     task = stage.send(f"{INTERRUPTED}.sleep", "x", 600)
     eventually(lambda: all(holders(stage.nodes.servers, "interrupted:x")), "the task inside its section")
@@ -109,13 +109,13 @@ def test_a_task_that_asks_for_it_is_interrupted_when_its_lease_is_lost(stage: St
     assert stage.result(stage.send(f"{INTERRUPTED}.sleep", "y", 0)) == "y"
 
 
-def test_a_pool_that_cannot_interrupt_refuses_to_start_in_one_line(stage: Stage, tmp_path: Path) -> None:
+def test_a_pool_that_cannot_interrupt_refuses_to_start_in_one_line(stage: WorkerFixture, tmp_path: Path) -> None:
     arguments = ["-A", "workers.app", "worker", "-P", "threads", "--include", INTERRUPTED]
     said = refuses_to_start(tmp_path, stage.environment, *arguments)
     assert "tests.integration.apps.interrupted.sleep needs the prefork or solo pool" in said
 
 
-def test_a_lost_lease_shows_at_the_next_look(stage: Stage) -> None:
+def test_a_lost_lease_shows_at_the_next_look(stage: WorkerFixture) -> None:
     stage.start_worker("--include", HOLDING)
     task = stage.send(f"{HOLDING}.look", "x", 600)
     eventually(lambda: all(holders(stage.nodes.servers, "holding:x")), "the task inside its section")

@@ -14,7 +14,7 @@ from tests.integration.tools import eventually, label
 
 if TYPE_CHECKING:
     from redlock import Redlock
-    from tests.integration.stage import Stage
+    from tests.integration.stage import WorkerFixture
 
 POLICIES = "tests.integration.apps.policies"
 
@@ -29,7 +29,7 @@ def figures(path: Path) -> dict[str, float]:
 
 
 def test_the_figures_agree_with_the_log_though_children_come_and_go(
-    stage: Stage, client: Redlock, tmp_path: Path
+    stage: WorkerFixture, client: Redlock, tmp_path: Path
 ) -> None:
     path = tmp_path / "redlock.prom"
     worker = stage.start_worker(
@@ -59,7 +59,7 @@ def test_the_figures_agree_with_the_log_though_children_come_and_go(
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
-def test_a_node_that_gives_no_votes_is_counted_by_name(stage: Stage, tmp_path: Path, pool: str) -> None:
+def test_a_node_that_gives_no_votes_is_counted_by_name(stage: WorkerFixture, tmp_path: Path, pool: str) -> None:
     dead = stage.nodes.servers[2]
     path = tmp_path / "redlock.prom"
     stage.start_worker("-P", pool, REDLOCK_METRICS_FILE=str(path))
@@ -72,7 +72,7 @@ def test_a_node_that_gives_no_votes_is_counted_by_name(stage: Stage, tmp_path: P
 
 
 @pytest.mark.parametrize("pool", ["prefork", pytest.param("gevent", marks=pytest.mark.long)])
-def test_the_heart_beats_as_long_as_the_worker_takes_tasks(stage: Stage, tmp_path: Path, pool: str) -> None:
+def test_the_heart_beats_as_long_as_the_worker_takes_tasks(stage: WorkerFixture, tmp_path: Path, pool: str) -> None:
     beat = tmp_path / "heartbeat"
     worker = stage.start_worker("-P", pool, REDLOCK_HEARTBEAT_FILE=str(beat))
     assert beat.exists(), "a worker that is ready has a pulse"
@@ -92,7 +92,7 @@ def test_the_heart_beats_as_long_as_the_worker_takes_tasks(stage: Stage, tmp_pat
     eventually(beats, "a beat after the broker is back", every=0.05)
 
 
-def test_a_file_that_cannot_be_written_fails_no_task_and_is_told_once(stage: Stage, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_fails_no_task_and_is_told_once(stage: WorkerFixture, tmp_path: Path) -> None:
     path = tmp_path / "missing" / "redlock.prom"
     worker = stage.start_worker(REDLOCK_METRICS_FILE=str(path))
     stage.results(stage.increment("hits", 1))
@@ -102,7 +102,9 @@ def test_a_file_that_cannot_be_written_fails_no_task_and_is_told_once(stage: Sta
     assert worker.log.count("file-not-written") == 1
 
 
-def test_a_worker_with_a_setting_that_is_none_refuses_to_start_in_one_line(stage: Stage, tmp_path: Path) -> None:
+def test_a_worker_with_a_setting_that_is_none_refuses_to_start_in_one_line(
+    stage: WorkerFixture, tmp_path: Path
+) -> None:
     app = tmp_path / "misspelt.py"
     app.write_text("from celery import Celery\nimport redlock.celery\napp = Celery()\napp.conf.redlock_ttll = 1\n")
     environment = stage.environment | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{Path.cwd()}"}

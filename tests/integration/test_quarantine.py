@@ -152,10 +152,10 @@ def test_a_client_with_other_terms_is_refused_by_name(
     assert "/redis.sock" in str(caught.value), "the node is named"
 
 
-def reject(server: Server, terms: str = "nodes=5 max_ttl=77s prefix=''") -> None:
+def reject(server: Server, fingerprint: str = "nodes=5 max_ttl=77s prefix=''") -> None:
     """What a node answers whose first client after a loss of memory had other settings."""
     with raw(server) as redis:
-        redis.hset(codec.RECORD, "terms", terms)
+        redis.hset(codec.RECORD, "fingerprint", fingerprint)
 
 
 def record(server: Server, field: str) -> str | None:
@@ -188,7 +188,7 @@ def test_a_rejected_client_works_once_the_nodes_accept_it(nodes: Cluster, brief:
         with pytest.raises(ConfigurationError, match="all clients must agree"):
             other.lock("y").acquire()
         for server in nodes.servers:
-            reject(server, other.driver.codec.terms)
+            reject(server, other.driver.codec.fingerprint)
         assert other.lock("y").acquire(blocking=False)
 
 
@@ -215,7 +215,7 @@ def test_a_minority_that_rejects_has_no_vote_and_is_logged(
 
 def _agrees(client: Redlock, server: Server) -> bool:
     with client.lock("probe"):
-        return record(server, "terms") == client.driver.codec.terms
+        return record(server, "fingerprint") == client.driver.codec.fingerprint
 
 
 def test_one_node_that_rejects_and_two_that_are_down_are_no_quorum(nodes: Cluster, brief: Redlock) -> None:
@@ -242,7 +242,7 @@ def test_a_new_node_abstains_for_the_longest_that_a_client_asks() -> None:
             for client, expected in ((hasty, r"another 0\.5 s"), (right, "another 60"), (hasty, "another (59|60)")):
                 with pytest.raises(QuorumUnavailable, match=expected):
                     client.lock("x").acquire(blocking=False)
-            assert [record(server, "terms") for server in servers] == [None] * 3, "no node has voted yet"
+            assert [record(server, "fingerprint") for server in servers] == [None] * 3, "no node has voted yet"
     finally:
         for server in servers:
             server.stop()

@@ -13,7 +13,7 @@ import pytest
 
 from redlock import LockLost, QuorumUnavailable, Redlock, RedlockError
 from redlock._clock import now_ms
-from redlock._locking.lock_events import Journal
+from redlock._locking.lock_events import LockEventLog
 from redlock._transport import codec
 from tests.integration.tools import eventually, holders, in_a_fork, raw, run_out, sends
 
@@ -154,7 +154,7 @@ def test_five_hundred_leases_are_renewed_by_one_thread(nodes: Cluster) -> None:
         assert all(lease.remaining() > 0 for lease in leases)
         assert _renewing() == before + 1
         for lease in leases:
-            lease.give_back()
+            lease.release()
 
 
 def _renewing() -> int:
@@ -254,13 +254,13 @@ def test_a_lease_that_nobody_can_reach_any_more_is_not_renewed(nodes: Cluster, b
 
 def test_many_leases_are_renewed_in_few_exchanges(nodes: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     renewed, sent = [0], sends(monkeypatch)
-    extended = Journal.extended
+    extended = LockEventLog.extended
 
-    def counted(journal: Journal, resource: str, grant: Grant) -> None:
+    def counted(journal: LockEventLog, resource: str, grant: Grant) -> None:
         renewed[0] += 1
         extended(journal, resource, grant)
 
-    monkeypatch.setattr(Journal, "extended", counted)
+    monkeypatch.setattr(LockEventLog, "extended", counted)
     with Redlock(nodes.urls, ttl=1.5) as client:
         leases = [client.lease(f"account:{number}") for number in range(100)]
         for lease in leases:
@@ -275,7 +275,7 @@ def test_many_leases_are_renewed_in_few_exchanges(nodes: Cluster, monkeypatch: p
         assert pieces < 5 * renewed[0] / 2, "a piece on each of five connections for each renewal is five times as many"
         assert not any(lease.lost for lease in leases)
         for lease in leases:
-            lease.give_back()
+            lease.release()
 
 
 def test_the_trouble_of_one_lease_is_not_that_of_those_which_are_renewed_with_it(
@@ -293,14 +293,14 @@ def test_the_trouble_of_one_lease_is_not_that_of_those_which_are_renewed_with_it
     eventually(lambda: any("on-lost-failed" in line for line in caplog.messages), "its on_lost, which fails")
     for lease in leases:
         outlive(lease, 2)
-        lease.give_back()
+        lease.release()
 
 
 def test_who_is_told_of_a_loss_may_use_the_lock(nodes: Cluster, brief: Redlock) -> None:
     told = threading.Event()
 
     def take_another(lost: Lease) -> None:
-        lost.give_back()
+        lost.release()
         with brief.lock("another", blocking=False):
             told.set()
 
@@ -325,7 +325,7 @@ def test_a_blocking_on_lost_delays_no_renewal(nodes: Cluster, brief: Redlock) ->
     assert called.wait(10)
     outlive(innocent, 3)
     blocked.set()
-    innocent.give_back()
+    innocent.release()
 
 
 def test_an_on_lost_that_exits_ends_no_renewal(nodes: Cluster, brief: Redlock) -> None:
@@ -363,7 +363,7 @@ def test_a_lease_that_fails_in_its_turn_ends_no_other(brief: Redlock, monkeypatc
     monkeypatch.setattr(broken, "_renewing", fail)
     for lease in leases:
         outlive(lease, 2)
-        lease.give_back()
+        lease.release()
 
 
 def test_a_copy_of_the_context_in_another_thread_holds_nothing(brief: Redlock) -> None:

@@ -69,8 +69,8 @@ def test_a_write_is_read_by_the_next(client: Redlock, store: FencedStore) -> Non
     written = store.write(section, "1", "op-1")
 
     assert written == ("1", lease.fence, True)
-    assert store.peek(NAME) == "1"
-    lease.give_back()
+    assert store.read_unfenced(NAME) == "1"
+    lease.release()
     assert store.open(NAME, take(client)).value == "1"
 
 
@@ -78,7 +78,7 @@ def test_any_text_can_be_stored(client: Redlock, store: FencedStore) -> None:
     lease = take(client)
     for number, value in enumerate(["", "0", "a:b:c", "ünï 🔒", "line\nbreak", "x" * 100_000]):
         assert store.update(NAME, lease, f"op-{number}", lambda _, value=value: value).value == value  # type: ignore[misc]  # the value of this turn
-        assert store.peek(NAME) == value
+        assert store.read_unfenced(NAME) == value
         assert store.open(NAME, lease).value == value
 
 
@@ -101,7 +101,7 @@ def test_an_old_token_may_not_even_read(nodes: Cluster, client: Redlock, store: 
         store.open(NAME, old)
 
     assert (caught.value.resource, caught.value.token, caught.value.seen) == (NAME, old.fence, new.fence)
-    assert store.peek(NAME) == "1"
+    assert store.read_unfenced(NAME) == "1"
 
 
 def test_an_old_token_may_not_write_once_a_new_one_has_read(
@@ -116,14 +116,14 @@ def test_an_old_token_may_not_write_once_a_new_one_has_read(
         store.write(section, "overwritten", "op-old")
 
     assert caught.value.seen == new.fence
-    assert store.peek(NAME) is None
+    assert store.read_unfenced(NAME) is None
 
 
 def test_the_lost_update_of_two_holders_who_both_believe_in_their_lease_is_refused(
     nodes: Cluster, client: Redlock, store: FencedStore
 ) -> None:
     # Old reads, new reads, old writes, new writes: in the order of their tokens, so a check on writes alone passes.
-    store.overwrite(NAME, "10")
+    store.write_unfenced(NAME, "10")
     old = take(client)
     old_section = store.open(NAME, old)
     new = take_over(nodes)
@@ -132,7 +132,7 @@ def test_the_lost_update_of_two_holders_who_both_believe_in_their_lease_is_refus
     with pytest.raises(Stale):
         store.write(old_section, one_more(old_section.value), "op-old")
     assert store.write(new_section, one_more(new_section.value), "op-new").value == "11"
-    client.saw(NAME, new.fence)
+    client.observe_fence(NAME, new.fence)
     assert store.update(NAME, take_over(nodes), "op-old", one_more).value == "12"
 
 
@@ -165,7 +165,7 @@ def test_an_operation_that_was_applied_is_not_applied_again(client: Redlock, sto
 
     assert first.applied
     assert again == ("1", first.fence, False)
-    assert store.peek(NAME) == "2"
+    assert store.read_unfenced(NAME) == "2"
 
 
 def test_a_duplicate_gets_its_old_result_even_under_a_stale_token(
@@ -177,7 +177,7 @@ def test_a_duplicate_gets_its_old_result_even_under_a_stale_token(
     store.update(NAME, new, "op-1", one_more)
 
     assert store.write(section, "7", "op-1") == ("1", new.fence, False)
-    assert store.peek(NAME) == "1"
+    assert store.read_unfenced(NAME) == "1"
 
 
 def test_operations_of_different_names_do_not_meet(client: Redlock, store: FencedStore) -> None:
@@ -210,7 +210,7 @@ def test_a_section_is_good_for_one_write(client: Redlock, store: FencedStore) ->
     with pytest.raises(Stale):
         store.write(section, "2", "op-2")
 
-    assert store.peek(NAME) == "1"
+    assert store.read_unfenced(NAME) == "1"
 
 
 def test_two_threads_under_one_lease_lose_nothing(broker: Server, client: Redlock) -> None:
@@ -228,7 +228,7 @@ def test_two_threads_under_one_lease_lose_nothing(broker: Server, client: Redloc
         thread.join(60)
 
     with Redis.from_url(broker.url) as redis:
-        assert FencedStore(redis).peek(NAME) == "60"
+        assert FencedStore(redis).read_unfenced(NAME) == "60"
 
 
 def test_holders_who_all_believe_in_their_lease_lose_nothing_and_double_nothing(nodes: Cluster, broker: Server) -> None:
@@ -248,7 +248,7 @@ def test_holders_who_all_believe_in_their_lease_lose_nothing_and_double_nothing(
                             done = True
                         except Stale as error:
                             stale.append(error.token)
-                            client.saw(NAME, error.seen)
+                            client.observe_fence(NAME, error.seen)
 
     def break_the_lock() -> None:
         while not over.is_set():
@@ -265,7 +265,7 @@ def test_holders_who_all_believe_in_their_lease_lose_nothing_and_double_nothing(
     breaker.join()
 
     with Redis.from_url(broker.url) as redis:
-        assert FencedStore(redis).peek(NAME) == "60"
+        assert FencedStore(redis).read_unfenced(NAME) == "60"
 
 
 def test_tokens_that_went_backwards_heal_by_themselves(
@@ -284,9 +284,9 @@ def test_tokens_that_went_backwards_heal_by_themselves(
         with pytest.raises(Stale) as caught:
             store.update(NAME, low, "op-2", one_more)
         assert caught.value.seen == high.fence
-        low.give_back()
+        low.release()
 
-        other.saw(NAME, caught.value.seen)
+        other.observe_fence(NAME, caught.value.seen)
         healed = take(other)
 
         assert healed.fence > high.fence
@@ -298,7 +298,7 @@ def test_a_task_that_the_store_refused_gets_a_larger_token(nodes: Cluster, store
     app.conf.redlock_nodes = nodes.urls
 
     @app.task(shared=False)
-    @locked(NAME, otherwise="raise")
+    @locked(NAME, on_conflict="raise")
     def add() -> int:
         return store.update(NAME, current_lease(), "op-1", one_more).fence
 
@@ -324,7 +324,7 @@ def test_a_token_far_ahead_is_kept_with_all_its_digits(nodes: Cluster, client: R
     assert store.update(NAME, lease, "op-1", one_more).fence == soon + 1
     assert store.update(NAME, lease, "op-1", one_more).fence == soon + 1
 
-    lease.give_back()
+    lease.release()
     last = take(client)
     assert last.fence == soon + 2
     store.open(NAME, last)
@@ -338,14 +338,14 @@ def test_a_token_that_is_none_in_the_store_is_repaired_as_the_manual_says(
     client: Redlock, redis: Redis, store: FencedStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It must not reach the nodes and the other resources, or the client would be refused everywhere."""
-    store.overwrite(NAME, "10")
+    store.write_unfenced(NAME, "10")
     redis.hset(f"store:{NAME}", mapping={"fence": FENCE_LIMIT - 5, "owner": "of 2112"})
     lease = take(client)
     with pytest.raises(Stale) as caught:
         store.update(NAME, lease, "op-1", one_more)
-    client.saw(NAME, caught.value.seen)
+    client.observe_fence(NAME, caught.value.seen)
     assert "fence-implausible" in caplog.text
-    lease.give_back()
+    lease.release()
     lease = take(client)
     assert lease.fence < time.time_ns() // 1_000 + 3_600_000_000
 
@@ -367,7 +367,7 @@ def test_values_tokens_and_operations_survive_a_crash_of_the_store(nodes: Cluste
                 store.write(section, "2", "op-2")
             server.start()
 
-            assert store.peek(NAME) == "1"
+            assert store.read_unfenced(NAME) == "1"
             with pytest.raises(Stale):
                 store.open(NAME, old)
             assert store.update(NAME, new, "op-1", one_more) == ("1", new.fence, False)
@@ -429,7 +429,7 @@ def test_without_a_lease_nothing_is_read(client: Redlock, store: FencedStore) ->
         store.open(NAME, lease)
 
     lease.take(0)
-    lease.give_back()
+    lease.release()
     with pytest.raises(NotHeld):
         store.open(NAME, lease)
 
@@ -441,7 +441,7 @@ def test_an_operation_needs_an_id(client: Redlock, store: FencedStore, bad: str)
     with pytest.raises(ConfigurationError, match="operation id"):
         store.write(section, "1", bad)
 
-    assert store.peek(NAME) is None
+    assert store.read_unfenced(NAME) is None
 
 
 def test_a_change_that_fails_writes_nothing_and_blocks_nobody(client: Redlock, store: FencedStore) -> None:
@@ -453,5 +453,5 @@ def test_a_change_that_fails_writes_nothing_and_blocks_nobody(client: Redlock, s
     with pytest.raises(ZeroDivisionError):
         store.update(NAME, lease, "op-1", fail)
 
-    assert store.peek(NAME) is None
+    assert store.read_unfenced(NAME) is None
     assert store.update(NAME, lease, "op-1", one_more).value == "1"

@@ -17,17 +17,17 @@ from tests.integration.tools import CANARY, eventually, label, raw
 from tests.proxy import proxies
 
 if TYPE_CHECKING:
-    from redlock.admin.cluster_status import Held, Survey
+    from redlock.admin.cluster_status import ClusterStatus, LockInfo
     from redlock.testing.redis_server import Cluster
 
 NAME = "account:42"
 
 
-def look(nodes: Cluster, **options: float | str) -> Survey:
+def look(nodes: Cluster, **options: float | str) -> ClusterStatus:
     return survey(nodes.urls, timeout=5.0, **options)  # type: ignore[arg-type]  # one of each type
 
 
-def only(seen: Survey) -> Held:
+def only(seen: ClusterStatus) -> LockInfo:
     (one,) = seen.locks
     return one
 
@@ -45,7 +45,7 @@ def test_it_shows_who_holds_what_with_token_and_votes(nodes: Cluster, client: Re
     assert 0 < one.remaining <= 5
     assert seen.voting == 5
     assert lease.owner.partition(":")[0] not in json.dumps(seen.as_dict())
-    lease.give_back()
+    lease.release()
     assert not look(nodes).locks
 
 
@@ -80,7 +80,7 @@ def test_nodes_tell_how_they_are(nodes: Cluster, client: Redlock) -> None:
         "",
     )
     assert node.used_memory > 0
-    assert node.terms == look(nodes).terms
+    assert node.fingerprint == look(nodes).fingerprint
     assert node.clock_offset is not None
     assert abs(node.clock_offset) <= node.clock_error + 0.01
     assert node.missing == ()
@@ -101,10 +101,10 @@ def test_a_node_that_lost_its_memory_is_shown_with_the_time_that_it_abstains(nod
 
 def test_what_a_node_knew_as_another_process_counts_for_nothing(nodes: Cluster) -> None:
     with raw(nodes[0]) as redis:
-        redis.hset(codec.RECORD, mapping={"run_id": "an earlier one", "since": 0, "terms": "nodes=3"})
+        redis.hset(codec.RECORD, mapping={"run_id": "an earlier one", "since": 0, "fingerprint": "nodes=3"})
     node = look(nodes).nodes[0]
     assert node.abstains == pytest.approx(10.102)
-    assert node.terms == ""
+    assert node.fingerprint == ""
 
 
 def test_it_changes_nothing_on_any_node(nodes: Cluster, client: Redlock) -> None:
@@ -176,7 +176,7 @@ def test_only_names_with_the_prefix_are_shown_and_without_it(nodes: Cluster, pre
         seen = look(nodes, prefix=prefix)
         assert only(seen).resource == NAME
         assert only(seen).fence
-        assert seen.nodes[0].terms == seen.terms
+        assert seen.nodes[0].fingerprint == seen.fingerprint
 
 
 def test_more_locks_than_the_limit_are_said_to_be_more(nodes: Cluster) -> None:

@@ -77,12 +77,12 @@ def test_a_wait_ends_when_the_lock_is_acquired(client: Redlock, rival: Redlock, 
     assert (wait.resource, wait.owner_label) == (NAME, "waiter")
     assert wait.since > 0
     assert client.waits.holder((NAME,), 5_000).startswith("holder (")
-    holder.give_back()
+    holder.release()
     thread.join()
     assert not client.waits.pending()
     assert heard[0][1]["holder"] == client.waits.holder((NAME,), 5_000)
     assert heard[-1] == ("wait-ended", {**heard[-1][1], "who": "waiter", "acquired": True})
-    waiter.give_back()
+    waiter.release()
 
 
 def blocked(nodes: Cluster) -> int:
@@ -149,7 +149,7 @@ def waiting(client: Redlock, *owner_labels: str) -> Iterator[None]:
     def wait(owner_label: str) -> None:
         lease = client.lease(NAME, who=owner_label)
         lease.take(None)
-        lease.give_back()
+        lease.release()
 
     threads = [threading.Thread(target=wait, args=(owner_label,)) for owner_label in owner_labels]
     for number, thread in enumerate(threads, 1):
@@ -169,7 +169,7 @@ def test_the_nodes_report_each_waiter_until_its_end(nodes: Cluster, client: Redl
         (held,) = survey(nodes.urls).locks
         assert held.waiters == 2
         assert seen(nodes, "other:") == [], "another project on the same nodes sees other waiters"
-        lease.give_back()
+        lease.release()
     eventually(lambda: not seen(nodes), "the end of the waits", every=0.1)
 
 
@@ -182,7 +182,7 @@ def test_a_waiter_is_reported_where_its_node_goes_down(nodes: Cluster, client: R
         eventually(lambda: seen(nodes) == [("waiter", 1, "holder")], "the waiter", every=0.1)
         next(server for server in nodes.servers if label(server) == node.label).kill()
         eventually(lambda: seen(nodes) == [("waiter", 1, "holder")], "the waiter on another node", every=0.1)
-        lease.give_back()
+        lease.release()
 
 
 def test_redlock_run_is_a_waiter_until_it_is_killed(nodes: Cluster, rival: Redlock, tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_status_lists_waiters(nodes: Cluster, client: Redlock, rival: Redlock) -
     with waiting(client, "waiter"):
         eventually(lambda: seen(nodes), "the waiter", every=0.1)
         *_, heading, line = table(survey(nodes.urls, timeout=5.0)).splitlines()
-        lease.give_back()
+        lease.release()
     assert heading.split() == ["WAITED", "FOR", "POSITION", "WAITER", "SINCE", "HOLDER"]
     assert line.split()[:3] == [NAME, "1", "waiter"]
     assert line.split()[4] == "holder"

@@ -173,7 +173,7 @@ def test_a_task_is_never_skipped_for_a_reservation(nodes: Cluster) -> None:
     app.conf.update(redlock_nodes=nodes.urls, redlock_node_timeout=0.6)
 
     @app.task
-    @locked("x", wait=0, otherwise="skip")
+    @locked("x", wait=0, on_conflict="skip")
     def work() -> str:
         return "done"
 
@@ -215,9 +215,9 @@ def test_a_wake_up_that_was_taken_in_vain_is_passed_on(nodes: Cluster, first_fre
     eventually(lambda: waiting(nodes.servers) == 1, "the waiter for both")
     second = in_a_thread(lambda: wait(alone, [first_free]))
     eventually(lambda: waiting(nodes.servers) == 2, "the waiter for one")
-    a.give_back()
+    a.release()
     eventually(lambda: got == [first_free], "the waiter for one", within=4.0)
-    b.give_back()
+    b.release()
     for thread in (first, second):
         thread.join()
     for client in (one, both, alone):

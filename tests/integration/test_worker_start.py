@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from redlock.testing.redis_server import Cluster
-    from tests.integration.stage import Stage
+    from tests.integration.stage import WorkerFixture
 
 ARGUMENTS = ("-A", "workers.app", "worker", "-c", "1", "--without-gossip", "--without-mingle", "--without-heartbeat")
 
 
 @contextlib.contextmanager
-def starting(stage: Stage, directory: Path, **settings: str) -> Iterator[Worker]:
+def starting(stage: WorkerFixture, directory: Path, **settings: str) -> Iterator[Worker]:
     """A worker that may never be ready; it is killed in the end."""
     worker = Worker(directory, stage.environment | settings, ARGUMENTS)
     try:
@@ -33,7 +33,7 @@ def log_of(worker: Worker) -> str:
     return worker.log if worker.log_file.exists() else ""
 
 
-def test_it_refuses_to_start_on_a_node_that_drops_locks(stage: Stage, nodes: Cluster, tmp_path: Path) -> None:
+def test_it_refuses_to_start_on_a_node_that_drops_locks(stage: WorkerFixture, nodes: Cluster, tmp_path: Path) -> None:
     with raw(nodes[0]) as redis:
         redis.config_set("maxmemory", "100mb")
         redis.config_set("maxmemory-policy", "allkeys-lru")
@@ -45,7 +45,7 @@ def test_it_refuses_to_start_on_a_node_that_drops_locks(stage: Stage, nodes: Clu
         assert "Traceback" not in worker.output.read_text()
 
 
-def test_it_refuses_to_start_where_clients_work_under_other_terms(stage: Stage, tmp_path: Path) -> None:
+def test_it_refuses_to_start_where_clients_work_under_other_terms(stage: WorkerFixture, tmp_path: Path) -> None:
     stage.start_worker()
     with starting(stage, tmp_path, REDLOCK_MAX_TTL="20") as worker:
         assert worker.process.wait(timeout=60) == Level.UNSAFE
@@ -53,7 +53,7 @@ def test_it_refuses_to_start_where_clients_work_under_other_terms(stage: Stage, 
 
 
 def test_it_waits_for_a_quorum_says_so_and_starts_when_it_is_there(
-    stage: Stage, nodes: Cluster, tmp_path: Path
+    stage: WorkerFixture, nodes: Cluster, tmp_path: Path
 ) -> None:
     for server in nodes.servers[:3]:
         server.kill()
@@ -69,7 +69,7 @@ def test_it_waits_for_a_quorum_says_so_and_starts_when_it_is_there(
         assert worker.log.count("waiting for the lock nodes") <= 4, "once for each reason, not for each look"
 
 
-def test_a_worker_that_waits_can_be_stopped(stage: Stage, nodes: Cluster, tmp_path: Path) -> None:
+def test_a_worker_that_waits_can_be_stopped(stage: WorkerFixture, nodes: Cluster, tmp_path: Path) -> None:
     for server in nodes.servers[:3]:
         server.kill()
     with starting(stage, tmp_path) as worker:
@@ -79,7 +79,7 @@ def test_a_worker_that_waits_can_be_stopped(stage: Stage, nodes: Cluster, tmp_pa
         assert " ready." not in log_of(worker)
 
 
-def test_it_starts_with_a_minority_of_nodes_down_and_says_which(stage: Stage, nodes: Cluster) -> None:
+def test_it_starts_with_a_minority_of_nodes_down_and_says_which(stage: WorkerFixture, nodes: Cluster) -> None:
     nodes[0].kill()
     nodes[1].kill()
     worker = stage.start_worker()
@@ -88,7 +88,7 @@ def test_it_starts_with_a_minority_of_nodes_down_and_says_which(stage: Stage, no
     assert stage.counter("c") == 3
 
 
-def test_no_password_gets_into_the_log(stage: Stage, nodes: Cluster) -> None:
+def test_no_password_gets_into_the_log(stage: WorkerFixture, nodes: Cluster) -> None:
     with raw(nodes[0]) as redis:
         redis.config_set("requirepass", "the right one")
     urls = [f"{nodes[0].url}?password={CANARY}", *nodes.urls[1:]]
@@ -97,7 +97,7 @@ def test_no_password_gets_into_the_log(stage: Stage, nodes: Cluster) -> None:
     assert CANARY not in worker.log + worker.output.read_text()
 
 
-def test_a_visibility_timeout_that_is_too_short_is_logged(stage: Stage) -> None:
+def test_a_visibility_timeout_that_is_too_short_is_logged(stage: WorkerFixture) -> None:
     app = "tests.integration.apps.policies"
     worker = stage.start_worker("--include", app, COUNTER_TIME_LIMIT="5", COUNTER_VISIBILITY_TIMEOUT="20")
     (line,) = [line for line in worker.log.splitlines() if "visibility-timeout" in line]

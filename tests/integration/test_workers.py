@@ -15,7 +15,7 @@ from celery import chain
 from redlock import ConfigurationError, LockContended, QuorumUnavailable, Redlock, Stale
 from redlock.testing import redis_server
 from redlock.testing.redis_server import free_port
-from tests.integration.stage import ROOT, Stage, shell
+from tests.integration.stage import ROOT, WorkerFixture, shell
 from tests.integration.tools import CANARY, eventually, raw, sixth_redis
 
 if TYPE_CHECKING:
@@ -29,23 +29,23 @@ POLICIES = "tests.integration.apps.policies"
 
 
 @pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerFixture]:
     """One set of servers for all tests here; the broker wants a password."""
     with redis_server.cluster() as nodes, sixth_redis() as broker:
         with raw(broker) as redis:
             redis.config_set("requirepass", CANARY)
-        with Stage(nodes, broker, tmp_path_factory.mktemp("workers"), password=CANARY) as stage:
+        with WorkerFixture(nodes, broker, tmp_path_factory.mktemp("workers"), password=CANARY) as stage:
             yield stage
 
 
 @pytest.fixture(scope="module", autouse=True)
-def shared_worker(stage: Stage) -> Worker:
+def shared_worker(stage: WorkerFixture) -> Worker:
     """One worker for all tests here, with four processes that think for 50 ms in the middle of an increment."""
     return stage.start_worker("--include", POLICIES, concurrency=4, COUNTER_THINK="0.05")
 
 
 @pytest.fixture(scope="module")
-def client(stage: Stage) -> Iterator[Redlock]:
+def client(stage: WorkerFixture) -> Iterator[Redlock]:
     """A client of the workers' lock nodes."""
     with Redlock(stage.nodes.urls) as redlock:
         yield redlock
@@ -58,7 +58,7 @@ def held(client: Redlock, name: str) -> Iterator[Lease]:
         yield lease
 
 
-def sent(stage: Stage, task: str, name: str, **options: Any) -> str:  # noqa: ANN401 - Celery's options
+def sent(stage: WorkerFixture, task: str, name: str, **options: Any) -> str:  # noqa: ANN401 - Celery's options
     """Enqueue one of the tasks of `apps/policies.py`; its id."""
     return stage.send(f"{POLICIES}.{task}", name, **options)
 
@@ -70,7 +70,7 @@ print(json.dumps([increment.delay(1, name="shell").id for _ in range(20)]))
 """
 
 
-def test_increments_that_are_enqueued_from_a_shell_all_count(stage: Stage) -> None:
+def test_increments_that_are_enqueued_from_a_shell_all_count(stage: WorkerFixture) -> None:
     results = stage.results(shell(stage, ENQUEUE))
 
     assert stage.counter("shell") == 20
@@ -82,18 +82,18 @@ def test_increments_that_are_enqueued_from_a_shell_all_count(stage: Stage) -> No
     assert any(result["waited_ms"] > 0 for result in results)
 
 
-def test_the_same_body_without_the_lock_loses_updates(stage: Stage) -> None:
+def test_the_same_body_without_the_lock_loses_updates(stage: WorkerFixture) -> None:
     stage.results([stage.send("tasks.counter.increment_unlocked", kwargs={"name": "unlocked"}) for _ in range(20)])
 
     assert 0 < stage.counter("unlocked") < 20
 
 
-def test_counters_of_different_names_do_not_wait_for_each_other(stage: Stage, client: Redlock) -> None:
+def test_counters_of_different_names_do_not_wait_for_each_other(stage: WorkerFixture, client: Redlock) -> None:
     with held(client, "counter:busy"):
         assert stage.result(*stage.increment("idle"))["value"] == 1
 
 
-def test_a_task_that_had_to_wait_says_for_how_long(stage: Stage, client: Redlock) -> None:
+def test_a_task_that_had_to_wait_says_for_how_long(stage: WorkerFixture, client: Redlock) -> None:
     with held(client, "counter:waited") as lease:
         (task,) = stage.increment("waited")
         eventually(lambda: stage.state(task) in {"STARTED", "RETRY"}, "the task in the worker")
@@ -106,7 +106,7 @@ def test_a_task_that_had_to_wait_says_for_how_long(stage: Stage, client: Redlock
     assert result["fence"] > fence
 
 
-def test_an_operation_that_is_named_by_the_business_counts_once(stage: Stage) -> None:
+def test_an_operation_that_is_named_by_the_business_counts_once(stage: WorkerFixture) -> None:
     tasks = [
         stage.send("tasks.counter.increment", kwargs={"name": "named", "op_id": f"order-{number % 3}"})
         for number in range(9)
@@ -118,7 +118,7 @@ def test_an_operation_that_is_named_by_the_business_counts_once(stage: Stage) ->
     assert {result["value"] for result in results} == {1, 2, 3}
 
 
-def test_a_message_that_is_delivered_twice_counts_once(stage: Stage) -> None:
+def test_a_message_that_is_delivered_twice_counts_once(stage: WorkerFixture) -> None:
     tasks = [
         stage.send("tasks.counter.increment", kwargs={"name": "twice"}, task_id=f"delivery-{number}")
         for number in (1, 2, 1, 2, 1)
@@ -131,7 +131,7 @@ def test_a_message_that_is_delivered_twice_counts_once(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("by", ["one", 1.5, None, True])
-def test_a_bad_argument_fails_the_task_and_leaves_the_counter(stage: Stage, by: object) -> None:
+def test_a_bad_argument_fails_the_task_and_leaves_the_counter(stage: WorkerFixture, by: object) -> None:
     task = stage.send("tasks.counter.increment", by, "untouched")
 
     with pytest.raises(ConfigurationError, match="whole number"):
@@ -153,7 +153,7 @@ print(json.dumps(refused))
 """
 
 
-def test_arguments_that_do_not_fit_are_refused_where_the_task_is_called(stage: Stage) -> None:
+def test_arguments_that_do_not_fit_are_refused_where_the_task_is_called(stage: WorkerFixture) -> None:
     refused = shell(stage, CALLS)
 
     assert len(refused) == 4
@@ -170,7 +170,7 @@ except Exception as error:  # whatever it is, the test reads it
 """
 
 
-def test_a_broker_that_is_down_is_an_error_at_the_caller_and_no_hang(stage: Stage) -> None:
+def test_a_broker_that_is_down_is_an_error_at_the_caller_and_no_hang(stage: WorkerFixture) -> None:
     # The shell has a time limit; without any of its own the call would try for ever.
     said = shell(stage, BROKER_DOWN, COUNTER_BROKER_URL=f"redis://127.0.0.1:{free_port()}/0")
 
@@ -178,7 +178,7 @@ def test_a_broker_that_is_down_is_an_error_at_the_caller_and_no_hang(stage: Stag
     assert "refused" in said[2]
 
 
-def test_a_broker_that_is_down_together_with_the_results_is_the_same_error(stage: Stage) -> None:
+def test_a_broker_that_is_down_together_with_the_results_is_the_same_error(stage: WorkerFixture) -> None:
     # As in the example, where both are databases of one Redis.
     port = free_port()
 
@@ -192,7 +192,7 @@ def test_a_broker_that_is_down_together_with_the_results_is_the_same_error(stage
     assert said[:2] == ["kombu.exceptions", "OperationalError"]
 
 
-def test_a_requeued_task_keeps_what_it_is_and_spends_none_of_its_retries(stage: Stage, client: Redlock) -> None:
+def test_a_requeued_task_keeps_what_it_is_and_spends_none_of_its_retries(stage: WorkerFixture, client: Redlock) -> None:
     with held(client, "policy:requeued"):
         task = sent(stage, "requeue", "requeued", headers={"x-trace": "abc"}, priority=3)
         eventually(lambda: stage.state(task) == "RETRY", "the task back in the queue")
@@ -208,7 +208,7 @@ def test_a_requeued_task_keeps_what_it_is_and_spends_none_of_its_retries(stage: 
     assert result["waited_ms"] > 0
 
 
-def test_a_requeued_task_does_not_sit_in_a_worker_process(stage: Stage, client: Redlock) -> None:
+def test_a_requeued_task_does_not_sit_in_a_worker_process(stage: WorkerFixture, client: Redlock) -> None:
     with held(client, "policy:crowd"):
         crowd = [sent(stage, "requeue", "crowd") for _ in range(8)]
         eventually(lambda: all(stage.state(task) == "RETRY" for task in crowd), "eight tasks back in the queue")
@@ -220,7 +220,9 @@ def test_a_requeued_task_does_not_sit_in_a_worker_process(stage: Stage, client: 
     assert len({result["fence"] for result in results}) == 8
 
 
-def test_a_task_that_was_requeued_as_often_as_it_may_says_who_has_the_lock(stage: Stage, client: Redlock) -> None:
+def test_a_task_that_was_requeued_as_often_as_it_may_says_who_has_the_lock(
+    stage: WorkerFixture, client: Redlock
+) -> None:
     with held(client, "policy:once") as lease:
         task = sent(stage, "requeue_once", "once")
         with pytest.raises(LockContended) as caught:
@@ -236,11 +238,11 @@ def test_a_task_that_was_requeued_as_often_as_it_may_says_who_has_the_lock(stage
     assert stage.requeues(task) == 1
 
 
-def test_a_run_that_the_store_refused_is_requeued(stage: Stage) -> None:
+def test_a_run_that_the_store_refused_is_requeued(stage: WorkerFixture) -> None:
     assert stage.result(stage.send(f"{POLICIES}.stale", "refused", 2)) == 3
 
 
-def test_stale_runs_are_bounded_by_max_requeues(stage: Stage) -> None:
+def test_stale_runs_are_bounded_by_max_requeues(stage: WorkerFixture) -> None:
     task = stage.send(f"{POLICIES}.stale", "bounded", 99)
 
     with pytest.raises(Stale):
@@ -250,7 +252,7 @@ def test_stale_runs_are_bounded_by_max_requeues(stage: Stage) -> None:
     assert stage.requeues(task) == 2
 
 
-def test_a_skipped_task_returns_a_value_and_the_chain_goes_on(stage: Stage, client: Redlock) -> None:
+def test_a_skipped_task_returns_a_value_and_the_chain_goes_on(stage: WorkerFixture, client: Redlock) -> None:
     with held(client, "policy:skipped"):
         app = stage.sender
         task = chain(app.signature(f"{POLICIES}.skip", ("skipped",)), app.signature(f"{POLICIES}.after")).apply_async()
@@ -261,7 +263,7 @@ def test_a_skipped_task_returns_a_value_and_the_chain_goes_on(stage: Stage, clie
     assert result["holder"]
 
 
-def test_a_chain_goes_on_once_after_a_task_that_was_requeued(stage: Stage, client: Redlock) -> None:
+def test_a_chain_goes_on_once_after_a_task_that_was_requeued(stage: WorkerFixture, client: Redlock) -> None:
     with held(client, "policy:chained"):
         app = stage.sender
         last = chain(
@@ -282,7 +284,7 @@ print(json.dumps(chord([skip.s("part"), requeue.s("part"), skip.s("free")], afte
 """
 
 
-def test_a_chord_counts_parts_that_were_skipped_or_requeued(stage: Stage, client: Redlock) -> None:
+def test_a_chord_counts_parts_that_were_skipped_or_requeued(stage: WorkerFixture, client: Redlock) -> None:
     with held(client, "policy:part"):
         body = shell(stage, CHORD)
         eventually(lambda: stage.was_requeued("policy:part"), "a part of the chord back in the queue")
@@ -295,7 +297,7 @@ def test_a_chord_counts_parts_that_were_skipped_or_requeued(stage: Stage, client
     assert free["retries"] == 0
 
 
-def test_raise_says_at_once_who_has_the_lock(stage: Stage, client: Redlock) -> None:
+def test_raise_says_at_once_who_has_the_lock(stage: WorkerFixture, client: Redlock) -> None:
     with held(client, "policy:failed"), pytest.raises(LockContended) as caught:
         stage.result(sent(stage, "fail", "failed"))
 
@@ -303,7 +305,7 @@ def test_raise_says_at_once_who_has_the_lock(stage: Stage, client: Redlock) -> N
     assert stage.result(sent(stage, "fail", "failed"))["retries"] == 0
 
 
-def test_raise_goes_with_celerys_own_retries(stage: Stage, client: Redlock) -> None:
+def test_raise_goes_with_celerys_own_retries(stage: WorkerFixture, client: Redlock) -> None:
     with held(client, "policy:retried"):
         task = sent(stage, "retry", "retried")
         eventually(lambda: stage.state(task) == "RETRY", "the first retry")
@@ -311,7 +313,7 @@ def test_raise_goes_with_celerys_own_retries(stage: Stage, client: Redlock) -> N
     assert stage.result(task)["retries"] >= 1
 
 
-def test_a_task_that_waits_gets_the_lock_without_going_back_to_the_queue(stage: Stage, client: Redlock) -> None:
+def test_a_task_that_waits_gets_the_lock_without_going_back_to_the_queue(stage: WorkerFixture, client: Redlock) -> None:
     with held(client, "policy:patient"):
         task = sent(stage, "wait", "patient")
         eventually(lambda: stage.state(task) == "STARTED", "the task in the worker")
@@ -322,7 +324,7 @@ def test_a_task_that_waits_gets_the_lock_without_going_back_to_the_queue(stage: 
     assert stage.requeues(task) == 0
 
 
-def test_no_quorum_is_never_a_skip_and_no_contention(stage: Stage) -> None:
+def test_no_quorum_is_never_a_skip_and_no_contention(stage: WorkerFixture) -> None:
     frozen = stage.nodes.servers[:3]
     for server in frozen:
         server.freeze()
@@ -350,7 +352,9 @@ class Evil:
         return os.mkdir, (str(self._path),)
 
 
-def test_a_pickled_message_is_refused_and_never_opened(stage: Stage, tmp_path: Path, shared_worker: Worker) -> None:
+def test_a_pickled_message_is_refused_and_never_opened(
+    stage: WorkerFixture, tmp_path: Path, shared_worker: Worker
+) -> None:
     trace = tmp_path / "opened"
     assert pickle.loads(pickle.dumps(Evil(tmp_path / "works"))) is None  # noqa: S301 - it is ours
     assert (tmp_path / "works").exists()
@@ -376,7 +380,9 @@ HIDDEN = "hidden-Zk3"
         f"unix:///run/redis.sock?db=0&password={HIDDEN}",
     ],
 )
-def test_a_password_in_an_address_is_masked_in_the_log(stage: Stage, shared_worker: Worker, address: str) -> None:
+def test_a_password_in_an_address_is_masked_in_the_log(
+    stage: WorkerFixture, shared_worker: Worker, address: str
+) -> None:
     marker = f"address-{abs(hash(address))}"
     stage.result(stage.send(f"{POLICIES}.log", f"{marker} {address} and what follows"))
 

@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 from redis import Redis
 
 from redlock import ConfigurationError
-from redlock._transport.connection import Link
+from redlock._transport.connection import NodeConnection
 from redlock.testing.redis_server import Server, free_port
 
 if TYPE_CHECKING:
@@ -155,11 +155,11 @@ def sixth_redis(*options: str) -> Iterator[Server]:
 
 def sends(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     """Count the pieces that go out on all connections."""
-    count, put = [0], Link._put
+    count, put = [0], NodeConnection._put
 
-    def counted(link: Link, words: bytes) -> bool:
+    def counted(link: NodeConnection, words: bytes) -> bool:
         count[0] += 1
         return put(link, words)
 
-    monkeypatch.setattr(Link, "_put", counted)
+    monkeypatch.setattr(NodeConnection, "_put", counted)
     return lambda: count[0]

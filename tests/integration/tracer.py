@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _PACKAGE = str(Path(redlock.__file__).parent)
 
 
-class Struck(BaseException):
+class Interrupted(BaseException):
     """As a time limit's exception, it may come at any moment."""
 
 
@@ -73,7 +73,7 @@ class Tracer:
         if event == "opcode":
             if self._left == 0:
                 self.struck = Place(frame.f_code, frame.f_lasti)
-                raise Struck
+                raise Interrupted
             self._left -= 1
         return self._strike
 

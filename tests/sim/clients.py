@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from redlock._locking.observed_fences import ObservedFences
 from redlock.errors import ConfigurationError
-from tests.sim.links import SimLinks
+from tests.sim.links import SimConnections
 from tests.sim.nodes import EPOCH_MS
 from tests.sim.records import Question
 from tests.sim.world import MS, Actor, Machine, sleep
@@ -49,7 +49,7 @@ class Client(Machine):
         self.fences = ObservedFences()
         self.max_ttl_ms = max_ttl_ms or self.options.max_ttl_ms
         self.ttl_ms = min(self.options.ttl_ms, self.max_ttl_ms)
-        self.links = SimLinks(self, nodes, self.wire.Codec(len(nodes), "", self.max_ttl_ms))
+        self.links = SimConnections(self, nodes, self.wire.Codec(len(nodes), "", self.max_ttl_ms))
         self.spawn(self._work())
 
     def clock_ms(self) -> int:
@@ -68,7 +68,7 @@ class Client(Machine):
         """The fencing token to propose."""
         return self.fences.proposal(names, self.wall_us())
 
-    def saw(self, names: tuple[str, ...], fence: int) -> None:
+    def observe_fence(self, names: tuple[str, ...], fence: int) -> None:
         """Remember a token."""
         self.fences.observe(names, fence, self.wall_us())
 
@@ -95,15 +95,15 @@ class Client(Machine):
                 held.leaving = True
         return False
 
-    def _take(self, operation: Operation) -> Generator[Any, Any, Held | None]:
+    def _take(self, operation: Operation) -> Generator[Any, Any, LockInfo | None]:
         started, losses, woken = self.clock_ms(), 0, False
         while True:
             attempt = self.schedule.attempt(self, operation.names, woken=woken)
             began = self.world.now
             result = yield from self.links.run(self.protocol.acquire(attempt))
-            self.saw(attempt.names, result.election.backed_fence)
+            self.observe_fence(attempt.names, result.election.backed_fence)
             if hasattr(result, "token"):
-                self.saw(attempt.names, result.fence)
+                self.observe_fence(attempt.names, result.fence)
                 return self.schedule.granted(self, result, attempt, began)
             losses += 1
             chance = self.world.chance.random()
@@ -115,7 +115,7 @@ class Client(Machine):
             woken = nap is not None and self.world.chance.random() < 0.5
             yield (sleep, int(pause * MS * (self.world.chance.random() if woken else 1)))
 
-    def _renew(self, held: Held) -> Generator[Any, Any, None]:
+    def _renew(self, held: LockInfo) -> Generator[Any, Any, None]:
         yield (sleep, self.waiting.renewal_ms(held.grant.ttl_ms) * MS)
         while not held.leaving:
             now = self.clock_ms()
@@ -134,7 +134,7 @@ class Client(Machine):
             pause = self.waiting.renewal_ms(self.ttl_ms) if won else self.waiting.retry_ms(max(0, left))
             yield (sleep, pause * MS)
 
-    def _extend(self, held: Held, ttl_ms: int) -> Generator[Any, Any, bool]:
+    def _extend(self, held: LockInfo, ttl_ms: int) -> Generator[Any, Any, bool]:
         try:
             result = yield from self.links.run(self.protocol.extend(held.grant, ttl_ms, self.schedule.source.wait_all))
         except ConfigurationError:
@@ -147,7 +147,7 @@ class Client(Machine):
             held.lost = True
         return False
 
-    def _section(self, held: Held, operation: Operation) -> Generator[Any, Any, bool]:
+    def _section(self, held: LockInfo, operation: Operation) -> Generator[Any, Any, bool]:
         done = yield from self._update(held, operation)
         if self.options.extends and self.world.chance.random() < _GOES_ON:
             # It extended the lease for this.
@@ -163,7 +163,7 @@ class Client(Machine):
         held.exit()
         return done
 
-    def _update(self, held: Held, operation: Operation) -> Generator[Any, Any, bool]:
+    def _update(self, held: LockInfo, operation: Operation) -> Generator[Any, Any, bool]:
         name, grant = operation.names[0], held.grant
         while True:
             opened = yield from self._store("open", name, (str(grant.fence), grant.token))
@@ -171,7 +171,7 @@ class Client(Machine):
                 return False
             if opened[0] == "STALE":
                 self.schedule.stale(self, "open")
-                self.saw(grant.names, int(opened[1]))
+                self.observe_fence(grant.names, int(opened[1]))
                 return False
             value = int(opened[2]) if len(opened) > 2 and opened[2] else 0
             yield (sleep, int(self.options.think_ms * MS * self.world.chance.random()))
@@ -187,7 +187,7 @@ class Client(Machine):
                 return True
             self.schedule.stale(self, "write")
             if int(written[1]) != grant.fence:
-                self.saw(grant.names, int(written[1]))
+                self.observe_fence(grant.names, int(written[1]))
                 return False
 
     def _store(self, door: str, name: str, arguments: tuple[str, ...], identity: str = "") -> Generator[Any, Any, Any]:
@@ -217,7 +217,7 @@ class Stranger(Client):
             yield (sleep, self.world.chance.randint(1, self.options.ttl_ms) * MS)
 
 
-class Held:
+class LockInfo:
     """A lease as its client holds it, with the mutex between extension and release."""
 
     __slots__ = ("_queue", "_taken", "client", "grant", "leaving", "lost", "record")

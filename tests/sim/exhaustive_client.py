@@ -13,7 +13,7 @@ import itertools
 from typing import TYPE_CHECKING, NamedTuple
 
 from redlock._core.commands import Acquire, Confirm
-from redlock._core.votes import UNANSWERED, Election, Grant, Kind, Vote, decided, quorum_of
+from redlock._core.votes import UNANSWERED, Grant, Kind, RoundResult, Vote, decided, quorum_of
 from tests.sim import exhaustive_states as at
 
 if TYPE_CHECKING:
@@ -44,12 +44,12 @@ class Client:
     def __init__(self, rules: Rules, nodes: int) -> None:
         self._acquire = rules.client
         self._quorum = quorum_of(nodes)
-        self._first: dict[int, Election] = {}
+        self._first: dict[int, RoundResult] = {}
         self._enough: dict[tuple[int, tuple[bool, ...]], bool] = {}
 
     def first(self, votes: tuple[Vote, ...]) -> tuple[bool, int] | None:
         """Whether these votes give a token at once, or which number is to be confirmed; None if they are lost."""
-        election = Election(votes, 0, 0)
+        election = RoundResult(votes, 0, 0)
         steps = self._acquire(ATTEMPT)
         next(steps)
         try:
@@ -71,7 +71,7 @@ class Client:
             steps.send(self._first[fence])
             votes = tuple(Vote(Kind.GRANTED, fence) if yes else UNANSWERED for yes in said)
             try:
-                steps.send(Election(votes, 0, 0))
+                steps.send(RoundResult(votes, 0, 0))
                 known = False
             except StopIteration as stop:
                 known = isinstance(stop.value, Grant) and stop.value.fence == fence

@@ -35,7 +35,7 @@ def starts(config: Config, rules: Rules, columns: Columns) -> Iterator[tuple[int
             yield clock, at.OVER, 0
         else:
             yield clock, at.ASKING, int(by_clock and memory == at.QUARANTINED and rules.prompt)
-    if by_clock and memory != at.KEPT:
+    if by_clock and memory != at.STILL_HELD:
         for clock in config.later:
             yield clock, at.ASKING, 0
 

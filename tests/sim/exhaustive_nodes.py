@@ -28,7 +28,7 @@ class Record(NamedTuple):
     run_id: str
     since_ms: int
     quarantine_ms: int
-    terms: str = ""
+    fingerprint: str = ""
 
 
 def acquire(node: Node, token: str, proposed: int) -> tuple[Node, Vote]:
@@ -63,15 +63,15 @@ def repair(node: Node, token: str, fence: int) -> tuple[Node, Vote]:
 
 
 def admit(
-    record: Record | None, run_id: str, terms: str, now_ms: int, quarantine_ms: int
+    record: Record | None, run_id: str, fingerprint: str, now_ms: int, quarantine_ms: int
 ) -> tuple[Record, int | str | None]:
     """admit.lua: None may vote, a number abstains for so many ms, a text is what other clients agreed on."""
     if record is None or record.run_id != run_id:
         return Record(run_id, now_ms, quarantine_ms), quarantine_ms
-    if record.terms not in {"", terms}:
-        return record, record.terms
+    if record.fingerprint not in {"", fingerprint}:
+        return record, record.fingerprint
     record = record._replace(
         quarantine_ms=max(record.quarantine_ms, quarantine_ms), since_ms=min(record.since_ms, now_ms)
     )
     left_ms = record.quarantine_ms - (now_ms - record.since_ms)
-    return (record, left_ms) if left_ms > 0 else (record._replace(terms=terms), None)
+    return (record, left_ms) if left_ms > 0 else (record._replace(fingerprint=fingerprint), None)

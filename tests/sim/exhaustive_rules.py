@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from redlock._core import protocol
 from redlock._core.commands import Acquire, Confirm, Round
-from redlock._core.votes import Election, Grant, Kind, Refusal, Vote, deadline_ms
+from redlock._core.votes import Grant, Kind, Refusal, RoundResult, Vote, deadline_ms
 from tests.sim import exhaustive_nodes as nodes
 from tests.sim.exhaustive_nodes import Node
 
@@ -81,9 +81,9 @@ class Rules:
 
 
 def _like_shipped(
-    fast: Callable[[Election], int | None],
-    second: Callable[[Election], int] = lambda first: first.largest_fence + 1,
-    enough: Callable[[Election], bool] = lambda last: last.won,
+    fast: Callable[[RoundResult], int | None],
+    second: Callable[[RoundResult], int] = lambda first: first.largest_fence + 1,
+    enough: Callable[[RoundResult], bool] = lambda last: last.won,
 ) -> Client:
     """The shipped generator with another token of the first round, of the second, or another quorum there."""
 
@@ -102,11 +102,11 @@ def _like_shipped(
     return acquire
 
 
-def _agreed(first: Election) -> int | None:
+def _agreed(first: RoundResult) -> int | None:
     return first.agreed_fence
 
 
-def _often_enough(first: Election) -> int | None:
+def _often_enough(first: RoundResult) -> int | None:
     fences = [vote.fence for vote in first.votes if vote.kind is Kind.GRANTED]
     return next((fence for fence in sorted(fences) if fences.count(fence) >= first.quorum), None)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from redlock._core import protocol
 from redlock._core.commands import Acquire, Confirm, Round
-from redlock._core.votes import UNANSWERED, Election, Grant, Vote, quorum_of
+from redlock._core.votes import UNANSWERED, Grant, RoundResult, Vote, quorum_of
 from tests.sim import exhaustive_nodes as nodes
 from tests.sim import exhaustive_states as at
 from tests.sim.exhaustive_nodes import Node
@@ -60,7 +60,7 @@ class _Attempt:
     def decide(self) -> bool:
         """End the round with the votes that there are; true if another one begins."""
         try:
-            self._go(self._steps.send(Election(tuple(self.votes), 0, 0)))
+            self._go(self._steps.send(RoundResult(tuple(self.votes), 0, 0)))
         except StopIteration as stop:
             if isinstance(stop.value, Grant):
                 self.token, self.granted = stop.value.fence, True
@@ -110,7 +110,7 @@ class Walk:
     def _decide(self) -> None:
         number = self._chance.choice([n for n, attempt in enumerate(self._attempts) if attempt.votes])
         attempt = self._attempts[number]
-        won = Election(tuple(attempt.votes), 0, 0).won
+        won = RoundResult(tuple(attempt.votes), 0, 0).won
         if (won or self._chance.random() < 0.1) and attempt.decide():
             self._send(number)
 

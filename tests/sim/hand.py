@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from redlock._core.commands import Acquire, Round
-from redlock._core.votes import Election, Grant, Refusal, silent
+from redlock._core.votes import Grant, Refusal, RoundResult, silent
 from redlock._transport import codec as wire
 from redlock._transport.codec import Codec
 from tests.sim.nodes import EPOCH_MS, Lua, Node
@@ -29,7 +29,7 @@ ALL = frozenset(range(5))
 MAX_TTL_MS = 10_000
 
 
-class Hand:
+class FaultInjector:
     """Nodes that have been known for long enough to vote, and one clock for everybody."""
 
     def __init__(self, nodes: int = 5, max_ttl_ms: int = MAX_TTL_MS) -> None:
@@ -92,7 +92,7 @@ class Hand:
                     said[place] if place in said and (hear is None or place in hear) else silent("not heard")
                     for place in known
                 )
-                round_ = steps.send(Election(votes, sent_ms, self.now_ms()))
+                round_ = steps.send(RoundResult(votes, sent_ms, self.now_ms()))
         except StopIteration as stop:
             result: T = stop.value
             return result

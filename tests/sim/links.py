@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from redlock._core.protocol import Steps
-    from redlock._core.votes import Election, Vote
+    from redlock._core.votes import RoundResult, Vote
     from redlock._transport.codec import Call, Codec
     from tests.sim.clients import Client
     from tests.sim.nodes import Node
@@ -52,7 +52,7 @@ class Network:
         return until if until > self.world.now else 0
 
 
-class SimLink:
+class SimConnection:
     """One connection to one node."""
 
     __slots__ = (
@@ -132,18 +132,18 @@ class SimLink:
             vote = self.client.wire.decode(reply)
             self.asked -= admits
             if vote.time_ms:
-                self.refusal = vote if vote.terms else None
+                self.refusal = vote if vote.fingerprint else None
                 self.agreed = vote.kind.value != "S"
             self.client.links.answer(self.place, ticket, vote)
 
 
-class SimLinks:
+class SimConnections:
     """A set of links, used by one actor at a time."""
 
     def __init__(self, client: Client, nodes: list[Node], codec: Codec) -> None:
         self.client = client
         self.codec = codec
-        self.links = [SimLink(client, node) for node in nodes]
+        self.links = [SimConnection(client, node) for node in nodes]
         self.model = client.schedule.source.model
         self.quorum = self.model.quorum_of(len(nodes))
         self._silent: Callable[[str], Vote] = self.model.silent
@@ -184,7 +184,7 @@ class SimLinks:
         finally:
             self.leave()
 
-    def ask(self, round_: Round) -> Generator[Any, Any, Election]:
+    def ask(self, round_: Round) -> Generator[Any, Any, RoundResult]:
         """One round."""
         clock = self.client.clock_ms
         call = self.codec.call(round_.command)
@@ -203,8 +203,8 @@ class SimLinks:
         rejecting = self._rejecting
         final = rejecting >= self.quorum or all(link.up for link in self.links)
         if rejecting and not (final and self._is_barred()):
-            self.votes = [vote._replace(terms="") if vote.terms else vote for vote in self.votes]
-        election: Election = self.model.Election(tuple(self.votes), sent_ms, clock())
+            self.votes = [vote._replace(fingerprint="") if vote.fingerprint else vote for vote in self.votes]
+        election: RoundResult = self.model.RoundResult(tuple(self.votes), sent_ms, clock())
         return election
 
     @property
@@ -215,7 +215,7 @@ class SimLinks:
         rejecting = self._rejecting
         return rejecting > 0 and sum(link.may_agree for link in self.links) <= rejecting
 
-    def _send(self, link: SimLink, round_: Round, call: Call, barred: bool) -> Vote:  # noqa: FBT001 - as above
+    def _send(self, link: SimConnection, round_: Round, call: Call, barred: bool) -> Vote:  # noqa: FBT001 - as above
         if round_.to is not None and link.place not in round_.to:
             return self._silent("not asked")
         if barred:
@@ -243,16 +243,16 @@ class SimLinks:
         if slowest:
             yield (_wait, slowest)
 
-    def _dial(self, link: SimLink, now_ms: int) -> int:
+    def _dial(self, link: SimConnection, now_ms: int) -> int:
         client, node, world = self.client, link.node, self.client.world
         cut = any(client.network.cut_until(client.name, link.place, back=back) for back in (False, True))
         if not node.up or cut or node.frozen_until > world.now:
             link.bad_until = now_ms + world.chance.randint(100, 1_000)
             return 0 if not node.up else client.options.timeout_ms * MS
         link.up, link.run_id, link.suspect_since = True, node.run_id, None
-        terms = node.terms()
-        link.agreed = terms == self.codec.terms
-        link.refusal = self.client.wire.disagrees(terms) if terms and not link.agreed else None
+        fingerprint = node.fingerprint()
+        link.agreed = fingerprint == self.codec.fingerprint
+        link.refusal = self.client.wire.disagrees(fingerprint) if fingerprint and not link.agreed else None
         link.connection += 1
         # A new connection owes its predecessor no order.
         link.last_there = link.last_back = world.now

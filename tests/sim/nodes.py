@@ -118,10 +118,10 @@ class Node:
         value: str | None = self._server.field(key, name, self.time_ms())
         return value
 
-    def terms(self) -> str:
+    def fingerprint(self) -> str:
         """Under which configuration this very server works; empty if it has none yet."""
         known = self.field(codec.RECORD, "run_id") == self.run_id
-        return (self.field(codec.RECORD, "terms") or "") if known else ""
+        return (self.field(codec.RECORD, "fingerprint") or "") if known else ""
 
     def set(self, key: str, value: str) -> None:
         """A string from before the schedule began."""

@@ -13,7 +13,7 @@ from redlock._locking.observed_fences import FENCE_AHEAD_MS
 from redlock._transport import codec
 from tests.sim import checks, faults
 from tests.sim import options as drawn
-from tests.sim.clients import Client, Held, Stranger
+from tests.sim.clients import Client, LockInfo, Stranger
 from tests.sim.links import Network
 from tests.sim.nodes import EPOCH_MS, Node
 from tests.sim.records import Lease, Operation, Question, Write
@@ -135,7 +135,10 @@ class Schedule:
         """What the manual says of nodes with other settings, and of those with a token far ahead of their clock."""
         for node in self.nodes:
             fences = [int(node.get(codec.fence_key(name)) or 0) for name in ("a", "b")]
-            if node.terms() not in {"", self.codec.terms} or max(fences) > (node.time_ms() + FENCE_AHEAD_MS) * 1_000:
+            if (
+                node.fingerprint() not in {"", self.codec.fingerprint}
+                or max(fences) > (node.time_ms() + FENCE_AHEAD_MS) * 1_000
+            ):
                 node.flush()
 
     def next_operation(self, actor: Actor) -> None:
@@ -190,7 +193,7 @@ class Schedule:
         names = tuple(sorted(names))
         return Acquire(names, token, client.ttl_ms, client.proposal(names), woken, waits, by)
 
-    def granted(self, client: Client, grant: Grant, attempt: Acquire, began: int) -> Held:
+    def granted(self, client: Client, grant: Grant, attempt: Acquire, began: int) -> LockInfo:
         """Somebody believes that he holds a lease."""
         now = self.world.now
         if client.clock_ms() >= grant.deadline_ms:
@@ -205,7 +208,7 @@ class Schedule:
         self.leases.append(lease)
         self.two_rounds += grant.rounds > 1
         self.world.note("granted", client.name, attempt.names, grant.fence, grant.rounds, end)
-        held = Held(client, grant, lease)
+        held = LockInfo(client, grant, lease)
         strikes = self.faulty and self.options.faults and client in self.clients
         if strikes and self.world.chance.random() < self.options.nemesis:
             faults.nemesis(self, self.clients.index(client), lease)
@@ -226,7 +229,7 @@ class Schedule:
                 if chance.random() < 0.6:
                     link.drop()
 
-    def after_release(self, held: Held) -> None:
+    def after_release(self, held: LockInfo) -> None:
         """A release has gone out."""
         self.world.note("released", held.client.name, held.grant.fence)
 

@@ -14,12 +14,12 @@ import pytest
 from redlock._core import protocol
 from redlock._core.clock_jump import ClockWatch
 from redlock._core.commands import Acquire, Confirm, Extend, Repair, Round, Wait
-from redlock._core.votes import FENCE_LIMIT, Election, Kind, drift_ms, quarantine_ms, silent, timed_out
+from redlock._core.votes import FENCE_LIMIT, Kind, RoundResult, drift_ms, quarantine_ms, silent, timed_out
 from redlock._transport import codec
 from redlock._transport.codec import Codec
 from tests.sim import options as drawn
-from tests.sim.hand import ALL, A, B, C, D, E, Hand, held, lost
-from tests.sim.links import SimLinks
+from tests.sim.hand import ALL, A, B, C, D, E, FaultInjector, held, lost
+from tests.sim.links import SimConnections
 from tests.sim.nodes import EPOCH_MS
 from tests.sim.schedule import Schedule
 from tests.sim.source import Source
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 HOUR_MS = 3_600_000
 
 
-def rounds(hand: Hand, kind: type[object]) -> list[Round]:
+def rounds(hand: FaultInjector, kind: type[object]) -> list[Round]:
     return [one for one in hand.asked if isinstance(one.command, kind)]
 
 
 def test_1_an_extension_that_comes_after_the_release_leaves_no_ghost() -> None:
-    hand = Hand()
+    hand = FaultInjector()
     grant = held(hand.run(protocol.acquire(hand.attempt("c1"))))
     assert hand.run(protocol.release(grant)) is protocol.Outcome.RELEASED
     votes = hand.tell(Extend(grant.names, grant.token, grant.ttl_ms), ALL)
@@ -45,7 +45,7 @@ def test_1_an_extension_that_comes_after_the_release_leaves_no_ghost() -> None:
 
 
 def test_2_a_lost_lease_does_not_come_back() -> None:
-    hand = Hand(nodes=3)
+    hand = FaultInjector(nodes=3)
     c1 = held(hand.run(protocol.acquire(hand.attempt("c1"))))
     for place in (B, C):
         hand.nodes[place].delete("a")
@@ -58,7 +58,7 @@ def test_2_a_lost_lease_does_not_come_back() -> None:
 
 
 def test_2_a_lease_that_is_still_ours_is_repaired_where_it_is_missing() -> None:
-    hand = Hand()
+    hand = FaultInjector()
     grant = held(hand.run(protocol.acquire(hand.attempt("c1"))))
     hand.nodes[D].delete("a")
     held(hand.run(protocol.extend(grant, 5_000, Wait.ALL)))
@@ -68,7 +68,7 @@ def test_2_a_lease_that_is_still_ours_is_repaired_where_it_is_missing() -> None:
 
 
 def test_2_an_extension_does_not_lengthen_what_is_another_s() -> None:
-    hand = Hand()
+    hand = FaultInjector()
     c1 = held(hand.run(protocol.acquire(hand.attempt("c1"))))
     for node in hand.nodes:
         node.delete("a")
@@ -80,7 +80,7 @@ def test_2_an_extension_does_not_lengthen_what_is_another_s() -> None:
 
 
 def test_2_an_extension_that_fails_deletes_nothing() -> None:
-    hand = Hand()
+    hand = FaultInjector()
     grant = held(hand.run(protocol.acquire(hand.attempt("c1", names=("a", "b")))))
     for place in (A, B, C):
         hand.nodes[place].delete("b")
@@ -89,7 +89,7 @@ def test_2_an_extension_that_fails_deletes_nothing() -> None:
 
 
 def test_3_a_client_with_a_shorter_max_ttl_gets_no_lease_from_a_node_that_forgot_one() -> None:
-    hand = Hand(max_ttl_ms=60_000)
+    hand = FaultInjector(max_ttl_ms=60_000)
     c1 = held(hand.run(protocol.acquire(hand.attempt("c1", 60_000)), reach={A, B, C}))
     hasty = Codec(5, "", 5_000)
     hand.nodes[C].stop()
@@ -106,7 +106,7 @@ def test_3_a_client_with_a_shorter_max_ttl_gets_no_lease_from_a_node_that_forgot
 
 
 def test_4_a_record_from_the_future_does_not_silence_a_node_for_an_hour() -> None:
-    hand = Hand()
+    hand = FaultInjector()
     node = hand.nodes[C]
     node.offset_ms += HOUR_MS
     node.flush()
@@ -121,7 +121,7 @@ def test_4_a_record_from_the_future_does_not_silence_a_node_for_an_hour() -> Non
 
 
 def test_6_an_extension_never_shortens() -> None:
-    hand = Hand(max_ttl_ms=10_000)
+    hand = FaultInjector(max_ttl_ms=10_000)
     c1 = held(hand.run(protocol.acquire(hand.attempt("c1", 10_000))))
     # The round fails half-way: two of five answer.
     lost(hand.run(protocol.extend(c1, 1_000, Wait.ALL), reach={A, B}))
@@ -133,7 +133,7 @@ def test_6_an_extension_never_shortens() -> None:
 
 @pytest.mark.parametrize("proposed", [(EPOCH_MS + HOUR_MS) * 1_000 + 1, FENCE_LIMIT, 2**53, 2**60])
 def test_7_a_token_an_hour_ahead_is_refused_and_nothing_is_written(proposed: int) -> None:
-    hand = Hand()
+    hand = FaultInjector()
     attempt = hand.attempt("c1")._replace(proposed=proposed)
     refused = lost(hand.run(protocol.acquire(attempt)))
     assert refused.election.granted == 0
@@ -149,7 +149,7 @@ def test_7_a_token_an_hour_ahead_is_refused_and_nothing_is_written(proposed: int
 
 
 def test_7_a_node_that_has_an_implausible_token_has_no_vote_there() -> None:
-    hand = Hand()
+    hand = FaultInjector()
     for place in (A, B):
         hand.nodes[place].set(codec.fence_key("a"), str(FENCE_LIMIT - 5))
     c1 = held(hand.run(protocol.acquire(hand.attempt("c1"))))
@@ -166,7 +166,7 @@ def test_7_a_node_that_has_an_implausible_token_has_no_vote_there() -> None:
 
 
 def test_7_a_confirm_of_an_implausible_token_is_refused() -> None:
-    hand = Hand()
+    hand = FaultInjector()
     attempt = hand.attempt("c1")
     hand.tell(attempt, ALL)
     for vote in hand.tell(Confirm(("a",), attempt.token, FENCE_LIMIT - 5), ALL).values():
@@ -177,7 +177,7 @@ def test_7_a_confirm_of_an_implausible_token_is_refused() -> None:
 
 
 def test_8_a_lost_election_does_not_wake_its_own_client() -> None:
-    hand = Hand()
+    hand = FaultInjector()
     held(hand.run(protocol.acquire(hand.attempt("c1")), reach={A, B, C}))
     refused = lost(hand.run(protocol.acquire(hand.attempt("c2"))))
     assert refused.election.granted == 2
@@ -186,7 +186,7 @@ def test_8_a_lost_election_does_not_wake_its_own_client() -> None:
 
 
 def test_9_a_release_is_heard_on_nodes_that_never_had_the_key() -> None:
-    hand = Hand()
+    hand = FaultInjector()
     c1 = held(hand.run(protocol.acquire(hand.attempt("c1")), reach={A, B, C}))
     hand.run(protocol.release(c1))
     assert hand.wake_ups() == ALL
@@ -207,7 +207,7 @@ def test_12_a_jump_that_breaks_a_short_lease_is_seen() -> None:
 
 
 def test_13_a_wake_up_is_passed_on_by_who_stops_waiting() -> None:
-    hand = Hand()
+    hand = FaultInjector()
     c1 = held(hand.run(protocol.acquire(hand.attempt("c1"))))
     hand.run(protocol.release(c1))
     node = hand.nodes[A]
@@ -228,15 +228,15 @@ def test_15_one_frozen_node_keeps_nobody_waiting_twice(monkeypatch: pytest.Monke
         fault_count=0,
     )  # fmt: skip
     monkeypatch.setattr(drawn, "draw", lambda seed: plain._replace(seed=seed))
-    ask, waited = SimLinks.ask, Counter[tuple[int, str]]()
+    ask, waited = SimConnections.ask, Counter[tuple[int, str]]()
 
-    def timed(links: SimLinks, round_: Round) -> Generator[Any, Any, Election]:
+    def timed(links: SimConnections, round_: Round) -> Generator[Any, Any, RoundResult]:
         election = yield from ask(links, round_)
         if isinstance(round_.command, Acquire) and election.done_ms - election.sent_ms + 1 >= plain.timeout_ms:
             waited[links.client.options.seed, links.client.name] += 1
         return election
 
-    monkeypatch.setattr(SimLinks, "ask", timed)
+    monkeypatch.setattr(SimConnections, "ask", timed)
     for seed in range(40):
         schedule = Schedule(seed, Source())
         # Frozen when everybody is connected to it, and for less long than makes a client dial it again.
@@ -247,7 +247,7 @@ def test_15_one_frozen_node_keeps_nobody_waiting_twice(monkeypatch: pytest.Monke
 
 
 def test_16_an_attempt_that_looked_won_leaves_a_wake_up() -> None:
-    hand = Hand()
+    hand = FaultInjector()
     steps = protocol.acquire(hand.attempt("c1"))
     attempt = next(steps)
     said = hand.tell(attempt.command, [A, B, C])
@@ -255,13 +255,13 @@ def test_16_an_attempt_that_looked_won_leaves_a_wake_up() -> None:
     votes = (said[A], said[B], timed_out("no answer within 100 ms"), silent("down"), silent("down"))
     others = lost(hand.run(protocol.acquire(hand.attempt("c4")), reach={A, B, C}))
     assert others.election.held_by_a_quorum, "so c4 sleeps until it is woken"
-    cancel = steps.send(Election(votes, hand.now_ms(), hand.now_ms() + 100))
+    cancel = steps.send(RoundResult(votes, hand.now_ms(), hand.now_ms() + 100))
     hand.tell(cancel.command, [A, B, C])
     assert hand.wake_ups() >= {A, B, C}
 
 
 def test_17_who_is_refused_by_any_node_takes_no_lease() -> None:
-    hand = Hand()
+    hand = FaultInjector()
     c1 = held(hand.run(protocol.acquire(hand.attempt("c1", 10_000)), reach={A, B, E}))
     few, known = Codec(3, "", 10_000), (B, C, D)
     for place in (C, D):

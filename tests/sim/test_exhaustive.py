@@ -161,16 +161,18 @@ def test_the_transcribed_record_admits_whom_the_script_admits(lua: Lua) -> None:
         for _ in range(12):
             now += chance.choice((1, 200, usual - 1, usual, 3 * usual, -300))
             run_id = chance.choice(("run", "run", "run", "another"))
-            terms, quarantine = chance.choice(((CODEC.terms, usual),) * 3 + (("x", usual), ("y", 3 * usual), ("z", 1)))
-            arguments = (terms, str(quarantine), *call.arguments[2:], run_id)
+            fingerprint, quarantine = chance.choice(
+                ((CODEC.fingerprint, usual),) * 3 + (("x", usual), ("y", 3 * usual), ("z", 1))
+            )
+            arguments = (fingerprint, str(quarantine), *call.arguments[2:], run_id)
             reply = server.run(lua.compiled(call.script), now, len(call.keys), *call.keys, *arguments)
-            record, answer = model.admit(record, run_id, terms, now, quarantine)
+            record, answer = model.admit(record, run_id, fingerprint, now, quarantine)
             kind, _, *rest = reply[1:]
             assert kind == {type(None): 0, int: 2, str: 3}[type(answer)]
             assert answer is None or rest[0] == answer
-            names = ("run_id", "since", "quarantine", "terms")
-            run_id, since, asked, terms = (server.field(codec.RECORD, name, now) for name in names)
-            assert record == Record(run_id, int(since), int(asked), terms or "")
+            names = ("run_id", "since", "quarantine", "fingerprint")
+            run_id, since, asked, fingerprint = (server.field(codec.RECORD, name, now) for name in names)
+            assert record == Record(run_id, int(since), int(asked), fingerprint or "")
 
 
 def test_the_transcribed_doors_do_what_the_scripts_do(lua: Lua) -> None:

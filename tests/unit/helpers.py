@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from redlock._core.commands import Acquire, Round, Wait
-from redlock._core.vote_tally import Ballot
-from redlock._core.votes import UNANSWERED, Election, Grant, Kind, Vote, silent
+from redlock._core.vote_tally import VoteTally
+from redlock._core.votes import UNANSWERED, Grant, Kind, RoundResult, Vote, silent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,8 +38,8 @@ ABSENT = denied(holder="", remaining_ms=0)
 """The node may vote and says that the key is not there."""
 
 
-def election(*votes: Vote, sent_ms: int = 1_000, done_ms: int = 1_005) -> Election:
-    return Election(votes, sent_ms, done_ms)
+def election(*votes: Vote, sent_ms: int = 1_000, done_ms: int = 1_005) -> RoundResult:
+    return RoundResult(votes, sent_ms, done_ms)
 
 
 def attempt(ttl_ms: int = TTL_MS) -> Acquire:
@@ -51,7 +51,7 @@ def grant(deadline_ms: int = DEADLINE_MS) -> Grant:
     return Grant(NAMES, TOKEN, 7, deadline_ms, TTL_MS, 1, votes)
 
 
-def drive(steps: Steps[T], *elections: Election) -> tuple[T, list[Round]]:
+def drive(steps: Steps[T], *elections: RoundResult) -> tuple[T, list[Round]]:
     """Answer the rounds with these elections, in order; give the result and all rounds that were asked for.
 
     Rounds that nobody waits for need no election.
@@ -69,9 +69,9 @@ def drive(steps: Steps[T], *elections: Election) -> tuple[T, list[Round]]:
         return result, rounds
 
 
-def heard(round_: Round, votes: Sequence[Vote]) -> Election:
+def heard(round_: Round, votes: Sequence[Vote]) -> RoundResult:
     """What a driver hears of these votes: dead nodes are known to be dead, the others answer in this order."""
-    ballot = Ballot(round_, len(votes), 1_000)
+    ballot = VoteTally(round_, len(votes), 1_000)
     for place, vote in sorted(enumerate(votes), key=lambda one: one[1] != DEAD):
         if vote == DEAD or not ballot.is_over:
             ballot.cast(place, vote)

@@ -7,15 +7,15 @@ import itertools
 import pytest
 
 from redlock._core.commands import Inspect, Round, Wait
-from redlock._core.vote_tally import Ballot
+from redlock._core.vote_tally import VoteTally
 from redlock._core.votes import UNANSWERED, counted, decided, silent
 from tests.unit.helpers import ABSENT, DEAD, NAMES, denied, election, granted
 
 KINDS = [granted(), denied(), ABSENT, DEAD, UNANSWERED]
 
 
-def ballot(wait: Wait = Wait.ALL, nodes: int = 5) -> Ballot:
-    return Ballot(Round(Inspect(NAMES), wait), nodes, 1_000)
+def ballot(wait: Wait = Wait.ALL, nodes: int = 5) -> VoteTally:
+    return VoteTally(Round(Inspect(NAMES), wait), nodes, 1_000)
 
 
 @pytest.mark.parametrize("nodes", [1, 2, 3, 4, 5])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from redlock.celery import task_registry
-from redlock.celery.task_registry import Board, Entry
+from redlock.celery.task_registry import TaskLockEntry, TaskLockRegistry
 
 if TYPE_CHECKING:
     from redlock import Lease
@@ -24,24 +24,24 @@ LEASE = cast("Lease", FakeLease())
 
 
 @pytest.fixture
-def child(monkeypatch: pytest.MonkeyPatch) -> Board:
+def child(monkeypatch: pytest.MonkeyPatch) -> TaskLockRegistry:
     """The board of a worker's child, which has the third slot."""
-    here = Board()
+    here = TaskLockRegistry()
     here.share()
-    monkeypatch.setattr(task_registry, "BOARD", here)
+    monkeypatch.setattr(task_registry, "TASK_LOCKS", here)
     monkeypatch.setattr(task_registry, "own_slot", lambda: 3)
     return here
 
 
-def seen_from_main(child: Board) -> list[tuple[object, ...]]:
+def seen_from_main(child: TaskLockRegistry) -> list[tuple[object, ...]]:
     """What the main process reads of it."""
-    main = Board()
+    main = TaskLockRegistry()
     main._memory = child._memory
     return [(shown["state"], shown["resource"]) for shown in main.listed()]
 
 
-def test_the_main_process_sees_what_a_child_waits_for_holds_and_has_lost(child: Board) -> None:
-    entry = Entry(None)
+def test_the_main_process_sees_what_a_child_waits_for_holds_and_has_lost(child: TaskLockRegistry) -> None:
+    entry = TaskLockEntry(None)
     assert seen_from_main(child) == []
     entry.waiting("account:42", "task-1@h (01234567)")
     assert seen_from_main(child) == [("waits", "account:42")]
@@ -53,8 +53,8 @@ def test_the_main_process_sees_what_a_child_waits_for_holds_and_has_lost(child: 
     assert seen_from_main(child) == []
 
 
-def test_a_wait_is_shown_since_its_beginning_with_the_current_holder(child: Board) -> None:
-    entry = Entry(None)
+def test_a_wait_is_shown_since_its_beginning_with_the_current_holder(child: TaskLockRegistry) -> None:
+    entry = TaskLockEntry(None)
     entry.waiting("account:42", "-")
     (before,) = child._entries.values()
     for holder, shown in (("first", "first"), ("-", "first"), ("second", "second")):
@@ -65,12 +65,12 @@ def test_a_wait_is_shown_since_its_beginning_with_the_current_holder(child: Boar
     assert seen_from_main(child) == [("holds", "account:42")]
 
 
-def test_a_wait_has_its_position_among_the_workers_waits(child: Board) -> None:
-    entries = [Entry(None) for _ in range(4)]
+def test_a_wait_has_its_position_among_the_workers_waits(child: TaskLockRegistry) -> None:
+    entries = [TaskLockEntry(None) for _ in range(4)]
     for entry, resource in zip(entries, ("a", "a", "b", "a"), strict=True):
         entry.waiting(resource, "-")
     entries[0].acquired(LEASE)
-    main = Board()
+    main = TaskLockRegistry()
     main._memory = child._memory
     assert sorted((str(shown["resource"]), shown.get("position")) for shown in main.listed()) == [
         ("a", 1),
@@ -80,23 +80,23 @@ def test_a_wait_has_its_position_among_the_workers_waits(child: Board) -> None:
     ]
 
 
-def test_a_run_that_was_torn_away_from_its_end_is_not_shown_for_ever(child: Board) -> None:
-    entry = Entry(None)
+def test_a_run_that_was_torn_away_from_its_end_is_not_shown_for_ever(child: TaskLockRegistry) -> None:
+    entry = TaskLockEntry(None)
     entry.acquired(LEASE)
     del entry
     assert not child._entries
 
 
-def test_what_a_dead_child_left_is_not_shown(child: Board, monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = Entry(None)
+def test_what_a_dead_child_left_is_not_shown(child: TaskLockRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = TaskLockEntry(None)
     monkeypatch.setattr(os, "getpid", lambda: 2**22 + 5)  # above the largest there can be
     entry.acquired(LEASE)
     monkeypatch.undo()
     assert seen_from_main(child) == []
 
 
-def test_what_is_half_written_is_not_read(child: Board) -> None:
-    entry = Entry(None)
+def test_what_is_half_written_is_not_read(child: TaskLockRegistry) -> None:
+    entry = TaskLockEntry(None)
     entry.acquired(LEASE)
     memory, start = child._memory, 3 * task_registry._SLOT_BYTES
     assert memory is not None
@@ -107,8 +107,8 @@ def test_what_is_half_written_is_not_read(child: Board) -> None:
     assert seen_from_main(child) == [("lost", "account:42")], "the next one to write puts it right"
 
 
-def test_more_than_there_is_room_for_is_cut_and_never_spills_into_the_next_slot(child: Board) -> None:
-    entries = [Entry(None) for _ in range(400)]
+def test_more_than_there_is_room_for_is_cut_and_never_spills_into_the_next_slot(child: TaskLockRegistry) -> None:
+    entries = [TaskLockEntry(None) for _ in range(400)]
     for entry in entries:
         entry.waiting("account:" + "x" * 200, "-")
     assert 20 < len(seen_from_main(child)) < 400
@@ -117,9 +117,9 @@ def test_more_than_there_is_room_for_is_cut_and_never_spills_into_the_next_slot(
     assert not any(memory[4 * task_registry._SLOT_BYTES : 5 * task_registry._SLOT_BYTES])
 
 
-def test_where_there_is_no_slot_nothing_is_written(child: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_there_is_no_slot_nothing_is_written(child: TaskLockRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(task_registry, "own_slot", lambda: None)
-    entry = Entry(None)
+    entry = TaskLockEntry(None)
     entry.acquired(LEASE)
     assert seen_from_main(child) == []
     assert [shown["state"] for shown in child.listed()] == ["holds"], "it knows by itself"

@@ -12,7 +12,7 @@ from celery import Celery
 from redlock import ConfigurationError
 from redlock._transport.address import parse
 from redlock.admin import doctor
-from redlock.admin.cluster_status import Survey
+from redlock.admin.cluster_status import ClusterStatus
 from redlock.celery import client_for, heartbeat
 from redlock.celery.decorator import settings_of
 
@@ -230,6 +230,6 @@ def test_a_password_in_an_address_of_the_configuration_is_noticed(
     shown, *warned = caplog.messages
     assert shown.startswith("settings nodes=")
     assert [line.partition(" ")[0] for line in warned] == ["password-in-conf"] * exposed
-    found = doctor.examine(Survey((), (), False, 3, "", 0.0), settings_of(app))  # noqa: FBT003 - plain values
+    found = doctor.examine(ClusterStatus((), (), False, 3, "", 0.0), settings_of(app))  # noqa: FBT003 - plain values
     assert [one.code for one in found].count("password-in-conf") == exposed
     assert "canary" not in caplog.text + "".join(map(str, found))

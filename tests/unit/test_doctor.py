@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from redlock.admin import doctor
-from redlock.admin.cluster_status import Survey
+from redlock.admin.cluster_status import ClusterStatus
 from redlock.admin.diagnostics import Finding, Level, sort, worst
 from redlock.admin.node_probe import NodeState
 from redlock.settings import Settings
@@ -27,7 +27,7 @@ def nodes(*changes: dict[str, Any], count: int = 5) -> tuple[NodeState, ...]:
 
 def levels(states: tuple[NodeState, ...], **settings: Any) -> dict[str, Level]:  # noqa: ANN401 - as Settings takes it
     """The codes of what is found, each with how bad it is; what is fine is left out."""
-    seen = Survey(states, (), more=False, quorum=len(states) // 2 + 1, terms=TERMS, time=0.0)
+    seen = ClusterStatus(states, (), more=False, quorum=len(states) // 2 + 1, fingerprint=TERMS, time=0.0)
     findings = doctor.examine(seen, Settings(**settings))
     assert all("None" not in str(finding) for finding in findings)
     return {finding.code: finding.level for finding in findings if finding.level is not Level.FINE}
@@ -35,7 +35,7 @@ def levels(states: tuple[NodeState, ...], **settings: Any) -> dict[str, Level]: 
 
 def test_good_nodes_and_settings_are_fine() -> None:
     assert levels(nodes()) == {}
-    assert levels(nodes({"terms": TERMS})) == {}
+    assert levels(nodes({"fingerprint": TERMS})) == {}
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_good_nodes_and_settings_are_fine() -> None:
         ({"version": "6.0.20", "reason": "x"}, "version", Level.UNSAFE),
         ({"role": "slave", "reason": "a replica of h:1; lock nodes must be"}, "replica", Level.UNSAFE),
         ({"mode": "cluster", "reason": "in cluster mode"}, "cluster-mode", Level.UNSAFE),
-        ({"terms": "nodes=3", "reason": "its clients agreed on nodes=3"}, "terms", Level.UNSAFE),
+        ({"fingerprint": "nodes=3", "reason": "its clients agreed on nodes=3"}, "fingerprint", Level.UNSAFE),
         ({"run_id": "r1"}, "duplicate-server", Level.WARNING),
         ({"eviction": "allkeys-lru", "max_memory": 1_000}, "eviction", Level.UNSAFE),
         ({"eviction": "volatile-ttl", "max_memory": 1_000}, "eviction", Level.UNSAFE),
@@ -65,9 +65,9 @@ def test_one_bad_node_is_one_finding(change: dict[str, Any], code: str, level: L
 
 
 def test_a_minority_with_other_terms_is_a_warning() -> None:
-    other, ours = {"terms": "nodes=3", "reason": "its clients agreed on nodes=3"}, {"terms": TERMS}
-    assert levels(nodes(other, other, ours, ours, ours)) == {"terms": Level.WARNING}
-    assert levels(nodes(other, other, other, ours, ours))["terms"] is Level.UNSAFE
+    other, ours = {"fingerprint": "nodes=3", "reason": "its clients agreed on nodes=3"}, {"fingerprint": TERMS}
+    assert levels(nodes(other, other, ours, ours, ours)) == {"fingerprint": Level.WARNING}
+    assert levels(nodes(other, other, other, ours, ours))["fingerprint"] is Level.UNSAFE
 
 
 def test_a_clock_that_is_not_known_well_enough_is_no_finding() -> None:
@@ -132,7 +132,7 @@ def test_what_is_said_of_broker_and_store(
     owns_data: bool,  # noqa: FBT001 - a column
     found: dict[str, Level],
 ) -> None:
-    seen = Survey(nodes(), (), more=False, quorum=3, terms=TERMS, time=0.0)
+    seen = ClusterStatus(nodes(), (), more=False, quorum=3, fingerprint=TERMS, time=0.0)
     findings = doctor.examine_broker(dataclasses.replace(GOOD, **change), seen, owns_data=owns_data)
     assert {finding.code: finding.level for finding in findings} == found
 
@@ -167,7 +167,7 @@ def test_a_finding_is_one_line_with_what_mends_it() -> None:
     ],
 )
 def test_it_says_which_promise_the_persistence_gives(change: dict[str, Any], promise: str) -> None:
-    seen = Survey(nodes(*[change] * 5), (), more=False, quorum=3, terms=TERMS, time=0.0)
+    seen = ClusterStatus(nodes(*[change] * 5), (), more=False, quorum=3, fingerprint=TERMS, time=0.0)
     (said,) = [one for one in doctor.examine(seen, Settings()) if one.code == "persistence"]
     assert promise in said.what
     assert said.where == "nodes"

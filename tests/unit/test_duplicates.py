@@ -48,7 +48,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     clock = Clock()
     monkeypatch.setattr(duplicate_delivery, "time", clock)
     yield clock
-    charge.backend.forget("id-1")
+    charge.backend.reset_after_fork("id-1")
     while charge.request_stack.top is not None:
         charge.pop_request()
 
@@ -166,9 +166,9 @@ def test_a_message_that_is_delivered_after_a_failure_gives_no_second_end() -> No
     assert charge.backend.get_task_meta("id-1", cache=False)["status"] == "FAILURE"
 
 
-@pytest.mark.parametrize("otherwise", ["skip", "raise", "requeue"])
+@pytest.mark.parametrize("on_conflict", ["skip", "raise", "requeue"])
 def test_a_copy_of_a_run_that_was_lost_is_neither_skipped_nor_refused(
-    monkeypatch: pytest.MonkeyPatch, otherwise: str
+    monkeypatch: pytest.MonkeyPatch, on_conflict: str
 ) -> None:
     """The run that was lost may have had its effect: the copy goes back until it can say so."""
     calls: list[dict[str, Any]] = []
@@ -176,7 +176,7 @@ def test_a_copy_of_a_run_that_was_lost_is_neither_skipped_nor_refused(
     store("STARTED")
     for contended in (LockContended("x", "id-2@host since 1"), LockContended("x")):
         with pytest.raises(Ignore):
-            Policy(0, otherwise, 0).refused(contended, delivered(redelivered=True))
+            Policy(0, on_conflict, 0).refused(contended, delivered(redelivered=True))
     assert [call["headers"][COPY] for call in calls] == [0, 0]
 
 

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from redlock._locking.local_wait_queue import Gate, Place
+from redlock._locking.local_wait_queue import LocalWaitQueue, Place
 
 NAMES = ("account:42",)
 LONG = 30.0
@@ -15,7 +15,7 @@ LONG = 30.0
 class Comer:
     """A thread that comes to the gate, and says when it is at the front."""
 
-    def __init__(self, gate: Gate, order: list[int], number: int) -> None:
+    def __init__(self, gate: LocalWaitQueue, order: list[int], number: int) -> None:
         self._gate, self._order, self._number = gate, order, number
         self.at_the_front = threading.Event()
         self.place: Place | None = None
@@ -41,7 +41,7 @@ class Comer:
 
 
 def test_the_first_does_not_wait_and_leaves_nothing_behind() -> None:
-    gate = Gate()
+    gate = LocalWaitQueue()
     first = gate.join(NAMES)
     assert first.wait(LONG) is False
     assert gate.has_line(NAMES)
@@ -52,7 +52,7 @@ def test_the_first_does_not_wait_and_leaves_nothing_behind() -> None:
 
 
 def test_it_is_first_come_first_served() -> None:
-    gate, order = Gate(), list[int]()
+    gate, order = LocalWaitQueue(), list[int]()
     first = gate.join(NAMES)
     comers = [Comer(gate, order, number) for number in range(5)]
     for comer in comers:
@@ -69,7 +69,7 @@ def test_it_is_first_come_first_served() -> None:
 
 
 def test_a_thread_that_waited_long_enough_keeps_its_place() -> None:
-    gate, order = Gate(), list[int]()
+    gate, order = LocalWaitQueue(), list[int]()
     first, second = gate.join(NAMES), gate.join(NAMES)
     assert second.wait(0) is True
     comer = Comer(gate, order, 3)
@@ -82,7 +82,7 @@ def test_a_thread_that_waited_long_enough_keeps_its_place() -> None:
 
 
 def test_leaving_from_the_middle_delays_no_other() -> None:
-    gate, order = Gate(), list[int]()
+    gate, order = LocalWaitQueue(), list[int]()
     first, second = gate.join(NAMES), gate.join(NAMES)
     comer = Comer(gate, order, 3)
     comer.come()
@@ -93,13 +93,13 @@ def test_leaving_from_the_middle_delays_no_other() -> None:
 
 
 def test_other_names_have_a_line_of_their_own() -> None:
-    gate = Gate()
+    gate = LocalWaitQueue()
     places = [gate.join(names) for names in (NAMES, ("account:43",), (*NAMES, "account:43"))]
     assert not any(place.wait(LONG) for place in places)
 
 
 def test_leaving_twice_is_no_error_and_removes_one_place() -> None:
-    gate = Gate()
+    gate = LocalWaitQueue()
     first, second = gate.join(NAMES), gate.join(NAMES)
     first.leave()
     first.leave()
@@ -109,7 +109,7 @@ def test_leaving_twice_is_no_error_and_removes_one_place() -> None:
 
 @pytest.mark.parametrize("which", [0, 1, 2])
 def test_a_place_that_is_dropped_is_given_up(which: int) -> None:
-    gate = Gate()
+    gate = LocalWaitQueue()
     places = [gate.join(NAMES) for _ in range(3)]
     del places[which]
     assert gate.length(NAMES) == 2

@@ -184,7 +184,7 @@ def test_celery_is_imported_only_where_it_is_integrated() -> None:
 def test_the_public_surface_is_this_list() -> None:
     assert redlock.__all__ == [
         "ConfigurationError",
-        "Holding",
+        "LockHolder",
         "Lease",
         "Lock",
         "LockContended",

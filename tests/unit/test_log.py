@@ -11,7 +11,7 @@ import pytest
 from redlock import LockContended, _log
 from redlock._core.protocol import Outcome
 from redlock._core.votes import UNANSWERED, Refusal, silent
-from redlock._locking.lock_events import Journal
+from redlock._locking.lock_events import LockEventLog
 from redlock._transport.node import Node
 from tests.unit.helpers import ABSENT, OTHER, SECRET, denied, election, grant, granted
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 NODES = [Node(f"redis://:canary-b7Qx@h:{port}", 100) for port in range(1, 6)]
-JOURNAL = Journal(NODES)
+JOURNAL = LockEventLog(NODES)
 SPLIT = Refusal(election(granted(), denied(), denied(), silent("connection refused"), UNANSWERED))
 
 

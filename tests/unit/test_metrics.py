@@ -136,7 +136,7 @@ def test_leases_that_nobody_gave_back_are_not_kept_without_end(counted: Metrics)
 
 def test_a_forked_child_holds_nothing_of_its_parents(counted: Metrics) -> None:
     acquired(counted)
-    counted.forget()
+    counted.reset_after_fork()
     counted.see("released", {"resource": "a", "fence": 7})
     found = figures(counted)
     assert found["redlock_hold_seconds_count"] == 0

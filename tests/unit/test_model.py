@@ -9,9 +9,9 @@ import pytest
 
 from redlock._core.votes import (
     UNANSWERED,
-    Election,
     Kind,
     Refusal,
+    RoundResult,
     Vote,
     counted,
     deadline_ms,
@@ -241,7 +241,7 @@ def test_a_minority_of_nodes_invents_no_token(fences: tuple[int, ...], backed: i
 
 
 def test_a_node_that_works_under_other_terms_is_named_by_its_place() -> None:
-    other_terms = Vote(Kind.SILENT, reason="its clients agreed on other terms", terms="nodes=3")
+    other_terms = Vote(Kind.SILENT, reason="its clients agreed on other terms", fingerprint="nodes=3")
     assert election(granted(), DEAD, other_terms).disagreement == 2
     assert election(granted(), DEAD).disagreement is None
 
@@ -276,6 +276,6 @@ def test_no_more_than_eight_digits_of_a_secret_are_ever_shown_also_of_other_clie
 
 
 def test_votes_and_elections_can_not_be_changed_afterwards() -> None:
-    votes: Election = election(denied(OTHER))
+    votes: RoundResult = election(denied(OTHER))
     with pytest.raises(AttributeError):
         votes.votes[0].fence = 9  # type: ignore[misc]

@@ -12,7 +12,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redlock import ConfigurationError, Redlock
 from redlock._transport import address
 from redlock._transport import node as node_module
-from redlock._transport.node import Node, Unfit, _met, why
+from redlock._transport.node import Node, UnsuitableNode, _met, why
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -241,7 +241,7 @@ def wrapped(cause: Exception) -> Exception:
         (wrapped(ConnectionRefusedError(111, "Connection refused")), "connection refused"),
         (wrapped(FileNotFoundError(2, "No such file or directory")), "no such file or directory"),
         (wrapped(TimeoutError("timed out")), "no answer within 100 ms"),
-        (Unfit("a replica of h:2; lock nodes must be independent masters"), "a replica of h:2"),
+        (UnsuitableNode("a replica of h:2; lock nodes must be independent masters"), "a replica of h:2"),
         (RedisConnectionError("Protocol Error: b'HTTP/1.1 400'"), "not as a Redis server does"),
         (ValueError(), "not as a Redis server does (ValueError)"),
     ],
@@ -264,5 +264,5 @@ def test_a_failure_to_reach_a_node_is_told_in_words(error: Exception, said: str)
     ],
 )
 def test_an_error_in_the_greeting_is_told_in_words(answer: str, said: str) -> None:
-    with pytest.raises(Unfit, match=said):
+    with pytest.raises(UnsuitableNode, match=said):
         _met([ReplyError(answer)] * 10, 1)

@@ -8,7 +8,7 @@ import pytest
 
 from redlock._core.votes import Refusal
 from redlock._locking import acquire_timeout
-from redlock._locking.acquire_timeout import Patience
+from redlock._locking.acquire_timeout import AcquireTimeout
 from tests.unit.helpers import DEAD, denied, election
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def pass_ms(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 def test_what_is_bounded_ends_when_its_time_is_over_whoever_answered(
     pass_ms: Callable[[int], None], refusal: Refusal
 ) -> None:
-    one = Patience(2_000, TTL_MS)
+    one = AcquireTimeout(2_000, TTL_MS)
     pass_ms(1_500)
     assert one.left_ms(refusal) == 500
     assert one.waits_ms == one.turn_ms == 500
@@ -45,14 +45,14 @@ def test_what_is_bounded_ends_when_its_time_is_over_whoever_answered(
 
 
 def test_what_is_endless_goes_on_while_somebody_has_it(pass_ms: Callable[[int], None]) -> None:
-    one = Patience(None, TTL_MS)
+    one = AcquireTimeout(None, TTL_MS)
     pass_ms(10 * TTL_MS)
     assert one.left_ms(HELD) is None
     assert one.waits_ms == one.turn_ms == TTL_MS
 
 
 def test_what_is_endless_ends_where_too_few_nodes_could_be_heard_for_one_ttl(pass_ms: Callable[[int], None]) -> None:
-    one = Patience(None, TTL_MS)
+    one = AcquireTimeout(None, TTL_MS)
     pass_ms(3_000)
     assert one.left_ms(ALONE) == 2_000
     one.left_ms(HELD)
@@ -64,5 +64,5 @@ def test_what_is_endless_ends_where_too_few_nodes_could_be_heard_for_one_ttl(pas
 
 
 def test_nobody_waits_in_the_line_for_longer_than_a_ttl_without_a_look_at_the_nodes() -> None:
-    assert Patience(60_000, TTL_MS).turn_ms == TTL_MS
-    assert Patience(0, TTL_MS).turn_ms == 0
+    assert AcquireTimeout(60_000, TTL_MS).turn_ms == TTL_MS
+    assert AcquireTimeout(0, TTL_MS).turn_ms == 0

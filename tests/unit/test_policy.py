@@ -28,8 +28,8 @@ def charge(self: Any, account_id: int) -> None:  # noqa: ANN401 - Celery is unty
     """A task that needs a lock."""
 
 
-def policy(otherwise: str = "requeue", max_requeues: int | None = None) -> Policy:
-    return Policy.checked(1.0, otherwise, max_requeues)
+def policy(on_conflict: str = "requeue", max_requeues: int | None = None) -> Policy:
+    return Policy.checked(1.0, on_conflict, max_requeues)
 
 
 @pytest.fixture
@@ -78,11 +78,11 @@ def test_who_skips_says_so_and_why() -> None:
     )
 
 
-@pytest.mark.parametrize("otherwise", ["skip", "raise"])
-def test_too_few_votes_are_never_a_skip(otherwise: str) -> None:
+@pytest.mark.parametrize("on_conflict", ["skip", "raise"])
+def test_too_few_votes_are_never_a_skip(on_conflict: str) -> None:
     """Nobody knows whether somebody else does the work."""
     with pytest.raises(QuorumUnavailable):
-        policy(otherwise).refused(NO_QUORUM, None)
+        policy(on_conflict).refused(NO_QUORUM, None)
 
 
 def test_who_raises_raises_what_there_was(running: Callable[..., Any], sent: list[dict[str, Any]]) -> None:
@@ -236,7 +236,7 @@ def test_overtime_returns_the_message_to_the_broker(
 
 
 @pytest.mark.parametrize(
-    ("otherwise", "acks", "left"),
+    ("on_conflict", "acks", "left"),
     [
         ("requeue", "early", {}),
         ("raise", "late", {}),
@@ -246,10 +246,10 @@ def test_overtime_returns_the_message_to_the_broker(
     ids=["acknowledged early", "raise", "skip", "the broker would drop it"],
 )
 def test_overtime_is_a_failure_where_a_return_would_lose_the_task(
-    running: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, otherwise: str, acks: str, left: dict[str, int]
+    running: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, on_conflict: str, acks: str, left: dict[str, int]
 ) -> None:
     monkeypatch.setattr(charge, "acks_late", acks == "late")
-    policy(otherwise).overtime(running(**left))
+    policy(on_conflict).overtime(running(**left))
 
 
 def test_the_time_in_the_queue_counts_and_is_asked_for_once(running: Callable[..., Any]) -> None:
@@ -267,7 +267,7 @@ def test_a_message_that_never_went_back_has_not_waited_there(running: Callable[.
     assert running(headers=None).waited_ms() == 0
 
 
-@pytest.mark.parametrize("otherwise", ["", "drop", None, ["skip"]])
-def test_another_way_out_is_refused(otherwise: Any) -> None:  # noqa: ANN401
+@pytest.mark.parametrize("on_conflict", ["", "drop", None, ["skip"]])
+def test_another_way_out_is_refused(on_conflict: Any) -> None:  # noqa: ANN401
     with pytest.raises(ConfigurationError, match="'requeue', 'skip' or 'raise'"):
-        Policy.checked(1.0, otherwise, None)
+        Policy.checked(1.0, on_conflict, None)

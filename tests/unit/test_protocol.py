@@ -123,7 +123,7 @@ def test_one_granted_node_and_two_silent_ones_are_no_quorum_and_a_split_vote_is_
 
 
 def test_whom_one_node_refuses_because_they_disagree_takes_no_lease() -> None:
-    refused = silent("other terms")._replace(terms="nodes=3")
+    refused = silent("other terms")._replace(fingerprint="nodes=3")
     result, rounds = drive(protocol.acquire(attempt()), election(*[granted()] * 3, refused, UNANSWERED))
     assert isinstance(result, Refusal)
     assert result.disagreement == 3
@@ -132,7 +132,7 @@ def test_whom_one_node_refuses_because_they_disagree_takes_no_lease() -> None:
 
 def test_who_looked_like_the_winner_leaves_a_wake_up_when_it_goes() -> None:
     """Others were denied by it, and sleep until somebody wakes them."""
-    refused = silent("other terms")._replace(terms="nodes=3")
+    refused = silent("other terms")._replace(fingerprint="nodes=3")
     _, rounds = drive(protocol.acquire(attempt()), election(*[granted()] * 4, refused))
     assert [round_.command for round_ in rounds[1:]] == [CANCEL_AND_WAKE]
 

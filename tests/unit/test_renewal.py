@@ -10,7 +10,7 @@ from redlock._locking.background import Background
 from redlock._locking.renewal import Renewal
 from redlock._transport.codec import Codec
 from redlock._transport.node import DEFAULT_NODES, Node
-from redlock._transport.pool import Driver
+from redlock._transport.pool import ConnectionPool
 
 if TYPE_CHECKING:
     import pytest
@@ -35,7 +35,7 @@ class FakeThread(Background):
 
 def test_it_sleeps_until_a_lease_that_is_still_held_is_due() -> None:
     """And does not wake up for each lease that was given back."""
-    renewal = Renewal(Driver(NODES, CODEC))
+    renewal = Renewal(ConnectionPool(NODES, CODEC))
     renewal._background = FakeThread()
     over: list[Any] = [Given(held=False) for _ in range(10)]
     held: Any = Given(held=True)
@@ -52,7 +52,7 @@ def test_it_sleeps_until_a_lease_that_is_still_held_is_due() -> None:
 def test_the_first_late_renewal_is_logged_with_its_delay(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    renewal = Renewal(Driver(NODES, CODEC))
+    renewal = Renewal(ConnectionPool(NODES, CODEC))
     renewal._background = FakeThread()
     started = now_ms()
     leases: list[Any] = [Given(held=True, ttl_ms=3_000, resource=f"r-{number}", links=None) for number in range(3)]
@@ -68,7 +68,7 @@ def test_the_first_late_renewal_is_logged_with_its_delay(
 
 
 def test_a_renewal_in_time_is_not_logged(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    renewal = Renewal(Driver(NODES, CODEC))
+    renewal = Renewal(ConnectionPool(NODES, CODEC))
     renewal._background = FakeThread()
     lease: Any = Given(held=True, ttl_ms=300_000, resource="x", links=None)
     given_back: Any = Given(held=False, ttl_ms=3_000, resource="y", links=None)

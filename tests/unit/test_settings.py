@@ -51,7 +51,7 @@ def test_every_field_can_be_set_both_ways_and_makes_a_client() -> None:
     client = small.client()
     assert client.ttl_ms == 2_000
     assert [node.timeout_ms for node in client.driver.nodes] == [50] * 3
-    assert "max_ttl=8s prefix='p:'" in client.driver.codec.terms
+    assert "max_ttl=8s prefix='p:'" in client.driver.codec.fingerprint
 
 
 def test_names_that_do_not_begin_with_the_prefix_are_nobodys_business() -> None:

@@ -8,13 +8,13 @@ import pytest
 from hiredis import ReplyError
 
 from redlock._transport import node_info
-from redlock.admin.cluster_status import Held, Survey
+from redlock.admin.cluster_status import ClusterStatus, LockInfo
 from redlock.admin.node_probe import NodeState
 from redlock.cli.status_table import table
 
 UP = NodeState("h:1", reachable=True, version="8.2.3", used_memory=2**20, clock_offset=0.002, aof=True, fsync="always")
 DOWN = NodeState("h:2", reason="connection refused")
-HELD = Held(
+HELD = LockInfo(
     "account:42",
     "task-1@w1",
     "2026-11-24T12:00:00Z",
@@ -28,9 +28,9 @@ HELD = Held(
 
 
 def lines(
-    *locks: Held, more: bool = False, nodes: tuple[NodeState, ...] = (UP, UP, DOWN), color: bool = False
+    *locks: LockInfo, more: bool = False, nodes: tuple[NodeState, ...] = (UP, UP, DOWN), color: bool = False
 ) -> list[str]:
-    return table(Survey(nodes, locks, more, 2, "", 0.0), color=color).splitlines()
+    return table(ClusterStatus(nodes, locks, more, 2, "", 0.0), color=color).splitlines()
 
 
 def test_each_node_is_a_line_with_its_state_and_each_lock_a_line_with_its_holder() -> None:

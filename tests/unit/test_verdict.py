@@ -56,7 +56,7 @@ def test_each_node_that_gave_no_vote_is_named_with_its_own_reason_and_no_other()
 
 
 def test_clients_that_disagree_are_told_where_and_over_what() -> None:
-    refused = silent("its clients agreed on nodes=3")._replace(terms="nodes=3 max_ttl=10s prefix=''")
+    refused = silent("its clients agreed on nodes=3")._replace(fingerprint="nodes=3 max_ttl=10s prefix=''")
     refusal = Refusal(election(granted(), refused, granted(), granted(), granted()))
     with pytest.raises(ConfigurationError) as caught:
         failures.refuse_disagreement(NODES, "nodes=5 max_ttl=10s prefix=''", refusal)

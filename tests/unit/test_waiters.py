@@ -8,10 +8,10 @@ import pytest
 
 from redlock._core.commands import Release
 from redlock._core.votes import Refusal
-from redlock._locking.wait_queue import Nap, Waiters
+from redlock._locking.wait_queue import QueuedWaiter, WaiterPool
 from redlock._transport.codec import Codec
 from redlock._transport.node import Node
-from redlock._transport.threads import Links
+from redlock._transport.threads import NodeConnections
 from tests.unit.helpers import DEAD, denied, election, granted
 
 if TYPE_CHECKING:
@@ -27,23 +27,23 @@ def nodes() -> list[Node]:
     return [Node(f"h:{port}", 100) for port in range(1, 6)]
 
 
-def fresh(nodes: Sequence[Node]) -> Waiters:
-    return Waiters([Node(node.label, 100) for node in nodes], CODEC)
+def fresh(nodes: Sequence[Node]) -> WaiterPool:
+    return WaiterPool([Node(node.label, 100) for node in nodes], CODEC)
 
 
 def test_all_waiters_of_a_resource_wait_on_the_same_node_in_whatever_process(nodes: list[Node]) -> None:
     for number in range(50):
         names = (f"account:{number}",)
-        places = {fresh(nodes).node_for(names), Waiters(nodes, CODEC).node_for(names)}
+        places = {fresh(nodes).node_for(names), WaiterPool(nodes, CODEC).node_for(names)}
         assert len({node.label for node in places if node is not None}) == 1
 
 
 def test_a_release_is_told_last_to_the_node_at_which_it_wakes_somebody(nodes: list[Node]) -> None:
     for number in range(50):
         names = (f"account:{number}",)
-        told = [link.node for link in Links(nodes, CODEC).order(Release(names, "t", 5_000))]
+        told = [link.node for link in NodeConnections(nodes, CODEC).order(Release(names, "t", 5_000))]
         assert set(told) == set(nodes)
-        waiters = Waiters(nodes, CODEC)
+        waiters = WaiterPool(nodes, CODEC)
         assert told[-1] is waiters.node_for(names)
         told[-1].error = "down"
         assert told[-2] is waiters.node_for(names)
@@ -51,12 +51,12 @@ def test_a_release_is_told_last_to_the_node_at_which_it_wakes_somebody(nodes: li
 
 
 def test_different_resources_are_waited_for_on_different_nodes(nodes: list[Node]) -> None:
-    waiters = Waiters(nodes, CODEC)
+    waiters = WaiterPool(nodes, CODEC)
     assert {waiters.node_for((f"account:{number}",)) for number in range(200)} == set(nodes)
 
 
 def test_where_a_node_is_bad_everybody_who_knows_waits_on_the_same_other_one(nodes: list[Node]) -> None:
-    waiters = Waiters(nodes, CODEC)
+    waiters = WaiterPool(nodes, CODEC)
     first = waiters.node_for(("x",))
     assert first is not None
     first.is_bad("connection refused")
@@ -70,16 +70,16 @@ def test_where_a_node_is_bad_everybody_who_knows_waits_on_the_same_other_one(nod
 def test_where_all_are_bad_there_is_nowhere_to_wait(nodes: list[Node]) -> None:
     for node in nodes:
         node.is_bad("connection refused")
-    assert Waiters(nodes, CODEC).node_for(("x",)) is None
+    assert WaiterPool(nodes, CODEC).node_for(("x",)) is None
 
 
 def test_the_wake_ups_of_a_set_lie_at_a_key_for_each_name(nodes: list[Node]) -> None:
-    keys = Waiters(nodes, CODEC).keys(("a", "b"))
+    keys = WaiterPool(nodes, CODEC).keys(("a", "b"))
     assert keys == ["app:\x01redlock:wake:a", "app:\x01redlock:wake:b"]
 
 
 def test_a_waiter_of_a_held_lock_can_be_woken_and_one_of_a_split_vote_can_not(nodes: list[Node]) -> None:
-    nap = Nap(Waiters(nodes, CODEC), ("x",), 5_000)
+    nap = QueuedWaiter(WaiterPool(nodes, CODEC), ("x",), 5_000)
     assert not nap.woken
     length, wakes = nap.length_ms(HELD, 1, 0.5)
     assert wakes
@@ -91,11 +91,11 @@ def test_a_waiter_of_a_held_lock_can_be_woken_and_one_of_a_split_vote_can_not(no
 
 def test_a_nap_that_was_never_taken_ends_without_a_word(nodes: list[Node]) -> None:
     """The conftest refuses every connection."""
-    Nap(Waiters(nodes, CODEC), ("x",), 5_000).end(won=False)
+    QueuedWaiter(WaiterPool(nodes, CODEC), ("x",), 5_000).end(won=False)
 
 
 def test_who_was_met_is_remembered_for_a_while_and_no_more_than_can_be_kept(nodes: list[Node]) -> None:
-    waiters = Waiters(nodes, CODEC)
+    waiters = WaiterPool(nodes, CODEC)
     for number in range(2_000):
         waiters.remember((str(number),), 7, 60_000)
     assert waiters.lately_waited_ms(("1999",)) == 7
@@ -104,5 +104,5 @@ def test_who_was_met_is_remembered_for_a_while_and_no_more_than_can_be_kept(node
     assert not waiters.lately_waited_ms(("1999",))
     waiters.remember(("1997",), 7, 0)
     assert not waiters.lately_waited_ms(("1997",)), "that was long ago"
-    waiters.forget()
+    waiters.reset_after_fork()
     assert not waiters.lately_waited_ms(("1998",))

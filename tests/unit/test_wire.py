@@ -136,7 +136,7 @@ def test_a_command_brings_as_many_keys_and_arguments_as_its_script_reads(command
 def test_each_argument_is_where_its_script_reads_it(command: Command, arguments: tuple[str, ...]) -> None:
     """In the order that the head of each script names."""
     call = CODEC.call(command)
-    common = (CODEC.terms, str(quarantine_ms(10_000))) if call.script.admits else ()
+    common = (CODEC.fingerprint, str(quarantine_ms(10_000))) if call.script.admits else ()
     assert call.arguments == (*common, *arguments)
 
 
@@ -186,8 +186,10 @@ def test_no_resource_can_collide_with_the_locks_own_keys() -> None:
 
 
 def test_clients_that_differ_in_anything_they_must_share_have_other_terms() -> None:
-    terms = {Codec(*options).terms for options in ((5, "", 10_000), (3, "", 10_000), (5, "a", 10_000), (5, "", 9_999))}
-    assert len(terms) == 4
+    fingerprint = {
+        Codec(*options).fingerprint for options in ((5, "", 10_000), (3, "", 10_000), (5, "a", 10_000), (5, "", 9_999))
+    }
+    assert len(fingerprint) == 4
 
 
 def test_the_lessons_are_all_scripts() -> None:
@@ -215,7 +217,7 @@ def test_replies_as_votes() -> None:
     assert (quarantined.kind, quarantined.remaining_ms) == (Kind.SILENT, 9_100)
     assert "9.1 s" in quarantined.reason
     disagrees = decode([3, 5, b"nodes=3"])
-    assert (disagrees.kind, disagrees.terms) == (Kind.SILENT, "nodes=3")
+    assert (disagrees.kind, disagrees.fingerprint) == (Kind.SILENT, "nodes=3")
 
 
 @pytest.mark.parametrize(
@@ -258,7 +260,7 @@ def test_another_clients_token_may_be_any_bytes() -> None:
 def test_what_only_begins_like_a_vote_is_none(reply: object) -> None:
     """A fence that is no number would break the client when it looks for the largest one."""
     vote = decode(reply)
-    assert (vote.kind, vote.terms) == (Kind.SILENT, "")
+    assert (vote.kind, vote.fingerprint) == (Kind.SILENT, "")
     assert "no vote" in vote.reason
 
 
@@ -298,4 +300,4 @@ def test_what_does_not_name_other_terms_is_no_refusal(reply: object) -> None:
 def test_a_refusal_names_the_terms() -> None:
     refusal = codec.refusal([3, 7, b"nodes=3"])
     assert refusal is not None
-    assert (refusal.terms, refusal.time_ms) == ("nodes=3", 7)
+    assert (refusal.fingerprint, refusal.time_ms) == ("nodes=3", 7)

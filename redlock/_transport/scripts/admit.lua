@@ -11,7 +11,7 @@
 -- same reason the terms are stored with the first vote, not at the first contact.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local record = redis.call('HMGET', KEYS[1], 'run_id', 'since', 'terms', 'quarantine')
+local record = redis.call('HMGET', KEYS[1], 'run_id', 'since', 'fingerprint', 'quarantine')
 if record[1] ~= ARGV[#ARGV] then
   redis.call('DEL', KEYS[1])
   redis.call('HSET', KEYS[1], 'run_id', ARGV[#ARGV], 'since', string.format('%.0f', now), 'quarantine', ARGV[2])
@@ -35,5 +35,5 @@ if age < quarantine then
   return {2, now, quarantine - age}
 end
 if not record[3] then
-  redis.call('HSET', KEYS[1], 'terms', ARGV[1])
+  redis.call('HSET', KEYS[1], 'fingerprint', ARGV[1])
 end

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from redlock._locking.wait_report import Waiter
-    from redlock.admin.cluster_status import Held
+    from redlock.admin.cluster_status import LockInfo
     from redlock.admin.node_probe import NodeState
 
 _PAGES = Path(__file__).parent / "pages"
@@ -107,7 +107,7 @@ def _survey(app: Celery) -> dict[str, Any]:
     }
 
 
-def _lock(held: Held) -> dict[str, Any]:
+def _lock(held: LockInfo) -> dict[str, Any]:
     task, worker = _task_of(held.holder) if held.since else ("", "")
     return {
         "resource": held.resource,

@@ -108,9 +108,9 @@ def control(self: Task, name: str, most: float = 0.0) -> int:
 @locked("faults:{name}")
 def _unfenced(op: str, name: str, most: float) -> int:
     store = FencedStore(server())
-    value = int(store.peek(name) or 0)
+    value = int(store.read_unfenced(name) or 0)
     note("open", op, name=name, fence=current_lease().fence)
     time.sleep(random.uniform(0, most))
-    store.overwrite(name, str(value + 1))
+    store.write_unfenced(name, str(value + 1))
     note("wrote", op, name=name, value=value + 1)
     return value + 1

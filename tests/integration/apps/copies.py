@@ -32,22 +32,22 @@ def work(task: Task, name: str, how: str) -> int:
     return number
 
 
-def mode(otherwise: str) -> Callable[[Task, str, str], int]:
+def mode(on_conflict: str) -> Callable[[Task, str, str], int]:
     """A task with this choice; the same key for all."""
 
-    @app.task(bind=True, name=f"{__name__}.{otherwise}")
-    @locked("copies:{name}", wait=0.05, otherwise=otherwise)
+    @app.task(bind=True, name=f"{__name__}.{on_conflict}")
+    @locked("copies:{name}", wait=0.05, on_conflict=on_conflict)
     def task(self: Task, name: str, how: str = "succeed") -> int:
         return work(self, name, how)
 
     return task  # type: ignore[no-any-return]  # Celery is untyped
 
 
-MODES = {otherwise: mode(otherwise) for otherwise in ("requeue", "skip", "raise")}
+MODES = {on_conflict: mode(on_conflict) for on_conflict in ("requeue", "skip", "raise")}
 
 
 @app.task(bind=True)
-@locked("copies:{name}", wait=30, otherwise="requeue")
+@locked("copies:{name}", wait=30, on_conflict="requeue")
 def wait(self: Task, name: str, how: str = "succeed") -> int:
     """Waits in its slot."""
     return work(self, name, how)

@@ -13,7 +13,7 @@ app.conf.beat_schedule = {"report": {"task": f"{__name__}.report", "schedule": 0
 
 
 @app.task
-@locked("periodic:report", wait=0, otherwise="skip")
+@locked("periodic:report", wait=0, on_conflict="skip")
 def report() -> None:
     """Takes longer than the time between two of it; notes how many are at it."""
     with Redis.from_url(settings.store_url) as store:

@@ -36,49 +36,49 @@ def about(task: Task) -> dict[str, Any]:
 
 
 @app.task(bind=True, max_retries=0)
-@locked("policy:{name}", wait=0.02, otherwise="requeue")
+@locked("policy:{name}", wait=0.02, on_conflict="requeue")
 def requeue(self: Task, name: str) -> dict[str, Any]:  # noqa: ARG001 - names the lock
     """Goes back to the queue until it has the lock; it could not be retried even once."""
     return about(self)
 
 
 @app.task(bind=True)
-@locked("policy:{name}", wait=0.02, otherwise="requeue", max_requeues=1)
+@locked("policy:{name}", wait=0.02, on_conflict="requeue", max_requeues=1)
 def requeue_once(self: Task, name: str) -> dict[str, Any]:  # noqa: ARG001 - names the lock
     """Goes back to the queue once."""
     return about(self)
 
 
 @app.task(bind=True)
-@locked("policy:{name}", wait=0, otherwise="skip")
+@locked("policy:{name}", wait=0, on_conflict="skip")
 def skip(self: Task, name: str) -> dict[str, Any]:  # noqa: ARG001 - names the lock
     """Does nothing if somebody else does it."""
     return about(self)
 
 
 @app.task(bind=True)
-@locked("policy:{name}", wait=0, otherwise="raise")
+@locked("policy:{name}", wait=0, on_conflict="raise")
 def fail(self: Task, name: str) -> dict[str, Any]:  # noqa: ARG001 - names the lock
     """Says so."""
     return about(self)
 
 
 @app.task(bind=True, autoretry_for=(LockContended,), retry_kwargs={"countdown": 0.1, "max_retries": 500})
-@locked("policy:{name}", wait=0, otherwise="raise")
+@locked("policy:{name}", wait=0, on_conflict="raise")
 def retry(self: Task, name: str) -> dict[str, Any]:  # noqa: ARG001 - names the lock
     """Is retried as Celery retries."""
     return about(self)
 
 
 @app.task(bind=True, max_retries=0)
-@locked("policy:{name}", wait=30, otherwise="raise")
+@locked("policy:{name}", wait=30, on_conflict="raise")
 def wait(self: Task, name: str) -> dict[str, Any]:  # noqa: ARG001 - names the lock
     """Waits in the worker's slot."""
     return about(self)
 
 
 @app.task(bind=True, max_retries=0)
-@locked("policy:{name}", otherwise="requeue", max_requeues=2)
+@locked("policy:{name}", on_conflict="requeue", max_requeues=2)
 def stale(self: Task, name: str, times: int) -> int:
     """Is refused by the store in its first runs; gives the number of its runs."""
     runs = int(store.incr(f"runs:{self.request.id}"))

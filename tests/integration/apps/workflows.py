@@ -22,28 +22,28 @@ logger = logging.getLogger(__name__)
 
 
 @app.task(bind=True, autoretry_for=(Exception,), max_retries=0, retry_backoff=True)
-@locked("policy:{name}", wait=0.02, otherwise="requeue")
+@locked("policy:{name}", wait=0.02, on_conflict="requeue")
 def requeue(self: Task, name: str) -> dict[str, Any]:  # noqa: ARG001 - names the lock
     """Goes back to the queue, and would be retried for anything, if it could be retried even once."""
     return about(self)
 
 
 @app.task
-@locked("policy:{name}", wait=20, otherwise="raise")
+@locked("policy:{name}", wait=20, on_conflict="raise")
 def wait(name: str) -> list[object]:
     """Waits in the worker's slot; says what it was called with, and its token."""
     return [name, current_lease().fence]
 
 
 @app.task
-@locked("policy:{name}", wait=0.02, otherwise="requeue")
+@locked("policy:{name}", wait=0.02, on_conflict="requeue")
 def fail(name: str) -> None:
     """Fails, once it has the lock."""
     raise ValueError(name)
 
 
 @app.task(bind=True)
-@locked("policy:{names[0]}", wait=0.02, otherwise="requeue")
+@locked("policy:{names[0]}", wait=0.02, on_conflict="requeue")
 def call_itself(self: Task, names: Sequence[str]) -> str:
     """Calls itself in its own process, for the other names."""
     return names[0] + (self(names[1:]) if len(names) > 1 else "")
@@ -54,7 +54,7 @@ class Charge(Task):  # type: ignore[misc]  # Celery is untyped
 
     name = "tests.integration.apps.workflows.Charge"
 
-    @locked("policy:{account}", wait=0.02, otherwise="requeue")
+    @locked("policy:{account}", wait=0.02, on_conflict="requeue")
     def run(self, account: str, amount: int = 1) -> dict[str, Any]:
         """Charge an account."""
         return about(self) | {"account": account, "amount": amount}
@@ -64,7 +64,7 @@ app.register_task(Charge())
 
 
 @shared_task(bind=True)
-@locked("policy:{name}", wait=0.02, otherwise="requeue")
+@locked("policy:{name}", wait=0.02, on_conflict="requeue")
 def shared(self: Task, name: str) -> dict[str, Any]:  # noqa: ARG001 - names the lock
     """A task that belongs to no app."""
     return about(self)
@@ -78,7 +78,7 @@ class Order(BaseModel):
 
 
 @app.task(pydantic=True)
-@locked("policy:{order.account}", wait=0.02, otherwise="requeue")
+@locked("policy:{order.account}", wait=0.02, on_conflict="requeue")
 def pay(order: Order) -> Order:
     """Gets a model and gives one back."""
     return Order(account=order.account, amount=order.amount + 1)
