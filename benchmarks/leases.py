@@ -17,17 +17,17 @@ def hold(peer: Ours, said: dict[str, Any]) -> dict[str, Any]:
     begun = time.monotonic()
     leases = [peer.client.lease(f"{said['name']}:{number}", renew=True) for number in range(said["leases"])]
     for lease in leases:
-        lease.take(0)
+        lease.acquire(0)
     taken = time.monotonic() - begun
     cpu, started = time.process_time(), time.monotonic()
     time.sleep(said["seconds"])
     cpu, seconds = time.process_time() - cpu, time.monotonic() - started
-    lost = sum(lease.lost for lease in leases)
+    lost = sum(lease.is_lost for lease in leases)
     answer = {
         "taken": taken, "cpu": cpu / seconds, "lost": lost, "memory_mb": _memory_mb(), "connections": _connections()
     }  # fmt: skip
     for lease in leases:
-        if not lease.lost:
+        if not lease.is_lost:
             lease.release()
     return answer
 

@@ -37,7 +37,7 @@ def excerpt(text: str, most: int) -> str:
     return shown if len(text) <= most and len(shown) <= most else f"{shown[: most - 3]}..."
 
 
-def owner_label(text: str) -> str:
+def bounded_label(text: str) -> str:
     """An owner label as nodes store it: escaped, and at most `LONGEST_LABEL` characters long."""
     # Escaping can make it ten times as long, so only what may be kept is escaped.
     if len(text) > LONGEST_LABEL:

@@ -41,7 +41,7 @@ class InnerLease(Lease):
     @property
     def held(self) -> bool:
         """Whether the block is inside and the outer lease is held."""
-        return self._is_inside and self._outer.held
+        return self._is_inside and self._outer.is_held
 
     @property
     def _is_inside(self) -> bool:
@@ -50,7 +50,7 @@ class InnerLease(Lease):
     @property
     def lost(self) -> bool:
         """Whether the outer lease is known to be lost."""
-        return self._outer.lost
+        return self._outer.is_lost
 
     @property
     def _lost(self) -> str:  # type: ignore[override]  # the outer lease's, and only read here
@@ -82,7 +82,7 @@ class InnerLease(Lease):
 
     def outcome(self) -> Outcome:
         """`KEPT` while the outer lease is held; then the outcome of its release."""
-        return Outcome.STILL_HELD if self._outer.held else self._outer.outcome()
+        return Outcome.STILL_HELD if self._outer.is_held else self._outer.outcome()
 
     def _held(self) -> Grant:
         if not self._is_inside:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 from redlock import _log, _process, _validation
 from redlock._clock import wall_us
 from redlock._core import protocol
-from redlock._core.votes import shown
-from redlock._escaping import owner_label
+from redlock._core.votes import masked_token
+from redlock._escaping import bounded_label
 from redlock._inner_lease import InnerLease
 from redlock._locking import failures, held_leases, misuse, process_lifecycle
 from redlock._locking.lock_events import LockEventLog
@@ -100,11 +100,11 @@ class Redlock:
             warnings.warn(warning, stacklevel=2)
             _log.warning("nodes", count=len(members), why=warning)
         codec = Codec(len(members), prefix, self._max_ttl_ms, self.reserve_ms)
-        self.driver = ConnectionPool(members, codec)
-        self.waiters = WaiterPool(members, codec)
-        self.log = LockEventLog(members)
-        self.waits = WaitRegistry(self.log, self.waiters, prefix)
-        self.renewal = Renewal(self.driver)
+        self.pool = ConnectionPool(members, codec)
+        self.waiter_pool = WaiterPool(members, codec)
+        self.event_log = LockEventLog(members)
+        self.waits = WaitRegistry(self.event_log, self.waiter_pool, prefix)
+        self.renewal = Renewal(self.pool)
         process_lifecycle.watch(self)
         self._allow_event_loop = allow_event_loop
         self._fences = ObservedFences()
@@ -201,7 +201,7 @@ class Redlock:
             self,
             _validation.resources(name),
             ttl_ms=self.ttl_ms if ttl_ms is None else self._checked_ms(ttl_ms),
-            who=owner_label(who),
+            who=bounded_label(who),
             renew=renew,
             max_hold_ms=max_hold_ms,
             on_lost=on_lost,
@@ -217,10 +217,10 @@ class Redlock:
             QuorumUnavailable: Too few nodes answered.
         """
         resource = _validation.resource(name)
-        with self.driver.links() as links:
+        with self.pool.connections() as links:
             election = links.run(protocol.inspect(resource))
         if not election.reachable:
-            raise failures.unavailable(self.driver.nodes, resource, election)
+            raise failures.unavailable(self.pool.nodes, resource, election)
         holder = election.holder
         if holder is None or election.denied < election.quorum:
             return None
@@ -228,7 +228,7 @@ class Redlock:
         left_ms = election.free_in_ms
         return LockHolder(
             resource,
-            shown(holder),
+            masked_token(holder),
             None if left_ms is None else left_ms / 1000,
             count,
             election.largest_fence,
@@ -288,8 +288,8 @@ class Redlock:
         """Close all connections. Leases that are still held run out with their TTL."""
         self.renewal.close()
         self.waits.publisher.close()
-        self.waiters.close()
-        self.driver.close()
+        self.waiter_pool.close()
+        self.pool.close()
 
     def __enter__(self) -> Self:
         return self

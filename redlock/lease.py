@@ -67,12 +67,12 @@ class Lease(LeaseSteps):
         return self._held().rounds
 
     @property
-    def held(self) -> bool:
+    def is_held(self) -> bool:
         """Whether this process took it and has not given it back; says nothing about its deadline."""
         return self._grant is not None and self._pid == _process.pid()
 
     @property
-    def lost(self) -> bool:
+    def is_lost(self) -> bool:
         """Whether it is known to be lost: it could not be renewed, or its time is over."""
         grant = self._grant
         return bool(self._lost) or (grant is not None and grant.deadline_ms <= now_ms())
@@ -90,7 +90,7 @@ class Lease(LeaseSteps):
         """
         self._check_valid()
 
-    def take(self, patience_ms: int | None) -> None:
+    def acquire(self, patience_ms: int | None) -> None:
         """Win an election, trying again for this long; None tries for ever.
 
         Raises:
@@ -99,12 +99,12 @@ class Lease(LeaseSteps):
             ConfigurationError: The addresses lead to too few servers, or other clients work under other terms.
         """
         who = Acquisition(self._client, self.names, self.ttl_ms, self._who, won=self._begin, undo=self._undo)
-        who.win(patience_ms)
+        who.run(patience_ms)
 
     def _begin(self, grant: Grant, links: NodeConnections, waited_ms: int) -> None:
-        self.links, self._grant, self._taken_ms, self.waited_ms = links, grant, now_ms(), waited_ms
+        self.connections, self._grant, self._taken_ms, self.waited_ms = links, grant, now_ms(), waited_ms
         held_leases.add(self)
-        self._client.log.acquired(self.resource, grant, waited_ms)
+        self._client.event_log.acquired(self.resource, grant, waited_ms)
         if self._renew:
             self._client.renewal.add(self, self._taken_ms + renewal_ms(self.ttl_ms))
 
@@ -125,8 +125,8 @@ class Lease(LeaseSteps):
         if turn is None:
             raise LockLost(self.resource, "its time was over before another extension ended")
         try:
-            with turn, self._client.driver.links(self.links) as links:
-                self.links = links
+            with turn, self._client.pool.connections(self.connections) as links:
+                self.connections = links
                 links.run(self._extending(ttl_ms, Wait.DECIDED))
         finally:
             self.report_loss()
@@ -170,7 +170,7 @@ class Lease(LeaseSteps):
             # The renewing thread may have released it while this thread waited for its turn.
             return self._finish(wait=wait) if self._grant is not None else self.outcome()
 
-    def leave(self, *, wait: bool = True, ends_blocks: bool = True) -> None:
+    def close(self, *, wait: bool = True, ends_blocks: bool = True) -> None:
         """Give it back at the end of what it protected.
 
         Args:
@@ -180,17 +180,17 @@ class Lease(LeaseSteps):
         Raises:
             LockLost: It was lost before: somebody else may have been inside at the same time.
         """
-        lost = self.lost
+        lost = self.is_lost
         outcome = self.release(wait=wait, ends_blocks=ends_blocks)
         if lost or outcome is Outcome.EXPIRED:
             raise LockLost(self.resource, self._lost or "its time was over before it was given back")
 
     def _finish(self, *, wait: bool = True) -> Outcome:
         if wait:
-            with self._client.driver.links(self.links) as links:
+            with self._client.pool.connections(self.connections) as links:
                 return links.run(self._releasing())
         grant, self._outcome = self._held(), Outcome.PENDING
-        self._client.driver.begin(self.links, protocol.release(grant), functools.partial(self._ended, grant))
+        self._client.pool.send_release(self.connections, protocol.release(grant), functools.partial(self._ended, grant))
         self._grant = None
         return Outcome.PENDING
 
@@ -201,8 +201,8 @@ class Lease(LeaseSteps):
             NotHeld: It was not given back.
         """
         if self._outcome is Outcome.PENDING:
-            with self._client.driver.links(self.links) as links:
-                links.settle()
+            with self._client.pool.connections(self.connections) as links:
+                links.await_releases()
         if self._grant is not None or self._outcome is None:
             raise NotHeld(f"lock {self.resource!r} was not given back", self.resource)
         return self._outcome

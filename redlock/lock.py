@@ -134,17 +134,17 @@ class Lock:
         leases = self._leases
         if leases:
             # Only a block is sure to give back what it has lost.
-            over = [one for one in leases if not one.held or (one.lost and not one.is_block)]
+            over = [one for one in leases if not one.is_held or (one.is_lost and not one.is_block)]
             for one in over:
                 leases.remove(one)
         leases.append(lease)
-        lease.take(patience_ms)
+        lease.acquire(patience_ms)
 
     def _drop(self, lease: Lease) -> None:
         """After an exception: nothing may stay, and be renewed, without an owner."""
         with contextlib.suppress(ValueError):
             self._leases.remove(lease)
-        if lease.held:
+        if lease.is_held:
             with contextlib.suppress(RedlockError):
                 lease.release()
 
@@ -170,7 +170,7 @@ class Lock:
     def _last(self, is_block: bool | None) -> Lease:  # noqa: FBT001 - None: either
         """The lease that was taken last, by a block or by `acquire`."""
         for lease in reversed(self._leases):
-            if lease.held and is_block in (None, lease.is_block):
+            if lease.is_held and is_block in (None, lease.is_block):
                 return lease
         whose = "by this thread" if self._thread_local else "by this Lock"
         raise NotHeld(f"lock {self.name!r} is not held {whose}", self.name)
@@ -201,7 +201,7 @@ class Lock:
         # First: an exception that strikes after this leaves no lease that is renewed.
         with contextlib.suppress(ValueError):
             self._leases.remove(lease)
-        lease.leave(wait=self._wait_for_release, ends_blocks=ends_blocks)
+        lease.close(wait=self._wait_for_release, ends_blocks=ends_blocks)
 
     def extend(self, additional_time: float, *, replace_ttl: bool = False) -> Literal[True]:
         """Make the lease last longer.
@@ -240,10 +240,10 @@ class Lock:
             lease = self.lease
         except NotHeld:
             return False
-        if lease.lost:
+        if lease.is_lost:
             return False
         token = lease.owner
-        with self._client.driver.links() as links:
+        with self._client.pool.connections() as links:
             elections = [links.run(protocol.inspect(name)) for name in self.names]
         return all(sum(vote.holder == token for vote in one.votes) >= one.quorum for one in elections)
 

@@ -121,5 +121,5 @@ def _meet_the_nodes() -> None:
     """Be known to the lock nodes from the start: brand-new ones vote when they have been known for `max_ttl`."""
     lease = client_for(app).lease("worker start", who="worker start")
     with contextlib.suppress(RedlockError):
-        lease.take(0)
+        lease.acquire(0)
         lease.release()

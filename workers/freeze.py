@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from redlock import QuorumUnavailable
-from redlock._core.votes import shown
+from redlock._core.votes import masked_token
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -84,7 +84,7 @@ class Freeze:
         except QuorumUnavailable:
             return ""
         owner, section = self._redis.hmget(f"store:{self._name}", "owner", "open")
-        if holding is None or section is None or shown(str(owner)) != holding.holder:
+        if holding is None or section is None or masked_token(str(owner)) != holding.holder:
             return ""
         return holding.holder.partition("@")[2].partition("@")[0]
 

@@ -71,5 +71,5 @@ def _be_known(lock_settings: LockSettings) -> None:
     """Meet the nodes: brand-new ones vote when they have been known for `max_ttl`, and not before somebody came."""
     with contextlib.suppress(RedlockError), lock_settings.client() as client:
         lease = client.lease("worker start", who="worker start")
-        lease.take(0)
+        lease.acquire(0)
         lease.release()

@@ -46,7 +46,7 @@ def acquire(attempt: Acquire) -> Steps[Grant | Refusal]:
     first = yield Round(attempt)
     if not first.won or first.disagreement is not None:
         # A waiter must not wake itself; but who saw this attempt as the winner sleeps until somebody wakes him.
-        if first.looked_won:
+        if first.may_look_won:
             yield from cancel(attempt, attempt.ttl_ms)
         elif first.not_denied:
             yield from cancel(attempt, 0, first.not_denied)

@@ -73,7 +73,7 @@ class VoteTally:
         elif vote.unanswered:
             self._open += 1
 
-    def miss(self, place: int, reason: str) -> None:
+    def record_silence(self, place: int, reason: str) -> None:
         """No answer will come from this node any more."""
         if not self.closed and self.votes[place].unanswered:
             self.cast(place, silent(reason))

@@ -13,7 +13,7 @@ import enum
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from redlock._escaping import escape, owner_label
+from redlock._escaping import bounded_label, escape
 
 if TYPE_CHECKING:
     from redlock._core.commands import Names
@@ -135,7 +135,7 @@ class RoundResult(NamedTuple):
         return self.granted >= self.quorum
 
     @property
-    def looked_won(self) -> bool:
+    def may_look_won(self) -> bool:
         """Whether to others it may look as if this attempt had won, by what nodes granted that did not tell us."""
         return sum(vote.kind is Kind.GRANTED or vote.unanswered or vote.timed_out for vote in self.votes) >= self.quorum
 
@@ -145,7 +145,7 @@ class RoundResult(NamedTuple):
         return sum(vote.kind is not Kind.SILENT or vote.unanswered for vote in self.votes) >= self.quorum
 
     @property
-    def heard(self) -> int:
+    def answered(self) -> int:
         """How many nodes answered: with a vote, that they abstain for a while, or that they reject the client."""
         return sum(vote.kind is not Kind.SILENT or vote.time_ms > 0 for vote in self.votes)
 
@@ -212,7 +212,7 @@ class RoundResult(NamedTuple):
         return times[self.quorum - 1] if len(times) >= self.quorum else None
 
     @property
-    def ballot(self) -> str:
+    def votes_text(self) -> str:
         """The votes as letters in the nodes' order, for logs: `GGD.S`; a point is an answer not waited for."""
         return "".join("." if vote.unanswered else vote.kind.value for vote in self.votes)
 
@@ -240,7 +240,9 @@ class Grant(NamedTuple):
 
     def __repr__(self) -> str:
         # Not as a tuple's: an error report with local variables must not hold the token.
-        return f"Grant({self.names!r}, {shown(self.token)!r}, fence={self.fence}, deadline_ms={self.deadline_ms})"
+        return (
+            f"Grant({self.names!r}, {masked_token(self.token)!r}, fence={self.fence}, deadline_ms={self.deadline_ms})"
+        )
 
 
 class Refusal(NamedTuple):
@@ -287,12 +289,12 @@ def quarantine_ms(max_ttl_ms: int) -> int:
     return max_ttl_ms + drift_ms(max_ttl_ms)
 
 
-def shown(token: str) -> str:
+def masked_token(token: str) -> str:
     """An owner token as logs and errors may show it: its label, and eight digits of the secret.
 
     Of another client's token nobody knows which part is the secret: eight characters, and nothing of the rest.
     """
     ours = _OWN_TOKEN.match(token)
     if ours and ours[1] not in ours[2]:
-        return f"{owner_label(ours[2])} ({ours[1][:8]})"
+        return f"{bounded_label(ours[2])} ({ours[1][:8]})"
     return f"{escape(token[:8])}..."

@@ -40,14 +40,14 @@ class AcquireTimeout:
         """How long it may wait without a look at the nodes."""
         return min(self._ttl_ms, self.waits_ms)
 
-    def hears(self) -> None:
+    def node_heard(self) -> None:
         """A quorum was heard, or could not be asked."""
         self._heard_ms = now_ms()
 
     def left_ms(self, refusal: Refusal) -> int | None:
         """What is left after this refusal; None if there is no end."""
-        if refusal.election.heard >= refusal.election.quorum:
-            self.hears()
+        if refusal.election.answered >= refusal.election.quorum:
+            self.node_heard()
         if self._length_ms is not None:
             return self.started_ms + self._length_ms - now_ms()
         return self._heard_ms + self._ttl_ms - now_ms() if refusal.no_quorum else None

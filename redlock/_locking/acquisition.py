@@ -62,24 +62,24 @@ class Acquisition:
     def _resource(self) -> str:
         return ", ".join(self._names)
 
-    def win(self, patience_ms: int | None) -> None:
+    def run(self, patience_ms: int | None) -> None:
         """Try for this long; None tries for ever. Raises as `Lease.take` does."""
         patience = AcquireTimeout(patience_ms, self._ttl_ms)
-        others = self._client.waiters.expects_others(self._names)
+        others = self._client.waiter_pool.expects_others(self._names)
         first = None if others else self._attempt(patience)
         if not isinstance(first, Grant):
             self._queue(patience, first)
 
     def _queue(self, patience: AcquireTimeout, first: Refusal | None) -> None:
         result: Grant | Refusal | None = first
-        nap, losses, won = QueuedWaiter(self._client.waiters, self._names, self._ttl_ms), 0, False
+        nap, losses, won = QueuedWaiter(self._client.waiter_pool, self._names, self._ttl_ms), 0, False
         with PendingWait(self._client.waits, self._names, self._who, self._ttl_ms) as wait:
             try:
                 if result is None:
                     if patience.turn_ms:
                         wait.begin()
-                        nap.comes_after_others(patience.turn_ms)
-                        patience.hears()
+                        nap.queue_first(patience.turn_ms)
+                        patience.node_heard()
                     result = self._attempt(patience, nap)
                 while isinstance(result, Refusal):
                     losses += 1
@@ -93,8 +93,8 @@ class Acquisition:
         self, patience: AcquireTimeout, nap: QueuedWaiter, wait: PendingWait, refusal: Refusal, losses: int
     ) -> None:
         """Sleep until it is worth another attempt, or raise where there is no time for one."""
-        failures.refuse_disagreement(self._client.driver.nodes, self._client.driver.codec.fingerprint, refusal)
-        failures.refuse_duplicates(self._client.driver.nodes, refusal)
+        failures.refuse_disagreement(self._client.pool.nodes, self._client.pool.codec.fingerprint, refusal)
+        failures.refuse_duplicates(self._client.pool.nodes, refusal)
         if refusal.no_quorum and losses == 1:
             # The first attempt finds out which connections had gone stale; the second one dials.
             return
@@ -105,29 +105,29 @@ class Acquisition:
                 raise self._refused(refusal)
             # The lock is free. The waiter for which it is reserved takes it by the end of the reservation, or is dead.
             self._ignores_reservations = True
-            nap.take(self._client.reserve_ms, wakes=False)
+            nap.wait(self._client.reserve_ms, wakes=False)
             return
         self._client.waits.observe_holder(self._names, refusal.election.holder)
         wait.begin()
-        self._client.log.retry(self._resource, self._who, refusal, losses, pause)
-        if not refusal.no_quorum and nap.lines_up(patience.turn_ms):
-            patience.hears()
+        self._client.event_log.retry(self._resource, self._who, refusal, losses, pause)
+        if not refusal.no_quorum and nap.join_local_queue(patience.turn_ms):
+            patience.node_heard()
         else:
-            nap.take(pause if left_ms is None else min(pause, left_ms), wakes=wakes)
+            nap.wait(pause if left_ms is None else min(pause, left_ms), wakes=wakes)
 
     def _refused(self, result: Refusal) -> RedlockError:
-        error = failures.error(self._client.driver.nodes, self._resource, result)
-        self._client.log.refused(self._who, result.election, error)
+        error = failures.error(self._client.pool.nodes, self._resource, result)
+        self._client.event_log.refused(self._who, result.election, error)
         return error
 
     def _attempt(self, patience: AcquireTimeout, nap: QueuedWaiter | None = None) -> Grant | Refusal:
-        woken = self._ignores_reservations or (nap is not None and nap.woken)
+        woken = self._ignores_reservations or (nap is not None and nap.is_woken)
         waits_ms = patience.waits_ms
         token = f"{secrets.token_hex(16)}:{self._who}"
         by = now_ms() + self._client.fresh_ms
         proposed = self._client.proposal(self._names, wall_us())
         attempt = Acquire(self._names, token, self._ttl_ms, proposed, woken, waits_ms, by)
-        with self._client.driver.links() as links:
+        with self._client.pool.connections() as links:
             try:
                 result = links.run(protocol.acquire(attempt), patience.until_ms(self._client.node_timeout_ms))
                 if result.election.largest_fence > proposed:

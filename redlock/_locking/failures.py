@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from redlock._core.votes import Kind, shown
+from redlock._core.votes import Kind, masked_token
 from redlock.errors import ConfigurationError, LockContended, QuorumUnavailable
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def error(nodes: Sequence[Node], resource: str, refusal: Refusal) -> LockContend
     if refusal.no_quorum:
         return unavailable(nodes, resource, election)
     left_ms = election.free_in_ms
-    holder = shown(election.holder) if election.holder else None
+    holder = masked_token(election.holder) if election.holder else None
     return LockContended(resource, holder, None if left_ms is None else left_ms / 1000)
 
 

@@ -51,7 +51,7 @@ def _held() -> Iterator[Lease]:
     while stack is not None:
         reference, whose, stack = stack
         lease = reference()
-        if lease is not None and whose is owner and lease.held:
+        if lease is not None and whose is owner and lease.is_held:
             yield lease
 
 
@@ -94,7 +94,7 @@ def add(lease: Lease) -> None:
     for key in lease.claims:
         _last[key] = reference
     below = _stack.get()
-    while below is not None and not ((other := below[0]()) and other.held):
+    while below is not None and not ((other := below[0]()) and other.is_held):
         below = below[2]
     _stack.set((reference, _owner(), below))
     if len(_last) > _most_known:

@@ -92,11 +92,11 @@ class LeaseSteps:
         result = yield from protocol.extend(grant, ttl_ms, wait)
         if isinstance(result, Grant):
             self._grant = result
-            self._client.log.extended(self._resource, result)
+            self._client.event_log.extended(self._resource, result)
             return
-        self._client.log.not_extended(self._resource, grant, result)
+        self._client.event_log.not_extended(self._resource, grant, result)
         if result.no_quorum:
-            raise failures.unavailable(self._client.driver.nodes, self._resource, result.election)
+            raise failures.unavailable(self._client.pool.nodes, self._resource, result.election)
         if result.election.denied >= result.election.quorum:
             self._declare_lost("a quorum of nodes no longer has it")
         raise LockLost(self._resource, self._lost or "it could not be extended on a quorum of nodes")
@@ -139,7 +139,7 @@ class LeaseSteps:
     def _declare_lost(self, why: str) -> None:
         if not self._lost and self._grant is not None:
             self._lost, self._is_told = why, False
-            self._client.log.lost(self._resource, self._grant, why)
+            self._client.event_log.lost(self._resource, self._grant, why)
 
     def _releasing(self) -> Steps[Outcome]:
         grant = self._held()
@@ -150,7 +150,7 @@ class LeaseSteps:
 
     def _ended(self, grant: Grant, outcome: Outcome) -> None:
         self._outcome = outcome
-        self._client.log.released(self._resource, grant, outcome)
+        self._client.event_log.released(self._resource, grant, outcome)
 
     def _held(self) -> Grant:
         if self._grant is None:

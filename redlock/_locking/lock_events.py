@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from redlock import _log
 from redlock._core.protocol import Outcome
-from redlock._core.votes import shown
+from redlock._core.votes import masked_token
 from redlock._locking.failures import reasons
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class LockEventLog:
         _log.info(
             "acquired",
             resource=resource,
-            holder=shown(grant.token),
+            holder=masked_token(grant.token),
             fence=grant.fence,
             rounds=grant.rounds,
             waited_ms=waited_ms,
@@ -59,7 +59,7 @@ class LockEventLog:
             "retry",
             resource=resource,
             who=who,
-            holder=shown(holder) if holder else "-",
+            holder=masked_token(holder) if holder else "-",
             attempt=losses,
             pause_ms=pause_ms,
             **self._votes(refusal.election),
@@ -75,25 +75,27 @@ class LockEventLog:
         _log.debug(
             "extended",
             resource=resource,
-            holder=shown(grant.token),
+            holder=masked_token(grant.token),
             repaired=repaired or "-",
             **self._votes(grant.election),
         )
 
     def not_extended(self, resource: str, grant: Grant, refusal: Refusal) -> None:
         """An extension failed; the old deadline stands."""
-        _log.warning("not-extended", resource=resource, holder=shown(grant.token), **self._votes(refusal.election))
+        _log.warning(
+            "not-extended", resource=resource, holder=masked_token(grant.token), **self._votes(refusal.election)
+        )
 
     def lost(self, resource: str, grant: Grant, why: str) -> None:
         """A lease is known to be lost while its holder is at work."""
-        _log.warning("lost", resource=resource, holder=shown(grant.token), fence=grant.fence, why=why)
+        _log.warning("lost", resource=resource, holder=masked_token(grant.token), fence=grant.fence, why=why)
 
     def released(self, resource: str, grant: Grant, outcome: Outcome) -> None:
         """A lease was given back."""
         if outcome is Outcome.RELEASED and not _log.is_heard(outcome.value):
             return
         emit = _log.info if outcome is Outcome.RELEASED else _log.warning
-        emit(outcome.value, resource=resource, holder=shown(grant.token), fence=grant.fence)
+        emit(outcome.value, resource=resource, holder=masked_token(grant.token), fence=grant.fence)
 
     def _votes(self, election: RoundResult) -> dict[str, object]:
-        return {"votes": election.ballot, "missing": reasons(self._nodes, election)}
+        return {"votes": election.votes_text, "missing": reasons(self._nodes, election)}

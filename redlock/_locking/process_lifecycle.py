@@ -30,15 +30,15 @@ def watch(client: Redlock) -> None:
 def _reset_all_after_fork() -> None:
     assert _process.pid() == os.getpid(), "its hook was registered before this one, or connections would be shut down"
     for client in list(_clients):
-        client.driver.reset_after_fork()
+        client.pool.reset_after_fork()
         client.renewal.reset_after_fork()
-        client.waiters.reset_after_fork()
+        client.waiter_pool.reset_after_fork()
         client.waits.reset_after_fork()
 
 
 def _settle_all() -> None:
     for client in list(_clients):
-        client.driver.settle()
+        client.pool.await_releases()
 
 
 def _settle_at_the_end(_: object = None) -> None:

@@ -87,11 +87,11 @@ class Renewal:
 
     def _renew(self, wanted: NodeConnections | None, leases: list[Lease]) -> None:
         try:
-            with self._driver.links(wanted) as links:
+            with self._driver.connections(wanted) as links:
                 due_ms = links.run_all([_in_peace(lease, links) for lease in leases])
         except Exception:  # noqa: BLE001 - whatever it is, the other leases must go on
             logger.exception("renewal-failed resource=%s", "; ".join(lease.resource for lease in leases))
-            due_ms = [now_ms() + _TROUBLE_MS if lease.held else None for lease in leases]
+            due_ms = [now_ms() + _TROUBLE_MS if lease.is_held else None for lease in leases]
         for lease, due in zip(leases, due_ms, strict=True):
             lease.report_loss()
             if due is not None:
@@ -106,7 +106,7 @@ class Renewal:
             if lease is not None:
                 leases.append(lease)
                 delay_ms = now - due_ms
-                if self._late is None and lease.held and delay_ms > renewal_ms(lease.ttl_ms):
+                if self._late is None and lease.is_held and delay_ms > renewal_ms(lease.ttl_ms):
                     self._late = {"resource": lease.resource, "delay_ms": delay_ms, "ttl_ms": lease.ttl_ms}
         return leases
 
@@ -114,7 +114,7 @@ class Renewal:
         """Most leases are given back long before they are due: else this thread would wake up once for each."""
         while self._heap:
             lease = self._heap[0][2]()
-            if lease is not None and lease.held:
+            if lease is not None and lease.is_held:
                 return
             heapq.heappop(self._heap)
 
@@ -125,4 +125,4 @@ def _in_peace(lease: Lease, links: NodeConnections) -> Steps[int | None]:
         return (yield from lease.renewing(links))
     except Exception:  # noqa: BLE001 - whatever it is, the other leases must go on
         logger.exception("renewal-failed resource=%s", lease.resource)
-        return now_ms() + _TROUBLE_MS if lease.held else None
+        return now_ms() + _TROUBLE_MS if lease.is_held else None

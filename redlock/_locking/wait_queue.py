@@ -24,7 +24,7 @@ from redlock._locking.local_wait_queue import LocalWaitQueue, Place
 from redlock._transport import codec as wire
 from redlock._transport import node_info
 from redlock._transport.exchange import pack
-from redlock._transport.node import ERRORS, PendingConnection, UnsuitableNode, refuse, why
+from redlock._transport.node import ERRORS, PendingConnection, UnsuitableNode, describe_failure, refuse
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,14 +50,14 @@ class WaiterPool:
     def __init__(self, nodes: Sequence[Node], codec: wire.Codec) -> None:
         self._nodes = nodes
         self._codec = codec
-        self.gate = LocalWaitQueue()
+        self.local_queue = LocalWaitQueue()
         self.reset_after_fork()
 
     def reset_after_fork(self) -> None:
         """In a forked child: the parent's connections are not ours."""
         self._kept: dict[Node, list[tuple[int, Connected]]] = {node: [] for node in self._nodes}
         self._crowded: dict[Names, tuple[int, int]] = {}
-        self.gate.reset_after_fork()
+        self.local_queue.reset_after_fork()
 
     def lately_waited_ms(self, names: Names) -> int:
         """How long the last wait for these took, if that was a moment ago; else 0."""
@@ -66,7 +66,7 @@ class WaiterPool:
 
     def expects_others(self, names: Names) -> bool:
         """Whether others are likely to be before whoever wants these now."""
-        return self.gate.has_line(names) or self.lately_waited_ms(names) > 0
+        return self.local_queue.has_line(names) or self.lately_waited_ms(names) > 0
 
     def remember(self, names: Names, waited_ms: int, length_ms: int) -> None:
         """Others wanted the same, and are likely to for this long; 0 waited: nobody was met."""
@@ -92,7 +92,7 @@ class WaiterPool:
         """Where on a node the wake-ups for these resources lie."""
         return self._codec.wake_keys(names)
 
-    def take(self, node: Node, seconds: float) -> Connected | None:
+    def borrow(self, node: Node, seconds: float) -> Connected | None:
         """A connection for one wait; None where it is not there in this time.
 
         Raises:
@@ -129,7 +129,7 @@ class WaiterPool:
         finally:
             dial.abandon()
 
-    def keep(self, node: Node, dialled: Connected) -> None:
+    def give_back_connection(self, node: Node, dialled: Connected) -> None:
         """A connection with nothing under way."""
         if len(self._kept[node]) < _MOST_KEPT:
             self._kept[node].append((now_ms(), dialled))
@@ -161,42 +161,42 @@ class QueuedWaiter:
         self._began_ms = 0
 
     @property
-    def woken(self) -> bool:
+    def is_woken(self) -> bool:
         """Whether it has a wake-up in its hand."""
         return bool(self._woken_by)
 
     def length_ms(self, refusal: Refusal, losses: int, chance: float) -> tuple[int, bool]:
         """How long to sleep after a lost election, and whether a wake-up can end it."""
-        if self.woken and self._early < _MOST_EARLY:
+        if self.is_woken and self._early < _MOST_EARLY:
             # A wake-up overtakes the release on its way to the other nodes: the lock is about to be free.
             self._early += 1
             return early_ms(self._early, chance), False
         sleep = sleep_ms(refusal, chance)
         return (pause_ms(refusal, losses, chance), False) if sleep is None else (sleep, True)
 
-    def comes_after_others(self, most_ms: int) -> None:
+    def queue_first(self, most_ms: int) -> None:
         """Others are likely to be before it: wait for its turn and a wake-up before the first attempt.
 
         Args:
             most_ms: For how long at most.
         """
         until_ms, lately_ms = now_ms() + most_ms, self._waiters.lately_waited_ms(self._names)
-        self.lines_up(most_ms)
-        self.take(max(0, min(first_ms(lately_ms, self._wake_ms), until_ms - now_ms())), wakes=True)
+        self.join_local_queue(most_ms)
+        self.wait(max(0, min(first_ms(lately_ms, self._wake_ms), until_ms - now_ms())), wakes=True)
 
-    def lines_up(self, most_ms: int) -> bool:
+    def join_local_queue(self, most_ms: int) -> bool:
         """Be the one of this process that waits for them; True if that took time, and it may be free now."""
         if self._place is None:
-            self._place = self._waiters.gate.join(self._names)
+            self._place = self._waiters.local_queue.join(self._names)
         return self._place.wait(most_ms / 1000)
 
-    def take(self, length_ms: int, *, wakes: bool) -> None:
+    def wait(self, length_ms: int, *, wakes: bool) -> None:
         """Sleep; where a wake-up can come, until it comes."""
         if not wakes:
             time.sleep(length_ms / 1000)
             return
         keys = self._waiters.keys(self._names)
-        if self.woken and len(keys) > 1:
+        if self.is_woken and len(keys) > 1:
             # Held up by another resource of its set: the next waiter gets the wake-up, and it waits for the others.
             keys.remove(self._woken_by)
             self._pass_on()
@@ -210,12 +210,12 @@ class QueuedWaiter:
             self._slept = time.monotonic() - began > _AT_ONCE_SECONDS
 
     def _until_woken(self, keys: list[str], until: float) -> None:
-        while not self.woken and (left := until - time.monotonic()) > 0:
+        while not self.is_woken and (left := until - time.monotonic()) > 0:
             try:
                 self._woken_by = self._read(keys, until)
             except _TROUBLE as exc:
                 if self._node is not None:
-                    self._node.is_bad(why(exc, self._node.timeout_ms))
+                    self._node.mark_down(describe_failure(exc, self._node.timeout_ms))
                 self._drop()
                 time.sleep(min(0.01, left))
 
@@ -227,7 +227,7 @@ class QueuedWaiter:
             if self._node is None:
                 time.sleep(left)
                 return ""
-            self._dialled = self._waiters.take(self._node, left)
+            self._dialled = self._waiters.borrow(self._node, left)
             if self._dialled is None:
                 return ""
         if not self._reading:
@@ -271,10 +271,10 @@ class QueuedWaiter:
             if self._reading and self._dialled is not None:
                 self._woken_by = self._woken(self._dialled.exchange.answer(None)) or self._woken_by
                 self._reading = False
-            if self.woken and not won:
+            if self.is_woken and not won:
                 self._pass_on()
             if self._dialled is not None and self._node is not None:
-                self._waiters.keep(self._node, self._dialled)
+                self._waiters.give_back_connection(self._node, self._dialled)
                 self._dialled = None
         except _TROUBLE:
             pass

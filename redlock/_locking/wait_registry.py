@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from redlock._clock import now_ms
-from redlock._core.votes import shown
+from redlock._core.votes import masked_token
 from redlock._locking.wait_publisher import WaitPublisher
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class WaitRegistry:
 
     def __init__(self, log: LockEventLog, waiters: WaiterPool, prefix: str) -> None:
         self.log = log
-        self.gate = waiters.gate
+        self.gate = waiters.local_queue
         self.publisher = WaitPublisher(self.pending, waiters, prefix)
         self.reset_after_fork()
 
@@ -61,7 +61,7 @@ class WaitRegistry:
         if token:
             if len(self._holders) >= _MOST_HOLDERS:
                 self._holders.clear()
-            self._holders[names] = shown(token), now_ms()
+            self._holders[names] = masked_token(token), now_ms()
 
 
 class PendingWait:

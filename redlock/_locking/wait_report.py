@@ -13,7 +13,7 @@ import json
 import time
 from typing import TYPE_CHECKING
 
-from redlock._escaping import owner_label
+from redlock._escaping import bounded_label
 from redlock._transport import codec, node_info
 
 if TYPE_CHECKING:
@@ -126,7 +126,9 @@ def _waits(text: str, prefix: str) -> list[tuple[str, str, float]]:
         match row:
             case [list() as names, str() as label, int() | float() as since] if 0 <= since < _LATEST:
                 resources = [name.removeprefix(prefix) for name in names if _is_ours(name, prefix)]
-                found += [(name, owner_label(label), float(since)) for name in resources if node_info.is_resource(name)]
+                found += [
+                    (name, bounded_label(label), float(since)) for name in resources if node_info.is_resource(name)
+                ]
     return found
 
 

@@ -65,7 +65,7 @@ class BackgroundReleaser:
 
     def _look(self, links: NodeConnections) -> None:
         try:
-            links.look()
+            links.poll()
             over = links.is_settled
         except Exception:  # noqa: BLE001 - whatever it is, the other sets must go on
             logger.exception("look-failed")

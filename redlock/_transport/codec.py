@@ -75,7 +75,7 @@ SCRIPTS: dict[type[Command], Script] = {
 _LEASES = (Acquire, Extend, Repair)
 """The commands that give a lease its time."""
 
-LESSONS: bytes = b"".join(
+LOAD_SCRIPTS: bytes = b"".join(
     hiredis.pack_command(("SCRIPT", "LOAD", script.source))  # type: ignore[arg-type]  # its stub means one word
     for script in SCRIPTS.values()
 )
@@ -199,7 +199,7 @@ class Codec:
         return packed.removesuffix(_EMPTY_WORD) if script.admits else packed
 
 
-def last_word(run_id: str) -> bytes:
+def run_id_argument(run_id: str) -> bytes:
     """The run_id as the last word of a command."""
     return b"$%d\r\n%s\r\n" % (len(run_id), run_id.encode())
 

@@ -17,7 +17,7 @@ import ssl
 from collections import deque
 from typing import TYPE_CHECKING
 
-from redlock._transport.codec import LESSONS, SCRIPTS, last_word
+from redlock._transport.codec import LOAD_SCRIPTS, SCRIPTS, run_id_argument
 from redlock._transport.reply_reader import ReplyReader, UnreadableReply
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class NodeConnection:
         self._selector = selector
         self.sock: socket.socket | None = None
         self.run_id = ""
-        self.last_word = b""
+        self.run_id_argument = b""
         """The node's run_id as the last word of a command that admits."""
         self.refusal: Vote | None = None
         """The node's answer, if it has rejected this client's configuration and has not accepted it since."""
@@ -75,7 +75,7 @@ class NodeConnection:
     def adopt(self, dialled: Connected) -> None:
         """Start with a fresh connection: nothing pending, nothing suspected."""
         self._dialled, self.sock, self.run_id = dialled, dialled.sock, dialled.run_id
-        self.last_word = last_word(dialled.run_id)
+        self.run_id_argument = run_id_argument(dialled.run_id)
         self._reader = ReplyReader()
         self._forget()
         self.suspect_since_ms, self.reason = None, ""
@@ -87,7 +87,7 @@ class NodeConnection:
         self.reason = reason
         for ballot in self._pending:
             if ballot is not None:
-                ballot.miss(self.place, reason)
+                ballot.record_silence(self.place, reason)
         if self.sock is not None:
             self._selector.unregister(self.sock)
         self.abandon()
@@ -125,11 +125,11 @@ class NodeConnection:
         self._pending.append(ballot)
         return self._put(words)
 
-    def teach(self) -> None:
+    def load_scripts(self) -> None:
         """Send all scripts; what the node says to that is for nobody."""
         if self.sock is not None:
             self._pending.extend([None] * len(SCRIPTS))
-            self._put(LESSONS)
+            self._put(LOAD_SCRIPTS)
 
     def _put(self, words: bytes) -> bool:
         sock = self.sock

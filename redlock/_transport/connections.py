@@ -84,7 +84,7 @@ class ConnectionSet(Mutex):
                 continue
             overdue = now - link.suspect_since_ms > _SUSPECT_MS
             if overdue:
-                link.node.is_bad(link.reason)
+                link.node.mark_down(link.reason)
             if overdue or renews:
                 link.suspect_since_ms = None
                 link.drop(link.reason)

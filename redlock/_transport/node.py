@@ -95,10 +95,10 @@ class PendingConnection:
     def _run(self) -> None:
         try:
             self.result = self._node.connect()
-            self._node.is_good()
+            self._node.mark_up()
         except Exception as exc:  # noqa: BLE001 - what listens there may be anything, and answer anything
-            self.error = why(exc, self._node.timeout_ms)
-            self._node.is_bad(self.error)
+            self.error = describe_failure(exc, self._node.timeout_ms)
+            self._node.mark_down(self.error)
         finally:
             self.done.set()
             if self._arrivals is not None:
@@ -107,10 +107,10 @@ class PendingConnection:
 
     def is_overdue(self) -> None:
         """It has been waited for: the node is down until the dial succeeds."""
-        self._node.is_bad(f"no answer within {self._node.timeout_ms} ms")
+        self._node.mark_down(f"no answer within {self._node.timeout_ms} ms")
         if self.result is not None:
             # It has succeeded at this very moment.
-            self._node.is_good()
+            self._node.mark_up()
 
     def abandon(self) -> None:
         """Nothing will use its connection any more."""
@@ -172,13 +172,13 @@ class Node:
             _log.warning("node-disagrees", node=self.label, fingerprint=fingerprint)
         self._other_terms = fingerprint
 
-    def is_good(self) -> None:
+    def mark_up(self) -> None:
         """It has just been reached."""
         if self.error:
             _log.info("node-up", node=self.label)
         self.error, self._failures = "", 0
 
-    def is_bad(self, error: str) -> None:
+    def mark_down(self, error: str) -> None:
         """It could not be reached: nobody waits for it again until it has been."""
         if error != self.error:
             _log.warning("node-down", node=self.label, reason=error)
@@ -220,7 +220,7 @@ class Node:
 
     def _greet(self, exchange: Exchange, until: float) -> tuple[str, str]:
         count = len(self._greeting) + len(self._introduction) + len(codec.SCRIPTS)
-        answers = exchange.ask(b"".join([*self._greeting, *self._introduction, codec.LESSONS]), count, until)
+        answers = exchange.ask(b"".join([*self._greeting, *self._introduction, codec.LOAD_SCRIPTS]), count, until)
         met = _met(answers, len(self._greeting))
         if not exchange.is_silent:
             raise UnsuitableNode("answered without being asked")
@@ -284,7 +284,7 @@ def refuse(answer: object, err: str = "ERR") -> None:
         raise (ShutOut if error.startswith(_SHUT_OUT) else UnsuitableNode)(codec.explain(error))
 
 
-def why(exc: BaseException, timeout_ms: int) -> str:
+def describe_failure(exc: BaseException, timeout_ms: int) -> str:
     """A failure to reach a node, in words that say what is wrong with it and hold no secret."""
     cause: BaseException | None = exc
     while cause is not None:

@@ -41,7 +41,7 @@ class ConnectionPool:
         self._turn_seconds = 2 * nodes[0].timeout_ms / 1000
         self._behind = BackgroundReleaser()
 
-    def links(self, wanted: NodeConnections | None = None) -> Turn[NodeConnections]:
+    def connections(self, wanted: NodeConnections | None = None) -> Turn[NodeConnections]:
         """A set of links for this thread alone, for one `with` block.
 
         Args:
@@ -63,13 +63,15 @@ class ConnectionPool:
                 if turn is not None:
                     return turn
 
-    def begin(self, wanted: NodeConnections | None, steps: Steps[Outcome], done: Callable[[Outcome], None]) -> None:
+    def send_release(
+        self, wanted: NodeConnections | None, steps: Steps[Outcome], done: Callable[[Outcome], None]
+    ) -> None:
         """Send a release that nobody waits for; `done` is told what became of it, from whatever thread."""
-        with self.links(wanted) as links:
-            links.begin(steps, done)
+        with self.connections(wanted) as links:
+            links.send_release(steps, done)
             self._behind.watch(links)
 
-    def settle(self) -> None:
+    def await_releases(self) -> None:
         """Wait until the outcome of every release is known, and every node has what was sent to it.
 
         The first takes at most as long as a release may, the second one node timeout.
@@ -79,7 +81,7 @@ class ConnectionPool:
             turn = links.turn(_SETTLE_SECONDS)
             if turn is not None:
                 with turn:
-                    links.settle()
+                    links.await_releases()
                     links.drain(until_ms)
 
     def close(self) -> None:
@@ -90,7 +92,7 @@ class ConnectionPool:
             turn = links.turn(_SETTLE_SECONDS)
             if turn is not None:
                 with turn:
-                    links.settle()
+                    links.await_releases()
                     links.drain(until_ms)
                     links.abandon()
         self._behind.close()

@@ -82,7 +82,7 @@ class NodeConnections(PendingReleases):
                 steps.close()
         return [results[steps] for steps in courses]
 
-    def begin(self, steps: Steps[Outcome], done: Callable[[Outcome], None]) -> None:
+    def send_release(self, steps: Steps[Outcome], done: Callable[[Outcome], None]) -> None:
         """Send a release, or hold it back for a moment, and wait for nothing; `done` is told the outcome later."""
         self._until_ms = now_ms() + 2 * self._timeout_ms
         if len(self._begun) >= _MOST_BEGUN:
@@ -101,7 +101,7 @@ class NodeConnections(PendingReleases):
             self._tell()
         self._struck = False
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Send what was held back, and read what has come."""
         if self._begun:
             self._enter()
@@ -110,7 +110,7 @@ class NodeConnections(PendingReleases):
             self._tell()
             self._struck = False
 
-    def settle(self) -> None:
+    def await_releases(self) -> None:
         """Wait until the outcome of every release is known, at most as long as a release may take."""
         if self._begun:
             self._until_ms = now_ms() + RELEASE_MS
@@ -180,12 +180,12 @@ class NodeConnections(PendingReleases):
             elif barred:
                 ballot.cast(link.place, self._not_asked(link))
             elif link.sock is None or link.suspect_since_ms is not None or link.refusal is not None:
-                vote = self._send_to_unfit(link, ballot, words + link.last_word if admits else words)
+                vote = self._send_to_unfit(link, ballot, words + link.run_id_argument if admits else words)
                 ballot.cast(link.place, vote)
             elif hold:
-                link.hold_back(words + link.last_word if admits else words, ballot)
+                link.hold_back(words + link.run_id_argument if admits else words, ballot)
             else:
-                link.send(words + link.last_word if admits else words, ballot)
+                link.send(words + link.run_id_argument if admits else words, ballot)
         self._hold_back(sent_ms, hold=hold)
         return ballot
 
@@ -233,7 +233,7 @@ class NodeConnections(PendingReleases):
                 if ballot is None:
                     continue
                 if type(reply) is ReplyError and link.taught is not ballot and str(reply).startswith("NOSCRIPT"):
-                    self._teach(link, ballot)
+                    self._load_scripts(link, ballot)
                 else:
                     self._count(link, ballot, reply, read_ms)
         return bool(ready)
@@ -254,14 +254,14 @@ class NodeConnections(PendingReleases):
                 self._note_terms(link, vote)
             link.node.watch(vote.time_ms, ballot.sent_ms, read_ms)
 
-    def _teach(self, link: NodeConnection, ballot: VoteTally) -> None:
+    def _load_scripts(self, link: NodeConnection, ballot: VoteTally) -> None:
         """Teach a node all the scripts that it has lost, so that a cancel finds its own; then ask again, once."""
         link.taught = ballot
-        link.teach()
+        link.load_scripts()
         if not ballot.closed:
             words = self._codec.encode(ballot.command)
-            if not link.send(words + link.last_word if SCRIPTS[type(ballot.command)].admits else words, ballot):
-                ballot.miss(link.place, link.reason)
+            if not link.send(words + link.run_id_argument if SCRIPTS[type(ballot.command)].admits else words, ballot):
+                ballot.record_silence(link.place, link.reason)
 
     def _give_up(self, ballot: VoteTally, limit_ms: int) -> None:
         """The time is over. Only a node that had all of its time is suspect: a release is cut short for our sake."""

@@ -13,7 +13,7 @@ import hiredis
 
 from redlock._transport import codec
 from redlock._transport.exchange import pack
-from redlock._transport.node import ERRORS, Node, UnsuitableNode, why
+from redlock._transport.node import ERRORS, Node, UnsuitableNode, describe_failure
 from redlock.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _TIMEOUT_SECONDS = 2.0
 
 
-def declare(urls: Sequence[str], prefix: str = "") -> None:
+def declare_nodes(urls: Sequence[str], prefix: str = "") -> None:
     """Let these nodes vote at once: every lock that they could have forgotten is known to be over.
 
     Args:
@@ -44,7 +44,9 @@ def declare(urls: Sequence[str], prefix: str = "") -> None:
             finally:
                 dialled.close()
         except (*ERRORS, UnsuitableNode) as exc:
-            raise ConfigurationError(f"node {node.label} can't be declared: {why(exc, node.timeout_ms)}") from None
+            raise ConfigurationError(
+                f"node {node.label} can't be declared: {describe_failure(exc, node.timeout_ms)}"
+            ) from None
         if isinstance(declared, hiredis.ReplyError):
             raise ConfigurationError(f"node {node.label} can't be declared: {codec.explain(str(declared))}")
         if declared != 1:

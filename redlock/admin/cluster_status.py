@@ -16,7 +16,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from redlock import _validation
-from redlock._core.votes import Kind, RoundResult, quorum_of, shown
+from redlock._core.votes import Kind, RoundResult, masked_token, quorum_of
 from redlock._locking import wait_report
 from redlock._locking.wait_queue import WaiterPool
 from redlock._transport.codec import Codec
@@ -116,7 +116,7 @@ class ClusterStatus:
         return dataclasses.asdict(self) | more
 
 
-def survey(
+def cluster_status(
     nodes: Sequence[str] | str,
     *,
     prefix: str = "",
@@ -179,7 +179,7 @@ def survey(
     )
 
 
-def look_at(url: str, *, timeout: float = 0.5) -> NodeState:
+def probe_node(url: str, *, timeout: float = 0.5) -> NodeState:
     """What one Redis tells about itself, be it a lock node or not.
 
     Args:
@@ -234,12 +234,12 @@ def _holders(name: str, looks: Sequence[NodeProbe]) -> list[LockInfo]:
     left_ms = election.free_in_ms
     found = []
     for token, count in Counter(vote.holder for vote in denied).most_common():
-        said = _SHOWN.fullmatch(shown(token))
+        said = _SHOWN.fullmatch(masked_token(token))
         fences = Counter(vote.fence for vote in denied if vote.holder == token)
         found.append(
             LockInfo(
                 name,
-                said["who"] if said else shown(token),
+                said["who"] if said else masked_token(token),
                 (said["since"] or "") if said else "",
                 said["digits"] if said else "",
                 None if left_ms is None else left_ms / 1000,

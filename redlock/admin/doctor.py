@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from redlock import _validation
 from redlock._transport import node_info
 from redlock.admin import broker_check, visibility_timeout
-from redlock.admin.cluster_status import CLOCK_LIMIT, look_at, survey
+from redlock.admin.cluster_status import CLOCK_LIMIT, cluster_status, probe_node
 from redlock.admin.diagnostics import Finding, Level, sort
 from redlock.admin.visibility_timeout import Locked
 from redlock.errors import ConfigurationError
@@ -51,7 +51,7 @@ def check(
     Raises:
         ConfigurationError: An address, or a setting without which nobody can be asked, is no good.
     """
-    seen = survey(
+    seen = cluster_status(
         settings.addresses,
         prefix=settings.prefix,
         max_ttl=settings.max_ttl,
@@ -62,7 +62,7 @@ def check(
     for url in broker_check.urls(broker):
         redis_url = broker_check.redis_url(url)
         if redis_url:
-            told = look_at(redis_url, timeout=timeout)
+            told = probe_node(redis_url, timeout=timeout)
             fine = Finding(
                 Level.FINE,
                 "broker",
@@ -78,7 +78,7 @@ def check(
         tasks = visibility_timeout.locked_tasks(app, settings.ttl)
     findings += visibility_timeout.findings({"broker_url": broker} if app is None else app.conf, tasks)
     if store:
-        findings += examine_broker(look_at(store, timeout=timeout), seen, owns_data=True)
+        findings += examine_broker(probe_node(store, timeout=timeout), seen, owns_data=True)
     return sort(findings)
 
 

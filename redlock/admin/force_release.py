@@ -18,7 +18,7 @@ from redlock import _validation
 from redlock._clock import wall_us
 from redlock._core import protocol
 from redlock._core.commands import Confirm, Release, Round, Wait
-from redlock._core.votes import Kind, Refusal, shown
+from redlock._core.votes import Kind, Refusal, masked_token
 from redlock._locking import failures
 from redlock._locking.observed_fences import FENCE_AHEAD_MS
 from redlock.errors import LockContended, NotHeld
@@ -89,7 +89,7 @@ def target(client: Redlock, name: str) -> Target | None:
     return Target(
         resource,
         token,
-        shown(token),
+        masked_token(token),
         votes,
         len(election.votes),
         None if left_ms is None else left_ms / 1000,
@@ -108,7 +108,7 @@ def take_away(client: Redlock, lease: Target) -> int:
             nodes answered to say what came of it.
         ConfigurationError: Other clients work on these nodes under other terms; nothing was deleted.
     """
-    with client.driver.links() as links:
+    with client.pool.connections() as links:
         if lease.valid:
             _refuse(client, lease, links.run(_raise(lease, client.proposal((lease.resource,), wall_us()))))
         links.run(_delete(lease, client.ttl_ms))
@@ -128,7 +128,7 @@ def _delete(lease: Target, wake_ms: int) -> Steps[RoundResult]:
 
 def _refuse(client: Redlock, lease: Target, raised: RoundResult) -> None:
     """Raise unless a quorum of nodes has raised its fence."""
-    nodes, codec = client.driver.nodes, client.driver.codec
+    nodes, codec = client.pool.nodes, client.pool.codec
     failures.refuse_disagreement(nodes, codec.fingerprint, Refusal(raised))
     if raised.won:
         return
@@ -136,13 +136,13 @@ def _refuse(client: Redlock, lease: Target, raised: RoundResult) -> None:
         raise failures.unavailable(nodes, lease.resource, raised)
     holders = [vote.holder for vote in raised.votes if vote.holder not in {"", lease.token}]
     if holders:
-        raise LockContended(lease.resource, shown(holders[0]))
+        raise LockContended(lease.resource, masked_token(holders[0]))
     raise NotHeld(f"lock {lease.resource!r} is no longer held by {lease.holder}; nothing was changed", lease.resource)
 
 
 def _inspect(client: Redlock, resource: str) -> RoundResult:
-    with client.driver.links() as links:
+    with client.pool.connections() as links:
         election = links.run(protocol.inspect(resource))
     if not election.reachable:
-        raise failures.unavailable(client.driver.nodes, resource, election)
+        raise failures.unavailable(client.pool.nodes, resource, election)
     return election

@@ -18,7 +18,7 @@ from redlock._core.votes import quarantine_ms, silent
 from redlock._transport import codec as wire
 from redlock._transport import node_info
 from redlock._transport.exchange import Exchange, pack
-from redlock._transport.node import ERRORS, NO_REDIS, Node, ShutOut, UnsuitableNode, refuse, why
+from redlock._transport.node import ERRORS, NO_REDIS, Node, ShutOut, UnsuitableNode, describe_failure, refuse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -114,7 +114,7 @@ class _Visited(Node):
         except ShutOut:
             raise
         except UnsuitableNode as exc:
-            self.unfit = why(exc, self.timeout_ms)
+            self.unfit = describe_failure(exc, self.timeout_ms)
             return "", ""
 
 
@@ -150,7 +150,7 @@ class NodeProbe:
             self._exchange = self.node.connect(self._seconds, admin=True).exchange
             self._introduce()
         except (*ERRORS, UnsuitableNode) as exc:
-            self.node.error = why(exc, self.node.timeout_ms)
+            self.node.error = describe_failure(exc, self.node.timeout_ms)
             self.state = NodeState(self.node.label, reason=self.node.error)
             self.close()
 
@@ -183,7 +183,7 @@ class NodeProbe:
         except UnsuitableNode as exc:
             self.state = dataclasses.replace(self.state, unlisted=str(exc))
         except ERRORS as exc:
-            self.state = dataclasses.replace(self.state, unlisted=why(exc, self.node.timeout_ms))
+            self.state = dataclasses.replace(self.state, unlisted=describe_failure(exc, self.node.timeout_ms))
             # Its answers could come later, and be taken for those to the next question.
             self.close()
 

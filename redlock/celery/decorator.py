@@ -224,7 +224,7 @@ def _holding(lease: Lease, policy: Policy, delivery: Delivery | None, ears: Task
         raise
     else:
         if skipped is None:
-            lease.leave()
+            lease.close()
     finally:
         _current.reset(reset)
         ears[-1].over()
@@ -235,7 +235,7 @@ def _take(lease: Lease, policy: Policy, delivery: Delivery | None) -> Skipped | 
     try:
         while True:
             try:
-                lease.take(wait_ms)
+                lease.acquire(wait_ms)
             except (LockContended, QuorumUnavailable) as error:
                 skipped = policy.refused(error, delivery)
                 if skipped is not None:

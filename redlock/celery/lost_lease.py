@@ -57,7 +57,7 @@ def interrupt(lease: Lease) -> None:
 
 def _raise_if_lost(_signum: int, _frame: object) -> None:
     for lease in _inside:
-        if lease.lost:
+        if lease.is_lost:
             raise LockLost(lease.resource, "it could not be renewed")
 
 

@@ -19,8 +19,8 @@ import redlock
 from redlock import _validation
 from redlock._escaping import escape
 from redlock.admin import doctor, force_release
-from redlock.admin.bootstrap import declare
-from redlock.admin.cluster_status import survey
+from redlock.admin.bootstrap import declare_nodes
+from redlock.admin.cluster_status import cluster_status
 from redlock.admin.diagnostics import worst
 from redlock.cli import run as programs
 from redlock.cli import simulate
@@ -194,7 +194,7 @@ def _init(options: argparse.Namespace) -> int:
     )
     if not _agreed(options):
         return DECLINED
-    declare(nodes, lock.prefix)
+    declare_nodes(nodes, lock.prefix)
     print("Done: they vote from now on.")
     return 0
 
@@ -202,7 +202,7 @@ def _init(options: argparse.Namespace) -> int:
 def _status(options: argparse.Namespace) -> int:
     lock = settings_from(options, "nodes")
     while True:
-        seen = survey(
+        seen = cluster_status(
             lock.addresses, prefix=lock.prefix, max_ttl=lock.max_ttl, timeout=options.timeout, resources=options.most
         )
         if options.json:

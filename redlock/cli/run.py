@@ -127,7 +127,7 @@ def run(
     lease = client.lease(resource, who=_who(command), renew=True, on_lost=lambda _: held.set())
     with _signals_go_to(program):
         try:
-            lease.take(None if wait is None else int(wait * 1000))
+            lease.acquire(None if wait is None else int(wait * 1000))
             return _run(program, lease, environment, grace, held)
         except Stopped as stopped:
             return 128 + stopped.number
@@ -138,7 +138,7 @@ def run(
             say(str(error))
             return NO_QUORUM
         finally:
-            if lease.held:
+            if lease.is_held:
                 with contextlib.suppress(RedlockError):
                     lease.release()
 
@@ -157,7 +157,7 @@ def _run(program: Program, lease: Lease, environment: Mapping[str, str], grace: 
     if lost:
         return LOST
     try:
-        lease.leave()
+        lease.close()
     except LockLost as error:
         say(f"{error}, while the program ran; it ended with status {status}")
         return LOST

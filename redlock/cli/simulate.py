@@ -98,12 +98,12 @@ def _wait_for_nodes(lock: Settings) -> None:
     with lock.client() as client:
         probe = client.lease("redlock simulate", who="simulate")
         try:
-            probe.take(patience_ms=0)
+            probe.acquire(patience_ms=0)
         except QuorumUnavailable as error:
             if "abstains" not in str(error):
                 raise
             print(escape(f"Waiting for the nodes: {error}"), flush=True)
-            probe.take(patience_ms=None)
+            probe.acquire(patience_ms=None)
         probe.release()
 
 
@@ -121,7 +121,7 @@ def _compete(name: str, plan: Plan, lock: Settings) -> None:
         lease = client.lease(plan.resource, who=name)
         for left in range(int(plan.retries), -1, -1):
             try:
-                lease.take(patience_ms=0)
+                lease.acquire(patience_ms=0)
                 break
             except LockContended:
                 if not left:

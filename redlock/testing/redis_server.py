@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from redlock.admin.bootstrap import declare
+from redlock.admin.bootstrap import declare_nodes
 from redlock.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -233,7 +233,7 @@ def running(servers: Sequence[Server], prefix: str = "") -> Iterator[Cluster]:
         for server in servers:
             server.start()
         # These servers have this moment come out of nothing: they can have forgotten no lock.
-        declare([server.url for server in servers], prefix)
+        declare_nodes([server.url for server in servers], prefix)
         yield Cluster(servers)
     finally:
         for server in servers:

@@ -186,7 +186,7 @@ def has_all(stage: ClusterFixture, name: str, lease: Lease, seen: dict[str, floa
     first: `seen` keeps since when, for such a key must be taken back and not run out; None where nobody may try.
     """
     found = holders(stage.nodes.servers, PREFIX + name)
-    assert not lease.lost, f"{name}: the next holder has lost his lock"
+    assert not lease.is_lost, f"{name}: the next holder has lost his lock"
     for other in set(found) - {lease.owner, None}:
         assert seen is not None, f"{name}: somebody is beside the next holder"
         stays = time.monotonic() - seen.setdefault(str(other), time.monotonic())

@@ -61,7 +61,7 @@ def test_a_whole_worker_that_is_killed_in_its_section_frees_the_lock_within_its_
     holding = client.holder(LOCK)
     assert holding is None or (holding.remaining is not None and holding.remaining <= 1.0)
     with client.lock(LOCK, blocking_timeout=30) as lease:
-        assert lease.held
+        assert lease.is_held
 
 
 def test_a_worker_that_is_frozen_in_its_section_for_longer_than_its_lease_changes_nothing_when_it_wakes_up(

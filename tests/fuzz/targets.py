@@ -8,13 +8,13 @@ import threading
 from typing import TYPE_CHECKING
 
 from redlock import Redlock, RedlockError
-from redlock._core.votes import Refusal, RoundResult, shown
+from redlock._core.votes import Refusal, RoundResult, masked_token
 from redlock._locking import failures
 from redlock._transport import codec, node_info
 from redlock._transport.node import Node, UnsuitableNode, _met
 from redlock._transport.reply_reader import ReplyReader, UnreadableReply
 from redlock.admin import doctor
-from redlock.admin.cluster_status import survey
+from redlock.admin.cluster_status import cluster_status
 from redlock.settings import Settings
 from tests.fuzz.memory import Good, answering
 
@@ -70,7 +70,7 @@ def _elect(votes: Sequence[Vote]) -> None:
         getattr(election, name)
     for name in ("holder", "held_by_a_quorum", "is_only_reserved", "free_in_ms", "ballot"):
         getattr(election, name)
-    shown(election.holder or "")
+    masked_token(election.holder or "")
     if len(votes) == len(NODES):
         str(failures.error(NODES, "x", Refusal(election)))
 
@@ -88,7 +88,7 @@ def converse(sent: Sequence[bytes], bad: int = 2) -> None:
         with answering(nodes):
             with Redlock(urls, node_timeout=0.02, ttl=0.2) as client:
                 _use(client)
-            survey(urls, timeout=0.02)
+            cluster_status(urls, timeout=0.02)
             doctor.check(Settings(nodes=",".join(urls)), timeout=0.02)
     finally:
         threading.excepthook = hook

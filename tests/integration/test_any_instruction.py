@@ -58,8 +58,8 @@ class Stricken:
         return wrong
 
     def _first_set_is_free(self) -> bool:
-        first = self.client.driver._sets[0]
-        with self.client.driver.links(first) as links:
+        first = self.client.pool._sets[0]
+        with self.client.pool.connections(first) as links:
             return links is first
 
     def new_places(self, work: Callable[[], object], *, files: tuple[str, ...] = ()) -> list[int]:
@@ -169,7 +169,7 @@ def test_an_exception_in_any_wait_does_no_harm(stricken: Stricken, nodes: Cluste
         numbers = stricken.new_places(wait_in_vain, files=("gate.py", "waiters.py", "candidate.py", "mutex.py"))
         assert not stricken.strike(wait_in_vain, numbers)
         gc.collect()
-        assert not stricken.client.waiters.gate.has_line(("held",))
+        assert not stricken.client.waiter_pool.local_queue.has_line(("held",))
     stricken.is_as_good_as_new()
 
 
@@ -183,8 +183,8 @@ def test_an_interrupted_release_ends_a_lock_that_lives_on(stricken: Stricken) ->
             pass
 
     block()
-    places = instructions(block, within=Lease.leave)
-    assert not stricken.strike(block, list(range(0, len(places), 3)), within=Lease.leave)
+    places = instructions(block, within=Lease.close)
+    assert not stricken.strike(block, list(range(0, len(places), 3)), within=Lease.close)
     stricken.is_as_good_as_new()
     assert kept
 
@@ -203,7 +203,7 @@ def test_an_interrupted_entry_leaves_the_outer_block_alone(stricken: Stricken) -
         for number in numbers:
             with pytest.raises(Interrupted):
                 Tracer(number).run(inner_block)
-            assert lease.held
+            assert lease.is_held
             lease.ensure_valid()
         with pytest.raises(LockContended), Redlock(stricken.nodes.urls, ttl=TTL, max_ttl=2 * TTL) as rival:
             rival.lock(name, blocking=False).__enter__()

@@ -209,7 +209,7 @@ def test_four_good_nodes_do_not_mind_a_bad_one(caplog: pytest.LogCaptureFixture)
     with cluster(4) as good, Redlock([*good.urls, address]) as client:
         for _ in range(5):
             with client.lock(NAME, blocking=False) as lease:
-                assert lease.held
+                assert lease.is_held
         eventually(lambda: any("connection refused" in text for text in caplog.messages), "a line in the log")
 
     lines = [text for text in caplog.messages if text.startswith("node-down")]
@@ -249,7 +249,7 @@ def test_one_server_under_two_addresses(
         with Redlock([*others.urls, first, second], node_timeout=0.5) as client:
             for _ in range(2):
                 with client.lock(NAME, blocking=False) as lease:
-                    assert lease.held
+                    assert lease.is_held
         lines = [text for text in caplog.messages if text.startswith("node-duplicate")]
         assert len(lines) == 1, "it is logged once"
         for address in (first, second):
@@ -268,7 +268,7 @@ def test_an_even_number_of_nodes_is_warned_of_and_works() -> None:
         with client:
             nodes[0].kill()
             with client.lock(NAME, blocking=False) as lease:
-                assert lease.held
+                assert lease.is_held
             nodes[1].kill()
             with pytest.raises(QuorumUnavailable):
                 client.lock(NAME).acquire(blocking=False)
@@ -291,7 +291,7 @@ def test_a_single_node_is_warned_of_and_works() -> None:
         with pytest.warns(UserWarning, match="one lock node: no failure is tolerated"):
             client = Redlock(nodes.urls)
         with client, client.lock(NAME) as lease:
-            assert lease.held
+            assert lease.is_held
 
 
 def test_nodes_with_passwords_work_and_tell_nobody(caplog: pytest.LogCaptureFixture) -> None:
@@ -301,8 +301,8 @@ def test_nodes_with_passwords_work_and_tell_nobody(caplog: pytest.LogCaptureFixt
                 redis.config_set("requirepass", CANARY)
         with Redlock([f"{url}?password={CANARY}" for url in nodes.urls]) as client:
             with client.lock(NAME) as lease:
-                assert lease.held
-                assert_no_secret(repr(client), repr(lease), repr(client.driver.nodes), str(client.holder(NAME)))
+                assert lease.is_held
+                assert_no_secret(repr(client), repr(lease), repr(client.pool.nodes), str(client.holder(NAME)))
             for server in nodes.servers:
                 server.kill()
             with pytest.raises(QuorumUnavailable) as caught:

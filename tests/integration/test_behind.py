@@ -104,7 +104,7 @@ def test_a_loss_that_is_known_by_then_is_raised(nodes: Cluster) -> None:
     with Redlock(nodes.urls, ttl=0.3, max_ttl=1.0) as client:
         lock = client.lock(NAME, wait_for_release=False)
         assert lock.acquire()
-        eventually(lambda: lock.lease.lost, "the end of a lease that nobody renews")
+        eventually(lambda: lock.lease.is_lost, "the end of a lease that nobody renews")
         with pytest.raises(LockLost):
             lock.release()
 
@@ -305,6 +305,6 @@ def test_wherever_an_exception_strikes_the_lock_is_free_within_a_ttl(nodes: Clus
                     with client.lock(NAME, wait_for_release=wait):
                         held += 1
             with client.lock(NAME, blocking_timeout=10.0) as lease:
-                assert not lease.lost
+                assert not lease.is_lost
     assert held, "it struck before the first section"
     gc.collect()

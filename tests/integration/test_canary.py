@@ -15,8 +15,8 @@ from celery import Celery
 
 from redlock import Redlock
 from redlock.admin import doctor, force_release
-from redlock.admin.bootstrap import declare
-from redlock.admin.cluster_status import survey
+from redlock.admin.bootstrap import declare_nodes
+from redlock.admin.cluster_status import cluster_status
 from redlock.celery import client_for, locked, metrics, task_registry
 from redlock.celery.conf import of_conf
 from redlock.cli import main
@@ -90,7 +90,7 @@ def refused(call: Callable[[], object]) -> None:
 @pytest.mark.parametrize("value", WRONG, ids=lambda value: repr(value)[:60].replace(SECRET, "S"))
 def test_a_wrong_address_is_refused_without_its_secret(value: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ANN401 - that is the point
     refused(lambda: Redlock(value))
-    refused(lambda: survey(value))
+    refused(lambda: cluster_status(value))
     refused(lambda: of_conf({"redlock_nodes": value}).client())
     app = Celery(set_as_current=False)
     app.conf.redlock_nodes = value
@@ -100,7 +100,7 @@ def test_a_wrong_address_is_refused_without_its_secret(value: Any, monkeypatch: 
         settings = read(Settings, {"REDLOCK_NODES": value, "REDLOCK_PASSWORD": SECRET}, "REDLOCK_")
         assert not spilled(repr(settings))
         refused(settings.client)
-        refused(lambda: declare([value]))
+        refused(lambda: declare_nodes([value]))
         refused(lambda: doctor.check(settings))
 
 
@@ -200,7 +200,7 @@ def test_a_life_of_a_lock_leaves_no_trace_of_it(
         said.extend(task_registry.TASK_LOCKS.listed())
 
     with caplog.at_level(logging.DEBUG), settings.client() as client:
-        figures = metrics.counting([node.label for node in client.driver.nodes])
+        figures = metrics.counting([node.label for node in client.pool.nodes])
         with client.lock("name") as lease:
             target = force_release.target(client, "name")
             assert target is not None
@@ -209,10 +209,14 @@ def test_a_life_of_a_lock_leaves_no_trace_of_it(
                 lease.__dict__ if hasattr(lease, "__dict__") else ""
             )
         body()
-        said += [survey(settings.addresses), doctor.check(settings, broker=f"redis://:{SECRET}@127.0.0.1:1")]
-        said += [vars(node) for node in survey(settings.addresses).nodes]
+        said += [cluster_status(settings.addresses), doctor.check(settings, broker=f"redis://:{SECRET}@127.0.0.1:1")]
+        said += [vars(node) for node in cluster_status(settings.addresses).nodes]
     formatter = MaskingFormatter("%(message)s %(redlock_fields)s", defaults={"redlock_fields": ""})
-    said += [caplog.text, json.dumps(survey(settings.addresses).as_dict()), *map(formatter.format, caplog.records)]
+    said += [
+        caplog.text,
+        json.dumps(cluster_status(settings.addresses).as_dict()),
+        *map(formatter.format, caplog.records),
+    ]
     assert "acquired" in caplog.text
     assert not spilled("\n".join(map(str, said)) + "\n".join(map(repr, said)))
     assert not spilled(app.conf.humanize())

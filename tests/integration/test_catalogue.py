@@ -13,7 +13,7 @@ import pytest
 
 from redlock import LockLost, QuorumUnavailable, Redlock
 from redlock._transport import codec
-from redlock.admin.cluster_status import survey
+from redlock.admin.cluster_status import cluster_status
 from tests.integration.tools import eventually, is_free, raw
 from tests.proxy import (
     Proxy,
@@ -252,7 +252,7 @@ def test_a_survey_of_a_bad_node_leaves_no_thread(nodes: Cluster, kind: str) -> N
     with proxies(nodes.servers[:1]) as links, CATALOGUE[kind](links) as urls:
 
         def look() -> None:
-            seen = survey([*urls, *nodes.urls[1:]], timeout=T)
+            seen = cluster_status([*urls, *nodes.urls[1:]], timeout=T)
             assert [node.votes for node in seen.nodes] == [False, True, True, True, True]
             assert seen.nodes[0].reason
 

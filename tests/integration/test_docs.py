@@ -27,8 +27,8 @@ from redis import Redis
 from redlock import ConfigurationError, Redlock, errors
 from redlock._core.protocol import Outcome
 from redlock._transport import codec
-from redlock.admin.bootstrap import declare
-from redlock.admin.cluster_status import survey
+from redlock.admin.bootstrap import declare_nodes
+from redlock.admin.cluster_status import cluster_status
 from redlock.testing import lock_nodes, redis_server
 from tests.integration.pages import Block, blocks
 from tests.integration.tools import ROOT, eventually
@@ -167,7 +167,7 @@ def test_nodes_with_the_configuration_and_the_user_of_the_page_do_all_that_clien
             server.start()
         urls = [server.url.replace("//", "//lock:SECRET@") for server in servers]
         as_operator = [server.url.replace("//", "//operator:SECRET@") for server in servers]
-        declare(as_operator)
+        declare_nodes(as_operator)
         client, other = (stack.enter_context(Redlock(urls)) for _ in range(2))
         lock = client.lock("x")
         assert lock.acquire()
@@ -177,11 +177,11 @@ def test_nodes_with_the_configuration_and_the_user_of_the_page_do_all_that_clien
             eventually(lambda: _blocked(urls[0]) + _blocked(urls[1]) + _blocked(urls[2]), "somebody who waits")
             lock.release()
         assert waiter.result()
-        seen = survey(as_operator)
-        assert survey(urls, resources=0).voting == 3
+        seen = cluster_status(as_operator)
+        assert cluster_status(urls, resources=0).voting == 3
         assert [(node.reason, node.missing, node.unlisted, node.rdb) for node in seen.nodes] == [("", (), "", "")] * 3
         with pytest.raises(ConfigurationError, match="wants a password"):
-            declare([server.url for server in servers])
+            declare_nodes([server.url for server in servers])
 
 
 def test_the_terms_of_the_nodes_can_be_changed_as_the_page_says() -> None:
@@ -192,7 +192,7 @@ def test_the_terms_of_the_nodes_can_be_changed_as_the_page_says() -> None:
             early.lock("x").acquire(blocking=False)
         for node in nodes:
             node.empty()
-        declare(nodes.urls)
+        declare_nodes(nodes.urls)
         with Redlock(nodes.urls, max_ttl=20.0) as after:
             assert after.lock("x").acquire(blocking=False)
 

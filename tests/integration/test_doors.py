@@ -25,8 +25,8 @@ from redis.exceptions import ResponseError
 from redlock import Redlock, RedlockError
 from redlock._transport import codec
 from redlock.admin import force_release
-from redlock.admin.bootstrap import declare
-from redlock.admin.cluster_status import survey
+from redlock.admin.bootstrap import declare_nodes
+from redlock.admin.cluster_status import cluster_status
 from redlock.testing import redis_server
 from tests.integration import acl
 from tests.integration.acl import commands
@@ -75,7 +75,7 @@ def in_use(nodes: Cluster, caplog: pytest.LogCaptureFixture, user: str) -> None:
     empty(nodes)
     operates = user == "operator"
     urls = as_user(nodes, user)
-    declare(urls if operates else nodes.urls)
+    declare_nodes(urls if operates else nodes.urls)
     with Redlock(urls) as client, Redlock(urls) as other:
         with raw(nodes[0]) as redis:
             redis.set(codec.fence_key(NAME), str(2**51))
@@ -87,8 +87,8 @@ def in_use(nodes: Cluster, caplog: pytest.LogCaptureFixture, user: str) -> None:
                     redis.delete(NAME)
                 eventually(lambda: holders(nodes.servers, NAME) == [lease.owner] * 5, "renewal and repair", within=5)
                 waiter.start()
-                eventually(lambda: any(node.blocked for node in survey(nodes.urls).nodes), "a waiter", within=5)
-                seen = survey(urls, resources=200 if operates else 0)
+                eventually(lambda: any(node.blocked for node in cluster_status(nodes.urls).nodes), "a waiter", within=5)
+                seen = cluster_status(urls, resources=200 if operates else 0)
         finally:
             # Before its client is closed: it would dial again, and leave the connections open.
             if waiter.is_alive():
@@ -172,7 +172,7 @@ def test_a_waiter_who_is_refused_says_so_and_does_not_ask_over_and_over(
 ) -> None:
     let_in(doors.servers, "lock", "blpop")
     empty(doors)
-    declare(doors.urls)
+    declare_nodes(doors.urls)
     with Redlock(doors.urls) as holder, Redlock(as_user(doors)) as client, holder.lock(NAME):
         assert not client.lock(NAME).acquire(blocking_timeout=1)
     assert "node-down" in caplog.text

@@ -53,7 +53,7 @@ def test_the_old_holder_finds_out_at_its_next_extension_and_the_next_token_is_la
     nodes: Cluster, client: Redlock, admin: Redlock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     old = client.lease(NAME, who="task-1@w1")
-    old.take(0)
+    old.acquire(0)
     assert release(nodes, "--force", "--yes") == 0
     said = capsys.readouterr().out
     assert f"held by task-1@w1 ({old.owner[:8]}) on 5 of 5 nodes" in said
@@ -62,11 +62,11 @@ def test_the_old_holder_finds_out_at_its_next_extension_and_the_next_token_is_la
     assert min(fences(nodes)) > old.fence
     assert wake_ups(nodes) == [1] * 5
     new = admin.lease(NAME)
-    new.take(0)
+    new.acquire(0)
     assert new.fence > old.fence + 1, "above what was written when the lock was taken away"
     with pytest.raises(LockLost, match="a quorum of nodes no longer has it"):
         old.extend(5.0)
-    assert old.lost
+    assert old.is_lost
     old.release()
     assert holders(nodes.servers, NAME) == [new.owner] * 5
     new.release()
@@ -85,7 +85,7 @@ def test_a_holder_that_renews_is_told_that_it_lost(nodes: Cluster, client: Redlo
 
 def test_it_wakes_a_waiter(nodes: Cluster, client: Redlock, admin: Redlock) -> None:
     old = client.lease(NAME, ttl_ms=10_000)
-    old.take(0)
+    old.acquire(0)
     got = threading.Event()
 
     def wait() -> None:
@@ -115,7 +115,7 @@ def test_it_wakes_a_waiter(nodes: Cluster, client: Redlock, admin: Redlock) -> N
 
 def test_only_the_lease_that_was_shown_is_taken_away(nodes: Cluster, client: Redlock, admin: Redlock) -> None:
     first = client.lease(NAME)
-    first.take(0)
+    first.acquire(0)
     shown = force_release.target(admin, NAME)
     assert shown is not None
     first.release()
@@ -132,7 +132,7 @@ def test_only_the_lease_that_was_shown_is_taken_away(nodes: Cluster, client: Red
 
 def test_without_a_quorum_nothing_is_deleted(nodes: Cluster, client: Redlock, admin: Redlock) -> None:
     lease = client.lease(NAME)
-    lease.take(0)
+    lease.acquire(0)
     shown = force_release.target(admin, NAME)
     assert shown is not None
     for server in nodes.servers[:3]:
@@ -146,7 +146,7 @@ def test_without_a_quorum_nothing_is_deleted(nodes: Cluster, client: Redlock, ad
 
 def test_two_dead_nodes_are_no_hindrance(nodes: Cluster, client: Redlock) -> None:
     old = client.lease(NAME)
-    old.take(0)
+    old.acquire(0)
     for server in nodes.servers[:2]:
         server.kill()
     assert release(nodes, "--force", "--yes") == 0
@@ -177,7 +177,7 @@ def test_a_lock_that_nobody_holds_is_left_alone(nodes: Cluster, capsys: pytest.C
 
 def test_a_client_that_disagrees_takes_nothing_away(nodes: Cluster, client: Redlock) -> None:
     lease = client.lease(NAME)
-    lease.take(0)
+    lease.acquire(0)
     with Redlock(nodes.urls, max_ttl=20) as other:
         shown = force_release.target(other, NAME)
         assert shown is not None
@@ -197,7 +197,7 @@ def test_it_asks_on_a_terminal_and_takes_anything_but_yes_for_no(
         assert release(nodes, "--force") == main.DECLINED
         lease.extend(5.0)
     monkeypatch.setattr("builtins.input", lambda _: "yes")
-    client.lease(NAME).take(0)
+    client.lease(NAME).acquire(0)
     assert release(nodes, "--force") == 0
     assert is_free(nodes.servers, NAME)
 

@@ -71,7 +71,7 @@ def test_a_thousand_asynchronous_releases_are_all_sent(nodes: Cluster, count: in
     with Redlock(nodes.urls, ttl=9.0, node_timeout=2.0) as client:
         leases = [client.lease(str(number)) for number in range(count)]
         for lease in leases:
-            lease.take(0)
+            lease.acquire(0)
         for lease in leases:
             lease.release(wait=False)
 

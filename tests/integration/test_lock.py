@@ -175,7 +175,7 @@ def test_with_gives_the_lease_and_releases_at_the_end(nodes: Cluster, client: Re
         assert not is_free(nodes.servers, NAME)
 
     eventually(lambda: is_free(nodes.servers, NAME), "no key on any node", within=2.0)
-    assert not lease.held
+    assert not lease.is_held
 
 
 @pytest.mark.parametrize("patience", [{"blocking": False}, {"blocking_timeout": 0}, {"blocking_timeout": 0.05}])
@@ -202,7 +202,7 @@ def test_a_lock_that_with_could_not_have_is_left_as_it_was(client: Redlock, riva
         pytest.fail("entered without the lock")
 
     with lock as lease:
-        assert lease.held
+        assert lease.is_held
 
 
 def test_releasing_what_was_never_held_is_an_error_that_users_of_redis_py_catch_already(client: Redlock) -> None:
@@ -328,7 +328,7 @@ def test_the_same_thread_may_take_again_what_has_run_out(nodes: Cluster, client:
     eventually(lambda: lost.lease.remaining() == 0, "the end of the lease")
 
     with client.lock(NAME) as lease:
-        assert lease.held
+        assert lease.is_held
         with pytest.raises(LockLost):
             lost.release()
         assert lease.owner in holders(nodes.servers, NAME)
@@ -592,7 +592,7 @@ def test_a_forked_child_dials_anew_and_leaves_the_parents_lease_and_connections_
                 told[name] = "NotHeld"
         told["theirs"] = client.lock(NAME).acquire(blocking=False)
         with client.lock("child's own") as own:
-            told["own"] = own.held
+            told["own"] = own.is_held
         client.close()
         return told
 
@@ -632,7 +632,7 @@ def test_a_client_that_was_closed_has_no_connections_and_dials_anew_when_it_is_u
 
     lock.release()
     with lock as lease:
-        assert lease.held
+        assert lease.is_held
 
 
 @pytest.mark.parametrize("bad", ["", "line\nbreak", "\x01redlock:fence:x", 7, None, b"bytes", "x" * 1_025, "\ud800"])
@@ -649,7 +649,7 @@ def test_any_text_without_control_characters_can_be_locked(client: Redlock, riva
 
 def test_a_very_long_owner_label_takes_the_lock_all_the_same(client: Redlock, nodes: Cluster) -> None:
     lease = client.lease(NAME, who=f"{'t' * 1_000_000}@host since 2026-11-24T12:00:00Z")
-    lease.take(0)
+    lease.acquire(0)
     (token,) = {holder for holder in holders(nodes.servers, NAME) if holder}
     lease.release()
     assert len(token) < 300
@@ -660,7 +660,7 @@ def test_leases_that_expired_do_not_accumulate(client: Redlock) -> None:
     lock = brief_lock(client, NAME)
     for _ in range(4):
         assert lock.acquire(blocking_timeout=30.0)
-        eventually(lambda: lock.lease.lost, "the end of a lease that is not renewed")
+        eventually(lambda: lock.lease.is_lost, "the end of a lease that is not renewed")
     assert lock.acquire(blocking_timeout=30.0)
     assert len(lock._leases) == 1
     lock.release()
@@ -671,7 +671,7 @@ def test_leases_that_expired_do_not_accumulate(client: Redlock) -> None:
 def test_a_block_whose_lease_expired_still_says_so(client: Redlock) -> None:
     lock = brief_lock(client, NAME, renew=False)
     with pytest.raises(LockLost), lock as lease:
-        eventually(lambda: lease.lost, "the end of a lease that is not renewed")
+        eventually(lambda: lease.is_lost, "the end of a lease that is not renewed")
         assert lock.acquire(blocking_timeout=30.0)
         lock.release()
 
@@ -729,8 +729,8 @@ def test_an_acquisition_that_is_struck_when_it_is_won_is_undone(
     lease = client.lease(NAME)
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         patch.setattr(LockEventLog, "acquired", strike)
-        lease.take(0)
-    assert not lease.held
+        lease.acquire(0)
+    assert not lease.is_held
     eventually(lambda: is_free(nodes.servers, NAME), "its cancellation", within=client.ttl_ms / 2000)
     with client.lock(NAME, blocking=False):
         pass
@@ -739,7 +739,7 @@ def test_an_acquisition_that_is_struck_when_it_is_won_is_undone(
 def test_a_lock_that_is_struck_after_it_was_won_is_released(
     nodes: Cluster, client: Redlock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    win = Acquisition.win
+    win = Acquisition.run
 
     def win_and_strike(candidate: Acquisition, patience_ms: int | None) -> None:
         win(candidate, patience_ms)

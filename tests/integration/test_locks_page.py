@@ -110,7 +110,7 @@ def test_the_data_tell_who_holds_what_for_how_long_with_which_votes_and_token(
 @pytest.mark.parametrize("who", ["somebody", "pid 7@somewhere since 2026-11-24T12:00:00Z"])
 def test_a_holder_that_is_no_task_is_shown_without_a_link_to_one(flower: Flower, client: Redlock, who: str) -> None:
     lease = client.lease(f"held by {who}", who=who)
-    lease.take(0)
+    lease.acquire(0)
     try:
         (lock,) = eventually(lambda: flower.locks(f"held by {who}"), "the lock", every=0.05)
     finally:

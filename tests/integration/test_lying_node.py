@@ -28,14 +28,14 @@ def test_a_lying_node_makes_two_holders_and_the_store_lets_one_through(
         first, second = one.lease(NAME), two.lease(NAME)
         for node in honest[1]:
             node.cut()
-        first.take(0)
+        first.acquire(0)
         for node in honest[1]:
             node.mend()
         for node in honest[0]:
             node.cut()
         with raw(liar) as redis:
             assert redis.delete(NAME, codec.fence_key(NAME)) == 2
-        second.take(0)
+        second.acquire(0)
 
         assert first.remaining() > 0
         assert second.remaining() > 0

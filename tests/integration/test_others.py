@@ -99,7 +99,7 @@ def test_we_get_the_lock_when_their_release_script_has_run(nodes: Cluster, clien
     assert they_release(nodes.servers, THEIRS) == 5
 
     with client.lock(NAME, blocking=False) as lease:
-        assert lease.held
+        assert lease.is_held
 
 
 def test_we_get_the_lock_when_their_time_is_over(nodes: Cluster, client: Redlock) -> None:
@@ -107,7 +107,7 @@ def test_we_get_the_lock_when_their_time_is_over(nodes: Cluster, client: Redlock
 
     with client.lock(NAME, blocking_timeout=30) as lease:
         assert THEIRS not in holders(nodes.servers, NAME)
-        assert lease.held
+        assert lease.is_held
 
 
 def test_their_release_script_does_nothing_to_what_is_ours(nodes: Cluster, client: Redlock) -> None:

@@ -73,7 +73,7 @@ def test_what_was_mistreated_is_as_new_at_the_same_address_after_a_reset(
 
 def test_a_node_that_was_cut_off_keeps_what_it_knows(fresh: LockNodes) -> None:
     with Redlock(fresh.urls, ttl=10.0) as client, Redlock(fresh.urls) as other:
-        client.lease("x").take(0)
+        client.lease("x").acquire(0)
         for node in fresh:
             node.cut()
             node.cut()
@@ -83,7 +83,7 @@ def test_a_node_that_was_cut_off_keeps_what_it_knows(fresh: LockNodes) -> None:
             node.mend()
             node.mend()
         with pytest.raises(LockContended):
-            other.lease("x").take(0)
+            other.lease("x").acquire(0)
 
 
 def test_a_node_that_was_frozen_answers_again_when_it_is_thawed(fresh: LockNodes, brief: Redlock) -> None:

@@ -10,8 +10,8 @@ from redis.exceptions import ResponseError
 
 from redlock import QuorumUnavailable, Redlock
 from redlock._transport import codec
-from redlock.admin.bootstrap import declare
-from redlock.admin.cluster_status import survey
+from redlock.admin.bootstrap import declare_nodes
+from redlock.admin.cluster_status import cluster_status
 from redlock.testing import redis_server
 from tests.integration.acl import let_in
 from tests.integration.tools import CANARY, eventually, raw
@@ -23,8 +23,8 @@ NAME = "nightly"
 
 
 def test_two_projects_with_different_ttls_share_nodes(nodes: Cluster) -> None:
-    declare(nodes.urls, "team1:")
-    declare(nodes.urls, "team2:")
+    declare_nodes(nodes.urls, "team1:")
+    declare_nodes(nodes.urls, "team2:")
     with (
         Redlock(nodes.urls, prefix="team1:", ttl=0.5, max_ttl=1.0) as one,
         Redlock(nodes.urls, prefix="team1:", ttl=0.5, max_ttl=1.0) as rival,
@@ -35,7 +35,7 @@ def test_two_projects_with_different_ttls_share_nodes(nodes: Cluster) -> None:
         assert mine.owner != theirs.owner
         assert not rival.lock(NAME).acquire(blocking=False)
         for prefix, max_ttl, lease in (("team1:", 1.0, mine), ("team2:", 60.0, theirs)):
-            seen = survey(nodes.urls, prefix=prefix, max_ttl=max_ttl)
+            seen = cluster_status(nodes.urls, prefix=prefix, max_ttl=max_ttl)
             assert [held.resource for held in seen.locks] == [NAME]
             assert {held.fence for held in seen.locks} == {lease.fence}
             assert seen.voting == 5, "no other project's terms count"
@@ -78,10 +78,10 @@ def test_an_acl_confines_a_project_to_its_prefix(user: str) -> None:
             with client.lock(NAME) as lease:
                 lease.extend(1.0)
                 assert not rival.lock(NAME).acquire(blocking_timeout=0.1)
-                assert survey(urls, prefix="team1:").voting == 3
+                assert cluster_status(urls, prefix="team1:").voting == 3
             with pytest.raises(QuorumUnavailable, match="may not"):
                 other.lock(NAME).acquire(blocking=False)
-            (why, *_) = {node.reason for node in survey(urls, prefix="team2:").nodes}
+            (why, *_) = {node.reason for node in cluster_status(urls, prefix="team2:").nodes}
             assert "may not run what the lock needs" in why
         with Redis.from_url(urls[0]) as redis, pytest.raises(ResponseError, match="no permissions"):
             redis.set("team2:nightly", "stolen")

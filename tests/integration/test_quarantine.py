@@ -11,7 +11,7 @@ import pytest
 
 from redlock import ConfigurationError, LockContended, QuorumUnavailable, Redlock, RedlockError
 from redlock._transport import codec
-from redlock.admin.bootstrap import declare
+from redlock.admin.bootstrap import declare_nodes
 from redlock.testing import redis_server
 from redlock.testing.redis_server import Server
 from tests.integration.tools import eventually, holders, label, raw
@@ -75,7 +75,7 @@ def test_an_emptied_node_never_gives_a_second_holder(nodes: Cluster, brief: Redl
     for server in nodes.servers[3:]:
         server.freeze()
     lease = brief.lease("x", ttl_ms=900)
-    lease.take(0)
+    lease.acquire(0)
     for server in nodes.servers[3:]:
         server.thaw()
     restart(nodes[0])
@@ -112,11 +112,11 @@ def test_brand_new_nodes_abstain_until_somebody_declares_them() -> None:
     servers = [Server().start() for _ in range(3)]
     urls = [server.url for server in servers]
     try:
-        declare(urls)
+        declare_nodes(urls)
         with Redlock(urls, ttl=0.5, max_ttl=1.0) as client:
             assert client.lock("x").acquire(blocking=False)
         with pytest.raises(ConfigurationError, match="has a record already"):
-            declare(urls)
+            declare_nodes(urls)
     finally:
         for server in servers:
             server.stop()
@@ -188,7 +188,7 @@ def test_a_rejected_client_works_once_the_nodes_accept_it(nodes: Cluster, brief:
         with pytest.raises(ConfigurationError, match="all clients must agree"):
             other.lock("y").acquire()
         for server in nodes.servers:
-            reject(server, other.driver.codec.fingerprint)
+            reject(server, other.pool.codec.fingerprint)
         assert other.lock("y").acquire(blocking=False)
 
 
@@ -215,7 +215,7 @@ def test_a_minority_that_rejects_has_no_vote_and_is_logged(
 
 def _agrees(client: Redlock, server: Server) -> bool:
     with client.lock("probe"):
-        return record(server, "fingerprint") == client.driver.codec.fingerprint
+        return record(server, "fingerprint") == client.pool.codec.fingerprint
 
 
 def test_one_node_that_rejects_and_two_that_are_down_are_no_quorum(nodes: Cluster, brief: Redlock) -> None:

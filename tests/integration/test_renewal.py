@@ -50,7 +50,7 @@ def test_a_with_block_may_be_longer_than_its_lease(nodes: Cluster, brief: Redloc
 def test_acquire_alone_is_never_renewed(brief: Redlock) -> None:
     lock = brief.lock("x")
     assert lock.acquire()
-    eventually(lambda: lock.lease.lost, "the end of a lease that nobody renews")
+    eventually(lambda: lock.lease.is_lost, "the end of a lease that nobody renews")
     with pytest.raises(LockLost):
         lock.lease.ensure_valid()
 
@@ -60,7 +60,7 @@ def test_renewal_stops_at_max_hold_and_the_holder_is_told(brief: Redlock) -> Non
     with pytest.raises(LockLost, match="max_hold"), brief.lock("x", max_hold=1.0, on_lost=told.append) as lease:
         eventually(lambda: told, "the call of on_lost")
         assert told == [lease]
-        assert lease.lost
+        assert lease.is_lost
 
 
 def test_a_lease_survives_a_rolling_restart_of_all_nodes(nodes: Cluster, brief: Redlock) -> None:
@@ -95,14 +95,14 @@ def test_a_lease_whose_keys_are_gone_on_a_quorum_is_lost_at_once_and_never_comes
     with pytest.raises(LockLost, match="a quorum of nodes no longer has it"), brief.lock("x") as lease:
         token = lease.owner
         run_out(nodes.servers[:3], "x")
-        eventually(lambda: lease.lost, "the renewal that finds it out")
+        eventually(lambda: lease.is_lost, "the renewal that finds it out")
         assert [found == token for found in holders(nodes.servers[:3], "x")] == [False] * 3
 
 
 def test_what_the_body_raised_is_not_masked_by_a_lost_lease(nodes: Cluster, brief: Redlock) -> None:
     with pytest.raises(KeyError, match="mine"), brief.lock("x") as lease:
         run_out(nodes.servers, "x")
-        eventually(lambda: lease.lost, "the loss")
+        eventually(lambda: lease.is_lost, "the loss")
         raise KeyError("mine")
 
 
@@ -149,7 +149,7 @@ def test_five_hundred_leases_are_renewed_by_one_thread(nodes: Cluster) -> None:
     with Redlock(nodes.urls, ttl=6.0) as client:
         leases = [client.lease(f"r:{number}", renew=True) for number in range(500)]
         for lease in leases:
-            lease.take(0)
+            lease.acquire(0)
         outlive(leases[-1], 1)
         assert all(lease.remaining() > 0 for lease in leases)
         assert _renewing() == before + 1
@@ -264,7 +264,7 @@ def test_many_leases_are_renewed_in_few_exchanges(nodes: Cluster, monkeypatch: p
     with Redlock(nodes.urls, ttl=1.5) as client:
         leases = [client.lease(f"account:{number}") for number in range(100)]
         for lease in leases:
-            lease.take(0)
+            lease.acquire(0)
         before = sent()
         # Leases that are taken one after the other are due one after the other; these are due at once.
         due_ms = now_ms() + 100
@@ -273,7 +273,7 @@ def test_many_leases_are_renewed_in_few_exchanges(nodes: Cluster, monkeypatch: p
         eventually(lambda: renewed[0] >= 300, "three renewals of each")
         pieces = sent() - before
         assert pieces < 5 * renewed[0] / 2, "a piece on each of five connections for each renewal is five times as many"
-        assert not any(lease.lost for lease in leases)
+        assert not any(lease.is_lost for lease in leases)
         for lease in leases:
             lease.release()
 
@@ -287,9 +287,9 @@ def test_the_trouble_of_one_lease_is_not_that_of_those_which_are_renewed_with_it
     lost = brief.lease("lost", renew=True, on_lost=fail)
     leases = [brief.lease(f"account:{number}", renew=True) for number in range(20)]
     for lease in (lost, *leases):
-        lease.take(0)
+        lease.acquire(0)
     run_out(nodes.servers, "lost")
-    eventually(lambda: lost.lost, "the loss of one")
+    eventually(lambda: lost.is_lost, "the loss of one")
     eventually(lambda: any("on-lost-failed" in line for line in caplog.messages), "its on_lost, which fails")
     for lease in leases:
         outlive(lease, 2)
@@ -305,10 +305,10 @@ def test_who_is_told_of_a_loss_may_use_the_lock(nodes: Cluster, brief: Redlock) 
             told.set()
 
     lease = brief.lease("x", renew=True, on_lost=take_another)
-    lease.take(0)
+    lease.acquire(0)
     run_out(nodes.servers, "x")
     assert told.wait(10)
-    assert not lease.held
+    assert not lease.is_held
 
 
 def test_a_blocking_on_lost_delays_no_renewal(nodes: Cluster, brief: Redlock) -> None:
@@ -319,8 +319,8 @@ def test_a_blocking_on_lost_delays_no_renewal(nodes: Cluster, brief: Redlock) ->
         blocked.wait(30)
 
     guilty, innocent = brief.lease("guilty", renew=True, on_lost=block), brief.lease("innocent", renew=True)
-    guilty.take(0)
-    innocent.take(0)
+    guilty.acquire(0)
+    innocent.acquire(0)
     run_out(nodes.servers, "guilty")
     assert called.wait(10)
     outlive(innocent, 3)
@@ -336,7 +336,7 @@ def test_an_on_lost_that_exits_ends_no_renewal(nodes: Cluster, brief: Redlock) -
         sys.exit(1)
 
     lost = brief.lease("lost", renew=True, on_lost=leave)
-    lost.take(0)
+    lost.acquire(0)
     run_out(nodes.servers, "lost")
     assert called.wait(10)
     with brief.lock("next") as lease:
@@ -359,7 +359,7 @@ def test_a_lease_that_fails_in_its_turn_ends_no_other(brief: Redlock, monkeypatc
     broken = brief.lease("broken", renew=True)
     leases = [brief.lease(f"account:{number}", renew=True) for number in range(5)]
     for lease in (broken, *leases):
-        lease.take(0)
+        lease.acquire(0)
     monkeypatch.setattr(broken, "_renewing", fail)
     for lease in leases:
         outlive(lease, 2)
@@ -383,7 +383,7 @@ def test_a_lock_that_is_acquired_twice_is_released_twice(brief: Redlock) -> None
     assert second.acquire()
     first.release()
     assert first.locked()
-    assert second.lease.held
+    assert second.lease.is_held
     second.release()
     assert not first.locked()
 
@@ -394,6 +394,6 @@ def test_a_forgotten_inner_entry_does_not_outlive_the_block(brief: Redlock) -> N
         brief.lock("x", reentrant=True).__enter__()
         kept = brief.lock("x", reentrant=True)
         kept.__enter__()
-    assert not outer.held
+    assert not outer.is_held
     assert not brief.lock("x").locked()
     assert kept

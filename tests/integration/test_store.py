@@ -45,7 +45,7 @@ def store(redis: Redis) -> FencedStore:
 def take(client: Redlock) -> Lease:
     """A lease on the counter's lock, taken at the first try."""
     lease = client.lease(NAME)
-    lease.take(0)
+    lease.acquire(0)
     return lease
 
 
@@ -428,7 +428,7 @@ def test_without_a_lease_nothing_is_read(client: Redlock, store: FencedStore) ->
     with pytest.raises(NotHeld):
         store.open(NAME, lease)
 
-    lease.take(0)
+    lease.acquire(0)
     lease.release()
     with pytest.raises(NotHeld):
         store.open(NAME, lease)

@@ -10,7 +10,7 @@ import pytest
 
 from redlock import ConfigurationError, Redlock
 from redlock._transport import codec
-from redlock.admin.cluster_status import survey
+from redlock.admin.cluster_status import cluster_status
 from redlock.cli import main
 from redlock.testing.redis_server import Server
 from tests.integration.tools import CANARY, eventually, label, raw
@@ -24,7 +24,7 @@ NAME = "account:42"
 
 
 def look(nodes: Cluster, **options: float | str) -> ClusterStatus:
-    return survey(nodes.urls, timeout=5.0, **options)  # type: ignore[arg-type]  # one of each type
+    return cluster_status(nodes.urls, timeout=5.0, **options)  # type: ignore[arg-type]  # one of each type
 
 
 def only(seen: ClusterStatus) -> LockInfo:
@@ -34,7 +34,7 @@ def only(seen: ClusterStatus) -> LockInfo:
 
 def test_it_shows_who_holds_what_with_token_and_votes(nodes: Cluster, client: Redlock) -> None:
     lease = client.lease(NAME, who="task-1@w1 since 2026-11-24T12:00:00Z")
-    lease.take(0)
+    lease.acquire(0)
     seen = look(nodes)
     one = only(seen)
     assert (one.resource, one.holder, one.since) == (NAME, "task-1@w1", "2026-11-24T12:00:00Z")
@@ -55,7 +55,7 @@ def test_dead_nodes_are_named_with_the_reason_and_a_frozen_one_is_not_waited_for
     with client.lock(NAME, ttl=10):
         nodes[0].kill()
         nodes[1].freeze()
-        seen = survey(nodes.urls, timeout=0.5)
+        seen = cluster_status(nodes.urls, timeout=0.5)
         nodes[1].thaw()
     assert [node.reachable for node in seen.nodes] == [False, False, True, True, True]
     assert seen.nodes[0].reason in {"connection refused", "no such file or directory"}
@@ -198,7 +198,7 @@ def test_more_locks_than_the_limit_are_said_to_be_more(nodes: Cluster) -> None:
 
 def test_all_nodes_are_asked_at_the_same_time(nodes: Cluster) -> None:
     with proxies(nodes.servers, delay=0.2) as links:
-        seen = survey([link.url for link in links], timeout=5.0)
+        seen = cluster_status([link.url for link in links], timeout=5.0)
         assert seen.voting == 5
         assert len({link.commands for link in links}) == 1
 
@@ -208,7 +208,7 @@ def test_a_user_who_may_not_list_the_names_is_told_so_and_the_others_names_are_r
         redis.acl_setuser("limited", enabled=True, passwords=[f"+{CANARY}"], keys=["*"], commands=["+@all", "-scan"])
     urls = [f"{nodes[0].url}?username=limited&password={CANARY}", *nodes.urls[1:]]
     with Redlock(urls) as client, client.lock(NAME):
-        seen = survey(urls, timeout=5.0)
+        seen = cluster_status(urls, timeout=5.0)
     assert seen.nodes[0].unlisted == "the user may not run what the lock needs"
     assert only(seen).votes == (True,) * 5
     assert CANARY not in json.dumps(seen.as_dict())
@@ -227,7 +227,7 @@ def test_a_user_who_may_not_list_the_names_is_told_so_and_the_others_names_are_r
 )
 def test_bad_input_is_refused_before_anybody_is_asked(options: dict[str, object], said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
-        survey(**options)  # type: ignore[arg-type]  # that is what is tested
+        cluster_status(**options)  # type: ignore[arg-type]  # that is what is tested
 
 
 def test_the_command_shows_it_as_a_table_and_as_json(
@@ -256,7 +256,7 @@ def test_a_server_that_can_not_be_a_lock_node_is_looked_at_all_the_same(nodes: C
     replica = Server(options=("--replicaof", "127.0.0.1", "1"))
     try:
         replica.start()
-        node = survey([replica.url, *nodes.urls[1:]], timeout=5.0).nodes[0]
+        node = cluster_status([replica.url, *nodes.urls[1:]], timeout=5.0).nodes[0]
     finally:
         replica.stop()
     assert node.reachable

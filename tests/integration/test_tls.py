@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from redlock import ConfigurationError, QuorumUnavailable, Redlock
-from redlock.admin.bootstrap import declare
-from redlock.admin.cluster_status import survey
+from redlock.admin.bootstrap import declare_nodes
+from redlock.admin.cluster_status import cluster_status
 from redlock.testing.redis_server import Server, free_port
 from tests.integration.tools import eventually, holders, raw
 
@@ -93,7 +93,7 @@ def nodes(authority: Authority) -> Iterator[Nodes]:
                 if "tls" not in (server.directory / "redis.log").read_text().lower():
                     raise
                 pytest.skip("no redis-server with TLS")
-        declare([server.url for server in servers])
+        declare_nodes([server.url for server in servers])
         yield Nodes(servers, ports)
 
 
@@ -127,7 +127,7 @@ def test_locks_are_taken_waited_for_renewed_and_given_back(nodes: Nodes, authori
                 redis.delete(NAME)
             eventually(lambda: holders(nodes.servers, NAME) == [lease.owner] * 3, "renewal and repair")
             assert not other.lock(NAME).acquire(blocking=False)
-            assert [held.resource for held in survey(urls, timeout=5.0).locks] == [NAME]
+            assert [held.resource for held in cluster_status(urls, timeout=5.0).locks] == [NAME]
         eventually(lambda: holders(nodes.servers, NAME) == [None] * 3, "the release")
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from redlock import LockContended, Redlock, _log
 from redlock._locking import wait_report
-from redlock.admin.cluster_status import survey
+from redlock.admin.cluster_status import cluster_status
 from redlock.cli.status_table import table
 from tests.integration.tools import eventually, label, raw
 
@@ -50,9 +50,9 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> Events:
 
 def test_a_wait_before_the_first_attempt_is_visible(client: Redlock, rival: Redlock, heard: Events) -> None:
     """A client that had to wait a moment ago joins the queue before it asks the nodes."""
-    client.waiters.remember((NAME,), 60, 10_000)
+    client.waiter_pool.remember((NAME,), 60, 10_000)
     with rival.lock(NAME), pytest.raises(LockContended):
-        client.lease(NAME, who="me").take(50)
+        client.lease(NAME, who="me").acquire(50)
     assert [event for event, _ in heard] == ["waiting", "refused", "wait-ended"]
     (_, began), _, (_, ended) = heard
     assert (began["resource"], began["who"], began["position"]) == (NAME, "me", 1)
@@ -61,16 +61,16 @@ def test_a_wait_before_the_first_attempt_is_visible(client: Redlock, rival: Redl
 
 def test_a_caller_that_tries_once_does_not_wait(client: Redlock, rival: Redlock, heard: Events) -> None:
     for lately in (0, 60):
-        client.waiters.remember((NAME,), lately, 10_000)
+        client.waiter_pool.remember((NAME,), lately, 10_000)
         with rival.lock(NAME), pytest.raises(LockContended):
-            client.lease(NAME).take(0)
+            client.lease(NAME).acquire(0)
     assert [event for event, _ in heard] == ["refused"] * 2
 
 
 def test_a_wait_ends_when_the_lock_is_acquired(client: Redlock, rival: Redlock, heard: Events) -> None:
     holder, waiter = rival.lease(NAME, who="holder"), client.lease(NAME, who="waiter")
-    holder.take(0)
-    thread = threading.Thread(target=lambda: waiter.take(None))
+    holder.acquire(0)
+    thread = threading.Thread(target=lambda: waiter.acquire(None))
     thread.start()
     eventually(client.waits.pending, "the wait")
     (wait,) = client.waits.pending()
@@ -108,7 +108,7 @@ def test_a_wait_ends_when_it_is_interrupted(nodes: Cluster, client: Redlock, riv
         with rival.lock(NAME):
             thread.start()
             with pytest.raises(KeyboardInterrupt):
-                client.lease(NAME).take(None)
+                client.lease(NAME).acquire(None)
     finally:
         thread.join()
         signal.signal(signal.SIGUSR1, before)
@@ -129,7 +129,7 @@ def test_threads_of_a_process_have_positions(client: Redlock, rival: Redlock, he
         threads = [threading.Thread(target=wait) for _ in range(3)]
         for number, thread in enumerate(threads, 1):
             thread.start()
-            eventually(lambda number=number: client.waiters.gate.length((NAME,)) == number, "its place")  # type: ignore[misc]  # binds the number
+            eventually(lambda number=number: client.waiter_pool.local_queue.length((NAME,)) == number, "its place")  # type: ignore[misc]  # binds the number
         assert began() == [1, 2, 3]
         assert len(client.waits.pending()) == 3
     for thread in threads:
@@ -139,7 +139,9 @@ def test_threads_of_a_process_have_positions(client: Redlock, rival: Redlock, he
 
 def seen(nodes: Cluster, prefix: str = "") -> list[tuple[str, int, str]]:
     """The waiters that the nodes report: name, position and holder."""
-    return [(one.waiter, one.position, one.holder) for one in survey(nodes.urls, prefix=prefix, timeout=5.0).waiters]
+    return [
+        (one.waiter, one.position, one.holder) for one in cluster_status(nodes.urls, prefix=prefix, timeout=5.0).waiters
+    ]
 
 
 @contextlib.contextmanager
@@ -148,7 +150,7 @@ def waiting(client: Redlock, *owner_labels: str) -> Iterator[None]:
 
     def wait(owner_label: str) -> None:
         lease = client.lease(NAME, who=owner_label)
-        lease.take(None)
+        lease.acquire(None)
         lease.release()
 
     threads = [threading.Thread(target=wait, args=(owner_label,)) for owner_label in owner_labels]
@@ -162,11 +164,11 @@ def waiting(client: Redlock, *owner_labels: str) -> Iterator[None]:
 
 def test_the_nodes_report_each_waiter_until_its_end(nodes: Cluster, client: Redlock, rival: Redlock) -> None:
     lease = rival.lease(NAME, who="holder")
-    lease.take(0)
+    lease.acquire(0)
     with waiting(client, "first", "second"):
         expected = [("first", 1, "holder"), ("second", 2, "holder")]
         eventually(lambda: seen(nodes) == expected, "both waiters", every=0.1)
-        (held,) = survey(nodes.urls).locks
+        (held,) = cluster_status(nodes.urls).locks
         assert held.waiters == 2
         assert seen(nodes, "other:") == [], "another project on the same nodes sees other waiters"
         lease.release()
@@ -175,8 +177,8 @@ def test_the_nodes_report_each_waiter_until_its_end(nodes: Cluster, client: Redl
 
 def test_a_waiter_is_reported_where_its_node_goes_down(nodes: Cluster, client: Redlock, rival: Redlock) -> None:
     lease = rival.lease(NAME, who="holder", renew=True)
-    lease.take(0)
-    node = client.waiters.node_for((NAME,))
+    lease.acquire(0)
+    node = client.waiter_pool.node_for((NAME,))
     assert node is not None
     with waiting(client, "waiter"):
         eventually(lambda: seen(nodes) == [("waiter", 1, "holder")], "the waiter", every=0.1)
@@ -196,10 +198,10 @@ def test_redlock_run_is_a_waiter_until_it_is_killed(nodes: Cluster, rival: Redlo
 
 def test_status_lists_waiters(nodes: Cluster, client: Redlock, rival: Redlock) -> None:
     lease = rival.lease(NAME, who="holder")
-    lease.take(0)
+    lease.acquire(0)
     with waiting(client, "waiter"):
         eventually(lambda: seen(nodes), "the waiter", every=0.1)
-        *_, heading, line = table(survey(nodes.urls, timeout=5.0)).splitlines()
+        *_, heading, line = table(cluster_status(nodes.urls, timeout=5.0)).splitlines()
         lease.release()
     assert heading.split() == ["WAITED", "FOR", "POSITION", "WAITER", "SINCE", "HOLDER"]
     assert line.split()[:3] == [NAME, "1", "waiter"]
@@ -227,4 +229,4 @@ def test_a_wait_does_not_need_the_thread_that_reports_it(
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
     with rival.lock(NAME), pytest.raises(LockContended):
-        client.lease(NAME).take(50)
+        client.lease(NAME).acquire(50)

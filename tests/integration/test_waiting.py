@@ -112,11 +112,11 @@ def test_a_holder_that_takes_it_again_at_once_does_not_starve_who_waits(nodes: C
 def test_a_holder_that_died_is_not_waited_for_longer_than_its_ttl(nodes: Cluster) -> None:
     with Redlock(nodes.urls, ttl=1.0) as dead, Redlock(nodes.urls, ttl=1.0) as client:
         lease = dead.lease("x")
-        lease.take(0)
+        lease.acquire(0)
         with client.lock("x"):
             assert lease.remaining() == 0
         # It has never been given back: what ended the wait was the end of the keys.
-        assert lease.held
+        assert lease.is_held
 
 
 def test_a_lost_try_leaves_no_wake_up_and_a_release_leaves_one_on_every_node(nodes: Cluster, client: Redlock) -> None:
@@ -203,8 +203,8 @@ def test_a_wake_up_that_was_taken_in_vain_is_passed_on(nodes: Cluster, first_fre
     not sleep on."""
     one, both, alone = (Redlock(nodes.urls, ttl=5.0) for _ in range(3))
     a, b = one.lease(first_free), one.lease(then_free)
-    a.take(0)
-    b.take(0)
+    a.acquire(0)
+    b.acquire(0)
     got: list[str] = []
 
     def wait(client: Redlock, names: list[str]) -> None:
@@ -266,7 +266,7 @@ def test_the_threads_of_a_process_are_one_waiter_at_the_nodes_and_are_served_in_
     threads = []
     for number in range(6):
         threads.append(in_a_thread(lambda number=number: wait(number)))  # type: ignore[misc]  # binds the number
-        eventually(lambda: client.waiters.gate.length(("x",)) == len(threads), "one more in the line")
+        eventually(lambda: client.waiter_pool.local_queue.length(("x",)) == len(threads), "one more in the line")
     eventually(lambda: waiting(nodes.servers) == 1, "a waiter that blocks")
     first.release()
     for thread in threads:
@@ -287,7 +287,7 @@ def test_who_is_still_in_the_line_when_its_time_is_over_is_told_who_holds_it(cli
         told.append(caught.value)
 
     in_a_thread(wait_briefly).join()
-    assert client.waiters.gate.length(("x",)) == 1
+    assert client.waiter_pool.local_queue.length(("x",)) == 1
     assert "MainThread" in str(told[0])
     holder.release()
     for thread in threads:
@@ -324,16 +324,16 @@ def test_where_nobody_is_there_any_more_it_finds_a_wake_up_at_once_and_remembers
     lock = client.lock("x", blocking_timeout=30)
     assert lock.acquire()
     lock.release()
-    client.waiters.remember(lock.names, 5, 60_000)
+    client.waiter_pool.remember(lock.names, 5, 60_000)
     for _ in range(3):
         assert lock.acquire()
         lock.release()
-    assert not client.waiters.lately_waited_ms(lock.names)
+    assert not client.waiter_pool.lately_waited_ms(lock.names)
 
 
 def test_who_does_not_wait_asks_the_nodes_however_crowded_it_was(client: Redlock) -> None:
     lock = client.lock("x", blocking=False)
-    client.waiters.remember(lock.names, 5, 60_000)
+    client.waiter_pool.remember(lock.names, 5, 60_000)
     assert lock.acquire()
     lock.release()
 
@@ -343,11 +343,15 @@ def test_a_forked_child_inherits_no_queue_and_no_waiting_connections(nodes: Clus
     with Redlock(nodes.urls) as rival, rival.lock(names):
         assert not client.lock(names, blocking_timeout=0.3).acquire(), "this leaves a connection for the next wait"
         waiting = in_a_thread(lambda: client.lock(names, blocking_timeout=30.0).acquire())
-        eventually(lambda: client.waiters.gate.has_line(names), "a thread in the queue")
+        eventually(lambda: client.waiter_pool.local_queue.has_line(names), "a thread in the queue")
 
         def in_the_child() -> list[object]:
-            kept = sum(map(len, client.waiters._kept.values()))
-            return [kept, client.waiters.gate.has_line(names), client.lock(names, blocking_timeout=0.3).acquire()]
+            kept = sum(map(len, client.waiter_pool._kept.values()))
+            return [
+                kept,
+                client.waiter_pool.local_queue.has_line(names),
+                client.lock(names, blocking_timeout=0.3).acquire(),
+            ]
 
         assert in_a_fork(in_the_child) == [0, False, False]
     waiting.join(30)

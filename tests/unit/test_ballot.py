@@ -57,7 +57,7 @@ def test_a_lost_connection_answers_nothing_any_more_and_takes_back_no_vote() -> 
     one = ballot()
     one.cast(0, granted())
     for place in range(5):
-        one.miss(place, "connection reset")
+        one.record_silence(place, "connection reset")
     assert one.is_over
     assert one.close(1_005).votes == (granted(), *[silent("connection reset")] * 4)
 
@@ -65,5 +65,5 @@ def test_a_lost_connection_answers_nothing_any_more_and_takes_back_no_vote() -> 
 def test_what_is_missed_after_the_end_changes_nothing() -> None:
     one = ballot()
     said = one.close(1_005)
-    one.miss(0, "connection reset")
+    one.record_silence(0, "connection reset")
     assert one.votes == list(said.votes)

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from redlock._core.votes import shown
-from redlock._escaping import LONGEST_LABEL, escape, excerpt, is_invisible, owner_label
+from redlock._core.votes import masked_token
+from redlock._escaping import LONGEST_LABEL, bounded_label, escape, excerpt, is_invisible
 from redlock._transport.codec import disagrees, explain
 
 SINCE = "@worker-1 since 2026-11-24T12:00:00Z"
@@ -44,7 +44,7 @@ def test_every_control_and_format_character_is_escaped() -> None:
 
 @pytest.mark.parametrize("task", ["t" * 1_000_000, "\u202e" * 1_000_000, "t" * 200 + "\U000e0100" * 50])
 def test_an_owner_label_has_a_limit_and_keeps_its_end(task: str) -> None:
-    label = owner_label(task + SINCE)
+    label = bounded_label(task + SINCE)
     assert len(label) <= LONGEST_LABEL
     assert label.isprintable()
     assert label.endswith(SINCE)
@@ -52,13 +52,13 @@ def test_an_owner_label_has_a_limit_and_keeps_its_end(task: str) -> None:
 
 def test_an_ordinary_owner_label_stays_as_it_is() -> None:
     label = f"2f1c9f0a-7a51-4d4c-8a2b-c9f31f0d6c55{SINCE}"
-    assert owner_label(label) == label
+    assert bounded_label(label) == label
 
 
 def test_a_holder_from_a_node_is_shown_escaped_and_short() -> None:
-    assert shown(f"{'0' * 31}1:a\x1b[2J@h") == "a\\x1b[2J@h (00000000)"
-    assert len(shown(f"{'0' * 31}1:{'x' * 60_000}")) < LONGEST_LABEL + 20
-    assert shown("\x1b[2J\u202e") == "\\x1b[2J\\u202e..."
+    assert masked_token(f"{'0' * 31}1:a\x1b[2J@h") == "a\\x1b[2J@h (00000000)"
+    assert len(masked_token(f"{'0' * 31}1:{'x' * 60_000}")) < LONGEST_LABEL + 20
+    assert masked_token("\x1b[2J\u202e") == "\\x1b[2J\\u202e..."
 
 
 def test_what_a_node_says_is_shown_escaped_and_short() -> None:

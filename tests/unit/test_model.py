@@ -17,9 +17,9 @@ from redlock._core.votes import (
     deadline_ms,
     decided,
     drift_ms,
+    masked_token,
     quarantine_ms,
     quorum_of,
-    shown,
     silent,
 )
 from tests.unit.helpers import ABSENT, DEAD, OTHER, SECRET, TOKEN, denied, election, granted
@@ -219,7 +219,7 @@ def test_an_election_that_was_won_too_late_is_not_a_missing_quorum() -> None:
 
 
 def test_the_ballot_shows_the_votes_in_the_nodes_order() -> None:
-    assert election(granted(), denied(), DEAD, UNANSWERED, granted()).ballot == "GDS.G"
+    assert election(granted(), denied(), DEAD, UNANSWERED, granted()).votes_text == "GDS.G"
 
 
 def test_only_nodes_that_may_vote_and_have_no_key_are_missing_it() -> None:
@@ -252,11 +252,11 @@ def test_no_answer_and_no_answer_yet_are_told_apart() -> None:
 
 
 def test_an_owner_token_is_shown_with_who_it_is_and_eight_digits_of_its_secret() -> None:
-    assert shown(TOKEN) == "task-1@host-a (01234567)"
+    assert masked_token(TOKEN) == "task-1@host-a (01234567)"
 
 
 def test_who_may_hold_colons() -> None:
-    assert shown(f"{SECRET}:job:7@host") == "job:7@host (01234567)"
+    assert masked_token(f"{SECRET}:job:7@host") == "job:7@host (01234567)"
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_who_may_hold_colons() -> None:
     ],
 )
 def test_no_more_than_eight_digits_of_a_secret_are_ever_shown_also_of_other_clients_tokens(token: str) -> None:
-    assert SECRET[:9] not in shown(token)
+    assert SECRET[:9] not in masked_token(token)
 
 
 def test_votes_and_elections_can_not_be_changed_afterwards() -> None:

@@ -12,7 +12,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redlock import ConfigurationError, Redlock
 from redlock._transport import address
 from redlock._transport import node as node_module
-from redlock._transport.node import Node, UnsuitableNode, _met, why
+from redlock._transport.node import Node, UnsuitableNode, _met, describe_failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -164,7 +164,7 @@ def test_making_a_client_with_all_its_parts_dials_nothing_and_starts_nothing() -
         client.lock("x")
         client.lease("x")
         assert threading.active_count() == before
-        assert not any(node.error for node in client.driver.nodes)
+        assert not any(node.error for node in client.pool.nodes)
 
 
 @pytest.fixture
@@ -186,7 +186,7 @@ def test_a_node_that_is_not_known_to_be_bad_is_dialled_at_any_time(clock: Callab
 
 def test_a_bad_node_is_probed_by_one_thread_at_a_time_after_a_pause(clock: Callable[[int], None]) -> None:
     node = Node("h:1", 100)
-    node.is_bad("connection refused")
+    node.mark_down("connection refused")
     assert not node.may_dial()
     clock(1_000)
     assert [node.may_dial() for _ in range(3)] == [True, False, False]
@@ -196,7 +196,7 @@ def test_the_pause_grows_with_the_failures_and_stays_below_a_second(clock: Calla
     node, pauses = Node("h:1", 100), []
     for _ in range(50):
         clock(0)
-        node.is_bad("connection refused")
+        node.mark_down("connection refused")
         pause = 0
         while not node.may_dial():
             pause += 50
@@ -209,11 +209,11 @@ def test_the_pause_grows_with_the_failures_and_stays_below_a_second(clock: Calla
 def test_a_node_that_was_reached_is_good_at_once_and_its_failures_are_forgotten(clock: Callable[[int], None]) -> None:
     node = Node("h:1", 100)
     for _ in range(10):
-        node.is_bad("connection refused")
-    node.is_good()
+        node.mark_down("connection refused")
+    node.mark_up()
     assert not node.error
     assert node.may_dial()
-    node.is_bad("connection refused")
+    node.mark_down("connection refused")
     clock(200)
     assert node.may_dial()
 
@@ -222,9 +222,9 @@ def test_going_down_and_coming_back_are_logged_once_each(caplog: pytest.LogCaptu
     node = Node(f"redis://:{CANARY}@h:1", 100)
     with caplog.at_level("INFO", "redlock"):
         for _ in range(3):
-            node.is_bad("connection refused")
+            node.mark_down("connection refused")
         for _ in range(3):
-            node.is_good()
+            node.mark_up()
     assert caplog.messages == ["node-down node=h:1 reason='connection refused'", "node-up node=h:1"]
 
 
@@ -248,8 +248,8 @@ def wrapped(cause: Exception) -> Exception:
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
 )
 def test_a_failure_to_reach_a_node_is_told_in_words(error: Exception, said: str) -> None:
-    assert said in why(error, 100)
-    assert len(why(error, 100)) <= 200
+    assert said in describe_failure(error, 100)
+    assert len(describe_failure(error, 100)) <= 200
 
 
 @pytest.mark.parametrize(

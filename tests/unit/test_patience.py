@@ -58,7 +58,7 @@ def test_what_is_endless_ends_where_too_few_nodes_could_be_heard_for_one_ttl(pas
     one.left_ms(HELD)
     pass_ms(1_000)
     assert one.left_ms(ALONE) == 4_000, "they were heard a second ago"
-    one.hears()
+    one.node_heard()
     pass_ms(5_000)
     assert one.left_ms(ALONE) == 0
 

@@ -59,17 +59,17 @@ def test_where_a_node_is_bad_everybody_who_knows_waits_on_the_same_other_one(nod
     waiters = WaiterPool(nodes, CODEC)
     first = waiters.node_for(("x",))
     assert first is not None
-    first.is_bad("connection refused")
+    first.mark_down("connection refused")
     second = waiters.node_for(("x",))
     assert second not in {first, None}
     assert waiters.node_for(("x",)) is second
-    first.is_good()
+    first.mark_up()
     assert waiters.node_for(("x",)) is first
 
 
 def test_where_all_are_bad_there_is_nowhere_to_wait(nodes: list[Node]) -> None:
     for node in nodes:
-        node.is_bad("connection refused")
+        node.mark_down("connection refused")
     assert WaiterPool(nodes, CODEC).node_for(("x",)) is None
 
 
@@ -80,7 +80,7 @@ def test_the_wake_ups_of_a_set_lie_at_a_key_for_each_name(nodes: list[Node]) -> 
 
 def test_a_waiter_of_a_held_lock_can_be_woken_and_one_of_a_split_vote_can_not(nodes: list[Node]) -> None:
     nap = QueuedWaiter(WaiterPool(nodes, CODEC), ("x",), 5_000)
-    assert not nap.woken
+    assert not nap.is_woken
     length, wakes = nap.length_ms(HELD, 1, 0.5)
     assert wakes
     assert length >= 300

@@ -15,15 +15,15 @@ from redlock._locking.observed_fences import FENCE_AHEAD_MS
 from redlock._transport import codec
 from redlock._transport.codec import (
     INTERNAL,
-    LESSONS,
+    LOAD_SCRIPTS,
     RECORD,
     SCRIPTS,
     Codec,
     decode,
     explain,
     fence_key,
-    last_word,
     queue_key,
+    run_id_argument,
     wake_key,
 )
 
@@ -53,7 +53,7 @@ def words(packed: bytes) -> list[str]:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_is_one_evalsha_whose_keys_and_arguments_are_words(command: Command) -> None:
     script = SCRIPTS[type(command)]
-    packed = CODEC.encode(command) + (last_word("run-1") if script.admits else b"")
+    packed = CODEC.encode(command) + (run_id_argument("run-1") if script.admits else b"")
     verb, sha, count, *rest = words(packed)
     assert (verb, sha) == ("EVALSHA", script.sha.decode())
     keys, arguments = rest[: int(count)], rest[int(count) :]
@@ -99,7 +99,7 @@ def test_whatever_a_name_and_an_owner_look_like_they_are_single_words(kind: type
     example = next(command for command in COMMANDS if isinstance(command, kind))
     fields = {"names": (name,)} | ({} if isinstance(example, Inspect) else {"token": owner})
     command = example._replace(**fields)  # type: ignore[arg-type]  # each has these fields
-    last = last_word("run-1") if SCRIPTS[kind].admits else b""
+    last = run_id_argument("run-1") if SCRIPTS[kind].admits else b""
     found = parsed(CODEC.encode(command) + last)
     assert f"app:{name}".encode() in found[3 : 3 + int(found[2])]
     if not isinstance(example, Inspect):
@@ -193,8 +193,8 @@ def test_clients_that_differ_in_anything_they_must_share_have_other_terms() -> N
 
 
 def test_the_lessons_are_all_scripts() -> None:
-    assert LESSONS.count(b"SCRIPT") == len(SCRIPTS)
-    assert all(script.source in LESSONS for script in SCRIPTS.values())
+    assert LOAD_SCRIPTS.count(b"SCRIPT") == len(SCRIPTS)
+    assert all(script.source in LOAD_SCRIPTS for script in SCRIPTS.values())
 
 
 @pytest.mark.parametrize(

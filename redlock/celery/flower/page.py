@@ -27,7 +27,7 @@ from tornado.template import DictLoader
 from tornado.web import authenticated, url
 
 from redlock._escaping import escape
-from redlock.admin.cluster_status import survey
+from redlock.admin.cluster_status import cluster_status
 from redlock.celery.decorator import settings_of
 from redlock.errors import RedlockError
 
@@ -96,7 +96,7 @@ class Shared:
 
 def _survey(app: Celery) -> dict[str, Any]:
     settings = settings_of(app)
-    seen = survey(settings.addresses, prefix=settings.prefix, max_ttl=settings.max_ttl)
+    seen = cluster_status(settings.addresses, prefix=settings.prefix, max_ttl=settings.max_ttl)
     return {
         "locks": [_lock(held) for held in seen.locks],
         "waiters": [_waiter(waiter) for waiter in seen.waiters],

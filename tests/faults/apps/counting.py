@@ -64,7 +64,7 @@ def section(op: str, name: str, between: Callable[[], None], afterwards: Callabl
     lease = current_lease()
 
     def step(what: str, **fields: object) -> None:
-        until = (time.monotonic() + lease.remaining()) * 1e6 if not lease.lost else 0
+        until = (time.monotonic() + lease.remaining()) * 1e6 if not lease.is_lost else 0
         note(what, op, name=name, fence=lease.fence, until=int(until), **fields)
 
     # A signal that strikes while this is written down must find its way to the end that says "leave".
