@@ -15,7 +15,7 @@ from tests.integration import tools
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tests.integration.stage import Worker, WorkerFixture
+    from tests.integration.worker_fixture import Worker, WorkerFixture
 
 _PATIENCE = 5.0
 
@@ -71,7 +71,7 @@ def broker() -> Iterator[redis_server.Server]:
 @pytest.fixture
 def stage(nodes: redis_server.Cluster, broker: redis_server.Server, tmp_path: Path) -> Iterator[WorkerFixture]:
     """Nodes and broker, and a way to start workers on them, send tasks and read results."""
-    from tests.integration.stage import WorkerFixture  # noqa: PLC0415 - Celery takes its time, and few tests need it
+    from tests.integration.worker_fixture import WorkerFixture  # noqa: PLC0415 - Celery takes its time, and few tests need it
 
     with WorkerFixture(nodes, broker, tmp_path) as stage:
         yield stage

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from benchmarks.environment import ROOT, STILL_HELD, Missing, prepare
 from benchmarks.process import PeerFailed
-from benchmarks.survival import locks, tasks, theatre
+from benchmarks.survival import cluster, locks, tasks
 from benchmarks.survival.outcome import Outcome, brief, cell, differing, markdown
-from benchmarks.survival.stage import LOCKS, Refused, stage
+from benchmarks.survival.workers import LOCKS, Refused, stage
 from redlock import RedlockError
 
 if TYPE_CHECKING:
@@ -87,9 +87,9 @@ def _plans(out: Path) -> list[Plan]:
             return scenario(place)
 
     def task(kind: Kind, scenario: Callable[..., Outcome]) -> Outcome:
-        return scenario(theatre.ClusterFixture(kind, out))
+        return scenario(cluster.ClusterFixture(kind, out))
 
-    return [Plan("locks", LOCKS, locks.SCENARIOS, lock), Plan("tasks", theatre.KINDS, tasks.SCENARIOS, task)]
+    return [Plan("locks", LOCKS, locks.SCENARIOS, lock), Plan("tasks", cluster.KINDS, tasks.SCENARIOS, task)]
 
 
 def _guarded(once: Callable[..., Outcome], kind: Kind, scenario: Callable[..., Outcome]) -> Outcome:
@@ -179,7 +179,7 @@ def _known(names: Sequence[str]) -> Callable[[str], list[str]]:
 
 def _parser() -> argparse.ArgumentParser:
     scenarios = [one.__name__ for one in (*locks.SCENARIOS, *tasks.SCENARIOS)]
-    peers = list(dict.fromkeys(kind.name for kind in (*LOCKS, *theatre.KINDS)))
+    peers = list(dict.fromkeys(kind.name for kind in (*LOCKS, *cluster.KINDS)))
     parser = argparse.ArgumentParser(prog="python -m benchmarks.survival", description="Who survives what.")
     parser.add_argument("--only", type=_known(scenarios), metavar="A,B", help=f"of {','.join(scenarios)}")
     parser.add_argument("--peers", type=_known(peers), metavar="A,B", help=f"of {','.join(peers)}")

@@ -17,7 +17,7 @@ from benchmarks.environment import NODE, OURS
 from benchmarks.process import PeerFailed
 from benchmarks.scenarios import hot
 from benchmarks.survival.outcome import Outcome, brief
-from benchmarks.survival.stage import NAME, NODE_TIMEOUT_MS, Player, Refused, WorkerFixture, passed, sleep_until
+from benchmarks.survival.workers import NAME, NODE_TIMEOUT_MS, Player, Refused, WorkerFixture, passed, sleep_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable

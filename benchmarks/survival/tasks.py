@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 from redis import Redis
 
+from benchmarks.survival.cluster import DONE, ClusterFixture, Play
 from benchmarks.survival.outcome import Outcome, brief
-from benchmarks.survival.stage import Refused, passed
-from benchmarks.survival.theatre import DONE, ClusterFixture, Play
+from benchmarks.survival.workers import Refused, passed
 
 if TYPE_CHECKING:
     from collections.abc import Callable

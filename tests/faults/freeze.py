@@ -22,12 +22,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from tests.faults.theatre import theatre
+from tests.faults.cluster_fixture import theatre
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tests.faults.theatre import ClusterFixture
+    from tests.faults.cluster_fixture import ClusterFixture
 
 OURS, CONTROL = "ours", "control"
 _CHILDREN = 4

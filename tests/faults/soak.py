@@ -24,17 +24,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from tests.faults import accepted, judge, plan
+from tests.faults import accepted, checker, plan
 from tests.faults.clocks import COMPILER, clocked
-from tests.faults.hand import KINDS, NEEDS_CLOCKS, FaultInjector
-from tests.faults.theatre import APPS, TTL, ClusterFixture
+from tests.faults.cluster_fixture import APPS, TTL, ClusterFixture
+from tests.faults.fault_injector import KINDS, NEEDS_CLOCKS, FaultInjector
 from tests.integration.tools import sixth_redis
 from tests.proxy import proxies
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from tests.integration.stage import Worker
+    from tests.integration.worker_fixture import Worker
     from tests.proxy import Proxy
 
 NAMES = [f"soak-{number}" for number in range(6)]
@@ -63,7 +63,7 @@ class Outcome(NamedTuple):
     seconds: float
     struck: Counter[str]
     sent_again: int
-    figures: judge.Figures
+    figures: checker.Figures
     violations: list[str]
 
 

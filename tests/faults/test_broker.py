@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.faults.theatre import theatre
+from tests.faults.cluster_fixture import theatre
 from tests.integration.tools import eventually
 
 if TYPE_CHECKING:

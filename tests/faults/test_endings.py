@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from redlock import Redlock
-from tests.faults.theatre import PREFIX, TTL, ClusterFixture, theatre
+from tests.faults.cluster_fixture import PREFIX, TTL, ClusterFixture, theatre
 from tests.integration.tools import eventually, holders, is_free
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from _pytest.mark.structures import ParameterSet
 
     from redlock import Lease
-    from tests.integration.stage import Worker
+    from tests.integration.worker_fixture import Worker
 
 MAX_TTL = 10.0
 MARGIN = 20.0

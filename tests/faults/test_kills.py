@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from redlock import Redlock
-    from tests.integration.stage import Worker, WorkerFixture
+    from tests.integration.worker_fixture import Worker, WorkerFixture
 
 LOCK = "counter:hits"
 

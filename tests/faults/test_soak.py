@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.faults import plan, soak
-from tests.faults.hand import KINDS
+from tests.faults.fault_injector import KINDS
 
 if TYPE_CHECKING:
     from pathlib import Path

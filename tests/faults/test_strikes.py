@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.faults.hand import KINDS, NEEDS_CLOCKS, FaultInjector
+from tests.faults.cluster_fixture import APPS, TTL, ClusterFixture
+from tests.faults.fault_injector import KINDS, NEEDS_CLOCKS, FaultInjector
 from tests.faults.plan import Fault
 from tests.faults.soak import Run, settings_for, staffed
-from tests.faults.theatre import APPS, TTL, ClusterFixture
 from tests.integration.tools import eventually, raw
 
 if TYPE_CHECKING:

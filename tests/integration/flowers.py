@@ -9,8 +9,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from redlock.testing.redis_server import free_port
-from tests.integration.stage import Worker
 from tests.integration.tools import eventually
+from tests.integration.worker_fixture import Worker
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,8 +14,8 @@ from redis import Redis
 from redlock import Redlock
 from redlock.testing import redis_server
 from tests.integration.rabbit import needs_rabbitmq, rabbit
-from tests.integration.stage import Worker
 from tests.integration.tools import eventually, sixth_redis
+from tests.integration.worker_fixture import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,8 +12,8 @@ from celery.result import denied_join_result
 
 from redlock import LockContended, Redlock
 from redlock.celery import client_for, current_lease, locked
-from tests.integration.stage import Worker, WorkerFixture, fresh_stage
 from tests.integration.tools import eventually
+from tests.integration.worker_fixture import Worker, WorkerFixture, fresh_stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,8 +13,8 @@ from celery import chain
 from redis import Redis
 
 from redlock.testing import redis_server
-from tests.integration.stage import WorkerFixture, shell
 from tests.integration.tools import eventually, sixth_redis
+from tests.integration.worker_fixture import WorkerFixture, shell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from celery.canvas import Signature
     from celery.result import AsyncResult
 
-    from tests.integration.stage import Worker
+    from tests.integration.worker_fixture import Worker
 
 COPIES = "tests.integration.apps.copies"
 MODES = ["requeue", "skip", "raise", "wait"]

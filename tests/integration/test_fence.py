@@ -14,8 +14,8 @@ import pytest
 from redlock import QuorumUnavailable, Redlock
 from redlock._core.votes import FENCE_LIMIT
 from redlock._transport import codec
-from tests.integration.stage import ROOT
 from tests.integration.tools import eventually, holders, is_free, raw
+from tests.integration.worker_fixture import ROOT
 from tests.proxy import as_it_is, proxies
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import pytest
 from redlock import Redlock
 from tests.integration.browser import Browser, needs_browser
 from tests.integration.flowers import Flower, tasks_shown
-from tests.integration.stage import WorkerFixture, fresh_stage
 from tests.integration.tools import eventually, holders, run_out
+from tests.integration.worker_fixture import WorkerFixture, fresh_stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

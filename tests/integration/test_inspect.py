@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.integration.stage import ROOT
 from tests.integration.tools import eventually, run_out
+from tests.integration.worker_fixture import ROOT
 
 if TYPE_CHECKING:
-    from tests.integration.stage import WorkerFixture
+    from tests.integration.worker_fixture import WorkerFixture
 
 HOLDING = "tests.integration.apps.holding"
 POLICIES = "tests.integration.apps.policies"

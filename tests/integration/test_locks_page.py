@@ -19,8 +19,8 @@ from redlock import Redlock
 from redlock.testing import redis_server
 from tests.integration.browser import Browser, needs_browser
 from tests.integration.flowers import Flower
-from tests.integration.stage import WorkerFixture, fresh_stage
 from tests.integration.tools import CANARY, eventually, holders, label, raw
+from tests.integration.worker_fixture import WorkerFixture, fresh_stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -10,12 +10,12 @@ import pytest
 from celery.exceptions import TimeLimitExceeded
 
 from redlock import LockLost
-from tests.integration.stage import refuses_to_start
 from tests.integration.tools import eventually, holders, is_free, raw, run_out
+from tests.integration.worker_fixture import refuses_to_start
 
 if TYPE_CHECKING:
     from redlock import Redlock
-    from tests.integration.stage import WorkerFixture
+    from tests.integration.worker_fixture import WorkerFixture
 
 HOLDING = "tests.integration.apps.holding"
 FLOWS = "tests.integration.apps.workflows"

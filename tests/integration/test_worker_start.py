@@ -6,15 +6,15 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from redlock.admin.diagnostics import Level
-from tests.integration.stage import Worker
 from tests.integration.tools import CANARY, eventually, raw
+from tests.integration.worker_fixture import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from redlock.testing.redis_server import Cluster
-    from tests.integration.stage import WorkerFixture
+    from tests.integration.worker_fixture import WorkerFixture
 
 ARGUMENTS = ("-A", "workers.app", "worker", "-c", "1", "--without-gossip", "--without-mingle", "--without-heartbeat")
 

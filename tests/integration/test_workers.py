@@ -15,15 +15,15 @@ from celery import chain
 from redlock import ConfigurationError, LockContended, QuorumUnavailable, Redlock, Stale
 from redlock.testing import redis_server
 from redlock.testing.redis_server import free_port
-from tests.integration.stage import ROOT, WorkerFixture, shell
 from tests.integration.tools import CANARY, eventually, raw, sixth_redis
+from tests.integration.worker_fixture import ROOT, WorkerFixture, shell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from redlock import Lease
-    from tests.integration.stage import Worker
+    from tests.integration.worker_fixture import Worker
 
 POLICIES = "tests.integration.apps.policies"
 

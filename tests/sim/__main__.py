@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tests.sim import hunt, run
+from tests.sim import mutant_search, run
 from tests.sim.mutants import MUTANTS
 from tests.sim.schedule import Schedule
 from tests.sim.source import Source
@@ -33,7 +33,7 @@ def main() -> int:
     parser.add_argument("--most", type=int, default=100_000, help="how many schedules a mutant gets")
     options = parser.parse_args()
     if options.mutants or options.mutant:
-        return hunt.table({options.mutant} if options.mutant else MUTANTS.keys(), options.most)
+        return mutant_search.table({options.mutant} if options.mutant else MUTANTS.keys(), options.most)
     if options.seed is not None:
         return _replay(options.seed)
     return _batch(options.first, options.count, options.jobs)

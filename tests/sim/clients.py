@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from redlock._locking.observed_fences import ObservedFences
 from redlock.errors import ConfigurationError
-from tests.sim.links import SimConnections
+from tests.sim.connections import SimConnections
 from tests.sim.nodes import EPOCH_MS
 from tests.sim.records import Question
 from tests.sim.world import MS, Actor, Machine, sleep
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from redlock._core.votes import Grant
-    from tests.sim.links import Network
+    from tests.sim.connections import Network
     from tests.sim.nodes import Node
     from tests.sim.records import Operation
     from tests.sim.schedule import Schedule

@@ -19,7 +19,7 @@ NAMED: dict[str, str] = {
         "tests/unit/test_protocol.py"
         "::test_a_lost_election_is_cancelled_on_all_nodes_but_those_that_said_no_and_wakes_nobody"
     ),
-    "a tie is never decided": "tests/unit/test_model.py::test_a_tie_between_two_clients_is_a_decision",
+    "a tie is never decided": "tests/unit/test_votes.py::test_a_tie_between_two_clients_is_a_decision",
     "an old proposal counts": "tests/unit/test_protocol.py::test_an_attempt_whose_proposal_has_grown_old_is_lost",
     "the largest answer is the token": (
         "tests/unit/test_protocol.py::test_fences_that_disagree_are_made_to_agree_on_a_larger_one"

@@ -14,7 +14,7 @@ from redlock._transport import codec
 from tests.sim import checks, faults
 from tests.sim import options as drawn
 from tests.sim.clients import Client, LockInfo, Stranger
-from tests.sim.links import Network
+from tests.sim.connections import Network
 from tests.sim.nodes import EPOCH_MS, Node
 from tests.sim.records import Lease, Operation, Question, Write
 from tests.sim.world import MS, Actor, World

@@ -18,8 +18,8 @@ from redlock._core.votes import FENCE_LIMIT, Kind, RoundResult, drift_ms, quaran
 from redlock._transport import codec
 from redlock._transport.codec import Codec
 from tests.sim import options as drawn
-from tests.sim.hand import ALL, A, B, C, D, E, FaultInjector, held, lost
-from tests.sim.links import SimConnections
+from tests.sim.connections import SimConnections
+from tests.sim.manual_driver import ALL, A, B, C, D, E, FaultInjector, held, lost
 from tests.sim.nodes import EPOCH_MS
 from tests.sim.schedule import Schedule
 from tests.sim.source import Source

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sim import hunt, mutants, options, run
+from tests.sim import mutant_search, mutants, options, run
 from tests.sim.mutants_named import NAMED
 from tests.sim.schedule import Schedule
 from tests.sim.source import Source, Variant
@@ -82,14 +82,14 @@ def test_a_seed_gives_the_same_history_in_another_process() -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("assumption", BROKEN)
 def test_a_broken_assumption_shows_within_a_few_thousand_schedules(assumption: str) -> None:
-    found = hunt.first_kill(BROKEN[assumption], 3_000)
+    found = mutant_search.first_kill(BROKEN[assumption], 3_000)
     assert found is not None
     assert "Error" not in found[1], "a promise was broken, not the simulator"
 
 
 @pytest.mark.parametrize("name", QUICK)
 def test_a_seeded_bug_is_found_at_once(name: str) -> None:
-    assert hunt.first_kill(name, 500) is not None
+    assert mutant_search.first_kill(name, 500) is not None
 
 
 def test_there_are_at_least_forty_seeded_bugs_and_each_still_applies() -> None:
@@ -99,13 +99,13 @@ def test_there_are_at_least_forty_seeded_bugs_and_each_still_applies() -> None:
 
 
 def test_the_tests_that_are_named_for_mutants_pass_on_what_is_shipped() -> None:
-    assert hunt.named_tests_pass()
+    assert mutant_search.named_tests_pass()
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", NAMED)
 def test_a_seeded_bug_that_schedules_seldom_meet_has_a_test_that_fails_on_it(name: str) -> None:
-    assert hunt.named_test_fails(name)
+    assert mutant_search.named_test_fails(name)
 
 
 def test_a_mutant_whose_text_is_gone_is_noticed() -> None:
@@ -115,7 +115,7 @@ def test_a_mutant_whose_text_is_gone_is_noticed() -> None:
 
 def test_a_failure_is_shrunk_to_the_faults_that_it_needs() -> None:
     broken = Source(*mutants.MUTANTS["no quarantine"])
-    found = hunt.first_kill("no quarantine", 3_000)
+    found = mutant_search.first_kill("no quarantine", 3_000)
     assert found is not None
     schedule, before = run.shrink(found[0], broken)
     left = [entry for entry in schedule.world.history if entry[1] == "fault"]

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from redis.exceptions import RedisError
 
+from tests.faults.cluster_fixture import PREFIX, TTL
 from tests.faults.servers import is_up, reset_after_fork, revive, save
-from tests.faults.theatre import PREFIX, TTL
 from tests.integration.tools import children, raw
 
 if TYPE_CHECKING:
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
     from redlock.testing.redis_server import Server
     from tests.faults.clocks import Clock
+    from tests.faults.cluster_fixture import ClusterFixture
     from tests.faults.plan import Fault
-    from tests.faults.theatre import ClusterFixture
-    from tests.integration.stage import Worker
+    from tests.integration.worker_fixture import Worker
     from tests.proxy import Proxy
 
 T = TypeVar("T")

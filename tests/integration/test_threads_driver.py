@@ -17,8 +17,8 @@ import pytest
 
 from redlock import LockLost, NotHeld, QuorumUnavailable, Redlock, RedlockError
 from redlock._transport import codec
-from tests.integration.stage import ROOT
 from tests.integration.tools import eventually, holders, is_free, label, raw, talking
+from tests.integration.worker_fixture import ROOT
 from tests.proxy import proxies
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.integration import storm
+from tests.integration import signal_injection
 from tests.integration.tools import eventually, is_free, talking
 
 if TYPE_CHECKING:
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 @pytest.mark.parametrize("kind", ["hard", "soft"])
 def test_strikes_at_random_moments_leave_no_key_beyond_its_ttl_and_the_client_whole(nodes: Cluster, kind: str) -> None:
-    with talking("-m", storm.__name__, kind, *nodes.urls) as (_, told, said):
+    with talking("-m", signal_injection.__name__, kind, *nodes.urls) as (_, told, said):
         after: dict[str, Any] = json.loads(said.readline())
         # The process lives on: what nobody has given back must not be renewed for ever.
         eventually(
-            lambda: all(is_free(nodes.servers, name) for name in storm.NAMES),
-            f"the end of all leases, of which none is longer than {storm.TTL} s",
-            within=10 * storm.TTL,
+            lambda: all(is_free(nodes.servers, name) for name in signal_injection.NAMES),
+            f"the end of all leases, of which none is longer than {signal_injection.TTL} s",
+            within=10 * signal_injection.TTL,
         )
         told.write("\n")
         told.flush()

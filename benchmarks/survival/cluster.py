@@ -17,7 +17,7 @@ from redis import Redis
 from benchmarks.bench import sixth_server
 from benchmarks.environment import OURS, ROOT, STILL_HELD, Kind, prepare
 from benchmarks.process import Process, Program, background
-from benchmarks.survival.stage import Refused, passed
+from benchmarks.survival.workers import Refused, passed
 from redlock.testing.redis_server import cluster, free_port
 
 if TYPE_CHECKING:

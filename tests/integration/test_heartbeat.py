@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.integration.stage import refuses_to_start
 from tests.integration.tools import eventually, label
+from tests.integration.worker_fixture import refuses_to_start
 
 if TYPE_CHECKING:
     from redlock import Redlock
-    from tests.integration.stage import WorkerFixture
+    from tests.integration.worker_fixture import WorkerFixture
 
 POLICIES = "tests.integration.apps.policies"
 

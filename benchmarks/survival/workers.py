@@ -184,5 +184,5 @@ def _program(kind: Kind, node_timeout_ms: int) -> Program:
         script = str(ROOT / "benchmarks" / "survival" / "player.cjs")
         limit = {"SURVIVAL_NODE_TIMEOUT_MS": str(node_timeout_ms)}
         return Program((program.command[0], script), program.directory, program.environment | limit)
-    command = (program.command[0], "-m", "benchmarks.survival.player", kind.module)
+    command = (program.command[0], "-m", "benchmarks.survival.contender", kind.module)
     return Program(command, program.directory, program.environment)

@@ -1,4 +1,4 @@
-"""One client of a lock, in the environment of its library: `python -m benchmarks.survival.player PEER`.
+"""One client of a lock, in the environment of its library: `python -m benchmarks.survival.contender PEER`.
 
 Rules: the lock is built and used as the benchmarks do it (`benchmarks/peers`); nothing is dialled before it is asked
 for, so that a node may be dead from the start; what the library raises is the answer, not the end of the process.

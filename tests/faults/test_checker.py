@@ -8,7 +8,7 @@ import pytest
 from redis import Redis
 
 from redlock._transport import codec
-from tests.faults import accepted, judge
+from tests.faults import accepted, checker
 from tests.faults.accepted import Accepted
 from tests.faults.history import Event, History, append
 from tests.sim.records import Write
@@ -44,8 +44,8 @@ FIRST, SECOND = Write("hits", 10, 1, "op-0", 1), Write("hits", 11, 2, "op-1", 2)
 
 def test_a_history_in_which_all_is_well_has_no_violations() -> None:
     fine = Accepted([FIRST, SECOND], {"hits": 2}, [])
-    assert judge.violations(history(), fine, keeps=True) == []
-    assert judge.figures(history(), fine) == judge.Figures(2, 2, 0, 0, 0, 0, 0, 0, 2)
+    assert checker.violations(history(), fine, keeps=True) == []
+    assert checker.figures(history(), fine) == checker.Figures(2, 2, 0, 0, 0, 0, 0, 0, 2)
 
 
 @pytest.mark.parametrize(
@@ -60,19 +60,19 @@ def test_a_history_in_which_all_is_well_has_no_violations() -> None:
     ],
 )
 def test_what_the_store_should_not_have_done_is_seen(writes: list[Write], counter: int, says: str) -> None:
-    found = judge.violations(history(), Accepted(writes, {"hits": counter}, []), keeps=True)
+    found = checker.violations(history(), Accepted(writes, {"hits": counter}, []), keeps=True)
     assert any(says in what for what in found), found
 
 
 def test_two_leases_at_once_are_seen_where_the_conditions_were_kept() -> None:
     events, fine = history(starts=(100, 150)), Accepted([FIRST, SECOND], {"hits": 2}, [])
-    assert any("two leases on 'hits'" in what for what in judge.violations(events, fine, keeps=True))
-    assert judge.violations(events, fine, keeps=False) == []
+    assert any("two leases on 'hits'" in what for what in checker.violations(events, fine, keeps=True))
+    assert checker.violations(events, fine, keeps=False) == []
 
 
 @pytest.mark.parametrize(("fences", "says"), [((10, 10), "token 10 was given"), ((11, 10), "is not above")])
 def test_tokens_that_do_not_grow_are_seen(fences: tuple[int, int], says: str) -> None:
-    found = judge.violations(history(fences=fences), Accepted([], {}, []), keeps=True, settled=False)
+    found = checker.violations(history(fences=fences), Accepted([], {}, []), keeps=True, settled=False)
     assert any(says in what for what in found), found
 
 

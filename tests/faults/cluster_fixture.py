@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any
 from redis import Redis
 
 from redlock.testing import redis_server
-from tests.faults import accepted, judge
+from tests.faults import accepted, checker
 from tests.faults.history import WHERE, History, append
-from tests.integration.stage import WorkerFixture
 from tests.integration.tools import eventually, sixth_redis
+from tests.integration.worker_fixture import WorkerFixture
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
     from pathlib import Path
 
     from tests.faults.history import Event
-    from tests.integration.stage import Worker
+    from tests.integration.worker_fixture import Worker
     from tests.sim.records import Operation
 
 APPS = "tests.faults.apps"
@@ -104,7 +104,7 @@ class ClusterFixture(WorkerFixture):
         at_work = Counter(event.op for event in events if event.what == "invoke")
         at_work.subtract(event.op for event in events if event.what == "end")
         done = {write.identity for write in self.accepted().writes}
-        sent = judge.sent(self.history.events())
+        sent = checker.sent(self.history.events())
         return [one for one in sent if one.identity not in done and not at_work[one.identity]]
 
     def settle(self, within: float = 60.0) -> None:
@@ -118,11 +118,11 @@ class ClusterFixture(WorkerFixture):
         for name in besides:
             accepted.counters.pop(name, None)
         accepted = accepted._replace(writes=[write for write in accepted.writes if write.name not in besides])
-        return judge.violations(events, accepted, keeps=keeps, settled=settled)
+        return checker.violations(events, accepted, keeps=keeps, settled=settled)
 
-    def figures(self) -> judge.Figures:
+    def figures(self) -> checker.Figures:
         """What it went through."""
-        return judge.figures(self.history.events(), self.accepted())
+        return checker.figures(self.history.events(), self.accepted())
 
 
 @contextlib.contextmanager

@@ -31,8 +31,8 @@ from redlock.testing import redis_server
 from tests.integration import acl
 from tests.integration.acl import commands
 from tests.integration.flowers import Flower
-from tests.integration.stage import Worker, WorkerFixture, fresh_stage
 from tests.integration.tools import CANARY, ROOT, eventually, holders, raw
+from tests.integration.worker_fixture import Worker, WorkerFixture, fresh_stage
 from tests.sim.pair import executable
 
 if TYPE_CHECKING:
