@@ -56,7 +56,7 @@ class InnerLease(Lease):
     def _lost(self) -> str:  # type: ignore[override]  # the outer lease's, and only read here
         return self._outer._lost  # noqa: SLF001 - of the base class
 
-    def take(self, patience_ms: int | None) -> None:  # noqa: ARG002 - nothing to wait for
+    def take(self, acquire_timeout_ms: int | None) -> None:  # noqa: ARG002 - nothing to wait for
         """Enter the outer lease.
 
         Raises:

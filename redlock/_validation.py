@@ -43,7 +43,7 @@ def count(what: str, value: object) -> int:
     return value
 
 
-def patience(value: float | None) -> float | None:
+def acquire_timeout(value: float | None) -> float | None:
     """Seconds to wait, 0 or more; None for no limit, which is also what infinity and more than 30 years mean."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if value is None or (is_number and value > LONGEST_SECONDS):

@@ -156,7 +156,7 @@ class Redlock:
             _validation.resources(name),
             ttl_ms=self.ttl_ms if ttl is None else self.checked_ttl_ms(ttl),
             blocking=blocking,
-            blocking_timeout=_validation.patience(blocking_timeout),
+            blocking_timeout=_validation.acquire_timeout(blocking_timeout),
             renew=renew,
             max_hold_ms=None if max_hold is None else int(_validation.number("max_hold", max_hold) * 1000),
             reentrant=reentrant,
@@ -170,7 +170,7 @@ class Redlock:
         name: str | Sequence[str],
         *,
         ttl_ms: int | None = None,
-        who: str | None = None,
+        owner_label: str | None = None,
         renew: bool = False,
         max_hold_ms: int | None = None,
         reentrant: bool = False,
@@ -195,13 +195,13 @@ class Redlock:
             ConfigurationError: The name or `ttl_ms` is no good; a lease never lasts longer than `max_ttl`.
             RedlockError: This context holds one of the resources already, and that can't be shared.
         """
-        if who is None:
-            who = f"{self._host}/{_process.pid()}/{threading.current_thread().name}"
+        if owner_label is None:
+            owner_label = f"{self._host}/{_process.pid()}/{threading.current_thread().name}"
         lease = Lease(
             self,
             _validation.resources(name),
             ttl_ms=self.ttl_ms if ttl_ms is None else self._checked_ms(ttl_ms),
-            who=bounded_label(who),
+            owner_label=bounded_label(owner_label),
             renew=renew,
             max_hold_ms=max_hold_ms,
             on_lost=on_lost,
@@ -218,20 +218,20 @@ class Redlock:
         """
         resource = _validation.resource(name)
         with self.pool.connections() as links:
-            election = links.run(protocol.inspect(resource))
-        if not election.reachable:
-            raise failures.unavailable(self.pool.nodes, resource, election)
-        holder = election.holder
-        if holder is None or election.denied < election.quorum:
+            round_result = links.run(protocol.inspect(resource))
+        if not round_result.reachable:
+            raise failures.unavailable(self.pool.nodes, resource, round_result)
+        holder = round_result.holder
+        if holder is None or round_result.denied < round_result.quorum:
             return None
-        count = sum(vote.holder == holder for vote in election.votes)
-        left_ms = election.free_in_ms
+        count = sum(vote.holder == holder for vote in round_result.votes)
+        left_ms = round_result.free_in_ms
         return LockHolder(
             resource,
             masked_token(holder),
             None if left_ms is None else left_ms / 1000,
             count,
-            election.largest_fence,
+            round_result.largest_fence,
         )
 
     def refuse_event_loop(self) -> None:

@@ -90,7 +90,7 @@ class Lease(LeaseSteps):
         """
         self._check_valid()
 
-    def acquire(self, patience_ms: int | None) -> None:
+    def acquire(self, acquire_timeout_ms: int | None) -> None:
         """Win an election, trying again for this long; None tries for ever.
 
         Raises:
@@ -98,8 +98,10 @@ class Lease(LeaseSteps):
             QuorumUnavailable: At its end too few nodes voted; if it is endless, for one TTL too few could be heard.
             ConfigurationError: The addresses lead to too few servers, or other clients work under other terms.
         """
-        who = Acquisition(self._client, self.names, self.ttl_ms, self._who, won=self._begin, undo=self._undo)
-        who.run(patience_ms)
+        owner_label = Acquisition(
+            self._client, self.names, self.ttl_ms, self._owner_label, won=self._begin, undo=self._undo
+        )
+        owner_label.run(acquire_timeout_ms)
 
     def _begin(self, grant: Grant, links: NodeConnections, waited_ms: int) -> None:
         self.connections, self._grant, self._taken_ms, self.waited_ms = links, grant, now_ms(), waited_ms

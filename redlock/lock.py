@@ -96,9 +96,9 @@ class Lock:
             ConfigurationError: The addresses lead to too few servers, or other clients work under other terms.
         """
         misuse.check_acquire(blocking, redis_options)
-        lease, patience_ms = self._new_lease(blocking, blocking_timeout, is_block=False)
+        lease, acquire_timeout_ms = self._new_lease(blocking, blocking_timeout, is_block=False)
         try:
-            self._take(lease, patience_ms)
+            self._take(lease, acquire_timeout_ms)
         except BaseException as error:
             self._drop(lease)
             if isinstance(error, LockContended):
@@ -116,8 +116,8 @@ class Lock:
         """A lease that was not taken yet, and how long to try."""
         self._client.refuse_event_loop()
         wait = self._blocking if blocking is None else blocking
-        seconds = self._blocking_timeout if blocking_timeout is None else _validation.patience(blocking_timeout)
-        patience_ms = 0 if not wait else None if seconds is None else int(seconds * 1000)
+        seconds = self._blocking_timeout if blocking_timeout is None else _validation.acquire_timeout(blocking_timeout)
+        acquire_timeout_ms = 0 if not wait else None if seconds is None else int(seconds * 1000)
         lease = self._client.lease(
             self.names,
             ttl_ms=self._ttl_ms,
@@ -126,11 +126,11 @@ class Lock:
             reentrant=self._reentrant,
             on_lost=self._on_lost,
             is_block=is_block,
-            forever=patience_ms is None,
+            forever=acquire_timeout_ms is None,
         )
-        return lease, patience_ms
+        return lease, acquire_timeout_ms
 
-    def _take(self, lease: Lease, patience_ms: int | None) -> None:
+    def _take(self, lease: Lease, acquire_timeout_ms: int | None) -> None:
         leases = self._leases
         if leases:
             # Only a block is sure to give back what it has lost.
@@ -138,7 +138,7 @@ class Lock:
             for one in over:
                 leases.remove(one)
         leases.append(lease)
-        lease.acquire(patience_ms)
+        lease.acquire(acquire_timeout_ms)
 
     def _drop(self, lease: Lease) -> None:
         """After an exception: nothing may stay, and be renewed, without an owner."""
@@ -244,8 +244,8 @@ class Lock:
             return False
         token = lease.owner
         with self._client.pool.connections() as links:
-            elections = [links.run(protocol.inspect(name)) for name in self.names]
-        return all(sum(vote.holder == token for vote in one.votes) >= one.quorum for one in elections)
+            round_results = [links.run(protocol.inspect(name)) for name in self.names]
+        return all(sum(vote.holder == token for vote in one.votes) >= one.quorum for one in round_results)
 
     def __enter__(self) -> Lease:
         """Take the lock; the value of `with ... as` is the lease, which is renewed until the block ends.
@@ -254,9 +254,9 @@ class Lock:
             LockContended: Somebody else had it for all the time that `blocking_timeout` gives.
             QuorumUnavailable: Too few nodes voted.
         """
-        lease, patience_ms = self._new_lease(None, None, is_block=True)
+        lease, acquire_timeout_ms = self._new_lease(None, None, is_block=True)
         try:
-            self._take(lease, patience_ms)
+            self._take(lease, acquire_timeout_ms)
             return lease  # noqa: TRY300 - an exception that strikes here must find the lease too
         except BaseException:
             self._drop(lease)

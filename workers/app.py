@@ -119,7 +119,7 @@ def _begin_in_the_child(**_: Any) -> None:  # noqa: ANN401 - as above
 
 def _meet_the_nodes() -> None:
     """Be known to the lock nodes from the start: brand-new ones vote when they have been known for `max_ttl`."""
-    lease = client_for(app).lease("worker start", who="worker start")
+    lease = client_for(app).lease("worker start", owner_label="worker start")
     with contextlib.suppress(RedlockError):
         lease.acquire(0)
         lease.release()

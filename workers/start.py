@@ -70,6 +70,6 @@ def _one_line(findings: list[Finding], level: Level) -> str:
 def _be_known(lock_settings: LockSettings) -> None:
     """Meet the nodes: brand-new ones vote when they have been known for `max_ttl`, and not before somebody came."""
     with contextlib.suppress(RedlockError), lock_settings.client() as client:
-        lease = client.lease("worker start", who="worker start")
+        lease = client.lease("worker start", owner_label="worker start")
         lease.acquire(0)
         lease.release()

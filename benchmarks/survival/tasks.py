@@ -28,9 +28,9 @@ _PATIENCE = 8.0
 _AOF = ("--appendonly", "yes", "--appendfsync", "always")
 
 
-def killed_by_default(theatre: ClusterFixture) -> Outcome:
+def killed_by_default(cluster_fixture: ClusterFixture) -> Outcome:
     """Worker killed in the task, default settings: is the lock free again within 10 s?"""
-    with theatre.play(workers=2) as play:
+    with cluster_fixture.play(workers=2) as play:
         play.send(1, 60)
         os.killpg(play.holding()["worker"], signal.SIGKILL)
         with Redis.from_url(play.nodes[0].url) as redis:
@@ -40,9 +40,9 @@ def killed_by_default(theatre: ClusterFixture) -> Outcome:
         return Outcome(left < _SOON_MS, "", left / 1000, "s left of the key")
 
 
-def killed(theatre: ClusterFixture) -> Outcome:
+def killed(cluster_fixture: ClusterFixture) -> Outcome:
     """Worker killed in the task, time-out set to 2 s: does the next task run within 4 s?"""
-    with theatre.play(timeout=_SHORT, workers=2) as play:
+    with cluster_fixture.play(timeout=_SHORT, workers=2) as play:
         play.send(1, 60)
         worker = play.holding()["worker"]
         since = time.monotonic()
@@ -54,18 +54,18 @@ def killed(theatre: ClusterFixture) -> Outcome:
         return Outcome(waited < 2 * _SHORT, "", waited)
 
 
-def longer(theatre: ClusterFixture) -> Outcome:
+def longer(cluster_fixture: ClusterFixture) -> Outcome:
     """Time-out set to 2 s, and a task takes 5 s: does the next one stay out until it is done?"""
-    with theatre.play(timeout=_SHORT) as play:
+    with cluster_fixture.play(timeout=_SHORT) as play:
         play.send(1, 5)
         play.holding()
         passed(lambda: False, _SHORT + 1)
         return _apart(play)
 
 
-def restarted_empty(theatre: ClusterFixture) -> Outcome:
+def restarted_empty(cluster_fixture: ClusterFixture) -> Outcome:
     """The lock's Redis (of five: one) is killed in the task and comes back empty: does the next one stay out?"""
-    with theatre.play() as play:
+    with cluster_fixture.play() as play:
         play.send(1, 4)
         play.holding()
         play.nodes[0].kill()
@@ -73,9 +73,9 @@ def restarted_empty(theatre: ClusterFixture) -> Outcome:
         return _apart(play)
 
 
-def restarted(theatre: ClusterFixture) -> Outcome:
+def restarted(cluster_fixture: ClusterFixture) -> Outcome:
     """The same, with an AOF that is written at once?"""
-    with theatre.play(options=_AOF) as play:
+    with cluster_fixture.play(options=_AOF) as play:
         play.send(1, 4)
         play.holding()
         play.nodes[0].kill()
@@ -83,9 +83,9 @@ def restarted(theatre: ClusterFixture) -> Outcome:
         return _apart(play)
 
 
-def down(theatre: ClusterFixture) -> Outcome:
+def down(cluster_fixture: ClusterFixture) -> Outcome:
     """The lock's Redis (of five: one) is dead: can tasks be sent, and do they run?"""
-    with theatre.play(down=True) as play:
+    with cluster_fixture.play(down=True) as play:
         try:
             play.send(1)
         except Refused as why:
@@ -93,9 +93,9 @@ def down(theatre: ClusterFixture) -> Outcome:
         return Outcome(play.done(1))
 
 
-def sent_twice(theatre: ClusterFixture) -> Outcome:
+def sent_twice(cluster_fixture: ClusterFixture) -> Outcome:
     """Two tasks with different work want the same lock: is the work of both done?"""
-    with theatre.play() as play:
+    with cluster_fixture.play() as play:
         first = play.send(1, 2)
         play.holding()
         try:
@@ -108,9 +108,9 @@ def sent_twice(theatre: ClusterFixture) -> Outcome:
         return Outcome(survived=False, how=f"{how}, the sender gets the first one's id" if first == second else how)
 
 
-def retried(theatre: ClusterFixture) -> Outcome:
+def retried(cluster_fixture: ClusterFixture) -> Outcome:
     """A task retries itself once: is it done, and is the lock free afterwards?"""
-    with theatre.play() as play:
+    with cluster_fixture.play() as play:
         play.send(1, 0, retries=1)
         if not play.done(1, _PATIENCE):
             ran = len(play.log("in", 1))
@@ -119,9 +119,9 @@ def retried(theatre: ClusterFixture) -> Outcome:
         return Outcome(how == "the next one runs", how)
 
 
-def revoked(theatre: ClusterFixture) -> Outcome:
+def revoked(cluster_fixture: ClusterFixture) -> Outcome:
     """A task is revoked with terminate while it runs: does the next one run within 10 s, default settings?"""
-    with theatre.play() as play:
+    with cluster_fixture.play() as play:
         task_id = play.send(1, 60)
         play.holding()
         play.revoke(task_id)

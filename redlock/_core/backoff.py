@@ -36,9 +36,9 @@ def pause_ms(refusal: Refusal, attempts: int, chance: float) -> int:
 
 def sleep_ms(refusal: Refusal, chance: float) -> int | None:
     """How long to wait for a wake-up: until the holder's keys run out; None where nobody will leave one."""
-    if refusal.no_quorum or not refusal.election.held_by_a_quorum:
+    if refusal.no_quorum or not refusal.round_result.held_by_a_quorum:
         return None
-    free_in_ms = refusal.election.free_in_ms
+    free_in_ms = refusal.round_result.free_in_ms
     longest = _LONGEST_SLEEP_MS + int(chance * _LONGEST_SLEEP_MS / 4)
     return longest if free_in_ms is None else min(free_in_ms + 1 + int(chance * _SPLIT_FIRST_MS), longest)
 

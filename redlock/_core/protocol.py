@@ -78,28 +78,28 @@ def extend(grant: Grant, ttl_ms: int, wait: Wait = Wait.DECIDED) -> Steps[Grant 
     A failed extension deletes nothing, creates nothing and shortens nothing: the old deadline stands. An
     extension that is sent after the old deadline is no extension, even if the keys are still there.
     """
-    election = yield Round(Extend(grant.names, grant.token, ttl_ms), wait)
-    deadline = deadline_ms(ttl_ms, election.sent_ms)
-    if not election.won:
-        return Refusal(election)
-    if election.sent_ms >= grant.deadline_ms or election.done_ms >= deadline:
-        return Refusal(election, expired=True)
-    if election.missing:
+    round_result = yield Round(Extend(grant.names, grant.token, ttl_ms), wait)
+    deadline = deadline_ms(ttl_ms, round_result.sent_ms)
+    if not round_result.won:
+        return Refusal(round_result)
+    if round_result.sent_ms >= grant.deadline_ms or round_result.done_ms >= deadline:
+        return Refusal(round_result, expired=True)
+    if round_result.missing:
         # Repair inside the extension would bring a lost lease back at its next try: two of three nodes lose the
         # key, another client locks and releases there, and the retry would find three keys "still ours".
-        yield Round(Repair(grant.names, grant.token, ttl_ms, grant.fence), Wait.SENT, election.missing)
-    return grant._replace(deadline_ms=max(deadline, grant.deadline_ms), ttl_ms=ttl_ms, election=election)
+        yield Round(Repair(grant.names, grant.token, ttl_ms, grant.fence), Wait.SENT, round_result.missing)
+    return grant._replace(deadline_ms=max(deadline, grant.deadline_ms), ttl_ms=ttl_ms, round_result=round_result)
 
 
 def release(grant: Grant) -> Steps[Outcome]:
     """Delete our key on every node and wake a waiter; the outcome says whether the key was still there."""
-    election = yield Round(Release(grant.names, grant.token, grant.ttl_ms), Wait.COUNTED)
-    if election.won:
+    round_result = yield Round(Release(grant.names, grant.token, grant.ttl_ms), Wait.COUNTED)
+    if round_result.won:
         return Outcome.RELEASED
-    return Outcome.EXPIRED if election.denied >= election.quorum else Outcome.UNKNOWN
+    return Outcome.EXPIRED if round_result.denied >= round_result.quorum else Outcome.UNKNOWN
 
 
 def inspect(name: str) -> Steps[RoundResult]:
     """What every node that answers has at this name; asked twice where too few answer, over other connections then."""
-    election = yield Round(Inspect((name,)), Wait.ALL)
-    return election if election.reachable else (yield Round(Inspect((name,)), Wait.ALL))
+    round_result = yield Round(Inspect((name,)), Wait.ALL)
+    return round_result if round_result.reachable else (yield Round(Inspect((name,)), Wait.ALL))

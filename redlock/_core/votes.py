@@ -236,7 +236,7 @@ class Grant(NamedTuple):
     deadline_ms: int
     ttl_ms: int
     rounds: int
-    election: RoundResult
+    round_result: RoundResult
 
     def __repr__(self) -> str:
         # Not as a tuple's: an error report with local variables must not hold the token.
@@ -253,18 +253,18 @@ class Refusal(NamedTuple):
         expired: True if a quorum granted and it took so long that nothing was left.
     """
 
-    election: RoundResult
+    round_result: RoundResult
     expired: bool = False
 
     @property
     def no_quorum(self) -> bool:
         """Too few nodes voted: says nothing about who holds the lock."""
-        return not self.expired and not self.election.reachable
+        return not self.expired and not self.round_result.reachable
 
     @property
     def disagreement(self) -> int | None:
         """The place of a node that refused this client's terms, if one did."""
-        return self.election.disagreement
+        return self.round_result.disagreement
 
 
 def drift_ms(ttl_ms: int) -> int:

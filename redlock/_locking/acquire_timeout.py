@@ -46,7 +46,7 @@ class AcquireTimeout:
 
     def left_ms(self, refusal: Refusal) -> int | None:
         """What is left after this refusal; None if there is no end."""
-        if refusal.election.answered >= refusal.election.quorum:
+        if refusal.round_result.answered >= refusal.round_result.quorum:
             self.node_heard()
         if self._length_ms is not None:
             return self.started_ms + self._length_ms - now_ms()

@@ -49,12 +49,12 @@ class Acquisition:
         client: Redlock,
         names: Names,
         ttl_ms: int,
-        who: str,
+        owner_label: str,
         *,
         won: Callable[[Grant, NodeConnections, int], None],
         undo: Callable[[], None],
     ) -> None:
-        self._client, self._names, self._ttl_ms, self._who = client, names, ttl_ms, who
+        self._client, self._names, self._ttl_ms, self._owner_label = client, names, ttl_ms, owner_label
         self._won, self._undo = won, undo
         self._ignores_reservations = False
 
@@ -62,80 +62,85 @@ class Acquisition:
     def _resource(self) -> str:
         return ", ".join(self._names)
 
-    def run(self, patience_ms: int | None) -> None:
+    def run(self, acquire_timeout_ms: int | None) -> None:
         """Try for this long; None tries for ever. Raises as `Lease.take` does."""
-        patience = AcquireTimeout(patience_ms, self._ttl_ms)
+        acquire_timeout = AcquireTimeout(acquire_timeout_ms, self._ttl_ms)
         others = self._client.waiter_pool.expects_others(self._names)
-        first = None if others else self._attempt(patience)
+        first = None if others else self._attempt(acquire_timeout)
         if not isinstance(first, Grant):
-            self._queue(patience, first)
+            self._queue(acquire_timeout, first)
 
-    def _queue(self, patience: AcquireTimeout, first: Refusal | None) -> None:
+    def _queue(self, acquire_timeout: AcquireTimeout, first: Refusal | None) -> None:
         result: Grant | Refusal | None = first
-        nap, losses, won = QueuedWaiter(self._client.waiter_pool, self._names, self._ttl_ms), 0, False
-        with PendingWait(self._client.waits, self._names, self._who, self._ttl_ms) as wait:
+        waiter, lost_rounds, won = QueuedWaiter(self._client.waiter_pool, self._names, self._ttl_ms), 0, False
+        with PendingWait(self._client.waits, self._names, self._owner_label, self._ttl_ms) as wait:
             try:
                 if result is None:
-                    if patience.turn_ms:
+                    if acquire_timeout.turn_ms:
                         wait.begin()
-                        nap.queue_first(patience.turn_ms)
-                        patience.node_heard()
-                    result = self._attempt(patience, nap)
+                        waiter.queue_first(acquire_timeout.turn_ms)
+                        acquire_timeout.node_heard()
+                    result = self._attempt(acquire_timeout, waiter)
                 while isinstance(result, Refusal):
-                    losses += 1
-                    self._rest(patience, nap, wait, result, losses)
-                    result = self._attempt(patience, nap)
+                    lost_rounds += 1
+                    self._rest(acquire_timeout, waiter, wait, result, lost_rounds)
+                    result = self._attempt(acquire_timeout, waiter)
                 won = True
             finally:
-                nap.end(won=won)
+                waiter.end(won=won)
 
     def _rest(
-        self, patience: AcquireTimeout, nap: QueuedWaiter, wait: PendingWait, refusal: Refusal, losses: int
+        self,
+        acquire_timeout: AcquireTimeout,
+        waiter: QueuedWaiter,
+        wait: PendingWait,
+        refusal: Refusal,
+        lost_rounds: int,
     ) -> None:
         """Sleep until it is worth another attempt, or raise where there is no time for one."""
         failures.refuse_disagreement(self._client.pool.nodes, self._client.pool.codec.fingerprint, refusal)
         failures.refuse_duplicates(self._client.pool.nodes, refusal)
-        if refusal.no_quorum and losses == 1:
+        if refusal.no_quorum and lost_rounds == 1:
             # The first attempt finds out which connections had gone stale; the second one dials.
             return
-        left_ms = patience.left_ms(refusal)
-        pause, wakes = nap.length_ms(refusal, losses, random.random())  # noqa: S311 - jitter, not a secret
+        left_ms = acquire_timeout.left_ms(refusal)
+        pause, wakes = waiter.length_ms(refusal, lost_rounds, random.random())  # noqa: S311 - jitter, not a secret
         if left_ms is not None and (left_ms <= 0 or (pause > left_ms and not wakes)):
-            if self._ignores_reservations or not refusal.election.is_only_reserved:
+            if self._ignores_reservations or not refusal.round_result.is_only_reserved:
                 raise self._refused(refusal)
             # The lock is free. The waiter for which it is reserved takes it by the end of the reservation, or is dead.
             self._ignores_reservations = True
-            nap.wait(self._client.reserve_ms, wakes=False)
+            waiter.wait(self._client.reserve_ms, wakes=False)
             return
-        self._client.waits.observe_holder(self._names, refusal.election.holder)
+        self._client.waits.observe_holder(self._names, refusal.round_result.holder)
         wait.begin()
-        self._client.event_log.retry(self._resource, self._who, refusal, losses, pause)
-        if not refusal.no_quorum and nap.join_local_queue(patience.turn_ms):
-            patience.node_heard()
+        self._client.event_log.retry(self._resource, self._owner_label, refusal, lost_rounds, pause)
+        if not refusal.no_quorum and waiter.join_local_queue(acquire_timeout.turn_ms):
+            acquire_timeout.node_heard()
         else:
-            nap.wait(pause if left_ms is None else min(pause, left_ms), wakes=wakes)
+            waiter.wait(pause if left_ms is None else min(pause, left_ms), wakes=wakes)
 
     def _refused(self, result: Refusal) -> RedlockError:
         error = failures.error(self._client.pool.nodes, self._resource, result)
-        self._client.event_log.refused(self._who, result.election, error)
+        self._client.event_log.refused(self._owner_label, result.round_result, error)
         return error
 
-    def _attempt(self, patience: AcquireTimeout, nap: QueuedWaiter | None = None) -> Grant | Refusal:
-        woken = self._ignores_reservations or (nap is not None and nap.is_woken)
-        waits_ms = patience.waits_ms
-        token = f"{secrets.token_hex(16)}:{self._who}"
+    def _attempt(self, acquire_timeout: AcquireTimeout, waiter: QueuedWaiter | None = None) -> Grant | Refusal:
+        woken = self._ignores_reservations or (waiter is not None and waiter.is_woken)
+        waits_ms = acquire_timeout.waits_ms
+        token = f"{secrets.token_hex(16)}:{self._owner_label}"
         by = now_ms() + self._client.fresh_ms
         proposed = self._client.proposal(self._names, wall_us())
         attempt = Acquire(self._names, token, self._ttl_ms, proposed, woken, waits_ms, by)
         with self._client.pool.connections() as links:
             try:
-                result = links.run(protocol.acquire(attempt), patience.until_ms(self._client.node_timeout_ms))
-                if result.election.largest_fence > proposed:
-                    self._client.observe_fence(self._names, result.election.backed_fence)
+                result = links.run(protocol.acquire(attempt), acquire_timeout.until_ms(self._client.node_timeout_ms))
+                if result.round_result.largest_fence > proposed:
+                    self._client.observe_fence(self._names, result.round_result.backed_fence)
                 if isinstance(result, Grant):
                     if result.fence > proposed:
                         self._client.observe_fence(self._names, result.fence)
-                    self._won(result, links, now_ms() - patience.started_ms)
+                    self._won(result, links, now_ms() - acquire_timeout.started_ms)
             except BaseException:
                 self._undo()
                 with contextlib.suppress(Exception):

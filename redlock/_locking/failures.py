@@ -17,24 +17,24 @@ if TYPE_CHECKING:
     from redlock._transport.node import Node
 
 
-def reasons(nodes: Sequence[Node], election: RoundResult) -> dict[str, str]:
+def reasons(nodes: Sequence[Node], round_result: RoundResult) -> dict[str, str]:
     """For each node that gave no vote, by its label, why."""
-    pairs = zip(nodes, election.votes, strict=True)
+    pairs = zip(nodes, round_result.votes, strict=True)
     return {node.label: vote.reason for node, vote in pairs if vote.kind is Kind.SILENT and not vote.unanswered}
 
 
-def unavailable(nodes: Sequence[Node], resource: str, election: RoundResult) -> QuorumUnavailable:
+def unavailable(nodes: Sequence[Node], resource: str, round_result: RoundResult) -> QuorumUnavailable:
     """Too few nodes voted."""
-    return QuorumUnavailable(resource, election.quorum, len(election.votes), reasons(nodes, election))
+    return QuorumUnavailable(resource, round_result.quorum, len(round_result.votes), reasons(nodes, round_result))
 
 
 def error(nodes: Sequence[Node], resource: str, refusal: Refusal) -> LockContended | QuorumUnavailable:
     """A lost election as the error to raise."""
-    election = refusal.election
+    round_result = refusal.round_result
     if refusal.no_quorum:
-        return unavailable(nodes, resource, election)
-    left_ms = election.free_in_ms
-    holder = masked_token(election.holder) if election.holder else None
+        return unavailable(nodes, resource, round_result)
+    left_ms = round_result.free_in_ms
+    holder = masked_token(round_result.holder) if round_result.holder else None
     return LockContended(resource, holder, None if left_ms is None else left_ms / 1000)
 
 
@@ -44,9 +44,9 @@ def refuse_duplicates(nodes: Sequence[Node], refusal: Refusal) -> None:
     Raises:
         ConfigurationError: They do; the message names two of the addresses.
     """
-    election = refusal.election
-    twice = [(node.label, vote.same_as) for node, vote in zip(nodes, election.votes, strict=True) if vote.same_as]
-    if len(nodes) - len(twice) < election.quorum:
+    round_result = refusal.round_result
+    twice = [(node.label, vote.same_as) for node, vote in zip(nodes, round_result.votes, strict=True) if vote.same_as]
+    if len(nodes) - len(twice) < round_result.quorum:
         node, other = twice[0]
         raise ConfigurationError(
             f"nodes {other} and {node} are the same server, and {len(nodes) - len(twice)} of {len(nodes)} nodes are no "
@@ -63,6 +63,6 @@ def refuse_disagreement(nodes: Sequence[Node], fingerprint: str, refusal: Refusa
     place = refusal.disagreement
     if place is not None:
         raise ConfigurationError(
-            f"other clients of node {nodes[place].label} work with {refusal.election.votes[place].fingerprint}, "
+            f"other clients of node {nodes[place].label} work with {refusal.round_result.votes[place].fingerprint}, "
             f"this one with {fingerprint}; all clients must agree, or two of them could hold one lock"
         )

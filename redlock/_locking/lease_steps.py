@@ -43,7 +43,7 @@ class LeaseSteps:
         names: Names,
         *,
         ttl_ms: int,
-        who: str,
+        owner_label: str,
         renew: bool = False,
         max_hold_ms: int | None = None,
         on_lost: Callable[[Lease], None] | None = None,
@@ -54,7 +54,7 @@ class LeaseSteps:
         self.ttl_ms = ttl_ms
         self.waited_ms = 0
         self._client = client
-        self._who = who
+        self._owner_label = owner_label
         self._renew = renew
         self._max_hold_ms = max_hold_ms
         self._on_lost = on_lost
@@ -96,8 +96,8 @@ class LeaseSteps:
             return
         self._client.event_log.not_extended(self._resource, grant, result)
         if result.no_quorum:
-            raise failures.unavailable(self._client.pool.nodes, self._resource, result.election)
-        if result.election.denied >= result.election.quorum:
+            raise failures.unavailable(self._client.pool.nodes, self._resource, result.round_result)
+        if result.round_result.denied >= result.round_result.quorum:
             self._declare_lost("a quorum of nodes no longer has it")
         raise LockLost(self._resource, self._lost or "it could not be extended on a quorum of nodes")
 

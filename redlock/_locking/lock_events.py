@@ -39,51 +39,51 @@ class LockEventLog:
             fence=grant.fence,
             rounds=grant.rounds,
             waited_ms=waited_ms,
-            **self._votes(grant.election),
+            **self._votes(grant.round_result),
         )
 
     def waiting(self, resource: str, owner_label: str, holder: str, position: int) -> None:
         """An acquisition begins to wait."""
         if _log.is_heard("waiting"):
-            _log.info("waiting", resource=resource, who=owner_label, holder=holder, position=position)
+            _log.info("waiting", resource=resource, owner_label=owner_label, holder=holder, position=position)
 
     def wait_ended(self, resource: str, owner_label: str, waited_ms: int, *, acquired: bool) -> None:
         """A wait has ended, by the lock, by an error or by an interruption."""
         if _log.is_heard("wait-ended", logging.DEBUG):
-            _log.debug("wait-ended", resource=resource, who=owner_label, waited_ms=waited_ms, acquired=acquired)
+            _log.debug("wait-ended", resource=resource, owner_label=owner_label, waited_ms=waited_ms, acquired=acquired)
 
-    def retry(self, resource: str, who: str, refusal: Refusal, losses: int, pause_ms: int) -> None:
+    def retry(self, resource: str, owner_label: str, refusal: Refusal, lost_rounds: int, pause_ms: int) -> None:
         """An election was lost, and there will be another."""
-        holder = refusal.election.holder
+        holder = refusal.round_result.holder
         _log.debug(
             "retry",
             resource=resource,
-            who=who,
+            owner_label=owner_label,
             holder=masked_token(holder) if holder else "-",
-            attempt=losses,
+            attempt=lost_rounds,
             pause_ms=pause_ms,
-            **self._votes(refusal.election),
+            **self._votes(refusal.round_result),
         )
 
-    def refused(self, who: str, election: RoundResult, error: RedlockError) -> None:
+    def refused(self, owner_label: str, round_result: RoundResult, error: RedlockError) -> None:
         """The caller goes away without the lock."""
-        _log.info("refused", resource=error.lock_name, who=who, why=error, **self._votes(election))
+        _log.info("refused", resource=error.lock_name, owner_label=owner_label, why=error, **self._votes(round_result))
 
     def extended(self, resource: str, grant: Grant) -> None:
         """A lease has a later deadline."""
-        repaired = ", ".join(self._nodes[place].label for place in grant.election.missing)
+        repaired = ", ".join(self._nodes[place].label for place in grant.round_result.missing)
         _log.debug(
             "extended",
             resource=resource,
             holder=masked_token(grant.token),
             repaired=repaired or "-",
-            **self._votes(grant.election),
+            **self._votes(grant.round_result),
         )
 
     def not_extended(self, resource: str, grant: Grant, refusal: Refusal) -> None:
         """An extension failed; the old deadline stands."""
         _log.warning(
-            "not-extended", resource=resource, holder=masked_token(grant.token), **self._votes(refusal.election)
+            "not-extended", resource=resource, holder=masked_token(grant.token), **self._votes(refusal.round_result)
         )
 
     def lost(self, resource: str, grant: Grant, why: str) -> None:
@@ -97,5 +97,5 @@ class LockEventLog:
         emit = _log.info if outcome is Outcome.RELEASED else _log.warning
         emit(outcome.value, resource=resource, holder=masked_token(grant.token), fence=grant.fence)
 
-    def _votes(self, election: RoundResult) -> dict[str, object]:
-        return {"votes": election.votes_text, "missing": reasons(self._nodes, election)}
+    def _votes(self, round_result: RoundResult) -> dict[str, object]:
+        return {"votes": round_result.votes_text, "missing": reasons(self._nodes, round_result)}

@@ -119,9 +119,9 @@ class _Reports:
             self._drop(node)
 
     def _drop(self, node: Node) -> None:
-        dialled = self._connections.pop(node, None)
-        if dialled is not None:
-            dialled.close()
+        connected = self._connections.pop(node, None)
+        if connected is not None:
+            connected.close()
 
     def close(self) -> None:
         """Close the connections; what was reported last goes by itself."""

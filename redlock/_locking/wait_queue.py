@@ -104,13 +104,13 @@ class WaiterPool:
         kept = self._kept[node]
         while kept:
             try:
-                since_ms, dialled = kept.pop()
+                since_ms, connected = kept.pop()
             except IndexError:
                 # Another thread took the last one.
                 return None
             if now_ms() - since_ms < _LONGEST_KEPT_MS:
-                return dialled
-            dialled.close()
+                return connected
+            connected.close()
         return None
 
     @staticmethod
@@ -129,12 +129,12 @@ class WaiterPool:
         finally:
             dial.abandon()
 
-    def give_back_connection(self, node: Node, dialled: Connected) -> None:
+    def give_back_connection(self, node: Node, connected: Connected) -> None:
         """A connection with nothing under way."""
         if len(self._kept[node]) < _MOST_KEPT:
-            self._kept[node].append((now_ms(), dialled))
+            self._kept[node].append((now_ms(), connected))
         else:
-            dialled.close()
+            connected.close()
 
 
 class QueuedWaiter:
@@ -165,14 +165,14 @@ class QueuedWaiter:
         """Whether it has a wake-up in its hand."""
         return bool(self._woken_by)
 
-    def length_ms(self, refusal: Refusal, losses: int, chance: float) -> tuple[int, bool]:
+    def length_ms(self, refusal: Refusal, lost_rounds: int, chance: float) -> tuple[int, bool]:
         """How long to sleep after a lost election, and whether a wake-up can end it."""
         if self.is_woken and self._early < _MOST_EARLY:
             # A wake-up overtakes the release on its way to the other nodes: the lock is about to be free.
             self._early += 1
             return early_ms(self._early, chance), False
         sleep = sleep_ms(refusal, chance)
-        return (pause_ms(refusal, losses, chance), False) if sleep is None else (sleep, True)
+        return (pause_ms(refusal, lost_rounds, chance), False) if sleep is None else (sleep, True)
 
     def queue_first(self, most_ms: int) -> None:
         """Others are likely to be before it: wait for its turn and a wake-up before the first attempt.
@@ -287,6 +287,6 @@ class QueuedWaiter:
                 self._place.leave()
 
     def _drop(self) -> None:
-        dialled, self._dialled, self._reading = self._dialled, None, False
-        if dialled is not None:
-            dialled.close()
+        connected, self._dialled, self._reading = self._dialled, None, False
+        if connected is not None:
+            connected.close()

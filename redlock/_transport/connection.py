@@ -69,13 +69,13 @@ class NodeConnection:
     @property
     def may_agree(self) -> bool:
         """Whether the node agrees, or may do so with an answer that is still to come."""
-        asked = (ballot for ballot in self._pending if ballot is not None)
+        asked = (tally for tally in self._pending if tally is not None)
         return self.agreed or (self.refusal is None and any(SCRIPTS[type(one.command)].admits for one in asked))
 
-    def adopt(self, dialled: Connected) -> None:
+    def adopt(self, connected: Connected) -> None:
         """Start with a fresh connection: nothing pending, nothing suspected."""
-        self._dialled, self.sock, self.run_id = dialled, dialled.sock, dialled.run_id
-        self.run_id_argument = run_id_argument(dialled.run_id)
+        self._dialled, self.sock, self.run_id = connected, connected.sock, connected.run_id
+        self.run_id_argument = run_id_argument(connected.run_id)
         self._reader = ReplyReader()
         self._forget()
         self.suspect_since_ms, self.reason = None, ""
@@ -85,9 +85,9 @@ class NodeConnection:
     def drop(self, reason: str) -> None:
         """Close; the node casts no vote until somebody has dialled it again."""
         self.reason = reason
-        for ballot in self._pending:
-            if ballot is not None:
-                ballot.record_silence(self.place, reason)
+        for tally in self._pending:
+            if tally is not None:
+                tally.record_silence(self.place, reason)
         if self.sock is not None:
             self._selector.unregister(self.sock)
         self.abandon()
@@ -108,9 +108,9 @@ class NodeConnection:
         self._held_back = b""
         self._outbox.clear()
 
-    def hold_back(self, words: bytes, ballot: VoteTally) -> None:
+    def hold_back(self, words: bytes, tally: VoteTally) -> None:
         """Send a command with the next one, or when `flush` says so."""
-        self._pending.append(ballot)
+        self._pending.append(tally)
         self._held_back += words
 
     def flush(self) -> None:
@@ -118,11 +118,11 @@ class NodeConnection:
         if self._held_back:
             self._put(b"")
 
-    def send(self, words: bytes, ballot: VoteTally) -> bool:
+    def send(self, words: bytes, tally: VoteTally) -> bool:
         """Send a command at once, whose answer is for this ballot, or drop the connection."""
         if self.sock is None:
             return False
-        self._pending.append(ballot)
+        self._pending.append(tally)
         return self._put(words)
 
     def load_scripts(self) -> None:

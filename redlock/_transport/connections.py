@@ -134,11 +134,11 @@ class ConnectionSet(Mutex):
             link.refusal = None
             link.node.rejects("")
 
-    def _overrule(self, ballot: VoteTally) -> None:
+    def _overrule(self, tally: VoteTally) -> None:
         """At the end of a round: nodes that reject the configuration have no vote, and stop no client by themselves."""
         self._was_rejected = self._rejecting > 0
         if not self._is_refused():
-            ballot.votes = [vote._replace(fingerprint="") if vote.fingerprint else vote for vote in ballot.votes]
+            tally.votes = [vote._replace(fingerprint="") if vote.fingerprint else vote for vote in tally.votes]
 
     def _dial(self, command: Command, down: Sequence[NodeConnection]) -> None:
         patient = not isinstance(command, Release) or len(self._links) - len(down) < self._quorum
@@ -199,10 +199,10 @@ class ConnectionSet(Mutex):
                     _log.warning("node-duplicate", node=link.node.label, same_as=twins[0].node.label)
 
     @staticmethod
-    def _counted_once(link: NodeConnection, ballot: VoteTally, vote: Vote) -> Vote:
+    def _counted_once(link: NodeConnection, tally: VoteTally, vote: Vote) -> Vote:
         """The vote of a server that has several addresses; no vote if another of them has brought the same."""
         for twin in link.twins:
-            if ballot.votes[twin.place].kind is vote.kind and not ballot.votes[twin.place].unanswered:
+            if tally.votes[twin.place].kind is vote.kind and not tally.votes[twin.place].unanswered:
                 return silent(f"the same server as {twin.node.label}")._replace(same_as=twin.node.label)
         return vote
 

@@ -38,7 +38,7 @@ class PendingRelease(NamedTuple):
         done: What to call with what became of it; must be quick and never raise.
     """
 
-    ballot: VoteTally
+    tally: VoteTally
     steps: Steps[Outcome]
     done: Callable[[Outcome], None]
 
@@ -63,7 +63,7 @@ class PendingReleases(ConnectionSet):
             now = now_ms()
             for begun in itertools.islice(reversed(self._begun), self._holds_back):
                 # The nodes have their time from now on, however long this thread was stopped meanwhile.
-                begun.ballot.sent_ms = now
+                begun.tally.sent_ms = now
             self._holds_back, self._comes_back = 0, False
             for link in self._links:
                 link.flush()
@@ -87,12 +87,12 @@ class PendingReleases(ConnectionSet):
         """Tell what became of the releases that nobody waits for; this many of them are over as they are."""
         now = now_ms()
         while self._begun:
-            ballot, steps, done = self._begun[0]
-            if not (over or ballot.is_over or now - ballot.sent_ms > RELEASE_MS):
+            tally, steps, done = self._begun[0]
+            if not (over or tally.is_over or now - tally.sent_ms > RELEASE_MS):
                 return
             over = max(0, over - 1)
             self._begun.popleft()
             try:
-                steps.send(ballot.close(now))
+                steps.send(tally.close(now))
             except StopIteration as stop:
                 done(stop.value)

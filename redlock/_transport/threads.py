@@ -74,11 +74,11 @@ class NodeConnections(PendingReleases):
                 self._struck = False
             self._enter()
             self._flush()
-            for steps, ballot in begun:
-                results[steps] = self._carry_on(steps, ballot)
+            for steps, tally in begun:
+                results[steps] = self._carry_on(steps, tally)
         finally:
-            for steps, ballot in begun:
-                ballot.closed = True
+            for steps, tally in begun:
+                tally.closed = True
                 steps.close()
         return [results[steps] for steps in courses]
 
@@ -89,13 +89,13 @@ class NodeConnections(PendingReleases):
             # Faster than the nodes: no command may be dropped for that, so this one waits for the oldest.
             self._enter()
             self._flush()
-            self._collect(self._begun[0].ballot)
+            self._collect(self._begun[0].tally)
             self._tell(over=1)
             self._struck = False
-        ballot = self._ask(next(steps), hold=self._comes_back)
-        self._begun.append(PendingRelease(ballot, steps, done))
-        self._begun_ms = ballot.sent_ms
-        if self._holds_back and self._is_time_to_flush(ballot.sent_ms):
+        tally = self._ask(next(steps), hold=self._comes_back)
+        self._begun.append(PendingRelease(tally, steps, done))
+        self._begun_ms = tally.sent_ms
+        if self._holds_back and self._is_time_to_flush(tally.sent_ms):
             self._flush()
             self._pump(0)
             self._tell()
@@ -117,7 +117,7 @@ class NodeConnections(PendingReleases):
             self._enter()
             self._flush()
             while self._begun:
-                self._collect(self._begun[0].ballot)
+                self._collect(self._begun[0].tally)
                 self._tell(over=1)
             self._struck = False
 
@@ -142,25 +142,25 @@ class NodeConnections(PendingReleases):
             self._tell(over=len(self._begun))
         self._struck = True
 
-    def _carry_on(self, steps: Steps[T], ballot: VoteTally) -> T:
+    def _carry_on(self, steps: Steps[T], tally: VoteTally) -> T:
         try:
             while True:
-                if ballot.wait is not Wait.SENT:
-                    self._collect(ballot)
+                if tally.wait is not Wait.SENT:
+                    self._collect(tally)
                 self._used_ms = now_ms()
                 if self._was_rejected:
-                    self._overrule(ballot)
-                election = ballot.close(self._used_ms)
+                    self._overrule(tally)
+                round_result = tally.close(self._used_ms)
                 if self._begun:
                     self._tell()
                 self._struck = False
-                ballot = self._ask(steps.send(election))
+                tally = self._ask(steps.send(round_result))
         except StopIteration as stop:
             result: T = stop.value
             return result
         finally:
             # Struck while it waits: nothing of it may be asked again after what takes it back.
-            ballot.closed = True
+            tally.closed = True
 
     def _ask(self, round_: Round, *, hold: bool = False) -> VoteTally:
         """Send one command to all nodes at once."""
@@ -171,40 +171,40 @@ class NodeConnections(PendingReleases):
         words = self._codec.encode(command)
         self.rounds += 1
         sent_ms = now_ms()
-        ballot = VoteTally(round_, len(self._links), sent_ms)
+        tally = VoteTally(round_, len(self._links), sent_ms)
         admits, to = SCRIPTS[type(command)].admits, round_.to
         barred = admits and self._barred
         for link in self.order(command):
             if to is not None and link.place not in to:
-                ballot.cast(link.place, silent("not asked"))
+                tally.cast(link.place, silent("not asked"))
             elif barred:
-                ballot.cast(link.place, self._not_asked(link))
+                tally.cast(link.place, self._not_asked(link))
             elif link.sock is None or link.suspect_since_ms is not None or link.refusal is not None:
-                vote = self._send_to_unfit(link, ballot, words + link.run_id_argument if admits else words)
-                ballot.cast(link.place, vote)
+                vote = self._send_to_unfit(link, tally, words + link.run_id_argument if admits else words)
+                tally.cast(link.place, vote)
             elif hold:
-                link.hold_back(words + link.run_id_argument if admits else words, ballot)
+                link.hold_back(words + link.run_id_argument if admits else words, tally)
             else:
-                link.send(words + link.run_id_argument if admits else words, ballot)
+                link.send(words + link.run_id_argument if admits else words, tally)
         self._hold_back(sent_ms, hold=hold)
-        return ballot
+        return tally
 
-    def _send_to_unfit(self, link: NodeConnection, ballot: VoteTally, words: bytes) -> Vote:
+    def _send_to_unfit(self, link: NodeConnection, tally: VoteTally, words: bytes) -> Vote:
         """A node that is down, suspect, or refused us: it may be told, and is not waited for."""
         suspect = link.suspect_since_ms is not None
-        if link.sock is None or (suspect and isinstance(ballot.command, Acquire | Inspect)):
+        if link.sock is None or (suspect and isinstance(tally.command, Acquire | Inspect)):
             return silent(link.reason or link.node.error)
-        if not link.send(words, ballot) or suspect:
+        if not link.send(words, tally) or suspect:
             return silent(link.reason)
         # It has no vote until it says otherwise, and a quorum of the others has accepted the configuration.
         return UNANSWERED if link.refusal is None else link.refusal._replace(fingerprint="", unanswered=True)
 
-    def _collect(self, ballot: VoteTally) -> None:
+    def _collect(self, tally: VoteTally) -> None:
         limit_ms = self._timeout_ms
-        if type(ballot.command) is Release:
+        if type(tally.command) is Release:
             limit_ms = min(limit_ms, RELEASE_MS)
-        until_ms = min(ballot.sent_ms + limit_ms, self._until_ms)
-        while not ballot.is_over:
+        until_ms = min(tally.sent_ms + limit_ms, self._until_ms)
+        while not tally.is_over:
             wait_ms = until_ms - now_ms()
             if wait_ms > 0:
                 self._pump(wait_ms)
@@ -212,10 +212,10 @@ class NodeConnections(PendingReleases):
             # A process that is stopped and goes on finds its time over and the answers there: so the last look comes
             # after the wait, or it would take all nodes for silent. It is one look: a node can send without end.
             self._pump(0)
-            if not ballot.is_over:
-                self._give_up(ballot, limit_ms)
+            if not tally.is_over:
+                self._give_up(tally, limit_ms)
                 return
-        if ballot.is_lost and type(ballot.command) is Acquire:
+        if tally.is_lost and type(tally.command) is Acquire:
             # Who has said no by now, though nobody waited for it, need not be told that the attempt is over.
             self._pump(0)
 
@@ -229,47 +229,47 @@ class NodeConnections(PendingReleases):
             link: NodeConnection = key.data
             if mask != EVENT_READ:
                 link.write()
-            for ballot, reply in link.receive():
-                if ballot is None:
+            for tally, reply in link.receive():
+                if tally is None:
                     continue
-                if type(reply) is ReplyError and link.taught is not ballot and str(reply).startswith("NOSCRIPT"):
-                    self._load_scripts(link, ballot)
+                if type(reply) is ReplyError and link.taught is not tally and str(reply).startswith("NOSCRIPT"):
+                    self._load_scripts(link, tally)
                 else:
-                    self._count(link, ballot, reply, read_ms)
+                    self._count(link, tally, reply, read_ms)
         return bool(ready)
 
-    def _count(self, link: NodeConnection, ballot: VoteTally, reply: object, read_ms: int) -> None:
-        if ballot.closed:
+    def _count(self, link: NodeConnection, tally: VoteTally, reply: object, read_ms: int) -> None:
+        if tally.closed:
             # Too late for its round. What it says of the configuration counts all the same.
             late = wire.refusal(reply) if link.agreed else wire.decode(reply)
             if late is not None and late.time_ms:
                 self._note_terms(link, late)
             return
         vote = wire.decode(reply)
-        if vote.fence > ballot.most_fence:
+        if vote.fence > tally.most_fence:
             vote = self._if_plausible(link, vote)
-        ballot.cast(link.place, self._counted_once(link, ballot, vote) if link.twins else vote)
+        tally.cast(link.place, self._counted_once(link, tally, vote) if link.twins else vote)
         if vote.time_ms:
             if vote.kind is Kind.SILENT or not link.agreed:
                 self._note_terms(link, vote)
-            link.node.watch(vote.time_ms, ballot.sent_ms, read_ms)
+            link.node.watch(vote.time_ms, tally.sent_ms, read_ms)
 
-    def _load_scripts(self, link: NodeConnection, ballot: VoteTally) -> None:
+    def _load_scripts(self, link: NodeConnection, tally: VoteTally) -> None:
         """Teach a node all the scripts that it has lost, so that a cancel finds its own; then ask again, once."""
-        link.taught = ballot
+        link.taught = tally
         link.load_scripts()
-        if not ballot.closed:
-            words = self._codec.encode(ballot.command)
-            if not link.send(words + link.run_id_argument if SCRIPTS[type(ballot.command)].admits else words, ballot):
-                ballot.record_silence(link.place, link.reason)
+        if not tally.closed:
+            words = self._codec.encode(tally.command)
+            if not link.send(words + link.run_id_argument if SCRIPTS[type(tally.command)].admits else words, tally):
+                tally.record_silence(link.place, link.reason)
 
-    def _give_up(self, ballot: VoteTally, limit_ms: int) -> None:
+    def _give_up(self, tally: VoteTally, limit_ms: int) -> None:
         """The time is over. Only a node that had all of its time is suspect: a release is cut short for our sake."""
         reason, now = f"no answer within {limit_ms} ms", now_ms()
         for link in self._links:
-            if ballot.votes[link.place].unanswered:
-                ballot.cast(link.place, timed_out(reason))
-                if now - ballot.sent_ms >= self._timeout_ms:
+            if tally.votes[link.place].unanswered:
+                tally.cast(link.place, timed_out(reason))
+                if now - tally.sent_ms >= self._timeout_ms:
                     link.reason, link.suspect_since_ms = reason, now
                     _log.warning("node-silent", node=link.node.label, reason=reason)
 

@@ -37,12 +37,12 @@ def declare_nodes(urls: Sequence[str], prefix: str = "") -> None:
     for url in urls:
         node = Node(url, int(_TIMEOUT_SECONDS * 1000), prefix)
         try:
-            dialled = node.connect(2 * _TIMEOUT_SECONDS)
+            connected = node.connect(2 * _TIMEOUT_SECONDS)
             try:
-                words = pack("EVAL", script.source, "1", prefix + codec.RECORD, dialled.run_id)
-                (declared,) = dialled.exchange.ask(words, 1, time.monotonic() + _TIMEOUT_SECONDS)
+                words = pack("EVAL", script.source, "1", prefix + codec.RECORD, connected.run_id)
+                (declared,) = connected.exchange.ask(words, 1, time.monotonic() + _TIMEOUT_SECONDS)
             finally:
-                dialled.close()
+                connected.close()
         except (*ERRORS, UnsuitableNode) as exc:
             raise ConfigurationError(
                 f"node {node.label} can't be declared: {describe_failure(exc, node.timeout_ms)}"

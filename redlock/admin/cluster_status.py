@@ -226,12 +226,14 @@ def _waits(look: NodeProbe, prefix: str) -> set[tuple[str, str, float]]:
 
 def _holders(name: str, looks: Sequence[NodeProbe]) -> list[LockInfo]:
     """Whom the nodes name at this resource, those with the most votes first."""
-    election = RoundResult(tuple(look.vote(name) for look in looks), 0, 0)
+    round_result = RoundResult(tuple(look.vote(name) for look in looks), 0, 0)
     # A text without a TTL and without a fence is no lock: somebody keeps other things on this server.
     denied = [
-        vote for vote in election.votes if vote.kind is Kind.DENIED and (vote.remaining_ms is not None or vote.fence)
+        vote
+        for vote in round_result.votes
+        if vote.kind is Kind.DENIED and (vote.remaining_ms is not None or vote.fence)
     ]
-    left_ms = election.free_in_ms
+    left_ms = round_result.free_in_ms
     found = []
     for token, count in Counter(vote.holder for vote in denied).most_common():
         said = _SHOWN.fullmatch(masked_token(token))
@@ -239,12 +241,12 @@ def _holders(name: str, looks: Sequence[NodeProbe]) -> list[LockInfo]:
         found.append(
             LockInfo(
                 name,
-                said["who"] if said else masked_token(token),
+                said["owner_label"] if said else masked_token(token),
                 (said["since"] or "") if said else "",
                 said["digits"] if said else "",
                 None if left_ms is None else left_ms / 1000,
-                tuple(None if vote.kind is Kind.SILENT else vote.holder == token for vote in election.votes),
-                count >= election.quorum,
+                tuple(None if vote.kind is Kind.SILENT else vote.holder == token for vote in round_result.votes),
+                count >= round_result.quorum,
                 max(fences, key=lambda fence: (fences[fence], fence)),
                 0,
             )

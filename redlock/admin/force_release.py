@@ -75,26 +75,26 @@ def target(client: Redlock, name: str) -> Target | None:
         QuorumUnavailable: Too few nodes answered.
     """
     resource = _validation.resource(name)
-    election = _inspect(client, resource)
-    token = election.holder
+    round_result = _inspect(client, resource)
+    token = round_result.holder
     if token is None:
         return None
     # A token that is no token would be refused as too far ahead, and with it every larger one.
     latest = wall_us() + FENCE_AHEAD_MS * 1_000
-    fence = max((vote.fence for vote in election.votes if vote.fence <= latest), default=0)
+    fence = max((vote.fence for vote in round_result.votes if vote.fence <= latest), default=0)
     client.observe_fence(resource, fence)
-    votes = sum(vote.holder == token for vote in election.votes)
-    silent = sum(vote.kind is Kind.SILENT for vote in election.votes)
-    left_ms = election.free_in_ms
+    votes = sum(vote.holder == token for vote in round_result.votes)
+    silent = sum(vote.kind is Kind.SILENT for vote in round_result.votes)
+    left_ms = round_result.free_in_ms
     return Target(
         resource,
         token,
         masked_token(token),
         votes,
-        len(election.votes),
+        len(round_result.votes),
         None if left_ms is None else left_ms / 1000,
         fence,
-        votes + silent >= election.quorum,
+        votes + silent >= round_result.quorum,
     )
 
 
@@ -142,7 +142,7 @@ def _refuse(client: Redlock, lease: Target, raised: RoundResult) -> None:
 
 def _inspect(client: Redlock, resource: str) -> RoundResult:
     with client.pool.connections() as links:
-        election = links.run(protocol.inspect(resource))
-    if not election.reachable:
-        raise failures.unavailable(client.pool.nodes, resource, election)
-    return election
+        round_result = links.run(protocol.inspect(resource))
+    if not round_result.reachable:
+        raise failures.unavailable(client.pool.nodes, resource, round_result)
+    return round_result

@@ -166,28 +166,28 @@ def locked(
             message = None if _current.get() is not None else task
             delivery = Delivery.of(message)
             settings = settings_of(app)
-            client, ears = (
+            client, observers = (
                 _client(app, settings),
                 (task_events.told(message, settings.events), task_registry.TaskLockEntry(task)),
             )
 
             def lost(lease: Lease) -> None:
-                for ear in ears:
-                    ear.lost(lease)
+                for observer in observers:
+                    observer.lost(lease)
                 if on_lost == "raise":
                     lost_lease.interrupt(lease)
 
             lease = client.lease(
                 [one.of(args, kwargs) for one in named],
                 ttl_ms=None if ttl is None else client.checked_ttl_ms(ttl),
-                who=_who(task),
+                owner_label=_owner_label(task),
                 renew=True,
                 max_hold_ms=_max_hold_ms(max_hold, task),
                 reentrant=reentrant,
                 on_lost=lost,
             )
             try:
-                with _holding(lease, policy, delivery, ears) as skipped:
+                with _holding(lease, policy, delivery, observers) as skipped:
                     if skipped is not None:
                         return cast("R", skipped.value)
                     with lost_lease.possible(lease) if on_lost == "raise" else contextlib.nullcontext():
@@ -208,15 +208,17 @@ def locked(
 
 
 @contextlib.contextmanager
-def _holding(lease: Lease, policy: Policy, delivery: Delivery | None, ears: TaskObservers) -> Iterator[Skipped | None]:
+def _holding(
+    lease: Lease, policy: Policy, delivery: Delivery | None, observers: TaskObservers
+) -> Iterator[Skipped | None]:
     """Hold the lease, or say what the task is to return instead."""
     reset = _current.set(lease)
     try:
-        with task_events.wait_listeners(*ears, *(() if delivery is None else (delivery,))):
+        with task_events.wait_listeners(*observers, *(() if delivery is None else (delivery,))):
             skipped = _take(lease, policy, delivery)
         if skipped is None:
-            for ear in ears:
-                ear.acquired(lease)
+            for observer in observers:
+                observer.acquired(lease)
         yield skipped
     except BaseException:
         with contextlib.suppress(RedlockError):
@@ -227,7 +229,7 @@ def _holding(lease: Lease, policy: Policy, delivery: Delivery | None, ears: Task
             lease.close()
     finally:
         _current.reset(reset)
-        ears[-1].over()
+        observers[-1].over()
 
 
 def _take(lease: Lease, policy: Policy, delivery: Delivery | None) -> Skipped | None:
@@ -279,7 +281,7 @@ def _check(ttl: float | None, max_hold: float | None, on_lost: str) -> None:
         raise ConfigurationError(f"on_lost is {on_lost!r}; it must be 'check' or 'raise'")
 
 
-def _who(task: Task | None) -> str:
+def _owner_label(task: Task | None) -> str:
     since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     request = task.request if task is not None else None
     if request is None or request.called_directly:

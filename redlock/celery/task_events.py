@@ -125,9 +125,9 @@ class WaitListener(Protocol):
 
 
 @contextlib.contextmanager
-def wait_listeners(*ears: WaitListener) -> Iterator[None]:
+def wait_listeners(*observers: WaitListener) -> Iterator[None]:
     """In this block, which takes a lock, they hear of every wait."""
-    reset = _ears.set(ears)
+    reset = _ears.set(observers)
     try:
         yield
     finally:
@@ -135,8 +135,8 @@ def wait_listeners(*ears: WaitListener) -> Iterator[None]:
 
 
 def _notice(_event: str, fields: Mapping[str, object]) -> None:
-    for ear in _ears.get():
-        ear.waiting(fields["resource"], fields["holder"])
+    for observer in _ears.get():
+        observer.waiting(fields["resource"], fields["holder"])
 
 
 _log.watch(_notice, "waiting", "retry")

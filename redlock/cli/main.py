@@ -233,7 +233,7 @@ def _run(options: argparse.Namespace) -> int:
     if not options.command:
         raise ConfigurationError("run needs a program: redlock run RESOURCE -- COMMAND ...")
     lock = settings_from(options, "nodes", "ttl")
-    wait, grace = _validation.patience(options.wait), lock.ttl / 3 if options.grace is None else options.grace
+    wait, grace = _validation.acquire_timeout(options.wait), lock.ttl / 3 if options.grace is None else options.grace
     if _validation.number("grace", grace, zero=True) > lock.ttl / 2:
         raise ConfigurationError(f"grace is {grace:g} s; it must be at most half of the ttl, {lock.ttl / 2:g} s")
     if options.log_file is not None:

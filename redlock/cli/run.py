@@ -124,7 +124,7 @@ def run(
     """
     program = Program(command)
     held = threading.Event()
-    lease = client.lease(resource, who=_who(command), renew=True, on_lost=lambda _: held.set())
+    lease = client.lease(resource, owner_label=_owner_label(command), renew=True, on_lost=lambda _: held.set())
     with _signals_go_to(program):
         try:
             lease.acquire(None if wait is None else int(wait * 1000))
@@ -164,7 +164,7 @@ def _run(program: Program, lease: Lease, environment: Mapping[str, str], grace: 
     return status
 
 
-def _who(command: Sequence[str]) -> str:
+def _owner_label(command: Sequence[str]) -> str:
     since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     return f"{Path(command[0]).name}[{os.getpid()}]@{socket.gethostname()} since {since}"
 

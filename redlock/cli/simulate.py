@@ -96,14 +96,14 @@ def run(plan: Plan, lock: Settings, *, embedded: bool) -> int:
 def _wait_for_nodes(lock: Settings) -> None:
     """Begin when the nodes vote: brand-new ones abstain until they have been known for `max_ttl`."""
     with lock.client() as client:
-        probe = client.lease("redlock simulate", who="simulate")
+        probe = client.lease("redlock simulate", owner_label="simulate")
         try:
-            probe.acquire(patience_ms=0)
+            probe.acquire(acquire_timeout_ms=0)
         except QuorumUnavailable as error:
             if "abstains" not in str(error):
                 raise
             print(escape(f"Waiting for the nodes: {error}"), flush=True)
-            probe.acquire(patience_ms=None)
+            probe.acquire(acquire_timeout_ms=None)
         probe.release()
 
 
@@ -118,10 +118,10 @@ def _client(number: int, start: float, plan: Plan, lock: Settings) -> None:
 def _compete(name: str, plan: Plan, lock: Settings) -> None:
     with lock.client() as client:
         _say(name, "Attempting to acquire lock...")
-        lease = client.lease(plan.resource, who=name)
+        lease = client.lease(plan.resource, owner_label=name)
         for left in range(int(plan.retries), -1, -1):
             try:
-                lease.acquire(patience_ms=0)
+                lease.acquire(acquire_timeout_ms=0)
                 break
             except LockContended:
                 if not left:

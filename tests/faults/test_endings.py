@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from redlock import Redlock
-from tests.faults.cluster_fixture import PREFIX, TTL, ClusterFixture, theatre
+from tests.faults.cluster_fixture import PREFIX, TTL, ClusterFixture, cluster_fixture
 from tests.integration.tools import eventually, holders, is_free
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class Case(NamedTuple):
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterFixture]:
-    with theatre(tmp_path_factory.mktemp("endings")) as stage:
+    with cluster_fixture(tmp_path_factory.mktemp("endings")) as stage:
         stage.environment["REDLOCK_MAX_TTL"] = str(MAX_TTL)
         yield stage
 

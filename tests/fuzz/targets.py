@@ -65,14 +65,14 @@ def _read(replies: Sequence[object]) -> None:
 
 
 def _elect(votes: Sequence[Vote]) -> None:
-    election = RoundResult(tuple(votes), 0, 5)
+    round_result = RoundResult(tuple(votes), 0, 5)
     for name in ("won", "looked_won", "reachable", "heard", "missing", "not_denied", "largest_fence", "agreed_fence"):
-        getattr(election, name)
+        getattr(round_result, name)
     for name in ("holder", "held_by_a_quorum", "is_only_reserved", "free_in_ms", "ballot"):
-        getattr(election, name)
-    masked_token(election.holder or "")
+        getattr(round_result, name)
+    masked_token(round_result.holder or "")
     if len(votes) == len(NODES):
-        str(failures.error(NODES, "x", Refusal(election)))
+        str(failures.error(NODES, "x", Refusal(round_result)))
 
 
 def converse(sent: Sequence[bytes], bad: int = 2) -> None:

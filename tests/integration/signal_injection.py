@@ -134,20 +134,20 @@ def through_the_storm(client: Redlock, kind: type[BaseException], sections: Sect
     chance = random.Random(11)
     raised: Counter[str] = Counter()
     until = time.monotonic() + 20
-    with SignalInjection(kind, random.Random(20_261_124)) as storm:
-        while storm.hits < 250 and time.monotonic() < until:
+    with SignalInjection(kind, random.Random(20_261_124)) as injection:
+        while injection.hits < 250 and time.monotonic() < until:
             try:
-                storm.armed = True
+                injection.armed = True
                 for _ in range(5):
                     use(client, chance.choice(NAMES), sections, chance)
-                storm.armed = False
+                injection.armed = False
             except (kind, LockContended, LockLost, NotHeld):
                 pass
             except Exception as error:  # noqa: BLE001 - whatever it is, the test is told
                 raised[f"{type(error).__name__}: {error}"[:300]] += 1
             finally:
-                storm.armed = False
-        return storm.hits, raised
+                injection.armed = False
+        return injection.hits, raised
 
 
 def still_works(client: Redlock) -> int:

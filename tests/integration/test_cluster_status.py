@@ -33,7 +33,7 @@ def only(seen: ClusterStatus) -> LockInfo:
 
 
 def test_it_shows_who_holds_what_with_token_and_votes(nodes: Cluster, client: Redlock) -> None:
-    lease = client.lease(NAME, who="task-1@w1 since 2026-11-24T12:00:00Z")
+    lease = client.lease(NAME, owner_label="task-1@w1 since 2026-11-24T12:00:00Z")
     lease.acquire(0)
     seen = look(nodes)
     one = only(seen)

@@ -52,7 +52,7 @@ def wake_ups(nodes: Cluster) -> list[int]:
 def test_the_old_holder_finds_out_at_its_next_extension_and_the_next_token_is_larger(
     nodes: Cluster, client: Redlock, admin: Redlock, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    old = client.lease(NAME, who="task-1@w1")
+    old = client.lease(NAME, owner_label="task-1@w1")
     old.acquire(0)
     assert release(nodes, "--force", "--yes") == 0
     said = capsys.readouterr().out

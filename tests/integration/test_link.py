@@ -32,10 +32,10 @@ def test_what_a_socket_does_not_take_at_once_is_sent_later() -> None:
         far.settimeout(10)
         link = NodeConnection(0, Node("redis://h:1", 100), selector)
         link.adopt(Connected(Exchange(near), "0" * 40, ""))
-        ballots = [VoteTally(Round(Inspect(("x",))), 1, number) for number in range(2_000)]
+        tallies = [VoteTally(Round(Inspect(("x",))), 1, number) for number in range(2_000)]
         commands = [pack("ECHO", str(number) + "x" * 1_000) for number in range(2_000)]
-        for ballot, words in zip(ballots, commands, strict=True):
-            assert link.send(words, ballot), "the connection is not dropped"
+        for tally, words in zip(tallies, commands, strict=True):
+            assert link.send(words, tally), "the connection is not dropped"
         whole, arrived = b"".join(commands), bytearray()
         while len(arrived) < len(whole):
             arrived += far.recv(1_000_000)
@@ -43,13 +43,13 @@ def test_what_a_socket_does_not_take_at_once_is_sent_later() -> None:
                 if mask & selectors.EVENT_WRITE:
                     link.write()
         assert arrived == whole
-        far.sendall(b"".join(b":%d\r\n" % number for number in range(len(ballots))))
+        far.sendall(b"".join(b":%d\r\n" % number for number in range(len(tallies))))
         answers: list[tuple[VoteTally | None, object]] = []
-        while len(answers) < len(ballots):
+        while len(answers) < len(tallies):
             selector.select()
             answers += link.receive()
-        assert [reply for _, reply in answers] == list(range(len(ballots)))
-        assert [ballot for ballot, _ in answers] == ballots
+        assert [reply for _, reply in answers] == list(range(len(tallies)))
+        assert [tally for tally, _ in answers] == tallies
         link.drop("the end")
 
 

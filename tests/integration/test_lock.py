@@ -178,14 +178,14 @@ def test_with_gives_the_lease_and_releases_at_the_end(nodes: Cluster, client: Re
     assert not lease.is_held
 
 
-@pytest.mark.parametrize("patience", [{"blocking": False}, {"blocking_timeout": 0}, {"blocking_timeout": 0.05}])
+@pytest.mark.parametrize("acquire_timeout", [{"blocking": False}, {"blocking_timeout": 0}, {"blocking_timeout": 0.05}])
 def test_with_raises_and_never_enters_the_body_without_the_lock(
-    client: Redlock, rival: Redlock, patience: dict[str, float]
+    client: Redlock, rival: Redlock, acquire_timeout: dict[str, float]
 ) -> None:
     entered = False
 
     with rival.lock(NAME):
-        with pytest.raises(LockContended) as caught, client.lock(NAME, **patience):  # type: ignore[arg-type]  # bool or float
+        with pytest.raises(LockContended) as caught, client.lock(NAME, **acquire_timeout):  # type: ignore[arg-type]  # bool or float
             entered = True
         error = caught.value
         assert not entered
@@ -648,7 +648,7 @@ def test_any_text_without_control_characters_can_be_locked(client: Redlock, riva
 
 
 def test_a_very_long_owner_label_takes_the_lock_all_the_same(client: Redlock, nodes: Cluster) -> None:
-    lease = client.lease(NAME, who=f"{'t' * 1_000_000}@host since 2026-11-24T12:00:00Z")
+    lease = client.lease(NAME, owner_label=f"{'t' * 1_000_000}@host since 2026-11-24T12:00:00Z")
     lease.acquire(0)
     (token,) = {holder for holder in holders(nodes.servers, NAME) if holder}
     lease.release()
@@ -741,8 +741,8 @@ def test_a_lock_that_is_struck_after_it_was_won_is_released(
 ) -> None:
     win = Acquisition.run
 
-    def win_and_strike(candidate: Acquisition, patience_ms: int | None) -> None:
-        win(candidate, patience_ms)
+    def win_and_strike(acquisition: Acquisition, acquire_timeout_ms: int | None) -> None:
+        win(acquisition, acquire_timeout_ms)
         raise Interrupted
 
     lock = client.lock(NAME)

@@ -107,15 +107,17 @@ def test_the_data_tell_who_holds_what_for_how_long_with_which_votes_and_token(
     eventually(lambda: not flower.locks("counter:told"), "the end of both", every=0.05)
 
 
-@pytest.mark.parametrize("who", ["somebody", "pid 7@somewhere since 2026-11-24T12:00:00Z"])
-def test_a_holder_that_is_no_task_is_shown_without_a_link_to_one(flower: Flower, client: Redlock, who: str) -> None:
-    lease = client.lease(f"held by {who}", who=who)
+@pytest.mark.parametrize("owner_label", ["somebody", "pid 7@somewhere since 2026-11-24T12:00:00Z"])
+def test_a_holder_that_is_no_task_is_shown_without_a_link_to_one(
+    flower: Flower, client: Redlock, owner_label: str
+) -> None:
+    lease = client.lease(f"held by {owner_label}", owner_label=owner_label)
     lease.acquire(0)
     try:
-        (lock,) = eventually(lambda: flower.locks(f"held by {who}"), "the lock", every=0.05)
+        (lock,) = eventually(lambda: flower.locks(f"held by {owner_label}"), "the lock", every=0.05)
     finally:
         lease.release()
-    assert lock["holder"] == who.partition(" since ")[0]
+    assert lock["holder"] == owner_label.partition(" since ")[0]
     assert (lock["task"], lock["worker"]) == ("", "")
 
 

@@ -52,11 +52,11 @@ def test_a_wait_before_the_first_attempt_is_visible(client: Redlock, rival: Redl
     """A client that had to wait a moment ago joins the queue before it asks the nodes."""
     client.waiter_pool.remember((NAME,), 60, 10_000)
     with rival.lock(NAME), pytest.raises(LockContended):
-        client.lease(NAME, who="me").acquire(50)
+        client.lease(NAME, owner_label="me").acquire(50)
     assert [event for event, _ in heard] == ["waiting", "refused", "wait-ended"]
     (_, began), _, (_, ended) = heard
-    assert (began["resource"], began["who"], began["position"]) == (NAME, "me", 1)
-    assert (ended["who"], ended["acquired"]) == ("me", False)
+    assert (began["resource"], began["owner_label"], began["position"]) == (NAME, "me", 1)
+    assert (ended["owner_label"], ended["acquired"]) == ("me", False)
 
 
 def test_a_caller_that_tries_once_does_not_wait(client: Redlock, rival: Redlock, heard: Events) -> None:
@@ -68,7 +68,7 @@ def test_a_caller_that_tries_once_does_not_wait(client: Redlock, rival: Redlock,
 
 
 def test_a_wait_ends_when_the_lock_is_acquired(client: Redlock, rival: Redlock, heard: Events) -> None:
-    holder, waiter = rival.lease(NAME, who="holder"), client.lease(NAME, who="waiter")
+    holder, waiter = rival.lease(NAME, owner_label="holder"), client.lease(NAME, owner_label="waiter")
     holder.acquire(0)
     thread = threading.Thread(target=lambda: waiter.acquire(None))
     thread.start()
@@ -81,7 +81,7 @@ def test_a_wait_ends_when_the_lock_is_acquired(client: Redlock, rival: Redlock, 
     thread.join()
     assert not client.waits.pending()
     assert heard[0][1]["holder"] == client.waits.holder((NAME,), 5_000)
-    assert heard[-1] == ("wait-ended", {**heard[-1][1], "who": "waiter", "acquired": True})
+    assert heard[-1] == ("wait-ended", {**heard[-1][1], "owner_label": "waiter", "acquired": True})
     waiter.release()
 
 
@@ -149,7 +149,7 @@ def waiting(client: Redlock, *owner_labels: str) -> Iterator[None]:
     """Threads that wait one after the other, and give back what they get."""
 
     def wait(owner_label: str) -> None:
-        lease = client.lease(NAME, who=owner_label)
+        lease = client.lease(NAME, owner_label=owner_label)
         lease.acquire(None)
         lease.release()
 
@@ -163,7 +163,7 @@ def waiting(client: Redlock, *owner_labels: str) -> Iterator[None]:
 
 
 def test_the_nodes_report_each_waiter_until_its_end(nodes: Cluster, client: Redlock, rival: Redlock) -> None:
-    lease = rival.lease(NAME, who="holder")
+    lease = rival.lease(NAME, owner_label="holder")
     lease.acquire(0)
     with waiting(client, "first", "second"):
         expected = [("first", 1, "holder"), ("second", 2, "holder")]
@@ -176,7 +176,7 @@ def test_the_nodes_report_each_waiter_until_its_end(nodes: Cluster, client: Redl
 
 
 def test_a_waiter_is_reported_where_its_node_goes_down(nodes: Cluster, client: Redlock, rival: Redlock) -> None:
-    lease = rival.lease(NAME, who="holder", renew=True)
+    lease = rival.lease(NAME, owner_label="holder", renew=True)
     lease.acquire(0)
     node = client.waiter_pool.node_for((NAME,))
     assert node is not None
@@ -197,7 +197,7 @@ def test_redlock_run_is_a_waiter_until_it_is_killed(nodes: Cluster, rival: Redlo
 
 
 def test_status_lists_waiters(nodes: Cluster, client: Redlock, rival: Redlock) -> None:
-    lease = rival.lease(NAME, who="holder")
+    lease = rival.lease(NAME, owner_label="holder")
     lease.acquire(0)
     with waiting(client, "waiter"):
         eventually(lambda: seen(nodes), "the waiter", every=0.1)

@@ -96,23 +96,23 @@ class Client(Machine):
         return False
 
     def _take(self, operation: Operation) -> Generator[Any, Any, LockInfo | None]:
-        started, losses, woken = self.clock_ms(), 0, False
+        started, lost_rounds, woken = self.clock_ms(), 0, False
         while True:
             attempt = self.schedule.attempt(self, operation.names, woken=woken)
             began = self.world.now
             result = yield from self.links.run(self.protocol.acquire(attempt))
-            self.observe_fence(attempt.names, result.election.backed_fence)
+            self.observe_fence(attempt.names, result.round_result.backed_fence)
             if hasattr(result, "token"):
                 self.observe_fence(attempt.names, result.fence)
                 return self.schedule.granted(self, result, attempt, began)
-            losses += 1
+            lost_rounds += 1
             chance = self.world.chance.random()
-            nap = self.waiting.sleep_ms(result, chance)
-            pause = self.waiting.pause_ms(result, losses, chance) if nap is None else nap
-            if self.clock_ms() - started + (0 if nap is not None else pause) >= self.options.patience_ms:
+            waiter = self.waiting.sleep_ms(result, chance)
+            pause = self.waiting.pause_ms(result, lost_rounds, chance) if waiter is None else waiter
+            if self.clock_ms() - started + (0 if waiter is not None else pause) >= self.options.acquire_timeout_ms:
                 return None
             # Wake-ups are hints: here they come at any moment, or never.
-            woken = nap is not None and self.world.chance.random() < 0.5
+            woken = waiter is not None and self.world.chance.random() < 0.5
             yield (sleep, int(pause * MS * (self.world.chance.random() if woken else 1)))
 
     def _renew(self, held: LockInfo) -> Generator[Any, Any, None]:
@@ -143,7 +143,7 @@ class Client(Machine):
         if hasattr(result, "token"):
             held.extended(result)
             return True
-        if result.election.denied >= result.election.quorum:
+        if result.round_result.denied >= result.round_result.quorum:
             held.lost = True
         return False
 

@@ -204,8 +204,8 @@ class SimConnections:
         final = rejecting >= self.quorum or all(link.up for link in self.links)
         if rejecting and not (final and self._is_barred()):
             self.votes = [vote._replace(fingerprint="") if vote.fingerprint else vote for vote in self.votes]
-        election: RoundResult = self.model.RoundResult(tuple(self.votes), sent_ms, clock())
-        return election
+        round_result: RoundResult = self.model.RoundResult(tuple(self.votes), sent_ms, clock())
+        return round_result
 
     @property
     def _rejecting(self) -> int:

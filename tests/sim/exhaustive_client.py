@@ -49,17 +49,17 @@ class Client:
 
     def first(self, votes: tuple[Vote, ...]) -> tuple[bool, int] | None:
         """Whether these votes give a token at once, or which number is to be confirmed; None if they are lost."""
-        election = RoundResult(votes, 0, 0)
+        round_result = RoundResult(votes, 0, 0)
         steps = self._acquire(ATTEMPT)
         next(steps)
         try:
-            following = steps.send(election)
+            following = steps.send(round_result)
         except StopIteration as stop:
             return (True, stop.value.fence) if isinstance(stop.value, Grant) else None
         if not isinstance(following.command, Confirm):
             return None
-        assert decided(election.granted, election.unanswered, self._quorum)
-        self._first[following.command.fence] = election
+        assert decided(round_result.granted, round_result.unanswered, self._quorum)
+        self._first[following.command.fence] = round_result
         return False, following.command.fence
 
     def second(self, fence: int, said: tuple[bool, ...]) -> bool:

@@ -52,11 +52,13 @@ class FaultInjector:
         """Let time pass."""
         self.world.now += length_ms * MS
 
-    def attempt(self, who: str, ttl_ms: int = 5_000, names: tuple[str, ...] = ("a",), wall_ms: int = 0) -> Acquire:
+    def attempt(
+        self, owner_label: str, ttl_ms: int = 5_000, names: tuple[str, ...] = ("a",), wall_ms: int = 0
+    ) -> Acquire:
         """A fresh attempt; `wall_ms` is how far this client's wall clock is off."""
         self._attempts += 1
         proposed = (EPOCH_MS + wall_ms) * 1_000 + self.world.now
-        return Acquire(names, f"{self._attempts:032x}:{who}", ttl_ms, proposed)
+        return Acquire(names, f"{self._attempts:032x}:{owner_label}", ttl_ms, proposed)
 
     def tell(self, command: Command, places: Iterable[int], codec: Codec | None = None) -> dict[int, Vote]:
         """Let these nodes carry a command out, in this order, and give what each says."""

@@ -38,7 +38,7 @@ class Options(NamedTuple):
     ttl_ms: int
     max_ttl_ms: int
     timeout_ms: int
-    patience_ms: int
+    acquire_timeout_ms: int
     think_ms: int
     renew: bool
     looks: bool
@@ -78,7 +78,7 @@ def draw(seed: int) -> Options:
         ttl_ms=ttl_ms,
         max_ttl_ms=ttl_ms * chance.choice((1, 1, 2)),
         timeout_ms=timeout_ms,
-        patience_ms=chance.choice((0, ttl_ms // 2, ttl_ms * 2)),
+        acquire_timeout_ms=chance.choice((0, ttl_ms // 2, ttl_ms * 2)),
         think_ms=int(ttl_ms * chance.choice((0.02, 0.2, 0.6, 1.5))),
         renew=chance.random() < 0.7,
         looks=chance.random() < 0.5,

@@ -189,7 +189,7 @@ class Schedule:
         """A fresh attempt, with an owner token of its own."""
         self.attempts += 1
         token = f"t{self.attempts}:{client.name}"
-        by, waits = client.clock_ms() + client.max_ttl_ms // 2, self.options.patience_ms
+        by, waits = client.clock_ms() + client.max_ttl_ms // 2, self.options.acquire_timeout_ms
         names = tuple(sorted(names))
         return Acquire(names, token, client.ttl_ms, client.proposal(names), woken, waits, by)
 
@@ -200,7 +200,7 @@ class Schedule:
             self.world.violation(f"{client.name} was granted a lease whose time is over")
         if grant.fence > (EPOCH_MS + 2 * FENCE_AHEAD_MS) * 1_000 + now:
             self.world.violation(f"{client.name} was granted token {grant.fence}, far ahead of every clock")
-        votes = grant.election.votes
+        votes = grant.round_result.votes
         yes = frozenset(place for place, vote in enumerate(votes) if vote.kind is self.source.model.Kind.GRANTED)
         exact = frozenset(place for place in yes if votes[place].fence == grant.fence)
         end = client.when_clock_shows(grant.deadline_ms)

@@ -52,7 +52,7 @@ def test_2_a_lost_lease_does_not_come_back() -> None:
     c2 = held(hand.run(protocol.acquire(hand.attempt("c2")), reach={B, C}))
     hand.run(protocol.release(c2), reach={B, C})
     for _ in range(2):
-        assert lost(hand.run(protocol.extend(c1, 5_000, Wait.ALL))).election.granted == 1
+        assert lost(hand.run(protocol.extend(c1, 5_000, Wait.ALL))).round_result.granted == 1
     assert rounds(hand, Repair) == []
     assert hand.keys() == {A: c1.token}
 
@@ -74,7 +74,7 @@ def test_2_an_extension_does_not_lengthen_what_is_another_s() -> None:
         node.delete("a")
     c2 = held(hand.run(protocol.acquire(hand.attempt("c2", ttl_ms=1_000))))
     refused = lost(hand.run(protocol.extend(c1, 5_000, Wait.ALL)))
-    assert {vote.holder for vote in refused.election.votes} == {c2.token}
+    assert {vote.holder for vote in refused.round_result.votes} == {c2.token}
     hand.wait(1_001)
     assert hand.keys() == {}, "it was given no more time than its holder asked for"
 
@@ -84,7 +84,7 @@ def test_2_an_extension_that_fails_deletes_nothing() -> None:
     grant = held(hand.run(protocol.acquire(hand.attempt("c1", names=("a", "b")))))
     for place in (A, B, C):
         hand.nodes[place].delete("b")
-    assert lost(hand.run(protocol.extend(grant, 5_000, Wait.ALL))).election.granted == 2
+    assert lost(hand.run(protocol.extend(grant, 5_000, Wait.ALL))).round_result.granted == 2
     assert hand.keys("a") == dict.fromkeys(ALL, grant.token)
 
 
@@ -127,7 +127,7 @@ def test_6_an_extension_never_shortens() -> None:
     lost(hand.run(protocol.extend(c1, 1_000, Wait.ALL), reach={A, B}))
     for until_ms in (1_200, c1.deadline_ms - 1):
         hand.wait(until_ms - hand.now_ms())
-        assert lost(hand.run(protocol.acquire(hand.attempt("c2")))).election.denied == 5
+        assert lost(hand.run(protocol.acquire(hand.attempt("c2")))).round_result.denied == 5
         assert hand.keys() == dict.fromkeys(ALL, c1.token)
 
 
@@ -136,8 +136,8 @@ def test_7_a_token_an_hour_ahead_is_refused_and_nothing_is_written(proposed: int
     hand = FaultInjector()
     attempt = hand.attempt("c1")._replace(proposed=proposed)
     refused = lost(hand.run(protocol.acquire(attempt)))
-    assert refused.election.granted == 0
-    assert "more than an hour ahead" in refused.election.votes[0].reason
+    assert refused.round_result.granted == 0
+    assert "more than an hour ahead" in refused.round_result.votes[0].reason
     assert hand.keys() == {}
     last = held(hand.run(protocol.acquire(attempt._replace(proposed=(EPOCH_MS + HOUR_MS) * 1_000))))
     assert last.fence == (EPOCH_MS + HOUR_MS) * 1_000
@@ -180,7 +180,7 @@ def test_8_a_lost_election_does_not_wake_its_own_client() -> None:
     hand = FaultInjector()
     held(hand.run(protocol.acquire(hand.attempt("c1")), reach={A, B, C}))
     refused = lost(hand.run(protocol.acquire(hand.attempt("c2"))))
-    assert refused.election.granted == 2
+    assert refused.round_result.granted == 2
     assert hand.wake_ups() == set()
     assert set(hand.keys()) == {A, B, C}
 
@@ -223,7 +223,7 @@ def test_13_a_wake_up_is_passed_on_by_who_stops_waiting() -> None:
 
 def test_15_one_frozen_node_keeps_nobody_waiting_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = drawn.draw(0)._replace(
-        nodes=5, clients=4, operations=24, ttl_ms=5_000, max_ttl_ms=5_000, timeout_ms=100, patience_ms=60_000,
+        nodes=5, clients=4, operations=24, ttl_ms=5_000, max_ttl_ms=5_000, timeout_ms=100, acquire_timeout_ms=60_000,
         think_ms=1, renew=False, sets=False, delay_us=5_000, tail=0.0, store_loss=0.0, nemesis=0.0, faults=(),
         fault_count=0,
     )  # fmt: skip
@@ -231,10 +231,10 @@ def test_15_one_frozen_node_keeps_nobody_waiting_twice(monkeypatch: pytest.Monke
     ask, waited = SimConnections.ask, Counter[tuple[int, str]]()
 
     def timed(links: SimConnections, round_: Round) -> Generator[Any, Any, RoundResult]:
-        election = yield from ask(links, round_)
-        if isinstance(round_.command, Acquire) and election.done_ms - election.sent_ms + 1 >= plain.timeout_ms:
+        round_result = yield from ask(links, round_)
+        if isinstance(round_.command, Acquire) and round_result.done_ms - round_result.sent_ms + 1 >= plain.timeout_ms:
             waited[links.client.options.seed, links.client.name] += 1
-        return election
+        return round_result
 
     monkeypatch.setattr(SimConnections, "ask", timed)
     for seed in range(40):
@@ -254,7 +254,7 @@ def test_16_an_attempt_that_looked_won_leaves_a_wake_up() -> None:
     # C's answer is late: to this client it is silent, to everybody else it names this client.
     votes = (said[A], said[B], timed_out("no answer within 100 ms"), silent("down"), silent("down"))
     others = lost(hand.run(protocol.acquire(hand.attempt("c4")), reach={A, B, C}))
-    assert others.election.held_by_a_quorum, "so c4 sleeps until it is woken"
+    assert others.round_result.held_by_a_quorum, "so c4 sleeps until it is woken"
     cancel = steps.send(RoundResult(votes, hand.now_ms(), hand.now_ms() + 100))
     hand.tell(cancel.command, [A, B, C])
     assert hand.wake_ups() >= {A, B, C}
@@ -271,7 +271,7 @@ def test_17_who_is_refused_by_any_node_takes_no_lease() -> None:
     c1 = held(hand.run(protocol.extend(c1, 10_000, Wait.ALL)))
     hand.wait(quarantine_ms(10_000) - 5_000)
     refused = lost(hand.run(protocol.acquire(hand.attempt("c2")), codec=few, among=known))
-    assert refused.election.granted == 2, "C and D would have been a quorum of three"
+    assert refused.round_result.granted == 2, "C and D would have been a quorum of three"
     assert refused.disagreement == known.index(B)
     assert hand.now_ms() < c1.deadline_ms
     assert hand.keys() == {A: c1.token, B: c1.token, E: c1.token}

@@ -38,7 +38,7 @@ ABSENT = denied(holder="", remaining_ms=0)
 """The node may vote and says that the key is not there."""
 
 
-def election(*votes: Vote, sent_ms: int = 1_000, done_ms: int = 1_005) -> RoundResult:
+def round_result(*votes: Vote, sent_ms: int = 1_000, done_ms: int = 1_005) -> RoundResult:
     return RoundResult(votes, sent_ms, done_ms)
 
 
@@ -47,21 +47,21 @@ def attempt(ttl_ms: int = TTL_MS) -> Acquire:
 
 
 def grant(deadline_ms: int = DEADLINE_MS) -> Grant:
-    votes = election(*[granted()] * 3, UNANSWERED, UNANSWERED)
+    votes = round_result(*[granted()] * 3, UNANSWERED, UNANSWERED)
     return Grant(NAMES, TOKEN, 7, deadline_ms, TTL_MS, 1, votes)
 
 
-def drive(steps: Steps[T], *elections: RoundResult) -> tuple[T, list[Round]]:
+def drive(steps: Steps[T], *round_results: RoundResult) -> tuple[T, list[Round]]:
     """Answer the rounds with these elections, in order; give the result and all rounds that were asked for.
 
     Rounds that nobody waits for need no election.
     """
-    left, rounds = list(elections), []
+    left, rounds = list(round_results), []
     try:
         round_ = next(steps)
         while True:
             rounds.append(round_)
-            unheard = election(*[UNANSWERED] * 5)
+            unheard = round_result(*[UNANSWERED] * 5)
             round_ = steps.send(unheard if round_.wait is Wait.SENT else left.pop(0))
     except StopIteration as stop:
         assert not left, "it ended without asking for all elections"
@@ -71,8 +71,8 @@ def drive(steps: Steps[T], *elections: RoundResult) -> tuple[T, list[Round]]:
 
 def heard(round_: Round, votes: Sequence[Vote]) -> RoundResult:
     """What a driver hears of these votes: dead nodes are known to be dead, the others answer in this order."""
-    ballot = VoteTally(round_, len(votes), 1_000)
+    tally = VoteTally(round_, len(votes), 1_000)
     for place, vote in sorted(enumerate(votes), key=lambda one: one[1] != DEAD):
-        if vote == DEAD or not ballot.is_over:
-            ballot.cast(place, vote)
-    return ballot.close(1_005)
+        if vote == DEAD or not tally.is_over:
+            tally.cast(place, vote)
+    return tally.close(1_005)

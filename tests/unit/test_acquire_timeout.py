@@ -9,14 +9,14 @@ import pytest
 from redlock._core.votes import Refusal
 from redlock._locking import acquire_timeout
 from redlock._locking.acquire_timeout import AcquireTimeout
-from tests.unit.helpers import DEAD, denied, election
+from tests.unit.helpers import DEAD, denied, round_result
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 TTL_MS = 5_000
-HELD = Refusal(election(*[denied(remaining_ms=300)] * 5))
-ALONE = Refusal(election(*[DEAD] * 5))
+HELD = Refusal(round_result(*[denied(remaining_ms=300)] * 5))
+ALONE = Refusal(round_result(*[DEAD] * 5))
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ import pytest
 from redlock._core.backoff import early_ms, first_ms, pause_ms, renewal_ms, retry_ms, sleep_ms
 from redlock._core.commands import Round
 from redlock._core.votes import Refusal, Vote
-from tests.unit.helpers import ABSENT, DEAD, attempt, denied, election, granted, heard
+from tests.unit.helpers import ABSENT, DEAD, attempt, denied, granted, heard, round_result
 
 CHANCES = (0.0, 0.3, 0.999999)
-HELD = Refusal(election(*[denied(remaining_ms=300)] * 3, DEAD, DEAD))
-SPLIT = Refusal(election(granted(), granted(), denied(), denied(), DEAD))
-ALONE = Refusal(election(*[DEAD] * 4, granted()))
+HELD = Refusal(round_result(*[denied(remaining_ms=300)] * 3, DEAD, DEAD))
+SPLIT = Refusal(round_result(granted(), granted(), denied(), denied(), DEAD))
+ALONE = Refusal(round_result(*[DEAD] * 4, granted()))
 
 
 @pytest.mark.parametrize("chance", CHANCES)
@@ -25,7 +25,7 @@ def test_who_is_denied_by_a_quorum_sleeps_until_the_keys_run_out_and_hardly_long
 @pytest.mark.parametrize("chance", CHANCES)
 def test_nobody_sleeps_on_a_hint_for_ever(chance: float) -> None:
     for left in (None, 10**9):
-        sleep = sleep_ms(Refusal(election(*[denied(remaining_ms=left)] * 5)), chance)
+        sleep = sleep_ms(Refusal(round_result(*[denied(remaining_ms=left)] * 5)), chance)
         assert sleep is not None
         assert sleep <= 1_250
 
@@ -57,7 +57,7 @@ def test_a_pause_for_want_of_a_quorum_grows_and_is_random() -> None:
 
 
 def test_after_a_split_vote_or_without_a_quorum_there_is_nothing_to_be_woken_by() -> None:
-    absent = Refusal(election(*[ABSENT] * 2, granted(), DEAD, DEAD))
+    absent = Refusal(round_result(*[ABSENT] * 2, granted(), DEAD, DEAD))
     assert [sleep_ms(refusal, 0.5) for refusal in (SPLIT, ALONE, absent)] == [None] * 3
 
 

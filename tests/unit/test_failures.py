@@ -8,13 +8,13 @@ from redlock import ConfigurationError, LockContended, QuorumUnavailable
 from redlock._core.votes import UNANSWERED, Refusal, Vote, silent
 from redlock._locking import failures
 from redlock._transport.node import Node
-from tests.unit.helpers import DEAD, SECRET, denied, election, granted
+from tests.unit.helpers import DEAD, SECRET, denied, granted, round_result
 
 NODES = [Node(f"redis://:canary-b7Qx@h:{port}", 100) for port in range(1, 6)]
 
 
 def error(*votes: Vote, expired: bool = False) -> LockContended | QuorumUnavailable:
-    return failures.error(NODES, "account:42", Refusal(election(*votes), expired=expired))
+    return failures.error(NODES, "account:42", Refusal(round_result(*votes), expired=expired))
 
 
 def test_contended_says_who_has_it_and_for_how_long() -> None:
@@ -51,13 +51,13 @@ def test_a_lock_that_came_too_late_is_not_for_want_of_a_quorum() -> None:
 
 
 def test_each_node_that_gave_no_vote_is_named_with_its_own_reason_and_no_other() -> None:
-    votes = election(granted(), silent("connection refused"), silent("new: abstains"), UNANSWERED, denied())
+    votes = round_result(granted(), silent("connection refused"), silent("new: abstains"), UNANSWERED, denied())
     assert failures.reasons(NODES, votes) == {"h:2": "connection refused", "h:3": "new: abstains"}
 
 
 def test_clients_that_disagree_are_told_where_and_over_what() -> None:
     refused = silent("its clients agreed on nodes=3")._replace(fingerprint="nodes=3 max_ttl=10s prefix=''")
-    refusal = Refusal(election(granted(), refused, granted(), granted(), granted()))
+    refusal = Refusal(round_result(granted(), refused, granted(), granted(), granted()))
     with pytest.raises(ConfigurationError) as caught:
         failures.refuse_disagreement(NODES, "nodes=5 max_ttl=10s prefix=''", refusal)
     for said in ("node h:2", "nodes=3 max_ttl=10s", "nodes=5 max_ttl=10s"):
@@ -65,7 +65,7 @@ def test_clients_that_disagree_are_told_where_and_over_what() -> None:
 
 
 def test_where_nobody_disagrees_nothing_is_raised() -> None:
-    failures.refuse_disagreement(NODES, "nodes=5", Refusal(election(*[DEAD] * 5)))
+    failures.refuse_disagreement(NODES, "nodes=5", Refusal(round_result(*[DEAD] * 5)))
 
 
 def test_no_verdict_repeats_a_secret() -> None:

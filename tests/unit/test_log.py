@@ -13,14 +13,14 @@ from redlock._core.protocol import Outcome
 from redlock._core.votes import UNANSWERED, Refusal, silent
 from redlock._locking.lock_events import LockEventLog
 from redlock._transport.node import Node
-from tests.unit.helpers import ABSENT, OTHER, SECRET, denied, election, grant, granted
+from tests.unit.helpers import ABSENT, OTHER, SECRET, denied, grant, granted, round_result
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 NODES = [Node(f"redis://:canary-b7Qx@h:{port}", 100) for port in range(1, 6)]
 JOURNAL = LockEventLog(NODES)
-SPLIT = Refusal(election(granted(), denied(), denied(), silent("connection refused"), UNANSWERED))
+SPLIT = Refusal(round_result(granted(), denied(), denied(), silent("connection refused"), UNANSWERED))
 
 
 @pytest.fixture
@@ -76,10 +76,10 @@ def test_a_library_says_nothing_where_nobody_configured_logging() -> None:
 
 
 def test_the_journal_shows_the_votes_and_why_a_node_gave_none(lines: pytest.LogCaptureFixture) -> None:
-    JOURNAL.retry("account:42", "me", SPLIT, losses=3, pause_ms=8)
+    JOURNAL.retry("account:42", "me", SPLIT, lost_rounds=3, pause_ms=8)
     assert fields(lines) == {
         "resource": "account:42",
-        "who": "me",
+        "owner_label": "me",
         "holder": "task-2@host-b (fedcba98)",
         "attempt": 3,
         "pause_ms": 8,
@@ -96,8 +96,8 @@ def test_where_all_voted_nothing_is_missing(lines: pytest.LogCaptureFixture) -> 
 
 
 def test_an_extension_names_the_nodes_that_it_repaired(lines: pytest.LogCaptureFixture) -> None:
-    votes = election(granted(0), ABSENT, granted(0), granted(0), ABSENT)
-    JOURNAL.extended("account:42", grant()._replace(election=votes))
+    votes = round_result(granted(0), ABSENT, granted(0), granted(0), ABSENT)
+    JOURNAL.extended("account:42", grant()._replace(round_result=votes))
     assert fields(lines)["repaired"] == "h:2, h:5"
 
 
@@ -120,7 +120,7 @@ def test_no_line_of_the_journal_holds_an_owner_token_or_a_password(lines: pytest
     refused = LockContended("account:42", "task-2@host-b (fedcba98)", 1.0)
     JOURNAL.acquired("account:42", grant(), 1)
     JOURNAL.retry("account:42", "me", SPLIT, 1, 1)
-    JOURNAL.refused("me", SPLIT.election, refused)
+    JOURNAL.refused("me", SPLIT.round_result, refused)
     JOURNAL.extended("account:42", grant())
     JOURNAL.not_extended("account:42", grant(), SPLIT)
     JOURNAL.lost("account:42", grant(), "it could not be renewed in time")

@@ -20,10 +20,10 @@ from tests.unit.helpers import (
     attempt,
     denied,
     drive,
-    election,
     grant,
     granted,
     heard,
+    round_result,
 )
 
 CANCEL = Release(NAMES, TOKEN, 0)
@@ -31,14 +31,14 @@ CANCEL_AND_WAKE = Release(NAMES, TOKEN, TTL_MS)
 
 
 def test_five_nodes_that_agree_give_a_lease_in_one_round() -> None:
-    result, rounds = drive(protocol.acquire(attempt()), election(*[granted(7)] * 5))
+    result, rounds = drive(protocol.acquire(attempt()), round_result(*[granted(7)] * 5))
     assert isinstance(result, Grant)
     assert (result.fence, result.rounds, result.deadline_ms) == (7, 1, DEADLINE_MS)
     assert [round_.command for round_ in rounds] == [attempt()]
 
 
 def test_a_quorum_is_enough_and_nobody_else_is_waited_for() -> None:
-    result, rounds = drive(protocol.acquire(attempt()), election(*[granted()] * 3, UNANSWERED, UNANSWERED))
+    result, rounds = drive(protocol.acquire(attempt()), round_result(*[granted()] * 3, UNANSWERED, UNANSWERED))
     assert isinstance(result, Grant)
     assert len(rounds) == 1
 
@@ -52,15 +52,19 @@ def test_a_quorum_is_enough_and_nobody_else_is_waited_for() -> None:
     ],
 )
 def test_fences_that_disagree_are_made_to_agree_on_a_larger_one(votes: list[Vote]) -> None:
-    result, rounds = drive(protocol.acquire(attempt()), election(*votes), election(*[granted(10)] * 3, DEAD, DEAD))
+    result, rounds = drive(
+        protocol.acquire(attempt()), round_result(*votes), round_result(*[granted(10)] * 3, DEAD, DEAD)
+    )
     assert isinstance(result, Grant)
     assert (result.fence, result.rounds) == (10, 2)
     assert rounds[1].command == Confirm(NAMES, TOKEN, 10)
 
 
 def test_a_confirm_without_a_quorum_is_no_lease_and_everything_is_taken_back() -> None:
-    first = election(granted(7), granted(8), granted(9), DEAD, DEAD)
-    result, rounds = drive(protocol.acquire(attempt()), first, election(granted(10), granted(10), denied(), DEAD, DEAD))
+    first = round_result(granted(7), granted(8), granted(9), DEAD, DEAD)
+    result, rounds = drive(
+        protocol.acquire(attempt()), first, round_result(granted(10), granted(10), denied(), DEAD, DEAD)
+    )
     assert isinstance(result, Refusal)
     assert rounds[-1].command == CANCEL_AND_WAKE
     assert rounds[-1].wait is Wait.SENT
@@ -69,7 +73,7 @@ def test_a_confirm_without_a_quorum_is_no_lease_and_everything_is_taken_back() -
 
 def test_what_took_longer_than_it_is_good_for_is_no_lease() -> None:
     """Of node-redlock: an acquire that returned a lock that had expired."""
-    late = election(*[granted()] * 5, sent_ms=1_000, done_ms=DEADLINE_MS)
+    late = round_result(*[granted()] * 5, sent_ms=1_000, done_ms=DEADLINE_MS)
     result, rounds = drive(protocol.acquire(attempt()), late)
     assert isinstance(result, Refusal)
     assert result.expired
@@ -80,8 +84,8 @@ def test_what_took_longer_than_it_is_good_for_is_no_lease() -> None:
 
 
 def test_validity_counts_from_before_the_first_round_even_after_a_second() -> None:
-    first = election(granted(7), granted(8), granted(9), DEAD, DEAD, sent_ms=1_000, done_ms=3_000)
-    second = election(*[granted(10)] * 5, sent_ms=3_000, done_ms=4_000)
+    first = round_result(granted(7), granted(8), granted(9), DEAD, DEAD, sent_ms=1_000, done_ms=3_000)
+    second = round_result(*[granted(10)] * 5, sent_ms=3_000, done_ms=4_000)
     result, _ = drive(protocol.acquire(attempt()), first, second)
     assert isinstance(result, Grant)
     assert result.deadline_ms == deadline_ms(TTL_MS, 1_000)
@@ -102,20 +106,20 @@ def test_validity_counts_from_before_the_first_round_even_after_a_second() -> No
 def test_a_lost_election_is_cancelled_on_all_nodes_but_those_that_said_no_and_wakes_nobody(
     votes: list[Vote], to: tuple[int, ...]
 ) -> None:
-    result, rounds = drive(protocol.acquire(attempt()), election(*votes))
+    result, rounds = drive(protocol.acquire(attempt()), round_result(*votes))
     assert isinstance(result, Refusal)
     assert [(round_.command, round_.wait, round_.to) for round_ in rounds[1:]] == [(CANCEL, Wait.SENT, to)]
 
 
 def test_where_every_node_said_no_there_is_nothing_to_take_back() -> None:
-    result, rounds = drive(protocol.acquire(attempt()), election(*[denied()] * 5))
+    result, rounds = drive(protocol.acquire(attempt()), round_result(*[denied()] * 5))
     assert isinstance(result, Refusal)
     assert len(rounds) == 1
 
 
 def test_one_granted_node_and_two_silent_ones_are_no_quorum_and_a_split_vote_is_none_either() -> None:
-    few, _ = drive(protocol.acquire(attempt()), election(granted(), DEAD, DEAD, DEAD, denied()))
-    split, _ = drive(protocol.acquire(attempt()), election(granted(), granted(), denied(), denied(), DEAD))
+    few, _ = drive(protocol.acquire(attempt()), round_result(granted(), DEAD, DEAD, DEAD, denied()))
+    split, _ = drive(protocol.acquire(attempt()), round_result(granted(), granted(), denied(), denied(), DEAD))
     assert isinstance(few, Refusal)
     assert isinstance(split, Refusal)
     assert few.no_quorum
@@ -124,7 +128,7 @@ def test_one_granted_node_and_two_silent_ones_are_no_quorum_and_a_split_vote_is_
 
 def test_whom_one_node_refuses_because_they_disagree_takes_no_lease() -> None:
     refused = silent("other terms")._replace(fingerprint="nodes=3")
-    result, rounds = drive(protocol.acquire(attempt()), election(*[granted()] * 3, refused, UNANSWERED))
+    result, rounds = drive(protocol.acquire(attempt()), round_result(*[granted()] * 3, refused, UNANSWERED))
     assert isinstance(result, Refusal)
     assert result.disagreement == 3
     assert isinstance(rounds[-1].command, Release)
@@ -133,14 +137,14 @@ def test_whom_one_node_refuses_because_they_disagree_takes_no_lease() -> None:
 def test_who_looked_like_the_winner_leaves_a_wake_up_when_it_goes() -> None:
     """Others were denied by it, and sleep until somebody wakes them."""
     refused = silent("other terms")._replace(fingerprint="nodes=3")
-    _, rounds = drive(protocol.acquire(attempt()), election(*[granted()] * 4, refused))
+    _, rounds = drive(protocol.acquire(attempt()), round_result(*[granted()] * 4, refused))
     assert [round_.command for round_ in rounds[1:]] == [CANCEL_AND_WAKE]
 
 
 def test_every_ballot_of_five_nodes_gives_a_lease_exactly_when_a_quorum_granted() -> None:
-    confirmed = election(*[granted(9)] * 3, UNANSWERED, UNANSWERED)
+    confirmed = round_result(*[granted(9)] * 3, UNANSWERED, UNANSWERED)
     for votes in itertools.product([granted(7), granted(8), denied(), DEAD, UNANSWERED], repeat=5):
-        first = election(*votes)
+        first = round_result(*votes)
         yes = votes.count(granted(7)), votes.count(granted(8))
         agree = yes[1] >= 3 or (yes[0] >= 3 and yes[1] == 0)
         told: list[type] = [Release] if sum(yes) < 3 and votes.count(denied()) < 5 else []
@@ -151,29 +155,29 @@ def test_every_ballot_of_five_nodes_gives_a_lease_exactly_when_a_quorum_granted(
 
 
 def test_a_confirm_is_above_every_fence_that_was_told_also_with_a_denial() -> None:
-    first = election(granted(7), granted(8), granted(8), denied(fence=20), DEAD)
-    result, rounds = drive(protocol.acquire(attempt()), first, election(*[granted(21)] * 3, DEAD, DEAD))
+    first = round_result(granted(7), granted(8), granted(8), denied(fence=20), DEAD)
+    result, rounds = drive(protocol.acquire(attempt()), first, round_result(*[granted(21)] * 3, DEAD, DEAD))
     assert isinstance(result, Grant)
     assert rounds[1].command == Confirm(NAMES, TOKEN, 21)
     assert result.fence == 21
 
 
 def test_a_lease_that_no_quorum_confirmed_for_want_of_answers_is_not_contended() -> None:
-    first = election(granted(7), granted(8), granted(9), DEAD, DEAD)
-    result, _ = drive(protocol.acquire(attempt()), first, election(granted(10), granted(10), DEAD, DEAD, DEAD))
+    first = round_result(granted(7), granted(8), granted(9), DEAD, DEAD)
+    result, _ = drive(protocol.acquire(attempt()), first, round_result(granted(10), granted(10), DEAD, DEAD, DEAD))
     assert isinstance(result, Refusal)
     assert result.no_quorum
     assert not result.expired
 
 
 def test_a_lease_that_was_won_is_not_cancelled_and_its_first_round_goes_to_all() -> None:
-    _, rounds = drive(protocol.acquire(attempt()), election(*[granted()] * 5))
+    _, rounds = drive(protocol.acquire(attempt()), round_result(*[granted()] * 5))
     assert [(round_.to, round_.wait) for round_ in rounds] == [(None, Wait.DECIDED)]
 
 
 def test_an_extension_gives_a_later_deadline_counted_from_before_it_was_sent() -> None:
     steps = protocol.extend(grant(), TTL_MS)
-    result, rounds = drive(steps, election(*[granted(0)] * 3, DEAD, DEAD, sent_ms=3_000, done_ms=3_005))
+    result, rounds = drive(steps, round_result(*[granted(0)] * 3, DEAD, DEAD, sent_ms=3_000, done_ms=3_005))
     assert isinstance(result, Grant)
     assert result.deadline_ms == deadline_ms(TTL_MS, 3_000)
     assert result.fence == grant().fence
@@ -181,14 +185,14 @@ def test_an_extension_gives_a_later_deadline_counted_from_before_it_was_sent() -
 
 
 def test_an_extension_never_brings_the_deadline_forward() -> None:
-    result, _ = drive(protocol.extend(grant(), 1_000), election(*[granted(0)] * 5, sent_ms=1_010, done_ms=1_020))
+    result, _ = drive(protocol.extend(grant(), 1_000), round_result(*[granted(0)] * 5, sent_ms=1_010, done_ms=1_020))
     assert isinstance(result, Grant)
     assert result.deadline_ms == DEADLINE_MS
 
 
 def test_an_extension_that_is_sent_after_the_deadline_is_none_even_if_the_keys_are_there() -> None:
     """Of redsync and RedLock.net: the old deadline was not looked at."""
-    late = election(*[granted(0)] * 5, sent_ms=DEADLINE_MS, done_ms=DEADLINE_MS + 1)
+    late = round_result(*[granted(0)] * 5, sent_ms=DEADLINE_MS, done_ms=DEADLINE_MS + 1)
     result, _ = drive(protocol.extend(grant(), TTL_MS), late)
     assert isinstance(result, Refusal)
     assert result.expired
@@ -196,7 +200,7 @@ def test_an_extension_that_is_sent_after_the_deadline_is_none_even_if_the_keys_a
 
 def test_an_extension_whose_answers_came_too_late_is_none() -> None:
     """Of pottery and redlock-ng: a quorum of answers was enough, however late."""
-    late = election(*[granted(0)] * 5, sent_ms=2_000, done_ms=deadline_ms(TTL_MS, 2_000))
+    late = round_result(*[granted(0)] * 5, sent_ms=2_000, done_ms=deadline_ms(TTL_MS, 2_000))
     result, _ = drive(protocol.extend(grant(), TTL_MS), late)
     assert isinstance(result, Refusal)
 
@@ -204,7 +208,7 @@ def test_an_extension_whose_answers_came_too_late_is_none() -> None:
 @pytest.mark.parametrize("sent_ms", [1_010, 1_500, 3_000, DEADLINE_MS - 1])
 @pytest.mark.parametrize("ttl_ms", [204, 1_000, 4_999, 5_000, 10_000])
 def test_whenever_it_is_extended_and_by_whatever_the_deadline_only_moves_back(sent_ms: int, ttl_ms: int) -> None:
-    won = election(*[granted(0)] * 3, DEAD, DEAD, sent_ms=sent_ms, done_ms=sent_ms + 1)
+    won = round_result(*[granted(0)] * 3, DEAD, DEAD, sent_ms=sent_ms, done_ms=sent_ms + 1)
     result, _ = drive(protocol.extend(grant(), ttl_ms), won)
     assert isinstance(result, Grant)
     assert result.deadline_ms == max(DEADLINE_MS, deadline_ms(ttl_ms, sent_ms))
@@ -212,28 +216,32 @@ def test_whenever_it_is_extended_and_by_whatever_the_deadline_only_moves_back(se
 
 
 def test_an_extension_that_is_sent_in_the_last_millisecond_still_counts() -> None:
-    last = election(*[granted(0)] * 5, sent_ms=DEADLINE_MS - 1, done_ms=DEADLINE_MS + 5)
+    last = round_result(*[granted(0)] * 5, sent_ms=DEADLINE_MS - 1, done_ms=DEADLINE_MS + 5)
     result, _ = drive(protocol.extend(grant(), TTL_MS), last)
     assert isinstance(result, Grant)
 
 
 @pytest.mark.parametrize("sent_ms", [DEADLINE_MS, DEADLINE_MS + 1, DEADLINE_MS + 10_000])
 def test_an_extension_that_comes_too_late_repairs_nothing(sent_ms: int) -> None:
-    late = election(*[granted(0)] * 3, ABSENT, ABSENT, sent_ms=sent_ms, done_ms=sent_ms + 1)
+    late = round_result(*[granted(0)] * 3, ABSENT, ABSENT, sent_ms=sent_ms, done_ms=sent_ms + 1)
     result, rounds = drive(protocol.extend(grant(), TTL_MS, Wait.ALL), late)
     assert isinstance(result, Refusal)
     assert len(rounds) == 1
 
 
 def test_a_lost_extension_deletes_and_repairs_nothing() -> None:
-    result, rounds = drive(protocol.extend(grant(), TTL_MS), election(granted(0), granted(0), ABSENT, ABSENT, ABSENT))
+    result, rounds = drive(
+        protocol.extend(grant(), TTL_MS), round_result(granted(0), granted(0), ABSENT, ABSENT, ABSENT)
+    )
     assert isinstance(result, Refusal)
     assert len(rounds) == 1
 
 
 def test_repair_follows_a_won_extension_and_goes_only_to_nodes_that_said_that_the_key_is_missing() -> None:
     votes = [granted(0), ABSENT, granted(0), silent("abstains"), granted(0)]
-    result, rounds = drive(protocol.extend(grant(), TTL_MS, Wait.ALL), election(*votes, sent_ms=2_000, done_ms=2_001))
+    result, rounds = drive(
+        protocol.extend(grant(), TTL_MS, Wait.ALL), round_result(*votes, sent_ms=2_000, done_ms=2_001)
+    )
     assert isinstance(result, Grant)
     assert rounds[1].command == Repair(NAMES, TOKEN, TTL_MS, 7)
     assert (rounds[1].to, rounds[1].wait) == ((1,), Wait.SENT)
@@ -241,7 +249,7 @@ def test_repair_follows_a_won_extension_and_goes_only_to_nodes_that_said_that_th
 
 def test_a_node_that_has_anothers_lock_is_not_repaired() -> None:
     votes = [granted(0), denied(), granted(0), granted(0), denied()]
-    _, rounds = drive(protocol.extend(grant(), TTL_MS), election(*votes, sent_ms=2_000, done_ms=2_001))
+    _, rounds = drive(protocol.extend(grant(), TTL_MS), round_result(*votes, sent_ms=2_000, done_ms=2_001))
     assert len(rounds) == 1
 
 
@@ -257,7 +265,7 @@ def test_a_node_that_has_anothers_lock_is_not_repaired() -> None:
     ],
 )
 def test_a_release_says_what_it_found(votes: list[Vote], outcome: Outcome) -> None:
-    result, rounds = drive(protocol.release(grant()), election(*votes))
+    result, rounds = drive(protocol.release(grant()), round_result(*votes))
     assert result is outcome
     assert [round_.command for round_ in rounds] == [CANCEL_AND_WAKE]
 
@@ -281,7 +289,7 @@ def test_a_release_is_told_however_many_nodes_of_the_minority_are_dead(dead: int
 
 
 def test_inspect_hears_every_node() -> None:
-    votes = election(*[denied()] * 4, DEAD)
+    votes = round_result(*[denied()] * 4, DEAD)
     result, rounds = drive(protocol.inspect("account:42"), votes)
     assert result == votes
     assert rounds[0].wait is Wait.ALL
@@ -289,13 +297,13 @@ def test_inspect_hears_every_node() -> None:
 
 def test_an_attempt_is_never_made_twice_with_one_token() -> None:
     """The generator has one attempt and ends: the next one has to come with a token of its own."""
-    _, rounds = drive(protocol.acquire(attempt()), election(*[DEAD] * 5))
+    _, rounds = drive(protocol.acquire(attempt()), round_result(*[DEAD] * 5))
     assert sum(isinstance(round_.command, Acquire) for round_ in rounds) == 1
 
 
 def test_an_attempt_whose_proposal_has_grown_old_is_lost() -> None:
     """Frozen between the proposal and the send, for longer than a node that lost its fences abstains."""
-    late = election(*[granted()] * 5, sent_ms=9_000, done_ms=9_005)
+    late = round_result(*[granted()] * 5, sent_ms=9_000, done_ms=9_005)
     result, rounds = drive(protocol.acquire(attempt()._replace(decide_by_ms=9_005)), late)
     assert isinstance(result, Refusal)
     assert result.expired

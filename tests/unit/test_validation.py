@@ -183,21 +183,21 @@ def test_three_and_five_nodes_need_no_warning() -> None:
 
 def test_zero_is_a_time_to_wait_and_no_default() -> None:
     """Of redlock-py: `x or default` swallowed it."""
-    assert _validation.patience(0) == 0.0
+    assert _validation.acquire_timeout(0) == 0.0
     with pytest.raises(ConfigurationError, match="0 or more"):
         Redlock().lock("x", blocking_timeout=-1)
 
 
 @pytest.mark.parametrize("value", [threading.TIMEOUT_MAX, float("inf"), 10**400], ids=["most", "inf", "10**400"])
 def test_a_wait_without_an_end_may_be_a_number(value: float) -> None:
-    assert _validation.patience(value) is None
+    assert _validation.acquire_timeout(value) is None
     Redlock().lock("x", blocking_timeout=value)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("-inf"), True, "5"])
 def test_a_wait_that_is_no_number_of_seconds_is_refused(value: object) -> None:
     with pytest.raises(ConfigurationError, match="blocking_timeout is"):
-        _validation.patience(value)  # type: ignore[arg-type]  # that is the point
+        _validation.acquire_timeout(value)  # type: ignore[arg-type]  # that is the point
 
 
 def test_the_shortest_node_timeout_still_reserves_a_lock() -> None:

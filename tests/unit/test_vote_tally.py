@@ -9,12 +9,12 @@ import pytest
 from redlock._core.commands import Inspect, Round, Wait
 from redlock._core.vote_tally import VoteTally
 from redlock._core.votes import UNANSWERED, counted, decided, silent
-from tests.unit.helpers import ABSENT, DEAD, NAMES, denied, election, granted
+from tests.unit.helpers import ABSENT, DEAD, NAMES, denied, granted, round_result
 
 KINDS = [granted(), denied(), ABSENT, DEAD, UNANSWERED]
 
 
-def ballot(wait: Wait = Wait.ALL, nodes: int = 5) -> VoteTally:
+def tally(wait: Wait = Wait.ALL, nodes: int = 5) -> VoteTally:
     return VoteTally(Round(Inspect(NAMES), wait), nodes, 1_000)
 
 
@@ -22,10 +22,10 @@ def ballot(wait: Wait = Wait.ALL, nodes: int = 5) -> VoteTally:
 def test_it_is_over_exactly_when_the_votes_say_so(nodes: int) -> None:
     for votes in itertools.product(KINDS, repeat=nodes):
         for wait in Wait:
-            one = ballot(wait, nodes)
+            one = tally(wait, nodes)
             for place, vote in enumerate(votes):
                 one.cast(place, vote)
-            said = election(*votes)
+            said = round_result(*votes)
             right = {
                 Wait.DECIDED: decided(said.granted, said.unanswered, said.quorum),
                 Wait.COUNTED: counted(said.granted, said.denied, said.unanswered, said.quorum),
@@ -38,11 +38,11 @@ def test_it_is_over_exactly_when_the_votes_say_so(nodes: int) -> None:
 
 
 def test_before_the_first_answer_everybody_is_unanswered() -> None:
-    assert ballot().close(1_005).votes == (UNANSWERED,) * 5
+    assert tally().close(1_005).votes == (UNANSWERED,) * 5
 
 
 def test_a_node_that_nobody_waited_for_may_still_vote() -> None:
-    one = ballot(Wait.DECIDED)
+    one = tally(Wait.DECIDED)
     for place in range(5):
         one.cast(place, silent("suspect"))
     assert one.is_over
@@ -54,7 +54,7 @@ def test_a_node_that_nobody_waited_for_may_still_vote() -> None:
 
 
 def test_a_lost_connection_answers_nothing_any_more_and_takes_back_no_vote() -> None:
-    one = ballot()
+    one = tally()
     one.cast(0, granted())
     for place in range(5):
         one.record_silence(place, "connection reset")
@@ -63,7 +63,7 @@ def test_a_lost_connection_answers_nothing_any_more_and_takes_back_no_vote() -> 
 
 
 def test_what_is_missed_after_the_end_changes_nothing() -> None:
-    one = ballot()
+    one = tally()
     said = one.close(1_005)
     one.record_silence(0, "connection reset")
     assert one.votes == list(said.votes)

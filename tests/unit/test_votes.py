@@ -22,7 +22,7 @@ from redlock._core.votes import (
     quorum_of,
     silent,
 )
-from tests.unit.helpers import ABSENT, DEAD, OTHER, SECRET, TOKEN, denied, election, granted
+from tests.unit.helpers import ABSENT, DEAD, OTHER, SECRET, TOKEN, denied, granted, round_result
 
 
 @pytest.mark.parametrize("nodes", range(1, 10))
@@ -61,14 +61,14 @@ def test_a_round_is_counted_exactly_when_no_completion_changes_which_side_has_a_
 def test_a_tie_between_two_clients_is_a_decision(nodes: int) -> None:
     half = nodes // 2
     assert decided(half, 0, quorum_of(nodes))
-    assert not election(*[granted()] * half, *[denied()] * half).won
+    assert not round_result(*[granted()] * half, *[denied()] * half).won
 
 
 def test_two_clients_never_win_the_same_nodes() -> None:
     for nodes in range(1, 10):
         for ours in range(nodes + 1):
-            mine = election(*[granted()] * ours, *[denied()] * (nodes - ours))
-            theirs = election(*[denied()] * ours, *[granted()] * (nodes - ours))
+            mine = round_result(*[granted()] * ours, *[denied()] * (nodes - ours))
+            theirs = round_result(*[denied()] * ours, *[granted()] * (nodes - ours))
             assert not (mine.won and theirs.won)
 
 
@@ -121,24 +121,24 @@ def test_fences_agree_when_a_quorum_told_the_same_number_and_nobody_a_larger_one
     fences: list[int], agreed: int | None
 ) -> None:
     votes = [granted(fence) for fence in fences]
-    assert election(*votes, *[DEAD] * (5 - len(votes))).agreed_fence == agreed
+    assert round_result(*votes, *[DEAD] * (5 - len(votes))).agreed_fence == agreed
 
 
 def test_with_an_even_number_of_nodes_half_of_them_do_not_agree() -> None:
-    assert election(granted(7), granted(7), granted(6), granted(6)).agreed_fence is None
+    assert round_result(granted(7), granted(7), granted(6), granted(6)).agreed_fence is None
 
 
 def test_the_largest_fence_counts_every_vote_also_the_ones_against() -> None:
-    assert election(granted(7), denied(fence=9), DEAD).largest_fence == 9
+    assert round_result(granted(7), denied(fence=9), DEAD).largest_fence == 9
 
 
 def test_the_holder_is_the_one_that_most_denying_nodes_named() -> None:
-    assert election(denied("a"), denied("b"), denied("b"), granted(), DEAD).holder == "b"
+    assert round_result(denied("a"), denied("b"), denied("b"), granted(), DEAD).holder == "b"
 
 
 @pytest.mark.parametrize("vote", [granted(), ABSENT, DEAD, UNANSWERED])
 def test_where_nobody_named_a_holder_there_is_none(vote: Vote) -> None:
-    nobody = election(*[vote] * 5)
+    nobody = round_result(*[vote] * 5)
     assert nobody.holder is None
     assert not nobody.held_by_a_quorum
 
@@ -161,7 +161,7 @@ def test_where_nobody_named_a_holder_there_is_none(vote: Vote) -> None:
     ],
 )
 def test_only_the_same_holder_on_a_quorum_counts_as_held(votes: list[Vote], held: bool) -> None:  # noqa: FBT001
-    assert election(*votes).held_by_a_quorum is held
+    assert round_result(*votes).held_by_a_quorum is held
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_only_the_same_holder_on_a_quorum_counts_as_held(votes: list[Vote], held
     ],
 )
 def test_free_in_is_when_a_quorum_of_nodes_could_be_free(votes: list[Vote], free_in_ms: int | None) -> None:
-    assert election(*votes).free_in_ms == free_in_ms
+    assert round_result(*votes).free_in_ms == free_in_ms
 
 
 def test_free_in_agrees_with_letting_the_keys_run_out_one_by_one() -> None:
@@ -189,7 +189,7 @@ def test_free_in_agrees_with_letting_the_keys_run_out_one_by_one() -> None:
             return len(gone) + votes.count(granted())
 
         times = [time_ms for time_ms in (0, 1, 2) if free_at(time_ms) >= 3]
-        assert election(*votes).free_in_ms == (times[0] if times else None), votes
+        assert round_result(*votes).free_in_ms == (times[0] if times else None), votes
 
 
 @pytest.mark.parametrize(
@@ -206,24 +206,24 @@ def test_a_quorum_is_reachable_when_enough_nodes_voted_or_still_may(
     votes: list[Vote],
     reachable: bool,  # noqa: FBT001
 ) -> None:
-    assert election(*votes).reachable is reachable
+    assert round_result(*votes).reachable is reachable
 
 
 def test_silence_is_neither_yes_nor_no() -> None:
-    votes = election(granted(), granted(), DEAD, DEAD, DEAD)
+    votes = round_result(granted(), granted(), DEAD, DEAD, DEAD)
     assert (votes.won, votes.held_by_a_quorum, Refusal(votes).no_quorum) == (False, False, True)
 
 
 def test_an_election_that_was_won_too_late_is_not_a_missing_quorum() -> None:
-    assert not Refusal(election(*[granted()] * 5), expired=True).no_quorum
+    assert not Refusal(round_result(*[granted()] * 5), expired=True).no_quorum
 
 
 def test_the_ballot_shows_the_votes_in_the_nodes_order() -> None:
-    assert election(granted(), denied(), DEAD, UNANSWERED, granted()).votes_text == "GDS.G"
+    assert round_result(granted(), denied(), DEAD, UNANSWERED, granted()).votes_text == "GDS.G"
 
 
 def test_only_nodes_that_may_vote_and_have_no_key_are_missing_it() -> None:
-    assert election(granted(), ABSENT, DEAD, UNANSWERED, denied(), ABSENT).missing == (1, 5)
+    assert round_result(granted(), ABSENT, DEAD, UNANSWERED, denied(), ABSENT).missing == (1, 5)
 
 
 @pytest.mark.parametrize(
@@ -237,17 +237,17 @@ def test_only_nodes_that_may_vote_and_have_no_key_are_missing_it() -> None:
     ],
 )
 def test_a_minority_of_nodes_invents_no_token(fences: tuple[int, ...], backed: int) -> None:
-    assert election(*map(granted, fences)).backed_fence == backed
+    assert round_result(*map(granted, fences)).backed_fence == backed
 
 
 def test_a_node_that_works_under_other_terms_is_named_by_its_place() -> None:
     other_terms = Vote(Kind.SILENT, reason="its clients agreed on other terms", fingerprint="nodes=3")
-    assert election(granted(), DEAD, other_terms).disagreement == 2
-    assert election(granted(), DEAD).disagreement is None
+    assert round_result(granted(), DEAD, other_terms).disagreement == 2
+    assert round_result(granted(), DEAD).disagreement is None
 
 
 def test_no_answer_and_no_answer_yet_are_told_apart() -> None:
-    votes = election(silent("refused"), UNANSWERED, granted())
+    votes = round_result(silent("refused"), UNANSWERED, granted())
     assert (votes.unanswered, votes.granted) == (1, 1)
 
 
@@ -276,6 +276,6 @@ def test_no_more_than_eight_digits_of_a_secret_are_ever_shown_also_of_other_clie
 
 
 def test_votes_and_elections_can_not_be_changed_afterwards() -> None:
-    votes: RoundResult = election(denied(OTHER))
+    votes: RoundResult = round_result(denied(OTHER))
     with pytest.raises(AttributeError):
         votes.votes[0].fence = 9  # type: ignore[misc]

@@ -12,13 +12,13 @@ from redlock._locking.wait_queue import QueuedWaiter, WaiterPool
 from redlock._transport.codec import Codec
 from redlock._transport.node import Node
 from redlock._transport.threads import NodeConnections
-from tests.unit.helpers import DEAD, denied, election, granted
+from tests.unit.helpers import DEAD, denied, granted, round_result
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-HELD = Refusal(election(*[denied(remaining_ms=300)] * 5))
-SPLIT = Refusal(election(granted(), granted(), denied(), denied(), DEAD))
+HELD = Refusal(round_result(*[denied(remaining_ms=300)] * 5))
+SPLIT = Refusal(round_result(granted(), granted(), denied(), denied(), DEAD))
 CODEC = Codec(5, "app:", 10_000)
 
 
@@ -79,12 +79,12 @@ def test_the_wake_ups_of_a_set_lie_at_a_key_for_each_name(nodes: list[Node]) -> 
 
 
 def test_a_waiter_of_a_held_lock_can_be_woken_and_one_of_a_split_vote_can_not(nodes: list[Node]) -> None:
-    nap = QueuedWaiter(WaiterPool(nodes, CODEC), ("x",), 5_000)
-    assert not nap.is_woken
-    length, wakes = nap.length_ms(HELD, 1, 0.5)
+    waiter = QueuedWaiter(WaiterPool(nodes, CODEC), ("x",), 5_000)
+    assert not waiter.is_woken
+    length, wakes = waiter.length_ms(HELD, 1, 0.5)
     assert wakes
     assert length >= 300
-    length, wakes = nap.length_ms(SPLIT, 1, 0.5)
+    length, wakes = waiter.length_ms(SPLIT, 1, 0.5)
     assert not wakes
     assert 1 <= length <= 10
 
