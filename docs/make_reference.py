@@ -21,7 +21,8 @@ _WIDTH = 100
 
 PAGES: list[tuple[str, str, str, list[str]]] = [
     ("For Celery tasks", "redlock.celery", "redlock/celery/decorator.py", ["locked", "current_lease", "client_for"]),
-    ("The lock", "redlock", "redlock/client.py", ["Redlock", "LockHolder"]),
+    ("The lock", "redlock", "redlock/client.py", ["Redlock"]),
+    ("", "", "redlock/holder.py", ["LockHolder"]),
     ("", "", "redlock/lock.py", ["Lock"]),
     ("", "", "redlock/lease.py", ["Lease"]),
     ("", "", "redlock/_core/protocol.py", ["Outcome"]),

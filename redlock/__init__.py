@@ -10,7 +10,7 @@ For Celery tasks see `redlock.celery.locked`, for shared state in Redis `redlock
 """
 
 from redlock._core.protocol import Outcome
-from redlock.client import LockHolder, Redlock
+from redlock.client import Redlock
 from redlock.errors import (
     ConfigurationError,
     LockContended,
@@ -20,6 +20,7 @@ from redlock.errors import (
     RedlockError,
     Stale,
 )
+from redlock.holder import LockHolder
 from redlock.lease import Lease
 from redlock.lock import Lock
 
@@ -28,10 +29,10 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ConfigurationError",
-    "LockHolder",
     "Lease",
     "Lock",
     "LockContended",
+    "LockHolder",
     "LockLost",
     "NotHeld",
     "Outcome",

@@ -8,17 +8,27 @@ Invariants:
 
 from __future__ import annotations
 
+import socket
+import threading
 import weakref
 from typing import TYPE_CHECKING
 
+from redlock import _process
 from redlock._core.protocol import Outcome
+from redlock._escaping import bounded_label
+from redlock._locking import held_leases
 from redlock.errors import NotHeld
 from redlock.lease import Lease
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from redlock._core.commands import Names
     from redlock._core.votes import Grant
+    from redlock._locking.context import LockContext
+    from redlock._locking.options import LeaseOptions
+
+_HOST = socket.gethostname()
 
 
 class InnerLease(Lease):
@@ -39,7 +49,7 @@ class InnerLease(Lease):
         self.is_block = is_block
 
     @property
-    def held(self) -> bool:
+    def is_held(self) -> bool:
         """Whether the block is inside and the outer lease is held."""
         return self._is_inside and self._outer.is_held
 
@@ -48,7 +58,7 @@ class InnerLease(Lease):
         return weakref.ref(self) in self._outer.entries
 
     @property
-    def lost(self) -> bool:
+    def is_lost(self) -> bool:
         """Whether the outer lease is known to be lost."""
         return self._outer.is_lost
 
@@ -56,7 +66,7 @@ class InnerLease(Lease):
     def _lost(self) -> str:  # type: ignore[override]  # the outer lease's, and only read here
         return self._outer._lost  # noqa: SLF001 - of the base class
 
-    def take(self, acquire_timeout_ms: int | None) -> None:  # noqa: ARG002 - nothing to wait for
+    def acquire(self, acquire_timeout_ms: int | None) -> None:  # noqa: ARG002 - nothing to wait for
         """Enter the outer lease.
 
         Raises:
@@ -88,3 +98,32 @@ class InnerLease(Lease):
         if not self._is_inside:
             raise NotHeld(f"lock {self.resource!r} is not held here", self.resource)
         return self._outer._held()  # noqa: SLF001 - of the base class
+
+
+def new_lease(
+    context: LockContext,
+    names: Names,
+    options: LeaseOptions,
+    owner_label: str | None = None,
+    *,
+    is_block: bool = True,
+    forever: bool = True,
+) -> Lease:
+    """A lease to acquire: a new one, or an entry into the lease that the running code holds on these names.
+
+    Args:
+        context: The shared parts of the client.
+        names: The resources, checked and sorted.
+        options: The options of the lease.
+        owner_label: What other clients see of the holder; default: host, process and thread.
+        is_block: Whether the lease ends with a block of code, and with it all blocks inside.
+        forever: Whether the caller may wait without a limit, and so must not wait for itself.
+
+    Raises:
+        RedlockError: The running code holds one of the resources, and cannot share or wait for it.
+    """
+    if owner_label is None:
+        owner_label = f"{_HOST}/{_process.pid()}/{threading.current_thread().name}"
+    lease = Lease(context, names, options, bounded_label(owner_label), is_block=is_block)
+    outer = held_leases.claim(lease, reentrant=options.reentrant, forever=forever)
+    return lease if outer is lease else InnerLease(outer, options.on_lost, is_block=is_block)

@@ -6,28 +6,17 @@ between threads and survives a fork (the child dials anew).
 
 from __future__ import annotations
 
-import socket
-import threading
 import warnings
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from redlock import _log, _process, _validation
-from redlock._clock import wall_us
-from redlock._core import protocol
-from redlock._core.votes import masked_token
-from redlock._escaping import bounded_label
-from redlock._inner_lease import InnerLease
-from redlock._locking import failures, held_leases, misuse, process_lifecycle
-from redlock._locking.lock_events import LockEventLog
-from redlock._locking.observed_fences import ObservedFences
-from redlock._locking.renewal import Renewal
-from redlock._locking.wait_queue import WaiterPool
-from redlock._locking.wait_registry import WaitRegistry
-from redlock._transport.codec import Codec
+from redlock import _log, _validation
+from redlock._inner_lease import new_lease
+from redlock._locking import misuse, process_lifecycle
+from redlock._locking.context import LockContext
+from redlock._locking.options import LeaseOptions, LockOptions
 from redlock._transport.node import DEFAULT_NODES, Node
-from redlock._transport.pool import ConnectionPool
 from redlock.errors import ConfigurationError
-from redlock.lease import Lease
+from redlock.holder import LockHolder, find_holder
 from redlock.lock import Lock
 
 if TYPE_CHECKING:
@@ -36,25 +25,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Never, Self
 
-    from redlock._core.commands import Names
-
-
-class LockHolder(NamedTuple):
-    """Who holds a resource, as the nodes tell.
-
-    Attributes:
-        resource: The name that is locked.
-        holder: Who it is, without the secret part of the owner token.
-        remaining: Seconds until the lock is free if the holder does nothing more; None if that can't be told.
-        nodes: How many nodes name this holder.
-        fence: The largest fencing token that a node told.
-    """
-
-    resource: str
-    holder: str
-    remaining: float | None
-    nodes: int
-    fence: int
+    from redlock.lease import Lease
 
 
 class Redlock:
@@ -85,30 +56,19 @@ class Redlock:
         node_timeout: float = 0.1,
         allow_event_loop: bool = False,
     ) -> None:
-        self.node_timeout_ms = max(1, int(_validation.number("node_timeout", node_timeout) * 1000))
-        self._max_ttl_ms = int(_validation.number("max_ttl", max_ttl) * 1000)
-        self._least_ttl_ms = _validation.least_ttl_ms(self.node_timeout_ms)
-        self.ttl_ms = self.checked_ttl_ms(ttl)
-        addresses, prefix = _validation.node_list(nodes), _validation.prefix(prefix)
-        members = [Node(address, self.node_timeout_ms, prefix) for address in addresses]
-        labels = [node.label for node in members]
-        for label in labels:
-            if labels.count(label) > 1:
-                raise ConfigurationError(f"node {label} is listed twice; each lock node must be a server of its own")
-        warning = _validation.tolerance(len(members))
-        if warning is not None:
-            warnings.warn(warning, stacklevel=2)
-            _log.warning("nodes", count=len(members), why=warning)
-        codec = Codec(len(members), prefix, self._max_ttl_ms, self.reserve_ms)
-        self.pool = ConnectionPool(members, codec)
-        self.waiter_pool = WaiterPool(members, codec)
-        self.event_log = LockEventLog(members)
-        self.waits = WaitRegistry(self.event_log, self.waiter_pool, prefix)
-        self.renewal = Renewal(self.pool)
-        process_lifecycle.watch(self)
-        self._allow_event_loop = allow_event_loop
-        self._fences = ObservedFences()
-        self._host = socket.gethostname()
+        node_timeout_ms = max(1, int(_validation.number("node_timeout", node_timeout) * 1000))
+        max_ttl_ms = int(_validation.number("max_ttl", max_ttl) * 1000)
+        self.ttl_ms = _validation.ttl_ms(ttl, max_ttl_ms=max_ttl_ms, node_timeout_ms=node_timeout_ms)
+        checked_prefix = _validation.prefix(prefix)
+        self.context = LockContext(
+            _members(nodes, node_timeout_ms, checked_prefix),
+            prefix=checked_prefix,
+            max_ttl_ms=max_ttl_ms,
+            node_timeout_ms=node_timeout_ms,
+            allow_event_loop=allow_event_loop,
+        )
+        """The shared parts of the locks of this client; internal."""
+        process_lifecycle.watch(self.context)
 
     def lock(
         self,
@@ -151,19 +111,16 @@ class Redlock:
             ConfigurationError: One of these is no good.
         """
         misuse.check_lock(redis_options)
-        return Lock(
-            self,
-            _validation.resources(name),
-            ttl_ms=self.ttl_ms if ttl is None else self.checked_ttl_ms(ttl),
-            blocking=blocking,
-            blocking_timeout=_validation.acquire_timeout(blocking_timeout),
+        options = LeaseOptions(
+            self.ttl_ms if ttl is None else self.context.checked_ttl_ms(ttl),
             renew=renew,
             max_hold_ms=None if max_hold is None else int(_validation.number("max_hold", max_hold) * 1000),
             reentrant=reentrant,
             on_lost=on_lost,
-            wait_for_release=wait_for_release,
-            thread_local=thread_local,
         )
+        timeout = _validation.acquire_timeout(blocking_timeout)
+        options_of_lock = LockOptions(options, blocking, timeout, wait_for_release, thread_local)
+        return Lock(self.context, _validation.resources(name), options_of_lock)
 
     def lease(
         self,
@@ -183,7 +140,7 @@ class Redlock:
         Args:
             name: As for `lock`.
             ttl_ms: The length of the lease; default: the client's.
-            who: What other clients are told of the holder.
+            owner_label: What other clients are told of the holder.
             renew: Whether the lease is renewed until it is given back.
             max_hold_ms: When renewing stops; None for as long as the lease is held.
             reentrant: As for `lock`.
@@ -195,20 +152,10 @@ class Redlock:
             ConfigurationError: The name or `ttl_ms` is no good; a lease never lasts longer than `max_ttl`.
             RedlockError: This context holds one of the resources already, and that can't be shared.
         """
-        if owner_label is None:
-            owner_label = f"{self._host}/{_process.pid()}/{threading.current_thread().name}"
-        lease = Lease(
-            self,
-            _validation.resources(name),
-            ttl_ms=self.ttl_ms if ttl_ms is None else self._checked_ms(ttl_ms),
-            owner_label=bounded_label(owner_label),
-            renew=renew,
-            max_hold_ms=max_hold_ms,
-            on_lost=on_lost,
-            is_block=is_block,
-        )
-        outer = held_leases.claim(lease, reentrant=reentrant, forever=forever)
-        return lease if outer is lease else InnerLease(outer, on_lost, is_block=is_block)
+        checked_ms = self.ttl_ms if ttl_ms is None else self.context.checked_ms(ttl_ms)
+        options = LeaseOptions(checked_ms, renew, max_hold_ms, reentrant, on_lost)
+        names = _validation.resources(name)
+        return new_lease(self.context, names, options, owner_label, is_block=is_block, forever=forever)
 
     def holder(self, name: str) -> LockHolder | None:
         """Who holds this resource: whom most nodes name, where a quorum of them shows a holder; else None.
@@ -216,61 +163,10 @@ class Redlock:
         Raises:
             QuorumUnavailable: Too few nodes answered.
         """
-        resource = _validation.resource(name)
-        with self.pool.connections() as links:
-            round_result = links.run(protocol.inspect(resource))
-        if not round_result.reachable:
-            raise failures.unavailable(self.pool.nodes, resource, round_result)
-        holder = round_result.holder
-        if holder is None or round_result.denied < round_result.quorum:
-            return None
-        count = sum(vote.holder == holder for vote in round_result.votes)
-        left_ms = round_result.free_in_ms
-        return LockHolder(
-            resource,
-            masked_token(holder),
-            None if left_ms is None else left_ms / 1000,
-            count,
-            round_result.largest_fence,
-        )
-
-    def refuse_event_loop(self) -> None:
-        """Raise where a blocking call would stop a running asyncio event loop, unless that is allowed."""
-        if not self._allow_event_loop:
-            misuse.check_event_loop()
+        return find_holder(self.context, _validation.resource(name))
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(misuse.NO_PICKLE)
-
-    def checked_ttl_ms(self, ttl: float) -> int:
-        """A TTL in seconds as milliseconds, if this client can work with it."""
-        return _validation.ttl_ms(ttl, max_ttl_ms=self._max_ttl_ms, node_timeout_ms=self.node_timeout_ms)
-
-    def checked_extension_ms(self, seconds: float) -> int:
-        """The seconds of an extension as the TTL in milliseconds that the nodes get."""
-        asked_ms = _validation.extension_ms(seconds, max_ttl_ms=self._max_ttl_ms)
-        return max(asked_ms, self._least_ttl_ms)
-
-    def _checked_ms(self, ttl_ms: int) -> int:
-        if type(ttl_ms) is int and self._least_ttl_ms <= ttl_ms <= self._max_ttl_ms:
-            return ttl_ms
-        if isinstance(ttl_ms, bool) or not isinstance(ttl_ms, int):
-            raise ConfigurationError(f"ttl_ms is {ttl_ms!r:.60}; it must be milliseconds as a whole number")
-        return self.checked_ttl_ms(ttl_ms / 1000)
-
-    def proposal(self, names: Names, wall_us: int) -> int:
-        """The fencing token to propose: the wall clock, or one more than the largest token seen for these resources."""
-        return self._fences.proposal(names, wall_us)
-
-    @property
-    def reserve_ms(self) -> int:
-        """How long a released lock is reserved for the waiter that the release wakes."""
-        return max(1, self.node_timeout_ms // 2)
-
-    @property
-    def fresh_ms(self) -> int:
-        """How long a proposal counts: half of what a node that lost its fences abstains for; clocks get the rest."""
-        return self._max_ttl_ms // 2
 
     def observe_fence(self, name: str | Sequence[str], fence: int) -> None:
         """Remember a token, so that the next proposal for this resource is larger.
@@ -280,16 +176,11 @@ class Redlock:
             fence: What was seen there, as in `Stale.seen`. A token that is more than an hour ahead of the wall clock
                 is logged and not remembered: see the manual on its repair.
         """
-        names = _validation.resources(name)
-        if not self._fences.observe(names, fence, wall_us()):
-            _log.warning("fence-implausible", resource=", ".join(names), fence=fence)
+        self.context.observe_fence(_validation.resources(name), fence)
 
     def close(self) -> None:
         """Close all connections. Leases that are still held run out with their TTL."""
-        self.renewal.close()
-        self.waits.publisher.close()
-        self.waiter_pool.close()
-        self.pool.close()
+        self.context.close()
 
     def __enter__(self) -> Self:
         return self
@@ -298,3 +189,17 @@ class Redlock:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _members(nodes: Sequence[str] | str, node_timeout_ms: int, prefix: str) -> list[Node]:
+    """The lock nodes; logs and warns if their number tolerates too few failures."""
+    members = [Node(address, node_timeout_ms, prefix) for address in _validation.node_list(nodes)]
+    labels = [node.label for node in members]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise ConfigurationError(f"node {label} is listed twice; each lock node must be a server of its own")
+    warning = _validation.tolerance(len(members))
+    if warning is not None:
+        warnings.warn(warning, stacklevel=3)
+        _log.warning("nodes", count=len(members), why=warning)
+    return members

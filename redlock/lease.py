@@ -27,7 +27,6 @@ from redlock.errors import LockLost, NotHeld
 
 if TYPE_CHECKING:
     from redlock._core.votes import Grant
-    from redlock._inner_lease import InnerLease
     from redlock._transport.threads import NodeConnections
 
 _RELEASE_SECONDS = 0.08
@@ -98,17 +97,17 @@ class Lease(LeaseSteps):
             QuorumUnavailable: At its end too few nodes voted; if it is endless, for one TTL too few could be heard.
             ConfigurationError: The addresses lead to too few servers, or other clients work under other terms.
         """
-        owner_label = Acquisition(
-            self._client, self.names, self.ttl_ms, self._owner_label, won=self._begin, undo=self._undo
+        acquisition = Acquisition(
+            self._context, self.names, self.ttl_ms, self._owner_label, won=self._begin, undo=self._undo
         )
-        owner_label.run(acquire_timeout_ms)
+        acquisition.run(acquire_timeout_ms)
 
     def _begin(self, grant: Grant, links: NodeConnections, waited_ms: int) -> None:
         self.connections, self._grant, self._taken_ms, self.waited_ms = links, grant, now_ms(), waited_ms
         held_leases.add(self)
-        self._client.event_log.acquired(self.resource, grant, waited_ms)
+        self._context.event_log.acquired(self.resource, grant, waited_ms)
         if self._renew:
-            self._client.renewal.add(self, self._taken_ms + renewal_ms(self.ttl_ms))
+            self._context.renewal.add(self, self._taken_ms + renewal_ms(self.ttl_ms))
 
     def _undo(self) -> None:
         self._grant = None
@@ -122,12 +121,12 @@ class Lease(LeaseSteps):
             LockLost: The deadline has passed, or a quorum of nodes no longer has the lease.
             QuorumUnavailable: Too few nodes answered; the old deadline stands.
         """
-        ttl_ms = self._client.checked_extension_ms(seconds)
+        ttl_ms = self._context.checked_extension_ms(seconds)
         turn = self._mutex.turn(self.remaining())
         if turn is None:
             raise LockLost(self.resource, "its time was over before another extension ended")
         try:
-            with turn, self._client.pool.connections(self.connections) as links:
+            with turn, self._context.pool.connections(self.connections) as links:
                 self.connections = links
                 links.run(self._extending(ttl_ms, Wait.DECIDED))
         finally:
@@ -140,9 +139,9 @@ class Lease(LeaseSteps):
         self._is_told = True
         for lease in (self, *self._inside()):
             if lease._on_lost is not None:  # noqa: SLF001 - of this class
-                self._client.renewal.callbacks.call(self.resource, functools.partial(lease._on_lost, lease))  # noqa: SLF001 - of this class
+                self._context.renewal.callbacks.call(self.resource, functools.partial(lease._on_lost, lease))  # noqa: SLF001 - of this class
 
-    def _inside(self) -> list[InnerLease]:
+    def _inside(self) -> list[LeaseSteps]:
         return [entry for reference in tuple(self.entries) if (entry := reference()) is not None]
 
     def release(self, *, wait: bool = True, ends_blocks: bool = True) -> Outcome:
@@ -189,10 +188,12 @@ class Lease(LeaseSteps):
 
     def _finish(self, *, wait: bool = True) -> Outcome:
         if wait:
-            with self._client.pool.connections(self.connections) as links:
+            with self._context.pool.connections(self.connections) as links:
                 return links.run(self._releasing())
         grant, self._outcome = self._held(), Outcome.PENDING
-        self._client.pool.send_release(self.connections, protocol.release(grant), functools.partial(self._ended, grant))
+        self._context.pool.send_release(
+            self.connections, protocol.release(grant), functools.partial(self._ended, grant)
+        )
         self._grant = None
         return Outcome.PENDING
 
@@ -203,7 +204,7 @@ class Lease(LeaseSteps):
             NotHeld: It was not given back.
         """
         if self._outcome is Outcome.PENDING:
-            with self._client.pool.connections(self.connections) as links:
+            with self._context.pool.connections(self.connections) as links:
                 links.await_releases()
         if self._grant is not None or self._outcome is None:
             raise NotHeld(f"lock {self.resource!r} was not given back", self.resource)

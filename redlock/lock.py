@@ -19,17 +19,19 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from redlock import _validation
 from redlock._core import protocol
+from redlock._inner_lease import new_lease
 from redlock._locking import misuse
 from redlock.errors import LockContended, NotHeld, RedlockError
+from redlock.holder import find_holder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from types import TracebackType
 
     from typing_extensions import Never
 
     from redlock._core.commands import Names
-    from redlock.client import Redlock
+    from redlock._locking.context import LockContext
+    from redlock._locking.options import LockOptions
     from redlock.lease import Lease
 
 
@@ -40,33 +42,11 @@ class Lock:
     `Lease.ensure_valid` and the fencing token.
     """
 
-    def __init__(
-        self,
-        client: Redlock,
-        names: Names,
-        *,
-        ttl_ms: int,
-        blocking: bool,
-        blocking_timeout: float | None,
-        renew: bool,
-        max_hold_ms: int | None,
-        reentrant: bool,
-        on_lost: Callable[[Lease], None] | None,
-        wait_for_release: bool,
-        thread_local: bool,
-    ) -> None:
+    def __init__(self, context: LockContext, names: Names, options: LockOptions) -> None:
         self.names = names
-        self._client = client
-        self._ttl_ms = ttl_ms
-        self._blocking = blocking
-        self._blocking_timeout = blocking_timeout
-        self._renew = renew
-        self._max_hold_ms = max_hold_ms
-        self._reentrant = reentrant
-        self._on_lost = on_lost
-        self._wait_for_release = wait_for_release
-        self._thread_local = thread_local
-        self._local: Any = threading.local() if thread_local else SimpleNamespace(leases=[])
+        self._context = context
+        self._options = options
+        self._local: Any = threading.local() if options.thread_local else SimpleNamespace(leases=[])
 
     @property
     def name(self) -> str:
@@ -114,20 +94,15 @@ class Lock:
         is_block: bool,
     ) -> tuple[Lease, int | None]:
         """A lease that was not taken yet, and how long to try."""
-        self._client.refuse_event_loop()
-        wait = self._blocking if blocking is None else blocking
-        seconds = self._blocking_timeout if blocking_timeout is None else _validation.acquire_timeout(blocking_timeout)
-        acquire_timeout_ms = 0 if not wait else None if seconds is None else int(seconds * 1000)
-        lease = self._client.lease(
-            self.names,
-            ttl_ms=self._ttl_ms,
-            renew=self._renew and is_block,
-            max_hold_ms=self._max_hold_ms,
-            reentrant=self._reentrant,
-            on_lost=self._on_lost,
-            is_block=is_block,
-            forever=acquire_timeout_ms is None,
+        options = self._options
+        self._context.refuse_event_loop()
+        wait = options.blocking if blocking is None else blocking
+        seconds = (
+            options.blocking_timeout if blocking_timeout is None else _validation.acquire_timeout(blocking_timeout)
         )
+        acquire_timeout_ms = 0 if not wait else None if seconds is None else int(seconds * 1000)
+        forever = acquire_timeout_ms is None
+        lease = new_lease(self._context, self.names, options.lease, is_block=is_block, forever=forever)
         return lease, acquire_timeout_ms
 
     def _take(self, lease: Lease, acquire_timeout_ms: int | None) -> None:
@@ -172,7 +147,7 @@ class Lock:
         for lease in reversed(self._leases):
             if lease.is_held and is_block in (None, lease.is_block):
                 return lease
-        whose = "by this thread" if self._thread_local else "by this Lock"
+        whose = "by this thread" if self._options.thread_local else "by this Lock"
         raise NotHeld(f"lock {self.name!r} is not held {whose}", self.name)
 
     @property
@@ -201,7 +176,7 @@ class Lock:
         # First: an exception that strikes after this leaves no lease that is renewed.
         with contextlib.suppress(ValueError):
             self._leases.remove(lease)
-        lease.close(wait=self._wait_for_release, ends_blocks=ends_blocks)
+        lease.close(wait=self._options.wait_for_release, ends_blocks=ends_blocks)
 
     def extend(self, additional_time: float, *, replace_ttl: bool = False) -> Literal[True]:
         """Make the lease last longer.
@@ -224,7 +199,7 @@ class Lock:
 
     def reacquire(self) -> Literal[True]:
         """Set the time that remains back to the lock's TTL. Raises as `extend` does."""
-        return self.extend(self._ttl_ms / 1000, replace_ttl=True)
+        return self.extend(self._options.lease.ttl_ms / 1000, replace_ttl=True)
 
     def locked(self) -> bool:
         """Whether a quorum of nodes shows a holder, be it this one or another.
@@ -232,7 +207,7 @@ class Lock:
         Raises:
             QuorumUnavailable: Too few nodes answered.
         """
-        return any(self._client.holder(name) is not None for name in self.names)
+        return any(find_holder(self._context, name) is not None for name in self.names)
 
     def owned(self) -> bool:
         """Whether this thread holds it: inside its deadline, and a quorum of nodes agrees."""
@@ -243,7 +218,7 @@ class Lock:
         if lease.is_lost:
             return False
         token = lease.owner
-        with self._client.pool.connections() as links:
+        with self._context.pool.connections() as links:
             round_results = [links.run(protocol.inspect(name)) for name in self.names]
         return all(sum(vote.holder == token for vote in one.votes) >= one.quorum for one in round_results)
 

@@ -114,7 +114,7 @@ class Proxy:
         self._refuses = True
         self._in_the_loop(*(task.cancel for task in list(self._carrying)))
 
-    def reset_after_fork(self) -> None:
+    def drop_connections(self) -> None:
         """Lose all that goes over the connections there are, as a firewall that forgot them; new ones work."""
         self._in_the_loop(lambda: self._forgotten.update(self._carrying))
 

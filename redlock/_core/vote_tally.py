@@ -12,8 +12,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from redlock._core.commands import Acquire, Command, Wait
+from redlock._core.observed_fences import FENCE_AHEAD_MS
 from redlock._core.votes import UNANSWERED, Kind, RoundResult, Vote, counted, decided, quorum_of, silent
-from redlock._locking.observed_fences import FENCE_AHEAD_MS
 
 if TYPE_CHECKING:
     from redlock._core.commands import Round

@@ -15,20 +15,37 @@ import weakref
 from asyncio import current_task
 from asyncio.events import _get_running_loop
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 from redlock.errors import RedlockError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from redlock.lease import Lease
 
-_Stack: TypeAlias = "tuple[weakref.ref[Lease], object, _Stack] | None"
+_Stack: TypeAlias = "tuple[weakref.ref[HeldLease], object, _Stack] | None"
+
+
+class HeldLease(Protocol):
+    """The part of a lease that this module uses."""
+
+    claims: frozenset[tuple[int, str]]
+    """The locked names, each with the identity of its client."""
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the lease was acquired and not released."""
+
+    def remaining(self) -> float:
+        """Seconds until the deadline."""
+
+
+L = TypeVar("L", bound=HeldLease)
+
 
 _stack: ContextVar[_Stack] = ContextVar("redlock_held", default=None)
 _thread = threading.local()
-_last: dict[tuple[int, str], weakref.ref[Lease]] = {}
+_last: dict[tuple[int, str], weakref.ref[Any]] = {}
 """Which lease of this process was taken last, by client and resource. No weak dictionary: its callbacks run when a
 lease is dropped, and an exception that a signal raises in one of them is lost."""
 _most_known = 10_000
@@ -46,7 +63,7 @@ def _owner() -> object:
         return _thread.owner
 
 
-def _held() -> Iterator[Lease]:
+def _held() -> Iterator[Any]:
     stack, owner = _stack.get(), _owner()
     while stack is not None:
         reference, whose, stack = stack
@@ -55,7 +72,7 @@ def _held() -> Iterator[Lease]:
             yield lease
 
 
-def claim(lease: Lease, *, reentrant: bool, forever: bool = True) -> Lease:
+def claim(lease: L, *, reentrant: bool, forever: bool = True) -> L:
     """The lease to take: this one, or the one that this thread, greenlet or task holds on the same resources already.
 
     Args:
@@ -72,7 +89,8 @@ def claim(lease: Lease, *, reentrant: bool, forever: bool = True) -> Lease:
         shared = other.claims & lease.claims
         if shared and other.remaining() > 0:
             if reentrant and lease.claims <= other.claims:
-                return other
+                shared_lease: L = other
+                return shared_lease
             if not forever:
                 return lease
             names = ", ".join(sorted(name for _, name in shared))
@@ -88,7 +106,7 @@ def claim(lease: Lease, *, reentrant: bool, forever: bool = True) -> Lease:
     return lease
 
 
-def add(lease: Lease) -> None:
+def add(lease: HeldLease) -> None:
     """The running code holds it from now on."""
     reference = weakref.ref(lease)
     for key in lease.claims:
@@ -110,7 +128,7 @@ def _drop_what_is_gone() -> None:
     _most_known = max(_most_known, 2 * len(_last))
 
 
-def remove(lease: Lease) -> None:
+def remove(lease: HeldLease) -> None:
     """The running code holds it no more."""
     for key in lease.claims:
         known = _last.get(key)

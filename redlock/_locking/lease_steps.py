@@ -17,18 +17,16 @@ from redlock._core.commands import Names, Wait
 from redlock._core.votes import Grant
 from redlock._core.votes import deadline_ms as deadline_of
 from redlock._locking import failures
-from redlock._locking.mutex import Mutex
+from redlock._mutex import Mutex
 from redlock.errors import LockLost, NotHeld, QuorumUnavailable
 
 if TYPE_CHECKING:
     import weakref
-    from collections.abc import Callable
 
     from redlock._core.protocol import Outcome, Steps
-    from redlock._inner_lease import InnerLease
+    from redlock._locking.context import LockContext
+    from redlock._locking.options import LeaseOptions
     from redlock._transport.threads import NodeConnections
-    from redlock.client import Redlock
-    from redlock.lease import Lease
 
 _BUSY_MS = 10
 """Another thread extends or releases it at this moment."""
@@ -38,30 +36,21 @@ class LeaseSteps:
     """What `Lease` does, without its public face."""
 
     def __init__(
-        self,
-        client: Redlock,
-        names: Names,
-        *,
-        ttl_ms: int,
-        owner_label: str,
-        renew: bool = False,
-        max_hold_ms: int | None = None,
-        on_lost: Callable[[Lease], None] | None = None,
-        is_block: bool = True,
+        self, context: LockContext, names: Names, options: LeaseOptions, owner_label: str, *, is_block: bool = True
     ) -> None:
         self.names = names
-        self.claims = frozenset((id(client), name) for name in names)
-        self.ttl_ms = ttl_ms
+        self.claims = frozenset((id(context), name) for name in names)
+        self.ttl_ms = options.ttl_ms
         self.waited_ms = 0
-        self._client = client
+        self._context = context
         self._owner_label = owner_label
-        self._renew = renew
-        self._max_hold_ms = max_hold_ms
-        self._on_lost = on_lost
+        self._renew = options.renew and is_block
+        self._max_hold_ms = options.max_hold_ms
+        self._on_lost = options.on_lost
         self.is_block = is_block
         """Whether its time is a block of code, so that all blocks inside are over when it ends."""
         self._grant: Grant | None = None
-        self.links: NodeConnections | None = None
+        self.connections: NodeConnections | None = None
         self._outcome: Outcome | None = None
         self._taken_ms = 0
         self._lost = self._stopped = ""
@@ -71,7 +60,7 @@ class LeaseSteps:
         self._is_leaving = False
         """Whether a release was begun. One that was interrupted is finished by the renewing thread."""
         self._mutex = Mutex()
-        self.entries: set[weakref.ref[InnerLease]] = set()
+        self.entries: set[weakref.ref[LeaseSteps]] = set()
         """Re-entrant blocks that share this lease."""
         self._pid = _process.pid()
 
@@ -92,11 +81,11 @@ class LeaseSteps:
         result = yield from protocol.extend(grant, ttl_ms, wait)
         if isinstance(result, Grant):
             self._grant = result
-            self._client.event_log.extended(self._resource, result)
+            self._context.event_log.extended(self._resource, result)
             return
-        self._client.event_log.not_extended(self._resource, grant, result)
+        self._context.event_log.not_extended(self._resource, grant, result)
         if result.no_quorum:
-            raise failures.unavailable(self._client.pool.nodes, self._resource, result.round_result)
+            raise failures.unavailable(self._context.pool.nodes, self._resource, result.round_result)
         if result.round_result.denied >= result.round_result.quorum:
             self._declare_lost("a quorum of nodes no longer has it")
         raise LockLost(self._resource, self._lost or "it could not be extended on a quorum of nodes")
@@ -109,7 +98,7 @@ class LeaseSteps:
         turn = self._mutex.turn()
         if turn is None:
             return now_ms() + _BUSY_MS
-        self.links = links
+        self.connections = links
         try:
             due_ms = yield from self._renewing()
             if self._is_leaving:
@@ -139,7 +128,7 @@ class LeaseSteps:
     def _declare_lost(self, why: str) -> None:
         if not self._lost and self._grant is not None:
             self._lost, self._is_told = why, False
-            self._client.event_log.lost(self._resource, self._grant, why)
+            self._context.event_log.lost(self._resource, self._grant, why)
 
     def _releasing(self) -> Steps[Outcome]:
         grant = self._held()
@@ -150,7 +139,7 @@ class LeaseSteps:
 
     def _ended(self, grant: Grant, outcome: Outcome) -> None:
         self._outcome = outcome
-        self._client.event_log.released(self._resource, grant, outcome)
+        self._context.event_log.released(self._resource, grant, outcome)
 
     def _held(self) -> Grant:
         if self._grant is None:

@@ -17,28 +17,25 @@ from typing import TYPE_CHECKING
 from redlock import _process
 
 if TYPE_CHECKING:
-    from redlock.client import Redlock
+    from redlock._locking.context import LockContext
 
-_clients: weakref.WeakSet[Redlock] = weakref.WeakSet()
+_contexts: weakref.WeakSet[LockContext] = weakref.WeakSet()
 
 
-def watch(client: Redlock) -> None:
-    """Look after this client for as long as it is used."""
-    _clients.add(client)
+def watch(context: LockContext) -> None:
+    """Look after a client for as long as it is used."""
+    _contexts.add(context)
 
 
 def _reset_all_after_fork() -> None:
     assert _process.pid() == os.getpid(), "its hook was registered before this one, or connections would be shut down"
-    for client in list(_clients):
-        client.pool.reset_after_fork()
-        client.renewal.reset_after_fork()
-        client.waiter_pool.reset_after_fork()
-        client.waits.reset_after_fork()
+    for context in list(_contexts):
+        context.reset_after_fork()
 
 
 def _settle_all() -> None:
-    for client in list(_clients):
-        client.pool.await_releases()
+    for context in list(_contexts):
+        context.pool.await_releases()
 
 
 def _settle_at_the_end(_: object = None) -> None:

@@ -16,23 +16,45 @@ import heapq
 import itertools
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from redlock import _log
+from redlock._background import Background, Callbacks
 from redlock._clock import now_ms
 from redlock._core.backoff import renewal_ms
-from redlock._locking.background import Background, Callbacks
 from redlock._log import logger
 
 if TYPE_CHECKING:
     from redlock._core.protocol import Steps
     from redlock._transport.pool import ConnectionPool
     from redlock._transport.threads import NodeConnections
-    from redlock.lease import Lease
 
 _TROUBLE_MS = 50
 _MOST_TOGETHER = 64
 _REMEDY = "raise ttl above the time for which this process runs no other thread, or let its work pause more often"
+
+
+class RenewedLease(Protocol):
+    """The part of a lease that renewal uses."""
+
+    connections: NodeConnections | None
+    """The connections that acquired the lease."""
+    ttl_ms: int
+    """The length of the lease."""
+
+    @property
+    def resource(self) -> str:
+        """The locked names, for messages."""
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the lease was acquired and not released."""
+
+    def renewing(self, links: NodeConnections) -> Steps[int | None]:
+        """The rounds of one renewal; returns the time of the next, or None."""
+
+    def report_loss(self) -> None:
+        """Call `on_lost` if the lease was found lost."""
 
 
 class Renewal:
@@ -49,10 +71,10 @@ class Renewal:
 
     def reset_after_fork(self) -> None:
         """In a forked child: the parent's leases and its threads are not ours."""
-        self._heap: list[tuple[int, int, weakref.ref[Lease]]] = []
+        self._heap: list[tuple[int, int, weakref.ref[RenewedLease]]] = []
         self._late_is_logged = False
         self._late: dict[str, object] | None = None
-        self._added: deque[tuple[int, int, weakref.ref[Lease]]] = deque()
+        self._added: deque[tuple[int, int, weakref.ref[RenewedLease]]] = deque()
         """Leases that the thread has not put into the heap yet."""
         self._background = Background("redlock-renewal", self._work)
         self.callbacks = Callbacks()
@@ -61,7 +83,7 @@ class Renewal:
         """Renew nothing any more; what is still held runs out with its TTL."""
         self._background.stop()
 
-    def add(self, lease: Lease, due_ms: int) -> None:
+    def add(self, lease: RenewedLease, due_ms: int) -> None:
         """Look after a lease from this time on, until it is released or lost."""
         self._added.append((due_ms, next(self._order), weakref.ref(lease)))
         self._background.wake(due_ms)
@@ -71,9 +93,9 @@ class Renewal:
         while self._added:
             heapq.heappush(self._heap, self._added.popleft())
         while leases := self._due():
-            together: dict[NodeConnections | None, list[Lease]] = {}
+            together: dict[NodeConnections | None, list[RenewedLease]] = {}
             for lease in leases:
-                together.setdefault(lease.links, []).append(lease)
+                together.setdefault(lease.connections, []).append(lease)
             for links, some in together.items():
                 self._renew(links, some)
             if self._late is not None and not self._late_is_logged:
@@ -85,7 +107,7 @@ class Renewal:
         self._drop_what_is_over()
         return max(0.0, (self._heap[0][0] - now_ms()) / 1000) if self._heap else None
 
-    def _renew(self, wanted: NodeConnections | None, leases: list[Lease]) -> None:
+    def _renew(self, wanted: NodeConnections | None, leases: list[RenewedLease]) -> None:
         try:
             with self._driver.connections(wanted) as links:
                 due_ms = links.run_all([_in_peace(lease, links) for lease in leases])
@@ -97,8 +119,8 @@ class Renewal:
             if due is not None:
                 heapq.heappush(self._heap, (due, next(self._order), weakref.ref(lease)))
 
-    def _due(self) -> list[Lease]:
-        leases: list[Lease] = []
+    def _due(self) -> list[RenewedLease]:
+        leases: list[RenewedLease] = []
         now = now_ms()
         while self._heap and self._heap[0][0] <= now and len(leases) < _MOST_TOGETHER:
             due_ms, _, reference = heapq.heappop(self._heap)
@@ -119,7 +141,7 @@ class Renewal:
             heapq.heappop(self._heap)
 
 
-def _in_peace(lease: Lease, links: NodeConnections) -> Steps[int | None]:
+def _in_peace(lease: RenewedLease, links: NodeConnections) -> Steps[int | None]:
     """A lease's turn, whose trouble is its own."""
     try:
         return (yield from lease.renewing(links))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from redlock._locking.background import Background
+from redlock._background import Background
 from redlock._log import logger
 
 if TYPE_CHECKING:

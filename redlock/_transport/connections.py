@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 from redlock import _log
 from redlock._clock import now_ms, wall_us
 from redlock._core.commands import Command, Release
+from redlock._core.observed_fences import FENCE_AHEAD_MS
 from redlock._core.votes import Kind, quorum_of, silent
-from redlock._locking.mutex import Mutex
-from redlock._locking.observed_fences import FENCE_AHEAD_MS
+from redlock._mutex import Mutex
 from redlock._transport import codec
 from redlock._transport.connection import NodeConnection
 from redlock._transport.node import PendingConnection

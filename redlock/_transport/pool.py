@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from redlock._core.protocol import Outcome, Steps
-    from redlock._locking.mutex import Turn
+    from redlock._mutex import Turn
     from redlock._transport.codec import Codec
     from redlock._transport.node import Node
 

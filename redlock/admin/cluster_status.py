@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from redlock._locking.wait_report import Waiter
     from redlock._transport.node import Node
 
-_SHOWN = re.compile(r"(?P<who>.*?)(?: since (?P<since>\d{4}-\S+Z))? \((?P<digits>[0-9a-f]{8})\)", re.DOTALL)
+_SHOWN = re.compile(r"(?P<owner_label>.*?)(?: since (?P<since>\d{4}-\S+Z))? \((?P<digits>[0-9a-f]{8})\)", re.DOTALL)
 CLOCK_LIMIT = 1.0
 """Seconds; with a short `max_ttl`, half of that."""
 _EXCHANGES = 4

@@ -62,14 +62,14 @@ def check(
     for url in broker_check.urls(broker):
         redis_url = broker_check.redis_url(url)
         if redis_url:
-            told = probe_node(redis_url, timeout=timeout)
+            state = probe_node(redis_url, timeout=timeout)
             fine = Finding(
                 Level.FINE,
                 "broker",
-                f"broker {node_info.label}",
-                f"Redis {node_info.version} answers and keeps its tasks",
+                f"broker {state.label}",
+                f"Redis {state.version} answers and keeps its tasks",
             )
-            findings += examine_broker(node_info, seen) or [fine]
+            findings += examine_broker(state, seen) or [fine]
         else:
             findings += broker_check.check(url, timeout)
     tasks = [Locked("the settings", 0.0, settings.ttl, None)]

@@ -18,9 +18,9 @@ from redlock import _validation
 from redlock._clock import wall_us
 from redlock._core import protocol
 from redlock._core.commands import Confirm, Release, Round, Wait
+from redlock._core.observed_fences import FENCE_AHEAD_MS
 from redlock._core.votes import Kind, Refusal, masked_token
 from redlock._locking import failures
-from redlock._locking.observed_fences import FENCE_AHEAD_MS
 from redlock.errors import LockContended, NotHeld
 
 if TYPE_CHECKING:
@@ -108,9 +108,9 @@ def take_away(client: Redlock, lease: Target) -> int:
             nodes answered to say what came of it.
         ConfigurationError: Other clients work on these nodes under other terms; nothing was deleted.
     """
-    with client.pool.connections() as links:
+    with client.context.pool.connections() as links:
         if lease.valid:
-            _refuse(client, lease, links.run(_raise(lease, client.proposal((lease.resource,), wall_us()))))
+            _refuse(client, lease, links.run(_raise(lease, client.context.proposal((lease.resource,), wall_us()))))
         links.run(_delete(lease, client.ttl_ms))
     after = _inspect(client, lease.resource)
     return sum(vote.kind is not Kind.SILENT and vote.holder != lease.token for vote in after.votes)
@@ -128,7 +128,7 @@ def _delete(lease: Target, wake_ms: int) -> Steps[RoundResult]:
 
 def _refuse(client: Redlock, lease: Target, raised: RoundResult) -> None:
     """Raise unless a quorum of nodes has raised its fence."""
-    nodes, codec = client.pool.nodes, client.pool.codec
+    nodes, codec = client.context.pool.nodes, client.context.pool.codec
     failures.refuse_disagreement(nodes, codec.fingerprint, Refusal(raised))
     if raised.won:
         return
@@ -141,8 +141,8 @@ def _refuse(client: Redlock, lease: Target, raised: RoundResult) -> None:
 
 
 def _inspect(client: Redlock, resource: str) -> RoundResult:
-    with client.pool.connections() as links:
+    with client.context.pool.connections() as links:
         round_result = links.run(protocol.inspect(resource))
     if not round_result.reachable:
-        raise failures.unavailable(client.pool.nodes, resource, round_result)
+        raise failures.unavailable(client.context.pool.nodes, resource, round_result)
     return round_result

@@ -1,8 +1,4 @@
-"""One look at one lock node, with everything that it tells about itself and about the locks on it.
-
-Rules: it changes nothing on the node; SCAN, never KEYS; every answer has its time limit, and what is missing then is
-said, not guessed; a node that can't be a lock node is looked at too, and says why it can't.
-"""
+"""Probes one lock node: its state, and the locks on it. Changes nothing on the node, and uses SCAN, never KEYS."""
 
 from __future__ import annotations
 

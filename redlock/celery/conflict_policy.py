@@ -1,8 +1,8 @@
 """What becomes of a Celery task that could not have its lock: requeue, skip or raise.
 
 Invariants:
-1. Nothing is lost. A requeued task is the same message (`redlock.celery.delivery`). Where it can't be sent, for whatever
-   reason, the caller goes on waiting where it is and tries again later.
+1. Nothing is lost. A requeued task is the same message (`redlock.celery.delivery`). Where it can't be sent, for
+   whatever reason, the caller goes on waiting where it is and tries again later.
 2. "Too few nodes voted" is never a skip: it does not say whether another task does the work.
 3. A task that was called directly, or eagerly, has no queue to go back to: it raises. So does one that is called
    by another task that holds a lock: back in the queue it would be that other task.

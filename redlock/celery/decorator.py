@@ -25,15 +25,15 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar, cast
 from celery import current_app, current_task
 from celery.exceptions import SoftTimeLimitExceeded
 
-from redlock import _validation  # noqa: F401 - pulse waits for Celery's signals
+from redlock import _validation
 from redlock.admin.visibility_timeout import MARK
 from redlock.celery import (
     heartbeat,  # noqa: F401 - pulse waits for Celery's signals
-    lost_lease,  # noqa: F401 - pulse waits for Celery's signals
-    misuse,  # noqa: F401 - pulse waits for Celery's signals
-    pools,  # noqa: F401 - pulse waits for Celery's signals
-    task_events,  # noqa: F401 - pulse waits for Celery's signals
-    task_registry,  # noqa: F401 - pulse waits for Celery's signals
+    lost_lease,
+    misuse,
+    pools,
+    task_events,
+    task_registry,
 )
 from redlock.celery.conf import of_conf
 from redlock.celery.conflict_policy import Policy, Skipped
@@ -133,7 +133,7 @@ def locked(
             a list of these is taken all or nothing.
         ttl: Seconds that the lease lasts, renewed while the task runs; default: the app's `redlock_ttl`.
         wait: Seconds to wait in the worker's slot, 0 or more.
-        otherwise: What to do when that is over: `"requeue"` sends the task back to the queue with jittered
+        on_conflict: What to do when that is over: `"requeue"` sends the task back to the queue with jittered
             backoff, without touching its retries; `"skip"` returns a value that says so; `"raise"` raises
             `LockContended`. Where too few nodes voted, `"requeue"` requeues, the others raise `QuorumUnavailable`.
         max_requeues: How often it may go back to the queue, 0 or more; then it raises. None: without end.
@@ -179,7 +179,7 @@ def locked(
 
             lease = client.lease(
                 [one.of(args, kwargs) for one in named],
-                ttl_ms=None if ttl is None else client.checked_ttl_ms(ttl),
+                ttl_ms=None if ttl is None else client.context.checked_ttl_ms(ttl),
                 owner_label=_owner_label(task),
                 renew=True,
                 max_hold_ms=_max_hold_ms(max_hold, task),

@@ -89,7 +89,7 @@ def _count(sender: Any, **_: Any) -> None:  # noqa: ANN401 - as above
     ours = of_conf(sender.app.conf)
     if ours.metrics_file and not _metrics:
         with ours.client() as client:
-            _metrics.append(counting([node.label for node in client.pool.nodes]))
+            _metrics.append(counting([node.label for node in client.context.pool.nodes]))
 
 
 @celeryd_after_setup.connect

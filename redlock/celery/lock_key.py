@@ -2,7 +2,8 @@
 
 Invariants:
 1. Fields are checked when the task is defined, not when it first runs.
-2. Positional arguments, keywords and defaults give the same resource, and so do equal values (`redlock.celery.canonical_text`).
+2. Positional arguments, keywords and defaults give the same resource, and so do equal values
+   (`redlock.celery.canonical_text`).
 """
 
 from __future__ import annotations

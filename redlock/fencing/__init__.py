@@ -1,7 +1,7 @@
 """Resources that check the fencing token: a holder that was frozen past its lease changes nothing.
 
-`FencedStore` keeps values in Redis, `redlock.fencing.sql` fences transactions of SQL databases, `redlock.fencing.django` is
-the same as a Django app, and `redlock.fencing.conformance` tests adapters of your own.
+`FencedStore` keeps values in Redis, `redlock.fencing.sql` fences transactions of SQL databases,
+`redlock.fencing.django` is the same as a Django app, and `redlock.fencing.conformance` tests adapters of your own.
 """
 
 from redlock.fencing.redis_store import FencedStore, FencedTransaction, Written

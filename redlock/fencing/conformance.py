@@ -152,7 +152,7 @@ class _NotWanted(BaseException):
     """The interleaving is over and this holder has steps left."""
 
 
-def check(adapter: Adapter, interleaving: Interleaving, *, acquire_timeout: float = 0.3) -> None:
+def check(adapter: Adapter, interleaving: Interleaving, *, patience: float = 0.3) -> None:
     """Run an interleaving and check that no update was lost and that tokens were committed in order.
 
     Args:
@@ -167,7 +167,7 @@ def check(adapter: Adapter, interleaving: Interleaving, *, acquire_timeout: floa
     holders = {name: _Holder(adapter, lease) for name, lease in interleaving.leases.items()}
     try:
         for name, action, may_wait in interleaving.steps:
-            holders[name].tell(action, acquire_timeout if may_wait else _STEP_SECONDS)
+            holders[name].tell(action, patience if may_wait else _STEP_SECONDS)
     finally:
         for holder in holders.values():
             holder.end()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 from redis.exceptions import RedisError
 
 from tests.faults.cluster_fixture import PREFIX, TTL
-from tests.faults.servers import is_up, reset_after_fork, revive, save
+from tests.faults.servers import erase, is_up, revive, save
 from tests.integration.tools import children, raw
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def kill_node(hand: FaultInjector, *places: int) -> Callable[[], None]:
     servers = [hand.server(place) for place in places]
     for server in servers:
         server.kill()
-        reset_after_fork(server)
+        erase(server)
     return lambda: _each(servers, revive)
 
 
@@ -127,7 +127,7 @@ def snapshot_node(hand: FaultInjector, place: int) -> Callable[[], None]:
 
     def go_back() -> None:
         server.kill()
-        reset_after_fork(server, "old.rdb")
+        erase(server, "old.rdb")
         server.start()
 
     return go_back

@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from tests.faults.cluster_fixture import theatre
+from tests.faults.cluster_fixture import cluster_fixture
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,7 +57,7 @@ class Outcome(NamedTuple):
 def run(seed: int, seconds: float, ttl: float, freeze: float, directory: Path) -> Outcome:
     """Freeze holders for this long; every freeze lasts `freeze` seconds, every section up to a TTL."""
     chance = random.Random(seed)
-    with theatre(directory) as stage:
+    with cluster_fixture(directory) as stage:
         settings = {"REDLOCK_TTL": str(ttl), "REDLOCK_MAX_TTL": str(2 * ttl), "FAULTS_VISIBILITY": "600"}
         stage.start_worker(concurrency=_CHILDREN, **settings)
         frozen: dict[int, float] = {}

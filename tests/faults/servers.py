@@ -30,7 +30,7 @@ def revive(server: Server) -> None:
         server.start()
 
 
-def reset_after_fork(server: Server, keep: str | None = None) -> None:
+def erase(server: Server, keep: str | None = None) -> None:
     """What a dead node will find when it starts: nothing, or this snapshot."""
     with contextlib.suppress(FileNotFoundError):
         (server.directory / "dump.rdb").unlink()

@@ -1,4 +1,4 @@
-"""A program that uses locks while exceptions out of signals strike it at random moments; run by `test_signal_injection.py`.
+"""A program that uses locks while signal handlers raise at random moments; run by `test_signal_injection.py`.
 
 A process of its own, because a strike inside the test runner's own hooks would say nothing about locks.
 Prints one line of JSON after the storm, waits for a line, and prints another when it has shown that it still works.

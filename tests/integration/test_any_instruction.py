@@ -58,8 +58,8 @@ class Stricken:
         return wrong
 
     def _first_set_is_free(self) -> bool:
-        first = self.client.pool._sets[0]
-        with self.client.pool.connections(first) as links:
+        first = self.client.context.pool._sets[0]
+        with self.client.context.pool.connections(first) as links:
             return links is first
 
     def new_places(self, work: Callable[[], object], *, files: tuple[str, ...] = ()) -> list[int]:
@@ -169,7 +169,7 @@ def test_an_exception_in_any_wait_does_no_harm(stricken: Stricken, nodes: Cluste
         numbers = stricken.new_places(wait_in_vain, files=("gate.py", "waiters.py", "candidate.py", "mutex.py"))
         assert not stricken.strike(wait_in_vain, numbers)
         gc.collect()
-        assert not stricken.client.waiter_pool.local_queue.has_line(("held",))
+        assert not stricken.client.context.waiter_pool.local_queue.has_line(("held",))
     stricken.is_as_good_as_new()
 
 

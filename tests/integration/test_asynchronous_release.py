@@ -194,8 +194,8 @@ def test_a_client_that_is_closed_leaves_no_key_on_a_late_node(nodes: Cluster, *,
 def test_a_release_that_was_held_back_for_long_has_its_time(client: Redlock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(BackgroundReleaser, "watch", lambda *_: None)
     with client.lock(NAME, wait_for_release=False) as lease:
-        assert lease.links is not None
-        lease.links._comes_back = True
+        assert lease.connections is not None
+        lease.connections._comes_back = True
     held_back_ms = now_ms()
     eventually(lambda: now_ms() - held_back_ms > 2 * pending_releases.RELEASE_MS, "the end of a release's time")
     assert lease.outcome() is Outcome.RELEASED

@@ -273,7 +273,7 @@ def test_connections_that_a_firewall_forgot_are_dialled_anew(nodes: Cluster, opt
         with client.lock("x"):
             pass
         for link in links:
-            link.reset_after_fork()
+            link.drop_connections()
 
         started = time.monotonic()
         assert client.lock("x").acquire(**options)  # type: ignore[arg-type]  # bool or float
@@ -287,7 +287,7 @@ def test_a_question_over_forgotten_connections_is_asked_again(nodes: Cluster) ->
         client.lock("x"),
     ):
         for link in links:
-            link.reset_after_fork()
+            link.drop_connections()
         holder = client.holder("x")
 
     assert holder is not None

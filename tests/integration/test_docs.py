@@ -267,7 +267,7 @@ def test_every_event_of_the_log_is_explained_and_no_other() -> None:
 
 
 def test_every_metric_is_explained_and_no_other() -> None:
-    source = (ROOT / "redlock" / "metrics.py").read_text(encoding="utf-8")
+    source = (ROOT / "redlock" / "celery" / "metrics.py").read_text(encoding="utf-8")
     assert table(OPERATIONS, "Metrics") == {*re.findall(r"\b(redlock_\w+_(?:total|seconds)|redlock_waiters)\b", source)}
 
 
@@ -275,7 +275,7 @@ def test_every_reason_for_no_vote_is_one_that_nodes_give_and_those_of_redis_are_
     _, _, section = OPERATIONS.read_text(encoding="utf-8").partition("The reasons that a node can give for no vote:")
     rows = [line.split("|")[1] for line in section.partition("\n## ")[0].splitlines() if line.startswith("| `")]
     reasons = {reason for row in rows for reason in re.findall("`([^`]+)`", row)}
-    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "redlock").glob("*.py"))
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "redlock").rglob("*.py"))
     for reason in reasons - {os.strerror(errno.ECONNREFUSED).lower()}:
         assert all(part in source for part in re.split(r"\.\.\.", reason)), reason
     for said in codec._EXPLAINED.values():
@@ -284,12 +284,12 @@ def test_every_reason_for_no_vote_is_one_that_nodes_give_and_those_of_redis_are_
 
 def _events() -> Iterator[str]:
     """The first words of what the package writes to its log."""
-    for path in (ROOT / "redlock").glob("*.py"):
+    for path in (ROOT / "redlock").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             match node:
                 case ast.Call(
                     func=ast.Attribute(
-                        value=ast.Name(id="log" | "logger"), attr="debug" | "info" | "warning" | "error" | "exception"
+                        value=ast.Name(id="_log" | "logger"), attr="debug" | "info" | "warning" | "error" | "exception"
                     ),
                     args=[ast.Constant(value=str(text)), *_],
                 ) if not text.startswith("%"):

@@ -50,7 +50,7 @@ def maria_engine(path: str, level: str) -> Engine:
 
 def check_all(adapter: Adapter) -> None:
     for interleaving in INTERLEAVINGS.values():
-        check(adapter, interleaving, acquire_timeout=PATIENCE)
+        check(adapter, interleaving, patience=PATIENCE)
 
 
 class TestSQLite(FencingConformance):
@@ -125,7 +125,7 @@ def test_random_interleavings_lose_no_update(pg_address: str) -> None:
     @settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(random_interleavings())
     def run(interleaving: Interleaving) -> None:
-        check(adapter, interleaving, acquire_timeout=0.02)
+        check(adapter, interleaving, patience=0.02)
 
     try:
         run()
@@ -137,7 +137,7 @@ def complaints(adapter: Adapter) -> Iterator[str]:
     """What the kit says of an adapter."""
     for name, interleaving in INTERLEAVINGS.items():
         try:
-            check(adapter, interleaving, acquire_timeout=PATIENCE)
+            check(adapter, interleaving, patience=PATIENCE)
         except AssertionError as error:
             yield f"{name}: {error}"
 

@@ -748,7 +748,7 @@ def test_a_lock_that_is_struck_after_it_was_won_is_released(
     lock = client.lock(NAME)
     for take in (lock.acquire, lock.__enter__):
         with monkeypatch.context() as patch, pytest.raises(Interrupted):
-            patch.setattr(Acquisition, "win", win_and_strike)
+            patch.setattr(Acquisition, "run", win_and_strike)
             take()
         assert is_free(nodes.servers, NAME)
         with pytest.raises(NotHeld):

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from redlock import Redlock
-from redlock.testing import redis_server
 from tests.integration.browser import Browser, needs_browser
 from tests.integration.flowers import Flower
 from tests.integration.tools import CANARY, eventually, holders, label, raw
@@ -25,6 +24,8 @@ from tests.integration.worker_fixture import WorkerFixture, fresh_stage
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
+
+    from redlock.testing import redis_server
 
 logger = logging.getLogger(__name__)
 

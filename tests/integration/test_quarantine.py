@@ -188,7 +188,7 @@ def test_a_rejected_client_works_once_the_nodes_accept_it(nodes: Cluster, brief:
         with pytest.raises(ConfigurationError, match="all clients must agree"):
             other.lock("y").acquire()
         for server in nodes.servers:
-            reject(server, other.pool.codec.fingerprint)
+            reject(server, other.context.pool.codec.fingerprint)
         assert other.lock("y").acquire(blocking=False)
 
 
@@ -215,7 +215,7 @@ def test_a_minority_that_rejects_has_no_vote_and_is_logged(
 
 def _agrees(client: Redlock, server: Server) -> bool:
     with client.lock("probe"):
-        return record(server, "fingerprint") == client.pool.codec.fingerprint
+        return record(server, "fingerprint") == client.context.pool.codec.fingerprint
 
 
 def test_one_node_that_rejects_and_two_that_are_down_are_no_quorum(nodes: Cluster, brief: Redlock) -> None:

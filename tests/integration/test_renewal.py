@@ -269,7 +269,7 @@ def test_many_leases_are_renewed_in_few_exchanges(nodes: Cluster, monkeypatch: p
         # Leases that are taken one after the other are due one after the other; these are due at once.
         due_ms = now_ms() + 100
         for lease in leases:
-            client.renewal.add(lease, due_ms)
+            client.context.renewal.add(lease, due_ms)
         eventually(lambda: renewed[0] >= 300, "three renewals of each")
         pieces = sent() - before
         assert pieces < 5 * renewed[0] / 2, "a piece on each of five connections for each renewal is five times as many"
@@ -346,7 +346,7 @@ def test_an_on_lost_that_exits_ends_no_renewal(nodes: Cluster, brief: Redlock) -
 def test_a_lease_that_is_due_earlier_wakes_the_thread(brief: Redlock) -> None:
     """The second renewed lease of a process: the thread sleeps, for longer than this one lasts."""
     with brief.lock("long", ttl=1.0), brief.lock("gone", ttl=1.0):
-        sleeping = brief.renewal._background
+        sleeping = brief.context.renewal._background
         eventually(lambda: sleeping._wakes_ms < now_ms() + 1_000, "a thread that sleeps")
         with brief.lock("brief", ttl=0.21) as lease:
             outlive(lease, 4)

@@ -323,22 +323,22 @@ def test_late_answers_are_not_counted_for_the_next_attempt(nodes: Cluster, clien
 
 
 def test_nodes_that_forget_their_scripts_in_the_middle_are_taught_them_again(nodes: Cluster, client: Redlock) -> None:
-    def reset_after_fork() -> None:
+    def flush_scripts() -> None:
         for server in nodes.servers:
             with raw(server) as redis:
                 redis.script_flush()
 
     lock = client.lock(NAME, ttl=4)
     cycle(client)
-    reset_after_fork()
+    flush_scripts()
     assert lock.acquire(blocking=False)
-    reset_after_fork()
+    flush_scripts()
     lock.extend(2)
-    reset_after_fork()
+    flush_scripts()
     assert lock.owned()
-    reset_after_fork()
+    flush_scripts()
     lock.release()
-    reset_after_fork()
+    flush_scripts()
     assert client.lock(NAME).locked() is False
     for _ in range(3):
         cycle(client)

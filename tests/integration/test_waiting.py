@@ -266,7 +266,9 @@ def test_the_threads_of_a_process_are_one_waiter_at_the_nodes_and_are_served_in_
     threads = []
     for number in range(6):
         threads.append(in_a_thread(lambda number=number: wait(number)))  # type: ignore[misc]  # binds the number
-        eventually(lambda: client.waiter_pool.local_queue.length(("x",)) == len(threads), "one more in the line")
+        eventually(
+            lambda: client.context.waiter_pool.local_queue.length(("x",)) == len(threads), "one more in the line"
+        )
     eventually(lambda: waiting(nodes.servers) == 1, "a waiter that blocks")
     first.release()
     for thread in threads:
@@ -287,7 +289,7 @@ def test_who_is_still_in_the_line_when_its_time_is_over_is_told_who_holds_it(cli
         told.append(caught.value)
 
     in_a_thread(wait_briefly).join()
-    assert client.waiter_pool.local_queue.length(("x",)) == 1
+    assert client.context.waiter_pool.local_queue.length(("x",)) == 1
     assert "MainThread" in str(told[0])
     holder.release()
     for thread in threads:
@@ -324,16 +326,16 @@ def test_where_nobody_is_there_any_more_it_finds_a_wake_up_at_once_and_remembers
     lock = client.lock("x", blocking_timeout=30)
     assert lock.acquire()
     lock.release()
-    client.waiter_pool.remember(lock.names, 5, 60_000)
+    client.context.waiter_pool.remember(lock.names, 5, 60_000)
     for _ in range(3):
         assert lock.acquire()
         lock.release()
-    assert not client.waiter_pool.lately_waited_ms(lock.names)
+    assert not client.context.waiter_pool.lately_waited_ms(lock.names)
 
 
 def test_who_does_not_wait_asks_the_nodes_however_crowded_it_was(client: Redlock) -> None:
     lock = client.lock("x", blocking=False)
-    client.waiter_pool.remember(lock.names, 5, 60_000)
+    client.context.waiter_pool.remember(lock.names, 5, 60_000)
     assert lock.acquire()
     lock.release()
 
@@ -343,13 +345,13 @@ def test_a_forked_child_inherits_no_queue_and_no_waiting_connections(nodes: Clus
     with Redlock(nodes.urls) as rival, rival.lock(names):
         assert not client.lock(names, blocking_timeout=0.3).acquire(), "this leaves a connection for the next wait"
         waiting = in_a_thread(lambda: client.lock(names, blocking_timeout=30.0).acquire())
-        eventually(lambda: client.waiter_pool.local_queue.has_line(names), "a thread in the queue")
+        eventually(lambda: client.context.waiter_pool.local_queue.has_line(names), "a thread in the queue")
 
         def in_the_child() -> list[object]:
-            kept = sum(map(len, client.waiter_pool._kept.values()))
+            kept = sum(map(len, client.context.waiter_pool._kept.values()))
             return [
                 kept,
-                client.waiter_pool.local_queue.has_line(names),
+                client.context.waiter_pool.local_queue.has_line(names),
                 client.lock(names, blocking_timeout=0.3).acquire(),
             ]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from redlock._locking.observed_fences import ObservedFences
+from redlock._core.observed_fences import ObservedFences
 from redlock.errors import ConfigurationError
 from tests.sim.connections import SimConnections
 from tests.sim.nodes import EPOCH_MS

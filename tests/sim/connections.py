@@ -1,11 +1,12 @@
 """A client's connections to the nodes, as the sync driver has them, over a network that misbehaves.
 
-Rules, those of `redlock/_transport/threads.py`, `redlock/_transport/connections.py` and `redlock/_transport/connection.py`: answers come back in order and keep their
-ticket, and a late one is never counted for another round; a node that let a round time out is suspect, is not asked and
-not waited for until it has answered something; a connection that ended is dialled again, and reads the server's run_id
-and its configuration anew; a client that nodes reject, and that no larger number of nodes accepts, sends no voting
-command; a cancel goes down the connections that there are. Beyond that the network may deliver what a broken connection
-still carried later than what its successor carried.
+Rules, those of `redlock/_transport/threads.py`, `redlock/_transport/connections.py` and
+`redlock/_transport/connection.py`: answers come back in order and keep their ticket, and a late one is never counted
+for another round; a node that let a round time out is suspect, is not asked and not waited for until it has answered
+something; a connection that ended is dialled again, and reads the server's run_id and its configuration anew; a
+client that nodes reject, and that no larger number of nodes accepts, sends no voting command; a cancel goes down the
+connections that there are. Beyond that the network may deliver what a broken connection still carried later than what
+its successor carried.
 """
 
 from __future__ import annotations

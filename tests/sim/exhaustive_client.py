@@ -1,4 +1,4 @@
-"""A client's half of an attempt in the exhaustive search: `redlock._core.protocol.acquire`, replayed from its elections.
+"""A client's half of an attempt in the exhaustive search: `protocol.acquire`, replayed from its elections.
 
 Rules of this file:
 1. No rule of the protocol is written here a second time: which votes give a token, which number is confirmed, and

@@ -1,8 +1,9 @@
 """What the scripts do to one node's lock and fence, written a second time in Python, for the exhaustive search.
 
 Rules of this file:
-1. A line here is a line of `redlock/_transport/scripts/{acquire,confirm,release,repair,admit}.lua`. `test_exhaustive.py` runs
-   both on random inputs and compares every vote and all that is left on the node; change them together.
+1. A line here is a line of `redlock/_transport/scripts/{acquire,confirm,release,repair,admit}.lua`.
+   `test_exhaustive.py` runs both on random inputs and compares every vote and all that is left on the node; change
+   them together.
 2. Pure functions on frozen values: the node before, the node after, the vote.
 3. One resource. Time, TTLs and the queue of waiters are left out: in the search a key may go at any moment, and any
    node may say DENIED at any moment.

@@ -1,8 +1,8 @@
 """What the exhaustive search runs: the protocol as shipped, and the same with one rule broken.
 
 Rules of this file:
-1. The client is `redlock._core.protocol.acquire` itself, replayed from the elections that the search makes up; a variant
-   replaces that generator, or one function of `exhaustive_nodes`, and nothing else.
+1. The client is `redlock._core.protocol.acquire` itself, replayed from the elections that the search makes up; a
+   variant replaces that generator, or one function of `exhaustive_nodes`, and nothing else.
 2. `BROKEN` must each yield a counter-example: else the search is blind. `REDUNDANT` must not: each takes away
    one of two rules that say the same, and shows which.
 3. A variant names the smallest configuration that shows it.

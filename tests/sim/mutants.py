@@ -28,7 +28,7 @@ def _bug(name: str, *pieces: tuple[str, str, str]) -> None:
     MUTANTS[name] = tuple(Variant(name, *piece) for piece in pieces)
 
 
-# The election.
+# The round_result.
 _bug("a quorum that is no majority", ("_core/votes.py", "return nodes // 2 + 1", "return max(1, nodes // 2)"))
 _bug("no drift allowance", ("_core/votes.py", "return -(-ttl_ms // 100) + 2", "return 0"))
 _bug(
@@ -61,7 +61,7 @@ _bug(
     ),
 )
 _bug(
-    "a lost election keeps its keys",
+    "a lost round_result keeps its keys",
     (
         "_core/protocol.py",
         "yield Round(Release(attempt.names, attempt.token, wake_ms), Wait.SENT, to)",
@@ -69,7 +69,7 @@ _bug(
     ),
 )
 _bug(
-    "a lost election is taken back only where it was granted",
+    "a lost round_result is taken back only where it was granted",
     (
         "_core/votes.py",
         "enumerate(self.votes) if vote.kind is not Kind.DENIED)",
@@ -163,19 +163,19 @@ _bug(
     "an extension without a quorum",
     (
         "_core/protocol.py",
-        "if not election.won:\n        return Refusal(election)",
-        "if election.granted == 0:\n        return Refusal(election)",
+        "if not round_result.won:\n        return Refusal(round_result)",
+        "if round_result.granted == 0:\n        return Refusal(round_result)",
     ),
 )
 _bug(
     "an extension counted from its end",
     (
         "_core/protocol.py",
-        "deadline = deadline_ms(ttl_ms, election.sent_ms)",
-        "deadline = deadline_ms(ttl_ms, election.done_ms) + ttl_ms // 4",
+        "deadline = deadline_ms(ttl_ms, round_result.sent_ms)",
+        "deadline = deadline_ms(ttl_ms, round_result.done_ms) + ttl_ms // 4",
     ),
 )
-_bug("an extension after the deadline", ("_core/protocol.py", "election.sent_ms >= grant.deadline_ms or ", ""))
+_bug("an extension after the deadline", ("_core/protocol.py", "round_result.sent_ms >= grant.deadline_ms or ", ""))
 _bug("an extension of whatever is there", (EXTEND, "if holder and holder ~= ARGV[3] then", "if false then"))
 _bug(
     "an extension that creates",
@@ -198,8 +198,8 @@ _bug(
     "repair after a lost extension",
     (
         "_core/protocol.py",
-        "if not election.won:\n        return Refusal(election)",
-        "if not election.won:\n        yield Round(Repair(grant.names, grant.token, ttl_ms, grant.fence), Wait.SENT)\n        return Refusal(election)",
+        "if not round_result.won:\n        return Refusal(round_result)",
+        "if not round_result.won:\n        yield Round(Repair(grant.names, grant.token, ttl_ms, grant.fence), Wait.SENT)\n        return Refusal(round_result)",
     ),
 )
 _bug(
@@ -246,7 +246,7 @@ _bug(
 )
 _bug(
     "settings are stored without a vote",
-    (ADMIT, "'quarantine', ARGV[2])\n  return", "'quarantine', ARGV[2], 'terms', ARGV[1])\n  return"),
+    (ADMIT, "'quarantine', ARGV[2])\n  return", "'quarantine', ARGV[2], 'fingerprint', ARGV[1])\n  return"),
 )
 _bug(
     "a lease without the bound of max_ttl",
@@ -269,7 +269,11 @@ _bug(
 )
 _bug(
     "a token is remembered for every resource",
-    ("fences.py", "self._largest.get(name, 0) + 1 for name in names", "1 + token for token in self._largest.values()"),
+    (
+        "_core/observed_fences.py",
+        "self._largest.get(name, 0) + 1 for name in names",
+        "1 + token for token in self._largest.values()",
+    ),
 )
 _bug("a proposal counts for too long", ("client.py", "return self._max_ttl_ms // 2", "return self._max_ttl_ms"))
 # Sets of names.

@@ -9,7 +9,7 @@ import hashlib
 from typing import TYPE_CHECKING, Any
 
 from redlock._core.commands import Acquire
-from redlock._locking.observed_fences import FENCE_AHEAD_MS
+from redlock._core.observed_fences import FENCE_AHEAD_MS
 from redlock._transport import codec
 from tests.sim import checks, faults
 from tests.sim import options as drawn

@@ -1,7 +1,8 @@
 """The shipped source that a simulation runs, or a variant of it with one piece of text replaced.
 
-Rules: nothing is modelled twice: what runs is `redlock/_core/protocol.py`, `redlock/_core/votes.py`, `redlock/_core/backoff.py` and the
-Lua scripts. A variant's text must be there exactly once, so that a mutant that no longer applies is noticed.
+Rules: nothing is modelled twice: what runs is `redlock/_core/protocol.py`, `redlock/_core/votes.py`,
+`redlock/_core/backoff.py` and the Lua scripts. A variant's text must be there exactly once, so that a mutant that no
+longer applies is noticed.
 """
 
 from __future__ import annotations

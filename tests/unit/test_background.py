@@ -1,4 +1,4 @@
-"""`redlock._locking.background`: threads that sleep until they are due, and that no exception ends."""
+"""`redlock._background`: threads that sleep until they are due, and that no exception ends."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
+from redlock._background import Background, Callbacks
 from redlock._clock import now_ms
-from redlock._locking.background import Background, Callbacks
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""`redlock.cli.main` and `redlock.cli.simulate`: bad input is one line on stderr and status 2, before anything starts."""
+"""`main` and `simulate`: bad input is one line on stderr and status 2, before anything starts."""
 
 from __future__ import annotations
 

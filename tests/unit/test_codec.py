@@ -10,8 +10,8 @@ import pytest
 
 from redlock import ConfigurationError
 from redlock._core.commands import Acquire, Command, Confirm, Extend, Inspect, Release, Repair
+from redlock._core.observed_fences import FENCE_AHEAD_MS
 from redlock._core.votes import FENCE_LIMIT, Kind, quarantine_ms
-from redlock._locking.observed_fences import FENCE_AHEAD_MS
 from redlock._transport import codec
 from redlock._transport.codec import (
     INTERNAL,
@@ -201,7 +201,7 @@ def test_the_lessons_are_all_scripts() -> None:
     "name", ["admit", "acquire", "confirm", "extend", "repair", "release", "inspect", "open", "write", "wake"]
 )
 def test_a_script_touches_only_what_it_is_given(name: str) -> None:
-    text = (resources.files("redlock") / "scripts" / f"{name}.lua").read_text()
+    text = (resources.files("redlock._transport") / "scripts" / f"{name}.lua").read_text()
     code = re.sub(r"--.*", "", text)
     assert not re.search(r"'(KEYS|SCAN|FLUSHALL|EVAL|CONFIG)'", code)
     assert all(

@@ -1,4 +1,4 @@
-"""`redlock.celery.conflict_policy`: a task that could not have its lock is requeued, skipped or raises, and is never lost."""
+"""`conflict_policy`: a task that could not have its lock is requeued, skipped or raises, and is never lost."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     clock = Clock()
     monkeypatch.setattr(duplicate_delivery, "time", clock)
     yield clock
-    charge.backend.reset_after_fork("id-1")
+    charge.backend.forget("id-1")
     while charge.request_stack.top is not None:
         charge.pop_request()
 

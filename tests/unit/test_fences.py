@@ -1,9 +1,9 @@
-"""`redlock._locking.observed_fences`: tokens are remembered per resource, within bounds."""
+"""`redlock._core.observed_fences`: tokens are remembered per resource, within bounds."""
 
 from __future__ import annotations
 
 from redlock import Redlock
-from redlock._locking.observed_fences import FENCE_AHEAD_MS, ObservedFences
+from redlock._core.observed_fences import FENCE_AHEAD_MS, ObservedFences
 
 WALL_US = 1_700_000_000_000_000
 HOUR_US = FENCE_AHEAD_MS * 1_000
@@ -44,4 +44,4 @@ def test_memory_is_bounded_and_the_first_are_forgotten() -> None:
 
 def test_a_proposal_counts_for_half_of_max_ttl() -> None:
     """The other half is for clocks that are wrong: a node that lost its fences votes again after `max_ttl`."""
-    assert Redlock(ttl=5.0, max_ttl=10.0).fresh_ms == 5_000
+    assert Redlock(ttl=5.0, max_ttl=10.0).context.fresh_ms == 5_000

@@ -1,4 +1,4 @@
-"""`redlock._locking.held_leases`: what a context holds already is an error at once, or the same lease, and never a deadlock."""
+"""`held_leases`: what a context holds already is an error at once, or the same lease, and never a deadlock."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class FakeLease:
 
     def __init__(self, *names: str, client: str = "one", left: float = 1.0) -> None:
         self.names = names
-        self.held = True
+        self.is_held = True
         self.claims = frozenset((client, name) for name in names)
         self.left = left
 
@@ -58,7 +58,7 @@ def test_what_is_held_is_an_error_at_once_that_says_how_to_do_it() -> None:
     with pytest.raises(RedlockError, match="'a' is held by this very context; it would wait for itself") as caught:
         claim(FakeLease("a"))
     assert "reentrant=True" in str(caught.value)
-    assert outer.held
+    assert outer.is_held
 
 
 def test_whoever_may_re_enter_gets_the_lease_that_is_there() -> None:
@@ -87,7 +87,7 @@ def test_what_is_held_no_more_is_in_nobodys_way(how: str) -> None:
     if how == "expired":
         outer.left = 0.0
     elif how == "given back":
-        outer.held = False
+        outer.is_held = False
     elif how == "removed":
         held_leases.remove(cast("Lease", outer))
     else:
@@ -128,12 +128,12 @@ class Watched(FakeLease):
     asked = 0
 
     @property
-    def held(self) -> bool:
+    def is_held(self) -> bool:
         Watched.asked += 1
         return True
 
-    @held.setter
-    def held(self, _value: bool) -> None:
+    @is_held.setter
+    def is_held(self, _value: bool) -> None:
         pass
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def lease(*, lost: bool = False) -> Any:  # noqa: ANN401 - as much of a lease as is looked at
     """A lease."""
-    return SimpleNamespace(lost=lost, resource="x", ensure_valid=lambda: None)
+    return SimpleNamespace(is_lost=lost, resource="x", ensure_valid=lambda: None)
 
 
 def from_before(*_: object) -> None:
@@ -59,7 +59,7 @@ def test_a_lease_that_is_lost_before_the_body_never_enters() -> None:
 def test_a_lost_lease_interrupts_its_body() -> None:
     lost, after = lease(), False
     with pytest.raises(LockLost), lost_lease.possible(lost):
-        lost.lost = True
+        lost.is_lost = True
         lost_lease.interrupt(lost)
         after = True
     assert not after
@@ -68,7 +68,7 @@ def test_a_lost_lease_interrupts_its_body() -> None:
 def test_an_outer_lease_that_is_lost_interrupts_the_inner_body() -> None:
     outer, after = lease(), False
     with pytest.raises(LockLost), lost_lease.possible(outer), lost_lease.possible(lease()):
-        outer.lost = True
+        outer.is_lost = True
         lost_lease.interrupt(outer)
         after = True
     assert not after
@@ -81,6 +81,6 @@ def test_a_body_that_has_ended_is_sent_no_signal(monkeypatch: pytest.MonkeyPatch
     over = lease()
     with lost_lease.possible(over):
         pass
-    over.lost = True
+    over.is_lost = True
     lost_lease.interrupt(over)
     assert not sent

@@ -1,14 +1,14 @@
-"""`redlock._locking.mutex`: one turn at a time, and none is lost with the code that had it."""
+"""`redlock._mutex`: one turn at a time, and none is lost with the code that had it."""
 
 from __future__ import annotations
 
 import threading
 from typing import TYPE_CHECKING
 
-from redlock._locking.mutex import Mutex
+from redlock._mutex import Mutex
 
 if TYPE_CHECKING:
-    from redlock._locking.mutex import Turn
+    from redlock._mutex import Turn
 
 
 def taken(mutex: Mutex) -> Turn[Mutex]:

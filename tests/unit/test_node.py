@@ -1,4 +1,4 @@
-"""`redlock._transport.address` and `redlock._transport.node`: addresses, what is said of them, and when a bad node is tried again."""
+"""`address` and `node`: addresses, what is said of them, and when a bad node is tried again."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def test_making_a_client_with_all_its_parts_dials_nothing_and_starts_nothing() -
         client.lock("x")
         client.lease("x")
         assert threading.active_count() == before
-        assert not any(node.error for node in client.pool.nodes)
+        assert not any(node.error for node in client.context.pool.nodes)
 
 
 @pytest.fixture

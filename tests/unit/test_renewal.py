@@ -5,8 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from redlock._background import Background
 from redlock._clock import now_ms
-from redlock._locking.background import Background
 from redlock._locking.renewal import Renewal
 from redlock._transport.codec import Codec
 from redlock._transport.node import DEFAULT_NODES, Node
@@ -37,15 +37,15 @@ def test_it_sleeps_until_a_lease_that_is_still_held_is_due() -> None:
     """And does not wake up for each lease that was given back."""
     renewal = Renewal(ConnectionPool(NODES, CODEC))
     renewal._background = FakeThread()
-    over: list[Any] = [Given(held=False) for _ in range(10)]
-    held: Any = Given(held=True)
+    over: list[Any] = [Given(is_held=False) for _ in range(10)]
+    held: Any = Given(is_held=True)
     for number, lease in enumerate(over):
         renewal.add(lease, now_ms() + 60_000 + number)
     renewal.add(held, now_ms() + 120_000)
     seconds = renewal._work()
     assert seconds is not None
     assert 100 < seconds <= 120, "it waits for one that was given back"
-    held.held = False
+    held.is_held = False
     assert renewal._work() is None, "there is nothing to wait for"
 
 
@@ -55,7 +55,9 @@ def test_the_first_late_renewal_is_logged_with_its_delay(
     renewal = Renewal(ConnectionPool(NODES, CODEC))
     renewal._background = FakeThread()
     started = now_ms()
-    leases: list[Any] = [Given(held=True, ttl_ms=3_000, resource=f"r-{number}", links=None) for number in range(3)]
+    leases: list[Any] = [
+        Given(is_held=True, ttl_ms=3_000, resource=f"r-{number}", connections=None) for number in range(3)
+    ]
     for lease, ago in zip(leases, (900, 1_500, 2_500), strict=True):
         renewal.add(lease, started - ago)
     monkeypatch.setattr(renewal, "_renew", lambda _wanted, _leases: None)
@@ -70,8 +72,8 @@ def test_the_first_late_renewal_is_logged_with_its_delay(
 def test_a_renewal_in_time_is_not_logged(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     renewal = Renewal(ConnectionPool(NODES, CODEC))
     renewal._background = FakeThread()
-    lease: Any = Given(held=True, ttl_ms=300_000, resource="x", links=None)
-    given_back: Any = Given(held=False, ttl_ms=3_000, resource="y", links=None)
+    lease: Any = Given(is_held=True, ttl_ms=300_000, resource="x", connections=None)
+    given_back: Any = Given(is_held=False, ttl_ms=3_000, resource="y", connections=None)
     renewal.add(lease, now_ms() - 1_000)
     renewal.add(given_back, now_ms() - 999)
     monkeypatch.setattr(renewal, "_renew", lambda _wanted, _leases: None)

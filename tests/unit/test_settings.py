@@ -50,8 +50,8 @@ def test_every_field_can_be_set_both_ways_and_makes_a_client() -> None:
     assert small == large == Settings(**values)  # type: ignore[arg-type]  # each has its own type
     client = small.client()
     assert client.ttl_ms == 2_000
-    assert [node.timeout_ms for node in client.pool.nodes] == [50] * 3
-    assert "max_ttl=8s prefix='p:'" in client.pool.codec.fingerprint
+    assert [node.timeout_ms for node in client.context.pool.nodes] == [50] * 3
+    assert "max_ttl=8s prefix='p:'" in client.context.pool.codec.fingerprint
 
 
 def test_names_that_do_not_begin_with_the_prefix_are_nobodys_business() -> None:
@@ -90,9 +90,9 @@ def test_nodes_that_are_neither_text_nor_texts_are_refused_by_name(value: object
 )
 def test_nodes_are_a_list_a_tuple_or_text_with_blanks(value: object) -> None:
     settings = read(Settings, {"redlock_nodes": value}, "redlock_")
-    assert [node.label for node in settings.client().pool.nodes] == ["a:1", "b:1", "c:1"]
+    assert [node.label for node in settings.client().context.pool.nodes] == ["a:1", "b:1", "c:1"]
     if isinstance(value, str):
-        assert [node.label for node in Redlock(value).pool.nodes] == ["a:1", "b:1", "c:1"]
+        assert [node.label for node in Redlock(value).context.pool.nodes] == ["a:1", "b:1", "c:1"]
 
 
 def test_a_comma_in_a_listed_address_does_not_split_it() -> None:
@@ -233,7 +233,7 @@ def test_celerys_configuration_wins_over_the_environment(monkeypatch: pytest.Mon
     app = Celery(set_as_current=False)
     app.conf.redlock_nodes = ["a:1", "b:1", "c:1"]
     client = client_for(app)
-    assert [node.label for node in client.pool.nodes] == ["a:1", "b:1", "c:1"]
+    assert [node.label for node in client.context.pool.nodes] == ["a:1", "b:1", "c:1"]
     assert client.ttl_ms == 2_000
     assert client_for(app) is client
 

@@ -1,4 +1,4 @@
-"""`redlock.cli.status_table` and `redlock._transport.node_info`: what the terminal is shown, and what a server's answers mean."""
+"""`status_table` and `node_info`: what the terminal is shown, and what a server's answers mean."""
 
 from __future__ import annotations
 

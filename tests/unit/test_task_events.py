@@ -1,4 +1,4 @@
-"""`redlock.celery.task_events`: what listeners are told of a task's lock, and that telling them costs the task nothing."""
+"""`task_events`: what listeners are told of a task's lock, and that telling them costs the task nothing."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 -- One node's part of an acquire: take the locks if all of them are free, and raise the fence.
 --
 -- KEYS  record, then for each resource: lock, fence, queue
--- ARGV  terms, quarantine; owner token, TTL in ms, proposed fencing token, TTL of the fence keys in ms, '1' if the
+-- ARGV  fingerprint, quarantine; owner token, TTL in ms, proposed fencing token, TTL of the fence keys in ms, '1' if the
 --       client was woken, for how many ms it will wait if it is denied; run_id
 -- gives {1, now, fence} granted, or {0, now, fence, holder, remaining ms}; remaining is -1 if a key has no TTL
 --

@@ -1,14 +1,14 @@
 -- Put before each script that counts as a vote: is this the node that the client thinks it is, and may it vote?
 --
--- KEYS[1]     the node's record, one hash: run_id, since (ms), quarantine (ms), terms
+-- KEYS[1]     the node's record, one hash: run_id, since (ms), quarantine (ms), fingerprint
 -- ARGV[1..2]  what the clients agree on, quarantine in ms
 -- ARGV[#]     the server's run_id, as read on this very connection
--- gives {2, now, ms left} abstains, or {3, now, terms} other clients work here under other terms
+-- gives {2, now, ms left} abstains, or {3, now, fingerprint} other clients use another configuration here
 --
 -- A node that was restarted, flushed, emptied or restored from a snapshot has no record or another run_id. It may
 -- have forgotten a lock that is still held, so it abstains until every lease that it could have forgotten is over:
 -- for the longest quarantine that any client asked of it, because nothing tells yet which client is right. For the
--- same reason the terms are stored with the first vote, not at the first contact.
+-- same reason the fingerprint is stored with the first vote, not at the first contact.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local record = redis.call('HMGET', KEYS[1], 'run_id', 'since', 'fingerprint', 'quarantine')

@@ -1,7 +1,7 @@
 -- The second round of an acquire whose nodes' fences disagreed: where all locks are still ours, write the token.
 --
 -- KEYS  record, then for each resource: lock, fence
--- ARGV  terms, quarantine; owner token, fencing token, TTL of the fence keys in ms; run_id
+-- ARGV  fingerprint, quarantine; owner token, fencing token, TTL of the fence keys in ms; run_id
 -- gives {1, now, fence} written, or {0, now, fence, holder, 0} not ours any more, or the fence is not smaller
 --
 -- Strictly smaller: a node's fence must become any number at most once, that is what makes tokens unique.

@@ -1,7 +1,7 @@
 -- One node's part of an extension: where all locks are still ours, let them stand for at least this long.
 --
 -- KEYS  record, then for each resource: lock, fence
--- ARGV  terms, quarantine; owner token, TTL in ms, TTL of the fence keys in ms; run_id
+-- ARGV  fingerprint, quarantine; owner token, TTL in ms, TTL of the fence keys in ms; run_id
 -- gives {1, now, 0} still ours, or {0, now, 0, holder, 0}; the holder is '' if a lock is missing and none is another's
 --
 -- Never shortens: a round that fails half-way must not undercut the old deadline, which stands.

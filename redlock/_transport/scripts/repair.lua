@@ -1,7 +1,7 @@
 -- After a won extension: write the locks again on a node that said that they are missing.
 --
 -- KEYS  record, then for each resource: lock, fence
--- ARGV  terms, quarantine; owner token, TTL in ms, fencing token, TTL of the fence keys in ms; run_id
+-- ARGV  fingerprint, quarantine; owner token, TTL in ms, fencing token, TTL of the fence keys in ms; run_id
 -- gives {1, now, fence} ours again, or {0, now, 0, holder, 0} somebody else's
 --
 -- A step of its own, never part of the extension: there it would bring a lost lease back at its next try.

@@ -86,7 +86,7 @@ class Conformance(TransactionTestCase):  # type: ignore[misc]  # Django has no t
         run("CREATE TABLE account (name varchar(40) PRIMARY KEY, value integer)")
         run("CREATE TABLE journal (resource varchar(40), token bigint, seen integer)")
         for interleaving in INTERLEAVINGS.values():
-            check(Adapter(), interleaving, acquire_timeout=0.1)
+            check(Adapter(), interleaving, patience=0.1)
 
 
 class Transactions(TransactionTestCase):  # type: ignore[misc]  # Django has no types

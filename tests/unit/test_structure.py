@@ -1,0 +1,64 @@
+"""The shape of the code: the public names are one list, files are small, and each says its purpose.
+
+The order of imports is in `pyproject.toml`; `make lint` checks it with import-linter.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from pathlib import Path
+
+import pytest
+
+import redlock
+
+ROOT = Path(__file__).parents[2]
+MODULES = sorted(path for package in ("redlock", "tasks", "workers") for path in (ROOT / package).rglob("*.py"))
+PUBLIC_PACKAGES = ("celery", "fencing", "testing")
+
+
+def test_the_public_names_are_this_list() -> None:
+    assert redlock.__all__ == [
+        "ConfigurationError",
+        "Lease",
+        "Lock",
+        "LockContended",
+        "LockHolder",
+        "LockLost",
+        "NotHeld",
+        "Outcome",
+        "QuorumUnavailable",
+        "Redlock",
+        "RedlockError",
+        "Stale",
+    ]
+    assert all(hasattr(redlock, name) for name in redlock.__all__)
+
+
+@pytest.mark.parametrize("name", PUBLIC_PACKAGES)
+def test_a_public_package_lists_its_names(name: str) -> None:
+    package = importlib.import_module(f"redlock.{name}")
+    assert package.__all__
+    assert all(hasattr(package, one) for one in package.__all__)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_states_its_purpose_and_is_small(path: Path) -> None:
+    text = path.read_text()
+    assert ast.get_docstring(ast.parse(text))
+    assert text.count("\n") <= 300, "does it hold a second concept?"
+
+
+def test_a_package_has_at_most_25_modules() -> None:
+    folders = {path.parent for path in MODULES}
+    crowded = {str(folder): len(list(folder.glob("*.py"))) for folder in folders}
+    assert {name: count for name, count in crowded.items() if count > 25} == {}
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "redlock" / "_transport" / "scripts").glob("*.lua")), ids=lambda path: path.stem
+)
+def test_a_script_opens_with_its_keys_and_arguments(path: Path) -> None:
+    head = [line for line in path.read_text().splitlines() if line.startswith("--")]
+    assert any("KEYS" in line for line in head)
