@@ -3,6 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 MINUTES ?= 3
+TASKS ?= 2000
 SEED ?= 1
 
 .PHONY: demo test test-faults soak up lint format english docs compose-test bench lock clean
@@ -21,6 +22,7 @@ test-faults: .venv/.ready
 
 soak: .venv/.ready
 	@$(BIN)/python -m tests.faults.soak --minutes $(MINUTES) --seed $(SEED)
+	@$(BIN)/python -m tests.faults.effects --tasks $(TASKS) --seed $(SEED)
 
 lint: .venv/.ready
 	@$(BIN)/ruff check .

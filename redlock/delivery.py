@@ -36,6 +36,8 @@ CONTENT_TYPE = "redlock_content_type"
 
 _SHORTEST_PAUSE, _NATIVE_PAUSE = 0.1, 1.0
 """Seconds. RabbitMQ delays messages of quorum queues by whole seconds (Celery's native delayed delivery)."""
+_CONFIRM_SECONDS = 10
+"""How long RabbitMQ may take to confirm a message."""
 _PAUSES_IN_TIMEOUT = 3
 """A pause is at most this part of the broker's visibility timeout."""
 _ON_THE_WAY = 1.0
@@ -175,8 +177,18 @@ class Delivery:
         return least, float(int(pause)) if natively else pause
 
     def _send(self, marks: dict[str, Any], pause: float, **changes: object) -> None:
-        options = self._options(marks) | changes
-        self._task.apply_async(self._request.args, self._request.kwargs, **options, countdown=pause)
+        request, options = self._request, self._options(marks) | changes | {"countdown": pause}
+        app = self._task.app
+        if _transport(app).driver_type != "amqp":
+            self._task.apply_async(request.args, request.kwargs, **options)
+            return
+        with app.producer_or_acquire() as producer:
+            # Without a confirmation a message on a connection that has died is lost, and the one in hand acknowledged.
+            # A second try would go down a new channel, without one: it is left to the next time that this is called.
+            channel = producer.channel
+            channel.basic_publish = getattr(channel, "basic_publish_confirm", channel.basic_publish)
+            confirmed = {"producer": producer, "retry": False, "confirm_timeout": _CONFIRM_SECONDS}
+            self._task.apply_async(request.args, request.kwargs, **options | confirmed)
 
     def not_sent(self, why: Exception) -> None:
         """Note that the message could not be sent; the reason is logged once in a run."""
@@ -259,9 +271,12 @@ class Delivery:
         return int(limit) - 1 - int(vars(self._request).get(_DELIVERY_COUNT) or 0)
 
 
+def _transport(app: Celery) -> Any:  # noqa: ANN401 - kombu is untyped
+    return app.producer_pool.connections.connection.transport
+
+
 def _delays_natively(app: Celery) -> bool:
-    transport = app.producer_pool.connections.connection.transport
-    return bool(detect_quorum_queues(app, transport.driver_type)[0])
+    return bool(detect_quorum_queues(app, _transport(app).driver_type)[0])
 
 
 @task_received.connect

@@ -14,7 +14,7 @@ from redis import Redis
 from redlock import Redlock, embedded
 from tests.integration.rabbit import needs_rabbitmq, rabbit
 from tests.integration.stage import Worker
-from tests.integration.tools import eventually, sixth_redis
+from tests.integration.tools import comes_true, eventually, sixth_redis
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -193,3 +193,25 @@ def test_a_soft_time_limit_fails_a_task_acknowledged_early(at: Place) -> None:
         with pytest.raises(SoftTimeLimitExceeded):
             at.app.AsyncResult(task, backend=at.results).get(timeout=30)
     assert at.ran(task) == []
+
+
+@pytest.mark.long
+@needs_rabbitmq
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+def test_a_task_that_goes_back_survives_a_restart_of_the_broker(tmp_path: Path, kind: str) -> None:
+    """A worker's connection for sending does not know yet that it is dead."""
+    with embedded.cluster() as nodes, sixth_redis() as results, rabbit() as server:
+        at = Place(server.url, results, nodes, tmp_path, BROKERS_KIND=kind)
+        try:
+            at.start_worker()
+            with at.client.lock("brokers:restart"):
+                tasks = [at.send("look", "restart") for _ in range(8)]
+                eventually(lambda: all(len(at.arrived(task)) >= 2 for task in tasks), "two arrivals of each", every=0.2)
+                server.restart()
+                before = {task: len(at.arrived(task)) for task in tasks}
+                some = tasks[:4]
+                arrivals = lambda: all(len(at.arrived(task)) >= before[task] + 2 for task in some)  # noqa: E731
+                comes_true(arrivals, within=20, every=0.2)
+            eventually(lambda: all(at.ran(task) for task in tasks), "all bodies", within=60, every=0.2)
+        finally:
+            at.close()

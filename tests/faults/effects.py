@@ -1,0 +1,325 @@
+"""Effects under fire: tasks of all three modes, while workers are killed and the broker restarts.
+
+`python -m tests.faults.effects --kind quorum --tasks 2000` sends the tasks over 20 keys. Every two seconds a worker
+gets a signal: SIGKILL or SIGTERM to a child, SIGKILL to all of it, a warm or a cold shutdown. The broker is killed and
+started twice.
+
+Invariants:
+1. The verdict goes by the effects in the fenced store: a task that succeeded without being skipped has exactly one; a
+   task that was skipped or refused has none.
+2. Each task has an end, and never two different ones.
+3. A task that Redis lost is sent again with the same id, and counted: kombu takes a message off the queue before it
+   books it as not acknowledged. RabbitMQ may lose none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+from redis import Redis
+
+from redlock import embedded
+from tests.integration.rabbit import PROGRAM, rabbit
+from tests.integration.stage import Worker
+from tests.integration.tools import children, comes_true, sixth_redis
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from typing_extensions import Self
+
+APP = "tests.faults.apps.effects"
+KINDS = ("redis", "classic", "quorum")
+MODES = ("requeue", "skip", "raise")
+KEYS, WORKERS, CHILDREN = 20, 3, 3
+RESTARTS = 2
+_EVERY = 2.0
+_MOST = 0.4
+"""Seconds that a body takes at most."""
+_LAST = 300.0
+_TRIES = 3
+_FINAL = {"SUCCESS", "FAILURE", "REVOKED"}
+
+
+class End(NamedTuple):
+    """What is known of a task in the end."""
+
+    state: str
+    skipped: bool
+    error: str
+    effects: int
+    ends: tuple[str, ...]
+
+
+class Outcome(NamedTuple):
+    """What a run came to.
+
+    Attributes:
+        figures: How many tasks and faults there were of each sort.
+        violations: What is wrong, in words.
+    """
+
+    figures: Counter[str]
+    violations: list[str]
+
+
+def judged(ends: dict[str, End]) -> list[str]:
+    """What is wrong with these ends, in words."""
+    wrong = []
+    for task, end in ends.items():
+        if end.state not in _FINAL:
+            wrong.append(f"{task} has no end: {end.state}")
+        if len(set(end.ends)) > 1:
+            wrong.append(f"{task} has several ends: {end.ends}")
+        if end.state == "SUCCESS" and not end.skipped and end.effects != 1:
+            wrong.append(f"{task} succeeded and has {end.effects} effects")
+        if (end.skipped or end.error == "LockContended") and end.effects:
+            wrong.append(f"{task} was {'skipped' if end.skipped else 'refused'} and has {end.effects} effects")
+        if end.effects > 1:
+            wrong.append(f"{task} has {end.effects} effects")
+    return wrong
+
+
+class Run:
+    """Servers, workers, and what strikes them; see the module.
+
+    Args:
+        kind: The kind of broker and queues.
+        directory: Where the workers keep their logs.
+        seed: Draws the faults.
+    """
+
+    def __init__(self, kind: str, directory: Path, seed: int) -> None:
+        self._kind, self._directory, self._chance = kind, directory, random.Random(seed)
+        self._stack = contextlib.ExitStack()
+        self._workers: list[Worker] = []
+        self._hired = 0
+        self.figures: Counter[str] = Counter()
+        self.tasks: dict[str, tuple[str, str]] = {}
+
+    def __enter__(self) -> Self:
+        enter = self._stack.enter_context
+        try:
+            nodes, results, store = enter(embedded.cluster()), enter(sixth_redis()), enter(sixth_redis())
+            if self._kind == "redis":
+                server = enter(sixth_redis())
+                url = f"{server.url}/0"
+
+                def restart() -> None:
+                    server.kill()
+                    server.start()
+
+                self._restart: Callable[[], None] = restart
+            else:
+                server_of_rabbitmq = enter(rabbit())
+                url, self._restart = server_of_rabbitmq.url, server_of_rabbitmq.restart
+        except BaseException:
+            self._stack.close()
+            raise
+        self._environment = os.environ | {
+            "EFFECTS_KIND": self._kind,
+            "EFFECTS_BROKER": url,
+            "EFFECTS_RESULTS": f"{results.url}/1",
+            "EFFECTS_STORE": f"{store.url}/0",
+            "EFFECTS_NODES": ",".join(nodes.urls),
+        }
+        self._results = enter(Redis.from_url(f"{results.url}/1", decode_responses=True))
+        self._store = enter(Redis.from_url(f"{store.url}/0", decode_responses=True))
+        self._sender = Celery("sender", broker=url, backend="disabled://", set_as_current=False)
+        self._stack.callback(self._sender.close)
+        self._stack.callback(self._end_workers)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _end_workers(self) -> None:
+        for worker in self._workers:
+            worker.kill()
+
+    def staff(self) -> None:
+        """As many workers as there should be, the ended ones replaced."""
+        for worker in self._workers:
+            if worker.process.poll() is not None:
+                worker.kill()
+        self._workers = [worker for worker in self._workers if worker.process.poll() is None]
+        while len(self._workers) < WORKERS:
+            directory = self._directory / f"worker-{self._hired}"
+            directory.mkdir()
+            arguments = ["-A", APP, "worker", "-n", f"w{self._hired}@%h", "-c", str(CHILDREN), "-l", "INFO"]
+            arguments += ["--without-gossip", "--without-mingle", "-f", str(directory / "logger.log")]
+            self._workers.append(Worker(directory, self._environment, arguments))
+            self._hired += 1
+
+    def wait_until_ready(self) -> None:
+        """Come back when all workers take tasks."""
+        for worker in self._workers:
+            worker.wait_until_ready()
+
+    def send(self, number: int) -> None:
+        """Send the task of this number; tried again until the broker takes it."""
+        task, mode, key = f"task-{number}", MODES[number % len(MODES)], f"key-{self._chance.randrange(KEYS)}"
+        self.tasks[task] = (mode, key)
+        self._send(task)
+
+    def _send(self, task: str) -> None:
+        mode, key = self.tasks[task]
+        place = {"exchange": "effects", "routing_key": "effects"} if self._kind == "quorum" else {"queue": "effects"}
+
+        def taken() -> bool:
+            with contextlib.suppress(OperationalError, OSError):
+                options: dict[str, Any] = place | {"declare": [], "retry": False}
+                # The message must be confirmed: else a broker that is killed may have dropped it.
+                self._sender.send_task(f"effects.{mode}", (key, _MOST), task_id=task, **options)
+                return True
+            return False
+
+        if not comes_true(taken, within=60, every=0.2):
+            raise TimeoutError(f"the broker has not taken {task} for a minute")
+
+    def strike(self) -> None:
+        """Send one signal to one worker."""
+        ready = [worker for worker in self._workers if worker.process.poll() is None and " ready." in worker.log]
+        if not ready:
+            return
+        worker = self._chance.choice(ready)
+        what = self._chance.choice(
+            ["child SIGKILL", "child SIGTERM", "worker SIGKILL", "warm shutdown", "cold shutdown"]
+        )
+        self.figures[what] += 1
+        with contextlib.suppress(ProcessLookupError, IndexError):
+            if what.startswith("child"):
+                child = self._chance.choice(children(worker.process.pid))
+                os.kill(child, signal.SIGKILL if what.endswith("SIGKILL") else signal.SIGTERM)
+            elif what == "worker SIGKILL":
+                worker.signal(signal.SIGKILL)
+            else:
+                os.kill(worker.process.pid, signal.SIGTERM if what.startswith("warm") else signal.SIGQUIT)
+
+    def go(self, tasks: int, rate: float) -> None:
+        """Send the tasks at this rate a second, and strike meanwhile."""
+        self.staff()
+        self.wait_until_ready()
+        began = time.monotonic()
+        next_strike, restarts = began + _EVERY, [tasks * (part + 1) // (RESTARTS + 1) for part in range(RESTARTS)]
+        for number in range(tasks):
+            self.send(number)
+            if number in restarts:
+                self._restart()
+                self.figures["broker restart"] += 1
+            while True:
+                if time.monotonic() >= next_strike:
+                    self.strike()
+                    self.staff()
+                    next_strike = time.monotonic() + _EVERY
+                if time.monotonic() - began >= number / rate:
+                    break
+                time.sleep(0.01)
+
+    def settle(self) -> None:
+        """Come back when all tasks have an end; what Redis forgot is sent again."""
+        for _ in range(_TRIES):
+            self.staff()
+            if comes_true(lambda: not self._open(), within=_LAST / _TRIES, every=0.5):
+                return
+            if self._kind == "redis":
+                for task in self._open():
+                    self.figures["forgotten by the broker"] += 1
+                    self._send(task)
+
+    def _states(self) -> dict[str, dict[str, Any]]:
+        names = list(self.tasks)
+        texts = self._results.mget([f"celery-task-meta-{name}" for name in names])
+        return {
+            name: json.loads(text) if text else {"status": "PENDING"} for name, text in zip(names, texts, strict=True)
+        }
+
+    def _open(self) -> list[str]:
+        return [task for task, meta in self._states().items() if meta["status"] not in _FINAL]
+
+    def ends(self) -> dict[str, End]:
+        """What became of each task."""
+        effects: Counter[str] = Counter()
+        for number in range(KEYS):
+            effects.update((self._store.hget(f"store:key-{number}", "value") or "").split())
+        found = {}
+        for task, meta in self._states().items():
+            result = meta.get("result")
+            about = result if isinstance(result, dict) else {}
+            found[task] = End(
+                meta["status"],
+                about.get("status") == "skipped",
+                about.get("exc_type", ""),
+                effects[task],
+                tuple(self._results.lrange(f"ended:{task}", 0, -1)),
+            )
+        return found
+
+    def count(self, event: str) -> int:
+        """How many lines of the workers' logs tell of this event."""
+        logs = self._directory.glob("worker-*/logger.log")
+        return sum(
+            f" {event} " in line or f"]{event} " in line for log in logs for line in log.read_text().splitlines()
+        )
+
+
+def run(kind: str, tasks: int, rate: float, seed: int, directory: Path) -> Outcome:
+    """Run one; see the command."""
+    with Run(kind, directory, seed) as fire:
+        fire.go(tasks, rate)
+        fire.settle()
+        ends = fire.ends()
+        figures = fire.figures
+        for end in ends.values():
+            figures["skipped" if end.skipped else f"{end.state} {end.error}".strip()] += 1
+        for event in ("duplicate", "requeued", "requeue-failed"):
+            figures[f"log: {event}"] = fire.count(event)
+        return Outcome(figures, judged(ends))
+
+
+def kinds() -> Iterator[str]:
+    """What can be run on this machine."""
+    yield from KINDS if PROGRAM is not None else KINDS[:1]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Read the command line, run, report; the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.effects", description=__doc__)
+    parser.add_argument("--kind", action="append", choices=KINDS, help="only this kind; may be given again")
+    parser.add_argument("--tasks", type=int, default=2_000, help="how many tasks are sent")
+    parser.add_argument("--rate", type=float, default=12.0, help="tasks sent a second")
+    parser.add_argument("--seed", type=int, default=1, help="draws keys and faults")
+    parser.add_argument("--directory", type=Path, help="an empty directory that keeps the logs")
+    given = parser.parse_args(arguments)
+    status = 0
+    for kind in given.kind or kinds():
+        with tempfile.TemporaryDirectory(prefix="effects-", ignore_cleanup_errors=True) as scratch:
+            directory = (given.directory or Path(scratch)) / kind
+            directory.mkdir(parents=True)
+            began = time.monotonic()
+            outcome = run(kind, given.tasks, given.rate, given.seed, directory)
+        print(f"{kind}: {given.tasks} tasks, {KEYS} keys, seed {given.seed}, {time.monotonic() - began:.0f} s")
+        for name, value in sorted(outcome.figures.items()):
+            print(f"  {name:<32}{value:>8}")
+        for what in outcome.violations[:20]:
+            print(f"  VIOLATION {what}")
+        print(f"  {'OK' if not outcome.violations else f'FAILED: {len(outcome.violations)} violations'}", flush=True)
+        status = max(status, int(bool(outcome.violations)))
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
