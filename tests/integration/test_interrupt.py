@@ -85,3 +85,25 @@ def test_an_inner_task_that_wants_it_is_interrupted(nodes: Cluster, app: Celery)
         outer()
     assert seen == ["True", "inner", "interrupted"]
     assert time.monotonic() - started < 15
+
+
+def test_the_handler_stays_until_a_signal_on_its_way_has_arrived() -> None:
+    """Another thread has looked whether the body is inside, and is about to send."""
+    before, seen = signal.getsignal(interrupt.SIGNAL), set[object]()
+    body: Any = SimpleNamespace(lost=False, resource="x", ensure_valid=lambda: None)
+    interrupt._sending.append(body)
+
+    def send_late() -> None:
+        while interrupt._inside:
+            time.sleep(0)
+        for _ in range(1_000):
+            seen.add(signal.getsignal(interrupt.SIGNAL))
+            time.sleep(0)
+        interrupt._sending.remove(body)
+
+    thread = threading.Thread(target=send_late, daemon=True)
+    with interrupt.possible(body):
+        thread.start()
+    assert signal.getsignal(interrupt.SIGNAL) is before
+    thread.join(30)
+    assert before not in seen
