@@ -139,6 +139,9 @@ class Run:
         self._results = enter(Redis.from_url(f"{results.url}/1", decode_responses=True))
         self._store = enter(Redis.from_url(f"{store.url}/0", decode_responses=True))
         self._sender = Celery("sender", broker=url, backend="disabled://", set_as_current=False)
+        if self._kind != "redis":
+            # Else a message that RabbitMQ has not stored when it is killed is lost, and its sender's own fault.
+            self._sender.conf.broker_transport_options = {"confirm_publish": True}
         self._stack.callback(self._sender.close)
         self._stack.callback(self._end_workers)
         return self
@@ -182,7 +185,6 @@ class Run:
         def taken() -> bool:
             with contextlib.suppress(OperationalError, OSError):
                 options: dict[str, Any] = place | {"declare": [], "retry": False}
-                # The message must be confirmed: else a broker that is killed may have dropped it.
                 self._sender.send_task(f"effects.{mode}", (key, _MOST), task_id=task, **options)
                 return True
             return False
@@ -304,6 +306,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1, help="draws keys and faults")
     parser.add_argument("--directory", type=Path, help="an empty directory that keeps the logs")
     given = parser.parse_args(arguments)
+    # So that servers and workers are ended where this is.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     status = 0
     for kind in given.kind or kinds():
         with tempfile.TemporaryDirectory(prefix="effects-", ignore_cleanup_errors=True) as scratch:
