@@ -208,6 +208,7 @@ _LONGEST_REASON = 200
 _LONGEST_TERMS = 1_200
 """The prefix is part of the terms, and may have 1,024 bytes."""
 _GRANTED_WORDS = 3
+_RELEASED_WORDS = [1, 0, 0]
 _RELEASED = Vote(Kind.GRANTED)
 """What a node's answer to a release says, where the lock was there."""
 
@@ -223,10 +224,10 @@ def refusal(reply: object) -> Vote | None:
 def decode(reply: object) -> Vote:
     """A node's reply as a vote. What is not one of the shapes that the scripts give is no vote."""
     # Nearly all replies are of these two shapes: no closer look at them.
+    if reply == _RELEASED_WORDS:
+        return _RELEASED
     if type(reply) is list and len(reply) == _GRANTED_WORDS and reply[0] == 1:
         time_ms, fence = reply[1:]
-        if time_ms == fence == 0:
-            return _RELEASED
         if type(time_ms) is int and type(fence) is int and fence >= 0:
             return Vote(Kind.GRANTED, fence, time_ms=time_ms)
     return _by_shape(reply)

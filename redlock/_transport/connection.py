@@ -120,10 +120,17 @@ class NodeConnection:
 
     def send(self, words: bytes, tally: VoteTally) -> bool:
         """Send a command at once, whose answer is for this ballot, or drop the connection."""
-        if self.sock is None:
+        sock, pending = self.sock, self._pending
+        if sock is None:
             return False
-        self._pending.append(tally)
-        return self._put(words)
+        pending.append(tally)
+        if self._held_back or self._outbox or len(pending) > _MOST_PENDING:
+            return self._put(words)
+        try:
+            sent = sock.send(words)
+        except OSError as exc:
+            return self._keep(sock, words, 0, exc)
+        return sent == len(words) or self._keep(sock, words, sent)
 
     def load_scripts(self) -> None:
         """Send all scripts; what the node says to that is for nobody."""
@@ -145,14 +152,17 @@ class NodeConnection:
             return self.write()
         try:
             sent = sock.send(words)
-        except _NOT_NOW:
-            sent = 0
         except OSError as exc:
-            self.drop(_why(exc))
+            return self._keep(sock, words, 0, exc)
+        return sent == len(words) or self._keep(sock, words, sent)
+
+    def _keep(self, sock: socket.socket, words: bytes, sent: int, error: OSError | None = None) -> bool:
+        """Keep what the kernel has not taken; False, and the connection dropped, if it has ended."""
+        if error is not None and not isinstance(error, _NOT_NOW):
+            self.drop(_why(error))
             return False
-        if sent < len(words):
-            self._outbox += memoryview(words)[sent:]
-            self._selector.modify(sock, selectors.EVENT_READ | selectors.EVENT_WRITE, self)
+        self._outbox += memoryview(words)[sent:]
+        self._selector.modify(sock, selectors.EVENT_READ | selectors.EVENT_WRITE, self)
         return True
 
     def write(self) -> bool:
@@ -184,13 +194,16 @@ class NodeConnection:
         except (OSError, UnreadableReply) as exc:
             self.drop(_why(exc))
             return []
-        if not data or len(replies) > len(pending):
+        count = len(replies)
+        if count == 1 and pending:
+            # Nearly always.
+            self.suspect_since_ms = None
+            return [(pending.popleft(), replies[0])]
+        if not data or count > len(pending):
             self.drop("answered without being asked" if data else "the node closed the connection")
             return []
         if replies:
             self.suspect_since_ms = None
-            if len(replies) == 1:
-                return [(pending.popleft(), replies[0])]
         return [(pending.popleft(), reply) for reply in replies]
 
 

@@ -57,12 +57,9 @@ class ReplyReader:
         # hiredis makes room for a list when it sees the list's length, however large.
         if self._long_list(seen):
             raise UnreadableReply("answered with a list that is too long")
-        replies: list[object] = []
-        gets = self._gets
         try:
             self._feed(data)
-            while (reply := gets()) is not _MORE:
-                replies.append(reply)
+            replies = list(iter(self._gets, _MORE))
         except _UNREADABLE:
             raise UnreadableReply("answered something that is not the Redis protocol") from None
         # Nearly every piece is whole replies: nothing has to be remembered of those.

@@ -54,3 +54,11 @@ def test_a_slow_reply_widens_nothing_that_is_known() -> None:
     watch.see(50_000, 1_000, 1_001)
     watch.see(50_500, 1_001, 2_001)
     assert watch.see(51_002 + 40, 2_002, 2_003) > 0
+
+
+def test_a_small_jump_after_a_busy_hour_is_seen() -> None:
+    """Replies that tell nothing new do not make the watch forget when it knew what it knows."""
+    watch = ClockWatch()
+    for now in range(1_000, 3_600_000, 400):
+        assert watch.see(50_000 + now, now, now + 1) == 0
+    assert watch.see(50_000 + 3_600_020, 3_600_000, 3_600_001) > 0
