@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import pytest
 
     from redlock import Lock, Redlock
+    from redlock._core.vote_tally import VoteTally
 
 T = TypeVar("T")
 
@@ -155,11 +156,16 @@ def sixth_redis(*options: str) -> Iterator[Server]:
 
 def sends(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     """Count the pieces that go out on all connections."""
-    count, put = [0], NodeConnection._put
+    count, send, flush = [0], NodeConnection.send, NodeConnection.flush
 
-    def counted(link: NodeConnection, words: bytes) -> bool:
+    def counted(connection: NodeConnection, words: bytes, tally: VoteTally) -> bool:
         count[0] += 1
-        return put(link, words)
+        return send(connection, words, tally)
 
-    monkeypatch.setattr(NodeConnection, "_put", counted)
+    def flushed(connection: NodeConnection) -> None:
+        count[0] += bool(connection._held_back)
+        flush(connection)
+
+    monkeypatch.setattr(NodeConnection, "send", counted)
+    monkeypatch.setattr(NodeConnection, "flush", flushed)
     return lambda: count[0]

@@ -298,6 +298,8 @@ def test_no_way_of_writing_a_field_lets_an_address_through(template: str) -> Non
         ("{value:>5}", Color.RED, "  red"),
         ("{value:.2f}", Decimal("5.101"), "5.10"),
         ("{value[b]}", {"b": {2, 1}}, "[1,2]"),
+        ("{value[0]}", [Decimal("5.10")], "5.1"),
+        ("{value[0]}", [5.0], "5"),
     ],
 )
 def test_conversions_and_formats_keep_the_text_stable(template: str, value: object, expected: str) -> None:

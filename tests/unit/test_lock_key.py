@@ -80,6 +80,7 @@ def test_positional_arguments_beyond_the_named_ones_have_places() -> None:
         """A task that takes any number of arguments."""
 
     assert Key("{first}:{rest[1]}", many).of((1, 2, 3), {}) == "1:3"
+    assert Key("{first}:{rest}", many).of((1, 2), {}) == "1:[2]"
 
 
 def test_braces_that_are_doubled_are_braces() -> None:
@@ -164,6 +165,21 @@ def test_several_keys_are_a_list() -> None:
 def test_what_comes_out_must_be_a_resource_name() -> None:
     with pytest.raises(ConfigurationError, match="control character"):
         Key("a:{account_id}", charge).of((None, "x\ny"), {})
+
+
+def test_too_many_arguments_by_name_are_a_type_error() -> None:
+    with pytest.raises(TypeError, match="multiple values"):
+        Key("a:{account_id}", refund).of((1, 2), {"amount": 5})
+
+
+def test_a_single_key_is_a_list_of_one() -> None:
+    assert [key.of((None, 1), {}) for key in keys("a:{account_id}", charge)] == ["a:1"]
+    assert [key.of((None, 1), {}) for key in keys(lambda _self, account_id: f"b:{account_id}", charge)] == ["b:1"]
+
+
+def test_a_field_that_is_missing_is_named() -> None:
+    with pytest.raises(ConfigurationError, match=r"can't be made from this call: KeyError\('region'\)"):
+        Key("{region}:x", anything).of((), {})
 
 
 @pytest.mark.parametrize(("function", "args"), [(charge, (None,)), (refund, ()), (refund, (1, 2, 3))])
