@@ -36,8 +36,9 @@ STRIKES = 60
 
 AT_THE_END = """
 import logging, sys
-from redlock import Redlock, pending, sync
-pending.RELEASE_MS = sync.RELEASE_MS = 4_000  # a node that is late has an answer all the same
+from redlock import Redlock
+from redlock._transport import pending_releases, threads
+pending_releases.RELEASE_MS = threads.RELEASE_MS = 4_000  # a node that is late has an answer all the same
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 lock = Redlock(sys.argv[1:], node_timeout=4.0, ttl=10.0).lock("report:7", wait_for_release=False)
 for _ in range(200):
