@@ -76,7 +76,7 @@ def reference() -> str:
         "",
         "Times are seconds as `float`, but for names that end in `_ms`, which are whole milliseconds.",
         "What each error and each log event means for operators is in [operations.md](operations.md),",
-        "the settings are in the [README](../README.md).",
+        "the settings are in [settings.md](settings.md).",
         "",
     ]
     for title, where, path, names in PAGES:
