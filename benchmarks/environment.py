@@ -40,7 +40,7 @@ class Kind(NamedTuple):
 
 
 OURS = Kind("ours", quorum=True, module="ours")
-BEHIND = Kind("ours, release not waited for", quorum=True, module="ours_behind")
+BEHIND = Kind("ours, release not waited for", quorum=True, module="ours_async_release")
 LIMIT = Kind("limit (C)", quorum=True)
 NODE = Kind("node-redlock", quorum=True, needs=("redlock@5.0.0-beta.2", "ioredis@5"))
 REDLOCK_PY = Kind("redlock-py", quorum=True, module="redlock_py", needs=("redlock-py", "redis[hiredis]"))

@@ -50,11 +50,6 @@ PAGES: list[tuple[str, str, str, list[str]]] = [
 """Each page: its title, where its names are imported from, the file, and the names."""
 
 INTERNAL_NAMES = {
-    "checked_ttl_ms",
-    "fresh_ms",
-    "links",
-    "proposal",
-    "refuse_event_loop",
     "renewing",
     "observe_fence",
     "report_loss",

@@ -91,7 +91,7 @@ class InnerLease(Lease):
         return Outcome.STILL_HELD
 
     def outcome(self) -> Outcome:
-        """`KEPT` while the outer lease is held; then the outcome of its release."""
+        """`STILL_HELD` while the outer lease is held; then the outcome of its release."""
         return Outcome.STILL_HELD if self._outer.is_held else self._outer.outcome()
 
     def _held(self) -> Grant:

@@ -60,6 +60,7 @@ class Redlock:
         max_ttl_ms = int(_validation.number("max_ttl", max_ttl) * 1000)
         self.ttl_ms = _validation.ttl_ms(ttl, max_ttl_ms=max_ttl_ms, node_timeout_ms=node_timeout_ms)
         checked_prefix = _validation.prefix(prefix)
+        # Internal: the shared parts of the locks of this client.
         self.context = LockContext(
             _members(nodes, node_timeout_ms, checked_prefix),
             prefix=checked_prefix,
@@ -67,7 +68,6 @@ class Redlock:
             node_timeout_ms=node_timeout_ms,
             allow_event_loop=allow_event_loop,
         )
-        """The shared parts of the locks of this client; internal."""
         process_lifecycle.watch(self.context)
 
     def lock(
@@ -135,7 +135,7 @@ class Redlock:
         is_block: bool = True,
         forever: bool = True,
     ) -> Lease:
-        """A lease to `take` and `give_back`, for integrations; most callers want `lock`.
+        """A lease to `acquire` and `release`, for integrations; most callers want `lock`.
 
         Args:
             name: As for `lock`.

@@ -148,12 +148,12 @@ class Lease(LeaseSteps):
         """Delete the keys on all nodes, bounded to 80 ms; forgets the owner token once the outcome is known.
 
         Args:
-            wait: Whether to wait until a quorum of nodes has said what became of it; else the answer is `BEGUN`,
+            wait: Whether to wait until a quorum of nodes has said what became of it; else the answer is `PENDING`,
                 and `outcome` knows more.
             ends_blocks: Whether the re-entrant blocks inside are over, as they are at the end of an outer block.
 
         Returns:
-            `KEPT` if a re-entrant acquisition still shares the lease. Its release releases the lease.
+            `STILL_HELD` if a re-entrant acquisition still shares the lease. Its release releases the lease.
 
         Raises:
             NotHeld: The lease was not taken, or was given back before.
@@ -176,7 +176,7 @@ class Lease(LeaseSteps):
 
         Args:
             wait: Whether to wait for the nodes, and so hear of a loss that only they know of.
-            ends_blocks: As for `give_back`.
+            ends_blocks: As for `release`.
 
         Raises:
             LockLost: It was lost before: somebody else may have been inside at the same time.

@@ -135,7 +135,7 @@ class Lock:
     def lease(self) -> Lease:
         """The lease that this thread holds: `.fence`, `.remaining()`, `.ensure_valid()`.
 
-        Its methods may be called from other threads too, also `give_back` and `extend`.
+        Its methods may be called from other threads too, also `release` and `extend`.
 
         Raises:
             NotHeld: This thread does not hold the lock.
@@ -159,7 +159,7 @@ class Lock:
         """Give the lock back.
 
         A `Lock` knows what each thread acquired. To release in another thread, pass the lease (`lock.lease`) and call
-        its `give_back`, or make the lock with `thread_local=False`.
+        its `release`, or make the lock with `thread_local=False`.
 
         Raises:
             NotHeld: This thread does not hold it.

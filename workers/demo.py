@@ -46,7 +46,7 @@ _LOOK_SECONDS = 0.1
 _TO_COPY = (
     "from tasks import increment; print(increment.delay().get(timeout=10))",
     "from tasks import increment; [increment.delay() for _ in range(1000)]",
-    "from tasks.counter import store; print(store().peek('hits'))",
+    "from tasks.counter import store; print(store().read_unfenced('hits'))",
 )
 
 

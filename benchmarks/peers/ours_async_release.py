@@ -6,11 +6,11 @@ from benchmarks.peers.ours import Ours
 from benchmarks.worker import serve
 
 
-class BackgroundReleaser(Ours):
+class OursAsyncRelease(Ours):
     """This project's lock, at the setting for whoever takes many, one after the other."""
 
     waits = False
 
 
 if __name__ == "__main__":
-    serve(BackgroundReleaser)
+    serve(OursAsyncRelease)

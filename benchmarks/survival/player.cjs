@@ -1,4 +1,4 @@
-// node-redlock's client. What is said is explained in benchmarks/survival/player.py.
+// node-redlock's client. What is said is explained in benchmarks/survival/contender.py.
 "use strict";
 const Redis = require("ioredis");
 const { default: Redlock, ExecutionError } = require("redlock");

@@ -46,7 +46,7 @@ class Vote(NamedTuple):
             long the node will abstain, None if it said nothing.
         reason: With SILENT, why there is no vote.
         unanswered: With SILENT, True if the answer may still come: the round was over without it.
-        terms: With SILENT, what other clients agreed on with this node, if that is why it refused.
+        fingerprint: With SILENT, what other clients agreed on with this node, if that is why it refused.
         same_as: With SILENT, the label of another address of the same server, if that one's vote counts.
         time_ms: The node's wall clock, 0 if it did not tell.
         timed_out: With SILENT, True if it was asked and did not answer in time: it may have granted all the same.

@@ -96,7 +96,7 @@ class WaiterPool:
         """A connection for one wait; None where it is not there in this time.
 
         Raises:
-            Unfit: The node can't be reached, or not within one node timeout; the message says why.
+            UnsuitableNode: The node can't be reached, or not within one node timeout; the message says why.
         """
         return self._kept_for(node) or self._dial(node, seconds)
 

@@ -191,7 +191,7 @@ class Codec:
     def encode(self, command: Command) -> bytes:
         """The bytes of one EVALSHA.
 
-        Where the script admits, the last word is missing: each connection adds its node's, see `last_word`.
+        Where the script admits, the last word is missing: each connection adds its node's, see `run_id_argument`.
         """
         script, keys, arguments = self.call(command)
         last = ("",) if script.admits else ()

@@ -42,7 +42,7 @@ class ConnectionSet(Mutex):
 
     Args:
         nodes: The nodes, in their order.
-        terms: What the clients agree on.
+        fingerprint: What the clients agree on.
     """
 
     def __init__(self, nodes: Sequence[Node], fingerprint: str) -> None:

@@ -42,7 +42,7 @@ DEFAULT_NODES = tuple(f"redis://127.0.0.1:{port}" for port in DEFAULT_PORTS)
 DIAL_TIMEOUTS = 4
 """How many node timeouts a dial may take; no round waits for more than one of them once a quorum is there."""
 ERRORS = (OSError, RedisError, UnreadableReply)
-"""What a dial and an exchange with a node raise, beside `Unfit`."""
+"""What a dial and an exchange with a node raise, beside `UnsuitableNode`."""
 
 _RETRY_FIRST_MS, _RETRY_LAST_MS = 100, 1_000
 _RUN_ID = re.compile(r"[0-9A-Za-z]{1,64}")
@@ -204,8 +204,8 @@ class Node:
             admin: Whether the connection is for administration, where replies can be long.
 
         Raises:
-            Unfit: It answers, and can't be a lock node.
-            OSError: It can't be reached; also `UnreadableReply` and `RedisError`, see `TROUBLE`.
+            UnsuitableNode: It answers, and can't be a lock node.
+            OSError: It can't be reached; also `UnreadableReply` and `RedisError`, see `ERRORS`.
         """
         limit = self.timeout_ms / 1000
         until = time.monotonic() + (DIAL_TIMEOUTS * limit if seconds is None else seconds)
@@ -278,7 +278,7 @@ NO_REDIS = "answers, but not as a Redis server does"
 
 
 def refuse(answer: object, err: str = "ERR") -> None:
-    """Raise `Unfit` if an answer is an error; `err` is what the code ERR means."""
+    """Raise `UnsuitableNode` if an answer is an error; `err` is what the code ERR means."""
     if isinstance(answer, hiredis.ReplyError):
         error = re.sub(r"^ERR\b", err, str(answer))
         raise (ShutOut if error.startswith(_SHUT_OUT) else UnsuitableNode)(codec.explain(error))

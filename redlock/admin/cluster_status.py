@@ -1,6 +1,6 @@
 """One read-only look at all lock nodes: who holds what, and how the nodes are.
 
-    survey(nodes, prefix=..., max_ttl=...) -> Survey       plain values; `Survey.as_dict()` is plain JSON
+    cluster_status(nodes, prefix=..., max_ttl=...) -> ClusterStatus   plain values; `as_dict()` is plain JSON
 
 Rules: it changes nothing and takes no lock; all nodes are asked at the same time, each with a short timeout, so a
 dead node costs no more than that; no owner token gets out but as `model.shown` shows it, no address but as a label.
@@ -46,7 +46,7 @@ class LockInfo:
         since: When that holder's attempt began by its own clock, as `2026-11-24T12:00:00Z`; empty if it did not say.
         digits: The first eight digits of its owner token, as logs show them; empty for another client's.
         remaining: Seconds until the lock is free if the holder does nothing more; None if that can't be told.
-        votes: For each node, in the order of `Survey.nodes`: True if it names this holder, False if it does not,
+        votes: For each node, in the order of `ClusterStatus.nodes`: True if it names this holder, False if it does not,
             None if it did not answer.
         held: Whether a quorum of nodes names this holder; without one it is an attempt, or what is left of a lease.
         fence: Its fencing token as most of its nodes have it; 0 for another client's lock.
@@ -75,7 +75,7 @@ class ClusterStatus:
         waiters: What waits, by resource and position, as far as the waiting processes report it.
         more: Whether there are more resources than were listed.
         quorum: How many votes make a quorum.
-        terms: What this side would agree on with the nodes; see `NodeState.terms`.
+        fingerprint: What this side would agree on with the nodes; see `NodeState.fingerprint`.
         time: When it was made, in seconds since 1970.
         clock_limit: How many seconds a node's clock may be off before that is a problem.
     """

@@ -95,7 +95,7 @@ def examine_broker(node: NodeState, seen: ClusterStatus, *, owns_data: bool = Fa
     """What can be said of Celery's broker or, where it owns the data, of the fenced store.
 
     Args:
-        node: What it told; see `survey.look_at`.
+        node: What it told; see `node_probe.probe_node`.
         seen: The lock nodes.
         owns_data: It is the store: what it loses is lost.
     """
@@ -179,7 +179,7 @@ def _node(node: NodeState, settings: Settings, seen: ClusterStatus) -> Iterator[
 def _unfit(node: NodeState, seen: ClusterStatus) -> Finding | None:
     """Why a node casts no vote, if it casts none: the first of these that holds."""
     fingerprint = seen.fingerprint
-    # As `Bundle._is_barred` has it: a smaller number of nodes that reject the terms has no vote, and stops no client.
+    # As in `ConnectionSet._is_barred`: fewer nodes that reject the fingerprint have no vote, and stop no client.
     agreed = 2 * sum(other.fingerprint == fingerprint for other in seen.nodes) > sum(
         bool(other.fingerprint) for other in seen.nodes
     )

@@ -41,7 +41,7 @@ class NodeState:
         role: `master` or `slave`.
         mode: `standalone`, `cluster` or `sentinel`.
         run_id: Which server process it is; two nodes with the same one are the same server.
-        terms: What its clients agreed on; empty if it has had none since it started.
+        fingerprint: What its clients agreed on; empty if it has had none since it started.
         abstains: For how long it still casts no vote because it is new or has lost its memory; 0 if it votes.
         clock_offset: Its wall clock less ours; None if unknown.
         clock_error: By how much the offset can be wrong either way.
@@ -291,7 +291,7 @@ def _checked(read: _T | None, answer: object) -> _T:
     """What was read of an answer.
 
     Raises:
-        Unfit: It is an error, or not what the command answers.
+        UnsuitableNode: It is an error, or not what the command answers.
     """
     refuse(answer)
     if read is None:

@@ -50,7 +50,7 @@ class Policy(NamedTuple):
         """
         seconds = _validation.number("wait", wait, zero=True)
         if on_conflict not in _CHOICES:
-            raise ConfigurationError(f"otherwise is {on_conflict!r}; it must be 'requeue', 'skip' or 'raise'")
+            raise ConfigurationError(f"on_conflict is {on_conflict!r}; it must be 'requeue', 'skip' or 'raise'")
         if max_requeues is not None:
             _validation.count("max_requeues", max_requeues)
         return cls(int(seconds * 1000), str(on_conflict), max_requeues)  # type: ignore[arg-type]  # just checked

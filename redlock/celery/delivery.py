@@ -112,7 +112,7 @@ class Delivery:
         return self._is_copy and duplicate_delivery.has_begun(self._earlier)
 
     def is_finished(self, *, settle: bool = False) -> bool:
-        """Whether this is a copy whose first copy has come to an end; see `duplicates.is_finished`."""
+        """Whether this is a copy whose first copy has come to an end; see `duplicate_delivery.is_finished`."""
         if not (self._is_copy or self._has_met):
             return False
         return duplicate_delivery.is_finished(self._task, self._earlier, settle=settle and self._has_met)

@@ -86,7 +86,7 @@ class _Holder:
         self.ended = threading.Event()
         self.outcome = "did not end"
         self.error: Exception | None = None
-        self.observe_fence: int | None = None
+        self.value_read: int | None = None
         self._behind = 0
         self._thread = threading.Thread(target=self._run, name=f"holder-{lease.fence}", daemon=True)
         self._thread.start()
@@ -126,7 +126,7 @@ class _Holder:
             with self._adapter.fenced(session, self._lease):
                 self._done.put("enter")
                 self._await("read")
-                value = self.observe_fence = self._adapter.read(session, resource)
+                value = self.value_read = self._adapter.read(session, resource)
                 self._done.put("read")
                 self._await("write")
                 self._adapter.write(session, Write(resource, self._lease.fence, value), value + 1)
@@ -174,7 +174,7 @@ def check(adapter: Adapter, interleaving: Interleaving, *, patience: float = 0.3
     problems = list(_problems(adapter, interleaving, holders))
     if problems:
         told = "; ".join(
-            f"{name} (token {interleaving.leases[name].fence}) read {holder.observe_fence}, {holder.outcome}"
+            f"{name} (token {interleaving.leases[name].fence}) read {holder.value_read}, {holder.outcome}"
             + (f": {holder.error}" if holder.error else "")
             for name, holder in holders.items()
         )

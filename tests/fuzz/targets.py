@@ -66,9 +66,18 @@ def _read(replies: Sequence[object]) -> None:
 
 def _elect(votes: Sequence[Vote]) -> None:
     round_result = RoundResult(tuple(votes), 0, 5)
-    for name in ("won", "looked_won", "reachable", "heard", "missing", "not_denied", "largest_fence", "agreed_fence"):
+    for name in (
+        "won",
+        "may_look_won",
+        "reachable",
+        "answered",
+        "missing",
+        "not_denied",
+        "largest_fence",
+        "agreed_fence",
+    ):
         getattr(round_result, name)
-    for name in ("holder", "held_by_a_quorum", "is_only_reserved", "free_in_ms", "ballot"):
+    for name in ("holder", "held_by_a_quorum", "is_only_reserved", "free_in_ms", "votes_text"):
         getattr(round_result, name)
     masked_token(round_result.holder or "")
     if len(votes) == len(NODES):

@@ -166,7 +166,9 @@ def test_an_exception_in_any_wait_does_no_harm(stricken: Stricken, nodes: Cluste
             lock = stricken.client.lock("held", blocking_timeout=0.01)
             assert not lock.acquire()
 
-        numbers = stricken.new_places(wait_in_vain, files=("gate.py", "waiters.py", "candidate.py", "mutex.py"))
+        numbers = stricken.new_places(
+            wait_in_vain, files=("local_wait_queue.py", "wait_queue.py", "acquisition.py", "_mutex.py")
+        )
         assert not stricken.strike(wait_in_vain, numbers)
         gc.collect()
         assert not stricken.client.context.waiter_pool.local_queue.has_line(("held",))

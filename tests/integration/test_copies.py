@@ -87,7 +87,7 @@ def with_a_copy(stage: WorkerFixture, worker: Worker, task: str, on_conflict: st
     """Come back when a task is at work, and a copy has met it."""
     eventually(lambda: runs(stage, task) == 1, "the first copy at work")
     deliver_again(stage, task)
-    met = f"who='{task}@" if on_conflict == "wait" else f"duplicate task={task} "
+    met = f"owner_label='{task}@" if on_conflict == "wait" else f"duplicate task={task} "
     eventually(lambda: met in worker.log, "the copy that meets the first")
 
 
@@ -154,7 +154,7 @@ CHORD = """
 import json
 from celery import chord
 from tests.integration.apps.copies import MODES, after, wait
-task = dict(MODES, wait=wait)["{otherwise}"]
+task = dict(MODES, wait=wait)["{on_conflict}"]
 parts = [task.s("{name}").set(task_id="{name}-a"), task.s("{name}-other")]
 print(json.dumps(chord(parts, after.s("{name}")).apply_async().id))
 """

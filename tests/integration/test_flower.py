@@ -60,7 +60,7 @@ def test_a_task_that_waits_is_shown_and_then_that_it_has_the_lock(
         return flower.counted(kind, f"{POLICIES}.wait")
 
     def tries() -> int:
-        return sum(" retry " in line and f"who='{task}@" in line for line in stage._log_lines())
+        return sum(" retry " in line and f"owner_label='{task}@" in line for line in stage._log_lines())
 
     before = counted("task-lock-waiting")
     # It looks again whenever the lease that it met would run out.
@@ -128,7 +128,7 @@ def test_a_worker_tells_no_more_than_its_setting_says(
         free = stage.send(f"{POLICIES}.skip", "free", queue=level)
         with client.lock(f"policy:{level}"):
             waits = stage.send(f"{POLICIES}.wait", level, queue=level)
-            eventually(lambda: re.search(rf"retry .*who='{waits}@", worker.log), "the task that waits")
+            eventually(lambda: re.search(rf"retry .*owner_label='{waits}@", worker.log), "the task that waits")
         for task in (free, waits):
             flower.shows(task, "SUCCESS")
         name = flower.task(waits)["worker"]

@@ -38,7 +38,7 @@ def test_the_figures_agree_with_the_log_though_children_come_and_go(
     with client.lock("policy:held"):
         skipped = stage.result(stage.send(f"{POLICIES}.skip", "held"))
         patient = stage.send(f"{POLICIES}.wait", "held")
-        eventually(lambda: f"who='{patient}@" in worker.log, "the task that waits")
+        eventually(lambda: f"owner_label='{patient}@" in worker.log, "the task that waits")
     assert skipped["status"] == "skipped"
     stage.result(patient)
     stage.results(stage.increment("hits", 12))

@@ -66,7 +66,9 @@ def test_two_hundred_tasks_that_wait_for_one_lock_in_one_process_all_get_it(
     with client.lock("policy:crowd"):
         before = connections(stage)
         tasks = [stage.send(f"{FLOWS}.wait", "crowd") for _ in range(200)]
-        eventually(lambda: all(f"who='{task}@" in worker.log for task in tasks), "two hundred that wait", every=0.2)
+        eventually(
+            lambda: all(f"owner_label='{task}@" in worker.log for task in tasks), "two hundred that wait", every=0.2
+        )
         # One for each that waits, and those that they share for everything else; five for each would be a thousand.
         assert connections(stage) - before < 400
     fences = [fence for _, fence in stage.results(tasks)]

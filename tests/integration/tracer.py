@@ -37,7 +37,7 @@ class Tracer:
     """Watches this thread at work.
 
     Args:
-        strike_at: The number of the instruction, counted from 0, before which it raises `Struck`; -1 for none.
+        strike_at: The number of the instruction, counted from 0, before which it raises `Interrupted`; -1 for none.
         within: Count from the first instruction of this function.
     """
 

@@ -87,7 +87,7 @@ class SimConnection:
 
     @property
     def may_agree(self) -> bool:
-        """As `redlock._transport.connection.Link.may_agree`."""
+        """As `redlock._transport.connection.NodeConnection.may_agree`."""
         return self.agreed or (self.refusal is None and self.asked > 0)
 
     def drop(self) -> None:

@@ -61,7 +61,7 @@ _bug(
     ),
 )
 _bug(
-    "a lost round_result keeps its keys",
+    "a lost round keeps its keys",
     (
         "_core/protocol.py",
         "yield Round(Release(attempt.names, attempt.token, wake_ms), Wait.SENT, to)",
@@ -69,7 +69,7 @@ _bug(
     ),
 )
 _bug(
-    "a lost round_result is taken back only where it was granted",
+    "a lost round is taken back only where it was granted",
     (
         "_core/votes.py",
         "enumerate(self.votes) if vote.kind is not Kind.DENIED)",

@@ -15,7 +15,7 @@ EQUIVALENT: dict[str, str] = {
 """Survivors, each with the reason why nothing that is promised changes."""
 
 NAMED: dict[str, str] = {
-    "a lost election is taken back only where it was granted": (
+    "a lost round is taken back only where it was granted": (
         "tests/unit/test_protocol.py"
         "::test_a_lost_election_is_cancelled_on_all_nodes_but_those_that_said_no_and_wakes_nobody"
     ),

@@ -4,7 +4,7 @@ Two lines in Flower's configuration file (`flowerconfig.py`, or what `--conf` na
 `celery -A app flower`:
 
     import redlock.celery.flower
-    redlock.flower.add_page()
+    redlock.celery.flower.add_page()
 
 Rules of this file:
 1. It is the only one that imports Flower, and nothing imports it: the lock itself needs no Flower.
