@@ -10,6 +10,7 @@ import pytest
 
 from redlock import ConfigurationError, Redlock
 from redlock._transport import codec
+from redlock.admin.bootstrap import declare_nodes
 from redlock.admin.cluster_status import cluster_status
 from redlock.cli import main
 from redlock.testing.redis_server import Server
@@ -169,6 +170,7 @@ def test_two_that_hold_a_part_each_are_two_rows_and_neither_is_held(nodes: Clust
 
 @pytest.mark.parametrize("prefix", ["shop:", "sh*p[", "a?b\\"])
 def test_only_names_with_the_prefix_are_shown_and_without_it(nodes: Cluster, prefix: str) -> None:
+    declare_nodes(nodes.urls, prefix)
     with Redlock(nodes.urls, prefix=prefix) as client, client.lock(NAME):
         for server in nodes.servers:
             with raw(server) as redis:

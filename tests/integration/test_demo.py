@@ -176,6 +176,7 @@ def test_a_worker_that_is_frozen_for_twice_the_ttl_in_its_section_changes_nothin
 
 
 @on_linux
+@pytest.mark.long
 def test_no_other_user_can_reach_its_servers(demo: Callable[..., Demo]) -> None:
     run = demo("--tasks", "100000")
     run.until_it_counts(1)
