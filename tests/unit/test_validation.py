@@ -12,6 +12,7 @@ import pytest
 
 from redlock import ConfigurationError, Redlock, _validation
 from redlock._core.commands import Release
+from redlock._core.votes import deadline_ms
 from redlock._transport import address
 
 CANARY = "canary-b7Qx"
@@ -280,3 +281,34 @@ def test_an_operation_id_has_a_limit() -> None:
     assert _validation.operation("x" * 1_024)
     with pytest.raises(ConfigurationError, match="1025 bytes; 1024 are the most"):
         _validation.operation("x" * 1_025)
+
+
+@pytest.mark.parametrize("node_timeout_ms", [*range(1, 120), 500, 999, 5_000])
+def test_the_least_ttl_covers_two_node_timeouts_and_the_drift(node_timeout_ms: int) -> None:
+    def left_ms(ttl_ms: int) -> int:
+        return deadline_ms(ttl_ms, 0) - 2 * node_timeout_ms
+
+    least = _validation.least_ttl_ms(node_timeout_ms)
+    assert left_ms(least) >= 0
+    assert left_ms(least - 1) < 0
+
+
+def test_a_ttl_and_an_extension_may_be_as_long_as_max_ttl() -> None:
+    assert _validation.ttl_ms(10, max_ttl_ms=10_000, node_timeout_ms=100) == 10_000
+    assert _validation.extension_ms(10, max_ttl_ms=10_000) == 10_000
+    assert _validation.extension_ms(0.3, max_ttl_ms=10_000) == 300
+    with pytest.raises(ConfigurationError, match=r"would last 10\.001 s from now, longer than max_ttl, 10 s"):
+        _validation.extension_ms(10.001, max_ttl_ms=10_000)
+
+
+@pytest.mark.parametrize("op_id", ["", None, 7, b"op", "\ud800"])
+def test_an_operation_id_is_text(op_id: object) -> None:
+    with pytest.raises(ConfigurationError, match="operation id"):
+        _validation.operation(op_id)
+
+
+def test_a_number_of_nodes_that_wastes_one_is_said_so() -> None:
+    assert [_validation.tolerance(nodes) for nodes in (3, 5, 7)] == [None] * 3
+    assert _validation.tolerance(4) == "4 lock nodes tolerate 1 failure, no more than 3 do; use an odd number"
+    assert _validation.tolerance(6) == "6 lock nodes tolerate 2 failures, no more than 5 do; use an odd number"
+    assert str(_validation.tolerance(1)).startswith("one lock node")

@@ -8,8 +8,8 @@ import pytest
 
 from redlock._core.commands import Inspect, Round, Wait
 from redlock._core.vote_tally import VoteTally
-from redlock._core.votes import UNANSWERED, counted, decided, silent
-from tests.unit.helpers import ABSENT, DEAD, NAMES, denied, granted, round_result
+from redlock._core.votes import FENCE_LIMIT, UNANSWERED, counted, decided, silent
+from tests.unit.helpers import ABSENT, DEAD, NAMES, attempt, denied, granted, round_result
 
 KINDS = [granted(), denied(), ABSENT, DEAD, UNANSWERED]
 
@@ -67,3 +67,21 @@ def test_what_is_missed_after_the_end_changes_nothing() -> None:
     said = one.close(1_005)
     one.record_silence(0, "connection reset")
     assert one.votes == list(said.votes)
+
+
+def test_a_node_that_is_cast_twice_is_one_answer() -> None:
+    """Its connection ends while it is asked, and then the driver says why it has no vote."""
+    one = tally()
+    one.record_silence(0, "the node closed the connection")
+    one.cast(0, silent("the node closed the connection"))
+    for place in (1, 2, 3):
+        one.cast(place, granted())
+    assert not one.is_over
+    one.cast(4, denied())
+    assert one.is_over
+
+
+def test_a_token_is_looked_at_from_an_hour_ahead_of_the_proposal_on() -> None:
+    acquire = attempt()
+    assert VoteTally(Round(acquire), 5, 0).most_fence == acquire.proposed + 3_600_000_000
+    assert tally().most_fence > FENCE_LIMIT

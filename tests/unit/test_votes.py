@@ -21,8 +21,9 @@ from redlock._core.votes import (
     quarantine_ms,
     quorum_of,
     silent,
+    timed_out,
 )
-from tests.unit.helpers import ABSENT, DEAD, OTHER, SECRET, TOKEN, denied, granted, round_result
+from tests.unit.helpers import ABSENT, DEAD, OTHER, SECRET, TOKEN, denied, grant, granted, round_result
 
 
 @pytest.mark.parametrize("nodes", range(1, 10))
@@ -279,3 +280,48 @@ def test_votes_and_elections_can_not_be_changed_afterwards() -> None:
     votes: RoundResult = round_result(denied(OTHER))
     with pytest.raises(AttributeError):
         votes.votes[0].fence = 9  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("votes", "looks_won"),
+    [
+        ([granted(), granted(), UNANSWERED, denied(), denied()], True),
+        ([granted(), granted(), timed_out("late"), denied(), denied()], True),
+        ([granted(), granted(), DEAD, denied(), denied()], False),
+        ([timed_out("late"), granted(), denied(), denied(), denied()], False),
+    ],
+)
+def test_an_attempt_may_look_won_by_what_was_not_heard(votes: list[Vote], looks_won: bool) -> None:  # noqa: FBT001 - a parameter
+    assert round_result(*votes).may_look_won is looks_won
+
+
+def test_a_node_has_answered_if_it_voted_or_told_its_time() -> None:
+    abstains, unheard = silent("abstains")._replace(time_ms=1), timed_out("late")
+    assert round_result(granted(), denied(), abstains, unheard, DEAD).answered == 3
+    assert round_result(DEAD, DEAD, UNANSWERED).answered == 0
+
+
+@pytest.mark.parametrize(
+    ("votes", "only_reserved"),
+    [
+        ([denied("", 50), denied("", 50), granted()], True),
+        ([denied("", 50), denied(), granted()], False),
+        ([granted(), granted(), DEAD], False),
+        ([DEAD, UNANSWERED, silent("abstains")], False),
+    ],
+)
+def test_a_lock_is_only_reserved_if_no_node_names_a_holder(votes: list[Vote], only_reserved: bool) -> None:  # noqa: FBT001 - a parameter
+    assert round_result(*votes).is_only_reserved is only_reserved
+
+
+def test_absent_keys_are_no_holder() -> None:
+    """A denied extension of an absent key has neither a holder nor a remaining time."""
+    assert not round_result(*[denied("", None)] * 5).held_by_a_quorum
+    assert round_result(*[denied("", 50)] * 5).held_by_a_quorum
+    assert not round_result(DEAD, DEAD, DEAD).held_by_a_quorum
+
+
+def test_what_is_shown_of_a_grant_has_no_secret() -> None:
+    shown = repr(grant())
+    assert shown.startswith("Grant(")
+    assert SECRET not in shown
