@@ -57,7 +57,7 @@ def test_the_old_holder_finds_out_at_its_next_extension_and_the_next_token_is_la
     assert release(nodes, "--force", "--yes") == 0
     said = capsys.readouterr().out
     assert f"held by task-1@w1 ({old.owner[:8]}) on 5 of 5 nodes" in said
-    assert "out at its next extension" in said
+    assert "finds out at its\nnext renewal" in said
     assert old.owner.partition(":")[0] not in said
     assert min(fences(nodes)) > old.fence
     assert wake_ups(nodes) == [1] * 5
@@ -171,7 +171,7 @@ def test_a_foreign_lock_that_stands_for_ever_is_taken_away_too(nodes: Cluster, a
 
 def test_a_lock_that_nobody_holds_is_left_alone(nodes: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
     assert release(nodes, "--force", "--yes") == 0
-    assert capsys.readouterr().out == f"Nobody holds {NAME!r}; nothing was changed.\n"
+    assert capsys.readouterr().out == f"No client holds {NAME!r}; nothing was changed.\n"
     assert fences(nodes) == [0] * 5
 
 
@@ -210,5 +210,5 @@ def test_where_nobody_can_be_asked_it_needs_yes_and_always_force(
         assert release(nodes, "--force") == main.BAD_INPUT
         assert "--yes answers" in capsys.readouterr().err
         assert release(nodes, "--yes") == main.BAD_INPUT
-        assert "only its holder releases a lock" in capsys.readouterr().err
+        assert "only the holder can release a lock" in capsys.readouterr().err
         lease.extend(5.0)
