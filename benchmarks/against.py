@@ -1,7 +1,7 @@
 """This working tree beside another commit: `make bench ARGS="--against REF"`.
 
 Invariants:
-1. Each side runs its own package and its own peers, with `worker.py` of this tree: the measurement is the same.
+1. Each side runs its own package, and both run the peers of this tree, which use the public interface only.
 2. Each side has nodes of its own, so that a changed configuration fingerprint does no harm.
 3. The sides alternate inside each round, and the side that begins alternates too. Ratios are formed inside a round.
 """
@@ -110,11 +110,10 @@ def _checked_out(ref: str) -> Iterator[Side]:
     name = sha.decode()[:8]
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
         directory = Path(scratch)
-        with tarfile.open(
-            fileobj=io.BytesIO(_git("archive", "--format=tar", sha.decode().strip(), "redlock", "benchmarks"))
-        ) as files:
+        package = _git("archive", "--format=tar", sha.decode().strip(), "redlock")
+        with tarfile.open(fileobj=io.BytesIO(package)) as files:
             files.extractall(directory, filter="data")
-        shutil.copy(ROOT / "benchmarks" / "worker.py", directory / "benchmarks" / "worker.py")
+        shutil.copytree(ROOT / "benchmarks", directory / "benchmarks")
         yield Side(name, directory)
 
 
