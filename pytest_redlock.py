@@ -2,10 +2,10 @@
 
     def test_a_transfer_waits_for_its_turn(redlock_nodes, redlock_client): ...
 
-Rules of this file:
-1. A test run that asks for no fixture of it pays nothing: neither redis nor Celery nor `redlock` is imported before
-   one does. For that it is a module of its own; importing a module of a package imports the package.
-2. The servers live as long as the test run, and are as new for each test that asks for them.
+Invariants:
+1. A test run without these fixtures imports neither redis nor Celery nor `redlock`. For this reason the plugin is no
+   module of the package: its import would import the package.
+2. The servers live as long as the test run, and are reset for each test that uses them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def _redlock_servers() -> Iterator[LockNodes]:
 
 @pytest.fixture
 def redlock_prefix() -> str:
-    """The prefix of the project's resource names; a project that has one overrides this fixture."""
+    """The prefix of the project's resource names. A project with a prefix overrides this fixture."""
     return ""
 
 

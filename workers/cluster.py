@@ -199,7 +199,7 @@ def running(plan: Plan, check_caller: Callable[[], None]) -> Iterator[Running]:
         redlock.ConfigurationError: A redis-server did not start, or there is none.
     """
     if not is_free(plan.flower_port):
-        raise ClusterError(f"port {plan.flower_port} is taken; stop what listens there, or choose another")
+        raise ClusterError(f"port {plan.flower_port} is taken; stop the program that listens there, or choose another")
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(_scratch())
         broker = redis_server.Server(plan.ports[0] if plan.ports else None, _DURABLE)

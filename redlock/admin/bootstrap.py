@@ -1,7 +1,9 @@
-"""Declaring nodes old enough to vote at once, instead of waiting until they have been known for `max_ttl`.
+"""Lets brand-new nodes vote at once: without this, a new node abstains until `max_ttl` has passed.
 
-Rules: only for whoever knows that these nodes can have forgotten no lock: the launcher that has this moment made
-them out of nothing, or a person through `redlock init`. A node that has a record is never declared.
+Invariants:
+1. The caller knows that these nodes can't have forgotten a lock: a launcher that has just created them, or a person
+   through `redlock init`.
+2. A node that has a record is never declared.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from redlock.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+__all__ = ["declare_nodes"]
+
 _TIMEOUT_SECONDS = 2.0
 
 
@@ -26,12 +30,12 @@ def declare_nodes(urls: Sequence[str], prefix: str = "") -> None:
     """Let these nodes vote at once: every lock that they could have forgotten is known to be over.
 
     Args:
-        urls: The nodes' addresses, all of them.
-        prefix: That of the clients: for those with another one the nodes stay new.
+        urls: The addresses of all nodes.
+        prefix: The prefix of the clients. For clients with another prefix the nodes stay new.
 
     Raises:
-        ConfigurationError: A node can't be reached, or has a record already; then none has been declared by
-            this call after it.
+        ConfigurationError: A node can't be reached, or has a record already. The nodes after this node have not been
+            declared.
     """
     script = codec.Script.load("declare")
     for url in urls:
@@ -51,6 +55,6 @@ def declare_nodes(urls: Sequence[str], prefix: str = "") -> None:
             raise ConfigurationError(f"node {node.label} can't be declared: {codec.explain(str(declared))}")
         if declared != 1:
             raise ConfigurationError(
-                f"node {node.label} has a record already: clients have used it, so it may have forgotten a lock; "
-                "it will vote by itself when it has been known for max_ttl"
+                f"node {node.label} has a record already: clients have used it, so the node may have forgotten a lock; "
+                "it votes by itself when max_ttl has passed"
             )

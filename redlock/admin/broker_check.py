@@ -1,7 +1,9 @@
-"""Checks Celery's broker for the doctor: which transport it is, and what an AMQP broker tells of itself.
+"""Checks Celery's broker for the doctor: the transport, and the state that an AMQP broker reports.
 
-Invariants: a check creates, changes and deletes nothing on the broker; no finding contains a password; a transport or
-property that was not checked is named as such.
+Invariants:
+1. A check creates, changes and deletes nothing on the broker.
+2. No finding contains a password.
+3. A finding names each transport and property that was not checked.
 """
 
 from __future__ import annotations
@@ -15,10 +17,12 @@ from redlock.admin.diagnostics import Finding, Level
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+__all__ = ["QUEUE", "check", "redis_url", "urls"]
+
 QUEUE = "celery"
 """Celery's default queue."""
 _DELAYED_EXCHANGE = "celery_delayed_27"
-"""kombu's native delayed delivery: workers with quorum queues create it when they start."""
+"""The exchange of kombu's native delayed delivery. Workers with quorum queues create this exchange at their start."""
 _REDIS = {
     "redis": "redis",
     "rediss": "rediss",
@@ -28,7 +32,7 @@ _REDIS = {
 }
 _AMQP = ("amqp", "amqps", "pyamqp", "librabbitmq")
 _UNSEEN = "persistence of messages, memory and disk alarms, consumer_timeout (30 minutes unless it was changed)"
-"""What only RabbitMQ's management interface tells."""
+"""Properties that only RabbitMQ's management interface reports."""
 
 
 def urls(broker: str) -> list[str]:
@@ -37,9 +41,9 @@ def urls(broker: str) -> list[str]:
 
 
 def redis_url(url: str) -> str:
-    """A broker address as redis-py reads it; empty if the broker is not a Redis.
+    """Return a broker address in the form of redis-py, or an empty text if the broker is not a Redis.
 
-    Celery has a default host and port, another name for sockets, and options of its own behind the question mark.
+    Celery has a default host and port, another name for sockets, and its own options behind the question mark.
     """
     parts = urlsplit(url)
     scheme = _REDIS.get(parts.scheme)
@@ -49,30 +53,30 @@ def redis_url(url: str) -> str:
     known = {name: value for name, value in options.items() if name.startswith("ssl_") or name in {"password", "db"}}
     if scheme == "unix" and "virtual_host" in options:
         known["db"] = options["virtual_host"].strip("/")
-    host, place = parts.netloc, parts.netloc.rpartition("@")[2]
+    netloc, host = parts.netloc, parts.netloc.rpartition("@")[2]
     if scheme != "unix":
-        host += "" if place else "localhost"
-        host += "" if ":" in place.rpartition("]")[2] else ":6379"
-    return f"{scheme}://{host}{parts.path}" + (f"?{urlencode(known)}" if known else "")
+        netloc += "" if host else "localhost"
+        netloc += "" if ":" in host.rpartition("]")[2] else ":6379"
+    return f"{scheme}://{netloc}{parts.path}" + (f"?{urlencode(known)}" if known else "")
 
 
 def check(url: str, timeout: float) -> list[Finding]:
-    """What can be said of a broker that is not a Redis.
+    """Check a broker that is not a Redis.
 
     Args:
-        url: Its address.
-        timeout: Seconds for which each of its answers is waited for.
+        url: The broker's address.
+        timeout: Seconds to wait for each answer.
     """
     transport = url.partition("://")[0]
     if transport.partition("+")[0] in _AMQP:
         return _check_amqp(url, timeout)
     what = "the doctor can check Redis and AMQP brokers; this one was not contacted"
-    return [_warning("not-checked", f"broker {transport}", what, "check it with its own tools")]
+    return [_warning("not-checked", f"broker {transport}", what, "use the broker's own tools")]
 
 
 def _check_amqp(url: str, timeout: float) -> list[Finding]:
     try:
-        # Celery is optional for the lock, and kombu comes with it.
+        # Celery is an optional dependency, and kombu comes with Celery.
         from amqp.exceptions import AMQPError  # noqa: PLC0415
         from kombu.connection import Connection  # noqa: PLC0415
     except ImportError:
@@ -87,7 +91,7 @@ def _check_amqp(url: str, timeout: float) -> list[Finding]:
             _warning("address", "broker amqp", "its address can't be read", "write amqp://user:password@host/vhost")
         ]
     try:
-        # Not `connection.connect`, which tries a second time two seconds later.
+        # `connection.connect` would try a second time two seconds later.
         with contextlib.closing(connection.transport.establish_connection()) as amqp:
             return _examine(amqp, where)
     except AMQPError as error:
@@ -98,7 +102,7 @@ def _check_amqp(url: str, timeout: float) -> list[Finding]:
 
 
 def _examine(connection: Any, where: str) -> list[Finding]:  # noqa: ANN401 - kombu is untyped
-    said, heartbeat = connection.server_properties, connection.server_heartbeat
+    properties, heartbeat = connection.server_properties, connection.server_heartbeat
     kind = _queue_type(connection)
     delayed = _exists(connection, lambda channel: channel.exchange_declare(_DELAYED_EXCHANGE, "topic", passive=True))
     findings = []
@@ -107,23 +111,24 @@ def _examine(connection: Any, where: str) -> list[Finding]:  # noqa: ANN401 - ko
         findings.append(_warning("heartbeat", where, what, "set heartbeat in rabbitmq.conf, for example to 60"))
     if kind == "quorum" and not delayed:
         what = f"queue {QUEUE!r} is a quorum queue, and no exchange {_DELAYED_EXCHANGE!r} delays tasks in the broker"
-        mend = (
+        fix = (
             "start a worker of Celery 5.5 or later: it creates the exchange; until then requeued tasks wait in workers"
         )
-        findings.append(_warning("delayed-delivery", where, what, mend))
+        findings.append(_warning("delayed-delivery", where, what, fix))
     queue = f"queue {QUEUE!r} is {kind}" if kind else f"queue {QUEUE!r} does not exist, or its type can't be told"
     what = (
-        f"{said.get('product', 'an AMQP broker')} {said.get('version', '')} accepts the user; heartbeat {heartbeat} s; "
-        f"{queue}; native delayed delivery is {'' if delayed else 'not '}set up; not checked: {_UNSEEN}"
+        f"{properties.get('product', 'an AMQP broker')} {properties.get('version', '')} accepts the user; "
+        f"heartbeat {heartbeat} s; {queue}; native delayed delivery is {'' if delayed else 'not '}set up; "
+        f"not checked: {_UNSEEN}"
     )
     return [*findings, Finding(Level.FINE, "amqp", where, what)]
 
 
 def _queue_type(connection: Any) -> str:  # noqa: ANN401 - as above
-    """The type of Celery's default queue; empty if it can't be told.
+    """Return the type of Celery's default queue, or an empty text if the type is unknown.
 
-    AMQP has no question for it. To declare a queue that exists changes nothing, and where the type differs the error
-    names the type.
+    AMQP has no request for the type. The declaration of a queue that exists changes nothing, and where the type
+    differs the error names the type.
     """
     from amqp.exceptions import ChannelError, PreconditionFailed  # noqa: PLC0415 - as above
 
@@ -144,7 +149,7 @@ def _queue_type(connection: Any) -> str:  # noqa: ANN401 - as above
 def _exists(connection: Any, declare: Callable[[Any], object]) -> bool:  # noqa: ANN401 - as above
     from amqp.exceptions import ChannelError  # noqa: PLC0415 - as above
 
-    # An error closes its channel, so each question has its own.
+    # An error closes its channel, so each request has its own.
     try:
         with connection.channel() as channel:
             declare(channel)
@@ -154,7 +159,7 @@ def _exists(connection: Any, declare: Callable[[Any], object]) -> bool:  # noqa:
 
 
 def _refused(error: Any, where: str) -> Finding:  # noqa: ANN401 - as above
-    """An error of the protocol as a finding; its text may name the user and the virtual host, never the password."""
+    """Convert an AMQP error. Its text may name the user and the virtual host, and never the password."""
     access, no_such_vhost = 403, 530
     if error.code == access:
         return _warning("access", where, "it refuses the user name or the password", "fix the address of the broker")
@@ -174,5 +179,5 @@ def _reason(error: OSError) -> str:
     return f"it does not speak TLS: {reason}" if "ssl" in type(error).__name__.lower() else reason
 
 
-def _warning(code: str, where: str, what: str, mend: str) -> Finding:
-    return Finding(Level.WARNING, code, where, what, mend)
+def _warning(code: str, where: str, what: str, fix: str) -> Finding:
+    return Finding(Level.WARNING, code, where, what, fix)

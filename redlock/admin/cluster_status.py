@@ -1,9 +1,9 @@
-"""One read-only look at all lock nodes: who holds what, and how the nodes are.
+"""Reads the state of all lock nodes and the locks on them.
 
-    cluster_status(nodes, prefix=..., max_ttl=...) -> ClusterStatus   plain values; `as_dict()` is plain JSON
-
-Rules: it changes nothing and takes no lock; all nodes are asked at the same time, each with a short timeout, so a
-dead node costs no more than that; no owner token gets out but as `model.shown` shows it, no address but as a label.
+Invariants:
+1. The request changes nothing on the nodes and acquires no lock.
+2. All nodes are asked at the same time, each with a short timeout, so a dead node costs one timeout.
+3. The result has owner tokens only in the form of `masked_token`, and addresses only as labels.
 """
 
 from __future__ import annotations
@@ -29,29 +29,32 @@ if TYPE_CHECKING:
     from redlock._locking.wait_report import Waiter
     from redlock._transport.node import Node
 
+__all__ = ["CLOCK_LIMIT", "ClusterStatus", "LockInfo", "cluster_status", "probe_node"]
+
 _SHOWN = re.compile(r"(?P<owner_label>.*?)(?: since (?P<since>\d{4}-\S+Z))? \((?P<digits>[0-9a-f]{8})\)", re.DOTALL)
 CLOCK_LIMIT = 1.0
-"""Seconds; with a short `max_ttl`, half of that."""
+"""Seconds by which a node's clock may be off. With a short `max_ttl` the limit is half of `max_ttl`."""
 _EXCHANGES = 4
-"""A visit is over after so many timeouts: to connect, to be introduced, to list, to read."""
+"""A probe takes at most this many timeouts: connect, read the state, list the names, read the locks."""
 
 
 @dataclasses.dataclass(frozen=True)
 class LockInfo:
-    """A resource, and one holder that at least one node names; two rows if nodes name different ones.
+    """A resource and a holder that at least one node reports. Different holders are separate rows.
 
     Attributes:
-        resource: The name that is locked, without the prefix.
-        holder: Who: task id @ worker for Celery tasks; eight characters of the value for another client's lock.
-        since: When that holder's attempt began by its own clock, as `2026-11-24T12:00:00Z`; empty if it did not say.
-        digits: The first eight digits of its owner token, as logs show them; empty for another client's.
-        remaining: Seconds until the lock is free if the holder does nothing more; None if that can't be told.
-        votes: For each node, in the order of `ClusterStatus.nodes`: True if it names this holder, False if it does not,
-            None if it did not answer.
-        held: Whether a quorum of nodes names this holder; without one it is an attempt, or what is left of a lease.
-        fence: Its fencing token as most of its nodes have it; 0 for another client's lock.
-        waiters: How many clients wait for it, as far as can be told: None if somebody does and how many is
-            unknown, because other resources are waited for on the same node.
+        resource: The locked name, without the prefix.
+        holder: The owner label: task id @ worker for Celery tasks. For a lock of another client, eight characters of
+            the value.
+        since: Start of the holder's attempt by the holder's clock, as `2026-11-24T12:00:00Z`. Empty if not reported.
+        digits: The first eight digits of the owner token, as logs show them. Empty for another client's lock.
+        remaining: Seconds until the lock is free if the holder does nothing more; None if unknown.
+        votes: One value for each node, in the order of `ClusterStatus.nodes`: True if the node reports this holder,
+            False if not, None without an answer.
+        held: Whether a quorum of nodes reports this holder. Otherwise the row is an attempt, or a rest of a lease.
+        fence: The fencing token that most of the nodes report; 0 for another client's lock.
+        waiters: Number of clients that wait for this resource. None if clients wait and their number is unknown,
+            because clients wait for other resources on the same node.
     """
 
     resource: str
@@ -67,17 +70,17 @@ class LockInfo:
 
 @dataclasses.dataclass(frozen=True)
 class ClusterStatus:
-    """What the nodes told at one moment.
+    """The state of all nodes and locks at one moment.
 
     Attributes:
-        nodes: Their states, in the order in which they were given.
-        locks: What is held, by name; a resource's holder with the most votes comes first.
-        waiters: What waits, by resource and position, as far as the waiting processes report it.
-        more: Whether there are more resources than were listed.
-        quorum: How many votes make a quorum.
-        fingerprint: What this side would agree on with the nodes; see `NodeState.fingerprint`.
-        time: When it was made, in seconds since 1970.
-        clock_limit: How many seconds a node's clock may be off before that is a problem.
+        nodes: The states of the nodes, in the order of the addresses.
+        locks: The locks, sorted by resource and then by votes, most votes first.
+        waiters: The waiters that report themselves, sorted by resource and position.
+        more: Whether there are more resources than listed.
+        quorum: Number of votes in a quorum.
+        fingerprint: The configuration fingerprint of this side; see `NodeState.fingerprint`.
+        time: Time of the request, in seconds since 1970.
+        clock_limit: Seconds by which a node's clock may be off before that is a problem.
     """
 
     nodes: tuple[NodeState, ...]
@@ -91,12 +94,12 @@ class ClusterStatus:
 
     @property
     def is_known(self) -> bool:
-        """Whether a quorum of nodes reports its locks completely: without one, a lock can be held that none reports."""
+        """Whether a quorum of nodes reports all locks. Without this quorum, a held lock may be missing here."""
         return sum(node.reports for node in self.nodes) >= self.quorum
 
     @property
     def problem(self) -> str:
-        """Why nothing certain can be said of the locks, or why none can be acquired; empty if all is well."""
+        """Why the state of the locks is unknown, or why no lock can be acquired. Empty if all is well."""
         total = f"of {len(self.nodes)} nodes"
         if not self.is_known:
             reporting = sum(node.reports for node in self.nodes)
@@ -107,13 +110,13 @@ class ClusterStatus:
 
     @property
     def voting(self) -> int:
-        """How many servers cast votes at this moment; one with two addresses counts once."""
-        return len({node.run_id or place for place, node in enumerate(self.nodes) if node.votes})
+        """Number of servers that vote at this moment. A server with two addresses counts once."""
+        return len({node.run_id or index for index, node in enumerate(self.nodes) if node.votes})
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything as what JSON knows."""
-        more = {"voting": self.voting, "is_known": self.is_known, "problem": self.problem}
-        return dataclasses.asdict(self) | more
+        """Return all values as JSON types."""
+        computed = {"voting": self.voting, "is_known": self.is_known, "problem": self.problem}
+        return dataclasses.asdict(self) | computed
 
 
 def cluster_status(
@@ -124,17 +127,17 @@ def cluster_status(
     timeout: float = 0.5,
     resources: int = 200,
 ) -> ClusterStatus:
-    """Look at all nodes, at the same time.
+    """Read the state of all nodes at the same time.
 
     Args:
-        nodes: Their addresses, as `Redlock` takes them.
-        prefix: What clients put before every resource name.
-        max_ttl: Seconds that no lease may exceed.
-        timeout: Seconds for which a node's answer is waited for; a look takes at most four times as long.
-        resources: How many resources are listed at most; 0 looks for none.
+        nodes: The addresses, as `Redlock` takes them.
+        prefix: The prefix of the clients' resource names.
+        max_ttl: Longest lease of all clients, in seconds.
+        timeout: Seconds to wait for each answer of a node. The call takes at most four times as long.
+        resources: Largest number of listed resources; with 0 the nodes list none.
 
     Raises:
-        ConfigurationError: One of these is no good; the message says which and what would be.
+        ConfigurationError: An argument is invalid. The message names the argument and a valid value.
     """
     addresses = _validation.node_list(nodes)
     _validation.prefix(prefix)
@@ -142,36 +145,36 @@ def cluster_status(
     timeout_ms = max(1, int(_validation.number("timeout", timeout) * 1000))
     _validation.count("resources", resources)
     codec = Codec(len(addresses), prefix, max_ttl_ms)
-    looks = [NodeProbe(address, timeout_ms, codec, max_ttl_ms) for address in addresses]
+    probes = [NodeProbe(address, timeout_ms, codec, max_ttl_ms) for address in addresses]
     until = time.monotonic() + _EXCHANGES * timeout_ms / 1000
 
-    def first(look: NodeProbe) -> None:
-        look.meet()
+    def list_names(probe: NodeProbe) -> None:
+        probe.connect()
         if resources:
-            look.find(prefix, resources)
+            probe.find(prefix, resources)
 
-    met = _all_at_once(looks, first, until)
-    names = sorted(set().union(*(look.names for look in met)))
-    more = len(names) > resources or any(look.more for look in met)
+    listed = _all_at_once(probes, list_names, until)
+    names = sorted(set().union(*(probe.names for probe in listed)))
+    more = len(names) > resources or any(probe.more for probe in listed)
     names = names[:resources]
     waits: dict[NodeProbe, set[tuple[str, str, float]]] = {}
 
-    def second(look: NodeProbe) -> None:
-        look.read(prefix, names)
+    def read_locks(probe: NodeProbe) -> None:
+        probe.read(prefix, names)
         if resources:
-            waits[look] = _waits(look, prefix)
+            waits[probe] = _waits(probe, prefix)
 
-    for look in _all_at_once(met, second, until):
-        look.close()
-    states = tuple(look.state for look in looks)
-    held = [one for name in names for one in _holders(name, looks)]
-    holders = {one.resource: one.holder for one in reversed(held)}
+    for probe in _all_at_once(listed, read_locks, until):
+        probe.close()
+    states = tuple(probe.state for probe in probes)
+    locks = [lock for name in names for lock in _holders(name, probes)]
+    holders = {lock.resource: lock.holder for lock in reversed(locks)}
     waiters = wait_report.listed(set().union(*waits.copy().values()), holders)
     return ClusterStatus(
         states,
-        tuple(_with_waiters(held, looks, codec, waiters)),
+        tuple(_with_waiters(locks, probes, codec, waiters)),
         more,
-        quorum_of(len(looks)),
+        quorum_of(len(probes)),
         codec.fingerprint,
         time.time(),
         min(CLOCK_LIMIT, max_ttl / 2),
@@ -180,70 +183,70 @@ def cluster_status(
 
 
 def probe_node(url: str, *, timeout: float = 0.5) -> NodeState:
-    """What one Redis tells about itself, be it a lock node or not.
+    """Return the state of one Redis, also of a server that is no lock node.
 
     Args:
-        url: Its address.
-        timeout: Seconds for which each of its answers is waited for.
+        url: The address.
+        timeout: Seconds to wait for each answer.
 
     Raises:
-        ConfigurationError: The address is no good.
+        ConfigurationError: The address is invalid.
     """
-    look = NodeProbe(url, max(1, int(_validation.number("timeout", timeout) * 1000)), Codec(1, "", 1), 1)
-    look.meet()
-    look.close()
-    return look.state
+    probe = NodeProbe(url, max(1, int(_validation.number("timeout", timeout) * 1000)), Codec(1, "", 1), 1)
+    probe.connect()
+    probe.close()
+    return probe.state
 
 
-def _all_at_once(looks: Sequence[NodeProbe], work: Callable[[NodeProbe], None], until: float) -> list[NodeProbe]:
-    """Do this with all of them at the same time; those with which it was done in time."""
+def _all_at_once(probes: Sequence[NodeProbe], work: Callable[[NodeProbe], None], until: float) -> list[NodeProbe]:
+    """Run `work` on all probes at the same time, and return the probes that were ready in time."""
     too_late = threading.Event()
 
-    def visit(look: NodeProbe) -> None:
-        work(look)
+    def visit(probe: NodeProbe) -> None:
+        work(probe)
         if too_late.is_set():
-            look.close()
+            probe.close()
 
-    threads = [threading.Thread(target=visit, args=(look,), name="redlock-survey", daemon=True) for look in looks]
+    threads = [threading.Thread(target=visit, args=(probe,), name="redlock-status", daemon=True) for probe in probes]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(max(0.0, until - time.monotonic()))
     too_late.set()
-    return [look for look, thread in zip(looks, threads, strict=True) if not thread.is_alive()]
+    return [probe for probe, thread in zip(probes, threads, strict=True) if not thread.is_alive()]
 
 
-def _waits(look: NodeProbe, prefix: str) -> set[tuple[str, str, float]]:
-    """The waits that processes report on this node; none where the user may not read them."""
+def _waits(probe: NodeProbe, prefix: str) -> set[tuple[str, str, float]]:
+    """Return the waits that processes report on this node, none where the user may not read them."""
     try:
-        (answer,) = look.ask(wait_report.question(prefix))
+        (answer,) = probe.ask(wait_report.question(prefix))
     except (*ERRORS, UnsuitableNode):
-        # The connection may be in the middle of a reply, and the look is over anyway.
-        look.close()
+        # The connection may be in the middle of a reply, and this request is the last.
+        probe.close()
         return set()
     return wait_report.decode(answer, prefix)
 
 
-def _holders(name: str, looks: Sequence[NodeProbe]) -> list[LockInfo]:
-    """Whom the nodes name at this resource, those with the most votes first."""
-    round_result = RoundResult(tuple(look.vote(name) for look in looks), 0, 0)
-    # A text without a TTL and without a fence is no lock: somebody keeps other things on this server.
+def _holders(name: str, probes: Sequence[NodeProbe]) -> list[LockInfo]:
+    """The holders that the nodes report at this resource, most votes first."""
+    round_result = RoundResult(tuple(probe.vote(name) for probe in probes), 0, 0)
+    # A text without a TTL and without a fence is no lock: the server also keeps other data.
     denied = [
         vote
         for vote in round_result.votes
         if vote.kind is Kind.DENIED and (vote.remaining_ms is not None or vote.fence)
     ]
     left_ms = round_result.free_in_ms
-    found = []
+    locks = []
     for token, count in Counter(vote.holder for vote in denied).most_common():
-        said = _SHOWN.fullmatch(masked_token(token))
+        match = _SHOWN.fullmatch(masked_token(token))
         fences = Counter(vote.fence for vote in denied if vote.holder == token)
-        found.append(
+        locks.append(
             LockInfo(
                 name,
-                said["owner_label"] if said else masked_token(token),
-                (said["since"] or "") if said else "",
-                said["digits"] if said else "",
+                match["owner_label"] if match else masked_token(token),
+                (match["since"] or "") if match else "",
+                match["digits"] if match else "",
                 None if left_ms is None else left_ms / 1000,
                 tuple(None if vote.kind is Kind.SILENT else vote.holder == token for vote in round_result.votes),
                 count >= round_result.quorum,
@@ -251,29 +254,28 @@ def _holders(name: str, looks: Sequence[NodeProbe]) -> list[LockInfo]:
                 0,
             )
         )
-    return found
+    return locks
 
 
 def _with_waiters(
-    held: Sequence[LockInfo], looks: Sequence[NodeProbe], codec: Codec, reported: Sequence[Waiter]
+    locks: Sequence[LockInfo], probes: Sequence[NodeProbe], codec: Codec, reported: Sequence[Waiter]
 ) -> list[LockInfo]:
-    """The same, with how many wait for each: as many as are reported, or as many as block if that is more.
+    """Add the number of waiters: the number of reported or of blocked clients, whichever is larger.
 
-    A node tells how many clients block on it and not for what; but all waiters of a resource block on the same node.
+    A node reports the number of blocked clients without their resource. But all waiters of a resource block on the
+    same node.
     """
-    members = [look.node for look in looks]
-    waiters = WaiterPool(members, codec)
-    waited = {name for look in looks for name in look.waited}
-    where = {name: waiters.node_for((name,)) for name in waited}
-    shared = Counter(where.values())
-    blocked: dict[Node, int] = {look.node: look.state.blocked for look in looks}
-
+    waiters = WaiterPool([probe.node for probe in probes], codec)
+    waited = {name for probe in probes for name in probe.waited}
+    node_of = {name: waiters.node_for((name,)) for name in waited}
+    resources_of = Counter(node_of.values())
+    blocked: dict[Node, int] = {probe.node: probe.state.blocked for probe in probes}
     counts = Counter(waiter.resource for waiter in reported)
 
-    def count(one: LockInfo) -> int | None:
-        node = where.get(one.resource)
+    def count(lock: LockInfo) -> int | None:
+        node, known = node_of.get(lock.resource), counts[lock.resource]
         if node is None or not blocked[node]:
-            return counts[one.resource]
-        return max(blocked[node], counts[one.resource]) if shared[node] == 1 else counts[one.resource] or None
+            return known
+        return max(blocked[node], known) if resources_of[node] == 1 else known or None
 
-    return [dataclasses.replace(one, waiters=count(one)) for one in held]
+    return [dataclasses.replace(lock, waiters=count(lock)) for lock in locks]

@@ -1,6 +1,8 @@
-"""Findings: what was found, how bad it is, and what mends it.
+"""Findings of the doctor: each has a level, a problem and a fix.
 
-Rules: one line each, without a secret; unsafe is worse than no quorum, for waiting mends nothing that is unsafe.
+Invariants:
+1. A finding is one line, without a secret.
+2. Unsafe is worse than no quorum: an unsafe state stays unsafe, and a quorum can return without help.
 """
 
 from __future__ import annotations
@@ -12,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+__all__ = ["Finding", "Level", "sort", "worst"]
+
 
 class Level(enum.IntEnum):
-    """How bad it is; as a number, the exit status."""
+    """The severity. Its number is the exit status."""
 
     FINE = 0
     WARNING = 1
@@ -27,36 +31,36 @@ _WORST_FIRST = (Level.UNSAFE, Level.NO_QUORUM, Level.WARNING, Level.FINE)
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One thing that was found.
+    """A result of one check.
 
     Attributes:
-        level: How bad it is.
-        code: What it is, for programs: `duplicate-server`, `eviction`, ...
-        where: A node's label, several with commas, `settings`, `broker`, or `nodes` for all of them together.
-        what: What is the case.
-        mend: What to do about it; empty if nothing need be done.
+        level: The severity.
+        code: The kind of finding, for programs: `duplicate-server`, `eviction`, ...
+        where: A node's label, several labels with commas, `settings`, `broker`, or `nodes` for all nodes together.
+        what: The state that was found.
+        fix: The fix; empty if nothing needs to be done.
     """
 
     level: Level
     code: str
     where: str
     what: str
-    mend: str = ""
+    fix: str = ""
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.what}" + (f"; {self.mend}" if self.mend else "")
+        return f"{self.where}: {self.what}" + (f"; {self.fix}" if self.fix else "")
 
     def as_dict(self) -> dict[str, Any]:
-        """As what JSON knows; the level is its name in small letters."""
+        """Return all values as JSON types. The level is its name in small letters."""
         return dataclasses.asdict(self) | {"level": self.level.name.lower()}
 
 
 def worst(findings: Sequence[Finding]) -> Level:
-    """The level of them all: unsafe before no quorum before a warning."""
+    """Return the worst level: unsafe before no quorum before a warning."""
     levels = {finding.level for finding in findings}
     return next((level for level in _WORST_FIRST if level in levels), Level.FINE)
 
 
 def sort(findings: Sequence[Finding]) -> list[Finding]:
-    """The same, the worst first."""
+    """Return the findings, the worst first."""
     return sorted(findings, key=lambda finding: _WORST_FIRST.index(finding.level))

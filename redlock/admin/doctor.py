@@ -1,8 +1,9 @@
-"""What is wrong with nodes, settings and broker, and how to mend it.
+"""Finds problems of nodes, settings, broker and store, and names a fix for each.
 
-Rules: only `check` asks anybody; all else is made of what was told, so it can be tested without a server. Unsafe is
-what can break a promise, or what no client may work with, however long it waits; a node that only casts no vote is a
-warning while a quorum is left.
+Invariants:
+1. Only `check` sends requests. All other functions work on the answers, so their tests need no server.
+2. Unsafe is a state that can break a promise of the lock, or a state that stops all clients until an operator acts.
+   A node without a vote is a warning while a quorum is left.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from redlock.admin.node_probe import NodeState
     from redlock.settings import Settings
 
+__all__ = ["check", "examine", "examine_broker"]
+
 _OLDEST = (6, 2)
 _FULL = 0.8
 _LONG_SECONDS = 60.0
@@ -39,26 +42,27 @@ def check(
     timeout: float = 1.0,
     app: Any = None,  # noqa: ANN401 - Celery is untyped
 ) -> list[Finding]:
-    """Look at the nodes, and at broker and store where they are given, and say what is wrong, the worst first.
+    """Check the nodes, and the given broker and store. The findings are sorted, the worst first.
 
     Args:
-        settings: The lock's.
-        broker: Celery's broker. Redis and AMQP are checked; for another transport a warning says that it was not.
-        store: The Redis that owns the data behind the fenced store.
-        timeout: Seconds for which each answer is waited for.
-        app: The Celery app, whose broker and tasks are compared; without it only the TTL is.
+        settings: The lock's settings.
+        broker: Address of Celery's broker. Redis and AMQP are checked; for another transport there is a warning.
+        store: Address of the Redis that owns the data behind the fenced store.
+        timeout: Seconds to wait for each answer.
+        app: The Celery app. Its tasks are compared with the broker's visibility timeout; without an app only the
+            TTL is compared.
 
     Raises:
-        ConfigurationError: An address, or a setting without which nobody can be asked, is no good.
+        ConfigurationError: An address is invalid, or a setting that the requests need.
     """
-    seen = cluster_status(
+    status = cluster_status(
         settings.addresses,
         prefix=settings.prefix,
         max_ttl=settings.max_ttl,
         timeout=timeout,
         resources=0,
     )
-    findings = examine(seen, settings)
+    findings = examine(status, settings)
     for url in broker_check.urls(broker):
         redis_url = broker_check.redis_url(url)
         if redis_url:
@@ -69,7 +73,7 @@ def check(
                 f"broker {state.label}",
                 f"Redis {state.version} answers and keeps its tasks",
             )
-            findings += examine_broker(state, seen) or [fine]
+            findings += examine_broker(state, status) or [fine]
         else:
             findings += broker_check.check(url, timeout)
     tasks = [Locked("the settings", 0.0, settings.ttl, None)]
@@ -78,46 +82,46 @@ def check(
         tasks = visibility_timeout.locked_tasks(app, settings.ttl)
     findings += visibility_timeout.findings({"broker_url": broker} if app is None else app.conf, tasks)
     if store:
-        findings += examine_broker(probe_node(store, timeout=timeout), seen, owns_data=True)
+        findings += examine_broker(probe_node(store, timeout=timeout), status, owns_data=True)
     return sort(findings)
 
 
-def examine(seen: ClusterStatus, settings: Settings) -> list[Finding]:
-    """Everything that can be said of nodes and settings, the worst first."""
-    findings = [*_settings(settings), *_number(seen)]
-    for node in seen.nodes:
-        findings += _node(node, settings, seen)
-    findings += [*_duplicates(seen), *_quorum(seen), *_memory(seen.nodes)]
+def examine(status: ClusterStatus, settings: Settings) -> list[Finding]:
+    """Return the findings about nodes and settings, the worst first."""
+    findings = [*_settings(settings), *_number(status)]
+    for node in status.nodes:
+        findings += _node(node, settings, status)
+    findings += [*_duplicates(status), *_quorum(status), *_persistence(status.nodes)]
     return sort(findings)
 
 
-def examine_broker(node: NodeState, seen: ClusterStatus, *, owns_data: bool = False) -> list[Finding]:
-    """What can be said of Celery's broker or, where it owns the data, of the fenced store.
+def examine_broker(node: NodeState, status: ClusterStatus, *, owns_data: bool = False) -> list[Finding]:
+    """Return the findings about Celery's broker or, with `owns_data`, about the fenced store.
 
     Args:
-        node: What it told; see `node_probe.probe_node`.
-        seen: The lock nodes.
-        owns_data: It is the store: what it loses is lost.
+        node: The state of the broker or store; see `cluster_status.probe_node`.
+        status: The state of the lock nodes.
+        owns_data: Whether `node` is the store, whose losses are final.
     """
     where = f"{'store' if owns_data else 'broker'} {node.label}"
     what = "updates" if owns_data else "tasks"
     lax = node.max_memory and node.eviction not in {"", "noeviction"}
-    # What is not told is not held against it.
+    # A setting that the server does not report gives no finding.
     forgets = node.fsync in {"everysec", "no"} or not node.aof if owns_data else not node.aof and node.rdb == ""
-    shared = next((lock.label for lock in seen.nodes if node.run_id and lock.run_id == node.run_id), "")
+    shared = next((lock.label for lock in status.nodes if node.run_id and lock.run_id == node.run_id), "")
     apart = "give it a server of its own, or one restart, or one full memory, hits both"
-    drops = f"maxmemory-policy is {node.eviction}: when its memory is full it drops {what}"
-    loses = f"what it keeps on the disk is not all: when it crashes it loses {what}"
+    drops = f"maxmemory-policy is {node.eviction}: a server with a full memory drops {what}"
+    loses = f"the disk does not have everything: a crash loses {what}"
     keep = f"set appendonly yes{' and appendfsync always' if owns_data else ''}"
     grave = Level.UNSAFE if owns_data else Level.WARNING
     cases = (
-        (not node.reachable, Level.WARNING, "unreachable", node.reason, "start it, or mend its address"),
+        (not node.reachable, Level.WARNING, "unreachable", node.reason, "start it, or fix its address"),
         (node.role == "slave", Level.WARNING, "replica", "it is a replica, and refuses writes", "name its master"),
         (bool(shared), Level.WARNING, "shared-server", f"it is lock node {shared} too", apart),
         (bool(lax), grave, "eviction", drops, "CONFIG SET maxmemory-policy noeviction, and in its file"),
         (node.reachable and forgets, Level.WARNING, "persistence", loses, keep),
     )
-    return [Finding(level, code, where, said, mend) for holds, level, code, said, mend in cases if holds]
+    return [Finding(level, code, where, state, fix) for holds, level, code, state, fix in cases if holds]
 
 
 def _settings(settings: Settings) -> Iterator[Finding]:
@@ -156,15 +160,15 @@ def _settings(settings: Settings) -> Iterator[Finding]:
         )
 
 
-def _number(seen: ClusterStatus) -> Iterator[Finding]:
-    said = _validation.tolerance(len(seen.nodes))
-    if said is not None:
-        yield Finding(Level.WARNING, "number", "nodes", said)
+def _number(status: ClusterStatus) -> Iterator[Finding]:
+    warning = _validation.tolerance(len(status.nodes))
+    if warning is not None:
+        yield Finding(Level.WARNING, "number", "nodes", warning)
 
 
-def _node(node: NodeState, settings: Settings, seen: ClusterStatus) -> Iterator[Finding]:
-    """What can be said of one node by itself."""
-    finding = _unfit(node, seen)
+def _node(node: NodeState, settings: Settings, status: ClusterStatus) -> Iterator[Finding]:
+    """The findings about one node alone."""
+    finding = _without_vote(node, status)
     if finding is not None:
         yield finding
     if not node.reachable:
@@ -172,16 +176,16 @@ def _node(node: NodeState, settings: Settings, seen: ClusterStatus) -> Iterator[
     yield from _eviction(node)
     note = node.clock_note(min(CLOCK_LIMIT, settings.max_ttl / 2))
     if note:
-        mend = "let NTP set both; a clock that jumps ends or lengthens leases on its node"
-        yield Finding(Level.WARNING, "clock", node.label, note, mend)
+        fix = "let NTP set both; a clock that jumps ends or lengthens leases on its node"
+        yield Finding(Level.WARNING, "clock", node.label, note, fix)
 
 
-def _unfit(node: NodeState, seen: ClusterStatus) -> Finding | None:
-    """Why a node casts no vote, if it casts none: the first of these that holds."""
-    fingerprint = seen.fingerprint
-    # As in `ConnectionSet._is_barred`: fewer nodes that reject the fingerprint have no vote, and stop no client.
-    agreed = 2 * sum(other.fingerprint == fingerprint for other in seen.nodes) > sum(
-        bool(other.fingerprint) for other in seen.nodes
+def _without_vote(node: NodeState, status: ClusterStatus) -> Finding | None:
+    """The first reason for which a node has no vote; None for a node that votes."""
+    fingerprint = status.fingerprint
+    # As in `NodeConnections._is_barred`: a minority of nodes with another fingerprint has no vote, and stops no client.
+    agreed = 2 * sum(other.fingerprint == fingerprint for other in status.nodes) > sum(
+        bool(other.fingerprint) for other in status.nodes
     )
     independent = "give each lock node a server of its own: no replica, no cluster mode, no Sentinel"
     locked_out = not node.reachable and ("password" in node.reason or "user" in node.reason)
@@ -191,15 +195,15 @@ def _unfit(node: NodeState, seen: ClusterStatus) -> Finding | None:
             f"more nodes work under {fingerprint}; stop the clients that have other settings, then restart this node"
         )
     old = f"Redis {node.version}; lock nodes need 6.2 or later"
-    wait = "wait: so long after it met its first client it votes by itself"
+    wait = "wait: the node votes by itself when this time is over"
     unsafe, warning = Level.UNSAFE, Level.WARNING
     cases = (
-        (locked_out, warning, "access", node.reason, "mend the address of this node"),
-        (not node.reachable, warning, "unreachable", node.reason, "start it, or mend its address"),
+        (locked_out, warning, "access", node.reason, "fix the address of this node"),
+        (not node.reachable, warning, "unreachable", node.reason, "start it, or fix its address"),
         (bool(node.version) and _release(node.version) < _OLDEST, unsafe, "version", old, "upgrade it"),
         (node.mode not in {"", "standalone"}, unsafe, "cluster-mode", f"in {node.mode} mode", independent),
         (node.role not in {"", "master"}, unsafe, "replica", node.reason.partition(";")[0], independent),
-        (bool(node.missing), warning, "permissions", node.reason, "allow this user what is missing"),
+        (bool(node.missing), warning, "permissions", node.reason, "grant this user the missing permissions"),
         (
             bool(node.fingerprint) and node.fingerprint != fingerprint,
             warning if agreed else unsafe,
@@ -208,11 +212,11 @@ def _unfit(node: NodeState, seen: ClusterStatus) -> Finding | None:
             agree,
         ),
         (node.reason.startswith("new, "), warning, "quarantine", node.reason, wait),
-        (bool(node.reason), warning, "no-vote", node.reason, "mend the server"),
+        (bool(node.reason), warning, "no-vote", node.reason, "fix the server"),
     )
-    for holds, level, code, what, mend in cases:
+    for holds, level, code, what, fix in cases:
         if holds:
-            return Finding(level, code, node.label, what, mend)
+            return Finding(level, code, node.label, what, fix)
     return None
 
 
@@ -221,18 +225,18 @@ def _eviction(node: NodeState) -> Iterator[Finding]:
         level = Level.UNSAFE if node.max_memory else Level.WARNING
         what = f"maxmemory-policy is {node.eviction}: it may drop a lock that is held"
         if not node.max_memory:
-            what += " as soon as somebody sets maxmemory"
+            what += " as soon as maxmemory is set"
         yield Finding(level, "eviction", node.label, what, "CONFIG SET maxmemory-policy noeviction, and in its file")
     elif node.max_memory and node.used_memory > _FULL * node.max_memory:
         share = node.used_memory / node.max_memory
-        what = f"{share:.0%} of its maxmemory is in use; when it is full it casts no vote"
+        what = f"{share:.0%} of its maxmemory is in use; a full node casts no vote"
         yield Finding(Level.WARNING, "memory", node.label, what, "raise maxmemory, or keep other data elsewhere")
 
 
-def _duplicates(seen: ClusterStatus) -> Iterator[Finding]:
-    nodes = seen.nodes
+def _duplicates(status: ClusterStatus) -> Iterator[Finding]:
+    nodes = status.nodes
     counts = Counter(node.run_id for node in nodes if node.run_id)
-    level = Level.UNSAFE if len(nodes) - sum(counts.values()) + len(counts) < seen.quorum else Level.WARNING
+    level = Level.UNSAFE if len(nodes) - sum(counts.values()) + len(counts) < status.quorum else Level.WARNING
     for run_id, count in counts.items():
         if count > 1:
             labels = ", ".join(node.label for node in nodes if node.run_id == run_id)
@@ -240,21 +244,21 @@ def _duplicates(seen: ClusterStatus) -> Iterator[Finding]:
             yield Finding(level, "duplicate-server", labels, what, "give each lock node a server of its own")
 
 
-def _quorum(seen: ClusterStatus) -> Iterator[Finding]:
-    total, voting = len(seen.nodes), seen.voting
-    if voting < seen.quorum:
-        reasons = "; ".join(f"{node.label}: {node.reason}" for node in seen.nodes if not node.votes)
-        what = f"{voting} of {total} cast votes, {seen.quorum} are needed: nobody can take a lock ({reasons})"
+def _quorum(status: ClusterStatus) -> Iterator[Finding]:
+    total, voting = len(status.nodes), status.voting
+    if voting < status.quorum:
+        reasons = "; ".join(f"{node.label}: {node.reason}" for node in status.nodes if not node.votes)
+        what = f"{voting} of {total} vote, {status.quorum} are needed: no client can acquire a lock ({reasons})"
         yield Finding(Level.NO_QUORUM, "no-quorum", "nodes", what, "bring back enough of these")
         return
-    spare = voting - seen.quorum
-    what = f"{voting} of {total} cast votes, {seen.quorum} are needed: {spare} more may fail"
+    spare = voting - status.quorum
+    what = f"{voting} of {total} vote, {status.quorum} are needed: {spare} more may fail"
     yield Finding(Level.FINE, "quorum", "nodes", what)
 
 
-def _memory(nodes: Sequence[NodeState]) -> Iterator[Finding]:
-    """What a restart costs, by how the nodes keep what they know."""
-    after = "after a restart it casts no vote until every lease that it may have forgotten is over"
+def _persistence(nodes: Sequence[NodeState]) -> Iterator[Finding]:
+    """The cost of a restart, by the persistence of the nodes."""
+    after = "after a restart a node casts no vote until all leases that it may have forgotten are over"
     kinds: dict[str, list[str]] = {}
     for node in nodes:
         if node.reachable:

@@ -1,13 +1,11 @@
-"""Taking a lock away from its holder, by somebody who knows why.
+"""Forced release: an operator takes a lock away from its holder.
 
-The old holder can't be told. It finds out at its next extension, for a quorum of nodes no longer has its key, and a
-lease that is lost never comes back. Until then it and the next holder both believe that they hold the lock: what
-keeps the data right meanwhile is the fence, and that is why it is raised before anything is deleted.
+Until its next renewal the old holder believes that the lock is held; the fence protects the data in this time.
 
-Rules of this file:
-1. Only the lease that was shown is taken away: nodes compare its owner token, so whoever came after it is never hit.
-2. The fence is raised on a quorum of nodes before the first key is deleted; where it can't be, nothing is deleted.
-3. A wake-up is left, as by a release.
+Invariants:
+1. Only the lease that was shown is deleted. The nodes compare its owner token, so a later holder keeps the lock.
+2. The fence is raised on a quorum of nodes before the first key is deleted. Where that fails, nothing is deleted.
+3. A waiter is woken, as by a release.
 """
 
 from __future__ import annotations
@@ -28,10 +26,12 @@ if TYPE_CHECKING:
     from redlock._core.votes import RoundResult
     from redlock.client import Redlock
 
+__all__ = ["RISK", "Target", "take_away", "target"]
+
 RISK = (
-    "This takes it away: the fence is raised, then the lock is deleted and a waiter is woken. The old holder finds\n"
-    "out at its next extension, within a third of its TTL if it renews; until then it and the next holder both\n"
-    "believe that they hold the lock. What checks the fencing token is safe; what can't check it can happen twice."
+    "A forced release raises the fence, then deletes the lock and wakes a waiter. The old holder finds out at its\n"
+    "next renewal, within a third of its TTL; until then the old and the next holder both believe that they hold\n"
+    "the lock. Effects that check the fencing token are safe; effects without this check can happen twice."
 )
 
 
@@ -39,14 +39,14 @@ class Target(NamedTuple):
     """A lease that can be taken away.
 
     Attributes:
-        resource: What it is on.
-        token: Its owner token; secret.
-        holder: Who has it, as may be shown.
-        votes: How many nodes name it.
-        nodes: How many nodes there are.
-        remaining: Seconds until the lock is free if the holder does nothing more; None if that can't be told.
+        resource: The locked resource.
+        token: The owner token; secret.
+        holder: The holder in a form without the secret.
+        votes: Number of nodes that report this lease.
+        nodes: Number of all nodes.
+        remaining: Seconds until the lock is free if the holder does nothing more; None if unknown.
         fence: The largest fencing token on any node.
-        valid: Whether it can be a lease: a quorum of nodes names it, or would if the silent ones did.
+        valid: Whether this can be a lease: the nodes that report it and the silent nodes are a quorum.
     """
 
     resource: str
@@ -64,12 +64,12 @@ class Target(NamedTuple):
     def describe(self) -> str:
         """The lease in one line, without its secret."""
         left = "" if self.remaining is None else f", for another {self.remaining:.1f} s if it does nothing more"
-        left = left if self.valid else ", which is no quorum: no lease, but what is left of one, or another client's"
+        left = left if self.valid else ", which is no quorum: the rest of a lease, or a lock of another client"
         return f"{self.resource!r} is held by {self.holder} on {self.votes} of {self.nodes} nodes{left}."
 
 
 def target(client: Redlock, name: str) -> Target | None:
-    """Whom most nodes name at this resource; None if no node names anybody.
+    """Return the lease that most nodes report for this resource, or None if no node reports a holder.
 
     Raises:
         QuorumUnavailable: Too few nodes answered.
@@ -79,7 +79,7 @@ def target(client: Redlock, name: str) -> Target | None:
     token = round_result.holder
     if token is None:
         return None
-    # A token that is no token would be refused as too far ahead, and with it every larger one.
+    # The nodes refuse a number that is too far ahead as a token, and so would refuse every larger number.
     latest = wall_us() + FENCE_AHEAD_MS * 1_000
     fence = max((vote.fence for vote in round_result.votes if vote.fence <= latest), default=0)
     client.observe_fence(resource, fence)
@@ -99,26 +99,30 @@ def target(client: Redlock, name: str) -> Target | None:
 
 
 def take_away(client: Redlock, lease: Target) -> int:
-    """Raise the fence, then delete the lease's keys; how many nodes are known to be without it then.
+    """Raise the fence, then delete the lease's keys.
+
+    Returns:
+        The number of nodes that are known to be without the lease now.
 
     Raises:
-        NotHeld: It was given back, or ran out, before; nothing was deleted.
-        LockContended: Somebody else has the lock by now; nothing was deleted.
+        NotHeld: The lease was released or has expired; nothing was deleted.
+        LockContended: Another client has acquired the lock; nothing was deleted.
         QuorumUnavailable: The fence could not be raised on a quorum of nodes, and nothing was deleted; or too few
-            nodes answered to say what came of it.
-        ConfigurationError: Other clients work on these nodes under other terms; nothing was deleted.
+            nodes reported the result.
+        ConfigurationError: Other clients use these nodes with another configuration fingerprint; nothing was deleted.
     """
-    with client.context.pool.connections() as links:
+    with client.context.pool.connections() as connections:
         if lease.valid:
-            _refuse(client, lease, links.run(_raise(lease, client.context.proposal((lease.resource,), wall_us()))))
-        links.run(_delete(lease, client.ttl_ms))
+            raised = connections.run(_raise(lease, client.context.proposal((lease.resource,), wall_us())))
+            _refuse(client, lease, raised)
+        connections.run(_delete(lease, client.ttl_ms))
     after = _inspect(client, lease.resource)
     return sum(vote.kind is not Kind.SILENT and vote.holder != lease.token for vote in after.votes)
 
 
 def _raise(lease: Target, fence: int) -> Steps[RoundResult]:
-    # What an acquire does in its second round: where the key is still this one, and on no node twice, the fence
-    # becomes this number. So nobody is ever given it as a token, and who comes next gets a larger one.
+    # The second round of an acquire: a node whose key is still this token raises its fence to this number, once.
+    # So no client ever gets this number as a token, and the next holder gets a larger number.
     return (yield Round(Confirm((lease.resource,), lease.token, max(fence, lease.fence + 1)), Wait.ALL))
 
 
@@ -141,8 +145,8 @@ def _refuse(client: Redlock, lease: Target, raised: RoundResult) -> None:
 
 
 def _inspect(client: Redlock, resource: str) -> RoundResult:
-    with client.context.pool.connections() as links:
-        round_result = links.run(protocol.inspect(resource))
+    with client.context.pool.connections() as connections:
+        round_result = connections.run(protocol.inspect(resource))
     if not round_result.reachable:
         raise failures.unavailable(client.context.pool.nodes, resource, round_result)
     return round_result

@@ -1,6 +1,7 @@
-"""How long Celery's broker leaves a message to a worker before it delivers it again, and what is too long for that.
+"""Compares the visibility timeout of Celery's broker with the times for which locked tasks hold their messages.
 
-Invariants: the shortest value that is configured anywhere counts, as the broker delivers by that.
+Invariants:
+1. The shortest configured value counts, because the broker redelivers by that value.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from redlock.admin.diagnostics import Finding, Level
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+__all__ = ["MARK", "Locked", "findings", "locked_tasks", "timeout_of"]
+
 _NAME = "visibility_timeout"
 _URLS = ("broker_url", "broker_read_url", "broker_write_url")
 _DEFAULTS = {"redis": 3_600.0, "rediss": 3_600.0, "sentinel": 3_600.0, "sqs": 1_800.0}
-"""What kombu's transports do where nothing is configured."""
+"""The defaults of kombu's transports, in seconds."""
 _WITHOUT = ("amqp", "amqps", "pyamqp", "librabbitmq")
-"""RabbitMQ delivers a message again when its connection is lost, and has no such timeout."""
+"""RabbitMQ redelivers a message after the loss of its connection, and has no such timeout."""
 
 
 MARK = "__redlock__"
@@ -30,10 +33,10 @@ class Locked(NamedTuple):
     """A task under `@locked`.
 
     Attributes:
-        name: Its name.
-        wait: Seconds that it waits for its lock in the worker's slot.
-        ttl: Seconds that its lease lasts.
-        time_limit: Its hard time limit in seconds; None where it has none.
+        name: The task's name.
+        wait: Seconds that the task waits for its lock in the worker's slot.
+        ttl: Seconds that the lease lasts.
+        time_limit: The hard time limit in seconds; None without a limit.
     """
 
     name: str
@@ -43,11 +46,11 @@ class Locked(NamedTuple):
 
 
 def locked_tasks(app: Any, ttl: float) -> list[Locked]:  # noqa: ANN401 - Celery is untyped
-    """The tasks of an app that are under `@locked`.
+    """Return the tasks of an app that are under `@locked`.
 
     Args:
         app: The Celery app, with its tasks imported.
-        ttl: Seconds that a lease lasts where a task does not say it.
+        ttl: Seconds that a lease lasts for tasks without an own `ttl`.
     """
     found = []
     for name, task in sorted(app.tasks.items()):
@@ -58,7 +61,7 @@ def locked_tasks(app: Any, ttl: float) -> list[Locked]:  # noqa: ANN401 - Celery
 
 
 def timeout_of(conf: Mapping[str, Any]) -> float | None:
-    """The visibility timeout of an app's broker in seconds; None where the broker has none, or it is not known.
+    """Return the visibility timeout of an app's broker in seconds; None without a timeout, or if unknown.
 
     Args:
         conf: The app's configuration: transport options, also those of SQS's predefined queues, and addresses.
@@ -76,11 +79,11 @@ def timeout_of(conf: Mapping[str, Any]) -> float | None:
 
 
 def findings(conf: Mapping[str, Any], tasks: Iterable[Locked]) -> list[Finding]:
-    """Warnings of tasks that can hold a message for longer than the broker leaves it to them.
+    """Return warnings about tasks that can hold a message for longer than the visibility timeout.
 
     Args:
         conf: The app's configuration.
-        tasks: Its tasks under `@locked`.
+        tasks: The app's tasks under `@locked`.
     """
     timeout = timeout_of(conf)
     if timeout is None:
@@ -113,6 +116,6 @@ def _urls(conf: Mapping[str, Any]) -> Iterator[str]:
 
 def _number(value: object) -> float | None:
     with contextlib.suppress(TypeError, ValueError):
-        seconds = float(value)  # type: ignore[arg-type]  # what is no number is none
+        seconds = float(value)  # type: ignore[arg-type]  # another type raises TypeError
         return seconds if seconds > 0 else None
     return None

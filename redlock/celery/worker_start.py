@@ -41,4 +41,4 @@ def _check(instance: Any, **_: Any) -> None:  # noqa: ANN401 - Celery's signals 
     app = instance.app
     refuse(app)
     for finding in visibility_timeout.findings(app.conf, visibility_timeout.locked_tasks(app, of_conf(app.conf).ttl)):
-        _log.warning("visibility-timeout", why=finding.what, remedy=finding.mend)
+        _log.warning("visibility-timeout", why=finding.what, remedy=finding.fix)

@@ -1,7 +1,7 @@
 """`celery -A your.app redlock ...`: the command line of this package with the settings of a Celery app.
 
-Celery loads this module at each start of its command line, before it imports any task. So `celery inspect locks` is
-known even where Django finds the tasks later.
+Celery loads this module at each start of its command line, before the import of any task. So `celery inspect locks`
+is known even where Django finds the tasks later.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import click
 
 from redlock.celery import task_registry  # noqa: F401 - it registers `inspect locks`
 
+__all__ = ["redlock"]
+
 
 @click.command(
     name="redlock",
@@ -21,7 +23,7 @@ from redlock.celery import task_registry  # noqa: F401 - it registers `inspect l
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @click.pass_context
 def redlock(context: click.Context, arguments: tuple[str, ...]) -> None:
-    """Look at this app's lock nodes: redlock status, doctor, release ..."""
+    """Examine this app's lock nodes and locks: redlock status, doctor, release ..."""
     from redlock.cli import main  # noqa: PLC0415 - each start of `celery` loads this module
 
     sys.exit(main.main(arguments, context.obj.app))

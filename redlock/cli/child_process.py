@@ -1,9 +1,10 @@
-"""A program in a process group of its own, and the signals and the terminal that the group shares with this process.
+"""Runs a program in its own process group, and shares signals and the terminal with this group.
 
 Invariants:
 1. Signals that this process receives go to the group.
-2. The group does not outlive this process: where this process is killed, a watcher kills the group.
-3. The program gets the terminal when it asks for it and the terminal is ours; it can't be suspended from there.
+2. The group does not outlive this process: if this process is killed, a watcher kills the group.
+3. A program that reads from the terminal gets the terminal, if this process has it. The terminal can't suspend the
+   program.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from redlock.testing.redis_server import die_with_parent
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# The pipe ends when this process ends, however it ends. The number of the group is in it before the program begins.
+__all__ = ["Program", "Stopped"]
+
+# The pipe closes at any end of this process. The pipe has the number of the group before the program begins.
 _WATCHER = """
 import os, signal, sys
 group = int(sys.stdin.readline())
@@ -31,7 +34,7 @@ _FROM_THE_TERMINAL = frozenset({signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU})
 
 
 class Stopped(BaseException):
-    """A signal came while there was no program yet to pass it on to."""
+    """A signal came before the start of the program."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -39,7 +42,7 @@ class Stopped(BaseException):
 
 
 class Program:
-    """A program in a process group of its own.
+    """A program in its own process group.
 
     Args:
         command: The program and its arguments.
@@ -54,10 +57,10 @@ class Program:
         self._terminal: int | None = None
 
     def receive(self, number: int, _frame: object) -> None:
-        """A signal has come to us: it is the program's, or, where there is none yet, the end of our waiting.
+        """Handle a signal: pass the signal on to the program, or end the wait for the lock.
 
         Raises:
-            Stopped: There is none yet.
+            Stopped: The program has not been started.
         """
         if self._process is not None:
             self.signal(number)
@@ -67,18 +70,18 @@ class Program:
             raise Stopped(number)
 
     def start(self, environment: dict[str, str]) -> None:
-        """Start it.
+        """Start the program.
 
         Raises:
-            OSError: It can't be started.
+            OSError: The program can't be started.
         """
         self._starting = True
         try:
             pipe = self._start_watcher()
-            self._process = subprocess.Popen(  # noqa: S603 - running what one is told is the point
+            self._process = subprocess.Popen(  # noqa: S603 - the user names the program
                 self.command,
                 env=environment,
-                preexec_fn=lambda: _alone(pipe),  # noqa: PLW1509 - nothing in it takes a lock
+                preexec_fn=lambda: _enter_own_group(pipe),  # noqa: PLW1509 - the function takes no lock
             )
         except OSError:
             self.stop_watching()
@@ -89,37 +92,37 @@ class Program:
             self.signal(number)
 
     def _start_watcher(self) -> int:
-        """Start the watcher, and return the end of its pipe that stays open as long as this process lives."""
+        """Start the watcher, and return the end of its pipe that is open during the life of this process."""
         self._watcher = subprocess.Popen(  # noqa: S603 - the program is ours
             [sys.executable, "-I", "-S", "-c", _WATCHER],
             stdin=subprocess.PIPE,
-            # It must keep nothing open: not the output that a caller reads to its end, and no folder.
+            # The watcher must not hold a folder, or an output that the caller reads until its end.
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             cwd="/",
             env={},
             start_new_session=True,
-            preexec_fn=_ignore_signals,  # noqa: PLW1509 - nothing in it takes a lock
+            preexec_fn=_ignore_signals,  # noqa: PLW1509 - the function takes no lock
         )
         assert self._watcher.stdin is not None
         return self._watcher.stdin.fileno()
 
     def stop_watching(self) -> None:
-        """The program has ended: what it left in the background runs on, also after the end of this process."""
+        """Stop the watcher after the program's end. Background processes of the program run on."""
         if self._watcher is not None:
-            # Before its pipe is closed, else it would kill the group.
+            # A closed pipe would make the watcher kill the group.
             self._watcher.kill()
             self._watcher.communicate()
             self._watcher = None
 
     def signal(self, number: int) -> None:
-        """Send a signal to all of its group."""
+        """Send a signal to the whole group."""
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, number)
 
     def wait(self) -> int:
-        """Its exit status, 128 + n if signal n ended it."""
+        """Wait for the program's end, and return its exit status, or 128 + n if signal n ended the program."""
         assert self._process is not None
         while True:
             _, status = os.waitpid(self._process.pid, os.WUNTRACED)
@@ -134,7 +137,7 @@ class Program:
         return code if code >= 0 else 128 - code
 
     def is_gone(self) -> bool:
-        """Whether nothing of its group is left."""
+        """Whether all processes of the group have ended."""
         assert self._process is not None
         try:
             os.killpg(self._process.pid, 0)
@@ -145,7 +148,7 @@ class Program:
         return False
 
     def _lend_terminal(self) -> bool:
-        """Let it read what is typed: it asked for it, and may have it where it is ours to lend."""
+        """Make the group the foreground of the terminal, if this process is the foreground."""
         assert self._process is not None
         try:
             if self._terminal is None:
@@ -169,10 +172,10 @@ class Program:
             signal.signal(signal.SIGTTOU, signal.SIG_DFL)
 
 
-def _alone(pipe: int) -> None:
+def _enter_own_group(pipe: int) -> None:
     os.setpgid(0, 0)
     os.write(pipe, b"%d\n" % os.getpid())
-    # The watcher would do. But a watcher that was killed would not.
+    # The watcher itself may be killed.
     die_with_parent()
 
 

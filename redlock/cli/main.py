@@ -1,8 +1,10 @@
 """The command line: `redlock` and `python -m redlock`.
 
-Rules: an error of ours is one line on stderr and an exit status, never a traceback; options come before the
-environment, the environment before the defaults. Exit status: 0 done, 1 declined, 2 bad input, 3 no quorum, 130 Ctrl-C;
-`doctor` and `run` have their own, which their --help lists.
+Invariants:
+1. An error of this package is one line on stderr and an exit status, and never a traceback.
+2. Options override the environment, and the environment overrides the defaults.
+3. Exit status: 0 done, 1 declined, 2 bad input, 3 no quorum, 130 Ctrl-C. The help texts of `doctor` and `run` list
+   their own.
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ from redlock.settings import read
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+__all__ = ["main"]
+
 DECLINED, BAD_INPUT, NO_QUORUM, INTERRUPTED = 1, 2, 3, 130
 
 
@@ -42,15 +46,15 @@ def main(arguments: Sequence[str] | None = None, app: object = None) -> int:
     """Run a subcommand and return its exit status.
 
     Args:
-        arguments: The command line; default: that of this process.
-        app: The Celery app that has the lock's settings, where `celery redlock` names one.
+        arguments: The command line; None means the arguments of this process.
+        app: The Celery app with the lock's settings, from `celery -A app redlock`.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    # What stands behind the first -- of `run` is another program's, and none of our options.
-    ours = words.index("--") if words[:1] == ["run"] and "--" in words else len(words)
-    options = _parser().parse_args(words[:ours], argparse.Namespace(command=words[ours + 1 :]))
+    # The words after the first -- of `run` are the command of another program, and no options of `redlock`.
+    end = words.index("--") if words[:1] == ["run"] and "--" in words else len(words)
+    options = _parser().parse_args(words[:end], argparse.Namespace(command=words[end + 1 :]))
     options.app = options.app or app
-    # It is the doctor who speaks of what works and is not sensible, such as an even number of nodes.
+    # The doctor reports settings that work and are unwise, such as an even number of nodes.
     warnings.simplefilter("ignore", UserWarning)
     try:
         status: int = options.run(options)
@@ -72,50 +76,51 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser(
         "simulate",
         help="let several clients compete for one lock",
-        description="Each client is a process that starts after its delay, tries to take the lock, holds it, and "
-        "releases it. Options can also be set as REDLOCK_NODES, REDLOCK_TTL, ..., SIMULATE_DELAYS, SIMULATE_HOLD, ...",
+        description="Each client is a process that starts after its delay, tries to acquire the lock, holds the lock, "
+        "and releases it. The environment can set options too: REDLOCK_NODES, REDLOCK_TTL, ..., SIMULATE_DELAYS, "
+        "SIMULATE_HOLD, ...",
     )
     _lock_options(command)
     command.add_argument("--delays", metavar="S,S,...", help="each client's start, in seconds (default: 0,1,3)")
     command.add_argument("--hold", metavar="S", help="seconds that a client holds the lock (default: 2)")
     command.add_argument("--retries", metavar="N", help="how often a client tries again (default: 3)")
     command.add_argument("--retry-delay", metavar="S", help="seconds between tries, halved to doubled (default: 0.2)")
-    command.add_argument("--resource", metavar="NAME", help="what they compete for (default: shared-resource)")
-    command.add_argument("--log-file", metavar="FILE", help="where all events go (default: logger.log)")
-    command.add_argument("--embedded", action="store_true", help="bring its own five nodes")
+    command.add_argument("--resource", metavar="NAME", help="the name of the lock (default: shared-resource)")
+    command.add_argument("--log-file", metavar="FILE", help="the file for all events (default: logger.log)")
+    command.add_argument("--embedded", action="store_true", help="start five nodes for this run")
     command.set_defaults(run=_simulate)
     command = commands.add_parser(
         "init",
         help="let brand-new nodes vote at once",
-        description="Brand-new nodes abstain until they have been known for max_ttl, because nobody can know which "
-        "locks they have forgotten. If you know that they can have forgotten none, this makes them vote at once.",
+        description="Brand-new nodes abstain until max_ttl has passed, because they may have forgotten locks. If you "
+        "know that these nodes can't have forgotten a lock, this command makes them vote at once.",
     )
     _lock_options(command)
     command.add_argument("--yes", action="store_true", help="do not ask")
     command.set_defaults(run=_init)
-    _look_commands(commands)
+    _diagnostic_commands(commands)
     _lock_commands(commands)
     return parser
 
 
-def _look_commands(commands: argparse._SubParsersAction[Parser]) -> None:
+def _diagnostic_commands(commands: argparse._SubParsersAction[Parser]) -> None:
     command = commands.add_parser(
         "status",
-        help="show the nodes, and who holds what",
-        description="Looks at all nodes, and changes nothing. Under VOTES there is a sign for each node, in the order "
-        "of the list above it: + names this holder, - does not, ? did not answer. Exit status: 0 a quorum votes, "
-        "3 none does.",
+        help="show the nodes, the locks and their holders",
+        description="Reads the state of all nodes, and changes nothing. VOTES has a sign for each node, in the order "
+        "of the list of nodes: + reports this holder, - does not, ? did not answer. Exit status: 0 a quorum votes, "
+        "3 no quorum votes.",
     )
     _node_options(command)
-    command.add_argument("--watch", action="store_true", help="look again every second, until Ctrl-C")
-    command.add_argument("--json", action="store_true", help="as JSON; with --watch, a line for each look")
-    command.add_argument("--most", metavar="N", type=int, default=200, help="locks that are shown (default: 200)")
+    command.add_argument("--watch", action="store_true", help="repeat every second, until Ctrl-C")
+    command.add_argument("--json", action="store_true", help="print JSON; with --watch, a line each time")
+    command.add_argument("--most", metavar="N", type=int, default=200, help="number of shown locks (default: 200)")
     command.set_defaults(run=_status)
     command = commands.add_parser(
         "doctor",
-        help="say what is wrong with nodes, settings and broker, and how to mend it",
-        description="Exit status: 0 fine, 1 warnings, 2 unsafe, or nobody could be asked, 3 no quorum votes. Addresses "
-        "with a password belong in the environment, where nobody can read them in the list of processes.",
+        help="find problems of nodes, settings and broker, and name a fix for each",
+        description="Exit status: 0 fine, 1 warnings, 2 unsafe or bad input, 3 no quorum votes. Put addresses with a "
+        "password into the environment: the list of processes shows the command line to other users.",
     )
     _node_options(command)
     command.add_argument("--ttl", metavar="S", help="seconds that a lease lasts (default: 5)")
@@ -123,7 +128,7 @@ def _look_commands(commands: argparse._SubParsersAction[Parser]) -> None:
         "--broker", metavar="URL", help="Celery's broker (default: the app's, else $CELERY_BROKER_URL)"
     )
     command.add_argument("--store", metavar="URL", help="the Redis with the data behind the fenced store")
-    command.add_argument("--json", action="store_true", help="as JSON")
+    command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(run=_doctor)
 
 
@@ -132,33 +137,33 @@ def _lock_commands(commands: argparse._SubParsersAction[Parser]) -> None:
         "run",
         usage="redlock run [options] RESOURCE -- COMMAND ...",
         help="run a program while a lock is held",
-        description="Takes the lock, runs the program, renews the lock while it runs, and gives it back. Where the "
-        "lock is being lost the program's process group gets SIGTERM, and SIGKILL when the grace is over: before the "
-        "lease is, if it could not be renewed; after it, if it was taken away. The program finds REDLOCK_RESOURCE, "
-        "REDLOCK_FENCE (the fencing token) and REDLOCK_NODES (without passwords) in its environment. It can't be "
-        "suspended with Ctrl-Z. Where redlock itself is killed, the whole process group is killed. Not protected is a "
-        "process that the program leaves running in the background, or that leaves the group (setsid, setpgid, an "
-        "interactive shell).",
+        description="Acquires the lock, runs the program, renews the lock during the run, and releases the lock. If "
+        "the lock is about to be lost, the program's process group gets SIGTERM, and SIGKILL after the grace. If a "
+        "renewal failed, this happens before the end of the lease; if the lock was taken away, after it. The "
+        "environment of the program has REDLOCK_RESOURCE, REDLOCK_FENCE (the fencing token) and REDLOCK_NODES "
+        "(without passwords). Ctrl-Z can't suspend the program. If redlock itself is killed, the whole process group "
+        "is killed. A process that the program leaves in the background is not protected, and no process that "
+        "leaves the group (setsid, setpgid, an interactive shell).",
         epilog="Exit status: the program's, or 128 + n if signal n ended it; 2 bad input, 69 no quorum of nodes, "
-        "70 the lock was lost, 73 the log file can't be opened, 75 somebody else has the lock, 126 the program can't "
-        "be run, 127 there is none.",
+        "70 the lock was lost, 73 the log file can't be opened, 75 another client holds the lock, 126 the program "
+        "can't be run, 127 the program was not found.",
     )
-    command.add_argument("resource", metavar="RESOURCE", help="what to lock")
+    command.add_argument("resource", metavar="RESOURCE", help="the name of the lock")
     _lock_options(command)
     command.add_argument("--wait", metavar="S", type=float, help="seconds to wait; 0 tries once (default: for ever)")
-    command.add_argument("--pass-credentials", action="store_true", help="let the program find the nodes' passwords")
+    command.add_argument("--pass-credentials", action="store_true", help="pass the nodes' passwords to the program")
     command.add_argument("--grace", metavar="S", type=float, help="seconds to SIGKILL (default: a third of the ttl)")
-    command.add_argument("--log-file", metavar="FILE", help="where the lock's events go (default: nowhere)")
+    command.add_argument("--log-file", metavar="FILE", help="the file for the lock's events (default: none)")
     command.set_defaults(run=_run)
     command = commands.add_parser(
         "release",
         help="take a lock away from its holder",
         description="Raises the fence first, then deletes the lock and wakes a waiter. The old holder finds out at its "
-        "next extension; until then it and the next holder both believe that they hold the lock.",
+        "next renewal; until then the old and the next holder both believe that they hold the lock.",
     )
-    command.add_argument("resource", metavar="RESOURCE", help="what is locked")
+    command.add_argument("resource", metavar="RESOURCE", help="the name of the lock")
     _nodes_option(command)
-    command.add_argument("--force", action="store_true", help="needed: only its holder releases a lock without force")
+    command.add_argument("--force", action="store_true", help="required: without force only the holder can release")
     command.add_argument("--yes", action="store_true", help="do not ask")
     command.set_defaults(run=_release)
 
@@ -195,24 +200,24 @@ def _init(options: argparse.Namespace) -> int:
     if not _agreed(options):
         return DECLINED
     declare_nodes(nodes, lock.prefix)
-    print("Done: they vote from now on.")
+    print("Done: the nodes vote from now on.")
     return 0
 
 
 def _status(options: argparse.Namespace) -> int:
     lock = settings_from(options, "nodes")
     while True:
-        seen = cluster_status(
+        status = cluster_status(
             lock.addresses, prefix=lock.prefix, max_ttl=lock.max_ttl, timeout=options.timeout, resources=options.most
         )
         if options.json:
-            print(json.dumps(seen.as_dict(), indent=None if options.watch else 2), flush=True)
+            print(json.dumps(status.as_dict(), indent=None if options.watch else 2), flush=True)
         else:
             is_terminal = sys.stdout.isatty()
             clear = _CLEAR if options.watch and is_terminal else ""
-            print(clear + table(seen, color=is_terminal and not os.environ.get("NO_COLOR")), flush=True)
+            print(clear + table(status, color=is_terminal and not os.environ.get("NO_COLOR")), flush=True)
         if not options.watch:
-            return 0 if seen.voting >= seen.quorum else NO_QUORUM
+            return 0 if status.voting >= status.quorum else NO_QUORUM
         time.sleep(1.0)
 
 
@@ -222,7 +227,8 @@ def _doctor(options: argparse.Namespace) -> int:
     findings = doctor.check(lock, broker=broker, store=options.store or "", timeout=options.timeout, app=options.app)
     level = worst(findings)
     if options.json:
-        print(json.dumps({"level": level.name.lower(), "findings": [one.as_dict() for one in findings]}, indent=2))
+        report = {"level": level.name.lower(), "findings": [finding.as_dict() for finding in findings]}
+        print(json.dumps(report, indent=2))
         return int(level)
     for finding in findings:
         print(escape(f"{finding.level.name.replace('_', ' '):<9}  {finding}"))
@@ -249,25 +255,25 @@ def _run(options: argparse.Namespace) -> int:
 
 def _release(options: argparse.Namespace) -> int:
     if not options.force:
-        raise ConfigurationError("only its holder releases a lock; --force takes it away from whoever that is")
+        raise ConfigurationError("only the holder can release a lock; --force takes the lock away from any holder")
     lock = settings_from(options, "nodes")
     with lock.client() as client:
         lease = force_release.target(client, options.resource)
         if lease is None:
-            print(f"Nobody holds {options.resource!r}; nothing was changed.")
+            print(f"No client holds {options.resource!r}; nothing was changed.")
             return 0
         print(escape(lease.describe()))
         print(force_release.RISK)
         if not options.yes and not sys.stdin.isatty():
-            raise ConfigurationError("there is no terminal to ask on; --yes answers the question beforehand")
+            raise ConfigurationError("there is no terminal for the question; --yes answers the question beforehand")
         if not _agreed(options):
             return DECLINED
-        print(f"Done: {force_release.take_away(client, lease)} of {lease.nodes} nodes are known to be without it.")
+        print(f"Done: {force_release.take_away(client, lease)} of {lease.nodes} nodes have confirmed the release.")
     return 0
 
 
 def _agreed(options: argparse.Namespace) -> bool:
-    """Whether the user wants it, now that he knows the risk."""
+    """Whether the user agrees to the risk that was printed before."""
     if options.yes or input("Go on? [y/N] ").strip().lower() in {"y", "yes"}:
         return True
     print("Nothing was changed.")

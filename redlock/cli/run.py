@@ -1,11 +1,11 @@
-"""Any program under a lock: `redlock run RESOURCE -- command ...`.
+"""Runs a program while a lock is held: `redlock run RESOURCE -- command ...`.
 
-Rules of this file:
-1. The program starts when the lock is held, in a process group of its own, and that group is ended before the lease
-   is over: SIGTERM while there is still time for a grace, SIGKILL when there is none left.
-2. It never outlives us: signals that we get it gets, and where we are killed, its process group is killed too.
-3. Nothing that can't be written, a log or a message, stops it or us.
-4. A program under a lock is not suspended from the terminal: its lease would run out meanwhile.
+Invariants:
+1. The program starts in its own process group after the lock is acquired.
+2. The group ends before the lease: SIGTERM early enough for a grace, SIGKILL after the grace.
+3. The program never outlives this process. Signals are passed on, and if this process is killed, the group is killed.
+4. A log or a message that can't be written stops neither the program nor this process.
+5. The terminal can't suspend the program, because its lease would expire in the meantime.
 """
 
 from __future__ import annotations
@@ -35,24 +35,38 @@ if TYPE_CHECKING:
     from redlock.lease import Lease
     from redlock.settings import Settings
 
-# As in sysexits.h, and as shells do.
+__all__ = [
+    "CANNOT_CREATE",
+    "CANNOT_RUN",
+    "CONTENDED",
+    "LOST",
+    "NOT_FOUND",
+    "NO_QUORUM",
+    "LeaseWatchdog",
+    "environment",
+    "log_to",
+    "run",
+    "say",
+]
+
+# The values of sysexits.h, and 126 and 127 as in shells.
 NO_QUORUM, LOST, CANNOT_CREATE, CONTENDED, CANNOT_RUN, NOT_FOUND = 69, 70, 73, 75, 126, 127
 
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
-_LOOK_SECONDS = 1.0
-"""No wait is longer: a machine that slept must look at its lease soon."""
-_EMPTY_SECONDS = 0.02
+_CHECK_SECONDS = 1.0
+"""The longest wait between two checks of the lease: a machine that slept must check its lease soon."""
+_POLL_SECONDS = 0.02
 _MARGIN_SECONDS = 0.05
 
 
 def say(text: str) -> None:
-    """A line on stderr, if it can be written."""
+    """Write a line to stderr, and ignore a failure."""
     with contextlib.suppress(OSError):
         os.write(2, f"redlock: {escape(text)}\n".encode(errors="replace"))
 
 
 class _Log(logging.Handler):
-    """Lines at the end of a file, for as long as they can be written."""
+    """Appends records to a file, and ignores failures."""
 
     def __init__(self, path: str) -> None:
         super().__init__()
@@ -61,7 +75,7 @@ class _Log(logging.Handler):
         self._failed = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write it; that this fails is said once."""
+        """Write the record. Only the first failure is reported."""
         try:
             os.write(self._file, f"{self.format(record)}\n".encode(errors="replace"))
         except OSError as error:
@@ -71,10 +85,10 @@ class _Log(logging.Handler):
 
 
 def log_to(path: str) -> None:
-    """Let the lock's events go to a file, opened now.
+    """Open a file and write the lock's events to this file.
 
     Raises:
-        OSError: It can't be opened.
+        OSError: The file can't be opened.
     """
     handler = _Log(path)
     handler.setFormatter(LineFormatter("%(asctime)s %(levelname)-7s %(process)d %(name)s: %(message)s"))
@@ -83,18 +97,18 @@ def log_to(path: str) -> None:
 
 
 def environment(settings: Settings, *, credentials: bool) -> dict[str, str]:
-    """The environment of a program: the same nodes under the same terms.
+    """Return the environment of the program, with the same nodes and the same configuration fingerprint.
 
     Args:
-        settings: The lock's.
+        settings: The lock's settings.
         credentials: Whether the addresses of the nodes keep their users and passwords.
     """
     nodes = [node if credentials else address.without_credentials(node) for node in settings.addresses]
-    # What came from an option or from an app must not be a default in the program, which then would lock elsewhere.
-    fingerprint = {"NODES": ",".join(nodes), "PREFIX": settings.prefix, "MAX_TTL": f"{settings.max_ttl}"}
-    gone = {*SECRETS, "REDLOCK_PREFIX_FILE", "REDLOCK_MAX_TTL_FILE"}
-    kept = {name: value for name, value in os.environ.items() if name not in gone}
-    return kept | {f"REDLOCK_{name}": value for name, value in fingerprint.items()}
+    # A setting from an option or an app must be set here. With the default, the program would lock on other nodes.
+    shared = {"NODES": ",".join(nodes), "PREFIX": settings.prefix, "MAX_TTL": f"{settings.max_ttl}"}
+    removed = {*SECRETS, "REDLOCK_PREFIX_FILE", "REDLOCK_MAX_TTL_FILE"}
+    kept = {name: value for name, value in os.environ.items() if name not in removed}
+    return kept | {f"REDLOCK_{name}": value for name, value in shared.items()}
 
 
 def run(
@@ -109,26 +123,26 @@ def run(
     """Run a program while the lock is held.
 
     Args:
-        client: Its TTL is the lease's.
-        resource: What to lock.
+        client: The client; the lease has its TTL.
+        resource: The resource to lock.
         command: The program and its arguments.
         environment: The program's environment, to which the resource and the fencing token are added.
-        wait: Seconds to wait for the lock, 0 or more; None for as long as it takes.
-        grace: Seconds between SIGTERM and SIGKILL where the lock is being lost, 0 to half of the TTL.
+        wait: Seconds to wait for the lock, 0 or more; None waits without a limit.
+        grace: Seconds between SIGTERM and SIGKILL if the lock is about to be lost, 0 to half of the TTL.
 
     Returns:
-        The program's exit status, 128 + n if signal n ended it or us; else one of the constants above.
+        The program's exit status, 128 + n if signal n ended the program or this process, or a constant of this module.
 
     Raises:
-        ConfigurationError: Settings or nodes are no good.
+        ConfigurationError: Settings or nodes are invalid.
     """
     program = Program(command)
-    held = threading.Event()
-    lease = client.lease(resource, owner_label=_owner_label(command), renew=True, on_lost=lambda _: held.set())
+    lost = threading.Event()
+    lease = client.lease(resource, owner_label=_owner_label(command), renew=True, on_lost=lambda _: lost.set())
     with _signals_go_to(program):
         try:
             lease.acquire(None if wait is None else int(wait * 1000))
-            return _run(program, lease, environment, grace, held)
+            return _run(program, lease, environment, grace, lost)
         except Stopped as stopped:
             return 128 + stopped.number
         except LockContended as error:
@@ -143,18 +157,17 @@ def run(
                     lease.release()
 
 
-def _run(program: Program, lease: Lease, environment: Mapping[str, str], grace: float, changed: threading.Event) -> int:
-    told = {"REDLOCK_RESOURCE": lease.resource, "REDLOCK_FENCE": str(lease.fence)}
+def _run(program: Program, lease: Lease, environment: Mapping[str, str], grace: float, lost: threading.Event) -> int:
     try:
-        program.start({**environment, **told})
+        program.start({**environment, "REDLOCK_RESOURCE": lease.resource, "REDLOCK_FENCE": str(lease.fence)})
     except OSError as error:
         say(f"{program.command[0]}: {(error.strerror or str(error)).lower()}")
         return NOT_FOUND if isinstance(error, FileNotFoundError) else CANNOT_RUN
-    guard = LeaseWatchdog(program, lease, grace, changed)
+    watchdog = LeaseWatchdog(program, lease, grace, lost)
     status = program.wait()
-    lost = guard.end()
+    ended_by_watchdog = watchdog.stop()
     program.stop_watching()
-    if lost:
+    if ended_by_watchdog:
         return LOST
     try:
         lease.close()
@@ -172,7 +185,7 @@ def _owner_label(command: Sequence[str]) -> str:
 @contextlib.contextmanager
 def _signals_go_to(program: Program) -> Iterator[None]:
     before = {number: signal.signal(number, program.receive) for number in _FORWARDED}
-    # A function, not SIG_IGN: what is ignored stays so in the program.
+    # A function, because the program would inherit SIG_IGN.
     before[signal.SIGTSTP] = signal.signal(signal.SIGTSTP, lambda *_: None)
     try:
         yield
@@ -182,53 +195,53 @@ def _signals_go_to(program: Program) -> Iterator[None]:
 
 
 class LeaseWatchdog:
-    """Ends a program before its lease is over, in a thread of its own.
+    """Ends a program before the end of its lease, in a thread.
 
     Args:
-        program: It has been started.
-        lease: It is held, and renewed.
+        program: The started program.
+        lease: The lease, which is held and renewed.
         grace: Seconds between SIGTERM and SIGKILL.
-        changed: Set when the lease is known to be lost.
+        lost: An event that is set when the lease is lost.
     """
 
-    def __init__(self, program: Program, lease: Lease, grace: float, changed: threading.Event) -> None:
-        self._program, self._lease, self._grace, self._changed = program, lease, grace, changed
-        self._over = False
-        self._struck = False
-        self._thread = threading.Thread(target=self._watch, name="redlock-guard", daemon=True)
+    def __init__(self, program: Program, lease: Lease, grace: float, lost: threading.Event) -> None:
+        self._program, self._lease, self._grace, self._changed = program, lease, grace, lost
+        self._stopped = False
+        self._ended_program = False
+        self._thread = threading.Thread(target=self._watch, name="redlock-watchdog", daemon=True)
         self._thread.start()
 
-    def end(self) -> bool:
-        """The program has ended: stop watching; whether it was ended for the lock's sake."""
-        self._over = True
+    def stop(self) -> bool:
+        """Stop after the program's end, and return whether this watchdog has ended the program."""
+        self._stopped = True
         self._changed.set()
         self._thread.join()
-        return self._struck
+        return self._ended_program
 
     def _watch(self) -> None:
-        while not self._over:
+        while not self._stopped:
             left = self._lease.remaining() - self._grace
             if left <= 0:
-                self._strike()
+                self._end_program()
                 return
-            self._changed.wait(min(left, _LOOK_SECONDS))
+            self._changed.wait(min(left, _CHECK_SECONDS))
 
-    def _strike(self) -> None:
-        self._struck = True
+    def _end_program(self) -> None:
+        self._ended_program = True
         left = self._lease.remaining()
         until = time.monotonic() + (max(0.0, left - _MARGIN_SECONDS) if left else self._grace)
-        say(f"{self._why()}: ending {self._program.command[0]}")
+        say(f"{self._reason()}: ending {self._program.command[0]}")
         self._program.signal(signal.SIGTERM)
         self._program.signal(signal.SIGCONT)
         while not self._program.is_gone():
             if time.monotonic() >= until:
                 self._program.signal(signal.SIGKILL)
                 return
-            time.sleep(_EMPTY_SECONDS)
+            time.sleep(_POLL_SECONDS)
 
-    def _why(self) -> str:
+    def _reason(self) -> str:
         try:
             self._lease.ensure_valid()
         except LockLost as error:
             return str(error)
-        return f"lock {self._lease.resource!r} could not be renewed, and is nearly over"
+        return f"lock {self._lease.resource!r} could not be renewed, and its lease is nearly over"

@@ -1,7 +1,8 @@
-"""Competing clients on real nodes: each a process that starts after its delay, tries, holds and releases.
+"""Simulates clients that compete for one lock on real nodes.
 
-Rules: the clients know nothing of each other but the nodes; what they print is one line per step, and every
-event goes to the log file as well.
+Invariants:
+1. Each client is a process, and the clients share only the nodes.
+2. A client prints one line per step. The log file has every event as well.
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ from redlock.testing import redis_server as servers
 if TYPE_CHECKING:
     from redlock.settings import Settings
 
+__all__ = ["Plan", "run"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What the clients do; times in seconds."""
+    """The actions of the clients, with times in seconds."""
 
     delays: str = "0,1,3"
     hold: float = 2.0
@@ -38,10 +41,10 @@ class Plan:
     log_file: str = "logger.log"
 
     def starts(self) -> list[float]:
-        """Each client's delay.
+        """Return the delay of each client.
 
         Raises:
-            ConfigurationError: One is no number, or something else in the plan is no good.
+            ConfigurationError: A value of the plan is invalid.
         """
         _validation.number("hold", self.hold, zero=True)
         _validation.number("retry-delay", self.retry_delay, zero=True)
@@ -57,11 +60,14 @@ class Plan:
 
 
 def run(plan: Plan, lock: Settings, *, embedded: bool) -> int:
-    """Let the clients compete; 0 when all have ended, whether they got the lock or not.
+    """Run the clients until all have ended.
+
+    Returns:
+        The largest exit status of a client; 0 also for a client that did not get the lock.
 
     Raises:
-        ConfigurationError: Plan or settings are no good, or there is no redis-server for `embedded`.
-        QuorumUnavailable: Too few nodes answer to begin.
+        ConfigurationError: The plan or a setting is invalid, or there is no redis-server for `embedded`.
+        QuorumUnavailable: Too few nodes answer at the start.
     """
     starts = plan.starts()
     try:
@@ -94,7 +100,7 @@ def run(plan: Plan, lock: Settings, *, embedded: bool) -> int:
 
 
 def _wait_for_nodes(lock: Settings) -> None:
-    """Begin when the nodes vote: brand-new ones abstain until they have been known for `max_ttl`."""
+    """Wait until the nodes vote: brand-new nodes abstain until `max_ttl` has passed."""
     with lock.client() as client:
         probe = client.lease("redlock simulate", owner_label="simulate")
         try:

@@ -1,7 +1,9 @@
-"""A survey as a table for a terminal.
+"""Formats a cluster status as a table for a terminal.
 
-Invariants: pure text; text from the nodes can't drive the terminal; columns are as wide as their content; a problem
-comes first, and in red where colours are allowed.
+Invariants:
+1. Text from the nodes can't control the terminal.
+2. Columns are as wide as their content.
+3. A problem is the first line, in red where colours are allowed.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from redlock.admin.cluster_status import ClusterStatus, LockInfo
     from redlock.admin.node_probe import NodeState
 
+__all__ = ["table"]
+
 _NODES = ("NODE", "VOTES", "VERSION", "MEMORY", "CLOCK", "KEEPS")
 _LOCKS = ("RESOURCE", "HOLDER", "SINCE", "LEFT", "VOTES", "TOKEN", "WAITERS")
 _WAITERS = ("WAITED FOR", "POSITION", "WAITER", "SINCE", "HOLDER")
@@ -25,45 +29,51 @@ _KILO = 1024
 _RED, _PLAIN = "\x1b[31m", "\x1b[0m"
 
 
-def table(seen: ClusterStatus, *, color: bool = False) -> str:
-    """Nodes and locks, one line each, with a heading; several lines without a last line break.
+def table(status: ClusterStatus, *, color: bool = False) -> str:
+    """Return a text with a line for each node and each lock, without a line break at the end.
 
-    In VOTES there is a sign for each node in the order above: + names this holder, - does not, ? did not answer.
+    VOTES has a sign for each node, in the order of the nodes: + reports this holder, - does not, ? did not answer.
 
     Args:
-        seen: What the nodes reported.
-        color: Whether the output is a terminal that shows colours: problems are red then.
+        status: The state of the nodes and locks.
+        color: Whether problems are red.
     """
-    head, *nodes = _aligned([_NODES, *(_node(node, seen.clock_limit) for node in seen.nodes)])
-    is_bad = [not node.votes or bool(node.clock_note(seen.clock_limit)) for node in seen.nodes]
-    rows = [(seen.problem, True), ("", False)] if seen.problem else []
+    head, *nodes = _aligned([_NODES, *(_node(node, status.clock_limit) for node in status.nodes)])
+    is_bad = [not node.votes or bool(node.clock_note(status.clock_limit)) for node in status.nodes]
+    rows = [(status.problem, True), ("", False)] if status.problem else []
     rows += [(head, False), *zip(nodes, is_bad, strict=True)]
-    counts = f"{seen.voting} of {len(seen.nodes)} nodes vote, {seen.quorum} are needed"
-    rows += [(counts, seen.voting < seen.quorum), ("", False)]
-    rows += [(line, False) for line in (*_locks(seen), *_waiters(seen))]
-    if seen.more:
+    counts = f"{status.voting} of {len(status.nodes)} nodes vote, {status.quorum} are needed"
+    rows += [(counts, status.voting < status.quorum), ("", False)]
+    rows += [(line, False) for line in (*_locks(status), *_waiters(status))]
+    if status.more:
         rows.append(("and more, which are not shown: see --most", False))
     rows += [
         (f"{node.label}: its locks could not all be read: {node.unlisted}", True)
-        for node in seen.nodes
+        for node in status.nodes
         if node.unlisted
     ]
     return "\n".join(f"{_RED}{escape(text)}{_PLAIN}" if red and color else escape(text) for text, red in rows)
 
 
-def _locks(seen: ClusterStatus) -> list[str]:
-    if not seen.locks:
-        return ["no locks are held" if seen.is_known else "the remaining nodes report no lock, which proves nothing"]
-    lines = _aligned([_LOCKS, *(_lock(one, seen) for one in seen.locks)])
-    return lines if seen.is_known else ["unconfirmed, as the remaining nodes report:", *lines]
+def _locks(status: ClusterStatus) -> list[str]:
+    if not status.locks:
+        return ["no locks are held" if status.is_known else "the remaining nodes report no lock, which proves nothing"]
+    lines = _aligned([_LOCKS, *(_lock(lock, status) for lock in status.locks)])
+    return lines if status.is_known else ["unconfirmed, as the remaining nodes report:", *lines]
 
 
-def _waiters(seen: ClusterStatus) -> list[str]:
-    if not seen.waiters:
+def _waiters(status: ClusterStatus) -> list[str]:
+    if not status.waiters:
         return []
     rows = [
-        (_short(one.resource), str(one.position), _short(one.waiter), one.since, _short(one.holder or "unknown"))
-        for one in seen.waiters
+        (
+            _short(waiter.resource),
+            str(waiter.position),
+            _short(waiter.waiter),
+            waiter.since,
+            _short(waiter.holder or "unknown"),
+        )
+        for waiter in status.waiters
     ]
     return ["", *_aligned([_WAITERS, *rows])]
 
@@ -77,17 +87,17 @@ def _node(node: NodeState, clock_limit: float) -> tuple[str, ...]:
     return (node.label, votes, node.version, _size(node), offset, keeps)
 
 
-def _lock(one: LockInfo, seen: ClusterStatus) -> tuple[str, ...]:
-    votes = "".join(_VOTE[vote] for vote in one.votes)
-    doubt = "" if one.held else ", no quorum" if seen.is_known else ", unconfirmed"
+def _lock(lock: LockInfo, status: ClusterStatus) -> tuple[str, ...]:
+    votes = "".join(_VOTE[vote] for vote in lock.votes)
+    doubt = "" if lock.held else ", no quorum" if status.is_known else ", unconfirmed"
     return (
-        _short(one.resource),
-        _short(one.holder + (f" ({one.digits})" if one.digits else "")) + doubt,
-        one.since,
-        "?" if one.remaining is None else f"{one.remaining:.1f} s",
+        _short(lock.resource),
+        _short(lock.holder + (f" ({lock.digits})" if lock.digits else "")) + doubt,
+        lock.since,
+        "?" if lock.remaining is None else f"{lock.remaining:.1f} s",
         f"{votes} {votes.count('+')}/{len(votes)}",
-        str(one.fence or "none"),
-        "some" if one.waiters is None else str(one.waiters),
+        str(lock.fence or "none"),
+        "some" if lock.waiters is None else str(lock.waiters),
     )
 
 

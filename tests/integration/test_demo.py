@@ -236,7 +236,7 @@ def test_a_port_that_is_taken_is_one_line_and_nothing_is_started(demo: Callable[
         up = demo("--up", "--ports", str(first), "--flower-port", str(ports[-1]))
         assert up.end() == 1
     assert up.said.splitlines()[1:] == [
-        f"demo: port {ports[place]} is taken; stop what listens there, or choose another"
+        f"demo: port {ports[place]} is taken; stop the program that listens there, or choose another"
     ]
 
 

@@ -171,7 +171,7 @@ def test_a_foreign_lock_that_stands_for_ever_is_taken_away_too(nodes: Cluster, a
 
 def test_a_lock_that_nobody_holds_is_left_alone(nodes: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
     assert release(nodes, "--force", "--yes") == 0
-    assert capsys.readouterr().out == f"Nobody holds {NAME!r}; nothing was changed.\n"
+    assert capsys.readouterr().out == f"No client holds {NAME!r}; nothing was changed.\n"
     assert fences(nodes) == [0] * 5
 
 
@@ -210,5 +210,5 @@ def test_where_nobody_can_be_asked_it_needs_yes_and_always_force(
         assert release(nodes, "--force") == main.BAD_INPUT
         assert "--yes answers" in capsys.readouterr().err
         assert release(nodes, "--yes") == main.BAD_INPUT
-        assert "only its holder releases a lock" in capsys.readouterr().err
+        assert "only the holder can release a lock" in capsys.readouterr().err
         lease.extend(5.0)

@@ -30,7 +30,7 @@ def test_a_lying_node_makes_two_holders_and_the_store_lets_one_through(
             node.cut()
         first.acquire(0)
         for node in honest[1]:
-            node.mend()
+            node.reconnect()
         for node in honest[0]:
             node.cut()
         with raw(liar) as redis:
@@ -47,4 +47,4 @@ def test_a_lying_node_makes_two_holders_and_the_store_lets_one_through(
             store.open(NAME, second)
         assert store.write(section, "one", "operation").applied
         for node in honest[0]:
-            node.mend()
+            node.reconnect()

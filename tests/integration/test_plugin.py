@@ -80,8 +80,8 @@ def test_a_node_that_was_cut_off_keeps_what_it_knows(fresh: LockNodes) -> None:
         with pytest.raises(QuorumUnavailable, match="no such file"):
             client.lock("y").acquire(blocking=False)
         for node in fresh:
-            node.mend()
-            node.mend()
+            node.reconnect()
+            node.reconnect()
         with pytest.raises(LockContended):
             other.lease("x").acquire(0)
 

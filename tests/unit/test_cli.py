@@ -82,7 +82,7 @@ def test_what_is_no_command_is_status_2(capsys: pytest.CaptureFixture[str], argu
         (["run", "", "--", "true"], "resource name is empty"),
         (["run", "a\nb", "--", "true"], "resource name 'a\\nb' holds a control character"),
         (["run", "x", "--nodes", "http://h:1", "--", "true"], "a node address begins with 'http'"),
-        (["release", "x"], "only its holder releases a lock"),
+        (["release", "x"], "only the holder can release a lock"),
         (["release", "", "--force", "--yes"], "resource name is empty"),
         (["status", "--timeout", "0"], "timeout is 0.0"),
         (["status", "--most", "-1"], "resources is -1"),

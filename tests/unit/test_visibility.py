@@ -64,7 +64,7 @@ def test_a_timeout_shorter_than_a_task_may_take_is_warned_of(task: Locked, said:
     (finding,) = findings(conf, [Locked("short", 0.0, 5.0, 10.0), task])
     assert said in finding.what
     assert "its visibility timeout is 20 s" in finding.what
-    assert "visibility_timeout" in finding.mend
+    assert "visibility_timeout" in finding.fix
 
 
 def test_a_timeout_that_is_long_enough_is_no_finding() -> None:
