@@ -21,13 +21,14 @@ from redlock._locking import wait_report
 from redlock._locking.wait_queue import WaiterPool
 from redlock._transport.codec import Codec
 from redlock._transport.node import ERRORS, UnsuitableNode
-from redlock.admin.node_probe import NodeProbe, NodeState
+from redlock.admin.node_probe import NodeProbe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from redlock._locking.wait_report import Waiter
     from redlock._transport.node import Node
+    from redlock.admin.node_state import NodeState
 
 __all__ = ["CLOCK_LIMIT", "ClusterStatus", "LockInfo", "cluster_status", "probe_node"]
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from redlock.admin.cluster_status import ClusterStatus
-    from redlock.admin.node_probe import NodeState
+    from redlock.admin.node_state import NodeState
     from redlock.settings import Settings
 
 __all__ = ["check", "examine", "examine_broker"]

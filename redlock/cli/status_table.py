@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from redlock.admin.cluster_status import ClusterStatus, LockInfo
-    from redlock.admin.node_probe import NodeState
+    from redlock.admin.node_state import NodeState
 
 __all__ = ["table"]
 

@@ -10,7 +10,7 @@ import pytest
 from redlock.admin import doctor
 from redlock.admin.cluster_status import ClusterStatus
 from redlock.admin.diagnostics import Finding, Level, sort, worst
-from redlock.admin.node_probe import NodeState
+from redlock.admin.node_state import NodeState
 from redlock.settings import Settings
 
 TERMS = "nodes=5 max_ttl=10s prefix=''"

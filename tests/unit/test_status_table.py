@@ -9,7 +9,7 @@ from hiredis import ReplyError
 
 from redlock._transport import node_info
 from redlock.admin.cluster_status import ClusterStatus, LockInfo
-from redlock.admin.node_probe import NodeState
+from redlock.admin.node_state import NodeState
 from redlock.cli.status_table import table
 
 UP = NodeState("h:1", reachable=True, version="8.2.3", used_memory=2**20, clock_offset=0.002, aof=True, fsync="always")

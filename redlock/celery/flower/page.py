@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from redlock._locking.wait_report import Waiter
     from redlock.admin.cluster_status import LockInfo
-    from redlock.admin.node_probe import NodeState
+    from redlock.admin.node_state import NodeState
 
 _PAGES = Path(__file__).parent / "pages"
 _FRESH_SECONDS = 0.5
