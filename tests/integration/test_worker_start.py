@@ -59,7 +59,7 @@ def test_it_waits_for_a_quorum_says_so_and_starts_when_it_is_there(
         server.kill()
     with starting(stage, tmp_path, REDLOCK_MAX_TTL="1", REDLOCK_TTL="0.5") as worker:
         eventually(lambda: "waiting for the lock nodes" in log_of(worker), "a worker that waits")
-        assert "2 of 5 cast votes, 3 are needed" in log_of(worker)
+        assert "2 of 5 vote, 3 are needed" in log_of(worker)
         assert " ready." not in log_of(worker)
         # What comes back abstains until it has been known for max_ttl: the worker makes itself known.
         for server in nodes.servers[:3]:
