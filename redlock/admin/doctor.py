@@ -183,7 +183,7 @@ def _node(node: NodeState, settings: Settings, status: ClusterStatus) -> Iterato
 def _without_vote(node: NodeState, status: ClusterStatus) -> Finding | None:
     """The first reason for which a node has no vote; None for a node that votes."""
     fingerprint = status.fingerprint
-    # As in `NodeConnections._is_barred`: a minority of nodes with another fingerprint has no vote, and stops no client.
+    # As in `ConnectionSet._is_barred`: a minority of nodes with another fingerprint has no vote, and stops no client.
     agreed = 2 * sum(other.fingerprint == fingerprint for other in status.nodes) > sum(
         bool(other.fingerprint) for other in status.nodes
     )
