@@ -46,10 +46,13 @@ class Background:
     def wake(self, due_ms: int) -> None:
         """There is work at this time: start the thread, or wake it if it would sleep for longer."""
         self._stopped = False
-        if not self._running.locked():
-            threading.Thread(target=self._run, name=self._name, daemon=True).start()
-        elif due_ms < self._wakes_ms and self._bell.empty():
-            self._bell.put(None)
+        if self._running.locked():
+            if due_ms < self._wakes_ms and self._bell.empty():
+                self._bell.put(None)
+            if self._running.locked():
+                return
+            # The thread has ended meanwhile, and may not have heard the bell.
+        threading.Thread(target=self._run, name=self._name, daemon=True).start()
 
     def stop(self) -> None:
         """End the thread soon, without waiting for it."""

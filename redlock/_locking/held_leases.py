@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-_Stack: TypeAlias = "tuple[weakref.ref[HeldLease], object, _Stack] | None"
+_Stack: TypeAlias = "tuple[weakref.ref[HeldLease], object, _Stack, int] | None"
+"""The last lease, the code that acquired it, the stack below, and how many come before a look at the whole stack."""
 
 
 class HeldLease(Protocol):
@@ -49,6 +50,7 @@ _last: dict[tuple[int, str], weakref.ref[Any]] = {}
 """Which lease of this process was taken last, by client and resource. No weak dictionary: its callbacks run when a
 lease is dropped, and an exception that a signal raises in one of them is lost."""
 _most_known = 10_000
+_LEAST_BETWEEN_LOOKS = 64
 
 
 def _owner() -> object:
@@ -66,7 +68,7 @@ def _owner() -> object:
 def _held() -> Iterator[Any]:
     stack, owner = _stack.get(), _owner()
     while stack is not None:
-        reference, whose, stack = stack
+        reference, whose, stack, _ = stack
         lease = reference()
         if lease is not None and whose is owner and lease.is_held:
             yield lease
@@ -112,11 +114,32 @@ def add(lease: HeldLease) -> None:
     for key in lease.claims:
         _last[key] = reference
     below = _stack.get()
-    while below is not None and not ((other := below[0]()) and other.is_held):
+    while below is not None and not _is_held(below[0]):
         below = below[2]
-    _stack.set((reference, _owner(), below))
+    left = below[3] - 1 if below is not None else _LEAST_BETWEEN_LOOKS
+    if left <= 0:
+        below, left = _compacted(below)
+    _stack.set((reference, _owner(), below, left))
     if len(_last) > _most_known:
         _drop_what_is_gone()
+
+
+def _is_held(reference: weakref.ref[HeldLease]) -> bool:
+    lease = reference()
+    return lease is not None and lease.is_held
+
+
+def _compacted(stack: _Stack) -> tuple[_Stack, int]:
+    """The stack without the leases that were released in another context; how many may come before the next look."""
+    held = []
+    while stack is not None:
+        if _is_held(stack[0]):
+            held.append(stack)
+        stack = stack[2]
+    left = max(_LEAST_BETWEEN_LOOKS, len(held))
+    for reference, owner, *_ in reversed(held):
+        stack = (reference, owner, stack, left)
+    return stack, left
 
 
 def _drop_what_is_gone() -> None:
@@ -141,6 +164,6 @@ def remove(lease: HeldLease) -> None:
     if stack is None:
         return
     below = stack[2]
-    for reference, owner, _ in reversed(above):
-        below = (reference, owner, below)
+    for reference, owner, _, left in reversed(above):
+        below = (reference, owner, below, left)
     _stack.set(below)

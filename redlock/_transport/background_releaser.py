@@ -44,7 +44,12 @@ class BackgroundReleaser:
         if links in self._rounds:
             return
         self._rounds[links] = links.rounds
-        self._background.wake(0)
+        try:
+            self._background.wake(0)
+        except BaseException:
+            # Without a thread: the next release tries again.
+            self._rounds.pop(links, None)
+            raise
 
     def _work(self) -> float | None:
         if not self._rounds:

@@ -151,7 +151,12 @@ def _addresses(host: str, port: int, until: float) -> list[_Address]:
         resolution = _running.get((host, port))
         if resolution is None:
             resolution = _running[host, port] = _Resolution(host, port)
-            resolution.start()
+            try:
+                resolution.start()
+            except BaseException:
+                # Without a thread it would never be over, and nobody would ask again.
+                _running.pop((host, port), None)
+                raise
     if not resolution.done.wait(_left(until)):
         raise TimeoutError("timed out")
     if resolution.error is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import gc
 import sys
@@ -398,3 +399,28 @@ def test_a_forgotten_inner_entry_does_not_outlive_the_block(brief: Redlock) -> N
     assert not outer.is_held
     assert not brief.lock("x").locked()
     assert kept
+
+
+def test_a_frozen_node_ends_no_lease_of_many_threads(nodes: Cluster) -> None:
+    with Redlock(nodes.urls, ttl=2.0, node_timeout=0.2) as client, contextlib.ExitStack() as others:
+        leases = [client.lease(f"lease {number}", renew=True) for number in range(12)]
+        for lease in leases:
+            lease.acquire(0)
+            # In use, as by another thread: the next lease is taken on connections of its own.
+            others.enter_context(client.context.pool.connections(lease.connections))
+        others.close()
+        assert len({lease.connections for lease in leases}) == len(leases)
+        nodes.servers[0].freeze()
+        for _ in range(2):
+            deadlines = [now_ms() + lease.remaining() * 1000 for lease in leases]
+            eventually(
+                lambda before=deadlines: (
+                    all(  # type: ignore[misc]  # an argument of the loop's turn
+                        now_ms() + lease.remaining() * 1000 > deadline + 10
+                        for lease, deadline in zip(leases, before, strict=True)
+                    )
+                    or any(lease.is_lost for lease in leases)
+                ),
+                "the renewal of all leases",
+            )
+            assert not [lease.resource for lease in leases if lease.is_lost]

@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+from queue import SimpleQueue
 from typing import TYPE_CHECKING
+
+import pytest
 
 from redlock._background import Background, Callbacks
 from redlock._clock import now_ms
+from redlock._transport.background_releaser import BackgroundReleaser
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import pytest
 
 LONG = 30.0
 
@@ -126,3 +128,43 @@ def test_many_callbacks_share_few_threads() -> None:
     go_on.set()
     assert all(called.acquire(timeout=LONG) for _ in range(100))
     assert len(set(threads)) <= 8
+
+
+class LateBell(SimpleQueue[None]):
+    """A bell that is rung when the thread that was seen running has just ended."""
+
+    def __init__(self, running: threading.Lock) -> None:
+        self._running: threading.Lock | None = running
+
+    def put(self, *_: object) -> None:
+        """The first time the thread ends before it rings."""
+        running, self._running = self._running, None
+        if running is not None:
+            running.release()
+        super().put(None)
+
+
+def test_a_thread_that_ends_as_work_comes_is_started_again() -> None:
+    work = Work()
+    work.background._bell = LateBell(work.background._running)
+    work.background._running.acquire()
+    work.background.wake(0)
+    assert work.is_done()
+    work.background.stop()
+
+
+class UsedConnections:
+    """The part of a set of connections that is looked at when a release is sent."""
+
+    rounds = 1
+
+
+def test_a_release_is_not_taken_as_watched_without_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    releaser, links = BackgroundReleaser(), UsedConnections()
+    for _ in range(2):
+        with pytest.raises(RuntimeError):
+            releaser.watch(links)  # type: ignore[arg-type]  # the part that it uses

@@ -178,3 +178,24 @@ def test_a_limited_wait_for_oneself_is_no_error() -> None:
     _outer, wanted = add(FakeLease("a")), FakeLease("a")
     found: object = held_leases.claim(cast("Lease", wanted), reentrant=False, forever=False)
     assert found is wanted
+
+
+def test_leases_released_elsewhere_are_forgotten() -> None:
+    before = held_leases._stack.get()
+    held_leases._stack.set(None)
+    held = [add(FakeLease("first"))]
+    for number in range(10_000):
+        held.append(add(FakeLease(f"lease {number}")))
+        held.pop(0).is_held = False
+    depth, stack = 0, held_leases._stack.get()
+    while stack is not None:
+        depth, stack = depth + 1, stack[2]
+    held_leases._stack.set(before)
+    assert depth < 200
+
+
+def test_many_leases_that_are_held_stay_known() -> None:
+    held = [add(FakeLease(f"lease {number}")) for number in range(1_000)]
+    for lease in held:
+        with pytest.raises(RedlockError, match="held by this very context"):
+            claim(FakeLease(*lease.names))

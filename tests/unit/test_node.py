@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,7 +11,7 @@ from hiredis import ReplyError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from redlock import ConfigurationError, Redlock
-from redlock._transport import address
+from redlock._transport import address, dial
 from redlock._transport import node as node_module
 from redlock._transport.node import Node, UnsuitableNode, _met, describe_failure
 
@@ -266,3 +267,14 @@ def test_a_failure_to_reach_a_node_is_told_in_words(error: Exception, said: str)
 def test_an_error_in_the_greeting_is_told_in_words(answer: str, said: str) -> None:
     with pytest.raises(UnsuitableNode, match=said):
         _met([ReplyError(answer)] * 10, 1)
+
+
+def test_a_name_is_asked_again_after_no_thread_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        with pytest.raises(RuntimeError):
+            dial._addresses("localhost", 1, time.monotonic() + 5)
+    assert dial._addresses("localhost", 1, time.monotonic() + 5)
