@@ -48,7 +48,7 @@ def test_a_loss_at_the_end_of_the_body_kills_no_process() -> None:
         thread.start()
         for _ in range(BODIES):
             try:
-                with lost_lease.possible(lease):
+                with lost_lease.interruptible(lease):
                     pass
             except LockLost:
                 raised += 1
@@ -94,7 +94,7 @@ def test_the_handler_stays_until_a_signal_on_its_way_has_arrived() -> None:
     lost_lease._sending.append(body)
 
     def send_late() -> None:
-        while lost_lease._inside:
+        while lost_lease._running:
             time.sleep(0)
         for _ in range(1_000):
             seen.add(signal.getsignal(lost_lease.SIGNAL))
@@ -102,7 +102,7 @@ def test_the_handler_stays_until_a_signal_on_its_way_has_arrived() -> None:
         lost_lease._sending.remove(body)
 
     thread = threading.Thread(target=send_late, daemon=True)
-    with lost_lease.possible(body):
+    with lost_lease.interruptible(body):
         thread.start()
     assert signal.getsignal(lost_lease.SIGNAL) is before
     thread.join(30)

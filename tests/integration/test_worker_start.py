@@ -40,7 +40,7 @@ def test_it_refuses_to_start_on_a_node_that_drops_locks(stage: WorkerFixture, no
     with starting(stage, tmp_path) as worker:
         assert worker.process.wait(timeout=60) == Level.UNSAFE
         (line,) = [line for line in log_of(worker).splitlines() if "will not start" in line]
-        assert "it is unsafe: " in line
+        assert "the setup is unsafe: " in line
         assert "maxmemory-policy is allkeys-lru" in line
         assert "Traceback" not in worker.output.read_text()
 

@@ -14,7 +14,7 @@ from redlock._transport.address import parse
 from redlock.admin import doctor
 from redlock.admin.cluster_status import ClusterStatus
 from redlock.celery import client_for, heartbeat
-from redlock.celery.decorator import settings_of
+from redlock.celery.client import settings_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

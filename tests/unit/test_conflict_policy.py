@@ -72,7 +72,7 @@ def test_waiting_for_no_time_and_never_going_back_are_legal() -> None:
 
 
 def test_who_skips_says_so_and_why() -> None:
-    skipped = policy("skip").refused(CONTENDED, None)
+    skipped = policy("skip").apply(CONTENDED, None)
     assert skipped == Skipped(
         {"status": "skipped", "resource": "account:42", "holder": "task-1@host (01234567)"},
     )
@@ -82,12 +82,12 @@ def test_who_skips_says_so_and_why() -> None:
 def test_too_few_votes_are_never_a_skip(on_conflict: str) -> None:
     """Nobody knows whether somebody else does the work."""
     with pytest.raises(QuorumUnavailable):
-        policy(on_conflict).refused(NO_QUORUM, None)
+        policy(on_conflict).apply(NO_QUORUM, None)
 
 
 def test_who_raises_raises_what_there_was(running: Callable[..., Any], sent: list[dict[str, Any]]) -> None:
     with pytest.raises(LockContended) as caught:
-        policy("raise").refused(CONTENDED, running())
+        policy("raise").apply(CONTENDED, running())
     assert caught.value is CONTENDED
     assert not sent
 
@@ -97,7 +97,7 @@ def test_a_requeued_task_is_the_same_task(
     running: Callable[..., Any], sent: list[dict[str, Any]], error: LockContended | QuorumUnavailable
 ) -> None:
     with pytest.raises(Retry):
-        policy().refused(error, running(headers={"trace": "t-1"}))
+        policy().apply(error, running(headers={"trace": "t-1"}))
     (again,) = sent
     assert (again["args"], again["kwargs"], again["task_id"]) == ([42], {}, "id-1")
     assert (again["queue"], again["priority"]) == ("slow", 3)
@@ -108,7 +108,7 @@ def test_going_back_costs_none_of_the_tasks_own_retries(
     running: Callable[..., Any], sent: list[dict[str, Any]]
 ) -> None:
     with pytest.raises(Retry):
-        policy().refused(CONTENDED, running(retries=2))
+        policy().apply(CONTENDED, running(retries=2))
     assert sent[0]["retries"] == 2
 
 
@@ -118,7 +118,7 @@ def test_each_way_back_is_counted_and_the_first_one_remembered(
     headers: dict[str, Any] = {}
     for count in (1, 2, 3):
         with pytest.raises(Retry):
-            policy().refused(CONTENDED, running(headers=dict(headers)))
+            policy().apply(CONTENDED, running(headers=dict(headers)))
         headers = sent[-1]["headers"]
         assert headers[REQUEUES] == count
     assert {again["headers"][SINCE] for again in sent} == {headers[SINCE]}
@@ -128,7 +128,7 @@ def test_the_pause_is_random_grows_and_is_bounded(running: Callable[..., Any], s
     for count in (0, 5, 1_000):
         for _ in range(40):
             with pytest.raises(Retry):
-                policy().refused(CONTENDED, running(headers={REQUEUES: count, SINCE: 0.0}))
+                policy().apply(CONTENDED, running(headers={REQUEUES: count, SINCE: 0.0}))
     pauses = [again["countdown"] for again in sent]
     assert all(0.1 <= pause <= 30.0 for pause in pauses)
     assert len(set(pauses)) > 100
@@ -145,14 +145,14 @@ def test_a_task_that_would_expire_in_the_queue_raises_instead(
     running: Callable[..., Any], sent: list[dict[str, Any]], seconds: float
 ) -> None:
     with pytest.raises(LockContended):
-        policy().refused(CONTENDED, running(expires=expiring(seconds)))
+        policy().apply(CONTENDED, running(expires=expiring(seconds)))
     assert not sent
 
 
 def test_a_task_that_expires_comes_back_before_that(running: Callable[..., Any], sent: list[dict[str, Any]]) -> None:
     for _ in range(50):
         with pytest.raises(Retry):
-            policy().refused(CONTENDED, running(expires=expiring(5), headers={REQUEUES: 20, SINCE: 0.0}))
+            policy().apply(CONTENDED, running(expires=expiring(5), headers={REQUEUES: 20, SINCE: 0.0}))
     pauses = [again["countdown"] for again in sent]
     assert all(0.1 <= pause <= 4.0 for pause in pauses)
     assert max(pauses) > 2.0
@@ -163,13 +163,13 @@ def test_a_task_that_went_back_as_often_as_it_may_raises(
     running: Callable[..., Any], sent: list[dict[str, Any]], limit: int
 ) -> None:
     with pytest.raises(LockContended):
-        policy(max_requeues=limit).refused(CONTENDED, running(headers={REQUEUES: limit, SINCE: 0.0}))
+        policy(max_requeues=limit).apply(CONTENDED, running(headers={REQUEUES: limit, SINCE: 0.0}))
     assert not sent
 
 
 def test_the_last_time_that_it_may_go_back_it_goes(running: Callable[..., Any], sent: list[dict[str, Any]]) -> None:
     with pytest.raises(Retry):
-        policy(max_requeues=5).refused(CONTENDED, running(headers={REQUEUES: 4, SINCE: 0.0}))
+        policy(max_requeues=5).apply(CONTENDED, running(headers={REQUEUES: 4, SINCE: 0.0}))
     assert len(sent) == 1
 
 
@@ -178,9 +178,9 @@ def test_a_task_without_a_queue_to_go_back_to_raises(
     running: Callable[..., Any], sent: list[dict[str, Any]], fields: dict[str, Any]
 ) -> None:
     with pytest.raises(LockContended):
-        policy().refused(CONTENDED, running(**fields))
+        policy().apply(CONTENDED, running(**fields))
     with pytest.raises(LockContended):
-        policy().refused(CONTENDED, None)
+        policy().apply(CONTENDED, None)
     assert not sent
 
 
@@ -196,7 +196,7 @@ def test_a_task_that_cannot_be_sent_goes_on_waiting(
     monkeypatch.setattr(charge, "apply_async", refuse)
     delivery, pauses = running(), []
     for _ in range(8):
-        assert policy().refused(CONTENDED, delivery) is None
+        assert policy().apply(CONTENDED, delivery) is None
         pauses.append(delivery.pause_ms())
     assert pauses == [1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000, 30_000]
     assert len([record for record in caplog.records if "requeue-failed" in record.message]) == 1
@@ -211,7 +211,7 @@ def test_a_soft_time_limit_while_sending_is_no_trouble_of_the_broker(
 
     monkeypatch.setattr(charge, "apply_async", late)
     with pytest.raises(SoftTimeLimitExceeded):
-        policy().refused(CONTENDED, running())
+        policy().apply(CONTENDED, running())
 
 
 def test_where_every_call_is_eager_there_is_no_queue_to_go_back_to(
@@ -219,7 +219,7 @@ def test_where_every_call_is_eager_there_is_no_queue_to_go_back_to(
 ) -> None:
     monkeypatch.setitem(APP.conf, "task_always_eager", 1)
     with pytest.raises(LockContended):
-        policy().refused(CONTENDED, running())
+        policy().apply(CONTENDED, running())
     assert not sent
 
 
@@ -229,7 +229,7 @@ def test_overtime_returns_the_message_to_the_broker(
 ) -> None:
     monkeypatch.setattr(charge, "acks_late", True)
     with pytest.raises(Returned) as caught:
-        policy().overtime(running(**left))
+        policy().on_soft_time_limit(running(**left))
     assert caught.value.requeue
     # Celery's `autoretry_for` would spend a retry on a plain `Reject`.
     assert isinstance(caught.value, Ignore)
@@ -249,7 +249,7 @@ def test_overtime_is_a_failure_where_a_return_would_lose_the_task(
     running: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, on_conflict: str, acks: str, left: dict[str, int]
 ) -> None:
     monkeypatch.setattr(charge, "acks_late", acks == "late")
-    policy(on_conflict).overtime(running(**left))
+    policy(on_conflict).on_soft_time_limit(running(**left))
 
 
 def test_the_time_in_the_queue_counts_and_is_asked_for_once(running: Callable[..., Any]) -> None:

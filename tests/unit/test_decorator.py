@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import inspect
 from types import SimpleNamespace
 from typing import Any, cast
@@ -10,7 +11,7 @@ import pytest
 from celery import Celery, shared_task
 
 from redlock import ConfigurationError, NotHeld
-from redlock.celery import current_lease, locked, pools, worker_start
+from redlock.celery import current_lease, decorator, locked, pools, worker_start
 from redlock.celery.decorator import _max_hold_ms
 
 APP = Celery(set_as_current=False)
@@ -25,6 +26,10 @@ def test_the_decorator_keeps_name_docstring_and_signature() -> None:
     wrapped = locked("account:{account_id}")(body)
     assert inspect.signature(wrapped) == inspect.signature(body)
     assert (wrapped.__name__, wrapped.__doc__, wrapped.__module__) == ("body", "Charge an account.", __name__)
+
+
+def test_the_examples_in_the_docstrings_run() -> None:
+    assert doctest.testmod(decorator) == (0, 8)
 
 
 def test_celerys_check_of_a_calls_arguments_still_works() -> None:

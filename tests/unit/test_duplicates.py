@@ -176,10 +176,10 @@ def test_a_copy_of_a_run_that_was_lost_is_neither_skipped_nor_refused(
     store("STARTED")
     for contended in (LockContended("x", "id-2@host since 1"), LockContended("x")):
         with pytest.raises(Ignore):
-            Policy(0, on_conflict, 0).refused(contended, delivered(redelivered=True))
+            Policy(0, on_conflict, 0).apply(contended, delivered(redelivered=True))
     assert [call["headers"][COPY] for call in calls] == [0, 0]
 
 
 def test_a_message_that_never_began_is_skipped_though_it_came_twice() -> None:
-    skipped = Policy(0, "skip", None).refused(LockContended("x", "id-2@host"), delivered(redelivered=True))
+    skipped = Policy(0, "skip", None).apply(LockContended("x", "id-2@host"), delivered(redelivered=True))
     assert skipped is not None
