@@ -1,15 +1,15 @@
-"""Effects under fire: tasks of all three modes, while workers are killed and the broker restarts.
+"""The effects of tasks in all three modes, while workers are killed and the broker restarts.
 
 `python -m tests.faults.effects --kind quorum --tasks 2000` sends the tasks over 20 keys. Every two seconds a worker
-gets a signal: SIGKILL or SIGTERM to a child, SIGKILL to all of it, a warm or a cold shutdown. The broker is killed and
-started twice.
+gets a signal: SIGKILL or SIGTERM to a child, SIGKILL to all processes, a warm or a cold shutdown. The broker is killed
+and started twice.
 
 Invariants:
-1. The verdict goes by the effects in the fenced store: a task that succeeded without being skipped has exactly one; a
-   task that was skipped or refused has none.
-2. Each task has an end, and never two different ones.
+1. The verdict uses the effects in the fenced store. A successful task that was not skipped has exactly one effect; a
+   skipped or refused task has none.
+2. Each task ends, and never in two different ways.
 3. A task that Redis lost is sent again with the same id, and counted: kombu takes a message off the queue before it
-   books it as not acknowledged. RabbitMQ may lose none.
+   records the message as unacknowledged. RabbitMQ must lose no task.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _FINAL = {"SUCCESS", "FAILURE", "REVOKED"}
 
 
 class End(NamedTuple):
-    """What is known of a task in the end."""
+    """The end of a task."""
 
     state: str
     skipped: bool
@@ -65,11 +65,11 @@ class End(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a run came to.
+    """The result of a run.
 
     Attributes:
-        figures: How many tasks and faults there were of each sort.
-        violations: What is wrong, in words.
+        figures: The number of tasks and faults of each kind.
+        violations: The violations as text.
     """
 
     figures: Counter[str]
@@ -77,7 +77,7 @@ class Outcome(NamedTuple):
 
 
 def judged(ends: dict[str, End]) -> list[str]:
-    """What is wrong with these ends, in words."""
+    """The violations in these ends as text."""
     wrong = []
     for task, end in ends.items():
         if end.state not in _FINAL:

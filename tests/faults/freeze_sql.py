@@ -2,8 +2,8 @@
 
     python -m tests.faults.freeze_sql --freezes 50
 
-Several processes increment one row under the lock: read, think, write. The conductor stops a process between its read
-and its write for longer than the TTL, and lets it go on. Half of the run uses plain transactions, half uses `fenced`.
+Several processes increment one row under the lock: read, think, write. The main process stops one of them between read
+and write for longer than the TTL, then continues it. Half of the run uses plain transactions, half uses `fenced`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _LONGEST_SECONDS = 30.0
 
 
 class Result(NamedTuple):
-    """What one half of a run came to."""
+    """The result of one half of a run."""
 
     freezes: int
     done: int

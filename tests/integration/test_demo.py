@@ -1,4 +1,4 @@
-"""The demo as a reader runs it: what it says, how it ends, and what it leaves behind, whatever happens to it."""
+"""Tests of the demo as a user runs it: its output, its end and its leftovers, also after a kill."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_two_lock_nodes_may_be_killed_in_the_middle(demo: Callable[..., Demo]) -
 
 
 @pytest.mark.long
-def test_a_worker_that_is_frozen_for_twice_the_ttl_in_its_section_changes_nothing(demo: Callable[..., Demo]) -> None:
+def test_a_worker_frozen_for_twice_the_ttl_changes_nothing(demo: Callable[..., Demo]) -> None:
     run = demo("--tasks", str(TASKS), "--freeze", REDLOCK_TTL="1")
     assert run.end() == 0, run.said
     assert re.search(r"worker[12] is frozen inside its section, for 2 s", run.said)
@@ -317,7 +317,7 @@ def test_whatever_went_wrong_makes_it_failed(changes: dict[str, Any], verdict: s
     assert a_report(**changes).verdict.startswith(verdict)
 
 
-def test_rounds_are_counted_for_the_tasks_of_this_run_in_all_parts_of_the_log(tmp_path: Path) -> None:
+def test_rounds_of_this_run_are_counted_in_all_log_files(tmp_path: Path) -> None:
     ours, theirs = (f"0000000{number}-1111-2222-3333-444444444444" for number in (1, 2))
     line = (
         "2026-11-24 09:00:00,000 INFO w[1] redlock: {} resource=counter:hits holder='{}@w@h since x (0)' fence=1 {}\n"

@@ -1,4 +1,4 @@
-"""The demo as a reader watches it: what Flower's pages of tasks and of locks show meanwhile, in a real browser."""
+"""Tests of the demo in Flower: the pages of tasks and of locks during a run, in a real browser."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def browser() -> Iterator[Browser]:
         yield browser
 
 
-def test_its_tasks_are_seen_waiting_then_with_the_lock_and_then_done(flower: str, browser: Browser) -> None:
+def test_its_tasks_are_shown_waiting_with_the_lock_and_done(flower: str, browser: Browser) -> None:
     seen: dict[str, list[str]] = {}
 
     def followed() -> bool:

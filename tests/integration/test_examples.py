@@ -118,7 +118,7 @@ def bank(python: Path, nodes_url: str, broker: redis_server.Server, tmp_path: Pa
     return project("bank", python, tmp_path, REDLOCK_NODES=nodes_url, REDLOCK_TTL="1", BANK_REDIS=broker.url)
 
 
-def test_a_bank_neither_makes_nor_loses_money_when_a_worker_is_killed(bank: Project) -> None:
+def test_a_killed_worker_neither_makes_nor_loses_money(bank: Project) -> None:
     with bank.running("-m", "celery", "-A", "bank", "worker", "--concurrency", "3") as worker:
         sent = bank.run("-c", "from bank import *; [deposit.delay(a, 100).get(timeout=60) for a in ('ann', 'bob')]; "
             "pairs = [('ann', 'bob'), ('bob', 'cem'), ('cem', 'ann'), ('bob', 'ann')] * 10; "
@@ -135,7 +135,7 @@ def test_a_bank_neither_makes_nor_loses_money_when_a_worker_is_killed(bank: Proj
     assert set(said) == {"paid", "refused"}
 
 
-def test_half_a_transfer_is_finished_by_the_second_delivery_even_if_the_money_is_gone_by_then(bank: Project) -> None:
+def test_the_second_delivery_finishes_half_a_transfer(bank: Project) -> None:
     told = bank.run(
         "-c",
         """
@@ -180,7 +180,7 @@ def test_reports_never_overlap_and_those_that_would_are_skipped(
     assert lines[:6] == ["begin", "end"] * 3
 
 
-def test_a_foreign_api_sees_each_order_and_each_receipt_once_and_never_two_calls_too_soon(
+def test_a_foreign_api_gets_each_call_once_and_spaced(
     python: Path, nodes_url: str, broker: redis_server.Server, tmp_path: Path
 ) -> None:
     orders = project(

@@ -1,4 +1,4 @@
-"""What Flower shows of locks: states while tasks run, and counters; asked through its API and seen in a browser."""
+"""Tests of Flower: the states of locked tasks and the counters, through its API and in a browser."""
 
 from __future__ import annotations
 
@@ -53,9 +53,7 @@ def client(stage: WorkerFixture) -> Iterator[Redlock]:
         yield redlock
 
 
-def test_a_task_that_waits_is_shown_and_then_that_it_has_the_lock(
-    stage: WorkerFixture, flower: Flower, client: Redlock
-) -> None:
+def test_a_task_is_shown_waiting_and_then_with_the_lock(stage: WorkerFixture, flower: Flower, client: Redlock) -> None:
     def counted(kind: str) -> float:
         return flower.counted(kind, f"{POLICIES}.wait")
 
@@ -93,9 +91,7 @@ def test_flower_shows_each_wait_that_is_in_the_log(stage: WorkerFixture, flower:
         worker.kill()
 
 
-def test_a_task_shows_that_it_holds_the_lock_and_that_it_lost_it_while_it_runs(
-    stage: WorkerFixture, flower: Flower
-) -> None:
+def test_a_running_task_shows_its_lock_and_the_loss(stage: WorkerFixture, flower: Flower) -> None:
     task = stage.send(f"{HOLDING}.sleep", "lost", 600)
     flower.shows(task, "LOCK-ACQUIRED")
     run_out(stage.nodes.servers, "holding:lost")
@@ -104,9 +100,7 @@ def test_a_task_shows_that_it_holds_the_lock_and_that_it_lost_it_while_it_runs(
     assert stage.state(task) == "STARTED", "it runs all the same"
 
 
-def test_a_task_that_went_back_to_the_queue_shows_who_has_the_lock(
-    stage: WorkerFixture, flower: Flower, client: Redlock
-) -> None:
+def test_a_requeued_task_shows_the_holder_of_the_lock(stage: WorkerFixture, flower: Flower, client: Redlock) -> None:
     with client.lock("policy:elsewhere") as lease:
         task = stage.send(f"{POLICIES}.requeue", "elsewhere")
         eventually(lambda: flower.counted("task-retried", f"{POLICIES}.requeue") > 0, "the task back in the queue")

@@ -213,7 +213,7 @@ def test_celery_hides_the_password_in_its_configuration(app: Celery) -> None:
         ({}, False),
     ],
 )
-def test_a_password_in_an_address_of_the_configuration_is_noticed(
+def test_a_password_in_a_configured_address_is_noticed(
     app: Celery,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,

@@ -1,4 +1,4 @@
-"""`conflict_policy`: a task that could not have its lock is requeued, skipped or raises, and is never lost."""
+"""Tests of `conflict_policy`: a task without its lock is requeued, skipped or raises, and is never lost."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def policy(on_conflict: str = "requeue", max_requeues: int | None = None) -> Pol
 
 @pytest.fixture
 def sent(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What is handed to the broker: the options of each call, and its arguments."""
+    """The options and arguments of each message for the broker."""
     calls: list[dict[str, Any]] = []
 
     def send(args: object, kwargs: object, **options: object) -> None:
@@ -46,7 +46,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def running() -> Iterator[Callable[..., Any]]:
-    """The message of a task as a worker would run it, with these fields of its request."""
+    """The message of a task in a worker, with these fields of the request."""
     pushed = []
 
     def run(**fields: Any) -> Any:  # noqa: ANN401 - Celery is untyped
@@ -71,7 +71,7 @@ def test_waiting_for_no_time_and_never_going_back_are_legal() -> None:
     assert Policy.checked(0, "requeue", 0) == Policy(0, "requeue", 0)
 
 
-def test_who_skips_says_so_and_why() -> None:
+def test_a_skipped_task_returns_the_reason() -> None:
     skipped = policy("skip").apply(CONTENDED, None)
     assert skipped == Skipped(
         {"status": "skipped", "resource": "account:42", "holder": "task-1@host (01234567)"},
@@ -80,12 +80,12 @@ def test_who_skips_says_so_and_why() -> None:
 
 @pytest.mark.parametrize("on_conflict", ["skip", "raise"])
 def test_too_few_votes_are_never_a_skip(on_conflict: str) -> None:
-    """Nobody knows whether somebody else does the work."""
+    """The answers do not show whether another task does the work."""
     with pytest.raises(QuorumUnavailable):
         policy(on_conflict).apply(NO_QUORUM, None)
 
 
-def test_who_raises_raises_what_there_was(running: Callable[..., Any], sent: list[dict[str, Any]]) -> None:
+def test_the_mode_raise_raises_the_given_error(running: Callable[..., Any], sent: list[dict[str, Any]]) -> None:
     with pytest.raises(LockContended) as caught:
         policy("raise").apply(CONTENDED, running())
     assert caught.value is CONTENDED
@@ -136,7 +136,7 @@ def test_the_pause_is_random_grows_and_is_bounded(running: Callable[..., Any], s
 
 
 def expiring(seconds: float) -> str:
-    """As a message has it."""
+    """The format of an expiry in a message."""
     return (datetime.now(timezone.utc) + timedelta(seconds=seconds)).isoformat()
 
 
@@ -203,7 +203,7 @@ def test_a_task_that_cannot_be_sent_goes_on_waiting(
     assert type(error).__name__ in caplog.text
 
 
-def test_a_soft_time_limit_while_sending_is_no_trouble_of_the_broker(
+def test_a_soft_time_limit_while_sending_is_no_broker_error(
     running: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def late(*_: object, **__: object) -> None:
@@ -214,7 +214,7 @@ def test_a_soft_time_limit_while_sending_is_no_trouble_of_the_broker(
         policy().apply(CONTENDED, running())
 
 
-def test_where_every_call_is_eager_there_is_no_queue_to_go_back_to(
+def test_an_app_with_only_eager_calls_has_no_queue(
     running: Callable[..., Any], sent: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(APP.conf, "task_always_eager", 1)
@@ -245,7 +245,7 @@ def test_overtime_returns_the_message_to_the_broker(
     ],
     ids=["acknowledged early", "raise", "skip", "the broker would drop it"],
 )
-def test_overtime_is_a_failure_where_a_return_would_lose_the_task(
+def test_overtime_fails_where_a_return_would_lose_the_task(
     running: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, on_conflict: str, acks: str, left: dict[str, int]
 ) -> None:
     monkeypatch.setattr(charge, "acks_late", acks == "late")

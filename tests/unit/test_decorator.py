@@ -1,4 +1,4 @@
-"""`@locked`, as far as it needs neither broker nor node."""
+"""Tests of `@locked` without a broker or nodes."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_outside_of_a_task_there_is_no_current_lease() -> None:
 
 
 class Limited:
-    """A task, as far as its time limit is concerned."""
+    """A task with time limits and nothing else."""
 
     def __init__(self, message: float | None, own: float | None, app: float | None) -> None:
         self.request = SimpleNamespace(timelimit=(message, None), called_directly=False)
@@ -246,7 +246,7 @@ def test_a_batch_under_a_lock_is_refused_at_the_workers_start() -> None:
         worker_start.refuse(app)
 
 
-def test_a_decorator_in_place_of_a_function_is_refused_at_the_workers_start() -> None:
+def test_a_worker_refuses_a_decorator_in_place_of_a_function() -> None:
     app = Celery(set_as_current=False)
     app.task(shared=False, name="missing")(locked(body))  # type: ignore[arg-type]  # that is the point
     with pytest.raises(SystemExit, match="missing is under @locked without a key"):

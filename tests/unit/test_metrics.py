@@ -47,7 +47,7 @@ def test_elections_are_counted_by_their_rounds(counted: Metrics) -> None:
     assert (found["redlock_elections_total/1"], found["redlock_elections_total/2"]) == (2, 1)
 
 
-def test_times_fall_into_every_bucket_that_is_as_long_as_they_are(counted: Metrics) -> None:
+def test_a_time_counts_in_every_bucket_that_is_long_enough(counted: Metrics) -> None:
     for waited_ms in (0, 5, 6, 900_000):
         acquired(counted, waited_ms=waited_ms)
     found = figures(counted)
@@ -97,7 +97,7 @@ def test_the_waits_of_a_dead_process_are_over(counted: Metrics, monkeypatch: pyt
     assert figures(counted)["redlock_waiters"] == 1, "its successor begins with none"
 
 
-def test_votes_that_are_missing_are_counted_by_node_whatever_the_round_was_for(counted: Metrics) -> None:
+def test_missing_votes_are_counted_by_node_in_every_round(counted: Metrics) -> None:
     counted.record("retry", {"attempt": 2, "missing": {"h:1": "full"}})
     counted.record("extended", {"missing": {"h:1": "full", 'odd"\\node': "loading"}})
     counted.record("refused", {"missing": {"of nobody": "it is not ours"}})

@@ -1,4 +1,4 @@
-"""`task_events`: what listeners are told of a task's lock, and that telling them costs the task nothing."""
+"""Tests of `task_events`: the events of a task's lock, and the task's independence of the sender."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def charge(self: Any) -> None:  # noqa: ANN401 - Celery is untyped
 
 @APP.task(name="tests.test_events.quiet", bind=True, send_events=False)
 def quiet(self: Any) -> None:  # noqa: ANN401 - Celery is untyped
-    """A task of which nobody wants to hear."""
+    """A task that sends no events."""
 
 
 class FakeLease:
-    """What events look at."""
+    """The attributes of a lease that events read."""
 
     resource, fence, waited_ms = "account:42", 7, 12
 
@@ -41,7 +41,7 @@ LEASE = cast("Lease", FakeLease())
 
 
 class Listener:
-    """Remembers what it is told."""
+    """Records the events."""
 
     def __init__(self) -> None:
         self.heard: list[str] = []
@@ -54,7 +54,7 @@ class Listener:
 
 @pytest.fixture
 def in_a_worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
-    """The task as a worker that sends task events would run it, with these fields of its request."""
+    """The task in a worker that sends task events, with these fields of the request."""
     monkeypatch.setattr(task_events, "_worker_sends", True)
     pushed = []
 
@@ -119,7 +119,7 @@ def test_a_lock_that_was_free_is_told_only_where_everything_is() -> None:
         assert listener.heard == heard
 
 
-def test_after_a_wait_it_is_told_who_has_the_lock_and_that_it_was_lost() -> None:
+def test_after_a_wait_acquired_and_lost_are_sent() -> None:
     listener = Listener()
     run = TaskEventEmitter(listener, uncontended=False)
     run.waiting("account:42", "-")

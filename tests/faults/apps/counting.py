@@ -1,7 +1,7 @@
-"""Increments that tell the history what they do; `--include` brings them into a worker of the example.
+"""Increments that write their steps to the history; `--include` adds them to a worker of the example.
 
-Rules: every task does the same read-modify-write through the same doors as `tasks.counter`, and notes each step;
-`control` is the same body without lock and fence, and loses updates. Redelivery is as quick as the environment says.
+Every task does the same read-modify-write as `tasks.counter` and notes each step. `control` is the same body without
+lock and fence, and loses updates. The environment sets the time until a redelivery.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One task for each thing that `otherwise` can say; `--include` brings them into a worker of the example."""
+"""A task for each value of `on_conflict`; `--include` adds them to a worker of the example."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Locked tasks as people write them: in canvases, as classes, shared, with pydantic; for a worker's `--include`.
+"""Locked tasks in canvases, as classes, shared and with pydantic, for a worker's `--include`.
 
-Rules: what is nothing but a policy is in `policies`; the locks are named as there.
+The names of the locks are those of `policies`, which has the plain tasks for each policy.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`on_lost="raise"` in tasks that call each other, and a signal that comes as late as it can."""
+"""Tests of `on_lost="raise"` in tasks that call each other, and of a signal at the last possible moment."""
 
 from __future__ import annotations
 
