@@ -94,7 +94,7 @@ def judged(ends: dict[str, End]) -> list[str]:
 
 
 class Run:
-    """Servers, workers, and what strikes them; see the module.
+    """The servers, the workers and their faults; see the module.
 
     Args:
         kind: The kind of broker and queues.
@@ -140,7 +140,7 @@ class Run:
         self._store = enter(Redis.from_url(f"{store.url}/0", decode_responses=True))
         self._sender = Celery("sender", broker=url, backend="disabled://", set_as_current=False)
         if self._kind != "redis":
-            # Else a message that RabbitMQ has not stored when it is killed is lost, and its sender's own fault.
+            # Without a confirmation, a killed RabbitMQ may lose an unstored message, which is its sender's fault.
             self._sender.conf.broker_transport_options = {"confirm_publish": True}
         self._stack.callback(self._sender.close)
         self._stack.callback(self._end_workers)
@@ -154,7 +154,7 @@ class Run:
             worker.kill()
 
     def staff(self) -> None:
-        """As many workers as there should be, the ended ones replaced."""
+        """Replace ended workers."""
         for worker in self._workers:
             if worker.process.poll() is not None:
                 worker.kill()
@@ -173,7 +173,7 @@ class Run:
             worker.wait_until_ready()
 
     def send(self, number: int) -> None:
-        """Send the task of this number; tried again until the broker takes it."""
+        """Send the task of this number, repeatedly until the broker accepts."""
         task, mode, key = f"task-{number}", MODES[number % len(MODES)], f"key-{self._chance.randrange(KEYS)}"
         self.tasks[task] = (mode, key)
         self._send(task)
@@ -232,7 +232,7 @@ class Run:
                 time.sleep(0.01)
 
     def settle(self) -> None:
-        """Come back when all tasks have an end; what Redis forgot is sent again."""
+        """Wait for the end of all tasks. Tasks that Redis lost are sent again."""
         for _ in range(_TRIES):
             self.staff()
             if comes_true(lambda: not self._open(), within=_LAST / _TRIES, every=0.5):
@@ -253,7 +253,7 @@ class Run:
         return [task for task, meta in self._states().items() if meta["status"] not in _FINAL]
 
     def ends(self) -> dict[str, End]:
-        """What became of each task."""
+        """The end of each task."""
         effects: Counter[str] = Counter()
         for number in range(KEYS):
             effects.update((self._store.hget(f"store:key-{number}", "value") or "").split())
@@ -279,7 +279,7 @@ class Run:
 
 
 def run(kind: str, tasks: int, rate: float, seed: int, directory: Path) -> Outcome:
-    """Run one; see the command."""
+    """Run with the options of the command."""
     with Run(kind, directory, seed) as fire:
         fire.go(tasks, rate)
         fire.settle()
@@ -293,7 +293,7 @@ def run(kind: str, tasks: int, rate: float, seed: int, directory: Path) -> Outco
 
 
 def kinds() -> Iterator[str]:
-    """What can be run on this machine."""
+    """The kinds of broker that this machine supports."""
     yield from KINDS if PROGRAM is not None else KINDS[:1]
 
 

@@ -43,7 +43,7 @@ class Outcome(NamedTuple):
         control_lost: How many of them the control's counter does not show.
         applied: Operations of ours.
         refused: Stale reads and writes that the store refused.
-        violations: What is wrong with ours, in words.
+        violations: The violations of the counter `ours` as text.
     """
 
     freezes: int
@@ -75,7 +75,7 @@ def run(seed: int, seconds: float, ttl: float, freeze: float, directory: Path) -
                         frozen[victim] = time.monotonic() + freeze
                         freezes += 1
             _thaw(frozen, time.monotonic())
-            # Between two looks at everybody; what it looks for comes and goes.
+            # The time between two searches; a process is inside its section only for a short time.
             time.sleep(0.05)
         _thaw(frozen, float("inf"))
         stage.settle(within=120)

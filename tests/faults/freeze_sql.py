@@ -67,7 +67,7 @@ def increment(connection: psycopg.Connection, redlock: Redlock, *, fence: bool, 
 
 
 def work(address: str, nodes: str, *, fence: bool, seed: int) -> None:
-    """The program of one process, until it is told to stop."""
+    """The program of a process, until the main process stops the run."""
     stopped: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
     chance = random.Random(seed)
@@ -122,7 +122,7 @@ def _run(address: str, nodes: list[str], *, fence: bool, freezes: int, chance: r
 
 
 def _next_inside(workers: list[subprocess.Popen[str]], said: list[str], chance: random.Random) -> subprocess.Popen[str]:
-    """The next process that says that it is inside its section; most of them are let pass."""
+    """The next process that reports to be inside its section; most reports are ignored."""
     until = time.monotonic() + _LONGEST_SECONDS
     while time.monotonic() < until:
         ready, _, _ = select.select([worker.stdout for worker in workers if worker.stdout], [], [], 1.0)
@@ -136,7 +136,7 @@ def _next_inside(workers: list[subprocess.Popen[str]], said: list[str], chance: 
 
 
 def experiment(freezes: int, seed: int) -> tuple[Result, Result]:
-    """Both halves: without the fence, and with it."""
+    """Run both halves: without the fence, then with the fence."""
     with postgresql() as address, lock_nodes() as nodes:
         return (
             half(address, nodes.urls, fence=False, freezes=freezes, seed=seed),

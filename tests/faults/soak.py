@@ -103,7 +103,7 @@ class Run:
                 heapq.heappop(self._due)[2]()
             if self._now() < seconds:
                 self._send()
-            # The plan goes by the clock: between two looks at it.
+            # The time between two looks at the plan.
             time.sleep(0.02)
 
     def _send(self) -> None:
@@ -113,7 +113,7 @@ class Run:
                 self._stage.play("counting.add", next(self._names), 0.02)
 
     def finish(self) -> None:
-        """Mend everything and wait until all is done; what the broker has forgotten is sent again, with the same id."""
+        """End all faults and wait for all work. Operations that the broker lost are sent again with the same id."""
         self._hand.heal()
         self._hand.staff(WORKERS)
         self._stage.settle(within=180)
@@ -152,7 +152,7 @@ def staffed(directory: Path, concurrency: int, seed: int = 0) -> Iterator[FaultI
 
 
 def soak(seed: int, seconds: float, every: float, directory: Path, kinds: Sequence[str] = KINDS_HERE) -> Outcome:
-    """Run one; see the command."""
+    """Run with the options of the command."""
     faults = plan.draw(seed, seconds, every, kinds, TTL)
     (directory / "plan.json").write_text(json.dumps(faults, indent=0))
     began = time.monotonic()
@@ -166,7 +166,7 @@ def soak(seed: int, seconds: float, every: float, directory: Path, kinds: Sequen
 
 
 def report(outcome: Outcome, seed: int) -> str:
-    """What to print in the end."""
+    """The printed report."""
     rows = [(name.replace("_", " "), value) for name, value in outcome.figures._asdict().items()]
     rows.append(("forgotten by the broker", outcome.sent_again))
     rows += [(f"fault: {kind}", times) for kind, times in sorted(outcome.struck.items())]

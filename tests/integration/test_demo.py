@@ -1,4 +1,4 @@
-"""Tests of the demo as a user runs it: its output, its end and its leftovers, also after a kill."""
+"""Tests of the demo as a command: its output, its end and its leftovers, also after a kill."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ class Demo:
 
     @property
     def said(self) -> str:
-        """All that it has said up to now."""
+        """The output up to now."""
         return self._output.read_text()
 
     def until_it_says(self, pattern: str) -> re.Match[str]:
-        """Wait for words of it."""
+        """Wait for a text in the output."""
         found = eventually(lambda: re.search(pattern, self.said) or self.process.poll() is not None, pattern, within=60)
         assert isinstance(found, re.Match), f"it ended without {pattern!r}:\n{self.said}"
         return found
@@ -69,11 +69,11 @@ class Demo:
             eventually(lambda: int(store.hget("store:hits", "value") or 0) >= least, "the counter", within=60)
 
     def end(self) -> int:
-        """Its exit status, when it has ended."""
+        """Wait for the end and return the exit status."""
         return self.process.wait(90)
 
     def kill(self) -> None:
-        """Be rid of it."""
+        """Kill the demo."""
         self.process.kill()
         self.process.wait()
 
@@ -88,12 +88,12 @@ class Demo:
         return found
 
     def left_files(self) -> list[str]:
-        """The files and directories that it left, but for its log and the folder of the lock on it."""
+        """The remaining files and directories, except the log and the folder of its lock."""
         found = [*self.work.iterdir(), *self.temporary.iterdir()]
         return [str(path) for path in found if path not in {self.work / "logger.log", self.work / ".logger.log.lock"}]
 
     def until_nothing_is_left(self) -> None:
-        """Wait until all that it started and wrote is gone; when it was killed, it could not wait for that itself."""
+        """Wait until all processes and files of the demo are gone. A killed demo can't wait itself."""
         eventually(lambda: not self.left_running(), f"the end of {self.left_running()}")
         eventually(lambda: not self.left_files(), f"the removal of {self.left_files()}")
         self.temporary.rmdir()
@@ -101,7 +101,7 @@ class Demo:
 
 @pytest.fixture
 def demo(tmp_path: Path) -> Iterator[Callable[..., Demo]]:
-    """Start a demo with these options; when it has ended, nothing of it may be there but its log."""
+    """Start a demo with these options. After the end only the log may remain."""
     started: list[Demo] = []
 
     def start(*arguments: str, **settings: str) -> Demo:
@@ -277,7 +277,7 @@ def test_a_setting_that_is_no_good_is_one_line(demo: Callable[..., Demo]) -> Non
 
 
 def a_report(**changes: Any) -> Report:  # noqa: ANN401 - whatever a report has
-    """Three increments that went well, but for what is changed."""
+    """A report of three successful increments, with these changes."""
     figures: dict[str, Any] = {
         "enqueued": 3,
         "counter": 3,

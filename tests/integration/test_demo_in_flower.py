@@ -62,7 +62,7 @@ def test_its_tasks_are_shown_waiting_with_the_lock_and_done(flower: str, browser
 
     def followed() -> bool:
         """Whether one task was seen in all states in turn, and tasks in all of them at one time."""
-        # As a click on one of the page's filters does it.
+        # Set a filter of the page, as a click does.
         browser.value("void $('#tasks-table').DataTable().draw(false)")
         tasks = tasks_shown(browser)
         for task, state in tasks.items():
@@ -98,5 +98,5 @@ def test_the_page_of_locks_names_the_task_that_the_nodes_name(flower: str, clien
 
     browser.open(f"{flower}/locks")
     first = eventually(agreed, "page and nodes to name the same task", within=60, every=0.02)
-    # The page follows: it names the next ones, too.
+    # The page follows: later tasks appear too.
     eventually(lambda: agreed() not in {"", first}, "both to name another task", within=60, every=0.02)

@@ -57,7 +57,7 @@ class Project:
         self.environment = ours | {"PATH": path} | environment
 
     def run(self, *arguments: str) -> str:
-        """What this Python program says; it has to end well."""
+        """The output of this Python program, which must succeed."""
         with self._process(*arguments, output=subprocess.PIPE) as process:
             told, _ = process.communicate(timeout=90)
         assert process.returncode == 0, f"{told}\n{self.said}"
@@ -71,12 +71,12 @@ class Project:
 
     @property
     def said(self) -> str:
-        """What the programs in the background have said."""
+        """The output of the programs in the background."""
         return self.output.read_text() if self.output.exists() else ""
 
     @contextlib.contextmanager
     def _process(self, *arguments: str, output: IO[str] | int) -> Iterator[subprocess.Popen[str]]:
-        """A Python program, killed in the end with all that it has started."""
+        """A Python program, killed at the end with all of its children."""
         process = subprocess.Popen(
             [self.python, *arguments],
             cwd=self.directory,

@@ -20,7 +20,7 @@ POLICIES = "tests.integration.apps.policies"
 
 
 def figures(path: Path) -> dict[str, float]:
-    """What a file tells: each figure by its name, the value of its label behind it where it has one."""
+    """The metrics in a file by name; the value of a label follows the name."""
     found: dict[str, float] = {}
     for family in text_string_to_metric_families(path.read_text() if path.exists() else ""):
         for sample in family.samples:
@@ -83,7 +83,7 @@ def test_the_heart_beats_as_long_as_the_worker_takes_tasks(stage: WorkerFixture,
     stage.broker.kill()
     eventually(lambda: "Trying again in" in worker.log, "the worker to see that its broker is gone")
     os.utime(beat, (0, 0))
-    # It tries after two seconds, four more, and six more: longer than from one beat to the next.
+    # The retries come after two, four and six seconds: longer than the time between two heartbeats.
     eventually(lambda: "Trying again in 6.00 seconds" in worker.log, "the worker to have tried for a while")
     assert not beats()
     stage.broker.start()

@@ -43,14 +43,14 @@ def stage(directory: Path) -> Iterator[WorkerFixture]:
     """One set of servers for all tests here, and a worker."""
     with fresh_stage(directory) as stage:
         limits = {"COUNTER_TIME_LIMIT": "800", "COUNTER_VISIBILITY_TIMEOUT": "900"}
-        # Who has a counter's lock keeps it until it is revoked.
+        # The holder of a counter's lock keeps the lock until the test revokes the task.
         stage.start_worker(concurrency=3, COUNTER_THINK="600", **limits)
         yield stage
 
 
 @pytest.fixture(scope="module")
 def flower(stage: WorkerFixture, directory: Path) -> Iterator[Flower]:
-    """A Flower that asks nobody for a password."""
+    """A Flower without a password."""
     with Flower(directory / "flower", stage.environment, "--conf=workers/flowerconfig.py") as flower:
         yield flower
 
@@ -153,7 +153,7 @@ def test_all_who_look_at_the_same_time_share_one_survey(stage: WorkerFixture, fl
     with ThreadPoolExecutor(10) as viewers:
         answers = list(viewers.map(lambda _: flower.get("/locks/data")[0], range(100)))
     assert answers == [http.HTTPStatus.OK] * 100
-    # One at a time, each good for half a second, and one that had begun before.
+    # One query at a time, each valid for half a second, and a query that had begun before.
     assert surveys() - before <= (time.monotonic() - began) / 0.5 + 2
 
 
@@ -215,7 +215,7 @@ def test_a_password_protects_the_page_also_under_a_prefix(
                 assert status == http.HTTPStatus.UNAUTHORIZED
                 assert text == "Access denied"
             assert guarded.get(path, f"ann:{CANARY}")[0] == http.HTTPStatus.OK
-        # A browser refuses to fetch relative to an address that has a password in it.
+        # A browser refuses relative requests from an address that contains a password.
         browser.open(guarded.address("/locks", f"ann:{CANARY}"))
         eventually(lambda: ["guarded"] in [row[:1] for row in browser.rows("locks-table")], "the page", every=0.02)
         assert browser.value("document.querySelector('.app-nav a.active').pathname") == "/deep/down/locks"

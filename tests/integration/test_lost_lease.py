@@ -25,7 +25,7 @@ BODIES = 3_000
 
 @pytest.fixture
 def app(nodes: Cluster) -> Iterator[Celery]:
-    """An app without a broker whose tasks are called directly."""
+    """An app without a broker, for direct calls of its tasks."""
     app = Celery("interrupted", broker="memory://", set_as_current=True)
     app.conf.update(redlock_nodes=nodes.urls, redlock_ttl=0.6, redlock_max_ttl=1.0)
     yield app
@@ -60,7 +60,7 @@ def test_a_loss_at_the_end_of_the_body_kills_no_process() -> None:
 
 
 def test_an_inner_task_that_wants_it_is_interrupted(nodes: Cluster, app: Celery) -> None:
-    """Also where the task that calls it only checks, and both share one lease."""
+    """This holds also if the calling task only checks, and both tasks share a lease."""
     seen: list[str] = []
 
     @app.task

@@ -67,7 +67,7 @@ def test_200_tasks_in_a_process_all_get_the_same_lock(stage: WorkerFixture, clie
         eventually(
             lambda: all(f"owner_label='{task}@" in worker.log for task in tasks), "two hundred that wait", every=0.2
         )
-        # One for each that waits, and those that they share for everything else; five for each would be a thousand.
+        # One connection for each waiter, and the shared connections; five for each waiter would be a thousand.
         assert connections(stage) - before < 400
     fences = [fence for _, fence in stage.results(tasks)]
     assert len(set(fences)) == 200
@@ -91,7 +91,7 @@ def test_children_that_are_replaced_go_on_with_the_lock(stage: WorkerFixture) ->
     assert stage.counter("hits") == 20
     assert len({one["pid"] for one in about}) >= 4, "there were several children"
     assert len({one["fence"] for one in about}) == 10
-    # What forks must have no threads about; what the lock needs is made in the children.
+    # A forking process must have no threads, so the children make the lock's threads.
     assert len(list(Path(f"/proc/{worker.process.pid}/task").iterdir())) == threads
 
 
@@ -105,7 +105,7 @@ def test_on_lost_raise_interrupts_a_task_without_its_lease(stage: WorkerFixture,
     with pytest.raises(LockLost):
         stage.result(task)
     assert time.monotonic() - started < 300, "it did not sleep to its end"
-    # The worker goes on, and the next task is not struck by what was left of the signal.
+    # The worker goes on, and no late signal strikes the next task.
     assert stage.result(stage.send(f"{INTERRUPTED}.sleep", "y", 0)) == "y"
 
 

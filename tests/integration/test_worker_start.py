@@ -21,7 +21,7 @@ ARGUMENTS = ("-A", "workers.app", "worker", "-c", "1", "--without-gossip", "--wi
 
 @contextlib.contextmanager
 def starting(stage: WorkerFixture, directory: Path, **settings: str) -> Iterator[Worker]:
-    """A worker that may never be ready; it is killed in the end."""
+    """A worker that may never be ready; killed at the end."""
     worker = Worker(directory, stage.environment | settings, ARGUMENTS)
     try:
         yield worker
@@ -59,7 +59,7 @@ def test_it_waits_for_a_quorum_and_then_starts(stage: WorkerFixture, nodes: Clus
         eventually(lambda: "waiting for the lock nodes" in log_of(worker), "a worker that waits")
         assert "2 of 5 vote, 3 are needed" in log_of(worker)
         assert " ready." not in log_of(worker)
-        # What comes back abstains until it has been known for max_ttl: the worker makes itself known.
+        # A restarted node abstains until max_ttl after its first contact: the worker contacts the node.
         for server in nodes.servers[:3]:
             server.start()
         worker.wait_until_ready()

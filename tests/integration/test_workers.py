@@ -341,7 +341,7 @@ def test_no_quorum_is_never_a_skip_and_no_contention(stage: WorkerFixture) -> No
 
 
 class Evil:
-    """An object that writes a file if a worker unpickles it."""
+    """An object that writes a file on unpickling."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -414,7 +414,7 @@ sys.exit(max(process.exitcode for process in processes))
 
 
 def written(path: Path) -> Sequence[str]:
-    """All lines of a log and of what was rotated out of it."""
+    """All lines of a log and its rotated files."""
     return [line for file in path.parent.glob(f"{path.name}*") for line in file.read_text().splitlines()]
 
 
