@@ -147,7 +147,7 @@ def test_a_broker_that_hangs_holds_no_task_up(stage: WorkerFixture, flower: Flow
             task = stage.send(f"{POLICIES}.wait", "hangs", queue="hangs")
             flower.shows(task, "LOCK-WAITING")
             broker.freeze()
-        # The task acquires the lock, works and releases the lock while no thread sends its events.
+        # The task acquires the lock, works and releases the lock while the frozen broker takes no events.
         eventually(lambda: re.search(rf"released .*{task}", worker.log), "the end of the task's section")
     finally:
         broker.thaw()
