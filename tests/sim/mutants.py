@@ -275,7 +275,10 @@ _bug(
         "1 + token for token in self._largest.values()",
     ),
 )
-_bug("a proposal counts for too long", ("client.py", "return self._max_ttl_ms // 2", "return self._max_ttl_ms"))
+_bug(
+    "a proposal counts for too long",
+    ("_locking/context.py", "self.fresh_ms = max_ttl_ms // 2", "self.fresh_ms = max_ttl_ms"),
+)
 # Sets of names.
 _bug(
     "confirm looks at the first name only",
