@@ -20,7 +20,8 @@ TARGET = ROOT / "docs" / "reference.md"
 _WIDTH = 100
 
 PAGES: list[tuple[str, str, str, list[str]]] = [
-    ("For Celery tasks", "redlock.celery", "redlock/celery/decorator.py", ["locked", "current_lease", "client_for"]),
+    ("For Celery tasks", "redlock.celery", "redlock/celery/decorator.py", ["locked", "current_lease"]),
+    ("", "", "redlock/celery/client.py", ["client_for"]),
     ("The lock", "redlock", "redlock/client.py", ["Redlock"]),
     ("", "", "redlock/holder.py", ["LockHolder"]),
     ("", "", "redlock/lock.py", ["Lock"]),

@@ -1,4 +1,4 @@
-"""What the work is. `from tasks import increment; increment.delay()` works from any shell."""
+"""The tasks of the example. `from tasks import increment; increment.delay()` works from any shell."""
 
 from tasks.counter import increment, increment_unlocked
 

@@ -1,7 +1,9 @@
-"""A shared counter: read, think, write. Under the lock nothing is lost; without it the demo shows what is.
+"""A shared counter: read, think, write. With the lock no update is lost; without the lock the demo counts losses.
 
-Rules: `increment` and its unlocked control run the very same body, `_add`. The operation id is the task id,
-which stays the same over retries and redeliveries, so an increment that was delivered twice counts once.
+Invariants:
+1. `increment` and `increment_unlocked` run the same body, `_add`.
+2. The operation id is the task id, which is the same in retries and redeliveries. So an increment that is delivered
+   twice counts once.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Incremented(TypedDict):
-    """What an increment returns."""
+    """The result of an increment."""
 
     value: int
     fence: int
@@ -33,7 +35,7 @@ class Incremented(TypedDict):
 
 @functools.cache
 def store() -> FencedStore:
-    """The store of the counters, dialled at the first use and anew after a fork."""
+    """The store of the counters. The store connects at the first use, and again after a fork."""
     return FencedStore(Redis.from_url(settings.store_url, socket_timeout=5, socket_connect_timeout=2))
 
 
@@ -46,17 +48,16 @@ def store() -> FencedStore:
 )
 @locked("counter:{name}")
 def increment(self: Task, by: int = 1, name: str = "hits", *, op_id: str | None = None) -> Incremented:
-    """Add to a counter, once, whatever happens on the way.
+    """Add to a counter exactly once, despite failures, retries and redeliveries.
 
     Args:
         self: The task.
-        by: How much to add.
-        name: Which counter.
-        op_id: A business key that names the operation; without one it is the task id.
+        by: The number to add.
+        name: The name of the counter.
+        op_id: A business key that identifies the operation; default: the task id.
 
     Returns:
-        The value that this operation wrote, the fencing token that it wrote under, and the milliseconds that
-        it waited for the lock.
+        The written value, the fencing token of the write, and the milliseconds of the wait for the lock.
     """
     _check(by)
     lease = current_lease()
@@ -66,7 +67,7 @@ def increment(self: Task, by: int = 1, name: str = "hits", *, op_id: str | None 
 
 @app.task
 def increment_unlocked(by: int = 1, name: str = "hits") -> int:
-    """The control: the same body without the lock and without the fence. It loses updates."""
+    """The same body without lock and fence, for comparison. Concurrent calls lose updates."""
     _check(by)
     value = _add(by, store().read_unfenced(name))
     store().write_unfenced(name, value)

@@ -1,1 +1,1 @@
-"""How the work is run: the Celery app, its settings, its logging, and the local cluster for demo and development."""
+"""The Celery app of the example, its settings, its logging, and the local cluster for demo and development."""

@@ -1,7 +1,9 @@
-"""The Celery app of the worked example: `celery -A workers.app worker`.
+"""The Celery app of the example: `celery -A workers.app worker`.
 
-Rules: task modules are named as strings, so that imports point down (tasks use workers, never the other way);
-JSON only; a task is acknowledged when it is done, and delivered again when its worker was lost.
+Invariants:
+1. Strings name the task modules, so that imports point down: tasks import workers, never the reverse.
+2. Messages are JSON only.
+3. A finished task is acknowledged; a task of a lost worker is delivered again.
 """
 
 from __future__ import annotations
@@ -23,19 +25,19 @@ from workers.settings import from_environment
 
 settings, lock_settings = from_environment()
 
-# Where a worker comes back from being cut off under another address, nobody tells it that its connections are dead:
-# by the system's defaults it would wait for the broker for a quarter of an hour. Seconds, a count, milliseconds.
+# A worker that returns from a network partition under another address gets no news that its connections are dead. By
+# the system's defaults such a worker would wait for the broker for 15 minutes. Seconds, seconds, a count, milliseconds.
 _NOTICE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 25_000}
 _KEEPALIVE = {getattr(socket, name): value for name, value in _NOTICE.items() if hasattr(socket, name)}
 
 
 class CounterTask(Task):  # type: ignore[misc]  # Celery is untyped
-    """A task that is not lost when the sixth Redis goes, and whose caller gets one kind of error when it is down."""
+    """A task that survives a failure of the sixth Redis. Callers get a single kind of error during the failure."""
 
     abstract = True
 
     def apply_async(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - Celery is untyped
-        """Enqueue.
+        """Send the task to the broker.
 
         Raises:
             kombu.exceptions.OperationalError: The broker, or the result backend, can't be reached.
@@ -43,19 +45,19 @@ class CounterTask(Task):  # type: ignore[misc]  # Celery is untyped
         try:
             return super().apply_async(*args, **kwargs)
         except RuntimeError as error:
-            # Celery's result backend gives up with a RuntimeError that says that the application must be restarted.
+            # Celery's result backend gives up with a RuntimeError that asks for a restart of the application.
             raise OperationalError(f"the result backend can't be reached: {error}") from None
 
     def retry(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - Celery is untyped
-        """Do it again later.
+        """Run the task again later.
 
         Raises:
-            celery.exceptions.Reject: The broker does not take it: the message that is in hand is delivered again.
+            celery.exceptions.Reject: The broker does not take the message; the received message is delivered again.
         """
         try:
             return super().retry(*args, **kwargs)
         except Reject as rejected:
-            # Celery would drop it for good, just when store and broker are gone together.
+            # Celery would drop the task for good while store and broker are both down.
             raise Reject(rejected.reason, requeue=True) from None
 
 
@@ -70,8 +72,8 @@ app.conf.update(
     task_reject_on_worker_lost=True,
     task_track_started=True,
     worker_prefetch_multiplier=1,
-    # On, it loses tasks where broker and results are on one server: Celery 5.7 kills the child, can't tell the backend,
-    # takes the task for revoked, and acknowledges it on the next connection. A second copy does no harm here.
+    # True would lose tasks if broker and results are on the same server: Celery 5.7 kills the child, can't reach the
+    # backend, takes the task for revoked, and acknowledges the task on the next connection. A second copy is harmless.
     worker_cancel_long_running_tasks_on_connection_loss=False,
     worker_send_task_events=True,
     task_send_sent_event=True,
@@ -88,8 +90,8 @@ app.conf.update(
         "socket_keepalive_options": _KEEPALIVE,
         "health_check_interval": 25,
     },
-    # Off, a task whose state can't be written because results are away for a moment fails, and is acknowledged:
-    # before Celery stores a state it reads the last one, and does not repeat that (celery/backends/base.py).
+    # False would fail and acknowledge a task during a short outage of the results: before Celery stores a state, it
+    # reads the last state, and it does not repeat that read (celery/backends/base.py).
     result_backend_always_retry=True,
     # As above: Celery's default is two minutes.
     redis_socket_timeout=10.0,
@@ -106,19 +108,19 @@ def _log_to_file(**_: Any) -> None:  # noqa: ANN401 - Celery's signals pass what
 
 
 @celeryd_after_setup.connect
-def _let_the_doctor_look(**_: Any) -> None:  # noqa: ANN401 - as above
-    start.when_safe(settings, lock_settings)
+def _check_cluster(**_: Any) -> None:  # noqa: ANN401 - as above
+    start.wait_until_safe(settings, lock_settings)
 
 
 @worker_process_init.connect
-def _begin_in_the_child(**_: Any) -> None:  # noqa: ANN401 - as above
+def _start_child(**_: Any) -> None:  # noqa: ANN401 - as above
     _log_to_file()
-    # In the background: a child that is not up within four seconds is killed.
-    threading.Thread(target=_meet_the_nodes, name="redlock-greeting", daemon=True).start()
+    # In the background: Celery kills a child that takes more than four seconds to start.
+    threading.Thread(target=_contact_nodes, name="redlock-first-contact", daemon=True).start()
 
 
-def _meet_the_nodes() -> None:
-    """Be known to the lock nodes from the start: brand-new ones vote when they have been known for `max_ttl`."""
+def _contact_nodes() -> None:
+    """Contact the lock nodes at the start: a new node votes only `max_ttl` after its first contact."""
     lease = client_for(app).lease("worker start", owner_label="worker start")
     with contextlib.suppress(RedlockError):
         lease.acquire(0)

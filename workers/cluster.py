@@ -1,12 +1,12 @@
-"""The local cluster: six redis-servers, two Celery workers and Flower, on this machine, for demo and development.
+"""The local cluster for demo and development: six redis-servers, two Celery workers and Flower on this machine.
 
-Rules of this file:
-1. Nothing outlives the process that started it. What it starts is stopped where the `with` block ends, however it
-   ends; if the process itself is killed, the kernel kills its children (on Linux).
-2. Everything writes below one directory, which is gone afterwards. That directory is removed by a process of its
-   own, which waits for ours to end: so it goes even if ours is killed.
-3. Ready means that it has answered; nobody waits for a fixed time.
-4. The settings travel in environment variables, as they do in containers.
+Invariants:
+1. No process outlives its starter. The end of the `with` block stops all of them. If the starter is killed, the
+   kernel kills its children (on Linux).
+2. All files are in the same directory. A separate process waits for the end of the starter, even by a kill, and
+   removes the directory.
+3. A part counts as ready after its first answer. No code waits for a fixed time.
+4. Environment variables carry the settings, as in containers.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
 FIRST_PORT, FLOWER_PORT = 63790, 5555
-"""The broker's port, before those of the lock nodes, and Flower's: what the default settings expect."""
+"""The ports in the default settings: the broker's, which precedes those of the lock nodes, and Flower's."""
 NODES = 5
 ROOT = Path(__file__).parents[1]
-"""Where `workers` and `tasks` are found."""
+"""The folder of `workers` and `tasks`."""
 FLOWER_CONF = Path(__file__).with_name("flowerconfig.py")
 
 _START_SECONDS = 60.0
 _STOP_SECONDS = 8.0
-_LOOK_SECONDS = 0.05
+_POLL_SECONDS = 0.05
 _SHOWN_LINES = 12
 _DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
 
-# Reads until the other end of its pipe is closed, by us or by our death. Servers may write until they are dead too.
+# Reads until the end of the starter closes the pipe. Servers may write a little longer, so the removal is repeated.
 _SWEEP = """
 import os, shutil, sys, time
 sys.stdin.read()
@@ -59,19 +59,19 @@ while os.path.exists(sys.argv[1]) and time.monotonic() < until:
 
 
 class ClusterError(Exception):
-    """A part of the local cluster could not start, or ended by itself; the message says which and why."""
+    """A part of the local cluster could not start or ended by itself; the message names the part and the reason."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What the cluster is made of.
+    """The parts of the cluster.
 
     Attributes:
-        workers: How many Celery workers.
-        children: How many processes each of them runs tasks in.
-        think: Seconds that an increment thinks between its read and its write; None leaves it to the environment.
-        ports: The broker's, and one for each lock node; None for unix sockets, which only this user can reach.
-        flower_port: Flower's.
+        workers: The number of Celery workers.
+        children: The number of processes in each worker.
+        think: Seconds between the read and the write of an increment; None leaves the time to the environment.
+        ports: The ports of the broker and the lock nodes; None for unix sockets, which only this user can reach.
+        flower_port: The port of Flower.
     """
 
     workers: int
@@ -84,7 +84,7 @@ class Plan:
 def is_free(port: int) -> bool:
     """Whether a server could listen on this TCP port of loopback."""
     with socket.socket() as probe:
-        # As servers do: a port on which only closed connections linger is free.
+        # Servers set this option too: a port with nothing but closed connections is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
@@ -94,11 +94,11 @@ def is_free(port: int) -> bool:
 
 
 class Program:
-    """A `celery` command in a process of its own; what it says is kept back, for the case that it fails."""
+    """A `celery` command in its own process. The last lines of its output are kept for an error message."""
 
     def __init__(self, name: str, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
         self.name = name
-        self._said: collections.deque[str] = collections.deque(maxlen=_SHOWN_LINES)
+        self._output: collections.deque[str] = collections.deque(maxlen=_SHOWN_LINES)
         self._process = subprocess.Popen(  # noqa: S603 - the program is ours
             [sys.executable, "-m", "celery", "-A", "workers.app", *arguments],
             env=environment,
@@ -113,39 +113,39 @@ class Program:
         self._listener = threading.Thread(target=self._listen, name=f"output of {name}", daemon=True)
 
     def listen(self) -> None:
-        """Begin to read what it says; not before all programs are started, for a fork wants no threads about."""
+        """Begin to read the output. Called after the start of all programs, because a fork must not copy threads."""
         self._listener.start()
 
     def _listen(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            self._said.append(line.rstrip())
+            self._output.append(line.rstrip())
 
     def check(self) -> None:
-        """Raise if it has ended by itself.
+        """Raise if the program has ended by itself.
 
         Raises:
-            ClusterError: It has; the message holds the last lines that it said, unless it was killed.
+            ClusterError: The program has ended; unless a signal killed the program, the message has its last lines.
         """
         status = self._process.poll()
         if status is not None:
             self._listener.join(1.0)
             if status < 0:
                 raise ClusterError(f"{self.name} was killed by signal {-status}")
-            lines = [f"{self.name} ended with status {status}; its last lines:", *(self._said or ["(none)"])]
+            lines = [f"{self.name} ended with status {status}; its last lines:", *(self._output or ["(none)"])]
             raise ClusterError("\n    ".join(lines))
 
     def signal(self, number: int) -> None:
-        """Send a signal to all of its processes."""
+        """Send a signal to all processes of the program."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, number)
 
-    def ask_to_stop(self) -> None:
-        """SIGTERM: a worker finishes the tasks that it has begun."""
+    def terminate(self) -> None:
+        """Send SIGTERM. A worker finishes its running tasks first."""
         self._process.terminate()
 
     def stop(self, until: float) -> None:
-        """Wait until it has ended; kill it and its children if that takes too long."""
+        """Wait for the end of the program until this time, then kill the program and its children."""
         try:
             self._process.wait(max(0.0, until - time.monotonic()))
         except subprocess.TimeoutExpired:
@@ -162,10 +162,10 @@ class Running:
     Attributes:
         broker: The sixth Redis: broker, results and store.
         nodes: The lock nodes.
-        flower: Flower's address.
-        settings: The environment variables that lead a client to all of these.
+        flower: The address of Flower.
+        settings: The environment variables with all of these addresses, for a client.
         programs: The workers and Flower.
-        check_caller: Raises if the caller wants no more of it.
+        check_caller: Raises if the caller no longer needs the cluster.
     """
 
     broker: redis_server.Server
@@ -176,10 +176,10 @@ class Running:
     check_caller: Callable[[], None]
 
     def check(self) -> None:
-        """Raise if a worker or Flower has ended by itself, or the caller wants no more; to be called again and again.
+        """Raise if a program has ended by itself or the caller no longer needs the cluster. To be called repeatedly.
 
         Raises:
-            ClusterError: One has.
+            ClusterError: A worker or Flower has ended.
         """
         self.check_caller()
         for program in self.programs:
@@ -188,15 +188,15 @@ class Running:
 
 @contextlib.contextmanager
 def running(plan: Plan, check_caller: Callable[[], None]) -> Iterator[Running]:
-    """A cluster for as long as the `with` block lasts; use it from the main thread, children die with their thread.
+    """A cluster for the duration of the `with` block, in the main thread: the children die with their thread.
 
     Args:
-        plan: What it is made of.
-        check_caller: Is called again and again, and raises if the caller wants no more of it.
+        plan: The parts of the cluster.
+        check_caller: Raises if the caller no longer needs the cluster. Called repeatedly.
 
     Raises:
-        ClusterError: A part of it did not start.
-        redlock.ConfigurationError: A redis-server did not start, or there is none.
+        ClusterError: A part of the cluster did not start.
+        redlock.ConfigurationError: A redis-server did not start, or no redis-server is installed.
     """
     if not is_free(plan.flower_port):
         raise ClusterError(f"port {plan.flower_port} is taken; stop the program that listens there, or choose another")
@@ -215,7 +215,7 @@ def running(plan: Plan, check_caller: Callable[[], None]) -> Iterator[Running]:
 
 def _settings(plan: Plan, broker: redis_server.Server, nodes: redis_server.Cluster) -> dict[str, str]:
     if broker.port is None:
-        # Celery has a form of its own for unix sockets.
+        # Celery has its own URL scheme for unix sockets.
         celery = broker.url.replace("unix://", "redis+socket://") + "?virtual_host="
         broker_url, result_url, store_url = f"{celery}0", f"{celery}1", f"{broker.url}?db=2"
     else:
@@ -263,7 +263,7 @@ def _programs(plan: Plan, settings: Mapping[str, str]) -> Iterator[tuple[Program
         yield tuple(programs)
     finally:
         for program in programs:
-            program.ask_to_stop()
+            program.terminate()
         until = time.monotonic() + _STOP_SECONDS
         for program in programs:
             program.stop(until)
@@ -283,7 +283,7 @@ def _wait_until_ready(cluster: Running, plan: Plan) -> None:
             if len(answered) < plan.workers:
                 answered = {name for reply in app.control.ping(timeout=0.5, limit=plan.workers) for name in reply}
             else:
-                time.sleep(_LOOK_SECONDS)
+                time.sleep(_POLL_SECONDS)
 
 
 def _is_healthy(port: int) -> bool:

@@ -1,10 +1,11 @@
-"""The demo: `python -m workers.demo` shows what is lost without the lock, and that nothing is with it.
+"""The demo: `python -m workers.demo` shows lost updates without the lock, and none with the lock.
 
-With `--up` it starts the same cluster on the ports of the default settings and leaves it to the reader.
+With `--up` the same cluster runs on the ports of the default settings until Ctrl-C.
 
-Rules: everything runs on this machine and is gone afterwards, but for the log; the exit status is 0 only if the
-counter is right; an error is one line on stderr and status 1, never a traceback; tasks are named as text, for
-imports point down.
+Invariants:
+1. Everything runs on this machine and disappears at the end, except the log.
+2. The exit status is 0 only for a correct counter. An error is one line on stderr and status 1, without a traceback.
+3. Strings name the task modules, because imports point down.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 _LOCKED, _UNLOCKED = "hits", "unlocked"
 _UNLOCKED_TASKS = 100
 _THINK = 0.005
-_LOOK_SECONDS = 0.1
+_POLL_SECONDS = 0.1
 _TO_COPY = (
     "from tasks import increment; print(increment.delay().get(timeout=10))",
     "from tasks import increment; [increment.delay() for _ in range(1000)]",
@@ -53,13 +54,13 @@ _TO_COPY = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo, or the cluster, and return the exit status."""
     options = _parser().parse_args(arguments)
-    # Celery would let these override what the cluster's own settings say.
+    # For Celery these variables would override the settings of the cluster.
     for name in [name for name in os.environ if name.startswith("CELERY_")]:
         del os.environ[name]
     screen, stop = Screen(), Stop()
     try:
         stop.listen()
-        # Before anything is started: every worker would end for this, each with a traceback.
+        # First, because without a log every worker would end with a traceback.
         logs.prepare(Path(from_environment()[0].log_file).absolute())
         with running(_plan(options, screen), stop.check) as cluster:
             return _up(cluster, screen) if options.up else _demo(cluster, options, screen)
@@ -70,39 +71,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"demo: the broker does not answer: {error}", file=sys.stderr)
         return 1
     except Stopped:
-        # Stopping it is how a cluster that was left to the reader is meant to end.
+        # A signal is the normal end of a cluster that `--up` started.
         return 0 if options.up else 128 + stop.number
 
 
 class Stopped(Exception):
-    """A signal has asked us to stop."""
+    """A signal has asked the demo to stop."""
 
 
 class Stop:
-    """Notes the signals that ask us to stop.
+    """Records the signals that ask the demo to stop.
 
-    It is asked for them where it suits: an exception out of a signal could strike where something is half started,
-    or in the middle of the stopping, or end in a finalizer and have no effect.
+    The demo polls for signals. An exception from a signal handler could interrupt a start or a stop halfway, or be
+    raised in a finalizer without effect.
     """
 
     def __init__(self) -> None:
         self.number = 0
-        """The first signal that has asked; 0 as long as none has."""
+        """The number of the first received signal, or 0."""
 
     def listen(self) -> None:
-        """From now on, note these signals instead of dying from them."""
+        """Install the handlers that record signals instead of ending the process."""
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # nohup means it
-                signal.signal(number, self._note)
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
+                signal.signal(number, self._record)
 
-    def _note(self, number: int, _frame: object) -> None:
+    def _record(self, number: int, _frame: object) -> None:
         self.number = self.number or number
 
     def check(self) -> None:
-        """Raise if one has asked.
+        """Raise if a signal has arrived.
 
         Raises:
-            Stopped: One has.
+            Stopped: A signal has arrived.
         """
         if self.number:
             raise Stopped
@@ -120,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--children", type=_count, default=4, metavar="N", help="processes in each worker (4)")
     parser.add_argument("--think", type=_seconds, metavar="SECONDS", help="time between read and write (0.005)")
     parser.add_argument(
-        "--freeze", action="store_true", help="freeze a worker inside its section for twice the TTL, and let it go on"
+        "--freeze", action="store_true", help="freeze a worker inside its section for twice the TTL, then continue it"
     )
     parser.add_argument(
         "--ports",
@@ -210,7 +211,7 @@ def _up(cluster: Running, screen: Screen) -> int:
     screen.say("Ctrl-C stops everything.")
     while True:
         cluster.check()
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_POLL_SECONDS)
 
 
 def _demo(cluster: Running, options: argparse.Namespace, screen: Screen) -> int:
@@ -225,7 +226,7 @@ def _demo(cluster: Running, options: argparse.Namespace, screen: Screen) -> int:
         with (
             lock_settings.client() as client,
             Redis.from_url(settings.store_url, decode_responses=True) as redis,
-            # Results are looked up many at a time; each would be subscribed to otherwise.
+            # The run reads many results at a time. Otherwise Celery would subscribe to each result.
             denied_join_result(),
         ):
             run = Run(cluster, redis, increment.app.backend)
@@ -238,14 +239,14 @@ def _demo(cluster: Running, options: argparse.Namespace, screen: Screen) -> int:
             screen.say(f"\n2. With the lock: the same body, {count} times increment.delay()")
             with screen.bar(count) as show, Freeze(cluster, client, redis, _LOCKED, 2 * lock_settings.ttl) as freeze:
 
-                def look(done: int) -> None:
+                def on_progress(done: int) -> None:
                     show(done, _holder(client))
-                    news = freeze.look() if options.freeze and done else ""
-                    if news:
-                        screen.say(f"   {news}")
+                    action = freeze.advance() if options.freeze and done else ""
+                    if action:
+                        screen.say(f"   {action}")
 
-                run.send(count, lambda: increment.delay().id, look)
-            report = run.report(_LOCKED, settings.log_file, freeze.struck if options.freeze else None)
+                run.send(count, lambda: increment.delay().id, on_progress)
+            report = run.report(_LOCKED, settings.log_file, freeze.worker if options.freeze else None)
     finally:
         logging.shutdown()
         logging.disable()
@@ -255,13 +256,13 @@ def _demo(cluster: Running, options: argparse.Namespace, screen: Screen) -> int:
 
 
 def _holder(client: Redlock) -> str:
-    """Who holds the counter's lock at this moment, in few words."""
+    """The current holder of the counter's lock, as short text."""
     try:
         holding = client.holder(f"counter:{_LOCKED}")
     except QuorumUnavailable:
         return "no quorum of nodes"
     if holding is None:
-        return "held by nobody"
+        return "not held"
     task, _, worker = holding.holder.partition("@")
     return f"held by {task[:8]}@{worker.partition('@')[0]}, {holding.nodes}/{NODES} nodes"
 

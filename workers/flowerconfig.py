@@ -1,6 +1,6 @@
 """Flower's configuration, read by `celery -A workers.app flower --conf=workers/flowerconfig.py`.
 
-Rules: Flower runs it before it starts, and takes each name that is one of its options; its command line wins.
+Flower executes this file before its start and reads each name of an option. The command line takes precedence.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""The demo's worst case: a worker is frozen inside its section for twice the TTL, and goes on unaware.
+"""The demo's worst case: freezes a worker inside its section for twice the TTL, then lets the worker go on.
 
-Rules: a worker counts as frozen inside only if its section is still open, and still its own, when all of its processes
-stand; what was frozen is let go again however the run ends.
+Invariants:
+1. A freeze counts only if the section is still open, and still that worker's, after all of its processes stopped.
+2. A frozen worker continues at the end of the run, also after an error.
 """
 
 from __future__ import annotations
@@ -23,18 +24,18 @@ if TYPE_CHECKING:
     from workers.cluster import Program, Running
 
 _SETTLE_SECONDS = 0.05
-"""A write that was already on its way when the worker was stopped has arrived by then."""
+"""The time for a write on its way to arrive after the worker was stopped."""
 
 
 class Freeze:
-    """Freezes the worker that is inside a counter's section, once, and lets it go on after a while.
+    """Freezes the worker inside a counter's section, once, for some seconds.
 
     Args:
-        cluster: Whose workers they are.
-        client: Knows who holds the lock.
-        redis: The store.
-        name: The counter.
-        seconds: For how long.
+        cluster: The cluster of the workers.
+        client: A client of the lock, for the holder.
+        redis: The Redis of the store.
+        name: The name of the counter.
+        seconds: The duration of the freeze.
     """
 
     def __init__(self, cluster: Running, client: Redlock, redis: Redis, name: str, seconds: float) -> None:
@@ -43,8 +44,8 @@ class Freeze:
         self.seconds = seconds
         self._frozen: Program | None = None
         self._until = 0.0
-        self.struck = ""
-        """The worker that was frozen; empty before."""
+        self.worker = ""
+        """The name of the frozen worker; empty before the freeze."""
 
     def __enter__(self) -> Self:
         return self
@@ -52,18 +53,22 @@ class Freeze:
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._let_go()
+        self._continue()
 
-    def look(self) -> str:
-        """Freeze, or let go, if it is time to; to be called again and again. What was done, in words, or nothing."""
-        if not self.struck:
-            return self._strike()
+    def advance(self) -> str:
+        """Freeze or continue a worker when the time has come. To be called repeatedly.
+
+        Returns:
+            A sentence about the action, or an empty text.
+        """
+        if not self.worker:
+            return self._freeze()
         if self._frozen is not None and time.monotonic() >= self._until:
-            self._let_go()
-            return f"{self.struck} goes on: its lease is long over, and it does not know"
+            self._continue()
+            return f"{self.worker} goes on: its lease expired long ago, unknown to the worker"
         return ""
 
-    def _strike(self) -> str:
+    def _freeze(self) -> str:
         worker = self._inside()
         program = self._programs.get(worker)
         if program is None:
@@ -72,13 +77,13 @@ class Freeze:
         self._frozen, self._until = program, time.monotonic() + self.seconds
         time.sleep(_SETTLE_SECONDS)
         if self._inside() != worker:
-            self._let_go()
+            self._continue()
             return ""
-        self.struck = worker
+        self.worker = worker
         return f"{worker} is frozen inside its section, for {self.seconds:g} s: twice as long as its lease lasts"
 
     def _inside(self) -> str:
-        """The worker that has read the counter and not written it yet, and holds the lock; empty if none has."""
+        """The worker between its read and its write, with the lock held; empty without such a worker."""
         try:
             holding = self._client.holder(f"counter:{self._name}")
         except QuorumUnavailable:
@@ -88,7 +93,7 @@ class Freeze:
             return ""
         return holding.holder.partition("@")[2].partition("@")[0]
 
-    def _let_go(self) -> None:
+    def _continue(self) -> None:
         if self._frozen is not None:
             self._frozen.signal(signal.SIGCONT)
             self._frozen = None

@@ -1,8 +1,9 @@
-"""All events in `logger.log`, one line each, and on the console; many processes write and rotate it together.
+"""Logging to the console and to `logger.log`, which many processes write and rotate together.
 
-Rules: passwords in URLs are masked in every line, whoever wrote it. Rotation is concurrent-log-handler's, which holds
-a lock between processes while it writes; the lock lies in a folder beside the log. A forked child opens files of its
-own: a lock on a file that was opened before the fork would be shared with the parent, and hold nobody off.
+Invariants:
+1. Each event is one line. Passwords in URLs are masked in every line of every logger.
+2. The rotation is concurrent-log-handler's. Its lock between processes is a file in a folder beside the log.
+3. A forked child opens its own files: parent and child would share a lock from before the fork.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _FORMAT = "%(asctime)s %(levelname)-7s %(processName)s[%(process)d] %(name)s: %(
 
 
 class MaskingFormatter(LineFormatter):
-    """A formatter whose lines never hold the password of a URL, and are one line each."""
+    """Formats each record as one line, without the passwords of URLs."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as text, masked; a traceback keeps its line breaks."""
@@ -35,10 +36,10 @@ class MaskingFormatter(LineFormatter):
 
 
 class WholeLines(ConcurrentRotatingFileHandler):
-    """A handler that no soft time limit strikes.
+    """A handler that delays a soft time limit until the line is written.
 
-    Celery raises it by SIGUSR1 wherever the task is, and inside the handler's own `except Exception` it would vanish:
-    the task would run on to its hard limit. So it waits until the line is written.
+    Celery raises the limit's exception by SIGUSR1 at any point of the task. Inside the handler, its own
+    `except Exception` would swallow the exception, and the task would run on to its hard limit.
     """
 
     def do_open(self, mode: str | None = None) -> TextIOWrapper:  # noqa: ARG002 - with old files kept it is always "a"
@@ -61,7 +62,7 @@ def prepare(path: Path) -> Path:
     worker would wait for the lock at its first line.
 
     Raises:
-        OSError: One of them can't be created, or belongs to another user.
+        OSError: The log or the folder can't be created, or belongs to another user.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     os.close(_files.open_to_append(path))
@@ -73,7 +74,7 @@ def prepare(path: Path) -> Path:
 def configure(log_file: str, log_bytes: int, *, console: bool = True) -> None:
     """Send everything at INFO to file and console, and the lock's DEBUG events to the file too.
 
-    Call it again after a fork: it replaces what is there.
+    To be called again after a fork: the call replaces the handlers.
 
     Raises:
         OSError: The log can't be written, or belongs to another user.

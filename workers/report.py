@@ -1,11 +1,11 @@
-"""A run of increments, what it did to the counter, and how the reader gets to see it.
+"""Runs increments, measures their effect on the counter, and shows the report.
 
-Rules of this file:
-1. Every figure is measured, none is inferred from the fact that nothing failed.
-2. Every operation writes one value. Operations that wrote a value which another one wrote too have overwritten each
-   other: those are *lost*. Values up to the counter's that no operation reports were written all the same: those are
-   *applied twice*. So `counter = enqueued - lost + doubled`.
-3. It is right only if three witnesses agree: the counter, the operation ids in the store, and the fencing tokens.
+Invariants:
+1. Every number is measured. None is inferred from the absence of failures.
+2. Every operation writes one value. Operations with the same value have overwritten each other: these are *lost*.
+   Values up to the counter that no operation reports were written too: these are *applied twice*. So
+   `counter = enqueued - lost + doubled`.
+3. A correct run needs three agreeing witnesses: the counter, the operation ids in the store, and the fencing tokens.
 """
 
 from __future__ import annotations
@@ -39,30 +39,30 @@ if TYPE_CHECKING:
     from workers.cluster import Running
 
 _CHUNK, _LOOKED_UP = 50, 1000
-"""How many increments are sent, and how many results are looked up, between two looks at the screen."""
-_LOOK_SECONDS = 0.1
+"""The number of increments to send, and of results to read, between two updates of the screen."""
+_POLL_SECONDS = 0.1
 _PATIENCE_SECONDS = 150.0
-"""A task of a killed process is back when its lock has run out; one of a vanished worker only after two minutes."""
+"""A task of a killed process returns when its lock has expired, but a task of a lost worker only after two minutes."""
 _ACQUIRED = re.compile(r" acquired resource=counter:\S+ holder='?(?P<task>[0-9a-f-]{36})@.* rounds=(?P<rounds>\d+) ")
 _STALE = re.compile(r" STALE resource=\S+ token=(?P<token>\d+) ")
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """A run, and whether it was right.
+    """The measurements of a run, and the verdict.
 
     Attributes:
-        enqueued: How many increments were sent.
-        counter: The counter afterwards.
-        operations: How many operation ids the store remembers as applied to this counter.
-        values: What each increment that succeeded says that it wrote.
-        fences: The fencing token that each of them wrote under.
-        waits_ms: How long each of them waited for the lock.
-        failed: Why increments failed, those that did.
-        seconds: From the first one sent to the last one done.
-        rounds: How many elections were won in one round, in two, ...
-        refused: How many reads and writes of a lost lease the store refused, as `STALE`.
-        frozen: The worker that was frozen inside its section, empty if none could be; None if none was to be.
+        enqueued: The number of sent increments.
+        counter: The value of the counter after the run.
+        operations: The number of operation ids in the store for this counter.
+        values: The value that each successful increment reports as written.
+        fences: The fencing token of each successful increment.
+        waits_ms: The milliseconds that each successful increment waited for the lock.
+        failed: The errors of the failed increments.
+        seconds: The time from the first increment sent to the last increment done.
+        rounds: The number of acquisitions by their number of rounds.
+        refused: The number of reads and writes of lost leases that the store refused as `STALE`.
+        frozen: The worker frozen inside its section; empty if that failed, None for a run without a freeze.
     """
 
     enqueued: int
@@ -79,17 +79,17 @@ class Report:
 
     @property
     def lost(self) -> int:
-        """Increments whose effect is not in the counter."""
+        """The number of increments without an effect on the counter."""
         return self.enqueued - len(set(self.values))
 
     @property
     def doubled(self) -> int:
-        """Increments whose effect is in the counter once too often."""
+        """The number of surplus effects of increments on the counter."""
         return self.counter - len(set(self.values))
 
     @property
     def faults(self) -> list[str]:
-        """What is wrong, in words; empty if the run was right."""
+        """The faults of the run as text; empty for a correct run."""
         repeated = len(self.fences) - len(set(self.fences))
         checks = {
             f"counter is {self.counter}": self.counter != self.enqueued,
@@ -105,12 +105,12 @@ class Report:
 
     @property
     def verdict(self) -> str:
-        """The last line: OK or FAILED, and the figures that decide it."""
+        """The last line: OK or FAILED, with the deciding numbers."""
         figures = f"counter={self.counter} expected={self.enqueued} lost={self.lost} doubled={self.doubled}"
         return f"FAILED {figures} ({'; '.join(self.faults)})" if self.faults else f"OK {figures}"
 
     def rows(self) -> list[tuple[str, str]]:
-        """The figures, each with its name."""
+        """The names and values of the report's table."""
         return [
             ("enqueued", f"{self.enqueued}"),
             ("counter", f"{self.counter}"),
@@ -128,11 +128,11 @@ class Report:
 
 
 class Run:
-    """Increments that were sent together: sent, watched until the last one is done, and reported on.
+    """Sends increments, waits until all of them are done, and reports.
 
     Args:
-        cluster: Where they are carried out.
-        redis: The Redis that owns the counters; it decodes its replies.
+        cluster: The cluster that runs the increments.
+        redis: A client of the Redis with the counters, with `decode_responses=True`.
         backend: Celery's result backend.
     """
 
@@ -145,15 +145,15 @@ class Run:
         self._seconds = 0.0
 
     def send(self, count: int, enqueue: Callable[[], str], show: Callable[[int], None]) -> None:
-        """Enqueue so many, and come back when all of them are done.
+        """Enqueue increments and wait until all of them are done.
 
         Args:
-            count: How many.
-            enqueue: Enqueues one and returns its task id.
-            show: Called again and again with how many are done.
+            count: The number of increments.
+            enqueue: Enqueues an increment and returns its task id.
+            show: Called repeatedly with the number of increments that are done.
 
         Raises:
-            ClusterError: A worker has ended by itself, or nothing is done any more.
+            ClusterError: A worker has ended by itself, or no task has ended for 150 seconds.
         """
         waiting: dict[str, None] = {}
         self._results = {}
@@ -171,7 +171,7 @@ class Run:
                 raise ClusterError(f"no task has ended for {_PATIENCE_SECONDS:g} s; {len(waiting)} are not done")
             show(len(self._results))
             if len(self._results) + len(waiting) == count and waiting:
-                time.sleep(_LOOK_SECONDS)
+                time.sleep(_POLL_SECONDS)
         self._seconds = moved - began
 
     def _done(self, task_ids: Sequence[str]) -> dict[str, Mapping[str, Any]]:
@@ -188,12 +188,12 @@ class Run:
         return int(self._store.read_unfenced(name) or 0)
 
     def report(self, name: str, log_file: str, frozen: str | None = None) -> Report:
-        """What became of the locked increments that were sent last.
+        """The report on the last call of `send`.
 
         Args:
-            name: Their counter.
-            log_file: Where the workers log.
-            frozen: The worker that was frozen on the way, as `Report` has it.
+            name: The counter of the increments.
+            log_file: The log of the workers.
+            frozen: The frozen worker, as in `Report`.
         """
         applied = set(self._redis.scan_iter(codec.operation_key(f"store:{name}", "*"), count=1000))
         returned = [meta["result"] for meta in self._results.values() if meta["status"] == SUCCESS]
@@ -214,13 +214,13 @@ class Run:
 
 
 def rounds(log_file: str, task_ids: Collection[str]) -> dict[int, int]:
-    """How many elections these tasks won in one round, in two, ...: counted in the log, whoever else logs there."""
+    """The acquisitions of these tasks in the log, by their number of rounds."""
     found = (match for match in map(_ACQUIRED.search, _lines(log_file)) if match and match["task"] in task_ids)
     return dict(collections.Counter(int(match["rounds"]) for match in found))
 
 
 def refused(log_file: str, since: int) -> int:
-    """How many reads and writes the store refused because this token, or a larger one, was not the last."""
+    """The number of refused reads and writes in the log with at least this fencing token."""
     found = filter(None, map(_STALE.search, _lines(log_file)))
     return sum(int(match["token"]) >= since for match in found)
 
@@ -233,23 +233,23 @@ def _lines(log_file: str) -> Iterator[str]:
 
 
 def percentile(values: Iterable[int], percent: int) -> int:
-    """The smallest of these values that is not exceeded by so many percent of them; 0 of none."""
+    """The smallest value that at least this percentage of the values do not exceed; 0 without values."""
     ordered = sorted(values)
     return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)] if ordered else 0
 
 
 class Screen:
-    """What the reader sees: a bar that moves on a terminal, a line per quarter of the way elsewhere."""
+    """The output: a moving bar on a terminal, or a line for each quarter of the run elsewhere."""
 
     def __init__(self) -> None:
         self._console = Console(highlight=False)
 
     def say(self, text: str) -> None:
-        """A line, as it is."""
+        """Print a line without markup."""
         self._console.print(text, markup=False, soft_wrap=True)
 
     def rows(self, rows: Sequence[tuple[str, str]]) -> None:
-        """Names and what they stand for, in two columns."""
+        """Print names and values in two columns."""
         width = max(len(name) for name, _ in rows)
         if not self._console.is_interactive:
             for name, value in rows:
@@ -262,7 +262,7 @@ class Screen:
 
     @contextlib.contextmanager
     def bar(self, total: int) -> Iterator[Callable[[int, str], None]]:
-        """A way to show how much is done, and a remark beside it."""
+        """Yield a function that shows the number of done items and a remark."""
         if not self._console.is_interactive:
             yield self._lines(total)
             return

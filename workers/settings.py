@@ -1,6 +1,6 @@
-"""The settings of the worked example, from environment variables that begin with `COUNTER_`.
+"""The settings of the example, from environment variables that begin with `COUNTER_`.
 
-The lock's own begin with `REDLOCK_`: see `redlock.settings`. Both are checked here, before anything starts.
+The lock's variables begin with `REDLOCK_` (`redlock.settings`). This module checks both before the start.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ _SCHEMES = {"broker_url": (*_REDIS, "redis+socket"), "result_url": (*_REDIS, "re
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Settings:
-    """What the example's workers and producers run with.
+    """The settings of the example's workers and producers.
 
     Attributes:
         broker_url: The sixth Redis, database 0.
-        result_url: Database 1 of it.
-        store_url: The Redis that owns the counter: database 2 of it.
-        think: Seconds that an increment thinks between its read and its write.
-        time_limit: Seconds after which a task is killed.
-        visibility_timeout: Seconds after which an unacknowledged task is delivered again; above `time_limit`.
-        log_file: Where all events go.
-        log_bytes: Size at which that file is rotated; five old ones are kept.
-        flower_auth: The users of Flower's pages as `name:password`, with commas; empty asks for no password.
+        result_url: The sixth Redis, database 1.
+        store_url: The store of the counter: the sixth Redis, database 2.
+        think: Seconds between the read and the write of an increment.
+        time_limit: Seconds until a task is killed.
+        visibility_timeout: Seconds until an unacknowledged task is delivered again; above `time_limit`.
+        log_file: The log of all events.
+        log_bytes: The size of the log before its rotation. Five old logs are kept.
+        flower_auth: The users of Flower's pages as `name:password`, separated by commas; empty for no password.
     """
 
     broker_url: str = "redis://127.0.0.1:63790/0"
@@ -60,7 +60,7 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> tuple[Settings,
     """The example's settings and the lock's.
 
     Raises:
-        ConfigurationError: One of them is no good; the message names it and says what would be right.
+        ConfigurationError: A setting is invalid; the message names the setting and valid values.
     """
     settings = read(Settings, environ, "COUNTER_")
     _check_urls(settings)

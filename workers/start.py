@@ -1,7 +1,9 @@
-"""A worker's start: the doctor looks first.
+"""Runs the doctor before a worker takes tasks.
 
-Rules: a worker does not start where it is unsafe, and says why in one line; it waits where there is no quorum of nodes
-yet, and says that too, once for each reason; anything less is a warning. Nothing is left open: workers fork after this.
+Invariants:
+1. On an unsafe finding the worker does not start, and logs the reason in one line.
+2. Without a quorum of nodes the worker waits, and logs each reason once. Lesser findings are warnings.
+3. No connection stays open, because the worker forks afterwards.
 """
 
 from __future__ import annotations
@@ -20,43 +22,43 @@ if TYPE_CHECKING:
     from redlock.settings import Settings as LockSettings
     from workers.settings import Settings
 
-_LOOK_SECONDS = 0.5
-_MEET_SECONDS = 5.0
+_POLL_SECONDS = 0.5
+_CONTACT_SECONDS = 5.0
 
 logger = logging.getLogger(__name__)
 
 
-def when_safe(settings: Settings, lock_settings: LockSettings) -> None:
-    """Come back when tasks can be taken safely.
+def wait_until_safe(settings: Settings, lock_settings: LockSettings) -> None:
+    """Wait until the worker can take tasks safely.
 
     Raises:
-        SystemExit: It is unsafe, and waiting would not help; the log says why.
+        SystemExit: An unsafe finding that a wait can't cure; the log has the reason.
     """
-    said: set[tuple[str, str]] = set()
-    met = 0.0
+    logged: set[tuple[str, str]] = set()
+    last_contact = 0.0
     while True:
-        findings = _look(settings, lock_settings)
+        findings = _findings(settings, lock_settings)
         level = worst(findings)
         if level is Level.UNSAFE:
-            logger.error("will not start, it is unsafe: %s", _one_line(findings, level))
+            logger.error("will not start, the setup is unsafe: %s", _one_line(findings, level))
             raise SystemExit(int(level))
         if level is not Level.NO_QUORUM:
             break
         reasons = {(finding.code, finding.where) for finding in findings}
-        if reasons != said:
+        if reasons != logged:
             logger.warning("waiting for the lock nodes: %s", _one_line(findings, level))
-        if reasons != said or time.monotonic() - met > _MEET_SECONDS:
-            _be_known(lock_settings)
-            said, met = reasons, time.monotonic()
-        time.sleep(_LOOK_SECONDS)
-    if said:
+        if reasons != logged or time.monotonic() - last_contact > _CONTACT_SECONDS:
+            _contact_nodes(lock_settings)
+            logged, last_contact = reasons, time.monotonic()
+        time.sleep(_POLL_SECONDS)
+    if logged:
         logger.info("a quorum of lock nodes votes: starting")
     for finding in findings:
         if finding.level is Level.WARNING:
             logger.warning("doctor: %s", finding)
 
 
-def _look(settings: Settings, lock_settings: LockSettings) -> list[Finding]:
+def _findings(settings: Settings, lock_settings: LockSettings) -> list[Finding]:
     try:
         return doctor.check(lock_settings, broker=settings.broker_url, store=settings.store_url)
     except ConfigurationError as error:
@@ -67,8 +69,8 @@ def _one_line(findings: list[Finding], level: Level) -> str:
     return "; ".join(str(finding) for finding in findings if finding.level is level)
 
 
-def _be_known(lock_settings: LockSettings) -> None:
-    """Meet the nodes: brand-new ones vote when they have been known for `max_ttl`, and not before somebody came."""
+def _contact_nodes(lock_settings: LockSettings) -> None:
+    """Contact the lock nodes: a new node votes only `max_ttl` after its first contact."""
     with contextlib.suppress(RedlockError), lock_settings.client() as client:
         lease = client.lease("worker start", owner_label="worker start")
         lease.acquire(0)

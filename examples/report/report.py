@@ -1,7 +1,8 @@
-"""A periodic report that must not overlap: beat sends it every few seconds, and a run that finds another one leaves.
+"""A periodic report without overlap: beat sends the task every few seconds, and a second run at the same time ends.
 
-Rules of this file: `otherwise="skip"` with `wait=0`, so that no slot of the worker is spent on waiting and no queue
-of late reports builds up. A skip returns a value, so it shows in the results and ends no chain.
+Invariants:
+1. With `on_conflict="skip"` and `wait=0` no slot of the worker waits, and late reports do not pile up.
+2. A skip returns a value, which is visible in the results and ends no chain.
 """
 
 from __future__ import annotations

@@ -1,10 +1,6 @@
-"""The lock for Celery tasks: the decorator `locked`, and what it reports to Flower, metrics and `inspect`.
+"""The lock for Celery tasks: the decorator `locked`, the lease of the running task, and the client of an app."""
 
-@app.task
-@locked("account:{account_id}", wait=1.0)
-def transfer(account_id: int) -> None: ...
-"""
-
-from redlock.celery.decorator import client_for, current_lease, locked
+from redlock.celery.client import client_for
+from redlock.celery.decorator import current_lease, locked
 
 __all__ = ["client_for", "current_lease", "locked"]

@@ -2,8 +2,8 @@
 
 Invariants:
 1. The text does not depend on the hash seed, on addresses, on the order of insertion or on the Python version.
-2. A container becomes compact JSON with sorted keys. Celery's JSON makes a list of a tuple, and so does this.
-3. A value without a stable text is refused. A class that defines `__str__` has one.
+2. A container becomes compact JSON with sorted keys. A tuple becomes a list, as in Celery's JSON.
+3. A value without a stable text is refused. The text of a class that defines `__str__` counts as stable.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]{4,}")
 _MOST_DIGITS = 400
-"""Of a whole Decimal that is written without an exponent; no float has more."""
+"""The most digits of a whole Decimal that is written without an exponent. No float has more."""
 
 
 class UnstableText(TypeError):
@@ -34,7 +34,7 @@ class Formatter(string.Formatter):
     """Fills the fields of a template with canonical text."""
 
     def convert_field(self, value: Any, conversion: Any) -> Any:  # noqa: ANN401 - as in the base class
-        """The value, or its text where a conversion asks for text."""
+        """The canonical text where a conversion such as `!s` asks for text, else the value."""
         if conversion and not isinstance(value, str):
             return text(value)
         return super().convert_field(value, conversion)
@@ -67,10 +67,10 @@ def text(value: object) -> str:
 
 
 def without_address(made: str, value: object) -> str:
-    """This text of a value, unless it shows where an object lies in memory.
+    """Return the text, unless it contains the memory address of an object.
 
     Raises:
-        UnstableText: It does.
+        UnstableText: The text contains an address.
     """
     if _ADDRESS.search(made):
         raise _unstable(value)
@@ -78,7 +78,7 @@ def without_address(made: str, value: object) -> str:
 
 
 def _reduced(value: Any) -> Any:  # noqa: ANN401 - any value at all
-    """What identifies a value: a member's value, a row's primary key, the fields of a record."""
+    """The identifying part of a value: an Enum member's value, a row's primary key, the fields of a record."""
     while isinstance(value, Enum):
         value = value.value
     if isinstance(value, _class("django.db.models", "Model")):
@@ -95,7 +95,7 @@ def _reduced(value: Any) -> Any:  # noqa: ANN401 - any value at all
 
 
 def _defines_text(value: Any) -> bool:  # noqa: ANN401 - any value at all
-    """Whether the class defines `__str__`; what `__repr__` shows is meant for debugging."""
+    """Whether the class defines `__str__`. The text of `__repr__` is meant for debugging and is not stable."""
     kind: Any = type(value)
     return kind.__str__ is not object.__str__
 
@@ -108,7 +108,7 @@ def _unstable(value: object) -> UnstableText:
 
 
 def _class(module: str, name: str) -> Any:  # noqa: ANN401 - a class, or the empty tuple, of which nothing is an instance
-    """A class of a package that this one does not need; there are no instances before its import."""
+    """A class of an optional package. Before the package is imported, no value can be an instance."""
     return getattr(sys.modules.get(module), name, ())
 
 

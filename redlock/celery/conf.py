@@ -1,13 +1,14 @@
-"""Celery's configuration as the lock's settings, in every form in which Celery takes settings.
+"""Reads the lock's settings from Celery's configuration, in every form that Celery accepts.
 
     app.conf.redlock_ttl = 5                                               attributes, modules, objects
     app.config_from_object("django.conf:settings", namespace="CELERY")     CELERY_REDLOCK_TTL
     REDLOCK_TTL = 5                                                        in capitals, in a module of settings
     CELERY_REDLOCK_TTL = 5                                                 as Celery's old names, without a namespace
 
-Invariants: what Celery would find first wins: later changes of `app.conf`, then the configuration's object; and within
-one of these a name with the namespace. What none of them says comes from the environment. Nothing is written back:
-Flower and `celery inspect conf` show what is in `app.conf`.
+Invariants:
+1. The order is Celery's: later changes of `app.conf`, then the configuration object, then the environment.
+2. Within a source, a name with the namespace wins.
+3. Nothing is written back: Flower and `celery inspect conf` show all of `app.conf`.
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ if TYPE_CHECKING:
 
 _OURS = "redlock_"
 _OLD = "celery_"
-"""The namespace of Celery's old names, which it knows without being told."""
+"""The namespace of Celery's old names. Celery reads these without a configured namespace."""
 
 
 def of_conf(conf: Mapping[str, Any]) -> Settings:
     """The settings of a Celery app, from its configuration, else the environment.
 
     Raises:
-        ConfigurationError: One of them is not known or no good.
+        ConfigurationError: A setting is unknown or invalid.
     """
-    # Celery reads its configuration when it is first looked at, and has its parts then.
+    # Celery loads its configuration at the first access. `maps` is complete only after that.
     next(iter(conf), None)
     namespace = (getattr(conf, "prefix", None) or _OLD).lower()
     settings = read(Settings, os.environ, ENVIRONMENT)
@@ -48,7 +49,7 @@ def find_app(name: str) -> Any:  # noqa: ANN401 - Celery is untyped
     """The Celery app of this name, as `celery -A` finds it.
 
     Raises:
-        ConfigurationError: There is none, or it can't be imported; or Celery is not installed.
+        ConfigurationError: Celery is not installed, or the app is missing or can't be imported.
     """
     try:
         from celery.app.utils import find_app as found  # noqa: PLC0415 - the command line works without Celery
@@ -60,7 +61,7 @@ def find_app(name: str) -> Any:  # noqa: ANN401 - Celery is untyped
         return found(name)
     except Exception as error:  # noqa: BLE001 - importing the app runs the user's code
         reason = f"{type(error).__name__}: {error}"
-    # Not inside the handler: what the app's code says may hold a password, which only the message is rid of.
+    # Not inside the handler: the app's own error may contain a password. The message is masked, a cause is not.
     raise ConfigurationError(f"the Celery app {name!r} can't be imported: {reason}")
 
 

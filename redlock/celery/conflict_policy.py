@@ -1,14 +1,14 @@
-"""What becomes of a Celery task that could not have its lock: requeue, skip or raise.
+"""Decides how a task ends that did not acquire its lock: requeue, skip or raise.
 
 Invariants:
-1. Nothing is lost. A requeued task is the same message (`redlock.celery.delivery`). Where it can't be sent, for
-   whatever reason, the caller goes on waiting where it is and tries again later.
-2. "Too few nodes voted" is never a skip: it does not say whether another task does the work.
-3. A task that was called directly, or eagerly, has no queue to go back to: it raises. So does one that is called
-   by another task that holds a lock: back in the queue it would be that other task.
-4. A copy of a message that was delivered again, while its first copy is at work, is no competitor. It goes back in
-   all three modes, without a result or a state, and ends without a trace when the first copy has come to its end.
-5. A task that expires goes back only as long as it can come back in time; then it raises.
+1. No task is lost. A requeued task is the same message (`redlock.celery.delivery`). If the message can't be sent,
+   the task keeps waiting in its slot and sends the message again later.
+2. A missing quorum is never a skip: the answers do not show whether another task does the work.
+3. A direct or eager call has no queue to return to, so the call raises. The same holds for a call from another task
+   that holds a lock: the message is that other task's.
+4. A redelivered copy whose first copy still runs is no competitor. The copy goes back to the queue in all three modes,
+   without a result or a state. After the first copy has finished, the copy is dropped without a trace.
+5. A task with an expiry goes back only while it can return before the expiry; after that, it raises.
 """
 
 from __future__ import annotations
@@ -29,13 +29,19 @@ _CHOICES = ("requeue", "skip", "raise")
 
 
 class Skipped(NamedTuple):
-    """The task is to return this instead of running."""
+    """The value that a skipped task returns instead of running."""
 
     value: dict[str, object]
 
 
 class Policy(NamedTuple):
-    """How long to wait in the worker's slot, and what to do when that is over."""
+    """The time to wait in the worker's slot, and the action at the end of the wait.
+
+    Attributes:
+        wait_ms: Milliseconds to wait, 0 or more.
+        on_conflict: "requeue", "skip" or "raise".
+        max_requeues: How often a task goes back to the queue before it raises; None without a limit.
+    """
 
     wait_ms: int
     on_conflict: str
@@ -46,7 +52,7 @@ class Policy(NamedTuple):
         """A policy from the arguments of `@locked`.
 
         Raises:
-            ConfigurationError: One of them is no good.
+            ConfigurationError: An argument is invalid.
         """
         seconds = _validation.number("wait", wait, zero=True)
         if on_conflict not in _CHOICES:
@@ -55,18 +61,25 @@ class Policy(NamedTuple):
             _validation.count("max_requeues", max_requeues)
         return cls(int(seconds * 1000), str(on_conflict), max_requeues)  # type: ignore[arg-type]  # just checked
 
-    def refused(self, error: RedlockError, delivery: Delivery | None) -> Skipped | None:
-        """Skip, requeue or raise; None means: go on waiting, the task could not be sent.
+    def apply(self, error: RedlockError, delivery: Delivery | None) -> Skipped | None:
+        """Skip, requeue or raise.
+
+        Args:
+            error: The reason why the task has no lock.
+            delivery: The message of the run; None for a direct call.
+
+        Returns:
+            The value of a skipped task. None if the message could not be sent: then the task waits on.
 
         Raises:
             Retry: The task is back in the queue.
-            Ignore: This message is a copy of a task that is at work, or was; its run ends without a trace.
-            RedlockError: The error that was given, where the policy says so.
+            Ignore: This message is a copy of a task that runs or has run; the copy ends without a trace.
+            RedlockError: The given error, in the mode "raise" and where no requeue is possible.
         """
-        self.refuse_a_copy(error.lock_name, delivery)
+        self.drop_finished_copy(error.lock_name, delivery)
         if delivery is not None and isinstance(error, LockContended) and delivery.is_of_this_task(error.holder):
-            return self._step_back(error, delivery)
-        # A copy of a run that was lost may not end as skipped or refused: the lost run may have had its effect.
+            return self._requeue_copy(error, delivery)
+        # A copy of a lost run must not end as skipped or refused: the lost run may have had its effect.
         again = delivery is not None and delivery.has_begun
         if self.on_conflict == "skip" and isinstance(error, LockContended) and not again:
             _log.info("skipped", resource=error.resource, holder=error.holder)
@@ -80,7 +93,7 @@ class Policy(NamedTuple):
             pause = delivery.send_back(_longest(count))
         except SoftTimeLimitExceeded:
             raise
-        except Exception as exc:  # noqa: BLE001 - whatever keeps it from being sent, the message in hand is the task
+        except Exception as exc:  # noqa: BLE001 - after any failure to send, the received message is still the task
             delivery.not_sent(exc)
             return None
         if pause is None:
@@ -91,24 +104,24 @@ class Policy(NamedTuple):
         raise Retry(str(error), exc=error, when=pause)
 
     @staticmethod
-    def refuse_a_copy(resource: str | None, delivery: Delivery | None, *, settle: bool = False) -> None:
-        """End the run of a copy whose first copy has come to an end.
+    def drop_finished_copy(resource: str | None, delivery: Delivery | None, *, settle: bool = False) -> None:
+        """End the run of a copy whose first copy has finished.
 
         Args:
-            resource: What is locked.
-            delivery: The message of the run, if it has one.
-            settle: Whether the lock is held now: then an end that is being stored is waited for.
+            resource: The locked resource, for the log.
+            delivery: The message of the run; None for a direct call.
+            settle: Whether to wait for a result that is being stored; true while this run holds the lock.
 
         Raises:
-            Ignore: It has.
+            Ignore: The first copy has finished.
         """
         if delivery is not None and delivery.is_finished(settle=settle):
             _log.info("duplicate", task=delivery.task_id, resource=resource, then="dropped")
             raise Ignore(f"a copy of this task has come to its end: {delivery.task_id}")
 
     @staticmethod
-    def _step_back(error: LockContended, delivery: Delivery) -> None:
-        """Send a copy back for as long as its first copy is at work, in each of the three modes."""
+    def _requeue_copy(error: LockContended, delivery: Delivery) -> None:
+        """Send a copy back to the queue while its first copy runs, in all three modes."""
         if not delivery.has_a_queue:
             raise error
         try:
@@ -123,11 +136,13 @@ class Policy(NamedTuple):
         )
         raise Ignore(f"a copy of this task is at work: {error.holder}")
 
-    def overtime(self, delivery: Delivery | None) -> None:
-        """The soft time limit is over before the task had its lock: that is no failure where it may be requeued.
+    def on_soft_time_limit(self, delivery: Delivery | None) -> None:
+        """Return the message to the broker if the soft time limit ended the wait for the lock.
+
+        Where the policy requeues, the end of the wait is no failure of the task.
 
         Raises:
-            Returned: The broker gets the message back. Otherwise the exception at hand leaves the task.
+            Returned: The broker takes the message back. Without this, the caller raises its own exception.
         """
         if delivery is not None and (self.on_conflict == "requeue" or delivery.has_met or delivery.has_begun):
             delivery.release()

@@ -1,12 +1,12 @@
 """`@locked`: a Celery task that holds a quorum lock while its body runs.
 
-Rules of this file:
-1. The lock is taken and given back in one `try/finally` round the body. No task hook covers every ending:
-   `after_return` is not called for retries, `Ignore`, `Reject` or `SystemExit`, and from Celery 5.7 on it runs
-   in the parent while the child may still be inside (celery/worker/request.py `on_timeout`).
-2. Giving it back never masks what the body did, is bounded, and sends nothing to the broker: a hard time limit
-   leaves 100 ms.
-3. Nothing is made before the fork: the client is made at the first use and dials then.
+Invariants:
+1. One `try/finally` around the body acquires and releases the lock. No task hook covers every ending: Celery does
+   not call `after_return` for retries, `Ignore`, `Reject` and `SystemExit`. From Celery 5.7 on, `after_return` runs
+   in the parent while the child may still be in the body (celery/worker/request.py `on_timeout`).
+2. A release never masks the body's result or error, takes a bounded time, and sends nothing to the broker: a hard
+   time limit leaves 100 ms.
+3. Nothing connects before the fork: the first call of a task makes the client (`redlock.celery.client`).
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ import os
 import socket
 import sys
 import time
-import weakref
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, ParamSpec, TypeAlias, TypeVar, cast
 
 from celery import current_app, current_task
 from celery.exceptions import SoftTimeLimitExceeded
@@ -28,14 +27,14 @@ from celery.exceptions import SoftTimeLimitExceeded
 from redlock import _validation
 from redlock.admin.visibility_timeout import MARK
 from redlock.celery import (
-    heartbeat,  # noqa: F401 - pulse waits for Celery's signals
+    heartbeat,  # noqa: F401 - the import connects the heartbeat to Celery's signals
     lost_lease,
     misuse,
     pools,
     task_events,
     task_registry,
 )
-from redlock.celery.conf import of_conf
+from redlock.celery.client import client_of, settings_of
 from redlock.celery.conflict_policy import Policy, Skipped
 from redlock.celery.delivery import Delivery
 from redlock.celery.lock_key import KeySpec, keys
@@ -52,67 +51,45 @@ from redlock.errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from celery import Celery, Task
+    from celery import Task
 
-    from redlock.client import Redlock
     from redlock.lease import Lease
-    from redlock.settings import Settings
 
 P = ParamSpec("P")
 R = TypeVar("R")
 TaskObservers: TypeAlias = tuple[task_events.TaskEventEmitter, task_registry.TaskLockEntry]
-"""Who is told how a run fares: listeners to Celery's events, and those who ask the worker."""
+"""The observers of a run: the sender of Celery events, and the entry for `celery inspect locks`."""
 
 _current: ContextVar[Lease | None] = ContextVar("redlock_current_lease", default=None)
-_clients: weakref.WeakKeyDictionary[Any, tuple[Settings, Redlock]] = weakref.WeakKeyDictionary()
-_settings: weakref.WeakKeyDictionary[Any, tuple[dict[str, Any], Settings]] = weakref.WeakKeyDictionary()
-"""Each app's settings, with the changes of its configuration from which they were read."""
 
 
 def current_lease() -> Lease:
-    """The lease of the task that is running: `.fence`, `.remaining()`, `.ensure_valid()`.
+    """The lease of the running task: `.fence`, `.remaining()`, `.ensure_valid()`.
 
     Raises:
-        NotHeld: Not inside a task under `@locked`.
+        NotHeld: The caller is not inside the body of a task under `@locked`.
+
+    Example:
+        >>> current_lease()
+        Traceback (most recent call last):
+            ...
+        redlock.errors.NotHeld: there is no current lease; it exists only inside the body of a task under @locked
+
+        In a task, give the fencing token to the store, which refuses tokens of older leases:
+
+        >>> from celery import Celery
+        >>> app = Celery("shop", set_as_current=False)
+        >>> @app.task
+        ... @locked("account:{account_id}")
+        ... def close_account(account_id: int) -> int:
+        ...     lease = current_lease()
+        ...     lease.ensure_valid()
+        ...     return lease.fence
     """
     lease = _current.get()
     if lease is None:
         raise NotHeld("there is no current lease; it exists only inside the body of a task under @locked")
     return lease
-
-
-def client_for(app: Celery) -> Redlock:
-    """The lock client of a Celery app, made at the first use from `app.conf.redlock_*`, else `REDLOCK_*`.
-
-    A later change of the app's configuration that changes a setting makes a new client; leases that are held stay with
-    the old one.
-
-    Raises:
-        ConfigurationError: A setting is not known or no good.
-    """
-    return _client(app, settings_of(app))
-
-
-def _client(app: Celery, settings: Settings) -> Redlock:
-    made = _clients.get(app)
-    if made is None:
-        made = _clients.setdefault(app, (settings, settings.client()))
-    elif made[0] is not settings and made[0] != settings:
-        made = _clients[app] = (settings, settings.client())
-    return made[1]
-
-
-def settings_of(app: Celery) -> Settings:
-    """The lock's settings of a Celery app, as it is configured now.
-
-    Raises:
-        ConfigurationError: One of them is not known or no good.
-    """
-    read = _settings.get(app)
-    if read is None or read[0] != app.conf.changes:
-        settings = of_conf(app.conf)
-        read = _settings[app] = (dict(app.conf.changes), settings)
-    return read[1]
 
 
 def locked(
@@ -126,50 +103,64 @@ def locked(
     on_lost: str = "check",
     reentrant: bool = False,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Let a task hold a lock while its body runs. Goes under `@app.task`.
+    """Let a task hold a lock while its body runs. The decorator stands below `@app.task`.
 
     Args:
-        key: The resource: a template over the arguments, such as `"account:{account_id}"`, or a function of them;
-            a list of these is taken all or nothing.
+        key: The resource: a template over the arguments, such as `"account:{account_id}"`, or a function of the
+            arguments. A list locks all of its resources or none.
         ttl: Seconds that the lease lasts, renewed while the task runs; default: the app's `redlock_ttl`.
-        wait: Seconds to wait in the worker's slot, 0 or more.
-        on_conflict: What to do when that is over: `"requeue"` sends the task back to the queue with jittered
-            backoff, without touching its retries; `"skip"` returns a value that says so; `"raise"` raises
-            `LockContended`. Where too few nodes voted, `"requeue"` requeues, the others raise `QuorumUnavailable`.
-        max_requeues: How often it may go back to the queue, 0 or more; then it raises. None: without end.
-        max_hold: Seconds after which the lease is renewed no more; default: the task's hard time limit in the prefork
-            pool, which kills the task then. In the other pools the body may go on, and the lease with it.
-        on_lost: `"check"`: a lost lease shows at the next `current_lease().ensure_valid()` and at the end.
-            `"raise"`: it also raises `LockLost` inside the body, as a soft time limit does, in the prefork and
-            solo pools; elsewhere the worker refuses to start.
-        reentrant: Whether a task that calls another in the same process shares the lease that it holds.
+        wait: Seconds to wait for the lock in the worker's slot, 0 or more.
+        on_conflict: The action at the end of the wait. `"requeue"` sends the task back to the queue with jittered
+            backoff and leaves the count of retries alone. `"skip"` returns a value with the status "skipped".
+            `"raise"` raises `LockContended`. Without a quorum of votes, `"requeue"` requeues, and the other two
+            raise `QuorumUnavailable`.
+        max_requeues: How often a task goes back to the queue before it raises, 0 or more; None without a limit.
+        max_hold: Seconds until the renewal of the lease ends. Default: the task's hard time limit in the prefork
+            pool, which kills the task at that limit. In the other pools body and lease may go on.
+        on_lost: `"check"`: the next `current_lease().ensure_valid()` and the end of the task report a lost lease.
+            `"raise"`: `LockLost` is raised inside the body too, in the way of a soft time limit. This works in the
+            prefork and solo pools; a worker with another pool refuses to start.
+        reentrant: Whether a task that calls another task in the same process shares its lease with that task.
 
     Raises:
-        ConfigurationError: At import, if it stands above `@app.task` or on `async def`, or an argument is no good.
-        LockLost: From the task, if the lease was lost before the body was done and the body did not raise.
+        ConfigurationError: At import, if the decorator stands above `@app.task` or on `async def`, or an argument
+            is invalid.
+        LockLost: From the task, if the lease was lost before the body ended and the body did not raise.
+
+    Example:
+        >>> from celery import Celery
+        >>> app = Celery("shop", set_as_current=False)
+        >>> @app.task
+        ... @locked("account:{account_id}", wait=1.0)
+        ... def transfer(account_id: int, amount: int) -> int:
+        ...     return current_lease().fence
+        >>> @app.task
+        ... @locked("report:{kind}", on_conflict="ignore")
+        ... def report(kind: str) -> None: ...
+        Traceback (most recent call last):
+            ...
+        redlock.errors.ConfigurationError: on_conflict is 'ignore'; it must be 'requeue', 'skip' or 'raise'
     """
-    misuse.refuse_bare(key, sys._getframe(1))  # noqa: SLF001 - nothing else tells a key from a decorated function
+    misuse.refuse_bare(key, sys._getframe(1))  # noqa: SLF001 - only the frame tells a key from a decorated function
     policy = Policy.checked(wait, on_conflict, max_requeues)
     _check(ttl, max_hold, on_lost)
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         misuse.refuse_target(function)
-        named = keys(key, function)
+        lock_keys = keys(key, function)
         if on_lost == "raise":
-            lost_lease.wanted_by(function)
+            lost_lease.register_task(function)
 
         @functools.wraps(function)
         def run(*args: P.args, **kwargs: P.kwargs) -> R:
-            task = current_task._get_current_object() if current_task else None  # noqa: SLF001 - a proxy's only door
+            task = current_task._get_current_object() if current_task else None  # noqa: SLF001 - no public equivalent
             app = task.app if task else current_app._get_current_object()  # noqa: SLF001 - as above
-            # What is called from inside another section is no message of its own: it can't go back to the queue.
+            # A call from another task's body has no message of its own, so the call can't go back to the queue.
             message = None if _current.get() is not None else task
             delivery = Delivery.of(message)
             settings = settings_of(app)
-            client, observers = (
-                _client(app, settings),
-                (task_events.told(message, settings.events), task_registry.TaskLockEntry(task)),
-            )
+            client = client_of(app, settings)
+            observers = (task_events.emitter_for(message, settings.events), task_registry.TaskLockEntry(task))
 
             def lost(lease: Lease) -> None:
                 for observer in observers:
@@ -178,7 +169,7 @@ def locked(
                     lost_lease.interrupt(lease)
 
             lease = client.lease(
-                [one.of(args, kwargs) for one in named],
+                [lock_key.of(args, kwargs) for lock_key in lock_keys],
                 ttl_ms=None if ttl is None else client.context.checked_ttl_ms(ttl),
                 owner_label=_owner_label(task),
                 renew=True,
@@ -187,10 +178,10 @@ def locked(
                 on_lost=lost,
             )
             try:
-                with _holding(lease, policy, delivery, observers) as skipped:
+                with _hold(lease, policy, delivery, observers) as skipped:
                     if skipped is not None:
                         return cast("R", skipped.value)
-                    with lost_lease.possible(lease) if on_lost == "raise" else contextlib.nullcontext():
+                    with lost_lease.interruptible(lease) if on_lost == "raise" else contextlib.nullcontext():
                         return function(*args, **kwargs)
             except Stale as stale:
                 client.observe_fence(lease.names, stale.seen)
@@ -198,7 +189,7 @@ def locked(
                     _requeue(stale, policy, delivery)
                 raise
 
-        # Celery does not follow `__wrapped__` when it checks a call's arguments; it does look at this.
+        # To check the arguments of a call, Celery reads `__signature__` and ignores `__wrapped__`.
         run.__dict__[MARK] = (wait, ttl)
         run.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
         return run
@@ -208,14 +199,14 @@ def locked(
 
 
 @contextlib.contextmanager
-def _holding(
+def _hold(
     lease: Lease, policy: Policy, delivery: Delivery | None, observers: TaskObservers
 ) -> Iterator[Skipped | None]:
-    """Hold the lease, or say what the task is to return instead."""
+    """Hold the lease during the block, or yield the value of a skipped task."""
     reset = _current.set(lease)
     try:
         with task_events.wait_listeners(*observers, *(() if delivery is None else (delivery,))):
-            skipped = _take(lease, policy, delivery)
+            skipped = _acquire(lease, policy, delivery)
         if skipped is None:
             for observer in observers:
                 observer.acquired(lease)
@@ -232,40 +223,40 @@ def _holding(
         observers[-1].over()
 
 
-def _take(lease: Lease, policy: Policy, delivery: Delivery | None) -> Skipped | None:
+def _acquire(lease: Lease, policy: Policy, delivery: Delivery | None) -> Skipped | None:
     wait_ms = policy.wait_ms
     try:
         while True:
             try:
                 lease.acquire(wait_ms)
             except (LockContended, QuorumUnavailable) as error:
-                skipped = policy.refused(error, delivery)
+                skipped = policy.apply(error, delivery)
                 if skipped is not None:
                     return skipped
                 wait_ms = max(policy.wait_ms, delivery.pause_ms() if delivery is not None else 0)
             else:
-                policy.refuse_a_copy(lease.resource, delivery, settle=True)
+                policy.drop_finished_copy(lease.resource, delivery, settle=True)
                 if delivery is not None:
                     lease.waited_ms = max(lease.waited_ms, delivery.waited_ms())
                 return None
     except SoftTimeLimitExceeded:
-        policy.overtime(delivery)
+        policy.on_soft_time_limit(delivery)
         raise
 
 
 def _requeue(stale: Stale, policy: Policy, delivery: Delivery | None) -> None:
-    """Requeue a run that the store refused; waits until it can be sent."""
+    """Requeue a run whose write the store refused. Waits until the broker takes the message."""
     try:
         while True:
-            policy.refused(stale, delivery)
+            policy.apply(stale, delivery)
             time.sleep(delivery.pause_ms() / 1000 if delivery is not None else 0)
     except SoftTimeLimitExceeded:
-        policy.overtime(delivery)
+        policy.on_soft_time_limit(delivery)
         raise
 
 
 def _max_hold_ms(max_hold: float | None, task: Task | None) -> int | None:
-    """What was asked for, else the hard time limit where the pool kills at that: the lease of a dead task may end."""
+    """The task's own setting, else the hard time limit if the pool kills the task at that limit."""
     if max_hold is None and task is not None and not task.request.called_directly and pools.enforces_hard_limits():
         hard, _ = task.request.timelimit or (None, None)
         max_hold = hard or task.time_limit or task.app.conf.task_time_limit

@@ -1,10 +1,10 @@
-"""The message behind a task's run: what it says of its way so far, and how the same message goes back to the queue.
+"""The message that started a task's run: reads its headers, and sends the same message back to the queue.
 
 Invariants:
-1. A message that goes back keeps everything that its sender chose: id, arguments, serializer, compression, headers,
-   stamps, priority, exchange, routing key, expiry, time limits, links, and where the result goes.
-2. Headers that the broker added do not go back: RabbitMQ takes `x-death` for a loop and holds the message.
-3. `send_back` raises whatever the broker or the serializer raises; then the message in hand is still the task.
+1. The message keeps every choice of its sender: id, arguments, serializer, compression, headers, stamps, priority,
+   exchange, routing key, expiry, time limits, links and the place of the result.
+2. Headers from the broker are removed: RabbitMQ takes a returning `x-death` for a loop and holds the message.
+3. `send_back` passes on every error of the broker and the serializer. Then the received message is still the task.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from celery import Celery, Task
 
 REQUEUES, SINCE = "redlock_requeues", "redlock_since"
-"""Message headers: how often a task went back to the queue for want of its lock, and since when (Unix time)."""
+"""Message headers: how often the task went back to the queue without its lock, and since when (Unix time)."""
 CONTENT_TYPE = "redlock_content_type"
-"""Added on arrival to a message whose serializer is not that of its task: Celery does not tell a task about it."""
+"""A mark added on arrival if message and task differ in their serializer: Celery hides the serializer from tasks."""
 
 _SHORTEST_PAUSE, _NATIVE_PAUSE = 0.1, 1.0
 """Seconds. RabbitMQ delays messages of quorum queues by whole seconds (Celery's native delayed delivery)."""
@@ -43,27 +43,27 @@ _CONFIRM_SECONDS = 10
 _PAUSES_IN_TIMEOUT = 3
 """A pause is at most this part of the broker's visibility timeout."""
 _ON_THE_WAY = 1.0
-"""Seconds that a message may take from the end of its pause to a worker, for one that expires."""
+"""Seconds that an expiring message may take from the end of its pause to a worker."""
 _RETRY_MS, _LAST_RETRY_MS = 1_000, 30_000
 _MARKS = (REQUEUES, SINCE, CONTENT_TYPE, COPY, EARLIER)
 _OF_CELERY = {"lang", "task", "argsrepr", "kwargsrepr", "compression"}
-"""Headers of Celery that are no attributes of its `Context`."""
+"""Celery's headers without an attribute in its `Context`."""
 _OF_THE_BROKER = re.compile(r"x-(death|first-death-|last-death-|delivery-count|acquired-count|opt-)")
 _DELAY = re.compile(r"^(?:[01]\.){28}")
-"""What Celery's native delayed delivery puts before a routing key."""
+"""The prefix that Celery's native delayed delivery adds to a routing key."""
 _DELIVERY_COUNT, _DELIVERY_LIMIT = "x-delivery-count", 20
-"""RabbitMQ 4 drops a message of a quorum queue that was returned more often than this, by default."""
+"""By default, RabbitMQ 4 drops a message of a quorum queue after so many returns."""
 
 
 class Returned(Reject, Ignore):  # type: ignore[misc]  # Celery is untyped
-    """The message goes back to the broker as it is. An `Ignore` too, so that `autoretry_for` lets it pass."""
+    """The unchanged message goes back to the broker. The class is also an `Ignore`, which `autoretry_for` passes on."""
 
 
 class Delivery:
-    """The message that a task's run was started by.
+    """The message that started a task's run.
 
     Args:
-        task: The task, while it runs.
+        task: The running task.
     """
 
     def __init__(self, task: Task) -> None:
@@ -78,7 +78,7 @@ class Delivery:
         """How often it went back to the queue."""
         self._since: float | None = marks[SINCE]
         self.meetings: int = marks[COPY] or 0
-        """How often this copy met the first copy of its task at work."""
+        """How often this copy found the first copy of its task still running."""
         self._earlier: dict[str, Any] | None = marks[EARLIER]
         redelivered = (self._request.delivery_info or {}).get("redelivered")
         self._is_copy = marks[COPY] is not None or bool(redelivered)
@@ -88,67 +88,67 @@ class Delivery:
 
     @classmethod
     def of(cls, task: Task | None) -> Delivery | None:
-        """The message of this run; None for a direct call and an eager run, which have none."""
+        """The message of this run; None for direct calls and eager runs."""
         if task is None or task.request.called_directly or task.request.is_eager:
             return None
         return cls(task)
 
     def waiting(self, _resource: object, holder: object) -> None:
-        """Another run holds the lock: note whether it is one of this very task."""
+        """Note whether the holder of the lock is another run of this same task."""
         self._has_met = self._has_met or self.is_of_this_task(holder)
 
     def is_of_this_task(self, holder: object) -> bool:
-        """Whether the holder of a lock is a run of this task: then this message is a copy that was delivered again."""
+        """Whether the holder of a lock is a run of this task; then this message is a redelivered copy."""
         return str(holder or "").startswith(f"{self.task_id}@")
 
     @property
     def has_met(self) -> bool:
-        """Whether this is a copy that met the first copy of its task at work, now or on its way so far."""
+        """Whether this message is a copy that found the first copy running, in this run or an earlier run."""
         return self._has_met
 
     @property
     def has_begun(self) -> bool:
-        """Whether this is a copy of a run that had begun, and may have had its effect, before it was lost."""
+        """Whether this message is a copy of a lost run that had begun, and so may have had its effect."""
         return self._is_copy and duplicate_delivery.has_begun(self._earlier)
 
     def is_finished(self, *, settle: bool = False) -> bool:
-        """Whether this is a copy whose first copy has come to an end; see `duplicate_delivery.is_finished`."""
+        """Whether this message is a copy whose first copy has finished; see `duplicate_delivery.is_finished`."""
         if not (self._is_copy or self._has_met):
             return False
         return duplicate_delivery.is_finished(self._task, self._earlier, settle=settle and self._has_met)
 
     @property
     def has_a_queue(self) -> bool:
-        """Whether the task can go back to a queue: not where every call is eager."""
+        """Whether the task can go back to a queue. Apps with only eager calls have no queue."""
         return not self._task.app.conf.task_always_eager
 
     @property
     def task_id(self) -> str:
-        """The id of the task, which its redelivered copies have too."""
+        """The id of the task. Redelivered copies have the same id."""
         return str(self._request.id)
 
     def waited_ms(self) -> int:
-        """How long the task has waited over all its requeues, 0 if it never was requeued."""
+        """Milliseconds since the first requeue; 0 for a task that was never requeued."""
         return 0 if self._since is None else max(0, int((time.time() - self._since) * 1000))
 
     def seconds_left(self) -> float:
-        """Seconds until the task expires; endless where it does not."""
+        """Seconds until the task expires; infinite without an expiry."""
         at = maybe_iso8601(self._request.expires)
         if at is None:
             return float("inf")
         return float((maybe_make_aware(at) - datetime.now(timezone.utc)).total_seconds())
 
     def send_back(self, longest: float) -> float | None:
-        """Send the message back, to be delivered again after a random pause; the pause in seconds.
+        """Send the message back to the queue. A worker gets the message after a random pause.
 
         Args:
-            longest: The longest pause in seconds. The broker may ask for a longer one.
+            longest: The longest pause in seconds. The broker may need a longer pause.
 
         Returns:
-            None if the task would expire before it came back; then it was not sent.
+            The pause in seconds. None if the task would expire before its return; then nothing was sent.
 
         Raises:
-            Exception: Whatever the serializer, Celery or the broker raises; the message was not sent.
+            Exception: Any error of the serializer, Celery or the broker; the message was not sent.
         """
         left = self.seconds_left() - _ON_THE_WAY
         least, pause = self._pause(min(longest, left))
@@ -159,9 +159,9 @@ class Delivery:
         return pause
 
     def send_copy_back(self, longest: float) -> float:
-        """Send back a copy that met its first copy at work; see `send_back`.
+        """Send back a copy that found its first copy running; see `send_back`.
 
-        It no longer expires: Celery would store REVOKED for the task that runs.
+        The copy no longer expires: at the expiry Celery would store REVOKED for the running task.
         """
         _, pause = self._pause(longest)
         marks = {REQUEUES: self.requeues, SINCE: self._since or time.time(), COPY: self.meetings + 1}
@@ -169,7 +169,7 @@ class Delivery:
         return pause
 
     def _pause(self, longest: float) -> tuple[float, float]:
-        """The shortest pause that the broker can express, and a random one up to the longest, in seconds."""
+        """The broker's shortest pause, and a random pause up to the longest, in seconds."""
         natively = _delays_natively(self._task.app)
         least = _NATIVE_PAUSE if natively else _SHORTEST_PAUSE
         # A worker holds the message during the pause: the broker must not deliver it again meanwhile.
@@ -185,27 +185,27 @@ class Delivery:
             self._task.apply_async(request.args, request.kwargs, **options)
             return
         with app.producer_or_acquire() as producer:
-            # Without a confirmation a message on a connection that has died is lost, and the one in hand acknowledged.
-            # A second try would go down a new channel, without one: it is left to the next time that this is called.
+            # Without a confirmation, a message on a dead connection would be lost while the received message is
+            # acknowledged. A retry would use a new channel without confirmations, so the caller repeats the call.
             channel = producer.channel
             channel.basic_publish = getattr(channel, "basic_publish_confirm", channel.basic_publish)
             confirmed = {"producer": producer, "retry": False, "confirm_timeout": _CONFIRM_SECONDS}
             self._task.apply_async(request.args, request.kwargs, **options | confirmed)
 
     def not_sent(self, why: Exception) -> None:
-        """Note that the message could not be sent; the reason is logged once in a run."""
+        """Count a failure to send the message. The first reason of a run is logged."""
         if not self._failures:
             _log.warning("requeue-failed", task=self.task_id, why=f"{type(why).__name__}: {why}")
         self._failures += 1
 
     def pause_ms(self) -> int:
-        """How long to wait in the worker's slot before the message is sent back again; 0 where nothing has failed."""
+        """Milliseconds to wait in the worker's slot before the message is sent again; 0 without a failure."""
         return 0 if not self._failures else min(_RETRY_MS << min(self._failures - 1, 10), _LAST_RETRY_MS)
 
     def _options(self, marks: dict[str, Any]) -> dict[str, Any]:
         request = self._request
         properties = request.properties or {}
-        # Without this Celery would take the run that sends for the parent.
+        # Without this header Celery would take the sending run for the parent.
         headers = self._headers() | marks | {"parent_id": request.parent_id}
         options: dict[str, Any] = (
             request.as_execution_options()
@@ -228,7 +228,7 @@ class Delivery:
         return options | {name: value for name, value in optional.items() if value is not None}
 
     def _headers(self) -> dict[str, Any]:
-        """The sender's own headers. Some libraries send a header `headers` too, and Celery then shows only that."""
+        """The sender's own headers. If a library sends a header named `headers`, Celery shows only that header."""
         request = self._request
         own = {
             name: value
@@ -239,7 +239,7 @@ class Delivery:
         return {name: value for name, value in own.items() if not _OF_THE_BROKER.match(name)}
 
     def _place(self) -> dict[str, Any]:
-        """Where the message came from, in the words of `apply_async`."""
+        """The origin of the message, as arguments for `apply_async`."""
         delivered = self._request.delivery_info or {}
         exchange, key = delivered.get("exchange"), _DELAY.sub("", delivered.get("routing_key") or "")
         if not exchange:
@@ -251,21 +251,21 @@ class Delivery:
         place = {"exchange": exchange, "routing_key": key}
         kinds = [queue.exchange.type for queue in queues if queue.exchange and queue.exchange.name == exchange]
         if _delays_natively(self._task.app) and "direct" not in kinds:
-            # Celery delays by the routing key of a queue, so one is made up for a key that matches a pattern.
+            # Celery's delay needs a queue with this routing key. A key that only matches a pattern has no such queue.
             place["queue"] = Queue("", Exchange(exchange, type=(*kinds, "topic")[0]), routing_key=key)
         return place
 
     def release(self) -> None:
-        """Leave the message to the broker, where it may be left to it: for a run whose soft time limit is over.
+        """Return the message to the broker after the soft time limit, if the broker accepts a return.
 
         Raises:
-            Returned: The broker gets the message back and delivers it again.
+            Returned: The broker takes the message back and delivers the message again.
         """
         if self._task.acks_late and self._returns_left() > 0:
-            raise Returned("the soft time limit was over before the task had its lock", requeue=True)
+            raise Returned("the soft time limit expired before the task had its lock", requeue=True)
 
     def _returns_left(self) -> int:
-        """How often a quorum queue of RabbitMQ takes the message back before it drops it."""
+        """How often a quorum queue of RabbitMQ still takes the message back. Beyond that, the queue drops messages."""
         limits = [
             (queue.queue_arguments or {}).get("x-delivery-limit") for queue in self._task.app.amqp.queues.values()
         ]
@@ -283,7 +283,7 @@ def _delays_natively(app: Celery) -> bool:
 
 @task_received.connect
 def _remember_the_content_type(request: Any, **_: Any) -> None:  # noqa: ANN401 - Celery's signals pass what they like
-    # In the worker's main process, which alone sees the whole message. A retry carries the mark of an earlier message.
+    # Only the worker's main process sees the whole message. A retry carries the mark of an earlier message.
     request.request_dict.pop(CONTENT_TYPE, None)
     task, content_type = request.task, request.message.content_type
     if content_type != registry.name_to_type.get(task.serializer):

@@ -1,9 +1,9 @@
-"""What the result backend says of a task whose message was delivered more than once.
+"""Reads the state of a task with a redelivered message from the result backend.
 
 Invariants:
-1. A copy stores no state of its own. Celery stores STARTED before a body runs, so an end that is already stored is
-   read before that, and put back.
-2. What can't be read is not known: then the copy runs, as each message of Celery is delivered at least once.
+1. A copy stores no state of its own. Celery stores STARTED before a body runs. So a final state is read before that
+   and restored afterwards.
+2. If the state can't be read, the copy runs: Celery delivers a message at least once.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ if TYPE_CHECKING:
     from celery import Task
 
 COPY = "redlock_copy"
-"""Message header of a copy: how often it met its first copy at work; 0 if it was only delivered again."""
+"""Message header of a copy: how often the copy found its first copy running; 0 for a plain redelivery."""
 EARLIER = "redlock_earlier"
-"""Where the state from before a copy's run is kept in its request."""
+"""The request attribute with the state from before a copy's run."""
 
 _SETTLE_SECONDS = 2.0
-"""A task stores its result after it has given its lock back: how long a copy waits for that with the lock in hand."""
-_LOOK_SECONDS = 0.05
+"""How long a copy that holds the lock waits for the first copy's result. A task releases its lock, then stores it."""
+_POLL_SECONDS = 0.05
 
 
 def is_finished(task: Task, earlier: dict[str, Any] | None, *, settle: bool) -> bool:
-    """Whether the first copy of this task has come to an end, so that this copy has nothing to do.
+    """Whether the first copy of this task has finished, so that this copy has nothing to do.
 
     Args:
-        task: The task, while a copy of it runs.
-        earlier: The state that was stored when this run began, if it was read.
-        settle: Whether to wait for a moment for an end that is being stored.
+        task: The task of the running copy.
+        earlier: The stored state at the beginning of this run; None if unknown.
+        settle: Whether to wait up to two seconds for a result that is being stored.
     """
     if not _deduplicates(task):
         return False
     final = _final(task)
     if earlier is not None and earlier["status"] in final:
-        _put_back(task, earlier)
+        _restore(task, earlier)
         return True
     until = time.monotonic() + (_SETTLE_SECONDS if settle else 0)
     while (meta := _stored(task)) is not None:
@@ -50,20 +50,21 @@ def is_finished(task: Task, earlier: dict[str, Any] | None, *, settle: bool) -> 
             return True
         if time.monotonic() >= until:
             return False
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_POLL_SECONDS)
     return False
 
 
 def has_begun(earlier: dict[str, Any] | None) -> bool:
-    """Whether an earlier copy had begun to run, by the state that was stored when this run began.
+    """Whether an earlier copy had begun to run, by the stored state at the beginning of this run.
 
-    Its body may have had its effect, so this copy must not end as skipped or refused. Known with `task_track_started`.
+    The earlier body may have had its effect, so this copy must not end as skipped or refused. The state needs Celery's
+    setting `task_track_started`.
     """
     return earlier is not None and earlier["status"] == states.STARTED
 
 
 def _deduplicates(task: Task) -> bool:
-    """As Celery decides it for messages that were delivered again (celery/app/trace.py)."""
+    """Whether Celery itself drops redelivered messages of finished tasks, by the same test (celery/app/trace.py)."""
     return bool(
         task.acks_late
         and task.app.conf.worker_deduplicate_successful_tasks
@@ -73,9 +74,9 @@ def _deduplicates(task: Task) -> bool:
 
 
 def _final(task: Task) -> set[str]:
-    """The states after which a task does not run again; not a failure whose message goes back to the queue.
+    """The states after which a task does not run again.
 
-    Celery runs a message that is delivered again after a failure; then the task would have two ends.
+    A failure is final only if Celery acknowledges the message. Otherwise Celery runs the redelivered message again.
     """
     on_failure, on_timeout = getattr(task, "acks_on_failure", None), getattr(task, "acks_on_timeout", None)
     acknowledged = task.acks_on_failure_or_timeout if on_failure is None else on_failure and on_timeout
@@ -87,13 +88,13 @@ def _stored(task: Task) -> dict[str, Any] | None:
         meta: dict[str, Any] = task.backend.get_task_meta(task.request.id, cache=False)
     except SoftTimeLimitExceeded:
         raise
-    except Exception as error:  # noqa: BLE001 - each backend has errors of its own, and none of them says anything
+    except Exception as error:  # noqa: BLE001 - each backend has its own errors; after any of them the state is unknown
         _log.warning("state-unknown", task=task.request.id, why=f"{type(error).__name__}: {error}")
         return None
     return meta
 
 
-def _put_back(task: Task, earlier: dict[str, Any]) -> None:
+def _restore(task: Task, earlier: dict[str, Any]) -> None:
     now = _stored(task)
     if now is None or now["status"] != earlier["status"]:
         task.backend.store_result(
@@ -102,7 +103,7 @@ def _put_back(task: Task, earlier: dict[str, Any]) -> None:
 
 
 @task_prerun.connect
-def _look_before_it_starts(task: Any, **_: Any) -> None:  # noqa: ANN401 - Celery's signals pass what they like
+def _read_earlier_state(task: Any, **_: Any) -> None:  # noqa: ANN401 - Celery's signals pass what they like
     found = vars(task.request)
     is_copy = COPY in found or (task.request.delivery_info or {}).get("redelivered")
     if is_copy and not task.request.called_directly and _deduplicates(task):

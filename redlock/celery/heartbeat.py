@@ -1,12 +1,12 @@
-"""What a worker leaves in files every few seconds: a heartbeat for a health check, and its figures for Prometheus.
+"""Writes a worker's heartbeat file for health checks and its metrics file for Prometheus, every five seconds.
 
-    redlock_heartbeat_file    touched as long as the worker takes tasks: older than half a minute, and it is not well
-    redlock_metrics_file      figures of the lock, written anew each time
+    redlock_heartbeat_file    touched while the worker takes tasks; a file older than 30 s means an unhealthy worker
+    redlock_metrics_file      the metrics of the lock, written anew each time
 
-Rules of this file:
-1. It beats on the consumer's own timer, in the main process: so it stops when the consumer hangs or has lost its
-   broker, and needs no thread. A health check by `inspect ping` costs seconds of processor time instead.
-2. A file is replaced as a whole, never half written. One that can't be written is told in the log, and no task fails.
+Invariants:
+1. The consumer's own timer in the main process drives the writes. So they stop when the consumer hangs or loses its
+   broker, and need no thread. A health check by `inspect ping` costs seconds of processor time.
+2. A file is replaced as a whole, never half written. A failed write is logged and fails no task.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from celery.signals import celeryd_after_setup, celeryd_init, worker_init
 
 from redlock import _files, _log
 from redlock.celery.conf import of_conf
-from redlock.celery.metrics import Metrics, counting
+from redlock.celery.metrics import Metrics, start_counting
 from redlock.errors import ConfigurationError
 from redlock.settings import EXPOSED
 
 SECONDS = 5.0
-"""From one beat to the next."""
+"""The time between two heartbeats."""
 
 _metrics: list[Metrics] = []
 
 
 class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery is untyped
-    """Beats from the moment at which a worker takes tasks until it no longer does."""
+    """Writes heartbeats while the worker takes tasks."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
@@ -40,17 +40,17 @@ class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery is
         super().__init__(consumer, **options)
 
     def include_if(self, _consumer: Any) -> bool:  # noqa: ANN401 - Celery is untyped
-        """Whether there is anything to write."""
+        """Whether a setting names a file."""
         return bool(self._settings.heartbeat_file or self._settings.metrics_file)
 
     def start(self, consumer: Any) -> None:  # noqa: ANN401 - Celery is untyped
-        """The consumer takes tasks."""
+        """Begin, because the consumer takes tasks now."""
         self.beat()
-        # Not `call_repeatedly`: what that returns ends nothing in a gevent worker once it has been called.
+        # Not `call_repeatedly`: in a gevent worker its timer can't be cancelled after the first call.
         self._next = consumer.timer.call_after(SECONDS, self.start, (consumer,))
 
     def stop(self, _consumer: Any) -> None:  # noqa: ANN401 - Celery is untyped
-        """It has lost its broker, or the worker ends."""
+        """Stop, because the consumer has lost its broker or the worker ends."""
         if self._next is not None:
             self._next.cancel()
             self._next = None
@@ -58,7 +58,7 @@ class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery is
     shutdown = stop
 
     def beat(self) -> None:
-        """Write what is to be written."""
+        """Write the files that the settings name."""
         if self._settings.heartbeat_file:
             self._write(self._settings.heartbeat_file, "")
         if self._settings.metrics_file:
@@ -86,16 +86,16 @@ def _add_the_step(instance: Any, **_: Any) -> None:  # noqa: ANN401 - Celery's s
 
 @worker_init.connect
 def _count(sender: Any, **_: Any) -> None:  # noqa: ANN401 - as above
-    ours = of_conf(sender.app.conf)
-    if ours.metrics_file and not _metrics:
-        with ours.client() as client:
-            _metrics.append(counting([node.label for node in client.context.pool.nodes]))
+    settings = of_conf(sender.app.conf)
+    if settings.metrics_file and not _metrics:
+        with settings.client() as client:
+            _metrics.append(start_counting([node.label for node in client.context.pool.nodes]))
 
 
 @celeryd_after_setup.connect
 def _show_settings(instance: Any, **_: Any) -> None:  # noqa: ANN401 - as above
-    # Not before: the worker's log is set up by now.
-    ours = of_conf(instance.app.conf)
-    _log.info("settings", **ours.shown(), origins=ours.origins)
-    if ours.exposed:
-        _log.warning("password-in-conf", setting=ours.origins["nodes"], why=EXPOSED)
+    # Earlier signals come before the setup of the worker's log.
+    settings = of_conf(instance.app.conf)
+    _log.info("settings", **settings.shown(), origins=settings.origins)
+    if settings.exposed:
+        _log.warning("password-in-conf", setting=settings.origins["nodes"], why=EXPOSED)

@@ -1,8 +1,8 @@
-"""The resources that a call of a task locks: templates over its arguments, or functions of them.
+"""Computes the resources that a task call locks, from templates over its arguments or from functions of them.
 
 Invariants:
-1. Fields are checked when the task is defined, not when it first runs.
-2. Positional arguments, keywords and defaults give the same resource, and so do equal values
+1. The fields of a template are checked at the definition of the task, not at its first run.
+2. Positional arguments, keywords and defaults give the same resource. Equal values give the same resource too
    (`redlock.celery.canonical_text`).
 """
 
@@ -30,14 +30,14 @@ _FIELD = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*|\[[^\]]+\])*")
 
 
 class Key:
-    """Names the resource of a call.
+    """Computes the resource of a call.
 
     Args:
         spec: A template or a function.
         function: The task's function.
 
     Raises:
-        ConfigurationError: The template is no template, or has a field that is no argument of the function.
+        ConfigurationError: The template is malformed, or has a field that is no argument of the function.
     """
 
     def __init__(self, spec: OneKey, function: Callable[..., Any]) -> None:
@@ -48,7 +48,7 @@ class Key:
         plain = all(parameter.kind is parameter.POSITIONAL_OR_KEYWORD for parameter in parameters)
         self._plain = tuple(self._signature.parameters) if plain else None
         self._bare: tuple[str, ...] | None = None
-        """The fields, if each is an argument as it is: no attribute, no index, no conversion, no format."""
+        """The fields, if each is a plain argument: no attribute, no index, no conversion, no format. Else None."""
         if isinstance(spec, str):
             self._check(spec)
             self._bare = _bare(spec)
@@ -62,10 +62,10 @@ class Key:
 
         Raises:
             TypeError: The arguments do not fit the function.
-            ConfigurationError: What comes out is no resource name.
+            ConfigurationError: The result is no valid resource name.
         """
         if not isinstance(self._spec, str):
-            return self._made(self._signature.bind(*args, **kwargs))
+            return self._from_function(self._signature.bind(*args, **kwargs))
         values = self._values(args, kwargs)
         try:
             name = self._filled(self._spec, values)
@@ -91,9 +91,9 @@ class Key:
         return _FORMATTER.vformat(template, (), values)
 
     def _values(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """What a template sees: the arguments by name, with the defaults."""
+        """The arguments by name, with the defaults."""
         if self._plain is not None and not kwargs and len(args) == len(self._plain):
-            # Most calls of most tasks; binding them would be most of what a key costs.
+            # Covers most calls of most tasks. Binding would be the largest part of the cost of a key.
             return dict(zip(self._plain, args, strict=True))
         bound = self._signature.bind(*args, **kwargs)
         bound.apply_defaults()
@@ -103,9 +103,9 @@ class Key:
                 values.update(values.pop(parameter.name))
         return values
 
-    def _made(self, bound: inspect.BoundArguments) -> str:
-        """The resource that the key's function names."""
-        name = self._named(self._called(bound))
+    def _from_function(self, bound: inspect.BoundArguments) -> str:
+        """The resource from the key's function."""
+        name = self._named(self._call_function(bound))
         try:
             return canonical_text.without_address(name, bound)
         except canonical_text.UnstableText:
@@ -114,8 +114,8 @@ class Key:
                 "in every process; use an attribute that identifies the object"
             ) from None
 
-    def _called(self, bound: inspect.BoundArguments) -> object:
-        """What the key's function makes of the call: with the defaults where it takes them, else as it was called."""
+    def _call_function(self, bound: inspect.BoundArguments) -> object:
+        """Call the key's function with the defaults if its signature accepts the defaults, else without defaults."""
         assert callable(self._spec)
         args, kwargs = bound.args, bound.kwargs
         bound.apply_defaults()
@@ -143,7 +143,7 @@ class Key:
 
         literal = "".join(text for text, *_ in string.Formatter().parse(template))
         if literal:
-            # What is wrong with each key that comes of it is said at import.
+            # A fault in the literal text is a fault of every key, so the error comes at import.
             self._named(literal)
 
     def _fields(self, template: str) -> list[str]:
@@ -170,12 +170,12 @@ def _bare(template: str) -> tuple[str, ...] | None:
 
 
 def keys(spec: KeySpec, function: Callable[..., Any]) -> list[Key]:
-    """The keys of a task: one, or several that are taken all or nothing.
+    """The keys of a task, of which a call locks all or none.
 
     Raises:
-        ConfigurationError: One of them is no good, or the list is empty.
+        ConfigurationError: A key is invalid, or the list is empty.
     """
     specs = spec if isinstance(spec, list | tuple) else [spec]
     if not specs:
         raise ConfigurationError("the list of keys is empty; give at least one, such as 'account:{id}'")
-    return [Key(one, function) for one in specs]
+    return [Key(each, function) for each in specs]

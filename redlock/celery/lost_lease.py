@@ -1,11 +1,11 @@
-"""`on_lost="raise"`: `LockLost` inside the body of a task, the way Celery raises its soft time limit.
+"""`on_lost="raise"`: raises `LockLost` inside the body of a task by a signal, as Celery does for a soft time limit.
 
-A signal to the main thread is the only thing that interrupts a blocking call. So this works where tasks run in the
-main thread: the prefork and solo pools. Elsewhere a worker whose tasks want it refuses to start.
+Only a signal to the main thread interrupts a blocking call. So tasks must run in the main thread, as in the prefork
+and solo pools. With another pool, a worker that has such tasks refuses to start.
 
 Invariants:
-1. The handler is there only while a body runs, and the handler from before is there again afterwards.
-2. A signal is sent only while the handler is there, and has arrived before the handler is removed: the default action
+1. The handler is installed only while a body runs. Afterwards the previous handler is restored.
+2. A signal is sent only while the handler is installed, and arrives before the handler is removed: the default action
    of the signal would end the process.
 """
 
@@ -29,44 +29,44 @@ if TYPE_CHECKING:
     from redlock.lease import Lease
 
 SIGNAL = signal.SIGUSR2
-"""SIGUSR1 is Celery's for the soft time limit."""
+"""Celery uses SIGUSR1 for the soft time limit."""
 
-_wanted: list[str] = []
 _POOLS = ("prefork", "solo")
-_inside: list[Lease] = []
+_tasks: list[str] = []
+_running: list[Lease] = []
 """The leases of the bodies that run now, the outermost first."""
 _sending: list[Lease] = []
-"""Of these another thread is about to send the signal. No lock: an exception could leave it locked."""
+"""The leases for which another thread is about to send the signal. No mutex: an exception could leave it locked."""
 
 
-def wanted_by(function: Callable[..., Any]) -> None:
-    """Remember that a task wants to be interrupted, for the check at the worker's start."""
-    _wanted.append(f"{function.__module__}.{function.__qualname__}")
+def register_task(function: Callable[..., Any]) -> None:
+    """Record a task with `on_lost="raise"`, for the check at the worker's start."""
+    _tasks.append(f"{function.__module__}.{function.__qualname__}")
 
 
 def interrupt(lease: Lease) -> None:
-    """Tell the main thread that this lease is lost, if the body is still inside; called from another thread."""
+    """Signal the main thread that this lease is lost, if its body still runs. Called from another thread."""
     ident = threading.main_thread().ident
     _sending.append(lease)
     try:
-        if lease in _inside and ident is not None:
+        if lease in _running and ident is not None:
             signal.pthread_kill(ident, SIGNAL)
     finally:
         _sending.remove(lease)
 
 
 def _raise_if_lost(_signum: int, _frame: object) -> None:
-    for lease in _inside:
+    for lease in _running:
         if lease.is_lost:
             raise LockLost(lease.resource, "it could not be renewed")
 
 
 @contextlib.contextmanager
-def possible(lease: Lease) -> Iterator[None]:
+def interruptible(lease: Lease) -> Iterator[None]:
     """Let `interrupt` raise `LockLost` in this block.
 
     Raises:
-        ConfigurationError: This is not the main thread.
+        ConfigurationError: The caller is not the main thread.
         LockLost: The lease is lost.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -75,22 +75,22 @@ def possible(lease: Lease) -> Iterator[None]:
         )
     before = signal.signal(SIGNAL, _raise_if_lost)
     try:
-        _inside.append(lease)
+        _running.append(lease)
         lease.ensure_valid()
         yield
     finally:
         try:
-            if lease in _inside:
-                _inside.remove(lease)
-            _let_signals_arrive()
+            if lease in _running:
+                _running.remove(lease)
+            _await_signals()
         finally:
             signal.signal(SIGNAL, before)
 
 
-def _let_signals_arrive() -> None:
+def _await_signals() -> None:
     while _sending:
         time.sleep(0)
-    # A signal that was sent is delivered at the end of a system call at the latest.
+    # The kernel delivers a sent signal at the end of a system call at the latest.
     signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
@@ -100,8 +100,8 @@ os.register_at_fork(after_in_child=_sending.clear)
 @worker_init.connect
 def _check_pool(sender: Any, **_: Any) -> None:  # noqa: ANN401 - Celery's signals pass what they like
     pool = get_implementation(sender.pool_cls).__module__.rpartition(".")[2]
-    if _wanted and pool not in _POOLS:
-        names = ", ".join(_wanted)
+    if _tasks and pool not in _POOLS:
+        names = ", ".join(_tasks)
         raise SystemExit(
             f"on_lost='raise' of {names} needs the {' or '.join(_POOLS)} pool; this worker's is {pool}. "
             "Use on_lost='check' and current_lease().ensure_valid()"

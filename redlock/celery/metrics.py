@@ -1,12 +1,11 @@
-"""Figures of the lock for Prometheus, added up over the processes of a worker.
+"""Metrics of the lock in Prometheus' text format, summed over the processes of a worker.
 
-The children of a prefork worker count into memory that they share with the main process, which writes them down, in
-Prometheus' text format, as a file for node_exporter's textfile collector: so nothing listens, nothing has to be
-installed, and what a child has counted outlives the child.
+The children of a prefork worker count in shared memory. The main process writes the sums to a file for node_exporter's
+textfile collector. So no port is open, no package is needed, and the counts outlive a child.
 
-Rules of this file:
-1. It counts what the log tells (`log.watch`); where no file is asked for, nothing watches and nothing is counted.
-2. Each process adds in its own row; only sums leave this file. Counters only grow, for as long as the worker lives.
+Invariants:
+1. The counts come from the log's events (`_log.watch`). Without a metrics file no event is watched or counted.
+2. Each process adds in its own row, and the text has only sums. Counters only grow while the worker lives.
 """
 
 from __future__ import annotations
@@ -32,11 +31,11 @@ _BYTES = 8
 
 
 _PROCESS, _WAITERS = 0, 1
-"""The first cells of a row: the process that writes into it, and its waits."""
+"""The first cells of a row: the id of its writing process, and the number of its waits."""
 
 
 class MetricSeries(NamedTuple):
-    """One number: what it is called, and of which kind, node or number of rounds it is."""
+    """The name of a metric, with a label such as the node or the number of rounds."""
 
     name: str
     label: str = ""
@@ -44,21 +43,21 @@ class MetricSeries(NamedTuple):
 
 
 _HELP = {
-    "redlock_elections_total": "Leases taken, by the rounds that the election took.",
+    "redlock_elections_total": "Acquired leases, by the number of rounds.",
     "redlock_contended_total": "Acquisitions that had to wait.",
-    "redlock_refused_total": "Callers that went away without the lock.",
-    "redlock_requeued_total": "Tasks that went back to the queue for want of their lock.",
-    "redlock_skipped_total": "Tasks that were skipped because somebody else had their lock.",
-    "redlock_duplicates_total": "Copies of running or finished tasks that were delivered again, and put aside.",
+    "redlock_refused_total": "Acquisitions that ended without the lock.",
+    "redlock_requeued_total": "Tasks that went back to the queue without their lock.",
+    "redlock_skipped_total": "Tasks that were skipped because another holder had their lock.",
+    "redlock_duplicates_total": "Redelivered copies of running or finished tasks, requeued or dropped.",
     "redlock_lost_total": "Leases lost while their holder was at work.",
     "redlock_extensions_failed_total": "Renewals that failed; the old deadline stood.",
-    "redlock_votes_missing_total": "Votes that a node should have given and did not.",
-    "redlock_clock_jumps_total": "Jumps of a node's wall clock that were seen.",
+    "redlock_votes_missing_total": "Votes of a node that did not arrive.",
+    "redlock_clock_jumps_total": "Detected jumps of a node's wall clock.",
 }
 _WAITERS_HELP = "Acquisitions that wait at this moment."
 _TIMES = {
-    "redlock_wait_seconds": "Time from asking for a lock to having it.",
-    "redlock_hold_seconds": "Time from having a lock to giving it back.",
+    "redlock_wait_seconds": "Time from the request for a lock to its acquisition.",
+    "redlock_hold_seconds": "Time from the acquisition of a lock to its release.",
 }
 _SIMPLE = {
     "refused": MetricSeries("redlock_refused_total"),
@@ -70,11 +69,11 @@ _SIMPLE = {
 }
 _ENDS = ("released", "expired", "unknown")
 EVENTS = ("acquired", "retry", "waiting", "wait-ended", "extended", "clock-jump", *_SIMPLE, *_ENDS)
-"""What it wants to see of the log."""
+"""The events of the log that are counted."""
 
 
 class Metrics:
-    """What the processes of one worker have counted; made before the fork.
+    """The counts of a worker's processes. Made before the fork, so that the children share the memory.
 
     Args:
         nodes: The labels of the lock nodes.
@@ -87,7 +86,7 @@ class Metrics:
         counters += [MetricSeries(name, "node", node) for name in each for node in nodes]
         first = _WAITERS + 1
         self._counters = {figure: place for place, figure in enumerate(counters, first)}
-        # A histogram has a cell for each bucket, one for what is longer, and one for the sum.
+        # A histogram has a cell for each bucket, a cell for longer times, and a cell for the sum.
         size = len(_BOUNDS) + 2
         self._times = {name: first + len(counters) + number * size for number, name in enumerate(_TIMES)}
         self._width = first + len(counters) + len(_TIMES) * size
@@ -96,12 +95,12 @@ class Metrics:
         os.register_at_fork(after_in_child=self.reset_after_fork)
 
     def reset_after_fork(self) -> None:
-        """In a forked child: what the parent holds is not ours."""
+        """Discard the parent's leases and mutex in a forked child."""
         self._lock = threading.Lock()
         self._open: dict[tuple[object, object], float] = {}
 
-    def see(self, event: str, fields: Mapping[str, object]) -> None:
-        """Take an event of the log in."""
+    def record(self, event: str, fields: Mapping[str, object]) -> None:
+        """Count an event of the log."""
         with self._lock:
             missing = fields.get("missing")
             for node in missing if isinstance(missing, Mapping) else ():
@@ -128,19 +127,19 @@ class Metrics:
         assert isinstance(waited_ms, int)
         self._observe("redlock_wait_seconds", waited_ms / 1000)
         if len(self._open) >= _MOST_OPEN:
-            # Leases that nobody gave back; better to miss some than to keep them all.
+            # Leases without a release. A few missing hold times are better than a growing table.
             self._open.clear()
         self._open[fields["resource"], fields["fence"]] = time.monotonic()
 
     def _wait(self, change: int) -> None:
-        # A row outlives its process: the waits of a child that was killed ended with it.
+        # A row outlives its process. The waits of a killed child ended with the child.
         if self._cells[self._row + _PROCESS] != os.getpid():
             self._cells[self._row + _PROCESS] = os.getpid()
             self._cells[self._row + _WAITERS] = 0
         self._cells[self._row + _WAITERS] = max(0, self._cells[self._row + _WAITERS] + change)
 
     def _waiters(self) -> int:
-        """How many acquisitions wait, over all processes that are alive."""
+        """The number of waiting acquisitions, over all live processes."""
         rows = range(0, len(self._cells), self._width)
         waits = ((int(self._cells[row + _PROCESS]), self._cells[row + _WAITERS]) for row in rows)
         return int(sum(count for pid, count in waits if count and is_alive(pid)))
@@ -160,7 +159,7 @@ class Metrics:
         return (own_slot() or 0) * self._width
 
     def text(self) -> str:
-        """All figures in Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         return "".join(f"{line}\n" for line in self._lines())
 
     def _lines(self) -> Iterator[str]:
@@ -188,10 +187,10 @@ class Metrics:
             yield f"{name}_count {count:.0f}"
 
 
-def counting(nodes: Sequence[str]) -> Metrics:
-    """Count from now on, in this process and in those that it forks."""
+def start_counting(nodes: Sequence[str]) -> Metrics:
+    """Count the events of this process and its later children."""
     metrics = Metrics(nodes)
-    _log.watch(metrics.see, *EVENTS)
+    _log.watch(metrics.record, *EVENTS)
     return metrics
 
 

@@ -1,4 +1,4 @@
-"""Where `@locked` can't stand: each mistake is refused at import, with what would be right."""
+"""Checks for wrong uses of `@locked`. Each raises an error at import that names the right use."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from redlock.errors import ConfigurationError
 if TYPE_CHECKING:
     from types import FrameType
 
-_EXAMPLE = 'write @locked("account:{account_id}") with the key of what must not be worked on twice at once'
+_EXAMPLE = 'write @locked("account:{account_id}") with the key of the resource to lock'
 
 
 def refuse_bare(key: object, caller: FrameType) -> None:
-    """Refuse `@locked` without parentheses: then its key is the function whose definition is being executed.
+    """Refuse `@locked` without parentheses. Then the key is the function under definition in the calling frame.
 
     Args:
-        key: What `@locked` was given.
-        caller: The frame that called it.
+        key: The first argument of `@locked`.
+        caller: The frame that called `@locked`.
 
     Raises:
-        ConfigurationError: It stands on a function without parentheses.
+        ConfigurationError: The decorator stands on a function without parentheses.
     """
     code = getattr(key, "__code__", None)
     if not isinstance(code, CodeType) or code.co_name == "<lambda>" or code.co_filename != caller.f_code.co_filename:
@@ -36,10 +36,10 @@ def refuse_bare(key: object, caller: FrameType) -> None:
 
 
 def refuse_target(function: object) -> None:
-    """Refuse what is no plain function: a task, a coroutine, a generator, or no function at all.
+    """Refuse a target that is not a plain function.
 
     Raises:
-        ConfigurationError: It is one of these.
+        ConfigurationError: The target is a task, a coroutine, a generator, or no function.
     """
     if isinstance(function, Proxy | Task):
         raise ConfigurationError("@locked stands above @app.task; it must stand below, next to the function")

@@ -1,6 +1,6 @@
-"""The pool in which this worker runs its tasks, and what it enforces.
+"""The pool of this worker, and whether the pool enforces hard time limits.
 
-Invariants: the name is noted in the main process before the fork; where it is unknown, nothing is enforced.
+Invariants: the main process reads the pool's name before the fork; an unknown pool enforces no limit.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ _name = ""
 
 
 def enforces_hard_limits() -> bool:
-    """Whether the body of a task is certainly over when its hard time limit is.
+    """Whether the pool ends a task's body at the hard time limit.
 
-    Only prefork kills. The threads and solo pools have no limits; gevent raises an exception, which a body may catch
-    and which a body that computes never meets; eventlet has no limits either.
+    Only prefork kills the process. The threads, solo and eventlet pools have no hard limit. Gevent raises an exception,
+    which a body may catch, and which never reaches a body that only computes.
     """
     return _name == "prefork"
 

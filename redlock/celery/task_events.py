@@ -1,13 +1,14 @@
-"""What Flower and other listeners are told of a task's lock: LOCK-WAITING, LOCK-ACQUIRED, LOCK-LOST.
+"""Sends the Celery events of a task's lock to Flower and other listeners: LOCK-WAITING, LOCK-ACQUIRED, LOCK-LOST.
 
-Rules of this file:
-1. A task never waits for an event and never fails for one: it is put into a bounded queue, which drops what it has
-   no room for, and a daemon thread sends it. A broker that is down would hold up the sender for seconds.
-2. The thread starts with the first event, so after the fork, and takes its connection from Celery's own pool.
-3. As Celery's own task events, these are sent only by a worker that was started to send them (`-E`, or
-   `worker_send_task_events`), and not for tasks with `send_events=False`, direct calls and eager runs.
-4. Nothing is sent about a release: a hard time limit leaves 100 ms, and what follows is the task's own end.
-5. Fields begin with `lock_`: others would overwrite the task's own in Celery's event state (celery/events/state.py).
+Invariants:
+1. A task never waits for an event and never fails because of an event. A bounded queue takes the events and drops the
+   excess; a daemon thread sends them. With an unreachable broker a direct send would block for seconds.
+2. The thread starts with the first event, hence after the fork, and uses a connection of Celery's own pool.
+3. Like Celery's own task events, these events need a worker with `-E` or `worker_send_task_events`. Tasks with
+   `send_events=False`, direct calls and eager runs send none.
+4. A release sends no event: a hard time limit leaves 100 ms, and the event of the task's end follows.
+5. Field names begin with `lock_`. Other names could overwrite fields of the task in Celery's event state
+   (celery/events/state.py).
 """
 
 from __future__ import annotations
@@ -34,50 +35,50 @@ if TYPE_CHECKING:
 
 _MOST_QUEUED = 1_000
 _GATHER_SECONDS = 0.05
-"""After a message, so that what happens in a hurry is told in one message instead of many."""
+"""The pause after a message: events in quick succession share the next message."""
 _AGAIN_SECONDS = 1.0
-"""A lock that changes hands all the time must not send an event for each of its holders."""
+"""The shortest time between two waiting events, for a lock whose holder changes often."""
 _PAUSE_SECONDS = 1.0
-"""After a failure, so that a broker that is down is not tried without end."""
+"""The pause after a failure, so that an unreachable broker causes few attempts."""
 
 _worker_sends = False
-_ears: ContextVar[tuple[WaitListener, ...]] = ContextVar("redlock_ears", default=())
+_listeners: ContextVar[tuple[WaitListener, ...]] = ContextVar("redlock_wait_listeners", default=())
 _senders: weakref.WeakKeyDictionary[Any, Sender] = weakref.WeakKeyDictionary()
 
 
 class TaskEventEmitter:
-    """What listeners are told of one run of a task; every method returns at once and raises nothing.
+    """The events of one run of a task. Every method returns at once and raises nothing.
 
     Args:
-        tell: Takes an event's name and fields.
-        everything: Whether a lock that was had without waiting is worth an event.
+        send: Takes an event's name and fields.
+        uncontended: Whether to send an event for a lock that was acquired without waiting.
     """
 
-    def __init__(self, tell: Callable[..., None], *, everything: bool) -> None:
-        self._tell = tell
-        self._everything = everything
+    def __init__(self, send: Callable[..., None], *, uncontended: bool) -> None:
+        self._send = send
+        self._uncontended = uncontended
         self._waited = False
         self._holder: object = None
-        self._since = self._told_at = 0.0
+        self._since = self._sent_at = 0.0
 
     def waiting(self, resource: object, holder: object) -> None:
-        """The task waits for this holder, `-` if it is unknown; called at each attempt.
+        """Report that the task waits for this holder, `-` for an unknown holder. Called at each attempt.
 
-        An event is sent when the wait begins and when the holder changes, but only once a second for known holders.
+        The beginning of the wait and a change of the holder send an event, for known holders at most once a second.
         """
         if self._waited and holder in {"-", self._holder}:
             return
         now = time.time()
-        if self._holder not in {None, "-"} and now < self._told_at + _AGAIN_SECONDS:
+        if self._holder not in {None, "-"} and now < self._sent_at + _AGAIN_SECONDS:
             return
         self._since = self._since or now
-        self._waited, self._holder, self._told_at = True, holder, now
-        self._tell("task-lock-waiting", lock_resource=resource, lock_holder=holder, lock_since=self._since)
+        self._waited, self._holder, self._sent_at = True, holder, now
+        self._send("task-lock-waiting", lock_resource=resource, lock_holder=holder, lock_since=self._since)
 
     def acquired(self, lease: Lease) -> None:
-        """The task has the lock."""
-        if self._everything or self._waited:
-            self._tell(
+        """Report that the task has acquired the lock."""
+        if self._uncontended or self._waited:
+            self._send(
                 "task-lock-acquired",
                 lock_resource=lease.resource,
                 lock_fence=lease.fence,
@@ -85,19 +86,19 @@ class TaskEventEmitter:
             )
 
     def lost(self, lease: Lease) -> None:
-        """The lock was lost while the task is at work; called from another thread."""
-        self._tell("task-lock-lost", lock_resource=lease.resource)
+        """Report that the lock was lost while the task runs. Called from another thread."""
+        self._send("task-lock-lost", lock_resource=lease.resource)
 
 
-NO_EVENTS = TaskEventEmitter(lambda *_, **__: None, everything=False)
+NO_EVENTS = TaskEventEmitter(lambda *_, **__: None, uncontended=False)
 
 
-def told(task: Task | None, level: str) -> TaskEventEmitter:
-    """Whom to tell about this run of a task.
+def emitter_for(task: Task | None, level: str) -> TaskEventEmitter:
+    """The emitter for this run of a task.
 
     Args:
-        task: The task, None outside of one.
-        level: The setting `redlock_events`: "all", "contention" (nothing about locks that were free) or "off".
+        task: The task; None outside of a task.
+        level: The setting `redlock_events`: "all", "contention" (no events of locks that were free) or "off".
     """
     if not _worker_sends or level == "off" or task is None or not task.send_events:
         return NO_EVENTS
@@ -109,33 +110,34 @@ def told(task: Task | None, level: str) -> TaskEventEmitter:
         sender = _senders.setdefault(task.app, Sender(task.app))
     uuid, hostname = request.id, request.hostname
 
-    def tell(name: str, **fields: object) -> None:
+    def send(name: str, **fields: object) -> None:
         if str(fields.get("lock_holder", "")).startswith(f"{uuid}@"):
-            return  # A copy that was delivered again: what is shown is the state of the run that holds the lock.
+            # This run is a redelivered copy with the same id. Listeners keep the state of the run that holds the lock.
+            return
         sender.put(hostname, {"type": name, "uuid": uuid, "timestamp": time.time(), **fields})
 
-    return TaskEventEmitter(tell, everything=level == "all")
+    return TaskEventEmitter(send, uncontended=level == "all")
 
 
 class WaitListener(Protocol):
-    """Somebody who wants to hear of a wait."""
+    """An observer of waits for a lock."""
 
     def waiting(self, resource: object, holder: object) -> None:
-        """Somebody else has the lock."""
+        """Another holder has the lock."""
 
 
 @contextlib.contextmanager
 def wait_listeners(*observers: WaitListener) -> Iterator[None]:
-    """In this block, which takes a lock, they hear of every wait."""
-    reset = _ears.set(observers)
+    """Report every wait for a lock inside the block to these observers."""
+    reset = _listeners.set(observers)
     try:
         yield
     finally:
-        _ears.reset(reset)
+        _listeners.reset(reset)
 
 
 def _notice(_event: str, fields: Mapping[str, object]) -> None:
-    for observer in _ears.get():
+    for observer in _listeners.get():
         observer.waiting(fields["resource"], fields["holder"])
 
 
@@ -143,20 +145,20 @@ _log.watch(_notice, "waiting", "retry")
 
 
 class Sender:
-    """Sends events of one app from a thread of its own."""
+    """Sends the events of an app from its own thread."""
 
     def __init__(self, app: Celery) -> None:
         self._app = weakref.ref(app)
         self.reset_after_fork()
 
     def reset_after_fork(self) -> None:
-        """In a forked child: the parent's thread and what waits for it are not ours."""
+        """Discard the parent's thread and queue in a forked child."""
         self._queue: queue.Queue[tuple[str, dict[str, object]]] = queue.Queue(_MOST_QUEUED)
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
 
     def put(self, hostname: str, event: dict[str, object]) -> None:
-        """Have an event sent, or drop it where too many wait already."""
+        """Queue an event for the thread. A full queue drops the event."""
         with contextlib.suppress(queue.Full):
             self._queue.put_nowait((hostname, event))
         if self._thread is None:
@@ -177,15 +179,15 @@ class Sender:
             try:
                 self._send(app, batch)
                 time.sleep(_GATHER_SECONDS)
-            except Exception as error:  # noqa: BLE001 - whatever it is, no task shall hear of it
+            except Exception as error:  # noqa: BLE001 - a failure to send an event must not end the thread
                 _log.debug("events-dropped", count=len(batch), why=error)
                 time.sleep(_PAUSE_SECONDS)
-            # A name that lives on until the next event would keep a dropped app alive.
+            # Otherwise this name would keep a discarded app alive until the next event.
             del app
 
     @staticmethod
     def _send(app: Celery, batch: list[tuple[str, dict[str, object]]]) -> None:
-        # All of one process are of one worker. One message for all of them, as Celery's workers do it with theirs.
+        # All events of a process are from the same worker, so they share a message, as Celery's own events do.
         with app.events.default_dispatcher(hostname=batch[0][0]) as dispatcher:
             dispatcher.buffer_group, dispatcher.buffer_limit = {"task"}, len(batch) + 1
             for _, event in batch:
@@ -195,8 +197,8 @@ class Sender:
 
 
 @worker_init.connect
-def _look_at_the_worker(sender: Any, **_: Any) -> None:  # noqa: ANN401 - Celery's signals pass what they like
-    global _worker_sends  # noqa: PLW0603 - a process is one worker or none
+def _read_worker_options(sender: Any, **_: Any) -> None:  # noqa: ANN401 - Celery's signals pass what they like
+    global _worker_sends  # noqa: PLW0603 - a process is at most one worker
     _worker_sends = bool(sender.task_events)
 
 

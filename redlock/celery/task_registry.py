@@ -1,13 +1,14 @@
-"""What the tasks of a worker hold and wait for: `celery -A your.app inspect locks`.
+"""The locks that the tasks of a worker hold and wait for: `celery -A your.app inspect locks`.
 
-The children of a prefork worker run the tasks, and its main process answers. So each child writes what it knows into
-its slot of a memory that it shares with the main process: that takes microseconds, needs neither a thread nor a file,
-and is gone when the worker is. In the other pools the main process knows by itself.
+The children of a prefork worker run the tasks, and its main process answers. So each child writes its entries into its
+slot of shared memory. A write takes microseconds, needs no thread or file, and leaves nothing behind. In the other
+pools the main process has all entries itself.
 
-Rules of this file:
-1. It tells what the process believes; what the nodes say is `redlock status`. So it answers even when they don't.
-2. A slot is written by one process, which holds a lock meanwhile; a reader that meets a half-written one looks again.
-3. What a dead child has left is not shown.
+Invariants:
+1. The answer is the view of the process and needs no lock node. `redlock status` has the view of the nodes.
+2. Each slot has a single writing process, which holds a mutex during the write. A reader of a half-written slot reads
+   the slot again.
+3. Entries of a dead child are not shown.
 """
 
 from __future__ import annotations
@@ -32,23 +33,23 @@ if TYPE_CHECKING:
     from redlock.lease import Lease
 
 SLOTS = 256
-"""Children that have one; more are counted and shown nowhere."""
+"""The number of slots. Children beyond this number are neither counted nor shown."""
 _SLOT_BYTES = 16_384
 _HEAD = struct.Struct("<III")
-"""A number that is odd while the slot is being written; the writer's process id; how many bytes follow."""
+"""A sequence number that is odd during a write, the writer's process id, and the number of bytes that follow."""
 _TRIES = 20
 
 
 class TaskLockEntry:
-    """One run of a task, from the moment at which it waits for a lock or has it, to its end."""
+    """The entry of one run of a task, from the beginning of its wait or hold to its end."""
 
     def __init__(self, task: Task | None) -> None:
-        # Looked at now: the thread that reports a loss sees no task's request.
+        # Read here, because the thread that reports a loss has no access to the task's request.
         self._about: dict[str, object] = {} if task is None else {"task": task.request.id, "name": task.name}
         self._shown: dict[str, object] = {}
 
     def waiting(self, resource: object, holder: object) -> None:
-        """This run waits for a holder, `-` if it is unknown; called at each attempt."""
+        """Show that the run waits for this holder, `-` for an unknown holder. Called at each attempt."""
         if not self._shown:
             self._show("waits", resource, holder=holder)
         elif self._shown["state"] == "waits" and holder not in {"-", self._shown["holder"]}:
@@ -56,15 +57,15 @@ class TaskLockEntry:
             TASK_LOCKS.show(self, self._shown)
 
     def acquired(self, lease: Lease) -> None:
-        """It has the lock."""
+        """Show that the run holds the lock."""
         self._show("holds", lease.resource, fence=lease.fence)
 
     def lost(self, lease: Lease) -> None:
-        """It is still at work, and has the lock no more."""
+        """Show that the lock was lost while the run goes on."""
         self._show("lost", lease.resource)
 
     def over(self) -> None:
-        """The run is over, or has gone back to the queue."""
+        """Remove the entry, because the run has ended or gone back to the queue."""
         if self._shown:
             TASK_LOCKS.hide(self)
 
@@ -76,31 +77,31 @@ class TaskLockEntry:
 
 
 class TaskLockRegistry:
-    """What the runs of this process show, and in the main process of a worker what its children's do."""
+    """The entries of this process, and in a worker's main process those of its children too."""
 
     def __init__(self) -> None:
         self._memory: mmap.mmap | None = None
         self.reset_after_fork()
 
     def reset_after_fork(self) -> None:
-        """In a forked child: what the parent's runs show is not ours."""
+        """Discard the parent's entries in a forked child."""
         self._lock = threading.Lock()
-        # Weak: a run that a signal has torn away from its end must not be shown for ever. No weak dictionary: its
-        # upkeep is a third of what a run costs here.
+        # Weak references: a signal may keep a run from removing its entry, which must not be shown for ever.
+        # The upkeep of a weak dictionary would be a third of the cost of a run here.
         self._entries: dict[weakref.ref[TaskLockEntry], dict[str, object]] = {}
 
     def share(self) -> None:
-        """Before the fork: have a memory that children write into."""
+        """Create the shared memory, before the fork."""
         self._memory = mmap.mmap(-1, SLOTS * _SLOT_BYTES)
 
     def show(self, entry: TaskLockEntry, shown: dict[str, object]) -> None:
-        """Show an entry, or what has become of it."""
+        """Add or update an entry."""
         with self._lock:
             self._entries[weakref.ref(entry, self._gone)] = shown
             self._write()
 
     def hide(self, entry: TaskLockEntry) -> None:
-        """Show it no more."""
+        """Remove an entry."""
         with self._lock:
             self._entries.pop(weakref.ref(entry), None)
             self._write()
@@ -109,7 +110,7 @@ class TaskLockRegistry:
         self._entries.pop(torn, None)
 
     def listed(self) -> list[dict[str, Any]]:
-        """All that is shown, the oldest first; each wait has its position among those of this worker."""
+        """All entries, the oldest first. Each wait has its position among the waits of this worker."""
         with self._lock:
             found: list[dict[str, Any]] = [dict(shown) for shown in self._entries.values()]
         if self._memory is not None:
@@ -153,7 +154,7 @@ class TaskLockRegistry:
 
 
 def own_slot() -> int | None:
-    """The place of this process among its worker's children; None where it is none of them, or one too many."""
+    """The slot number of this child process; None outside of a pool's children and beyond the last slot."""
     place = getattr(current_process(), "index", None)
     return place if isinstance(place, int) and 0 <= place < SLOTS else None
 
@@ -180,5 +181,5 @@ def _share_with_children(**_: Any) -> None:  # noqa: ANN401 - Celery's signals p
 
 @inspect_command(name="locks")
 def _locks(_state: Any, **_: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - Celery is untyped
-    """What the tasks of each worker hold and wait for."""
+    """Show the locks that the tasks of each worker hold and wait for."""
     return TASK_LOCKS.listed()

@@ -1,6 +1,6 @@
-"""What a worker checks of its tasks when it starts: what can't work is refused, what is risky is logged.
+"""Checks the tasks of a worker at its start: refuses tasks that can't work and logs risky settings.
 
-Invariants: the check runs after the tasks are imported and before one is taken; a refusal is one line.
+Invariants: the check runs after the import of the tasks and before the first task; a refusal is one line.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from redlock.admin.visibility_timeout import MARK
 from redlock.celery.conf import of_conf
 
 UNFINISHED = "__redlock_unfinished__"
-"""The attribute of what `@locked` gives before it stands on a function."""
+"""The attribute that marks the result of `@locked(...)` before its use on a function."""
 
 
 def refuse(app: Any) -> None:  # noqa: ANN401 - Celery is untyped
-    """End the start of a worker that has a task whose lock could not work.
+    """Refuse to start with a task whose lock can't work.
 
     Raises:
-        SystemExit: There is one; the message names it and says what would be right.
+        SystemExit: A task is wrong; the message names the task and the right use.
     """
     for name, task in sorted(app.tasks.items()):
         if hasattr(task.run, UNFINISHED):
             raise SystemExit(f'{name} is under @locked without a key; write @locked("account:{{account_id}}")')
-        # A batch runs several messages in one call: none of them could go back to the queue or be skipped by itself.
+        # A batch runs several messages in one call, so a single message can't go back to the queue or be skipped.
         is_batch = any(base.__module__.partition(".")[0] == "celery_batches" for base in type(task).__mro__)
         if is_batch and hasattr(task.run, MARK):
             raise SystemExit(

@@ -1,9 +1,8 @@
-"""What the store accepted, in its own words: read from its append-only file, which has every change in order.
+"""Reads the accepted writes from the store's append-only file, which has every change in order.
 
-Rules of this file:
-1. The store is a witness that no client can talk into anything: a writer that was killed before it heard of its
-   success is in here all the same.
-2. It must never rewrite that file (`auto-aof-rewrite-percentage 0`), for a rewrite forgets the order.
+Invariants:
+1. The file is independent of the clients: a write counts even if its writer was killed before the reply.
+2. The store never rewrites the file (`auto-aof-rewrite-percentage 0`), because a rewrite loses the order.
 """
 
 from __future__ import annotations
@@ -20,18 +19,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 OPTIONS = ("--auto-aof-rewrite-percentage", "0")
-"""What the store's server must be started with."""
+"""The necessary options of the store's server."""
 
 _PREFIX, _DONE = "store:", codec.operation_key("", "")
 
 
 class Accepted(NamedTuple):
-    """What the fenced store has let through.
+    """The writes that the fenced store accepted.
 
     Attributes:
-        writes: In the order in which they took effect; `section` is the one that was open at that moment.
+        writes: The writes in the order of their effect; `section` is the open section at that moment.
         counters: The value of each counter at the end.
-        stale: Writes under another token than the one that had opened last, in words.
+        stale: Writes with another token than that of the last opened section, as text.
     """
 
     writes: list[Write]
@@ -40,7 +39,7 @@ class Accepted(NamedTuple):
 
 
 def read(directory: Path) -> Accepted:
-    """What the server that keeps its data there has accepted until now."""
+    """The writes that the server with this data directory has accepted until now."""
     accepted = Accepted([], {}, [])
     opened: dict[str, tuple[int, int]] = {}
     for command in _commands(directory):

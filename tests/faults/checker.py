@@ -1,9 +1,9 @@
-"""The verdict on a run: what the processes tell and what the store accepted, held against the promises.
+"""Checks a run against the promises, by the history of all processes and the writes that the store accepted.
 
-Rules of this file:
-1. The promises are `tests.sim.checks`, the same functions that judge the simulator; here their records are made.
-2. What nobody may break whatever goes wrong (P2, P3) is always judged; P1 only where a run kept its conditions.
-3. `Figures` says what a run went through, so that a test can tell a hard one from one in which nothing happened.
+Invariants:
+1. The checks are `tests.sim.checks`, which the simulator uses too. This module builds their records.
+2. P2 and P3 are always checked; P1 only for a run that kept its conditions.
+3. `Figures` counts the events of a run, so that a test can tell a hard run from a run without incidents.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ _WINDOW = 400
 
 
 class Figures(NamedTuple):
-    """What a run came to.
+    """The counts of a run.
 
     Attributes:
         sent: Operations that were sent.
         applied: Operations that the store accepted.
         lost: Sent, and never applied.
-        doubled: Applied more than once; and what the counter is above or below the number of operations.
+        doubled: Applied more than once, plus the difference between the counter and the number of operations.
         stale_accepted: Writes that the store should have refused.
-        stale_refused: Reads and writes that it did refuse.
+        stale_refused: Reads and writes that the store refused.
         again: Operations that were begun more than once.
         together: Operations of which two copies ran at once.
         leases: Leases that were granted.
@@ -50,11 +50,11 @@ class Figures(NamedTuple):
 
 
 def violations(events: Sequence[Event], accepted: Accepted, *, keeps: bool, settled: bool = True) -> list[str]:
-    """What is wrong, in words; nothing if all is well.
+    """The violations of the promises as text; empty for a correct run.
 
     Args:
         events: The merged history.
-        accepted: What the store let through.
+        accepted: The writes that the store accepted.
         keeps: Whether the run kept the conditions of P1: no lock's key was deleted, no clock jumped.
         settled: Whether everything that was sent should be done by now.
     """
@@ -73,7 +73,7 @@ def violations(events: Sequence[Event], accepted: Accepted, *, keeps: bool, sett
 
 
 def sent(events: Iterable[Event]) -> list[Operation]:
-    """The operations; acknowledged is one whose task has come to its end after its write."""
+    """The sent operations; an operation is acknowledged if its task ended after the write."""
     operations: dict[str, Operation] = {}
     for event in events:
         if event.what == "sent":
@@ -84,7 +84,7 @@ def sent(events: Iterable[Event]) -> list[Operation]:
 
 
 def leases(events: Iterable[Event]) -> list[Lease]:
-    """The leases, each until its holder left it or stopped to believe in it."""
+    """The leases, each until its release or its expiry in the view of its holder."""
     found: dict[tuple[int, int], Lease] = {}
     began: dict[tuple[int, str], int] = {}
     for event in events:
@@ -121,7 +121,7 @@ def tokens(granted: Iterable[Lease]) -> list[str]:
 
 
 def stale_accepted(events: Iterable[Event], accepted: Accepted) -> list[str]:
-    """Writes that took effect in another section than the one that their writers had opened."""
+    """Writes that took effect in another section than the section of their writers."""
     meant: defaultdict[tuple[str, int], set[int]] = defaultdict(set)
     for event in events:
         if event.what == "writing":
@@ -135,7 +135,7 @@ def stale_accepted(events: Iterable[Event], accepted: Accepted) -> list[str]:
 
 
 def figures(events: Sequence[Event], accepted: Accepted) -> Figures:
-    """What the run came to."""
+    """The counts of a run."""
     operations = {operation.identity for operation in sent(events)}
     applied = Counter(write.identity for write in accepted.writes)
     invoked = Counter(event.op for event in events if event.what == "invoke")
@@ -154,7 +154,7 @@ def figures(events: Sequence[Event], accepted: Accepted) -> Figures:
 
 
 def _together(events: Iterable[Event]) -> int:
-    """Operations of which one copy began while another one was at work and came to an end later."""
+    """The number of operations with a copy that began during another copy's run and ended after that."""
     running: defaultdict[str, set[int]] = defaultdict(set)
     beside: defaultdict[tuple[str, int], set[str]] = defaultdict(set)
     for event in events:

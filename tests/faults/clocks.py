@@ -1,7 +1,9 @@
-"""Lock nodes whose wall clock can be set and made to run fast, by a library that is preloaded into them.
+"""Lock nodes with adjustable wall clocks, by a preloaded library.
 
-Rules: only the wall clock is touched, which is what keys expire by; a clock keeps its setting when its server restarts;
-where there is no C compiler there are nodes without such clocks.
+Invariants:
+1. Only the wall clock changes, by which keys expire.
+2. A clock keeps its setting over a restart of its server.
+3. Without a C compiler, the nodes have no adjustable clocks.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ class Clock:
     """The wall clock of one server.
 
     Args:
-        file: Where the library reads its setting.
+        file: The file with the setting, which the library reads.
     """
 
     def __init__(self, file: Path) -> None:
@@ -35,11 +37,11 @@ class Clock:
         self._file.write_bytes(bytes(7 * 8))
 
     def jump(self, seconds: float) -> None:
-        """It is ahead by so much more, from now on."""
+        """Set the clock forward by so many seconds."""
         self._set(seconds, self._gain_ppm)
 
     def run(self, rate: float) -> None:
-        """It runs so many times as fast as it should, from where it is."""
+        """Run the clock at this multiple of the true speed, from its current time on."""
         self._set(0.0, round((rate - 1) * 1e6))
 
     def _set(self, jump: float, gain_ppm: int) -> None:
@@ -48,7 +50,7 @@ class Clock:
         self._ahead_us += gained + round(jump * 1e6)
         self._since_ns, self._gain_ppm, self._which = now_ns, gain_ppm, 1 - self._which
         with self._file.open("r+b") as file:
-            # First the setting that does not hold yet: nobody reads half of one.
+            # The unused setting is written first, so that no reader sees a partial setting.
             file.seek(8 + self._which * 24)
             file.write(struct.pack("3q", self._ahead_us, self._since_ns, self._gain_ppm))
             file.flush()

@@ -1,8 +1,8 @@
-"""Where things are killed on purpose: a stage whose store is a server of its own and whose actors keep a history.
+"""The cluster fixture of the fault tests: a separate store, and a history that all processes write.
 
-Rules of this file:
-1. It needs no pytest: the commands `tests.faults.freeze` and `tests.faults.soak` run on it too.
-2. Its verdict is `judge`'s, over all that was sent to it, the history of all processes and the store's own file.
+Invariants:
+1. The fixture works without pytest: the commands `tests.faults.freeze` and `tests.faults.soak` use it too.
+2. The verdict is that of `checker`, on all sent operations, the history of all processes and the store's own file.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 APPS = "tests.faults.apps"
 PREFIX = "faults:"
-"""Before a counter's name it is its lock's."""
+"""The prefix of a counter's name in the name of its lock."""
 TTL, MAX_TTL = 1.0, 2.0
 
 
 class ClusterFixture(WorkerFixture):
-    """A stage with a history and a store that can be killed without the broker."""
+    """A fixture with a history, and with a store apart from the broker."""
 
     def __init__(
         self, nodes: redis_server.Cluster, broker: redis_server.Server, store: redis_server.Server, directory: Path
@@ -58,13 +58,13 @@ class ClusterFixture(WorkerFixture):
         return super().hire("--include", f"{APPS}.counting,{APPS}.endings", *extra, concurrency=concurrency, **settings)
 
     def kill_workers(self) -> None:
-        """Be rid of every worker that was started until now."""
+        """Kill every worker that was started until now."""
         for worker in self._workers:
             if worker.process.poll() is None:
                 worker.kill()
 
     def play(self, task: str, name: str, *args: object, **options: Any) -> str:  # noqa: ANN401 - Celery's options
-        """Enqueue a task that adds one to this counter; the operation's id."""
+        """Enqueue an increment of this counter and return the operation's id."""
         op = self.send(f"{APPS}.{task}", name, *args, **options)
         append(str(self._where), "sent", op, {"name": name, "task": task})
         return op
@@ -74,11 +74,11 @@ class ClusterFixture(WorkerFixture):
         append(str(self._where), "fault", "", {"fault": fault, **fields})
 
     def steps(self, op: str, *whats: str) -> list[Event]:
-        """What the history has of an operation."""
+        """The events of an operation in the history."""
         return self.history.events(*whats, op=op)
 
     def wait_for(self, op: str, what: str) -> Event:
-        """The first such step of an operation, as soon as it is there."""
+        """Wait for an event of this kind of an operation, and return the first such event."""
         return eventually(lambda: self.steps(op, what), f"{what!r} of {op}", within=60, every=0.02)[0]
 
     def waiting(self) -> int:
@@ -91,15 +91,15 @@ class ClusterFixture(WorkerFixture):
         return sum(write.identity == op for write in self.accepted().writes)
 
     def accepted(self) -> accepted.Accepted:
-        """What the store has let through."""
+        """The writes that the store has accepted."""
         return accepted.read(self.store_server.directory)
 
     def releases(self, name: str) -> int:
-        """How often a worker has given the lock of this counter back in time, as the logs tell."""
+        """How often a worker has released the lock of this counter in time, by the logs."""
         return sum(f"redlock: released resource={PREFIX + name!r} " in line for line in self._log_lines())
 
     def forgotten(self) -> list[Operation]:
-        """What was sent and never accepted, while nobody was at work on it: who is killed at work must get it again."""
+        """The sent operations that are neither accepted nor at work. The broker redelivers those of killed workers."""
         events = self.history.events("invoke", "end")
         at_work = Counter(event.op for event in events if event.what == "invoke")
         at_work.subtract(event.op for event in events if event.what == "end")
@@ -108,7 +108,7 @@ class ClusterFixture(WorkerFixture):
         return [one for one in sent if one.identity not in done and not at_work[one.identity]]
 
     def settle(self, within: float = 60.0) -> None:
-        """Come back when the queue is empty and nobody is at work."""
+        """Wait until the queue is empty and no task runs."""
         eventually(self.is_idle, "the end of all tasks", within=within, every=0.1)
 
     def violations(self, *, keeps: bool, settled: bool = True, besides: Collection[str] = ()) -> list[str]:
@@ -121,13 +121,13 @@ class ClusterFixture(WorkerFixture):
         return checker.violations(events, accepted, keeps=keeps, settled=settled)
 
     def figures(self) -> checker.Figures:
-        """What it went through."""
+        """The counts of the run."""
         return checker.figures(self.history.events(), self.accepted())
 
 
 @contextlib.contextmanager
 def cluster_fixture(directory: Path) -> Iterator[ClusterFixture]:
-    """Five nodes, a broker, a store, and no worker yet."""
+    """Five nodes, a broker, a store, and no workers."""
     with (
         redis_server.cluster() as nodes,
         sixth_redis() as broker,

@@ -1,15 +1,15 @@
-"""Effects under fire: tasks of all three modes, while workers are killed and the broker restarts.
+"""The effects of tasks in all three modes, while workers are killed and the broker restarts.
 
 `python -m tests.faults.effects --kind quorum --tasks 2000` sends the tasks over 20 keys. Every two seconds a worker
-gets a signal: SIGKILL or SIGTERM to a child, SIGKILL to all of it, a warm or a cold shutdown. The broker is killed and
-started twice.
+gets a signal: SIGKILL or SIGTERM to a child, SIGKILL to all processes, a warm or a cold shutdown. The broker is killed
+and started twice.
 
 Invariants:
-1. The verdict goes by the effects in the fenced store: a task that succeeded without being skipped has exactly one; a
-   task that was skipped or refused has none.
-2. Each task has an end, and never two different ones.
+1. The verdict uses the effects in the fenced store. A successful task that was not skipped has exactly one effect; a
+   skipped or refused task has none.
+2. Each task ends, and never in two different ways.
 3. A task that Redis lost is sent again with the same id, and counted: kombu takes a message off the queue before it
-   books it as not acknowledged. RabbitMQ may lose none.
+   records the message as unacknowledged. RabbitMQ must lose no task.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _FINAL = {"SUCCESS", "FAILURE", "REVOKED"}
 
 
 class End(NamedTuple):
-    """What is known of a task in the end."""
+    """The end of a task."""
 
     state: str
     skipped: bool
@@ -65,11 +65,11 @@ class End(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a run came to.
+    """The result of a run.
 
     Attributes:
-        figures: How many tasks and faults there were of each sort.
-        violations: What is wrong, in words.
+        figures: The number of tasks and faults of each kind.
+        violations: The violations as text.
     """
 
     figures: Counter[str]
@@ -77,7 +77,7 @@ class Outcome(NamedTuple):
 
 
 def judged(ends: dict[str, End]) -> list[str]:
-    """What is wrong with these ends, in words."""
+    """The violations in these ends as text."""
     wrong = []
     for task, end in ends.items():
         if end.state not in _FINAL:
@@ -94,7 +94,7 @@ def judged(ends: dict[str, End]) -> list[str]:
 
 
 class Run:
-    """Servers, workers, and what strikes them; see the module.
+    """The servers, the workers and their faults; see the module.
 
     Args:
         kind: The kind of broker and queues.
@@ -140,7 +140,7 @@ class Run:
         self._store = enter(Redis.from_url(f"{store.url}/0", decode_responses=True))
         self._sender = Celery("sender", broker=url, backend="disabled://", set_as_current=False)
         if self._kind != "redis":
-            # Else a message that RabbitMQ has not stored when it is killed is lost, and its sender's own fault.
+            # Without a confirmation, a killed RabbitMQ may lose an unstored message, which is its sender's fault.
             self._sender.conf.broker_transport_options = {"confirm_publish": True}
         self._stack.callback(self._sender.close)
         self._stack.callback(self._end_workers)
@@ -154,7 +154,7 @@ class Run:
             worker.kill()
 
     def staff(self) -> None:
-        """As many workers as there should be, the ended ones replaced."""
+        """Replace ended workers."""
         for worker in self._workers:
             if worker.process.poll() is not None:
                 worker.kill()
@@ -173,7 +173,7 @@ class Run:
             worker.wait_until_ready()
 
     def send(self, number: int) -> None:
-        """Send the task of this number; tried again until the broker takes it."""
+        """Send the task of this number, repeatedly until the broker accepts."""
         task, mode, key = f"task-{number}", MODES[number % len(MODES)], f"key-{self._chance.randrange(KEYS)}"
         self.tasks[task] = (mode, key)
         self._send(task)
@@ -232,7 +232,7 @@ class Run:
                 time.sleep(0.01)
 
     def settle(self) -> None:
-        """Come back when all tasks have an end; what Redis forgot is sent again."""
+        """Wait for the end of all tasks. Tasks that Redis lost are sent again."""
         for _ in range(_TRIES):
             self.staff()
             if comes_true(lambda: not self._open(), within=_LAST / _TRIES, every=0.5):
@@ -253,7 +253,7 @@ class Run:
         return [task for task, meta in self._states().items() if meta["status"] not in _FINAL]
 
     def ends(self) -> dict[str, End]:
-        """What became of each task."""
+        """The end of each task."""
         effects: Counter[str] = Counter()
         for number in range(KEYS):
             effects.update((self._store.hget(f"store:key-{number}", "value") or "").split())
@@ -279,7 +279,7 @@ class Run:
 
 
 def run(kind: str, tasks: int, rate: float, seed: int, directory: Path) -> Outcome:
-    """Run one; see the command."""
+    """Run with the options of the command."""
     with Run(kind, directory, seed) as fire:
         fire.go(tasks, rate)
         fire.settle()
@@ -293,7 +293,7 @@ def run(kind: str, tasks: int, rate: float, seed: int, directory: Path) -> Outco
 
 
 def kinds() -> Iterator[str]:
-    """What can be run on this machine."""
+    """The kinds of broker that this machine supports."""
     yield from KINDS if PROGRAM is not None else KINDS[:1]
 
 

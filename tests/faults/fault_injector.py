@@ -1,9 +1,9 @@
-"""The hand that strikes: every kind of fault, on a theatre that runs, and how each is mended.
+"""Injects every kind of fault into a running cluster fixture, and ends each fault.
 
-Rules of this file:
-1. `strike` begins a fault and gives what mends it; nothing here waits for the end of a fault.
-2. Called from one thread that lasts: on Linux a server ends with the thread that started it.
-3. No fault presumes that the one before has been mended: to kill who is dead changes nothing.
+Invariants:
+1. `strike` begins a fault and returns a function that ends the fault. No function here waits for that end.
+2. All calls come from the same long-lived thread: on Linux a server ends with the thread that started it.
+3. A fault may begin before the previous fault has ended: killing a dead server changes nothing.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ T = TypeVar("T")
 
 
 class FaultInjector:
-    """Strikes a theatre.
+    """Injects faults into a cluster fixture.
 
     Args:
-        stage: Where.
-        nodes: The links to the lock nodes, one for each.
-        store: The link to the store.
-        hire: Starts a worker in place of one that has ended.
-        names: The counters that are at work.
-        clocks: The wall clocks of the lock nodes; none where they can't be set.
+        stage: The cluster fixture.
+        nodes: The proxies in front of the lock nodes.
+        store: The proxy in front of the store.
+        hire: Starts a worker in place of an ended worker.
+        names: The counters in use.
+        clocks: The wall clocks of the lock nodes; empty if they can't be set.
     """
 
     def __init__(
@@ -60,13 +60,13 @@ class FaultInjector:
         self.workers: list[Worker] = []
 
     def staff(self, count: int) -> None:
-        """As many workers as that, the ended ones replaced; who waited for them here could mend nothing meanwhile."""
+        """Replace ended workers up to this count, without waiting for them: a wait would delay the end of faults."""
         self.workers = [worker for worker in self.workers if worker.process.poll() is None]
         while len(self.workers) < count:
             self.workers.append(self._hire())
 
     def strike(self, fault: Fault) -> Callable[[], None]:
-        """Begin a fault; gives what mends it."""
+        """Begin a fault and return a function that ends the fault."""
         self.stage.tell(fault.kind, place=fault.place, length=fault.length)
         return KINDS[fault.kind](self, fault.place)
 
@@ -79,7 +79,7 @@ class FaultInjector:
         return self.workers[place % len(self.workers)]
 
     def heal(self) -> None:
-        """Everything runs and answers again."""
+        """End all faults, so that all servers and workers run and answer again."""
         for server in (*self.stage.nodes.servers, self.stage.broker, self.stage.store_server):
             revive(server)
         for link in (*self.nodes, self.store):
@@ -92,7 +92,7 @@ class FaultInjector:
 
 
 def kill_node(hand: FaultInjector, *places: int) -> Callable[[], None]:
-    """Killed, and empty when it comes back."""
+    """Kill nodes; they return empty."""
     servers = [hand.server(place) for place in places]
     for server in servers:
         server.kill()
@@ -101,7 +101,7 @@ def kill_node(hand: FaultInjector, *places: int) -> Callable[[], None]:
 
 
 def freeze_node(hand: FaultInjector, *places: int) -> Callable[[], None]:
-    """It answers nothing; connections stay."""
+    """Stop nodes with SIGSTOP; their connections stay open."""
     servers = [hand.server(place) for place in places]
     for server in servers:
         if is_up(server):
@@ -110,7 +110,7 @@ def freeze_node(hand: FaultInjector, *places: int) -> Callable[[], None]:
 
 
 def restart_node(hand: FaultInjector, place: int) -> Callable[[], None]:
-    """Killed with all that it knew on disk, and back at once."""
+    """Kill a node after a snapshot, and start the node at once."""
     server = hand.server(place)
     save(server)
     server.kill()
@@ -119,7 +119,7 @@ def restart_node(hand: FaultInjector, place: int) -> Callable[[], None]:
 
 
 def snapshot_node(hand: FaultInjector, place: int) -> Callable[[], None]:
-    """A snapshot now; in the end it is killed and comes back as it was then."""
+    """Take a snapshot of a node now; at the end, kill the node and restore that snapshot."""
     server = hand.server(place)
     save(server)
     with contextlib.suppress(FileNotFoundError):
@@ -144,7 +144,7 @@ def flush_node(hand: FaultInjector, place: int) -> Callable[[], None]:
 
 
 def delete_key(hand: FaultInjector, place: int) -> Callable[[], None]:
-    """Somebody deletes a lock on three nodes: two holders at once, which only the fence keeps apart."""
+    """Delete a lock on three nodes: two holders at once, kept apart only by the fence."""
     for number in range(3):
         server = hand.server(place + number)
         if is_up(server):
@@ -155,14 +155,14 @@ def delete_key(hand: FaultInjector, place: int) -> Callable[[], None]:
 
 
 def jump_clock(hand: FaultInjector, place: int) -> Callable[[], None]:
-    """A node's wall clock is two leases ahead, and in the end back where it was."""
+    """Set a node's wall clock two leases ahead, and at the end back again."""
     clock, ahead = hand.clocks[place % len(hand.clocks)], 2 * TTL
     clock.jump(ahead)
     return lambda: clock.jump(-ahead)
 
 
 def run_clocks_fast(hand: FaultInjector, place: int) -> Callable[[], None]:
-    """The wall clocks of two nodes run at three times their speed; what they gained they keep."""
+    """Run the wall clocks of two nodes at three times their speed. The gained time stays."""
     chosen = [hand.clocks[(place + number) % len(hand.clocks)] for number in range(2)]
     _each(chosen, lambda clock: clock.run(3.0))
     return lambda: _each(chosen, lambda clock: clock.run(1.0))
@@ -174,33 +174,33 @@ def slow_links(hand: FaultInjector, place: int) -> Callable[[], None]:
 
 
 def cut_to(hand: FaultInjector, place: int) -> Callable[[], None]:
-    """What is sent to two nodes is held back; what they send arrives."""
+    """Delay all data to two nodes; data from the nodes arrives."""
     return _at_links(hand, place, 2, lambda link: link.hold("to"))
 
 
 def cut_from(hand: FaultInjector, place: int) -> Callable[[], None]:
-    """Two nodes hear and act, and nobody hears them."""
+    """Two nodes receive and execute commands, but their replies are lost."""
     return _at_links(hand, place, 2, lambda link: link.hold("from"))
 
 
 def half_open(hand: FaultInjector, place: int) -> Callable[[], None]:
-    """Two nodes are silent, and nobody is told."""
+    """Two nodes do not answer, and their connections stay open."""
     return _at_links(hand, place, 2, lambda link: link.hold("to", "from"))
 
 
 def drop_links(hand: FaultInjector, place: int) -> Callable[[], None]:
-    """All connections to two nodes end, and new ones are refused."""
+    """Close all connections to two nodes, and refuse new connections."""
     return _at_links(hand, place, 2, lambda link: link.drop())
 
 
 def hold_the_store(hand: FaultInjector, _place: int) -> Callable[[], None]:
-    """What is written to the store arrives late, when other holders have been there if the fault is long enough."""
+    """Writes to the store arrive late; after a long fault, other holders have written before."""
     hand.store.hold("to")
     return hand.store.mend
 
 
 def silence_the_store(hand: FaultInjector, _place: int) -> Callable[[], None]:
-    """The store acts, and nobody hears its answers."""
+    """The store executes commands, but its replies are lost."""
     hand.store.hold("from")
     return hand.store.mend
 
@@ -241,7 +241,7 @@ def kill_worker(hand: FaultInjector, place: int) -> Callable[[], None]:
 
 
 def stop_worker(hand: FaultInjector, place: int) -> Callable[[], None]:
-    """A worker is told to stop, and finishes what it does."""
+    """Stop a worker by SIGTERM; the worker finishes its running tasks."""
     _signal(hand.worker(place), signal.SIGTERM, all_of_it=False)
     return lambda: None
 

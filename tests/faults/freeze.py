@@ -1,12 +1,12 @@
-"""The freeze experiment: holders are frozen inside their section for longer than their lease, again and again.
+"""The freeze experiment: freezes holders inside their section for longer than their lease, repeatedly.
 
 `python -m tests.faults.freeze --seconds 120 --runs 10` prints a table. TTL 2 s, sections of 0 to 2 s, freezes of 5 s.
 
-Rules of this file:
-1. Two counters side by side, under the same locks, in the same workers, struck alike: `ours` goes through the
-   fenced store, `control` is read and written past the fence.
-2. Who is frozen is inside his section at that moment, as the history tells; a run in which the store refused
-   nothing shows nothing.
+Invariants:
+1. Two counters have the same locks, the same workers and the same freezes: `ours` uses the fenced store, `control` is
+   read and written past the fence.
+2. By the history, a frozen process is inside its section at that moment. A run without a refusal of the store proves
+   nothing.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _AHEAD = 12
 
 
 class Outcome(NamedTuple):
-    """What a run came to.
+    """The result of a run.
 
     Attributes:
         freezes: How often a holder was frozen.
@@ -43,7 +43,7 @@ class Outcome(NamedTuple):
         control_lost: How many of them the control's counter does not show.
         applied: Operations of ours.
         refused: Stale reads and writes that the store refused.
-        violations: What is wrong with ours, in words.
+        violations: The violations of the counter `ours` as text.
     """
 
     freezes: int
@@ -75,7 +75,7 @@ def run(seed: int, seconds: float, ttl: float, freeze: float, directory: Path) -
                         frozen[victim] = time.monotonic() + freeze
                         freezes += 1
             _thaw(frozen, time.monotonic())
-            # Between two looks at everybody; what it looks for comes and goes.
+            # The time between two searches; a process is inside its section only for a short time.
             time.sleep(0.05)
         _thaw(frozen, float("inf"))
         stage.settle(within=120)
@@ -90,7 +90,7 @@ def _play(stage: ClusterFixture, task: str, name: str, ttl: float) -> None:
 
 
 def _inside(stage: ClusterFixture, name: str) -> int | None:
-    """Who was the last to open this counter, if he has not written yet."""
+    """The process that opened this counter last, if its write has not come yet."""
     steps = [event for event in stage.history.events("open", "wrote", "stale") if event.fields.get("name") == name]
     return steps[-1].pid if steps and steps[-1].what == "open" else None
 

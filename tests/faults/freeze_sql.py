@@ -2,8 +2,8 @@
 
     python -m tests.faults.freeze_sql --freezes 50
 
-Several processes increment one row under the lock: read, think, write. The conductor stops a process between its read
-and its write for longer than the TTL, and lets it go on. Half of the run uses plain transactions, half uses `fenced`.
+Several processes increment one row under the lock: read, think, write. The main process stops one of them between read
+and write for longer than the TTL, then continues it. Half of the run uses plain transactions, half uses `fenced`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _LONGEST_SECONDS = 30.0
 
 
 class Result(NamedTuple):
-    """What one half of a run came to."""
+    """The result of one half of a run."""
 
     freezes: int
     done: int
@@ -67,7 +67,7 @@ def increment(connection: psycopg.Connection, redlock: Redlock, *, fence: bool, 
 
 
 def work(address: str, nodes: str, *, fence: bool, seed: int) -> None:
-    """The program of one process, until it is told to stop."""
+    """The program of a process, until the main process stops the run."""
     stopped: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
     chance = random.Random(seed)
@@ -122,7 +122,7 @@ def _run(address: str, nodes: list[str], *, fence: bool, freezes: int, chance: r
 
 
 def _next_inside(workers: list[subprocess.Popen[str]], said: list[str], chance: random.Random) -> subprocess.Popen[str]:
-    """The next process that says that it is inside its section; most of them are let pass."""
+    """The next process that reports to be inside its section; most reports are ignored."""
     until = time.monotonic() + _LONGEST_SECONDS
     while time.monotonic() < until:
         ready, _, _ = select.select([worker.stdout for worker in workers if worker.stdout], [], [], 1.0)
@@ -136,7 +136,7 @@ def _next_inside(workers: list[subprocess.Popen[str]], said: list[str], chance: 
 
 
 def experiment(freezes: int, seed: int) -> tuple[Result, Result]:
-    """Both halves: without the fence, and with it."""
+    """Run both halves: without the fence, then with the fence."""
     with postgresql() as address, lock_nodes() as nodes:
         return (
             half(address, nodes.urls, fence=False, freezes=freezes, seed=seed),

@@ -1,10 +1,9 @@
-"""What happened, as every process tells it: one file per process, one line per event, merged by time afterwards.
+"""The history of a run: one file per process, one line per event, merged by time afterwards.
 
-Rules of this file:
-1. A line is one write(2) to a file that is open for appending: whoever is killed loses no line that he has written,
-   and leaves no half of one.
-2. Times are the monotonic clock's, which all processes of one machine share.
-3. An event that says what is about to happen is written before it, one that says what came of it after it.
+Invariants:
+1. A line is one write(2) to a file in append mode: a killed process loses no written line and leaves no partial line.
+2. Times come from the monotonic clock, which all processes of a machine share.
+3. An event of an intention is written before the action, and an event of a result after the action.
 
 The events: `sent`, `invoke`, `grant`, `open`, `writing`, `wrote`, `stale`, `leave`, `release`, `ack`, `fault`.
 """
@@ -24,14 +23,14 @@ _files: dict[tuple[int, str], int] = {}
 
 
 class Event(NamedTuple):
-    """One line.
+    """An event of a history.
 
     Attributes:
-        at: When, in microseconds of the monotonic clock.
-        pid: Who.
-        what: Which event.
-        op: The operation, if it is about one.
-        fields: The rest.
+        at: The time in microseconds of the monotonic clock.
+        pid: The process id.
+        what: The kind of event.
+        op: The id of the operation; empty for an event without an operation.
+        fields: The other fields.
     """
 
     at: int
@@ -42,7 +41,7 @@ class Event(NamedTuple):
 
 
 def note(what: str, op: str = "", **fields: object) -> None:
-    """Append an event to this process' file; nothing where the environment names no directory."""
+    """Append an event to this process' file. Without a directory in the environment, nothing is written."""
     directory = os.environ.get(WHERE)
     if directory is not None:
         append(directory, what, op, fields)
@@ -52,7 +51,7 @@ def append(directory: str, what: str, op: str, fields: dict[str, Any]) -> None:
     """Append an event to this process' file in that directory."""
     pid = os.getpid()
     if (pid, directory) not in _files:
-        # The time keeps a process apart from an earlier one that had the same number.
+        # The time tells a process from an earlier process with the same id.
         path = Path(directory) / f"{pid}-{time.monotonic_ns()}.history"
         _files[pid, directory] = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     line = json.dumps([time.monotonic_ns() // 1000, pid, what, op, fields], separators=(",", ":"))
@@ -60,7 +59,7 @@ def append(directory: str, what: str, op: str, fields: dict[str, Any]) -> None:
 
 
 class History:
-    """All events of a run so far, in the order of time; looking again reads only what is new."""
+    """All events of a run so far, in the order of time. Each call reads only new lines."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -69,12 +68,12 @@ class History:
 
     def events(self, *whats: str, op: str | None = None) -> list[Event]:
         """These kinds of event (all if none is named), of this operation or of any."""
-        self._look()
+        self._read_new()
         return [
             event for event in self._events if (not whats or event.what in whats) and (op is None or event.op == op)
         ]
 
-    def _look(self) -> None:
+    def _read_new(self) -> None:
         fresh = []
         for path in self._directory.glob("*.history"):
             with path.open("rb") as file:

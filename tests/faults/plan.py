@@ -1,8 +1,8 @@
-"""What will go wrong, and when: drawn from a seed before the run begins, and written down.
+"""The plan of faults and their times, drawn from a seed before the run begins.
 
-Rules of this file:
-1. The same seed, length and kinds give the same plan; what the run does cannot change it.
-2. Every fault has an end, and the last part of a run is left in peace, so that everything can come to its end.
+Invariants:
+1. The same seed, length and kinds give the same plan, independent of the run.
+2. Every fault has an end, and the last part of a run has no faults, so that all work can finish.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 class Fault(NamedTuple):
-    """Something that goes wrong.
+    """A planned fault.
 
     Attributes:
         at: Seconds from the beginning.
-        kind: What, one of `hand.KINDS`.
-        place: Where: which node, link or worker, counted round.
-        length: Seconds until it is mended.
+        kind: The kind, a key of `fault_injector.KINDS`.
+        place: The number of the node, proxy or worker, modulo their count.
+        length: Seconds until the fault ends.
     """
 
     at: float
@@ -34,11 +34,11 @@ def draw(seed: int, seconds: float, every: float, kinds: Sequence[str], ttl: flo
     """One fault every so many seconds on average; all kinds in turn, in an order that chance shuffles.
 
     Args:
-        seed: Chance.
-        seconds: How long the run is.
-        every: Seconds from one fault to the next, on average.
-        kinds: What may happen.
-        ttl: The lease's; faults are shorter and longer than that.
+        seed: The seed of the random numbers.
+        seconds: The length of the run.
+        every: The mean seconds between two faults.
+        kinds: The possible kinds of fault.
+        ttl: The TTL of the leases; some faults are shorter and others longer.
     """
     chance = random.Random(seed)
     plan: list[Fault] = []

@@ -1,6 +1,6 @@
-"""What the hand does to one redis-server: killed and frozen ones come back, with the memory that they are given.
+"""Faults of a single redis-server: kill, freeze, restart and the choice of its data after a restart.
 
-Rules: each of these may be called in any state; a node that is dead stays dead until it is revived.
+Invariants: every function works in any state of the server; a killed server stays dead until `revive`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 def is_up(server: Server) -> bool:
-    """Whether it runs, be it frozen."""
+    """Whether the server runs; a frozen server counts as running."""
     return server._process is not None
 
 
 def revive(server: Server) -> None:
-    """Started if it was killed, thawed if it was frozen."""
+    """Start a killed server, or thaw a frozen server."""
     if is_up(server):
         server.thaw()
     else:
@@ -31,7 +31,7 @@ def revive(server: Server) -> None:
 
 
 def erase(server: Server, keep: str | None = None) -> None:
-    """What a dead node will find when it starts: nothing, or this snapshot."""
+    """Delete the data of a dead server, or replace the data by this snapshot."""
     with contextlib.suppress(FileNotFoundError):
         (server.directory / "dump.rdb").unlink()
     if keep is not None and (server.directory / keep).exists():
@@ -39,7 +39,7 @@ def erase(server: Server, keep: str | None = None) -> None:
 
 
 def save(server: Server) -> None:
-    """A snapshot of a node that runs."""
+    """Save a snapshot of a running server."""
     if is_up(server):
         server.thaw()
         with raw(server) as redis, contextlib.suppress(RedisError):

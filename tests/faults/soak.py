@@ -1,10 +1,10 @@
-"""The soak: thousands of increments while one fault after another strikes. `python -m tests.faults.soak --minutes 3`.
+"""The soak: thousands of increments during a series of faults. `python -m tests.faults.soak --minutes 3`.
 
-Rules of this file:
-1. The plan is drawn and written down before the run; the report names the seed that draws it again.
-2. Work is sent all the time, a bounded queue ahead of the workers; in the end everything is mended, and all of it
-   must be done.
-3. Lost, doubled and accepted stale operations must be 0; the exit status says so.
+Invariants:
+1. The plan of faults is drawn before the run. The report has the seed, which gives the same plan again.
+2. Work is sent all the time, a bounded queue ahead of the workers. At the end all faults end, and all work must be
+   done.
+3. The exit status is 0 only without lost, doubled and accepted stale operations.
 """
 
 from __future__ import annotations
@@ -43,21 +43,21 @@ _AHEAD = 60
 _TRIES = 2
 _BREAKS_P1 = {"lock keys deleted", *NEEDS_CLOCKS}
 _FORGETS = {"broker killed", "worker killed"}
-"""Between the two steps in which kombu takes a message off the queue and books it, either of them can be killed."""
+"""Kombu takes a message off the queue and records the message later. A kill of either process in between loses it."""
 KINDS_HERE = tuple(kind for kind in KINDS if COMPILER is not None or kind not in NEEDS_CLOCKS)
-"""What can strike on this machine."""
+"""The kinds of fault that this machine supports."""
 
 
 class Outcome(NamedTuple):
-    """What a soak came to.
+    """The result of a soak.
 
     Attributes:
-        seconds: How long it took, the end included.
-        struck: How often each kind of fault struck.
-        sent_again: Operations that were forgotten when broker or worker was killed: kombu takes a message off the
-            queue before it puts it into the book of what is not acknowledged. Their sender sends them again.
-        figures: What the operations went through.
-        violations: What is wrong, in words.
+        seconds: The duration, including the end.
+        struck: The number of faults of each kind.
+        sent_again: Operations that a kill of broker or worker lost: kombu takes a message off the queue before it
+            records the message as unacknowledged. The sender sends these operations again.
+        figures: The counts of the operations.
+        violations: The violations as text.
     """
 
     seconds: float
@@ -103,7 +103,7 @@ class Run:
                 heapq.heappop(self._due)[2]()
             if self._now() < seconds:
                 self._send()
-            # The plan goes by the clock: between two looks at it.
+            # The time between two looks at the plan.
             time.sleep(0.02)
 
     def _send(self) -> None:
@@ -113,7 +113,7 @@ class Run:
                 self._stage.play("counting.add", next(self._names), 0.02)
 
     def finish(self) -> None:
-        """Mend everything and wait until all is done; what the broker has forgotten is sent again, with the same id."""
+        """End all faults and wait for all work. Operations that the broker lost are sent again with the same id."""
         self._hand.heal()
         self._hand.staff(WORKERS)
         self._stage.settle(within=180)
@@ -152,7 +152,7 @@ def staffed(directory: Path, concurrency: int, seed: int = 0) -> Iterator[FaultI
 
 
 def soak(seed: int, seconds: float, every: float, directory: Path, kinds: Sequence[str] = KINDS_HERE) -> Outcome:
-    """Run one; see the command."""
+    """Run with the options of the command."""
     faults = plan.draw(seed, seconds, every, kinds, TTL)
     (directory / "plan.json").write_text(json.dumps(faults, indent=0))
     began = time.monotonic()
@@ -166,7 +166,7 @@ def soak(seed: int, seconds: float, every: float, directory: Path, kinds: Sequen
 
 
 def report(outcome: Outcome, seed: int) -> str:
-    """What to print in the end."""
+    """The printed report."""
     rows = [(name.replace("_", " "), value) for name, value in outcome.figures._asdict().items()]
     rows.append(("forgotten by the broker", outcome.sent_again))
     rows += [(f"fault: {kind}", times) for kind, times in sorted(outcome.struck.items())]

@@ -28,7 +28,7 @@ def test_a_broker_that_is_killed_loses_no_task(tmp_path: Path) -> None:
         assert stage.violations(keeps=True) == []
 
 
-def test_a_task_that_ends_while_the_results_are_away_has_not_failed(tmp_path: Path) -> None:
+def test_a_task_that_ends_without_results_has_not_failed(tmp_path: Path) -> None:
     with cluster_fixture(tmp_path) as stage:
         worker = stage.start_worker(FAULTS_VISIBILITY="600")
         op = stage.play("endings.late", "hits", "stay", "before")

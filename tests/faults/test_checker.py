@@ -64,7 +64,7 @@ def test_what_the_store_should_not_have_done_is_seen(writes: list[Write], counte
     assert any(says in what for what in found), found
 
 
-def test_two_leases_at_once_are_seen_where_the_conditions_were_kept() -> None:
+def test_two_leases_at_once_are_seen_under_the_conditions() -> None:
     events, fine = history(starts=(100, 150)), Accepted([FIRST, SECOND], {"hits": 2}, [])
     assert any("two leases on 'hits'" in what for what in checker.violations(events, fine, keeps=True))
     assert checker.violations(events, fine, keeps=False) == []
@@ -87,7 +87,7 @@ def test_a_line_that_is_being_written_is_read_when_it_is_whole(tmp_path: Path) -
     assert [event.what for event in seen.events(op="op-0")] == ["end", "sent"]
 
 
-def test_a_write_past_the_section_that_is_open_is_seen_in_the_stores_own_file(broker: Server) -> None:
+def test_a_write_outside_the_open_section_is_seen_in_the_file(broker: Server) -> None:
     with Redis.from_url(f"{broker.url}/0") as redis:
         redis.hset("store:hits", mapping={"fence": 11, "owner": "b", "open": 2})
         redis.hset("store:hits", "value", "1")

@@ -31,7 +31,7 @@ def clocks(tmp_path: Path) -> Iterator[Clocks]:
         yield found
 
 
-def test_clocks_of_a_quorum_that_jump_give_two_holders_of_whom_only_the_later_one_can_write(
+def test_jumping_clocks_of_a_quorum_let_only_the_later_write(
     clocks: Clocks, broker: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     nodes, wall = clocks
@@ -74,7 +74,7 @@ def test_a_clock_of_one_node_that_jumps_changes_nothing(clocks: Clocks) -> None:
         lease.ensure_valid()
 
 
-def test_clocks_that_run_fast_within_the_bound_on_drift_end_no_lease_before_its_holder_knows(clocks: Clocks) -> None:
+def test_drift_within_the_bound_ends_no_lease_early(clocks: Clocks) -> None:
     nodes, wall = clocks
     for clock in wall:
         clock.run(1.009)
@@ -89,9 +89,7 @@ def test_clocks_that_run_fast_within_the_bound_on_drift_end_no_lease_before_its_
         late.release()
 
 
-def test_clocks_of_a_quorum_that_run_at_twice_the_speed_give_two_holders_of_whom_only_the_later_one_can_write(
-    clocks: Clocks, broker: Server
-) -> None:
+def test_fast_clocks_of_a_quorum_let_only_the_later_write(clocks: Clocks, broker: Server) -> None:
     nodes, wall = clocks
     store = FencedStore(f"{broker.url}/2")
     with Redlock(nodes.urls, ttl=6) as first, Redlock(nodes.urls, ttl=6) as second:

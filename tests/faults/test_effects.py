@@ -44,7 +44,7 @@ def test_each_kind_of_wrong_end_is_a_violation(end: End, said: str) -> None:
 @pytest.mark.parametrize(
     "kind", ["redis", pytest.param("classic", marks=needs_rabbitmq), pytest.param("quorum", marks=needs_rabbitmq)]
 )
-def test_workers_that_are_killed_lose_no_task_and_double_no_effect(tmp_path: Path, kind: str) -> None:
+def test_killed_workers_lose_no_task_and_double_no_effect(tmp_path: Path, kind: str) -> None:
     outcome = effects.run(kind, 150, 6.0, 7, tmp_path)
     assert outcome.violations == []
     assert outcome.figures["broker restart"] == effects.RESTARTS

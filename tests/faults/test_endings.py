@@ -1,7 +1,7 @@
-"""Every way in which a task can end, acknowledged early and late, struck before and after its write, in every pool.
+"""Tests of every possible end of a task: acknowledged early and late, before and after its write, in every pool.
 
-Of each ending four tasks run at once. Afterwards: the lock was free in time, nobody else's lock was touched, and
-what was to be done is done exactly once wherever Celery delivers it again.
+Four tasks of each ending run at once. Afterwards the lock was free in time, no other lock was touched, and each
+operation that Celery delivers again is done exactly once.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 MAX_TTL = 10.0
 MARGIN = 20.0
-"""Seconds beyond a TTL for which a slow machine may keep the next holder waiting."""
+"""Seconds beyond a TTL that the next holder may wait on a slow machine."""
 SLOTS = 4
 
 
@@ -37,11 +37,11 @@ class Ending(NamedTuple):
     """A way to end.
 
     Attributes:
-        name: Its name in the tasks' own table, or what the test does to a task that stays.
-        again: Whether Celery delivers it again if it is acknowledged late, and if early.
-        finishes: Whether it does its work in spite of it.
-        released: Whether the lock is given back by whoever held it; else it runs out.
-        options: How the task is sent.
+        name: The name in the table of the tasks, or the test's action on a task that stays.
+        again: Whether Celery redelivers the task after late acknowledgement, and after early acknowledgement.
+        finishes: Whether the task still does its work.
+        released: Whether the holder releases the lock; otherwise the lock expires.
+        options: The options of the message.
     """
 
     name: str
@@ -61,7 +61,7 @@ BY_ITSELF = [
 ]
 BY_FORCE = [
     Ending("soft limit", options=(("soft_time_limit", 2.0), ("time_limit", 60))),
-    # The child has 100 ms to give the lock back, which a slow machine may need for other things.
+    # The child has 100 ms to release the lock, which can be too short on a slow machine.
     Ending("hard limit", released=False, options=(("soft_time_limit", 2.0), ("time_limit", 3.0))),
     Ending("revoke with SIGTERM"),
     Ending("revoke with SIGKILL", released=False),
@@ -73,7 +73,7 @@ OF_THE_WORKER = [
     Ending("warm shutdown", finishes=True),
     Ending("cold shutdown", (True, False)),
     Ending("soft shutdown", (True, False)),
-    # Celery's main process raises it too, and stops.
+    # Celery's main process raises the error too, and stops.
     Ending("memory error", (True, False)),
 ]
 STAYS = {"soft limit", "revoke with SIGTERM", "revoke with SIGKILL", "child killed"}
@@ -83,7 +83,7 @@ LONG = {"kernel", "soft shutdown", "memory error"}
 
 
 def some(endings: list[Ending]) -> list[ParameterSet]:
-    """Each as a parameter of a test, the slow ones for the long version."""
+    """The endings as parameters of a test; slow endings have the mark `long`."""
     return [
         pytest.param(ending, id=ending.name, marks=[pytest.mark.long] if ending.name in LONG else [])
         for ending in endings
@@ -91,7 +91,7 @@ def some(endings: list[Ending]) -> list[ParameterSet]:
 
 
 class Case(NamedTuple):
-    """One of the tasks that end."""
+    """A task that ends."""
 
     op: str
     name: str
@@ -108,7 +108,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterFixture]:
 
 @pytest.fixture(scope="module")
 def shared(stage: ClusterFixture) -> Worker:
-    """A prefork worker that survives what its tasks go through."""
+    """A prefork worker that survives the ends of its tasks."""
     return stage.start_worker(concurrency=SLOTS, FAULTS_VISIBILITY="600")
 
 
@@ -120,12 +120,12 @@ def client(stage: ClusterFixture) -> Iterator[Redlock]:
 
 @contextmanager
 def bystander(stage: ClusterFixture, client: Redlock) -> Iterator[None]:
-    """Somebody holds a lock of his own all the time; nobody touches it."""
+    """Hold another lock all the time, and check that no task touches that lock."""
     with client.lock("bystander", ttl=MAX_TTL) as lease:
         yield
         lease.ensure_valid()
         found = holders(stage.nodes.servers, "bystander")
-        assert found == [lease.owner] * 5, "somebody has touched a lock that is not his"
+        assert found == [lease.owner] * 5, "a task has touched another holder's lock"
 
 
 def sent(
@@ -166,31 +166,31 @@ def again(ending: Ending, case: Case) -> bool:
 
 @contextmanager
 def next_holder(stage: ClusterFixture, client: Redlock, ending: Ending, cases: list[Case]) -> Iterator[None]:
-    """Take each lock as soon as it can be had; what the dead leave behind does not touch it."""
+    """Acquire each lock as soon as possible, and check that leftovers of dead tasks do not touch the new leases."""
     with ExitStack() as stack:
         leases: list[Lease] = [
             stack.enter_context(client.lock(PREFIX + case.name, blocking_timeout=TTL + MARGIN)) for case in cases
         ]
         yield
         for case, lease in zip(cases, leases, strict=True):
-            # Where the old key had run out on a quorum only, the renewal brings the new one to the others.
+            # If the old key had expired on a quorum only, the renewal sets the new key on the other nodes.
             seen: dict[str, float] | None = {} if again(ending, case) else None
             eventually(lambda: has_all(stage, case.name, lease, seen), f"the next holder of {case.name} on all nodes")  # noqa: B023 - called at once
             lease.ensure_valid()
 
 
 def has_all(stage: ClusterFixture, name: str, lease: Lease, seen: dict[str, float] | None) -> bool:
-    """Whether this lease is on all nodes; fails as soon as anybody else is on one.
+    """Whether this lease is on all nodes; fails if another holder stays on a node.
 
-    A task that is delivered again tries to take the lock meanwhile, and may have set its key on a node where it came
-    first: `seen` keeps since when, for such a key must be taken back and not run out; None where nobody may try.
+    A redelivered task also requests the lock, and may have set its key on a node first. Such a key must be withdrawn
+    before it expires, so `seen` has the time of its first sight. None forbids any other holder.
     """
     found = holders(stage.nodes.servers, PREFIX + name)
-    assert not lease.is_lost, f"{name}: the next holder has lost his lock"
+    assert not lease.is_lost, f"{name}: the next holder has lost its lock"
     for other in set(found) - {lease.owner, None}:
-        assert seen is not None, f"{name}: somebody is beside the next holder"
+        assert seen is not None, f"{name}: another key is beside the next holder's"
         stays = time.monotonic() - seen.setdefault(str(other), time.monotonic())
-        assert stays < TTL / 2, f"{name}: somebody stays beside the next holder"
+        assert stays < TTL / 2, f"{name}: another key stays beside the next holder's"
     return set(found) == {lease.owner}
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.long
-def test_holders_that_are_frozen_past_their_lease_lose_nothing_through_the_fence(tmp_path: Path) -> None:
+def test_the_fence_saves_holders_frozen_past_their_lease(tmp_path: Path) -> None:
     came_to = freeze.run(7, seconds=12, ttl=1.0, freeze=2.5, directory=tmp_path)
     assert came_to.violations == []
     assert came_to.freezes >= 3, "hardly anybody was frozen"

@@ -31,7 +31,7 @@ def exact(stage: WorkerFixture, tasks: list[str]) -> list[dict[str, Any]]:
     return results
 
 
-def test_a_worker_process_that_is_killed_in_its_section_blocks_nobody_and_its_task_is_done_again(
+def test_a_killed_child_frees_its_lock_and_its_task_runs_again(
     stage: WorkerFixture, client: Redlock, worker: Callable[..., Worker]
 ) -> None:
     victim = worker(REDLOCK_TTL="1", COUNTER_THINK="0.5")
@@ -49,7 +49,7 @@ def test_a_worker_process_that_is_killed_in_its_section_blocks_nobody_and_its_ta
     eventually(lambda: is_free(stage.nodes.servers, LOCK), "no key on any node", within=5.0)
 
 
-def test_a_whole_worker_that_is_killed_in_its_section_frees_the_lock_within_its_ttl(
+def test_a_killed_worker_frees_its_lock_within_the_ttl(
     stage: WorkerFixture, client: Redlock, worker: Callable[..., Worker]
 ) -> None:
     victim = worker(REDLOCK_TTL="1", COUNTER_THINK="600", COUNTER_TIME_LIMIT="700", COUNTER_VISIBILITY_TIMEOUT="800")
@@ -64,7 +64,7 @@ def test_a_whole_worker_that_is_killed_in_its_section_frees_the_lock_within_its_
         assert lease.is_held
 
 
-def test_a_worker_that_is_frozen_in_its_section_for_longer_than_its_lease_changes_nothing_when_it_wakes_up(
+def test_a_worker_frozen_past_its_lease_changes_nothing(
     stage: WorkerFixture, client: Redlock, worker: Callable[..., Worker]
 ) -> None:
     frozen = worker(REDLOCK_TTL="1", COUNTER_THINK="0.8")
@@ -85,9 +85,7 @@ def test_a_worker_that_is_frozen_in_its_section_for_longer_than_its_lease_change
     assert "STALE" in frozen.log
 
 
-def test_two_nodes_that_are_killed_in_the_middle_of_a_run_cost_nothing(
-    stage: WorkerFixture, worker: Callable[..., Worker]
-) -> None:
+def test_two_nodes_killed_during_a_run_cost_nothing(stage: WorkerFixture, worker: Callable[..., Worker]) -> None:
     worker(concurrency=4, COUNTER_THINK="0.02")
     tasks = stage.increment("hits", 60)
     for number, server in enumerate((stage.nodes[1], stage.nodes[4])):
@@ -98,7 +96,7 @@ def test_two_nodes_that_are_killed_in_the_middle_of_a_run_cost_nothing(
     exact(stage, tasks)
 
 
-def test_a_node_that_comes_back_empty_in_the_middle_of_a_run_costs_nothing(
+def test_a_node_that_returns_empty_during_a_run_costs_nothing(
     stage: WorkerFixture, worker: Callable[..., Worker]
 ) -> None:
     worker(concurrency=4, COUNTER_THINK="0.01", REDLOCK_TTL="1", REDLOCK_MAX_TTL="2")
@@ -111,7 +109,7 @@ def test_a_node_that_comes_back_empty_in_the_middle_of_a_run_costs_nothing(
     exact(stage, tasks)
 
 
-def test_a_task_that_is_revoked_in_its_section_frees_the_lock_at_once(
+def test_a_revoked_task_frees_its_lock_at_once(
     stage: WorkerFixture, client: Redlock, worker: Callable[..., Worker]
 ) -> None:
     worker(COUNTER_THINK="25", REDLOCK_TTL="10")
@@ -128,7 +126,7 @@ def test_a_task_that_is_revoked_in_its_section_frees_the_lock_at_once(
     assert stage.counter("hits") == 0
 
 
-def test_a_soft_time_limit_that_strikes_a_waiting_task_leaves_no_key(
+def test_a_soft_time_limit_of_a_waiting_task_leaves_no_key(
     stage: WorkerFixture, client: Redlock, worker: Callable[..., Worker]
 ) -> None:
     policies = "tests.integration.apps.policies"
@@ -146,9 +144,7 @@ def test_a_soft_time_limit_that_strikes_a_waiting_task_leaves_no_key(
     assert stage.result(stage.send(f"{policies}.wait", "busy"))["retries"] == 0
 
 
-def test_a_worker_that_is_told_to_stop_finishes_what_it_does_and_leaves_no_key(
-    stage: WorkerFixture, worker: Callable[..., Worker]
-) -> None:
+def test_a_warm_shutdown_finishes_tasks_and_leaves_no_key(stage: WorkerFixture, worker: Callable[..., Worker]) -> None:
     stopped = worker(concurrency=2, COUNTER_THINK="0.3")
     tasks = stage.increment("hits", 4)
     eventually(lambda: stage.is_inside("hits"), "somebody inside the section")

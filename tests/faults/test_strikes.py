@@ -45,7 +45,7 @@ def test_everything_is_done_once_in_spite_of(hand: FaultInjector, kind: str) -> 
     assert stage.figures().applied > 20, "hardly anything was at work"
 
 
-def test_a_write_that_is_held_back_for_longer_than_its_lease_is_refused_when_it_arrives(hand: FaultInjector) -> None:
+def test_a_write_delayed_past_its_lease_is_refused(hand: FaultInjector) -> None:
     stage, link = hand.stage, hand.store
     settings = settings_for([*hand.nodes, link])
     stage.start_worker("-Q", "held", **settings)
@@ -92,7 +92,7 @@ def test_copies_of_one_task_that_overlap_count_once(hand: FaultInjector) -> None
 
 
 @pytest.mark.long
-def test_a_task_that_is_longer_than_the_visibility_timeout_counts_once(hand: FaultInjector) -> None:
+def test_a_task_beyond_the_visibility_timeout_counts_once(hand: FaultInjector) -> None:
     stage = hand.stage
     stage.start_worker(concurrency=3, **settings_for([*hand.nodes, hand.store], visibility=3))
     op = stage.play("endings.late", "long", "stay", "before")

@@ -1,7 +1,9 @@
-"""A real browser without a screen, and what it has made of a page.
+"""A real headless browser, and the content of its page.
 
-Rules: it is spoken to through a pipe, so it needs no port; it has a profile of its own, and is gone with the `with`
-block; where there is no browser, the test is skipped with `needs_browser`.
+Invariants:
+1. The commands go through a pipe, so the browser needs no port.
+2. The browser has its own profile and ends with the `with` block.
+3. On a machine without a browser, `needs_browser` skips the test.
 """
 
 from __future__ import annotations
@@ -55,7 +57,7 @@ class Browser:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # With its pipe closed, it ends and takes its own children along.
+        # After the pipe is closed, the browser ends together with its children.
         self._process.communicate(timeout=30)
         self._profile.cleanup()
 
@@ -67,7 +69,7 @@ class Browser:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(command).encode() + b"\0")
         self._process.stdin.flush()
-        # What comes between are events.
+        # Messages with other numbers are events.
         while (answer := self._answer()).get("id") != number:
             pass
         assert "error" not in answer, answer["error"]
@@ -84,17 +86,17 @@ class Browser:
         return answer
 
     def open(self, address: str) -> None:
-        """Go there."""
+        """Open this address."""
         self._ask("Page.navigate", url=address)
 
     def value(self, expression: str) -> Any:  # noqa: ANN401 - whatever the script gives
-        """What a piece of JavaScript gives in the page."""
+        """The value of a JavaScript expression in the page."""
         result = self._ask("Runtime.evaluate", expression=expression, returnByValue=True)
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")
 
     def rows(self, table: str) -> list[list[str]]:
-        """The text of each cell of a table; nothing as long as the page has no such table."""
+        """The text of each cell of a table; empty while the page has no such table."""
         rows = f"[...document.querySelectorAll('#{table} tbody tr')]"
         found: list[list[str]] = self.value(f"{rows}.map(row => [...row.cells].map(cell => cell.innerText))")
         return found

@@ -1,4 +1,4 @@
-"""A running Flower, what it tells a program of tasks and locks, and what its page of tasks shows in a browser."""
+"""A running Flower, with access to its API, its page of locks and its page of tasks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ class Flower:
     """A running Flower with these options."""
 
     def __init__(self, directory: Path, environment: dict[str, str], *options: str, app: str = "workers.app") -> None:
-        self._prefix = next((f"/{one.partition('=')[2]}" for one in options if one.startswith("--url_prefix=")), "")
+        self._prefix = next(
+            (f"/{option.partition('=')[2]}" for option in options if option.startswith("--url_prefix=")), ""
+        )
         port = free_port()
         self._host = f"127.0.0.1:{port}"
         directory.mkdir()
@@ -41,11 +43,11 @@ class Flower:
         self._process.kill()
 
     def address(self, path: str, credentials: str = "") -> str:
-        """Where a browser finds a page."""
+        """The address of a page, for a browser."""
         return f"http://{credentials}{'@' if credentials else ''}{self._host}{self._prefix}{path}"
 
     def get(self, path: str, credentials: str = "") -> tuple[int, str]:
-        """Status and text of an answer; 0 while there is none."""
+        """The status and text of a response; status 0 without a response."""
         headers = {"Authorization": f"Basic {base64.b64encode(credentials.encode()).decode()}"} if credentials else {}
         with contextlib.closing(http.client.HTTPConnection(self._host, timeout=20)) as connection:
             try:
@@ -62,43 +64,43 @@ class Flower:
             return connection.getresponse().headers
 
     def task(self, task_id: str) -> dict[str, Any]:
-        """All that it tells of a task; nothing before it has heard of it. Its API must be open."""
+        """Flower's data on a task; empty for a task that Flower does not know yet. Needs an open API."""
         status, text = self.get(f"/api/task/info/{task_id}")
-        told: dict[str, Any] = json.loads(text) if status == http.HTTPStatus.OK else {}
-        return told
+        data: dict[str, Any] = json.loads(text) if status == http.HTTPStatus.OK else {}
+        return data
 
     def shows(self, task_id: str, state: str) -> None:
-        """Come back when it shows a task in this state."""
+        """Wait until Flower shows a task in this state."""
         eventually(lambda: self.task(task_id).get("state") == state, f"task {task_id} as {state}", every=0.02)
 
     def counters(self) -> list[str]:
-        """The lines of its metrics that count events."""
+        """The lines of Flower's metrics that count events."""
         status, text = self.get("/metrics")
         assert status == http.HTTPStatus.OK, text
         return [line for line in text.splitlines() if line.startswith("flower_events_total{")]
 
     def counted(self, kind: str, task: str) -> float:
-        """How many events of this kind it has counted for a task, over all workers."""
-        mine = [line for line in self.counters() if f'type="{kind}"' in line and f'task="{task}"' in line]
-        return sum(float(line.rpartition(" ")[2]) for line in mine)
+        """The number of counted events of this kind for a task, over all workers."""
+        lines = [line for line in self.counters() if f'type="{kind}"' in line and f'task="{task}"' in line]
+        return sum(float(line.rpartition(" ")[2]) for line in lines)
 
     def data(self) -> dict[str, Any]:
-        """What the page of locks shows."""
+        """The data of the page of locks."""
         status, text = self.get("/locks/data")
         assert status == http.HTTPStatus.OK, text
         data: dict[str, Any] = json.loads(text)
         return data
 
     def locks(self, resource: str) -> list[dict[str, Any]]:
-        """Who holds a resource."""
+        """The holders of a resource."""
         return [lock for lock in self.data()["locks"] if lock["resource"] == resource]
 
     def node(self, name: str) -> dict[str, Any]:
-        """What is shown of a node."""
+        """The data of a node."""
         return next(node for node in self.data()["nodes"] if node["name"] == name)
 
 
 def tasks_shown(browser: Browser) -> dict[str, str]:
     """The state of each task on the open page of tasks, the last received first."""
-    # A table of nothing has one row of one cell.
+    # An empty table has a single row with a single cell.
     return {row[1]: row[2] for row in browser.rows("tasks-table") if len(row) > 1}

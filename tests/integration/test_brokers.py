@@ -29,7 +29,7 @@ KINDS = ["redis", pytest.param("classic", marks=needs_rabbitmq), pytest.param("q
 
 
 class Place:
-    """A broker, lock nodes, a worker on them, and what it wrote down."""
+    """A broker, lock nodes and workers, with access to the notes of the tasks."""
 
     def __init__(self, url: str, results: Server, nodes: Cluster, directory: Path, **settings: str) -> None:
         self.nodes, self.name = nodes, directory.name
@@ -42,7 +42,7 @@ class Place:
                 "BROKERS_RESULTS": self._results,
                 # One server serves all tests of this file: each test has queues of its own there.
                 "BROKERS_NAME": directory.name,
-                # Pickle is one of the things to test, and containers run their tests as root.
+                # The tests include pickle, and containers run the tests as root.
                 "C_FORCE_ROOT": "1",
                 "BROKERS_NODES": ",".join(nodes.urls),
             }
@@ -55,7 +55,7 @@ class Place:
         self.results = Celery("results", backend=self._results, set_as_current=False).backend
 
     def start_worker(self, *extra: str, concurrency: int = 2, **settings: str) -> Worker:
-        """Start one more worker; come back when it takes tasks."""
+        """Start another worker and wait until the worker takes tasks."""
         directory = self._directory / f"worker-{len(self._workers)}"
         directory.mkdir(parents=True)
         arguments = ["-A", BROKERS, "worker", "-n", f"w{len(self._workers)}@%h", "-c", str(concurrency)]
@@ -69,7 +69,7 @@ class Place:
 
     @property
     def log(self) -> str:
-        """What the workers have logged."""
+        """The log of the workers."""
         return "".join(worker.log for worker in self._workers)
 
     def send(self, task: str, *args: object, **options: Any) -> str:  # noqa: ANN401 - Celery's options
@@ -82,11 +82,11 @@ class Place:
         return [json.loads(text) for text in self.store.lrange(f"arrived:{task_id}", 0, -1)]
 
     def ran(self, task_id: str) -> list[Any]:
-        """What the bodies of a task wrote down."""
+        """The notes of a task's bodies."""
         return [json.loads(text) for text in self.store.lrange(f"ran:{task_id}", 0, -1)]
 
     def close(self) -> None:
-        """Be rid of it all."""
+        """Stop all workers and servers."""
         for worker in self._workers:
             worker.kill()
         self.app.close()
@@ -132,7 +132,7 @@ def sent(at: Place, task_id: str) -> None:
 
 
 def essence(message: dict[str, Any]) -> dict[str, Any]:
-    """What must not change on the way back: all but when, how often, and RabbitMQ's own notes."""
+    """The constant part of a returned message: all but the times, the counts and RabbitMQ's headers."""
     own = ("eta", "expires", "redlock_requeues", "redlock_since", "traceparent", "headers", "sentry-trace", "parent_id")
     headers = {name: value for name, value in message["headers"].items() if name not in own}
     properties = message["properties"]
@@ -200,7 +200,7 @@ def test_a_soft_time_limit_fails_a_task_acknowledged_early(at: Place) -> None:
 @needs_rabbitmq
 @pytest.mark.parametrize("kind", ["classic", "quorum"])
 def test_a_task_that_goes_back_survives_a_restart_of_the_broker(tmp_path: Path, kind: str) -> None:
-    """A worker's connection for sending does not know yet that it is dead."""
+    """A worker's connection for sending is dead, and the worker does not know that yet."""
     with redis_server.cluster() as nodes, sixth_redis() as results, rabbit() as server:
         at = Place(server.url, results, nodes, tmp_path, BROKERS_KIND=kind)
         try:

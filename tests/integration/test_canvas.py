@@ -145,7 +145,7 @@ def test_starmap_takes_the_lock_for_each_of_its_calls(stage: WorkerFixture, clie
     assert last > fence
 
 
-def test_a_call_inside_of_starmap_cannot_go_back_to_the_queue_and_says_so(
+def test_a_call_inside_of_starmap_raises_instead_of_a_requeue(
     stage: WorkerFixture, client: Redlock, flow: Flow
 ) -> None:
     with somebody(client):
@@ -191,9 +191,7 @@ def test_queue_and_time_limits_are_kept(stage: WorkerFixture, client: Redlock, f
     assert result["time_limit"] == [77, 55]
 
 
-def test_while_it_is_in_the_queue_its_state_says_why_and_who_has_the_lock(
-    stage: WorkerFixture, client: Redlock, flow: Flow
-) -> None:
+def test_the_state_of_a_requeued_task_names_the_holder(stage: WorkerFixture, client: Redlock, flow: Flow) -> None:
     with client.lock(HELD) as lease:
         task = flow("requeue", "held").apply_async()
         eventually(lambda: stage.state(task.id) == "RETRY", "the task back in the queue")
@@ -211,9 +209,7 @@ def test_a_task_with_an_eta_is_requeued_too(stage: WorkerFixture, client: Redloc
     assert stage.result(task.id)["retries"] == 0
 
 
-def test_a_task_that_would_expire_in_the_queue_says_who_has_the_lock(
-    stage: WorkerFixture, client: Redlock, flow: Flow
-) -> None:
+def test_a_task_about_to_expire_fails_with_the_holder(stage: WorkerFixture, client: Redlock, flow: Flow) -> None:
     with somebody(client):
         task = flow("requeue", "held").apply_async(expires=4)
         is_back(stage, task.id)
@@ -243,7 +239,7 @@ def test_a_task_may_take_and_give_pydantic_models(stage: WorkerFixture, client: 
     assert stage.result(task.id) == {"account": "held", "amount": 6}
 
 
-def test_a_task_that_calls_itself_does_not_go_back_as_what_it_called(
+def test_a_task_that_calls_itself_is_not_requeued_by_the_call(
     stage: WorkerFixture, client: Redlock, flow: Flow
 ) -> None:
     assert stage.result(flow("call_itself", ["a", "b"]).apply_async().id) == "ab"
@@ -254,7 +250,7 @@ def test_a_task_that_calls_itself_does_not_go_back_as_what_it_called(
     assert stage.requeues(task.id) == 0
 
 
-def test_beat_may_send_a_task_that_skips_more_often_than_it_is_done(stage: WorkerFixture, tmp_path: Path) -> None:
+def test_a_periodic_task_that_skips_does_not_pile_up(stage: WorkerFixture, tmp_path: Path) -> None:
     arguments = ["-A", PERIODIC, "worker", "-B", "-s", str(tmp_path / "schedule"), "-c", "4", "-Q", "celery"]
     worker = Worker(tmp_path, stage.environment, arguments)
     try:
@@ -299,9 +295,7 @@ def test_a_task_that_is_called_or_applied_takes_the_lock(here: Here, client: Red
     assert client.holder("policy:free") is None
 
 
-def test_a_task_that_is_called_or_applied_raises_where_it_has_no_queue_to_go_back_to(
-    here: Here, client: Redlock
-) -> None:
+def test_a_direct_or_eager_call_raises_instead_of_a_requeue(here: Here, client: Redlock) -> None:
     with somebody(client):
         with pytest.raises(LockContended):
             here.requeue("held")

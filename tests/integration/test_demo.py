@@ -1,4 +1,4 @@
-"""The demo as a reader runs it: what it says, how it ends, and what it leaves behind, whatever happens to it."""
+"""Tests of the demo as a command: its output, its end and its leftovers, also after a kill."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ class Demo:
 
     @property
     def said(self) -> str:
-        """All that it has said up to now."""
+        """The output up to now."""
         return self._output.read_text()
 
     def until_it_says(self, pattern: str) -> re.Match[str]:
-        """Wait for words of it."""
+        """Wait for a text in the output."""
         found = eventually(lambda: re.search(pattern, self.said) or self.process.poll() is not None, pattern, within=60)
         assert isinstance(found, re.Match), f"it ended without {pattern!r}:\n{self.said}"
         return found
@@ -69,11 +69,11 @@ class Demo:
             eventually(lambda: int(store.hget("store:hits", "value") or 0) >= least, "the counter", within=60)
 
     def end(self) -> int:
-        """Its exit status, when it has ended."""
+        """Wait for the end and return the exit status."""
         return self.process.wait(90)
 
     def kill(self) -> None:
-        """Be rid of it."""
+        """Kill the demo."""
         self.process.kill()
         self.process.wait()
 
@@ -88,12 +88,12 @@ class Demo:
         return found
 
     def left_files(self) -> list[str]:
-        """The files and directories that it left, but for its log and the folder of the lock on it."""
+        """The remaining files and directories, except the log and the folder of its lock."""
         found = [*self.work.iterdir(), *self.temporary.iterdir()]
         return [str(path) for path in found if path not in {self.work / "logger.log", self.work / ".logger.log.lock"}]
 
     def until_nothing_is_left(self) -> None:
-        """Wait until all that it started and wrote is gone; when it was killed, it could not wait for that itself."""
+        """Wait until all processes and files of the demo are gone. A killed demo can't wait itself."""
         eventually(lambda: not self.left_running(), f"the end of {self.left_running()}")
         eventually(lambda: not self.left_files(), f"the removal of {self.left_files()}")
         self.temporary.rmdir()
@@ -101,7 +101,7 @@ class Demo:
 
 @pytest.fixture
 def demo(tmp_path: Path) -> Iterator[Callable[..., Demo]]:
-    """Start a demo with these options; when it has ended, nothing of it may be there but its log."""
+    """Start a demo with these options. After the end only the log may remain."""
     started: list[Demo] = []
 
     def start(*arguments: str, **settings: str) -> Demo:
@@ -167,7 +167,7 @@ def test_two_lock_nodes_may_be_killed_in_the_middle(demo: Callable[..., Demo]) -
 
 
 @pytest.mark.long
-def test_a_worker_that_is_frozen_for_twice_the_ttl_in_its_section_changes_nothing(demo: Callable[..., Demo]) -> None:
+def test_a_worker_frozen_for_twice_the_ttl_changes_nothing(demo: Callable[..., Demo]) -> None:
     run = demo("--tasks", str(TASKS), "--freeze", REDLOCK_TTL="1")
     assert run.end() == 0, run.said
     assert re.search(r"worker[12] is frozen inside its section, for 2 s", run.said)
@@ -277,7 +277,7 @@ def test_a_setting_that_is_no_good_is_one_line(demo: Callable[..., Demo]) -> Non
 
 
 def a_report(**changes: Any) -> Report:  # noqa: ANN401 - whatever a report has
-    """Three increments that went well, but for what is changed."""
+    """A report of three successful increments, with these changes."""
     figures: dict[str, Any] = {
         "enqueued": 3,
         "counter": 3,
@@ -317,7 +317,7 @@ def test_whatever_went_wrong_makes_it_failed(changes: dict[str, Any], verdict: s
     assert a_report(**changes).verdict.startswith(verdict)
 
 
-def test_rounds_are_counted_for_the_tasks_of_this_run_in_all_parts_of_the_log(tmp_path: Path) -> None:
+def test_rounds_of_this_run_are_counted_in_all_log_files(tmp_path: Path) -> None:
     ours, theirs = (f"0000000{number}-1111-2222-3333-444444444444" for number in (1, 2))
     line = (
         "2026-11-24 09:00:00,000 INFO w[1] redlock: {} resource=counter:hits holder='{}@w@h since x (0)' fence=1 {}\n"

@@ -1,4 +1,4 @@
-"""The demo as a reader watches it: what Flower's pages of tasks and of locks show meanwhile, in a real browser."""
+"""Tests of the demo in Flower: the pages of tasks and of locks during a run, in a real browser."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ def browser() -> Iterator[Browser]:
         yield browser
 
 
-def test_its_tasks_are_seen_waiting_then_with_the_lock_and_then_done(flower: str, browser: Browser) -> None:
+def test_its_tasks_are_shown_waiting_with_the_lock_and_done(flower: str, browser: Browser) -> None:
     seen: dict[str, list[str]] = {}
 
     def followed() -> bool:
         """Whether one task was seen in all states in turn, and tasks in all of them at one time."""
-        # As a click on one of the page's filters does it.
+        # Set a filter of the page, as a click does.
         browser.value("void $('#tasks-table').DataTable().draw(false)")
         tasks = tasks_shown(browser)
         for task, state in tasks.items():
@@ -98,5 +98,5 @@ def test_the_page_of_locks_names_the_task_that_the_nodes_name(flower: str, clien
 
     browser.open(f"{flower}/locks")
     first = eventually(agreed, "page and nodes to name the same task", within=60, every=0.02)
-    # The page follows: it names the next ones, too.
+    # The page follows: later tasks appear too.
     eventually(lambda: agreed() not in {"", first}, "both to name another task", within=60, every=0.02)

@@ -50,7 +50,7 @@ class Project:
             file.write(f"{line}\n")
 
     def run(self, module: str, *arguments: str) -> str:
-        """What a program of the project says."""
+        """The output of a program of the project."""
         done = subprocess.run(
             [sys.executable, "-m", module, *arguments],
             cwd=self.directory, env=self._environment, capture_output=True, text=True, timeout=100, check=False,
@@ -59,7 +59,7 @@ class Project:
 
     @contextlib.contextmanager
     def worker(self) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-        """A worker, and the file with all that it says."""
+        """A worker, and the file with its output."""
         output = self.directory / "output"
         with output.open("wb") as file:
             process = subprocess.Popen(

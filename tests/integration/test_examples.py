@@ -57,7 +57,7 @@ class Project:
         self.environment = ours | {"PATH": path} | environment
 
     def run(self, *arguments: str) -> str:
-        """What this Python program says; it has to end well."""
+        """The output of this Python program, which must succeed."""
         with self._process(*arguments, output=subprocess.PIPE) as process:
             told, _ = process.communicate(timeout=90)
         assert process.returncode == 0, f"{told}\n{self.said}"
@@ -71,12 +71,12 @@ class Project:
 
     @property
     def said(self) -> str:
-        """What the programs in the background have said."""
+        """The output of the programs in the background."""
         return self.output.read_text() if self.output.exists() else ""
 
     @contextlib.contextmanager
     def _process(self, *arguments: str, output: IO[str] | int) -> Iterator[subprocess.Popen[str]]:
-        """A Python program, killed in the end with all that it has started."""
+        """A Python program, killed at the end with all of its children."""
         process = subprocess.Popen(
             [self.python, *arguments],
             cwd=self.directory,
@@ -118,7 +118,7 @@ def bank(python: Path, nodes_url: str, broker: redis_server.Server, tmp_path: Pa
     return project("bank", python, tmp_path, REDLOCK_NODES=nodes_url, REDLOCK_TTL="1", BANK_REDIS=broker.url)
 
 
-def test_a_bank_neither_makes_nor_loses_money_when_a_worker_is_killed(bank: Project) -> None:
+def test_a_killed_worker_neither_makes_nor_loses_money(bank: Project) -> None:
     with bank.running("-m", "celery", "-A", "bank", "worker", "--concurrency", "3") as worker:
         sent = bank.run("-c", "from bank import *; [deposit.delay(a, 100).get(timeout=60) for a in ('ann', 'bob')]; "
             "pairs = [('ann', 'bob'), ('bob', 'cem'), ('cem', 'ann'), ('bob', 'ann')] * 10; "
@@ -135,7 +135,7 @@ def test_a_bank_neither_makes_nor_loses_money_when_a_worker_is_killed(bank: Proj
     assert set(said) == {"paid", "refused"}
 
 
-def test_half_a_transfer_is_finished_by_the_second_delivery_even_if_the_money_is_gone_by_then(bank: Project) -> None:
+def test_the_second_delivery_finishes_half_a_transfer(bank: Project) -> None:
     told = bank.run(
         "-c",
         """
@@ -180,7 +180,7 @@ def test_reports_never_overlap_and_those_that_would_are_skipped(
     assert lines[:6] == ["begin", "end"] * 3
 
 
-def test_a_foreign_api_sees_each_order_and_each_receipt_once_and_never_two_calls_too_soon(
+def test_a_foreign_api_gets_each_call_once_and_spaced(
     python: Path, nodes_url: str, broker: redis_server.Server, tmp_path: Path
 ) -> None:
     orders = project(

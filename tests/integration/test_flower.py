@@ -1,4 +1,4 @@
-"""What Flower shows of locks: states while tasks run, and counters; asked through its API and seen in a browser."""
+"""Tests of Flower: the states of locked tasks and the counters, through its API and in a browser."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerFixture]:
 
 @pytest.fixture(scope="module")
 def flower(stage: WorkerFixture, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flower]:
-    """A Flower for all tests here, and a worker that tells it everything."""
+    """A Flower for all tests here, and a worker that sends all events."""
     environment = stage.environment | {"FLOWER_UNAUTHENTICATED_API": "true"}
     with Flower(tmp_path_factory.getbasetemp() / "flower-itself", environment) as flower:
         worker = stage.start_worker("--include", f"{HOLDING},{POLICIES}", concurrency=4)
@@ -40,7 +40,7 @@ def flower(stage: WorkerFixture, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 def hears(flower: Flower, stage: WorkerFixture) -> bool:
-    """Whether it is told of tasks: it subscribes a moment after it answers."""
+    """Whether Flower receives task events: the subscription follows its first response."""
     stage.send(f"{POLICIES}.after", 0)
     status, tasks = flower.get("/api/tasks")
     return status == http.HTTPStatus.OK and tasks != "{}"
@@ -53,9 +53,7 @@ def client(stage: WorkerFixture) -> Iterator[Redlock]:
         yield redlock
 
 
-def test_a_task_that_waits_is_shown_and_then_that_it_has_the_lock(
-    stage: WorkerFixture, flower: Flower, client: Redlock
-) -> None:
+def test_a_task_is_shown_waiting_and_then_with_the_lock(stage: WorkerFixture, flower: Flower, client: Redlock) -> None:
     def counted(kind: str) -> float:
         return flower.counted(kind, f"{POLICIES}.wait")
 
@@ -63,7 +61,7 @@ def test_a_task_that_waits_is_shown_and_then_that_it_has_the_lock(
         return sum(" retry " in line and f"owner_label='{task}@" in line for line in stage._log_lines())
 
     before = counted("task-lock-waiting")
-    # It looks again whenever the lease that it met would run out.
+    # The waiter tries again at each expiry of the lease that it has seen.
     with client.lock("policy:watched", ttl=2.0):
         task = stage.send(f"{POLICIES}.wait", "watched")
         flower.shows(task, "LOCK-WAITING")
@@ -76,7 +74,7 @@ def test_a_task_that_waits_is_shown_and_then_that_it_has_the_lock(
 
 
 def test_flower_shows_each_wait_that_is_in_the_log(stage: WorkerFixture, flower: Flower) -> None:
-    """A child whose task had to wait joins the queue with its next task before it asks the nodes."""
+    """A child with a waiting task queues its next task before the request to the nodes."""
 
     def counted() -> float:
         return flower.counted("task-lock-waiting", f"{HOLDING}.sleep")
@@ -93,9 +91,7 @@ def test_flower_shows_each_wait_that_is_in_the_log(stage: WorkerFixture, flower:
         worker.kill()
 
 
-def test_a_task_shows_that_it_holds_the_lock_and_that_it_lost_it_while_it_runs(
-    stage: WorkerFixture, flower: Flower
-) -> None:
+def test_a_running_task_shows_its_lock_and_the_loss(stage: WorkerFixture, flower: Flower) -> None:
     task = stage.send(f"{HOLDING}.sleep", "lost", 600)
     flower.shows(task, "LOCK-ACQUIRED")
     run_out(stage.nodes.servers, "holding:lost")
@@ -104,9 +100,7 @@ def test_a_task_shows_that_it_holds_the_lock_and_that_it_lost_it_while_it_runs(
     assert stage.state(task) == "STARTED", "it runs all the same"
 
 
-def test_a_task_that_went_back_to_the_queue_shows_who_has_the_lock(
-    stage: WorkerFixture, flower: Flower, client: Redlock
-) -> None:
+def test_a_requeued_task_shows_the_holder_of_the_lock(stage: WorkerFixture, flower: Flower, client: Redlock) -> None:
     with client.lock("policy:elsewhere") as lease:
         task = stage.send(f"{POLICIES}.requeue", "elsewhere")
         eventually(lambda: flower.counted("task-retried", f"{POLICIES}.requeue") > 0, "the task back in the queue")
@@ -137,7 +131,7 @@ def test_a_worker_tells_no_more_than_its_setting_says(
             lines = [line for line in flower.counters() if f'worker="{name}"' in line]
             return {kind for line in lines for kind in re.findall(r'type="(task-lock-[a-z]+)"', line)}
 
-        # Its one process sends in order, so what it tells last comes last.
+        # A single process sends in order, so its last event arrives last.
         eventually(lambda: kinds() >= told, "all that it tells", every=0.02)
         assert kinds() == told
         assert flower.counted("task-lock-acquired", f"{POLICIES}.skip") == 0, "a lock that was free is no news"
@@ -153,7 +147,7 @@ def test_a_broker_that_hangs_holds_no_task_up(stage: WorkerFixture, flower: Flow
             task = stage.send(f"{POLICIES}.wait", "hangs", queue="hangs")
             flower.shows(task, "LOCK-WAITING")
             broker.freeze()
-        # It takes the lock, has news of that, does its work and gives the lock back, while nobody takes the news.
+        # The task acquires the lock, works and releases the lock while the frozen broker takes no events.
         eventually(lambda: re.search(rf"released .*{task}", worker.log), "the end of the task's section")
     finally:
         broker.thaw()

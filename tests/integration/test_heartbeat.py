@@ -1,4 +1,4 @@
-"""What a worker leaves in files: a heartbeat that stops when it is not well, and figures that agree with its log."""
+"""Tests of a worker's files: the heartbeat of a healthy worker, and metrics that agree with the log."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ POLICIES = "tests.integration.apps.policies"
 
 
 def figures(path: Path) -> dict[str, float]:
-    """What a file tells: each figure by its name, the value of its label behind it where it has one."""
+    """The metrics in a file by name; the value of a label follows the name."""
     found: dict[str, float] = {}
     for family in text_string_to_metric_families(path.read_text() if path.exists() else ""):
         for sample in family.samples:
@@ -28,9 +28,7 @@ def figures(path: Path) -> dict[str, float]:
     return found
 
 
-def test_the_figures_agree_with_the_log_though_children_come_and_go(
-    stage: WorkerFixture, client: Redlock, tmp_path: Path
-) -> None:
+def test_the_metrics_agree_with_the_log_across_children(stage: WorkerFixture, client: Redlock, tmp_path: Path) -> None:
     path = tmp_path / "redlock.prom"
     worker = stage.start_worker(
         "--include", POLICIES, "--max-tasks-per-child", "3", concurrency=2, REDLOCK_METRICS_FILE=str(path)
@@ -85,14 +83,14 @@ def test_the_heart_beats_as_long_as_the_worker_takes_tasks(stage: WorkerFixture,
     stage.broker.kill()
     eventually(lambda: "Trying again in" in worker.log, "the worker to see that its broker is gone")
     os.utime(beat, (0, 0))
-    # It tries after two seconds, four more, and six more: longer than from one beat to the next.
+    # The retries come after two, four and six seconds: longer than the time between two heartbeats.
     eventually(lambda: "Trying again in 6.00 seconds" in worker.log, "the worker to have tried for a while")
     assert not beats()
     stage.broker.start()
     eventually(beats, "a beat after the broker is back", every=0.05)
 
 
-def test_a_file_that_cannot_be_written_fails_no_task_and_is_told_once(stage: WorkerFixture, tmp_path: Path) -> None:
+def test_a_failed_write_fails_no_task_and_is_logged_once(stage: WorkerFixture, tmp_path: Path) -> None:
     path = tmp_path / "missing" / "redlock.prom"
     worker = stage.start_worker(REDLOCK_METRICS_FILE=str(path))
     stage.results(stage.increment("hits", 1))
@@ -102,9 +100,7 @@ def test_a_file_that_cannot_be_written_fails_no_task_and_is_told_once(stage: Wor
     assert worker.log.count("file-not-written") == 1
 
 
-def test_a_worker_with_a_setting_that_is_none_refuses_to_start_in_one_line(
-    stage: WorkerFixture, tmp_path: Path
-) -> None:
+def test_an_unknown_setting_refuses_the_start_in_one_line(stage: WorkerFixture, tmp_path: Path) -> None:
     app = tmp_path / "misspelt.py"
     app.write_text("from celery import Celery\nimport redlock.celery\napp = Celery()\napp.conf.redlock_ttll = 1\n")
     environment = stage.environment | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{Path.cwd()}"}

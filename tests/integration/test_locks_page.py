@@ -43,14 +43,14 @@ def stage(directory: Path) -> Iterator[WorkerFixture]:
     """One set of servers for all tests here, and a worker."""
     with fresh_stage(directory) as stage:
         limits = {"COUNTER_TIME_LIMIT": "800", "COUNTER_VISIBILITY_TIMEOUT": "900"}
-        # Who has a counter's lock keeps it until it is revoked.
+        # The holder of a counter's lock keeps the lock until the test revokes the task.
         stage.start_worker(concurrency=3, COUNTER_THINK="600", **limits)
         yield stage
 
 
 @pytest.fixture(scope="module")
 def flower(stage: WorkerFixture, directory: Path) -> Iterator[Flower]:
-    """A Flower that asks nobody for a password."""
+    """A Flower without a password."""
     with Flower(directory / "flower", stage.environment, "--conf=workers/flowerconfig.py") as flower:
         yield flower
 
@@ -79,9 +79,7 @@ def test_flowers_own_pages_lead_to_it_and_it_says_where_we_are(flower: Flower) -
         assert page.count('<a class="nav-link') >= 4, "Flower's own links are there too"
 
 
-def test_the_data_tell_who_holds_what_for_how_long_with_which_votes_and_token(
-    stage: WorkerFixture, flower: Flower, client: Redlock
-) -> None:
+def test_the_data_have_holder_votes_token_and_time_left(stage: WorkerFixture, flower: Flower, client: Redlock) -> None:
     task = stage.increment("told")[0]
     (lock,) = eventually(lambda: flower.locks("counter:told"), "the task inside its section", every=0.05)
     eventually(lambda: all(flower.locks("counter:told")[0]["votes"]), "the renewal to mend what was late", every=0.05)
@@ -130,9 +128,7 @@ def test_no_secret_is_told(flower: Flower, client: Redlock, stage: WorkerFixture
         assert owner[:32] not in flower.get("/locks/data")[1]
 
 
-def test_a_node_that_is_frozen_is_shown_as_silent_and_one_that_lost_its_memory_as_abstaining(
-    stage: WorkerFixture, flower: Flower
-) -> None:
+def test_frozen_nodes_are_silent_and_empty_nodes_abstain(stage: WorkerFixture, flower: Flower) -> None:
     frozen, emptied = stage.nodes[3], stage.nodes[4]
     assert {node["health"] for node in flower.data()["nodes"]} == {"votes"}
     frozen.freeze()
@@ -157,7 +153,7 @@ def test_all_who_look_at_the_same_time_share_one_survey(stage: WorkerFixture, fl
     with ThreadPoolExecutor(10) as viewers:
         answers = list(viewers.map(lambda _: flower.get("/locks/data")[0], range(100)))
     assert answers == [http.HTTPStatus.OK] * 100
-    # One at a time, each good for half a second, and one that had begun before.
+    # One query at a time, each valid for half a second, and a query that had begun before.
     assert surveys() - before <= (time.monotonic() - began) / 0.5 + 2
 
 
@@ -208,7 +204,7 @@ def test_a_resource_that_is_called_like_markup_is_text(flower: Flower, client: R
 
 
 @needs_browser
-def test_with_a_password_and_a_prefix_only_who_knows_it_sees_the_page(
+def test_a_password_protects_the_page_also_under_a_prefix(
     stage: WorkerFixture, directory: Path, client: Redlock, browser: Browser
 ) -> None:
     options = ("--conf=workers/flowerconfig.py", f"--basic_auth=ann:{CANARY}", "--url_prefix=deep/down")
@@ -219,13 +215,13 @@ def test_with_a_password_and_a_prefix_only_who_knows_it_sees_the_page(
                 assert status == http.HTTPStatus.UNAUTHORIZED
                 assert text == "Access denied"
             assert guarded.get(path, f"ann:{CANARY}")[0] == http.HTTPStatus.OK
-        # A browser refuses to fetch relative to an address that has a password in it.
+        # A browser refuses relative requests from an address that contains a password.
         browser.open(guarded.address("/locks", f"ann:{CANARY}"))
         eventually(lambda: ["guarded"] in [row[:1] for row in browser.rows("locks-table")], "the page", every=0.02)
         assert browser.value("document.querySelector('.app-nav a.active').pathname") == "/deep/down/locks"
 
 
-def test_with_a_sign_in_elsewhere_who_has_not_signed_in_is_sent_there(stage: WorkerFixture, directory: Path) -> None:
+def test_an_external_sign_in_redirects_unknown_viewers(stage: WorkerFixture, directory: Path) -> None:
     options = ("--conf=workers/flowerconfig.py", "--auth=ann@example.com", "--oauth2_key=key", "--oauth2_secret=secret")
     with Flower(directory / "signed-in", stage.environment, *options) as flower:
         assert [flower.get(path)[0] for path in ("/locks", "/locks/data")] == [http.HTTPStatus.FOUND] * 2
@@ -242,9 +238,7 @@ def test_the_page_says_that_flower_has_gone(stage: WorkerFixture, directory: Pat
     eventually(lambda: said() == "Flower does not answer", "the page to see it", every=0.02)
 
 
-def test_two_lines_in_a_project_of_ones_own_are_enough_and_a_misspelt_setting_is_named(
-    stage: WorkerFixture, directory: Path
-) -> None:
+def test_two_lines_add_the_page_and_a_wrong_setting_is_named(stage: WorkerFixture, directory: Path) -> None:
     shop = directory / "shop"
     shop.mkdir()
     broker = stage.environment["COUNTER_BROKER_URL"]

@@ -59,9 +59,7 @@ def test_two_tasks_of_one_process_exclude_each_other(stage: WorkerFixture, pool:
     "pool",
     [pytest.param("threads", marks=pytest.mark.long), "gevent", pytest.param("eventlet", marks=pytest.mark.long)],
 )
-def test_two_hundred_tasks_that_wait_for_one_lock_in_one_process_all_get_it(
-    stage: WorkerFixture, client: Redlock, pool: str
-) -> None:
+def test_200_tasks_in_a_process_all_get_the_same_lock(stage: WorkerFixture, client: Redlock, pool: str) -> None:
     worker = stage.start_worker("-P", pool, "--include", FLOWS, "--prefetch-multiplier", "1", concurrency=200)
     with client.lock("policy:crowd"):
         before = connections(stage)
@@ -69,7 +67,7 @@ def test_two_hundred_tasks_that_wait_for_one_lock_in_one_process_all_get_it(
         eventually(
             lambda: all(f"owner_label='{task}@" in worker.log for task in tasks), "two hundred that wait", every=0.2
         )
-        # One for each that waits, and those that they share for everything else; five for each would be a thousand.
+        # One connection for each waiter, and the shared connections; five for each waiter would be a thousand.
         assert connections(stage) - before < 400
     fences = [fence for _, fence in stage.results(tasks)]
     assert len(set(fences)) == 200
@@ -93,12 +91,12 @@ def test_children_that_are_replaced_go_on_with_the_lock(stage: WorkerFixture) ->
     assert stage.counter("hits") == 20
     assert len({one["pid"] for one in about}) >= 4, "there were several children"
     assert len({one["fence"] for one in about}) == 10
-    # What forks must have no threads about; what the lock needs is made in the children.
+    # A forking process must have no threads, so the children make the lock's threads.
     assert len(list(Path(f"/proc/{worker.process.pid}/task").iterdir())) == threads
 
 
 @pytest.mark.parametrize("pool", ["prefork", "solo"])
-def test_a_task_that_asks_for_it_is_interrupted_when_its_lease_is_lost(stage: WorkerFixture, pool: str) -> None:
+def test_on_lost_raise_interrupts_a_task_without_its_lease(stage: WorkerFixture, pool: str) -> None:
     stage.start_worker("-P", pool, "--include", INTERRUPTED)
     task = stage.send(f"{INTERRUPTED}.sleep", "x", 600)
     eventually(lambda: all(holders(stage.nodes.servers, "interrupted:x")), "the task inside its section")
@@ -107,11 +105,11 @@ def test_a_task_that_asks_for_it_is_interrupted_when_its_lease_is_lost(stage: Wo
     with pytest.raises(LockLost):
         stage.result(task)
     assert time.monotonic() - started < 300, "it did not sleep to its end"
-    # The worker goes on, and the next task is not struck by what was left of the signal.
+    # The worker goes on, and no late signal strikes the next task.
     assert stage.result(stage.send(f"{INTERRUPTED}.sleep", "y", 0)) == "y"
 
 
-def test_a_pool_that_cannot_interrupt_refuses_to_start_in_one_line(stage: WorkerFixture, tmp_path: Path) -> None:
+def test_a_pool_without_interrupts_refuses_in_one_line(stage: WorkerFixture, tmp_path: Path) -> None:
     arguments = ["-A", "workers.app", "worker", "-P", "threads", "--include", INTERRUPTED]
     said = refuses_to_start(tmp_path, stage.environment, *arguments)
     assert "tests.integration.apps.interrupted.sleep needs the prefork or solo pool" in said

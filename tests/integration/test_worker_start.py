@@ -1,4 +1,4 @@
-"""A worker's start: it refuses where it is unsafe, waits where there is no quorum, and starts with a minority down."""
+"""Tests of a worker's start: refusal of an unsafe setup, wait for a quorum, start with a minority of nodes down."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ARGUMENTS = ("-A", "workers.app", "worker", "-c", "1", "--without-gossip", "--wi
 
 @contextlib.contextmanager
 def starting(stage: WorkerFixture, directory: Path, **settings: str) -> Iterator[Worker]:
-    """A worker that may never be ready; it is killed in the end."""
+    """A worker that may never be ready; killed at the end."""
     worker = Worker(directory, stage.environment | settings, ARGUMENTS)
     try:
         yield worker
@@ -40,28 +40,26 @@ def test_it_refuses_to_start_on_a_node_that_drops_locks(stage: WorkerFixture, no
     with starting(stage, tmp_path) as worker:
         assert worker.process.wait(timeout=60) == Level.UNSAFE
         (line,) = [line for line in log_of(worker).splitlines() if "will not start" in line]
-        assert "it is unsafe: " in line
+        assert "the setup is unsafe: " in line
         assert "maxmemory-policy is allkeys-lru" in line
         assert "Traceback" not in worker.output.read_text()
 
 
-def test_it_refuses_to_start_where_clients_work_under_other_terms(stage: WorkerFixture, tmp_path: Path) -> None:
+def test_it_refuses_a_different_configuration_fingerprint(stage: WorkerFixture, tmp_path: Path) -> None:
     stage.start_worker()
     with starting(stage, tmp_path, REDLOCK_MAX_TTL="20") as worker:
         assert worker.process.wait(timeout=60) == Level.UNSAFE
         assert "its clients agreed on nodes=5 max_ttl=10s" in log_of(worker)
 
 
-def test_it_waits_for_a_quorum_says_so_and_starts_when_it_is_there(
-    stage: WorkerFixture, nodes: Cluster, tmp_path: Path
-) -> None:
+def test_it_waits_for_a_quorum_and_then_starts(stage: WorkerFixture, nodes: Cluster, tmp_path: Path) -> None:
     for server in nodes.servers[:3]:
         server.kill()
     with starting(stage, tmp_path, REDLOCK_MAX_TTL="1", REDLOCK_TTL="0.5") as worker:
         eventually(lambda: "waiting for the lock nodes" in log_of(worker), "a worker that waits")
         assert "2 of 5 vote, 3 are needed" in log_of(worker)
         assert " ready." not in log_of(worker)
-        # What comes back abstains until it has been known for max_ttl: the worker makes itself known.
+        # A restarted node abstains until max_ttl after its first contact: the worker contacts the node.
         for server in nodes.servers[:3]:
             server.start()
         worker.wait_until_ready()

@@ -53,13 +53,13 @@ def client(stage: WorkerFixture) -> Iterator[Redlock]:
 
 @contextmanager
 def held(client: Redlock, name: str) -> Iterator[Lease]:
-    """Somebody else's lock, as far as the workers can tell."""
+    """A lock of another holder, from the view of the workers."""
     with client.lock(name) as lease:
         yield lease
 
 
 def sent(stage: WorkerFixture, task: str, name: str, **options: Any) -> str:  # noqa: ANN401 - Celery's options
-    """Enqueue one of the tasks of `apps/policies.py`; its id."""
+    """Enqueue a task of `apps/policies.py` and return its id."""
     return stage.send(f"{POLICIES}.{task}", name, **options)
 
 
@@ -153,7 +153,7 @@ print(json.dumps(refused))
 """
 
 
-def test_arguments_that_do_not_fit_are_refused_where_the_task_is_called(stage: WorkerFixture) -> None:
+def test_wrong_arguments_are_refused_at_the_caller(stage: WorkerFixture) -> None:
     refused = shell(stage, CALLS)
 
     assert len(refused) == 4
@@ -170,7 +170,7 @@ except Exception as error:  # whatever it is, the test reads it
 """
 
 
-def test_a_broker_that_is_down_is_an_error_at_the_caller_and_no_hang(stage: WorkerFixture) -> None:
+def test_an_unreachable_broker_is_an_error_at_the_caller(stage: WorkerFixture) -> None:
     # The shell has a time limit; without any of its own the call would try for ever.
     said = shell(stage, BROKER_DOWN, COUNTER_BROKER_URL=f"redis://127.0.0.1:{free_port()}/0")
 
@@ -178,7 +178,7 @@ def test_a_broker_that_is_down_is_an_error_at_the_caller_and_no_hang(stage: Work
     assert "refused" in said[2]
 
 
-def test_a_broker_that_is_down_together_with_the_results_is_the_same_error(stage: WorkerFixture) -> None:
+def test_broker_and_results_down_give_the_same_error(stage: WorkerFixture) -> None:
     # As in the example, where both are databases of one Redis.
     port = free_port()
 
@@ -192,7 +192,7 @@ def test_a_broker_that_is_down_together_with_the_results_is_the_same_error(stage
     assert said[:2] == ["kombu.exceptions", "OperationalError"]
 
 
-def test_a_requeued_task_keeps_what_it_is_and_spends_none_of_its_retries(stage: WorkerFixture, client: Redlock) -> None:
+def test_a_requeued_task_keeps_its_identity_and_its_retries(stage: WorkerFixture, client: Redlock) -> None:
     with held(client, "policy:requeued"):
         task = sent(stage, "requeue", "requeued", headers={"x-trace": "abc"}, priority=3)
         eventually(lambda: stage.state(task) == "RETRY", "the task back in the queue")
@@ -220,9 +220,7 @@ def test_a_requeued_task_does_not_sit_in_a_worker_process(stage: WorkerFixture, 
     assert len({result["fence"] for result in results}) == 8
 
 
-def test_a_task_that_was_requeued_as_often_as_it_may_says_who_has_the_lock(
-    stage: WorkerFixture, client: Redlock
-) -> None:
+def test_the_last_requeue_fails_with_the_holder(stage: WorkerFixture, client: Redlock) -> None:
     with held(client, "policy:once") as lease:
         task = sent(stage, "requeue_once", "once")
         with pytest.raises(LockContended) as caught:
@@ -313,7 +311,7 @@ def test_raise_goes_with_celerys_own_retries(stage: WorkerFixture, client: Redlo
     assert stage.result(task)["retries"] >= 1
 
 
-def test_a_task_that_waits_gets_the_lock_without_going_back_to_the_queue(stage: WorkerFixture, client: Redlock) -> None:
+def test_a_waiting_task_gets_the_lock_without_a_requeue(stage: WorkerFixture, client: Redlock) -> None:
     with held(client, "policy:patient"):
         task = sent(stage, "wait", "patient")
         eventually(lambda: stage.state(task) == "STARTED", "the task in the worker")
@@ -343,7 +341,7 @@ def test_no_quorum_is_never_a_skip_and_no_contention(stage: WorkerFixture) -> No
 
 
 class Evil:
-    """What must never be unpickled: it writes a file."""
+    """An object that writes a file on unpickling."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -416,7 +414,7 @@ sys.exit(max(process.exitcode for process in processes))
 
 
 def written(path: Path) -> Sequence[str]:
-    """All lines of a log and of what was rotated out of it."""
+    """All lines of a log and its rotated files."""
     return [line for file in path.parent.glob(f"{path.name}*") for line in file.read_text().splitlines()]
 
 

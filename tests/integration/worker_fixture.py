@@ -1,4 +1,4 @@
-"""Real Celery workers on real nodes, and somebody who sends them tasks and reads their results."""
+"""Real Celery workers on real nodes, with a sender of tasks and a reader of results."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Worker:
-    """A Celery worker in processes of its own, with a log of its own."""
+    """A Celery worker with its own processes and its own log."""
 
     def __init__(self, directory: Path, environment: dict[str, str], arguments: Sequence[str]) -> None:
         self.log_file = directory / "logger.log"
@@ -46,34 +46,34 @@ class Worker:
 
     @property
     def log(self) -> str:
-        """Everything it has logged, older files first."""
+        """The whole log, older files first."""
         files = sorted(self.log_file.parent.glob("logger.log*"), key=lambda path: path.name, reverse=True)
         return "".join(path.read_text() for path in files)
 
     def wait_until_ready(self) -> None:
-        """Come back when it takes tasks."""
+        """Wait until the worker takes tasks."""
         eventually(lambda: " ready." in self.log or self.process.poll() is not None, "a worker that is ready")
         assert self.process.poll() is None, self.output.read_text()
 
     @property
     def child(self) -> int:
-        """The process id of its one pool process."""
+        """The process id of the only pool process."""
         (pid,) = children(self.process.pid)
         return pid
 
     def signal(self, number: int) -> None:
-        """Send a signal to all of its processes."""
+        """Send a signal to all processes of the worker."""
         os.killpg(self.process.pid, number)
 
     def kill(self) -> None:
-        """Be rid of it."""
+        """Kill all processes of the worker."""
         with contextlib.suppress(ProcessLookupError):
             self.signal(signal.SIGKILL)
         self.process.wait()
 
 
 class WorkerFixture:
-    """Lock nodes, a broker, the workers on them, and somebody who sends them tasks and reads their results."""
+    """Lock nodes, a broker and workers, with a sender of tasks and a reader of results."""
 
     def __init__(self, nodes: Cluster, broker: Server, directory: Path, *, password: str = "") -> None:
         secret = f":{password}@" if password else ""
@@ -89,19 +89,19 @@ class WorkerFixture:
         }
         self._directory = directory
         self._workers: list[Worker] = []
-        # Sent and read by two apps: a sender that knows of results subscribes to each of them.
+        # Two apps, because a sender with a result backend subscribes to each result.
         self.sender = Celery("sender", broker=f"{address}/0", backend="disabled://", set_as_current=False)
         self._results = Celery("results", backend=f"{address}/1", set_as_current=False).backend
         self.store = Redis.from_url(f"{address}/2", decode_responses=True)
 
     def start_worker(self, *extra: str, concurrency: int = 1, **settings: str) -> Worker:
-        """Start a worker with these settings; come back when it takes tasks."""
+        """Start a worker with these settings and wait until the worker takes tasks."""
         worker = self.hire(*extra, concurrency=concurrency, **settings)
         worker.wait_until_ready()
         return worker
 
     def hire(self, *extra: str, concurrency: int = 1, **settings: str) -> Worker:
-        """Start a worker, and leave it to itself."""
+        """Start a worker without waiting."""
         number = len(self._workers)
         directory = self._directory / f"worker-{number}"
         directory.mkdir()
@@ -112,7 +112,7 @@ class WorkerFixture:
         return worker
 
     def adopt(self, worker: Worker) -> None:
-        """Be rid of this worker too in the end."""
+        """Kill this worker too at the end."""
         self._workers.append(worker)
 
     def send(self, task: str, *args: object, **options: Any) -> str:  # noqa: ANN401 - Celery's options
@@ -124,11 +124,11 @@ class WorkerFixture:
         return [self.send("tasks.counter.increment", kwargs={"name": name}) for _ in range(times)]
 
     def state(self, task_id: str) -> str:
-        """What is known of a task: PENDING, STARTED, RETRY, SUCCESS, ..."""
+        """The state of a task: PENDING, STARTED, RETRY, SUCCESS, ..."""
         return str(self._results.get_task_meta(task_id, cache=False)["status"])
 
     def result(self, task_id: str) -> Any:  # noqa: ANN401 - whatever the task returns
-        """What a task returned; raises what it raised."""
+        """The result of a task; raises the task's own exception."""
         eventually(lambda: self.state(task_id) in {"SUCCESS", "FAILURE", "REVOKED"}, f"the end of task {task_id}")
         meta = self._results.get_task_meta(task_id, cache=False)
         if meta["status"] != "SUCCESS":
@@ -136,33 +136,33 @@ class WorkerFixture:
         return meta["result"]
 
     def failure(self, task_id: str) -> object:
-        """The error that is kept with a task's state: why it failed, or why it is retried."""
+        """The error in a task's state: the reason of the failure or the retry."""
         return self._results.get_task_meta(task_id, cache=False)["result"]
 
     def results(self, task_ids: Iterable[str]) -> list[Any]:
-        """What these tasks returned."""
+        """The results of these tasks."""
         return [self.result(task_id) for task_id in task_ids]
 
     def requeues(self, task_id: str) -> int:
-        """How often a task went back to the queue for want of its lock, as the workers' logs tell."""
+        """How often a task went back to the queue without its lock, by the workers' logs."""
         return sum(f"requeued task={task_id} " in line for line in self._log_lines())
 
     def was_requeued(self, resource: str) -> bool:
-        """Whether any task went back to the queue for want of this lock."""
+        """Whether any task went back to the queue without this lock."""
         return any("requeued task=" in line and f"resource={resource} " in line for line in self._log_lines())
 
     def _log_lines(self) -> list[str]:
         return [line for worker in self._workers for line in worker.log.splitlines()]
 
     def is_idle(self) -> bool:
-        """Whether no message waits for a worker or is in the hands of one.
+        """Whether the queue is empty and no worker has a message.
 
-        kombu takes a message off the queue with BRPOP and books it a moment later. In between only the connection
-        shows it: its last command is a BRPOP, and it is not blocked any more.
+        Kombu takes a message off the queue with BRPOP and records the message a moment later. In between only the
+        connection shows the message: the last command is a BRPOP that is no longer blocked.
         """
         with self.sender.connection_for_read() as connection:
             redis = connection.default_channel.client
-            # Together, or a message that goes back to the queue is seen nowhere.
+            # In a single transaction; otherwise a message on its way back to the queue could be missed.
             waiting, unacked, clients = redis.pipeline().llen("celery").hlen("unacked").client_list().execute()
         taking = any(client["cmd"] == "brpop" and "b" not in client["flags"] for client in clients)
         return not (waiting or unacked or taking)
@@ -172,7 +172,7 @@ class WorkerFixture:
         return int(self.store.hget(f"store:{name}", "value") or 0)
 
     def is_inside(self, name: str) -> bool:
-        """Whether somebody has read this counter and not written it yet."""
+        """Whether a task has read this counter and not yet written it."""
         return bool(self.store.hexists(f"store:{name}", "open"))
 
     def __enter__(self) -> Self:
@@ -188,13 +188,13 @@ class WorkerFixture:
 
 @contextlib.contextmanager
 def fresh_stage(directory: Path) -> Iterator[WorkerFixture]:
-    """Servers of its own, and no worker yet."""
+    """A fixture with its own servers and without workers."""
     with redis_server.cluster() as nodes, sixth_redis() as broker, WorkerFixture(nodes, broker, directory) as stage:
         yield stage
 
 
 def shell(stage: WorkerFixture, code: str, **settings: str) -> Any:  # noqa: ANN401 - what the code prints as JSON
-    """Run this in a Python shell with the example's settings; what it prints as JSON."""
+    """Run this code in a Python shell with the example's settings and return the printed JSON."""
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
@@ -209,7 +209,7 @@ def shell(stage: WorkerFixture, code: str, **settings: str) -> Any:  # noqa: ANN
 
 
 def refuses_to_start(directory: Path, environment: dict[str, str], *arguments: str) -> str:
-    """What a worker says that must not start; asserts that it ends by itself, with a status and without a traceback."""
+    """The output of a worker that must not start. Asserts an end with an error status and without a traceback."""
     worker = Worker(directory, environment, arguments)
     try:
         assert worker.process.wait(60) != 0

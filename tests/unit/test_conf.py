@@ -14,7 +14,7 @@ from redlock._transport.address import parse
 from redlock.admin import doctor
 from redlock.admin.cluster_status import ClusterStatus
 from redlock.celery import client_for, heartbeat
-from redlock.celery.decorator import settings_of
+from redlock.celery.client import settings_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -213,7 +213,7 @@ def test_celery_hides_the_password_in_its_configuration(app: Celery) -> None:
         ({}, False),
     ],
 )
-def test_a_password_in_an_address_of_the_configuration_is_noticed(
+def test_a_password_in_a_configured_address_is_noticed(
     app: Celery,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,

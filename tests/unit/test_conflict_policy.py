@@ -1,4 +1,4 @@
-"""`conflict_policy`: a task that could not have its lock is requeued, skipped or raises, and is never lost."""
+"""Tests of `conflict_policy`: a task without its lock is requeued, skipped or raises, and is never lost."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def policy(on_conflict: str = "requeue", max_requeues: int | None = None) -> Pol
 
 @pytest.fixture
 def sent(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What is handed to the broker: the options of each call, and its arguments."""
+    """The options and arguments of each message for the broker."""
     calls: list[dict[str, Any]] = []
 
     def send(args: object, kwargs: object, **options: object) -> None:
@@ -46,7 +46,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def running() -> Iterator[Callable[..., Any]]:
-    """The message of a task as a worker would run it, with these fields of its request."""
+    """The message of a task in a worker, with these fields of the request."""
     pushed = []
 
     def run(**fields: Any) -> Any:  # noqa: ANN401 - Celery is untyped
@@ -71,8 +71,8 @@ def test_waiting_for_no_time_and_never_going_back_are_legal() -> None:
     assert Policy.checked(0, "requeue", 0) == Policy(0, "requeue", 0)
 
 
-def test_who_skips_says_so_and_why() -> None:
-    skipped = policy("skip").refused(CONTENDED, None)
+def test_a_skipped_task_returns_the_reason() -> None:
+    skipped = policy("skip").apply(CONTENDED, None)
     assert skipped == Skipped(
         {"status": "skipped", "resource": "account:42", "holder": "task-1@host (01234567)"},
     )
@@ -80,14 +80,14 @@ def test_who_skips_says_so_and_why() -> None:
 
 @pytest.mark.parametrize("on_conflict", ["skip", "raise"])
 def test_too_few_votes_are_never_a_skip(on_conflict: str) -> None:
-    """Nobody knows whether somebody else does the work."""
+    """The answers do not show whether another task does the work."""
     with pytest.raises(QuorumUnavailable):
-        policy(on_conflict).refused(NO_QUORUM, None)
+        policy(on_conflict).apply(NO_QUORUM, None)
 
 
-def test_who_raises_raises_what_there_was(running: Callable[..., Any], sent: list[dict[str, Any]]) -> None:
+def test_the_mode_raise_raises_the_given_error(running: Callable[..., Any], sent: list[dict[str, Any]]) -> None:
     with pytest.raises(LockContended) as caught:
-        policy("raise").refused(CONTENDED, running())
+        policy("raise").apply(CONTENDED, running())
     assert caught.value is CONTENDED
     assert not sent
 
@@ -97,7 +97,7 @@ def test_a_requeued_task_is_the_same_task(
     running: Callable[..., Any], sent: list[dict[str, Any]], error: LockContended | QuorumUnavailable
 ) -> None:
     with pytest.raises(Retry):
-        policy().refused(error, running(headers={"trace": "t-1"}))
+        policy().apply(error, running(headers={"trace": "t-1"}))
     (again,) = sent
     assert (again["args"], again["kwargs"], again["task_id"]) == ([42], {}, "id-1")
     assert (again["queue"], again["priority"]) == ("slow", 3)
@@ -108,7 +108,7 @@ def test_going_back_costs_none_of_the_tasks_own_retries(
     running: Callable[..., Any], sent: list[dict[str, Any]]
 ) -> None:
     with pytest.raises(Retry):
-        policy().refused(CONTENDED, running(retries=2))
+        policy().apply(CONTENDED, running(retries=2))
     assert sent[0]["retries"] == 2
 
 
@@ -118,7 +118,7 @@ def test_each_way_back_is_counted_and_the_first_one_remembered(
     headers: dict[str, Any] = {}
     for count in (1, 2, 3):
         with pytest.raises(Retry):
-            policy().refused(CONTENDED, running(headers=dict(headers)))
+            policy().apply(CONTENDED, running(headers=dict(headers)))
         headers = sent[-1]["headers"]
         assert headers[REQUEUES] == count
     assert {again["headers"][SINCE] for again in sent} == {headers[SINCE]}
@@ -128,7 +128,7 @@ def test_the_pause_is_random_grows_and_is_bounded(running: Callable[..., Any], s
     for count in (0, 5, 1_000):
         for _ in range(40):
             with pytest.raises(Retry):
-                policy().refused(CONTENDED, running(headers={REQUEUES: count, SINCE: 0.0}))
+                policy().apply(CONTENDED, running(headers={REQUEUES: count, SINCE: 0.0}))
     pauses = [again["countdown"] for again in sent]
     assert all(0.1 <= pause <= 30.0 for pause in pauses)
     assert len(set(pauses)) > 100
@@ -136,7 +136,7 @@ def test_the_pause_is_random_grows_and_is_bounded(running: Callable[..., Any], s
 
 
 def expiring(seconds: float) -> str:
-    """As a message has it."""
+    """The format of an expiry in a message."""
     return (datetime.now(timezone.utc) + timedelta(seconds=seconds)).isoformat()
 
 
@@ -145,14 +145,14 @@ def test_a_task_that_would_expire_in_the_queue_raises_instead(
     running: Callable[..., Any], sent: list[dict[str, Any]], seconds: float
 ) -> None:
     with pytest.raises(LockContended):
-        policy().refused(CONTENDED, running(expires=expiring(seconds)))
+        policy().apply(CONTENDED, running(expires=expiring(seconds)))
     assert not sent
 
 
 def test_a_task_that_expires_comes_back_before_that(running: Callable[..., Any], sent: list[dict[str, Any]]) -> None:
     for _ in range(50):
         with pytest.raises(Retry):
-            policy().refused(CONTENDED, running(expires=expiring(5), headers={REQUEUES: 20, SINCE: 0.0}))
+            policy().apply(CONTENDED, running(expires=expiring(5), headers={REQUEUES: 20, SINCE: 0.0}))
     pauses = [again["countdown"] for again in sent]
     assert all(0.1 <= pause <= 4.0 for pause in pauses)
     assert max(pauses) > 2.0
@@ -163,13 +163,13 @@ def test_a_task_that_went_back_as_often_as_it_may_raises(
     running: Callable[..., Any], sent: list[dict[str, Any]], limit: int
 ) -> None:
     with pytest.raises(LockContended):
-        policy(max_requeues=limit).refused(CONTENDED, running(headers={REQUEUES: limit, SINCE: 0.0}))
+        policy(max_requeues=limit).apply(CONTENDED, running(headers={REQUEUES: limit, SINCE: 0.0}))
     assert not sent
 
 
 def test_the_last_time_that_it_may_go_back_it_goes(running: Callable[..., Any], sent: list[dict[str, Any]]) -> None:
     with pytest.raises(Retry):
-        policy(max_requeues=5).refused(CONTENDED, running(headers={REQUEUES: 4, SINCE: 0.0}))
+        policy(max_requeues=5).apply(CONTENDED, running(headers={REQUEUES: 4, SINCE: 0.0}))
     assert len(sent) == 1
 
 
@@ -178,9 +178,9 @@ def test_a_task_without_a_queue_to_go_back_to_raises(
     running: Callable[..., Any], sent: list[dict[str, Any]], fields: dict[str, Any]
 ) -> None:
     with pytest.raises(LockContended):
-        policy().refused(CONTENDED, running(**fields))
+        policy().apply(CONTENDED, running(**fields))
     with pytest.raises(LockContended):
-        policy().refused(CONTENDED, None)
+        policy().apply(CONTENDED, None)
     assert not sent
 
 
@@ -196,14 +196,14 @@ def test_a_task_that_cannot_be_sent_goes_on_waiting(
     monkeypatch.setattr(charge, "apply_async", refuse)
     delivery, pauses = running(), []
     for _ in range(8):
-        assert policy().refused(CONTENDED, delivery) is None
+        assert policy().apply(CONTENDED, delivery) is None
         pauses.append(delivery.pause_ms())
     assert pauses == [1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000, 30_000]
     assert len([record for record in caplog.records if "requeue-failed" in record.message]) == 1
     assert type(error).__name__ in caplog.text
 
 
-def test_a_soft_time_limit_while_sending_is_no_trouble_of_the_broker(
+def test_a_soft_time_limit_while_sending_is_no_broker_error(
     running: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def late(*_: object, **__: object) -> None:
@@ -211,15 +211,15 @@ def test_a_soft_time_limit_while_sending_is_no_trouble_of_the_broker(
 
     monkeypatch.setattr(charge, "apply_async", late)
     with pytest.raises(SoftTimeLimitExceeded):
-        policy().refused(CONTENDED, running())
+        policy().apply(CONTENDED, running())
 
 
-def test_where_every_call_is_eager_there_is_no_queue_to_go_back_to(
+def test_an_app_with_only_eager_calls_has_no_queue(
     running: Callable[..., Any], sent: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(APP.conf, "task_always_eager", 1)
     with pytest.raises(LockContended):
-        policy().refused(CONTENDED, running())
+        policy().apply(CONTENDED, running())
     assert not sent
 
 
@@ -229,7 +229,7 @@ def test_overtime_returns_the_message_to_the_broker(
 ) -> None:
     monkeypatch.setattr(charge, "acks_late", True)
     with pytest.raises(Returned) as caught:
-        policy().overtime(running(**left))
+        policy().on_soft_time_limit(running(**left))
     assert caught.value.requeue
     # Celery's `autoretry_for` would spend a retry on a plain `Reject`.
     assert isinstance(caught.value, Ignore)
@@ -245,11 +245,11 @@ def test_overtime_returns_the_message_to_the_broker(
     ],
     ids=["acknowledged early", "raise", "skip", "the broker would drop it"],
 )
-def test_overtime_is_a_failure_where_a_return_would_lose_the_task(
+def test_overtime_fails_where_a_return_would_lose_the_task(
     running: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, on_conflict: str, acks: str, left: dict[str, int]
 ) -> None:
     monkeypatch.setattr(charge, "acks_late", acks == "late")
-    policy(on_conflict).overtime(running(**left))
+    policy(on_conflict).on_soft_time_limit(running(**left))
 
 
 def test_the_time_in_the_queue_counts_and_is_asked_for_once(running: Callable[..., Any]) -> None:

@@ -1,7 +1,8 @@
-"""`@locked`, as far as it needs neither broker nor node."""
+"""Tests of `@locked` without a broker or nodes."""
 
 from __future__ import annotations
 
+import doctest
 import inspect
 from types import SimpleNamespace
 from typing import Any, cast
@@ -10,7 +11,7 @@ import pytest
 from celery import Celery, shared_task
 
 from redlock import ConfigurationError, NotHeld
-from redlock.celery import current_lease, locked, pools, worker_start
+from redlock.celery import current_lease, decorator, locked, pools, worker_start
 from redlock.celery.decorator import _max_hold_ms
 
 APP = Celery(set_as_current=False)
@@ -25,6 +26,10 @@ def test_the_decorator_keeps_name_docstring_and_signature() -> None:
     wrapped = locked("account:{account_id}")(body)
     assert inspect.signature(wrapped) == inspect.signature(body)
     assert (wrapped.__name__, wrapped.__doc__, wrapped.__module__) == ("body", "Charge an account.", __name__)
+
+
+def test_the_examples_in_the_docstrings_run() -> None:
+    assert doctest.testmod(decorator) == (0, 8)
 
 
 def test_celerys_check_of_a_calls_arguments_still_works() -> None:
@@ -142,7 +147,7 @@ def test_outside_of_a_task_there_is_no_current_lease() -> None:
 
 
 class Limited:
-    """A task, as far as its time limit is concerned."""
+    """A task with time limits and nothing else."""
 
     def __init__(self, message: float | None, own: float | None, app: float | None) -> None:
         self.request = SimpleNamespace(timelimit=(message, None), called_directly=False)
@@ -241,7 +246,7 @@ def test_a_batch_under_a_lock_is_refused_at_the_workers_start() -> None:
         worker_start.refuse(app)
 
 
-def test_a_decorator_in_place_of_a_function_is_refused_at_the_workers_start() -> None:
+def test_a_worker_refuses_a_decorator_in_place_of_a_function() -> None:
     app = Celery(set_as_current=False)
     app.task(shared=False, name="missing")(locked(body))  # type: ignore[arg-type]  # that is the point
     with pytest.raises(SystemExit, match="missing is under @locked without a key"):

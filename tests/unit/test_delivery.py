@@ -1,4 +1,4 @@
-"""`redlock.celery.delivery`: what of a message goes back to the queue."""
+"""Tests of `redlock.celery.delivery`: the message that goes back to the queue."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def quorum(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def back(sent: list[dict[str, Any]], *, longest: float = 30.0, **fields: Any) -> dict[str, Any]:  # noqa: ANN401
-    """What is sent when a message with these fields goes back."""
+    """The options of the message that goes back for a request with these fields."""
     usual = {"id": "id-1", "args": [42], "kwargs": {}, "called_directly": False, "delivery_info": {"routing_key": "q"}}
     charge.push_request(**usual | fields)
     try:
@@ -95,7 +95,7 @@ def test_a_message_to_a_queue_goes_back_to_that_queue(sent: list[dict[str, Any]]
 
 @pytest.mark.usefixtures("quorum")
 def test_a_delayed_message_goes_back_by_its_own_routing_key(sent: list[dict[str, Any]]) -> None:
-    """Celery delays it by the routing key of its queue, so the queue must be the one that it came from."""
+    """Celery delays a message by the routing key of its queue, so the message needs its original queue."""
     again = back(sent, delivery_info={"exchange": "orders", "routing_key": f"{DELAY}orders.new"})
     assert (again["queue"], again["exchange"], again["routing_key"]) == ("mine", "orders", "orders.new")
 

@@ -70,7 +70,7 @@ def test_a_task_that_takes_any_keyword_may_name_any() -> None:
         (5, "must be a template"),
     ],
 )
-def test_a_key_that_cannot_work_is_refused_when_the_task_is_defined(template: Any, said: str) -> None:  # noqa: ANN401
+def test_a_key_that_cannot_work_is_refused_at_definition(template: Any, said: str) -> None:  # noqa: ANN401
     with pytest.raises(ConfigurationError, match=said):
         Key(template, charge)
 
@@ -87,12 +87,12 @@ def test_braces_that_are_doubled_are_braces() -> None:
     assert Key("{{tag}}:{account_id}", charge).of((None, 42), {}) == "{tag}:42"
 
 
-def test_a_template_without_fields_locks_the_same_thing_in_every_call() -> None:
+def test_a_template_without_fields_locks_one_resource() -> None:
     assert Key("nightly", charge).of((None, 1), {}) == Key("nightly", charge).of((None, 2), {}) == "nightly"
 
 
 @pytest.mark.parametrize("template", ["x:{account_id.nope}", "x:{account_id[0]}", "x:{amount.id}"])
-def test_what_an_argument_does_not_have_is_told_when_it_is_called(template: str) -> None:
+def test_a_missing_attribute_is_reported_at_the_call(template: str) -> None:
     class Account:
         """An account without attributes."""
 
@@ -123,12 +123,12 @@ def test_the_message_names_the_task_the_field_and_what_there_is() -> None:
         ("a:{options[region]}", anything),
     ],
 )
-def test_a_field_that_can_never_be_filled_is_refused_when_the_task_is_defined(template: str, function: Any) -> None:  # noqa: ANN401
+def test_a_field_that_no_call_fills_is_refused_at_definition(template: str, function: Any) -> None:  # noqa: ANN401
     with pytest.raises(ConfigurationError):
         Key(template, function)
 
 
-def test_an_argument_that_does_not_fit_its_format_is_told_with_the_key() -> None:
+def test_a_misfit_of_argument_and_format_names_the_key() -> None:
     with pytest.raises(ConfigurationError, match="can't be made from this call"):
         Key("a:{account_id:d}", charge).of((None, "x"), {})
 
@@ -146,7 +146,7 @@ def test_a_key_that_is_a_function_must_make_a_name(made: Any) -> None:  # noqa: 
         Key(lambda *_: made, charge).of((None, 42), {})
 
 
-def test_a_key_that_is_a_function_need_not_take_what_the_call_left_out() -> None:
+def test_a_key_function_need_not_accept_the_defaults() -> None:
     assert Key(lambda _self, account_id: f"a:{account_id}", charge).of((None, 42), {}) == "a:42"
 
 
@@ -183,7 +183,7 @@ def test_a_field_that_is_missing_is_named() -> None:
 
 
 @pytest.mark.parametrize(("function", "args"), [(charge, (None,)), (refund, ()), (refund, (1, 2, 3))])
-def test_arguments_that_do_not_fit_are_a_type_error_as_in_any_call(function: Any, args: tuple[Any, ...]) -> None:  # noqa: ANN401
+def test_wrong_arguments_are_a_type_error_as_in_any_call(function: Any, args: tuple[Any, ...]) -> None:  # noqa: ANN401
     with pytest.raises(TypeError):
         Key("a:{account_id}", function).of(args, {})
 

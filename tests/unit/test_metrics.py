@@ -31,7 +31,7 @@ def figures(counted: Metrics) -> dict[str, float]:
 
 def acquired(counted: Metrics, **fields: object) -> None:
     usual = {"resource": "a", "fence": 7, "rounds": 1, "waited_ms": 30, "missing": {}}
-    counted.see("acquired", usual | fields)
+    counted.record("acquired", usual | fields)
 
 
 def test_every_figure_is_there_from_the_start_and_is_zero(counted: Metrics) -> None:
@@ -47,7 +47,7 @@ def test_elections_are_counted_by_their_rounds(counted: Metrics) -> None:
     assert (found["redlock_elections_total/1"], found["redlock_elections_total/2"]) == (2, 1)
 
 
-def test_times_fall_into_every_bucket_that_is_as_long_as_they_are(counted: Metrics) -> None:
+def test_a_time_counts_in_every_bucket_that_is_long_enough(counted: Metrics) -> None:
     for waited_ms in (0, 5, 6, 900_000):
         acquired(counted, waited_ms=waited_ms)
     found = figures(counted)
@@ -62,10 +62,10 @@ def test_a_lease_is_held_from_its_begin_to_its_end(counted: Metrics, monkeypatch
     acquired(counted, fence=7)
     acquired(counted, fence=8)
     now = 100.25
-    counted.see("released", {"resource": "a", "fence": 8})
+    counted.record("released", {"resource": "a", "fence": 8})
     now = 102.0
-    counted.see("expired", {"resource": "a", "fence": 7})
-    counted.see("released", {"resource": "a", "fence": 9})
+    counted.record("expired", {"resource": "a", "fence": 7})
+    counted.record("released", {"resource": "a", "fence": 9})
     found = figures(counted)
     assert found["redlock_hold_seconds_count"] == 2
     assert found["redlock_hold_seconds_sum"] == pytest.approx(2.25)
@@ -73,7 +73,7 @@ def test_a_lease_is_held_from_its_begin_to_its_end(counted: Metrics, monkeypatch
 
 def test_a_wait_is_contention_once(counted: Metrics) -> None:
     for event in ("waiting", "retry", "retry", "wait-ended", "waiting"):
-        counted.see(event, {"missing": {}})
+        counted.record(event, {"missing": {}})
     assert figures(counted)["redlock_contended_total"] == 2
 
 
@@ -81,39 +81,39 @@ def test_the_waiters_of_all_processes_are_a_gauge(counted: Metrics, monkeypatch:
     for slot, events in ((0, ["waiting", "waiting", "wait-ended"]), (3, ["waiting"])):
         monkeypatch.setattr(metrics, "own_slot", lambda slot=slot: slot)
         for event in events:
-            counted.see(event, {})
+            counted.record(event, {})
     assert figures(counted)["redlock_waiters"] == 2
-    counted.see("wait-ended", {})
+    counted.record("wait-ended", {})
     assert figures(counted)["redlock_waiters"] == 1
 
 
 def test_the_waits_of_a_dead_process_are_over(counted: Metrics, monkeypatch: pytest.MonkeyPatch) -> None:
-    counted.see("waiting", {})
+    counted.record("waiting", {})
     monkeypatch.setattr(metrics, "is_alive", lambda _pid: False)
     assert figures(counted)["redlock_waiters"] == 0
     monkeypatch.undo()
     monkeypatch.setattr(os, "getpid", os.getppid)
-    counted.see("waiting", {})
+    counted.record("waiting", {})
     assert figures(counted)["redlock_waiters"] == 1, "its successor begins with none"
 
 
-def test_votes_that_are_missing_are_counted_by_node_whatever_the_round_was_for(counted: Metrics) -> None:
-    counted.see("retry", {"attempt": 2, "missing": {"h:1": "full"}})
-    counted.see("extended", {"missing": {"h:1": "full", 'odd"\\node': "loading"}})
-    counted.see("refused", {"missing": {"of nobody": "it is not ours"}})
+def test_missing_votes_are_counted_by_node_in_every_round(counted: Metrics) -> None:
+    counted.record("retry", {"attempt": 2, "missing": {"h:1": "full"}})
+    counted.record("extended", {"missing": {"h:1": "full", 'odd"\\node': "loading"}})
+    counted.record("refused", {"missing": {"of nobody": "it is not ours"}})
     found = figures(counted)
     assert (found["redlock_votes_missing_total/h:1"], found['redlock_votes_missing_total/odd"\\node']) == (2, 1)
 
 
 def test_a_clock_that_jumps_is_counted_by_its_node(counted: Metrics) -> None:
-    counted.see("clock-jump", {"node": "h:1", "by_ms": 3_000, "jumps": 1})
+    counted.record("clock-jump", {"node": "h:1", "by_ms": 3_000, "jumps": 1})
     found = {name: value for name, value in figures(counted).items() if value}
     assert found == {"redlock_clock_jumps_total/h:1": 1}
 
 
 @pytest.mark.parametrize("event", ["refused", "requeued", "skipped", "lost"])
 def test_what_is_just_counted_is_counted_under_its_own_name(counted: Metrics, event: str) -> None:
-    counted.see(event, {})
+    counted.record(event, {})
     found = {name: value for name, value in figures(counted).items() if value}
     assert found == {f"redlock_{event}_total": 1}
 
@@ -121,7 +121,7 @@ def test_what_is_just_counted_is_counted_under_its_own_name(counted: Metrics, ev
 def test_the_rows_of_all_processes_are_added_up(counted: Metrics, monkeypatch: pytest.MonkeyPatch) -> None:
     for slot in (0, 1, 255):
         monkeypatch.setattr(metrics, "own_slot", lambda slot=slot: slot)
-        counted.see("lost", {})
+        counted.record("lost", {})
     assert figures(counted)["redlock_lost_total"] == 3
     width = counted._width
     rows = [any(counted._cells[row * width : (row + 1) * width]) for row in range(256)]
@@ -137,7 +137,7 @@ def test_leases_that_nobody_gave_back_are_not_kept_without_end(counted: Metrics)
 def test_a_forked_child_holds_nothing_of_its_parents(counted: Metrics) -> None:
     acquired(counted)
     counted.reset_after_fork()
-    counted.see("released", {"resource": "a", "fence": 7})
+    counted.record("released", {"resource": "a", "fence": 7})
     found = figures(counted)
     assert found["redlock_hold_seconds_count"] == 0
     assert found["redlock_elections_total/1"] == 1

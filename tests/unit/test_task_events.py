@@ -1,4 +1,4 @@
-"""`task_events`: what listeners are told of a task's lock, and that telling them costs the task nothing."""
+"""Tests of `task_events`: the events of a task's lock, and the task's independence of the sender."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from celery import Celery
 
 from redlock import _log
 from redlock.celery import task_events
-from redlock.celery.task_events import NO_EVENTS, Sender, TaskEventEmitter, told, wait_listeners
+from redlock.celery.task_events import NO_EVENTS, Sender, TaskEventEmitter, emitter_for, wait_listeners
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,11 +28,11 @@ def charge(self: Any) -> None:  # noqa: ANN401 - Celery is untyped
 
 @APP.task(name="tests.test_events.quiet", bind=True, send_events=False)
 def quiet(self: Any) -> None:  # noqa: ANN401 - Celery is untyped
-    """A task of which nobody wants to hear."""
+    """A task that sends no events."""
 
 
 class FakeLease:
-    """What events look at."""
+    """The attributes of a lease that events read."""
 
     resource, fence, waited_ms = "account:42", 7, 12
 
@@ -41,7 +41,7 @@ LEASE = cast("Lease", FakeLease())
 
 
 class Listener:
-    """Remembers what it is told."""
+    """Records the events."""
 
     def __init__(self) -> None:
         self.heard: list[str] = []
@@ -54,7 +54,7 @@ class Listener:
 
 @pytest.fixture
 def in_a_worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
-    """The task as a worker that sends task events would run it, with these fields of its request."""
+    """The task in a worker that sends task events, with these fields of the request."""
     monkeypatch.setattr(task_events, "_worker_sends", True)
     pushed = []
 
@@ -70,7 +70,7 @@ def in_a_worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]
 
 def test_a_wait_is_told_once_however_often_the_task_tries() -> None:
     listener = Listener()
-    run = TaskEventEmitter(listener, everything=False)
+    run = TaskEventEmitter(listener, uncontended=False)
     with wait_listeners(run):
         for _ in range(3):
             _log.debug("retry", resource="account:42", holder="task-9@h (01234567)")
@@ -81,7 +81,7 @@ def test_a_wait_is_told_once_however_often_the_task_tries() -> None:
 
 def test_a_wait_is_told_before_the_first_attempt() -> None:
     listener = Listener()
-    with wait_listeners(TaskEventEmitter(listener, everything=False)):
+    with wait_listeners(TaskEventEmitter(listener, uncontended=False)):
         _log.info("waiting", resource="account:42", holder="-")
     assert listener.heard == ["task-lock-waiting"]
 
@@ -89,7 +89,7 @@ def test_a_wait_is_told_before_the_first_attempt() -> None:
 def test_a_new_holder_is_told_but_not_each_of_many(monkeypatch: pytest.MonkeyPatch) -> None:
     listener, now = Listener(), 100.0
     monkeypatch.setattr(time, "time", lambda: now)
-    run = TaskEventEmitter(listener, everything=False)
+    run = TaskEventEmitter(listener, uncontended=False)
     for at, holder in ((100.0, "-"), (100.1, "a"), (100.2, "b"), (101.2, "-"), (101.3, "c"), (103.0, "c")):
         now = at
         run.waiting("account:42", holder)
@@ -102,7 +102,7 @@ def test_a_new_holder_is_told_but_not_each_of_many(monkeypatch: pytest.MonkeyPat
 
 def test_a_wait_that_is_none_of_this_tasks_is_not_told() -> None:
     listener = Listener()
-    run = TaskEventEmitter(listener, everything=False)
+    run = TaskEventEmitter(listener, uncontended=False)
     with wait_listeners(run):
         other = threading.Thread(target=_log.debug, args=("retry",), kwargs={"resource": "x", "holder": "y"})
         other.start()
@@ -113,15 +113,15 @@ def test_a_wait_that_is_none_of_this_tasks_is_not_told() -> None:
 
 
 def test_a_lock_that_was_free_is_told_only_where_everything_is() -> None:
-    for everything, heard in ((True, ["task-lock-acquired"]), (False, [])):
+    for uncontended, heard in ((True, ["task-lock-acquired"]), (False, [])):
         listener = Listener()
-        TaskEventEmitter(listener, everything=everything).acquired(LEASE)
+        TaskEventEmitter(listener, uncontended=uncontended).acquired(LEASE)
         assert listener.heard == heard
 
 
-def test_after_a_wait_it_is_told_who_has_the_lock_and_that_it_was_lost() -> None:
+def test_after_a_wait_acquired_and_lost_are_sent() -> None:
     listener = Listener()
-    run = TaskEventEmitter(listener, everything=False)
+    run = TaskEventEmitter(listener, uncontended=False)
     run.waiting("account:42", "-")
     run.acquired(LEASE)
     run.lost(LEASE)
@@ -131,7 +131,7 @@ def test_after_a_wait_it_is_told_who_has_the_lock_and_that_it_was_lost() -> None
 
 def test_no_field_can_overwrite_what_celery_knows_of_the_task() -> None:
     listener = Listener()
-    run = TaskEventEmitter(listener, everything=True)
+    run = TaskEventEmitter(listener, uncontended=True)
     run.waiting("account:42", "-")
     run.acquired(LEASE)
     run.lost(LEASE)
@@ -139,23 +139,23 @@ def test_no_field_can_overwrite_what_celery_knows_of_the_task() -> None:
 
 
 def test_a_worker_that_sends_task_events_tells_of_its_tasks(in_a_worker: Callable[..., Any]) -> None:
-    assert told(in_a_worker(), "all") is not NO_EVENTS
-    assert told(in_a_worker(), "contention") is not NO_EVENTS
+    assert emitter_for(in_a_worker(), "all") is not NO_EVENTS
+    assert emitter_for(in_a_worker(), "contention") is not NO_EVENTS
 
 
 def test_nobody_is_told_where_celery_itself_would_tell_nobody(in_a_worker: Callable[..., Any]) -> None:
-    assert told(None, "all") is NO_EVENTS
-    assert told(in_a_worker(), "off") is NO_EVENTS
-    assert told(in_a_worker(quiet), "all") is NO_EVENTS
-    assert told(in_a_worker(called_directly=True), "all") is NO_EVENTS
-    assert told(in_a_worker(is_eager=True), "all") is NO_EVENTS
+    assert emitter_for(None, "all") is NO_EVENTS
+    assert emitter_for(in_a_worker(), "off") is NO_EVENTS
+    assert emitter_for(in_a_worker(quiet), "all") is NO_EVENTS
+    assert emitter_for(in_a_worker(called_directly=True), "all") is NO_EVENTS
+    assert emitter_for(in_a_worker(is_eager=True), "all") is NO_EVENTS
 
 
 def test_a_worker_without_task_events_tells_nobody(
     in_a_worker: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(task_events, "_worker_sends", False)
-    assert told(in_a_worker(), "all") is NO_EVENTS
+    assert emitter_for(in_a_worker(), "all") is NO_EVENTS
 
 
 def test_what_there_is_no_room_for_is_dropped_without_a_word() -> None:
@@ -185,5 +185,5 @@ def test_a_copy_that_waits_for_its_first_copy_tells_nothing(
     sent: list[str] = []
     monkeypatch.setattr(Sender, "put", lambda _self, _hostname, event: sent.append(event["lock_holder"]))
     for holder in ("id-1@w2 since 1 (01234567)", "id-12@w2 since 1 (01234567)"):
-        told(in_a_worker(), "all").waiting("account:42", holder)
+        emitter_for(in_a_worker(), "all").waiting("account:42", holder)
     assert sent == ["id-12@w2 since 1 (01234567)"]

@@ -40,7 +40,7 @@ def seen_from_main(child: TaskLockRegistry) -> list[tuple[object, ...]]:
     return [(shown["state"], shown["resource"]) for shown in main.listed()]
 
 
-def test_the_main_process_sees_what_a_child_waits_for_holds_and_has_lost(child: TaskLockRegistry) -> None:
+def test_the_main_process_sees_the_entries_of_a_child(child: TaskLockRegistry) -> None:
     entry = TaskLockEntry(None)
     assert seen_from_main(child) == []
     entry.waiting("account:42", "task-1@h (01234567)")
@@ -53,7 +53,7 @@ def test_the_main_process_sees_what_a_child_waits_for_holds_and_has_lost(child: 
     assert seen_from_main(child) == []
 
 
-def test_a_wait_is_shown_since_its_beginning_with_the_current_holder(child: TaskLockRegistry) -> None:
+def test_a_wait_shows_its_beginning_and_the_current_holder(child: TaskLockRegistry) -> None:
     entry = TaskLockEntry(None)
     entry.waiting("account:42", "-")
     (before,) = child._entries.values()
@@ -80,7 +80,7 @@ def test_a_wait_has_its_position_among_the_workers_waits(child: TaskLockRegistry
     ]
 
 
-def test_a_run_that_was_torn_away_from_its_end_is_not_shown_for_ever(child: TaskLockRegistry) -> None:
+def test_an_interrupted_run_is_not_shown_for_ever(child: TaskLockRegistry) -> None:
     entry = TaskLockEntry(None)
     entry.acquired(LEASE)
     del entry
@@ -107,7 +107,7 @@ def test_what_is_half_written_is_not_read(child: TaskLockRegistry) -> None:
     assert seen_from_main(child) == [("lost", "account:42")], "the next one to write puts it right"
 
 
-def test_more_than_there_is_room_for_is_cut_and_never_spills_into_the_next_slot(child: TaskLockRegistry) -> None:
+def test_too_many_entries_are_cut_at_the_end_of_the_slot(child: TaskLockRegistry) -> None:
     entries = [TaskLockEntry(None) for _ in range(400)]
     for entry in entries:
         entry.waiting("account:" + "x" * 200, "-")

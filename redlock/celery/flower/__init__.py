@@ -1,4 +1,4 @@
-"""The page *Locks* in Flower."""
+"""The page *Locks* in Flower. `add_page` adds the page to the Flower of this process."""
 
 from redlock.celery.flower.page import add_page
 

@@ -1,17 +1,17 @@
-"""The page `Locks` in Flower: who holds what, since when, who waits for it, and how the lock nodes are.
+"""The page `Locks` in Flower: the held locks, their holders and waiters, and the state of the lock nodes.
 
-Two lines in Flower's configuration file (`flowerconfig.py`, or what `--conf` names) bring it into
+Two lines in Flower's configuration file (`flowerconfig.py`, or the file of `--conf`) add the page to
 `celery -A app flower`:
 
     import redlock.celery.flower
     redlock.celery.flower.add_page()
 
-Rules of this file:
-1. It is the only one that imports Flower, and nothing imports it: the lock itself needs no Flower.
-2. Flower is extended by what its command builds the server from, the handlers and settings in `flower.urls`; none
-   of its functions is replaced, and its own pages stay as they are but for the link.
-3. Who may look is Flower's decision: the handlers are Flower's own, with its authentication and its URL prefix.
-4. The nodes are asked in a thread, once for all who look at about the same time.
+Invariants:
+1. Only this package imports Flower, and no other module imports this package: the lock itself needs no Flower.
+2. The page extends the handlers and settings in `flower.urls`, from which Flower's command builds the server. No
+   function of Flower is replaced, and its own pages only get a link.
+3. Flower decides on access: the handlers derive from Flower's, with its authentication and its URL prefix.
+4. A thread queries the nodes, once for all viewers at about the same time.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tornado.web import authenticated, url
 
 from redlock._escaping import escape
 from redlock.admin.cluster_status import cluster_status
-from redlock.celery.decorator import settings_of
+from redlock.celery.client import settings_of
 from redlock.errors import RedlockError
 
 if TYPE_CHECKING:
@@ -49,52 +49,52 @@ _LINK = """
 
 
 def add_page() -> None:
-    """Add the page to the Flower that this process is about to start; a second call changes nothing."""
+    """Add the page to the Flower that this process starts later. A second call changes nothing."""
     handlers: list[Any] = urls.handlers
     if any(getattr(handler, "name", None) == "locks" for handler in handlers):
         return
-    # Before Flower's own, whose last one answers to every address.
+    # Before Flower's own handlers: the last of these matches every address.
     handlers[:0] = [
         url("/locks", LocksPage, name="locks"),
-        url("/locks/data", LocksData, {"shared": Shared()}, name="locks-data"),
+        url("/locks/data", LocksData, {"shared": SharedStatus()}, name="locks-data"),
     ]
     urls.settings["template_loader"] = DictLoader(_templates(Path(urls.settings["template_path"])))
 
 
 def _templates(flowers: Path) -> dict[str, str]:
-    """Flower's templates, with a link to the page in the navigation bar, and ours."""
+    """Flower's templates with a link to the page in the navigation bar, and the templates of the page."""
     found = {
         path.relative_to(root).as_posix(): path.read_text(encoding="utf-8")
         for root in (flowers, _PAGES)
         for path in root.rglob("*")
         if path.suffix in {".html", ".js"}
     }
-    # Its first list is that of the pages. Where a later Flower has none, there is no link, and the page is there.
+    # The first list of the navigation bar has the pages. In a Flower without that list, only the link is missing.
     return found | {"navbar.html": found["navbar.html"].replace("</ul>", _LINK, 1)}
 
 
-class Shared:
-    """The latest survey, shared by all who look."""
+class SharedStatus:
+    """The latest cluster status, shared by all viewers of the page."""
 
     def __init__(self) -> None:
-        self._asked: asyncio.Future[dict[str, Any]] | None = None
+        self._query: asyncio.Future[dict[str, Any]] | None = None
         self._until = 0.0
 
     async def latest(self, app: Celery) -> dict[str, Any]:
-        """What the page shows, at most half a second older than the time that a survey takes.
+        """The data of the page. A query begins anew half a second after the begin of the last query.
 
         Raises:
-            ConfigurationError: The app's lock settings are no good.
+            ConfigurationError: A lock setting of the app is invalid.
         """
         loop = asyncio.get_running_loop()
-        if self._asked is None or (self._asked.done() and loop.time() >= self._until):
+        if self._query is None or (self._query.done() and loop.time() >= self._until):
             self._until = loop.time() + _FRESH_SECONDS
-            self._asked = loop.run_in_executor(None, _survey, app)
-        # Whoever leaves does not take it away from the others.
-        return await asyncio.shield(self._asked)
+            self._query = loop.run_in_executor(None, _read_status, app)
+        # A viewer that disconnects must not cancel the query of the others.
+        return await asyncio.shield(self._query)
 
 
-def _survey(app: Celery) -> dict[str, Any]:
+def _read_status(app: Celery) -> dict[str, Any]:
     settings = settings_of(app)
     seen = cluster_status(settings.addresses, prefix=settings.prefix, max_ttl=settings.max_ttl)
     return {
@@ -129,7 +129,7 @@ def _waiter(waiter: Waiter) -> dict[str, Any]:
 
 
 def _task_of(label: str) -> tuple[str, str]:
-    """The task and the worker that an owner label names; empty for a label outside of a task.
+    """The task and the worker in an owner label; empty for a label outside of a task.
 
     Workers have names such as `celery@host`; other labels are like `pid 123@host` or `report[123]@host`.
     """
@@ -151,34 +151,34 @@ def _node(state: NodeState, clock_limit: float) -> dict[str, Any]:
 
 
 class _Handler(BaseHandler):  # type: ignore[misc]  # Flower is untyped
-    """What all answers of these pages have in common."""
+    """The common headers of all responses."""
 
     def set_default_headers(self) -> None:
-        """Flower's headers; and no other site may show the page in a frame, where it could steal clicks."""
+        """Set Flower's headers, and forbid frames, in which another site could steal clicks."""
         super().set_default_headers()
         self.set_header("X-Frame-Options", "DENY")
         self.set_header("Content-Security-Policy", "frame-ancestors 'none'")
 
 
 class LocksPage(_Handler):
-    """The page, which asks for its data once a second."""
+    """The page, which requests its data once a second."""
 
     @authenticated
     def get(self) -> None:
-        """Show it."""
+        """Respond with the page."""
         self.render("locks.html", refresh=self.application.options.auto_refresh)
 
 
 class LocksData(_Handler):
-    """What the page shows, as JSON; `error` instead where nobody can be asked."""
+    """The data of the page as JSON, or the key `error` if the lock's settings are invalid."""
 
-    def initialize(self, shared: Shared) -> None:
-        """Take what the handlers of all requests share."""
+    def initialize(self, shared: SharedStatus) -> None:
+        """Store the status that the handlers of all requests share."""
         self._shared = shared
 
     @authenticated
     async def get(self) -> None:
-        """Give it."""
+        """Respond with the data."""
         self.set_header("Cache-Control", "no-store")
         try:
             self.write(await self._shared.latest(self.capp))

@@ -1,7 +1,7 @@
-"""Increments that tell the history what they do; `--include` brings them into a worker of the example.
+"""Increments that write their steps to the history; `--include` adds them to a worker of the example.
 
-Rules: every task does the same read-modify-write through the same doors as `tasks.counter`, and notes each step;
-`control` is the same body without lock and fence, and loses updates. Redelivery is as quick as the environment says.
+Every task does the same read-modify-write as `tasks.counter` and notes each step. `control` is the same body without
+lock and fence, and loses updates. The environment sets the time until a redelivery.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def server() -> redis.Redis:
 
 
 def noted(function: Callable[..., R]) -> Callable[..., R]:
-    """Note when a task begins, when it has given its lock back, and when it ends well; goes above `@locked`."""
+    """Note the begin, the release of the lock and the success of a task. Stands above `@locked`."""
 
     @functools.wraps(function)
     def run(self: Task, *args: Any, **kwargs: Any) -> R:  # noqa: ANN401 - whatever the task takes
@@ -60,7 +60,7 @@ def noted(function: Callable[..., R]) -> Callable[..., R]:
 
 
 def section(op: str, name: str, between: Callable[[], None], afterwards: Callable[[], None]) -> int:
-    """One read-modify-write under the lease of the task that is running; what it wrote."""
+    """Read, modify and write under the lease of the running task; returns the written value."""
     lease = current_lease()
 
     def step(what: str, **fields: object) -> None:
@@ -91,7 +91,7 @@ def section(op: str, name: str, between: Callable[[], None], afterwards: Callabl
 @noted
 @locked("faults:{name}")
 def add(self: Task, name: str, most: float = 0.0, least: float = 0.0) -> int:
-    """Add one, thinking for that many seconds in between."""
+    """Increment, with so many seconds between read and write."""
     return section(self.request.id, name, lambda: time.sleep(random.uniform(least, most)), lambda: None)
 
 

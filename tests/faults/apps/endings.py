@@ -1,7 +1,8 @@
-"""Increments that end in all the ways in which a task can end; `--include` brings them into a worker of the example.
+"""Increments with all possible ends of a task; `--include` adds them to a worker of the example.
 
-Rules: the first delivery ends as it was told to, every later one ends well; what nobody can do to himself (to be
-revoked, to lose one's worker) is done by the test to a task that stays until then.
+Invariants:
+1. The first delivery ends in the given way; every later delivery succeeds.
+2. For an end from outside, such as a revoke or the loss of the worker, the task stays until the test acts.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def _ends(self: Task, name: str, ending: str, moment: str) -> int:
-    """Add one; the first delivery ends in this way before or after its write, any other one ends well."""
+    """Increment. The first delivery ends in this way before or after its write; any later delivery succeeds."""
     op = self.request.id
     first = bool(server().set(f"faults:begun:{op}", 1, nx=True))
     ways = {moment: functools.partial(ENDINGS[ending], self)} if first else {}
@@ -43,13 +44,13 @@ def _raise(error: Exception) -> None:
 
 
 def _stay(self: Task) -> None:
-    """Until it is told to go on, or worse."""
+    """Stay until the test continues or ends the task."""
     note("stay", self.request.id)
     comes_true(lambda: server().exists(f"faults:go:{self.request.id}"), within=100, every=0.02)
 
 
 def _stay_deaf(self: Task) -> None:
-    """Like a body that swallows the soft limit: it takes the hard one to end it."""
+    """Stay like a body that swallows the soft limit, so that only the hard limit ends the task."""
     try:
         _stay(self)
     except SoftTimeLimitExceeded:

@@ -62,7 +62,7 @@ def ran(task: Task, *about: object) -> None:
 @app.task(bind=True, max_retries=0)
 @locked("brokers:{name}", wait=0.02)
 def look(self: Task, name: str, **about: object) -> str:
-    """Goes back to the queue until it has the lock."""
+    """Go back to the queue until the lock is free."""
     ran(self, name, about)
     return name
 
@@ -80,7 +80,7 @@ class Stubborn(Task):  # type: ignore[misc]  # Celery is untyped
 @app.task(bind=True, base=Stubborn, autoretry_for=(Exception,))
 @locked("brokers:{name}", wait=0.02)
 def stay(self: Task, name: str) -> str:
-    """Can't go back to the queue, so it waits in its slot."""
+    """Wait in the slot, because the task can't go back to the queue."""
     ran(self, name)
     return name
 
@@ -88,12 +88,12 @@ def stay(self: Task, name: str) -> str:
 @app.task(bind=True, acks_late=False)
 @locked("brokers:{name}", wait=60)
 def linger(self: Task, name: str) -> str:
-    """Acknowledged early; waits in its slot for a minute before it goes back to the queue."""
+    """Acknowledged early; wait in the slot for a minute before the return to the queue."""
     ran(self, name)
     return name
 
 
 @app.task(bind=True)
 def after(self: Task, *about: object) -> None:
-    """What follows."""
+    """The next task of a chain."""
     ran(self, *about)

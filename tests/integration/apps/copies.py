@@ -1,4 +1,4 @@
-"""Tasks whose messages are delivered twice: each body says that it is at work, and waits until it may go on."""
+"""Tasks for redelivered messages: each body reports its start, and waits until the test continues the body."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ store = Redis.from_url(settings.store_url)
 @app.task
 @locked("holding:{name}", ttl=0.6)
 def look(name: str, seconds: float) -> float:  # noqa: ARG001 - names the lock
-    """Hold it for this long and look at it all the time; gives what remains of the lease at the end."""
+    """Hold the lock for so many seconds and check all the time; returns the remaining time of the lease."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         current_lease().ensure_valid()
@@ -27,7 +27,7 @@ def look(name: str, seconds: float) -> float:  # noqa: ARG001 - names the lock
 @app.task
 @locked("holding:{name}", ttl=0.6)
 def outlast(name: str, seconds: float) -> float:
-    """As `look`, whatever is raised to end it."""
+    """Hold the lock for so many seconds, and swallow every exception meanwhile."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         with contextlib.suppress(BaseException):
@@ -40,6 +40,6 @@ def outlast(name: str, seconds: float) -> float:
 @app.task
 @locked("holding:{name}", ttl=0.6)
 def sleep(name: str, seconds: float) -> str:
-    """Hold it for this long and never look."""
+    """Hold the lock for so many seconds without a check."""
     time.sleep(seconds)  # the task's work
     return name

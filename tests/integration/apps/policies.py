@@ -1,4 +1,4 @@
-"""One task for each thing that `otherwise` can say; `--include` brings them into a worker of the example."""
+"""A task for each value of `on_conflict`; `--include` adds them to a worker of the example."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 def about(task: Task) -> dict[str, Any]:
-    """What a task is told about itself."""
+    """The details of the running task and its lease."""
     delivered = task.request.delivery_info or {}
     return {
         "id": task.request.id,
@@ -38,7 +38,7 @@ def about(task: Task) -> dict[str, Any]:
 @app.task(bind=True, max_retries=0)
 @locked("policy:{name}", wait=0.02, on_conflict="requeue")
 def requeue(self: Task, name: str) -> dict[str, Any]:  # noqa: ARG001 - names the lock
-    """Goes back to the queue until it has the lock; it could not be retried even once."""
+    """Go back to the queue until the lock is free. The task has no retries."""
     return about(self)
 
 
@@ -52,7 +52,7 @@ def requeue_once(self: Task, name: str) -> dict[str, Any]:  # noqa: ARG001 - nam
 @app.task(bind=True)
 @locked("policy:{name}", wait=0, on_conflict="skip")
 def skip(self: Task, name: str) -> dict[str, Any]:  # noqa: ARG001 - names the lock
-    """Does nothing if somebody else does it."""
+    """Skip if another task has the lock."""
     return about(self)
 
 
@@ -89,7 +89,7 @@ def stale(self: Task, name: str, times: int) -> int:
 
 @app.task
 def after(earlier: object) -> dict[str, object]:
-    """What comes next in a chain or a chord."""
+    """The next task of a chain or a chord."""
     return {"after": earlier}
 
 

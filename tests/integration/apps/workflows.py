@@ -1,6 +1,6 @@
-"""Locked tasks as people write them: in canvases, as classes, shared, with pydantic; for a worker's `--include`.
+"""Locked tasks in canvases, as classes, shared and with pydantic, for a worker's `--include`.
 
-Rules: what is nothing but a policy is in `policies`; the locks are named as there.
+The names of the locks are those of `policies`, which has the plain tasks for each policy.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ logger = logging.getLogger(__name__)
 @app.task(bind=True, autoretry_for=(Exception,), max_retries=0, retry_backoff=True)
 @locked("policy:{name}", wait=0.02, on_conflict="requeue")
 def requeue(self: Task, name: str) -> dict[str, Any]:  # noqa: ARG001 - names the lock
-    """Goes back to the queue, and would be retried for anything, if it could be retried even once."""
+    """Go back to the queue. The task would be retried for any error, but has no retries."""
     return about(self)
 
 
 @app.task
 @locked("policy:{name}", wait=20, on_conflict="raise")
 def wait(name: str) -> list[object]:
-    """Waits in the worker's slot; says what it was called with, and its token."""
+    """Wait in the worker's slot; returns the arguments and the token."""
     return [name, current_lease().fence]
 
 
 @app.task
 @locked("policy:{name}", wait=0.02, on_conflict="requeue")
 def fail(name: str) -> None:
-    """Fails, once it has the lock."""
+    """Fail with the lock held."""
     raise ValueError(name)
 
 
@@ -71,7 +71,7 @@ def shared(self: Task, name: str) -> dict[str, Any]:  # noqa: ARG001 - names the
 
 
 class Order(BaseModel):
-    """What is ordered, and on whose account."""
+    """An order and its account."""
 
     account: str
     amount: int
@@ -86,7 +86,7 @@ def pay(order: Order) -> Order:
 
 @app.task
 def note(told: object) -> None:
-    """Writes down what a link tells it, or an errback: the id of what failed."""
+    """Note the argument of a link; for an errback, the id of the failed task."""
     logger.info("noted %s", told)
 
 

@@ -32,16 +32,16 @@ def handler() -> Iterator[None]:
 
 
 def test_the_handler_from_before_is_restored() -> None:
-    with lost_lease.possible(lease()):
+    with lost_lease.interruptible(lease()):
         assert signal.getsignal(lost_lease.SIGNAL) is not from_before
-        with lost_lease.possible(lease()):
+        with lost_lease.interruptible(lease()):
             pass
         assert signal.getsignal(lost_lease.SIGNAL) is not from_before
     assert signal.getsignal(lost_lease.SIGNAL) is from_before
-    with pytest.raises(ZeroDivisionError), lost_lease.possible(lease()):
+    with pytest.raises(ZeroDivisionError), lost_lease.interruptible(lease()):
         _ = 1 / 0
     assert signal.getsignal(lost_lease.SIGNAL) is from_before
-    assert not lost_lease._inside
+    assert not lost_lease._running
 
 
 def test_a_lease_that_is_lost_before_the_body_never_enters() -> None:
@@ -50,7 +50,7 @@ def test_a_lease_that_is_lost_before_the_body_never_enters() -> None:
 
     lost, entered = lease(), False
     lost.ensure_valid = refuse
-    with pytest.raises(LockLost), lost_lease.possible(lost):
+    with pytest.raises(LockLost), lost_lease.interruptible(lost):
         entered = True
     assert not entered
     assert signal.getsignal(lost_lease.SIGNAL) is from_before
@@ -58,7 +58,7 @@ def test_a_lease_that_is_lost_before_the_body_never_enters() -> None:
 
 def test_a_lost_lease_interrupts_its_body() -> None:
     lost, after = lease(), False
-    with pytest.raises(LockLost), lost_lease.possible(lost):
+    with pytest.raises(LockLost), lost_lease.interruptible(lost):
         lost.is_lost = True
         lost_lease.interrupt(lost)
         after = True
@@ -67,7 +67,7 @@ def test_a_lost_lease_interrupts_its_body() -> None:
 
 def test_an_outer_lease_that_is_lost_interrupts_the_inner_body() -> None:
     outer, after = lease(), False
-    with pytest.raises(LockLost), lost_lease.possible(outer), lost_lease.possible(lease()):
+    with pytest.raises(LockLost), lost_lease.interruptible(outer), lost_lease.interruptible(lease()):
         outer.is_lost = True
         lost_lease.interrupt(outer)
         after = True
@@ -79,7 +79,7 @@ def test_a_body_that_has_ended_is_sent_no_signal(monkeypatch: pytest.MonkeyPatch
     sent: list[object] = []
     monkeypatch.setattr(signal, "pthread_kill", lambda *what: sent.append(what))
     over = lease()
-    with lost_lease.possible(over):
+    with lost_lease.interruptible(over):
         pass
     over.is_lost = True
     lost_lease.interrupt(over)

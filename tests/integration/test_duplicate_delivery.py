@@ -53,7 +53,7 @@ def followed(stage: WorkerFixture, first: Signature, name: str) -> Signature:
 
 
 def deliver_again(stage: WorkerFixture, task_id: str) -> None:
-    """What the visibility timeout does with the message of a task that is at work."""
+    """Deliver the message of a running task again, as the visibility timeout does."""
     with Redis.from_url(stage.environment["COUNTER_BROKER_URL"]) as redis:
         messages = [json.loads(text)[0] for text in redis.hvals("unacked")]
         (message,) = [message for message in messages if message["headers"]["id"] == task_id]
@@ -65,7 +65,7 @@ def deliver_again(stage: WorkerFixture, task_id: str) -> None:
 
 
 def waiting(stage: WorkerFixture) -> list[str]:
-    """The ids of the tasks whose messages are in the queue, or in the hands of a worker."""
+    """The ids of the tasks with a message in the queue or in a worker."""
     with Redis.from_url(stage.environment["COUNTER_BROKER_URL"]) as redis:
         texts = [json.loads(text)[0] for text in redis.hvals("unacked")]
         texts += [json.loads(text) for text in redis.lrange("celery", 0, -1)]
@@ -84,7 +84,7 @@ def go(stage: WorkerFixture, name: str, *numbers: int) -> None:
 
 
 def with_a_copy(stage: WorkerFixture, worker: Worker, task: str, on_conflict: str) -> None:
-    """Come back when a task is at work, and a copy has met it."""
+    """Wait until a task runs and a copy has found it running."""
     eventually(lambda: runs(stage, task) == 1, "the first copy at work")
     deliver_again(stage, task)
     met = f"owner_label='{task}@" if on_conflict == "wait" else f"duplicate task={task} "

@@ -1,4 +1,4 @@
-"""`on_lost="raise"` in tasks that call each other, and a signal that comes as late as it can."""
+"""Tests of `on_lost="raise"` in tasks that call each other, and of a signal at the last possible moment."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BODIES = 3_000
 
 @pytest.fixture
 def app(nodes: Cluster) -> Iterator[Celery]:
-    """An app without a broker whose tasks are called directly."""
+    """An app without a broker, for direct calls of its tasks."""
     app = Celery("interrupted", broker="memory://", set_as_current=True)
     app.conf.update(redlock_nodes=nodes.urls, redlock_ttl=0.6, redlock_max_ttl=1.0)
     yield app
@@ -48,7 +48,7 @@ def test_a_loss_at_the_end_of_the_body_kills_no_process() -> None:
         thread.start()
         for _ in range(BODIES):
             try:
-                with lost_lease.possible(lease):
+                with lost_lease.interruptible(lease):
                     pass
             except LockLost:
                 raised += 1
@@ -60,7 +60,7 @@ def test_a_loss_at_the_end_of_the_body_kills_no_process() -> None:
 
 
 def test_an_inner_task_that_wants_it_is_interrupted(nodes: Cluster, app: Celery) -> None:
-    """Also where the task that calls it only checks, and both share one lease."""
+    """This holds also if the calling task only checks, and both tasks share a lease."""
     seen: list[str] = []
 
     @app.task
@@ -94,7 +94,7 @@ def test_the_handler_stays_until_a_signal_on_its_way_has_arrived() -> None:
     lost_lease._sending.append(body)
 
     def send_late() -> None:
-        while lost_lease._inside:
+        while lost_lease._running:
             time.sleep(0)
         for _ in range(1_000):
             seen.add(signal.getsignal(lost_lease.SIGNAL))
@@ -102,7 +102,7 @@ def test_the_handler_stays_until_a_signal_on_its_way_has_arrived() -> None:
         lost_lease._sending.remove(body)
 
     thread = threading.Thread(target=send_late, daemon=True)
-    with lost_lease.possible(body):
+    with lost_lease.interruptible(body):
         thread.start()
     assert signal.getsignal(lost_lease.SIGNAL) is before
     thread.join(30)

@@ -1,4 +1,4 @@
-"""`redlock.celery.duplicate_delivery`: what the result backend says to a copy that was delivered again."""
+"""Tests of `redlock.celery.duplicate_delivery`: redelivered copies and the states in the result backend."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ APP = Celery(set_as_current=False, broker="memory://", backend="cache+memory://"
 APP.conf.update(task_acks_late=True, worker_deduplicate_successful_tasks=True)
 
 
-@APP.task(name="tests.test_duplicates.charge")
+@APP.task(name="tests.test_duplicate_delivery.charge")
 def charge() -> None:
-    """A task whose message may be delivered again."""
+    """A task with late acknowledgement, so that messages may be redelivered."""
 
 
 class Clock:
@@ -158,7 +158,7 @@ def test_the_mark_of_a_copy_goes_back_with_it(monkeypatch: pytest.MonkeyPatch) -
     assert COPY not in calls[-1]["headers"]
 
 
-def test_a_message_that_is_delivered_after_a_failure_gives_no_second_end() -> None:
+def test_a_redelivery_after_a_failure_gives_no_second_end() -> None:
     store("FAILURE", ValueError("first"))
     delivery = delivered(redelivered=True)
     store("STARTED")
@@ -167,19 +167,17 @@ def test_a_message_that_is_delivered_after_a_failure_gives_no_second_end() -> No
 
 
 @pytest.mark.parametrize("on_conflict", ["skip", "raise", "requeue"])
-def test_a_copy_of_a_run_that_was_lost_is_neither_skipped_nor_refused(
-    monkeypatch: pytest.MonkeyPatch, on_conflict: str
-) -> None:
-    """The run that was lost may have had its effect: the copy goes back until it can say so."""
+def test_a_copy_of_a_lost_run_is_neither_skipped_nor_refused(monkeypatch: pytest.MonkeyPatch, on_conflict: str) -> None:
+    """The lost run may have had its effect, so the copy goes back until the lock is free."""
     calls: list[dict[str, Any]] = []
     monkeypatch.setattr(charge, "apply_async", lambda _args, _kwargs, **options: calls.append(options))
     store("STARTED")
     for contended in (LockContended("x", "id-2@host since 1"), LockContended("x")):
         with pytest.raises(Ignore):
-            Policy(0, on_conflict, 0).refused(contended, delivered(redelivered=True))
+            Policy(0, on_conflict, 0).apply(contended, delivered(redelivered=True))
     assert [call["headers"][COPY] for call in calls] == [0, 0]
 
 
-def test_a_message_that_never_began_is_skipped_though_it_came_twice() -> None:
-    skipped = Policy(0, "skip", None).refused(LockContended("x", "id-2@host"), delivered(redelivered=True))
+def test_a_redelivered_message_that_never_began_is_skipped() -> None:
+    skipped = Policy(0, "skip", None).apply(LockContended("x", "id-2@host"), delivered(redelivered=True))
     assert skipped is not None
