@@ -41,11 +41,11 @@ class NoCommit(Exception):
 
 
 class Side(NamedTuple):
-    """One of the two.
+    """A side of the comparison.
 
     Attributes:
-        name: How the table calls it.
-        directory: Where its package and its peers are.
+        name: The name in the table.
+        directory: The directory of its package and its peers.
     """
 
     name: str
@@ -133,7 +133,7 @@ def _nodes(side: Side) -> Iterator[list[str]]:
             stack.callback(server.stop)
             server.start()
         urls = [server.url for server in servers]
-        # By its own hand: what a new node must have in its record is that edition's business.
+        # Each side runs its own command, because the record of a new node differs between versions.
         init = (sys.executable, "-m", "redlock", "init", "--yes", "--nodes", ",".join(urls))
         done = subprocess.run(init, cwd=side.directory, capture_output=True, text=True, check=False)
         if done.returncode:

@@ -1,7 +1,7 @@
-"""What every scenario works with: the options, the peers that are there, servers on TCP ports, peer processes.
+"""The harness of all scenarios: options, available peers, servers on TCP ports, peer processes.
 
-Rule: what is measured in rounds is measured peer by peer inside each round, so that what else the machine does
-strikes all of them alike.
+Invariants:
+1. Each round measures all peers in turn, so that other load of the machine hits all peers alike.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ START_SECONDS = 30.0
 
 
 class Options(NamedTuple):
-    """What the command line says.
+    """The options of the command line.
 
     Attributes:
-        quick: Few and short rounds.
-        rounds: How often everything is repeated; None leaves it to the scenario.
-        out: Where the results go.
+        quick: Whether the rounds are few and short.
+        rounds: Number of rounds; None means the number of the scenario.
+        out: Directory of the results.
     """
 
     quick: bool

@@ -32,9 +32,9 @@ class Program(NamedTuple):
     """How a peer is started.
 
     Attributes:
-        command: Its words.
-        directory: Where: a peer's Python must not find this project's packages before its own.
-        environment: What to add to the environment.
+        command: The words of the command.
+        directory: The working directory: a peer's Python must not find this project's packages before its own.
+        environment: Variables that are added to the environment.
     """
 
     command: tuple[str, ...]

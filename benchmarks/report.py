@@ -12,21 +12,21 @@ if TYPE_CHECKING:
     Cell = str | float | None
 
 _WHOLE = 100
-"""From here on nobody wants to see what comes after the point."""
+"""Larger numbers are printed without decimals."""
 
 
 @dataclasses.dataclass
 class Table:
-    """What a scenario found.
+    """The result of a scenario.
 
     Attributes:
-        scenario: Its name on the command line.
-        title: What was measured, in which unit.
-        columns: What each column has; the first names the row.
-        rows: The cells; None where there is nothing to say.
+        scenario: The scenario's name on the command line.
+        title: The measured value and its unit.
+        columns: The headings; the first column has the names of the rows.
+        rows: The cells; None for an empty cell.
         bars: The column that the plot shows.
-        notes: What a reader must know beside it.
-        raw: All rounds, for the JSON.
+        notes: Remarks for the reader below the table.
+        raw: The values of all rounds, for the JSON.
     """
 
     scenario: str
@@ -75,6 +75,6 @@ def quantile(values: Sequence[float], share: float) -> float | None:
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float | None:
-    """Ours over theirs, round by round, and of that the median: what slows the machine slows both of a round."""
+    """Return the median of ours / theirs over the rounds: a slow moment of the machine hits both sides of a round."""
     pairs = [one / other for one, other in zip(ours, theirs, strict=False) if other]
     return median(pairs)

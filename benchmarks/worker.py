@@ -1,8 +1,11 @@
-"""What every Python peer does: read a line of JSON, do it, write a line of JSON.
+"""The loop of every Python peer: read a command as a line of JSON, run the command, write the answer as a line of JSON.
 
-A peer gives `serve` a function that connects; what that returns takes a lock and gives it back, and all the rest
-is here and the same for all. Rules: it imports nothing but redis-py, which all of them have; what is measured is
-measured here, next to the lock; all times are seconds on the monotonic clock, which the processes of a machine share.
+A peer passes `serve` a function that connects and returns an object with `acquire` and `release`.
+
+Invariants:
+1. The module imports only redis-py, which all peers have.
+2. The measurements are here, next to the lock, and the same for all peers.
+3. All times are seconds on the monotonic clock, which the processes of a machine share.
 
     connect  urls, ttl, check                 dial, and take and release some locks; `check` are addresses of the same
                                               nodes where it looks whether releases were applied, by default `urls`
@@ -33,24 +36,24 @@ class Peer(Protocol):
     """A lock, from any library."""
 
     prefix: str
-    """What it puts before a name to make the key."""
+    """The prefix of the keys."""
 
     def acquire(self, name: str) -> object:
-        """Take the lock, however long it takes; what it gives goes to `release`."""
+        """Acquire the lock without a limit of time, and return the argument of `release`."""
 
     def release(self, held: Any) -> None:  # noqa: ANN401 - each peer's own
-        """Give it back."""
+        """Release the lock."""
 
 
 def serve(
     connect: Callable[[list[str], float], Peer],
     more: Mapping[str, Callable[[Any, Said], Said]] | None = None,
 ) -> None:
-    """Do what standard input says until it ends.
+    """Run the commands of standard input until its end.
 
     Args:
-        connect: Given the nodes' addresses and a TTL in seconds, a peer that is ready.
-        more: What only this peer can do: commands by name, each given the peer and what was said.
+        connect: Makes a peer from the nodes' addresses and a TTL in seconds.
+        more: Commands of this peer alone, by name. Each gets the peer and the request.
     """
     bench: Bench | None = None
     for line in sys.stdin:
@@ -66,7 +69,7 @@ def serve(
 
 
 class Bench:
-    """What is done with a peer."""
+    """The commands for a peer."""
 
     def __init__(self, peer: Peer, urls: Sequence[str]) -> None:
         self.peer = peer
@@ -74,7 +77,7 @@ class Bench:
         self._quorum = len(urls) // 2 + 1
 
     def warm(self) -> Said:
-        """Dial whatever has to be dialled."""
+        """Open all connections."""
         for _ in range(3):
             self.peer.release(self.peer.acquire(f"warm:{time.monotonic_ns()}"))
         for server in self._servers:
@@ -161,7 +164,7 @@ class Bench:
 
 
 def server_options() -> Said:
-    """How the Redlock text would have a node asked: a short time-out, and no retry behind the lock's back."""
+    """Return the options that the Redlock text asks for: a short timeout, and no retry below the lock."""
     from redis.backoff import NoBackoff  # noqa: PLC0415 - not every peer needs it
     from redis.retry import Retry  # noqa: PLC0415 - not every peer needs it
 
