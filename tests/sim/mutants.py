@@ -1,8 +1,7 @@
 """Seeded bugs, each a replaced piece of the shipped source: a tester that does not find them would not find ours.
 
-Rules: a mutant is killed by a broken promise in the simulator, by an exception out of it, or by the test that
-`mutants_named.NAMED` gives; a survivor must be in `EQUIVALENT` there, with the reason why nothing that is promised
-changes.
+A mutant is killed by a broken promise or an exception in the simulator, or by the test that `mutants_named.NAMED`
+gives. A survivor must be in `EQUIVALENT` there, with the reason why no promise changes.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ def _bug(name: str, *pieces: tuple[str, str, str]) -> None:
     MUTANTS[name] = tuple(Variant(name, *piece) for piece in pieces)
 
 
-# The round_result.
+# Rounds and their results.
 _bug("a quorum that is no majority", ("_core/votes.py", "return nodes // 2 + 1", "return max(1, nodes // 2)"))
 _bug("no drift allowance", ("_core/votes.py", "return -(-ttl_ms // 100) + 2", "return 0"))
 _bug(
@@ -252,7 +251,7 @@ _bug(
     "a lease without the bound of max_ttl",
     ("_transport/codec.py", " and command.ttl_ms > self._max_ttl_ms:", " and False:"),
 )
-# Tokens far ahead, and what a client remembers.
+# Tokens far ahead, and the memory of a client.
 _bug(
     "an implausible token counts",
     (ACQUIRE, "if known >= most then", "if false then"),
