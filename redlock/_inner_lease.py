@@ -1,9 +1,9 @@
-"""A re-entrant block: its entry into the lease that its thread holds already.
+"""Re-entrant acquisition: a block shares the lease that its thread holds already.
 
 Invariants:
-1. Each block has an entry of its own and gives back exactly that one.
-2. The lease knows its entries by weak references only. An entry that an exception tore from its block is gone with it,
-   and neither keeps the lease nor gives it back.
+1. Each block has a separate entry and releases exactly this entry.
+2. The lease keeps weak references to its entries. If an exception separates an entry from its block, the entry is
+   dropped. A dropped entry neither keeps the lease nor releases the lease.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ _HOST = socket.gethostname()
 
 
 class InnerLease(Lease):
-    """The entry of a re-entrant block; what it tells is what the outer lease tells.
+    """The entry of a re-entrant block. All properties are those of the outer lease.
 
     Args:
-        outer: The lease that it shares.
-        on_lost: Called with this entry when the outer lease is lost while the block is inside.
-        is_block: Whether it ends at the latest when the block of the outer lease ends.
+        outer: The shared lease.
+        on_lost: Called with this entry when the outer lease is lost while the block runs.
+        is_block: Whether the entry ends at the latest with the block of the outer lease.
     """
 
     def __init__(self, outer: Lease, on_lost: Callable[[Lease], None] | None, *, is_block: bool) -> None:
-        # The state of a lease is the outer one's: nothing of the base class is set up here.
+        # The outer lease has the state, so the base class is not initialised.
         self.names, self.claims, self.ttl_ms = outer.names, outer.claims, outer.ttl_ms
         self.waited_ms = 0
         self._outer = outer
@@ -50,7 +50,7 @@ class InnerLease(Lease):
 
     @property
     def is_held(self) -> bool:
-        """Whether the block is inside and the outer lease is held."""
+        """Whether the block runs and the outer lease is held."""
         return self._is_inside and self._outer.is_held
 
     @property
@@ -71,19 +71,19 @@ class InnerLease(Lease):
 
         Raises:
             LockLost: The outer lease was lost meanwhile.
-            NotHeld: It was given back meanwhile.
+            NotHeld: The outer lease was released meanwhile.
         """
         self._outer.ensure_valid()
         entries = self._outer.entries
         entries.add(weakref.ref(self, entries.discard))
 
     def extend(self, seconds: float) -> None:
-        """As `Lease.extend`, for the outer lease."""
+        """Extend the outer lease; see `Lease.extend`."""
         self._held()
         self._outer.extend(seconds)
 
     def release(self, *, wait: bool = True, ends_blocks: bool = True) -> Outcome:
-        """Leave; release the lease only if its own block and all other entries are over."""
+        """End the entry; release the lease only if the outer block and all other entries have ended."""
         self._held()
         self._outer.entries.discard(weakref.ref(self))
         if self._outer.is_left and not self._outer.entries:
@@ -109,18 +109,18 @@ def new_lease(
     is_block: bool = True,
     forever: bool = True,
 ) -> Lease:
-    """A lease to acquire: a new one, or an entry into the lease that the running code holds on these names.
+    """A lease to acquire: a new lease, or an entry into the lease that the running code holds on these names.
 
     Args:
         context: The shared parts of the client.
         names: The resources, checked and sorted.
         options: The options of the lease.
-        owner_label: What other clients see of the holder; default: host, process and thread.
-        is_block: Whether the lease ends with a block of code, and with it all blocks inside.
+        owner_label: The holder's name for other clients; default: host, process and thread.
+        is_block: Whether the lease ends with a block of code, and with that block all blocks inside.
         forever: Whether the caller may wait without a limit, and so must not wait for itself.
 
     Raises:
-        RedlockError: The running code holds one of the resources, and cannot share or wait for it.
+        RedlockError: The running code holds a resource of the set already, and can neither share nor wait.
     """
     if owner_label is None:
         owner_label = f"{_HOST}/{_process.pid()}/{threading.current_thread().name}"
