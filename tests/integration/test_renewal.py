@@ -34,12 +34,12 @@ def brief(nodes: Cluster) -> Iterator[Redlock]:
 
 
 def outlive(lease: Lease, ttls: int, *others: Lease) -> None:
-    """Come back when this many of its TTLs have passed, looking at it and the others all the time."""
+    """Return after this many TTLs of the lease, with checks of all leases all the time."""
     until = time.monotonic() + ttls * lease.ttl_ms / 1000
     while time.monotonic() < until:
-        for one in (lease, *others):
-            one.ensure_valid()
-        time.sleep(0.01)  # between two looks, at every one of which it has to be valid
+        for checked in (lease, *others):
+            checked.ensure_valid()
+        time.sleep(0.01)
 
 
 def test_a_with_block_may_be_longer_than_its_lease(nodes: Cluster, brief: Redlock) -> None:
@@ -57,7 +57,7 @@ def test_acquire_alone_is_never_renewed(brief: Redlock) -> None:
         lock.lease.ensure_valid()
 
 
-def test_renewal_stops_at_max_hold_and_the_holder_is_told(brief: Redlock) -> None:
+def test_renewal_stops_at_max_hold_and_on_lost_is_called(brief: Redlock) -> None:
     told: list[Lease] = []
     with pytest.raises(LockLost, match="max_hold"), brief.lock("x", max_hold=1.0, on_lost=told.append) as lease:
         eventually(lambda: told, "the call of on_lost")
@@ -74,7 +74,7 @@ def test_a_lease_survives_a_rolling_restart_of_all_nodes(nodes: Cluster, brief: 
             eventually(lambda: holders(nodes.servers, "x") == [token] * 5, "the repair of the restarted node")
             lease.ensure_valid()
         fence = lease.fence
-    # The repair wrote the fence again too: what comes after is larger.
+    # The repair also wrote the fence again: the next token is larger.
     with brief.lock("x") as lease:
         assert lease.fence > fence
 
@@ -90,10 +90,8 @@ def test_a_lease_is_known_to_be_lost_when_three_nodes_are_killed(nodes: Cluster,
         assert lease.remaining() == 0.0
 
 
-def test_a_lease_whose_keys_are_gone_on_a_quorum_is_lost_at_once_and_never_comes_back(
-    nodes: Cluster, brief: Redlock
-) -> None:
-    """Two of three nodes lose the key, another client locks and releases there: repair must not bring it back."""
+def test_a_lease_without_its_keys_on_a_quorum_stays_lost(nodes: Cluster, brief: Redlock) -> None:
+    """Two of three nodes lose the key, and another client locks and releases: repair must not restore the lease."""
     with pytest.raises(LockLost, match="a quorum of nodes no longer has it"), brief.lock("x") as lease:
         token = lease.owner
         run_out(nodes.servers[:3], "x")
@@ -129,7 +127,7 @@ def _extends(lock: Lock) -> bool:
         return False
 
 
-def test_an_extension_never_shortens_what_the_nodes_have(nodes: Cluster, brief: Redlock) -> None:
+def test_an_extension_never_shortens_the_keys_on_the_nodes(nodes: Cluster, brief: Redlock) -> None:
     lock = brief.lock("x", ttl=0.9)
     assert lock.acquire()
     lock.extend(0.3, replace_ttl=True)
@@ -163,7 +161,7 @@ def _renewing() -> int:
     return [thread.name for thread in threading.enumerate()].count("redlock-renewal")
 
 
-def test_a_forked_child_renews_what_it_takes_and_not_what_its_parent_has(brief: Redlock) -> None:
+def test_a_forked_child_renews_its_own_leases_only(brief: Redlock) -> None:
     with brief.lock("parent") as lease:
 
         def child() -> list[object]:
@@ -202,7 +200,7 @@ def _refused(client: Redlock, names: list[str]) -> None:
     assert not client.lock(names, blocking_timeout=0.05).acquire()
 
 
-def test_two_transfers_in_opposite_order_never_deadlock_and_share_growing_tokens(nodes: Cluster) -> None:
+def test_two_transfers_in_opposite_order_never_deadlock(nodes: Cluster) -> None:
     fences: list[int] = []
     with Redlock(nodes.urls) as client:
 
@@ -231,7 +229,7 @@ def test_the_same_context_shares_its_lease_where_it_says_so(brief: Redlock) -> N
     assert not lock.locked()
 
 
-def test_taking_what_one_holds_is_an_error_at_once_and_no_deadlock(brief: Redlock) -> None:
+def test_acquiring_a_held_lock_again_is_an_error_and_no_deadlock(brief: Redlock) -> None:
     with brief.lock("x"):
         with pytest.raises(RedlockError, match="would wait for itself"):
             brief.lock("x").acquire()
@@ -247,7 +245,7 @@ def test_another_thread_is_another_context(brief: Redlock) -> None:
         thread.join()
 
 
-def test_a_lease_that_nobody_can_reach_any_more_is_not_renewed(nodes: Cluster, brief: Redlock) -> None:
+def test_a_dropped_lease_is_not_renewed(nodes: Cluster, brief: Redlock) -> None:
     """As where a signal strikes between the end of `__enter__` and the beginning of the block."""
     brief.lock("x").__enter__()
     gc.collect()
@@ -280,7 +278,7 @@ def test_many_leases_are_renewed_in_few_exchanges(nodes: Cluster, monkeypatch: p
             lease.release()
 
 
-def test_the_trouble_of_one_lease_is_not_that_of_those_which_are_renewed_with_it(
+def test_the_failure_of_a_renewal_leaves_other_leases_alone(
     nodes: Cluster, brief: Redlock, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(_: Lease) -> None:
@@ -298,7 +296,7 @@ def test_the_trouble_of_one_lease_is_not_that_of_those_which_are_renewed_with_it
         lease.release()
 
 
-def test_who_is_told_of_a_loss_may_use_the_lock(nodes: Cluster, brief: Redlock) -> None:
+def test_on_lost_may_use_the_lock(nodes: Cluster, brief: Redlock) -> None:
     told = threading.Event()
 
     def take_another(lost: Lease) -> None:
@@ -391,7 +389,7 @@ def test_a_lock_that_is_acquired_twice_is_released_twice(brief: Redlock) -> None
 
 
 def test_a_forgotten_inner_entry_does_not_outlive_the_block(brief: Redlock) -> None:
-    """As one whose end was struck: its block is over, and it was not given back."""
+    """Like a lease with an interrupted end: the block is over, and the lease was not released."""
     with brief.lock("x") as outer:
         brief.lock("x", reentrant=True).__enter__()
         kept = brief.lock("x", reentrant=True)

@@ -39,7 +39,7 @@ def test_an_error_survives_celerys_json_results(error: RedlockError) -> None:
 
 @pytest.mark.parametrize("serializer", ["json", "pickle"])
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-def test_an_error_comes_out_of_celerys_result_backend_as_it_went_in(error: RedlockError, serializer: str) -> None:
+def test_an_error_survives_celerys_result_backend(error: RedlockError, serializer: str) -> None:
     backend = Backend(app=Celery(set_as_current=False), serializer=serializer)
     stored = backend.prepare_exception(error)
     copy = backend.exception_to_python(json.loads(json.dumps(stored)) if serializer == "json" else stored)
@@ -70,6 +70,6 @@ def test_no_quorum_names_each_node_and_why() -> None:
     assert "2 of 5 nodes gave no vote, 3 votes are needed" in text
 
 
-def test_contended_says_who_and_for_how_long() -> None:
+def test_contended_names_the_holder_and_the_remaining_time() -> None:
     said = str(ERRORS[1])
     assert said.endswith("held by task-1@host (01234567); the lease ends in 1.500 s unless the holder renews it")

@@ -1,4 +1,4 @@
-"""`redlock._locking.failures`: what a lost election means to the caller."""
+"""`redlock._locking.failures`: the error for a refused round."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def error(*votes: Vote, expired: bool = False) -> LockContended | QuorumUnavaila
     return failures.error(NODES, "account:42", Refusal(round_result(*votes), expired=expired))
 
 
-def test_contended_says_who_has_it_and_for_how_long() -> None:
+def test_a_denial_becomes_an_error_with_holder_and_time() -> None:
     found = error(*[denied(remaining_ms=1_500)] * 3, DEAD, DEAD)
     assert isinstance(found, LockContended)
     assert (found.resource, found.holder, found.remaining) == ("account:42", "task-2@host-b (fedcba98)", 1.5)
 
 
-def test_a_split_vote_is_contended_and_has_no_end_that_could_be_told() -> None:
+def test_a_split_vote_is_contended_without_a_known_end() -> None:
     found = error(granted(), granted(), denied(remaining_ms=None), denied(remaining_ms=None), DEAD)
     assert isinstance(found, LockContended)
     assert found.remaining is None
@@ -50,7 +50,7 @@ def test_a_lock_that_came_too_late_is_not_for_want_of_a_quorum() -> None:
     assert isinstance(error(*[granted()] * 5, expired=True), LockContended)
 
 
-def test_each_node_that_gave_no_vote_is_named_with_its_own_reason_and_no_other() -> None:
+def test_each_node_without_a_vote_is_listed_with_its_own_reason() -> None:
     votes = round_result(granted(), silent("connection refused"), silent("new: abstains"), UNANSWERED, denied())
     assert failures.reasons(NODES, votes) == {"h:2": "connection refused", "h:3": "new: abstains"}
 
@@ -64,7 +64,7 @@ def test_clients_that_disagree_are_told_where_and_over_what() -> None:
         assert said in str(caught.value)
 
 
-def test_where_nobody_disagrees_nothing_is_raised() -> None:
+def test_without_a_disagreement_nothing_is_raised() -> None:
     failures.refuse_disagreement(NODES, "nodes=5", Refusal(round_result(*[DEAD] * 5)))
 
 
