@@ -190,7 +190,12 @@ class Delivery:
             channel = producer.channel
             channel.basic_publish = getattr(channel, "basic_publish_confirm", channel.basic_publish)
             confirmed = {"producer": producer, "retry": False, "confirm_timeout": _CONFIRM_SECONDS}
-            self._task.apply_async(request.args, request.kwargs, **options | confirmed)
+            try:
+                self._task.apply_async(request.args, request.kwargs, **options | confirmed)
+            except BaseException:
+                # The pool would say good-bye to a broker that does not answer, and wait for its reply without end.
+                producer.connection.collect()
+                raise
 
     def not_sent(self, why: Exception) -> None:
         """Count a failure to send the message. The first reason of a run is logged."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +14,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from redis import Redis
 
 from redlock import Redlock
+from redlock.celery import delivery as delivery_module
 from redlock.testing import redis_server
 from tests.integration.rabbit import needs_rabbitmq, rabbit
 from tests.integration.tools import comes_true, eventually, sixth_redis
@@ -216,3 +219,28 @@ def test_a_task_that_goes_back_survives_a_restart_of_the_broker(tmp_path: Path, 
             eventually(lambda: all(at.ran(task) for task in tasks), "all bodies", within=60, every=0.2)
         finally:
             at.close()
+
+
+@needs_rabbitmq
+def test_a_silent_broker_holds_no_task_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery_module, "_CONFIRM_SECONDS", 0.3)
+    app = Celery("sender", backend="disabled://", set_as_current=False)
+
+    @app.task(name="nothing")
+    def task() -> None: ...
+
+    with rabbit() as broker:
+        app.conf.broker_url = broker.url
+        place = {"exchange": "", "routing_key": "silent"}
+        task.push_request(id="one", args=(), kwargs={}, delivery_info=place, called_directly=False)
+        delivery = delivery_module.Delivery(task)
+        delivery.send_back(1.0)
+        broker._processes[-1].send_signal(signal.SIGSTOP)
+        with ThreadPoolExecutor(1) as pool:
+            sending = pool.submit(delivery.send_back, 1.0)
+            try:
+                assert sending.exception(timeout=30) is not None
+            finally:
+                broker._processes[-1].send_signal(signal.SIGCONT)
+        delivery.send_back(1.0)
+        app.close()
