@@ -32,14 +32,14 @@ _QUORUM = 3
 
 
 def dead_at_connect(stage: WorkerFixture) -> Outcome:
-    """One node is dead when the client starts: taken and released within 1 s each?"""
+    """One node is dead when the client starts: are acquire and release done within 1 s each?"""
     stage.nodes[0].kill()
     with stage.player(_TTL) as one:
         return _used_twice(one)
 
 
 def two_dead(stage: WorkerFixture) -> Outcome:
-    """Two of five nodes are killed while the client is connected: taken and released within 1 s each?"""
+    """Two of five nodes are killed while the client is connected: are acquire and release done within 1 s each?"""
     with stage.player(_TTL) as one:
         _warm(one)
         for place in (1, 3):
@@ -48,7 +48,7 @@ def two_dead(stage: WorkerFixture) -> Outcome:
 
 
 def two_frozen(stage: WorkerFixture) -> Outcome:
-    """Two of five nodes are frozen while the client is connected: taken and released within 1 s each?"""
+    """Two of five nodes are frozen while the client is connected: are acquire and release done within 1 s each?"""
     with stage.player(_TTL) as one:
         _warm(one)
         for place in (1, 3):
@@ -57,7 +57,7 @@ def two_frozen(stage: WorkerFixture) -> Outcome:
 
 
 def emptied(stage: WorkerFixture) -> Outcome:
-    """Held on three nodes, one of which is restarted empty: nobody else gets it while the lease lasts?"""
+    """Of three nodes that granted, the first restarts empty: is there no second holder during the lease?"""
     with stage.player(_TTL) as one, stage.player(_TTL) as other:
         # What somebody left on two nodes makes it three; no node is silent and no link is cut.
         stage.put(one.key, "left over", (3, 4))
@@ -77,7 +77,7 @@ def emptied(stage: WorkerFixture) -> Outcome:
 
 
 def replies_lost(stage: WorkerFixture) -> Outcome:
-    """Two nodes act and their answers are lost: taken and released, and the next one has it within 1 s?"""
+    """Two nodes act and their replies are lost: does the next client acquire within 1 s of the release?"""
     with stage.player(_TTL, linked=True) as one, stage.player(_TTL) as other:
         _warm(one)
         for place in (3, 4):
@@ -89,15 +89,15 @@ def replies_lost(stage: WorkerFixture) -> Outcome:
         except Refused as why:
             said.append(brief(why))
         if not passed(lambda: not stage.count(one.key), _TTL / 4):
-            said.append(f"the key stays on {stage.count(one.key)} nodes until it runs out")
+            said.append(f"the key stays on {stage.count(one.key)} nodes until its expiry")
         before = time.monotonic()
         waited = other.take(_LONG)["at"] - before
         taken = not said or said[0].startswith("the key")
-        return Outcome(taken and waited < _AT_ONCE, "; ".join(said), waited, "s until the next one has it")
+        return Outcome(taken and waited < _AT_ONCE, "; ".join(said), waited, "s until the next acquire")
 
 
 def holder_dies(stage: WorkerFixture) -> Outcome:
-    """The holder is killed: the next one has it when the TTL of 2 s is over?"""
+    """The holder is killed: does the next client acquire after the TTL of 2 s?"""
     with stage.player(_TTL) as one, stage.player(_TTL) as other:
         since = one.take(_LONG)["since"]
         other.tell("take", name=NAME)
@@ -110,35 +110,35 @@ def holder_dies(stage: WorkerFixture) -> Outcome:
 
 
 def frozen_writer(stage: WorkerFixture) -> Outcome:
-    """A holder frozen past its lease writes, no fence in the way: is the other's update still there?"""
+    """A holder frozen past its lease writes without a fence: does the other holder's update survive?"""
     return _frozen_past_its_lease(stage, fenced=False)
 
 
 def fenced_writer(stage: WorkerFixture) -> Outcome:
-    """The same, writing through a store that checks the lock's token?"""
+    """The same, with a store that checks the lock's token?"""
     if stage.kind is not OURS:
-        return Outcome(None, "it gives no token that a store could check")
+        return Outcome(None, "no token that a store could check")
     return _frozen_past_its_lease(stage, fenced=True)
 
 
 def late_release(stage: WorkerFixture) -> Outcome:
-    """Released after it has run out and somebody else has it: does the other one keep it?"""
+    """A late release, after expiry and after a new acquire: does the new holder keep the lock?"""
     with stage.player(_TTL) as one, stage.player(4 * _TTL) as other:
         one.take(_LONG)
         with one.frozen():
             other.take(_LONG)
             before = stage.values(one.key)
-        told = "the late one is not told"
+        told = "no error for the late holder"
         try:
             one.ask("drop", _LONG)
         except Refused as why:
-            told = f"the late one is told: {str(why).partition(':')[0]}"
+            told = f"the late holder gets {str(why).partition(':')[0]}"
         kept = sum(value is not None and value == old for value, old in zip(stage.values(one.key), before, strict=True))
         return Outcome(kept >= _QUORUM, told)
 
 
 def frozen_asker(stage: WorkerFixture) -> Outcome:
-    """A client is frozen past the TTL while answers are on their way: it does not say that it holds the lock?"""
+    """A client is frozen past the TTL while replies are in transit: does the client report no lock?"""
     found = _frozen_while_asking(stage, NAME, NODE_TIMEOUT_MS)
     if stage.kind is NODE:
         bare = _frozen_while_asking(stage, "another", 0)
@@ -148,7 +148,7 @@ def frozen_asker(stage: WorkerFixture) -> Outcome:
 
 
 def contention(stage: WorkerFixture) -> Outcome:
-    """Eight processes want it for 4 s, a counter inside: everyone served, the counter right?"""
+    """Eight processes compete for 4 s, with a counter inside: is every process served, and the counter right?"""
     bench = Bench(Options(quick=True, rounds=1, out=stage.out), (stage.kind,))
     load = hot.Load(stage.nodes.urls, stage.store.url, hot.PROCESSES, 4.0)
     try:
@@ -156,7 +156,7 @@ def contention(stage: WorkerFixture) -> Outcome:
     except PeerFailed as why:
         return Outcome(survived=False, how=brief(why))
     wrong = "the counter is wrong" if found.wrong else ""
-    starved = "" if found.fairness else "somebody never had it"
+    starved = "" if found.fairness else "a process was never served"
     how = (
         ", ".join(part for part in (wrong, starved) if part) or f"the least served had {found.fairness:.0%} of the most"
     )
@@ -206,7 +206,7 @@ def _frozen_while_asking(stage: WorkerFixture, name: str, node_timeout_ms: int) 
         except Refused as why:
             return Outcome(survived=True, how=f"raises {brief(why)}")
         on = stage.count(key)
-        return Outcome(on >= _QUORUM, "" if on >= _QUORUM else f"it says it holds what is on {on} nodes")
+        return Outcome(on >= _QUORUM, "" if on >= _QUORUM else f"the client reports a lock that is on {on} nodes")
 
 
 def _frozen_past_its_lease(stage: WorkerFixture, *, fenced: bool) -> Outcome:

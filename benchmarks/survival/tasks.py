@@ -55,7 +55,7 @@ def killed(cluster_fixture: ClusterFixture) -> Outcome:
 
 
 def longer(cluster_fixture: ClusterFixture) -> Outcome:
-    """Time-out set to 2 s, and a task takes 5 s: does the next one stay out until it is done?"""
+    """Time-out set to 2 s, and a task takes 5 s: does the next task wait for its end?"""
     with cluster_fixture.play(timeout=_SHORT) as play:
         play.send(1, 5)
         play.holding()
@@ -64,7 +64,7 @@ def longer(cluster_fixture: ClusterFixture) -> Outcome:
 
 
 def restarted_empty(cluster_fixture: ClusterFixture) -> Outcome:
-    """The lock's Redis (of five: one) is killed in the task and comes back empty: does the next one stay out?"""
+    """The lock's Redis (or a node of five) is killed in the task and comes back empty: does the next task wait?"""
     with cluster_fixture.play() as play:
         play.send(1, 4)
         play.holding()
@@ -84,7 +84,7 @@ def restarted(cluster_fixture: ClusterFixture) -> Outcome:
 
 
 def down(cluster_fixture: ClusterFixture) -> Outcome:
-    """The lock's Redis (of five: one) is dead: can tasks be sent, and do they run?"""
+    """The lock's Redis (or a node of five) is dead: can tasks be sent, and do they run?"""
     with cluster_fixture.play(down=True) as play:
         try:
             play.send(1)
@@ -105,22 +105,22 @@ def sent_twice(cluster_fixture: ClusterFixture) -> Outcome:
         if play.done(2, _PATIENCE):
             return Outcome(survived=True, how="the second goes back to the queue and runs afterwards")
         how = "the second is dropped"
-        return Outcome(survived=False, how=f"{how}, the sender gets the first one's id" if first == second else how)
+        return Outcome(survived=False, how=f"{how}, the sender gets the first task's id" if first == second else how)
 
 
 def retried(cluster_fixture: ClusterFixture) -> Outcome:
-    """A task retries itself once: is it done, and is the lock free afterwards?"""
+    """A task retries once: is the work done, and is the lock free afterwards?"""
     with cluster_fixture.play() as play:
         play.send(1, 0, retries=1)
         if not play.done(1, _PATIENCE):
             ran = len(play.log("in", 1))
             return Outcome(survived=False, how=f"the retry never runs ({ran} run), and {_next(play)}")
         how = _next(play)
-        return Outcome(how == "the next one runs", how)
+        return Outcome(how == "the next task runs", how)
 
 
 def revoked(cluster_fixture: ClusterFixture) -> Outcome:
-    """A task is revoked with terminate while it runs: does the next one run within 10 s, default settings?"""
+    """A task is revoked with terminate while running: does the next task run within 10 s, default settings?"""
     with cluster_fixture.play() as play:
         task_id = play.send(1, 60)
         play.holding()
@@ -161,18 +161,18 @@ def _apart(play: Play) -> Outcome:
     try:
         play.send(2, 0.1)
     except Refused as why:
-        return Outcome(survived=True, how=f"sending it raises {str(why).partition(':')[0]}")
+        return Outcome(survived=True, how=f"sending raises {str(why).partition(':')[0]}")
     if not play.done(1):
-        return Outcome(survived=False, how="the first one is never done")
+        return Outcome(survived=False, how="the first task is never done")
     if not play.log("in", 2) and not play.started(2, _PATIENCE):
-        return Outcome(survived=True, how="it is dropped")
+        return Outcome(survived=True, how="the second task is dropped")
     if play.log("in", 2)[0]["at"] >= play.log("out", 1)[0]["at"]:
-        return Outcome(survived=True, how="it runs afterwards")
+        return Outcome(survived=True, how="the second task runs afterwards")
     return Outcome(survived=False, how="two at once")
 
 
 def _next(play: Play) -> str:
     """What comes of task 2, sent again and again: the first one's lock may go a moment after its body's end."""
     if passed(lambda: _sent_and_begun(play), _PATIENCE, 0.1):
-        return "the next one runs"
-    return f"the next one does not run within {_PATIENCE:g} s"
+        return "the next task runs"
+    return f"the next task does not run within {_PATIENCE:g} s"

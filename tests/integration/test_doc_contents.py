@@ -1,0 +1,92 @@
+"""README, the pages on settings and on architecture agree with the code."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from redlock.settings import Settings as LockSettings
+from tests.integration.tools import ROOT
+from workers.settings import Settings as ExampleSettings
+
+MOST_WORDS = 900
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SETTINGS = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+
+
+def test_the_readme_begins_with_title_and_commands() -> None:
+    title, sentences, commands = README.split("\n\n")[:3]
+    assert title.startswith("# ")
+    assert sentences.count(".\n") + sentences.endswith(".") == 2
+    assert [line.split("#")[0].strip() for line in commands.splitlines()] == ["make demo", "make test"]
+
+
+def test_the_readme_stays_short() -> None:
+    assert len(README.split()) < MOST_WORDS
+
+
+@pytest.mark.parametrize(
+    ("settings", "prefix"), [(LockSettings, "REDLOCK_"), (ExampleSettings, "COUNTER_")], ids=["lock", "example"]
+)
+def test_every_setting_is_documented_and_no_other(settings: type[LockSettings | ExampleSettings], prefix: str) -> None:
+    fields = [field for field in dataclasses.fields(settings) if field.metadata.get("is_setting", True)]
+    rows = [line for line in SETTINGS.splitlines() if line.startswith("| `")]
+    documented = {name for row in rows for name in re.findall(rf"`({prefix}\w+)`", row)}
+    assert documented - {f"{prefix}FLOWER_AUTH_FILE"} == {prefix + field.name.upper() for field in fields}
+
+
+@pytest.mark.parametrize(
+    ("settings", "prefix"), [(LockSettings, "redlock_"), (ExampleSettings, "COUNTER_")], ids=["lock", "example"]
+)
+def test_the_documented_defaults_are_right(settings: type[LockSettings | ExampleSettings], prefix: str) -> None:
+    numbers = [field for field in dataclasses.fields(settings) if isinstance(field.default, int | float)]
+    for field in numbers:
+        name = prefix + (field.name if prefix.islower() else field.name.upper())
+        (row,) = [line for line in SETTINGS.splitlines() if line.startswith(f"| `{name}`")]
+        default = row.split(" | ")[2 if prefix.islower() else 1]
+        assert float(default) == field.default, row
+
+
+def documented_modules() -> set[str]:
+    """The paths in the tree of the page: each line is indented below its folder."""
+    tree = ARCHITECTURE.partition("## Packages\n\n")[2].partition("\n\n## ")[0]
+    folders: dict[int, str] = {}
+    found: set[str] = set()
+    for line in tree.splitlines():
+        indent = len(line) - len(line.lstrip())
+        folder = "".join(folders[depth] for depth in sorted(folders) if depth < indent)
+        names = re.split(r" {2,}", line.strip())[0].split(", ")
+        found.update(folder + name for name in names)
+        folders = {depth: name for depth, name in folders.items() if depth < indent}
+        folders[indent] = names[0].rstrip("/") + "/"
+    return found
+
+
+def modules_of_the_package() -> set[str]:
+    found: set[str] = set()
+    for path in (ROOT / "redlock").rglob("*.py"):
+        name = path.relative_to(ROOT)
+        if name.stem.startswith("__") or "migrations" in name.parts or name.parent.name in {"django", "flower"}:
+            continue
+        found.add(str(name.with_suffix("")))
+    return found
+
+
+def test_the_architecture_names_every_module() -> None:
+    documented = documented_modules()
+    assert modules_of_the_package() - documented == set()
+
+
+def test_the_architecture_names_no_other_module() -> None:
+    for name in documented_modules() - modules_of_the_package():
+        path = ROOT / name
+        assert path.exists() or list(path.parent.glob(path.name)), f"docs/architecture.md names {name}"
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"`(_?\w+/[\w/.]+)`", ARCHITECTURE))))
+def test_the_paths_of_the_architecture_exist(name: str) -> None:
+    assert (ROOT / "redlock" / name).exists() or Path(ROOT / "redlock" / "_transport" / name).exists(), name
