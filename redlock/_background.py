@@ -1,10 +1,9 @@
-"""Threads that work for a client in the background: one that sleeps until something is due, and one for callbacks.
+"""Background threads of a client: a thread that sleeps until work is due, and threads for callbacks.
 
 Invariants:
 1. A thread starts when it is first needed, so after a fork, and is a daemon.
-2. Other threads only append to a queue and read a number. An exception from a signal handler can strike them anywhere
-   and leaves nothing locked.
-3. No exception ends a thread for good: it is logged, and the thread goes on or is started again.
+2. Other threads only append to a queue and read a number, so an exception from a signal handler leaves nothing locked.
+3. No exception ends a thread for good: the exception is logged, and the thread goes on or starts again.
 """
 
 from __future__ import annotations
@@ -26,25 +25,25 @@ _MOST_CALLBACKS = 8
 
 
 class Background:
-    """A thread that sleeps until it is due or woken.
+    """A thread that sleeps until work is due or another thread wakes it.
 
     Args:
         name: The thread's name.
-        work: Does what is due. Returns the seconds until it is due again; None if there is nothing to wait for.
+        work: Does the work that is due. Returns the seconds until more work is due; None if no work is planned.
     """
 
     def __init__(self, name: str, work: Callable[[], float | None]) -> None:
         self._name = name
         self._work = work
         self._running = threading.Lock()
-        """Taken by the thread for as long as it lives, and by no other thread."""
+        """Held by the running thread, and by no other thread."""
         self._bell: SimpleQueue[None] = SimpleQueue()
         self._wakes_ms = _NEVER
-        """When the thread looks again by itself."""
+        """When the thread works again without a wake-up."""
         self._stopped = False
 
     def wake(self, due_ms: int) -> None:
-        """There is work at this time: start the thread, or wake it if it would sleep for longer."""
+        """Announce work at this time: starts the thread, or wakes a thread that would sleep longer."""
         self._stopped = False
         if self._running.locked():
             if due_ms < self._wakes_ms and self._bell.empty():
@@ -60,7 +59,7 @@ class Background:
         self._bell.put(None)
 
     def _run(self) -> None:
-        # Again where work came after the last look: then the bell was rung, and no other thread was started.
+        # Run again if work came after the last check: then `wake` rang the bell and started no other thread.
         while self._running.acquire(blocking=False):
             try:
                 self._until_idle()
@@ -99,7 +98,7 @@ class Background:
 
 
 class Callbacks:
-    """Calls functions of the application in threads of their own, a few at a time, so that they delay nothing else."""
+    """Calls functions of the application in separate threads, a few at a time, so that they delay nothing else."""
 
     def __init__(self) -> None:
         self._waiting: SimpleQueue[tuple[str, Callable[[], None]]] = SimpleQueue()
@@ -109,8 +108,8 @@ class Callbacks:
         """Call this function soon.
 
         Args:
-            resource: What the log says if it fails.
-            function: May block and may raise anything.
+            resource: The resource to name in the log if the function fails.
+            function: May block and may raise any exception.
         """
         self._waiting.put((resource, function))
         if self._places.acquire(blocking=False):
@@ -122,7 +121,7 @@ class Callbacks:
                 self._call_all()
             finally:
                 self._places.release()
-            # A callback that came after the last look found all places taken.
+            # A callback that came after the last check found all places taken.
             if self._waiting.empty() or not self._places.acquire(blocking=False):
                 return
 
@@ -136,5 +135,5 @@ class Callbacks:
                 function()
             except BaseException:  # noqa: BLE001 - the application's code may raise anything, also SystemExit
                 logger.exception("on-lost-failed resource=%s", resource)
-            # A name that lives on would keep the lease alive.
+            # The variable would keep the lease alive.
             del function

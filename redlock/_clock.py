@@ -1,8 +1,9 @@
-"""The two clocks, read nowhere else in the package.
+"""The steady clock and the wall clock.
 
-Rules: elapsed time comes from a clock that neither jumps nor stands still while the machine sleeps
-(CLOCK_BOOTTIME; Python's time.monotonic() is CLOCK_MONOTONIC on Linux, which stops in suspend).
-The wall clock only makes proposals for fencing tokens, where being wrong costs a second round and never safety.
+Invariants:
+1. Elapsed time comes from a clock that neither jumps nor stops while the machine sleeps (CLOCK_BOOTTIME). Python's
+   `time.monotonic()` is CLOCK_MONOTONIC on Linux, which stops in suspend.
+2. The wall clock only proposes fencing tokens: a wrong proposal costs a second round and never safety.
 """
 
 from __future__ import annotations

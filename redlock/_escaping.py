@@ -1,6 +1,8 @@
-"""Makes text from elsewhere safe to show: in a log line, on a terminal, in a page, in a metric.
+"""Escaping of foreign text for log lines, terminals, pages and metrics.
 
-Invariants: pure; every output of this package uses `escape`; its result is one line of visible characters.
+Invariants:
+1. Every output of this package uses `escape`.
+2. The result is a single line of visible characters.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ def excerpt(text: str, most: int) -> str:
 
 def bounded_label(text: str) -> str:
     """An owner label as nodes store it: escaped, and at most `LONGEST_LABEL` characters long."""
-    # Escaping can make it ten times as long, so only what may be kept is escaped.
+    # Escaping can make a text ten times as long, so the text is cut first.
     if len(text) > LONGEST_LABEL:
         text = f"{text[: LONGEST_LABEL - _LABEL_TAIL - 3]}...{text[-_LABEL_TAIL:]}"
     label = escape(text)

@@ -1,9 +1,9 @@
-"""A re-entrant block: its entry into the lease that its thread holds already.
+"""Re-entrant blocks: entries into a lease that the running code holds already.
 
 Invariants:
-1. Each block has an entry of its own and gives back exactly that one.
-2. The lease knows its entries by weak references only. An entry that an exception tore from its block is gone with it,
-   and neither keeps the lease nor gives it back.
+1. Each block has its own entry and releases only that entry.
+2. The lease has only weak references to its entries. If an exception ends a block before its release, the entry
+   disappears with the block, and neither keeps nor releases the lease.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ _HOST = socket.gethostname()
 
 
 class InnerLease(Lease):
-    """The entry of a re-entrant block; what it tells is what the outer lease tells.
+    """The entry of a re-entrant block; its state is the state of the outer lease.
 
     Args:
-        outer: The lease that it shares.
+        outer: The shared lease.
         on_lost: Called with this entry when the outer lease is lost while the block is inside.
-        is_block: Whether it ends at the latest when the block of the outer lease ends.
+        is_block: Whether the entry ends at the latest with the block of the outer lease.
     """
 
     def __init__(self, outer: Lease, on_lost: Callable[[Lease], None] | None, *, is_block: bool) -> None:
-        # The state of a lease is the outer one's: nothing of the base class is set up here.
+        # The outer lease has the state: the base class is not initialised.
         self.names, self.claims, self.ttl_ms = outer.names, outer.claims, outer.ttl_ms
         self.waited_ms = 0
         self._outer = outer
@@ -63,7 +63,7 @@ class InnerLease(Lease):
         return self._outer.is_lost
 
     @property
-    def _lost(self) -> str:  # type: ignore[override]  # the outer lease's, and only read here
+    def _lost(self) -> str:  # type: ignore[override]  # belongs to the outer lease, and is only read here
         return self._outer._lost  # noqa: SLF001 - of the base class
 
     def acquire(self, acquire_timeout_ms: int | None) -> None:  # noqa: ARG002 - nothing to wait for
@@ -71,19 +71,19 @@ class InnerLease(Lease):
 
         Raises:
             LockLost: The outer lease was lost meanwhile.
-            NotHeld: It was given back meanwhile.
+            NotHeld: The outer lease was released meanwhile.
         """
         self._outer.ensure_valid()
         entries = self._outer.entries
         entries.add(weakref.ref(self, entries.discard))
 
     def extend(self, seconds: float) -> None:
-        """As `Lease.extend`, for the outer lease."""
+        """Extend the outer lease, see `Lease.extend`."""
         self._held()
         self._outer.extend(seconds)
 
     def release(self, *, wait: bool = True, ends_blocks: bool = True) -> Outcome:
-        """Leave; release the lease only if its own block and all other entries are over."""
+        """End this entry; release the lease only if its own block and all other entries have ended."""
         self._held()
         self._outer.entries.discard(weakref.ref(self))
         if self._outer.is_left and not self._outer.entries:
@@ -115,7 +115,7 @@ def new_lease(
         context: The shared parts of the client.
         names: The resources, checked and sorted.
         options: The options of the lease.
-        owner_label: What other clients see of the holder; default: host, process and thread.
+        owner_label: The name of the holder for other clients; default: host, process and thread.
         is_block: Whether the lease ends with a block of code, and with it all blocks inside.
         forever: Whether the caller may wait without a limit, and so must not wait for itself.
 

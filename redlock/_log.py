@@ -1,9 +1,9 @@
-"""One line per event, with fields that a person can read and a machine can find.
+"""Log events: a line per event, with a fixed name and fields as `key=value`.
 
-Rules: an event has a fixed name and its fields as `key=value`; the same fields are on the record as
-`redlock_event` and `redlock_fields`; owner tokens appear only as `model.shown` shows them, nodes by label.
-Who wants to act on events, such as what counts them, watches here instead of being called from everywhere; fields
-are plain values, or mappings of them.
+Invariants:
+1. The record has the same fields as `redlock_event` and `redlock_fields`; fields are plain values or mappings.
+2. Owner tokens appear only as `masked_token` shows them, and nodes only by label.
+3. Code that acts on events, such as metrics, uses `watch`.
 """
 
 from __future__ import annotations
@@ -51,28 +51,28 @@ def _indented(text: str) -> str:
 
 
 def watch(watcher: Callable[[str, Mapping[str, object]], None], *events: str) -> None:
-    """Show these events from now on, at whatever level, to this function; it must be quick and never raise."""
+    """Pass these events, at any level, to this function from now on; it must be quick and never raise."""
     for event in events:
         _watchers.setdefault(event, []).append(watcher)
 
 
 def is_heard(event: str, level: int = logging.INFO) -> bool:
-    """Whether anybody takes notice of an event of this level: the fields of one that nobody hears need not be made."""
+    """Whether an event of this level has a watcher or a log handler; without either its fields need not be made."""
     return event in _watchers or logger.isEnabledFor(level)
 
 
 def debug(event: str, **fields: object) -> None:
-    """An event that only somebody who looks closely wants."""
+    """Log an event at level DEBUG."""
     _emit(logging.DEBUG, event, fields)
 
 
 def info(event: str, **fields: object) -> None:
-    """An event of ordinary life."""
+    """Log an event at level INFO."""
     _emit(logging.INFO, event, fields)
 
 
 def warning(event: str, **fields: object) -> None:
-    """An event that somebody should know of."""
+    """Log an event at level WARNING."""
     _emit(logging.WARNING, event, fields)
 
 

@@ -1,8 +1,8 @@
 """Hides secrets in text: `mask` for text of any origin, `quoted` for an input value that a message repeats.
 
 Invariants:
-1. No other code hides secrets: a place that `mask` misses is fixed here, for every message, log line and `repr`.
-2. When in doubt it hides more: a host name that is lost costs less than a password that is shown.
+1. No other code hides secrets: a gap in `mask` is closed here, for every message, log line and `repr`.
+2. In doubt this module hides more: a lost host name costs less than a password in a log.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import re
 HIDDEN = "***"
 
 _NAME = r"\w*(?:passw(?:or)?d|passphrase)"
-# Up to the last @ before the next address: user names and passwords may hold an @ themselves. Our own description of
-# an address is no address.
+# Up to the last @ before the next address: user names and passwords may contain an @. The placeholder that messages of
+# this package use for credentials is no address.
 _IN_ADDRESS = re.compile(r"(\b\w[\w+.-]*://(?!\[user:password@\])(?:(?!\w+://)[^\s:])*:)(?:(?!\w+://)\S)+@")
-# A blank is no end of a password between quotes.
+# A blank does not end a password between quotes.
 _IN_QUOTES = re.compile(r"""(['"]\w[\w+.-]*://[^\s:'"]*:)[^'"]*@""")
 _QUOTED = re.compile(rf"""(\b{_NAME}['"]?\s*[=:]\s*b?)(['"])(?:\\.|(?!\2).)*\2""", re.IGNORECASE | re.DOTALL)
 _END = r"""(?=['"]?[,)\]}]*(?:[\s&]|$))"""
@@ -24,7 +24,7 @@ _NO_SCHEME = re.compile(r"\S*:\S*@")
 
 
 def mask(text: str) -> str:
-    """The text without the secrets that it holds.
+    """The text with its secrets hidden.
 
     Hides the password in an address, passwords and Sentinel arguments in its query, and passwords in the `repr`
     or JSON of dictionaries and calls.
@@ -44,7 +44,7 @@ def mask(text: str) -> str:
 def quoted(value: object, most: int = 60) -> str:
     """The `repr` of an input value for a message: without secrets, then cut to this many characters.
 
-    Hides `user:password@host` too, which in other text is no sign of a secret.
+    Hides `user:password@host` without a scheme too. In other text that form is no sign of a secret.
     """
-    # Masked before it is cut: half an address shows no sign of what it is.
+    # Masked before the cut: a password in half an address can't be recognised.
     return _NO_SCHEME.sub(f"{HIDDEN}@", mask(repr(value)))[:most]

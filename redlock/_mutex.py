@@ -1,13 +1,13 @@
 """A mutex that no exception can leave locked.
 
 A signal handler can raise an exception between any two instructions, also between the entry to a lock and the block
-that would release it.
+that would release the lock.
 
 Invariants:
-1. The right to enter is an object, the permit. It lies in the mutex, or it belongs to the code that entered.
-2. A permit that is dropped instead of given back makes the mutex free again. The callback of a weak reference does
-   that; it is no Python code, so no exception can interrupt it.
-3. An exception that is being handled keeps the frames alive that it came through. So every wait for a mutex is bounded.
+1. The right to enter is an object, the permit. The mutex has the permit, or the code that entered has it.
+2. A permit that is dropped instead of returned makes the mutex free again. The callback of a weak reference does that.
+   The callback is not Python code, so no exception can interrupt it.
+3. An exception that is being handled keeps the frames of its traceback alive. So every wait for a mutex is bounded.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class _Permit:
 
 
 class Turn(Generic[M]):
-    """The time for which the code that entered has a mutex to itself: a `with` block, whose value is the mutex."""
+    """Exclusive use of a mutex, for a `with` block, whose value is the mutex."""
 
     __slots__ = ("_mutex", "_permit")
 
@@ -42,22 +42,22 @@ class Turn(Generic[M]):
         self.end()
 
     def end(self) -> None:
-        """Let the next one enter; again is no error."""
+        """Return the permit; a second call does nothing."""
         permit = self._permit
         if permit is not None:
             self._mutex.free.put(permit)
-            # A turn that outlives its block must not keep a permit alive that others use by now.
+            # A turn that outlives its block must not keep the permit of another thread alive.
             self._permit = None
 
 
 class Mutex:
-    """Lets one turn at a time be taken, from any thread."""
+    """Gives one turn at a time, to any thread."""
 
     __slots__ = ("_watched", "free")
 
     def __init__(self) -> None:
         self.free: SimpleQueue[_Permit | weakref.ref[_Permit]] = SimpleQueue()
-        """The permit while nobody has the turn; the dead reference to it where it was dropped."""
+        """The permit while the mutex is free; a dead reference if the permit was dropped."""
         self.free.put(self._new_permit())
 
     def _new_permit(self) -> _Permit:
@@ -66,7 +66,7 @@ class Mutex:
         return permit
 
     def turn(self, seconds: float = 0.0) -> Turn[Self] | None:
-        """The turn; None if it does not become free within this time."""
+        """The turn; None if the mutex does not become free within this time."""
         try:
             permit = self.free.get(timeout=seconds) if seconds > 0 else self.free.get_nowait()
         except Empty:

@@ -1,6 +1,6 @@
-"""Which process this is, without asking the kernel at every turn: a lease looks several times whose it is.
+"""The process id without a system call: a lease checks its process several times.
 
-Rules: right in every child that Python forks, be it by `os.fork`, multiprocessing, billiard or gevent.
+The id is right in every child that Python forks: with `os.fork`, multiprocessing, billiard or gevent.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ _pid = os.getpid()
 
 
 def pid() -> int:
-    """This process' id."""
+    """The id of this process."""
     return _pid
 
 
-def _look() -> None:
+def _read_pid() -> None:
     global _pid  # noqa: PLW0603 - a process has one id
     _pid = os.getpid()
 
 
-os.register_at_fork(after_in_child=_look)
+os.register_at_fork(after_in_child=_read_pid)

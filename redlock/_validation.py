@@ -1,7 +1,4 @@
-"""What is checked before anything is sent: one clear error for each kind of bad input, nothing half-done.
-
-Rules: no I/O; every message says what was given, what is wrong with it and what would be right.
-"""
+"""Checks of all input before any command is sent. Every message gives the value, the fault and a valid form."""
 
 from __future__ import annotations
 
@@ -27,7 +24,7 @@ _BETWEEN = re.compile(r"[,\s]+")
 
 
 def number(what: str, value: object, *, zero: bool = False) -> float:
-    """A finite number of seconds, more than zero, or zero too where that makes sense."""
+    """A finite number of seconds, greater than 0, or 0 too with `zero`."""
     right = "seconds as a number, 0 or more" if zero else "seconds as a number greater than 0"
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ConfigurationError(f"{what} is {quoted(value)}; it must be {right}")
@@ -44,7 +41,7 @@ def count(what: str, value: object) -> int:
 
 
 def acquire_timeout(value: float | None) -> float | None:
-    """Seconds to wait, 0 or more; None for no limit, which is also what infinity and more than 30 years mean."""
+    """Seconds to wait, 0 or more; None for no limit, also for infinity and more than 30 years."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if value is None or (is_number and value > LONGEST_SECONDS):
         return None
@@ -52,7 +49,7 @@ def acquire_timeout(value: float | None) -> float | None:
 
 
 def ttl_ms(value: object, *, max_ttl_ms: int, node_timeout_ms: int, what: str = "ttl") -> int:
-    """A TTL that leaves something after two node timeouts and the drift allowance."""
+    """A TTL in milliseconds that is longer than two node timeouts and the drift allowance together."""
     milliseconds = int(number(what, value) * 1000)
     least = least_ttl_ms(node_timeout_ms)
     if milliseconds < least:
@@ -69,7 +66,7 @@ def ttl_ms(value: object, *, max_ttl_ms: int, node_timeout_ms: int, what: str = 
 
 
 def least_ttl_ms(node_timeout_ms: int) -> int:
-    """The shortest TTL that leaves something after two node timeouts and the drift allowance."""
+    """The shortest TTL that is longer than two node timeouts and the drift allowance together."""
     least = (2 * node_timeout_ms + 3) * 100 // 99 - 1
     while least < 2 * node_timeout_ms + drift_ms(least) + 1:
         least += 1
@@ -77,7 +74,7 @@ def least_ttl_ms(node_timeout_ms: int) -> int:
 
 
 def extension_ms(seconds: object, *, max_ttl_ms: int) -> int:
-    """The time that a lease is to last from now, at most `max_ttl`."""
+    """The new time of a lease from now, in milliseconds, at most `max_ttl`."""
     milliseconds = int(number("the time of an extension", seconds) * 1000)
     if milliseconds > max_ttl_ms:
         raise ConfigurationError(
@@ -93,7 +90,7 @@ def resource(name: object) -> str:
 
 
 def resources(names: object) -> Names:
-    """One name or a list of names, each once, in an order that does not depend on the caller's."""
+    """The names from a name or a list of names, sorted and without duplicates."""
     if type(names) is str:
         return _known(names)
     if type(names) is tuple and len(names) == 1 and type(names[0]) is str:
@@ -111,7 +108,7 @@ def _known(name: str) -> Names:
 
 
 def prefix(name: object) -> str:
-    """What is put before every resource name; may be empty."""
+    """The text before every resource name; may be empty."""
     return _text("prefix", name, empty=True)
 
 
@@ -132,7 +129,7 @@ def _size(what: str, text: str) -> int:
         return len(text.encode())
     except UnicodeEncodeError:
         pass
-    # Not inside the handler: that error repeats the text.
+    # Outside the handler: the error there repeats the text.
     raise ConfigurationError(f"{what} {quoted(text)} holds half a surrogate pair, which is no text")
 
 
@@ -166,7 +163,7 @@ def split(nodes: str) -> list[str]:
 def node_list(nodes: object) -> Sequence[str]:
     """The nodes' addresses: a sequence of text, or one text with commas, blanks or line breaks between them."""
     right = "a list of addresses such as 'redis://127.0.0.1:63791', or one text with commas between them"
-    # No message repeats what was given: an address may hold a password.
+    # No message repeats the value: an address may hold a password.
     if isinstance(nodes, str):
         nodes = split(nodes)
     if not isinstance(nodes, list | tuple):
@@ -180,7 +177,7 @@ def node_list(nodes: object) -> Sequence[str]:
 
 
 def tolerance(nodes: int) -> str | None:
-    """What is to be said of a number of nodes that works and is not sensible; None if there is nothing."""
+    """The warning for a number of nodes that works but is not sensible; None for a sensible number."""
     spare = (nodes - 1) // 2
     if nodes == 1:
         return "one lock node: no failure is tolerated; five tolerate two"

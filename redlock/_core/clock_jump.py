@@ -1,11 +1,13 @@
-"""The clock watch: a node whose wall clock jumps against ours is reported. It changes no vote.
+"""Detection of wall clocks that jump: a jump is reported and changes no vote.
 
-Key expiry in Redis runs on the wall clock, so a jump can end a lock early. In trials every rule that barred some
-jumps barred healthy nodes too; the fence is what makes a jump harmless, this is what makes it seen.
+Key expiry in Redis runs on the wall clock, so a jump can end a lock early. In trials every rule that excluded nodes
+after some jumps excluded healthy nodes too. The fence makes a jump harmless; this module makes the jump visible.
 
-Rules: pure arithmetic. A node's TIME, read between our `sent` and our `done`, bounds its offset to an interval;
-a jump is a pair of intervals, one after the other, that are further apart than clocks drift in between. So the
-length of a round trip is no jump, and neither is slow drift over hours.
+Invariants:
+1. Pure arithmetic. A node's TIME, read between the client's `sent` and `done`, bounds the offset of the node's clock
+   to an interval.
+2. A jump is a pair of consecutive intervals that are further apart than clocks drift in between. So neither a long
+   round trip nor slow drift over hours counts as a jump.
 """
 
 from __future__ import annotations
@@ -17,23 +19,23 @@ _RECENT_MS = 1_000
 """The drift in this time is lost in the rounding."""
 
 
-class ClockWatch:
-    """The offset of one node's wall clock against our steady one, as far as replies bound it."""
+class ClockJumpDetector:
+    """The offset of one node's wall clock from the client's steady clock, as far as replies bound the offset."""
 
     def __init__(self) -> None:
         self.jumps = 0
-        """How many have been seen."""
+        """How many jumps were detected."""
         self._low_ms = 0
         self._high_ms = 0
         self._seen_ms: int | None = None
 
     @property
     def offset_ms(self) -> int | None:
-        """How far the node's wall clock is ahead of our steady one; None if no reply has told it."""
+        """How far the node's wall clock is ahead of the client's steady clock; None before the first reply."""
         return None if self._seen_ms is None else (self._low_ms + self._high_ms) // 2
 
-    def see(self, time_ms: int, sent_ms: int, done_ms: int) -> int:
-        """Take in a reply; returns by how many milliseconds the clock jumped, 0 if it did not."""
+    def observe(self, time_ms: int, sent_ms: int, done_ms: int) -> int:
+        """Use the time in a reply; returns by how many milliseconds the clock jumped, 0 without a jump."""
         low, high = time_ms - done_ms - 1, time_ms + 1 - sent_ms
         if self._seen_ms is None:
             self._low_ms, self._high_ms, self._seen_ms = low, high, done_ms
@@ -52,7 +54,7 @@ class ClockWatch:
             self.jumps += 1
             self._low_ms, self._high_ms = low, high
         else:
-            # Both intervals hold, so the offset is in what they share, give or take the drift.
+            # Both intervals hold, so the offset is in their intersection, give or take the drift.
             self._low_ms, self._high_ms = max(low, self._low_ms - slack), min(high, self._high_ms + slack)
         self._seen_ms = done_ms
         return jump

@@ -1,7 +1,4 @@
-"""What a round asks of the nodes, as frozen values.
-
-Rules: no clock, no randomness, no socket, no Redis; times are integer milliseconds with the suffix `_ms`.
-"""
+"""The commands of a round, as frozen values. Times are integer milliseconds with the suffix `_ms`."""
 
 from __future__ import annotations
 
@@ -9,15 +6,17 @@ import enum
 from typing import NamedTuple, TypeAlias
 
 Names: TypeAlias = tuple[str, ...]
-"""One resource, or a set of them that is taken all or nothing."""
+"""One resource, or a set of resources that is acquired all or nothing."""
 
 
 class Acquire(NamedTuple):
-    """Take the locks if all are free; every fence becomes the same, max(fences + 1, proposed).
+    """Set the locks if all are free; every fence becomes the same number, max(fences + 1, proposed).
 
-    Who was woken may also take what is reserved for that. Who goes on waiting for `waits_ms` if it is denied has
-    the lock reserved when it is released. A proposal is from the wall clock, so it must not be old when it counts:
-    an attempt that is not decided by `decide_by_ms` of the steady clock is lost (None: no such limit).
+    A client that was woken (`woken`) may also acquire a lock that is reserved for the woken waiter. If a denied client
+    goes on waiting, for `waits_ms`, the next release reserves the lock for the waiter that it wakes.
+
+    The proposal comes from the wall clock, so an old proposal must not count: an attempt that is not decided by
+    `decide_by_ms` of the steady clock is lost (None: no such limit).
     """
 
     names: Names
@@ -30,7 +29,7 @@ class Acquire(NamedTuple):
 
 
 class Confirm(NamedTuple):
-    """Where the locks are still ours and the fences smaller: the fences become this one."""
+    """Raise the fences to this number where the locks hold this token and the fences are smaller."""
 
     names: Names
     token: str
@@ -38,7 +37,7 @@ class Confirm(NamedTuple):
 
 
 class Extend(NamedTuple):
-    """Where the locks are still ours: let them stand for at least this long. Never shortens, never creates."""
+    """Extend the locks that hold this token to at least this TTL. Never shortens or creates a lock."""
 
     names: Names
     token: str
@@ -46,7 +45,7 @@ class Extend(NamedTuple):
 
 
 class Repair(NamedTuple):
-    """Where the locks are missing: write them and the fence again."""
+    """Write locks that are missing again, and their fence."""
 
     names: Names
     token: str
@@ -55,7 +54,7 @@ class Repair(NamedTuple):
 
 
 class Release(NamedTuple):
-    """Delete the locks where they are ours; leave a wake-up for this long, none if 0."""
+    """Delete the locks that hold this token, and leave a wake-up that lasts this long; none if 0."""
 
     names: Names
     token: str
@@ -63,7 +62,7 @@ class Release(NamedTuple):
 
 
 class Inspect(NamedTuple):
-    """Who holds it? GRANTED means that the lock is free, DENIED names the holder. Changes nothing."""
+    """Read the holder: GRANTED means that the lock is free, DENIED names the holder. Changes nothing."""
 
     names: Names
 
@@ -77,20 +76,20 @@ class Wait(enum.Enum):
     DECIDED = enum.auto()
     """As soon as no further answer can change the outcome."""
     COUNTED = enum.auto()
-    """As soon as a quorum has said the same: yes or no."""
+    """As soon as a quorum has granted, a quorum has denied, or every node has answered."""
     ALL = enum.auto()
-    """When every node has answered or is known not to."""
+    """When every node has answered or is known not to answer."""
     SENT = enum.auto()
-    """At once: the answers are read later, and count for nothing."""
+    """At once: the replies are read later and ignored."""
 
 
 class Round(NamedTuple):
-    """One command to all nodes at once.
+    """A command that goes to all nodes in parallel.
 
     Attributes:
-        command: What to do.
+        command: The command.
         wait: When the round is over.
-        to: The places of the nodes that get it; None is all of them.
+        to: The places of the nodes that get the command; None means all nodes.
     """
 
     command: Command

@@ -2,8 +2,8 @@
 
 Invariants:
 1. A token of one resource is never proposed for another.
-2. Memory is bounded: the resources that were observed first are forgotten. Tokens grow without this memory too; it
-   heals a store that has seen a larger token than any node, and saves second rounds.
+2. Memory is bounded: the resources that were observed first are forgotten. Tokens grow without this memory too. The
+   memory serves a store that has seen a larger token than any node, and saves second rounds.
 3. A token more than an hour ahead of the wall clock is not remembered: the nodes would refuse every later proposal.
 """
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from redlock._core.commands import Names
 
 FENCE_AHEAD_MS = 3600 * 1000
-"""A token further ahead of a node's clock is refused there, as a proposal and as what is stored."""
+"""A node refuses a token that is further ahead of its clock, proposed or stored."""
 
 
 class ObservedFences:
@@ -36,7 +36,7 @@ class ObservedFences:
         return max(wall_us, *(self._largest.get(name, 0) + 1 for name in names))
 
     def observe(self, names: Names, fence: int, wall_us: int) -> bool:
-        """Remember a token; False if it is too far ahead of the wall clock to be one."""
+        """Remember a token; False if the token is too far ahead of the wall clock to be valid."""
         if fence > wall_us + FENCE_AHEAD_MS * 1_000:
             return False
         for name in names:

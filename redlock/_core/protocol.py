@@ -1,16 +1,14 @@
-"""The algorithm: acquire, extend and release, each as a generator that yields rounds and receives elections.
+"""The lock algorithm as generators that yield rounds and receive round results.
 
-Rules of this file:
-1. It reads no clock and no random numbers and does no I/O. The driver carries a round out, on all nodes at
-   once, and sends back an election: the votes, with the clock before and after. So one text runs under the
-   sync driver, under others, and under a simulator.
-2. One attempt, one owner token, never used again (Redlock's P5: a late release of attempt n must not be able
-   to delete the lock of attempt n + 1).
-3. What was begun is cancelled when it is lost, on *all* nodes but those that said no: a reply may have been lost
-   where a key was set. A node that said no has set nothing.
+Source: https://redis.io/docs/latest/develop/clients/patterns/distributed-locks/, with a fencing token that is written
+back to a quorum, as in ABD registers.
 
-Source of the algorithm: https://redis.io/docs/latest/develop/clients/patterns/distributed-locks/, with a
-fencing token by write-back to a quorum, as in ABD registers.
+Invariants:
+1. No clock, no randomness and no I/O: a driver executes each round on all nodes in parallel and sends back the votes
+   and the times. So the same code runs under every driver and under the simulator.
+2. Each attempt has its own owner token: a late release of attempt n must not delete the lock of attempt n + 1.
+3. A lost attempt is cancelled on all nodes except those that denied: a node whose reply was lost may have set the key.
+   A node that denied has set nothing.
 """
 
 from __future__ import annotations
@@ -27,25 +25,25 @@ Steps: TypeAlias = Generator[Round, RoundResult, T]
 
 
 class Outcome(enum.Enum):
-    """What a release did."""
+    """The result of a release."""
 
     RELEASED = "released"
     """A quorum of nodes still had the key and deleted it."""
     EXPIRED = "expired"
-    """A quorum of nodes no longer had the key: the holder overran."""
+    """A quorum of nodes no longer had the key: the lease expired before the release."""
     UNKNOWN = "unknown"
-    """Too few nodes told. What is left of the lock runs out with its TTL."""
+    """Too few nodes answered. Any keys that are left expire with their TTL."""
     STILL_HELD = "kept"
-    """An outer block of the same context still holds it."""
+    """An outer block of the same context still holds the lock."""
     PENDING = "begun"
-    """Nobody waited for what the nodes say."""
+    """The release is asynchronous, and the nodes have not answered yet."""
 
 
 def acquire(attempt: Acquire) -> Steps[Grant | Refusal]:
-    """One attempt: one round when the nodes' fences agree, two when they must be made to agree."""
+    """An acquire attempt: a single round if the fences of a quorum agree, else a second round to make them agree."""
     first = yield Round(attempt)
     if not first.won or first.disagreement is not None:
-        # A waiter must not wake itself; but who saw this attempt as the winner sleeps until somebody wakes him.
+        # A waiter must not wake itself. But a waiter that saw this attempt as the winner sleeps until a wake-up.
         if first.may_look_won:
             yield from cancel(attempt, attempt.ttl_ms)
         elif first.not_denied:
@@ -53,13 +51,13 @@ def acquire(attempt: Acquire) -> Steps[Grant | Refusal]:
         return Refusal(first)
     fence, last, rounds = first.agreed_fence, first, 1
     if fence is None:
-        # Two attempts could both see the same maximum. What nobody can do twice is to make a quorum's fences
-        # *become* a number: any two quorums share a node, and there it becomes that number only once.
+        # Two attempts can both see the same maximum. But only one attempt can make the fences of a quorum *become* a
+        # number: any two quorums share a node, and that node's fence becomes the number only once.
         fence = first.largest_fence + 1
         last, rounds = (yield Round(Confirm(attempt.names, attempt.token, fence))), 2
     deadline = deadline_ms(attempt.ttl_ms, first.sent_ms)
-    # Between the proposal and the send a process can be stopped for any time. Where a node has lost its fences
-    # meanwhile, and its quarantine is over, an old proposal would be a token that was given before.
+    # A process can be stopped for any time between the proposal and the send. If a node loses its fences meanwhile
+    # and its quarantine ends, an old proposal can equal a token that was issued before.
     by = deadline if attempt.decide_by_ms is None else min(deadline, attempt.decide_by_ms)
     if not last.won or last.done_ms >= by:
         yield from cancel(attempt, attempt.ttl_ms)
@@ -68,15 +66,15 @@ def acquire(attempt: Acquire) -> Steps[Grant | Refusal]:
 
 
 def cancel(attempt: Acquire, wake_ms: int, to: tuple[int, ...] | None = None) -> Steps[None]:
-    """Take back whatever the attempt may have set, anywhere or on these nodes; nobody waits for the answers."""
+    """Delete the keys that the attempt may have set, on all nodes or on these. Does not wait for the replies."""
     yield Round(Release(attempt.names, attempt.token, wake_ms), Wait.SENT, to)
 
 
 def extend(grant: Grant, ttl_ms: int, wait: Wait = Wait.DECIDED) -> Steps[Grant | Refusal]:
-    """A later deadline for a lease that is still ours on a quorum, or the reason why not.
+    """The grant with a later deadline if a quorum still holds the lease, or the refusal.
 
-    A failed extension deletes nothing, creates nothing and shortens nothing: the old deadline stands. An
-    extension that is sent after the old deadline is no extension, even if the keys are still there.
+    A failed extension deletes, creates and shortens nothing: the old deadline stands. An extension that is sent after
+    the old deadline fails, even if the keys are still there.
     """
     round_result = yield Round(Extend(grant.names, grant.token, ttl_ms), wait)
     deadline = deadline_ms(ttl_ms, round_result.sent_ms)
@@ -85,14 +83,14 @@ def extend(grant: Grant, ttl_ms: int, wait: Wait = Wait.DECIDED) -> Steps[Grant 
     if round_result.sent_ms >= grant.deadline_ms or round_result.done_ms >= deadline:
         return Refusal(round_result, expired=True)
     if round_result.missing:
-        # Repair inside the extension would bring a lost lease back at its next try: two of three nodes lose the
-        # key, another client locks and releases there, and the retry would find three keys "still ours".
+        # Repair inside the extension could revive a lost lease. Two of three nodes lose the key, and another client
+        # locks and releases there. A retry after the repair would find its token on three nodes.
         yield Round(Repair(grant.names, grant.token, ttl_ms, grant.fence), Wait.SENT, round_result.missing)
     return grant._replace(deadline_ms=max(deadline, grant.deadline_ms), ttl_ms=ttl_ms, round_result=round_result)
 
 
 def release(grant: Grant) -> Steps[Outcome]:
-    """Delete our key on every node and wake a waiter; the outcome says whether the key was still there."""
+    """Delete the key on every node and wake a waiter; the outcome says whether the key was still there."""
     round_result = yield Round(Release(grant.names, grant.token, grant.ttl_ms), Wait.COUNTED)
     if round_result.won:
         return Outcome.RELEASED
@@ -100,6 +98,6 @@ def release(grant: Grant) -> Steps[Outcome]:
 
 
 def inspect(name: str) -> Steps[RoundResult]:
-    """What every node that answers has at this name; asked twice where too few answer, over other connections then."""
+    """Read the holder on every node that answers. If too few answer, a second round uses new connections."""
     round_result = yield Round(Inspect((name,)), Wait.ALL)
     return round_result if round_result.reachable else (yield Round(Inspect((name,)), Wait.ALL))

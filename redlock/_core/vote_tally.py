@@ -1,10 +1,9 @@
-"""One round under way: what was asked, and what has been said so far.
+"""The votes of a round while they arrive, counted one by one.
 
-Rules of this file:
-1. No clock, no socket: the driver says when it was sent and when it is over.
-2. Every answer finds its ballot, because the connection that it comes on keeps them in order. One that comes after
-   the ballot was closed counts for nothing.
-3. The votes are counted as they come: a driver asks after each of them whether the round is over.
+Invariants:
+1. No clock and no socket: the driver gives the times.
+2. Every reply finds the tally of its round, because a connection keeps its tallies in order. A vote that arrives after
+   the tally was closed does not count.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ _GRANTED, _DENIED = Kind.GRANTED, Kind.DENIED
 
 
 class VoteTally:
-    """The votes of one round, one per node, while they come in.
+    """The votes of a round so far, one per node.
 
     Args:
-        round_: What is asked.
-        nodes: How many nodes there are.
-        sent_ms: Clock before the first byte is sent.
+        round_: The round.
+        nodes: The number of nodes.
+        sent_ms: The clock before the first byte is sent.
     """
 
     __slots__ = (
@@ -50,18 +49,18 @@ class VoteTally:
         self.wait = round_.wait
         self.sent_ms = sent_ms
         self.most_fence = _NO_LIMIT
-        """A larger token than this is looked at before it counts."""
+        """The driver checks a larger token than this before the vote counts."""
         if type(round_.command) is Acquire:
             self.most_fence = round_.command.proposed + FENCE_AHEAD_MS * 1_000
         self.votes: list[Vote] = [UNANSWERED] * nodes
         self.closed = False
-        """Whether what still comes counts for nothing."""
+        """Whether later votes are ignored."""
         self._granted = self._denied = 0
         self._open = nodes
         self._quorum = quorum_of(nodes)
 
     def cast(self, place: int, vote: Vote) -> None:
-        """A node's vote, or what is known of one that has given none yet."""
+        """Record a node's vote, or the present state of a node that has not voted yet."""
         votes, kind = self.votes, vote.kind
         if votes[place].unanswered:
             self._open -= 1
@@ -74,13 +73,13 @@ class VoteTally:
             self._open += 1
 
     def record_silence(self, place: int, reason: str) -> None:
-        """No answer will come from this node any more."""
+        """Record that this node will not answer."""
         if not self.closed and self.votes[place].unanswered:
             self.cast(place, silent(reason))
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing that could still be said is waited for."""
+        """Whether the round waits for no further vote."""
         wait = self.wait
         if wait is Wait.DECIDED:
             return decided(self._granted, self._open, self._quorum)
@@ -90,10 +89,10 @@ class VoteTally:
 
     @property
     def is_lost(self) -> bool:
-        """Whether no quorum said yes, and somebody may still answer."""
+        """Whether no quorum has granted, and some node may still answer."""
         return self._granted < self._quorum and self._open > 0
 
     def close(self, done_ms: int) -> RoundResult:
-        """The round as it stands; what comes later is late."""
+        """The result of the round with the votes so far; later votes are ignored."""
         self.closed = True
         return RoundResult(tuple(self.votes), self.sent_ms, done_ms)

@@ -1,10 +1,10 @@
-"""The words of Redlock as frozen values, and the arithmetic on them.
+"""Votes, round results, grants and refusals as frozen values, and the arithmetic on them.
 
-Rules of this file:
-1. No clock, no randomness, no socket, no Redis: time and chance are arguments.
-2. Times are integer milliseconds with the suffix `_ms`. Clock readings are floored, so an interval is taken
-   one millisecond longer than it looks, and drift is rounded up: every rounding shortens the lease.
-3. A vote has three values. "No answer" is not "no".
+Invariants:
+1. No clock, no randomness and no I/O: time is an argument.
+2. Times are integer milliseconds with the suffix `_ms`. Clock readings are floored, so an interval counts as one
+   millisecond longer, and drift is rounded up: every rounding shortens the lease.
+3. A vote has three values: a missing answer is not a denial.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FENCE_TTL_MS = 24 * 3600 * 1000
 
 
 class Kind(enum.Enum):
-    """What a node said to a round."""
+    """The three values of a vote."""
 
     GRANTED = "G"
     DENIED = "D"
@@ -36,20 +36,20 @@ class Kind(enum.Enum):
 
 
 class Vote(NamedTuple):
-    """One node's answer to one round.
+    """The answer of a node to a round.
 
     Attributes:
         kind: GRANTED, DENIED or SILENT.
-        fence: With GRANTED, the node's fence; with DENIED the largest fence that it told, 0 if none.
-        holder: With DENIED, the owner token in the key; "" if the key is absent, or reserved for somebody woken.
-        remaining_ms: With DENIED, how long the key will stand, None if for ever or unknown; with SILENT, how
-            long the node will abstain, None if it said nothing.
+        fence: With GRANTED, the node's fence; with DENIED, the largest fence that the node reported, 0 if none.
+        holder: With DENIED, the owner token in the key; "" if the key is absent, or reserved for a woken waiter.
+        remaining_ms: With DENIED, how long the key will last, None if for ever or unknown; with SILENT, how
+            long the node will abstain, None if unknown.
         reason: With SILENT, why there is no vote.
-        unanswered: With SILENT, True if the answer may still come: the round was over without it.
-        fingerprint: With SILENT, what other clients agreed on with this node, if that is why it refused.
-        same_as: With SILENT, the label of another address of the same server, if that one's vote counts.
-        time_ms: The node's wall clock, 0 if it did not tell.
-        timed_out: With SILENT, True if it was asked and did not answer in time: it may have granted all the same.
+        unanswered: With SILENT, True if the answer may still come: the round ended before.
+        fingerprint: With SILENT, the configuration fingerprint of the node's clients, if it is not this client's.
+        time_ms: The node's wall clock, 0 if unknown.
+        timed_out: With SILENT, True if the node did not answer in time. The node may have granted all the same.
+        same_as: With SILENT, the label of another address of the same server whose vote counts instead.
     """
 
     kind: Kind
@@ -68,41 +68,41 @@ UNANSWERED = Vote(Kind.SILENT, reason="not waited for", unanswered=True)
 
 
 def silent(reason: str) -> Vote:
-    """No vote from this node, and none to come."""
+    """The vote of a node that has not voted and will not vote."""
     return Vote(Kind.SILENT, reason=reason)
 
 
 def timed_out(reason: str) -> Vote:
-    """No vote from this node in time."""
+    """The vote of a node that did not answer in time."""
     return Vote(Kind.SILENT, reason=reason, timed_out=True)
 
 
 def quorum_of(nodes: int) -> int:
-    """How many of this many nodes make a quorum: any two quorums share a node."""
+    """The size of a quorum of this many nodes: any two quorums share a node."""
     return nodes // 2 + 1
 
 
 def decided(granted: int, unanswered: int, quorum: int) -> bool:
-    """True once no further answer can change who won.
+    """Whether no further answer can change the result of the round.
 
-    With an even number of nodes a tie is a decision too; node-redlock waits for `votes == quorum` on either
-    side and hangs (index.ts `_attemptOperation`).
+    With an even number of nodes a tie is a decision too. node-redlock waits for `votes == quorum` on either side and
+    hangs (index.ts `_attemptOperation`).
     """
     return granted >= quorum or granted + unanswered < quorum
 
 
 def counted(granted: int, denied: int, unanswered: int, quorum: int) -> bool:
-    """True once a quorum has said the same, or nobody is left to say anything."""
+    """Whether a quorum has granted, a quorum has denied, or every node has answered."""
     return granted >= quorum or denied >= quorum or unanswered == 0
 
 
 class RoundResult(NamedTuple):
-    """The votes of one round, with the clock before the first byte was sent and after the last needed reply.
+    """The votes of a round, with the clock before the first send and after the last reply that was needed.
 
     Attributes:
-        votes: One per node, in the nodes' order.
-        sent_ms: Clock before the first send.
-        done_ms: Clock when the round was over.
+        votes: One vote per node, in the nodes' order.
+        sent_ms: The clock before the first send.
+        done_ms: The clock at the end of the round.
     """
 
     votes: tuple[Vote, ...]
@@ -111,32 +111,32 @@ class RoundResult(NamedTuple):
 
     @property
     def quorum(self) -> int:
-        """How many votes win."""
+        """The number of votes that win."""
         return quorum_of(len(self.votes))
 
     @property
     def granted(self) -> int:
-        """How many nodes said yes."""
+        """The number of nodes that granted."""
         return [vote.kind for vote in self.votes].count(Kind.GRANTED)
 
     @property
     def denied(self) -> int:
-        """How many nodes said no."""
+        """The number of nodes that denied."""
         return [vote.kind for vote in self.votes].count(Kind.DENIED)
 
     @property
     def unanswered(self) -> int:
-        """How many nodes may still answer."""
+        """The number of nodes that may still answer."""
         return sum(vote.unanswered for vote in self.votes)
 
     @property
     def won(self) -> bool:
-        """Whether a quorum said yes."""
+        """Whether a quorum granted."""
         return self.granted >= self.quorum
 
     @property
     def may_look_won(self) -> bool:
-        """Whether to others it may look as if this attempt had won, by what nodes granted that did not tell us."""
+        """Whether other clients may believe that this attempt won: nodes without a known vote may have granted."""
         return sum(vote.kind is Kind.GRANTED or vote.unanswered or vote.timed_out for vote in self.votes) >= self.quorum
 
     @property
@@ -146,17 +146,17 @@ class RoundResult(NamedTuple):
 
     @property
     def answered(self) -> int:
-        """How many nodes answered: with a vote, that they abstain for a while, or that they reject the client."""
+        """The number of nodes that answered: they voted, abstained for some time, or rejected the client."""
         return sum(vote.kind is not Kind.SILENT or vote.time_ms > 0 for vote in self.votes)
 
     @property
     def disagreement(self) -> int | None:
-        """The place of a node that refused because other clients work there under other terms, if any."""
+        """The place of a node whose other clients have another configuration fingerprint, if any."""
         return next((place for place, vote in enumerate(self.votes) if vote.fingerprint), None)
 
     @property
     def missing(self) -> tuple[int, ...]:
-        """The places of the nodes that may vote and said that the lock is not there."""
+        """The places of the nodes that voted and do not have the lock."""
         return tuple(place for place, vote in enumerate(self.votes) if vote.kind is Kind.DENIED and not vote.holder)
 
     @property
@@ -166,45 +166,45 @@ class RoundResult(NamedTuple):
 
     @property
     def largest_fence(self) -> int:
-        """The largest token that any node told."""
+        """The largest token that any node reported."""
         return max([vote.fence for vote in self.votes])
 
     @property
     def backed_fence(self) -> int:
-        """The largest token that so many nodes told, or larger ones, that a minority of false nodes can't invent it."""
+        """The largest token that too many nodes reported or exceeded for a faulty minority to invent the token."""
         return sorted([vote.fence for vote in self.votes])[self.quorum - 1]
 
     @property
     def agreed_fence(self) -> int | None:
-        """The number that a quorum answered, if none answered a larger one; else None."""
+        """The fence that a quorum reported, if no node reported a larger fence; else None."""
         fences = [vote.fence for vote in self.votes if vote.kind is Kind.GRANTED]
         largest = max(fences, default=0)
         return largest if fences.count(largest) >= self.quorum else None
 
     @property
     def holder(self) -> str | None:
-        """The owner token that most of the denying nodes named, if any."""
+        """The owner token that most denying nodes reported, if any."""
         holders = [vote.holder for vote in self.votes if vote.kind is Kind.DENIED and vote.holder]
         return max(holders, key=holders.count, default=None)
 
     @property
     def held_by_a_quorum(self) -> bool:
-        """Whether one holder seems to have a quorum, or a quorum is reserved for whom a wake-up reaches."""
+        """Whether a holder seems to have a quorum, or a quorum is reserved for the woken waiter."""
         taken = [vote.holder for vote in self.votes if vote.kind is Kind.DENIED and (vote.holder or vote.remaining_ms)]
         most = max((taken.count(holder) for holder in taken), default=0)
-        # Who has not answered yet is likely to say the same, where nobody has said anything else.
+        # Where all denying nodes report the same holder, nodes that have not answered yet probably do too.
         alike = len(set(taken)) == 1 and not self.granted
         return most + (self.unanswered if alike else 0) >= self.quorum
 
     @property
     def is_only_reserved(self) -> bool:
-        """Whether no node names a holder: the lock is free, and reserved for a waiter that a release has woken."""
+        """Whether no node reports a holder: the lock is free and reserved for the woken waiter."""
         denied = [vote for vote in self.votes if vote.kind is Kind.DENIED]
         return bool(denied) and not any(vote.holder for vote in denied)
 
     @property
     def free_in_ms(self) -> int | None:
-        """When a quorum of nodes could be free if no holder did anything more; None if it can't be told."""
+        """The time until a quorum of nodes is free if no holder acts; None if unknown."""
         free_now = [0 for vote in self.votes if vote.kind is Kind.GRANTED]
         denied = [vote.remaining_ms for vote in self.votes if vote.kind is Kind.DENIED]
         held = [left_ms for left_ms in denied if left_ms is not None]
@@ -213,21 +213,21 @@ class RoundResult(NamedTuple):
 
     @property
     def votes_text(self) -> str:
-        """The votes as letters in the nodes' order, for logs: `GGD.S`; a point is an answer not waited for."""
+        """The votes as letters in the nodes' order, for logs: `GGD.S`; a dot is a node that was not waited for."""
         return "".join("." if vote.unanswered else vote.kind.value for vote in self.votes)
 
 
 class Grant(NamedTuple):
-    """What a won election gives.
+    """The result of a successful attempt or extension.
 
     Attributes:
-        names: What is locked.
+        names: The locked resources.
         token: The owner token in the keys; secret.
         fence: The fencing token.
-        deadline_ms: The holder must not believe in it from this reading of its clock on.
-        ttl_ms: What the keys were given.
-        rounds: How many rounds it took: 1, or 2 where the nodes' fences disagreed.
-        election: The votes.
+        deadline_ms: The reading of the holder's clock from which the lease is no longer valid.
+        ttl_ms: The TTL of the keys.
+        rounds: The number of rounds: 1, or 2 where the nodes' fences disagreed.
+        round_result: The votes of the last round.
     """
 
     names: Names
@@ -239,18 +239,18 @@ class Grant(NamedTuple):
     round_result: RoundResult
 
     def __repr__(self) -> str:
-        # Not as a tuple's: an error report with local variables must not hold the token.
+        # The repr of a tuple would show the token in an error report with local variables.
         return (
             f"Grant({self.names!r}, {masked_token(self.token)!r}, fence={self.fence}, deadline_ms={self.deadline_ms})"
         )
 
 
 class Refusal(NamedTuple):
-    """A lost election, by its votes.
+    """The result of a failed attempt or extension.
 
     Attributes:
-        election: The round that was lost.
-        expired: True if a quorum granted and it took so long that nothing was left.
+        round_result: The votes of the lost round.
+        expired: True if a quorum granted, but so late that no time of the lease was left.
     """
 
     round_result: RoundResult
@@ -258,17 +258,17 @@ class Refusal(NamedTuple):
 
     @property
     def no_quorum(self) -> bool:
-        """Too few nodes voted: says nothing about who holds the lock."""
+        """Whether too few nodes voted, so that the holder is unknown."""
         return not self.expired and not self.round_result.reachable
 
     @property
     def disagreement(self) -> int | None:
-        """The place of a node that refused this client's terms, if one did."""
+        """The place of a node that rejects this client's configuration, if any."""
         return self.round_result.disagreement
 
 
 def drift_ms(ttl_ms: int) -> int:
-    """What clocks may differ by over one lease: 1 % and 2 ms, rounded up.
+    """The drift allowance for the clocks over a lease: 1 % and 2 ms, rounded up.
 
     Source: the Redlock text's CLOCK_DRIFT, with the factor of the Ruby original and the 2 ms of node-redlock
     for Redis' expiry precision.
@@ -277,22 +277,22 @@ def drift_ms(ttl_ms: int) -> int:
 
 
 def deadline_ms(ttl_ms: int, sent_ms: int) -> int:
-    """The first clock reading at which a lease that was asked for at `sent_ms` must not be believed any more.
+    """The first clock reading at which a lease that was requested at `sent_ms` is no longer valid.
 
-    One millisecond early, because the reading that is compared with it is floored too.
+    A millisecond early, because the reading that is compared with the deadline is floored too.
     """
     return sent_ms + ttl_ms - drift_ms(ttl_ms) - 1
 
 
 def quarantine_ms(max_ttl_ms: int) -> int:
-    """How long a node that lost its memory abstains: until every lease that it could have forgotten is over."""
+    """How long a node that lost its memory abstains: until every lease that the node may have forgotten is over."""
     return max_ttl_ms + drift_ms(max_ttl_ms)
 
 
 def masked_token(token: str) -> str:
-    """An owner token as logs and errors may show it: its label, and eight digits of the secret.
+    """An owner token as logs and errors may show it: the label, and eight digits of the secret.
 
-    Of another client's token nobody knows which part is the secret: eight characters, and nothing of the rest.
+    A token of another library has no known secret part, so only its first eight characters are shown.
     """
     ours = _OWN_TOKEN.match(token)
     if ours and ours[1] not in ours[2]:

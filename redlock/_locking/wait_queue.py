@@ -120,7 +120,7 @@ class WaiterPool:
             if not dial.done.wait(min(seconds, node.timeout_ms / 1000)):
                 if seconds < node.timeout_ms / 1000:
                     return None
-                dial.is_overdue()
+                dial.mark_overdue()
                 raise UnsuitableNode(node.error or f"no answer within {node.timeout_ms} ms")
             if dial.result is None:
                 raise UnsuitableNode(dial.error)

@@ -1,9 +1,9 @@
-"""A node's address: its parts, the name that messages use for it, and its credentials.
+"""Node addresses: options, label and credentials.
 
 Invariants:
 1. No I/O.
-2. No message about an address, good or bad, repeats a user name, a password or an option of it. The errors have no
-   context either: the error of a parser repeats what it could not parse.
+2. No message repeats a user name, a password or an option of an address. The errors have no context either, because a
+   parser's error repeats its input.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def parse(url: str) -> dict[str, Any]:
     Accepts `redis://`, `rediss://` and `unix://` URLs, and `host:port` alone.
 
     Raises:
-        ConfigurationError: It is none of these.
+        ConfigurationError: The address is not valid; the message names the fault.
     """
     text = _with_scheme(url)
     scheme = text.partition("://")[0]
@@ -65,7 +65,7 @@ def parse(url: str) -> dict[str, Any]:
 
 
 def label(options: dict[str, Any]) -> str:
-    """`host:port`, `host:port/db`, or a socket's path."""
+    """The name of a node in messages: `host:port`, `host:port/db`, or the path of a socket."""
     if "path" in options:
         return str(options["path"])
     host, database = options["host"], options.get("db", 0)
@@ -77,16 +77,16 @@ def has_password(url: str) -> bool:
     """Whether the address itself holds a password.
 
     Raises:
-        ConfigurationError: It is no address.
+        ConfigurationError: The address is not valid.
     """
     return any("password" in name for name in parse(url))
 
 
 def with_credentials(url: str, username: str, password: str) -> str:
-    """The address with this user and password, unless it has a password of its own.
+    """The address with this user and password, unless the address has its own password.
 
     Raises:
-        ConfigurationError: It is no address.
+        ConfigurationError: The address is not valid.
     """
     options = parse(url)
     user = options.get("username") or username
@@ -101,7 +101,7 @@ def without_credentials(url: str) -> str:
     """The address without user, password, and options that may be secret.
 
     Raises:
-        ConfigurationError: It is no address.
+        ConfigurationError: The address is not valid.
     """
     parse(url)
     parts = urlsplit(_with_scheme(url))

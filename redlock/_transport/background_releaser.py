@@ -1,8 +1,8 @@
-"""The thread for asynchronous releases: it sends those that were held back, and reads the answers.
+"""Background thread for asynchronous releases: sends releases that were held back, and reads their replies.
 
 Invariants:
 1. The thread starts with the first asynchronous release, so after a fork.
-2. A set of links that is in use is left alone: its user sends the releases and reads the answers.
+2. The thread does not touch a connection set that is in use: its user sends the releases and reads the replies.
 3. The thread sleeps while the outcome of every release is known.
 """
 
@@ -19,36 +19,36 @@ if TYPE_CHECKING:
 
 _TICK_SECONDS = 0.001
 _LONGEST_TICK_SECONDS = 0.1
-"""Where a set is in one long operation, and nothing changes."""
+"""The pause while a set is in a long operation, and nothing changes."""
 
 
 class BackgroundReleaser:
-    """The sets of links with asynchronous releases under way."""
+    """The connection sets with asynchronous releases whose outcome is unknown."""
 
     def __init__(self) -> None:
         self.reset_after_fork()
 
     def reset_after_fork(self) -> None:
-        """In a forked child: the parent's links and its thread are not ours."""
+        """In a forked child: drop the parent's connections and its thread."""
         self._rounds: dict[NodeConnections, int] = {}
         self._pause = _TICK_SECONDS
-        self._background = Background("redlock-behind", self._work)
+        self._background = Background("redlock-releases", self._work)
 
     def close(self) -> None:
         """End the thread."""
         self._rounds.clear()
         self._background.stop()
 
-    def watch(self, links: NodeConnections) -> None:
-        """Look after this set, which the caller has to itself, until the outcome of all its releases is known."""
-        if links in self._rounds:
+    def watch(self, connections: NodeConnections) -> None:
+        """Poll this set until the outcome of all its releases is known. The caller must have the turn of the set."""
+        if connections in self._rounds:
             return
-        self._rounds[links] = links.rounds
+        self._rounds[connections] = connections.rounds
         try:
             self._background.wake(0)
         except BaseException:
             # Without a thread: the next release tries again.
-            self._rounds.pop(links, None)
+            self._rounds.pop(connections, None)
             raise
 
     def _work(self) -> float | None:
@@ -57,23 +57,23 @@ class BackgroundReleaser:
             return None
         time.sleep(self._pause)
         self._pause = min(2 * self._pause, _LONGEST_TICK_SECONDS)
-        for links, rounds in list(self._rounds.items()):
-            if links.rounds != rounds:
-                self._rounds[links], self._pause = links.rounds, _TICK_SECONDS
+        for connections, rounds in list(self._rounds.items()):
+            if connections.rounds != rounds:
+                self._rounds[connections], self._pause = connections.rounds, _TICK_SECONDS
                 continue
-            turn = links.turn()
+            turn = connections.turn()
             if turn is not None:
                 self._pause = _TICK_SECONDS
                 with turn:
-                    self._look(links)
+                    self._poll(connections)
         return 0.0
 
-    def _look(self, links: NodeConnections) -> None:
+    def _poll(self, connections: NodeConnections) -> None:
         try:
-            links.poll()
-            over = links.is_settled
-        except Exception:  # noqa: BLE001 - whatever it is, the other sets must go on
+            connections.poll()
+            over = connections.is_settled
+        except Exception:  # noqa: BLE001 - no exception may stop the polls of the other sets
             logger.exception("look-failed")
             over = True
         if over:
-            self._rounds.pop(links, None)
+            self._rounds.pop(connections, None)

@@ -1,17 +1,19 @@
-r"""Commands as the bytes that Redis reads, and replies as votes.
-
-Rules of this file: it knows the scripts, the names of the keys and the shape of the replies, and nothing of
-sockets or clocks. Names and tokens travel as KEYS and ARGV only, never formatted into Lua.
+r"""Commands as bytes of the Redis protocol, and replies as votes.
 
 Keys on each node, for a resource `r` and the client's prefix `p`:
-    p + r                            the lock itself, so that any other Redlock client and ours exclude each other
-    p + \x01redlock:fence: + r       the largest fencing token that this node has given or seen
-    p + \x01redlock:wake: + r        a list with at most one wake-up in it, on which waiters block
-    p + \x01redlock:queue: + r       "waited for" since somebody was denied, "reserved" for whom a wake-up reaches
-    p + \x01redlock:waits: + period  what waiting processes report, for people (see `wait_report`)
-    p + \x01redlock:node             the node's record: which server it is, since when, under which terms
-Control characters are refused in names and prefixes, so no resource can collide with the others. All keys begin with
-the prefix, so an ACL can confine a project to its own, and projects with different prefixes need not agree on terms.
+    p + r                            the lock, so that all Redlock clients exclude each other
+    p + \x01redlock:fence: + r       the largest fencing token that this node has issued or seen
+    p + \x01redlock:wake: + r        a list with at most one wake-up, on which waiters block
+    p + \x01redlock:queue: + r       "waited for" after a denial, "reserved" for a woken waiter
+    p + \x01redlock:waits: + period  reports of waiting processes, for operators (see `wait_report`)
+    p + \x01redlock:node             the node's record: server, first contact, configuration fingerprint
+
+Invariants:
+1. No sockets and no clock.
+2. Names and tokens travel as KEYS and ARGV only, never formatted into Lua.
+3. Names and prefixes have no control characters, so no resource can collide with the other keys.
+4. All keys begin with the prefix, so an ACL can confine a project to its keys. Projects with different prefixes may
+   have different configurations.
 """
 
 from __future__ import annotations
@@ -36,16 +38,16 @@ INTERNAL = "\x01redlock:"
 RECORD = f"{INTERNAL}node"
 """The node's record, after the prefix."""
 PROBE = f"{INTERNAL}probe"
-"""After the prefix, a key that never exists: `SET ... XX` changes nothing, and fails where the node refuses writes."""
+"""A key, after the prefix, that never exists: `SET ... XX` fails if the node refuses writes, else changes nothing."""
 
 
 class Script(NamedTuple):
-    """A Lua script as Redis names it.
+    """A Lua script and its name in Redis.
 
     Attributes:
         source: The text.
-        sha: Its SHA-1, by which EVALSHA names it.
-        admits: Whether it first asks the node's record if the node may vote.
+        sha: Its SHA-1, the name for EVALSHA.
+        admits: Whether the script first checks in the node's record whether the node may vote.
     """
 
     source: bytes
@@ -54,7 +56,7 @@ class Script(NamedTuple):
 
     @classmethod
     def load(cls, name: str, *, admits: bool = False) -> Script:
-        """Read `scripts/<name>.lua` from the package, with `admit.lua` before it where it counts as a vote."""
+        """Read `scripts/<name>.lua` from the package, after `admit.lua` if the reply counts as a vote."""
         source = b"".join(_text(part) for part in (["admit", name] if admits else [name]))
         return cls(source, hashlib.sha1(source, usedforsecurity=False).hexdigest().encode(), admits)
 
@@ -73,63 +75,63 @@ SCRIPTS: dict[type[Command], Script] = {
 }
 
 _LEASES = (Acquire, Extend, Repair)
-"""The commands that give a lease its time."""
+"""The commands that set the TTL of a lease."""
 
 LOAD_SCRIPTS: bytes = b"".join(
     hiredis.pack_command(("SCRIPT", "LOAD", script.source))  # type: ignore[arg-type]  # its stub means one word
     for script in SCRIPTS.values()
 )
-"""All scripts at once, for a node that has lost them: one answer for each."""
+"""Commands that load all scripts; the node sends a reply for each."""
 
 _FENCE_TTL = str(FENCE_TTL_MS)
 _EMPTY_WORD = b"$0\r\n\r\n"
 
 
 def fence_key(name: str, prefix: str = "") -> str:
-    """Where a node keeps the fence of a lock."""
+    """The key of a lock's fence."""
     return f"{prefix}{INTERNAL}fence:{name}"
 
 
 def wake_key(name: str, prefix: str = "") -> str:
-    """Where waiters of a lock block."""
+    """The key of the list on which the waiters of a lock block."""
     return f"{prefix}{INTERNAL}wake:{name}"
 
 
 def queue_key(name: str, prefix: str = "") -> str:
-    """Where a node keeps whether a lock is waited for."""
+    """The key that says whether a lock has waiters."""
     return f"{prefix}{INTERNAL}queue:{name}"
 
 
 def operation_key(state_key: str, op_id: str) -> str:
-    """Where a fenced store keeps the result of an operation.
+    """The key under which a fenced store keeps the result of an operation.
 
-    No state key has a control character, so the first one ends it: no two operations share a key, and no key of an
-    operation is that of a state.
+    No state key has a control character, so the first control character ends the state key. No two operations share a
+    key, and no operation has the key of a state.
     """
     return f"{state_key}\x01done:{op_id}"
 
 
-_BESIDE: dict[type[Command], tuple[Callable[[str, str], str], ...]] = {
+_OTHER_KEYS: dict[type[Command], tuple[Callable[[str, str], str], ...]] = {
     Acquire: (fence_key, queue_key),
     Release: (wake_key, queue_key),
 }
-"""What a command needs beside the lock; the others need its fence."""
+"""The other keys of a command, beside the lock; the default is the fence."""
 
 
 @functools.lru_cache(1_024)
-def _keys(prefix: str, names: Names, beside: tuple[Callable[[str, str], str], ...]) -> tuple[str, ...]:
-    return tuple(key for name in names for key in (prefix + name, *(place(name, prefix) for place in beside)))
+def _keys(prefix: str, names: Names, others: tuple[Callable[[str, str], str], ...]) -> tuple[str, ...]:
+    return tuple(key for name in names for key in (prefix + name, *(place(name, prefix) for place in others)))
 
 
 @functools.lru_cache(1_024)
 def waiting_order(names: Names, nodes: int) -> tuple[int, ...]:
-    """The places of all nodes, in the order in which waiters of these resources choose the one to wait at."""
+    """The places of all nodes, in the order in which waiters of these resources choose a node to wait at."""
     first = int.from_bytes(hashlib.sha256(names[0].encode()).digest()[:4], "big") % nodes
     return (*range(first, nodes), *range(first))
 
 
 class Call(NamedTuple):
-    """A script with what it is called with, but for the run_id that the admitting ones take last."""
+    """A script with its keys and arguments, without the run_id, the last argument of scripts that admit."""
 
     script: Script
     keys: tuple[str, ...]
@@ -137,13 +139,13 @@ class Call(NamedTuple):
 
 
 class Codec:
-    """How one client speaks: its prefix, and the terms that all clients of a node must share.
+    """Encodes the commands of a client, with its prefix and its configuration fingerprint.
 
     Args:
-        nodes: How many nodes there are.
-        prefix: Put before every resource name.
-        max_ttl_ms: The longest lease that any client takes.
-        reserve_ms: For how long a released lock that is waited for is kept for whom the wake-up reaches.
+        nodes: The number of nodes.
+        prefix: The text before every resource name.
+        max_ttl_ms: The longest lease of any client.
+        reserve_ms: How long a released lock is reserved for the woken waiter, in milliseconds.
     """
 
     def __init__(self, nodes: int, prefix: str, max_ttl_ms: int, reserve_ms: int = 50) -> None:
@@ -158,13 +160,13 @@ class Codec:
         """The script of a command, with keys and arguments.
 
         Raises:
-            ConfigurationError: The command asks for a lease longer than `max_ttl`. Every lease gets its time through
-                here, and a node that lost its memory abstains no longer than the longest lease.
+            ConfigurationError: The command asks for a lease longer than `max_ttl`. This check covers every lease,
+                because a node that lost its memory abstains only for the longest lease.
         """
         if isinstance(command, _LEASES) and command.ttl_ms > self._max_ttl_ms:
             raise ConfigurationError(f"a lease of {command.ttl_ms} ms is longer than max_ttl, {self._max_ttl_ms} ms")
         script = SCRIPTS[type(command)]
-        keys = _keys(self.prefix, command.names, _BESIDE.get(type(command), (fence_key,)))
+        keys = _keys(self.prefix, command.names, _OTHER_KEYS.get(type(command), (fence_key,)))
         if script.admits:
             keys = (self._record, *keys)
         if isinstance(command, Release):
@@ -185,13 +187,14 @@ class Codec:
         return Call(script, keys, (*self._common, command.token, *own))
 
     def wake_keys(self, names: Names) -> list[str]:
-        """Where waiters of these resources block."""
+        """The keys of the lists on which waiters of these resources block."""
         return [wake_key(name, self.prefix) for name in names]
 
     def encode(self, command: Command) -> bytes:
-        """The bytes of one EVALSHA.
+        """The bytes of an EVALSHA.
 
-        Where the script admits, the last word is missing: each connection adds its node's, see `run_id_argument`.
+        If the script admits, the last argument is missing: each connection adds the run_id of its node, see
+        `run_id_argument`.
         """
         script, keys, arguments = self.call(command)
         last = ("",) if script.admits else ()
@@ -200,21 +203,21 @@ class Codec:
 
 
 def run_id_argument(run_id: str) -> bytes:
-    """The run_id as the last word of a command."""
+    """The run_id as the last argument of a command."""
     return b"$%d\r\n%s\r\n" % (len(run_id), run_id.encode())
 
 
 _LONGEST_REASON = 200
 _LONGEST_TERMS = 1_200
-"""The prefix is part of the terms, and may have 1,024 bytes."""
+"""The prefix is part of the fingerprint, and may have 1,024 bytes."""
 _GRANTED_WORDS = 3
 _RELEASED_WORDS = [1, 0, 0]
 _RELEASED = Vote(Kind.GRANTED)
-"""What a node's answer to a release says, where the lock was there."""
+"""The vote for a release of a lock that the node had."""
 
 
 def refusal(reply: object) -> Vote | None:
-    """A node's reply as a vote, if it says that its clients agreed on other terms; None if it says anything else."""
+    """A node's reply as a vote, if the node rejects the client's configuration; else None."""
     if type(reply) is not list or reply[:1] != [3]:
         return None
     vote = _by_shape(reply)
@@ -222,8 +225,8 @@ def refusal(reply: object) -> Vote | None:
 
 
 def decode(reply: object) -> Vote:
-    """A node's reply as a vote. What is not one of the shapes that the scripts give is no vote."""
-    # Nearly all replies are of these two shapes: no closer look at them.
+    """A node's reply as a vote. A reply with a shape that no script returns counts as SILENT."""
+    # Nearly all replies have these two shapes: a shortcut for speed.
     if reply == _RELEASED_WORDS:
         return _RELEASED
     if type(reply) is list and len(reply) == _GRANTED_WORDS and reply[0] == 1:
@@ -247,7 +250,7 @@ def _by_shape(reply: object) -> Vote:
 
 
 def disagrees(fingerprint: str) -> Vote:
-    """No vote from a node on which other clients work under these terms."""
+    """The vote of a node whose other clients have this configuration fingerprint."""
     return Vote(
         Kind.SILENT, reason=f"its clients agreed on {excerpt(fingerprint, _LONGEST_TERMS)}", fingerprint=fingerprint
     )
@@ -289,7 +292,7 @@ _EXPLAINED = {
 
 
 def explain(error: str) -> str:
-    """An error reply in words that say what is wrong with the node."""
+    """An error reply as a description of the node's problem."""
     code, _, rest = error.lstrip("-").partition(" ")
     # Redis 6.2 puts "ERR Error running script" and more before the error that the script met.
     inner = next((word for word in rest.split() if word in _EXPLAINED), code) if code == "ERR" else code

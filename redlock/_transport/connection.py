@@ -1,13 +1,12 @@
-"""One connection to one node: commands go out in order, answers come back in order and find the ballot that asked.
+"""A connection to a node: commands go out in order, and each reply is matched by order to the tally of its round.
 
-Rules of this file:
-1. Answers are matched by order. A late answer is read before the one that follows it on the same connection,
-   and belongs to the ballot of the round that asked, so it is never counted for another attempt.
-2. A node that let a round time out is *suspect* until it has answered something: nobody waits for it.
-3. What the kernel does not take at once waits in the outbox, and goes out first when the socket takes more.
-4. What is held back goes out with the next command, in one piece and before it.
-5. A node with too many replies overdue, or one that sends what is no reply, loses the connection. What a dropped
-   connection still carries costs at most one TTL.
+Invariants:
+1. A late reply belongs to the tally of its own round and never counts for another attempt.
+2. A node that let a round time out is *suspect* until its next reply, and no round waits for a suspect node.
+3. Bytes that the kernel does not accept at once wait in the outbox and go out first.
+4. Commands that were held back go out in one piece with the next command, and before it.
+5. A node with too many overdue replies, or with a reply that is not valid, loses the connection. Commands that are lost
+   with a connection cost at most one TTL.
 """
 
 from __future__ import annotations
@@ -28,13 +27,13 @@ if TYPE_CHECKING:
     from redlock._transport.node import Connected, Node, PendingConnection
 
 _READ_BYTES = 16_384
-"""As much as TLS decrypts in one piece: nothing that has arrived stays behind where `select` does not see it."""
+"""The largest piece that TLS decrypts: no data stays in a buffer that `select` does not see."""
 _MOST_PENDING = 4_096
 _NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class NodeConnection:
-    """A connection to a node, or the reason why there is none."""
+    """A connection to a node, or the reason why no connection exists."""
 
     def __init__(self, place: int, node: Node, selector: selectors.BaseSelector) -> None:
         self.place = place
@@ -43,19 +42,19 @@ class NodeConnection:
         self.sock: socket.socket | None = None
         self.run_id = ""
         self.run_id_argument = b""
-        """The node's run_id as the last word of a command that admits."""
+        """The node's run_id as the last argument of a command whose script admits."""
         self.refusal: Vote | None = None
-        """The node's answer, if it has rejected this client's configuration and has not accepted it since."""
+        """The node's reply, if the node has rejected this client's configuration and not accepted it since."""
         self.agreed = False
-        """Whether the node is known to work under this client's configuration."""
-        self.twins: tuple[NodeConnection, ...] = ()
-        """Links whose addresses lead to the same server as this one's."""
+        """Whether the node is known to accept this client's configuration."""
+        self.duplicates: tuple[NodeConnection, ...] = ()
+        """Connections whose addresses lead to the same server."""
         self.dial: PendingConnection | None = None
         self.suspect_since_ms: int | None = None
         self.reason = "not connected yet"
-        self._dialled: Connected | None = None
-        self.taught: VoteTally | None = None
-        """Whose command was the last for which the node lacked the scripts."""
+        self._connected: Connected | None = None
+        self.scripts_sent_for: VoteTally | None = None
+        """The tally of the last command for which the node lacked the scripts."""
         self._reader = ReplyReader()
         self._pending: deque[VoteTally | None] = deque()
         self._held_back = b""
@@ -63,27 +62,27 @@ class NodeConnection:
 
     @property
     def is_awaited(self) -> bool:
-        """Whether the node still has a command to answer, and has not let a round time out."""
+        """Whether the node still has to answer a command and is not suspect."""
         return bool(self._pending) and self.sock is not None and self.suspect_since_ms is None
 
     @property
     def may_agree(self) -> bool:
-        """Whether the node agrees, or may do so with an answer that is still to come."""
+        """Whether the node accepts the configuration, or may accept it with a reply that is still pending."""
         asked = (tally for tally in self._pending if tally is not None)
-        return self.agreed or (self.refusal is None and any(SCRIPTS[type(one.command)].admits for one in asked))
+        return self.agreed or (self.refusal is None and any(SCRIPTS[type(tally.command)].admits for tally in asked))
 
     def adopt(self, connected: Connected) -> None:
-        """Start with a fresh connection: nothing pending, nothing suspected."""
-        self._dialled, self.sock, self.run_id = connected, connected.sock, connected.run_id
+        """Use a new connection, with no reply pending and no suspicion."""
+        self._connected, self.sock, self.run_id = connected, connected.sock, connected.run_id
         self.run_id_argument = run_id_argument(connected.run_id)
         self._reader = ReplyReader()
-        self._forget()
+        self._clear()
         self.suspect_since_ms, self.reason = None, ""
         self.refusal, self.agreed = None, False
         self._selector.register(self.sock, selectors.EVENT_READ, self)
 
     def drop(self, reason: str) -> None:
-        """Close; the node casts no vote until somebody has dialled it again."""
+        """Close the connection; the node casts no vote until the next dial succeeds."""
         self.reason = reason
         for tally in self._pending:
             if tally is not None:
@@ -95,31 +94,31 @@ class NodeConnection:
     def abandon(self) -> None:
         """Close without touching the selector, which a forked child shares with its parent."""
         self.sock = None
-        self._forget()
-        if self._dialled is not None:
-            self._dialled.close()
-            self._dialled = None
+        self._clear()
+        if self._connected is not None:
+            self._connected.close()
+            self._connected = None
         if self.dial is not None:
             self.dial.abandon()
             self.dial = None
 
-    def _forget(self) -> None:
+    def _clear(self) -> None:
         self._pending.clear()
         self._held_back = b""
         self._outbox.clear()
 
     def hold_back(self, words: bytes, tally: VoteTally) -> None:
-        """Send a command with the next one, or when `flush` says so."""
+        """Keep a command back until the next command or `flush`."""
         self._pending.append(tally)
         self._held_back += words
 
     def flush(self) -> None:
-        """Send what was held back."""
+        """Send the commands that were held back."""
         if self._held_back:
             self._put(b"")
 
     def send(self, words: bytes, tally: VoteTally) -> bool:
-        """Send a command at once, whose answer is for this ballot, or drop the connection."""
+        """Send a command whose reply belongs to this tally, or drop the connection; False if not sent."""
         sock, pending = self.sock, self._pending
         if sock is None:
             return False
@@ -133,7 +132,7 @@ class NodeConnection:
         return sent == len(words) or self._keep(sock, words, sent)
 
     def load_scripts(self) -> None:
-        """Send all scripts; what the node says to that is for nobody."""
+        """Send all scripts; the replies are ignored."""
         if self.sock is not None:
             self._pending.extend([None] * len(SCRIPTS))
             self._put(LOAD_SCRIPTS)
@@ -157,16 +156,16 @@ class NodeConnection:
         return sent == len(words) or self._keep(sock, words, sent)
 
     def _keep(self, sock: socket.socket, words: bytes, sent: int, error: OSError | None = None) -> bool:
-        """Keep what the kernel has not taken; False, and the connection dropped, if it has ended."""
+        """Keep the bytes that the kernel did not accept; False after a drop, if the connection has ended."""
         if error is not None and not isinstance(error, _NOT_NOW):
-            self.drop(_why(error))
+            self.drop(_reason_of(error))
             return False
         self._outbox += memoryview(words)[sent:]
         self._selector.modify(sock, selectors.EVENT_READ | selectors.EVENT_WRITE, self)
         return True
 
     def write(self) -> bool:
-        """Send of the outbox what the kernel takes now; False if the connection has ended."""
+        """Send as much of the outbox as the kernel accepts; False if the connection has ended."""
         sock = self.sock
         if sock is None:
             return False
@@ -175,14 +174,14 @@ class NodeConnection:
         except _NOT_NOW:
             return True
         except OSError as exc:
-            self.drop(_why(exc))
+            self.drop(_reason_of(exc))
             return False
         if not self._outbox:
             self._selector.modify(sock, selectors.EVENT_READ, self)
         return True
 
     def receive(self) -> list[tuple[VoteTally | None, object]]:
-        """The answers that have arrived, each with its ballot; drops the connection if it has ended."""
+        """The replies that have arrived, each with its tally. Drops a connection that has ended."""
         sock, pending = self.sock, self._pending
         if sock is None:
             return []
@@ -192,7 +191,7 @@ class NodeConnection:
         except _NOT_NOW:
             return []
         except (OSError, UnreadableReply) as exc:
-            self.drop(_why(exc))
+            self.drop(_reason_of(exc))
             return []
         count = len(replies)
         if count == 1 and pending:
@@ -207,6 +206,6 @@ class NodeConnection:
         return [(pending.popleft(), reply) for reply in replies]
 
 
-def _why(exc: OSError | UnreadableReply) -> str:
+def _reason_of(exc: OSError | UnreadableReply) -> str:
     text = exc.strerror if isinstance(exc, OSError) else None
     return text.lower() if text else str(exc)

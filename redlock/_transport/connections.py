@@ -1,13 +1,12 @@
-"""A set of links, one per node: who is connected, who is dialled, and whom a round is to wait for.
+"""The connections of a set, one per node: which nodes are dialled, and for which nodes a round waits.
 
-Rules of this file:
-1. A set is used by one thread at a time, the one that has its turn.
-2. A round waits for a dial once, for one node timeout. Then the node is down: it is dialled in the background, and
-   no round waits for it until it has been reached. Only while fewer nodes than a quorum are connected a round waits
-   longer, as far as its own time goes.
-3. An exception may strike anywhere (time limits, SystemExit from a signal). Where it strikes while nothing but
-   waiting is done, nothing is hurt; anywhere else the whole set is thrown away, because the order of its answers
-   is no longer known.
+Invariants:
+1. A set is used by one thread at a time, the thread that has the turn.
+2. A round waits for a dial once, for one node timeout. After that the node is down: a thread dials the node in the
+   background, and no round waits for the node until a dial succeeds. While fewer nodes than a quorum are connected, a
+   round waits until its own deadline.
+3. An exception can interrupt any instruction (time limits, SystemExit from a signal). An interrupted wait does no harm.
+   Anywhere else the whole set is discarded, because the order of its replies is unknown.
 """
 
 from __future__ import annotations
@@ -38,189 +37,198 @@ _SUSPECT_MS = 1_000
 
 
 class ConnectionSet(Mutex):
-    """One connection per node, used by one thread at a time.
+    """A connection to each node, used by one thread at a time.
 
     Args:
         nodes: The nodes, in their order.
-        fingerprint: What the clients agree on.
+        fingerprint: The configuration fingerprint of the client.
     """
 
     def __init__(self, nodes: Sequence[Node], fingerprint: str) -> None:
         super().__init__()
         self._nodes = nodes
-        self._terms = fingerprint
+        self._fingerprint = fingerprint
         self._quorum = quorum_of(len(nodes))
         self._timeout_ms = nodes[0].timeout_ms
         self._until_ms = 0
-        """When the rounds that are carried out now are over at the latest."""
-        self._arrivals: SimpleQueue[None] = SimpleQueue()
+        """The deadline of the rounds that are being executed."""
+        self._ended_dials: SimpleQueue[None] = SimpleQueue()
         """A hint for each dial that has ended."""
-        self._struck = False
-        """Whether something was begun that an exception would leave half done."""
+        self._is_half_done = False
+        """Whether an exception would now leave an operation half done."""
         self._barred = False
-        """Whether no command that counts as a vote may be sent: see `_is_barred`."""
+        """Whether no command that asks for a vote may be sent: see `_is_barred`."""
         self._was_rejected = False
-        self._start_afresh()
+        self._reset()
 
-    def _start_afresh(self) -> None:
+    def _reset(self) -> None:
         self._selector = selectors.DefaultSelector()
-        self._links = [NodeConnection(place, node, self._selector) for place, node in enumerate(self._nodes)]
+        self._connections = [NodeConnection(place, node, self._selector) for place, node in enumerate(self._nodes)]
 
     def order(self, command: Command) -> Sequence[NodeConnection]:
-        """Whom to tell first: a release goes to where it wakes somebody last, or who is woken is there before it."""
+        """The order in which nodes get the command. The waiters' node gets a release last: see `waiting_order`.
+
+        Otherwise a waiter could be woken and reach the other nodes before the release does.
+        """
         if type(command) is not Release:
-            return self._links
-        return [self._links[place] for place in reversed(codec.waiting_order(command.names, len(self._links)))]
+            return self._connections
+        return [
+            self._connections[place] for place in reversed(codec.waiting_order(command.names, len(self._connections)))
+        ]
 
     def _connect(self, command: Command, suspects: Sequence[NodeConnection]) -> None:
-        """Drop what has been suspect for too long, and dial; wait only for nodes not known to be bad."""
+        """Drop connections that were suspect for too long, and dial; wait only for nodes that are not known as down."""
         now = now_ms()
-        # Where a quorum is silent the connections are likely to be at fault: a firewall has forgotten them. A release
-        # stays on its connection, or it could overtake its acquire.
-        fit = sum(link.sock is not None and link.suspect_since_ms is None for link in self._links)
+        # If a quorum is silent, the connections are probably broken: a firewall has forgotten them. A release stays on
+        # its connection, or the release could overtake its acquire.
+        fit = sum(
+            connection.sock is not None and connection.suspect_since_ms is None for connection in self._connections
+        )
         renews = fit < self._quorum and type(command) is not Release
-        for link in suspects:
-            if link.suspect_since_ms is None:
+        for connection in suspects:
+            if connection.suspect_since_ms is None:
                 continue
-            overdue = now - link.suspect_since_ms > _SUSPECT_MS
+            overdue = now - connection.suspect_since_ms > _SUSPECT_MS
             if overdue:
-                link.node.mark_down(link.reason)
+                connection.node.mark_down(connection.reason)
             if overdue or renews:
-                link.suspect_since_ms = None
-                link.drop(link.reason)
+                connection.suspect_since_ms = None
+                connection.drop(connection.reason)
         admits = codec.SCRIPTS[type(command)].admits
         if admits and self._is_barred():
-            # A new connection reads the record again, without a command that would make one.
-            for link in self._links:
-                if link.refusal is not None:
-                    link.drop(link.refusal.reason)
-        down = [link for link in self._links if link.sock is None]
+            # A new connection reads the node's record again, without a command that would create a record.
+            for connection in self._connections:
+                if connection.refusal is not None:
+                    connection.drop(connection.refusal.reason)
+        down = [connection for connection in self._connections if connection.sock is None]
         if down:
             self._dial(command, down)
         self._barred = admits and self._is_barred()
 
     def _is_barred(self) -> bool:
-        """Whether nodes reject this client's configuration, and no larger number of nodes works under it.
+        """Whether nodes reject this client's configuration, and no larger number of nodes accepts it.
 
-        A command of such a client could make its configuration that of a node that has just lost its memory. A
-        smaller number of nodes that reject the configuration has no vote, and stops no client.
+        A command of such a client could store its configuration on a node that has just lost its memory. If fewer nodes
+        reject than accept the configuration, the rejecting nodes have no vote and do not stop the client.
         """
         rejecting = self._rejecting
-        return rejecting > 0 and sum(link.may_agree for link in self._links) <= rejecting
+        return rejecting > 0 and sum(connection.may_agree for connection in self._connections) <= rejecting
 
     @property
     def _rejecting(self) -> int:
-        return sum(link.refusal is not None for link in self._links)
+        return sum(connection.refusal is not None for connection in self._connections)
 
     def _is_refused(self) -> bool:
-        """Whether it is barred, and no node that is down now could change that."""
-        final = self._rejecting >= self._quorum or all(link.sock is not None for link in self._links)
+        """Whether the client is barred, and no node that is down now could change that."""
+        final = self._rejecting >= self._quorum or all(connection.sock is not None for connection in self._connections)
         return final and self._is_barred()
 
-    def _not_asked(self, link: NodeConnection) -> Vote:
+    def _not_asked(self, connection: NodeConnection) -> Vote:
         """The vote of a node to which a barred client sends nothing."""
-        if link.refusal is None:
-            return silent(link.reason or "not asked: another node rejects this client's configuration")
-        return link.refusal if self._is_refused() else link.refusal._replace(fingerprint="")
+        if connection.refusal is None:
+            return silent(connection.reason or "not asked: another node rejects this client's configuration")
+        return connection.refusal if self._is_refused() else connection.refusal._replace(fingerprint="")
 
-    def _note_terms(self, link: NodeConnection, vote: Vote) -> None:
-        """Remember what a node's answer says of this client's configuration."""
+    def _note_fingerprint(self, connection: NodeConnection, vote: Vote) -> None:
+        """Remember whether a node accepts this client's configuration, from its reply."""
         if vote.fingerprint:
-            link.refusal, link.agreed, self._was_rejected = vote, False, True
-            link.node.rejects(vote.fingerprint)
+            connection.refusal, connection.agreed, self._was_rejected = vote, False, True
+            connection.node.rejects(vote.fingerprint)
             return
-        link.agreed = vote.kind is not Kind.SILENT
-        if link.refusal is not None:
-            link.refusal = None
-            link.node.rejects("")
+        connection.agreed = vote.kind is not Kind.SILENT
+        if connection.refusal is not None:
+            connection.refusal = None
+            connection.node.rejects("")
 
-    def _overrule(self, tally: VoteTally) -> None:
-        """At the end of a round: nodes that reject the configuration have no vote, and stop no client by themselves."""
+    def _discard_rejections(self, tally: VoteTally) -> None:
+        """At the end of a round: hide the rejections, unless enough nodes reject the client's configuration."""
         self._was_rejected = self._rejecting > 0
         if not self._is_refused():
             tally.votes = [vote._replace(fingerprint="") if vote.fingerprint else vote for vote in tally.votes]
 
     def _dial(self, command: Command, down: Sequence[NodeConnection]) -> None:
-        patient = not isinstance(command, Release) or len(self._links) - len(down) < self._quorum
-        awaited = [link for link in down if patient and not link.node.error]
-        for link in down:
-            if link.dial is None and link.node.may_dial():
-                link.dial = PendingConnection(link.node, self._arrivals)
-        dials = [link.dial for link in awaited if link.dial is not None]
-        self._struck = False
-        self._await(dials, len(self._links) - len(down))
-        self._struck = True
-        for link in down:
-            self._adopt(link)
-        self._find_twins()
+        patient = not isinstance(command, Release) or len(self._connections) - len(down) < self._quorum
+        awaited = [connection for connection in down if patient and not connection.node.error]
+        for connection in down:
+            if connection.dial is None and connection.node.may_dial():
+                connection.dial = PendingConnection(connection.node, self._ended_dials)
+        dials = [connection.dial for connection in awaited if connection.dial is not None]
+        self._is_half_done = False
+        self._await(dials, len(self._connections) - len(down))
+        self._is_half_done = True
+        for connection in down:
+            self._adopt(connection)
+        self._find_duplicates()
 
     def _await(self, dials: Sequence[PendingConnection], connected: int) -> None:
         while late := [dial for dial in dials if not dial.done.is_set()]:
             limit_ms = min(dial.began_ms for dial in late) + self._timeout_ms
             if connected + sum(dial.result is not None for dial in dials) < self._quorum:
-                # What is left after that is for the round itself.
+                # The last node timeout before the deadline is for the round itself.
                 limit_ms = max(limit_ms, self._until_ms - self._timeout_ms)
             wait_ms = min(limit_ms, self._until_ms) - now_ms()
             if wait_ms <= 0:
                 break
             with suppress(Empty):
-                self._arrivals.get(timeout=wait_ms / 1000)
+                self._ended_dials.get(timeout=wait_ms / 1000)
         for dial in late:
-            dial.is_overdue()
+            dial.mark_overdue()
 
-    def _adopt(self, link: NodeConnection) -> None:
-        dial = link.dial
+    def _adopt(self, connection: NodeConnection) -> None:
+        dial = connection.dial
         if dial is None or not dial.done.is_set():
-            link.reason = link.node.error or link.reason
+            connection.reason = connection.node.error or connection.reason
             return
-        link.dial = None
+        connection.dial = None
         if dial.result is None:
-            link.reason = dial.error
+            connection.reason = dial.error
         else:
-            link.adopt(dial.result)
-            link.agreed = dial.result.fingerprint == self._terms
-            if dial.result.fingerprint and not link.agreed:
-                self._note_terms(link, codec.disagrees(dial.result.fingerprint))
+            connection.adopt(dial.result)
+            connection.agreed = dial.result.fingerprint == self._fingerprint
+            if dial.result.fingerprint and not connection.agreed:
+                self._note_fingerprint(connection, codec.disagrees(dial.result.fingerprint))
 
-    def _find_twins(self) -> None:
-        """Find the addresses that lead to the same server: an address is wrong there, or a server is an impostor.
+    def _find_duplicates(self) -> None:
+        """Find addresses that lead to the same server, because an address is wrong or a server is an impostor.
 
-        Which of them is wrong is unknown, so all of them are asked, and together they cast one vote of a kind.
+        The wrong address is unknown, so all of them get the commands, and together they cast one vote of a kind.
         """
         places: dict[str, list[NodeConnection]] = {}
-        for link in self._links:
-            if link.sock is not None:
-                places.setdefault(link.run_id, []).append(link)
-        for link in self._links:
-            twins = tuple(other for other in places.get(link.run_id, ()) if other is not link)
-            if link.sock is not None and twins != link.twins:
-                link.twins = twins
-                if twins and twins[0].place < link.place:
-                    _log.warning("node-duplicate", node=link.node.label, same_as=twins[0].node.label)
+        for connection in self._connections:
+            if connection.sock is not None:
+                places.setdefault(connection.run_id, []).append(connection)
+        for connection in self._connections:
+            duplicates = tuple(other for other in places.get(connection.run_id, ()) if other is not connection)
+            if connection.sock is not None and duplicates != connection.duplicates:
+                connection.duplicates = duplicates
+                if duplicates and duplicates[0].place < connection.place:
+                    _log.warning("node-duplicate", node=connection.node.label, same_as=duplicates[0].node.label)
 
     @staticmethod
-    def _counted_once(link: NodeConnection, tally: VoteTally, vote: Vote) -> Vote:
-        """The vote of a server that has several addresses; no vote if another of them has brought the same."""
-        for twin in link.twins:
-            if tally.votes[twin.place].kind is vote.kind and not tally.votes[twin.place].unanswered:
-                return silent(f"the same server as {twin.node.label}")._replace(same_as=twin.node.label)
+    def _counted_once(connection: NodeConnection, tally: VoteTally, vote: Vote) -> Vote:
+        """The vote of a server with several addresses; no vote if another address has brought the same vote."""
+        for duplicate in connection.duplicates:
+            if tally.votes[duplicate.place].kind is vote.kind and not tally.votes[duplicate.place].unanswered:
+                return silent(f"the same server as {duplicate.node.label}")._replace(same_as=duplicate.node.label)
         return vote
 
-    def _if_plausible(self, link: NodeConnection, vote: Vote) -> Vote:
+    def _if_plausible(self, connection: NodeConnection, vote: Vote) -> Vote:
         """The vote; no vote if its token is more than an hour ahead of the clocks of the other nodes.
 
-        The others would refuse a larger token, so this node alone would end every attempt.
+        The other nodes would refuse a larger token, so this node alone would make every attempt fail.
         """
         offsets = sorted(
-            offset for other in self._links if other is not link and (offset := other.node.clock.offset_ms) is not None
+            offset
+            for other in self._connections
+            if other is not connection and (offset := other.node.clock.offset_ms) is not None
         )
         now = now_ms() + offsets[len(offsets) // 2] if offsets else wall_us() // 1_000
         if vote.fence > (now + FENCE_AHEAD_MS) * 1_000:
-            return silent("told a fencing token that is more than an hour ahead of the clocks of the other nodes")
+            return silent("reported a fencing token that is more than an hour ahead of the clocks of the other nodes")
         return vote
 
     def abandon(self) -> None:
-        """Close every connection of a set that nobody will use again."""
-        for link in self._links:
-            link.abandon()
+        """Close all connections; the set must not be used again."""
+        for connection in self._connections:
+            connection.abandon()
         self._selector.close()

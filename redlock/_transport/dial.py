@@ -1,11 +1,11 @@
-"""Connected sockets from addresses: names, TCP, unix sockets and TLS, all by one deadline.
+"""Connected sockets from addresses: name resolution, TCP, unix sockets and TLS under a single deadline.
 
-redis-py keeps the options of an address and sets up TLS. It does not connect: none of its timeouts bounds a whole
-dial, and a name is resolved without any.
+redis-py keeps the options of an address and sets up TLS, but does not connect: none of its timeouts bounds a whole
+dial, and its name resolution has no timeout.
 
 Invariants:
-1. Whatever the other side does, `open_socket` is over by its deadline.
-2. At most one thread a name is left behind in the system's resolver, which can't be interrupted.
+1. `open_socket` ends by its deadline, however the other side behaves.
+2. At most one thread per name remains in the system's resolver, which can't be interrupted.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from redis.connection import AbstractConnection
 
 _Address: TypeAlias = tuple[Any, ...]
-"""One of what `socket.getaddrinfo` gives."""
+"""An address as `socket.getaddrinfo` returns it."""
 
 
 def open_socket(options: AbstractConnection, until: float, each_seconds: float) -> socket.socket:
@@ -34,11 +34,11 @@ def open_socket(options: AbstractConnection, until: float, each_seconds: float) 
     Args:
         options: A connection of redis-py that was not connected.
         until: The deadline, in seconds of the steady clock.
-        each_seconds: How long one of several addresses of a name is tried.
+        each_seconds: How long each of several addresses of a name is tried.
 
     Raises:
-        OSError: It can't be reached by then; `TimeoutError` where it did not answer.
-        RedisError: An option of TLS can't be used.
+        OSError: The address can't be reached by the deadline; `TimeoutError` if no answer came.
+        RedisError: A TLS option can't be used.
     """
     if isinstance(options, UnixDomainSocketConnection):
         return _connected((socket.AF_UNIX, socket.SOCK_STREAM, 0, "", options.path), _left(until), options)
@@ -94,8 +94,8 @@ def _with_tls(options: SSLConnection, sock: socket.socket, until: float) -> sock
 
 @contextmanager
 def _ended_at(until: float, sock: socket.socket) -> Iterator[None]:
-    """Cut the connection at the deadline: a handshake has a timeout for each piece that comes, and none for all."""
-    # The handshake takes the socket over, so what cuts it off is a second handle of the same connection.
+    """Cut the connection at the deadline: a handshake has a timeout for each piece, and none for the whole."""
+    # The handshake takes the socket over, so the timer cuts a second handle of the same connection.
     handle = sock.dup()
 
     def cut() -> None:
@@ -109,13 +109,13 @@ def _ended_at(until: float, sock: socket.socket) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
-        # After its end: a handle that is closed could be another connection by then.
+        # Join before the close: a closed handle could be another connection when the timer fires.
         timer.join()
         handle.close()
 
 
 class _Resolution:
-    """One question to the system's resolver, in a thread of its own."""
+    """A request to the system's resolver, in its own thread."""
 
     def __init__(self, host: str, port: int) -> None:
         self.done = threading.Event()
@@ -124,7 +124,7 @@ class _Resolution:
         self._place = host, port
 
     def start(self) -> None:
-        """Ask."""
+        """Start the thread."""
         host, _ = self._place
         threading.Thread(target=self._run, name=f"redlock-resolve-{host}", daemon=True).start()
 
@@ -166,7 +166,7 @@ def _addresses(host: str, port: int, until: float) -> list[_Address]:
 
 def _forget() -> None:
     """In a forked child: the parent's threads are not there."""
-    global _starting  # noqa: PLW0603 - the old one may be taken for ever
+    global _starting  # noqa: PLW0603 - another thread of the parent may hold the old lock for ever
     _starting = threading.Lock()
     _running.clear()
 

@@ -1,8 +1,8 @@
-"""Questions and answers on one blocking socket: a greeting, a waiting connection, a look at a node.
+"""Commands and replies on a blocking socket, for the greeting, for waiting and for node probes.
 
 Invariants:
-1. Every call has one deadline for all that it sends and reads, however slowly the bytes come.
-2. A reply that can't be read ends the call with an error; after any error the connection is to be closed.
+1. Every call has one deadline for all its bytes, however slowly the bytes arrive.
+2. A reply that is not valid ends the call with an error. After any error the caller closes the connection.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ _READ_BYTES = 16_384
 
 
 def pack(*words: str | bytes) -> bytes:
-    """One command as the bytes that Redis reads."""
+    """A command in the Redis protocol."""
     packed: bytes = hiredis.pack_command(words)  # type: ignore[arg-type]  # its stub means one word
     return packed
 
 
 class Exchange:
-    """A connection on which each command is answered before the next one is sent.
+    """A connection on which each command is answered before the next command is sent.
 
     Args:
-        sock: A connected socket, which belongs to the exchange from now on.
+        sock: A connected socket, which the exchange owns from now on.
         admin: Whether replies can be long; see `ReplyReader`.
     """
 
@@ -44,20 +44,20 @@ class Exchange:
 
     @property
     def is_silent(self) -> bool:
-        """Whether every reply that was read has been asked for."""
+        """Whether no reply beyond the requested replies was read."""
         return not self._replies
 
     def send(self, words: bytes, until: float) -> None:
-        """Send all of this by the deadline, in seconds of the steady clock."""
+        """Send all bytes by the deadline, in seconds of the steady clock."""
         self.sock.settimeout(_left(until))
         self.sock.sendall(words)
 
     def answer(self, until: float | None) -> object:
-        """The next reply by the deadline; without a deadline one that has arrived already.
+        """The next reply by the deadline; without a deadline, a reply that has arrived already.
 
         Raises:
-            OSError: There is none, or the connection has ended.
-            UnreadableReply: It is no reply.
+            OSError: No reply came, or the connection has ended.
+            UnreadableReply: The bytes are not a valid reply.
         """
         while not self._replies:
             self.sock.settimeout(0 if until is None else _left(until))
@@ -68,12 +68,12 @@ class Exchange:
         return self._replies.popleft()
 
     def ask(self, words: bytes, count: int, until: float) -> list[object]:
-        """The replies to so many commands; error replies are among them, as `hiredis.ReplyError`."""
+        """The replies to `count` commands; error replies appear as `hiredis.ReplyError`."""
         self.send(words, until)
         return [self.answer(until) for _ in range(count)]
 
     def close(self) -> None:
-        """End the connection; in a forked child close the copy of the socket without a word to the node."""
+        """End the connection. A forked child closes only its copy of the socket, so the parent stays connected."""
         if _process.pid() == self._pid:
             with suppress(OSError):
                 self.sock.shutdown(socket.SHUT_RDWR)

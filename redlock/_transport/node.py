@@ -1,10 +1,10 @@
-"""One lock node: its address, how it is dialled, and whether it is known to be down.
+"""Lock nodes: address, dial and greeting, and whether a node is down.
 
 Invariants:
-1. A dial has one deadline for name, connection, TLS and greeting together, and runs in a thread of its own.
-2. A connection is ready only with the node's `run_id`, read on that very connection: a connection can't outlive
-   the server process, so the two belong together.
-3. A node is named by its label (see `address`), which never holds a password.
+1. A dial has one deadline for name resolution, connection, TLS and greeting together, and runs in its own thread.
+2. A connection is ready only with the node's `run_id`, read on the same connection: a connection can't outlive the
+   server process, so the `run_id` stays right.
+3. Messages name a node by its label (see `address`), which never holds a password.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from redis.retry import Retry
 
 from redlock import _log
 from redlock._clock import now_ms
-from redlock._core.clock_jump import ClockWatch
+from redlock._core.clock_jump import ClockJumpDetector
 from redlock._escaping import escape
 from redlock._transport import address, codec, node_info
 from redlock._transport.dial import open_socket
@@ -40,20 +40,20 @@ DEFAULT_PORTS = (63791, 63792, 63793, 63794, 63795)
 DEFAULT_NODES = tuple(f"redis://127.0.0.1:{port}" for port in DEFAULT_PORTS)
 
 DIAL_TIMEOUTS = 4
-"""How many node timeouts a dial may take; no round waits for more than one of them once a quorum is there."""
+"""The most node timeouts of a dial. With a quorum connected, a round waits for a single node timeout at most."""
 ERRORS = (OSError, RedisError, UnreadableReply)
-"""What a dial and an exchange with a node raise, beside `UnsuitableNode`."""
+"""The errors of a dial or an exchange, beside `UnsuitableNode`."""
 
 _RETRY_FIRST_MS, _RETRY_LAST_MS = 100, 1_000
 _RUN_ID = re.compile(r"[0-9A-Za-z]{1,64}")
 
 
 class UnsuitableNode(Exception):
-    """The node answers, and can't be a lock node; the message says why."""
+    """The node answers but can't be a lock node; the message gives the reason."""
 
 
 class ShutOut(UnsuitableNode):
-    """The node answers no command of this user, or of any user yet."""
+    """The node refuses all commands of this user, or of all users for now."""
 
 
 class Connected(NamedTuple):
@@ -62,7 +62,7 @@ class Connected(NamedTuple):
     exchange: Exchange
     run_id: str
     fingerprint: str
-    """What other clients agreed on with this very server; empty if nobody has."""
+    """The configuration fingerprint of this server's clients; empty if none is stored."""
 
     @property
     def sock(self) -> socket.socket:
@@ -75,10 +75,10 @@ class Connected(NamedTuple):
 
 
 class PendingConnection:
-    """One attempt to connect, in its own daemon thread: `done` is set when `result` or `error` is there.
+    """A dial in its own daemon thread. `done` is set as soon as `result` or `error` has a value.
 
     Args:
-        node: What to connect to.
+        node: The node to dial.
         arrivals: Gets an item when the dial has ended, for a thread that waits for several.
     """
 
@@ -96,7 +96,7 @@ class PendingConnection:
         try:
             self.result = self._node.connect()
             self._node.mark_up()
-        except Exception as exc:  # noqa: BLE001 - what listens there may be anything, and answer anything
+        except Exception as exc:  # noqa: BLE001 - any server may listen there, and answer anything
             self.error = describe_failure(exc, self._node.timeout_ms)
             self._node.mark_down(self.error)
         finally:
@@ -105,15 +105,15 @@ class PendingConnection:
                 self._arrivals.put(None)
             self._close_if_unwanted()
 
-    def is_overdue(self) -> None:
-        """It has been waited for: the node is down until the dial succeeds."""
+    def mark_overdue(self) -> None:
+        """Mark the node as down until the dial succeeds: a round has waited for the dial in vain."""
         self._node.mark_down(f"no answer within {self._node.timeout_ms} ms")
         if self.result is not None:
-            # It has succeeded at this very moment.
+            # The dial succeeded at this very moment.
             self._node.mark_up()
 
     def abandon(self) -> None:
-        """Nothing will use its connection any more."""
+        """Close the connection, now or when the dial ends: nothing will use it."""
         self._is_wanted = False
         self._close_if_unwanted()
 
@@ -123,14 +123,14 @@ class PendingConnection:
 
 
 class Node:
-    """A lock node as one process sees it; shared by all its connections and threads."""
+    """A lock node as this process sees it; shared by all connections and threads."""
 
     def __init__(self, url: str, timeout_ms: int, prefix: str = "") -> None:
         options = address.parse(url)
         self.label = escape(address.label(options))
         self.timeout_ms = timeout_ms
         self._kind: type[AbstractConnection] = options.pop("connection_class", Connection)
-        greeted = {name: options.pop(name) for name in _GREETED if name in options}
+        greeted = {name: options.pop(name) for name in _GREETING_OPTIONS if name in options}
         self._greeting = _greeting(**greeted)
         self._introduction = (*_INFO, pack("HMGET", prefix + codec.RECORD, "run_id", "fingerprint"))
         self._options = options | {
@@ -151,35 +151,35 @@ class Node:
         except (ValueError, RedisError):
             problem = f"an option of the node address of {self.label} can't be used"
         if problem:
-            # Neither in redis-py's own words nor inside the handler: its error may repeat the option's value.
+            # Outside the handler and without redis-py's message: that error may repeat the option's value.
             raise ConfigurationError(problem)
         self.error = ""
-        """Why it is known to be bad; empty while it is not."""
-        self.clock = ClockWatch()
-        self._other_terms = ""
+        """The reason why the node is down; empty while the node is up."""
+        self.clock = ClockJumpDetector()
+        self._other_fingerprint = ""
         self._failures = 0
         self._retry_at_ms = 0
 
     def watch(self, time_ms: int, sent_ms: int, done_ms: int) -> None:
-        """Look at the time that the node told, and report a clock that jumped."""
-        jump_ms = self.clock.see(time_ms, sent_ms, done_ms)
+        """Compare the node's time with earlier replies, and report a clock that jumped."""
+        jump_ms = self.clock.observe(time_ms, sent_ms, done_ms)
         if jump_ms:
             _log.warning("clock-jump", node=self.label, by_ms=jump_ms, jumps=self.clock.jumps)
 
     def rejects(self, fingerprint: str) -> None:
-        """Other clients work there under these terms; empty if it accepts this client's."""
-        if fingerprint and fingerprint != self._other_terms:
+        """Record the configuration fingerprint of the node's other clients; empty if the node accepts this client."""
+        if fingerprint and fingerprint != self._other_fingerprint:
             _log.warning("node-disagrees", node=self.label, fingerprint=fingerprint)
-        self._other_terms = fingerprint
+        self._other_fingerprint = fingerprint
 
     def mark_up(self) -> None:
-        """It has just been reached."""
+        """Record a successful dial."""
         if self.error:
             _log.info("node-up", node=self.label)
         self.error, self._failures = "", 0
 
     def mark_down(self, error: str) -> None:
-        """It could not be reached: nobody waits for it again until it has been."""
+        """Record a failed dial: no round waits for the node until a dial succeeds."""
         if error != self.error:
             _log.warning("node-down", node=self.label, reason=error)
         self._failures += 1
@@ -187,7 +187,7 @@ class Node:
         self.error, self._retry_at_ms = error, now_ms() + pause_ms
 
     def may_dial(self) -> bool:
-        """Whether it is time to try; takes the turn, so that one thread at a time probes a bad node."""
+        """Whether a dial is due. A True reserves the turn, so that a single thread dials a node that is down."""
         if not self.error:
             return True
         now = now_ms()
@@ -197,15 +197,15 @@ class Node:
         return True
 
     def connect(self, seconds: float | None = None, *, admin: bool = False) -> Connected:
-        """Dial, check that it can be a lock node, and teach it the scripts: one exchange once connected.
+        """Dial, check that the node can be a lock node, and load the scripts: one exchange on the new connection.
 
         Args:
-            seconds: How long all of it may take; default: four node timeouts.
+            seconds: The most time for all steps together; default: four node timeouts.
             admin: Whether the connection is for administration, where replies can be long.
 
         Raises:
-            UnsuitableNode: It answers, and can't be a lock node.
-            OSError: It can't be reached; also `UnreadableReply` and `RedisError`, see `ERRORS`.
+            UnsuitableNode: The node answers but can't be a lock node.
+            OSError: The node can't be reached; also `UnreadableReply` and `RedisError`, see `ERRORS`.
         """
         limit = self.timeout_ms / 1000
         until = time.monotonic() + (DIAL_TIMEOUTS * limit if seconds is None else seconds)
@@ -221,18 +221,18 @@ class Node:
     def _greet(self, exchange: Exchange, until: float) -> tuple[str, str]:
         count = len(self._greeting) + len(self._introduction) + len(codec.SCRIPTS)
         answers = exchange.ask(b"".join([*self._greeting, *self._introduction, codec.LOAD_SCRIPTS]), count, until)
-        met = _met(answers, len(self._greeting))
+        met = _check_answers(answers, len(self._greeting))
         if not exchange.is_silent:
             raise UnsuitableNode("answered without being asked")
         return met
 
 
-_GREETED = ("username", "password", "client_name", "db")
+_GREETING_OPTIONS = ("username", "password", "client_name", "db")
 _INFO = (pack("INFO", "server"), pack("INFO", "replication"))
 
 
 def _greeting(username: str = "", password: str = "", client_name: str = "", db: int = 0) -> list[bytes]:
-    """What a connection begins with. It goes out in one piece with the first questions."""
+    """The first commands of a connection, which go out in one piece with the introduction."""
     words: list[tuple[str, ...]] = []
     if username or password:
         words.append(("AUTH", *([username] if username else []), password))
@@ -243,10 +243,10 @@ def _greeting(username: str = "", password: str = "", client_name: str = "", db:
     return [pack(*command) for command in words]
 
 
-def _met(answers: Sequence[object], greeted: int) -> tuple[str, str]:
-    """Check what a server said to the greeting, the introduction and the scripts; its run_id, and its terms."""
+def _check_answers(answers: Sequence[object], greeted: int) -> tuple[str, str]:
+    """Check the replies to greeting, introduction and scripts, and return the run_id and the fingerprint."""
     for answer in answers[:greeted]:
-        # To a password where none is set Redis says ERR.
+        # Redis answers ERR to a password where no password is set.
         refuse(answer, "WRONGPASS")
     server, replication, record, *shas = answers[greeted:]
     refuse(server)
@@ -268,24 +268,25 @@ def _met(answers: Sequence[object], greeted: int) -> tuple[str, str]:
         raise UnsuitableNode(NO_REDIS)
     if shas != [script.sha for script in codec.SCRIPTS.values()]:
         raise UnsuitableNode(NO_REDIS)
-    # Known before the first round: one that other clients' nodes decide could be over before this one refuses.
+    # The client must know the fingerprint before its first round: the other nodes could decide that round before this
+    # node rejects the configuration.
     known, fingerprint = ((word or b"").decode(errors="replace") for word in words)
     return run_id, fingerprint if known == run_id else ""
 
 
-_SHUT_OUT = ("NOAUTH", "WRONGPASS", "LOADING", "DENIED")
+_ACCESS_DENIED = ("NOAUTH", "WRONGPASS", "LOADING", "DENIED")
 NO_REDIS = "answers, but not as a Redis server does"
 
 
 def refuse(answer: object, err: str = "ERR") -> None:
-    """Raise `UnsuitableNode` if an answer is an error; `err` is what the code ERR means."""
+    """Raise `UnsuitableNode` if a reply is an error; `err` replaces the code ERR."""
     if isinstance(answer, hiredis.ReplyError):
         error = re.sub(r"^ERR\b", err, str(answer))
-        raise (ShutOut if error.startswith(_SHUT_OUT) else UnsuitableNode)(codec.explain(error))
+        raise (ShutOut if error.startswith(_ACCESS_DENIED) else UnsuitableNode)(codec.explain(error))
 
 
 def describe_failure(exc: BaseException, timeout_ms: int) -> str:
-    """A failure to reach a node, in words that say what is wrong with it and hold no secret."""
+    """The reason why a node can't be reached, without secrets."""
     cause: BaseException | None = exc
     while cause is not None:
         if isinstance(cause, UnsuitableNode | UnreadableReply):

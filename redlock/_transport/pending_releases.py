@@ -1,9 +1,9 @@
-"""Releases that no caller waits for, on one set of links: what is held back, and what became of each.
+"""Asynchronous releases on a connection set: commands that are held back, and the outcome of each release.
 
 Invariants:
-1. A release is held back only where its thread is in the habit of coming back within a millisecond, and for 2 ms or
-   64 releases at most. It goes out with the next round, in one piece and before it.
-2. The outcome of each is told exactly once, in the order in which they began, 80 ms later at most.
+1. A release is held back only if its thread usually sends its next round within a millisecond, and only for 2 ms or 64
+   releases. The release goes out in one piece with the next round, and before it.
+2. The outcome of each release is reported exactly once, in the order of the releases, at most 80 ms later.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _LONGEST_HELD_BACK_MS = 2
 
 
 class PendingRelease(NamedTuple):
-    """A release that nobody waits for.
+    """An asynchronous release whose outcome is unknown.
 
     Attributes:
-        ballot: Its one round.
+        tally: The votes of its round.
         steps: The generator.
-        done: What to call with what became of it; must be quick and never raise.
+        done: The function to call with the outcome; must be quick and never raise.
     """
 
     tally: VoteTally
@@ -44,54 +44,54 @@ class PendingRelease(NamedTuple):
 
 
 class PendingReleases(ConnectionSet):
-    """The releases under way on a set of links."""
+    """The asynchronous releases of a connection set."""
 
     def __init__(self, nodes: Sequence[Node], fingerprint: str) -> None:
         super().__init__(nodes, fingerprint)
-        self._begun: deque[PendingRelease] = deque()
-        self._begun_ms: int | None = None
-        self._comes_back = False
-        self._holds_back = self._held_since_ms = 0
+        self._pending: deque[PendingRelease] = deque()
+        self._last_release_ms: int | None = None
+        self._returns_at_once = False
+        self._held_back_count = self._held_since_ms = 0
 
     @property
     def is_settled(self) -> bool:
-        """Whether nothing is under way that nobody waits for."""
-        return not self._begun
+        """Whether the outcome of every asynchronous release is known."""
+        return not self._pending
 
     def _flush(self) -> None:
-        if self._holds_back:
+        if self._held_back_count:
             now = now_ms()
-            for begun in itertools.islice(reversed(self._begun), self._holds_back):
-                # The nodes have their time from now on, however long this thread was stopped meanwhile.
-                begun.tally.sent_ms = now
-            self._holds_back, self._comes_back = 0, False
-            for link in self._links:
-                link.flush()
+            for pending in itertools.islice(reversed(self._pending), self._held_back_count):
+                # The time for the replies counts from now on, however long this thread was stopped meanwhile.
+                pending.tally.sent_ms = now
+            self._held_back_count, self._returns_at_once = 0, False
+            for connection in self._connections:
+                connection.flush()
 
-    def _hold_back(self, sent_ms: int, *, hold: bool) -> None:
-        if self._begun_ms is not None:
-            self._comes_back, self._begun_ms = sent_ms - self._begun_ms <= _AT_ONCE_MS, None
+    def _note_held_back(self, sent_ms: int, *, hold: bool) -> None:
+        if self._last_release_ms is not None:
+            self._returns_at_once, self._last_release_ms = sent_ms - self._last_release_ms <= _AT_ONCE_MS, None
         if hold:
-            self._held_since_ms = self._held_since_ms if self._holds_back else sent_ms
-            self._holds_back += 1
-        elif self._holds_back:
-            # Most went out with this round; a node that it did not ask has still to hear what was held back.
-            self._holds_back = 0
-            for link in self._links:
-                link.flush()
+            self._held_since_ms = self._held_since_ms if self._held_back_count else sent_ms
+            self._held_back_count += 1
+        elif self._held_back_count:
+            # Most connections sent them with this round; connections without a command of the round send them now.
+            self._held_back_count = 0
+            for connection in self._connections:
+                connection.flush()
 
     def _is_time_to_flush(self, now: int) -> bool:
-        return self._holds_back >= _MOST_HELD_BACK or now - self._held_since_ms > _LONGEST_HELD_BACK_MS
+        return self._held_back_count >= _MOST_HELD_BACK or now - self._held_since_ms > _LONGEST_HELD_BACK_MS
 
-    def _tell(self, over: int = 0) -> None:
-        """Tell what became of the releases that nobody waits for; this many of them are over as they are."""
+    def _report_outcomes(self, over: int = 0) -> None:
+        """Report the outcomes that are known. The first `over` releases end with the votes that they have."""
         now = now_ms()
-        while self._begun:
-            tally, steps, done = self._begun[0]
+        while self._pending:
+            tally, steps, done = self._pending[0]
             if not (over or tally.is_over or now - tally.sent_ms > RELEASE_MS):
                 return
             over = max(0, over - 1)
-            self._begun.popleft()
+            self._pending.popleft()
             try:
                 steps.send(tally.close(now))
             except StopIteration as stop:

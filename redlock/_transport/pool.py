@@ -1,12 +1,12 @@
-"""All the links of one process to one group of nodes.
+"""The connection sets of a process, for a group of nodes.
 
-Rules of this file:
-1. A set of links is used by one thread at a time; there are as many sets as threads are really inside an
-   operation, up to a limit. A thread that an exception strikes leaves its set to the next one.
-2. What belongs to one lease goes down the connections that took it, so that a release can't overtake an acquire.
-3. A forked child shares nothing with its parent: it closes what it inherited without a word on the wire.
-4. Asynchronous releases have come to their end, and the nodes have read all commands, before the connections are
-   closed; a node that does not answer for one node timeout is left behind.
+Invariants:
+1. A set is used by one thread at a time. The pool has as many sets as threads are inside an operation, up to a limit. A
+   thread that an exception interrupts leaves its set to the next thread.
+2. All commands of a lease use the connections that acquired the lease, so that no release overtakes its acquire.
+3. A forked child shares nothing with its parent: the child closes inherited connections without sending anything.
+4. Before the connections are closed, asynchronous releases end and the nodes read all commands. The pool waits at most
+   one node timeout for a node that does not answer.
 """
 
 from __future__ import annotations
@@ -31,29 +31,29 @@ _SETTLE_SECONDS = 1.0
 
 
 class ConnectionPool:
-    """All the links of one process to one group of nodes; safe to share between threads and across fork."""
+    """The connection sets of a process; safe to share between threads and across fork."""
 
     def __init__(self, nodes: Sequence[Node], codec: Codec) -> None:
         self.nodes = tuple(nodes)
         self.codec = codec
         self._sets: list[NodeConnections] = []
-        # A round is over by then. A set that is still in use may belong to an exception that is being handled.
+        # A round ends within this time. A set that is still in use may belong to an exception that is being handled.
         self._turn_seconds = 2 * nodes[0].timeout_ms / 1000
-        self._behind = BackgroundReleaser()
+        self._releaser = BackgroundReleaser()
 
     def connections(self, wanted: NodeConnections | None = None) -> Turn[NodeConnections]:
-        """A set of links for this thread alone, for one `with` block.
+        """A connection set for this thread alone, for a `with` block.
 
         Args:
-            wanted: The set to use if it is free within two node timeouts; otherwise any set.
+            wanted: The preferred set; after two node timeouts without the turn, any set.
         """
         if wanted is not None and wanted in self._sets:
             turn = wanted.turn(self._turn_seconds)
             if turn is not None:
                 return turn
         while True:
-            for links in self._sets:
-                turn = links.turn()
+            for connections in self._sets:
+                turn = connections.turn()
                 if turn is not None:
                     return turn
             if len(self._sets) < _MOST_SETS:
@@ -66,40 +66,40 @@ class ConnectionPool:
     def send_release(
         self, wanted: NodeConnections | None, steps: Steps[Outcome], done: Callable[[Outcome], None]
     ) -> None:
-        """Send a release that nobody waits for; `done` is told what became of it, from whatever thread."""
-        with self.connections(wanted) as links:
-            links.send_release(steps, done)
-            self._behind.watch(links)
+        """Send an asynchronous release; `done` gets the outcome, from any thread."""
+        with self.connections(wanted) as connections:
+            connections.send_release(steps, done)
+            self._releaser.watch(connections)
 
     def await_releases(self) -> None:
-        """Wait until the outcome of every release is known, and every node has what was sent to it.
+        """Wait until the outcome of every release is known, and every node has read its commands.
 
-        The first takes at most as long as a release may, the second one node timeout.
+        The first wait lasts at most `RELEASE_MS`, the second wait at most one node timeout.
         """
         until_ms = now_ms() + self.nodes[0].timeout_ms
-        for links in self._sets:
-            turn = links.turn(_SETTLE_SECONDS)
+        for connections in self._sets:
+            turn = connections.turn(_SETTLE_SECONDS)
             if turn is not None:
                 with turn:
-                    links.await_releases()
-                    links.drain(until_ms)
+                    connections.await_releases()
+                    connections.drain(until_ms)
 
     def close(self) -> None:
-        """Close all connections. Leases that are still held run out with their TTL."""
+        """Close all connections. Leases that are still held expire with their TTL."""
         sets, self._sets = self._sets, []
         until_ms = now_ms() + self.nodes[0].timeout_ms
-        for links in sets:
-            turn = links.turn(_SETTLE_SECONDS)
+        for connections in sets:
+            turn = connections.turn(_SETTLE_SECONDS)
             if turn is not None:
                 with turn:
-                    links.await_releases()
-                    links.drain(until_ms)
-                    links.abandon()
-        self._behind.close()
+                    connections.await_releases()
+                    connections.drain(until_ms)
+                    connections.abandon()
+        self._releaser.close()
 
     def reset_after_fork(self) -> None:
-        """In a forked child: the parent's connections are not ours."""
+        """In a forked child: drop the parent's connections."""
         sets, self._sets = self._sets, []
-        self._behind.reset_after_fork()
-        for links in sets:
-            links.abandon()
+        self._releaser.reset_after_fork()
+        for connections in sets:
+            connections.abandon()

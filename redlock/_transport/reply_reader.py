@@ -1,8 +1,8 @@
-"""Bytes from a node as replies, safe against whatever the node sends.
+"""Parser for replies, safe against any bytes from a node.
 
 Invariants:
-1. A reply has at most as many bytes, and each of its lists at most as many elements, as the reader allows.
-2. Whatever the parser raises becomes `UnreadableReply`; the connection is of no use after that.
+1. A reply has a limited number of bytes, and each of its lists a limited number of elements.
+2. Every exception of the parser becomes `UnreadableReply`; after that the connection can't be used.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ ADMIN_REPLY_BYTES = 1_000_000
 _LONGEST_HEADER = 24
 _LONG_LOCK_LIST = re.compile(rb"[*%~>|][0-9]{4,}\r\n")
 _LONG_ADMIN_LIST = re.compile(rb"(?:\A|\n)[*%~>|][0-9]{6,}\r\n|[*%~>|][0-9]{9,10}\r\n")
-"""What begins a list that is too long. Not only at the beginning of a line: hiredis takes any two bytes for the end of
-a text. A text that ends like this is refused too; names of keys can, and there the limits are wider."""
+"""The header of a list that is too long, also in the middle of a line: hiredis accepts any two bytes as the end of a
+text. A text that ends like such a header is refused too. Key names can end like that; the limits for them are wider."""
 _UNREADABLE = (hiredis.HiredisError, MemoryError, OverflowError, RecursionError, TypeError, ValueError)
-"""Not every exception: a signal handler may raise one here that is meant for the caller."""
+"""Not all exceptions: a signal handler may raise an exception here that is meant for the caller."""
 _MORE = object()
 
 
 class UnreadableReply(Exception):
-    """The node sent something that is no reply; the message says what."""
+    """The node sent bytes that are not a valid reply; the message gives the reason."""
 
 
 class ReplyReader:
-    """Takes bytes in pieces and gives the replies that they complete.
+    """Parses bytes that arrive in pieces.
 
     Args:
-        admin: Whether this is a connection for administration, on which lists and texts can be long.
+        admin: Whether the connection is for administration, where lists and texts can be long.
     """
 
     def __init__(self, *, admin: bool = False) -> None:
@@ -51,10 +51,10 @@ class ReplyReader:
         """The replies that these bytes complete.
 
         Raises:
-            UnreadableReply: They are not the Redis protocol, or a reply is too long.
+            UnreadableReply: The bytes are not the Redis protocol, or a reply is too long.
         """
         seen = self._end + data if self._is_begun else data
-        # hiredis makes room for a list when it sees the list's length, however large.
+        # hiredis allocates the whole list as soon as its length arrives, however large.
         if self._long_list(seen):
             raise UnreadableReply("answered with a list that is too long")
         try:
@@ -62,13 +62,13 @@ class ReplyReader:
             replies = list(iter(self._gets, _MORE))
         except _UNREADABLE:
             raise UnreadableReply("answered something that is not the Redis protocol") from None
-        # Nearly every piece is whole replies: nothing has to be remembered of those.
+        # Nearly every piece ends with a reply: then nothing has to be remembered.
         if self._is_begun or not replies or not data.endswith(b"\r\n"):
             self._remember(seen, 0 if replies else self._size + len(data))
         return replies
 
     def _remember(self, seen: bytes, size: int) -> None:
-        # All that was seen: a header can come byte by byte.
+        # From all bytes so far, not only this piece: a header can arrive byte by byte.
         self._end, self._size = b"" if seen.endswith(b"\r\n") else seen[-_LONGEST_HEADER:], size
         self._is_begun = bool(self._end or self._size)
         if self._size > self._most:

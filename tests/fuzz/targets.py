@@ -11,7 +11,7 @@ from redlock import Redlock, RedlockError
 from redlock._core.votes import Refusal, RoundResult, masked_token
 from redlock._locking import failures
 from redlock._transport import codec, node_info
-from redlock._transport.node import Node, UnsuitableNode, _met
+from redlock._transport.node import Node, UnsuitableNode, _check_answers
 from redlock._transport.reply_reader import ReplyReader, UnreadableReply
 from redlock.admin import doctor
 from redlock.admin.cluster_status import cluster_status
@@ -59,7 +59,7 @@ def _read(replies: Sequence[object]) -> None:
         node_info.number(node_info.text(reply))
         votes += [codec.decode(row[:-1]) for row in node_info.rows(reply, 2) or ()]
         with contextlib.suppress(UnsuitableNode):
-            _met([reply, *replies, *[None] * 10][:10], 1)
+            _check_answers([reply, *replies, *[None] * 10][:10], 1)
     for first in range(0, len(votes), 5):
         _elect([*votes[first : first + 5], *votes[:5]][:5])
 

@@ -196,7 +196,7 @@ def test_a_release_that_was_held_back_for_long_has_its_time(client: Redlock, mon
     monkeypatch.setattr(BackgroundReleaser, "watch", lambda *_: None)
     with client.lock(NAME, wait_for_release=False) as lease:
         assert lease.connections is not None
-        lease.connections._comes_back = True
+        lease.connections._returns_at_once = True
     held_back_ms = now_ms()
     eventually(lambda: now_ms() - held_back_ms > 2 * pending_releases.RELEASE_MS, "the end of a release's time")
     assert lease.outcome() is Outcome.RELEASED

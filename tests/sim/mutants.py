@@ -28,7 +28,7 @@ def _bug(name: str, *pieces: tuple[str, str, str]) -> None:
     MUTANTS[name] = tuple(Variant(name, *piece) for piece in pieces)
 
 
-# The round_result.
+# Rounds and their results.
 _bug("a quorum that is no majority", ("_core/votes.py", "return nodes // 2 + 1", "return max(1, nodes // 2)"))
 _bug("no drift allowance", ("_core/votes.py", "return -(-ttl_ms // 100) + 2", "return 0"))
 _bug(

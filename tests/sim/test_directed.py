@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from redlock._core import protocol
-from redlock._core.clock_jump import ClockWatch
+from redlock._core.clock_jump import ClockJumpDetector
 from redlock._core.commands import Acquire, Confirm, Extend, Repair, Round, Wait
 from redlock._core.votes import FENCE_LIMIT, Kind, RoundResult, drift_ms, quarantine_ms, silent, timed_out
 from redlock._transport import codec
@@ -193,16 +193,16 @@ def test_9_a_release_is_heard_on_nodes_that_never_had_the_key() -> None:
 
 
 def test_11_slow_drift_is_no_jump() -> None:
-    watch = ClockWatch()
+    detector = ClockJumpDetector()
     for second in range(0, 3 * 3_600, 10):
         now_ms = second * 1_000
-        assert watch.see(now_ms + now_ms * 50 // 1_000_000, now_ms, now_ms + 1) == 0, f"after {second} s"
+        assert detector.observe(now_ms + now_ms * 50 // 1_000_000, now_ms, now_ms + 1) == 0, f"after {second} s"
 
 
 def test_12_a_jump_that_breaks_a_short_lease_is_seen() -> None:
-    watch = ClockWatch()
-    watch.see(0, 0, 1)
-    seen = watch.see(1_300, 1_000, 1_001)
+    detector = ClockJumpDetector()
+    detector.observe(0, 0, 1)
+    seen = detector.observe(1_300, 1_000, 1_001)
     assert abs(seen - 300) < drift_ms(1_000)
 
 

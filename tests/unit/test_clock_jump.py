@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import random
 
-from redlock._core.clock_jump import ClockWatch
+from redlock._core.clock_jump import ClockJumpDetector
 
 HOUR_MS = 3_600_000
 
 
-def watched(seed: int, *, ppm: int, hours: float = 1.0) -> ClockWatch:
+def watched(seed: int, *, ppm: int, hours: float = 1.0) -> ClockJumpDetector:
     """A watch that has seen a node with this clock error, over links of many lengths, for this long."""
-    chance, watch, now = random.Random(seed), ClockWatch(), 1_000_000
+    chance, detector, now = random.Random(seed), ClockJumpDetector(), 1_000_000
     end = now + int(hours * HOUR_MS)
     while now < end:
         there, back = chance.randrange(60), chance.randrange(60)
         node = 1_700_000_000_000 + (now + there) * (1_000_000 + ppm) // 1_000_000
-        watch.see(node, now, now + there + back)
+        detector.observe(node, now, now + there + back)
         now += there + back + chance.choice((1, 20, 500, 5_000, 60_000))
-    return watch
+    return detector
 
 
 def test_an_hour_of_healthy_replies_over_uneven_links_is_no_jump() -> None:
@@ -32,33 +32,33 @@ def test_slow_drift_over_hours_is_no_jump() -> None:
 
 def test_a_jump_beyond_the_round_trip_is_seen_both_ways() -> None:
     for jump in (300, -300):
-        watch = ClockWatch()
-        assert watch.see(50_000, 1_000, 1_010) == 0
-        seen = watch.see(50_020 + jump, 1_020, 1_030)
+        detector = ClockJumpDetector()
+        assert detector.observe(50_000, 1_000, 1_010) == 0
+        seen = detector.observe(50_020 + jump, 1_020, 1_030)
         assert abs(seen - jump) <= 25
-        assert watch.jumps == 1
+        assert detector.jumps == 1
 
 
 def test_a_jump_is_reported_once() -> None:
-    watch = ClockWatch()
-    watch.see(50_000, 1_000, 1_001)
-    watch.see(53_600, 1_010, 1_011)
+    detector = ClockJumpDetector()
+    detector.observe(50_000, 1_000, 1_001)
+    detector.observe(53_600, 1_010, 1_011)
     for tick in range(100):
-        assert watch.see(53_610 + tick * 10, 1_020 + tick * 10, 1_021 + tick * 10) == 0
-    assert watch.jumps == 1
+        assert detector.observe(53_610 + tick * 10, 1_020 + tick * 10, 1_021 + tick * 10) == 0
+    assert detector.jumps == 1
 
 
 def test_a_slow_reply_widens_nothing_that_is_known() -> None:
     """A round trip of a second bounds the offset badly; what is known from before still holds after it."""
-    watch = ClockWatch()
-    watch.see(50_000, 1_000, 1_001)
-    watch.see(50_500, 1_001, 2_001)
-    assert watch.see(51_002 + 40, 2_002, 2_003) > 0
+    detector = ClockJumpDetector()
+    detector.observe(50_000, 1_000, 1_001)
+    detector.observe(50_500, 1_001, 2_001)
+    assert detector.observe(51_002 + 40, 2_002, 2_003) > 0
 
 
 def test_a_small_jump_after_a_busy_hour_is_seen() -> None:
-    """Replies that tell nothing new do not make the watch forget when it knew what it knows."""
-    watch = ClockWatch()
+    """Replies that tell nothing new do not make the detector forget when it learned the offset."""
+    detector = ClockJumpDetector()
     for now in range(1_000, 3_600_000, 400):
-        assert watch.see(50_000 + now, now, now + 1) == 0
-    assert watch.see(50_000 + 3_600_020, 3_600_000, 3_600_001) > 0
+        assert detector.observe(50_000 + now, now, now + 1) == 0
+    assert detector.observe(50_000 + 3_600_020, 3_600_000, 3_600_001) > 0

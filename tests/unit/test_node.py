@@ -13,7 +13,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redlock import ConfigurationError, Redlock
 from redlock._transport import address, dial
 from redlock._transport import node as node_module
-from redlock._transport.node import Node, UnsuitableNode, _met, describe_failure
+from redlock._transport.node import Node, UnsuitableNode, _check_answers, describe_failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -266,7 +266,7 @@ def test_a_failure_to_reach_a_node_is_told_in_words(error: Exception, said: str)
 )
 def test_an_error_in_the_greeting_is_told_in_words(answer: str, said: str) -> None:
     with pytest.raises(UnsuitableNode, match=said):
-        _met([ReplyError(answer)] * 10, 1)
+        _check_answers([ReplyError(answer)] * 10, 1)
 
 
 def test_a_name_is_asked_again_after_no_thread_started(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,14 +1,14 @@
--- One node's part of an acquire: take the locks if all of them are free, and raise the fence.
+-- Acquire on a node: set the locks if all of them are free, and raise the fence.
 --
--- KEYS  record, then for each resource: lock, fence, queue
--- ARGV  fingerprint, quarantine; owner token, TTL in ms, proposed fencing token, TTL of the fence keys in ms, '1' if the
---       client was woken, for how many ms it will wait if it is denied; run_id
--- gives {1, now, fence} granted, or {0, now, fence, holder, remaining ms}; remaining is -1 if a key has no TTL
+-- KEYS  record, then for each resource: lock, fence, queue.
+-- ARGV  fingerprint, quarantine; owner token, TTL in ms, proposed fencing token, TTL of the fence keys in ms, '1' if
+--       woken, ms of the wait after a denial; run_id.
+-- Returns {1, now, fence} granted, or {0, now, fence, holder, remaining ms}; remaining is -1 if a key has no TTL.
 --
--- Locks that already hold this very token are granted again and nothing changes: the first answer was lost.
--- A free lock that is reserved for whom a wake-up reaches is denied to others, with no holder.
--- A token more than an hour ahead of this clock is no token, and this node has no vote on a resource for which one is
--- stored. To ignore the token alone could give a smaller one than before.
+-- Locks that already hold this owner token are granted again and nothing changes: the first reply was lost.
+-- A free lock that is reserved for the woken waiter is denied to other clients, without a holder.
+-- A token more than an hour ahead of this clock is not valid. A node has no vote on a resource whose stored token is not
+-- valid: if the node ignored only the token, the next token could be smaller than an earlier token.
 local holder, remaining = false, 0
 local ours = 0
 local fence = tonumber(ARGV[5]) - 1

@@ -1,14 +1,14 @@
--- Put before each script that counts as a vote: is this the node that the client thinks it is, and may it vote?
+-- The beginning of each script that casts a vote: check that this server is the one on record and may vote.
 --
--- KEYS[1]     the node's record, one hash: run_id, since (ms), quarantine (ms), fingerprint
--- ARGV[1..2]  what the clients agree on, quarantine in ms
--- ARGV[#]     the server's run_id, as read on this very connection
--- gives {2, now, ms left} abstains, or {3, now, fingerprint} other clients use another configuration here
+-- KEYS[1]     the node's record, one hash: run_id, since (ms), quarantine (ms), fingerprint.
+-- ARGV[1..2]  configuration fingerprint, quarantine in ms.
+-- ARGV[#]     the server's run_id, as read on the same connection.
+-- Returns {2, now, ms left} abstains, or {3, now, fingerprint} other clients use another configuration here.
 --
--- A node that was restarted, flushed, emptied or restored from a snapshot has no record or another run_id. It may
--- have forgotten a lock that is still held, so it abstains until every lease that it could have forgotten is over:
--- for the longest quarantine that any client asked of it, because nothing tells yet which client is right. For the
--- same reason the fingerprint is stored with the first vote, not at the first contact.
+-- A node that was restarted, flushed, emptied or restored from a snapshot has no record or another run_id. The node may
+-- have forgotten a lock that is still held, so it abstains until every lease that it may have forgotten has expired.
+-- The longest quarantine of any client counts, because no client is known to be right yet. For the same reason the
+-- fingerprint is stored with the first vote, not at the first contact.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local record = redis.call('HMGET', KEYS[1], 'run_id', 'since', 'fingerprint', 'quarantine')
@@ -27,7 +27,7 @@ if quarantine < tonumber(ARGV[2]) then
 end
 local age = now - tonumber(record[2])
 if age < 0 then
-  -- Written while the clock was ahead: keeping it would silence the node until then.
+  -- The time was written while the clock was ahead: to keep the time would silence the node until then.
   redis.call('HSET', KEYS[1], 'since', string.format('%.0f', now))
   age = 0
 end

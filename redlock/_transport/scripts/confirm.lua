@@ -1,10 +1,10 @@
--- The second round of an acquire whose nodes' fences disagreed: where all locks are still ours, write the token.
+-- The second round of an acquire if the nodes' fences disagreed: write the token if all locks hold the owner token.
 --
--- KEYS  record, then for each resource: lock, fence
--- ARGV  fingerprint, quarantine; owner token, fencing token, TTL of the fence keys in ms; run_id
--- gives {1, now, fence} written, or {0, now, fence, holder, 0} not ours any more, or the fence is not smaller
+-- KEYS  record, then for each resource: lock, fence.
+-- ARGV  fingerprint, quarantine; owner token, fencing token, TTL of the fence keys in ms; run_id.
+-- Returns {1, now, fence} written, or {0, now, fence, holder, 0} another holder, or the fence is not smaller.
 --
--- Strictly smaller: a node's fence must become any number at most once, that is what makes tokens unique.
+-- Strictly smaller: tokens are unique because a node's fence becomes any number at most once.
 -- A token more than an hour ahead of this clock is refused, as in the first round.
 local token = tonumber(ARGV[4])
 local most = math.min((now + 3600000) * 1000, 4503599627370495)

@@ -1,8 +1,8 @@
--- Declare a node old enough to vote at once. Only for whoever knows that it can have forgotten nothing.
+-- Let a node vote at once. Only for operators of a node that can have forgotten nothing.
 --
--- KEYS  the node's record
--- ARGV  the server's run_id
--- gives 1 declared, or 0 it has a record already
+-- KEYS  the node's record.
+-- ARGV  the server's run_id.
+-- Returns 1 declared, or 0 the node has a record already.
 if redis.call('EXISTS', KEYS[1]) == 1 then
   return 0
 end

@@ -1,10 +1,11 @@
--- One node's part of an extension: where all locks are still ours, let them stand for at least this long.
+-- Extension on a node: if all locks hold the owner token, extend them to at least this TTL.
 --
--- KEYS  record, then for each resource: lock, fence
--- ARGV  fingerprint, quarantine; owner token, TTL in ms, TTL of the fence keys in ms; run_id
--- gives {1, now, 0} still ours, or {0, now, 0, holder, 0}; the holder is '' if a lock is missing and none is another's
+-- KEYS  record, then for each resource: lock, fence.
+-- ARGV  fingerprint, quarantine; owner token, TTL in ms, TTL of the fence keys in ms; run_id.
+-- Returns {1, now, 0} extended, or {0, now, 0, holder, 0}; the holder is '' if a lock is missing and no other holder is
+-- found.
 --
--- Never shortens: a round that fails half-way must not undercut the old deadline, which stands.
+-- Never shortens: the old deadline stands, and a round that fails half-way must not undercut it.
 -- Never creates: a lost lease must not come back.
 local missing = false
 for i = 2, #KEYS, 2 do

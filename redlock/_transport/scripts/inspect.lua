@@ -1,7 +1,7 @@
--- What this node has at a name. Changes nothing, and asks nobody whether the node may vote.
+-- The holder and the fence of a resource on this node. Changes nothing; a node in quarantine answers too.
 --
--- KEYS  lock, fence
--- gives {1, 0, fence} free, or {0, 0, fence, holder, remaining ms}
+-- KEYS  lock, fence.
+-- Returns {1, 0, fence} free, or {0, 0, fence, holder, remaining ms}.
 local holder = redis.call('GET', KEYS[1])
 local fence = tonumber(redis.call('GET', KEYS[2]) or '0')
 if holder then

@@ -1,11 +1,11 @@
--- The first door of the fenced store: read, and raise the token.
+-- Open in the fenced store: read the value, and raise the token.
 --
--- KEYS  the state, one hash: value, fence, owner, section (how many were opened), open (which one is)
--- ARGV  fencing token, owner token
--- gives {'OPEN', section, value or nil} or {'STALE', largest token seen}
+-- KEYS  the state, one hash: value, fence, owner, section (how many were opened), open (which one is).
+-- ARGV  fencing token, owner token.
+-- Returns {'OPEN', section, value or nil} or {'STALE', largest token seen}.
 --
--- The read must raise the token too. With a check on writes alone an old holder reads, the new holder reads,
--- both writes pass in token order, and an update is lost.
+-- The read must raise the token too. With a check on writes alone, an old holder reads, the new holder reads, both
+-- writes pass in token order, and an update is lost.
 local seen = redis.call('HMGET', KEYS[1], 'fence', 'owner', 'value')
 local fence = tonumber(seen[1] or '0')
 local token = tonumber(ARGV[1])

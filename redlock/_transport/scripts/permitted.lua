@@ -1,13 +1,13 @@
--- Which of the commands that the lock needs may this user not run? Changes nothing.
+-- The commands that the lock needs and this user may not run. Changes nothing.
 --
--- KEYS  none: a key that the user may not touch would refuse the whole question
--- ARGV  the node's record
--- gives the names of the commands that are refused, or nil where the server can't tell (before 7.0)
+-- KEYS  none: with a key that the user may not access, the node would refuse the whole script.
+-- ARGV  the node's record.
+-- Returns the names of the commands that are refused, or nil where the server can't tell (before 7.0).
 if not redis.acl_check_cmd then
   return false
 end
 local key = ARGV[1]
--- The last is for looks only: a user who may not run it must not ask, and fill the log of refusals.
+-- Only a node probe uses the last command. Without permission the probe must not send it and fill the ACL log.
 local needed = {
   {'EVALSHA', '', '0'}, {'EVAL', '', '0'}, {'SCRIPT', 'LOAD', ''}, {'INFO'}, {'TIME'},
   {'HMGET', key, ''}, {'HSET', key, '', ''}, {'GET', key}, {'SET', key, ''}, {'DEL', key}, {'PTTL', key},

@@ -1,13 +1,13 @@
--- One node's part of a release or of a cancelled attempt: delete the locks where they are ours, and wake a waiter.
+-- Release or cancel on a node: delete the locks that hold the owner token, and wake a waiter.
 --
--- KEYS  for each resource: lock, wake-up, queue
--- ARGV  owner token, TTL of the wake-up in ms (0: leave none), length of a reservation in ms
--- gives {1, 0, 0} all were ours, or {0, 0, 0, holder, 0}; the holder is '' if a lock was missing
+-- KEYS  for each resource: lock, wake-up, queue.
+-- ARGV  owner token, TTL of the wake-up in ms (0: leave none), length of a reservation in ms.
+-- Returns {1, 0, 0} all deleted, or {0, 0, 0, holder, 0}; the holder is '' if a lock was missing.
 --
--- A node in quarantine deletes too: giving up what is one's own needs no vote. The wake-up is left whether the lock
--- was here or not, because the holder may have had its quorum elsewhere while its waiters wait here; at most one
--- lies on a node. Where somebody was denied since the lock was taken, it is reserved for a moment for whom the
--- wake-up reaches: else a holder that takes it again at once would always be faster than who has waited.
+-- A node in quarantine deletes too: a release needs no vote. The wake-up is left even if the lock was not here, because
+-- the holder may have had its quorum on other nodes while its waiters wait here. A node has at most one wake-up.
+-- If a client was denied since the acquire, the lock is reserved for a moment for the woken waiter. Otherwise a holder
+-- that acquires the lock again at once would always be faster than the waiter.
 local denied = false
 for i = 1, #KEYS, 3 do
   local holder = redis.call('GET', KEYS[i])

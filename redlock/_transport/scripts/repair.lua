@@ -1,10 +1,10 @@
--- After a won extension: write the locks again on a node that said that they are missing.
+-- Repair after a successful extension: write the locks again on a node that reported them missing.
 --
--- KEYS  record, then for each resource: lock, fence
--- ARGV  fingerprint, quarantine; owner token, TTL in ms, fencing token, TTL of the fence keys in ms; run_id
--- gives {1, now, fence} ours again, or {0, now, 0, holder, 0} somebody else's
+-- KEYS  record, then for each resource: lock, fence.
+-- ARGV  fingerprint, quarantine; owner token, TTL in ms, fencing token, TTL of the fence keys in ms; run_id.
+-- Returns {1, now, fence} written, or {0, now, 0, holder, 0} another holder.
 --
--- A step of its own, never part of the extension: there it would bring a lost lease back at its next try.
+-- Never part of the extension: there the repair would bring a lost lease back at the next try.
 if tonumber(ARGV[5]) > (now + 3600000) * 1000 then
   return redis.error_reply('FENCEAHEAD a token is more than an hour ahead of the clock of this node')
 end

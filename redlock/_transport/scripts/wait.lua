@@ -1,10 +1,11 @@
--- Report the waits of one process, for `redlock status` and the page Locks. No part of any promise.
+-- Report the waits of a process, for `redlock status` and the page Locks. The lock does not depend on the reports.
 --
--- KEYS  the beginning of the names of the reports; the period is appended: a lock node is no cluster
--- ARGV  the process, its report, length of a period in seconds
--- gives the number of processes that have reported in this period
+-- KEYS  the beginning of the key of the reports; the period is appended, because a lock node is no cluster.
+-- ARGV  the process, its report, length of a period in seconds.
+-- Returns the number of processes that have reported in this period.
 --
--- A hash for each period: what a process that has died reported goes with it. Commands that the lock needs anyway.
+-- Each period has its own hash, so the report of a dead process expires. All commands here are commands of the lock, so
+-- users need no further permission.
 local time = redis.call('TIME')
 local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
 local key = KEYS[1] .. string.format('%.0f', math.floor(time[1] / ARGV[3]))

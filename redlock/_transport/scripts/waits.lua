@@ -1,8 +1,8 @@
--- The reports of waits that can be new, as `wait.lua` wrote them. Changes nothing.
+-- The recent reports of waits, as `wait.lua` wrote them. Changes nothing.
 --
--- KEYS  the beginning of the names of the reports; the period is appended: a lock node is no cluster
--- ARGV  length of a period in seconds, most bytes
--- gives the node's time in milliseconds, then reports of this period and the one before, each `process time report`
+-- KEYS  the beginning of the key of the reports; the period is appended, because a lock node is no cluster.
+-- ARGV  length of a period in seconds, most bytes.
+-- Returns the node's time in milliseconds, then reports of this period and the period before, each `process time report`.
 local time = redis.call('TIME')
 local found, left = {string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))}, tonumber(ARGV[2])
 for back = 0, 1 do

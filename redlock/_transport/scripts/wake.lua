@@ -1,8 +1,8 @@
--- Pass a wake-up on to the next waiter: whoever took it stops waiting without the lock.
+-- Pass a wake-up on to the next waiter, for a woken waiter that stops without the lock.
 --
--- KEYS  for each resource: wake-up
--- ARGV  TTL of the wake-up in ms
--- gives how many were left; at most one lies on a node
+-- KEYS  for each resource: wake-up.
+-- ARGV  TTL of the wake-up in ms.
+-- Returns the number of wake-ups that were left; a node has at most one per resource.
 local left = 0
 for i = 1, #KEYS do
   if redis.call('LLEN', KEYS[i]) == 0 then

@@ -1,11 +1,11 @@
--- The second door of the fenced store: write what was made of the value that the first door gave.
+-- Write in the fenced store: store the new value that was made from the value of `open`.
 --
--- KEYS  the state, the operation's result
--- ARGV  fencing token, owner token, section, new value, TTL of the operation's result in ms
--- gives {'WRITTEN', result}, {'DUPLICATE', its old result}, or {'STALE', largest token seen}
+-- KEYS  the state, the operation's result.
+-- ARGV  fencing token, owner token, section, new value, TTL of the operation's result in ms.
+-- Returns {'WRITTEN', result}, {'DUPLICATE', its old result}, or {'STALE', largest token seen}.
 --
--- The section number makes each open-write pair atomic, even where one lease serves two operations and the
--- write of the first is late. A result is `token:value`.
+-- The section number makes each open-write pair atomic, even if two operations share a lease and the first write is
+-- late. A result is `token:value`.
 local old = redis.call('GET', KEYS[2])
 if old then
   return {'DUPLICATE', old}
