@@ -22,7 +22,7 @@ _AT_ONCE = {"parse": 1_000, "converse": 100, "without-quorum": 100, "greeted": 1
 
 
 def _campaign(target: str, number: int) -> int:
-    """One run of Hypothesis; how many inputs it tried."""
+    """A run of Hypothesis; returns the number of inputs."""
     tried = 0
     last: list[bytes] = []
 
@@ -43,7 +43,7 @@ def _campaign(target: str, number: int) -> int:
     try:
         run()
     except BaseException:
-        # The last one that was tried is the smallest that fails.
+        # The last input is the smallest input that fails.
         text = json.dumps({"target": target, "sent": [piece.hex() for piece in last]}, indent=1)
         name = hashlib.sha256(text.encode()).hexdigest()[:12]
         CASES.mkdir(exist_ok=True)

@@ -1,6 +1,6 @@
 """Nodes in memory: sockets without a network, whose other end answers each command at once, as it is told to.
 
-A socket with nothing to read waits for nothing: it says at once that its time is over.
+A socket without data does not wait: the read times out at once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     Answer = Callable[[list[bytes]], bytes]
-    """What a node sends when it has read a command."""
+    """The bytes that a node sends after a command."""
 
 INFO = (
     "redis_version:8.2.0\r\nredis_mode:standalone\r\nrun_id:{run_id}\r\nrole:master\r\nmaxmemory:0\r\n"
@@ -70,7 +70,7 @@ class Good:
 
 
 class Socket:
-    """One connection to one of these nodes."""
+    """A connection to a node in memory."""
 
     def __init__(self, answer: Answer) -> None:
         self._answer = answer

@@ -1,4 +1,4 @@
-"""What is fed with replies of hostile nodes: every parser, and every public call. Each raises what is documented."""
+"""Targets for replies of hostile nodes: every parser, and every public call. Each raises only documented errors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NODES = [Node(f"redis://h:{port}", 5) for port in range(1, 6)]
 
 
 def parse(sent: Sequence[bytes]) -> None:
-    """Every parser, with what these bytes are as replies, however they are cut."""
+    """Every parser, with these bytes as replies, cut at any place."""
     for admin in (False, True):
         for size in (1, 7, 1_000_000):
             replies: list[object] = []
@@ -41,7 +41,7 @@ def parse(sent: Sequence[bytes]) -> None:
 
 
 def _cut(data: bytes, size: int) -> list[bytes]:
-    # The first pieces are enough: the reader keeps no more than a few bytes of the ones before.
+    # The first pieces are enough: the reader keeps only a few bytes of earlier pieces.
     return [data[at : at + size] for at in range(0, min(len(data), 300 * size), size)]
 
 

@@ -311,6 +311,6 @@ def test_nodes_with_passwords_work_and_tell_nobody(caplog: pytest.LogCaptureFixt
     assert caplog.messages
 
 
-def test_an_option_of_redis_py_that_changes_what_it_answers_does_no_harm() -> None:
+def test_redis_py_options_that_change_replies_do_no_harm() -> None:
     with cluster() as nodes, Redlock([f"{url}?decode_responses=yes&protocol=3" for url in nodes.urls]) as client:
         assert client.lock(NAME).acquire(blocking=False)

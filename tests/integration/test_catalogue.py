@@ -67,7 +67,7 @@ def unfinished_tls(links: Sequence[Proxy]) -> Iterator[list[str]]:
 
 @contextmanager
 def dripping_tls(links: Sequence[Proxy]) -> Iterator[list[str]]:
-    """A server that begins a record of TLS and sends it for ever, a byte at a time."""
+    """A server that begins a TLS record and sends it for ever, a byte at a time."""
 
     async def begin(_: bytes, writer: asyncio.StreamWriter) -> None:
         await a_byte_each_10_ms(b"\x16\x03\x03\x3f\xff" + bytes(16_000), writer)
@@ -101,7 +101,7 @@ def client_pause(links: Sequence[Proxy]) -> Iterator[list[str]]:
     for link in links:
         with raw(link._server) as redis:
             redis.client_pause(60_000)
-    # A paused server takes no word of anybody that it is over; it ends with its cluster.
+    # A paused server accepts no command to end the pause; the pause ends with the cluster.
     yield [link.url for link in links]
 
 
@@ -125,7 +125,7 @@ CATALOGUE: dict[str, Bad] = {
 
 
 IN_PLACE = [kind for kind in CATALOGUE if "TLS" not in kind and "name" not in kind]
-"""What can befall a connection that there is."""
+"""Faults of an existing connection."""
 
 
 def kinds(among: Iterable[str], *often: str) -> list[Any]:
@@ -135,7 +135,7 @@ def kinds(among: Iterable[str], *often: str) -> list[Any]:
 
 @contextmanager
 def mixed(nodes: Cluster, kind: str, bad: int, *, later: bool = False) -> Iterator[Redlock]:
-    """A client of five nodes, of which the first ones are bad from the start, or from its first lock on."""
+    """A client of five nodes; the first nodes are bad from the start, or from the first lock on."""
     with proxies(nodes.servers[:bad]) as links:
         if later:
             with Redlock([*(link.url for link in links), *nodes.urls[bad:]], node_timeout=T, ttl=2.0) as client:
@@ -258,7 +258,7 @@ def test_a_survey_of_a_bad_node_leaves_no_thread(nodes: Cluster, kind: str) -> N
 
         for _ in range(4):
             within_the_bound(look, 4 * T)
-        # One more look may be under way in the resolver, whatever the number of looks.
+        # A single further lookup may be under way in the resolver, for any number of probes.
         eventually(lambda: len(threads()) <= (kind == "hanging name resolution"), "the end of the looks")
 
 

@@ -1,4 +1,4 @@
-"""Fencing tokens are unique and grow from one lease to the next, whatever clocks, nodes and processes do."""
+"""Fencing tokens are unique and grow from lease to lease, for all faults of clocks, nodes and processes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def set_fences(nodes: Cluster, fences: Sequence[int]) -> None:
 
 
 def fences_of(servers: Sequence[Server]) -> list[int]:
-    """What each of these nodes has as the lock's fence."""
+    """The lock's fence on each of these nodes."""
     found = []
     for server in servers:
         with raw(server) as redis:
@@ -49,7 +49,7 @@ def fences_of(servers: Sequence[Server]) -> list[int]:
 
 
 def taken(client: Redlock) -> tuple[int, int]:
-    """The fence of a lease, and how many rounds it took."""
+    """The fence of a lease, and the number of rounds."""
     with client.lock(NAME, blocking=False) as lease:
         return lease.fence, lease.rounds
 
@@ -76,7 +76,7 @@ with Redlock(nodes, ttl=5) as client:
 """
 
 
-def test_tokens_grow_over_a_thousand_leases_of_several_processes_and_threads(nodes: Cluster, broker: Server) -> None:
+def test_tokens_grow_over_a_thousand_leases_in_parallel(nodes: Cluster, broker: Server) -> None:
     command = [sys.executable, "-c", USER, broker.url, "250", *nodes.urls]
     processes = [subprocess.Popen(command, cwd=ROOT) for _ in range(2)]
     try:
@@ -93,7 +93,7 @@ def test_tokens_grow_over_a_thousand_leases_of_several_processes_and_threads(nod
     assert seen == sorted(set(seen))
 
 
-def test_tokens_grow_although_every_lease_meets_another_pair_of_dead_nodes(nodes: Cluster, client: Redlock) -> None:
+def test_tokens_grow_with_changing_pairs_of_dead_nodes(nodes: Cluster, client: Redlock) -> None:
     chance = random.Random(5)
     seen = []
     for _ in range(12):
@@ -120,7 +120,7 @@ def test_nodes_with_equal_fences_need_one_round(client: Redlock) -> None:
 
 
 @pytest.mark.parametrize("ahead", [(5, 4, 3), (9, 0, 0), (0, 0, 9), (9, 9, 0), (1, 0, 1)])
-def test_nodes_with_unequal_fences_need_a_second_round_and_give_a_larger_token(
+def test_unequal_fences_need_a_second_round_and_a_larger_token(
     nodes: Cluster, client: Redlock, ahead: tuple[int, ...]
 ) -> None:
     soon = now_us() + 1_000_000_000
@@ -135,25 +135,25 @@ def test_nodes_with_unequal_fences_need_a_second_round_and_give_a_larger_token(
     assert fences_of(nodes.servers[:3]) == [fence] * 3
 
 
-def test_nodes_that_are_ahead_of_the_clock_and_agree_need_one_round(nodes: Cluster, client: Redlock) -> None:
+def test_equal_fences_ahead_of_the_clock_need_one_round(nodes: Cluster, client: Redlock) -> None:
     soon = now_us() + 1_000_000_000
     set_fences(nodes, [soon] * 5)
 
     assert taken(client) == (soon + 1, 1)
 
 
-def test_the_token_of_a_second_round_is_on_a_quorum_before_the_lease_is_there(nodes: Cluster, client: Redlock) -> None:
+def test_a_second_round_stores_the_token_before_the_lease(nodes: Cluster, client: Redlock) -> None:
     set_fences(nodes, [now_us() + 100_000_000 * one for one in (5, 4, 3, 2, 1)])
 
     with client.lock(NAME) as lease:
         assert sum(fence == lease.fence for fence in fences_of(nodes.servers)) >= 3
 
 
-def test_the_next_client_gets_a_larger_token_from_any_three_nodes(nodes: Cluster) -> None:
+def test_any_three_nodes_give_the_next_client_a_larger_token(nodes: Cluster) -> None:
     set_fences(nodes, [now_us() + 100_000_000 * one for one in (9, 0, 0, 0, 0)])
     with Redlock(nodes.urls) as client:
         first, _ = taken(client)
-    # The node that was ahead is gone, and with it one more: the others must have learnt it.
+    # The node that was ahead is dead, and so is another node: the other nodes must have learnt the token.
     nodes[0].kill()
     nodes[1].kill()
 
@@ -187,7 +187,7 @@ def test_a_node_with_an_implausible_token_has_no_vote_there(nodes: Cluster, clie
         pass
 
 
-def test_an_implausible_token_on_a_node_is_repaired_as_the_manual_says(nodes: Cluster) -> None:
+def test_an_implausible_token_is_repaired_as_documented(nodes: Cluster) -> None:
     with Redlock(nodes.urls, ttl=0.5, max_ttl=1.0) as client:
         before, _ = taken(client)
         set_fences(nodes, [FENCE_LIMIT - 1, *fences_of(nodes.servers[1:])])
@@ -206,7 +206,7 @@ def test_an_implausible_token_on_a_node_is_repaired_as_the_manual_says(nodes: Cl
 def test_an_implausible_proposal_is_refused(
     nodes: Cluster, client: Redlock, monkeypatch: pytest.MonkeyPatch, fence: int
 ) -> None:
-    """As of a client whose clock is in 2112."""
+    """As of a client with its clock in 2112."""
     monkeypatch.setattr("redlock._locking.acquisition.wall_us", lambda: fence)
 
     with pytest.raises(QuorumUnavailable, match="more than an hour ahead of its clock; set the clocks"):
@@ -223,7 +223,7 @@ async def tells_tokens_of_2112(data: bytes, writer: asyncio.StreamWriter) -> Non
 
 
 def test_a_false_node_reaches_no_other_with_its_tokens(nodes: Cluster) -> None:
-    """The others refuse a token above one of these, so its vote alone would end every attempt."""
+    """The other nodes refuse a token above such a token, so its vote alone would end every attempt."""
     with proxies(nodes.servers[:1]) as (false,):
         false.passing = tells_tokens_of_2112
         with Redlock([false.url, *nodes.urls[1:]]) as client:

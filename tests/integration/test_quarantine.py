@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def brief(nodes: Cluster) -> Iterator[Redlock]:
-    """A client whose quarantine is short enough to wait for."""
+    """A client with a short quarantine."""
     with Redlock(nodes.urls, ttl=0.5, max_ttl=1.0) as client:
         yield client
 
@@ -55,7 +55,7 @@ def test_a_node_that_lost_its_memory_abstains_and_says_how_long(
     for server in nodes.servers[:3]:
         lose(server)
     eventually(lambda: all(_abstains(brief, server) for server in nodes.servers[:3]), "three nodes that abstain")
-    # It begins at the first contact, and no earlier than that it ends.
+    # The quarantine begins at the first contact, and lasts its full time from then.
     with pytest.raises(QuorumUnavailable, match=r"abstains for another [01]\.\d s"):
         brief.lock("x").acquire(blocking=False)
     assert lock.acquire()
@@ -71,7 +71,8 @@ def _abstains(client: Redlock, server: Server) -> bool:
 
 
 def test_an_emptied_node_never_gives_a_second_holder(nodes: Cluster, brief: Redlock) -> None:
-    """The schedule that breaks Redlock without quarantine: a holder on three nodes, one of them restarts empty."""
+    """The schedule that breaks Redlock without quarantine: a holder on three nodes, and an empty restart of one
+    node."""
     for server in nodes.servers[3:]:
         server.freeze()
     lease = brief.lease("x", ttl_ms=900)
@@ -87,7 +88,7 @@ def test_an_emptied_node_never_gives_a_second_holder(nodes: Cluster, brief: Redl
                 raise LockContended("x")
             tries += 1
         assert tries > 3
-        # Two nodes still had the key, so the quarantine is what kept the others from being a quorum.
+        # Two nodes still had the key, so only the quarantine kept the other nodes from a quorum.
         assert other.lock("x").acquire()
 
 
@@ -122,7 +123,7 @@ def test_brand_new_nodes_abstain_until_somebody_declares_them() -> None:
             server.stop()
 
 
-def test_brand_new_nodes_vote_by_themselves_after_the_longest_lease() -> None:
+def test_new_nodes_vote_after_the_longest_lease() -> None:
     servers = [Server().start() for _ in range(3)]
     try:
         with Redlock([server.url for server in servers], ttl=0.5, max_ttl=1.0) as client:
@@ -153,7 +154,7 @@ def test_a_client_with_other_terms_is_refused_by_name(
 
 
 def reject(server: Server, fingerprint: str = "nodes=5 max_ttl=77s prefix=''") -> None:
-    """What a node answers whose first client after a loss of memory had other settings."""
+    """The replies of a node after a loss of memory, when its first client had other settings."""
     with raw(server) as redis:
         redis.hset(codec.RECORD, "fingerprint", fingerprint)
 
@@ -218,7 +219,7 @@ def _agrees(client: Redlock, server: Server) -> bool:
         return record(server, "fingerprint") == client.context.pool.codec.fingerprint
 
 
-def test_one_node_that_rejects_and_two_that_are_down_are_no_quorum(nodes: Cluster, brief: Redlock) -> None:
+def test_a_rejecting_node_and_two_dead_nodes_are_no_quorum(nodes: Cluster, brief: Redlock) -> None:
     """A client may wait for the two: nothing says that its settings are wrong."""
     assert brief.lock("x").acquire()
     reject(nodes[0])
@@ -234,7 +235,7 @@ def test_one_node_that_rejects_and_two_that_are_down_are_no_quorum(nodes: Cluste
 
 
 def test_a_new_node_abstains_for_the_longest_that_a_client_asks() -> None:
-    """The client with the smaller `max_ttl` comes first, and is not the client whose lease was forgotten."""
+    """The client with the smaller `max_ttl` comes first; the node has forgotten the lease of another client."""
     servers = [Server().start() for _ in range(3)]
     urls = [server.url for server in servers]
     try:
@@ -248,9 +249,7 @@ def test_a_new_node_abstains_for_the_longest_that_a_client_asks() -> None:
             server.stop()
 
 
-def test_a_client_with_another_number_of_nodes_takes_no_lease_even_where_it_has_a_quorum(
-    nodes: Cluster, brief: Redlock
-) -> None:
+def test_another_number_of_nodes_gets_no_lease_with_a_quorum(nodes: Cluster, brief: Redlock) -> None:
     """C and D are emptied; a client of B, C, D would win C and D against a holder on A, B, E."""
     assert brief.lock("x").acquire()
     for server in nodes.servers[2:4]:
@@ -262,7 +261,7 @@ def test_a_client_with_another_number_of_nodes_takes_no_lease_even_where_it_has_
         assert "nodes=3" in str(caught.value)
 
 
-def test_a_refusal_that_would_come_too_late_is_known_from_the_first_contact(nodes: Cluster, brief: Redlock) -> None:
+def test_a_rejection_is_known_from_the_first_contact(nodes: Cluster, brief: Redlock) -> None:
     """As before, after C and D have adopted the wrong terms, and with B slower than C and D."""
     with brief.lock("x") as lease:
         for server in nodes.servers[2:4]:
@@ -288,7 +287,7 @@ def test_a_record_from_the_future_is_written_anew(nodes: Cluster, brief: Redlock
     assert brief.lock("y").acquire(), "within a quarantine, not an hour"
 
 
-def test_init_declares_new_nodes_and_refuses_where_there_is_a_record() -> None:
+def test_init_declares_only_nodes_without_a_record() -> None:
     servers = [Server().start() for _ in range(3)]
     command = [sys.executable, "-m", "redlock", "init", "--yes", "--nodes", ",".join(server.url for server in servers)]
     try:

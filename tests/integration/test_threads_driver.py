@@ -1,4 +1,5 @@
-"""The sync driver: all nodes at once, nobody waited for twice, and no answer counted for another question."""
+"""The driver for threads: all nodes in parallel, no second wait for a silent node, and no reply counted for another
+round."""
 
 from __future__ import annotations
 
@@ -50,14 +51,14 @@ def frozen(*servers: Server) -> Iterator[None]:
 
 
 def cycle(client: Redlock, name: str = NAME) -> None:
-    """Take the lock at the first try, and give it back."""
+    """Acquire the lock at the first try, and release."""
     lock = client.lock(name)
     assert lock.acquire(blocking=False)
     lock.release()
 
 
 def when_a_quorum_is_there(client: Redlock, name: str = NAME) -> None:
-    """Come back as soon as the lock can be had at the first try; gives it back."""
+    """Return as soon as an acquire succeeds at the first try; releases the lock."""
 
     def works() -> bool:
         with suppress(QuorumUnavailable):
@@ -68,7 +69,7 @@ def when_a_quorum_is_there(client: Redlock, name: str = NAME) -> None:
     eventually(works, "a quorum of nodes that vote")
 
 
-def test_a_round_costs_one_exchange_with_all_nodes_at_the_same_time(nodes: Cluster) -> None:
+def test_a_round_costs_one_parallel_exchange_with_all_nodes(nodes: Cluster) -> None:
     with proxies(nodes.servers, DELAY) as links, Redlock([link.url for link in links], node_timeout=2.0) as client:
         lock = client.lock(NAME)
         cycle(client)  # dials
@@ -111,8 +112,8 @@ def test_a_rejection_that_is_late_for_its_round_is_noticed(nodes: Cluster, caplo
         eventually(noticed, "the answer that came after its round")
 
 
-def test_nodes_that_are_slower_than_a_release_may_take_are_not_taken_for_silent(nodes: Cluster) -> None:
-    # A release is bounded more tightly than other rounds; that it was cut short says nothing about the nodes.
+def test_nodes_slower_than_a_release_are_not_silent(nodes: Cluster) -> None:
+    # A release has a shorter limit than other rounds; a release that is cut short does not make nodes suspect.
     with proxies(nodes.servers, 0.12) as links, Redlock([link.url for link in links], node_timeout=1.0) as client:
         for _ in range(3):
             cycle(client)
@@ -130,7 +131,7 @@ def test_the_first_dial_is_to_all_nodes_at_the_same_time(nodes: Cluster) -> None
     assert min(times) < 12 * DELAY, "one by one the five handshakes and the question take more than fifteen delays"
 
 
-def test_a_frozen_node_is_waited_for_once_and_slows_nothing_afterwards(nodes: Cluster) -> None:
+def test_a_round_waits_for_a_frozen_node_only_once(nodes: Cluster) -> None:
     timeout = 0.25
     with Redlock(nodes.urls, node_timeout=timeout) as client:
         lock = client.lock(NAME)
@@ -166,7 +167,7 @@ def test_three_frozen_nodes_are_waited_for_once_too(nodes: Cluster) -> None:
     assert taken < 5 * timeout, "twenty attempts that wait take twenty timeouts"
 
 
-def test_a_client_that_meets_two_frozen_nodes_at_its_first_use_works(nodes: Cluster) -> None:
+def test_a_new_client_works_with_two_frozen_nodes(nodes: Cluster) -> None:
     with frozen(nodes[1], nodes[2]), Redlock(nodes.urls) as client:
         cycle(client)
         assert client.lock(NAME).locked() is False
@@ -212,7 +213,7 @@ def test_three_dead_nodes_are_named_with_the_reason_of_each(nodes: Cluster, clie
             check(lock.locked)
 
 
-def test_a_wait_without_limit_ends_when_no_quorum_was_there_for_one_ttl(nodes: Cluster) -> None:
+def test_an_endless_wait_ends_after_one_ttl_without_a_quorum(nodes: Cluster) -> None:
     with Redlock(nodes.urls, ttl=0.5, max_ttl=1.0) as client:
         for server in nodes.servers[:3]:
             server.kill()
@@ -233,7 +234,7 @@ def test_a_release_that_too_few_nodes_answer_is_no_lost_lock(nodes: Cluster, cli
         lock.release()
 
 
-def test_an_extension_that_too_few_nodes_answer_leaves_the_old_deadline(nodes: Cluster, client: Redlock) -> None:
+def test_an_extension_without_a_quorum_keeps_the_old_deadline(nodes: Cluster, client: Redlock) -> None:
     lock = client.lock(NAME, ttl=8)
     lock.acquire()
     before = lock.lease.remaining()
@@ -255,7 +256,7 @@ def test_a_restarted_node_votes_again(nodes: Cluster) -> None:
         for place in (0, 1):
             nodes[place].start()
         eventually(lambda: all(dials_again(client, nodes[place]) for place in (0, 1)), "the restarted nodes' use")
-        # Two others die: without both of the restarted ones there is no quorum.
+        # Two other nodes die: without both restarted nodes there is no quorum.
         for place in (3, 4):
             nodes[place].kill()
         when_a_quorum_is_there(client)
@@ -291,14 +292,14 @@ def test_what_a_frozen_node_was_sent_is_undone_when_it_wakes_up(nodes: Cluster, 
             last = lock.fence
             lock.release()
 
-    # Three SETs arrive now, each with its DEL right behind it on the same connection.
+    # Three SETs arrive now, each followed by its DEL on the same connection.
     with raw(nodes[2]) as redis:
         eventually(lambda: redis.get(codec.fence_key(NAME)) == str(last), "the last of the three at the node")
     eventually(lambda: is_free(nodes.servers, NAME), "no key on any node, long before ten seconds", within=5.0)
     cycle(client)
 
 
-def test_what_frozen_nodes_were_sent_over_connections_that_were_given_up_is_gone_after_the_ttl(nodes: Cluster) -> None:
+def test_keys_of_commands_on_dropped_connections_expire(nodes: Cluster) -> None:
     with Redlock(nodes.urls, ttl=0.6, max_ttl=1.0, node_timeout=0.05) as client:
         cycle(client)
         with frozen(*nodes.servers[:3]):
@@ -313,7 +314,8 @@ def test_late_answers_are_not_counted_for_the_next_attempt(nodes: Cluster, clien
     cycle(client)
     with frozen(*nodes.servers[:3]), pytest.raises(QuorumUnavailable):
         client.lock(NAME).acquire(blocking=False)
-    # Three times GRANTED is on its way now, for an attempt that was given up. Somebody else takes the lock meanwhile.
+    # Three times GRANTED is on its way now, for an attempt that was given up. Another client acquires the lock
+    # meanwhile.
     with Redlock(nodes.urls) as rival, rival.lock(NAME) as lease:
         eventually(lambda: holders(nodes.servers, NAME) == [lease.owner] * 5, "the rival's key on all nodes")
 
@@ -322,7 +324,7 @@ def test_late_answers_are_not_counted_for_the_next_attempt(nodes: Cluster, clien
         assert holders(nodes.servers, NAME) == [lease.owner] * 5
 
 
-def test_nodes_that_forget_their_scripts_in_the_middle_are_taught_them_again(nodes: Cluster, client: Redlock) -> None:
+def test_nodes_that_lose_their_scripts_get_them_again(nodes: Cluster, client: Redlock) -> None:
     def flush_scripts() -> None:
         for server in nodes.servers:
             with raw(server) as redis:
@@ -344,7 +346,7 @@ def test_nodes_that_forget_their_scripts_in_the_middle_are_taught_them_again(nod
         cycle(client)
 
 
-def test_an_attempt_that_meets_nodes_without_scripts_is_taken_back_everywhere(nodes: Cluster, client: Redlock) -> None:
+def test_an_attempt_without_scripts_is_cancelled_everywhere(nodes: Cluster, client: Redlock) -> None:
     cycle(client)
     for server in nodes.servers[:3]:
         with raw(server) as redis:
@@ -477,7 +479,7 @@ with Redlock(sys.argv[1:], ttl=5, node_timeout=0.2) as client:
 """
 
 
-def test_a_stall_of_our_own_is_not_taken_for_the_silence_of_the_nodes(nodes: Cluster) -> None:
+def test_a_stall_of_the_client_does_not_make_nodes_silent(nodes: Cluster) -> None:
     # The whole process stands still in the middle of a round, for longer than a node timeout. The answers are
     # there when it goes on, and there is plenty left of the TTL.
     with proxies(nodes.servers) as links, talking("-c", STALLING, *(link.url for link in links)) as talk:
@@ -510,7 +512,7 @@ print(lock.fence, flush=True)
 """
 
 
-def test_a_program_that_ends_without_closing_anything_ends_at_once_and_without_complaint(nodes: Cluster) -> None:
+def test_a_program_ends_at_once_without_a_close(nodes: Cluster) -> None:
     with frozen(nodes[0]):
         done = subprocess.run(
             [sys.executable, "-c", HELD_AT_EXIT, *nodes.urls],
@@ -526,7 +528,7 @@ def test_a_program_that_ends_without_closing_anything_ends_at_once_and_without_c
     assert "ignored" not in done.stderr
 
 
-def test_the_same_client_reports_a_lost_quorum_and_goes_on_when_it_is_back(nodes: Cluster, client: Redlock) -> None:
+def test_a_client_reports_a_lost_quorum_and_recovers(nodes: Cluster, client: Redlock) -> None:
     cycle(client)
     with frozen(*nodes.servers):
         with pytest.raises(QuorumUnavailable) as caught:

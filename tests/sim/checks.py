@@ -1,4 +1,4 @@
-"""The promises, as functions over records: each gives what is wrong, in words; nothing if all is well."""
+"""The promises as functions over records: each returns the violations as text."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def tokens(leases: Sequence[Lease], lost: Mapping[int, Sequence[int]], *, always
 
     Args:
         leases: All of them.
-        lost: For each node, when it lost memory.
-        always: Whether it must hold even where no node that both know kept its memory (wall clocks are right).
+        lost: For each node, the times of its losses of memory.
+        always: Whether the promise must hold even if no common node kept its memory (wall clocks are right).
     """
     found = []
     ordered = sorted(leases, key=lambda lease: lease.start)
@@ -46,7 +46,8 @@ def tokens(leases: Sequence[Lease], lost: Mapping[int, Sequence[int]], *, always
         for earlier in ordered[:place]:
             if not set(earlier.names) & set(later.names):
                 continue
-            # Either may have been voted for first: who was granted later can have begun, and been stopped, before.
+            # Either may have got its votes first: a client that was granted later can have begun, and been stopped,
+            # before.
             began = min(earlier.began, later.began)
             kept = always or any(
                 not any(began <= loss <= later.start for loss in lost.get(node, ()))

@@ -1,8 +1,8 @@
-"""Clients that do what `Lease` and the counter's task do, with the shipped protocol and the shipped waiting rules.
+"""Clients that act like `Lease` and the counter's task, with the shipped protocol and backoff.
 
 Rules: a client is one process: it may be frozen or crash at any event, and between the look at its deadline and its
-write there is always an event. What it believes is put down in the history: from the grant to its deadline by its
-own clock, or to its release.
+write there is always an event. The history records when the client believes that a lease is valid: from the grant to
+the deadline by its clock, or to the release.
 """
 
 from __future__ import annotations
@@ -150,12 +150,12 @@ class Client(Machine):
     def _section(self, held: LockInfo, operation: Operation) -> Generator[Any, Any, bool]:
         done = yield from self._update(held, operation)
         if self.options.extends and self.world.chance.random() < _GOES_ON:
-            # It extended the lease for this.
+            # The lease was extended for this operation.
             yield (sleep, int(self.world.chance.random() * 4 * self.ttl_ms * MS))
         held.leaving = True
         yield from held.enter()
         held.released()
-        # Some do not wait for what the nodes say, and may take the next lock before they have heard of this one's end.
+        # Some releases are asynchronous: the client may acquire the next lock before the nodes have answered.
         goes_on = self.world.chance.random() < _GOES_ON
         release = self.protocol.cancel(held.grant, held.grant.ttl_ms) if goes_on else self.protocol.release(held.grant)
         yield from self.links.run(release)
@@ -177,7 +177,7 @@ class Client(Machine):
             yield (sleep, int(self.options.think_ms * MS * self.world.chance.random()))
             if self.options.looks and (held.lost or self.clock_ms() >= held.grant.deadline_ms):
                 return False
-            # The gap between the look and the effect, where nobody can help.
+            # The gap between the check of the deadline and the effect, which no client can avoid.
             yield (sleep, 1)
             arguments = (str(grant.fence), grant.token, str(opened[1]), str(value + 1), _REMEMBERED)
             written = yield from self._store("write", name, arguments, operation.identity)
@@ -200,7 +200,7 @@ class Client(Machine):
 
 
 class Stranger(Client):
-    """A client with a `max_ttl` of its own that tries again and again, and does nothing but hold what it gets."""
+    """A client with its own `max_ttl` that acquires the lock again and again, and only holds the lock."""
 
     def _work(self) -> Generator[Any, Any, None]:
         while self.schedule.faulty:
@@ -218,7 +218,7 @@ class Stranger(Client):
 
 
 class LockInfo:
-    """A lease as its client holds it, with the mutex between extension and release."""
+    """A held lease, with the mutex between extension and release."""
 
     __slots__ = ("_queue", "_taken", "client", "grant", "leaving", "lost", "record")
 
@@ -238,19 +238,19 @@ class LockInfo:
         self._queue.append(actor)
 
     def exit(self) -> None:
-        """Let the other one in."""
+        """Unlock."""
         self._taken = False
         if self._queue:
             actor = self._queue.pop(0)
             actor.machine.world.after(1, actor.wake, None)
 
     def extended(self, grant: Grant) -> None:
-        """It has a later deadline."""
+        """Record a later deadline."""
         self.grant = grant
         self.record.end = self.client.when_clock_shows(grant.deadline_ms)
         self.client.world.note("extended", self.client.name, grant.fence, self.record.end)
 
     def released(self) -> None:
-        """Its holder believes in it no more, from before the release is sent."""
+        """The holder no longer believes that the lease is valid, from before the release is sent."""
         self.record.end = min(self.record.end, self.client.world.now)
         self.client.world.note("release", self.client.name, self.grant.fence)

@@ -1,12 +1,12 @@
-"""A client's connections to the nodes, as the sync driver has them, over a network that misbehaves.
+"""A client's connections to the nodes, like those of the driver for threads, over a faulty network.
 
-Rules, those of `redlock/_transport/threads.py`, `redlock/_transport/connections.py` and
-`redlock/_transport/connection.py`: answers come back in order and keep their ticket, and a late one is never counted
-for another round; a node that let a round time out is suspect, is not asked and not waited for until it has answered
-something; a connection that ended is dialled again, and reads the server's run_id and its configuration anew; a
-client that nodes reject, and that no larger number of nodes accepts, sends no voting command; a cancel goes down the
-connections that there are. Beyond that the network may deliver what a broken connection still carried later than what
-its successor carried.
+Invariants, as in `redlock/_transport`:
+1. Replies come back in order and keep their ticket. A late reply never counts for another round.
+2. A node that let a round time out is suspect: it gets no acquire, and no round waits for it, until its next reply.
+3. A connection that ended is dialled again, and reads the server's run_id and fingerprint again.
+4. A client that nodes reject, and that no larger number of nodes accepts, sends no command that asks for a vote.
+5. A cancel uses only existing connections.
+6. The network may also deliver data of a broken connection later than data of its successor.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _SUSPECT_MS = 1_000
 
 
 class Network:
-    """Delays, and which links are cut until when."""
+    """Delays, and the times until which connections are cut."""
 
     __slots__ = ("_base_us", "_random", "cuts", "options", "rough", "world")
 
@@ -48,7 +48,7 @@ class Network:
         return int(self._base_us * (0.5 + self._random()))
 
     def cut_until(self, client: str, place: int, *, back: bool) -> int:
-        """When what is sent now this way may leave; 0 if at once."""
+        """When data that is sent now in this direction may leave; 0 means at once."""
         until = self.cuts.get((client, place, back), 0) if self.cuts else 0
         return until if until > self.world.now else 0
 
@@ -97,7 +97,7 @@ class SimConnection:
         self.asked = 0
 
     def send(self, call: Call, ticket: int) -> None:
-        """Put a command on the wire; it arrives in order, late, or never."""
+        """Send a command, which arrives in order, late, or never."""
         world, network = self.node.world, self.client.network
         cut = network.cut_until(self.client.name, self.place, back=False)
         arrival = max(self.last_there + 1, max(cut, world.now) + network.delay())
@@ -139,7 +139,7 @@ class SimConnection:
 
 
 class SimConnections:
-    """A set of links, used by one actor at a time."""
+    """A connection set, used by one actor at a time."""
 
     def __init__(self, client: Client, nodes: list[Node], codec: Codec) -> None:
         self.client = client
@@ -158,7 +158,7 @@ class SimConnections:
         self._queue: list[Actor] = []
 
     def take(self, actor: Actor) -> None:
-        """Resume when the links are this actor's alone."""
+        """Resume when this actor has the connections alone."""
         if self._busy:
             self._queue.append(actor)
         else:
@@ -166,7 +166,7 @@ class SimConnections:
             actor.machine.world.after(1, actor.wake, None)
 
     def leave(self) -> None:
-        """Let the next one in."""
+        """Let the next actor in."""
         if self._queue:
             actor = self._queue.pop(0)
             actor.machine.world.after(1, actor.wake, None)
@@ -174,7 +174,7 @@ class SimConnections:
             self._busy = False
 
     def run(self, steps: Steps[Any]) -> Generator[Any, Any, Any]:
-        """Carry out a protocol generator's rounds, alone on these links."""
+        """Execute the rounds of a protocol generator, alone on these connections."""
         yield (self.take,)
         try:
             round_ = next(steps)

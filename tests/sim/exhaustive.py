@@ -7,7 +7,7 @@
     python -m tests.sim.exhaustive --all        every variant
     python -m tests.sim.exhaustive --list       their names
 
-Rules of this file: it prints; what it prints is true of a search that went to its end. The exit status is 1 if the
+This module prints; its output holds for a search that went to its end. The exit status is 1 if the
 shipped protocol breaks a promise, or a variant does not behave as its table says.
 """
 
@@ -47,7 +47,7 @@ def complete(name: str, config: Config) -> bool:
 
 
 def variant(name: str) -> bool:
-    """Search one variant; true if it is broken, or redundant, as its table says."""
+    """Search one variant; true if the result is as its table says: broken or redundant."""
     rules = VARIANTS[name]
     found = Search(rules, rules.config).run()
     print(shown(name, rules, rules.config, found), flush=True)
@@ -74,7 +74,7 @@ def doors() -> bool:
 
 
 def main() -> int:
-    """Do what the command line says."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.sim.exhaustive", description=__doc__.splitlines()[0])
     configurations = {**COMPLETE, **{f"quick-{name}": config for name, config in QUICK.items()}}
     parser.add_argument("configuration", nargs="*", help="which of the shipped protocol's; all complete ones if none")

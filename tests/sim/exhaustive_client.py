@@ -3,8 +3,8 @@
 Rules of this file:
 1. No rule of the protocol is written here a second time: which votes give a token, which number is confirmed, and
    when that is enough, the generator says.
-2. The first election is forgotten once it has given a number to confirm. Any first election that gave the same
-   number stands for it in the replay of the second round: the protocol reads nothing else of it but its times.
+2. The result of the first round is forgotten once the number to confirm is known. In the replay of the second round any
+   first result with the same number does: the protocol reads only its number and its times.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ ATTEMPT = Acquire(("r",), "ours", 1_000, 1)
 
 
 class Choice(NamedTuple):
-    """What a client may decide on some of its replies.
+    """The decisions of a client on some of its replies.
 
     Attributes:
         heard: The votes, for people.
         cells: Its cells afterwards.
         head: Its head afterwards.
-        bound: What its token must be larger than.
+        bound: The bound that the token must exceed.
     """
 
     heard: str
@@ -79,7 +79,7 @@ class Client:
         return known
 
     def choices(self, cells: tuple[int, ...], head: int, *, pairs: bool) -> list[Choice]:
-        """What may be decided on any of the replies that exist, each outcome once."""
+        """The possible decisions on any of the existing replies, each outcome once."""
         answered = [place for place, cell in enumerate(cells) if cell & 7]
         found: dict[tuple[tuple[int, ...], int, int], Choice] = {}
         for count in range(self._quorum, len(answered) + 1):
@@ -100,7 +100,7 @@ class Client:
         relied = [place for place in heard if votes[place].kind is Kind.GRANTED]
         if pairs:
             bound = max(cells[place] >> at.FLOOR for place in relied)
-        # Where a variant takes a number that no quorum answered, all who granted are its quorum.
+        # If a variant takes a number that no quorum reported, all nodes that granted are its quorum.
         same = [place for place in relied if votes[place].fence == number]
         counted = same if len(same) >= self._quorum else relied
         after = []

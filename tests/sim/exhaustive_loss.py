@@ -1,10 +1,10 @@
-"""What a node's loss of memory, its quarantine, and an attempt's beginning do to a state of the exhaustive search.
+"""Loss of memory, quarantine, and the beginning of attempts in the exhaustive search.
 
 Rules of this file:
-1. At most one node loses its memory, once. It comes back with no keys and with any fence up to what it had: none, or
-   that of an older snapshot.
-2. The quarantine has no length here. It ends for every attempt that was in flight at the loss: by then neither a
-   lease of theirs is left nor a vote that they could still count, for both are bounded by `max_ttl`.
+1. At most one node loses its memory, once. The node comes back without keys and with any fence up to the old fence, as
+   from an older snapshot.
+2. The quarantine has no length here. All attempts that were in flight at the loss end with the quarantine: `max_ttl`
+   bounds their leases and their votes.
 3. A clock that is right shows, after the quarantine, more than any fence from before the loss.
 """
 
@@ -24,9 +24,9 @@ _REMEMBERED = 7 | 1 << at.OLD
 
 
 def starts(config: Config, rules: Rules, columns: Columns) -> Iterator[tuple[int, int, int]]:
-    """What an attempt that begins now may propose; its phase; whether it ends with the quarantine.
+    """The possible proposals of an attempt that begins now; its phase; whether the attempt ends with the quarantine.
 
-    A clock that shows less than it must is one of an attempt that has ended: its messages arrive late.
+    A clock that shows too little belongs to an attempt that has ended: its messages arrive late.
     """
     memory = max(column >> at.MEMORY & 3 for column in columns)
     by_clock = config.promise == "clocks" and rules.quarantine
@@ -41,7 +41,8 @@ def starts(config: Config, rules: Rules, columns: Columns) -> Iterator[tuple[int
 
 
 def with_floors(columns: Columns, heads: Heads, attempt: int) -> Columns:
-    """The columns at an attempt's beginning: each cell with the largest token whose quorum that node remembers."""
+    """The columns at the beginning of an attempt: each cell has the largest token with a quorum that the node
+    remembers."""
     granted = [
         (other, value >> at.TOKEN & at.VALUE)
         for other, value in enumerate(heads)
@@ -66,14 +67,14 @@ def taken(column: int, attempt: int, attempts: int) -> int:
 
 
 def lose(column: int, heads: Heads, fence: int, *, quarantine: bool, marks: bool) -> tuple[int, Heads]:
-    """A node's column and all heads when it has lost its memory but for this fence.
+    """A node's column and all heads after a loss of all memory except this fence.
 
     Args:
         column: The node's.
         heads: All.
-        fence: What it remembers.
-        quarantine: Whether it abstains.
-        marks: Whether what it has answered so far is to be told apart from what it answers later.
+        fence: The fence that the node remembers.
+        quarantine: Whether the node abstains.
+        marks: Whether the node's earlier replies must be distinguished from its later replies.
     """
     new = (at.QUARANTINED if quarantine else at.BACK) << at.MEMORY | fence
     for attempt in range(len(heads)):
@@ -93,7 +94,7 @@ def lose(column: int, heads: Heads, fence: int, *, quarantine: bool, marks: bool
 
 
 def back(columns: Columns, heads: Heads, place: int) -> tuple[Columns, Heads]:
-    """The end of the quarantine, and of all attempts that end with it; their messages stay under way."""
+    """The end of the quarantine, and of all attempts that end then; their messages stay under way."""
     out = list(columns)
     out[place] ^= (at.QUARANTINED ^ at.BACK) << at.MEMORY
     ended = list(heads)

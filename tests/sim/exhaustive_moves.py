@@ -1,16 +1,17 @@
-"""What may happen in a state of the exhaustive search, and which promise it breaks.
+"""The possible steps in a state of the exhaustive search, and the promises that they break.
 
 Rules of this file:
 1. No time. Messages are delayed, lost and reordered as they like; a key may expire, and a client give up, at any
    moment. Only the end of the quarantine waits: for every attempt that was in flight when the memory was lost.
-2. What makes no difference to any promise is no step of its own. A reply is fixed when the node carries the
+2. An event without effect on any promise is no separate step. A reply is fixed when the node carries the
    command out, and the client decides on any of the replies that exist: late and lost ones are those that it
    leaves out. An attempt begins when the first node carries out its acquire, and is granted as soon as it can be:
-   both make "granted before that one began" as true as it can be. A key expires when somebody else takes it, or
-   when its confirm is not carried out. A cancel or release does to a node what expiry does. A client that gives up
+   both make "granted before that one began" as true as it can be. A key expires when another attempt acquires the lock,
+   or when its confirm is not executed. A cancel or release has the same effect on a node as expiry. A client that gives
+   up
    does nothing more, and its messages stay. Any node may say DENIED at any time: a plain Redlock client, which
    knows of no fences, may have the key.
-3. What a client decides, `redlock._core.protocol.acquire` decides; what a node does, `exhaustive_nodes` does.
+3. `redlock._core.protocol.acquire` makes the decisions of clients; `exhaustive_nodes` executes the commands of nodes.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ OURS, OTHER = ATTEMPT.token, "another's"
 
 
 class Move(NamedTuple):
-    """What happened, the state after it, and the promise that it breaks, if any."""
+    """A step: its description, the next state, and the broken promise, if any."""
 
     text: str
     names: tuple[int | str, ...]
@@ -43,7 +44,7 @@ class Move(NamedTuple):
 
 
 class Moves:
-    """What may happen under one set of rules."""
+    """The possible steps under one set of rules."""
 
     def __init__(self, rules: Rules, config: Config) -> None:
         self._rules, self._config = rules, config

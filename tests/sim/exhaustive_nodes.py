@@ -1,4 +1,4 @@
-"""What the scripts do to one node's lock and fence, written a second time in Python, for the exhaustive search.
+"""The scripts' effects on a node's lock and fence, in Python, for the exhaustive search.
 
 Rules of this file:
 1. A line here is a line of `redlock/_transport/scripts/{acquire,confirm,release,repair,admit}.lua`.
@@ -24,7 +24,7 @@ class Node(NamedTuple):
 
 
 class Record(NamedTuple):
-    """What a node knows of itself."""
+    """The record of a node."""
 
     run_id: str
     since_ms: int
@@ -33,7 +33,7 @@ class Record(NamedTuple):
 
 
 def acquire(node: Node, token: str, proposed: int) -> tuple[Node, Vote]:
-    """acquire.lua: take the lock if it is free, and raise the fence."""
+    """acquire.lua: set a free lock, and raise the fence."""
     fence = max(proposed - 1, node.fence)
     if node.holder == token:
         return node, Vote(Kind.GRANTED, node.fence)
@@ -43,21 +43,21 @@ def acquire(node: Node, token: str, proposed: int) -> tuple[Node, Vote]:
 
 
 def confirm(node: Node, token: str, fence: int) -> tuple[Node, Vote]:
-    """confirm.lua: where the lock is still ours and the fence strictly smaller, it becomes this one."""
+    """confirm.lua: raise a strictly smaller fence to this number if the lock holds the owner token."""
     if node.holder != token or node.fence >= fence:
         return node, Vote(Kind.DENIED, node.fence, node.holder)
     return Node(token, fence), Vote(Kind.GRANTED, fence)
 
 
 def release(node: Node, token: str) -> tuple[Node, Vote]:
-    """release.lua: delete the lock where it is ours. To the search that is a key that expires."""
+    """release.lua: delete a lock that holds the owner token. To the search that is a key that expires."""
     if node.holder == token:
         return node._replace(holder=""), Vote(Kind.GRANTED)
     return node, Vote(Kind.DENIED, holder=node.holder)
 
 
 def repair(node: Node, token: str, fence: int) -> tuple[Node, Vote]:
-    """repair.lua: where the lock is missing, write it again, and let the fence be no smaller than the lease's."""
+    """repair.lua: write a missing lock again, and raise the fence to at least the lease's fence."""
     if node.holder and node.holder != token:
         return node, Vote(Kind.DENIED, holder=node.holder)
     return Node(token, max(node.fence, fence)), Vote(Kind.GRANTED, fence)
@@ -66,7 +66,7 @@ def repair(node: Node, token: str, fence: int) -> tuple[Node, Vote]:
 def admit(
     record: Record | None, run_id: str, fingerprint: str, now_ms: int, quarantine_ms: int
 ) -> tuple[Record, int | str | None]:
-    """admit.lua: None may vote, a number abstains for so many ms, a text is what other clients agreed on."""
+    """admit.lua: None may vote, a number abstains for so many ms, a text is the fingerprint of other clients."""
     if record is None or record.run_id != run_id:
         return Record(run_id, now_ms, quarantine_ms), quarantine_ms
     if record.fingerprint not in {"", fingerprint}:

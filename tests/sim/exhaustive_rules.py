@@ -1,11 +1,11 @@
-"""What the exhaustive search runs: the protocol as shipped, and the same with one rule broken.
+"""The variants of the exhaustive search: the protocol as shipped, and with one rule broken.
 
 Rules of this file:
 1. The client is `redlock._core.protocol.acquire` itself, replayed from the elections that the search makes up; a
    variant replaces that generator, or one function of `exhaustive_nodes`, and nothing else.
-2. `BROKEN` must each yield a counter-example: else the search is blind. `REDUNDANT` must not: each takes away
-   one of two rules that say the same, and shows which.
-3. A variant names the smallest configuration that shows it.
+2. `BROKEN` must each yield a counter-example: else the search is blind. `REDUNDANT` must not: each removes one of two
+   equivalent rules, and names both.
+3. A variant names the smallest configuration that shows the breach.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ class Config:
     Attributes:
         attempts: How many attempts there are; all may overlap, so two clients with two attempts each are four of
             them, with more freedom than they have.
-        clocks: What a client's wall clock may show; each attempt proposes one of these.
-        later: With `promise="clocks"`, what it may show once the quarantine is over. Larger than any fence before.
-        promise: "kept": all nodes keep their memory. Else one node loses it at any moment, and what is checked is,
-            "pairs": of any two grants whose quorums share a node that kept its memory, and without any clock: P2;
-            "clocks": all grants, while clocks are right to within a quarter of `max_ttl`: P2's second half.
+        clocks: The possible readings of a client's wall clock; each attempt proposes a reading.
+        later: With `promise="clocks"`, the possible readings after the quarantine. Larger than any fence before.
+        promise: "kept": all nodes keep their memory. Else one node loses its memory at any moment. "pairs" checks P2
+        without clocks, for any two grants with a common node that kept its memory. "clocks" checks the second half of
+        P2 for all grants, while clocks are right to within a quarter of `max_ttl`.
         nodes: How many nodes there are.
         repairs: Whether a granted lease may write its fence to nodes without a key.
     """
@@ -54,19 +54,19 @@ class Config:
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """Who does what, as shipped unless said otherwise.
+    """The functions of nodes and clients, as shipped by default.
 
     Attributes:
-        why: What is different, in one line.
+        why: The difference, in one line.
         client: One attempt.
         acquire: A node's part of the first round.
         confirm: A node's part of the second.
-        repair: What a node does when a lease that is extended puts its key back.
+        repair: A node's part in the repair of an extended lease.
         late_counts: Whether an acquire that is answered after the first round counts as a vote of the second.
-        quarantine: Whether a node that lost its memory abstains until what was in flight is over.
+        quarantine: Whether a node that lost its memory abstains until all attempts in flight are over.
         prompt: Whether an attempt that proposes no more than one could before the loss is over when the quarantine
             ends: `decide_by_ms` sees to that.
-        config: The configuration that shows it.
+        config: The configuration that shows the breach.
     """
 
     why: str = "as shipped"
@@ -112,7 +112,7 @@ def _often_enough(first: RoundResult) -> int | None:
 
 
 def _acquire_keeps(node: Node, token: str, proposed: int) -> tuple[Node, Vote]:
-    """The fence is raised to the proposal, but not above what it was."""
+    """The fence is raised to the proposal, but not above its old number."""
     fence = max(node.fence, proposed)
     if node.holder:
         return node, Vote(Kind.DENIED, fence, node.holder)
@@ -120,7 +120,7 @@ def _acquire_keeps(node: Node, token: str, proposed: int) -> tuple[Node, Vote]:
 
 
 def _acquire_believes(node: Node, token: str, proposed: int) -> tuple[Node, Vote]:
-    """The fence is what the client proposes, whatever it was."""
+    """The fence becomes the client's proposal, whether larger or smaller."""
     if node.holder:
         return node, Vote(Kind.DENIED, node.fence, node.holder)
     return Node(token, proposed), Vote(Kind.GRANTED, proposed)
@@ -210,7 +210,7 @@ LIMITS = {
         config=Config(clocks=(1, 2), later=(1,), promise="clocks"),
     ),
 }
-"""A counter-example each, although all rules are kept: what the promise leans on."""
+"""Broken assumptions: each gives a counter-example, although all rules are kept."""
 
 VARIANTS = {**BROKEN, **REDUNDANT, **LIMITS}
 

@@ -1,6 +1,6 @@
-"""The exhaustive search: every state, breadth first, and the shortest way to one that breaks a promise.
+"""The exhaustive search: every state, breadth first, and the shortest way to a broken promise.
 
-Rules of this file: it knows nothing of the protocol but `Moves`. States that differ in the names of nodes and
+Of the protocol this module knows only `Moves`. States that differ in the names of nodes and
 attempts only are one; the way to a breach is told with the same names from its first step to its last.
 """
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Found(NamedTuple):
-    """What a search came to: `steps` lead to the breach; both are empty if there is none."""
+    """The result of a search: `steps` lead to the breach; both are empty without a breach."""
 
     states: int
     depth: int
@@ -36,7 +36,8 @@ class Search:
         self._start = ((0,) * config.nodes, (0,) * config.attempts)
 
     def run(self, *, keep_ways: bool = True, at_most: int | None = None) -> Found:
-        """Search to the end, or to the first breach. Without the ways it takes half the memory and gives no steps.
+        """Search to the end, or to the first breach. Without the ways the search takes half the memory and gives no
+        steps.
 
         Raises:
             OverflowError: There are more states than `at_most`.

@@ -1,11 +1,11 @@
 """States of the exhaustive search as integers, the same for all namings of nodes and attempts.
 
 Rules of this file:
-1. A state is one column per node and one head per attempt. A column is the node's fence, what became of its memory,
-   and a cell per attempt: what this attempt knows of this node and has there.
+1. A state is one column per node and one head per attempt. A column is the node's fence, the state of its memory, and a
+   cell per attempt: the attempt's key and the attempt's knowledge of the node.
 2. Nodes are alike, so columns are sorted. Attempts are alike too, so heads are sorted, and where heads are equal
    every order is tried and the smallest state stands for all of them.
-3. What can make no difference any more is forgotten (`tidy`), and nothing else is.
+3. Only details that can make no difference any more are forgotten (`tidy`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LARGEST = VALUE
 UNSEEN = 0
 """The acquire has not been carried out there, and may still be."""
 OURS, LOST, DENIED = 1, 2, 3
-"""Before the decision: granted and the key is still ours, granted and it is gone, denied; with the answer."""
+"""Before the decision: granted and the key is still there, granted and the key is gone, denied; with the answer."""
 KEY, GONE = 4, 5
 """After it: the key is ours, so that a confirm would be carried out, or it is not."""
 COUNTED = 6
@@ -46,7 +46,7 @@ HEAD_MASK = (1 << HEAD) - 1
 
 
 def head(phase: int, proposed: int = 0, token: int = 0, bound: int = 0, doomed: int = 0) -> int:
-    """An attempt's head; `bound` is what its token must be larger than."""
+    """An attempt's head; its token must be larger than `bound`."""
     return phase | proposed << PROPOSED | token << TOKEN | bound << BOUND | doomed << DOOMED
 
 
@@ -91,7 +91,7 @@ class Shape:
         self._permuted: dict[tuple[int, ...], dict[int, int]] = {}
 
     def pack(self, columns: Columns, heads: Heads) -> int:
-        """The integer that stands for this state and all that differ from it in names only."""
+        """The integer for this state and all states that differ only in names."""
         order = self._orders.get(heads)
         if order is None:
             order = self._orders[heads] = self._order(heads)
@@ -108,7 +108,7 @@ class Shape:
         return best
 
     def unpack(self, state: int) -> State:
-        """One of the states that this integer stands for."""
+        """A state that this integer stands for."""
         columns, mask = [], (1 << self._width) - 1
         for _ in range(self.nodes):
             columns.append(state & mask)

@@ -1,9 +1,9 @@
-"""P3 in every state: the two doors of the fenced store, under leases whose tokens may be anything.
+"""P3 in every state: `open` and `write` of the fenced store, under leases with any tokens.
 
 Rules of this file:
 1. Nothing is asked of the lock: tokens may be equal, and go backwards, as they may when nodes lose their memory.
-2. A run is one delivery of an operation under one lease: it opens, adds one to what it read, writes. Doors are
-   passed whenever they like; a run may open a second time; every write it ever sent may arrive late, and again.
+2. A run is a delivery of an operation under a lease: the run opens, adds 1 to the value, and writes. Runs take their
+   steps in any order. A run may open a second time, and each write may arrive late, and again.
 3. `open_door` and `write_door` are `open.lua` and `write.lua`, line by line; `test_exhaustive.py` compares them.
 """
 
@@ -18,7 +18,7 @@ OPENS = 2
 
 
 class Store(NamedTuple):
-    """The state of one name, and what is remembered of its operations: id and value, and the tokens in order."""
+    """The state of one name, and the memory of its operations: id and value, and the tokens in order."""
 
     fence: int = 0
     owner: str = ""
@@ -38,7 +38,7 @@ class Run(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Doors:
-    """What is left out, in a variant; as shipped, nothing. Where opening raises no token, writes check alone."""
+    """The checks that a variant leaves out; none as shipped. Where opening raises no token, writes check alone."""
 
     open_raises: bool = True
     open_checks: bool = True
@@ -81,7 +81,7 @@ def write_door(store: Store, run: Run, section: int, value: int, doors: Doors = 
 
 
 class Found(NamedTuple):
-    """What a search came to."""
+    """The result of a search."""
 
     states: int
     steps: tuple[str, ...] = ()
@@ -89,7 +89,7 @@ class Found(NamedTuple):
 
 
 Sent = tuple[tuple[tuple[int, int], ...], ...]
-"""Per run, the writes that it has sent: section, value."""
+"""Per run, the writes that were sent: section, value."""
 
 
 def search(runs: tuple[Run, ...], doors: Doors = SHIPPED) -> Found:

@@ -1,10 +1,10 @@
-"""Random walks through the protocol with nothing merged, to check what the exhaustive search merges.
+"""Random walks through the protocol without merged states, to check the merges of the exhaustive search.
 
 Rules of this file:
 1. Every message, reply, expiry, cancel and decision is a step of its own, and may be lost. The generators of
    `redlock._core.protocol.acquire` run live.
-2. What a walk sees of the nodes and of the tokens, the search must have seen as well: `seen` is that view, and
-   `view` the same of a state of the search. A walk can't prove, but it would catch a merge that is wrong.
+2. The search must have every view of nodes and tokens that a walk has: `seen` is the view of a walk, and `view` the
+   view of a state. A walk is no proof, but finds a wrong merge.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ View: TypeAlias = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 class Message(NamedTuple):
-    """A command on its way, or the answer to it."""
+    """A command on its way, or its reply."""
 
     attempt: int
     place: int
@@ -39,7 +39,7 @@ class Message(NamedTuple):
 
 
 class _Attempt:
-    """A client that runs the shipped generator, and reads its answers one by one."""
+    """A client that runs the shipped generator and reads the replies in sequence."""
 
     def __init__(self, name: str, proposed: int, count: int) -> None:
         self.name = name
@@ -79,7 +79,7 @@ class Walk:
         self._under_way: list[Message] = []
 
     def seen(self) -> View:
-        """What the search must have seen too."""
+        """The views that the search must have too."""
         enough = quorum_of(self._config.nodes)
         tokens = [a.token for a in self._attempts if a.granted or len(a.written) >= enough]
         return tuple(sorted(node.fence for node in self._nodes)), tuple(sorted(tokens))
@@ -144,6 +144,6 @@ class Walk:
 
 
 def view(columns: at.Columns, heads: at.Heads) -> View:
-    """What a walk sees, of a state of the search."""
+    """The view of a state of the search."""
     granted = [value >> at.TOKEN & at.VALUE for value in heads if value & 7 in {at.GRANTED, at.GRANTED_LATE}]
     return tuple(sorted(column & at.VALUE for column in columns)), tuple(sorted(granted))

@@ -1,4 +1,4 @@
-"""What goes wrong: a list of timed faults, drawn before the schedule begins, and a nemesis that strikes at the grant.
+"""Faults: a list of timed faults, drawn before the schedule begins, and a nemesis that strikes at the grant.
 
 Rules: each fault has a number and can be left out, so that a failure can be shrunk; a fault that heals by itself
 says when.
@@ -48,7 +48,7 @@ def draw(options: Options, chance: random.Random) -> list[Fault]:
 
 
 def strike(schedule: Schedule, fault: Fault) -> None:
-    """Let it happen."""
+    """Apply the fault."""
     schedule.world.note("fault", *fault)
     _ACTS[fault.kind](schedule, fault)
 
@@ -62,7 +62,7 @@ def _crash_client(schedule: Schedule, fault: Fault) -> None:
 
 
 def _cut(schedule: Schedule, fault: Fault) -> None:
-    """Cut some links of one client, both ways or one way only."""
+    """Cut some connections of a client, in both directions or one."""
     client, until = schedule.client(fault.target), schedule.world.now + fault.length
     for node in schedule.nodes:
         if (fault.detail >> node.place) & 1:
@@ -72,7 +72,7 @@ def _cut(schedule: Schedule, fault: Fault) -> None:
 
 
 def _break(schedule: Schedule, fault: Fault) -> None:
-    """A connection ends; what it carried may still arrive."""
+    """A connection ends; its data may still arrive."""
     client = schedule.client(fault.target)
     place = fault.detail % len(schedule.nodes)
     link = client.links.links[place]
@@ -117,7 +117,7 @@ def _redeliver(schedule: Schedule, fault: Fault) -> None:
 
 
 def _damage_fence(schedule: Schedule, fault: Fault) -> None:
-    """One node's token becomes one that no clock has shown."""
+    """The token of a node becomes a number that no clock has shown."""
     node = schedule.nodes[fault.target % len(schedule.nodes)]
     node.set(fence_key("a"), str(FENCE_LIMIT - 1 - fault.detail))
 
@@ -144,7 +144,7 @@ def _rate(schedule: Schedule, fault: Fault) -> None:
 
 
 def _init(schedule: Schedule, fault: Fault) -> None:
-    """Somebody declares an emptied node old enough, and is wrong."""
+    """An operator wrongly declares an emptied node old enough."""
     node = schedule.nodes[fault.target % len(schedule.nodes)]
     node.flush()
     node.declare()
@@ -187,5 +187,5 @@ def nemesis(schedule: Schedule, holder: int, lease: Lease) -> None:
     if kind == "delete key":
         detail = sum(1 << place for place in voters[: chance.randint(1, len(voters) or 1)])
     if number not in schedule.spared:
-        # As an event of its own: whoever was granted is still running.
+        # As a separate event: the client that was granted is still running.
         schedule.world.after(0, strike, schedule, Fault(1_000 + number, now, kind, target, length, detail))

@@ -1,6 +1,6 @@
 """A few simulated nodes and a hand that carries rounds out on them, for schedules that are written down step by step.
 
-Rules: the protocol and the scripts are the shipped ones; who hears which node, and when, is said by the test. A node
+The protocol and the scripts are the shipped code; the test decides which node answers which client, and when. A node
 that is not heard may have carried the command out all the same: those are two different sets here.
 """
 
@@ -30,7 +30,7 @@ MAX_TTL_MS = 10_000
 
 
 class FaultInjector:
-    """Nodes that have been known for long enough to vote, and one clock for everybody."""
+    """Nodes that are old enough to vote, and a clock that all share."""
 
     def __init__(self, nodes: int = 5, max_ttl_ms: int = MAX_TTL_MS) -> None:
         self.world = World(0)
@@ -61,7 +61,7 @@ class FaultInjector:
         return Acquire(names, f"{self._attempts:032x}:{owner_label}", ttl_ms, proposed)
 
     def tell(self, command: Command, places: Iterable[int], codec: Codec | None = None) -> dict[int, Vote]:
-        """Let these nodes carry a command out, in this order, and give what each says."""
+        """Let these nodes execute a command, in this order, and return their votes."""
         call = (codec or self.codec).call(command)
         return {place: wire.decode(self.nodes[place].call(call, self.nodes[place].run_id)) for place in places}
 
@@ -78,7 +78,7 @@ class FaultInjector:
         Args:
             steps: The protocol's generator.
             reach: The nodes that commands reach.
-            hear: Those of them whose answer comes back; None is all.
+            hear: The nodes with a reply that arrives; None means all.
             codec: How the client speaks, if not as all others do.
             among: The nodes that the client knows, if not all.
         """
@@ -100,7 +100,7 @@ class FaultInjector:
             return result
 
     def keys(self, name: str = "a") -> dict[int, str]:
-        """Who holds this name, on the nodes where somebody does."""
+        """The holder of this name, on the nodes that have one."""
         found = {node.place: node.get(name) for node in self.nodes}
         return {place: holder for place, holder in found.items() if holder is not None}
 
@@ -119,12 +119,12 @@ class FaultInjector:
 
 
 def held(result: Grant | Refusal) -> Grant:
-    """A won election."""
+    """The result of a won round."""
     assert isinstance(result, Grant), result
     return result
 
 
 def lost(result: Grant | Refusal) -> Refusal:
-    """A lost election."""
+    """The result of a lost round."""
     assert isinstance(result, Refusal), result
     return result

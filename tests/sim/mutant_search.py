@@ -1,7 +1,7 @@
 """Looks for the schedule, or runs the test, that kills a mutant.
 
-Rules: a mutant's test runs on a copy of the source, in a process of its own; it counts only if it passes on a copy
-of what is shipped.
+A mutant's test runs on a copy of the source, in its own process. The test counts only if it passes on a copy of the
+shipped source.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ def named_tests_pass() -> bool:
 
 
 def named_test_fails(name: str) -> bool:
-    """Whether the test that is named for a mutant fails on it."""
+    """Whether the test that is named for a mutant fails on that mutant."""
     return _run_on_a_copy(MUTANTS[name], NAMED[name]) == _FAILED
 
 
 def first_kill(name: str, most: int) -> tuple[int, str] | None:
-    """The first seed that kills a mutant and what killed it; None if it survives."""
+    """The first seed that kills a mutant, and the reason; None if the mutant survives."""
     source = Source(*MUTANTS[name])
     for seed in range(most):
         try:

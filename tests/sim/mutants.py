@@ -1,8 +1,7 @@
 """Seeded bugs, each a replaced piece of the shipped source: a tester that does not find them would not find ours.
 
-Rules: a mutant is killed by a broken promise in the simulator, by an exception out of it, or by the test that
-`mutants_named.NAMED` gives; a survivor must be in `EQUIVALENT` there, with the reason why nothing that is promised
-changes.
+A mutant is killed by a broken promise or an exception in the simulator, or by the test that `mutants_named.NAMED`
+gives. A survivor must be in `EQUIVALENT` there, with the reason why no promise changes.
 """
 
 from __future__ import annotations
@@ -252,7 +251,7 @@ _bug(
     "a lease without the bound of max_ttl",
     ("_transport/codec.py", " and command.ttl_ms > self._max_ttl_ms:", " and False:"),
 )
-# Tokens far ahead, and what a client remembers.
+# Tokens far ahead, and the memory of a client.
 _bug(
     "an implausible token counts",
     (ACQUIRE, "if known >= most then", "if false then"),

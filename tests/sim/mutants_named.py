@@ -16,8 +16,7 @@ EQUIVALENT: dict[str, str] = {
 
 NAMED: dict[str, str] = {
     "a lost round is taken back only where it was granted": (
-        "tests/unit/test_protocol.py"
-        "::test_a_lost_election_is_cancelled_on_all_nodes_but_those_that_said_no_and_wakes_nobody"
+        "tests/unit/test_protocol.py::test_a_lost_attempt_is_cancelled_except_on_denying_nodes"
     ),
     "a tie is never decided": "tests/unit/test_votes.py::test_a_tie_between_two_clients_is_a_decision",
     "an old proposal counts": "tests/unit/test_protocol.py::test_an_attempt_whose_proposal_has_grown_old_is_lost",
@@ -25,12 +24,10 @@ NAMED: dict[str, str] = {
         "tests/unit/test_protocol.py::test_fences_that_disagree_are_made_to_agree_on_a_larger_one"
     ),
     "a confirm that needs no quorum": (
-        "tests/unit/test_protocol.py::test_a_confirm_without_a_quorum_is_no_lease_and_everything_is_taken_back"
+        "tests/unit/test_protocol.py::test_a_confirm_without_a_quorum_is_cancelled_everywhere"
     ),
     "an extension without a quorum": "tests/sim/test_directed.py::test_2_a_lost_lease_does_not_come_back",
-    "an extension after the deadline": (
-        "tests/unit/test_protocol.py::test_an_extension_that_is_sent_after_the_deadline_is_none_even_if_the_keys_are_there"
-    ),
+    "an extension after the deadline": ("tests/unit/test_protocol.py::test_an_extension_sent_after_the_deadline_fails"),
     "an extension of whatever is there": (
         "tests/sim/test_directed.py::test_2_an_extension_does_not_lengthen_what_is_another_s"
     ),
@@ -54,10 +51,10 @@ NAMED: dict[str, str] = {
         "tests/sim/test_directed_edges.py::test_a_node_takes_over_no_settings_before_its_first_vote"
     ),
     "an implausible proposal counts": (
-        "tests/sim/test_directed.py::test_7_a_token_an_hour_ahead_is_refused_and_nothing_is_written"
+        "tests/sim/test_directed.py::test_7_a_token_an_hour_ahead_is_refused_without_a_write"
     ),
     "only the token of an implausible fence is ignored": (
-        "tests/sim/test_directed.py::test_7_a_node_that_has_an_implausible_token_has_no_vote_there"
+        "tests/sim/test_directed.py::test_7_a_node_with_an_implausible_token_has_no_vote"
     ),
     "a token is remembered for every resource": (
         "tests/unit/test_fences.py::test_a_token_of_one_resource_is_proposed_for_no_other"

@@ -1,7 +1,7 @@
 """Simulated Redis servers that run the shipped scripts.
 
-Rules: a server's clock is its wall clock, with an offset, a rate and jumps; a restart gives it another run_id; what
-it remembers of before is said by whoever restarts it.
+A server's clock is its wall clock, with an offset, a rate and jumps. A restart gives another run_id; the caller of the
+restart decides which memory is left.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Node:
         self.rate = 1_000_000
         self.offset_ms = EPOCH_MS
         self.lost_at: list[int] = []
-        """When it lost memory."""
+        """The times of its losses of memory."""
         self.snapshot: Any = None
 
     def time_ms(self) -> int:
@@ -81,24 +81,24 @@ class Node:
         return self.offset_ms + self.world.now * self.rate // 1_000_000_000
 
     def change_rate(self, rate: int) -> None:
-        """From now on the clock runs at this rate, in parts per million; what it shows does not jump."""
+        """From now on the clock runs at this rate, in parts per million, without a jump."""
         shown = self.time_ms()
         self.rate = rate
         self.offset_ms += shown - self.time_ms()
 
     def declare(self) -> None:
-        """Let it vote at once."""
+        """Let the node vote at once."""
         self._server.run(self._lua.declare, self.time_ms(), 1, codec.RECORD, self.run_id)
 
     def call(self, call: Call, run_id: str) -> list[Any] | Exception:
-        """Run one of the lock's scripts as a connection to this run of the server would."""
+        """Run a script of the lock, as over a connection to this run of the server."""
         script, keys, arguments = call
         last = (run_id,) if script.admits else ()
         compiled = self._lua.compiled(script)
         return self._reply(self._run(compiled, self.time_ms(), len(keys), *keys, *arguments, *last))
 
     def store(self, door: str, keys: tuple[str, ...], arguments: tuple[str, ...]) -> list[Any] | Exception:
-        """Run one of the store's scripts."""
+        """Run a script of the store."""
         compiled = self._lua.open if door == "open" else self._lua.write
         return self._reply(self._server.run(compiled, self.time_ms(), len(keys), *keys, *arguments))
 
@@ -119,7 +119,7 @@ class Node:
         return value
 
     def fingerprint(self) -> str:
-        """Under which configuration this very server works; empty if it has none yet."""
+        """The configuration fingerprint of this server; empty if none is stored."""
         known = self.field(codec.RECORD, "run_id") == self.run_id
         return (self.field(codec.RECORD, "fingerprint") or "") if known else ""
 
@@ -151,7 +151,7 @@ class Node:
         self.run_id = f"run-{self.place}-{self.restarts}"
 
     def restart(self, memory: str) -> None:
-        """Start again with `all` it had, `none` of it, or an `old` snapshot."""
+        """Start again with `all` keys, with `none`, or with an `old` snapshot."""
         self.up = True
         if memory == "none" or (memory == "old" and self.snapshot is None):
             self._server.flush()

@@ -1,7 +1,7 @@
-"""What a seed stands for: every option of a schedule, drawn before it begins.
+"""The options of a schedule, all drawn from the seed before the schedule begins.
 
-Rules: swarm testing: each seed switches a random subset of the faults on. Even seeds keep the assumptions of P1,
-odd ones may break them.
+Rules: swarm testing: each seed switches a random subset of the faults on. Even seeds keep the assumptions of P1, odd
+seeds may break them.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Options(NamedTuple):
     extends: bool
     """Whether clients extend by arbitrary amounts, within `max_ttl` and beyond."""
     stranger_ttl_ms: int
-    """The `max_ttl` of one more client, whose settings are its own and which keeps trying; 0 if there is none."""
+    """The `max_ttl` of a further client with its own settings, which keeps trying; 0 means no such client."""
 
 
 def draw(seed: int) -> Options:

@@ -1,6 +1,6 @@
-"""A real server beside a simulated one: the same script on both, and every word of the replies compared.
+"""A real and a simulated server: both run the same script, and every word of the replies is compared.
 
-Rules: what is said to be loose are times; all else is compared exactly, with its type. Which servers there are is
+Only times are compared loosely; all other words are compared exactly, with their types. Which servers there are is
 looked up, never downloaded.
 """
 
@@ -74,7 +74,7 @@ def executable(wanted: str) -> str:
 
 
 class Pair:
-    """A real server and a simulated one that are asked the same."""
+    """A real and a simulated server that get the same commands."""
 
     def __init__(self, redis: Redis) -> None:
         self.redis = redis
@@ -85,7 +85,7 @@ class Pair:
         self.compared = 0
 
     def catch_up(self) -> None:
-        """The simulated server's clock shows what the real one's does."""
+        """The simulated server's clock follows the clock of the real server."""
         self.world.now = time.time_ns() // 1_000
 
     def wait(self, seconds: float) -> None:
@@ -94,7 +94,7 @@ class Pair:
         self.catch_up()
 
     def run(self, source: str, keys: tuple[str, ...], arguments: tuple[str, ...], *, loose: tuple[int, ...]) -> Any:  # noqa: ANN401 - Lua's
-        """Run a script on both, compare, and give what it gave."""
+        """Run a script on both servers, compare, and return the reply."""
         self.catch_up()
         compiled = self.lua._compile(source)
         now = self.node.time_ms()
@@ -112,7 +112,7 @@ class Pair:
         if isinstance(theirs, Exception) or isinstance(mine, Exception):
             both = isinstance(theirs, Exception) and isinstance(mine, Exception)
             assert both, f"{what}: {theirs!r} and {mine!r}"
-            # Up to 6.2 an error inside a script comes with the script's name before it.
+            # Up to 6.2 an error inside a script begins with the script's name.
             code = str(mine).split()[0]
             assert code in str(theirs), f"{what}: {theirs!r} and {mine!r}"
             return

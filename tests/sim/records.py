@@ -1,4 +1,4 @@
-"""What a history is made of, as plain records that the checks read; the same for simulated and for real runs."""
+"""The records of a history, which the checks read; the same for simulated and for real runs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Question(NamedTuple):
-    """A command to the store: which door, of what, with which arguments, for which operation."""
+    """A command to the store: the script, the state, the arguments and the operation."""
 
     door: str
     name: str
@@ -21,7 +21,7 @@ class Operation:
 
     Attributes:
         identity: Its id, the same for every delivery.
-        names: What its task locks; the first is the counter that it increments.
+        names: The locked resources; the first is the counter of the task.
     """
 
     identity: str
@@ -38,8 +38,8 @@ class Lease:
         names: What.
         fence: Its token.
         began: When the attempt began.
-        start: When it was granted.
-        end: When its holder stops, or stopped, to believe in it.
+        start: The time of the grant.
+        end: When the holder stops to believe that the lease is valid.
         answered: The nodes that granted in the first round.
         certificate: The nodes on which the fence became the token by this attempt.
     """

@@ -1,6 +1,6 @@
-"""Batches of schedules over several processes, and the shrinking of one that fails.
+"""Batches of schedules over several processes, and the shrinking of failed schedules.
 
-Rules: what a batch adds up can be checked for being vacuous; a failure prints the line that replays it.
+The totals of a batch show whether the batch was vacuous; a failure prints its replay command.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _CHUNK = 250
 
 
 class Totals(NamedTuple):
-    """What a batch came to."""
+    """The result of a batch."""
 
     schedules: int = 0
     events: int = 0
@@ -40,7 +40,7 @@ class Totals(NamedTuple):
 
     @property
     def vacuous(self) -> list[str]:
-        """Why this batch would not have seen much; nothing if it would."""
+        """The reasons why this batch was vacuous; empty if none."""
         found = []
         if self.events < 800 * self.schedules:
             found.append(f"{self.events / self.schedules:.0f} events per schedule, fewer than 800")

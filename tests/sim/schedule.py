@@ -1,4 +1,5 @@
-"""One schedule: nodes, store, clients and operations, from a seed; a phase with faults, then one in which all must end.
+"""A schedule: nodes, store, clients and operations, from a seed; a phase with faults, then a phase in which all must
+end.
 
 Rules: everything that happens comes from the seed; a fault or a strike can be spared by its number.
 """
@@ -32,7 +33,7 @@ _AHEAD_MS = 2_000_000  # Less than an hour ahead of the slowest node's clock too
 
 
 class Schedule:
-    """Runs a seed and knows what came of it."""
+    """Runs a seed and keeps the result."""
 
     def __init__(self, seed: int, source: Source, *, spared: Collection[int] = (), recording: bool = False) -> None:
         self.options = drawn.draw(seed)
@@ -51,7 +52,7 @@ class Schedule:
             node.rate = 1_000_000 + chance.choice((-1, 0, 1)) * (_PPM_KEPT if chance.random() < 0.5 else 50)
             node.declare()
             if self.options.uneven_fences:
-                # As after a long history: beyond what any clock proposes, and different on every node.
+                # As after a long history: larger than any clock's proposal, and different on every node.
                 for name in ("a", "b"):
                     node.set(codec.fence_key(name), str((EPOCH_MS + _AHEAD_MS) * 1_000 + chance.randint(0, 3)))
             node.save()
@@ -71,7 +72,7 @@ class Schedule:
             self.world.at(1, self._begin_stranger)
 
     def _begin_stranger(self) -> None:
-        """Begin a client with other settings, when the nodes know the right ones."""
+        """Begin a client with other settings, when the nodes know the right settings."""
         if not any(lease.answered for lease in self.leases):
             self.world.after(self.options.timeout_ms * MS, self._begin_stranger)
         elif self.faulty:
@@ -84,7 +85,7 @@ class Schedule:
         return (names[0],) if chance.random() < 0.8 else (names[1],)
 
     def client_rate(self) -> int:
-        """A steady clock's rate; at the edge of what drift allows for in half of the cases."""
+        """A steady clock's rate; in half of the cases at the limit of the drift allowance."""
         chance = self.world.chance
         return 1_000_000 + chance.choice((-1, 0, 1)) * (_PPM_KEPT if chance.random() < 0.5 else 50)
 
@@ -132,7 +133,7 @@ class Schedule:
         self._repair()
 
     def _repair(self) -> None:
-        """What the manual says of nodes with other settings, and of those with a token far ahead of their clock."""
+        """The remedies of the manual, for nodes with other settings and nodes with a token far ahead of their clock."""
         for node in self.nodes:
             fences = [int(node.get(codec.fence_key(name)) or 0) for name in ("a", "b")]
             if (
@@ -164,11 +165,11 @@ class Schedule:
         self.world.note("acknowledged", operation.identity)
 
     def redeliver(self, detail: int) -> None:
-        """Deliver some operation again, be it done, under way or waiting."""
+        """Deliver some operation again, whether done, under way or waiting."""
         self.requeue(self.operations[detail % len(self.operations)])
 
     def crash_client(self, target: int) -> None:
-        """A process is killed; another one starts, and what it did is delivered again after a while."""
+        """A process is killed; another process starts, and the task is delivered again after a while."""
         place = target % len(self.clients)
         client = self.clients[place]
         self._end(client)
@@ -194,7 +195,7 @@ class Schedule:
         return Acquire(names, token, client.ttl_ms, client.proposal(names), woken, waits, by)
 
     def granted(self, client: Client, grant: Grant, attempt: Acquire, began: int) -> LockInfo:
-        """Somebody believes that he holds a lease."""
+        """A client believes that its lease is valid."""
         now = self.world.now
         if client.clock_ms() >= grant.deadline_ms:
             self.world.violation(f"{client.name} was granted a lease whose time is over")

@@ -1,6 +1,6 @@
-"""The shipped source that a simulation runs, or a variant of it with one piece of text replaced.
+"""The shipped source for a simulation, or a variant with replaced text.
 
-Rules: nothing is modelled twice: what runs is `redlock/_core/protocol.py`, `redlock/_core/votes.py`,
+No module is modelled twice: the simulation runs `redlock/_core/protocol.py`, `redlock/_core/votes.py`,
 `redlock/_core/backoff.py` and the Lua scripts. A variant's text must be there exactly once, so that a mutant that no
 longer applies is noticed.
 """

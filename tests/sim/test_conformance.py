@@ -1,4 +1,4 @@
-"""The simulated server against real ones: the same commands and the same scripts, and every reply compared.
+"""The simulated server against real servers: the same commands and scripts, and every reply compared.
 
 Rules: chance is seeded, and both sides run the same words. Times and remaining times are compared loosely, all else
 exactly. A key runs out on both sides by being given one millisecond, and both sides waiting for longer.
@@ -38,7 +38,7 @@ _RAW = "return redis.call(ARGV[1], KEYS[1], unpack(ARGV, 2))"
 
 
 def _raw(pair: Pair, chance: random.Random) -> None:
-    """One command, on one of few keys, so that types and leftovers meet."""
+    """A command on a random key of a few keys, so that types and leftovers meet."""
     key, field = chance.choice(("k", "l", "m")), chance.choice(("f", "g", "h"))
     number = str(chance.choice((0, 1, 7, 2**52, -3)))
     name, *arguments = chance.choice((
@@ -60,7 +60,7 @@ def _raw(pair: Pair, chance: random.Random) -> None:
         ("LPOP",),
     ))  # fmt: skip
     if name == "HGET":
-        # The scripts have no use for it; HMGET is the same question.
+        # The scripts do not use HGET; HMGET reads the same.
         name = "HMGET"
     pair.run(_RAW, (key,), (name, *arguments), loose=(0,) if name == "PTTL" else ())
 

@@ -1,6 +1,6 @@
 """The schedules that broke earlier drafts, each step by step, on the shipped protocol and scripts.
 
-Rules: one test per schedule, in their order, and what it shows is its name. Numbers 5, 10 and 14, in which the store
+The tests are in the order of the schedules, one test per schedule. Numbers 5, 10 and 14, in which the store
 has the last word, are in `test_directed_store`.
 """
 
@@ -35,7 +35,7 @@ def rounds(hand: FaultInjector, kind: type[object]) -> list[Round]:
     return [one for one in hand.asked if isinstance(one.command, kind)]
 
 
-def test_1_an_extension_that_comes_after_the_release_leaves_no_ghost() -> None:
+def test_1_an_extension_after_the_release_creates_no_lock() -> None:
     hand = FaultInjector()
     grant = held(hand.run(protocol.acquire(hand.attempt("c1"))))
     assert hand.run(protocol.release(grant)) is protocol.Outcome.RELEASED
@@ -57,7 +57,7 @@ def test_2_a_lost_lease_does_not_come_back() -> None:
     assert hand.keys() == {A: c1.token}
 
 
-def test_2_a_lease_that_is_still_ours_is_repaired_where_it_is_missing() -> None:
+def test_2_a_held_lease_is_repaired_where_its_key_is_missing() -> None:
     hand = FaultInjector()
     grant = held(hand.run(protocol.acquire(hand.attempt("c1"))))
     hand.nodes[D].delete("a")
@@ -88,7 +88,7 @@ def test_2_an_extension_that_fails_deletes_nothing() -> None:
     assert hand.keys("a") == dict.fromkeys(ALL, grant.token)
 
 
-def test_3_a_client_with_a_shorter_max_ttl_gets_no_lease_from_a_node_that_forgot_one() -> None:
+def test_3_a_shorter_max_ttl_gets_no_lease_from_an_emptied_node() -> None:
     hand = FaultInjector(max_ttl_ms=60_000)
     c1 = held(hand.run(protocol.acquire(hand.attempt("c1", 60_000)), reach={A, B, C}))
     hasty = Codec(5, "", 5_000)
@@ -98,14 +98,14 @@ def test_3_a_client_with_a_shorter_max_ttl_gets_no_lease_from_a_node_that_forgot
     hand.wait(quarantine_ms(5_000) + 1)
     assert hand.tell(hand.attempt("c2"), [C], hasty)[C].kind is Kind.GRANTED, "its record is long over for this client"
     hand.nodes[C].delete("a")
-    # D and E hold no lock either, but they know what everybody else agreed on.
+    # D and E hold no lock either, but they know the fingerprint of the other clients.
     hand.tell(Extend(("a",), "somebody", 60_000), [D, E])
     refused = lost(hand.run(protocol.acquire(hand.attempt("c2")), reach={C, D, E}, codec=hasty))
     assert refused.disagreement is not None
     assert hand.now_ms() < c1.deadline_ms
 
 
-def test_4_a_record_from_the_future_does_not_silence_a_node_for_an_hour() -> None:
+def test_4_a_record_from_the_future_silences_no_node() -> None:
     hand = FaultInjector()
     node = hand.nodes[C]
     node.offset_ms += HOUR_MS
@@ -132,7 +132,7 @@ def test_6_an_extension_never_shortens() -> None:
 
 
 @pytest.mark.parametrize("proposed", [(EPOCH_MS + HOUR_MS) * 1_000 + 1, FENCE_LIMIT, 2**53, 2**60])
-def test_7_a_token_an_hour_ahead_is_refused_and_nothing_is_written(proposed: int) -> None:
+def test_7_a_token_an_hour_ahead_is_refused_without_a_write(proposed: int) -> None:
     hand = FaultInjector()
     attempt = hand.attempt("c1")._replace(proposed=proposed)
     refused = lost(hand.run(protocol.acquire(attempt)))
@@ -148,7 +148,7 @@ def test_7_a_token_an_hour_ahead_is_refused_and_nothing_is_written(proposed: int
     assert held(hand.run(protocol.acquire(hand.attempt("c2")))).fence == last.fence + 1
 
 
-def test_7_a_node_that_has_an_implausible_token_has_no_vote_there() -> None:
+def test_7_a_node_with_an_implausible_token_has_no_vote() -> None:
     hand = FaultInjector()
     for place in (A, B):
         hand.nodes[place].set(codec.fence_key("a"), str(FENCE_LIMIT - 5))
@@ -239,7 +239,7 @@ def test_15_one_frozen_node_keeps_nobody_waiting_twice(monkeypatch: pytest.Monke
     monkeypatch.setattr(SimConnections, "ask", timed)
     for seed in range(40):
         schedule = Schedule(seed, Source())
-        # Frozen when everybody is connected to it, and for less long than makes a client dial it again.
+        # Frozen when all clients are connected, and too shortly for a client to dial again.
         schedule.world.at(30 * MS, setattr, schedule.nodes[E], "frozen_until", 10**12)
         schedule.world.run(900 * MS, lambda: False)
     assert waited, "nobody has met the frozen node"
@@ -251,7 +251,7 @@ def test_16_an_attempt_that_looked_won_leaves_a_wake_up() -> None:
     steps = protocol.acquire(hand.attempt("c1"))
     attempt = next(steps)
     said = hand.tell(attempt.command, [A, B, C])
-    # C's answer is late: to this client it is silent, to everybody else it names this client.
+    # C's answer is late: C is silent for this client, and names this client as holder to all other clients.
     votes = (said[A], said[B], timed_out("no answer within 100 ms"), silent("down"), silent("down"))
     others = lost(hand.run(protocol.acquire(hand.attempt("c4")), reach={A, B, C}))
     assert others.round_result.held_by_a_quorum, "so c4 sleeps until it is woken"

@@ -1,7 +1,7 @@
 """Those of the schedules that broke earlier drafts in which the store has the last word, step by step.
 
-Rules: as in `test_directed`. Number 5 is not mended by the lock: its test shows that it happens, and that the store
-stays right.
+Rules: as in `test_directed`. The lock does not prevent number 5: its test shows the schedule, and that the store stays
+right.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tests.sim.manual_driver import A, B, C, D, E, FaultInjector, held
 
 
 @pytest.mark.parametrize("apart_ms", [0, 10])
-def test_5_a_quarantine_cut_short_gives_two_holders_and_the_store_stays_right(apart_ms: int) -> None:
+def test_5_the_store_stays_right_after_a_short_quarantine(apart_ms: int) -> None:
     hand = FaultInjector()
     c1 = held(hand.run(protocol.acquire(hand.attempt("c1")), reach={A, B, C}))
     (_, section, *_) = hand.open(c1)
@@ -46,7 +46,7 @@ def test_10_two_operations_under_one_lease_lose_no_update() -> None:
     grant = held(hand.run(protocol.acquire(hand.attempt("c1"))))
     (_, first, *_), (_, second, *_) = hand.open(grant), hand.open(grant)
     assert hand.write(grant, second, 1, "op-2") == ["WRITTEN", f"{grant.fence}:1"]
-    # The late write of the first carries the value that it read before the second wrote.
+    # The late write of the first operation carries a value from before the write of the second operation.
     assert hand.write(grant, first, 1, "op-1") == ["STALE", grant.fence]
     verdict, again, value = hand.open(grant)
     assert (verdict, value) == ("OPEN", "1")

@@ -52,7 +52,7 @@ def test_a_redundant_rule_can_go(name: str) -> None:
     assert not found.breach, "\n".join(found.steps)
 
 
-def test_broken_variants_break_what_is_promised_after_a_loss_of_memory_too() -> None:
+def test_broken_variants_break_promises_after_a_memory_loss() -> None:
     for name in (
         "largest-answer",
         "no-confirm",

@@ -1,4 +1,4 @@
-"""The simulator itself: it repeats, it sees enough, it finds what is broken, and nothing in what is shipped."""
+"""Tests of the simulator: runs repeat, cover enough, find each planted bug, and find no bug in the shipped source."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.sim.source import Source, Variant
 ROOT = Path(__file__).parents[2]
 SEEDS = (0, 1, 56, 57)
 LATE_GRANT = 117_747
-"""Its one node is emptied between the vote for a client that is stopped, and the vote for who is granted before it."""
+"""Its only node is emptied between the vote for a stopped client and the vote for a client that is granted earlier."""
 
 BROKEN = {
     "quarantine off": "no quarantine",
@@ -25,7 +25,7 @@ BROKEN = {
     "fence off": "open takes every token",
     "read without token": "the read raises no token",
 }
-"""What DESIGN assumes, by the mutant that takes it away."""
+"""The assumptions, each by the mutant that breaks the assumption."""
 
 QUICK = (
     "a quorum that is no majority",
@@ -45,13 +45,13 @@ def source() -> Source:
     return Source()
 
 
-def test_a_few_hundred_schedules_break_no_promise_and_are_not_vacuous() -> None:
+def test_some_hundred_schedules_work_and_break_no_promise() -> None:
     total = run.chunk((0, 400))
     assert total.violations == ()
     assert total.vacuous == []
 
 
-def test_a_node_that_was_emptied_between_two_votes_did_not_keep_its_memory_for_either(source: Source) -> None:
+def test_a_node_emptied_between_two_votes_has_no_memory(source: Source) -> None:
     assert Schedule(LATE_GRANT, source).run().world.violations == []
 
 
@@ -81,7 +81,7 @@ def test_a_seed_gives_the_same_history_in_another_process() -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("assumption", BROKEN)
-def test_a_broken_assumption_shows_within_a_few_thousand_schedules(assumption: str) -> None:
+def test_a_broken_assumption_shows_in_few_schedules(assumption: str) -> None:
     found = mutant_search.first_kill(BROKEN[assumption], 3_000)
     assert found is not None
     assert "Error" not in found[1], "a promise was broken, not the simulator"
@@ -92,19 +92,19 @@ def test_a_seeded_bug_is_found_at_once(name: str) -> None:
     assert mutant_search.first_kill(name, 500) is not None
 
 
-def test_there_are_at_least_forty_seeded_bugs_and_each_still_applies() -> None:
+def test_at_least_forty_mutants_exist_and_each_applies() -> None:
     assert len(mutants.MUTANTS) >= 40
     for name, pieces in mutants.MUTANTS.items():
         assert Source(*pieces), name
 
 
-def test_the_tests_that_are_named_for_mutants_pass_on_what_is_shipped() -> None:
+def test_the_tests_named_for_mutants_pass_on_shipped_code() -> None:
     assert mutant_search.named_tests_pass()
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", NAMED)
-def test_a_seeded_bug_that_schedules_seldom_meet_has_a_test_that_fails_on_it(name: str) -> None:
+def test_the_test_named_for_a_mutant_fails_on_the_mutant(name: str) -> None:
     assert mutant_search.named_test_fails(name)
 
 

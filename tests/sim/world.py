@@ -71,7 +71,7 @@ class Machine:
         self.actors: list[Actor] = []
 
     def freeze(self, length: int) -> None:
-        """Stop for a while; what arrives meanwhile is seen afterwards, in order."""
+        """Stop for a while; data that arrives meanwhile is read afterwards, in order."""
         self.frozen_until = max(self.frozen_until, self.world.now + length)
 
     def crash(self) -> None:
@@ -82,7 +82,7 @@ class Machine:
         self.actors.clear()
 
     def deliver(self, act: Callable[..., None], *arguments: Any) -> None:  # noqa: ANN401 - the act's own
-        """Let something happen on this machine: now, when it thaws, or never."""
+        """Let something happen on this machine: now, after a thaw, or never."""
         if not self.alive:
             return
         if self.frozen_until > self.world.now:
@@ -111,7 +111,7 @@ class Actor:
         self.machine.deliver(self.resume, value)
 
     def resume(self, value: object) -> None:
-        """Run to the next thing that it waits for."""
+        """Run to the next wait."""
         if not self.machine.alive:
             return
         try:

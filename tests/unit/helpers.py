@@ -54,7 +54,7 @@ def grant(deadline_ms: int = DEADLINE_MS) -> Grant:
 def drive(steps: Steps[T], *round_results: RoundResult) -> tuple[T, list[Round]]:
     """Answer the rounds with these elections, in order; give the result and all rounds that were asked for.
 
-    Rounds that nobody waits for need no election.
+    Rounds with `Wait.SENT` need no result.
     """
     left, rounds = list(round_results), []
     try:
@@ -70,7 +70,7 @@ def drive(steps: Steps[T], *round_results: RoundResult) -> tuple[T, list[Round]]
 
 
 def heard(round_: Round, votes: Sequence[Vote]) -> RoundResult:
-    """What a driver hears of these votes: dead nodes are known to be dead, the others answer in this order."""
+    """The votes as a driver gets them: dead nodes are known as dead, the other nodes answer in this order."""
     tally = VoteTally(round_, len(votes), 1_000)
     for place, vote in sorted(enumerate(votes), key=lambda one: one[1] != DEAD):
         if vote == DEAD or not tally.is_over:

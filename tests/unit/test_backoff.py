@@ -16,7 +16,7 @@ ALONE = Refusal(round_result(*[DEAD] * 4, granted()))
 
 
 @pytest.mark.parametrize("chance", CHANCES)
-def test_who_is_denied_by_a_quorum_sleeps_until_the_keys_run_out_and_hardly_longer(chance: float) -> None:
+def test_a_denied_client_waits_until_the_keys_expire(chance: float) -> None:
     sleep = sleep_ms(HELD, chance)
     assert sleep is not None
     assert 301 <= sleep <= 310
@@ -40,7 +40,7 @@ def test_nobody_sleeps_on_a_hint_for_ever(chance: float) -> None:
     ],
     ids=["five", "one dead", "two dead", "four"],
 )
-def test_whom_every_living_node_denies_sleeps_until_woken_however_few_answers_decided(votes: list[Vote]) -> None:
+def test_a_client_that_all_live_nodes_deny_waits_for_a_wake_up(votes: list[Vote]) -> None:
     """Else a waiter polls, and is not in the queue, whenever a node is dead."""
     assert sleep_ms(Refusal(heard(Round(attempt()), votes)), 0.0) is not None
 
@@ -56,7 +56,7 @@ def test_a_pause_for_want_of_a_quorum_grows_and_is_random() -> None:
     assert len({pause_ms(ALONE, 3, chance / 100) for chance in range(100)}) > 4
 
 
-def test_after_a_split_vote_or_without_a_quorum_there_is_nothing_to_be_woken_by() -> None:
+def test_no_wake_up_follows_a_split_vote_or_a_missing_quorum() -> None:
     absent = Refusal(round_result(*[ABSENT] * 2, granted(), DEAD, DEAD))
     assert [sleep_ms(refusal, 0.5) for refusal in (SPLIT, ALONE, absent)] == [None] * 3
 
@@ -68,7 +68,7 @@ def test_pauses_are_at_least_a_millisecond_and_bounded(attempts: int, chance: fl
     assert 1 <= pause_ms(ALONE, attempts, chance) <= 401
 
 
-def test_rivals_that_split_a_vote_pause_at_random_and_shortly_at_first() -> None:
+def test_a_split_vote_gives_a_short_random_pause() -> None:
     pauses = {pause_ms(SPLIT, 1, chance / 100) for chance in range(100)}
     assert len(pauses) > 4
     assert max(pauses) <= 8
@@ -88,7 +88,7 @@ def test_a_failed_renewal_is_tried_again_within_what_is_left(left: int) -> None:
     assert 1 <= retry_ms(left) <= max(1, min(left, 100))
 
 
-def test_the_first_wait_is_short_and_longer_only_where_the_last_one_was() -> None:
+def test_the_first_wait_grows_with_the_last_wait() -> None:
     assert first_ms(0, 5_000) == first_ms(20, 5_000) == 50
     assert first_ms(100, 5_000) == 200
     assert first_ms(60_000, 5_000) == 500, "a dead holder's lease is not slept through"

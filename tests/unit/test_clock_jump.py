@@ -1,4 +1,4 @@
-"""The clock watch: jumps are seen, round trips and slow drift are not taken for jumps."""
+"""Clock jumps are detected; long round trips and slow drift are not taken for jumps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ HOUR_MS = 3_600_000
 
 
 def watched(seed: int, *, ppm: int, hours: float = 1.0) -> ClockJumpDetector:
-    """A watch that has seen a node with this clock error, over links of many lengths, for this long."""
+    """A detector that has observed a node with this clock error, over many round-trip times, for this long."""
     chance, detector, now = random.Random(seed), ClockJumpDetector(), 1_000_000
     end = now + int(hours * HOUR_MS)
     while now < end:
@@ -49,7 +49,7 @@ def test_a_jump_is_reported_once() -> None:
 
 
 def test_a_slow_reply_widens_nothing_that_is_known() -> None:
-    """A round trip of a second bounds the offset badly; what is known from before still holds after it."""
+    """A round trip of a second bounds the offset badly; the earlier bounds still hold."""
     detector = ClockJumpDetector()
     detector.observe(50_000, 1_000, 1_001)
     detector.observe(50_500, 1_001, 2_001)
@@ -57,7 +57,7 @@ def test_a_slow_reply_widens_nothing_that_is_known() -> None:
 
 
 def test_a_small_jump_after_a_busy_hour_is_seen() -> None:
-    """Replies that tell nothing new do not make the detector forget when it learned the offset."""
+    """Replies without new bounds do not change the time of the last good bound."""
     detector = ClockJumpDetector()
     for now in range(1_000, 3_600_000, 400):
         assert detector.observe(50_000 + now, now, now + 1) == 0

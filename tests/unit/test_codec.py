@@ -41,7 +41,7 @@ COMMANDS: list[Command] = [
 
 
 def words(packed: bytes) -> list[str]:
-    """A packed command as a server would read it."""
+    """The words of a packed command, as a server reads them."""
     reader = hiredis.Reader(encoding="utf-8")
     reader.feed(packed)
     found = reader.gets()
@@ -51,7 +51,7 @@ def words(packed: bytes) -> list[str]:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_is_one_evalsha_whose_keys_and_arguments_are_words(command: Command) -> None:
+def test_a_command_is_an_evalsha_with_separate_words(command: Command) -> None:
     script = SCRIPTS[type(command)]
     packed = CODEC.encode(command) + (run_id_argument("run-1") if script.admits else b"")
     verb, sha, count, *rest = words(packed)
@@ -94,7 +94,7 @@ def parsed(packed: bytes) -> list[bytes]:
     "name", ["a b", "{tag}:x", "a:b:c", "ünïcode \N{SNOWMAN}", "'; redis.call('KEYS', '*') --", "%s"]
 )
 @pytest.mark.parametrize("kind", list(SCRIPTS), ids=lambda kind: kind.__name__)
-def test_whatever_a_name_and_an_owner_look_like_they_are_single_words(kind: type[Command], name: str) -> None:
+def test_any_name_and_any_owner_label_is_a_single_word(kind: type[Command], name: str) -> None:
     owner = "x:task\r\n$3\r\nDEL\r\n@höst"
     example = next(command for command in COMMANDS if isinstance(command, kind))
     fields = {"names": (name,)} | ({} if isinstance(example, Inspect) else {"token": owner})
@@ -107,7 +107,7 @@ def test_whatever_a_name_and_an_owner_look_like_they_are_single_words(kind: type
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: type(command).__name__)
-def test_a_command_brings_as_many_keys_and_arguments_as_its_script_reads(command: Command) -> None:
+def test_a_command_has_the_keys_and_arguments_of_its_script(command: Command) -> None:
     call = CODEC.call(command)
     code = re.sub(r"--.*", "", call.script.source.decode())
     arguments = {int(number) for number in re.findall(r"ARGV\[(\d+)\]", code)}
@@ -140,7 +140,7 @@ def test_each_argument_is_where_its_script_reads_it(command: Command, arguments:
     assert call.arguments == (*common, *arguments)
 
 
-def test_each_key_of_a_command_is_there_once_and_is_the_locks_or_internal() -> None:
+def test_each_key_of_a_command_is_a_lock_or_internal() -> None:
     for command in COMMANDS:
         keys = CODEC.call(command).keys
         assert len(set(keys)) == len(keys)
@@ -185,7 +185,7 @@ def test_no_resource_can_collide_with_the_locks_own_keys() -> None:
         assert ord(key[0]) < 32
 
 
-def test_clients_that_differ_in_anything_they_must_share_have_other_terms() -> None:
+def test_each_shared_setting_changes_the_fingerprint() -> None:
     fingerprint = {
         Codec(*options).fingerprint for options in ((5, "", 10_000), (3, "", 10_000), (5, "a", 10_000), (5, "", 9_999))
     }
@@ -258,7 +258,7 @@ def test_another_clients_token_may_be_any_bytes() -> None:
     ids=str,
 )
 def test_what_only_begins_like_a_vote_is_none(reply: object) -> None:
-    """A fence that is no number would break the client when it looks for the largest one."""
+    """A fence that is no number would break the search for the largest fence."""
     vote = decode(reply)
     assert (vote.kind, vote.fingerprint) == (Kind.SILENT, "")
     assert "no vote" in vote.reason

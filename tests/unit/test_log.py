@@ -43,9 +43,7 @@ def test_an_event_is_a_name_and_its_fields(lines: pytest.LogCaptureFixture) -> N
 
 
 @pytest.mark.parametrize("value", ["a b", "a\nb", "a b\x1b[2J", "a=b", 'say "x"', "it's", "\t", ""])
-def test_a_value_that_could_be_misread_is_quoted_and_stays_in_its_line(
-    lines: pytest.LogCaptureFixture, value: str
-) -> None:
+def test_an_ambiguous_value_is_quoted_on_a_single_line(lines: pytest.LogCaptureFixture, value: str) -> None:
     _log.warning("event", field=value)
     assert lines.messages == [f"event field={value!r}"]
     assert "\n" not in lines.messages[0]
@@ -116,7 +114,7 @@ def test_a_release_that_found_less_than_it_should_is_a_warning(
     assert (lines.records[0].levelno, lines.records[0].__dict__["redlock_event"]) == (level, outcome.value)
 
 
-def test_no_line_of_the_journal_holds_an_owner_token_or_a_password(lines: pytest.LogCaptureFixture) -> None:
+def test_no_log_line_holds_an_owner_token_or_a_password(lines: pytest.LogCaptureFixture) -> None:
     refused = LockContended("account:42", "task-2@host-b (fedcba98)", 1.0)
     JOURNAL.acquired("account:42", grant(), 1)
     JOURNAL.retry("account:42", "me", SPLIT, 1, 1)
@@ -133,7 +131,7 @@ def test_no_line_of_the_journal_holds_an_owner_token_or_a_password(lines: pytest
         assert "canary" not in said
 
 
-def test_who_watches_sees_the_events_that_it_asked_for_whatever_the_level_of_the_log(
+def test_a_watcher_gets_its_events_at_every_log_level(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen: list[tuple[str, dict[str, object]]] = []
@@ -149,7 +147,7 @@ def test_who_watches_sees_the_events_that_it_asked_for_whatever_the_level_of_the
     assert seen == [("retry", {"resource": "a"}), ("lost", {"resource": "b"})]
 
 
-def test_a_field_may_be_a_mapping_for_machines_and_a_list_for_people(lines: pytest.LogCaptureFixture) -> None:
+def test_a_mapping_is_a_list_in_the_line(lines: pytest.LogCaptureFixture) -> None:
     _log.warning("acquired", missing={"h:1": "connection refused", "h:2": "full"}, other={})
     assert lines.messages == ["acquired missing='h:1: connection refused; h:2: full' other=-"]
     assert fields(lines)["missing"] == {"h:1": "connection refused", "h:2": "full"}

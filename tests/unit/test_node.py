@@ -1,4 +1,4 @@
-"""`address` and `node`: addresses, what is said of them, and when a bad node is tried again."""
+"""`address` and `node`: addresses, their error messages, and the pauses between dials."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CANARY = "canary-b7Qx"
 
 
 def refusal(url: str) -> str:
-    """What is said of an address that can't be used."""
+    """The error message for an address that can't be used."""
     with pytest.raises(ConfigurationError) as caught:
         Node(url, 100)
     return str(caught.value)
@@ -95,7 +95,7 @@ def test_passwords_may_hold_anything_that_is_escaped(url: str, password: str) ->
         ("redis://h:1?db=x", "an option"),
     ],
 )
-def test_an_address_that_cannot_be_used_says_what_is_wrong_and_what_would_be_right(url: str, said: str) -> None:
+def test_a_bad_address_gives_the_fault_and_a_valid_form(url: str, said: str) -> None:
     message = refusal(url)
     assert said in message
     assert "write redis://[user:password@]host:port[/db]" in message
@@ -103,7 +103,7 @@ def test_an_address_that_cannot_be_used_says_what_is_wrong_and_what_would_be_rig
 
 
 @pytest.mark.parametrize("option", ["max_connections=4", "timeout=3", "nope=1", "connection_class=x"])
-def test_an_option_that_a_connection_does_not_know_is_refused_by_name(option: str) -> None:
+def test_an_unknown_address_option_is_refused(option: str) -> None:
     assert refusal(f"redis://h:1?{option}").startswith("node address of h:1 has an option that is not known")
 
 
@@ -114,7 +114,7 @@ def test_an_option_that_a_connection_does_not_know_is_refused_by_name(option: st
         "credential_provider=x&password=y",
     ],
 )
-def test_an_option_with_a_value_that_a_connection_refuses_is_one_line_too(option: str) -> None:
+def test_a_bad_option_value_is_refused_in_one_line(option: str) -> None:
     message = refusal(f"rediss://h:1?{option}")
     assert "h:1" in message
     assert "\n" not in message
@@ -146,7 +146,7 @@ def test_no_message_repeats_a_password(url: str) -> None:
     assert CANARY not in refusal(url)
 
 
-def test_a_password_with_a_comma_in_one_text_of_addresses_is_not_repeated_either() -> None:
+def test_a_password_with_a_comma_is_not_repeated() -> None:
     with pytest.raises(ConfigurationError) as caught:
         Redlock(f"redis://:{CANARY},{CANARY}@h:1,redis://h:2,redis://h:3")
     assert CANARY not in str(caught.value)
@@ -158,7 +158,7 @@ def test_a_node_that_is_listed_twice_is_named_by_its_label() -> None:
     assert str(caught.value).startswith("node h:1 is listed twice")
 
 
-def test_making_a_client_with_all_its_parts_dials_nothing_and_starts_nothing() -> None:
+def test_a_new_client_dials_no_node_and_starts_no_thread() -> None:
     """The conftest refuses connections; no thread may be there to make one either."""
     before = threading.active_count()
     with Redlock(["redis://h:1", "rediss://h:2", "unix:///run/a.sock"]) as client:
@@ -170,7 +170,7 @@ def test_making_a_client_with_all_its_parts_dials_nothing_and_starts_nothing() -
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Let the nodes' clock say what it is told to."""
+    """Replace the nodes' clock with a list of times."""
 
     def set_to(now: int) -> None:
         monkeypatch.setattr(node_module, "now_ms", lambda: now)
@@ -179,13 +179,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     return set_to
 
 
-def test_a_node_that_is_not_known_to_be_bad_is_dialled_at_any_time(clock: Callable[[int], None]) -> None:
+def test_a_node_that_is_up_is_dialled_at_any_time(clock: Callable[[int], None]) -> None:
     clock(0)
     node = Node("h:1", 100)
     assert [node.may_dial() for _ in range(3)] == [True] * 3
 
 
-def test_a_bad_node_is_probed_by_one_thread_at_a_time_after_a_pause(clock: Callable[[int], None]) -> None:
+def test_a_node_that_is_down_is_dialled_by_one_thread_at_a_time(clock: Callable[[int], None]) -> None:
     node = Node("h:1", 100)
     node.mark_down("connection refused")
     assert not node.may_dial()
@@ -193,7 +193,7 @@ def test_a_bad_node_is_probed_by_one_thread_at_a_time_after_a_pause(clock: Calla
     assert [node.may_dial() for _ in range(3)] == [True, False, False]
 
 
-def test_the_pause_grows_with_the_failures_and_stays_below_a_second(clock: Callable[[int], None]) -> None:
+def test_the_pause_between_dials_grows_up_to_a_second(clock: Callable[[int], None]) -> None:
     node, pauses = Node("h:1", 100), []
     for _ in range(50):
         clock(0)
@@ -207,7 +207,7 @@ def test_the_pause_grows_with_the_failures_and_stays_below_a_second(clock: Calla
     assert pauses[0] < pauses[-1] <= 1_000
 
 
-def test_a_node_that_was_reached_is_good_at_once_and_its_failures_are_forgotten(clock: Callable[[int], None]) -> None:
+def test_a_dial_that_succeeds_resets_the_failures(clock: Callable[[int], None]) -> None:
     node = Node("h:1", 100)
     for _ in range(10):
         node.mark_down("connection refused")
@@ -230,7 +230,7 @@ def test_going_down_and_coming_back_are_logged_once_each(caplog: pytest.LogCaptu
 
 
 def wrapped(cause: Exception) -> Exception:
-    """As redis-py raises what the socket raised."""
+    """As redis-py raises a socket error."""
     error = RedisConnectionError(f"Error connecting to h:1. {cause}")
     error.__cause__ = cause
     return error

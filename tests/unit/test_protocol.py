@@ -60,7 +60,7 @@ def test_fences_that_disagree_are_made_to_agree_on_a_larger_one(votes: list[Vote
     assert rounds[1].command == Confirm(NAMES, TOKEN, 10)
 
 
-def test_a_confirm_without_a_quorum_is_no_lease_and_everything_is_taken_back() -> None:
+def test_a_confirm_without_a_quorum_is_cancelled_everywhere() -> None:
     first = round_result(granted(7), granted(8), granted(9), DEAD, DEAD)
     result, rounds = drive(
         protocol.acquire(attempt()), first, round_result(granted(10), granted(10), denied(), DEAD, DEAD)
@@ -83,7 +83,7 @@ def test_what_took_longer_than_it_is_good_for_is_no_lease() -> None:
     assert isinstance(in_time, Grant)
 
 
-def test_validity_counts_from_before_the_first_round_even_after_a_second() -> None:
+def test_validity_counts_from_before_the_first_of_two_rounds() -> None:
     first = round_result(granted(7), granted(8), granted(9), DEAD, DEAD, sent_ms=1_000, done_ms=3_000)
     second = round_result(*[granted(10)] * 5, sent_ms=3_000, done_ms=4_000)
     result, _ = drive(protocol.acquire(attempt()), first, second)
@@ -103,9 +103,7 @@ def test_validity_counts_from_before_the_first_round_even_after_a_second() -> No
         ([denied(), denied(), denied(), denied(), timed_out("no answer")], (4,)),
     ],
 )
-def test_a_lost_election_is_cancelled_on_all_nodes_but_those_that_said_no_and_wakes_nobody(
-    votes: list[Vote], to: tuple[int, ...]
-) -> None:
+def test_a_lost_attempt_is_cancelled_except_on_denying_nodes(votes: list[Vote], to: tuple[int, ...]) -> None:
     result, rounds = drive(protocol.acquire(attempt()), round_result(*votes))
     assert isinstance(result, Refusal)
     assert [(round_.command, round_.wait, round_.to) for round_ in rounds[1:]] == [(CANCEL, Wait.SENT, to)]
@@ -117,7 +115,7 @@ def test_where_every_node_said_no_there_is_nothing_to_take_back() -> None:
     assert len(rounds) == 1
 
 
-def test_one_granted_node_and_two_silent_ones_are_no_quorum_and_a_split_vote_is_none_either() -> None:
+def test_a_single_grant_or_a_split_vote_is_no_quorum() -> None:
     few, _ = drive(protocol.acquire(attempt()), round_result(granted(), DEAD, DEAD, DEAD, denied()))
     split, _ = drive(protocol.acquire(attempt()), round_result(granted(), granted(), denied(), denied(), DEAD))
     assert isinstance(few, Refusal)
@@ -126,7 +124,7 @@ def test_one_granted_node_and_two_silent_ones_are_no_quorum_and_a_split_vote_is_
     assert not split.no_quorum
 
 
-def test_whom_one_node_refuses_because_they_disagree_takes_no_lease() -> None:
+def test_a_client_that_a_node_rejects_gets_no_lease() -> None:
     refused = silent("other terms")._replace(fingerprint="nodes=3")
     result, rounds = drive(protocol.acquire(attempt()), round_result(*[granted()] * 3, refused, UNANSWERED))
     assert isinstance(result, Refusal)
@@ -134,14 +132,14 @@ def test_whom_one_node_refuses_because_they_disagree_takes_no_lease() -> None:
     assert isinstance(rounds[-1].command, Release)
 
 
-def test_who_looked_like_the_winner_leaves_a_wake_up_when_it_goes() -> None:
-    """Others were denied by it, and sleep until somebody wakes them."""
+def test_an_apparent_winner_leaves_a_wake_up_on_its_cancel() -> None:
+    """The nodes denied other clients for this attempt, and those clients sleep until a wake-up."""
     refused = silent("other terms")._replace(fingerprint="nodes=3")
     _, rounds = drive(protocol.acquire(attempt()), round_result(*[granted()] * 4, refused))
     assert [round_.command for round_ in rounds[1:]] == [CANCEL_AND_WAKE]
 
 
-def test_every_ballot_of_five_nodes_gives_a_lease_exactly_when_a_quorum_granted() -> None:
+def test_of_all_votes_of_five_nodes_only_a_quorum_gives_a_lease() -> None:
     confirmed = round_result(*[granted(9)] * 3, UNANSWERED, UNANSWERED)
     for votes in itertools.product([granted(7), granted(8), denied(), DEAD, UNANSWERED], repeat=5):
         first = round_result(*votes)
@@ -154,7 +152,7 @@ def test_every_ballot_of_five_nodes_gives_a_lease_exactly_when_a_quorum_granted(
         assert isinstance(result, Grant) == (sum(yes) >= 3), votes
 
 
-def test_a_confirm_is_above_every_fence_that_was_told_also_with_a_denial() -> None:
+def test_a_confirm_is_above_the_fences_of_denials_too() -> None:
     first = round_result(granted(7), granted(8), granted(8), denied(fence=20), DEAD)
     result, rounds = drive(protocol.acquire(attempt()), first, round_result(*[granted(21)] * 3, DEAD, DEAD))
     assert isinstance(result, Grant)
@@ -162,7 +160,7 @@ def test_a_confirm_is_above_every_fence_that_was_told_also_with_a_denial() -> No
     assert result.fence == 21
 
 
-def test_a_lease_that_no_quorum_confirmed_for_want_of_answers_is_not_contended() -> None:
+def test_a_confirm_without_answers_is_not_contention() -> None:
     first = round_result(granted(7), granted(8), granted(9), DEAD, DEAD)
     result, _ = drive(protocol.acquire(attempt()), first, round_result(granted(10), granted(10), DEAD, DEAD, DEAD))
     assert isinstance(result, Refusal)
@@ -170,12 +168,12 @@ def test_a_lease_that_no_quorum_confirmed_for_want_of_answers_is_not_contended()
     assert not result.expired
 
 
-def test_a_lease_that_was_won_is_not_cancelled_and_its_first_round_goes_to_all() -> None:
+def test_a_won_attempt_asks_all_nodes_and_is_not_cancelled() -> None:
     _, rounds = drive(protocol.acquire(attempt()), round_result(*[granted()] * 5))
     assert [(round_.to, round_.wait) for round_ in rounds] == [(None, Wait.DECIDED)]
 
 
-def test_an_extension_gives_a_later_deadline_counted_from_before_it_was_sent() -> None:
+def test_an_extension_counts_its_deadline_from_before_the_send() -> None:
     steps = protocol.extend(grant(), TTL_MS)
     result, rounds = drive(steps, round_result(*[granted(0)] * 3, DEAD, DEAD, sent_ms=3_000, done_ms=3_005))
     assert isinstance(result, Grant)
@@ -190,7 +188,7 @@ def test_an_extension_never_brings_the_deadline_forward() -> None:
     assert result.deadline_ms == DEADLINE_MS
 
 
-def test_an_extension_that_is_sent_after_the_deadline_is_none_even_if_the_keys_are_there() -> None:
+def test_an_extension_sent_after_the_deadline_fails() -> None:
     """Of redsync and RedLock.net: the old deadline was not looked at."""
     late = round_result(*[granted(0)] * 5, sent_ms=DEADLINE_MS, done_ms=DEADLINE_MS + 1)
     result, _ = drive(protocol.extend(grant(), TTL_MS), late)
@@ -207,7 +205,7 @@ def test_an_extension_whose_answers_came_too_late_is_none() -> None:
 
 @pytest.mark.parametrize("sent_ms", [1_010, 1_500, 3_000, DEADLINE_MS - 1])
 @pytest.mark.parametrize("ttl_ms", [204, 1_000, 4_999, 5_000, 10_000])
-def test_whenever_it_is_extended_and_by_whatever_the_deadline_only_moves_back(sent_ms: int, ttl_ms: int) -> None:
+def test_an_extension_never_shortens_the_lease(sent_ms: int, ttl_ms: int) -> None:
     won = round_result(*[granted(0)] * 3, DEAD, DEAD, sent_ms=sent_ms, done_ms=sent_ms + 1)
     result, _ = drive(protocol.extend(grant(), ttl_ms), won)
     assert isinstance(result, Grant)
@@ -215,7 +213,7 @@ def test_whenever_it_is_extended_and_by_whatever_the_deadline_only_moves_back(se
     assert (result.names, result.token, result.fence) == (NAMES, TOKEN, grant().fence)
 
 
-def test_an_extension_that_is_sent_in_the_last_millisecond_still_counts() -> None:
+def test_an_extension_sent_in_the_last_millisecond_succeeds() -> None:
     last = round_result(*[granted(0)] * 5, sent_ms=DEADLINE_MS - 1, done_ms=DEADLINE_MS + 5)
     result, _ = drive(protocol.extend(grant(), TTL_MS), last)
     assert isinstance(result, Grant)
@@ -237,7 +235,7 @@ def test_a_lost_extension_deletes_and_repairs_nothing() -> None:
     assert len(rounds) == 1
 
 
-def test_repair_follows_a_won_extension_and_goes_only_to_nodes_that_said_that_the_key_is_missing() -> None:
+def test_a_repair_follows_an_extension_where_the_key_is_missing() -> None:
     votes = [granted(0), ABSENT, granted(0), silent("abstains"), granted(0)]
     result, rounds = drive(
         protocol.extend(grant(), TTL_MS, Wait.ALL), round_result(*votes, sent_ms=2_000, done_ms=2_001)
@@ -273,7 +271,7 @@ def test_a_release_says_what_it_found(votes: list[Vote], outcome: Outcome) -> No
 @pytest.mark.parametrize(
     "votes", [[ABSENT, ABSENT, ABSENT, DEAD, DEAD], [ABSENT] * 4, [ABSENT] * 2], ids=["two dead", "four", "two"]
 )
-def test_an_overrun_is_told_also_where_nodes_are_dead_or_their_number_is_even(votes: list[Vote]) -> None:
+def test_an_expired_lease_is_reported_with_dead_nodes_too(votes: list[Vote]) -> None:
     steps = protocol.release(grant())
     with pytest.raises(StopIteration) as end:
         steps.send(heard(next(steps), votes))
@@ -281,7 +279,7 @@ def test_an_overrun_is_told_also_where_nodes_are_dead_or_their_number_is_even(vo
 
 
 @pytest.mark.parametrize("dead", [0, 1, 2])
-def test_a_release_is_told_however_many_nodes_of_the_minority_are_dead(dead: int) -> None:
+def test_a_release_is_reported_with_a_minority_of_dead_nodes(dead: int) -> None:
     steps = protocol.release(grant())
     with pytest.raises(StopIteration) as end:
         steps.send(heard(next(steps), [granted(0)] * (5 - dead) + [DEAD] * dead))
@@ -296,7 +294,7 @@ def test_inspect_hears_every_node() -> None:
 
 
 def test_an_attempt_is_never_made_twice_with_one_token() -> None:
-    """The generator has one attempt and ends: the next one has to come with a token of its own."""
+    """The generator makes a single attempt and ends: the next attempt needs its own token."""
     _, rounds = drive(protocol.acquire(attempt()), round_result(*[DEAD] * 5))
     assert sum(isinstance(round_.command, Acquire) for round_ in rounds) == 1
 

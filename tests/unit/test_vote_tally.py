@@ -53,7 +53,7 @@ def test_a_node_that_nobody_waited_for_may_still_vote() -> None:
     assert one.is_over
 
 
-def test_a_lost_connection_answers_nothing_any_more_and_takes_back_no_vote() -> None:
+def test_a_lost_connection_changes_no_vote_that_was_cast() -> None:
     one = tally()
     one.cast(0, granted())
     for place in range(5):
@@ -81,7 +81,7 @@ def test_a_node_that_is_cast_twice_is_one_answer() -> None:
     assert one.is_over
 
 
-def test_a_token_is_looked_at_from_an_hour_ahead_of_the_proposal_on() -> None:
+def test_a_token_an_hour_above_the_proposal_is_checked() -> None:
     acquire = attempt()
     assert VoteTally(Round(acquire), 5, 0).most_fence == acquire.proposed + 3_600_000_000
     assert tally().most_fence > FENCE_LIMIT

@@ -33,7 +33,7 @@ def test_any_two_quorums_share_a_node_and_no_smaller_number_does(nodes: int) -> 
 
 
 @pytest.mark.parametrize("nodes", range(1, 10))
-def test_a_round_is_decided_exactly_when_no_completion_changes_its_outcome(nodes: int) -> None:
+def test_a_round_is_decided_once_no_vote_can_change_its_result(nodes: int) -> None:
     quorum = quorum_of(nodes)
     for granted_, unanswered in itertools.product(range(nodes + 1), repeat=2):
         if granted_ + unanswered > nodes:
@@ -43,7 +43,7 @@ def test_a_round_is_decided_exactly_when_no_completion_changes_its_outcome(nodes
 
 
 @pytest.mark.parametrize("nodes", range(1, 10))
-def test_a_round_is_counted_exactly_when_no_completion_changes_which_side_has_a_quorum(nodes: int) -> None:
+def test_a_round_is_counted_once_its_quorum_can_not_change(nodes: int) -> None:
     quorum = quorum_of(nodes)
     for yes, no in itertools.product(range(nodes + 1), repeat=2):
         for unanswered in range(nodes - yes - no + 1):
@@ -78,14 +78,14 @@ def test_drift_is_one_percent_and_two_milliseconds_rounded_up(ttl_ms: int, drift
     assert drift_ms(ttl_ms) == drift
 
 
-def test_drift_is_never_less_than_its_exact_value_and_never_a_whole_millisecond_more() -> None:
+def test_drift_is_rounded_up_by_less_than_a_millisecond() -> None:
     for ttl_ms in range(10_001):
         exact = Fraction(ttl_ms, 100) + 2
         assert exact <= drift_ms(ttl_ms) < exact + 1
 
 
 @pytest.mark.parametrize("ttl_ms", [204, 1_000, 1_001, 5_000, 9_999])
-def test_whatever_the_clocks_floored_away_the_holder_stops_before_the_keys_can_run_out(ttl_ms: int) -> None:
+def test_the_deadline_comes_before_the_keys_can_expire(ttl_ms: int) -> None:
     parts = [Fraction(0), Fraction(1, 2), Fraction(999_999, 1_000_000)]
     exact_drift = Fraction(ttl_ms, 100) + 2
     for sent, now in itertools.product(parts, repeat=2):
@@ -94,13 +94,13 @@ def test_whatever_the_clocks_floored_away_the_holder_stops_before_the_keys_can_r
         assert really_now < really_sent + ttl_ms - exact_drift
 
 
-def test_a_deadline_gives_away_no_more_than_two_milliseconds_of_rounding() -> None:
+def test_rounding_costs_a_deadline_at_most_two_milliseconds() -> None:
     for ttl_ms in range(204, 5_000):
         exact = 1_000 + ttl_ms - Fraction(ttl_ms, 100) - 2
         assert exact - 2 <= deadline_ms(ttl_ms, sent_ms=1_000) <= exact - 1
 
 
-def test_a_node_abstains_until_every_lease_that_it_could_have_forgotten_is_over() -> None:
+def test_a_quarantine_lasts_longer_than_every_forgotten_lease() -> None:
     for ttl_ms in (204, 5_000, 10_000):
         assert quarantine_ms(10_000) >= ttl_ms + drift_ms(ttl_ms)
 
@@ -118,9 +118,7 @@ def test_a_node_abstains_until_every_lease_that_it_could_have_forgotten_is_over(
         ([], None),
     ],
 )
-def test_fences_agree_when_a_quorum_told_the_same_number_and_nobody_a_larger_one(
-    fences: list[int], agreed: int | None
-) -> None:
+def test_fences_agree_if_a_quorum_reports_the_largest_number(fences: list[int], agreed: int | None) -> None:
     votes = [granted(fence) for fence in fences]
     assert round_result(*votes, *[DEAD] * (5 - len(votes))).agreed_fence == agreed
 
@@ -129,7 +127,7 @@ def test_with_an_even_number_of_nodes_half_of_them_do_not_agree() -> None:
     assert round_result(granted(7), granted(7), granted(6), granted(6)).agreed_fence is None
 
 
-def test_the_largest_fence_counts_every_vote_also_the_ones_against() -> None:
+def test_the_largest_fence_includes_the_fences_of_denials() -> None:
     assert round_result(granted(7), denied(fence=9), DEAD).largest_fence == 9
 
 
@@ -203,7 +201,7 @@ def test_free_in_agrees_with_letting_the_keys_run_out_one_by_one() -> None:
         ([DEAD], False),
     ],
 )
-def test_a_quorum_is_reachable_when_enough_nodes_voted_or_still_may(
+def test_a_quorum_is_reachable_if_enough_nodes_may_vote(
     votes: list[Vote],
     reachable: bool,  # noqa: FBT001
 ) -> None:
@@ -215,7 +213,7 @@ def test_silence_is_neither_yes_nor_no() -> None:
     assert (votes.won, votes.held_by_a_quorum, Refusal(votes).no_quorum) == (False, False, True)
 
 
-def test_an_election_that_was_won_too_late_is_not_a_missing_quorum() -> None:
+def test_a_round_that_is_won_too_late_is_no_missing_quorum() -> None:
     assert not Refusal(round_result(*[granted()] * 5), expired=True).no_quorum
 
 
@@ -241,7 +239,7 @@ def test_a_minority_of_nodes_invents_no_token(fences: tuple[int, ...], backed: i
     assert round_result(*map(granted, fences)).backed_fence == backed
 
 
-def test_a_node_that_works_under_other_terms_is_named_by_its_place() -> None:
+def test_a_node_with_another_configuration_is_given_by_place() -> None:
     other_terms = Vote(Kind.SILENT, reason="its clients agreed on other terms", fingerprint="nodes=3")
     assert round_result(granted(), DEAD, other_terms).disagreement == 2
     assert round_result(granted(), DEAD).disagreement is None
@@ -252,7 +250,7 @@ def test_no_answer_and_no_answer_yet_are_told_apart() -> None:
     assert (votes.unanswered, votes.granted) == (1, 1)
 
 
-def test_an_owner_token_is_shown_with_who_it_is_and_eight_digits_of_its_secret() -> None:
+def test_a_masked_token_shows_the_label_and_eight_digits() -> None:
     assert masked_token(TOKEN) == "task-1@host-a (01234567)"
 
 
@@ -272,7 +270,7 @@ def test_who_may_hold_colons() -> None:
         f"{SECRET}:{SECRET}",
     ],
 )
-def test_no_more_than_eight_digits_of_a_secret_are_ever_shown_also_of_other_clients_tokens(token: str) -> None:
+def test_a_masked_token_never_shows_more_than_eight_digits(token: str) -> None:
     assert SECRET[:9] not in masked_token(token)
 
 
