@@ -120,11 +120,7 @@ class WaiterPool:
             if not pending.done.wait(min(seconds, node.timeout_ms / 1000)):
                 if seconds < node.timeout_ms / 1000:
                     return None
-<<<<<<< HEAD
                 pending.mark_overdue()
-=======
-                dial.mark_overdue()
->>>>>>> main
                 raise UnsuitableNode(node.error or f"no answer within {node.timeout_ms} ms")
             if pending.result is None:
                 raise UnsuitableNode(pending.error)
