@@ -170,6 +170,8 @@ def _prose(text: str) -> Iterator[str]:
             for item in _items(textwrap.dedent("\n".join(rest)).splitlines()):
                 name, colon, what = item.partition(": ")
                 yield f"- `{name}`: {what}" if colon and " " not in name else f"- {item}"
+        elif head == "Example:":
+            yield from ("*Example*", "", "```pycon", *textwrap.dedent("\n".join(rest)).splitlines(), "```")
         else:
             yield part
         yield ""

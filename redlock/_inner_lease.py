@@ -50,7 +50,7 @@ class InnerLease(Lease):
 
     @property
     def is_held(self) -> bool:
-        """Whether the block is inside and the outer lease is held."""
+        """Whether the block runs and the outer lease is held."""
         return self._is_inside and self._outer.is_held
 
     @property
@@ -109,7 +109,7 @@ def new_lease(
     is_block: bool = True,
     forever: bool = True,
 ) -> Lease:
-    """A lease to acquire: a new one, or an entry into the lease that the running code holds on these names.
+    """A lease to acquire: a new lease, or an entry into the lease that the running code holds on these names.
 
     Args:
         context: The shared parts of the client.
@@ -120,7 +120,7 @@ def new_lease(
         forever: Whether the caller may wait without a limit, and so must not wait for itself.
 
     Raises:
-        RedlockError: The running code holds one of the resources, and cannot share or wait for it.
+        RedlockError: The running code holds a resource of the set already, and can neither share nor wait.
     """
     if owner_label is None:
         owner_label = f"{_HOST}/{_process.pid()}/{threading.current_thread().name}"

@@ -1,7 +1,7 @@
-"""`Redlock`: the nodes, the settings, and what one process has seen of them.
+"""`Redlock`: the client of the lock nodes, which makes locks and leases.
 
-Rules: nothing is dialled before the first use, so a client can be made before a fork; a client may be shared
-between threads and survives a fork (the child dials anew).
+Invariants: a client opens no connection before its first use, so a client can be made before a fork. Threads may share
+a client. After a fork the child opens new connections.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from redlock.errors import ConfigurationError
 from redlock.holder import LockHolder, find_holder
 from redlock.lock import Lock
 
+__all__ = ["Redlock"]
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import TracebackType
@@ -32,18 +34,25 @@ class Redlock:
     """A quorum lock service on independent Redis nodes.
 
     Args:
-        nodes: Their addresses: `redis://[user:password@]host:port[/db]`, `rediss://` for TLS, `unix:///path`;
-            a list, or one text with commas. Five tolerate two failures. All clients must use the same.
-        ttl: Seconds that a lease lasts unless the lock says otherwise; more than two node timeouts, at most `max_ttl`.
-        max_ttl: Seconds that no lease may exceed; the same for all clients.
+        nodes: The addresses: `redis://[user:password@]host:port[/db]`, `rediss://` for TLS, `unix:///path`;
+            a list, or one text with commas. Five nodes tolerate two failures. All clients must use the same nodes.
+        ttl: The length of a lease in seconds, unless the lock has another; more than two node timeouts, at most
+            `max_ttl`.
+        max_ttl: The longest lease in seconds; the same for all clients.
         prefix: Put before every key. Clients with different prefixes share the nodes and nothing else; no prefix may be
             the beginning of another.
-        node_timeout: Seconds after which a node that was asked counts as silent.
-        allow_event_loop: Whether a `Lock` may be acquired inside a running asyncio event loop, which stands still
+        node_timeout: Seconds after which a node without a reply counts as silent.
+        allow_event_loop: Whether a `Lock` may be acquired inside a running asyncio event loop, which is blocked
             meanwhile.
 
     Raises:
-        ConfigurationError: One of these is no good; the message says which and what would be.
+        ConfigurationError: An argument is invalid; the message names the argument and a valid value.
+
+    Example:
+        >>> with Redlock(addresses, ttl=5.0) as redlock:
+        ...     with redlock.lock("account:42", blocking_timeout=1.0) as lease:
+        ...         print("inside the lease:", lease.remaining() > 0)
+        inside the lease: True
     """
 
     def __init__(
@@ -88,27 +97,37 @@ class Redlock:
         """A lock with the conventions of redis-py's `Lock`.
 
         Args:
-            name: The resource: 1 to 1,024 bytes of text without invisible characters. A list of names is taken
-                all or nothing, in one round, in whatever order they are listed.
-            ttl: Seconds that the lease lasts; default: the client's.
-            blocking: Whether `acquire` waits; False tries once.
-            blocking_timeout: Seconds that `acquire` waits, 0 or more; None for ever.
-            renew: Whether a `with` block renews the lease until it ends. `acquire` alone never does: who
-                forgets to release must not hold it for ever.
-            max_hold: Seconds after which renewing stops; None for as long as the block runs.
-            reentrant: Whether the same thread, greenlet or asyncio task may take what it holds already, and then
-                shares the lease. Otherwise it waits like any other client, and a wait without a limit is refused.
-            on_lost: Called with the lease when it is known to be lost, in a thread of its own; at most 8 such
-                calls run at a time in one client. What it raises is logged.
-            wait_for_release: Whether `release` and the end of a `with` block wait until a quorum of nodes has said
-                what became of it. Without that they raise `LockLost` only where the loss is known by then; what the
-                nodes say goes to the log, and to `Lease.outcome`. They are told at once, or where this thread takes
-                locks in quick succession together with its next question, 2 ms later at most.
-            thread_local: Whether each thread releases only what it acquired. False: any thread may release.
-            redis_options: None. Each option of redis-py that has no meaning here is refused by name.
+            name: The resource: 1 to 1,024 bytes of text without invisible characters. A list of names is acquired
+                all or nothing, in one round; the order of the list does not matter.
+            ttl: The length of the lease in seconds; default: the client's.
+            blocking: Whether `acquire` waits; False for a single attempt.
+            blocking_timeout: The longest wait of `acquire` in seconds, 0 or more; None for no limit.
+            renew: Whether a `with` block renews the lease until the block ends. `acquire` alone never renews: code that
+                forgets to release must not hold the lock for ever.
+            max_hold: Seconds after which renewal stops; None for as long as the block runs.
+            reentrant: Whether a thread, greenlet or asyncio task that holds the lock may acquire the lock again, and
+                then shares the lease. Otherwise the thread waits like any other client, and a wait without a limit is
+                refused.
+            on_lost: Called with the lease once the lease is known to be lost, in a separate thread; at most 8 such
+                calls run at a time in one client. An error of the call is logged.
+            wait_for_release: Whether `release` and the end of a `with` block wait for the replies of a quorum. If
+                False, they raise `LockLost` only if this client knows of the loss by then. The replies go to the log
+                and to `Lease.outcome`. The release is sent at once, or at most 2 ms later together with the next
+                request if this thread acquires locks in quick succession.
+            thread_local: Whether each thread releases only its own leases. False: any thread may release.
+            redis_options: Not used. An option of redis-py that has no meaning here is refused by name.
 
         Raises:
-            ConfigurationError: One of these is no good.
+            ConfigurationError: An argument is invalid.
+
+        Example:
+            >>> with redlock.lock(["account:1", "account:2"], ttl=2.0, blocking_timeout=1.0) as lease:
+            ...     print(lease.resource)
+            account:1, account:2
+            >>> with redlock.lock("account:1"), redlock.lock("account:1", blocking=False):
+            ...     pass
+            Traceback (most recent call last):
+            redlock.errors.LockContended: lock 'account:1' is not free: held by ...
         """
         misuse.check_lock(redis_options)
         options = LeaseOptions(
@@ -135,22 +154,22 @@ class Redlock:
         is_block: bool = True,
         forever: bool = True,
     ) -> Lease:
-        """A lease to `acquire` and `release`, for integrations; most callers want `lock`.
+        """A lease to `acquire` and `release`, for integrations. Most callers need `lock` instead.
 
         Args:
             name: As for `lock`.
-            ttl_ms: The length of the lease; default: the client's.
-            owner_label: What other clients are told of the holder.
-            renew: Whether the lease is renewed until it is given back.
-            max_hold_ms: When renewing stops; None for as long as the lease is held.
+            ttl_ms: The length of the lease in milliseconds; default: the client's.
+            owner_label: The holder's name for other clients; default: host, process and thread.
+            renew: Whether the lease is renewed until its release.
+            max_hold_ms: Milliseconds after which renewal stops; None for as long as the lease is held.
             reentrant: As for `lock`.
             on_lost: As for `lock`.
-            is_block: Whether its time is a block of code, so that all blocks inside are over when it ends.
+            is_block: Whether the lease ends with a block of code, and with that block all blocks inside.
             forever: Whether the caller may wait without a limit, and so must not wait for itself.
 
         Raises:
-            ConfigurationError: The name or `ttl_ms` is no good; a lease never lasts longer than `max_ttl`.
-            RedlockError: This context holds one of the resources already, and that can't be shared.
+            ConfigurationError: The name or `ttl_ms` is invalid; a lease never lasts longer than `max_ttl`.
+            RedlockError: The running code holds a resource of the set already, and can neither share nor wait.
         """
         checked_ms = self.ttl_ms if ttl_ms is None else self.context.checked_ms(ttl_ms)
         options = LeaseOptions(checked_ms, renew, max_hold_ms, reentrant, on_lost)
@@ -158,10 +177,17 @@ class Redlock:
         return new_lease(self.context, names, options, owner_label, is_block=is_block, forever=forever)
 
     def holder(self, name: str) -> LockHolder | None:
-        """Who holds this resource: whom most nodes name, where a quorum of them shows a holder; else None.
+        """The holder reported by most nodes, or None unless a quorum reports a holder.
 
         Raises:
             QuorumUnavailable: Too few nodes answered.
+
+        Example:
+            >>> with redlock.lock("account:42"):
+            ...     print(redlock.holder("account:42").nodes)
+            5
+            >>> redlock.holder("account:42") is None
+            True
         """
         return find_holder(self.context, _validation.resource(name))
 
@@ -172,14 +198,14 @@ class Redlock:
         """Remember a token, so that the next proposal for this resource is larger.
 
         Args:
-            name: The resource, or several.
-            fence: What was seen there, as in `Stale.seen`. A token that is more than an hour ahead of the wall clock
-                is logged and not remembered: see the manual on its repair.
+            name: The resource, or a list of resources.
+            fence: The largest token that the resource has seen, such as `Stale.seen`. A token that is more than an hour
+                ahead of the wall clock is logged and not remembered; the manual describes the repair.
         """
         self.context.observe_fence(_validation.resources(name), fence)
 
     def close(self) -> None:
-        """Close all connections. Leases that are still held run out with their TTL."""
+        """Close all connections. Leases that are still held end with their TTL."""
         self.context.close()
 
     def __enter__(self) -> Self:
@@ -197,7 +223,7 @@ def _members(nodes: Sequence[str] | str, node_timeout_ms: int, prefix: str) -> l
     labels = [node.label for node in members]
     for label in labels:
         if labels.count(label) > 1:
-            raise ConfigurationError(f"node {label} is listed twice; each lock node must be a server of its own")
+            raise ConfigurationError(f"node {label} is listed twice; each lock node must be a separate server")
     warning = _validation.tolerance(len(members))
     if warning is not None:
         warnings.warn(warning, stacklevel=3)

@@ -1,16 +1,16 @@
-"""The errors that leave this package, and what each of them means.
+"""The exceptions of this package.
 
-    redis.exceptions.LockError            what users of redis-py's Lock catch already
-    └── RedlockError                      everything raised here
-        ├── ConfigurationError            the call or the set-up is wrong; waiting will not help
-        ├── LockContended                 somebody else has it: who, and for how long
-        ├── QuorumUnavailable             too few nodes answered: which, and why each
-        ├── NotHeld                       release or extend of a lock that this caller never had
-        ├── LockLost                      had it, and has it no longer (also a LockNotOwnedError)
+    redis.exceptions.LockError            the base class of redis-py's lock errors
+    └── RedlockError                      the base class of all errors of this package
+        ├── ConfigurationError            the call or the settings are wrong; waiting will not help
+        ├── LockContended                 another client holds the lock
+        ├── QuorumUnavailable             too few nodes answered
+        ├── NotHeld                       release or extension of a lock that the caller does not hold
+        ├── LockLost                      the lease ended too early (also a LockNotOwnedError)
         └── Stale                         the fenced store has seen a newer token
 
-Rules: `args` are what the constructor takes, all of them plain JSON values, so every error survives pickle and
-Celery's JSON results; no argument ever holds a password.
+Invariants: `args` are the arguments of the constructor, and all of them are plain JSON values. So each error survives
+pickle and Celery's JSON results. No argument ever holds a password.
 """
 
 from __future__ import annotations
@@ -24,9 +24,19 @@ from redlock._masking import mask
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+__all__ = [
+    "ConfigurationError",
+    "LockContended",
+    "LockLost",
+    "NotHeld",
+    "QuorumUnavailable",
+    "RedlockError",
+    "Stale",
+]
+
 
 class RedlockError(LockError):
-    """Base of every error raised by this package."""
+    """The base class of all errors of this package."""
 
     def __init__(self, message: str = "", lock_name: str | None = None) -> None:
         super().__init__(message, lock_name)
@@ -40,45 +50,45 @@ class RedlockError(LockError):
 
 
 class ConfigurationError(RedlockError):
-    """The call, the settings or the set of nodes can't work as they are; the message says what would."""
+    """The call, the settings or the set of nodes cannot work; the message names a valid value."""
 
     def __init__(self, message: str = "", lock_name: str | None = None) -> None:
         super().__init__(mask(message), lock_name)
 
 
 class NotHeld(RedlockError):
-    """Release, extend or a look at a lock that this thread does not hold."""
+    """The thread does not hold the lock that the call needs."""
 
 
 class LockContended(RedlockError):
-    """Somebody else holds the lock.
+    """Another client holds the lock.
 
     Args:
         resource: The name that is locked.
-        holder: Who has it, without the secret part of the owner token; None after a split vote.
+        holder: The holder, without the secret part of the owner token; None after a split vote.
         remaining: Seconds until a quorum of nodes would be free if the holder died now; None if unknown.
     """
 
     def __init__(self, resource: str, holder: str | None = None, remaining: float | None = None) -> None:
         if holder:
-            why = f"held by {holder}"
-            when = "" if remaining is None else f"; the lease ends in {remaining:.3f} s unless the holder renews it"
+            reason = f"held by {holder}"
+            end = "" if remaining is None else f"; the lease ends in {remaining:.3f} s unless the holder renews it"
         else:
-            why = "the vote was split between several clients"
-            when = "" if remaining is None else f"; their keys end in {remaining:.3f} s at most"
-        super().__init__(f"lock {resource!r} is not free: {why}{when}", resource)
+            reason = "the vote was split between several clients"
+            end = "" if remaining is None else f"; their keys end in {remaining:.3f} s at most"
+        super().__init__(f"lock {resource!r} is not free: {reason}{end}", resource)
         self.args = (resource, holder, remaining)
         self.resource, self.holder, self.remaining = resource, holder, remaining
 
 
 class QuorumUnavailable(RedlockError):
-    """Too few nodes gave an answer that counts. This is never a sign that somebody holds the lock.
+    """Too few nodes gave a vote. The error does not say whether another client holds the lock.
 
     Args:
-        resource: The name that was asked for.
-        needed: How many nodes make a quorum.
-        reasons: For each node that gave no vote, by its label, why.
-        nodes: How many nodes there are.
+        resource: The name of the request.
+        needed: The number of votes for a quorum.
+        nodes: The number of nodes.
+        reasons: The reason of each node without a vote, by node label.
     """
 
     def __init__(self, resource: str, needed: int, nodes: int, reasons: Mapping[str, str]) -> None:
@@ -93,11 +103,11 @@ class QuorumUnavailable(RedlockError):
 
 
 class LockLost(RedlockError, LockNotOwnedError):
-    """The lock was held and is no longer: its time ran out before it was released or extended.
+    """The lease ended before its release or extension. Another client may hold the lock.
 
     Args:
         resource: The name that was locked.
-        why: What showed it.
+        why: The evidence of the loss.
     """
 
     def __init__(self, resource: str, why: str) -> None:
@@ -107,12 +117,12 @@ class LockLost(RedlockError, LockNotOwnedError):
 
 
 class Stale(RedlockError):
-    """The fenced store refused: it has seen a newer token, or another section of this one.
+    """The fenced store has seen a newer token, or another transaction of the same token.
 
     Args:
         resource: The name in the store.
         token: The token that was refused.
-        seen: The largest token that the store has seen. A new lease must propose a larger one.
+        seen: The largest token that the store has seen. A new lease must propose a larger token.
     """
 
     def __init__(self, resource: str, token: int, seen: int) -> None:

@@ -21,7 +21,7 @@ class LockHolder(NamedTuple):
         resource: The name that is locked.
         holder: The owner label, and eight digits of the owner token.
         remaining: Seconds until the lock is free if the holder does nothing more; None if unknown.
-        nodes: How many nodes report this holder.
+        nodes: The number of nodes that report this holder.
         fence: The largest fencing token that a node reports.
     """
 

@@ -1,12 +1,11 @@
-"""A lease: taken by winning an election, good until its deadline, given back on the connections that took it.
+"""`Lease`: the right to a resource, from the acquisition until the deadline or the release.
 
-Rules of this file:
-1. `take` either returns with the lease, or leaves nothing that it could still reach.
-2. Extension and release of one lease are serialised and go down the same connections. A release that would
-   have to wait too long for an extension, or that an exception interrupts, is left to the renewing thread.
-3. A lease belongs to the process that took it.
-4. It is released when its own block and all re-entrant blocks inside have given back their entries. An entry that was
-   dropped counts no more.
+Invariants:
+1. `acquire` returns with the lease, or deletes its keys on each node that can be reached.
+2. Extension and release of a lease run one after the other, on the connections that acquired the lease. If a release is
+   interrupted, or waits too long for an extension, the renewal thread finishes the release.
+3. A lease belongs to the process that acquired the lease.
+4. The lease is released when its own block and all re-entrant blocks inside have ended. A dropped entry does not count.
 """
 
 from __future__ import annotations
@@ -25,6 +24,8 @@ from redlock._locking.acquisition import Acquisition
 from redlock._locking.lease_steps import LeaseSteps
 from redlock.errors import LockLost, NotHeld
 
+__all__ = ["Lease"]
+
 if TYPE_CHECKING:
     from redlock._core.votes import Grant
     from redlock._transport.threads import NodeConnections
@@ -33,17 +34,26 @@ _RELEASE_SECONDS = 0.08
 
 
 class Lease(LeaseSteps):
-    """The right to one resource, or to a set of them, until a deadline.
+    """The right to a resource, or to a set of resources, until a deadline.
 
-    Made by `Redlock`; what a `with` block gives, and what `current_lease()` gives inside a task.
+    A `with` block returns a lease, and so does `current_lease()` inside a task.
+
+    Example:
+        >>> with redlock.lock("report:7", ttl=3.0) as lease:
+        ...     lease.extend(5.0)
+        ...     lease.ensure_valid()
+        ...     print(lease.resource, lease.remaining() > 4.0)
+        report:7 True
+        >>> lease.outcome()
+        <Outcome.RELEASED: 'released'>
     """
 
     waited_ms = 0
-    """How long the caller waited for it."""
+    """The time from the start of the acquisition to the lease, in milliseconds."""
 
     @property
     def resource(self) -> str:
-        """What is locked, in words; several names have commas between them."""
+        """The locked names, with commas between them."""
         return self._resource
 
     @property
@@ -51,73 +61,76 @@ class Lease(LeaseSteps):
         """The fencing token: larger than that of every earlier lease on any of these resources.
 
         Raises:
-            NotHeld: The lease was not taken, or was given back.
+            NotHeld: The lease was not acquired, or was released.
         """
         return self._held().fence
 
     @property
     def owner(self) -> str:
-        """The owner token in the keys. A secret: whoever has it can release the lock."""
+        """The owner token in the keys. The token is a secret: a client with the token can release the lock."""
         return self._held().token
 
     @property
     def rounds(self) -> int:
-        """How many rounds the election took, 1 or 2."""
+        """The number of rounds of the acquisition, 1 or 2."""
         return self._held().rounds
 
     @property
     def is_held(self) -> bool:
-        """Whether this process took it and has not given it back; says nothing about its deadline."""
+        """Whether this process acquired the lease and has not released the lease; the deadline may have passed."""
         return self._grant is not None and self._pid == _process.pid()
 
     @property
     def is_lost(self) -> bool:
-        """Whether it is known to be lost: it could not be renewed, or its time is over."""
+        """Whether the lease is known to be lost: the deadline has passed, or a quorum has lost the keys."""
         grant = self._grant
         return bool(self._lost) or (grant is not None and grant.deadline_ms <= now_ms())
 
     def remaining(self) -> float:
-        """Seconds for which the holder may still believe in it; 0.0 if none."""
+        """Seconds until the deadline; 0.0 if the lease is lost."""
         return self._remaining_ms() / 1000
 
     def ensure_valid(self) -> None:
-        """Raise `LockLost` if it is lost.
+        """Raise `LockLost` if the lease is lost.
 
-        This narrows the window between the check and what is done next; it can't close it. A process can be
-        frozen right after this call returns. What must be right even then goes through the fenced store, or
-        carries `fence` to a resource that checks it.
+        The check shortens the time in which a lost lease goes unnoticed. A process can still be frozen right after this
+        call. A write that must be right even then goes through the fenced store, or carries `fence` to a resource that
+        checks the token.
         """
         self._check_valid()
 
     def acquire(self, acquire_timeout_ms: int | None) -> None:
-        """Win an election, trying again for this long; None tries for ever.
+        """Acquire the lease, with repeated attempts.
+
+        Args:
+            acquire_timeout_ms: The time limit in milliseconds; 0 for a single attempt, None for no limit.
 
         Raises:
-            LockContended: Somebody else had it for all that time.
-            QuorumUnavailable: At its end too few nodes voted; if it is endless, for one TTL too few could be heard.
-            ConfigurationError: The addresses lead to too few servers, or other clients work under other terms.
+            LockContended: Other clients held the lock until the limit.
+            QuorumUnavailable: Too few nodes voted at the limit; without a limit, for one TTL.
+            ConfigurationError: The addresses lead to too few servers, or other clients have other settings.
         """
         acquisition = Acquisition(
-            self._context, self.names, self.ttl_ms, self._owner_label, won=self._begin, undo=self._undo
+            self._context, self.names, self.ttl_ms, self._owner_label, on_granted=self._begin, undo=self._undo
         )
         acquisition.run(acquire_timeout_ms)
 
-    def _begin(self, grant: Grant, links: NodeConnections, waited_ms: int) -> None:
-        self.connections, self._grant, self._taken_ms, self.waited_ms = links, grant, now_ms(), waited_ms
+    def _begin(self, grant: Grant, connections: NodeConnections, waited_ms: int) -> None:
+        self.connections, self._grant, self._acquired_ms, self.waited_ms = connections, grant, now_ms(), waited_ms
         held_leases.add(self)
         self._context.event_log.acquired(self.resource, grant, waited_ms)
         if self._renew:
-            self._context.renewal.add(self, self._taken_ms + renewal_ms(self.ttl_ms))
+            self._context.renewal.add(self, self._acquired_ms + renewal_ms(self.ttl_ms))
 
     def _undo(self) -> None:
         self._grant = None
         held_leases.remove(self)
 
     def extend(self, seconds: float) -> None:
-        """Make the lease last at least this many seconds from now, less the drift allowance; never shortens it.
+        """Make the lease last at least this many seconds from now, less the drift allowance. Never shortens the lease.
 
         Raises:
-            ConfigurationError: It is no number of seconds greater than 0 and at most `max_ttl`.
+            ConfigurationError: `seconds` is not a number greater than 0 and at most `max_ttl`.
             LockLost: The deadline has passed, or a quorum of nodes no longer has the lease.
             QuorumUnavailable: Too few nodes answered; the old deadline stands.
         """
@@ -126,40 +139,41 @@ class Lease(LeaseSteps):
         if turn is None:
             raise LockLost(self.resource, "its time was over before another extension ended")
         try:
-            with turn, self._context.pool.connections(self.connections) as links:
-                self.connections = links
-                links.run(self._extending(ttl_ms, Wait.DECIDED))
+            with turn, self._context.pool.connections(self.connections) as connections:
+                self.connections = connections
+                connections.run(self._extending(ttl_ms, Wait.DECIDED))
         finally:
             self.report_loss()
 
     def report_loss(self) -> None:
-        """Have `on_lost` called, once, in a thread of its own; also that of each re-entrant block."""
-        if self._is_told:
+        """Call `on_lost` once, in a separate thread, and the `on_lost` of each re-entrant block."""
+        if self._is_loss_reported:
             return
-        self._is_told = True
-        for lease in (self, *self._inside()):
+        self._is_loss_reported = True
+        for lease in (self, *self._live_entries()):
             if lease._on_lost is not None:  # noqa: SLF001 - of this class
                 self._context.renewal.callbacks.call(self.resource, functools.partial(lease._on_lost, lease))  # noqa: SLF001 - of this class
 
-    def _inside(self) -> list[LeaseSteps]:
+    def _live_entries(self) -> list[LeaseSteps]:
         return [entry for reference in tuple(self.entries) if (entry := reference()) is not None]
 
     def release(self, *, wait: bool = True, ends_blocks: bool = True) -> Outcome:
-        """Delete the keys on all nodes, bounded to 80 ms; forgets the owner token once the outcome is known.
+        """Delete the keys on all nodes, in at most 80 ms. Forgets the owner token once the outcome is known.
 
         Args:
-            wait: Whether to wait until a quorum of nodes has said what became of it; else the answer is `PENDING`,
-                and `outcome` knows more.
-            ends_blocks: Whether the re-entrant blocks inside are over, as they are at the end of an outer block.
+            wait: Whether to wait for the replies of a quorum. Without the wait the release is asynchronous, the result
+                is `PENDING`, and `outcome` has the final result.
+            ends_blocks: Whether the re-entrant blocks inside end too, as they do at the end of an outer block.
 
         Returns:
-            `STILL_HELD` if a re-entrant acquisition still shares the lease. Its release releases the lease.
+            The outcome; `STILL_HELD` if a re-entrant block still shares the lease. The release of that block then
+            releases the lease.
 
         Raises:
-            NotHeld: The lease was not taken, or was given back before.
+            NotHeld: The lease was not acquired, or was released before.
         """
         self._held()
-        if self.entries and any(not (ends_blocks and entry.is_block) for entry in self._inside()):
+        if self.entries and any(not (ends_blocks and entry.is_block) for entry in self._live_entries()):
             self.is_left = True
             return Outcome.STILL_HELD
         self._is_leaving = True
@@ -168,28 +182,29 @@ class Lease(LeaseSteps):
         if turn is None:
             return Outcome.UNKNOWN
         with turn:
-            # The renewing thread may have released it while this thread waited for its turn.
+            # The renewal thread may have released the lease while this thread waited for the mutex.
             return self._finish(wait=wait) if self._grant is not None else self.outcome()
 
     def close(self, *, wait: bool = True, ends_blocks: bool = True) -> None:
-        """Give it back at the end of what it protected.
+        """Release the lease, and raise an error if the lease was lost before.
 
         Args:
-            wait: Whether to wait for the nodes, and so hear of a loss that only they know of.
+            wait: Whether to wait for the nodes, which may know of a loss that this process does not know of.
             ends_blocks: As for `release`.
 
         Raises:
-            LockLost: It was lost before: somebody else may have been inside at the same time.
+            LockLost: The lease was lost before: another client may have held the lock at the same time.
+            NotHeld: The lease was not acquired, or was released before.
         """
         lost = self.is_lost
         outcome = self.release(wait=wait, ends_blocks=ends_blocks)
         if lost or outcome is Outcome.EXPIRED:
-            raise LockLost(self.resource, self._lost or "its time was over before it was given back")
+            raise LockLost(self.resource, self._lost or "its time was over before the release")
 
     def _finish(self, *, wait: bool = True) -> Outcome:
         if wait:
-            with self._context.pool.connections(self.connections) as links:
-                return links.run(self._releasing())
+            with self._context.pool.connections(self.connections) as connections:
+                return connections.run(self._releasing())
         grant, self._outcome = self._held(), Outcome.PENDING
         self._context.pool.send_release(
             self.connections, protocol.release(grant), functools.partial(self._ended, grant)
@@ -198,14 +213,14 @@ class Lease(LeaseSteps):
         return Outcome.PENDING
 
     def outcome(self) -> Outcome:
-        """What became of it when it was given back; waits for the nodes' answers, at most 80 ms.
+        """The outcome of the release; waits for the nodes' replies, at most 80 ms.
 
         Raises:
-            NotHeld: It was not given back.
+            NotHeld: The lease was not released.
         """
         if self._outcome is Outcome.PENDING:
-            with self._context.pool.connections(self.connections) as links:
-                links.await_releases()
+            with self._context.pool.connections(self.connections) as connections:
+                connections.await_releases()
         if self._grant is not None or self._outcome is None:
-            raise NotHeld(f"lock {self.resource!r} was not given back", self.resource)
+            raise NotHeld(f"lock {self.resource!r} was not released", self.resource)
         return self._outcome

@@ -1,13 +1,14 @@
 """`Lock`: a quorum lock with the conventions of redis-py's `Lock`.
 
-It differs where a lock on several nodes must:
-1. A TTL is always there: a holder that dies must not keep the lock for ever.
-2. `extend` can't add to five different remaining times: it makes the lease last for what remains plus what is
-   added, and never shortens it.
-3. `locked()` tells whether a quorum of nodes shows some holder; `owned()` looks at the own deadline first.
+A lock on several nodes differs in four points:
+1. A lease always has a TTL, because a dead holder must not keep the lock for ever.
+2. `extend` adds to the remaining time that this client knows, because each node has another remaining time. `extend`
+   never shortens the lease.
+3. `locked()` is true if a quorum of nodes reports a holder. `owned()` checks the own deadline first.
 4. `release` forgets the owner token once the outcome is known, not before.
-It knows what each thread acquired, as redis-py's does by default: a failed attempt of one thread never overwrites the
-token of another. With `thread_local=False` it knows what all threads together acquired.
+
+By default each thread has separate leases, as with redis-py: a failed attempt of one thread never overwrites the token
+of another thread. With `thread_local=False` all threads share the leases.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from redlock._locking import misuse
 from redlock.errors import LockContended, NotHeld, RedlockError
 from redlock.holder import find_holder
 
+__all__ = ["Lock"]
+
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -36,10 +39,21 @@ if TYPE_CHECKING:
 
 
 class Lock:
-    """A lock on one resource. Made by `Redlock.lock`.
+    """A lock on a resource, or on a set of resources. `Redlock.lock` makes the lock.
 
-    Holding it is no guarantee that the holder is still inside the lease at any later moment: see
-    `Lease.ensure_valid` and the fencing token.
+    A lease can end while its holder works, for example because the process is frozen. See `Lease.ensure_valid` and the
+    fencing token.
+
+    Example:
+        >>> lock = redlock.lock("invoice:7", blocking_timeout=2.0)
+        >>> if lock.acquire():
+        ...     try:
+        ...         print("working under a token:", lock.fence > 0)
+        ...     finally:
+        ...         lock.release()
+        working under a token: True
+        >>> lock.locked()
+        False
     """
 
     def __init__(self, context: LockContext, names: Names, options: LockOptions) -> None:
@@ -50,7 +64,7 @@ class Lock:
 
     @property
     def name(self) -> str:
-        """What it locks, in words; several names have commas between them."""
+        """The locked names, with commas between them."""
         return ", ".join(self.names)
 
     def acquire(
@@ -59,26 +73,26 @@ class Lock:
         blocking_timeout: float | None = None,
         **redis_options: Never,
     ) -> bool:
-        """Take the lock.
+        """Acquire the lock.
 
         Args:
-            blocking: False tries once. Default: as the lock was made.
-            blocking_timeout: Seconds to go on trying, 0 or more; None for ever. Default: as the lock was made.
-            redis_options: None. Each option of redis-py that has no meaning here is refused by name.
+            blocking: False for a single attempt. Default: the lock's setting.
+            blocking_timeout: The limit in seconds, 0 or more; None for no limit. Default: the lock's setting.
+            redis_options: Not used. An option of redis-py that has no meaning here is refused by name.
 
         Returns:
-            True if this thread now holds it; False if it was taken for all that time.
+            True if this thread now holds the lock; False if other clients held the lock until the limit.
 
         Raises:
-            QuorumUnavailable: Too few nodes voted, to the end of that time; without a limit, for one TTL.
-            RedlockError: This thread holds it already, `reentrant` is off, and the wait has no limit: the thread
+            QuorumUnavailable: Too few nodes voted until the limit; without a limit, for one TTL.
+            RedlockError: This thread holds the lock already, `reentrant` is off, and the wait has no limit: the thread
                 would wait for itself. Also inside a running asyncio event loop.
-            ConfigurationError: The addresses lead to too few servers, or other clients work under other terms.
+            ConfigurationError: The addresses lead to too few servers, or other clients have other settings.
         """
         misuse.check_acquire(blocking, redis_options)
         lease, acquire_timeout_ms = self._new_lease(blocking, blocking_timeout, is_block=False)
         try:
-            self._take(lease, acquire_timeout_ms)
+            self._acquire(lease, acquire_timeout_ms)
         except BaseException as error:
             self._drop(lease)
             if isinstance(error, LockContended):
@@ -93,7 +107,7 @@ class Lock:
         *,
         is_block: bool,
     ) -> tuple[Lease, int | None]:
-        """A lease that was not taken yet, and how long to try."""
+        """A lease that was not acquired yet, and the time limit of its acquisition."""
         options = self._options
         self._context.refuse_event_loop()
         wait = options.blocking if blocking is None else blocking
@@ -105,18 +119,18 @@ class Lock:
         lease = new_lease(self._context, self.names, options.lease, is_block=is_block, forever=forever)
         return lease, acquire_timeout_ms
 
-    def _take(self, lease: Lease, acquire_timeout_ms: int | None) -> None:
+    def _acquire(self, lease: Lease, acquire_timeout_ms: int | None) -> None:
         leases = self._leases
         if leases:
-            # Only a block is sure to give back what it has lost.
-            over = [one for one in leases if not one.is_held or (one.is_lost and not one.is_block)]
-            for one in over:
-                leases.remove(one)
+            # A lost lease of a block stays, because the end of the block releases the lease.
+            ended = [old for old in leases if not old.is_held or (old.is_lost and not old.is_block)]
+            for old in ended:
+                leases.remove(old)
         leases.append(lease)
         lease.acquire(acquire_timeout_ms)
 
     def _drop(self, lease: Lease) -> None:
-        """After an exception: nothing may stay, and be renewed, without an owner."""
+        """After an exception: release the lease, which would be renewed without an owner."""
         with contextlib.suppress(ValueError):
             self._leases.remove(lease)
         if lease.is_held:
@@ -135,7 +149,7 @@ class Lock:
     def lease(self) -> Lease:
         """The lease that this thread holds: `.fence`, `.remaining()`, `.ensure_valid()`.
 
-        Its methods may be called from other threads too, also `release` and `extend`.
+        Other threads may call its methods too, also `release` and `extend`.
 
         Raises:
             NotHeld: This thread does not hold the lock.
@@ -143,12 +157,12 @@ class Lock:
         return self._last(None)
 
     def _last(self, is_block: bool | None) -> Lease:  # noqa: FBT001 - None: either
-        """The lease that was taken last, by a block or by `acquire`."""
+        """The lease that was acquired last, by a block or by `acquire`."""
         for lease in reversed(self._leases):
             if lease.is_held and is_block in (None, lease.is_block):
                 return lease
-        whose = "by this thread" if self._options.thread_local else "by this Lock"
-        raise NotHeld(f"lock {self.name!r} is not held {whose}", self.name)
+        holder = "this thread" if self._options.thread_local else "this Lock"
+        raise NotHeld(f"lock {self.name!r} is not held by {holder}", self.name)
 
     @property
     def fence(self) -> int:
@@ -156,14 +170,14 @@ class Lock:
         return self.lease.fence
 
     def release(self) -> None:
-        """Give the lock back.
+        """Release the lock.
 
-        A `Lock` knows what each thread acquired. To release in another thread, pass the lease (`lock.lease`) and call
-        its `release`, or make the lock with `thread_local=False`.
+        Each thread releases its own leases. To release in another thread, pass the lease (`lock.lease`) and call its
+        `release`, or make the lock with `thread_local=False`.
 
         Raises:
-            NotHeld: This thread does not hold it.
-            LockLost: It was lost before: another client may have been inside at the same time.
+            NotHeld: This thread does not hold the lock.
+            LockLost: The lease was lost before: another client may have held the lock at the same time.
         """
         lease = self.lease
         try:
@@ -173,7 +187,7 @@ class Lock:
         self._release(lease, ends_blocks=False)
 
     def _release(self, lease: Lease, *, ends_blocks: bool) -> None:
-        # First: an exception that strikes after this leaves no lease that is renewed.
+        # Before the release: after an exception the lease is dropped, and so no longer renewed.
         with contextlib.suppress(ValueError):
             self._leases.remove(lease)
         lease.close(wait=self._options.wait_for_release, ends_blocks=ends_blocks)
@@ -182,14 +196,14 @@ class Lock:
         """Make the lease last longer.
 
         Args:
-            additional_time: Seconds to add to what remains, more than 0.
-            replace_ttl: Count from now instead of from the end of what remains. Never shortens.
+            additional_time: Seconds to add to the remaining time, more than 0.
+            replace_ttl: Whether to count from now instead of from the deadline. Never shortens the lease.
 
         Raises:
             NotHeld: This thread does not hold the lock.
-            LockLost: Its time is over, or a quorum of nodes no longer has it.
+            LockLost: The deadline has passed, or a quorum of nodes no longer has the lease.
             QuorumUnavailable: Too few nodes answered. The old deadline stands.
-            ConfigurationError: The time is no positive number, or would be beyond `max_ttl`.
+            ConfigurationError: The time is not a number above 0, or the sum is above `max_ttl`.
         """
         lease = self.lease
         seconds = _validation.number("additional_time", additional_time)
@@ -198,11 +212,11 @@ class Lock:
         return True
 
     def reacquire(self) -> Literal[True]:
-        """Set the time that remains back to the lock's TTL. Raises as `extend` does."""
+        """Set the remaining time back to the lock's TTL. Raises the errors of `extend`."""
         return self.extend(self._options.lease.ttl_ms / 1000, replace_ttl=True)
 
     def locked(self) -> bool:
-        """Whether a quorum of nodes shows a holder, be it this one or another.
+        """Whether a quorum of nodes reports a holder, this client or another client.
 
         Raises:
             QuorumUnavailable: Too few nodes answered.
@@ -210,7 +224,7 @@ class Lock:
         return any(find_holder(self._context, name) is not None for name in self.names)
 
     def owned(self) -> bool:
-        """Whether this thread holds it: inside its deadline, and a quorum of nodes agrees."""
+        """Whether this thread holds the lock, by its own deadline and by the replies of a quorum of nodes."""
         try:
             lease = self.lease
         except NotHeld:
@@ -218,21 +232,21 @@ class Lock:
         if lease.is_lost:
             return False
         token = lease.owner
-        with self._context.pool.connections() as links:
-            round_results = [links.run(protocol.inspect(name)) for name in self.names]
-        return all(sum(vote.holder == token for vote in one.votes) >= one.quorum for one in round_results)
+        with self._context.pool.connections() as connections:
+            round_results = [connections.run(protocol.inspect(name)) for name in self.names]
+        return all(sum(vote.holder == token for vote in result.votes) >= result.quorum for result in round_results)
 
     def __enter__(self) -> Lease:
-        """Take the lock; the value of `with ... as` is the lease, which is renewed until the block ends.
+        """Acquire the lock. `with ... as` gets the lease, which is renewed until the block ends.
 
         Raises:
-            LockContended: Somebody else had it for all the time that `blocking_timeout` gives.
+            LockContended: Other clients held the lock until the end of `blocking_timeout`.
             QuorumUnavailable: Too few nodes voted.
         """
         lease, acquire_timeout_ms = self._new_lease(None, None, is_block=True)
         try:
-            self._take(lease, acquire_timeout_ms)
-            return lease  # noqa: TRY300 - an exception that strikes here must find the lease too
+            self._acquire(lease, acquire_timeout_ms)
+            return lease  # noqa: TRY300 - an exception at this point must find the lease too
         except BaseException:
             self._drop(lease)
             raise
@@ -240,7 +254,7 @@ class Lock:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Release. What the body raised is never masked by what the release finds.
+        """Release the lock. An error of the release never replaces an error of the body.
 
         Raises:
             LockLost: The lease was lost, and the body did not raise.

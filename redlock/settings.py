@@ -1,12 +1,12 @@
-"""Settings as plain values, read from a mapping: the environment, a command line, or Celery's configuration.
+"""Reads settings from a mapping: the environment, a command line, or Celery's configuration.
 
 Invariants:
-1. Every setting has one name, the field's. The environment writes it in capitals after a prefix (`REDLOCK_TTL`);
-   `redlock.celery.conf` knows how Celery's configuration writes it.
-2. A name that begins with the prefix and is no setting is an error: a misspelled setting must not be a silent default.
-   Variables that a container platform sets for a service named `redlock` are no settings.
-3. `NAME_FILE` names a file that holds the value of `NAME`, so that a password is in no list of processes and no
-   `docker inspect`.
+1. Every setting has the name of its field. In the environment the name has capitals and a prefix (`REDLOCK_TTL`);
+   `redlock.celery.conf` has the forms in Celery's configuration.
+2. An unknown name with the prefix is an error: a misspelled setting must not be a silent default. Variables that a
+   container platform sets for a service named `redlock` are ignored.
+3. `NAME_FILE` names a file with the value of `NAME`, so that neither a list of processes nor `docker inspect` shows a
+   password.
 4. No message repeats a value that may hold a password.
 """
 
@@ -27,24 +27,26 @@ from redlock._transport.node import DEFAULT_NODES
 from redlock.client import Redlock
 from redlock.errors import ConfigurationError
 
+__all__ = ["Settings", "read", "resolve"]
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 T = TypeVar("T")
 
 ENVIRONMENT = "REDLOCK_"
-"""How the names of the lock's settings begin in the environment."""
+"""The prefix of the settings in the environment."""
 
 SECRETS = tuple(f"REDLOCK_{name}" for name in ("NODES_FILE", "USERNAME", "USERNAME_FILE", "PASSWORD", "PASSWORD_FILE"))
-"""What the environment may say about the nodes beside `REDLOCK_NODES`."""
+"""The variables with credentials of the nodes, beside `REDLOCK_NODES`."""
 
-_TOLD = frozenset({"REDLOCK_FENCE", "REDLOCK_RESOURCE"})
-"""What `redlock run` tells the program that it runs; no settings of that program."""
+_SET_BY_RUN = frozenset({"REDLOCK_FENCE", "REDLOCK_RESOURCE"})
+"""The variables that `redlock run` sets for its program; they are not settings."""
 
 _KUBERNETES = re.compile(
     r"[A-Z0-9_]+_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
 )
-"""What Kubernetes puts into the environment for a service: `REDLOCK_SERVICE_HOST`, `REDLOCK_PORT_6379_TCP_ADDR`."""
+"""The variables that Kubernetes sets for a service: `REDLOCK_SERVICE_HOST`, `REDLOCK_PORT_6379_TCP_ADDR`."""
 
 IN_CONF = " in app.conf"
 _IN_ENVIRONMENT = " in the environment"
@@ -52,34 +54,34 @@ EXPOSED = (
     "an address in app.conf holds a password, which Flower and `celery inspect conf` show; "
     "set redlock_username and redlock_password, or REDLOCK_NODES_FILE"
 )
-"""What is wrong where `Settings.exposed` is true, and what would be right."""
+"""The warning for `Settings.exposed`, with the remedy."""
 
 _EVENTS = ("all", "contention", "off")
 _FILE = "_file"
 _SECRET = frozenset({"nodes", "username", "password"})
-"""Settings whose values no message repeats."""
-_BETWEEN = re.compile(r"[,\s]")
+"""No message repeats the values of these settings."""
+_SEPARATOR = re.compile(r"[,\s]")
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Settings:
-    """What a `Redlock` client is made from, and what Celery's workers do beside.
+    """The settings of a `Redlock` client and of Celery workers.
 
     Attributes:
-        nodes: See `Redlock`, as for the next four; one text with commas.
-        ttl: See there.
-        max_ttl: See there.
-        prefix: See there.
-        node_timeout: See there.
-        events: What workers tell Flower: "all", "contention" (nothing about locks that were free) or "off".
-        heartbeat_file: A file that a worker touches every 5 seconds as long as it takes tasks; none if empty.
-        metrics_file: Where a worker writes its figures for Prometheus every 5 seconds; nowhere if empty.
-        username: The user at each node whose address has no password of its own; none if empty.
-        password: The password of that user; none if empty.
-        origins: Where each setting that is no default comes from, as the user wrote it; no setting itself.
+        nodes: The addresses as one text with commas; see `Redlock`.
+        ttl: The length of a lease in seconds; see `Redlock`.
+        max_ttl: The longest lease in seconds; see `Redlock`.
+        prefix: Put before every key; see `Redlock`.
+        node_timeout: Seconds after which a node without a reply counts as silent; see `Redlock`.
+        events: The events that workers send to Flower: "all", "contention" (no events of free locks) or "off".
+        heartbeat_file: A file that a worker touches every 5 seconds while the worker accepts tasks; empty for no file.
+        metrics_file: A file to which a worker writes its metrics for Prometheus every 5 seconds; empty for no file.
+        username: The user for each node without a password in its address; empty for no user.
+        password: The password of that user; empty for no password.
+        origins: The source of each setting that is not a default, for messages; not a setting.
 
     Raises:
-        ConfigurationError: `events` is none of these; the others are checked when a client is made.
+        ConfigurationError: `events` is invalid. The client checks the other settings.
     """
 
     nodes: str = ",".join(DEFAULT_NODES)
@@ -105,16 +107,16 @@ class Settings:
 
     @property
     def addresses(self) -> list[str]:
-        """The nodes' addresses with the user and the password that apply to each; secret.
+        """The addresses of the nodes with user and password; secret.
 
         Raises:
-            ConfigurationError: One of them is no address.
+            ConfigurationError: An address is invalid.
         """
         nodes = _validation.node_list(self.nodes)
         return [address.with_credentials(node, self.username, self.password) for node in nodes]
 
     def shown(self) -> dict[str, object]:
-        """All settings by name, as they may be shown: without passwords."""
+        """All settings by name, without passwords."""
         values = {field.name: getattr(self, field.name) for field in _fields(Settings)}
         values["nodes"] = ",".join(_shown_node(node) for node in _validation.split(self.nodes))
         return values | {"password": HIDDEN if self.password else ""}
@@ -129,22 +131,18 @@ class Settings:
     def client(self) -> Redlock:
         """A client with these settings."""
         return Redlock(
-            self.addresses,
-            ttl=self.ttl,
-            max_ttl=self.max_ttl,
-            prefix=self.prefix,
-            node_timeout=self.node_timeout,
+            self.addresses, ttl=self.ttl, max_ttl=self.max_ttl, prefix=self.prefix, node_timeout=self.node_timeout
         )
 
 
-class TaskLockEntry(NamedTuple):
-    """A setting as the user wrote it.
+class SettingEntry(NamedTuple):
+    """A setting in the user's spelling.
 
     Attributes:
-        name: Its whole name, for messages.
-        head: What stands before the setting's own name: `REDLOCK_`, `CELERY_REDLOCK_`, `--`.
-        value: Its value.
-        where: Where that is, after the name: ` in the environment`.
+        name: The whole name, for messages.
+        head: The part before the name of the field: `REDLOCK_`, `CELERY_REDLOCK_`, `--`.
+        value: The value.
+        where: The place, to append to the name: ` in the environment`.
     """
 
     name: str
@@ -154,12 +152,12 @@ class TaskLockEntry(NamedTuple):
 
     @property
     def key(self) -> str:
-        """The setting's own name in small letters; one of mixed case stays, and is no setting."""
+        """The name of the field in small letters; a name in mixed case stays, and matches no field."""
         rest = self.name[len(self.head) :].replace("-", "_")
         return rest.lower() if rest in {rest.lower(), rest.upper()} else rest
 
     def like(self, field: str) -> str:
-        """Another setting's name, written as this one."""
+        """The name of another field, in the spelling of this entry."""
         return self.head + (field.upper() if self.head.isupper() else field)
 
 
@@ -174,33 +172,33 @@ def read(
 
     Args:
         kind: The dataclass.
-        source: Where to look; names that do not begin with the prefix are ignored.
-        prefix: `REDLOCK_` or `redlock_`: its case says how the names are written.
-        base: Where to take what the source does not say; the dataclass's defaults otherwise.
-        options: Settings from a command line, by field; they win over the source.
+        source: The mapping; names without the prefix are ignored.
+        prefix: `REDLOCK_` or `redlock_`; the names have the case of the prefix.
+        base: Settings for the fields that the source does not have; default: the defaults of the dataclass.
+        options: Settings from a command line, by field; they override the source.
 
     Raises:
-        ConfigurationError: A value is of the wrong type, a file can't be read, or a name with this prefix is no
+        ConfigurationError: A value is of the wrong type, a file cannot be read, or a name with this prefix is not a
             setting.
     """
     given = {} if options is None else options
     entries = [
-        TaskLockEntry(name, prefix, value, _IN_ENVIRONMENT) for name, value in source.items() if _is_ours(name, prefix)
+        SettingEntry(name, prefix, value, _IN_ENVIRONMENT) for name, value in source.items() if _is_ours(name, prefix)
     ]
-    # What an option says also wins over a file that the environment names.
+    # An option also overrides a file that the environment names.
     entries = [entry for entry in entries if entry.key.removesuffix(_FILE) not in given]
-    entries += [TaskLockEntry(f"--{name.replace('_', '-')}", "--", value) for name, value in given.items()]
+    entries += [SettingEntry(f"--{name.replace('_', '-')}", "--", value) for name, value in given.items()]
     return resolve(kind, entries, base)
 
 
-def resolve(kind: type[T], entries: Iterable[TaskLockEntry], base: T | None = None) -> T:
-    """The settings of this kind from what the user wrote.
+def resolve(kind: type[T], entries: Iterable[SettingEntry], base: T | None = None) -> T:
+    """The settings of this kind from the user's entries.
 
     Raises:
-        ConfigurationError: As for `read`, or a setting is there twice.
+        ConfigurationError: As for `read`, or a setting has two entries.
     """
     defaults = {field.name: field.default for field in _fields(kind)}
-    given: dict[str, TaskLockEntry] = {}
+    given: dict[str, SettingEntry] = {}
     for entry in entries:
         name = entry.key if entry.key in defaults else entry.key.removesuffix(_FILE)
         if name not in defaults:
@@ -229,7 +227,7 @@ def _fields(kind: type) -> list[dataclasses.Field[Any]]:
 
 
 def _is_ours(name: str, prefix: str) -> bool:
-    return name.startswith(prefix) and not (name in _TOLD or _KUBERNETES.fullmatch(name))
+    return name.startswith(prefix) and not (name in _SET_BY_RUN or _KUBERNETES.fullmatch(name))
 
 
 def _shown_node(url: str) -> str:
@@ -239,8 +237,8 @@ def _shown_node(url: str) -> str:
         return "(no address)"
 
 
-def _content(entry: TaskLockEntry) -> str:
-    """What the file holds that this setting names."""
+def _content(entry: SettingEntry) -> str:
+    """The content of the file that this setting names."""
     path = _plain(entry.value)
     if not isinstance(path, str | os.PathLike):
         raise ConfigurationError(f"{entry.name} is {type(path).__name__}; it must be the name of a file")
@@ -248,17 +246,17 @@ def _content(entry: TaskLockEntry) -> str:
         return Path(path).read_text(encoding="utf-8").strip()
     except (OSError, ValueError) as error:
         reason = error.strerror.lower() if isinstance(error, OSError) and error.strerror else "it is no text"
-    # Not the name: it may be the password itself, set under the wrong name. Nor inside the handler: the error names it.
+    # The path may be the password itself, set under the wrong name. The error of the handler has the path too.
     raise ConfigurationError(f"the file that {entry.name} names can't be read: {reason}")
 
 
 def _plain(value: object) -> object:
-    """The value that Django evaluates late, as `gettext_lazy` and `SimpleLazyObject` do; any other as it is."""
+    """The value of a lazy object of Django (`gettext_lazy`, `SimpleLazyObject`); any other value unchanged."""
     lazy = sys.modules.get("django.utils.functional")
     if lazy is None:
         return value
     if isinstance(value, lazy.LazyObject):
-        # Its reduction is the one public way to the object inside.
+        # `__reduce__` is the only public access to the object inside.
         value = value.__reduce__()[1][0]
     return str(value) if isinstance(value, lazy.Promise) else value
 
@@ -285,7 +283,7 @@ def _number(name: str, value: object, default: float) -> object:
         return float(value)
     except ValueError:
         pass
-    # Not inside the handler: that error repeats the value.
+    # Outside the handler, because the handler's error repeats the value.
     raise ConfigurationError(f"{name} is {quoted(value)}; it must be a number, such as {default:g}")
 
 
@@ -293,8 +291,8 @@ def _joined(name: str, nodes: list[object]) -> str:
     for node in nodes:
         if not isinstance(node, str):
             raise ConfigurationError(
-                f"{name} is a list with {type(node).__name__} in it; each address must be text (str)"
+                f"{name} is a list that contains {type(node).__name__}; each address must be text (str)"
             )
-    # In a list, a comma or a blank is part of the address.
-    escaped = (_BETWEEN.sub(lambda found: f"%{ord(found[0]):02X}", str(node).strip()) for node in nodes)
+    # In a list, a comma or a blank belongs to the address.
+    escaped = (_SEPARATOR.sub(lambda found: f"%{ord(found[0]):02X}", str(node).strip()) for node in nodes)
     return ",".join(escaped)

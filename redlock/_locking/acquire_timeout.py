@@ -1,6 +1,6 @@
-"""How long a caller goes on trying, by the clock.
+"""The end of an acquire loop.
 
-Rules: what is bounded ends when its time is over; what is endless ends where too few nodes could be heard for one TTL.
+Invariants: a loop with a limit ends at the limit. A loop without a limit ends when no quorum has answered for one TTL.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 class AcquireTimeout:
-    """The time of one caller, from now on.
+    """The time limit of one acquisition, which begins now.
 
     Args:
-        length_ms: How long it tries; 0 once, None for ever.
-        ttl_ms: The lease's length, which is the measure where there is no end.
+        length_ms: The limit in milliseconds; 0 for a single attempt, None for no limit.
+        ttl_ms: The length of the lease. Without a limit the loop ends after this time without a quorum.
     """
 
     def __init__(self, length_ms: int | None, ttl_ms: int) -> None:
@@ -28,24 +28,24 @@ class AcquireTimeout:
 
     @property
     def waits_ms(self) -> int:
-        """How long it will wait yet if it is denied: what nodes are told, so that they reserve the lock for it."""
+        """The time for which a denied attempt will still wait; the nodes reserve the lock for waiters only."""
         return self._ttl_ms if self._length_ms is None else max(0, self.started_ms + self._length_ms - now_ms())
 
     def until_ms(self, node_timeout_ms: int) -> int | None:
-        """When its last attempt is over: two node timeouts after its time; None if there is no end."""
+        """The latest end of the last attempt: two node timeouts after the limit; None without a limit."""
         return None if self._length_ms is None else self.started_ms + self._length_ms + 2 * node_timeout_ms
 
     @property
     def turn_ms(self) -> int:
-        """How long it may wait without a look at the nodes."""
+        """The longest wait without a request to the nodes."""
         return min(self._ttl_ms, self.waits_ms)
 
     def node_heard(self) -> None:
-        """A quorum was heard, or could not be asked."""
+        """Record that a quorum has answered, or that this process sent no request by its own choice."""
         self._heard_ms = now_ms()
 
     def left_ms(self, refusal: Refusal) -> int | None:
-        """What is left after this refusal; None if there is no end."""
+        """The time that is left after this refusal; None if the loop has no end."""
         if refusal.round_result.answered >= refusal.round_result.quorum:
             self.node_heard()
         if self._length_ms is not None:

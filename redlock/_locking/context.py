@@ -30,7 +30,7 @@ class LockContext:
         nodes: The lock nodes, in their order.
         prefix: Put before every resource name.
         max_ttl_ms: The longest lease.
-        node_timeout_ms: When a node that was asked counts as silent.
+        node_timeout_ms: The time after which a node without a reply counts as silent.
         allow_event_loop: Whether a blocking call is allowed inside a running asyncio event loop.
     """
 
@@ -41,7 +41,7 @@ class LockContext:
         self.reserve_ms = max(1, node_timeout_ms // 2)
         """How long a released lock is reserved for the waiter that the release wakes."""
         self.fresh_ms = max_ttl_ms // 2
-        """How long a proposed token counts: half of the quarantine of a node. Clock errors get the other half."""
+        """How long a proposed token counts: half of a node's quarantine. The other half covers clock errors."""
         self._max_ttl_ms = max_ttl_ms
         self._least_ttl_ms = _validation.least_ttl_ms(node_timeout_ms)
         self._allow_event_loop = allow_event_loop
@@ -62,7 +62,7 @@ class LockContext:
         return _validation.ttl_ms(ttl, max_ttl_ms=self._max_ttl_ms, node_timeout_ms=self.node_timeout_ms)
 
     def checked_ms(self, ttl_ms: int) -> int:
-        """A TTL in milliseconds, if it is within the same bounds."""
+        """Check a TTL in milliseconds against the same bounds."""
         if type(ttl_ms) is int and self._least_ttl_ms <= ttl_ms <= self._max_ttl_ms:
             return ttl_ms
         if isinstance(ttl_ms, bool) or not isinstance(ttl_ms, int):
@@ -80,13 +80,13 @@ class LockContext:
     def observe_fence(self, names: Names, fence: int) -> None:
         """Remember a token, so that the next proposal for these resources is larger.
 
-        A token more than an hour ahead of the wall clock is logged and not remembered.
+        A token that is more than an hour ahead of the wall clock is logged and not remembered.
         """
         if not self._fences.observe(names, fence, wall_us()):
             _log.warning("fence-implausible", resource=", ".join(names), fence=fence)
 
     def refuse_event_loop(self) -> None:
-        """Raise where a blocking call would stop a running asyncio event loop, unless that is allowed."""
+        """Raise if a blocking call would stop a running asyncio event loop, unless the client allows the call."""
         if not self._allow_event_loop:
             misuse.check_event_loop()
 

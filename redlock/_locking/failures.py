@@ -1,6 +1,7 @@
-"""What a lost election means to the caller: contended, no quorum, or clients that disagree.
+"""Converts a refused round into an error: the lock is taken, no quorum answered, or the clients disagree.
 
-Rules: the three are never mixed up, and each names the nodes it is about; no secret of an owner token gets out.
+Invariants: the three causes are never mixed up. Each error names its nodes. No error shows the secret of an owner
+token.
 """
 
 from __future__ import annotations
@@ -18,18 +19,18 @@ if TYPE_CHECKING:
 
 
 def reasons(nodes: Sequence[Node], round_result: RoundResult) -> dict[str, str]:
-    """For each node that gave no vote, by its label, why."""
+    """The reason of each node without a vote, by node label."""
     pairs = zip(nodes, round_result.votes, strict=True)
     return {node.label: vote.reason for node, vote in pairs if vote.kind is Kind.SILENT and not vote.unanswered}
 
 
 def unavailable(nodes: Sequence[Node], resource: str, round_result: RoundResult) -> QuorumUnavailable:
-    """Too few nodes voted."""
+    """The error for a round without a quorum of votes."""
     return QuorumUnavailable(resource, round_result.quorum, len(round_result.votes), reasons(nodes, round_result))
 
 
 def error(nodes: Sequence[Node], resource: str, refusal: Refusal) -> LockContended | QuorumUnavailable:
-    """A lost election as the error to raise."""
+    """The error for a refused acquisition."""
     round_result = refusal.round_result
     if refusal.no_quorum:
         return unavailable(nodes, resource, round_result)
@@ -42,7 +43,7 @@ def refuse_duplicates(nodes: Sequence[Node], refusal: Refusal) -> None:
     """Raise if so many addresses lead to the same servers that no quorum of servers is left.
 
     Raises:
-        ConfigurationError: They do; the message names two of the addresses.
+        ConfigurationError: Too few servers are left; the message names two addresses of the same server.
     """
     round_result = refusal.round_result
     twice = [(node.label, vote.same_as) for node, vote in zip(nodes, round_result.votes, strict=True) if vote.same_as]
@@ -55,10 +56,10 @@ def refuse_duplicates(nodes: Sequence[Node], refusal: Refusal) -> None:
 
 
 def refuse_disagreement(nodes: Sequence[Node], fingerprint: str, refusal: Refusal) -> None:
-    """Raise if a node refused because other clients work there under other terms.
+    """Raise if a node refused because its other clients have another configuration fingerprint.
 
     Raises:
-        ConfigurationError: One did; the message names the node and both terms.
+        ConfigurationError: A node refused; the message names the node and both fingerprints.
     """
     place = refusal.disagreement
     if place is not None:

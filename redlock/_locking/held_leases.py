@@ -1,11 +1,11 @@
-"""The leases that the running code holds: a second acquisition is refused or shares a lease, and never deadlocks.
+"""The leases that the running code holds, so that a second acquisition shares a lease or fails instead of deadlocking.
 
 Invariants:
 1. A lease belongs to the thread, greenlet or asyncio task that acquired it. A copy of its context in another thread or
    task holds nothing.
-2. A lease whose time is over is not held. Only weak references are kept here.
-3. The cost does not grow with the number of leases, where they are given back in the opposite order: the leases of a
-   context are a stack of pairs, and it is searched only if the process holds a lease on the same resource.
+2. An expired lease is not held. This module keeps weak references only.
+3. The leases of a context are a linked stack. The stack is searched only if the process holds a lease on the same
+   resource, and a release in the opposite order has constant cost.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 _Stack: TypeAlias = "tuple[weakref.ref[HeldLease], object, _Stack, int] | None"
-"""The last lease, the code that acquired it, the stack below, and how many come before a look at the whole stack."""
+"""The last lease, its owner, the stack below, and the number of leases until the next compaction."""
 
 
 class HeldLease(Protocol):
@@ -47,20 +47,23 @@ L = TypeVar("L", bound=HeldLease)
 _stack: ContextVar[_Stack] = ContextVar("redlock_held", default=None)
 _thread = threading.local()
 _last: dict[tuple[int, str], weakref.ref[Any]] = {}
-"""Which lease of this process was taken last, by client and resource. No weak dictionary: its callbacks run when a
-lease is dropped, and an exception that a signal raises in one of them is lost."""
-_most_known = 10_000
-_LEAST_BETWEEN_LOOKS = 64
+"""The last lease of this process, by client and resource.
+
+A weak dictionary would run callbacks when a lease is dropped, and an exception that a signal handler raises in such a
+callback is lost.
+"""
+_cleanup_size = 10_000
+_LEAST_BETWEEN_COMPACTIONS = 64
 
 
 def _owner() -> object:
-    """The asyncio task that runs; without one the thread, or the greenlet where threads are greenlets."""
+    """The running asyncio task; without a task the thread, or the greenlet if threads are greenlets."""
     if _get_running_loop() is not None and (task := current_task()) is not None:
         return task
     try:
         return _thread.owner
     except AttributeError:
-        # An object, not a number: those of threads that have ended are used again.
+        # An object, not a thread number: the numbers of ended threads are used again.
         _thread.owner = object()
         return _thread.owner
 
@@ -68,22 +71,22 @@ def _owner() -> object:
 def _held() -> Iterator[Any]:
     stack, owner = _stack.get(), _owner()
     while stack is not None:
-        reference, whose, stack, _ = stack
+        reference, lease_owner, stack, _ = stack
         lease = reference()
-        if lease is not None and whose is owner and lease.is_held:
+        if lease is not None and lease_owner is owner and lease.is_held:
             yield lease
 
 
 def claim(lease: L, *, reentrant: bool, forever: bool = True) -> L:
-    """The lease to take: this one, or the one that this thread, greenlet or task holds on the same resources already.
+    """The lease to acquire: the new lease, or the lease that the running code holds on the same resources already.
 
     Args:
-        lease: A new one.
+        lease: The new lease.
         reentrant: Whether a lease can be shared.
         forever: Whether the caller would wait without a limit.
 
     Raises:
-        RedlockError: It would wait for itself without a limit.
+        RedlockError: The running code would wait for itself without a limit.
     """
     if not any(key in _last for key in lease.claims):
         return lease
@@ -109,19 +112,19 @@ def claim(lease: L, *, reentrant: bool, forever: bool = True) -> L:
 
 
 def add(lease: HeldLease) -> None:
-    """The running code holds it from now on."""
+    """Record that the running code holds the lease."""
     reference = weakref.ref(lease)
     for key in lease.claims:
         _last[key] = reference
     below = _stack.get()
     while below is not None and not _is_held(below[0]):
         below = below[2]
-    left = below[3] - 1 if below is not None else _LEAST_BETWEEN_LOOKS
+    left = below[3] - 1 if below is not None else _LEAST_BETWEEN_COMPACTIONS
     if left <= 0:
         below, left = _compacted(below)
     _stack.set((reference, _owner(), below, left))
-    if len(_last) > _most_known:
-        _drop_what_is_gone()
+    if len(_last) > _cleanup_size:
+        _forget_dropped_leases()
 
 
 def _is_held(reference: weakref.ref[HeldLease]) -> bool:
@@ -130,29 +133,29 @@ def _is_held(reference: weakref.ref[HeldLease]) -> bool:
 
 
 def _compacted(stack: _Stack) -> tuple[_Stack, int]:
-    """The stack without the leases that were released in another context; how many may come before the next look."""
+    """The stack without ended leases, and the number of leases until the next compaction."""
     held = []
     while stack is not None:
         if _is_held(stack[0]):
             held.append(stack)
         stack = stack[2]
-    left = max(_LEAST_BETWEEN_LOOKS, len(held))
+    left = max(_LEAST_BETWEEN_COMPACTIONS, len(held))
     for reference, owner, *_ in reversed(held):
         stack = (reference, owner, stack, left)
     return stack, left
 
 
-def _drop_what_is_gone() -> None:
-    """Of leases that were dropped and never given back."""
-    global _most_known  # noqa: PLW0603 - as many again before the next look
+def _forget_dropped_leases() -> None:
+    """Remove the entries of leases that were dropped without a release."""
+    global _cleanup_size  # noqa: PLW0603 - so that the cleanup stays rare in a large process
     for key, reference in list(_last.items()):
         if reference() is None:
             _last.pop(key, None)
-    _most_known = max(_most_known, 2 * len(_last))
+    _cleanup_size = max(_cleanup_size, 2 * len(_last))
 
 
 def remove(lease: HeldLease) -> None:
-    """The running code holds it no more."""
+    """Record that the running code no longer holds the lease."""
     for key in lease.claims:
         known = _last.get(key)
         if known is not None and known() is lease:

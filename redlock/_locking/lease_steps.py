@@ -2,7 +2,7 @@
 
 Invariants:
 1. The state of a lease is its deadline. Code that stopped running cannot make an expired lease look alive.
-2. Steps of one lease never overlap: the code that carries them out has the turn of its mutex.
+2. Steps of one lease never overlap: a step runs only while its caller holds the mutex of the lease.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from redlock._transport.threads import NodeConnections
 
 _BUSY_MS = 10
-"""Another thread extends or releases it at this moment."""
+"""The time until the next try if another thread extends or releases the lease at this moment."""
 
 
 class LeaseSteps:
-    """What `Lease` does, without its public face."""
+    """The base class of `Lease`: state and steps."""
 
     def __init__(
         self, context: LockContext, names: Names, options: LeaseOptions, owner_label: str, *, is_block: bool = True
@@ -48,17 +48,17 @@ class LeaseSteps:
         self._max_hold_ms = options.max_hold_ms
         self._on_lost = options.on_lost
         self.is_block = is_block
-        """Whether its time is a block of code, so that all blocks inside are over when it ends."""
+        """Whether the lease ends with a block of code, and with that block all blocks inside."""
         self._grant: Grant | None = None
         self.connections: NodeConnections | None = None
         self._outcome: Outcome | None = None
-        self._taken_ms = 0
+        self._acquired_ms = 0
         self._lost = self._stopped = ""
-        self._is_told = True
+        self._is_loss_reported = True
         self.is_left = False
-        """Whether its own block has ended, and only re-entrant blocks keep it."""
+        """Whether the own block of the lease has ended, and only re-entrant blocks keep the lease."""
         self._is_leaving = False
-        """Whether a release was begun. One that was interrupted is finished by the renewing thread."""
+        """Whether a release was begun. The renewal thread finishes an interrupted release."""
         self._mutex = Mutex()
         self.entries: set[weakref.ref[LeaseSteps]] = set()
         """Re-entrant blocks that share this lease."""
@@ -90,15 +90,18 @@ class LeaseSteps:
             self._declare_lost("a quorum of nodes no longer has it")
         raise LockLost(self._resource, self._lost or "it could not be extended on a quorum of nodes")
 
-    def renewing(self, links: NodeConnections) -> Steps[int | None]:
-        """The renewing thread's turn, as rounds that many leases can share; gives when it is due again, None if never.
+    def renewing(self, connections: NodeConnections) -> Steps[int | None]:
+        """One renewal, as rounds that many leases can share.
 
-        The thread has the links by then, so it does not wait for another thread that has the lease.
+        The thread already holds the connections, so the thread does not wait if another thread uses the lease.
+
+        Returns:
+            The time of the next renewal; None if the lease needs no renewal any more.
         """
         turn = self._mutex.turn()
         if turn is None:
             return now_ms() + _BUSY_MS
-        self.connections = links
+        self.connections = connections
         try:
             due_ms = yield from self._renewing()
             if self._is_leaving:
@@ -116,7 +119,7 @@ class LeaseSteps:
         if now >= deadline_ms:
             self._declare_lost(self._stopped or "it could not be renewed in time")
         if self._max_hold_ms is not None:
-            left_ms = self._taken_ms + self._max_hold_ms - now
+            left_ms = self._acquired_ms + self._max_hold_ms - now
             if deadline_of(left_ms, now) <= deadline_ms:
                 self._stopped = "max_hold is over"
                 return deadline_ms
@@ -130,7 +133,7 @@ class LeaseSteps:
 
     def _declare_lost(self, why: str) -> None:
         if not self._lost and self._grant is not None:
-            self._lost, self._is_told = why, False
+            self._lost, self._is_loss_reported = why, False
             self._context.event_log.lost(self._resource, self._grant, why)
 
     def _releasing(self) -> Steps[Outcome]:

@@ -1,13 +1,13 @@
-"""The queue inside a process: of all its threads that wait for the same resources, one at a time waits at the nodes.
+"""The wait queue inside one process: of all threads that wait for the same resources, one thread waits at the nodes.
 
-Without it every waiting thread is one more client that splits votes at the nodes; with it the nodes see as many
-waiters as there are processes.
+Without this queue each waiting thread would be a further client that splits votes at the nodes. With the queue the
+nodes see one waiter for each process.
 
 Invariants:
-1. First come, first served. A thread has a place only while it waits, never while it holds a lease.
-2. A thread that has waited for long enough may ask the nodes without its turn, and keeps its place.
-3. A place that is dropped is given up: an exception may strike anywhere. The next thread finds out when its own time
-   is over. No lock is needed: each change of a line is one operation on a list.
+1. First come, first served. A thread has a place only while the thread waits, never while the thread holds a lease.
+2. A thread that has waited long enough may ask the nodes out of turn, and keeps its place.
+3. A dropped place leaves the queue, because an exception may happen anywhere. The next thread notices at the end of its
+   own wait. The queue needs no lock: each change is one operation on a list.
 """
 
 from __future__ import annotations
@@ -20,50 +20,50 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from redlock._core.commands import Names
 
-_Line: TypeAlias = "list[weakref.ref[Place]]"
+_Queue: TypeAlias = "list[weakref.ref[Place]]"
 
 
 class LocalWaitQueue:
-    """The lines of one client, by what is waited for."""
+    """The queues of one client, by resources."""
 
     def __init__(self) -> None:
         self.reset_after_fork()
 
     def reset_after_fork(self) -> None:
-        """In a forked child: the threads that wait are not ours."""
-        self._lines: dict[Names, _Line] = {}
+        """In a forked child: the waiting threads belong to the parent."""
+        self._queues: dict[Names, _Queue] = {}
 
-    def has_line(self, names: Names) -> bool:
-        """Whether a thread waits for these at this moment."""
-        return bool(self._lines.get(names))
+    def has_waiters(self, names: Names) -> bool:
+        """Whether a thread waits for these resources at this moment."""
+        return bool(self._queues.get(names))
 
     def length(self, names: Names) -> int:
-        """How many threads wait for these."""
-        return len(self._lines.get(names, ()))
+        """The number of threads that wait for these resources."""
+        return len(self._queues.get(names, ()))
 
     def join(self, names: Names) -> Place:
-        """A place at the end of the line."""
-        return Place(self._lines, names)
+        """A place at the end of the queue."""
+        return Place(self._queues, names)
 
 
 class Place:
-    """A thread's place in a line.
+    """A thread's place in a queue.
 
     Args:
-        lines: All lines.
-        names: Which line.
+        queues: All queues.
+        names: The resources, which select the queue.
     """
 
-    def __init__(self, lines: dict[Names, _Line], names: Names) -> None:
-        self._lines, self._names = lines, names
+    def __init__(self, queues: dict[Names, _Queue], names: Names) -> None:
+        self._queues, self._names = queues, names
         self._turn: SimpleQueue[None] = SimpleQueue()
-        # The line is empty and gone where another thread leaves it just now: then this place is first in a line of
-        # its own, which costs a split vote at most.
-        self._line = lines.setdefault(names, [])
-        self._line.append(weakref.ref(self, self._line.remove))
+        # If another thread leaves at this moment, the queue may be empty and removed. Then this place is the first of a
+        # separate queue, which costs a split vote at most.
+        self._queue = queues.setdefault(names, [])
+        self._queue.append(weakref.ref(self, self._queue.remove))
 
     def wait(self, seconds: float) -> bool:
-        """Wait to be at the front, at most this long; False if it was there at once."""
+        """Wait for the front of the queue; False if the place is at the front without a wait."""
         if self._first() is self:
             return False
         with contextlib.suppress(Empty):
@@ -71,17 +71,17 @@ class Place:
         return True
 
     def leave(self) -> None:
-        """Go, from wherever in the line; again is no error."""
+        """Leave the queue, from any place. A second call does nothing."""
         with contextlib.suppress(ValueError):
-            self._line.remove(weakref.ref(self))
+            self._queue.remove(weakref.ref(self))
         first = self._first()
         if first is not None:
             first._turn.put(None)  # noqa: SLF001 - of this class
-        elif self._lines.get(self._names) is self._line:
-            self._lines.pop(self._names, None)
+        elif self._queues.get(self._names) is self._queue:
+            self._queues.pop(self._names, None)
 
     def _first(self) -> Place | None:
         try:
-            return self._line[0]()
+            return self._queue[0]()
         except IndexError:
             return None

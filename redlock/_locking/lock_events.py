@@ -1,7 +1,7 @@
-"""What a client writes to the log about elections: acquired, refused, retried, extended, lost, released.
+"""The log lines of a client: acquired, waiting, retry, refused, extended, lost, released.
 
-Rules: one line per event; the secret of an owner token is cut to eight digits; the votes are there as letters,
-and every node that gave none with its reason.
+Invariants: each event is one line. The line shows at most eight digits of the secret in an owner token. The votes are
+letters, and each node without a vote is listed with its reason.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class LockEventLog:
         self._nodes = nodes
 
     def acquired(self, resource: str, grant: Grant, waited_ms: int) -> None:
-        """A lease was taken."""
+        """A lease was acquired."""
         if not _log.is_heard("acquired"):
             return
         _log.info(
@@ -53,7 +53,7 @@ class LockEventLog:
             _log.debug("wait-ended", resource=resource, owner_label=owner_label, waited_ms=waited_ms, acquired=acquired)
 
     def retry(self, resource: str, owner_label: str, refusal: Refusal, lost_rounds: int, pause_ms: int) -> None:
-        """An election was lost, and there will be another."""
+        """An attempt was refused, and another attempt follows."""
         holder = refusal.round_result.holder
         _log.debug(
             "retry",
@@ -66,11 +66,11 @@ class LockEventLog:
         )
 
     def refused(self, owner_label: str, round_result: RoundResult, error: RedlockError) -> None:
-        """The caller goes away without the lock."""
+        """An acquisition ended without the lock."""
         _log.info("refused", resource=error.lock_name, owner_label=owner_label, why=error, **self._votes(round_result))
 
     def extended(self, resource: str, grant: Grant) -> None:
-        """A lease has a later deadline."""
+        """A lease was extended."""
         repaired = ", ".join(self._nodes[place].label for place in grant.round_result.missing)
         _log.debug(
             "extended",
@@ -91,7 +91,7 @@ class LockEventLog:
         _log.warning("lost", resource=resource, holder=masked_token(grant.token), fence=grant.fence, why=why)
 
     def released(self, resource: str, grant: Grant, outcome: Outcome) -> None:
-        """A lease was given back."""
+        """A lease was released."""
         if outcome is Outcome.RELEASED and not _log.is_heard(outcome.value):
             return
         emit = _log.info if outcome is Outcome.RELEASED else _log.warning

@@ -1,4 +1,4 @@
-"""Clear errors for calls that look right and are not: options of redis-py, event loops, pickles."""
+"""Clear errors for calls that cannot work here: options of redis-py, calls in an event loop, pickles."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from redlock.errors import ConfigurationError, RedlockError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_NO_SLEEP = "leave it out: a release wakes the next waiter, so there is no polling interval"
+_NO_SLEEP = "leave the option out: a release wakes the next waiter, so there is no polling interval"
 _LOCK = {
     "timeout": "the lease's length is `ttl`, the time to wait is `blocking_timeout`",
     "sleep": _NO_SLEEP,
-    "lock_class": "leave it out: there is one class of locks",
+    "lock_class": "leave the option out: there is one class of locks",
     "raise_on_release_error": "catch LockLost and NotHeld",
 }
 _ACQUIRE = {
     "timeout": "the time to wait is `blocking_timeout`",
     "sleep": _NO_SLEEP,
-    "token": "leave it out: each attempt has an owner token of its own",
+    "token": "leave the option out: each attempt has an owner token of its own",
 }
 
 NO_PICKLE = (
@@ -30,12 +30,12 @@ NO_PICKLE = (
 
 
 def check_lock(options: Mapping[str, object]) -> None:
-    """Refuse options of redis-py's `lock()`; the message names what to use instead."""
+    """Refuse options of redis-py's `lock()`; the message names the right option."""
     _refuse("lock", options, _LOCK)
 
 
 def check_acquire(blocking: object, options: Mapping[str, object]) -> None:
-    """Refuse options of redis-py's `acquire()`; the message names what to use instead."""
+    """Refuse options of redis-py's `acquire()`; the message names the right option."""
     if blocking is not None and not isinstance(blocking, bool):
         raise ConfigurationError(
             f"acquire(): blocking is {blocking!r:.40}; it must be True or False. "
@@ -56,5 +56,5 @@ def check_event_loop() -> None:
     if _get_running_loop() is not None:
         raise RedlockError(
             "a Lock blocks its thread, and this thread runs an asyncio event loop; acquire it in another thread "
-            "(await asyncio.to_thread(...)), or allow it with Redlock(..., allow_event_loop=True)"
+            "(await asyncio.to_thread(...)), or allow the call with Redlock(..., allow_event_loop=True)"
         )

@@ -1,4 +1,4 @@
-"""What happens to the clients of a process when it forks and when it ends.
+"""Resets the clients of a process after a fork, and finishes asynchronous releases at its end.
 
 Invariants:
 1. A forked child shares no connection, thread or queue with its parent.
@@ -23,28 +23,30 @@ _contexts: weakref.WeakSet[LockContext] = weakref.WeakSet()
 
 
 def watch(context: LockContext) -> None:
-    """Look after a client for as long as it is used."""
+    """Register a client until the client is dropped."""
     _contexts.add(context)
 
 
 def _reset_all_after_fork() -> None:
-    assert _process.pid() == os.getpid(), "its hook was registered before this one, or connections would be shut down"
+    assert _process.pid() == os.getpid(), (
+        "the process id must be updated before this hook runs, or the hook would shut down the parent's connections"
+    )
     for context in list(_contexts):
         context.reset_after_fork()
 
 
-def _settle_all() -> None:
+def _await_all_releases() -> None:
     for context in list(_contexts):
         context.pool.await_releases()
 
 
-def _settle_at_the_end(_: object = None) -> None:
-    Finalize(None, _settle_all, exitpriority=0)
+def _await_releases_at_exit(_: object = None) -> None:
+    Finalize(None, _await_all_releases, exitpriority=0)
 
 
 os.register_at_fork(after_in_child=_reset_all_after_fork)
-# Not `close`: a daemon thread may be at work to the end.
-atexit.register(_settle_all)
-# This process may be a child of multiprocessing. One that is forked later forgets the finalizers of its parent first.
-_settle_at_the_end()
-register_after_fork(watch, _settle_at_the_end)
+# Not `close`: a daemon thread may use the client until the process ends.
+atexit.register(_await_all_releases)
+# This process may be a child of multiprocessing. A child that is forked later drops its parent's finalizers first.
+_await_releases_at_exit()
+register_after_fork(watch, _await_releases_at_exit)

@@ -1,13 +1,13 @@
-"""The renewing thread: one per process and client, for all its leases.
+"""The renewal thread of a client, for all its leases.
 
 Invariants:
-1. It starts with the first lease that wants renewing, so after the fork, and is a daemon.
-2. A lease is renewed at a third of its TTL, and after a failure again within the validity that is left. What
-   can't be renewed is declared lost when its deadline has come, or when a quorum says that it is gone.
-3. Leases that are due together are renewed together, in one exchange with the nodes, a few dozen at a time: so one
-   process can keep thousands, and no other thread waits for the connections for long.
-4. One lease's trouble never ends the renewal of the others, and `on_lost` runs in another thread.
-5. Only weak references are kept here: a lease that its owner has dropped is not renewed.
+1. The thread is a daemon and starts with the first lease that needs renewal, so after a fork.
+2. A lease is renewed at a third of its TTL. After a failure the thread tries again within the remaining validity. A
+   lease is declared lost at its deadline, or as soon as a quorum reports that the lease is gone.
+3. Leases that are due together are renewed in one exchange with the nodes, at most 64 at a time. So one process can
+   keep thousands of leases, and no other thread waits long for the connections.
+4. The failure of one lease never ends the renewal of the others. `on_lost` runs in another thread.
+5. The thread keeps weak references only: a lease that its owner has dropped is not renewed.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from redlock._transport.pool import ConnectionPool
     from redlock._transport.threads import NodeConnections
 
-_TROUBLE_MS = 50
-_MOST_TOGETHER = 64
+_RETRY_MS = 50
+_LARGEST_BATCH = 64
 _REMEDY = "raise ttl above the time for which this process runs no other thread, or let its work pause more often"
 
 
@@ -50,27 +50,27 @@ class RenewedLease(Protocol):
     def is_held(self) -> bool:
         """Whether the lease was acquired and not released."""
 
-    def renewing(self, links: NodeConnections) -> Steps[int | None]:
-        """The rounds of one renewal; returns the time of the next, or None."""
+    def renewing(self, connections: NodeConnections) -> Steps[int | None]:
+        """The rounds of one renewal; returns the time of the next renewal, or None."""
 
     def report_loss(self) -> None:
-        """Call `on_lost` if the lease was found lost."""
+        """Call `on_lost` if the lease is known to be lost."""
 
 
 class Renewal:
-    """Leases by the time at which each is due.
+    """The leases of one client, ordered by the time of their next renewal.
 
     Args:
-        driver: Whose nodes hold them.
+        pool: The connections of the client.
     """
 
-    def __init__(self, driver: ConnectionPool) -> None:
-        self._driver = driver
+    def __init__(self, pool: ConnectionPool) -> None:
+        self._pool = pool
         self._order = itertools.count()
         self.reset_after_fork()
 
     def reset_after_fork(self) -> None:
-        """In a forked child: the parent's leases and its threads are not ours."""
+        """In a forked child: drop the leases and threads of the parent."""
         self._heap: list[tuple[int, int, weakref.ref[RenewedLease]]] = []
         self._late_is_logged = False
         self._late: dict[str, object] | None = None
@@ -80,40 +80,40 @@ class Renewal:
         self.callbacks = Callbacks()
 
     def close(self) -> None:
-        """Renew nothing any more; what is still held runs out with its TTL."""
+        """Stop all renewal. Leases that are still held end with their TTL."""
         self._background.stop()
 
     def add(self, lease: RenewedLease, due_ms: int) -> None:
-        """Look after a lease from this time on, until it is released or lost."""
+        """Renew a lease from this time on, until the lease is released or lost."""
         self._added.append((due_ms, next(self._order), weakref.ref(lease)))
         self._background.wake(due_ms)
 
     def _work(self) -> float | None:
-        """Renew what is due; the seconds until the next is."""
+        """Renew the leases that are due; returns the seconds until the next renewal."""
         while self._added:
             heapq.heappush(self._heap, self._added.popleft())
         while leases := self._due():
-            together: dict[NodeConnections | None, list[RenewedLease]] = {}
+            groups: dict[NodeConnections | None, list[RenewedLease]] = {}
             for lease in leases:
-                together.setdefault(lease.connections, []).append(lease)
-            for links, some in together.items():
-                self._renew(links, some)
+                groups.setdefault(lease.connections, []).append(lease)
+            for connections, group in groups.items():
+                self._renew(connections, group)
             if self._late is not None and not self._late_is_logged:
-                # The first one only: the cause stays, and so would the messages.
+                # Only the first delay is logged: the cause stays, and each further message would be the same.
                 self._late_is_logged = True
                 _log.warning("renewal-late", **self._late, remedy=_REMEDY)
-            # Names that live on until the next are due would keep dropped leases alive.
-            del leases, together, lease, some
-        self._drop_what_is_over()
+            # Without this, the names would keep dropped leases alive until the next renewal.
+            del leases, groups, lease, group
+        self._drop_ended_leases()
         return max(0.0, (self._heap[0][0] - now_ms()) / 1000) if self._heap else None
 
     def _renew(self, wanted: NodeConnections | None, leases: list[RenewedLease]) -> None:
         try:
-            with self._driver.connections(wanted) as links:
-                due_ms = links.run_all([_in_peace(lease, links) for lease in leases])
-        except Exception:  # noqa: BLE001 - whatever it is, the other leases must go on
+            with self._pool.connections(wanted) as connections:
+                due_ms = connections.run_all([_isolated(lease, connections) for lease in leases])
+        except Exception:  # noqa: BLE001 - the thread must continue after any error
             logger.exception("renewal-failed resource=%s", "; ".join(lease.resource for lease in leases))
-            due_ms = [now_ms() + _TROUBLE_MS if lease.is_held else None for lease in leases]
+            due_ms = [now_ms() + _RETRY_MS if lease.is_held else None for lease in leases]
         for lease, due in zip(leases, due_ms, strict=True):
             lease.report_loss()
             if due is not None:
@@ -122,7 +122,7 @@ class Renewal:
     def _due(self) -> list[RenewedLease]:
         leases: list[RenewedLease] = []
         now = now_ms()
-        while self._heap and self._heap[0][0] <= now and len(leases) < _MOST_TOGETHER:
+        while self._heap and self._heap[0][0] <= now and len(leases) < _LARGEST_BATCH:
             due_ms, _, reference = heapq.heappop(self._heap)
             lease = reference()
             if lease is not None:
@@ -132,8 +132,8 @@ class Renewal:
                     self._late = {"resource": lease.resource, "delay_ms": delay_ms, "ttl_ms": lease.ttl_ms}
         return leases
 
-    def _drop_what_is_over(self) -> None:
-        """Most leases are given back long before they are due: else this thread would wake up once for each."""
+    def _drop_ended_leases(self) -> None:
+        """Remove ended leases from the front: most leases end long before they are due, and need no wake-up."""
         while self._heap:
             lease = self._heap[0][2]()
             if lease is not None and lease.is_held:
@@ -141,10 +141,10 @@ class Renewal:
             heapq.heappop(self._heap)
 
 
-def _in_peace(lease: RenewedLease, links: NodeConnections) -> Steps[int | None]:
-    """A lease's turn, whose trouble is its own."""
+def _isolated(lease: RenewedLease, connections: NodeConnections) -> Steps[int | None]:
+    """The renewal of one lease, whose errors do not reach the other leases."""
     try:
-        return (yield from lease.renewing(links))
-    except Exception:  # noqa: BLE001 - whatever it is, the other leases must go on
+        return (yield from lease.renewing(connections))
+    except Exception:  # noqa: BLE001 - any error of this lease must leave the others alone
         logger.exception("renewal-failed resource=%s", lease.resource)
-        return now_ms() + _TROUBLE_MS if lease.is_held else None
+        return now_ms() + _RETRY_MS if lease.is_held else None

@@ -1,9 +1,10 @@
-"""The thread that reports the waits of one client on the nodes, while there are any.
+"""A thread that reports the waits of one client to the nodes.
 
 Invariants:
-1. A wait costs a function call here; a thread of its own talks to the nodes, and only where a wait lasts.
-2. A report is a hint: where a node does not take it, nothing else suffers and nothing is logged.
-3. The thread is a daemon, starts with the first wait, so after a fork, and ends when there has been none for a while.
+1. The waiting code only makes one function call. A separate thread talks to the nodes, and only if a wait lasts.
+2. A report is a hint: if a node refuses the report, nothing else is affected and nothing is logged.
+3. The thread is a daemon. The thread starts with the first wait, so after a fork, and ends after two seconds without
+   a wait.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from redlock._transport.node import Connected, Node
 
 _TURN_SECONDS = 0.1
-"""No more reports than one in this time, however often waits begin and end."""
+"""The shortest time between two reports, however often waits begin and end."""
 _IDLE_TURNS = 20
 
 
@@ -33,8 +34,8 @@ class WaitPublisher:
     """Reports the waits of one client.
 
     Args:
-        pending: Gives the waits.
-        waiters: Knows on which node each of them blocks.
+        pending: Returns the waits.
+        waiters: Knows the node at which each wait blocks.
         prefix: Put before every resource name.
     """
 
@@ -50,7 +51,7 @@ class WaitPublisher:
         self._process = secrets.token_hex(8)
 
     def wake(self) -> None:
-        """A wait has begun. Never blocks: a signal handler may wait while its thread is in here."""
+        """Report a new wait. Never blocks: a signal handler may wait for a lease while its thread is in this method."""
         self._is_closed = False
         if self._thread is None and self._starting.acquire(blocking=False):
             try:
@@ -59,13 +60,13 @@ class WaitPublisher:
                     thread.start()
                     self._thread = thread
             except RuntimeError:
-                # The process has no room for a thread, or ends. The wait itself needs none.
+                # The process cannot start a thread, or is ending. The wait itself needs no thread.
                 pass
             finally:
                 self._starting.release()
 
     def close(self) -> None:
-        """Report nothing any more, until the next wait."""
+        """Stop the reports until the next wait."""
         self._is_closed = True
 
     def _run(self) -> None:
@@ -81,17 +82,17 @@ class WaitPublisher:
                     node = self._waiters.node_for(wait.names)
                     if node is not None:
                         by_node.setdefault(node, []).append(wait)
-                reports.write({node: wait_report.encode(some, self._prefix) for node, some in by_node.items()})
+                reports.write({node: wait_report.encode(group, self._prefix) for node, group in by_node.items()})
         finally:
             reports.close()
             self._thread = None
         if self._pending() and not self._is_closed:
-            # It began when this thread was about to end.
+            # The wait began while this thread was ending.
             self.wake()
 
 
 class _Reports:
-    """The reports that one process has on the nodes, and its connections for them."""
+    """The reports of one process on the nodes, and the connections for them."""
 
     def __init__(self, process: str, prefix: str) -> None:
         self._process, self._prefix = process, prefix
@@ -99,7 +100,7 @@ class _Reports:
         self._written: dict[Node, tuple[str, float]] = {}
 
     def write(self, texts: dict[Node, str]) -> None:
-        """Write what has changed or is to be renewed; a node that is not named gets an empty report."""
+        """Write each report that has changed or is due for renewal; a node without a text gets an empty report."""
         for node in [*texts, *(node for node in self._written if node not in texts)]:
             text, now = texts.get(node, ""), time.monotonic()
             before, at = self._written.get(node, ("", 0.0))
@@ -109,13 +110,13 @@ class _Reports:
 
     def _send(self, node: Node, text: str) -> None:
         seconds = node.timeout_ms / 1000
-        words = wait_report.command(self._process, text, self._prefix)
+        words = wait_report.write_command(self._process, text, self._prefix)
         try:
             if node not in self._connections:
                 self._connections[node] = node.connect()
             self._connections[node].exchange.ask(pack(*words), 1, time.monotonic() + seconds)
         except (*ERRORS, UnsuitableNode):
-            # A node that is down is found out and marked by those that need its vote.
+            # The rounds that need the node's vote mark the node as down.
             self._drop(node)
 
     def _drop(self, node: Node) -> None:
@@ -124,6 +125,6 @@ class _Reports:
             connected.close()
 
     def close(self) -> None:
-        """Close the connections; what was reported last goes by itself."""
+        """Close the connections. The last reports expire on the nodes."""
         for node in list(self._connections):
             self._drop(node)

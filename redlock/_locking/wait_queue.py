@@ -1,16 +1,16 @@
-"""Waiting for a wake-up: a blocking read on one node, so that one release wakes one waiter, first come first served.
+"""Wait queue: a waiter blocks on one node, and each release wakes the first waiter.
 
-Rules of this file:
-1. All waiters of a resource wait on the same node as long as they see the same nodes healthy: the first healthy
-   one in an order that is made from the name.
-2. Wake-ups are hints: losing one costs time, never safety. Every wait has an end, and it is the client's clock that
-   ends it: a server looks only ten times a second whose blocking read is over.
-3. A wait has a connection of its own, which is kept for the next one. The read stays where it is in the queue
-   while its client makes an attempt; one that is left unanswered in the end is closed.
-   It is dialled in another thread, for at most one node timeout and never beyond the end of the wait.
-4. Who had to wait for a resource a moment ago goes to the queue first, and asks the nodes when it is woken, or soon
-   after: else every hand-over of a contended lock begins with five nodes that say no. As every release leaves a
-   wake-up, it finds one at once where nobody is before it.
+Invariants:
+1. All waiters of a resource wait at the first healthy node in an order that is computed from the name. They wait at the
+   same node as long as they agree on the healthy nodes.
+2. Wake-ups are hints: a lost wake-up costs time, never safety. The client's clock ends each wait, because a server
+   checks for expired blocking reads only ten times a second.
+3. A wait has a separate connection, which is kept for the next wait. The blocking read keeps its place in the server's
+   queue while its client makes an attempt. A connection whose read has no reply at the end is closed. A new connection
+   is opened in another thread, for at most one node timeout and never beyond the end of the wait.
+4. A client that recently waited for a resource joins the queue before its first attempt, and asks the nodes after a
+   wake-up or a short time. Otherwise each hand-over of a contended lock would begin with five denials. Each release
+   leaves a wake-up, so a client without waiters before it finds a wake-up at once.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
 
 _MOST_KEPT = 32
 _MOST_REMEMBERED = 1_024
-_AT_ONCE_SECONDS = 0.001
+_LEAST_WAIT_SECONDS = 0.001
 _MOST_EARLY = 6
 _READ_SECONDS = 2
 _WAKE = wire.Script.load("wake")
-_TROUBLE = (*ERRORS, UnsuitableNode)
+_NODE_ERRORS = (*ERRORS, UnsuitableNode)
 _LONGEST_KEPT_MS = 30_000
-"""A firewall can forget a connection that is idle for longer, and tells neither side."""
+"""A firewall can drop a connection that is idle for longer, without a packet to either side."""
 
 
 class WaiterPool:
@@ -54,49 +54,49 @@ class WaiterPool:
         self.reset_after_fork()
 
     def reset_after_fork(self) -> None:
-        """In a forked child: the parent's connections are not ours."""
+        """In a forked child: drop the connections of the parent."""
         self._kept: dict[Node, list[tuple[int, Connected]]] = {node: [] for node in self._nodes}
-        self._crowded: dict[Names, tuple[int, int]] = {}
+        self._contended: dict[Names, tuple[int, int]] = {}
         self.local_queue.reset_after_fork()
 
-    def lately_waited_ms(self, names: Names) -> int:
-        """How long the last wait for these took, if that was a moment ago; else 0."""
-        met = self._crowded.get(names)
-        return met[1] if met is not None and met[0] > now_ms() else 0
+    def last_wait_ms(self, names: Names) -> int:
+        """The length of the last wait for these resources, if that wait was recent; otherwise 0."""
+        until_ms, waited_ms = self._contended.get(names, (0, 0))
+        return waited_ms if until_ms > now_ms() else 0
 
     def expects_others(self, names: Names) -> bool:
-        """Whether others are likely to be before whoever wants these now."""
-        return self.local_queue.has_line(names) or self.lately_waited_ms(names) > 0
+        """Whether other waiters are likely to be before a new waiter."""
+        return self.local_queue.has_waiters(names) or self.last_wait_ms(names) > 0
 
     def remember(self, names: Names, waited_ms: int, length_ms: int) -> None:
-        """Others wanted the same, and are likely to for this long; 0 waited: nobody was met."""
+        """Remember for this long that a wait took this time; 0 ms means that there were no other waiters."""
         if waited_ms:
-            if len(self._crowded) >= _MOST_REMEMBERED:
-                self._crowded.clear()
-            self._crowded[names] = now_ms() + length_ms, waited_ms
-        elif self._crowded:
-            self._crowded.pop(names, None)
+            if len(self._contended) >= _MOST_REMEMBERED:
+                self._contended.clear()
+            self._contended[names] = now_ms() + length_ms, waited_ms
+        elif self._contended:
+            self._contended.pop(names, None)
 
     def close(self) -> None:
-        """Close the connections that nobody waits on."""
+        """Close the idle connections."""
         for kept in self._kept.values():
             while kept:
                 kept.pop()[1].close()
 
     def node_for(self, names: Names) -> Node | None:
-        """Where waiters of these resources wait: the first healthy node in an order made from the name."""
+        """The node at which waiters wait: the first healthy node in an order that is computed from the name."""
         order = (self._nodes[place] for place in wire.waiting_order(names, len(self._nodes)))
         return next((node for node in order if not node.error), None)
 
     def keys(self, names: Names) -> list[str]:
-        """Where on a node the wake-ups for these resources lie."""
+        """The keys on a node that hold the wake-ups for these resources."""
         return self._codec.wake_keys(names)
 
     def borrow(self, node: Node, seconds: float) -> Connected | None:
-        """A connection for one wait; None where it is not there in this time.
+        """A connection for one wait; None if no connection is ready in this time.
 
         Raises:
-            UnsuitableNode: The node can't be reached, or not within one node timeout; the message says why.
+            UnsuitableNode: The node cannot be reached within one node timeout; the message has the reason.
         """
         return self._kept_for(node) or self._dial(node, seconds)
 
@@ -106,7 +106,7 @@ class WaiterPool:
             try:
                 since_ms, connected = kept.pop()
             except IndexError:
-                # Another thread took the last one.
+                # Another thread took the last connection.
                 return None
             if now_ms() - since_ms < _LONGEST_KEPT_MS:
                 return connected
@@ -115,22 +115,22 @@ class WaiterPool:
 
     @staticmethod
     def _dial(node: Node, seconds: float) -> Connected | None:
-        dial = PendingConnection(node)
+        pending = PendingConnection(node)
         try:
-            if not dial.done.wait(min(seconds, node.timeout_ms / 1000)):
+            if not pending.done.wait(min(seconds, node.timeout_ms / 1000)):
                 if seconds < node.timeout_ms / 1000:
                     return None
-                dial.mark_overdue()
+                pending.mark_overdue()
                 raise UnsuitableNode(node.error or f"no answer within {node.timeout_ms} ms")
-            if dial.result is None:
-                raise UnsuitableNode(dial.error)
-            result, dial.result = dial.result, None
+            if pending.result is None:
+                raise UnsuitableNode(pending.error)
+            result, pending.result = pending.result, None
             return result
         finally:
-            dial.abandon()
+            pending.abandon()
 
-    def give_back_connection(self, node: Node, connected: Connected) -> None:
-        """A connection with nothing under way."""
+    def give_back(self, node: Node, connected: Connected) -> None:
+        """Keep a connection without a pending request for the next wait."""
         if len(self._kept[node]) < _MOST_KEPT:
             self._kept[node].append((now_ms(), connected))
         else:
@@ -138,155 +138,151 @@ class WaiterPool:
 
 
 class QueuedWaiter:
-    """The sleep between the attempts of one waiter: its place in the queue, and the wake-up in its hand.
+    """The waits between the attempts of one acquisition: its place in the queue, and its wake-up.
 
     Args:
-        waiters: The waiting connections.
-        names: What it waits for.
-        wake_ms: For how long a wake-up is good: the lease's TTL.
+        pool: The waiting connections.
+        names: The resources.
+        wake_ms: The time for which a wake-up is valid: the lease's TTL.
     """
 
-    def __init__(self, waiters: WaiterPool, names: Names, wake_ms: int) -> None:
-        self._waiters = waiters
+    def __init__(self, pool: WaiterPool, names: Names, wake_ms: int) -> None:
+        self._pool = pool
         self._names = names
         self._wake_ms = wake_ms
         self._node: Node | None = None
-        self._dialled: Connected | None = None
-        self._reading = False
-        self._asked = 0.0
+        self._connected: Connected | None = None
+        self._is_reading = False
+        self._sent_at = 0.0
         self._place: Place | None = None
-        self._early = 0
+        self._early_attempts = 0
         self._woken_by = ""
-        self._slept = False
+        self._has_waited = False
         self._began_ms = 0
 
     @property
     def is_woken(self) -> bool:
-        """Whether it has a wake-up in its hand."""
+        """Whether a wake-up has come that no attempt has used yet."""
         return bool(self._woken_by)
 
-    def length_ms(self, refusal: Refusal, lost_rounds: int, chance: float) -> tuple[int, bool]:
-        """How long to sleep after a lost election, and whether a wake-up can end it."""
-        if self.is_woken and self._early < _MOST_EARLY:
-            # A wake-up overtakes the release on its way to the other nodes: the lock is about to be free.
-            self._early += 1
-            return early_ms(self._early, chance), False
+    def sleep_ms(self, refusal: Refusal, lost_rounds: int, chance: float) -> tuple[int, bool]:
+        """The sleep after a refused attempt, and whether a wake-up can end the sleep."""
+        if self.is_woken and self._early_attempts < _MOST_EARLY:
+            # The wake-up arrived before the release reached the other nodes: the lock will be free in a moment.
+            self._early_attempts += 1
+            return early_ms(self._early_attempts, chance), False
         sleep = sleep_ms(refusal, chance)
         return (pause_ms(refusal, lost_rounds, chance), False) if sleep is None else (sleep, True)
 
     def queue_first(self, most_ms: int) -> None:
-        """Others are likely to be before it: wait for its turn and a wake-up before the first attempt.
-
-        Args:
-            most_ms: For how long at most.
-        """
-        until_ms, lately_ms = now_ms() + most_ms, self._waiters.lately_waited_ms(self._names)
+        """Wait for the turn in the local queue and for a wake-up before the first attempt, at most `most_ms`."""
+        until_ms, last_wait_ms = now_ms() + most_ms, self._pool.last_wait_ms(self._names)
         self.join_local_queue(most_ms)
-        self.wait(max(0, min(first_ms(lately_ms, self._wake_ms), until_ms - now_ms())), wakes=True)
+        self.wait(max(0, min(first_ms(last_wait_ms, self._wake_ms), until_ms - now_ms())), can_wake=True)
 
     def join_local_queue(self, most_ms: int) -> bool:
-        """Be the one of this process that waits for them; True if that took time, and it may be free now."""
+        """Wait for the turn in the local queue; True if that took time, so the lock may be free now."""
         if self._place is None:
-            self._place = self._waiters.local_queue.join(self._names)
+            self._place = self._pool.local_queue.join(self._names)
         return self._place.wait(most_ms / 1000)
 
-    def wait(self, length_ms: int, *, wakes: bool) -> None:
-        """Sleep; where a wake-up can come, until it comes."""
-        if not wakes:
+    def wait(self, length_ms: int, *, can_wake: bool) -> None:
+        """Sleep for this long, or until a wake-up if a wake-up can come."""
+        if not can_wake:
             time.sleep(length_ms / 1000)
             return
-        keys = self._waiters.keys(self._names)
+        keys = self._pool.keys(self._names)
         if self.is_woken and len(keys) > 1:
-            # Held up by another resource of its set: the next waiter gets the wake-up, and it waits for the others.
+            # Another resource of the set is taken: pass this wake-up on, and wait for the other resources.
             keys.remove(self._woken_by)
             self._pass_on()
-        self._woken_by, self._early = "", 0
+        self._woken_by, self._early_attempts = "", 0
         self._began_ms = self._began_ms or now_ms()
         began = time.monotonic()
         until = began + length_ms / 1000
         try:
             self._until_woken(keys, until)
         finally:
-            self._slept = time.monotonic() - began > _AT_ONCE_SECONDS
+            self._has_waited = time.monotonic() - began > _LEAST_WAIT_SECONDS
 
     def _until_woken(self, keys: list[str], until: float) -> None:
         while not self.is_woken and (left := until - time.monotonic()) > 0:
             try:
                 self._woken_by = self._read(keys, until)
-            except _TROUBLE as exc:
+            except _NODE_ERRORS as exc:
                 if self._node is not None:
                     self._node.mark_down(describe_failure(exc, self._node.timeout_ms))
                 self._drop()
                 time.sleep(min(0.01, left))
 
     def _read(self, keys: list[str], until: float) -> str:
-        """The key that a wake-up came from; empty if none came for as long as the server was asked to wait."""
-        if self._dialled is None:
-            self._node = self._waiters.node_for(self._names)
+        """The key of a wake-up; empty if the blocking read ended without a wake-up."""
+        if self._connected is None:
+            self._node = self._pool.node_for(self._names)
             left = max(0.0, until - time.monotonic())
             if self._node is None:
                 time.sleep(left)
                 return ""
-            self._dialled = self._waiters.borrow(self._node, left)
-            if self._dialled is None:
+            self._connected = self._pool.borrow(self._node, left)
+            if self._connected is None:
                 return ""
-        if not self._reading:
-            self._reading = True
-            self._asked = time.monotonic()
-            self._dialled.exchange.send(pack("BLPOP", *keys, str(_READ_SECONDS)), self._soon)
+        if not self._is_reading:
+            self._is_reading = True
+            self._sent_at = time.monotonic()
+            self._connected.exchange.send(pack("BLPOP", *keys, str(_READ_SECONDS)), self._deadline)
         try:
-            answer = self._dialled.exchange.answer(until)
+            reply = self._connected.exchange.answer(until)
         except TimeoutError:
             return ""
-        self._reading = False
-        if answer is None and time.monotonic() - self._asked < _READ_SECONDS / 2:
-            # Asked again at once it would say so again, over and over.
+        self._is_reading = False
+        if reply is None and time.monotonic() - self._sent_at < _READ_SECONDS / 2:
+            # Another read would end at once as well, in an endless loop.
             raise UnsuitableNode("does not wait as a Redis server does")
-        return self._woken(answer)
+        return self._wake_key(reply)
 
-    def _woken(self, answer: object) -> str:
-        """The key that an answer to the blocking read names; empty if it names none."""
-        refuse(answer)
-        keys = [""] if answer is None else self._waiters.keys(self._names)
-        named = node_info.text(answer[0]) if isinstance(answer, list) and answer else ""
-        if named not in keys:
+    def _wake_key(self, reply: object) -> str:
+        """The key in a reply to the blocking read; empty if the read ended without a wake-up."""
+        refuse(reply)
+        keys = [""] if reply is None else self._pool.keys(self._names)
+        key = node_info.text(reply[0]) if isinstance(reply, list) and reply else ""
+        if key not in keys:
             raise UnsuitableNode("answered something that is no wake-up")
-        return named
+        return key
 
     def _pass_on(self) -> None:
         try:
-            if self._dialled is not None:
-                words = pack("EVAL", _WAKE.source, "1", self._woken_by, str(self._wake_ms))
-                refuse(self._dialled.exchange.ask(words, 1, self._soon)[0])
-        except _TROUBLE:
+            if self._connected is not None:
+                command = pack("EVAL", _WAKE.source, "1", self._woken_by, str(self._wake_ms))
+                refuse(self._connected.exchange.ask(command, 1, self._deadline)[0])
+        except _NODE_ERRORS:
             self._drop()
 
     @property
-    def _soon(self) -> float:
+    def _deadline(self) -> float:
         return time.monotonic() + (0.1 if self._node is None else self._node.timeout_ms / 1000)
 
-    def end(self, *, won: bool) -> None:
-        """Leave the queue. Who stops waiting without the lease leaves a wake-up that it has to the next one."""
+    def end(self, *, acquired: bool) -> None:
+        """Leave the queue. A waiter that stops without the lease passes its wake-up on to the next waiter."""
         try:
-            if self._reading and self._dialled is not None:
-                self._woken_by = self._woken(self._dialled.exchange.answer(None)) or self._woken_by
-                self._reading = False
-            if self.is_woken and not won:
+            if self._is_reading and self._connected is not None:
+                self._woken_by = self._wake_key(self._connected.exchange.answer(None)) or self._woken_by
+                self._is_reading = False
+            if self.is_woken and not acquired:
                 self._pass_on()
-            if self._dialled is not None and self._node is not None:
-                self._waiters.give_back_connection(self._node, self._dialled)
-                self._dialled = None
-        except _TROUBLE:
+            if self._connected is not None and self._node is not None:
+                self._pool.give_back(self._node, self._connected)
+                self._connected = None
+        except _NODE_ERRORS:
             pass
         finally:
             self._drop()
-            # A wake-up lies there for as long, unless somebody has taken it.
-            waited_ms = max(1, now_ms() - self._began_ms) if self._slept else 0
-            self._waiters.remember(self._names, waited_ms, self._wake_ms)
+            # An unused wake-up stays on the node for the same time.
+            waited_ms = max(1, now_ms() - self._began_ms) if self._has_waited else 0
+            self._pool.remember(self._names, waited_ms, self._wake_ms)
             if self._place is not None:
                 self._place.leave()
 
     def _drop(self) -> None:
-        connected, self._dialled, self._reading = self._dialled, None, False
+        connected, self._connected, self._is_reading = self._connected, None, False
         if connected is not None:
             connected.close()

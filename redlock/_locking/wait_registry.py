@@ -1,7 +1,7 @@
-"""The waits of one client: which acquisition waits for what, since when, and behind which holder.
+"""The waits of one client: for each waiting acquisition the resources, the start and the holder.
 
-Invariants: a wait is registered before its first sleep and removed however it ends; registering performs no I/O and
-waits for no lock, so a signal handler may wait for a lease too.
+Invariants: a wait is registered before its first sleep, and removed at its end in every case. Registration performs no
+I/O and takes no lock, so a signal handler may wait for a lease too.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ class WaitRegistry:
     """The waits of one client at this moment.
 
     Args:
-        log: Where the begin and the end of each wait are logged.
-        waiters: The line of this process, which knows the position of a new waiter, and the node where it blocks.
+        log: The log that gets the start and the end of each wait.
+        waiters: The wait queue of this process, for the position and the node of a new waiter.
         prefix: Put before every resource name.
     """
 
     def __init__(self, log: LockEventLog, waiters: WaiterPool, prefix: str) -> None:
         self.log = log
-        self.gate = waiters.local_queue
+        self.local_queue = waiters.local_queue
         self.publisher = WaitPublisher(self.pending, waiters, prefix)
         self.reset_after_fork()
 
     def reset_after_fork(self) -> None:
-        """In a forked child: the waits of the parent are not waits of this process."""
+        """In a forked child: drop the waits of the parent."""
         self.publisher.reset_after_fork()
         self.waits: dict[int, PendingWait] = {}
         self._holders: dict[Names, tuple[str, int]] = {}
@@ -52,12 +52,12 @@ class WaitRegistry:
         return list(self.waits.values())
 
     def holder(self, names: Names, newest_ms: int) -> str:
-        """The holder that this client saw last, `-` if it saw none within this many milliseconds."""
+        """The holder that this client saw last, or `-` if that was longer ago than this many milliseconds."""
         holder, seen_ms = self._holders.get(names, (_UNKNOWN, 0))
         return holder if now_ms() - seen_ms <= newest_ms else _UNKNOWN
 
     def observe_holder(self, names: Names, token: str | None) -> None:
-        """Remember the holder that a quorum of nodes named, for all waits for the same resources."""
+        """Remember the holder that a quorum of nodes reported, for all waits for the same resources."""
         if token:
             if len(self._holders) >= _MOST_HOLDERS:
                 self._holders.clear()
@@ -65,12 +65,12 @@ class WaitRegistry:
 
 
 class PendingWait:
-    """One acquisition, which may have to wait: a context manager that ends the wait if it began.
+    """A context manager for an acquisition that may have to wait; its exit ends the wait.
 
     Args:
         registry: The client's waits.
         names: The resources.
-        owner_label: The waiter, as its owner token names it.
+        owner_label: The readable part of the waiter's owner token.
         ttl_ms: The length of the lease; an older sighting of a holder does not count.
     """
 
@@ -78,7 +78,7 @@ class PendingWait:
         self._registry, self.names, self.owner_label, self._ttl_ms = registry, names, owner_label, ttl_ms
         self._began_ms: int | None = None
         self.since = 0.0
-        """When it began, in seconds since 1970; 0 if it did not."""
+        """The start of the wait in seconds since 1970; 0 before the start."""
 
     @property
     def resource(self) -> str:
@@ -86,13 +86,13 @@ class PendingWait:
         return ", ".join(self.names)
 
     def begin(self) -> None:
-        """The acquisition has to wait; only the first call counts."""
+        """Start the wait; only the first call has an effect."""
         if self._began_ms is not None:
             return
         self._began_ms, self.since = now_ms(), time.time()
         self._registry.waits[id(self)] = self
         holder = self._registry.holder(self.names, self._ttl_ms)
-        position = self._registry.gate.length(self.names) + 1
+        position = self._registry.local_queue.length(self.names) + 1
         self._registry.log.waiting(self.resource, self.owner_label, holder, position)
         self._registry.publisher.wake()
 

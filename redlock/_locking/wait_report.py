@@ -1,9 +1,9 @@
-"""What a process reports of its waits on a node, and how such reports are read: `redlock status`, the page *Locks*.
+"""Encodes and decodes the reports of waiting processes, for `redlock status` and the page *Locks*.
 
-Each process that waits writes a report once a second on the node where its waiters block. A report is a hint for
-people and no part of any promise: a lost, late or forged one changes no decision.
+A process with waits writes a report once a second to the node at which its waiters block. A report is a hint for
+people: a lost, late or forged report changes no decision.
 
-Invariants: pure; a report has a limit; one of an unexpected shape is ignored.
+Invariants: pure functions. A report has a size limit. A report of an unexpected shape is ignored.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ KEY = f"{codec.INTERNAL}waits:"
 """The beginning of the keys with reports, after the prefix; the number of the period follows."""
 PERIOD_SECONDS = 4
 _WRITE, _READ = codec.Script.load("wait"), codec.Script.load("waits")
-_MOST_BYTES = 256 * 1024
+_LONGEST_READ = 256 * 1024
 EVERY_SECONDS = 1.0
-"""How often a report is renewed while it stays the same."""
+"""The time after which an unchanged report is written again."""
 _OLDEST_MS = 3_500
-"""A report that is older was not renewed: its process has died, or can't reach the node."""
-_LONGEST = 16_384
+"""An older report was not written again: its process has died, or cannot reach the node."""
+_LONGEST_REPORT = 16_384
 _LATEST = 10**11
-"""Seconds since 1970 that can't be a date."""
+"""A start at or after this many seconds since 1970 is not plausible."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Waiter:
 
     Attributes:
         resource: The resource, without the prefix.
-        waiter: The waiter as its owner token would name it: task id @ worker for Celery tasks.
-        since: When the wait began by the waiter's clock, as `2026-11-24T12:00:00.123Z`.
+        waiter: The readable part of the waiter's owner token; for a Celery task, task id @ worker.
+        since: The start of the wait by the waiter's clock, as `2026-11-24T12:00:00.123Z`.
         position: The place among all waiters of the resource that are known, by the time at which they began.
         holder: The holder of the resource, empty if it is unknown.
     """
@@ -54,34 +54,34 @@ class Waiter:
     holder: str = ""
 
 
-def command(process: str, text: str, prefix: str = "") -> tuple[str | bytes, ...]:
+def write_command(process: str, text: str, prefix: str = "") -> tuple[str | bytes, ...]:
     """The command that writes a report."""
     return ("EVAL", _WRITE.source, "1", prefix + KEY, process, text, str(PERIOD_SECONDS))
 
 
 def encode(waits: Sequence[PendingWait], prefix: str) -> str:
-    """The report of a process that has these waits; empty without any."""
+    """The report of these waits; empty if there is no wait."""
     rows = [[[prefix + name for name in wait.names], wait.owner_label, round(wait.since, 3)] for wait in waits]
     text = json.dumps(rows, ensure_ascii=False, separators=(",", ":"))
-    while rows and len(text.encode()) > _LONGEST:
+    while rows and len(text.encode()) > _LONGEST_REPORT:
         rows = rows[: len(rows) // 2]
         text = json.dumps(rows, ensure_ascii=False, separators=(",", ":"))
     return text if rows else ""
 
 
-def question(prefix: str = "") -> tuple[str | bytes, ...]:
+def read_command(prefix: str = "") -> tuple[str | bytes, ...]:
     """The command that reads all reports on a node."""
-    return ("EVAL", _READ.source, "1", prefix + KEY, str(PERIOD_SECONDS), str(_MOST_BYTES))
+    return ("EVAL", _READ.source, "1", prefix + KEY, str(PERIOD_SECONDS), str(_LONGEST_READ))
 
 
-def decode(answer: object, prefix: str) -> set[tuple[str, str, float]]:
+def decode(reply: object, prefix: str) -> set[tuple[str, str, float]]:
     """The waits in the reports of one node: resource, owner label and start of each.
 
     Args:
-        answer: The answer to `question`.
-        prefix: The prefix of the resources that are wanted.
+        reply: The reply to `read_command`.
+        prefix: The prefix of the wanted resources.
     """
-    now, *reports = [node_info.text(word) for word in answer] if isinstance(answer, list) and answer else [""]
+    now, *reports = [node_info.text(word) for word in reply] if isinstance(reply, list) and reply else [""]
     newest: dict[str, tuple[int, str]] = {}
     for report in reports:
         process, _, rest = report.partition(" ")
@@ -95,7 +95,7 @@ def decode(answer: object, prefix: str) -> set[tuple[str, str, float]]:
 
 
 def listed(waits: Iterable[tuple[str, str, float]], holders: dict[str, str]) -> tuple[Waiter, ...]:
-    """Waiters by resource, each with its position and the holder that it waits for.
+    """Waiters by resource, each with its position and the holder of the resource.
 
     Args:
         waits: Resource, owner label and start of each.

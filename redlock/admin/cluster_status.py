@@ -220,7 +220,7 @@ def _all_at_once(probes: Sequence[NodeProbe], work: Callable[[NodeProbe], None],
 def _waits(probe: NodeProbe, prefix: str) -> set[tuple[str, str, float]]:
     """Return the waits that processes report on this node, none where the user may not read them."""
     try:
-        (answer,) = probe.ask(wait_report.question(prefix))
+        (answer,) = probe.ask(wait_report.read_command(prefix))
     except (*ERRORS, UnsuitableNode):
         # The connection may be in the middle of a reply, and this request is the last.
         probe.close()

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from redlock.errors import ConfigurationError
-from redlock.settings import ENVIRONMENT, IN_CONF, Settings, TaskLockEntry, read, resolve
+from redlock.settings import ENVIRONMENT, IN_CONF, SettingEntry, Settings, read, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -65,7 +65,7 @@ def find_app(name: str) -> Any:  # noqa: ANN401 - Celery is untyped
     raise ConfigurationError(f"the Celery app {name!r} can't be imported: {reason}")
 
 
-def _entries(source: Mapping[str, Any], head: str) -> Iterator[TaskLockEntry]:
+def _entries(source: Mapping[str, Any], head: str) -> Iterator[SettingEntry]:
     for name in list(source):
         if isinstance(name, str) and name.lower().startswith(head):
-            yield TaskLockEntry(name, name[: len(head)], source[name], IN_CONF)
+            yield SettingEntry(name, name[: len(head)], source[name], IN_CONF)

@@ -1,14 +1,12 @@
-"""The fenced store: shared state in Redis that stays right even when two clients believe they hold the lock.
+"""Fenced store: shared state in Redis that stays right even if two clients both act as the holder of the lock.
 
-Rules of this file:
-1. Two doors, each one Lua script. `open` reads and raises the token; `write` writes only in the section that
-   was opened last. State and token live in one key, so they live and die together.
-2. Sections are serialised in token order, and each operation id is applied once, whatever the lock, the
-   network, or the order of tokens did. The condition: this Redis keeps its data (AOF, fsync always), and
-   results are remembered for longer than any redelivery takes.
-3. It is for any value that fits in a Redis string; the counter is one user of it.
-
-The scripts are the whole of the guarantee: see `scripts/open.lua` and `scripts/write.lua`.
+Invariants:
+1. Only two Lua scripts change the state, and they alone give the guarantee. `scripts/open.lua` reads the value and
+   raises the token. `scripts/write.lua` writes only in the transaction that was opened last.
+2. Value and token are in the same key, so a loss of data cannot separate them.
+3. Transactions are serialised in token order, and each operation id is applied once, under any behaviour of the lock
+   and the network. The conditions: this Redis keeps its data (AOF, fsync always), and an operation id is remembered for
+   longer than any redelivery takes.
 """
 
 from __future__ import annotations
@@ -21,21 +19,23 @@ from redlock import _log, _validation
 from redlock._transport import codec
 from redlock.errors import Stale
 
+__all__ = ["REMEMBERED_MS", "FencedStore", "FencedTransaction", "Written"]
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from redlock.lease import Lease
 
 REMEMBERED_MS = 7 * 24 * 3600 * 1000
-"""How long operation ids are remembered: a week, far beyond visibility timeout and retries."""
+"""The time for which operation ids are remembered: a week, far longer than visibility timeout and retries."""
 
 
 class Written(NamedTuple):
-    """What a write came to.
+    """The result of a write.
 
     Attributes:
-        value: The value that the operation wrote, now or when it was first applied.
-        fence: The fencing token that it was written under.
+        value: The value that the operation wrote, now or at its first application.
+        fence: The fencing token of that write.
         applied: False if the operation had been applied before, and this call changed nothing.
     """
 
@@ -49,9 +49,9 @@ class FencedTransaction(NamedTuple):
 
     Attributes:
         name: The name in the store.
-        value: What was read; None if nothing was ever written.
-        number: The section's number.
-        fence: The token that it was opened with.
+        value: The value that was read; None if the name was never written.
+        number: The number of the transaction.
+        fence: The fencing token of the lease.
         owner: The owner token of the lease.
     """
 
@@ -66,9 +66,17 @@ class FencedStore:
     """Values in one Redis, each behind a fence.
 
     Args:
-        client: The Redis that owns the data, or its URL. Replies are decoded here, whatever the client does.
+        client: The Redis with the data, or its URL. The store decodes replies itself if the client does not.
         prefix: Put before every name, without control characters; lock nodes and store may share no keys.
-        remembered_ms: How long operation ids are remembered.
+        remembered_ms: The time in milliseconds for which operation ids are remembered.
+
+    Example:
+        >>> with redlock.lock("account:42") as lease:
+        ...     store.update("account:42", lease, "deposit:1", lambda old: str(int(old or 0) + 10)).value
+        '10'
+        >>> with redlock.lock("account:42") as lease:  # the same operation again changes nothing
+        ...     store.update("account:42", lease, "deposit:1", lambda old: str(int(old or 0) + 10)).applied
+        False
     """
 
     def __init__(self, client: Redis | str, *, prefix: str = "store:", remembered_ms: int = REMEMBERED_MS) -> None:
@@ -79,10 +87,10 @@ class FencedStore:
         self._write = self._redis.register_script(codec.Script.load("write").source)
 
     def open(self, name: str, lease: Lease) -> FencedTransaction:
-        """Read under this lease's token, and shut out every smaller one.
+        """Read under this lease's token, and refuse all smaller tokens from now on.
 
         Raises:
-            Stale: The store has seen a larger token, or this one from another owner.
+            Stale: The store has seen a larger token, or the same token from another owner.
             NotHeld: The lease is not held.
             redis.exceptions.RedisError: The store did not answer.
         """
@@ -93,46 +101,46 @@ class FencedStore:
         value = None if reply[2] is None else _text(reply[2])
         return FencedTransaction(name, value, int(reply[1]), fence, owner)
 
-    def write(self, section: FencedTransaction, value: str, op_id: str) -> Written:
-        """Write once, in the section that was opened last, if this operation was not applied before.
+    def write(self, transaction: FencedTransaction, value: str, op_id: str) -> Written:
+        """Write once, in the transaction that was opened last, unless this operation was applied before.
 
         Raises:
-            Stale: Another section has been opened since.
+            Stale: Another transaction has been opened since.
             ConfigurationError: The operation id is empty or not text.
-            redis.exceptions.RedisError: The store did not answer. Whether it was written is unknown; doing the
-                operation again with the same id is safe.
+            redis.exceptions.RedisError: The store did not answer. The write may have been applied; a repetition with
+                the same operation id is safe.
         """
-        state = self._state(section.name)
+        state = self._state(transaction.name)
         keys = [state, codec.operation_key(state, _validation.operation(op_id))]
-        args: list[str | int] = [section.fence, section.owner, section.number, value, self._remembered_ms]
+        args: list[str | int] = [transaction.fence, transaction.owner, transaction.number, value, self._remembered_ms]
         reply = self._write(keys=keys, args=args)
         verdict = _text(reply[0])
         if verdict == "STALE":
-            raise self._stale(section.name, section.fence, int(reply[1]))
+            raise self._stale(transaction.name, transaction.fence, int(reply[1]))
         fence, _, result = _text(reply[1]).partition(":")
         return Written(result, int(fence), applied=verdict == "WRITTEN")
 
     def update(self, name: str, lease: Lease, op_id: str, change: Callable[[str | None], str]) -> Written:
-        """Open, compute in Python, write. Opens again where another operation of the same lease came between.
+        """Open, compute the new value, and write. Repeats this if another operation of the same lease came between.
 
         Raises:
-            Stale: The store has seen a newer token: the work must be done again under a new lease.
+            Stale: The store has seen a newer token: repeat the work under a new lease.
         """
         while True:
-            section = self.open(name, lease)
+            transaction = self.open(name, lease)
             try:
-                return self.write(section, change(section.value), op_id)
+                return self.write(transaction, change(transaction.value), op_id)
             except Stale as stale:
                 if stale.seen != lease.fence:
                     raise
 
     def read_unfenced(self, name: str) -> str | None:
-        """The value, read past the fence: for looking at, not for computing a new one."""
+        """The value, read without a token: to show the value, not to compute a new value."""
         value = self._redis.hget(self._state(name), "value")
         return None if value is None else _text(value)
 
     def write_unfenced(self, name: str, value: str) -> None:
-        """Write past the fence: for setting up, and for showing what happens without one."""
+        """Write without a token: to set up a value, and to show the damage without a fence."""
         self._redis.hset(self._state(name), "value", value)
 
     def _state(self, name: str) -> str:

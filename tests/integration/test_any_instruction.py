@@ -171,7 +171,7 @@ def test_an_exception_in_any_wait_does_no_harm(stricken: Stricken, nodes: Cluste
         )
         assert not stricken.strike(wait_in_vain, numbers)
         gc.collect()
-        assert not stricken.client.context.waiter_pool.local_queue.has_line(("held",))
+        assert not stricken.client.context.waiter_pool.local_queue.has_waiters(("held",))
     stricken.is_as_good_as_new()
 
 

@@ -330,7 +330,7 @@ def test_where_nobody_is_there_any_more_it_finds_a_wake_up_at_once_and_remembers
     for _ in range(3):
         assert lock.acquire()
         lock.release()
-    assert not client.context.waiter_pool.lately_waited_ms(lock.names)
+    assert not client.context.waiter_pool.last_wait_ms(lock.names)
 
 
 def test_who_does_not_wait_asks_the_nodes_however_crowded_it_was(client: Redlock) -> None:
@@ -345,13 +345,13 @@ def test_a_forked_child_inherits_no_queue_and_no_waiting_connections(nodes: Clus
     with Redlock(nodes.urls) as rival, rival.lock(names):
         assert not client.lock(names, blocking_timeout=0.3).acquire(), "this leaves a connection for the next wait"
         waiting = in_a_thread(lambda: client.lock(names, blocking_timeout=30.0).acquire())
-        eventually(lambda: client.context.waiter_pool.local_queue.has_line(names), "a thread in the queue")
+        eventually(lambda: client.context.waiter_pool.local_queue.has_waiters(names), "a thread in the queue")
 
         def in_the_child() -> list[object]:
             kept = sum(map(len, client.context.waiter_pool._kept.values()))
             return [
                 kept,
-                client.context.waiter_pool.local_queue.has_line(names),
+                client.context.waiter_pool.local_queue.has_waiters(names),
                 client.lock(names, blocking_timeout=0.3).acquire(),
             ]
 

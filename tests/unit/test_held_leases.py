@@ -106,7 +106,7 @@ def test_removing_one_keeps_the_others() -> None:
 
 def test_leases_that_nobody_gave_back_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(held_leases, "_last", {})
-    monkeypatch.setattr(held_leases, "_most_known", 10)
+    monkeypatch.setattr(held_leases, "_cleanup_size", 10)
     kept = add(FakeLease("kept"))
     for number in range(30):
         add(FakeLease(f"account:{number}"))

@@ -20,7 +20,7 @@ def held_until(deadline: int, max_hold_ms: int | None = None, *, taken_ms: int =
     """A lease with a TTL of 5 s that was acquired a moment ago, with this deadline."""
     lease = Redlock().lease("account:42", renew=True, max_hold_ms=max_hold_ms)
     lease._grant = grant(deadline)
-    lease._taken_ms = taken_ms or now_ms()
+    lease._acquired_ms = taken_ms or now_ms()
     return lease
 
 

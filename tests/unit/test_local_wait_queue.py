@@ -44,11 +44,11 @@ def test_the_first_does_not_wait_and_leaves_nothing_behind() -> None:
     gate = LocalWaitQueue()
     first = gate.join(NAMES)
     assert first.wait(LONG) is False
-    assert gate.has_line(NAMES)
+    assert gate.has_waiters(NAMES)
     assert first.wait(LONG) is False, "it is still there"
     first.leave()
-    assert not gate.has_line(NAMES)
-    assert not gate._lines
+    assert not gate.has_waiters(NAMES)
+    assert not gate._queues
 
 
 def test_it_is_first_come_first_served() -> None:
@@ -65,7 +65,7 @@ def test_it_is_first_come_first_served() -> None:
         before = comer
     assert order == [0, 1, 2, 3, 4]
     before.leave()
-    assert not gate.has_line(NAMES)
+    assert not gate.has_waiters(NAMES)
 
 
 def test_a_thread_that_waited_long_enough_keeps_its_place() -> None:

@@ -16,8 +16,8 @@ from redlock import ConfigurationError, Redlock, RedlockError
     ("option", "hint"),
     [
         ("timeout", "`ttl`"),
-        ("sleep", "leave it out"),
-        ("lock_class", "leave it out"),
+        ("sleep", "leave the option out"),
+        ("lock_class", "leave the option out"),
         ("raise_on_release_error", "LockLost"),
     ],
 )

@@ -81,28 +81,28 @@ def test_the_wake_ups_of_a_set_lie_at_a_key_for_each_name(nodes: list[Node]) -> 
 def test_a_waiter_of_a_held_lock_can_be_woken_and_one_of_a_split_vote_can_not(nodes: list[Node]) -> None:
     waiter = QueuedWaiter(WaiterPool(nodes, CODEC), ("x",), 5_000)
     assert not waiter.is_woken
-    length, wakes = waiter.length_ms(HELD, 1, 0.5)
-    assert wakes
+    length, can_wake = waiter.sleep_ms(HELD, 1, 0.5)
+    assert can_wake
     assert length >= 300
-    length, wakes = waiter.length_ms(SPLIT, 1, 0.5)
-    assert not wakes
+    length, can_wake = waiter.sleep_ms(SPLIT, 1, 0.5)
+    assert not can_wake
     assert 1 <= length <= 10
 
 
 def test_a_nap_that_was_never_taken_ends_without_a_word(nodes: list[Node]) -> None:
     """The conftest refuses every connection."""
-    QueuedWaiter(WaiterPool(nodes, CODEC), ("x",), 5_000).end(won=False)
+    QueuedWaiter(WaiterPool(nodes, CODEC), ("x",), 5_000).end(acquired=False)
 
 
 def test_who_was_met_is_remembered_for_a_while_and_no_more_than_can_be_kept(nodes: list[Node]) -> None:
     waiters = WaiterPool(nodes, CODEC)
     for number in range(2_000):
         waiters.remember((str(number),), 7, 60_000)
-    assert waiters.lately_waited_ms(("1999",)) == 7
-    assert not waiters.lately_waited_ms(("0",)), "it remembers without end"
+    assert waiters.last_wait_ms(("1999",)) == 7
+    assert not waiters.last_wait_ms(("0",)), "it remembers without end"
     waiters.remember(("1999",), 0, 60_000)
-    assert not waiters.lately_waited_ms(("1999",))
+    assert not waiters.last_wait_ms(("1999",))
     waiters.remember(("1997",), 7, 0)
-    assert not waiters.lately_waited_ms(("1997",)), "that was long ago"
+    assert not waiters.last_wait_ms(("1997",)), "that was long ago"
     waiters.reset_after_fork()
-    assert not waiters.lately_waited_ms(("1998",))
+    assert not waiters.last_wait_ms(("1998",))

@@ -1,0 +1,53 @@
+"""The examples in the docstrings of the public entry points run on five real nodes and a real store."""
+
+from __future__ import annotations
+
+import doctest
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from redlock import Redlock, client, lease, lock
+from redlock.fencing import FencedStore, redis_store
+from redlock.testing import redis_server
+from tests.integration.tools import sixth_redis
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+EXAMPLES = {
+    example.name: example
+    for module in (client, lease, lock, redis_store)
+    for example in doctest.DocTestFinder(exclude_empty=True).find(module)
+    if example.examples
+}
+WITH_EXAMPLES = [
+    "redlock.client.Redlock",
+    "redlock.client.Redlock.holder",
+    "redlock.client.Redlock.lock",
+    "redlock.fencing.redis_store.FencedStore",
+    "redlock.lease.Lease",
+    "redlock.lock.Lock",
+]
+
+
+@pytest.fixture(scope="module")
+def names() -> Iterator[dict[str, Any]]:
+    """The names that the examples use without an import."""
+    with redis_server.cluster() as nodes, sixth_redis() as server, Redlock(nodes.urls) as redlock:
+        store = FencedStore(server.url)
+        yield {"addresses": nodes.urls, "redlock": redlock, "store": store}
+
+
+@pytest.mark.parametrize("name", WITH_EXAMPLES)
+def test_the_example_of_a_docstring_runs(name: str, names: dict[str, Any]) -> None:
+    example = EXAMPLES[name]
+    example.globs.update(names)
+    report: list[str] = []
+    result = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(example, out=report.append)
+    assert result.attempted > 0
+    assert not result.failed, "".join(report)
+
+
+def test_each_docstring_with_an_example_is_tested() -> None:
+    assert sorted(EXAMPLES) == WITH_EXAMPLES
