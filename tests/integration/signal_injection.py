@@ -1,7 +1,7 @@
 """A program that uses locks while signal handlers raise at random moments; run by `test_signal_injection.py`.
 
-A process of its own, because a strike inside the test runner's own hooks would say nothing about locks.
-Prints one line of JSON after the storm, waits for a line, and prints another when it has shown that it still works.
+A separate process, because a signal inside the hooks of the test runner would say nothing about locks. The program
+prints a line of JSON after the signals, waits for a line of input, and prints a second line after a last check.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Soft(Exception):
 
 
 class SignalInjection:
-    """Raises an exception in the main thread at random moments, at most once each time it is armed."""
+    """Raises an exception in the main thread at a random moment, at most once after each arming."""
 
     def __init__(self, kind: type[BaseException], chance: random.Random) -> None:
         self.armed = False
@@ -49,22 +49,22 @@ class SignalInjection:
         self._kind = kind
         self._chance = chance
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._blow)
+        self._thread = threading.Thread(target=self._send_signals)
         self._main = threading.get_ident()
 
-    def _strike(self, _number: int, _frame: FrameType | None) -> None:
+    def _raise(self, _number: int, _frame: FrameType | None) -> None:
         if self.armed:
             self.armed = False
             self.hits += 1
             raise self._kind
 
-    def _blow(self) -> None:
+    def _send_signals(self) -> None:
         while not self._over.wait(self._chance.uniform(0.0, 0.006)):
             if self.armed:
                 signal.pthread_kill(self._main, signal.SIGUSR1)
 
     def __enter__(self) -> Self:
-        signal.signal(signal.SIGUSR1, self._strike)
+        signal.signal(signal.SIGUSR1, self._raise)
         self._thread.start()
         return self
 
@@ -75,7 +75,7 @@ class SignalInjection:
 
 
 class Sections:
-    """Every section that was entered: the fence, and from when to when its holder could believe in its lease."""
+    """Every section that was entered: the fence, and the time in which the lease was valid for its holder."""
 
     def __init__(self) -> None:
         self._seen: dict[str, list[tuple[int, float, float]]] = {name: [] for name in NAMES}
@@ -90,11 +90,11 @@ class Sections:
             self._seen[lease.resource].append((fence, entered, min(time.monotonic(), entered + left)))
 
     def count(self) -> int:
-        """How many sections there were."""
+        """The number of sections."""
         return sum(map(len, self._seen.values()))
 
     def wrong(self) -> list[str]:
-        """What must not be: two at once on one resource, or fences that do not follow the order of time."""
+        """Violations: two sections of a resource at the same time, or fences that do not grow in the order of time."""
         found = []
         for resource, sections in self._seen.items():
             sections.sort(key=lambda section: section[1])
@@ -107,7 +107,7 @@ class Sections:
 
 
 def use(client: Redlock, name: str, sections: Sections, chance: random.Random) -> None:
-    """Take a lock and give it back, in one of the ways that there are."""
+    """Acquire and release a lock, as a block or by calls."""
     lock = client.lock(name, blocking_timeout=chance.choice((0, 0, 0, 0.03)))
     if chance.random() < 0.7:
         with lock as lease, sections.inside(lease):
@@ -121,7 +121,7 @@ def use(client: Redlock, name: str, sections: Sections, chance: random.Random) -
 
 
 def compete(client: Redlock, sections: Sections, over: threading.Event) -> None:
-    """Use the same locks from another thread that is never struck."""
+    """Use the same locks from another thread, which gets no signals."""
     chance = random.Random(7)
     while not over.is_set():
         lock = client.lock(chance.choice(NAMES), blocking=False)
@@ -129,8 +129,8 @@ def compete(client: Redlock, sections: Sections, over: threading.Event) -> None:
             time.sleep(chance.choice((0.0, 0.0, 0.0, 0.01)))
 
 
-def through_the_storm(client: Redlock, kind: type[BaseException], sections: Sections) -> tuple[int, Counter[str]]:
-    """Use locks while it blows; how often it struck, and what else than strikes was raised."""
+def under_signals(client: Redlock, kind: type[BaseException], sections: Sections) -> tuple[int, Counter[str]]:
+    """Use locks under signals; returns the number of signals and the unexpected errors."""
     chance = random.Random(11)
     raised: Counter[str] = Counter()
     until = time.monotonic() + 20
@@ -143,7 +143,7 @@ def through_the_storm(client: Redlock, kind: type[BaseException], sections: Sect
                 injection.armed = False
             except (kind, LockContended, LockLost, NotHeld):
                 pass
-            except Exception as error:  # noqa: BLE001 - whatever it is, the test is told
+            except Exception as error:  # noqa: BLE001 - the report lists every unexpected error
                 raised[f"{type(error).__name__}: {error}"[:300]] += 1
             finally:
                 injection.armed = False
@@ -151,7 +151,7 @@ def through_the_storm(client: Redlock, kind: type[BaseException], sections: Sect
 
 
 def still_works(client: Redlock) -> int:
-    """How many of twenty threads can take and give back a lock of their own."""
+    """How many of twenty threads can acquire and release a separate lock."""
     done: list[int] = []
 
     def cycle(number: int) -> None:
@@ -169,17 +169,17 @@ def still_works(client: Redlock) -> int:
 
 
 def main(kind: str, nodes: list[str]) -> None:
-    """Storm, calm, and a look at what is left."""
+    """Run the signals, then check that the client still works."""
     logging.disable()
     sections, over = Sections(), threading.Event()
     client, other = Redlock(nodes, ttl=TTL, max_ttl=MAX_TTL), Redlock(nodes, ttl=TTL, max_ttl=MAX_TTL)
     rival = threading.Thread(target=compete, args=(other, sections, over), daemon=True)
     rival.start()
-    hits, raised = through_the_storm(client, {"hard": Hard, "soft": Soft}[kind], sections)
+    hits, raised = under_signals(client, {"hard": Hard, "soft": Soft}[kind], sections)
     over.set()
     rival.join(30)
-    told = {"hits": hits, "raised": raised, "sections": sections.count(), "wrong": sections.wrong()}
-    print(json.dumps(told), flush=True)  # noqa: T201 - this is what it says
+    report = {"hits": hits, "raised": raised, "sections": sections.count(), "wrong": sections.wrong()}
+    print(json.dumps(report), flush=True)  # noqa: T201 - the output of the program
     sys.stdin.readline()
     print(json.dumps({"working": still_works(client)}), flush=True)  # noqa: T201 - as above
 

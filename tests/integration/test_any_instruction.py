@@ -25,7 +25,7 @@ TTL = 1.0
 
 
 class Stricken:
-    """A client whose calls are struck, one after the other, each time on a fresh resource."""
+    """A client for interrupted calls, each on a fresh resource."""
 
     def __init__(self, nodes: Cluster) -> None:
         self.nodes = nodes
@@ -41,7 +41,7 @@ class Stricken:
     def strike(
         self, work: Callable[[], object], numbers: list[int], within: Callable[..., object] | None = None
     ) -> list[str]:
-        """Do the work once for each of these instructions, and strike there; what is wrong afterwards."""
+        """Do the work once for each of these instructions, and interrupt there; returns the faults."""
         wrong = []
         for number in numbers:
             tracer = Tracer(number, within=within)
@@ -97,7 +97,7 @@ class Stricken:
         return lease.outcome().name == "RELEASED"
 
     def end(self) -> None:
-        """Close what was opened."""
+        """Close the client and the thread."""
         self.other.shutdown()
         self.client.close()
 
@@ -111,7 +111,7 @@ def stricken(nodes: Cluster) -> Iterator[Stricken]:
 
 
 def works(struck: Stricken) -> list[Callable[[], object]]:
-    """All that is done with a free lock."""
+    """All operations on a free lock."""
     client = struck.client
 
     def block() -> None:
@@ -150,7 +150,7 @@ def test_an_exception_at_any_instruction_does_no_harm(stricken: Stricken) -> Non
 
 @pytest.mark.long
 def test_an_exception_at_any_moment_does_no_harm(stricken: Stricken) -> None:
-    """At every instruction as often as it is carried out."""
+    """At every execution of every instruction."""
     wrong = []
     for work in works(stricken):
         work()
@@ -192,7 +192,7 @@ def test_an_interrupted_release_ends_a_lock_that_lives_on(stricken: Stricken) ->
 
 
 def test_an_interrupted_entry_leaves_the_outer_block_alone(stricken: Stricken) -> None:
-    """Neither is the outer lease given back early, nor does the inner block keep it after its end."""
+    """The outer lease is neither released early, nor kept by the inner block after the end of the outer block."""
     name = stricken.name()
     inner = stricken.client.lock(name, reentrant=True)
 

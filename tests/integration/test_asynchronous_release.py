@@ -1,4 +1,4 @@
-"""Releases that nobody waits for: they arrive all the same, and what became of them is known, told and logged."""
+"""Asynchronous releases reach the nodes, and their outcome is reported and logged."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ for _ in range(200):
     with lock:
         pass
 """
-"""A program that takes locks in quick succession and ends right after the last one."""
+"""A program that acquires locks in quick succession and ends right after the last release."""
 
 
-def take_and_give_back(client: Redlock, name: str = NAME) -> Lease:
-    """One section whose end waits for nothing."""
+def acquire_and_release(client: Redlock, name: str = NAME) -> Lease:
+    """A lease with an asynchronous release."""
     with client.lock(name, blocking=False, wait_for_release=False) as lease:
         pass
     return lease
@@ -60,7 +60,7 @@ def heard(caplog: pytest.LogCaptureFixture, event: str) -> list[str]:
     return [line for line in caplog.messages if line.startswith(event)]
 
 
-def test_it_comes_back_before_any_node_has_heard_of_it_and_all_of_them_do(nodes: Cluster) -> None:
+def test_the_call_returns_before_any_node_gets_the_release(nodes: Cluster) -> None:
     with proxies(nodes.servers) as links, Redlock([link.url for link in links], node_timeout=1.0) as client:
         with client.lock(NAME, wait_for_release=False) as lease:
             for link in links:
@@ -72,7 +72,7 @@ def test_it_comes_back_before_any_node_has_heard_of_it_and_all_of_them_do(nodes:
 
 
 def test_what_became_of_it_is_known_when_it_is_asked_for(nodes: Cluster, client: Redlock) -> None:
-    assert take_and_give_back(client).outcome() is Outcome.RELEASED
+    assert acquire_and_release(client).outcome() is Outcome.RELEASED
     with client.lock(NAME, wait_for_release=False) as gone:
         run_out(nodes.servers, NAME)
     assert gone.outcome() is Outcome.EXPIRED
@@ -84,17 +84,17 @@ def test_what_became_of_it_is_known_when_it_is_asked_for(nodes: Cluster, client:
         server.thaw()
 
 
-def test_a_lease_that_was_not_given_back_has_no_outcome(client: Redlock) -> None:
-    with client.lock(NAME) as lease, pytest.raises(NotHeld, match="not given back"):
+def test_a_lease_that_was_not_released_has_no_outcome(client: Redlock) -> None:
+    with client.lock(NAME) as lease, pytest.raises(NotHeld, match="not released"):
         lease.outcome()
     assert lease.outcome() is Outcome.RELEASED
 
 
-def test_what_only_the_nodes_know_is_in_the_log_without_anybody_asking(
+def test_a_loss_known_to_the_nodes_only_is_logged(
     nodes: Cluster, client: Redlock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "redlock")
-    take_and_give_back(client)
+    acquire_and_release(client)
     eventually(lambda: heard(caplog, "released"), "the outcome of the first")
     with client.lock(NAME, wait_for_release=False):
         run_out(nodes.servers, NAME)
@@ -111,15 +111,15 @@ def test_a_loss_that_is_known_by_then_is_raised(nodes: Cluster) -> None:
 
 
 def test_who_comes_back_at_once_sends_both_in_one_piece(client: Redlock, monkeypatch: pytest.MonkeyPatch) -> None:
-    take_and_give_back(client)
+    acquire_and_release(client)
     count = sends(monkeypatch)
     for number in range(QUICK):
-        take_and_give_back(client, f"report:{number}")
+        acquire_and_release(client, f"report:{number}")
     assert count() < 5 * QUICK * 1.5, "a piece for each of two commands on each of five connections is twice as many"
 
 
 def test_who_is_waited_for_sends_them_apart(client: Redlock, monkeypatch: pytest.MonkeyPatch) -> None:
-    take_and_give_back(client)
+    acquire_and_release(client)
     count = sends(monkeypatch)
     for _ in range(QUICK):
         with client.lock(NAME, blocking=False):
@@ -127,9 +127,9 @@ def test_who_is_waited_for_sends_them_apart(client: Redlock, monkeypatch: pytest
     assert count() >= 5 * QUICK * 2
 
 
-def test_who_comes_back_at_once_is_never_refused_by_its_own_release(client: Redlock) -> None:
+def test_a_pending_release_never_refuses_the_next_acquire(client: Redlock) -> None:
     for _ in range(QUICK):
-        take_and_give_back(client)
+        acquire_and_release(client)
         with client.lock(NAME, blocking=False):
             pass
 
@@ -144,7 +144,7 @@ def test_tokens_grow_from_one_to_the_next(client: Redlock) -> None:
 
 def test_what_was_held_back_is_sent_where_nobody_comes_back(nodes: Cluster, client: Redlock) -> None:
     for _ in range(QUICK):
-        take_and_give_back(client)
+        acquire_and_release(client)
     eventually(lambda: is_free(nodes.servers, NAME), "the last release on all nodes", within=client.ttl_ms / 2000)
 
 
@@ -158,7 +158,7 @@ def test_a_program_that_ends_has_released_everything_and_said_so(nodes: Cluster)
     assert sum(line.startswith("released") for line in lines) == QUICK
 
 
-def test_a_client_that_is_closed_has_released_everything_and_said_so(
+def test_a_closed_client_has_released_and_logged_all_leases(
     nodes: Cluster, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.INFO, "redlock")
@@ -167,18 +167,18 @@ def test_a_client_that_is_closed_has_released_everything_and_said_so(
         monkeypatch.setattr(module, "RELEASE_MS", 4_000)
     with Redlock(nodes.urls, node_timeout=4.0, ttl=10.0) as client:
         for _ in range(QUICK):
-            take_and_give_back(client)
+            acquire_and_release(client)
     assert is_free(nodes.servers, NAME)
     assert len(heard(caplog, "released")) == QUICK
 
 
 @pytest.mark.parametrize("wait", [True, False])
 def test_a_client_that_is_closed_leaves_no_key_on_a_late_node(nodes: Cluster, *, wait: bool) -> None:
-    # More commands than a node reads at once: it answers some, and finds the connection closed or open.
+    # More commands than a node reads at once: the node answers some, and finds the connection closed or open.
     names = [f"report:{number}" for number in range(60)]
     late = nodes[4]
     with Redlock(nodes.urls, node_timeout=4.0, ttl=10.0) as client:
-        take_and_give_back(client)
+        acquire_and_release(client)
         late.freeze()
         locks = [client.lock(name, wait_for_release=wait) for name in names]
         for lock in locks:
@@ -202,12 +202,12 @@ def test_a_release_that_was_held_back_for_long_has_its_time(client: Redlock, mon
     assert lease.outcome() is Outcome.RELEASED
 
 
-def test_a_forked_child_leaves_what_its_parent_has_begun_to_its_parent(nodes: Cluster, client: Redlock) -> None:
+def test_a_forked_child_leaves_pending_releases_to_its_parent(nodes: Cluster, client: Redlock) -> None:
     for _ in range(QUICK):
-        lease = take_and_give_back(client)
+        lease = acquire_and_release(client)
 
     def in_the_child() -> bool:
-        take_and_give_back(client, "child's own")
+        acquire_and_release(client, "child's own")
         client.close()
         return True
 
@@ -222,7 +222,7 @@ def test_a_forked_process_that_ends_has_released_everything(nodes: Cluster, clie
 
     def in_the_child(own: Redlock) -> None:
         for _ in range(20):
-            take_and_give_back(own)
+            acquire_and_release(own)
 
     def with_its_own_client() -> None:
         in_the_child(Redlock(nodes.urls))
@@ -242,18 +242,18 @@ def test_a_forked_process_that_ends_has_released_everything(nodes: Cluster, clie
 def test_a_forked_child_sends_what_it_held_back(nodes: Cluster, client: Redlock) -> None:
     """By a thread of its own, while the process goes on."""
     for _ in range(QUICK):
-        take_and_give_back(client)
+        acquire_and_release(client)
 
     def in_the_child() -> bool:
         for _ in range(QUICK):
-            take_and_give_back(client, "child's own")
+            acquire_and_release(client, "child's own")
         eventually(lambda: is_free(nodes.servers, "child's own"), "the last release", within=client.ttl_ms / 2000)
         return True
 
     assert in_a_fork(in_the_child) is True
 
 
-def test_nodes_that_have_lost_the_scripts_are_taught_them_and_asked_again(nodes: Cluster, client: Redlock) -> None:
+def test_nodes_without_scripts_get_the_scripts_and_the_request(nodes: Cluster, client: Redlock) -> None:
     with client.lock(NAME, wait_for_release=False) as lease:
         for server in nodes.servers:
             with raw(server) as redis:
@@ -268,16 +268,16 @@ def test_a_node_that_dies_meanwhile_is_not_waited_for(nodes: Cluster, client: Re
             server.kill()
     assert lease.outcome() is Outcome.RELEASED
     for _ in range(QUICK):
-        take_and_give_back(client)
+        acquire_and_release(client)
 
 
 class Interrupted(BaseException):
-    """As a time limit's exception, it may come at any moment."""
+    """An exception that can come at any moment, like the exception of a time limit."""
 
 
 @contextmanager
 def a_strike_in(seconds: float) -> Iterator[None]:
-    """Raise when this time is over, wherever this thread is then, as Celery's time limits do."""
+    """Raise after this time at any place in this thread, as Celery's time limits do."""
 
     def strike(*_: object) -> None:
         raise Interrupted
@@ -294,14 +294,14 @@ def a_strike_in(seconds: float) -> Iterator[None]:
 # A socket that was just being opened is left to the garbage collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("wait", [True, False])
-def test_wherever_an_exception_strikes_the_lock_is_free_within_a_ttl(nodes: Cluster, wait: bool) -> None:  # noqa: FBT001 - a parameter
+def test_after_any_interruption_the_lock_is_free_within_a_ttl(nodes: Cluster, wait: bool) -> None:  # noqa: FBT001 - a parameter
     chance, held = random.Random(7), 0
     with Redlock(nodes.urls, ttl=0.3, max_ttl=1.0) as client:
-        take_and_give_back(client)
+        acquire_and_release(client)
         for _strike in range(STRIKES):
-            # Outside of what follows, for an exception that is at hand keeps all that it came through alive.
+            # Outside of the block below, because a handled exception keeps all frames of its traceback alive.
             with suppress(Interrupted), a_strike_in(chance.uniform(0.0, 0.01)):
-                # Not for ever: what is raised while Python drops something is lost, here as anywhere.
+                # Not an endless loop: an exception is lost if the signal comes while Python drops an object.
                 for _ in range(QUICK):
                     with client.lock(NAME, wait_for_release=wait):
                         held += 1

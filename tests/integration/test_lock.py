@@ -45,7 +45,7 @@ def remaining_ms(nodes: Cluster, name: str) -> list[int]:
 
 
 def held_by_a_thread(lock: Lock, release: threading.Event) -> threading.Thread:
-    """A thread that holds this lock until it is told to release it."""
+    """A thread that holds this lock until the event `release` is set."""
     held = threading.Event()
 
     def hold() -> None:
@@ -60,7 +60,7 @@ def held_by_a_thread(lock: Lock, release: threading.Event) -> threading.Thread:
     return thread
 
 
-def test_acquire_puts_one_token_on_all_nodes_and_release_removes_it_from_all(nodes: Cluster, client: Redlock) -> None:
+def test_acquire_sets_and_release_deletes_the_token_on_all_nodes(nodes: Cluster, client: Redlock) -> None:
     lock = client.lock(NAME)
 
     assert lock.acquire() is True
@@ -80,7 +80,7 @@ def test_the_key_runs_out_with_the_ttl_that_the_lock_was_given(nodes: Cluster, c
     lock.release()
 
 
-def test_acquire_returns_false_and_raises_nothing_while_somebody_else_has_it(client: Redlock, rival: Redlock) -> None:
+def test_acquire_returns_false_while_another_client_holds_it(client: Redlock, rival: Redlock) -> None:
     with rival.lock(NAME):
         assert client.lock(NAME).acquire(blocking=False) is False
         assert client.lock(NAME, blocking=False).acquire() is False
@@ -114,7 +114,7 @@ def test_not_blocking_and_a_timeout_of_zero_both_mean_one_try(
         assert tries(blocking_timeout=1.0) > 1
 
 
-def test_what_acquire_is_given_overrides_what_the_lock_was_made_with(client: Redlock, rival: Redlock) -> None:
+def test_arguments_of_acquire_override_the_settings_of_the_lock(client: Redlock, rival: Redlock) -> None:
     patient = client.lock(NAME)
     impatient = client.lock(NAME, blocking=False)
 
@@ -154,9 +154,7 @@ def test_a_waiter_gets_the_lock_as_soon_as_it_is_released(client: Redlock, rival
     assert time.monotonic() - started < 5.0, "waited for the end of a ten second lease that had been released"
 
 
-def test_a_waiter_gets_the_lock_of_a_holder_that_never_releases_once_its_time_is_over(
-    client: Redlock, rival: Redlock
-) -> None:
+def test_a_waiter_gets_the_lock_when_the_holders_lease_ends(client: Redlock, rival: Redlock) -> None:
     dead = brief_lock(rival, NAME)
     dead.acquire()
     lock = client.lock(NAME)
@@ -205,7 +203,7 @@ def test_a_lock_that_with_could_not_have_is_left_as_it_was(client: Redlock, riva
         assert lease.is_held
 
 
-def test_releasing_what_was_never_held_is_an_error_that_users_of_redis_py_catch_already(client: Redlock) -> None:
+def test_release_without_a_lease_raises_an_error_of_redis_py(client: Redlock) -> None:
     with pytest.raises(NotHeld) as caught:
         client.lock(NAME).release()
 
@@ -221,7 +219,7 @@ def test_a_lock_is_released_once(client: Redlock) -> None:
         lock.release()
 
 
-def test_releasing_what_has_run_out_says_that_it_was_lost_and_forgets_it(nodes: Cluster, client: Redlock) -> None:
+def test_release_of_an_expired_lease_raises_lock_lost_once(nodes: Cluster, client: Redlock) -> None:
     lock = brief_lock(client, NAME)
     lock.acquire()
     eventually(lambda: is_free(nodes.servers, NAME), "the end of the lease")
@@ -235,7 +233,7 @@ def test_releasing_what_has_run_out_says_that_it_was_lost_and_forgets_it(nodes: 
     lock.release()
 
 
-def test_with_says_that_the_lock_was_lost_if_the_body_did_not_fail(nodes: Cluster, client: Redlock) -> None:
+def test_a_with_block_raises_lock_lost_unless_the_body_raised(nodes: Cluster, client: Redlock) -> None:
     with pytest.raises(LockLost), client.lock(NAME):
         run_out(nodes.servers, NAME)
 
@@ -257,7 +255,7 @@ def test_a_body_that_gave_the_lock_back_itself_is_told_so(client: Redlock) -> No
         lock.release()
 
 
-def test_a_body_that_raised_after_giving_the_lock_back_raises_its_own_error(client: Redlock) -> None:
+def test_a_body_that_released_and_raised_keeps_its_own_error(client: Redlock) -> None:
     lock = client.lock(NAME)
 
     with pytest.raises(ZeroDivisionError), lock:
@@ -265,7 +263,7 @@ def test_a_body_that_raised_after_giving_the_lock_back_raises_its_own_error(clie
         _ = 1 / 0
 
 
-def test_a_failed_attempt_of_another_thread_does_not_touch_what_the_holder_has(client: Redlock) -> None:
+def test_a_failed_attempt_of_a_thread_leaves_the_lease_alone(client: Redlock) -> None:
     lock = client.lock(NAME)
     lock.acquire()
     before = lock.lease.owner
@@ -351,9 +349,7 @@ def test_every_lease_has_a_token_of_its_own(client: Redlock) -> None:
     assert len({token[:32] for token in tokens}) == 20, "the secret part is what has to differ"
 
 
-def test_the_release_of_a_lease_that_ran_out_leaves_the_next_holder_alone(
-    nodes: Cluster, client: Redlock, rival: Redlock
-) -> None:
+def test_an_expired_lease_is_released_without_harm_to_the_next(nodes: Cluster, client: Redlock, rival: Redlock) -> None:
     late = client.lock(NAME)
     late.acquire()
     run_out(nodes.servers, NAME)
@@ -416,7 +412,7 @@ def test_reacquire_sets_the_time_back_to_the_ttl(nodes: Cluster, client: Redlock
     lock.release()
 
 
-def test_an_extension_beyond_max_ttl_is_refused_and_changes_nothing(client: Redlock) -> None:
+def test_an_extension_beyond_max_ttl_is_refused_without_effect(client: Redlock) -> None:
     lock = client.lock(NAME, ttl=5)
     lock.acquire()
     before = lock.lease.remaining()
@@ -471,9 +467,7 @@ def test_extending_what_is_not_held_is_an_error(client: Redlock) -> None:
         lock.reacquire()
 
 
-def test_extending_what_has_run_out_says_that_it_was_lost_and_brings_nothing_back(
-    nodes: Cluster, client: Redlock
-) -> None:
+def test_extension_of_an_expired_lease_raises_lock_lost(nodes: Cluster, client: Redlock) -> None:
     lock = brief_lock(client, NAME)
     lock.acquire()
     eventually(lambda: lock.lease.remaining() == 0, "the end of the lease")
@@ -547,7 +541,7 @@ def test_the_holder_can_be_looked_up_without_its_secret(client: Redlock, rival: 
         assert lease.owner[:8] in holding.holder
 
 
-def test_twenty_threads_that_share_one_client_and_one_lock_never_meet_inside(client: Redlock) -> None:
+def test_twenty_threads_with_one_lock_never_hold_it_together(client: Redlock) -> None:
     lock = client.lock(NAME, ttl=10)
     counter = {"value": 0}
     fences: list[int] = []
@@ -570,9 +564,7 @@ def test_twenty_threads_that_share_one_client_and_one_lock_never_meet_inside(cli
     assert fences == sorted(set(fences))
 
 
-def test_a_forked_child_dials_anew_and_leaves_the_parents_lease_and_connections_alone(
-    nodes: Cluster, client: Redlock
-) -> None:
+def test_a_forked_child_leaves_its_parents_lease_alone(nodes: Cluster, client: Redlock) -> None:
     lock = client.lock(NAME)
     lock.acquire()
     lease = lock.lease
@@ -620,9 +612,7 @@ def test_a_forked_child_dials_anew_and_leaves_the_parents_lease_and_connections_
     assert connections() == before + 1, "the parent had to dial again; one connection is the one that asks"
 
 
-def test_a_client_that_was_closed_has_no_connections_and_dials_anew_when_it_is_used(
-    nodes: Cluster, client: Redlock
-) -> None:
+def test_a_closed_client_has_no_connections_until_its_next_use(nodes: Cluster, client: Redlock) -> None:
     lock = client.lock(NAME)
     lock.acquire()
     client.close()
@@ -636,7 +626,7 @@ def test_a_client_that_was_closed_has_no_connections_and_dials_anew_when_it_is_u
 
 
 @pytest.mark.parametrize("bad", ["", "line\nbreak", "\x01redlock:fence:x", 7, None, b"bytes", "x" * 1_025, "\ud800"])
-def test_a_name_that_can_not_be_locked_is_refused_before_anything_is_sent(client: Redlock, bad: str) -> None:
+def test_an_invalid_name_is_refused_before_any_request(client: Redlock, bad: str) -> None:
     with pytest.raises(ConfigurationError, match="resource name"):
         client.lock(bad)
 

@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 NAME = "invoice:9"
 THEIRS = "a1b2c3d4"
 THEIR_RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) else return 0 end"
-"""Word for word from the Redis documentation; every Redlock client has it."""
+"""The script of the Redis documentation, word for word; every Redlock client has this script."""
 
 
 def they_take(servers: Sequence[Server], *, px: int | None = 3_000) -> list[bool]:
-    """What the acquire of any other Redlock client does: which of these nodes said yes."""
-    said = []
+    """The acquire of any other Redlock client; returns for each node whether the node granted the lock."""
+    granted = []
     for server in servers:
         with raw(server) as redis:
-            said.append(bool(redis.set(NAME, THEIRS, nx=True, px=px)))
-    return said
+            granted.append(bool(redis.set(NAME, THEIRS, nx=True, px=px)))
+    return granted
 
 
 def they_release(servers: Sequence[Server], value: str) -> int:
-    """What the release of any other Redlock client does: how many nodes deleted the key."""
+    """The release of any other Redlock client; returns the number of nodes that deleted the key."""
     deleted = 0
     for server in servers:
         with raw(server) as redis:
@@ -46,7 +46,7 @@ def they_release(servers: Sequence[Server], value: str) -> int:
 
 @pytest.fixture
 def redis_locks(nodes: Cluster) -> Iterator[list[RedisLock]]:
-    """redis-py's own `Lock`, one on each node."""
+    """A `Lock` of redis-py on each node."""
     with ExitStack() as stack:
         clients: list[Redis] = [stack.enter_context(raw(server)) for server in nodes.servers]
         yield [client.lock(NAME, timeout=3, blocking=False) for client in clients]
@@ -74,7 +74,7 @@ def test_what_they_hold_on_a_quorum_is_contended_for_us(nodes: Cluster, client: 
     assert holders(nodes.servers, NAME) == [None, THEIRS, THEIRS, THEIRS, None], "our attempt was not taken back"
 
 
-def test_what_they_hold_without_a_ttl_is_contended_for_an_unknown_time(nodes: Cluster, client: Redlock) -> None:
+def test_a_foreign_lock_without_ttl_is_held_for_an_unknown_time(nodes: Cluster, client: Redlock) -> None:
     they_take(nodes.servers, px=None)
 
     with pytest.raises(LockContended) as caught, client.lock(NAME, blocking=False):
@@ -84,7 +84,7 @@ def test_what_they_hold_without_a_ttl_is_contended_for_an_unknown_time(nodes: Cl
     assert client.lock(NAME).acquire(blocking_timeout=0.1) is False
 
 
-def test_what_they_hold_on_two_nodes_does_not_stop_us_and_stays_theirs(nodes: Cluster, client: Redlock) -> None:
+def test_a_foreign_lock_on_two_nodes_stops_no_client_and_stays(nodes: Cluster, client: Redlock) -> None:
     they_take(nodes.servers[:2])
 
     with client.lock(NAME, blocking=False) as lease:
@@ -118,7 +118,7 @@ def test_their_release_script_does_nothing_to_what_is_ours(nodes: Cluster, clien
         assert lock.owned()
 
 
-def test_our_release_does_nothing_to_what_is_theirs(nodes: Cluster, client: Redlock) -> None:
+def test_our_release_leaves_foreign_locks_alone(nodes: Cluster, client: Redlock) -> None:
     they_take(nodes.servers[:2])
     lock = client.lock(NAME)
     for _ in range(3):

@@ -34,12 +34,12 @@ def brief(nodes: Cluster) -> Iterator[Redlock]:
 
 
 def outlive(lease: Lease, ttls: int, *others: Lease) -> None:
-    """Come back when this many of its TTLs have passed, looking at it and the others all the time."""
+    """Return after this many TTLs of the lease, with checks of all leases all the time."""
     until = time.monotonic() + ttls * lease.ttl_ms / 1000
     while time.monotonic() < until:
-        for one in (lease, *others):
-            one.ensure_valid()
-        time.sleep(0.01)  # between two looks, at every one of which it has to be valid
+        for checked in (lease, *others):
+            checked.ensure_valid()
+        time.sleep(0.01)
 
 
 def test_a_with_block_may_be_longer_than_its_lease(nodes: Cluster, brief: Redlock) -> None:
@@ -74,7 +74,7 @@ def test_a_lease_survives_a_rolling_restart_of_all_nodes(nodes: Cluster, brief: 
             eventually(lambda: holders(nodes.servers, "x") == [token] * 5, "the repair of the restarted node")
             lease.ensure_valid()
         fence = lease.fence
-    # The repair wrote the fence again too: what comes after is larger.
+    # The repair also wrote the fence again: the next token is larger.
     with brief.lock("x") as lease:
         assert lease.fence > fence
 
@@ -90,10 +90,8 @@ def test_a_lease_is_known_to_be_lost_when_three_nodes_are_killed(nodes: Cluster,
         assert lease.remaining() == 0.0
 
 
-def test_a_lease_whose_keys_are_gone_on_a_quorum_is_lost_at_once_and_never_comes_back(
-    nodes: Cluster, brief: Redlock
-) -> None:
-    """Two of three nodes lose the key, another client locks and releases there: repair must not bring it back."""
+def test_a_lease_without_its_keys_on_a_quorum_stays_lost(nodes: Cluster, brief: Redlock) -> None:
+    """Two of three nodes lose the key, and another client locks and releases: repair must not restore the lease."""
     with pytest.raises(LockLost, match="a quorum of nodes no longer has it"), brief.lock("x") as lease:
         token = lease.owner
         run_out(nodes.servers[:3], "x")
@@ -163,7 +161,7 @@ def _renewing() -> int:
     return [thread.name for thread in threading.enumerate()].count("redlock-renewal")
 
 
-def test_a_forked_child_renews_what_it_takes_and_not_what_its_parent_has(brief: Redlock) -> None:
+def test_a_forked_child_renews_its_own_leases_only(brief: Redlock) -> None:
     with brief.lock("parent") as lease:
 
         def child() -> list[object]:
@@ -202,7 +200,7 @@ def _refused(client: Redlock, names: list[str]) -> None:
     assert not client.lock(names, blocking_timeout=0.05).acquire()
 
 
-def test_two_transfers_in_opposite_order_never_deadlock_and_share_growing_tokens(nodes: Cluster) -> None:
+def test_two_transfers_in_opposite_order_never_deadlock(nodes: Cluster) -> None:
     fences: list[int] = []
     with Redlock(nodes.urls) as client:
 
@@ -231,7 +229,7 @@ def test_the_same_context_shares_its_lease_where_it_says_so(brief: Redlock) -> N
     assert not lock.locked()
 
 
-def test_taking_what_one_holds_is_an_error_at_once_and_no_deadlock(brief: Redlock) -> None:
+def test_acquiring_a_held_lock_again_is_an_error_and_no_deadlock(brief: Redlock) -> None:
     with brief.lock("x"):
         with pytest.raises(RedlockError, match="would wait for itself"):
             brief.lock("x").acquire()
@@ -280,7 +278,7 @@ def test_many_leases_are_renewed_in_few_exchanges(nodes: Cluster, monkeypatch: p
             lease.release()
 
 
-def test_the_trouble_of_one_lease_is_not_that_of_those_which_are_renewed_with_it(
+def test_the_failure_of_a_renewal_leaves_other_leases_alone(
     nodes: Cluster, brief: Redlock, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(_: Lease) -> None:
@@ -391,7 +389,7 @@ def test_a_lock_that_is_acquired_twice_is_released_twice(brief: Redlock) -> None
 
 
 def test_a_forgotten_inner_entry_does_not_outlive_the_block(brief: Redlock) -> None:
-    """As one whose end was struck: its block is over, and it was not given back."""
+    """Like a lease with an interrupted end: the block is over, and the lease was not released."""
     with brief.lock("x") as outer:
         brief.lock("x", reentrant=True).__enter__()
         kept = brief.lock("x", reentrant=True)

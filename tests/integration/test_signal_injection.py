@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize("kind", ["hard", "soft"])
-def test_strikes_at_random_moments_leave_no_key_beyond_its_ttl_and_the_client_whole(nodes: Cluster, kind: str) -> None:
+def test_signals_at_random_moments_do_no_harm(nodes: Cluster, kind: str) -> None:
     with talking("-m", signal_injection.__name__, kind, *nodes.urls) as (_, told, said):
         after: dict[str, Any] = json.loads(said.readline())
         # The process lives on: what nobody has given back must not be renewed for ever.

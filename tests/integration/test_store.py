@@ -119,9 +119,7 @@ def test_an_old_token_may_not_write_once_a_new_one_has_read(
     assert store.read_unfenced(NAME) is None
 
 
-def test_the_lost_update_of_two_holders_who_both_believe_in_their_lease_is_refused(
-    nodes: Cluster, client: Redlock, store: FencedStore
-) -> None:
+def test_the_lost_update_of_two_holders_is_refused(nodes: Cluster, client: Redlock, store: FencedStore) -> None:
     # Old reads, new reads, old writes, new writes: in the order of their tokens, so a check on writes alone passes.
     store.write_unfenced(NAME, "10")
     old = take(client)
@@ -168,7 +166,7 @@ def test_an_operation_that_was_applied_is_not_applied_again(client: Redlock, sto
     assert store.read_unfenced(NAME) == "2"
 
 
-def test_a_duplicate_gets_its_old_result_even_under_a_stale_token(
+def test_a_duplicate_gets_its_old_result_under_a_stale_token(
     nodes: Cluster, client: Redlock, store: FencedStore
 ) -> None:
     old = take(client)
@@ -187,7 +185,7 @@ def test_operations_of_different_names_do_not_meet(client: Redlock, store: Fence
     assert store.update("b", lease, "op-1", one_more).applied
 
 
-def test_the_late_write_of_an_earlier_section_of_the_same_lease_is_refused(client: Redlock, store: FencedStore) -> None:
+def test_the_late_write_of_an_earlier_transaction_is_refused(client: Redlock, store: FencedStore) -> None:
     # One lease serves two operations, and a packet of the first comes late.
     lease = take(client)
     first = store.open(NAME, lease)
@@ -231,7 +229,7 @@ def test_two_threads_under_one_lease_lose_nothing(broker: Server, client: Redloc
         assert FencedStore(redis).read_unfenced(NAME) == "60"
 
 
-def test_holders_who_all_believe_in_their_lease_lose_nothing_and_double_nothing(nodes: Cluster, broker: Server) -> None:
+def test_holders_with_lost_leases_lose_and_double_no_write(nodes: Cluster, broker: Server) -> None:
     # The lock is broken on purpose: its keys are deleted all the time, so that there are several holders at once.
     over = threading.Event()
     stale: list[int] = []
@@ -334,7 +332,7 @@ def test_a_token_far_ahead_is_kept_with_all_its_digits(nodes: Cluster, client: R
     assert caught.value.seen == soon + 2
 
 
-def test_a_token_that_is_none_in_the_store_is_repaired_as_the_manual_says(
+def test_an_invalid_token_in_the_store_is_repaired_by_the_manual(
     client: Redlock, redis: Redis, store: FencedStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It must not reach the nodes and the other resources, or the client would be refused everywhere."""
@@ -354,7 +352,7 @@ def test_a_token_that_is_none_in_the_store_is_repaired_as_the_manual_says(
     assert store.update(NAME, lease, "op-1", one_more).applied is False
 
 
-def test_values_tokens_and_operations_survive_a_crash_of_the_store(nodes: Cluster, client: Redlock) -> None:
+def test_values_and_operations_survive_a_crash_of_the_store(nodes: Cluster, client: Redlock) -> None:
     with sixth_redis() as server:
         old = take(client)
         new = take_over(nodes)

@@ -49,7 +49,7 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> Events:
 
 
 def test_a_wait_before_the_first_attempt_is_visible(client: Redlock, rival: Redlock, heard: Events) -> None:
-    """A client that had to wait a moment ago joins the queue before it asks the nodes."""
+    """After a recent wait a client joins the queue before its first attempt."""
     client.context.waiter_pool.remember((NAME,), 60, 10_000)
     with rival.lock(NAME), pytest.raises(LockContended):
         client.lease(NAME, owner_label="me").acquire(50)
@@ -147,7 +147,7 @@ def seen(nodes: Cluster, prefix: str = "") -> list[tuple[str, int, str]]:
 
 @contextlib.contextmanager
 def waiting(client: Redlock, *owner_labels: str) -> Iterator[None]:
-    """Threads that wait one after the other, and give back what they get."""
+    """Threads that wait one after the other, and release the lock."""
 
     def wait(owner_label: str) -> None:
         lease = client.lease(NAME, owner_label=owner_label)

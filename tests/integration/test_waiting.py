@@ -1,4 +1,4 @@
-"""Waiting: woken instead of polling, first come first served, and nobody is forgotten."""
+"""Waiters are woken instead of polling, first come first served, and each waiter gets the lock."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_waiter_asks_nothing_while_it_waits(nodes: Cluster, client: Redlock) -
     thread.join()
 
 
-def test_who_waits_is_woken_by_the_release_in_the_order_of_coming(nodes: Cluster) -> None:
+def test_releases_wake_waiters_first_come_first_served(nodes: Cluster) -> None:
     clients = [Redlock(nodes.urls) for _ in range(5)]
     order: list[int] = []
     first = clients[0].lock("x")
@@ -86,7 +86,7 @@ def test_who_waits_is_woken_by_the_release_in_the_order_of_coming(nodes: Cluster
         one.close()
 
 
-def test_a_holder_that_takes_it_again_at_once_does_not_starve_who_waits(nodes: Cluster) -> None:
+def test_a_holder_that_acquires_again_at_once_starves_no_waiter(nodes: Cluster) -> None:
     counts = [0, 0, 0]
     stop = threading.Event()
 
@@ -98,7 +98,7 @@ def test_a_holder_that_takes_it_again_at_once_does_not_starve_who_waits(nodes: C
                     counts[number] += 1
 
     threads = [in_a_thread(lambda number=number: greedy(number)) for number in range(3)]  # type: ignore[misc]  # as above
-    # Who has dialled first has the lock to itself for a while, and that is not what is counted.
+    # The first connected client has no rivals for a while; these turns do not count.
     eventually(lambda: min(counts) > 20, "everybody has dialled, to ask and to wait")
     before = list(counts)
     eventually(lambda: sum(counts) - sum(before) > 600, "600 turns")
@@ -109,17 +109,17 @@ def test_a_holder_that_takes_it_again_at_once_does_not_starve_who_waits(nodes: C
     assert min(turns) > 0.5 * max(turns), turns
 
 
-def test_a_holder_that_died_is_not_waited_for_longer_than_its_ttl(nodes: Cluster) -> None:
+def test_a_waiter_waits_for_a_dead_holder_at_most_one_ttl(nodes: Cluster) -> None:
     with Redlock(nodes.urls, ttl=1.0) as dead, Redlock(nodes.urls, ttl=1.0) as client:
         lease = dead.lease("x")
         lease.acquire(0)
         with client.lock("x"):
             assert lease.remaining() == 0
-        # It has never been given back: what ended the wait was the end of the keys.
+        # The lease was never released: the wait ended with the expiry of the keys.
         assert lease.is_held
 
 
-def test_a_lost_try_leaves_no_wake_up_and_a_release_leaves_one_on_every_node(nodes: Cluster, client: Redlock) -> None:
+def test_only_a_release_leaves_a_wake_up_on_every_node(nodes: Cluster, client: Redlock) -> None:
     """A waiter must not wake itself; a holder may have its keys elsewhere than its waiters wait."""
     holder = client.lock("x")
     assert holder.acquire()
@@ -152,7 +152,7 @@ def test_who_only_tries_has_nothing_reserved_for_it(nodes: Cluster, client: Redl
 
 
 def reserve_for_a_dead_waiter(nodes: Cluster, holder: Lock) -> None:
-    """Leave what a waiter left that was denied and then killed, and release."""
+    """Leave the reservation of a waiter that was denied and then killed, and release."""
     for server in nodes.servers:
         with raw(server) as redis:
             redis.set(codec.queue_key("x"), "waited for", px=60_000)
@@ -225,9 +225,7 @@ def test_a_wake_up_that_was_taken_in_vain_is_passed_on(nodes: Cluster, first_fre
 
 
 @pytest.mark.parametrize("place", range(5))
-def test_wherever_the_waiters_wait_a_node_that_dies_costs_a_moment_and_no_more(
-    nodes: Cluster, client: Redlock, place: int
-) -> None:
+def test_the_death_of_a_node_delays_its_waiters_for_a_moment(nodes: Cluster, client: Redlock, place: int) -> None:
     holder = client.lock("x")
     assert holder.acquire()
     with Redlock(nodes.urls) as other:
@@ -252,9 +250,7 @@ def test_a_hundred_waiters_of_one_client_all_get_their_turn(client: Redlock) -> 
     assert sorted(turns) == list(range(100))
 
 
-def test_the_threads_of_a_process_are_one_waiter_at_the_nodes_and_are_served_in_the_order_of_coming(
-    nodes: Cluster, client: Redlock
-) -> None:
+def test_the_threads_of_a_process_are_one_waiter_in_a_fair_queue(nodes: Cluster, client: Redlock) -> None:
     order: list[int] = []
     first = client.lock("x")
     assert first.acquire()
@@ -276,7 +272,7 @@ def test_the_threads_of_a_process_are_one_waiter_at_the_nodes_and_are_served_in_
     assert order == list(range(6))
 
 
-def test_who_is_still_in_the_line_when_its_time_is_over_is_told_who_holds_it(client: Redlock, nodes: Cluster) -> None:
+def test_a_queued_thread_that_times_out_gets_the_holder(client: Redlock, nodes: Cluster) -> None:
     holder = client.lock("x")
     assert holder.acquire()
     threads = [in_a_thread(lambda: client.lock("x", blocking_timeout=60).acquire())]
@@ -296,7 +292,7 @@ def test_who_is_still_in_the_line_when_its_time_is_over_is_told_who_holds_it(cli
         thread.join()
 
 
-def test_who_had_to_wait_a_moment_ago_goes_to_the_queue_before_it_asks_the_nodes(
+def test_after_a_recent_wait_a_client_queues_before_its_attempt(
     nodes: Cluster, client: Redlock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(times, "_FIRST_MS", 100_000)
@@ -319,9 +315,7 @@ def test_who_had_to_wait_a_moment_ago_goes_to_the_queue_before_it_asks_the_nodes
         thread.join()
 
 
-def test_where_nobody_is_there_any_more_it_finds_a_wake_up_at_once_and_remembers_nobody(
-    client: Redlock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_other_waiters_a_wake_up_is_found_at_once(client: Redlock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(times, "_FIRST_MS", 100_000)
     lock = client.lock("x", blocking_timeout=30)
     assert lock.acquire()
@@ -333,14 +327,14 @@ def test_where_nobody_is_there_any_more_it_finds_a_wake_up_at_once_and_remembers
     assert not client.context.waiter_pool.last_wait_ms(lock.names)
 
 
-def test_who_does_not_wait_asks_the_nodes_however_crowded_it_was(client: Redlock) -> None:
+def test_without_a_wait_the_nodes_are_asked_at_once(client: Redlock) -> None:
     lock = client.lock("x", blocking=False)
     client.context.waiter_pool.remember(lock.names, 5, 60_000)
     assert lock.acquire()
     lock.release()
 
 
-def test_a_forked_child_inherits_no_queue_and_no_waiting_connections(nodes: Cluster, client: Redlock) -> None:
+def test_a_forked_child_inherits_no_queue_and_no_connections(nodes: Cluster, client: Redlock) -> None:
     names = ("account:42",)
     with Redlock(nodes.urls) as rival, rival.lock(names):
         assert not client.lock(names, blocking_timeout=0.3).acquire(), "this leaves a connection for the next wait"

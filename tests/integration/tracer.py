@@ -1,7 +1,7 @@
-"""Exceptions at every single instruction of the package, one at a time.
+"""Raises an exception at a chosen instruction of the package.
 
-A signal handler may raise between any two instructions. Here a trace function does that at a chosen one, so that all of
-them have their turn.
+A signal handler may raise between any two instructions. With a trace function a test can raise at each instruction in
+turn.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _PACKAGE = str(Path(redlock.__file__).parent)
 
 
 class Interrupted(BaseException):
-    """As a time limit's exception, it may come at any moment."""
+    """An exception that can come at any moment, like the exception of a time limit."""
 
 
 class Place(NamedTuple):
@@ -34,10 +34,10 @@ class Place(NamedTuple):
 
 
 class Tracer:
-    """Watches this thread at work.
+    """Counts the instructions of this thread.
 
     Args:
-        strike_at: The number of the instruction, counted from 0, before which it raises `Interrupted`; -1 for none.
+        strike_at: The number of the instruction, from 0, before which the tracer raises `Interrupted`; -1 for none.
         within: Count from the first instruction of this function.
     """
 
@@ -48,14 +48,14 @@ class Tracer:
         self._left = strike_at
 
     def run(self, work: Callable[[], object]) -> None:
-        """Do this work and watch it."""
+        """Do this work under the trace function."""
         sys.settrace(self._call)
         try:
             work()
         finally:
             sys.settrace(None)
 
-    def _call(self, frame: FrameType, _event: str, _arg: object) -> Any:  # noqa: ANN401 - typeshed's own type of it is recursive
+    def _call(self, frame: FrameType, _event: str, _arg: object) -> Any:  # noqa: ANN401 - the type in typeshed is recursive
         if not frame.f_code.co_filename.startswith(_PACKAGE):
             return None
         if self._within not in (None, frame.f_code):
@@ -64,12 +64,12 @@ class Tracer:
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
         return self._count if self._left < 0 else self._strike
 
-    def _count(self, frame: FrameType, event: str, _arg: object) -> Any:  # noqa: ANN401 - typeshed's own type of it is recursive
+    def _count(self, frame: FrameType, event: str, _arg: object) -> Any:  # noqa: ANN401 - the type in typeshed is recursive
         if event == "opcode":
             self.places.append(Place(frame.f_code, frame.f_lasti))
         return self._count
 
-    def _strike(self, frame: FrameType, event: str, _arg: object) -> Any:  # noqa: ANN401 - typeshed's own type of it is recursive
+    def _strike(self, frame: FrameType, event: str, _arg: object) -> Any:  # noqa: ANN401 - the type in typeshed is recursive
         if event == "opcode":
             if self._left == 0:
                 self.struck = Place(frame.f_code, frame.f_lasti)

@@ -1,4 +1,4 @@
-"""`redlock._locking.acquire_timeout`: how long a caller goes on trying."""
+"""`redlock._locking.acquire_timeout`: the end of an acquire loop."""
 
 from __future__ import annotations
 
@@ -32,37 +32,35 @@ def pass_ms(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
 
 @pytest.mark.parametrize("refusal", [HELD, ALONE])
-def test_what_is_bounded_ends_when_its_time_is_over_whoever_answered(
-    pass_ms: Callable[[int], None], refusal: Refusal
-) -> None:
-    one = AcquireTimeout(2_000, TTL_MS)
+def test_a_loop_with_a_limit_ends_at_the_limit(pass_ms: Callable[[int], None], refusal: Refusal) -> None:
+    timeout = AcquireTimeout(2_000, TTL_MS)
     pass_ms(1_500)
-    assert one.left_ms(refusal) == 500
-    assert one.waits_ms == one.turn_ms == 500
+    assert timeout.left_ms(refusal) == 500
+    assert timeout.waits_ms == timeout.turn_ms == 500
     pass_ms(600)
-    assert one.left_ms(refusal) == -100
-    assert one.waits_ms == one.turn_ms == 0
+    assert timeout.left_ms(refusal) == -100
+    assert timeout.waits_ms == timeout.turn_ms == 0
 
 
-def test_what_is_endless_goes_on_while_somebody_has_it(pass_ms: Callable[[int], None]) -> None:
-    one = AcquireTimeout(None, TTL_MS)
+def test_a_loop_without_a_limit_goes_on_while_a_quorum_answers(pass_ms: Callable[[int], None]) -> None:
+    timeout = AcquireTimeout(None, TTL_MS)
     pass_ms(10 * TTL_MS)
-    assert one.left_ms(HELD) is None
-    assert one.waits_ms == one.turn_ms == TTL_MS
+    assert timeout.left_ms(HELD) is None
+    assert timeout.waits_ms == timeout.turn_ms == TTL_MS
 
 
-def test_what_is_endless_ends_where_too_few_nodes_could_be_heard_for_one_ttl(pass_ms: Callable[[int], None]) -> None:
-    one = AcquireTimeout(None, TTL_MS)
+def test_a_loop_without_limit_ends_after_a_ttl_without_quorum(pass_ms: Callable[[int], None]) -> None:
+    timeout = AcquireTimeout(None, TTL_MS)
     pass_ms(3_000)
-    assert one.left_ms(ALONE) == 2_000
-    one.left_ms(HELD)
+    assert timeout.left_ms(ALONE) == 2_000
+    timeout.left_ms(HELD)
     pass_ms(1_000)
-    assert one.left_ms(ALONE) == 4_000, "they were heard a second ago"
-    one.node_heard()
+    assert timeout.left_ms(ALONE) == 4_000, "they were heard a second ago"
+    timeout.node_heard()
     pass_ms(5_000)
-    assert one.left_ms(ALONE) == 0
+    assert timeout.left_ms(ALONE) == 0
 
 
-def test_nobody_waits_in_the_line_for_longer_than_a_ttl_without_a_look_at_the_nodes() -> None:
+def test_a_wait_without_a_request_lasts_at_most_one_ttl() -> None:
     assert AcquireTimeout(60_000, TTL_MS).turn_ms == TTL_MS
     assert AcquireTimeout(0, TTL_MS).turn_ms == 0

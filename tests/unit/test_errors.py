@@ -39,7 +39,7 @@ def test_an_error_survives_celerys_json_results(error: RedlockError) -> None:
 
 @pytest.mark.parametrize("serializer", ["json", "pickle"])
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-def test_an_error_comes_out_of_celerys_result_backend_as_it_went_in(error: RedlockError, serializer: str) -> None:
+def test_an_error_survives_celerys_result_backend(error: RedlockError, serializer: str) -> None:
     backend = Backend(app=Celery(set_as_current=False), serializer=serializer)
     stored = backend.prepare_exception(error)
     copy = backend.exception_to_python(json.loads(json.dumps(stored)) if serializer == "json" else stored)

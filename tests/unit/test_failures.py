@@ -1,4 +1,4 @@
-"""`redlock._locking.failures`: what a lost election means to the caller."""
+"""`redlock._locking.failures`: the error for a refused round."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_contended_says_who_has_it_and_for_how_long() -> None:
     assert (found.resource, found.holder, found.remaining) == ("account:42", "task-2@host-b (fedcba98)", 1.5)
 
 
-def test_a_split_vote_is_contended_and_has_no_end_that_could_be_told() -> None:
+def test_a_split_vote_is_contended_without_a_known_end() -> None:
     found = error(granted(), granted(), denied(remaining_ms=None), denied(remaining_ms=None), DEAD)
     assert isinstance(found, LockContended)
     assert found.remaining is None
@@ -50,7 +50,7 @@ def test_a_lock_that_came_too_late_is_not_for_want_of_a_quorum() -> None:
     assert isinstance(error(*[granted()] * 5, expired=True), LockContended)
 
 
-def test_each_node_that_gave_no_vote_is_named_with_its_own_reason_and_no_other() -> None:
+def test_each_node_without_a_vote_is_listed_with_its_own_reason() -> None:
     votes = round_result(granted(), silent("connection refused"), silent("new: abstains"), UNANSWERED, denied())
     assert failures.reasons(NODES, votes) == {"h:2": "connection refused", "h:3": "new: abstains"}
 

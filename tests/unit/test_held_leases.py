@@ -1,4 +1,4 @@
-"""`held_leases`: what a context holds already is an error at once, or the same lease, and never a deadlock."""
+"""`held_leases`: a second acquisition in a context shares the lease or fails at once, and never deadlocks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class FakeLease:
-    """What `held` looks at."""
+    """The part of a lease that the module uses."""
 
     def __init__(self, *names: str, client: str = "one", left: float = 1.0) -> None:
         self.names = names

@@ -1,4 +1,4 @@
-"""The queue inside a process: who is at the front, who comes next, and how one leaves it."""
+"""`redlock._locking.local_wait_queue`: the front of the queue, its order, and how a thread leaves."""
 
 from __future__ import annotations
 
@@ -12,105 +12,105 @@ NAMES = ("account:42",)
 LONG = 30.0
 
 
-class Comer:
-    """A thread that comes to the gate, and says when it is at the front."""
+class WaitingThread:
+    """A thread that joins the queue, and sets an event at the front."""
 
-    def __init__(self, gate: LocalWaitQueue, order: list[int], number: int) -> None:
-        self._gate, self._order, self._number = gate, order, number
+    def __init__(self, queue: LocalWaitQueue, order: list[int], number: int) -> None:
+        self._queue, self._order, self._number = queue, order, number
         self.at_the_front = threading.Event()
         self.place: Place | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def _run(self) -> None:
-        self.place = self._gate.join(NAMES)
+        self.place = self._queue.join(NAMES)
         self.place.wait(LONG)
         self._order.append(self._number)
         self.at_the_front.set()
 
-    def come(self) -> None:
-        """Come, and be in the line when this returns."""
-        before = self._gate.length(NAMES)
+    def join_queue(self) -> None:
+        """Join the queue; the thread has its place when this returns."""
+        before = self._queue.length(NAMES)
         self._thread.start()
-        while self._gate.length(NAMES) == before:
+        while self._queue.length(NAMES) == before:
             self._thread.join(0.001)
 
     def leave(self) -> None:
-        """Leave the line."""
+        """Leave the queue."""
         assert self.place is not None
         self.place.leave()
 
 
 def test_the_first_does_not_wait_and_leaves_nothing_behind() -> None:
-    gate = LocalWaitQueue()
-    first = gate.join(NAMES)
+    queue = LocalWaitQueue()
+    first = queue.join(NAMES)
     assert first.wait(LONG) is False
-    assert gate.has_waiters(NAMES)
+    assert queue.has_waiters(NAMES)
     assert first.wait(LONG) is False, "it is still there"
     first.leave()
-    assert not gate.has_waiters(NAMES)
-    assert not gate._queues
+    assert not queue.has_waiters(NAMES)
+    assert not queue._queues
 
 
 def test_it_is_first_come_first_served() -> None:
-    gate, order = LocalWaitQueue(), list[int]()
-    first = gate.join(NAMES)
-    comers = [Comer(gate, order, number) for number in range(5)]
-    for comer in comers:
-        comer.come()
-    before: Comer | Place = first
-    for comer in comers:
-        assert not comer.at_the_front.is_set()
+    queue, order = LocalWaitQueue(), list[int]()
+    first = queue.join(NAMES)
+    threads = [WaitingThread(queue, order, number) for number in range(5)]
+    for thread in threads:
+        thread.join_queue()
+    before: WaitingThread | Place = first
+    for thread in threads:
+        assert not thread.at_the_front.is_set()
         before.leave()
-        assert comer.at_the_front.wait(LONG)
-        before = comer
+        assert thread.at_the_front.wait(LONG)
+        before = thread
     assert order == [0, 1, 2, 3, 4]
     before.leave()
-    assert not gate.has_waiters(NAMES)
+    assert not queue.has_waiters(NAMES)
 
 
 def test_a_thread_that_waited_long_enough_keeps_its_place() -> None:
-    gate, order = LocalWaitQueue(), list[int]()
-    first, second = gate.join(NAMES), gate.join(NAMES)
+    queue, order = LocalWaitQueue(), list[int]()
+    first, second = queue.join(NAMES), queue.join(NAMES)
     assert second.wait(0) is True
-    comer = Comer(gate, order, 3)
-    comer.come()
+    thread = WaitingThread(queue, order, 3)
+    thread.join_queue()
     first.leave()
     assert second.wait(0) is False, "it is at the front"
-    assert not comer.at_the_front.is_set()
+    assert not thread.at_the_front.is_set()
     second.leave()
-    assert comer.at_the_front.wait(LONG)
+    assert thread.at_the_front.wait(LONG)
 
 
 def test_leaving_from_the_middle_delays_no_other() -> None:
-    gate, order = LocalWaitQueue(), list[int]()
-    first, second = gate.join(NAMES), gate.join(NAMES)
-    comer = Comer(gate, order, 3)
-    comer.come()
+    queue, order = LocalWaitQueue(), list[int]()
+    first, second = queue.join(NAMES), queue.join(NAMES)
+    thread = WaitingThread(queue, order, 3)
+    thread.join_queue()
     second.leave()
-    assert not comer.at_the_front.is_set()
+    assert not thread.at_the_front.is_set()
     first.leave()
-    assert comer.at_the_front.wait(LONG)
+    assert thread.at_the_front.wait(LONG)
 
 
 def test_other_names_have_a_line_of_their_own() -> None:
-    gate = LocalWaitQueue()
-    places = [gate.join(names) for names in (NAMES, ("account:43",), (*NAMES, "account:43"))]
+    queue = LocalWaitQueue()
+    places = [queue.join(names) for names in (NAMES, ("account:43",), (*NAMES, "account:43"))]
     assert not any(place.wait(LONG) for place in places)
 
 
 def test_leaving_twice_is_no_error_and_removes_one_place() -> None:
-    gate = LocalWaitQueue()
-    first, second = gate.join(NAMES), gate.join(NAMES)
+    queue = LocalWaitQueue()
+    first, second = queue.join(NAMES), queue.join(NAMES)
     first.leave()
     first.leave()
-    assert gate.length(NAMES) == 1
+    assert queue.length(NAMES) == 1
     assert second.wait(0) is False
 
 
 @pytest.mark.parametrize("which", [0, 1, 2])
 def test_a_place_that_is_dropped_is_given_up(which: int) -> None:
-    gate = LocalWaitQueue()
-    places = [gate.join(NAMES) for _ in range(3)]
+    queue = LocalWaitQueue()
+    places = [queue.join(NAMES) for _ in range(3)]
     del places[which]
-    assert gate.length(NAMES) == 2
+    assert queue.length(NAMES) == 2
     assert [place.wait(0) for place in places] == [False, True]

@@ -24,7 +24,7 @@ def test_every_setting_has_a_default() -> None:
     assert read(Settings, {}, "REDLOCK_") == Settings()
 
 
-def test_the_environment_says_it_in_capitals_and_celery_in_small_letters() -> None:
+def test_the_environment_uses_capitals_and_celery_small_letters() -> None:
     large = read(Settings, {"REDLOCK_TTL": "2.5", "REDLOCK_NODES": "a:1,b:2,c:3", "PATH": "/bin"}, "REDLOCK_")
     small = read(Settings, {"redlock_ttl": 2.5, "redlock_nodes": ["a:1", "b:2", "c:3"], "broker_url": "x"}, "redlock_")
     assert large == small == Settings(ttl=2.5, nodes="a:1,b:2,c:3")
@@ -54,12 +54,12 @@ def test_every_field_can_be_set_both_ways_and_makes_a_client() -> None:
     assert "max_ttl=8s prefix='p:'" in client.context.pool.codec.fingerprint
 
 
-def test_names_that_do_not_begin_with_the_prefix_are_nobodys_business() -> None:
+def test_names_without_the_prefix_are_ignored() -> None:
     assert read(Settings, {"TTL": "1", "XREDLOCK_TTL": "1", "redlock_ttl": "1"}, "REDLOCK_") == Settings()
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-1", "0"])
-def test_a_number_that_is_no_time_is_refused_before_anything_is_made_of_it(value: str) -> None:
+def test_an_invalid_duration_is_refused_before_its_use(value: str) -> None:
     with pytest.raises(ConfigurationError, match=r"^ttl is "):
         read(Settings, {"REDLOCK_TTL": value}, "REDLOCK_").client()
 
@@ -71,7 +71,7 @@ def test_a_number_in_celerys_configuration_is_checked_too(value: object) -> None
 
 
 @pytest.mark.parametrize("value", [None, 5, b"a:1", ["a:1", 5], {"a:1": 1}, {"a:1"}])
-def test_nodes_that_are_neither_text_nor_texts_are_refused_by_name(value: object) -> None:
+def test_nodes_that_are_not_text_are_refused_with_the_name(value: object) -> None:
     with pytest.raises(ConfigurationError, match="redlock_nodes is "):
         read(Settings, {"redlock_nodes": value}, "redlock_")
 
@@ -211,7 +211,7 @@ def test_a_setting_of_the_environment_can_lie_in_a_file(tmp_path: Path) -> None:
     assert from_environment({"COUNTER_STORE_URL_FILE": str(secret)})[0].store_url == "redis://:canary-b7Qx@h:1/2"
 
 
-def test_a_file_that_cant_be_read_and_a_value_that_is_given_twice_are_refused_by_name(tmp_path: Path) -> None:
+def test_an_unreadable_file_and_a_second_value_are_refused(tmp_path: Path) -> None:
     for content, reason in ((None, "no such file or directory"), (b"\xff\xfe", "it is no text")):
         secret = tmp_path / "secret"
         if content is not None:
@@ -238,7 +238,7 @@ def test_celerys_configuration_wins_over_the_environment(monkeypatch: pytest.Mon
     assert client_for(app) is client
 
 
-def test_where_celerys_configuration_says_nothing_the_environment_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_fills_gaps_in_celerys_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REDLOCK_TTL", "2")
     assert client_for(Celery(set_as_current=False)).ttl_ms == 2_000
 
@@ -298,7 +298,7 @@ def test_the_example_refuses_bad_settings_in_one_line(environment: dict[str, str
     ],
     ids=str,
 )
-def test_what_would_fail_when_it_is_used_is_refused_when_it_is_read(environment: dict[str, str]) -> None:
+def test_a_value_that_would_fail_later_is_refused_when_read(environment: dict[str, str]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(environment))):
         from_environment(environment)
 

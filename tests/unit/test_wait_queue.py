@@ -1,4 +1,4 @@
-"""`redlock._locking.wait_queue`: where to wait, and for how long, as far as it needs no node."""
+"""`redlock._locking.wait_queue`: the node, the length and the memory of waits, without a node."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ def fresh(nodes: Sequence[Node]) -> WaiterPool:
     return WaiterPool([Node(node.label, 100) for node in nodes], CODEC)
 
 
-def test_all_waiters_of_a_resource_wait_on_the_same_node_in_whatever_process(nodes: list[Node]) -> None:
+def test_all_waiters_of_a_resource_wait_at_the_same_node(nodes: list[Node]) -> None:
     for number in range(50):
         names = (f"account:{number}",)
         places = {fresh(nodes).node_for(names), WaiterPool(nodes, CODEC).node_for(names)}
         assert len({node.label for node in places if node is not None}) == 1
 
 
-def test_a_release_is_told_last_to_the_node_at_which_it_wakes_somebody(nodes: list[Node]) -> None:
+def test_a_release_is_sent_last_to_the_node_of_the_waiters(nodes: list[Node]) -> None:
     for number in range(50):
         names = (f"account:{number}",)
-        told = [link.node for link in NodeConnections(nodes, CODEC).order(Release(names, "t", 5_000))]
-        assert set(told) == set(nodes)
+        order = [link.node for link in NodeConnections(nodes, CODEC).order(Release(names, "t", 5_000))]
+        assert set(order) == set(nodes)
         waiters = WaiterPool(nodes, CODEC)
-        assert told[-1] is waiters.node_for(names)
-        told[-1].error = "down"
-        assert told[-2] is waiters.node_for(names)
-        told[-1].error = ""
+        assert order[-1] is waiters.node_for(names)
+        order[-1].error = "down"
+        assert order[-2] is waiters.node_for(names)
+        order[-1].error = ""
 
 
 def test_different_resources_are_waited_for_on_different_nodes(nodes: list[Node]) -> None:
@@ -55,7 +55,7 @@ def test_different_resources_are_waited_for_on_different_nodes(nodes: list[Node]
     assert {waiters.node_for((f"account:{number}",)) for number in range(200)} == set(nodes)
 
 
-def test_where_a_node_is_bad_everybody_who_knows_waits_on_the_same_other_one(nodes: list[Node]) -> None:
+def test_waiters_of_a_failed_node_wait_at_the_same_next_node(nodes: list[Node]) -> None:
     waiters = WaiterPool(nodes, CODEC)
     first = waiters.node_for(("x",))
     assert first is not None
@@ -67,7 +67,7 @@ def test_where_a_node_is_bad_everybody_who_knows_waits_on_the_same_other_one(nod
     assert waiters.node_for(("x",)) is first
 
 
-def test_where_all_are_bad_there_is_nowhere_to_wait(nodes: list[Node]) -> None:
+def test_without_a_healthy_node_there_is_no_place_to_wait(nodes: list[Node]) -> None:
     for node in nodes:
         node.mark_down("connection refused")
     assert WaiterPool(nodes, CODEC).node_for(("x",)) is None
@@ -78,7 +78,7 @@ def test_the_wake_ups_of_a_set_lie_at_a_key_for_each_name(nodes: list[Node]) -> 
     assert keys == ["app:\x01redlock:wake:a", "app:\x01redlock:wake:b"]
 
 
-def test_a_waiter_of_a_held_lock_can_be_woken_and_one_of_a_split_vote_can_not(nodes: list[Node]) -> None:
+def test_a_wake_up_ends_the_wait_for_a_held_lock_only(nodes: list[Node]) -> None:
     waiter = QueuedWaiter(WaiterPool(nodes, CODEC), ("x",), 5_000)
     assert not waiter.is_woken
     length, can_wake = waiter.sleep_ms(HELD, 1, 0.5)
@@ -89,12 +89,12 @@ def test_a_waiter_of_a_held_lock_can_be_woken_and_one_of_a_split_vote_can_not(no
     assert 1 <= length <= 10
 
 
-def test_a_nap_that_was_never_taken_ends_without_a_word(nodes: list[Node]) -> None:
+def test_a_waiter_that_never_waited_sends_nothing_at_its_end(nodes: list[Node]) -> None:
     """The conftest refuses every connection."""
     QueuedWaiter(WaiterPool(nodes, CODEC), ("x",), 5_000).end(acquired=False)
 
 
-def test_who_was_met_is_remembered_for_a_while_and_no_more_than_can_be_kept(nodes: list[Node]) -> None:
+def test_recent_waits_are_remembered_up_to_two_limits(nodes: list[Node]) -> None:
     waiters = WaiterPool(nodes, CODEC)
     for number in range(2_000):
         waiters.remember((str(number),), 7, 60_000)

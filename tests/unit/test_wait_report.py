@@ -1,4 +1,4 @@
-"""`redlock._locking.wait_report`: what a process reports of its waits, and what is made of any report."""
+"""`redlock._locking.wait_report`: a report is encoded and decoded; a malformed report is ignored."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SINCE = 1_795_841_999.125
 
 
 class FakeWait:
-    """What a report is made of."""
+    """The part of a wait that a report needs."""
 
     def __init__(self, *names: str, owner_label: str = "task-1@w@h since 2026-11-28T04:00:00Z") -> None:
         self.names, self.owner_label, self.since = names, owner_label, SINCE
@@ -29,7 +29,7 @@ def report(*waits: FakeWait, prefix: str = "") -> str:
 
 
 def answer(*reports: tuple[str, int, str]) -> list[bytes]:
-    """What a node says that has these reports: process, time, text."""
+    """The reply of a node with these reports: process, time, text."""
     words = [f"{process} {at} {text}" for process, at, text in reports]
     return [word.encode(errors="surrogateescape") for word in (str(NOW), *words)]
 
