@@ -142,7 +142,7 @@ def test_tokens_grow_from_one_to_the_next(client: Redlock) -> None:
     assert fences == sorted(set(fences))
 
 
-def test_what_was_held_back_is_sent_where_nobody_comes_back(nodes: Cluster, client: Redlock) -> None:
+def test_a_delayed_release_is_sent_without_a_next_request(nodes: Cluster, client: Redlock) -> None:
     for _ in range(QUICK):
         acquire_and_release(client)
     eventually(lambda: is_free(nodes.servers, NAME), "the last release on all nodes", within=client.ttl_ms / 2000)
@@ -239,7 +239,7 @@ def test_a_forked_process_that_ends_has_released_everything(nodes: Cluster, clie
         assert is_free(nodes.servers, NAME)
 
 
-def test_a_forked_child_sends_what_it_held_back(nodes: Cluster, client: Redlock) -> None:
+def test_a_forked_child_sends_its_delayed_releases(nodes: Cluster, client: Redlock) -> None:
     """By a thread of its own, while the process goes on."""
     for _ in range(QUICK):
         acquire_and_release(client)

@@ -248,7 +248,7 @@ def test_what_the_body_raised_is_never_masked(nodes: Cluster, client: Redlock) -
         _ = 1 / 0
 
 
-def test_a_body_that_gave_the_lock_back_itself_is_told_so(client: Redlock) -> None:
+def test_a_body_that_released_the_lock_itself_gets_an_error(client: Redlock) -> None:
     lock = client.lock(NAME)
 
     with pytest.raises(NotHeld), lock:
@@ -320,7 +320,7 @@ def test_taking_it_through_another_lock_object_is_the_same_error(client: Redlock
         client.lock(NAME).acquire()
 
 
-def test_the_same_thread_may_take_again_what_has_run_out(nodes: Cluster, client: Redlock) -> None:
+def test_a_thread_may_acquire_an_expired_lock_again(nodes: Cluster, client: Redlock) -> None:
     lost = brief_lock(client, NAME)
     lost.acquire()
     eventually(lambda: lost.lease.remaining() == 0, "the end of the lease")
@@ -367,7 +367,7 @@ def test_an_expired_lease_is_released_without_harm_to_the_next(nodes: Cluster, c
     now.release()
 
 
-def test_extend_adds_to_what_remains(nodes: Cluster, client: Redlock) -> None:
+def test_extend_adds_to_the_remaining_time(nodes: Cluster, client: Redlock) -> None:
     lock = client.lock(NAME, ttl=4)
     lock.acquire()
     before = lock.lease.remaining()
@@ -458,7 +458,7 @@ def test_a_lease_in_a_with_block_cannot_outlive_max_ttl(nodes: Cluster) -> None:
         assert lease.remaining() < 1
 
 
-def test_extending_what_is_not_held_is_an_error(client: Redlock) -> None:
+def test_extending_a_lock_that_is_not_held_is_an_error(client: Redlock) -> None:
     lock = client.lock(NAME)
 
     with pytest.raises(NotHeld):
@@ -493,9 +493,7 @@ def test_a_lease_that_a_quorum_of_nodes_has_lost_is_not_extended(nodes: Cluster,
     assert holders(nodes.servers[:3], NAME) == [None, None, None]
 
 
-def test_locked_and_owned_tell_mine_and_theirs_and_nobodys_apart(
-    nodes: Cluster, client: Redlock, rival: Redlock
-) -> None:
+def test_locked_and_owned_show_own_and_foreign_and_no_holders(nodes: Cluster, client: Redlock, rival: Redlock) -> None:
     mine, theirs = client.lock(NAME), rival.lock(NAME)
     assert (mine.locked(), mine.owned(), theirs.locked(), theirs.owned()) == (False, False, False, False)
 
@@ -713,7 +711,7 @@ def strike(*_: object, **__: object) -> None:
     raise Interrupted
 
 
-def test_an_acquisition_that_is_struck_when_it_is_won_is_undone(
+def test_an_acquisition_interrupted_at_its_end_is_undone(
     nodes: Cluster, client: Redlock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lease = client.lease(NAME)
@@ -726,7 +724,7 @@ def test_an_acquisition_that_is_struck_when_it_is_won_is_undone(
         pass
 
 
-def test_a_lock_that_is_struck_after_it_was_won_is_released(
+def test_a_lock_interrupted_after_its_acquisition_is_released(
     nodes: Cluster, client: Redlock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     win = Acquisition.run

@@ -52,7 +52,7 @@ def redis_locks(nodes: Cluster) -> Iterator[list[RedisLock]]:
         yield [client.lock(NAME, timeout=3, blocking=False) for client in clients]
 
 
-def test_what_we_hold_nobody_else_can_set(nodes: Cluster, client: Redlock) -> None:
+def test_no_other_client_can_set_a_lock_that_we_hold(nodes: Cluster, client: Redlock) -> None:
     with client.lock(NAME) as lease:
         eventually(lambda: holders(nodes.servers, NAME) == [lease.owner] * 5, "our key on all nodes")
 
@@ -60,7 +60,7 @@ def test_what_we_hold_nobody_else_can_set(nodes: Cluster, client: Redlock) -> No
     eventually(lambda: sum(they_take(nodes.servers)) >= 3, "a quorum of nodes for them")
 
 
-def test_what_they_hold_on_a_quorum_is_contended_for_us(nodes: Cluster, client: Redlock) -> None:
+def test_a_foreign_lock_on_a_quorum_is_contended_for_us(nodes: Cluster, client: Redlock) -> None:
     assert they_take(nodes.servers[1:4]) == [True] * 3
 
     assert client.lock(NAME).acquire(blocking=False) is False
@@ -111,7 +111,7 @@ def test_we_get_the_lock_when_their_time_is_over(nodes: Cluster, client: Redlock
         assert lease.is_held
 
 
-def test_their_release_script_does_nothing_to_what_is_ours(nodes: Cluster, client: Redlock) -> None:
+def test_a_foreign_release_script_leaves_our_lock_alone(nodes: Cluster, client: Redlock) -> None:
     lock = client.lock(NAME)
     with lock:
         assert they_release(nodes.servers, THEIRS) == 0

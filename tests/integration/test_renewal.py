@@ -57,7 +57,7 @@ def test_acquire_alone_is_never_renewed(brief: Redlock) -> None:
         lock.lease.ensure_valid()
 
 
-def test_renewal_stops_at_max_hold_and_the_holder_is_told(brief: Redlock) -> None:
+def test_renewal_stops_at_max_hold_and_on_lost_is_called(brief: Redlock) -> None:
     told: list[Lease] = []
     with pytest.raises(LockLost, match="max_hold"), brief.lock("x", max_hold=1.0, on_lost=told.append) as lease:
         eventually(lambda: told, "the call of on_lost")
@@ -127,7 +127,7 @@ def _extends(lock: Lock) -> bool:
         return False
 
 
-def test_an_extension_never_shortens_what_the_nodes_have(nodes: Cluster, brief: Redlock) -> None:
+def test_an_extension_never_shortens_the_keys_on_the_nodes(nodes: Cluster, brief: Redlock) -> None:
     lock = brief.lock("x", ttl=0.9)
     assert lock.acquire()
     lock.extend(0.3, replace_ttl=True)
@@ -245,7 +245,7 @@ def test_another_thread_is_another_context(brief: Redlock) -> None:
         thread.join()
 
 
-def test_a_lease_that_nobody_can_reach_any_more_is_not_renewed(nodes: Cluster, brief: Redlock) -> None:
+def test_a_dropped_lease_is_not_renewed(nodes: Cluster, brief: Redlock) -> None:
     """As where a signal strikes between the end of `__enter__` and the beginning of the block."""
     brief.lock("x").__enter__()
     gc.collect()
@@ -296,7 +296,7 @@ def test_the_failure_of_a_renewal_leaves_other_leases_alone(
         lease.release()
 
 
-def test_who_is_told_of_a_loss_may_use_the_lock(nodes: Cluster, brief: Redlock) -> None:
+def test_on_lost_may_use_the_lock(nodes: Cluster, brief: Redlock) -> None:
     told = threading.Event()
 
     def take_another(lost: Lease) -> None:

@@ -442,7 +442,7 @@ def test_an_operation_needs_an_id(client: Redlock, store: FencedStore, bad: str)
     assert store.read_unfenced(NAME) is None
 
 
-def test_a_change_that_fails_writes_nothing_and_blocks_nobody(client: Redlock, store: FencedStore) -> None:
+def test_a_change_that_fails_writes_and_blocks_nothing(client: Redlock, store: FencedStore) -> None:
     lease = take(client)
 
     def fail(_: str | None) -> str:

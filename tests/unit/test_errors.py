@@ -70,6 +70,6 @@ def test_no_quorum_names_each_node_and_why() -> None:
     assert "2 of 5 nodes gave no vote, 3 votes are needed" in text
 
 
-def test_contended_says_who_and_for_how_long() -> None:
+def test_contended_names_the_holder_and_the_remaining_time() -> None:
     said = str(ERRORS[1])
     assert said.endswith("held by task-1@host (01234567); the lease ends in 1.500 s unless the holder renews it")

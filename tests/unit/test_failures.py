@@ -17,7 +17,7 @@ def error(*votes: Vote, expired: bool = False) -> LockContended | QuorumUnavaila
     return failures.error(NODES, "account:42", Refusal(round_result(*votes), expired=expired))
 
 
-def test_contended_says_who_has_it_and_for_how_long() -> None:
+def test_a_denial_becomes_an_error_with_holder_and_time() -> None:
     found = error(*[denied(remaining_ms=1_500)] * 3, DEAD, DEAD)
     assert isinstance(found, LockContended)
     assert (found.resource, found.holder, found.remaining) == ("account:42", "task-2@host-b (fedcba98)", 1.5)
@@ -64,7 +64,7 @@ def test_clients_that_disagree_are_told_where_and_over_what() -> None:
         assert said in str(caught.value)
 
 
-def test_where_nobody_disagrees_nothing_is_raised() -> None:
+def test_without_a_disagreement_nothing_is_raised() -> None:
     failures.refuse_disagreement(NODES, "nodes=5", Refusal(round_result(*[DEAD] * 5)))
 
 

@@ -48,7 +48,7 @@ def context_of_its_own() -> Iterator[None]:
     held_leases._stack.set(before)
 
 
-def test_who_holds_nothing_takes_what_it_wants() -> None:
+def test_a_context_without_leases_acquires_a_new_lease() -> None:
     wanted = FakeLease("a")
     assert claim(wanted) is wanted
 
@@ -61,7 +61,7 @@ def test_what_is_held_is_an_error_at_once_that_says_how_to_do_it() -> None:
     assert outer.is_held
 
 
-def test_whoever_may_re_enter_gets_the_lease_that_is_there() -> None:
+def test_a_reentrant_claim_returns_the_held_lease() -> None:
     outer = add(FakeLease("a", "b"))
     assert claim(FakeLease("a"), reentrant=True) is outer
     assert claim(FakeLease("a", "b"), reentrant=True) is outer
@@ -81,7 +81,7 @@ def test_other_resources_and_other_clients_are_no_matter() -> None:
 
 
 @pytest.mark.parametrize("how", ["expired", "given back", "removed", "dropped"])
-def test_what_is_held_no_more_is_in_nobodys_way(how: str) -> None:
+def test_a_lease_that_ended_blocks_no_new_lease(how: str) -> None:
     outer: FakeLease | None = add(FakeLease("a"))
     assert outer is not None
     if how == "expired":
@@ -104,7 +104,7 @@ def test_removing_one_keeps_the_others() -> None:
         claim(FakeLease("b"))
 
 
-def test_leases_that_nobody_gave_back_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leases_dropped_without_a_release_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(held_leases, "_last", {})
     monkeypatch.setattr(held_leases, "_cleanup_size", 10)
     kept = add(FakeLease("kept"))
@@ -137,7 +137,7 @@ class Watched(FakeLease):
         pass
 
 
-def test_what_one_more_costs_does_not_grow_with_what_is_held() -> None:
+def test_the_cost_of_a_lease_does_not_grow_with_their_number() -> None:
     leases = [Watched(f"account:{number}") for number in range(500)]
     for lease in leases:
         claim(lease)
