@@ -280,7 +280,7 @@ class Schedule:
     def _check(self) -> None:
         found: list[str] = []
         if self.options.keeps:
-            found += self.overlapping
+            found += checks.overlaps(lease for lease in self.leases if self._is_covered(lease))
         lost = {node.place: node.lost_at for node in self.nodes}
         always = self.options.keeps and self.options.wall_ok and not self.options.uneven_fences
         found += checks.tokens(self.leases, lost, always=always)
@@ -291,6 +291,17 @@ class Schedule:
         for what in found:
             self.world.violation(what)
         self._check_leftovers()
+
+    def _is_covered(self, lease: Lease) -> bool:
+        """Whether P1 covers the lease.
+
+        P1 requires one `max_ttl` for all clients. A node that restarts empty abstains for the longest quarantine that a
+        client asked of the node since then. A client with a larger `max_ttl` that only holds its lease does not ask.
+        """
+        if lease.holder != "stranger" or self.options.stranger_ttl_ms <= self.options.max_ttl_ms:
+            return True
+        lost_at = [moment for place in lease.answered for moment in self.nodes[place].lost_at]
+        return not any(lease.began <= moment <= lease.end for moment in lost_at)
 
     def _check_leftovers(self) -> None:
         """One TTL after the last release no lock is left anywhere."""
