@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from redlock import Lock
     from redlock.testing.redis_server import Cluster
 
-TTL = 1.0
+TTL = 4.0
 
 
 class Stricken:
