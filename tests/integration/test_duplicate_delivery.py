@@ -141,7 +141,7 @@ def test_a_copy_runs_when_the_first_is_killed(stage: WorkerFixture, worker: Work
 
     # The message of a killed child goes back to the queue too, so there are three copies now.
     # Process 0 would be this process and all that it has started.
-    os.kill(int(eventually(lambda: stage.store.hget(f"pids:{task}", "1"), "its process id")), signal.SIGKILL)
+    os.kill(int(eventually(lambda: stage.store.hget(f"pids:{task}", "1"), "its process id") or 0), signal.SIGKILL)
     eventually(lambda: runs(stage, task) == 2, "another copy at work")
     go(stage, name, 2)
 
