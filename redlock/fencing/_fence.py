@@ -52,6 +52,9 @@ class Transaction(Protocol):
     def begin(self) -> None:
         """Begin a transaction, or raise `ConfigurationError` if the connection is in one already."""
 
+    def prepare(self) -> None:
+        """Send the statements that come before the fence; an exception here rolls back, as one at the fence does."""
+
     def execute(self, statement: str, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
         """Run a statement inside the transaction and return its rows; none if it returns no rows."""
 
@@ -124,6 +127,7 @@ def enter(transaction: Transaction, given: _Given) -> FencedSection:
     for attempt in range(1, _TRIES + 1):
         transaction.begin()
         try:
+            transaction.prepare()
             return _passed(transaction, given)
         except BaseException as error:
             transaction.rollback()
@@ -162,7 +166,7 @@ def _passed(transaction: Transaction, given: _Given) -> FencedSection:
 def _is_new(transaction: Transaction, operation: str) -> bool:
     try:
         rows = transaction.execute(transaction.dialect.operation, {"operation": operation})
-    except Exception as error:
+    except Exception as error:  # each driver has its own class for a duplicate key; others are raised again
         # MariaDB has no ON CONFLICT DO NOTHING, and INSERT IGNORE would hide other errors.
         if sql.code_of(error) in sql.DUPLICATE_KEY:
             return False

@@ -41,6 +41,9 @@ class PsycopgTransaction:
                 "of its own: commit or roll back first, and read inside the block"
             )
 
+    def prepare(self) -> None:
+        """Nothing comes before the fence."""
+
     def execute(self, statement: str, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
         """Run a statement with a cursor that returns tuples, whatever row factory the connection has."""
         from psycopg.rows import tuple_row  # noqa: PLC0415 - beside its only use

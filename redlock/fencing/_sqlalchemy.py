@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import BigInteger, Column, DateTime, Index, MetaData, String, Table, Text, text
 from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import OperationalError
 
 from redlock.errors import ConfigurationError
 from redlock.fencing import _statements as sql
@@ -54,6 +55,9 @@ class ConnectionTransaction:
         if self._connection.in_transaction():
             raise ConfigurationError(_OPEN.format(what="the connection"))
         self._transaction = self._connection.begin()
+
+    def prepare(self) -> None:
+        """Refuse autocommit, and send the statements that come before the fence."""
         prepare(self._connection, self.dialect)
 
     def execute(self, statement: str, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
@@ -83,8 +87,7 @@ class SessionTransaction:
     @property
     def dialect(self) -> Dialect:
         """The statements for the database."""
-        assert self._connection is not None, "begin() comes first"
-        return dialect_of(self._connection)
+        return dialect_of(self._session.connection() if self._connection is None else self._connection)
 
     def begin(self) -> None:
         """Begin, and expire the objects that the session kept from before: they are older than the fence."""
@@ -94,7 +97,10 @@ class SessionTransaction:
             raise ConfigurationError(_OPEN.format(what="the session"))
         self._transaction = session.begin()
         session.expire_all()
-        self._connection = session.connection()
+
+    def prepare(self) -> None:
+        """Open the connection, refuse autocommit, and send the statements that come before the fence."""
+        self._connection = self._session.connection()
         prepare(self._connection, self.dialect)
 
     def execute(self, statement: str, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
@@ -127,10 +133,13 @@ def prepare(connection: Connection, dialect: Dialect) -> None:
             "the connection is in autocommit mode, where a fence locks nothing; turn autocommit off"
         )
     if dialect is sql.SQLITE:
-        # The driver would begin with the first write only, and not at all for reads. "cannot start a transaction
-        # within a transaction": the application's own recipe has begun, and the fence first is then enough.
-        with contextlib.suppress(Exception):
+        # The driver would begin with the first write only, and not at all for reads.
+        try:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
+        except OperationalError as error:
+            # The application's own recipe has begun. The fence as the first statement is then enough.
+            if "within a transaction" not in str(error):
+                raise
     if dialect.before_begin:
         connection.exec_driver_sql(dialect.before_begin)
 
@@ -142,7 +151,7 @@ def _autocommits(connection: Connection) -> bool:
         return connection.get_isolation_level() == "AUTOCOMMIT"
     try:
         return bool(detect(driver_connection))
-    except NotImplementedError:
+    except NotImplementedError:  # the dialect declares the method and does not have it
         return connection.get_isolation_level() == "AUTOCOMMIT"
 
 

@@ -198,6 +198,7 @@ def purge_operations(session: Any, *, older_than: float = _WEEK_SECONDS, limit: 
     transaction = _transaction(session)
     transaction.begin()
     try:
+        transaction.prepare()
         transaction.execute(transaction.dialect.purge, {"seconds": int(older_than), "limit": limit})
     except BaseException:
         transaction.rollback()

@@ -46,7 +46,7 @@ class Broken(ConnectionAdapter):
             yield
 
     def fence(self, session: Any, lease: Lease) -> None:
-        raise NotImplementedError
+        raise NotImplementedError  # each broken fence has its own
 
     def upsert(self, session: Any, lease: Lease, statement: str = POSTGRESQL.fence) -> bool:
         return session.execute(text(statement), _parameters(lease)).first() is not None
@@ -193,7 +193,7 @@ class TakesErrorsForAPass(Broken):
         try:
             if not self.upsert(session, lease):
                 self.refuse(lease)
-        except Exception as error:
+        except Exception as error:  # the fault under test: a serialization failure is taken for a pass
             transaction.rollback()
             if code_of(error) not in RETRYABLE:
                 raise

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import Engine, MetaData, create_engine, func, insert, select, text
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
@@ -88,7 +89,29 @@ def test_autocommit_is_refused(engine: Engine) -> None:
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         with pytest.raises(ConfigurationError, match="autocommit"), fenced(connection, LEASE):
             pytest.fail("the body must not run")
+        assert not connection.in_transaction()
     assert tokens(engine) == 0
+
+
+def test_a_refused_session_is_left_without_a_transaction(engine: Engine) -> None:
+    autocommitting = engine.execution_options(isolation_level="AUTOCOMMIT")
+    with Session(autocommitting) as session:
+        for _ in range(2):
+            with pytest.raises(ConfigurationError, match="autocommit"), fenced(session, LEASE):
+                pytest.fail("the body must not run")
+        assert not session.in_transaction()
+
+
+def test_a_locked_sqlite_file_is_reported_and_left(tmp_path: Path, engine: Engine) -> None:
+    impatient = create_engine(f"sqlite:///{tmp_path / 'data'}", connect_args={"timeout": 0.01})
+    with engine.connect() as writer:
+        writer.exec_driver_sql("BEGIN IMMEDIATE")
+        with Session(impatient) as session:
+            with pytest.raises(OperationalError, match="BEGIN IMMEDIATE"), fenced(session, LEASE):
+                pytest.fail("the body must not run")
+            assert not session.in_transaction()
+        writer.rollback()
+    impatient.dispose()
 
 
 def test_a_missing_table_is_named_with_its_statement(tmp_path: Path) -> None:

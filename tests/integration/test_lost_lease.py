@@ -69,7 +69,7 @@ def test_an_inner_task_that_wants_it_is_interrupted(nodes: Cluster, app: Celery)
         seen.append("inner")
         run_out(nodes.servers, "shared")
         try:
-            time.sleep(30)
+            time.sleep(30)  # the interruption ends it
         except LockLost:
             seen.append("interrupted")
             raise

@@ -95,6 +95,7 @@ class DjangoTransaction:
         self._using = using
         self._connection: Any = connections[using]
         self._atomic: Any = None
+        self._in_test_case_before = False
 
     @property
     def dialect(self) -> Dialect:
@@ -111,6 +112,7 @@ class DjangoTransaction:
     def begin(self) -> None:
         """Begin the outermost transaction of the connection."""
         connection, in_test = self._connection, self._in_test_case
+        self._in_test_case_before = in_test
         if connection.in_atomic_block and not in_test:
             raise ConfigurationError(
                 "fenced() is inside an atomic block, and the fence must be the first statement of a transaction: "
@@ -122,7 +124,10 @@ class DjangoTransaction:
             )
         self._atomic = transaction.atomic(using=self._using, durable=True)
         self._atomic.__enter__()
-        if self.dialect.before_begin and not in_test:
+
+    def prepare(self) -> None:
+        """Send the statements that come before the fence; a test case has begun long before."""
+        if self.dialect.before_begin and not self._in_test_case_before:
             self.execute(self.dialect.before_begin, {})
 
     @property
@@ -168,6 +173,7 @@ def purge_operations(*, using: str = "default", older_than: float = _WEEK_SECOND
     begun = DjangoTransaction(using)
     begun.begin()
     try:
+        begun.prepare()
         begun.execute(begun.dialect.purge, {"seconds": int(older_than), "limit": limit})
     except BaseException as error:
         begun.leave(error)
