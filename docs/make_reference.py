@@ -71,7 +71,7 @@ def reference() -> str:
         "<!-- Made from the docstrings by docs/make_reference.py; change those, not this. -->",
         "",
         "Times are seconds as `float`, but for names that end in `_ms`, which are whole milliseconds.",
-        "What each error and each log event means for operators is in [operations.md](operations.md),",
+        "The meaning of each error and log event for operators is in [operations.md](operations.md),",
         "the settings are in [settings.md](settings.md).",
         "",
     ]

@@ -124,8 +124,8 @@ class NodeConnections(PendingReleases):
     def drain(self, until_ms: int) -> None:
         """Read until every node has answered every command, at most until this moment.
 
-        A node that can't write a reply because the connection has ended drops the commands that are unread, and with
-        them perhaps the release of a lock that the node has set.
+        If the connection ends before a node has written its reply, the node drops its unread commands. The release of
+        a lock that the node has set may be among these commands.
         """
         self._begin()
         while (wait_ms := until_ms - now_ms()) > 0 and any(connection.is_awaited for connection in self._connections):
