@@ -41,12 +41,16 @@ class Kind(NamedTuple):
 
 OURS = Kind("ours", quorum=True, module="ours")
 BEHIND = Kind("ours, release not waited for", quorum=True, module="ours_async_release")
+FLOOR = Kind("floor", quorum=True, module="floor")
+FLOOR_BEHIND = Kind("floor, release not waited for", quorum=True, module="floor_async_release")
+FLOORS = (FLOOR, FLOOR_BEHIND)
 LIMIT = Kind("limit (C)", quorum=True)
 NODE = Kind("node-redlock", quorum=True, needs=("redlock@5.0.0-beta.2", "ioredis@5"))
 REDLOCK_PY = Kind("redlock-py", quorum=True, module="redlock_py", needs=("redlock-py", "redis[hiredis]"))
 PEERS = (
     OURS,
     BEHIND,
+    *FLOORS,
     LIMIT,
     NODE,
     REDLOCK_PY,
@@ -67,7 +71,7 @@ def prepare(kind: Kind) -> Program:
     Raises:
         Missing: That can't be done here.
     """
-    if kind in {OURS, BEHIND}:
+    if kind in {OURS, BEHIND, *FLOORS}:
         return Program((sys.executable, "-m", f"benchmarks.peers.{kind.module}"), ROOT, {})
     if kind is LIMIT:
         return _compiled()

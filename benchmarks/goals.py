@@ -27,6 +27,8 @@ _UNCONTENDED = (
 GOALS = (
     *(("uncontended", peer, _BEHIND, AT_LEAST, wanted) for peer, wanted in _UNCONTENDED),
     *(("uncontended", peer, _RATIO, AT_LEAST, wanted) for peer, wanted in _UNCONTENDED),
+    ("uncontended", "ours", "x floor", AT_MOST, 1.9),
+    ("uncontended", "ours, release not waited for", "x floor", AT_MOST, 2.3),
     *(("hot", peer, column, AT_LEAST, 2.0) for column in (_RATIO, _OTHERS) for peer in _HOT),
     ("hot", "ours", "wait p99 ms", AT_MOST, 25.0),
     ("hot", "ours", "least/most", AT_LEAST, 0.8),

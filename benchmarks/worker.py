@@ -110,6 +110,9 @@ class Bench:
         }  # fmt: skip
 
     def _settle(self, names: Sequence[str]) -> None:
+        send_held_back = getattr(self.peer, "settle", None)
+        if send_held_back is not None:
+            send_held_back()
         keys = [self.peer.prefix + name for name in names]
         while sum(server.exists(*keys) == 0 for server in self._servers) < self._quorum:
             time.sleep(0.0001)

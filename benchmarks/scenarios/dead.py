@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from benchmarks.bench import lock_nodes
-from benchmarks.environment import BEHIND, LIMIT
+from benchmarks.environment import BEHIND, FLOORS, LIMIT
 from benchmarks.process import PeerFailed
 from benchmarks.report import Table, median, spread
 
@@ -24,7 +24,7 @@ _PATIENCE = 30.0
 
 def run(bench: Bench) -> list[Table]:
     """One holder, one waiter, SIGKILL for the holder; in every round each peer."""
-    kinds = bench.kinds(LIMIT, BEHIND)
+    kinds = bench.kinds(LIMIT, BEHIND, *FLOORS)
     found: dict[Kind, list[float]] = {kind: [] for kind in kinds}
     rounds = bench.rounds(12)
     with lock_nodes() as nodes:

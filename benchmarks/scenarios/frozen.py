@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.bench import lock_nodes
-from benchmarks.environment import BEHIND
+from benchmarks.environment import BEHIND, FLOORS
 from benchmarks.process import PeerFailed
 from benchmarks.report import Table, quantile
 
@@ -25,7 +25,7 @@ _PATIENCE = 5.0
 def run(bench: Bench) -> list[Table]:
     """Each peer first on healthy nodes, then on three of five, in every round."""
     found: dict[Kind, dict[str, Any]] = {
-        kind: {"healthy": [], "frozen": [], "why": ""} for kind in bench.kinds(BEHIND, single=False)
+        kind: {"healthy": [], "frozen": [], "why": ""} for kind in bench.kinds(BEHIND, *FLOORS, single=False)
     }
     rounds = bench.rounds(5)
     with lock_nodes() as nodes:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from redis import Redis
 
 from benchmarks.bench import START_SECONDS, TTL, lock_nodes, nodes_of, sixth_server
-from benchmarks.environment import BEHIND, LIMIT, OURS
+from benchmarks.environment import BEHIND, FLOORS, LIMIT, OURS
 from benchmarks.process import PeerFailed
 from benchmarks.report import Table, median, quantile, ratio, spread
 
@@ -75,7 +75,7 @@ def run(bench: Bench) -> list[Table]:
     """Eight waiters each, then eight and many in turns for the best two."""
     with lock_nodes() as nodes, sixth_server() as sixth:
         load = Load(nodes.urls, sixth.url, PROCESSES, bench.seconds(6.0))
-        (few,) = _rounds(bench, bench.kinds(LIMIT, BEHIND), [load], bench.rounds(5))
+        (few,) = _rounds(bench, bench.kinds(LIMIT, BEHIND, *FLOORS), [load], bench.rounds(5))
         others = [kind for kind in few if kind is not OURS and kind.quorum and few[kind]]
         best = max(others, key=lambda kind: median([one.rate for one in few[kind]]) or 0.0, default=None)
         crowd = [OURS] if best is None else [OURS, best]

@@ -9,7 +9,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.bench import START_SECONDS, TTL, lock_nodes, nodes_of
-from benchmarks.environment import BEHIND, OURS
+from benchmarks.environment import BEHIND, FLOOR, FLOOR_BEHIND, LIMIT, OURS
 from benchmarks.process import PeerFailed
 from benchmarks.report import Table, median, quantile, ratio, spread
 
@@ -83,13 +83,16 @@ def once(process: Process, into: dict[str, list[float]], seconds: float) -> None
 def table(scenario: str, title: str, found: dict[str, dict[str, list[float]]]) -> Table:
     """The rounds as a table."""
     ours, behind = (found[kind.name]["rates"] if kind.name in found else [] for kind in (OURS, BEHIND))
+    cpus = {name: median(one["cpu"]) for name, one in found.items()}
     rows: list[list[Cell]] = []
     for name, one in found.items():
-        cpu = median(one["cpu"])
+        cpu = cpus[name]
+        floor = FLOOR_BEHIND if name in {BEHIND.name, FLOOR_BEHIND.name} else FLOOR
         rows.append([
             name, median(one["rates"]), spread(one["rates"]), ratio(ours, one["rates"]),
             ratio(behind, one["rates"]),
             quantile(one["acquire_ms"], 0.5), quantile(one["acquire_ms"], 0.99), None if cpu is None else cpu * 1e6,
+            _share(cpu, cpus.get(floor.name)), _share(cpu, cpus.get(LIMIT.name)),
         ])  # fmt: skip
     columns = (
         "",
@@ -100,6 +103,12 @@ def table(scenario: str, title: str, found: dict[str, dict[str, list[float]]]) -
         "acquire p50 ms",
         "p99 ms",
         "client CPU us/pair",
+        "x floor",
+        "x C",
     )
     raw = {name: {"rates": one["rates"], "cpu": one["cpu"]} for name, one in found.items()}
     return Table(scenario, title, columns, rows, bars="pairs/s", raw=raw)
+
+
+def _share(value: float | None, of: float | None) -> float | None:
+    return value / of if value and of else None

@@ -13,7 +13,7 @@ import pytest
 from benchmarks import __main__ as command
 from benchmarks import against
 from benchmarks.bench import Bench, Options, lock_nodes, sixth_server
-from benchmarks.environment import BEHIND, LIMIT, OURS, PEERS, Kind, Missing, prepare
+from benchmarks.environment import BEHIND, FLOORS, LIMIT, OURS, PEERS, Kind, Missing, prepare
 from benchmarks.scenarios import hot, uncontended
 from benchmarks.survival import __main__ as survival
 from benchmarks.survival import locks, outcome, tasks
@@ -70,6 +70,26 @@ def test_the_counter_under_the_hot_lock_is_right_and_everybody_is_served(tmp_pat
     assert 0 < found.changed <= found.rate
     assert alone.rate > 0
     assert not alone.changed, "it handed the lock to nobody but itself"
+
+
+def test_the_floor_sends_the_bytes_of_the_lock(tmp_path: Path) -> None:
+    bench = bench_of(tmp_path, OURS, BEHIND, *FLOORS)
+    with lock_nodes() as nodes:
+        found = uncontended.measure(bench, nodes.urls, rounds=1, seconds=0.1)
+        calls = []
+        for kind in (OURS, FLOORS[0]):
+            with bench.connected(kind, nodes.urls) as process, raw(nodes.servers[0]) as redis:
+                redis.config_resetstat()
+                process.ask("cycle", 30, name="account", names=1, seconds=5, count=7, settle=True)
+                stats = redis.info("commandstats")
+                calls.append((stats["cmdstat_evalsha"]["calls"], stats["cmdstat_set"]["calls"]))
+        free = [_is_empty(server) for server in nodes.servers]
+    assert sum(free) >= 3
+    assert not bench.missing
+    assert calls == [(14, 14)] * 2
+    table = uncontended.table("uncontended", "pairs", found)
+    ratio = list(table.columns).index("x floor")
+    assert [row[ratio] == 1 for row in table.rows] == [False, False, True, True]
 
 
 def test_a_run_writes_its_tables_as_json_and_as_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
