@@ -18,7 +18,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-import hiredis
+from redlock import _compat
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
@@ -187,7 +187,7 @@ class Proxy:
     ) -> None:
         on_the_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
         arrivals = asyncio.ensure_future(self._arrive(on_the_way, writer, way))
-        counting = hiredis.Reader()
+        counting = _compat.Reader()
         due = 0.0
         try:
             with contextlib.suppress(ConnectionError):

@@ -44,7 +44,7 @@ def _await_releases_at_exit(_: object = None) -> None:
     Finalize(None, _await_all_releases, exitpriority=0)
 
 
-os.register_at_fork(after_in_child=_reset_all_after_fork)
+_process.after_fork_in_child(_reset_all_after_fork)
 # Not `close`: a daemon thread may use the client until the process ends.
 atexit.register(_await_all_releases)
 # This process may be a child of multiprocessing. A child that is forked later drops its parent's finalizers first.

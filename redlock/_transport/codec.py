@@ -24,8 +24,7 @@ import reprlib
 from importlib import resources
 from typing import TYPE_CHECKING, NamedTuple
 
-import hiredis
-
+from redlock._compat import pack_words
 from redlock._core.commands import Acquire, Command, Confirm, Extend, Inspect, Names, Release, Repair
 from redlock._core.votes import FENCE_TTL_MS, Kind, Vote, quarantine_ms, silent
 from redlock._escaping import excerpt
@@ -77,10 +76,7 @@ SCRIPTS: dict[type[Command], Script] = {
 _LEASES = (Acquire, Extend, Repair)
 """The commands that set the TTL of a lease."""
 
-LOAD_SCRIPTS: bytes = b"".join(
-    hiredis.pack_command(("SCRIPT", "LOAD", script.source))  # type: ignore[arg-type]  # its stub means one word
-    for script in SCRIPTS.values()
-)
+LOAD_SCRIPTS: bytes = b"".join(pack_words(("SCRIPT", "LOAD", script.source)) for script in SCRIPTS.values())
 """Commands that load all scripts; the node sends a reply for each."""
 
 _FENCE_TTL = str(FENCE_TTL_MS)
@@ -198,7 +194,7 @@ class Codec:
         """
         script, keys, arguments = self.call(command)
         last = ("",) if script.admits else ()
-        packed: bytes = hiredis.pack_command(("EVALSHA", script.sha, str(len(keys)), *keys, *arguments, *last))
+        packed = pack_words(("EVALSHA", script.sha, str(len(keys)), *keys, *arguments, *last))
         return packed.removesuffix(_EMPTY_WORD) if script.admits else packed
 
 

@@ -10,7 +10,6 @@ Invariants:
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
 import time
@@ -18,6 +17,9 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
+
+from redlock._compat import with_tls
+from redlock._process import after_fork_in_child
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,8 +85,7 @@ def _with_tls(options: SSLConnection, sock: socket.socket, until: float) -> sock
     try:
         with _ended_at(until, sock):
             sock.settimeout(_left(until))
-            secured: socket.socket = options._wrap_socket_with_ssl(sock)  # type: ignore[no-untyped-call]  # noqa: SLF001 - only redis-py knows its options
-            return secured
+            return with_tls(options, sock)
     except BaseException as exc:
         sock.close()
         if isinstance(exc, OSError) and time.monotonic() >= until:
@@ -171,4 +172,4 @@ def _forget() -> None:
     _running.clear()
 
 
-os.register_at_fork(after_in_child=_forget)
+after_fork_in_child(_forget)

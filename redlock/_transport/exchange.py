@@ -14,9 +14,8 @@ import time
 from collections import deque
 from contextlib import suppress
 
-import hiredis
-
 from redlock import _process
+from redlock._compat import pack_words
 from redlock._transport.reply_reader import ReplyReader
 
 _READ_BYTES = 16_384
@@ -24,8 +23,7 @@ _READ_BYTES = 16_384
 
 def pack(*words: str | bytes) -> bytes:
     """A command in the Redis protocol."""
-    packed: bytes = hiredis.pack_command(words)  # type: ignore[arg-type]  # its stub means one word
-    return packed
+    return pack_words(words)
 
 
 class Exchange:
@@ -68,7 +66,7 @@ class Exchange:
         return self._replies.popleft()
 
     def ask(self, words: bytes, count: int, until: float) -> list[object]:
-        """The replies to `count` commands; error replies appear as `hiredis.ReplyError`."""
+        """The replies to `count` commands; error replies appear as `ReplyError`."""
         self.send(words, until)
         return [self.answer(until) for _ in range(count)]
 

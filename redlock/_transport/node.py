@@ -14,15 +14,14 @@ import threading
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-import hiredis
 from redis.backoff import NoBackoff
 from redis.connection import AbstractConnection, Connection
 from redis.exceptions import RedisError
-from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
 from redlock import _log
 from redlock._clock import now_ms
+from redlock._compat import ReplyError, connection_options
 from redlock._core.clock_jump import ClockJumpDetector
 from redlock._escaping import escape
 from redlock._transport import address, codec, node_info
@@ -133,16 +132,18 @@ class Node:
         greeted = {name: options.pop(name) for name in _GREETING_OPTIONS if name in options}
         self._greeting = _greeting(**greeted)
         self._introduction = (*_INFO, pack("HMGET", prefix + codec.RECORD, "run_id", "fingerprint"))
-        self._options = options | {
-            "retry": Retry(NoBackoff(), 0),
-            "retry_on_error": [],
-            "health_check_interval": 0,
-            "decode_responses": False,
-            "encoding": "utf-8",
-            "protocol": 2,
-            "driver_info": None,
-            "maint_notifications_config": MaintNotificationsConfig(enabled=False),
-        }
+        self._options = (
+            options
+            | connection_options(self._kind, options)
+            | {
+                "retry": Retry(NoBackoff(), 0),
+                "retry_on_error": [],
+                "health_check_interval": 0,
+                "decode_responses": False,
+                "encoding": "utf-8",
+                "protocol": 2,
+            }
+        )
         problem = ""
         try:
             self._kind(**self._options | greeted)
@@ -254,8 +255,8 @@ def _check_answers(answers: Sequence[object], greeted: int) -> tuple[str, str]:
     run_id, version = info.get("run_id", ""), node_info.version(info.get("redis_version", ""))
     if not _RUN_ID.fullmatch(run_id) or version is None:
         raise UnsuitableNode(NO_REDIS)
-    if info.get("redis_mode", "standalone") != "standalone":
-        raise UnsuitableNode(f"in {info['redis_mode']:.20} mode; lock nodes must be independent masters")
+    if (mode := node_info.mode(info) or "standalone") != "standalone":
+        raise UnsuitableNode(f"in {mode:.20} mode; lock nodes must be independent masters")
     if info.get("role") != "master":
         master = f"{info.get('master_host', ''):.100}:{info.get('master_port', ''):.5}"
         raise UnsuitableNode(f"a replica of {master}; lock nodes must be independent masters")
@@ -280,7 +281,7 @@ NO_REDIS = "answers, but not as a Redis server does"
 
 def refuse(answer: object, err: str = "ERR") -> None:
     """Raise `UnsuitableNode` if a reply is an error; `err` replaces the code ERR."""
-    if isinstance(answer, hiredis.ReplyError):
+    if isinstance(answer, ReplyError):
         error = re.sub(r"^ERR\b", err, str(answer))
         raise (ShutOut if error.startswith(_ACCESS_DENIED) else UnsuitableNode)(codec.explain(error))
 

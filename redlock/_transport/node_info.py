@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 
-from hiredis import ReplyError
-
+from redlock._compat import ReplyError
 from redlock._escaping import is_invisible
 from redlock._validation import LONGEST_NAME
 
@@ -46,6 +45,28 @@ def fields(info: object) -> dict[str, str]:
     return {name: value for name, colon, value in lines if colon}
 
 
+def mode(info: dict[str, str]) -> str:
+    """`standalone`, `cluster` or `sentinel`; empty if missing. Valkey names the field `server_mode`."""
+    return info.get("redis_mode") or info.get("server_mode", "")
+
+
+_VALKEY = "Valkey "
+
+
+def server(info: dict[str, str]) -> str:
+    """The version of a Redis, such as `8.2.3`, or of a Valkey, such as `Valkey 9.1.2`.
+
+    Valkey reports in `redis_version` the Redis with which it is compatible.
+    """
+    valkey = info.get("valkey_version", "")
+    return f"{_VALKEY}{valkey}" if valkey else info.get("redis_version", "")
+
+
+def product(server: str) -> str:
+    """The result of `server` for a sentence: `Redis 8.2.3`, `Valkey 9.1.2`."""
+    return server if server.startswith(_VALKEY) else f"Redis {server}"
+
+
 def number(text: str) -> int:
     """A whole number from INFO; 0 if the text is no number."""
     return int(text) if _NUMBER.fullmatch(text) else 0
@@ -53,7 +74,7 @@ def number(text: str) -> int:
 
 def version(text: str) -> tuple[int, int] | None:
     """The major and minor version of a server; None if the text is no version."""
-    found = _VERSION.match(text)
+    found = _VERSION.match(text.removeprefix(_VALKEY))
     return (int(found[1]), int(found[2])) if found else None
 
 

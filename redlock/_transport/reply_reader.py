@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-import hiredis
+from redlock._compat import HiredisError, Reader
 
 LOCK_REPLY_BYTES = 65_536
 """The most that a reply on a connection for rounds or for waiting may have."""
@@ -21,7 +21,7 @@ _LONG_LOCK_LIST = re.compile(rb"[*%~>|][0-9]{4,}\r\n")
 _LONG_ADMIN_LIST = re.compile(rb"(?:\A|\n)[*%~>|][0-9]{6,}\r\n|[*%~>|][0-9]{9,10}\r\n")
 """The header of a list that is too long, also in the middle of a line: hiredis accepts any two bytes as the end of a
 text. A text that ends like such a header is refused too. Key names can end like that; the limits for them are wider."""
-_UNREADABLE = (hiredis.HiredisError, MemoryError, OverflowError, RecursionError, TypeError, ValueError)
+_UNREADABLE = (HiredisError, MemoryError, OverflowError, RecursionError, TypeError, ValueError)
 """Not all exceptions: a signal handler may raise an exception here that is meant for the caller."""
 _MORE = object()
 
@@ -40,7 +40,7 @@ class ReplyReader:
     def __init__(self, *, admin: bool = False) -> None:
         self._most = ADMIN_REPLY_BYTES if admin else LOCK_REPLY_BYTES
         self._long_list = (_LONG_ADMIN_LIST if admin else _LONG_LOCK_LIST).search
-        reader = hiredis.Reader(notEnoughData=_MORE)
+        reader = Reader(notEnoughData=_MORE)
         self._feed, self._gets = reader.feed, reader.gets
         self._size = 0
         self._end = b""

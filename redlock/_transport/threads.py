@@ -14,10 +14,9 @@ from __future__ import annotations
 from selectors import EVENT_READ
 from typing import TYPE_CHECKING, TypeVar
 
-from hiredis import ReplyError
-
 from redlock import _log
 from redlock._clock import now_ms
+from redlock._compat import ReplyError
 from redlock._core.commands import Acquire, Inspect, Release, Round, Wait
 from redlock._core.vote_tally import VoteTally
 from redlock._core.votes import UNANSWERED, Kind, Vote, silent, timed_out

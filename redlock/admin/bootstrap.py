@@ -11,8 +11,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-import hiredis
-
+from redlock._compat import ReplyError
 from redlock._transport import codec
 from redlock._transport.exchange import pack
 from redlock._transport.node import ERRORS, Node, UnsuitableNode, describe_failure
@@ -51,7 +50,7 @@ def declare_nodes(urls: Sequence[str], prefix: str = "") -> None:
             raise ConfigurationError(
                 f"node {node.label} can't be declared: {describe_failure(exc, node.timeout_ms)}"
             ) from None
-        if isinstance(declared, hiredis.ReplyError):
+        if isinstance(declared, ReplyError):
             raise ConfigurationError(f"node {node.label} can't be declared: {codec.explain(str(declared))}")
         if declared != 1:
             raise ConfigurationError(

@@ -71,7 +71,7 @@ def check(
                 Level.FINE,
                 "broker",
                 f"broker {state.label}",
-                f"Redis {state.version} answers and keeps its tasks",
+                f"{node_info.product(state.version)} answers and keeps its tasks",
             )
             findings += examine_broker(state, status) or [fine]
         else:
@@ -194,7 +194,7 @@ def _without_vote(node: NodeState, status: ClusterStatus) -> Finding | None:
         agree = (
             f"more nodes work under {fingerprint}; stop the clients that have other settings, then restart this node"
         )
-    old = f"Redis {node.version}; lock nodes need 6.2 or later"
+    old = f"{node_info.product(node.version)}; lock nodes need 6.2 or later"
     wait = "wait: the node votes by itself when this time is over"
     unsafe, warning = Level.UNSAFE, Level.WARNING
     cases = (

@@ -12,9 +12,8 @@ import re
 import time
 from typing import TYPE_CHECKING, TypeVar
 
-from hiredis import ReplyError
-
 from redlock._clock import now_ms, wall_us
+from redlock._compat import ReplyError
 from redlock._core.votes import quarantine_ms, silent
 from redlock._transport import codec as wire
 from redlock._transport import node_info
@@ -149,9 +148,9 @@ class NodeProbe:
         state = NodeState(
             self.node.label,
             reachable=True,
-            version=fields.get("redis_version", ""),
+            version=node_info.server(fields),
             role=fields.get("role", ""),
-            mode=fields.get("redis_mode", ""),
+            mode=node_info.mode(fields),
             run_id=fields.get("run_id", ""),
             clock_offset=None if now_us is None else (now_us - (before_us + after_us) // 2) / 1e6,
             clock_error=(after_us - before_us) / 2e6,

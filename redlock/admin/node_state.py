@@ -16,7 +16,7 @@ class NodeState:
         reachable: Whether the node answers and accepts the user.
         reason: The reason for which the node has no vote at this moment: unreachable, unsuitable, another
             configuration fingerprint or a quarantine. Empty if the node votes.
-        version: Version of the server.
+        version: Version of the server, such as `8.2.3` for Redis and `Valkey 9.1.2` for Valkey.
         role: `master` or `slave`.
         mode: `standalone`, `cluster` or `sentinel`.
         run_id: Identity of the server process. Two nodes with the same `run_id` are the same server.

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 from celery.app.task import Context
 from celery.exceptions import Ignore, Reject
 from celery.signals import task_received
-from celery.utils.quorum_queues import detect_quorum_queues
 from celery.utils.time import maybe_iso8601, maybe_make_aware
 from kombu.entity import Exchange, Queue
 from kombu.serialization import registry
@@ -26,6 +25,7 @@ from kombu.serialization import registry
 from redlock import _log
 from redlock.admin import visibility_timeout
 from redlock.celery import duplicate_delivery
+from redlock.celery._compat import has_quorum_queues
 from redlock.celery.duplicate_delivery import COPY, EARLIER
 
 if TYPE_CHECKING:
@@ -283,7 +283,7 @@ def _transport(app: Celery) -> Any:  # noqa: ANN401 - kombu is untyped
 
 
 def _delays_natively(app: Celery) -> bool:
-    return bool(detect_quorum_queues(app, _transport(app).driver_type)[0])
+    return has_quorum_queues(app, _transport(app).driver_type)
 
 
 @task_received.connect

@@ -12,7 +12,6 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import threading
 import time
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from celery.concurrency import get_implementation
 from celery.signals import worker_init
 
+from redlock._process import after_fork_in_child
 from redlock.errors import ConfigurationError, LockLost
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def _await_signals() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
-os.register_at_fork(after_in_child=_sending.clear)
+after_fork_in_child(_sending.clear)
 
 
 @worker_init.connect

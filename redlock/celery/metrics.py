@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from redlock import _log
 from redlock._escaping import escape
-from redlock.celery.task_registry import SLOTS, is_alive, own_slot
+from redlock._process import after_fork_in_child, is_alive
+from redlock.celery.task_registry import SLOTS, own_slot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -92,7 +93,7 @@ class Metrics:
         self._width = first + len(counters) + len(_TIMES) * size
         self._cells = memoryview(mmap.mmap(-1, SLOTS * self._width * _BYTES)).cast("d")
         self.reset_after_fork()
-        os.register_at_fork(after_in_child=self.reset_after_fork)
+        after_fork_in_child(self.reset_after_fork)
 
     def reset_after_fork(self) -> None:
         """Discard the parent's leases and mutex in a forked child."""

@@ -14,7 +14,6 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import threading
 import time
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from celery.signals import worker_init
 
 from redlock import _log
+from redlock._process import after_fork_in_child
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -207,4 +207,4 @@ def _reset_all_after_fork() -> None:
         sender.reset_after_fork()
 
 
-os.register_at_fork(after_in_child=_reset_all_after_fork)
+after_fork_in_child(_reset_all_after_fork)

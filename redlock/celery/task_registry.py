@@ -27,6 +27,8 @@ from billiard import current_process
 from celery.signals import worker_init
 from celery.worker.control import inspect_command
 
+from redlock._process import after_fork_in_child, is_alive
+
 if TYPE_CHECKING:
     from celery import Task
 
@@ -159,19 +161,8 @@ def own_slot() -> int | None:
     return place if isinstance(place, int) and 0 <= place < SLOTS else None
 
 
-def is_alive(pid: int) -> bool:
-    """Whether there is a process with this id."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
 TASK_LOCKS = TaskLockRegistry()
-os.register_at_fork(after_in_child=TASK_LOCKS.reset_after_fork)
+after_fork_in_child(TASK_LOCKS.reset_after_fork)
 
 
 @worker_init.connect

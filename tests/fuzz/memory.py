@@ -11,8 +11,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 from unittest import mock
 
-import hiredis
-
+from redlock import _compat
 from redlock._clock import now_ms
 from redlock._core.commands import Acquire, Confirm, Extend, Repair
 from redlock._transport import codec, node
@@ -74,7 +73,7 @@ class Socket:
 
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
-        self._commands = hiredis.Reader()
+        self._commands = _compat.Reader()
         self._inbox: deque[bytes] = deque()
         self._timeout: float | None = None
         self.received = 0

@@ -189,15 +189,16 @@ def test_something_that_says_nothing_is_waited_for_and_no_longer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "mode", "role", "said"),
+    ("version", "mode", "said"),
     [
-        ("5.0.14", "standalone", "master", "Redis 5.0.14; lock nodes need 6.2 or later"),
-        ("6.0.20", "standalone", "master", "Redis 6.0.20; lock nodes need 6.2 or later"),
-        ("8.2.0", "sentinel", "master", "in sentinel mode; lock nodes must be independent masters"),
+        ("5.0.14", "redis_mode:standalone", "Redis 5.0.14; lock nodes need 6.2 or later"),
+        ("6.0.20", "redis_mode:standalone", "Redis 6.0.20; lock nodes need 6.2 or later"),
+        ("8.2.0", "redis_mode:sentinel", "in sentinel mode; lock nodes must be independent masters"),
+        ("7.2.4", "server_mode:cluster", "in cluster mode; lock nodes must be independent masters"),
     ],
 )
-def test_a_server_that_says_itself_that_it_is_not_fit(version: str, mode: str, role: str, said: str) -> None:
-    info = f"redis_version:{version}\r\nredis_mode:{mode}\r\nrole:{role}\r\nrun_id:{'0' * 40}\r\n"
+def test_a_server_that_says_itself_that_it_is_not_fit(version: str, mode: str, said: str) -> None:
+    info = f"redis_version:{version}\r\n{mode}\r\nrole:master\r\nrun_id:{'0' * 40}\r\n"
     reply = f"${len(info)}\r\n{info}\r\n" * 2 + "$1\r\nx\r\n" * 20
 
     with no_redis(lambda _: reply.encode()) as address:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from importlib import resources
 
-import hiredis
 import pytest
 
-from redlock import ConfigurationError
+from redlock import ConfigurationError, _compat
 from redlock._core.commands import Acquire, Command, Confirm, Extend, Inspect, Release, Repair
 from redlock._core.observed_fences import FENCE_AHEAD_MS
 from redlock._core.votes import FENCE_LIMIT, Kind, quarantine_ms
@@ -42,12 +41,12 @@ COMMANDS: list[Command] = [
 
 def words(packed: bytes) -> list[str]:
     """The words of a packed command, as a server reads them."""
-    reader = hiredis.Reader(encoding="utf-8")
+    reader = _compat.Reader()
     reader.feed(packed)
     found = reader.gets()
     assert isinstance(found, list)
     assert reader.gets() is False
-    return [str(word) for word in found]
+    return [word.decode() for word in found]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -286,7 +285,7 @@ def test_what_only_begins_like_a_vote_is_none(reply: object) -> None:
     ],
 )
 def test_an_error_reply_says_what_is_wrong_with_the_node(error: str, said: str) -> None:
-    assert said in decode(hiredis.ReplyError(error)).reason
+    assert said in decode(_compat.ReplyError(error)).reason
     assert said in explain(error)
 
 

@@ -7,10 +7,10 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from hiredis import ReplyError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from redlock import ConfigurationError, Redlock
+from redlock._compat import ReplyError
 from redlock._transport import address, dial
 from redlock._transport import node as node_module
 from redlock._transport.node import Node, UnsuitableNode, _check_answers, describe_failure

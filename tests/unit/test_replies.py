@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-import hiredis
 import pytest
 
+from redlock import _compat, _resp
+from redlock._core.votes import Kind
+from redlock._transport import codec, reply_reader
 from redlock._transport.reply_reader import ADMIN_REPLY_BYTES, LOCK_REPLY_BYTES, ReplyReader, UnreadableReply
 
 STREAM = b"*3\r\n:1\r\n:1700000000000\r\n:7\r\n$5\r\na\r\nbc\r\n-NOSCRIPT no\r\n$-1\r\n*2\r\n*0\r\n+OK\r\n"
 REPLIES = [[1, 1_700_000_000_000, 7], b"a\r\nbc", "NOSCRIPT no", None, [[], b"OK"]]
+
+
+@pytest.fixture(autouse=True, params=["hiredis", "plain"])
+def _parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test runs with hiredis and with the parser for an installation without hiredis."""
+    if request.param == "hiredis":
+        if not _compat.USES_HIREDIS:
+            pytest.skip("no hiredis")
+        return
+    monkeypatch.setattr(reply_reader, "Reader", _resp.Reader)
+    monkeypatch.setattr(reply_reader, "_UNREADABLE", (_resp.HiredisError,))
 
 
 def read(stream: bytes, size: int, *, admin: bool = False) -> list[object]:
@@ -17,7 +30,7 @@ def read(stream: bytes, size: int, *, admin: bool = False) -> list[object]:
     found: list[object] = []
     for start in range(0, len(stream), size):
         found += reader.read(stream[start : start + size])
-    return [str(reply) if isinstance(reply, hiredis.ReplyError) else reply for reply in found]
+    return [str(reply) if isinstance(reply, (_compat.ReplyError, _resp.ReplyError)) else reply for reply in found]
 
 
 @pytest.mark.parametrize("size", range(1, len(STREAM) + 1))
@@ -87,8 +100,17 @@ def test_a_reply_has_a_limit(most: int, *, admin: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"%1\r\n*0\r\n+x\r\n", b"*1\r\n" * 5_000, b"$-5\r\n", b"HTTP/1.1 400\r\n", b"\xff\x00", b"!3\r\nERR\r\n"]
+    "data", [b"%1\r\n*0\r\n+x\r\n", b"$-5\r\n", b"HTTP/1.1 400\r\n", b"\xff\x00", b"!3\r\nERR\r\n"]
 )
 def test_whatever_the_parser_raises_is_one_error(data: bytes) -> None:
     with pytest.raises(UnreadableReply, match="not the Redis protocol"):
         read(data, 1_000)
+
+
+def test_a_deep_list_is_refused_or_no_vote() -> None:
+    """hiredis refuses a deep list from version 3.5 on."""
+    try:
+        (deep,) = read(b"*1\r\n" * 5_000 + b":1\r\n", 1_000)
+    except UnreadableReply:
+        return
+    assert codec.decode(deep).kind is Kind.SILENT

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from hiredis import ReplyError
 
+from redlock._compat import ReplyError
 from redlock._transport import node_info
 from redlock.admin.cluster_status import ClusterStatus, LockInfo
 from redlock.admin.node_state import NodeState

@@ -6,8 +6,8 @@ import json
 from typing import TYPE_CHECKING, cast
 
 import pytest
-from hiredis import ReplyError
 
+from redlock._compat import ReplyError
 from redlock._locking.wait_report import Waiter, decode, encode, iso, listed
 
 if TYPE_CHECKING:

@@ -1,0 +1,103 @@
+"""All code that depends on the version of redis-py, hiredis or Celery.
+
+Each branch names the version that must be the oldest supported version before the branch can be deleted.
+
+Invariants:
+1. No other module of the package asks for the version of a library.
+2. TLS always verifies the host name, unless the address disables this check or the whole verification.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import redis
+from redis.connection import Connection, SSLConnection
+
+try:
+    import hiredis
+
+    # hiredis 3.0.0 and 3.1.0 end the process at some replies that are not valid. Superfluous from hiredis 3.1.1 on.
+    if tuple(int(part) for part in hiredis.__version__.split(".")[:3]) < (3, 1, 1):
+        raise ImportError
+    from hiredis import HiredisError, Reader, ReplyError, pack_command
+
+    USES_HIREDIS = True
+except ImportError:
+    # hiredis is optional, so this branch stays.
+    from redlock._resp import (  # type: ignore[assignment]
+        HiredisError,
+        Reader,
+        ReplyError,
+        pack_command,
+    )
+
+    USES_HIREDIS = False
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Iterable, Mapping
+
+__all__ = ["USES_HIREDIS", "HiredisError", "Reader", "ReplyError", "connection_options", "pack_words", "with_tls"]
+
+_REDIS_PY = tuple(int(part) for part in redis.__version__.split(".")[:2])
+
+pack_words: Callable[[Iterable[str | bytes]], bytes] = pack_command  # type: ignore[assignment]  # its stub means one word
+"""A command in the Redis protocol. A name and no function, for speed."""
+
+
+def connection_options(kind: type[object], given: Mapping[str, object]) -> dict[str, Any]:
+    """The options of a redis-py connection whose names or defaults depend on the version.
+
+    Args:
+        kind: The class of the connection.
+        given: The options of the address.
+    """
+    options: dict[str, Any] = {}
+    # Without the condition from redis-py 7.2 on.
+    if _REDIS_PY >= (7, 2):
+        options["driver_info"] = None
+    # Without the condition from redis-py 7.0 on.
+    if _REDIS_PY >= (7, 0):
+        from redis.maint_notifications import MaintNotificationsConfig  # noqa: PLC0415 - older versions have no such module
+
+        options["maint_notifications_config"] = MaintNotificationsConfig(enabled=False)
+    # Superfluous from redis-py 6.0 on, which verifies the host name by default.
+    if _REDIS_PY < (6, 0) and issubclass(kind, SSLConnection) and given.get("ssl_cert_reqs") not in _UNVERIFIED:
+        options["ssl_check_hostname"] = given.get("ssl_check_hostname", True)
+    return options
+
+
+_UNVERIFIED = ("none", 0)
+
+
+def with_tls(connection: SSLConnection, sock: socket.socket) -> socket.socket:
+    """This connected socket with TLS, by the options of a connection that was not connected.
+
+    Raises:
+        OSError: The handshake failed.
+        RedisError: A TLS option can't be used.
+    """
+    # Always this branch from redis-py 5.1 on.
+    if _REDIS_PY >= (5, 1):
+        secured: socket.socket = connection._wrap_socket_with_ssl(sock)  # type: ignore[no-untyped-call]  # noqa: SLF001 - only redis-py knows its options
+        return secured
+    around = _AroundSocket.__new__(_AroundSocket)
+    vars(around).update(vars(connection))
+    around.connected = sock
+    secured = around._connect()  # type: ignore[no-untyped-call]  # noqa: SLF001 - as above
+    around._sock = None  # noqa: SLF001 - the caller owns the socket
+    return secured
+
+
+class _FromSocket(Connection):
+    """The step before TLS: a socket that is connected already."""
+
+    connected: socket.socket
+
+    def _connect(self) -> socket.socket:
+        return self.connected
+
+
+class _AroundSocket(SSLConnection, _FromSocket):
+    """Up to redis-py 5.0, the method that sets up TLS first calls the method of the next class, which connects."""

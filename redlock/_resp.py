@@ -1,0 +1,157 @@
+"""The Redis protocol in plain Python, for an installation without hiredis.
+
+The names and the behaviour are those of hiredis, as far as this package uses them.
+
+Invariants:
+1. The reader accepts the reply types of protocol 2. Any other byte sequence raises `ProtocolError`.
+2. A reply that arrives in pieces is parsed once: no piece is parsed again with the next piece.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+_NUMBER = re.compile(rb"-?[1-9][0-9]{0,18}|0")
+_LENGTH = re.compile(rb"-1|[1-9][0-9]{0,9}|0")
+_MOST_NUMBER = 2**63
+_DEEPEST = 9
+_END = b"\r\n"
+
+
+class HiredisError(Exception):
+    """The base of the errors of a parser."""
+
+
+class ProtocolError(HiredisError):
+    """The bytes are not the Redis protocol."""
+
+
+class ReplyError(HiredisError):
+    """An error reply of the server: a value that the reader returns, not an exception that the reader raises."""
+
+
+class _Header:
+    """The header of a list that has elements."""
+
+    __slots__ = ("length",)
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+
+class Reader:
+    """Parses replies that arrive in pieces.
+
+    Args:
+        notEnoughData: The result of `gets` while no reply is complete.
+    """
+
+    def __init__(self, *, notEnoughData: object = False) -> None:  # noqa: N803 - the name in hiredis
+        self._more = notEnoughData
+        self._bytes = bytearray()
+        self._at = 0
+        self._text_length: int | None = None
+        self._open: list[tuple[list[object], int]] = []
+        """The lists that are not complete, the outermost first, with their lengths."""
+
+    def feed(self, data: bytes) -> None:
+        """Take the next piece."""
+        del self._bytes[: self._at]
+        self._at = 0
+        self._bytes += data
+
+    def gets(self) -> object:
+        """The next complete reply, with texts as bytes, or `notEnoughData`.
+
+        Raises:
+            ProtocolError: The bytes are not the Redis protocol.
+        """
+        while True:
+            value = self._text() if self._text_length is not None else self._element()
+            if value is _MORE:
+                return self._more
+            if isinstance(value, _Header):
+                self._open_list(value.length)
+                continue
+            while self._open:
+                elements, length = self._open[-1]
+                elements.append(value)
+                if len(elements) < length:
+                    break
+                value = elements
+                self._open.pop()
+            else:
+                return value
+
+    def _open_list(self, length: int) -> None:
+        if len(self._open) >= _DEEPEST:
+            raise ProtocolError("lists inside lists are too deep")
+        self._open.append(([], length))
+
+    def _element(self) -> object:
+        """A value without elements, the header of a list, or `_MORE`."""
+        end = self._bytes.find(_END, self._at)
+        if end < 0:
+            # A line that can't begin a reply is refused before its end.
+            if self._bytes[self._at : self._at + 1] not in _KINDS:
+                raise ProtocolError("no reply begins with this byte")
+            return _MORE
+        kind, line = bytes(self._bytes[self._at : self._at + 1]), bytes(self._bytes[self._at + 1 : end])
+        self._at = end + len(_END)
+        simple = _SIMPLE.get(kind)
+        if simple is not None:
+            return simple(line)
+        if kind not in {b"$", b"*"}:
+            raise ProtocolError("no reply begins with this byte")
+        length = _length(line)
+        if length < 0:
+            return None
+        if kind == b"*":
+            return _Header(length) if length else []
+        self._text_length = length
+        return self._text()
+
+    def _text(self) -> object:
+        assert self._text_length is not None
+        end = self._at + self._text_length
+        if len(self._bytes) < end + len(_END):
+            return _MORE
+        if self._bytes[end : end + len(_END)] != _END:
+            raise ProtocolError("a text has another length than its header says")
+        text = bytes(self._bytes[self._at : end])
+        self._at, self._text_length = end + len(_END), None
+        return text
+
+
+_MORE = object()
+_KINDS = (b"", b"+", b"-", b":", b"$", b"*")
+
+
+def _number(line: bytes) -> int:
+    number = int(line) if _NUMBER.fullmatch(line) else _MOST_NUMBER
+    if not -_MOST_NUMBER <= number < _MOST_NUMBER:
+        raise ProtocolError("not a whole number of 64 bits")
+    return number
+
+
+def _length(line: bytes) -> int:
+    if not _LENGTH.fullmatch(line):
+        raise ProtocolError("not a length")
+    return int(line)
+
+
+_SIMPLE: dict[bytes, Callable[[bytes], object]] = {
+    b"+": bytes,
+    b"-": lambda line: ReplyError(line.decode(errors="replace")),
+    b":": _number,
+}
+
+
+def pack_command(words: Iterable[str | bytes]) -> bytes:
+    """A command in the Redis protocol."""
+    encoded = [word.encode() if isinstance(word, str) else word for word in words]
+    return b"*%d\r\n%s" % (len(encoded), b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in encoded))

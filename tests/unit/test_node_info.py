@@ -1,0 +1,26 @@
+"""`node_info`: INFO of Redis and of Valkey, whose fields have other names."""
+
+from __future__ import annotations
+
+import pytest
+
+from redlock._transport import node_info
+
+REDIS = b"# Server\r\nredis_version:8.2.3\r\nredis_mode:standalone\r\n"
+VALKEY = b"# Server\r\nredis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:9.1.2\r\nserver_mode:cluster\r\n"
+
+
+@pytest.mark.parametrize(
+    ("info", "server", "mode", "product", "version"),
+    [
+        (REDIS, "8.2.3", "standalone", "Redis 8.2.3", (8, 2)),
+        (VALKEY, "Valkey 9.1.2", "cluster", "Valkey 9.1.2", (9, 1)),
+        (b"", "", "", "Redis ", None),
+    ],
+)
+def test_redis_and_valkey_name_version_and_mode(
+    info: bytes, server: str, mode: str, product: str, version: tuple[int, int] | None
+) -> None:
+    found = node_info.fields(info)
+    assert (node_info.server(found), node_info.mode(found)) == (server, mode)
+    assert (node_info.product(server), node_info.version(server)) == (product, version)

@@ -1,0 +1,72 @@
+"""`redlock._resp`: without hiredis, commands and replies are the same."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from redlock import _compat, _resp
+
+if not _compat.USES_HIREDIS:
+    pytest.skip("no hiredis", allow_module_level=True)
+
+LINE = st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), max_size=20).map(str.encode)
+SCALAR = st.one_of(
+    LINE.map(lambda line: b"+%s\r\n" % line),
+    LINE.map(lambda line: b"-%s\r\n" % line),
+    st.integers(-(2**63), 2**63 - 1).map(lambda number: b":%d\r\n" % number),
+    st.binary(max_size=30).map(lambda text: b"$%d\r\n%s\r\n" % (len(text), text)),
+    st.sampled_from([b"$-1\r\n", b"*-1\r\n", b"*0\r\n"]),
+)
+REPLY = st.recursive(
+    SCALAR,
+    lambda inner: st.lists(inner, max_size=4).map(lambda part: b"*%d\r\n%s" % (len(part), b"".join(part))),
+    max_leaves=12,
+)
+
+
+def plain(reply: object) -> object:
+    """A reply that can be compared: each library has its own class for error replies."""
+    if isinstance(reply, list):
+        return [plain(element) for element in reply]
+    return ("error", str(reply)) if isinstance(reply, Exception) else (type(reply), reply)
+
+
+def parse(reader: object, stream: bytes, size: int) -> list[object] | str:
+    more = object()
+    found: list[object] = []
+    parser = reader(notEnoughData=more)  # type: ignore[operator]
+    for start in range(0, len(stream), size):
+        parser.feed(stream[start : start + size])
+        try:
+            found += [plain(reply) for reply in iter(parser.gets, more)]
+        except (_compat.HiredisError, _resp.HiredisError):
+            return "refused"
+    return found
+
+
+@given(st.lists(REPLY, max_size=5).map(b"".join), st.integers(1, 40))
+def test_the_plain_parser_reads_as_hiredis_does(stream: bytes, size: int) -> None:
+    found = parse(_resp.Reader, stream, size)
+    assert found == parse(_compat.Reader, stream, size)
+
+
+NO_NUMBERS = ["", "1_0", " 1", "1 ", "+7", "007", "-0", "9223372036854775808", "-9223372036854775809"]
+
+
+@pytest.mark.parametrize("number", NO_NUMBERS)
+@pytest.mark.parametrize("reader", [_resp.Reader, _compat.Reader])
+def test_a_bad_number_is_refused(number: str, reader: object) -> None:
+    assert parse(reader, b":%s\r\n" % number.encode(), 100) == "refused"
+
+
+@pytest.mark.parametrize("length", ["", "1_0", "+1", "01", "-2", "x", "99999999999999999999"])
+@pytest.mark.parametrize("kind", [b"$", b"*"])
+def test_a_bad_length_is_refused(kind: bytes, length: str) -> None:
+    assert parse(_resp.Reader, kind + length.encode() + b"\r\n", 100) == "refused"
+
+
+@given(st.lists(st.one_of(st.text(st.characters(codec="utf-8")), st.binary()), min_size=1, max_size=6))
+def test_commands_have_the_same_bytes(words: list[str | bytes]) -> None:
+    assert _resp.pack_command(words) == _compat.pack_words(tuple(words))
