@@ -37,6 +37,8 @@ CLOCK_LIMIT = 1.0
 """Seconds by which a node's clock may be off. With a short `max_ttl` the limit is half of `max_ttl`."""
 _EXCHANGES = 4
 """A probe takes at most this many timeouts: connect, read the state, list the names, read the locks."""
+_WAITERS_PER_RESOURCE = 5
+"""The list of waiters is at most this many times as long as the list of resources."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +79,7 @@ class ClusterStatus:
         nodes: The states of the nodes, in the order of the addresses.
         locks: The locks, sorted by resource and then by votes, most votes first.
         waiters: The waiters that report themselves, sorted by resource and position.
-        more: Whether there are more resources than listed.
+        more: Whether there are more resources or waiters than listed.
         quorum: Number of votes in a quorum.
         fingerprint: The configuration fingerprint of this side; see `NodeState.fingerprint`.
         time: Time of the request, in seconds since 1970.
@@ -135,7 +137,8 @@ def cluster_status(
         prefix: The prefix of the clients' resource names.
         max_ttl: Longest lease of all clients, in seconds.
         timeout: Seconds to wait for each answer of a node. The call takes at most four times as long.
-        resources: Largest number of listed resources; with 0 the nodes list none.
+        resources: Largest number of listed resources; with 0 the nodes list none. At most five times as many waiters
+            are listed.
 
     Raises:
         ConfigurationError: An argument is invalid. The message names the argument and a valid value.
@@ -171,15 +174,16 @@ def cluster_status(
     locks = [lock for name in names for lock in _holders(name, probes)]
     holders = {lock.resource: lock.holder for lock in reversed(locks)}
     waiters = wait_report.listed(set().union(*waits.copy().values()), holders)
+    most_waiters = _WAITERS_PER_RESOURCE * resources
     return ClusterStatus(
         states,
         tuple(_with_waiters(locks, probes, codec, waiters)),
-        more,
+        more or len(waiters) > most_waiters,
         quorum_of(len(probes)),
         codec.fingerprint,
         time.time(),
         min(CLOCK_LIMIT, max_ttl / 2),
-        waiters,
+        waiters[:most_waiters],
     )
 
 

@@ -6,10 +6,11 @@ and started twice.
 
 Invariants:
 1. The verdict uses the effects in the fenced store. A successful task that was not skipped has exactly one effect; a
-   skipped or refused task has none.
-2. Each task ends, and never in two different ways.
+   skipped or refused task has none. Only the mode `skip` skips, and only `raise` refuses.
+2. Each task ends, and never in two different ways. No task fails for another reason than its lock.
 3. A task that Redis lost is sent again with the same id, and counted: kombu takes a message off the queue before it
-   records the message as unacknowledged. RabbitMQ must lose no task.
+   records the message as unacknowledged. Each death of a worker or broker can lose one message of each worker that it
+   cuts off; more is a violation. RabbitMQ must lose no task.
 """
 
 from __future__ import annotations
@@ -52,11 +53,15 @@ _MOST = 0.4
 _LAST = 300.0
 _TRIES = 3
 _FINAL = {"SUCCESS", "FAILURE", "REVOKED"}
+_REFUSED = "LockContended"
+_REASONS = {"", _REFUSED, "LockLost"}
+_FORGOTTEN = "forgotten by the broker"
 
 
 class End(NamedTuple):
     """The end of a task."""
 
+    mode: str
     state: str
     skipped: bool
     error: str
@@ -86,11 +91,24 @@ def judged(ends: dict[str, End]) -> list[str]:
             wrong.append(f"{task} has several ends: {end.ends}")
         if end.state == "SUCCESS" and not end.skipped and end.effects != 1:
             wrong.append(f"{task} succeeded and has {end.effects} effects")
-        if (end.skipped or end.error == "LockContended") and end.effects:
+        if end.skipped and end.mode != "skip":
+            wrong.append(f"{task} was skipped by the mode {end.mode}")
+        if end.error == _REFUSED and end.mode != "raise":
+            wrong.append(f"{task} was refused by the mode {end.mode}")
+        if end.error not in _REASONS or end.state == "REVOKED":
+            wrong.append(f"{task} failed for another reason: {end.error or end.state}")
+        if (end.skipped or end.error == _REFUSED) and end.effects:
             wrong.append(f"{task} was {'skipped' if end.skipped else 'refused'} and has {end.effects} effects")
         if end.effects > 1:
             wrong.append(f"{task} has {end.effects} effects")
     return wrong
+
+
+def forgotten_too_many(figures: Counter[str]) -> list[str]:
+    """The violation of a broker that forgot more messages than its deaths and those of its workers explain."""
+    ends = sum(figures[what] for what in ("worker SIGKILL", "warm shutdown", "cold shutdown"))
+    most = ends + WORKERS * figures["broker restart"]
+    return [f"{figures[_FORGOTTEN]} tasks are lost, at most {most} explained"] if figures[_FORGOTTEN] > most else []
 
 
 class Run:
@@ -239,7 +257,7 @@ class Run:
                 return
             if self._kind == "redis":
                 for task in self._open():
-                    self.figures["forgotten by the broker"] += 1
+                    self.figures[_FORGOTTEN] += 1
                     self._send(task)
 
     def _states(self) -> dict[str, dict[str, Any]]:
@@ -262,6 +280,7 @@ class Run:
             result = meta.get("result")
             about = result if isinstance(result, dict) else {}
             found[task] = End(
+                self.tasks[task][0],
                 meta["status"],
                 about.get("status") == "skipped",
                 about.get("exc_type", ""),
@@ -289,7 +308,7 @@ def run(kind: str, tasks: int, rate: float, seed: int, directory: Path) -> Outco
             figures["skipped" if end.skipped else f"{end.state} {end.error}".strip()] += 1
         for event in ("duplicate", "requeued", "requeue-failed"):
             figures[f"log: {event}"] = fire.count(event)
-        return Outcome(figures, judged(ends))
+        return Outcome(figures, [*judged(ends), *forgotten_too_many(figures)])
 
 
 def kinds() -> Iterator[str]:

@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.faults import effects
-from tests.faults.effects import End, judged
+from tests.faults.effects import End, forgotten_too_many, judged
 from tests.integration.rabbit import needs_rabbitmq
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 GOOD = [
-    End("SUCCESS", skipped=False, error="", effects=1, ends=("SUCCESS",)),
-    End("SUCCESS", skipped=False, error="", effects=1, ends=()),
-    End("SUCCESS", skipped=True, error="", effects=0, ends=("SUCCESS",)),
-    End("FAILURE", skipped=False, error="LockContended", effects=0, ends=("FAILURE", "FAILURE")),
-    End("FAILURE", skipped=False, error="LockLost", effects=1, ends=("FAILURE",)),
+    End("requeue", "SUCCESS", skipped=False, error="", effects=1, ends=("SUCCESS",)),
+    End("raise", "SUCCESS", skipped=False, error="", effects=1, ends=()),
+    End("skip", "SUCCESS", skipped=True, error="", effects=0, ends=("SUCCESS",)),
+    End("raise", "FAILURE", skipped=False, error="LockContended", effects=0, ends=("FAILURE", "FAILURE")),
+    End("requeue", "FAILURE", skipped=False, error="LockLost", effects=1, ends=("FAILURE",)),
 ]
 BAD = [
-    (End("STARTED", skipped=False, error="", effects=1, ends=()), "has no end"),
-    (End("SUCCESS", skipped=False, error="", effects=0, ends=("SUCCESS",)), "succeeded and has 0 effects"),
-    (End("SUCCESS", skipped=False, error="", effects=2, ends=("SUCCESS",)), "has 2 effects"),
-    (End("SUCCESS", skipped=True, error="", effects=1, ends=("SUCCESS",)), "was skipped and has 1"),
-    (End("FAILURE", skipped=False, error="LockContended", effects=1, ends=()), "was refused and has 1"),
-    (End("SUCCESS", skipped=False, error="", effects=1, ends=("FAILURE", "SUCCESS")), "has several ends"),
+    (End("requeue", "STARTED", skipped=False, error="", effects=1, ends=()), "has no end"),
+    (End("skip", "SUCCESS", skipped=False, error="", effects=0, ends=("SUCCESS",)), "succeeded and has 0 effects"),
+    (End("skip", "SUCCESS", skipped=False, error="", effects=2, ends=("SUCCESS",)), "has 2 effects"),
+    (End("skip", "SUCCESS", skipped=True, error="", effects=1, ends=("SUCCESS",)), "was skipped and has 1"),
+    (End("raise", "FAILURE", skipped=False, error="LockContended", effects=1, ends=()), "was refused and has 1"),
+    (End("skip", "SUCCESS", skipped=False, error="", effects=1, ends=("FAILURE", "SUCCESS")), "has several ends"),
+    (End("requeue", "SUCCESS", skipped=True, error="", effects=0, ends=("SUCCESS",)), "by the mode requeue"),
+    (
+        End("requeue", "FAILURE", skipped=False, error="LockContended", effects=0, ends=()),
+        "refused by the mode requeue",
+    ),
+    (
+        End("requeue", "FAILURE", skipped=False, error="WorkerLostError", effects=0, ends=()),
+        "another reason: WorkerLost",
+    ),
+    (End("requeue", "REVOKED", skipped=False, error="", effects=0, ends=()), "reason: REVOKED"),
 ]
 
 
@@ -37,6 +48,13 @@ def test_good_ends_are_no_violation() -> None:
 @pytest.mark.parametrize(("end", "said"), BAD, ids=[said for _, said in BAD])
 def test_each_kind_of_wrong_end_is_a_violation(end: End, said: str) -> None:
     assert any(said in what for what in judged({"task-1": end}))
+
+
+def test_a_loss_without_a_death_is_a_violation() -> None:
+    figures = Counter({"worker SIGKILL": 2, "broker restart": 1, "forgotten by the broker": 5})
+    assert forgotten_too_many(figures) == []
+    figures["forgotten by the broker"] += 1
+    assert forgotten_too_many(figures) == ["6 tasks are lost, at most 5 explained"]
 
 
 @pytest.mark.long

@@ -17,6 +17,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 SETTINGS = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 
+DOCS = [str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md")]
+
 
 def test_the_readme_begins_with_title_and_commands() -> None:
     title, sentences, commands = README.split("\n\n")[:3]
@@ -90,3 +92,16 @@ def test_the_architecture_names_no_other_module() -> None:
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"`(_?\w+/[\w/.]+)`", ARCHITECTURE))))
 def test_the_paths_of_the_architecture_exist(name: str) -> None:
     assert (ROOT / "redlock" / name).exists() or Path(ROOT / "redlock" / "_transport" / name).exists(), name
+
+
+NAMED_TEST = re.compile(r"\b(?:tests/)?((?:unit|sim|integration|faults|compose|fuzz)/[\w./]+\.py)(?:::(test_\w+))?")
+
+
+@pytest.mark.parametrize("page", ["SECURITY.md", "README.md", "CONTRIBUTING.md", *sorted(DOCS)])
+def test_every_test_that_a_page_names_exists(page: str) -> None:
+    named = NAMED_TEST.findall((ROOT / page).read_text(encoding="utf-8"))
+    for file, test in named:
+        path = ROOT / "tests" / file
+        assert path.is_file(), f"{page} names {file}"
+        assert not test or f"def {test}(" in path.read_text(encoding="utf-8"), f"{page} names {file}::{test}"
+    assert named or page not in {"SECURITY.md", "docs/safety.md"}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -231,3 +233,18 @@ def test_a_wait_does_not_need_the_thread_that_reports_it(
     monkeypatch.setattr(threading.Thread, "start", refuse)
     with rival.lock(NAME), pytest.raises(LockContended):
         client.lease(NAME).acquire(50)
+
+
+def test_a_flood_of_waiters_is_cut_and_said_to_be_more(nodes: Cluster, client: Redlock) -> None:
+    rows = [[[NAME], f"waiter-{number:04}", time.time()] for number in range(300)]
+    with client.lock(NAME):
+        for server in nodes.servers:
+            with raw(server) as redis:
+                redis.execute_command(*wait_report.write_command("process", json.dumps(rows)))
+        seen = cluster_status(nodes.urls, timeout=5.0, resources=20)
+        assert len(seen.waiters) == 100
+        assert seen.more
+        assert [lock.waiters for lock in seen.locks] == [300], "all are counted"
+        everything = cluster_status(nodes.urls, timeout=5.0, resources=60)
+        assert len(everything.waiters) == 300
+        assert not everything.more
