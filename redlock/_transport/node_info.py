@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from redlock._compat import ReplyError
-from redlock._escaping import is_invisible
+from redlock._escaping import excerpt, is_invisible
 from redlock._validation import LONGEST_NAME
 
 KEY_COMMANDS = frozenset({"HMGET", "HSET", "GET", "SET", "DEL", "PTTL", "PEXPIRE", "LLEN", "RPUSH", "BLPOP"})
@@ -51,15 +51,17 @@ def mode(info: dict[str, str]) -> str:
 
 
 _VALKEY = "Valkey "
+_LONGEST_SERVER = 40
 
 
 def server(info: dict[str, str]) -> str:
     """The version of a Redis, such as `8.2.3`, or of a Valkey, such as `Valkey 9.1.2`.
 
-    Valkey reports in `redis_version` the Redis with which it is compatible.
+    Valkey reports in `redis_version` the Redis with which it is compatible. The text is escaped and short, whatever the
+    server sends.
     """
     valkey = info.get("valkey_version", "")
-    return f"{_VALKEY}{valkey}" if valkey else info.get("redis_version", "")
+    return excerpt(f"{_VALKEY}{valkey}" if valkey else info.get("redis_version", ""), _LONGEST_SERVER)
 
 
 def product(server: str) -> str:

@@ -136,6 +136,11 @@ def wait_listeners(*observers: WaitListener) -> Iterator[None]:
         _listeners.reset(reset)
 
 
+def has_listeners() -> bool:
+    """Whether observers of this thread, greenlet or task get its waits."""
+    return bool(_listeners.get())
+
+
 def _notice(_event: str, fields: Mapping[str, object]) -> None:
     for observer in _listeners.get():
         observer.waiting(fields["resource"], fields["holder"])

@@ -21,15 +21,21 @@ import threading
 import time
 import weakref
 from collections import Counter
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from billiard import current_process
+from celery import current_task
 from celery.signals import worker_init
 from celery.worker.control import inspect_command
 
+from redlock import _log
 from redlock._process import after_fork_in_child, is_alive
+from redlock.celery import task_events
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from celery import Task
 
     from redlock.lease import Lease
@@ -163,6 +169,28 @@ def own_slot() -> int | None:
 
 TASK_LOCKS = TaskLockRegistry()
 after_fork_in_child(TASK_LOCKS.reset_after_fork)
+
+_wait_in_body: ContextVar[TaskLockEntry | None] = ContextVar("redlock_wait_in_body", default=None)
+
+
+def _notice(event: str, fields: Mapping[str, object]) -> None:
+    """Show a wait in the body of a task for a lock of its own. `@locked` shows its waits itself."""
+    if not current_task or task_events.has_listeners():
+        return
+    entry = _wait_in_body.get()
+    if event == "wait-ended":
+        if entry is not None:
+            _wait_in_body.set(None)
+            entry.over()
+        return
+    if event == "waiting":
+        entry = TaskLockEntry(current_task)
+        _wait_in_body.set(entry)
+    if entry is not None:
+        entry.waiting(fields["resource"], fields["holder"])
+
+
+_log.watch(_notice, "waiting", "retry", "wait-ended")
 
 
 @worker_init.connect

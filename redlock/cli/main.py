@@ -114,13 +114,7 @@ def _diagnostic_commands(commands: argparse._SubParsersAction[Parser]) -> None:
     _node_options(command)
     command.add_argument("--watch", action="store_true", help="repeat every second, until Ctrl-C")
     command.add_argument("--json", action="store_true", help="print JSON; with --watch, a line each time")
-    command.add_argument(
-        "--most",
-        metavar="N",
-        type=int,
-        default=200,
-        help="most locks that are shown (default: 200)",
-    )
+    command.add_argument("--most", metavar="N", type=int, default=200, help="number of shown locks (default: 200)")
     command.set_defaults(run=_status)
     command = commands.add_parser(
         "doctor",

@@ -15,6 +15,7 @@ from tests.integration.tools import eventually, run_out
 from tests.integration.worker_fixture import ROOT
 
 if TYPE_CHECKING:
+    from redlock import Redlock
     from tests.integration.worker_fixture import WorkerFixture
 
 HOLDING = "tests.integration.apps.holding"
@@ -70,3 +71,22 @@ def test_the_command_line_knows_it(stage: WorkerFixture) -> None:
     )
     (answer,) = json.loads(done.stdout).values()
     assert [(one["state"], one["resource"]) for one in answer] == [("holds", "holding:x")]
+
+
+def entries(stage: WorkerFixture, task: str) -> list[dict[str, Any]]:
+    """All that the workers tell of one task."""
+    return [one for one in locks(stage) if one["task"] == task]
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent"])
+def test_a_wait_in_the_body_of_a_task_is_shown(stage: WorkerFixture, client: Redlock, pool: str) -> None:
+    stage.start_worker("-P", pool, "--include", POLICIES, concurrency=3)
+    with client.lock("second:x") as lease:
+        task = stage.send(f"{POLICIES}.wait_in_body", "x")
+        eventually(lambda: len(entries(stage, task)) == 2, "the body to wait")
+        holds, waits = entries(stage, task)
+        assert (holds["state"], holds["resource"]) == ("holds", "body:x")
+        assert (waits["state"], waits["resource"], waits["position"]) == ("waits", "second:x", 1)
+        assert lease.owner[:8] in waits["holder"]
+    stage.result(task)
+    assert entries(stage, task) == []

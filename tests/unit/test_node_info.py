@@ -24,3 +24,8 @@ def test_redis_and_valkey_name_version_and_mode(
     found = node_info.fields(info)
     assert (node_info.server(found), node_info.mode(found)) == (server, mode)
     assert (node_info.product(server), node_info.version(server)) == (product, version)
+
+
+def test_a_hostile_version_is_shown_short_and_escaped() -> None:
+    found = node_info.fields(b"redis_version:8.2\x1b[31m" + b"9" * 60_000 + b"\r\n")
+    assert node_info.server(found) == "8.2\\x1b[31m" + "9" * 26 + "..."

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from redis import Redis
 
 from redlock import LockContended, Stale
-from redlock.celery import current_lease, locked
+from redlock.celery import client_for, current_lease, locked
 from workers.app import app, settings
 
 if TYPE_CHECKING:
@@ -100,3 +100,11 @@ def log(text: str) -> None:
         raise ValueError(text)
     except ValueError:
         logger.exception("this was said: %s", text)
+
+
+@app.task
+@locked("body:{name}")
+def wait_in_body(name: str) -> int:
+    """Wait in the body for a second lock, through the library."""
+    with client_for(app).lock(f"second:{name}") as lease:
+        return lease.fence
