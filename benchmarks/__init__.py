@@ -1,1 +1,1 @@
-"""How fast the lock is, beside its peers: `make bench`."""
+"""The speed of the lock beside its peers: `make bench`."""

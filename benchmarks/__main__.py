@@ -1,8 +1,9 @@
 """`make bench`, or `python -m benchmarks`: measures, prints tables, writes results.json and results.svg.
 
-Rules: one command, which sets itself up; a scenario that fails is named and does not end the others; the exit status
-is 0 only if all of them ran. Whether a goal was reached is shown, and changes nothing: a noisy machine must not make
-it fail.
+Invariants:
+1. One command sets everything up.
+2. A failed scenario is named and does not end the others. The exit status is 0 only if all scenarios ran.
+3. A missed goal is shown and does not change the exit status, because the load of the machine can cause it.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ SCENARIOS = ("uncontended", "hot", "frozen", "dead", "celery", "growth", "distan
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what the command line says, and return the exit status."""
+    """Run the scenarios of the command line, and return the exit status."""
     options = _parser().parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     if options.against:
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"bench: {name}: {error}", file=sys.stderr)
             failed = 1
         except KeyboardInterrupt:
-            print("bench: stopped; what was measured so far follows", file=sys.stderr)
+            print("bench: stopped; the measurements so far follow", file=sys.stderr)
             failed = 130
             break
     for name, why in bench.missing.items():
@@ -105,13 +106,13 @@ def _scenarios(text: str) -> list[str]:
     names = text.split(",")
     for name in names:
         if name not in SCENARIOS:
-            raise argparse.ArgumentTypeError(f"{name!r} is no scenario; they are {', '.join(SCENARIOS)}")
+            raise argparse.ArgumentTypeError(f"{name!r} is not a scenario; the scenarios are {', '.join(SCENARIOS)}")
     return names
 
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of rounds; it must be 1 or more")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of rounds; a whole number from 1 on is")
     return int(text)
 
 
@@ -119,9 +120,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure the lock beside its peers.")
     parser.add_argument("--only", type=_scenarios, default=SCENARIOS, metavar="A,B", help=f"of {','.join(SCENARIOS)}")
     parser.add_argument("--quick", action="store_true", help="few and short rounds")
-    parser.add_argument("--rounds", type=_positive, metavar="N", help="how often everything is repeated")
+    parser.add_argument("--rounds", type=_positive, metavar="N", help="number of repetitions")
     parser.add_argument("--against", metavar="REF", help="measure this tree beside another commit, and nothing else")
-    parser.add_argument("--out", type=Path, default=ROOT / "bench-out", metavar="DIR", help="where the results go")
+    parser.add_argument("--out", type=Path, default=ROOT / "bench-out", metavar="DIR", help="directory of the results")
     return parser
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from benchmarks.bench import START_SECONDS, TTL
-from benchmarks.environment import BEHIND, OURS, ROOT
+from benchmarks.environment import ASYNC_RELEASE, OURS, ROOT
 from benchmarks.process import PeerFailed, Process, Program
 from benchmarks.report import Table, median, ratio, spread
 from benchmarks.scenarios.uncontended import once
@@ -37,7 +37,7 @@ _SECONDS = 2.0
 
 
 class NoCommit(Exception):
-    """There is no such commit, or no git to look for it; the message says so."""
+    """The commit does not exist, or git is missing; the message has the reason."""
 
 
 class Side(NamedTuple):
@@ -60,8 +60,8 @@ def run(bench: Bench, ref: str) -> Table:
         ref: A commit, tag or branch of this repository.
 
     Raises:
-        NoCommit: There is no such commit.
-        PeerFailed: A side can't be measured.
+        NoCommit: The commit does not exist.
+        PeerFailed: The measurement of a side failed.
     """
     found: dict[tuple[Kind, int], dict[str, list[float]]] = {}
     with contextlib.ExitStack() as stack:
@@ -70,7 +70,7 @@ def run(bench: Bench, ref: str) -> Table:
         running: dict[tuple[Kind, int], Process] = {}
         for place, side in enumerate(sides):
             urls = stack.enter_context(_nodes(side))
-            for kind in (OURS, BEHIND):
+            for kind in (OURS, ASYNC_RELEASE):
                 program = Program((sys.executable, "-m", f"benchmarks.peers.{kind.module}"), side.directory, {})
                 process = stack.enter_context(Process(program, bench.options.out / "peers.log"))
                 process.ask("connect", START_SECONDS, urls=urls, ttl=TTL)
@@ -79,7 +79,7 @@ def run(bench: Bench, ref: str) -> Table:
         rounds = bench.rounds(_ROUNDS)
         for number in range(rounds):
             bench.say(f"round {number + 1} of {rounds}")
-            for kind in (OURS, BEHIND):
+            for kind in (OURS, ASYNC_RELEASE):
                 for place in (0, 1) if number % 2 == 0 else (1, 0):
                     once(running[kind, place], found[kind, place], bench.seconds(_SECONDS))
     return _table(other.name, found)
@@ -87,7 +87,7 @@ def run(bench: Bench, ref: str) -> Table:
 
 def _table(other: str, found: dict[tuple[Kind, int], dict[str, list[float]]]) -> Table:
     rows = []
-    for kind in (OURS, BEHIND):
+    for kind in (OURS, ASYNC_RELEASE):
         this, that = found[kind, 0], found[kind, 1]
         cpu = [one / two for one, two in zip(this["cpu"], that["cpu"], strict=True)]
         rows.append([

@@ -45,7 +45,7 @@ class Bench:
     def __init__(self, options: Options, kinds: Sequence[Kind] = PEERS) -> None:
         self.options = options
         self.missing: dict[str, str] = {}
-        """Which peers are not there, and why."""
+        """The peers that cannot be set up, each with the reason."""
         self._programs: dict[Kind, Program] = {}
         for kind in kinds:
             try:
@@ -54,15 +54,15 @@ class Bench:
                 self.missing[kind.name] = str(why)
 
     def kinds(self, *without: Kind, single: bool = True) -> list[Kind]:
-        """The peers that are there, in order; `single` says whether those on one node count."""
+        """The available peers in order; with `single` also the peers on one node."""
         return [kind for kind in self._programs if kind not in without and (single or kind.quorum)]
 
     def rounds(self, usual: int) -> int:
-        """How many rounds."""
+        """The number of rounds."""
         return self.options.rounds or (max(2, usual // 3) if self.options.quick else usual)
 
     def seconds(self, usual: float) -> float:
-        """How long one measurement lasts."""
+        """The seconds of one measurement."""
         return usual / 4 if self.options.quick else usual
 
     def process(self, kind: Kind) -> Process:
@@ -71,13 +71,13 @@ class Bench:
 
     @contextlib.contextmanager
     def connected(self, kind: Kind, urls: Sequence[str], ttl: float = TTL) -> Iterator[Process]:
-        """A process of a peer that has dialled."""
+        """A connected process of a peer."""
         with self.process(kind) as process:
             process.ask("connect", START_SECONDS, urls=nodes_of(kind, urls), ttl=ttl)
             yield process
 
     def say(self, text: str) -> None:
-        """Tell how far it is."""
+        """Print the progress."""
         print(f"  {text}", file=sys.stderr, flush=True)
 
 

@@ -1,7 +1,8 @@
-"""The Celery app that the scenario `celery` measures: one task that does nothing, under several locks.
+"""The Celery app of the scenario `celery`: one task without work, under several locks.
 
-Rules: everything but addresses is Celery's and the lock's default; all variants live in one worker, so that they can be
-measured in turn by the same processes.
+Invariants:
+1. All settings except the addresses are the defaults of Celery and of the lock.
+2. All variants run in one worker, so the same processes measure them in turn.
 """
 
 from __future__ import annotations
@@ -29,24 +30,24 @@ _TTL_MS, _RETRY_SECONDS = 5_000, 0.01
 
 @app.task
 def unlocked(_number: int) -> None:
-    """Nothing."""
+    """No work."""
 
 
 @app.task
 @locked("distinct:{number}")
 def distinct(number: int) -> None:
-    """Nothing, under a lock that nobody else wants."""
+    """No work, under a lock without other callers."""
 
 
 @app.task
 @locked("one")
 def one(_number: int) -> None:
-    """Nothing, under a lock that everybody wants."""
+    """No work, under a lock that every task wants."""
 
 
 @functools.cache
-def _redlock_py() -> Any:  # noqa: ANN401 - it has no types
-    """redlock-py out of its own environment, where its package has the same name as ours."""
+def _redlock_py() -> Any:  # noqa: ANN401 - redlock-py has no types
+    """Import redlock-py from its own environment, because its package has the name of this one."""
     place = Path(os.environ["BENCH_REDLOCK_PY"]) / "redlock" / "__init__.py"
     spec = importlib.util.spec_from_file_location("redlock_py", place)
     assert spec is not None
@@ -58,7 +59,7 @@ def _redlock_py() -> Any:  # noqa: ANN401 - it has no types
 
 
 def naive(key: str) -> Callable[[Callable[[int], None]], Callable[[int], None]]:
-    """The decorator that one finds in recipes: take the lock, run the body, give it back."""
+    """A decorator as in many recipes: acquire the lock, run the body, release the lock."""
 
     def decorate(function: Callable[[int], None]) -> Callable[[int], None]:
         @functools.wraps(function)
@@ -79,10 +80,10 @@ def naive(key: str) -> Callable[[Callable[[int], None]], Callable[[int], None]]:
 @app.task
 @naive("naive:{number}")
 def naive_distinct(_number: int) -> None:
-    """Nothing, under redlock-py and a lock that nobody else wants."""
+    """No work, under redlock-py and a lock without other callers."""
 
 
 @app.task
 @naive("naive")
 def naive_one(_number: int) -> None:
-    """Nothing, under redlock-py and a lock that everybody wants."""
+    """No work, under redlock-py and a lock that every task wants."""

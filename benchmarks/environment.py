@@ -1,7 +1,9 @@
-"""The peers: what each needs, set up once in an environment of its own, in a folder that git ignores.
+"""The peers: each is set up once, in its own environment, in a folder that git ignores.
 
-Rules: nothing is installed into this project's environment; what can't be set up is left out of the tables and named
-with the reason; an environment is remade when what it needs has changed.
+Invariants:
+1. Nothing is installed into the environment of this project.
+2. A peer that cannot be set up is left out of the tables and named with the reason.
+3. A changed list of packages makes the environment anew.
 """
 
 from __future__ import annotations
@@ -19,18 +21,18 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 ROOT = Path(__file__).parents[1]
-STILL_HELD = ROOT / ".bench"
+ENVIRONMENTS = ROOT / ".bench"
 _FOLDER = ROOT / "benchmarks"
 
 
 class Kind(NamedTuple):
-    """One of the locks that are compared.
+    """A lock in the comparison.
 
     Attributes:
-        name: How the tables call it.
-        quorum: Whether it locks on all nodes; the others use the first one.
-        module: Its Python file in `benchmarks/peers`; empty for what is not Python.
-        needs: What pip or npm installs for it.
+        name: Its name in the tables.
+        quorum: True if it locks on all nodes, False if on the first node only.
+        module: Its Python file in `benchmarks/peers`; empty for another language.
+        needs: The packages that pip or npm installs.
     """
 
     name: str
@@ -40,16 +42,16 @@ class Kind(NamedTuple):
 
 
 OURS = Kind("ours", quorum=True, module="ours")
-BEHIND = Kind("ours, release not waited for", quorum=True, module="ours_async_release")
+ASYNC_RELEASE = Kind("ours, release not waited for", quorum=True, module="ours_async_release")
 FLOOR = Kind("floor", quorum=True, module="floor")
-FLOOR_BEHIND = Kind("floor, release not waited for", quorum=True, module="floor_async_release")
-FLOORS = (FLOOR, FLOOR_BEHIND)
+FLOOR_ASYNC_RELEASE = Kind("floor, release not waited for", quorum=True, module="floor_async_release")
+FLOORS = (FLOOR, FLOOR_ASYNC_RELEASE)
 LIMIT = Kind("limit (C)", quorum=True)
 NODE = Kind("node-redlock", quorum=True, needs=("redlock@5.0.0-beta.2", "ioredis@5"))
 REDLOCK_PY = Kind("redlock-py", quorum=True, module="redlock_py", needs=("redlock-py", "redis[hiredis]"))
 PEERS = (
     OURS,
-    BEHIND,
+    ASYNC_RELEASE,
     *FLOORS,
     LIMIT,
     NODE,
@@ -62,20 +64,20 @@ PEERS = (
 
 
 class Missing(Exception):
-    """A peer can't be set up; the message says why."""
+    """A peer cannot be set up; the message has the reason."""
 
 
 def prepare(kind: Kind) -> Program:
-    """Set up what this peer needs, and how to start it.
+    """Set up a peer, and return its program.
 
     Raises:
-        Missing: That can't be done here.
+        Missing: The set-up failed.
     """
-    if kind in {OURS, BEHIND, *FLOORS}:
+    if kind in {OURS, ASYNC_RELEASE, *FLOORS}:
         return Program((sys.executable, "-m", f"benchmarks.peers.{kind.module}"), ROOT, {})
     if kind is LIMIT:
         return _compiled()
-    place = STILL_HELD / kind.name.replace(" ", "-")
+    place = ENVIRONMENTS / kind.name.replace(" ", "-")
     if kind is NODE:
         return _node(kind, place)
     python = place / "bin" / "python"
@@ -84,24 +86,24 @@ def prepare(kind: Kind) -> Program:
         venv.create(place, with_pip=True, clear=True)
         _run([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *kind.needs])
         _done(place, kind.needs)
-    # Last on the path: here `redlock` is what was installed, not this project's.
+    # Last on the path, so that `redlock` is the installed package and not this project's.
     packages = next(place.glob("lib/python*/site-packages"))
     (packages / "bench.pth").write_text(f"{ROOT}\n")
     return Program((str(python), "-m", f"benchmarks.peers.{kind.module}"), place, {})
 
 
 def site_packages(kind: Kind) -> Path:
-    """Where a Python peer's packages lie."""
-    return next((STILL_HELD / kind.name).glob("lib/python*/site-packages"))
+    """The folder of a Python peer's packages."""
+    return next((ENVIRONMENTS / kind.name).glob("lib/python*/site-packages"))
 
 
 def _compiled() -> Program:
     compiler = shutil.which("cc")
     if compiler is None:
         raise Missing("no C compiler")
-    program, source = STILL_HELD / "limit", _FOLDER / "limit.c"
+    program, source = ENVIRONMENTS / "limit", _FOLDER / "limit.c"
     if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
-        STILL_HELD.mkdir(exist_ok=True)
+        ENVIRONMENTS.mkdir(exist_ok=True)
         _run([compiler, "-O2", "-o", str(program), str(source)])
     return Program((str(program),), ROOT, {})
 

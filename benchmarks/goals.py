@@ -1,4 +1,4 @@
-"""The figures that the project wants to reach, beside those that this run has found."""
+"""The goals of the project beside the figures of this run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from benchmarks.report import Cell
 
 AT_LEAST, AT_MOST = ">=", "<="
-_RATIO, _BEHIND = "ours is x", "not waited, x"
+_RATIO, _ASYNC_RELEASE = "ours is x", "not waited, x"
 _OTHERS = "to others, x"
 _HOT = ("redlock-py", "redlock-ng", "pottery", "node-redlock")
 _UNCONTENDED = (
@@ -25,7 +25,7 @@ _UNCONTENDED = (
 )
 
 GOALS = (
-    *(("uncontended", peer, _BEHIND, AT_LEAST, wanted) for peer, wanted in _UNCONTENDED),
+    *(("uncontended", peer, _ASYNC_RELEASE, AT_LEAST, wanted) for peer, wanted in _UNCONTENDED),
     *(("uncontended", peer, _RATIO, AT_LEAST, wanted) for peer, wanted in _UNCONTENDED),
     ("uncontended", "ours", "x floor", AT_MOST, 1.9),
     ("uncontended", "ours, release not waited for", "x floor", AT_MOST, 2.3),
@@ -41,7 +41,7 @@ GOALS = (
 
 
 def table(tables: Sequence[Table]) -> Table:
-    """Every goal that this run can tell something about."""
+    """Every goal with a figure in this run."""
     rows: list[list[Cell]] = []
     for scenario, row, column, sense, wanted in GOALS:
         value = _cell(tables, scenario, row, column)
@@ -50,7 +50,7 @@ def table(tables: Sequence[Table]) -> Table:
             rows.append(
                 [f"{scenario}: {row}, {column}", f"{sense} {wanted:g}", shown(value), "yes" if reached else "NO"]
             )
-    return Table("goals", "what is wanted, and what this run found", ("", "wanted", "found", "reached"), rows)
+    return Table("goals", "goals, and the figures of this run", ("", "wanted", "found", "reached"), rows)
 
 
 def _cell(tables: Sequence[Table], scenario: str, row: str, column: str) -> float | None:

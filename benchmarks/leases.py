@@ -1,4 +1,4 @@
-"""Many leases in one process, all renewed: what they cost. Part of our own peer; no other renews."""
+"""The cost of many renewed leases in one process. A part of this project's peer only; no other peer renews."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def hold(peer: Ours, said: dict[str, Any]) -> dict[str, Any]:
-    """Take leases on so many names, keep them for some seconds, and tell what that took of this process."""
+    """Acquire leases on many names, keep them for some seconds, and measure the cost for this process."""
     begun = time.monotonic()
     leases = [peer.client.lease(f"{said['name']}:{number}", renew=True) for number in range(said["leases"])]
     for lease in leases:
@@ -40,7 +40,7 @@ def _memory_mb() -> float:
 def _connections() -> int:
     found = 0
     for entry in Path("/proc/self/fd").iterdir():
-        # The folder's own descriptor is gone when its entry is looked at.
+        # The descriptor of the folder itself is closed by now.
         with contextlib.suppress(FileNotFoundError):
             found += entry.readlink().name.startswith("socket:")
     return found

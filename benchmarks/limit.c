@@ -1,8 +1,8 @@
-/* The limit: what five servers and one process can do at all, without a library in between.
+/* The limit: the speed of five servers and one process without a library.
  *
- * Plain SET NX PX on all sockets at once, wait for all replies, then the usual compare-and-delete script by EVALSHA on all sockets
- * at once, wait for all replies. No fence, no record, no decision, no late answer. It speaks with the harness as the
- * other peers do (benchmarks/worker.py), but knows `connect` and `cycle` only, and reads of a line what it needs.
+ * A pair is SET NX PX on all sockets at once, all replies, the compare-and-delete script by EVALSHA on all sockets at
+ * once, all replies. There is no fence, no record, no decision and no late reply. The program has the commands
+ * `connect` and `cycle` of the other peers (benchmarks/worker.py).
  */
 #include <arpa/inet.h>
 #include <netinet/tcp.h>

@@ -1,7 +1,7 @@
 """The results as one picture: for each table a block of bars, drawn as SVG by hand.
 
-Rule: a bar's length is its share of the longest in its block, and its value stands beside it, so nothing has to be
-read off an axis.
+Invariants:
+1. A bar's length is relative to the longest bar of its block. Its value stands beside the bar, so there is no axis.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _OURS, _THEIRS = "#1f6feb", "#9aa4b1"
 
 
 def svg(tables: Sequence[Table]) -> str:
-    """All tables that have something to show."""
+    """All tables that have bars."""
     parts, top = [], 10
     for table in tables:
         if table.bars:

@@ -1,7 +1,8 @@
-"""One peer process, and how the harness talks with it: a line of JSON each way; and programs that it only starts.
+"""Peer processes, which exchange lines of JSON with the harness, and programs in the background.
 
-Rules: every answer is waited for only so long, because hanging is one of the things that locks do; a process that
-hung or failed is killed; none outlives the harness.
+Invariants:
+1. Each reply has a timeout, because a lock can hang.
+2. A process that hangs or fails is killed. No process outlives the harness.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ if TYPE_CHECKING:
 
 
 class PeerFailed(Exception):
-    """A peer ended instead of answering, or did not answer in time; the message says which."""
+    """A peer ended or did not answer in time; the message has the reason."""
 
 
 class Program(NamedTuple):
-    """How a peer is started.
+    """The program of a peer.
 
     Attributes:
         command: The words of the command.
-        directory: The working directory: a peer's Python must not find this project's packages before its own.
+        directory: The working directory. A peer's Python must find its own packages before those of this project.
         environment: Variables that are added to the environment.
     """
 
@@ -44,7 +45,7 @@ class Program(NamedTuple):
 
 @contextlib.contextmanager
 def background(command: Sequence[str], directory: Path, environment: Mapping[str, str], log: Path) -> Iterator[None]:
-    """A program with this environment and children of its own, such as a Celery worker, until the block ends."""
+    """Run a program and its children, such as a Celery worker, until the end of the block."""
     with log.open("ab") as output:
         process = subprocess.Popen(
             command,
@@ -54,7 +55,7 @@ def background(command: Sequence[str], directory: Path, environment: Mapping[str
             stdout=output,
             stderr=output,
             start_new_session=True,
-            preexec_fn=die_with_parent,  # noqa: PLW1509 - one prctl, nothing that a fork could break
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - one prctl, which is safe after a fork
         )
     try:
         yield
@@ -65,11 +66,11 @@ def background(command: Sequence[str], directory: Path, environment: Mapping[str
 
 
 class Process:
-    """A peer that runs; killed at the end of the `with` block.
+    """A running peer; the end of the `with` block kills the process.
 
     Args:
-        program: What to start.
-        log: Where its standard error goes.
+        program: The program to start.
+        log: The file for its standard error.
     """
 
     def __init__(self, program: Program, log: Path) -> None:
@@ -84,7 +85,7 @@ class Process:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                preexec_fn=die_with_parent,  # noqa: PLW1509 - one prctl, nothing that a fork could break
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - one prctl, which is safe after a fork
             )
 
     def __enter__(self) -> Self:
@@ -95,11 +96,11 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """The process id."""
         return self._process.pid
 
     def kill(self) -> None:
-        """SIGKILL; again does nothing."""
+        """Kill the process; a second call has no effect."""
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
@@ -108,31 +109,31 @@ class Process:
                 pipe.close()
 
     def ask(self, do: str, within: float, **said: object) -> dict[str, Any]:
-        """Tell it to do something and wait for the answer."""
+        """Send a command and wait for the reply."""
         self.tell(do, **said)
         return self.hear(within)
 
     def tell(self, do: str, **said: object) -> None:
-        """Tell it to do something.
+        """Send a command.
 
         Raises:
-            PeerFailed: It has ended.
+            PeerFailed: The process has ended.
         """
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps({"do": do, **said}).encode() + b"\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            raise PeerFailed(f"{self._name} has ended; {self._log} says why") from None
+            raise PeerFailed(f"{self._name} has ended; the reason is in {self._log}") from None
 
     def hear(self, within: float) -> dict[str, Any]:
-        """Its answer.
+        """Wait for the reply.
 
         Args:
-            within: Seconds to wait for it.
+            within: Timeout in seconds.
 
         Raises:
-            PeerFailed: It ended, or this time is over.
+            PeerFailed: The process ended or did not reply in time.
         """
         assert self._process.stdout is not None
         until = time.monotonic() + within
@@ -143,7 +144,7 @@ class Process:
                 raise PeerFailed(f"hangs for more than {within:g} s")
             data = os.read(descriptor, 1 << 20)
             if not data:
-                raise PeerFailed(f"{self._name} has ended; {self._log} says why")
+                raise PeerFailed(f"{self._name} has ended; the reason is in {self._log}")
             parts.append(data)
         line, _, self._rest = b"".join(parts).partition(b"\n")
         answer: dict[str, Any] = json.loads(line)

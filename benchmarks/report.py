@@ -38,7 +38,7 @@ class Table:
     raw: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def text(self) -> str:
-        """As it is printed."""
+        """The table as text."""
         cells = [list(self.columns), *([shown(cell) for cell in row] for row in self.rows)]
         widths = [max(len(row[place]) for row in cells) for place in range(len(self.columns))]
         lines = [
@@ -59,7 +59,7 @@ def shown(cell: Cell) -> str:
 
 
 def median(values: Sequence[float]) -> float | None:
-    """The middle one; None of nothing."""
+    """The median; None without values."""
     return statistics.median(values) if values else None
 
 
@@ -69,7 +69,7 @@ def spread(values: Sequence[float]) -> str:
 
 
 def quantile(values: Sequence[float], share: float) -> float | None:
-    """The value that this share of them does not exceed; None of nothing."""
+    """The value that this share of the values does not exceed; None without values."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else None
 

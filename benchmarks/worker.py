@@ -7,13 +7,13 @@ Invariants:
 2. The measurements are here, next to the lock, and the same for all peers.
 3. All times are seconds on the monotonic clock, which the processes of a machine share.
 
-    connect  urls, ttl, check                 dial, and take and release some locks; `check` are addresses of the same
-                                              nodes where it looks whether releases were applied, by default `urls`
+    connect  urls, ttl, check                 connect, and use some locks; `check` are addresses of the same
+                                              nodes, which show the applied releases; by default `urls`
     cycle    name, names, seconds, count, settle
-                                              take and release, over and over: pairs, seconds, acquire times
+                                              acquire and release, over and over: pairs, seconds, acquire times
     hot      name, store, threads, at, lead, seconds
                                               read-modify-write of a counter under one lock; counted after the lead
-    take     name                             take it and keep it: since when, at what time
+    take     name                             acquire the lock and keep it: times before and after
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Bench:
         return {}
 
     def cycle(self, said: Said) -> Said:
-        """Take and release; the clock stops when a quorum of nodes has applied every release."""
+        """Acquire and release; the clock stops when a quorum of nodes has applied every release."""
         names = [f"{said['name']}:{number}" for number in range(said["names"])]
         acquire, release, clock = self.peer.acquire, self.peer.release, time.perf_counter
         times, failures, error = [], 0, ""
@@ -97,7 +97,7 @@ class Bench:
                 held = acquire(names[done % len(names)])
                 times.append(clock() - before)
                 release(held)
-            except Exception as exc:  # noqa: BLE001 - what a peer raises is a result
+            except Exception as exc:  # noqa: BLE001 - an error of a peer is a result
                 failures, error = failures + 1, f"{type(exc).__name__}: {exc}"[:200]
             done += 1
             before = clock()
@@ -118,7 +118,7 @@ class Bench:
             time.sleep(0.0001)
 
     def hot(self, said: Said) -> Said:
-        """Many threads, one lock, a counter that is read, raised and written inside."""
+        """Read and write a counter under one lock, in many threads."""
         counts, waits = [0] * said["threads"], [[] for _ in range(said["threads"])]  # type: list[int], list[list[float]]
         early, again = [0] * said["threads"], [0] * said["threads"]
         errors: list[str] = []
@@ -144,7 +144,7 @@ class Bench:
                         again[number] += after >= since and found == written
                         written = found + 1
                     self.peer.release(held)
-                except Exception as exc:  # noqa: BLE001 - what a peer raises is a result
+                except Exception as exc:  # noqa: BLE001 - an error of a peer is a result
                     errors.append(f"{type(exc).__name__}: {exc}"[:200])
 
         threads = [threading.Thread(target=run, args=(number,)) for number in range(said["threads"])]
@@ -160,7 +160,7 @@ class Bench:
         }  # fmt: skip
 
     def take(self, said: Said) -> Said:
-        """Take it and keep it."""
+        """Acquire the lock and keep it."""
         since = time.monotonic()
         self._held = self.peer.acquire(said["name"])
         return {"since": since, "at": time.monotonic()}

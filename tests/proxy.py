@@ -1,10 +1,10 @@
-"""A TCP proxy before a server, which can be slow, cut one way, half-open, gone, or answer what the server did not.
+"""A TCP proxy before a server: slow, cut in one direction, half-open, closed, or with replies of its own.
 
 Invariants:
-1. What is held is not lost: when the proxy is mended it arrives, late, as after TCP's own retransmission; even if
-   the sender has closed the connection meanwhile.
-2. A connection never outlives the server behind it. Nothing outlives the `with` block.
-3. Chance is seeded.
+1. Held bytes are not lost. After `restore` they arrive late, as after a retransmission by TCP, even if the sender has
+   closed the connection.
+2. A connection never outlives its server. Nothing outlives the `with` block.
+3. Randomness is seeded.
 """
 
 from __future__ import annotations
@@ -27,67 +27,67 @@ if TYPE_CHECKING:
     from redlock.testing.redis_server import Server
 
     Passing = Callable[[bytes, asyncio.StreamWriter], Coroutine[Any, Any, None]]
-    """How a piece of what the server answers is passed on to the client."""
+    """Forwards a piece of a reply to the client."""
 
 
-async def as_it_is(data: bytes, writer: asyncio.StreamWriter) -> None:
-    """The answer."""
+async def unchanged(data: bytes, writer: asyncio.StreamWriter) -> None:
+    """Forward the bytes."""
     writer.write(data)
     await writer.drain()
 
 
-async def a_byte_each_10_ms(data: bytes, writer: asyncio.StreamWriter) -> None:
-    """The answer, slowly."""
+async def byte_by_byte(data: bytes, writer: asyncio.StreamWriter) -> None:
+    """Forward the bytes slowly."""
     for place in range(len(data)):
         writer.write(data[place : place + 1])
         await asyncio.sleep(0.01)
 
 
-async def a_reset_in_the_middle(data: bytes, writer: asyncio.StreamWriter) -> None:
-    """Half of the answer, and RST."""
+async def half_a_reply_then_reset(data: bytes, writer: asyncio.StreamWriter) -> None:
+    """Forward half of the bytes, then reset the connection."""
     writer.write(data[: len(data) // 2])
     end: socket.socket = writer.get_extra_info("socket")
     end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     raise ConnectionResetError
 
 
-async def half_and_no_more(data: bytes, writer: asyncio.StreamWriter) -> None:
-    """Half of the answer, and the end of what the server says; it goes on listening."""
+async def half_a_reply(data: bytes, writer: asyncio.StreamWriter) -> None:
+    """Forward half of the bytes and close this direction; the other direction stays open."""
     writer.write(data[: len(data) // 2])
     writer.write_eof()
     await asyncio.Event().wait()
 
 
 async def endless_garbage(_: bytes, writer: asyncio.StreamWriter) -> None:
-    """One line without an end."""
+    """Send a line without an end."""
     while True:
         writer.write(b"+" + b"x" * 65_535)
         await writer.drain()
 
 
-def says(data: bytes) -> Passing:
-    """These bytes in place of each piece of an answer."""
+def always(data: bytes) -> Passing:
+    """Forward these bytes in place of each piece of a reply."""
 
-    async def say(_: bytes, writer: asyncio.StreamWriter) -> None:
-        await as_it_is(data, writer)
+    async def forward(_: bytes, writer: asyncio.StreamWriter) -> None:
+        await unchanged(data, writer)
 
-    return say
+    return forward
 
 
 class Proxy:
-    """The way to one server, for clients that use `url` instead of its own.
+    """A proxy before one server, for clients that use its `url`.
 
     Attributes:
-        delay: Seconds that what a client sends takes; pieces follow each other closely.
-        jitter: The longest time in seconds that a piece takes beside that, either way; drawn anew for each.
-        passing: How answers are passed on.
-        lets_through: Which pieces of what a client sends reach the server.
-        commands: How many commands were sent this way.
+        delay: Delay in seconds of bytes to the server; pieces keep their distance.
+        jitter: The longest random delay in seconds that each piece has in addition, in both directions.
+        passing: The function that forwards replies.
+        lets_through: Whether a piece of a request reaches the server.
+        commands: Number of commands to the server.
     """
 
     def __init__(self, server: Server, seed: int = 0, delay: float = 0.0) -> None:
         self.delay, self.jitter = delay, 0.0
-        self.passing: Passing = as_it_is
+        self.passing: Passing = unchanged
         self.lets_through: Callable[[bytes], bool] = bool
         self.commands = 0
         self.url = ""
@@ -97,31 +97,31 @@ class Proxy:
         for way in self._ways.values():
             way.set()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._carrying: set[asyncio.Task[None]] = set()
+        self._forwarding: set[asyncio.Task[None]] = set()
         self._forgotten: set[asyncio.Task[None]] = set()
         self._refuses = False
 
-    def lead_to(self, server: Server) -> None:
-        """Be the way to this server from the next connection on."""
+    def connect_to(self, server: Server) -> None:
+        """Forward new connections to this server."""
         self._server = server
 
     def hold(self, *ways: str) -> None:
-        """Hold back what goes `to` the server, comes `from` it, or both: half-open, and neither side is told."""
+        """Hold bytes `to` the server, `from` the server, or both, without a sign to either side."""
         self._in_the_loop(*(self._ways[way].clear for way in ways))
 
     def drop(self) -> None:
-        """End all connections and refuse new ones."""
+        """Close all connections and refuse new connections."""
         self._refuses = True
-        self._in_the_loop(*(task.cancel for task in list(self._carrying)))
+        self._in_the_loop(*(task.cancel for task in list(self._forwarding)))
 
     def drop_connections(self) -> None:
-        """Lose all that goes over the connections there are, as a firewall that forgot them; new ones work."""
-        self._in_the_loop(lambda: self._forgotten.update(self._carrying))
+        """Lose all bytes of the present connections, as a firewall that forgot them; new connections work."""
+        self._in_the_loop(lambda: self._forgotten.update(self._forwarding))
 
-    def mend(self) -> None:
-        """Carry everything again, what was held first."""
+    def restore(self) -> None:
+        """Forward everything again, the held bytes first."""
         self.delay = self.jitter = 0.0
-        self.passing, self._refuses = as_it_is, False
+        self.passing, self._refuses = unchanged, False
         self._in_the_loop(*(way.set for way in self._ways.values()))
 
     def _in_the_loop(self, *calls: Callable[[], object]) -> None:
@@ -137,21 +137,21 @@ class Proxy:
         assert done.wait(10), "the thread of the proxies is stuck"
 
     async def listen(self) -> asyncio.Server:
-        """Begin to carry."""
+        """Listen, and forward connections."""
         self._loop = asyncio.get_running_loop()
-        server = await asyncio.start_server(self._carry, "127.0.0.1", 0)
+        server = await asyncio.start_server(self._forward, "127.0.0.1", 0)
         self.url = f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         return server
 
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # Cancelled when the proxy ends, be it twice; asyncio would call a cancelled handler an error of ours.
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # The end of the proxy cancels the handler, and asyncio would report a cancelled handler as an error.
         with contextlib.suppress(asyncio.CancelledError):
-            await self._carry_both_ways(reader, writer)
+            await self._forward_both_ways(reader, writer)
 
-    async def _carry_both_ways(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _forward_both_ways(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._carrying.add(task)
+        self._forwarding.add(task)
         far: asyncio.StreamWriter | None = None
         ways: list[asyncio.Future[None]] = []
         try:
@@ -162,18 +162,18 @@ class Proxy:
                 asyncio.ensure_future(self._pump(reader, far, "to", task)),
                 asyncio.ensure_future(self._pump(far_reader, writer, "from", task)),
             ]
-            # A sender that has closed is done; what it sent still arrives.
+            # After a sender has closed, its bytes still arrive.
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         except (OSError, asyncio.CancelledError):
             pass
         finally:
-            # Before anything is waited for: a task that is cancelled once more does not come back from there.
+            # Before any await, because a second cancel would end the task there.
             for end in (writer, far):
                 if end is not None:
                     end.close()
             for way in ways:
                 way.cancel()
-            self._carrying.discard(task)
+            self._forwarding.discard(task)
             self._forgotten.discard(task)
             await asyncio.gather(*ways, return_exceptions=True)
 
@@ -219,14 +219,14 @@ class Proxy:
                 due, data = await on_the_way.get()
                 await asyncio.sleep(due - time.monotonic())
                 await self._ways[way].wait()
-                await (as_it_is if way == "to" else self.passing)(data, writer)
+                await (unchanged if way == "to" else self.passing)(data, writer)
                 on_the_way.task_done()
         writer.close()
 
 
 @contextlib.contextmanager
 def served(*begin: Callable[[], Awaitable[asyncio.Server]]) -> Iterator[None]:
-    """Servers, each begun by one of these, in one thread for as long as the `with` block lasts."""
+    """Run servers, each started by one of these functions, in one thread during the `with` block."""
     loop, stop, up = asyncio.new_event_loop(), asyncio.Event(), threading.Event()
 
     async def serve() -> None:
@@ -236,8 +236,8 @@ def served(*begin: Callable[[], Awaitable[asyncio.Server]]) -> Iterator[None]:
         for server in listening:
             for listener in server.sockets:
                 loop.remove_reader(listener.fileno())
-        # What was accepted just now becomes a task some turns of the loop later: before that its server can't be closed
-        # (asyncio forgets the connection), nor can the task be cancelled (it would not close the connection).
+        # A new connection becomes a task some turns of the loop later. Before that, asyncio would forget the connection
+        # of a closed server, and a cancelled task would not close the connection.
         for _ in range(10):
             await asyncio.sleep(0)
         for server in listening:
@@ -246,7 +246,7 @@ def served(*begin: Callable[[], Awaitable[asyncio.Server]]) -> Iterator[None]:
             for task in rest:
                 task.cancel()
             await asyncio.wait(rest)
-        # A closed transport lets go of its socket in the turn after.
+        # A closed transport closes its socket in the next turn.
         await asyncio.sleep(0)
 
     def run() -> None:
@@ -265,7 +265,7 @@ def served(*begin: Callable[[], Awaitable[asyncio.Server]]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def proxies(servers: Sequence[Server], delay: float = 0.0, *, seed: int = 0) -> Iterator[list[Proxy]]:
-    """A proxy before each of these servers, all carried by one thread."""
+    """Run a proxy before each of these servers, all in one thread."""
     found = [Proxy(server, seed + place, delay) for place, server in enumerate(servers)]
     with served(*(proxy.listen for proxy in found)):
         yield found

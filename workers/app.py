@@ -72,8 +72,8 @@ app.conf.update(
     task_reject_on_worker_lost=True,
     task_track_started=True,
     worker_prefetch_multiplier=1,
-    # True would lose tasks if broker and results are on the same server: Celery 5.7 kills the child, can't reach the
-    # backend, takes the task for revoked, and acknowledges the task on the next connection. A second copy is harmless.
+    # True would lose tasks if broker and results are on the same server. Celery 5.7 kills the child, takes the task for
+    # revoked because the backend is away, and acknowledges the task on the next connection. A copy is harmless.
     worker_cancel_long_running_tasks_on_connection_loss=False,
     worker_send_task_events=True,
     task_send_sent_event=True,
@@ -90,8 +90,8 @@ app.conf.update(
         "socket_keepalive_options": _KEEPALIVE,
         "health_check_interval": 25,
     },
-    # False would fail and acknowledge a task during a short outage of the results: before Celery stores a state, it
-    # reads the last state, and it does not repeat that read (celery/backends/base.py).
+    # False would fail and acknowledge a task during a short outage of the results. Before Celery stores a state, it
+    # reads the last state without a retry (celery/backends/base.py).
     result_backend_always_retry=True,
     # As above: Celery's default is two minutes.
     redis_socket_timeout=10.0,

@@ -1,1 +1,1 @@
-"""One short program per lock: what the harness talks with. See `worker` for what is said."""
+"""One short program per lock, for the harness. The module `worker` documents the commands."""

@@ -1,4 +1,4 @@
-// node-redlock on ioredis: all nodes at the same time. What is said is explained in benchmarks/worker.py.
+// node-redlock on ioredis: all nodes at the same time. benchmarks/worker.py documents the commands.
 "use strict";
 const Redis = require("ioredis");
 const { default: Redlock, ExecutionError } = require("redlock");
@@ -10,8 +10,8 @@ const clock = () => Number(process.hrtime.bigint()) / 1e9;
 const rounded = (list) => list.map((seconds) => Math.round(seconds * 1e7) / 1e4);
 const cpu = () => { const used = process.cpuUsage(); return (used.user + used.system) / 1e6; };
 
-// Its own retries keep what an attempt has taken, so that two clients that split the vote hold each other up for a TTL.
-// A failed call gives that back: one attempt per call, with a random pause between them, is what serves it best.
+// Its own retries keep the keys of a failed attempt, so two clients that split the vote wait for a TTL.
+// A failed call deletes its keys, so one attempt per call with a random pause is the best for this library.
 const acquire = async (name) => {
   for (;;) {
     try {

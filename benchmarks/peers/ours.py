@@ -17,13 +17,13 @@ class Ours:
         self.client = Redlock(urls, ttl=ttl)
 
     def acquire(self, name: str) -> Lock:
-        """Take it."""
+        """Acquire the lock."""
         lock = self.client.lock(name, wait_for_release=self.waits)
         lock.acquire()
         return lock
 
     def release(self, held: Lock) -> None:
-        """Give it back."""
+        """Release the lock."""
         held.release()
 
 

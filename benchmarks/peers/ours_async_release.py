@@ -1,4 +1,4 @@
-"""This project's lock, with releases that are not waited for."""
+"""This project's lock with asynchronous releases."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from benchmarks.worker import serve
 
 
 class OursAsyncRelease(Ours):
-    """This project's lock, at the setting for whoever takes many, one after the other."""
+    """This project's lock with the setting for many short locks in sequence."""
 
     waits = False
 

@@ -22,13 +22,13 @@ class Pottery:
         self._ttl = ttl
 
     def acquire(self, name: str) -> object:
-        """Take it."""
+        """Acquire the lock."""
         lock = self._class(key=name, masters=self._masters, auto_release_time=self._ttl)
         lock.acquire()
         return lock
 
-    def release(self, held: Any) -> None:  # noqa: ANN401 - it is not installed where types are checked
-        """Give it back."""
+    def release(self, held: Any) -> None:  # noqa: ANN401 - the type checker has no pottery
+        """Release the lock."""
         held.release()
 
 

@@ -17,18 +17,18 @@ class PythonRedisLock:
 
     def __init__(self, urls: list[str], ttl: float) -> None:
         self._class: Any = importlib.import_module("redis_lock").Lock
-        # No time-out on the socket: its waiters block on the server for as long as the lock is held.
+        # No socket timeout, because a waiter blocks at the server until the lock is free.
         self._redis = Redis.from_url(urls[0])
         self._ttl = int(ttl)
 
     def acquire(self, name: str) -> object:
-        """Take it."""
+        """Acquire the lock."""
         lock = self._class(self._redis, name, expire=self._ttl)
         lock.acquire()
         return lock
 
-    def release(self, held: Any) -> None:  # noqa: ANN401 - it is not installed where types are checked
-        """Give it back."""
+    def release(self, held: Any) -> None:  # noqa: ANN401 - the type checker has no python-redis-lock
+        """Release the lock."""
         held.release()
 
 

@@ -22,13 +22,13 @@ class RedisPy:
         self._ttl = ttl
 
     def acquire(self, name: str) -> Lock:
-        """Take it."""
+        """Acquire the lock."""
         lock: Lock = self._redis.lock(name, timeout=self._ttl, sleep=0.005)
         lock.acquire()
         return lock
 
     def release(self, held: Lock) -> None:
-        """Give it back."""
+        """Release the lock."""
         held.release()
 
 

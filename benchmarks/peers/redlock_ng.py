@@ -1,4 +1,4 @@
-"""redlock-ng: nodes one after the other; its time-outs of 0.1 s are its defaults."""
+"""redlock-ng: a request to each node in turn, with its default timeouts of 0.1 s."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ class RedlockNg:
     prefix = ""
 
     def __init__(self, urls: list[str], ttl: float) -> None:
-        # By name: here it is not this project's package that is called so.
+        # By name, because here `redlock` is not this project's package.
         module = importlib.import_module("redlock")
         self._redlock: Any = module.Redlock(urls, retry_delay_min=0.005, retry_delay_max=0.015)
         self._ttl_ms = int(ttl * 1000)
 
     def acquire(self, name: str) -> object:
-        """Take it."""
+        """Acquire the lock."""
         return self._redlock.acquire(name, self._ttl_ms, blocking=True)
 
     def release(self, held: object) -> None:
-        """Give it back."""
+        """Release the lock."""
         self._redlock.release(held)
 
 

@@ -1,4 +1,4 @@
-"""redlock-py: nodes one after the other; clients of our own making, for their time-outs, are what it takes too."""
+"""redlock-py: a request to each node in turn, through Redis clients that have timeouts."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ class RedlockPy:
     prefix = ""
 
     def __init__(self, urls: list[str], ttl: float) -> None:
-        # By name: here it is not this project's package that is called so.
+        # By name, because here `redlock` is not this project's package.
         module = importlib.import_module("redlock")
         servers = [Redis.from_url(url, **server_options()) for url in urls]
         self._redlock: Any = module.Redlock(servers, retry_count=1, retry_delay=0.01)
         self._ttl_ms = int(ttl * 1000)
 
     def acquire(self, name: str) -> object:
-        """Take it."""
+        """Acquire the lock."""
         while not (held := self._redlock.lock(name, self._ttl_ms)):
             pass
         return held
 
     def release(self, held: object) -> None:
-        """Give it back."""
+        """Release the lock."""
         self._redlock.unlock(held)
 
 

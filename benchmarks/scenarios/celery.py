@@ -1,8 +1,9 @@
-"""Celery: tasks per second of a task that does nothing, without a lock and under several, in one worker.
+"""Celery: tasks per second of a task without work, unlocked and under several locks, in one worker.
 
-Each batch is enqueued in a queue of its own before the worker is told to take from it, so the sender is not measured.
-A task is done when its result is there; the results' database is emptied between batches. The clock starts with the
-first result: before it takes from a new queue a worker ends a blocking read of the others, which takes up to a second.
+Invariants:
+1. The worker consumes a queue only after the whole batch is in it, so the sender is not measured.
+2. A task is done when its result is stored. The database of the results is emptied between batches.
+3. The clock starts at the first result, because the worker first ends a blocking read of up to a second.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from benchmarks.report import Cell
 
 _CHILDREN = 8
-_PATIENCE = 60.0
+_TIMEOUT = 60.0
 _VARIANTS = {
     "no lock": "unlocked",
     "ours, distinct keys": "distinct",
@@ -39,7 +40,7 @@ _VARIANTS = {
 
 
 class WorkerFixture(NamedTuple):
-    """Who sends tasks, and where their results arrive."""
+    """The sender of the tasks, and the server of their results."""
 
     sender: Celery
     results: Redis
@@ -77,34 +78,34 @@ def _worker(bench: Bench, urls: Sequence[str], sixth: str) -> Iterator[None]:
 
 
 def _batch(stage: WorkerFixture, task: str, count: int) -> float:
-    """Tasks per second of so many tasks, from the first result on."""
+    """The rate of a batch of tasks, in tasks per second from the first result on."""
     queue = f"{task}-{time.monotonic_ns()}"
     stage.results.flushdb()
     with stage.sender.producer_or_acquire() as producer:
         for number in range(count):
             stage.sender.send_task(f"benchmarks.celery_app.{task}", (number,), queue=queue, producer=producer)
-    started = since = _take_from(stage, queue)
+    started = since = _consume(stage, queue)
     before = 0
     while (done := stage.results.dbsize()) < count:
         now = time.monotonic()
         if done and not before:
             since, before = now, done
-        if now > started + _PATIENCE:
-            raise PeerFailed(f"{task}: {done} of {count} tasks done after {_PATIENCE:g} s; celery.log may say why")
+        if now > started + _TIMEOUT:
+            raise PeerFailed(f"{task}: {done} of {count} tasks done after {_TIMEOUT:g} s; see celery.log")
         time.sleep(0.002)
     seconds = time.monotonic() - since
     stage.sender.control.cancel_consumer(queue, reply=True, timeout=5, limit=1)
     return (count - before) / seconds
 
 
-def _take_from(stage: WorkerFixture, queue: str) -> float:
-    """Tell the worker to take from this queue, again while it is still starting; when that was said."""
-    until = time.monotonic() + _PATIENCE
+def _consume(stage: WorkerFixture, queue: str) -> float:
+    """Make the worker consume this queue, and return the time; a starting worker gets the request again."""
+    until = time.monotonic() + _TIMEOUT
     while time.monotonic() < until:
         said = time.monotonic()
         if stage.sender.control.add_consumer(queue, reply=True, timeout=5, limit=1):
             return said
-    raise PeerFailed("the Celery worker did not start; celery.log says why")
+    raise PeerFailed("the Celery worker did not start; see celery.log")
 
 
 def _table(found: dict[str, list[float]]) -> Table:
@@ -113,5 +114,5 @@ def _table(found: dict[str, list[float]]) -> Table:
         [name, median(rates), spread(rates), ratio(rates, plain)] for name, rates in found.items()
     ]
     columns = ("", "tasks/s", "min .. max", "of unlocked")
-    title = f"a task that does nothing, one worker, prefork, {_CHILDREN} children"
+    title = f"a task without work, one worker, prefork, {_CHILDREN} children"
     return Table("celery", title, columns, rows, bars="tasks/s", raw=dict(found))

@@ -1,4 +1,4 @@
-"""A dead holder: from the last moment at which its lock could be valid to the grant of the next one, who waits."""
+"""A dead holder: the time from the end of its lease to the acquire of a waiting client."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from benchmarks.bench import lock_nodes
-from benchmarks.environment import BEHIND, FLOORS, LIMIT
+from benchmarks.environment import ASYNC_RELEASE, FLOORS, LIMIT
 from benchmarks.process import PeerFailed
 from benchmarks.report import Table, median, spread
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 _TTL = 1.0
 _HEAD_START = 0.2
-_PATIENCE = 30.0
+_TIMEOUT = 30.0
 
 
 def run(bench: Bench) -> list[Table]:
-    """One holder, one waiter, SIGKILL for the holder; in every round each peer."""
-    kinds = bench.kinds(LIMIT, BEHIND, *FLOORS)
+    """Kill the holder while one client waits; each round has every peer."""
+    kinds = bench.kinds(LIMIT, ASYNC_RELEASE, *FLOORS)
     found: dict[Kind, list[float]] = {kind: [] for kind in kinds}
     rounds = bench.rounds(12)
     with lock_nodes() as nodes:
@@ -52,9 +52,9 @@ def _early(found: dict[Kind, list[float]]) -> bool:
 def _once(bench: Bench, kind: Kind, urls: Sequence[str]) -> float:
     name = f"dead:{time.monotonic_ns()}"
     with bench.connected(kind, urls, _TTL) as holder, bench.connected(kind, urls, _TTL) as waiter:
-        since = holder.ask("take", _PATIENCE, name=name)["since"]
+        since = holder.ask("take", _TIMEOUT, name=name)["since"]
         waiter.tell("take", name=name)
         time.sleep(_HEAD_START)
         holder.kill()
-        at = waiter.hear(_PATIENCE)["at"]
+        at = waiter.hear(_TIMEOUT)["at"]
         return float(at - since - _TTL) * 1000

@@ -1,4 +1,4 @@
-"""The uncontended loop over links with a delay: how many exchanges one after the other does a pair take?"""
+"""The uncontended loop over links with a delay: the number of successive exchanges in a pair."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _DELAYS_MS = (1, 5, 20)
 
 
 def run(bench: Bench) -> list[Table]:
-    """Each delay in turn."""
+    """Measure each delay in turn."""
     tables = []
     with lock_nodes() as nodes:
         for delay_ms in _DELAYS_MS:
@@ -43,7 +43,7 @@ def run(bench: Bench) -> list[Table]:
 
 @contextlib.contextmanager
 def far_away(urls: Sequence[str], delay: float) -> Iterator[list[str]]:
-    """Other addresses of the same nodes, this many seconds away."""
+    """Other addresses of the same nodes, with this delay in seconds."""
     ports = [url.rpartition(":")[2] for url in urls]
     with subprocess.Popen(
         [sys.executable, "-m", "benchmarks.delay", str(delay), *ports],

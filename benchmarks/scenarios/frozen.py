@@ -1,4 +1,4 @@
-"""Two of five nodes frozen: they are there, take what is sent, and answer nothing. How long does an acquire take?"""
+"""The time of an acquire while two of five nodes are frozen: they accept bytes and never reply."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.bench import lock_nodes
-from benchmarks.environment import BEHIND, FLOORS
+from benchmarks.environment import ASYNC_RELEASE, FLOORS
 from benchmarks.process import PeerFailed
 from benchmarks.report import Table, quantile
 
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
 _FROZEN = (1, 3)
 _ACQUIRES = 400
-_PATIENCE = 5.0
+_TIMEOUT = 5.0
 
 
 def run(bench: Bench) -> list[Table]:
     """Each peer first on healthy nodes, then on three of five, in every round."""
     found: dict[Kind, dict[str, Any]] = {
-        kind: {"healthy": [], "frozen": [], "why": ""} for kind in bench.kinds(BEHIND, *FLOORS, single=False)
+        kind: {"healthy": [], "frozen": [], "why": ""} for kind in bench.kinds(ASYNC_RELEASE, *FLOORS, single=False)
     }
     rounds = bench.rounds(5)
     with lock_nodes() as nodes:
         for number in range(rounds):
             bench.say(f"round {number + 1} of {rounds}")
             for kind, one in found.items():
-                # A process of its own each time: what it learnt of a node in one round must not help it in the next.
+                # A fresh process for each round, because a client remembers the slow nodes.
                 with bench.connected(kind, nodes.urls) as process:
                     one["healthy"] += _acquire(process, one)
                     one["frozen"] += _on_frozen(nodes, process, one)
@@ -55,7 +55,7 @@ def _on_frozen(nodes: Cluster, process: Process, one: dict[str, Any]) -> list[fl
 
 def _acquire(process: Process, one: dict[str, Any]) -> list[float]:
     said = process.ask(
-        "cycle", _PATIENCE + 10, name=f"frozen:{time.monotonic_ns()}", names=_ACQUIRES, seconds=_PATIENCE,
+        "cycle", _TIMEOUT + 10, name=f"frozen:{time.monotonic_ns()}", names=_ACQUIRES, seconds=_TIMEOUT,
         count=_ACQUIRES, settle=False,
     )  # fmt: skip
     if said["failures"]:

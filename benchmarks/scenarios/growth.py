@@ -1,4 +1,4 @@
-"""How cost grows: with the number of nodes, of waiters, and of leases that are held and renewed. Ours alone."""
+"""The growth of the cost with the number of nodes, waiters and renewed leases. This lock only."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _leases(bench: Bench) -> Table:
     with lock_nodes() as nodes:
         for count in _LEASES:
             bench.say(f"{count} leases")
-            # Each is renewed at a third of its TTL; this is twice that.
+            # The time of two renewals, which happen every third of the TTL.
             try:
                 said = _held(bench, nodes, count, 2 * TTL / 3)
             except PeerFailed as why:

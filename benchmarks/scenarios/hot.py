@@ -1,8 +1,7 @@
-"""One hot lock: eight processes, and inside it a counter on a sixth server is read, raised and written.
+"""One hot lock: eight processes increment a counter on a sixth server under the lock.
 
-Hand-overs per second, how many of them went to somebody else, how long one waits, how evenly it is shared, and whether
-the counter is right. Then the same with 256 waiters, threads of the same eight processes, for ours and the best of the
-other quorum locks.
+The figures are hand-overs per second, hand-overs to another client, waits, fairness, and the state of the counter. A
+second part has 256 waiters, threads of the same eight processes, for this lock and the best of the other quorum locks.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from redis import Redis
 
 from benchmarks.bench import START_SECONDS, TTL, lock_nodes, nodes_of, sixth_server
-from benchmarks.environment import BEHIND, FLOORS, LIMIT, OURS
+from benchmarks.environment import ASYNC_RELEASE, FLOORS, LIMIT, OURS
 from benchmarks.process import PeerFailed
 from benchmarks.report import Table, median, quantile, ratio, spread
 
@@ -30,19 +29,19 @@ if TYPE_CHECKING:
 
 PROCESSES = 8
 MANY = 256
-_START, _PATIENCE = 0.3, 30.0
+_START, _TIMEOUT = 0.3, 30.0
 _LEAD, _LEAD_EACH = 0.5, 0.02
-"""Seconds that are not counted, and how many more per waiter: for dialling, which happens at the first need."""
+"""Seconds that do not count, and further seconds per waiter: clients connect at their first request."""
 
 
 class Load(NamedTuple):
-    """Who takes the lock.
+    """The competing clients.
 
     Attributes:
-        urls: Of the lock nodes.
+        urls: The addresses of the lock nodes.
         store: The address of the server with the counter.
-        waiters: How many take it, over and over; in eight processes at most.
-        seconds: For how long.
+        waiters: Number of clients, in at most eight processes.
+        seconds: Duration.
     """
 
     urls: Sequence[str]
@@ -52,14 +51,14 @@ class Load(NamedTuple):
 
 
 class Round(NamedTuple):
-    """What one round found.
+    """The figures of one round.
 
     Attributes:
         rate: Hand-overs per second.
-        changed: Those of them that went to somebody else; the others are holders that took it again.
-        wait_ms: How long each acquire took.
-        fairness: The least served process over the most served.
-        wrong: Whether the counter is not what it must be.
+        changed: Hand-overs per second to another client; in the others the same client acquires the lock again.
+        wait_ms: The time of each acquire.
+        fairness: Acquires of the least served process relative to the most served process.
+        wrong: Whether the counter is wrong.
         cpu: CPU seconds of all clients per hand-over.
     """
 
@@ -72,10 +71,10 @@ class Round(NamedTuple):
 
 
 def run(bench: Bench) -> list[Table]:
-    """Eight waiters each, then eight and many in turns for the best two."""
+    """Measure all peers with eight waiters, then the best two with eight and many waiters in turn."""
     with lock_nodes() as nodes, sixth_server() as sixth:
         load = Load(nodes.urls, sixth.url, PROCESSES, bench.seconds(6.0))
-        (few,) = _rounds(bench, bench.kinds(LIMIT, BEHIND, *FLOORS), [load], bench.rounds(5))
+        (few,) = _rounds(bench, bench.kinds(LIMIT, ASYNC_RELEASE, *FLOORS), [load], bench.rounds(5))
         others = [kind for kind in few if kind is not OURS and kind.quorum and few[kind]]
         best = max(others, key=lambda kind: median([one.rate for one in few[kind]]) or 0.0, default=None)
         crowd = [OURS] if best is None else [OURS, best]
@@ -84,7 +83,7 @@ def run(bench: Bench) -> list[Table]:
 
 
 def _rounds(bench: Bench, kinds: Sequence[Kind], loads: Sequence[Load], rounds: int) -> list[Found]:
-    """Rounds of these peers, the loads in turns; what was found under each load."""
+    """Measure these peers with the loads in turn, and return the rounds of each load."""
     found: list[Found] = [{kind: [] for kind in kinds} for _ in loads]
     for number in range(rounds):
         waiters = " and ".join(str(load.waiters) for load in loads)
@@ -99,7 +98,7 @@ def _rounds(bench: Bench, kinds: Sequence[Kind], loads: Sequence[Load], rounds: 
 
 
 def once(bench: Bench, kind: Kind, load: Load) -> Round:
-    """One round of one peer, in fresh processes."""
+    """Measure one round of a peer in fresh processes."""
     processes = min(load.waiters, PROCESSES)
     with contextlib.ExitStack() as stack, Redis.from_url(load.store) as counter:
         running = [stack.enter_context(bench.process(kind)) for _ in range(processes)]
@@ -108,7 +107,7 @@ def once(bench: Bench, kind: Kind, load: Load) -> Round:
         for process in running:
             process.hear(START_SECONDS)
         counter.set("counter", 0)
-        # The name is fresh: what a failed round has left behind must not hold up the next one.
+        # A fresh name, because a failed round may leave its key behind.
         said = {
             "name": f"hot:{time.monotonic_ns()}",
             "store": load.store,
@@ -119,7 +118,7 @@ def once(bench: Bench, kind: Kind, load: Load) -> Round:
         }
         for process in running:
             process.tell("hot", **said)
-        answers = [process.hear(load.seconds + _PATIENCE) for process in running]
+        answers = [process.hear(load.seconds + _TIMEOUT) for process in running]
         return _round(answers, int(counter.get("counter") or 0), load.seconds)
 
 

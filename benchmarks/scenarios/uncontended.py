@@ -1,4 +1,4 @@
-"""Take and release, over and over, nobody else there: pairs per second at whose end a quorum has applied every release.
+"""Acquire and release without competition, in pairs per second; a quorum has applied every release at the end.
 
 The same loop over links with a delay is the scenario `distance`.
 """
@@ -9,7 +9,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.bench import START_SECONDS, TTL, lock_nodes, nodes_of
-from benchmarks.environment import BEHIND, FLOOR, FLOOR_BEHIND, LIMIT, OURS
+from benchmarks.environment import ASYNC_RELEASE, FLOOR, FLOOR_ASYNC_RELEASE, LIMIT, OURS
 from benchmarks.process import PeerFailed
 from benchmarks.report import Table, median, quantile, ratio, spread
 
@@ -25,7 +25,7 @@ _NAMES = 64
 
 
 def run(bench: Bench) -> list[Table]:
-    """Everybody on five nodes at hand."""
+    """Measure every peer on five nodes of this machine."""
     with lock_nodes() as nodes:
         found = measure(bench, nodes.urls, bench.rounds(10), bench.seconds(2.0))
     return [table("uncontended", "acquire + release pairs per second, five nodes, one process", found)]
@@ -34,14 +34,14 @@ def run(bench: Bench) -> list[Table]:
 def measure(
     bench: Bench, urls: Sequence[str], rounds: int, seconds: float, *, near: Sequence[str] = ()
 ) -> dict[str, dict[str, list[float]]]:
-    """Rounds of the loop: for each peer, its rates, its CPU seconds per pair, and all its acquire times in ms.
+    """Measure the loop, and return the rates, CPU seconds per pair and acquire times in ms of each peer.
 
     Args:
         bench: The harness.
-        urls: The nodes' addresses.
-        rounds: How often.
-        seconds: How long each loop takes.
-        near: Addresses of the same nodes at which it is cheap to look whether a release was applied.
+        urls: The addresses of the nodes.
+        rounds: Number of rounds.
+        seconds: Duration of each loop.
+        near: Addresses of the same nodes without a delay, which show the applied releases.
     """
     found: dict[str, dict[str, list[float]]] = {}
     with contextlib.ExitStack() as stack:
@@ -64,15 +64,15 @@ def measure(
 
 
 def once(process: Process, into: dict[str, list[float]], seconds: float) -> None:
-    """One round of one process, added to its figures.
+    """Measure one round of a process, and add the figures.
 
     Raises:
-        PeerFailed: It failed, or more than one pair in a hundred did.
+        PeerFailed: The process failed, or more than 1 % of its pairs failed.
     """
     said: dict[str, Any] = process.ask(
         "cycle", seconds + 30, name="account", names=_NAMES, seconds=seconds, count=None, settle=True
     )  # fmt: skip
-    # One in a hundred is forgiven: pottery now and then finds its own lock gone.
+    # 1 % may fail, because pottery sometimes finds that its own lock is gone.
     if said["failures"] > said["pairs"] // 100:
         raise PeerFailed(said["error"])
     into["rates"].append(said["pairs"] / said["seconds"])
@@ -81,16 +81,16 @@ def once(process: Process, into: dict[str, list[float]], seconds: float) -> None
 
 
 def table(scenario: str, title: str, found: dict[str, dict[str, list[float]]]) -> Table:
-    """The rounds as a table."""
-    ours, behind = (found[kind.name]["rates"] if kind.name in found else [] for kind in (OURS, BEHIND))
+    """The figures as a table."""
+    ours, asynchronous = (found[kind.name]["rates"] if kind.name in found else [] for kind in (OURS, ASYNC_RELEASE))
     cpus = {name: median(one["cpu"]) for name, one in found.items()}
     rows: list[list[Cell]] = []
     for name, one in found.items():
         cpu = cpus[name]
-        floor = FLOOR_BEHIND if name in {BEHIND.name, FLOOR_BEHIND.name} else FLOOR
+        floor = FLOOR_ASYNC_RELEASE if name in {ASYNC_RELEASE.name, FLOOR_ASYNC_RELEASE.name} else FLOOR
         rows.append([
             name, median(one["rates"]), spread(one["rates"]), ratio(ours, one["rates"]),
-            ratio(behind, one["rates"]),
+            ratio(asynchronous, one["rates"]),
             quantile(one["acquire_ms"], 0.5), quantile(one["acquire_ms"], 0.99), None if cpu is None else cpu * 1e6,
             _share(cpu, cpus.get(floor.name)), _share(cpu, cpus.get(LIMIT.name)),
         ])  # fmt: skip

@@ -1,1 +1,1 @@
-"""Who survives what: the same faults for this lock and for its peers. `python -m benchmarks.survival`."""
+"""The same faults for this lock and for its peers: `python -m benchmarks.survival`."""

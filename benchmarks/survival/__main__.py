@@ -1,8 +1,9 @@
 """`python -m benchmarks.survival`: every scenario for every peer; prints the tables, writes JSON and docs/peers.md.
 
-Rules: one command, which sets itself up; a peer that can't be set up is named with the reason; what could not be
-measured says so in its cell; docs/peers.md changes between its markers only, and each table only when
-all of it was measured.
+Invariants:
+1. One command sets everything up. A peer that cannot be set up is named with the reason.
+2. A figure that was not measured is marked in its cell.
+3. docs/peers.md changes between its markers only, and a table changes only if the table was measured completely.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from benchmarks.environment import ROOT, STILL_HELD, Missing, prepare
+from benchmarks.environment import ENVIRONMENTS, ROOT, Missing, prepare
 from benchmarks.process import PeerFailed
 from benchmarks.survival import cluster, locks, tasks
 from benchmarks.survival.outcome import Outcome, brief, cell, differing, markdown
@@ -37,13 +38,13 @@ _PACKAGES = ("redlock-py", "redlock-ng", "pottery", "celery-once", "celery-singl
 
 
 class Plan(NamedTuple):
-    """One of the tables.
+    """A table.
 
     Attributes:
-        name: In the markers of the page, and in the JSON file's name.
+        name: Its name in the markers of the page and in the name of the JSON file.
         kinds: The peers.
         scenarios: The lines.
-        once: How one scenario of one peer is run.
+        once: Runs one scenario of one peer.
     """
 
     name: str
@@ -53,7 +54,7 @@ class Plan(NamedTuple):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what the command line says, and return the exit status."""
+    """Run the scenarios of the command line, and return the exit status."""
     options = _parser().parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     measured = 0
@@ -112,19 +113,19 @@ def _there(kinds: Sequence[Kind], missing: dict[str, str]) -> list[Kind]:
 
 
 def question(scenario: object) -> str:
-    """What a scenario asks: the first line of its docstring."""
+    """The question of a scenario: the first line of its docstring."""
     return (scenario.__doc__ or "").partition("\n")[0]
 
 
 def _versions(peers: Container[str]) -> list[str]:
-    """Which versions of these peers are there."""
+    """The installed versions of these peers."""
     found = [
         one.name.removesuffix(".dist-info").replace("_", "-")
         for name in _PACKAGES
-        for one in (STILL_HELD / name).glob("lib/python*/site-packages/*.dist-info")
+        for one in (ENVIRONMENTS / name).glob("lib/python*/site-packages/*.dist-info")
         if name in peers and one.name.lower().replace("_", "-").startswith(f"{name}-")
     ]
-    package = STILL_HELD / "node-redlock" / "node_modules" / "redlock" / "package.json"
+    package = ENVIRONMENTS / "node-redlock" / "node_modules" / "redlock" / "package.json"
     if "node-redlock" in peers and package.exists():
         found.append(f"node-redlock-{json.loads(package.read_text())['version'].removeprefix('v')}")
     return sorted(found)
@@ -180,11 +181,17 @@ def _known(names: Sequence[str]) -> Callable[[str], list[str]]:
 def _parser() -> argparse.ArgumentParser:
     scenarios = [one.__name__ for one in (*locks.SCENARIOS, *tasks.SCENARIOS)]
     peers = list(dict.fromkeys(kind.name for kind in (*LOCKS, *cluster.KINDS)))
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.survival", description="Who survives what.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.survival", description="The same faults for every lock."
+    )
     parser.add_argument("--only", type=_known(scenarios), metavar="A,B", help=f"of {','.join(scenarios)}")
     parser.add_argument("--peers", type=_known(peers), metavar="A,B", help=f"of {','.join(peers)}")
-    parser.add_argument("--runs", type=int, choices=range(1, 21), default=2, metavar="N", help="how often, 1 to 20")
-    parser.add_argument("--out", type=Path, default=ROOT / "bench-out", metavar="DIR", help="where JSON and logs go")
+    parser.add_argument(
+        "--runs", type=int, choices=range(1, 21), default=2, metavar="N", help="number of runs, 1 to 20"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "bench-out", metavar="DIR", help="directory of JSON and logs"
+    )
     return parser
 
 

@@ -1,7 +1,8 @@
 """The app of the Celery scenarios: one task under the lock that `SURVIVAL_LOCK` names, in that library's environment.
 
-Rules: the settings are those that each library's own README shows; `SURVIVAL_TIMEOUT` puts another time-out in place
-of the default; every run of the body leaves a line in a list, which is what the scenarios judge.
+Invariants:
+1. The settings are those of each library's README. `SURVIVAL_TIMEOUT` replaces the default timeout.
+2. Each run of the body adds a line to a list, and the scenarios judge these lines.
 """
 
 from __future__ import annotations

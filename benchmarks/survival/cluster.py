@@ -1,7 +1,9 @@
-"""Where the Celery scenarios happen: the lock's Redis, five for ours and one for the packages, workers and a sender.
+"""The servers, workers and sender of the Celery scenarios. This lock has five Redis nodes, each package has one.
 
-Rules: fresh servers and processes for each; the worker and the sender run in the environment of the package whose lock
-it is; what has run is read from the lines that the task's body leaves.
+Invariants:
+1. Each scenario has fresh servers and processes.
+2. The worker and the sender run in the environment of the package under test.
+3. The lines of the task body show the runs.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from redis import Redis
 
 from benchmarks.bench import sixth_server
-from benchmarks.environment import OURS, ROOT, STILL_HELD, Kind, prepare
+from benchmarks.environment import ENVIRONMENTS, OURS, ROOT, Kind, prepare
 from benchmarks.process import Process, Program, background
 from benchmarks.survival.workers import Refused, passed
 from redlock.testing.redis_server import cluster, free_port
@@ -36,11 +38,11 @@ KINDS = (
 _NAME = "it"
 _READY, _LONG = 60.0, 30.0
 DONE = 20.0
-"""Seconds within which a task that may run has run."""
+"""Seconds within which a task that may run must run."""
 
 
 class ClusterFixture(NamedTuple):
-    """Whose tasks, and where logs go."""
+    """The package under test, and the directory of the logs."""
 
     kind: Kind
     out: Path
@@ -49,7 +51,7 @@ class ClusterFixture(NamedTuple):
     def play(
         self, *, timeout: int | None = None, workers: int = 1, options: Sequence[str] = (), down: bool = False
     ) -> Iterator[Play]:
-        """Servers, workers and a sender; `down`: the first Redis of the lock is dead before anybody starts."""
+        """Start servers, workers and a sender; with `down` the first Redis of the lock is dead from the start."""
         count = 5 if self.kind is OURS else 1
         with contextlib.ExitStack() as stack:
             ports = [free_port() for _ in range(count)]
@@ -58,7 +60,7 @@ class ClusterFixture(NamedTuple):
             if down:
                 nodes[0].kill()
             environment = _environment(self.kind, nodes, sixth.url, timeout)
-            python = sys.executable if self.kind is OURS else str(STILL_HELD / self.kind.name / "bin" / "python")
+            python = sys.executable if self.kind is OURS else str(ENVIRONMENTS / self.kind.name / "bin" / "python")
             place = ROOT if self.kind is OURS else prepare(self.kind).directory
             store = stack.enter_context(Redis.from_url(f"{sixth.url}/2", decode_responses=True))
             for number in range(workers):
@@ -69,17 +71,17 @@ class ClusterFixture(NamedTuple):
             sender = stack.enter_context(Process(program, self.out / "survival.log"))
             play = Play(nodes, store, sender)
             if not passed(lambda: len(play.log("ready")) == workers, _READY):
-                raise Refused("the worker did not start; survival.log may say why")
+                raise Refused("the worker did not start; see survival.log")
             yield play
 
 
 class Play(NamedTuple):
-    """What goes on.
+    """The running servers and processes of one scenario.
 
     Attributes:
-        nodes: The lock's own servers, five or one.
-        store: Where the tasks leave their lines.
-        sender: Who sends them.
+        nodes: The servers of the lock, five or one.
+        store: The server with the lines of the tasks.
+        sender: The process that sends the tasks.
     """
 
     nodes: Cluster
@@ -87,10 +89,10 @@ class Play(NamedTuple):
     sender: Process
 
     def send(self, number: int, seconds: float = 0.0, retries: int = 0) -> str | None:
-        """Send a task; the id that the sender was given.
+        """Send a task, and return the id that the sender got.
 
         Raises:
-            Refused: Sending it raised.
+            Refused: The call in the sender raised an error.
         """
         answer = self.sender.ask("send", _LONG, name=_NAME, number=number, seconds=seconds, retries=retries)
         if "error" in answer:
@@ -99,7 +101,7 @@ class Play(NamedTuple):
         return given
 
     def revoke(self, task_id: str | None) -> None:
-        """Terminate a task that runs."""
+        """Terminate a running task."""
         self.sender.ask("revoke", _LONG, id=task_id)
 
     def log(self, what: str, number: int | None = None) -> list[dict[str, Any]]:
@@ -112,14 +114,14 @@ class Play(NamedTuple):
         return passed(lambda: bool(self.log("in", number)), within)
 
     def done(self, number: int, within: float = DONE) -> bool:
-        """Whether this task comes to its end in time."""
+        """Whether this task ends in time."""
         return passed(lambda: bool(self.log("out", number)), within)
 
     def holding(self) -> dict[str, Any]:
-        """Task 1 is sent and in its body; where and since when.
+        """Wait until task 1 is in its body, and return its line.
 
         Raises:
-            Refused: It never was.
+            Refused: The task did not start.
         """
         if not self.started(1):
             raise Refused("the first task did not start")

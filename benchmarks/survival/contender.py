@@ -1,13 +1,15 @@
 """One client of a lock, in the environment of its library: `python -m benchmarks.survival.contender PEER`.
 
-Rules: the lock is built and used as the benchmarks do it (`benchmarks/peers`); nothing is dialled before it is asked
-for, so that a node may be dead from the start; what the library raises is the answer, not the end of the process.
+Invariants:
+1. The lock is built and used as in the benchmarks (`benchmarks/peers`).
+2. A connection opens at the first request, so a node may be dead from the start.
+3. An error of the library is a reply and does not end the process.
 
     connect  urls, ttl       make the client
-    take     name            take the lock, however long that takes, and keep it: since when, at what time
-    drop                     give it back
+    take     name            acquire the lock without a timeout, and keep the lock: times before and after
+    drop                     release the lock
     read     store, fenced   read the counter on this server and add 1; `fenced`: through the fenced store
-    write                    write what `read` has computed
+    write                    write the result of `read`
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ _CLASSES = {"ours": "Ours", "redlock_py": "RedlockPy", "redlock_ng": "RedlockNg"
 
 
 class Player:
-    """What is done with a peer."""
+    """The commands for a peer."""
 
     def __init__(self, module: str) -> None:
         self._class: Any = getattr(importlib.import_module(f"benchmarks.peers.{module}"), _CLASSES[module])
@@ -43,14 +45,14 @@ class Player:
         return {"prefix": self._peer.prefix}
 
     def take(self, said: Said) -> Said:
-        """Take it and keep it."""
+        """Acquire the lock and keep it."""
         assert self._peer is not None
         since = time.monotonic()
         self._held = self._peer.acquire(said["name"])
         return {"since": since, "at": time.monotonic()}
 
     def drop(self, _said: Said) -> Said:
-        """Give it back."""
+        """Release the lock."""
         assert self._peer is not None
         self._peer.release(self._held)
         return {}
@@ -58,7 +60,7 @@ class Player:
     def read(self, said: Said) -> Said:
         """Read the counter and add 1."""
         if said["fenced"]:
-            from redlock.fencing import FencedStore  # noqa: PLC0415 - only ours has it
+            from redlock.fencing import FencedStore  # noqa: PLC0415 - the environments of the peers do not have it
 
             self._store = FencedStore(said["store"])
             self._section = self._store.open("counter", self._held.lease)
@@ -69,7 +71,7 @@ class Player:
         return {}
 
     def write(self, _said: Said) -> Said:
-        """Write what was computed."""
+        """Write the result of `read`."""
         if self._section is not None:
             self._store.write(self._section, str(self._next), str(time.monotonic_ns()))
         else:
@@ -78,11 +80,11 @@ class Player:
 
 
 def _play(player: Player, said: Said) -> Said:
-    # Outside: a command that is not known is a mistake of ours, and no result.
+    # Outside the try: an unknown command is an error of the harness and not a result.
     do = getattr(player, said["do"])
     try:
         answer: Said = do(said)
-    except Exception as exc:  # noqa: BLE001 - what a peer raises is a result
+    except Exception as exc:  # noqa: BLE001 - an error of a peer is a result
         return {"error": f"{type(exc).__name__}: {exc}"}
     return answer
 

@@ -1,8 +1,9 @@
-"""What happens to the locks: nodes, links and clients struck, and whether the lock does as one would wish.
+"""Faults of nodes, links and clients, and the reaction of each lock.
 
-Rules: a scenario is a function from a stage to an outcome, its first docstring line is the question, and yes is the
-good answer; the verdict comes from what is seen on the nodes, in the data, or at another client, not from what a
-library says of itself.
+Invariants:
+1. A scenario is a function from a fixture to an outcome. The first line of its docstring is a question, and yes is the
+   good answer.
+2. The verdict comes from the nodes, the data or another client, and not from the report of the library.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 _TTL = 2.0
 _AT_ONCE = 1.0
-"""Seconds within which a lock that nobody holds must be had."""
+"""Seconds within which a free lock must be acquired."""
 _LATE = 1.0
 """Seconds that a machine under load may add."""
 _LONG = 20.0
@@ -59,7 +60,7 @@ def two_frozen(stage: WorkerFixture) -> Outcome:
 def emptied(stage: WorkerFixture) -> Outcome:
     """Of three nodes that granted, the first restarts empty: is there no second holder during the lease?"""
     with stage.player(_TTL) as one, stage.player(_TTL) as other:
-        # What somebody left on two nodes makes it three; no node is silent and no link is cut.
+        # A foreign key on two nodes leaves three that grant; no node is silent and no link is cut.
         stage.put(one.key, "left over", (3, 4))
         since = one.take(_LONG)["since"]
         stage.put(one.key, None, (3, 4))
@@ -128,13 +129,13 @@ def late_release(stage: WorkerFixture) -> Outcome:
         with one.frozen():
             other.take(_LONG)
             before = stage.values(one.key)
-        told = "no error for the late holder"
+        reported = "no error for the late holder"
         try:
             one.ask("drop", _LONG)
         except Refused as why:
-            told = f"the late holder gets {str(why).partition(':')[0]}"
+            reported = f"the late holder gets {str(why).partition(':')[0]}"
         kept = sum(value is not None and value == old for value, old in zip(stage.values(one.key), before, strict=True))
-        return Outcome(kept >= _QUORUM, told)
+        return Outcome(kept >= _QUORUM, reported)
 
 
 def frozen_asker(stage: WorkerFixture) -> Outcome:
@@ -170,13 +171,13 @@ SCENARIOS: tuple[Callable[[WorkerFixture], Outcome], ...] = (
 
 
 def _warm(one: Player) -> None:
-    """Connected to all nodes, as a client in its usual life is."""
+    """Connect to all nodes."""
     one.take(_LONG, "warm")
     one.ask("drop", _LONG)
 
 
 def _used_twice(one: Player) -> Outcome:
-    """Taken and released, and once more, for the second one meets what the first has left behind."""
+    """Acquire and release twice, because the second acquire meets the keys and connections of the first."""
     slowest = 0.0
     for do in ("take", "drop", "take", "drop"):
         before = time.monotonic()
@@ -199,7 +200,7 @@ def _frozen_while_asking(stage: WorkerFixture, name: str, node_timeout_ms: int) 
             return Outcome(None, "nothing was sent")
         with one.frozen():
             for link in stage.links:
-                link.mend()
+                link.restore()
             sleep_until(time.monotonic() + _TTL + 0.2)
         try:
             one.hear(_LONG)
@@ -219,15 +220,15 @@ def _frozen_past_its_lease(stage: WorkerFixture, *, fenced: bool) -> Outcome:
             other.ask("write")
             other.ask("drop")
             done = _counter(stage, fenced=fenced)
-        told = ""
+        reported = ""
         try:
             one.ask("write")
         except Refused as why:
-            told = f"the late write is refused: {str(why).partition(':')[0]}"
-        # The other one's write and, where the late one is not refused, a second value on top of it.
-        expected = done if told else done + 1
+            reported = f"the late write is refused: {str(why).partition(':')[0]}"
+        # The write of the other holder and, unless the late write is refused, one more.
+        expected = done if reported else done + 1
         right = _counter(stage, fenced=fenced) == expected
-        return Outcome(right, told or ("" if right else "one update is lost"))
+        return Outcome(right, reported or ("" if right else "one update is lost"))
 
 
 def _counter(stage: WorkerFixture, *, fenced: bool) -> int:

@@ -1,6 +1,9 @@
-"""What came of a scenario, and how the outcomes of several runs become one cell of a table.
+"""The outcome of a scenario, and one table cell for the outcomes of several runs.
 
-Rules: yes is always the good end; a cell never hides that runs differ; what hung or broke is told in its own words.
+Invariants:
+1. Yes is always the good outcome.
+2. A cell shows that runs differ.
+3. A hanging or failed peer is described with its own error.
 """
 
 from __future__ import annotations
@@ -12,17 +15,17 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 _MOST = 80
-"""Characters of an error that a cell has room for."""
+"""The largest number of characters of an error in a cell."""
 
 
 class Outcome(NamedTuple):
     """One scenario, one peer, one run.
 
     Attributes:
-        survived: Whether it went as one would wish; None where it was not measured.
-        how: What happened, in a few words.
-        figure: What was measured.
-        unit: In which unit, with what it means, such as `s`.
+        survived: Whether the lock did what the question asks; None if not measured.
+        how: A few words of description.
+        figure: The measured value.
+        unit: The unit of the value and its meaning, such as `s`.
     """
 
     survived: bool | None
@@ -32,7 +35,7 @@ class Outcome(NamedTuple):
 
 
 def brief(error: object) -> str:
-    """An error that fits in a cell, and is the same in every run: without the ports that were free just then."""
+    """An error that fits in a cell and is equal in every run: it has no port numbers."""
     text = re.sub(r"127\.0\.0\.1:\d+", "a node", " ".join(str(error).replace("|", "/").split()))
     return text if len(text) <= _MOST else f"{text[:_MOST].rstrip()}..."
 
@@ -70,7 +73,7 @@ def markdown(rows: Mapping[str, Mapping[str, Sequence[Outcome]]], peers: Sequenc
 
 
 def differing(rows: Mapping[str, Mapping[str, Sequence[Outcome]]]) -> list[str]:
-    """Where the runs disagree on yes or no."""
+    """The questions for which the runs disagree on yes or no."""
     return [
         f"{peer}: {question}"
         for question, found in rows.items()

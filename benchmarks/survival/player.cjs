@@ -1,4 +1,4 @@
-// node-redlock's client. What is said is explained in benchmarks/survival/contender.py.
+// The client of node-redlock. benchmarks/survival/contender.py documents the commands.
 "use strict";
 const Redis = require("ioredis");
 const { default: Redlock, ExecutionError } = require("redlock");
@@ -7,7 +7,7 @@ const readline = require("node:readline");
 let redlock, ttl, held, store, next;
 const clock = () => Number(process.hrtime.bigint()) / 1e9;
 
-// As in benchmarks/peers/node_redlock.cjs: one attempt per call and a random pause serve it best.
+// As in benchmarks/peers/node_redlock.cjs: one attempt per call and a random pause are the best for this library.
 const acquire = async (name) => {
   for (;;) {
     try {
@@ -22,7 +22,7 @@ const acquire = async (name) => {
 const commands = {
   async connect(said) {
     ttl = said.ttl * 1000;
-    // The library has no time-out per node; ioredis has one, and the others are given as much.
+    // The library has no timeout per node. ioredis has this timeout, equal to that of the other peers.
     const limit = Number(process.env.SURVIVAL_NODE_TIMEOUT_MS);
     const options = { maxRetriesPerRequest: 0, connectTimeout: 100, ...(limit ? { commandTimeout: limit } : {}) };
     const servers = said.urls.map((url) => new Redis(url, options));

@@ -1,9 +1,9 @@
-"""Who sends the tasks, in the library's environment: `python -m benchmarks.survival.sender`.
+"""The sender of the tasks, in the environment of the library: `python -m benchmarks.survival.sender`.
 
-A line of JSON each way; the answer has the id that the sender was given, or the error that it met.
+A command and its reply are lines of JSON. The reply has the task id that the sender got, or the error.
 
-    send    name, number, seconds, retries      the task's arguments
-    revoke  id                                  terminate the task that runs
+    send    name, number, seconds, retries      the arguments of the task
+    revoke  id                                  terminate the running task
 """
 
 from __future__ import annotations
@@ -21,6 +21,6 @@ for _line in sys.stdin:
             app.control.revoke(_said["id"], terminate=True)
         else:
             _answer["id"] = work.delay(_said["name"], _said["number"], _said["seconds"], _said["retries"]).id
-    except Exception as exc:  # noqa: BLE001 - what a peer raises is a result
+    except Exception as exc:  # noqa: BLE001 - an error of a peer is a result
         _answer = {"error": f"{type(exc).__name__}: {exc}"}
     print(json.dumps(_answer), flush=True)

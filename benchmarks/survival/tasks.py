@@ -1,7 +1,9 @@
-"""What happens to tasks under a lock: workers and the lock's Redis struck, and what comes of the tasks.
+"""Faults of workers and of the Redis of the lock, and their effect on the tasks.
 
-Rules: as for the locks; each package works with its own Redis as its README shows it, this lock with five; what has
-run, and what ran at the same time, is read from the lines that the body leaves, not from what a library says.
+Invariants:
+1. The invariants of the module `locks` hold here too.
+2. Each package uses one Redis as its README shows, this lock uses five.
+3. The lines of the task body show the runs and their order.
 """
 
 from __future__ import annotations
@@ -22,9 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _SHORT = 2
-"""Seconds: the time-out where one is set."""
+"""Seconds: the timeout of the scenarios that set a timeout."""
 _SOON_MS = 10_000
-_PATIENCE = 8.0
+_TIMEOUT = 8.0
 _AOF = ("--appendonly", "yes", "--appendfsync", "always")
 
 
@@ -41,13 +43,13 @@ def killed_by_default(cluster_fixture: ClusterFixture) -> Outcome:
 
 
 def killed(cluster_fixture: ClusterFixture) -> Outcome:
-    """Worker killed in the task, time-out set to 2 s: does the next task run within 4 s?"""
+    """Worker killed in the task, timeout set to 2 s: does the next task run within 4 s?"""
     with cluster_fixture.play(timeout=_SHORT, workers=2) as play:
         play.send(1, 60)
         worker = play.holding()["worker"]
         since = time.monotonic()
         os.killpg(worker, signal.SIGKILL)
-        # Where sending is refused or dropped, it is sent again and again.
+        # Repeated, because a sender may refuse or drop the task.
         if not passed(lambda: _sent_and_begun(play), DONE, 0.1):
             return Outcome(survived=False, how=f"not within {DONE:g} s")
         waited = float(play.log("in", 2)[0]["at"]) - since
@@ -55,7 +57,7 @@ def killed(cluster_fixture: ClusterFixture) -> Outcome:
 
 
 def longer(cluster_fixture: ClusterFixture) -> Outcome:
-    """Time-out set to 2 s, and a task takes 5 s: does the next task wait for its end?"""
+    """Timeout set to 2 s, and a task takes 5 s: does the next task wait for its end?"""
     with cluster_fixture.play(timeout=_SHORT) as play:
         play.send(1, 5)
         play.holding()
@@ -102,7 +104,7 @@ def sent_twice(cluster_fixture: ClusterFixture) -> Outcome:
             second = play.send(2)
         except Refused as why:
             return Outcome(survived=False, how=f"sending the second raises {str(why).partition(':')[0]}")
-        if play.done(2, _PATIENCE):
+        if play.done(2, _TIMEOUT):
             return Outcome(survived=True, how="the second goes back to the queue and runs afterwards")
         how = "the second is dropped"
         return Outcome(survived=False, how=f"{how}, the sender gets the first task's id" if first == second else how)
@@ -112,7 +114,7 @@ def retried(cluster_fixture: ClusterFixture) -> Outcome:
     """A task retries once: is the work done, and is the lock free afterwards?"""
     with cluster_fixture.play() as play:
         play.send(1, 0, retries=1)
-        if not play.done(1, _PATIENCE):
+        if not play.done(1, _TIMEOUT):
             ran = len(play.log("in", 1))
             return Outcome(survived=False, how=f"the retry never runs ({ran} run), and {_next(play)}")
         how = _next(play)
@@ -137,13 +139,13 @@ SCENARIOS: tuple[Callable[[ClusterFixture], Outcome], ...] = (
 
 
 def _lock_keys(url: str) -> list[str]:
-    """The lock among a server's keys: ours lies beside the node's own records, which begin with a control character."""
+    """The lock's keys on a server. The other keys are records of this project's nodes, with a control character."""
     with Redis.from_url(url, decode_responses=True) as redis:
         return [key for key in redis.scan_iter() if key.isprintable()]
 
 
 def _sent_and_begun(play: Play) -> bool:
-    """Send task 2 until one copy of it is there, and look whether it has begun."""
+    """Send task 2 unless a copy is on its way, and return whether the task has begun."""
     if play.log("in", 2):
         return True
     if not play.store.exists("sent"):
@@ -155,7 +157,7 @@ def _sent_and_begun(play: Play) -> bool:
 
 
 def _apart(play: Play) -> Outcome:
-    """Send a second task while the first one is in its body: whether they were in it one after the other."""
+    """Send a second task while the first is in its body, and return whether the bodies did not overlap."""
     if play.log("out", 1):
         raise Refused("the first task was done too early")
     try:
@@ -164,7 +166,7 @@ def _apart(play: Play) -> Outcome:
         return Outcome(survived=True, how=f"sending raises {str(why).partition(':')[0]}")
     if not play.done(1):
         return Outcome(survived=False, how="the first task is never done")
-    if not play.log("in", 2) and not play.started(2, _PATIENCE):
+    if not play.log("in", 2) and not play.started(2, _TIMEOUT):
         return Outcome(survived=True, how="the second task is dropped")
     if play.log("in", 2)[0]["at"] >= play.log("out", 1)[0]["at"]:
         return Outcome(survived=True, how="the second task runs afterwards")
@@ -172,7 +174,7 @@ def _apart(play: Play) -> Outcome:
 
 
 def _next(play: Play) -> str:
-    """What comes of task 2, sent again and again: the first one's lock may go a moment after its body's end."""
-    if passed(lambda: _sent_and_begun(play), _PATIENCE, 0.1):
+    """Send task 2 until it runs, because the first lock may end a moment after the body; return the result."""
+    if passed(lambda: _sent_and_begun(play), _TIMEOUT, 0.1):
         return "the next task runs"
-    return f"the next task does not run within {_PATIENCE:g} s"
+    return f"the next task does not run within {_TIMEOUT:g} s"

@@ -1,7 +1,9 @@
-"""What the scenarios work with: nodes with a link before each, a server for the data, and clients of one peer.
+"""The lock nodes with a proxy before each, the server of the data, and the clients of one peer.
 
-Rules: every scenario of every peer has fresh servers and fresh processes; whatever is asked has a time-out, and what
-is late or raises is told as `Refused`; nothing is awaited for a fixed time where a condition can be awaited.
+Invariants:
+1. Each scenario of each peer has fresh servers and processes.
+2. Each reply has a timeout. A late reply or an error is `Refused`.
+3. A scenario waits for conditions, and for a fixed time only where time is the condition.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 LOCKS = tuple(kind for kind in PEERS if kind.name in {"ours", "redlock-py", "redlock-ng", "pottery", "node-redlock"})
 NAME = "it"
 NODE_TIMEOUT_MS = 100
-"""What node-redlock's Redis clients are given, so that it has what the other peers have."""
+"""The timeout of node-redlock's Redis clients, equal to that of the other peers."""
 _START = 30.0
 
 
@@ -44,9 +46,9 @@ class Player:
     """One client of a lock.
 
     Args:
-        kind: Of which library.
-        program: How it is started.
-        log: Where its standard error goes.
+        kind: The library.
+        program: The program of the client.
+        log: The file for its standard error.
     """
 
     def __init__(self, kind: Kind, program: Program, log: Path) -> None:
@@ -61,20 +63,20 @@ class Player:
         self._process.kill()
 
     def ask(self, do: str, within: float = _START, **said: object) -> dict[str, Any]:
-        """Tell it to do something, and wait for the answer.
+        """Send a command and wait for the reply.
 
         Raises:
-            Refused: It raised, or is not ready within this time in seconds.
+            Refused: The client raised an error or did not reply within this time in seconds.
         """
         self.tell(do, **said)
         return self.hear(within)
 
     def tell(self, do: str, **said: object) -> None:
-        """Tell it to do something."""
+        """Send a command."""
         self._process.tell(do, **said)
 
     def hear(self, within: float) -> dict[str, Any]:
-        """Its answer."""
+        """Wait for the reply."""
         try:
             answer = self._process.hear(within)
         except PeerFailed as why:
@@ -84,16 +86,16 @@ class Player:
         return answer
 
     def take(self, within: float, name: str = NAME) -> dict[str, Any]:
-        """Take the lock; since when and at what time."""
+        """Acquire the lock; the reply has the times before and after."""
         return self.ask("take", within, name=name)
 
     def signal(self, number: int) -> None:
-        """Send it a signal."""
+        """Send a signal to the client."""
         os.kill(self._process.pid, number)
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
-        """SIGSTOP at the beginning of the block, SIGCONT at its end."""
+        """Freeze the client inside the block."""
         self.signal(signal.SIGSTOP)
         try:
             yield
@@ -101,19 +103,19 @@ class Player:
             self.signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Kill the client."""
         self._process.kill()
 
 
 class WorkerFixture(NamedTuple):
-    """Where one scenario of one peer happens.
+    """The fixture of one scenario of one peer.
 
     Attributes:
         kind: The peer.
-        nodes: Five of them.
-        links: The way to each, for clients that go through them.
+        nodes: Five lock nodes.
+        links: A proxy before each node.
         store: The server that owns the data.
-        out: Where logs go.
+        out: Directory of the logs.
     """
 
     kind: Kind
@@ -124,9 +126,9 @@ class WorkerFixture(NamedTuple):
 
     @contextlib.contextmanager
     def player(self, ttl: float, *, linked: bool = False, node_timeout_ms: int = NODE_TIMEOUT_MS) -> Iterator[Player]:
-        """A client of the lock that has not dialled yet; `linked`: through the links.
+        """Start a client of the lock without a connection; with `linked` the client uses the proxies.
 
-        `node_timeout_ms` is for node-redlock alone; 0 leaves it without.
+        `node_timeout_ms` is for node-redlock only; 0 means no timeout.
         """
         with Player(self.kind, _program(self.kind, node_timeout_ms), self.out / "survival.log") as player:
             urls = [link.url for link in self.links] if linked else self.nodes.urls
@@ -134,7 +136,7 @@ class WorkerFixture(NamedTuple):
             yield player
 
     def values(self, key: str) -> list[str | None]:
-        """What each node that is up has at a key."""
+        """The value of a key on each node; None for a missing key or a dead node."""
         found: list[str | None] = []
         for server in self.nodes.servers:
             with Redis.from_url(server.url, decode_responses=True, socket_timeout=2) as redis:
@@ -146,13 +148,13 @@ class WorkerFixture(NamedTuple):
         return found
 
     def put(self, key: str, value: str | None, places: Sequence[int]) -> None:
-        """Have some nodes hold this at a key, or nothing."""
+        """Set or delete a key on some nodes."""
         for place in places:
             with Redis.from_url(self.nodes[place].url) as redis:
                 redis.delete(key) if value is None else redis.set(key, value)
 
     def count(self, key: str) -> int:
-        """How many nodes have this key."""
+        """The number of nodes that have this key."""
         return sum(value is not None for value in self.values(key))
 
 
@@ -164,7 +166,7 @@ def stage(kind: Kind, out: Path) -> Iterator[WorkerFixture]:
 
 
 def passed(condition: Callable[[], bool], within: float, every: float = 0.01) -> bool:
-    """Whether this becomes true within so many seconds."""
+    """Whether the condition becomes true within this time in seconds."""
     until = time.monotonic() + within
     while not condition():
         if time.monotonic() > until:
@@ -174,7 +176,7 @@ def passed(condition: Callable[[], bool], within: float, every: float = 0.01) ->
 
 
 def sleep_until(moment: float) -> None:
-    """Let time pass: where a lease is to run out, time is the condition."""
+    """Sleep until this moment; the end of a lease is a matter of time."""
     time.sleep(max(0.0, moment - time.monotonic()))
 
 

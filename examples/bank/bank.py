@@ -1,10 +1,10 @@
 """A bank transfer: two accounts under one lock, and two balances that only a current holder can write.
 
-Rules of this file:
+Invariants:
 1. Both accounts are locked at once, all or nothing, so two transfers in opposite directions can't wait for each other.
-2. Each balance is read and written through the fenced store, under an operation id that stays the same when the
-   task is delivered again: half a transfer is finished by the second delivery, and never done twice.
-3. A debit never raises for want of money. It writes down what it decided, so a second delivery reads the same answer.
+2. Each balance is read and written through the fenced store, under an operation id that is equal in each delivery of
+   the task. The second delivery completes half a transfer and repeats nothing.
+3. A debit never raises for lack of money. The debit records its decision, so a second delivery reads the same answer.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ REDIS = os.environ.get("BANK_REDIS", "redis://127.0.0.1:6379")
 
 app = Celery("bank", broker=f"{REDIS}/0", backend=f"{REDIS}/1")
 app.conf.update(
-    task_acks_late=True,  # a transfer is acknowledged when it is done,
-    task_reject_on_worker_lost=True,  # and delivered again when its worker was killed
+    task_acks_late=True,  # acknowledge a transfer at its end,
+    task_reject_on_worker_lost=True,  # and deliver the task again if the worker was killed
     worker_prefetch_multiplier=1,
     broker_connection_retry_on_startup=True,
 )
@@ -36,12 +36,12 @@ app.conf.update(
 
 @functools.cache
 def store() -> FencedStore:
-    """The accounts. This Redis owns the money: give it an AOF with `appendfsync always`."""
+    """The accounts. This Redis owns the money and needs an AOF with `appendfsync always`."""
     return FencedStore(Redis.from_url(f"{REDIS}/2"))
 
 
 def balance(account: str) -> int:
-    """What is on an account, for looking at."""
+    """The balance of an account, for display only."""
     return _read(store().read_unfenced(account))
 
 
@@ -50,13 +50,13 @@ def balance(account: str) -> int:
 def transfer(self: Task, source: str, target: str, amount: int) -> str:
     """Move an amount; returns "paid" or "refused"."""
     if amount <= 0 or source == target:
-        raise ValueError(f"{amount} from {source} to {target} is no transfer")
+        raise ValueError(f"{amount} from {source} to {target} is not a transfer")
     lease, op_id = current_lease(), self.request.id
     written = store().update(source, lease, f"{op_id}:debit", functools.partial(_debit, amount))
-    said: str = json.loads(written.value)["said"]
-    if said == "paid":
+    decision: str = json.loads(written.value)["decision"]
+    if decision == "paid":
         store().update(target, lease, f"{op_id}:credit", functools.partial(_credit, amount))
-    return said
+    return decision
 
 
 @app.task(bind=True)
@@ -80,5 +80,5 @@ def _read(state: str | None) -> int:
     return 0 if state is None else int(json.loads(state)["balance"])
 
 
-def _state(balance: int, said: str) -> str:
-    return json.dumps({"balance": balance, "said": said})
+def _state(balance: int, decision: str) -> str:
+    return json.dumps({"balance": balance, "decision": decision})

@@ -1,21 +1,21 @@
 #!/bin/sh
-# backup.sh DATA BACKUPS: today's backup, made once, whichever machine gets to it first. Runs under `redlock run`.
+# backup.sh DATA BACKUPS: makes today's backup once, on the first machine that holds the lock. Runs under `redlock run`.
 #
-# The lock keeps two machines from working on it at the same time. It can't know that the work is done already: that is
-# looked up here, inside the lock. And a machine that was frozen may wake up late: `ln` never replaces what is there.
+# The lock keeps two machines from working at the same time. This script checks, inside the lock, that the backup does
+# not exist yet. A frozen machine may wake up late, so `ln` never replaces an existing backup.
 set -eu
 
 data=$1
 backups=$2
 today=$backups/$(date +%F).tar
-# Larger for each later holder of the lock, so no two ever write the same file.
+# The token is larger for each later holder, so no two holders write the same file.
 part=$backups/$REDLOCK_FENCE.part
 
 if [ -e "$today" ]; then
-    echo "$today is there already"
+    echo "$today exists already"
     exit 0
 fi
 trap 'rm -f "$part"' EXIT
 tar -cf "$part" -C "$data" .
 ln "$part" "$today"
-echo "$today is made"
+echo "made $today"

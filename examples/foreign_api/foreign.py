@@ -1,8 +1,8 @@
-"""A stand-in for the foreign API: orders with idempotency keys, receipts without, and a rate limit.
+"""A replacement for the foreign API: orders with idempotency keys, receipts without, and a rate limit.
 
     python foreign.py PORT INTERVAL
 
-GET / tells what it has seen. Port 0 takes a free one; the first line that it prints is its address.
+GET / returns the counts. Port 0 means a free port; the first line of output is the address.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ last_call = -1e9
 
 
 class Api(BaseHTTPRequestHandler):
-    """One request after the other, each by its path."""
+    """The requests, in sequence."""
 
     def do_GET(self) -> None:
-        """What was seen so far."""
+        """Return the counts so far."""
         self._answer(200, seen)
 
     def do_POST(self) -> None:
-        """An order or a receipt."""
+        """Accept an order or a receipt."""
         global last_call  # noqa: PLW0603 - the program is this one server
         self.rfile.read(int(self.headers.get("Content-Length", "0")))
         seen["calls"] += 1
@@ -50,7 +50,7 @@ class Api(BaseHTTPRequestHandler):
         self.wfile.write(json.dumps(body).encode())
 
     def log_message(self, *_: object) -> None:
-        """Say nothing: what was seen is told by GET."""
+        """Print nothing; GET returns the counts."""
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""A foreign API with a rate limit: an effect that can't check a fencing token. What then?
+"""A foreign API with a rate limit: an effect that can't check a fencing token.
 
-The lock keeps calls apart, as long as its holder runs. What a holder does that was frozen beyond its lease, no lock
-can prevent, so each call is made harmless in one of two ways:
+The lock separates calls while its holder runs. No lock can prevent the late call of a holder that was frozen beyond its
+lease, so each task makes a late call harmless in one of two ways:
 
-1. The API knows idempotency keys: send the task's id as the key. It stays the same over retries and deliveries, so
-   the order is placed once, however often it is sent. `place_order`.
-2. The API knows nothing: write down in the fenced store *before* the call that it is made, and make it only if that
-   was news. Then it is made once or, if the worker dies in between, not at all. `send_receipt`.
+1. `place_order`: the API knows idempotency keys, and the key is the task's id. The id is equal in each retry and
+   delivery, so the order is placed once.
+2. `send_receipt`: the API has no such keys. The task records the call in the fenced store *before* the call, and makes
+   the call only if the record is new. If the worker dies in between, the call never happens.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ app.conf.update(task_acks_late=True, task_reject_on_worker_lost=True, broker_con
 
 @functools.cache
 def store() -> FencedStore:
-    """Where it is written down which calls were made."""
+    """The records of the calls."""
     return FencedStore(Redis.from_url(f"{REDIS}/2"))
 
 
 @app.task(bind=True, autoretry_for=(URLError, TimeoutError), retry_backoff=True, max_retries=8)
 @locked("foreign-api")
 def place_order(self: Task, item: str) -> str:
-    """Place an order, once; returns the foreign order number."""
+    """Place an order once; return the foreign order number."""
     return _call("/orders", {"item": item}, key=self.request.id)
 
 
 @app.task
 @locked("foreign-api")
 def send_receipt(order: str) -> str:
-    """Have a receipt sent, at most once; returns "sent", or "known" if that was tried before."""
+    """Send a receipt at most once; return "sent", or "known" after an earlier attempt."""
     first = store().update(f"receipt:{order}", current_lease(), f"receipt:{order}", lambda _: "sent")
     if not first.applied:
         return "known"
@@ -62,12 +62,12 @@ def send_receipt(order: str) -> str:
 
 
 def _call(path: str, body: dict[str, str], key: str = "") -> str:
-    request = Request(API + path, json.dumps(body).encode(), {"Idempotency-Key": key})  # noqa: S310 - ours to configure
-    # Right before the call: it narrows the window in which a lost lease goes unnoticed; it can't close it.
+    request = Request(API + path, json.dumps(body).encode(), {"Idempotency-Key": key})  # noqa: S310 - the address is configuration
+    # Right before the call, so that a lost lease is rarely unnoticed. A small window remains.
     current_lease().ensure_valid()
     try:
         with urlopen(request, timeout=LONGEST_CALL) as answer:  # noqa: S310 - as above
             return str(json.load(answer))
     finally:
-        # The lock is held for this long after the call, so nobody else calls any sooner.
+        # The lock is held for the interval after the call, so no other task calls sooner.
         time.sleep(INTERVAL)

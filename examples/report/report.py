@@ -27,7 +27,7 @@ app.conf.update(
         "report": {
             "task": "report.write_report",
             "schedule": EVERY,
-            # What lay in the queue while the workers were down is not to be made up for.
+            # Reports that waited while the workers were down are not needed.
             "options": {"expires": EVERY},
         },
     },
@@ -37,7 +37,7 @@ app.conf.update(
 @app.task
 @locked("report", wait=0, on_conflict="skip")
 def write_report() -> dict[str, object]:
-    """Make the report; it takes longer than the time between two of them."""
+    """Make the report, which takes longer than the time between two reports."""
     with FILE.open("a", encoding="utf-8") as file:
         file.write("begin\n")
         file.flush()

@@ -46,9 +46,9 @@ def sleep_ms(refusal: Refusal, chance: float) -> int | None:
 
 
 def first_ms(lately_ms: int, ttl_ms: int) -> int:
-    """How long a waiter waits for a wake-up before its first attempt, where other waiters are probably ahead.
+    """How long a waiter waits for a wake-up before its first attempt, while other waiters are probably ahead.
 
-    Twice as long as the last wait, and at most a tenth of the TTL: a dead holder sends no wake-up, and only an attempt
+    Twice as long as the last wait, and at most a tenth of the TTL. A dead holder sends no wake-up, and only an attempt
     shows how long its lease will last.
     """
     return max(_FIRST_MS, min(2 * lately_ms, ttl_ms // 10))

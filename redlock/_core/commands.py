@@ -15,7 +15,7 @@ class Acquire(NamedTuple):
     A client that was woken (`woken`) may also acquire a lock that is reserved for the woken waiter. If a denied client
     goes on waiting, for `waits_ms`, the next release reserves the lock for the waiter that it wakes.
 
-    The proposal comes from the wall clock, so an old proposal must not count: an attempt that is not decided by
+    The proposal comes from the wall clock, so an old proposal must not count. An attempt that is not decided by
     `decide_by_ms` of the steady clock is lost (None: no such limit).
     """
 

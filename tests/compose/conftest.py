@@ -1,7 +1,8 @@
-"""The worked example in real containers, under a project name of its own; nothing of it is left behind.
+"""The worked example in real containers, under its own project name; nothing is left behind.
 
-Rules: these tests see what a user sees, the published ports and the docker program; tasks are sent by a Python of
-their own, as from any shell.
+Invariants:
+1. These tests see only the published ports and the docker program, as a user does.
+2. A separate Python process sends the tasks.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ if TYPE_CHECKING:
 
 PORTS = (5555, *range(63790, 63796))
 IMAGES = ("redis:8-alpine", "python:3.13-slim")
-"""What everything here is made from."""
+"""The source of the images."""
 
 
 def last_line(said: str) -> str:
-    """What a program said at its end."""
+    """The last line of a program's output."""
     return (said.strip().splitlines() or ["it did not say why"])[-1]
 
 
 def compose_program() -> tuple[str, ...]:
-    """The compose tool of this machine, version 2 before version 1; skips where there is no Docker to use."""
+    """The compose tool of this machine, version 2 before version 1; skips without Docker."""
     if shutil.which("docker") is None:
         pytest.skip("no Docker engine: there is no docker program on this machine")
     try:
@@ -51,7 +52,7 @@ def compose_program() -> tuple[str, ...]:
 
 
 def is_taken(port: int) -> bool:
-    """Whether somebody listens on this port of loopback."""
+    """Whether a server listens on this port of loopback."""
     with socket.socket() as sock:
         return sock.connect_ex(("127.0.0.1", port)) == 0
 
@@ -61,7 +62,7 @@ def project() -> Iterator[Project]:
     """The whole example with four workers."""
     project = Project(compose_program())
     try:
-        project.remove()  # what an earlier run left that was killed
+        project.remove()  # left by an earlier run that was killed
         taken = [str(port) for port in PORTS if is_taken(port)]
         if taken:
             pytest.fail(f"the example publishes ports that somebody listens on: {', '.join(taken)}", pytrace=False)
@@ -74,7 +75,7 @@ def project() -> Iterator[Project]:
 
 @pytest.fixture
 def counter(request: pytest.FixtureRequest) -> Iterator[Counter]:
-    """A counter of the test's own."""
+    """A counter of this test only."""
     counter = Counter(request.node.name)
     yield counter
     counter.close()

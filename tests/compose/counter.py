@@ -1,4 +1,4 @@
-"""One counter of the worked example, as a user on the host sees it: sent to from a shell, read in the sixth Redis."""
+"""One counter of the worked example, as a user on the host sees the counter: tasks from a shell, its value in Redis."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ while not select.select([sys.stdin], [], [], float(sys.argv[2]))[0]:
 
 
 class Counter:
-    """One counter, seen from the host: sent to with `increment.delay()`, looked at in the sixth Redis."""
+    """A counter: `increment.delay()` raises its value, and the sixth Redis has the value."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -50,21 +50,21 @@ class Counter:
         self._store = Redis(port=63790, db=2, decode_responses=True)
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connections."""
         self._broker.close()
         self._results.close()
         self._store.close()
 
     def send(self, increments: int) -> None:
-        """Enqueue so many, as from any shell."""
+        """Enqueue increments."""
         sent = run(sys.executable, "-c", SEND, str(increments), self.name, environment=clean_environment())
         self.ids += sent.stdout.split()
 
     def send_again_what_the_broker_forgot(self) -> None:
-        """Enqueue, under their old ids, the tasks that nobody has begun and the broker has no message of any more.
+        """Enqueue each task again that has not begun and whose message the broker has lost, with its old id.
 
-        A message goes to a blocking read, and is booked as unacknowledged by the worker after that (kombu's Redis
-        transport). What is handed to a connection that was cut off, or is just being closed, is nowhere then.
+        kombu's Redis transport records a message as unacknowledged only after a blocking read. A message that Redis
+        sends to a closing connection is lost.
         """
         if not self._broker.llen("celery") and not self._broker.hlen("unacked"):
             forgotten = [task_id for task_id, task in self._looked_up().items() if task["status"] == "PENDING"]
@@ -73,7 +73,7 @@ class Counter:
 
     @contextlib.contextmanager
     def traffic(self, every: float) -> Iterator[None]:
-        """Tasks are enqueued all the time, one `every` so many seconds; the broker has to be there."""
+        """Enqueue one increment `every` so many seconds during the block; the broker must be up."""
         with subprocess.Popen(
             [sys.executable, "-c", SEND_ON, self.name, str(every)],
             cwd=ROOT,
@@ -85,7 +85,7 @@ class Counter:
             assert sender.stdin is not None
             assert sender.stdout is not None
             said = sender.stdout
-            # As they come, for who looks meanwhile.
+            # Each at once, so that other threads see each task.
             reader = threading.Thread(target=lambda: self.ids.extend(line.strip() for line in said))
             reader.start()
             try:
@@ -96,16 +96,16 @@ class Counter:
         assert sender.returncode == 0, "the sender met an error, see above"
 
     def is_inside(self, container: str) -> bool:
-        """Whether a container's worker has read the counter and not written it yet."""
+        """Whether a container's worker has read the counter and not yet written the new value."""
         owner, opened = self._store.hmget(f"store:{self.name}", "owner", "open")
         return opened is not None and f"@worker@{container[:12]}" in str(owner)
 
     def value(self) -> int:
-        """Where it stands."""
+        """The value of the counter."""
         return int(FencedStore(self._store).read_unfenced(self.name) or 0)
 
     def tasks(self) -> list[dict[str, Any]]:
-        """What became of each task that was sent, in that order."""
+        """The results of the tasks, in the order of sending."""
         return list(self._looked_up().values())
 
     def _looked_up(self) -> dict[str, dict[str, Any]]:

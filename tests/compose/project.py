@@ -1,7 +1,8 @@
-"""The containers of the worked example, and what can be done to them, with the docker program and the compose tool.
+"""The containers of the worked example, and the actions on them through the docker program and the compose tool.
 
-Rules: the project has a name of its own, so that nothing of anybody else's is touched; settings of this machine do not
-reach it.
+Invariants:
+1. The project has its own name, so no other container is touched.
+2. Settings of this machine do not reach the containers.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ ROOT = Path(__file__).parents[2]
 NAME = "redlock-compose-test"
 LABEL = f"label=com.docker.compose.project={NAME}"
 SETTINGS = {
-    # What a killed worker had in hand is to come back in seconds. Still long enough for a slow machine: a task that
-    # meets its time limit fails, and an increment that failed is lost.
+    # The tasks of a killed worker must come back in seconds. On a slow machine a shorter limit would end a task, and
+    # its increment would be lost.
     "COUNTER_TIME_LIMIT": "10",
     "COUNTER_VISIBILITY_TIMEOUT": "12",
     "COUNTER_THINK": "0.05",
@@ -34,7 +35,7 @@ SETTINGS = {
 def run(
     *command: str, environment: dict[str, str] | None = None, seconds: float = 900, check: bool = True
 ) -> subprocess.CompletedProcess[str]:
-    """Run it to its end; where it fails, so does the test, with the program's own words."""
+    """Run a program to its end; an error fails the test with the program's output."""
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=seconds, cwd=ROOT, env=environment, check=False
     )
@@ -45,7 +46,7 @@ def run(
 
 
 def clean_environment() -> dict[str, str]:
-    """This environment without what would make the example another one."""
+    """This environment without the settings of the example."""
     ours = ("COUNTER_", "REDLOCK_", "COMPOSE_")
     return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
 
@@ -66,17 +67,17 @@ class Project:
         run(*command, environment=clean_environment() | SETTINGS)
 
     def containers(self, service: str | None = None) -> list[str]:
-        """The ids of the containers that run: of one service, or all."""
+        """The ids of the running containers, of one service or of all."""
         which = [] if service is None else ["--filter", f"label=com.docker.compose.service={service}"]
         return run("docker", "ps", "--no-trunc", "--quiet", "--filter", LABEL, *which).stdout.split()
 
     def inspect(self, service: str | None = None) -> list[dict[str, Any]]:
-        """What Docker knows about each of them."""
+        """The description of each container by Docker."""
         found: list[dict[str, Any]] = json.loads(run("docker", "inspect", *self.containers(service)).stdout)
         return found
 
     def is_healthy(self) -> bool:
-        """Whether every container passes its own health check; fails the test where one will not stay up."""
+        """Whether every container passes its health check; fails the test if a container has ended."""
         containers = self.inspect()
         for container in containers:
             if container["RestartCount"] > 2:
@@ -85,34 +86,34 @@ class Project:
         return all(container["State"]["Health"]["Status"] == "healthy" for container in containers)
 
     def processes(self, container: str, field: str) -> set[str]:
-        """What the kernel says under this name of the processes in it."""
-        # Which go and come meanwhile, hence no check of the code.
+        """This field of `/proc/PID/status` for each process of a container."""
+        # A process may end meanwhile, so the exit status is not checked.
         status = run("docker", "exec", container, "sh", "-c", "cat /proc/[0-9]*/status", check=False).stdout
         return {word for line in status.splitlines() if line.startswith(f"{field}:") for word in line.split()[1:]}
 
     def events(self) -> str:
-        """What the workers' own log files hold."""
+        """The text of the workers' log files."""
         command = ("sh", "-c", "cat /tmp/logger.log*")
         return "".join(run("docker", "exec", worker, *command).stdout for worker in self.containers("worker"))
 
     def console(self, *containers: str) -> str:
-        """What these containers, by default all workers, said to the console."""
+        """The output of these containers, by default of all workers."""
         said = [run("docker", "logs", container) for container in containers or self.containers("worker")]
         return "".join(stream for each in said for stream in (each.stdout, each.stderr))
 
     def shown(self) -> str:
-        """What Docker shows of all containers to whoever may use it: settings, mounts, processes, console."""
+        """The information that Docker gives every user: settings, mounts, processes, console."""
         containers = self.containers()
         shown = [json.dumps(self.inspect()), self.console(*containers)]
         return "\n".join(shown + [run("docker", "top", container).stdout for container in containers])
 
     def kill(self, container: str) -> None:
-        """SIGKILL to everything in it. It is not started again: Docker takes it for the user's wish."""
+        """Kill a container. Docker does not restart a container that the user killed."""
         run("docker", "kill", container)
 
     @contextlib.contextmanager
     def paused(self, *containers: str) -> Iterator[None]:
-        """All processes in these stand still, as where a host swaps or a virtual machine is moved."""
+        """Freeze these containers during the block, as a swapping host or a moved virtual machine does."""
         run("docker", "pause", *containers)
         try:
             yield
@@ -121,7 +122,7 @@ class Project:
 
     @contextlib.contextmanager
     def cut_off(self, **containers: str) -> Iterator[None]:
-        """These, by their service's name, have no network; afterwards they have it again, maybe at new addresses."""
+        """Take these containers off the network during the block. Afterwards their addresses may be new."""
         for container in containers.values():
             run("docker", "network", "disconnect", f"{NAME}_default", container)
         try:
@@ -131,17 +132,17 @@ class Project:
                 run("docker", "network", "connect", "--alias", service, f"{NAME}_default", container)
 
     def restart(self, container: str) -> None:
-        """SIGTERM, the grace that its service has, and a start."""
+        """Stop a container with the grace period of its service, then start the container."""
         run("docker", "restart", container)
 
     def stop(self, container: str) -> int:
-        """SIGTERM, and the grace that its service has; its exit code, 137 if that was not enough."""
+        """Stop a container with the grace period of its service; return its exit code, 137 after a SIGKILL."""
         run("docker", "stop", container)
         return int(run("docker", "inspect", "--format", "{{.State.ExitCode}}", container).stdout)
 
     @contextlib.contextmanager
     def one_more(self, service: str, *command: str, **settings: str) -> Iterator[str]:
-        """A container of a service with settings of its own; removed in the end."""
+        """Run one more container of a service with these settings during the block."""
         name = f"{NAME}_one_more"
         options = [option for setting, value in settings.items() for option in ("-e", f"{setting}={value}")]
         self.compose("run", "--detach", "--no-deps", "--name", name, *options, service, *command)
@@ -151,7 +152,7 @@ class Project:
             run("docker", "rm", "--force", "--volumes", name)
 
     def left(self) -> str:
-        """What of the project there is on this machine, running or not."""
+        """The containers, networks, volumes and images of the project on this machine."""
         return "".join(
             run("docker", *command).stdout
             for command in (
@@ -163,7 +164,7 @@ class Project:
         )
 
     def remove(self) -> None:
-        """Take everything down, with what it stored and the images that were built for it."""
+        """Remove all containers, volumes and images of the project."""
         self.compose("down", "--volumes", "--remove-orphans", "--timeout", "5")
         # Not `down --rmi`: version 2 knows only the images that BuildKit built.
         images = run("docker", "image", "ls", "--quiet", "--filter", f"reference={NAME}*").stdout.split()

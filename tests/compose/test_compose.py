@@ -1,4 +1,4 @@
-"""The worked example in real containers: what docker-compose.yml promises, with workers and Redis servers killed."""
+"""The worked example in real containers, with killed workers and Redis servers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tests.compose.counter import Counter
     from tests.compose.project import Project
 
-# An image is built, and what a killed worker had in hand has to come back: minutes, not seconds.
+# Minutes, because an image is built and the tasks of a killed worker must come back.
 pytestmark = pytest.mark.timeout(1200)
 
 PATIENCE = 300.0
@@ -29,7 +29,7 @@ eventually = functools.partial(tools.eventually, within=PATIENCE, every=0.2)
 
 
 def flower(path: str) -> str:
-    """What Flower answers; nothing while it does not."""
+    """The reply of Flower; empty without a reply."""
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", 5555, timeout=10)) as connection:
         try:
             connection.request("GET", path)
@@ -44,7 +44,7 @@ def test_everything_comes_up_and_is_healthy(project: Project) -> None:
     assert sorted(services) == ["broker", "flower", *(f"lock{n}" for n in range(1, 6)), *["worker"] * 4]
 
 
-def test_flower_answers_and_sees_four_workers_under_names_of_their_own(project: Project) -> None:
+def test_flower_shows_four_workers_with_different_names(project: Project) -> None:
     eventually(lambda: flower("/healthcheck") == "OK", "Flower to answer")
     online = {f'flower_worker_online{{worker="worker@{worker[:12]}"}} 1.0' for worker in project.containers("worker")}
     assert len(online) == 4
@@ -72,7 +72,7 @@ def test_no_process_in_any_container_is_root_or_can_become_it(project: Project) 
         assert project.processes(container, "NoNewPrivs") == {"1"}
 
 
-def test_every_container_is_confined_and_reached_over_loopback_only(project: Project) -> None:
+def test_every_container_is_confined_and_on_loopback_only(project: Project) -> None:
     for container in project.inspect():
         host, name = container["HostConfig"], container["Name"]
         assert host["ReadonlyRootfs"], name
@@ -89,7 +89,7 @@ def test_every_container_is_confined_and_reached_over_loopback_only(project: Pro
         assert volumes == (["/data"] if "broker" in name else []), name
 
 
-def test_a_worker_that_is_stopped_is_given_longer_than_a_task_may_take(project: Project) -> None:
+def test_a_stopped_worker_has_time_to_end_its_tasks(project: Project) -> None:
     limits = {container["Config"]["StopTimeout"] for container in project.inspect("worker")}
     assert min(limits) > Settings().time_limit
 
@@ -103,9 +103,7 @@ def test_workers_keep_their_events_in_a_file_and_on_the_console(project: Project
     assert acquired[0] in project.console()
 
 
-def test_every_increment_counts_once_though_a_lock_node_and_a_worker_are_killed(
-    project: Project, counter: Counter
-) -> None:
+def test_killed_nodes_and_workers_lose_no_increment(project: Project, counter: Counter) -> None:
     counter.send(TASKS)
     eventually(lambda: counter.value() >= 10, "the first ten increments")
     project.kill(project.containers("lock3")[0])
@@ -118,7 +116,7 @@ def test_every_increment_counts_once_though_a_lock_node_and_a_worker_are_killed(
     assert counter.value() == TASKS
 
 
-def test_workers_start_and_count_with_two_of_five_lock_nodes_down(project: Project, counter: Counter) -> None:
+def test_workers_start_and_count_with_two_nodes_down(project: Project, counter: Counter) -> None:
     project.compose("up", "--detach", "--no-deps", "lock3")
     for node in ("lock4", "lock5"):
         project.kill(project.containers(node)[0])

@@ -1,4 +1,4 @@
-"""The example with users, and with passwords in files, as docs/operations.md describes it: no password is shown."""
+"""The example with users and with passwords in files, as in docs/operations.md: no password is visible."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ print(increment.delay(name="behind closed doors").get(timeout=60)["value"])
 
 
 def write_secrets(folder: Path) -> None:
-    """The files that the manual speaks of, with the users that it names."""
+    """Write the files and the users of docs/operations.md."""
     folder.mkdir()
     for name, users in (("lock.acl", ("lock", "operator")), ("tasks.acl", ("tasks",))):
         starts = tuple(f"user {user} on " for user in users)
@@ -58,9 +58,7 @@ def status_of_flower(user: str) -> int:
         connection.close()
 
 
-def test_with_passwords_in_files_everything_works_and_docker_shows_none_of_them(
-    project: Project, tmp_path: Path
-) -> None:
+def test_passwords_in_files_work_and_are_invisible(project: Project, tmp_path: Path) -> None:
     write_secrets(tmp_path / "secrets")
     files = ["-f", "docker-compose.yml"]
     for name in FILES:
@@ -84,5 +82,5 @@ def test_with_passwords_in_files_everything_works_and_docker_shows_none_of_them(
     shown = project.shown()
     assert all(word in shown for word in ("REDLOCK_PASSWORD_FILE", "Ready to accept connections", "redis-server"))
     assert CANARY not in shown
-    # Who may look into a container sees what it can read; a process does not show it to the others beside it.
+    # A user with access to a container can read its files. Other processes must not see the passwords.
     assert CANARY not in run("docker", "exec", worker, "sh", "-c", "cat /proc/[0-9]*/cmdline /proc/1/environ").stdout

@@ -1,8 +1,9 @@
-"""Containers struck while they count, with Docker's own means: the counter is right each time, each value once.
+"""Faults of containers during work, with Docker's own means: the counter is right, and each value appears once.
 
-Rules: each strike meets work in progress: tasks come in all the time, or so many are enqueued that some of them are
-done before it and the others after it; where a worker is struck alone, it is one that is seen inside its section; no
-more than two of the five lock nodes are out at the same time.
+Invariants:
+1. Each fault meets work in progress: tasks arrive all the time, or a queue is half done.
+2. A fault of one worker meets a worker inside its critical section.
+3. At most two of the five lock nodes are down at the same time.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ eventually = functools.partial(tools.eventually, within=300.0, every=0.05)
 
 
 def advance(counter: Counter, by: int, why: str) -> None:
-    """Come back when the counter has grown by so much."""
+    """Wait until the counter has grown by this number."""
     goal = counter.value() + by
     eventually(lambda: counter.value() >= goal, f"{by} more increments {why}")
 
@@ -34,7 +35,7 @@ def advance(counter: Counter, by: int, why: str) -> None:
 def all_counted(counter: Counter) -> None:
     """Wait for every task; each has its own value, and the last is their number."""
     if not tools.comes_true(counter.is_done, within=150.0, every=0.2):
-        # By now whatever was in the hand of a lost connection has been delivered again.
+        # By now the broker has delivered the messages of lost connections again.
         counter.send_again_what_the_broker_forgot()
         eventually(counter.is_done, "every task to end")
     assert counter.outcomes() == list(range(1, len(counter.ids) + 1))
@@ -46,11 +47,9 @@ def everything_is_up(project: Project) -> None:
     eventually(project.is_healthy, "every container to be healthy")
 
 
-def test_a_worker_is_paused_cut_off_and_stopped_inside_its_section_and_lock_nodes_beside_it(
-    project: Project, counter: Counter
-) -> None:
+def test_a_worker_paused_or_cut_off_in_its_section_loses_nothing(project: Project, counter: Counter) -> None:
     everything_is_up(project)
-    # It thinks for longer than its lease lasts without renewal.
+    # The body takes longer than a lease without renewal.
     settings = {"COUNTER_THINK": "3", "REDLOCK_TTL": "2"}
     command = ("celery", "-A", "workers.app", "worker", "--hostname", "worker@%h", "--concurrency", "1")
     with project.one_more("worker", *command, **settings) as slow, counter.traffic(every=0.3):
@@ -69,7 +68,7 @@ def test_a_worker_is_paused_cut_off_and_stopped_inside_its_section_and_lock_node
             assert counter.is_inside(slow)
             advance(counter, 3, "without the worker and the lock node that are cut off")
 
-        # It has other addresses now, and must find out by itself that its connections are dead.
+        # The container has new addresses and must find out that its connections are dead.
         caught()
         assert project.stop(slow) == 0
         assert not counter.is_inside(slow)
@@ -77,9 +76,7 @@ def test_a_worker_is_paused_cut_off_and_stopped_inside_its_section_and_lock_node
     all_counted(counter)
 
 
-def test_nodes_broker_and_worker_are_restarted_a_node_is_emptied_and_workers_come_and_go(
-    project: Project, counter: Counter
-) -> None:
+def test_restarts_an_empty_node_and_new_workers_lose_nothing(project: Project, counter: Counter) -> None:
     everything_is_up(project)
     counter.send(TASKS)
     advance(counter, 3, "before the broker is restarted")

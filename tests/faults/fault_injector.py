@@ -83,7 +83,7 @@ class FaultInjector:
         for server in (*self.stage.nodes.servers, self.stage.broker, self.stage.store_server):
             revive(server)
         for link in (*self.nodes, self.store):
-            link.mend()
+            link.restore()
         for clock in self.clocks:
             clock.run(1.0)
         for worker in self.workers:
@@ -196,23 +196,23 @@ def drop_links(hand: FaultInjector, place: int) -> Callable[[], None]:
 def hold_the_store(hand: FaultInjector, _place: int) -> Callable[[], None]:
     """Writes to the store arrive late; after a long fault, other holders have written before."""
     hand.store.hold("to")
-    return hand.store.mend
+    return hand.store.restore
 
 
 def silence_the_store(hand: FaultInjector, _place: int) -> Callable[[], None]:
     """The store executes commands, but its replies are lost."""
     hand.store.hold("from")
-    return hand.store.mend
+    return hand.store.restore
 
 
 def kill_the_store(hand: FaultInjector, _place: int) -> Callable[[], None]:
-    """It keeps what it has confirmed."""
+    """Kill the store, which keeps its confirmed writes."""
     hand.stage.store_server.kill()
     return lambda: revive(hand.stage.store_server)
 
 
 def kill_the_broker(hand: FaultInjector, _place: int) -> Callable[[], None]:
-    """It keeps what it has confirmed."""
+    """Kill the broker, which keeps its confirmed messages."""
     hand.stage.broker.kill()
     return lambda: revive(hand.stage.broker)
 
@@ -268,7 +268,7 @@ def _each(struck: Sequence[T], act: Callable[[T], None]) -> None:
 def _at_links(hand: FaultInjector, place: int, count: int, act: Callable[[Proxy], None]) -> Callable[[], None]:
     chosen = [hand.nodes[(place + number) % len(hand.nodes)] for number in range(count)]
     _each(chosen, act)
-    return lambda: _each(chosen, lambda link: link.mend())
+    return lambda: _each(chosen, lambda link: link.restore())
 
 
 KINDS: dict[str, Callable[[FaultInjector, int], Callable[[], None]]] = {
@@ -301,4 +301,4 @@ KINDS: dict[str, Callable[[FaultInjector, int], Callable[[], None]]] = {
 """Every kind of fault."""
 
 NEEDS_CLOCKS = {"clock of a node jumps", "clocks of two nodes run fast"}
-"""What can strike only where the nodes' clocks can be set."""
+"""Faults that need nodes with adjustable clocks."""

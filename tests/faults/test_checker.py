@@ -1,4 +1,4 @@
-"""The judge sees what he is there to see: each promise, broken in a history that is made up."""
+"""The checker finds each broken promise in an invented history."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Wall clocks of lock nodes that jump and run fast: what the bound on drift covers, and what only the fence does."""
+"""Lock nodes whose wall clocks jump or run fast: the bound on drift covers some faults, and the fence the others."""
 
 from __future__ import annotations
 

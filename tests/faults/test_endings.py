@@ -227,7 +227,7 @@ def test_a_task_that_is_ended_by_force(stage: ClusterFixture, shared: Worker, cl
 
 
 def strike(stage: ClusterFixture, ending: str, case: Case) -> None:
-    """What does not come by itself."""
+    """Cause the endings that do not happen by themselves."""
     if ending == "child killed":
         os.kill(stage.steps(case.op, "stay")[0].pid, signal.SIGKILL)
     elif ending.startswith("revoke"):

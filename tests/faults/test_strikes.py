@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 BRIEF = {"node from an old snapshot", "store killed", "worker killed"}
-"""What the short version strikes with."""
+"""The faults of the short version."""
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_a_write_delayed_past_its_lease_is_refused(hand: FaultInjector) -> None:
         assert not stage.applied(late)
         asked = calls(stage)
     finally:
-        link.mend()
+        link.restore()
 
     eventually(lambda: calls(stage) > asked, "the arrival of the late write")
     eventually(lambda: stage.applied(late), "the operation, done again", every=0.1)

@@ -1,4 +1,4 @@
-"""Strategies for what a hostile node sends: valid replies of wrong types, mutated replies, and bytes."""
+"""Strategies for the replies of a hostile node: valid replies of wrong types, mutated replies, and bytes."""
 
 from __future__ import annotations
 
@@ -108,4 +108,4 @@ def _mutated(draw: st.DrawFn) -> bytes:
 REPLIES = st.lists(
     st.one_of(_HONEST, _mutated(), _SHAPES, RESP, _HEADERS, st.binary(max_size=40)), min_size=1, max_size=16
 )
-"""What a node sends, one item after each command that it reads; from the beginning again when all are sent."""
+"""The bytes of a node, one item after each command; after the last item the list begins again."""

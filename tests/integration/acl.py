@@ -1,4 +1,4 @@
-"""The users of docs/operations.md on real servers, read from there, so that tests and documentation agree."""
+"""The users of docs/operations.md on real servers, read from the page itself."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ def documented(user: str) -> list[str]:
 
 
 def commands(user: str) -> list[str]:
-    """What a user of the manual may run."""
+    """The commands of a user of the manual."""
     return [word[1:] for word in documented(user) if word.startswith("+")]
 
 
 def unknown_commands(redis: Redis) -> set[str]:
-    """The commands that the manual leaves out of its users for a server as old as this one."""
+    """The commands that the manual omits for a server of this age."""
     version = tuple(map(int, redis.info("server")["redis_version"].split(".")[:2]))
     return {"client|setinfo"} if version == (7, 0) else set()
 
 
 def let_in(servers: Sequence[Server], user: str, secret: str, *without: str, keys: str = "") -> None:
-    """Make the manual's user known to these servers; without some of its commands, or for other keys."""
+    """Create the manual's user on these servers, without some of its commands or for other keys."""
     rules = [f">{secret}" if word.startswith(">") else word for word in documented(user)]
     rules = [keys if keys and word.startswith("~") else word for word in rules]
     for server in servers:

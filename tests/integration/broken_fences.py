@@ -1,6 +1,6 @@
 """Fences that look right and lose updates: the conformance kit must find each of them.
 
-They work on SQLAlchemy connections to PostgreSQL. Each docstring says what is wrong.
+They work on SQLAlchemy connections to PostgreSQL. Each docstring describes the fault.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ def _parameters(lease: Lease) -> dict[str, Any]:
 
 
 class Broken(ConnectionAdapter):
-    """What they share: a transaction, and a fence in it."""
+    """The common base: a transaction with a fence."""
 
     levels: tuple[str, ...] = ("READ COMMITTED", "REPEATABLE READ")
-    """Where the fault shows."""
+    """The isolation levels at which the fault is visible."""
 
     @contextlib.contextmanager
     def fenced(self, session: Any, lease: Lease) -> Iterator[None]:
@@ -86,7 +86,7 @@ class FencesAtTheEnd(Broken):
 
 
 class RefusesEqual(Broken):
-    """Takes the second section of the same lease for a stale one."""
+    """Refuses the second section of the same lease as stale."""
 
     def fence(self, session: Any, lease: Lease) -> None:
         if not self.upsert(session, lease, POSTGRESQL.fence.split("\n   OR")[0] + "\nRETURNING section"):
@@ -94,7 +94,7 @@ class RefusesEqual(Broken):
 
 
 class IgnoresTheVerdict(Broken):
-    """Sends the fence and does not look at its answer."""
+    """Sends the fence and ignores the answer."""
 
     def fence(self, session: Any, lease: Lease) -> None:
         self.upsert(session, lease)
@@ -112,7 +112,7 @@ class OtherConnection(Broken):
 
 
 class RolledBackSavepoint(Broken):
-    """Fences in a savepoint that is rolled back: token and row lock go with it."""
+    """Fences in a savepoint whose rollback undoes the token and the row lock."""
 
     levels = ("READ COMMITTED",)
 
@@ -125,7 +125,7 @@ class RolledBackSavepoint(Broken):
 
 
 class SelectForUpdate(Broken):
-    """Locks the row with SELECT ... FOR UPDATE, and inserts it where it was missing."""
+    """Locks the row with SELECT ... FOR UPDATE, and inserts a missing row."""
 
     def fence(self, session: Any, lease: Lease) -> None:
         row = session.execute(text(POSTGRESQL.seen + " FOR UPDATE"), {"resource": lease.names[0]}).first()
@@ -141,7 +141,7 @@ class SelectForUpdate(Broken):
 
 
 class LeavesEqualAlone(Broken):
-    """Locks the row and does not write it where the token is the same: REPEATABLE READ then sees no conflict."""
+    """Locks the row without a write if the token is equal, so REPEATABLE READ sees no conflict."""
 
     levels = ("REPEATABLE READ",)
 
@@ -152,14 +152,14 @@ class LeavesEqualAlone(Broken):
 
 
 class LowersTheToken(Broken):
-    """Writes the token whatever the row held."""
+    """Writes the token without a comparison."""
 
     def fence(self, session: Any, lease: Lease) -> None:
         self.upsert(session, lease, POSTGRESQL.fence.split("\nWHERE")[0] + "\nRETURNING section")
 
 
 class LooksFirst(Broken):
-    """Fences inside a transaction that has read before, and works on what was read."""
+    """Fences inside a transaction that has read before, and uses the old values."""
 
     levels = ("READ COMMITTED",)
 

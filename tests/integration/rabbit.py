@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _PROGRAMS = ("/usr/lib/rabbitmq/bin/rabbitmq-server", shutil.which("rabbitmq-server"))
-"""Debian's program on the PATH changes the user; this one does not."""
+"""Debian's program on the PATH changes the user; this program does not."""
 PROGRAM = next((name for name in _PROGRAMS if name and os.access(name, os.X_OK)), None)
 needs_rabbitmq = pytest.mark.skipif(PROGRAM is None, reason="no rabbitmq-server")
 
 
 class Rabbit:
-    """One RabbitMQ server; its directory stays when it is killed or stopped, and is used again."""
+    """A RabbitMQ server, whose directory survives a kill and a restart."""
 
     def __init__(self, directory: Path, *settings: str) -> None:
         self._directory = directory
@@ -50,13 +50,13 @@ class Rabbit:
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(directory / "plugins"),
             "RABBITMQ_MNESIA_BASE": str(directory / "data"),
             "RABBITMQ_LOG_BASE": str(directory / "log"),
-            # No shell between this process and the server: it would die with this process and leave the server behind.
+            # No shell in between, because a shell would die with this process and leave the server running.
             "RUNNING_UNDER_SYSTEMD": "true",
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 +sbwt none",
         }
 
     def start(self) -> None:
-        """Start it, and come back when it takes connections."""
+        """Start the server, and wait until connections are possible."""
         self._run("epmd", "-port", str(self._epmd_port), "-address", "127.0.0.1")
         self._run(str(PROGRAM))
         eventually(self._answers, f"RabbitMQ on {self.url}: {self._said()}", within=100, every=0.1)
@@ -88,7 +88,7 @@ class Rabbit:
         return False
 
     def kill(self) -> None:
-        """SIGKILL: it stops at once; what it has confirmed is on the disk."""
+        """Kill the server; confirmed messages are on the disk."""
         for process in reversed(self._processes):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -96,14 +96,14 @@ class Rabbit:
         self._processes.clear()
 
     def restart(self) -> None:
-        """Kill it, and start it with what it had on the disk."""
+        """Kill the server, and start the server again on its directory."""
         self.kill()
         self.start()
 
 
 @contextlib.contextmanager
 def rabbit(*settings: str) -> Iterator[Rabbit]:
-    """A fresh server, with these lines in its configuration, for as long as the block lasts."""
+    """Run a fresh server with these lines of configuration during the block."""
     with tempfile.TemporaryDirectory(prefix="rabbit-", ignore_cleanup_errors=True) as directory:
         server = Rabbit(Path(directory), *settings)
         try:

@@ -1,4 +1,4 @@
-"""The command line in a process of its own, as a person or cron calls it."""
+"""The command line in a separate process, as a user or cron calls the command."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Shell:
 
     Args:
         nodes: The lock nodes.
-        directory: Where files may be made.
+        directory: A directory for files.
     """
 
     def __init__(self, nodes: Cluster, directory: Path) -> None:
@@ -35,7 +35,7 @@ class Shell:
         self._environment = clean | {"REDLOCK_NODES": ",".join(nodes.urls), "PYTHONUNBUFFERED": "1"}
 
     def call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run it to its end, with nothing to read."""
+        """Run the command to its end, without input."""
         return subprocess.run(
             [sys.executable, "-m", "redlock", *arguments],
             cwd=ROOT,
@@ -49,7 +49,7 @@ class Shell:
 
     @contextlib.contextmanager
     def started(self, *arguments: str, stderr: IO[bytes] | None = None) -> Iterator[Started]:
-        """Start it in a process group of its own; it is killed in the end."""
+        """Start the command in a new process group; the end of the block kills the command."""
         with (self.directory / "output").open("wb") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", "redlock", *arguments],
@@ -68,7 +68,7 @@ class Shell:
 
 
 class Started:
-    """A command that runs, and what it and its program have said."""
+    """A running command, and the output of the command and its program."""
 
     def __init__(self, process: subprocess.Popen[bytes], output: Path) -> None:
         self.process = process
@@ -76,25 +76,25 @@ class Started:
 
     @property
     def said(self) -> str:
-        """All of it so far."""
+        """The output so far."""
         return self._output.read_text()
 
     def until_it_says(self, text: str) -> None:
-        """Come back when it has said this."""
+        """Wait until the output has this text."""
         eventually(lambda: text in self.said or self.process.poll() is not None, f"{text!r} from a command")
         assert text in self.said, self.said
 
     def end(self) -> int:
-        """Its exit status, when it has ended."""
+        """Wait for the end, and return the exit status."""
         return self.process.wait(timeout=60)
 
     def press_ctrl_c(self) -> None:
-        """What a terminal does: SIGINT to the whole foreground process group, which is that of the command."""
+        """Send SIGINT to the process group of the command, as a terminal does."""
         os.killpg(self.process.pid, signal.SIGINT)
 
 
 def is_running(pid: int) -> bool:
-    """Whether this process is there, and is not a zombie."""
+    """Whether this process runs; a zombie does not run."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -102,7 +102,7 @@ def is_running(pid: int) -> bool:
 
 
 def is_running_in(group: int) -> bool:
-    """Whether a process of this group is there, and is not a zombie."""
+    """Whether a process of this group runs; a zombie does not run."""
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             state, _, found, *_ = stat.read_text().rpartition(")")[2].split()

@@ -1,8 +1,9 @@
-"""Closed doors: users with the fewest rights that do, passwords in files, TLS; a canary password is seen nowhere.
+"""Users with the fewest rights, passwords in files, TLS: everything works, and a canary password is visible nowhere.
 
-Rules: the users are those of docs/operations.md, read from there, so that what it says is what is tested. What the
-doctor says of permissions is in test_doctor.py, a pickled message in test_workers.py, Flower's password in
-test_locks_page.py.
+Invariants:
+1. The users are read from docs/operations.md, so the tests check the page itself.
+2. The permissions that the doctor checks are in test_doctor.py, a pickled message in test_workers.py, and Flower's
+   password in test_locks_page.py.
 """
 
 from __future__ import annotations
@@ -42,35 +43,35 @@ if TYPE_CHECKING:
 
 NAME = "door"
 SECRET = f"{CANARY}-{secrets.token_hex(8)}"
-"""Other tests that run at the same time have the other canary where everybody can see it."""
+"""Not the canary of the other tests, which may stand in a visible place at the same time."""
 
 
 def let_in(servers: Sequence[Server], user: str, *without: str) -> None:
-    """Make the manual's user known to these servers; without some of its commands."""
+    """Create the manual's user on these servers, without some of its commands."""
     acl.let_in(servers, user, SECRET, *without)
 
 
 @pytest.fixture(scope="module")
 def doors() -> Iterator[Cluster]:
-    """Five lock nodes whose user `lock` is made anew by each test."""
+    """Five lock nodes, on which each test creates the user `lock`."""
     with redis_server.cluster() as nodes:
         yield nodes
 
 
 def as_user(nodes: Cluster, user: str = "lock") -> list[str]:
-    """The nodes' addresses for a user."""
+    """The addresses of the nodes with this user."""
     return [f"{url}?username={user}&password={SECRET}" for url in nodes.urls]
 
 
 def empty(nodes: Cluster) -> None:
-    """Take everything from these nodes but their users."""
+    """Delete everything on these nodes except their users."""
     for server in nodes.servers:
         with raw(server) as redis:
             redis.flushall()
 
 
 def in_use(nodes: Cluster, caplog: pytest.LogCaptureFixture, user: str) -> None:
-    """Everything that a user does, on empty nodes; fails where any of it does not work."""
+    """Do all work of a user on empty nodes; an error fails the test."""
     caplog.clear()
     empty(nodes)
     operates = user == "operator"
@@ -81,7 +82,7 @@ def in_use(nodes: Cluster, caplog: pytest.LogCaptureFixture, user: str) -> None:
             redis.set(codec.fence_key(NAME), str(2**51))
         waiter = threading.Thread(target=lambda: other.lock(NAME).acquire(blocking_timeout=10))
         try:
-            # Fences that differ: it takes two rounds.
+            # Different fences, so that an acquire needs two rounds.
             with client.lock(NAME, ttl=1) as lease:
                 with raw(nodes[0]) as redis:
                     redis.delete(NAME)
@@ -90,7 +91,7 @@ def in_use(nodes: Cluster, caplog: pytest.LogCaptureFixture, user: str) -> None:
                 eventually(lambda: any(node.blocked for node in cluster_status(nodes.urls).nodes), "a waiter", within=5)
                 seen = cluster_status(urls, resources=200 if operates else 0)
         finally:
-            # Before its client is closed: it would dial again, and leave the connections open.
+            # Before the client is closed, because a later status would open connections again.
             if waiter.is_alive():
                 waiter.join()
         assert seen.voting == len(nodes.servers)
@@ -104,15 +105,13 @@ def in_use(nodes: Cluster, caplog: pytest.LogCaptureFixture, user: str) -> None:
 
 
 @pytest.mark.parametrize("version", ["6.2", "7.0", "8.2"])
-def test_each_user_can_do_its_work_with_the_commands_of_the_manual(
-    version: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_commands_of_the_manual_suffice_for_each_user(version: str, caplog: pytest.LogCaptureFixture) -> None:
     program = executable(version)
     with redis_server.running([redis_server.Server(program=program) for _ in range(5)]) as nodes:
         for user in ("lock", "operator"):
             let_in(nodes.servers, user)
             in_use(nodes, caplog, user)
-            # A server older than 7.0 can't tell what a user may do, so it is asked for its settings.
+            # A server before 7.0 has no ACL DRYRUN, so the check reads its settings.
             asked = {"config"} if (user, version) == ("lock", "6.2") else set()
             assert refused(nodes.servers) == asked
 
@@ -124,7 +123,7 @@ def test_a_worker_may_read_no_setting_and_list_no_key() -> None:
 
 
 def refused(servers: Sequence[Server]) -> set[str]:
-    """What these servers have refused to do for want of rights, and whom they did not let in."""
+    """The refused commands and logins on these servers."""
     found = set()
     for server in servers:
         with raw(server) as redis:
@@ -141,7 +140,7 @@ HGETALL k; LRANGE k 0 -1; SLOWLOG GET; LATENCY RESET; APPEND k x
 
 
 @pytest.mark.parametrize("user", ["lock", "operator", "tasks"])
-def test_what_it_does_not_need_is_refused_by_itself_and_inside_a_script(doors: Cluster, user: str) -> None:
+def test_other_commands_are_refused_also_inside_a_script(doors: Cluster, user: str) -> None:
     let_in(doors.servers, user)
     with Redis.from_url(f"{doors[0].url}?username={user}&password={SECRET}") as redis:
         for words in (one.split() for one in FOREIGN.split(";")):
@@ -157,7 +156,7 @@ NEEDED += [("operator", command) for command in commands("operator") if ("lock",
 
 
 @pytest.mark.parametrize(("user", "command"), NEEDED)
-def test_without_any_one_of_them_something_does_not_work(
+def test_each_of_the_commands_is_needed(
     doors: Cluster, user: str, command: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     let_in(doors.servers, user, command)
@@ -167,7 +166,7 @@ def test_without_any_one_of_them_something_does_not_work(
     assert {command, command.partition("|")[0]} & refused(doors.servers) or command == "config|get"
 
 
-def test_a_waiter_who_is_refused_says_so_and_does_not_ask_over_and_over(
+def test_a_refused_waiter_reports_the_error_and_does_not_retry(
     doors: Cluster, caplog: pytest.LogCaptureFixture
 ) -> None:
     let_in(doors.servers, "lock", "blpop")
@@ -204,7 +203,7 @@ def secret_stage(tmp_path: Path) -> Iterator[WorkerFixture]:
 
 
 def full_worker(stage: WorkerFixture, directory: Path) -> Worker:
-    """A worker with everything that Celery switches on by itself."""
+    """A worker with all default features of Celery."""
     directory.mkdir()
     worker = Worker(directory, stage.environment, ["-A", "workers.app", "worker", "-n", "full@%h", "-c", "2", "-E"])
     stage.adopt(worker)
@@ -227,7 +226,7 @@ assert app.control.purge() == 0
 
 
 def ran(stage: WorkerFixture, *arguments: str) -> str:
-    """What a program with the same environment says, on both of its outputs."""
+    """Both outputs of a program in the same environment."""
     done = subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, env=stage.environment, capture_output=True, text=True, timeout=100,
         check=False,
@@ -236,7 +235,7 @@ def ran(stage: WorkerFixture, *arguments: str) -> str:
 
 
 def open_to_all() -> str:
-    """What every process of this machine shows to whoever lists them, and the environments of ours."""
+    """The command lines of all processes of this machine, and the environments of the test's processes."""
     shown = []
     for file in ("cmdline", "environ"):
         for path in Path("/proc").glob(f"[0-9]*/{file}"):
@@ -247,9 +246,7 @@ def open_to_all() -> str:
 
 @pytest.mark.long
 @pytest.mark.timeout(300)
-def test_workers_and_flower_do_with_the_commands_of_the_manual_and_no_password_is_seen_whatever_fails(
-    secret_stage: WorkerFixture, tmp_path: Path
-) -> None:
+def test_workers_and_flower_work_and_show_no_password(secret_stage: WorkerFixture, tmp_path: Path) -> None:
     stage, nodes, broker = secret_stage, secret_stage.nodes, secret_stage.broker
     plain = stage.start_worker("-E")
     full = full_worker(stage, tmp_path / "full")
@@ -267,10 +264,10 @@ def test_workers_and_flower_do_with_the_commands_of_the_manual_and_no_password_i
         said += ran(stage, "-m", "celery", "-A", "workers.app", "report")
         said += ran(stage, "-m", "celery", "-A", "workers.app", "inspect", "conf", "-d", name, "--timeout", "60")
         assert "worker_prefetch_multiplier" in said
-        # Redis 6.2 refuses by this name what it does not know, such as CLIENT MAINT_NOTIFICATIONS.
+        # Redis 6.2 refuses unknown commands by this name, such as CLIENT MAINT_NOTIFICATIONS.
         assert refused([broker, *nodes.servers]) <= {"client"}
 
-        # What comes back has forgotten its users: everybody is refused, and says so.
+        # A restarted server has forgotten its users, so each client is refused and reports the error.
         for server in nodes.servers[:3]:
             server.kill()
             server.start()
@@ -281,7 +278,7 @@ def test_workers_and_flower_do_with_the_commands_of_the_manual_and_no_password_i
         let_in(nodes.servers[:3], "lock")
         broker.kill()
         broker.start()
-        # What a worker makes of that is Celery's affair; it may well end.
+        # The worker may end; that is Celery's decision.
         for worker in (plain, full):
             eventually(lambda worker=worker: "Connection to broker lost" in worker.log, "a worker to see it")  # type: ignore[misc]  # binds the worker
         eventually(lambda: "tasks" in refused([broker]), "somebody to be refused as that user")

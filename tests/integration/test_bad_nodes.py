@@ -39,7 +39,7 @@ def servers() -> Iterator[Callable[..., Server]]:
 
 @contextmanager
 def no_redis(answer: Callable[[bytes], bytes | None]) -> Iterator[str]:
-    """The address of something that is no Redis, and answers like this; None closes the connection."""
+    """The address of a server that is not Redis and answers like this; None closes the connection."""
 
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:
@@ -64,8 +64,8 @@ def no_redis(answer: Callable[[bytes], bytes | None]) -> Iterator[str]:
             thread.join()
 
 
-def reason(address: str, **options: Any) -> str:  # noqa: ANN401 - whatever a client takes
-    """Why this node gives no vote, when it is all there is."""
+def reason(address: str, **options: Any) -> str:  # noqa: ANN401 - the options of a client
+    """The reason for the missing vote of a single node."""
     with pytest.warns(UserWarning, match="one lock node"):
         client = Redlock([address], **options)
     with client, pytest.raises(QuorumUnavailable) as caught:
@@ -92,7 +92,7 @@ def _no_password_is_ever_logged(caplog: pytest.LogCaptureFixture) -> Iterator[No
         assert_no_secret(record.getMessage(), repr(record.__dict__))
 
 
-def test_a_port_on_which_nobody_listens() -> None:
+def test_a_port_without_a_server() -> None:
     assert reason(f"redis://:{CANARY}@127.0.0.1:{free_port()}") == "connection refused"
 
 
@@ -173,7 +173,7 @@ def test_a_node_in_cluster_mode() -> None:
         pytest.param(lambda _: b"", id="something that says nothing"),
     ],
 )
-def test_something_that_is_no_redis(answer: Callable[[bytes], bytes | None]) -> None:
+def test_a_server_that_is_not_redis(answer: Callable[[bytes], bytes | None]) -> None:
     with no_redis(answer) as address:
         reason(f"redis://:{CANARY}@{address}")
         why = reason(f"redis://{address}")
@@ -183,7 +183,7 @@ def test_something_that_is_no_redis(answer: Callable[[bytes], bytes | None]) -> 
     assert "replica" not in why
 
 
-def test_something_that_says_nothing_is_waited_for_and_no_longer() -> None:
+def test_a_silent_server_costs_one_timeout_only() -> None:
     with no_redis(lambda _: b"") as address:
         assert reason(address, node_timeout=0.05) == "no answer within 50 ms"
 
@@ -197,7 +197,7 @@ def test_something_that_says_nothing_is_waited_for_and_no_longer() -> None:
         ("7.2.4", "server_mode:cluster", "in cluster mode; lock nodes must be independent masters"),
     ],
 )
-def test_a_server_that_says_itself_that_it_is_not_fit(version: str, mode: str, said: str) -> None:
+def test_a_server_that_reports_an_unsuitable_state(version: str, mode: str, said: str) -> None:
     info = f"redis_version:{version}\r\n{mode}\r\nrole:master\r\nrun_id:{'0' * 40}\r\n"
     reply = f"${len(info)}\r\n{info}\r\n" * 2 + "$1\r\nx\r\n" * 20
 
@@ -295,7 +295,7 @@ def test_a_single_node_is_warned_of_and_works() -> None:
             assert lease.is_held
 
 
-def test_nodes_with_passwords_work_and_tell_nobody(caplog: pytest.LogCaptureFixture) -> None:
+def test_nodes_with_passwords_work_and_reveal_nothing(caplog: pytest.LogCaptureFixture) -> None:
     with cluster() as nodes:
         for server in nodes.servers:
             with raw(server) as redis:

@@ -1,4 +1,4 @@
-"""The benchmarks run: our own peer and the limit in C, against real nodes, for a moment."""
+"""The benchmarks run: this lock and the limit in C on real nodes, for a moment."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from benchmarks import __main__ as command
 from benchmarks import against
 from benchmarks.bench import Bench, Options, lock_nodes, sixth_server
-from benchmarks.environment import BEHIND, FLOORS, LIMIT, OURS, PEERS, Kind, Missing, prepare
+from benchmarks.environment import ASYNC_RELEASE, FLOORS, LIMIT, OURS, PEERS, Kind, Missing, prepare
 from benchmarks.scenarios import hot, uncontended
 from benchmarks.survival import __main__ as survival
 from benchmarks.survival import locks, outcome, tasks
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 
 
 def bench_of(out: Path, *kinds: Kind) -> Bench:
-    """A harness for the smallest of rounds."""
+    """A harness with short rounds."""
     return Bench(Options(quick=True, rounds=1, out=out), kinds)
 
 
 def kinds_here() -> list[Kind]:
-    """Our own peer in both ways, and the limit where there is a C compiler."""
+    """This lock with both kinds of release, and the limit if there is a C compiler."""
     try:
         prepare(LIMIT)
     except Missing:
-        return [OURS, BEHIND]
-    return [OURS, BEHIND, LIMIT]
+        return [OURS, ASYNC_RELEASE]
+    return [OURS, ASYNC_RELEASE, LIMIT]
 
 
 def _is_empty(server: Server) -> bool:
@@ -43,7 +43,7 @@ def _is_empty(server: Server) -> bool:
         return not redis.keys("account:*")
 
 
-def test_ours_and_the_limit_are_measured_in_the_same_rounds_at_whose_end_a_quorum_has_no_lock(tmp_path: Path) -> None:
+def test_rounds_end_with_released_locks_for_every_peer(tmp_path: Path) -> None:
     kinds = kinds_here()
     bench = bench_of(tmp_path, *kinds)
     with lock_nodes() as nodes:
@@ -60,7 +60,7 @@ def test_ours_and_the_limit_are_measured_in_the_same_rounds_at_whose_end_a_quoru
     assert "ours" in table.text()
 
 
-def test_the_counter_under_the_hot_lock_is_right_and_everybody_is_served(tmp_path: Path) -> None:
+def test_the_hot_counter_is_right_and_every_process_is_served(tmp_path: Path) -> None:
     bench = bench_of(tmp_path, OURS)
     with lock_nodes() as nodes, sixth_server() as sixth:
         found = hot.once(bench, OURS, hot.Load(nodes.urls, sixth.url, waiters=2, seconds=0.5))
@@ -73,7 +73,7 @@ def test_the_counter_under_the_hot_lock_is_right_and_everybody_is_served(tmp_pat
 
 
 def test_the_floor_sends_the_bytes_of_the_lock(tmp_path: Path) -> None:
-    bench = bench_of(tmp_path, OURS, BEHIND, *FLOORS)
+    bench = bench_of(tmp_path, OURS, ASYNC_RELEASE, *FLOORS)
     with lock_nodes() as nodes:
         found = uncontended.measure(bench, nodes.urls, rounds=1, seconds=0.1)
         calls = []
@@ -107,7 +107,7 @@ def test_this_tree_is_measured_beside_another_commit(
     monkeypatch.setattr(against, "_SECONDS", 0.4)
     assert command.main(["--against", "HEAD", "--quick", "--rounds", "1", "--out", str(tmp_path)]) == 0
     (table,) = json.loads((tmp_path / "results.json").read_text())["tables"]
-    assert [row[0] for row in table["rows"]] == [OURS.name, BEHIND.name]
+    assert [row[0] for row in table["rows"]] == [OURS.name, ASYNC_RELEASE.name]
     for row in table["rows"]:
         assert min(row[1:7]) > 0
     assert [len(one["cpu"]) for one in table["raw"].values()] == [1] * 4
@@ -126,12 +126,12 @@ def test_the_other_commit_runs_its_own_package() -> None:
     assert not side.directory.exists()
 
 
-def test_a_commit_that_is_none_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_commit_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["--against", "no-such", "--out", str(tmp_path)]) == 1
     assert "bench: there is no commit 'no-such' in" in capsys.readouterr().err
 
 
-def test_a_scenario_that_is_none_is_refused_with_the_names_of_those_that_are(
+def test_an_unknown_scenario_is_refused_with_the_known_names(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     with pytest.raises(SystemExit):
@@ -145,14 +145,12 @@ def test_every_peer_has_a_program_of_its_own() -> None:
 
 
 @pytest.mark.long
-def test_who_survives_what_is_judged_by_what_is_seen_and_a_part_of_it_leaves_the_page_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_partial_survival_run_leaves_the_page_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(survival, "PAGE", tmp_path / "none.md")
     wanted = "emptied,frozen_writer,fenced_writer"
     assert survival.main(["--only", wanted, "--peers", "ours", "--runs", "1", "--out", str(tmp_path)]) == 0
     rows = json.loads((tmp_path / "survival-locks.json").read_text())["rows"]
-    # Without a fence no lock keeps a frozen holder's write out.
+    # Without a fence no lock prevents the late write of a frozen holder.
     assert [runs["ours"][0]["survived"] for runs in rows.values()] == [True, False, True]
 
 

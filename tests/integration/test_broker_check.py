@@ -1,4 +1,4 @@
-"""`redlock doctor --broker amqp://...` on a real RabbitMQ: what it finds, and that it changes nothing."""
+"""`redlock doctor --broker amqp://...` on a real RabbitMQ: its findings, and no change on the server."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def channel(server: Rabbit) -> Iterator[Any]:
 
 
 def found(url: str) -> dict[str, Finding]:
-    """What the check finds, by its code."""
+    """The findings of the check by code."""
     findings = broker_check.check(url, 5.0)
     assert CANARY not in " ".join(map(str, findings))
     return {finding.code: finding for finding in findings}

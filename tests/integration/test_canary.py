@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 
     from redlock.testing.redis_server import Cluster
 
-SECRET = "Canary0q8Zt"  # noqa: S105 - it opens nothing
+SECRET = "Canary0q8Zt"  # noqa: S105 - not a real password
 PIECES = ("Canary", "0q8Zt")
-"""A half is a find too: an address can be cut in the middle."""
+"""Half of the secret counts too, because an address can be cut in the middle."""
 
 WRONG: list[Any] = [
     [f"redis://:{SECRET}@h:1", None],
@@ -71,7 +71,7 @@ def spilled(text: str) -> bool:
 
 
 def all_of(error: BaseException) -> str:
-    """Everything that an error carries: words, arguments, traceback, and the errors behind it, shown or not."""
+    """The complete content of an error: text, arguments, traceback and all causes."""
     said = [*traceback.format_exception(error), str(error), repr(error), repr(error.args), repr(vars(error))]
     with contextlib.suppress(Exception):
         said.append(repr(pickle.dumps(error)))
@@ -80,7 +80,7 @@ def all_of(error: BaseException) -> str:
 
 
 def refused(call: Callable[[], object]) -> None:
-    """Call it; what it raises has nothing of the secret."""
+    """Call a function whose error must not contain the secret."""
     with pytest.raises((RedlockError, SystemExit)) as caught:
         call()
     assert not spilled(all_of(caught.value)), str(caught.value)
@@ -88,7 +88,7 @@ def refused(call: Callable[[], object]) -> None:
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("value", WRONG, ids=lambda value: repr(value)[:60].replace(SECRET, "S"))
-def test_a_wrong_address_is_refused_without_its_secret(value: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ANN401 - that is the point
+def test_a_wrong_address_is_refused_without_its_secret(value: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ANN401 - wrong types are the test
     refused(lambda: Redlock(value))
     refused(lambda: cluster_status(value))
     refused(lambda: of_conf({"redlock_nodes": value}).client())
@@ -153,7 +153,7 @@ COMMANDS = [
 @pytest.mark.parametrize("password", [SECRET, f"wrong-{SECRET}"], ids=["right", "wrong"])
 @pytest.mark.parametrize("how", ["address", "setting", "query"])
 @pytest.mark.parametrize("command", COMMANDS)
-def test_no_command_says_it(  # noqa: PLR0917 - fixtures
+def test_no_command_prints_the_secret(  # noqa: PLR0917 - fixtures
     closed: Cluster, command: str, how: str, password: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
     capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
@@ -175,7 +175,7 @@ def test_no_command_says_it(  # noqa: PLR0917 - fixtures
         assert f"REDLOCK_NODES={','.join(closed.urls)}\n" in said, "the program finds the same nodes"
 
 
-def test_a_program_gets_the_passwords_where_an_option_says_so(
+def test_a_program_gets_the_passwords_with_an_option_only(
     closed: Cluster, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("REDLOCK_NODES", ",".join(closed.urls))
@@ -185,7 +185,7 @@ def test_a_program_gets_the_passwords_where_an_option_says_so(
     assert "inside\n" in capfd.readouterr().out
 
 
-def test_a_life_of_a_lock_leaves_no_trace_of_it(
+def test_the_life_of_a_lock_leaves_no_trace_of_the_secret(
     closed: Cluster, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REDLOCK_NODES", ",".join(closed.urls))

@@ -63,7 +63,7 @@ class Flow:
         )
 
     def __call__(self, task: str, *args: object, **options: Any) -> Signature:  # noqa: ANN401 - Celery's options
-        """One of the tasks, with these arguments."""
+        """A signature of a task with these arguments."""
         module = POLICIES if task in {"requeue_once", "skip"} else FLOWS
         return self.app.signature(f"{module}.{task}", args, app=self.app, **options)
 

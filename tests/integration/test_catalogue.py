@@ -17,12 +17,12 @@ from redlock.admin.cluster_status import cluster_status
 from tests.integration.tools import eventually, is_free, raw
 from tests.proxy import (
     Proxy,
-    a_byte_each_10_ms,
-    a_reset_in_the_middle,
+    always,
+    byte_by_byte,
     endless_garbage,
-    half_and_no_more,
+    half_a_reply,
+    half_a_reply_then_reset,
     proxies,
-    says,
 )
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def black_hole(links: Sequence[Proxy]) -> Iterator[list[str]]:
         link.hold("to", "from")
     yield [link.url for link in links]
     for link in links:
-        link.mend()
+        link.restore()
 
 
 def answering(passing: Callable[..., Any]) -> Bad:
@@ -70,7 +70,7 @@ def dripping_tls(links: Sequence[Proxy]) -> Iterator[list[str]]:
     """A server that begins a TLS record and sends it for ever, a byte at a time."""
 
     async def begin(_: bytes, writer: asyncio.StreamWriter) -> None:
-        await a_byte_each_10_ms(b"\x16\x03\x03\x3f\xff" + bytes(16_000), writer)
+        await byte_by_byte(b"\x16\x03\x03\x3f\xff" + bytes(16_000), writer)
 
     for link in links:
         link.passing = begin
@@ -107,16 +107,16 @@ def client_pause(links: Sequence[Proxy]) -> Iterator[list[str]]:
 
 CATALOGUE: dict[str, Bad] = {
     "black hole": black_hole,
-    "one byte per 10 ms": answering(a_byte_each_10_ms),
-    "reset in mid-reply": answering(a_reset_in_the_middle),
-    "garbage": answering(says(b"\xff\x00garbage" * 100)),
+    "one byte per 10 ms": answering(byte_by_byte),
+    "reset in mid-reply": answering(half_a_reply_then_reset),
+    "garbage": answering(always(b"\xff\x00garbage" * 100)),
     "endless garbage": answering(endless_garbage),
-    "half-closed": answering(half_and_no_more),
-    "endless text": answering(says(b"$999999999999\r\n" + b"x" * 65_536)),
-    "huge list": answering(says(b"*4294967295\r\n")),
-    "long list": answering(says(b"*500000000\r\n")),
-    "map of lists": answering(says(b"%1\r\n*0\r\n+x\r\n")),
-    "NOSCRIPT to everything": answering(says(b"-NOSCRIPT No matching script\r\n" * 10)),
+    "half-closed": answering(half_a_reply),
+    "endless text": answering(always(b"$999999999999\r\n" + b"x" * 65_536)),
+    "huge list": answering(always(b"*4294967295\r\n")),
+    "long list": answering(always(b"*500000000\r\n")),
+    "map of lists": answering(always(b"%1\r\n*0\r\n+x\r\n")),
+    "NOSCRIPT to everything": answering(always(b"-NOSCRIPT No matching script\r\n" * 10)),
     "hanging name resolution": hanging_name,
     "unfinished TLS handshake": unfinished_tls,
     "dripping TLS handshake": dripping_tls,
@@ -298,7 +298,7 @@ def test_the_local_queue_goes_on_where_the_waiting_node_drips(nodes: Cluster) ->
     with Redlock(nodes.urls, ttl=9.0) as good, proxies(nodes.servers[:1]) as links:
         held = good.lock(name)
         assert held.acquire()
-        links[0].passing = a_byte_each_10_ms
+        links[0].passing = byte_by_byte
         with Redlock([links[0].url, *nodes.urls[1:]], node_timeout=T, ttl=2.0) as client:
             done: list[bool] = []
 

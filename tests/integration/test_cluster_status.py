@@ -1,4 +1,4 @@
-"""One look at all nodes: who holds what and how the nodes are, without changing anything."""
+"""The status of all nodes: holders, votes and node states, without any change on a node."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def only(seen: ClusterStatus) -> LockInfo:
     return one
 
 
-def test_it_shows_who_holds_what_with_token_and_votes(nodes: Cluster, client: Redlock) -> None:
+def test_it_shows_holders_with_token_and_votes(nodes: Cluster, client: Redlock) -> None:
     lease = client.lease(NAME, owner_label="task-1@w1 since 2026-11-24T12:00:00Z")
     lease.acquire(0)
     seen = look(nodes)
@@ -50,9 +50,7 @@ def test_it_shows_who_holds_what_with_token_and_votes(nodes: Cluster, client: Re
     assert not look(nodes).locks
 
 
-def test_dead_nodes_are_named_with_the_reason_and_a_frozen_one_is_not_waited_for_longer(
-    nodes: Cluster, client: Redlock
-) -> None:
+def test_dead_and_frozen_nodes_are_named_with_the_reason(nodes: Cluster, client: Redlock) -> None:
     with client.lock(NAME, ttl=10):
         nodes[0].kill()
         nodes[1].freeze()
@@ -65,7 +63,7 @@ def test_dead_nodes_are_named_with_the_reason_and_a_frozen_one_is_not_waited_for
     assert only(seen).held
 
 
-def test_nodes_tell_how_they_are(nodes: Cluster, client: Redlock) -> None:
+def test_the_state_of_each_node_is_shown(nodes: Cluster, client: Redlock) -> None:
     with client.lock(NAME):
         pass
     node = look(nodes).nodes[2]
@@ -87,10 +85,10 @@ def test_nodes_tell_how_they_are(nodes: Cluster, client: Redlock) -> None:
     assert node.missing == ()
 
 
-def test_a_node_that_lost_its_memory_is_shown_with_the_time_that_it_abstains(nodes: Cluster, client: Redlock) -> None:
+def test_a_node_without_memory_is_shown_with_its_quarantine(nodes: Cluster, client: Redlock) -> None:
     with raw(nodes[0]) as redis:
         redis.flushall()
-    # Before anybody has met it that time has not begun.
+    # The quarantine begins at the first request.
     assert look(nodes).nodes[0].abstains == pytest.approx(10.102)
     with client.lock(NAME):
         pass
@@ -100,7 +98,7 @@ def test_a_node_that_lost_its_memory_is_shown_with_the_time_that_it_abstains(nod
     assert seen.voting == 4
 
 
-def test_what_a_node_knew_as_another_process_counts_for_nothing(nodes: Cluster) -> None:
+def test_the_record_of_another_process_does_not_count(nodes: Cluster) -> None:
     with raw(nodes[0]) as redis:
         redis.hset(codec.RECORD, mapping={"run_id": "an earlier one", "since": 0, "fingerprint": "nodes=3"})
     node = look(nodes).nodes[0]
@@ -158,7 +156,7 @@ def test_locks_of_other_clients_are_shown_and_other_keys_are_not(nodes: Cluster)
     assert CANARY not in json.dumps(seen.as_dict())
 
 
-def test_two_that_hold_a_part_each_are_two_rows_and_neither_is_held(nodes: Cluster) -> None:
+def test_a_split_vote_is_two_rows_without_a_holder(nodes: Cluster) -> None:
     for place, server in enumerate(nodes.servers[:4]):
         with raw(server) as redis:
             redis.set(NAME, f"client-{place % 2}", px=60_000)
@@ -205,7 +203,7 @@ def test_all_nodes_are_asked_at_the_same_time(nodes: Cluster) -> None:
         assert len({link.commands for link in links}) == 1
 
 
-def test_a_user_who_may_not_list_the_names_is_told_so_and_the_others_names_are_read(nodes: Cluster) -> None:
+def test_a_missing_right_to_list_names_is_reported(nodes: Cluster) -> None:
     with raw(nodes[0]) as redis:
         redis.acl_setuser("limited", enabled=True, passwords=[f"+{CANARY}"], keys=["*"], commands=["+@all", "-scan"])
     urls = [f"{nodes[0].url}?username=limited&password={CANARY}", *nodes.urls[1:]]
@@ -227,9 +225,9 @@ def test_a_user_who_may_not_list_the_names_is_told_so_and_the_others_names_are_r
         ({"nodes": ["h:1"], "prefix": "\n"}, "prefix"),
     ],
 )
-def test_bad_input_is_refused_before_anybody_is_asked(options: dict[str, object], said: str) -> None:
+def test_bad_input_is_refused_before_any_request(options: dict[str, object], said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
-        cluster_status(**options)  # type: ignore[arg-type]  # that is what is tested
+        cluster_status(**options)  # type: ignore[arg-type]  # the wrong types are the test
 
 
 def test_the_command_shows_it_as_a_table_and_as_json(
@@ -254,7 +252,7 @@ def test_the_command_shows_it_as_a_table_and_as_json(
     assert main.main(["status", "--nodes", urls]) == main.NO_QUORUM
 
 
-def test_a_server_that_can_not_be_a_lock_node_is_looked_at_all_the_same(nodes: Cluster) -> None:
+def test_an_unsuitable_server_is_shown_too(nodes: Cluster) -> None:
     replica = Server(options=("--replicaof", "127.0.0.1", "1"))
     try:
         replica.start()
@@ -289,7 +287,7 @@ def test_a_node_that_refuses_writes_is_named(
         assert look(nodes).nodes[1].votes
 
 
-def test_without_a_quorum_status_says_first_that_the_state_is_unknown(
+def test_without_a_quorum_the_state_is_unknown(
     nodes: Cluster, client: Redlock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with client.lock(NAME, ttl=10, wait_for_release=False):

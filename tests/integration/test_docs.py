@@ -1,9 +1,11 @@
-"""The documentation is right: every block of code runs, every event and error is listed, the reference is up to date.
+"""The documentation is right: every code block runs, every event and error is listed, the reference is up to date.
 
-How a block is run: one of Python is a file, named by its first line where that is `# name.py`, and run in the order
-of the page in one directory; a test file is run by pytest. One that begins with a decorator is an excerpt, and
-gets the names that it uses. The commands of a console block are run by a shell. A `redis.conf` starts a server.
-A comment before a block, `<!-- not run: why -->` or `<!-- in the background -->`, says what is different.
+Invariants:
+1. A Python block is a file, named by its first line if that is `# name.py`. The blocks of a page run in order in one
+   directory; pytest runs test files.
+2. A Python block that begins with a decorator is an excerpt, and the test supplies its names.
+3. A shell runs the commands of a console block. A `redis.conf` starts a server.
+4. A comment before a block, `<!-- not run: why -->` or `<!-- in the background -->`, names an exception.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ PAGES = [
 ]
 OPERATIONS = ROOT / "docs" / "operations.md"
 TUTORIAL = ROOT / "docs" / "tutorial.md"
-"""The other pages go on with its `shop.py`."""
+"""The other pages use the `shop.py` of this page."""
 
 EXCERPT = """
 from celery import Celery
@@ -77,20 +79,20 @@ class Desk:
         }
 
     def here(self, text: str) -> str:
-        """What a page says, with this desk's addresses in place of those that everybody has."""
+        """The text with the addresses of this desk in place of the usual addresses."""
         text = text.replace("range(63791, 63796)", str(self._ports)).replace(
             "redis://127.0.0.1:6379/", self._broker + "/"
         )
         return text.replace(".venv/bin/", "")
 
     def write(self, *python: Block) -> None:
-        """Make the files that these blocks are."""
+        """Write the files of these blocks."""
         for block in python:
             text = EXCERPT + block.text if block.text.startswith("@") else block.text
             (self.directory / block.name).write_text(self.here(text), encoding="utf-8")
 
     def run(self, block: Block) -> None:
-        """Run a block; it has to end well."""
+        """Run a block, which must succeed."""
         if block.kind == "python":
             self.write(block)
             if block.name.startswith(("test_", "conftest")):
@@ -119,7 +121,7 @@ class Desk:
             assert process.returncode == 0, f"line {block.line}: {program}\n{said}"
 
     def clear(self) -> None:
-        """End what runs in the background."""
+        """End the programs in the background."""
         for process in self.background:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -156,7 +158,7 @@ def test_every_block_runs(page: Path, desk: Desk, ports: list[int]) -> None:
                 desk.run(block)
 
 
-def test_nodes_with_the_configuration_and_the_user_of_the_page_do_all_that_clients_need(tmp_path: Path) -> None:
+def test_the_configuration_and_the_user_of_the_page_suffice(tmp_path: Path) -> None:
     (conf,) = [block.text for block in blocks(OPERATIONS) if block.kind == "conf"]
     file = tmp_path / "redis.conf"
     file.write_text(re.sub(r"^(bind|port) .*$", "", conf, flags=re.MULTILINE))
@@ -184,7 +186,7 @@ def test_nodes_with_the_configuration_and_the_user_of_the_page_do_all_that_clien
             declare_nodes([server.url for server in servers])
 
 
-def test_the_terms_of_the_nodes_can_be_changed_as_the_page_says() -> None:
+def test_the_fingerprint_of_nodes_changes_as_the_page_says() -> None:
     with lock_nodes() as nodes:
         with Redlock(nodes.urls) as before:
             assert before.lock("x").acquire(blocking=False)
@@ -209,7 +211,7 @@ def _blocked(url: str) -> int:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=title)
-def test_every_block_says_what_it_is_and_why_it_is_not_run(page: Path) -> None:
+def test_every_block_has_a_language_and_a_reason_if_not_run(page: Path) -> None:
     for block in blocks(page):
         assert block.kind in KINDS, f"{title(page)}:{block.line} is {block.kind or 'nothing'}"
         assert not block.mark or re.fullmatch("not run: .+|in the background", block.mark), block.mark
@@ -271,7 +273,7 @@ def test_every_metric_is_explained_and_no_other() -> None:
     assert table(OPERATIONS, "Metrics") == {*re.findall(r"\b(redlock_\w+_(?:total|seconds)|redlock_waiters)\b", source)}
 
 
-def test_every_reason_for_no_vote_is_one_that_nodes_give_and_those_of_redis_are_all_there() -> None:
+def test_every_reason_for_a_missing_vote_is_explained() -> None:
     _, _, section = OPERATIONS.read_text(encoding="utf-8").partition("The reasons that a node can give for no vote:")
     rows = [line.split("|")[1] for line in section.partition("\n## ")[0].splitlines() if line.startswith("| `")]
     reasons = {reason for row in rows for reason in re.findall("`([^`]+)`", row)}
@@ -283,7 +285,7 @@ def test_every_reason_for_no_vote_is_one_that_nodes_give_and_those_of_redis_are_
 
 
 def _events() -> Iterator[str]:
-    """The first words of what the package writes to its log."""
+    """The event names in the log calls of the package."""
     for path in (ROOT / "redlock").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             match node:

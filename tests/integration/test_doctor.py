@@ -1,4 +1,4 @@
-"""`redlock doctor` on real servers: each bad set-up is found and weighs what it should; a good one has no findings."""
+"""`redlock doctor` on real servers: each bad set-up has its finding and level; a good set-up has no finding."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def instead(nodes: Cluster) -> Iterator[Callable[..., list[str]]]:
-    """The five nodes with a server of its own kind in the place of the first one: `instead("--requirepass", "x")`."""
+    """The five nodes with another server in place of the first node: `instead("--requirepass", "x")`."""
     with ExitStack() as stack:
 
         def start(*options: str, address: str = "") -> list[str]:
@@ -38,8 +38,8 @@ def instead(nodes: Cluster) -> Iterator[Callable[..., list[str]]]:
         yield start
 
 
-def found(urls: Sequence[str], **others: Any) -> dict[str, Level]:  # noqa: ANN401 - what the doctor takes
-    """The codes of what is found on these nodes, with how bad it is; what is fine is left out."""
+def found(urls: Sequence[str], **others: Any) -> dict[str, Level]:  # noqa: ANN401 - the arguments of the doctor
+    """The code and level of each finding on these nodes, without the level FINE."""
     findings = doctor.check(Settings(nodes=",".join(urls)), timeout=5.0, **others)
     assert CANARY not in " ".join(map(str, findings))
     return {finding.code: finding.level for finding in findings if finding.level is not Level.FINE}
@@ -137,7 +137,7 @@ def test_an_even_number_of_nodes() -> None:
         assert found(four.urls) == {"number": Level.WARNING}
 
 
-def test_a_minority_that_is_down_is_a_warning_and_a_majority_is_no_quorum(nodes: Cluster) -> None:
+def test_a_dead_minority_is_a_warning_a_majority_is_no_quorum(nodes: Cluster) -> None:
     nodes[0].kill()
     nodes[1].kill()
     assert found(nodes.urls) == {"unreachable": Level.WARNING}
@@ -145,7 +145,7 @@ def test_a_minority_that_is_down_is_a_warning_and_a_majority_is_no_quorum(nodes:
     assert found(nodes.urls) == {"unreachable": Level.WARNING, "no-quorum": Level.NO_QUORUM}
 
 
-def test_a_broker_and_a_store_that_keep_what_they_are_told(nodes: Cluster, broker: Server) -> None:
+def test_a_broker_and_a_store_that_keep_their_data(nodes: Cluster, broker: Server) -> None:
     assert found(nodes.urls, broker=f"{broker.url}/0", store=f"{broker.url}/2") == {}
     with raw(broker) as redis:
         redis.config_set("appendfsync", "everysec")

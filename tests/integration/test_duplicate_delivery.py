@@ -59,7 +59,7 @@ def deliver_again(stage: WorkerFixture, task_id: str) -> None:
         (message,) = [message for message in messages if message["headers"]["id"] == task_id]
         message["headers"]["redelivered"] = True
         message["properties"]["delivery_info"]["redelivered"] = True
-        # Kombu keeps it; with one of its own the test sees when the copy is done.
+        # kombu keeps the delivery tag; a new tag shows the test when the copy is done.
         message["properties"]["delivery_tag"] = str(uuid.uuid4())
         redis.lpush("celery", json.dumps(message))
 
@@ -78,13 +78,13 @@ def runs(stage: WorkerFixture, task_id: str) -> int:
 
 
 def go(stage: WorkerFixture, name: str, *numbers: int) -> None:
-    """Let these runs come to their end."""
+    """Let these runs end."""
     for number in numbers:
         stage.store.set(f"go:{name}:{number}", 1)
 
 
 def with_a_copy(stage: WorkerFixture, worker: Worker, task: str, on_conflict: str) -> None:
-    """Wait until a task runs and a copy has found it running."""
+    """Wait until a task runs and a copy has met the running task."""
     eventually(lambda: runs(stage, task) == 1, "the first copy at work")
     deliver_again(stage, task)
     met = f"owner_label='{task}@" if on_conflict == "wait" else f"duplicate task={task} "
@@ -140,7 +140,7 @@ def test_a_copy_runs_when_the_first_is_killed(stage: WorkerFixture, worker: Work
     with_a_copy(stage, worker, task, on_conflict)
 
     # The message of a killed child goes back to the queue too, so there are three copies now.
-    # Process 0 would be this process and all that it has started.
+    # Process 0 would mean this process group.
     os.kill(int(eventually(lambda: stage.store.hget(f"pids:{task}", "1"), "its process id") or 0), signal.SIGKILL)
     eventually(lambda: runs(stage, task) == 2, "another copy at work")
     go(stage, name, 2)

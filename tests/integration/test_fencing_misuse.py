@@ -1,4 +1,4 @@
-"""`redlock.fencing.sql`, used wrongly: one clear error each, and nothing is written."""
+"""Wrong uses of `redlock.fencing.sql`: a clear error each, and no write."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_an_unknown_kind_of_session_is_refused(tmp_path: Path) -> None:
         create_statements("oracle")
 
 
-def test_a_body_that_commits_by_itself_is_told(engine: Engine) -> None:
+def test_a_body_that_commits_by_itself_is_reported(engine: Engine) -> None:
     with Session(engine) as session:
         with pytest.raises(ConfigurationError, match="leave commit and rollback"), fenced(session, LEASE):
             session.commit()
@@ -242,7 +242,7 @@ async def enter(block: fenced) -> None:
 
 
 def test_the_tables_are_those_of_the_documented_sql(tmp_path: Path) -> None:
-    """What `create_all` makes has the columns that the documented statements make."""
+    """`create_all` makes the columns of the documented statements."""
     documented, made = create_engine(f"sqlite:///{tmp_path / 'a'}"), create_engine(f"sqlite:///{tmp_path / 'b'}")
     with documented.begin() as connection:
         for statement in create_statements("sqlite"):

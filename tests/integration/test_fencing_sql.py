@@ -134,7 +134,7 @@ def test_random_interleavings_lose_no_update(pg_address: str) -> None:
 
 
 def complaints(adapter: Adapter) -> Iterator[str]:
-    """What the kit says of an adapter."""
+    """The violations that the kit finds in an adapter."""
     for name, interleaving in INTERLEAVINGS.items():
         try:
             check(adapter, interleaving, patience=PATIENCE)

@@ -1,4 +1,4 @@
-"""`redlock release --force`: the fence first, then the lock; the old holder finds out, and nobody else is hit."""
+"""`redlock release --force`: the fence first, then the lock; the old holder notices, and no other lock is changed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NAME = "device:7"
 
 @pytest.fixture
 def admin(nodes: Cluster) -> Iterator[Redlock]:
-    """The client of somebody who takes locks away."""
+    """The client of an operator."""
     with Redlock(nodes.urls) as client:
         yield client
 
@@ -49,7 +49,7 @@ def wake_ups(nodes: Cluster) -> list[int]:
     return found
 
 
-def test_the_old_holder_finds_out_at_its_next_extension_and_the_next_token_is_larger(
+def test_the_old_holder_notices_and_the_next_token_is_larger(
     nodes: Cluster, client: Redlock, admin: Redlock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     old = client.lease(NAME, owner_label="task-1@w1")
@@ -169,7 +169,7 @@ def test_a_foreign_lock_that_stands_for_ever_is_taken_away_too(nodes: Cluster, a
         pass
 
 
-def test_a_lock_that_nobody_holds_is_left_alone(nodes: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_free_lock_is_left_alone(nodes: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
     assert release(nodes, "--force", "--yes") == 0
     assert capsys.readouterr().out == f"No client holds {NAME!r}; nothing was changed.\n"
     assert fences(nodes) == [0] * 5
@@ -202,7 +202,7 @@ def test_it_asks_on_a_terminal_and_takes_anything_but_yes_for_no(
     assert is_free(nodes.servers, NAME)
 
 
-def test_where_nobody_can_be_asked_it_needs_yes_and_always_force(
+def test_without_a_terminal_it_needs_yes_and_always_force(
     nodes: Cluster, client: Redlock, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys.stdin, "isatty", lambda: False)

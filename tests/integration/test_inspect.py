@@ -1,4 +1,4 @@
-"""`celery inspect locks`: what the tasks of each worker hold and wait for, in every pool."""
+"""`celery inspect locks`: the held and awaited locks of each worker's tasks, in every pool."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ POLICIES = "tests.integration.apps.policies"
 
 
 def locks(stage: WorkerFixture) -> list[dict[str, Any]]:
-    """What the workers answer, as a program reads it."""
+    """The answer of the workers as data."""
     answers = stage.sender.control.inspect(timeout=5, limit=1)._request("locks") or {}
     return [shown for answer in answers.values() for shown in answer]
 
 
 def shown(stage: WorkerFixture, task: str) -> dict[str, Any]:
-    """What the workers tell of one task; empty if nothing."""
+    """The entry of one task in the answer; empty without an entry."""
     return next((one for one in locks(stage) if one["task"] == task), {})
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "gevent"])
-def test_a_worker_says_what_its_tasks_hold_and_wait_for(stage: WorkerFixture, pool: str) -> None:
+def test_held_and_awaited_locks_of_a_worker_are_shown(stage: WorkerFixture, pool: str) -> None:
     stage.start_worker("-P", pool, "--include", f"{HOLDING},{POLICIES}", concurrency=3)
     holds = stage.send(f"{HOLDING}.sleep", "x", 600)
     eventually(lambda: shown(stage, holds).get("state") == "holds", "the task that holds it")
@@ -52,7 +52,7 @@ def test_a_worker_says_what_its_tasks_hold_and_wait_for(stage: WorkerFixture, po
     eventually(lambda: shown(stage, holds).get("state") == "lost", "that it was lost")
 
 
-def test_what_a_killed_child_held_is_not_shown(stage: WorkerFixture) -> None:
+def test_the_lock_of_a_killed_child_is_not_shown(stage: WorkerFixture) -> None:
     worker = stage.start_worker("--include", HOLDING, concurrency=1)
     task = stage.send(f"{HOLDING}.sleep", "x", 600)
     eventually(lambda: shown(stage, task).get("state") == "holds", "the task that holds it")
@@ -61,7 +61,7 @@ def test_what_a_killed_child_held_is_not_shown(stage: WorkerFixture) -> None:
     eventually(lambda: shown(stage, task).get("pid") != first or not shown(stage, task), "the dead one gone")
 
 
-def test_the_command_line_knows_it(stage: WorkerFixture) -> None:
+def test_the_command_line_shows_the_locks(stage: WorkerFixture) -> None:
     stage.start_worker("--include", HOLDING)
     task = stage.send(f"{HOLDING}.sleep", "x", 600)
     eventually(lambda: shown(stage, task), "the task that holds it")

@@ -1,4 +1,4 @@
-"""One connection whose socket does not take everything at once, and sets of names."""
+"""A connection whose socket accepts only a part of the bytes at once, and sets of names."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from redlock.testing.redis_server import Cluster
 
 
-def test_what_a_socket_does_not_take_at_once_is_sent_later() -> None:
-    """Every command arrives whole and in order, and each reply finds the ballot that asked."""
+def test_bytes_that_a_full_socket_refuses_are_sent_later() -> None:
+    """Every command arrives whole and in order, and each reply finds its vote tally."""
     near, far = socket.socketpair()
     with selectors.DefaultSelector() as selector, far:
         near.settimeout(0)
@@ -91,8 +91,8 @@ class _Strike(Exception):
     pass
 
 
-def test_an_attempt_that_was_interrupted_is_never_asked_again(nodes: Cluster) -> None:
-    """Its nodes have lost the scripts. Their complaints come after the attempt was cancelled."""
+def test_an_interrupted_attempt_is_never_sent_again(nodes: Cluster) -> None:
+    """The nodes have lost the scripts, and their NOSCRIPT replies come after the attempt was cancelled."""
 
     def strike(*_: object) -> None:
         raise _Strike
@@ -113,7 +113,7 @@ def test_an_attempt_that_was_interrupted_is_never_asked_again(nodes: Cluster) ->
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
         for link in links:
-            link.mend()
+            link.restore()
         for _ in range(3):
             assert client.holder("x") is None
         assert is_free(nodes.servers, "x")

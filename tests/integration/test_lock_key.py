@@ -14,7 +14,7 @@ pytest.importorskip("django")
 
 
 def keys(seed: str) -> list[str]:
-    """What a process with this hash seed locks."""
+    """The locks of tasks in a process with this hash seed."""
     return subprocess.run(
         [sys.executable, "-m", "tests.integration.apps.keys"],
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""A lock node that lies: it can make two holders with one token, and the fenced store lets one of them through."""
+"""A lying lock node can make two holders with one token, and the fenced store accepts only one of the holders."""
 
 from __future__ import annotations
 
@@ -18,10 +18,8 @@ if TYPE_CHECKING:
 NAME = "hits"
 
 
-def test_a_lying_node_makes_two_holders_and_the_store_lets_one_through(
-    broker: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Two clients, each of which reaches two honest nodes and the one that tells both of them that the lock is free."""
+def test_the_store_accepts_one_of_two_holders_with_one_token(broker: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of two clients reaches two honest nodes and the lying node, which grants the lock to both."""
     monkeypatch.setattr("redlock._locking.acquisition.wall_us", lambda: 1_000)
     with lock_nodes() as nodes, Redlock(nodes.urls) as one, Redlock(nodes.urls) as two:
         honest, liar = (nodes[:2], nodes[3:]), nodes[2]

@@ -1,4 +1,4 @@
-"""What users test with: lock nodes that can be mistreated and are as new for the next test, and the pytest plugin."""
+"""The pytest plugin, and lock nodes that a test can kill, freeze and empty, and that each test gets in good order."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def fresh() -> Iterator[LockNodes]:
 
 @pytest.fixture
 def brief(fresh: LockNodes) -> Iterator[Redlock]:
-    """A client whose quarantine is short enough to wait for."""
+    """A client with a short quarantine."""
     with Redlock(fresh.urls, ttl=0.5, max_ttl=1.0) as client:
         yield client
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
-def test_two_mistreated_nodes_are_borne_and_a_third_is_not(
+def test_two_broken_nodes_are_tolerated_and_three_are_not(
     fresh: LockNodes, brief: Redlock, way: Callable[[LockNode], object]
 ) -> None:
     for node in fresh[:2]:
@@ -58,7 +58,7 @@ def test_two_mistreated_nodes_are_borne_and_a_third_is_not(
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
-def test_what_was_mistreated_is_as_new_at_the_same_address_after_a_reset(
+def test_a_reset_repairs_all_nodes_at_the_same_addresses(
     fresh: LockNodes, brief: Redlock, way: Callable[[LockNode], object]
 ) -> None:
     urls = fresh.urls
@@ -71,7 +71,7 @@ def test_what_was_mistreated_is_as_new_at_the_same_address_after_a_reset(
         assert other.lock("x").acquire(blocking=False), "empty, voting at once, and agreed on no terms"
 
 
-def test_a_node_that_was_cut_off_keeps_what_it_knows(fresh: LockNodes) -> None:
+def test_a_node_that_was_cut_off_keeps_its_keys(fresh: LockNodes) -> None:
     with Redlock(fresh.urls, ttl=10.0) as client, Redlock(fresh.urls) as other:
         client.lease("x").acquire(0)
         for node in fresh:
@@ -97,11 +97,9 @@ def test_a_node_that_was_frozen_answers_again_when_it_is_thawed(fresh: LockNodes
 
 
 @pytest.mark.parametrize("memory", [False, True])
-def test_a_restarted_node_has_its_memory_or_not_and_abstains_either_way(
-    fresh: LockNodes, brief: Redlock, *, memory: bool
-) -> None:
+def test_a_restarted_node_abstains_with_and_without_memory(fresh: LockNodes, brief: Redlock, *, memory: bool) -> None:
     brief.lock("x", ttl=1.0).acquire()
-    # Whatever the machine was doing meanwhile, the key is to be there when it comes to the restart.
+    # A long TTL, so that the key still exists at the restart on a slow machine.
     for node in fresh:
         with node._redis() as redis:
             redis.set("kept", "1")
@@ -128,7 +126,7 @@ def run(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
     return pytester.runpytest_subprocess("-p", "pytest_redlock", "-p", "no:cacheprovider", *arguments)
 
 
-def test_a_test_gets_nodes_and_a_client_and_the_next_one_gets_them_as_new(pytester: pytest.Pytester) -> None:
+def test_each_test_gets_a_client_and_nodes_in_good_order(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         """
         import pytest
@@ -189,7 +187,7 @@ def test_a_run_that_does_not_use_it_imports_nothing_for_it(pytester: pytest.Pyte
     run(pytester).assert_outcomes(passed=1)
 
 
-def test_where_there_is_no_redis_server_one_line_says_how_to_get_one(
+def test_a_missing_redis_server_is_one_line_with_the_remedy(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(pytester.path))
@@ -206,7 +204,7 @@ def test_where_there_is_no_redis_server_one_line_says_how_to_get_one(
     result.stdout.no_fnmatch_line("*Traceback*")
 
 
-def test_the_fixtures_are_listed_with_what_they_are(pytester: pytest.Pytester) -> None:
+def test_the_fixtures_are_listed_with_descriptions(pytester: pytest.Pytester) -> None:
     result = run(pytester, "--fixtures")
     result.stdout.fnmatch_lines(
         ["redlock_nodes*", "*Five real lock nodes*", "redlock_client*", "*client of these nodes*"]

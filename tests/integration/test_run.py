@@ -1,4 +1,4 @@
-"""`redlock run`: a program under the lock, its exit status and signals, and its end where the lock is lost."""
+"""`redlock run`: a program under the lock, its exit status and signals, and its end after a lost lock."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 NAME = "report"
 
-# It says who it is, and goes on until it is killed, whatever else it is told.
+# The program prints its process id, ignores signals and runs until SIGKILL.
 STUBBORN = """
 import os, signal
 signal.signal(signal.SIGTERM, lambda *_: print("asked to end"))
@@ -29,7 +29,7 @@ while True:
     signal.pause()
 """
 
-# It says which signals it gets, and ends at the one that it is given last.
+# The program prints each signal and ends at the last signal of its arguments.
 LISTENING = """
 import signal, sys
 def tell(number, _):
@@ -61,7 +61,7 @@ def test_it_ends_with_the_exit_status_of_the_program(shell: Shell, nodes: Cluste
     assert is_free(nodes.servers, NAME)
 
 
-def test_the_program_knows_what_is_locked_and_has_a_larger_token_each_time(shell: Shell) -> None:
+def test_the_program_knows_the_resource_and_a_growing_token(shell: Shell) -> None:
     told = [shell.call("run", NAME, "--", "sh", "-c", "echo $REDLOCK_FENCE $REDLOCK_RESOURCE").stdout for _ in range(2)]
     first, second = (line.split() for line in told)
     assert int(first[0]) < int(second[0])
@@ -115,7 +115,7 @@ def test_signals_go_to_the_program_once_each(shell: Shell, nodes: Cluster) -> No
     assert is_free(nodes.servers, NAME)
 
 
-def test_ctrl_c_ends_a_program_that_says_nothing_of_it(shell: Shell, nodes: Cluster) -> None:
+def test_ctrl_c_ends_a_program_without_a_signal_handler(shell: Shell, nodes: Cluster) -> None:
     with shell.started("run", NAME, "--", "sh", "-c", "echo ready; exec sleep 60") as command:
         command.until_it_says("ready")
         command.press_ctrl_c()
@@ -124,7 +124,7 @@ def test_ctrl_c_ends_a_program_that_says_nothing_of_it(shell: Shell, nodes: Clus
     assert is_free(nodes.servers, NAME)
 
 
-def test_in_a_terminal_the_program_reads_what_is_typed_and_ctrl_z_and_ctrl_c_do_what_they_should(
+def test_in_a_terminal_input_ctrl_z_and_ctrl_c_reach_the_program(
     nodes: Cluster,
 ) -> None:
     words = [sys.executable, "-m", "redlock", "run", "--nodes", ",".join(nodes.urls), NAME, "--", "cat"]
@@ -146,7 +146,7 @@ def test_in_a_terminal_the_program_reads_what_is_typed_and_ctrl_z_and_ctrl_c_do_
     assert is_free(nodes.servers, NAME)
 
 
-def test_a_lock_that_somebody_has_is_75_and_says_who(shell: Shell, client: Redlock, tmp_path: Path) -> None:
+def test_a_held_lock_is_75_and_names_the_holder(shell: Shell, client: Redlock, tmp_path: Path) -> None:
     with client.lock(NAME):
         done = shell.call("run", NAME, "--wait", "0", "--", "touch", str(tmp_path / "run"))
     assert done.returncode == run.CONTENDED
@@ -155,7 +155,7 @@ def test_a_lock_that_somebody_has_is_75_and_says_who(shell: Shell, client: Redlo
     assert not (tmp_path / "run").exists()
 
 
-def test_it_waits_for_the_lock_unless_it_is_told_not_to(shell: Shell, client: Redlock, tmp_path: Path) -> None:
+def test_it_waits_for_the_lock_by_default(shell: Shell, client: Redlock, tmp_path: Path) -> None:
     log, lock = tmp_path / "log", client.lock(NAME, ttl=10)
     assert lock.acquire()
     with shell.started("run", NAME, "--log-file", str(log), "--", "echo", "inside") as command:
@@ -167,7 +167,7 @@ def test_it_waits_for_the_lock_unless_it_is_told_not_to(shell: Shell, client: Re
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_while_it_waits_ends_it_and_the_program_never_starts(
+def test_a_signal_during_the_wait_ends_it_before_the_program(
     shell: Shell, nodes: Cluster, client: Redlock, tmp_path: Path, number: signal.Signals
 ) -> None:
     log = tmp_path / "log"
@@ -190,10 +190,8 @@ def test_too_few_nodes_are_69(shell: Shell, nodes: Cluster) -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_a_program_that_ignores_sigterm_is_killed_with_its_children_when_the_lock_is_lost(
-    shell: Shell, nodes: Cluster
-) -> None:
-    # A shell that ends at SIGTERM; what it started does not.
+def test_a_lost_lock_kills_a_program_that_ignores_sigterm(shell: Shell, nodes: Cluster) -> None:
+    # The shell ends at SIGTERM, but its child does not.
     family = ("sh", "-c", f"'{sys.executable}' -u -c '{STUBBORN}' & wait")
     with shell.started("run", NAME, "--ttl", "2", "--", *family) as command:
         command.until_it_says("pid ")
@@ -227,7 +225,7 @@ def test_a_program_whose_lock_was_taken_away_is_ended(shell: Shell, nodes: Clust
     assert is_free(nodes.servers, NAME)
 
 
-def test_a_lock_that_was_lost_unseen_is_70_whatever_the_program_says(shell: Shell, tmp_path: Path) -> None:
+def test_an_unnoticed_loss_is_70_for_any_status_of_the_program(shell: Shell, tmp_path: Path) -> None:
     go_on = tmp_path / "go-on"
     program = ("sh", "-c", f"echo ready; until test -e {go_on}; do sleep 0.02; done")
     with shell.started("run", NAME, "--ttl", "10", "--", *program) as command:
@@ -257,7 +255,7 @@ def test_a_pipeline_does_not_outlive_a_killed_redlock(shell: Shell) -> None:
 
 
 def test_a_watcher_survives_a_sigterm_to_every_process(shell: Shell) -> None:
-    """So does a service manager stop a service; only then does it kill what is left."""
+    """A service manager stops a service like this, and then kills the remaining processes."""
     with shell.started(
         "run", NAME, "--", "sh", "-c", f"'{sys.executable}' -u -c '{STUBBORN}' | cat; sleep 60"
     ) as command:
@@ -285,13 +283,13 @@ def test_a_full_disk_stops_neither_the_program_nor_the_lock(shell: Shell, nodes:
     assert is_free(nodes.servers, NAME)
 
 
-def test_a_message_that_can_not_be_written_changes_no_exit_status(shell: Shell, client: Redlock) -> None:
+def test_an_unwritable_message_keeps_the_exit_status(shell: Shell, client: Redlock) -> None:
     arguments = ("run", NAME, "--wait", "0", "--", "true")
     with client.lock(NAME), Path("/dev/full").open("wb") as full, shell.started(*arguments, stderr=full) as command:
         assert command.end() == run.CONTENDED
 
 
-def test_a_log_file_that_can_not_be_opened_is_73_and_nothing_is_run(shell: Shell) -> None:
+def test_an_unusable_log_file_is_73_and_no_program_runs(shell: Shell) -> None:
     done = shell.call("run", NAME, "--log-file", "/nowhere/log", "--", "echo", "inside")
     assert (done.returncode, done.stdout) == (run.CANNOT_CREATE, "")
     assert done.stderr == "redlock: log file '/nowhere/log': no such file or directory\n"

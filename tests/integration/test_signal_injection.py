@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def test_signals_at_random_moments_do_no_harm(nodes: Cluster, kind: str) -> None:
     with talking("-m", signal_injection.__name__, kind, *nodes.urls) as (_, told, said):
         after: dict[str, Any] = json.loads(said.readline())
-        # The process lives on: what nobody has given back must not be renewed for ever.
+        # The process lives on, so a lease without an owner must not be renewed for ever.
         eventually(
             lambda: all(is_free(nodes.servers, name) for name in signal_injection.NAMES),
             f"the end of all leases, of which none is longer than {signal_injection.TTL} s",

@@ -335,7 +335,7 @@ def test_a_token_far_ahead_is_kept_with_all_its_digits(nodes: Cluster, client: R
 def test_an_invalid_token_in_the_store_is_repaired_by_the_manual(
     client: Redlock, redis: Redis, store: FencedStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It must not reach the nodes and the other resources, or the client would be refused everywhere."""
+    """The token must not reach the nodes and other resources, because every node would then refuse the client."""
     store.write_unfenced(NAME, "10")
     redis.hset(f"store:{NAME}", mapping={"fence": FENCE_LIMIT - 5, "owner": "of 2112"})
     lease = take(client)

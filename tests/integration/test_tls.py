@@ -1,6 +1,8 @@
-"""Lock nodes behind TLS: certificates made here, by openssl; skipped where no redis-server speaks TLS.
+"""Lock nodes behind TLS, with certificates from openssl; skipped without a redis-server that supports TLS.
 
-Rules: the nodes want a client's certificate too; each wrong certificate is a reason that says so, and never a vote.
+Invariants:
+1. The nodes require a certificate of the client.
+2. Each wrong certificate is a clear reason for a missing vote, and never a vote.
 """
 
 from __future__ import annotations
@@ -28,14 +30,14 @@ NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"
 
 
 class Authority:
-    """A certificate authority of one's own."""
+    """A certificate authority for the tests."""
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir()
         self._directory = directory
         self.certificate = directory / "ca.crt"
         files = ("-keyout", "ca.key", "-out", "ca.crt")
-        # From Python 3.13 on a client trusts no authority that may not sign certificates by its own word.
+        # Python 3.13 and later trust only an authority whose certificate permits the signing of certificates.
         usage = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")
         self._openssl("req", "-x509", "-days", "2", *NEW_KEY, "-subj", "/CN=authority", *usage, *files)
 
@@ -53,20 +55,20 @@ class Authority:
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """Whom nodes and clients trust."""
+    """The authority that nodes and clients trust."""
     if shutil.which("openssl") is None:
         pytest.skip("no openssl")
     return Authority(tmp_path_factory.mktemp("tls") / "ours")
 
 
 class Nodes:
-    """Lock nodes that speak TLS on a port, and in the clear only on a unix socket of their own."""
+    """Lock nodes with TLS on a port, and without TLS on a unix socket for the test."""
 
     def __init__(self, servers: list[Server], ports: list[int]) -> None:
         self.servers, self._ports = servers, ports
 
     def urls(self, authority: Authority, client: tuple[Path, Path] | None, scheme: str = "rediss") -> list[str]:
-        """Their addresses, for a client that trusts this authority and shows this certificate."""
+        """The addresses for a client that trusts this authority and has this certificate."""
         options = f"?ssl_ca_certs={authority.certificate}"
         if client is not None:
             options += f"&ssl_certfile={client[0]}&ssl_keyfile={client[1]}"
@@ -75,7 +77,7 @@ class Nodes:
 
 @pytest.fixture(scope="module")
 def nodes(authority: Authority) -> Iterator[Nodes]:
-    """Three nodes whose certificate is for 127.0.0.1, and who want to see the client's."""
+    """Three nodes with a certificate for 127.0.0.1, which require a certificate of the client."""
     program = shutil.which("redis-server")
     certificate, key = authority.issue("node")
     options = ["--tls-cert-file", str(certificate), "--tls-key-file", str(key)]
@@ -98,13 +100,13 @@ def nodes(authority: Authority) -> Iterator[Nodes]:
 
 
 def reasons(urls: list[str]) -> set[str]:
-    """Why nodes at these addresses cast no vote."""
+    """The reasons for missing votes of the nodes at these addresses."""
     with Redlock(urls, node_timeout=1.0) as client, pytest.raises(QuorumUnavailable) as caught:
         client.lock(NAME).acquire(blocking=False)
     return set(caught.value.reasons.values())
 
 
-def test_locks_are_taken_waited_for_renewed_and_given_back(nodes: Nodes, authority: Authority) -> None:
+def test_locks_are_acquired_awaited_renewed_and_released(nodes: Nodes, authority: Authority) -> None:
     urls = nodes.urls(authority, authority.issue("client"))
     with Redlock(urls, node_timeout=1.0) as client, Redlock(urls, node_timeout=1.0) as other:
         fences: list[int] = []

@@ -55,7 +55,7 @@ def test_an_address_that_changes_to_another_node_ends_no_lease(
     ):
         before = client.lock(NAME, ttl=1.0)
         assert before.acquire()
-        links[4].lead_to(nodes[0])
+        links[4].connect_to(nodes[0])
         nodes[4].kill()
         eventually(lambda: _acquires(client) and "same_as" in caplog.text, "a client that has met the wrong node")
         with suppress(LockLost):

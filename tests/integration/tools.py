@@ -1,6 +1,8 @@
-"""What the tests on real servers share: waiting for conditions, slow links, forks, a sixth Redis.
+"""Shared helpers of the tests on real servers: conditions, forks, lock keys, a sixth Redis.
 
-Rules: nothing here sleeps for a fixed time in place of a condition, and nothing outlives its `with` block.
+Invariants:
+1. A helper waits for a condition, never for a fixed time.
+2. Nothing outlives its `with` block.
 """
 
 from __future__ import annotations
@@ -34,13 +36,13 @@ T = TypeVar("T")
 ROOT = Path(__file__).parents[2]
 
 CANARY = "canary-b7Qx"
-"""A password that must never be seen again."""
+"""A password that must not appear anywhere."""
 
 
 def comes_true(condition: Callable[[], T], *, within: float, every: float = 0.005) -> T:
-    """The first true value of the condition, or its last one when the time is over.
+    """Return the first true value of the condition, or its last value after the timeout.
 
-    `every` is how seldom it looks: where a look is costly, it must not slow down what is waited for.
+    `every` is the pause in seconds between two checks, so that costly checks do not slow down the code under test.
     """
     until = time.monotonic() + within
     while not (value := condition()) and time.monotonic() < until:
@@ -49,19 +51,19 @@ def comes_true(condition: Callable[[], T], *, within: float, every: float = 0.00
 
 
 def eventually(condition: Callable[[], T], what: str, *, within: float = 30.0, every: float = 0.005) -> T:
-    """As `comes_true`; fails where it does not in a time that no healthy machine needs."""
+    """Wait until the condition is true; fail after a time that no healthy machine needs."""
     value = comes_true(condition, within=within, every=every)
     assert value, f"still waiting after {within:g} s for this: {what}"
     return value
 
 
-def brief_lock(client: Redlock, name: str, **options: Any) -> Lock:  # noqa: ANN401 - whatever a lock takes
-    """A lock whose lease runs out soon where nobody renews it."""
+def brief_lock(client: Redlock, name: str, **options: Any) -> Lock:  # noqa: ANN401 - the options of a lock
+    """A lock whose lease expires soon without renewal."""
     return client.lock(name, ttl=0.3, **options)
 
 
 def label(server: Server) -> str:
-    """How messages name this server."""
+    """The name of this server in messages."""
     return server.url.partition("://")[2]
 
 
@@ -71,7 +73,7 @@ def raw(server: Server) -> Redis:
 
 
 def holders(servers: Iterable[Server], name: str) -> list[str | None]:
-    """What each of these servers has at a lock's name."""
+    """The owner token of a lock on each of these servers; None without a lock."""
     found = []
     for server in servers:
         with raw(server) as redis:
@@ -80,28 +82,28 @@ def holders(servers: Iterable[Server], name: str) -> list[str | None]:
 
 
 def is_free(servers: Iterable[Server], name: str) -> bool:
-    """Whether none of these servers has anything at a lock's name."""
+    """Whether none of these servers has a lock of this name."""
     return not any(holders(servers, name))
 
 
 def run_out(servers: Iterable[Server], name: str) -> None:
-    """What the end of its TTL does to a lock, at once: the key goes, the fence stays."""
+    """Expire a lock at once: the key disappears, and the fence stays."""
     for server in servers:
         with raw(server) as redis:
             redis.delete(name)
 
 
 def in_a_fork(work: Callable[[], object]) -> object:
-    """What this returns in a forked child; the name of the error if it raises one."""
+    """The result of the function in a forked child, or the name of its error."""
     answer, ask = os.pipe()
     with warnings.catch_warnings():
-        # From Python 3.12 on a fork beside other threads is warned of; a dial thread may be ending just now.
+        # Python 3.12 and later warn of a fork beside other threads, and a dial thread may still be ending.
         warnings.simplefilter("ignore", DeprecationWarning)
         pid = os.fork()
     if pid == 0:
         try:
             result = work()
-        except BaseException as exc:  # noqa: BLE001 - the parent is told
+        except BaseException as exc:  # noqa: BLE001 - the parent gets the error
             result = type(exc).__name__
         os.write(ask, json.dumps(result).encode())
         os._exit(0)
@@ -113,7 +115,7 @@ def in_a_fork(work: Callable[[], object]) -> object:
 
 
 def children(pid: int | None = None) -> list[int]:
-    """The child processes of a process, by default of this one, zombies included; none where there is no /proc."""
+    """The child processes of a process, by default of this process, with zombies; none without /proc."""
     found: list[int] = []
     with contextlib.suppress(OSError):
         for task in Path(f"/proc/{pid or os.getpid()}/task").iterdir():
@@ -123,7 +125,7 @@ def children(pid: int | None = None) -> list[int]:
 
 @contextlib.contextmanager
 def talking(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], IO[str], IO[str]]]:
-    """A Python process that is talked with: itself, what it is told, and what it says; killed in the end."""
+    """Run a Python process; give the process, its input and its output. The end of the block kills the process."""
     process = subprocess.Popen(
         [sys.executable, *arguments], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -138,7 +140,7 @@ def talking(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], IO[str], I
 
 @contextlib.contextmanager
 def sixth_redis(*options: str) -> Iterator[Server]:
-    """Broker, results and store: a server on a TCP port that loses nothing it has confirmed."""
+    """A server for broker, results and store on a TCP port, which loses no confirmed write."""
     for left in range(5, -1, -1):
         server = Server(free_port(), ("--appendonly", "yes", "--appendfsync", "always", *options))
         try:
@@ -155,7 +157,7 @@ def sixth_redis(*options: str) -> Iterator[Server]:
 
 
 def sends(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
-    """Count the pieces that go out on all connections."""
+    """Count the sends on all connections."""
     count, send, flush = [0], NodeConnection.send, NodeConnection.flush
 
     def counted(connection: NodeConnection, words: bytes, tally: VoteTally) -> bool:

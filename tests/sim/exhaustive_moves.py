@@ -1,16 +1,17 @@
 """The possible steps in a state of the exhaustive search, and the promises that they break.
 
-Rules of this file:
-1. No time. Messages are delayed, lost and reordered as they like; a key may expire, and a client give up, at any
-   moment. Only the end of the quarantine waits: for every attempt that was in flight when the memory was lost.
-2. An event without effect on any promise is no separate step. A reply is fixed when the node carries the
-   command out, and the client decides on any of the replies that exist: late and lost ones are those that it
-   leaves out. An attempt begins when the first node carries out its acquire, and is granted as soon as it can be:
-   both make "granted before that one began" as true as it can be. A key expires when another attempt acquires the lock,
-   or when its confirm is not executed. A cancel or release has the same effect on a node as expiry. A client that gives
-   up
-   does nothing more, and its messages stay. Any node may say DENIED at any time: a plain Redlock client, which
-   knows of no fences, may have the key.
+Invariants:
+1. There is no time. Messages are delayed, lost and reordered freely. At any moment a key may expire and a client may
+   give up. Only the end of the quarantine waits, for every attempt that was in flight when the memory was lost.
+2. An event without effect on any promise is no separate step:
+   - A reply is fixed when the node executes the command. The client decides on any part of the existing replies, so the
+     others count as late or lost.
+   - An attempt begins when the first node executes its acquire, and is granted as early as possible. Both make the
+     premise "granted before the other attempt began" as weak as possible.
+   - A key expires when another attempt acquires the lock, or when its confirm is not executed. A cancel or release has
+     the same effect on a node as expiry.
+   - A client that gives up does nothing more, and its messages stay.
+   - Any node may reply DENIED at any time, because a plain Redlock client without fences may have the key.
 3. `redlock._core.protocol.acquire` makes the decisions of clients; `exhaustive_nodes` executes the commands of nodes.
 """
 

@@ -1,7 +1,9 @@
 """The exhaustive search: every state, breadth first, and the shortest way to a broken promise.
 
-Of the protocol this module knows only `Moves`. States that differ in the names of nodes and
-attempts only are one; the way to a breach is told with the same names from its first step to its last.
+Invariants:
+1. Of the protocol this module knows only `Moves`.
+2. States that differ only in the names of nodes and attempts are one state.
+3. The path to a broken promise uses the same names from its first step to its last.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 -- A Redis server as far as the scripts can tell: strings, hashes and lists, with expiry on the server's own clock.
 --
--- Everything here is Lua, so that running a script crosses the border to Python once. `script` compiles a script's
--- text, `server` makes a server; a server runs a compiled script at a time of its clock and gives the reply's
--- elements as Redis would: numbers cut to integers, false as nil, an error as its text behind `nil`.
+-- The server is Lua, so a script needs one call from Python. `script` compiles the text of a script, and `server` makes
+-- a server. A server runs a compiled script at a time of its clock and returns the elements of the reply as Redis does.
+-- Numbers are cut to integers, false is nil, and an error is nil and its text.
 local M = {}
 
 function M.script(source)

@@ -34,8 +34,8 @@ class Lease:
     """One lease; times in microseconds of true time.
 
     Attributes:
-        holder: Who.
-        names: What.
+        holder: The name of the client.
+        names: The locked resources.
         fence: Its token.
         began: When the attempt began.
         start: The time of the grant.

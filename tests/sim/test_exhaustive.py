@@ -1,4 +1,4 @@
-"""The exhaustive search: complete and without a violation for what is shipped, with one for what is broken."""
+"""The exhaustive search: complete without a violation for the shipped protocol, with one for each broken variant."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_right_clocks_are_later_than_any_fence_before_the_loss() -> None:
 
 
 class _Server:
-    """One simulated server with the shipped scripts, and its transcription beside it."""
+    """A simulated server with the shipped scripts, and its transcription."""
 
     def __init__(self, lua: Lua) -> None:
         self._lua, self._server = lua, lua.server()

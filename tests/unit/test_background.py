@@ -21,7 +21,7 @@ LONG = 30.0
 
 
 class Work:
-    """Counts how often it is done."""
+    """Counts its runs."""
 
     def __init__(self, *answers: float | BaseException | None) -> None:
         self._answers = list(answers)
@@ -38,7 +38,7 @@ class Work:
         return answer
 
     def is_done(self) -> bool:
-        """Whether it is done once more."""
+        """Whether one more run happens."""
         return self.done.acquire(timeout=LONG)
 
 
@@ -137,7 +137,7 @@ class LateBell(SimpleQueue[None]):
         self._running: threading.Lock | None = running
 
     def put(self, *_: object) -> None:
-        """The first time the thread ends before it rings."""
+        """The first thread ends before the call of `ring`."""
         running, self._running = self._running, None
         if running is not None:
             running.release()

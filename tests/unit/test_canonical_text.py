@@ -77,7 +77,7 @@ class Loud(pydantic.BaseModel):
 
 
 class Plain:
-    """It has no text of its own."""
+    """A class without its own text."""
 
 
 class Shown:

@@ -37,9 +37,7 @@ def test_a_bad_option_is_one_line_and_status_2(
 
 
 @pytest.mark.parametrize("retries", ["many", "", "3.0"])
-def test_retries_that_are_no_number_are_a_line_and_a_whole_float_is_one(
-    capsys: pytest.CaptureFixture[str], retries: str
-) -> None:
+def test_retries_must_be_a_whole_number(capsys: pytest.CaptureFixture[str], retries: str) -> None:
     assert main.main(["simulate", "--retries", retries, "--resource", ""]) == main.BAD_INPUT
     assert capsys.readouterr().err.count("\n") == 1
 
@@ -91,7 +89,7 @@ def test_what_is_no_command_is_status_2(capsys: pytest.CaptureFixture[str], argu
         (["doctor", "--nodes", "h"], "the node address of h has no port"),
     ],
 )
-def test_bad_input_of_the_other_commands_is_one_line_and_nobody_is_asked(
+def test_bad_input_is_one_line_and_sends_no_request(
     capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
 ) -> None:
     assert main.main(arguments) == main.BAD_INPUT

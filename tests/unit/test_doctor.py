@@ -1,4 +1,4 @@
-"""`redlock.admin.doctor`: what a survey and settings come to, and which finding weighs more than another."""
+"""`redlock.admin.doctor`: the findings of a status and settings, and the order of their levels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GOOD = NodeState("n", reachable=True, version="8.2.3", role="master", mode="stan
 
 
 def nodes(*changes: dict[str, Any], count: int = 5) -> tuple[NodeState, ...]:
-    """Good nodes, the first ones with these changes."""
+    """Good nodes, the first of them with these changes."""
     good = [dataclasses.replace(GOOD, label=f"n{place}", run_id=f"r{place}") for place in range(count)]
     return tuple(dataclasses.replace(node, **change) for node, change in zip(good, changes, strict=False)) + tuple(
         good[len(changes) :]
@@ -26,7 +26,7 @@ def nodes(*changes: dict[str, Any], count: int = 5) -> tuple[NodeState, ...]:
 
 
 def levels(states: tuple[NodeState, ...], **settings: Any) -> dict[str, Level]:  # noqa: ANN401 - as Settings takes it
-    """The codes of what is found, each with how bad it is; what is fine is left out."""
+    """The code and level of each finding, without the level FINE."""
     seen = ClusterStatus(states, (), more=False, quorum=len(states) // 2 + 1, fingerprint=TERMS, time=0.0)
     findings = doctor.examine(seen, Settings(**settings))
     assert all("None" not in str(finding) for finding in findings)
@@ -84,7 +84,7 @@ def test_two_of_five_may_be_silent_and_three_may_not(dead: int, found: dict[str,
     assert levels(nodes(*[silent] * dead)) == {"unreachable": Level.WARNING} | found
 
 
-def test_too_few_that_vote_are_no_quorum_whatever_keeps_the_others() -> None:
+def test_too_few_votes_are_no_quorum_for_any_reason() -> None:
     abstain = {"abstains": 3.0, "reason": "new, restarted or emptied: abstains"}
     assert levels(nodes(abstain, abstain, {"missing": ("SET",), "reason": "x"}))["no-quorum"] is Level.NO_QUORUM
 
@@ -141,7 +141,7 @@ def finding(level: Level) -> Finding:
     return Finding(level, level.name, "here", "is so", "do that")
 
 
-def test_unsafe_weighs_more_than_no_quorum_which_weighs_more_than_a_warning() -> None:
+def test_unsafe_outweighs_no_quorum_and_no_quorum_a_warning() -> None:
     fine, warning, unsafe, no_quorum = map(finding, Level)
     assert worst([]) is Level.FINE
     assert worst([fine, warning]) is Level.WARNING

@@ -123,7 +123,7 @@ def test_another_context_holds_nothing_of_this_one() -> None:
 
 
 class Watched(FakeLease):
-    """Counts how often anybody asks whether it is held."""
+    """Counts the checks of `is_held`."""
 
     asked = 0
 

@@ -1,4 +1,4 @@
-"""`redlock.celery.lock_key`: what a call of a task locks."""
+"""`redlock.celery.lock_key`: the resources that a call of a task locks."""
 
 from __future__ import annotations
 

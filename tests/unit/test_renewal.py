@@ -20,7 +20,7 @@ NODES = [Node(url, 100) for url in DEFAULT_NODES]
 
 
 class Given(SimpleNamespace):
-    """As much of a lease as the list looks at; weak references to it work."""
+    """The part of a lease that the schedule reads; weak references work."""
 
 
 class FakeThread(Background):

@@ -1,4 +1,4 @@
-"""`redlock._transport.reply_reader`: replies come in pieces of any size, and what is too long is refused at any cut."""
+"""`redlock._transport.reply_reader`: replies arrive in pieces of any size, and too long replies are refused."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ PYTHONS = [f"3.{minor}" for minor in range(10, 15)]
 
 
 def locked(group: str) -> list[tuple[Requirement, int]]:
-    """What a file pins, and how many hashes each of these has."""
+    """The pins of a file, with the number of hashes of each."""
     text = (ROOT / "requirements" / f"{group}.txt").read_text()
     lines = re.sub(r"#.*", "", text).replace("\\\n", " ").splitlines()
     split = [line.split("--hash=sha256:") for line in lines if line.strip()]
@@ -33,7 +33,7 @@ def locked(group: str) -> list[tuple[Requirement, int]]:
 
 
 def named(group: str) -> Iterator[Requirement]:
-    """What a dependency group asks for, with the groups that it includes and what the package itself needs."""
+    """The requirements of a dependency group, with its included groups and the package itself."""
     yield from map(Requirement, PROJECT["project"]["dependencies"])
     for entry in PROJECT["dependency-groups"][group]:
         if isinstance(entry, str):

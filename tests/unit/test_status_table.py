@@ -33,7 +33,7 @@ def lines(
     return table(ClusterStatus(nodes, locks, more, 2, "", 0.0), color=color).splitlines()
 
 
-def test_each_node_is_a_line_with_its_state_and_each_lock_a_line_with_its_holder() -> None:
+def test_each_node_and_each_lock_is_a_line() -> None:
     assert lines(HELD) == [
         "NODE  VOTES                   VERSION  MEMORY   CLOCK  KEEPS",
         "h:1   yes                     8.2.3    1.0 MiB  +2 ms  AOF always",

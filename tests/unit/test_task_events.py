@@ -158,9 +158,9 @@ def test_a_worker_without_task_events_tells_nobody(
     assert emitter_for(in_a_worker(), "all") is NO_EVENTS
 
 
-def test_what_there_is_no_room_for_is_dropped_without_a_word() -> None:
+def test_events_beyond_the_limit_are_dropped_silently() -> None:
     sender = Sender(APP)
-    sender._thread = threading.current_thread()  # nobody empties the queue
+    sender._thread = threading.current_thread()  # no thread empties the queue
     for number in range(1_500):
         sender.put("w1@h", {"type": "task-lock-waiting", "uuid": str(number)})
     assert sender._queue.qsize() == 1_000

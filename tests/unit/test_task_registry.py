@@ -1,4 +1,4 @@
-"""`redlock.celery.task_registry`: what a worker's processes show, through memory that they share."""
+"""`redlock.celery.task_registry`: a worker's processes publish their locks in shared memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class FakeLease:
-    """What the board looks at."""
+    """The attributes of a request that the registry reads."""
 
     resource, fence = "account:42", 7
 
@@ -34,7 +34,7 @@ def child(monkeypatch: pytest.MonkeyPatch) -> TaskLockRegistry:
 
 
 def seen_from_main(child: TaskLockRegistry) -> list[tuple[object, ...]]:
-    """What the main process reads of it."""
+    """The entries that the main process reads."""
     main = TaskLockRegistry()
     main._memory = child._memory
     return [(shown["state"], shown["resource"]) for shown in main.listed()]

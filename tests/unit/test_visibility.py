@@ -1,4 +1,4 @@
-"""`redlock.admin.visibility_timeout`: the broker's visibility timeout, and what is too long for it."""
+"""`redlock.admin.visibility_timeout`: the broker's visibility timeout, and tasks and leases that exceed it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from redlock.celery.delivery import Delivery
 
 
 def body() -> None:
-    """What a task does."""
+    """The body of a task."""
 
 
 REDIS, SENTINEL, AMQP = "redis://h:6379/0", "sentinel://a:26379;sentinel://b:26379", "amqp://h//"
@@ -85,7 +85,7 @@ def test_the_locked_tasks_of_an_app_are_found() -> None:
 
 @pytest.mark.parametrize("seconds", [0.6, 5, 30])
 def test_a_pause_is_at_most_a_third_of_the_timeout(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    """The worker holds the message meanwhile; else the broker would deliver it again, and again."""
+    """The worker holds the message meanwhile; the broker would deliver a message in the queue again and again."""
     app = Celery(set_as_current=False, broker=REDIS, broker_transport_options={"visibility_timeout": seconds})
     task = app.task(shared=False, name="pause")(body)
     pauses: list[float] = []

@@ -1,4 +1,4 @@
-"""`redlock._core.vote_tally`: votes are counted as they come, and what comes late counts for nothing."""
+"""`redlock._core.vote_tally`: votes count as they arrive, and late votes do not count."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Tasks of all three modes whose effects are counted by the fenced store, on any broker.
 
-Invariants: an effect is the task's id, appended to the value of its key, once however often the task runs; each end
-that Celery announces is written down beside the results.
+Invariants:
+1. An effect appends the task's id to the value of its key, once for any number of runs of the task.
+2. Each end of a task that Celery announces is recorded beside the results.
 """
 
 from __future__ import annotations

@@ -55,6 +55,6 @@ def wait(self: Task, name: str, how: str = "succeed") -> int:
 
 @app.task
 def after(earlier: object, name: str) -> object:
-    """What follows, in a chain, a chord or as a link."""
+    """The next task, in a chain, a chord or as a link."""
     store.rpush(f"after:{name}", str(earlier))
     return earlier

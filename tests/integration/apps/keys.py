@@ -1,4 +1,4 @@
-"""Prints what tasks with arguments of many types lock: `python -m tests.integration.apps.keys`."""
+"""Prints the locks of tasks with arguments of many types: `python -m tests.integration.apps.keys`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WORDS = {"red", "green", "blue", "black", "white", "pink"}
 
 
 class Account(models.Model):  # type: ignore[misc]  # Django ships no types
-    """A row whose text is not what identifies it."""
+    """A row whose text does not identify the row."""
 
     number = models.UUIDField(primary_key=True)
 
