@@ -136,7 +136,7 @@ def test_an_unknown_scenario_is_refused_with_the_known_names(
 ) -> None:
     with pytest.raises(SystemExit):
         command.main(["--only", "warm", "--out", str(tmp_path)])
-    assert "'warm' is no scenario; they are uncontended, hot" in capsys.readouterr().err
+    assert "'warm' is not a scenario; the scenarios are uncontended, hot" in capsys.readouterr().err
 
 
 def test_every_peer_has_a_program_of_its_own() -> None:
