@@ -2,7 +2,7 @@
 
 Invariants:
 1. A temporary file has an unpredictable name beside its target and is created exclusively.
-2. In a folder that every user may write, such as /tmp, a file of another user is refused and no link is followed.
+2. In a folder that another user may write, such as /tmp, a file of another user is refused and no link is followed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ def open_to_append(path: str | Path) -> int:
     """Open a log, which is created if there is none, and return its file descriptor.
 
     Raises:
-        OSError: The file can't be opened, or belongs to another user in a folder that every user may write.
+        OSError: The file can't be opened. In a folder that other users may write: it is a link, or belongs to another
+            user.
     """
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
     if not _is_shared(Path(path).parent):
@@ -47,9 +48,12 @@ def open_to_append(path: str | Path) -> int:
     # O_NONBLOCK: a named pipe of another user would hold up the opening.
     descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
     found = os.fstat(descriptor)
-    if found.st_uid != os.geteuid() or not stat.S_ISREG(found.st_mode):
+    # A second name of the file may be a hard link by which another user redirects the log.
+    if found.st_uid != os.geteuid() or not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
         os.close(descriptor)
-        raise PermissionError(errno.EPERM, "not a file of this user, in a folder that every user may write", str(path))
+        raise PermissionError(
+            errno.EPERM, "not a file of this user alone, in a folder that others may write", str(path)
+        )
     return descriptor
 
 
@@ -67,4 +71,6 @@ def private_folder(path: str | Path) -> None:
 
 
 def _is_shared(folder: Path) -> bool:
-    return bool(folder.stat().st_mode & stat.S_IWOTH)
+    found = folder.stat()
+    # Root can write everywhere. Another owner of the folder can put a link in the way.
+    return bool(found.st_mode & stat.S_IWOTH) or found.st_uid not in {0, os.geteuid()}

@@ -151,6 +151,52 @@ def test_other_commands_are_refused_also_inside_a_script(doors: Cluster, user: s
                 redis.eval(f"return redis.call({call})", 0)
 
 
+def test_the_worst_act_of_a_worker_is_as_the_threat_model_says() -> None:
+    """A worker changes each key of its project, can occupy a node, and touches no key of another project."""
+    with redis_server.running([redis_server.Server()]) as one:
+        acl.let_in(one.servers, "lock", SECRET, keys="~shop:*")
+        address = f"{one[0].url}?username=lock&password={SECRET}"
+        with raw(one[0]) as admin, Redis.from_url(address) as worker, Redis.from_url(address) as occupied:
+            admin.config_set("lua-time-limit", 20)
+            worker.set(f"shop:{codec.fence_key(NAME)}", 2**53)
+            worker.hset(f"shop:{codec.RECORD}", "fingerprint", "another")
+            for command in (("SET", "other", "x"), ("EVAL", "return redis.call('SET', 'other', 'x')", 0)):
+                with pytest.raises(ResponseError, match=r"no permissions|can't access"):
+                    worker.execute_command(*command)
+            loop = threading.Thread(target=run_for_ever, args=(occupied,))
+            loop.start()
+            try:
+                eventually(lambda: is_busy(worker), "the node to be occupied")
+                with pytest.raises(ResponseError, match="no permissions"):
+                    worker.script_kill()
+            finally:
+                eventually(lambda: ends_script(admin), "the end of the script")
+                loop.join()
+            assert worker.get(f"shop:{NAME}") is None
+
+
+def run_for_ever(redis: Redis) -> None:
+    """Run a script that only an administrator can end."""
+    with contextlib.suppress(ResponseError):
+        redis.eval("while true do end", 0)
+
+
+def is_busy(redis: Redis) -> bool:
+    """Whether the server runs a script and answers nothing else."""
+    try:
+        redis.get(f"shop:{NAME}")
+    except ResponseError as error:
+        return "BUSY" in str(error)
+    return False
+
+
+def ends_script(redis: Redis) -> bool:
+    """Whether the server ended the running script at this call."""
+    with contextlib.suppress(ResponseError):
+        return bool(redis.script_kill())
+    return False
+
+
 NEEDED = [("lock", command) for command in commands("lock")]
 NEEDED += [("operator", command) for command in commands("operator") if ("lock", command) not in NEEDED]
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-NO_EVENTS = 65_534
+NOBODY = 65_534
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
 
 ONE_LINE = """
@@ -90,8 +90,24 @@ def test_a_log_follows_no_link_in_a_shared_folder(shared: Path, victim: Path, tm
 @as_root
 def test_a_log_of_another_user_is_refused_in_a_shared_folder(shared: Path) -> None:
     (shared / "log").touch()
-    os.chown(shared / "log", NO_EVENTS, NO_EVENTS)
-    with pytest.raises(PermissionError, match="not a file of this user"):
+    os.chown(shared / "log", NOBODY, NOBODY)
+    with pytest.raises(PermissionError, match="not a file of this user alone"):
+        _files.open_to_append(shared / "log")
+
+
+@as_root
+def test_a_log_follows_no_link_in_the_folder_of_another_user(tmp_path: Path, victim: Path) -> None:
+    folder = tmp_path / "theirs"
+    folder.mkdir(0o755)
+    (folder / "log").symlink_to(victim)
+    os.chown(folder, NOBODY, NOBODY)
+    with pytest.raises(OSError, match="symbolic link"):
+        _files.open_to_append(folder / "log")
+
+
+def test_a_log_with_a_second_name_is_refused_in_a_shared_folder(shared: Path, victim: Path) -> None:
+    os.link(victim, shared / "log")
+    with pytest.raises(PermissionError, match="not a file of this user alone"):
         _files.open_to_append(shared / "log")
 
 
