@@ -6,7 +6,7 @@ MINUTES ?= 3
 TASKS ?= 2000
 SEED ?= 1
 
-.PHONY: demo test test-faults soak up lint format english docs compose-test bench lock clean
+.PHONY: demo test test-faults matrix soak up lint format english docs compose-test bench lock clean
 
 demo: .venv/.ready
 	@$(BIN)/python -m workers.demo $(ARGS)
@@ -23,6 +23,10 @@ test-faults: .venv/.ready
 soak: .venv/.ready
 	@$(BIN)/python -m tests.faults.soak --minutes $(MINUTES) --seed $(SEED)
 	@$(BIN)/python -m tests.faults.effects --tasks $(TASKS) --seed $(SEED)
+
+# Each supported combination of versions, see docs/versions.md; make matrix ARGS="-s oldest" for one of them.
+matrix: .venv/.ready
+	@$(BIN)/nox $(ARGS)
 
 lint: .venv/.ready
 	@$(BIN)/ruff check .
@@ -52,11 +56,14 @@ bench: .venv/.ready
 clean:
 	@rm -rf .venv .bench bench-out .mypy_cache .pytest_cache .ruff_cache build dist
 
-# The exact versions of everything that `make` installs, for every Python from 3.10 on. Needs uv.
+# The exact versions of everything that `make` installs, for every Python from 3.10 on, and those of the sessions `oldest`
+# and `middle` of the matrix. Needs uv.
+COMPILE = uv pip compile pyproject.toml --generate-hashes --no-emit-index-url --custom-compile-command "make lock" --quiet
 lock:
-	@for group in dev example; do uv pip compile pyproject.toml --group $$group --universal --python-version 3.10 \
-	    --generate-hashes --no-emit-index-url --custom-compile-command "make lock" --quiet \
-	    --output-file requirements/$$group.txt || exit; done
+	@for group in dev example; do \
+	    $(COMPILE) --group $$group --universal --python-version 3.10 --output-file requirements/$$group.txt || exit; done
+	@$(COMPILE) --group dev --python-version 3.10 --constraint requirements/oldest.in --output-file requirements/oldest.txt
+	@$(COMPILE) --group dev --python-version 3.12 --constraint requirements/middle.in --output-file requirements/middle.txt
 
 .venv/.ready: pyproject.toml requirements/dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or later is needed, this is %d.%d; name another: make PYTHON=python3.12 ..." % sys.version_info[:2] if sys.version_info < (3, 10) else 0)'

@@ -3,6 +3,7 @@
 Invariants:
 1. A temporary file has an unpredictable name beside its target and is created exclusively.
 2. In a folder that another user may write, such as /tmp, a file of another user is refused and no link is followed.
+   Windows is left out: there a user's temporary folder is private.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import os
 import secrets
 import stat
 from pathlib import Path
+
+_HAS_USERS = hasattr(os, "geteuid")
 
 
 def replace(path: str | Path, text: str) -> None:
@@ -43,7 +46,7 @@ def open_to_append(path: str | Path) -> int:
             user.
     """
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-    if not _is_shared(Path(path).parent):
+    if not _HAS_USERS or not _is_shared(Path(path).parent):
         return os.open(path, flags, 0o644)
     # O_NONBLOCK: a named pipe of another user would hold up the opening.
     descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
@@ -66,6 +69,8 @@ def private_folder(path: str | Path) -> None:
     with contextlib.suppress(FileExistsError):
         Path(path).mkdir(0o700)
     found = os.lstat(path)
+    if not _HAS_USERS:
+        return
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
         raise PermissionError(errno.EPERM, "not a folder that only this user can enter (mode 0700)", str(path))
 

@@ -1,4 +1,4 @@
-"""The process id without a system call, hooks after a fork, and whether another process lives.
+"""The process id without a system call, hooks after a fork, signals, and whether another process lives.
 
 A lease checks its process several times. The id is right in every child that Python forks: with `os.fork`,
 multiprocessing, billiard or gevent.
@@ -7,6 +7,7 @@ multiprocessing, billiard or gevent.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,11 @@ def after_fork_in_child(function: Callable[[], object]) -> None:
     """Call this function in every child that Python forks. Windows has no fork."""
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=function)
+
+
+def signals(*names: str) -> tuple[signal.Signals, ...]:
+    """The signals with these names that this platform has."""
+    return tuple(getattr(signal, name) for name in names if hasattr(signal, name))
 
 
 def is_alive(pid: int) -> bool:

@@ -9,6 +9,7 @@ Invariants:
 from __future__ import annotations
 
 import re
+import socket
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit
 
@@ -50,9 +51,7 @@ def parse(url: str) -> dict[str, Any]:
             f"an option of the node address of {parts.hostname or parts.path} can't be used; {_RIGHT}"
         )
     if scheme == "unix":
-        if not options.get("path"):
-            raise ConfigurationError(f"a node address with unix:// has no path; {_RIGHT}")
-        return options
+        return _checked_unix(options)
     host, port = parts.hostname, parts.port
     if not host:
         raise ConfigurationError(f"a node address with {scheme}:// has no host; {_RIGHT}")
@@ -61,6 +60,14 @@ def parse(url: str) -> dict[str, Any]:
     database = parts.path.strip("/")
     if database and not database.isdigit():
         raise ConfigurationError(f"the database of the node address of {host}:{port} is no number; {_RIGHT}")
+    return options
+
+
+def _checked_unix(options: dict[str, Any]) -> dict[str, Any]:
+    if not hasattr(socket, "AF_UNIX"):
+        raise ConfigurationError("a node address with unix:// can't be used: this platform has no unix sockets")
+    if not options.get("path"):
+        raise ConfigurationError(f"a node address with unix:// has no path; {_RIGHT}")
     return options
 
 

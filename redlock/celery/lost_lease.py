@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from celery.concurrency import get_implementation
 from celery.signals import worker_init
 
-from redlock._process import after_fork_in_child
+from redlock._process import after_fork_in_child, signals
 from redlock.errors import ConfigurationError, LockLost
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from redlock.lease import Lease
 
-SIGNAL = signal.SIGUSR2
-"""Celery uses SIGUSR1 for the soft time limit."""
+SIGNAL = next(iter(signals("SIGUSR2")), None)
+"""Celery uses SIGUSR1 for the soft time limit. Windows has neither."""
 
 _POOLS = ("prefork", "solo")
 _tasks: list[str] = []
@@ -49,7 +49,7 @@ def interrupt(lease: Lease) -> None:
     ident = threading.main_thread().ident
     _sending.append(lease)
     try:
-        if lease in _running and ident is not None:
+        if lease in _running and ident is not None and SIGNAL is not None:
             signal.pthread_kill(ident, SIGNAL)
     finally:
         _sending.remove(lease)
@@ -66,9 +66,11 @@ def interruptible(lease: Lease) -> Iterator[None]:
     """Let `interrupt` raise `LockLost` in this block.
 
     Raises:
-        ConfigurationError: The caller is not the main thread.
+        ConfigurationError: The caller is not the main thread, or the platform lacks the signal.
         LockLost: The lease is lost.
     """
+    if SIGNAL is None:
+        raise ConfigurationError("on_lost='raise' needs the signal SIGUSR2, which this platform does not have")
     if threading.current_thread() is not threading.main_thread():
         raise ConfigurationError(
             f"on_lost='raise' needs the {' or '.join(_POOLS)} pool: here tasks run in no main thread"

@@ -16,6 +16,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+from redlock._process import signals
 from redlock.testing.redis_server import die_with_parent
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ group = int(sys.stdin.readline())
 sys.stdin.read()
 os.killpg(group, signal.SIGKILL)
 """
-_FROM_THE_TERMINAL = frozenset({signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU})
+_FROM_THE_TERMINAL = frozenset(signals("SIGTSTP", "SIGTTIN", "SIGTTOU"))
 
 
 class Stopped(BaseException):

@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING
 from redlock import _files
 from redlock._escaping import escape
 from redlock._log import LineFormatter, logger
+from redlock._process import signals
 from redlock._transport import address
 from redlock.cli.child_process import Program, Stopped
-from redlock.errors import LockContended, LockLost, QuorumUnavailable, RedlockError
+from redlock.errors import ConfigurationError, LockContended, LockLost, QuorumUnavailable, RedlockError
 from redlock.settings import SECRETS
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ __all__ = [
 # The values of sysexits.h, and 126 and 127 as in shells.
 NO_QUORUM, LOST, CANNOT_CREATE, CONTENDED, CANNOT_RUN, NOT_FOUND = 69, 70, 73, 75, 126, 127
 
-_FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+_FORWARDED = signals("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")
 _CHECK_SECONDS = 1.0
 """The longest wait between two checks of the lease: a machine that slept must check its lease soon."""
 _POLL_SECONDS = 0.02
@@ -134,8 +135,10 @@ def run(
         The program's exit status, 128 + n if signal n ended the program or this process, or a constant of this module.
 
     Raises:
-        ConfigurationError: Settings or nodes are invalid.
+        ConfigurationError: Settings or nodes are invalid, or the platform has no process groups.
     """
+    if not hasattr(os, "killpg"):
+        raise ConfigurationError("`redlock run` needs process groups, which this platform does not have")
     program = Program(command)
     lost = threading.Event()
     lease = client.lease(resource, owner_label=_owner_label(command), renew=True, on_lost=lambda _: lost.set())

@@ -36,7 +36,7 @@ def test_a_loss_at_the_end_of_the_body_kills_no_process() -> None:
     """Another thread finds the loss again and again while bodies begin and end."""
 
     def in_the_child() -> int:
-        signal.signal(lost_lease.SIGNAL, signal.SIG_DFL)
+        signal.signal(signal.SIGUSR2, signal.SIG_DFL)
         lease: Any = SimpleNamespace(lost=True, resource="x", ensure_valid=lambda: None)
         over, raised = threading.Event(), 0
 
@@ -89,7 +89,7 @@ def test_an_inner_task_that_wants_it_is_interrupted(nodes: Cluster, app: Celery)
 
 def test_the_handler_stays_until_a_signal_on_its_way_has_arrived() -> None:
     """Another thread has looked whether the body is inside, and is about to send."""
-    before, seen = signal.getsignal(lost_lease.SIGNAL), set[object]()
+    before, seen = signal.getsignal(signal.SIGUSR2), set[object]()
     body: Any = SimpleNamespace(is_lost=False, resource="x", ensure_valid=lambda: None)
     lost_lease._sending.append(body)
 
@@ -97,13 +97,13 @@ def test_the_handler_stays_until_a_signal_on_its_way_has_arrived() -> None:
         while lost_lease._running:
             time.sleep(0)
         for _ in range(1_000):
-            seen.add(signal.getsignal(lost_lease.SIGNAL))
+            seen.add(signal.getsignal(signal.SIGUSR2))
             time.sleep(0)
         lost_lease._sending.remove(body)
 
     thread = threading.Thread(target=send_late, daemon=True)
     with lost_lease.interruptible(body):
         thread.start()
-    assert signal.getsignal(lost_lease.SIGNAL) is before
+    assert signal.getsignal(signal.SIGUSR2) is before
     thread.join(30)
     assert before not in seen

@@ -26,21 +26,21 @@ def from_before(*_: object) -> None:
 
 @pytest.fixture(autouse=True)
 def handler() -> Iterator[None]:
-    before = signal.signal(lost_lease.SIGNAL, from_before)
+    before = signal.signal(signal.SIGUSR2, from_before)
     yield
-    signal.signal(lost_lease.SIGNAL, before)
+    signal.signal(signal.SIGUSR2, before)
 
 
 def test_the_handler_from_before_is_restored() -> None:
     with lost_lease.interruptible(lease()):
-        assert signal.getsignal(lost_lease.SIGNAL) is not from_before
+        assert signal.getsignal(signal.SIGUSR2) is not from_before
         with lost_lease.interruptible(lease()):
             pass
-        assert signal.getsignal(lost_lease.SIGNAL) is not from_before
-    assert signal.getsignal(lost_lease.SIGNAL) is from_before
+        assert signal.getsignal(signal.SIGUSR2) is not from_before
+    assert signal.getsignal(signal.SIGUSR2) is from_before
     with pytest.raises(ZeroDivisionError), lost_lease.interruptible(lease()):
         _ = 1 / 0
-    assert signal.getsignal(lost_lease.SIGNAL) is from_before
+    assert signal.getsignal(signal.SIGUSR2) is from_before
     assert not lost_lease._running
 
 
@@ -53,7 +53,7 @@ def test_a_lease_that_is_lost_before_the_body_never_enters() -> None:
     with pytest.raises(LockLost), lost_lease.interruptible(lost):
         entered = True
     assert not entered
-    assert signal.getsignal(lost_lease.SIGNAL) is from_before
+    assert signal.getsignal(signal.SIGUSR2) is from_before
 
 
 def test_a_lost_lease_interrupts_its_body() -> None:
@@ -72,7 +72,7 @@ def test_an_outer_lease_that_is_lost_interrupts_the_inner_body() -> None:
         lost_lease.interrupt(outer)
         after = True
     assert not after
-    assert signal.getsignal(lost_lease.SIGNAL) is from_before
+    assert signal.getsignal(signal.SIGUSR2) is from_before
 
 
 def test_a_body_that_has_ended_is_sent_no_signal(monkeypatch: pytest.MonkeyPatch) -> None:

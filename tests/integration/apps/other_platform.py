@@ -1,0 +1,97 @@
+"""Acts as a client on a platform that lacks what only Linux has: `other_platform.py win32|darwin URL...`.
+
+The standard library and the dependencies are imported first. They have their own code for each platform.
+"""
+
+from __future__ import annotations
+
+import asyncio  # noqa: F401 - imported before the platform changes
+import importlib
+import multiprocessing.util  # noqa: F401
+import os
+import pkgutil
+import signal
+import socket
+import ssl  # noqa: F401
+import sys
+from typing import TYPE_CHECKING, cast
+
+import kombu.transport.redis  # noqa: F401
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+# Of the modules that `redlock.fencing` and `redlock.celery` name.
+for _optional in ("django.db", "flower.app", "psycopg", "redis", "sqlalchemy", "tornado.web"):
+    importlib.import_module(_optional)
+
+WINDOWS_LACKS = {
+    os: (
+        "O_NOFOLLOW O_NONBLOCK WUNTRACED fork forkpty getegid geteuid getgid getpgrp getuid killpg register_at_fork "
+        "setsid tcgetpgrp tcsetpgrp waitpid"
+    ),
+    signal: "pthread_kill pthread_sigmask sigwait setitimer",
+    socket: "AF_UNIX",
+}
+WINDOWS_SIGNALS = {"SIGINT", "SIGILL", "SIGFPE", "SIGSEGV", "SIGTERM", "SIGABRT"}
+LINUX_ONLY = {os: "sched_getaffinity memfd_create pipe2", socket: "SO_PEERCRED"}
+POSIX_MODULES = ("fcntl", "grp", "posix_ipc", "pty", "pwd", "resource", "termios", "tty")
+
+
+class NoSuchProcessFile(FileNotFoundError):
+    """Nothing on these platforms is below /proc."""
+
+
+def forbid(event: str, arguments: tuple[object, ...]) -> None:
+    """Refuse what would be wrong there, wherever it is called from."""
+    if event == "open" and str(arguments[0]).startswith("/proc"):
+        raise NoSuchProcessFile(arguments[0])
+    if sys.platform == "win32" and event == "os.kill":
+        # There it ends the process, whatever the signal.
+        raise AssertionError("os.kill on Windows")
+
+
+def become(platform: str) -> None:
+    """Take away what this platform does not have."""
+    lacks: dict[ModuleType, str] = dict(LINUX_ONLY)
+    if platform == "win32":
+        lacks |= WINDOWS_LACKS
+        for name in POSIX_MODULES:
+            sys.modules[name] = cast("ModuleType", None)
+        for number in [number for number in signal.Signals if number.name not in WINDOWS_SIGNALS]:
+            delattr(signal, number.name)
+    for module, names in lacks.items():
+        for name in names.split():
+            if hasattr(module, name):
+                delattr(module, name)
+    sys.platform = platform
+    sys.addaudithook(forbid)
+
+
+def main(platform: str, *urls: str) -> None:
+    become(platform)
+    import redlock  # noqa: PLC0415 - on the other platform
+
+    names = [found.name for found in pkgutil.walk_packages(redlock.__path__, "redlock.")]
+    left_out = ("redlock.__main__", "redlock.fencing.django.models", "redlock.fencing.django.migrations")
+    for name in names:
+        if not name.startswith(left_out):
+            importlib.import_module(name)
+
+    from redlock._process import is_alive  # noqa: PLC0415
+    from redlock.cli.main import main as command  # noqa: PLC0415
+
+    with redlock.Redlock(urls, node_timeout=2.0) as client:
+        first, second = client.lock("a", blocking=False), client.lock("a", blocking=False)
+        with first as lease:
+            assert lease.is_held
+            assert not second.acquire(blocking=False)
+        assert client.lock("b").acquire(blocking_timeout=30)
+    assert is_alive(os.getpid())
+    status = command(["status", "--nodes", ",".join(urls), "--timeout", "5"])
+    run = command(["run", "--nodes", ",".join(urls), "a", "--", sys.executable, "-c", ""])
+    sys.stdout.write(f"imported {len(names)} modules, status {status}, run {run}\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
