@@ -1,4 +1,4 @@
-"""Finds problems of nodes, settings, broker and store, and names a fix for each.
+"""Finds problems of nodes, settings, broker, store and database, and names a fix for each.
 
 Invariants:
 1. Only `check` sends requests. All other functions work on the answers, so their tests need no server.
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from redlock import _validation
 from redlock._transport import node_info
-from redlock.admin import broker_check, visibility_timeout
+from redlock.admin import broker_check, database_check, visibility_timeout
 from redlock.admin.cluster_status import CLOCK_LIMIT, cluster_status, probe_node
 from redlock.admin.diagnostics import Finding, Level, sort
 from redlock.admin.visibility_timeout import Locked
@@ -39,15 +39,17 @@ def check(
     *,
     broker: str = "",
     store: str = "",
+    database: str = "",
     timeout: float = 1.0,
     app: Any = None,  # noqa: ANN401 - Celery is untyped
 ) -> list[Finding]:
-    """Check the nodes, and the given broker and store. The findings are sorted, the worst first.
+    """Check the nodes, and the given broker, store and database. The findings are sorted, the worst first.
 
     Args:
         settings: The lock's settings.
         broker: Address of Celery's broker. Redis and AMQP are checked; for another transport there is a warning.
         store: Address of the Redis that owns the data behind the fenced store.
+        database: SQLAlchemy address of the database with the tables of the fence.
         timeout: Seconds to wait for each answer.
         app: The Celery app. Its tasks are compared with the broker's visibility timeout; without an app only the
             TTL is compared.
@@ -83,6 +85,8 @@ def check(
     findings += visibility_timeout.findings({"broker_url": broker} if app is None else app.conf, tasks)
     if store:
         findings += examine_broker(probe_node(store, timeout=timeout), status, owns_data=True)
+    if database:
+        findings += database_check.check(database, ttl=settings.ttl, timeout=timeout)
     return sort(findings)
 
 

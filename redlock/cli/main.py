@@ -26,7 +26,7 @@ from redlock.admin.cluster_status import cluster_status
 from redlock.admin.diagnostics import worst
 from redlock.cli import run as programs
 from redlock.cli import simulate
-from redlock.cli.options import Parser, broker_from, given, settings_from
+from redlock.cli.options import Parser, broker_from, database_from, given, settings_from
 from redlock.cli.status_table import table
 from redlock.errors import ConfigurationError, QuorumUnavailable, RedlockError
 from redlock.settings import read
@@ -128,6 +128,13 @@ def _diagnostic_commands(commands: argparse._SubParsersAction[Parser]) -> None:
         "--broker", metavar="URL", help="Celery's broker (default: the app's, else $CELERY_BROKER_URL)"
     )
     command.add_argument("--store", metavar="URL", help="the Redis with the data behind the fenced store")
+    command.add_argument(
+        "--database",
+        metavar="URL",
+        nargs="?",
+        const="",
+        help="the database with the tables of the fence, as SQLAlchemy writes it (without URL: $DATABASE_URL)",
+    )
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(run=_doctor)
 
@@ -223,8 +230,10 @@ def _status(options: argparse.Namespace) -> int:
 
 def _doctor(options: argparse.Namespace) -> int:
     lock = settings_from(options, "nodes", "ttl")
-    broker = broker_from(options)
-    findings = doctor.check(lock, broker=broker, store=options.store or "", timeout=options.timeout, app=options.app)
+    broker, database = broker_from(options), database_from(options)
+    findings = doctor.check(
+        lock, broker=broker, store=options.store or "", database=database, timeout=options.timeout, app=options.app
+    )
     level = worst(findings)
     if options.json:
         report = {"level": level.name.lower(), "findings": [finding.as_dict() for finding in findings]}

@@ -8,9 +8,10 @@ from typing import Any, NoReturn
 
 from redlock._masking import mask
 from redlock.celery import conf
+from redlock.errors import ConfigurationError
 from redlock.settings import ENVIRONMENT, Settings, read
 
-__all__ = ["Parser", "broker_from", "given", "settings_from"]
+__all__ = ["Parser", "broker_from", "database_from", "given", "settings_from"]
 
 
 class Parser(argparse.ArgumentParser):
@@ -40,6 +41,16 @@ def broker_from(options: argparse.Namespace) -> str:
     """Return the address of Celery's broker, the first of several."""
     urls = options.broker or (options.app and _app(options).conf.broker_url) or os.environ.get("CELERY_BROKER_URL", "")
     return (urls if isinstance(urls, str) else urls[0]).partition(";")[0]
+
+
+def database_from(options: argparse.Namespace) -> str:
+    """Return the address of the database, from `--database` or, if the option has no address, from the environment."""
+    if options.database is None:
+        return ""
+    url: str = options.database or os.environ.get("DATABASE_URL", "")
+    if not url:
+        raise ConfigurationError("--database needs an address, or an address in the variable DATABASE_URL")
+    return url
 
 
 def given(options: argparse.Namespace, *names: str) -> dict[str, object]:

@@ -4,14 +4,18 @@ Invariants:
 1. The fence is the first statement of a transaction that this module began, on the connection that the body uses.
 2. A stale token, and every error at the fence, rolls back at once. The body has not run.
 3. Serialization failures and deadlocks at the fence are repeated. Later ones go to the caller.
-4. The module never deletes a row of `redlock_fence`.
+4. The transaction that commits is the one that passed the fence; otherwise the block ends with an error.
+5. The module never deletes a row of `redlock_fence`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from redlock import _validation
+from redlock._masking import quoted
 from redlock.errors import ConfigurationError, LockLost, Stale
 from redlock.fencing import _statements as sql
 
@@ -21,6 +25,9 @@ if TYPE_CHECKING:
     from redlock.fencing._statements import Dialect
 
 _TRIES = 4
+_LARGEST_TOKEN = 2**63 - 1
+WEEK_SECONDS = 7 * 24 * 3600.0
+"""The age of operation ids that are deleted by default."""
 
 
 class FencedLease(Protocol):
@@ -58,6 +65,9 @@ class Transaction(Protocol):
     def execute(self, statement: str, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
         """Run a statement inside the transaction and return its rows; none if it returns no rows."""
 
+    def is_open(self) -> bool:
+        """Whether the transaction that `begin` has begun is still open, as far as the driver knows."""
+
     def commit(self) -> None:
         """Commit."""
 
@@ -79,7 +89,7 @@ class FencedSection(NamedTuple):
     fresh: bool = True
 
 
-class _Given(NamedTuple):
+class Given(NamedTuple):
     """The validated arguments of a fence."""
 
     names: tuple[str, ...]
@@ -89,35 +99,103 @@ class _Given(NamedTuple):
     timeout_ms: int
 
 
-def checked(lease: FencedLease, operation: str | None, lock_timeout: float | None) -> _Given:
+def checked(lease: FencedLease, operation: str | None, lock_timeout: float | None) -> Given:
     """Validate the arguments of a fence; the checks need no database.
 
     Raises:
         LockLost: The lease has expired.
         ConfigurationError: The token, a name, the operation id or the timeout cannot be used.
     """
-    names = tuple(sorted(lease.names))
+    try:
+        given, token, owner = lease.names, lease.fence, lease.owner
+    except AttributeError:
+        raise ConfigurationError(
+            f"{type(lease).__name__} is no lease; give the lease of a `with` block, or `current_lease()` in a task"
+        ) from None
+    names = _validation.resources(given)
     if lease.remaining() <= 0:
         raise LockLost(", ".join(names), "the lease expired before the fenced transaction began")
-    if lease.fence < 1:
-        raise ConfigurationError(f"fencing token {lease.fence} cannot be used; a token is 1 or more")
-    for name in names:
-        if len(name.encode()) > sql.LONGEST_RESOURCE:
-            raise ConfigurationError(f"resource name {name[:40]!r}... has more than {sql.LONGEST_RESOURCE} bytes")
-    if operation is not None and not (isinstance(operation, str) and 0 < len(operation) <= sql.LONGEST_OPERATION):
+    if isinstance(token, bool) or not isinstance(token, int) or not 1 <= token <= _LARGEST_TOKEN:
         raise ConfigurationError(
-            f"operation id {operation!r:.60} cannot be used; it must be text of 1 to {sql.LONGEST_OPERATION} characters"
+            f"fencing token {quoted(token)} cannot be used; a token is a whole number from 1 to {_LARGEST_TOKEN}"
         )
+    if operation is not None:
+        _check_operation(operation)
     seconds = getattr(lease, "ttl_ms", 5_000) / 1000 if lock_timeout is None else lock_timeout
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= 86_400:  # noqa: PLR2004 - a day
         raise ConfigurationError(
-            f"lock_timeout is {seconds!r}; it must be a number of seconds, more than 0 and at most 86400"
+            f"lock_timeout is {quoted(seconds)}; it must be a number of seconds, more than 0 and at most 86400"
         )
-    owner = hashlib.sha256(lease.owner.encode()).hexdigest()
-    return _Given(names, lease.fence, owner, operation, max(1, int(seconds * 1000)))
+    hashed = hashlib.sha256(owner.encode()).hexdigest()
+    return Given(names, token, hashed, operation, max(1, int(seconds * 1000)))
 
 
-def enter(transaction: Transaction, given: _Given) -> FencedSection:
+def _check_operation(operation: object) -> None:
+    if not isinstance(operation, str) or not 0 < len(operation) <= sql.LONGEST_OPERATION or "\0" in operation:
+        raise ConfigurationError(
+            f"operation id {quoted(operation)} cannot be used; it must be text of 1 to {sql.LONGEST_OPERATION} "
+            "characters without NUL, such as a task id"
+        )
+    _validation.operation(operation)
+
+
+class Passed:
+    """A transaction that has passed its fence and waits for its end.
+
+    Args:
+        transaction: The transaction.
+        section: The value of the `with` block.
+        mark: The id of the transaction, where the database has one.
+    """
+
+    def __init__(self, transaction: Transaction, section: FencedSection, mark: object) -> None:
+        self._transaction = transaction
+        self.section = section
+        self._mark = mark
+
+    def leave(self, exc: BaseException | None) -> None:
+        """Commit, or roll back after an exception.
+
+        Raises:
+            ConfigurationError: The transaction that passed the fence has ended inside the block.
+        """
+        if exc is not None:
+            self._transaction.rollback()
+            return
+        try:
+            self._confirm()
+            self._transaction.commit()
+        except BaseException:
+            self._transaction.rollback()
+            raise
+
+    def _confirm(self) -> None:
+        if not self._transaction.is_open():
+            raise ConfigurationError(_ENDED)
+        try:
+            rows = self._transaction.execute(self._transaction.dialect.confirm, {})
+        except Exception as error:  # of whichever driver; others are raised again
+            code = sql.code_of(error)
+            if code in sql.TRANSACTION_ENDED:
+                raise ConfigurationError(_ENDED) from error
+            if code in sql.TRANSACTION_ABORTED:
+                raise ConfigurationError(_ABORTED) from error
+            raise
+        if rows and rows[0][0] != self._mark:
+            raise ConfigurationError(_ENDED)
+
+
+_ENDED = (
+    "the fenced transaction ended inside the block, and everything after its end is rolled back: leave commit and "
+    "rollback to the `with` block, catch no deadlock inside it, and create no table inside it on MariaDB and MySQL"
+)
+_ABORTED = (
+    "a statement failed inside the block and its error was caught, so PostgreSQL rolls the whole block back: let the "
+    "error leave the block, or run the statement in a savepoint"
+)
+
+
+def enter(transaction: Transaction, given: Given) -> Passed:
     """Begin a transaction and pass the fence, or roll back and raise.
 
     Raises:
@@ -134,22 +212,45 @@ def enter(transaction: Transaction, given: _Given) -> FencedSection:
             code = sql.code_of(error)
             if code in sql.RETRYABLE and attempt < _TRIES:
                 continue
-            explained = _explained(transaction.dialect, code)
+            explained = _explained(transaction, code)
             if explained is not None:
                 raise explained from error
             raise
     raise AssertionError("the last attempt returns or raises")
 
 
-def _passed(transaction: Transaction, given: _Given) -> FencedSection:
+def purge(transaction: Transaction, older_than: float, limit: int) -> None:
+    """Delete up to `limit` operation ids that are older than `older_than` seconds, in a transaction of its own.
+
+    Raises:
+        ConfigurationError: The session is in a transaction, an argument is not positive, or the tables are missing.
+    """
+    seconds, most = _validation.number("older_than", older_than), _validation.count("limit", limit)
+    if most < 1:
+        raise ConfigurationError("limit is 0; it must be a whole number, 1 or more")
+    transaction.begin()
+    try:
+        transaction.prepare()
+        transaction.execute(transaction.dialect.purge, {"seconds": math.ceil(seconds), "limit": most})
+        transaction.commit()
+    except BaseException as error:
+        transaction.rollback()
+        explained = _explained(transaction, sql.code_of(error))
+        if explained is not None:
+            raise explained from error
+        raise
+
+
+def _passed(transaction: Transaction, given: Given) -> Passed:
     dialect = transaction.dialect
     seconds = -(-given.timeout_ms // 1000)
     limit = dialect.lock_timeout.format(ms=given.timeout_ms, seconds=seconds)
     prefix = limit if limit.endswith(" ") else ""
     if limit and not prefix:
         transaction.execute(limit, {})
+    mark: object = None
     for name in given.names:
-        key = name.encode() if dialect.binary_names else name
+        key = name.encode().hex() if dialect.hex_names else name
         parameters = {"resource": key, "token": given.token, "owner": given.owner}
         rows = transaction.execute(prefix + dialect.fence, parameters)
         if dialect.verdict:
@@ -159,13 +260,18 @@ def _passed(transaction: Transaction, given: _Given) -> FencedSection:
         elif not rows:
             seen = transaction.execute(dialect.seen, {"resource": key})
             raise Stale(name, given.token, seen[0][0] if seen else given.token)
+        else:
+            mark = rows[0][-1]
     fresh = given.operation is None or _is_new(transaction, given.operation)
-    return FencedSection(given.names, given.token, fresh)
+    if dialect.mark:
+        transaction.execute(dialect.mark, {})
+    return Passed(transaction, FencedSection(given.names, given.token, fresh), mark)
 
 
 def _is_new(transaction: Transaction, operation: str) -> bool:
+    key = operation.encode().hex() if transaction.dialect.hex_names else operation
     try:
-        rows = transaction.execute(transaction.dialect.operation, {"operation": operation})
+        rows = transaction.execute(transaction.dialect.operation, {"operation": key})
     except Exception as error:  # each driver has its own class for a duplicate key; others are raised again
         # MariaDB has no ON CONFLICT DO NOTHING, and INSERT IGNORE would hide other errors.
         if sql.code_of(error) in sql.DUPLICATE_KEY:
@@ -174,7 +280,10 @@ def _is_new(transaction: Transaction, operation: str) -> bool:
     return bool(rows) or bool(transaction.dialect.verdict)
 
 
-def _explained(dialect: Dialect, code: str) -> ConfigurationError | None:
+def _explained(transaction: Transaction, code: str) -> ConfigurationError | None:
+    if not code:
+        return None
+    dialect = transaction.dialect
     if code in sql.MISSING_TABLE:
         statements = "; ".join(dialect.create)
         return ConfigurationError(

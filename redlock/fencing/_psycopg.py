@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from psycopg.pq import TransactionStatus
+from psycopg import Cursor
+from psycopg.pq import PipelineStatus, TransactionStatus
+from psycopg.rows import tuple_row
 
 from redlock.errors import ConfigurationError
 from redlock.fencing import _statements as sql
@@ -30,7 +32,14 @@ class PsycopgTransaction:
         return sql.POSTGRESQL
 
     def begin(self) -> None:
-        """Check that the next statement begins a transaction; psycopg sends BEGIN before it."""
+        """Check that the next statement begins a transaction; psycopg sends BEGIN first."""
+        if self._connection.closed:
+            raise ConfigurationError("the connection is closed; open a new one")
+        if self._connection.info.pipeline_status is not PipelineStatus.OFF:
+            raise ConfigurationError(
+                "the connection is in pipeline mode, where statements before the fence may be under way; "
+                "open the pipeline inside the block"
+            )
         if self._connection.autocommit:
             raise ConfigurationError(
                 "the connection is in autocommit mode, where a fence locks nothing; turn autocommit off"
@@ -44,21 +53,18 @@ class PsycopgTransaction:
     def prepare(self) -> None:
         """Nothing comes before the fence."""
 
-    def execute(self, statement: str, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
-        """Run a statement with a cursor that returns tuples, whatever row factory the connection has."""
-        from psycopg.rows import tuple_row  # noqa: PLC0415 - beside its only use
+    def is_open(self) -> bool:
+        """Whether the connection is in a transaction."""
+        return self._connection.info.transaction_status is not TransactionStatus.IDLE
 
-        with self._connection.cursor(row_factory=tuple_row) as cursor:
+    def execute(self, statement: str, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
+        """Run a statement with a plain cursor; the cursor and row factory of the connection do not matter."""
+        with Cursor(self._connection, row_factory=tuple_row) as cursor:
             cursor.execute(sql.pyformat(statement).encode(), parameters or None)
             return cursor.fetchall() if cursor.description else []
 
     def commit(self) -> None:
-        """Commit the fenced transaction and no other."""
-        status = self._connection.info.transaction_status
-        if status is TransactionStatus.IDLE:
-            raise ConfigurationError(
-                "the body ended the fenced transaction; leave commit and rollback to the `with` block"
-            )
+        """Commit."""
         self._connection.commit()
 
     def rollback(self) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, Column, DateTime, Index, MetaData, String, Table, Text, text
+from sqlalchemy import BigInteger, Column, DateTime, Index, Integer, MetaData, String, Table, Text, text
 from sqlalchemy.dialects import mysql, postgresql
-from sqlalchemy.engine import Connection
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import OperationalError, UnboundExecutionError
 
 from redlock.errors import ConfigurationError
 from redlock.fencing import _statements as sql
@@ -26,10 +26,10 @@ _OPEN = (
 )
 
 
-def dialect_of(connection: Connection) -> Dialect:
-    """The statements for the database of this connection."""
-    name = connection.dialect.name
-    if name == "mysql" and getattr(connection.dialect, "is_mariadb", False):
+def dialect_of(bind: Engine | Connection) -> Dialect:
+    """The statements for the database of this engine or connection."""
+    name = bind.dialect.name
+    if name == "mysql" and getattr(bind.dialect, "is_mariadb", False):
         name = "mariadb"
     try:
         return sql.DIALECTS[name]
@@ -64,16 +64,18 @@ class ConnectionTransaction:
         """Run a statement on this connection."""
         return run(self._connection, statement, parameters)
 
+    def is_open(self) -> bool:
+        """Whether the transaction that `begin` has begun is still open."""
+        return bool(self._transaction.is_active)
+
     def commit(self) -> None:
-        """Commit the fenced transaction and no other."""
-        if not self._transaction.is_active:
-            raise ConfigurationError(ENDED)
+        """Commit."""
         self._transaction.commit()
 
     def rollback(self) -> None:
-        """Roll back; a broken connection has rolled back by itself."""
+        """Roll back, also a transaction that the body began; a broken connection has rolled back by itself."""
         with contextlib.suppress(Exception):
-            self._transaction.rollback()
+            self._connection.rollback()
 
 
 class SessionTransaction:
@@ -83,16 +85,27 @@ class SessionTransaction:
         self._session = session
         self._transaction: Any = None
         self._connection: Connection | None = None
+        try:
+            self._bind = session.get_bind()
+        except UnboundExecutionError:
+            raise ConfigurationError(
+                "the session has no engine of its own; a fence needs a session that is bound to the one database "
+                "that has the data and the tables of the fence"
+            ) from None
+        if session.twophase:
+            raise ConfigurationError(
+                "the session uses two-phase commit, and a prepared transaction holds the fence row without an end; "
+                "fence a session without twophase"
+            )
 
     @property
     def dialect(self) -> Dialect:
-        """The statements for the database."""
-        return dialect_of(self._session.connection() if self._connection is None else self._connection)
+        """The statements for the database; MariaDB and MySQL differ from the first connection on."""
+        return dialect_of(self._bind)
 
     def begin(self) -> None:
         """Begin, and expire the objects that the session kept from before: they are older than the fence."""
-        session = self._session
-        bind = session.get_bind()
+        session, bind = self._session, self._bind
         if session.in_transaction() or (isinstance(bind, Connection) and bind.in_transaction()):
             raise ConfigurationError(_OPEN.format(what="the session"))
         self._transaction = session.begin()
@@ -108,22 +121,18 @@ class SessionTransaction:
         assert self._connection is not None, "begin() comes first"
         return run(self._connection, statement, parameters)
 
+    def is_open(self) -> bool:
+        """Whether the transaction that `begin` has begun is still open."""
+        return self._session.get_transaction() is self._transaction
+
     def commit(self) -> None:
-        """Commit the fenced transaction and no other."""
-        if self._session.get_transaction() is not self._transaction:
-            raise ConfigurationError(ENDED)
+        """Flush and commit."""
         self._session.commit()
 
     def rollback(self) -> None:
         """Roll back; a broken connection has rolled back by itself."""
         with contextlib.suppress(Exception):
             self._session.rollback()
-
-
-ENDED = (
-    "the body ended the fenced transaction; what came after its commit or rollback was not fenced and is rolled back: "
-    "leave commit and rollback to the `with` block"
-)
 
 
 def prepare(connection: Connection, dialect: Dialect) -> None:
@@ -183,17 +192,20 @@ def tables(metadata: MetaData) -> tuple[Table, Table]:
         .with_variant(Text(), "sqlite")
         .with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
     )
-    owner = String(64).with_variant(mysql.CHAR(64, charset="ascii"), "mysql", "mariadb")
-    identity = String(sql.LONGEST_OPERATION).with_variant(
-        mysql.VARCHAR(sql.LONGEST_OPERATION, charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb"
+    number = BigInteger().with_variant(Integer(), "sqlite")
+    owner = String(64).with_variant(Text(), "sqlite").with_variant(mysql.CHAR(64, charset="ascii"), "mysql", "mariadb")
+    identity = (
+        String(sql.LONGEST_OPERATION)
+        .with_variant(Text(), "sqlite")
+        .with_variant(mysql.VARBINARY(4 * sql.LONGEST_OPERATION), "mysql", "mariadb")
     )
     fence = Table(
         "redlock_fence",
         metadata,
         Column("resource", name, primary_key=True),
-        Column("token", BigInteger, nullable=False),
+        Column("token", number, nullable=False),
         Column("owner", owner, nullable=False),
-        Column("section", BigInteger, nullable=False),
+        Column("section", number, nullable=False),
         Column("at", moment, nullable=False),
         mysql_engine="InnoDB",
         mariadb_engine="InnoDB",

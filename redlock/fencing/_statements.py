@@ -5,7 +5,9 @@ Invariants:
    the row stays locked until the transaction ends.
 2. A smaller token never passes after a larger one was committed. An equal token passes only for the same lease.
 3. The verdict is read from the returned row, never from a row count: drivers count updated rows differently.
-4. Parameters are written `:name`; `positional` and `pyformat` translate them for a driver.
+4. Parameters are written `:name`; `pyformat` translates them for a driver.
+5. The transaction that commits is the one that passed the fence: `mark` and `confirm` find a commit, a rollback and a
+   failed statement in between.
 """
 
 from __future__ import annotations
@@ -34,10 +36,14 @@ class Dialect:
             Empty where `fence` returns the section of a pass, and no row otherwise.
         seen: Reads the largest token; parameter `resource`.
         operation: Records an operation id; parameter `operation`. It returns the id if the id is new.
+        confirm: Sent before the commit. If the transaction that passed the fence is over, this statement fails, or
+            returns another value than the last column of `fence`.
+        mark: Sent after the fence, where `confirm` needs it.
         before_begin: Sent before the transaction begins.
         lock_timeout: Limits how long the fence waits for the row; `{ms}` and `{seconds}` are replaced.
         purge: Deletes old operation ids; parameters `seconds`, `limit`.
-        binary_names: True if resource names are passed as UTF-8 bytes.
+        hex_names: True if names and operation ids are passed as the hexadecimal digits of their UTF-8 bytes. Then
+            neither a collation nor the character set of the connection changes them.
     """
 
     name: str
@@ -46,10 +52,12 @@ class Dialect:
     seen: str
     operation: str
     purge: str
+    confirm: str
     verdict: str = ""
+    mark: str = ""
     before_begin: str = ""
     lock_timeout: str = ""
-    binary_names: bool = False
+    hex_names: bool = False
 
 
 _UPSERT = """\
@@ -66,6 +74,9 @@ ON CONFLICT (operation_id) DO NOTHING RETURNING operation_id"""
 
 _SEEN = "SELECT token FROM redlock_fence WHERE resource = :resource"
 
+_MARK = "SAVEPOINT redlock_fence"
+_CONFIRM = "RELEASE SAVEPOINT redlock_fence"
+
 POSTGRESQL = Dialect(
     name="PostgreSQL",
     create=(
@@ -76,9 +87,11 @@ POSTGRESQL = Dialect(
         "CREATE TABLE redlock_operation (operation_id varchar(255) PRIMARY KEY, at timestamptz NOT NULL)",
         "CREATE INDEX redlock_operation_at ON redlock_operation (at)",
     ),
-    fence=_UPSERT,
+    # The id of the transaction costs a request less than a savepoint.
+    fence=_UPSERT + ", txid_current()",
     seen=_SEEN,
     operation=_OPERATION,
+    confirm="SELECT txid_current_if_assigned()",
     lock_timeout="SET LOCAL lock_timeout = {ms}",
     purge="""\
 DELETE FROM redlock_operation WHERE operation_id IN (
@@ -99,6 +112,8 @@ SQLITE = Dialect(
     fence=_UPSERT,
     seen=_SEEN,
     operation=_OPERATION,
+    mark=_MARK,
+    confirm=_CONFIRM,
     purge="""\
 DELETE FROM redlock_operation WHERE operation_id IN (
   SELECT operation_id FROM redlock_operation WHERE at < datetime('now', '-' || :seconds || ' seconds') LIMIT :limit)""",
@@ -113,25 +128,30 @@ MARIADB = Dialect(
             "ENGINE=InnoDB"
         ),
         (
-            "CREATE TABLE redlock_operation (operation_id varchar(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin "
-            "PRIMARY KEY, at datetime(6) NOT NULL, INDEX redlock_operation_at (at)) ENGINE=InnoDB"
+            # Not a varchar: even the binary collations ignore blanks at the end.
+            "CREATE TABLE redlock_operation (operation_id varbinary(1020) PRIMARY KEY, "
+            "at datetime(6) NOT NULL, INDEX redlock_operation_at (at)) ENGINE=InnoDB"
         ),
     ),
     # MySQL assigns from left to right, so `token` comes last: the lines above it compare with the old token.
     fence="""\
-INSERT INTO redlock_fence (resource, token, owner, section, at) VALUES (:resource, :token, :owner, 1, UTC_TIMESTAMP(6))
+INSERT INTO redlock_fence (resource, token, owner, section, at)
+VALUES (UNHEX(:resource), :token, :owner, 1, UTC_TIMESTAMP(6))
 ON DUPLICATE KEY UPDATE owner = IF(token < :token, :owner, owner), at = UTC_TIMESTAMP(6),
   section = section + (token < :token OR (token = :token AND owner = :owner)), token = GREATEST(token, :token)""",
     # Without FOR UPDATE this would read the snapshot at REPEATABLE READ.
-    verdict="SELECT token, owner, section FROM redlock_fence WHERE resource = :resource FOR UPDATE",
-    seen=_SEEN,
-    operation="INSERT INTO redlock_operation (operation_id, at) VALUES (:operation, UTC_TIMESTAMP(6))",
+    verdict="SELECT token, owner, section FROM redlock_fence WHERE resource = UNHEX(:resource) FOR UPDATE",
+    seen="SELECT token FROM redlock_fence WHERE resource = UNHEX(:resource)",
+    operation="INSERT INTO redlock_operation (operation_id, at) VALUES (UNHEX(:operation), UTC_TIMESTAMP(6))",
+    mark=_MARK,
+    # Also after a deadlock and after DDL, which end the transaction on MySQL without a word.
+    confirm=_CONFIRM,
     # At REPEATABLE READ a plain SELECT of the body could read a snapshot from before the fence.
     before_begin="SET TRANSACTION ISOLATION LEVEL READ COMMITTED",
     lock_timeout="SET STATEMENT innodb_lock_wait_timeout = {seconds} FOR ",
     purge="""\
 DELETE FROM redlock_operation WHERE at < UTC_TIMESTAMP(6) - INTERVAL :seconds SECOND ORDER BY at LIMIT :limit""",
-    binary_names=True,
+    hex_names=True,
 )
 
 MYSQL = dataclasses.replace(MARIADB, name="MySQL", lock_timeout="")
@@ -146,19 +166,24 @@ MISSING_TABLE = frozenset({"42P01", "1146"})
 READ_ONLY = frozenset({"25006", "1290", "1792", "1836"})
 DUPLICATE_KEY = frozenset({"1062"})
 TRANSACTION_OPEN = frozenset({"1568"})
+TRANSACTION_ENDED = frozenset({"1305", "3B001"})
+TRANSACTION_ABORTED = frozenset({"25P02"})
 
-_SQLITE_TEXT = {"no such table": "42P01", "readonly database": "25006"}
+_SQLITE_TEXT = {"no such table": "42P01", "readonly database": "25006", "no such savepoint": "3B001"}
 
 
 def code_of(error: BaseException) -> str:
-    """The SQLSTATE or error number of a driver's error; empty if it has none."""
+    """The error number of a MySQL driver, or the SQLSTATE of another one; empty if the error has neither."""
     original = getattr(error, "orig", None) or error.__cause__ or error
     for found in (original, error):
-        state = getattr(found, "sqlstate", None) or getattr(found, "pgcode", None)
+        first = found.args[0] if found.args else None
+        # The number comes first: the drivers of MySQL have a SQLSTATE as well, which says less.
+        if isinstance(first, int) and not isinstance(first, bool):
+            return str(first)
+        detail = first.get("C") if isinstance(first, dict) else None  # pg8000
+        state = getattr(found, "sqlstate", None) or getattr(found, "pgcode", None) or detail
         if state:
             return str(state)
-        if found.args and isinstance(found.args[0], int):
-            return str(found.args[0])
     return next((code for text, code in _SQLITE_TEXT.items() if text in str(error)), "")
 
 

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["FencedLease", "FencedSection", "add_tables", "create_statements", "fenced", "purge_operations"]
 
-_SUPPORTED = "a Session, Connection, AsyncSession or AsyncConnection of SQLAlchemy 2, or a Connection of psycopg 3"
-_WEEK_SECONDS = 7 * 24 * 3600.0
+_SUPPORTED = "a Session or Connection of SQLAlchemy 2, or a Connection of psycopg 3"
+_ASYNC = "an AsyncSession or AsyncConnection of SQLAlchemy 2"
 
 
 class fenced:  # noqa: N801 - used as a function, as `contextlib.suppress` is
@@ -73,11 +73,11 @@ class fenced:  # noqa: N801 - used as a function, as `contextlib.suppress` is
         operation: str | None = None,
         lock_timeout: float | None = None,
     ) -> None:
-        self._session = session
+        self._session = _unwrapped(session)
         self._lease = lease
         self._operation = operation
         self._lock_timeout = lock_timeout
-        self._transaction: _fence.Transaction | None = None
+        self._passed: _fence.Passed | None = None
 
     def __enter__(self) -> FencedSection:
         if _is_async(self._session):
@@ -85,59 +85,57 @@ class fenced:  # noqa: N801 - used as a function, as `contextlib.suppress` is
                 f"{type(self._session).__name__} works with asyncio; write `async with fenced(...)`"
             )
         given = _fence.checked(self._lease, self._operation, self._lock_timeout)
-        transaction = _transaction(self._session)
-        section = _fence.enter(transaction, given)
-        self._transaction = transaction
-        return section
+        passed = _fence.enter(_transaction(self._session), given)
+        self._passed = passed
+        return passed.section
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        transaction, self._transaction = self._transaction, None
-        assert transaction is not None, "__enter__ comes first"
-        _leave(transaction, exc)
+        passed, self._passed = self._passed, None
+        assert passed is not None, "__enter__ comes first"
+        passed.leave(exc)
 
     async def __aenter__(self) -> FencedSection:
         if not _is_async(self._session):
             raise ConfigurationError(
-                f"{type(self._session).__name__} does not work with asyncio; write `with fenced(...)`"
+                f"{type(self._session).__name__} cannot be fenced with `async with`; that needs {_ASYNC}; "
+                f"`with` needs {_SUPPORTED}"
             )
         given = _fence.checked(self._lease, self._operation, self._lock_timeout)
-
-        def enter(session: Any) -> tuple[_fence.Transaction, FencedSection]:  # noqa: ANN401 - as above
-            transaction = _transaction(session)
-            return transaction, _fence.enter(transaction, given)
-
-        section: FencedSection
-        self._transaction, section = await self._session.run_sync(enter)
-        return section
+        passed: _fence.Passed = await self._session.run_sync(lambda one: _fence.enter(_transaction(one), given))
+        self._passed = passed
+        return passed.section
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        transaction, self._transaction = self._transaction, None
-        assert transaction is not None, "__aenter__ comes first"
-        await self._session.run_sync(lambda _: _leave(transaction, exc))
-
-
-def _leave(transaction: _fence.Transaction, exc: BaseException | None) -> None:
-    if exc is not None:
-        transaction.rollback()
-        return
-    try:
-        transaction.commit()
-    except BaseException:
-        transaction.rollback()
-        raise
+        passed, self._passed = self._passed, None
+        assert passed is not None, "__aenter__ comes first"
+        await self._session.run_sync(lambda _: passed.leave(exc))
 
 
 def _is_async(session: object) -> bool:
     return hasattr(session, "run_sync")
 
 
+def _comes_from(session: object, package: str) -> bool:
+    return any(kind.__module__.partition(".")[0] == package for kind in type(session).__mro__)
+
+
+def _unwrapped(session: Any) -> Any:  # noqa: ANN401 - of whichever driver
+    """The session of this thread or task, where a scoped session stands for it."""
+    if _comes_from(session, "sqlalchemy"):
+        from sqlalchemy.ext.asyncio import async_scoped_session  # noqa: PLC0415 - only for users of SQLAlchemy
+        from sqlalchemy.orm import scoped_session  # noqa: PLC0415 - as above
+
+        if isinstance(session, scoped_session | async_scoped_session):
+            return session()
+    return session
+
+
 def _transaction(session: Any) -> _fence.Transaction:  # noqa: ANN401 - of whichever driver
-    packages = {kind.__module__.partition(".")[0] for kind in type(session).__mro__}
-    if "sqlalchemy" in packages:
+    if _comes_from(session, "sqlalchemy"):
         from sqlalchemy.engine import Connection as SqlConnection  # noqa: PLC0415 - only for users of SQLAlchemy
         from sqlalchemy.orm import Session  # noqa: PLC0415 - as above
 
@@ -147,7 +145,7 @@ def _transaction(session: Any) -> _fence.Transaction:  # noqa: ANN401 - of which
             return _sqlalchemy.SessionTransaction(session)
         if isinstance(session, SqlConnection):
             return _sqlalchemy.ConnectionTransaction(session)
-    if "psycopg" in packages:
+    if _comes_from(session, "psycopg"):
         from psycopg import Connection  # noqa: PLC0415 - only for users of psycopg
 
         from redlock.fencing._psycopg import PsycopgTransaction  # noqa: PLC0415 - as above
@@ -184,23 +182,19 @@ def add_tables(metadata: MetaData) -> tuple[Table, Table]:
     return _sqlalchemy.tables(metadata)
 
 
-def purge_operations(session: Any, *, older_than: float = _WEEK_SECONDS, limit: int = 1_000) -> None:  # noqa: ANN401 - of whichever driver
+def purge_operations(session: Any, *, older_than: float = _fence.WEEK_SECONDS, limit: int = 1_000) -> None:  # noqa: ANN401 - of whichever driver
     """Delete up to `limit` operation ids that are older than `older_than` seconds, in a transaction of its own.
 
     Choose a time that is longer than any redelivery takes. The rows of `redlock_fence` must never be deleted: an old
-    token would pass again.
+    token would pass again. With asyncio write `await session.run_sync(purge_operations)`.
 
     Raises:
-        ConfigurationError: The session is in a transaction already, or an argument is not positive.
+        ConfigurationError: The session is in a transaction already, an argument is not positive, or the tables are
+            missing.
     """
-    if older_than <= 0 or limit < 1:
-        raise ConfigurationError(f"older_than is {older_than!r} and limit is {limit!r}; both must be positive")
-    transaction = _transaction(session)
-    transaction.begin()
-    try:
-        transaction.prepare()
-        transaction.execute(transaction.dialect.purge, {"seconds": int(older_than), "limit": limit})
-    except BaseException:
-        transaction.rollback()
-        raise
-    transaction.commit()
+    session = _unwrapped(session)
+    if _is_async(session):
+        raise ConfigurationError(
+            f"{type(session).__name__} works with asyncio; write `await session.run_sync(purge_operations)`"
+        )
+    _fence.purge(_transaction(session), older_than, limit)

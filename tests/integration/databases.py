@@ -47,7 +47,9 @@ def postgresql() -> Iterator[str]:
 
 @contextlib.contextmanager
 def mariadb() -> Iterator[str]:
-    """A MariaDB server; gives the path of its socket."""
+    """A MariaDB server with the empty database `test`; gives the path of its socket."""
+    import pymysql  # noqa: PLC0415 - only where a test wants it
+
     assert _MARIADB is not None, "has_mariadb() says whether there is one"
     with tempfile.TemporaryDirectory(prefix="redlock-maria-") as directory:
         data, path, log = Path(directory, "data"), Path(directory, "sock"), Path(directory, "log")
@@ -76,6 +78,8 @@ def mariadb() -> Iterator[str]:
         )
         try:
             _wait_for(path, server, log)
+            with pymysql.connect(unix_socket=str(path), user="root") as connection:
+                connection.cursor().execute("CREATE DATABASE test CHARACTER SET utf8mb4")
             yield str(path)
         finally:
             server.kill()

@@ -5,9 +5,12 @@ Each adapter keeps one integer per name in `account` and a row per write in `jou
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import BigInteger, Column, Engine, Integer, String, Table, event, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from redlock.fencing import _statements
@@ -15,6 +18,7 @@ from redlock.fencing.conformance import Lease, Write
 from redlock.fencing.sql import add_tables, fenced
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterator
     from contextlib import AbstractContextManager
 
 
@@ -110,6 +114,58 @@ class ConnectionAdapter(SessionAdapter):
         return int(session.execute(select(Account.value).where(Account.name == NAMES[resource])).scalar_one())
 
 
+class AsyncAdapter(SessionAdapter):
+    """The fence of this package on an `AsyncSession`; each holder has an event loop and an engine of its own."""
+
+    def __init__(self, engine: Engine, url: str, level: str) -> None:
+        super().__init__(engine)
+        self._url, self._level = url, level
+
+    def open(self) -> Any:
+        return AsyncHolder(self._url, self._level)
+
+    def close(self, session: Any) -> None:
+        session.close()
+
+    @contextlib.contextmanager
+    def fenced(self, session: Any, lease: Lease) -> Iterator[None]:
+        block = fenced(session.session, lease, lock_timeout=20)
+        session.run(block.__aenter__())
+        try:
+            yield
+        except BaseException as error:
+            session.run(block.__aexit__(type(error), error, None))
+            raise
+        session.run(block.__aexit__(None, None, None))
+
+    def look(self, session: Any, resource: str) -> None:
+        session.run(session.session.get(Account, NAMES[resource]))
+
+    def read(self, session: Any, resource: str) -> int:
+        account = session.run(session.session.get(Account, NAMES[resource], populate_existing=True))
+        return int(account.value)
+
+    def write(self, session: Any, write: Write, value: int) -> None:
+        session.run(session.session.run_sync(super().write, write, value))
+
+
+class AsyncHolder:
+    """An event loop with an `AsyncSession`."""
+
+    def __init__(self, url: str, level: str) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._engine = create_async_engine(url, isolation_level=level)
+        self.session = AsyncSession(self._engine, expire_on_commit=False)
+
+    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return self._loop.run_until_complete(work)
+
+    def close(self) -> None:
+        self.run(self.session.close())
+        self.run(self._engine.dispose())
+        self._loop.close()
+
+
 class PsycopgAdapter(SessionAdapter):
     """The fence of this package on a plain connection of psycopg 3."""
 
@@ -134,6 +190,16 @@ class PsycopgAdapter(SessionAdapter):
     def write(self, session: Any, write: Write, value: int) -> None:
         session.execute("INSERT INTO journal (resource, token, read) VALUES (%s, %s, %s)", write)
         session.execute("UPDATE account SET value = %s WHERE name = %s", (value, NAMES[write.resource]))
+
+
+def postgresql_url(address: str, driver: str = "psycopg") -> str:
+    """The address of a PostgreSQL server for SQLAlchemy."""
+    return address.replace("postgresql://", f"postgresql+{driver}://")
+
+
+def mariadb_url(socket: str, driver: str = "pymysql") -> str:
+    """The address of the database `test` on a MariaDB server for SQLAlchemy."""
+    return f"mariadb+{driver}://root@/test?unix_socket={socket}"
 
 
 def sqlite_engine(path: str) -> Engine:

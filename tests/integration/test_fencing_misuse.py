@@ -7,14 +7,13 @@ import sqlite3
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import Engine, MetaData, create_engine, func, insert, select, text
+from sqlalchemy import Engine, create_engine, func, insert, select, text
 from sqlalchemy.exc import OperationalError
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from redlock.errors import ConfigurationError, LockLost, Stale
 from redlock.fencing.conformance import Lease
-from redlock.fencing.sql import add_tables, create_statements, fenced, purge_operations
+from redlock.fencing.sql import create_statements, fenced, purge_operations
 from tests.integration.fence_adapters import FENCE, OPERATION, Account, Base, sqlite_engine
 
 if TYPE_CHECKING:
@@ -51,10 +50,20 @@ class Expired(Lease):
     [
         (Expired(7, "me"), {}, LockLost, "expired before the fenced transaction"),
         (Lease(0, "me"), {}, ConfigurationError, "token 0"),
-        (Lease(7, "me", ("x" * 1_025,)), {}, ConfigurationError, "1024 bytes"),
+        (Lease(2**63, "me"), {}, ConfigurationError, "from 1 to 9223372036854775807"),
+        (Lease(True, "me"), {}, ConfigurationError, "token True"),  # noqa: FBT003 - the mistake
+        (Lease(7.5, "me"), {}, ConfigurationError, "token 7.5"),  # type: ignore[arg-type]
+        (Lease(7, "me", ("x" * 1_025,)), {}, ConfigurationError, "1024 are the most"),
+        (Lease(7, "me", ("a\0b",)), {}, ConfigurationError, "control character"),
+        (Lease(7, "me", ("a\ud800b",)), {}, ConfigurationError, "surrogate"),
+        (Lease(7, "me", ()), {}, ConfigurationError, "list of resource names is empty"),
+        (None, {}, ConfigurationError, "NoneType is no lease"),
+        ("account", {}, ConfigurationError, "str is no lease"),
         (LEASE, {"operation": ""}, ConfigurationError, "1 to 255 characters"),
         (LEASE, {"operation": "x" * 256}, ConfigurationError, "1 to 255 characters"),
         (LEASE, {"operation": 5}, ConfigurationError, "1 to 255 characters"),
+        (LEASE, {"operation": "a\0b"}, ConfigurationError, "without NUL"),
+        (LEASE, {"operation": "a\ud800b"}, ConfigurationError, "surrogate"),
         (LEASE, {"lock_timeout": 0}, ConfigurationError, "more than 0"),
         (LEASE, {"lock_timeout": True}, ConfigurationError, "more than 0"),
         (LEASE, {"lock_timeout": float("nan")}, ConfigurationError, "more than 0"),
@@ -134,11 +143,39 @@ def test_a_read_only_database_is_named(engine: Engine, tmp_path: Path) -> None:
 
 def test_an_unknown_kind_of_session_is_refused(tmp_path: Path) -> None:
     connection = sqlite3.connect(tmp_path / "data")
-    with pytest.raises(ConfigurationError, match="Session, Connection"), fenced(connection, LEASE):
+    with pytest.raises(ConfigurationError, match="Session or Connection"), fenced(connection, LEASE):
         pytest.fail("the body must not run")
     connection.close()
     with pytest.raises(ConfigurationError, match="mariadb, mysql, postgresql, sqlite"):
         create_statements("oracle")
+
+
+def test_a_session_without_an_engine_is_refused() -> None:
+    with Session() as session, pytest.raises(ConfigurationError, match="no engine of its own"):
+        with fenced(session, LEASE):
+            pytest.fail("the body must not run")
+
+
+def test_a_two_phase_session_is_refused(engine: Engine) -> None:
+    with Session(engine, twophase=True) as session, pytest.raises(ConfigurationError, match="two-phase"):
+        with fenced(session, LEASE):
+            pytest.fail("the body must not run")
+
+
+def test_a_scoped_session_is_fenced(engine: Engine) -> None:
+    scoped = scoped_session(sessionmaker(engine))
+    with fenced(scoped, LEASE):
+        scoped.get_one(Account, "account").value = 11
+    purge_operations(scoped)
+    scoped.remove()
+    assert tokens(engine) == 1
+
+
+def test_a_purge_without_tables_names_their_statements(tmp_path: Path) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path / 'empty'}")
+    with Session(engine) as session, pytest.raises(ConfigurationError, match="CREATE TABLE redlock_operation"):
+        purge_operations(session)
+    engine.dispose()
 
 
 def test_a_body_that_commits_by_itself_is_reported(engine: Engine) -> None:
@@ -187,8 +224,9 @@ def test_old_operations_are_purged_and_tokens_stay(engine: Engine) -> None:
         purge_operations(session)
         names = session.scalars(select(OPERATION.c.operation_id)).all()
         session.rollback()
-        with pytest.raises(ConfigurationError, match="must be positive"):
-            purge_operations(session, limit=0)
+        for options in ({"limit": 0}, {"limit": 1.5}, {"older_than": 0}, {"older_than": float("nan")}):
+            with pytest.raises(ConfigurationError, match="it must be"):
+                purge_operations(session, **options)
     assert (left, sorted(names), tokens(engine)) == (3, ["op-3", "op-4"], 1)
 
 
@@ -211,49 +249,10 @@ def test_several_names_are_fenced_together(engine: Engine) -> None:
     assert tokens(engine) == 2
 
 
-def test_an_async_session_is_fenced(engine: Engine, tmp_path: Path) -> None:
-    async def main() -> list[int]:
-        database = create_async_engine(f"sqlite+aiosqlite:///{tmp_path / 'data'}")
-        values = []
-        try:
-            async with AsyncSession(database) as session:
-                async with fenced(session, LEASE, operation="op") as section:
-                    account = await session.get_one(Account, "account")
-                    account.value += 1
-                    values.append(section.token)
-                with pytest.raises(Stale):
-                    async with fenced(session, Lease(6, "late")):
-                        pytest.fail("the body must not run")
-                with pytest.raises(ConfigurationError, match="async with"), fenced(session, LEASE):
-                    pytest.fail("the body must not run")
-                values.append((await session.get_one(Account, "account", populate_existing=True)).value)
-        finally:
-            await database.dispose()
-        return values
+def test_a_plain_session_with_async_with_is_refused(engine: Engine) -> None:
+    async def main(session: Session) -> None:
+        async with fenced(session, LEASE):
+            pytest.fail("the body must not run")
 
-    assert asyncio.run(main()) == [7, 11]
-    with Session(engine) as session, pytest.raises(ConfigurationError, match="write `with fenced"):
-        asyncio.run(enter(fenced(session, LEASE)))
-
-
-async def enter(block: fenced) -> None:
-    async with block:
-        pytest.fail("the body must not run")
-
-
-def test_the_tables_are_those_of_the_documented_sql(tmp_path: Path) -> None:
-    """`create_all` makes the columns of the documented statements."""
-    documented, made = create_engine(f"sqlite:///{tmp_path / 'a'}"), create_engine(f"sqlite:///{tmp_path / 'b'}")
-    with documented.begin() as connection:
-        for statement in create_statements("sqlite"):
-            connection.execute(text(statement))
-    metadata = MetaData()
-    add_tables(metadata)
-    metadata.create_all(made)
-    found = []
-    for engine in (documented, made):
-        reflected = MetaData()
-        reflected.reflect(engine)
-        found.append({name: [column.name for column in table.columns] for name, table in reflected.tables.items()})
-        engine.dispose()
-    assert found[0] == found[1]
+    with Session(engine) as session, pytest.raises(ConfigurationError, match="`with` needs a Session"):
+        asyncio.run(main(session))

@@ -10,8 +10,15 @@ from sqlalchemy import Engine, create_engine
 
 from redlock.fencing.conformance import INTERLEAVINGS, FencingConformance, Interleaving, check, random_interleavings
 from tests.integration import broken_fences
-from tests.integration.databases import has_mariadb, mariadb, postgresql
-from tests.integration.fence_adapters import ConnectionAdapter, PsycopgAdapter, SessionAdapter, sqlite_engine
+from tests.integration.fence_adapters import (
+    AsyncAdapter,
+    ConnectionAdapter,
+    PsycopgAdapter,
+    SessionAdapter,
+    mariadb_url,
+    postgresql_url,
+    sqlite_engine,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,30 +29,12 @@ PATIENCE = 0.1
 """Seconds after which a holder counts as waiting; too short only changes the order."""
 
 
-@pytest.fixture(scope="module")
-def pg_address() -> Iterator[str]:
-    with postgresql() as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def maria_socket() -> Iterator[str]:
-    if not has_mariadb():
-        pytest.skip("no MariaDB server")
-    with mariadb() as path:
-        yield path
-
-
 def pg_engine(address: str, level: str) -> Engine:
-    return create_engine(address.replace("postgresql://", "postgresql+psycopg://"), isolation_level=level)
+    return create_engine(postgresql_url(address), isolation_level=level)
 
 
 def maria_engine(path: str, level: str) -> Engine:
-    import pymysql
-
-    with pymysql.connect(unix_socket=path, user="root") as connection:
-        connection.cursor().execute("CREATE DATABASE IF NOT EXISTS test CHARACTER SET utf8mb4")
-    return create_engine(f"mariadb+pymysql://root@/test?unix_socket={path}", isolation_level=level)
+    return create_engine(mariadb_url(path), isolation_level=level)
 
 
 def check_all(adapter: Adapter) -> None:
@@ -114,6 +103,31 @@ def test_no_interleaving_loses_an_update_on_mariadb(kind: Any, level: str, maria
     engine = maria_engine(maria_socket, level)
     try:
         check_all(kind(engine))
+    finally:
+        engine.dispose()
+
+
+@pytest.mark.parametrize(
+    "level",
+    [
+        pytest.param("READ COMMITTED", marks=pytest.mark.long),
+        "REPEATABLE READ",
+        pytest.param("SERIALIZABLE", marks=pytest.mark.long),
+    ],
+)
+def test_no_interleaving_loses_an_update_with_asyncpg(level: str, pg_address: str) -> None:
+    engine = pg_engine(pg_address, level)
+    try:
+        check_all(AsyncAdapter(engine, postgresql_url(pg_address, "asyncpg"), level))
+    finally:
+        engine.dispose()
+
+
+@pytest.mark.parametrize("level", ["REPEATABLE READ", pytest.param("READ COMMITTED", marks=pytest.mark.long)])
+def test_no_interleaving_loses_an_update_with_aiomysql(level: str, maria_socket: str) -> None:
+    engine = maria_engine(maria_socket, level)
+    try:
+        check_all(AsyncAdapter(engine, mariadb_url(maria_socket, "aiomysql"), level))
     finally:
         engine.dispose()
 

@@ -9,18 +9,11 @@ from typing import Any
 
 from django.db import models
 
+from redlock.fencing import _statements as sql
+
 
 class ExactTextField(models.Field):  # type: ignore[misc]  # Django has no types
     """Text that a database compares byte by byte: no collation folds case, accents or trailing blanks."""
-
-    def __init__(self, *args: Any, binary: bool = False, **options: Any) -> None:  # noqa: ANN401 - as Django's fields
-        self.binary = binary
-        super().__init__(*args, **options)
-
-    def deconstruct(self) -> tuple[str, str, Any, dict[str, Any]]:
-        """For migrations."""
-        name, path, args, options = super().deconstruct()
-        return name, path, args, options | ({"binary": True} if self.binary else {})
 
     def db_type(self, connection: Any) -> str:  # noqa: ANN401 - Django has no types
         """The column type on this database."""
@@ -28,15 +21,19 @@ class ExactTextField(models.Field):  # type: ignore[misc]  # Django has no types
             # Not "varchar": for that word Django adds an index for LIKE, which nobody would use.
             return f'character varying({self.max_length}) COLLATE "C"'
         if connection.vendor == "mysql":
-            exact = "CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
-            return f"varbinary({self.max_length})" if self.binary else f"varchar({self.max_length}) {exact}"
+            # Not a varchar: even the binary collations ignore blanks at the end.
+            return f"varbinary({min(4 * self.max_length, sql.LONGEST_RESOURCE)})"
         return "text"
+
+    def from_db_value(self, value: str | bytes, _expression: object, _connection: object) -> str:
+        """The text, also where the column is binary."""
+        return value.decode() if isinstance(value, bytes) else value
 
 
 class Fence(models.Model):  # type: ignore[misc]  # Django has no types
     """The largest fencing token of one resource."""
 
-    resource = ExactTextField(max_length=1024, primary_key=True, binary=True)
+    resource = ExactTextField(max_length=1024, primary_key=True)
     token = models.BigIntegerField()
     owner = models.CharField(max_length=64)
     section = models.BigIntegerField()

@@ -1,13 +1,16 @@
 """`fenced` for Django: begin, fence, body, commit, on one database of the project.
 
 Invariants:
-1. The fence is the first statement of the outermost transaction of the connection. In a `TestCase` it is a savepoint.
-2. What the body loaded before the block is not looked at: Django cannot expire it. Load objects inside the block.
+1. The fence is the first statement of the outermost transaction of the connection. In a `TestCase` the block is a
+   savepoint.
+2. Django cannot expire objects from before the block. Load objects inside the block.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import inspect
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from django.db import connections, transaction
@@ -15,6 +18,7 @@ from django.db import connections, transaction
 from redlock.errors import ConfigurationError
 from redlock.fencing import _fence
 from redlock.fencing import _statements as sql
+from redlock.fencing.django import routers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -26,15 +30,13 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_WEEK_SECONDS = 7 * 24 * 3600.0
-
 
 class fenced:  # noqa: N801 - used as a function, as `transaction.atomic` is
-    """A durable `atomic` block under a fencing token; as a decorator it begins a block for each call.
+    """A durable `atomic` block under a fencing token; a decorated function has a block for each call.
 
     Args:
-        lease: The lease, or a function without arguments that returns it, such as `redlock.celery.current_lease`.
-        using: The alias of the database that has the data; the tables of the fence must be in the same one.
+        lease: The lease, or a function without arguments that returns the lease: `redlock.celery.current_lease`.
+        using: The alias of the database that has the data; the tables of the fence must be in the same database.
         operation: An id of 1 to 255 characters that is recorded in the same transaction. `section.fresh` is False if an
             earlier transaction recorded it.
         lock_timeout: Seconds to wait for another fenced transaction on the same resource; the TTL of the lease by
@@ -44,7 +46,7 @@ class fenced:  # noqa: N801 - used as a function, as `transaction.atomic` is
         Stale: A larger token was committed before; nothing was written.
         LockLost: The lease had expired when the block was entered.
         ConfigurationError: The block is inside another `atomic` block (or `ATOMIC_REQUESTS`), autocommit is off, the
-            database is read-only, or the tables are missing.
+            database is read-only, a router reads from replicas without `FencedRouter`, or the tables are missing.
     """
 
     def __init__(
@@ -59,25 +61,35 @@ class fenced:  # noqa: N801 - used as a function, as `transaction.atomic` is
         self._using = using
         self._operation = operation
         self._lock_timeout = lock_timeout
-        self._transaction: DjangoTransaction | None = None
+        self._open = contextlib.ExitStack()
 
     def __enter__(self) -> FencedSection:
         lease = self._lease() if callable(self._lease) else self._lease
         given = _fence.checked(lease, self._operation, self._lock_timeout)
-        begun = DjangoTransaction(self._using)
-        section = _fence.enter(begun, given)
-        self._transaction = begun
-        return section
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(routers.reads_from(self._using))
+            passed = _fence.enter(DjangoTransaction(self._using), given)
+            stack.push(lambda _kind, error, _traceback: passed.leave(error))
+            self._open = stack.pop_all()
+        return passed.section
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        begun, self._transaction = self._transaction, None
-        assert begun is not None, "__enter__ comes first"
-        begun.leave(exc)
+        self._open.__exit__(exc_type, exc, traceback)
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
-        """Decorate a function: each call is a fenced transaction of its own."""
+        """Decorate a function: each call is a fenced transaction of its own.
+
+        Raises:
+            ConfigurationError: The function is `async def` or a generator: its body would run after the block.
+        """
+        kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+        if any(is_kind(function) for is_kind in kinds):
+            raise ConfigurationError(
+                f"@fenced is on {function.__name__}, which is `async def` or a generator; its body would run without "
+                "the fence: use a plain function"
+            )
 
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -142,40 +154,28 @@ class DjangoTransaction:
             cursor.execute(sql.pyformat(statement), dict(parameters) or None)
             return cursor.fetchall() if cursor.description else []
 
-    def leave(self, exc: BaseException | None) -> None:
-        """Commit, or roll back after an exception."""
-        kind = None if exc is None else type(exc)
-        self._atomic.__exit__(kind, exc, None)
+    def is_open(self) -> bool:
+        """Whether the block is open: Django refuses commit and rollback inside it."""
+        return self._atomic is not None
 
     def commit(self) -> None:
-        """Commit."""
-        self.leave(None)
+        """Commit; a failed commit has rolled back."""
+        atomic, self._atomic = self._atomic, None
+        atomic.__exit__(None, None, None)
 
     def rollback(self) -> None:
-        """Roll back."""
-        self.leave(_RolledBack())
+        """Roll back, where the block is still open."""
+        atomic, self._atomic = self._atomic, None
+        if atomic is not None:
+            atomic.__exit__(Exception, Exception(), None)
 
 
-class _RolledBack(Exception):
-    """Tells the atomic block to roll back."""
-
-
-def purge_operations(*, using: str = "default", older_than: float = _WEEK_SECONDS, limit: int = 1_000) -> None:
+def purge_operations(*, using: str = "default", older_than: float = _fence.WEEK_SECONDS, limit: int = 1_000) -> None:
     """Delete up to `limit` operation ids that are older than `older_than` seconds.
 
     Choose a time that is longer than any redelivery takes.
 
     Raises:
-        ConfigurationError: The call is inside an atomic block, or an argument is not positive.
+        ConfigurationError: The call is inside an atomic block, an argument is not positive, or the tables are missing.
     """
-    if older_than <= 0 or limit < 1:
-        raise ConfigurationError(f"older_than is {older_than!r} and limit is {limit!r}; both must be positive")
-    begun = DjangoTransaction(using)
-    begun.begin()
-    try:
-        begun.prepare()
-        begun.execute(begun.dialect.purge, {"seconds": int(older_than), "limit": limit})
-    except BaseException as error:
-        begun.leave(error)
-        raise
-    begun.commit()
+    _fence.purge(DjangoTransaction(using), older_than, limit)

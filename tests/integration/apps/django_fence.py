@@ -7,20 +7,26 @@ import sys
 from typing import Any
 
 import django
+import pymysql
 from django.conf import settings
 
+pymysql.install_as_MySQLdb()
 settings.configure(
     DATABASES=json.loads(sys.argv.pop(1)),
     INSTALLED_APPS=["redlock.fencing.django"],
+    ROOT_URLCONF=__name__,
+    ALLOWED_HOSTS=["testserver"],
     USE_TZ=True,
     DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
 )
 django.setup()
 
 from django.core.management import call_command
-from django.db import connection, connections, transaction
-from django.test import TestCase, TransactionTestCase
+from django.db import DatabaseError, connection, connections, transaction
+from django.http import HttpResponse
+from django.test import Client, TestCase, TransactionTestCase, override_settings
 from django.test.runner import DiscoverRunner
+from django.urls import path
 
 from redlock.errors import ConfigurationError, LockLost, Stale
 from redlock.fencing import _statements
@@ -36,6 +42,31 @@ def run(statement: str, *parameters: Any) -> list[Any]:
     with connection.cursor() as cursor:
         cursor.execute(statement, parameters)
         return list(cursor.fetchall()) if cursor.description else []
+
+
+def deposit(_request: Any) -> HttpResponse:
+    """A view that is fenced."""
+    with fenced(LEASE) as section:
+        return HttpResponse(str(section.token))
+
+
+@transaction.non_atomic_requests
+def plain(request: Any) -> HttpResponse:
+    """The same, as it has to be under ATOMIC_REQUESTS."""
+    return deposit(request)
+
+
+urlpatterns = [path("atomic", deposit), path("plain", plain)]
+
+
+class Replicas:
+    """A router that reads from a replica."""
+
+    def db_for_read(self, _model: Any, **_hints: Any) -> str:
+        return "replica"
+
+    def db_for_write(self, _model: Any, **_hints: Any) -> str:
+        return "default"
 
 
 class Expired(Lease):
@@ -160,6 +191,61 @@ class Transactions(TransactionTestCase):  # type: ignore[misc]  # Django has no 
         Operation.objects.filter(operation_id="op-1").update(at="2020-01-01T00:00:00Z")
         purge_operations()
         self.assertEqual([one.operation_id for one in Operation.objects.all()], ["op-2"])
+
+    def test_atomic_requests_are_refused(self) -> None:
+        connection.settings_dict["ATOMIC_REQUESTS"] = True
+        try:
+            with self.assertRaisesRegex(ConfigurationError, "non_atomic_requests"):
+                Client().get("/atomic")
+            self.assertEqual(Client().get("/plain").content, b"7")
+        finally:
+            connection.settings_dict["ATOMIC_REQUESTS"] = False
+
+    def test_replicas_are_refused_without_the_router(self) -> None:
+        with override_settings(DATABASE_ROUTERS=["__main__.Replicas"]):
+            with self.assertRaisesRegex(ConfigurationError, "reads from 'replica'"), fenced(LEASE):
+                self.fail("the body must not run")
+        self.assertEqual(Fence.objects.count(), 0)
+
+    def test_the_router_reads_from_the_fenced_database(self) -> None:
+        routers = ["redlock.fencing.django.FencedRouter", "__main__.Replicas"]
+        with override_settings(DATABASE_ROUTERS=routers):
+            self.assertEqual(Operation.objects.all().db, "replica")
+            with fenced(LEASE):
+                self.assertEqual(Operation.objects.all().db, "default")
+            with self.assertRaises(Stale), fenced(Lease(6, "late")):
+                self.fail("the body must not run")
+            self.assertEqual(Operation.objects.all().db, "replica")
+
+    def test_a_body_that_ends_the_transaction_is_told(self) -> None:
+        with self.assertRaisesRegex(ConfigurationError, "ended inside the block"), fenced(LEASE):
+            run("COMMIT")
+        self.assertFalse(connection.in_atomic_block)
+        if connection.vendor == "postgresql":
+            with self.assertRaisesRegex(ConfigurationError, "its error was caught"), fenced(LEASE):
+                with self.assertRaises(DatabaseError):
+                    run("SELECT nothing")
+
+    def test_functions_that_run_later_are_refused(self) -> None:
+        async def coroutine() -> None: ...
+
+        def generator() -> Any:
+            yield
+
+        async def asynchronous_generator() -> Any:
+            yield
+
+        for function in (coroutine, generator, asynchronous_generator):
+            with self.assertRaisesRegex(ConfigurationError, "use a plain function"):
+                fenced(LEASE)(function)
+
+    def test_a_nested_atomic_block_may_roll_back(self) -> None:
+        with fenced(LEASE, operation="op"):
+            with self.assertRaises(ZeroDivisionError), transaction.atomic():
+                Operation.objects.create(operation_id="inner", at="2020-01-01T00:00:00Z")
+                raise ZeroDivisionError
+            Operation.objects.create(operation_id="outer", at="2020-01-01T00:00:00Z")
+        self.assertEqual(sorted(Operation.objects.values_list("operation_id", flat=True)), ["op", "outer"])
 
     def test_no_migration_is_missing(self) -> None:
         call_command("makemigrations", "--check", "--dry-run", verbosity=0)

@@ -16,7 +16,7 @@ class Migration(migrations.Migration):  # type: ignore[misc]  # Django has no ty
             fields=[
                 (
                     "resource",
-                    ExactTextField(binary=True, max_length=1024, primary_key=True, serialize=False),
+                    ExactTextField(max_length=1024, primary_key=True, serialize=False),
                 ),
                 ("token", models.BigIntegerField()),
                 ("owner", models.CharField(max_length=64)),

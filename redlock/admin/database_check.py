@@ -1,0 +1,222 @@
+"""Checks the database with the fence for the doctor: its tables, and the timeouts that free a frozen holder's row.
+
+Invariants:
+1. A check creates, changes and deletes nothing in the database.
+2. No finding contains a password.
+3. A database package is imported only for the check of a database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from redlock._masking import mask
+from redlock.admin.diagnostics import Finding, Level
+from redlock.errors import ConfigurationError
+from redlock.fencing._statements import DIALECTS, MISSING_TABLE, code_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    Query = Callable[[str], list[Any]]
+
+__all__ = ["check"]
+
+_LOCKED = "a holder that is frozen inside a transaction keeps its resource locked"
+_LONG = 10
+"""Leases that a wait may last before the doctor warns."""
+_HOUR_US = 3_600_000_000
+_TIMEOUTS = {
+    "psycopg": ("connect_timeout",),
+    "psycopg2": ("connect_timeout",),
+    "asyncpg": ("timeout", "command_timeout"),
+    "pymysql": ("connect_timeout", "read_timeout"),
+    "mysqldb": ("connect_timeout", "read_timeout"),
+    "aiomysql": ("connect_timeout",),
+}
+"""The options of the drivers that limit the wait for an answer, in seconds."""
+
+
+class _Database(NamedTuple):
+    """A connected database: its place for messages, its kind, and a function that runs a query."""
+
+    where: str
+    kind: str
+    query: Query
+    ttl: float
+
+
+def check(url: str, *, ttl: float, timeout: float) -> list[Finding]:
+    """Check the database behind a SQLAlchemy address.
+
+    Args:
+        url: The address, such as `postgresql+psycopg://user@host/name`.
+        ttl: Seconds that a lease lasts.
+        timeout: Seconds to wait for an answer; drivers round up to whole seconds.
+
+    Raises:
+        ConfigurationError: The address is invalid, or there is no fence for such a database.
+    """
+    if importlib.util.find_spec("sqlalchemy") is None:
+        what = "it was not contacted, because SQLAlchemy is not installed here"
+        return [_warning("not-checked", "database", what, "pip install 'celery-redlock[sqlalchemy]'")]
+    from sqlalchemy.engine import make_url  # noqa: PLC0415 - only for users of SQLAlchemy
+    from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError  # noqa: PLC0415 - as above
+
+    right = "write postgresql+psycopg://user@host/name, mariadb+pymysql://user@host/name or sqlite:///file"
+    try:
+        address = make_url(url)
+        kind = address.get_backend_name()
+    except (ArgumentError, ValueError):
+        raise ConfigurationError(f"the address of the database cannot be read; {right}") from None
+    if kind not in DIALECTS:
+        raise ConfigurationError(f"there is no fence for the database {kind!r:.40}; {right}")
+    where = f"database {address.host or 'local'}/{address.database or ''}"
+    if kind == "sqlite" and not Path(address.database or "").is_file():
+        return [_warning("unreachable", f"database {address.database}", "there is no such file", "fix the address")]
+    try:
+        return _connected(address, where, ttl, timeout)
+    except (ModuleNotFoundError, NoSuchModuleError) as error:
+        return [_warning("not-checked", where, f"its driver is missing: {error}", "install the driver")]
+    except (SQLAlchemyError, OSError) as error:
+        reason = mask(str(getattr(error, "orig", None) or error).partition("\n")[0])
+        return [_warning("unreachable", where, reason or type(error).__name__, "start it, or fix its address")]
+
+
+def _connected(address: Any, where: str, ttl: float, timeout: float) -> list[Finding]:  # noqa: ANN401 - as above
+    from sqlalchemy import create_engine  # noqa: PLC0415 - only for users of SQLAlchemy
+    from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415 - as above
+    from sqlalchemy.pool import NullPool  # noqa: PLC0415 - as above
+
+    driver = address.get_dialect()
+    limits = dict.fromkeys(_TIMEOUTS.get(driver.driver, ()), max(1, round(timeout)))
+    if not getattr(driver, "is_async", False):
+        with create_engine(address, connect_args=limits, poolclass=NullPool).connect() as connection:
+            return _examine(connection, where, ttl)
+
+    async def main() -> list[Finding]:
+        engine = create_async_engine(address, connect_args=limits, poolclass=NullPool)
+        async with engine.connect() as connection:
+            return await connection.run_sync(_examine, where, ttl)
+
+    return asyncio.run(main())
+
+
+def _examine(connection: Any, where: str, ttl: float) -> list[Finding]:  # noqa: ANN401 - as above
+    def query(statement: str) -> list[Any]:
+        return [tuple(row) for row in connection.exec_driver_sql(statement)]
+
+    kind = connection.dialect.name
+    if kind == "mysql" and connection.dialect.is_mariadb:
+        kind = "mariadb"
+    database = _Database(where, kind, query, ttl)
+    by_kind = {"postgresql": _postgresql, "mariadb": _mysql, "mysql": _mysql, "sqlite": _sqlite}
+    findings = [*by_kind[kind](database), *_tables(connection, database)]
+    worse = [finding for finding in findings if finding.level is not Level.FINE]
+    return worse or findings
+
+
+def _postgresql(database: _Database) -> Iterator[Finding]:
+    (settings,) = database.query(
+        "SELECT current_setting('server_version'), pg_is_in_recovery(), current_setting('transaction_read_only'), "
+        "(SELECT setting::bigint FROM pg_settings WHERE name = 'idle_in_transaction_session_timeout'), "
+        "coalesce((SELECT setting::bigint FROM pg_settings WHERE name = 'transaction_timeout'), 0), "
+        "current_setting('default_transaction_isolation')"
+    )
+    version, is_replica, read_only, idle_ms, transaction_ms, isolation = settings
+    yield from _refusals(database, is_replica=is_replica, read_only=read_only == "on")
+    limits = {"idle_in_transaction_session_timeout": idle_ms / 1000, "transaction_timeout": transaction_ms / 1000}
+    yield from _waits(database, "idle_in_transaction_session_timeout", limits)
+    yield _fine(database, f"PostgreSQL {version}, {isolation}")
+    tables = database.query(
+        "SELECT relname, relpersistence::text FROM pg_class WHERE oid IN "
+        "(to_regclass('redlock_fence'), to_regclass('redlock_operation'))"
+    )
+    for table, persistence in tables:
+        if persistence != "p":
+            what = f"table {table} is not logged: a crash empties it, and old tokens pass"
+            yield Finding(Level.UNSAFE, "unlogged", database.where, what, f"ALTER TABLE {table} SET LOGGED")
+
+
+def _mysql(database: _Database) -> Iterator[Finding]:
+    found = dict(
+        database.query(
+            "SHOW VARIABLES WHERE Variable_name IN ('version', 'read_only', 'idle_transaction_timeout', "
+            "'idle_write_transaction_timeout', 'wait_timeout', 'innodb_lock_wait_timeout', 'transaction_isolation', "
+            "'tx_isolation')"
+        )
+    )
+    yield from _refusals(database, is_replica=False, read_only=found.get("read_only") not in {"OFF", "0"})
+    names = ("idle_transaction_timeout", "idle_write_transaction_timeout", "wait_timeout")
+    limits = {name: float(found.get(name, 0)) for name in names}
+    setting = "idle_transaction_timeout" if database.kind == "mariadb" else "wait_timeout"
+    yield from _waits(database, setting, limits)
+    lock_wait = float(found["innodb_lock_wait_timeout"])
+    if database.kind == "mysql" and lock_wait > _LONG * database.ttl:
+        what = f"innodb_lock_wait_timeout is {lock_wait:g} s: so long the next holder waits for a frozen one"
+        yield _warning("timeout", database.where, what, f"set it to about the ttl, {database.ttl:g} s")
+    isolation = found.get("transaction_isolation") or found.get("tx_isolation")
+    yield _fine(database, f"{DIALECTS[database.kind].name} {found['version']}, {isolation}")
+    tables = database.query(
+        "SELECT table_name, engine FROM information_schema.tables WHERE table_schema = DATABASE() "
+        "AND table_name IN ('redlock_fence', 'redlock_operation')"
+    )
+    for table, engine in tables:
+        if str(engine).lower() != "innodb":
+            what = f"table {table} has the engine {engine}, which has no transactions: the fence locks nothing"
+            yield Finding(Level.UNSAFE, "engine", database.where, what, f"ALTER TABLE {table} ENGINE=InnoDB")
+
+
+def _sqlite(database: _Database) -> Iterator[Finding]:
+    ((version,),) = database.query("SELECT sqlite_version()")
+    ((journal,),) = database.query("PRAGMA journal_mode")
+    not_checked = "not checked: the busy timeout, which each connection sets"
+    yield _fine(database, f"SQLite {version}, journal mode {journal}; {not_checked}")
+
+
+def _refusals(database: _Database, *, is_replica: bool, read_only: bool) -> Iterator[Finding]:
+    if is_replica:
+        yield _warning("replica", database.where, "it is a replica, and refuses the fence", "name its primary server")
+    elif read_only:
+        yield _warning("read-only", database.where, "it is read-only, and refuses the fence", "let this user write")
+
+
+def _waits(database: _Database, setting: str, limits: Mapping[str, float]) -> Iterator[Finding]:
+    """The finding about the shortest limit, if that is too long; 0 is no limit."""
+    fix = f"set {setting} to about the ttl, {database.ttl:g} s"
+    seconds, shortest = min(((limit, name) for name, limit in limits.items() if limit), default=(0.0, ""))
+    if not shortest:
+        yield _warning("timeout", database.where, f"{setting} is off: {_LOCKED} without an end", fix)
+    elif seconds > _LONG * database.ttl:
+        yield _warning("timeout", database.where, f"{shortest} is {seconds:g} s: {_LOCKED} for so long", fix)
+
+
+def _tables(connection: Any, database: _Database) -> Iterator[Finding]:  # noqa: ANN401 - as above
+    from sqlalchemy.exc import DBAPIError  # noqa: PLC0415 - only for users of SQLAlchemy
+
+    limit = time.time_ns() // 1_000 + _HOUR_US
+    try:
+        ((ahead,),) = database.query(f"SELECT count(*) FROM redlock_fence WHERE token > {limit}")  # noqa: S608 - a number
+        database.query("SELECT operation_id FROM redlock_operation WHERE 1 = 0")
+    except DBAPIError as error:
+        connection.rollback()
+        if code_of(error) not in MISSING_TABLE:
+            raise
+        statements = "; ".join(DIALECTS[database.kind].create)
+        yield _warning("tables", database.where, "the tables of the fence are missing", f"run {statements}")
+        return
+    if ahead:
+        what = f"{ahead} resources have a token more than an hour ahead of this clock, so every lease is stale there"
+        yield _warning("token-ahead", database.where, what, "see docs/fencing.md, 'A token far ahead'")
+
+
+def _fine(database: _Database, what: str) -> Finding:
+    return Finding(Level.FINE, "database", database.where, f"{what}; it has the tables of the fence")
+
+
+def _warning(code: str, where: str, what: str, fix: str) -> Finding:
+    return Finding(Level.WARNING, code, where, what, fix)

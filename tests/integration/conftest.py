@@ -1,0 +1,55 @@
+"""Database servers that the tests of the fence share, and an engine on each kind of database."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import create_engine, insert
+
+from tests.integration.databases import has_mariadb, mariadb, postgresql
+from tests.integration.fence_adapters import Account, Base, mariadb_url, postgresql_url, sqlite_engine
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from sqlalchemy import Engine
+
+
+@pytest.fixture(scope="session")
+def pg_address() -> Iterator[str]:
+    """The address of a PostgreSQL server."""
+    with postgresql() as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def maria_socket() -> Iterator[str]:
+    """The socket of a MariaDB server with the database `test`."""
+    if not has_mariadb():
+        pytest.skip("no MariaDB server")
+    with mariadb() as path:
+        yield path
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgresql", "mariadb"])
+def database(request: pytest.FixtureRequest) -> str:
+    """The address of each database for SQLAlchemy; empty for SQLite, which needs no server."""
+    if request.param == "postgresql":
+        return postgresql_url(request.getfixturevalue("pg_address"))
+    if request.param == "mariadb":
+        return mariadb_url(request.getfixturevalue("maria_socket"))
+    return ""
+
+
+@pytest.fixture
+def engine(database: str, tmp_path: Path) -> Iterator[Engine]:
+    """An engine on each database, with the tables of the fence and an account of 10."""
+    made = create_engine(database) if database else sqlite_engine(str(tmp_path / "data"))
+    Base.metadata.drop_all(made)
+    Base.metadata.create_all(made)
+    with made.begin() as connection:
+        connection.execute(insert(Account), [{"name": "account", "value": 10}, {"name": "acc-lower", "value": 0}])
+    yield made
+    made.dispose()

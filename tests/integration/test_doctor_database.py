@@ -1,0 +1,160 @@
+"""`redlock doctor --database URL`: each fault of the database with the fence is found, and a good database is fine."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import create_engine, text
+
+from redlock import ConfigurationError
+from redlock.admin import database_check
+from redlock.admin.diagnostics import Level
+from redlock.cli import main
+from tests.integration.fence_adapters import Base, postgresql_url
+from tests.integration.tools import CANARY
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy import Engine
+
+    from redlock.testing.redis_server import Cluster
+
+SHORT = {
+    "postgresql": ("ALTER ROLE postgres SET idle_in_transaction_session_timeout = '5s'",),
+    "mariadb": ("SET GLOBAL idle_transaction_timeout = 5",),
+    "sqlite": (),
+}
+DEFAULT = {
+    "postgresql": ("ALTER ROLE postgres RESET ALL",),
+    "mariadb": ("SET GLOBAL idle_transaction_timeout = 0", "SET GLOBAL read_only = OFF"),
+    "sqlite": (),
+}
+
+
+@pytest.fixture
+def short(engine: Engine) -> Iterator[Engine]:
+    """A database whose idle transactions end after a TTL, as the documentation recommends."""
+    send(engine, *SHORT[engine.dialect.name])
+    yield engine
+    send(engine, *DEFAULT[engine.dialect.name])
+
+
+def send(engine: Engine, *statements: str) -> None:
+    with engine.begin() as connection:
+        for statement in statements:
+            connection.execute(text(statement))
+
+
+def url_of(engine: Engine) -> str:
+    return engine.url.render_as_string(hide_password=False)
+
+
+def found(url: str) -> dict[str, Level]:
+    """The codes of the findings with their levels; a finding that is fine is left out."""
+    findings = database_check.check(url, ttl=5.0, timeout=5.0)
+    assert CANARY not in " ".join(map(str, findings))
+    return {finding.code: finding.level for finding in findings if finding.level is not Level.FINE}
+
+
+def test_a_good_database_is_fine(short: Engine) -> None:
+    (finding,) = database_check.check(url_of(short), ttl=5.0, timeout=5.0)
+    assert finding.level is Level.FINE
+    assert "has the tables of the fence" in finding.what
+
+
+def test_missing_tables_are_named_with_their_statements(short: Engine) -> None:
+    Base.metadata.drop_all(short)
+    (finding,) = database_check.check(url_of(short), ttl=5.0, timeout=5.0)
+    assert finding.code == "tables"
+    assert "CREATE TABLE redlock_fence" in finding.fix
+
+
+def test_a_token_far_ahead_is_found(short: Engine) -> None:
+    token = time.time_ns() // 1_000 + 2 * 3_600_000_000
+    send(short, f"INSERT INTO redlock_fence VALUES ('x', {token}, 'o', 1, CURRENT_TIMESTAMP)")  # noqa: S608 - a number
+    assert found(url_of(short)) == {"token-ahead": Level.WARNING}
+
+
+@pytest.mark.parametrize("database", ["postgresql", "mariadb"], indirect=True)
+def test_a_database_without_an_idle_timeout_is_found(engine: Engine) -> None:
+    assert found(url_of(engine)) == {"timeout": Level.WARNING}
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_an_unlogged_table_is_unsafe(short: Engine) -> None:
+    send(short, "ALTER TABLE redlock_fence SET UNLOGGED")
+    assert found(url_of(short)) == {"unlogged": Level.UNSAFE}
+
+
+@pytest.mark.parametrize("database", ["mariadb"], indirect=True)
+def test_a_table_without_transactions_is_unsafe(short: Engine) -> None:
+    send(short, "ALTER TABLE redlock_fence ENGINE = MyISAM, MODIFY resource varbinary(900)")
+    assert found(url_of(short)) == {"engine": Level.UNSAFE}
+
+
+@pytest.mark.parametrize(
+    ("database", "statement"),
+    [
+        ("postgresql", "ALTER ROLE postgres SET default_transaction_read_only = on"),
+        ("mariadb", "SET GLOBAL read_only = ON"),
+    ],
+    indirect=["database"],
+)
+def test_a_read_only_database_is_found(short: Engine, statement: str) -> None:
+    send(short, statement)
+    try:
+        assert found(url_of(short)) == {"read-only": Level.WARNING}
+    finally:
+        if short.dialect.name == "postgresql":
+            send(short, "SET TRANSACTION READ WRITE", "ALTER ROLE postgres RESET default_transaction_read_only")
+
+
+@pytest.mark.parametrize("database", ["postgresql", "mariadb"], indirect=True)
+def test_an_asynchronous_driver_works(short: Engine) -> None:
+    driver = {"postgresql": "asyncpg", "mariadb": "aiomysql"}[short.dialect.name]
+    assert found(url_of(short).replace(f"+{short.dialect.driver}", f"+{driver}")) == {}
+
+
+@pytest.mark.parametrize(
+    ("url", "code"),
+    [
+        (f"postgresql+psycopg://user:{CANARY}@127.0.0.1:1/shop", "unreachable"),
+        (f"postgresql+asyncpg://user:{CANARY}@127.0.0.1:1/shop", "unreachable"),
+        (f"mariadb+pymysql://user:{CANARY}@127.0.0.1:1/shop", "unreachable"),
+        ("sqlite:////nowhere/shop.db", "unreachable"),
+        (f"postgresql+nothing://user:{CANARY}@127.0.0.1/shop", "not-checked"),
+    ],
+)
+def test_a_database_that_does_not_answer_is_a_warning(url: str, code: str) -> None:
+    assert found(url) == {code: Level.WARNING}
+
+
+@pytest.mark.parametrize(
+    ("url", "words"), [(f"user:{CANARY}@host", "cannot be read"), (f"oracle://user:{CANARY}@host", "no fence for")]
+)
+def test_an_invalid_address_is_refused(url: str, words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words) as caught:
+        database_check.check(url, ttl=5.0, timeout=1.0)
+    assert CANARY not in str(caught.value)
+
+
+def test_the_command_checks_the_database(
+    nodes: Cluster, pg_address: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = create_engine(postgresql_url(pg_address))
+    Base.metadata.create_all(engine)
+    engine.dispose()
+    options = ["doctor", "--nodes", ",".join(nodes.urls), "--json"]
+    assert main.main([*options, "--database", postgresql_url(pg_address)]) == 1
+    codes = [finding["code"] for finding in json.loads(capsys.readouterr().out)["findings"]]
+    assert codes[0] == "timeout"
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    assert main.main([*options, "--database"]) == 2
+    assert "DATABASE_URL" in capsys.readouterr().err
+    monkeypatch.setenv("DATABASE_URL", postgresql_url(pg_address))
+    assert main.main([*options, "--database"]) == 1
+    assert "idle_in_transaction_session_timeout" in capsys.readouterr().out

@@ -1,0 +1,146 @@
+"""`async with fenced(...)` on asyncpg, aiomysql and aiosqlite: as `with`, also when a task is cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_scoped_session, async_sessionmaker
+from sqlalchemy.ext.asyncio import create_async_engine as create
+from sqlalchemy.orm import Session
+
+from redlock.errors import ConfigurationError, Stale
+from redlock.fencing.conformance import Lease
+from redlock.fencing.sql import fenced, purge_operations
+from tests.integration.fence_adapters import Account
+from tests.integration.tools import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from sqlalchemy import Engine
+
+DRIVERS = {"sqlite": "aiosqlite", "postgresql": "asyncpg", "mariadb": "aiomysql"}
+TOKEN = 1_764_316_800_000_000
+LEASE, LATER, LATE = Lease(TOKEN, "me"), Lease(TOKEN + 1, "later"), Lease(TOKEN - 1, "late")
+
+
+def run(engine: Engine, main: Callable[[AsyncEngine], Awaitable[object]]) -> None:
+    """Run a coroutine with an asynchronous engine on the same database."""
+
+    async def with_engine() -> None:
+        made = create(engine.url.set(drivername=f"{engine.dialect.name}+{DRIVERS[engine.dialect.name]}"))
+        try:
+            await main(made)
+        finally:
+            await made.dispose()
+
+    asyncio.run(with_engine())
+
+
+def balance(engine: Engine) -> int:
+    with Session(engine) as session:
+        return session.get_one(Account, "account").value
+
+
+def test_an_async_session_is_fenced(engine: Engine) -> None:
+    async def main(made: AsyncEngine) -> None:
+        async with AsyncSession(made, expire_on_commit=False) as session:
+            for fresh in (True, False):
+                async with fenced(session, LEASE, operation="op") as section:
+                    assert (section.names, section.token, section.fresh) == (("account",), TOKEN, fresh)
+                    if fresh:
+                        (await session.get_one(Account, "account")).value += 1
+            with pytest.raises(Stale):
+                async with fenced(session, LATE):
+                    pytest.fail("the body must not run")
+            with pytest.raises(ConfigurationError, match="write `async with"), fenced(session, LEASE):
+                pytest.fail("the body must not run")
+            with pytest.raises(ConfigurationError, match="run_sync"):
+                purge_operations(session)
+            await session.run_sync(purge_operations)
+
+    run(engine, main)
+    assert balance(engine) == 11
+
+
+def test_an_async_connection_is_fenced(engine: Engine) -> None:
+    async def main(made: AsyncEngine) -> None:
+        async with made.connect() as connection:
+            async with fenced(connection, LEASE):
+                await connection.execute(text("UPDATE account SET value = 12 WHERE name = 'account'"))
+            with pytest.raises(ConfigurationError, match="ended inside the block"):
+                async with fenced(connection, LEASE):
+                    await connection.commit()
+
+    run(engine, main)
+    assert balance(engine) == 12
+
+
+def test_an_async_scoped_session_is_fenced(engine: Engine) -> None:
+    async def main(made: AsyncEngine) -> None:
+        scoped = async_scoped_session(async_sessionmaker(made), scopefunc=asyncio.current_task)
+        async with fenced(scoped, LEASE):
+            (await scoped.get_one(Account, "account")).value = 13
+        await scoped.remove()
+
+    run(engine, main)
+    assert balance(engine) == 13
+
+
+def test_a_cancelled_body_is_rolled_back(engine: Engine) -> None:
+    async def main(made: AsyncEngine) -> None:
+        inside = asyncio.Event()
+
+        async def body(session: AsyncSession) -> None:
+            async with fenced(session, LATER):
+                (await session.get_one(Account, "account")).value = 99
+                await session.flush()
+                inside.set()
+                await asyncio.Event().wait()
+
+        async with AsyncSession(made) as session:
+            task = asyncio.create_task(body(session))
+            await inside.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert not session.in_transaction()
+            async with fenced(session, LEASE):
+                pass
+
+    run(engine, main)
+    assert balance(engine) == 10
+
+
+@pytest.mark.parametrize("database", ["postgresql", "mariadb"], indirect=True)
+def test_a_cancelled_wait_leaves_no_transaction(engine: Engine) -> None:
+    waiting = {
+        "postgresql": "SELECT count(*) FROM pg_locks WHERE NOT granted",
+        "mariadb": "SELECT count(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'",
+    }[engine.dialect.name]
+
+    def waits() -> bool:
+        with engine.connect() as connection:
+            return bool(connection.execute(text(waiting)).scalar_one())
+
+    async def main(made: AsyncEngine) -> None:
+        async def wait(session: AsyncSession) -> None:
+            async with fenced(session, LATER):
+                pytest.fail("the body must not run")
+
+        async with AsyncSession(made) as first, AsyncSession(made) as second:
+            async with fenced(first, LEASE):
+                task = asyncio.create_task(wait(second))
+                # InnoDB shows a new list only after a tenth of a second without a query.
+                await asyncio.to_thread(eventually, waits, "a holder that waits for the row", every=0.2)
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+                assert not second.in_transaction()
+            async with fenced(second, LATER):
+                pass
+
+    run(engine, main)

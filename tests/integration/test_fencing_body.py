@@ -1,0 +1,157 @@
+"""The body of a fenced block on real databases: only the transaction that passed the fence commits."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import Engine, insert, select, text
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.orm import Session
+
+from redlock.errors import ConfigurationError, Stale
+from redlock.fencing.conformance import Lease
+from redlock.fencing.sql import fenced
+from tests.integration.fence_adapters import JOURNAL, OPERATION, Account
+from tests.integration.tools import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+TOKEN = 1_764_316_800_000_000
+"""As large as the tokens of a real cluster, which need more than 32 bits."""
+LEASE = Lease(TOKEN, "me")
+ENDED = "ended inside the block"
+
+
+def balance(engine: Engine) -> int:
+    with Session(engine) as session:
+        return session.get_one(Account, "account").value
+
+
+def set_balance(session: Any, value: int) -> None:
+    session.execute(text("UPDATE account SET value = :value WHERE name = 'account'"), {"value": value})
+
+
+def test_a_commit_as_text_is_found(engine: Engine) -> None:
+    with Session(engine) as session:
+        with pytest.raises(ConfigurationError, match=ENDED), fenced(session, LEASE):
+            session.execute(text("COMMIT"))
+            set_balance(session, 99)
+        assert not session.in_transaction()
+    assert balance(engine) == 10
+
+
+def test_a_commit_of_the_connection_is_found(engine: Engine) -> None:
+    with engine.connect() as connection:
+        with pytest.raises(ConfigurationError, match=ENDED), fenced(connection, LEASE):
+            connection.commit()
+            set_balance(connection, 99)
+        assert not connection.in_transaction()
+    assert balance(engine) == 10
+
+
+def test_a_rollback_as_text_is_found(engine: Engine) -> None:
+    with Session(engine) as session:
+        with pytest.raises(ConfigurationError, match=ENDED), fenced(session, LEASE):
+            session.execute(text("ROLLBACK"))
+            set_balance(session, 99)
+    assert balance(engine) == 10
+
+
+def test_a_savepoint_in_the_body_changes_nothing(engine: Engine) -> None:
+    with Session(engine) as session, fenced(session, LEASE):
+        with session.begin_nested() as savepoint:
+            set_balance(session, 99)
+            savepoint.rollback()
+        with session.begin_nested():
+            set_balance(session, 11)
+    assert balance(engine) == 11
+    with Session(engine) as session, pytest.raises(Stale), fenced(session, Lease(TOKEN - 1, "late")):
+        pytest.fail("the body must not run")
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_a_caught_error_does_not_pass_for_a_commit(engine: Engine) -> None:
+    """PostgreSQL answers the COMMIT of a failed transaction with a rollback, and no driver reports that."""
+    with Session(engine) as session:
+        with pytest.raises(ConfigurationError, match="its error was caught"), fenced(session, LEASE, operation="op"):
+            set_balance(session, 99)
+            with pytest.raises(DBAPIError):
+                session.execute(text("SELECT nothing"))
+        with fenced(session, LEASE, operation="op") as section:
+            assert section.fresh
+    assert balance(engine) == 10
+
+
+@pytest.mark.parametrize("database", ["mariadb"], indirect=True)
+def test_a_table_made_in_the_body_is_found(engine: Engine) -> None:
+    """MariaDB commits before and after such a statement, and lets the next holder in."""
+    with engine.begin() as connection:
+        connection.execute(text("DROP TABLE IF EXISTS made"))
+    with Session(engine) as session:
+        with pytest.raises(ConfigurationError, match=ENDED), fenced(session, LEASE):
+            session.execute(text("CREATE TABLE made (number integer)"))
+            set_balance(session, 99)
+    assert balance(engine) == 10
+
+
+@pytest.mark.parametrize("database", ["mariadb"], indirect=True)
+def test_a_caught_deadlock_does_not_pass_for_a_commit(engine: Engine) -> None:
+    """MariaDB rolls the whole transaction back, and begins another without a fence at the next statement."""
+    with Session(engine) as other, Session(engine) as session:
+        # InnoDB rolls back the transaction that has changed fewer rows.
+        other.execute(insert(JOURNAL), [{"resource": "x", "token": 1, "read": number} for number in range(100)])
+        other.execute(text("UPDATE account SET value = 1 WHERE name = 'acc-lower'"))
+        with pytest.raises(ConfigurationError, match=ENDED), fenced(session, LEASE):
+            set_balance(session, 98)
+            waiting = in_a_thread(lambda: set_balance(other, 20))
+            eventually(lambda: waits(engine), "a statement that waits for the account", every=0.2)
+            with pytest.raises(OperationalError, match="1213"):
+                session.execute(text("UPDATE account SET value = 2 WHERE name = 'acc-lower'"))
+            waiting.join()
+            other.commit()
+            set_balance(session, 99)
+    assert balance(engine) == 20
+
+
+def in_a_thread(work: Callable[[], object]) -> threading.Thread:
+    thread = threading.Thread(target=work)
+    thread.start()
+    return thread
+
+
+def waits(engine: Engine) -> bool:
+    with engine.connect() as connection:
+        statement = "SELECT count(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'"
+        return bool(connection.execute(text(statement)).scalar_one())
+
+
+def test_an_operation_is_fresh_once_on_each_database(engine: Engine) -> None:
+    fresh: dict[str, list[bool]] = {}
+    with Session(engine) as session:
+        for name in ("op", "op", "OP", "op ", "öp", "o'p:x%s", "op"):
+            with fenced(session, LEASE, operation=name) as section:
+                fresh.setdefault(name, []).append(section.fresh)
+        marked = session.scalars(select(OPERATION.c.operation_id)).all()
+        session.rollback()
+    assert fresh == {"op": [True, False, False], "OP": [True], "op ": [True], "öp": [True], "o'p:x%s": [True]}
+    assert len(marked) == 5
+
+
+def test_names_of_every_kind_have_fences_of_their_own(engine: Engine) -> None:
+    names = ("account", "Account", "account ", "äccount", "o'name:x%s\\", "日本")
+    with Session(engine) as session:
+        for number, name in enumerate(names):
+            with fenced(session, Lease(TOKEN - number, f"owner {number}", (name,))):
+                pass
+        with pytest.raises(Stale, match="'日本'"), fenced(session, Lease(TOKEN - 9, "late", ("日本",))):
+            pytest.fail("the body must not run")
+
+
+def test_the_tokens_at_the_ends_of_the_range_pass(engine: Engine) -> None:
+    with Session(engine) as session:
+        for token in (1, 2**63 - 1):
+            with fenced(session, Lease(token, "me")) as section:
+                assert section.token == token

@@ -1,0 +1,123 @@
+"""`redlock.fencing.sql` on a plain connection of psycopg 3: each mode works, or is refused with a clear error."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+
+from redlock.errors import ConfigurationError, Stale
+from redlock.fencing.conformance import Lease
+from redlock.fencing.sql import create_statements, fenced, purge_operations
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LEASE = Lease(1_764_316_800_000_000, "me")
+
+
+@pytest.fixture
+def address(pg_address: str) -> str:
+    with psycopg.connect(pg_address, autocommit=True) as connection:
+        connection.execute("DROP TABLE IF EXISTS account, redlock_fence, redlock_operation")
+        connection.execute("CREATE TABLE account (name text PRIMARY KEY, value integer)")
+        connection.execute("INSERT INTO account VALUES ('account', 10)")
+        for statement in create_statements("postgresql"):
+            connection.execute(statement.encode())
+    return pg_address
+
+
+@pytest.fixture
+def connection(address: str) -> Iterator[psycopg.Connection]:
+    with psycopg.connect(address) as made:
+        yield made
+
+
+def balance(address: str) -> int:
+    with psycopg.connect(address) as connection:
+        (value,) = connection.execute("SELECT value FROM account").fetchone() or (0,)
+        return int(value)
+
+
+@pytest.mark.parametrize(
+    "options", [{"row_factory": dict_row}, {"cursor_factory": psycopg.RawCursor}, {"prepare_threshold": 0}]
+)
+def test_every_kind_of_cursor_works(address: str, options: Any) -> None:
+    with psycopg.connect(address, **options) as connection:
+        with fenced(connection, LEASE, operation="op") as section:
+            assert section.fresh
+        with pytest.raises(Stale), fenced(connection, Lease(8, "late")):
+            pytest.fail("the body must not run")
+        purge_operations(connection)
+
+
+def test_pipeline_mode_is_refused(connection: psycopg.Connection) -> None:
+    with connection.pipeline(), pytest.raises(ConfigurationError, match="pipeline mode"), fenced(connection, LEASE):
+        pytest.fail("the body must not run")
+
+
+def test_a_pipeline_in_the_body_is_committed(connection: psycopg.Connection, address: str) -> None:
+    with fenced(connection, LEASE), connection.pipeline():
+        connection.execute("UPDATE account SET value = 11")
+    assert balance(address) == 11
+
+
+def test_a_closed_connection_is_named(connection: psycopg.Connection) -> None:
+    connection.close()
+    with pytest.raises(ConfigurationError, match="is closed"), fenced(connection, LEASE):
+        pytest.fail("the body must not run")
+
+
+def test_autocommit_and_open_transactions_are_refused(connection: psycopg.Connection) -> None:
+    with connection.transaction(), pytest.raises(ConfigurationError, match="in a transaction already"):
+        with fenced(connection, LEASE):
+            pytest.fail("the body must not run")
+    connection.autocommit = True
+    with pytest.raises(ConfigurationError, match="autocommit"), fenced(connection, LEASE):
+        pytest.fail("the body must not run")
+
+
+def test_a_read_only_transaction_is_named(connection: psycopg.Connection) -> None:
+    connection.read_only = True
+    with pytest.raises(ConfigurationError, match="read-only"), fenced(connection, LEASE):
+        pytest.fail("the body must not run")
+
+
+def test_writes_after_a_commit_in_the_body_are_undone(connection: psycopg.Connection, address: str) -> None:
+    with pytest.raises(ConfigurationError, match="ended inside the block"), fenced(connection, LEASE):
+        connection.commit()
+        connection.execute("UPDATE account SET value = 99")
+    assert balance(address) == 10
+
+
+def test_a_commit_at_the_end_of_the_body_is_told(connection: psycopg.Connection) -> None:
+    with pytest.raises(ConfigurationError, match="ended inside the block"), fenced(connection, LEASE):
+        connection.commit()
+
+
+def test_a_caught_error_is_told(connection: psycopg.Connection, address: str) -> None:
+    with pytest.raises(ConfigurationError, match="its error was caught"), fenced(connection, LEASE):
+        connection.execute("UPDATE account SET value = 99")
+        with pytest.raises(psycopg.Error):
+            connection.execute("SELECT nothing")
+    assert balance(address) == 10
+
+
+def test_a_connection_that_ends_in_the_body_is_told(connection: psycopg.Connection, address: str) -> None:
+    with psycopg.connect(address, autocommit=True) as other:
+        with pytest.raises(psycopg.OperationalError), fenced(connection, LEASE):
+            connection.execute("UPDATE account SET value = 99")
+            other.execute("SELECT pg_terminate_backend(%s)", (connection.info.backend_pid,))
+    assert balance(address) == 10
+
+
+def test_an_async_connection_is_refused(address: str) -> None:
+    async def main() -> None:
+        async with await psycopg.AsyncConnection.connect(address) as connection, fenced(connection, LEASE):
+            pytest.fail("the body must not run")
+
+    with pytest.raises(ConfigurationError, match="needs an AsyncSession or AsyncConnection"):
+        asyncio.run(main())

@@ -1,0 +1,58 @@
+"""The tables of the fence: `create_all`, Alembic and the documented SQL make the same ones on each database."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import MetaData, text
+
+from redlock.fencing.sql import add_tables, create_statements
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+    from sqlalchemy.sql.schema import SchemaItem
+
+
+def differences(engine: Engine) -> list[str]:
+    """What Alembic's autogenerate would change about the tables of the fence."""
+    metadata = MetaData()
+    add_tables(metadata)
+
+    def ours(_item: SchemaItem, name: str | None, kind: str, *_: object) -> bool:
+        return kind != "table" or str(name).startswith("redlock_")
+
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "include_object": ours})
+        return [str(change) for change in compare_metadata(context, metadata)]
+
+
+def test_alembic_finds_no_difference_to_the_documented_sql(engine: Engine) -> None:
+    assert differences(engine) == [], "create_all has made the tables"
+    with engine.begin() as connection:
+        connection.execute(text("DROP TABLE redlock_fence"))
+        connection.execute(text("DROP TABLE redlock_operation"))
+    assert len(differences(engine)) >= 2, "autogenerate creates what is missing"
+    with engine.begin() as connection:
+        for statement in create_statements("mariadb" if engine.dialect.name == "mysql" else engine.dialect.name):
+            connection.execute(text(statement))
+    assert differences(engine) == []
+
+
+@pytest.mark.parametrize(
+    ("modules", "besides"),
+    [
+        ("redlock, redlock.fencing, redlock.fencing.sql, redlock.fencing.conformance", []),
+        # kombu imports a part of Django where Django is installed.
+        ("redlock.celery, redlock.cli.main", ["django"]),
+    ],
+)
+def test_importing_redlock_imports_no_database_package(modules: str, besides: list[str]) -> None:
+    packages = {"aiomysql", "alembic", "asyncpg", "django", "MySQLdb", "psycopg", "pymysql", "sqlalchemy", "sqlite3"}
+    code = f"import sys, {modules}; print(sorted({packages} & {{name.partition('.')[0] for name in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(besides)
