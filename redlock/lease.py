@@ -28,7 +28,7 @@ __all__ = ["Lease"]
 
 if TYPE_CHECKING:
     from redlock._core.votes import Grant
-    from redlock._transport.threads import NodeConnections
+    from redlock._transport.threads import ConnectionSet
 
 _RELEASE_SECONDS = 0.08
 
@@ -115,7 +115,7 @@ class Lease(LeaseSteps):
         )
         acquisition.run(acquire_timeout_ms)
 
-    def _begin(self, grant: Grant, connections: NodeConnections, waited_ms: int) -> None:
+    def _begin(self, grant: Grant, connections: ConnectionSet, waited_ms: int) -> None:
         self.connections, self._grant, self._acquired_ms, self.waited_ms = connections, grant, now_ms(), waited_ms
         held_leases.add(self)
         self._context.event_log.acquired(self.resource, grant, waited_ms)

@@ -42,12 +42,15 @@ class VoteTally:
         "sent_ms",
         "votes",
         "wait",
+        "waiter",
     )
 
     def __init__(self, round_: Round, nodes: int, sent_ms: int) -> None:
         self.command: Command = round_.command
         self.wait = round_.wait
         self.sent_ms = sent_ms
+        self.waiter: object = None
+        """The driver's own; a tally with a waiter is reported when news has come."""
         self.most_fence = _NO_LIMIT
         """The driver checks a larger token than this before the vote counts."""
         if type(round_.command) is Acquire:

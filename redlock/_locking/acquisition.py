@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from redlock._core.commands import Names
     from redlock._locking.context import LockContext
-    from redlock._transport.threads import NodeConnections
+    from redlock._transport.threads import ConnectionSet
     from redlock.errors import RedlockError
 
 
@@ -52,7 +52,7 @@ class Acquisition:
         ttl_ms: int,
         owner_label: str,
         *,
-        on_granted: Callable[[Grant, NodeConnections, int], None],
+        on_granted: Callable[[Grant, ConnectionSet, int], None],
         undo: Callable[[], None],
     ) -> None:
         self._context, self._names, self._ttl_ms, self._owner_label = context, names, ttl_ms, owner_label

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from redlock._core.protocol import Outcome, Steps
     from redlock._locking.context import LockContext
     from redlock._locking.options import LeaseOptions
-    from redlock._transport.threads import NodeConnections
+    from redlock._transport.threads import ConnectionSet
 
 _BUSY_MS = 10
 """The time until the next try if another thread extends or releases the lease at this moment."""
@@ -50,7 +50,7 @@ class LeaseSteps:
         self.is_block = is_block
         """Whether the lease ends with a block of code, and with that block all blocks inside."""
         self._grant: Grant | None = None
-        self.connections: NodeConnections | None = None
+        self.connections: ConnectionSet | None = None
         self._outcome: Outcome | None = None
         self._acquired_ms = 0
         self._lost = self._stopped = ""
@@ -90,7 +90,7 @@ class LeaseSteps:
             self._declare_lost("a quorum of nodes no longer has it")
         raise LockLost(self._resource, self._lost or "it could not be extended on a quorum of nodes")
 
-    def renewing(self, connections: NodeConnections) -> Steps[int | None]:
+    def renewing(self, connections: ConnectionSet) -> Steps[int | None]:
         """One renewal, as rounds that many leases can share.
 
         The thread already holds the connections, so the thread does not wait if another thread uses the lease.

@@ -27,7 +27,7 @@ from redlock._log import logger
 if TYPE_CHECKING:
     from redlock._core.protocol import Steps
     from redlock._transport.pool import ConnectionPool
-    from redlock._transport.threads import NodeConnections
+    from redlock._transport.threads import ConnectionSet
 
 _RETRY_MS = 50
 _LARGEST_BATCH = 64
@@ -37,7 +37,7 @@ _REMEDY = "raise ttl above the time for which this process runs no other thread,
 class RenewedLease(Protocol):
     """The part of a lease that renewal uses."""
 
-    connections: NodeConnections | None
+    connections: ConnectionSet | None
     """The connections that acquired the lease."""
     ttl_ms: int
     """The length of the lease."""
@@ -50,7 +50,7 @@ class RenewedLease(Protocol):
     def is_held(self) -> bool:
         """Whether the lease was acquired and not released."""
 
-    def renewing(self, connections: NodeConnections) -> Steps[int | None]:
+    def renewing(self, connections: ConnectionSet) -> Steps[int | None]:
         """The rounds of one renewal; returns the time of the next renewal, or None."""
 
     def report_loss(self) -> None:
@@ -93,7 +93,7 @@ class Renewal:
         while self._added:
             heapq.heappush(self._heap, self._added.popleft())
         while leases := self._due():
-            groups: dict[NodeConnections | None, list[RenewedLease]] = {}
+            groups: dict[ConnectionSet | None, list[RenewedLease]] = {}
             for lease in leases:
                 groups.setdefault(lease.connections, []).append(lease)
             for connections, group in groups.items():
@@ -107,7 +107,7 @@ class Renewal:
         self._drop_ended_leases()
         return max(0.0, (self._heap[0][0] - now_ms()) / 1000) if self._heap else None
 
-    def _renew(self, wanted: NodeConnections | None, leases: list[RenewedLease]) -> None:
+    def _renew(self, wanted: ConnectionSet | None, leases: list[RenewedLease]) -> None:
         try:
             with self._pool.connections(wanted) as connections:
                 due_ms = connections.run_all([_isolated(lease, connections) for lease in leases])
@@ -141,7 +141,7 @@ class Renewal:
             heapq.heappop(self._heap)
 
 
-def _isolated(lease: RenewedLease, connections: NodeConnections) -> Steps[int | None]:
+def _isolated(lease: RenewedLease, connections: ConnectionSet) -> Steps[int | None]:
     """The renewal of one lease, whose errors do not reach the other leases."""
     try:
         return (yield from lease.renewing(connections))

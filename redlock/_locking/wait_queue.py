@@ -211,7 +211,7 @@ class QueuedWaiter:
                 self._woken_by = self._read(keys, until)
             except _NODE_ERRORS as exc:
                 if self._node is not None:
-                    self._node.mark_down(describe_failure(exc, self._node.timeout_ms))
+                    self._node.mark_down(describe_failure(exc, self._node.timeout_ms), now_ms())
                 self._drop()
                 time.sleep(min(0.01, left))
 

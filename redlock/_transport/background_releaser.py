@@ -15,7 +15,7 @@ from redlock._background import Background
 from redlock._log import logger
 
 if TYPE_CHECKING:
-    from redlock._transport.threads import NodeConnections
+    from redlock._transport.threads import ConnectionSet
 
 _TICK_SECONDS = 0.001
 _LONGEST_TICK_SECONDS = 0.1
@@ -30,7 +30,7 @@ class BackgroundReleaser:
 
     def reset_after_fork(self) -> None:
         """In a forked child: drop the parent's connections and its thread."""
-        self._rounds: dict[NodeConnections, int] = {}
+        self._rounds: dict[ConnectionSet, int] = {}
         self._pause = _TICK_SECONDS
         self._background = Background("redlock-releases", self._work)
 
@@ -39,7 +39,7 @@ class BackgroundReleaser:
         self._rounds.clear()
         self._background.stop()
 
-    def watch(self, connections: NodeConnections) -> None:
+    def watch(self, connections: ConnectionSet) -> None:
         """Poll this set until the outcome of all its releases is known. The caller must have the turn of the set."""
         if connections in self._rounds:
             return
@@ -68,7 +68,7 @@ class BackgroundReleaser:
                     self._poll(connections)
         return 0.0
 
-    def _poll(self, connections: NodeConnections) -> None:
+    def _poll(self, connections: ConnectionSet) -> None:
         try:
             connections.poll()
             over = connections.is_settled

@@ -1,4 +1,4 @@
-"""Lock nodes: address, dial and greeting, and whether a node is down.
+"""Lock nodes: address, dial and greeting.
 
 Invariants:
 1. A dial has one deadline for name resolution, connection, TLS and greeting together, and runs in its own thread.
@@ -19,21 +19,19 @@ from redis.connection import AbstractConnection, Connection
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from redlock import _log
 from redlock._clock import now_ms
 from redlock._compat import ReplyError, connection_options
-from redlock._core.clock_jump import ClockJumpDetector
 from redlock._escaping import escape
 from redlock._transport import address, codec, node_info
 from redlock._transport.dial import open_socket
 from redlock._transport.exchange import Exchange, pack
+from redlock._transport.node_health import NodeHealth
 from redlock._transport.reply_reader import UnreadableReply
 from redlock.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Sequence
-    from queue import SimpleQueue
+    from collections.abc import Callable, Sequence
 
 DEFAULT_PORTS = (63791, 63792, 63793, 63794, 63795)
 DEFAULT_NODES = tuple(f"redis://127.0.0.1:{port}" for port in DEFAULT_PORTS)
@@ -43,7 +41,6 @@ DIAL_TIMEOUTS = 4
 ERRORS = (OSError, RedisError, UnreadableReply)
 """The errors of a dial or an exchange, beside `UnsuitableNode`."""
 
-_RETRY_FIRST_MS, _RETRY_LAST_MS = 100, 1_000
 _RUN_ID = re.compile(r"[0-9A-Za-z]{1,64}")
 
 
@@ -78,16 +75,15 @@ class PendingConnection:
 
     Args:
         node: The node to dial.
-        arrivals: Gets an item when the dial has ended, for a thread that waits for several.
+        ended: Called in the thread of the dial when the dial has ended.
     """
 
-    def __init__(self, node: Node, arrivals: SimpleQueue[None] | None = None) -> None:
-        self.began_ms = now_ms()
+    def __init__(self, node: Node, ended: Callable[[], None] | None = None) -> None:
         self.done = threading.Event()
         self.result: Connected | None = None
         self.error = ""
         self._node = node
-        self._arrivals = arrivals
+        self._ended = ended
         self._is_wanted = True
         threading.Thread(target=self._run, name=f"redlock-dial-{node.label}", daemon=True).start()
 
@@ -97,16 +93,16 @@ class PendingConnection:
             self._node.mark_up()
         except Exception as exc:  # noqa: BLE001 - any server may listen there, and answer anything
             self.error = describe_failure(exc, self._node.timeout_ms)
-            self._node.mark_down(self.error)
+            self._node.mark_down(self.error, now_ms())
         finally:
             self.done.set()
-            if self._arrivals is not None:
-                self._arrivals.put(None)
+            if self._ended is not None:
+                self._ended()
             self._close_if_unwanted()
 
     def mark_overdue(self) -> None:
         """Mark the node as down until the dial succeeds: a round has waited for the dial in vain."""
-        self._node.mark_down(f"no answer within {self._node.timeout_ms} ms")
+        self._node.mark_down(f"no answer within {self._node.timeout_ms} ms", now_ms())
         if self.result is not None:
             # The dial succeeded at this very moment.
             self._node.mark_up()
@@ -121,12 +117,12 @@ class PendingConnection:
             self.result.close()
 
 
-class Node:
+class Node(NodeHealth):
     """A lock node as this process sees it; shared by all connections and threads."""
 
     def __init__(self, url: str, timeout_ms: int, prefix: str = "") -> None:
         options = address.parse(url)
-        self.label = escape(address.label(options))
+        super().__init__(escape(address.label(options)))
         self.timeout_ms = timeout_ms
         self._kind: type[AbstractConnection] = options.pop("connection_class", Connection)
         greeted = {name: options.pop(name) for name in _GREETING_OPTIONS if name in options}
@@ -154,48 +150,6 @@ class Node:
         if problem:
             # Outside the handler and without redis-py's message: that error may repeat the option's value.
             raise ConfigurationError(problem)
-        self.error = ""
-        """The reason why the node is down; empty while the node is up."""
-        self.clock = ClockJumpDetector()
-        self._other_fingerprint = ""
-        self._failures = 0
-        self._retry_at_ms = 0
-
-    def watch(self, time_ms: int, sent_ms: int, done_ms: int) -> None:
-        """Compare the node's time with earlier replies, and report a clock that jumped."""
-        jump_ms = self.clock.observe(time_ms, sent_ms, done_ms)
-        if jump_ms:
-            _log.warning("clock-jump", node=self.label, by_ms=jump_ms, jumps=self.clock.jumps)
-
-    def rejects(self, fingerprint: str) -> None:
-        """Record the configuration fingerprint of the node's other clients; empty if the node accepts this client."""
-        if fingerprint and fingerprint != self._other_fingerprint:
-            _log.warning("node-disagrees", node=self.label, fingerprint=fingerprint)
-        self._other_fingerprint = fingerprint
-
-    def mark_up(self) -> None:
-        """Record a successful dial."""
-        if self.error:
-            _log.info("node-up", node=self.label)
-        self.error, self._failures = "", 0
-
-    def mark_down(self, error: str) -> None:
-        """Record a failed dial: no round waits for the node until a dial succeeds."""
-        if error != self.error:
-            _log.warning("node-down", node=self.label, reason=error)
-        self._failures += 1
-        pause_ms = min(_RETRY_FIRST_MS << min(self._failures - 1, 10), _RETRY_LAST_MS)
-        self.error, self._retry_at_ms = error, now_ms() + pause_ms
-
-    def may_dial(self) -> bool:
-        """Whether a dial is due. A True reserves the turn, so that a single thread dials a node that is down."""
-        if not self.error:
-            return True
-        now = now_ms()
-        if now < self._retry_at_ms:
-            return False
-        self._retry_at_ms = now + _RETRY_LAST_MS
-        return True
 
     def connect(self, seconds: float | None = None, *, admin: bool = False) -> Connected:
         """Dial, check that the node can be a lock node, and load the scripts: one exchange on the new connection.

@@ -1,9 +1,10 @@
 """Asynchronous releases on a connection set: commands that are held back, and the outcome of each release.
 
 Invariants:
-1. A release is held back only if its thread usually sends its next round within a millisecond, and only for 2 ms or 64
+1. No I/O and no clock; time is an argument.
+2. A release is held back only if its thread usually sends its next round within a millisecond, and only for 2 ms or 64
    releases. The release goes out in one piece with the next round, and before it.
-2. The outcome of each release is reported exactly once, in the order of the releases, at most 80 ms later.
+3. The outcome of each release is reported exactly once, in the order of the releases, at most 80 ms later.
 """
 
 from __future__ import annotations
@@ -12,21 +13,20 @@ import itertools
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
-from redlock._clock import now_ms
-from redlock._transport.connections import ConnectionSet
+from redlock._transport.connections import RELEASE_MS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from redlock._core.protocol import Outcome, Steps
     from redlock._core.vote_tally import VoteTally
-    from redlock._transport.node import Node
+    from redlock._transport.connection import NodeConnection
 
-RELEASE_MS = 80
-"""A hard time limit leaves a Celery child 100 ms between SIGTERM and SIGKILL (billiard/pool.py)."""
 _AT_ONCE_MS = 1
 _MOST_HELD_BACK = 64
 _LONGEST_HELD_BACK_MS = 2
+MOST_PENDING = 512
+"""The most releases without a reply: their replies fit into the socket's buffer while no thread reads them."""
 
 
 class PendingRelease(NamedTuple):
@@ -43,56 +43,66 @@ class PendingRelease(NamedTuple):
     done: Callable[[Outcome], None]
 
 
-class PendingReleases(ConnectionSet):
-    """The asynchronous releases of a connection set."""
+class PendingReleases(deque[PendingRelease]):
+    """The asynchronous releases of a connection set whose outcome is unknown, the oldest first.
 
-    def __init__(self, nodes: Sequence[Node], fingerprint: str) -> None:
-        super().__init__(nodes, fingerprint)
-        self._pending: deque[PendingRelease] = deque()
-        self._last_release_ms: int | None = None
-        self._returns_at_once = False
-        self._held_back_count = self._held_since_ms = 0
+    Args:
+        connections: The connections of the set.
+    """
 
-    @property
-    def is_settled(self) -> bool:
-        """Whether the outcome of every asynchronous release is known."""
-        return not self._pending
+    def __init__(self, connections: Sequence[NodeConnection]) -> None:
+        super().__init__()
+        self._connections = connections
+        self._last_ms: int | None = None
+        self.returns_at_once = False
+        """Whether the thread usually sends its next round right after a release, so that a release is held back."""
+        self.held_back = 0
+        """The number of releases that are held back."""
+        self._held_since_ms = 0
 
-    def _flush(self) -> None:
-        if self._held_back_count:
-            now = now_ms()
-            for pending in itertools.islice(reversed(self._pending), self._held_back_count):
-                # The time for the replies counts from now on, however long this thread was stopped meanwhile.
-                pending.tally.sent_ms = now
-            self._held_back_count, self._returns_at_once = 0, False
-            for connection in self._connections:
-                connection.flush()
-
-    def _note_held_back(self, sent_ms: int, *, hold: bool) -> None:
-        if self._last_release_ms is not None:
-            self._returns_at_once, self._last_release_ms = sent_ms - self._last_release_ms <= _AT_ONCE_MS, None
+    def note_round(self, sent_ms: int, *, hold: bool) -> None:
+        """A round or a release is sent, and with it all commands that were held back; or it is held back too."""
+        if self._last_ms is not None:
+            self.returns_at_once, self._last_ms = sent_ms - self._last_ms <= _AT_ONCE_MS, None
         if hold:
-            self._held_since_ms = self._held_since_ms if self._held_back_count else sent_ms
-            self._held_back_count += 1
-        elif self._held_back_count:
-            # Most connections sent them with this round; connections without a command of the round send them now.
-            self._held_back_count = 0
+            self._held_since_ms = self._held_since_ms if self.held_back else sent_ms
+            self.held_back += 1
+        elif self.held_back:
+            # The connections that have no command of the round send the releases now.
+            self.held_back = 0
             for connection in self._connections:
                 connection.flush()
 
-    def _is_time_to_flush(self, now: int) -> bool:
-        return self._held_back_count >= _MOST_HELD_BACK or now - self._held_since_ms > _LONGEST_HELD_BACK_MS
+    def note_release(self, release: PendingRelease) -> None:
+        """A release is sent or held back."""
+        self.append(release)
+        self._last_ms = release.tally.sent_ms
 
-    def _report_outcomes(self, over: int = 0) -> None:
+    def is_time_to_flush(self, now_ms: int) -> bool:
+        """Whether the releases that are held back can wait no longer."""
+        return self.held_back > 0 and (
+            self.held_back >= _MOST_HELD_BACK or now_ms - self._held_since_ms > _LONGEST_HELD_BACK_MS
+        )
+
+    def flush(self, now_ms: int) -> None:
+        """Put everything that is held back into the outboxes."""
+        if self.held_back:
+            for pending in itertools.islice(reversed(self), self.held_back):
+                # The time for the replies counts from now on, however long this thread was stopped meanwhile.
+                pending.tally.sent_ms = now_ms
+            self.held_back, self.returns_at_once = 0, False
+            for connection in self._connections:
+                connection.flush()
+
+    def report(self, now_ms: int, over: int = 0) -> None:
         """Report the outcomes that are known. The first `over` releases end with the votes that they have."""
-        now = now_ms()
-        while self._pending:
-            tally, steps, done = self._pending[0]
-            if not (over or tally.is_over or now - tally.sent_ms > RELEASE_MS):
+        while self:
+            tally, steps, done = self[0]
+            if not (over or tally.is_over or now_ms - tally.sent_ms > RELEASE_MS):
                 return
             over = max(0, over - 1)
-            self._pending.popleft()
+            self.popleft()
             try:
-                steps.send(tally.close(now))
+                steps.send(tally.close(now_ms))
             except StopIteration as stop:
                 done(stop.value)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from redlock._clock import now_ms
 from redlock._transport.background_releaser import BackgroundReleaser
-from redlock._transport.threads import NodeConnections
+from redlock._transport.threads import ConnectionSet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -36,12 +36,12 @@ class ConnectionPool:
     def __init__(self, nodes: Sequence[Node], codec: Codec) -> None:
         self.nodes = tuple(nodes)
         self.codec = codec
-        self._sets: list[NodeConnections] = []
+        self._sets: list[ConnectionSet] = []
         # A round ends within this time. A set that is still in use may belong to an exception that is being handled.
         self._turn_seconds = 2 * nodes[0].timeout_ms / 1000
         self._releaser = BackgroundReleaser()
 
-    def connections(self, wanted: NodeConnections | None = None) -> Turn[NodeConnections]:
+    def connections(self, wanted: ConnectionSet | None = None) -> Turn[ConnectionSet]:
         """A connection set for this thread alone, for a `with` block.
 
         Args:
@@ -57,14 +57,14 @@ class ConnectionPool:
                 if turn is not None:
                     return turn
             if len(self._sets) < _MOST_SETS:
-                self._sets.append(NodeConnections(self.nodes, self.codec))
+                self._sets.append(ConnectionSet(self.nodes, self.codec))
             else:
                 turn = random.choice(self._sets).turn(self._turn_seconds)  # noqa: S311 - spreads the waiting
                 if turn is not None:
                     return turn
 
     def send_release(
-        self, wanted: NodeConnections | None, steps: Steps[Outcome], done: Callable[[Outcome], None]
+        self, wanted: ConnectionSet | None, steps: Steps[Outcome], done: Callable[[Outcome], None]
     ) -> None:
         """Send an asynchronous release; `done` gets the outcome, from any thread."""
         with self.connections(wanted) as connections:

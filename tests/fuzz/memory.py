@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from unittest import mock
 
 from redlock import _compat
-from redlock._clock import now_ms
+from redlock._clock import wall_us
 from redlock._core.commands import Acquire, Confirm, Extend, Repair
 from redlock._transport import codec, node
 
@@ -51,12 +51,12 @@ class Good:
         """Its answer to a command."""
         name = words[0].upper()
         if name == b"EVALSHA" and words[1] in self._granted:
-            return resp([1, now_ms(), 2_000_000_000_000_000])
+            return resp([1, wall_us() // 1_000, 7])
         answers: Mapping[bytes, object] = {
             b"EVALSHA": [1, 0, 0],
             b"INFO": INFO.format(run_id=self.run_id),
-            b"HMGET": [self.run_id, "0", ""][: len(words) - 2],
-            b"TIME": [str(now_ms() // 1000), "0"],
+            b"HMGET": [self.run_id, "", ""][: len(words) - 2],
+            b"TIME": [str(wall_us() // 1_000_000), "0"],
             b"SCAN": ["0", ["a", "b"]],
             b"CONFIG": ["save", ""],
             b"EVAL": [],
@@ -155,6 +155,6 @@ def answering(answers: Mapping[int, Answer]) -> Iterator[None]:
 
     with (
         mock.patch.object(node, "open_socket", open_socket),
-        mock.patch("redlock._transport.connections.selectors.DefaultSelector", Selector),
+        mock.patch("redlock._transport.sockets.selectors.DefaultSelector", Selector),
     ):
         yield

@@ -19,7 +19,7 @@ import pytest
 
 from redlock import LockLost, NotHeld, Outcome, Redlock
 from redlock._clock import now_ms
-from redlock._transport import pending_releases, threads
+from redlock._transport import connections, pending_releases, threads
 from redlock._transport.background_releaser import BackgroundReleaser
 from tests.integration.tools import ROOT, eventually, in_a_fork, is_free, raw, run_out, sends
 from tests.proxy import proxies
@@ -37,8 +37,9 @@ STRIKES = 60
 AT_THE_END = """
 import logging, sys
 from redlock import Redlock
-from redlock._transport import pending_releases, threads
-pending_releases.RELEASE_MS = threads.RELEASE_MS = 4_000  # a node that is late has an answer all the same
+from redlock._transport import connections, pending_releases, threads
+for module in (connections, pending_releases, threads):
+    module.RELEASE_MS = 4_000  # a node that is late has an answer all the same
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 lock = Redlock(sys.argv[1:], node_timeout=4.0, ttl=10.0).lock("report:7", wait_for_release=False)
 for _ in range(200):
@@ -162,7 +163,7 @@ def test_a_closed_client_has_released_and_logged_all_leases(
     nodes: Cluster, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.INFO, "redlock")
-    for module in (pending_releases, threads):
+    for module in (connections, pending_releases, threads):
         # A node that is late has an answer all the same.
         monkeypatch.setattr(module, "RELEASE_MS", 4_000)
     with Redlock(nodes.urls, node_timeout=4.0, ttl=10.0) as client:
@@ -196,9 +197,9 @@ def test_a_release_that_was_held_back_for_long_has_its_time(client: Redlock, mon
     monkeypatch.setattr(BackgroundReleaser, "watch", lambda *_: None)
     with client.lock(NAME, wait_for_release=False) as lease:
         assert lease.connections is not None
-        lease.connections._returns_at_once = True
+        lease.connections.releases.returns_at_once = True
     held_back_ms = now_ms()
-    eventually(lambda: now_ms() - held_back_ms > 2 * pending_releases.RELEASE_MS, "the end of a release's time")
+    eventually(lambda: now_ms() - held_back_ms > 2 * connections.RELEASE_MS, "the end of a release's time")
     assert lease.outcome() is Outcome.RELEASED
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import selectors
 import signal
 import socket
 import warnings
@@ -14,12 +13,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from redlock import Outcome, Redlock
-from redlock._core.commands import Inspect, Round
+from redlock._clock import now_ms, wall_us
+from redlock._core.commands import Inspect, Round, Wait
 from redlock._core.vote_tally import VoteTally
 from redlock._transport import codec
-from redlock._transport.connection import NodeConnection
+from redlock._transport.connections import NodeConnections
 from redlock._transport.exchange import Exchange, pack
 from redlock._transport.node import Connected, Node
+from redlock._transport.sockets import Sockets
 from tests.integration.tools import eventually, is_free, raw
 from tests.proxy import proxies
 
@@ -30,30 +31,34 @@ if TYPE_CHECKING:
 def test_bytes_that_a_full_socket_refuses_are_sent_later() -> None:
     """Every command arrives whole and in order, and each reply finds its vote tally."""
     near, far = socket.socketpair()
-    with selectors.DefaultSelector() as selector, far:
+    node = Node("redis://h:1", 100)
+    codec_of_one = codec.Codec(1, "", 10_000)
+    state = NodeConnections([node], codec_of_one, 100, now_ms(), wall_us)
+    sockets = Sockets([node], state)
+    connection = state.all[0]
+    with far:
         near.settimeout(0)
         far.settimeout(10)
-        link = NodeConnection(0, Node("redis://h:1", 100), selector)
-        link.adopt(Connected(Exchange(near), "0" * 40, ""))
-        tallies = [VoteTally(Round(Inspect(("x",))), 1, number) for number in range(2_000)]
+        sockets.adopt(connection, Connected(Exchange(near), "0" * 40, ""))
+        tallies = [VoteTally(Round(Inspect(("x",)), Wait.ALL), 1, number) for number in range(2_000)]
         commands = [pack("ECHO", str(number) + "x" * 1_000) for number in range(2_000)]
         for tally, words in zip(tallies, commands, strict=True):
-            assert link.send(words, tally), "the connection is not dropped"
+            assert connection.request(words, tally), "the connection is not dropped"
+            sockets.write_all(state.all)
+        assert connection.is_blocked, "the socket has taken everything"
         whole, arrived = b"".join(commands), bytearray()
         while len(arrived) < len(whole):
             arrived += far.recv(1_000_000)
-            for _, mask in selector.select(0):
-                if mask & selectors.EVENT_WRITE:
-                    link.write()
+            sockets.receive(sockets.wait(0))
         assert arrived == whole
-        far.sendall(b"".join(b":%d\r\n" % number for number in range(len(tallies))))
-        answers: list[tuple[VoteTally | None, object]] = []
-        while len(answers) < len(tallies):
-            selector.select()
-            answers += link.receive()
-        assert [reply for _, reply in answers] == list(range(len(tallies)))
-        assert [tally for tally, _ in answers] == tallies
-        link.drop("the end")
+        assert not connection.is_blocked
+        far.sendall(b"".join(b"*3\r\n:1\r\n:0\r\n:%d\r\n" % number for number in range(len(tallies))))
+        while connection.pending:
+            sockets.receive(sockets.wait(10_000))
+        assert [tally.votes[0].fence for tally in tallies] == list(range(len(tallies)))
+        state.lost(connection, "the end")
+        sockets.close_ended()
+        sockets.abandon()
 
 
 def test_800_names_are_one_lock(nodes: Cluster) -> None:
@@ -141,7 +146,7 @@ def test_dropped_connections_close_without_a_warning(nodes: Cluster) -> None:
         with client.lock("name"):
             pass
         pool = client.context.pool
-        exchanges = [weakref.ref(one._connected.exchange) for one in pool._sets[0]._connections]  # type: ignore[union-attr]  # connected
+        exchanges = [weakref.ref(one.handle) for one in pool._sets[0].state.all]
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             pool._sets.clear()

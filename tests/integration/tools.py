@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 from redis import Redis
 
 from redlock import ConfigurationError
-from redlock._transport.connection import NodeConnection
+from redlock._transport.sockets import Sockets
 from redlock.testing.redis_server import Server, free_port
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import pytest
 
     from redlock import Lock, Redlock
-    from redlock._core.vote_tally import VoteTally
+    from redlock._transport.connection import NodeConnection
 
 T = TypeVar("T")
 
@@ -158,16 +158,11 @@ def sixth_redis(*options: str) -> Iterator[Server]:
 
 def sends(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     """Count the sends on all connections."""
-    count, send, flush = [0], NodeConnection.send, NodeConnection.flush
+    count, write = [0], Sockets.write
 
-    def counted(connection: NodeConnection, words: bytes, tally: VoteTally) -> bool:
+    def counted(sockets: Sockets, connection: NodeConnection) -> None:
         count[0] += 1
-        return send(connection, words, tally)
+        write(sockets, connection)
 
-    def flushed(connection: NodeConnection) -> None:
-        count[0] += bool(connection._held_back)
-        flush(connection)
-
-    monkeypatch.setattr(NodeConnection, "send", counted)
-    monkeypatch.setattr(NodeConnection, "flush", flushed)
+    monkeypatch.setattr(Sockets, "write", counted)
     return lambda: count[0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -12,11 +11,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redlock import ConfigurationError, Redlock
 from redlock._compat import ReplyError
 from redlock._transport import address, dial
-from redlock._transport import node as node_module
 from redlock._transport.node import Node, UnsuitableNode, _check_answers, describe_failure
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from redlock._transport.node_health import NodeHealth
 
 CANARY = "canary-b7Qx"
 
@@ -168,62 +164,43 @@ def test_a_new_client_dials_no_node_and_starts_no_thread() -> None:
         assert not any(node.error for node in client.context.pool.nodes)
 
 
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Replace the nodes' clock with a list of times."""
-
-    def set_to(now: int) -> None:
-        monkeypatch.setattr(node_module, "now_ms", lambda: now)
-
-    set_to(0)
-    return set_to
+def test_a_node_that_is_up_is_dialled_at_any_time() -> None:
+    node = NodeHealth("h:1")
+    assert [node.may_dial(0) for _ in range(3)] == [True] * 3
 
 
-def test_a_node_that_is_up_is_dialled_at_any_time(clock: Callable[[int], None]) -> None:
-    clock(0)
-    node = Node("h:1", 100)
-    assert [node.may_dial() for _ in range(3)] == [True] * 3
+def test_a_node_that_is_down_is_dialled_by_one_thread_at_a_time() -> None:
+    node = NodeHealth("h:1")
+    node.mark_down("connection refused", 0)
+    assert not node.may_dial(0)
+    assert [node.may_dial(1_000) for _ in range(3)] == [True, False, False]
 
 
-def test_a_node_that_is_down_is_dialled_by_one_thread_at_a_time(clock: Callable[[int], None]) -> None:
-    node = Node("h:1", 100)
-    node.mark_down("connection refused")
-    assert not node.may_dial()
-    clock(1_000)
-    assert [node.may_dial() for _ in range(3)] == [True, False, False]
-
-
-def test_the_pause_between_dials_grows_up_to_a_second(clock: Callable[[int], None]) -> None:
-    node, pauses = Node("h:1", 100), []
+def test_the_pause_between_dials_grows_up_to_a_second() -> None:
+    node, pauses = NodeHealth("h:1"), []
     for _ in range(50):
-        clock(0)
-        node.mark_down("connection refused")
-        pause = 0
-        while not node.may_dial():
-            pause += 50
-            clock(pause)
-        pauses.append(pause)
+        node.mark_down("connection refused", 0)
+        pauses.append(next(pause for pause in range(0, 2_000, 50) if node.may_dial(pause)))
     assert pauses == sorted(pauses)
     assert pauses[0] < pauses[-1] <= 1_000
 
 
-def test_a_dial_that_succeeds_resets_the_failures(clock: Callable[[int], None]) -> None:
-    node = Node("h:1", 100)
+def test_a_dial_that_succeeds_resets_the_failures() -> None:
+    node = NodeHealth("h:1")
     for _ in range(10):
-        node.mark_down("connection refused")
+        node.mark_down("connection refused", 0)
     node.mark_up()
     assert not node.error
-    assert node.may_dial()
-    node.mark_down("connection refused")
-    clock(200)
-    assert node.may_dial()
+    assert node.may_dial(0)
+    node.mark_down("connection refused", 0)
+    assert node.may_dial(200)
 
 
 def test_going_down_and_coming_back_are_logged_once_each(caplog: pytest.LogCaptureFixture) -> None:
     node = Node(f"redis://:{CANARY}@h:1", 100)
     with caplog.at_level("INFO", "redlock"):
         for _ in range(3):
-            node.mark_down("connection refused")
+            node.mark_down("connection refused", 0)
         for _ in range(3):
             node.mark_up()
     assert caplog.messages == ["node-down node=h:1 reason='connection refused'", "node-up node=h:1"]

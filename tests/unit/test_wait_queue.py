@@ -11,7 +11,7 @@ from redlock._core.votes import Refusal
 from redlock._locking.wait_queue import QueuedWaiter, WaiterPool
 from redlock._transport.codec import Codec
 from redlock._transport.node import Node
-from redlock._transport.threads import NodeConnections
+from redlock._transport.threads import ConnectionSet
 from tests.unit.helpers import DEAD, denied, granted, round_result
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def test_all_waiters_of_a_resource_wait_at_the_same_node(nodes: list[Node]) -> N
 def test_a_release_is_sent_last_to_the_node_of_the_waiters(nodes: list[Node]) -> None:
     for number in range(50):
         names = (f"account:{number}",)
-        order = [link.node for link in NodeConnections(nodes, CODEC).order(Release(names, "t", 5_000))]
+        order = [link.node for link in ConnectionSet(nodes, CODEC).state.order(Release(names, "t", 5_000))]
         assert set(order) == set(nodes)
         waiters = WaiterPool(nodes, CODEC)
         assert order[-1] is waiters.node_for(names)
@@ -59,7 +59,7 @@ def test_waiters_of_a_failed_node_wait_at_the_same_next_node(nodes: list[Node]) 
     waiters = WaiterPool(nodes, CODEC)
     first = waiters.node_for(("x",))
     assert first is not None
-    first.mark_down("connection refused")
+    first.mark_down("connection refused", 0)
     second = waiters.node_for(("x",))
     assert second not in {first, None}
     assert waiters.node_for(("x",)) is second
@@ -69,7 +69,7 @@ def test_waiters_of_a_failed_node_wait_at_the_same_next_node(nodes: list[Node]) 
 
 def test_without_a_healthy_node_there_is_no_place_to_wait(nodes: list[Node]) -> None:
     for node in nodes:
-        node.mark_down("connection refused")
+        node.mark_down("connection refused", 0)
     assert WaiterPool(nodes, CODEC).node_for(("x",)) is None
 
 

@@ -1,0 +1,172 @@
+"""The connections of a set, one per node: which nodes are connected, suspect or rejecting, and which are dialled.
+
+A driver dials the nodes in `to_dial`, and closes the handles in `to_close`.
+
+Invariants:
+1. No I/O, no clock and no thread.
+2. A round waits for a dial once, for one node timeout. After that the node is down, and no round waits for the node
+   until a dial succeeds. While fewer nodes than a quorum are connected, a round waits until its own deadline.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from redlock._core.commands import Command, Release
+from redlock._core.votes import Kind, quorum_of
+from redlock._transport import codec, vote_checks
+from redlock._transport.codec import SCRIPTS
+from redlock._transport.connection import NodeConnection
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from redlock._core.vote_tally import VoteTally
+    from redlock._core.votes import Vote
+    from redlock._transport.codec import Codec
+    from redlock._transport.node_health import NodeHealth
+
+_IDLE_MS = 1_000
+_SUSPECT_MS = 1_000
+
+
+class ConnectedNodes:
+    """A connection to each node.
+
+    Args:
+        nodes: The health of the nodes, in their order.
+        codec: Encodes the commands.
+        timeout_ms: The node timeout.
+        now_ms: The steady clock.
+        wall_us: Reads the wall clock, only for the check of a token while no node's clock is known.
+    """
+
+    def __init__(
+        self, nodes: Sequence[NodeHealth], codec: Codec, timeout_ms: int, now_ms: int, wall_us: Callable[[], int]
+    ) -> None:
+        self.all = [NodeConnection(place, node) for place, node in enumerate(nodes)]
+        self.to_dial: list[NodeConnection] = []
+        """Nodes that the driver dials now; the driver empties the list."""
+        self.to_close: list[Any] = []
+        """Handles of ended connections, which the driver closes; the driver empties the list."""
+        self.finished: list[VoteTally] = []
+        """Tallies with a waiter for which news has come; the driver empties the list."""
+        self._codec = codec
+        self._timeout_ms = timeout_ms
+        self._wall_us = wall_us
+        self._quorum = quorum_of(len(nodes))
+        self._used_ms = now_ms
+        self._all_fit = False
+        """Whether every node is fit. False also if a node has become fit since the last `make_ready`."""
+        self._was_rejected = False
+
+    def is_ready(self, now_ms: int) -> bool:
+        """Whether a round can begin at once, without `make_ready`."""
+        return self._all_fit and now_ms - self._used_ms <= _IDLE_MS
+
+    def needs_read(self, now_ms: int) -> bool:
+        """Whether bytes that have arrived must be received before `make_ready`."""
+        return now_ms - self._used_ms > _IDLE_MS or any(one.handle is not None and not one.is_fit for one in self.all)
+
+    def make_ready(self, command: Command, now_ms: int) -> list[NodeConnection]:
+        """Drop useless connections and choose the nodes to dial, after all bytes that have arrived were received.
+
+        Returns:
+            The nodes whose dials the round waits for; see `dial_wait_ms`.
+        """
+        # If a quorum is silent, the connections are probably broken: a firewall has forgotten them. A release stays on
+        # its connection, or the release could overtake its acquire.
+        fit = sum(one.handle is not None and one.suspect_since_ms is None for one in self.all)
+        renews = fit < self._quorum and type(command) is not Release
+        for one in self.all:
+            if one.suspect_since_ms is None:
+                continue
+            overdue = now_ms - one.suspect_since_ms > _SUSPECT_MS
+            if overdue:
+                one.node.mark_down(one.reason, now_ms)
+            if overdue or renews:
+                self.lost(one, one.reason)
+        if SCRIPTS[type(command)].admits and vote_checks.is_barred(self.all):
+            # A new connection reads the node's record again, without a command that would create a record.
+            for one in self.all:
+                if one.refusal is not None:
+                    self.lost(one, one.refusal.reason)
+        self._all_fit = all(one.is_fit for one in self.all)
+        down = [one for one in self.all if one.handle is None]
+        patient = type(command) is not Release or len(self.all) - len(down) < self._quorum
+        awaited = [one for one in down if patient and not one.node.error]
+        for one in down:
+            if not one.is_dialling and one.node.may_dial(now_ms):
+                one.is_dialling, one.dialled_ms = True, now_ms
+                self.to_dial.append(one)
+        return awaited
+
+    def dial_wait_ms(self, awaited: Sequence[NodeConnection], now_ms: int, until_ms: int) -> int:
+        """How long a round goes on waiting for these dials; 0 if they have ended, or count as overdue from now on."""
+        late = [one for one in awaited if one.is_dialling]
+        if not late:
+            return 0
+        limit_ms = min(one.dialled_ms for one in late) + self._timeout_ms
+        if sum(one.handle is not None for one in self.all) < self._quorum:
+            # The last node timeout before the deadline is for the round itself.
+            limit_ms = max(limit_ms, until_ms - self._timeout_ms)
+        wait_ms = min(limit_ms, until_ms) - now_ms
+        if wait_ms > 0:
+            return wait_ms
+        for one in late:
+            one.node.mark_down(f"no answer within {self._timeout_ms} ms", now_ms)
+        return 0
+
+    def connected(self, connection: NodeConnection, handle: object, run_id: str, fingerprint: str) -> None:
+        """A dial has succeeded.
+
+        Args:
+            connection: The state of the connection.
+            handle: The driver's socket.
+            run_id: The run_id of the server, read on this connection.
+            fingerprint: The configuration fingerprint of the server's clients; empty if none is stored.
+        """
+        connection.adopt(handle, run_id)
+        connection.node.mark_up()
+        connection.agreed = fingerprint == self._codec.fingerprint
+        if fingerprint and not connection.agreed:
+            self._note_fingerprint(connection, codec.disagrees(fingerprint))
+        vote_checks.find_duplicates(self.all)
+        self._all_fit = all(one.is_fit for one in self.all)
+
+    @staticmethod
+    def dial_failed(connection: NodeConnection, reason: str) -> None:
+        """A dial has failed."""
+        connection.is_dialling, connection.reason = False, reason
+
+    def _note_fingerprint(self, connection: NodeConnection, vote: Vote) -> None:
+        """Remember whether a node accepts this client's configuration, from its reply."""
+        if vote.fingerprint:
+            connection.refusal, connection.agreed, self._was_rejected, self._all_fit = vote, False, True, False
+            connection.node.rejects(vote.fingerprint)
+            return
+        connection.agreed = vote.kind is not Kind.SILENT
+        if connection.refusal is not None:
+            connection.refusal = None
+            connection.node.rejects("")
+
+    def lost(self, connection: NodeConnection, reason: str) -> None:
+        """The connection has ended, or must end; the node casts no vote until the next dial succeeds."""
+        self._all_fit = False
+        if connection.handle is not None:
+            self.to_close.append(connection.handle)
+        for tally in connection.end(reason):
+            tally.record_silence(connection.place, reason)
+            if tally.waiter is not None:
+                self.finished.append(tally)
+
+    def drop_requests(self) -> None:
+        """Empty the outboxes, except where the system has accepted a part of a command."""
+        for one in self.all:
+            if not one.is_blocked:
+                one.outbox = b""
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether a node that is not suspect still has to answer a command."""
+        return any(one.is_awaited for one in self.all)

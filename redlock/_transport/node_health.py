@@ -1,0 +1,67 @@
+"""The health of a node as this process sees it: known failures, other clients' settings, and jumps of its clock.
+
+Invariants: no I/O and no clock; time is an argument. All connections of the process to a node share its health.
+"""
+
+from __future__ import annotations
+
+from redlock import _log
+from redlock._core.clock_jump import ClockJumpDetector
+
+_RETRY_FIRST_MS, _RETRY_LAST_MS = 100, 1_000
+_WATCH_MS = 100
+
+
+class NodeHealth:
+    """The known failures of a node.
+
+    Args:
+        label: The name of the node in messages, without a password.
+    """
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self.error = ""
+        """The reason why the node is down; empty while the node is up."""
+        self.clock = ClockJumpDetector()
+        self.watch_from_ms = 0
+        """When the node's clock is due for the next comparison: comparing every reply costs time and tells no more."""
+        self._other_fingerprint = ""
+        self._failures = 0
+        self._retry_at_ms = 0
+
+    def watch(self, time_ms: int, sent_ms: int, done_ms: int) -> None:
+        """Compare the node's time with earlier replies, and report a clock that jumped."""
+        self.watch_from_ms = done_ms + _WATCH_MS
+        jump_ms = self.clock.observe(time_ms, sent_ms, done_ms)
+        if jump_ms:
+            _log.warning("clock-jump", node=self.label, by_ms=jump_ms, jumps=self.clock.jumps)
+
+    def rejects(self, fingerprint: str) -> None:
+        """Record the configuration fingerprint of the node's other clients; empty if the node accepts this client."""
+        if fingerprint and fingerprint != self._other_fingerprint:
+            _log.warning("node-disagrees", node=self.label, fingerprint=fingerprint)
+        self._other_fingerprint = fingerprint
+
+    def mark_up(self) -> None:
+        """Record a successful dial."""
+        if self.error:
+            _log.info("node-up", node=self.label)
+        self.error, self._failures = "", 0
+
+    def mark_down(self, error: str, now_ms: int) -> None:
+        """Record a failed dial: no round waits for the node until a dial succeeds."""
+        if error != self.error:
+            _log.warning("node-down", node=self.label, reason=error)
+        self._failures += 1
+        pause_ms = min(_RETRY_FIRST_MS << min(self._failures - 1, 10), _RETRY_LAST_MS)
+        self.error, self._retry_at_ms = error, now_ms + pause_ms
+
+    def may_dial(self, now_ms: int) -> bool:
+        """Whether a dial is due. A True reserves the turn, so that a single thread dials a node that is down."""
+        if not self.error:
+            return True
+        if now_ms < self._retry_at_ms:
+            return False
+        self._retry_at_ms = now_ms + _RETRY_LAST_MS
+        return True

@@ -1,0 +1,150 @@
+"""The sockets of a connection set: performs the sends, reads, waits and dials that the state machine asks for.
+
+Invariants: no thread per node. The sockets are multiplexed with `selectors`, which gevent patches too.
+"""
+
+from __future__ import annotations
+
+import selectors
+import ssl
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, TypeAlias
+
+from redlock._clock import now_ms
+from redlock._transport.node import PendingConnection
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from redlock._transport.connection import NodeConnection
+    from redlock._transport.connections import NodeConnections
+    from redlock._transport.node import Connected, Node
+
+READ_BYTES = 16_384
+"""The largest piece that TLS decrypts: no data stays in a buffer that `select` does not see."""
+NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+_READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+
+Ready: TypeAlias = "list[tuple[selectors.SelectorKey, int]]"
+
+
+class Sockets:
+    """The sockets of a connection set.
+
+    Args:
+        nodes: The nodes, in their order.
+        state: The state of the connections.
+    """
+
+    def __init__(self, nodes: Sequence[Node], state: NodeConnections) -> None:
+        self._nodes, self._state = nodes, state
+        self._selector = selectors.DefaultSelector()
+        self._dials: dict[NodeConnection, PendingConnection] = {}
+        self._ended_dials: SimpleQueue[None] = SimpleQueue()
+        """A hint that a dial has ended."""
+
+    def wait(self, wait_ms: int) -> Ready:
+        """Wait for a socket with data, at most this long."""
+        return self._selector.select(wait_ms / 1000)
+
+    def receive(self, ready: Ready) -> int:
+        """Read these sockets; returns the clock after the read."""
+        state, arrived = self._state, []
+        for key, mask in ready:
+            connection: NodeConnection = key.data
+            if mask != _READ:
+                self.write(connection)
+                if connection.handle is None:
+                    continue
+            try:
+                arrived.append((connection, connection.handle.sock.recv(READ_BYTES)))
+            except NOT_NOW:
+                continue
+            except OSError as exc:
+                state.lost(connection, reason_of(exc))
+        now = now_ms()
+        for connection, data in arrived:
+            state.receive(connection, data, now)
+            if connection.outbox:
+                self.write(connection)
+        if state.to_close:
+            self.close_ended()
+        return now
+
+    def write_all(self, connections: Iterable[NodeConnection]) -> None:
+        """Write the outboxes of these connections."""
+        for connection in connections:
+            if connection.outbox:
+                self.write(connection)
+        if self._state.to_close:
+            self.close_ended()
+
+    def write(self, connection: NodeConnection) -> None:
+        """Write as much of an outbox as the system accepts."""
+        words, sock = connection.outbox, connection.handle.sock
+        # Before the send: an exception after the send must not cause a second one.
+        connection.outbox = b""
+        try:
+            sent = sock.send(words)
+        except NOT_NOW:
+            sent = 0
+        except OSError as exc:
+            self._state.lost(connection, reason_of(exc))
+            return
+        if sent != len(words) or connection.is_blocked:
+            connection.keep(words, sent)
+            self._selector.modify(sock, _READ | _WRITE if connection.is_blocked else _READ, connection)
+
+    def dial(self) -> None:
+        """Start the dials that the state asks for, each in its own thread, and use those that have ended."""
+        to_dial = self._state.to_dial
+        while to_dial:
+            connection = to_dial.pop()
+            self._dials[connection] = PendingConnection(self._nodes[connection.place], self._note_ended_dial)
+        self._adopt_ended()
+
+    def _note_ended_dial(self) -> None:
+        if self._ended_dials.empty():
+            self._ended_dials.put(None)
+
+    def await_dial(self, wait_ms: int) -> None:
+        """Wait until a dial has ended, at most this long."""
+        with suppress(Empty):
+            self._ended_dials.get(timeout=wait_ms / 1000)
+
+    def _adopt_ended(self) -> None:
+        for connection, dial in list(self._dials.items()):
+            if not dial.done.is_set():
+                continue
+            del self._dials[connection]
+            if dial.result is None:
+                self._state.dial_failed(connection, dial.error)
+            else:
+                self.adopt(connection, dial.result)
+
+    def adopt(self, connection: NodeConnection, connected: Connected) -> None:
+        """Use a new connection to a node."""
+        exchange, run_id, fingerprint = connected
+        self._selector.register(exchange.sock, _READ, connection)
+        self._state.connected(connection, exchange, run_id, fingerprint)
+
+    def close_ended(self) -> None:
+        """Close the connections that have ended."""
+        for exchange in self._state.to_close:
+            self._selector.unregister(exchange.sock)
+            exchange.close()
+        self._state.to_close.clear()
+
+    def abandon(self) -> None:
+        """Close everything without touching the selector, which a forked child shares with its parent."""
+        for exchange in [*(one.handle for one in self._state.all if one.handle is not None), *self._state.to_close]:
+            exchange.close()
+        for dial in self._dials.values():
+            dial.abandon()
+        self._selector.close()
+
+
+def reason_of(error: OSError) -> str:
+    """The reason of a failed read or write, in lower case."""
+    return error.strerror.lower() if error.strerror else str(error)

@@ -1,0 +1,198 @@
+"""`redlock._transport.connected_nodes`: dials, rejections and duplicate addresses, without I/O."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from redlock._core.commands import Wait
+from tests.unit.memory_nodes import (
+    ATTEMPT,
+    EXTENSION,
+    GRANT,
+    RELEASE,
+    RELEASED,
+    START_MS,
+    TIMEOUT_MS,
+    Client,
+    refusal,
+)
+
+if TYPE_CHECKING:
+    import pytest
+
+UNTIL_MS = START_MS + 2 * TIMEOUT_MS
+
+
+def test_the_first_round_dials_all_nodes_and_waits_for_them() -> None:
+    client = Client(connected=False)
+    places, awaited = client.dial(ATTEMPT)
+    assert places == set(range(5))
+    assert len(awaited) == 5
+    assert client.state.dial_wait_ms(awaited, client.now, UNTIL_MS) == TIMEOUT_MS
+    for place in range(4):
+        client.connect(place)
+    client.now += 60
+    assert client.state.dial_wait_ms(awaited, client.now, UNTIL_MS) == 40
+    client.state.dial_failed(client[4], "connection refused")
+    assert client.state.dial_wait_ms(awaited, client.now, UNTIL_MS) == 0
+    tally = client.begin()
+    assert client.letters(tally) == "....S"
+    assert tally.votes[4].reason == "connection refused"
+
+
+def test_an_overdue_dial_is_waited_for_once() -> None:
+    client = Client(connected=False)
+    _, awaited = client.dial(ATTEMPT)
+    for place in range(4):
+        client.connect(place)
+    client.now += TIMEOUT_MS
+    assert client.state.dial_wait_ms(awaited, client.now, UNTIL_MS) == 0
+    assert client.health[4].error == "no answer within 100 ms"
+    assert client.dial(ATTEMPT) == (set(), []), "the dial goes on, and no round waits for it"
+    client.connect(4)
+    assert not client.health[4].error
+    assert client.state.is_ready(client.now)
+
+
+def test_without_a_quorum_a_round_waits_for_dials_until_its_deadline() -> None:
+    client = Client(connected=False)
+    _, awaited = client.dial(ATTEMPT)
+    client.connect(0)
+    client.connect(1)
+    until_ms = START_MS + 10 * TIMEOUT_MS
+    assert client.state.dial_wait_ms(awaited, client.now, until_ms) == 9 * TIMEOUT_MS, "the rest is for the round"
+    client.now += 3 * TIMEOUT_MS
+    client.connect(2)
+    assert client.state.dial_wait_ms(awaited, client.now, until_ms) == 0
+
+
+def test_the_round_deadline_ends_the_wait_for_a_dial() -> None:
+    client = Client(connected=False)
+    _, awaited = client.dial(ATTEMPT)
+    assert client.state.dial_wait_ms(awaited, client.now, START_MS + 30) == 30
+
+
+def test_a_release_waits_for_no_dial_if_a_quorum_is_connected() -> None:
+    client = Client()
+    for place in (0, 1):
+        client.state.lost(client[place], "gone")
+    assert client.dial(RELEASE) == ({0, 1}, [])
+    client = Client()
+    for place in (0, 1, 2):
+        client.state.lost(client[place], "gone")
+    places, awaited = client.dial(RELEASE)
+    assert (places, len(awaited)) == ({0, 1, 2}, 3)
+
+
+def test_a_lost_connection_drops_its_bytes_and_what_it_held_back() -> None:
+    client = Client()
+    client.begin(RELEASE, Wait.COUNTED, hold=True)
+    client[0].keep(b"EVALSHA", 2)
+    client.state.lost(client[0], "gone")
+    client.connect(0)
+    client[0].flush()
+    assert (client[0].outbox, client[0].is_blocked, len(client[0].pending)) == (b"", False, 0)
+
+
+def test_a_rejection_by_a_minority_costs_its_votes_only() -> None:
+    client = Client()
+    tally = client.begin()
+    client.receive(0, refusal())
+    for place in (1, 2, 3):
+        client.receive(place, GRANT)
+    result = client.state.finish(tally, client.now)
+    assert result.won
+    assert result.disagreement is None, "a minority's rejection is hidden"
+    client.receive(4, GRANT)
+    tally = client.begin(EXTENSION)
+    assert client[0].handle.kinds() == ["Acquire", "Extend"], "it may accept the client meanwhile"
+    assert client.letters(tally) == "....."
+    client.receive(0, GRANT)
+    assert client.letters(tally) == "G....", "it has accepted the client"
+    for place in (1, 2):
+        client.receive(place, GRANT)
+    client.state.finish(tally, client.now)
+    client.dial(ATTEMPT)
+    assert client.state.is_ready(client.now)
+
+
+def test_a_rejecting_node_that_is_silent_is_not_waited_for() -> None:
+    client = Client()
+    client.begin()
+    client.receive(0, refusal())
+    tally = client.begin(EXTENSION, Wait.ALL)
+    for place in (1, 2, 3, 4):
+        client.receive(place, GRANT + GRANT)
+    assert not tally.is_over
+    client.now += TIMEOUT_MS
+    client.state.expire(tally, client.now)
+    tally = client.begin(EXTENSION, Wait.ALL)
+    assert client.letters(tally) == "S...."
+
+
+def test_a_client_that_a_quorum_rejects_sends_no_command_that_votes() -> None:
+    client = Client()
+    tally = client.begin()
+    for place in (0, 1, 2):
+        client.receive(place, refusal())
+    result = client.state.finish(tally, client.now)
+    assert result.disagreement == 0
+    places, _ = client.dial(ATTEMPT)
+    assert places == {0, 1, 2}, "new connections read the record again"
+    for place in places:
+        client.connect(place, fingerprint="max_ttl=9s")
+    written = [len(one.handle.written) for one in client.state.all]
+    tally = client.begin()
+    assert client.letters(tally) == "SSSSS"
+    assert client.state.finish(tally, client.now).disagreement == 0
+    assert [len(one.handle.written) for one in client.state.all] == written, "not a byte"
+    client.begin(RELEASE, Wait.COUNTED)
+    assert client[3].handle.kinds()[-1] == "Release", "a release needs no vote"
+
+
+def test_a_rejection_that_is_late_for_its_round_counts() -> None:
+    client = Client()
+    tally = client.begin()
+    for place in (0, 1, 2):
+        client.receive(place, GRANT)
+    client.state.finish(tally, client.now)
+    client.receive(4, refusal())
+    assert client[4].refusal is not None
+    assert not client.state.is_ready(client.now)
+
+
+def test_addresses_of_the_same_server_cast_one_vote(caplog: pytest.LogCaptureFixture) -> None:
+    client = Client(connected=False)
+    client.dial(ATTEMPT)
+    for place, server in enumerate("aabcc"):
+        client.connect(place, run_id=server * 40)
+    assert sum("node-duplicate" in line for line in caplog.messages) == 2
+    tally = client.begin()
+    for place in range(5):
+        client.receive(place, GRANT)
+    assert client.letters(tally) == "GSGGS"
+    assert tally.votes[1].same_as == "h:0"
+    assert [one.handle.kinds() for one in client.state.all] == [["Acquire"]] * 5, "all of them get the command"
+
+
+def test_requests_that_were_not_sent_are_dropped_but_for_a_part() -> None:
+    client = Client()
+    client.begin(RELEASE, Wait.COUNTED, hold=True)
+    for one in client.state.all[:2]:
+        one.outbox = b"EVALSHA"
+    client[1].keep(b"EVALSHA", 3)
+    client.state.drop_requests()
+    for one in client.state.all:
+        one.flush()
+    assert client[0].outbox.startswith(b"*"), "only what was held back"
+    assert client[1].outbox.startswith(b"LSHA*"), "a command that the system accepted in part stays whole"
+
+
+def test_a_set_is_awaited_until_every_reply_has_come() -> None:
+    client = Client()
+    assert not client.state.is_awaited
+    client.begin(RELEASE, Wait.SENT)
+    for place in range(5):
+        assert client.state.is_awaited
+        client.receive(place, RELEASED)
+    assert not client.state.is_awaited

@@ -1,0 +1,341 @@
+"""`redlock._transport.connections`: rounds without I/O, however the bytes come and go."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from redlock._core.commands import Round, Wait
+from redlock._core.vote_tally import VoteTally
+from redlock._transport.codec import SCRIPTS
+from redlock._transport.exchange import pack
+from tests.unit.memory_nodes import (
+    ATTEMPT,
+    DENIAL,
+    EXTENSION,
+    GRANT,
+    INSPECTION,
+    LOADED,
+    NOSCRIPT,
+    RELEASE,
+    RELEASED,
+    START_MS,
+    TIMEOUT_MS,
+    WALL_US,
+    Client,
+)
+
+
+def test_a_round_is_one_command_per_node_and_a_quorum_decides() -> None:
+    client = Client()
+    tally = client.begin()
+    assert [one.handle.kinds() for one in client.state.all] == [["Acquire"]] * 5
+    for place in (3, 0):
+        client.receive(place, GRANT)
+        assert not tally.is_over
+    client.receive(1, GRANT)
+    assert tally.is_over
+    result = client.state.finish(tally, client.now)
+    assert (result.votes_text, result.sent_ms) == ("GG.G.", START_MS)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 1_000])
+def test_replies_may_come_in_pieces(size: int) -> None:
+    client = Client()
+    tallies = [client.begin(INSPECTION, Wait.ALL) for _ in range(3)]
+    for place in range(5):
+        data = GRANT + DENIAL + GRANT
+        for at in range(0, len(data), size):
+            client.receive(place, data[at : at + size])
+    assert [client.letters(tally) for tally in tallies] == ["GGGGG", "DDDDD", "GGGGG"]
+
+
+def test_what_the_system_does_not_accept_is_sent_later() -> None:
+    """Every command arrives whole and in order, and each reply finds the tally of its command."""
+    chance, client = random.Random(7), Client()
+    one, arrived = client[0], bytearray()
+    commands = [pack("ECHO", str(number) + "x" * 1_000) for number in range(2_000)]
+    tallies = [VoteTally(Round(INSPECTION, Wait.ALL), 5, number) for number in range(2_000)]
+
+    def write() -> None:
+        words, one.outbox = one.outbox, b""
+        sent = chance.randint(0, min(len(words), 5_000))
+        arrived.extend(words[:sent])
+        if sent != len(words) or one.is_blocked:
+            one.keep(words, sent)
+
+    for tally, words in zip(tallies, commands, strict=True):
+        assert one.request(words, tally), "the connection is kept"
+        write()
+    while one.outbox:
+        assert one.is_blocked
+        write()
+    assert not one.is_blocked
+    assert arrived == b"".join(commands)
+    data = b"".join(GRANT if number % 3 else DENIAL for number in range(2_000))
+    while data:
+        size = chance.randint(1, 900)
+        client.receive(0, data[:size])
+        data = data[size:]
+    assert [client.letters(tally) for tally in tallies] == [
+        "G...." if number % 3 else "D...." for number in range(2_000)
+    ]
+
+
+@pytest.mark.parametrize("sent", [b"", GRANT[:9]])
+def test_a_reset_inside_a_reply_is_a_vote_less(sent: bytes) -> None:
+    client = Client()
+    tally = client.begin()
+    if sent:
+        client.receive(2, sent)
+    handle = client[2].handle
+    client.state.lost(client[2], "connection reset by peer")
+    client.close()
+    assert client.closed == [handle], "the driver closes it once"
+    assert client.letters(tally) == "..S.."
+    assert tally.votes[2].reason == "connection reset by peer"
+    for place in (0, 1, 3):
+        client.receive(place, GRANT)
+    assert tally.is_over
+    client.connect(2)
+    tally = client.begin()
+    client.receive(2, DENIAL)
+    assert client.letters(tally) == "..D..", "nothing of the old connection is left"
+    client.receive(2, b"")
+    assert client[2].reason == "the node closed the connection"
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "not the Redis protocol"),
+        (b"*5000\r\n", "list that is too long"),
+        (b"$70000\r\n" + b"x" * 70_000, "more than 65 kB"),
+        (GRANT + GRANT, "without being asked"),
+    ],
+)
+def test_bytes_that_are_no_reply_end_the_connection(data: bytes, reason: str) -> None:
+    client = Client()
+    tally = client.begin()
+    client.receive(4, data)
+    assert client[4].handle is None
+    assert len(client.closed) == 1
+    assert reason in tally.votes[4].reason
+    assert client.letters(tally) == "....S", "nothing of it counts"
+    assert not client.state.is_ready(client.now)
+
+
+def test_a_node_that_drips_is_waited_for_once_until_its_reply_is_whole() -> None:
+    client = Client()
+    tally = client.begin(wait=Wait.ALL)
+    for place in range(4):
+        client.receive(place, GRANT)
+    for at in range(10):
+        client.now += 10
+        client.receive(4, GRANT[at : at + 1])
+    assert not tally.is_over
+    client.state.expire(tally, client.now)
+    assert tally.is_over
+    assert tally.votes[4].timed_out
+    assert client[4].suspect_since_ms == client.now
+    client.state.finish(tally, client.now)
+
+    assert not client.state.is_ready(client.now)
+    assert client.dial(EXTENSION) == (set(), [])
+    tally = client.begin(EXTENSION, Wait.ALL)
+    assert client[4].handle.kinds() == ["Acquire", "Extend"], "it gets the command"
+    for place in range(4):
+        client.receive(place, GRANT)
+    assert tally.is_over, "nobody waits for the suspect"
+    client.state.finish(tally, client.now)
+
+    assert client.letters(client.begin(ATTEMPT)) == "....S"
+    assert client[4].handle.kinds() == ["Acquire", "Extend"], "it gets no new attempt"
+    client.receive(4, GRANT[10:])
+    assert client.dial(EXTENSION) == (set(), [])
+    assert client.state.is_ready(client.now), "a whole reply ends the suspicion"
+
+
+def test_a_late_reply_counts_for_no_other_round() -> None:
+    client = Client()
+    first = client.begin()
+    for place in (0, 1, 2):
+        client.receive(place, GRANT)
+    assert client.state.finish(first, client.now).won
+    second = client.begin()
+    client.receive(3, GRANT)
+    client.receive(4, GRANT + DENIAL)
+    assert client.letters(second) == "....D"
+    assert client.letters(first) == "GGG..", "a closed tally does not change"
+
+
+def test_rounds_at_the_same_time_get_their_own_replies() -> None:
+    client = Client()
+    tallies = [client.begin(INSPECTION), client.begin(ATTEMPT), client.begin(RELEASE, Wait.COUNTED)]
+    for number, tally in enumerate(tallies):
+        tally.waiter = number
+    for place in (4, 2, 0):
+        client.receive(place, GRANT + DENIAL)
+    client.receive(4, RELEASED)
+    assert [client.letters(tally) for tally in tallies] == ["G.G.G", "D.D.D", "....G"]
+    assert [tally.waiter for tally in client.state.finished] == [0, 1] * 3 + [2]
+    assert [tally.is_over for tally in tallies] == [True, True, False]
+    client.state.finished.clear()
+    client.state.lost(client[0], "gone")
+    client.state.lost(client[1], "gone")
+    assert [tally.waiter for tally in client.state.finished] == [2, 0, 1, 2]
+
+
+def test_a_suspect_node_loses_its_connection_after_a_second() -> None:
+    client = Client()
+    tally = client.begin(wait=Wait.ALL)
+    for place in range(4):
+        client.receive(place, GRANT)
+    client.now += TIMEOUT_MS
+    client.state.expire(tally, client.now)
+    client.state.finish(tally, client.now)
+    client.now += 1_000
+    assert client.dial(ATTEMPT) == (set(), [])
+    client.now += 1
+    assert client.dial(ATTEMPT) == (set(), [])
+    assert client[4].handle is None
+    assert client.health[4].error == "no answer within 100 ms"
+    client.now += 100
+    places, awaited = client.dial(ATTEMPT)
+    assert places == {4}
+    assert not awaited, "no round waits for a node that is down"
+    assert client.dial(ATTEMPT) == (set(), []), "a dial is under way"
+
+
+def silence(client: Client, answering: int) -> None:
+    tally = client.begin(wait=Wait.ALL)
+    for place in range(answering):
+        client.receive(place, GRANT)
+    client.now += TIMEOUT_MS
+    client.state.expire(tally, client.now)
+    client.state.finish(tally, client.now)
+
+
+def test_without_a_quorum_silent_connections_are_renewed_at_once() -> None:
+    client = Client()
+    silence(client, 2)
+    assert client.dial(RELEASE) == (set(), []), "a release must not overtake its acquire"
+    places, awaited = client.dial(ATTEMPT)
+    assert places == {2, 3, 4}
+    assert {one.place for one in awaited} == {2, 3, 4}
+    client = Client()
+    silence(client, 3)
+    assert client.dial(ATTEMPT) == (set(), [])
+
+
+def test_a_release_has_a_shorter_limit_and_suspects_nobody() -> None:
+    client = Client()
+    tally = client.begin(RELEASE, Wait.COUNTED)
+    assert client.state.limit_ms(tally) == 80
+    client.now += 80
+    client.state.expire(tally, client.now)
+    assert all(vote.timed_out for vote in tally.votes)
+    client.state.finish(tally, client.now)
+    assert client.state.is_ready(client.now)
+    assert client.state.limit_ms(client.begin(ATTEMPT)) == TIMEOUT_MS
+
+
+def test_an_idle_set_reads_before_it_is_used() -> None:
+    client = Client()
+    client.now += 1_000
+    assert client.state.is_ready(client.now)
+    assert not client.state.needs_read(client.now)
+    client.now += 1
+    assert not client.state.is_ready(client.now)
+    assert client.state.needs_read(client.now)
+
+
+def test_a_node_that_lost_its_scripts_gets_them_and_the_command_once_more() -> None:
+    client = Client()
+    tally = client.begin()
+    client[0].handle.commands.clear()
+    client.receive(0, NOSCRIPT)
+    client.write()
+    assert client[0].handle.kinds() == ["script"] * len(SCRIPTS) + ["Acquire"]
+    client.receive(0, LOADED * len(SCRIPTS) + GRANT)
+    assert client.letters(tally) == "G...."
+    client[1].handle.commands.clear()
+    client.receive(1, NOSCRIPT)
+    client.receive(1, LOADED * len(SCRIPTS) + NOSCRIPT)
+    client.write()
+    assert client[1].handle.kinds() == ["script"] * len(SCRIPTS) + ["Acquire"], "not in an endless loop"
+    assert client.letters(tally) == "GS..."
+
+
+def test_a_command_of_a_closed_round_is_not_repeated() -> None:
+    client = Client()
+    tally = client.begin()
+    client.state.finish(tally, client.now)
+    cancel = client.begin(RELEASE, Wait.SENT)
+    client[0].handle.commands.clear()
+    client.receive(0, NOSCRIPT + NOSCRIPT)
+    client.write()
+    loads = ["script"] * len(SCRIPTS)
+    assert client[0].handle.kinds() == [*loads, *loads, "Release"], "the cancel is repeated, the attempt is not"
+    client.receive(0, LOADED * 2 * len(SCRIPTS) + RELEASED)
+    assert client.letters(cancel) == "G...."
+
+
+def test_a_node_that_never_answers_loses_the_connection_at_last() -> None:
+    client = Client()
+    for _ in range(4_096):
+        tally = client.begin(INSPECTION)
+        for place in (0, 1, 2, 3):
+            client.receive(place, GRANT)
+        client.state.finish(tally, client.now)
+    assert client[4].handle is not None
+    tally = client.begin(INSPECTION, Wait.ALL)
+    assert client[4].handle is None
+    assert client.letters(tally) == "....S"
+    assert "overdue" in tally.votes[4].reason
+    assert len(client.closed) == 1
+
+
+def test_a_held_back_command_goes_out_before_the_next_in_one_piece() -> None:
+    client = Client()
+    held = [client.begin(RELEASE, Wait.COUNTED, hold=True) for _ in range(2)]
+    assert [bytes(one.handle.written) for one in client.state.all] == [b""] * 5
+    tally = client.state.begin(Round(ATTEMPT), client.now)
+    assert all(one.outbox.count(b"EVALSHA") == 3 for one in client.state.all)
+    client.write()
+    assert client[3].handle.kinds() == ["Release", "Release", "Acquire"]
+    client.receive(3, RELEASED + RELEASED + DENIAL)
+    assert [client.letters(one) for one in (*held, tally)] == ["...G.", "...G.", "...D."]
+    client.begin(RELEASE, Wait.COUNTED, hold=True)
+    client[3].flush()
+    client.write([3])
+    assert client[3].handle.kinds()[3:] == ["Release"]
+
+
+def test_a_round_to_some_nodes_asks_only_those() -> None:
+    client = Client()
+    tally = client.state.begin(Round(RELEASE, Wait.ALL, (1, 3)), client.now)
+    client.write()
+    assert client.letters(tally) == "S.S.S"
+    assert [bool(one.pending) for one in client.state.all] == [False, True, False, True, False]
+
+
+def test_a_token_far_ahead_of_the_other_nodes_has_no_vote() -> None:
+    client = Client()
+    tally = client.begin()
+    ahead = WALL_US + 3600 * 1_000_000
+    for place, fence in enumerate((7, 7, ahead, ahead + 1_000_000)):
+        client.receive(place, b"*3\r\n:1\r\n:%d\r\n:%d\r\n" % (WALL_US // 1_000, fence))
+    assert client.letters(tally) == "GGGS."
+    assert "more than an hour ahead" in tally.votes[3].reason
+
+
+def test_a_jump_of_a_node_clock_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    client = Client()
+    for ahead in (0, 0, 60_000):
+        tally = client.begin()
+        client.receive(0, b"*3\r\n:1\r\n:%d\r\n:7\r\n" % (client.now + ahead))
+        client.state.finish(tally, client.now)
+        client.now += 100
+    assert [line for line in caplog.messages if "clock-jump" in line and "jumps=1" in line]
