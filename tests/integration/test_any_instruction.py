@@ -136,10 +136,6 @@ def works(struck: Stricken) -> list[Callable[[], object]]:
     return [block, inner_block, by_hand, asynchronous_release]
 
 
-# A connection that is thrown away is left to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
-
 def test_an_exception_at_any_instruction_does_no_harm(stricken: Stricken) -> None:
     wrong = []
     for work in works(stricken):
@@ -170,8 +166,9 @@ def test_an_exception_in_any_wait_does_no_harm(stricken: Stricken, nodes: Cluste
             wait_in_vain, files=("local_wait_queue.py", "wait_queue.py", "acquisition.py", "_mutex.py")
         )
         assert not stricken.strike(wait_in_vain, numbers)
-        gc.collect()
-        assert not stricken.client.context.waiter_pool.local_queue.has_waiters(("held",))
+        # A collection does nothing while another thread collects.
+        waiters = stricken.client.context.waiter_pool.local_queue
+        eventually(lambda: gc.collect() >= 0 and not waiters.has_waiters(("held",)), "an empty queue")
     stricken.is_as_good_as_new()
 
 

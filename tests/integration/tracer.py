@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import redlock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import CodeType, FrameType
 
 _PACKAGE = str(Path(redlock.__file__).parent)
@@ -49,11 +49,17 @@ class Tracer:
 
     def run(self, work: Callable[[], object]) -> None:
         """Do this work under the trace function."""
+        # The end of a generator ends all exception handlers inside. After an exception at the last instructions of a
+        # handler, CPython would count the handled exception as current, and its traceback would keep objects alive.
+        next(self._traced(work), None)
+
+    def _traced(self, work: Callable[[], object]) -> Iterator[None]:
         sys.settrace(self._call)
         try:
             work()
         finally:
             sys.settrace(None)
+        yield
 
     def _call(self, frame: FrameType, _event: str, _arg: object) -> Any:  # noqa: ANN401 - the type in typeshed is recursive
         if not frame.f_code.co_filename.startswith(_PACKAGE):
