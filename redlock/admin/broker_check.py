@@ -45,10 +45,14 @@ def redis_url(url: str) -> str:
 
     Celery has a default host and port, another name for sockets, and its own options behind the question mark.
     """
-    parts = urlsplit(url)
-    scheme = _REDIS.get(parts.scheme)
+    scheme = _REDIS.get(url.partition("://")[0].lower())
     if scheme is None:
         return ""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        # The reader of addresses explains what is wrong.
+        return url
     options = dict(parse_qsl(parts.query))
     known = {name: value for name, value in options.items() if name.startswith("ssl_") or name in {"password", "db"}}
     if scheme == "unix" and "virtual_host" in options:
@@ -67,7 +71,7 @@ def check(url: str, timeout: float) -> list[Finding]:
         url: The broker's address.
         timeout: Seconds to wait for each answer.
     """
-    transport = url.partition("://")[0]
+    transport = url.partition("://")[0].lower()
     if transport.partition("+")[0] in _AMQP:
         return _check_amqp(url, timeout)
     what = "the doctor can check Redis and AMQP brokers; this one was not contacted"

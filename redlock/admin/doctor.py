@@ -68,7 +68,7 @@ def check(
     for url in broker_check.urls(broker):
         redis_url = broker_check.redis_url(url)
         if redis_url:
-            state = probe_node(redis_url, timeout=timeout)
+            state = _probe("broker", redis_url, timeout)
             fine = Finding(
                 Level.FINE,
                 "broker",
@@ -84,10 +84,18 @@ def check(
         tasks = visibility_timeout.locked_tasks(app, settings.ttl)
     findings += visibility_timeout.findings({"broker_url": broker} if app is None else app.conf, tasks)
     if store:
-        findings += examine_broker(probe_node(store, timeout=timeout), status, owns_data=True)
+        findings += examine_broker(_probe("store", store, timeout), status, owns_data=True)
     if database:
         findings += database_check.check(database, ttl=settings.ttl, timeout=timeout)
     return sort(findings)
+
+
+def _probe(what: str, url: str, timeout: float) -> NodeState:
+    try:
+        return probe_node(url, timeout=timeout)
+    except ConfigurationError as error:
+        problem = f"the address of the {what}: {error}"
+    raise ConfigurationError(problem)
 
 
 def examine(status: ClusterStatus, settings: Settings) -> list[Finding]:

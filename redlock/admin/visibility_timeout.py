@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from redlock.admin.diagnostics import Finding, Level
 
@@ -67,13 +67,13 @@ def timeout_of(conf: Mapping[str, Any]) -> float | None:
         conf: The app's configuration: transport options, also those of SQS's predefined queues, and addresses.
     """
     urls = list(_urls(conf))
-    scheme = urlsplit(urls[0]).scheme.partition("+")[0] if urls else ""
+    scheme = urls[0].partition("://")[0].lower().partition("+")[0] if urls else ""
     if scheme in _WITHOUT:
         return None
     options = conf.get("broker_transport_options") or {}
     given = [options.get(_NAME)]
     given += [queue.get(_NAME) for queue in (options.get("predefined_queues") or {}).values()]
-    given += [value for url in urls for value in parse_qs(urlsplit(url).query).get(_NAME, [])]
+    given += [value for url in urls for value in parse_qs(url.partition("?")[2]).get(_NAME, [])]
     seconds = [number for number in map(_number, given) if number is not None]
     return min(seconds, default=_DEFAULTS.get(scheme))
 

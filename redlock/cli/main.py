@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import redlock
 from redlock import _validation
 from redlock._escaping import escape
+from redlock._masking import mask
 from redlock.admin import doctor, force_release
 from redlock.admin.bootstrap import declare_nodes
 from redlock.admin.cluster_status import cluster_status
@@ -269,9 +270,9 @@ def _release(options: argparse.Namespace) -> int:
     with lock.client() as client:
         lease = force_release.target(client, options.resource)
         if lease is None:
-            print(f"No client holds {options.resource!r}; nothing was changed.")
+            print(mask(escape(f"No client holds {options.resource!r}; nothing was changed.")))
             return 0
-        print(escape(lease.describe()))
+        print(mask(escape(lease.describe())))
         print(force_release.RISK)
         if not options.yes and not sys.stdin.isatty():
             raise ConfigurationError("there is no terminal for the question; --yes answers the question beforehand")

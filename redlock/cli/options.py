@@ -6,6 +6,7 @@ import argparse
 import os
 from typing import Any, NoReturn
 
+from redlock._escaping import escape
 from redlock._masking import mask
 from redlock.celery import conf
 from redlock.errors import ConfigurationError
@@ -15,11 +16,11 @@ __all__ = ["Parser", "broker_from", "database_from", "given", "settings_from"]
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that masks passwords in its errors, because an error repeats the typed text."""
+    """A parser whose errors show no password and no control character, because an error repeats the typed text."""
 
     def error(self, message: str) -> NoReturn:
         """Print the error and end the process."""
-        super().error(mask(message))
+        super().error(mask(escape(message)))
 
 
 def settings_from(options: argparse.Namespace, *names: str) -> Settings:

@@ -207,3 +207,13 @@ def test_the_command_ends_with_the_worst_as_its_status(
 def test_the_command_ends_with_2_where_it_is_unsafe(nodes: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["doctor", "--nodes", ",".join(nodes.urls), "--ttl", "60"]) == Level.UNSAFE
     assert "ttl is 60.0 s, longer than max_ttl" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("what", ["broker", "store"])
+def test_an_address_that_cannot_be_read_is_named(nodes: Cluster, capsys: pytest.CaptureFixture[str], what: str) -> None:
+    for address in (f"redis://:{CANARY}@[::1", f"redis://:{CANARY}@h:x"):
+        status = main.main(["doctor", "--nodes", ",".join(nodes.urls), f"--{what}", address])
+        said = capsys.readouterr().err
+        assert status == main.BAD_INPUT
+        assert said.startswith(f"redlock: the address of the {what}: ")
+        assert CANARY not in said

@@ -19,7 +19,10 @@ from redlock.admin.diagnostics import Level
         ("redis://h:1/0?visibility_timeout=30&ssl_ca_certs=/ca", "redis://h:1/0?ssl_ca_certs=%2Fca"),
         ("redis+socket:///run/r.sock?virtual_host=2", "unix:///run/r.sock?db=2"),
         ("unix:///run/r.sock", "unix:///run/r.sock"),
+        ("REDIS://h:1", "redis://h:1"),
+        ("redis://:secret@[::1", "redis://:secret@[::1"),
         ("amqp://h", ""),
+        ("amqp://u:secret@[::1", ""),
         ("sqs://", ""),
     ],
 )
@@ -37,4 +40,11 @@ def test_another_transport_is_said_to_be_unchecked(broker: str) -> None:
     (finding,) = broker_check.check(broker, 1.0)
     assert (finding.level, finding.code) == (Level.WARNING, "not-checked")
     assert "was not contacted" in finding.what
+    assert "canary" not in str(finding)
+
+
+@pytest.mark.parametrize("broker", ["amqp://u:canary@[::1", "AMQP://u:canary@[::1"])
+def test_an_address_that_cannot_be_read_is_a_finding(broker: str) -> None:
+    (finding,) = broker_check.check(broker, 1.0)
+    assert (finding.level, finding.code) == (Level.WARNING, "address")
     assert "canary" not in str(finding)

@@ -66,6 +66,15 @@ def test_what_is_no_command_is_status_2(capsys: pytest.CaptureFixture[str], argu
     assert "usage: redlock" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("character", ["\x1b", "\u202e", "\ufeff", "\x07"])
+def test_an_error_shows_no_control_character(capsys: pytest.CaptureFixture[str], character: str) -> None:
+    with pytest.raises(SystemExit):
+        main.main(["status", f"a{character}redis://:canary@h"])
+    error = capsys.readouterr().err
+    assert character not in error
+    assert "canary" not in error
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

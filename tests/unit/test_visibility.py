@@ -43,6 +43,7 @@ REDIS, SENTINEL, AMQP = "redis://h:6379/0", "sentinel://a:26379;sentinel://b:263
         ({"broker_url": "redis+socket:///run/redis.sock"}, 3_600),
         ({"broker_url": AMQP, "broker_transport_options": {"visibility_timeout": 5}}, None),
         ({"broker_url": "memory://"}, None),
+        ({"broker_url": "redis://:secret@[::1?visibility_timeout=12"}, 12),
         ({"broker_url": REDIS, "broker_transport_options": {"visibility_timeout": "soon"}}, 3_600),
         ({}, None),
     ],
