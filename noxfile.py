@@ -91,10 +91,11 @@ def _tests(session: nox.Session, name: str, requirements: str, *, whole: bool = 
         environment["PATH"] = os.pathsep.join([_folder_with(session, server), environment["PATH"]])
     versions = json.loads(str(session.run("python", "-c", _VERSIONS, *SHOWN, silent=True, env=environment)))
     began = time.monotonic()
-    selection = ["--ignore", "tests/compose", "-m", "not long"] if whole else [*SHORT, "-m", "not long"]
-    session.run(
-        "python", "-m", "pytest", "-q", "-n", "4", "--dist", "worksteal", *selection, *session.posargs, env=environment
-    )
+    selection = ["-m", "not long", *(["--ignore", "tests/compose"] if whole else SHORT)]
+    if requirements != "dev":
+        # Old versions of redis-py and kombu leave failed sockets to the garbage collector.
+        selection += ["-W", "ignore:unclosed:ResourceWarning"]
+    session.run("python", "-m", "pytest", "-q", "-n", "4", "--dist", "worksteal", *selection, env=environment)
     seconds = time.monotonic() - began
     tests = "all of `make test`" if whole else "short selection"
     result.write_text(json.dumps({"session": name, **versions, "tests": tests, "seconds": round(seconds)}))

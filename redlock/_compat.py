@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 from redis.connection import Connection, SSLConnection
+from redis.connection import parse_url as _parse_url
 
 try:
     import hiredis
@@ -38,7 +39,16 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterable, Mapping
 
-__all__ = ["USES_HIREDIS", "HiredisError", "Reader", "ReplyError", "connection_options", "pack_words", "with_tls"]
+__all__ = [
+    "USES_HIREDIS",
+    "HiredisError",
+    "Reader",
+    "ReplyError",
+    "connection_options",
+    "pack_words",
+    "parse_url",
+    "with_tls",
+]
 
 _REDIS_PY = tuple(int(part) for part in redis.__version__.split(".")[:2])
 
@@ -46,11 +56,24 @@ pack_words: Callable[[Iterable[str | bytes]], bytes] = pack_command  # type: ign
 """A command in the Redis protocol. A name and no function, for speed."""
 
 
-def connection_options(kind: type[object], given: Mapping[str, object]) -> dict[str, Any]:
+def parse_url(url: str) -> dict[str, Any]:
+    """An address as options of a redis-py connection.
+
+    Raises:
+        ValueError: An option has no valid value; the message may repeat the value.
+    """
+    options = dict(_parse_url(url))  # type: ignore[no-untyped-call]
+    # Superfluous from redis-py 8.1 on: older versions fail with a text only during the handshake.
+    if "ssl_min_version" in options:
+        options["ssl_min_version"] = int(options["ssl_min_version"])
+    return options
+
+
+def connection_options(kind: object, given: Mapping[str, object]) -> dict[str, Any]:
     """The options of a redis-py connection whose names or defaults depend on the version.
 
     Args:
-        kind: The class of the connection.
+        kind: The class of the connection; an address may name something else.
         given: The options of the address.
     """
     options: dict[str, Any] = {}
@@ -63,7 +86,8 @@ def connection_options(kind: type[object], given: Mapping[str, object]) -> dict[
 
         options["maint_notifications_config"] = MaintNotificationsConfig(enabled=False)
     # Superfluous from redis-py 6.0 on, which verifies the host name by default.
-    if _REDIS_PY < (6, 0) and issubclass(kind, SSLConnection) and given.get("ssl_cert_reqs") not in _UNVERIFIED:
+    is_tls = isinstance(kind, type) and issubclass(kind, SSLConnection)
+    if _REDIS_PY < (6, 0) and is_tls and given.get("ssl_cert_reqs") not in _UNVERIFIED:
         options["ssl_check_hostname"] = given.get("ssl_check_hostname", True)
     return options
 

@@ -13,8 +13,7 @@ import socket
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit
 
-from redis.connection import parse_url
-
+from redlock._compat import parse_url
 from redlock.errors import ConfigurationError
 
 _RIGHT = "write redis://[user:password@]host:port[/db], rediss://... for TLS, or unix:///path"
@@ -140,6 +139,6 @@ def _is_cut_short(parts: SplitResult) -> bool:
 
 def _options(text: str) -> dict[str, Any] | None:
     try:
-        return dict(parse_url(text))  # type: ignore[no-untyped-call]
+        return parse_url(text)
     except ValueError:
         return None

@@ -16,6 +16,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from celery.signals import task_prerun
 
 from redlock import _log
+from redlock.celery._compat import acknowledges_failures
 
 if TYPE_CHECKING:
     from celery import Task
@@ -78,9 +79,7 @@ def _final(task: Task) -> set[str]:
 
     A failure is final only if Celery acknowledges the message. Otherwise Celery runs the redelivered message again.
     """
-    on_failure, on_timeout = getattr(task, "acks_on_failure", None), getattr(task, "acks_on_timeout", None)
-    acknowledged = task.acks_on_failure_or_timeout if on_failure is None else on_failure and on_timeout
-    return {states.SUCCESS, states.REVOKED} | ({states.FAILURE} if acknowledged is not False else set())
+    return {states.SUCCESS, states.REVOKED} | ({states.FAILURE} if acknowledges_failures(task) else set())
 
 
 def _stored(task: Task) -> dict[str, Any] | None:

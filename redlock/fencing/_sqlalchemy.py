@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, Column, DateTime, Index, Integer, MetaData, String, Table, Text, text
+from sqlalchemy import DDL, BigInteger, Column, DateTime, Index, Integer, MetaData, String, Table, Text, event, text
 from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import OperationalError, UnboundExecutionError
@@ -209,8 +209,10 @@ def tables(metadata: MetaData) -> tuple[Table, Table]:
         Column("at", moment, nullable=False),
         mysql_engine="InnoDB",
         mariadb_engine="InnoDB",
-        postgresql_with={"fillfactor": 50},
     )
+    # SQLAlchemy 2.0 has no such option of a table.
+    settings = DDL("ALTER TABLE redlock_fence SET (fillfactor = 50)")  # type: ignore[no-untyped-call]
+    event.listen(fence, "after_create", settings.execute_if(dialect="postgresql"))
     operation = Table(
         "redlock_operation",
         metadata,

@@ -19,6 +19,7 @@ from redlock.testing import redis_server
 from tests.integration.rabbit import needs_rabbitmq, rabbit
 from tests.integration.tools import comes_true, eventually, sixth_redis
 from tests.integration.worker_fixture import Worker
+from tests.versions import needs_celery_5_5
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +29,11 @@ if TYPE_CHECKING:
     from tests.integration.rabbit import Rabbit
 
 BROKERS = "tests.integration.apps.brokers"
-KINDS = ["redis", pytest.param("classic", marks=needs_rabbitmq), pytest.param("quorum", marks=needs_rabbitmq)]
+KINDS = [
+    "redis",
+    pytest.param("classic", marks=needs_rabbitmq),
+    pytest.param("quorum", marks=[needs_rabbitmq, needs_celery_5_5]),
+]
 
 
 class Place:
@@ -201,7 +206,7 @@ def test_a_soft_time_limit_fails_a_task_acknowledged_early(at: Place) -> None:
 
 @pytest.mark.long
 @needs_rabbitmq
-@pytest.mark.parametrize("kind", ["classic", "quorum"])
+@pytest.mark.parametrize("kind", KINDS[1:])
 def test_a_task_that_goes_back_survives_a_restart_of_the_broker(tmp_path: Path, kind: str) -> None:
     """A worker's connection for sending is dead, and the worker does not know that yet."""
     with redis_server.cluster() as nodes, sixth_redis() as results, rabbit() as server:

@@ -14,6 +14,7 @@ from redlock import LockContended, Redlock
 from redlock.celery import client_for, current_lease, locked
 from tests.integration.tools import eventually
 from tests.integration.worker_fixture import Worker, WorkerFixture, fresh_stage
+from tests.versions import needs_celery_5_5
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -232,6 +233,7 @@ def test_a_task_may_be_a_class_or_belong_to_no_app(stage: WorkerFixture, client:
     assert stage.result(task.id)["id"] == task.id
 
 
+@needs_celery_5_5
 def test_a_task_may_take_and_give_pydantic_models(stage: WorkerFixture, client: Redlock, flow: Flow) -> None:
     with somebody(client):
         task = flow("pay", {"account": "held", "amount": 5}).apply_async()

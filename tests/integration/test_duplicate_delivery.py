@@ -118,7 +118,8 @@ def test_a_copy_of_a_running_task_leaves_no_result(stage: WorkerFixture, worker:
 @pytest.mark.parametrize("on_conflict", MODES)
 def test_a_copy_of_a_task_that_fails_leaves_it_failed(stage: WorkerFixture, worker: Worker, on_conflict: str) -> None:
     name = f"fails-{on_conflict}"
-    signature = called(stage, on_conflict, name, "fail").on_error(stage.sender.signature(f"{COPIES}.after", (name,)))
+    callback = stage.sender.signature(f"{COPIES}.failed", kwargs={"name": name})
+    signature = called(stage, on_conflict, name, "fail").on_error(callback)
     task = str(signature.apply_async().id)
     with_a_copy(stage, worker, task, on_conflict)
 

@@ -14,6 +14,7 @@ from redlock.celery import duplicate_delivery
 from redlock.celery.conflict_policy import Policy
 from redlock.celery.delivery import Delivery
 from redlock.celery.duplicate_delivery import COPY
+from tests import versions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -111,7 +112,7 @@ def test_a_copy_whose_first_died_waits_in_vain_and_runs(clock: Clock) -> None:
 
 
 def test_a_failure_is_no_end_where_its_message_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(charge, "acks_on_timeout", False)
+    monkeypatch.setattr(charge, "acks_on_failure_or_timeout" if versions.CELERY < (5, 7) else "acks_on_timeout", False)
     store("FAILURE")
     assert not delivered(copy=1).is_finished()
 

@@ -58,3 +58,9 @@ def after(earlier: object, name: str) -> object:
     """The next task, in a chain, a chord or as a link."""
     store.rpush(f"after:{name}", str(earlier))
     return earlier
+
+
+@app.task
+def failed(*_about: object, name: str) -> None:
+    """The callback of a failure. Each version of Celery gives it other arguments."""
+    store.rpush(f"after:{name}", "failed")

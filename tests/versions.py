@@ -1,0 +1,13 @@
+"""The versions of the libraries, for tests that differ between them.
+
+Each use names the version that must be the oldest supported version before the use can be deleted.
+"""
+
+from __future__ import annotations
+
+import celery
+import pytest
+
+CELERY = tuple(int(part) for part in celery.__version__.split(".")[:2])
+
+needs_celery_5_5 = pytest.mark.skipif(CELERY < (5, 5), reason="needs Celery 5.5")
