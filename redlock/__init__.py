@@ -9,6 +9,9 @@
 For Celery tasks see `redlock.celery.locked`, for shared state in Redis `redlock.fencing.FencedStore`.
 """
 
+__distribution__ = "celery-redlock"  # before all imports, for the check
+
+from redlock import _installation  # noqa: F401 - the check
 from redlock._core.protocol import Outcome
 from redlock.client import Redlock
 from redlock.errors import (

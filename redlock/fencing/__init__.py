@@ -4,6 +4,7 @@
 `redlock.fencing.django` is the same as a Django app, and `redlock.fencing.conformance` tests adapters of your own.
 """
 
+from redlock import _installation  # noqa: F401 - the check
 from redlock.fencing.redis_store import FencedStore, FencedTransaction, Written
 
 __all__ = ["FencedStore", "FencedTransaction", "Written"]
