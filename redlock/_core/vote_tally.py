@@ -1,4 +1,4 @@
-"""The votes of a round while they arrive, counted one by one.
+"""The votes of a round while they arrive, and the rule that decides the round.
 
 Invariants:
 1. No clock and no socket: the driver gives the times.
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from redlock._core.commands import Acquire, Command, Wait
 from redlock._core.observed_fences import FENCE_AHEAD_MS
-from redlock._core.votes import UNANSWERED, Kind, RoundResult, Vote, counted, decided, quorum_of, silent
+from redlock._core.votes import UNANSWERED, Kind, RoundResult, Vote, quorum_of, silent
 
 if TYPE_CHECKING:
     from redlock._core.commands import Round
@@ -20,6 +20,20 @@ if TYPE_CHECKING:
 
 _NO_LIMIT = 2**63
 _GRANTED, _DENIED = Kind.GRANTED, Kind.DENIED
+
+
+def decided(granted: int, unanswered: int, quorum: int) -> bool:
+    """Whether no further answer can change the result of the round.
+
+    With an even number of nodes a tie is a decision too. node-redlock waits for `votes == quorum` on either side and
+    hangs (index.ts `_attemptOperation`).
+    """
+    return granted >= quorum or granted + unanswered < quorum
+
+
+def counted(granted: int, denied: int, unanswered: int, quorum: int) -> bool:
+    """Whether a quorum has granted, a quorum has denied, or every node has answered."""
+    return granted >= quorum or denied >= quorum or unanswered == 0
 
 
 class VoteTally:

@@ -82,20 +82,6 @@ def quorum_of(nodes: int) -> int:
     return nodes // 2 + 1
 
 
-def decided(granted: int, unanswered: int, quorum: int) -> bool:
-    """Whether no further answer can change the result of the round.
-
-    With an even number of nodes a tie is a decision too. node-redlock waits for `votes == quorum` on either side and
-    hangs (index.ts `_attemptOperation`).
-    """
-    return granted >= quorum or granted + unanswered < quorum
-
-
-def counted(granted: int, denied: int, unanswered: int, quorum: int) -> bool:
-    """Whether a quorum has granted, a quorum has denied, or every node has answered."""
-    return granted >= quorum or denied >= quorum or unanswered == 0
-
-
 class RoundResult(NamedTuple):
     """The votes of a round, with the clock before the first send and after the last reply that was needed.
 

@@ -41,15 +41,15 @@ class Client(Machine):
         self.options = schedule.options
         self.network: Network = schedule.network
         self.protocol = schedule.source.protocol
-        self.waiting = schedule.source.waiting
-        self.wire = schedule.source.wire
+        self.backoff = schedule.source.backoff
+        self.codec = schedule.source.codec
         self.rate = schedule.client_rate()
         self.clock_offset_ms = self.world.chance.randint(0, 10**6)
         self.wall_offset_us = schedule.wall_offset_us()
         self.fences = ObservedFences()
         self.max_ttl_ms = max_ttl_ms or self.options.max_ttl_ms
         self.ttl_ms = min(self.options.ttl_ms, self.max_ttl_ms)
-        self.links = SimConnections(self, nodes, self.wire.Codec(len(nodes), "", self.max_ttl_ms))
+        self.links = SimConnections(self, nodes, self.codec.Codec(len(nodes), "", self.max_ttl_ms))
         self.spawn(self._work())
 
     def clock_ms(self) -> int:
@@ -107,8 +107,8 @@ class Client(Machine):
                 return self.schedule.granted(self, result, attempt, began)
             lost_rounds += 1
             chance = self.world.chance.random()
-            waiter = self.waiting.sleep_ms(result, chance)
-            pause = self.waiting.pause_ms(result, lost_rounds, chance) if waiter is None else waiter
+            waiter = self.backoff.sleep_ms(result, chance)
+            pause = self.backoff.pause_ms(result, lost_rounds, chance) if waiter is None else waiter
             if self.clock_ms() - started + (0 if waiter is not None else pause) >= self.options.acquire_timeout_ms:
                 return None
             # Wake-ups are hints: here they come at any moment, or never.
@@ -116,7 +116,7 @@ class Client(Machine):
             yield (sleep, int(pause * MS * (self.world.chance.random() if woken else 1)))
 
     def _renew(self, held: LockInfo) -> Generator[Any, Any, None]:
-        yield (sleep, self.waiting.renewal_ms(held.grant.ttl_ms) * MS)
+        yield (sleep, self.backoff.renewal_ms(held.grant.ttl_ms) * MS)
         while not held.leaving:
             now = self.clock_ms()
             if now >= held.grant.deadline_ms:
@@ -131,7 +131,7 @@ class Client(Machine):
                 yield from self._extend(held, int(self.ttl_ms * self.world.chance.choice(_EXTENSIONS)))
             held.exit()
             left = held.grant.deadline_ms - self.clock_ms()
-            pause = self.waiting.renewal_ms(self.ttl_ms) if won else self.waiting.retry_ms(max(0, left))
+            pause = self.backoff.renewal_ms(self.ttl_ms) if won else self.backoff.retry_ms(max(0, left))
             yield (sleep, pause * MS)
 
     def _extend(self, held: LockInfo, ttl_ms: int) -> Generator[Any, Any, bool]:

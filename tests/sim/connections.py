@@ -130,7 +130,7 @@ class SimConnection:
     def _receive(self, reply: Any, ticket: int, connection: int, admits: bool) -> None:  # noqa: ANN401, FBT001 - whatever the script gave
         if self.up and connection == self.connection:
             self.suspect_since = None
-            vote = self.client.wire.decode(reply)
+            vote = self.client.codec.decode(reply)
             self.asked -= admits
             if vote.time_ms:
                 self.refusal = vote if vote.fingerprint else None
@@ -145,11 +145,11 @@ class SimConnections:
         self.client = client
         self.codec = codec
         self.links = [SimConnection(client, node) for node in nodes]
-        self.model = client.schedule.source.model
-        self.quorum = self.model.quorum_of(len(nodes))
-        self._silent: Callable[[str], Vote] = self.model.silent
-        self._unanswered: Vote = self.model.UNANSWERED
-        self._granted, self._denied = self.model.Kind.GRANTED, self.model.Kind.DENIED
+        self.rules, self.tally = client.schedule.source.votes, client.schedule.source.vote_tally
+        self.quorum = self.rules.quorum_of(len(nodes))
+        self._silent: Callable[[str], Vote] = self.rules.silent
+        self._unanswered: Vote = self.rules.UNANSWERED
+        self._granted, self._denied = self.rules.Kind.GRANTED, self.rules.Kind.DENIED
         self.ticket = 0
         self.round: Round | None = None
         self.votes: list[Vote] = []
@@ -205,7 +205,7 @@ class SimConnections:
         final = rejecting >= self.quorum or all(link.up for link in self.links)
         if rejecting and not (final and self._is_barred()):
             self.votes = [vote._replace(fingerprint="") if vote.fingerprint else vote for vote in self.votes]
-        round_result: RoundResult = self.model.RoundResult(tuple(self.votes), sent_ms, clock())
+        round_result: RoundResult = self.rules.RoundResult(tuple(self.votes), sent_ms, clock())
         return round_result
 
     @property
@@ -253,7 +253,7 @@ class SimConnections:
         link.up, link.run_id, link.suspect_since = True, node.run_id, None
         fingerprint = node.fingerprint()
         link.agreed = fingerprint == self.codec.fingerprint
-        link.refusal = self.client.wire.disagrees(fingerprint) if fingerprint and not link.agreed else None
+        link.refusal = self.client.codec.disagrees(fingerprint) if fingerprint and not link.agreed else None
         link.connection += 1
         # A new connection owes its predecessor no order.
         link.last_there = link.last_back = world.now
@@ -269,9 +269,9 @@ class SimConnections:
         if wait is Wait.ALL:
             return unanswered == 0
         if wait is Wait.COUNTED:
-            done: bool = self.model.counted(granted, denied, unanswered, self.quorum)
+            done: bool = self.tally.counted(granted, denied, unanswered, self.quorum)
             return done
-        over: bool = self.model.decided(granted, unanswered, self.quorum)
+        over: bool = self.tally.decided(granted, unanswered, self.quorum)
         return over
 
     def _await(self, actor: Actor, ticket: int) -> None:
@@ -284,7 +284,7 @@ class SimConnections:
             return
         for place, vote in enumerate(self.votes):
             if vote.unanswered:
-                self.votes[place] = self.model.timed_out("timed out")
+                self.votes[place] = self.rules.timed_out("timed out")
                 self.links[place].suspect_since = self.client.clock_ms()
         self._resume()
 

@@ -13,7 +13,8 @@ import itertools
 from typing import TYPE_CHECKING, NamedTuple
 
 from redlock._core.commands import Acquire, Confirm
-from redlock._core.votes import UNANSWERED, Grant, Kind, RoundResult, Vote, decided, quorum_of
+from redlock._core.vote_tally import decided
+from redlock._core.votes import UNANSWERED, Grant, Kind, RoundResult, Vote, quorum_of
 from tests.sim import exhaustive_states as at
 
 if TYPE_CHECKING:

@@ -78,7 +78,7 @@ _bug(
 _bug(
     "a tie is never decided",
     (
-        "_core/votes.py",
+        "_core/vote_tally.py",
         "return granted >= quorum or granted + unanswered < quorum",
         "return granted == quorum or granted + unanswered < quorum - 1",
     ),

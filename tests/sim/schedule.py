@@ -42,7 +42,7 @@ class Schedule:
         self.world = World(seed, recording=recording)
         chance = self.world.chance
         self.network = Network(self.options, self.world)
-        self.codec = source.wire.Codec(self.options.nodes, "", self.options.max_ttl_ms)
+        self.codec = source.codec.Codec(self.options.nodes, "", self.options.max_ttl_ms)
         self.leases: list[Lease] = []
         self.writes: list[Write] = []
         self.stales = self.crashes = self.strikes = self.two_rounds = self.attempts = self.strangers_won = 0
@@ -202,7 +202,7 @@ class Schedule:
         if grant.fence > (EPOCH_MS + 2 * FENCE_AHEAD_MS) * 1_000 + now:
             self.world.violation(f"{client.name} was granted token {grant.fence}, far ahead of every clock")
         votes = grant.round_result.votes
-        yes = frozenset(place for place, vote in enumerate(votes) if vote.kind is self.source.model.Kind.GRANTED)
+        yes = frozenset(place for place, vote in enumerate(votes) if vote.kind is self.source.votes.Kind.GRANTED)
         exact = frozenset(place for place in yes if votes[place].fence == grant.fence)
         end = client.when_clock_shows(grant.deadline_ms)
         lease = Lease(client.name, attempt.names, grant.fence, began, now, max(end, now), yes, exact)

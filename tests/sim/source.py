@@ -1,8 +1,8 @@
 """The shipped source for a simulation, or a variant with replaced text.
 
-No module is modelled twice: the simulation runs `redlock/_core/protocol.py`, `redlock/_core/votes.py`,
-`redlock/_core/backoff.py` and the Lua scripts. A variant's text must be there exactly once, so that a mutant that no
-longer applies is noticed.
+Invariants:
+1. No module has a model: the simulation runs the shipped modules of `_MODULES` and the Lua scripts.
+2. The text of a variant stands in its file exactly once, so a mutant that no longer applies is an error.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from tests.sim.nodes import Lua
 
 _ROOT = Path(redlock.__file__).parent
 _MODULES = {
-    "model": "_core.votes",
-    "wire": "_transport.codec",
-    "waiting": "_core.backoff",
+    "votes": "_core.votes",
+    "vote_tally": "_core.vote_tally",
+    "codec": "_transport.codec",
+    "backoff": "_core.backoff",
     "protocol": "_core.protocol",
 }
 
@@ -47,9 +48,10 @@ class Source:
         self.lua = Lua({Path(name).stem: text for name, text in texts.items() if name.endswith(".lua")})
         modules = self._modules({name: text for name, text in texts.items() if name.endswith(".py")})
         self.protocol: Any = modules["protocol"]
-        self.waiting: Any = modules["waiting"]
-        self.model: Any = modules["model"]
-        self.wire: Any = modules["wire"]
+        self.backoff: Any = modules["backoff"]
+        self.votes: Any = modules["votes"]
+        self.vote_tally: Any = modules["vote_tally"]
+        self.codec: Any = modules["codec"]
         self.wait_all = Wait.ALL
 
     @staticmethod

@@ -7,8 +7,8 @@ import itertools
 import pytest
 
 from redlock._core.commands import Inspect, Round, Wait
-from redlock._core.vote_tally import VoteTally
-from redlock._core.votes import FENCE_LIMIT, UNANSWERED, counted, decided, silent
+from redlock._core.vote_tally import VoteTally, counted, decided
+from redlock._core.votes import FENCE_LIMIT, UNANSWERED, silent
 from tests.unit.helpers import ABSENT, DEAD, NAMES, attempt, denied, granted, round_result
 
 KINDS = [granted(), denied(), ABSENT, DEAD, UNANSWERED]

@@ -7,15 +7,14 @@ from fractions import Fraction
 
 import pytest
 
+from redlock._core.vote_tally import counted, decided
 from redlock._core.votes import (
     UNANSWERED,
     Kind,
     Refusal,
     RoundResult,
     Vote,
-    counted,
     deadline_ms,
-    decided,
     drift_ms,
     masked_token,
     quarantine_ms,
