@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import DDL, BigInteger, Column, DateTime, Index, Integer, MetaData, String, Table, Text, event, text
 from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import OperationalError, UnboundExecutionError
+from sqlalchemy.exc import UnboundExecutionError
 
 from redlock.errors import ConfigurationError
 from redlock.fencing import _statements as sql
@@ -137,31 +137,32 @@ class SessionTransaction:
 
 def prepare(connection: Connection, dialect: Dialect) -> None:
     """Refuse autocommit, and send what must come before the fence."""
-    if _autocommits(connection):
+    if dialect is sql.SQLITE and getattr(connection.connection.driver_connection, "in_transaction", False):
+        # The recipe of the application, which begins itself. The fence as the first statement is then enough.
+        return
+    if _autocommits(connection, dialect):
         raise ConfigurationError(
             "the connection is in autocommit mode, where a fence locks nothing; turn autocommit off"
         )
     if dialect is sql.SQLITE:
         # The driver would begin with the first write only, and not at all for reads.
-        try:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-        except OperationalError as error:
-            # The application's own recipe has begun. The fence as the first statement is then enough.
-            if "within a transaction" not in str(error):
-                raise
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
     if dialect.before_begin:
         connection.exec_driver_sql(dialect.before_begin)
 
 
-def _autocommits(connection: Connection) -> bool:
+def _autocommits(connection: Connection, dialect: Dialect) -> bool:
+    driver: Any = connection.connection.dbapi_connection
     detect = getattr(connection.dialect, "detect_autocommit_setting", None)
-    driver_connection = connection.connection.dbapi_connection
-    if detect is None or driver_connection is None:
-        return connection.get_isolation_level() == "AUTOCOMMIT"
-    try:
-        return bool(detect(driver_connection))
-    except NotImplementedError:  # the dialect declares the method and does not have it
-        return connection.get_isolation_level() == "AUTOCOMMIT"
+    if detect is not None and driver is not None:
+        with contextlib.suppress(NotImplementedError):  # the dialect declares the method and does not have it
+            return bool(detect(driver))
+    # SQLAlchemy before 2.0.43: the level that PostgreSQL and MariaDB report says nothing of autocommit.
+    for one in (driver, connection.connection.driver_connection):
+        if one.get_autocommit() if hasattr(one, "get_autocommit") else getattr(one, "autocommit", None) is True:
+            return True
+    level = getattr(driver, "isolation_level", "")
+    return level == "autocommit" or (level is None and dialect is sql.SQLITE)
 
 
 def run(connection: Connection, statement: str, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
@@ -210,9 +211,9 @@ def tables(metadata: MetaData) -> tuple[Table, Table]:
         mysql_engine="InnoDB",
         mariadb_engine="InnoDB",
     )
-    # SQLAlchemy 2.0 has no such option of a table.
-    settings = DDL("ALTER TABLE redlock_fence SET (fillfactor = 50)")  # type: ignore[no-untyped-call]
-    event.listen(fence, "after_create", settings.execute_if(dialect="postgresql"))
+    # SQLAlchemy 2.0 has no `postgresql_with` for tables. Half-full pages keep the many updates of a row cheap.
+    fill: Any = DDL("ALTER TABLE %(fullname)s SET (fillfactor = 50)")  # type: ignore[no-untyped-call]
+    event.listen(fence, "after_create", fill.execute_if(dialect="postgresql"))
     operation = Table(
         "redlock_operation",
         metadata,

@@ -7,7 +7,7 @@ import sqlite3
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, func, insert, select, text
+from sqlalchemy import Engine, create_engine, event, func, insert, select, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
@@ -100,6 +100,32 @@ def test_autocommit_is_refused(engine: Engine) -> None:
             pytest.fail("the body must not run")
         assert not connection.in_transaction()
     assert tokens(engine) == 0
+
+
+def test_autocommit_is_refused_by_older_versions_too(
+    database: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLAlchemy before 2.0.43 cannot be asked; PostgreSQL and MariaDB report their isolation level instead."""
+    made = create_engine(database or engine.url)
+    monkeypatch.setattr(made.dialect, "detect_autocommit_setting", None, raising=False)
+    with Session(made.execution_options(isolation_level="AUTOCOMMIT")) as session:
+        with pytest.raises(ConfigurationError, match="autocommit"), fenced(session, LEASE):
+            pytest.fail("the body must not run")
+    made.dispose()
+
+
+def test_an_engine_that_begins_by_itself_is_fenced(engine: Engine) -> None:
+    """The recipe of SQLAlchemy's manual for SQLite."""
+    recipe = create_engine(engine.url)
+    event.listen(recipe, "connect", lambda connection, _: setattr(connection, "isolation_level", None))
+    event.listen(recipe, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
+    with Session(recipe) as session:
+        with fenced(session, LEASE):
+            session.get_one(Account, "account").value = 11
+        with pytest.raises(Stale), fenced(session, Lease(6, "late")):
+            pytest.fail("the body must not run")
+    recipe.dispose()
+    assert tokens(engine) == 1
 
 
 def test_a_refused_session_is_left_without_a_transaction(engine: Engine) -> None:

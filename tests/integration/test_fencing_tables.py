@@ -31,8 +31,17 @@ def differences(engine: Engine) -> list[str]:
         return [str(change) for change in compare_metadata(context, metadata)]
 
 
+def fill_factor(engine: Engine) -> str:
+    """The storage options of the fence table; empty where the database has none."""
+    if engine.dialect.name != "postgresql":
+        return ""
+    with engine.connect() as connection:
+        return str(connection.scalar(text("SELECT reloptions::text FROM pg_class WHERE relname = 'redlock_fence'")))
+
+
 def test_alembic_finds_no_difference_to_the_documented_sql(engine: Engine) -> None:
     assert differences(engine) == [], "create_all has made the tables"
+    assert fill_factor(engine) in ("", "{fillfactor=50}")
     with engine.begin() as connection:
         connection.execute(text("DROP TABLE redlock_fence"))
         connection.execute(text("DROP TABLE redlock_operation"))
