@@ -158,7 +158,8 @@ def _autocommits(connection: Connection, dialect: Dialect) -> bool:
         with contextlib.suppress(NotImplementedError):  # the dialect declares the method and does not have it
             return bool(detect(driver))
     # SQLAlchemy before 2.0.43: the level that PostgreSQL and MariaDB report says nothing of autocommit.
-    for one in (driver, connection.connection.driver_connection):
+    adapted: Any = connection.connection.driver_connection
+    for one in (driver, adapted):
         if one.get_autocommit() if hasattr(one, "get_autocommit") else getattr(one, "autocommit", None) is True:
             return True
     level = getattr(driver, "isolation_level", "")
