@@ -280,7 +280,10 @@ class Schedule:
     def _check(self) -> None:
         found: list[str] = []
         if self.options.keeps:
-            found += checks.overlaps(lease for lease in self.leases if self._is_covered(lease))
+            strangers = [lease for lease in self.leases if lease.holder == "stranger"]
+            others = [lease for lease in self.leases if lease.holder != "stranger"]
+            covered = [lease for lease in self.leases if self._is_covered(lease)]
+            found += dict.fromkeys(checks.overlaps(strangers) + checks.overlaps(others) + checks.overlaps(covered))
         lost = {node.place: node.lost_at for node in self.nodes}
         always = self.options.keeps and self.options.wall_ok and not self.options.uneven_fences
         found += checks.tokens(self.leases, lost, always=always)
@@ -293,12 +296,14 @@ class Schedule:
         self._check_leftovers()
 
     def _is_covered(self, lease: Lease) -> bool:
-        """Whether P1 covers the lease.
+        """Whether P1 covers the lease against leases of a client with another `max_ttl`.
 
         P1 requires one `max_ttl` for all clients. A node that restarts empty abstains for the longest quarantine that a
         client asked of the node since then. A client with a larger `max_ttl` that only holds its lease does not ask.
         """
-        if lease.holder != "stranger" or self.options.stranger_ttl_ms <= self.options.max_ttl_ms:
+        stranger_ttl_ms, max_ttl_ms = self.options.stranger_ttl_ms, self.options.max_ttl_ms
+        is_shorter = stranger_ttl_ms < max_ttl_ms if lease.holder == "stranger" else max_ttl_ms < stranger_ttl_ms
+        if stranger_ttl_ms in {0, max_ttl_ms} or is_shorter:
             return True
         lost_at = [moment for place in lease.answered for moment in self.nodes[place].lost_at]
         return not any(lease.began <= moment <= lease.end for moment in lost_at)
