@@ -72,7 +72,10 @@ def check(url: str, *, ttl: float, timeout: float) -> list[Finding]:
         address = make_url(url)
         kind = address.get_backend_name()
     except (ArgumentError, ValueError):
-        raise ConfigurationError(f"the address of the database cannot be read; {right}") from None
+        address = None
+    # A host with an @ is the rest of a password that was not percent-encoded.
+    if address is None or "@" in (address.host or ""):
+        raise ConfigurationError(f"the address of the database cannot be read; {right}")
     if kind not in DIALECTS:
         raise ConfigurationError(f"there is no fence for the database {kind!r:.40}; {right}")
     where = f"database {address.host or 'local'}/{address.database or ''}"
@@ -85,6 +88,10 @@ def check(url: str, *, ttl: float, timeout: float) -> list[Finding]:
     except (SQLAlchemyError, OSError) as error:
         reason = mask(str(getattr(error, "orig", None) or error).partition("\n")[0])
         return [_warning("unreachable", where, reason or type(error).__name__, "start it, or fix its address")]
+    except (TypeError, ValueError):
+        # Outside of the handler: the driver's error may repeat a value of the address.
+        pass
+    raise ConfigurationError(f"an option in the address of the database cannot be used; {right}")
 
 
 def _connected(address: Any, where: str, ttl: float, timeout: float) -> list[Finding]:  # noqa: ANN401 - as above
