@@ -111,7 +111,7 @@ def test_a_holder_that_is_no_task_is_shown_without_a_link_to_one(
     flower: Flower, client: Redlock, owner_label: str
 ) -> None:
     lease = client.lease(f"held by {owner_label}", owner_label=owner_label)
-    lease.acquire(0)
+    lease.acquire(30_000)
     try:
         (lock,) = eventually(lambda: flower.locks(f"held by {owner_label}"), "the lock", every=0.05)
     finally:
@@ -193,14 +193,23 @@ def votes(servers: Sequence[redis_server.Server], resource: str, task: str) -> i
 
 
 @needs_browser
-def test_a_resource_that_is_called_like_markup_is_text(flower: Flower, client: Redlock, browser: Browser) -> None:
-    with client.lock(MARKUP):
+def test_names_that_look_like_markup_are_text(flower: Flower, client: Redlock, browser: Browser) -> None:
+    lease = client.lease(MARKUP, owner_label=f"{MARKUP}\u202e@../{MARKUP} since 2026-11-24T12:00:00Z")
+    lease.acquire(30_000)
+    try:
         browser.open(flower.address("/locks"))
-        eventually(
-            lambda: MARKUP in [row[0] for row in browser.rows("locks-table")], "the lock on the page", every=0.02
-        )
+
+        def row() -> list[str]:
+            return next((row for row in browser.rows("locks-table") if row[0] == MARKUP), [])
+
+        eventually(row, "the lock on the page", every=0.02)
+        assert row()[1:3] == [f"{MARKUP}\\u202e", f"../{MARKUP}"]
         assert browser.value("document.querySelectorAll('#locks-page img').length") == 0
+        paths = browser.value("[...document.querySelectorAll('#locks-table a')].map(a => a.pathname)")
+        assert {path.rpartition("/")[0] for path in paths} == {"/task", "/worker"}
         assert "Locks" in browser.value("document.title")
+    finally:
+        lease.release()
 
 
 @needs_browser
