@@ -55,6 +55,9 @@ _TRIES = 3
 _FINAL = {"SUCCESS", "FAILURE", "REVOKED"}
 _REFUSED = "LockContended"
 _REASONS = {"", _REFUSED, "LockLost"}
+_STRIKES = ("child SIGKILL", "child SIGTERM", "worker SIGKILL", "warm shutdown", "cold shutdown")
+_MANY = 1_000
+"""Tasks of a run in which each fault and each policy must have happened."""
 _FORGOTTEN = "forgotten by the broker"
 
 
@@ -106,9 +109,15 @@ def judged(ends: dict[str, End]) -> list[str]:
 
 def forgotten_too_many(figures: Counter[str]) -> list[str]:
     """The violation of a broker that forgot more messages than its deaths and those of its workers explain."""
-    ends = sum(figures[what] for what in ("worker SIGKILL", "warm shutdown", "cold shutdown"))
+    ends = sum(figures[what] for what in _STRIKES if not what.startswith("child"))
     most = ends + WORKERS * figures["broker restart"]
     return [f"{figures[_FORGOTTEN]} tasks are lost, at most {most} explained"] if figures[_FORGOTTEN] > most else []
+
+
+def not_exercised(figures: Counter[str], tasks: int) -> list[str]:
+    """The faults and policies that a long run never met, so that its verdict says nothing about them."""
+    wanted = (*_STRIKES, "broker restart", "log: requeued", "skipped", f"FAILURE {_REFUSED}")
+    return [f"{what} never happened" for what in wanted if not figures[what]] if tasks >= _MANY else []
 
 
 class Run:
@@ -216,9 +225,7 @@ class Run:
         if not ready:
             return
         worker = self._chance.choice(ready)
-        what = self._chance.choice(
-            ["child SIGKILL", "child SIGTERM", "worker SIGKILL", "warm shutdown", "cold shutdown"]
-        )
+        what = self._chance.choice(_STRIKES)
         self.figures[what] += 1
         with contextlib.suppress(ProcessLookupError, IndexError):
             if what.startswith("child"):
@@ -283,7 +290,7 @@ class Run:
                 self.tasks[task][0],
                 meta["status"],
                 about.get("status") == "skipped",
-                about.get("exc_type", ""),
+                about.get("exc_type", "") if meta["status"] == "FAILURE" else "",
                 effects[task],
                 tuple(self._results.lrange(f"ended:{task}", 0, -1)),
             )
@@ -308,7 +315,7 @@ def run(kind: str, tasks: int, rate: float, seed: int, directory: Path) -> Outco
             figures["skipped" if end.skipped else f"{end.state} {end.error}".strip()] += 1
         for event in ("duplicate", "requeued", "requeue-failed"):
             figures[f"log: {event}"] = fire.count(event)
-        return Outcome(figures, [*judged(ends), *forgotten_too_many(figures)])
+        return Outcome(figures, [*judged(ends), *forgotten_too_many(figures), *not_exercised(figures, tasks)])
 
 
 def kinds() -> Iterator[str]:

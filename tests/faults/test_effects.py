@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.faults import effects
-from tests.faults.effects import End, forgotten_too_many, judged
+from tests.faults.effects import End, forgotten_too_many, judged, not_exercised
 from tests.integration.rabbit import needs_rabbitmq
 
 if TYPE_CHECKING:
@@ -55,6 +55,15 @@ def test_a_loss_without_a_death_is_a_violation() -> None:
     assert forgotten_too_many(figures) == []
     figures["forgotten by the broker"] += 1
     assert forgotten_too_many(figures) == ["6 tasks are lost, at most 5 explained"]
+
+
+def test_a_long_run_without_a_fault_proves_nothing() -> None:
+    names = ["child SIGKILL", "child SIGTERM", "worker SIGKILL", "warm shutdown", "cold shutdown", "broker restart"]
+    figures = Counter({*names, "log: requeued", "skipped", "FAILURE LockContended"})
+    assert not_exercised(figures, 2_000) == []
+    del figures["cold shutdown"]
+    assert not_exercised(figures, 2_000) == ["cold shutdown never happened"]
+    assert not_exercised(figures, 150) == []
 
 
 @pytest.mark.long

@@ -194,7 +194,7 @@ def votes(servers: Sequence[redis_server.Server], resource: str, task: str) -> i
 
 @needs_browser
 def test_names_that_look_like_markup_are_text(flower: Flower, client: Redlock, browser: Browser) -> None:
-    lease = client.lease(MARKUP, owner_label=f"{MARKUP}\u202e@../{MARKUP} since 2026-11-24T12:00:00Z")
+    lease = client.lease(MARKUP, owner_label=f"{MARKUP}\u202e@../{MARKUP}@h since 2026-11-24T12:00:00Z")
     lease.acquire(30_000)
     try:
         browser.open(flower.address("/locks"))
@@ -203,7 +203,7 @@ def test_names_that_look_like_markup_are_text(flower: Flower, client: Redlock, b
             return next((row for row in browser.rows("locks-table") if row[0] == MARKUP), [])
 
         eventually(row, "the lock on the page", every=0.02)
-        assert row()[1:3] == [f"{MARKUP}\\u202e", f"../{MARKUP}"]
+        assert row()[1:3] == [f"{MARKUP}\\u202e", f"../{MARKUP}@h"]
         assert browser.value("document.querySelectorAll('#locks-page img').length") == 0
         paths = browser.value("[...document.querySelectorAll('#locks-table a')].map(a => a.pathname)")
         assert {path.rpartition("/")[0] for path in paths} == {"/task", "/worker"}
