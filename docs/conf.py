@@ -107,7 +107,13 @@ def _reference(text: str) -> Iterator[str]:
         yield from ("```{eval-rst}", f".. currentmodule:: {module}", "")
         for name in names:
             kind = "class" if name[0].isupper() else "function"
-            yield f".. auto{kind}:: {'redlock' if name in redlock.__all__ else module}.{name}"
+            is_top = name in redlock.__all__ and module != "redlock.asyncio"
+            yield f".. auto{kind}:: {'redlock' if is_top else module}.{name}"
+            if module == "redlock.asyncio":
+                # A name alone means the class for threads.
+                yield "   :no-index:"
+            if make_reference.inherits(path, name):
+                yield "   :inherited-members:"
         yield "```"
 
 

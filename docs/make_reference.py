@@ -27,6 +27,9 @@ PAGES: list[tuple[str, str, str, list[str]]] = [
     ("", "", "redlock/lock.py", ["Lock"]),
     ("", "", "redlock/lease.py", ["Lease"]),
     ("", "", "redlock/_core/protocol.py", ["Outcome"]),
+    ("The lock for asyncio", "redlock.asyncio", "redlock/asyncio/client.py", ["Redlock"]),
+    ("", "", "redlock/asyncio/lock.py", ["Lock"]),
+    ("", "", "redlock/asyncio/lease.py", ["Lease"]),
     (
         "The fenced store",
         "redlock.fencing",
@@ -51,16 +54,27 @@ PAGES: list[tuple[str, str, str, list[str]]] = [
 """Each page: its title, where its names are imported from, the file, and the names."""
 
 INTERNAL_NAMES = {
-    "renewing",
+    "check",
+    "is_block",
+    "is_left",
+    "live_entries",
     "observe_fence",
+    "renewing",
     "report_loss",
+    "scope",
+    "stop_watch",
+    "task",
 }
 """What is public because another module of the package calls it, and is nobody else's business."""
 
-INTERNAL_BASES = {"LeaseSteps"}
-"""Classes that only divide a long one between two files."""
+INTERNAL_BASES = {
+    "LeaseSteps": "redlock/_locking/lease_steps.py",
+    "WatchedLease": "redlock/asyncio/_lease_watch.py",
+}
+"""Classes that only divide a long one between two files, each with its file: their members are members of that one."""
 
-Definition = ast.ClassDef | ast.FunctionDef
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+Definition = ast.ClassDef | Function
 
 
 def reference() -> str:
@@ -80,7 +94,7 @@ def reference() -> str:
             lines += [f"## {title}", ""]
         if where:
             lines += [f"`from {where} import ...`", ""]
-        found = {node.name: node for node in _parsed(path).body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+        found = {node.name: node for node in _parsed(path).body if isinstance(node, Definition)}
         for name in names:
             lines += _described(found[name])
     return "\n".join(lines).rstrip() + "\n"
@@ -94,12 +108,12 @@ def _described(node: Definition) -> Iterator[str]:
     """A function or a class, and what is public in the class."""
     yield from (f"### {node.name}", "")
     text = ast.get_docstring(node) or ""
-    if isinstance(node, ast.FunctionDef):
+    if isinstance(node, Function):
         if not _is(node, "fixture"):
             yield from _signature(node, node.name)
         yield from _prose(text)
         return
-    members = [one for one in node.body if isinstance(one, ast.FunctionDef)]
+    members = list(_members(node).values())
     bases = [base for base in map(ast.unparse, node.bases) if base not in INTERNAL_BASES]
     if bases:
         yield from (f"*A kind of `{'`, `'.join(bases)}`.*", "")
@@ -117,26 +131,52 @@ def _described(node: Definition) -> Iterator[str]:
             yield from _prose(ast.get_docstring(member) or "")
 
 
-def _attributes(node: ast.ClassDef, members: list[ast.FunctionDef]) -> Iterator[tuple[str, str]]:
+def inherits(path: str, name: str) -> bool:
+    """Whether a part of this class is in a base class that only divides it."""
+    found = {node.name: node for node in _parsed(path).body if isinstance(node, ast.ClassDef)}
+    return name in found and bool(INTERNAL_BASES.keys() & {ast.unparse(base) for base in found[name].bases})
+
+
+def _bases(node: ast.ClassDef) -> Iterator[ast.ClassDef]:
+    """The internal bases of a class, the first ancestor first."""
+    for name in map(ast.unparse, node.bases):
+        for base in _parsed(INTERNAL_BASES[name]).body if name in INTERNAL_BASES else ():
+            if isinstance(base, ast.ClassDef) and base.name == name:
+                yield from (*_bases(base), base)
+
+
+def _members(node: ast.ClassDef) -> dict[str, Function]:
+    """The functions of a class and of its internal bases; an inherited one only if it is not defined again."""
+    classes = [*_bases(node), node]
+    return {one.name: one for kind in classes for one in kind.body if isinstance(one, Function)}
+
+
+def _attributes(node: ast.ClassDef, members: list[Function]) -> Iterator[tuple[str, str]]:
     """`NAME = ...` in the class and `self.name = ...` in the constructor, with a docstring below it."""
-    body = node.body + [statement for member in members if member.name == "__init__" for statement in member.body]
+    inherited = [statement for base in _bases(node) for statement in base.body]
+    body = (
+        inherited
+        + node.body
+        + [statement for member in members if member.name == "__init__" for statement in member.body]
+    )
     for before, after in itertools.pairwise(body):
         match before, after:
             case ast.Assign(targets=[ast.Attribute(attr=name) | ast.Name(id=name)]), ast.Expr(
                 value=ast.Constant(value=str(text))
             ):
-                if not name.startswith("_"):
+                if not name.startswith("_") and name not in INTERNAL_NAMES:
                     yield name, text
 
 
-def _is(node: ast.FunctionDef, decorator: str) -> bool:
+def _is(node: Function, decorator: str) -> bool:
     return any(ast.unparse(one).rpartition(".")[2] == decorator for one in node.decorator_list)
 
 
-def _signature(node: ast.FunctionDef, name: str) -> Iterator[str]:
+def _signature(node: Function, name: str) -> Iterator[str]:
     """How it is called, on one line or with a line for each argument."""
     gives = "" if node.returns is None or node.name == "__init__" else f" -> {ast.unparse(node.returns)}"
     arguments = [*_arguments(node.args)]
+    name = f"await {name}" if isinstance(node, ast.AsyncFunctionDef) else name
     line = f"{name}({', '.join(arguments)}){gives}"
     yield "```text"
     if len(line) <= _WIDTH:

@@ -101,10 +101,10 @@ class Callbacks:
     """Calls functions of the application in separate threads, a few at a time, so that they delay nothing else."""
 
     def __init__(self) -> None:
-        self._waiting: SimpleQueue[tuple[str, Callable[[], None]]] = SimpleQueue()
+        self._waiting: SimpleQueue[tuple[str, Callable[[], object]]] = SimpleQueue()
         self._places = threading.Semaphore(_MOST_CALLBACKS)
 
-    def call(self, resource: str, function: Callable[[], None]) -> None:
+    def call(self, resource: str, function: Callable[[], object]) -> None:
         """Call this function soon.
 
         Args:

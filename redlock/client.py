@@ -6,16 +6,15 @@ a client. After a fork the child opens new connections.
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, NoReturn
 
-from redlock import _log, _validation
+from redlock import _validation
 from redlock._inner_lease import new_lease
 from redlock._locking import misuse, process_lifecycle
+from redlock._locking.client_context import client_options
 from redlock._locking.context import LockContext
 from redlock._locking.options import LeaseOptions, LockOptions
-from redlock._transport.node import DEFAULT_NODES, Node
-from redlock.errors import ConfigurationError
+from redlock._transport.node import DEFAULT_NODES
 from redlock.holder import LockHolder, find_holder
 from redlock.lock import Lock
 
@@ -65,18 +64,10 @@ class Redlock:
         node_timeout: float = 0.1,
         allow_event_loop: bool = False,
     ) -> None:
-        node_timeout_ms = max(1, int(_validation.number("node_timeout", node_timeout) * 1000))
-        max_ttl_ms = int(_validation.number("max_ttl", max_ttl) * 1000)
-        self.ttl_ms = _validation.ttl_ms(ttl, max_ttl_ms=max_ttl_ms, node_timeout_ms=node_timeout_ms)
-        checked_prefix = _validation.prefix(prefix)
+        options = client_options(nodes, ttl=ttl, max_ttl=max_ttl, prefix=prefix, node_timeout=node_timeout)
+        self.ttl_ms = options.ttl_ms
         # Internal: the shared parts of the locks of this client.
-        self.context = LockContext(
-            _members(nodes, node_timeout_ms, checked_prefix),
-            prefix=checked_prefix,
-            max_ttl_ms=max_ttl_ms,
-            node_timeout_ms=node_timeout_ms,
-            allow_event_loop=allow_event_loop,
-        )
+        self.context = LockContext(options, allow_event_loop=allow_event_loop)
         process_lifecycle.watch(self.context)
 
     def lock(
@@ -215,17 +206,3 @@ class Redlock:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _members(nodes: Sequence[str] | str, node_timeout_ms: int, prefix: str) -> list[Node]:
-    """The lock nodes; logs and warns if their number tolerates too few failures."""
-    members = [Node(address, node_timeout_ms, prefix) for address in _validation.node_list(nodes)]
-    labels = [node.label for node in members]
-    for label in labels:
-        if labels.count(label) > 1:
-            raise ConfigurationError(f"node {label} is listed twice; each lock node must be a separate server")
-    warning = _validation.tolerance(len(members))
-    if warning is not None:
-        warnings.warn(warning, stacklevel=3)
-        _log.warning("nodes", count=len(members), why=warning)
-    return members

@@ -9,7 +9,11 @@ from redlock._core.votes import masked_token
 from redlock._locking import failures
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from redlock._core.votes import RoundResult
     from redlock._locking.context import LockContext
+    from redlock._transport.node import Node
 
 __all__ = ["LockHolder"]
 
@@ -40,8 +44,17 @@ def find_holder(context: LockContext, resource: str) -> LockHolder | None:
     """
     with context.pool.connections() as connections:
         result = connections.run(protocol.inspect(resource))
+    return holder_of(context.nodes, resource, result)
+
+
+def holder_of(nodes: Sequence[Node], resource: str, result: RoundResult) -> LockHolder | None:
+    """The holder by the votes of a round.
+
+    Raises:
+        QuorumUnavailable: Too few nodes answered.
+    """
     if not result.reachable:
-        raise failures.unavailable(context.pool.nodes, resource, result)
+        raise failures.unavailable(nodes, resource, result)
     holder = result.holder
     if holder is None or result.denied < result.quorum:
         return None

@@ -13,7 +13,6 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING
 
-from redlock import _process
 from redlock._clock import now_ms
 from redlock._core import protocol
 from redlock._core.backoff import renewal_ms
@@ -28,6 +27,7 @@ __all__ = ["Lease"]
 
 if TYPE_CHECKING:
     from redlock._core.votes import Grant
+    from redlock._locking.context import LockContext
     from redlock._transport.threads import ConnectionSet
 
 _RELEASE_SECONDS = 0.08
@@ -48,56 +48,7 @@ class Lease(LeaseSteps):
         <Outcome.RELEASED: 'released'>
     """
 
-    waited_ms = 0
-    """The time from the start of the acquisition to the lease, in milliseconds."""
-
-    @property
-    def resource(self) -> str:
-        """The locked names, with commas between them."""
-        return self._resource
-
-    @property
-    def fence(self) -> int:
-        """The fencing token: larger than that of every earlier lease on any of these resources.
-
-        Raises:
-            NotHeld: The lease was not acquired, or was released.
-        """
-        return self._held().fence
-
-    @property
-    def owner(self) -> str:
-        """The owner token in the keys. The token is a secret: a client with the token can release the lock."""
-        return self._held().token
-
-    @property
-    def rounds(self) -> int:
-        """The number of rounds of the acquisition, 1 or 2."""
-        return self._held().rounds
-
-    @property
-    def is_held(self) -> bool:
-        """Whether this process acquired the lease and has not released the lease; the deadline may have passed."""
-        return self._grant is not None and self._pid == _process.pid()
-
-    @property
-    def is_lost(self) -> bool:
-        """Whether the lease is known to be lost: the deadline has passed, or a quorum has lost the keys."""
-        grant = self._grant
-        return bool(self._lost) or (grant is not None and grant.deadline_ms <= now_ms())
-
-    def remaining(self) -> float:
-        """Seconds until the deadline; 0.0 if the lease is lost."""
-        return self._remaining_ms() / 1000
-
-    def ensure_valid(self) -> None:
-        """Raise `LockLost` if the lease is lost.
-
-        The check shortens the time in which a lost lease goes unnoticed. A process can still be frozen right after this
-        call. A write that must be right even then goes through the fenced store, or carries `fence` to a resource that
-        checks the token.
-        """
-        self._check_valid()
+    _context: LockContext
 
     def acquire(self, acquire_timeout_ms: int | None) -> None:
         """Acquire the lease, with repeated attempts.

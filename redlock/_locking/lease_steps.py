@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import weakref
 
     from redlock._core.protocol import Outcome, Steps
-    from redlock._locking.context import LockContext
+    from redlock._locking.client_context import ClientContext
     from redlock._locking.options import LeaseOptions
     from redlock._transport.threads import ConnectionSet
 
@@ -35,8 +35,11 @@ _BUSY_MS = 10
 class LeaseSteps:
     """The base class of `Lease`: state and steps."""
 
+    waited_ms = 0
+    """The time from the start of the acquisition to the lease, in milliseconds."""
+
     def __init__(
-        self, context: LockContext, names: Names, options: LeaseOptions, owner_label: str, *, is_block: bool = True
+        self, context: ClientContext, names: Names, options: LeaseOptions, owner_label: str, *, is_block: bool = True
     ) -> None:
         self.names = names
         self.claims = frozenset((id(context), name) for name in names)
@@ -65,15 +68,59 @@ class LeaseSteps:
         self._pid = _process.pid()
 
     @property
-    def _resource(self) -> str:
+    def resource(self) -> str:
+        """The locked names, with commas between them."""
         return ", ".join(self.names)
+
+    @property
+    def fence(self) -> int:
+        """The fencing token: larger than that of every earlier lease on any of these resources.
+
+        Raises:
+            NotHeld: The lease was not acquired, or was released.
+        """
+        return self._held().fence
+
+    @property
+    def owner(self) -> str:
+        """The owner token in the keys. The token is a secret: a client with the token can release the lock."""
+        return self._held().token
+
+    @property
+    def rounds(self) -> int:
+        """The number of rounds of the acquisition, 1 or 2."""
+        return self._held().rounds
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this process acquired the lease and has not released the lease; the deadline may have passed."""
+        return self._grant is not None and self._pid == _process.pid()
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the lease is known to be lost: the deadline has passed, or a quorum has lost the keys."""
+        grant = self._grant
+        return bool(self._lost) or (grant is not None and grant.deadline_ms <= now_ms())
+
+    def remaining(self) -> float:
+        """Seconds until the deadline; 0.0 if the lease is lost."""
+        return self._remaining_ms() / 1000
+
+    def ensure_valid(self) -> None:
+        """Raise `LockLost` if the lease is lost.
+
+        The check shortens the time in which a lost lease goes unnoticed. A process can still be frozen right after this
+        call. A write that must be right even then goes through the fenced store, or carries `fence` to a resource that
+        checks the token.
+        """
+        self._check_valid()
 
     def _remaining_ms(self) -> int:
         return max(0, self._held().deadline_ms - now_ms()) if not self._lost else 0
 
     def _check_valid(self) -> None:
         if self._remaining_ms() <= 0:
-            raise LockLost(self._resource, self._lost or f"its {self.ttl_ms / 1000:g} s are over")
+            raise LockLost(self.resource, self._lost or f"its {self.ttl_ms / 1000:g} s are over")
 
     def _extending(self, ttl_ms: int, wait: Wait) -> Steps[None]:
         grant = self._held()
@@ -81,14 +128,14 @@ class LeaseSteps:
         result = yield from protocol.extend(grant, ttl_ms, wait)
         if isinstance(result, Grant):
             self._grant = result
-            self._context.event_log.extended(self._resource, result)
+            self._context.event_log.extended(self.resource, result)
             return
-        self._context.event_log.not_extended(self._resource, grant, result)
+        self._context.event_log.not_extended(self.resource, grant, result)
         if result.no_quorum:
-            raise failures.unavailable(self._context.pool.nodes, self._resource, result.round_result)
+            raise failures.unavailable(self._context.nodes, self.resource, result.round_result)
         if result.round_result.denied >= result.round_result.quorum:
             self._declare_lost("a quorum of nodes no longer has it")
-        raise LockLost(self._resource, self._lost or "it could not be extended on a quorum of nodes")
+        raise LockLost(self.resource, self._lost or "it could not be extended on a quorum of nodes")
 
     def renewing(self, connections: ConnectionSet) -> Steps[int | None]:
         """One renewal, as rounds that many leases can share.
@@ -134,7 +181,7 @@ class LeaseSteps:
     def _declare_lost(self, why: str) -> None:
         if not self._lost and self._grant is not None:
             self._lost, self._is_loss_reported = why, False
-            self._context.event_log.lost(self._resource, self._grant, why)
+            self._context.event_log.lost(self.resource, self._grant, why)
 
     def _releasing(self) -> Steps[Outcome]:
         grant = self._held()
@@ -145,13 +192,13 @@ class LeaseSteps:
 
     def _ended(self, grant: Grant, outcome: Outcome) -> None:
         self._outcome = outcome
-        self._context.event_log.released(self._resource, grant, outcome)
+        self._context.event_log.released(self.resource, grant, outcome)
 
     def _held(self) -> Grant:
         if self._grant is None:
-            raise NotHeld(f"lock {self._resource!r} is not held here", self._resource)
+            raise NotHeld(f"lock {self.resource!r} is not held here", self.resource)
         if self._pid != _process.pid():
             raise NotHeld(
-                f"lock {self._resource!r} belongs to the process that took it, not to its child", self._resource
+                f"lock {self.resource!r} belongs to the process that took it, not to its child", self.resource
             )
         return self._grant

@@ -17,6 +17,9 @@ _LOCK = {
     "lock_class": "leave the option out: there is one class of locks",
     "raise_on_release_error": "catch LockLost and NotHeld",
 }
+_ASYNCIO_LOCK = _LOCK | {
+    "thread_local": "leave the option out: a Lock is held by the code that has it, not by a thread or task",
+}
 _ACQUIRE = {
     "timeout": "the time to wait is `blocking_timeout`",
     "sleep": _NO_SLEEP,
@@ -32,6 +35,11 @@ NO_PICKLE = (
 def check_lock(options: Mapping[str, object]) -> None:
     """Refuse options of redis-py's `lock()`; the message names the right option."""
     _refuse("lock", options, _LOCK)
+
+
+def check_asyncio_lock(options: Mapping[str, object]) -> None:
+    """Refuse options of the locks of redis-py and of `redlock`; the message names the right option."""
+    _refuse("lock", options, _ASYNCIO_LOCK)
 
 
 def check_acquire(blocking: object, options: Mapping[str, object]) -> None:
@@ -55,6 +63,6 @@ def check_event_loop() -> None:
     """Refuse a blocking call inside a running asyncio event loop."""
     if _get_running_loop() is not None:
         raise RedlockError(
-            "a Lock blocks its thread, and this thread runs an asyncio event loop; acquire it in another thread "
-            "(await asyncio.to_thread(...)), or allow the call with Redlock(..., allow_event_loop=True)"
+            "a redlock.Lock blocks its thread, and this thread runs an asyncio event loop; use redlock.asyncio.Redlock "
+            "there, or allow the call with Redlock(..., allow_event_loop=True)"
         )

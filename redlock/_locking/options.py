@@ -23,7 +23,7 @@ class LeaseOptions(NamedTuple):
     renew: bool = False
     max_hold_ms: int | None = None
     reentrant: bool = False
-    on_lost: Callable[[Any], None] | None = None
+    on_lost: Callable[[Any], object] | None = None
 
 
 class LockOptions(NamedTuple):

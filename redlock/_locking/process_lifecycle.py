@@ -12,17 +12,25 @@ import atexit
 import os
 import weakref
 from multiprocessing.util import Finalize, register_after_fork
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from redlock import _process
 
-if TYPE_CHECKING:
-    from redlock._locking.context import LockContext
 
-_contexts: weakref.WeakSet[LockContext] = weakref.WeakSet()
+class ProcessContext(Protocol):
+    """The part of a client that a process resets and finishes."""
+
+    def reset_after_fork(self) -> None:
+        """In a forked child: drop what belongs to the parent."""
+
+    def await_releases(self) -> None:
+        """At the end of the process: wait for asynchronous releases."""
 
 
-def watch(context: LockContext) -> None:
+_contexts: weakref.WeakSet[ProcessContext] = weakref.WeakSet()
+
+
+def watch(context: ProcessContext) -> None:
     """Register a client until the client is dropped."""
     _contexts.add(context)
 
@@ -37,7 +45,7 @@ def _reset_all_after_fork() -> None:
 
 def _await_all_releases() -> None:
     for context in list(_contexts):
-        context.pool.await_releases()
+        context.await_releases()
 
 
 def _await_releases_at_exit(_: object = None) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from redlock._locking import wait_report
 from redlock._transport.exchange import pack
@@ -21,13 +21,31 @@ from redlock._transport.node import ERRORS, UnsuitableNode
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from redlock._locking.wait_queue import WaiterPool
+    from redlock._core.commands import Names
     from redlock._locking.wait_registry import PendingWait
     from redlock._transport.node import Connected, Node
 
 _TURN_SECONDS = 0.1
 """The shortest time between two reports, however often waits begin and end."""
 _IDLE_TURNS = 20
+
+
+class LocalQueue(Protocol):
+    """The part of a local wait queue that the reports use."""
+
+    def length(self, names: Names) -> int:
+        """The number of waits for these resources."""
+
+
+class Waiters(Protocol):
+    """The part of a wait queue that the reports use."""
+
+    @property
+    def local_queue(self) -> LocalQueue:
+        """The queue inside this process."""
+
+    def node_for(self, names: Names) -> Node | None:
+        """The node at which waiters wait."""
 
 
 class WaitPublisher:
@@ -39,7 +57,7 @@ class WaitPublisher:
         prefix: Put before every resource name.
     """
 
-    def __init__(self, pending: Callable[[], Sequence[PendingWait]], waiters: WaiterPool, prefix: str) -> None:
+    def __init__(self, pending: Callable[[], Sequence[PendingWait]], waiters: Waiters, prefix: str) -> None:
         self._pending, self._waiters, self._prefix = pending, waiters, prefix
         self.reset_after_fork()
 

@@ -1,14 +1,12 @@
 """Wait queue: a waiter blocks on one node, and each release wakes the first waiter.
 
 Invariants:
-1. All waiters of a resource wait at the first healthy node in an order that is computed from the name. They wait at the
-   same node as long as they agree on the healthy nodes.
-2. Wake-ups are hints: a lost wake-up costs time, never safety. The client's clock ends each wait, because a server
+1. Wake-ups are hints: a lost wake-up costs time, never safety. The client's clock ends each wait, because a server
    checks for expired blocking reads only ten times a second.
-3. A wait has a separate connection, which is kept for the next wait. The blocking read keeps its place in the server's
+2. A wait has a separate connection, which is kept for the next wait. The blocking read keeps its place in the server's
    queue while its client makes an attempt. A connection whose read has no reply at the end is closed. A new connection
    is opened in another thread, for at most one node timeout and never beyond the end of the wait.
-4. A client that recently waited for a resource joins the queue before its first attempt, and asks the nodes after a
+3. A client that recently waited for a resource joins the queue before its first attempt, and asks the nodes after a
    wake-up or a short time. Otherwise each hand-over of a contended lock would begin with five denials. Each release
    leaves a wake-up, so a client without waiters before it finds a wake-up at once.
 """
@@ -19,78 +17,53 @@ import time
 from typing import TYPE_CHECKING
 
 from redlock._clock import now_ms
-from redlock._core.backoff import early_ms, first_ms, pause_ms, sleep_ms
+from redlock._core.backoff import first_ms
 from redlock._locking.local_wait_queue import LocalWaitQueue, Place
-from redlock._transport import codec as wire
-from redlock._transport import node_info
-from redlock._transport.exchange import pack
+from redlock._locking.wait_rules import READ_SECONDS, WaitMemory, WakeUps
 from redlock._transport.node import ERRORS, PendingConnection, UnsuitableNode, describe_failure, refuse
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from redlock._core.commands import Names
-    from redlock._core.votes import Refusal
+    from redlock._transport.codec import Codec
     from redlock._transport.node import Connected, Node
 
 _MOST_KEPT = 32
-_MOST_REMEMBERED = 1_024
 _LEAST_WAIT_SECONDS = 0.001
-_MOST_EARLY = 6
-_READ_SECONDS = 2
-_WAKE = wire.Script.load("wake")
 _NODE_ERRORS = (*ERRORS, UnsuitableNode)
 _LONGEST_KEPT_MS = 30_000
 """A firewall can drop a connection that is idle for longer, without a packet to either side."""
 
 
-class WaiterPool:
+class WaiterPool(WaitMemory):
     """The waiting connections of one client, kept by node."""
 
-    def __init__(self, nodes: Sequence[Node], codec: wire.Codec) -> None:
-        self._nodes = nodes
-        self._codec = codec
-        self.local_queue = LocalWaitQueue()
+    def __init__(self, nodes: Sequence[Node], codec: Codec) -> None:
+        super().__init__(nodes, codec)
+        self._local_queue = LocalWaitQueue()
         self.reset_after_fork()
 
     def reset_after_fork(self) -> None:
         """In a forked child: drop the connections of the parent."""
-        self._kept: dict[Node, list[tuple[int, Connected]]] = {node: [] for node in self._nodes}
+        self._kept: dict[Node, list[tuple[int, Connected]]] = {node: [] for node in self.nodes}
         self._contended: dict[Names, tuple[int, int]] = {}
         self.local_queue.reset_after_fork()
 
-    def last_wait_ms(self, names: Names) -> int:
-        """The length of the last wait for these resources, if that wait was recent; otherwise 0."""
-        until_ms, waited_ms = self._contended.get(names, (0, 0))
-        return waited_ms if until_ms > now_ms() else 0
+    @property
+    def local_queue(self) -> LocalWaitQueue:
+        """The queue inside this process."""
+        return self._local_queue
 
     def expects_others(self, names: Names) -> bool:
         """Whether other waiters are likely to be before a new waiter."""
         return self.local_queue.has_waiters(names) or self.last_wait_ms(names) > 0
-
-    def remember(self, names: Names, waited_ms: int, length_ms: int) -> None:
-        """Remember for this long that a wait took this time; 0 ms means that there were no other waiters."""
-        if waited_ms:
-            if len(self._contended) >= _MOST_REMEMBERED:
-                self._contended.clear()
-            self._contended[names] = now_ms() + length_ms, waited_ms
-        elif self._contended:
-            self._contended.pop(names, None)
 
     def close(self) -> None:
         """Close the idle connections."""
         for kept in self._kept.values():
             while kept:
                 kept.pop()[1].close()
-
-    def node_for(self, names: Names) -> Node | None:
-        """The node at which waiters wait: the first healthy node in an order that is computed from the name."""
-        order = (self._nodes[place] for place in wire.waiting_order(names, len(self._nodes)))
-        return next((node for node in order if not node.error), None)
-
-    def keys(self, names: Names) -> list[str]:
-        """The keys on a node that hold the wake-ups for these resources."""
-        return self._codec.wake_keys(names)
 
     def borrow(self, node: Node, seconds: float) -> Connected | None:
         """A connection for one wait; None if no connection is ready in this time.
@@ -137,7 +110,7 @@ class WaiterPool:
             connected.close()
 
 
-class QueuedWaiter:
+class QueuedWaiter(WakeUps):
     """The waits between the attempts of one acquisition: its place in the queue, and its wake-up.
 
     Args:
@@ -147,32 +120,13 @@ class QueuedWaiter:
     """
 
     def __init__(self, pool: WaiterPool, names: Names, wake_ms: int) -> None:
+        super().__init__(pool, names, wake_ms)
         self._pool = pool
-        self._names = names
-        self._wake_ms = wake_ms
         self._node: Node | None = None
         self._connected: Connected | None = None
         self._is_reading = False
         self._sent_at = 0.0
         self._place: Place | None = None
-        self._early_attempts = 0
-        self._woken_by = ""
-        self._has_waited = False
-        self._began_ms = 0
-
-    @property
-    def is_woken(self) -> bool:
-        """Whether a wake-up has come that no attempt has used yet."""
-        return bool(self._woken_by)
-
-    def sleep_ms(self, refusal: Refusal, lost_rounds: int, chance: float) -> tuple[int, bool]:
-        """The sleep after a refused attempt, and whether a wake-up can end the sleep."""
-        if self.is_woken and self._early_attempts < _MOST_EARLY:
-            # The wake-up arrived before the release reached the other nodes: the lock will be free in a moment.
-            self._early_attempts += 1
-            return early_ms(self._early_attempts, chance), False
-        sleep = sleep_ms(refusal, chance)
-        return (pause_ms(refusal, lost_rounds, chance), False) if sleep is None else (sleep, True)
 
     def queue_first(self, most_ms: int) -> None:
         """Wait for the turn in the local queue and for a wake-up before the first attempt, at most `most_ms`."""
@@ -229,31 +183,21 @@ class QueuedWaiter:
         if not self._is_reading:
             self._is_reading = True
             self._sent_at = time.monotonic()
-            self._connected.exchange.send(pack("BLPOP", *keys, str(_READ_SECONDS)), self._deadline)
+            self._connected.exchange.send(self._read_words(keys), self._deadline)
         try:
             reply = self._connected.exchange.answer(until)
         except TimeoutError:
             return ""
         self._is_reading = False
-        if reply is None and time.monotonic() - self._sent_at < _READ_SECONDS / 2:
+        if reply is None and time.monotonic() - self._sent_at < READ_SECONDS / 2:
             # Another read would end at once as well, in an endless loop.
             raise UnsuitableNode("does not wait as a Redis server does")
         return self._wake_key(reply)
 
-    def _wake_key(self, reply: object) -> str:
-        """The key in a reply to the blocking read; empty if the read ended without a wake-up."""
-        refuse(reply)
-        keys = [""] if reply is None else self._pool.keys(self._names)
-        key = node_info.text(reply[0]) if isinstance(reply, list) and reply else ""
-        if key not in keys:
-            raise UnsuitableNode("answered something that is no wake-up")
-        return key
-
     def _pass_on(self) -> None:
         try:
             if self._connected is not None:
-                command = pack("EVAL", _WAKE.source, "1", self._woken_by, str(self._wake_ms))
-                refuse(self._connected.exchange.ask(command, 1, self._deadline)[0])
+                refuse(self._connected.exchange.ask(self._pass_on_words(), 1, self._deadline)[0])
         except _NODE_ERRORS:
             self._drop()
 
@@ -276,9 +220,7 @@ class QueuedWaiter:
             pass
         finally:
             self._drop()
-            # An unused wake-up stays on the node for the same time.
-            waited_ms = max(1, now_ms() - self._began_ms) if self._has_waited else 0
-            self._pool.remember(self._names, waited_ms, self._wake_ms)
+            self._remember_wait()
             if self._place is not None:
                 self._place.leave()
 

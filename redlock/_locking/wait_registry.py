@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from redlock._core.commands import Names
     from redlock._locking.lock_events import LockEventLog
-    from redlock._locking.wait_queue import WaiterPool
+    from redlock._locking.wait_publisher import Waiters
 
 _MOST_HOLDERS = 1_024
 _UNKNOWN = "-"
@@ -35,7 +35,7 @@ class WaitRegistry:
         prefix: Put before every resource name.
     """
 
-    def __init__(self, log: LockEventLog, waiters: WaiterPool, prefix: str) -> None:
+    def __init__(self, log: LockEventLog, waiters: Waiters, prefix: str) -> None:
         self.log = log
         self.local_queue = waiters.local_queue
         self.publisher = WaitPublisher(self.pending, waiters, prefix)

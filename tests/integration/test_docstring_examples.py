@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import doctest
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from redlock import Redlock, client, lease, lock
+from redlock import asyncio as for_asyncio
+from redlock.asyncio import client as asyncio_client
+from redlock.asyncio import lease as asyncio_lease
+from redlock.asyncio import lock as asyncio_lock
 from redlock.fencing import FencedStore, redis_store
 from redlock.testing import redis_server
 from tests.integration.tools import sixth_redis
@@ -17,11 +22,15 @@ if TYPE_CHECKING:
 
 EXAMPLES = {
     example.name: example
-    for module in (client, lease, lock, redis_store)
+    for module in (client, lease, lock, redis_store, asyncio_client, asyncio_lease, asyncio_lock)
     for example in doctest.DocTestFinder(exclude_empty=True).find(module)
     if example.examples
 }
 WITH_EXAMPLES = [
+    "redlock.asyncio.client.Redlock",
+    "redlock.asyncio.client.Redlock.lock",
+    "redlock.asyncio.lease.Lease",
+    "redlock.asyncio.lock.Lock",
     "redlock.client.Redlock",
     "redlock.client.Redlock.holder",
     "redlock.client.Redlock.lock",
@@ -36,13 +45,17 @@ def names() -> Iterator[dict[str, Any]]:
     """The names that the examples use without an import."""
     with redis_server.cluster() as nodes, sixth_redis() as server, Redlock(nodes.urls) as redlock:
         store = FencedStore(server.url)
-        yield {"addresses": nodes.urls, "redlock": redlock, "store": store}
+        asyncio_redlock = for_asyncio.Redlock(nodes.urls)
+        yield {"addresses": nodes.urls, "redlock": redlock, "asyncio_redlock": asyncio_redlock, "store": store}
+        asyncio.run(asyncio_redlock.aclose())
 
 
 @pytest.mark.parametrize("name", WITH_EXAMPLES)
 def test_the_example_of_a_docstring_runs(name: str, names: dict[str, Any]) -> None:
     example = EXAMPLES[name]
     example.globs.update(names)
+    if name.startswith("redlock.asyncio."):
+        example.globs.update(asyncio=asyncio, redlock=names["asyncio_redlock"])
     report: list[str] = []
     result = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(example, out=report.append)
     assert result.attempted > 0

@@ -7,6 +7,7 @@ Invariants:
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import shutil
 import subprocess
@@ -19,11 +20,14 @@ from redlock import ConfigurationError, QuorumUnavailable, Redlock
 from redlock.admin.bootstrap import declare_nodes
 from redlock.admin.cluster_status import cluster_status
 from redlock.testing.redis_server import Server, free_port
+from tests.integration.asyncio_tools import with_client
 from tests.integration.tools import eventually, holders, raw
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from redlock.asyncio import Redlock as AsyncioRedlock
 
 NAME = "tls"
 NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
@@ -104,6 +108,25 @@ def reasons(urls: list[str]) -> set[str]:
     with Redlock(urls, node_timeout=1.0) as client, pytest.raises(QuorumUnavailable) as caught:
         client.lock(NAME).acquire(blocking=False)
     return set(caught.value.reasons.values())
+
+
+def test_asyncio_speaks_tls_too(nodes: Nodes, authority: Authority) -> None:
+    counted = 0
+
+    async def main(client: AsyncioRedlock) -> None:
+        async def one() -> None:
+            nonlocal counted
+            async with client.lock(NAME, ttl=9):
+                value = counted
+                await asyncio.sleep(0)
+                counted = value + 1
+
+        # Long names: an answer and a request are more than one TLS record.
+        wide = (client.lock([f"{number}:{place}" * 200 for place in range(9)]) for number in range(20))
+        await asyncio.gather(*(one() for _ in range(30)), *(lock.acquire() for lock in wide))
+
+    with_client(nodes.urls(authority, authority.issue("client")), main, node_timeout=1.0)
+    assert counted == 30
 
 
 def test_locks_are_acquired_awaited_renewed_and_released(nodes: Nodes, authority: Authority) -> None:

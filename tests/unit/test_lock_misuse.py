@@ -54,7 +54,7 @@ def test_a_lock_in_a_running_event_loop_is_refused() -> None:
             pass
 
     client = Redlock()
-    with pytest.raises(RedlockError, match=r"asyncio\.to_thread.*allow_event_loop") as caught:
+    with pytest.raises(RedlockError, match=r"use redlock\.asyncio\.Redlock.*allow_event_loop") as caught:
         asyncio.run(wrong(client))
     assert type(caught.value) is RedlockError
 

@@ -15,7 +15,7 @@ import redlock
 
 ROOT = Path(__file__).parents[2]
 MODULES = sorted(path for package in ("redlock", "tasks", "workers") for path in (ROOT / package).rglob("*.py"))
-PUBLIC_PACKAGES = ("celery", "fencing", "testing")
+PUBLIC_PACKAGES = ("asyncio", "celery", "fencing", "testing")
 
 
 def test_the_public_names_are_this_list() -> None:

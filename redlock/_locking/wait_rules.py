@@ -1,0 +1,117 @@
+"""The rules of waiting under every driver: the node at which waiters wait, and the meaning of a wake-up.
+
+Invariants: no I/O. All waiters of a resource wait at the first healthy node in an order that is computed from the name.
+They wait at the same node as long as they agree on the healthy nodes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from redlock._clock import now_ms
+from redlock._core.backoff import early_ms, pause_ms, sleep_ms
+from redlock._transport import codec as wire
+from redlock._transport import node_info
+from redlock._transport.exchange import pack
+from redlock._transport.node import UnsuitableNode, refuse
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from redlock._core.commands import Names
+    from redlock._core.votes import Refusal
+    from redlock._transport.node import Node
+
+READ_SECONDS = 2
+"""The longest blocking read; a client that waits longer reads again."""
+_MOST_REMEMBERED = 1_024
+_MOST_EARLY = 6
+_WAKE = wire.Script.load("wake")
+
+
+class WaitMemory:
+    """The resources for which a client has recently waited.
+
+    Args:
+        nodes: The lock nodes, in their order.
+        codec: Knows the keys of the wake-ups.
+    """
+
+    def __init__(self, nodes: Sequence[Node], codec: wire.Codec) -> None:
+        self.nodes = nodes
+        self._codec = codec
+        self._contended: dict[Names, tuple[int, int]] = {}
+
+    def last_wait_ms(self, names: Names) -> int:
+        """The length of the last wait for these resources, if that wait was recent; otherwise 0."""
+        until_ms, waited_ms = self._contended.get(names, (0, 0))
+        return waited_ms if until_ms > now_ms() else 0
+
+    def remember(self, names: Names, waited_ms: int, length_ms: int) -> None:
+        """Remember for this long that a wait took this time; 0 ms means that there were no other waiters."""
+        if waited_ms:
+            if len(self._contended) >= _MOST_REMEMBERED:
+                self._contended.clear()
+            self._contended[names] = now_ms() + length_ms, waited_ms
+        elif self._contended:
+            self._contended.pop(names, None)
+
+    def node_for(self, names: Names) -> Node | None:
+        """The node at which waiters wait: the first healthy node in an order that is computed from the name."""
+        order = (self.nodes[place] for place in wire.waiting_order(names, len(self.nodes)))
+        return next((node for node in order if not node.error), None)
+
+    def keys(self, names: Names) -> list[str]:
+        """The keys on a node that hold the wake-ups for these resources."""
+        return self._codec.wake_keys(names)
+
+
+class WakeUps:
+    """The wake-ups of one acquisition.
+
+    Args:
+        memory: The client's memory of waits.
+        names: The resources.
+        wake_ms: The time for which a wake-up is valid: the lease's TTL.
+    """
+
+    def __init__(self, memory: WaitMemory, names: Names, wake_ms: int) -> None:
+        self._memory, self._names, self._wake_ms = memory, names, wake_ms
+        self._woken_by = ""
+        self._early_attempts = 0
+        self._has_waited = False
+        self._began_ms = 0
+
+    @property
+    def is_woken(self) -> bool:
+        """Whether a wake-up has come that no attempt has used yet."""
+        return bool(self._woken_by)
+
+    def sleep_ms(self, refusal: Refusal, lost_rounds: int, chance: float) -> tuple[int, bool]:
+        """The sleep after a refused attempt, and whether a wake-up can end the sleep."""
+        if self.is_woken and self._early_attempts < _MOST_EARLY:
+            # The wake-up arrived before the release reached the other nodes: the lock will be free in a moment.
+            self._early_attempts += 1
+            return early_ms(self._early_attempts, chance), False
+        sleep = sleep_ms(refusal, chance)
+        return (pause_ms(refusal, lost_rounds, chance), False) if sleep is None else (sleep, True)
+
+    def _read_words(self, keys: list[str]) -> bytes:
+        return pack("BLPOP", *keys, str(READ_SECONDS))
+
+    def _pass_on_words(self) -> bytes:
+        return pack("EVAL", _WAKE.source, "1", self._woken_by, str(self._wake_ms))
+
+    def _wake_key(self, reply: object) -> str:
+        """The key in a reply to the blocking read; empty if the read ended without a wake-up."""
+        refuse(reply)
+        keys = [""] if reply is None else self._memory.keys(self._names)
+        key = node_info.text(reply[0]) if isinstance(reply, list) and reply else ""
+        if key not in keys:
+            raise UnsuitableNode("answered something that is no wake-up")
+        return key
+
+    def _remember_wait(self) -> None:
+        # An unused wake-up stays on the node for the same time.
+        waited_ms = max(1, now_ms() - self._began_ms) if self._has_waited else 0
+        self._memory.remember(self._names, waited_ms, self._wake_ms)

@@ -1,0 +1,153 @@
+"""A connection of one event loop for one request at a time: the blocking read of a waiter.
+
+Invariants:
+1. Only `dial` and `wait` have an `await`. A request is sent whole, or the connection has failed.
+2. A failed connection reads nothing any more; the next `answer` raises the failure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+from collections import deque
+from typing import TYPE_CHECKING
+
+from redlock._transport.node import PendingConnection, UnsuitableNode
+from redlock._transport.reply_reader import ReplyReader, UnreadableReply
+from redlock._transport.sockets import NOT_NOW, READ_BYTES
+
+if TYPE_CHECKING:
+    from redlock._transport.exchange import Exchange
+    from redlock._transport.node import Node
+
+
+class LoopExchange:
+    """A connection on which requests are answered in order.
+
+    Args:
+        exchange: A connected exchange, which this one owns from now on.
+        loop: The running event loop.
+    """
+
+    def __init__(self, exchange: Exchange, loop: asyncio.AbstractEventLoop) -> None:
+        self._exchange, self._loop = exchange, loop
+        self._read = ReplyReader().read
+        self._is_ignored: deque[bool] = deque()
+        """For each request without an answer: whether its answer is ignored."""
+        self._answers: deque[object] = deque()
+        self._failure: Exception | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        loop.add_reader(exchange.sock, self._on_readable)
+
+    @classmethod
+    async def dial(cls, node: Node, seconds: float) -> LoopExchange | None:
+        """A new connection; None if it is not ready in this time, which is shorter than a node timeout.
+
+        Raises:
+            UnsuitableNode: The node cannot be reached within one node timeout; the message has the reason.
+        """
+        loop, limit = asyncio.get_running_loop(), node.timeout_ms / 1000
+        ended = loop.create_future()
+
+        def tell() -> None:
+            # The loop may be closed by now.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(_set, ended)
+
+        pending = PendingConnection(node, tell)
+        try:
+            await asyncio.wait({ended}, timeout=min(seconds, limit))
+            if not pending.done.is_set():
+                if seconds < limit:
+                    return None
+                pending.mark_overdue()
+                raise UnsuitableNode(node.error or f"no answer within {node.timeout_ms} ms")
+            if pending.result is None:
+                raise UnsuitableNode(pending.error)
+            result, pending.result = pending.result, None
+            return cls(result.exchange, loop)
+        finally:
+            pending.abandon()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the connection can be used."""
+        return self._failure is None
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether a request has no answer yet."""
+        return False in self._is_ignored
+
+    @property
+    def has_answer(self) -> bool:
+        """Whether `answer` has something to return or to raise."""
+        return bool(self._answers) or self._failure is not None
+
+    def send(self, words: bytes, *, is_answer_ignored: bool = False) -> None:
+        """Send a request.
+
+        Raises:
+            OSError: The system did not accept the whole request.
+        """
+        if self._failure is not None:
+            raise self._failure
+        try:
+            is_sent = self._exchange.sock.send(words) == len(words)
+        except NOT_NOW:
+            is_sent = False
+        if not is_sent:
+            raise BlockingIOError(errno.EAGAIN, "the connection accepts no more requests")
+        self._is_ignored.append(is_answer_ignored)
+
+    async def wait(self, seconds: float) -> bool:
+        """Wait for an answer or a failure; False if none came in this time."""
+        if not self.has_answer:
+            self._waiter = self._loop.create_future()
+            try:
+                await asyncio.wait({self._waiter}, timeout=seconds)
+            finally:
+                self._waiter = None
+        return self.has_answer
+
+    def answer(self) -> object:
+        """The answer that has arrived.
+
+        Raises:
+            OSError: The connection has ended.
+            UnreadableReply: The bytes are not a valid reply.
+        """
+        if not self._answers and self._failure is not None:
+            raise self._failure
+        return self._answers.popleft()
+
+    def _on_readable(self) -> None:
+        try:
+            data = self._exchange.sock.recv(READ_BYTES)
+            if not data:
+                raise ConnectionResetError(errno.ECONNRESET, "the node closed the connection")
+            for reply in self._read(data):
+                if not self._is_ignored:
+                    raise UnreadableReply("answered without being asked")
+                if not self._is_ignored.popleft():
+                    self._answers.append(reply)
+        except NOT_NOW:
+            return
+        except (OSError, UnreadableReply) as failure:
+            self._failure = failure
+            self._loop.remove_reader(self._exchange.sock)
+        if self._waiter is not None and self.has_answer:
+            _set(self._waiter)
+
+    def close(self, *, forked: bool = False) -> None:
+        """End the connection. With `forked` the loop, which the parent shares, is not touched."""
+        if not forked and not self._loop.is_closed():
+            self._loop.remove_reader(self._exchange.sock)
+        self._failure = self._failure or ConnectionAbortedError(errno.ECONNABORTED, "the connection was closed")
+        self._exchange.close()
+
+
+def _set(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

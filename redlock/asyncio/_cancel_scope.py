@@ -1,0 +1,58 @@
+"""The block of a task whose lease can be lost: `on_lost="cancel"` cancels the task, and `LockLost` leaves the block.
+
+Invariants:
+1. A cancellation from outside is never swallowed: it leaves the block even if the lease was lost too.
+2. The task is cancelled once, by a callback of the loop or by another task, and only while it is inside the block. So
+   the cancellation arrives at the `await` where the block waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+COUNTS = hasattr(asyncio.Task, "uncancel")
+"""Whether a task counts its cancellations: from Python 3.11 on."""
+_MESSAGE = "redlock: the lease was lost"
+
+
+class CancelScope:
+    """A block of the running task. `end` must be called in the same task."""
+
+    def __init__(self) -> None:
+        task: Any = asyncio.current_task()
+        assert task is not None, "a block runs in a task"
+        self._task = task
+        self._before: int = task.cancelling() if COUNTS else 0
+        self._is_cancelled = self._has_ended = False
+
+    def cancel(self) -> None:
+        """Cancel the block, unless it has ended."""
+        if self._has_ended or self._is_cancelled or self._task is running_task():
+            # The running task learns of the loss by an error of its own call.
+            return
+        if not COUNTS and self._is_cancelled_from_outside():
+            return
+        self._is_cancelled = True
+        self._task.cancel(_MESSAGE)
+
+    def _is_cancelled_from_outside(self) -> bool:
+        """Before Python 3.11: whether a cancellation is on its way, whose message this one would replace."""
+        waits_for = self._task._fut_waiter  # noqa: SLF001 - no public attribute tells it
+        return bool(self._task._must_cancel or (waits_for is not None and waits_for.cancelled()))  # noqa: SLF001 - as above
+
+    def end(self, error: BaseException | None) -> bool:
+        """End the block; whether the error that leaves it is the cancellation of this scope alone."""
+        self._has_ended = True
+        if not self._is_cancelled:
+            return False
+        alone = self._task.uncancel() <= self._before if COUNTS else error is not None and error.args == (_MESSAGE,)
+        return alone and isinstance(error, asyncio.CancelledError)
+
+
+def running_task() -> asyncio.Task[Any] | None:
+    """The running task; None outside of a task."""
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None

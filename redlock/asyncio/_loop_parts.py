@@ -1,0 +1,205 @@
+"""The shared parts of one client: for each event loop its connections, its wait queue and its background tasks.
+
+Invariants:
+1. Nothing is shared between two loops but plain values. A lease, a wait and a task belong to one loop.
+2. Every background task is known to the parts of its loop, and `close` waits for it.
+3. The parts of a loop that was closed without `close` are dropped when the client is used in another loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import weakref
+from collections import Counter, deque
+from typing import TYPE_CHECKING
+
+from redlock import _log
+from redlock._locking.client_context import ClientContext
+from redlock._locking.wait_registry import WaitRegistry
+from redlock._log import logger
+from redlock._transport.asyncio import LoopConnections
+from redlock.asyncio._wait_queue import LoopWaiters
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterator
+
+    from redlock._core.commands import Names
+    from redlock._locking.client_context import ClientOptions
+    from redlock._locking.lease_steps import LeaseSteps
+    from redlock.asyncio._lease_watch import WatchedLease
+
+_MOST_ATTEMPTS = 64
+"""The most acquires that are at the nodes at a time: more would only wait there, and count as silent nodes."""
+_REMEDY = "raise ttl above the time for which this event loop is blocked, or let its tasks pause more often"
+
+
+class Window:
+    """Lets a limited number of tasks pass at a time, in the order of their arrival.
+
+    Args:
+        places: The number of tasks.
+    """
+
+    def __init__(self, places: int = _MOST_ATTEMPTS) -> None:
+        self._free = places
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def enter(self) -> None:
+        """Wait for a place."""
+        if self._free:
+            self._free -= 1
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await turn
+        except BaseException:
+            if turn.done() and not turn.cancelled():
+                # The place came at the moment of the cancellation.
+                self.leave()
+            raise
+
+    def leave(self) -> None:
+        """Give the place to the next task."""
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._free += 1
+
+
+class LoopParts:
+    """The parts of a client that belong to one event loop.
+
+    Args:
+        context: The client.
+        prefix: Put before every resource name.
+    """
+
+    def __init__(self, context: LoopContext, prefix: str) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.connections = LoopConnections(context.nodes, context.codec, self.loop)
+        self.waiters = LoopWaiters(context.nodes, context.codec)
+        self.waits = WaitRegistry(context.event_log, self.waiters, prefix)
+        self.window = Window()
+        self.attempts: Counter[Names] = Counter()
+        """How many tasks are at the nodes for these resources."""
+        self.held: weakref.WeakValueDictionary[Names, LeaseSteps] = weakref.WeakValueDictionary()
+        """The last lease of this loop on these resources."""
+        self.watched: weakref.WeakSet[WatchedLease] = weakref.WeakSet()
+        """Leases with a timer for their renewal or for their end."""
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_late_logged = False
+
+    def is_occupied(self, names: Names) -> bool:
+        """Whether a task of this loop holds these resources, or is at the nodes for them."""
+        if self.attempts[names]:
+            return True
+        lease = self.held.get(names)
+        return lease is not None and lease.is_held and not lease.is_lost
+
+    @contextlib.contextmanager
+    def attempt(self, names: Names) -> Iterator[None]:
+        """A task is at the nodes for these resources."""
+        self.attempts[names] += 1
+        try:
+            yield
+        finally:
+            self.attempts[names] -= 1
+            if not self.attempts[names]:
+                del self.attempts[names]
+
+    def call(self, resource: str, function: Callable[[], object]) -> None:
+        """Call a function of the application soon, in the loop; a coroutine function runs as a task."""
+        self.loop.call_soon(self._call, resource, function)
+
+    def _call(self, resource: str, function: Callable[[], object]) -> None:
+        try:
+            result = function()
+        except Exception:  # noqa: BLE001 - the application's code may raise anything
+            logger.exception("on-lost-failed resource=%s", resource)
+            return
+        if asyncio.iscoroutine(result):
+            task = self.loop.create_task(_logged(resource, result))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def report_late(self, resource: str, delay_ms: int, ttl_ms: int) -> None:
+        """Report a renewal that was late, once: the cause stays, and each further message would be the same."""
+        if not self._is_late_logged:
+            self._is_late_logged = True
+            _log.warning("renewal-late", resource=resource, delay_ms=delay_ms, ttl_ms=ttl_ms, remedy=_REMEDY)
+
+    async def close(self) -> None:
+        """Stop renewal, wait for releases and callbacks, and close the connections."""
+        for lease in list(self.watched):
+            lease.stop_watch()
+        self.waits.publisher.close()
+        try:
+            await self.connections.close()
+            others = self._tasks - {asyncio.current_task()}
+            if others:
+                await asyncio.wait(others)
+        finally:
+            self.abandon()
+
+    def abandon(self, *, forked: bool = False) -> None:
+        """Close the connections now."""
+        self.connections.abandon(forked=forked)
+        self.waiters.close(forked=forked)
+
+
+async def _logged(resource: str, coroutine: Coroutine[object, object, object]) -> None:
+    try:
+        await coroutine
+    except Exception:  # noqa: BLE001 - the application's code may raise anything
+        logger.exception("on-lost-failed resource=%s", resource)
+
+
+class LoopContext(ClientContext):
+    """The shared parts of one client.
+
+    Args:
+        options: The options of the client.
+    """
+
+    def __init__(self, options: ClientOptions) -> None:
+        super().__init__(options)
+        self._prefix = options.prefix
+        self._parts: dict[asyncio.AbstractEventLoop, LoopParts] = {}
+
+    def parts(self) -> LoopParts:
+        """The parts of the running loop.
+
+        Raises:
+            RuntimeError: No event loop runs.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            return self._parts[loop]
+        except KeyError:
+            self._drop_closed_loops()
+            parts = self._parts[loop] = LoopParts(self, self._prefix)
+            return parts
+
+    async def close(self) -> None:
+        """Close what belongs to the running loop."""
+        self._drop_closed_loops()
+        parts = self._parts.pop(asyncio.get_running_loop(), None)
+        if parts is not None:
+            await parts.close()
+
+    def _drop_closed_loops(self) -> None:
+        for loop in [loop for loop in list(self._parts) if loop.is_closed()]:
+            self._parts.pop(loop).abandon()
+
+    def reset_after_fork(self) -> None:
+        """In a forked child: the loops of the parent do not run here."""
+        parts, self._parts = self._parts, {}
+        for one in parts.values():
+            one.abandon(forked=True)
+
+    def await_releases(self) -> None:
+        """At the end of the process no loop runs, so nothing can be awaited; see `close`."""

@@ -1,0 +1,211 @@
+"""`Lease` for asyncio: the right to a resource, from the acquisition until the deadline or the release.
+
+Invariants:
+1. A lease belongs to its event loop and to its process, not to a task.
+2. Extension and release of a lease never overlap. A release ends an extension that is under way.
+3. A release is sent before its first `await`, and goes on if its task is cancelled.
+4. The lease is released when its own block and all re-entrant blocks inside have ended. A dropped entry does not count.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import weakref
+from typing import TYPE_CHECKING
+
+from redlock._clock import now_ms
+from redlock._core import protocol
+from redlock._core.backoff import renewal_ms
+from redlock._core.commands import Wait
+from redlock._core.protocol import Outcome
+from redlock._locking import held_leases
+from redlock.asyncio._acquisition import Acquisition
+from redlock.asyncio._lease_watch import WatchedLease
+from redlock.errors import LockLost, NotHeld, RedlockError
+
+__all__ = ["Lease"]
+
+if TYPE_CHECKING:
+    from redlock._core.commands import Names
+    from redlock._core.votes import Grant
+    from redlock._locking.options import LeaseOptions
+    from redlock.asyncio._loop_parts import LoopContext
+
+
+class Lease(WatchedLease):
+    """The right to a resource, or to a set of resources, until a deadline.
+
+    An `async with` block returns a lease.
+
+    Example:
+        >>> async def report() -> None:
+        ...     async with redlock.lock("report:7", ttl=3.0) as lease:
+        ...         await lease.extend(5.0)
+        ...         lease.ensure_valid()
+        ...         print(lease.resource, lease.remaining() > 4.0)
+        ...     print(await lease.outcome())
+        >>> asyncio.run(report())
+        report:7 True
+        Outcome.RELEASED
+    """
+
+    def __init__(
+        self, context: LoopContext, names: Names, options: LeaseOptions, owner_label: str, *, is_block: bool
+    ) -> None:
+        super().__init__(context, names, options, owner_label, is_block=is_block)
+        self.task: weakref.ref[asyncio.Task[object]] | None = None
+        """The task that acquired the lease."""
+        self._release: asyncio.Future[Outcome] | None = None
+
+    @property
+    def is_releasing(self) -> bool:
+        """Whether the release was sent, and its outcome is not known."""
+        return self._release is not None and not self._release.done()
+
+    async def acquire(self, acquire_timeout_ms: int | None) -> None:
+        """Acquire the lease, with repeated attempts.
+
+        Args:
+            acquire_timeout_ms: The time limit in milliseconds; 0 for a single attempt, None for no limit.
+
+        Raises:
+            LockContended: Other clients held the lock until the limit.
+            QuorumUnavailable: Too few nodes voted at the limit; without a limit, for one TTL.
+            ConfigurationError: The addresses lead to too few servers, or other clients have other settings.
+        """
+        acquisition = Acquisition(
+            self._loop_context, self._parts, self.names, self.ttl_ms, self._owner_label, on_granted=self._begin
+        )
+        await acquisition.run(acquire_timeout_ms)
+
+    def _begin(self, grant: Grant, waited_ms: int) -> None:
+        self._grant, self._acquired_ms, self.waited_ms = grant, now_ms(), waited_ms
+        try:
+            self._note_task()
+            held_leases.add(self)
+            self._parts.held[self.names] = self
+            self._context.event_log.acquired(self.resource, grant, waited_ms)
+            if self._renew:
+                self._watch(self._acquired_ms + renewal_ms(self.ttl_ms))
+            elif self._on_lost is not None or self.scope is not None:
+                self._watch(grant.deadline_ms)
+        except BaseException:
+            self._grant = None
+            raise
+
+    def _note_task(self) -> None:
+        task = asyncio.current_task()
+        self.task = None if task is None else weakref.ref(task)
+
+    async def extend(self, seconds: float) -> None:
+        """Make the lease last at least this many seconds from now, less the drift allowance. Never shortens the lease.
+
+        Raises:
+            ConfigurationError: `seconds` is not a number greater than 0 and at most `max_ttl`.
+            LockLost: The deadline has passed, or a quorum of nodes no longer has the lease.
+            QuorumUnavailable: Too few nodes answered; the old deadline stands.
+            NotHeld: The lease was not acquired, or was released, perhaps meanwhile.
+        """
+        ttl_ms = self._loop_context.checked_extension_ms(seconds)
+        self._check_loop()
+        while self._step is not None:
+            other = self._step
+            await asyncio.wait({other.future}, timeout=self.remaining())
+            if self._step is other:
+                if not other.future.done():
+                    raise LockLost(self.resource, "its time was over before another extension ended")
+                self._step = None
+        step = self._step = self._parts.connections.start(self._extending(ttl_ms, Wait.DECIDED))
+        try:
+            await asyncio.wait({step.future})
+            if step.future.cancelled():
+                raise NotHeld(f"lock {self.resource!r} was released, or its client closed, meanwhile", self.resource)
+            step.future.result()
+        finally:
+            if not step.future.done():
+                step.abort()
+            if self._step is step:
+                self._step = None
+            self.report_loss()
+
+    async def release(self, *, wait: bool = True, ends_blocks: bool = True) -> Outcome:
+        """Delete the keys on all nodes, in at most two node timeouts. Forgets the owner token at once.
+
+        A cancellation of the wait does not stop the release, and the call can be repeated.
+
+        Args:
+            wait: Whether to wait for the replies of a quorum. Without the wait the result is `PENDING`, and `outcome`
+                has the final result.
+            ends_blocks: Whether the re-entrant blocks inside end too, as they do at the end of an outer block.
+
+        Returns:
+            The outcome; `STILL_HELD` if a re-entrant block still shares the lease. The release of that block then
+            releases the lease.
+
+        Raises:
+            NotHeld: The lease was not acquired, or was released before.
+        """
+        self._check_loop()
+        if not self.is_releasing:
+            self._held()
+            if self.entries and any(not (ends_blocks and entry.is_block) for entry in self.live_entries()):
+                self.is_left = True
+                return Outcome.STILL_HELD
+            self._send_release()
+        return await self.outcome() if wait else Outcome.PENDING
+
+    def _send_release(self) -> None:
+        grant, connections = self._held(), self._parts.connections
+        self._grant, self._release = None, self._parts.loop.create_future()
+        if grant.deadline_ms <= now_ms():
+            self._lost = self._lost or "its time was over before the release"
+        held_leases.remove(self)
+        self.stop_watch()
+        if self._parts.held.get(self.names) is self:
+            del self._parts.held[self.names]
+        if connections.is_closed:
+            self._released(grant, None)
+        else:
+            connections.start(protocol.release(grant)).future.add_done_callback(
+                functools.partial(self._released, grant)
+            )
+
+    def _released(self, grant: Grant, future: asyncio.Future[Outcome] | None) -> None:
+        failed = future is None or future.cancelled() or future.exception() is not None
+        self._ended(grant, Outcome.UNKNOWN if future is None or failed else future.result())
+        assert self._outcome is not None
+        assert self._release is not None
+        self._release.set_result(self._outcome)
+
+    async def close(self, *, wait: bool = True, ends_blocks: bool = True) -> None:
+        """Release the lease, and raise an error if the lease was lost before.
+
+        Args:
+            wait: Whether to wait for the nodes, which may know of a loss that this process does not know of.
+            ends_blocks: As for `release`.
+
+        Raises:
+            LockLost: The lease was lost before: another client may have held the lock at the same time.
+            NotHeld: The lease was not acquired, or was released before.
+        """
+        lost = self.is_lost
+        outcome = await self.release(wait=wait, ends_blocks=ends_blocks)
+        if lost or self._lost or outcome is Outcome.EXPIRED:
+            raise LockLost(self.resource, self._lost or "a quorum of nodes no longer had it at the release")
+
+    async def outcome(self) -> Outcome:
+        """The outcome of the release; waits for the nodes' replies.
+
+        Raises:
+            NotHeld: The lease was not released.
+        """
+        if self._release is None:
+            raise NotHeld(f"lock {self.resource!r} was not released", self.resource)
+        return await asyncio.shield(self._release)
+
+    def _check_loop(self) -> None:
+        if asyncio.get_running_loop() is not self._parts.loop:
+            raise RedlockError(
+                f"lock {self.resource!r} was acquired in another event loop; use a lease in its own loop", self.resource
+            )

@@ -1,0 +1,263 @@
+"""`Lock` for asyncio, with the conventions of `redis.asyncio.lock`.
+
+A lock on several nodes differs in five points:
+1. A lease always has a TTL, because a dead holder must not keep the lock for ever.
+2. `extend` adds to the remaining time that this client knows, because each node has another remaining time. `extend`
+   never shortens the lease.
+3. `locked()` is true if a quorum of nodes reports a holder. `owned()` checks the own deadline first.
+4. `async with` gives the lease, and raises `LockContended` where redis-py raises `LockError`.
+5. Each attempt has its own owner token, so `acquire` takes no `token`.
+
+A `Lock` object is held by the code that has the object, not by a task: any task of its event loop may release the lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Literal
+
+from redlock import _validation
+from redlock._core import protocol
+from redlock._locking import misuse
+from redlock.asyncio._cancel_scope import CancelScope, running_task
+from redlock.asyncio._holder import find_holder
+from redlock.asyncio._inner_lease import new_lease
+from redlock.errors import ConfigurationError, LockContended, LockLost, NotHeld, RedlockError
+
+__all__ = ["Lock"]
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Never
+
+    from redlock._core.commands import Names
+    from redlock._locking.options import LockOptions
+    from redlock.asyncio._loop_parts import LoopContext
+    from redlock.asyncio.lease import Lease
+
+
+class Lock:
+    """A lock on a resource, or on a set of resources. `redlock.asyncio.Redlock.lock` makes the lock.
+
+    A lease can end while its holder works, for example because the event loop is blocked. See `Lease.ensure_valid` and
+    the fencing token.
+
+    Example:
+        >>> async def pay() -> None:
+        ...     lock = redlock.lock("invoice:7", blocking_timeout=2.0)
+        ...     if await lock.acquire():
+        ...         try:
+        ...             print("working under a token:", lock.fence > 0)
+        ...         finally:
+        ...             await lock.release()
+        ...     print(await lock.locked())
+        >>> asyncio.run(pay())
+        working under a token: True
+        False
+    """
+
+    def __init__(self, context: LoopContext, names: Names, options: LockOptions, *, cancels: bool) -> None:
+        self.names = names
+        self._context = context
+        self._options = options
+        self._cancels = cancels
+        self._leases: list[Lease] = []
+
+    @property
+    def name(self) -> str:
+        """The locked names, with commas between them."""
+        return ", ".join(self.names)
+
+    async def acquire(
+        self,
+        blocking: bool | None = None,  # noqa: FBT001 - as in redis-py: acquire(False)
+        blocking_timeout: float | None = None,
+        **redis_options: Never,
+    ) -> bool:
+        """Acquire the lock. A cancellation at any moment leaves nothing behind on a node that can be reached.
+
+        Args:
+            blocking: False for a single attempt. Default: the lock's setting.
+            blocking_timeout: The limit in seconds, 0 or more; None for no limit. Default: the lock's setting. Prefer it
+                to `asyncio.wait_for`, which before Python 3.12 can lose a lock that was acquired at the last moment.
+            redis_options: Not used. An option of redis-py that has no meaning here is refused by name.
+
+        Returns:
+            True if the lock is now held; False if other clients held the lock until the limit.
+
+        Raises:
+            QuorumUnavailable: Too few nodes voted until the limit; without a limit, for one TTL.
+            RedlockError: This task holds the lock already, `reentrant` is off, and the wait has no limit: the task
+                would wait for itself.
+            ConfigurationError: The addresses lead to too few servers, other clients have other settings, or the lock
+                has `on_lost="cancel"`, which needs a block.
+        """
+        misuse.check_acquire(blocking, redis_options)
+        if self._cancels:
+            raise ConfigurationError("acquire(): on_lost='cancel' cancels a block, so use `async with`")
+        lease, acquire_timeout_ms = self._new_lease(blocking, blocking_timeout, is_block=False)
+        try:
+            await self._acquire(lease, acquire_timeout_ms)
+        except LockContended:
+            return False
+        return True
+
+    def _new_lease(
+        self,
+        blocking: bool | None,  # noqa: FBT001 - as acquire
+        blocking_timeout: float | None,
+        *,
+        is_block: bool,
+    ) -> tuple[Lease, int | None]:
+        """A lease that was not acquired yet, and the time limit of its acquisition."""
+        options = self._options
+        wait = options.blocking if blocking is None else blocking
+        seconds = (
+            options.blocking_timeout if blocking_timeout is None else _validation.acquire_timeout(blocking_timeout)
+        )
+        acquire_timeout_ms = 0 if not wait else None if seconds is None else int(seconds * 1000)
+        forever = acquire_timeout_ms is None
+        lease = new_lease(self._context, self.names, options.lease, is_block=is_block, forever=forever)
+        return lease, acquire_timeout_ms
+
+    async def _acquire(self, lease: Lease, acquire_timeout_ms: int | None) -> None:
+        await lease.acquire(acquire_timeout_ms)
+        # The lease of a block stays, because the end of the block looks for it.
+        self._leases = [one for one in self._leases if one.is_block or (one.is_held and not one.is_lost)]
+        self._leases.append(lease)
+
+    @property
+    def lease(self) -> Lease:
+        """The lease that this lock holds: `.fence`, `.remaining()`, `.ensure_valid()`.
+
+        Raises:
+            NotHeld: The lock is not held.
+        """
+        return self._last(None)
+
+    def _last(self, is_block: bool | None, *, is_releasing: bool = False) -> Lease:  # noqa: FBT001 - None: either
+        """The lease that was acquired last, by a block or by `acquire`; a lease of this task comes first."""
+        found = [
+            one
+            for one in self._leases
+            if is_block in (None, one.is_block) and (one.is_held or (is_releasing and one.is_releasing))
+        ]
+        return self._own(found)
+
+    def _own(self, leases: list[Lease]) -> Lease:
+        """The last of these leases; a lease of this task comes first."""
+        if not leases:
+            raise NotHeld(f"lock {self.name!r} is not held by this Lock", self.name)
+        task = running_task()
+        own = [one for one in leases if one.task is not None and one.task() is task]
+        return (own or leases)[-1]
+
+    @property
+    def fence(self) -> int:
+        """The fencing token of the lease that this lock holds."""
+        return self.lease.fence
+
+    async def release(self) -> None:
+        """Release the lock, from any task of its event loop. After a cancellation the call can be repeated.
+
+        Raises:
+            NotHeld: The lock is not held.
+            LockLost: The lease was lost before: another client may have held the lock at the same time.
+        """
+        try:
+            lease = self._last(is_block=False, is_releasing=True)
+        except NotHeld:
+            lease = self._last(None, is_releasing=True)
+        await self._close(lease, ends_blocks=False)
+
+    async def _close(self, lease: Lease, *, ends_blocks: bool) -> None:
+        try:
+            await lease.close(wait=self._options.wait_for_release, ends_blocks=ends_blocks)
+        except (LockLost, NotHeld):
+            self._forget(lease)
+            raise
+        # After a cancellation the release goes on, and its repetition finds the lease.
+        self._forget(lease)
+
+    def _forget(self, lease: Lease) -> None:
+        with contextlib.suppress(ValueError):
+            self._leases.remove(lease)
+
+    async def extend(self, additional_time: float, *, replace_ttl: bool = False) -> Literal[True]:
+        """Make the lease last longer.
+
+        Args:
+            additional_time: Seconds to add to the remaining time, more than 0.
+            replace_ttl: Whether to count from now instead of from the deadline. Never shortens the lease.
+
+        Raises:
+            NotHeld: The lock is not held.
+            LockLost: The deadline has passed, or a quorum of nodes no longer has the lease.
+            QuorumUnavailable: Too few nodes answered. The old deadline stands.
+            ConfigurationError: The time is not a number above 0, or the sum is above `max_ttl`.
+        """
+        lease = self.lease
+        seconds = _validation.number("additional_time", additional_time)
+        base = 0.0 if replace_ttl else lease.remaining()
+        await lease.extend(base + seconds)
+        return True
+
+    async def reacquire(self) -> Literal[True]:
+        """Set the remaining time back to the lock's TTL. Raises the errors of `extend`."""
+        return await self.extend(self._options.lease.ttl_ms / 1000, replace_ttl=True)
+
+    async def locked(self) -> bool:
+        """Whether a quorum of nodes reports a holder, this client or another client.
+
+        Raises:
+            QuorumUnavailable: Too few nodes answered.
+        """
+        for name in self.names:
+            if await find_holder(self._context, name) is not None:
+                return True
+        return False
+
+    async def owned(self) -> bool:
+        """Whether this lock is held, by its own deadline and by the replies of a quorum of nodes."""
+        try:
+            lease = self.lease
+        except NotHeld:
+            return False
+        if lease.is_lost:
+            return False
+        token, connections = lease.owner, self._context.parts().connections
+        results = [await connections.run(protocol.inspect(name)) for name in self.names]
+        return all(sum(vote.holder == token for vote in result.votes) >= result.quorum for result in results)
+
+    async def __aenter__(self) -> Lease:
+        """Acquire the lock. `async with ... as` gets the lease, which is renewed until the block ends.
+
+        Raises:
+            LockContended: Other clients held the lock until the end of `blocking_timeout`.
+            QuorumUnavailable: Too few nodes voted.
+        """
+        lease, acquire_timeout_ms = self._new_lease(None, None, is_block=True)
+        if self._cancels:
+            lease.scope = CancelScope()
+        await self._acquire(lease, acquire_timeout_ms)
+        return lease
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Release the lock. An error of the release never replaces an error of the body.
+
+        Raises:
+            LockLost: The lease was lost, and the body did not raise, or was cancelled for this reason alone.
+        """
+        is_cancelled_here = False
+        try:
+            # Also if the body has released the lease: this block must not end another one.
+            lease = self._own([one for one in self._leases if one.is_block])
+            is_cancelled_here = lease.scope is not None and lease.scope.end(exc)
+            self._forget(lease)
+            await lease.close(wait=self._options.wait_for_release, ends_blocks=True)
+        except RedlockError as error:
+            if exc is None or (is_cancelled_here and isinstance(error, LockLost)):
+                raise

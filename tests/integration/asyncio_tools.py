@@ -1,0 +1,68 @@
+"""Helpers for tests of the asyncio lock: a loop that leaves nothing behind, and conditions that become true."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from redlock.asyncio import Redlock
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
+
+T = TypeVar("T")
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """Run in a loop of its own, and fail if a task is left or the loop has reported an error."""
+    errors: list[dict[str, Any]] = []
+
+    async def watched() -> T:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+        result = await main
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        assert not left, f"tasks are left: {left}"
+        return result
+
+    try:
+        return asyncio.run(watched())
+    finally:
+        # An exception that was never retrieved is reported when its future is collected.
+        gc.collect()
+        assert not errors, errors
+
+
+def with_client(
+    urls: Sequence[str],
+    main: Callable[[Redlock], Awaitable[T]],
+    **options: Any,  # noqa: ANN401 - as of the client
+) -> T:
+    """Run this with a client that is closed at the end."""
+
+    async def inside() -> T:
+        async with Redlock(urls, **options) as client:
+            return await main(client)
+
+    return run(inside())
+
+
+async def until(condition: Callable[[], object], what: str, *, within: float = 30.0) -> None:
+    """Wait until this is true."""
+    end = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < end, f"not within {within} s: {what}"
+        await asyncio.sleep(0.005)
+
+
+def open_sockets() -> int:
+    """The number of sockets that this process has open."""
+    found = 0
+    for entry in Path("/proc/self/fd").iterdir():
+        # The descriptor of the folder itself has ended.
+        with contextlib.suppress(OSError):
+            found += entry.readlink().name.startswith("socket:")
+    return found

@@ -1,0 +1,175 @@
+"""The asyncio driver against nodes that are frozen, slow, cut off, restarted, or answer what no node answers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from redlock import QuorumUnavailable
+from tests.integration.asyncio_tools import until, with_client
+from tests.integration.tools import is_free, raw
+from tests.proxy import (
+    always,
+    byte_by_byte,
+    endless_garbage,
+    half_a_reply,
+    half_a_reply_then_reset,
+    proxies,
+)
+
+if TYPE_CHECKING:
+    from redlock.asyncio import Redlock
+    from redlock.testing.redis_server import Cluster
+    from tests.proxy import Passing
+
+NAME = "bad"
+
+
+async def pairs(client: Redlock, count: int = 5, name: str = NAME) -> None:
+    """Acquire and release, over and over."""
+    for _ in range(count):
+        async with client.lock(name, blocking_timeout=30):
+            pass
+
+
+@pytest.mark.parametrize(
+    "passing",
+    [byte_by_byte, half_a_reply_then_reset, half_a_reply, endless_garbage, always(b"+OK\r\n+OK\r\n")],
+    ids=["drips", "resets", "half", "garbage", "unasked"],
+)
+def test_two_bad_nodes_stop_nobody(nodes: Cluster, passing: Passing) -> None:
+    async def main(client: Redlock) -> None:
+        await pairs(client)
+        for proxy in ways[:2]:
+            proxy.passing = passing
+        await pairs(client, 20)
+        await asyncio.gather(*(pairs(client, 1, f"{NAME}:{number}") for number in range(50)))
+        for proxy in ways[:2]:
+            proxy.restore()
+        await pairs(client)
+
+    with proxies(nodes.servers) as ways:
+        with_client([proxy.url for proxy in ways], main)
+
+
+def test_a_node_that_accepts_no_more_bytes_gets_them_in_order(nodes: Cluster) -> None:
+    """The outbox of a frozen node grows and is written in pieces later; at the end its locks are free too."""
+
+    async def main(client: Redlock) -> None:
+        await pairs(client)
+        state, server = client.context.parts().connections.state, nodes.servers[0]
+        server.freeze()
+        blocked = False
+
+        async def one(number: int) -> None:
+            nonlocal blocked
+            async with client.lock(f"{number:04}" * 250):
+                await asyncio.sleep(0)
+                blocked = blocked or state.all[0].is_blocked
+
+        await asyncio.gather(*(one(number) for number in range(300)))
+        assert blocked, "the system accepted every byte, so nothing was tested"
+        server.thaw()
+        with raw(server) as redis:
+            await until(lambda: not redis.keys("[0-9]*"), "the node has read every release")
+        await pairs(client)
+
+    with_client(nodes.urls, main, node_timeout=2.0, ttl=9.0)
+
+
+def test_without_a_quorum_a_call_ends_in_time(nodes: Cluster) -> None:
+    async def main(client: Redlock) -> None:
+        await pairs(client)
+        for server in nodes.servers[:3]:
+            server.freeze()
+        began = time.monotonic()
+        with pytest.raises(QuorumUnavailable, match="no answer within 100 ms"):
+            await client.lock(NAME, blocking_timeout=0.5).acquire()
+        assert time.monotonic() - began > 0.4
+        for server in nodes.servers[:3]:
+            server.thaw()
+        await pairs(client)
+
+    with_client(nodes.urls, main)
+
+
+def test_lost_scripts_are_loaded_again(nodes: Cluster) -> None:
+    async def main(client: Redlock) -> None:
+        await pairs(client)
+        for server in nodes.servers:
+            with raw(server) as redis:
+                redis.script_flush()
+        await asyncio.gather(*(pairs(client, 2, f"{NAME}:{number}") for number in range(20)))
+
+    with_client(nodes.urls, main)
+
+
+def test_lost_connections_are_dialled_again(nodes: Cluster) -> None:
+    async def main(client: Redlock) -> None:
+        lock = client.lock(NAME)
+        await lock.acquire()
+        waiting = asyncio.create_task(client.lock(NAME).acquire(blocking_timeout=20))
+        await until(lambda: client.context.parts().waiters.length((NAME,)), "a task waits")
+        for server in nodes.servers:
+            with raw(server) as redis:
+                redis.client_kill_filter(_type="normal", skipme=True)
+        connections = client.context.parts().connections.state.all
+        await until(lambda: not any(one.handle for one in connections), "the loop has seen the end of all connections")
+        await lock.extend(1)
+        await lock.release()
+        assert await waiting
+
+    with_client(nodes.urls, main)
+    with raw(nodes.servers[0]) as redis:
+        redis.delete(NAME)
+
+
+def test_the_loop_goes_on_while_nodes_are_dialled(nodes: Cluster) -> None:
+    """Two nodes accept the connection and never answer."""
+
+    async def main(client: Redlock) -> None:
+        ticks, ended = 0, False
+
+        async def tick() -> None:
+            nonlocal ticks
+            while not ended:
+                await asyncio.sleep(0.001)
+                ticks += 1
+
+        ticking = asyncio.create_task(tick())
+        await pairs(client, 1)
+        assert ticks > 10, "the first round has waited a node timeout for the dials"
+        ended = True
+        await ticking
+
+    with proxies(nodes.servers) as ways:
+        for proxy in ways[:2]:
+            proxy.hold("from")
+        with_client([proxy.url for proxy in ways], main)
+
+
+def test_a_restarted_node_abstains_and_stops_nobody(nodes: Cluster) -> None:
+    async def main(client: Redlock) -> None:
+        async with client.lock(NAME) as lease:
+            nodes.servers[0].kill()
+            nodes.servers[0].start()
+            assert not await client.lock(NAME, blocking=False).acquire()
+            await lease.extend(3)
+        await pairs(client)
+
+    with_client(nodes.urls, main)
+    assert is_free(nodes.servers, NAME)
+
+
+def test_a_renewal_repairs_a_node_that_lost_the_key(nodes: Cluster) -> None:
+    async def main(client: Redlock) -> None:
+        async with client.lock(NAME, ttl=0.9) as lease:
+            with raw(nodes.servers[1]) as redis:
+                redis.delete(NAME)
+                await until(lambda: redis.get(NAME) == lease.owner, "the key is back", within=5)
+
+    with_client(nodes.urls, main)
+    assert is_free(nodes.servers, NAME)

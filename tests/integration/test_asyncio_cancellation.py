@@ -1,0 +1,228 @@
+"""A cancellation at each `await` of acquire, body and release, one after the other, leaves nothing behind.
+
+`cancelled_at` runs a coroutine and cancels its task where it waits for the n-th time: at once, or in the same turn of
+the loop in which the wait is over. The tests go on until the coroutine ends before it is cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import types
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from redlock.asyncio import Redlock
+from redlock.testing.redis_server import cluster
+from tests.integration.asyncio_tools import open_sockets, until, with_client
+from tests.integration.tools import holders, is_free
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
+
+    from redlock.testing.redis_server import Cluster
+
+NAME = "cancelled"
+MOMENTS = ("at once", "when the wait is over")
+_MOST_WAITS = 60
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Cluster]:
+    """Five lock nodes for all tests of this file."""
+    with cluster() as nodes:
+        yield nodes
+
+
+@types.coroutine
+def cancelled_at(work: Coroutine[Any, Any, None], number: int, moment: str) -> Generator[Any, Any, None]:
+    """Run this, and cancel the running task at its wait of this number."""
+    task = asyncio.current_task()
+    assert task is not None
+    step: Callable[[Any], Any] = work.send
+    value: Any = None
+    for count in itertools.count(1):
+        try:
+            future = step(value)
+        except StopIteration:
+            return
+        if count == number:
+            if moment == "at once" or future is None:
+                task.cancel()
+            else:
+                # Before the task is resumed: its own callback comes later.
+                future.add_done_callback(lambda _: task.cancel())
+        try:
+            value = yield future
+            step = work.send
+        except BaseException as error:  # noqa: BLE001 - the coroutine gets what the task gets
+            step, value = work.throw, error
+
+
+async def cancelled(work: Coroutine[Any, Any, None], number: int, moment: str) -> None:
+    """As `cancelled_at`, as a task wants it."""
+    await cancelled_at(work, number, moment)
+
+
+async def at_each_wait(
+    shared: Cluster, moment: str, work: Callable[[], Coroutine[Any, Any, None]], after: Callable[[], Awaitable[None]]
+) -> int:
+    """Cancel the work at each of its waits; the number of waits."""
+    for number in range(1, _MOST_WAITS):
+        task = asyncio.create_task(cancelled(work(), number, moment))
+        done, _ = await asyncio.wait({task}, timeout=20)
+        assert done, f"cancelled at wait {number}, and goes on"
+        if not task.cancelled():
+            task.result()
+            return number - 1
+        await after()
+        await until(lambda: is_free(shared.servers, NAME), f"free after a cancellation at wait {number}", within=4)
+    raise AssertionError("the work has no end")
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_free_lock_with_a_body(shared: Cluster, moment: str) -> None:
+    async def main(client: Redlock) -> int:
+        async with client.lock(NAME):
+            sockets = open_sockets()
+
+        async def work() -> None:
+            async with client.lock(NAME, ttl=5) as lease:
+                await asyncio.sleep(0.001)
+                await lease.extend(6)
+
+        async def after() -> None:
+            assert len(asyncio.all_tasks()) == 1
+            assert open_sockets() == sockets
+
+        return await at_each_wait(shared, moment, work, after)
+
+    waits = with_client(shared.urls, main)
+    assert waits == 4, "acquire, body, extension, release"
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_lock_without_a_block(shared: Cluster, moment: str) -> None:
+    async def main(client: Redlock) -> int:
+        async def work() -> None:
+            lock = client.lock(NAME, ttl=5)
+            await lock.acquire()
+            try:
+                await asyncio.sleep(0)
+            finally:
+                await lock.release()
+
+        async def after() -> None:
+            assert len(asyncio.all_tasks()) == 1
+
+        return await at_each_wait(shared, moment, work, after)
+
+    assert with_client(shared.urls, main) >= 3
+
+
+@pytest.mark.parametrize("process", ["this process", "another process"])
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_lock_that_another_task_holds(shared: Cluster, moment: str, process: str) -> None:
+    """The holder leaves while the cancelled task waits, and a third task waits behind it: it is served every time."""
+
+    async def main(client: Redlock) -> int:
+        tasks: list[asyncio.Task[None]] = []
+
+        async def hold(holder: Redlock, start: float, seconds: float) -> None:
+            await asyncio.sleep(start)
+            async with holder.lock(NAME, ttl=9):
+                await asyncio.sleep(seconds)
+
+        async def work() -> None:
+            tasks.append(asyncio.create_task(hold(client, 0, 0.02)))
+            await until(lambda: any(holders(shared.servers, NAME)), "held")
+            tasks.append(asyncio.create_task(hold(third, 0.01, 0)))
+            async with client.lock(NAME, ttl=9):
+                await asyncio.sleep(0.001)
+
+        async def after() -> None:
+            done, pending = await asyncio.wait(tasks, timeout=5)
+            assert not pending, "a waiter is not served"
+            tasks.clear()
+            for task in done:
+                task.result()
+            parts = client.context.parts()
+            assert parts.waiters.length((NAME,)) == 0
+            assert not parts.attempts
+            assert not parts.connections.executions
+
+        async with Redlock(shared.urls) as other:
+            third = client if process == "this process" else other
+            waits = await at_each_wait(shared, moment, work, after)
+            await asyncio.wait(tasks)
+        return waits
+
+    assert with_client(shared.urls, main) >= 4
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_client_that_is_not_connected_yet(shared: Cluster, moment: str) -> None:
+    async def main(_: Redlock) -> int:
+        async def work() -> None:
+            async with Redlock(shared.urls) as cold, cold.lock(NAME):
+                await asyncio.sleep(0)
+
+        async def after() -> None:
+            assert len(asyncio.all_tasks()) == 1
+
+        return await at_each_wait(shared, moment, work, after)
+
+    assert with_client(shared.urls, main) >= 4
+
+
+def test_a_cancelled_release_goes_on_and_can_be_repeated(shared: Cluster) -> None:
+    async def main(client: Redlock) -> None:
+        lock = client.lock(NAME)
+        await lock.acquire()
+        release = asyncio.create_task(lock.release())
+        await asyncio.sleep(0)
+        release.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await release
+        await lock.release()
+        await until(lambda: is_free(shared.servers, NAME), "released")
+        assert not await lock.owned()
+
+    with_client(shared.urls, main)
+
+
+def test_a_storm_of_cancellations_leaves_every_lock_free(shared: Cluster) -> None:
+    """Tasks that are cancelled at random moments, many at a time, on few names."""
+    chance = random.Random(7)
+
+    async def main(client: Redlock) -> None:
+        inside = dict.fromkeys(range(5), 0)
+
+        async def one(number: int) -> None:
+            async with client.lock(f"storm:{number}"):
+                inside[number] += 1
+                assert inside[number] == 1
+                try:
+                    await asyncio.sleep(0)
+                finally:
+                    inside[number] -= 1
+
+        tasks = [asyncio.create_task(one(number % 5)) for number in range(400)]
+        for task in chance.sample(tasks, 200):
+            await asyncio.sleep(chance.random() / 1_000)
+            task.cancel()
+        for task in tasks:
+            try:
+                await task
+            except asyncio.CancelledError:
+                assert task.cancelled()
+        await until(lambda: all(is_free(shared.servers, f"storm:{number}") for number in range(5)), "free", within=4)
+        parts = client.context.parts()
+        assert not parts.attempts
+        assert not parts.connections.executions
+        assert parts.window._free == 64
+        assert not parts.waiters._queues
+
+    with_client(shared.urls, main)

@@ -1,0 +1,172 @@
+"""Event loops: several in one process, in sequence and side by side, in a fork, with uvloop; and their end."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+import uvloop
+
+from redlock import LockContended, NotHeld, RedlockError
+from redlock.asyncio import Redlock
+from redlock.testing.redis_server import cluster
+from tests.integration.asyncio_tools import open_sockets, run, until, with_client
+from tests.integration.tools import eventually, in_a_fork, is_free
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from redlock.asyncio import Lease
+    from redlock.testing.redis_server import Cluster
+
+NAME = "loops"
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Cluster]:
+    """Five lock nodes for all tests of this file."""
+    with cluster() as nodes:
+        yield nodes
+
+
+async def pair(client: Redlock, name: str = NAME) -> int:
+    """Acquire and release; the fencing token."""
+    async with client.lock(name, blocking_timeout=20) as lease:
+        return lease.fence
+
+
+def test_one_client_works_in_loop_after_loop(shared: Cluster) -> None:
+    """Without `aclose`: the next loop closes what the loops before it have left."""
+    client, sockets = Redlock(shared.urls), open_sockets()
+    fences = [asyncio.run(pair(client)) for _ in range(3)]
+    assert fences == sorted(set(fences))
+    assert len(client.context._parts) == 1
+    assert open_sockets() <= sockets + 5
+
+    async def end() -> None:
+        await pair(client)
+        await client.aclose()
+        await client.aclose()
+
+    run(end())
+    assert open_sockets() == sockets
+    gc.collect()
+
+
+def test_one_client_works_in_loops_side_by_side(shared: Cluster) -> None:
+    client, fences = Redlock(shared.urls), []
+
+    async def many() -> None:
+        fences.extend([await pair(client) for _ in range(10)])
+        await client.aclose()
+
+    threads = [threading.Thread(target=run, args=(many(),)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(fences)) == 30
+
+
+def test_a_lease_is_used_in_its_own_loop_only(shared: Cluster) -> None:
+    client = Redlock(shared.urls)
+    loop = asyncio.new_event_loop()
+    lock = client.lock(NAME)
+    loop.run_until_complete(lock.acquire())
+
+    async def elsewhere(lease: Lease) -> None:
+        with pytest.raises(RedlockError, match="another event loop"):
+            await lock.release()
+        with pytest.raises(RedlockError, match="another event loop"):
+            await lease.extend(1)
+        await client.aclose()
+
+    run(elsewhere(lock.lease))
+    loop.run_until_complete(lock.release())
+    loop.run_until_complete(client.aclose())
+    loop.close()
+
+
+def test_uvloop_works(shared: Cluster) -> None:
+    counted = 0
+
+    async def main() -> None:
+        async with Redlock(shared.urls) as client:
+
+            async def one() -> None:
+                nonlocal counted
+                async with client.lock("uv"):
+                    value = counted
+                    await asyncio.sleep(0)
+                    counted = value + 1
+
+            await asyncio.gather(*(one() for _ in range(50)), *(pair(client, f"uv:{number}") for number in range(50)))
+            with pytest.raises(LockContended):
+                async with client.lock("uv"), client.lock("uv", blocking_timeout=0.01):
+                    pass
+
+    loop = uvloop.new_event_loop()
+    try:
+        loop.run_until_complete(main())
+    finally:
+        loop.close()
+    assert counted == 50
+
+
+def test_a_fork_leaves_the_parent_its_connections(shared: Cluster) -> None:
+    async def main(client: Redlock) -> None:
+        async with client.lock(NAME) as lease:
+
+            def child() -> list[object]:
+                # The child runs in the middle of the parent's loop, which is not its own.
+                asyncio._set_running_loop(None)
+                return [lease.is_held, asyncio.run(_denied(client)), asyncio.run(pair(client, "child")) > 0]
+
+            assert in_a_fork(child) == [False, True, True]
+            await lease.extend(1)
+            assert await client.lock(NAME).locked()
+        assert await pair(client) > 0
+
+    async def _denied(client: Redlock) -> bool:
+        return not await client.lock(NAME, blocking=False).acquire()
+
+    with_client(shared.urls, main)
+
+
+def test_a_closed_client_ends_its_waits_with_an_error(shared: Cluster) -> None:
+    async def main() -> None:
+        client = Redlock(shared.urls)
+        lock = client.lock(NAME)
+        await lock.acquire()
+        waiting = [asyncio.create_task(client.lock(NAME).acquire()) for _ in range(3)]
+        await until(lambda: client.context.parts().waiters.length((NAME,)) == 3, "all wait")
+        lease = lock.lease
+        await client.aclose()
+        with pytest.raises(RedlockError, match="client was closed"):
+            await lease.extend(1)
+        await lock.release()
+        for task in waiting:
+            with pytest.raises(RedlockError, match="client was closed"):
+                await asyncio.wait_for(task, 20)
+        with pytest.raises(NotHeld):
+            await lock.release()
+        # A closed client opens new connections at its next use, as the client for threads does.
+        async with Redlock(shared.urls) as other:
+            await other.lock(NAME).locked()
+
+    run(main())
+    eventually(lambda: is_free(shared.servers, NAME), "its time is over")
+
+
+def test_the_end_of_a_client_waits_for_its_releases(shared: Cluster) -> None:
+    async def main() -> None:
+        async with Redlock(shared.urls) as client:
+            for number in range(20):
+                async with client.lock(f"end:{number}", wait_for_release=False):
+                    pass
+
+    run(main())
+    assert all(is_free(shared.servers, f"end:{number}") for number in range(20))

@@ -1,0 +1,299 @@
+"""The loss of a lease in asyncio: callbacks, the cancelled block, the blocked loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+import uvloop
+
+from redlock import LockLost
+from redlock._clock import now_ms
+from redlock.asyncio import Lease, Lock, Redlock, _cancel_scope
+from redlock.testing.redis_server import cluster
+from tests.integration.asyncio_tools import until, with_client
+from tests.integration.tools import is_free, run_out
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from redlock.testing.redis_server import Cluster
+
+NAME = "lost"
+TTL = 0.3
+COUNTS = {(3, 10): [False], (3, 11): [True, False]}.get(sys.version_info[:2], [True])
+"""The ways to recognise a cancellation from outside: by counts, or by messages as in Python 3.10."""
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Cluster]:
+    """Five lock nodes for all tests of this file."""
+    with cluster() as nodes:
+        yield nodes
+
+
+@pytest.fixture(params=COUNTS, ids=lambda counts: "counts" if counts else "messages")
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_cancel_scope, "COUNTS", request.param)
+
+
+@pytest.mark.parametrize("renew", [True, False])
+def test_a_callback_hears_of_the_loss(shared: Cluster, renew: bool) -> None:  # noqa: FBT001 - an option
+    async def main(client: Redlock) -> None:
+        heard: list[Lease] = []
+        with pytest.raises(LockLost):
+            async with client.lock(NAME, ttl=TTL, renew=renew, on_lost=heard.append) as lease:
+                run_out(shared.servers, NAME)
+                await until(lambda: heard, "the callback is called")
+                assert heard == [lease]
+                assert lease.is_lost
+
+    with_client(shared.urls, main)
+
+
+def test_a_callback_can_be_a_coroutine_function(shared: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+    ended: list[str] = []
+
+    async def on_lost(lease: Lease) -> None:
+        await asyncio.sleep(0.05)
+        ended.append(lease.resource)
+        raise ZeroDivisionError
+
+    async def main(client: Redlock) -> None:
+        with pytest.raises(LockLost):
+            async with client.lock(NAME, ttl=TTL, on_lost=on_lost) as lease:
+                run_out(shared.servers, NAME)
+                await until(lambda: lease.is_lost, "lost")
+
+    with_client(shared.urls, main)
+    assert ended == [NAME], "`aclose` waits for the callback"
+    assert "on-lost-failed resource=lost" in caplog.text
+
+
+@pytest.mark.usefixtures("way")
+def test_a_lost_block_is_cancelled(shared: Cluster) -> None:
+    async def main(client: Redlock) -> None:
+        with pytest.raises(LockLost):
+            async with client.lock(NAME, ttl=TTL, on_lost="cancel"):
+                run_out(shared.servers, NAME)
+                await asyncio.Event().wait()
+        task = asyncio.current_task()
+        assert task is not None
+        if _cancel_scope.COUNTS:
+            assert task.cancelling() == 0
+        await asyncio.sleep(0)
+
+    with_client(shared.urls, main)
+
+
+def test_a_block_is_cancelled_at_its_max_hold(shared: Cluster) -> None:
+    async def main(client: Redlock) -> None:
+        with pytest.raises(LockLost, match="max_hold is over"):
+            async with client.lock(NAME, ttl=0.9, max_hold=0.5, on_lost="cancel"):
+                await asyncio.Event().wait()
+        assert is_free(shared.servers, NAME)
+
+    with_client(shared.urls, main)
+
+
+@pytest.mark.usefixtures("way")
+def test_an_inner_block_is_cancelled_with_the_outer(shared: Cluster) -> None:
+    async def main(client: Redlock) -> None:
+        with pytest.raises(LockLost):
+            async with client.lock(NAME, ttl=TTL, reentrant=True) as outer:
+                with pytest.raises(LockLost):
+                    async with client.lock(NAME, reentrant=True, on_lost="cancel"):
+                        run_out(shared.servers, NAME)
+                        await asyncio.Event().wait()
+                assert outer.is_lost
+
+    with_client(shared.urls, main)
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("first", ["outside", "loss"])
+def test_a_cancellation_from_outside_wins(shared: Cluster, first: str) -> None:
+    async def main(client: Redlock) -> None:
+        entered = asyncio.Event()
+
+        async def work() -> None:
+            async with client.lock(NAME, ttl=9, on_lost="cancel") as lease:
+                entered.set()
+                scope = lease.scope
+                assert scope is not None
+                loop, task = asyncio.get_running_loop(), asyncio.current_task()
+                assert task is not None
+                calls: list[Callable[[], object]] = [task.cancel, scope.cancel]
+                for call in calls if first == "outside" else reversed(calls):
+                    loop.call_soon(call)
+                await asyncio.Event().wait()
+
+        task = asyncio.create_task(work())
+        await entered.wait()
+        await asyncio.wait({task})
+        assert task.cancelled()
+
+    with_client(shared.urls, main)
+
+
+@pytest.mark.usefixtures("way")
+def test_a_body_that_fails_while_it_is_cancelled_keeps_its_error(shared: Cluster) -> None:
+    async def main(client: Redlock) -> None:
+        with pytest.raises(ZeroDivisionError):
+            async with client.lock(NAME, ttl=TTL, on_lost="cancel"):
+                run_out(shared.servers, NAME)
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    raise ZeroDivisionError
+        await asyncio.sleep(0)
+
+    with_client(shared.urls, main)
+
+
+@pytest.mark.usefixtures("way")
+def test_a_body_that_swallows_the_cancellation_still_loses(shared: Cluster) -> None:
+    async def main(client: Redlock) -> None:
+        with pytest.raises(LockLost):
+            async with client.lock(NAME, ttl=TTL, on_lost="cancel"):
+                run_out(shared.servers, NAME)
+                with pytest.raises(asyncio.CancelledError):
+                    await asyncio.Event().wait()
+        await asyncio.sleep(0)
+
+    with_client(shared.urls, main)
+
+
+@pytest.mark.usefixtures("way")
+def test_an_extension_in_the_body_tells_by_its_own_error(shared: Cluster) -> None:
+    async def main(client: Redlock) -> None:
+        with pytest.raises(LockLost):
+            async with client.lock(NAME, ttl=5, on_lost="cancel") as lease:
+                run_out(shared.servers, NAME)
+                await lease.extend(5)
+        await asyncio.sleep(0)
+
+    with_client(shared.urls, main)
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.timeout is new in Python 3.11")
+def test_a_timeout_around_a_block_is_a_timeout(shared: Cluster) -> None:
+    async def main(client: Redlock) -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):  # type: ignore[attr-defined,unused-ignore]  # as of 3.11
+                async with client.lock(NAME, on_lost="cancel"):
+                    await asyncio.Event().wait()
+        assert not await client.lock(NAME).locked()
+        with pytest.raises(LockLost):
+            async with asyncio.timeout(20), client.lock(NAME, ttl=TTL, on_lost="cancel"):  # type: ignore[attr-defined,unused-ignore]  # as of 3.11
+                run_out(shared.servers, NAME)
+                await asyncio.Event().wait()
+
+    with_client(shared.urls, main)
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.TaskGroup is new in Python 3.11")
+def test_a_task_group_inside_a_lost_block_ends(shared: Cluster) -> None:
+    async def main(client: Redlock) -> None:
+        ended = []
+
+        async def child() -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.append(1)
+
+        with pytest.raises(LockLost):
+            async with client.lock(NAME, ttl=TTL, on_lost="cancel"), asyncio.TaskGroup() as group:  # type: ignore[attr-defined,unused-ignore]  # as of 3.11
+                group.create_task(child())
+                group.create_task(child())
+                run_out(shared.servers, NAME)
+        assert ended == [1, 1]
+
+        with pytest.raises(BaseExceptionGroup) as caught:  # type: ignore[name-defined,unused-ignore]  # noqa: F821 - as of 3.11
+            async with asyncio.TaskGroup() as group:  # type: ignore[attr-defined,unused-ignore]  # as of 3.11
+                group.create_task(child())
+                async with client.lock(NAME, ttl=TTL, on_lost="cancel"):
+                    run_out(shared.servers, NAME)
+                    await asyncio.Event().wait()
+        assert caught.group_contains(LockLost)
+
+    with_client(shared.urls, main)
+
+
+def test_a_blocked_loop_finds_its_lease_lost(shared: Cluster) -> None:
+    async def main(client: Redlock) -> None:
+        with pytest.raises(LockLost, match="its time was over"):
+            async with client.lock(NAME, ttl=TTL) as lease:
+                time.sleep(TTL)  # noqa: ASYNC251 - the loop is blocked on purpose
+                assert lease.is_lost
+                assert lease.remaining() == 0
+                with pytest.raises(LockLost):
+                    lease.ensure_valid()
+                with pytest.raises(LockLost):
+                    await lease.extend(1)
+        lock = client.lock(NAME, ttl=TTL)
+        await lock.acquire()
+        time.sleep(TTL)  # noqa: ASYNC251 - as above
+        assert not await lock.owned()
+        with pytest.raises(LockLost):
+            await lock.release()
+
+    with_client(shared.urls, main)
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize("turns", [0, 3])
+@pytest.mark.parametrize("seconds", [0.6, 1.3])
+def test_a_loop_that_is_blocked_during_an_acquire_gets_a_lease(
+    shared: Cluster,
+    caplog: pytest.LogCaptureFixture,
+    new_loop: Callable[[], asyncio.AbstractEventLoop],
+    turns: int,
+    seconds: float,
+) -> None:
+    """Before the send, or while the replies wait: no node counts as silent, and no expired grant is handed out."""
+
+    async def main() -> None:
+        # Longer than a node needs on a busy machine, and shorter than the block.
+        async with Redlock(shared.urls, node_timeout=0.5, ttl=1.2) as client:
+            await client.lock(NAME).locked()
+            await until(lambda: client.context.parts().connections.state.is_ready(now_ms()), "all are connected")
+            lock = client.lock(NAME)
+            task = asyncio.create_task(acquire(lock))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            asyncio.get_running_loop().call_soon(time.sleep, seconds)
+            await task
+
+    async def acquire(lock: Lock) -> None:
+        assert await lock.acquire()
+        lock.lease.ensure_valid()
+        # The block may come after the acquire.
+        with contextlib.suppress(LockLost):
+            await lock.release()
+
+    loop = new_loop()
+    try:
+        loop.run_until_complete(main())
+    finally:
+        loop.close()
+    assert "node-silent" not in caplog.text
+
+
+def test_a_late_renewal_is_logged_once(shared: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+    async def main(client: Redlock) -> None:
+        async with client.lock(NAME, ttl=0.9) as lease:
+            for _ in range(2):
+                time.sleep(0.65)  # noqa: ASYNC251 - the loop is blocked on purpose
+                await until(lambda: lease.remaining() > 0.5, "renewed")
+
+    with_client(shared.urls, main)
+    assert caplog.text.count("renewal-late resource=lost") == 1
+    assert "event loop is blocked" in caplog.text
