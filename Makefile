@@ -18,7 +18,7 @@ test: .venv/.ready
 	@$(BIN)/python -m pytest -n 4 --dist worksteal --ignore tests/compose -m 'not long'
 
 test-faults: .venv/.ready
-	@$(BIN)/python -m pytest -n 4 --dist worksteal --ignore tests/compose -m long
+	@$(BIN)/python -m pytest -n 4 --dist worksteal --ignore tests/compose --ignore tests/packages -m long
 
 soak: .venv/.ready
 	@$(BIN)/python -m tests.faults.soak --minutes $(MINUTES) --seed $(SEED)
@@ -64,6 +64,7 @@ lock:
 	    $(COMPILE) --group $$group --universal --python-version 3.10 --output-file requirements/$$group.txt || exit; done
 	@$(COMPILE) --group dev --python-version 3.10 --constraint requirements/oldest.in --output-file requirements/oldest.txt
 	@$(COMPILE) --group dev --python-version 3.12 --constraint requirements/middle.in --output-file requirements/middle.txt
+	@$(COMPILE) --group dev --group servers --python-version 3.12 --output-file requirements/servers.txt
 
 .venv/.ready: pyproject.toml requirements/dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or later is needed, this is %d.%d; name another: make PYTHON=python3.12 ..." % sys.version_info[:2] if sys.version_info < (3, 10) else 0)'

@@ -20,9 +20,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import nox
 from nox.virtualenv import UV
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 ROOT = Path(__file__).parent
 RESULTS = ROOT / "build" / "matrix"
@@ -38,6 +43,18 @@ SHORT = (
     ),
 )
 """The selection of the sessions that do not run everything."""
+WHOLE = ("--ignore", "tests/compose")
+MIXED = (
+    "tests/sim/test_conformance.py",
+    *(f"tests/integration/test_{name}.py" for name in ("mixed_servers", "fence", "store", "acl", "quarantine")),
+)
+PACKAGES = ("tests/packages",)
+_SELECTIONS = {
+    SHORT: "short selection",
+    WHOLE: "all of `make test`",
+    MIXED: "conformance, fence, store, users",
+    PACKAGES: "wheel and sdist with each extra",
+}
 
 nox.options.default_venv_backend = "uv"
 nox.options.stop_on_first_error = False
@@ -77,12 +94,20 @@ PRESENT = {version: program for version in PYTHONS if (program := _interpreter(v
 NEWEST = max(PRESENT, key=PYTHONS.index)
 
 
-def _tests(session: nox.Session, name: str, requirements: str, *, whole: bool = False, server: str = "") -> None:
+def _tests(
+    session: nox.Session,
+    name: str,
+    requirements: str,
+    *,
+    selection: tuple[str, ...] = SHORT,
+    server: str = "",
+    variables: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """Install, run the tests, and record versions and duration."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     result = RESULTS / f"{name}.json"
     result.unlink(missing_ok=True)
-    environment = {"PATH": os.pathsep.join([session.bin, os.environ["PATH"]])}
+    environment = {**variables, "PATH": os.pathsep.join([session.bin, os.environ["PATH"]])}
     session.install("--require-hashes", "--requirement", f"requirements/{requirements}.txt")
     session.install("--no-deps", "--no-build-isolation", "--editable", ".")
     if name == "plain":
@@ -91,13 +116,13 @@ def _tests(session: nox.Session, name: str, requirements: str, *, whole: bool = 
         environment["PATH"] = os.pathsep.join([_folder_with(session, server), environment["PATH"]])
     versions = json.loads(str(session.run("python", "-c", _VERSIONS, *SHOWN, silent=True, env=environment)))
     began = time.monotonic()
-    selection = ["-m", "not long", *(["--ignore", "tests/compose"] if whole else SHORT)]
-    if requirements != "dev":
+    options = [*selection] if selection in (MIXED, PACKAGES) else ["-m", "not long", *selection]
+    if requirements in {"oldest", "middle"}:
         # Old versions of redis-py and kombu leave failed sockets to the garbage collector.
-        selection += ["-W", "ignore:unclosed:ResourceWarning"]
-    session.run("python", "-m", "pytest", "-q", "-n", "4", "--dist", "worksteal", *selection, env=environment)
+        options += ["-W", "ignore:unclosed:ResourceWarning"]
+    session.run("python", "-m", "pytest", "-q", "-n", "4", "--dist", "worksteal", *options, env=environment)
     seconds = time.monotonic() - began
-    tests = "all of `make test`" if whole else "short selection"
+    tests = _SELECTIONS[selection]
     result.write_text(json.dumps({"session": name, **versions, "tests": tests, "seconds": round(seconds)}))
 
 
@@ -133,13 +158,13 @@ def _folder_with(session: nox.Session, module: str) -> str:
 @nox.session(python=PRESENT.get("3.10", "3.10"))
 def oldest(session: nox.Session) -> None:
     """The oldest supported versions, every test."""
-    _tests(session, "oldest", "oldest", whole=True)
+    _tests(session, "oldest", "oldest", selection=WHOLE)
 
 
 @nox.session(python=PRESENT[NEWEST])
 def newest(session: nox.Session) -> None:
     """The newest interpreter of this machine and the newest packages, every test."""
-    _tests(session, "newest", "dev", whole=True)
+    _tests(session, "newest", "dev", selection=WHOLE)
 
 
 @nox.session(python=PRESENT.get("3.12", "3.12"))
@@ -160,7 +185,19 @@ def plain(session: nox.Session) -> None:
     _tests(session, "plain", "dev")
 
 
-SESSIONS = {"oldest": "3.10", "newest": NEWEST, "middle": "3.12", "valkey": "3.14", "plain": NEWEST}
+@nox.session(python=PRESENT.get("3.12", "3.12"))
+def servers(session: nox.Session) -> None:
+    """Clusters of servers of all versions that the wheels and this machine have."""
+    _tests(session, "servers", "servers", selection=MIXED, variables={"TEST_SERVERS": "mixed"})
+
+
+@nox.session(python=PRESENT[NEWEST])
+def packages(session: nox.Session) -> None:
+    """Wheel and sdist in fresh environments."""
+    _tests(session, "packages", "dev", selection=PACKAGES)
+
+
+SESSIONS = ("oldest", "newest", "middle", "valkey", "plain", "servers", "packages")
 
 
 @nox.session(python=False)

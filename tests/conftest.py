@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +12,7 @@ import pytest
 
 from redlock import Redlock
 from redlock.testing import redis_server
+from tests import servers
 from tests.integration import tools
 
 if TYPE_CHECKING:
@@ -18,6 +21,11 @@ if TYPE_CHECKING:
     from tests.integration.worker_fixture import Worker, WorkerFixture
 
 _PATIENCE = 5.0
+
+if os.environ.get("TEST_SERVERS") == "mixed":
+    # Each server that a test starts, or starts again, has another version than the server before it.
+    _programs = itertools.cycle(servers.present().values())
+    redis_server.executable = lambda: next(_programs)
 
 
 @pytest.fixture(autouse=True)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from redlock._escaping import escape
 from redlock._masking import mask
-from redlock.celery import conf
 from redlock.errors import ConfigurationError
 from redlock.settings import ENVIRONMENT, Settings, read
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 __all__ = ["Parser", "broker_from", "database_from", "given", "settings_from"]
 
@@ -28,13 +30,26 @@ def settings_from(options: argparse.Namespace, *names: str) -> Settings:
     values = given(options, *names)
     if options.app is None:
         return read(Settings, os.environ, ENVIRONMENT, options=values)
-    return read(Settings, {}, ENVIRONMENT, conf.of_conf(_app(options).conf), values)
+    app = _app(options)
+    settings: Settings = _conf().of_conf(app.conf)
+    return read(Settings, {}, ENVIRONMENT, settings, values)
+
+
+def _conf() -> ModuleType:
+    # Only here: the other commands work without Celery.
+    try:
+        from redlock.celery import conf  # noqa: PLC0415 - as above
+    except ModuleNotFoundError as error:
+        if error.name != "celery":
+            raise
+        raise ConfigurationError("an app needs Celery: pip install 'celery-redlock[celery]'") from None
+    return conf
 
 
 def _app(options: argparse.Namespace) -> Any:  # noqa: ANN401 - Celery is untyped
     """Return the Celery app of the command line, imported once."""
     if isinstance(options.app, str):
-        options.app = conf.find_app(options.app)
+        options.app = _conf().find_app(options.app)
     return options.app
 
 

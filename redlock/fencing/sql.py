@@ -125,12 +125,10 @@ def _comes_from(session: object, package: str) -> bool:
 
 def _unwrapped(session: Any) -> Any:  # noqa: ANN401 - of whichever driver
     """The session of this thread or task, where a scoped session stands for it."""
-    if _comes_from(session, "sqlalchemy"):
-        from sqlalchemy.ext.asyncio import async_scoped_session  # noqa: PLC0415 - only for users of SQLAlchemy
-        from sqlalchemy.orm import scoped_session  # noqa: PLC0415 - as above
-
-        if isinstance(session, scoped_session | async_scoped_session):
-            return session()
+    # By name: an import of SQLAlchemy's asyncio module fails without greenlet.
+    kinds = {kind.__name__ for kind in type(session).__mro__}
+    if _comes_from(session, "sqlalchemy") and kinds & {"scoped_session", "async_scoped_session"}:
+        return session()
     return session
 
 

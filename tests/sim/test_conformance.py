@@ -14,8 +14,9 @@ import pytest
 from redlock._core.commands import Acquire, Command, Confirm, Extend, Inspect, Release, Repair
 from redlock._transport import codec as wire
 from redlock._transport.codec import Codec, Script
+from tests import servers
 from tests.sim import nodes as simulated
-from tests.sim.pair import VOTE, Pair, executable, running
+from tests.sim.pair import VOTE, Pair, running
 from tests.sim.world import World
 
 if TYPE_CHECKING:
@@ -28,9 +29,9 @@ STEPS = 400
 SEEDS = (1, 2, 3)
 
 
-@pytest.fixture(params=["8.2", "7.0", "6.2"])
+@pytest.fixture(params=["Redis 8", "Redis 7.0", "Redis 6.2", "Valkey 8", "Valkey 9"])
 def redis(request: pytest.FixtureRequest) -> Iterator[Redis]:
-    with running(executable(request.param)) as client:
+    with running(servers.program(request.param)) as client:
         yield client
 
 
