@@ -158,9 +158,10 @@ def cluster_status(
             probe.find(prefix, resources)
 
     listed = _all_at_once(probes, list_names, until)
-    names = sorted(set().union(*(probe.names for probe in listed)))
-    more = len(names) > resources or any(probe.more for probe in listed)
-    names = names[:resources]
+    listings = Counter(name for probe in listed for name in probe.names)
+    more = len(listings) > resources or any(probe.more for probe in listed)
+    # Names on many nodes first: one node with foreign or invented keys must not hide the locks of the others.
+    names = sorted(sorted(listings, key=lambda name: (-listings[name], name))[:resources])
     waits: dict[NodeProbe, set[tuple[str, str, float]]] = {}
 
     def read_locks(probe: NodeProbe) -> None:

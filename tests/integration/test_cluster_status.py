@@ -196,6 +196,17 @@ def test_more_locks_than_the_limit_are_said_to_be_more(nodes: Cluster) -> None:
     assert not look(nodes, resources=0).locks
 
 
+def test_one_node_with_many_keys_hides_no_lock(nodes: Cluster, client: Redlock) -> None:
+    with raw(nodes[0]) as redis, redis.pipeline() as pipe:
+        for number in range(300):
+            pipe.set(f"!{number:03}", "x", px=600_000)
+        pipe.execute()
+    with client.lock(NAME):
+        seen = look(nodes, resources=100)
+    assert [lock.resource for lock in seen.locks if lock.held] == [NAME]
+    assert seen.more
+
+
 def test_all_nodes_are_asked_at_the_same_time(nodes: Cluster) -> None:
     with proxies(nodes.servers, delay=0.2) as links:
         seen = cluster_status([link.url for link in links], timeout=5.0)
