@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from redlock import Redlock
+    from redlock.asyncio import Redlock as AsyncRedlock
     from redlock.testing import LockNodes
 
 
@@ -55,3 +56,13 @@ def redlock_client(redlock_nodes: LockNodes, redlock_prefix: str) -> Iterator[Re
 
     with Redlock(redlock_nodes.urls, prefix=redlock_prefix) as client:
         yield client
+
+
+@pytest.fixture
+def redlock_async_client(redlock_nodes: LockNodes, redlock_prefix: str) -> Iterator[AsyncRedlock]:
+    """A `redlock.asyncio.Redlock` client of these nodes, for any event loops; closed after the test."""
+    from redlock.asyncio import Redlock  # noqa: PLC0415 - rule 1
+
+    client = Redlock(redlock_nodes.urls, prefix=redlock_prefix)
+    yield client
+    client.context.close_stopped_loops()

@@ -36,13 +36,19 @@ PAGES: list[tuple[str, str, str, list[str]]] = [
         "redlock/fencing/redis_store.py",
         ["FencedStore", "FencedTransaction", "Written"],
     ),
+    ("", "", "redlock/fencing/asyncio_redis_store.py", ["AsyncFencedStore"]),
     (
         "Errors",
         "redlock",
         "redlock/errors.py",
         ["RedlockError", "ConfigurationError", "LockContended", "QuorumUnavailable", "NotHeld", "LockLost", "Stale"],
     ),
-    ("Fixtures for pytest", "", "pytest_redlock.py", ["redlock_nodes", "redlock_client", "redlock_prefix"]),
+    (
+        "Fixtures for pytest",
+        "",
+        "pytest_redlock.py",
+        ["redlock_nodes", "redlock_client", "redlock_async_client", "redlock_prefix"],
+    ),
     ("Nodes for tests", "redlock.testing", "redlock/testing/nodes.py", ["lock_nodes", "LockNodes", "LockNode"]),
     (
         "Servers on this machine",
@@ -71,7 +77,7 @@ INTERNAL_BASES = {
     "LeaseSteps": "redlock/_locking/lease_steps.py",
     "WatchedLease": "redlock/asyncio/_lease_watch.py",
 }
-"""Classes that only divide a long one between two files, each with its file: their members are members of that one."""
+"""Classes that only divide another class between two files, each with its file. Their members belong to that class."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Definition = ast.ClassDef | Function
@@ -132,7 +138,7 @@ def _described(node: Definition) -> Iterator[str]:
 
 
 def inherits(path: str, name: str) -> bool:
-    """Whether a part of this class is in a base class that only divides it."""
+    """Whether a part of this class is in one of `INTERNAL_BASES`."""
     found = {node.name: node for node in _parsed(path).body if isinstance(node, ast.ClassDef)}
     return name in found and bool(INTERNAL_BASES.keys() & {ast.unparse(base) for base in found[name].bases})
 
@@ -146,7 +152,7 @@ def _bases(node: ast.ClassDef) -> Iterator[ast.ClassDef]:
 
 
 def _members(node: ast.ClassDef) -> dict[str, Function]:
-    """The functions of a class and of its internal bases; an inherited one only if it is not defined again."""
+    """The functions of a class and of its internal bases; a function of the class replaces an inherited function."""
     classes = [*_bases(node), node]
     return {one.name: one for kind in classes for one in kind.body if isinstance(one, Function)}
 

@@ -1,8 +1,8 @@
-"""The block of a task whose lease can be lost: `on_lost="cancel"` cancels the task, and `LockLost` leaves the block.
+"""The cancellation of a block: `on_lost="cancel"` cancels the task inside, and `LockLost` leaves the block.
 
 Invariants:
-1. A cancellation from outside is never swallowed: it leaves the block even if the lease was lost too.
-2. The task is cancelled once, by a callback of the loop or by another task, and only while it is inside the block. So
+1. A cancellation from outside is never swallowed, also if the lease was lost too.
+2. The task is cancelled once, by a callback of the loop or by another task, and only inside the block. So
    the cancellation arrives at the `await` where the block waits.
 """
 
@@ -27,7 +27,7 @@ class CancelScope:
         self._is_cancelled = self._has_ended = False
 
     def cancel(self) -> None:
-        """Cancel the block, unless it has ended."""
+        """Cancel the block, unless the block has ended."""
         if self._has_ended or self._is_cancelled or self._task is running_task():
             # The running task learns of the loss by an error of its own call.
             return
@@ -37,12 +37,12 @@ class CancelScope:
         self._task.cancel(_MESSAGE)
 
     def _is_cancelled_from_outside(self) -> bool:
-        """Before Python 3.11: whether a cancellation is on its way, whose message this one would replace."""
+        """Before Python 3.11: whether a cancellation is on its way. A second one would replace its message."""
         waits_for = self._task._fut_waiter  # noqa: SLF001 - no public attribute tells it
         return bool(self._task._must_cancel or (waits_for is not None and waits_for.cancelled()))  # noqa: SLF001 - as above
 
     def end(self, error: BaseException | None) -> bool:
-        """End the block; whether the error that leaves it is the cancellation of this scope alone."""
+        """End the block; whether its error is the cancellation of this scope alone."""
         self._has_ended = True
         if not self._is_cancelled:
             return False

@@ -195,6 +195,12 @@ class LoopContext(ClientContext):
         for loop in [loop for loop in list(self._parts) if loop.is_closed()]:
             self._parts.pop(loop).abandon()
 
+    def close_stopped_loops(self) -> None:
+        """Close what belongs to loops that do not run, from outside of a loop."""
+        self._drop_closed_loops()
+        for loop in [loop for loop in list(self._parts) if not loop.is_running()]:
+            loop.run_until_complete(self._parts.pop(loop).close())
+
     def reset_after_fork(self) -> None:
         """In a forked child: the loops of the parent do not run here."""
         parts, self._parts = self._parts, {}

@@ -3,8 +3,8 @@
 The rules are in `redlock._locking.wait_rules`. A waiter that stops without the lock passes its wake-up on.
 
 Invariants:
-1. A task has a place only while it waits. It leaves the queue in a `finally` without an `await`, so a cancellation
-   leaves nothing behind.
+1. A task has a place only while it waits. The task leaves the queue in a `finally` without an `await`, so a
+   cancellation leaves nothing behind.
 2. A waiting connection is kept for the next waiter only if its blocking read has ended; else it is closed.
 """
 

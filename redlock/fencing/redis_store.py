@@ -11,7 +11,7 @@ Invariants:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from redis import Redis
 
@@ -24,10 +24,20 @@ __all__ = ["REMEMBERED_MS", "FencedStore", "FencedTransaction", "Written"]
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from redlock.lease import Lease
-
 REMEMBERED_MS = 7 * 24 * 3600 * 1000
 """The time for which operation ids are remembered: a week, far longer than visibility timeout and retries."""
+
+
+class StoreLease(Protocol):
+    """The part of a lease that the store needs; the leases of `redlock` and `redlock.asyncio` have it."""
+
+    @property
+    def fence(self) -> int:
+        """The fencing token."""
+
+    @property
+    def owner(self) -> str:
+        """The owner token."""
 
 
 class Written(NamedTuple):
@@ -62,6 +72,52 @@ class FencedTransaction(NamedTuple):
     owner: str
 
 
+class StoreWords:
+    """The keys of a fenced store, its scripts, and the meaning of their replies, for every client.
+
+    Args:
+        prefix: Put before every name.
+        remembered_ms: The time in milliseconds for which operation ids are remembered.
+    """
+
+    OPEN, WRITE = codec.Script.load("open").source, codec.Script.load("write").source
+
+    def __init__(self, prefix: str, remembered_ms: int) -> None:
+        self._prefix = _validation.prefix(prefix)
+        self._remembered_ms = remembered_ms
+
+    def state(self, name: str) -> str:
+        """The key of a name's value."""
+        return self._prefix + _validation.resource(name)
+
+    @staticmethod
+    def opened(name: str, lease: StoreLease, reply: Any) -> FencedTransaction:  # noqa: ANN401 - as the server sent it
+        """The transaction that the reply opens, or the error `Stale`."""
+        fence, owner = lease.fence, lease.owner
+        if text(reply[0]) == "STALE":
+            raise _stale(name, fence, int(reply[1]))
+        value = None if reply[2] is None else text(reply[2])
+        return FencedTransaction(name, value, int(reply[1]), fence, owner)
+
+    def keys(self, transaction: FencedTransaction, op_id: str) -> list[str]:
+        """The keys of a write."""
+        state = self.state(transaction.name)
+        return [state, codec.operation_key(state, _validation.operation(op_id))]
+
+    def arguments(self, transaction: FencedTransaction, value: str) -> list[str | int]:
+        """The arguments of a write."""
+        return [transaction.fence, transaction.owner, transaction.number, value, self._remembered_ms]
+
+    @staticmethod
+    def written(transaction: FencedTransaction, reply: Any) -> Written:  # noqa: ANN401 - as the server sent it
+        """The result of a write, or the error `Stale`."""
+        verdict = text(reply[0])
+        if verdict == "STALE":
+            raise _stale(transaction.name, transaction.fence, int(reply[1]))
+        fence, _, result = text(reply[1]).partition(":")
+        return Written(result, int(fence), applied=verdict == "WRITTEN")
+
+
 class FencedStore:
     """Values in one Redis, each behind a fence.
 
@@ -81,12 +137,11 @@ class FencedStore:
 
     def __init__(self, client: Redis | str, *, prefix: str = "store:", remembered_ms: int = REMEMBERED_MS) -> None:
         self._redis = Redis.from_url(client) if isinstance(client, str) else client
-        self._prefix = _validation.prefix(prefix)
-        self._remembered_ms = remembered_ms
-        self._open = self._redis.register_script(codec.Script.load("open").source)
-        self._write = self._redis.register_script(codec.Script.load("write").source)
+        self._words = StoreWords(prefix, remembered_ms)
+        self._open = self._redis.register_script(StoreWords.OPEN)
+        self._write = self._redis.register_script(StoreWords.WRITE)
 
-    def open(self, name: str, lease: Lease) -> FencedTransaction:
+    def open(self, name: str, lease: StoreLease) -> FencedTransaction:
         """Read under this lease's token, and refuse all smaller tokens from now on.
 
         Raises:
@@ -94,12 +149,8 @@ class FencedStore:
             NotHeld: The lease is not held.
             redis.exceptions.RedisError: The store did not answer.
         """
-        fence, owner = lease.fence, lease.owner
-        reply = self._open(keys=[self._state(name)], args=[fence, owner])
-        if _text(reply[0]) == "STALE":
-            raise self._stale(name, fence, int(reply[1]))
-        value = None if reply[2] is None else _text(reply[2])
-        return FencedTransaction(name, value, int(reply[1]), fence, owner)
+        reply = self._open(keys=[self._words.state(name)], args=[lease.fence, lease.owner])
+        return self._words.opened(name, lease, reply)
 
     def write(self, transaction: FencedTransaction, value: str, op_id: str) -> Written:
         """Write once, in the transaction that was opened last, unless this operation was applied before.
@@ -110,17 +161,10 @@ class FencedStore:
             redis.exceptions.RedisError: The store did not answer. The write may have been applied; a repetition with
                 the same operation id is safe.
         """
-        state = self._state(transaction.name)
-        keys = [state, codec.operation_key(state, _validation.operation(op_id))]
-        args: list[str | int] = [transaction.fence, transaction.owner, transaction.number, value, self._remembered_ms]
-        reply = self._write(keys=keys, args=args)
-        verdict = _text(reply[0])
-        if verdict == "STALE":
-            raise self._stale(transaction.name, transaction.fence, int(reply[1]))
-        fence, _, result = _text(reply[1]).partition(":")
-        return Written(result, int(fence), applied=verdict == "WRITTEN")
+        keys, arguments = self._words.keys(transaction, op_id), self._words.arguments(transaction, value)
+        return self._words.written(transaction, self._write(keys=keys, args=arguments))
 
-    def update(self, name: str, lease: Lease, op_id: str, change: Callable[[str | None], str]) -> Written:
+    def update(self, name: str, lease: StoreLease, op_id: str, change: Callable[[str | None], str]) -> Written:
         """Open, compute the new value, and write. Repeats this if another operation of the same lease came between.
 
         Raises:
@@ -136,21 +180,19 @@ class FencedStore:
 
     def read_unfenced(self, name: str) -> str | None:
         """The value, read without a token: to show the value, not to compute a new value."""
-        value = self._redis.hget(self._state(name), "value")
-        return None if value is None else _text(value)
+        value = self._redis.hget(self._words.state(name), "value")
+        return None if value is None else text(value)
 
     def write_unfenced(self, name: str, value: str) -> None:
         """Write without a token: to set up a value, and to show the damage without a fence."""
-        self._redis.hset(self._state(name), "value", value)
-
-    def _state(self, name: str) -> str:
-        return self._prefix + _validation.resource(name)
-
-    @staticmethod
-    def _stale(name: str, token: int, seen: int) -> Stale:
-        _log.warning("STALE", resource=name, token=token, seen=seen)
-        return Stale(name, token, seen)
+        self._redis.hset(self._words.state(name), "value", value)
 
 
-def _text(value: object) -> str:
+def _stale(name: str, token: int, seen: int) -> Stale:
+    _log.warning("STALE", resource=name, token=token, seen=seen)
+    return Stale(name, token, seen)
+
+
+def text(value: object) -> str:
+    """A reply as text, whether the client decodes replies or not."""
     return value.decode() if isinstance(value, bytes) else str(value)

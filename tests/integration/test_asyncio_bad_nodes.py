@@ -61,6 +61,7 @@ def test_a_node_that_accepts_no_more_bytes_gets_them_in_order(nodes: Cluster) ->
     async def main(client: Redlock) -> None:
         await pairs(client)
         state, server = client.context.parts().connections.state, nodes.servers[0]
+        exchange = state.all[0].handle
         server.freeze()
         blocked = False
 
@@ -74,10 +75,12 @@ def test_a_node_that_accepts_no_more_bytes_gets_them_in_order(nodes: Cluster) ->
         assert blocked, "the system accepted every byte, so nothing was tested"
         server.thaw()
         with raw(server) as redis:
-            await until(lambda: not redis.keys("[0-9]*"), "the node has read every release")
+            await until(lambda: not redis.keys("[0-9]*"), "the node has read every release", within=15)
+        assert state.all[0].handle is exchange, "another connection has been made"
         await pairs(client)
 
-    with_client(nodes.urls, main, node_timeout=2.0, ttl=9.0)
+    # No node is given up before it goes on, and no lock ends by its TTL.
+    with_client(nodes.urls, main, node_timeout=8.0, ttl=20.0, max_ttl=30.0)
 
 
 def test_without_a_quorum_a_call_ends_in_time(nodes: Cluster) -> None:

@@ -1,7 +1,7 @@
 """A cancellation at each `await` of acquire, body and release, one after the other, leaves nothing behind.
 
-`cancelled_at` runs a coroutine and cancels its task where it waits for the n-th time: at once, or in the same turn of
-the loop in which the wait is over. The tests go on until the coroutine ends before it is cancelled.
+`cancelled_at` runs a coroutine and cancels its task at the n-th wait: at once, or in the turn of the loop in which the
+wait ends. The tests go on until the coroutine ends without a cancellation.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def cancelled_at(work: Coroutine[Any, Any, None], number: int, moment: str) -> G
 
 
 async def cancelled(work: Coroutine[Any, Any, None], number: int, moment: str) -> None:
-    """As `cancelled_at`, as a task wants it."""
+    """`cancelled_at` for a task."""
     await cancelled_at(work, number, moment)
 
 
@@ -125,7 +125,7 @@ def test_a_lock_without_a_block(shared: Cluster, moment: str) -> None:
 @pytest.mark.parametrize("process", ["this process", "another process"])
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_lock_that_another_task_holds(shared: Cluster, moment: str, process: str) -> None:
-    """The holder leaves while the cancelled task waits, and a third task waits behind it: it is served every time."""
+    """The holder leaves while the cancelled task waits, and a third task waits behind: the third is always served."""
 
     async def main(client: Redlock) -> int:
         tasks: list[asyncio.Task[None]] = []

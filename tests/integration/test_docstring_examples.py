@@ -13,7 +13,7 @@ from redlock import asyncio as for_asyncio
 from redlock.asyncio import client as asyncio_client
 from redlock.asyncio import lease as asyncio_lease
 from redlock.asyncio import lock as asyncio_lock
-from redlock.fencing import FencedStore, redis_store
+from redlock.fencing import FencedStore, asyncio_redis_store, redis_store
 from redlock.testing import redis_server
 from tests.integration.tools import sixth_redis
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = {
     example.name: example
-    for module in (client, lease, lock, redis_store, asyncio_client, asyncio_lease, asyncio_lock)
+    for module in (client, lease, lock, redis_store, asyncio_client, asyncio_lease, asyncio_lock, asyncio_redis_store)
     for example in doctest.DocTestFinder(exclude_empty=True).find(module)
     if example.examples
 }
@@ -34,6 +34,7 @@ WITH_EXAMPLES = [
     "redlock.client.Redlock",
     "redlock.client.Redlock.holder",
     "redlock.client.Redlock.lock",
+    "redlock.fencing.asyncio_redis_store.AsyncFencedStore",
     "redlock.fencing.redis_store.FencedStore",
     "redlock.lease.Lease",
     "redlock.lock.Lock",
@@ -46,7 +47,13 @@ def names() -> Iterator[dict[str, Any]]:
     with redis_server.cluster() as nodes, sixth_redis() as server, Redlock(nodes.urls) as redlock:
         store = FencedStore(server.url)
         asyncio_redlock = for_asyncio.Redlock(nodes.urls)
-        yield {"addresses": nodes.urls, "redlock": redlock, "asyncio_redlock": asyncio_redlock, "store": store}
+        yield {
+            "addresses": nodes.urls,
+            "redlock": redlock,
+            "asyncio_redlock": asyncio_redlock,
+            "store": store,
+            "store_url": server.url,
+        }
         asyncio.run(asyncio_redlock.aclose())
 
 
@@ -54,7 +61,7 @@ def names() -> Iterator[dict[str, Any]]:
 def test_the_example_of_a_docstring_runs(name: str, names: dict[str, Any]) -> None:
     example = EXAMPLES[name]
     example.globs.update(names)
-    if name.startswith("redlock.asyncio."):
+    if "asyncio" in name:
         example.globs.update(asyncio=asyncio, redlock=names["asyncio_redlock"])
     report: list[str] = []
     result = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(example, out=report.append)

@@ -209,3 +209,28 @@ def test_the_fixtures_are_listed_with_descriptions(pytester: pytest.Pytester) ->
     result.stdout.fnmatch_lines(
         ["redlock_nodes*", "*Five real lock nodes*", "redlock_client*", "*client of these nodes*"]
     )
+
+
+def test_the_asyncio_client_is_closed_with_its_test(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import asyncio, gc
+        import pytest
+
+        async def pair(client):
+            async with client.lock("x") as lease:
+                return lease.fence
+
+        def test_loops_that_are_closed_and_open(redlock_async_client):
+            loop = asyncio.new_event_loop()
+            assert loop.run_until_complete(pair(redlock_async_client)) < asyncio.run(pair(redlock_async_client))
+            pytest.loop, pytest.client = loop, redlock_async_client
+
+        def test_after_the_test():
+            assert not pytest.client.context._parts
+            pytest.loop.close()
+            gc.collect()
+        """
+    )
+    result = pytester.runpytest_subprocess("-p", "pytest_redlock", "-W", "error")
+    result.assert_outcomes(passed=2)

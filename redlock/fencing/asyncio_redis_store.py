@@ -1,0 +1,118 @@
+"""Fenced store for asyncio: `FencedStore` on a client of `redis.asyncio`.
+
+Keys, scripts and guarantees are those of `redlock.fencing.redis_store`, so both stores can share a Redis.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING
+
+from redis.asyncio import Redis
+
+from redlock.errors import Stale
+from redlock.fencing.redis_store import REMEMBERED_MS, StoreWords, text
+
+__all__ = ["AsyncFencedStore"]
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+    from redlock.fencing.redis_store import FencedTransaction, StoreLease, Written
+
+
+class AsyncFencedStore:
+    """Values in one Redis, each behind a fence, for asyncio.
+
+    Args:
+        client: The client of `redis.asyncio` for the Redis with the data, or its URL. `aclose` closes a client that the
+            store has made from a URL.
+        prefix: Put before every name, without control characters; lock nodes and store may share no keys.
+        remembered_ms: The time in milliseconds for which operation ids are remembered.
+
+    Example:
+        >>> async def deposit() -> None:
+        ...     async with AsyncFencedStore(store_url) as store, redlock.lock("account:43") as lease:
+        ...         written = await store.update("account:43", lease, "deposit:1", lambda old: str(int(old or 0) + 10))
+        ...         print(written.value)
+        >>> asyncio.run(deposit())
+        10
+    """
+
+    def __init__(self, client: Redis | str, *, prefix: str = "store:", remembered_ms: int = REMEMBERED_MS) -> None:
+        self._is_owner = isinstance(client, str)
+        self._redis = Redis.from_url(client) if isinstance(client, str) else client
+        self._words = StoreWords(prefix, remembered_ms)
+        self._open = self._redis.register_script(StoreWords.OPEN)
+        self._write = self._redis.register_script(StoreWords.WRITE)
+
+    async def open(self, name: str, lease: StoreLease) -> FencedTransaction:
+        """Read under this lease's token, and refuse all smaller tokens from now on.
+
+        Raises:
+            Stale: The store has seen a larger token, or the same token from another owner.
+            NotHeld: The lease is not held.
+            redis.exceptions.RedisError: The store did not answer.
+        """
+        reply = await self._open(keys=[self._words.state(name)], args=[lease.fence, lease.owner])
+        return self._words.opened(name, lease, reply)
+
+    async def write(self, transaction: FencedTransaction, value: str, op_id: str) -> Written:
+        """Write once, in the transaction that was opened last, unless this operation was applied before.
+
+        Raises:
+            Stale: Another transaction has been opened since.
+            ConfigurationError: The operation id is empty or not text.
+            redis.exceptions.RedisError: The store did not answer. The write may have been applied; a repetition with
+                the same operation id is safe.
+        """
+        keys, arguments = self._words.keys(transaction, op_id), self._words.arguments(transaction, value)
+        return self._words.written(transaction, await self._write(keys=keys, args=arguments))
+
+    async def update(
+        self, name: str, lease: StoreLease, op_id: str, change: Callable[[str | None], str | Awaitable[str]]
+    ) -> Written:
+        """Open, compute the new value, and write. Repeats this if another operation of the same lease came between.
+
+        Args:
+            name: The name in the store.
+            lease: The lease that gives the token.
+            op_id: Names the operation, such as a task id.
+            change: The new value from the old value, None if there is none; a function or a coroutine function.
+
+        Raises:
+            Stale: The store has seen a newer token: repeat the work under a new lease.
+        """
+        while True:
+            transaction = await self.open(name, lease)
+            value = change(transaction.value)
+            try:
+                return await self.write(transaction, await value if inspect.isawaitable(value) else value, op_id)
+            except Stale as stale:
+                if stale.seen != lease.fence:
+                    raise
+
+    async def read_unfenced(self, name: str) -> str | None:
+        """The value, read without a token: to show the value, not to compute a new value."""
+        value = await self._redis.hget(self._words.state(name), "value")
+        return None if value is None else text(value)
+
+    async def write_unfenced(self, name: str, value: str) -> None:
+        """Write without a token: to set up a value, and to show the damage without a fence."""
+        await self._redis.hset(self._words.state(name), "value", value)
+
+    async def aclose(self) -> None:
+        """Close the client that the store has made from a URL; another client stays open."""
+        if self._is_owner:
+            await self._redis.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
