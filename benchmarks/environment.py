@@ -43,6 +43,7 @@ class Kind(NamedTuple):
 
 OURS = Kind("ours", quorum=True, module="ours")
 ASYNC_RELEASE = Kind("ours, release not waited for", quorum=True, module="ours_async_release")
+ASYNCIO = Kind("ours, asyncio", quorum=True, module="ours_asyncio")
 FLOOR = Kind("floor", quorum=True, module="floor")
 FLOOR_ASYNC_RELEASE = Kind("floor, release not waited for", quorum=True, module="floor_async_release")
 FLOORS = (FLOOR, FLOOR_ASYNC_RELEASE)

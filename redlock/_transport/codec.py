@@ -79,6 +79,8 @@ _LEASES = (Acquire, Extend, Repair)
 LOAD_SCRIPTS: bytes = b"".join(pack_words(("SCRIPT", "LOAD", script.source)) for script in SCRIPTS.values())
 """Commands that load all scripts; the node sends a reply for each."""
 
+_MOST_KNOWN = 8_192
+"""The most names whose keys are remembered: an event loop can use thousands of names at a time, in three ways each."""
 _FENCE_TTL = str(FENCE_TTL_MS)
 _EMPTY_WORD = b"$0\r\n\r\n"
 
@@ -114,12 +116,12 @@ _OTHER_KEYS: dict[type[Command], tuple[Callable[[str, str], str], ...]] = {
 """The other keys of a command, beside the lock; the default is the fence."""
 
 
-@functools.lru_cache(1_024)
+@functools.lru_cache(_MOST_KNOWN)
 def _keys(prefix: str, names: Names, others: tuple[Callable[[str, str], str], ...]) -> tuple[str, ...]:
     return tuple(key for name in names for key in (prefix + name, *(place(name, prefix) for place in others)))
 
 
-@functools.lru_cache(1_024)
+@functools.lru_cache(_MOST_KNOWN)
 def waiting_order(names: Names, nodes: int) -> tuple[int, ...]:
     """The places of all nodes, in the order in which waiters of these resources choose a node to wait at."""
     first = int.from_bytes(hashlib.sha256(names[0].encode()).digest()[:4], "big") % nodes

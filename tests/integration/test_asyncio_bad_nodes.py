@@ -52,7 +52,7 @@ def test_two_bad_nodes_stop_nobody(nodes: Cluster, passing: Passing) -> None:
         await pairs(client)
 
     with proxies(nodes.servers) as ways:
-        with_client([proxy.url for proxy in ways], main)
+        with_client([proxy.url for proxy in ways], main, node_timeout=0.1)
 
 
 def test_a_node_that_accepts_no_more_bytes_gets_them_in_order(nodes: Cluster) -> None:
@@ -96,7 +96,7 @@ def test_without_a_quorum_a_call_ends_in_time(nodes: Cluster) -> None:
             server.thaw()
         await pairs(client)
 
-    with_client(nodes.urls, main)
+    with_client(nodes.urls, main, node_timeout=0.1)
 
 
 def test_lost_scripts_are_loaded_again(nodes: Cluster) -> None:
@@ -107,7 +107,7 @@ def test_lost_scripts_are_loaded_again(nodes: Cluster) -> None:
                 redis.script_flush()
         await asyncio.gather(*(pairs(client, 2, f"{NAME}:{number}") for number in range(20)))
 
-    with_client(nodes.urls, main)
+    with_client(nodes.urls, main, node_timeout=0.1)
 
 
 def test_lost_connections_are_dialled_again(nodes: Cluster) -> None:
@@ -125,7 +125,7 @@ def test_lost_connections_are_dialled_again(nodes: Cluster) -> None:
         await lock.release()
         assert await waiting
 
-    with_client(nodes.urls, main)
+    with_client(nodes.urls, main, node_timeout=0.1)
     with raw(nodes.servers[0]) as redis:
         redis.delete(NAME)
 
@@ -151,7 +151,7 @@ def test_the_loop_goes_on_while_nodes_are_dialled(nodes: Cluster) -> None:
     with proxies(nodes.servers) as ways:
         for proxy in ways[:2]:
             proxy.hold("from")
-        with_client([proxy.url for proxy in ways], main)
+        with_client([proxy.url for proxy in ways], main, node_timeout=0.1)
 
 
 def test_a_restarted_node_abstains_and_stops_nobody(nodes: Cluster) -> None:
@@ -163,7 +163,7 @@ def test_a_restarted_node_abstains_and_stops_nobody(nodes: Cluster) -> None:
             await lease.extend(3)
         await pairs(client)
 
-    with_client(nodes.urls, main)
+    with_client(nodes.urls, main, node_timeout=0.1)
     assert is_free(nodes.servers, NAME)
 
 
@@ -174,5 +174,5 @@ def test_a_renewal_repairs_a_node_that_lost_the_key(nodes: Cluster) -> None:
                 redis.delete(NAME)
                 await until(lambda: redis.get(NAME) == lease.owner, "the key is back", within=5)
 
-    with_client(nodes.urls, main)
+    with_client(nodes.urls, main, node_timeout=0.1)
     assert is_free(nodes.servers, NAME)

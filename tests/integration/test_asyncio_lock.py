@@ -356,7 +356,7 @@ def test_each_block_releases_its_own_lease(shared: Cluster) -> None:
             assert second.is_held
             assert await lock.owned()
 
-    with_client(shared.urls, main)
+    with_client(shared.urls, main, node_timeout=0.1)
 
 
 def test_tokens_grow(shared: Cluster) -> None:
@@ -448,14 +448,14 @@ def test_a_dropped_lease_is_not_renewed(shared: Cluster) -> None:
         gc.collect()
         await until(lambda: is_free(shared.servers, "dropped"), "the lease runs out", within=5)
 
-    with_client(shared.urls, main)
+    with_client(shared.urls, main, node_timeout=0.1)
 
 
 def test_a_lease_is_renewed_beyond_its_ttl(shared: Cluster) -> None:
     async def main(client: Redlock) -> None:
-        async with client.lock("long", ttl=0.3) as lease:
+        async with client.lock("long", ttl=0.9) as lease:
             fence = lease.fence
-            await asyncio.sleep(0.8)
+            await asyncio.sleep(1.2)
             lease.ensure_valid()
             assert await client.lock("long").locked()
             assert lease.fence == fence
@@ -465,7 +465,7 @@ def test_a_lease_is_renewed_beyond_its_ttl(shared: Cluster) -> None:
         with pytest.raises(LockLost):
             await lock.release()
 
-    with_client(shared.urls, main)
+    with_client(shared.urls, main, node_timeout=0.1)
 
 
 def test_other_settings_are_refused(shared: Cluster) -> None:

@@ -52,7 +52,7 @@ def test_a_callback_hears_of_the_loss(shared: Cluster, renew: bool) -> None:  # 
                 assert heard == [lease]
                 assert lease.is_lost
 
-    with_client(shared.urls, main)
+    with_client(shared.urls, main, node_timeout=0.1)
 
 
 def test_a_callback_can_be_a_coroutine_function(shared: Cluster, caplog: pytest.LogCaptureFixture) -> None:
@@ -69,7 +69,7 @@ def test_a_callback_can_be_a_coroutine_function(shared: Cluster, caplog: pytest.
                 run_out(shared.servers, NAME)
                 await until(lambda: lease.is_lost, "lost")
 
-    with_client(shared.urls, main)
+    with_client(shared.urls, main, node_timeout=0.1)
     assert ended == [NAME], "`aclose` waits for the callback"
     assert "on-lost-failed resource=lost" in caplog.text
 
@@ -87,7 +87,7 @@ def test_a_lost_block_is_cancelled(shared: Cluster) -> None:
             assert task.cancelling() == 0
         await asyncio.sleep(0)
 
-    with_client(shared.urls, main)
+    with_client(shared.urls, main, node_timeout=0.1)
 
 
 def test_a_block_is_cancelled_at_its_max_hold(shared: Cluster) -> None:
@@ -97,7 +97,7 @@ def test_a_block_is_cancelled_at_its_max_hold(shared: Cluster) -> None:
                 await asyncio.Event().wait()
         assert is_free(shared.servers, NAME)
 
-    with_client(shared.urls, main)
+    with_client(shared.urls, main, node_timeout=0.1)
 
 
 @pytest.mark.usefixtures("way")
@@ -111,7 +111,7 @@ def test_an_inner_block_is_cancelled_with_the_outer(shared: Cluster) -> None:
                         await asyncio.Event().wait()
                 assert outer.is_lost
 
-    with_client(shared.urls, main)
+    with_client(shared.urls, main, node_timeout=0.1)
 
 
 @pytest.mark.usefixtures("way")
@@ -137,7 +137,7 @@ def test_a_cancellation_from_outside_wins(shared: Cluster, first: str) -> None:
         await asyncio.wait({task})
         assert task.cancelled()
 
-    with_client(shared.urls, main)
+    with_client(shared.urls, main, node_timeout=0.1)
 
 
 @pytest.mark.usefixtures("way")
@@ -152,7 +152,7 @@ def test_a_body_that_fails_while_it_is_cancelled_keeps_its_error(shared: Cluster
                     raise ZeroDivisionError
         await asyncio.sleep(0)
 
-    with_client(shared.urls, main)
+    with_client(shared.urls, main, node_timeout=0.1)
 
 
 @pytest.mark.usefixtures("way")
@@ -165,7 +165,7 @@ def test_a_body_that_swallows_the_cancellation_still_loses(shared: Cluster) -> N
                     await asyncio.Event().wait()
         await asyncio.sleep(0)
 
-    with_client(shared.urls, main)
+    with_client(shared.urls, main, node_timeout=0.1)
 
 
 @pytest.mark.usefixtures("way")
@@ -177,7 +177,7 @@ def test_an_extension_in_the_body_tells_by_its_own_error(shared: Cluster) -> Non
                 await lease.extend(5)
         await asyncio.sleep(0)
 
-    with_client(shared.urls, main)
+    with_client(shared.urls, main, node_timeout=0.1)
 
 
 @pytest.mark.usefixtures("way")
@@ -194,7 +194,7 @@ def test_a_timeout_around_a_block_is_a_timeout(shared: Cluster) -> None:
                 run_out(shared.servers, NAME)
                 await asyncio.Event().wait()
 
-    with_client(shared.urls, main)
+    with_client(shared.urls, main, node_timeout=0.1)
 
 
 @pytest.mark.usefixtures("way")
@@ -224,7 +224,7 @@ def test_a_task_group_inside_a_lost_block_ends(shared: Cluster) -> None:
                     await asyncio.Event().wait()
         assert caught.group_contains(LockLost)
 
-    with_client(shared.urls, main)
+    with_client(shared.urls, main, node_timeout=0.1)
 
 
 def test_a_blocked_loop_finds_its_lease_lost(shared: Cluster) -> None:
@@ -245,7 +245,7 @@ def test_a_blocked_loop_finds_its_lease_lost(shared: Cluster) -> None:
         with pytest.raises(LockLost):
             await lock.release()
 
-    with_client(shared.urls, main)
+    with_client(shared.urls, main, node_timeout=0.1)
 
 
 @pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
@@ -294,6 +294,6 @@ def test_a_late_renewal_is_logged_once(shared: Cluster, caplog: pytest.LogCaptur
                 time.sleep(0.65)  # noqa: ASYNC251 - the loop is blocked on purpose
                 await until(lambda: lease.remaining() > 0.5, "renewed")
 
-    with_client(shared.urls, main)
+    with_client(shared.urls, main, node_timeout=0.1)
     assert caplog.text.count("renewal-late resource=lost") == 1
     assert "event loop is blocked" in caplog.text
