@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from benchmarks.report import Table
 
-SCENARIOS = ("uncontended", "hot", "frozen", "dead", "celery", "growth", "distance")
+SCENARIOS = ("uncontended", "hot", "frozen", "dead", "celery", "growth", "distance", "asyncio")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -67,7 +67,7 @@ class Bench:
 
     def process(self, kind: Kind) -> Process:
         """Start a process of a peer."""
-        return Process(self._programs[kind], self.options.out / "peers.log")
+        return Process(self._programs.get(kind) or prepare(kind), self.options.out / "peers.log")
 
     @contextlib.contextmanager
     def connected(self, kind: Kind, urls: Sequence[str], ttl: float = TTL) -> Iterator[Process]:

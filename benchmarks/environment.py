@@ -74,7 +74,7 @@ def prepare(kind: Kind) -> Program:
     Raises:
         Missing: The set-up failed.
     """
-    if kind in {OURS, ASYNC_RELEASE, *FLOORS}:
+    if kind in {OURS, ASYNC_RELEASE, ASYNCIO, *FLOORS}:
         return Program((sys.executable, "-m", f"benchmarks.peers.{kind.module}"), ROOT, {})
     if kind is LIMIT:
         return _compiled()

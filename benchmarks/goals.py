@@ -29,6 +29,7 @@ GOALS = (
     *(("uncontended", peer, _RATIO, AT_LEAST, wanted) for peer, wanted in _UNCONTENDED),
     ("uncontended", "ours", "x floor", AT_MOST, 1.9),
     ("uncontended", "ours, release not waited for", "x floor", AT_MOST, 2.3),
+    ("asyncio", "1,000 tasks, distinct keys", "x one thread", AT_LEAST, 2.0),
     *(("hot", peer, column, AT_LEAST, 2.0) for column in (_RATIO, _OTHERS) for peer in _HOT),
     ("hot", "ours", "wait p99 ms", AT_MOST, 25.0),
     ("hot", "ours", "least/most", AT_LEAST, 0.8),

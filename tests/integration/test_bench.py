@@ -14,6 +14,7 @@ from benchmarks import __main__ as command
 from benchmarks import against
 from benchmarks.bench import Bench, Options, lock_nodes, sixth_server
 from benchmarks.environment import ASYNC_RELEASE, FLOORS, LIMIT, OURS, PEERS, Kind, Missing, prepare
+from benchmarks.scenarios import asyncio as loop_scenario
 from benchmarks.scenarios import hot, uncontended
 from benchmarks.survival import __main__ as survival
 from benchmarks.survival import locks, outcome, tasks
@@ -90,6 +91,18 @@ def test_the_floor_sends_the_bytes_of_the_lock(tmp_path: Path) -> None:
     table = uncontended.table("uncontended", "pairs", found)
     ratio = list(table.columns).index("x floor")
     assert [row[ratio] == 1 for row in table.rows] == [False, False, True, True]
+
+
+def test_tasks_of_one_loop_are_measured_beside_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop_scenario, "LOADS", {"1 task": (1, True), "20 tasks, one key": (20, False)})
+    with lock_nodes() as nodes:
+        found = loop_scenario.measure(bench_of(tmp_path, OURS), nodes.urls, rounds=2, seconds=0.1)
+    table = loop_scenario.table(found)
+    assert [row[0] for row in table.rows] == ["one thread", "1 task", "20 tasks, one key"]
+    assert table.rows[0][3] == pytest.approx(1.0)
+    for one in found.values():
+        assert len(one["rates"]) == 2
+        assert min(one["rates"]) > 0
 
 
 def test_a_run_writes_its_tables_as_json_and_as_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
