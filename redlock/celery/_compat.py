@@ -5,7 +5,7 @@ Each branch names the version that must be the oldest supported version before t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 try:
     from celery.utils.quorum_queues import detect_quorum_queues
@@ -14,6 +14,8 @@ except ImportError:
     detect_quorum_queues = None
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from celery import Celery, Task
 
 
@@ -28,3 +30,17 @@ def acknowledges_failures(task: Task) -> bool:
     both = task.acks_on_failure_or_timeout
     each = (getattr(task, name, None) for name in ("acks_on_failure", "acks_on_timeout"))
     return all((both if option is None else option) is not False for option in each)
+
+
+def confirmed_publish(channel: Any, seconds: float) -> Callable[..., Any]:  # noqa: ANN401 - amqp is untyped
+    """The method of a channel that sends a message and waits for the broker's confirmation.
+
+    kombu below 5.5 takes the timeout for a property of the message and waits without end, so the timeout is given to
+    amqp itself. From kombu 5.5 on `apply_async` can pass it.
+    """
+    send = getattr(channel, "basic_publish_confirm", channel.basic_publish)
+
+    def publish(*arguments: object, **options: object) -> object:
+        return send(*arguments, **options | {"confirm_timeout": seconds})
+
+    return publish

@@ -25,7 +25,7 @@ from kombu.serialization import registry
 from redlock import _log
 from redlock.admin import visibility_timeout
 from redlock.celery import duplicate_delivery
-from redlock.celery._compat import has_quorum_queues
+from redlock.celery._compat import confirmed_publish, has_quorum_queues
 from redlock.celery.duplicate_delivery import COPY, EARLIER
 
 if TYPE_CHECKING:
@@ -188,10 +188,9 @@ class Delivery:
             # Without a confirmation, a message on a dead connection would be lost while the received message is
             # acknowledged. A retry would use a new channel without confirmations, so the caller repeats the call.
             channel = producer.channel
-            channel.basic_publish = getattr(channel, "basic_publish_confirm", channel.basic_publish)
-            confirmed = {"producer": producer, "retry": False, "confirm_timeout": _CONFIRM_SECONDS}
+            channel.basic_publish = confirmed_publish(channel, _CONFIRM_SECONDS)
             try:
-                self._task.apply_async(request.args, request.kwargs, **options | confirmed)
+                self._task.apply_async(request.args, request.kwargs, **options, producer=producer, retry=False)
             except BaseException:
                 # The pool would say good-bye to a broker that does not answer, and wait for its reply without end.
                 producer.connection.collect()

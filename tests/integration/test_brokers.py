@@ -16,6 +16,7 @@ from redis import Redis
 from redlock import Redlock
 from redlock.celery import delivery as delivery_module
 from redlock.testing import redis_server
+from tests import versions
 from tests.integration.rabbit import needs_rabbitmq, rabbit
 from tests.integration.tools import comes_true, eventually, sixth_redis
 from tests.integration.worker_fixture import Worker
@@ -171,7 +172,9 @@ def test_a_task_that_goes_back_is_the_same_message(at: Place) -> None:
     assert at.ran("all-1") == [["all", {"found": [1, 2]}]]
     assert at.ran("all-1-link") == [[]]
     assert at.ran("all-1-error") == []
-    assert not at.store.exists("celery-task-meta-all-1")
+    if versions.CELERY >= (5, 6):
+        # Older versions store that a task has started, also if its sender ignores the result.
+        assert not at.store.exists("celery-task-meta-all-1")
 
 
 def test_a_task_that_cannot_be_sent_waits_in_its_slot(at: Place) -> None:

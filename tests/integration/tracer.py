@@ -62,7 +62,8 @@ class Tracer:
         yield
 
     def _call(self, frame: FrameType, _event: str, _arg: object) -> Any:  # noqa: ANN401 - the type in typeshed is recursive
-        if not frame.f_code.co_filename.startswith(_PACKAGE):
+        # The parser in Python stands for hiredis, which has no instructions to interrupt.
+        if not frame.f_code.co_filename.startswith(_PACKAGE) or frame.f_code.co_filename.endswith("_resp.py"):
             return None
         if self._within not in (None, frame.f_code):
             return None
