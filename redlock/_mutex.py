@@ -29,14 +29,14 @@ class _Permit:
 class Turn(Generic[M]):
     """Exclusive use of a mutex, for a `with` block, whose value is the mutex."""
 
-    __slots__ = ("_mutex", "_permit")
+    __slots__ = ("_permit", "mutex")
 
     def __init__(self, mutex: M, permit: _Permit) -> None:
-        self._mutex = mutex
+        self.mutex = mutex
         self._permit: _Permit | None = permit
 
     def __enter__(self) -> M:
-        return self._mutex
+        return self.mutex
 
     def __exit__(self, *_: object) -> None:
         self.end()
@@ -45,7 +45,7 @@ class Turn(Generic[M]):
         """Return the permit; a second call does nothing."""
         permit = self._permit
         if permit is not None:
-            self._mutex.free.put(permit)
+            self.mutex.free.put(permit)
             # A turn that outlives its block must not keep the permit of another thread alive.
             self._permit = None
 

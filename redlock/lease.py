@@ -64,7 +64,7 @@ class Lease(LeaseSteps):
         acquisition = Acquisition(
             self._context, self.names, self.ttl_ms, self._owner_label, on_granted=self._begin, undo=self._undo
         )
-        acquisition.run(acquire_timeout_ms)
+        self._context.driver.run(acquisition.steps(acquire_timeout_ms))
 
     def _begin(self, grant: Grant, connections: ConnectionSet, waited_ms: int) -> None:
         self.connections, self._grant, self._acquired_ms, self.waited_ms = connections, grant, now_ms(), waited_ms

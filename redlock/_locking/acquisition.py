@@ -1,9 +1,10 @@
 """Acquire loop: repeats attempts until the lock is acquired or the timeout expires.
 
 Invariants:
-1. The owner token exists before the first byte is sent. Any exception, even from a signal handler, cancels the attempt:
+1. The loop is a generator of effects, which a driver performs.
+2. The owner token exists before the first byte is sent. Any exception, even from a signal handler, cancels the attempt:
    the keys that the attempt set are deleted on each node that can be reached.
-2. Each attempt has a fresh owner token. Between two attempts the loop sleeps in the wait queue, where a release wakes
+3. Each attempt has a fresh owner token. Between two attempts the loop sleeps in the wait queue, where a release wakes
    the first waiter.
 """
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import random
 import secrets
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from redlock._clock import now_ms, wall_us
 from redlock._core import protocol
@@ -20,6 +21,7 @@ from redlock._core.commands import Acquire
 from redlock._core.votes import Grant, Refusal
 from redlock._locking import failures
 from redlock._locking.acquire_timeout import AcquireTimeout
+from redlock._locking.effects import TakeConnections
 from redlock._locking.wait_queue import QueuedWaiter
 from redlock._locking.wait_registry import PendingWait
 
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
     from redlock._core.commands import Names
     from redlock._locking.context import LockContext
-    from redlock._transport.threads import ConnectionSet
+    from redlock._locking.effects import Effects
     from redlock.errors import RedlockError
 
 
@@ -40,7 +42,7 @@ class Acquisition:
         names: The resources.
         ttl_ms: The length of the lease.
         owner_label: The readable part of the owner token.
-        on_granted: Called with the grant, its connections and the waiting time, before another thread can use the
+        on_granted: Called with the grant, its connections and the waiting time, before anything else can use the
             connections.
         undo: Called on any exception, also after `on_granted`; the attempt is cancelled.
     """
@@ -52,7 +54,7 @@ class Acquisition:
         ttl_ms: int,
         owner_label: str,
         *,
-        on_granted: Callable[[Grant, ConnectionSet, int], None],
+        on_granted: Callable[[Grant, Any, int], None],
         undo: Callable[[], None],
     ) -> None:
         self._context, self._names, self._ttl_ms, self._owner_label = context, names, ttl_ms, owner_label
@@ -63,32 +65,39 @@ class Acquisition:
     def _resource(self) -> str:
         return ", ".join(self._names)
 
-    def run(self, acquire_timeout_ms: int | None) -> None:
+    def steps(self, acquire_timeout_ms: int | None) -> Effects[None]:
         """Try for this long; None for no limit. Raises the errors of `Lease.acquire`."""
         acquire_timeout = AcquireTimeout(acquire_timeout_ms, self._ttl_ms)
         others = self._context.waiter_pool.expects_others(self._names)
-        first = None if others else self._attempt(acquire_timeout)
+        first = None if others else (yield from self._attempt(acquire_timeout))
         if not isinstance(first, Grant):
-            self._queue(acquire_timeout, first)
+            yield from self._queue(acquire_timeout, first)
 
-    def _queue(self, acquire_timeout: AcquireTimeout, first: Refusal | None) -> None:
+    def _queue(self, acquire_timeout: AcquireTimeout, first: Refusal | None) -> Effects[None]:
         result: Grant | Refusal | None = first
-        waiter, lost_rounds, acquired = QueuedWaiter(self._context.waiter_pool, self._names, self._ttl_ms), 0, False
+        waiter = QueuedWaiter(self._context.waiter_pool, self._names, self._ttl_ms)
+        lost_rounds, acquired, can_settle = 0, False, True
         with PendingWait(self._context.waits, self._names, self._owner_label, self._ttl_ms) as wait:
             try:
                 if result is None:
                     if acquire_timeout.turn_ms:
                         wait.begin()
-                        waiter.queue_first(acquire_timeout.turn_ms)
+                        yield from waiter.queue_first(acquire_timeout.turn_ms)
                         acquire_timeout.node_heard()
-                    result = self._attempt(acquire_timeout, waiter)
+                    result = yield from self._attempt(acquire_timeout, waiter)
                 while isinstance(result, Refusal):
                     lost_rounds += 1
-                    self._pause(acquire_timeout, waiter, wait, result, lost_rounds)
-                    result = self._attempt(acquire_timeout, waiter)
+                    yield from self._pause(acquire_timeout, waiter, wait, result, lost_rounds)
+                    result = yield from self._attempt(acquire_timeout, waiter)
                 acquired = True
+            except GeneratorExit:
+                # The driver has ended and performs nothing more.
+                can_settle = False
+                raise
             finally:
-                waiter.end(acquired=acquired)
+                if can_settle:
+                    yield from waiter.settle(acquired=acquired)
+                waiter.leave()
 
     def _pause(
         self,
@@ -97,7 +106,7 @@ class Acquisition:
         wait: PendingWait,
         refusal: Refusal,
         lost_rounds: int,
-    ) -> None:
+    ) -> Effects[None]:
         """Sleep until the next attempt; raise if the time is too short for another attempt."""
         failures.refuse_disagreement(self._context.pool.nodes, self._context.pool.codec.fingerprint, refusal)
         failures.refuse_duplicates(self._context.pool.nodes, refusal)
@@ -111,42 +120,43 @@ class Acquisition:
                 raise self._refused(refusal)
             # The lock is free but reserved. Its waiter acquires the lock by the end of the reservation, or is dead.
             self._ignores_reservations = True
-            waiter.wait(self._context.reserve_ms, can_wake=False)
+            yield from waiter.wait(self._context.reserve_ms, can_wake=False)
             return
         self._context.waits.observe_holder(self._names, refusal.round_result.holder)
         wait.begin()
         self._context.event_log.retry(self._resource, self._owner_label, refusal, lost_rounds, pause_ms)
-        if not refusal.no_quorum and waiter.join_local_queue(acquire_timeout.turn_ms):
+        if not refusal.no_quorum and (yield from waiter.join_local_queue(acquire_timeout.turn_ms)):
             acquire_timeout.node_heard()
         else:
-            waiter.wait(pause_ms if left_ms is None else min(pause_ms, left_ms), can_wake=can_wake)
+            yield from waiter.wait(pause_ms if left_ms is None else min(pause_ms, left_ms), can_wake=can_wake)
 
     def _refused(self, result: Refusal) -> RedlockError:
         error = failures.error(self._context.pool.nodes, self._resource, result)
         self._context.event_log.refused(self._owner_label, result.round_result, error)
         return error
 
-    def _attempt(self, acquire_timeout: AcquireTimeout, waiter: QueuedWaiter | None = None) -> Grant | Refusal:
+    def _attempt(self, acquire_timeout: AcquireTimeout, waiter: QueuedWaiter | None = None) -> Effects[Grant | Refusal]:
         woken = self._ignores_reservations or (waiter is not None and waiter.is_woken)
         waits_ms = acquire_timeout.waits_ms
         token = f"{secrets.token_hex(16)}:{self._owner_label}"
         fresh_until_ms = now_ms() + self._context.fresh_ms
         proposed = self._context.proposal(self._names, wall_us())
         attempt = Acquire(self._names, token, self._ttl_ms, proposed, woken, waits_ms, fresh_until_ms)
-        with self._context.pool.connections() as connections:
-            try:
-                result = connections.run(
-                    protocol.acquire(attempt), acquire_timeout.until_ms(self._context.node_timeout_ms)
-                )
-                if result.round_result.largest_fence > proposed:
-                    self._context.observe_fence(self._names, result.round_result.backed_fence)
-                if isinstance(result, Grant):
-                    if result.fence > proposed:
-                        self._context.observe_fence(self._names, result.fence)
-                    self._on_granted(result, connections, now_ms() - acquire_timeout.started_ms)
-            except BaseException:
-                self._undo()
-                with contextlib.suppress(Exception):
-                    connections.run(protocol.cancel(attempt, attempt.ttl_ms))
-                raise
+        connections = yield TakeConnections(acquire_timeout.until_ms(self._context.node_timeout_ms))
+        try:
+            result = yield from protocol.acquire(attempt)
+            if result.round_result.largest_fence > proposed:
+                self._context.observe_fence(self._names, result.round_result.backed_fence)
+            if isinstance(result, Grant):
+                if result.fence > proposed:
+                    self._context.observe_fence(self._names, result.fence)
+                self._on_granted(result, connections, now_ms() - acquire_timeout.started_ms)
+        except GeneratorExit:
+            self._undo()
+            raise
+        except BaseException:
+            self._undo()
+            with contextlib.suppress(Exception):
+                yield from protocol.cancel(attempt, attempt.ttl_ms)
+            raise
         return result

@@ -14,19 +14,25 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from redlock._core.commands import Names
 
 _Queue: TypeAlias = "list[weakref.ref[Place]]"
 
 
 class LocalWaitQueue:
-    """The queues of one client, by resources."""
+    """The queues of one client, by resources.
 
-    def __init__(self) -> None:
+    Args:
+        new_signal: Makes an object for which the driver waits; its `put(None)` wakes the owner of a place.
+    """
+
+    def __init__(self, new_signal: Callable[[], Any]) -> None:
+        self._new_signal = new_signal
         self.reset_after_fork()
 
     def reset_after_fork(self) -> None:
@@ -43,7 +49,7 @@ class LocalWaitQueue:
 
     def join(self, names: Names) -> Place:
         """A place at the end of the queue."""
-        return Place(self._queues, names)
+        return Place(self._queues, names, self._new_signal())
 
 
 class Place:
@@ -52,23 +58,20 @@ class Place:
     Args:
         queues: All queues.
         names: The resources, which select the queue.
+        signal: Wakes the owner when the place may be at the front.
     """
 
-    def __init__(self, queues: dict[Names, _Queue], names: Names) -> None:
-        self._queues, self._names = queues, names
-        self._turn: SimpleQueue[None] = SimpleQueue()
+    def __init__(self, queues: dict[Names, _Queue], names: Names, signal: Any) -> None:  # noqa: ANN401 - of the driver
+        self._queues, self._names, self.signal = queues, names, signal
         # If another thread leaves at this moment, the queue may be empty and removed. Then this place is the first of a
         # separate queue, which costs a split vote at most.
         self._queue = queues.setdefault(names, [])
         self._queue.append(weakref.ref(self, self._queue.remove))
 
-    def wait(self, seconds: float) -> bool:
-        """Wait for the front of the queue; False if the place is at the front without a wait."""
-        if self._first() is self:
-            return False
-        with contextlib.suppress(Empty):
-            self._turn.get(timeout=max(0.0, seconds))
-        return True
+    @property
+    def is_first(self) -> bool:
+        """Whether the place is at the front."""
+        return self._first() is self
 
     def leave(self) -> None:
         """Leave the queue, from any place. A second call does nothing."""
@@ -76,7 +79,7 @@ class Place:
             self._queue.remove(weakref.ref(self))
         first = self._first()
         if first is not None:
-            first._turn.put(None)  # noqa: SLF001 - of this class
+            first.signal.put(None)
         elif self._queues.get(self._names) is self._queue:
             self._queues.pop(self._names, None)
 

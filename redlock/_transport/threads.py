@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from redlock._core.commands import Command
     from redlock._core.protocol import Outcome, Steps
     from redlock._core.vote_tally import VoteTally
+    from redlock._core.votes import RoundResult
     from redlock._transport.codec import Codec
     from redlock._transport.node import Node
 
@@ -56,16 +57,18 @@ class ConnectionSet(Mutex):
         self._sockets = Sockets(self._nodes, self.state)
         self.releases = PendingReleases(self.state.all)
 
-    def run(self, steps: Steps[T], until_ms: int | None = None) -> T:
-        """Execute the rounds of a protocol generator and return its result.
+    def set_deadline(self, until_ms: int | None) -> None:
+        """Set the deadline of the next rounds; None for two node timeouts from now."""
+        self._until_ms = now_ms() + 2 * self._timeout_ms if until_ms is None else until_ms
 
-        Args:
-            steps: The generator.
-            until_ms: The deadline of its last round; default: in two node timeouts.
-        """
-        now = now_ms()
-        self._until_ms = now + 2 * self._timeout_ms if until_ms is None else until_ms
-        return self._finish(steps, self._send_round(next(steps), now))
+    def run(self, steps: Steps[T]) -> T:
+        """Execute the rounds of a protocol generator, in two node timeouts, and return its result."""
+        self.set_deadline(None)
+        return self._continue(steps, self.ask(next(steps)))
+
+    def ask(self, round_: Round) -> RoundResult:
+        """Execute a round, until the deadline at most."""
+        return self._finish(self._send_round(round_, now_ms()))
 
     def run_all(self, generators: Sequence[Steps[T]]) -> list[T]:
         """Execute generators that are independent of each other: their rounds share the exchanges."""
@@ -82,7 +85,7 @@ class ConnectionSet(Mutex):
             self._begin()
             self._flush(now_ms())
             for steps, tally in started:
-                results[steps] = self._finish(steps, tally)
+                results[steps] = self._continue(steps, self._finish(tally))
         finally:
             for steps, tally in started:
                 tally.closed = True
@@ -154,17 +157,21 @@ class ConnectionSet(Mutex):
             releases.report(now_ms(), over=len(releases))
         self._is_half_done = True
 
-    def _finish(self, steps: Steps[T], tally: VoteTally) -> T:
+    def _continue(self, steps: Steps[T], result: RoundResult) -> T:
         try:
             while True:
-                now = now_ms() if tally.wait is Wait.SENT else self._collect(tally)
-                round_result = self.state.finish(tally, now)
-                if self.releases:
-                    self.releases.report(now)
-                self._is_half_done = False
-                tally = self._send_round(steps.send(round_result), now_ms())
+                result = self.ask(steps.send(result))
         except StopIteration as stop:
-            result: T = stop.value
+            value: T = stop.value
+            return value
+
+    def _finish(self, tally: VoteTally) -> RoundResult:
+        try:
+            now = now_ms() if tally.wait is Wait.SENT else self._collect(tally)
+            result = self.state.finish(tally, now)
+            if self.releases:
+                self.releases.report(now)
+            self._is_half_done = False
             return result
         finally:
             # An exception may end the wait: then no command of this round may be sent again after the cancel.
@@ -212,7 +219,7 @@ class ConnectionSet(Mutex):
                 now = self._pump(until_ms - now)
                 continue
             # A process that was stopped finds the deadline over and the replies in the sockets. So a last read follows
-            # the wait, or all nodes would count as silent. It reads once: a node can send without end.
+            # the wait, or all nodes would count as silent. A single read is enough, and a node can send without end.
             now = self._pump(0)
             if not tally.is_over:
                 self.state.expire(tally, now)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from redlock import _validation
 from redlock._core.votes import Kind, RoundResult, masked_token, quorum_of
 from redlock._locking import wait_report
-from redlock._locking.wait_queue import WaiterPool
+from redlock._locking.waiter_pool import WaiterPool
 from redlock._transport.codec import Codec
 from redlock._transport.node import ERRORS, UnsuitableNode
 from redlock.admin.node_probe import NodeProbe

@@ -163,7 +163,7 @@ def test_an_exception_in_any_wait_does_no_harm(stricken: Stricken, nodes: Cluste
             assert not lock.acquire()
 
         numbers = stricken.new_places(
-            wait_in_vain, files=("local_wait_queue.py", "wait_queue.py", "acquisition.py", "_mutex.py")
+            wait_in_vain, files=("local_wait_queue.py", "wait_queue.py", "acquisition.py", "driver.py", "_mutex.py")
         )
         assert not stricken.strike(wait_in_vain, numbers)
         # A collection does nothing while another thread collects.

@@ -13,7 +13,7 @@ from redis.exceptions import LockError, LockNotOwnedError
 
 from redlock import ConfigurationError, LockContended, LockLost, NotHeld, Redlock, RedlockError
 from redlock._core.commands import Acquire
-from redlock._locking.acquisition import Acquisition
+from redlock._locking.driver import ThreadsDriver
 from redlock._locking.lock_events import LockEventLog
 from redlock._transport.codec import Codec
 from tests.integration.tools import brief_lock, eventually, holders, in_a_fork, is_free, raw, run_out
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from redlock import Lock
     from redlock._core.commands import Command
+    from redlock._locking.effects import Effects
     from redlock.testing.redis_server import Cluster
 
 NAME = "account:42"
@@ -727,16 +728,16 @@ def test_an_acquisition_interrupted_at_its_end_is_undone(
 def test_a_lock_interrupted_after_its_acquisition_is_released(
     nodes: Cluster, client: Redlock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    win = Acquisition.run
+    win = ThreadsDriver.run
 
-    def win_and_strike(acquisition: Acquisition, acquire_timeout_ms: int | None) -> None:
-        win(acquisition, acquire_timeout_ms)
+    def win_and_strike(driver: ThreadsDriver, steps: Effects[None]) -> None:
+        win(driver, steps)
         raise Interrupted
 
     lock = client.lock(NAME)
     for take in (lock.acquire, lock.__enter__):
         with monkeypatch.context() as patch, pytest.raises(Interrupted):
-            patch.setattr(Acquisition, "run", win_and_strike)
+            patch.setattr(ThreadsDriver, "run", win_and_strike)
             take()
         assert is_free(nodes.servers, NAME)
         with pytest.raises(NotHeld):

@@ -8,7 +8,8 @@ import pytest
 
 from redlock._core.commands import Release
 from redlock._core.votes import Refusal
-from redlock._locking.wait_queue import QueuedWaiter, WaiterPool
+from redlock._locking.wait_queue import QueuedWaiter
+from redlock._locking.waiter_pool import WaiterPool
 from redlock._transport.codec import Codec
 from redlock._transport.node import Node
 from redlock._transport.threads import ConnectionSet
@@ -90,8 +91,9 @@ def test_a_wake_up_ends_the_wait_for_a_held_lock_only(nodes: list[Node]) -> None
 
 
 def test_a_waiter_that_never_waited_sends_nothing_at_its_end(nodes: list[Node]) -> None:
-    """The conftest refuses every connection."""
-    QueuedWaiter(WaiterPool(nodes, CODEC), ("x",), 5_000).end(acquired=False)
+    waiter = QueuedWaiter(WaiterPool(nodes, CODEC), ("x",), 5_000)
+    assert list(waiter.settle(acquired=False)) == []
+    waiter.leave()
 
 
 def test_recent_waits_are_remembered_up_to_two_limits(nodes: list[Node]) -> None:

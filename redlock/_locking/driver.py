@@ -1,0 +1,109 @@
+"""The driver for threads: performs the effects of the generators of this package, in the calling thread.
+
+Invariants:
+1. An exception at any instruction of the driver is thrown into the generator, which undoes its attempt and leaves its
+   queue. After a second exception the generator is closed, and only leaves its queue.
+2. No wait happens with connections in use.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import suppress
+from inspect import GEN_CLOSED, getgeneratorstate
+from queue import Empty
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from redlock._core.commands import Round
+from redlock._locking.effects import AwaitTurn, Borrow, PassOn, Receive, Send, Sleep, TakeConnections
+
+if TYPE_CHECKING:
+    from redlock._locking.effects import Effect, Effects
+    from redlock._locking.waiter_pool import WaiterPool
+    from redlock._mutex import Turn
+    from redlock._transport.pool import ConnectionPool
+    from redlock._transport.threads import ConnectionSet
+
+T = TypeVar("T")
+
+
+class ThreadsDriver:
+    """Performs effects.
+
+    Args:
+        pool: The connections for rounds.
+        waiters: The connections for blocking reads.
+    """
+
+    def __init__(self, pool: ConnectionPool, waiters: WaiterPool) -> None:
+        self._pool, self._waiters = pool, waiters
+
+    def run(self, steps: Effects[T]) -> T:
+        """Perform the effects of a generator and return its result."""
+        performer = _Performer(self._pool, self._waiters)
+        try:
+            effect = next(steps)
+            while True:
+                try:
+                    while True:
+                        effect = steps.send(performer.perform(effect))
+                except StopIteration:
+                    raise
+                except BaseException:
+                    if getgeneratorstate(steps) == GEN_CLOSED:
+                        raise
+                    # Without a name: after a second exception here the name would keep this frame alive.
+                    effect = steps.throw(sys.exc_info()[1])  # type: ignore[arg-type]  # there is one
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        finally:
+            performer.give_back()
+            steps.close()
+
+
+class _Performer:
+    """Performs the effects of one generator."""
+
+    __slots__ = ("_connections", "_pool", "_turn", "_waiters")
+
+    def __init__(self, pool: ConnectionPool, waiters: WaiterPool) -> None:
+        self._pool, self._waiters = pool, waiters
+        self._turn: Turn[ConnectionSet] | None = None
+        self._connections: ConnectionSet | None = None
+
+    def give_back(self) -> None:
+        """Let other threads use the connections."""
+        self._connections = None
+        if self._turn is not None:
+            self._turn.end()
+
+    def perform(self, effect: Effect) -> Any:  # noqa: ANN401 - depends on the effect
+        """Perform an effect and return its result."""
+        if type(effect) is Round and self._connections is not None:
+            return self._connections.ask(effect)
+        self.give_back()
+        if type(effect) is TakeConnections:
+            self._turn = self._pool.connections()
+            self._connections = self._turn.mutex
+            self._connections.set_deadline(effect.until_ms)
+            return self._connections
+        return self._wait(effect)
+
+    def _wait(self, effect: Effect) -> Any:  # noqa: ANN401 - as above
+        match effect:
+            case Sleep(seconds):
+                time.sleep(seconds)
+            case AwaitTurn(place, seconds):
+                with suppress(Empty):
+                    place.signal.get(timeout=max(0.0, seconds))
+            case Borrow(node, seconds):
+                return self._waiters.borrow(node, seconds)
+            case Send(connection, words, until):
+                connection.exchange.send(words, until)
+            case Receive(connection, until):
+                return connection.exchange.answer(until)
+            case PassOn(node, connection, words, until):
+                self._waiters.pass_on(node, connection, words, until)
+        return None

@@ -1,0 +1,83 @@
+"""The effects that the generators of this package yield, beside the rounds of the protocol; a driver performs them.
+
+A driver resumes the generator with the result of the effect, or throws the exception that ended the effect into the
+generator. The exception of a signal or of a cancellation is thrown too, and the generator may yield more effects then:
+rounds without a wait, and `PassOn`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
+
+from redlock._core.commands import Round
+
+if TYPE_CHECKING:
+    from redlock._locking.local_wait_queue import Place
+    from redlock._transport.node import Node
+
+T = TypeVar("T")
+
+
+class TakeConnections(NamedTuple):
+    """Take the connections for the next rounds. Every wait gives them back. The result is the driver's own object.
+
+    Attributes:
+        until_ms: The deadline of the rounds by the steady clock; None for the driver's default.
+    """
+
+    until_ms: int | None
+
+
+class Sleep(NamedTuple):
+    """Wait for this many seconds."""
+
+    seconds: float
+
+
+class AwaitTurn(NamedTuple):
+    """Wait until the place may be at the front of the local queue, at most this many seconds."""
+
+    place: Place
+    seconds: float
+
+
+class Borrow(NamedTuple):
+    """Take a connection for a blocking read; the result is None if no connection is ready within this many seconds.
+
+    Raises `UnsuitableNode` if the node can't be reached within one node timeout.
+    """
+
+    node: Node
+    seconds: float
+
+
+class Send(NamedTuple):
+    """Send bytes on a borrowed connection by this deadline of `time.monotonic`."""
+
+    connection: Any
+    words: bytes
+    until: float
+
+
+class Receive(NamedTuple):
+    """The next reply on a borrowed connection by this deadline of `time.monotonic`.
+
+    Without a deadline the reply must have arrived already. Raises `OSError` without a reply.
+    """
+
+    connection: Any
+    until: float | None
+
+
+class PassOn(NamedTuple):
+    """Send a command, read the reply, and give the connection back, or close it after an error. There is no result."""
+
+    node: Node
+    connection: Any
+    words: bytes
+    until: float
+
+
+Effect: TypeAlias = Round | TakeConnections | Sleep | AwaitTurn | Borrow | Send | Receive | PassOn
+Effects: TypeAlias = Generator[Effect, Any, T]

@@ -1,0 +1,114 @@
+"""The waiting connections of one client.
+
+Invariants:
+1. A new connection is opened in another thread, for at most one node timeout and never beyond the end of the wait.
+2. A connection is kept only without a pending request.
+"""
+
+from __future__ import annotations
+
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
+
+from redlock._clock import now_ms
+from redlock._locking.local_wait_queue import LocalWaitQueue
+from redlock._locking.wait_rules import WaitMemory
+from redlock._transport.node import ERRORS, PendingConnection, UnsuitableNode, refuse
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from redlock._core.commands import Names
+    from redlock._transport.codec import Codec
+    from redlock._transport.node import Connected, Node
+
+_MOST_KEPT = 32
+_LONGEST_KEPT_MS = 30_000
+"""A firewall can drop a connection that is idle for longer, without a packet to either side."""
+NODE_ERRORS = (*ERRORS, UnsuitableNode)
+"""The errors of a waiting connection."""
+
+
+class WaiterPool(WaitMemory):
+    """The waiting connections of one client, kept by node."""
+
+    def __init__(self, nodes: Sequence[Node], codec: Codec) -> None:
+        super().__init__(nodes, codec)
+        self._local_queue = LocalWaitQueue(SimpleQueue)
+        self.reset_after_fork()
+
+    def reset_after_fork(self) -> None:
+        """In a forked child: drop the connections of the parent."""
+        self._kept: dict[Node, list[tuple[int, Connected]]] = {node: [] for node in self.nodes}
+        self._contended: dict[Names, tuple[int, int]] = {}
+        self.local_queue.reset_after_fork()
+
+    @property
+    def local_queue(self) -> LocalWaitQueue:
+        """The queue inside this process."""
+        return self._local_queue
+
+    def expects_others(self, names: Names) -> bool:
+        """Whether other waiters are likely to be before a new waiter."""
+        return self.local_queue.has_waiters(names) or self.last_wait_ms(names) > 0
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        for kept in self._kept.values():
+            while kept:
+                kept.pop()[1].close()
+
+    def borrow(self, node: Node, seconds: float) -> Connected | None:
+        """A connection for one wait; None if no connection is ready in this time.
+
+        Raises:
+            UnsuitableNode: The node cannot be reached within one node timeout; the message has the reason.
+        """
+        return self._kept_for(node) or self._dial(node, seconds)
+
+    def _kept_for(self, node: Node) -> Connected | None:
+        kept = self._kept[node]
+        while kept:
+            try:
+                since_ms, connected = kept.pop()
+            except IndexError:
+                # Another thread took the last connection.
+                return None
+            if now_ms() - since_ms < _LONGEST_KEPT_MS:
+                return connected
+            connected.close()
+        return None
+
+    @staticmethod
+    def _dial(node: Node, seconds: float) -> Connected | None:
+        pending = PendingConnection(node)
+        try:
+            if not pending.done.wait(min(seconds, node.timeout_ms / 1000)):
+                if seconds < node.timeout_ms / 1000:
+                    return None
+                pending.mark_overdue()
+                raise UnsuitableNode(node.error or f"no answer within {node.timeout_ms} ms")
+            if pending.result is None:
+                raise UnsuitableNode(pending.error)
+            result, pending.result = pending.result, None
+            return result
+        finally:
+            pending.abandon()
+
+    def pass_on(self, node: Node, connected: Connected, words: bytes, until: float) -> None:
+        """Send a command, read its reply, and keep the connection, or close it after an error."""
+        try:
+            refuse(connected.exchange.ask(words, 1, until)[0])
+        except BaseException as exc:
+            connected.close()
+            if not isinstance(exc, NODE_ERRORS):
+                raise
+        else:
+            self.give_back(node, connected)
+
+    def give_back(self, node: Node, connected: Connected) -> None:
+        """Keep a connection without a pending request for the next wait."""
+        if len(self._kept[node]) < _MOST_KEPT:
+            self._kept[node].append((now_ms(), connected))
+        else:
+            connected.close()
