@@ -62,7 +62,14 @@ class Lease(LeaseSteps):
             ConfigurationError: The addresses lead to too few servers, or other clients have other settings.
         """
         acquisition = Acquisition(
-            self._context, self.names, self.ttl_ms, self._owner_label, on_granted=self._begin, undo=self._undo
+            self._context,
+            self._context.waiter_pool,
+            self.names,
+            self.ttl_ms,
+            self._owner_label,
+            waits=self._context.waits,
+            on_granted=self._begin,
+            undo=self._undo,
         )
         self._context.driver.run(acquisition.steps(acquire_timeout_ms))
 

@@ -29,8 +29,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from redlock._core.commands import Names
-    from redlock._locking.context import LockContext
+    from redlock._locking.client_context import ClientContext
     from redlock._locking.effects import Effects
+    from redlock._locking.wait_registry import WaitRegistry
+    from redlock._locking.waiter_pool import WaitingConnections
     from redlock.errors import RedlockError
 
 
@@ -39,9 +41,11 @@ class Acquisition:
 
     Args:
         context: The shared parts of the client.
+        waiters: The wait queue.
         names: The resources.
         ttl_ms: The length of the lease.
         owner_label: The readable part of the owner token.
+        waits: The current waits.
         on_granted: Called with the grant, its connections and the waiting time, before anything else can use the
             connections.
         undo: Called on any exception, also after `on_granted`; the attempt is cancelled.
@@ -49,15 +53,18 @@ class Acquisition:
 
     def __init__(
         self,
-        context: LockContext,
+        context: ClientContext,
+        waiters: WaitingConnections[Any],
         names: Names,
         ttl_ms: int,
         owner_label: str,
         *,
+        waits: WaitRegistry,
         on_granted: Callable[[Grant, Any, int], None],
         undo: Callable[[], None],
     ) -> None:
-        self._context, self._names, self._ttl_ms, self._owner_label = context, names, ttl_ms, owner_label
+        self._context, self._waiters, self._waits = context, waiters, waits
+        self._names, self._ttl_ms, self._owner_label = names, ttl_ms, owner_label
         self._on_granted, self._undo = on_granted, undo
         self._ignores_reservations = False
 
@@ -68,16 +75,16 @@ class Acquisition:
     def steps(self, acquire_timeout_ms: int | None) -> Effects[None]:
         """Try for this long; None for no limit. Raises the errors of `Lease.acquire`."""
         acquire_timeout = AcquireTimeout(acquire_timeout_ms, self._ttl_ms)
-        others = self._context.waiter_pool.expects_others(self._names)
+        others = self._waiters.expects_others(self._names)
         first = None if others else (yield from self._attempt(acquire_timeout))
         if not isinstance(first, Grant):
             yield from self._queue(acquire_timeout, first)
 
     def _queue(self, acquire_timeout: AcquireTimeout, first: Refusal | None) -> Effects[None]:
         result: Grant | Refusal | None = first
-        waiter = QueuedWaiter(self._context.waiter_pool, self._names, self._ttl_ms)
+        waiter = QueuedWaiter(self._waiters, self._names, self._ttl_ms)
         lost_rounds, acquired, can_settle = 0, False, True
-        with PendingWait(self._context.waits, self._names, self._owner_label, self._ttl_ms) as wait:
+        with PendingWait(self._waits, self._names, self._owner_label, self._ttl_ms) as wait:
             try:
                 if result is None:
                     if acquire_timeout.turn_ms:
@@ -108,8 +115,8 @@ class Acquisition:
         lost_rounds: int,
     ) -> Effects[None]:
         """Sleep until the next attempt; raise if the time is too short for another attempt."""
-        failures.refuse_disagreement(self._context.pool.nodes, self._context.pool.codec.fingerprint, refusal)
-        failures.refuse_duplicates(self._context.pool.nodes, refusal)
+        failures.refuse_disagreement(self._context.nodes, self._context.codec.fingerprint, refusal)
+        failures.refuse_duplicates(self._context.nodes, refusal)
         if refusal.no_quorum and lost_rounds == 1:
             # The first attempt detects stale connections; the second attempt opens new ones.
             return
@@ -122,7 +129,7 @@ class Acquisition:
             self._ignores_reservations = True
             yield from waiter.wait(self._context.reserve_ms, can_wake=False)
             return
-        self._context.waits.observe_holder(self._names, refusal.round_result.holder)
+        self._waits.observe_holder(self._names, refusal.round_result.holder)
         wait.begin()
         self._context.event_log.retry(self._resource, self._owner_label, refusal, lost_rounds, pause_ms)
         if not refusal.no_quorum and (yield from waiter.join_local_queue(acquire_timeout.turn_ms)):
@@ -131,7 +138,7 @@ class Acquisition:
             yield from waiter.wait(pause_ms if left_ms is None else min(pause_ms, left_ms), can_wake=can_wake)
 
     def _refused(self, result: Refusal) -> RedlockError:
-        error = failures.error(self._context.pool.nodes, self._resource, result)
+        error = failures.error(self._context.nodes, self._resource, result)
         self._context.event_log.refused(self._owner_label, result.round_result, error)
         return error
 
@@ -148,9 +155,14 @@ class Acquisition:
             if result.round_result.largest_fence > proposed:
                 self._context.observe_fence(self._names, result.round_result.backed_fence)
             if isinstance(result, Grant):
+                now = now_ms()
+                if now >= result.deadline_ms:
+                    # This code was stopped after the round.
+                    yield from protocol.cancel(attempt, attempt.ttl_ms)
+                    return Refusal(result.round_result, expired=True)
                 if result.fence > proposed:
                     self._context.observe_fence(self._names, result.fence)
-                self._on_granted(result, connections, now_ms() - acquire_timeout.started_ms)
+                self._on_granted(result, connections, now - acquire_timeout.started_ms)
         except GeneratorExit:
             self._undo()
             raise

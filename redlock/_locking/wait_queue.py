@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from redlock._core.commands import Names
     from redlock._locking.effects import Effects
     from redlock._locking.local_wait_queue import Place
-    from redlock._locking.waiter_pool import WaiterPool
+    from redlock._locking.waiter_pool import WaitingConnections
     from redlock._transport.node import Node
 
 _LEAST_WAIT_SECONDS = 0.001
@@ -41,7 +41,7 @@ class QueuedWaiter(WakeUps):
         wake_ms: The time for which a wake-up is valid: the lease's TTL.
     """
 
-    def __init__(self, pool: WaiterPool, names: Names, wake_ms: int) -> None:
+    def __init__(self, pool: WaitingConnections[Any], names: Names, wake_ms: int) -> None:
         super().__init__(pool, names, wake_ms)
         self._pool = pool
         self._node: Node | None = None

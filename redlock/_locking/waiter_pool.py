@@ -8,19 +8,19 @@ Invariants:
 from __future__ import annotations
 
 from queue import SimpleQueue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from redlock._clock import now_ms
 from redlock._locking.local_wait_queue import LocalWaitQueue
 from redlock._locking.wait_rules import WaitMemory
-from redlock._transport.node import ERRORS, PendingConnection, UnsuitableNode, refuse
+from redlock._transport.node import ERRORS, Connected, PendingConnection, UnsuitableNode, refuse
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from redlock._core.commands import Names
     from redlock._transport.codec import Codec
-    from redlock._transport.node import Connected, Node
+    from redlock._transport.node import Node
 
 _MOST_KEPT = 32
 _LONGEST_KEPT_MS = 30_000
@@ -29,17 +29,33 @@ NODE_ERRORS = (*ERRORS, UnsuitableNode)
 """The errors of a waiting connection."""
 
 
-class WaiterPool(WaitMemory):
-    """The waiting connections of one client, kept by node."""
+class WaitingConnection(Protocol):
+    """A connection for blocking reads, under any driver."""
 
-    def __init__(self, nodes: Sequence[Node], codec: Codec) -> None:
+    def close(self) -> None:
+        """End the connection."""
+
+
+C = TypeVar("C", bound=WaitingConnection)
+
+
+class WaitingConnections(WaitMemory, Generic[C]):
+    """The waiting connections of one client, kept by node, and its local queue.
+
+    Args:
+        nodes: The lock nodes, in their order.
+        codec: Knows the keys of the wake-ups.
+        new_signal: See `LocalWaitQueue`.
+    """
+
+    def __init__(self, nodes: Sequence[Node], codec: Codec, new_signal: Callable[[], object]) -> None:
         super().__init__(nodes, codec)
-        self._local_queue = LocalWaitQueue(SimpleQueue)
+        self._local_queue = LocalWaitQueue(new_signal)
         self.reset_after_fork()
 
     def reset_after_fork(self) -> None:
         """In a forked child: drop the connections of the parent."""
-        self._kept: dict[Node, list[tuple[int, Connected]]] = {node: [] for node in self.nodes}
+        self._kept: dict[Node, list[tuple[int, C]]] = {node: [] for node in self.nodes}
         self._contended: dict[Names, tuple[int, int]] = {}
         self.local_queue.reset_after_fork()
 
@@ -58,26 +74,41 @@ class WaiterPool(WaitMemory):
             while kept:
                 kept.pop()[1].close()
 
+    def kept_for(self, node: Node) -> C | None:
+        """A kept connection to this node, if any."""
+        kept = self._kept[node]
+        while kept:
+            try:
+                since_ms, connection = kept.pop()
+            except IndexError:
+                # Another thread took the last connection.
+                return None
+            if now_ms() - since_ms < _LONGEST_KEPT_MS:
+                return connection
+            connection.close()
+        return None
+
+    def give_back(self, node: Node, connection: C) -> None:
+        """Keep a connection without a pending request for the next wait."""
+        if len(self._kept[node]) < _MOST_KEPT:
+            self._kept[node].append((now_ms(), connection))
+        else:
+            connection.close()
+
+
+class WaiterPool(WaitingConnections[Connected]):
+    """The waiting connections of one client for threads."""
+
+    def __init__(self, nodes: Sequence[Node], codec: Codec) -> None:
+        super().__init__(nodes, codec, SimpleQueue)
+
     def borrow(self, node: Node, seconds: float) -> Connected | None:
         """A connection for one wait; None if no connection is ready in this time.
 
         Raises:
             UnsuitableNode: The node cannot be reached within one node timeout; the message has the reason.
         """
-        return self._kept_for(node) or self._dial(node, seconds)
-
-    def _kept_for(self, node: Node) -> Connected | None:
-        kept = self._kept[node]
-        while kept:
-            try:
-                since_ms, connected = kept.pop()
-            except IndexError:
-                # Another thread took the last connection.
-                return None
-            if now_ms() - since_ms < _LONGEST_KEPT_MS:
-                return connected
-            connected.close()
-        return None
+        return self.kept_for(node) or self._dial(node, seconds)
 
     @staticmethod
     def _dial(node: Node, seconds: float) -> Connected | None:
@@ -105,10 +136,3 @@ class WaiterPool(WaitMemory):
                 raise
         else:
             self.give_back(node, connected)
-
-    def give_back(self, node: Node, connected: Connected) -> None:
-        """Keep a connection without a pending request for the next wait."""
-        if len(self._kept[node]) < _MOST_KEPT:
-            self._kept[node].append((now_ms(), connected))
-        else:
-            connected.close()

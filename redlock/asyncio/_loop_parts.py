@@ -19,7 +19,7 @@ from redlock._locking.client_context import ClientContext
 from redlock._locking.wait_registry import WaitRegistry
 from redlock._log import logger
 from redlock._transport.asyncio import LoopConnections
-from redlock.asyncio._wait_queue import LoopWaiters
+from redlock.asyncio._waiters import LoopWaiters
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -81,7 +81,7 @@ class LoopParts:
     def __init__(self, context: LoopContext, prefix: str) -> None:
         self.loop = asyncio.get_running_loop()
         self.connections = LoopConnections(context.nodes, context.codec, self.loop)
-        self.waiters = LoopWaiters(context.nodes, context.codec)
+        self.waiters = LoopWaiters(context.nodes, context.codec, self.is_occupied)
         self.waits = WaitRegistry(context.event_log, self.waiters, prefix)
         self.window = Window()
         self.attempts: Counter[Names] = Counter()
@@ -148,7 +148,7 @@ class LoopParts:
     def abandon(self, *, forked: bool = False) -> None:
         """Close the connections now."""
         self.connections.abandon(forked=forked)
-        self.waiters.close(forked=forked)
+        self.waiters.abandon(forked=forked)
 
 
 async def _logged(resource: str, coroutine: Coroutine[object, object, object]) -> None:

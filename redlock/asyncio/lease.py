@@ -20,7 +20,8 @@ from redlock._core.backoff import renewal_ms
 from redlock._core.commands import Wait
 from redlock._core.protocol import Outcome
 from redlock._locking import held_leases
-from redlock.asyncio._acquisition import Acquisition
+from redlock._locking.acquisition import Acquisition
+from redlock.asyncio._driver import LoopDriver
 from redlock.asyncio._lease_watch import WatchedLease
 from redlock.errors import LockLost, NotHeld, RedlockError
 
@@ -75,11 +76,21 @@ class Lease(WatchedLease):
             ConfigurationError: The addresses lead to too few servers, or other clients have other settings.
         """
         acquisition = Acquisition(
-            self._loop_context, self._parts, self.names, self.ttl_ms, self._owner_label, on_granted=self._begin
+            self._loop_context,
+            self._parts.waiters,
+            self.names,
+            self.ttl_ms,
+            self._owner_label,
+            waits=self._parts.waits,
+            on_granted=self._begin,
+            undo=self._undo,
         )
-        await acquisition.run(acquire_timeout_ms)
+        await LoopDriver(self._parts, self.names).run(acquisition.steps(acquire_timeout_ms))
 
-    def _begin(self, grant: Grant, waited_ms: int) -> None:
+    def _undo(self) -> None:
+        self._grant = None
+
+    def _begin(self, grant: Grant, _connections: object, waited_ms: int) -> None:
         self._grant, self._acquired_ms, self.waited_ms = grant, now_ms(), waited_ms
         try:
             self._note_task()

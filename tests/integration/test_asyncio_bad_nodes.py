@@ -115,7 +115,7 @@ def test_lost_connections_are_dialled_again(nodes: Cluster) -> None:
         lock = client.lock(NAME)
         await lock.acquire()
         waiting = asyncio.create_task(client.lock(NAME).acquire(blocking_timeout=20))
-        await until(lambda: client.context.parts().waiters.length((NAME,)), "a task waits")
+        await until(lambda: client.context.parts().waiters.local_queue.length((NAME,)), "a task waits")
         for server in nodes.servers:
             with raw(server) as redis:
                 redis.client_kill_filter(_type="normal", skipme=True)

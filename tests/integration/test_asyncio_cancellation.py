@@ -149,7 +149,7 @@ def test_a_lock_that_another_task_holds(shared: Cluster, moment: str, process: s
             for task in done:
                 task.result()
             parts = client.context.parts()
-            assert parts.waiters.length((NAME,)) == 0
+            assert parts.waiters.local_queue.length((NAME,)) == 0
             assert not parts.attempts
             assert not parts.connections.executions
 
@@ -223,6 +223,6 @@ def test_a_storm_of_cancellations_leaves_every_lock_free(shared: Cluster) -> Non
         assert not parts.attempts
         assert not parts.connections.executions
         assert parts.window._free == 64
-        assert not parts.waiters._queues
+        assert not parts.waiters.local_queue._queues
 
     with_client(shared.urls, main)

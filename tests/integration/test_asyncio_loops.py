@@ -142,7 +142,7 @@ def test_a_closed_client_ends_its_waits_with_an_error(shared: Cluster) -> None:
         lock = client.lock(NAME)
         await lock.acquire()
         waiting = [asyncio.create_task(client.lock(NAME).acquire()) for _ in range(3)]
-        await until(lambda: client.context.parts().waiters.length((NAME,)) == 3, "all wait")
+        await until(lambda: client.context.parts().waiters.local_queue.length((NAME,)) == 3, "all wait")
         lease = lock.lease
         await client.aclose()
         with pytest.raises(RedlockError, match="client was closed"):

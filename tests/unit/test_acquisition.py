@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from redlock import LockContended, QuorumUnavailable, Redlock
-from redlock._clock import wall_us
+from redlock._clock import now_ms, wall_us
 from redlock._core.commands import Acquire, Release, Round, Wait
 from redlock._core.votes import Grant, Kind, Vote
 from redlock._locking.acquisition import Acquisition
@@ -48,7 +48,14 @@ class Trial:
         self.granted: list[tuple[Grant, Any, int]] = []
         self.undone = 0
         acquisition = Acquisition(
-            client.context, NAMES, 3_000, "me", on_granted=lambda *args: self.granted.append(args), undo=self._undo
+            self.context,
+            self.context.waiter_pool,
+            NAMES,
+            3_000,
+            "me",
+            waits=self.context.waits,
+            on_granted=lambda *args: self.granted.append(args),
+            undo=self._undo,
         )
         self.steps = acquisition.steps(timeout_ms)
         self.effect: Effect = next(self.steps)
@@ -61,24 +68,25 @@ class Trial:
         self.effect = self.steps.send(result)
         return self.effect
 
-    def attempt(self, *votes: Vote) -> Effect:
-        """Perform an attempt with these votes, and its cancel."""
+    def attempt(self, *votes: Vote, ago_ms: int = 0) -> Effect:
+        """Perform an attempt with these votes, and its cancel; `ago_ms` is the age of the round."""
         assert type(self.effect) is TakeConnections
         round_ = self.send(CONNECTIONS)
         assert type(round_) is Round
         assert isinstance(round_.command, Acquire)
         self.command = round_.command
-        effect = self.send(round_result(*votes))
+        sent_ms = now_ms() - ago_ms
+        effect = self.send(round_result(*votes, sent_ms=sent_ms, done_ms=sent_ms + 5))
         if type(effect) is Round:
             assert type(effect.command) is Release
             assert effect.wait is Wait.SENT
             effect = self.send(round_result(*votes))
         return effect
 
-    def is_over(self, *votes: Vote) -> None:
+    def is_over(self, *votes: Vote, ago_ms: int = 0) -> None:
         """Perform an attempt that ends the loop."""
         with pytest.raises(StopIteration):
-            self.attempt(*votes)
+            self.attempt(*votes, ago_ms=ago_ms)
 
     @property
     def is_queued(self) -> bool:
@@ -111,6 +119,16 @@ def test_a_free_lock_takes_one_attempt(client: Redlock) -> None:
     assert grant.token == trial.command.token
     assert connections is CONNECTIONS
     assert not trial.undone
+
+
+def test_a_lease_that_is_over_before_it_is_used_is_refused(client: Redlock) -> None:
+    trial = Trial(client)
+    assert type(trial.attempt(*[granted()] * 5, ago_ms=3_000)) is not Round, "the attempt is cancelled"
+    assert not trial.granted
+    trial.steps.close()
+    trial = Trial(client)
+    trial.is_over(*[granted()] * 5, ago_ms=2_000)
+    assert trial.granted
 
 
 def test_a_denied_attempt_waits_for_a_wake_up_and_is_woken(client: Redlock) -> None:

@@ -1,0 +1,115 @@
+"""The driver for asyncio: performs the effects of the acquire loop in the running task.
+
+Invariants:
+1. A cancellation is thrown into the generator, which undoes its attempt and leaves its queue. The effects that follow
+   are performed without an `await`, so a cancellation delays nothing and leaves nothing behind.
+2. Between a won round and the caller there is no `await`.
+3. A limited number of tasks is at the nodes at a time, and no waiting task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import time
+from inspect import GEN_CLOSED, getgeneratorstate
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from redlock._clock import now_ms
+from redlock._core.commands import Round, Wait
+from redlock._locking.effects import AwaitTurn, Borrow, PassOn, Receive, Send, Sleep, TakeConnections
+from redlock._locking.waiter_pool import NODE_ERRORS
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from redlock._core.commands import Names
+    from redlock._core.votes import RoundResult
+    from redlock._locking.effects import Effect, Effects
+    from redlock.asyncio._loop_parts import LoopParts
+
+T = TypeVar("T")
+
+
+class LoopDriver:
+    """Performs the effects of one generator.
+
+    Args:
+        parts: The parts of the running loop.
+        names: The resources.
+    """
+
+    def __init__(self, parts: LoopParts, names: Names) -> None:
+        self._parts, self._names = parts, names
+        self._until_ms = 0
+        self._attempts = contextlib.ExitStack()
+        """Ends the place of this task among the tasks that are at the nodes."""
+
+    async def run(self, steps: Effects[T]) -> T:
+        """Perform the effects of a generator and return its result."""
+        try:
+            effect = next(steps)
+            while True:
+                try:
+                    while True:
+                        effect = steps.send(await self._perform(effect))
+                except StopIteration:
+                    raise
+                except BaseException as exc:
+                    if getgeneratorstate(steps) == GEN_CLOSED:
+                        raise
+                    effect = steps.throw(exc)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        finally:
+            self._attempts.close()
+            steps.close()
+
+    async def _perform(self, effect: Effect) -> Any:  # noqa: ANN401 - depends on the effect
+        if type(effect) is Round:
+            if effect.wait is Wait.SENT:
+                self._parts.connections.post(effect)
+                return None
+            return await self._parts.connections.run(_only(effect), self._until_ms)
+        self._attempts.close()
+        if type(effect) is TakeConnections:
+            return await self._take(effect.until_ms)
+        return await self._wait(effect)
+
+    async def _take(self, until_ms: int | None) -> object:
+        parts = self._parts
+        self._attempts.enter_context(parts.attempt(self._names))
+        await parts.window.enter()
+        self._attempts.callback(parts.window.leave)
+        self._until_ms = now_ms() + 2 * parts.connections.timeout_ms if until_ms is None else until_ms
+        return parts.connections
+
+    async def _wait(self, effect: Effect) -> Any:  # noqa: ANN401 - as above
+        match effect:
+            case Sleep(seconds):
+                await asyncio.sleep(seconds)
+            case AwaitTurn(place, seconds):
+                await place.signal.wait(seconds)
+            case Borrow(node, seconds):
+                return await self._parts.waiters.borrow(node, seconds)
+            case Send(connection, words, _):
+                connection.send(words)
+            case Receive(connection, until):
+                if until is not None:
+                    await connection.wait(max(0.0, until - time.monotonic()))
+                if not connection.has_answer:
+                    raise TimeoutError(errno.ETIMEDOUT, "no reply in time")
+                return connection.answer()
+            case PassOn(node, connection, words, _):
+                with contextlib.suppress(*NODE_ERRORS):
+                    connection.send(words, is_answer_ignored=True)
+                    self._parts.waiters.give_back(node, connection)
+                    return None
+                connection.close()
+        return None
+
+
+def _only(round_: Round) -> Generator[Round, RoundResult, RoundResult]:
+    return (yield round_)

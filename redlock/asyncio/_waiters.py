@@ -1,0 +1,81 @@
+"""The waiting connections and the local queue of one client in one event loop; see `redlock._locking.wait_queue`."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from redlock._locking.waiter_pool import WaitingConnections
+from redlock._transport.loop_exchange import LoopExchange
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from redlock._core.commands import Names
+    from redlock._transport.codec import Codec
+    from redlock._transport.node import Node
+
+
+class LoopWaiters(WaitingConnections[LoopExchange]):
+    """The queues and the waiting connections of one client in one event loop.
+
+    Args:
+        nodes: The lock nodes, in their order.
+        codec: Knows the keys of the wake-ups.
+        is_occupied: Whether a task of the loop holds these resources, or is at the nodes for them.
+    """
+
+    def __init__(self, nodes: Sequence[Node], codec: Codec, is_occupied: Callable[[Names], bool]) -> None:
+        super().__init__(nodes, codec, Signal)
+        self._is_occupied = is_occupied
+        self._is_closed = False
+
+    def expects_others(self, names: Names) -> bool:
+        """Whether other waiters, or a holder in this loop, are likely to be before a new waiter."""
+        return self._is_occupied(names) or super().expects_others(names)
+
+    async def borrow(self, node: Node, seconds: float) -> LoopExchange | None:
+        """A connection for one wait; None if no connection is ready in this time.
+
+        Raises:
+            UnsuitableNode: The node cannot be reached within one node timeout; the message has the reason.
+        """
+        while (kept := self.kept_for(node)) is not None:
+            if kept.is_open:
+                return kept
+            kept.close()
+        return await LoopExchange.dial(node, seconds)
+
+    def give_back(self, node: Node, connection: LoopExchange) -> None:
+        """Keep a connection without a pending request for the next wait."""
+        if self._is_closed:
+            connection.close()
+        else:
+            super().give_back(node, connection)
+
+    def abandon(self, *, forked: bool = False) -> None:
+        """Close the idle connections, and keep none from now on."""
+        self._is_closed = True
+        for kept in self._kept.values():
+            while kept:
+                kept.pop()[1].close(forked=forked)
+
+
+class Signal:
+    """Wakes the task that has a place in the local queue."""
+
+    def __init__(self) -> None:
+        self._future: asyncio.Future[None] | None = None
+
+    def put(self, _hint: None) -> None:
+        """Wake the task, if it waits."""
+        if self._future is not None and not self._future.done():
+            self._future.set_result(None)
+
+    async def wait(self, seconds: float) -> None:
+        """Wait for the signal, at most this long."""
+        self._future = asyncio.get_running_loop().create_future()
+        try:
+            await asyncio.wait({self._future}, timeout=max(0.0, seconds))
+        finally:
+            self._future = None
