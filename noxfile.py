@@ -43,7 +43,7 @@ SHORT = (
     ),
 )
 """The selection of the sessions that do not run everything."""
-WHOLE = ("--ignore", "tests/compose")
+WHOLE = ("make", "test")
 MIXED = (
     "tests/sim/test_conformance.py",
     *(f"tests/integration/test_{name}.py" for name in ("mixed_servers", "fence", "store", "acl", "quarantine")),
@@ -74,9 +74,12 @@ def _is(program: str | None, version: str) -> bool:
 
 def _interpreter(version: str) -> str | None:
     """The path of an interpreter of this version on this machine. A shim without an interpreter behind it is none."""
-    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
     known = [shutil.which(f"python{version}"), f"/usr/bin/python{version}", f"/usr/local/bin/python{version}"]
-    known += [str(path) for path in sorted(pyenv.glob(f"{version}.*/bin/python"))]
+    folders = [Path(entry) for entry in os.environ["PATH"].split(os.pathsep)]
+    # pyenv puts the folder of its shims on PATH, and not the interpreters.
+    pyenvs = [Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))]
+    pyenvs += [folder.parent for folder in folders if folder.name == "shims"]
+    known += [str(path) for pyenv in pyenvs for path in sorted(pyenv.glob(f"versions/{version}.*/bin/python"))]
     known += [sys.executable, _output(UV, "python", "find", "--no-python-downloads", version)]
     return next((program for program in known if _is(program, version)), None)
 
@@ -117,11 +120,15 @@ def _tests(
         environment["PATH"] = os.pathsep.join([_folder_with(session, server), environment["PATH"]])
     versions = json.loads(str(session.run("python", "-c", _VERSIONS, *SHOWN, silent=True, env=environment)))
     began = time.monotonic()
-    options = [*selection] if selection in (MIXED, PACKAGES) else ["-m", "not long", *selection]
     if requirements in {"oldest", "middle"}:
         # Old versions of redis-py and kombu leave failed sockets to the garbage collector.
-        options += ["-W", "ignore:unclosed:ResourceWarning"]
-    session.run("python", "-m", "pytest", "-q", "-n", "4", "--dist", "worksteal", *options, env=environment)
+        environment["PYTEST_ADDOPTS"] = "-W ignore:unclosed:ResourceWarning"
+    if selection is WHOLE:
+        command = [*WHOLE, f"BIN={session.bin}", "--old-file=.venv/.ready"]
+    else:
+        marks = [] if selection in (MIXED, PACKAGES) else ["-m", "not long"]
+        command = ["python", "-m", "pytest", "-q", "-n", "4", "--dist", "worksteal", *marks, *selection]
+    session.run(*command, external=True, env=environment)
     seconds = time.monotonic() - began
     tests = _SELECTIONS[selection]
     result.write_text(json.dumps({"session": name, **versions, "tests": tests, "seconds": round(seconds)}))
