@@ -54,8 +54,8 @@ _LAST = 300.0
 _TRIES = 3
 _FINAL = {"SUCCESS", "FAILURE", "REVOKED"}
 _REFUSED = "LockContended"
-_REASONS = {"", _REFUSED, "LockLost", "NotHeld"}
-"""A lease that was lost, also before the body used its token, fails the task."""
+_REASONS = {"", _REFUSED, "LockLost"}
+"""Not `NotHeld`: a body that runs without its lock ends with it."""
 _STRIKES = ("child SIGKILL", "child SIGTERM", "worker SIGKILL", "warm shutdown", "cold shutdown")
 _MANY = 1_000
 """Tasks of a run in which each fault and each policy must have happened."""

@@ -37,6 +37,7 @@ BAD = [
         End("requeue", "FAILURE", skipped=False, error="WorkerLostError", effects=0, ends=()),
         "another reason: WorkerLost",
     ),
+    (End("skip", "FAILURE", skipped=False, error="NotHeld", effects=0, ends=()), "reason: NotHeld"),
     (End("requeue", "REVOKED", skipped=False, error="", effects=0, ends=()), "reason: REVOKED"),
 ]
 
