@@ -1,8 +1,9 @@
 // node-redlock on ioredis: all nodes at the same time. benchmarks/worker.py documents the commands.
 "use strict";
 const Redis = require("ioredis");
-const { default: Redlock, ExecutionError } = require("redlock");
+const { default: Redlock } = require("redlock");
 const readline = require("node:readline");
+const attempts = require("./acquire.cjs");
 
 let redlock, ttl, servers;
 const kept = [];
@@ -10,18 +11,7 @@ const clock = () => Number(process.hrtime.bigint()) / 1e9;
 const rounded = (list) => list.map((seconds) => Math.round(seconds * 1e7) / 1e4);
 const cpu = () => { const used = process.cpuUsage(); return (used.user + used.system) / 1e6; };
 
-// Its own retries keep the keys of a failed attempt, so two clients that split the vote wait for a TTL.
-// A failed call deletes its keys, so one attempt per call with a random pause is the best for this library.
-const acquire = async (name) => {
-  for (;;) {
-    try {
-      return await redlock.acquire([name], ttl);
-    } catch (exc) {
-      if (!(exc instanceof ExecutionError)) throw exc;
-      await new Promise((resolve) => setTimeout(resolve, 2 + 10 * Math.random()));
-    }
-  }
-};
+const acquire = (name) => attempts(redlock, name, ttl);
 
 const commands = {
   async connect(said) {

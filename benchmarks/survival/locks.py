@@ -19,6 +19,7 @@ from benchmarks.process import PeerFailed
 from benchmarks.scenarios import hot
 from benchmarks.survival.outcome import Outcome, brief
 from benchmarks.survival.workers import NAME, NODE_TIMEOUT_MS, Player, Refused, WorkerFixture, passed, sleep_until
+from redlock.testing.redis_server import Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,20 +42,12 @@ def dead_at_connect(stage: WorkerFixture) -> Outcome:
 
 def two_dead(stage: WorkerFixture) -> Outcome:
     """Two of five nodes are killed while the client is connected: are acquire and release done within 1 s each?"""
-    with stage.player(_TTL) as one:
-        _warm(one)
-        for place in (1, 3):
-            stage.nodes[place].kill()
-        return _used_twice(one)
+    return _two_struck(stage, Server.kill)
 
 
 def two_frozen(stage: WorkerFixture) -> Outcome:
     """Two of five nodes are frozen while the client is connected: are acquire and release done within 1 s each?"""
-    with stage.player(_TTL) as one:
-        _warm(one)
-        for place in (1, 3):
-            stage.nodes[place].freeze()
-        return _used_twice(one)
+    return _two_struck(stage, Server.freeze)
 
 
 def emptied(stage: WorkerFixture) -> Outcome:
@@ -174,6 +167,14 @@ def _warm(one: Player) -> None:
     """Connect to all nodes."""
     one.take(_LONG, "warm")
     one.ask("drop", _LONG)
+
+
+def _two_struck(stage: WorkerFixture, strike: Callable[[Server], None]) -> Outcome:
+    with stage.player(_TTL) as one:
+        _warm(one)
+        for place in (1, 3):
+            strike(stage.nodes[place])
+        return _used_twice(one)
 
 
 def _used_twice(one: Player) -> Outcome:

@@ -1,23 +1,14 @@
 // The client of node-redlock. benchmarks/survival/contender.py documents the commands.
 "use strict";
 const Redis = require("ioredis");
-const { default: Redlock, ExecutionError } = require("redlock");
+const { default: Redlock } = require("redlock");
 const readline = require("node:readline");
+const attempts = require("../peers/acquire.cjs");
 
 let redlock, ttl, held, store, next;
 const clock = () => Number(process.hrtime.bigint()) / 1e9;
 
-// As in benchmarks/peers/node_redlock.cjs: one attempt per call and a random pause are the best for this library.
-const acquire = async (name) => {
-  for (;;) {
-    try {
-      return await redlock.acquire([name], ttl);
-    } catch (exc) {
-      if (!(exc instanceof ExecutionError)) throw exc;
-      await new Promise((resolve) => setTimeout(resolve, 2 + 10 * Math.random()));
-    }
-  }
-};
+const acquire = (name) => attempts(redlock, name, ttl);
 
 const commands = {
   async connect(said) {

@@ -67,22 +67,12 @@ def longer(cluster_fixture: ClusterFixture) -> Outcome:
 
 def restarted_empty(cluster_fixture: ClusterFixture) -> Outcome:
     """The lock's Redis (or a node of five) is killed in the task and comes back empty: does the next task wait?"""
-    with cluster_fixture.play() as play:
-        play.send(1, 4)
-        play.holding()
-        play.nodes[0].kill()
-        play.nodes[0].start()
-        return _apart(play)
+    return _restarted(cluster_fixture)
 
 
 def restarted(cluster_fixture: ClusterFixture) -> Outcome:
     """The same, with an AOF that is written at once?"""
-    with cluster_fixture.play(options=_AOF) as play:
-        play.send(1, 4)
-        play.holding()
-        play.nodes[0].kill()
-        play.nodes[0].start()
-        return _apart(play)
+    return _restarted(cluster_fixture, *_AOF)
 
 
 def down(cluster_fixture: ClusterFixture) -> Outcome:
@@ -136,6 +126,15 @@ def revoked(cluster_fixture: ClusterFixture) -> Outcome:
 SCENARIOS: tuple[Callable[[ClusterFixture], Outcome], ...] = (
     killed_by_default, killed, longer, restarted_empty, restarted, down, sent_twice, retried, revoked,
 )  # fmt: skip
+
+
+def _restarted(cluster_fixture: ClusterFixture, *options: str) -> Outcome:
+    with cluster_fixture.play(options=options) as play:
+        play.send(1, 4)
+        play.holding()
+        play.nodes[0].kill()
+        play.nodes[0].start()
+        return _apart(play)
 
 
 def _lock_keys(url: str) -> list[str]:

@@ -85,7 +85,7 @@ class Outcome(NamedTuple):
     violations: list[str]
 
 
-def judged(ends: dict[str, End]) -> list[str]:
+def violations(ends: dict[str, End]) -> list[str]:
     """The violations in these ends as text."""
     wrong = []
     for task, end in ends.items():
@@ -316,7 +316,7 @@ def run(kind: str, tasks: int, rate: float, seed: int, directory: Path) -> Outco
             figures["skipped" if end.skipped else f"{end.state} {end.error}".strip()] += 1
         for event in ("duplicate", "requeued", "requeue-failed"):
             figures[f"log: {event}"] = fire.count(event)
-        return Outcome(figures, [*judged(ends), *forgotten_too_many(figures), *not_exercised(figures, tasks)])
+        return Outcome(figures, [*violations(ends), *forgotten_too_many(figures), *not_exercised(figures, tasks)])
 
 
 def kinds() -> Iterator[str]:

@@ -91,36 +91,36 @@ class FaultInjector:
                 worker.signal(signal.SIGCONT)
 
 
-def kill_node(hand: FaultInjector, *places: int) -> Callable[[], None]:
+def kill_node(injector: FaultInjector, *places: int) -> Callable[[], None]:
     """Kill nodes; they return empty."""
-    servers = [hand.server(place) for place in places]
+    servers = [injector.server(place) for place in places]
     for server in servers:
         server.kill()
         erase(server)
     return lambda: _each(servers, revive)
 
 
-def freeze_node(hand: FaultInjector, *places: int) -> Callable[[], None]:
+def freeze_node(injector: FaultInjector, *places: int) -> Callable[[], None]:
     """Stop nodes with SIGSTOP; their connections stay open."""
-    servers = [hand.server(place) for place in places]
+    servers = [injector.server(place) for place in places]
     for server in servers:
         if is_up(server):
             server.freeze()
     return lambda: _each(servers, lambda server: server.thaw() if is_up(server) else None)
 
 
-def restart_node(hand: FaultInjector, place: int) -> Callable[[], None]:
+def restart_node(injector: FaultInjector, place: int) -> Callable[[], None]:
     """Kill a node after a snapshot, and start the node at once."""
-    server = hand.server(place)
+    server = injector.server(place)
     save(server)
     server.kill()
     server.start()
     return lambda: None
 
 
-def snapshot_node(hand: FaultInjector, place: int) -> Callable[[], None]:
+def snapshot_node(injector: FaultInjector, place: int) -> Callable[[], None]:
     """Take a snapshot of a node now; at the end, kill the node and restore that snapshot."""
-    server = hand.server(place)
+    server = injector.server(place)
     save(server)
     with contextlib.suppress(FileNotFoundError):
         shutil.copy(server.directory / "dump.rdb", server.directory / "old.rdb")
@@ -133,9 +133,9 @@ def snapshot_node(hand: FaultInjector, place: int) -> Callable[[], None]:
     return go_back
 
 
-def flush_node(hand: FaultInjector, place: int) -> Callable[[], None]:
+def flush_node(injector: FaultInjector, place: int) -> Callable[[], None]:
     """FLUSHALL."""
-    server = hand.server(place)
+    server = injector.server(place)
     if is_up(server):
         server.thaw()
         with raw(server) as redis, contextlib.suppress(RedisError):
@@ -143,112 +143,112 @@ def flush_node(hand: FaultInjector, place: int) -> Callable[[], None]:
     return lambda: None
 
 
-def delete_key(hand: FaultInjector, place: int) -> Callable[[], None]:
+def delete_key(injector: FaultInjector, place: int) -> Callable[[], None]:
     """Delete a lock on three nodes: two holders at once, kept apart only by the fence."""
     for number in range(3):
-        server = hand.server(place + number)
+        server = injector.server(place + number)
         if is_up(server):
             server.thaw()
             with raw(server) as redis, contextlib.suppress(RedisError):
-                redis.delete(*(PREFIX + name for name in hand.names))
+                redis.delete(*(PREFIX + name for name in injector.names))
     return lambda: None
 
 
-def jump_clock(hand: FaultInjector, place: int) -> Callable[[], None]:
+def jump_clock(injector: FaultInjector, place: int) -> Callable[[], None]:
     """Set a node's wall clock two leases ahead, and at the end back again."""
-    clock, ahead = hand.clocks[place % len(hand.clocks)], 2 * TTL
+    clock, ahead = injector.clocks[place % len(injector.clocks)], 2 * TTL
     clock.jump(ahead)
     return lambda: clock.jump(-ahead)
 
 
-def run_clocks_fast(hand: FaultInjector, place: int) -> Callable[[], None]:
+def run_clocks_fast(injector: FaultInjector, place: int) -> Callable[[], None]:
     """Run the wall clocks of two nodes at three times their speed. The gained time stays."""
-    chosen = [hand.clocks[(place + number) % len(hand.clocks)] for number in range(2)]
+    chosen = [injector.clocks[(place + number) % len(injector.clocks)] for number in range(2)]
     _each(chosen, lambda clock: clock.run(3.0))
     return lambda: _each(chosen, lambda clock: clock.run(1.0))
 
 
-def slow_links(hand: FaultInjector, place: int) -> Callable[[], None]:
+def slow_links(injector: FaultInjector, place: int) -> Callable[[], None]:
     """Two links take up to a quarter of a second, either way: longer than a node may take to answer."""
-    return _at_links(hand, place, 2, lambda link: setattr(link, "jitter", 0.25))
+    return _at_links(injector, place, 2, lambda link: setattr(link, "jitter", 0.25))
 
 
-def cut_to(hand: FaultInjector, place: int) -> Callable[[], None]:
+def cut_to(injector: FaultInjector, place: int) -> Callable[[], None]:
     """Delay all data to two nodes; data from the nodes arrives."""
-    return _at_links(hand, place, 2, lambda link: link.hold("to"))
+    return _at_links(injector, place, 2, lambda link: link.hold("to"))
 
 
-def cut_from(hand: FaultInjector, place: int) -> Callable[[], None]:
+def cut_from(injector: FaultInjector, place: int) -> Callable[[], None]:
     """Two nodes receive and execute commands, but their replies are lost."""
-    return _at_links(hand, place, 2, lambda link: link.hold("from"))
+    return _at_links(injector, place, 2, lambda link: link.hold("from"))
 
 
-def half_open(hand: FaultInjector, place: int) -> Callable[[], None]:
+def half_open(injector: FaultInjector, place: int) -> Callable[[], None]:
     """Two nodes do not answer, and their connections stay open."""
-    return _at_links(hand, place, 2, lambda link: link.hold("to", "from"))
+    return _at_links(injector, place, 2, lambda link: link.hold("to", "from"))
 
 
-def drop_links(hand: FaultInjector, place: int) -> Callable[[], None]:
+def drop_links(injector: FaultInjector, place: int) -> Callable[[], None]:
     """Close all connections to two nodes, and refuse new connections."""
-    return _at_links(hand, place, 2, lambda link: link.drop())
+    return _at_links(injector, place, 2, lambda link: link.drop())
 
 
-def hold_the_store(hand: FaultInjector, _place: int) -> Callable[[], None]:
+def hold_the_store(injector: FaultInjector, _place: int) -> Callable[[], None]:
     """Writes to the store arrive late; after a long fault, other holders have written before."""
-    hand.store.hold("to")
-    return hand.store.restore
+    injector.store.hold("to")
+    return injector.store.restore
 
 
-def silence_the_store(hand: FaultInjector, _place: int) -> Callable[[], None]:
+def silence_the_store(injector: FaultInjector, _place: int) -> Callable[[], None]:
     """The store executes commands, but its replies are lost."""
-    hand.store.hold("from")
-    return hand.store.restore
+    injector.store.hold("from")
+    return injector.store.restore
 
 
-def kill_the_store(hand: FaultInjector, _place: int) -> Callable[[], None]:
+def kill_the_store(injector: FaultInjector, _place: int) -> Callable[[], None]:
     """Kill the store, which keeps its confirmed writes."""
-    hand.stage.store_server.kill()
-    return lambda: revive(hand.stage.store_server)
+    injector.stage.store_server.kill()
+    return lambda: revive(injector.stage.store_server)
 
 
-def kill_the_broker(hand: FaultInjector, _place: int) -> Callable[[], None]:
+def kill_the_broker(injector: FaultInjector, _place: int) -> Callable[[], None]:
     """Kill the broker, which keeps its confirmed messages."""
-    hand.stage.broker.kill()
-    return lambda: revive(hand.stage.broker)
+    injector.stage.broker.kill()
+    return lambda: revive(injector.stage.broker)
 
 
-def freeze_worker(hand: FaultInjector, place: int) -> Callable[[], None]:
+def freeze_worker(injector: FaultInjector, place: int) -> Callable[[], None]:
     """All processes of a worker stop, wherever they are."""
-    worker = hand.worker(place)
+    worker = injector.worker(place)
     with contextlib.suppress(ProcessLookupError):
         worker.signal(signal.SIGSTOP)
     return lambda: _signal(worker, signal.SIGCONT)
 
 
-def kill_child(hand: FaultInjector, place: int) -> Callable[[], None]:
+def kill_child(injector: FaultInjector, place: int) -> Callable[[], None]:
     """One process of a worker is killed."""
-    worker = hand.worker(place)
+    worker = injector.worker(place)
     for pid in children(worker.process.pid)[:1]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     return lambda: None
 
 
-def kill_worker(hand: FaultInjector, place: int) -> Callable[[], None]:
+def kill_worker(injector: FaultInjector, place: int) -> Callable[[], None]:
     """A worker is killed, and another one takes its place."""
-    hand.worker(place).kill()
+    injector.worker(place).kill()
     return lambda: None
 
 
-def stop_worker(hand: FaultInjector, place: int) -> Callable[[], None]:
+def stop_worker(injector: FaultInjector, place: int) -> Callable[[], None]:
     """Stop a worker by SIGTERM; the worker finishes its running tasks."""
-    _signal(hand.worker(place), signal.SIGTERM, all_of_it=False)
+    _signal(injector.worker(place), signal.SIGTERM, all_of_it=False)
     return lambda: None
 
 
-def stop_worker_cold(hand: FaultInjector, place: int) -> Callable[[], None]:
+def stop_worker_cold(injector: FaultInjector, place: int) -> Callable[[], None]:
     """A worker is told to stop at once."""
-    _signal(hand.worker(place), signal.SIGQUIT, all_of_it=False)
+    _signal(injector.worker(place), signal.SIGQUIT, all_of_it=False)
     return lambda: None
 
 
@@ -265,18 +265,18 @@ def _each(struck: Sequence[T], act: Callable[[T], None]) -> None:
         act(one)
 
 
-def _at_links(hand: FaultInjector, place: int, count: int, act: Callable[[Proxy], None]) -> Callable[[], None]:
-    chosen = [hand.nodes[(place + number) % len(hand.nodes)] for number in range(count)]
+def _at_links(injector: FaultInjector, place: int, count: int, act: Callable[[Proxy], None]) -> Callable[[], None]:
+    chosen = [injector.nodes[(place + number) % len(injector.nodes)] for number in range(count)]
     _each(chosen, act)
     return lambda: _each(chosen, lambda link: link.restore())
 
 
 KINDS: dict[str, Callable[[FaultInjector, int], Callable[[], None]]] = {
     "node killed, back empty": kill_node,
-    "two nodes killed": lambda hand, place: kill_node(hand, place, place + 2),
-    "three nodes killed": lambda hand, place: kill_node(hand, place, place + 1, place + 3),
+    "two nodes killed": lambda injector, place: kill_node(injector, place, place + 2),
+    "three nodes killed": lambda injector, place: kill_node(injector, place, place + 1, place + 3),
     "node frozen": freeze_node,
-    "two nodes frozen": lambda hand, place: freeze_node(hand, place, place + 1),
+    "two nodes frozen": lambda injector, place: freeze_node(injector, place, place + 1),
     "node restarted with memory": restart_node,
     "node from an old snapshot": snapshot_node,
     "node flushed": flush_node,

@@ -70,8 +70,8 @@ class Outcome(NamedTuple):
 class Run:
     """Sends work and strikes, from one thread."""
 
-    def __init__(self, stage: ClusterFixture, hand: FaultInjector, faults: Sequence[plan.Fault]) -> None:
-        self._stage, self._hand = stage, hand
+    def __init__(self, stage: ClusterFixture, injector: FaultInjector, faults: Sequence[plan.Fault]) -> None:
+        self._stage, self._injector = stage, injector
         self._numbers = itertools.count()
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self.struck: Counter[str] = Counter()
@@ -85,17 +85,17 @@ class Run:
         heapq.heappush(self._due, (when, next(self._numbers), act))
 
     def _strike(self, fault: plan.Fault) -> None:
-        self._hand.staff(WORKERS)
+        self._injector.staff(WORKERS)
         self.struck[fault.kind] += 1
-        self._at(self._now() + fault.length, self._hand.strike(fault))
+        self._at(self._now() + fault.length, self._injector.strike(fault))
 
     def _now(self) -> float:
         return time.monotonic() - self._began
 
     def go(self, seconds: float) -> None:
         """Until the time is over and every fault is mended."""
-        self._hand.staff(WORKERS)
-        for worker in self._hand.workers:
+        self._injector.staff(WORKERS)
+        for worker in self._injector.workers:
             worker.wait_until_ready()
         self._began = time.monotonic()
         while self._now() < seconds or self._due:
@@ -114,8 +114,8 @@ class Run:
 
     def finish(self) -> None:
         """End all faults and wait for all work. Operations that the broker lost are sent again with the same id."""
-        self._hand.heal()
-        self._hand.staff(WORKERS)
+        self._injector.heal()
+        self._injector.staff(WORKERS)
         self._stage.settle(within=180)
         for _ in range(_TRIES if _FORGETS & set(self.struck) else 0):
             forgotten = self._stage.forgotten()
@@ -136,7 +136,7 @@ def settings_for(ways: Sequence[Proxy], visibility: float = 5) -> dict[str, Any]
 
 @contextlib.contextmanager
 def staffed(directory: Path, concurrency: int, seed: int = 0) -> Iterator[FaultInjector]:
-    """A theatre with links to everything, workers that use them, and the hand that strikes."""
+    """Servers behind proxies, workers that use the proxies, and the injector of faults."""
     with (
         clocked(directory) as (nodes, clocks),
         sixth_redis() as broker,
@@ -156,12 +156,12 @@ def soak(seed: int, seconds: float, every: float, directory: Path, kinds: Sequen
     faults = plan.draw(seed, seconds, every, kinds, TTL)
     (directory / "plan.json").write_text(json.dumps(faults, indent=0))
     began = time.monotonic()
-    with staffed(directory, CHILDREN, seed) as hand:
-        run = Run(hand.stage, hand, faults)
+    with staffed(directory, CHILDREN, seed) as injector:
+        run = Run(injector.stage, injector, faults)
         run.go(seconds)
         run.finish()
         keeps = not _BREAKS_P1 & set(run.struck)
-        figures, violations = hand.stage.figures(), hand.stage.violations(keeps=keeps)
+        figures, violations = injector.stage.figures(), injector.stage.violations(keeps=keeps)
         return Outcome(time.monotonic() - began, run.struck, run.sent_again, figures, violations)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.faults import effects
-from tests.faults.effects import End, forgotten_too_many, judged, not_exercised
+from tests.faults.effects import End, forgotten_too_many, violations, not_exercised
 from tests.integration.rabbit import needs_rabbitmq
 
 if TYPE_CHECKING:
@@ -43,12 +43,12 @@ BAD = [
 
 
 def test_good_ends_are_no_violation() -> None:
-    assert judged({f"task-{number}": end for number, end in enumerate(GOOD)}) == []
+    assert violations({f"task-{number}": end for number, end in enumerate(GOOD)}) == []
 
 
 @pytest.mark.parametrize(("end", "said"), BAD, ids=[said for _, said in BAD])
 def test_each_kind_of_wrong_end_is_a_violation(end: End, said: str) -> None:
-    assert any(said in what for what in judged({"task-1": end}))
+    assert any(said in what for what in violations({"task-1": end}))
 
 
 def test_a_loss_without_a_death_is_a_violation() -> None:

@@ -140,8 +140,8 @@ def sent(
     return cases
 
 
-def judged(stage: ClusterFixture, ending: Ending, cases: list[Case]) -> None:
-    """Each is applied once if it should be, and nothing is promised and broken."""
+def check(stage: ClusterFixture, ending: Ending, cases: list[Case]) -> None:
+    """Check that each case that must be applied is applied once, and that no promise is broken."""
     expected = {case.op: int(case.moment == "after" or ending.finishes or again(ending, case)) for case in cases}
     eventually(
         lambda: {op: stage.applied(op) for op in expected} == expected and stage.is_idle(),
@@ -208,7 +208,7 @@ def test_a_task_that_ends_by_itself(stage: ClusterFixture, shared: Worker, clien
             stage.wait_for(case.op, "leave")
         with next_holder(stage, client, ending, cases):
             pass
-        judged(stage, ending, cases)
+        check(stage, ending, cases)
 
 
 @pytest.mark.parametrize("ending", some(BY_FORCE))
@@ -223,7 +223,7 @@ def test_a_task_that_is_ended_by_force(stage: ClusterFixture, shared: Worker, cl
         with next_holder(stage, client, ending, cases):
             if not ending.released or ending.name.startswith("revoke"):
                 eventually(lambda: gone(pids), "the end of these processes")
-        judged(stage, ending, cases)
+        check(stage, ending, cases)
 
 
 def strike(stage: ClusterFixture, ending: str, case: Case) -> None:
@@ -249,7 +249,7 @@ def test_a_task_whose_worker_ends(stage: ClusterFixture, client: Redlock, ending
                 victim.process.wait(60)
             if ending.again[0]:
                 stage.start_worker(concurrency=SLOTS, FAULTS_VISIBILITY="4")
-            judged(stage, ending, cases)
+            check(stage, ending, cases)
 
 
 def stop(stage: ClusterFixture, victim: Worker, ending: str, cases: list[Case]) -> None:
@@ -289,7 +289,7 @@ def test_the_other_pools(stage: ClusterFixture, client: Redlock, pool: str) -> N
         with bystander(stage, client):
             ends = [(ending, sent(stage, ending.name, {}, pool)) for ending in BY_ITSELF]
             for ending, cases in ends:
-                judged(stage, ending, cases)
+                check(stage, ending, cases)
             killed = Ending("worker killed", (True, False), released=False)
             cases = sent(stage, "stay", {}, f"{pool}, killed", only_one=pool == "solo")
             for case in cases:
@@ -299,4 +299,4 @@ def test_the_other_pools(stage: ClusterFixture, client: Redlock, pool: str) -> N
                 pass
             # kombu 5.7 restores nothing in gevent's loop: a poll that times out leaves it before it gets there.
             stage.start_worker(concurrency=SLOTS, FAULTS_VISIBILITY="4")
-            judged(stage, killed, cases)
+            check(stage, killed, cases)

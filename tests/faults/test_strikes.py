@@ -22,21 +22,21 @@ BRIEF = {"node from an old snapshot", "store killed", "worker killed"}
 
 
 @pytest.fixture
-def hand(tmp_path: Path) -> Iterator[FaultInjector]:
-    """A theatre with links to everything, and workers that use them."""
-    with staffed(tmp_path, concurrency=3) as hand:
-        yield hand
+def injector(tmp_path: Path) -> Iterator[FaultInjector]:
+    """Servers behind proxies, workers that use the proxies, and the injector of faults."""
+    with staffed(tmp_path, concurrency=3) as injector:
+        yield injector
 
 
 @pytest.mark.parametrize(
     "kind", [kind if kind in BRIEF else pytest.param(kind, marks=pytest.mark.long) for kind in KINDS]
 )
-def test_everything_is_done_once_in_spite_of(hand: FaultInjector, kind: str) -> None:
-    if kind in NEEDS_CLOCKS and not hand.clocks:
+def test_everything_is_done_once_in_spite_of(injector: FaultInjector, kind: str) -> None:
+    if kind in NEEDS_CLOCKS and not injector.clocks:
         pytest.skip("no C compiler")
-    stage = hand.stage
+    stage = injector.stage
     faults = [Fault(0.3, kind, 3, 1.5 * TTL), Fault(0.3 + 2 * TTL, kind, 1, 0.3 * TTL)]
-    run = Run(stage, hand, faults)
+    run = Run(stage, injector, faults)
     run.go(2.5 * TTL)
     run.finish()
 
@@ -45,9 +45,9 @@ def test_everything_is_done_once_in_spite_of(hand: FaultInjector, kind: str) -> 
     assert stage.figures().applied > 20, "hardly anything was at work"
 
 
-def test_a_write_delayed_past_its_lease_is_refused(hand: FaultInjector) -> None:
-    stage, link = hand.stage, hand.store
-    settings = settings_for([*hand.nodes, link])
+def test_a_write_delayed_past_its_lease_is_refused(injector: FaultInjector) -> None:
+    stage, link = injector.stage, injector.store
+    settings = settings_for([*injector.nodes, link])
     stage.start_worker("-Q", "held", **settings)
     stage.start_worker("-Q", "direct", **(settings | {"COUNTER_STORE_URL": f"{stage.store_server.url}/0"}))
     late = stage.play("counting.add", "held", 1.5, 1.5, queue="held")
@@ -77,9 +77,9 @@ def calls(stage: ClusterFixture) -> int:
         return int(redis.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0))
 
 
-def test_copies_of_one_task_that_overlap_count_once(hand: FaultInjector) -> None:
-    stage = hand.stage
-    stage.start_worker(concurrency=3, **settings_for([*hand.nodes, hand.store]))
+def test_copies_of_one_task_that_overlap_count_once(injector: FaultInjector) -> None:
+    stage = injector.stage
+    stage.start_worker(concurrency=3, **settings_for([*injector.nodes, injector.store]))
     op = stage.play("counting.add", "twice", 1.0, 1.0)
     stage.wait_for(op, "open")
     for _ in range(2):
@@ -92,9 +92,9 @@ def test_copies_of_one_task_that_overlap_count_once(hand: FaultInjector) -> None
 
 
 @pytest.mark.long
-def test_a_task_beyond_the_visibility_timeout_counts_once(hand: FaultInjector) -> None:
-    stage = hand.stage
-    stage.start_worker(concurrency=3, **settings_for([*hand.nodes, hand.store], visibility=3))
+def test_a_task_beyond_the_visibility_timeout_counts_once(injector: FaultInjector) -> None:
+    stage = injector.stage
+    stage.start_worker(concurrency=3, **settings_for([*injector.nodes, injector.store], visibility=3))
     op = stage.play("endings.late", "long", "stay", "before")
     eventually(lambda: len(stage.steps(op, "invoke")) > 1, "a second delivery", within=60, every=0.1)
     stage.store.set(f"faults:go:{op}", 1)

@@ -52,7 +52,7 @@ def let_in(servers: Sequence[Server], user: str, *without: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def doors() -> Iterator[Cluster]:
+def acl_nodes() -> Iterator[Cluster]:
     """Five lock nodes, on which each test creates the user `lock`."""
     with redis_server.cluster() as nodes:
         yield nodes
@@ -140,9 +140,9 @@ HGETALL k; LRANGE k 0 -1; SLOWLOG GET; LATENCY RESET; APPEND k x
 
 
 @pytest.mark.parametrize("user", ["lock", "operator", "tasks"])
-def test_other_commands_are_refused_also_inside_a_script(doors: Cluster, user: str) -> None:
-    let_in(doors.servers, user)
-    with Redis.from_url(f"{doors[0].url}?username={user}&password={SECRET}") as redis:
+def test_other_commands_are_refused_also_inside_a_script(acl_nodes: Cluster, user: str) -> None:
+    let_in(acl_nodes.servers, user)
+    with Redis.from_url(f"{acl_nodes[0].url}?username={user}&password={SECRET}") as redis:
         for words in (one.split() for one in FOREIGN.split(";")):
             with pytest.raises(ResponseError, match=r"no permissions|unknown command"):
                 redis.execute_command(*words)
@@ -203,30 +203,30 @@ NEEDED += [("operator", command) for command in commands("operator") if ("lock",
 
 @pytest.mark.parametrize(("user", "command"), NEEDED)
 def test_each_of_the_commands_is_needed(
-    doors: Cluster, user: str, command: str, caplog: pytest.LogCaptureFixture
+    acl_nodes: Cluster, user: str, command: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    let_in(doors.servers, user, command)
+    let_in(acl_nodes.servers, user, command)
     with pytest.raises((RedlockError, AssertionError)):
-        in_use(doors, caplog, user)
+        in_use(acl_nodes, caplog, user)
     # Redis 6.2 names the command without its subcommand; later servers tell beforehand that settings are out of reach.
-    assert {command, command.partition("|")[0]} & refused(doors.servers) or command == "config|get"
+    assert {command, command.partition("|")[0]} & refused(acl_nodes.servers) or command == "config|get"
 
 
 def test_a_refused_waiter_reports_the_error_and_does_not_retry(
-    doors: Cluster, caplog: pytest.LogCaptureFixture
+    acl_nodes: Cluster, caplog: pytest.LogCaptureFixture
 ) -> None:
-    let_in(doors.servers, "lock", "blpop")
-    empty(doors)
-    declare_nodes(doors.urls)
-    with Redlock(doors.urls) as holder, Redlock(as_user(doors)) as client, holder.lock(NAME):
+    let_in(acl_nodes.servers, "lock", "blpop")
+    empty(acl_nodes)
+    declare_nodes(acl_nodes.urls)
+    with Redlock(acl_nodes.urls) as holder, Redlock(as_user(acl_nodes)) as client, holder.lock(NAME):
         assert not client.lock(NAME).acquire(blocking_timeout=1)
     assert "node-down" in caplog.text
     assert "may not run what the lock needs" in caplog.text
     asked = 0
-    for server in doors.servers:
+    for server in acl_nodes.servers:
         with raw(server) as redis:
             asked += sum(int(entry["count"]) for entry in redis.acl_log())
-    assert 0 < asked <= 2 * len(doors.servers)
+    assert 0 < asked <= 2 * len(acl_nodes.servers)
 
 
 @pytest.fixture

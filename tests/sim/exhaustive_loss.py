@@ -31,11 +31,11 @@ def starts(config: Config, rules: Rules, columns: Columns) -> Iterator[tuple[int
     memory = max(column >> at.MEMORY & 3 for column in columns)
     by_clock = config.promise == "clocks" and rules.quarantine
     for clock in config.clocks:
-        if by_clock and memory == at.BACK:
+        if by_clock and memory == at.VOTES_AGAIN:
             yield clock, at.OVER, 0
         else:
             yield clock, at.ASKING, int(by_clock and memory == at.QUARANTINED and rules.prompt)
-    if by_clock and memory != at.STILL_HELD:
+    if by_clock and memory != at.KEPT:
         for clock in config.later:
             yield clock, at.ASKING, 0
 
@@ -76,7 +76,7 @@ def lose(column: int, heads: Heads, fence: int, *, quarantine: bool, marks: bool
         quarantine: Whether the node abstains.
         marks: Whether the node's earlier replies must be distinguished from its later replies.
     """
-    new = (at.QUARANTINED if quarantine else at.BACK) << at.MEMORY | fence
+    new = (at.QUARANTINED if quarantine else at.VOTES_AGAIN) << at.MEMORY | fence
     for attempt in range(len(heads)):
         theirs = cell(column, attempt)
         kind = theirs & 7
@@ -96,7 +96,7 @@ def lose(column: int, heads: Heads, fence: int, *, quarantine: bool, marks: bool
 def back(columns: Columns, heads: Heads, place: int) -> tuple[Columns, Heads]:
     """The end of the quarantine, and of all attempts that end then; their messages stay under way."""
     out = list(columns)
-    out[place] ^= (at.QUARANTINED ^ at.BACK) << at.MEMORY
+    out[place] ^= (at.QUARANTINED ^ at.VOTES_AGAIN) << at.MEMORY
     ended = list(heads)
     for attempt, value in enumerate(heads):
         if not value >> at.DOOMED & 1:

@@ -186,7 +186,7 @@ class Moves:
         if at.QUARANTINED in memory:
             place = memory.index(at.QUARANTINED)
             yield Move("node {} votes again", (place,), *loss.back(columns, heads, place))
-        elif at.BACK not in memory:
+        elif at.VOTES_AGAIN not in memory:
             quarantine = self._rules.quarantine
             for place, column in enumerate(columns):
                 for fence in range((column & at.VALUE) + 1):

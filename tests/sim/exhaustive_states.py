@@ -35,7 +35,8 @@ ANSWER, OLD, FLOOR, CELL = 3, 8, 9, 14
 CELL_MASK = (1 << CELL) - 1
 
 # A column: fence; memory, 2 bits; the cells.
-STILL_HELD, QUARANTINED, BACK = 0, 1, 2
+KEPT, QUARANTINED, VOTES_AGAIN = 0, 1, 2
+"""The memory of a node: kept; lost, and the node abstains; lost, and the node votes."""
 MEMORY, CELLS = 5, 7
 
 # A head: phase, 3 bits; proposal; token; bound; whether it ends with the quarantine, 1 bit.
