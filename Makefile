@@ -28,7 +28,7 @@ soak: .venv/.ready
 matrix: .venv/.ready
 	@$(BIN)/nox $(ARGS)
 
-lint: .venv/.ready
+lint: .venv/.ready english
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy

@@ -1,7 +1,7 @@
 """Refuses an installation that is mixed with another distribution of a package `redlock`.
 
 Invariants:
-1. Public packages import this module before any other module of this package: another module may be the foreign one.
+1. Public packages import this module first, because any other module may be a foreign file.
 2. The check costs a few file look-ups and imports nothing.
 """
 
@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 FOREIGN_FILES = {"cli.py": "redlock-py", "algorithm.py": "redlock-ng", "scripts.py": "redlock-ng"}
-"""Files that only the other distributions have, beside the files whose names are in both."""
+"""Files that only the other distributions have."""
 MARK = "celery-redlock"
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def differences(engine: Engine) -> list[str]:
-    """What Alembic's autogenerate would change about the tables of the fence."""
+    """The changes of Alembic's autogenerate to the tables of the fence."""
     metadata = MetaData()
     add_tables(metadata)
 

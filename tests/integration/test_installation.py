@@ -31,7 +31,7 @@ IMPORTS = ["redlock.celery", "redlock.fencing", "redlock.testing", "redlock.cli.
 
 @pytest.fixture
 def ours(tmp_path: Path) -> Path:
-    """A folder with this package as an installation has it."""
+    """A folder with this package as in an installation."""
     shutil.copytree(OURS, tmp_path / "redlock", ignore=shutil.ignore_patterns("__pycache__"))
     return tmp_path / "redlock"
 

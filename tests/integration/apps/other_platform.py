@@ -1,4 +1,4 @@
-"""Acts as a client on a platform that lacks what only Linux has: `other_platform.py win32|darwin URL...`.
+"""Acts as a client on a platform without the features of Linux: `other_platform.py win32|darwin URL...`.
 
 The standard library and the dependencies are imported first. They have their own code for each platform.
 """
@@ -43,7 +43,7 @@ class NoSuchProcessFile(FileNotFoundError):
 
 
 def forbid(event: str, arguments: tuple[object, ...]) -> None:
-    """Refuse what would be wrong there, wherever it is called from."""
+    """Refuse calls that would be wrong on this platform."""
     if event == "open" and str(arguments[0]).startswith("/proc"):
         raise NoSuchProcessFile(arguments[0])
     if sys.platform == "win32" and event == "os.kill":
@@ -52,7 +52,7 @@ def forbid(event: str, arguments: tuple[object, ...]) -> None:
 
 
 def become(platform: str) -> None:
-    """Take away what this platform does not have."""
+    """Remove the functions that this platform does not have."""
     lacks: dict[ModuleType, str] = dict(LINUX_ONLY)
     if platform == "win32":
         lacks |= WINDOWS_LACKS
