@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.faults import effects
-from tests.faults.effects import End, forgotten_too_many, violations, not_exercised
+from tests.faults.effects import End, forgotten_too_many, not_exercised, violations
 from tests.integration.rabbit import needs_rabbitmq
 
 if TYPE_CHECKING:
