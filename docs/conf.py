@@ -6,17 +6,12 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pygments.lexers.special import TextLexer
 from sphinx.domains.python import PyXRefRole
 from sphinx.util.nodes import make_refnode
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-import make_reference  # beside this file
 
 import redlock
 
@@ -29,7 +24,7 @@ if TYPE_CHECKING:
     from sphinx.environment import BuildEnvironment
 
 ROOT = Path(__file__).parents[1]
-INDEX, REFERENCE = "docs/index", "docs/reference"
+INDEX = "docs/index"
 
 project = "celery-redlock"
 version = release = redlock.__version__
@@ -53,7 +48,9 @@ pygments_style, pygments_dark_style = "friendly", "monokai"
 # Headings have the same anchors as on a page of a Git server.
 myst_heading_anchors = 4
 autodoc_member_order = "bysource"
-autodoc_default_options = {"members": True, "exclude-members": ",".join(make_reference.INTERNAL_NAMES)}
+# Members for other modules of the package.
+_INTERNAL = "check,entries,is_block,is_left,live_entries,observe_fence,renewing,report_loss,scope,stop_watch,task"
+autodoc_default_options = {"members": True, "exclude-members": _INTERNAL}
 napoleon_use_ivar = True
 
 
@@ -74,12 +71,9 @@ class _NameRole(PyXRefRole):
         return title, target.lstrip(".")
 
 
-def _add_to_the_source(_app: Sphinx, page: str, source: list[str]) -> None:
-    """Add the menu, which follows the links of the index, and the docstrings."""
+def _add_the_menu(_app: Sphinx, page: str, source: list[str]) -> None:
     if page == INDEX:
         source[0] += "".join(_menus(source[0]))
-    if page == REFERENCE:
-        source[0] = "\n".join(_reference(source[0]))
 
 
 def _menus(text: str) -> Iterator[str]:
@@ -92,29 +86,6 @@ def _menus(text: str) -> Iterator[str]:
         seen.update(pages)
         caption = "" if heading.startswith("# ") else f":caption: {heading}\n"
         yield "\n".join(["", "```{toctree}", f":hidden:\n{caption}", *pages, "```", ""])
-
-
-def _reference(text: str) -> Iterator[str]:
-    """The page of the reference with the docstrings themselves in place of their Markdown."""
-    yield text.partition("\n## ")[0]
-    module = ""
-    for title, where, path, names in make_reference.PAGES:
-        if title:
-            module = where or Path(path).stem
-            yield f"\n## {title}\n"
-        if where:
-            yield f"`from {where} import ...`\n"
-        yield from ("```{eval-rst}", f".. currentmodule:: {module}", "")
-        for name in names:
-            kind = "class" if name[0].isupper() else "function"
-            is_top = name in redlock.__all__ and module != "redlock.asyncio"
-            yield f".. auto{kind}:: {'redlock' if is_top else module}.{name}"
-            if module == "redlock.asyncio":
-                # A name alone means the class for threads.
-                yield "   :no-index:"
-            if make_reference.inherits(path, name):
-                yield "   :inherited-members:"
-        yield "```"
 
 
 def _find(app: Sphinx, env: BuildEnvironment, node: pending_xref, text: Element) -> Element | None:
@@ -134,5 +105,5 @@ def setup(app: Sphinx) -> None:
     """Register the functions above."""
     app.add_role_to_domain("py", "name", _NameRole())
     app.add_lexer("conf", TextLexer)
-    app.connect("source-read", _add_to_the_source)
+    app.connect("source-read", _add_the_menu)
     app.connect("missing-reference", _find)
