@@ -73,7 +73,7 @@ def _is(program: str | None, version: str) -> bool:
 
 
 def _interpreter(version: str) -> str | None:
-    """The path of an interpreter of this version on this machine. A shim without an interpreter behind it is none."""
+    """The path of an interpreter of this version on this machine. A shim without an interpreter does not count."""
     known = [shutil.which(f"python{version}"), f"/usr/bin/python{version}", f"/usr/local/bin/python{version}"]
     folders = [Path(entry) for entry in os.environ["PATH"].split(os.pathsep)]
     # pyenv puts the folder of its shims on PATH, and not the interpreters.

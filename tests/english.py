@@ -4,7 +4,8 @@ Invariants:
 1. A sentence has at most 30 words. Code in backticks counts as one word.
 2. No sentence begins with a vague word, a pronoun in place of a noun. A question may.
 3. At most 2 % of the words of a file are vague, and less than 1 % of all words.
-4. A fault names the file, the line and the sentence. The exit status is 1 if there is a fault.
+4. The name of a test has at most 60 characters.
+5. A fault names the file, the line and the sentence. The exit status is 1 if there is a fault.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ ROOT = Path(__file__).parents[1]
 LONGEST_SENTENCE = 30
 LARGEST_SHARE = 0.02
 LARGEST_TOTAL = 0.01
+LONGEST_NAME = 60
 """The share of all files together."""
 FEWEST_WORDS = 50
 """The share of vague words has no meaning in a shorter text."""
@@ -41,6 +43,7 @@ _CODE = re.compile(r"``.*?``|`[^`]*`|https?://\S+", re.DOTALL)
 _ITEM = re.compile(r"\s*([-*]|\d+\.)\s")
 _ENTRY = re.compile(r"^\s+[\w*.]+: ")
 _SECTION = re.compile(r"(Args|Attributes|Invariants|Raises|Returns|Rules.*|Yields):$")
+_TEST = re.compile(r"^ *(?:async )?def (test_\w+)", re.MULTILINE)
 _NO_PROSE = re.compile(r"#\s*(noqa|type:|pragma|fmt:|!)")
 
 
@@ -100,6 +103,11 @@ def examine(name: str, text: str) -> Report:
         for sentence in found
         if sentence.begins_vague and not sentence.text.endswith("?")
     ]
+    faults += [
+        f"{name}:{_line(text, test)}: {len(test[1])} characters, more than {LONGEST_NAME}: {test[1]}"
+        for test in _TEST.finditer(text)
+        if name.endswith(".py") and len(test[1]) > LONGEST_NAME
+    ]
     words = sum(sentence.words for sentence in found)
     vague = sum(len(sentence.vague) for sentence in found)
     if words >= FEWEST_WORDS and vague > words * LARGEST_SHARE:
@@ -108,6 +116,10 @@ def examine(name: str, text: str) -> Report:
             if sentence.vague:
                 faults.append(f"{name}:{sentence.line}: vague {', '.join(sentence.vague)}: {sentence.text}")
     return Report(faults, words, vague)
+
+
+def _line(text: str, found: re.Match[str]) -> int:
+    return text.count("\n", 0, found.start()) + 1
 
 
 def sentences(block: Block) -> Iterator[Sentence]:

@@ -1,4 +1,4 @@
-"""The interleavings of the conformance kit: which holder does what, in which order, and who must pass."""
+"""The interleavings of the conformance kit: the steps of each holder in order, and the holders that must pass."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Step(NamedTuple):
 
 
 class Lease(NamedTuple):
-    """A lease as a fence sees it, without any lock behind it: the kit gives tokens in the order that it wants."""
+    """A lease without a lock, as a fence sees a lease: the kit gives tokens in any order."""
 
     fence: int
     owner: str = "owner"
@@ -47,9 +47,9 @@ class Interleaving(NamedTuple):
     """Steps of several holders in a fixed order.
 
     Attributes:
-        why: What is tried, as a short sentence.
+        why: The attempt, as a short sentence.
         leases: The lease of each holder.
-        steps: What happens in which order.
+        steps: The steps in order.
         commits: The holders that must commit, unless they end with a retryable error or refuse an open transaction.
         stale: The holders that must be refused.
     """

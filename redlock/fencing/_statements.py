@@ -35,7 +35,7 @@ class Dialect:
         verdict: Reads the row back where `fence` returns nothing: the fence passed if token and owner are ours.
             Empty where `fence` returns the section of a pass, and no row otherwise.
         seen: Reads the largest token; parameter `resource`.
-        operation: Records an operation id; parameter `operation`. It returns the id if the id is new.
+        operation: Records an operation id, and returns a new id; parameter `operation`.
         confirm: Sent before the commit. If the transaction that passed the fence is over, this statement fails, or
             returns another value than the last column of `fence`.
         mark: Sent after the fence, where `confirm` needs it.

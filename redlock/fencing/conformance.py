@@ -51,7 +51,7 @@ class Adapter(Protocol):
         """A new connection or session, for one holder."""
 
     def close(self, session: Any) -> None:  # noqa: ANN401 - as above
-        """Close it, whatever state it is in."""
+        """Close a connection or session in any state."""
 
     def fenced(self, session: Any, lease: Lease) -> AbstractContextManager[object]:  # noqa: ANN401 - as above
         """The fenced block under test."""
@@ -69,14 +69,14 @@ class Adapter(Protocol):
         """Whether the body may be repeated after this error, as after a serialization failure."""
 
     def committed(self) -> list[Write]:
-        """The journal, as a new connection sees it."""
+        """The journal, read on a new connection."""
 
     def value(self, resource: str) -> int:
-        """The value, as a new connection sees it."""
+        """The value, read on a new connection."""
 
 
 class _Holder:
-    """One holder: a thread that runs its steps when it is told to."""
+    """One holder: a thread that runs its steps on request."""
 
     def __init__(self, adapter: Adapter, lease: Lease) -> None:
         self._adapter = adapter
@@ -92,7 +92,7 @@ class _Holder:
         self._thread.start()
 
     def tell(self, action: str, seconds: float) -> None:
-        """Give the order, and wait for this long until the holder has obeyed it and all before it."""
+        """Request a step, and wait for this long until the holder has done this step and all before."""
         self._orders.put(action)
         self._behind += 1
         while self._behind and not self.ended.is_set():
@@ -103,7 +103,7 @@ class _Holder:
             self._behind -= 1
 
     def end(self) -> None:
-        """Let it come to its end."""
+        """End the holder."""
         self._orders.put("")
         self._thread.join(_END_SECONDS)
 
@@ -157,11 +157,11 @@ def check(adapter: Adapter, interleaving: Interleaving, *, patience: float = 0.3
 
     Args:
         adapter: The fence under test.
-        interleaving: What to run.
+        interleaving: The steps.
         patience: Seconds after which a step that may wait counts as waiting for another holder.
 
     Raises:
-        AssertionError: A promise was broken; the message says which, and what each holder saw.
+        AssertionError: A promise was broken; the message names the promise and the values that each holder saw.
     """
     adapter.reset()
     holders = {name: _Holder(adapter, lease) for name, lease in interleaving.leases.items()}
@@ -208,7 +208,7 @@ def _wrong_end(name: str, holder: _Holder, interleaving: Interleaving) -> Iterat
 
 
 class FencingConformance:
-    """Base class for a test: give it a fixture `adapter`, and pytest runs every interleaving."""
+    """Base class for a test. A subclass has a fixture `adapter`, and pytest runs every interleaving."""
 
     def test_the_interleavings_lose_no_update(self, adapter: Adapter) -> None:
         """Every interleaving of the kit, on one adapter."""

@@ -39,7 +39,7 @@ class fenced:  # noqa: N801 - used as a function, as `contextlib.suppress` is
 
     Args:
         session: The database: a `Session` or `Connection` of SQLAlchemy, their asyncio forms (with `async with`), or a
-            `Connection` of psycopg 3. It must not be in a transaction.
+            `Connection` of psycopg 3, outside of any transaction.
         lease: The lease that gives token and resource names: from a `with` block, or `current_lease()`.
         operation: An id of 1 to 255 characters that is recorded in the same transaction. `section.fresh` is False if an
             earlier transaction recorded it: a task that is delivered again then changes nothing.

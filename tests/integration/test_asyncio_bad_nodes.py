@@ -1,4 +1,4 @@
-"""The asyncio driver against nodes that are frozen, slow, cut off, restarted, or answer what no node answers."""
+"""The asyncio driver against nodes that are frozen, slow, cut off, restarted, or send impossible replies."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ async def pair(client: Redlock, name: str = NAME) -> int:
 
 
 def test_one_client_works_in_loop_after_loop(shared: Cluster) -> None:
-    """Without `aclose`: the next loop closes what the loops before it have left."""
+    """Without `aclose`: the next loop closes the connections of earlier loops."""
     client, sockets = Redlock(shared.urls), open_sockets()
     fences = [asyncio.run(pair(client)) for _ in range(3)]
     assert fences == sorted(set(fences))

@@ -58,7 +58,7 @@ def test_nodes_of_all_versions_vote_and_show_the_lock(mixed: Cluster) -> None:
 
 
 @pytest.mark.long
-def test_tokens_grow_while_each_node_is_replaced_by_another_version(mixed: Cluster, programs: list[str]) -> None:
+def test_tokens_grow_while_nodes_change_their_version(mixed: Cluster, programs: list[str]) -> None:
     fences: list[int] = []
     inside = threading.Lock()
     stop = threading.Event()

@@ -303,7 +303,7 @@ def test_a_used_wake_up_is_not_used_again(client: Redlock) -> None:
     trial.is_over(*[granted()] * 5)
 
 
-def test_the_deadline_of_an_attempt_is_two_node_timeouts_after_the_limit(client: Redlock) -> None:
+def test_an_attempt_ends_two_node_timeouts_after_the_limit(client: Redlock) -> None:
     bounded, unbounded = Trial(client, 700).effect, Trial(client, None).effect
     assert type(bounded) is type(unbounded) is TakeConnections
     assert unbounded.until_ms is None

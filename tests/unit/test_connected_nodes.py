@@ -54,7 +54,7 @@ def test_an_overdue_dial_is_waited_for_once() -> None:
     assert client.state.is_ready(client.now)
 
 
-def test_without_a_quorum_a_round_waits_for_dials_until_its_deadline() -> None:
+def test_without_a_quorum_a_round_waits_for_dials() -> None:
     client = Client(connected=False)
     _, awaited = client.dial(ATTEMPT)
     client.connect(0)
@@ -130,7 +130,7 @@ def test_a_rejecting_node_that_is_silent_is_not_waited_for() -> None:
     assert client.letters(tally) == "S...."
 
 
-def test_a_client_that_a_quorum_rejects_sends_no_command_that_votes() -> None:
+def test_a_client_that_a_quorum_rejects_asks_for_no_vote() -> None:
     client = Client()
     tally = client.begin()
     for place in (0, 1, 2):

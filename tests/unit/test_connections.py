@@ -126,7 +126,7 @@ def test_bytes_that_are_no_reply_end_the_connection(data: bytes, reason: str) ->
     assert not client.state.is_ready(client.now)
 
 
-def test_a_node_that_drips_is_waited_for_once_until_its_reply_is_whole() -> None:
+def test_a_round_waits_once_for_the_reply_of_a_dripping_node() -> None:
     client = Client()
     tally = client.begin(wait=Wait.ALL)
     for place in range(4):
@@ -251,7 +251,7 @@ def test_an_idle_set_reads_before_it_is_used() -> None:
     assert client.state.needs_read(client.now)
 
 
-def test_a_node_that_lost_its_scripts_gets_them_and_the_command_once_more() -> None:
+def test_a_node_without_scripts_gets_them_and_the_command() -> None:
     client = Client()
     tally = client.begin()
     client[0].handle.commands.clear()
@@ -297,7 +297,7 @@ def test_a_node_that_never_answers_loses_the_connection_at_last() -> None:
     assert len(client.closed) == 1
 
 
-def test_a_held_back_command_goes_out_before_the_next_in_one_piece() -> None:
+def test_a_held_back_command_goes_out_with_the_next_command() -> None:
     client = Client()
     held = [client.begin(RELEASE, Wait.COUNTED, hold=True) for _ in range(2)]
     assert [bytes(one.handle.written) for one in client.state.all] == [b""] * 5

@@ -71,6 +71,12 @@ def test_an_abbreviation_does_not_end_a_sentence() -> None:
     assert sentence.words == 7
 
 
+def test_a_long_name_of_a_test_is_named() -> None:
+    name = f"test_{'x' * 55}"
+    assert found("a.py", f"\n\nasync def {name}() -> None: ...\n") == []
+    assert found("a.py", f"\n\nasync def {name}x() -> None: ...\n") == [(3, f"61 characters, more than 60: {name}x")]
+
+
 def test_vague_words_are_listed_where_a_file_has_too_many() -> None:
     text = "The node votes.\n\n" * 33 + "Now it is what it is.\n"
     assert found("a.md", text) == [

@@ -39,7 +39,7 @@ class Releasing(Client):
         return len(self[place].handle.commands)
 
 
-def test_a_release_is_held_back_only_if_the_next_round_follows_at_once() -> None:
+def test_a_release_is_held_back_only_if_a_round_follows_soon() -> None:
     client = Releasing()
     client.release()
     assert client.sent() == 1, "the first is sent at once"

@@ -8,7 +8,7 @@
 -- Locks that already hold this owner token are granted again and nothing changes: the first reply was lost.
 -- A free lock that is reserved for the woken waiter is denied to other clients, without a holder.
 -- A token more than an hour ahead of this clock is not valid. A node has no vote on a resource whose stored token is not
--- valid: if the node ignored only the token, the next token could be smaller than an earlier token.
+-- valid. If the node ignored only the token, the next token could be smaller than an earlier token.
 local holder, remaining = false, 0
 local ours = 0
 local fence = tonumber(ARGV[5]) - 1

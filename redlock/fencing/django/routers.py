@@ -2,7 +2,7 @@
 
 Invariants:
 1. A replica lags. A value from a replica may be older than the fence, and the update of another holder would be lost.
-2. The router decides only for models that are written to a database with an open fence. It leaves all others alone.
+2. The router decides only for models that are written to a database with an open fence, not for others.
 """
 
 from __future__ import annotations

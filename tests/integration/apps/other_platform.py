@@ -47,7 +47,7 @@ def forbid(event: str, arguments: tuple[object, ...]) -> None:
     if event == "open" and str(arguments[0]).startswith("/proc"):
         raise NoSuchProcessFile(arguments[0])
     if sys.platform == "win32" and event == "os.kill":
-        # There it ends the process, whatever the signal.
+        # On Windows every signal ends the process.
         raise AssertionError("os.kill on Windows")
 
 
