@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -30,7 +31,10 @@ def version(program: str) -> str:
 @functools.cache
 def present() -> dict[str, str]:
     """The paths of the servers by version, the oldest first."""
-    programs = [path for name in ("redis-server", "valkey-server") if (path := shutil.which(name))]
+    folders_of_path = os.environ["PATH"].split(os.pathsep)
+    # In each folder: a wheel installs its server beside the interpreter, before that of the system.
+    found = [shutil.which(name, path=path) for path in folders_of_path for name in ("redis-server", "valkey-server")]
+    programs = [path for path in found if path]
     for module, pattern in WHEELS.items():
         spec = importlib.util.find_spec(module)
         folders = spec.submodule_search_locations if spec is not None else None

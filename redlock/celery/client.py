@@ -8,6 +8,8 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Any
 
+from celery.local import Proxy
+
 from redlock.celery.conf import of_conf
 
 if TYPE_CHECKING:
@@ -30,7 +32,13 @@ def client_for(app: Celery) -> Redlock:
     Raises:
         ConfigurationError: A setting is unknown or invalid.
     """
+    app = _without_proxy(app)
     return client_of(app, settings_of(app))
+
+
+def _without_proxy(app: Celery) -> Celery:
+    """The app itself for `celery.current_app`, which stands for it and can't be a key of a weak dictionary."""
+    return app._get_current_object() if isinstance(app, Proxy) else app  # noqa: SLF001 - Celery's own way
 
 
 def client_of(app: Celery, settings: Settings) -> Redlock:
@@ -49,6 +57,7 @@ def settings_of(app: Celery) -> Settings:
     Raises:
         ConfigurationError: A setting is unknown or invalid.
     """
+    app = _without_proxy(app)
     read = _settings.get(app)
     if read is None or read[0] != app.conf.changes:
         settings = of_conf(app.conf)

@@ -42,7 +42,6 @@ class Project:
             text = text.replace('[f"redis://127.0.0.1:{port}" for port in range(63791, 63796)]', repr(nodes.urls))  # noqa: PLW2901 - as above
             with (directory / name).open("a") as file:
                 file.write(f"\n{text}")
-        self.set("INSTALLED_APPS += ['orders']")
 
     def set(self, line: str) -> None:
         """Add a line to the settings."""
@@ -94,7 +93,10 @@ def project(tmp_path: Path) -> Iterator[tuple[Project, Server]]:
 
 
 def test_the_guide_names_all_files_of_the_project() -> None:
-    assert set(guide()) == {"shop/celery.py", "shop/__init__.py", "shop/settings.py", "orders/tasks.py"}
+    assert set(guide()) == {
+        *("shop/celery.py", "shop/__init__.py", "shop/settings.py", "shop/urls.py"),
+        *("orders/tasks.py", "orders/views.py"),
+    }
 
 
 def test_a_project_of_the_guide_works(project: tuple[Project, Server]) -> None:
@@ -112,6 +114,50 @@ def test_a_project_of_the_guide_works(project: tuple[Project, Server]) -> None:
     assert "CELERY_REDLOCK_NODES in app.conf" in doctor
     assert f"broker 127.0.0.1:{broker.port}: Redis " in doctor
     assert CANARY not in said + doctor + shop.run("celery", "-A", "shop", "report")
+
+
+def test_a_view_and_a_task_share_a_lock(project: tuple[Project, Server]) -> None:
+    shop, _ = project
+    told = shop.run("django", "shell", "--settings", "shop.settings", "-c", SHARED)
+    lines = [line for line in told.splitlines() if line.startswith(("200", "409", "shipped"))]
+    assert lines == ["200 cancelled", "409 the order", "200 cancelled", "shipped"], told
+
+
+SHARED = """
+from celery import current_app
+from django.conf import settings
+from django.test import Client
+from orders.tasks import ship
+from redlock.celery import client_for
+
+settings.ALLOWED_HOSTS = ["testserver"]
+
+def told():
+    answer = Client().get("/orders/7/cancel")
+    print(answer.status_code, " ".join(answer.content.decode().split()[:2]).removesuffix(" with"))
+
+told()
+with client_for(current_app).lock("order:7"):
+    told()
+told()
+assert ship.apply((7,)).get() > 0
+print("shipped")
+"""
+"""As the view and a task of the guide use the lock, one after the other."""
+
+
+def test_manage_py_checks_the_settings_and_shows_the_status(project: tuple[Project, Server]) -> None:
+    shop, _ = project
+    assert (
+        shop.run("django", "check", "--settings", "shop.settings")
+        == "System check identified no issues (0 silenced).\n"
+    )
+    status = shop.run("django", "redlock", "--settings", "shop.settings", "status", "--timeout", "5")
+    assert "5 of 5 nodes vote, 3 are needed" in status
+    shop.set("CELERY_REDLOCK_TTL = -1")
+    refused = shop.run("django", "check", "--settings", "shop.settings")
+    assert "(redlock.E001)" in refused
+    assert "ttl is -1" in refused
 
 
 def test_a_typo_in_the_settings_of_a_project_is_refused(project: tuple[Project, Server]) -> None:
