@@ -54,7 +54,9 @@ _LAST = 300.0
 _TRIES = 3
 _FINAL = {"SUCCESS", "FAILURE", "REVOKED"}
 _REFUSED = "LockContended"
-_REASONS = {"", _REFUSED, "LockLost"}
+_REFUSALS = {_REFUSED: ("raise",), "QuorumUnavailable": ("skip", "raise")}
+"""The errors of a task without its lock, and the modes that raise them. A busy machine can make a quorum late."""
+_REASONS = {"", "LockLost", *_REFUSALS}
 """Not `NotHeld`: a body that runs without its lock ends with it."""
 _STRIKES = ("child SIGKILL", "child SIGTERM", "worker SIGKILL", "warm shutdown", "cold shutdown")
 _MANY = 1_000
@@ -97,11 +99,11 @@ def violations(ends: dict[str, End]) -> list[str]:
             wrong.append(f"{task} succeeded and has {end.effects} effects")
         if end.skipped and end.mode != "skip":
             wrong.append(f"{task} was skipped by the mode {end.mode}")
-        if end.error == _REFUSED and end.mode != "raise":
+        if end.mode not in _REFUSALS.get(end.error, MODES):
             wrong.append(f"{task} was refused by the mode {end.mode}")
         if end.error not in _REASONS or end.state == "REVOKED":
             wrong.append(f"{task} failed for another reason: {end.error or end.state}")
-        if (end.skipped or end.error == _REFUSED) and end.effects:
+        if (end.skipped or end.error in _REFUSALS) and end.effects:
             wrong.append(f"{task} was {'skipped' if end.skipped else 'refused'} and has {end.effects} effects")
         if end.effects > 1:
             wrong.append(f"{task} has {end.effects} effects")

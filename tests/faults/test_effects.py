@@ -20,6 +20,7 @@ GOOD = [
     End("skip", "SUCCESS", skipped=True, error="", effects=0, ends=("SUCCESS",)),
     End("raise", "FAILURE", skipped=False, error="LockContended", effects=0, ends=("FAILURE", "FAILURE")),
     End("requeue", "FAILURE", skipped=False, error="LockLost", effects=1, ends=("FAILURE",)),
+    End("skip", "FAILURE", skipped=False, error="QuorumUnavailable", effects=0, ends=("FAILURE",)),
 ]
 BAD = [
     (End("requeue", "STARTED", skipped=False, error="", effects=1, ends=()), "has no end"),
@@ -38,6 +39,8 @@ BAD = [
         "another reason: WorkerLost",
     ),
     (End("skip", "FAILURE", skipped=False, error="NotHeld", effects=0, ends=()), "reason: NotHeld"),
+    (End("requeue", "FAILURE", skipped=False, error="QuorumUnavailable", effects=0, ends=()), "by the mode requeue"),
+    (End("skip", "FAILURE", skipped=False, error="QuorumUnavailable", effects=1, ends=()), "was refused and has 1"),
     (End("requeue", "REVOKED", skipped=False, error="", effects=0, ends=()), "reason: REVOKED"),
 ]
 
