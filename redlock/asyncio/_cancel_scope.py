@@ -25,16 +25,27 @@ class CancelScope:
         self._task = task
         self._before: int = task.cancelling() if COUNTS else 0
         self._is_cancelled = self._has_ended = False
+        self._is_outvoted = self._is_pending = False
+        """Before Python 3.11: whether another cancellation is on its way, and whether this one waits in the task."""
 
     def cancel(self) -> None:
         """Cancel the block, unless the block has ended."""
         if self._has_ended or self._is_cancelled or self._task is running_task():
             # The running task learns of the loss by an error of its own call.
             return
-        if not COUNTS and self._is_cancelled_from_outside():
-            return
         self._is_cancelled = True
-        self._task.cancel(_MESSAGE)
+        if COUNTS:
+            self._task.cancel(_MESSAGE)
+            return
+        self._is_outvoted = self._is_cancelled_from_outside()
+        if not self._is_outvoted:
+            # Runs before the task, and so sees a cancellation that comes after this one and before the task runs.
+            self._task.get_loop().call_soon(self._look_for_another)
+            self._task.cancel(_MESSAGE)
+            self._is_pending = self._task._must_cancel  # noqa: SLF001 - no public attribute tells it
+
+    def _look_for_another(self) -> None:
+        self._is_outvoted = self._task._must_cancel and not self._is_pending  # noqa: SLF001 - as above
 
     def _is_cancelled_from_outside(self) -> bool:
         """Before Python 3.11: whether a cancellation is on its way. A second one would replace its message."""
@@ -46,7 +57,10 @@ class CancelScope:
         self._has_ended = True
         if not self._is_cancelled:
             return False
-        alone = self._task.uncancel() <= self._before if COUNTS else error is not None and error.args == (_MESSAGE,)
+        if COUNTS:
+            alone = self._task.uncancel() <= self._before
+        else:
+            alone = not self._is_outvoted and error is not None and error.args == (_MESSAGE,)
         return alone and isinstance(error, asyncio.CancelledError)
 
 

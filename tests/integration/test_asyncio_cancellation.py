@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from redlock._transport.codec import waiting_order, wake_key
 from redlock.asyncio import Redlock
 from redlock.testing.redis_server import cluster
 from tests.integration.asyncio_tools import open_sockets, until, with_client
-from tests.integration.tools import holders, is_free
+from tests.integration.tools import holders, is_free, raw
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
@@ -191,6 +192,42 @@ def test_a_cancelled_release_goes_on_and_can_be_repeated(shared: Cluster) -> Non
         assert not await lock.owned()
 
     with_client(shared.urls, main)
+
+
+def test_a_woken_task_that_is_cancelled_passes_its_wake_up_on(shared: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The task is cancelled between two attempts, after a wake-up that it could not use."""
+
+    async def main(client: Redlock) -> None:
+        parts, key = client.context.parts(), wake_key("woken")
+        node = waiting_order(("woken",), 5)[0]
+        for server in shared.servers:
+            with raw(server) as redis:
+                redis.set("woken", "another holder", px=60_000)
+        woken = False
+
+        def retry(*_: object) -> None:
+            if woken:
+                task.cancel()
+
+        monkeypatch.setattr(client.context.event_log, "retry", retry)
+        task = asyncio.create_task(client.lock("woken").acquire())
+        with raw(shared.servers[node]) as redis:
+            await until(lambda: redis.info("clients")["blocked_clients"], "the task waits at its node")
+            woken = True
+            redis.rpush(key, "1")
+            await asyncio.wait({task})
+            assert task.cancelled()
+            await until(lambda: redis.llen(key) == 1, "the wake-up is there for the next waiter")
+            redis.delete(key)
+        assert parts.waiters.local_queue.length(("woken",)) == 0
+        ((_, exchange),) = parts.waiters._kept[client.context.nodes[node]]
+        await until(lambda: not exchange._is_ignored, "the reply of the node has come")
+        assert not exchange.has_answer, "a later waiter would take it for a wake-up"
+
+    with_client(shared.urls, main)
+    for server in shared.servers:
+        with raw(server) as redis:
+            redis.delete("woken")
 
 
 def test_a_storm_of_cancellations_leaves_every_lock_free(shared: Cluster) -> None:

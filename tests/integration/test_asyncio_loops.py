@@ -123,9 +123,14 @@ def test_a_fork_leaves_the_parent_its_connections(shared: Cluster) -> None:
             def child() -> list[object]:
                 # The child runs in the middle of the parent's loop, which is not its own.
                 asyncio._set_running_loop(None)
-                return [lease.is_held, asyncio.run(_denied(client)), asyncio.run(pair(client, "child")) > 0]
+                return [
+                    len(client.context._parts),
+                    lease.is_held,
+                    asyncio.run(_denied(client)),
+                    asyncio.run(pair(client, "child")) > 0,
+                ]
 
-            assert in_a_fork(child) == [False, True, True]
+            assert in_a_fork(child) == [0, False, True, True]
             await lease.extend(1)
             assert await client.lock(NAME).locked()
         assert await pair(client) > 0

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import select
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import uvloop
 
 from redlock import LockLost
 from redlock._clock import now_ms
+from redlock._core.protocol import inspect
+from redlock._transport import asyncio as asyncio_driver
+from redlock._transport.asyncio import LoopConnections
 from redlock.asyncio import Lease, Lock, Redlock, _cancel_scope
 from redlock.testing.redis_server import cluster
 from tests.integration.asyncio_tools import until, with_client
@@ -125,6 +129,7 @@ def test_a_cancellation_from_outside_wins(shared: Cluster, first: str) -> None:
                 entered.set()
                 scope = lease.scope
                 assert scope is not None
+                lease._declare_lost("the test says so")
                 loop, task = asyncio.get_running_loop(), asyncio.current_task()
                 assert task is not None
                 calls: list[Callable[[], object]] = [task.cancel, scope.cancel]
@@ -285,6 +290,47 @@ def test_a_loop_that_is_blocked_during_an_acquire_gets_a_lease(
     finally:
         loop.close()
     assert "node-silent" not in caplog.text
+
+
+def test_a_grant_that_expired_on_its_way_is_not_handed_out(shared: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other code blocks the loop between the last reply and the next step of the task."""
+    run, blocks = LoopConnections.run, [2 * TTL]
+
+    async def late(*arguments: Any) -> object:  # noqa: ANN401 - those of `run`
+        result = await run(*arguments)
+        if blocks:
+            time.sleep(blocks.pop())  # noqa: ASYNC251 - the loop is blocked on purpose
+        return result
+
+    monkeypatch.setattr(LoopConnections, "run", late)
+
+    async def main(client: Redlock) -> None:
+        lock = client.lock(NAME, ttl=TTL)
+        assert await lock.acquire()
+        lock.lease.ensure_valid()
+        await lock.release()
+
+    with_client(shared.urls, main, node_timeout=0.1)
+    assert not blocks
+
+
+def test_replies_that_arrived_count_at_the_deadline(shared: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The timer of a round can come before the readers: the round reads once more before it gives up."""
+
+    async def main(client: Redlock) -> None:
+        assert not await client.lock(NAME).locked()
+        connections = client.context.parts().connections
+        execution = connections.start(inspect(NAME))
+        connections.flush()
+        for one in connections.state.all:
+            select.select([one.handle.sock], [], [], 10)
+        with monkeypatch.context() as patch:
+            patch.setattr(asyncio_driver, "now_ms", lambda: now_ms() + 5_000)
+            execution._overdue()
+        assert execution.future.result().denied == 0
+        assert execution.future.result().granted == 5
+
+    with_client(shared.urls, main)
 
 
 def test_a_late_renewal_is_logged_once(shared: Cluster, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,0 +1,47 @@
+"""The window of an event loop: a limited number of tasks passes at a time, in order, and no place is lost."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from redlock.asyncio._loop_parts import Window
+
+
+def test_tasks_pass_in_the_order_of_their_arrival() -> None:
+    async def main() -> list[int]:
+        window, passed = Window(2), []
+
+        async def one(number: int) -> None:
+            await window.enter()
+            passed.append(number)
+            await asyncio.sleep(0)
+            window.leave()
+
+        await asyncio.gather(*(one(number) for number in range(6)))
+        assert window._free == 2
+        return passed
+
+    assert asyncio.run(main()) == list(range(6))
+
+
+@pytest.mark.parametrize("has_place", [False, True])
+def test_a_cancelled_task_keeps_no_place(has_place: bool) -> None:  # noqa: FBT001 - an option
+    async def main() -> None:
+        window = Window(1)
+        await window.enter()
+        task = asyncio.create_task(window.enter())
+        await asyncio.sleep(0)
+        if has_place:
+            # The place comes, and the task is cancelled before it runs.
+            window.leave()
+        task.cancel()
+        await asyncio.wait({task})
+        assert task.cancelled()
+        if not has_place:
+            window.leave()
+        assert window._free == 1
+        await window.enter()
+
+    asyncio.run(main())
