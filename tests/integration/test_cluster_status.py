@@ -70,7 +70,8 @@ def test_the_state_of_each_node_is_shown(nodes: Cluster, client: Redlock) -> Non
     with raw(nodes[2]) as redis:
         info = redis.info()
     assert node.label == label(nodes[2])
-    assert (node.version, node.run_id) == (info["redis_version"], info["run_id"])
+    version = f"Valkey {info['valkey_version']}" if "valkey_version" in info else info["redis_version"]
+    assert (node.version, node.run_id) == (version, info["run_id"])
     assert (node.role, node.mode, node.eviction, node.aof, node.rdb) == (
         "master",
         "standalone",
