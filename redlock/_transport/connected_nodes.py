@@ -45,6 +45,11 @@ class ConnectedNodes:
         self, nodes: Sequence[NodeHealth], codec: Codec, timeout_ms: int, now_ms: int, wall_us: Callable[[], int]
     ) -> None:
         self.all = [NodeConnection(place, node) for place, node in enumerate(nodes)]
+        count = len(nodes)
+        self._release_orders = [
+            [self.all[(first - step) % count] for step in range(1, count + 1)] for first in range(count)
+        ]
+        """For each node of the waiters, the order in which the nodes get a release."""
         self.to_dial: list[NodeConnection] = []
         """Nodes that the driver dials now; the driver empties the list."""
         self.to_close: list[Any] = []

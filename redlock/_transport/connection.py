@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from redlock._core.votes import Vote
     from redlock._transport.node_health import NodeHealth
 
-_MOST_PENDING = 4_096
+MOST_PENDING = 4_096
 
 
 class NodeConnection:
@@ -52,7 +52,8 @@ class NodeConnection:
         """The bytes to write now."""
         self.is_blocked = False
         """Whether the system has not accepted all bytes: the driver waits until the socket accepts more."""
-        self._held_back = b""
+        self.held_back = b""
+        """Commands that go out with the next command, or by `flush`."""
         self.read = ReplyReader().read
 
     @property
@@ -83,27 +84,27 @@ class NodeConnection:
         unanswered = [tally for tally in self.pending if tally is not None]
         self.handle, self.reason, self.suspect_since_ms = None, reason, None
         self.pending.clear()
-        self.outbox, self._held_back, self.is_blocked = b"", b"", False
+        self.outbox, self.held_back, self.is_blocked = b"", b"", False
         return unanswered
 
     def request(self, words: bytes, tally: VoteTally) -> bool:
         """Put a command, whose reply belongs to this tally, into the outbox; False if too many replies are overdue."""
         pending = self.pending
         pending.append(tally)
-        if self._held_back:
-            words, self._held_back = self._held_back + words, b""
+        if self.held_back:
+            words, self.held_back = self.held_back + words, b""
         self.outbox += words
-        return len(pending) <= _MOST_PENDING
+        return len(pending) <= MOST_PENDING
 
     def hold_back(self, words: bytes, tally: VoteTally) -> None:
         """Keep a command back until the next command or `flush`."""
         self.pending.append(tally)
-        self._held_back += words
+        self.held_back += words
 
     def flush(self) -> None:
         """Put the commands that were held back into the outbox."""
-        if self._held_back:
-            words, self._held_back = self._held_back, b""
+        if self.held_back:
+            words, self.held_back = self.held_back, b""
             self.outbox += words
 
     def load_scripts(self) -> None:

@@ -22,6 +22,7 @@ from redlock._core.votes import Kind, Vote, silent, timed_out
 from redlock._transport import codec, vote_checks
 from redlock._transport.codec import SCRIPTS
 from redlock._transport.connected_nodes import ConnectedNodes
+from redlock._transport.connection import MOST_PENDING
 from redlock._transport.reply_reader import UnreadableReply
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class NodeConnections(ConnectedNodes):
         """
         if type(command) is not Release:
             return self.all
-        return [self.all[place] for place in reversed(codec.waiting_order(command.names, len(self.all)))]
+        return self._release_orders[codec.waiting_order(command.names, len(self.all))[0]]
 
     def begin(self, round_: Round, now_ms: int, *, hold: bool = False) -> VoteTally:
         """Begin a round: its command is in the outboxes then, or held back."""
@@ -59,6 +60,10 @@ class NodeConnections(ConnectedNodes):
             own_words = words + one.run_id_argument if admits else words
             if hold:
                 one.hold_back(own_words, tally)
+            elif not (one.outbox or one.held_back or len(one.pending) >= MOST_PENDING):
+                # As `request`, for speed.
+                one.pending.append(tally)
+                one.outbox = own_words
             elif not one.request(own_words, tally):
                 self._lost_as_overdue(one)
         return tally
@@ -111,6 +116,11 @@ class NodeConnections(ConnectedNodes):
         except UnreadableReply as exc:
             self.lost(connection, str(exc))
             return
+        if len(replies) == 1 and pending:
+            # Nearly always.
+            connection.suspect_since_ms = None
+            self._answered(connection, pending.popleft(), replies[0], now_ms)
+            return
         if not data or len(replies) > len(pending):
             self.lost(connection, "answered without being asked" if data else "the node closed the connection")
             return
@@ -118,14 +128,16 @@ class NodeConnections(ConnectedNodes):
             connection.suspect_since_ms = None
         # All tallies first: the connection may be lost at one of the replies.
         for tally, reply in [(pending.popleft(), reply) for reply in replies]:
-            if tally is None:
-                continue
-            if tally.closed:
-                self._note_late(connection, tally, reply)
-            elif type(reply) is not ReplyError or not self._loads_scripts(connection, tally, reply):
-                self._count(connection, tally, reply, now_ms)
+            self._answered(connection, tally, reply, now_ms)
 
-    def _count(self, connection: NodeConnection, tally: VoteTally, reply: object, now_ms: int) -> None:
+    def _answered(self, connection: NodeConnection, tally: VoteTally | None, reply: object, now_ms: int) -> None:
+        if tally is None:
+            return
+        if tally.closed:
+            self._note_late(connection, tally, reply)
+            return
+        if type(reply) is ReplyError and self._loads_scripts(connection, tally, reply):
+            return
         vote = codec.decode(reply)
         if vote.fence > tally.most_fence:
             vote = vote_checks.if_plausible(self.all, connection, vote, now_ms, self._wall_us)

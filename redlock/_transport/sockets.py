@@ -54,7 +54,7 @@ class Sockets:
         for key, mask in ready:
             connection: NodeConnection = key.data
             if mask != _READ:
-                self.write(connection)
+                self.write((connection,))
                 if connection.handle is None:
                     continue
             try:
@@ -67,34 +67,32 @@ class Sockets:
         for connection, data in arrived:
             state.receive(connection, data, now)
             if connection.outbox:
-                self.write(connection)
+                self.write((connection,))
         if state.to_close:
             self.close_ended()
         return now
 
-    def write_all(self, connections: Iterable[NodeConnection]) -> None:
-        """Write the outboxes of these connections."""
+    def write(self, connections: Iterable[NodeConnection]) -> None:
+        """Write as much of the outboxes of these connections as the system accepts."""
         for connection in connections:
-            if connection.outbox:
-                self.write(connection)
+            words = connection.outbox
+            if not words:
+                continue
+            # Before the send: an exception after the send must not cause a second one.
+            connection.outbox = b""
+            try:
+                sent = connection.handle.sock.send(words)
+            except NOT_NOW:
+                sent = 0
+            except OSError as exc:
+                self._state.lost(connection, reason_of(exc))
+                continue
+            if sent != len(words) or connection.is_blocked:
+                connection.keep(words, sent)
+                events = _READ | _WRITE if connection.is_blocked else _READ
+                self._selector.modify(connection.handle.sock, events, connection)
         if self._state.to_close:
             self.close_ended()
-
-    def write(self, connection: NodeConnection) -> None:
-        """Write as much of an outbox as the system accepts."""
-        words, sock = connection.outbox, connection.handle.sock
-        # Before the send: an exception after the send must not cause a second one.
-        connection.outbox = b""
-        try:
-            sent = sock.send(words)
-        except NOT_NOW:
-            sent = 0
-        except OSError as exc:
-            self._state.lost(connection, reason_of(exc))
-            return
-        if sent != len(words) or connection.is_blocked:
-            connection.keep(words, sent)
-            self._selector.modify(sock, _READ | _WRITE if connection.is_blocked else _READ, connection)
 
     def dial(self) -> None:
         """Start the dials that the state asks for, each in its own thread, and use those that have ended."""

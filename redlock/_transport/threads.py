@@ -187,7 +187,7 @@ class ConnectionSet(Mutex):
         self.rounds += 1
         tally = state.begin(round_, now, hold=hold)
         self.releases.note_round(now, hold=hold)
-        self._sockets.write_all(state.order(command))
+        self._sockets.write(state.order(command))
         return tally
 
     def _make_ready(self, command: Command) -> None:
@@ -207,7 +207,7 @@ class ConnectionSet(Mutex):
 
     def _flush(self, now: int) -> None:
         self.releases.flush(now)
-        self._sockets.write_all(self.state.all)
+        self._sockets.write(self.state.all)
 
     def _collect(self, tally: VoteTally) -> int:
         """Read until the round is over or its time is; returns the clock after the last read."""

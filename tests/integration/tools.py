@@ -24,7 +24,7 @@ from redlock._transport.sockets import Sockets
 from redlock.testing.redis_server import Server, free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import pytest
 
@@ -160,9 +160,9 @@ def sends(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     """Count the sends on all connections."""
     count, write = [0], Sockets.write
 
-    def counted(sockets: Sockets, connection: NodeConnection) -> None:
-        count[0] += 1
-        write(sockets, connection)
+    def counted(sockets: Sockets, connections: Sequence[NodeConnection]) -> None:
+        count[0] += sum(bool(connection.outbox) for connection in connections)
+        write(sockets, connections)
 
     monkeypatch.setattr(Sockets, "write", counted)
     return lambda: count[0]
