@@ -83,10 +83,10 @@ class Trial:
             effect = self.send(round_result(*votes))
         return effect
 
-    def is_over(self, *votes: Vote, ago_ms: int = 0) -> None:
+    def is_over(self, *votes: Vote) -> None:
         """Perform an attempt that ends the loop."""
         with pytest.raises(StopIteration):
-            self.attempt(*votes, ago_ms=ago_ms)
+            self.attempt(*votes)
 
     @property
     def is_queued(self) -> bool:
@@ -125,10 +125,6 @@ def test_a_lease_that_is_over_before_it_is_used_is_refused(client: Redlock) -> N
     trial = Trial(client)
     assert type(trial.attempt(*[granted()] * 5, ago_ms=3_000)) is not Round, "the attempt is cancelled"
     assert not trial.granted
-    trial.steps.close()
-    trial = Trial(client)
-    trial.is_over(*[granted()] * 5, ago_ms=2_000)
-    assert trial.granted
 
 
 def test_a_denied_attempt_waits_for_a_wake_up_and_is_woken(client: Redlock) -> None:
@@ -268,7 +264,7 @@ def test_a_reserved_lock_is_taken_after_the_reservation(client: Redlock) -> None
 
 
 def test_a_lock_that_was_waited_for_is_queued_for_at_first(client: Redlock) -> None:
-    client.context.waiter_pool.remember(NAMES, 50, 10_000)
+    client.context.waiter_pool.remember(NAMES, 2_000, 60_000)
     trial = Trial(client)
     trial.wait()
     trial.send([WAKE_KEY, b"1"])
@@ -304,11 +300,9 @@ def test_a_used_wake_up_is_not_used_again(client: Redlock) -> None:
 
 
 def test_an_attempt_ends_two_node_timeouts_after_the_limit(client: Redlock) -> None:
+    before_ms = now_ms()
     bounded, unbounded = Trial(client, 700).effect, Trial(client, None).effect
     assert type(bounded) is type(unbounded) is TakeConnections
     assert unbounded.until_ms is None
     assert bounded.until_ms is not None
-    other = Trial(client, 0).effect
-    assert type(other) is TakeConnections
-    assert other.until_ms is not None
-    assert 650 <= bounded.until_ms - other.until_ms <= 700
+    assert before_ms <= bounded.until_ms - 700 - 2 * client.context.node_timeout_ms <= now_ms()
