@@ -4,6 +4,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 MINUTES ?= 3
 TASKS ?= 2000
+FREEZES ?= 50
+TRANSFERS ?= 500
 SEED ?= 1
 
 .PHONY: demo test test-faults matrix soak up lint format english docs compose-test bench lock clean
@@ -23,6 +25,9 @@ test-faults: .venv/.ready
 soak: .venv/.ready
 	@$(BIN)/python -m tests.faults.soak --minutes $(MINUTES) --seed $(SEED)
 	@$(BIN)/python -m tests.faults.effects --tasks $(TASKS) --seed $(SEED)
+	@$(BIN)/python -m tests.faults.freeze_sql --freezes $(FREEZES) --seed $(SEED)
+	@$(BIN)/python -m tests.faults.transfers --tasks $(TRANSFERS) --seed $(SEED)
+	@FENCE_EXAMPLES=200 $(BIN)/python -m pytest -q --timeout 1800 tests/integration/test_fencing_sql.py
 
 # Each supported combination of versions, see docs/versions.md; make matrix ARGS="-s oldest" for one of them.
 matrix: .venv/.ready

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import DDL, BigInteger, Column, DateTime, Index, Integer, MetaData, String, Table, Text, event, text
@@ -168,8 +169,12 @@ def _autocommits(connection: Connection, dialect: Dialect) -> bool:
 
 def run(connection: Connection, statement: str, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
     """Run a statement and fetch all of its rows: SQLite cannot commit while rows are unread."""
-    result = connection.execute(text(statement), dict(parameters))
+    result = connection.execute(_compiled(statement), dict(parameters))
     return [tuple(row) for row in result] if result.returns_rows else []
+
+
+_compiled = functools.lru_cache(64)(text)
+"""Statements as SQLAlchemy objects: to make one takes longer than to send it."""
 
 
 def tables(metadata: MetaData) -> tuple[Table, Table]:

@@ -144,8 +144,8 @@ def experiment(freezes: int, seed: int) -> tuple[Result, Result]:
         )
 
 
-def main() -> None:
-    """The command line."""
+def main() -> int:
+    """Read the command line, run, report; the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--freezes", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
@@ -155,10 +155,12 @@ def main() -> None:
     options = parser.parse_args()
     if options.work:
         work(options.work, options.nodes, fence=options.fence, seed=options.seed)
-        return
-    for name, one in zip(("without", "with"), experiment(options.freezes, options.seed), strict=True):
+        return 0
+    halves = experiment(options.freezes, options.seed)
+    for name, one in zip(("without", "with"), halves, strict=True):
         print(f"{name} the fence: {one.freezes} freezes, {one.done} increments, {one.lost} lost, {one.refused} refused")
+    return int(halves[1].lost > 0)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

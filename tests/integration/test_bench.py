@@ -183,3 +183,13 @@ def test_the_page_about_peers_has_every_question() -> None:
     page = (ROOT / "docs" / "peers.md").read_text(encoding="utf-8")
     for scenario in (*locks.SCENARIOS, *tasks.SCENARIOS):
         assert f"| {survival.question(scenario)} |" in page, "out of date: run `python -m benchmarks.survival`"
+
+
+@pytest.mark.long
+def test_the_cost_of_the_sql_fence_is_measured(tmp_path: Path) -> None:
+    assert command.main(["--only", "fence", "--rounds", "1", "--out", str(tmp_path)]) == 0
+    (table,) = json.loads((tmp_path / "results.json").read_text())["tables"]
+    names = [row[0] for row in table["rows"]]
+    assert names[:2] == ["PostgreSQL, psycopg", "PostgreSQL, SQLAlchemy"]
+    assert names[-1] == "SQLite, SQLAlchemy"
+    assert all(len(rounds["fenced"]) == len(rounds["plain"]) == 50 for rounds in table["raw"].values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
     from redlock.fencing.conformance import Adapter
 
+EXAMPLES = int(os.environ.get("FENCE_EXAMPLES", "12"))
+"""Random interleavings; `make soak` runs more."""
 PATIENCE = 0.1
 """Seconds after which a holder counts as waiting; too short only changes the order."""
 
@@ -136,7 +139,7 @@ def test_random_interleavings_lose_no_update(pg_address: str) -> None:
     engine = pg_engine(pg_address, "READ COMMITTED")
     adapter = SessionAdapter(engine)
 
-    @settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=EXAMPLES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(random_interleavings())
     def run(interleaving: Interleaving) -> None:
         check(adapter, interleaving, patience=0.02)

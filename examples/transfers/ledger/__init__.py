@@ -1,0 +1,1 @@
+"""The same transfers as a Django project."""
