@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from celery import Celery
 from sqlalchemy import CheckConstraint, Engine, create_engine
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import InternalError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from redlock import LockLost
@@ -71,7 +71,8 @@ def engine() -> Engine:
     return create_engine("postgresql+psycopg://", connect_args={"options": options}, pool_pre_ping=True)
 
 
-@app.task(bind=True, autoretry_for=(OperationalError, LockLost), max_retries=None, retry_backoff_max=2)
+# PostgreSQL ends the transaction of a frozen worker with an InternalError or an OperationalError.
+@app.task(bind=True, autoretry_for=(OperationalError, InternalError, LockLost), max_retries=None, retry_backoff_max=2)
 @locked(["account:{source}", "account:{target}"])
 def transfer(self: Task, source: str, target: str, amount: int) -> str:
     """Move an amount; returns "paid" or "refused"."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "ledger.settings")
 django.setup()
 
-from django.db import OperationalError  # noqa: E402 - Django is set up first
+from django.db import InternalError, OperationalError  # noqa: E402 - Django is set up first
 
 from ledger.models import Account, Transfer  # noqa: E402 - as above
 
@@ -39,7 +39,8 @@ app.conf.update(
 )
 
 
-@app.task(bind=True, autoretry_for=(OperationalError, LockLost), max_retries=None, retry_backoff_max=2)
+# PostgreSQL ends the transaction of a frozen worker with an InternalError or an OperationalError.
+@app.task(bind=True, autoretry_for=(OperationalError, InternalError, LockLost), max_retries=None, retry_backoff_max=2)
 @locked(["account:{source}", "account:{target}"])
 def transfer(self: Task, source: str, target: str, amount: int) -> str:
     """Move an amount; returns "paid" or "refused"."""
