@@ -46,13 +46,13 @@ SHORT = (
 WHOLE = ("make", "test")
 MIXED = (
     "tests/sim/test_conformance.py",
-    *(f"tests/integration/test_{name}.py" for name in ("mixed_servers", "fence", "store", "acl", "quarantine")),
+    *(f"tests/integration/test_{name}.py" for name in ("mixed_servers", "fence", "store")),
 )
 PACKAGES = ("tests/packages",)
 _SELECTIONS = {
     SHORT: "short selection",
     WHOLE: "all of `make test`",
-    MIXED: "conformance, fence, store, users",
+    MIXED: "conformance, fence, store",
     PACKAGES: "wheel and sdist with each extra",
 }
 
