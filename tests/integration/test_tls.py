@@ -122,8 +122,9 @@ def test_asyncio_speaks_tls_too(nodes: Nodes, authority: Authority) -> None:
                 counted = value + 1
 
         # Long names: an answer and a request are more than one TLS record.
-        wide = (client.lock([f"{number}:{place}" * 200 for place in range(9)]) for number in range(20))
+        wide = [client.lock([f"{number}:{place}" * 200 for place in range(9)]) for number in range(20)]
         await asyncio.gather(*(one() for _ in range(30)), *(lock.acquire() for lock in wide))
+        await asyncio.gather(*(lock.release() for lock in wide))
 
     with_client(nodes.urls(authority, authority.issue("client")), main, node_timeout=1.0)
     assert counted == 30

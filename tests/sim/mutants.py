@@ -276,7 +276,7 @@ _bug(
 )
 _bug(
     "a proposal counts for too long",
-    ("_locking/context.py", "self.fresh_ms = max_ttl_ms // 2", "self.fresh_ms = max_ttl_ms"),
+    ("_locking/client_context.py", "self.fresh_ms = options.max_ttl_ms // 2", "self.fresh_ms = options.max_ttl_ms"),
 )
 # Sets of names.
 _bug(
