@@ -58,6 +58,8 @@ _SELECTIONS = {
 
 nox.options.default_venv_backend = "uv"
 nox.options.stop_on_first_error = False
+# As pip does: an index in a private network can have a certificate that only the machine trusts.
+os.environ.setdefault("UV_SYSTEM_CERTS", "1")
 
 
 def _output(*command: str) -> str:
