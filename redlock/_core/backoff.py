@@ -45,7 +45,7 @@ def sleep_ms(refusal: Refusal, chance: float) -> int | None:
     return longest if free_in_ms is None else min(free_in_ms + 1 + int(chance * _SPLIT_FIRST_MS), longest)
 
 
-def first_ms(lately_ms: int, ttl_ms: int) -> int:
+def first_attempt_ms(lately_ms: int, ttl_ms: int) -> int:
     """How long a waiter waits for a wake-up before its first attempt, while other waiters are probably ahead.
 
     Twice as long as the last wait, and at most a tenth of the TTL. A dead holder sends no wake-up, and only an attempt
@@ -54,7 +54,7 @@ def first_ms(lately_ms: int, ttl_ms: int) -> int:
     return max(_FIRST_MS, min(2 * lately_ms, ttl_ms // 10))
 
 
-def early_ms(tries: int, chance: float) -> int:
+def early_retry_ms(tries: int, chance: float) -> int:
     """The pause of a waiter that was woken before the release reached a quorum; `tries` counts from 1."""
     return min(1 << (tries - 1), 8) + int(chance * 2)
 

@@ -16,7 +16,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from redlock._clock import now_ms
-from redlock._core.backoff import first_ms
+from redlock._core.backoff import first_attempt_ms
 from redlock._locking.effects import AwaitTurn, Borrow, PassOn, Receive, Send, Sleep
 from redlock._locking.wait_rules import READ_SECONDS, WakeUps
 from redlock._locking.waiter_pool import NODE_ERRORS
@@ -54,7 +54,7 @@ class QueuedWaiter(WakeUps):
         """Wait for the turn in the local queue and for a wake-up before the first attempt, at most `most_ms`."""
         until_ms, last_wait_ms = now_ms() + most_ms, self._pool.last_wait_ms(self._names)
         yield from self.join_local_queue(most_ms)
-        length_ms = max(0, min(first_ms(last_wait_ms, self._wake_ms), until_ms - now_ms()))
+        length_ms = max(0, min(first_attempt_ms(last_wait_ms, self._wake_ms), until_ms - now_ms()))
         yield from self.wait(length_ms, can_wake=True)
 
     def join_local_queue(self, most_ms: int) -> Effects[bool]:

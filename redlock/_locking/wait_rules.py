@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from redlock._clock import now_ms
-from redlock._core.backoff import early_ms, pause_ms, sleep_ms
+from redlock._core.backoff import early_retry_ms, pause_ms, sleep_ms
 from redlock._transport import codec as wire
 from redlock._transport import node_info
 from redlock._transport.exchange import pack
@@ -92,7 +92,7 @@ class WakeUps:
         if self.is_woken and self._early_attempts < _MOST_EARLY:
             # The wake-up arrived before the release reached the other nodes: the lock will be free in a moment.
             self._early_attempts += 1
-            return early_ms(self._early_attempts, chance), False
+            return early_retry_ms(self._early_attempts, chance), False
         sleep = sleep_ms(refusal, chance)
         return (pause_ms(refusal, lost_rounds, chance), False) if sleep is None else (sleep, True)
 

@@ -73,7 +73,7 @@ class BackgroundReleaser:
             connections.poll()
             over = connections.is_settled
         except Exception:  # noqa: BLE001 - no exception may stop the polls of the other sets
-            logger.exception("look-failed")
+            logger.exception("release-check-failed")
             over = True
         if over:
             self._rounds.pop(connections, None)

@@ -103,7 +103,7 @@ def scanned(answer: object) -> tuple[bytes, list[str]] | None:
 
 
 def rows(answer: object, count: int) -> list[list[object]] | None:
-    """The reply of `look.lua` for `count` names; None if malformed."""
+    """The reply of `holders.lua` for `count` names; None if malformed."""
     found = [row for row in answer if isinstance(row, list) and row] if isinstance(answer, list) else []
     return found if len(found) == count else None
 

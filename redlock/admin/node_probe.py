@@ -30,7 +30,7 @@ __all__ = ["NodeProbe"]
 
 _T = TypeVar("_T")
 _PERMITTED = wire.Script.load("permitted")
-_LOOK = wire.Script.load("look")
+_HOLDERS = wire.Script.load("holders")
 _SCAN_COUNT = 1_000
 _NAMES_AT_ONCE = 250
 
@@ -219,7 +219,7 @@ class NodeProbe:
                 for name in batch
                 for key in (prefix + name, wire.fence_key(name, prefix), wire.queue_key(name, prefix))
             ]
-            (answer,) = self.ask(("EVAL", _LOOK.source, str(len(keys)), *keys))
+            (answer,) = self.ask(("EVAL", _HOLDERS.source, str(len(keys)), *keys))
             for name, (*vote, waited) in zip(batch, _checked(node_info.rows(answer, len(batch)), answer), strict=True):
                 self.votes[name] = wire.decode(vote)
                 if waited:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from redlock._core.backoff import early_ms, first_ms, pause_ms, renewal_ms, retry_ms, sleep_ms
+from redlock._core.backoff import early_retry_ms, first_attempt_ms, pause_ms, renewal_ms, retry_ms, sleep_ms
 from redlock._core.commands import Round
 from redlock._core.votes import Refusal, Vote
 from tests.unit.helpers import ABSENT, DEAD, attempt, denied, granted, heard, round_result
@@ -75,7 +75,7 @@ def test_a_split_vote_gives_a_short_random_pause() -> None:
 
 
 def test_who_was_woken_too_early_looks_again_at_once() -> None:
-    assert [early_ms(tries, 0.0) for tries in (1, 2, 3, 4, 9)] == [1, 2, 4, 8, 8]
+    assert [early_retry_ms(tries, 0.0) for tries in (1, 2, 3, 4, 9)] == [1, 2, 4, 8, 8]
 
 
 def test_a_lease_is_renewed_with_room_for_two_failures() -> None:
@@ -89,7 +89,7 @@ def test_a_failed_renewal_is_tried_again_within_what_is_left(left: int) -> None:
 
 
 def test_the_first_wait_grows_with_the_last_wait() -> None:
-    assert first_ms(0, 5_000) == first_ms(20, 5_000) == 50
-    assert first_ms(100, 5_000) == 200
-    assert first_ms(60_000, 5_000) == 500, "a dead holder's lease is not slept through"
-    assert first_ms(60_000, 300) == 50
+    assert first_attempt_ms(0, 5_000) == first_attempt_ms(20, 5_000) == 50
+    assert first_attempt_ms(100, 5_000) == 200
+    assert first_attempt_ms(60_000, 5_000) == 500, "a dead holder's lease is not slept through"
+    assert first_attempt_ms(60_000, 300) == 50
