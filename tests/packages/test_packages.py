@@ -12,10 +12,14 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-import tomllib
 
 from redlock.testing.redis_server import cluster
 from tests.integration.tools import ROOT
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 if TYPE_CHECKING:
     from pathlib import Path
