@@ -37,7 +37,7 @@ def test_a_loss_at_the_end_of_the_body_kills_no_process() -> None:
 
     def in_the_child() -> int:
         signal.signal(signal.SIGUSR2, signal.SIG_DFL)
-        lease: Any = SimpleNamespace(lost=True, resource="x", ensure_valid=lambda: None)
+        lease: Any = SimpleNamespace(is_lost=True, resource="x", ensure_valid=lambda: None)
         over, raised = threading.Event(), 0
 
         def find_it_lost() -> None:
