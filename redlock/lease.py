@@ -108,12 +108,9 @@ class Lease(LeaseSteps):
         if self._is_loss_reported:
             return
         self._is_loss_reported = True
-        for lease in (self, *self._live_entries()):
+        for lease in (self, *self.live_entries()):
             if lease._on_lost is not None:  # noqa: SLF001 - of this class
                 self._context.renewal.callbacks.call(self.resource, functools.partial(lease._on_lost, lease))  # noqa: SLF001 - of this class
-
-    def _live_entries(self) -> list[LeaseSteps]:
-        return [entry for reference in tuple(self.entries) if (entry := reference()) is not None]
 
     def release(self, *, wait: bool = True, ends_blocks: bool = True) -> Outcome:
         """Delete the keys on all nodes, in at most 80 ms. Forgets the owner token once the outcome is known.
@@ -131,7 +128,7 @@ class Lease(LeaseSteps):
             NotHeld: The lease was not acquired, or was released before.
         """
         self._held()
-        if self.entries and any(not (ends_blocks and entry.is_block) for entry in self._live_entries()):
+        if self._is_shared(ends_blocks=ends_blocks):
             self.is_left = True
             return Outcome.STILL_HELD
         self._is_leaving = True

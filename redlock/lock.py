@@ -18,7 +18,6 @@ import threading
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 
-from redlock import _validation
 from redlock._core import protocol
 from redlock._inner_lease import new_lease
 from redlock._locking import misuse
@@ -110,11 +109,7 @@ class Lock:
         """A lease that was not acquired yet, and the time limit of its acquisition."""
         options = self._options
         self._context.refuse_event_loop()
-        wait = options.blocking if blocking is None else blocking
-        seconds = (
-            options.blocking_timeout if blocking_timeout is None else _validation.acquire_timeout(blocking_timeout)
-        )
-        acquire_timeout_ms = 0 if not wait else None if seconds is None else int(seconds * 1000)
+        acquire_timeout_ms = options.acquire_timeout_ms(blocking, blocking_timeout)
         forever = acquire_timeout_ms is None
         lease = new_lease(self._context, self.names, options.lease, is_block=is_block, forever=forever)
         return lease, acquire_timeout_ms
@@ -206,9 +201,7 @@ class Lock:
             ConfigurationError: The time is not a number above 0, or the sum is above `max_ttl`.
         """
         lease = self.lease
-        seconds = _validation.number("additional_time", additional_time)
-        base = 0.0 if replace_ttl else lease.remaining()
-        lease.extend(base + seconds)
+        lease.extend(lease.extension_seconds(additional_time, replace_ttl=replace_ttl))
         return True
 
     def reacquire(self) -> Literal[True]:

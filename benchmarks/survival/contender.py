@@ -84,7 +84,7 @@ def _play(player: Player, said: Said) -> Said:
     do = getattr(player, said["do"])
     try:
         answer: Said = do(said)
-    except Exception as exc:  # noqa: BLE001 - an error of a peer is a result
+    except Exception as exc:  # noqa: BLE001 - each peer has its own errors; the result reports them
         return {"error": f"{type(exc).__name__}: {exc}"}
     return answer
 

@@ -21,6 +21,6 @@ for _line in sys.stdin:
             app.control.revoke(_said["id"], terminate=True)
         else:
             _answer["id"] = work.delay(_said["name"], _said["number"], _said["seconds"], _said["retries"]).id
-    except Exception as exc:  # noqa: BLE001 - an error of a peer is a result
+    except Exception as exc:  # noqa: BLE001 - each peer has its own errors; the result reports them
         _answer = {"error": f"{type(exc).__name__}: {exc}"}
     print(json.dumps(_answer), flush=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from redlock import _process
+from redlock import _process, _validation
 from redlock._clock import now_ms
 from redlock._core import protocol
 from redlock._core.backoff import renewal_ms, retry_ms
@@ -106,6 +106,11 @@ class LeaseSteps:
         """Seconds until the deadline; 0.0 if the lease is lost."""
         return self._remaining_ms() / 1000
 
+    def extension_seconds(self, additional_time: float, *, replace_ttl: bool) -> float:
+        """The seconds for `extend`: the additional time and, unless it replaces the TTL, the remaining time."""
+        seconds = _validation.number("additional_time", additional_time)
+        return seconds if replace_ttl else self.remaining() + seconds
+
     def ensure_valid(self) -> None:
         """Raise `LockLost` if the lease is lost.
 
@@ -121,6 +126,14 @@ class LeaseSteps:
     def _check_valid(self) -> None:
         if self._remaining_ms() <= 0:
             raise LockLost(self.resource, self._lost or f"its {self.ttl_ms / 1000:g} s are over")
+
+    def live_entries(self) -> list[LeaseSteps]:
+        """The re-entrant blocks that share the lease."""
+        return [entry for reference in tuple(self.entries) if (entry := reference()) is not None]
+
+    def _is_shared(self, *, ends_blocks: bool) -> bool:
+        """Whether a re-entrant block keeps the lease; with `ends_blocks` a block inside the ending block does not."""
+        return bool(self.entries) and any(not (ends_blocks and entry.is_block) for entry in self.live_entries())
 
     def _extending(self, ttl_ms: int, wait: Wait) -> Steps[None]:
         grant = self._held()

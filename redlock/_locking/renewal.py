@@ -111,7 +111,7 @@ class Renewal:
         try:
             with self._pool.connections(wanted) as connections:
                 due_ms = connections.run_all([_isolated(lease, connections) for lease in leases])
-        except Exception:  # noqa: BLE001 - the thread must continue after any error
+        except Exception:  # noqa: BLE001 - after any error the leases stay due, or nothing renews them
             logger.exception("renewal-failed resource=%s", "; ".join(lease.resource for lease in leases))
             due_ms = [now_ms() + _RETRY_MS if lease.is_held else None for lease in leases]
         for lease, due in zip(leases, due_ms, strict=True):
@@ -145,6 +145,6 @@ def _isolated(lease: RenewedLease, connections: ConnectionSet) -> Steps[int | No
     """The renewal of one lease, whose errors do not reach the other leases."""
     try:
         return (yield from lease.renewing(connections))
-    except Exception:  # noqa: BLE001 - any error of this lease must leave the others alone
+    except Exception:  # noqa: BLE001 - any error would end the renewal of the other leases too
         logger.exception("renewal-failed resource=%s", lease.resource)
         return now_ms() + _RETRY_MS if lease.is_held else None

@@ -132,23 +132,24 @@ class Execution(Unsent, Generic[T]):
         self._connections.executions.add(self)  # type: ignore[arg-type]  # its result is of no interest there
         self._advance(None)
 
-    def _advance(self, result: RoundResult | None) -> None:
-        """Resume the generator, and begin its next rounds until a round has to wait."""
+    def _advance(self, result: RoundResult | None, round_: Round | None = None) -> None:
+        """Begin this round, or resume the generator with a result, and go on until a round has to wait."""
         try:
             while True:
-                round_ = next(self._steps) if result is None else self._steps.send(result)
-                if round_.wait is not Wait.SENT and not self._connections.state.is_ready(now_ms()):
-                    self._round, self._dials = round_, self._connections.make_ready(round_.command)
-                    self._await_dials()
-                    return
-                result = self._begin(round_)
+                if round_ is None:
+                    round_ = next(self._steps) if result is None else self._steps.send(result)
+                    if round_.wait is not Wait.SENT and not self._connections.state.is_ready(now_ms()):
+                        self._round, self._dials = round_, self._connections.make_ready(round_.command)
+                        self._await_dials()
+                        return
+                result, round_ = self._begin(round_), None
                 if result is None:
                     return
         except StopIteration as stop:
             self._end()
             if not self.future.done():
                 self.future.set_result(stop.value)
-        except Exception as error:  # noqa: BLE001 - the caller gets the error
+        except Exception as error:  # noqa: BLE001 - any error belongs to the caller, who awaits the future
             self.fail(error)
 
     def _await_dials(self) -> None:
@@ -164,13 +165,7 @@ class Execution(Unsent, Generic[T]):
             return
         connections.awaits_dial.pop(self, None)
         self._round = None
-        try:
-            result = self._begin(round_)
-        except Exception as error:  # noqa: BLE001 - the caller gets the error
-            self.fail(error)
-            return
-        if result is not None:
-            self._advance(result)
+        self._advance(None, round_)
 
     def _stop_awaiting_dials(self) -> None:
         self._await_dials()

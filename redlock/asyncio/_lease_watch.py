@@ -113,7 +113,8 @@ class WatchedLease(LeaseSteps):
             return
         self._is_loss_reported = True
         for lease in (self, *self.live_entries()):
-            lease._tell_loss(self._parts)  # noqa: SLF001 - of this class
+            if isinstance(lease, WatchedLease):
+                lease._tell_loss(self._parts)  # noqa: SLF001 - of this class
 
     def _tell_loss(self, parts: LoopParts) -> None:
         if self.scope is not None:
@@ -121,11 +122,6 @@ class WatchedLease(LeaseSteps):
         on_lost: Callable[[WatchedLease], object] | None = self._on_lost
         if on_lost is not None:
             parts.call(self.resource, functools.partial(on_lost, self))
-
-    def live_entries(self) -> list[WatchedLease]:
-        """The re-entrant blocks inside."""
-        found = [reference() for reference in tuple(self.entries)]
-        return [entry for entry in found if isinstance(entry, WatchedLease)]
 
 
 def _due(reference: weakref.ref[WatchedLease], due_ms: int) -> None:

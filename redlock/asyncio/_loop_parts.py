@@ -116,15 +116,12 @@ class LoopParts:
         self.loop.call_soon(self._call, resource, function)
 
     def _call(self, resource: str, function: Callable[[], object]) -> None:
-        try:
+        with _logged_failures(resource):
             result = function()
-        except Exception:  # noqa: BLE001 - the application's code may raise anything
-            logger.exception("on-lost-failed resource=%s", resource)
-            return
-        if asyncio.iscoroutine(result):
-            task = self.loop.create_task(_logged(resource, result))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            if asyncio.iscoroutine(result):
+                task = self.loop.create_task(_awaited(resource, result))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
 
     def report_late(self, resource: str, delay_ms: int, ttl_ms: int) -> None:
         """Report a renewal that was late, once: the cause stays, and each further message would be the same."""
@@ -151,10 +148,16 @@ class LoopParts:
         self.waiters.abandon(forked=forked)
 
 
-async def _logged(resource: str, coroutine: Coroutine[object, object, object]) -> None:
-    try:
+async def _awaited(resource: str, coroutine: Coroutine[object, object, object]) -> None:
+    with _logged_failures(resource):
         await coroutine
-    except Exception:  # noqa: BLE001 - the application's code may raise anything
+
+
+@contextlib.contextmanager
+def _logged_failures(resource: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception:  # noqa: BLE001 - `on_lost` is code of the application and may raise anything
         logger.exception("on-lost-failed resource=%s", resource)
 
 

@@ -160,7 +160,7 @@ class Lease(WatchedLease):
         self._check_loop()
         if not self.is_releasing:
             self._held()
-            if self.entries and any(not (ends_blocks and entry.is_block) for entry in self.live_entries()):
+            if self._is_shared(ends_blocks=ends_blocks):
                 self.is_left = True
                 return Outcome.STILL_HELD
             self._send_release()

@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Literal
 
-from redlock import _validation
 from redlock._core import protocol
 from redlock._locking import misuse
 from redlock.asyncio._cancel_scope import CancelScope, running_task
@@ -112,11 +111,7 @@ class Lock:
     ) -> tuple[Lease, int | None]:
         """A lease that was not acquired yet, and the time limit of its acquisition."""
         options = self._options
-        wait = options.blocking if blocking is None else blocking
-        seconds = (
-            options.blocking_timeout if blocking_timeout is None else _validation.acquire_timeout(blocking_timeout)
-        )
-        acquire_timeout_ms = 0 if not wait else None if seconds is None else int(seconds * 1000)
+        acquire_timeout_ms = options.acquire_timeout_ms(blocking, blocking_timeout)
         forever = acquire_timeout_ms is None
         lease = new_lease(self._context, self.names, options.lease, is_block=is_block, forever=forever)
         return lease, acquire_timeout_ms
@@ -198,9 +193,7 @@ class Lock:
             ConfigurationError: The time is not a number above 0, or the sum is above `max_ttl`.
         """
         lease = self.lease
-        seconds = _validation.number("additional_time", additional_time)
-        base = 0.0 if replace_ttl else lease.remaining()
-        await lease.extend(base + seconds)
+        await lease.extend(lease.extension_seconds(additional_time, replace_ttl=replace_ttl))
         return True
 
     async def reacquire(self) -> Literal[True]:

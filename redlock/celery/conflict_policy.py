@@ -13,7 +13,7 @@ Invariants:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from celery.exceptions import Ignore, Retry, SoftTimeLimitExceeded
 
@@ -21,8 +21,12 @@ from redlock import _log, _validation
 from redlock.errors import ConfigurationError, LockContended
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from redlock.celery.delivery import Delivery
     from redlock.errors import RedlockError
+
+P = TypeVar("P")
 
 _BACKOFF_FIRST, _BACKOFF_LAST = 0.25, 30.0
 _CHOICES = ("requeue", "skip", "raise")
@@ -89,12 +93,9 @@ class Policy(NamedTuple):
         count = delivery.requeues + 1
         if self.max_requeues is not None and count > self.max_requeues and not again:
             raise error
-        try:
-            pause = delivery.send_back(_longest(count))
-        except SoftTimeLimitExceeded:
-            raise
-        except Exception as exc:  # noqa: BLE001 - after any failure to send, the received message is still the task
-            delivery.not_sent(exc)
+        pause = _pause_or_failure(delivery.send_back, _longest(count))
+        if isinstance(pause, Exception):
+            delivery.not_sent(pause)
             return None
         if pause is None:
             raise error
@@ -124,12 +125,9 @@ class Policy(NamedTuple):
         """Send a copy back to the queue while its first copy runs, in all three modes."""
         if not delivery.has_a_queue:
             raise error
-        try:
-            pause = delivery.send_copy_back(_longest(delivery.meetings + 1))
-        except SoftTimeLimitExceeded:
-            raise
-        except Exception as exc:  # noqa: BLE001 - as above
-            delivery.not_sent(exc)
+        pause = _pause_or_failure(delivery.send_copy_back, _longest(delivery.meetings + 1))
+        if isinstance(pause, Exception):
+            delivery.not_sent(pause)
             return
         _log.info(
             "duplicate", task=delivery.task_id, resource=error.resource, then="requeued", countdown=f"{pause:.2f}"
@@ -146,6 +144,16 @@ class Policy(NamedTuple):
         """
         if delivery is not None and (self.on_conflict == "requeue" or delivery.has_met or delivery.has_begun):
             delivery.release()
+
+
+def _pause_or_failure(send: Callable[[float], P], longest: float) -> P | Exception:
+    """The pause of a message that was sent, or the error that prevented the send."""
+    try:
+        return send(longest)
+    except SoftTimeLimitExceeded:
+        raise
+    except Exception as error:  # noqa: BLE001 - after any failure to send, the received message is still the task
+        return error
 
 
 def _longest(count: int) -> float:

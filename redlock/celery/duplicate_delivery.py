@@ -87,7 +87,7 @@ def _stored(task: Task) -> dict[str, Any] | None:
         meta: dict[str, Any] = task.backend.get_task_meta(task.request.id, cache=False)
     except SoftTimeLimitExceeded:
         raise
-    except Exception as error:  # noqa: BLE001 - each backend has its own errors; after any of them the state is unknown
+    except Exception as error:  # noqa: BLE001 - each backend has its own errors; the state is unknown after any
         _log.warning("state-unknown", task=task.request.id, why=f"{type(error).__name__}: {error}")
         return None
     return meta

@@ -184,7 +184,7 @@ class Sender:
             try:
                 self._send(app, batch)
                 time.sleep(_GATHER_SECONDS)
-            except Exception as error:  # noqa: BLE001 - a failure to send an event must not end the thread
+            except Exception as error:  # noqa: BLE001 - each broker has its own errors; the thread must go on
                 _log.debug("events-dropped", count=len(batch), why=error)
                 time.sleep(_PAUSE_SECONDS)
             # Otherwise this name would keep a discarded app alive until the next event.

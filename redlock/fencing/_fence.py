@@ -174,7 +174,7 @@ class Passed:
             raise ConfigurationError(_ENDED)
         try:
             rows = self._transaction.execute(self._transaction.dialect.confirm, {})
-        except Exception as error:  # of whichever driver; others are raised again
+        except Exception as error:  # each driver has its own class for these errors; others are raised again
             code = sql.code_of(error)
             if code in sql.TRANSACTION_ENDED:
                 raise ConfigurationError(_ENDED) from error

@@ -156,7 +156,7 @@ def _autocommits(connection: Connection, dialect: Dialect) -> bool:
     driver: Any = connection.connection.dbapi_connection
     detect = getattr(connection.dialect, "detect_autocommit_setting", None)
     if detect is not None and driver is not None:
-        with contextlib.suppress(NotImplementedError):  # the dialect declares the method and does not have it
+        with contextlib.suppress(NotImplementedError):  # every dialect has the method; some only raise this
             return bool(detect(driver))
     # SQLAlchemy before 2.0.43: the level that PostgreSQL and MariaDB report says nothing of autocommit.
     adapted: Any = connection.connection.driver_connection
