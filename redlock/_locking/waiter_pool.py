@@ -114,15 +114,8 @@ class WaiterPool(WaitingConnections[Connected]):
     def _dial(node: Node, seconds: float) -> Connected | None:
         pending = PendingConnection(node)
         try:
-            if not pending.done.wait(min(seconds, node.timeout_ms / 1000)):
-                if seconds < node.timeout_ms / 1000:
-                    return None
-                pending.mark_overdue()
-                raise UnsuitableNode(node.error or f"no answer within {node.timeout_ms} ms")
-            if pending.result is None:
-                raise UnsuitableNode(pending.error)
-            result, pending.result = pending.result, None
-            return result
+            pending.done.wait(min(seconds, node.timeout_ms / 1000))
+            return pending.take(seconds)
         finally:
             pending.abandon()
 

@@ -13,7 +13,7 @@ import errno
 from collections import deque
 from typing import TYPE_CHECKING
 
-from redlock._transport.node import PendingConnection, UnsuitableNode
+from redlock._transport.node import PendingConnection
 from redlock._transport.reply_reader import ReplyReader, UnreadableReply
 from redlock._transport.sockets import NOT_NOW, READ_BYTES
 
@@ -47,7 +47,7 @@ class LoopExchange:
         Raises:
             UnsuitableNode: The node cannot be reached within one node timeout; the message has the reason.
         """
-        loop, limit = asyncio.get_running_loop(), node.timeout_ms / 1000
+        loop = asyncio.get_running_loop()
         ended = loop.create_future()
 
         def tell() -> None:
@@ -57,16 +57,9 @@ class LoopExchange:
 
         pending = PendingConnection(node, tell)
         try:
-            await asyncio.wait({ended}, timeout=min(seconds, limit))
-            if not pending.done.is_set():
-                if seconds < limit:
-                    return None
-                pending.mark_overdue()
-                raise UnsuitableNode(node.error or f"no answer within {node.timeout_ms} ms")
-            if pending.result is None:
-                raise UnsuitableNode(pending.error)
-            result, pending.result = pending.result, None
-            return cls(result.exchange, loop)
+            await asyncio.wait({ended}, timeout=min(seconds, node.timeout_ms / 1000))
+            connected = pending.take(seconds)
+            return None if connected is None else cls(connected.exchange, loop)
         finally:
             pending.abandon()
 

@@ -100,12 +100,21 @@ class PendingConnection:
                 self._ended()
             self._close_if_unwanted()
 
-    def mark_overdue(self) -> None:
-        """Mark the node as down until the dial succeeds: a round has waited for the dial in vain."""
-        self._node.mark_down(f"no answer within {self._node.timeout_ms} ms", now_ms())
-        if self.result is not None:
-            # The dial succeeded at this very moment.
-            self._node.mark_up()
+    def take(self, waited_seconds: float) -> Connected | None:
+        """The connection, after a wait of at most this long; None if the wait was too short for a failure.
+
+        Raises:
+            UnsuitableNode: The dial has failed, or has taken a whole node timeout; the message has the reason.
+        """
+        if not self.done.is_set():
+            if waited_seconds < self._node.timeout_ms / 1000:
+                return None
+            raise UnsuitableNode(self._node.error or f"no answer within {self._node.timeout_ms} ms")
+        if self.result is None:
+            raise UnsuitableNode(self.error)
+        # From now on `abandon` closes nothing.
+        result, self.result = self.result, None
+        return result
 
     def abandon(self) -> None:
         """Close the connection, now or when the dial ends: nothing will use it."""

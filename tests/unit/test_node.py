@@ -11,7 +11,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redlock import ConfigurationError, Redlock
 from redlock._compat import ReplyError
 from redlock._transport import address, dial
-from redlock._transport.node import Node, UnsuitableNode, _check_answers, describe_failure
+from redlock._transport.node import Connected, Node, PendingConnection, UnsuitableNode, _check_answers, describe_failure
 from redlock._transport.node_health import NodeHealth
 
 CANARY = "canary-b7Qx"
@@ -255,3 +255,56 @@ def test_a_name_is_asked_again_after_no_thread_started(monkeypatch: pytest.Monke
         with pytest.raises(RuntimeError):
             dial._addresses("localhost", 1, time.monotonic() + 5)
     assert dial._addresses("localhost", 1, time.monotonic() + 5)
+
+
+class Dialled(Node):
+    """A node whose dial ends when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__("h:1", 100)
+        self.answer = threading.Event()
+        self.closed = 0
+
+    def connect(self, seconds: float | None = None, *, admin: bool = False) -> Connected:  # noqa: ARG002 - as of `Node`
+        """A connection, if the node has not failed by then."""
+        self.answer.wait()
+        if self.error:
+            raise UnsuitableNode(self.error)
+        return Connected(self, "run", "")  # type: ignore[arg-type]  # only closed
+
+    def close(self) -> None:
+        """Count the ends of the connection."""
+        self.closed += 1
+
+
+def test_a_short_wait_for_a_dial_blames_no_node() -> None:
+    node = Dialled()
+    pending = PendingConnection(node)
+    assert pending.take(0.099) is None
+    with pytest.raises(UnsuitableNode, match="no answer within 100 ms"):
+        pending.take(0.1)
+    node.answer.set()
+    pending.abandon()
+
+
+def test_a_failed_dial_has_a_reason() -> None:
+    node = Dialled()
+    node.mark_down("connection refused", 0)
+    node.answer.set()
+    pending = PendingConnection(node)
+    pending.done.wait()
+    with pytest.raises(UnsuitableNode, match="connection refused"):
+        pending.take(0.0)
+
+
+def test_a_connection_that_was_taken_stays_open() -> None:
+    node = Dialled()
+    node.answer.set()
+    pending, left = PendingConnection(node), PendingConnection(node)
+    pending.done.wait()
+    left.done.wait()
+    assert pending.take(0.0) is not None
+    pending.abandon()
+    assert node.closed == 0
+    left.abandon()
+    assert node.closed, "now, or at the end of the dial too"
