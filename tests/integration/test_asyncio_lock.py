@@ -311,6 +311,18 @@ def test_a_block_that_was_left_early_ends_no_other_block(shared: Cluster) -> Non
     with_client(shared.urls, main)
 
 
+def test_an_acquire_in_a_block_outlives_the_block(shared: Cluster) -> None:
+    async def main(client: Redlock) -> None:
+        inner = client.lock(NAME, reentrant=True)
+        async with client.lock(NAME) as outer:
+            assert await inner.acquire()
+        assert holders(shared.servers, NAME) == [outer.owner] * len(shared.servers)
+        await inner.release()
+        assert is_free(shared.servers, NAME)
+
+    with_client(shared.urls, main)
+
+
 def test_nested_blocks_release_at_the_end_of_the_outer(shared: Cluster) -> None:
     async def main(client: Redlock) -> None:
         lock = client.lock(NAME, reentrant=True)

@@ -316,6 +316,15 @@ def test_a_wait_for_a_lease_of_this_thread_ends_with_it(client: Redlock) -> None
     second.release()
 
 
+def test_an_acquire_in_a_block_outlives_the_block(nodes: Cluster, client: Redlock) -> None:
+    inner = client.lock(NAME, reentrant=True)
+    with client.lock(NAME) as outer:
+        assert inner.acquire()
+    assert holders(nodes.servers, NAME) == [outer.owner] * len(nodes.servers)
+    inner.release()
+    assert is_free(nodes.servers, NAME)
+
+
 def test_taking_it_through_another_lock_object_is_the_same_error(client: Redlock) -> None:
     with client.lock(NAME), pytest.raises(RedlockError, match="held by this"):
         client.lock(NAME).acquire()
