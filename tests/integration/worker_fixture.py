@@ -37,7 +37,8 @@ class Worker:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "celery", *arguments],
                 cwd=ROOT,
-                env=environment | {"COUNTER_LOG_FILE": str(self.log_file)},
+                # A killed worker leaves temporary files.
+                env=environment | {"COUNTER_LOG_FILE": str(self.log_file), "TMPDIR": str(directory)},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
