@@ -1,7 +1,7 @@
 """`make bench`, or `python -m benchmarks`: measures, prints tables, writes results.json and results.svg.
 
 Invariants:
-1. One command sets everything up.
+1. A single command sets everything up.
 2. A failed scenario is named and does not end the others. The exit status is 0 only if all scenarios ran.
 3. A missed goal is shown and does not change the exit status, because the load of the machine can cause it.
 """

@@ -1,4 +1,4 @@
-"""The Celery app of the scenario `celery`: one task without work, under several locks.
+"""The Celery app of the scenario `celery`: a task without work, under several locks.
 
 Invariants:
 1. All settings except the addresses are the defaults of Celery and of the lock.

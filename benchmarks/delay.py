@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Side(asyncio.Protocol):
-    """One side of a connection: bytes that arrive here leave on the other side after the delay."""
+    """A side of a connection: bytes that arrive here leave on the other side after the delay."""
 
     def __init__(self, delay: float) -> None:
         self._delay = delay

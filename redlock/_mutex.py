@@ -4,9 +4,9 @@ A signal handler can raise an exception between any two instructions, also betwe
 that would release the lock.
 
 Invariants:
-1. The right to enter is an object, the permit. The mutex has the permit, or the code that entered has it.
+1. The right to enter is an object, the permit. The permit is in the mutex, or belongs to the code that entered.
 2. A permit that is dropped instead of returned makes the mutex free again. The callback of a weak reference does that.
-   The callback is not Python code, so no exception can interrupt it.
+   The callback is not Python code, so no exception can interrupt the callback.
 3. An exception that is being handled keeps the frames of its traceback alive. So every wait for a mutex is bounded.
 """
 
@@ -27,7 +27,7 @@ class _Permit:
 
 
 class Turn(Generic[M]):
-    """Exclusive use of a mutex, for a `with` block, whose value is the mutex."""
+    """Exclusive use of a mutex, for a `with` block; the block's value is the mutex."""
 
     __slots__ = ("_permit", "mutex")
 
@@ -51,7 +51,7 @@ class Turn(Generic[M]):
 
 
 class Mutex:
-    """Gives one turn at a time, to any thread."""
+    """Gives a single turn at a time, to any thread."""
 
     __slots__ = ("_watched", "free")
 

@@ -1,1 +1,1 @@
-"""One short program per lock, for the harness. The module `worker` documents the commands."""
+"""A short program for each lock, for the harness. The module `worker` documents the commands."""

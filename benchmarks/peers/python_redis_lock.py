@@ -1,4 +1,4 @@
-"""python-redis-lock: one node, waiters block on a list."""
+"""python-redis-lock: a single node, waiters block on a list."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""redis-py's own `Lock`: one node, and a fixed sleep between attempts."""
+"""redis-py's own `Lock`: a single node, and a fixed sleep between attempts."""
 
 from __future__ import annotations
 

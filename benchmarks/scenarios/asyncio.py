@@ -1,4 +1,4 @@
-"""Tasks of one event loop, on distinct keys and on one key, beside one thread with the lock for threads."""
+"""Tasks of an event loop, on distinct keys and on the same key, beside a thread with the lock for threads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cost of the SQL fence per transaction: read, write and commit one row, without and with the fence in turns.
+"""The cost of the SQL fence per transaction: read, write and commit a row, without and with the fence in turns.
 
 No commit waits for the disk: that time is the same on both sides, and hides the difference.
 """
@@ -33,7 +33,7 @@ _READ, _WRITE = "SELECT value FROM bench", "UPDATE bench SET value = {}"
 
 
 def run(bench: Bench) -> list[Table]:
-    """One table: a row for each driver and database."""
+    """The table: a row for each driver and database."""
     transactions = 50 * bench.rounds(40)
     rows: list[list[Cell]] = []
     raw: dict[str, dict[str, list[float]]] = {}

@@ -1,4 +1,4 @@
-"""One hot lock: eight processes increment a counter on a sixth server under the lock.
+"""A hot lock: eight processes increment a counter on a sixth server under the lock.
 
 The figures are hand-overs per second, hand-overs to another client, waits, fairness, and the state of the counter. A
 second part has 256 waiters, threads of the same eight processes, for this lock and the best of the other quorum locks.
@@ -51,7 +51,7 @@ class Load(NamedTuple):
 
 
 class Round(NamedTuple):
-    """The figures of one round.
+    """The figures of a round.
 
     Attributes:
         rate: Hand-overs per second.

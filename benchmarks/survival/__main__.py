@@ -1,7 +1,7 @@
 """`python -m benchmarks.survival`: every scenario for every peer; prints the tables, writes JSON and docs/peers.md.
 
 Invariants:
-1. One command sets everything up. A peer that cannot be set up is named with the reason.
+1. A single command sets everything up. A peer that cannot be set up is named with the reason.
 2. A figure that was not measured is marked in its cell.
 3. docs/peers.md changes between its markers only, and a table changes only if the table was measured completely.
 """

@@ -1,4 +1,4 @@
-"""The app of the Celery scenarios: one task under the lock that `SURVIVAL_LOCK` names, in that library's environment.
+"""The app of the Celery scenarios: a task under the lock that `SURVIVAL_LOCK` names, in that library's environment.
 
 Invariants:
 1. The settings are those of each library's README. `SURVIVAL_TIMEOUT` replaces the default timeout.

@@ -1,4 +1,4 @@
-"""The servers, workers and sender of the Celery scenarios. This lock has five Redis nodes, each package has one.
+"""The servers, workers and sender of the Celery scenarios. This lock has five nodes, each package has a single node.
 
 Invariants:
 1. Each scenario has fresh servers and processes.

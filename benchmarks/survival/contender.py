@@ -1,4 +1,4 @@
-"""One client of a lock, in the environment of its library: `python -m benchmarks.survival.contender PEER`.
+"""A client of a lock, in the environment of its library: `python -m benchmarks.survival.contender PEER`.
 
 Invariants:
 1. The lock is built and used as in the benchmarks (`benchmarks/peers`).

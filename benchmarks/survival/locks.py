@@ -34,7 +34,7 @@ _QUORUM = 3
 
 
 def dead_at_connect(stage: WorkerFixture) -> Outcome:
-    """One node is dead when the client starts: are acquire and release done within 1 s each?"""
+    """A node is dead when the client starts: are acquire and release done within 1 s each?"""
     stage.nodes[0].kill()
     with stage.player(_TTL) as one:
         return _used_twice(one)

@@ -1,4 +1,4 @@
-"""The outcome of a scenario, and one table cell for the outcomes of several runs.
+"""The outcome of a scenario, and the table cell for the outcomes of several runs.
 
 Invariants:
 1. Yes is always the good outcome.
@@ -19,10 +19,10 @@ _MOST = 80
 
 
 class Outcome(NamedTuple):
-    """One scenario, one peer, one run.
+    """The outcome of a scenario for a peer, in a single run.
 
     Attributes:
-        survived: Whether the lock did what the question asks; None if not measured.
+        survived: Whether the answer to the scenario's question is yes; None if not measured.
         how: A few words of description.
         figure: The measured value.
         unit: The unit of the value and its meaning, such as `s`.
@@ -35,13 +35,13 @@ class Outcome(NamedTuple):
 
 
 def brief(error: object) -> str:
-    """An error that fits in a cell and is equal in every run: it has no port numbers."""
+    """An error that fits in a cell and is equal in every run, so without port numbers."""
     text = re.sub(r"127\.0\.0\.1:\d+", "a node", " ".join(str(error).replace("|", "/").split()))
     return text if len(text) <= _MOST else f"{text[:_MOST].rstrip()}..."
 
 
 def cell(runs: Sequence[Outcome]) -> str:
-    """The runs of one scenario and one peer."""
+    """The runs of a scenario for a peer, as a table cell."""
     verdicts = [one.survived for one in runs]
     groups = [[one for one in runs if one.survived is verdict] for verdict in (True, False, None)]
     said = []

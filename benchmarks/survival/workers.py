@@ -43,7 +43,7 @@ class Refused(Exception):
 
 
 class Player:
-    """One client of a lock.
+    """A client of a lock.
 
     Args:
         kind: The library.
@@ -108,7 +108,7 @@ class Player:
 
 
 class WorkerFixture(NamedTuple):
-    """The fixture of one scenario of one peer.
+    """The fixture of a peer's scenario.
 
     Attributes:
         kind: The peer.

@@ -86,7 +86,7 @@ class RoundResult(NamedTuple):
     """The votes of a round, with the clock before the first send and after the last reply that was needed.
 
     Attributes:
-        votes: One vote per node, in the nodes' order.
+        votes: The vote of each node, in the nodes' order.
         sent_ms: The clock before the first send.
         done_ms: The clock at the end of the round.
     """

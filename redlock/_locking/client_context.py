@@ -62,7 +62,7 @@ def client_options(
 
 
 class ClientContext:
-    """The base class of the contexts: what the locks of one client share under every driver.
+    """The base class of the contexts: the parts that the locks of a client share under every driver.
 
     Args:
         options: The options of the client.

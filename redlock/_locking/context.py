@@ -1,4 +1,4 @@
-"""The parts that all locks of one client for threads share: connections, wait queue and renewal."""
+"""The parts that all locks of a client for threads share: connections, wait queue and renewal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class LockContext(ClientContext):
-    """The shared parts of one client.
+    """The shared parts of a client.
 
     Args:
         options: The options of the client.

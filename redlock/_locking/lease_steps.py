@@ -151,7 +151,7 @@ class LeaseSteps:
         raise LockLost(self.resource, self._lost or "it could not be extended on a quorum of nodes")
 
     def renewing(self, connections: ConnectionSet) -> Steps[int | None]:
-        """One renewal, as rounds that many leases can share.
+        """A renewal, as rounds that many leases can share.
 
         The thread already holds the connections, so the thread does not wait if another thread uses the lease.
 

@@ -25,7 +25,7 @@ _Queue: TypeAlias = "list[weakref.ref[Place]]"
 
 
 class LocalWaitQueue:
-    """The queues of one client, by resources.
+    """The queues of a client, by resources.
 
     Args:
         new_signal: Makes an object for which the driver waits; its `put(None)` wakes the owner of a place.

@@ -1,4 +1,4 @@
-"""A thread that reports the waits of one client to the nodes.
+"""A thread that reports the waits of a client to the nodes.
 
 Invariants:
 1. The waiting code only makes one function call. A separate thread talks to the nodes, and only if a wait lasts.
@@ -49,7 +49,7 @@ class Waiters(Protocol):
 
 
 class WaitPublisher:
-    """Reports the waits of one client.
+    """Reports the waits of a client.
 
     Args:
         pending: Returns the waits.
@@ -110,7 +110,7 @@ class WaitPublisher:
 
 
 class _Reports:
-    """The reports of one process on the nodes, and the connections for them."""
+    """The reports of a process on the nodes, and the connections for them."""
 
     def __init__(self, process: str, prefix: str) -> None:
         self._process, self._prefix = process, prefix

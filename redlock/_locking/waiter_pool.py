@@ -1,7 +1,7 @@
-"""The waiting connections of one client.
+"""The waiting connections of a client.
 
 Invariants:
-1. A new connection is opened in another thread, for at most one node timeout and never beyond the end of the wait.
+1. A new connection is opened in another thread, for the node timeout at most, and never beyond the end of the wait.
 2. A connection is kept only without a pending request.
 """
 
@@ -40,7 +40,7 @@ C = TypeVar("C", bound=WaitingConnection)
 
 
 class WaitingConnections(WaitMemory, Generic[C]):
-    """The waiting connections of one client, kept by node, and its local queue.
+    """The waiting connections of a client, kept by node, and its local queue.
 
     Args:
         nodes: The lock nodes, in their order.
@@ -97,16 +97,16 @@ class WaitingConnections(WaitMemory, Generic[C]):
 
 
 class WaiterPool(WaitingConnections[Connected]):
-    """The waiting connections of one client for threads."""
+    """The waiting connections of a client for threads."""
 
     def __init__(self, nodes: Sequence[Node], codec: Codec) -> None:
         super().__init__(nodes, codec, SimpleQueue)
 
     def borrow(self, node: Node, seconds: float) -> Connected | None:
-        """A connection for one wait; None if no connection is ready in this time.
+        """A connection for a wait; None if no connection is ready in this time.
 
         Raises:
-            UnsuitableNode: The node cannot be reached within one node timeout; the message has the reason.
+            UnsuitableNode: The node cannot be reached within the node timeout; the message has the reason.
         """
         return self.kept_for(node) or self._dial(node, seconds)
 
@@ -120,7 +120,7 @@ class WaiterPool(WaitingConnections[Connected]):
             pending.abandon()
 
     def pass_on(self, node: Node, connected: Connected, words: bytes, until: float) -> None:
-        """Send a command, read its reply, and keep the connection, or close it after an error."""
+        """Send a command and read its reply. Keep the connection, or close the connection after an error."""
         try:
             refuse(connected.exchange.ask(words, 1, until)[0])
         except BaseException as exc:

@@ -4,7 +4,7 @@ Invariants:
 1. No I/O and no clock. The driver writes `outbox`, and owns the connected socket, which is opaque here.
 2. A late reply belongs to the tally of its own round and never counts for another attempt.
 3. A node that let a round time out is *suspect* until its next reply, and no round waits for a suspect node.
-4. Commands that were held back go out in one piece with the next command, and before it.
+4. Commands that were held back go out in the same piece as the next command, in front of the command.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class NodeConnection:
         self.outbox += LOAD_SCRIPTS
 
     def keep(self, words: bytes | bytearray, sent: int) -> None:
-        """Put back what the system has not accepted of a piece from the outbox."""
+        """Put back the rest of a piece from the outbox, which the system has not accepted."""
         rest = words if isinstance(words, bytearray) else bytearray(words)
         del rest[:sent]
         self.outbox, self.is_blocked = rest, bool(rest)

@@ -1,4 +1,4 @@
-"""A connection of one event loop for one request at a time: the blocking read of a waiter.
+"""A connection of an event loop for a single request at a time: the blocking read of a waiter.
 
 Invariants:
 1. Only `dial` and `wait` have an `await`. A request is sent whole, or the connection has failed.
@@ -26,7 +26,7 @@ class LoopExchange:
     """A connection on which requests are answered in order.
 
     Args:
-        exchange: A connected exchange, which this one owns from now on.
+        exchange: A connected exchange, which this connection owns from now on.
         loop: The running event loop.
     """
 
@@ -42,10 +42,10 @@ class LoopExchange:
 
     @classmethod
     async def dial(cls, node: Node, seconds: float) -> LoopExchange | None:
-        """A new connection; None if it is not ready in this time, which is shorter than a node timeout.
+        """A new connection; None if no connection is ready in this time, which is shorter than a node timeout.
 
         Raises:
-            UnsuitableNode: The node cannot be reached within one node timeout; the message has the reason.
+            UnsuitableNode: The node cannot be reached within the node timeout; the message has the reason.
         """
         loop = asyncio.get_running_loop()
         ended = loop.create_future()

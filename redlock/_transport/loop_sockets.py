@@ -1,8 +1,8 @@
-"""The sockets of one event loop: writes outboxes, reads replies, and dials nodes, in callbacks of the loop.
+"""The sockets of an event loop: writes outboxes, reads replies, and dials nodes, in callbacks of the loop.
 
 Invariants:
 1. No callback waits, and nothing here has an `await`. A dial runs in its own thread, which tells the loop its end.
-2. The commands of one turn of the loop go out together, with one `send` per node.
+2. The commands of a turn of the loop go out together, with a single `send` per node.
 3. A forked child closes the sockets without a word to the nodes or to the loop, which its parent shares.
 """
 
@@ -31,14 +31,14 @@ CLOSED = "the client was closed in this event loop"
 
 
 class Unsent:
-    """A round whose command waits for the next flush."""
+    """A round with a command that waits for the next flush."""
 
     flushed_ms: int | None = None
     """When the command was sent; None before."""
 
 
 class LoopSockets:
-    """A connection to each node, for one event loop.
+    """A connection to each node, for an event loop.
 
     Args:
         nodes: The nodes, in their order.
@@ -60,7 +60,7 @@ class LoopSockets:
         self._is_flush_due = False
 
     def make_ready(self, command: Command) -> list[NodeConnection]:
-        """Read what has arrived if necessary, drop useless connections, and dial; see `NodeConnections.make_ready`."""
+        """Read if necessary, drop useless connections, and dial; see `NodeConnections.make_ready`."""
         now = now_ms()
         if self.state.needs_read(now):
             self.read_all()
@@ -78,7 +78,7 @@ class LoopSockets:
         self._flush_soon()
 
     def settle(self) -> None:
-        """Do what the state machine asks for after new bytes, a new round or the end of a connection."""
+        """Carry out the requests of the state machine after new bytes, a new round or the end of a connection."""
         state = self.state
         while state.finished:
             tallies, state.finished = state.finished, []

@@ -161,7 +161,7 @@ class Node(NodeHealth):
             raise ConfigurationError(problem)
 
     def connect(self, seconds: float | None = None, *, admin: bool = False) -> Connected:
-        """Dial, check that the node can be a lock node, and load the scripts: one exchange on the new connection.
+        """Dial, check that the node can be a lock node, and load the scripts, in one exchange on the new connection.
 
         Args:
             seconds: The most time for all steps together; default: four node timeouts.

@@ -3,7 +3,7 @@
 Invariants:
 1. No I/O and no clock; time is an argument.
 2. A release is held back only if its thread usually sends its next round within a millisecond, and only for 2 ms or 64
-   releases. The release goes out in one piece with the next round, and before it.
+   releases. The release goes out in the same piece as the next round, in front of the round.
 3. The outcome of each release is reported exactly once, in the order of the releases, at most 80 ms later.
 """
 
@@ -30,7 +30,7 @@ MOST_PENDING = 512
 
 
 class PendingRelease(NamedTuple):
-    """An asynchronous release whose outcome is unknown.
+    """An asynchronous release that has no known outcome yet.
 
     Attributes:
         tally: The votes of its round.
@@ -44,7 +44,7 @@ class PendingRelease(NamedTuple):
 
 
 class PendingReleases(deque[PendingRelease]):
-    """The asynchronous releases of a connection set whose outcome is unknown, the oldest first.
+    """The asynchronous releases of a connection set that have no known outcome yet, the oldest first.
 
     Args:
         connections: The connections of the set.
@@ -61,7 +61,7 @@ class PendingReleases(deque[PendingRelease]):
         self._held_since_ms = 0
 
     def note_round(self, sent_ms: int, *, hold: bool) -> None:
-        """A round or a release is sent, and with it all commands that were held back; or it is held back too."""
+        """A round or a release is sent together with all commands that were held back, or is held back too."""
         if self._last_ms is not None:
             self.returns_at_once, self._last_ms = sent_ms - self._last_ms <= _AT_ONCE_MS, None
         if hold:

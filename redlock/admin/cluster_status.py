@@ -52,7 +52,7 @@ class LockInfo:
         since: Start of the holder's attempt by the holder's clock, as `2026-11-24T12:00:00Z`. Empty if not reported.
         digits: The first eight digits of the owner token, as logs show them. Empty for another client's lock.
         remaining: Seconds until the lock is free if the holder does nothing more; None if unknown.
-        votes: One value for each node, in the order of `ClusterStatus.nodes`: True if the node reports this holder,
+        votes: A value for each node, in the order of `ClusterStatus.nodes`: True if the node reports this holder,
             False if not, None without an answer.
         held: Whether a quorum of nodes reports this holder. Otherwise the row is an attempt, or a rest of a lease.
         fence: The fencing token that most of the nodes report; 0 for another client's lock.
@@ -160,7 +160,7 @@ def cluster_status(
     listed = _all_at_once(probes, list_names, until)
     listings = Counter(name for probe in listed for name in probe.names)
     more = len(listings) > resources or any(probe.more for probe in listed)
-    # Names on many nodes first: one node with foreign or invented keys must not hide the locks of the others.
+    # Names on many nodes first: a node with foreign or invented keys must not hide the locks of the others.
     names = sorted(sorted(listings, key=lambda name: (-listings[name], name))[:resources])
     waits: dict[NodeProbe, set[tuple[str, str, float]]] = {}
 

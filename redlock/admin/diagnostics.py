@@ -31,7 +31,7 @@ _WORST_FIRST = (Level.UNSAFE, Level.NO_QUORUM, Level.WARNING, Level.FINE)
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """A result of one check.
+    """A result of a check.
 
     Attributes:
         level: The severity.

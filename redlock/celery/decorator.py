@@ -1,7 +1,7 @@
 """`@locked`: a Celery task that holds a quorum lock while its body runs.
 
 Invariants:
-1. One `try/finally` around the body acquires and releases the lock. No task hook covers every ending: Celery does
+1. A single `try/finally` around the body acquires and releases the lock. No task hook covers every ending: Celery does
    not call `after_return` for retries, `Ignore`, `Reject` and `SystemExit`. From Celery 5.7 on, `after_return` runs
    in the parent while the child may still be in the body (celery/worker/request.py `on_timeout`).
 2. A release never masks the body's result or error, takes a bounded time, and sends nothing to the broker: a hard

@@ -1,6 +1,6 @@
 """Checks the tasks of a worker at its start: refuses tasks that can't work and logs risky settings.
 
-Invariants: the check runs after the import of the tasks and before the first task; a refusal is one line.
+Invariants: the check runs after the import of the tasks and before the first task; a refusal is a single line.
 """
 
 from __future__ import annotations

@@ -1,3 +1,3 @@
-"""The command `redlock`: one module per command."""
+"""The command `redlock`: a module for each command."""
 
 from redlock import _installation  # noqa: F401 - the check

@@ -1,8 +1,8 @@
 """The SQL of the fence: tables, statements and error codes for PostgreSQL, MariaDB, MySQL and SQLite.
 
 Invariants:
-1. One row per resource holds the largest token. The fence statement writes the row in every case in which it passes, so
-   the row stays locked until the transaction ends.
+1. A row for each resource holds the largest token. The fence statement writes the row in every case in which it passes,
+   so the row stays locked until the transaction ends.
 2. A smaller token never passes after a larger one was committed. An equal token passes only for the same lease.
 3. The verdict is read from the returned row, never from a row count: drivers count updated rows differently.
 4. Parameters are written `:name`; `pyformat` translates them for a driver.

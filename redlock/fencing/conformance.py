@@ -42,13 +42,13 @@ _STEP_SECONDS = 10.0
 
 
 class Adapter(Protocol):
-    """A resource behind a fence, for the kit: one integer per name and a journal of writes."""
+    """A resource behind a fence, for the kit: an integer for each name, and a journal of writes."""
 
     def reset(self) -> None:
         """Set every value to 0, empty the journal and forget every token."""
 
     def open(self) -> Any:  # noqa: ANN401 - of whichever driver
-        """A new connection or session, for one holder."""
+        """A new connection or session, for a holder."""
 
     def close(self, session: Any) -> None:  # noqa: ANN401 - as above
         """Close a connection or session in any state."""
@@ -76,7 +76,7 @@ class Adapter(Protocol):
 
 
 class _Holder:
-    """One holder: a thread that runs its steps on request."""
+    """A holder: a thread that runs its steps on request."""
 
     def __init__(self, adapter: Adapter, lease: Lease) -> None:
         self._adapter = adapter

@@ -55,7 +55,7 @@ class Written(NamedTuple):
 
 
 class FencedTransaction(NamedTuple):
-    """One read-modify-write: the value that was read, and the right to write once.
+    """A read-modify-write: the value that was read, and the right to write once.
 
     Attributes:
         name: The name in the store.

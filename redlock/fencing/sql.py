@@ -35,7 +35,7 @@ class fenced:  # noqa: N801 - used as a function, as `contextlib.suppress` is
     """A transaction under a fencing token: begin, fence, body, commit; an exception rolls back.
 
     The row of the fence decides, not the deadline of the lease: the lease is only checked when the block is entered.
-    Load objects inside the block; what was read before it is older than the fence.
+    Load objects inside the block; objects from before the block are older than the fence.
 
     Args:
         session: The database: a `Session` or `Connection` of SQLAlchemy, their asyncio forms (with `async with`), or a

@@ -18,7 +18,7 @@ class ExactTextField(models.Field):  # type: ignore[misc]  # Django has no types
     def db_type(self, connection: Any) -> str:  # noqa: ANN401 - Django has no types
         """The column type on this database."""
         if connection.vendor == "postgresql":
-            # Not "varchar": for that word Django adds an index for LIKE, which nobody would use.
+            # Not "varchar": for that word Django adds an index for LIKE, which no query would use.
             return f'character varying({self.max_length}) COLLATE "C"'
         if connection.vendor == "mysql":
             # Not a varchar: even the binary collations ignore blanks at the end.

@@ -1,1 +1,1 @@
-"""One module per command."""
+"""A module for each command."""
