@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from tests.faults.cluster_fixture import cluster_fixture
+from tests.integration.tools import comes_true
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,7 +64,17 @@ def run(seed: int, seconds: float, ttl: float, freeze: float, directory: Path) -
         frozen: dict[int, float] = {}
         freezes = 0
         until = time.monotonic() + seconds
-        while time.monotonic() < until:
+
+        def is_due() -> bool:
+            """Whether there is room in the queue, a holder to freeze, or a frozen process whose time is over."""
+            return (
+                stage.waiting() < _AHEAD
+                or any(_inside(stage, name) not in {None, *frozen} for name in (OURS, CONTROL))
+                or min(frozen.values(), default=until) <= time.monotonic()
+            )
+
+        while (left := until - time.monotonic()) > 0:
+            comes_true(is_due, within=left, every=0.05)
             for name, task in ((OURS, "counting.add"), (CONTROL, "counting.control")):
                 if stage.waiting() < _AHEAD:
                     _play(stage, task, name, ttl)
@@ -75,8 +86,6 @@ def run(seed: int, seconds: float, ttl: float, freeze: float, directory: Path) -
                         frozen[victim] = time.monotonic() + freeze
                         freezes += 1
             _thaw(frozen, time.monotonic())
-            # The time between two searches; a process is inside its section only for a short time.
-            time.sleep(0.05)
         _thaw(frozen, float("inf"))
         stage.settle(within=120)
         return _outcome(stage, freezes)

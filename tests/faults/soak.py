@@ -28,7 +28,7 @@ from tests.faults import accepted, checker, plan
 from tests.faults.clocks import COMPILER, clocked
 from tests.faults.cluster_fixture import APPS, TTL, ClusterFixture
 from tests.faults.fault_injector import KINDS, NEEDS_CLOCKS, FaultInjector
-from tests.integration.tools import sixth_redis
+from tests.integration.tools import comes_true, sixth_redis
 from tests.proxy import proxies
 
 if TYPE_CHECKING:
@@ -99,17 +99,22 @@ class Run:
             worker.wait_until_ready()
         self._began = time.monotonic()
         while self._now() < seconds or self._due:
+            next_due = self._due[0][0] if self._due else seconds
+            comes_true(lambda: self._room(seconds), within=next_due - self._now(), every=0.02)
             while self._due and self._due[0][0] <= self._now():
                 heapq.heappop(self._due)[2]()
-            if self._now() < seconds:
-                self._send()
-            # The time between two looks at the plan.
-            time.sleep(0.02)
+            self._send(self._room(seconds))
 
-    def _send(self) -> None:
-        """Keep the queue filled, as long as there is a broker."""
+    def _room(self, seconds: float) -> int:
+        """How many operations the queue can take now; 0 without a broker, and when the time is over."""
+        with contextlib.suppress(RedisError, OSError):
+            return max(0, _AHEAD - self._stage.waiting()) if self._now() < seconds else 0
+        return 0
+
+    def _send(self, count: int) -> None:
+        """Fill the queue, as long as there is a broker."""
         with contextlib.suppress(OperationalError, RedisError, OSError):
-            for _ in range(max(0, min(10, _AHEAD - self._stage.waiting()))):
+            for _ in range(min(10, count)):
                 self._stage.play("counting.add", next(self._names), 0.02)
 
     def finish(self) -> None:

@@ -52,12 +52,12 @@ def with_client(
     return run(inside())
 
 
-async def until(condition: Callable[[], object], what: str, *, within: float = 30.0) -> None:
-    """Wait until this is true."""
+async def until(condition: Callable[[], object], what: str, *, within: float = 30.0, every: float = 0.005) -> None:
+    """Wait until the condition is true; see `tools.eventually`. With `every=0` each turn of the loop has a check."""
     end = time.monotonic() + within
     while not condition():
         assert time.monotonic() < end, f"not within {within} s: {what}"
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(every)
 
 
 def open_sockets() -> int:

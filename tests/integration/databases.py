@@ -11,10 +11,11 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import time
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from tests.integration.tools import comes_true
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,14 +88,16 @@ def mariadb() -> Iterator[str]:
 
 
 def _wait_for(path: Path, server: subprocess.Popen[bytes], log: Path) -> None:
-    until = time.monotonic() + _START_SECONDS
-    while True:
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(_START_SECONDS)
-            with contextlib.suppress(OSError):
-                connection.connect(str(path))
-                if connection.recv(1):
-                    return
-        if server.poll() is not None or time.monotonic() > until:
-            raise AssertionError(f"MariaDB did not start: {log.read_text()[-2000:]}")
-        time.sleep(0.05)
+    comes_true(lambda: _greets(path) or server.poll() is not None, within=_START_SECONDS, every=0.05)
+    assert _greets(path), f"MariaDB did not start: {log.read_text()[-2000:]}"
+
+
+def _greets(path: Path) -> bool:
+    """Whether the server sends its greeting to a new connection."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(_START_SECONDS)
+        try:
+            connection.connect(str(path))
+            return bool(connection.recv(1))
+        except OSError:
+            return False

@@ -68,7 +68,7 @@ def test_a_node_that_accepts_no_more_bytes_gets_them_in_order(nodes: Cluster) ->
         async def one(number: int) -> None:
             nonlocal blocked
             async with client.lock(f"{number:04}" * 250):
-                await asyncio.sleep(0)
+                await asyncio.sleep(0)  # a turn for the other tasks
                 blocked = blocked or state.all[0].is_blocked
 
         await asyncio.gather(*(one(number) for number in range(300)))
@@ -134,24 +134,19 @@ def test_the_loop_goes_on_while_nodes_are_dialled(nodes: Cluster) -> None:
     """Two nodes accept the connection and never answer."""
 
     async def main(client: Redlock) -> None:
-        ticks, ended = 0, False
+        connections = client.context.parts().connections
+        pairing = asyncio.create_task(pairs(client, 1))
 
-        async def tick() -> None:
-            nonlocal ticks
-            while not ended:
-                await asyncio.sleep(0.001)
-                ticks += 1
+        def is_dialling() -> bool:
+            return bool(connections.awaits_dial) and sum(one.is_dialling for one in connections.state.all) == 2
 
-        ticking = asyncio.create_task(tick())
-        await pairs(client, 1)
-        assert ticks > 10, "the first round has waited a node timeout for the dials"
-        ended = True
-        await ticking
+        await until(is_dialling, "this task runs while the first round waits for two dials", every=0)
+        await pairing
 
     with proxies(nodes.servers) as ways:
         for proxy in ways[:2]:
             proxy.hold("from")
-        with_client([proxy.url for proxy in ways], main, node_timeout=0.1)
+        with_client([proxy.url for proxy in ways], main, node_timeout=0.5)
 
 
 def test_a_restarted_node_abstains_and_stops_nobody(nodes: Cluster) -> None:

@@ -62,6 +62,14 @@ def cancelled_at(work: Coroutine[Any, Any, None], number: int, moment: str) -> G
             step, value = work.throw, error
 
 
+async def next_turn() -> None:
+    """Wait for a future that the loop sets in its next turn, so that a cancellation can meet its end."""
+    loop = asyncio.get_running_loop()
+    future = loop.create_future()
+    loop.call_soon(lambda: future.done() or future.set_result(None))
+    await future
+
+
 async def cancelled(work: Coroutine[Any, Any, None], number: int, moment: str) -> None:
     """`cancelled_at` for a task."""
     await cancelled_at(work, number, moment)
@@ -91,7 +99,7 @@ def test_a_free_lock_with_a_body(shared: Cluster, moment: str) -> None:
 
         async def work() -> None:
             async with client.lock(NAME, ttl=5) as lease:
-                await asyncio.sleep(0.001)
+                await next_turn()
                 await lease.extend(6)
 
         async def after() -> None:
@@ -111,7 +119,7 @@ def test_a_lock_without_a_block(shared: Cluster, moment: str) -> None:
             lock = client.lock(NAME, ttl=5)
             await lock.acquire()
             try:
-                await asyncio.sleep(0)
+                await asyncio.sleep(0)  # a wait without a future
             finally:
                 await lock.release()
 
@@ -141,7 +149,7 @@ def test_a_lock_that_another_task_holds(shared: Cluster, moment: str, process: s
             await until(lambda: any(holders(shared.servers, NAME)), "held")
             tasks.append(asyncio.create_task(hold(third, 0.01, 0)))
             async with client.lock(NAME, ttl=9):
-                await asyncio.sleep(0.001)
+                await next_turn()
 
         async def after() -> None:
             done, pending = await asyncio.wait(tasks, timeout=5)
@@ -168,7 +176,7 @@ def test_a_client_that_is_not_connected_yet(shared: Cluster, moment: str) -> Non
     async def main(_: Redlock) -> int:
         async def work() -> None:
             async with Redlock(shared.urls) as cold, cold.lock(NAME):
-                await asyncio.sleep(0)
+                await asyncio.sleep(0)  # a wait without a future
 
         async def after() -> None:
             assert len(asyncio.all_tasks()) == 1
