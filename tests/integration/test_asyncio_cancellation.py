@@ -66,7 +66,12 @@ async def next_turn() -> None:
     """Wait for a future that the loop sets in its next turn, so that a cancellation can meet its end."""
     loop = asyncio.get_running_loop()
     future = loop.create_future()
-    loop.call_soon(lambda: future.done() or future.set_result(None))
+
+    def end() -> None:
+        if not future.done():
+            future.set_result(None)
+
+    loop.call_soon(end)
     await future
 
 
