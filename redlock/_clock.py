@@ -4,6 +4,7 @@ Invariants:
 1. Elapsed time comes from a clock that neither jumps nor stops while the machine sleeps (CLOCK_BOOTTIME). Python's
    `time.monotonic()` is CLOCK_MONOTONIC on Linux, which stops in suspend.
 2. The wall clock only proposes fencing tokens: a wrong proposal costs a second round and never safety.
+3. The acquire loop and the steps of a lease read no other clock, see `_chance`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,11 @@ else:
     def now_ms() -> int:
         """Milliseconds, floored, on a clock that neither jumps nor stops in suspend."""
         return time.clock_gettime_ns(_boottime) // 1_000_000
+
+
+def monotonic() -> float:
+    """Seconds on the clock by which the system ends waits; it may stop in suspend."""
+    return time.monotonic()
 
 
 def wall_us() -> int:

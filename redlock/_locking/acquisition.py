@@ -11,10 +11,9 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
-import random
-import secrets
 from typing import TYPE_CHECKING, Any
 
+from redlock import _chance
 from redlock._clock import now_ms, wall_us
 from redlock._core import protocol
 from redlock._core.commands import Acquire
@@ -121,7 +120,7 @@ class Acquisition:
             # The first attempt detects stale connections; the second attempt opens new ones.
             return
         left_ms = acquire_timeout.left_ms(refusal)
-        pause_ms, can_wake = waiter.sleep_ms(refusal, lost_rounds, random.random())  # noqa: S311 - jitter, not a secret
+        pause_ms, can_wake = waiter.sleep_ms(refusal, lost_rounds, _chance.fraction())
         if left_ms is not None and (left_ms <= 0 or (pause_ms > left_ms and not can_wake)):
             if self._ignores_reservations or not refusal.round_result.is_only_reserved:
                 raise self._refused(refusal)
@@ -145,7 +144,7 @@ class Acquisition:
     def _attempt(self, acquire_timeout: AcquireTimeout, waiter: QueuedWaiter | None = None) -> Effects[Grant | Refusal]:
         woken = self._ignores_reservations or (waiter is not None and waiter.is_woken)
         waits_ms = acquire_timeout.waits_ms
-        token = f"{secrets.token_hex(16)}:{self._owner_label}"
+        token = f"{_chance.secret()}:{self._owner_label}"
         fresh_until_ms = now_ms() + self._context.fresh_ms
         proposed = self._context.proposal(self._names, wall_us())
         attempt = Acquire(self._names, token, self._ttl_ms, proposed, woken, waits_ms, fresh_until_ms)

@@ -12,10 +12,9 @@ Invariants:
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
-from redlock._clock import now_ms
+from redlock._clock import monotonic, now_ms
 from redlock._core.backoff import first_attempt_ms
 from redlock._locking.effects import AwaitTurn, Borrow, PassOn, Receive, Send, Sleep
 from redlock._locking.wait_rules import READ_SECONDS, WakeUps
@@ -78,14 +77,14 @@ class QueuedWaiter(WakeUps):
             yield from self._pass_on()
         self._woken_by, self._early_attempts = "", 0
         self._began_ms = self._began_ms or now_ms()
-        began = time.monotonic()
+        began = monotonic()
         try:
             yield from self._until_woken(keys, began + length_ms / 1000)
         finally:
-            self._has_waited = time.monotonic() - began > _LEAST_WAIT_SECONDS
+            self._has_waited = monotonic() - began > _LEAST_WAIT_SECONDS
 
     def _until_woken(self, keys: list[str], until: float) -> Effects[None]:
-        while not self.is_woken and (left := until - time.monotonic()) > 0:
+        while not self.is_woken and (left := until - monotonic()) > 0:
             try:
                 self._woken_by = yield from self._read(keys, until)
             except NODE_ERRORS as exc:
@@ -98,7 +97,7 @@ class QueuedWaiter(WakeUps):
         """The key of a wake-up; empty if the blocking read ended without a wake-up."""
         if self._connected is None:
             self._node = self._pool.node_for(self._names)
-            left = max(0.0, until - time.monotonic())
+            left = max(0.0, until - monotonic())
             if self._node is None:
                 yield Sleep(left)
                 return ""
@@ -107,14 +106,14 @@ class QueuedWaiter(WakeUps):
                 return ""
         if not self._is_reading:
             self._is_reading = True
-            self._sent_at = time.monotonic()
+            self._sent_at = monotonic()
             yield Send(self._connected, self._read_words(keys), self._deadline)
         try:
             reply = yield Receive(self._connected, until)
         except TimeoutError:
             return ""
         self._is_reading = False
-        if reply is None and time.monotonic() - self._sent_at < READ_SECONDS / 2:
+        if reply is None and monotonic() - self._sent_at < READ_SECONDS / 2:
             # Another read would end at once as well, in an endless loop.
             raise UnsuitableNode("does not wait as a Redis server does")
         return self._wake_key(reply)
@@ -129,7 +128,7 @@ class QueuedWaiter(WakeUps):
 
     @property
     def _deadline(self) -> float:
-        return time.monotonic() + (0.1 if self._node is None else self._node.timeout_ms / 1000)
+        return monotonic() + (0.1 if self._node is None else self._node.timeout_ms / 1000)
 
     def settle(self, *, acquired: bool) -> Effects[None]:
         """Give the connection back. A waiter that stops without the lease passes its wake-up on to the next waiter."""

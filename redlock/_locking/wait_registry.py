@@ -6,10 +6,9 @@ I/O and takes no lock, so a signal handler may wait for a lease too.
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
-from redlock._clock import now_ms
+from redlock._clock import now_ms, wall_us
 from redlock._core.votes import masked_token
 from redlock._locking.wait_publisher import WaitPublisher
 
@@ -89,7 +88,7 @@ class PendingWait:
         """Start the wait; only the first call has an effect."""
         if self._began_ms is not None:
             return
-        self._began_ms, self.since = now_ms(), time.time()
+        self._began_ms, self.since = now_ms(), wall_us() / 1_000_000
         self._registry.waits[id(self)] = self
         holder = self._registry.holder(self.names, self._ttl_ms)
         position = self._registry.local_queue.length(self.names) + 1
