@@ -1,4 +1,4 @@
-# Every target does its own set-up. `make demo` and `make test` are the two to know.
+# Every target does its own set-up. Start with `make demo` and `make test`.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -47,7 +47,7 @@ format: .venv/.ready
 english: .venv/.ready
 	@$(BIN)/python -m tests.english $(ARGS)
 
-# The site, in build/docs; it opens with index.html.
+# The site, in build/docs; its first page is index.html.
 docs: .venv/.ready
 	@$(BIN)/python -m sphinx -n -W --keep-going -q -c docs -d build/doctrees . build/docs
 

@@ -1,4 +1,4 @@
-"""Checks the English of docstrings, comments and pages: `python -m tests.english [FILE ...]`, without files all.
+"""Checks the English of docstrings, comments, settings and pages: `python -m tests.english [FILE ...]`, without files all.
 
 Invariants:
 1. A sentence has at most 30 words. Code in backticks counts as one word.
@@ -35,7 +35,17 @@ _NO_NOUN = "are|by|can|for|has|have|in|is|may|must|of|on|that|to|was|which|who|w
 VAGUE = re.compile(rf"\b(?:{_PRONOUNS})\b(?![-'])|\bone\b(?! (?!(?:{_NO_NOUN})\b)[a-zX])(?!-)", re.IGNORECASE)
 """The vague words. A number before a noun, as in "one round", is not vague."""
 FOLDERS = ("benchmarks", "docs", "examples", "redlock", "tasks", "tests", "workers")
-FILES = ("*.md", "*.py", *(f"{folder}/**/*.{ending}" for folder in FOLDERS for ending in ("md", "py", "lua")))
+FILES = (
+    "*.md",
+    "*.py",
+    "*.toml",
+    "*.yml",
+    "Makefile",
+    ".ci/run",
+    ".dockerignore",
+    "workers/Dockerfile",
+    *(f"{folder}/**/*.{ending}" for folder in FOLDERS for ending in ("md", "py", "lua")),
+)
 
 _ABBREVIATED = r"(?<!\be\.g)(?<!\bi\.e)(?<!\bvs)(?<!\betc)"
 _END = re.compile(rf"""{_ABBREVIATED}[.!?]["')*_]*(?=\s|$)""")
@@ -44,6 +54,7 @@ _ITEM = re.compile(r"\s*([-*]|\d+\.)\s")
 _ENTRY = re.compile(r"^\s+[\w*.]+: ")
 _SECTION = re.compile(r"(Args|Attributes|Invariants|Raises|Returns|Rules.*|Yields):$")
 _TEST = re.compile(r"^ *(?:async )?def (test_\w+)", re.MULTILINE)
+_HASH = re.compile(r"^(.*?)(?:(?:^|(?<=\s))(#+)(\s.*))?$")
 _NO_PROSE = re.compile(r"#\s*(noqa|type:|pragma|fmt:|!)")
 
 
@@ -92,7 +103,7 @@ def _all_files() -> list[str]:
 
 def examine(name: str, text: str) -> Report:
     """Examine a file's text, which its name says how to read."""
-    found = [sentence for block in _READERS[Path(name).suffix](text) for sentence in sentences(block)]
+    found = [sentence for block in _READERS.get(Path(name).suffix, hash_blocks)(text) for sentence in sentences(block)]
     faults = [
         f"{name}:{sentence.line}: {sentence.words} words, more than {LONGEST_SENTENCE}: {sentence.text}"
         for sentence in found
@@ -157,6 +168,15 @@ def lua_blocks(text: str) -> Iterator[Block]:
     """The comments of a Lua script."""
     found = [(number, line.partition("--")) for number, line in enumerate(text.splitlines(), 1) if "--" in line]
     yield from _comment_blocks((number, len(code), comment.strip()) for number, (code, _, comment) in found)
+
+
+def hash_blocks(text: str) -> Iterator[Block]:
+    """The comments behind a `#` in a file of settings, a Makefile or a script; a comment behind code is alone."""
+    lines: list[tuple[int, str, bool]] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        code, comment, words = _HASH.match(line).groups()  # type: ignore[union-attr]  # matches each line
+        lines.append((number, (words or "").strip(), bool(comment and code.strip())))
+    yield from _joined(lines)
 
 
 def markdown_blocks(text: str) -> Iterator[Block]:
