@@ -1,4 +1,4 @@
-"""Checks the English of docstrings, comments, settings and pages: `python -m tests.english [FILE ...]`, without files all.
+"""Checks the English of docstrings, comments and pages: `python -m tests.english [FILE ...]`, without files all.
 
 Invariants:
 1. A sentence has at most 30 words. Code in backticks counts as one word.

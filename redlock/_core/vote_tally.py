@@ -22,8 +22,8 @@ _NO_LIMIT = 2**63
 _GRANTED, _DENIED = Kind.GRANTED, Kind.DENIED
 
 
-def decided(granted: int, unanswered: int, quorum: int) -> bool:
-    """Whether no further answer can change the result of the round.
+def is_decided(granted: int, unanswered: int, quorum: int) -> bool:
+    """Whether no further answer can change the result of the round, `RoundResult.won`.
 
     With an even number of nodes a tie is a decision too. node-redlock waits for `votes == quorum` on either side and
     hangs (index.ts `_attemptOperation`).
@@ -31,7 +31,7 @@ def decided(granted: int, unanswered: int, quorum: int) -> bool:
     return granted >= quorum or granted + unanswered < quorum
 
 
-def counted(granted: int, denied: int, unanswered: int, quorum: int) -> bool:
+def is_counted(granted: int, denied: int, unanswered: int, quorum: int) -> bool:
     """Whether a quorum has granted, a quorum has denied, or every node has answered."""
     return granted >= quorum or denied >= quorum or unanswered == 0
 
@@ -99,9 +99,9 @@ class VoteTally:
         """Whether the round waits for no further vote."""
         wait = self.wait
         if wait is Wait.DECIDED:
-            return decided(self._granted, self._open, self._quorum)
+            return is_decided(self._granted, self._open, self._quorum)
         if wait is Wait.COUNTED:
-            return counted(self._granted, self._denied, self._open, self._quorum)
+            return is_counted(self._granted, self._denied, self._open, self._quorum)
         return wait is Wait.SENT or self._open == 0
 
     @property

@@ -1,9 +1,11 @@
-"""The driver for threads: performs the effects of the generators of this package, in the calling thread.
+"""The acquire driver for threads: performs the effects of the acquire loop, in the calling thread.
+
+The round driver, `_transport/threads.py`, carries out each `Round`.
 
 Invariants:
-1. An exception at any instruction of the driver is thrown into the generator, which undoes its attempt and leaves its
-   queue. After a second exception the generator is closed, and only leaves its queue.
-2. No wait happens with connections in use.
+1. An exception in an effect is thrown into the generator, which undoes its attempt and leaves its queue.
+2. If an exception prevents that throw, the generator is closed. Then the generator only leaves its queue.
+3. Every effect except `Round` gives the connections back, so no wait happens with connections in use.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ T = TypeVar("T")
 
 
 class ThreadsDriver:
-    """Performs effects.
+    """Performs effects. A client has one driver, which makes a performer for each generator.
 
     Args:
         pool: The connections for rounds.
@@ -53,7 +55,8 @@ class ThreadsDriver:
                 except BaseException:
                     if getgeneratorstate(steps) == GEN_CLOSED:
                         raise
-                    # Without a name: after a second exception here the name would keep this frame alive.
+                    # Without a name: after a second exception here, the name would keep this frame alive, and with
+                    # the frame the turn, so that no other thread could use the connections.
                     effect = steps.throw(sys.exc_info()[1])  # type: ignore[arg-type]  # there is one
         except StopIteration as stop:
             result: T = stop.value
@@ -106,4 +109,6 @@ class _Performer:
                 return connection.exchange.answer(until)
             case PassOn(node, connection, words, until):
                 self._waiters.pass_on(node, connection, words, until)
+            case _:
+                raise TypeError(f"no connections were taken for {effect!r}")
         return None

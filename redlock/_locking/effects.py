@@ -1,8 +1,8 @@
 """The effects that the generators of this package yield, beside the rounds of the protocol; a driver performs them.
 
 A driver resumes the generator with the result of the effect, or throws the exception that ended the effect into the
-generator. The exception of a signal or of a cancellation is thrown too, and the generator may yield more effects then:
-rounds without a wait, and `PassOn`.
+generator. The exception of a signal or of a cancellation is thrown too. The generator may yield more effects then:
+rounds without a wait, `Receive` without a deadline, and `PassOn`.
 """
 
 from __future__ import annotations
@@ -71,7 +71,11 @@ class Receive(NamedTuple):
 
 
 class PassOn(NamedTuple):
-    """Send a command, read the reply, and give the connection back, or close it after an error. There is no result."""
+    """Send a command and give the connection back for the next wait. After an error the connection is closed.
+
+    There is no result. The driver for threads reads the reply first; the driver for asyncio lets the connection read
+    the reply later, so that the effect does not suspend the task.
+    """
 
     node: Node
     connection: Any

@@ -119,6 +119,7 @@ class QueuedWaiter(WakeUps):
         return self._wake_key(reply)
 
     def _pass_on(self) -> Effects[None]:
+        # Not the effect `PassOn`: this waiter keeps the connection for its next read.
         try:
             if self._connected is not None:
                 yield Send(self._connected, self._pass_on_words(), self._deadline)

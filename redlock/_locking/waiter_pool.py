@@ -2,7 +2,7 @@
 
 Invariants:
 1. A new connection is opened in another thread, for the node timeout at most, and never beyond the end of the wait.
-2. A connection is kept only without a pending request.
+2. A connection is kept only if no caller waits for a reply on the connection.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class WaitingConnections(WaitMemory, Generic[C]):
         return None
 
     def give_back(self, node: Node, connection: C) -> None:
-        """Keep a connection without a pending request for the next wait."""
+        """Keep a connection for the next wait. No reply that a caller needs may be pending."""
         if len(self._kept[node]) < _MOST_KEPT:
             self._kept[node].append((now_ms(), connection))
         else:

@@ -1,4 +1,4 @@
-"""The driver for asyncio: executes the rounds of many tasks of one event loop on one set of connections.
+"""The round driver for asyncio: executes the rounds of many tasks of one event loop on one set of connections.
 
 Invariants:
 1. Everything happens in callbacks of the loop. Only `run` and `close` have an `await`, so a cancellation can interrupt

@@ -154,7 +154,7 @@ class Codec:
         self.fingerprint = f"nodes={nodes} max_ttl={max_ttl_ms / 1000:.10g}s prefix={prefix!r}"
         self._common = (self.fingerprint, str(quarantine_ms(max_ttl_ms)))
 
-    def call(self, command: Command) -> Call:
+    def script_call(self, command: Command) -> Call:
         """The script of a command, with keys and arguments.
 
         Raises:
@@ -194,7 +194,7 @@ class Codec:
         If the script admits, the last argument is missing: each connection adds the run_id of its node, see
         `run_id_argument`.
         """
-        script, keys, arguments = self.call(command)
+        script, keys, arguments = self.script_call(command)
         last = ("",) if script.admits else ()
         packed = pack_words(("EVALSHA", script.sha, str(len(keys)), *keys, *arguments, *last))
         return packed.removesuffix(_EMPTY_WORD) if script.admits else packed

@@ -13,7 +13,7 @@ import errno
 from collections import deque
 from typing import TYPE_CHECKING
 
-from redlock._transport.node import PendingConnection
+from redlock._transport.node import PendingConnection, UnsuitableNode, refuse
 from redlock._transport.reply_reader import ReplyReader, UnreadableReply
 from redlock._transport.sockets import NOT_NOW, READ_BYTES
 
@@ -110,6 +110,7 @@ class LoopExchange:
         Raises:
             OSError: The connection has ended.
             UnreadableReply: The bytes are not a valid reply.
+            UnsuitableNode: The node refused a request whose answer is ignored.
         """
         if not self._answers and self._failure is not None:
             raise self._failure
@@ -123,11 +124,13 @@ class LoopExchange:
             for reply in self._read(data):
                 if not self._is_ignored:
                     raise UnreadableReply("answered without being asked")
-                if not self._is_ignored.popleft():
+                if self._is_ignored.popleft():
+                    refuse(reply)
+                else:
                     self._answers.append(reply)
         except NOT_NOW:
             return
-        except (OSError, UnreadableReply) as failure:
+        except (OSError, UnreadableReply, UnsuitableNode) as failure:
             self._failure = failure
             self._loop.remove_reader(self._exchange.sock)
         if self._waiter is not None and self.has_answer:

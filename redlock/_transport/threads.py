@@ -1,4 +1,4 @@
-"""The driver for threads: executes rounds on all nodes in parallel and returns round results.
+"""The round driver for threads: executes rounds on all nodes in parallel and returns round results.
 
 Invariants:
 1. A set is used by one thread at a time, the thread that has the turn.

@@ -1,9 +1,12 @@
-"""The driver for asyncio: performs the effects of the acquire loop in the running task.
+"""The acquire driver for asyncio: performs the effects of the acquire loop in the running task.
+
+The round driver, `_transport/asyncio.py`, carries out each `Round`.
 
 Invariants:
-1. A cancellation is thrown into the generator, which undoes its attempt and leaves its queue. The effects that follow
-   are performed without an `await`, so a cancellation delays nothing and leaves nothing behind.
-2. Between a won round and the caller there is no `await`.
+1. A cancellation is thrown into the generator, which undoes its attempt and leaves its queue. None of the effects that
+   follow suspends the task, so a cancellation delays nothing and leaves nothing behind. These effects are a `Round`
+   that is only sent, `Receive` without a deadline, and `PassOn`.
+2. The task is not suspended between a won round and the return to the caller.
 3. A limited number of tasks is at the nodes at a time, and no waiting task.
 """
 
@@ -33,7 +36,7 @@ T = TypeVar("T")
 
 
 class LoopDriver:
-    """Performs the effects of one generator.
+    """Performs the effects of one generator; each acquire has a driver of its own.
 
     Args:
         parts: The parts of the running loop.
@@ -43,8 +46,8 @@ class LoopDriver:
     def __init__(self, parts: LoopParts, names: Names) -> None:
         self._parts, self._names = parts, names
         self._until_ms = 0
-        self._attempts = contextlib.ExitStack()
-        """Ends the place of this task among the tasks that are at the nodes."""
+        self._at_the_nodes = contextlib.ExitStack()
+        """Ends the place of this task among the tasks that are at the nodes, or wait for such a place."""
 
     async def run(self, steps: Effects[T]) -> T:
         """Perform the effects of a generator and return its result."""
@@ -64,25 +67,26 @@ class LoopDriver:
             result: T = stop.value
             return result
         finally:
-            self._attempts.close()
+            self._at_the_nodes.close()
             steps.close()
 
     async def _perform(self, effect: Effect) -> Any:  # noqa: ANN401 - depends on the effect
         if type(effect) is Round:
             if effect.wait is Wait.SENT:
+                # An undo command: no code waits for its votes, and a task that is cancelled must not be suspended.
                 self._parts.connections.post(effect)
                 return None
             return await self._parts.connections.run(_only(effect), self._until_ms)
-        self._attempts.close()
+        self._at_the_nodes.close()
         if type(effect) is TakeConnections:
             return await self._take(effect.until_ms)
         return await self._wait(effect)
 
     async def _take(self, until_ms: int | None) -> object:
         parts = self._parts
-        self._attempts.enter_context(parts.attempt(self._names))
+        self._at_the_nodes.enter_context(parts.attempt(self._names))
         await parts.window.enter()
-        self._attempts.callback(parts.window.leave)
+        self._at_the_nodes.callback(parts.window.leave)
         self._until_ms = now_ms() + 2 * parts.connections.timeout_ms if until_ms is None else until_ms
         return parts.connections
 
@@ -95,6 +99,7 @@ class LoopDriver:
             case Borrow(node, seconds):
                 return await self._parts.waiters.borrow(node, seconds)
             case Send(connection, words, _):
+                # Without the deadline: a request is sent whole at once, or the connection has failed.
                 connection.send(words)
             case Receive(connection, until):
                 if until is not None:

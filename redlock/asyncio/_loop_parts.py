@@ -85,7 +85,7 @@ class LoopParts:
         self.waits = WaitRegistry(context.event_log, self.waiters, prefix)
         self.window = Window()
         self.attempts: Counter[Names] = Counter()
-        """How many tasks are at the nodes for these resources."""
+        """How many tasks are at the nodes for these resources, or wait for the window."""
         self.held: weakref.WeakValueDictionary[Names, LeaseSteps] = weakref.WeakValueDictionary()
         """The last lease of this loop on these resources."""
         self.watched: weakref.WeakSet[WatchedLease] = weakref.WeakSet()
@@ -102,7 +102,7 @@ class LoopParts:
 
     @contextlib.contextmanager
     def attempt(self, names: Names) -> Iterator[None]:
-        """A task is at the nodes for these resources."""
+        """A task is at the nodes for these resources, or waits for the window, so that newer tasks queue."""
         self.attempts[names] += 1
         try:
             yield

@@ -47,7 +47,7 @@ class LoopWaiters(WaitingConnections[LoopExchange]):
         return await LoopExchange.dial(node, seconds)
 
     def give_back(self, node: Node, connection: LoopExchange) -> None:
-        """Keep a connection without a pending request for the next wait."""
+        """Keep a connection for the next wait. No reply that a caller needs may be pending."""
         if self._is_closed:
             connection.close()
         else:

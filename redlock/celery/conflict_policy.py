@@ -90,10 +90,10 @@ class Policy(NamedTuple):
             return Skipped({"status": "skipped", "resource": error.resource, "holder": error.holder})
         if not (self.on_conflict == "requeue" or again) or delivery is None or not delivery.has_a_queue:
             raise error
-        count = delivery.requeues + 1
+        count = delivery.requeue_count + 1
         if self.max_requeues is not None and count > self.max_requeues and not again:
             raise error
-        pause = _pause_or_failure(delivery.send_back, _longest(count))
+        pause = _pause_or_failure(delivery.requeue, _longest(count))
         if isinstance(pause, Exception):
             delivery.not_sent(pause)
             return None
@@ -125,7 +125,7 @@ class Policy(NamedTuple):
         """Send a copy back to the queue while its first copy runs, in all three modes."""
         if not delivery.has_a_queue:
             raise error
-        pause = _pause_or_failure(delivery.send_copy_back, _longest(delivery.meetings + 1))
+        pause = _pause_or_failure(delivery.requeue_copy, _longest(delivery.meetings + 1))
         if isinstance(pause, Exception):
             delivery.not_sent(pause)
             return
@@ -143,7 +143,7 @@ class Policy(NamedTuple):
             Returned: The broker takes the message back. Without this, the caller raises its own exception.
         """
         if delivery is not None and (self.on_conflict == "requeue" or delivery.has_met or delivery.has_begun):
-            delivery.release()
+            delivery.return_to_broker()
 
 
 def _pause_or_failure(send: Callable[[float], P], longest: float) -> P | Exception:

@@ -4,7 +4,7 @@ Invariants:
 1. The message keeps every choice of its sender: id, arguments, serializer, compression, headers, stamps, priority,
    exchange, routing key, expiry, time limits, links and the place of the result.
 2. Headers from the broker are removed: RabbitMQ takes a returning `x-death` for a loop and holds the message.
-3. `send_back` passes on every error of the broker and the serializer. Then the received message is still the task.
+3. `requeue` passes on every error of the broker and the serializer. Then the received message is still the task.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Delivery:
         marks = {name: headers.pop(name, found.get(name)) for name in _MARKS}
         for name in _MARKS:
             found.pop(name, None)
-        self.requeues: int = marks[REQUEUES] or 0
+        self.requeue_count: int = marks[REQUEUES] or 0
         """How often it went back to the queue."""
         self._since: float | None = marks[SINCE]
         self.meetings: int = marks[COPY] or 0
@@ -138,7 +138,7 @@ class Delivery:
             return float("inf")
         return float((maybe_make_aware(at) - datetime.now(timezone.utc)).total_seconds())
 
-    def send_back(self, longest: float) -> float | None:
+    def requeue(self, longest: float) -> float | None:
         """Send the message back to the queue. A worker gets the message after a random pause.
 
         Args:
@@ -154,17 +154,17 @@ class Delivery:
         least, pause = self._pause(min(longest, left))
         if left < least:
             return None
-        marks = {REQUEUES: self.requeues + 1, SINCE: self._since or time.time()}
+        marks = {REQUEUES: self.requeue_count + 1, SINCE: self._since or time.time()}
         self._send(marks | ({COPY: self.meetings} if self._is_copy or self._has_met else {}), pause)
         return pause
 
-    def send_copy_back(self, longest: float) -> float:
-        """Send back a copy that found its first copy running; see `send_back`.
+    def requeue_copy(self, longest: float) -> float:
+        """Send back a copy that found its first copy running; see `requeue`.
 
         The copy no longer expires: at the expiry Celery would store REVOKED for the running task.
         """
         _, pause = self._pause(longest)
-        marks = {REQUEUES: self.requeues, SINCE: self._since or time.time(), COPY: self.meetings + 1}
+        marks = {REQUEUES: self.requeue_count, SINCE: self._since or time.time(), COPY: self.meetings + 1}
         self._send(marks, pause, expires=None)
         return pause
 
@@ -259,7 +259,7 @@ class Delivery:
             place["queue"] = Queue("", Exchange(exchange, type=(*kinds, "topic")[0]), routing_key=key)
         return place
 
-    def release(self) -> None:
+    def return_to_broker(self) -> None:
         """Return the message to the broker after the soft time limit, if the broker accepts a return.
 
         Raises:

@@ -207,8 +207,11 @@ def test_a_cancelled_release_goes_on_and_can_be_repeated(shared: Cluster) -> Non
     with_client(shared.urls, main)
 
 
-def test_a_woken_task_that_is_cancelled_passes_its_wake_up_on(shared: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The task is cancelled between two attempts, after a wake-up that it could not use."""
+@pytest.mark.parametrize("is_refused", [False, True])
+def test_a_woken_task_that_is_cancelled_passes_its_wake_up_on(
+    shared: Cluster, monkeypatch: pytest.MonkeyPatch, *, is_refused: bool
+) -> None:
+    """The task is cancelled between two attempts, after a wake-up without use. The node may refuse the command."""
 
     async def main(client: Redlock) -> None:
         parts, key = client.context.parts(), wake_key("woken")
@@ -221,6 +224,8 @@ def test_a_woken_task_that_is_cancelled_passes_its_wake_up_on(shared: Cluster, m
         def retry(*_: object) -> None:
             if woken:
                 task.cancel()
+                if is_refused:
+                    redis.set(key, "no list")
 
         monkeypatch.setattr(client.context.event_log, "retry", retry)
         task = asyncio.create_task(client.lock("woken").acquire())
@@ -230,17 +235,18 @@ def test_a_woken_task_that_is_cancelled_passes_its_wake_up_on(shared: Cluster, m
             redis.rpush(key, "1")
             await asyncio.wait({task})
             assert task.cancelled()
-            await until(lambda: redis.llen(key) == 1, "the wake-up is there for the next waiter")
-            redis.delete(key)
+            if not is_refused:
+                await until(lambda: redis.llen(key) == 1, "the wake-up is there for the next waiter")
         assert parts.waiters.local_queue.length(("woken",)) == 0
         ((_, exchange),) = parts.waiters._kept[client.context.nodes[node]]
         await until(lambda: not exchange._is_ignored, "the reply of the node has come")
-        assert not exchange.has_answer, "a later waiter would take it for a wake-up"
+        assert exchange.is_open is not is_refused
+        assert exchange.has_answer is is_refused, "a later waiter would take the reply for a wake-up"
 
     with_client(shared.urls, main)
     for server in shared.servers:
         with raw(server) as redis:
-            redis.delete("woken")
+            redis.delete("woken", wake_key("woken"))
 
 
 def test_a_storm_of_cancellations_leaves_every_lock_free(shared: Cluster) -> None:

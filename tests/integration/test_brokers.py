@@ -242,13 +242,13 @@ def test_a_silent_broker_holds_no_task_for_ever(monkeypatch: pytest.MonkeyPatch)
         place = {"exchange": "", "routing_key": "silent"}
         task.push_request(id="one", args=(), kwargs={}, delivery_info=place, called_directly=False)
         delivery = delivery_module.Delivery(task)
-        delivery.send_back(1.0)
+        delivery.requeue(1.0)
         broker._processes[-1].send_signal(signal.SIGSTOP)
         with ThreadPoolExecutor(1) as pool:
-            sending = pool.submit(delivery.send_back, 1.0)
+            sending = pool.submit(delivery.requeue, 1.0)
             try:
                 assert sending.exception(timeout=30) is not None
             finally:
                 broker._processes[-1].send_signal(signal.SIGCONT)
-        delivery.send_back(1.0)
+        delivery.requeue(1.0)
         app.close()

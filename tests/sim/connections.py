@@ -188,7 +188,7 @@ class SimConnections:
     def ask(self, round_: Round) -> Generator[Any, Any, RoundResult]:
         """One round."""
         clock = self.client.clock_ms
-        call = self.codec.call(round_.command)
+        call = self.codec.script_call(round_.command)
         if round_.wait is not Wait.SENT:
             yield from self._make_ready(admits=call.script.admits)
         if isinstance(round_.command, Confirm):
@@ -269,9 +269,9 @@ class SimConnections:
         if wait is Wait.ALL:
             return unanswered == 0
         if wait is Wait.COUNTED:
-            done: bool = self.tally.counted(granted, denied, unanswered, self.quorum)
+            done: bool = self.tally.is_counted(granted, denied, unanswered, self.quorum)
             return done
-        over: bool = self.tally.decided(granted, unanswered, self.quorum)
+        over: bool = self.tally.is_decided(granted, unanswered, self.quorum)
         return over
 
     def _await(self, actor: Actor, ticket: int) -> None:

@@ -13,7 +13,7 @@ import itertools
 from typing import TYPE_CHECKING, NamedTuple
 
 from redlock._core.commands import Acquire, Confirm
-from redlock._core.vote_tally import decided
+from redlock._core.vote_tally import is_decided
 from redlock._core.votes import UNANSWERED, Grant, Kind, RoundResult, Vote, quorum_of
 from tests.sim import exhaustive_states as at
 
@@ -59,7 +59,7 @@ class Client:
             return (True, stop.value.fence) if isinstance(stop.value, Grant) else None
         if not isinstance(following.command, Confirm):
             return None
-        assert decided(round_result.granted, round_result.unanswered, self._quorum)
+        assert is_decided(round_result.granted, round_result.unanswered, self._quorum)
         self._first[following.command.fence] = round_result
         return False, following.command.fence
 

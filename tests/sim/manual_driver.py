@@ -62,7 +62,7 @@ class FaultInjector:
 
     def tell(self, command: Command, places: Iterable[int], codec: Codec | None = None) -> dict[int, Vote]:
         """Let these nodes execute a command, in this order, and return their votes."""
-        call = (codec or self.codec).call(command)
+        call = (codec or self.codec).script_call(command)
         return {place: wire.decode(self.nodes[place].call(call, self.nodes[place].run_id)) for place in places}
 
     def run(

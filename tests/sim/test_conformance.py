@@ -126,7 +126,7 @@ def _command(chance: random.Random) -> Command:
 
 
 def _ask(pair: Pair, codec: Codec, command: Command, run_id: str) -> list[Any] | Exception:
-    call = codec.call(command)
+    call = codec.script_call(command)
     last = (run_id,) if call.script.admits else ()
     answer: list[Any] | Exception
     answer = pair.run(call.script.source.decode(), call.keys, (*call.arguments, *last), loose=VOTE)
@@ -197,7 +197,7 @@ def test_both_luas_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
         node.declare()
         for step in range(5 * STEPS):
             node.world.now = step * 700_000
-            answer = node.call(codec.call(_command(chance)), chance.choice((node.run_id,) * 40 + ("another",)))
+            answer = node.call(codec.script_call(_command(chance)), chance.choice((node.run_id,) * 40 + ("another",)))
             answers.append(str(answer))
             if step % 100 == 0:
                 node.flush()

@@ -109,7 +109,7 @@ class _Server:
         self.node = node
 
     def call(self, command: Command) -> Vote:
-        call = CODEC.call(command)
+        call = CODEC.script_call(command)
         last = ("run",) if call.script.admits else ()
         reply = self._server.run(
             self._lua.compiled(call.script), NOW_MS, len(call.keys), *call.keys, *call.arguments, *last
@@ -155,7 +155,7 @@ def test_the_transcription_does_what_the_scripts_do(lua: Lua) -> None:
 
 def test_the_transcribed_record_admits_whom_the_script_admits(lua: Lua) -> None:
     chance, usual = random.Random(3), quarantine_ms(MAX_TTL_MS)
-    call = CODEC.call(Confirm(("r",), TOKENS[0], 1))
+    call = CODEC.script_call(Confirm(("r",), TOKENS[0], 1))
     for _ in range(300):
         server, record, now = lua.server(), None, 10_000
         for _ in range(12):

@@ -107,7 +107,7 @@ def test_any_name_and_any_owner_label_is_a_single_word(kind: type[Command], name
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: type(command).__name__)
 def test_a_command_has_the_keys_and_arguments_of_its_script(command: Command) -> None:
-    call = CODEC.call(command)
+    call = CODEC.script_call(command)
     code = re.sub(r"--.*", "", call.script.source.decode())
     arguments = {int(number) for number in re.findall(r"ARGV\[(\d+)\]", code)}
     assert max(arguments, default=0) == len(call.arguments)
@@ -134,27 +134,27 @@ def test_a_command_has_the_keys_and_arguments_of_its_script(command: Command) ->
 )
 def test_each_argument_is_where_its_script_reads_it(command: Command, arguments: tuple[str, ...]) -> None:
     """In the order that the head of each script names."""
-    call = CODEC.call(command)
+    call = CODEC.script_call(command)
     common = (CODEC.fingerprint, str(quarantine_ms(10_000))) if call.script.admits else ()
     assert call.arguments == (*common, *arguments)
 
 
 def test_each_key_of_a_command_is_a_lock_or_internal() -> None:
     for command in COMMANDS:
-        keys = CODEC.call(command).keys
+        keys = CODEC.script_call(command).keys
         assert len(set(keys)) == len(keys)
         assert {key for key in keys if INTERNAL not in key} == {f"app:{name}" for name in command.names}
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: type(command).__name__)
 def test_every_key_begins_with_the_prefix(command: Command) -> None:
-    assert all(key.startswith("app:") for key in CODEC.call(command).keys)
+    assert all(key.startswith("app:") for key in CODEC.script_call(command).keys)
     assert all(key.startswith("app:") for key in CODEC.wake_keys(("a",)))
 
 
 def test_without_a_prefix_the_lock_is_at_the_resources_own_name() -> None:
     """So that any other Redlock client and ours exclude each other."""
-    assert "b" in Codec(5, "", 10_000).call(Inspect(("b",))).keys
+    assert "b" in Codec(5, "", 10_000).script_call(Inspect(("b",))).keys
 
 
 @pytest.mark.parametrize("kind", [Acquire, Confirm, Repair], ids=lambda kind: kind.__name__)
@@ -175,7 +175,8 @@ def test_the_scripts_that_count_as_votes_ask_the_record_first() -> None:
     admitting = {kind for kind, script in SCRIPTS.items() if script.admits}
     assert admitting == {Acquire, Confirm, Extend, Repair}
     for kind in admitting:
-        assert CODEC.call(COMMANDS[[type(command) for command in COMMANDS].index(kind)]).keys[0] == f"app:{RECORD}"
+        command = next(command for command in COMMANDS if type(command) is kind)
+        assert CODEC.script_call(command).keys[0] == f"app:{RECORD}"
 
 
 def test_no_resource_can_collide_with_the_locks_own_keys() -> None:

@@ -49,7 +49,7 @@ def back(sent: list[dict[str, Any]], *, longest: float = 30.0, **fields: Any) ->
     try:
         delivery = Delivery.of(charge)
         assert delivery is not None
-        delivery.send_back(longest)
+        delivery.requeue(longest)
     finally:
         charge.pop_request()
     return sent[-1]

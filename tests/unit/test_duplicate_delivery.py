@@ -150,12 +150,12 @@ def test_copies_run_where_celery_does_not_deduplicate(monkeypatch: pytest.Monkey
 def test_the_mark_of_a_copy_goes_back_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[dict[str, Any]] = []
     monkeypatch.setattr(charge, "apply_async", lambda _args, _kwargs, **options: calls.append(options))
-    delivered(redelivered=True).send_back(1.0)
+    delivered(redelivered=True).requeue(1.0)
     assert calls[-1]["headers"][COPY] == 0
-    delivered(copy=2, expires="2999-01-01T00:00:00+00:00").send_copy_back(1.0)
+    delivered(copy=2, expires="2999-01-01T00:00:00+00:00").requeue_copy(1.0)
     assert calls[-1]["headers"][COPY] == 3
     assert calls[-1]["expires"] is None
-    delivered().send_back(1.0)
+    delivered().requeue(1.0)
     assert COPY not in calls[-1]["headers"]
 
 

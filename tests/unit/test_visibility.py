@@ -96,8 +96,8 @@ def test_a_pause_is_at_most_a_third_of_the_timeout(monkeypatch: pytest.MonkeyPat
     for _ in range(200):
         delivery = Delivery.of(task)
         assert delivery is not None
-        delivery.send_back(30.0)
-        delivery.send_copy_back(30.0)
+        delivery.requeue(30.0)
+        delivery.requeue_copy(30.0)
     task.pop_request()
     assert seconds / 4 < max(pauses) <= seconds / 3
 

@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from redlock._core.commands import Inspect, Round, Wait
-from redlock._core.vote_tally import VoteTally, counted, decided
+from redlock._core.vote_tally import VoteTally, is_counted, is_decided
 from redlock._core.votes import FENCE_LIMIT, UNANSWERED, silent
 from tests.unit.helpers import ABSENT, DEAD, NAMES, attempt, denied, granted, round_result
 
@@ -27,8 +27,8 @@ def test_it_is_over_exactly_when_the_votes_say_so(nodes: int) -> None:
                 one.cast(place, vote)
             said = round_result(*votes)
             right = {
-                Wait.DECIDED: decided(said.granted, said.unanswered, said.quorum),
-                Wait.COUNTED: counted(said.granted, said.denied, said.unanswered, said.quorum),
+                Wait.DECIDED: is_decided(said.granted, said.unanswered, said.quorum),
+                Wait.COUNTED: is_counted(said.granted, said.denied, said.unanswered, said.quorum),
                 Wait.ALL: said.unanswered == 0,
                 Wait.SENT: True,
             }

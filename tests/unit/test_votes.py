@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import pytest
 
-from redlock._core.vote_tally import counted, decided
+from redlock._core.vote_tally import is_counted, is_decided
 from redlock._core.votes import (
     UNANSWERED,
     Kind,
@@ -38,7 +38,7 @@ def test_a_round_is_decided_once_no_vote_can_change_its_result(nodes: int) -> No
         if granted_ + unanswered > nodes:
             continue
         outcomes = {granted_ + more >= quorum for more in range(unanswered + 1)}
-        assert decided(granted_, unanswered, quorum) == (len(outcomes) == 1), (granted_, unanswered)
+        assert is_decided(granted_, unanswered, quorum) == (len(outcomes) == 1), (granted_, unanswered)
 
 
 @pytest.mark.parametrize("nodes", range(1, 10))
@@ -51,7 +51,7 @@ def test_a_round_is_counted_once_its_quorum_can_not_change(nodes: int) -> None:
                 for more in range(unanswered + 1)
                 for unanswered_no in range(unanswered - more + 1)
             }
-            if counted(yes, no, unanswered, quorum):
+            if is_counted(yes, no, unanswered, quorum):
                 assert len(ends) == 1, (yes, no, unanswered)
             elif len(ends) == 1:
                 assert ends == {(False, False)}, "only where nobody can win any more it may wait for nothing"
@@ -60,7 +60,7 @@ def test_a_round_is_counted_once_its_quorum_can_not_change(nodes: int) -> None:
 @pytest.mark.parametrize("nodes", [2, 4, 6, 8])
 def test_a_tie_between_two_clients_is_a_decision(nodes: int) -> None:
     half = nodes // 2
-    assert decided(half, 0, quorum_of(nodes))
+    assert is_decided(half, 0, quorum_of(nodes))
     assert not round_result(*[granted()] * half, *[denied()] * half).won
 
 
