@@ -24,8 +24,8 @@ _PATIENCE = 5.0
 
 if os.environ.get("TEST_SERVERS") == "mixed":
     # Each server that a test starts, or starts again, has another version than the server before it.
-    _programs = itertools.cycle(servers.present().values())
-    redis_server.executable = lambda: next(_programs)
+    _programs, _of_this_name = itertools.cycle(servers.present().values()), redis_server.executable
+    redis_server.executable = lambda name="": _of_this_name(name) if name else next(_programs)
 
 
 @pytest.fixture(autouse=True)

@@ -61,6 +61,19 @@ class CounterTask(Task):  # type: ignore[misc]  # Celery is untyped
             raise Reject(rejected.reason, requeue=True) from None
 
 
+_REDIS_TRANSPORT = {
+    "visibility_timeout": settings.visibility_timeout,
+    "unacked_restore_interval": 5,
+    "unacked_restore_throttle": 1,
+    "socket_timeout": 30,
+    "socket_connect_timeout": 5,
+    "socket_keepalive": True,
+    "socket_keepalive_options": _KEEPALIVE,
+    "health_check_interval": 25,
+}
+# Without a confirmation, a RabbitMQ that is killed can lose a message that its sender takes for sent.
+_AMQP_TRANSPORT = {"confirm_publish": True}
+
 app = Celery("counter", include=["tasks.counter"], task_cls=CounterTask)
 app.conf.update(
     broker_url=settings.broker_url,
@@ -80,16 +93,7 @@ app.conf.update(
     task_time_limit=settings.time_limit,
     task_soft_time_limit=settings.time_limit * 0.8,
     broker_connection_retry_on_startup=True,
-    broker_transport_options={
-        "visibility_timeout": settings.visibility_timeout,
-        "unacked_restore_interval": 5,
-        "unacked_restore_throttle": 1,
-        "socket_timeout": 30,
-        "socket_connect_timeout": 5,
-        "socket_keepalive": True,
-        "socket_keepalive_options": _KEEPALIVE,
-        "health_check_interval": 25,
-    },
+    broker_transport_options=_AMQP_TRANSPORT if settings.broker_url.startswith("amqp") else _REDIS_TRANSPORT,
     # False would fail and acknowledge a task during a short outage of the results. Before Celery stores a state, it
     # reads the last state without a retry (celery/backends/base.py).
     result_backend_always_retry=True,

@@ -1,4 +1,4 @@
-"""The local cluster for demo and development: six redis-servers, two Celery workers and Flower on this machine.
+"""The local cluster for demo and development: lock nodes, store, broker, Celery workers and Flower on this machine.
 
 Invariants:
 1. No process outlives its starter. The end of the `with` block stops all of them. If the starter is killed, the
@@ -11,17 +11,15 @@ Invariants:
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import dataclasses
 import http.client
 import os
-import signal
+import secrets
 import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,9 +28,11 @@ from celery import Celery
 
 from redlock.settings import SECRETS
 from redlock.testing import redis_server
+from workers.program import ClusterError, Program
+from workers.rabbitmq import RabbitMQ
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping
 
 FIRST_PORT, FLOWER_PORT = 63790, 5555
 """The ports in the default settings: the broker's, which precedes those of the lock nodes, and Flower's."""
@@ -44,7 +44,6 @@ FLOWER_CONF = Path(__file__).with_name("flowerconfig.py")
 _START_SECONDS = 60.0
 _STOP_SECONDS = 8.0
 _POLL_SECONDS = 0.05
-_SHOWN_LINES = 12
 _DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
 
 # Reads until the end of the starter closes the pipe. Servers may write a little longer, so the removal is repeated.
@@ -58,10 +57,6 @@ while os.path.exists(sys.argv[1]) and time.monotonic() < until:
 """
 
 
-class ClusterError(Exception):
-    """A part of the local cluster could not start or ended by itself; the message names the part and the reason."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """The parts of the cluster.
@@ -72,6 +67,8 @@ class Plan:
         think: Seconds between the read and the write of an increment; None leaves the time to the environment.
         ports: The ports of the broker and the lock nodes; None for unix sockets, which only this user can reach.
         flower_port: The port of Flower.
+        server: The program of all Redis servers, `redis-server` or `valkey-server`; empty for the first that is found.
+        rabbitmq: Whether a RabbitMQ is the broker.
     """
 
     workers: int
@@ -79,6 +76,8 @@ class Plan:
     think: float | None
     ports: tuple[int, ...] | None
     flower_port: int
+    server: str = ""
+    rabbitmq: bool = False
 
 
 def is_free(port: int) -> bool:
@@ -93,74 +92,12 @@ def is_free(port: int) -> bool:
         return True
 
 
-class Program:
-    """A `celery` command in its own process. The last lines of its output are kept for an error message."""
-
-    def __init__(self, name: str, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
-        self.name = name
-        self._output: collections.deque[str] = collections.deque(maxlen=_SHOWN_LINES)
-        self._process = subprocess.Popen(  # noqa: S603 - the program is ours
-            [sys.executable, "-m", "celery", "-A", "workers.app", *arguments],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-            preexec_fn=redis_server.die_with_parent,  # noqa: PLW1509 - one prctl, the same as for the servers
-        )
-        self._listener = threading.Thread(target=self._listen, name=f"output of {name}", daemon=True)
-
-    def listen(self) -> None:
-        """Begin to read the output. Called after the start of all programs, because a fork must not copy threads."""
-        self._listener.start()
-
-    def _listen(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._output.append(line.rstrip())
-
-    def check(self) -> None:
-        """Raise if the program has ended by itself.
-
-        Raises:
-            ClusterError: The program has ended; unless a signal killed the program, the message has its last lines.
-        """
-        status = self._process.poll()
-        if status is not None:
-            self._listener.join(1.0)
-            if status < 0:
-                raise ClusterError(f"{self.name} was killed by signal {-status}")
-            lines = [f"{self.name} ended with status {status}; its last lines:", *(self._output or ["(none)"])]
-            raise ClusterError("\n    ".join(lines))
-
-    def signal(self, number: int) -> None:
-        """Send a signal to all processes of the program."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, number)
-
-    def terminate(self) -> None:
-        """Send SIGTERM. A worker finishes its running tasks first."""
-        self._process.terminate()
-
-    def stop(self, until: float) -> None:
-        """Wait for the end of the program until this time, then kill the program and its children."""
-        try:
-            self._process.wait(max(0.0, until - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            self.signal(signal.SIGKILL)
-            self._process.wait()
-        if self._listener.is_alive():
-            self._listener.join(1.0)
-
-
 @dataclasses.dataclass(frozen=True)
 class Running:
     """A cluster that takes tasks.
 
     Attributes:
-        broker: The sixth Redis: broker, results and store.
+        redis: The sixth Redis: results and store, and the broker unless that is RabbitMQ.
         nodes: The lock nodes.
         flower: The address of Flower.
         settings: The environment variables with all of these addresses, for a client.
@@ -168,7 +105,7 @@ class Running:
         check_caller: Raises if the caller no longer needs the cluster.
     """
 
-    broker: redis_server.Server
+    redis: redis_server.Server
     nodes: redis_server.Cluster
     flower: str
     settings: dict[str, str]
@@ -196,34 +133,50 @@ def running(plan: Plan, check_caller: Callable[[], None]) -> Iterator[Running]:
 
     Raises:
         ClusterError: A part of the cluster did not start.
-        redlock.ConfigurationError: A redis-server did not start, or no redis-server is installed.
+        redlock.ConfigurationError: A server did not start, or is not installed.
     """
     if not is_free(plan.flower_port):
         raise ClusterError(f"port {plan.flower_port} is taken; stop the program that listens there, or choose another")
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(_scratch())
-        broker = redis_server.Server(plan.ports[0] if plan.ports else None, _DURABLE)
-        stack.callback(broker.stop)
-        broker.start()
-        nodes = stack.enter_context(redis_server.cluster(NODES, ports=plan.ports[1:] if plan.ports else None))
-        settings = _settings(plan, broker, nodes)
+        program = redis_server.executable(plan.server)
+        rabbitmq_url = stack.enter_context(_rabbitmq(directory, check_caller)) if plan.rabbitmq else ""
+        redis = redis_server.Server(plan.ports[0] if plan.ports else None, _DURABLE, program)
+        stack.callback(redis.stop)
+        redis.start()
+        ports = plan.ports[1:] if plan.ports else None
+        nodes = stack.enter_context(redis_server.cluster(NODES, ports=ports, program=program))
+        settings = _settings(plan, redis, nodes, rabbitmq_url)
         programs = stack.enter_context(_programs(plan, settings | {"TMPDIR": directory}))
-        cluster = Running(broker, nodes, f"http://127.0.0.1:{plan.flower_port}", settings, programs, check_caller)
+        cluster = Running(redis, nodes, f"http://127.0.0.1:{plan.flower_port}", settings, programs, check_caller)
         _wait_until_ready(cluster, plan)
         yield cluster
 
 
-def _settings(plan: Plan, broker: redis_server.Server, nodes: redis_server.Cluster) -> dict[str, str]:
-    if broker.port is None:
+@contextlib.contextmanager
+def _rabbitmq(directory: str, check_caller: Callable[[], None]) -> Iterator[str]:
+    """A RabbitMQ, and its address with a password of its own."""
+    files = Path(directory) / "rabbitmq"
+    files.mkdir()
+    server = RabbitMQ(files, password=secrets.token_hex(16))
+    try:
+        server.start(check_caller)
+        yield server.url
+    finally:
+        server.kill()
+
+
+def _settings(plan: Plan, redis: redis_server.Server, nodes: redis_server.Cluster, rabbitmq_url: str) -> dict[str, str]:
+    if redis.port is None:
         # Celery has its own URL scheme for unix sockets.
-        celery = broker.url.replace("unix://", "redis+socket://") + "?virtual_host="
-        broker_url, result_url, store_url = f"{celery}0", f"{celery}1", f"{broker.url}?db=2"
+        celery = redis.url.replace("unix://", "redis+socket://") + "?virtual_host="
+        broker_url, result_url, store_url = f"{celery}0", f"{celery}1", f"{redis.url}?db=2"
     else:
-        broker_url, result_url, store_url = (f"{broker.url}/{database}" for database in range(3))
+        broker_url, result_url, store_url = (f"{redis.url}/{database}" for database in range(3))
     settings = {
         **dict.fromkeys((*SECRETS, "REDLOCK_PREFIX", "REDLOCK_PREFIX_FILE"), ""),
         "REDLOCK_NODES": ",".join(nodes.urls),
-        "COUNTER_BROKER_URL": broker_url,
+        "COUNTER_BROKER_URL": rabbitmq_url or broker_url,
         "COUNTER_RESULT_URL": result_url,
         "COUNTER_STORE_URL": store_url,
     }

