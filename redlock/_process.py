@@ -1,7 +1,6 @@
 """The process id without a system call, hooks after a fork, signals, and whether another process lives.
 
-A lease checks its process several times. The id is right in every child that Python forks: with `os.fork`,
-multiprocessing, billiard or gevent.
+Invariants: the id is right in every child that Python forks, with `os.fork`, multiprocessing, billiard or gevent.
 """
 
 from __future__ import annotations

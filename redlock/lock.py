@@ -1,6 +1,6 @@
 """`Lock`: a quorum lock with the conventions of redis-py's `Lock`.
 
-A lock on several nodes differs in four points:
+Rules where a lock on several nodes differs:
 1. A lease always has a TTL, because a dead holder must not keep the lock for ever.
 2. `extend` adds to the remaining time that this client knows, because each node has another remaining time. `extend`
    never shortens the lease.

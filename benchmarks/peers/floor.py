@@ -1,7 +1,8 @@
 """The floor: the least that Python pays for a pair. The bytes of this project's lock on five sockets, and nothing else.
 
-Each command goes out with `send`, `poll` waits for the replies of a quorum, and hiredis parses them. No vote is
-decoded, no deadline is watched, and no error is handled.
+Invariants:
+1. Each command goes out with `send`, `poll` waits for the replies of a quorum, and hiredis parses them.
+2. No vote is decoded, no deadline is watched, and no error is handled.
 """
 
 from __future__ import annotations

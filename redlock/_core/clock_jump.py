@@ -1,12 +1,12 @@
 """Detection of wall clocks that jump: a jump is reported and changes no vote.
 
-Key expiry in Redis runs on the wall clock, so a jump can end a lock early. In trials every rule that excluded nodes
-after some jumps excluded healthy nodes too. The fence makes a jump harmless; this module makes the jump visible.
+Key expiry in Redis runs on the wall clock, so a jump can end a lock early; the fence makes that harmless.
 
 Invariants:
-1. Pure arithmetic. A node's TIME, read between the client's `sent` and `done`, bounds the offset of the node's clock
+1. A jump takes no vote from a node: in trials, every rule that excluded nodes after jumps excluded healthy nodes too.
+2. Pure arithmetic. A node's TIME, read between the client's `sent` and `done`, bounds the offset of the node's clock
    to an interval.
-2. A jump is a pair of consecutive intervals that are further apart than clocks drift in between. So neither a long
+3. A jump is a pair of consecutive intervals that are further apart than clocks drift in between. So neither a long
    round trip nor slow drift over hours counts as a jump.
 """
 

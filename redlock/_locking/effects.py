@@ -1,8 +1,9 @@
 """The effects that the generators of this package yield, beside the rounds of the protocol; a driver performs them.
 
-A driver resumes the generator with the result of the effect, or throws the exception that ended the effect into the
-generator. The exception of a signal or of a cancellation is thrown too. The generator may yield more effects then:
-rounds without a wait, `Receive` without a deadline, and `PassOn`.
+Invariants:
+1. A driver resumes the generator with the result of the effect, or throws the exception that ended the effect into the
+   generator. The exception of a signal or of a cancellation is thrown too.
+2. After an exception the generator yields only rounds without a wait, `Receive` without a deadline, and `PassOn`.
 """
 
 from __future__ import annotations

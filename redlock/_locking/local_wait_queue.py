@@ -1,7 +1,6 @@
 """The wait queue inside one process: of all threads that wait for the same resources, one thread waits at the nodes.
 
-Without this queue each waiting thread would be a further client that splits votes at the nodes. With the queue the
-nodes see one waiter for each process.
+Without this queue, each waiting thread would be a further client that splits votes at the nodes.
 
 Invariants:
 1. First come, first served. A thread has a place only while the thread waits, never while the thread holds a lease.

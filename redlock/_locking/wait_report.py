@@ -1,9 +1,9 @@
 """Encodes and decodes the reports of waiting processes, for `redlock status` and the page *Locks*.
 
-A process with waits writes a report once a second to the node at which its waiters block. A report is a hint for
-people: a lost, late or forged report changes no decision.
-
-Invariants: pure functions. A report has a size limit. A report of an unexpected shape is ignored.
+Invariants:
+1. A process with waits writes a report once a second to the node at which its waiters block.
+2. A report is a hint for people: a lost, late or forged report changes no decision.
+3. Pure functions. A report has a size limit. A report of an unexpected shape is ignored.
 """
 
 from __future__ import annotations

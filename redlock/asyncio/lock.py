@@ -1,6 +1,6 @@
 """`Lock` for asyncio, with the conventions of `redis.asyncio.lock`.
 
-A lock on several nodes differs in five points:
+Rules where a lock on several nodes differs:
 1. A lease always has a TTL, because a dead holder must not keep the lock for ever.
 2. `extend` adds to the remaining time that this client knows, because each node has another remaining time. `extend`
    never shortens the lease.
@@ -8,7 +8,7 @@ A lock on several nodes differs in five points:
 4. `async with` gives the lease, and raises `LockContended` where redis-py raises `LockError`.
 5. Each attempt has its own owner token, so `acquire` takes no `token`.
 
-A `Lock` object is held by the code that has the object, not by a task: any task of its event loop may release the lock.
+As with redis-py, a `Lock` object is held by the code that has the object, not by a task: any task of its event loop may release the lock.
 """
 
 from __future__ import annotations

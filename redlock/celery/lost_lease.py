@@ -1,11 +1,10 @@
 """`on_lost="raise"`: raises `LockLost` inside the body of a task by a signal, as Celery does for a soft time limit.
 
-Only a signal to the main thread interrupts a blocking call. So tasks must run in the main thread, as in the prefork
-and solo pools. With another pool, a worker that has such tasks refuses to start.
-
 Invariants:
-1. The handler is installed only while a body runs. Afterwards the previous handler is restored.
-2. A signal is sent only while the handler is installed, and arrives before the handler is removed: the default action
+1. Only a signal to the main thread interrupts a blocking call. So tasks must run in the main thread, as in the prefork
+   and solo pools. With another pool, a worker that has such tasks refuses to start.
+2. The handler is installed only while a body runs. Afterwards the previous handler is restored.
+3. A signal is sent only while the handler is installed, and arrives before the handler is removed: the default action
    of the signal would end the process.
 """
 

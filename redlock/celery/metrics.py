@@ -1,11 +1,10 @@
 """Metrics of the lock in Prometheus' text format, summed over the processes of a worker.
 
-The children of a prefork worker count in shared memory. The main process writes the sums to a file for node_exporter's
-textfile collector. So no port is open, no package is needed, and the counts outlive a child.
-
 Invariants:
-1. The counts come from the log's events (`_log.watch`). Without a metrics file no event is watched or counted.
-2. Each process adds in its own row, and the text has only sums. Counters only grow while the worker lives.
+1. The children of a prefork worker count in shared memory, so the counts outlive a child.
+2. The main process writes the sums to a file for node_exporter's textfile collector, without a port or a package.
+3. The counts come from the log's events (`_log.watch`). Without a metrics file no event is watched or counted.
+4. Each process adds in its own row, and the text has only sums. Counters only grow while the worker lives.
 """
 
 from __future__ import annotations

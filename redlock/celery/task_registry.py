@@ -1,14 +1,13 @@
 """The locks that the tasks of a worker hold and wait for: `celery -A your.app inspect locks`.
 
-The children of a prefork worker run the tasks, and its main process answers. So each child writes its entries into its
-slot of shared memory. A write takes microseconds, needs no thread or file, and leaves nothing behind. In the other
-pools the main process has all entries itself.
-
 Invariants:
-1. The answer is the view of the process and needs no lock node. `redlock status` has the view of the nodes.
-2. Each slot has a single writing process, which holds a mutex during the write. A reader of a half-written slot reads
+1. The children of a prefork worker run the tasks, and its main process answers. So each child writes its entries into
+   its slot of shared memory. In the other pools the main process has all entries itself.
+2. A write takes microseconds, needs no thread or file, and leaves nothing behind.
+3. The answer is the view of the process and needs no lock node. `redlock status` has the view of the nodes.
+4. Each slot has a single writing process, which holds a mutex during the write. A reader of a half-written slot reads
    the slot again.
-3. Entries of a dead child are not shown.
+5. Entries of a dead child are not shown.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 """The effects of tasks in all three modes, while workers are killed and the broker restarts.
 
-`python -m tests.faults.effects --kind quorum --tasks 2000` sends the tasks over 20 keys. Every two seconds a worker
-gets a signal: SIGKILL or SIGTERM to a child, SIGKILL to all processes, a warm or a cold shutdown. The broker is killed
-and started twice.
+`python -m tests.faults.effects --kind quorum --tasks 2000` sends the tasks over 20 keys.
 
 Invariants:
-1. The verdict uses the effects in the fenced store. A successful task that was not skipped has exactly one effect; a
+1. Every two seconds a worker gets a signal: SIGKILL or SIGTERM to a child, SIGKILL to all processes, a warm or a cold
+   shutdown. The broker is killed and started twice.
+2. The verdict uses the effects in the fenced store. A successful task that was not skipped has exactly one effect; a
    skipped or refused task has none. Only the mode `skip` skips, and only `raise` refuses.
-2. Each task ends, and never in two different ways. No task fails for another reason than its lock.
-3. A task that Redis lost is sent again with the same id, and counted: kombu takes a message off the queue before it
+3. Each task ends, and never in two different ways. No task fails for another reason than its lock.
+4. A task that Redis lost is sent again with the same id, and counted: kombu takes a message off the queue before it
    records the message as unacknowledged. Each death of a worker or broker can lose one message of each worker that it
    cuts off; more is a violation. RabbitMQ must lose no task.
 """

@@ -2,8 +2,10 @@
 
     python -m tests.faults.freeze_sql --freezes 50
 
-Several processes increment one row under the lock: read, think, write. The main process stops one of them between read
-and write for longer than the TTL, then continues it. Half of the run uses plain transactions, half uses `fenced`.
+Invariants:
+1. Several processes increment one row under the lock: read, think, write. The main process stops one of them between
+   read and write for longer than the TTL, then continues the process.
+2. Half of the run uses plain transactions, half uses `fenced`.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,16 @@ def test_a_file_states_its_purpose_and_is_small(path: Path) -> None:
     text = path.read_text()
     assert ast.get_docstring(ast.parse(text))
     assert text.count("\n") <= 300, "does it hold a second concept?"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_module_docstring_is_short_up_to_its_invariants(path: Path) -> None:
+    """Lists, examples and invariants may follow."""
+    docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
+    begin, _, _ = docstring.partition("\nInvariants")
+    begin, _, _ = begin.partition("\nRules")
+    prose = "\n".join(line for line in begin.splitlines() if not line.startswith("    "))
+    assert len(re.findall(r"[.!?](?=\s|$)", prose)) <= 4, "state the rest as invariants"
 
 
 def test_a_package_has_at_most_25_modules() -> None:

@@ -1,7 +1,9 @@
 """Increments that write their steps to the history; `--include` adds them to a worker of the example.
 
-Every task does the same read-modify-write as `tasks.counter` and notes each step. `control` is the same body without
-lock and fence, and loses updates. The environment sets the time until a redelivery.
+Invariants:
+1. Every task does the same read-modify-write as `tasks.counter` and notes each step.
+2. `control` is the same body without lock and fence, and loses updates.
+3. The environment sets the time until a redelivery.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """The tasks of `examples/transfers`, slowed down.
 
-`TRANSFERS_KIND` is `transfers`, the module with SQLAlchemy, or `ledger.tasks`, the module with Django. The pauses
-before and after the fence give the faults a chance to strike there. `TRANSFERS_UNFENCED` takes the fence away, to prove
-that the check finds transfers that were made twice.
+Invariants:
+1. `TRANSFERS_KIND` is `transfers`, the module with SQLAlchemy, or `ledger.tasks`, the module with Django.
+2. The pauses before and after the fence give the faults a chance to strike there.
+3. `TRANSFERS_UNFENCED` takes the fence away, to prove that the check finds transfers that were made twice.
 """
 
 from __future__ import annotations
