@@ -8,7 +8,8 @@ Rules where a lock on several nodes differs:
 4. `async with` gives the lease, and raises `LockContended` where redis-py raises `LockError`.
 5. Each attempt has its own owner token, so `acquire` takes no `token`.
 
-As with redis-py, a `Lock` object is held by the code that has the object, not by a task: any task of its event loop may release the lock.
+As with redis-py, a `Lock` object is held by the code that has the object, not by a task: any task of its event loop may
+release the lock.
 """
 
 from __future__ import annotations
