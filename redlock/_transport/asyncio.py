@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from redlock._core.vote_tally import VoteTally
     from redlock._core.votes import RoundResult
     from redlock._transport.codec import Codec
-    from redlock._transport.connection import NodeConnection
+    from redlock._transport.connected_nodes import DialWait
     from redlock._transport.node import Node
 
 T = TypeVar("T")
@@ -123,7 +123,7 @@ class Execution(Unsent, Generic[T]):
         self._connections, self._steps, self._until_ms = connections, steps, until_ms
         self._round: Round | None = None
         """The round that waits for a dial."""
-        self._dials: Sequence[NodeConnection] = ()
+        self._dials: DialWait | None = None
         self._tally: VoteTally | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -139,7 +139,8 @@ class Execution(Unsent, Generic[T]):
                 if round_ is None:
                     round_ = next(self._steps) if result is None else self._steps.send(result)
                     if round_.wait is not Wait.SENT and not self._connections.state.is_ready(now_ms()):
-                        self._round, self._dials = round_, self._connections.make_ready(round_.command)
+                        self._round = round_
+                        self._dials = self._connections.make_ready(round_.command, self._until_ms)
                         self._await_dials()
                         return
                 result, round_ = self._begin(round_), None
@@ -154,17 +155,17 @@ class Execution(Unsent, Generic[T]):
 
     def _await_dials(self) -> None:
         """Begin the round, unless the round has to wait for a dial."""
-        round_, connections = self._round, self._connections
-        if round_ is None:
+        round_, dials, connections = self._round, self._dials, self._connections
+        if round_ is None or dials is None:
             return
         self._stop_timer()
-        wait_ms = connections.state.dial_wait_ms(self._dials, now_ms(), self._until_ms)
+        wait_ms = dials.left_ms(now_ms())
         if wait_ms > 0:
             connections.awaits_dial[self] = self._await_dials
             self._timer = connections.loop.call_later(wait_ms / 1000, self._stop_awaiting_dials)
             return
         connections.awaits_dial.pop(self, None)
-        self._round = None
+        self._round, self._dials, self._until_ms = None, None, dials.until_ms
         self._advance(None, round_)
 
     def _stop_awaiting_dials(self) -> None:

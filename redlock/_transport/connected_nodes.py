@@ -57,7 +57,7 @@ class ConnectedNodes:
         self.finished: list[VoteTally] = []
         """Tallies with a waiter for which news has come; the driver empties the list."""
         self._codec = codec
-        self._timeout_ms = timeout_ms
+        self.timeout_ms = timeout_ms
         self._wall_us = wall_us
         self._quorum = quorum_of(len(nodes))
         self._used_ms = now_ms
@@ -73,11 +73,16 @@ class ConnectedNodes:
         """Whether bytes that have arrived must be received before `make_ready`."""
         return now_ms - self._used_ms > _IDLE_MS or any(one.handle is not None and not one.is_fit for one in self.all)
 
-    def make_ready(self, command: Command, now_ms: int) -> list[NodeConnection]:
+    def make_ready(self, command: Command, now_ms: int, until_ms: int) -> DialWait:
         """Drop useless connections and choose the nodes to dial, after all bytes that have arrived were received.
 
+        Args:
+            command: The command of the round.
+            now_ms: The clock.
+            until_ms: The deadline of the round.
+
         Returns:
-            The nodes whose dials the round waits for; see `dial_wait_ms`.
+            The wait for the dials, before the round begins.
         """
         # If a quorum is silent, the connections are probably broken: a firewall has forgotten them. A release stays on
         # its connection, or the release could overtake its acquire.
@@ -104,22 +109,22 @@ class ConnectedNodes:
             if not one.is_dialling and one.node.may_dial(now_ms):
                 one.is_dialling, one.dialled_ms = True, now_ms
                 self.to_dial.append(one)
-        return awaited
+        return DialWait(self, awaited, until_ms)
 
     def dial_wait_ms(self, awaited: Sequence[NodeConnection], now_ms: int, until_ms: int) -> int:
-        """How long a round goes on waiting for these dials; 0 if they have ended, or count as overdue from now on."""
+        """See `DialWait`."""
         late = [one for one in awaited if one.is_dialling]
         if not late:
             return 0
-        limit_ms = min(one.dialled_ms for one in late) + self._timeout_ms
+        limit_ms = min(one.dialled_ms for one in late) + self.timeout_ms
         if sum(one.handle is not None for one in self.all) < self._quorum:
             # The last node timeout before the deadline is for the round itself.
-            limit_ms = max(limit_ms, until_ms - self._timeout_ms)
+            limit_ms = max(limit_ms, until_ms - self.timeout_ms)
         wait_ms = min(limit_ms, until_ms) - now_ms
         if wait_ms > 0:
             return wait_ms
         for one in late:
-            one.node.mark_down(f"no answer within {self._timeout_ms} ms", now_ms)
+            one.node.mark_down(f"no answer within {self.timeout_ms} ms", now_ms)
         return 0
 
     def connected(self, connection: NodeConnection, handle: object, run_id: str, fingerprint: str) -> None:
@@ -175,3 +180,36 @@ class ConnectedNodes:
     def is_awaited(self) -> bool:
         """Whether a node that is not suspect still has to answer a command."""
         return any(one.is_awaited for one in self.all)
+
+
+class DialWait:
+    """The wait of a round for dials.
+
+    A process that was stopped finds the time over, and the nodes' replies to its dials unread. The wait then goes on
+    for as long as the process woke late, once and for at most one node timeout. The round gets the lost time back.
+
+    Args:
+        state: The connections.
+        awaited: The connections whose dials the round waits for.
+        until_ms: The deadline of the round.
+    """
+
+    def __init__(self, state: ConnectedNodes, awaited: Sequence[NodeConnection], until_ms: int) -> None:
+        self.awaited = awaited
+        self._state, self._until_ms = state, until_ms
+        self._wake_ms: int | None = None
+        self._added_ms = 0
+
+    @property
+    def until_ms(self) -> int:
+        """The deadline of the round."""
+        return self._until_ms + self._added_ms
+
+    def left_ms(self, now_ms: int) -> int:
+        """How long the round goes on waiting; 0 if the dials have ended, or count as overdue from now on."""
+        if self._wake_ms is not None and now_ms > self._wake_ms and not self._added_ms:
+            late_ms = now_ms - self._wake_ms
+            self._added_ms = late_ms + min(late_ms, self._state.timeout_ms)
+        left_ms = self._state.dial_wait_ms(self.awaited, now_ms - self._added_ms, self._until_ms)
+        self._wake_ms = now_ms + left_ms
+        return left_ms

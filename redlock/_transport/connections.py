@@ -106,7 +106,7 @@ class NodeConnections(ConnectedNodes):
 
     def limit_ms(self, tally: VoteTally) -> int:
         """How long a round takes at most."""
-        return min(self._timeout_ms, RELEASE_MS) if type(tally.command) is Release else self._timeout_ms
+        return min(self.timeout_ms, RELEASE_MS) if type(tally.command) is Release else self.timeout_ms
 
     def receive(self, connection: NodeConnection, data: bytes, now_ms: int) -> None:
         """Bytes have arrived; no bytes mean that the node has closed the connection."""
@@ -180,7 +180,7 @@ class NodeConnections(ConnectedNodes):
         for one in self.all:
             if tally.votes[one.place].unanswered:
                 tally.cast(one.place, timed_out(reason))
-                if now_ms - tally.sent_ms >= self._timeout_ms:
+                if now_ms - tally.sent_ms >= self.timeout_ms:
                     one.reason, one.suspect_since_ms, self._all_fit = reason, now_ms, False
                     _log.warning("node-silent", node=one.node.label, reason=reason)
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from redlock._core.commands import Command
     from redlock._core.vote_tally import VoteTally
     from redlock._transport.codec import Codec
+    from redlock._transport.connected_nodes import DialWait
     from redlock._transport.connection import NodeConnection
     from redlock._transport.exchange import Exchange
     from redlock._transport.node import Node
@@ -59,17 +60,17 @@ class LoopSockets:
         self._last_command: Command | None = None
         self._is_flush_due = False
 
-    def make_ready(self, command: Command) -> list[NodeConnection]:
+    def make_ready(self, command: Command, until_ms: int) -> DialWait:
         """Read if necessary, drop useless connections, and dial; see `NodeConnections.make_ready`."""
         now = now_ms()
         if self.state.needs_read(now):
             self.read_all()
-        awaited = self.state.make_ready(command, now)
+        dials = self.state.make_ready(command, now, until_ms)
         self._close_lost()
         for connection in self.state.to_dial:
             self._dial(connection)
         self.state.to_dial.clear()
-        return awaited
+        return dials
 
     def send_soon(self, round_: Unsent, command: Command) -> None:
         """Write the outboxes in this turn of the loop; the round has put its command into them."""

@@ -195,14 +195,15 @@ class ConnectionSet(Mutex):
         state = self.state
         if state.needs_read(now_ms()):
             self._pump(0)
-        awaited = state.make_ready(command, now_ms())
+        dials = state.make_ready(command, now_ms(), self._until_ms)
         self._sockets.close_ended()
         self._sockets.dial()
-        while (wait_ms := state.dial_wait_ms(awaited, now_ms(), self._until_ms)) > 0:
+        while (wait_ms := dials.left_ms(now_ms())) > 0:
             self._is_half_done = False
             self._sockets.await_dial(wait_ms)
             self._is_half_done = True
             self._sockets.dial()
+        self._until_ms = dials.until_ms
         self._sockets.dial()
 
     def _flush(self, now: int) -> None:

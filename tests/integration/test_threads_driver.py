@@ -467,9 +467,11 @@ import sys
 from redlock import Redlock
 
 logging.basicConfig(stream=sys.stdout, format="%(message)s")  # warnings, such as node-silent
-with Redlock(sys.argv[1:], ttl=5, node_timeout=0.2) as client:
+with Redlock(sys.argv[2:], ttl=5, node_timeout=0.5) as client:
     lock = client.lock("report:7")
-    print(lock.locked(), flush=True)
+    if sys.argv[1] == "round":
+        assert not lock.locked()
+    print("ready", flush=True)
     sys.stdin.readline()
     print("going", flush=True)
     try:
@@ -479,22 +481,26 @@ with Redlock(sys.argv[1:], ttl=5, node_timeout=0.2) as client:
 """
 
 
-def test_a_stall_of_the_client_does_not_make_nodes_silent(nodes: Cluster) -> None:
-    # The whole process stands still in the middle of a round, for longer than a node timeout. The answers are
-    # there when it goes on, and there is plenty left of the TTL.
-    with proxies(nodes.servers) as links, talking("-c", STALLING, *(link.url for link in links)) as talk:
+@pytest.mark.parametrize("stalled", ["dial", "round"])
+def test_a_stall_of_the_client_does_not_make_nodes_silent(nodes: Cluster, stalled: str) -> None:
+    # The whole process stands still in the middle of its dials or of a round, for longer than a node timeout. The
+    # answers are there when it goes on, and there is plenty left of the TTL.
+    with proxies(nodes.servers) as links, talking("-c", STALLING, stalled, *(link.url for link in links)) as talk:
         process, told, says = talk
-        assert says.readline() == "False\n"
+        assert says.readline() == "ready\n"
         before = links[0].commands
         for link in links:
             link.delay = 0.15
         told.write("go\n")
         told.flush()
         assert says.readline() == "going\n"
-        eventually(lambda: all(link.commands > before for link in links), "the acquire on its way")
+        eventually(lambda: all(link.commands > before for link in links), "the commands on their way")
         os.kill(process.pid, signal.SIGSTOP)
-        eventually(lambda: all(holders(nodes.servers, NAME)), "the acquire at the nodes")
-        time.sleep(0.3)  # the stall itself: longer than a node timeout, and nothing to wait for
+        if stalled == "round":
+            eventually(lambda: all(holders(nodes.servers, NAME)), "the acquire at the nodes")
+        time.sleep(0.8)  # the stall itself: longer than a node timeout, and nothing to wait for
+        for link in links:
+            link.delay = 0.0
         os.kill(process.pid, signal.SIGCONT)
         said = says.read()
 

@@ -84,13 +84,15 @@ class Client:
     def __getitem__(self, place: int) -> NodeConnection:
         return self.state.all[place]
 
-    def dial(self, command: Command) -> tuple[set[int], list[NodeConnection]]:
+    def dial(
+        self, command: Command, until_ms: int = START_MS + 2 * TIMEOUT_MS
+    ) -> tuple[set[int], list[NodeConnection]]:
         """Make ready for a round; returns the places to dial, and the connections that the round waits for."""
-        awaited = self.state.make_ready(command, self.now)
+        self.dials = self.state.make_ready(command, self.now, until_ms)
         places = {one.place for one in self.state.to_dial}
         self.state.to_dial.clear()
         self.close()
-        return places, awaited
+        return places, list(self.dials.awaited)
 
     def close(self) -> None:
         """Close the ended connections, as a driver does."""

@@ -20,21 +20,19 @@ from tests.unit.memory_nodes import (
 if TYPE_CHECKING:
     import pytest
 
-UNTIL_MS = START_MS + 2 * TIMEOUT_MS
-
 
 def test_the_first_round_dials_all_nodes_and_waits_for_them() -> None:
     client = Client(connected=False)
     places, awaited = client.dial(ATTEMPT)
     assert places == set(range(5))
     assert len(awaited) == 5
-    assert client.state.dial_wait_ms(awaited, client.now, UNTIL_MS) == TIMEOUT_MS
+    assert client.dials.left_ms(client.now) == TIMEOUT_MS
     for place in range(4):
         client.connect(place)
     client.now += 60
-    assert client.state.dial_wait_ms(awaited, client.now, UNTIL_MS) == 40
+    assert client.dials.left_ms(client.now) == 40
     client.state.dial_failed(client[4], "connection refused")
-    assert client.state.dial_wait_ms(awaited, client.now, UNTIL_MS) == 0
+    assert client.dials.left_ms(client.now) == 0
     tally = client.begin()
     assert client.letters(tally) == "....S"
     assert tally.votes[4].reason == "connection refused"
@@ -42,11 +40,11 @@ def test_the_first_round_dials_all_nodes_and_waits_for_them() -> None:
 
 def test_an_overdue_dial_is_waited_for_once() -> None:
     client = Client(connected=False)
-    _, awaited = client.dial(ATTEMPT)
+    client.dial(ATTEMPT)
     for place in range(4):
         client.connect(place)
     client.now += TIMEOUT_MS
-    assert client.state.dial_wait_ms(awaited, client.now, UNTIL_MS) == 0
+    assert client.dials.left_ms(client.now) == 0
     assert client.health[4].error == "no answer within 100 ms"
     assert client.dial(ATTEMPT) == (set(), []), "the dial goes on, and no round waits for it"
     client.connect(4)
@@ -56,20 +54,48 @@ def test_an_overdue_dial_is_waited_for_once() -> None:
 
 def test_without_a_quorum_a_round_waits_for_dials() -> None:
     client = Client(connected=False)
-    _, awaited = client.dial(ATTEMPT)
+    client.dial(ATTEMPT, START_MS + 10 * TIMEOUT_MS)
     client.connect(0)
     client.connect(1)
-    until_ms = START_MS + 10 * TIMEOUT_MS
-    assert client.state.dial_wait_ms(awaited, client.now, until_ms) == 9 * TIMEOUT_MS, "the rest is for the round"
+    assert client.dials.left_ms(client.now) == 9 * TIMEOUT_MS, "the rest is for the round"
     client.now += 3 * TIMEOUT_MS
     client.connect(2)
-    assert client.state.dial_wait_ms(awaited, client.now, until_ms) == 0
+    assert client.dials.left_ms(client.now) == 0
 
 
 def test_the_round_deadline_ends_the_wait_for_a_dial() -> None:
     client = Client(connected=False)
-    _, awaited = client.dial(ATTEMPT)
-    assert client.state.dial_wait_ms(awaited, client.now, START_MS + 30) == 30
+    client.dial(ATTEMPT, START_MS + 30)
+    assert client.dials.left_ms(client.now) == 30
+
+
+def test_a_wait_that_ends_late_goes_on_once() -> None:
+    """The process was stopped: the nodes' replies to the dials are there, and no thread has read them yet."""
+    client = Client(connected=False)
+    client.dial(ATTEMPT)
+    assert client.dials.left_ms(client.now) == TIMEOUT_MS
+    client.now += TIMEOUT_MS + 30
+    assert client.dials.left_ms(client.now) == 30, "as long as the process woke late"
+    client.now += 20
+    for place in range(4):
+        client.connect(place)
+    assert client.dials.left_ms(client.now) == 10
+    client.now += 10 + 500
+    assert client.dials.left_ms(client.now) == 0, "no second time"
+    assert client.dials.until_ms == START_MS + 2 * TIMEOUT_MS + 30 + 30, "the round has its node timeout"
+    assert client.letters(client.begin()) == "....S"
+
+
+def test_a_long_stall_adds_one_node_timeout_to_a_wait() -> None:
+    client = Client(connected=False)
+    client.dial(ATTEMPT)
+    client.dials.left_ms(client.now)
+    client.now += 50 * TIMEOUT_MS
+    assert client.dials.left_ms(client.now) == TIMEOUT_MS
+    for place in range(5):
+        client.connect(place)
+    assert client.dials.left_ms(client.now) == 0
+    assert client.dials.until_ms == client.now + 2 * TIMEOUT_MS
 
 
 def test_a_release_waits_for_no_dial_if_a_quorum_is_connected() -> None:
