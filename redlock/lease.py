@@ -26,6 +26,8 @@ from redlock.errors import LockLost, NotHeld
 __all__ = ["Lease"]
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from redlock._core.votes import Grant
     from redlock._locking.context import LockContext
     from redlock._transport.threads import ConnectionSet
@@ -77,7 +79,7 @@ class Lease(LeaseSteps):
         self.connections, self._grant, self._acquired_ms, self.waited_ms = connections, grant, now_ms(), waited_ms
         held_leases.add(self)
         self._context.event_log.acquired(self.resource, grant, waited_ms)
-        if self._renew:
+        if self.is_renewed:
             self._context.renewal.add(self, self._acquired_ms + renewal_ms(self.ttl_ms))
 
     def _undo(self) -> None:
@@ -103,14 +105,8 @@ class Lease(LeaseSteps):
         finally:
             self.report_loss()
 
-    def report_loss(self) -> None:
-        """Call `on_lost` once, in a separate thread, and the `on_lost` of each re-entrant block."""
-        if self._is_loss_reported:
-            return
-        self._is_loss_reported = True
-        for lease in (self, *self.live_entries()):
-            if lease._on_lost is not None:  # noqa: SLF001 - of this class
-                self._context.renewal.callbacks.call(self.resource, functools.partial(lease._on_lost, lease))  # noqa: SLF001 - of this class
+    def _call(self, on_lost: Callable[[], object]) -> None:
+        self._context.renewal.callbacks.call(self.resource, on_lost)
 
     def release(self, *, wait: bool = True, ends_blocks: bool = True) -> Outcome:
         """Delete the keys on all nodes, in at most 80 ms. Forgets the owner token once the outcome is known.

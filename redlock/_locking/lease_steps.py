@@ -7,6 +7,8 @@ Invariants:
 
 from __future__ import annotations
 
+import functools
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 from redlock import _process, _validation
@@ -22,6 +24,7 @@ from redlock.errors import LockLost, NotHeld, QuorumUnavailable
 
 if TYPE_CHECKING:
     import weakref
+    from collections.abc import Callable
 
     from redlock._core.protocol import Outcome, Steps
     from redlock._locking.client_context import ClientContext
@@ -29,10 +32,10 @@ if TYPE_CHECKING:
     from redlock._transport.threads import ConnectionSet
 
 _BUSY_MS = 10
-"""The time until the next try if another thread extends or releases the lease at this moment."""
+"""The time until the next try of a renewal if other code extends or releases the lease at this moment."""
 
 
-class LeaseSteps:
+class LeaseSteps(ABC):
     """The base class of `Lease`: state and steps."""
 
     waited_ms = 0
@@ -47,7 +50,7 @@ class LeaseSteps:
         self.waited_ms = 0
         self._context = context
         self._owner_label = owner_label
-        self._renew = options.renew and is_block
+        self.is_renewed = options.renew and is_block
         self._max_hold_ms = options.max_hold_ms
         self._on_lost = options.on_lost
         self.is_block = is_block
@@ -150,10 +153,10 @@ class LeaseSteps:
             self._declare_lost("a quorum of nodes no longer has it")
         raise LockLost(self.resource, self._lost or "it could not be extended on a quorum of nodes")
 
-    def renewing(self, connections: ConnectionSet) -> Steps[int | None]:
+    def renewing(self, connections: ConnectionSet | None) -> Steps[int | None]:
         """A renewal, as rounds that many leases can share.
 
-        The thread already holds the connections, so the thread does not wait if another thread uses the lease.
+        The driver already holds the connections, so the renewal does not wait if other code uses the lease.
 
         Returns:
             The time of the next renewal; None if the lease needs no renewal any more.
@@ -195,6 +198,23 @@ class LeaseSteps:
         if not self._lost and self._grant is not None:
             self._lost, self._is_loss_reported = why, False
             self._context.event_log.lost(self.resource, self._grant, why)
+
+    def report_loss(self) -> None:
+        """Call `on_lost` once if the lease is known to be lost, and the `on_lost` of each re-entrant block."""
+        if self._is_loss_reported:
+            return
+        self._is_loss_reported = True
+        for lease in (self, *self.live_entries()):
+            self._tell(lease)
+
+    def _tell(self, lease: LeaseSteps) -> None:
+        """Report the loss to this lease, or to a block of this lease."""
+        if lease._on_lost is not None:
+            self._call(functools.partial(lease._on_lost, lease))
+
+    @abstractmethod
+    def _call(self, on_lost: Callable[[], object]) -> None:
+        """Call this function soon, from a place where the function may block or fail."""
 
     def _releasing(self) -> Steps[Outcome]:
         grant = self._held()

@@ -14,11 +14,11 @@ import weakref
 from collections import Counter, deque
 from typing import TYPE_CHECKING
 
-from redlock import _log
 from redlock._locking.client_context import ClientContext
 from redlock._locking.wait_registry import WaitRegistry
 from redlock._log import logger
 from redlock._transport.asyncio import LoopConnections
+from redlock.asyncio._renewal import LoopRenewal
 from redlock.asyncio._waiters import LoopWaiters
 
 if TYPE_CHECKING:
@@ -27,11 +27,9 @@ if TYPE_CHECKING:
     from redlock._core.commands import Names
     from redlock._locking.client_context import ClientOptions
     from redlock._locking.lease_steps import LeaseSteps
-    from redlock.asyncio._lease_watch import WatchedLease
 
 _MOST_ATTEMPTS = 64
 """The most acquires that are at the nodes at a time: more would only wait there, and count as silent nodes."""
-_REMEDY = "raise ttl above the time for which this event loop is blocked, or let its tasks pause more often"
 
 
 class Window:
@@ -88,10 +86,8 @@ class LoopParts:
         """How many tasks are at the nodes for these resources, or wait for the window."""
         self.held: weakref.WeakValueDictionary[Names, LeaseSteps] = weakref.WeakValueDictionary()
         """The last lease of this loop on these resources."""
-        self.watched: weakref.WeakSet[WatchedLease] = weakref.WeakSet()
-        """Leases with a timer for their renewal or for their end."""
+        self.renewal = LoopRenewal(self.connections)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._is_late_logged = False
 
     def is_occupied(self, names: Names) -> bool:
         """Whether a task of this loop holds these resources, or is at the nodes for them."""
@@ -123,16 +119,9 @@ class LoopParts:
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
 
-    def report_late(self, resource: str, delay_ms: int, ttl_ms: int) -> None:
-        """Report a renewal that was late, once: the cause stays, and each further message would be the same."""
-        if not self._is_late_logged:
-            self._is_late_logged = True
-            _log.warning("renewal-late", resource=resource, delay_ms=delay_ms, ttl_ms=ttl_ms, remedy=_REMEDY)
-
     async def close(self) -> None:
         """Stop renewal, wait for releases and callbacks, and close the connections."""
-        for lease in list(self.watched):
-            lease.stop_watch()
+        self.renewal.close()
         self.waits.publisher.close()
         try:
             await self.connections.close()

@@ -22,7 +22,7 @@ from redlock._core.protocol import Outcome
 from redlock._locking import held_leases
 from redlock._locking.acquisition import Acquisition
 from redlock.asyncio._driver import LoopDriver
-from redlock.asyncio._lease_watch import WatchedLease
+from redlock.asyncio._watched_lease import WatchedLease
 from redlock.errors import LockLost, NotHeld, RedlockError
 
 __all__ = ["Lease"]
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from redlock._core.commands import Names
     from redlock._core.votes import Grant
     from redlock._locking.options import LeaseOptions
+    from redlock._mutex import Mutex, Turn
     from redlock.asyncio._loop_parts import LoopContext
 
 
@@ -97,10 +98,10 @@ class Lease(WatchedLease):
             held_leases.add(self)
             self._parts.held[self.names] = self
             self._context.event_log.acquired(self.resource, grant, waited_ms)
-            if self._renew:
-                self._watch(self._acquired_ms + renewal_ms(self.ttl_ms))
+            if self.is_renewed:
+                self._parts.renewal.add(self, self._acquired_ms + renewal_ms(self.ttl_ms))
             elif self._on_lost is not None or self.scope is not None:
-                self._watch(grant.deadline_ms)
+                self._parts.renewal.add(self, grant.deadline_ms)
         except BaseException:
             self._grant = None
             raise
@@ -120,25 +121,29 @@ class Lease(WatchedLease):
         """
         ttl_ms = self._loop_context.checked_extension_ms(seconds)
         self._check_loop()
-        while self._step is not None:
-            other = self._step
-            await asyncio.wait({other.future}, timeout=self.remaining())
-            if self._step is other:
-                if not other.future.done():
-                    raise LockLost(self.resource, "its time was over before another extension ended")
-                self._step = None
-        step = self._step = self._parts.connections.start(self._extending(ttl_ms, Wait.DECIDED))
-        try:
-            await asyncio.wait({step.future})
-            if step.future.cancelled():
-                raise NotHeld(f"lock {self.resource!r} was released, or its client closed, meanwhile", self.resource)
-            step.future.result()
-        finally:
-            if not step.future.done():
-                step.abort()
-            if self._step is step:
-                self._step = None
-            self.report_loss()
+        with await self._turn():
+            step = self.step = self._parts.connections.start(self._extending(ttl_ms, Wait.DECIDED))
+            try:
+                await asyncio.wait({step.future})
+                if step.future.cancelled():
+                    raise NotHeld(
+                        f"lock {self.resource!r} was released, or its client closed, meanwhile", self.resource
+                    )
+                step.future.result()
+            finally:
+                if not step.future.done():
+                    step.abort()
+                self.step_ended(step)
+                self.report_loss()
+
+    async def _turn(self) -> Turn[Mutex]:
+        """The right to a step of this lease; waits for the step that is under way, at most until the deadline."""
+        while (turn := self._mutex.turn()) is None:
+            if not self.remaining():
+                raise LockLost(self.resource, "its time was over before another extension ended")
+            assert self.step is not None
+            await asyncio.wait({self.step.future}, timeout=self.remaining())
+        return turn
 
     async def release(self, *, wait: bool = True, ends_blocks: bool = True) -> Outcome:
         """Delete the keys on all nodes, in at most two node timeouts. Forgets the owner token at once.
@@ -172,7 +177,7 @@ class Lease(WatchedLease):
         if grant.deadline_ms <= now_ms():
             self._lost = self._lost or "its time was over before the release"
         held_leases.remove(self)
-        self.stop_watch()
+        self.stop_step()
         if self._parts.held.get(self.names) is self:
             del self._parts.held[self.names]
         if connections.is_closed:

@@ -15,7 +15,10 @@ import uvloop
 from redlock import LockLost
 from redlock._clock import now_ms
 from redlock._core.protocol import inspect
+from redlock._locking.lock_events import LockEventLog
 from redlock._transport import asyncio as asyncio_driver
+from redlock._transport import connection
+from redlock._transport import connections as connections_module
 from redlock._transport.asyncio import LoopConnections
 from redlock.asyncio import Lease, Lock, Redlock, _cancel_scope
 from redlock.testing.redis_server import cluster
@@ -25,6 +28,8 @@ from tests.integration.tools import is_free, run_out
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from redlock._core.votes import Grant
+    from redlock._transport.connection import NodeConnection
     from redlock.testing.redis_server import Cluster
 
 NAME = "lost"
@@ -346,3 +351,48 @@ def test_a_late_renewal_is_logged_once(shared: Cluster, caplog: pytest.LogCaptur
     with_client(shared.urls, main, node_timeout=0.1)
     assert caplog.text.count("renewal-late resource=lost") == 1
     assert "event loop is blocked" in caplog.text
+
+
+def test_leases_due_at_nearly_the_same_time_share_exchanges(shared: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    renewed, pieces = [0], [0]
+    extended, write = LockEventLog.extended, LoopConnections._write
+
+    def counted(journal: LockEventLog, resource: str, grant: Grant) -> None:
+        renewed[0] += 1
+        extended(journal, resource, grant)
+
+    def counted_write(connections: LoopConnections, connection: NodeConnection) -> None:
+        pieces[0] += 1
+        write(connections, connection)
+
+    monkeypatch.setattr(LockEventLog, "extended", counted)
+    monkeypatch.setattr(LoopConnections, "_write", counted_write)
+
+    async def main(client: Redlock) -> None:
+        leases = [await client.lock(f"shared:{number}").__aenter__() for number in range(100)]
+        before, due_ms = pieces[0], now_ms() + 100
+        for number, lease in enumerate(leases):
+            client.context.parts().renewal.add(lease, due_ms + number // 5)
+        await until(lambda: renewed[0] >= 300, "three renewals of each")
+        assert pieces[0] - before < renewed[0] / 2, "a piece on each of five connections for each renewal is ten times"
+        assert not any(lease.is_lost for lease in leases)
+        await asyncio.gather(*(lease.release() for lease in leases))
+
+    with_client(shared.urls, main, ttl=3.1)
+
+
+def test_many_leases_that_are_due_at_once_lose_no_connection(shared: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a long block of the loop: a connection takes a limited number of commands at a time."""
+
+    async def main(client: Redlock) -> None:
+        leases = [await client.lock(f"many:{number}").__aenter__() for number in range(150)]
+        connections = client.context.parts().connections.state.all
+        handles = [one.handle for one in connections]
+        time.sleep(1.1)  # noqa: ASYNC251 - the loop is blocked on purpose
+        for module in (connection, connections_module):
+            monkeypatch.setattr(module, "MOST_PENDING", 100)
+        await until(lambda: all(lease.remaining() > 2.5 for lease in leases), "all are renewed")
+        assert [one.handle for one in connections] == handles
+        await asyncio.gather(*(lease.release() for lease in leases))
+
+    with_client(shared.urls, main, ttl=3.1)

@@ -366,6 +366,29 @@ def test_a_lease_that_fails_in_its_turn_ends_no_other(brief: Redlock, monkeypatc
         lease.release()
 
 
+def test_a_loss_that_cannot_be_reported_ends_no_other(brief: Redlock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the process may start no more threads."""
+    failures: list[None] = []
+
+    def fail() -> None:
+        failures.append(None)
+        raise RuntimeError("can't start new thread")
+
+    unlucky = brief.lease("unlucky")
+    leases = [brief.lease(f"account:{number}") for number in range(5)]
+    for lease in (unlucky, *leases):
+        lease.acquire(0)
+    due_ms = now_ms() + 50
+    for lease in (unlucky, *leases):
+        # All in one batch, this one first.
+        brief.context.renewal.add(lease, due_ms)
+    monkeypatch.setattr(unlucky, "report_loss", fail)
+    eventually(lambda: failures, "a report that fails")
+    outlive(leases[0], 2, *leases[1:])
+    for lease in leases:
+        lease.release()
+
+
 def test_a_copy_of_the_context_in_another_thread_holds_nothing(brief: Redlock) -> None:
     lock = brief.lock("x", reentrant=True, blocking=False)
     with lock:

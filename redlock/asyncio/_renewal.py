@@ -1,0 +1,93 @@
+"""The renewal of the leases of one event loop: the driver for asyncio of the renewal schedule.
+
+Invariants:
+1. A single timer of the loop serves all leases, and no task runs for this.
+2. Leases that are due together are renewed in one exchange with the nodes.
+3. After `close` nothing is renewed, and nothing is logged.
+"""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from typing import TYPE_CHECKING
+
+from redlock._clock import now_ms
+from redlock._locking.renewal_schedule import RenewalSchedule
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from redlock._transport.asyncio import Execution, LoopConnections
+    from redlock.asyncio._watched_lease import WatchedLease
+
+_REMEDY = "raise ttl above the time for which this event loop is blocked, or let its tasks pause more often"
+
+
+class LoopRenewal:
+    """The leases of one event loop that are renewed, or whose end is noticed.
+
+    Args:
+        connections: The connections of the loop.
+    """
+
+    def __init__(self, connections: LoopConnections) -> None:
+        self._connections = connections
+        self._schedule: RenewalSchedule[WatchedLease] = RenewalSchedule(_REMEDY)
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_ms = 0
+        """When the timer is due."""
+        self._is_closed = False
+
+    def add(self, lease: WatchedLease, due_ms: int) -> None:
+        """Renew a lease from this time on, until the lease is released or lost."""
+        self._schedule.add(weakref.ref(lease), due_ms)
+        self._set_timer()
+
+    def close(self) -> None:
+        """Stop all renewal. Leases that are still held end with their TTL."""
+        self._is_closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for lease in self._schedule.under_way():
+            lease.stop_step()
+
+    def _set_timer(self) -> None:
+        due_ms = self._schedule.next_ms()
+        if due_ms is None or self._is_closed:
+            return
+        if self._timer is not None:
+            if self._timer_ms <= due_ms:
+                return
+            self._timer.cancel()
+        self._timer_ms = due_ms
+        self._timer = self._connections.loop.call_later(max(0, due_ms - now_ms()) / 1000, self._work)
+
+    def _work(self) -> None:
+        """Begin the renewals that are due."""
+        self._timer = None
+        for lease in self._schedule.take(now_ms()):
+            self._begin(lease)
+        self._set_timer()
+        self._schedule.report_late()
+
+    def _begin(self, lease: WatchedLease) -> None:
+        try:
+            step = self._connections.start(lease.renewing(None))
+        except Exception as error:  # noqa: BLE001 - any error would end the renewal of the other leases too
+            self._schedule.failed([lease], error, now_ms())
+            return
+        if not step.future.done():
+            lease.step = step
+        step.future.add_done_callback(functools.partial(self._ended, lease, step))
+
+    def _ended(self, lease: WatchedLease, step: Execution[int | None], future: asyncio.Future[int | None]) -> None:
+        lease.step_ended(step)
+        if self._is_closed:
+            return
+        error = None if future.cancelled() else future.exception()
+        if error is not None:
+            self._schedule.failed([lease], error, now_ms())
+        else:
+            self._schedule.renewed(lease, None if future.cancelled() else future.result())
+        self._set_timer()

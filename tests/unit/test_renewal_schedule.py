@@ -1,0 +1,185 @@
+"""The schedule of renewals, without threads and loops."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from redlock._background import Background
+from redlock._clock import now_ms
+from redlock._locking.renewal import Renewal
+from redlock._locking.renewal_schedule import RenewalSchedule
+from redlock._transport.codec import Codec
+from redlock._transport.node import DEFAULT_NODES, Node
+from redlock._transport.pool import ConnectionPool
+
+if TYPE_CHECKING:
+    from redlock._core.protocol import Steps
+    from redlock._transport.threads import ConnectionSet
+
+CODEC = Codec(5, "", 10_000)
+NODES = [Node(url, 100) for url in DEFAULT_NODES]
+LATE = "renewal-late"
+
+
+class Given:
+    """The part of a lease that the schedule reads."""
+
+    connections: ConnectionSet | None = None
+
+    def __init__(self, resource: str = "x", *, ttl_ms: int = 3_000, is_renewed: bool = True) -> None:
+        self.resource, self.ttl_ms, self.is_renewed = resource, ttl_ms, is_renewed
+        self.is_held = True
+        self.reports = 0
+
+    def renewing(self, connections: ConnectionSet | None) -> Steps[int | None]:  # noqa: ARG002 - see below
+        """Not used here."""
+        raise AssertionError
+
+    def report_loss(self) -> None:
+        """Count the reports."""
+        self.reports += 1
+
+
+class FakeThread(Background):
+    """A thread that is never started."""
+
+    def __init__(self) -> None:
+        super().__init__("fake", lambda: None)
+
+    def wake(self, due_ms: int) -> None:
+        """Nothing to do."""
+
+
+@pytest.fixture
+def schedule() -> RenewalSchedule[Given]:
+    """An empty schedule."""
+    return RenewalSchedule("raise ttl")
+
+
+def add(schedule: RenewalSchedule[Given], *leases: Given, due_ms: int) -> None:
+    """All leases are due at the same time."""
+    for lease in leases:
+        schedule.add(weakref.ref(lease), due_ms)
+
+
+def test_a_thread_sleeps_until_a_held_lease_is_due() -> None:
+    """And does not wake up for each lease that was given back."""
+    renewal = Renewal(ConnectionPool(NODES, CODEC))
+    renewal._background = FakeThread()
+    over: list[Any] = [Given() for _ in range(10)]
+    held: Any = Given()
+    for number, lease in enumerate(over):
+        renewal.add(lease, now_ms() + 60_000 + number)
+        lease.is_held = False
+    renewal.add(held, now_ms() + 120_000)
+    seconds = renewal._work()
+    assert seconds is not None
+    assert 100 < seconds <= 120, "it waits for one that was given back"
+    held.is_held = False
+    assert renewal._work() is None, "there is nothing to wait for"
+
+
+def test_leases_that_are_due_soon_are_taken_too(schedule: RenewalSchedule[Given]) -> None:
+    """So that leases that are taken one after the other share an exchange."""
+    first, soon, later = Given(), Given(), Given()
+    for lease, due_ms in ((first, 1_000), (soon, 1_010), (later, 1_011)):
+        add(schedule, lease, due_ms=due_ms)
+    assert schedule.next_ms() == 1_000
+    assert schedule.take(999) == []
+    assert schedule.take(1_000) == [first, soon]
+    assert schedule.next_ms() == 1_011
+
+
+def test_a_limited_number_of_leases_is_under_way(schedule: RenewalSchedule[Given]) -> None:
+    leases = [Given() for _ in range(100)]
+    add(schedule, *leases, due_ms=1_000)
+    taken = schedule.take(1_000)
+    assert taken == leases[:64]
+    assert schedule.take(1_000) == []
+    assert schedule.next_ms() is None, "a driver would call again at once"
+    schedule.renewed(taken[0], 2_000)
+    assert schedule.next_ms() == 1_000
+    assert schedule.take(1_000) == leases[64:65]
+
+
+def test_a_lease_that_its_owner_has_dropped_is_not_due(schedule: RenewalSchedule[Given]) -> None:
+    lease = Given()
+    add(schedule, lease, due_ms=1_000)
+    (taken,) = schedule.take(1_000)
+    schedule.renewed(taken, 2_000)
+    del lease, taken
+    gc.collect()
+    assert schedule.next_ms() is None
+    assert schedule.take(2_000) == []
+
+
+def test_a_failed_lease_is_due_again_soon(schedule: RenewalSchedule[Given], caplog: pytest.LogCaptureFixture) -> None:
+    leases = [Given("r-1"), Given("r-2"), Given("released")]
+    add(schedule, *leases, due_ms=1_000)
+    taken = schedule.take(1_000)
+    leases[2].is_held = False
+    schedule.failed(taken, ZeroDivisionError("why"), 1_000)
+    assert schedule.next_ms() == 1_050
+    assert schedule.take(1_050) == leases[:2]
+    assert [lease.reports for lease in leases] == [1, 1, 1]
+    (record,) = caplog.records
+    assert record.getMessage() == "renewal-failed resource=r-1; r-2; released"
+    assert record.exc_info
+
+
+def test_a_driver_that_was_interrupted_loses_no_lease(schedule: RenewalSchedule[Given]) -> None:
+    leases = [Given() for _ in range(100)]
+    add(schedule, *leases, due_ms=1_000)
+    taken = schedule.take(1_000)
+    schedule.renewed(taken[0], 5_000)
+    schedule.recover(1_000)
+    assert schedule.under_way() == []
+    found: set[Given] = set()
+    while taken := schedule.take(5_000):
+        found.update(taken)
+        for lease in taken:
+            schedule.renewed(lease, None)
+    assert found == set(leases)
+
+
+def test_ended_leases_take_no_memory(schedule: RenewalSchedule[Given]) -> None:
+    """As in a process that takes many leases, and releases each one long before it is due."""
+    kept, ended = [Given() for _ in range(10)], Given()
+    ended.is_held = False
+    add(schedule, *kept, due_ms=9_000)
+    for due_ms in range(10_000, 20_000):
+        add(schedule, ended, due_ms=due_ms)
+    assert len(schedule._heap) <= 1_001
+    assert schedule.take(9_000) == kept
+
+
+def test_the_first_late_renewal_is_logged_with_its_delay(
+    schedule: RenewalSchedule[Given], caplog: pytest.LogCaptureFixture
+) -> None:
+    leases = [Given(f"r-{number}") for number in range(3)]
+    for lease, ago in zip(leases, (900, 1_500, 2_500), strict=True):
+        add(schedule, lease, due_ms=10_000 - ago)
+    assert len(schedule.take(10_000)) == 3
+    schedule.report_late()
+    add(schedule, leases[0], due_ms=1_000)
+    schedule.take(10_000)
+    schedule.report_late()
+    (record,) = caplog.records
+    fields: Any = record
+    assert fields.message.startswith(LATE)
+    assert fields.redlock_fields == {"resource": "r-2", "delay_ms": 2_500, "ttl_ms": 3_000, "remedy": "raise ttl"}
+
+
+def test_a_renewal_in_time_is_not_logged(schedule: RenewalSchedule[Given], caplog: pytest.LogCaptureFixture) -> None:
+    in_time, given_back = Given(ttl_ms=300_000), Given()
+    not_renewed = Given(is_renewed=False)
+    for lease in (in_time, given_back, not_renewed):
+        add(schedule, lease, due_ms=1_000)
+    given_back.is_held = False
+    assert schedule.take(10_000) == [in_time, not_renewed]
+    schedule.report_late()
+    assert not caplog.records
