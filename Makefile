@@ -7,6 +7,7 @@ TASKS ?= 2000
 FREEZES ?= 50
 TRANSFERS ?= 500
 SEED ?= 1
+FENCES := $(patsubst %,tests/integration/test_fencing_%.py,kit broken django)
 
 .PHONY: demo test test-faults matrix soak up lint format english docs compose-test bench lock clean
 
@@ -27,7 +28,7 @@ soak: .venv/.ready
 	@$(BIN)/python -m tests.faults.effects --tasks $(TASKS) --seed $(SEED)
 	@$(BIN)/python -m tests.faults.freeze_sql --freezes $(FREEZES) --seed $(SEED)
 	@$(BIN)/python -m tests.faults.transfers --tasks $(TRANSFERS) --seed $(SEED)
-	@FENCE_EXAMPLES=200 $(BIN)/python -m pytest -q --timeout 1800 tests/integration/test_fencing_sql.py
+	@FENCE_EXAMPLES=50 $(BIN)/python -m pytest -q -n 4 --dist worksteal --timeout 1800 $(FENCES)
 
 # Each supported combination of versions, see docs/versions.md; make matrix ARGS="-s oldest" for one of them.
 matrix: .venv/.ready

@@ -50,7 +50,8 @@ class Interleaving(NamedTuple):
         why: The attempt, as a short sentence.
         leases: The lease of each holder.
         steps: The steps in order.
-        commits: The holders that must commit, unless they end with a retryable error or refuse an open transaction.
+        commits: The holders that must commit, unless they end with a retryable error. The others may be refused too: a
+            fence that does not wait refuses a smaller token as soon as a larger one has entered.
         stale: The holders that must be refused.
     """
 
@@ -75,7 +76,7 @@ INTERLEAVINGS: dict[str, Interleaving] = {
         "a holder is frozen between read and write, and a larger token comes",
         {"seed": Lease(5, "seed"), "a": _A, "b": _B},
         _steps(f"seed:{_ALL} a:enter,read b:enter?,read? a:write,leave b:write,leave"),
-        commits=frozenset("ab"),
+        commits=frozenset("b"),
     ),
     "I2": Interleaving(
         "a smaller token comes while a larger one is open",
@@ -94,7 +95,7 @@ INTERLEAVINGS: dict[str, Interleaving] = {
         "two holders use a resource for the first time",
         {"a": _A, "b": _B},
         _steps("a:enter,read b:enter?,read? a:write,leave b:write,leave"),
-        commits=frozenset("ab"),
+        commits=frozenset("b"),
     ),
     "I5": Interleaving(
         "a smaller token comes twice after a larger one was committed",
@@ -114,7 +115,7 @@ INTERLEAVINGS: dict[str, Interleaving] = {
         "a holder waits for the row and then reads",
         {"a": _A, "b": _B},
         _steps("a:enter b:enter? a:read,write,leave b:read,write,leave"),
-        commits=frozenset("ab"),
+        commits=frozenset("b"),
     ),
     "I8": Interleaving(
         "two resource names differ in case and in a trailing blank only",
@@ -130,7 +131,8 @@ INTERLEAVINGS: dict[str, Interleaving] = {
     "I10": Interleaving(
         "a holder looks at the data before its fence",
         {"a": _B, "b": _A},
-        _steps(f"a:look b:{_ALL} a:{_ALL}"),
+        # Where a look locks, as at SERIALIZABLE on MariaDB, the write waits for the end of the other holder.
+        _steps(f"a:look b:enter,read,write?,leave? a:{_ALL}"),
         commits=frozenset("b"),
     ),
 }

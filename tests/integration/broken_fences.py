@@ -1,41 +1,40 @@
 """Fences that look right and lose updates: the conformance kit must find each of them.
 
-They work on SQLAlchemy connections to PostgreSQL. Each docstring describes the fault.
+They work on SQLAlchemy connections to PostgreSQL, MariaDB and SQLite. Each docstring describes the fault.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-from typing import TYPE_CHECKING, Any
+import threading
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from redlock.errors import Stale
-from redlock.fencing._statements import POSTGRESQL, RETRYABLE, code_of
-from tests.integration.fence_adapters import NAMES, ConnectionAdapter
+from redlock.fencing._sqlalchemy import dialect_of, run
+from tests.integration.fence_adapters import NAMES, ConnectionAdapter, SessionAdapter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-    from redlock.fencing.conformance import Lease
+    from sqlalchemy import Engine
 
-_INSERT = "INSERT INTO redlock_fence (resource, token, owner, section, at) VALUES (:resource, :token, :owner, 1, now())"
-
-
-def _parameters(lease: Lease) -> dict[str, Any]:
-    return {
-        "resource": lease.names[0],
-        "token": lease.fence,
-        "owner": hashlib.sha256(lease.owner.encode()).hexdigest(),
-    }
+    from redlock.fencing.conformance import Lease, Write
 
 
 class Broken(ConnectionAdapter):
     """The common base: a transaction with a fence."""
 
-    levels: tuple[str, ...] = ("READ COMMITTED", "REPEATABLE READ")
-    """The isolation levels at which the fault is visible."""
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        self.dialect = dialect_of(engine)
+        self.key = "UNHEX(:resource)" if self.dialect.hex_names else ":resource"
+        self.insert = (
+            "INSERT INTO redlock_fence (resource, token, owner, section, at) "
+            f"VALUES ({self.key}, :token, :owner, 1, CURRENT_TIMESTAMP)"
+        )
 
     @contextlib.contextmanager
     def fenced(self, session: Any, lease: Lease) -> Iterator[None]:
@@ -48,8 +47,37 @@ class Broken(ConnectionAdapter):
     def fence(self, session: Any, lease: Lease) -> None:
         raise NotImplementedError  # each broken fence has its own
 
-    def upsert(self, session: Any, lease: Lease, statement: str = POSTGRESQL.fence) -> bool:
-        return session.execute(text(statement), _parameters(lease)).first() is not None
+    def run(self, session: Any, lease: Lease, statement: str) -> Sequence[Sequence[Any]]:
+        """Run a statement with the parameters of the fence."""
+        name = lease.names[0]
+        parameters = {
+            "resource": name.encode().hex() if self.dialect.hex_names else name,
+            "token": lease.fence,
+            "owner": self.owner(lease),
+            "name": NAMES[name],
+        }
+        return run(session, statement, {key: value for key, value in parameters.items() if f":{key}" in statement})
+
+    def seen(self, session: Any, lease: Lease, *, lock: bool) -> int | None:
+        """The token in the row, if there is a row."""
+        rows = self.run(session, lease, self.dialect.seen + self.for_update * lock)
+        return int(rows[0][0]) if rows else None
+
+    @property
+    def for_update(self) -> str:
+        """SQLite has no such clause."""
+        return "" if self.dialect.name == "SQLite" else " FOR UPDATE"
+
+    def upsert(self, session: Any, lease: Lease) -> bool:
+        """The right statements; whether the fence has passed."""
+        rows = self.run(session, lease, self.dialect.fence)
+        if self.dialect.verdict:
+            (row,) = self.run(session, lease, self.dialect.verdict)
+            return (row[0], row[1]) == (lease.fence, self.owner(lease))
+        return bool(rows)
+
+    def owner(self, lease: Lease) -> str:
+        return hashlib.sha256(lease.owner.encode()).hexdigest()
 
     def refuse(self, lease: Lease) -> None:
         raise Stale(lease.names[0], lease.fence, lease.fence)
@@ -58,11 +86,9 @@ class Broken(ConnectionAdapter):
 class ChecksOnly(Broken):
     """Compares the token and neither writes nor locks the row in time."""
 
-    levels = ("READ COMMITTED",)
-
     def fence(self, session: Any, lease: Lease) -> None:
-        row = session.execute(text(POSTGRESQL.seen), {"resource": lease.names[0]}).first()
-        if row is not None and row[0] > lease.fence:
+        seen = self.seen(session, lease, lock=False)
+        if seen is not None and seen > lease.fence:
             self.refuse(lease)
 
     @contextlib.contextmanager
@@ -75,10 +101,10 @@ class ChecksOnly(Broken):
 class FencesAtTheEnd(Broken):
     """Raises the token after the body has read."""
 
-    levels = ("READ COMMITTED",)
-
     @contextlib.contextmanager
     def fenced(self, session: Any, lease: Lease) -> Iterator[None]:
+        if session.in_transaction():
+            session.rollback()
         with session.begin():
             yield
             if not self.upsert(session, lease):
@@ -89,7 +115,8 @@ class RefusesEqual(Broken):
     """Refuses the second section of the same lease as stale."""
 
     def fence(self, session: Any, lease: Lease) -> None:
-        if not self.upsert(session, lease, POSTGRESQL.fence.split("\n   OR")[0] + "\nRETURNING section"):
+        seen = self.seen(session, lease, lock=True)
+        if (seen is not None and seen >= lease.fence) or not self.upsert(session, lease):
             self.refuse(lease)
 
 
@@ -103,8 +130,6 @@ class IgnoresTheVerdict(Broken):
 class OtherConnection(Broken):
     """Fences on a connection of its own, which is committed at once and locks nothing."""
 
-    levels = ("READ COMMITTED",)
-
     def fence(self, session: Any, lease: Lease) -> None:
         with self.engine.begin() as connection:
             if not self.upsert(connection, lease):
@@ -113,8 +138,6 @@ class OtherConnection(Broken):
 
 class RolledBackSavepoint(Broken):
     """Fences in a savepoint whose rollback undoes the token and the row lock."""
-
-    levels = ("READ COMMITTED",)
 
     def fence(self, session: Any, lease: Lease) -> None:
         savepoint = session.begin_nested()
@@ -125,29 +148,31 @@ class RolledBackSavepoint(Broken):
 
 
 class SelectForUpdate(Broken):
-    """Locks the row with SELECT ... FOR UPDATE, and inserts a missing row."""
+    """Locks the row with SELECT ... FOR UPDATE, and inserts a missing row: two holders may both find none."""
+
+    for_update = " FOR UPDATE"
+
+    def reset(self) -> None:
+        super().reset()
+        self.both = threading.Barrier(2)
 
     def fence(self, session: Any, lease: Lease) -> None:
-        row = session.execute(text(POSTGRESQL.seen + " FOR UPDATE"), {"resource": lease.names[0]}).first()
-        if row is None:
-            session.execute(text(_INSERT), _parameters(lease))
-        elif row[0] > lease.fence:
+        seen = self.seen(session, lease, lock=True)
+        if seen is None:
+            with contextlib.suppress(threading.BrokenBarrierError):
+                self.both.wait(1.0)
+            self.run(session, lease, self.insert)
+        elif seen > lease.fence or not self.upsert(session, lease):
             self.refuse(lease)
-        else:
-            session.execute(
-                text("UPDATE redlock_fence SET token = :token, owner = :owner, at = now() WHERE resource = :resource"),
-                _parameters(lease),
-            )
 
 
 class LeavesEqualAlone(Broken):
-    """Locks the row without a write if the token is equal, so REPEATABLE READ sees no conflict."""
-
-    levels = ("REPEATABLE READ",)
+    """Locks the row, and writes nothing if it has this token and owner already."""
 
     def fence(self, session: Any, lease: Lease) -> None:
-        row = session.execute(text(POSTGRESQL.seen + " FOR UPDATE"), {"resource": lease.names[0]}).first()
-        if (row is None or row[0] != lease.fence) and not self.upsert(session, lease):
+        statement = f"SELECT owner FROM redlock_fence WHERE resource = {self.key} AND token = :token{self.for_update}"
+        rows = self.run(session, lease, statement)
+        if (not rows or rows[0][0] != self.owner(lease)) and not self.upsert(session, lease):
             self.refuse(lease)
 
 
@@ -155,13 +180,15 @@ class LowersTheToken(Broken):
     """Writes the token without a comparison."""
 
     def fence(self, session: Any, lease: Lease) -> None:
-        self.upsert(session, lease, POSTGRESQL.fence.split("\nWHERE")[0] + "\nRETURNING section")
+        if self.dialect.verdict:
+            end = " ON DUPLICATE KEY UPDATE token = :token, owner = :owner, at = CURRENT_TIMESTAMP"
+            self.run(session, lease, self.insert + end)
+        else:
+            self.run(session, lease, self.dialect.fence.split("\nWHERE")[0])
 
 
 class LooksFirst(Broken):
     """Fences inside a transaction that has read before, and uses the old values."""
-
-    levels = ("READ COMMITTED",)
 
     def look(self, session: Any, resource: str) -> None:
         session.info["looked"] = super().read(session, resource)
@@ -182,40 +209,72 @@ class LooksFirst(Broken):
         session.commit()
 
 
-class TakesErrorsForAPass(Broken):
-    """Takes a serialization failure at the fence for a pass, and goes on in a new transaction."""
+class LooksByAPlainSelect(Broken):
+    """Checks by a plain SELECT before the fence, and reads afterwards."""
 
-    levels = ("REPEATABLE READ",)
+    def fence(self, session: Any, lease: Lease) -> None:
+        seen = self.seen(session, lease, lock=False)
+        if (seen is not None and seen > lease.fence) or not self.upsert(session, lease):
+            self.refuse(lease)
+
+
+class TakesErrorsForAPass(Broken):
+    """Takes an error at the fence, such as the end of the wait, for a pass, and goes on in a new transaction."""
+
+    impatience: ClassVar = {
+        "PostgreSQL": "SET lock_timeout = 1",
+        "MariaDB": "SET SESSION innodb_lock_wait_timeout = 0",
+        "SQLite": "PRAGMA busy_timeout = 0",
+    }
 
     @contextlib.contextmanager
     def fenced(self, session: Any, lease: Lease) -> Iterator[None]:
+        if session.in_transaction():
+            session.rollback()
+        session.exec_driver_sql(self.impatience[self.dialect.name])
+        session.commit()
         transaction = session.begin()
         try:
             if not self.upsert(session, lease):
                 self.refuse(lease)
-        except Exception as error:  # the fault under test: a serialization failure is taken for a pass
+        except DBAPIError:
             transaction.rollback()
-            if code_of(error) not in RETRYABLE:
-                raise
             transaction = session.begin()
         with transaction:
             yield
+
+    def close(self, session: Any) -> None:
+        session.invalidate()  # its setting must not return to the pool
+        session.close()
 
 
 class OneStatement(Broken):
     """Fences and reads in one statement: the read has the snapshot from before the wait for the row."""
 
-    levels = ("READ COMMITTED",)
-
     def fence(self, session: Any, lease: Lease) -> None:
-        statement = f"WITH fence AS ({POSTGRESQL.fence}) SELECT value FROM account, fence WHERE name = :name"
-        row = session.execute(text(statement), _parameters(lease) | {"name": NAMES[lease.names[0]]}).first()
-        if row is None:
+        value = "(SELECT value FROM account WHERE name = :name)"
+        if self.dialect.name == "MariaDB":
+            # Its upsert returns no rows, so the statement that reads is the locking SELECT.
+            locking = f"SELECT {value} FROM redlock_fence WHERE resource = {self.key} FOR UPDATE"
+            rows = self.run(session, lease, locking) or self.run(session, lease, f"SELECT {value}")
+            passed = self.upsert(session, lease)
+        else:
+            fence = self.dialect.fence
+            one = f"WITH fence AS ({fence}) SELECT {value} FROM fence" if "txid" in fence else f"{fence}, {value}"
+            rows = self.run(session, lease, one)
+            passed = bool(rows)
+        if not passed:
             self.refuse(lease)
-        session.info["read"] = row[0]
+        session.info["read"] = rows[0][-1]
+
+    def look(self, session: Any, resource: str) -> None:
+        super().read(session, resource)
 
     def read(self, session: Any, resource: str) -> int:
         return int(session.info["read"])
+
+    def write(self, session: Any, write: Write, value: int) -> None:
+        SessionAdapter.write(self, session, write, value)
 
 
 class FoldsNames(Broken):
@@ -225,20 +284,3 @@ class FoldsNames(Broken):
         folded = lease._replace(names=tuple(name.lower().strip() for name in lease.names))
         if not self.upsert(session, folded):
             self.refuse(lease)
-
-
-ALL: tuple[type[Broken], ...] = (
-    ChecksOnly,
-    FencesAtTheEnd,
-    RefusesEqual,
-    IgnoresTheVerdict,
-    OtherConnection,
-    RolledBackSavepoint,
-    SelectForUpdate,
-    LeavesEqualAlone,
-    LowersTheToken,
-    LooksFirst,
-    TakesErrorsForAPass,
-    OneStatement,
-    FoldsNames,
-)

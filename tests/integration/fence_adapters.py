@@ -1,6 +1,8 @@
 """Adapters of the conformance kit for the fences of this package.
 
-Each adapter keeps one integer per name in `account` and a row per write in `journal`, beside the tables of the fence.
+Each adapter keeps a row per write in `journal`, beside the tables of the fence. The adapters of the ORM have an integer
+per name in `account` besides. The others compute the value from the journal and only insert: at REPEATABLE READ
+PostgreSQL finds the conflict of two updates by itself, also where the fence is broken.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, Column, Engine, Integer, String, Table, event, insert, select, update
+from sqlalchemy import BigInteger, Column, Engine, Integer, String, Table, event, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
@@ -45,6 +47,8 @@ JOURNAL = Table(
 FENCE, OPERATION = add_tables(Base.metadata)
 NAMES = {"account": "account", "acc": "acc-lower", "ACC": "acc-upper", "acc ": "acc-blank"}
 """Keys of the data that no collation folds: I8 is about the names in the fence."""
+RESOURCES = {name: resource for resource, name in NAMES.items()}
+ASYNC_DRIVERS = {"sqlite": "aiosqlite", "postgresql": "asyncpg", "mariadb": "aiomysql"}
 
 
 class SessionAdapter:
@@ -78,8 +82,7 @@ class SessionAdapter:
         return int(account.value)
 
     def write(self, session: Any, write: Write, value: int) -> None:
-        # An INSERT besides: an UPDATE alone would let the database find the conflict that the fence overlooked.
-        session.execute(insert(JOURNAL).values(write._asdict()))
+        session.execute(insert(JOURNAL).values(_row(write)))
         session.execute(
             update(Account)
             .where(Account.name == NAMES[write.resource])
@@ -92,13 +95,16 @@ class SessionAdapter:
 
     def committed(self) -> list[Write]:
         with self.engine.connect() as connection:
-            return [
-                Write(*row) for row in connection.execute(select(JOURNAL.c.resource, JOURNAL.c.token, JOURNAL.c.read))
-            ]
+            rows = connection.execute(select(JOURNAL.c.resource, JOURNAL.c.token, JOURNAL.c.read))
+            return [Write(RESOURCES[name], token, read) for name, token, read in rows]
 
     def value(self, resource: str) -> int:
         with self.engine.connect() as connection:
             return int(connection.execute(select(Account.value).where(Account.name == NAMES[resource])).scalar_one())
+
+
+def _row(write: Write) -> dict[str, Any]:
+    return write._asdict() | {"resource": NAMES[write.resource]}
 
 
 class ConnectionAdapter(SessionAdapter):
@@ -111,18 +117,21 @@ class ConnectionAdapter(SessionAdapter):
         self.read(session, resource)
 
     def read(self, session: Any, resource: str) -> int:
-        return int(session.execute(select(Account.value).where(Account.name == NAMES[resource])).scalar_one())
+        statement = select(func.count()).select_from(JOURNAL).where(JOURNAL.c.resource == NAMES[resource])
+        return int(session.execute(statement).scalar_one())
+
+    def write(self, session: Any, write: Write, value: int) -> None:
+        session.execute(insert(JOURNAL).values(_row(write)))
+
+    def value(self, resource: str) -> int:
+        return max((write.read + 1 for write in self.committed() if write.resource == resource), default=0)
 
 
 class AsyncAdapter(SessionAdapter):
     """The fence of this package on an `AsyncSession`; each holder has an event loop and an engine of its own."""
 
-    def __init__(self, engine: Engine, url: str, level: str) -> None:
-        super().__init__(engine)
-        self._url, self._level = url, level
-
     def open(self) -> Any:
-        return AsyncHolder(self._url, self._level)
+        return AsyncHolder(self.engine)
 
     def close(self, session: Any) -> None:
         session.close()
@@ -152,9 +161,12 @@ class AsyncAdapter(SessionAdapter):
 class AsyncHolder:
     """An event loop with an `AsyncSession`."""
 
-    def __init__(self, url: str, level: str) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._loop = asyncio.new_event_loop()
-        self._engine = create_async_engine(url, isolation_level=level)
+        url = engine.url.set(drivername=f"{engine.dialect.name}+{ASYNC_DRIVERS[engine.dialect.name]}")
+        level = engine.get_execution_options().get("isolation_level")
+        options = {"isolation_level": level} if level else {"connect_args": {"timeout": 20}}
+        self._engine = create_async_engine(url, **options)
         self.session = AsyncSession(self._engine, expire_on_commit=False)
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
@@ -166,30 +178,25 @@ class AsyncHolder:
         self._loop.close()
 
 
-class PsycopgAdapter(SessionAdapter):
+class PsycopgAdapter(ConnectionAdapter):
     """The fence of this package on a plain connection of psycopg 3."""
-
-    def __init__(self, engine: Engine, address: str, level: Any) -> None:
-        super().__init__(engine)
-        self._address, self._level = address, level
 
     def open(self) -> Any:
         import psycopg
 
-        connection = psycopg.connect(self._address)
-        connection.isolation_level = self._level
+        connection = psycopg.connect(self.engine.url.render_as_string().replace("+psycopg", ""))
+        level = str(self.engine.get_execution_options()["isolation_level"])
+        connection.isolation_level = psycopg.IsolationLevel[level.replace(" ", "_")]
         return connection
 
-    def look(self, session: Any, resource: str) -> None:
-        self.read(session, resource)
-
     def read(self, session: Any, resource: str) -> int:
-        (value,) = session.execute("SELECT value FROM account WHERE name = %s", (NAMES[resource],)).fetchone()
+        (value,) = session.execute("SELECT count(*) FROM journal WHERE resource = %s", (NAMES[resource],)).fetchone()
         return int(value)
 
     def write(self, session: Any, write: Write, value: int) -> None:
-        session.execute("INSERT INTO journal (resource, token, read) VALUES (%s, %s, %s)", write)
-        session.execute("UPDATE account SET value = %s WHERE name = %s", (value, NAMES[write.resource]))
+        session.execute(
+            "INSERT INTO journal (resource, token, read) VALUES (%(resource)s, %(token)s, %(read)s)", _row(write)
+        )
 
 
 def postgresql_url(address: str, driver: str = "psycopg") -> str:

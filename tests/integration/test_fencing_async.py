@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from redlock.errors import ConfigurationError, Stale
 from redlock.fencing.conformance import Lease
 from redlock.fencing.sql import fenced, purge_operations
-from tests.integration.fence_adapters import Account
+from tests.integration.fence_adapters import ASYNC_DRIVERS, Account
 from tests.integration.tools import eventually
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-DRIVERS = {"sqlite": "aiosqlite", "postgresql": "asyncpg", "mariadb": "aiomysql"}
+
 TOKEN = 1_764_316_800_000_000
 LEASE, LATER, LATE = Lease(TOKEN, "me"), Lease(TOKEN + 1, "later"), Lease(TOKEN - 1, "late")
 
@@ -31,7 +31,7 @@ def run(engine: Engine, main: Callable[[AsyncEngine], Awaitable[object]]) -> Non
     """Run a coroutine with an asynchronous engine on the same database."""
 
     async def with_engine() -> None:
-        made = create(engine.url.set(drivername=f"{engine.dialect.name}+{DRIVERS[engine.dialect.name]}"))
+        made = create(engine.url.set(drivername=f"{engine.dialect.name}+{ASYNC_DRIVERS[engine.dialect.name]}"))
         try:
             await main(made)
         finally:

@@ -26,7 +26,7 @@ def check(default: dict[str, Any]) -> None:
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=1_000,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,65 @@
+"""Every fence of this package passes the conformance kit, at every isolation level of its database."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import Engine, create_engine
+
+from redlock.fencing.conformance import check_all
+from tests.integration.fence_adapters import (
+    AsyncAdapter,
+    ConnectionAdapter,
+    PsycopgAdapter,
+    SessionAdapter,
+    sqlite_engine,
+)
+from tests.integration.fence_store_adapters import AsyncStoreAdapter, StoreAdapter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from redlock.testing.redis_server import Server
+
+EXAMPLES = int(os.environ.get("FENCE_EXAMPLES", "3"))
+"""Random interleavings of each fence at each level; `make soak` runs more."""
+PATIENCE = 0.03
+LEVELS = ("READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE")
+SNAPSHOT_ISOLATION = "REPEATABLE READ with innodb_snapshot_isolation"
+"""The default of MariaDB from 11.6 on."""
+CELLS: list[tuple[type[SessionAdapter], str, str]] = [
+    *((kind, "postgresql", level) for kind in (SessionAdapter, ConnectionAdapter, AsyncAdapter) for level in LEVELS),
+    *((PsycopgAdapter, "postgresql", level) for level in LEVELS),
+    *((kind, "mariadb", level) for kind in (SessionAdapter, ConnectionAdapter, AsyncAdapter) for level in LEVELS),
+    *((SessionAdapter, "mariadb", level) for level in ("READ UNCOMMITTED", SNAPSHOT_ISOLATION)),
+    *((kind, "sqlite", "") for kind in (SessionAdapter, ConnectionAdapter, AsyncAdapter)),
+]
+
+
+@pytest.fixture
+def engine(database: str, level: str, tmp_path: Path) -> Iterator[Engine]:
+    """An engine whose transactions have this isolation level; SQLite has one level."""
+    options: dict[str, Any] = {}
+    if level == SNAPSHOT_ISOLATION:
+        level, options = "REPEATABLE READ", {"init_command": "SET SESSION innodb_snapshot_isolation = ON"}
+    if database:
+        made = create_engine(database, connect_args=options, execution_options={"isolation_level": level})
+    else:
+        made = sqlite_engine(str(tmp_path / "data"))
+    yield made
+    made.dispose()
+
+
+@pytest.mark.parametrize(("kind", "database", "level"), CELLS, indirect=["database"])
+def test_no_interleaving_loses_an_update(kind: type[SessionAdapter], level: str, engine: Engine) -> None:
+    seed = zlib.crc32(f"{kind.__name__} {engine.dialect.name} {level}".encode())
+    check_all(kind(engine), patience=PATIENCE, examples=EXAMPLES, seed=seed)
+
+
+@pytest.mark.parametrize("kind", [StoreAdapter, AsyncStoreAdapter])
+def test_no_interleaving_loses_an_update_in_redis(kind: type[StoreAdapter], broker: Server) -> None:
+    check_all(kind(broker.url), patience=PATIENCE, examples=EXAMPLES)
