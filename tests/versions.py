@@ -6,8 +6,10 @@ Each use names the version that must be the oldest supported version before the 
 from __future__ import annotations
 
 import celery
+import kombu
 import pytest
 
 CELERY = tuple(int(part) for part in celery.__version__.split(".")[:2])
+KOMBU = tuple(int(part) for part in kombu.__version__.split(".")[:2])
 
 needs_celery_5_5 = pytest.mark.skipif(CELERY < (5, 5), reason="needs Celery 5.5")
