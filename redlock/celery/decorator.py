@@ -19,7 +19,7 @@ import socket
 import sys
 import time
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, ParamSpec, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Literal, ParamSpec, TypeAlias, TypeVar, cast
 
 from celery import current_app, current_task
 from celery.exceptions import SoftTimeLimitExceeded
@@ -97,10 +97,10 @@ def locked(
     *,
     ttl: float | None = None,
     wait: float = 1.0,
-    on_conflict: str = "requeue",
+    on_conflict: Literal["requeue", "skip", "raise"] = "requeue",
     max_requeues: int | None = None,
     max_hold: float | None = None,
-    on_lost: str = "check",
+    on_lost: Literal["check", "raise"] = "check",
     reentrant: bool = False,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Let a task hold a lock while its body runs. The decorator stands below `@app.task`.

@@ -18,10 +18,10 @@ from redlock.celery import canonical_text
 from redlock.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
 OneKey: TypeAlias = "str | Callable[..., str]"
-KeySpec: TypeAlias = "OneKey | list[OneKey]"
+KeySpec: TypeAlias = "OneKey | Sequence[OneKey]"
 
 
 _FORMATTER = canonical_text.Formatter()
