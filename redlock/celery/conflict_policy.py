@@ -13,7 +13,7 @@ Invariants:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, TypeVar, get_args
 
 from celery.exceptions import Ignore, Retry, SoftTimeLimitExceeded
 
@@ -27,9 +27,10 @@ if TYPE_CHECKING:
     from redlock.errors import RedlockError
 
 P = TypeVar("P")
+OnConflict: TypeAlias = Literal["requeue", "skip", "raise"]
 
 _BACKOFF_FIRST, _BACKOFF_LAST = 0.25, 30.0
-_CHOICES = ("requeue", "skip", "raise")
+_CHOICES = get_args(OnConflict)
 
 
 class Skipped(NamedTuple):

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 
     from celery import Task
 
+    from redlock.celery.conflict_policy import OnConflict
     from redlock.lease import Lease
 
 P = ParamSpec("P")
@@ -97,7 +98,7 @@ def locked(
     *,
     ttl: float | None = None,
     wait: float = 1.0,
-    on_conflict: Literal["requeue", "skip", "raise"] = "requeue",
+    on_conflict: OnConflict = "requeue",
     max_requeues: int | None = None,
     max_hold: float | None = None,
     on_lost: Literal["check", "raise"] = "check",

@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 import re
 import string
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from redlock import _validation
@@ -18,7 +19,7 @@ from redlock.celery import canonical_text
 from redlock.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
 OneKey: TypeAlias = "str | Callable[..., str]"
 KeySpec: TypeAlias = "OneKey | Sequence[OneKey]"
@@ -175,7 +176,7 @@ def keys(spec: KeySpec, function: Callable[..., Any]) -> list[Key]:
     Raises:
         ConfigurationError: A key is invalid, or the list is empty.
     """
-    specs = spec if isinstance(spec, list | tuple) else [spec]
+    specs = [spec] if isinstance(spec, str) or not isinstance(spec, Sequence) else spec
     if not specs:
         raise ConfigurationError("the list of keys is empty; give at least one, such as 'account:{id}'")
     return [Key(each, function) for each in specs]

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from celery.canvas import Signature
 
+    from redlock.celery.conflict_policy import OnConflict
+
 FLOWS = "tests.integration.apps.workflows"
 POLICIES = "tests.integration.apps.policies"
 PERIODIC = "tests.integration.apps.periodic"
@@ -273,7 +275,7 @@ class Here:
         self.requeue = self._task("requeue")
         self.skip = self._task("skip")
 
-    def _task(self, on_conflict: str) -> Any:  # noqa: ANN401 - Celery is untyped
+    def _task(self, on_conflict: OnConflict) -> Any:  # noqa: ANN401 - Celery is untyped
         @self.app.task(name=on_conflict, shared=False)
         @locked("policy:{name}", wait=0.02, on_conflict=on_conflict)
         def run(name: str) -> int:  # noqa: ARG001 - names the lock

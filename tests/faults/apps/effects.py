@@ -23,6 +23,8 @@ from redlock.fencing import FencedStore
 if TYPE_CHECKING:
     from celery import Task
 
+    from redlock.celery.conflict_policy import OnConflict
+
 KIND = os.environ["EFFECTS_KIND"]
 _TYPE, _ARGUMENTS = ("topic", {"x-queue-type": "quorum"}) if KIND == "quorum" else ("direct", {})
 
@@ -56,7 +58,7 @@ _ends = Redis.from_url(os.environ["EFFECTS_RESULTS"])
 _store = FencedStore(os.environ["EFFECTS_STORE"])
 
 
-def _task(on_conflict: str, wait: float) -> Any:  # noqa: ANN401 - Celery is untyped
+def _task(on_conflict: OnConflict, wait: float) -> Any:  # noqa: ANN401 - Celery is untyped
     """A task with this choice."""
 
     @app.task(bind=True, name=f"effects.{on_conflict}")
@@ -71,7 +73,7 @@ def _task(on_conflict: str, wait: float) -> Any:  # noqa: ANN401 - Celery is unt
     return task
 
 
-MODES = {on_conflict: _task(on_conflict, wait) for on_conflict, wait in (("requeue", 0.2), ("skip", 0), ("raise", 0))}
+MODES = {"requeue": _task("requeue", 0.2), "skip": _task("skip", 0), "raise": _task("raise", 0)}
 
 
 @task_success.connect

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from celery import Task
 
+    from redlock.celery.conflict_policy import OnConflict
+
 app.conf.worker_deduplicate_successful_tasks = True
 store = Redis.from_url(settings.store_url, decode_responses=True)
 _EVERY = 0.01
@@ -32,7 +34,7 @@ def work(task: Task, name: str, how: str) -> int:
     return number
 
 
-def mode(on_conflict: str) -> Callable[[Task, str, str], int]:
+def mode(on_conflict: OnConflict) -> Callable[[Task, str, str], int]:
     """A task with this choice; the same key for all."""
 
     @app.task(bind=True, name=f"{__name__}.{on_conflict}")
