@@ -31,7 +31,7 @@ from redlock.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 DEFAULT_PORTS = (63791, 63792, 63793, 63794, 63795)
 DEFAULT_NODES = tuple(f"redis://127.0.0.1:{port}" for port in DEFAULT_PORTS)
@@ -213,18 +213,9 @@ def _check_answers(answers: Sequence[object], greeted: int) -> tuple[str, str]:
         # Redis answers ERR to a password where no password is set.
         refuse(answer, "WRONGPASS")
     server, replication, record, *shas = answers[greeted:]
-    refuse(server)
-    info = node_info.fields(server) | node_info.fields(replication)
-    run_id, version = info.get("run_id", ""), node_info.version(info.get("redis_version", ""))
-    if not _RUN_ID.fullmatch(run_id) or version is None:
-        raise UnsuitableNode(NO_REDIS)
-    if (mode := node_info.mode(info) or "standalone") != "standalone":
-        raise UnsuitableNode(f"in {mode:.20} mode; lock nodes must be independent masters")
-    if info.get("role") != "master":
-        master = f"{info.get('master_host', ''):.100}:{info.get('master_port', ''):.5}"
-        raise UnsuitableNode(f"a replica of {master}; lock nodes must be independent masters")
-    if version < (6, 2):
-        raise UnsuitableNode(f"Redis {info['redis_version']:.20}; lock nodes need 6.2 or later")
+    for answer in (server, replication):
+        refuse(answer)
+    run_id = _check_info(node_info.fields(server) | node_info.fields(replication))
     for answer in (record, *shas):
         refuse(answer)
     words = record if isinstance(record, list) else []
@@ -236,6 +227,27 @@ def _check_answers(answers: Sequence[object], greeted: int) -> tuple[str, str]:
     # node rejects the configuration.
     known, fingerprint = ((word or b"").decode(errors="replace") for word in words)
     return run_id, fingerprint if known == run_id else ""
+
+
+def _check_info(info: Mapping[str, str]) -> str:
+    """Check that the fields of INFO are those of a lock node, and return the run_id."""
+    if not info:
+        raise UnsuitableNode(NO_REDIS)
+    for name, section in (("run_id", "server"), ("role", "replication")):
+        if name not in info:
+            raise UnsuitableNode(f"does not report its {name} (INFO {section}), which the lock needs")
+    if not _RUN_ID.fullmatch(info["run_id"]):
+        raise UnsuitableNode(NO_REDIS)
+    if (mode := node_info.mode(info) or "standalone") != "standalone":
+        raise UnsuitableNode(f"in {mode:.20} mode; lock nodes must be independent masters")
+    if info["role"] != "master":
+        master = f"{info.get('master_host', ''):.100}:{info.get('master_port', ''):.5}"
+        raise UnsuitableNode(f"a replica of {master}; lock nodes must be independent masters")
+    # A service that hides its version is taken for a later one.
+    version = node_info.version(info.get("redis_version", ""))
+    if version is not None and version < (6, 2):
+        raise UnsuitableNode(f"Redis {info['redis_version']:.20}; lock nodes need 6.2 or later")
+    return info["run_id"]
 
 
 _ACCESS_DENIED = ("NOAUTH", "WRONGPASS", "LOADING", "DENIED")

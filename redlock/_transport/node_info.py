@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from redlock._compat import ReplyError
 from redlock._escaping import excerpt, is_invisible
 from redlock._validation import LONGEST_NAME
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 KEY_COMMANDS = frozenset({"HMGET", "HSET", "GET", "SET", "DEL", "PTTL", "PEXPIRE", "LLEN", "RPUSH", "BLPOP"})
 """The required commands that use a key: a user without permission for all of them has no access to the key."""
@@ -15,8 +19,16 @@ _VERSION = re.compile(r"([0-9]{1,4})\.([0-9]{1,4})")
 _NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 
-PROBE_COMMAND = "CONFIG GET"
-"""A command that only a node probe uses; the probe works without it."""
+SECTIONS = {
+    "server": "run_id",
+    "replication": "role",
+    "memory": "maxmemory_policy",
+    "persistence": "aof_enabled",
+    "clients": "blocked_clients",
+}
+"""The sections of INFO that a node probe reads, each with a field that it always has."""
+PROBE_COMMANDS = ("CONFIG GET", "SCAN", "INFO memory", "INFO persistence", "INFO clients")
+"""The commands that only a node probe uses; the lock and the probe work without them."""
 
 
 def is_resource(name: str) -> bool:
@@ -28,15 +40,35 @@ def missing(refused: object, prefix: str = "") -> tuple[str, ...]:
     """The missing permissions of this user, from the reply of `permitted.lua`; empty if the server can't tell."""
     if isinstance(refused, ReplyError):
         return ("EVAL",) if "EVAL" in str(refused).upper().split("'") else ()
-    names = tuple(filter(PROBE_COMMAND.__ne__, map(text, refused))) if isinstance(refused, list) else ()
+    names = tuple(name for name in _refused(refused) if name not in PROBE_COMMANDS)
     if not KEY_COMMANDS.issubset(names):
         return names
     return (*(name for name in names if name not in KEY_COMMANDS), rf"the keys {prefix}\x01redlock:*")
 
 
-def may_read_settings(refused: object) -> bool:
-    """Whether this user may read the server's settings, from the reply of `permitted.lua`; True if unknown."""
-    return not (isinstance(refused, list) and PROBE_COMMAND in map(text, refused))
+def _refused(answer: object) -> list[str]:
+    return list(map(text, answer)) if isinstance(answer, list) else []
+
+
+def probe_commands(refused: object) -> list[str]:
+    """The commands of a probe that this user may run, from the reply of `permitted.lua`; all if unknown."""
+    return [name for name in PROBE_COMMANDS if name not in _refused(refused)]
+
+
+def unreported(refused: object, info: dict[str, str], settings: Sequence[str | None]) -> tuple[str, ...]:
+    """The commands of a probe that give no answer here: forbidden, unknown, or without the expected fields.
+
+    Args:
+        refused: The reply of `permitted.lua`.
+        info: The fields of all sections of INFO.
+        settings: The settings that CONFIG GET returned.
+    """
+    silent = {f"INFO {section}" for section, name in SECTIONS.items() if name not in info}
+    if None in settings:
+        silent.add("CONFIG GET")
+    if "SCAN" in _refused(refused):
+        silent.add("SCAN")
+    return tuple(name for name in PROBE_COMMANDS if name in silent)
 
 
 def fields(info: object) -> dict[str, str]:
@@ -45,7 +77,7 @@ def fields(info: object) -> dict[str, str]:
     return {name: value for name, colon, value in lines if colon}
 
 
-def mode(info: dict[str, str]) -> str:
+def mode(info: Mapping[str, str]) -> str:
     """`standalone`, `cluster` or `sentinel`; empty if missing. Valkey names the field `server_mode`."""
     return info.get("redis_mode") or info.get("server_mode", "")
 
@@ -66,7 +98,7 @@ def server(info: dict[str, str]) -> str:
 
 def product(server: str) -> str:
     """The result of `server` for a sentence: `Redis 8.2.3`, `Valkey 9.1.2`."""
-    return server if server.startswith(_VALKEY) else f"Redis {server}"
+    return server if server.startswith(_VALKEY) else f"Redis {server}".rstrip()
 
 
 def number(text: str) -> int:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from redlock import _validation
 from redlock._transport import node_info
-from redlock.admin import broker_check, database_check, visibility_timeout
+from redlock.admin import broker_check, database_check, node_reports, visibility_timeout
 from redlock.admin.cluster_status import CLOCK_LIMIT, cluster_status, probe_node
 from redlock.admin.diagnostics import Finding, Level, sort
 from redlock.admin.visibility_timeout import Locked
@@ -21,7 +21,7 @@ from redlock.errors import ConfigurationError
 from redlock.settings import EXPOSED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from redlock.admin.cluster_status import ClusterStatus
     from redlock.admin.node_state import NodeState
@@ -103,7 +103,8 @@ def examine(status: ClusterStatus, settings: Settings) -> list[Finding]:
     findings = [*_settings(settings), *_number(status)]
     for node in status.nodes:
         findings += _node(node, settings, status)
-    findings += [*_duplicates(status), *_quorum(status), *_persistence(status.nodes)]
+    findings += [*_duplicates(status), *_quorum(status), *node_reports.kept(status.nodes)]
+    findings += node_reports.not_reported(status.nodes)
     return sort(findings)
 
 
@@ -118,8 +119,9 @@ def examine_broker(node: NodeState, status: ClusterStatus, *, owns_data: bool = 
     where = f"{'store' if owns_data else 'broker'} {node.label}"
     what = "updates" if owns_data else "tasks"
     lax = node.max_memory and node.eviction not in {"", "noeviction"}
-    # A setting that the server does not report gives no finding.
-    forgets = node.fsync in {"everysec", "no"} or not node.aof if owns_data else not node.aof and node.rdb == ""
+    # For a setting that the server does not report there is another finding.
+    no_aof = node.aof is False
+    forgets = no_aof or node.fsync in {"everysec", "no"} if owns_data else no_aof and node.rdb == ""
     shared = next((lock.label for lock in status.nodes if node.run_id and lock.run_id == node.run_id), "")
     apart = "give it a server of its own, or one restart, or one full memory, hits both"
     drops = f"maxmemory-policy is {node.eviction}: a server with a full memory drops {what}"
@@ -133,7 +135,8 @@ def examine_broker(node: NodeState, status: ClusterStatus, *, owns_data: bool = 
         (bool(lax), grave, "eviction", drops, "CONFIG SET maxmemory-policy noeviction, and in its file"),
         (node.reachable and forgets, Level.WARNING, "persistence", loses, keep),
     )
-    return [Finding(level, code, where, state, fix) for holds, level, code, state, fix in cases if holds]
+    found = [Finding(level, code, where, state, fix) for holds, level, code, state, fix in cases if holds]
+    return [*found, *node_reports.not_reported([node], broker=where)]
 
 
 def _settings(settings: Settings) -> Iterator[Finding]:
@@ -266,27 +269,6 @@ def _quorum(status: ClusterStatus) -> Iterator[Finding]:
     spare = voting - status.quorum
     what = f"{voting} of {total} vote, {status.quorum} are needed: {spare} more may fail"
     yield Finding(Level.FINE, "quorum", "nodes", what)
-
-
-def _persistence(nodes: Sequence[NodeState]) -> Iterator[Finding]:
-    """The cost of a restart, by the persistence of the nodes."""
-    after = "after a restart a node casts no vote until all leases that it may have forgotten are over"
-    kinds: dict[str, list[str]] = {}
-    for node in nodes:
-        if node.reachable:
-            kinds.setdefault(_keeps(node), []).append(node.label)
-    for kind, labels in kinds.items():
-        where = "nodes" if len(labels) == len(nodes) else ", ".join(labels)
-        yield Finding(Level.FINE, "persistence", where, f"{kind}; {after}")
-
-
-def _keeps(node: NodeState) -> str:
-    if node.aof and node.fsync == "always":
-        return "append-only file, fsync always: it keeps all fences, so tokens grow even if all nodes restart at once"
-    if node.aof or node.rdb:
-        kept = "append-only file" if node.aof else "snapshots"
-        return f"{kept}, with a little lost in a crash: tokens grow while any two quorums share a node that kept all"
-    return "no persistence: tokens grow while any two quorums share a node that was not restarted"
 
 
 def _release(version: str) -> tuple[int, ...]:

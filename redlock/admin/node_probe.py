@@ -31,7 +31,9 @@ __all__ = ["NodeProbe"]
 _T = TypeVar("_T")
 _PERMITTED = wire.Script.load("permitted")
 _HOLDERS = wire.Script.load("holders")
+_SETTINGS = ("appendfsync", "save")
 _SCAN_COUNT = 1_000
+_NO_SCAN = ("NOPERM", "ERR unknown command")
 _NAMES_AT_ONCE = 250
 
 
@@ -92,7 +94,7 @@ class NodeProbe:
             self._try(lambda: self._find(prefix, most))
 
     def _is_suitable(self) -> bool:
-        return self._exchange is not None and self.state.role == "master" and self.state.mode == "standalone"
+        return self._exchange is not None and self.state.role == "master" and self.state.mode in {"", "standalone"}
 
     def read(self, prefix: str, names: Sequence[str]) -> None:
         """Read the locks at these names."""
@@ -135,15 +137,20 @@ class NodeProbe:
         before_us = wall_us()
         clock, refused = self.ask(("TIME",), ("EVAL", _PERMITTED.source, "0", prefix + wire.RECORD))
         after_us = wall_us()
-        info, record, written, *kept = self.ask(
-            ("INFO",),
+        # Without this choice, each probe of a worker would be in the server's log of refused commands.
+        chosen = node_info.probe_commands(refused)
+        sections = ["server", "replication", *(name[5:] for name in chosen if name.startswith("INFO "))]
+        settings = _SETTINGS if "CONFIG GET" in chosen else ()
+        record, written, *answers = self.ask(
             ("HMGET", prefix + wire.RECORD, "run_id", "since", "fingerprint", "quarantine"),
             ("SET", prefix + wire.PROBE, "", "XX"),
-            # Without this condition, each probe of a worker would be in the server's log of refused commands.
-            *(("CONFIG", "GET", name) for name in ("appendfsync", "save") if node_info.may_read_settings(refused)),
+            # Each section alone: a managed service can forbid a section, and a server before 7.0 takes one at a time.
+            *(("INFO", name) for name in sections),
+            *(("CONFIG", "GET", name) for name in settings),
         )
-        fsync, rdb = kept or (None, None)
-        fields = node_info.fields(info)
+        infos, kept = answers[: len(sections)], answers[len(sections) :] or [None] * len(_SETTINGS)
+        fields = {name: value for info in infos for name, value in node_info.fields(info).items()}
+        fsync, rdb = map(node_info.setting, kept)
         now_us = node_info.time_us(clock)
         state = NodeState(
             self.node.label,
@@ -157,10 +164,11 @@ class NodeProbe:
             eviction=fields.get("maxmemory_policy", ""),
             max_memory=node_info.number(fields.get("maxmemory", "")),
             used_memory=node_info.number(fields.get("used_memory", "")),
-            aof=fields.get("aof_enabled") == "1",
-            fsync=node_info.setting(fsync) or "",
-            rdb=node_info.setting(rdb),
+            aof=fields["aof_enabled"] == "1" if "aof_enabled" in fields else None,
+            fsync=fsync or "",
+            rdb=rdb,
             missing=node_info.missing(refused, prefix),
+            unreported=node_info.unreported(refused, fields, (fsync, rdb)),
             blocked=node_info.number(fields.get("blocked_clients", "")),
         )
         self.state = self._with_reason(state, record, now_us, written)
@@ -201,6 +209,8 @@ class NodeProbe:
             (answer,) = self.ask(
                 ("SCAN", cursor, "MATCH", pattern, "COUNT", str(_SCAN_COUNT), "TYPE", "string"),
             )
+            if isinstance(answer, ReplyError) and str(answer).startswith(_NO_SCAN):
+                raise UnsuitableNode("SCAN is forbidden, or was renamed")
             cursor, keys = _checked(node_info.scanned(answer), answer)
             names = (key.removeprefix(prefix) for key in keys)
             self.names.update(name for name in names if node_info.is_resource(name))

@@ -27,11 +27,13 @@ class NodeState:
         eviction: The `maxmemory-policy`.
         max_memory: The memory limit; 0 without a limit.
         used_memory: The memory in use.
-        aof: Whether the node writes an append-only file.
+        aof: Whether the node writes an append-only file; None if not reported.
         fsync: The `appendfsync` of this file: `always`, `everysec`, `no`; empty if not reported.
         rdb: The times of snapshots, as in the server's configuration; empty for never, None if not reported.
         missing: Permissions that the lock needs and this user lacks. Empty also if the server can't report them
             (before 7.0).
+        unreported: The commands that the node does not answer and that only administration needs, such as `CONFIG GET`
+            and `INFO memory`: forbidden, renamed, or without the expected fields.
         blocked: Number of clients that wait in a blocking read.
         unlisted: The reason for which locks are missing in the list; empty if the list is complete.
         complete: Whether the node has certainly forgotten no lock of these clients. False in quarantine, for an
@@ -52,10 +54,11 @@ class NodeState:
     eviction: str = ""
     max_memory: int = 0
     used_memory: int = 0
-    aof: bool = False
+    aof: bool | None = False
     fsync: str = ""
     rdb: str | None = None
     missing: tuple[str, ...] = ()
+    unreported: tuple[str, ...] = ()
     blocked: int = 0
     unlisted: str = ""
     complete: bool = True

@@ -82,7 +82,8 @@ def _node(node: NodeState, clock_limit: float) -> tuple[str, ...]:
     if not node.reachable:
         return (node.label, f"no: {node.reason}", "", "", "", "")
     offset = "" if node.clock_offset is None else f"{node.clock_offset * 1000:+.0f} ms"
-    keeps = f"AOF {node.fsync}".strip() if node.aof else "snapshots" if node.rdb else "nothing"
+    nothing = "unknown" if node.aof is None or node.rdb is None else "nothing"
+    keeps = f"AOF {node.fsync}".strip() if node.aof else "snapshots" if node.rdb else nothing
     votes = "; ".join(filter(None, [f"no: {node.reason}" if node.reason else "yes", node.clock_note(clock_limit)]))
     return (node.label, votes, node.version, _size(node), offset, keeps)
 

@@ -112,7 +112,7 @@ def test_a_project_of_the_guide_works(project: tuple[Project, Server]) -> None:
         assert "- empty -" in shop.run("celery", "-A", "shop", "inspect", "locks", "-d", "w@here", "--timeout", "60")
     doctor = shop.run("redlock", "doctor", "-A", "shop")
     assert "CELERY_REDLOCK_NODES in app.conf" in doctor
-    assert f"broker 127.0.0.1:{broker.port}: Redis " in doctor
+    assert f"broker 127.0.0.1:{broker.port}: {'Valkey' if 'Valkey' in doctor else 'Redis'} " in doctor
     assert CANARY not in said + doctor + shop.run("celery", "-A", "shop", "report")
 
 

@@ -11,6 +11,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redlock import ConfigurationError, Redlock
 from redlock._compat import ReplyError
 from redlock._transport import address, dial
+from redlock._transport.codec import SCRIPTS
 from redlock._transport.node import Connected, Node, PendingConnection, UnsuitableNode, _check_answers, describe_failure
 from redlock._transport.node_health import NodeHealth
 
@@ -244,6 +245,28 @@ def test_a_failure_to_reach_a_node_is_told_in_words(error: Exception, said: str)
 def test_an_error_in_the_greeting_is_told_in_words(answer: str, said: str) -> None:
     with pytest.raises(UnsuitableNode, match=said):
         _check_answers([ReplyError(answer)] * 10, 1)
+
+
+FULL_INFO = {"run_id": "r1", "redis_version": "8.2.3", "redis_mode": "standalone", "role": "master"}
+
+
+def greeted(info: dict[str, str]) -> tuple[str, str]:
+    """The result of a greeting with these fields of INFO, in both sections."""
+    text = "".join(f"{name}:{value}\r\n" for name, value in info.items()).encode()
+    return _check_answers([text, text, [None, None], *(script.sha for script in SCRIPTS.values())], 0)
+
+
+@pytest.mark.parametrize("name", ["run_id", "role"])
+def test_a_value_of_info_that_the_lock_needs_is_named(name: str) -> None:
+    hidden = {key: value for key, value in FULL_INFO.items() if key != name}
+    with pytest.raises(UnsuitableNode, match=f"does not report its {name} "):
+        greeted(hidden)
+
+
+@pytest.mark.parametrize("name", ["redis_version", "redis_mode"])
+def test_the_lock_needs_no_other_value_of_info(name: str) -> None:
+    assert greeted(FULL_INFO) == ("r1", "")
+    assert greeted({key: value for key, value in FULL_INFO.items() if key != name}) == ("r1", "")
 
 
 def test_a_name_is_asked_again_after_no_thread_started(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ VALKEY = b"# Server\r\nredis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_versi
     [
         (REDIS, "8.2.3", "standalone", "Redis 8.2.3", (8, 2)),
         (VALKEY, "Valkey 9.1.2", "cluster", "Valkey 9.1.2", (9, 1)),
-        (b"", "", "", "Redis ", None),
+        (b"", "", "", "Redis", None),
     ],
 )
 def test_redis_and_valkey_name_version_and_mode(

@@ -46,6 +46,14 @@ def test_each_node_and_each_lock_is_a_line() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("aof", "rdb", "keeps"),
+    [(False, "", "nothing"), (False, "60 1", "snapshots"), (None, "", "unknown"), (False, None, "unknown")],
+)
+def test_persistence_that_is_not_reported_is_unknown(aof: bool | None, rdb: str | None, keeps: str) -> None:  # noqa: FBT001 - a field
+    assert lines(nodes=(dataclasses.replace(UP, aof=aof, rdb=rdb), UP))[1].endswith(f"  {keeps}")
+
+
 def test_no_locks_and_too_many_locks_are_said() -> None:
     assert lines()[-1] == "no locks are held"
     assert "and more" in lines(HELD, more=True)[-1]
