@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from redlock._core.votes import FENCE_LIMIT
 from redlock._transport.codec import fence_key
+from tests.sim.clients import Client, Interrupted
 from tests.sim.world import MS
 
 if TYPE_CHECKING:
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from tests.sim.options import Options
     from tests.sim.records import Lease
     from tests.sim.schedule import Schedule
+
+
+MOODS = ("drip", "garbage", "mute", "half-closed", "reset", "hole")
+"""How a node can misbehave, see `network`."""
 
 
 class Fault(NamedTuple):
@@ -61,6 +66,35 @@ def _crash_client(schedule: Schedule, fault: Fault) -> None:
     schedule.crash_client(fault.target)
 
 
+def interrupt(client: Client) -> None:
+    """An exception strikes the code that works on an operation."""
+    if client.is_busy:
+        client.deliver(_interrupt_now, client)
+
+
+def _interrupt_now(client: Client) -> None:
+    if client.is_busy:
+        client.main.interrupt(Interrupted())
+
+
+def _interrupt_client(schedule: Schedule, fault: Fault) -> None:
+    interrupt(schedule.client(fault.target))
+
+
+def _mood(schedule: Schedule, fault: Fault) -> None:
+    """A node misbehaves for a while."""
+    node = schedule.nodes[fault.target % len(schedule.nodes)]
+    node.mood = MOODS[fault.detail % len(MOODS)]
+    schedule.world.after(fault.length, setattr, node, "mood", "")
+
+
+def _lose_scripts(schedule: Schedule, fault: Fault) -> None:
+    """SCRIPT FLUSH on some nodes."""
+    for node in schedule.nodes:
+        if (fault.detail >> node.place) & 1:
+            node.scripts.clear()
+
+
 def _cut(schedule: Schedule, fault: Fault) -> None:
     """Cut some connections of a client, in both directions or one."""
     client, until = schedule.client(fault.target), schedule.world.now + fault.length
@@ -75,10 +109,9 @@ def _break(schedule: Schedule, fault: Fault) -> None:
     """A connection ends; its data may still arrive."""
     client = schedule.client(fault.target)
     place = fault.detail % len(schedule.nodes)
-    link = client.links.links[place]
-    if link.up:
-        link.drop()
-        client.links.lost(place)
+    for wire in schedule.network.wires_of(client):
+        if wire.node.place == place:
+            wire.cut_off()
 
 
 def _freeze_node(schedule: Schedule, fault: Fault) -> None:
@@ -91,6 +124,7 @@ def _restart_node(schedule: Schedule, fault: Fault) -> None:
     node = schedule.nodes[fault.target % len(schedule.nodes)]
     if node.up:
         node.stop()
+        schedule.network.stop(node)
         memory = ("all", "none", "old")[fault.detail % 3]
         schedule.world.after(fault.length, _come_back, schedule, node.place, memory)
 
@@ -153,6 +187,9 @@ def _init(schedule: Schedule, fault: Fault) -> None:
 _ACTS = {
     "freeze client": _freeze_client,
     "crash client": _crash_client,
+    "interrupt": _interrupt_client,
+    "mood": _mood,
+    "lose scripts": _lose_scripts,
     "cut": _cut,
     "break": _break,
     "freeze node": _freeze_node,

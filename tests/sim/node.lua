@@ -143,6 +143,10 @@ function M.server()
     return nil, 'ERR ' .. tostring(reply)
   end
 
+  function self.pop(key, time)
+    now = time
+    return commands.LPOP(key) or nil
+  end
   function self.flush() values, expires = {}, {} end
 
   local function copy(value)

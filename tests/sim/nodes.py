@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from redlock._compat import ReplyError
 from redlock._transport import codec
 from redlock._transport.codec import SCRIPTS, Script
 
@@ -18,9 +19,10 @@ except ImportError:
     from lupa.lua51 import LuaRuntime
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from redlock._transport.codec import Call
+    from tests.sim.server import Session
     from tests.sim.world import World
 
 EPOCH_MS = 1_700_000_000_000
@@ -36,6 +38,7 @@ class Lua:
         self._compile = module.script
         names = {kind: kind.__name__.lower() for kind in SCRIPTS}
         self._compiled: dict[bytes, Any] = {}
+        self.wake = self._load(Script.load("wake"), "wake", sources)
         self.open = self._load(Script.load("open"), "open", sources)
         self.write = self._load(Script.load("write"), "write", sources)
         self.declare = self._load(Script.load("declare"), "declare", sources)
@@ -51,9 +54,9 @@ class Lua:
             text = sources.get("admit", admit) + body if script.admits else body
         return self._compile(text)
 
-    def compiled(self, script: Script) -> Any:  # noqa: ANN401 - Lua's
+    def by_sha(self, sha: bytes) -> Any:  # noqa: ANN401 - Lua's
         """A shipped script, or its variant, ready to run."""
-        return self._compiled[script.sha]
+        return self._compiled[sha]
 
 
 class Node:
@@ -62,19 +65,25 @@ class Node:
     def __init__(self, world: World, lua: Lua, place: int) -> None:
         self.world = world
         self.place = place
-        self._lua = lua
+        self.lua = lua
         self._server = lua.server()
         self._run = self._server.run
         self.up = True
         self.frozen_until = 0
         self.restarts = 0
-        self.run_id = f"run-{place}-0"
+        self.run_id = f"run{place}x0"
         """Another one after every restart."""
         self.rate = 1_000_000
         self.offset_ms = EPOCH_MS
         self.lost_at: list[int] = []
         """The times of its losses of memory."""
         self.snapshot: Any = None
+        self.mood = ""
+        """How the server misbehaves towards its clients, see `network`; empty if it behaves well."""
+        self.scripts: set[bytes] = set()
+        """The scripts that it knows."""
+        self.blocked: list[Session] = []
+        """The connections with a blocking read, the oldest read first."""
 
     def time_ms(self) -> int:
         """The server's wall clock."""
@@ -88,24 +97,32 @@ class Node:
 
     def declare(self) -> None:
         """Let the node vote at once."""
-        self._server.run(self._lua.declare, self.time_ms(), 1, codec.RECORD, self.run_id)
+        self._server.run(self.lua.declare, self.time_ms(), 1, codec.RECORD, self.run_id)
 
     def call(self, call: Call, run_id: str) -> list[Any] | Exception:
         """Run a script of the lock, as over a connection to this run of the server."""
         script, keys, arguments = call
         last = (run_id,) if script.admits else ()
-        compiled = self._lua.compiled(script)
-        return self._reply(self._run(compiled, self.time_ms(), len(keys), *keys, *arguments, *last))
+        return self.run_words(self.lua.by_sha(script.sha), len(keys), (*keys, *arguments, *last))
+
+    def run_words(self, compiled: Any, keys: int, words: Sequence[str | bytes]) -> list[Any] | Exception:  # noqa: ANN401 - Lua's
+        """Run a script with this number of keys, then arguments."""
+        return self._reply(self._run(compiled, self.time_ms(), keys, *words))
+
+    def pop(self, key: str) -> str | None:
+        """LPOP."""
+        item: str | None = self._server.pop(key, self.time_ms())
+        return item
 
     def store(self, door: str, keys: tuple[str, ...], arguments: tuple[str, ...]) -> list[Any] | Exception:
         """Run a script of the store."""
-        compiled = self._lua.open if door == "open" else self._lua.write
+        compiled = self.lua.open if door == "open" else self.lua.write
         return self._reply(self._server.run(compiled, self.time_ms(), len(keys), *keys, *arguments))
 
     @staticmethod
     def _reply(values: Any) -> list[Any] | Exception:  # noqa: ANN401 - Lua's
         if values[0] is None:
-            return RuntimeError(values[1])
+            return ReplyError(values[1])
         return list(values[1:])
 
     def get(self, key: str) -> str | None:
@@ -148,7 +165,8 @@ class Node:
         """SIGKILL: connections end, nothing is answered."""
         self.up = False
         self.restarts += 1
-        self.run_id = f"run-{self.place}-{self.restarts}"
+        self.run_id = f"run{self.place}x{self.restarts}"
+        self.scripts.clear()
 
     def restart(self, memory: str) -> None:
         """Start again with `all` keys, with `none`, or with an `old` snapshot."""

@@ -20,6 +20,9 @@ KEEPING = (
     "restart node",
     "save",
     "flush",
+    "interrupt",
+    "mood",
+    "lose scripts",
     "redeliver",
     "client wall",
     "damage fence",
@@ -38,7 +41,8 @@ class Options(NamedTuple):
     ttl_ms: int
     max_ttl_ms: int
     timeout_ms: int
-    acquire_timeout_ms: int
+    acquire_timeout_ms: int | None
+    """None for no limit."""
     think_ms: int
     renew: bool
     looks: bool
@@ -54,6 +58,10 @@ class Options(NamedTuple):
     uneven_fences: bool
     extends: bool
     """Whether clients extend by arbitrary amounts, within `max_ttl` and beyond."""
+    pieces: float
+    """How often data travels in two pieces, or is accepted in part only."""
+    stalls: float
+    """How often a process is stopped at a read of its clock."""
     stranger_ttl_ms: int
     """The `max_ttl` of a further client with its own settings, which keeps trying; 0 means no such client."""
 
@@ -78,7 +86,7 @@ def draw(seed: int) -> Options:
         ttl_ms=ttl_ms,
         max_ttl_ms=ttl_ms * chance.choice((1, 1, 2)),
         timeout_ms=timeout_ms,
-        acquire_timeout_ms=chance.choice((0, ttl_ms // 2, ttl_ms * 2)),
+        acquire_timeout_ms=chance.choice((0, ttl_ms // 2, ttl_ms * 2, None)),
         think_ms=int(ttl_ms * chance.choice((0.02, 0.2, 0.6, 1.5))),
         renew=chance.random() < 0.7,
         looks=chance.random() < 0.5,
@@ -93,5 +101,7 @@ def draw(seed: int) -> Options:
         even_clocks=chance.random() < 0.5,
         uneven_fences=chance.random() < 0.3,
         extends=chance.random() < 0.4,
+        pieces=chance.choice((0.0, 0.0, 0.05, 0.3)),
+        stalls=chance.choice((0.0, 0.0, 0.0, 0.001)),
         stranger_ttl_ms=int(ttl_ms * chance.choice((0, 0, 0, 0, 0.5, 1.5, 4))),
     )

@@ -6,19 +6,21 @@ Rules: everything that happens comes from the seed; a fault or a strike can be s
 
 from __future__ import annotations
 
+import gc
 import hashlib
 from typing import TYPE_CHECKING, Any
 
-from redlock._core.commands import Acquire
+from redlock._core.commands import Confirm
 from redlock._core.observed_fences import FENCE_AHEAD_MS
+from redlock._core.votes import quarantine_ms
 from redlock._transport import codec
 from tests.sim import checks, faults
 from tests.sim import options as drawn
-from tests.sim.clients import Client, LockInfo, Stranger
-from tests.sim.connections import Network
+from tests.sim.clients import Client, Stranger, observer
+from tests.sim.network import Network
 from tests.sim.nodes import EPOCH_MS, Node
 from tests.sim.records import Lease, Operation, Question, Write
-from tests.sim.world import MS, Actor, World
+from tests.sim.world import MS, Machine, Strand, World
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -27,8 +29,11 @@ if TYPE_CHECKING:
     from tests.sim.source import Source
 
 _END = 600_000 * MS
+_HANDOVER_MS = 1_250
+"""The longest sleep of a waiter without a look at the nodes."""
 _MOST_EVENTS = 100_000
 _PPM_KEPT = 4_000
+_CONFIRM = codec.SCRIPTS[Confirm].sha
 _AHEAD_MS = 2_000_000  # Less than an hour ahead of the slowest node's clock too.
 
 
@@ -41,11 +46,12 @@ class Schedule:
         self.spared = spared
         self.world = World(seed, recording=recording)
         chance = self.world.chance
-        self.network = Network(self.options, self.world)
-        self.codec = source.codec.Codec(self.options.nodes, "", self.options.max_ttl_ms)
+        self.fingerprint = codec.Codec(self.options.nodes, "", self.options.max_ttl_ms).fingerprint
+        self.calm_since: int | None = None
+        """When the faults stopped."""
         self.leases: list[Lease] = []
         self.writes: list[Write] = []
-        self.stales = self.crashes = self.strikes = self.two_rounds = self.attempts = self.strangers_won = 0
+        self.stales = self.crashes = self.strikes = self.two_rounds = self.strangers_won = 0
         self.nodes = [Node(self.world, source.lua, place) for place in range(self.options.nodes)]
         for node in self.nodes:
             node.offset_ms += 0 if self.options.even_clocks else chance.randint(-(10**6), 10**6)
@@ -56,17 +62,19 @@ class Schedule:
                 for name in ("a", "b"):
                     node.set(codec.fence_key(name), str((EPOCH_MS + _AHEAD_MS) * 1_000 + chance.randint(0, 3)))
             node.save()
+        self.network = Network(self.options, self.world, self.nodes)
+        self.network.on_send = self._sent
         self.store = Node(self.world, source.lua, 99)
         names = ("a", "b")
         self.operations = [Operation(f"op-{number}", self._names(names)) for number in range(self.options.operations)]
         self._open = len(self.operations)
         self.queue = list(self.operations)
-        self.idle: list[Actor] = []
+        self.idle: list[Strand] = []
         self.faults = [fault for fault in faults.draw(self.options, chance) if fault.number not in spared]
         for fault in self.faults:
             self.world.at(fault.when, faults.strike, self, fault)
         self.faulty = True
-        self.clients = [Client(self, f"c{number}", self.nodes) for number in range(self.options.clients)]
+        self.clients = [Client(self, f"c{number}") for number in range(self.options.clients)]
         self.strangers: list[Client] = []
         if self.options.stranger_ttl_ms not in {0, self.options.max_ttl_ms}:
             self.world.at(1, self._begin_stranger)
@@ -76,7 +84,7 @@ class Schedule:
         if not any(lease.answered for lease in self.leases):
             self.world.after(self.options.timeout_ms * MS, self._begin_stranger)
         elif self.faulty:
-            self.strangers.append(Stranger(self, "stranger", self.nodes, self.options.stranger_ttl_ms))
+            self.strangers.append(Stranger(self, "stranger", self.options.stranger_ttl_ms))
 
     def _names(self, names: tuple[str, ...]) -> tuple[str, ...]:
         chance = self.world.chance
@@ -101,18 +109,28 @@ class Schedule:
 
     def run(self) -> Schedule:
         """Faults first; then none, and everything must come to its end."""
+        # A garbage collection at another moment in each run would drop objects that the history depends on.
+        gc.disable()
+        try:
+            self._run()
+        finally:
+            self.world.close()
+            gc.enable()
+        return self
+
+    def _run(self) -> None:
         world = self.world
         calm = max((fault.when + fault.length for fault in self.faults), default=0)
         calm = max(calm, self.options.ttl_ms * 4 * MS) + 1
         world.run(calm, self._finished)
         self.faulty = False
         self._heal()
+        self.calm_since = world.now
         world.run(world.now + _END, self._finished)
         if not self._done():
             left = [operation.identity for operation in self.operations if not operation.acknowledged]
             world.violation(f"after the faults these did not come to their end: {left}")
         self._check()
-        return self
 
     def _finished(self) -> bool:
         return self.world.events > _MOST_EVENTS or self._done()
@@ -123,8 +141,10 @@ class Schedule:
     def _heal(self) -> None:
         self.network.cuts.clear()
         self.network.rough = False
+        for client in self.clients:
+            client.stall_chance = 0.0
         for node in self.nodes:
-            node.frozen_until = 0
+            node.frozen_until, node.mood = 0, ""
             node.rate = min(max(node.rate, 996_000), 1_004_000)
             if not node.up:
                 node.restart("all")
@@ -137,15 +157,17 @@ class Schedule:
         for node in self.nodes:
             fences = [int(node.get(codec.fence_key(name)) or 0) for name in ("a", "b")]
             if (
-                node.fingerprint() not in {"", self.codec.fingerprint}
+                node.fingerprint() not in {"", self.fingerprint}
                 or max(fences) > (node.time_ms() + FENCE_AHEAD_MS) * 1_000
             ):
                 node.flush()
 
-    def next_operation(self, actor: Actor) -> None:
-        """Give a worker something to do, as soon as there is something."""
-        self.idle.append(actor)
+    def next_operation(self, strand: Strand) -> Operation:
+        """Something to do for a worker, as soon as there is something."""
+        self.idle.append(strand)
         self._assign()
+        operation: Operation = strand.park()
+        return operation
 
     def requeue(self, operation: Operation) -> None:
         """Back to the queue."""
@@ -154,9 +176,13 @@ class Schedule:
 
     def _assign(self) -> None:
         while self.queue and self.idle:
-            actor = self.idle.pop(0)
-            if actor.machine.alive:
-                self.world.after(1, actor.wake, self.queue.pop(0))
+            strand = self.idle.pop(0)
+            if strand.machine.alive:
+                self.world.after(1, self._give, strand, self.queue.pop(0))
+
+    @staticmethod
+    def _give(strand: Strand, operation: Operation) -> None:
+        strand.wake(strand.ticket, operation)
 
     def acknowledge(self, operation: Operation) -> None:
         """Done."""
@@ -174,7 +200,7 @@ class Schedule:
         client = self.clients[place]
         self._end(client)
         self.crashes += 1
-        self.clients[place] = Client(self, f"c{place}.{self.crashes}", self.nodes)
+        self.clients[place] = Client(self, f"c{place}.{self.crashes}")
         for operation in self.operations:
             if not operation.acknowledged and operation not in self.queue:
                 self.world.after(self.options.ttl_ms * 2 * MS, self.requeue, operation)
@@ -186,15 +212,11 @@ class Schedule:
             if lease.holder == client.name:
                 lease.end = min(lease.end, self.world.now)
 
-    def attempt(self, client: Client, names: tuple[str, ...], *, woken: bool) -> Acquire:
-        """A fresh attempt, with an owner token of its own."""
-        self.attempts += 1
-        token = f"t{self.attempts}:{client.name}"
-        by, waits = client.clock_ms() + client.max_ttl_ms // 2, self.options.acquire_timeout_ms
-        names = tuple(sorted(names))
-        return Acquire(names, token, client.ttl_ms, client.proposal(names), woken, waits, by)
+    def observer(self, client: Client) -> Any:  # noqa: ANN401 - of the simulated package
+        """The log of a client, for the history."""
+        return observer(self.source.lock_events.LockEventLog, client)
 
-    def granted(self, client: Client, grant: Grant, attempt: Acquire, began: int) -> LockInfo:
+    def granted(self, client: Client, grant: Grant, began: int) -> Lease:
         """A client believes that its lease is valid."""
         now = self.world.now
         if client.clock_ms() >= grant.deadline_ms:
@@ -205,53 +227,69 @@ class Schedule:
         yes = frozenset(place for place, vote in enumerate(votes) if vote.kind is self.source.votes.Kind.GRANTED)
         exact = frozenset(place for place in yes if votes[place].fence == grant.fence)
         end = client.when_clock_shows(grant.deadline_ms)
-        lease = Lease(client.name, attempt.names, grant.fence, began, now, max(end, now), yes, exact)
+        lease = Lease(client.name, grant.names, grant.fence, began, now, max(end, now), yes, exact)
         self.leases.append(lease)
         self.two_rounds += grant.rounds > 1
-        self.world.note("granted", client.name, attempt.names, grant.fence, grant.rounds, end)
-        held = LockInfo(client, grant, lease)
+        self.world.note("granted", client.name, grant.names, grant.fence, grant.rounds, end)
         strikes = self.faulty and self.options.faults and client in self.clients
         if strikes and self.world.chance.random() < self.options.nemesis:
             faults.nemesis(self, self.clients.index(client), lease)
-        return held
+        return lease
 
-    def sent(self, client: Client) -> None:
-        """An acquire has just gone out: a moment to be stopped at."""
-        chance = self.world.chance
-        stops = self.faulty and "freeze client" in self.options.faults
-        if stops and chance.random() < self.options.nemesis * 0.05:
-            client.freeze(int(self.options.ttl_ms * chance.choice((0.9, 1.1, 2.0))) * MS)
+    def attempt_begins(self, client: Client) -> None:
+        """An acquire is about to go out: a moment to be stopped at, or to be interrupted soon after."""
+        chance, options = self.world.chance, self.options
+        if not (self.faulty and options.faults):
+            return
+        if "freeze client" in options.faults and chance.random() < options.nemesis * 0.05:
+            self.world.after(1, client.freeze, int(options.ttl_ms * chance.choice((0.9, 1.1, 2.0))) * MS)
+        if "interrupt" in options.faults and chance.random() < options.nemesis * 0.2:
+            self.world.after(int(chance.random() * 4 * options.delay_us), faults.interrupt, client)
 
-    def confirming(self, client: Client) -> None:
-        """A confirm is about to go out: a moment at which connections end."""
-        chance = self.world.chance
-        if self.faulty and "break" in self.options.faults and chance.random() < self.options.nemesis * 0.5:
-            for link in client.links.links:
-                if chance.random() < 0.6:
-                    link.drop()
+    def _sent(self, machine: Machine, data: bytes) -> None:
+        """If a confirm goes out, connections may end."""
+        if self.faulty and "break" in self.options.faults and _CONFIRM in data:
+            chance = self.world.chance
+            if chance.random() < self.options.nemesis * 0.1:
+                for wire in self.network.wires_of(machine):
+                    if chance.random() < 0.6:
+                        self.world.after(0, wire.cut_off)
 
-    def after_release(self, held: LockInfo) -> None:
-        """A release has gone out."""
-        self.world.note("released", held.client.name, held.grant.fence)
+    def check_wait(self, client: Client, waited_us: int) -> None:
+        """A waiter without a time limit has ended its wait, this long after the faults stopped."""
+        if waited_us > self.longest_wait_us:
+            self.world.violation(f"{client.name} waited {waited_us / 1e6:.3f} s after the last fault")
+
+    @property
+    def longest_wait_us(self) -> int:
+        """How long a waiter waits at most once the faults have stopped.
+
+        Nodes abstain for a quarantine at most, and all keys of the dead expire meanwhile. After that each waiter before
+        it holds the lock once.
+        """
+        options = self.options
+        longest_ms = max(options.max_ttl_ms, options.stranger_ttl_ms)
+        hold_ms = options.think_ms + 8 * options.timeout_ms + 4 * options.ttl_ms
+        return MS * (quarantine_ms(longest_ms) + longest_ms + options.clients * (hold_ms + _HANDOVER_MS))
 
     def stale(self, client: Client, door: str) -> None:
         """The store refused."""
         self.stales += 1
         self.world.note("STALE", client.name, door)
 
-    def ask_store(self, actor: Actor, question: Question) -> None:
-        """Send a command to the store: it may arrive late, twice or never, and so may its answer."""
+    def ask_store(self, strand: Strand, question: Question) -> Any:  # noqa: ANN401 - the store's reply
+        """Send a command to the store: it may arrive late, twice or never, and so may its answer; None without one."""
         world, chance, loss = self.world, self.world.chance, self.options.store_loss if self.faulty else 0.0
         reply_at = world.now + self.options.timeout_ms * MS
-        state = {"open": True}
+        ticket = strand.ticket + 1
         if chance.random() >= loss:
-            world.after(self.network.delay(), self._store_acts, actor, state, question)
+            world.after(self.network.delay(), self._store_acts, strand, ticket, question)
         if loss and chance.random() < loss:
             late = int(chance.random() * self.options.ttl_ms * 3 * MS)
-            world.after(late, self._store_acts, actor, {"open": False}, question)
-        world.at(reply_at, self._store_answers, actor, state, None)
+            world.after(late, self._store_acts, strand, 0, question)
+        return strand.park(reply_at)
 
-    def _store_acts(self, actor: Actor, state: dict[str, bool], question: Question) -> None:
+    def _store_acts(self, strand: Strand, ticket: int, question: Question) -> None:
         door, name, arguments, identity = question
         key = f"store:{name}"
         keys = (key,) if door == "open" else (key, codec.operation_key(key, identity))
@@ -259,13 +297,7 @@ class Schedule:
         self.world.note("store", door, name, identity, tuple(arguments[:4:2]), tuple(reply))
         if reply[0] == "WRITTEN":
             self.writes.append(Write(name, int(arguments[0]), int(arguments[2]), identity, int(arguments[3])))
-        self.world.after(self.network.delay(), self._store_answers, actor, state, reply)
-
-    @staticmethod
-    def _store_answers(actor: Actor, state: dict[str, bool], reply: Any) -> None:  # noqa: ANN401 - whatever it was
-        if state["open"]:
-            state["open"] = False
-            actor.wake(reply)
+        self.world.after(self.network.delay(), strand.wake, ticket, reply)
 
     @property
     def overlapping(self) -> list[str]:

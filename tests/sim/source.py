@@ -1,30 +1,28 @@
-"""The shipped source for a simulation, or a variant with replaced text.
+"""The shipped package for a simulation, or a variant with replaced text.
 
 Invariants:
-1. No module has a model: the simulation runs the shipped modules of `_MODULES` and the Lua scripts.
+1. No module has a model: the simulation runs the shipped modules and the Lua scripts, in a copy of the package of its
+   own. The copy imports `virtual.MODULES` instead of Python's modules for time, chance, threads and sockets.
 2. The text of a variant stands in its file exactly once, so a mutant that no longer applies is an error.
 """
 
 from __future__ import annotations
 
-import importlib
-import sys
+import builtins
+import functools
+import logging
 import types
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import redlock
-from redlock._core.commands import Wait
+from tests.sim import virtual
 from tests.sim.nodes import Lua
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
 _ROOT = Path(redlock.__file__).parent
-_MODULES = {
-    "votes": "_core.votes",
-    "vote_tally": "_core.vote_tally",
-    "codec": "_transport.codec",
-    "backoff": "_core.backoff",
-    "protocol": "_core.protocol",
-}
 
 
 class Variant(NamedTuple):
@@ -36,8 +34,77 @@ class Variant(NamedTuple):
     new: str
 
 
+@functools.lru_cache(None)
+def _compiled(text: str, path: str) -> types.CodeType:
+    return compile(text, path, "exec")
+
+
+class Package:
+    """A copy of the package.
+
+    Args:
+        texts: The modules with another text, by file.
+    """
+
+    def __init__(self, texts: Mapping[str, str]) -> None:
+        self._texts = texts
+        self._modules: dict[str, types.ModuleType] = {}
+        self._builtins = vars(builtins) | {"__import__": self._import}
+        root = self._modules["redlock"] = types.ModuleType("redlock")
+        root.__path__ = [str(_ROOT)]
+        # As a program that logs nothing; a schedule may raise the level.
+        self.logger = self.module("_log").logger = logging.Logger("redlock", logging.CRITICAL)  # noqa: LOG001 - not that of the process
+        self.logger.addHandler(logging.NullHandler())
+        # Reports for operators decide nothing, and would cost half of the time.
+        self.module("_locking.wait_publisher").WaitPublisher.wake = lambda _: None
+
+    def module(self, name: str) -> Any:  # noqa: ANN401 - its attributes are those of the module
+        """A module by its name below `redlock`."""
+        return self._load(f"redlock.{name}")
+
+    def _path(self, name: str) -> Path | None:
+        path = _ROOT.joinpath(*name.split(".")[1:])
+        return next((one for one in (path.with_suffix(".py"), path / "__init__.py") if one.is_file()), None)
+
+    def _load(self, name: str) -> types.ModuleType:
+        known = self._modules.get(name)
+        if known is not None:
+            return known
+        parent, _, child = name.rpartition(".")
+        package, path = self._load(parent), self._path(name)
+        if path is None:
+            raise ModuleNotFoundError(name)
+        module = self._modules[name] = types.ModuleType(name)
+        is_package = path.name == "__init__.py"
+        vars(module).update(__file__=str(path), __builtins__=self._builtins, __package__=name if is_package else parent)
+        if is_package:
+            module.__path__ = [str(path.parent)]
+        text = self._texts.get(str(path.relative_to(_ROOT))) or path.read_text()
+        exec(_compiled(text, str(path)), vars(module))  # noqa: S102 - our own source
+        setattr(package, child, module)
+        return module
+
+    def _import(
+        self,
+        name: str,
+        names: Mapping[str, object] | None = None,
+        local: Mapping[str, object] | None = None,
+        wanted: Sequence[str] = (),
+        level: int = 0,
+    ) -> Any:  # noqa: ANN401 - a module
+        if name in virtual.MODULES:
+            return virtual.MODULES[name]
+        if name.partition(".")[0] != "redlock":
+            return builtins.__import__(name, names, local, wanted, level)
+        module = self._load(name)
+        for one in wanted or ():
+            if not hasattr(module, one) and self._path(f"{name}.{one}"):
+                self._load(f"{name}.{one}")
+        return module if wanted else self._modules["redlock"]
+
+
 class Source:
-    """Protocol, waiting rules and scripts."""
+    """The package and the scripts."""
 
     def __init__(self, *variants: Variant) -> None:
         texts = {variant.file: (_ROOT / variant.file).read_text() for variant in variants}
@@ -46,29 +113,8 @@ class Source:
                 raise ValueError(f"variant {variant.name}: its text is not once in {variant.file}")
             texts[variant.file] = texts[variant.file].replace(variant.old, variant.new)
         self.lua = Lua({Path(name).stem: text for name, text in texts.items() if name.endswith(".lua")})
-        modules = self._modules({name: text for name, text in texts.items() if name.endswith(".py")})
-        self.protocol: Any = modules["protocol"]
-        self.backoff: Any = modules["backoff"]
-        self.votes: Any = modules["votes"]
-        self.vote_tally: Any = modules["vote_tally"]
-        self.codec: Any = modules["codec"]
-        self.wait_all = Wait.ALL
-
-    @staticmethod
-    def _modules(texts: dict[str, str]) -> dict[str, Any]:
-        if not texts:
-            return {name: importlib.import_module(f"redlock.{dotted}") for name, dotted in _MODULES.items()}
-        kept = {f"redlock.{dotted}": sys.modules.get(f"redlock.{dotted}") for dotted in _MODULES.values()}
-        try:
-            for dotted in _MODULES.values():
-                file = f"{dotted.replace('.', '/')}.py"
-                module = types.ModuleType(f"redlock.{dotted}")
-                module.__file__ = str(_ROOT / file)
-                sys.modules[f"redlock.{dotted}"] = module
-                text = texts.get(file) or (_ROOT / file).read_text()
-                exec(compile(text, module.__file__, "exec"), module.__dict__)  # noqa: S102 - our own source
-            return {name: sys.modules[f"redlock.{dotted}"] for name, dotted in _MODULES.items()}
-        finally:
-            for full, module_before in kept.items():
-                if module_before is not None:
-                    sys.modules[full] = module_before
+        self.package = Package({name: text for name, text in texts.items() if name.endswith(".py")})
+        self.client: Any = self.package.module("client")
+        self.votes: Any = self.package.module("_core.votes")
+        self.errors: Any = self.package.module("errors")
+        self.lock_events: Any = self.package.module("_locking.lock_events")

@@ -7,26 +7,22 @@ has the last word, are in `test_directed_store`.
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from redlock._core import protocol
 from redlock._core.clock_jump import ClockJumpDetector
-from redlock._core.commands import Acquire, Confirm, Extend, Repair, Round, Wait
+from redlock._core.commands import Confirm, Extend, Repair, Round, Wait
 from redlock._core.votes import FENCE_LIMIT, Kind, RoundResult, drift_ms, quarantine_ms, silent, timed_out
 from redlock._transport import codec
 from redlock._transport.codec import Codec
 from tests.sim import options as drawn
-from tests.sim.connections import SimConnections
 from tests.sim.manual_driver import ALL, A, B, C, D, E, FaultInjector, held, lost
 from tests.sim.nodes import EPOCH_MS
 from tests.sim.schedule import Schedule
 from tests.sim.source import Source
-from tests.sim.world import MS
-
-if TYPE_CHECKING:
-    from collections.abc import Generator
+from tests.sim.world import MS, here
 
 HOUR_MS = 3_600_000
 
@@ -225,23 +221,26 @@ def test_15_one_frozen_node_keeps_nobody_waiting_twice(monkeypatch: pytest.Monke
     plain = drawn.draw(0)._replace(
         nodes=5, clients=4, operations=24, ttl_ms=5_000, max_ttl_ms=5_000, timeout_ms=100, acquire_timeout_ms=60_000,
         think_ms=1, renew=False, sets=False, delay_us=5_000, tail=0.0, store_loss=0.0, nemesis=0.0, faults=(),
-        fault_count=0,
+        fault_count=0, pieces=0.0, stalls=0.0, stranger_ttl_ms=0, extends=False, uneven_fences=False,
     )  # fmt: skip
     monkeypatch.setattr(drawn, "draw", lambda seed: plain._replace(seed=seed))
-    ask, waited = SimConnections.ask, Counter[tuple[int, str]]()
+    source, waited = Source(), Counter[tuple[int, str, int]]()
+    connection_set = source.package.module("_transport.threads").ConnectionSet
+    ask = connection_set.ask
 
-    def timed(links: SimConnections, round_: Round) -> Generator[Any, Any, RoundResult]:
-        round_result = yield from ask(links, round_)
-        if isinstance(round_.command, Acquire) and round_result.done_ms - round_result.sent_ms + 1 >= plain.timeout_ms:
-            waited[links.client.options.seed, links.client.name] += 1
-        return round_result
+    def timed(connections: Any, round_: Round) -> RoundResult:  # noqa: ANN401 - of the simulated package
+        result: RoundResult = ask(connections, round_)
+        if type(round_.command).__name__ == "Acquire" and result.done_ms - result.sent_ms + 1 >= plain.timeout_ms:
+            waited[seed, here().machine.name, id(connections)] += 1
+        return result
 
-    monkeypatch.setattr(SimConnections, "ask", timed)
+    monkeypatch.setattr(connection_set, "ask", timed)
     for seed in range(40):
-        schedule = Schedule(seed, Source())
+        schedule = Schedule(seed, source)
         # Frozen when all clients are connected, and too shortly for a client to dial again.
         schedule.world.at(30 * MS, setattr, schedule.nodes[E], "frozen_until", 10**12)
         schedule.world.run(900 * MS, lambda: False)
+        schedule.world.close()
     assert waited, "nobody has met the frozen node"
     assert max(waited.values()) == 1
 

@@ -112,7 +112,7 @@ class _Server:
         call = CODEC.script_call(command)
         last = ("run",) if call.script.admits else ()
         reply = self._server.run(
-            self._lua.compiled(call.script), NOW_MS, len(call.keys), *call.keys, *call.arguments, *last
+            self._lua.by_sha(call.script.sha), NOW_MS, len(call.keys), *call.keys, *call.arguments, *last
         )
         vote = codec.decode(list(reply[1:]))
         return Vote(vote.kind, vote.fence, vote.holder)
@@ -165,7 +165,7 @@ def test_the_transcribed_record_admits_whom_the_script_admits(lua: Lua) -> None:
                 ((CODEC.fingerprint, usual),) * 3 + (("x", usual), ("y", 3 * usual), ("z", 1))
             )
             arguments = (fingerprint, str(quarantine), *call.arguments[2:], run_id)
-            reply = server.run(lua.compiled(call.script), now, len(call.keys), *call.keys, *arguments)
+            reply = server.run(lua.by_sha(call.script.sha), now, len(call.keys), *call.keys, *arguments)
             record, answer = model.admit(record, run_id, fingerprint, now, quarantine)
             kind, _, *rest = reply[1:]
             assert kind == {type(None): 0, int: 2, str: 3}[type(answer)]

@@ -9,15 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.sim import mutant_search, mutants, options, run
+from tests.sim import checks, mutant_search, mutants, options, run
 from tests.sim.mutants_named import NAMED
+from tests.sim.records import Lease
 from tests.sim.schedule import Schedule
 from tests.sim.source import Source, Variant
 
 ROOT = Path(__file__).parents[2]
 SEEDS = (0, 1, 56, 57)
-LATE_GRANT = 117_747
-"""Its only node is emptied between the vote for a stopped client and the vote for a client that is granted earlier."""
 
 BROKEN = {
     "quarantine off": "no quarantine",
@@ -45,14 +44,19 @@ def source() -> Source:
     return Source()
 
 
-def test_some_hundred_schedules_work_and_break_no_promise() -> None:
-    total = run.chunk((0, 400))
+def test_some_schedules_work_and_break_no_promise() -> None:
+    total = run.chunk((0, 160))
     assert total.violations == ()
     assert total.vacuous == []
 
 
-def test_a_node_emptied_between_two_votes_has_no_memory(source: Source) -> None:
-    assert Schedule(LATE_GRANT, source).run().world.violations == []
+def test_a_node_emptied_between_two_votes_has_no_memory() -> None:
+    """The node is emptied between the vote for a stopped client and the vote for a client that is granted earlier."""
+    node = frozenset({0})
+    stopped = Lease("c1", ("a",), 7, began=10, start=50, end=60, answered=node, certificate=node)
+    granted = Lease("c2", ("a",), 7, began=30, start=40, end=45, answered=node, certificate=node)
+    assert checks.tokens([stopped, granted], {0: [20]}, always=False) == []
+    assert checks.tokens([stopped, granted], {0: [5]}, always=False) != []
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -125,6 +129,6 @@ def test_a_failure_is_shrunk_to_the_faults_that_it_needs() -> None:
 
 def test_every_kind_of_fault_happens_in_a_batch(source: Source) -> None:
     kinds = {
-        entry[4] for seed in range(120) for entry in Schedule(seed, source).run().world.history if entry[1] == "fault"
+        entry[4] for seed in range(60) for entry in Schedule(seed, source).run().world.history if entry[1] == "fault"
     }
     assert kinds == {*options.KEEPING, *options.BREAKING}

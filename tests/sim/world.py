@@ -1,26 +1,38 @@
 """The simulator's world: one queue of events in virtual time, one source of all chance, one history.
 
-Rules: time is an integer number of microseconds; nothing reads a real clock or another source of chance, so a
-seed gives the same history everywhere. An actor is a generator that yields `(start, *arguments)`: the world calls
-`start(actor, *arguments)`, and whoever was started resumes the actor later with a value.
+Invariants:
+1. Time is an integer number of microseconds. Nothing reads a real clock or another source of chance, so a seed gives
+   the same history everywhere.
+2. A strand is a thread of a simulated process: ordinary blocking code, in a greenlet. A strand runs until it parks, and
+   only events resume it. So no two strands run at once, and code takes no time.
+3. A frozen process resumes nothing. A process that was killed unwinds its strands and sends nothing more.
 """
 
 from __future__ import annotations
 
 import heapq
 import random
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable  # noqa: TC003 - the type of `here`
+from typing import Any
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+from greenlet import GreenletExit, getcurrent, greenlet
 
 MS = 1_000
+PPM = 1_000_000
+MOST_READS = 100_000
+"""A strand that reads its clock more often between two events never waits."""
+
+
+class Killed(GreenletExit):  # type: ignore[misc]  # as Strand
+    """Unwinds a strand whose process was killed."""
+
+
+class Spins(BaseException):
+    """A strand reads its clock without end and never waits."""
 
 
 class World:
     """Virtual time, chance and history."""
-
-    __slots__ = ("_heap", "_order", "chance", "events", "history", "now", "recording", "violations")
 
     def __init__(self, seed: int, *, recording: bool = False) -> None:
         self.now = 0
@@ -29,6 +41,10 @@ class World:
         self.history: list[tuple[Any, ...]] = []
         self.violations: list[str] = []
         self.recording = recording
+        self.hub = getcurrent()
+        self.reads = 0
+        """How often a clock was read since the last event."""
+        self.machines: list[Machine] = []
         self._heap: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
         self._order = 0
 
@@ -48,6 +64,7 @@ class World:
         while heap and heap[0][0] <= until and not done():
             self.now, _, act, arguments = pop(heap)
             self.events += 1
+            self.reads = 0
             act(*arguments)
 
     def note(self, *what: object) -> None:
@@ -59,27 +76,77 @@ class World:
         self.violations.append(f"{self.now / 1e6:.6f} s: {what}")
         self.note("VIOLATION", what)
 
+    def close(self) -> None:
+        """Unwind all strands, which would keep the world in memory."""
+        for machine in self.machines:
+            machine.crash()
+
 
 class Machine:
-    """Something that runs actors and can be frozen or crash."""
+    """A process: its clocks and its strands.
 
-    def __init__(self, world: World, name: str) -> None:
+    Args:
+        world: The world.
+        name: The name in the history.
+        rate: The rate of its steady clock, in parts per million.
+        offset_us: The first reading of its steady clock.
+    """
+
+    def __init__(self, world: World, name: str, rate: int = PPM, offset_us: int = 0) -> None:
         self.world = world
         self.name = name
+        self.rate = rate
+        self.offset_us = offset_us
+        self.wall_offset_us = 0
         self.frozen_until = 0
+        self.frozen_us = 0
+        """For how long it was frozen, all in all."""
         self.alive = True
-        self.actors: list[Actor] = []
+        self.strands: list[Strand] = []
+        self.stall_chance = 0.0
+        """How often a read of the clock takes long: the process is stopped at an arbitrary instruction."""
+        self.longest_stall_us = 0
+        world.machines.append(self)
+
+    def clock_us(self) -> int:
+        """The steady clock."""
+        return self.offset_us + self.world.now * self.rate // PPM
+
+    def clock_ms(self) -> int:
+        """The steady clock, floored."""
+        return self.clock_us() // MS
+
+    def when_clock_shows(self, clock_ms: int) -> int:
+        """The time at which the steady clock shows this."""
+        return -(-(clock_ms * MS - self.offset_us) * PPM // self.rate)
+
+    def time_after(self, seconds: float) -> int:
+        """The time at which this many seconds have passed on the steady clock."""
+        return self.world.now - int(-seconds * PPM * PPM // self.rate)
 
     def freeze(self, length: int) -> None:
         """Stop for a while; data that arrives meanwhile is read afterwards, in order."""
-        self.frozen_until = max(self.frozen_until, self.world.now + length)
+        until = max(self.frozen_until, self.world.now + length)
+        self.frozen_us += until - max(self.frozen_until, self.world.now)
+        self.frozen_until = until
+
+    def attempt_begins(self, secret: str) -> None:
+        """An attempt has made an owner token, before the proposal of a fencing token."""
+
+    def stall(self) -> None:
+        """Stop now, at this instruction."""
+        self.freeze(int(self.world.chance.random() * self.longest_stall_us))
+        here().park(self.frozen_until)
 
     def crash(self) -> None:
         """Be gone, with everything that was under way here."""
+        if not self.alive:
+            return
         self.alive = False
-        for actor in self.actors:
-            actor.generator.close()
-        self.actors.clear()
+        for strand in self.strands:
+            if not strand.dead:
+                strand.throw(Killed)
+        self.strands.clear()
 
     def deliver(self, act: Callable[..., None], *arguments: Any) -> None:  # noqa: ANN401 - the act's own
         """Let something happen on this machine: now, after a thaw, or never."""
@@ -90,39 +157,73 @@ class Machine:
             return
         act(*arguments)
 
-    def spawn(self, generator: Generator[Any, Any, None]) -> None:
-        """Start an actor."""
-        actor = Actor(self, generator)
-        self.actors.append(actor)
-        actor.resume(None)
+    def spawn(self, function: Callable[[], object]) -> Strand:
+        """Start a strand."""
+        self.strands = [strand for strand in self.strands if not strand.dead]
+        strand = Strand(self, function)
+        self.strands.append(strand)
+        self.world.after(0, self.deliver, strand.begin)
+        return strand
 
 
-class Actor:
-    """A generator that runs on a machine."""
+class Strand(greenlet):  # type: ignore[misc]  # greenlet has no types
+    """A thread of a process."""
 
-    __slots__ = ("generator", "machine")
-
-    def __init__(self, machine: Machine, generator: Generator[Any, Any, None]) -> None:
+    def __init__(self, machine: Machine, function: Callable[[], object]) -> None:
+        super().__init__(self._live, machine.world.hub)
         self.machine = machine
-        self.generator = generator
+        self.ticket = 0
+        """The number of the wait; a late event for an earlier wait does nothing."""
+        self.locals: dict[object, Any] = {}
+        """The values of `threading.local`."""
+        self._function = function
 
-    def wake(self, value: object) -> None:
-        """Resume, now or when the machine thaws."""
-        self.machine.deliver(self.resume, value)
-
-    def resume(self, value: object) -> None:
-        """Run to the next wait."""
-        if not self.machine.alive:
-            return
+    def _live(self) -> None:
         try:
-            start, *arguments = self.generator.send(value)
-        except StopIteration:
-            if self in self.machine.actors:
-                self.machine.actors.remove(self)
-            return
-        start(self, *arguments)
+            self._function()
+        except Exception as error:
+            if self.machine.alive:
+                self.machine.world.violation(f"a thread of {self.machine.name} ended with {error!r}")
+                raise
+
+    def begin(self) -> None:
+        """Run to the first wait."""
+        if not self.dead:
+            self.switch()
+
+    def park(self, until: int | None = None) -> Any:  # noqa: ANN401 - the waker's own
+        """Wait for `wake`, at most until this time; returns the value, None at the end of the time."""
+        if not self.machine.alive:
+            raise Killed
+        self.ticket += 1
+        if until is not None:
+            self.machine.world.at(until, self.wake, self.ticket, None)
+        return self.parent.switch()
+
+    def wake(self, ticket: int, value: object) -> None:
+        """Resume this wait, now or when the process thaws; an event calls this, never a strand."""
+        machine = self.machine
+        if ticket != self.ticket or machine.frozen_until > machine.world.now:
+            machine.deliver(self._resume, ticket, value)
+        elif machine.alive:
+            self.ticket += 1
+            self.switch(value)
+
+    def _resume(self, ticket: int, value: object) -> None:
+        if ticket == self.ticket and not self.dead:
+            self.ticket += 1
+            self.switch(value)
+
+    def interrupt(self, error: BaseException) -> None:
+        """Raise this exception in the strand, as a signal handler would; an event calls this, never a strand."""
+        if not self.dead:
+            self.ticket += 1
+            self.throw(error)
+
+    def sleep(self, length: int) -> None:
+        """Wait for this long by the world's clock."""
+        self.park(self.machine.world.now + max(0, length))
 
 
-def sleep(actor: Actor, length: int) -> None:
-    """Resume after this long."""
-    actor.machine.world.after(max(0, length), actor.wake, None)
+here: Callable[[], Strand] = getcurrent
+"""The strand that runs now."""

@@ -1,0 +1,153 @@
+"""The protocol side of a simulated server: commands as bytes, replies as bytes, and blocking reads.
+
+Invariants: commands of a connection run in their order. A connection that blocks runs no further command. A server
+notices the end of a blocking read up to a tenth of a second late, as Redis does.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from redlock._compat import Reader, ReplyError
+from redlock._transport import codec
+from tests.sim.world import MS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.sim.nodes import Node
+
+_MORE = object()
+_EXPIRY_MS = 100
+_SHAS = {script.source: script.sha for script in codec.SCRIPTS.values()}
+_INTRODUCTION = {b"SCRIPT", b"INFO", b"HMGET"}
+_WAKE = codec.Script.load("wake")
+
+
+def encode(value: Any) -> bytes:  # noqa: ANN401 - any reply
+    """A reply in the Redis protocol."""
+    if type(value) is list:
+        return b"*%d\r\n" % len(value) + b"".join([encode(one) for one in value])
+    if type(value) is int:
+        return b":%d\r\n" % value
+    if value is None:
+        return b"$-1\r\n"
+    if isinstance(value, str):
+        text = value.encode()
+        return b"$%d\r\n%s\r\n" % (len(text), text)
+    if isinstance(value, bytes):
+        return b"$%d\r\n%s\r\n" % (len(value), value)
+    return b"-%s\r\n" % str(value).encode()
+
+
+class Session:
+    """The server's side of one connection.
+
+    Args:
+        node: The server.
+        write: Sends bytes to the client.
+    """
+
+    def __init__(self, node: Node, write: Callable[[bytes], None]) -> None:
+        self.node, self._write = node, write
+        self._reader = Reader(notEnoughData=_MORE)
+        self._commands: deque[list[bytes]] = deque()
+        self._blocking: list[str] = []
+        """The keys of the blocking read that runs."""
+        self._reads = 0
+
+    def receive(self, data: bytes) -> None:
+        """Run the commands that these bytes complete."""
+        self._reader.feed(data)
+        self._commands.extend(iter(self._reader.gets, _MORE))
+        self._run()
+
+    def _run(self) -> None:
+        commands, answers = self._commands, []
+        while commands and not self._blocking:
+            answer = self._execute(commands.popleft())
+            if answer is not None:
+                answers.append(answer)
+        if answers:
+            self._write(b"".join(answers))
+        if self.node.blocked:
+            serve(self.node)
+
+    def _execute(self, words: list[bytes]) -> bytes | None:
+        name, node = words[0], self.node
+        if name == b"EVALSHA":
+            if words[1] not in node.scripts:
+                return encode(ReplyError("NOSCRIPT No matching script."))
+            return encode(node.run_words(node.lua.by_sha(words[1]), int(words[2]), words[3:]))
+        if name == b"BLPOP":
+            return self._block([word.decode() for word in words[1:-1]], int(words[-1]))
+        return self._introduce(words) if name in _INTRODUCTION else self._wake(words)
+
+    def _introduce(self, words: list[bytes]) -> bytes:
+        """Answer the questions of a greeting."""
+        name, node = words[0], self.node
+        if name == b"SCRIPT":
+            sha = _SHAS[words[2]]
+            node.scripts.add(sha)
+            return encode(sha)
+        if name == b"HMGET":
+            record = words[1].decode()
+            return encode([node.field(record, "run_id"), node.field(record, "fingerprint")])
+        if words[1] == b"replication":
+            return encode("role:master\r\n")
+        return encode(f"redis_version:7.4.0\r\nredis_mode:standalone\r\nrun_id:{node.run_id}\r\n")
+
+    def _wake(self, words: list[bytes]) -> bytes:
+        assert words[:2] == [b"EVAL", _WAKE.source], words
+        reply = self.node.run_words(self.node.lua.wake, int(words[2]), words[3:])
+        return encode(reply if isinstance(reply, Exception) else reply[0])
+
+    def _block(self, keys: list[str], seconds: int) -> bytes | None:
+        node = self.node
+        for key in keys:
+            item = node.pop(key)
+            if item is not None:
+                return encode([key, item])
+        self._blocking = keys
+        self._reads += 1
+        node.blocked.append(self)
+        late = int(node.world.chance.random() * _EXPIRY_MS * MS)
+        node.world.after(seconds * 1_000 * MS + late, self._expire, self._reads)
+        return None
+
+    def _expire(self, read: int) -> None:
+        if self._blocking and read == self._reads:
+            if self.node.frozen_until > self.node.world.now:
+                self.node.world.at(self.node.frozen_until, self._expire, read)
+                return
+            self._unblock(b"*-1\r\n")
+
+    def _unblock(self, answer: bytes) -> None:
+        self._blocking = []
+        if self in self.node.blocked:
+            self.node.blocked.remove(self)
+        self._write(answer)
+        self._run()
+
+    def serve(self) -> bool:
+        """Answer the blocking read if one of its keys has an item."""
+        for key in self._blocking:
+            item = self.node.pop(key)
+            if item is not None:
+                self._unblock(encode([key, item]))
+                return True
+        return False
+
+    def close(self) -> None:
+        """The connection has ended."""
+        self._blocking = []
+        self._commands.clear()
+        if self in self.node.blocked:
+            self.node.blocked.remove(self)
+
+
+def serve(node: Node) -> None:
+    """Give items to blocking reads, the oldest read first."""
+    for session in list(node.blocked):
+        session.serve()

@@ -1,0 +1,218 @@
+"""The sockets and the selector of a simulated process, and waits in virtual time.
+
+Invariants: a socket belongs to the process that makes the socket. Nothing depends on the garbage collector: a dropped
+socket sends nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import selectors
+from collections import deque
+from typing import TYPE_CHECKING
+
+from greenlet import getcurrent
+
+from tests.sim.network import FIRST_PORT, Network, Wire
+from tests.sim.world import Strand, here
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_WOKEN = object()
+
+
+def time_limit(seconds: float | None) -> int | None:
+    """The time at which this many seconds have passed for the process; None for no limit."""
+    return None if seconds is None else here().machine.time_after(seconds)
+
+
+class Waiters:
+    """Strands that wait for the same thing."""
+
+    __slots__ = ("_waiting",)
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[Strand, int]] = deque()
+
+    def park(self, until: int | None) -> bool:
+        """Wait; False at the end of the time."""
+        strand = here()
+        self._waiting.append((strand, strand.ticket + 1))
+        try:
+            return strand.park(until) is not None
+        except BaseException:
+            # The strand may have been woken already.
+            self.wake()
+            raise
+
+    def wake(self) -> None:
+        """Wake the first strand that still waits."""
+        while self._waiting:
+            strand, ticket = self._waiting.popleft()
+            if strand.ticket == ticket and not strand.dead and strand.machine.alive:
+                if isinstance(getcurrent(), Strand):
+                    strand.machine.world.after(0, strand.wake, ticket, _WOKEN)
+                else:
+                    strand.wake(ticket, _WOKEN)
+                return
+
+    def wake_all(self) -> None:
+        """Wake all."""
+        for _ in range(len(self._waiting)):
+            self.wake()
+
+
+class Socket:
+    """`socket.socket`."""
+
+    def __init__(self, *_: object) -> None:
+        self.on_ready: Callable[[], None] | None = None
+        """Called when the socket becomes readable or writable."""
+        self._inbox = bytearray()
+        self._is_ended = False
+        self._error: OSError | None = None
+        self._timeout: float | None = None
+        self._wire: Wire | None = None
+        self._blocked_until = 0
+        self._reader: tuple[Strand, int] | None = None
+
+    def setsockopt(self, *_: object) -> None:
+        """Nothing depends on options."""
+
+    def settimeout(self, seconds: float | None) -> None:
+        self._timeout = seconds
+
+    def connect(self, address: tuple[str, int]) -> None:
+        machine = here().machine
+        network: Network = machine.network  # type: ignore[attr-defined]  # of every process with sockets
+        self._wire = Wire(network, machine, network.nodes[address[1] - FIRST_PORT], self)
+        self._wire.dial(None if self._timeout is None else machine.time_after(self._timeout))
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether `recv` would not wait."""
+        return bool(self._inbox) or self._is_ended or self._error is not None
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether `send` would not wait."""
+        return self._error is not None or here().machine.world.now >= self._blocked_until
+
+    def _open_wire(self) -> Wire:
+        if self._error is not None:
+            raise self._error
+        if self._wire is None or not self._wire.is_open:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        return self._wire
+
+    def send(self, data: bytes | bytearray) -> int:
+        wire, world = self._open_wire(), here().machine.world
+        if world.now < self._blocked_until:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        network, size = wire.network, len(data)
+        if network.pieces and self._timeout == 0 and size > 1 and world.chance.random() < network.pieces:
+            size = int(world.chance.random() * size)
+            self._blocked_until = world.now + network.delay()
+            world.at(self._blocked_until, self._notify)
+        if size:
+            sent = bytes(data[:size])
+            if network.on_send is not None:
+                network.on_send(wire.machine, sent)
+            wire.send(sent)
+        elif self._blocked_until > world.now:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return size
+
+    def sendall(self, data: bytes) -> None:
+        self._open_wire().send(bytes(data))
+
+    def recv(self, size: int) -> bytes:
+        strand = here()
+        until = None if self._timeout is None else strand.machine.time_after(self._timeout)
+        while not self.is_readable:
+            self._open_wire()
+            if until is not None and until <= strand.machine.world.now:
+                if self._timeout == 0:
+                    raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+                raise TimeoutError("timed out")
+            self._reader = strand, strand.ticket + 1
+            strand.park(until)
+            self._reader = None
+        if self._inbox:
+            data = bytes(self._inbox[:size])
+            del self._inbox[:size]
+            return data
+        if self._error is not None:
+            raise self._error
+        return b""
+
+    def arrived(self, piece: bytes) -> None:
+        """The network delivers data."""
+        self._inbox += piece
+        self._notify()
+
+    def end(self) -> None:
+        """The other side sends nothing any more."""
+        self._is_ended = True
+        self._notify()
+
+    def reset(self) -> None:
+        """The connection was reset."""
+        self._error = ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+        self._notify()
+
+    def _notify(self) -> None:
+        if self.on_ready is not None:
+            self.on_ready()
+        if self._reader is not None:
+            strand, ticket = self._reader
+            strand.machine.world.after(0, strand.wake, ticket, self)
+
+    def shutdown(self, _how: int) -> None:
+        if self._wire is not None:
+            self._wire.close()
+
+    def close(self) -> None:
+        """Send nothing: the garbage collector may call this, at any time."""
+
+
+class Selector:
+    """`selectors.DefaultSelector`."""
+
+    def __init__(self) -> None:
+        self._keys: dict[Socket, selectors.SelectorKey] = {}
+        self._waiters = Waiters()
+
+    def register(self, sock: Socket, events: int, data: object = None) -> None:
+        self._keys[sock] = selectors.SelectorKey(sock, 0, events, data)  # type: ignore[arg-type]  # it has no number
+        sock.on_ready = self._waiters.wake
+
+    def modify(self, sock: Socket, events: int, data: object = None) -> None:
+        if sock not in self._keys:
+            raise KeyError(sock)
+        self.register(sock, events, data)
+
+    def unregister(self, sock: Socket) -> None:
+        del self._keys[sock]
+        sock.on_ready = None
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        until = time_limit(timeout)
+        while not (ready := self._ready()) and (until is None or until > here().machine.world.now):
+            self._waiters.park(until)
+        return ready
+
+    def _ready(self) -> list[tuple[selectors.SelectorKey, int]]:
+        found = []
+        for sock, key in self._keys.items():
+            mask = selectors.EVENT_READ if sock.is_readable else 0
+            if key.events != selectors.EVENT_READ and sock.is_writable:
+                mask |= selectors.EVENT_WRITE
+            if mask:
+                found.append((key, mask))
+        return found
+
+    def close(self) -> None:
+        self._keys.clear()
