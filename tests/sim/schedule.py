@@ -219,7 +219,8 @@ class Schedule:
     def granted(self, client: Client, grant: Grant, began: int) -> Lease:
         """A client believes that its lease is valid."""
         now = self.world.now
-        if client.clock_ms() >= grant.deadline_ms:
+        # Unless the client was stopped after its last look at the deadline, and goes on at this moment.
+        if client.clock_ms() >= grant.deadline_ms and client.frozen_until != now:
             self.world.violation(f"{client.name} was granted a lease whose time is over")
         if grant.fence > (EPOCH_MS + 2 * FENCE_AHEAD_MS) * 1_000 + now:
             self.world.violation(f"{client.name} was granted token {grant.fence}, far ahead of every clock")
