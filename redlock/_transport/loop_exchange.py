@@ -87,11 +87,11 @@ class LoopExchange:
         if self._failure is not None:
             raise self._failure
         try:
-            is_sent = self._exchange.sock.send(words) == len(words)
-        except NOT_NOW:
-            is_sent = False
-        if not is_sent:
-            raise BlockingIOError(errno.EAGAIN, "the connection accepts no more requests")
+            if self._exchange.sock.send(words) != len(words):
+                raise BlockingIOError(errno.EAGAIN, "the connection accepts no more requests")
+        except OSError as failure:
+            self._fail(failure)
+            raise
         self._is_ignored.append(is_answer_ignored)
 
     async def wait(self, seconds: float) -> bool:
@@ -131,10 +131,13 @@ class LoopExchange:
         except NOT_NOW:
             return
         except (OSError, UnreadableReply, UnsuitableNode) as failure:
-            self._failure = failure
-            self._loop.remove_reader(self._exchange.sock)
+            self._fail(failure)
         if self._waiter is not None and self.has_answer:
             _set(self._waiter)
+
+    def _fail(self, failure: Exception) -> None:
+        self._failure = failure
+        self._loop.remove_reader(self._exchange.sock)
 
     def close(self, *, forked: bool = False) -> None:
         """End the connection. With `forked` the loop, which the parent shares, is not touched."""

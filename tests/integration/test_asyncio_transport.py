@@ -1,0 +1,149 @@
+"""Rounds and blocking reads of one event loop: late denials, the end of the client, and connections that failed."""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import socket
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from redlock import RedlockError
+from redlock._clock import now_ms, wall_us
+from redlock._core import protocol
+from redlock._core.commands import Acquire
+from redlock._transport.exchange import Exchange
+from redlock._transport.loop_exchange import LoopExchange
+from redlock._transport.reply_reader import UnreadableReply
+from redlock.testing.redis_server import cluster
+from tests.integration.asyncio_tools import run, until, with_client
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from redlock._core.commands import Round
+    from redlock._core.vote_tally import VoteTally
+    from redlock.asyncio import Redlock
+    from redlock.testing.redis_server import Cluster
+
+NAME = "transport"
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Cluster]:
+    """Five lock nodes for all tests of this file."""
+    with cluster() as nodes:
+        yield nodes
+
+
+def test_a_denial_that_has_arrived_needs_no_cancel(shared: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The third denial decides the round. The other two are in their sockets: they count too."""
+
+    async def main(client: Redlock) -> None:
+        async with client.lock(NAME):
+            connections = client.context.parts().connections
+            await until(lambda: connections.state.is_ready(now_ms()), "all are connected")
+            begun: list[Round] = []
+            begin = connections.state.begin
+
+            def noted(round_: Round, *arguments: Any) -> VoteTally:  # noqa: ANN401 - those of `begin`
+                begun.append(round_)
+                return begin(round_, *arguments)
+
+            monkeypatch.setattr(connections.state, "begin", noted)
+            execution = connections.start(protocol.acquire(Acquire((NAME,), "another:token", 1_000, wall_us())))
+            connections.flush()
+            for one in connections.state.all:
+                select.select([one.handle.sock], [], [], 10)
+            await asyncio.wait({execution.future})
+            assert [type(round_.command) for round_ in begun] == [Acquire]
+
+    with_client(shared.urls, main)
+
+
+@pytest.mark.parametrize("awaited", ["dials", "replies"])
+def test_a_round_ends_at_once_when_its_client_is_closed(shared: Cluster, awaited: str) -> None:
+    async def main(client: Redlock) -> None:
+        connections = client.context.parts().connections
+        if awaited == "replies":
+            assert not await client.lock(NAME).locked()
+            await until(lambda: connections.state.is_ready(now_ms()), "all are connected")
+        execution = connections.start(protocol.inspect(NAME))
+        assert bool(connections.awaits_dial) is (awaited == "dials")
+        connections.abandon()
+        assert execution.future.done()
+        with pytest.raises(RedlockError, match="client was closed"):
+            execution.future.result()
+        assert not connections.executions
+        assert not connections.awaits_dial
+
+    with_client(shared.urls, main)
+
+
+@contextmanager
+def connected() -> Iterator[tuple[LoopExchange, socket.socket, socket.socket]]:
+    """An exchange, its socket, and the socket of its node."""
+    own, node = socket.socketpair()
+    own.settimeout(0)
+    exchange = LoopExchange(Exchange(own), asyncio.get_running_loop())
+    try:
+        yield exchange, own, node
+    finally:
+        exchange.close()
+        node.close()
+
+
+def test_a_connection_that_failed_is_read_no_more() -> None:
+    async def main() -> None:
+        with connected() as (exchange, own, node):
+            exchange.send(b"first")
+            node.send(b"+FIRST\r\n+UNASKED\r\n")
+            assert await exchange.wait(10)
+            await until(lambda: not exchange.is_open, "the reply that was not asked for is read")
+            assert exchange.answer() == b"FIRST", "it arrived before the failure"
+            node.send(b"+LATE\r\n")
+            for _ in range(3):
+                await asyncio.sleep(0)
+            assert own in select.select([own], [], [], 10)[0], "the late reply was not read"
+            assert not asyncio.get_running_loop().remove_reader(own)
+            for use in (exchange.answer, lambda: exchange.send(b"second")):
+                with pytest.raises(UnreadableReply, match="without being asked"):
+                    use()
+
+    run(main())
+
+
+def test_a_connection_that_takes_half_a_request_has_failed() -> None:
+    """The node would take the next request for the rest of this one."""
+
+    async def main() -> None:
+        with connected() as (exchange, own, node):
+            with pytest.raises(BlockingIOError):
+                exchange.send(b"x" * 10_000_000)
+            assert select.select([node], [], [], 10)[0], "the first half was sent"
+            assert not exchange.is_open
+            assert not asyncio.get_running_loop().remove_reader(own)
+            with pytest.raises(BlockingIOError):
+                exchange.send(b"next")
+
+    run(main())
+
+
+def test_a_kept_connection_that_failed_serves_no_waiter(shared: Cluster) -> None:
+    async def main(client: Redlock) -> None:
+        waiters, node = client.context.parts().waiters, client.context.nodes[0]
+        kept = await waiters.borrow(node, 10)
+        assert kept is not None
+        waiters.give_back(node, kept)
+        assert await waiters.borrow(node, 10) is kept
+        waiters.give_back(node, kept)
+        kept._exchange.sock.shutdown(socket.SHUT_RDWR)
+        await until(lambda: not kept.is_open, "its end is noticed")
+        other = await waiters.borrow(node, 10)
+        assert other is not None
+        assert other is not kept
+        other.close()
+
+    with_client(shared.urls, main)
