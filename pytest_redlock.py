@@ -65,4 +65,4 @@ def redlock_async_client(redlock_nodes: LockNodes, redlock_prefix: str) -> Itera
 
     client = Redlock(redlock_nodes.urls, prefix=redlock_prefix)
     yield client
-    client.context.close_stopped_loops()
+    client._context.close_stopped_loops()

@@ -48,9 +48,7 @@ pygments_style, pygments_dark_style = "friendly", "monokai"
 # Headings have the same anchors as on a page of a Git server.
 myst_heading_anchors = 4
 autodoc_member_order = "bysource"
-# Members for other modules of the package.
-_INTERNAL = "check,entries,is_block,is_left,live_entries,observe_fence,renewing,report_loss,scope,stop_watch,task"
-autodoc_default_options = {"members": True, "exclude-members": _INTERNAL}
+autodoc_default_options = {"members": True}
 napoleon_use_ivar = True
 
 

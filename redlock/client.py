@@ -65,10 +65,9 @@ class Redlock:
         allow_event_loop: bool = False,
     ) -> None:
         options = client_options(nodes, ttl=ttl, max_ttl=max_ttl, prefix=prefix, node_timeout=node_timeout)
-        self.ttl_ms = options.ttl_ms
-        # Internal: the shared parts of the locks of this client.
-        self.context = LockContext(options, allow_event_loop=allow_event_loop)
-        process_lifecycle.watch(self.context)
+        self._ttl_ms = options.ttl_ms
+        self._context = LockContext(options, allow_event_loop=allow_event_loop)
+        process_lifecycle.watch(self._context)
 
     def lock(
         self,
@@ -122,7 +121,7 @@ class Redlock:
         """
         misuse.check_lock(redis_options)
         options = LeaseOptions(
-            self.ttl_ms if ttl is None else self.context.checked_ttl_ms(ttl),
+            self._ttl_ms if ttl is None else self._context.checked_ttl_ms(ttl),
             renew=renew,
             max_hold_ms=None if max_hold is None else int(_validation.number("max_hold", max_hold) * 1000),
             reentrant=reentrant,
@@ -130,7 +129,7 @@ class Redlock:
         )
         timeout = _validation.acquire_timeout(blocking_timeout)
         options_of_lock = LockOptions(options, blocking, timeout, wait_for_release, thread_local)
-        return Lock(self.context, _validation.resources(name), options_of_lock)
+        return Lock(self._context, _validation.resources(name), options_of_lock)
 
     def lease(
         self,
@@ -162,10 +161,10 @@ class Redlock:
             ConfigurationError: The name or `ttl_ms` is invalid; a lease never lasts longer than `max_ttl`.
             RedlockError: The running code holds a resource of the set already, and can neither share nor wait.
         """
-        checked_ms = self.ttl_ms if ttl_ms is None else self.context.checked_ms(ttl_ms)
+        checked_ms = self._ttl_ms if ttl_ms is None else self._context.checked_ms(ttl_ms)
         options = LeaseOptions(checked_ms, renew, max_hold_ms, reentrant, on_lost)
         names = _validation.resources(name)
-        return new_lease(self.context, names, options, owner_label, is_block=is_block, forever=forever)
+        return new_lease(self._context, names, options, owner_label, is_block=is_block, forever=forever)
 
     def holder(self, name: str) -> LockHolder | None:
         """The holder reported by most nodes, or None unless a quorum reports a holder.
@@ -180,7 +179,7 @@ class Redlock:
             >>> redlock.holder("account:42") is None
             True
         """
-        return find_holder(self.context, _validation.resource(name))
+        return find_holder(self._context, _validation.resource(name))
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(misuse.NO_PICKLE)
@@ -193,11 +192,11 @@ class Redlock:
             fence: The largest token that the resource has seen, such as `Stale.seen`. A token that is more than an hour
                 ahead of the wall clock is logged and not remembered; the manual describes the repair.
         """
-        self.context.observe_fence(_validation.resources(name), fence)
+        self._context.observe_fence(_validation.resources(name), fence)
 
     def close(self) -> None:
         """Close all connections. Leases that are still held end with their TTL."""
-        self.context.close()
+        self._context.close()
 
     def __enter__(self) -> Self:
         return self

@@ -76,10 +76,10 @@ class Lease(LeaseSteps):
         self._context.driver.run(acquisition.steps(acquire_timeout_ms))
 
     def _begin(self, grant: Grant, connections: ConnectionSet, waited_ms: int) -> None:
-        self.connections, self._grant, self._acquired_ms, self.waited_ms = connections, grant, now_ms(), waited_ms
+        self._connections, self._grant, self._acquired_ms, self.waited_ms = connections, grant, now_ms(), waited_ms
         held_leases.add(self)
         self._context.event_log.acquired(self.resource, grant, waited_ms)
-        if self.is_renewed:
+        if self._is_renewed:
             self._context.renewal.add(self, self._acquired_ms + renewal_ms(self.ttl_ms))
 
     def _undo(self) -> None:
@@ -99,11 +99,11 @@ class Lease(LeaseSteps):
         if turn is None:
             raise LockLost(self.resource, "its time was over before another extension ended")
         try:
-            with turn, self._context.pool.connections(self.connections) as connections:
-                self.connections = connections
+            with turn, self._context.pool.connections(self._connections) as connections:
+                self._connections = connections
                 connections.run(self._extending(ttl_ms, Wait.DECIDED))
         finally:
-            self.report_loss()
+            self._report_loss()
 
     def _call(self, on_lost: Callable[[], object]) -> None:
         self._context.renewal.callbacks.call(self.resource, on_lost)
@@ -125,7 +125,7 @@ class Lease(LeaseSteps):
         """
         self._held()
         if self._is_shared(ends_blocks=ends_blocks):
-            self.is_left = True
+            self._is_left = True
             return Outcome.STILL_HELD
         self._is_leaving = True
         held_leases.remove(self)
@@ -154,11 +154,11 @@ class Lease(LeaseSteps):
 
     def _finish(self, *, wait: bool = True) -> Outcome:
         if wait:
-            with self._context.pool.connections(self.connections) as connections:
+            with self._context.pool.connections(self._connections) as connections:
                 return connections.run(self._releasing())
         grant, self._outcome = self._held(), Outcome.PENDING
         self._context.pool.send_release(
-            self.connections, protocol.release(grant), functools.partial(self._ended, grant)
+            self._connections, protocol.release(grant), functools.partial(self._ended, grant)
         )
         self._grant = None
         return Outcome.PENDING
@@ -170,7 +170,7 @@ class Lease(LeaseSteps):
             NotHeld: The lease was not released.
         """
         if self._outcome is Outcome.PENDING:
-            with self._context.pool.connections(self.connections) as connections:
+            with self._context.pool.connections(self._connections) as connections:
                 connections.await_releases()
         if self._grant is not None or self._outcome is None:
             raise NotHeld(f"lock {self.resource!r} was not released", self.resource)

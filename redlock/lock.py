@@ -118,7 +118,7 @@ class Lock:
         leases = self._leases
         if leases:
             # A lost lease of a block stays, because the end of the block releases the lease.
-            ended = [old for old in leases if not old.is_held or (old.is_lost and not old.is_block)]
+            ended = [old for old in leases if not old.is_held or (old.is_lost and not old._is_block)]
             for old in ended:
                 leases.remove(old)
         leases.append(lease)
@@ -154,7 +154,7 @@ class Lock:
     def _last(self, is_block: bool | None) -> Lease:  # noqa: FBT001 - None: either
         """The lease that was acquired last, by a block or by `acquire`."""
         for lease in reversed(self._leases):
-            if lease.is_held and is_block in (None, lease.is_block):
+            if lease.is_held and is_block in (None, lease._is_block):
                 return lease
         holder = "this thread" if self._options.thread_local else "this Lock"
         raise NotHeld(f"lock {self.name!r} is not held by {holder}", self.name)
@@ -201,7 +201,7 @@ class Lock:
             ConfigurationError: The time is not a number above 0, or the sum is above `max_ttl`.
         """
         lease = self.lease
-        lease.extend(lease.extension_seconds(additional_time, replace_ttl=replace_ttl))
+        lease.extend(lease._extension_seconds(additional_time, replace_ttl=replace_ttl))
         return True
 
     def reacquire(self) -> Literal[True]:

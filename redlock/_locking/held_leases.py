@@ -30,7 +30,7 @@ _Stack: TypeAlias = "tuple[weakref.ref[HeldLease], object, _Stack, int] | None"
 class HeldLease(Protocol):
     """The part of a lease that this module uses."""
 
-    claims: frozenset[tuple[int, str]]
+    _claims: frozenset[tuple[int, str]]
     """The locked names, each with the identity of its client."""
 
     @property
@@ -88,12 +88,12 @@ def claim(lease: L, *, reentrant: bool, forever: bool = True) -> L:
     Raises:
         RedlockError: The running code would wait for itself without a limit.
     """
-    if not any(key in _last for key in lease.claims):
+    if not any(key in _last for key in lease._claims):
         return lease
     for other in _held():
-        shared = other.claims & lease.claims
+        shared = other._claims & lease._claims
         if shared and other.remaining() > 0:
-            if reentrant and lease.claims <= other.claims:
+            if reentrant and lease._claims <= other._claims:
                 shared_lease: L = other
                 return shared_lease
             if not forever:
@@ -114,7 +114,7 @@ def claim(lease: L, *, reentrant: bool, forever: bool = True) -> L:
 def add(lease: HeldLease) -> None:
     """Record that the running code holds the lease."""
     reference = weakref.ref(lease)
-    for key in lease.claims:
+    for key in lease._claims:
         _last[key] = reference
     below = _stack.get()
     while below is not None and not _is_held(below[0]):
@@ -156,7 +156,7 @@ def _forget_dropped_leases() -> None:
 
 def remove(lease: HeldLease) -> None:
     """Record that the running code no longer holds the lease."""
-    for key in lease.claims:
+    for key in lease._claims:
         known = _last.get(key)
         if known is not None and known() is lease:
             _last.pop(key, None)

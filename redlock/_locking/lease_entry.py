@@ -33,11 +33,11 @@ class LeaseEntry(LeaseSteps):
 
     def __init__(self, outer: LeaseSteps, on_lost: Callable[[Any], object] | None, *, is_block: bool) -> None:
         # The outer lease has the state: the base class is not initialised.
-        self.names, self.claims, self.ttl_ms = outer.names, outer.claims, outer.ttl_ms
+        self.names, self._claims, self.ttl_ms = outer.names, outer._claims, outer.ttl_ms
         self.waited_ms = 0
         self._outer = outer
         self._on_lost = on_lost
-        self.is_block = is_block
+        self._is_block = is_block
 
     @property
     def is_held(self) -> bool:
@@ -46,7 +46,7 @@ class LeaseEntry(LeaseSteps):
 
     @property
     def _is_inside(self) -> bool:
-        return weakref.ref(self) in self._outer.entries
+        return weakref.ref(self) in self._outer._entries
 
     @property
     def is_lost(self) -> bool:
@@ -55,21 +55,21 @@ class LeaseEntry(LeaseSteps):
 
     @property
     def _lost(self) -> str:  # type: ignore[override]  # belongs to the outer lease, and is only read here
-        return str(self._outer._lost)  # noqa: SLF001 - of the base class
+        return str(self._outer._lost)
 
     def _enter(self) -> None:
         self._outer.ensure_valid()
-        entries = self._outer.entries
+        entries = self._outer._entries
         entries.add(weakref.ref(self, entries.discard))
 
     def _leave(self) -> bool:
         """End this entry; whether the lease must be released now, because its own block and all entries have ended."""
         self._held()
-        self._outer.entries.discard(weakref.ref(self))
-        return bool(self._outer.is_left and not self._outer.entries)
+        self._outer._entries.discard(weakref.ref(self))
+        return bool(self._outer._is_left and not self._outer._entries)
 
     def _held(self) -> Grant:
         if not self._is_inside:
             raise NotHeld(f"lock {self.resource!r} is not held here", self.resource)
-        grant: Grant = self._outer._held()  # noqa: SLF001 - of the base class
+        grant: Grant = self._outer._held()
         return grant

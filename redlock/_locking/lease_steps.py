@@ -45,28 +45,28 @@ class LeaseSteps(ABC):
         self, context: ClientContext, names: Names, options: LeaseOptions, owner_label: str, *, is_block: bool = True
     ) -> None:
         self.names = names
-        self.claims = frozenset((id(context), name) for name in names)
+        self._claims = frozenset((id(context), name) for name in names)
         self.ttl_ms = options.ttl_ms
         self.waited_ms = 0
         self._context = context
         self._owner_label = owner_label
-        self.is_renewed = options.renew and is_block
+        self._is_renewed = options.renew and is_block
         self._max_hold_ms = options.max_hold_ms
         self._on_lost = options.on_lost
-        self.is_block = is_block
+        self._is_block = is_block
         """Whether the lease ends with a block of code, and with that block all blocks inside."""
         self._grant: Grant | None = None
-        self.connections: ConnectionSet | None = None
+        self._connections: ConnectionSet | None = None
         self._outcome: Outcome | None = None
         self._acquired_ms = 0
         self._lost = self._stopped = ""
         self._is_loss_reported = True
-        self.is_left = False
+        self._is_left = False
         """Whether the own block of the lease has ended, and only re-entrant blocks keep the lease."""
         self._is_leaving = False
         """Whether a release was begun. The renewal thread finishes an interrupted release."""
         self._mutex = Mutex()
-        self.entries: set[weakref.ref[LeaseSteps]] = set()
+        self._entries: set[weakref.ref[LeaseSteps]] = set()
         """Re-entrant blocks that share this lease."""
         self._pid = _process.pid()
 
@@ -109,7 +109,7 @@ class LeaseSteps(ABC):
         """Seconds until the deadline; 0.0 if the lease is lost."""
         return self._remaining_ms() / 1000
 
-    def extension_seconds(self, additional_time: float, *, replace_ttl: bool) -> float:
+    def _extension_seconds(self, additional_time: float, *, replace_ttl: bool) -> float:
         """The seconds for `extend`: the additional time and, unless it replaces the TTL, the remaining time."""
         seconds = _validation.number("additional_time", additional_time)
         return seconds if replace_ttl else self.remaining() + seconds
@@ -130,13 +130,13 @@ class LeaseSteps(ABC):
         if self._remaining_ms() <= 0:
             raise LockLost(self.resource, self._lost or f"its {self.ttl_ms / 1000:g} s are over")
 
-    def live_entries(self) -> list[LeaseSteps]:
+    def _live_entries(self) -> list[LeaseSteps]:
         """The re-entrant blocks that share the lease."""
-        return [entry for reference in tuple(self.entries) if (entry := reference()) is not None]
+        return [entry for reference in tuple(self._entries) if (entry := reference()) is not None]
 
     def _is_shared(self, *, ends_blocks: bool) -> bool:
         """Whether a re-entrant block keeps the lease; with `ends_blocks` a block inside the ending block does not."""
-        return bool(self.entries) and any(not (ends_blocks and entry.is_block) for entry in self.live_entries())
+        return bool(self._entries) and any(not (ends_blocks and entry._is_block) for entry in self._live_entries())
 
     def _extending(self, ttl_ms: int, wait: Wait) -> Steps[None]:
         grant = self._held()
@@ -153,7 +153,7 @@ class LeaseSteps(ABC):
             self._declare_lost("a quorum of nodes no longer has it")
         raise LockLost(self.resource, self._lost or "it could not be extended on a quorum of nodes")
 
-    def renewing(self, connections: ConnectionSet | None) -> Steps[int | None]:
+    def _renewal(self, connections: ConnectionSet | None) -> Steps[int | None]:
         """A renewal, as rounds that many leases can share.
 
         The driver already holds the connections, so the renewal does not wait if other code uses the lease.
@@ -164,7 +164,7 @@ class LeaseSteps(ABC):
         turn = self._mutex.turn()
         if turn is None:
             return now_ms() + _BUSY_MS
-        self.connections = connections
+        self._connections = connections
         try:
             due_ms = yield from self._renewing()
             if self._is_leaving:
@@ -199,12 +199,12 @@ class LeaseSteps(ABC):
             self._lost, self._is_loss_reported = why, False
             self._context.event_log.lost(self.resource, self._grant, why)
 
-    def report_loss(self) -> None:
+    def _report_loss(self) -> None:
         """Call `on_lost` once if the lease is known to be lost, and the `on_lost` of each re-entrant block."""
         if self._is_loss_reported:
             return
         self._is_loss_reported = True
-        for lease in (self, *self.live_entries()):
+        for lease in (self, *self._live_entries()):
             self._tell(lease)
 
     def _tell(self, lease: LeaseSteps) -> None:

@@ -70,7 +70,7 @@ class Renewal:
     def _renew_together(self, leases: list[RenewedLease]) -> None:
         groups: dict[ConnectionSet | None, list[RenewedLease]] = {}
         for lease in leases:
-            groups.setdefault(lease.connections, []).append(lease)
+            groups.setdefault(lease._connections, []).append(lease)
         for connections, group in groups.items():
             self._renew(connections, group)
 
@@ -91,6 +91,6 @@ class Renewal:
 def _isolated(lease: RenewedLease, connections: ConnectionSet) -> Steps[int | Exception | None]:
     """The renewal of one lease, whose errors do not reach the other leases."""
     try:
-        return (yield from lease.renewing(connections))
+        return (yield from lease._renewal(connections))
     except Exception as error:  # noqa: BLE001 - any error would end the renewal of the other leases too
         return error

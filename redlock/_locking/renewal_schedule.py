@@ -1,6 +1,6 @@
 """The schedule of all renewals of a client: threads, event loops and a simulator run the same schedule.
 
-A driver takes the leases that are due, executes `renewing` of each, and reports the result.
+A driver takes the leases that are due, executes `_renewal` of each, and reports the result.
 
 Invariants:
 1. No I/O, no thread, and no clock; time is an argument.
@@ -42,12 +42,12 @@ _FEW = 1_000
 class RenewedLease(Protocol):
     """The part of a lease that renewal uses."""
 
-    connections: ConnectionSet | None
+    _connections: ConnectionSet | None
     """The connections that acquired the lease; None if the driver has only one set."""
     ttl_ms: int
     """The length of the lease."""
-    is_renewed: bool
-    """Whether the lease is renewed; if not, `renewing` notices its end."""
+    _is_renewed: bool
+    """Whether the lease is renewed; if not, `_renewal` notices its end."""
 
     @property
     def resource(self) -> str:
@@ -57,10 +57,10 @@ class RenewedLease(Protocol):
     def is_held(self) -> bool:
         """Whether the lease was acquired and not released."""
 
-    def renewing(self, connections: ConnectionSet | None) -> Steps[int | None]:
+    def _renewal(self, connections: ConnectionSet | None) -> Steps[int | None]:
         """The rounds of one renewal; returns the time of the next renewal, or None."""
 
-    def report_loss(self) -> None:
+    def _report_loss(self) -> None:
         """Call `on_lost` if the lease is known to be lost."""
 
 
@@ -114,14 +114,14 @@ class RenewalSchedule(Generic[L]):
             self._under_way.add(lease)
             taken.append(lease)
             delay_ms = now_ms - due_ms
-            if self._late is None and lease.is_renewed and delay_ms > renewal_ms(lease.ttl_ms):
+            if self._late is None and lease._is_renewed and delay_ms > renewal_ms(lease.ttl_ms):
                 self._late = {"resource": lease.resource, "delay_ms": delay_ms, "ttl_ms": lease.ttl_ms}
         return taken
 
     def renewed(self, lease: L, due_ms: int | None) -> None:
         """A renewal has ended; the lease is due again at this time, or never."""
         self._put_back(lease, due_ms)
-        lease.report_loss()
+        lease._report_loss()
 
     def failed(self, leases: Iterable[L], error: BaseException, now_ms: int) -> None:
         """The renewal of these leases has ended with an unexpected error: they are due again soon."""
@@ -129,7 +129,7 @@ class RenewalSchedule(Generic[L]):
             self._put_back(lease, now_ms + _RETRY_MS if lease.is_held else None)
         logger.error("renewal-failed resource=%s", "; ".join(lease.resource for lease in leases), exc_info=error)
         for lease in leases:
-            lease.report_loss()
+            lease._report_loss()
 
     def under_way(self) -> list[L]:
         """The leases whose renewal has begun and not ended."""

@@ -111,11 +111,11 @@ def take_away(client: Redlock, lease: Target) -> int:
             nodes reported the result.
         ConfigurationError: Other clients use these nodes with another configuration fingerprint; nothing was deleted.
     """
-    with client.context.pool.connections() as connections:
+    with client._context.pool.connections() as connections:
         if lease.valid:
-            raised = connections.run(_raise(lease, client.context.proposal((lease.resource,), wall_us())))
+            raised = connections.run(_raise(lease, client._context.proposal((lease.resource,), wall_us())))
             _refuse(client, lease, raised)
-        connections.run(_delete(lease, client.ttl_ms))
+        connections.run(_delete(lease, client._ttl_ms))
     after = _inspect(client, lease.resource)
     return sum(vote.kind is not Kind.SILENT and vote.holder != lease.token for vote in after.votes)
 
@@ -132,7 +132,7 @@ def _delete(lease: Target, wake_ms: int) -> Steps[RoundResult]:
 
 def _refuse(client: Redlock, lease: Target, raised: RoundResult) -> None:
     """Raise unless a quorum of nodes has raised its fence."""
-    nodes, codec = client.context.pool.nodes, client.context.pool.codec
+    nodes, codec = client._context.pool.nodes, client._context.pool.codec
     failures.refuse_disagreement(nodes, codec.fingerprint, Refusal(raised))
     if raised.won:
         return
@@ -145,8 +145,8 @@ def _refuse(client: Redlock, lease: Target, raised: RoundResult) -> None:
 
 
 def _inspect(client: Redlock, resource: str) -> RoundResult:
-    with client.context.pool.connections() as connections:
+    with client._context.pool.connections() as connections:
         round_result = connections.run(protocol.inspect(resource))
     if not round_result.reachable:
-        raise failures.unavailable(client.context.pool.nodes, resource, round_result)
+        raise failures.unavailable(client._context.pool.nodes, resource, round_result)
     return round_result

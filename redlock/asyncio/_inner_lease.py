@@ -30,10 +30,10 @@ class InnerLease(LeaseEntry, Lease):
 
     def __init__(self, outer: Lease, on_lost: Callable[[Any], object] | None, *, is_block: bool) -> None:
         super().__init__(outer, on_lost, is_block=is_block)
-        self.scope = self.task = None
+        self._scope = self._task = None
 
     @property
-    def is_releasing(self) -> bool:
+    def _is_releasing(self) -> bool:
         """An entry ends at once."""
         return False
 

@@ -50,7 +50,7 @@ class LoopRenewal:
         if self._timer is not None:
             self._timer.cancel()
         for lease in self._schedule.under_way():
-            lease.stop_step()
+            lease._stop_step()
 
     def _set_timer(self) -> None:
         due_ms = self._schedule.next_ms()
@@ -73,16 +73,16 @@ class LoopRenewal:
 
     def _begin(self, lease: WatchedLease) -> None:
         try:
-            step = self._connections.start(lease.renewing(None))
+            step = self._connections.start(lease._renewal(None))
         except Exception as error:  # noqa: BLE001 - any error would end the renewal of the other leases too
             self._schedule.failed([lease], error, now_ms())
             return
         if not step.future.done():
-            lease.step = step
+            lease._step = step
         step.future.add_done_callback(functools.partial(self._ended, lease, step))
 
     def _ended(self, lease: WatchedLease, step: Execution[int | None], future: asyncio.Future[int | None]) -> None:
-        lease.step_ended(step)
+        lease._step_ended(step)
         if self._is_closed:
             return
         error = None if future.cancelled() else future.exception()

@@ -31,25 +31,25 @@ class WatchedLease(LeaseSteps):
     ) -> None:
         super().__init__(context, names, options, owner_label, is_block=is_block)
         self._loop_context, self._parts = context, context.parts()
-        self.scope: CancelScope | None = None
+        self._scope: CancelScope | None = None
         """The block that a loss cancels."""
-        self.step: Execution[Any] | None = None
+        self._step: Execution[Any] | None = None
         """The extension or renewal that is under way; its generator or its task has the turn of the mutex."""
 
-    def stop_step(self) -> None:
+    def _stop_step(self) -> None:
         """End the extension or renewal that is under way: its repair could follow a release, and restore the keys."""
-        if self.step is not None:
-            self.step.abort()
-            self.step.future.cancel()
-            self.step = None
+        if self._step is not None:
+            self._step.abort()
+            self._step.future.cancel()
+            self._step = None
 
-    def step_ended(self, step: Execution[Any]) -> None:
+    def _step_ended(self, step: Execution[Any]) -> None:
         """Another step may begin."""
-        if self.step is step:
-            self.step = None
+        if self._step is step:
+            self._step = None
 
     def _renewing(self) -> Steps[int]:
-        if self.is_renewed:
+        if self._is_renewed:
             return (yield from super()._renewing())
         deadline_ms = self._held().deadline_ms
         if now_ms() >= deadline_ms:
@@ -57,8 +57,8 @@ class WatchedLease(LeaseSteps):
         return deadline_ms
 
     def _tell(self, lease: LeaseSteps) -> None:
-        if isinstance(lease, WatchedLease) and lease.scope is not None:
-            lease.scope.cancel()
+        if isinstance(lease, WatchedLease) and lease._scope is not None:
+            lease._scope.cancel()
         super()._tell(lease)
 
     def _call(self, on_lost: Callable[[], object]) -> None:

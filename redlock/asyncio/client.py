@@ -64,10 +64,9 @@ class Redlock:
         node_timeout: float = 0.1,
     ) -> None:
         options = client_options(nodes, ttl=ttl, max_ttl=max_ttl, prefix=prefix, node_timeout=node_timeout)
-        self.ttl_ms = options.ttl_ms
-        # Internal: the shared parts of the locks of this client.
-        self.context = LoopContext(options)
-        process_lifecycle.watch(self.context)
+        self._ttl_ms = options.ttl_ms
+        self._context = LoopContext(options)
+        process_lifecycle.watch(self._context)
 
     def lock(
         self,
@@ -117,7 +116,7 @@ class Redlock:
             raise ConfigurationError(f"on_lost is {on_lost!r:.60}; it must be a function, or 'cancel'")
         callback = None if on_lost is None or isinstance(on_lost, str) else on_lost
         lease = LeaseOptions(
-            self.ttl_ms if ttl is None else self.context.checked_ttl_ms(ttl),
+            self._ttl_ms if ttl is None else self._context.checked_ttl_ms(ttl),
             renew=renew,
             max_hold_ms=None if max_hold is None else int(_validation.number("max_hold", max_hold) * 1000),
             reentrant=reentrant,
@@ -125,7 +124,7 @@ class Redlock:
         )
         timeout = _validation.acquire_timeout(blocking_timeout)
         options = LockOptions(lease, blocking, timeout, wait_for_release, thread_local=False)
-        return Lock(self.context, _validation.resources(name), options, cancels=on_lost == "cancel")
+        return Lock(self._context, _validation.resources(name), options, cancels=on_lost == "cancel")
 
     async def holder(self, name: str) -> LockHolder | None:
         """The holder reported by most nodes, or None unless a quorum reports a holder.
@@ -133,18 +132,18 @@ class Redlock:
         Raises:
             QuorumUnavailable: Too few nodes answered.
         """
-        return await find_holder(self.context, _validation.resource(name))
+        return await find_holder(self._context, _validation.resource(name))
 
     def observe_fence(self, name: str | Sequence[str], fence: int) -> None:
         """Remember a token, so that the next proposal for this resource is larger; see `redlock.Redlock`."""
-        self.context.observe_fence(_validation.resources(name), fence)
+        self._context.observe_fence(_validation.resources(name), fence)
 
     async def aclose(self) -> None:
         """Close what belongs to the running event loop: wait for its releases and background tasks, then disconnect.
 
         Leases that are still held end with their TTL. Each event loop that uses the client needs a call of its own.
         """
-        await self.context.close()
+        await self._context.close()
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(misuse.NO_PICKLE)

@@ -56,12 +56,12 @@ class Lease(WatchedLease):
         self, context: LoopContext, names: Names, options: LeaseOptions, owner_label: str, *, is_block: bool
     ) -> None:
         super().__init__(context, names, options, owner_label, is_block=is_block)
-        self.task: weakref.ref[asyncio.Task[object]] | None = None
+        self._task: weakref.ref[asyncio.Task[object]] | None = None
         """The task that acquired the lease."""
         self._release: asyncio.Future[Outcome] | None = None
 
     @property
-    def is_releasing(self) -> bool:
+    def _is_releasing(self) -> bool:
         """Whether the release was sent, and its outcome is not known."""
         return self._release is not None and not self._release.done()
 
@@ -98,9 +98,9 @@ class Lease(WatchedLease):
             held_leases.add(self)
             self._parts.held[self.names] = self
             self._context.event_log.acquired(self.resource, grant, waited_ms)
-            if self.is_renewed:
+            if self._is_renewed:
                 self._parts.renewal.add(self, self._acquired_ms + renewal_ms(self.ttl_ms))
-            elif self._on_lost is not None or self.scope is not None:
+            elif self._on_lost is not None or self._scope is not None:
                 self._parts.renewal.add(self, grant.deadline_ms)
         except BaseException:
             self._grant = None
@@ -108,7 +108,7 @@ class Lease(WatchedLease):
 
     def _note_task(self) -> None:
         task = asyncio.current_task()
-        self.task = None if task is None else weakref.ref(task)
+        self._task = None if task is None else weakref.ref(task)
 
     async def extend(self, seconds: float) -> None:
         """Make the lease last at least this many seconds from now, less the drift allowance. Never shortens the lease.
@@ -122,7 +122,7 @@ class Lease(WatchedLease):
         ttl_ms = self._loop_context.checked_extension_ms(seconds)
         self._check_loop()
         with await self._turn():
-            step = self.step = self._parts.connections.start(self._extending(ttl_ms, Wait.DECIDED))
+            step = self._step = self._parts.connections.start(self._extending(ttl_ms, Wait.DECIDED))
             try:
                 await asyncio.wait({step.future})
                 if step.future.cancelled():
@@ -133,16 +133,16 @@ class Lease(WatchedLease):
             finally:
                 if not step.future.done():
                     step.abort()
-                self.step_ended(step)
-                self.report_loss()
+                self._step_ended(step)
+                self._report_loss()
 
     async def _turn(self) -> Turn[Mutex]:
         """The right to a step of this lease; waits for the step that is under way, at most until the deadline."""
         while (turn := self._mutex.turn()) is None:
             if not self.remaining():
                 raise LockLost(self.resource, "its time was over before another extension ended")
-            assert self.step is not None
-            await asyncio.wait({self.step.future}, timeout=self.remaining())
+            assert self._step is not None
+            await asyncio.wait({self._step.future}, timeout=self.remaining())
         return turn
 
     async def release(self, *, wait: bool = True, ends_blocks: bool = True) -> Outcome:
@@ -163,10 +163,10 @@ class Lease(WatchedLease):
             NotHeld: The lease was not acquired, or was released before.
         """
         self._check_loop()
-        if not self.is_releasing:
+        if not self._is_releasing:
             self._held()
             if self._is_shared(ends_blocks=ends_blocks):
-                self.is_left = True
+                self._is_left = True
                 return Outcome.STILL_HELD
             self._send_release()
         return await self.outcome() if wait else Outcome.PENDING
@@ -177,7 +177,7 @@ class Lease(WatchedLease):
         if grant.deadline_ms <= now_ms():
             self._lost = self._lost or "its time was over before the release"
         held_leases.remove(self)
-        self.stop_step()
+        self._stop_step()
         if self._parts.held.get(self.names) is self:
             del self._parts.held[self.names]
         if connections.is_closed:

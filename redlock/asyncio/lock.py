@@ -120,7 +120,7 @@ class Lock:
     async def _acquire(self, lease: Lease, acquire_timeout_ms: int | None) -> None:
         await lease.acquire(acquire_timeout_ms)
         # The lease of a block stays, because the end of the block looks for it.
-        self._leases = [one for one in self._leases if one.is_block or (one.is_held and not one.is_lost)]
+        self._leases = [one for one in self._leases if one._is_block or (one.is_held and not one.is_lost)]
         self._leases.append(lease)
 
     @property
@@ -137,7 +137,7 @@ class Lock:
         found = [
             one
             for one in self._leases
-            if is_block in (None, one.is_block) and (one.is_held or (is_releasing and one.is_releasing))
+            if is_block in (None, one._is_block) and (one.is_held or (is_releasing and one._is_releasing))
         ]
         return self._own(found)
 
@@ -146,7 +146,7 @@ class Lock:
         if not leases:
             raise NotHeld(f"lock {self.name!r} is not held by this Lock", self.name)
         task = running_task()
-        own = [one for one in leases if one.task is not None and one.task() is task]
+        own = [one for one in leases if one._task is not None and one._task() is task]
         return (own or leases)[-1]
 
     @property
@@ -194,7 +194,7 @@ class Lock:
             ConfigurationError: The time is not a number above 0, or the sum is above `max_ttl`.
         """
         lease = self.lease
-        await lease.extend(lease.extension_seconds(additional_time, replace_ttl=replace_ttl))
+        await lease.extend(lease._extension_seconds(additional_time, replace_ttl=replace_ttl))
         return True
 
     async def reacquire(self) -> Literal[True]:
@@ -233,7 +233,7 @@ class Lock:
         """
         lease, acquire_timeout_ms = self._new_lease(None, None, is_block=True)
         if self._cancels:
-            lease.scope = CancelScope()
+            lease._scope = CancelScope()
         await self._acquire(lease, acquire_timeout_ms)
         return lease
 
@@ -248,8 +248,8 @@ class Lock:
         is_cancelled_here = False
         try:
             # Also if the body has released the lease: this block must not end another one.
-            lease = self._own([one for one in self._leases if one.is_block])
-            is_cancelled_here = lease.scope is not None and lease.scope.end(exc)
+            lease = self._own([one for one in self._leases if one._is_block])
+            is_cancelled_here = lease._scope is not None and lease._scope.end(exc)
             self._forget(lease)
             await lease.close(wait=self._options.wait_for_release, ends_blocks=True)
         except RedlockError as error:

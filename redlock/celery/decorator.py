@@ -171,7 +171,7 @@ def locked(
 
             lease = client.lease(
                 [lock_key.of(args, kwargs) for lock_key in lock_keys],
-                ttl_ms=None if ttl is None else client.context.checked_ttl_ms(ttl),
+                ttl_ms=None if ttl is None else client._context.checked_ttl_ms(ttl),  # noqa: SLF001 - of this package
                 owner_label=_owner_label(task),
                 renew=True,
                 max_hold_ms=_max_hold_ms(max_hold, task),

@@ -58,8 +58,8 @@ class Stricken:
         return wrong
 
     def _first_set_is_free(self) -> bool:
-        first = self.client.context.pool._sets[0]
-        with self.client.context.pool.connections(first) as links:
+        first = self.client._context.pool._sets[0]
+        with self.client._context.pool.connections(first) as links:
             return links is first
 
     def new_places(self, work: Callable[[], object], *, files: tuple[str, ...] = ()) -> list[int]:
@@ -167,7 +167,7 @@ def test_an_exception_in_any_wait_does_no_harm(stricken: Stricken, nodes: Cluste
         )
         assert not stricken.strike(wait_in_vain, numbers)
         # A collection does nothing while another thread collects.
-        waiters = stricken.client.context.waiter_pool.local_queue
+        waiters = stricken.client._context.waiter_pool.local_queue
         eventually(lambda: gc.collect() >= 0 and not waiters.has_waiters(("held",)), "an empty queue")
     stricken.is_as_good_as_new()
 

@@ -146,7 +146,7 @@ def test_tokens_grow_from_one_to_the_next(client: Redlock) -> None:
 def test_a_delayed_release_is_sent_without_a_next_request(nodes: Cluster, client: Redlock) -> None:
     for _ in range(QUICK):
         acquire_and_release(client)
-    eventually(lambda: is_free(nodes.servers, NAME), "the last release on all nodes", within=client.ttl_ms / 2000)
+    eventually(lambda: is_free(nodes.servers, NAME), "the last release on all nodes", within=client._ttl_ms / 2000)
 
 
 def test_a_program_that_ends_has_released_everything_and_said_so(nodes: Cluster) -> None:
@@ -196,8 +196,8 @@ def test_a_client_that_is_closed_leaves_no_key_on_a_late_node(nodes: Cluster, *,
 def test_a_release_that_was_held_back_for_long_has_its_time(client: Redlock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(BackgroundReleaser, "watch", lambda *_: None)
     with client.lock(NAME, wait_for_release=False) as lease:
-        assert lease.connections is not None
-        lease.connections.releases.returns_at_once = True
+        assert lease._connections is not None
+        lease._connections.releases.returns_at_once = True
     held_back_ms = now_ms()
     eventually(lambda: now_ms() - held_back_ms > 2 * connections.RELEASE_MS, "the end of a release's time")
     assert lease.outcome() is Outcome.RELEASED
@@ -248,7 +248,7 @@ def test_a_forked_child_sends_its_delayed_releases(nodes: Cluster, client: Redlo
     def in_the_child() -> bool:
         for _ in range(QUICK):
             acquire_and_release(client, "child's own")
-        eventually(lambda: is_free(nodes.servers, "child's own"), "the last release", within=client.ttl_ms / 2000)
+        eventually(lambda: is_free(nodes.servers, "child's own"), "the last release", within=client._ttl_ms / 2000)
         return True
 
     assert in_a_fork(in_the_child) is True

@@ -60,7 +60,7 @@ def test_a_node_that_accepts_no_more_bytes_gets_them_in_order(nodes: Cluster) ->
 
     async def main(client: Redlock) -> None:
         await pairs(client)
-        state, server = client.context.parts().connections.state, nodes.servers[0]
+        state, server = client._context.parts().connections.state, nodes.servers[0]
         exchange = state.all[0].handle
         server.freeze()
         blocked = False
@@ -115,11 +115,11 @@ def test_lost_connections_are_dialled_again(nodes: Cluster) -> None:
         lock = client.lock(NAME)
         await lock.acquire()
         waiting = asyncio.create_task(client.lock(NAME).acquire(blocking_timeout=20))
-        await until(lambda: client.context.parts().waiters.local_queue.length((NAME,)), "a task waits")
+        await until(lambda: client._context.parts().waiters.local_queue.length((NAME,)), "a task waits")
         for server in nodes.servers:
             with raw(server) as redis:
                 redis.client_kill_filter(_type="normal", skipme=True)
-        connections = client.context.parts().connections.state.all
+        connections = client._context.parts().connections.state.all
         await until(lambda: not any(one.handle for one in connections), "the loop has seen the end of all connections")
         await lock.extend(1)
         await lock.release()
@@ -134,7 +134,7 @@ def test_the_loop_goes_on_while_nodes_are_dialled(nodes: Cluster) -> None:
     """Two nodes accept the connection and never answer."""
 
     async def main(client: Redlock) -> None:
-        connections = client.context.parts().connections
+        connections = client._context.parts().connections
         pairing = asyncio.create_task(pairs(client, 1))
 
         def is_dialling() -> bool:

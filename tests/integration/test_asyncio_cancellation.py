@@ -162,7 +162,7 @@ def test_a_lock_that_another_task_holds(shared: Cluster, moment: str, process: s
             tasks.clear()
             for task in done:
                 task.result()
-            parts = client.context.parts()
+            parts = client._context.parts()
             assert parts.waiters.local_queue.length((NAME,)) == 0
             assert not parts.attempts
             assert not parts.connections.executions
@@ -214,7 +214,7 @@ def test_a_woken_task_that_is_cancelled_passes_its_wake_up_on(
     """The task is cancelled between two attempts, after a wake-up without use. The node may refuse the command."""
 
     async def main(client: Redlock) -> None:
-        parts, key = client.context.parts(), wake_key("woken")
+        parts, key = client._context.parts(), wake_key("woken")
         node = waiting_order(("woken",), 5)[0]
         for server in shared.servers:
             with raw(server) as redis:
@@ -227,7 +227,7 @@ def test_a_woken_task_that_is_cancelled_passes_its_wake_up_on(
                 if is_refused:
                     redis.set(key, "no list")
 
-        monkeypatch.setattr(client.context.event_log, "retry", retry)
+        monkeypatch.setattr(client._context.event_log, "retry", retry)
         task = asyncio.create_task(client.lock("woken").acquire())
         with raw(shared.servers[node]) as redis:
             await until(lambda: redis.info("clients")["blocked_clients"], "the task waits at its node")
@@ -238,7 +238,7 @@ def test_a_woken_task_that_is_cancelled_passes_its_wake_up_on(
             if not is_refused:
                 await until(lambda: redis.llen(key) == 1, "the wake-up is there for the next waiter")
         assert parts.waiters.local_queue.length(("woken",)) == 0
-        ((_, exchange),) = parts.waiters._kept[client.context.nodes[node]]
+        ((_, exchange),) = parts.waiters._kept[client._context.nodes[node]]
         await until(lambda: not exchange._is_ignored, "the reply of the node has come")
         assert exchange.is_open is not is_refused
         assert exchange.has_answer is is_refused, "a later waiter would take the reply for a wake-up"
@@ -275,7 +275,7 @@ def test_a_storm_of_cancellations_leaves_every_lock_free(shared: Cluster) -> Non
             except asyncio.CancelledError:
                 assert task.cancelled()
         await until(lambda: all(is_free(shared.servers, f"storm:{number}") for number in range(5)), "free", within=4)
-        parts = client.context.parts()
+        parts = client._context.parts()
         assert not parts.attempts
         assert not parts.connections.executions
         assert parts.window._free == 64

@@ -100,7 +100,7 @@ def test_threads_and_asyncio_exclude_each_other(shared: Cluster) -> None:
             with threads.lock(NAME) as lease:
                 assert not await client.lock(NAME).acquire(blocking=False)
                 waiting = asyncio.create_task(client.lock(NAME).acquire())
-                await until(lambda: client.context.parts().waiters.local_queue.length((NAME,)), "the task waits")
+                await until(lambda: client._context.parts().waiters.local_queue.length((NAME,)), "the task waits")
             assert await waiting
             assert (await client.holder(NAME)).fence > 0  # type: ignore[union-attr]  # held
             assert lease.is_held is False
@@ -446,7 +446,7 @@ def test_tasks_are_served_in_the_order_of_their_arrival(shared: Cluster) -> None
 
         async with client.lock("row"):
             tasks = [asyncio.create_task(one(number)) for number in range(20)]
-            await until(lambda: client.context.parts().waiters.local_queue.length(("row",)) == 20, "all wait")
+            await until(lambda: client._context.parts().waiters.local_queue.length(("row",)) == 20, "all wait")
         await asyncio.gather(*tasks)
         return served
 
@@ -501,7 +501,7 @@ def test_addresses_of_one_server_are_refused(shared: Cluster) -> None:
 
 def test_a_client_without_a_loop_is_refused() -> None:
     with pytest.raises(RuntimeError, match="no running event loop"):
-        Redlock().context.parts()
+        Redlock()._context.parts()
 
 
 def test_without_a_quorum_the_reason_is_named() -> None:

@@ -43,7 +43,7 @@ def test_one_client_works_in_loop_after_loop(shared: Cluster) -> None:
     client, sockets = Redlock(shared.urls), open_sockets()
     fences = [asyncio.run(pair(client)) for _ in range(3)]
     assert fences == sorted(set(fences))
-    assert len(client.context._parts) == 1
+    assert len(client._context._parts) == 1
     assert open_sockets() <= sockets + 5
 
     async def end() -> None:
@@ -124,7 +124,7 @@ def test_a_fork_leaves_the_parent_its_connections(shared: Cluster) -> None:
                 # The child runs in the middle of the parent's loop, which is not its own.
                 asyncio._set_running_loop(None)
                 return [
-                    len(client.context._parts),
+                    len(client._context._parts),
                     lease.is_held,
                     asyncio.run(_denied(client)),
                     asyncio.run(pair(client, "child")) > 0,
@@ -147,7 +147,7 @@ def test_a_closed_client_ends_its_waits_with_an_error(shared: Cluster) -> None:
         lock = client.lock(NAME)
         await lock.acquire()
         waiting = [asyncio.create_task(client.lock(NAME).acquire()) for _ in range(3)]
-        await until(lambda: client.context.parts().waiters.local_queue.length((NAME,)) == 3, "all wait")
+        await until(lambda: client._context.parts().waiters.local_queue.length((NAME,)) == 3, "all wait")
         lease = lock.lease
         await client.aclose()
         with pytest.raises(RedlockError, match="client was closed"):

@@ -132,7 +132,7 @@ def test_a_cancellation_from_outside_wins(shared: Cluster, first: str) -> None:
         async def work() -> None:
             async with client.lock(NAME, ttl=9, on_lost="cancel") as lease:
                 entered.set()
-                scope = lease.scope
+                scope = lease._scope
                 assert scope is not None
                 lease._declare_lost("the test says so")
                 loop, task = asyncio.get_running_loop(), asyncio.current_task()
@@ -277,7 +277,7 @@ def test_a_loop_that_is_blocked_during_an_acquire_gets_a_lease(
         async with Redlock(shared.urls, node_timeout=0.5, ttl=1.2) as client:
             if turns is not None:
                 await client.lock(NAME).locked()
-                await until(lambda: client.context.parts().connections.state.is_ready(now_ms()), "all are connected")
+                await until(lambda: client._context.parts().connections.state.is_ready(now_ms()), "all are connected")
             lock = client.lock(NAME)
             task = asyncio.create_task(acquire(lock))
             for _ in range(turns or 0):
@@ -327,7 +327,7 @@ def test_replies_that_arrived_count_at_the_deadline(shared: Cluster, monkeypatch
 
     async def main(client: Redlock) -> None:
         assert not await client.lock(NAME).locked()
-        connections = client.context.parts().connections
+        connections = client._context.parts().connections
         execution = connections.start(inspect(NAME))
         connections.flush()
         for one in connections.state.all:
@@ -372,7 +372,7 @@ def test_leases_due_at_nearly_the_same_time_share_exchanges(shared: Cluster, mon
         leases = [await client.lock(f"shared:{number}").__aenter__() for number in range(100)]
         before, due_ms = pieces[0], now_ms() + 100
         for number, lease in enumerate(leases):
-            client.context.parts().renewal.add(lease, due_ms + number // 5)
+            client._context.parts().renewal.add(lease, due_ms + number // 5)
         await until(lambda: renewed[0] >= 300, "three renewals of each")
         assert pieces[0] - before < renewed[0] / 2, "a piece on each of five connections for each renewal is ten times"
         assert not any(lease.is_lost for lease in leases)
@@ -386,7 +386,7 @@ def test_many_leases_that_are_due_at_once_lose_no_connection(shared: Cluster, mo
 
     async def main(client: Redlock) -> None:
         leases = [await client.lock(f"many:{number}").__aenter__() for number in range(150)]
-        connections = client.context.parts().connections.state.all
+        connections = client._context.parts().connections.state.all
         handles = [one.handle for one in connections]
         time.sleep(1.1)  # noqa: ASYNC251 - the loop is blocked on purpose
         for module in (connection, connections_module):

@@ -303,7 +303,7 @@ def test_nodes_with_passwords_work_and_reveal_nothing(caplog: pytest.LogCaptureF
         with Redlock([f"{url}?password={CANARY}" for url in nodes.urls]) as client:
             with client.lock(NAME) as lease:
                 assert lease.is_held
-                assert_no_secret(repr(client), repr(lease), repr(client.context.pool.nodes), str(client.holder(NAME)))
+                assert_no_secret(repr(client), repr(lease), repr(client._context.pool.nodes), str(client.holder(NAME)))
             for server in nodes.servers:
                 server.kill()
             with pytest.raises(QuorumUnavailable) as caught:

@@ -200,7 +200,7 @@ def test_the_life_of_a_lock_leaves_no_trace_of_the_secret(
         said.extend(task_registry.TASK_LOCKS.listed())
 
     with caplog.at_level(logging.DEBUG), settings.client() as client:
-        figures = metrics.start_counting([node.label for node in client.context.pool.nodes])
+        figures = metrics.start_counting([node.label for node in client._context.pool.nodes])
         with client.lock("name") as lease:
             target = force_release.target(client, "name")
             assert target is not None

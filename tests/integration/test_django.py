@@ -177,6 +177,6 @@ def test_values_that_django_evaluates_late_are_read() -> None:
                   late(lambda: ["a:1", "b:1", "c:1"])):  # fmt: skip
         app = Celery(set_as_current=False)
         app.conf.update(redlock_nodes=nodes, redlock_ttl=late(lambda: 2.0), redlock_max_ttl=text("9"))
-        assert [node.label for node in client_for(app).context.pool.nodes] == ["a:1", "b:1", "c:1"]
+        assert [node.label for node in client_for(app)._context.pool.nodes] == ["a:1", "b:1", "c:1"]
         assert (of_conf(app.conf).ttl, of_conf(app.conf).max_ttl) == (2.0, 9.0)
     assert of_conf({"redlock_heartbeat_file": Path("here")}).heartbeat_file == "here"

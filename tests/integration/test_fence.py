@@ -284,7 +284,7 @@ def test_a_refused_client_has_learnt_the_holders_token(nodes: Cluster, monkeypat
             assert behind.lock(NAME).acquire(blocking=False) is False
             fence = lease.fence
 
-        assert behind.context.proposal((NAME,), 0) > fence
+        assert behind._context.proposal((NAME,), 0) > fence
 
 
 def test_extending_and_reacquiring_keep_the_token(client: Redlock) -> None:

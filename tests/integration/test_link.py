@@ -145,7 +145,7 @@ def test_dropped_connections_close_without_a_warning(nodes: Cluster) -> None:
     with Redlock(nodes.urls) as client:
         with client.lock("name"):
             pass
-        pool = client.context.pool
+        pool = client._context.pool
         exchanges = [weakref.ref(one.handle) for one in pool._sets[0].state.all]
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")

@@ -729,7 +729,7 @@ def test_an_acquisition_interrupted_at_its_end_is_undone(
         patch.setattr(LockEventLog, "acquired", strike)
         lease.acquire(0)
     assert not lease.is_held
-    eventually(lambda: is_free(nodes.servers, NAME), "its cancellation", within=client.ttl_ms / 2000)
+    eventually(lambda: is_free(nodes.servers, NAME), "its cancellation", within=client._ttl_ms / 2000)
     with client.lock(NAME, blocking=False):
         pass
 

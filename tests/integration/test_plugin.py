@@ -227,7 +227,7 @@ def test_the_asyncio_client_is_closed_with_its_test(pytester: pytest.Pytester) -
             pytest.loop, pytest.client = loop, redlock_async_client
 
         def test_after_the_test():
-            assert not pytest.client.context._parts
+            assert not pytest.client._context._parts
             pytest.loop.close()
             gc.collect()
         """

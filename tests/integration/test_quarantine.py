@@ -189,7 +189,7 @@ def test_a_rejected_client_works_once_the_nodes_accept_it(nodes: Cluster, brief:
         with pytest.raises(ConfigurationError, match="all clients must agree"):
             other.lock("y").acquire()
         for server in nodes.servers:
-            reject(server, other.context.pool.codec.fingerprint)
+            reject(server, other._context.pool.codec.fingerprint)
         assert other.lock("y").acquire(blocking=False)
 
 
@@ -216,7 +216,7 @@ def test_a_minority_that_rejects_has_no_vote_and_is_logged(
 
 def _agrees(client: Redlock, server: Server) -> bool:
     with client.lock("probe"):
-        return record(server, "fingerprint") == client.context.pool.codec.fingerprint
+        return record(server, "fingerprint") == client._context.pool.codec.fingerprint
 
 
 def test_a_rejecting_node_and_two_dead_nodes_are_no_quorum(nodes: Cluster, brief: Redlock) -> None:

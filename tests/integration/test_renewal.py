@@ -269,7 +269,7 @@ def test_many_leases_are_renewed_in_few_exchanges(nodes: Cluster, monkeypatch: p
         # Leases that are taken one after the other are due one after the other; these are due at once.
         due_ms = now_ms() + 100
         for lease in leases:
-            client.context.renewal.add(lease, due_ms)
+            client._context.renewal.add(lease, due_ms)
         eventually(lambda: renewed[0] >= 300, "three renewals of each")
         pieces = sent() - before
         assert pieces < 5 * renewed[0] / 2, "a piece on each of five connections for each renewal is five times as many"
@@ -346,7 +346,7 @@ def test_an_on_lost_that_exits_ends_no_renewal(nodes: Cluster, brief: Redlock) -
 def test_a_lease_that_is_due_earlier_wakes_the_thread(brief: Redlock) -> None:
     """The second renewed lease of a process: the thread sleeps, for longer than this one lasts."""
     with brief.lock("long", ttl=1.0), brief.lock("gone", ttl=1.0):
-        sleeping = brief.context.renewal._background
+        sleeping = brief._context.renewal._background
         eventually(lambda: sleeping._wakes_ms < now_ms() + 1_000, "a thread that sleeps")
         with brief.lock("brief", ttl=0.21) as lease:
             outlive(lease, 4)
@@ -381,8 +381,8 @@ def test_a_loss_that_cannot_be_reported_ends_no_other(brief: Redlock, monkeypatc
     due_ms = now_ms() + 50
     for lease in (unlucky, *leases):
         # All in one batch, this one first.
-        brief.context.renewal.add(lease, due_ms)
-    monkeypatch.setattr(unlucky, "report_loss", fail)
+        brief._context.renewal.add(lease, due_ms)
+    monkeypatch.setattr(unlucky, "_report_loss", fail)
     eventually(lambda: failures, "a report that fails")
     outlive(leases[0], 2, *leases[1:])
     for lease in leases:
@@ -428,9 +428,9 @@ def test_a_frozen_node_ends_no_lease_of_many_threads(nodes: Cluster) -> None:
         for lease in leases:
             lease.acquire(0)
             # In use, as by another thread: the next lease is taken on connections of its own.
-            others.enter_context(client.context.pool.connections(lease.connections))
+            others.enter_context(client._context.pool.connections(lease._connections))
         others.close()
-        assert len({lease.connections for lease in leases}) == len(leases)
+        assert len({lease._connections for lease in leases}) == len(leases)
         nodes.servers[0].freeze()
         for _ in range(2):
             deadlines = [now_ms() + lease.remaining() * 1000 for lease in leases]

@@ -52,7 +52,7 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> Events:
 
 def test_a_wait_before_the_first_attempt_is_visible(client: Redlock, rival: Redlock, heard: Events) -> None:
     """After a recent wait a client joins the queue before its first attempt."""
-    client.context.waiter_pool.remember((NAME,), 60, 10_000)
+    client._context.waiter_pool.remember((NAME,), 60, 10_000)
     with rival.lock(NAME), pytest.raises(LockContended):
         client.lease(NAME, owner_label="me").acquire(50)
     assert [event for event, _ in heard] == ["waiting", "refused", "wait-ended"]
@@ -63,7 +63,7 @@ def test_a_wait_before_the_first_attempt_is_visible(client: Redlock, rival: Redl
 
 def test_a_caller_that_tries_once_does_not_wait(client: Redlock, rival: Redlock, heard: Events) -> None:
     for lately in (0, 60):
-        client.context.waiter_pool.remember((NAME,), lately, 10_000)
+        client._context.waiter_pool.remember((NAME,), lately, 10_000)
         with rival.lock(NAME), pytest.raises(LockContended):
             client.lease(NAME).acquire(0)
     assert [event for event, _ in heard] == ["refused"] * 2
@@ -74,15 +74,15 @@ def test_a_wait_ends_when_the_lock_is_acquired(client: Redlock, rival: Redlock, 
     holder.acquire(0)
     thread = threading.Thread(target=lambda: waiter.acquire(None))
     thread.start()
-    eventually(client.context.waits.pending, "the wait")
-    (wait,) = client.context.waits.pending()
+    eventually(client._context.waits.pending, "the wait")
+    (wait,) = client._context.waits.pending()
     assert (wait.resource, wait.owner_label) == (NAME, "waiter")
     assert wait.since > 0
-    assert client.context.waits.holder((NAME,), 5_000).startswith("holder (")
+    assert client._context.waits.holder((NAME,), 5_000).startswith("holder (")
     holder.release()
     thread.join()
-    assert not client.context.waits.pending()
-    assert heard[0][1]["holder"] == client.context.waits.holder((NAME,), 5_000)
+    assert not client._context.waits.pending()
+    assert heard[0][1]["holder"] == client._context.waits.holder((NAME,), 5_000)
     assert heard[-1] == ("wait-ended", {**heard[-1][1], "owner_label": "waiter", "acquired": True})
     waiter.release()
 
@@ -114,7 +114,7 @@ def test_a_wait_ends_when_it_is_interrupted(nodes: Cluster, client: Redlock, riv
     finally:
         thread.join()
         signal.signal(signal.SIGUSR1, before)
-    assert not client.context.waits.pending()
+    assert not client._context.waits.pending()
     assert heard[-1][0] == "wait-ended"
     assert not heard[-1][1]["acquired"]
 
@@ -129,15 +129,15 @@ def test_threads_of_a_process_have_positions(client: Redlock, rival: Redlock, he
 
     with rival.lock(NAME):
         threads = [threading.Thread(target=wait) for _ in range(3)]
-        local_queue = client.context.waiter_pool.local_queue
+        local_queue = client._context.waiter_pool.local_queue
         for number, thread in enumerate(threads, 1):
             thread.start()
             eventually(lambda number=number: local_queue.length((NAME,)) == number, "its place")  # type: ignore[misc]  # binds the number
         assert began() == [1, 2, 3]
-        assert len(client.context.waits.pending()) == 3
+        assert len(client._context.waits.pending()) == 3
     for thread in threads:
         thread.join()
-    assert not client.context.waits.pending()
+    assert not client._context.waits.pending()
 
 
 def seen(nodes: Cluster, prefix: str = "") -> list[tuple[str, int, str]]:
@@ -159,7 +159,7 @@ def waiting(client: Redlock, *owner_labels: str) -> Iterator[None]:
     threads = [threading.Thread(target=wait, args=(owner_label,)) for owner_label in owner_labels]
     for number, thread in enumerate(threads, 1):
         thread.start()
-        eventually(lambda number=number: len(client.context.waits.pending()) == number, "the wait")  # type: ignore[misc]  # binds the number
+        eventually(lambda number=number: len(client._context.waits.pending()) == number, "the wait")  # type: ignore[misc]  # binds the number
     yield
     for thread in threads:
         thread.join()
@@ -181,7 +181,7 @@ def test_the_nodes_report_each_waiter_until_its_end(nodes: Cluster, client: Redl
 def test_a_waiter_is_reported_where_its_node_goes_down(nodes: Cluster, client: Redlock, rival: Redlock) -> None:
     lease = rival.lease(NAME, owner_label="holder", renew=True)
     lease.acquire(0)
-    node = client.context.waiter_pool.node_for((NAME,))
+    node = client._context.waiter_pool.node_for((NAME,))
     assert node is not None
     with waiting(client, "waiter"):
         eventually(lambda: seen(nodes) == [("waiter", 1, "holder")], "the waiter", every=0.1)

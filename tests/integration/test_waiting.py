@@ -263,7 +263,7 @@ def test_the_threads_of_a_process_are_one_waiter_in_a_fair_queue(nodes: Cluster,
     for number in range(6):
         threads.append(in_a_thread(lambda number=number: wait(number)))  # type: ignore[misc]  # binds the number
         eventually(
-            lambda: client.context.waiter_pool.local_queue.length(("x",)) == len(threads), "one more in the line"
+            lambda: client._context.waiter_pool.local_queue.length(("x",)) == len(threads), "one more in the line"
         )
     eventually(lambda: waiting(nodes.servers) == 1, "a waiter that blocks")
     first.release()
@@ -285,7 +285,7 @@ def test_a_queued_thread_that_times_out_gets_the_holder(client: Redlock, nodes: 
         told.append(caught.value)
 
     in_a_thread(wait_briefly).join()
-    assert client.context.waiter_pool.local_queue.length(("x",)) == 1
+    assert client._context.waiter_pool.local_queue.length(("x",)) == 1
     assert "MainThread" in str(told[0])
     holder.release()
     for thread in threads:
@@ -320,16 +320,16 @@ def test_without_other_waiters_a_wake_up_is_found_at_once(client: Redlock, monke
     lock = client.lock("x", blocking_timeout=30)
     assert lock.acquire()
     lock.release()
-    client.context.waiter_pool.remember(lock.names, 5, 60_000)
+    client._context.waiter_pool.remember(lock.names, 5, 60_000)
     for _ in range(3):
         assert lock.acquire()
         lock.release()
-    assert not client.context.waiter_pool.last_wait_ms(lock.names)
+    assert not client._context.waiter_pool.last_wait_ms(lock.names)
 
 
 def test_without_a_wait_the_nodes_are_asked_at_once(client: Redlock) -> None:
     lock = client.lock("x", blocking=False)
-    client.context.waiter_pool.remember(lock.names, 5, 60_000)
+    client._context.waiter_pool.remember(lock.names, 5, 60_000)
     assert lock.acquire()
     lock.release()
 
@@ -339,13 +339,13 @@ def test_a_forked_child_inherits_no_queue_and_no_connections(nodes: Cluster, cli
     with Redlock(nodes.urls) as rival, rival.lock(names):
         assert not client.lock(names, blocking_timeout=0.3).acquire(), "this leaves a connection for the next wait"
         waiting = in_a_thread(lambda: client.lock(names, blocking_timeout=30.0).acquire())
-        eventually(lambda: client.context.waiter_pool.local_queue.has_waiters(names), "a thread in the queue")
+        eventually(lambda: client._context.waiter_pool.local_queue.has_waiters(names), "a thread in the queue")
 
         def in_the_child() -> list[object]:
-            kept = sum(map(len, client.context.waiter_pool._kept.values()))
+            kept = sum(map(len, client._context.waiter_pool._kept.values()))
             return [
                 kept,
-                client.context.waiter_pool.local_queue.has_waiters(names),
+                client._context.waiter_pool.local_queue.has_waiters(names),
                 client.lock(names, blocking_timeout=0.3).acquire(),
             ]
 

@@ -44,7 +44,7 @@ class Trial:
     """An acquisition whose effects the test performs."""
 
     def __init__(self, client: Redlock, timeout_ms: int | None = 5_000) -> None:
-        self.context = client.context
+        self.context = client._context
         self.granted: list[tuple[Grant, Any, int]] = []
         self.undone = 0
         acquisition = Acquisition(
@@ -108,7 +108,7 @@ class Trial:
 def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[Redlock]:
     with Redlock(["h:1", "h:2", "h:3", "h:4", "h:5"]) as made:
         # Its thread would dial the nodes.
-        monkeypatch.setattr(made.context.waits.publisher, "wake", lambda: None)
+        monkeypatch.setattr(made._context.waits.publisher, "wake", lambda: None)
         yield made
 
 
@@ -141,7 +141,7 @@ def test_a_denied_attempt_waits_for_a_wake_up_and_is_woken(client: Redlock) -> N
     assert trial.command.token != first.token, "each attempt has its own token"
     assert not trial.is_queued
     assert not borrowed.is_closed, "the connection is kept for the next waiter"
-    assert client.context.waiter_pool.borrow(trial.context.waiter_pool.node_for(NAMES), 0) is borrowed
+    assert client._context.waiter_pool.borrow(trial.context.waiter_pool.node_for(NAMES), 0) is borrowed
 
 
 def test_the_second_waiter_of_a_process_awaits_its_turn(client: Redlock) -> None:
@@ -257,14 +257,14 @@ def test_a_reserved_lock_is_taken_after_the_reservation(client: Redlock) -> None
     trial = Trial(client, 0)
     reserved = Vote(Kind.DENIED, 0, "", 40)
     effect = trial.attempt(*[reserved] * 5)
-    assert effect == Sleep(client.context.reserve_ms / 1000)
+    assert effect == Sleep(client._context.reserve_ms / 1000)
     assert type(trial.send()) is TakeConnections
     trial.is_over(*[granted()] * 5)
     assert trial.command.woken
 
 
 def test_a_lock_that_was_waited_for_is_queued_for_at_first(client: Redlock) -> None:
-    client.context.waiter_pool.remember(NAMES, 2_000, 60_000)
+    client._context.waiter_pool.remember(NAMES, 2_000, 60_000)
     trial = Trial(client)
     trial.wait()
     trial.send([WAKE_KEY, b"1"])
@@ -305,4 +305,4 @@ def test_an_attempt_ends_two_node_timeouts_after_the_limit(client: Redlock) -> N
     assert type(bounded) is type(unbounded) is TakeConnections
     assert unbounded.until_ms is None
     assert bounded.until_ms is not None
-    assert before_ms <= bounded.until_ms - 700 - 2 * client.context.node_timeout_ms <= now_ms()
+    assert before_ms <= bounded.until_ms - 700 - 2 * client._context.node_timeout_ms <= now_ms()

@@ -134,7 +134,7 @@ EVERY_FORM = pytest.mark.parametrize(
 @EVERY_FORM
 def test_a_setting_is_read(app: Celery, form: Callable[[Celery, str], str]) -> None:
     written = form(app, "nodes")
-    assert [node.label for node in client_for(app).context.pool.nodes] == NODES
+    assert [node.label for node in client_for(app)._context.pool.nodes] == NODES
     assert settings_of(app).origins == {"nodes": f"{written} in app.conf"}
 
 
@@ -182,7 +182,7 @@ def test_a_change_after_the_first_use_makes_a_new_client(app: Celery) -> None:
     app.conf.redlock_nodes = tuple(NODES)
     assert client_for(app) is first, "nothing of ours has changed"
     app.conf.update(redlock_nodes=["d:1", *NODES[1:]], redlock_prefix="p:")
-    assert client_for(app).context.pool.nodes[0].label == "d:1"
+    assert client_for(app)._context.pool.nodes[0].label == "d:1"
     app.conf.redlock_tttl = 1
     with pytest.raises(ConfigurationError, match="redlock_tttl is no setting"):
         client_for(app)

@@ -44,4 +44,4 @@ def test_memory_is_bounded_and_the_first_are_forgotten() -> None:
 
 def test_a_proposal_counts_for_half_of_max_ttl() -> None:
     """The other half is for clocks that are wrong: a node that lost its fences votes again after `max_ttl`."""
-    assert Redlock(ttl=5.0, max_ttl=10.0).context.fresh_ms == 5_000
+    assert Redlock(ttl=5.0, max_ttl=10.0)._context.fresh_ms == 5_000

@@ -25,7 +25,7 @@ class FakeLease:
     def __init__(self, *names: str, client: str = "one", left: float = 1.0) -> None:
         self.names = names
         self.is_held = True
-        self.claims = frozenset((client, name) for name in names)
+        self._claims = frozenset((client, name) for name in names)
         self.left = left
 
     def remaining(self) -> float:

@@ -30,7 +30,7 @@ def test_a_deadline_beyond_the_ttl_does_not_end_renewal(ahead_ms: int, monkeypat
     now = now_ms()
     monkeypatch.setattr("redlock._locking.lease_steps.now_ms", lambda: now)
     lease = held_until(deadline_ms(5_000, now) + ahead_ms)
-    assert isinstance(next(lease.renewing(LINKS)).command, Extend)
+    assert isinstance(next(lease._renewal(LINKS)).command, Extend)
     assert not lease._stopped
 
 
@@ -39,7 +39,7 @@ def test_renewal_ends_where_max_hold_ends(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("redlock._locking.lease_steps.now_ms", lambda: now)
     lease = held_until(deadline_ms(5_000, now), max_hold_ms=5_000, taken_ms=now)
     with pytest.raises(StopIteration) as ended:
-        next(lease.renewing(LINKS))
+        next(lease._renewal(LINKS))
     assert ended.value.value == deadline_ms(5_000, now), "it looks again when the deadline has come"
     assert "max_hold" in lease._stopped
 
@@ -48,4 +48,4 @@ def test_an_extension_by_hand_within_max_hold_is_renewed(monkeypatch: pytest.Mon
     now = now_ms()
     monkeypatch.setattr("redlock._locking.lease_steps.now_ms", lambda: now)
     lease = held_until(now + 8_000, max_hold_ms=20_000)
-    assert isinstance(next(lease.renewing(LINKS)).command, Extend)
+    assert isinstance(next(lease._renewal(LINKS)).command, Extend)

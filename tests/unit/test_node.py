@@ -162,7 +162,7 @@ def test_a_new_client_dials_no_node_and_starts_no_thread() -> None:
         client.lock("x")
         client.lease("x")
         assert threading.active_count() == before
-        assert not any(node.error for node in client.context.pool.nodes)
+        assert not any(node.error for node in client._context.pool.nodes)
 
 
 def test_a_node_that_is_up_is_dialled_at_any_time() -> None:

@@ -28,18 +28,18 @@ LATE = "renewal-late"
 class Given:
     """The part of a lease that the schedule reads."""
 
-    connections: ConnectionSet | None = None
+    _connections: ConnectionSet | None = None
 
     def __init__(self, resource: str = "x", *, ttl_ms: int = 3_000, is_renewed: bool = True) -> None:
-        self.resource, self.ttl_ms, self.is_renewed = resource, ttl_ms, is_renewed
+        self.resource, self.ttl_ms, self._is_renewed = resource, ttl_ms, is_renewed
         self.is_held = True
         self.reports = 0
 
-    def renewing(self, connections: ConnectionSet | None) -> Steps[int | None]:  # noqa: ARG002 - see below
+    def _renewal(self, connections: ConnectionSet | None) -> Steps[int | None]:  # noqa: ARG002 - see below
         """Not used here."""
         raise AssertionError
 
-    def report_loss(self) -> None:
+    def _report_loss(self) -> None:
         """Count the reports."""
         self.reports += 1
 

@@ -49,9 +49,9 @@ def test_every_field_can_be_set_both_ways_and_makes_a_client() -> None:
     large = read(Settings, {f"REDLOCK_{name.upper()}": str(value) for name, value in values.items()}, "REDLOCK_")
     assert small == large == Settings(**values)  # type: ignore[arg-type]  # each has its own type
     client = small.client()
-    assert client.ttl_ms == 2_000
-    assert [node.timeout_ms for node in client.context.pool.nodes] == [50] * 3
-    assert "max_ttl=8s prefix='p:'" in client.context.pool.codec.fingerprint
+    assert client._ttl_ms == 2_000
+    assert [node.timeout_ms for node in client._context.pool.nodes] == [50] * 3
+    assert "max_ttl=8s prefix='p:'" in client._context.pool.codec.fingerprint
 
 
 def test_names_without_the_prefix_are_ignored() -> None:
@@ -90,9 +90,9 @@ def test_nodes_that_are_not_text_are_refused_with_the_name(value: object) -> Non
 )
 def test_nodes_are_a_list_a_tuple_or_text_with_blanks(value: object) -> None:
     settings = read(Settings, {"redlock_nodes": value}, "redlock_")
-    assert [node.label for node in settings.client().context.pool.nodes] == ["a:1", "b:1", "c:1"]
+    assert [node.label for node in settings.client()._context.pool.nodes] == ["a:1", "b:1", "c:1"]
     if isinstance(value, str):
-        assert [node.label for node in Redlock(value).context.pool.nodes] == ["a:1", "b:1", "c:1"]
+        assert [node.label for node in Redlock(value)._context.pool.nodes] == ["a:1", "b:1", "c:1"]
 
 
 def test_a_comma_in_a_listed_address_does_not_split_it() -> None:
@@ -233,14 +233,14 @@ def test_celerys_configuration_wins_over_the_environment(monkeypatch: pytest.Mon
     app = Celery(set_as_current=False)
     app.conf.redlock_nodes = ["a:1", "b:1", "c:1"]
     client = client_for(app)
-    assert [node.label for node in client.context.pool.nodes] == ["a:1", "b:1", "c:1"]
-    assert client.ttl_ms == 2_000
+    assert [node.label for node in client._context.pool.nodes] == ["a:1", "b:1", "c:1"]
+    assert client._ttl_ms == 2_000
     assert client_for(app) is client
 
 
 def test_the_environment_fills_gaps_in_celerys_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REDLOCK_TTL", "2")
-    assert client_for(Celery(set_as_current=False)).ttl_ms == 2_000
+    assert client_for(Celery(set_as_current=False))._ttl_ms == 2_000
 
 
 def test_two_apps_have_clients_of_their_own() -> None:

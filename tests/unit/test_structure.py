@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 
 import redlock
+import redlock.asyncio
 
 ROOT = Path(__file__).parents[2]
 MODULES = sorted(path for package in ("redlock", "tasks", "workers") for path in (ROOT / package).rglob("*.py"))
+NODES = [f"redis://127.0.0.1:{port}" for port in range(1, 6)]
 PUBLIC_PACKAGES = ("asyncio", "celery", "fencing", "testing")
 
 
@@ -35,6 +37,38 @@ def test_the_public_names_are_this_list() -> None:
         "Stale",
     ]
     assert all(hasattr(redlock, name) for name in redlock.__all__)
+
+
+_LOCK = "acquire extend fence lease locked name names owned reacquire release"
+_LEASE = (
+    "acquire close ensure_valid extend fence is_held is_lost names outcome owner release remaining resource rounds "
+    "ttl_ms waited_ms"
+)
+
+
+def test_the_public_attributes_are_these_lists() -> None:
+    with redlock.Redlock(NODES) as client:
+        found = {
+            "client": client,
+            "lock": client.lock("x"),
+            "lease": client.lease("x"),
+            "asyncio client": redlock.asyncio.Redlock(NODES),
+            "asyncio lock": redlock.asyncio.Redlock(NODES).lock("x"),
+            "asyncio lease": redlock.asyncio.Lease,
+        }
+        assert {name: " ".join(public(one)) for name, one in found.items()} == {
+            "client": "close holder lease lock observe_fence",
+            "lock": _LOCK,
+            "lease": _LEASE,
+            "asyncio client": "aclose holder lock observe_fence",
+            "asyncio lock": _LOCK,
+            "asyncio lease": _LEASE.replace(" names", "").replace(" ttl_ms", ""),
+        }
+
+
+def public(one: object) -> list[str]:
+    """The names without a leading underscore."""
+    return [name for name in dir(one) if not name.startswith("_")]
 
 
 @pytest.mark.parametrize("name", PUBLIC_PACKAGES)

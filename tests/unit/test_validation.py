@@ -71,8 +71,8 @@ def test_the_other_times_are_checked_as_the_ttl_is(option: str, value: object) -
 
 
 def test_times_are_rounded_down_and_never_to_nothing() -> None:
-    assert Redlock(ttl=1.0009).ttl_ms == 1_000
-    assert Redlock(node_timeout=0.000_001).context.pool.nodes[0].timeout_ms == 1
+    assert Redlock(ttl=1.0009)._ttl_ms == 1_000
+    assert Redlock(node_timeout=0.000_001)._context.pool.nodes[0].timeout_ms == 1
 
 
 @pytest.mark.parametrize("value", [0, -1, "5", float("nan"), True])
@@ -159,7 +159,7 @@ def test_an_address_that_is_no_text_is_pointed_at(nodes: object) -> None:
 
 def test_nodes_may_be_one_text_with_commas() -> None:
     client = Redlock("redis://a:1, redis://b:2,redis://c:3")
-    assert [node.label for node in client.context.pool.nodes] == ["a:1", "b:2", "c:3"]
+    assert [node.label for node in client._context.pool.nodes] == ["a:1", "b:2", "c:3"]
 
 
 def test_a_node_listed_twice_is_refused_by_name() -> None:
@@ -203,7 +203,7 @@ def test_a_wait_that_is_no_number_of_seconds_is_refused(value: object) -> None:
 
 def test_the_shortest_node_timeout_still_reserves_a_lock() -> None:
     """Redis refuses an expiry of 0 ms, and the script ends after the first name."""
-    call = Redlock(node_timeout=0.001).context.pool.codec.script_call(Release(("x", "y"), "token", 1_000))
+    call = Redlock(node_timeout=0.001)._context.pool.codec.script_call(Release(("x", "y"), "token", 1_000))
     assert int(call.arguments[-1]) >= 1
 
 
