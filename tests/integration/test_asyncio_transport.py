@@ -43,7 +43,7 @@ def test_a_denial_that_has_arrived_needs_no_cancel(shared: Cluster, monkeypatch:
 
     async def main(client: Redlock) -> None:
         async with client.lock(NAME):
-            connections = client.context.parts().connections
+            connections = client._context.parts().connections
             await until(lambda: connections.state.is_ready(now_ms()), "all are connected")
             begun: list[Round] = []
             begin = connections.state.begin
@@ -66,7 +66,7 @@ def test_a_denial_that_has_arrived_needs_no_cancel(shared: Cluster, monkeypatch:
 @pytest.mark.parametrize("awaited", ["dials", "replies"])
 def test_a_round_ends_at_once_when_its_client_is_closed(shared: Cluster, awaited: str) -> None:
     async def main(client: Redlock) -> None:
-        connections = client.context.parts().connections
+        connections = client._context.parts().connections
         if awaited == "replies":
             assert not await client.lock(NAME).locked()
             await until(lambda: connections.state.is_ready(now_ms()), "all are connected")
@@ -133,7 +133,7 @@ def test_a_connection_that_takes_half_a_request_has_failed() -> None:
 
 def test_a_kept_connection_that_failed_serves_no_waiter(shared: Cluster) -> None:
     async def main(client: Redlock) -> None:
-        waiters, node = client.context.parts().waiters, client.context.nodes[0]
+        waiters, node = client._context.parts().waiters, client._context.nodes[0]
         kept = await waiters.borrow(node, 10)
         assert kept is not None
         waiters.give_back(node, kept)

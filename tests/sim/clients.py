@@ -70,7 +70,7 @@ class Client(Machine):
                 max_ttl=self.max_ttl_ms / 1000,
                 node_timeout=min(self.options.timeout_ms, self.ttl_ms // 3) / 1000,
             )
-        self.redlock.context.event_log = self.schedule.observer(self)
+        self.redlock._context.event_log = self.schedule.observer(self)
         self._work(errors)
 
     def _work(self, errors: Any) -> None:  # noqa: ANN401 - a module of the simulated package
@@ -200,7 +200,7 @@ class Timed:
 
     def __init__(self, client: Client, lock: Lock, timeout_ms: int | None) -> None:
         self._client, self._lock, self._timeout_ms = client, lock, timeout_ms
-        self._node_timeout_ms = client.redlock.context.node_timeout_ms
+        self._node_timeout_ms = client.redlock._context.node_timeout_ms
 
     def __enter__(self) -> HeldLease:
         client = self._client
@@ -270,4 +270,4 @@ def observer(base: Any, client: Client) -> Any:  # noqa: ANN401 - a class of the
             client.world.note("released", client.name, grant.fence, outcome.value)
             super().released(resource, grant, outcome)
 
-    return Observer(client.redlock.context.nodes)
+    return Observer(client.redlock._context.nodes)
