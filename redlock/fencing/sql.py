@@ -16,8 +16,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from redlock.errors import ConfigurationError
-from redlock.fencing import _fence
-from redlock.fencing._fence import FencedLease, FencedSection
+from redlock.fencing import _arguments, _fence, _nested
+from redlock.fencing._arguments import FencedLease
+from redlock.fencing._fence import FencedSection
 from redlock.fencing._statements import DIALECTS
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class fenced:  # noqa: N801 - used as a function, as `contextlib.suppress` is
         Stale: A larger token was committed before; nothing was written.
         LockLost: The lease had expired when the block was entered.
         ConfigurationError: The session is in a transaction, in autocommit mode or read-only, or the tables are missing.
+            Or the block is inside another fenced block, and one of the two has no operation id.
 
     Example:
         >>> from sqlalchemy import create_engine, text
@@ -77,24 +79,24 @@ class fenced:  # noqa: N801 - used as a function, as `contextlib.suppress` is
         self._lease = lease
         self._operation = operation
         self._lock_timeout = lock_timeout
-        self._passed: _fence.Passed | None = None
+        self._passed: tuple[_fence.Passed, _nested.Block] | None = None
 
     def __enter__(self) -> FencedSection:
         if _is_async(self._session):
             raise ConfigurationError(
                 f"{type(self._session).__name__} works with asyncio; write `async with fenced(...)`"
             )
-        given = _fence.checked(self._lease, self._operation, self._lock_timeout)
+        given = _arguments.checked(self._lease, self._operation, self._lock_timeout)
         passed = _fence.enter(_transaction(self._session), given)
-        self._passed = passed
+        self._passed = passed, _nested.Block(given)
         return passed.section
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        passed, self._passed = self._passed, None
-        assert passed is not None, "__enter__ comes first"
-        passed.leave(exc)
+        passed, block = self._entered()
+        with block.ending(exc):
+            passed.leave(exc)
 
     async def __aenter__(self) -> FencedSection:
         if not _is_async(self._session):
@@ -102,17 +104,22 @@ class fenced:  # noqa: N801 - used as a function, as `contextlib.suppress` is
                 f"{type(self._session).__name__} cannot be fenced with `async with`; that needs {_ASYNC}; "
                 f"`with` needs {_SUPPORTED}"
             )
-        given = _fence.checked(self._lease, self._operation, self._lock_timeout)
+        given = _arguments.checked(self._lease, self._operation, self._lock_timeout)
         passed: _fence.Passed = await self._session.run_sync(lambda one: _fence.enter(_transaction(one), given))
-        self._passed = passed
+        self._passed = passed, _nested.Block(given)
         return passed.section
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        passed, self._passed = self._passed, None
-        assert passed is not None, "__aenter__ comes first"
-        await self._session.run_sync(lambda _: passed.leave(exc))
+        passed, block = self._entered()
+        with block.ending(exc):
+            await self._session.run_sync(lambda _: passed.leave(exc))
+
+    def _entered(self) -> tuple[_fence.Passed, _nested.Block]:
+        entered, self._passed = self._passed, None
+        assert entered is not None, "the block was entered"
+        return entered
 
 
 def _is_async(session: object) -> bool:

@@ -128,11 +128,11 @@ def test_a_cancelled_wait_leaves_no_transaction(engine: Engine) -> None:
 
     async def main(made: AsyncEngine) -> None:
         async def wait(session: AsyncSession) -> None:
-            async with fenced(session, LATER):
+            async with fenced(session, LATER, operation="second"):
                 pytest.fail("the body must not run")
 
         async with AsyncSession(made) as first, AsyncSession(made) as second:
-            async with fenced(first, LEASE):
+            async with fenced(first, LEASE, operation="first"):
                 task = asyncio.create_task(wait(second))
                 # InnoDB shows a new list only after a tenth of a second without a query.
                 await asyncio.to_thread(eventually, waits, "a holder that waits for the row", every=0.2)

@@ -15,14 +15,16 @@ from tests.integration.tools import ROOT
 if TYPE_CHECKING:
     from pathlib import Path
 
-TESTS = 17
+TESTS = 26
 PROJECT = ROOT / "tests" / "integration" / "apps" / "django_fence.py"
 
 
 def check(default: dict[str, Any]) -> None:
-    """Run the project's tests with this database, a lagging replica beside it; they have to pass."""
+    """Run the project's tests with this database, with a replica and another database beside it; they have to pass."""
+    name = f"{default['NAME']}_other"
+    other = default | {"NAME": name} | ({"TEST": {"NAME": name}} if "TEST" in default else {})
     done = subprocess.run(
-        [sys.executable, str(PROJECT), json.dumps({"default": default, "replica": default})],
+        [sys.executable, str(PROJECT), json.dumps({"default": default, "replica": default, "other": other})],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,

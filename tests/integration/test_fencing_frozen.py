@@ -15,6 +15,7 @@ from redlock.fencing.sql import fenced
 from tests.integration.fence_adapters import Account
 
 FROZEN, NEXT = Lease(7, "frozen"), Lease(8, "next")
+"""Both holders are in one thread, where a block inside another block needs an operation id."""
 
 
 def add_one(session: Session) -> None:
@@ -33,13 +34,13 @@ def balance(engine: Engine) -> int:
 )
 def test_lock_timeout_ends_the_wait_for_a_frozen_holder(engine: Engine, seconds: float, code: str) -> None:
     with Session(engine) as frozen, Session(engine) as session:
-        with fenced(frozen, FROZEN):
+        with fenced(frozen, FROZEN, operation="frozen"):
             add_one(frozen)
-            with pytest.raises(DBAPIError) as caught, fenced(session, NEXT, lock_timeout=seconds):
+            with pytest.raises(DBAPIError) as caught, fenced(session, NEXT, operation="next", lock_timeout=seconds):
                 pytest.fail("the body must not run")
             assert _statements.code_of(caught.value) == code
             assert not session.in_transaction()
-        with fenced(session, NEXT, lock_timeout=seconds):
+        with fenced(session, NEXT, operation="next", lock_timeout=seconds):
             add_one(session)
     assert balance(engine) == 12, "the late commit of the frozen holder came first, and is correct"
 
@@ -48,16 +49,16 @@ def test_lock_timeout_ends_the_wait_for_a_frozen_holder(engine: Engine, seconds:
 def test_the_busy_timeout_ends_the_wait_on_sqlite(engine: Engine) -> None:
     impatient = create_engine(engine.url, connect_args={"timeout": 0.05})
     with Session(engine) as frozen, Session(impatient) as session:
-        with fenced(frozen, FROZEN):
+        with fenced(frozen, FROZEN, operation="frozen"):
             add_one(frozen)
-            with pytest.raises(OperationalError, match="database is locked"), fenced(session, NEXT):
+            with pytest.raises(OperationalError, match="database is locked"), fenced(session, NEXT, operation="next"):
                 pytest.fail("the body must not run")
             with (
                 pytest.raises(OperationalError, match="database is locked"),
-                fenced(session, Lease(1, "x", ("other",))),
+                fenced(session, Lease(1, "x", ("other",)), operation="x"),
             ):
                 pytest.fail("SQLite has one lock for the whole file")
-        with fenced(session, NEXT):
+        with fenced(session, NEXT, operation="next"):
             add_one(session)
     impatient.dispose()
     assert balance(engine) == 12
@@ -74,11 +75,11 @@ IDLE: Any = [
 @pytest.mark.parametrize(("database", "setting"), IDLE, indirect=["database"])
 def test_an_idle_timeout_frees_the_row_of_a_frozen_holder(engine: Engine, setting: str) -> None:
     with Session(engine) as frozen, Session(engine) as session:
-        with pytest.raises(DBAPIError), fenced(frozen, FROZEN):
+        with pytest.raises(DBAPIError), fenced(frozen, FROZEN, operation="frozen"):
             add_one(frozen)
             frozen.connection().exec_driver_sql(setting)
             # The frozen holder sends nothing now, until its server has ended the transaction and the next one passed.
-            with fenced(session, NEXT, lock_timeout=30):
+            with fenced(session, NEXT, operation="next", lock_timeout=30):
                 add_one(session)
             frozen.execute(text("SELECT 1"))
         frozen.close()

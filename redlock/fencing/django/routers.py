@@ -11,7 +11,7 @@ import contextlib
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from django.db import router
+from django.db import connections, router
 
 from redlock.errors import ConfigurationError
 
@@ -48,6 +48,25 @@ def reads_from(alias: str) -> Iterator[None]:
         yield
     finally:
         _fenced.reset(before)
+
+
+def refuse_fenced(alias: str) -> None:
+    """Refuse a database with an open fence: the block would wait for the end of the block around it.
+
+    Raises:
+        ConfigurationError: This alias, or another alias of the same database, has an open fence.
+    """
+    for other in _fenced.get():
+        if _database(other) == _database(alias):
+            raise ConfigurationError(
+                f"the database {alias!r} has an open fenced block already, as {other!r}, and the inner block would wait"
+                " for the outer one: use one block"
+            )
+
+
+def _database(alias: str) -> list[object]:
+    settings = connections[alias].settings_dict
+    return [settings.get(name) for name in ("ENGINE", "HOST", "PORT", "NAME")]
 
 
 def refuse_replicas() -> None:

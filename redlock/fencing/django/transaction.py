@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from django.db import connections, transaction
 
 from redlock.errors import ConfigurationError
-from redlock.fencing import _fence
+from redlock.fencing import _arguments, _fence, _nested
 from redlock.fencing import _statements as sql
 from redlock.fencing.django import routers
 
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
-    from redlock.fencing._fence import FencedLease, FencedSection
+    from redlock.fencing._arguments import FencedLease
+    from redlock.fencing._fence import FencedSection
     from redlock.fencing._statements import Dialect
 
 P = ParamSpec("P")
@@ -46,7 +47,8 @@ class fenced:  # noqa: N801 - used as a function, as `transaction.atomic` is
         Stale: A larger token was committed before; nothing was written.
         LockLost: The lease had expired when the block was entered.
         ConfigurationError: The block is inside another `atomic` block (or `ATOMIC_REQUESTS`), autocommit is off, the
-            database is read-only, a router reads from replicas without `FencedRouter`, or the tables are missing.
+            database is read-only, a router reads from replicas without `FencedRouter`, or the tables are missing. Or it
+            is inside a fenced block of another database, and one of the two has no operation id.
     """
 
     def __init__(
@@ -64,12 +66,19 @@ class fenced:  # noqa: N801 - used as a function, as `transaction.atomic` is
         self._open = contextlib.ExitStack()
 
     def __enter__(self) -> FencedSection:
+        routers.refuse_fenced(self._using)
         lease = self._lease() if callable(self._lease) else self._lease
-        given = _fence.checked(lease, self._operation, self._lock_timeout)
+        given = _arguments.checked(lease, self._operation, self._lock_timeout)
         with contextlib.ExitStack() as stack:
             stack.enter_context(routers.reads_from(self._using))
             passed = _fence.enter(DjangoTransaction(self._using), given)
-            stack.push(lambda _kind, error, _traceback: passed.leave(error))
+            block = _nested.Block(given)
+
+            def leave(_kind: object, error: BaseException | None, _traceback: object) -> None:
+                with block.ending(error):
+                    passed.leave(error)
+
+            stack.push(leave)
             self._open = stack.pop_all()
         return passed.section
 
@@ -82,8 +91,14 @@ class fenced:  # noqa: N801 - used as a function, as `transaction.atomic` is
         """Decorate a function: each call is a fenced transaction of its own.
 
         Raises:
-            ConfigurationError: The function is `async def` or a generator: its body would run after the block.
+            ConfigurationError: The function is `async def` or a generator: its body would run after the block. Or there
+                is an operation id: every call would have the same, and the function could not see `section.fresh`.
         """
+        if self._operation is not None:
+            raise ConfigurationError(
+                f"@fenced on {function.__name__} has an operation id, which would be the same in every call; write "
+                "`with fenced(..., operation=...) as section:` inside the function, and look at section.fresh"
+            )
         kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
         if any(is_kind(function) for is_kind in kinds):
             raise ConfigurationError(
@@ -93,8 +108,7 @@ class fenced:  # noqa: N801 - used as a function, as `transaction.atomic` is
 
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            block = fenced(self._lease, using=self._using, operation=self._operation, lock_timeout=self._lock_timeout)
-            with block:
+            with fenced(self._lease, using=self._using, lock_timeout=self._lock_timeout):
                 return function(*args, **kwargs)
 
         return call

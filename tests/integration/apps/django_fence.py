@@ -163,8 +163,9 @@ class Transactions(TransactionTestCase):  # type: ignore[misc]  # Django has no 
     def test_nested_blocks_are_refused(self) -> None:
         with transaction.atomic(), self.assertRaisesRegex(ConfigurationError, "non_atomic_requests"), fenced(LEASE):
             self.fail("the body must not run")
-        with fenced(LEASE), self.assertRaisesRegex(ConfigurationError, "inside an atomic block"), fenced(LEASE):
-            self.fail("the body must not run")
+        with fenced(LEASE), self.assertRaisesRegex(ConfigurationError, "has an open fenced block already"):
+            with fenced(LEASE):
+                self.fail("the body must not run")
         with fenced(LEASE), transaction.atomic():
             Operation.objects.count()
 
@@ -270,6 +271,106 @@ class Transactions(TransactionTestCase):  # type: ignore[misc]  # Django has no 
 
     def test_no_migration_is_missing(self) -> None:
         call_command("makemigrations", "--check", "--dry-run", verbosity=0)
+
+
+ALIASES = ("default", "other")
+
+
+class TwoDatabases(TransactionTestCase):  # type: ignore[misc]  # as above
+    databases = ("default", "other", "replica")
+
+    def work(self, *, fail: str = "") -> list[bool]:
+        """One task that writes to both databases; whether each block was fresh."""
+        with fenced(LEASE, operation="task") as outer:
+            with fenced(LEASE, using="other", operation="task") as inner:
+                if inner.fresh:
+                    note("other")
+                if fail == "inside":
+                    raise ZeroDivisionError
+            if outer.fresh:
+                note("default")
+            if fail == "between":
+                raise ZeroDivisionError
+            if fail == "commit":
+                run("ROLLBACK")
+        return [outer.fresh, inner.fresh]
+
+    def notes(self) -> tuple[int, int]:
+        return tuple(Operation.objects.using(alias).filter(operation_id="noted").count() for alias in ALIASES)
+
+    def test_a_nested_block_is_written_in_both(self) -> None:
+        self.assertEqual((self.work(), self.notes()), ([True, True], (1, 1)))
+        self.assertEqual((self.work(), self.notes()), ([False, False], (1, 1)))
+
+    def test_a_failure_inside_both_writes_nothing(self) -> None:
+        with self.assertNoLogs("redlock"), self.assertRaises(ZeroDivisionError):
+            self.work(fail="inside")
+        self.assertEqual((self.notes(), self.work()), ((0, 0), [True, True]))
+
+    def test_half_of_the_work_is_logged_and_completed(self) -> None:
+        for fail, error in (("between", ZeroDivisionError), ("commit", ConfigurationError)):
+            with self.subTest(fail):
+                with self.assertLogs("redlock", "WARNING") as logs, self.assertRaises(error):
+                    self.work(fail=fail)
+                self.assertIn("partly-committed resource=account operation=task committed=task", logs.output[0])
+                self.assertEqual((self.notes(), self.work(), self.notes()), ((0, 1), [True, False], (1, 1)))
+            for alias in ALIASES:
+                Operation.objects.using(alias).all().delete()
+
+    def test_a_stale_inner_block_rolls_the_outer_back(self) -> None:
+        with fenced(Lease(9, "later"), using="other"):
+            pass
+        with self.assertLogs("redlock", "WARNING") as logs, self.assertRaises(Stale):
+            self.work()
+        self.assertEqual([line.split()[0] for line in logs.output], ["WARNING:redlock:STALE"])
+        self.assertEqual((self.notes(), Fence.objects.count()), ((0, 0), 0))
+
+    def test_nested_blocks_without_operation_ids_are_refused(self) -> None:
+        for outer, inner in ((None, None), ("op", None), (None, "op")):
+            with self.assertRaisesRegex(ConfigurationError, "give both blocks an operation id"):
+                with fenced(LEASE, operation=outer), fenced(LEASE, using="other", operation=inner):
+                    self.fail("the body must not run")
+        self.assertEqual([Fence.objects.using(alias).count() for alias in ALIASES], [0, 0])
+
+    def test_two_decorators_are_refused_unless_in_sequence(self) -> None:
+        @fenced(lambda: LEASE)
+        @fenced(lambda: LEASE, using="other")
+        def both() -> None:
+            self.fail("the body must not run")
+
+        with self.assertRaisesRegex(ConfigurationError, "give both blocks an operation id"):
+            both()
+        with self.assertRaisesRegex(ConfigurationError, "the same in every call"):
+            fenced(LEASE, operation="op")(both)
+        for alias in ALIASES:
+            fenced(LEASE, using=alias)(lambda alias=alias: note(alias))()
+        self.assertEqual(self.notes(), (1, 1))
+
+    def test_another_alias_of_the_same_database_is_refused(self) -> None:
+        with fenced(LEASE, operation="op"):
+            with self.assertRaisesRegex(ConfigurationError, "'replica' has an open fenced block already, as 'default'"):
+                with fenced(LEASE, using="replica", operation="op"):
+                    self.fail("the body must not run")
+
+    def test_a_plain_atomic_block_of_another_database_is_no_fence(self) -> None:
+        with transaction.atomic(using="other"):
+            note("other")
+            with fenced(LEASE), transaction.atomic(using="other"):
+                note("default")
+        self.assertEqual(self.notes(), (1, 1))
+
+
+def note(alias: str) -> None:
+    Operation.objects.using(alias).create(operation_id="noted", at="2020-01-01T00:00:00Z")
+
+
+class TwoDatabasesInATestCase(TestCase):  # type: ignore[misc]  # as above
+    databases = ("default", "other")
+
+    def test_a_nested_block_runs_in_savepoints(self) -> None:
+        with fenced(LEASE, operation="op"), fenced(LEASE, using="other", operation="op"):
+            note("other")
+        self.assertEqual(Operation.objects.using("other").count(), 2)
 
 
 class InATestCase(TestCase):  # type: ignore[misc]  # as above

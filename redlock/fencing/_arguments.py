@@ -1,0 +1,84 @@
+"""The arguments of a fenced transaction, checked before anything is sent."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import NamedTuple, Protocol
+
+from redlock import _validation
+from redlock._masking import quoted
+from redlock.errors import ConfigurationError, LockLost
+from redlock.fencing import _nested
+from redlock.fencing import _statements as sql
+
+_LARGEST_TOKEN = 2**63 - 1
+
+
+class FencedLease(Protocol):
+    """The part of a lease that a fence needs; `redlock.Lease` has it."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The resource names."""
+
+    @property
+    def fence(self) -> int:
+        """The fencing token."""
+
+    @property
+    def owner(self) -> str:
+        """The owner token."""
+
+    def remaining(self) -> float:
+        """Seconds until the deadline."""
+
+
+class Given(NamedTuple):
+    """The validated arguments of a fence."""
+
+    names: tuple[str, ...]
+    token: int
+    owner: str
+    operation: str | None
+    timeout_ms: int
+
+
+def checked(lease: FencedLease, operation: str | None, lock_timeout: float | None) -> Given:
+    """Validate the arguments of a fence; the checks need no database.
+
+    Raises:
+        LockLost: The lease has expired.
+        ConfigurationError: The token, a name, the operation id or the timeout cannot be used.
+    """
+    try:
+        given, token, owner = lease.names, lease.fence, lease.owner
+    except AttributeError:
+        raise ConfigurationError(
+            f"{type(lease).__name__} is no lease; give the lease of a `with` block, or `current_lease()` in a task"
+        ) from None
+    names = _validation.resources(given)
+    if lease.remaining() <= 0:
+        raise LockLost(", ".join(names), "the lease expired before the fenced transaction began")
+    if isinstance(token, bool) or not isinstance(token, int) or not 1 <= token <= _LARGEST_TOKEN:
+        raise ConfigurationError(
+            f"fencing token {quoted(token)} cannot be used; a token is a whole number from 1 to {_LARGEST_TOKEN}"
+        )
+    if operation is not None:
+        _check_operation(operation)
+    _nested.refuse_without_operations(operation)
+    seconds = getattr(lease, "ttl_ms", 5_000) / 1000 if lock_timeout is None else lock_timeout
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= 86_400:  # noqa: PLR2004 - a day
+        raise ConfigurationError(
+            f"lock_timeout is {quoted(seconds)}; it must be a number of seconds, more than 0 and at most 86400"
+        )
+    hashed = hashlib.sha256(owner.encode()).hexdigest()
+    return Given(names, token, hashed, operation, max(1, int(seconds * 1000)))
+
+
+def _check_operation(operation: object) -> None:
+    if not isinstance(operation, str) or not 0 < len(operation) <= sql.LONGEST_OPERATION or "\0" in operation:
+        raise ConfigurationError(
+            f"operation id {quoted(operation)} cannot be used; it must be text of 1 to {sql.LONGEST_OPERATION} "
+            "characters without NUL, such as a task id"
+        )
+    _validation.operation(operation)

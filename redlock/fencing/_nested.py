@@ -1,0 +1,86 @@
+"""Fenced blocks inside other fenced blocks: their two commits are not atomic.
+
+Invariants:
+1. An inner block commits before the outer block, so the outer block can fail after half of the work was written. Both
+   must have an operation id: a repetition then completes the half that is missing, and changes nothing in the other.
+2. The half that was written without the other is logged as `partly-committed`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+from redlock import _log
+from redlock.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from redlock.fencing._arguments import Given
+
+_open: ContextVar[tuple[Block, ...]] = ContextVar("redlock_fenced_blocks", default=())
+"""The open blocks of this thread or task, the outermost first; a task inherits those of its creator."""
+
+
+class Block:
+    """A fenced block that has passed its fence, open until `ending`.
+
+    Args:
+        given: The arguments of the block.
+    """
+
+    def __init__(self, given: Given) -> None:
+        self._given = given
+        self._outer = _innermost()
+        self._committed: list[str] = []
+        self.is_open = True
+        _open.set((*_open.get(), self))
+
+    @contextlib.contextmanager
+    def ending(self, exc: BaseException | None) -> Iterator[None]:
+        """Commit or roll back inside this; `exc` is the exception that ended the body."""
+        self.is_open = False
+        _open.set(tuple(block for block in _open.get() if block is not self))
+        try:
+            yield
+        except BaseException:
+            self._report()
+            raise
+        if exc is not None:
+            self._report()
+        elif self._outer is not None:
+            self._outer._committed.append(str(self._given.operation))  # noqa: SLF001 - of this class
+
+    @property
+    def operation(self) -> str | None:
+        """The operation id."""
+        return self._given.operation
+
+    def _report(self) -> None:
+        if self._committed:
+            _log.warning(
+                "partly-committed",
+                resource=", ".join(self._given.names),
+                operation=self._given.operation,
+                committed=", ".join(self._committed),
+            )
+
+
+def _innermost() -> Block | None:
+    return next((block for block in reversed(_open.get()) if block.is_open), None)
+
+
+def refuse_without_operations(operation: str | None) -> None:
+    """Refuse a block inside another block unless both have an operation id.
+
+    Raises:
+        ConfigurationError: An operation id is missing.
+    """
+    outer = _innermost()
+    if outer is not None and None in (outer.operation, operation):
+        raise ConfigurationError(
+            "this fenced block is inside another fenced block, and two transactions cannot commit as one: give both "
+            "blocks an operation id, so that a repetition completes the half that is missing"
+        )

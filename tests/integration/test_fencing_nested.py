@@ -1,0 +1,109 @@
+"""Fenced blocks inside each other, on two databases: a half that was written alone is refused, logged or completed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import Engine, insert
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import Session
+
+from redlock.errors import ConfigurationError
+from redlock.fencing.conformance import Lease
+from redlock.fencing.sql import fenced
+from tests.integration.fence_adapters import FENCE, Account, Base, sqlite_engine
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+LEASE = Lease(7, "me")
+WITHOUT = [(None, None), ("op", None), (None, "op")]
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Iterator[Engine]:
+    """A second database with an account of 10."""
+    made = sqlite_engine(str(tmp_path / "other"))
+    Base.metadata.create_all(made)
+    with made.begin() as connection:
+        connection.execute(insert(Account), [{"name": "account", "value": 10}])
+    yield made
+    made.dispose()
+
+
+def balances(*engines: Engine) -> list[int]:
+    found = []
+    for engine in engines:
+        with Session(engine) as session:
+            found.append(session.get_one(Account, "account").value)
+    return found
+
+
+def work(engine: Engine, other: Engine, *, fail: bool) -> None:
+    """One task that adds 1 in both databases."""
+    with Session(engine) as outer, Session(other) as inner:
+        with fenced(outer, LEASE, operation="task") as section:
+            if section.fresh:
+                outer.get_one(Account, "account").value += 1
+            with fenced(inner, LEASE, operation="task") as within:
+                if within.fresh:
+                    inner.get_one(Account, "account").value += 1
+            assert not fail
+
+
+def test_half_of_the_work_is_logged_and_completed(
+    engine: Engine, other: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "redlock"), pytest.raises(AssertionError):
+        work(engine, other, fail=True)
+    assert [record.getMessage() for record in caplog.records] == [
+        "partly-committed resource=account operation=task committed=task"
+    ]
+    assert balances(engine, other) == [10, 11]
+    caplog.clear()
+    for _ in range(2):
+        work(engine, other, fail=False)
+    assert balances(engine, other) == [11, 11]
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(("first", "second"), WITHOUT)
+def test_blocks_without_operation_ids_are_refused(
+    engine: Engine, other: Engine, first: str | None, second: str | None
+) -> None:
+    with Session(engine) as outer, Session(other) as inner:
+        with pytest.raises(ConfigurationError, match="give both blocks an operation id"):
+            with fenced(outer, LEASE, operation=first), fenced(inner, LEASE, operation=second):
+                pytest.fail("the body must not run")
+        assert [session.query(FENCE).count() for session in (outer, inner)] == [0, 0], "nothing is written"
+
+
+def test_blocks_of_asyncio_follow_the_same_rule(other: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        made = create_async_engine(other.url.set(drivername="sqlite+aiosqlite"))
+        async with AsyncSession(made) as inner:
+            with Session(other) as outer, fenced(outer, LEASE):
+                with pytest.raises(ConfigurationError, match="give both blocks an operation id"):
+                    async with fenced(inner, LEASE):
+                        pytest.fail("the body must not run")
+            async with fenced(inner, LEASE):
+                pass
+        await made.dispose()
+
+    asyncio.run(main())
+    assert balances(other) == [10]
+    assert not caplog.records
+
+
+def test_a_block_that_ends_in_another_context_is_over(engine: Engine, other: Engine) -> None:
+    with Session(engine) as first, Session(other) as second:
+        block = fenced(first, LEASE)
+        block.__enter__()
+        contextvars.copy_context().run(block.__exit__, None, None, None)
+        with fenced(second, LEASE):
+            pass
