@@ -135,3 +135,7 @@ def test_a_sentence_over_two_lines_begins_at_its_first() -> None:
 def test_each_word_of_a_file_is_counted() -> None:
     report = english.examine("a.py", '"""Two what."""\n# three four\nx = "five"\n')
     assert (report.faults, report.words, report.vague) == ([], 4, 1)
+
+
+def test_the_readme_has_fewer_than_900_words() -> None:
+    assert len((english.ROOT / "README.md").read_text(encoding="utf-8").split()) < 900
