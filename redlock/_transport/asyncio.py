@@ -209,8 +209,8 @@ class Execution(Unsent, Generic[T]):
             connections.settle()
 
     def _counted(self, tally: VoteTally) -> None:
-        """Take notice of a vote: go on if the round is over."""
-        if tally is self._tally and tally.is_over:
+        """Take notice of a vote: go on if the round is over. A round that has ended takes notice of no vote."""
+        if tally.is_over:
             self._finish(tally)
 
     def _finish(self, tally: VoteTally) -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from redlock._core.commands import Round
     from redlock._core.vote_tally import VoteTally
+    from redlock._core.votes import RoundResult
     from redlock.asyncio import Redlock
     from redlock.testing.redis_server import Cluster
 
@@ -42,23 +43,31 @@ def test_a_denial_that_has_arrived_needs_no_cancel(shared: Cluster, monkeypatch:
     """The third denial decides the round. The other two are in their sockets: they count too."""
 
     async def main(client: Redlock) -> None:
-        async with client.lock(NAME):
+        async with client.lock(NAME, renew=False):
             connections = client._context.parts().connections
-            await until(lambda: connections.state.is_ready(now_ms()), "all are connected")
+            state = connections.state
+            await until(lambda: state.is_ready(now_ms()) and not state.is_awaited, "all have answered")
             begun: list[Round] = []
-            begin = connections.state.begin
+            ended: list[VoteTally] = []
+            begin, finish = state.begin, state.finish
 
             def noted(round_: Round, *arguments: Any) -> VoteTally:  # noqa: ANN401 - those of `begin`
                 begun.append(round_)
                 return begin(round_, *arguments)
 
-            monkeypatch.setattr(connections.state, "begin", noted)
+            def noted_end(tally: VoteTally, now: int) -> RoundResult:
+                ended.append(tally)
+                return finish(tally, now)
+
+            monkeypatch.setattr(state, "begin", noted)
+            monkeypatch.setattr(state, "finish", noted_end)
             execution = connections.start(protocol.acquire(Acquire((NAME,), "another:token", 1_000, wall_us())))
             connections.flush()
-            for one in connections.state.all:
+            for one in state.all:
                 select.select([one.handle.sock], [], [], 10)
             await asyncio.wait({execution.future})
             assert [type(round_.command) for round_ in begun] == [Acquire]
+            assert len(ended) == 1, "a late denial ends the round again"
 
     with_client(shared.urls, main)
 
