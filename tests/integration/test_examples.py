@@ -10,12 +10,16 @@ import signal
 import subprocess
 import sys
 import tarfile
+import urllib.error
+import urllib.request
 import venv
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import pytest
 
+from redlock import Redlock
 from redlock.testing import redis_server
 from tests.integration.pages import blocks
 from tests.integration.tools import ROOT, children, eventually
@@ -34,7 +38,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (wheel,) = place.glob("*.whl")
     venv.create(place / "venv", with_pip=False)
     found = place / "venv" / "bin" / "python"
-    pip("--python", str(found), "install", f"{wheel}[celery]", "pytest")
+    pip("--python", str(found), "install", f"{wheel}[celery,django]", "pytest", "fastapi", "uvicorn")
     return found
 
 
@@ -243,6 +247,114 @@ def test_a_cron_job_runs_on_one_machine_at_a_time_and_once_a_day(python: Path, n
     (data / "file").write_text("changed")
     assert cron.run(*job).endswith("exists already\n")
     assert [*backups.iterdir()] == [made]
+
+
+def answer(method: str, url: str) -> tuple[int, str]:
+    """The status and the text of an answer; status 0 without an answer."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, method=method), timeout=60) as response:  # noqa: S310 - ours
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+    except OSError:
+        return 0, ""
+
+
+@pytest.mark.timeout(300)
+def test_an_order_is_shipped_by_a_task_or_cancelled_by_a_view(
+    python: Path, nodes: redis_server.Cluster, nodes_url: str, broker: redis_server.Server, tmp_path: Path
+) -> None:
+    port = str(redis_server.free_port())
+    shop = project(
+        "django_shop",
+        python,
+        tmp_path,
+        SHOP_NODES=nodes_url,
+        SHOP_REDIS=broker.url,
+        REDLOCK_NODE_TIMEOUT="1",
+        SHOP_PACKING_SECONDS="0.05",
+    )
+
+    def cancel(order: int) -> tuple[int, str]:
+        return answer("POST", f"http://127.0.0.1:{port}/orders/{order}/cancel")
+
+    assert shop.run("manage.py", "check") == "System check identified no issues (0 silenced).\n"
+    assert shop.run("manage.py", "makemigrations", "--check") == "No changes detected\n"
+    shop.run("manage.py", "migrate")
+    with (
+        shop.running("-m", "celery", "-A", "shop", "worker", "--concurrency", "2"),
+        shop.running("manage.py", "runserver", "--noreload", port),
+    ):
+        assert shop.run("manage.py", "shell", "-c", of_its_readme("django_shop")).splitlines()[-1] == "shipped"
+        eventually(lambda: cancel(1)[0], "the web server", every=0.1)
+        assert cancel(1) == (200, "shipped")
+        assert cancel(99)[0] == 404
+        made = "from orders.models import Order; from orders.tasks import ship; import json; "
+        made += "orders = [Order.objects.create().pk for _ in range(12)]; "
+        made += "print(json.dumps([ship.delay(order).id for order in orders]))"
+        sent = json.loads(shop.run("manage.py", "shell", "-c", made).splitlines()[-1])
+        with ThreadPoolExecutor(4) as pool:
+            told = list(pool.map(cancel, range(2, 14)))
+        ends = f"from celery import current_app; print(*[current_app.AsyncResult(id).get(timeout=60) for id in {sent}])"
+        states = shop.run("manage.py", "shell", "-c", ends).split()[-12:]
+        assert [state if status == 200 else "shipped" for status, state in told] == states
+        assert [cancel(order) for order in range(2, 14)] == [(200, state) for state in states]
+        with Redlock(nodes.urls, node_timeout=1.0) as client, client.lock("order:1"):
+            assert cancel(1) == (409, "the order is being packed")
+            status = shop.run("manage.py", "redlock", "status", "--timeout", "5")
+        assert "5 of 5 nodes vote, 3 are needed" in status
+        assert "order:1" in status
+        for server in nodes.servers[:3]:
+            server.kill()
+        assert cancel(1) == (503, "try again later")
+    shop.environment["SHOP_NODES"] = "http://lock1"
+    with shop.running("manage.py", "check") as check:
+        assert check.wait(60) == 1
+    assert "(redlock.E001)" in shop.said
+
+
+@pytest.mark.timeout(300)
+def test_an_account_is_charged_by_a_task_or_closed_by_a_request(
+    python: Path, nodes: redis_server.Cluster, nodes_url: str, broker: redis_server.Server, tmp_path: Path
+) -> None:
+    port = str(redis_server.free_port())
+    shop = project(
+        "fastapi_shop",
+        python,
+        tmp_path,
+        SHOP_NODES=nodes_url,
+        SHOP_REDIS=broker.url,
+        REDLOCK_NODE_TIMEOUT="1",
+        SHOP_CHARGE_SECONDS="0.02",
+    )
+
+    def ask(method: str, path: str) -> tuple[int, dict[str, object]]:
+        status, text = answer(method, f"http://127.0.0.1:{port}/accounts/{path}")
+        return status, json.loads(text or "{}")
+
+    with (
+        shop.running("-m", "celery", "-A", "shop", "worker", "--concurrency", "3"),
+        shop.running("-m", "uvicorn", "api:app", "--port", port),
+    ):
+        assert shop.run("-c", of_its_readme("fastapi_shop")) == "['10', '30']\n"
+        eventually(lambda: ask("GET", "7")[0], "the web server", every=0.1)
+        with ThreadPoolExecutor(4) as pool:
+            sent = list(pool.map(lambda amount: ask("POST", f"7/charges?amount={amount}"), range(1, 21)))
+        assert {status for status, _ in sent} == {202}
+        eventually(lambda: ask("GET", "7") == (200, {"owes": "240"}), "all charges", every=0.1)
+        with Redlock(nodes.urls, node_timeout=1.0) as client, client.lock("account:7"):
+            assert ask("POST", "7/close") == (409, {"detail": "the account is being charged"})
+        status, told = ask("POST", "7/close")
+        assert status == 200
+        assert int(str(told["token"])) > 20
+        _, charge = ask("POST", "7/charges?amount=5")
+        late = f"from shop import app; print(app.AsyncResult({charge['task']!r}).get(timeout=60))"
+        assert shop.run("-c", late) == "closed\n"
+        assert ask("GET", "7") == (200, {"owes": "closed"})
+        for server in nodes.servers[:3]:
+            server.kill()
+        assert ask("POST", "8/close") == (503, {"detail": "try again later"})
 
 
 def test_pytest_finds_the_plugin_of_an_installed_wheel(python: Path, tmp_path: Path) -> None:

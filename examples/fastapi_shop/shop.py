@@ -1,0 +1,54 @@
+"""Accounts that are charged by a Celery task and closed by an endpoint, both under the lock of the account.
+
+Rules of this file:
+1. The task reads and writes the account in the fenced store, so a worker that was frozen too long changes nothing.
+2. The task id is the operation id, so a second delivery of the task charges nothing more.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+from typing import TYPE_CHECKING
+
+from celery import Celery
+from redis import Redis
+
+from redlock.celery import current_lease, locked
+from redlock.fencing import FencedStore
+
+if TYPE_CHECKING:
+    from celery import Task
+
+REDIS = os.environ.get("SHOP_REDIS", "redis://127.0.0.1:6379")
+NODES = os.environ.get("SHOP_NODES", ",".join(f"redis://127.0.0.1:{port}" for port in range(63791, 63796))).split(",")
+SECONDS = float(os.environ.get("SHOP_CHARGE_SECONDS", "0.2"))
+"""The time that a charge takes."""
+CLOSED = "closed"
+
+app = Celery("shop", broker=f"{REDIS}/0", backend=f"{REDIS}/1")
+app.conf.update(
+    task_acks_late=True,
+    task_reject_on_worker_lost=True,
+    broker_connection_retry_on_startup=True,
+    redlock_nodes=NODES,
+)
+
+
+@functools.cache
+def store() -> FencedStore:
+    """The accounts."""
+    return FencedStore(Redis.from_url(f"{REDIS}/2"))
+
+
+@app.task(bind=True)
+@locked("account:{account_id}")
+def charge(self: Task, account_id: int, amount: int) -> str:
+    """Add an amount to the debt of an account, unless the account is closed; returns the new debt."""
+
+    def change(owed: str | None) -> str:
+        time.sleep(SECONDS)
+        return CLOSED if owed == CLOSED else str(int(owed or 0) + amount)
+
+    return store().update(f"account:{account_id}", current_lease(), self.request.id, change).value
