@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from redlock import Redlock
 from redlock.testing import redis_server
 from tests import servers
 from tests.integration import tools
@@ -18,6 +17,7 @@ from tests.integration import tools
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from redlock import Redlock
     from tests.integration.worker_fixture import Worker, WorkerFixture
 
 _PATIENCE = 5.0
@@ -65,7 +65,7 @@ def nodes() -> Iterator[redis_server.Cluster]:
 @pytest.fixture
 def client(nodes: redis_server.Cluster) -> Iterator[Redlock]:
     """A client of the five nodes."""
-    with Redlock(nodes.urls) as redlock:
+    with tools.client_of(nodes.urls) as redlock:
         yield redlock
 
 

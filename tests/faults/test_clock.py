@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from redlock import LockLost, Redlock, Stale
+from redlock import LockLost, Stale
 from redlock.fencing import FencedStore
 from tests.faults.clocks import COMPILER, clocked
-from tests.integration.tools import eventually, holders
+from tests.integration.tools import client_of, eventually, holders
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,8 +37,8 @@ def test_jumping_clocks_of_a_quorum_let_only_the_later_write(
     nodes, wall = clocks
     store = FencedStore(f"{broker.url}/2")
     with (
-        Redlock(nodes.urls, ttl=9) as first,
-        Redlock(nodes.urls, ttl=9) as second,
+        client_of(nodes.urls, ttl=9) as first,
+        client_of(nodes.urls, ttl=9) as second,
         pytest.raises(LockLost),
         first.lock("hits", blocking_timeout=30) as early,
     ):
@@ -62,7 +62,7 @@ def test_jumping_clocks_of_a_quorum_let_only_the_later_write(
 
 def test_a_clock_of_one_node_that_jumps_changes_nothing(clocks: Clocks) -> None:
     nodes, wall = clocks
-    with Redlock(nodes.urls, ttl=9) as first, Redlock(nodes.urls, ttl=9) as second, first.lock("hits") as lease:
+    with client_of(nodes.urls, ttl=9) as first, client_of(nodes.urls, ttl=9) as second, first.lock("hits") as lease:
         eventually(lambda: holders(nodes.servers, "hits") == [lease.owner] * 5, "the lock on all nodes")
         wall[2].jump(JUMP)
         assert holders(nodes.servers, "hits") == [lease.owner] * 2 + [None] + [lease.owner] * 2, (
@@ -78,7 +78,7 @@ def test_drift_within_the_bound_ends_no_lease_early(clocks: Clocks) -> None:
     nodes, wall = clocks
     for clock in wall:
         clock.run(1.009)
-    with Redlock(nodes.urls, ttl=3) as first, Redlock(nodes.urls, ttl=3) as second:
+    with client_of(nodes.urls, ttl=3) as first, client_of(nodes.urls, ttl=3) as second:
         early, late = first.lock("hits"), second.lock("hits", blocking=False)
         assert early.acquire(), "which nothing renews"
         asked = 0
@@ -92,7 +92,7 @@ def test_drift_within_the_bound_ends_no_lease_early(clocks: Clocks) -> None:
 def test_fast_clocks_of_a_quorum_let_only_the_later_write(clocks: Clocks, broker: Server) -> None:
     nodes, wall = clocks
     store = FencedStore(f"{broker.url}/2")
-    with Redlock(nodes.urls, ttl=6) as first, Redlock(nodes.urls, ttl=6) as second:
+    with client_of(nodes.urls, ttl=6) as first, client_of(nodes.urls, ttl=6) as second:
         for clock in wall[:3]:
             clock.run(2.0)
         with pytest.raises(LockLost), first.lock("hits", renew=False) as early:

@@ -15,16 +15,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from redlock import Redlock
 from tests.faults.cluster_fixture import PREFIX, TTL, ClusterFixture, cluster_fixture
-from tests.integration.tools import eventually, holders, is_free
+from tests.integration.tools import client_of, eventually, holders, is_free
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from _pytest.mark.structures import ParameterSet
 
-    from redlock import Lease
+    from redlock import Lease, Redlock
     from tests.integration.worker_fixture import Worker
 
 MAX_TTL = 10.0
@@ -114,8 +113,7 @@ def shared(stage: ClusterFixture) -> Worker:
 
 @pytest.fixture
 def client(stage: ClusterFixture) -> Iterator[Redlock]:
-    # A node that is slow on a busy machine would have no key, and look as if a task had deleted it.
-    with Redlock(stage.nodes.urls, ttl=TTL, max_ttl=MAX_TTL, node_timeout=0.45 * TTL) as redlock:
+    with client_of(stage.nodes.urls, ttl=TTL, max_ttl=MAX_TTL) as redlock:
         yield redlock
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from redlock.asyncio import Redlock
+from tests.integration.tools import node_timeout
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -36,17 +37,20 @@ def run(main: Coroutine[Any, Any, T]) -> T:
         assert not errors, errors
 
 
+def client_of(urls: Sequence[str], *, ttl: float = 5.0, **options: Any) -> Redlock:  # noqa: ANN401 - of the client
+    """A client for asyncio, as `tools.client_of`."""
+    return Redlock(urls, ttl=ttl, **{"node_timeout": node_timeout(ttl)} | options)
+
+
 def with_client(
     urls: Sequence[str],
     main: Callable[[Redlock], Awaitable[T]],
-    *,
-    node_timeout: float = 1.0,
     **options: Any,  # noqa: ANN401 - as of the client
 ) -> T:
-    """Run this with a client that is closed at the end. By default no node counts as silent on a busy machine."""
+    """Run this with a client of `client_of` that is closed at the end."""
 
     async def inside() -> T:
-        async with Redlock(urls, node_timeout=node_timeout, **options) as client:
+        async with client_of(urls, **options) as client:
             return await main(client)
 
     return run(inside())

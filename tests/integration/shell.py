@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from tests.integration.tools import eventually
+from tests.integration.tools import PATIENT, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,7 +32,11 @@ class Shell:
         self.nodes = nodes
         self.directory = directory
         clean = {name: value for name, value in os.environ.items() if not name.startswith("REDLOCK_")}
-        self._environment = clean | {"REDLOCK_NODES": ",".join(nodes.urls), "PYTHONUNBUFFERED": "1"}
+        self._environment = clean | {
+            "REDLOCK_NODES": ",".join(nodes.urls),
+            "REDLOCK_NODE_TIMEOUT": PATIENT,
+            "PYTHONUNBUFFERED": "1",
+        }
 
     def call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run the command to its end, without input."""

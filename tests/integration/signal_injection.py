@@ -172,7 +172,7 @@ def main(kind: str, nodes: list[str]) -> None:
     """Run the signals, then check that the client still works."""
     logging.disable()
     sections, over = Sections(), threading.Event()
-    client, other = Redlock(nodes, ttl=TTL, max_ttl=MAX_TTL), Redlock(nodes, ttl=TTL, max_ttl=MAX_TTL)
+    client, other = (Redlock(nodes, ttl=TTL, max_ttl=MAX_TTL, node_timeout=0.25) for _ in range(2))
     rival = threading.Thread(target=compete, args=(other, sections, over), daemon=True)
     rival.start()
     hits, raised = under_signals(client, {"hard": Hard, "soft": Soft}[kind], sections)

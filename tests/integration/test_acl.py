@@ -23,7 +23,7 @@ import pytest
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from redlock import Redlock, RedlockError
+from redlock import RedlockError
 from redlock._transport import codec
 from redlock.admin import force_release
 from redlock.admin.bootstrap import declare_nodes
@@ -32,7 +32,7 @@ from redlock.testing import redis_server
 from tests.integration import acl
 from tests.integration.acl import commands
 from tests.integration.flowers import Flower
-from tests.integration.tools import CANARY, ROOT, eventually, holders, raw
+from tests.integration.tools import CANARY, ROOT, client_of, eventually, holders, raw
 from tests.integration.worker_fixture import Worker, WorkerFixture, fresh_stage
 from tests.servers import program as server_program
 
@@ -77,13 +77,13 @@ def in_use(nodes: Cluster, caplog: pytest.LogCaptureFixture, user: str) -> None:
     operates = user == "operator"
     urls = as_user(nodes, user)
     declare_nodes(urls if operates else nodes.urls)
-    with Redlock(urls, node_timeout=0.45) as client, Redlock(urls, node_timeout=0.45) as other:
+    with client_of(urls) as client, client_of(urls) as other:
         with raw(nodes[0]) as redis:
             redis.set(codec.fence_key(NAME), str(2**51))
         waiter = threading.Thread(target=lambda: other.lock(NAME).acquire(blocking_timeout=10))
         try:
             # Different fences, so that an acquire needs two rounds.
-            with client.lock(NAME, ttl=1) as lease:
+            with client.lock(NAME, ttl=2) as lease:
                 with raw(nodes[0]) as redis:
                     redis.delete(NAME)
                 eventually(lambda: holders(nodes.servers, NAME) == [lease.owner] * 5, "renewal and repair", within=5)
@@ -218,7 +218,7 @@ def test_a_refused_waiter_reports_the_error_and_does_not_retry(
     let_in(acl_nodes.servers, "lock", "blpop")
     empty(acl_nodes)
     declare_nodes(acl_nodes.urls)
-    with Redlock(acl_nodes.urls) as holder, Redlock(as_user(acl_nodes)) as client, holder.lock(NAME):
+    with client_of(acl_nodes.urls) as holder, client_of(as_user(acl_nodes)) as client, holder.lock(NAME):
         assert not client.lock(NAME).acquire(blocking_timeout=1)
     assert "node-down" in caplog.text
     assert "may not run what the lock needs" in caplog.text

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from redlock import Lease, LockContended, Redlock
-from tests.integration.tools import eventually, raw
+from redlock import Lease, LockContended
+from tests.integration.tools import client_of, eventually, raw
 from tests.integration.tracer import Interrupted, Place, Tracer, instructions
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Stricken:
 
     def __init__(self, nodes: Cluster) -> None:
         self.nodes = nodes
-        self.client = Redlock(nodes.urls, ttl=TTL, max_ttl=2 * TTL)
+        self.client = client_of(nodes.urls, ttl=TTL, max_ttl=2 * TTL)
         self.other = ThreadPoolExecutor(1)
         self._numbers = itertools.count()
         self._seen: set[Place] = set()
@@ -156,7 +156,7 @@ def test_an_exception_at_any_moment_does_no_harm(stricken: Stricken) -> None:
 
 
 def test_an_exception_in_any_wait_does_no_harm(stricken: Stricken, nodes: Cluster) -> None:
-    with Redlock(nodes.urls, ttl=TTL, max_ttl=2 * TTL) as rival, rival.lock("held"):
+    with client_of(nodes.urls, ttl=TTL, max_ttl=2 * TTL) as rival, rival.lock("held"):
 
         def wait_in_vain() -> None:
             lock = stricken.client.lock("held", blocking_timeout=0.01)
@@ -204,7 +204,7 @@ def test_an_interrupted_entry_leaves_the_outer_block_alone(stricken: Stricken) -
                 Tracer(number).run(inner_block)
             assert lease.is_held
             lease.ensure_valid()
-        with pytest.raises(LockContended), Redlock(stricken.nodes.urls, ttl=TTL, max_ttl=2 * TTL) as rival:
+        with pytest.raises(LockContended), client_of(stricken.nodes.urls, ttl=TTL, max_ttl=2 * TTL) as rival:
             rival.lock(name, blocking=False).__enter__()
     with stricken.client.lock(name, blocking=False):
         pass

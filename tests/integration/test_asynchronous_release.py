@@ -21,7 +21,7 @@ from redlock import LockLost, NotHeld, Outcome, Redlock
 from redlock._clock import now_ms
 from redlock._transport import connections, pending_releases, threads
 from redlock._transport.background_releaser import BackgroundReleaser
-from tests.integration.tools import ROOT, eventually, in_a_fork, is_free, raw, run_out, sends
+from tests.integration.tools import ROOT, client_of, eventually, in_a_fork, is_free, raw, run_out, sends
 from tests.proxy import proxies
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def test_a_loss_known_to_the_nodes_only_is_logged(
 
 
 def test_a_loss_that_is_known_by_then_is_raised(nodes: Cluster) -> None:
-    with Redlock(nodes.urls, ttl=0.3, max_ttl=1.0) as client:
+    with client_of(nodes.urls, ttl=0.3, max_ttl=1.0) as client:
         lock = client.lock(NAME, wait_for_release=False)
         assert lock.acquire()
         eventually(lambda: lock.lease.is_lost, "the end of a lease that nobody renews")
@@ -226,7 +226,7 @@ def test_a_forked_process_that_ends_has_released_everything(nodes: Cluster, clie
             acquire_and_release(own)
 
     def with_its_own_client() -> None:
-        in_the_child(Redlock(nodes.urls))
+        in_the_child(client_of(nodes.urls))
 
     processes = importlib.import_module(library)
     fork = processes.get_context("fork") if library == "multiprocessing" else processes
@@ -297,7 +297,7 @@ def a_strike_in(seconds: float) -> Iterator[None]:
 @pytest.mark.parametrize("wait", [True, False])
 def test_after_any_interruption_the_lock_is_free_within_a_ttl(nodes: Cluster, wait: bool) -> None:  # noqa: FBT001 - a parameter
     chance, held = random.Random(7), 0
-    with Redlock(nodes.urls, ttl=0.3, max_ttl=1.0) as client:
+    with client_of(nodes.urls, ttl=0.3, max_ttl=1.0) as client:
         acquire_and_release(client)
         for _strike in range(STRIKES):
             # Outside of the block below, because a handled exception keeps all frames of its traceback alive.

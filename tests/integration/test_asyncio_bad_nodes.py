@@ -107,7 +107,7 @@ def test_lost_scripts_are_loaded_again(nodes: Cluster) -> None:
                 redis.script_flush()
         await asyncio.gather(*(pairs(client, 2, f"{NAME}:{number}") for number in range(20)))
 
-    with_client(nodes.urls, main, node_timeout=0.1)
+    with_client(nodes.urls, main)
 
 
 def test_lost_connections_are_dialled_again(nodes: Cluster) -> None:
@@ -125,7 +125,7 @@ def test_lost_connections_are_dialled_again(nodes: Cluster) -> None:
         await lock.release()
         assert await waiting
 
-    with_client(nodes.urls, main, node_timeout=0.1)
+    with_client(nodes.urls, main)
     with raw(nodes.servers[0]) as redis:
         redis.delete(NAME)
 
@@ -158,16 +158,16 @@ def test_a_restarted_node_abstains_and_stops_nobody(nodes: Cluster) -> None:
             await lease.extend(3)
         await pairs(client)
 
-    with_client(nodes.urls, main, node_timeout=0.1)
+    with_client(nodes.urls, main)
     assert is_free(nodes.servers, NAME)
 
 
 def test_a_renewal_repairs_a_node_that_lost_the_key(nodes: Cluster) -> None:
     async def main(client: Redlock) -> None:
-        async with client.lock(NAME, ttl=0.9) as lease:
+        async with client.lock(NAME) as lease:
             with raw(nodes.servers[1]) as redis:
                 redis.delete(NAME)
                 await until(lambda: redis.get(NAME) == lease.owner, "the key is back", within=5)
 
-    with_client(nodes.urls, main, node_timeout=0.1)
+    with_client(nodes.urls, main, ttl=0.9)
     assert is_free(nodes.servers, NAME)

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from redlock._transport.codec import waiting_order, wake_key
-from redlock.asyncio import Redlock
 from redlock.testing.redis_server import cluster
-from tests.integration.asyncio_tools import open_sockets, until, with_client
+from tests.integration.asyncio_tools import client_of, open_sockets, until, with_client
 from tests.integration.tools import holders, is_free, raw
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 
+    from redlock.asyncio import Redlock
     from redlock.testing.redis_server import Cluster
 
 NAME = "cancelled"
@@ -167,7 +167,7 @@ def test_a_lock_that_another_task_holds(shared: Cluster, moment: str, process: s
             assert not parts.attempts
             assert not parts.connections.executions
 
-        async with Redlock(shared.urls) as other:
+        async with client_of(shared.urls) as other:
             third = client if process == "this process" else other
             waits = await at_each_wait(shared, moment, work, after)
             await asyncio.wait(tasks)
@@ -180,7 +180,7 @@ def test_a_lock_that_another_task_holds(shared: Cluster, moment: str, process: s
 def test_a_client_that_is_not_connected_yet(shared: Cluster, moment: str) -> None:
     async def main(_: Redlock) -> int:
         async def work() -> None:
-            async with Redlock(shared.urls) as cold, cold.lock(NAME):
+            async with client_of(shared.urls) as cold, cold.lock(NAME):
                 await asyncio.sleep(0)  # a wait without a future
 
         async def after() -> None:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import redlock
 from redlock import ConfigurationError, LockContended, LockLost, NotHeld, Outcome, QuorumUnavailable, RedlockError
 from redlock._locking.wait_publisher import WaitPublisher
 from redlock.asyncio import Redlock
 from redlock.testing.redis_server import cluster
-from tests.integration.asyncio_tools import open_sockets, run, until, with_client
+from tests.integration import tools
+from tests.integration.asyncio_tools import client_of, open_sockets, run, until, with_client
 from tests.integration.tools import holders, is_free, raw, run_out
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def test_two_locks_on_one_name_exclude_each_other(shared: Cluster) -> None:
 
 def test_threads_and_asyncio_exclude_each_other(shared: Cluster) -> None:
     async def main(client: Redlock) -> None:
-        with redlock.Redlock(shared.urls, allow_event_loop=True) as threads:
+        with tools.client_of(shared.urls, allow_event_loop=True) as threads:
             async with client.lock(NAME):
                 assert not threads.lock(NAME).acquire(blocking=False)
             with threads.lock(NAME) as lease:
@@ -352,7 +352,7 @@ def test_each_block_releases_its_own_lease(shared: Cluster) -> None:
     """Two tasks share a Lock object, and the first loses its lease while it is inside."""
 
     async def main(client: Redlock) -> None:
-        lock, inside = client.lock(NAME, renew=False, ttl=0.5), asyncio.Event()
+        lock, inside = client.lock(NAME, renew=False), asyncio.Event()
 
         async def first() -> None:
             with pytest.raises(LockLost):
@@ -368,7 +368,7 @@ def test_each_block_releases_its_own_lease(shared: Cluster) -> None:
             assert second.is_held
             assert await lock.owned()
 
-    with_client(shared.urls, main, node_timeout=0.1)
+    with_client(shared.urls, main)
 
 
 def test_tokens_grow(shared: Cluster) -> None:
@@ -455,34 +455,34 @@ def test_tasks_are_served_in_the_order_of_their_arrival(shared: Cluster) -> None
 
 def test_a_dropped_lease_is_not_renewed(shared: Cluster) -> None:
     async def main(client: Redlock) -> None:
-        block = client.lock("dropped", ttl=0.4).__aenter__()
+        block = client.lock("dropped").__aenter__()
         await block
         gc.collect()
         await until(lambda: is_free(shared.servers, "dropped"), "the lease runs out", within=5)
 
-    with_client(shared.urls, main, node_timeout=0.1)
+    with_client(shared.urls, main, ttl=0.5)
 
 
 def test_a_lease_is_renewed_beyond_its_ttl(shared: Cluster) -> None:
     async def main(client: Redlock) -> None:
-        async with client.lock("long", ttl=0.9) as lease:
+        async with client.lock("long", ttl=1.2) as lease:
             fence = lease.fence
-            await asyncio.sleep(1.2)
+            await asyncio.sleep(1.5)
             lease.ensure_valid()
             assert await client.lock("long").locked()
             assert lease.fence == fence
-        lock = client.lock("short", ttl=0.3)
+        lock = client.lock("short")
         await lock.acquire()
         await until(lambda: lock.lease.is_lost, "acquire alone does not renew", within=5)
         with pytest.raises(LockLost):
             await lock.release()
 
-    with_client(shared.urls, main, node_timeout=0.1)
+    with_client(shared.urls, main, ttl=0.5)
 
 
 def test_other_settings_are_refused(shared: Cluster) -> None:
     async def main(client: Redlock) -> None:
-        async with client.lock(NAME), Redlock(shared.urls, max_ttl=20) as other:
+        async with client.lock(NAME), client_of(shared.urls, max_ttl=20) as other:
             with pytest.raises(ConfigurationError, match="all clients must agree"):
                 await other.lock("free").acquire()
 

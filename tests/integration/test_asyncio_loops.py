@@ -11,15 +11,14 @@ import pytest
 import uvloop
 
 from redlock import LockContended, NotHeld, RedlockError
-from redlock.asyncio import Redlock
 from redlock.testing.redis_server import cluster
-from tests.integration.asyncio_tools import open_sockets, run, until, with_client
+from tests.integration.asyncio_tools import client_of, open_sockets, run, until, with_client
 from tests.integration.tools import eventually, in_a_fork, is_free
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from redlock.asyncio import Lease
+    from redlock.asyncio import Lease, Redlock
     from redlock.testing.redis_server import Cluster
 
 NAME = "loops"
@@ -40,7 +39,7 @@ async def pair(client: Redlock, name: str = NAME) -> int:
 
 def test_one_client_works_in_loop_after_loop(shared: Cluster) -> None:
     """Without `aclose`: the next loop closes the connections of earlier loops."""
-    client, sockets = Redlock(shared.urls), open_sockets()
+    client, sockets = client_of(shared.urls), open_sockets()
     fences = [asyncio.run(pair(client)) for _ in range(3)]
     assert fences == sorted(set(fences))
     assert len(client._context._parts) == 1
@@ -57,7 +56,7 @@ def test_one_client_works_in_loop_after_loop(shared: Cluster) -> None:
 
 
 def test_one_client_works_in_loops_side_by_side(shared: Cluster) -> None:
-    client, fences = Redlock(shared.urls), []
+    client, fences = client_of(shared.urls), []
 
     async def many() -> None:
         fences.extend([await pair(client) for _ in range(10)])
@@ -72,7 +71,7 @@ def test_one_client_works_in_loops_side_by_side(shared: Cluster) -> None:
 
 
 def test_a_lease_is_used_in_its_own_loop_only(shared: Cluster) -> None:
-    client = Redlock(shared.urls)
+    client = client_of(shared.urls)
     loop = asyncio.new_event_loop()
     lock = client.lock(NAME)
     loop.run_until_complete(lock.acquire())
@@ -94,7 +93,7 @@ def test_uvloop_works(shared: Cluster) -> None:
     counted = 0
 
     async def main() -> None:
-        async with Redlock(shared.urls) as client:
+        async with client_of(shared.urls) as client:
 
             async def one() -> None:
                 nonlocal counted
@@ -143,7 +142,7 @@ def test_a_fork_leaves_the_parent_its_connections(shared: Cluster) -> None:
 
 def test_a_closed_client_ends_its_waits_with_an_error(shared: Cluster) -> None:
     async def main() -> None:
-        client = Redlock(shared.urls)
+        client = client_of(shared.urls)
         lock = client.lock(NAME)
         await lock.acquire()
         waiting = [asyncio.create_task(client.lock(NAME).acquire()) for _ in range(3)]
@@ -159,7 +158,7 @@ def test_a_closed_client_ends_its_waits_with_an_error(shared: Cluster) -> None:
         with pytest.raises(NotHeld):
             await lock.release()
         # A closed client opens new connections at its next use, as the client for threads does.
-        async with Redlock(shared.urls) as other:
+        async with client_of(shared.urls) as other:
             await other.lock(NAME).locked()
 
     run(main())
@@ -168,7 +167,7 @@ def test_a_closed_client_ends_its_waits_with_an_error(shared: Cluster) -> None:
 
 def test_the_end_of_a_client_waits_for_its_releases(shared: Cluster) -> None:
     async def main() -> None:
-        async with Redlock(shared.urls) as client:
+        async with client_of(shared.urls) as client:
             for number in range(20):
                 async with client.lock(f"end:{number}", wait_for_release=False):
                     pass

@@ -9,9 +9,8 @@ import pytest
 from redis.asyncio import Redis
 
 from redlock import ConfigurationError, NotHeld, Stale
-from redlock.asyncio import Redlock
 from redlock.fencing import AsyncFencedStore, FencedStore
-from tests.integration.asyncio_tools import run
+from tests.integration.asyncio_tools import client_of, run
 from tests.integration.tools import run_out
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ async def slowly_one_more(value: str | None) -> str:
 def test_updates_are_applied_once_and_read_by_the_other_store(nodes: Cluster, broker: Server) -> None:
 
     async def main() -> None:
-        async with Redlock(nodes.urls) as client, AsyncFencedStore(broker.url) as store:
+        async with client_of(nodes.urls) as client, AsyncFencedStore(broker.url) as store:
             async with client.lock(NAME) as lease:
                 first = await store.update(NAME, lease, "op-1", one_more)
                 assert (first.value, first.fence, first.applied) == ("1", lease.fence, True)
@@ -55,7 +54,7 @@ def test_updates_are_applied_once_and_read_by_the_other_store(nodes: Cluster, br
 def test_tasks_of_one_lease_lose_no_update(nodes: Cluster, broker: Server) -> None:
 
     async def main() -> str | None:
-        async with Redlock(nodes.urls) as client, Redis.from_url(broker.url, decode_responses=True) as redis:
+        async with client_of(nodes.urls) as client, Redis.from_url(broker.url, decode_responses=True) as redis:
             store = AsyncFencedStore(redis)
             async with client.lock(NAME) as lease:
                 updates = (store.update(NAME, lease, f"op-{number}", slowly_one_more) for number in range(10))
@@ -70,8 +69,8 @@ def test_the_write_of_an_old_holder_is_refused(nodes: Cluster, broker: Server) -
 
     async def main() -> None:
         async with (
-            Redlock(nodes.urls) as client,
-            Redlock(nodes.urls) as other,
+            client_of(nodes.urls) as client,
+            client_of(nodes.urls) as other,
             AsyncFencedStore(broker.url) as store,
         ):
             lock = client.lock(NAME)

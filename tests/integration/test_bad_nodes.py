@@ -14,7 +14,7 @@ import pytest
 
 from redlock import ConfigurationError, QuorumUnavailable, Redlock
 from redlock.testing.redis_server import Server, cluster, free_port
-from tests.integration.tools import CANARY, eventually, holders, label, raw, sixth_redis
+from tests.integration.tools import CANARY, client_of, eventually, holders, label, raw, sixth_redis
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -67,7 +67,7 @@ def no_redis(answer: Callable[[bytes], bytes | None]) -> Iterator[str]:
 def reason(address: str, **options: Any) -> str:  # noqa: ANN401 - the options of a client
     """The reason for the missing vote of a single node."""
     with pytest.warns(UserWarning, match="one lock node"):
-        client = Redlock([address], **options)
+        client = client_of([address], **options)
     with client, pytest.raises(QuorumUnavailable) as caught:
         client.lock(NAME, blocking=False).__enter__()
     (why,) = caught.value.reasons.values()
@@ -207,7 +207,7 @@ def test_a_server_that_reports_an_unsuitable_state(version: str, mode: str, said
 
 def test_four_good_nodes_do_not_mind_a_bad_one(caplog: pytest.LogCaptureFixture) -> None:
     address = f"redis://:{CANARY}@127.0.0.1:{free_port()}"
-    with cluster(4) as good, Redlock([*good.urls, address]) as client:
+    with cluster(4) as good, client_of([*good.urls, address]) as client:
         for _ in range(5):
             with client.lock(NAME, blocking=False) as lease:
                 assert lease.is_held
@@ -265,7 +265,7 @@ def test_the_very_same_address_twice() -> None:
 def test_an_even_number_of_nodes_is_warned_of_and_works() -> None:
     with cluster(4) as nodes:
         with pytest.warns(UserWarning, match="4 lock nodes tolerate 1 failure, no more than 3 do"):
-            client = Redlock(nodes.urls)
+            client = client_of(nodes.urls)
         with client:
             nodes[0].kill()
             with client.lock(NAME, blocking=False) as lease:
@@ -278,7 +278,7 @@ def test_an_even_number_of_nodes_is_warned_of_and_works() -> None:
 def test_a_vote_that_is_split_in_two_halves_is_decided() -> None:
     with cluster(4) as nodes:
         with pytest.warns(UserWarning, match="use an odd number"):
-            client = Redlock(nodes.urls)
+            client = client_of(nodes.urls)
         for server in nodes.servers[:2]:
             with raw(server) as redis:
                 redis.set(NAME, "somebody else", px=20_000)
@@ -290,7 +290,7 @@ def test_a_vote_that_is_split_in_two_halves_is_decided() -> None:
 def test_a_single_node_is_warned_of_and_works() -> None:
     with cluster(1) as nodes:
         with pytest.warns(UserWarning, match="one lock node: no failure is tolerated"):
-            client = Redlock(nodes.urls)
+            client = client_of(nodes.urls)
         with client, client.lock(NAME) as lease:
             assert lease.is_held
 
@@ -300,7 +300,7 @@ def test_nodes_with_passwords_work_and_reveal_nothing(caplog: pytest.LogCaptureF
         for server in nodes.servers:
             with raw(server) as redis:
                 redis.config_set("requirepass", CANARY)
-        with Redlock([f"{url}?password={CANARY}" for url in nodes.urls]) as client:
+        with client_of([f"{url}?password={CANARY}" for url in nodes.urls]) as client:
             with client.lock(NAME) as lease:
                 assert lease.is_held
                 assert_no_secret(repr(client), repr(lease), repr(client._context.pool.nodes), str(client.holder(NAME)))
@@ -313,5 +313,5 @@ def test_nodes_with_passwords_work_and_reveal_nothing(caplog: pytest.LogCaptureF
 
 
 def test_redis_py_options_that_change_replies_do_no_harm() -> None:
-    with cluster() as nodes, Redlock([f"{url}?decode_responses=yes&protocol=3" for url in nodes.urls]) as client:
+    with cluster() as nodes, client_of([f"{url}?decode_responses=yes&protocol=3" for url in nodes.urls]) as client:
         assert client.lock(NAME).acquire(blocking=False)

@@ -13,12 +13,11 @@ from celery import Celery
 from celery.exceptions import SoftTimeLimitExceeded
 from redis import Redis
 
-from redlock import Redlock
 from redlock.celery import delivery as delivery_module
 from redlock.testing import redis_server
 from tests import versions
 from tests.integration.rabbit import needs_rabbitmq, rabbit
-from tests.integration.tools import comes_true, eventually, sixth_redis
+from tests.integration.tools import client_of, comes_true, eventually, sixth_redis
 from tests.integration.worker_fixture import Worker
 from tests.versions import needs_celery_5_5
 
@@ -59,7 +58,7 @@ class Place:
         )
         self._workers: list[Worker] = []
         self.store = Redis.from_url(self._results, decode_responses=True)
-        self.client = Redlock(nodes.urls)
+        self.client = client_of(nodes.urls)
         self.app = Celery("sender", broker=url, backend="disabled://", set_as_current=False)
         self.results = Celery("results", backend=self._results, set_as_current=False).backend
 

@@ -12,7 +12,7 @@ from celery.result import denied_join_result
 
 from redlock import LockContended, Redlock
 from redlock.celery import client_for, current_lease, locked
-from tests.integration.tools import eventually
+from tests.integration.tools import client_of, eventually
 from tests.integration.worker_fixture import Worker, WorkerFixture, fresh_stage
 from tests.versions import needs_celery_5_5
 
@@ -46,7 +46,7 @@ def shared_worker(stage: WorkerFixture) -> Worker:
 @pytest.fixture(scope="module")
 def client(stage: WorkerFixture) -> Iterator[Redlock]:
     """A client of the workers' lock nodes."""
-    with Redlock(stage.nodes.urls) as redlock:
+    with client_of(stage.nodes.urls) as redlock:
         yield redlock
 
 
@@ -271,7 +271,7 @@ class Here:
 
     def __init__(self, nodes: list[str]) -> None:
         self.app = Celery("here", broker="memory://", set_as_current=False)
-        self.app.conf.redlock_nodes = nodes
+        self.app.conf.update(redlock_nodes=nodes, redlock_node_timeout=0.9)
         self.requeue = self._task("requeue")
         self.skip = self._task("skip")
 

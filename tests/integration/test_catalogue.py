@@ -14,7 +14,7 @@ import pytest
 from redlock import LockLost, QuorumUnavailable, Redlock
 from redlock._transport import codec
 from redlock.admin.cluster_status import cluster_status
-from tests.integration.tools import eventually, is_free, raw
+from tests.integration.tools import client_of, eventually, is_free, raw
 from tests.proxy import (
     Proxy,
     always,
@@ -295,7 +295,7 @@ def test_a_question_over_forgotten_connections_is_asked_again(nodes: Cluster) ->
 
 def test_the_local_queue_goes_on_where_the_waiting_node_drips(nodes: Cluster) -> None:
     name = next(name for name in map(str, range(100)) if codec.waiting_order((name,), 5)[0] == 0)
-    with Redlock(nodes.urls, ttl=9.0) as good, proxies(nodes.servers[:1]) as links:
+    with client_of(nodes.urls, ttl=9.0) as good, proxies(nodes.servers[:1]) as links:
         held = good.lock(name)
         assert held.acquire()
         links[0].passing = byte_by_byte

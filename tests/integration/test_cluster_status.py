@@ -14,7 +14,7 @@ from redlock.admin.bootstrap import declare_nodes
 from redlock.admin.cluster_status import cluster_status
 from redlock.cli import main
 from redlock.testing.redis_server import Server
-from tests.integration.tools import CANARY, eventually, label, raw
+from tests.integration.tools import CANARY, client_of, eventually, label, raw
 from tests.proxy import proxies
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def test_it_changes_nothing_on_any_node(nodes: Cluster, client: Redlock) -> None
 
 def test_waiters_are_counted_as_far_as_they_can_be_told_apart(nodes: Cluster, client: Redlock) -> None:
     def wait(name: str) -> None:
-        with Redlock(nodes.urls) as other, other.lock(name, ttl=10):
+        with client_of(nodes.urls) as other, other.lock(name, ttl=10):
             pass
 
     def counts() -> list[int | None]:
@@ -170,7 +170,7 @@ def test_a_split_vote_is_two_rows_without_a_holder(nodes: Cluster) -> None:
 @pytest.mark.parametrize("prefix", ["shop:", "sh*p[", "a?b\\"])
 def test_only_names_with_the_prefix_are_shown_and_without_it(nodes: Cluster, prefix: str) -> None:
     declare_nodes(nodes.urls, prefix)
-    with Redlock(nodes.urls, prefix=prefix) as client, client.lock(NAME):
+    with client_of(nodes.urls, prefix=prefix) as client, client.lock(NAME):
         for server in nodes.servers:
             with raw(server) as redis:
                 redis.set("shopper", "x", px=60_000)
@@ -219,7 +219,7 @@ def test_a_missing_right_to_list_names_is_reported(nodes: Cluster) -> None:
     with raw(nodes[0]) as redis:
         redis.acl_setuser("limited", enabled=True, passwords=[f"+{CANARY}"], keys=["*"], commands=["+@all", "-scan"])
     urls = [f"{nodes[0].url}?username=limited&password={CANARY}", *nodes.urls[1:]]
-    with Redlock(urls) as client, client.lock(NAME):
+    with client_of(urls) as client, client.lock(NAME):
         seen = cluster_status(urls, timeout=5.0)
     assert seen.nodes[0].unlisted == "SCAN is forbidden, or was renamed"
     assert only(seen).votes == (True,) * 5

@@ -19,7 +19,7 @@ from redis import Redis
 
 from redlock.testing.redis_server import free_port
 from tests.integration.rabbit import needs_rabbitmq
-from tests.integration.tools import children, eventually
+from tests.integration.tools import PATIENT, children, eventually
 from tests.servers import program as server_program
 from workers.cluster import NODES, ROOT, is_free
 from workers.demo import main
@@ -47,7 +47,8 @@ class Demo:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "workers.demo", *SMALL, *arguments],
                 cwd=self.work,
-                env=kept | {"PYTHONPATH": str(ROOT), "TMPDIR": str(self.temporary), **settings},
+                env=kept
+                | {"PYTHONPATH": str(ROOT), "TMPDIR": str(self.temporary), "REDLOCK_NODE_TIMEOUT": PATIENT, **settings},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -33,7 +33,7 @@ from redlock.admin.bootstrap import declare_nodes
 from redlock.admin.cluster_status import cluster_status
 from redlock.testing import lock_nodes, redis_server
 from tests.integration.pages import Block, blocks
-from tests.integration.tools import ROOT, eventually
+from tests.integration.tools import PATIENT, ROOT, client_of, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -71,6 +71,7 @@ class Desk:
         self._environment = os.environ | {
             "PATH": f"{tools}:{os.environ['PATH']}",
             "REDLOCK_NODES": nodes,
+            "REDLOCK_NODE_TIMEOUT": PATIENT,
             "SIMULATE_DELAYS": "0,0.1",
             "SIMULATE_HOLD": "0.1",
             "BANK_REDIS": broker.url,
@@ -170,7 +171,7 @@ def test_the_configuration_and_the_user_of_the_page_suffice(tmp_path: Path) -> N
         urls = [server.url.replace("//", "//lock:SECRET@") for server in servers]
         as_operator = [server.url.replace("//", "//operator:SECRET@") for server in servers]
         declare_nodes(as_operator)
-        client, other = (stack.enter_context(Redlock(urls)) for _ in range(2))
+        client, other = (stack.enter_context(Redlock(urls, node_timeout=0.25)) for _ in range(2))
         lock = client.lock("x")
         assert lock.acquire()
         lock.extend(1.0)
@@ -188,14 +189,14 @@ def test_the_configuration_and_the_user_of_the_page_suffice(tmp_path: Path) -> N
 
 def test_the_fingerprint_of_nodes_changes_as_the_page_says() -> None:
     with lock_nodes() as nodes:
-        with Redlock(nodes.urls) as before:
+        with client_of(nodes.urls) as before:
             assert before.lock("x").acquire(blocking=False)
-        with Redlock(nodes.urls, max_ttl=20.0) as early, pytest.raises(ConfigurationError, match="must agree"):
+        with client_of(nodes.urls, max_ttl=20.0) as early, pytest.raises(ConfigurationError, match="must agree"):
             early.lock("x").acquire(blocking=False)
         for node in nodes:
             node.empty()
         declare_nodes(nodes.urls)
-        with Redlock(nodes.urls, max_ttl=20.0) as after:
+        with client_of(nodes.urls, max_ttl=20.0) as after:
             assert after.lock("x").acquire(blocking=False)
 
 

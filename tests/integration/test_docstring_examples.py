@@ -44,9 +44,9 @@ WITH_EXAMPLES = [
 @pytest.fixture(scope="module")
 def names() -> Iterator[dict[str, Any]]:
     """The names that the examples use without an import."""
-    with redis_server.cluster() as nodes, sixth_redis() as server, Redlock(nodes.urls) as redlock:
+    with redis_server.cluster() as nodes, sixth_redis() as server, Redlock(nodes.urls, node_timeout=0.25) as redlock:
         store = FencedStore(server.url)
-        asyncio_redlock = for_asyncio.Redlock(nodes.urls)
+        asyncio_redlock = for_asyncio.Redlock(nodes.urls, node_timeout=0.25)
         yield {
             "addresses": nodes.urls,
             "redlock": redlock,

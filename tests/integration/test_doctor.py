@@ -16,7 +16,7 @@ from redlock.celery import locked
 from redlock.cli import main
 from redlock.settings import Settings
 from redlock.testing.redis_server import Server, cluster
-from tests.integration.tools import CANARY, raw, sixth_redis
+from tests.integration.tools import CANARY, client_of, raw, sixth_redis
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -126,9 +126,9 @@ def test_a_missing_or_a_wrong_password(instead: Callable[..., list[str]], addres
 
 
 def test_clients_that_disagree(nodes: Cluster) -> None:
-    with Redlock(nodes.urls, max_ttl=20) as other, other.lock("x"):
+    with client_of(nodes.urls, max_ttl=20) as other, other.lock("x"):
         assert found(nodes.urls) == {"fingerprint": Level.UNSAFE, "no-quorum": Level.NO_QUORUM}
-    with Redlock(nodes.urls) as client, pytest.raises(RedlockError, match="all clients must agree"):
+    with client_of(nodes.urls) as client, pytest.raises(RedlockError, match="all clients must agree"):
         client.lock("x").acquire(blocking=False)
 
 

@@ -22,7 +22,7 @@ import pytest
 from redlock import Redlock
 from redlock.testing import redis_server
 from tests.integration.pages import blocks
-from tests.integration.tools import ROOT, children, eventually
+from tests.integration.tools import PATIENT, ROOT, children, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,7 +58,7 @@ class Project:
         ours = {name: value for name, value in os.environ.items() if not name.startswith(("REDLOCK_", "PYTHON"))}
         # Its own environment has no redis-server; where the system has none either, ours is lent.
         path = f"{python.parent}:{Path(redis_server.executable()).parent}:{ours['PATH']}"
-        self.environment = ours | {"PATH": path} | environment
+        self.environment = ours | {"PATH": path, "REDLOCK_NODE_TIMEOUT": PATIENT} | environment
 
     def run(self, *arguments: str) -> str:
         """The output of this Python program, which must succeed."""

@@ -14,7 +14,7 @@ import pytest
 from redlock import QuorumUnavailable, Redlock
 from redlock._core.votes import FENCE_LIMIT
 from redlock._transport import codec
-from tests.integration.tools import eventually, holders, is_free, raw
+from tests.integration.tools import client_of, eventually, holders, is_free, raw
 from tests.integration.worker_fixture import ROOT
 from tests.proxy import proxies, unchanged
 
@@ -151,13 +151,13 @@ def test_a_second_round_stores_the_token_before_the_lease(nodes: Cluster, client
 
 def test_any_three_nodes_give_the_next_client_a_larger_token(nodes: Cluster) -> None:
     set_fences(nodes, [now_us() + 100_000_000 * one for one in (9, 0, 0, 0, 0)])
-    with Redlock(nodes.urls) as client:
+    with client_of(nodes.urls) as client:
         first, _ = taken(client)
     # The node that was ahead is dead, and so is another node: the other nodes must have learnt the token.
     nodes[0].kill()
     nodes[1].kill()
 
-    with Redlock(nodes.urls) as client:
+    with client_of(nodes.urls) as client:
         second, _ = taken(client)
 
     assert second > first
@@ -188,7 +188,7 @@ def test_a_node_with_an_implausible_token_has_no_vote_there(nodes: Cluster, clie
 
 
 def test_an_implausible_token_is_repaired_as_documented(nodes: Cluster) -> None:
-    with Redlock(nodes.urls, ttl=0.5, max_ttl=1.0) as client:
+    with client_of(nodes.urls, ttl=0.5, max_ttl=1.0) as client:
         before, _ = taken(client)
         set_fences(nodes, [FENCE_LIMIT - 1, *fences_of(nodes.servers[1:])])
         with raw(nodes[0]) as redis:
@@ -226,7 +226,7 @@ def test_a_false_node_reaches_no_other_with_its_tokens(nodes: Cluster) -> None:
     """The other nodes refuse a token above such a token, so its vote alone would end every attempt."""
     with proxies(nodes.servers[:1]) as (false,):
         false.passing = tells_tokens_of_2112
-        with Redlock([false.url, *nodes.urls[1:]]) as client:
+        with client_of([false.url, *nodes.urls[1:]]) as client:
             for _ in range(4):
                 for name in (NAME, "another"):
                     with client.lock(name, blocking=False) as lease:
@@ -258,7 +258,7 @@ def test_tokens_grow_where_the_clock_is_far_behind(
     first, _ = taken(client)
     monkeypatch.setattr("redlock._locking.acquisition.wall_us", lambda: 1_000)
 
-    with Redlock(nodes.urls) as late:
+    with client_of(nodes.urls) as late:
         second, _ = taken(late)
         third, rounds = taken(late)
 
@@ -270,14 +270,14 @@ def test_tokens_grow_where_the_clock_jumps_ahead_and_back(nodes: Cluster, monkey
     seen = []
     for clock in (0, 10**15, 5, 10**15 + 7, 10**15 + 10**14, 3):
         monkeypatch.setattr("redlock._locking.acquisition.wall_us", lambda now=clock: now)
-        with Redlock(nodes.urls) as client:
+        with client_of(nodes.urls) as client:
             seen.append(taken(client)[0])
 
     assert seen == sorted(set(seen))
 
 
 def test_a_refused_client_has_learnt_the_holders_token(nodes: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    with Redlock(nodes.urls) as ahead, Redlock(nodes.urls) as behind:
+    with client_of(nodes.urls) as ahead, client_of(nodes.urls) as behind:
         monkeypatch.setattr("redlock._locking.acquisition.wall_us", lambda: 10**15)
         with ahead.lock(NAME) as lease:
             monkeypatch.setattr("redlock._locking.acquisition.wall_us", lambda: 10**9)

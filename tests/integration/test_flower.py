@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from redlock import Redlock
 from tests.integration.browser import Browser, needs_browser
 from tests.integration.flowers import Flower, tasks_shown
-from tests.integration.tools import eventually, holders, run_out
+from tests.integration.tools import client_of, eventually, holders, run_out
 from tests.integration.worker_fixture import WorkerFixture, fresh_stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from redlock import Redlock
 
 HOLDING = "tests.integration.apps.holding"
 POLICIES = "tests.integration.apps.policies"
@@ -49,7 +50,7 @@ def hears(flower: Flower, stage: WorkerFixture) -> bool:
 @pytest.fixture(scope="module")
 def client(stage: WorkerFixture) -> Iterator[Redlock]:
     """A client of the workers' lock nodes."""
-    with Redlock(stage.nodes.urls) as redlock:
+    with client_of(stage.nodes.urls) as redlock:
         yield redlock
 
 

@@ -12,7 +12,7 @@ from redlock import ConfigurationError, LockContended, LockLost, NotHeld, Quorum
 from redlock._transport import codec
 from redlock.admin import force_release
 from redlock.cli import main
-from tests.integration.tools import eventually, holders, is_free, raw
+from tests.integration.tools import client_of, eventually, holders, is_free, raw
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +25,7 @@ NAME = "device:7"
 @pytest.fixture
 def admin(nodes: Cluster) -> Iterator[Redlock]:
     """The client of an operator."""
-    with Redlock(nodes.urls) as client:
+    with client_of(nodes.urls) as client:
         yield client
 
 
@@ -74,7 +74,7 @@ def test_the_old_holder_notices_and_the_next_token_is_larger(
 
 def test_a_holder_that_renews_is_told_that_it_lost(nodes: Cluster, client: Redlock, admin: Redlock) -> None:
     lost = threading.Event()
-    lock = client.lock(NAME, ttl=1, on_lost=lambda _: lost.set())
+    lock = client.lock(NAME, ttl=2, on_lost=lambda _: lost.set())
     with pytest.raises(LockLost), lock:
         lease = force_release.target(admin, NAME)
         assert lease is not None
@@ -89,7 +89,7 @@ def test_it_wakes_a_waiter(nodes: Cluster, client: Redlock, admin: Redlock) -> N
     got = threading.Event()
 
     def wait() -> None:
-        with Redlock(nodes.urls) as other, other.lock(NAME):
+        with client_of(nodes.urls) as other, other.lock(NAME):
             got.set()
 
     waiter = threading.Thread(target=wait)
@@ -178,7 +178,7 @@ def test_a_free_lock_is_left_alone(nodes: Cluster, capsys: pytest.CaptureFixture
 def test_a_client_that_disagrees_takes_nothing_away(nodes: Cluster, client: Redlock) -> None:
     lease = client.lease(NAME)
     lease.acquire(0)
-    with Redlock(nodes.urls, max_ttl=20) as other:
+    with client_of(nodes.urls, max_ttl=20) as other:
         shown = force_release.target(other, NAME)
         assert shown is not None
         with pytest.raises(ConfigurationError, match="all clients must agree"):

@@ -21,7 +21,7 @@ from redlock._transport.connections import NodeConnections
 from redlock._transport.exchange import Exchange, pack
 from redlock._transport.node import Connected, Node
 from redlock._transport.sockets import Sockets
-from tests.integration.tools import eventually, is_free, raw
+from tests.integration.tools import client_of, eventually, is_free, raw
 from tests.proxy import proxies
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def test_an_interrupted_attempt_is_never_sent_again(nodes: Cluster) -> None:
 
 
 def test_a_release_of_a_set_wakes_the_waiters_of_each_name(nodes: Cluster) -> None:
-    with Redlock(nodes.urls) as client:
+    with client_of(nodes.urls) as client:
         with client.lock(["a", "b", "c"]):
             pass
         for server in nodes.servers:
@@ -142,7 +142,7 @@ def test_a_release_of_a_set_wakes_the_waiters_of_each_name(nodes: Cluster) -> No
 
 def test_dropped_connections_close_without_a_warning(nodes: Cluster) -> None:
     """As after an exception that discards a set. Otherwise a later, innocent piece of code would see the warnings."""
-    with Redlock(nodes.urls) as client:
+    with client_of(nodes.urls) as client:
         with client.lock("name"):
             pass
         pool = client._context.pool

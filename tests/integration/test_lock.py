@@ -16,7 +16,7 @@ from redlock._core.commands import Acquire
 from redlock._locking.driver import ThreadsDriver
 from redlock._locking.lock_events import LockEventLog
 from redlock._transport.codec import Codec
-from tests.integration.tools import brief_lock, eventually, holders, in_a_fork, is_free, raw, run_out
+from tests.integration.tools import client_of, eventually, holders, in_a_fork, is_free, raw, run_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,7 +32,14 @@ NAME = "account:42"
 @pytest.fixture
 def rival(nodes: Cluster) -> Iterator[Redlock]:
     """Another process' client of the same nodes, as far as the nodes can tell."""
-    with Redlock(nodes.urls) as redlock:
+    with client_of(nodes.urls) as redlock:
+        yield redlock
+
+
+@pytest.fixture
+def brief(nodes: Cluster) -> Iterator[Redlock]:
+    """A client whose leases expire soon without renewal."""
+    with client_of(nodes.urls, ttl=0.6) as redlock:
         yield redlock
 
 
@@ -155,8 +162,8 @@ def test_a_waiter_gets_the_lock_as_soon_as_it_is_released(client: Redlock, rival
     assert time.monotonic() - started < 5.0, "waited for the end of a ten second lease that had been released"
 
 
-def test_a_waiter_gets_the_lock_when_the_holders_lease_ends(client: Redlock, rival: Redlock) -> None:
-    dead = brief_lock(rival, NAME)
+def test_a_waiter_gets_the_lock_when_the_holders_lease_ends(client: Redlock, brief: Redlock) -> None:
+    dead = brief.lock(NAME)
     dead.acquire()
     lock = client.lock(NAME)
 
@@ -220,8 +227,8 @@ def test_a_lock_is_released_once(client: Redlock) -> None:
         lock.release()
 
 
-def test_release_of_an_expired_lease_raises_lock_lost_once(nodes: Cluster, client: Redlock) -> None:
-    lock = brief_lock(client, NAME)
+def test_release_of_an_expired_lease_raises_lock_lost_once(nodes: Cluster, brief: Redlock) -> None:
+    lock = brief.lock(NAME)
     lock.acquire()
     eventually(lambda: is_free(nodes.servers, NAME), "the end of the lease")
 
@@ -308,8 +315,8 @@ def test_a_second_lock_of_the_same_thread_returns_false(client: Redlock, limit: 
         lease.ensure_valid()
 
 
-def test_a_wait_for_a_lease_of_this_thread_ends_with_it(client: Redlock) -> None:
-    first, second = brief_lock(client, NAME), client.lock(NAME)
+def test_a_wait_for_a_lease_of_this_thread_ends_with_it(brief: Redlock) -> None:
+    first, second = brief.lock(NAME), brief.lock(NAME)
     first.acquire()
     assert second.acquire(blocking_timeout=30.0) is True
     assert second.fence > first.fence
@@ -330,12 +337,12 @@ def test_taking_it_through_another_lock_object_is_the_same_error(client: Redlock
         client.lock(NAME).acquire()
 
 
-def test_a_thread_may_acquire_an_expired_lock_again(nodes: Cluster, client: Redlock) -> None:
-    lost = brief_lock(client, NAME)
+def test_a_thread_may_acquire_an_expired_lock_again(nodes: Cluster, brief: Redlock) -> None:
+    lost = brief.lock(NAME)
     lost.acquire()
     eventually(lambda: lost.lease.remaining() == 0, "the end of the lease")
 
-    with client.lock(NAME) as lease:
+    with brief.lock(NAME) as lease:
         assert lease.is_held
         with pytest.raises(LockLost):
             lost.release()
@@ -460,7 +467,7 @@ def test_a_lease_is_extended_by_seconds_and_never_shortened(nodes: Cluster, clie
 
 def test_a_lease_in_a_with_block_cannot_outlive_max_ttl(nodes: Cluster) -> None:
     """Three emptied nodes vote again after `max_ttl`, so no lease may be longer."""
-    with Redlock(nodes.urls, ttl=0.3, max_ttl=1.0) as client, client.lock(NAME, renew=False) as lease:
+    with client_of(nodes.urls, ttl=0.3, max_ttl=1.0) as client, client.lock(NAME, renew=False) as lease:
         with pytest.raises(ConfigurationError, match="max_ttl"):
             lease.extend(30)
         with pytest.raises(ConfigurationError, match="max_ttl"):
@@ -477,8 +484,8 @@ def test_extending_a_lock_that_is_not_held_is_an_error(client: Redlock) -> None:
         lock.reacquire()
 
 
-def test_extension_of_an_expired_lease_raises_lock_lost(nodes: Cluster, client: Redlock) -> None:
-    lock = brief_lock(client, NAME)
+def test_extension_of_an_expired_lease_raises_lock_lost(nodes: Cluster, brief: Redlock) -> None:
+    lock = brief.lock(NAME)
     lock.acquire()
     eventually(lambda: lock.lease.remaining() == 0, "the end of the lease")
 
@@ -521,8 +528,8 @@ def test_locked_and_owned_show_own_and_foreign_and_no_holders(nodes: Cluster, cl
     theirs.release()
 
 
-def test_owned_looks_at_the_deadline_and_not_only_at_the_nodes(nodes: Cluster, client: Redlock) -> None:
-    lock = brief_lock(client, NAME)
+def test_owned_looks_at_the_deadline_and_not_only_at_the_nodes(nodes: Cluster, brief: Redlock) -> None:
+    lock = brief.lock(NAME)
     lock.acquire()
     token = lock.lease.owner
     for server in nodes.servers:
@@ -654,8 +661,8 @@ def test_a_very_long_owner_label_takes_the_lock_all_the_same(client: Redlock, no
     assert token.endswith("@host since 2026-11-24T12:00:00Z")
 
 
-def test_leases_that_expired_do_not_accumulate(client: Redlock) -> None:
-    lock = brief_lock(client, NAME)
+def test_leases_that_expired_do_not_accumulate(brief: Redlock) -> None:
+    lock = brief.lock(NAME)
     for _ in range(4):
         assert lock.acquire(blocking_timeout=30.0)
         eventually(lambda: lock.lease.is_lost, "the end of a lease that is not renewed")
@@ -666,8 +673,8 @@ def test_leases_that_expired_do_not_accumulate(client: Redlock) -> None:
         _ = lock.fence
 
 
-def test_a_block_whose_lease_expired_still_says_so(client: Redlock) -> None:
-    lock = brief_lock(client, NAME, renew=False)
+def test_a_block_whose_lease_expired_still_says_so(brief: Redlock) -> None:
+    lock = brief.lock(NAME, renew=False)
     with pytest.raises(LockLost), lock as lease:
         eventually(lambda: lease.is_lost, "the end of a lease that is not renewed")
         assert lock.acquire(blocking_timeout=30.0)
@@ -706,9 +713,9 @@ def test_an_event_loop_may_use_a_lock_where_that_is_allowed(nodes: Cluster) -> N
     async def in_another_thread(client: Redlock) -> bool:
         return await asyncio.to_thread(client.lock(NAME).acquire)
 
-    with Redlock(nodes.urls, allow_event_loop=True) as client:
+    with client_of(nodes.urls, allow_event_loop=True) as client:
         asyncio.run(directly(client))
-    with Redlock(nodes.urls) as client:
+    with client_of(nodes.urls) as client:
         assert asyncio.run(in_another_thread(client)) is True
 
 

@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from redlock import Redlock
 from tests.integration.browser import Browser, needs_browser
 from tests.integration.flowers import Flower
-from tests.integration.tools import CANARY, eventually, holders, label, raw
+from tests.integration.tools import CANARY, client_of, eventually, holders, label, raw
 from tests.integration.worker_fixture import WorkerFixture, fresh_stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from redlock import Redlock
     from redlock.testing import redis_server
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def flower(stage: WorkerFixture, directory: Path) -> Iterator[Flower]:
 @pytest.fixture(scope="module")
 def client(stage: WorkerFixture) -> Iterator[Redlock]:
     """A client of the same lock nodes."""
-    with Redlock(stage.nodes.urls) as redlock:
+    with client_of(stage.nodes.urls) as redlock:
         yield redlock
 
 

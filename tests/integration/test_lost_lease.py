@@ -27,7 +27,7 @@ BODIES = 3_000
 def app(nodes: Cluster) -> Iterator[Celery]:
     """An app without a broker, for direct calls of its tasks."""
     app = Celery("interrupted", broker="memory://", set_as_current=True)
-    app.conf.update(redlock_nodes=nodes.urls, redlock_ttl=0.6, redlock_max_ttl=1.0)
+    app.conf.update(redlock_nodes=nodes.urls, redlock_ttl=0.6, redlock_max_ttl=1.0, redlock_node_timeout=0.25)
     yield app
     client_for(app).close()
 

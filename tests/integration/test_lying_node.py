@@ -21,7 +21,11 @@ NAME = "hits"
 def test_the_store_accepts_one_of_two_holders_with_one_token(broker: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of two clients reaches two honest nodes and the lying node, which grants the lock to both."""
     monkeypatch.setattr("redlock._locking.acquisition.wall_us", lambda: 1_000)
-    with lock_nodes() as nodes, Redlock(nodes.urls) as one, Redlock(nodes.urls) as two:
+    with (
+        lock_nodes() as nodes,
+        Redlock(nodes.urls, node_timeout=0.3) as one,
+        Redlock(nodes.urls, node_timeout=0.3) as two,
+    ):
         honest, liar = (nodes[:2], nodes[3:]), nodes[2]
         first, second = one.lease(NAME), two.lease(NAME)
         for node in honest[1]:

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from redlock import Redlock
 from redlock.admin.cluster_status import cluster_status
 from redlock.testing.redis_server import Server, running
 from tests import servers
-from tests.integration.tools import eventually
+from tests.integration.tools import client_of, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,7 +48,7 @@ def versions(nodes: Cluster) -> list[str]:
 
 
 def test_nodes_of_all_versions_vote_and_show_the_lock(mixed: Cluster) -> None:
-    with Redlock(mixed.urls, max_ttl=MAX_TTL, ttl=MAX_TTL) as client, client.lock(NAME):
+    with client_of(mixed.urls, max_ttl=MAX_TTL, ttl=MAX_TTL) as client, client.lock(NAME):
         status = cluster_status(mixed.urls, max_ttl=MAX_TTL)
         assert [lock.resource for lock in status.locks] == [NAME]
         assert status.voting == 5
@@ -64,7 +63,7 @@ def test_tokens_grow_while_nodes_change_their_version(mixed: Cluster, programs: 
     stop = threading.Event()
 
     def compete() -> None:
-        with Redlock(mixed.urls, max_ttl=MAX_TTL, ttl=MAX_TTL) as client:
+        with client_of(mixed.urls, max_ttl=MAX_TTL, ttl=MAX_TTL) as client:
             while not stop.is_set():
                 with client.lock(NAME, blocking_timeout=30) as lease:
                     assert inside.acquire(blocking=False), "two holders"

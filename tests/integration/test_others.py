@@ -10,7 +10,7 @@ from redis.exceptions import LockNotOwnedError
 
 from redlock import LockContended, Redlock
 from redlock.admin.bootstrap import declare_nodes
-from tests.integration.tools import eventually, holders, raw, run_out
+from tests.integration.tools import client_of, eventually, holders, raw, run_out
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -165,6 +165,6 @@ def test_redis_py_finds_that_the_lock_which_ran_out_is_ours_now(
 
 def test_clients_with_a_prefix_meet_others_at_the_prefixed_name(nodes: Cluster) -> None:
     declare_nodes(nodes.urls, "locks:")
-    with Redlock(nodes.urls, prefix="locks:") as client, client.lock(NAME) as lease:
+    with client_of(nodes.urls, prefix="locks:") as client, client.lock(NAME) as lease:
         eventually(lambda: holders(nodes.servers, f"locks:{NAME}") == [lease.owner] * 5, "our key on all nodes")
         assert they_take(nodes.servers) == [True] * 5, "without the prefix it is another lock"

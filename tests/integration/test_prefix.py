@@ -8,13 +8,13 @@ import pytest
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from redlock import QuorumUnavailable, Redlock
+from redlock import QuorumUnavailable
 from redlock._transport import codec
 from redlock.admin.bootstrap import declare_nodes
 from redlock.admin.cluster_status import cluster_status
 from redlock.testing import redis_server
 from tests.integration.acl import let_in
-from tests.integration.tools import CANARY, eventually, raw
+from tests.integration.tools import CANARY, client_of, eventually, raw
 
 if TYPE_CHECKING:
     from redlock.testing.redis_server import Cluster
@@ -26,9 +26,9 @@ def test_two_projects_with_different_ttls_share_nodes(nodes: Cluster) -> None:
     declare_nodes(nodes.urls, "team1:")
     declare_nodes(nodes.urls, "team2:")
     with (
-        Redlock(nodes.urls, prefix="team1:", ttl=0.5, max_ttl=1.0) as one,
-        Redlock(nodes.urls, prefix="team1:", ttl=0.5, max_ttl=1.0) as rival,
-        Redlock(nodes.urls, prefix="team2:", ttl=20.0, max_ttl=60.0) as two,
+        client_of(nodes.urls, prefix="team1:", ttl=0.5, max_ttl=1.0) as one,
+        client_of(nodes.urls, prefix="team1:", ttl=0.5, max_ttl=1.0) as rival,
+        client_of(nodes.urls, prefix="team2:", ttl=20.0, max_ttl=60.0) as two,
         one.lock(NAME) as mine,
         two.lock(NAME) as theirs,
     ):
@@ -55,8 +55,8 @@ def test_each_project_waits_for_its_own_longest_lease(nodes: Cluster) -> None:
         server.kill()
         server.start()
     with (
-        Redlock(nodes.urls, prefix="team1:", ttl=0.5, max_ttl=0.5) as brief,
-        Redlock(nodes.urls, prefix="team2:", ttl=0.5, max_ttl=60.0) as long,
+        client_of(nodes.urls, prefix="team1:", ttl=0.5, max_ttl=0.5) as brief,
+        client_of(nodes.urls, prefix="team2:", ttl=0.5, max_ttl=60.0) as long,
     ):
         with pytest.raises(QuorumUnavailable, match=r"abstains for another (59|60)"):
             long.lock(NAME).acquire(blocking=False)
@@ -71,9 +71,9 @@ def test_an_acl_confines_a_project_to_its_prefix(user: str) -> None:
         let_in(three.servers, user, CANARY, keys="~team1:*")
         urls = [f"{url}?username={user}&password={CANARY}" for url in three.urls]
         with (
-            Redlock(urls, prefix="team1:") as client,
-            Redlock(urls, prefix="team1:") as rival,
-            Redlock(urls, prefix="team2:") as other,
+            client_of(urls, prefix="team1:") as client,
+            client_of(urls, prefix="team1:") as rival,
+            client_of(urls, prefix="team2:") as other,
         ):
             with client.lock(NAME) as lease:
                 lease.extend(1.0)

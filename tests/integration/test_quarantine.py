@@ -14,7 +14,7 @@ from redlock._transport import codec
 from redlock.admin.bootstrap import declare_nodes
 from redlock.testing import redis_server
 from redlock.testing.redis_server import Server
-from tests.integration.tools import eventually, holders, label, raw
+from tests.integration.tools import client_of, eventually, holders, label, raw
 from tests.proxy import proxies
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def brief(nodes: Cluster) -> Iterator[Redlock]:
     """A client with a short quarantine."""
-    with Redlock(nodes.urls, ttl=0.5, max_ttl=1.0) as client:
+    with client_of(nodes.urls, ttl=0.9, max_ttl=1.0) as client:
         yield client
 
 
@@ -80,7 +80,7 @@ def test_an_emptied_node_never_gives_a_second_holder(nodes: Cluster, brief: Redl
     for server in nodes.servers[3:]:
         server.thaw()
     restart(nodes[0])
-    with Redlock(nodes.urls, ttl=0.5, max_ttl=1.0) as other:
+    with client_of(nodes.urls, ttl=0.5, max_ttl=1.0) as other:
         tries = 0
         while lease.remaining() > 0:
             with pytest.raises((LockContended, QuorumUnavailable)), other.lock("x", blocking=False):
@@ -95,7 +95,7 @@ def test_an_emptied_node_never_gives_a_second_holder(nodes: Cluster, brief: Redl
 def test_a_node_restored_from_an_old_snapshot_abstains() -> None:
     with (
         redis_server.cluster(3, options=("--save", "3600 1")) as nodes,
-        Redlock(nodes.urls, ttl=0.5, max_ttl=1.0) as client,
+        client_of(nodes.urls, ttl=0.5, max_ttl=1.0) as client,
     ):
         assert client.lock("before").acquire()
         for server in nodes.servers[:2]:
@@ -114,7 +114,7 @@ def test_brand_new_nodes_abstain_until_somebody_declares_them() -> None:
     urls = [server.url for server in servers]
     try:
         declare_nodes(urls)
-        with Redlock(urls, ttl=0.5, max_ttl=1.0) as client:
+        with client_of(urls, ttl=0.5, max_ttl=1.0) as client:
             assert client.lock("x").acquire(blocking=False)
         with pytest.raises(ConfigurationError, match="has a record already"):
             declare_nodes(urls)
@@ -126,7 +126,7 @@ def test_brand_new_nodes_abstain_until_somebody_declares_them() -> None:
 def test_new_nodes_vote_after_the_longest_lease() -> None:
     servers = [Server().start() for _ in range(3)]
     try:
-        with Redlock([server.url for server in servers], ttl=0.5, max_ttl=1.0) as client:
+        with client_of([server.url for server in servers], ttl=0.5, max_ttl=1.0) as client:
             with pytest.raises(QuorumUnavailable, match=r"abstains for another 1\.0 s"):
                 client.lock("x").acquire(blocking=False)
             assert client.lock("x").acquire(), "waiting without a limit outlasts the quarantine"
@@ -145,7 +145,7 @@ def test_a_client_with_other_terms_is_refused_by_name(
     assert brief.lock("x").acquire()
     options = {"ttl": 0.5, "max_ttl": 1.0, "prefix": ""} | change
     with (
-        Redlock(nodes.urls, **options) as other,  # type: ignore[arg-type]  # one dictionary for several types
+        client_of(nodes.urls, **options) as other,  # type: ignore[arg-type]  # one dictionary for several types
         pytest.raises(ConfigurationError, match="all clients must agree") as caught,
     ):
         other.lock("y").acquire()
@@ -171,7 +171,7 @@ def test_a_client_that_a_quorum_rejects_sends_no_vote(
 ) -> None:
     """Else its settings would become those of a node that has just lost its memory."""
     assert brief.lock("x").acquire()
-    with Redlock(nodes.urls, ttl=0.5, max_ttl=3.0) as other:
+    with client_of(nodes.urls, ttl=0.5, max_ttl=3.0) as other:
         for _ in range(2):
             with pytest.raises(ConfigurationError, match="all clients must agree"):
                 other.lock("y").acquire()
@@ -185,7 +185,7 @@ def test_a_client_that_a_quorum_rejects_sends_no_vote(
 
 def test_a_rejected_client_works_once_the_nodes_accept_it(nodes: Cluster, brief: Redlock) -> None:
     assert brief.lock("x").acquire()
-    with Redlock(nodes.urls, ttl=0.5, max_ttl=3.0) as other:
+    with client_of(nodes.urls, ttl=0.5, max_ttl=3.0) as other:
         with pytest.raises(ConfigurationError, match="all clients must agree"):
             other.lock("y").acquire()
         for server in nodes.servers:
@@ -193,14 +193,13 @@ def test_a_rejected_client_works_once_the_nodes_accept_it(nodes: Cluster, brief:
         assert other.lock("y").acquire(blocking=False)
 
 
-def test_a_minority_that_rejects_has_no_vote_and_is_logged(
-    nodes: Cluster, brief: Redlock, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_minority_that_rejects_has_no_vote_and_is_logged(nodes: Cluster, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG", "redlock")
-    with brief.lock("held") as lease, Redlock(nodes.urls, ttl=0.5, max_ttl=1.0) as fresh:
+    older, fresh = (client_of(nodes.urls, ttl=2.0, max_ttl=2.0) for _ in range(2))
+    with older, fresh, older.lock("held") as lease:
         for server in nodes.servers[:2]:
             reject(server)
-        for client in (brief, fresh, brief, fresh):
+        for client in (older, fresh, older, fresh):
             with client.lock("x", blocking=False):
                 assert holders(nodes.servers[:2], "x") == [None, None]
         before = caplog.text.count("extended ")
@@ -225,7 +224,7 @@ def test_a_rejecting_node_and_two_dead_nodes_are_no_quorum(nodes: Cluster, brief
     reject(nodes[0])
     for server in nodes.servers[1:3]:
         server.kill()
-    with Redlock(nodes.urls, ttl=0.5, max_ttl=1.0) as fresh:
+    with client_of(nodes.urls, ttl=0.5, max_ttl=1.0) as fresh:
         for client in (brief, fresh):
             with pytest.raises(QuorumUnavailable, match=r"max_ttl=77s.*"):
                 client.lock("y").acquire(blocking=False)
@@ -239,7 +238,7 @@ def test_a_new_node_abstains_for_the_longest_that_a_client_asks() -> None:
     servers = [Server().start() for _ in range(3)]
     urls = [server.url for server in servers]
     try:
-        with Redlock(urls, ttl=0.5, max_ttl=0.5) as hasty, Redlock(urls, ttl=0.5, max_ttl=60.0) as right:
+        with client_of(urls, ttl=0.5, max_ttl=0.5) as hasty, client_of(urls, ttl=0.5, max_ttl=60.0) as right:
             for client, expected in ((hasty, r"another 0\.5 s"), (right, "another 60"), (hasty, "another (59|60)")):
                 with pytest.raises(QuorumUnavailable, match=expected):
                     client.lock("x").acquire(blocking=False)
@@ -254,7 +253,7 @@ def test_another_number_of_nodes_gets_no_lease_with_a_quorum(nodes: Cluster, bri
     assert brief.lock("x").acquire()
     for server in nodes.servers[2:4]:
         flush(server)
-    with warnings.catch_warnings(), Redlock(nodes.urls[1:4], ttl=0.5, max_ttl=1.0) as other:
+    with warnings.catch_warnings(), client_of(nodes.urls[1:4], ttl=0.5, max_ttl=1.0) as other:
         with pytest.raises(RedlockError) as caught:
             eventually(lambda: other.lock("x").acquire(), "a refusal")
         assert "nodes=5" in str(caught.value)
@@ -266,14 +265,14 @@ def test_a_rejection_is_known_from_the_first_contact(nodes: Cluster, brief: Redl
     with brief.lock("x") as lease:
         for server in nodes.servers[2:4]:
             flush(server)
-        with Redlock(nodes.urls[1:4], ttl=0.5, max_ttl=1.0) as first, pytest.raises(RedlockError):
+        with client_of(nodes.urls[1:4], ttl=0.5, max_ttl=1.0) as first, pytest.raises(RedlockError):
             eventually(lambda: first.lock("x").acquire(), "a refusal")
         for server in nodes.servers[2:4]:
             with raw(server) as redis:
                 redis.hset(codec.RECORD, "since", 0)
         with proxies(nodes.servers[1:2], delay=0.02) as (b,):
             urls = [b.url, *nodes.urls[2:4]]
-            with Redlock(urls, ttl=0.5, max_ttl=1.0) as second, pytest.raises(ConfigurationError, match="must agree"):
+            with client_of(urls, ttl=0.5, max_ttl=1.0) as second, pytest.raises(ConfigurationError, match="must agree"):
                 second.lock("x").acquire(blocking=False)
         assert lease.remaining() > 0
 
@@ -294,7 +293,7 @@ def test_init_declares_only_nodes_without_a_record() -> None:
         first = subprocess.run(command, capture_output=True, text=True, check=False)
         assert first.returncode == 0, first.stderr
         assert "risk" in first.stdout
-        with Redlock([server.url for server in servers]) as client:
+        with client_of([server.url for server in servers]) as client:
             assert client.lock("x").acquire(blocking=False)
         second = subprocess.run(command, capture_output=True, text=True, check=False)
         assert second.returncode == 2

@@ -16,7 +16,7 @@ from redlock import LockLost, QuorumUnavailable, Redlock, RedlockError
 from redlock._clock import now_ms
 from redlock._locking.lock_events import LockEventLog
 from redlock._transport import codec
-from tests.integration.tools import eventually, holders, in_a_fork, raw, run_out, sends
+from tests.integration.tools import client_of, eventually, holders, in_a_fork, raw, run_out, sends
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def brief(nodes: Cluster) -> Iterator[Redlock]:
     """A client with short leases and a short quarantine."""
-    with Redlock(nodes.urls, ttl=0.5, max_ttl=1.0) as client:
+    with client_of(nodes.urls, ttl=0.5, max_ttl=1.0) as client:
         yield client
 
 
@@ -136,17 +136,17 @@ def test_an_extension_never_shortens_the_keys_on_the_nodes(nodes: Cluster, brief
 
 
 def test_a_lease_extended_beyond_its_ttl_stays_renewed(brief: Redlock) -> None:
-    lock = brief.lock("x", ttl=0.3)
+    lock = brief.lock("x")
     with lock as lease:
         lease.extend(0.8)
-        outlive(lease, 4)
+        outlive(lease, 2)
         lock.extend(0.9, replace_ttl=True)
-        outlive(lease, 4)
+        outlive(lease, 2)
 
 
 def test_five_hundred_leases_are_renewed_by_one_thread(nodes: Cluster) -> None:
     before = _renewing()
-    with Redlock(nodes.urls, ttl=3.0) as client:
+    with client_of(nodes.urls, ttl=3.0) as client:
         leases = [client.lease(f"r:{number}", renew=True) for number in range(500)]
         for lease in leases:
             lease.acquire(0)
@@ -183,7 +183,7 @@ def test_a_repaired_node_has_a_fence_that_is_not_smaller(nodes: Cluster, brief: 
 
 
 def test_a_set_of_resources_is_taken_all_or_nothing(nodes: Cluster, brief: Redlock) -> None:
-    other = Redlock(nodes.urls, ttl=0.5, max_ttl=1.0)
+    other = client_of(nodes.urls, ttl=0.5, max_ttl=1.0)
     with brief.lock("account:2"):
         thread = threading.Thread(target=_refused, args=(other, ["account:1", "account:2"]))
         thread.start()
@@ -202,7 +202,7 @@ def _refused(client: Redlock, names: list[str]) -> None:
 
 def test_two_transfers_in_opposite_order_never_deadlock(nodes: Cluster) -> None:
     fences: list[int] = []
-    with Redlock(nodes.urls) as client:
+    with client_of(nodes.urls) as client:
 
         def transfer(names: list[str]) -> None:
             for _ in range(20):
@@ -261,7 +261,7 @@ def test_many_leases_are_renewed_in_few_exchanges(nodes: Cluster, monkeypatch: p
         extended(journal, resource, grant)
 
     monkeypatch.setattr(LockEventLog, "extended", counted)
-    with Redlock(nodes.urls, ttl=1.5) as client:
+    with client_of(nodes.urls, ttl=1.5) as client:
         leases = [client.lease(f"account:{number}") for number in range(100)]
         for lease in leases:
             lease.acquire(0)
@@ -343,13 +343,13 @@ def test_an_on_lost_that_exits_ends_no_renewal(nodes: Cluster, brief: Redlock) -
         outlive(lease, 3)
 
 
-def test_a_lease_that_is_due_earlier_wakes_the_thread(brief: Redlock) -> None:
+def test_a_lease_that_is_due_earlier_wakes_the_thread(nodes: Cluster) -> None:
     """The second renewed lease of a process: the thread sleeps, for longer than this one lasts."""
-    with brief.lock("long", ttl=1.0), brief.lock("gone", ttl=1.0):
-        sleeping = brief._context.renewal._background
-        eventually(lambda: sleeping._wakes_ms < now_ms() + 1_000, "a thread that sleeps")
-        with brief.lock("brief", ttl=0.21) as lease:
-            outlive(lease, 4)
+    with client_of(nodes.urls, ttl=0.5) as client, client.lock("long", ttl=6.0), client.lock("gone", ttl=6.0):
+        sleeping = client._context.renewal._background
+        eventually(lambda: sleeping._wakes_ms < now_ms() + 6_000, "a thread that sleeps")
+        with client.lock("brief") as lease:
+            outlive(lease, 3)
 
 
 def test_a_lease_that_fails_in_its_turn_ends_no_other(brief: Redlock, monkeypatch: pytest.MonkeyPatch) -> None:

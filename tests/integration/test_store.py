@@ -18,7 +18,7 @@ from redlock._core.votes import FENCE_LIMIT
 from redlock._transport import codec
 from redlock.celery import client_for, current_lease, locked
 from redlock.fencing import FencedStore
-from tests.integration.tools import raw, run_out, sixth_redis
+from tests.integration.tools import client_of, raw, run_out, sixth_redis
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,7 +52,7 @@ def take(client: Redlock) -> Lease:
 def take_over(nodes: Cluster) -> Lease:
     """A new lease after the old one has run out, whatever its holder believes."""
     run_out(nodes.servers, NAME)
-    with Redlock(nodes.urls) as other:
+    with client_of(nodes.urls) as other:
         return take(other)
 
 
@@ -144,7 +144,7 @@ def test_the_same_number_of_another_owner_is_refused(
     for server in nodes.servers:
         with raw(server) as node:
             node.delete(NAME, codec.fence_key(NAME))
-    with Redlock(nodes.urls) as other:
+    with client_of(nodes.urls) as other:
         second = take(other)
         assert second.fence == first.fence
 
@@ -235,7 +235,7 @@ def test_holders_with_lost_leases_lose_and_double_no_write(nodes: Cluster, broke
     stale: list[int] = []
 
     def work(thread: int) -> None:
-        with Redis.from_url(broker.url) as redis, Redlock(nodes.urls) as client:
+        with Redis.from_url(broker.url) as redis, client_of(nodes.urls) as client:
             store = FencedStore(redis)
             for number in range(15):
                 done = False
@@ -276,7 +276,7 @@ def test_tokens_that_went_backwards_heal_by_themselves(
         with raw(server) as node:
             node.delete(NAME, codec.fence_key(NAME))
     monkeypatch.setattr("redlock._locking.acquisition.wall_us", lambda: 1_000)
-    with Redlock(nodes.urls) as other:
+    with client_of(nodes.urls) as other:
         low = take(other)
         assert low.fence < high.fence
         with pytest.raises(Stale) as caught:

@@ -18,7 +18,7 @@ import pytest
 
 from redlock import LockLost, NotHeld, QuorumUnavailable, Redlock, RedlockError
 from redlock._transport import codec
-from tests.integration.tools import eventually, holders, is_free, label, raw, talking
+from tests.integration.tools import client_of, eventually, holders, is_free, label, raw, talking
 from tests.integration.worker_fixture import ROOT
 from tests.proxy import proxies
 
@@ -29,6 +29,13 @@ if TYPE_CHECKING:
 
 NAME = "report:7"
 DELAY = 0.02
+
+
+@pytest.fixture
+def impatient(nodes: Cluster) -> Iterator[Redlock]:
+    """A client that soon counts a frozen node as silent."""
+    with Redlock(nodes.urls, node_timeout=0.25) as redlock:
+        yield redlock
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -168,7 +175,7 @@ def test_three_frozen_nodes_are_waited_for_once_too(nodes: Cluster) -> None:
 
 
 def test_a_new_client_works_with_two_frozen_nodes(nodes: Cluster) -> None:
-    with frozen(nodes[1], nodes[2]), Redlock(nodes.urls) as client:
+    with frozen(nodes[1], nodes[2]), Redlock(nodes.urls, node_timeout=0.25) as client:
         cycle(client)
         assert client.lock(NAME).locked() is False
 
@@ -184,7 +191,7 @@ def test_two_dead_nodes_are_no_error(nodes: Cluster, client: Redlock) -> None:
     lock.release()
     for _ in range(10):
         cycle(client)
-    with Redlock(nodes.urls) as fresh:
+    with client_of(nodes.urls) as fresh:
         cycle(fresh)
 
 
@@ -204,7 +211,7 @@ def test_three_dead_nodes_are_named_with_the_reason_of_each(nodes: Cluster, clie
             assert f"{name}: {reason}" in str(error)
         assert (error.needed, error.nodes) == (3, 5)
 
-    with Redlock(nodes.urls) as fresh:
+    with client_of(nodes.urls) as fresh:
         for each in (client, fresh):
             lock = each.lock(NAME)
             check(partial(lock.acquire, blocking=False))
@@ -214,7 +221,7 @@ def test_three_dead_nodes_are_named_with_the_reason_of_each(nodes: Cluster, clie
 
 
 def test_an_endless_wait_ends_after_one_ttl_without_a_quorum(nodes: Cluster) -> None:
-    with Redlock(nodes.urls, ttl=0.5, max_ttl=1.0) as client:
+    with client_of(nodes.urls, ttl=0.5, max_ttl=1.0) as client:
         for server in nodes.servers[:3]:
             server.kill()
 
@@ -234,8 +241,8 @@ def test_a_release_that_too_few_nodes_answer_is_no_lost_lock(nodes: Cluster, cli
         lock.release()
 
 
-def test_an_extension_without_a_quorum_keeps_the_old_deadline(nodes: Cluster, client: Redlock) -> None:
-    lock = client.lock(NAME, ttl=8)
+def test_an_extension_without_a_quorum_keeps_the_old_deadline(nodes: Cluster, impatient: Redlock) -> None:
+    lock = impatient.lock(NAME, ttl=8)
     lock.acquire()
     before = lock.lease.remaining()
 
@@ -248,7 +255,7 @@ def test_an_extension_without_a_quorum_keeps_the_old_deadline(nodes: Cluster, cl
 
 
 def test_a_restarted_node_votes_again(nodes: Cluster) -> None:
-    with Redlock(nodes.urls, ttl=0.5, max_ttl=1.0) as client:
+    with client_of(nodes.urls, ttl=0.5, max_ttl=1.0) as client:
         cycle(client)
         for place in (0, 1):
             nodes[place].kill()
@@ -310,16 +317,16 @@ def test_keys_of_commands_on_dropped_connections_expire(nodes: Cluster) -> None:
         when_a_quorum_is_there(client)
 
 
-def test_late_answers_are_not_counted_for_the_next_attempt(nodes: Cluster, client: Redlock) -> None:
-    cycle(client)
+def test_late_answers_are_not_counted_for_the_next_attempt(nodes: Cluster, impatient: Redlock) -> None:
+    cycle(impatient)
     with frozen(*nodes.servers[:3]), pytest.raises(QuorumUnavailable):
-        client.lock(NAME).acquire(blocking=False)
+        impatient.lock(NAME).acquire(blocking=False)
     # Three times GRANTED is on its way now, for an attempt that was given up. Another client acquires the lock
     # meanwhile.
-    with Redlock(nodes.urls) as rival, rival.lock(NAME) as lease:
+    with client_of(nodes.urls) as rival, rival.lock(NAME) as lease:
         eventually(lambda: holders(nodes.servers, NAME) == [lease.owner] * 5, "the rival's key on all nodes")
 
-        assert client.lock(NAME).acquire(blocking=False) is False
+        assert impatient.lock(NAME).acquire(blocking=False) is False
 
         assert holders(nodes.servers, NAME) == [lease.owner] * 5
 
@@ -511,7 +518,7 @@ HELD_AT_EXIT = """
 import sys
 from redlock import Redlock
 
-client = Redlock(sys.argv[1:])
+client = Redlock(sys.argv[1:], node_timeout=0.5)
 lock = client.lock("report:7")
 assert lock.acquire()
 print(lock.fence, flush=True)
@@ -534,13 +541,13 @@ def test_a_program_ends_at_once_without_a_close(nodes: Cluster) -> None:
     assert "ignored" not in done.stderr
 
 
-def test_a_client_reports_a_lost_quorum_and_recovers(nodes: Cluster, client: Redlock) -> None:
-    cycle(client)
+def test_a_client_reports_a_lost_quorum_and_recovers(nodes: Cluster, impatient: Redlock) -> None:
+    cycle(impatient)
     with frozen(*nodes.servers):
         with pytest.raises(QuorumUnavailable) as caught:
-            client.lock(NAME).acquire(blocking_timeout=0.3)
+            impatient.lock(NAME).acquire(blocking_timeout=0.3)
         assert set(caught.value.reasons) == {label(server) for server in nodes.servers}
         with pytest.raises(RedlockError):
-            client.lock(NAME).locked()
+            impatient.lock(NAME).locked()
 
-    when_a_quorum_is_there(client)
+    when_a_quorum_is_there(impatient)

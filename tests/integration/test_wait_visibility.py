@@ -18,7 +18,7 @@ from redlock import LockContended, Redlock, _log
 from redlock._locking import wait_report
 from redlock.admin.cluster_status import cluster_status
 from redlock.cli.status_table import table
-from tests.integration.tools import eventually, label, raw
+from tests.integration.tools import client_of, eventually, label, raw
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -33,7 +33,7 @@ Events = list[tuple[str, dict[str, object]]]
 @pytest.fixture
 def rival(nodes: Cluster) -> Iterator[Redlock]:
     """A client of another process, as far as the nodes can tell."""
-    with Redlock(nodes.urls) as redlock:
+    with client_of(nodes.urls) as redlock:
         yield redlock
 
 

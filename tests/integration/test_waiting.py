@@ -12,7 +12,7 @@ from redlock import Lock, LockContended, Redlock
 from redlock._core import backoff as times
 from redlock._transport import codec
 from redlock.celery import client_for, locked
-from tests.integration.tools import comes_true, eventually, in_a_fork, raw
+from tests.integration.tools import client_of, comes_true, eventually, in_a_fork, raw
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,7 +65,7 @@ def test_a_waiter_asks_nothing_while_it_waits(nodes: Cluster, client: Redlock) -
 
 
 def test_releases_wake_waiters_first_come_first_served(nodes: Cluster) -> None:
-    clients = [Redlock(nodes.urls) for _ in range(5)]
+    clients = [client_of(nodes.urls) for _ in range(5)]
     order: list[int] = []
     first = clients[0].lock("x")
     assert first.acquire()
@@ -91,7 +91,7 @@ def test_a_holder_that_acquires_again_at_once_starves_no_waiter(nodes: Cluster) 
     stop = threading.Event()
 
     def greedy(number: int) -> None:
-        with Redlock(nodes.urls) as client:
+        with client_of(nodes.urls) as client:
             lock = client.lock("x")
             while not stop.is_set():
                 with lock:
@@ -110,7 +110,7 @@ def test_a_holder_that_acquires_again_at_once_starves_no_waiter(nodes: Cluster) 
 
 
 def test_a_waiter_waits_for_a_dead_holder_at_most_one_ttl(nodes: Cluster) -> None:
-    with Redlock(nodes.urls, ttl=1.0) as dead, Redlock(nodes.urls, ttl=1.0) as client:
+    with client_of(nodes.urls, ttl=1.0) as dead, client_of(nodes.urls, ttl=1.0) as client:
         lease = dead.lease("x")
         lease.acquire(0)
         with client.lock("x"):
@@ -126,7 +126,7 @@ def test_only_a_release_leaves_a_wake_up_on_every_node(nodes: Cluster, client: R
     for server in nodes.servers[:2]:
         with raw(server) as redis:
             redis.delete("x")
-    with Redlock(nodes.urls) as other:
+    with client_of(nodes.urls) as other:
         assert not other.lock("x").acquire(blocking=False)
     assert [wakeups(server, "x") for server in nodes.servers] == [0] * 5
     holder.release()
@@ -134,7 +134,7 @@ def test_only_a_release_leaves_a_wake_up_on_every_node(nodes: Cluster, client: R
 
 
 def test_at_most_one_wake_up_lies_on_a_node_and_it_expires(nodes: Cluster) -> None:
-    with Redlock(nodes.urls, ttl=0.5) as client:
+    with client_of(nodes.urls, ttl=0.5) as client:
         for _ in range(3):
             with client.lock("x"):
                 pass
@@ -143,7 +143,7 @@ def test_at_most_one_wake_up_lies_on_a_node_and_it_expires(nodes: Cluster) -> No
 
 
 def test_who_only_tries_has_nothing_reserved_for_it(nodes: Cluster, client: Redlock) -> None:
-    with Redlock(nodes.urls) as other:
+    with client_of(nodes.urls) as other:
         lock = client.lock("x")
         for _ in range(20):
             assert lock.acquire(blocking=False)
@@ -201,7 +201,7 @@ def test_a_reservation_does_not_hide_a_holder(nodes: Cluster) -> None:
 def test_a_wake_up_that_was_taken_in_vain_is_passed_on(nodes: Cluster, first_free: str, then_free: str) -> None:
     """A waiter for {a, b} takes the wake-up of one name and is denied on the other: the waiter for the one alone must
     not sleep on."""
-    one, both, alone = (Redlock(nodes.urls, ttl=5.0) for _ in range(3))
+    one, both, alone = (client_of(nodes.urls, ttl=5.0) for _ in range(3))
     a, b = one.lease(first_free), one.lease(then_free)
     a.acquire(0)
     b.acquire(0)
@@ -228,7 +228,7 @@ def test_a_wake_up_that_was_taken_in_vain_is_passed_on(nodes: Cluster, first_fre
 def test_the_death_of_a_node_delays_its_waiters_for_a_moment(nodes: Cluster, client: Redlock, place: int) -> None:
     holder = client.lock("x")
     assert holder.acquire()
-    with Redlock(nodes.urls) as other:
+    with client_of(nodes.urls) as other:
         thread = in_a_thread(lambda: other.lock("x").acquire())
         eventually(lambda: waiting(nodes.servers) == 1, "a waiter")
         nodes[place].kill()
@@ -296,7 +296,7 @@ def test_after_a_recent_wait_a_client_queues_before_its_attempt(
     nodes: Cluster, client: Redlock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(times, "_FIRST_MS", 100_000)
-    with Redlock(nodes.urls) as rival:
+    with client_of(nodes.urls) as rival:
         theirs, ours = rival.lock("x"), client.lock("x")
         assert theirs.acquire()
         thread = in_a_thread(lambda: take_and_give_back(ours))
@@ -336,7 +336,7 @@ def test_without_a_wait_the_nodes_are_asked_at_once(client: Redlock) -> None:
 
 def test_a_forked_child_inherits_no_queue_and_no_connections(nodes: Cluster, client: Redlock) -> None:
     names = ("account:42",)
-    with Redlock(nodes.urls) as rival, rival.lock(names):
+    with client_of(nodes.urls) as rival, rival.lock(names):
         assert not client.lock(names, blocking_timeout=0.3).acquire(), "this leaves a connection for the next wait"
         waiting = in_a_thread(lambda: client.lock(names, blocking_timeout=30.0).acquire())
         eventually(lambda: client._context.waiter_pool.local_queue.has_waiters(names), "a thread in the queue")

@@ -15,7 +15,7 @@ from celery import chain
 from redlock import ConfigurationError, LockContended, QuorumUnavailable, Redlock, Stale
 from redlock.testing import redis_server
 from redlock.testing.redis_server import free_port
-from tests.integration.tools import CANARY, eventually, raw, sixth_redis
+from tests.integration.tools import CANARY, client_of, eventually, raw, sixth_redis
 from tests.integration.worker_fixture import ROOT, WorkerFixture, shell
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def shared_worker(stage: WorkerFixture) -> Worker:
 @pytest.fixture(scope="module")
 def client(stage: WorkerFixture) -> Iterator[Redlock]:
     """A client of the workers' lock nodes."""
-    with Redlock(stage.nodes.urls) as redlock:
+    with client_of(stage.nodes.urls) as redlock:
         yield redlock
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from redlock import ConfigurationError, LockLost, NotHeld, QuorumUnavailable, Redlock
-from tests.integration.tools import eventually, is_free
+from tests.integration.tools import client_of, eventually, is_free
 from tests.proxy import proxies
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def test_an_impostor_does_not_silence_an_honest_node(nodes: Cluster, *, first: b
     with proxies([nodes[0]]) as (impostor,):
         impostor.lets_through = lambda data: b"EVALSHA" not in data
         urls = [*nodes.urls[:4], impostor.url]
-        with Redlock(urls[::-1] if first else urls) as client:
+        with client_of(urls[::-1] if first else urls) as client:
             for _ in range(3):
                 with client.lock(NAME, blocking=False) as lease:
                     lease.extend(5.0)

@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from redis import Redis
 
-from redlock import ConfigurationError
+from redlock import ConfigurationError, Redlock
 from redlock._transport.sockets import Sockets
 from redlock.testing.redis_server import Server, free_port
 
@@ -28,12 +28,14 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from redlock import Lock, Redlock
     from redlock._transport.connection import NodeConnection
 
 T = TypeVar("T")
 
 ROOT = Path(__file__).parents[2]
+
+PATIENT = "0.25"
+"""The node timeout of programs that tests start, as a setting: it fits the shortest TTL of their locks, 0.6 s."""
 
 CANARY = "canary-b7Qx"
 """A password that must not appear anywhere."""
@@ -57,9 +59,17 @@ def eventually(condition: Callable[[], T], what: str, *, within: float = 30.0, e
     return value
 
 
-def brief_lock(client: Redlock, name: str, **options: Any) -> Lock:  # noqa: ANN401 - the options of a lock
-    """A lock whose lease expires soon without renewal."""
-    return client.lock(name, ttl=0.3, **options)
+def node_timeout(ttl: float) -> float:
+    """The node timeout of tests that are not about silent nodes, for leases of this many seconds.
+
+    No node counts as silent on a busy machine. Two node timeouts are shorter than the TTL, as a client demands.
+    """
+    return min(0.9, 0.45 * ttl)
+
+
+def client_of(nodes: Sequence[str], *, ttl: float = 5.0, **options: Any) -> Redlock:  # noqa: ANN401 - of the client
+    """A client of these nodes, with a node timeout that fits the shortest TTL of its locks; see `node_timeout`."""
+    return Redlock(nodes, ttl=ttl, **{"node_timeout": node_timeout(ttl)} | options)
 
 
 def label(server: Server) -> str:

@@ -15,7 +15,7 @@ from celery import Celery
 from redis import Redis
 
 from redlock.testing import redis_server
-from tests.integration.tools import children, eventually, sixth_redis
+from tests.integration.tools import PATIENT, children, eventually, sixth_redis
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -84,6 +84,7 @@ class WorkerFixture:
             name: value for name, value in os.environ.items() if not name.startswith(("REDLOCK_", "COUNTER_"))
         } | {
             "REDLOCK_NODES": ",".join(nodes.urls),
+            "REDLOCK_NODE_TIMEOUT": PATIENT,
             "COUNTER_BROKER_URL": f"{address}/0",
             "COUNTER_RESULT_URL": f"{address}/1",
             "COUNTER_STORE_URL": f"{address}/2",

@@ -45,6 +45,7 @@ app.conf.update(
     result_backend_always_retry=True,
     redlock_nodes=os.environ["EFFECTS_NODES"].split(","),
     redlock_ttl=3.0,
+    redlock_node_timeout=0.9,
     redlock_max_ttl=6.0,
 )
 if KIND == "redis":

@@ -35,6 +35,7 @@ app.conf.update(
     broker_connection_retry_on_startup=True,
     worker_prefetch_multiplier=1,
     redlock_nodes=os.environ["BROKERS_NODES"].split(","),
+    redlock_node_timeout=0.9,
 )
 store = Redis.from_url(os.environ["BROKERS_RESULTS"], decode_responses=True)
 
