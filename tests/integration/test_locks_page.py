@@ -194,7 +194,7 @@ def votes(servers: Sequence[redis_server.Server], resource: str, task: str) -> i
 
 @needs_browser
 def test_names_that_look_like_markup_are_text(flower: Flower, client: Redlock, browser: Browser) -> None:
-    lease = client.lease(MARKUP, owner_label=f"{MARKUP}\u202e@../{MARKUP}@h since 2026-11-24T12:00:00Z")
+    lease = client.lease(MARKUP, owner_label=f"{MARKUP}\u202e@../{MARKUP}@h since 2026-11-24T12:00:00Z", renew=True)
     lease.acquire(30_000)
     try:
         browser.open(flower.address("/locks"))

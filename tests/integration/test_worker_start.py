@@ -55,7 +55,7 @@ def test_it_refuses_a_different_configuration_fingerprint(stage: WorkerFixture, 
 def test_it_waits_for_a_quorum_and_then_starts(stage: WorkerFixture, nodes: Cluster, tmp_path: Path) -> None:
     for server in nodes.servers[:3]:
         server.kill()
-    with starting(stage, tmp_path, REDLOCK_MAX_TTL="1", REDLOCK_TTL="0.5") as worker:
+    with starting(stage, tmp_path, REDLOCK_MAX_TTL="1", REDLOCK_TTL="0.6") as worker:
         eventually(lambda: "waiting for the lock nodes" in log_of(worker), "a worker that waits")
         assert "2 of 5 vote, 3 are needed" in log_of(worker)
         assert " ready." not in log_of(worker)
