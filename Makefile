@@ -7,7 +7,7 @@ TASKS ?= 2000
 FREEZES ?= 50
 TRANSFERS ?= 500
 SEED ?= 1
-FENCES := $(patsubst %,tests/integration/test_fencing_%.py,kit broken django)
+FENCES := $(patsubst %,tests/integration/test_fencing_%.py,kit broken django recipes)
 
 .PHONY: demo test test-faults matrix soak up lint format english docs compose-test bench lock clean
 

@@ -1,0 +1,179 @@
+"""The recipes of `docs/fencing.md` as adapters of the conformance kit, and an HTTP server for them."""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import json
+import threading
+import types
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, quote, urlsplit
+
+from redlock.fencing.conformance import Lease, Write
+from tests.integration.pages import blocks
+from tests.integration.tools import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+NAMES = ("account", "acc", "ACC", "acc ")
+
+
+def source(name: str) -> str:
+    """The block of the page with this name."""
+    (found,) = [block.text for block in blocks(ROOT / "docs" / "fencing.md") if block.name == name]
+    return found
+
+
+def recipe(name: str, *replaced: str) -> Any:
+    """The block of the page as a module; a pair of texts plants a fault."""
+    text = source(name)
+    if replaced:
+        assert replaced[0] in text
+        text = text.replace(replaced[0], replaced[1])
+    module = types.ModuleType(name.removesuffix(".py"))
+    exec(compile(text, name, "exec"), vars(module))  # noqa: S102 - the page of this project
+    return module
+
+
+class ObjectStore(http.server.ThreadingHTTPServer):
+    """Objects in memory with conditional writes and with external versions."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.objects: dict[str, tuple[int, bytes]] = {}
+        self.mutex = threading.Lock()
+
+    def url(self, name: str) -> str:
+        return f"http://127.0.0.1:{self.server_port}/{quote(name)}"
+
+    def content(self, name: str) -> Any:
+        """The object, read beside the recipe; empty if there is none."""
+        _, body = self.objects.get(f"/{quote(name)}", (0, b"{}"))
+        return json.loads(body)
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """One request; each write of an object has a new ETag."""
+
+    server: ObjectStore
+
+    def do_GET(self) -> None:
+        version, body = self.server.objects.get(urlsplit(self.path).path, (0, b""))
+        self.answer(200 if version else 404, body, version)
+
+    def do_PUT(self) -> None:
+        parts = urlsplit(self.path)
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        with self.server.mutex:
+            version, _ = self.server.objects.get(parts.path, (0, b""))
+            query = parse_qs(parts.query)
+            if "version" in query:
+                new = int(query["version"][0])
+                status = 409 if new < version else 200
+                body = json.dumps({"_version": new, "_source": json.loads(body)}).encode()
+            else:
+                new = version + 1
+                fits = self.headers.get("If-Match") in (None, f'"{version}"')
+                fits = fits and not (self.headers.get("If-None-Match") == "*" and version)
+                status = 200 if fits else 412
+            if status == 200:
+                self.server.objects[parts.path] = new, body
+        self.answer(status, b"", new)
+
+    def answer(self, status: int, body: bytes, version: int) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("ETag", f'"{version}"')
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+class ObjectAdapter:
+    """The recipe with `If-Match`: value and journal are the content of one object."""
+
+    def __init__(self, module: Any, objects: ObjectStore) -> None:
+        self.module, self.objects = module, objects
+
+    def reset(self) -> None:
+        self.objects.objects.clear()
+
+    def open(self) -> Any:
+        return types.SimpleNamespace()
+
+    def close(self, session: Any) -> None: ...
+
+    @contextlib.contextmanager
+    def fenced(self, session: Any, lease: Lease) -> Iterator[None]:
+        url = self.objects.url(lease.names[0])
+        version, content = self.module.read(url, lease)
+        session.content = content or [0, []]
+        yield
+        self.module.write(url, lease, version, session.content)
+
+    def look(self, session: Any, resource: str) -> None:
+        self.content(resource)
+
+    def read(self, session: Any, resource: str) -> int:
+        return int(session.content[0])
+
+    def write(self, session: Any, write: Write, value: int) -> None:
+        session.content = [value, [*session.content[1], write]]
+
+    def retryable(self, error: Exception) -> bool:
+        return type(error).__name__ == "Conflict"
+
+    def content(self, resource: str) -> Any:
+        return self.objects.content(resource).get("content", [0, []])
+
+    def committed(self) -> list[Write]:
+        return [Write(*write) for name in NAMES for write in self.content(name)[1]]
+
+    def value(self, resource: str) -> int:
+        return int(self.content(resource)[0])
+
+
+class VersionedAdapter(ObjectAdapter):
+    """The recipe with external versions, misused for a read and a write."""
+
+    @contextlib.contextmanager
+    def fenced(self, session: Any, lease: Lease) -> Iterator[None]:
+        session.content = self.content(lease.names[0])
+        yield
+        self.module.put(self.objects.url(lease.names[0]), lease, session.content)
+
+    def content(self, resource: str) -> Any:
+        return self.objects.content(resource).get("_source", [0, []])
+
+
+class FileAdapter(ObjectAdapter):
+    """The recipe for files: value and journal are the text of one file."""
+
+    def __init__(self, module: Any, directory: Path) -> None:
+        self.module, self.directory = module, directory
+
+    def reset(self) -> None:
+        for file in self.directory.iterdir():
+            file.unlink()
+
+    @contextlib.contextmanager
+    def fenced(self, session: Any, lease: Lease) -> Iterator[None]:
+        with self.module.fenced(self.path(lease.names[0]), lease) as session.replace:
+            session.content = self.content(lease.names[0])
+            yield
+
+    def write(self, session: Any, write: Write, value: int) -> None:
+        session.replace(json.dumps([value, [*session.content[1], write]]))
+
+    def path(self, resource: str) -> Path:
+        return self.directory / resource
+
+    def content(self, resource: str) -> Any:
+        path = self.path(resource)
+        return json.loads(path.read_text()) if path.exists() else [0, []]
