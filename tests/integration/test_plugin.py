@@ -12,6 +12,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redlock import LockContended, QuorumUnavailable, Redlock
 from redlock.testing import lock_nodes
 from tests.integration.tools import client_of, eventually
+from tests.plugin import project
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -172,6 +173,12 @@ def _answers(url: str) -> bool:
             return bool(redis.ping())
         except RedisConnectionError:
             return False
+
+
+@pytest.mark.parametrize("workers", ["0", "2"], ids=["alone", "xdist"])
+def test_the_fixtures_of_celery_and_django_beside_it(pytester: pytest.Pytester, workers: str) -> None:
+    project.write(pytester.path)
+    run(pytester, "-n", workers).assert_outcomes(passed=project.PASSED)
 
 
 def test_a_run_that_does_not_use_it_imports_nothing_for_it(pytester: pytest.Pytester) -> None:

@@ -1,4 +1,4 @@
-"""Wheel and sdist, installed in a fresh environment with each extra alone, acquire a lock.
+"""Wheel and sdist in fresh environments: they lock with each extra alone, and the fixtures work with each pytest.
 
 uv installs from the package index, so `make matrix` runs these tests and `make test` does not.
 """
@@ -6,6 +6,7 @@ uv installs from the package index, so `make matrix` runs these tests and `make 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 from redlock.testing.redis_server import cluster
 from tests.integration.tools import ROOT
+from tests.plugin import project
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -129,3 +131,25 @@ def test_it_locks_in_a_fresh_environment(
         output(python, "-c", USES[extra])
         assert output(str(programs / "redlock"), "--version").startswith("redlock ")
         assert "5 of 5 nodes vote" in output(str(programs / "redlock"), "status", "--timeout", "5")
+
+
+@pytest.mark.parametrize("major", [7, 8, 9])
+def test_the_fixtures_work_with_each_pytest(uv: str, built: dict[str, Path], tmp_path: Path, major: int) -> None:
+    python = str(tmp_path / "env" / "bin" / "python")
+    subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, str(tmp_path / "env")], check=True)
+    pins = re.findall(r"^([a-z].*) \\$", (ROOT / "requirements" / "dev.txt").read_text(), re.MULTILINE)
+    (tmp_path / "pins").write_text("\n".join(pin for pin in pins if not pin.startswith("pytest==")))
+    wanted = [f"celery-redlock[celery,django,embedded,hiredis] @ {built['wheel'].as_uri()}"]
+    wanted += [f"pytest=={major}.*", "pytest-xdist", "pytest-django", "anyio"]
+    command = [uv, "pip", "install", "--quiet", "--python", python, "--constraint", str(tmp_path / "pins")]
+    subprocess.run([*command, *wanted], check=True)
+    folder = tmp_path / "project"
+    folder.mkdir()
+    project.write(folder)
+    for workers in ("0", "2"):
+        command = [python, "-m", "pytest", "-p", "no:cacheprovider", "-n", workers]
+        environment = {"PATH": str(tmp_path / "env" / "bin"), "TMPDIR": str(tmp_path)}
+        ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stdout
+        assert f"pytest-{major}." in ended.stdout
+        assert f" {project.PASSED} passed" in ended.stdout
