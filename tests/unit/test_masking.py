@@ -26,6 +26,9 @@ ADDRESS = "redis://user:canary@h:1"
         "REDLOCK_PASSWORD=canary redlock doctor",
         "passphrase: 'canary two'",
         "a list: ['redis://:canary@h:1', 'redis://:canary two@h:2']",
+        "cut off: {'password': 'canary two",
+        "cut off: {'password': 'canary\\",
+        "redis+socket://:canary@/run/a.sock db-1.redis://u:canary@h:1",
     ],
 )
 def test_a_secret_is_hidden_wherever_it_stands(text: str) -> None:
@@ -60,6 +63,34 @@ def test_a_value_is_quoted_without_a_part_of_its_secret(value: object, most: int
     said = quoted(value, most)
     assert "can" not in said
     assert len(said) <= most
+
+
+LONG = 300_000
+
+
+@pytest.mark.parametrize(
+    ("text", "end"),
+    [
+        ("password='" + "\\" * 80, "password='***'"),
+        ("password='" * LONG, "password='***'"),
+        ("password=" + ")" * LONG + "x", "password=***"),
+        ("?kwargs=" + ")'" * LONG + "x", "?kwargs=***"),
+        ("password" + " " * LONG + "password", "password"),
+        ("a://b:" + "a" * LONG + "@", "a://b:***@"),
+        ("a://@" + "a." * LONG, "a.a."),
+        ("a://@" + "-://:" * LONG, "-://:"),
+    ],
+    ids=lambda text: f"{text[:12]}...",
+)
+def test_a_text_made_to_be_slow_is_masked_all_the_same(text: str, end: str) -> None:
+    """Tasks and nodes choose parts of messages. A search that takes hours would hold up all threads of the process."""
+    assert mask(text).endswith(end)
+    assert len(quoted(text)) <= 60
+
+
+@pytest.mark.parametrize("text", ["a:" * LONG, "a:@" * LONG, ":" * LONG])
+def test_a_value_made_to_be_slow_is_quoted_all_the_same(text: str) -> None:
+    assert quoted(text)[:1] in {"'", "*"}
 
 
 def test_an_error_masks_whatever_it_is_given() -> None:
