@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 LONGEST_NAME = 1_024
 LONGEST_SECONDS = 1_000_000_000
+LARGEST_TOKEN = 2**63 - 1
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 """Unicode's category Cc."""
 _BETWEEN = re.compile(r"[,\s]+")
@@ -122,6 +123,15 @@ def operation(op_id: object) -> str:
     if size > LONGEST_NAME:
         raise ConfigurationError(f"operation id {quoted(op_id, 22)}... has {size} bytes; {LONGEST_NAME} are the most")
     return op_id
+
+
+def fence(token: object) -> int:
+    """A fencing token: a whole number from 1 to 2^63 - 1."""
+    if isinstance(token, bool) or not isinstance(token, int) or not 1 <= token <= LARGEST_TOKEN:
+        raise ConfigurationError(
+            f"fencing token {quoted(token)} cannot be used; a token is a whole number from 1 to {LARGEST_TOKEN}"
+        )
+    return token
 
 
 def _size(what: str, text: str) -> int:

@@ -11,8 +11,6 @@ from redlock.errors import ConfigurationError, LockLost
 from redlock.fencing import _nested
 from redlock.fencing import _statements as sql
 
-_LARGEST_TOKEN = 2**63 - 1
-
 
 class FencedLease(Protocol):
     """The part of a lease that a fence needs; `redlock.Lease` has it."""
@@ -59,10 +57,7 @@ def checked(lease: FencedLease, operation: str | None, lock_timeout: float | Non
     names = _validation.resources(given)
     if lease.remaining() <= 0:
         raise LockLost(", ".join(names), "the lease expired before the fenced transaction began")
-    if isinstance(token, bool) or not isinstance(token, int) or not 1 <= token <= _LARGEST_TOKEN:
-        raise ConfigurationError(
-            f"fencing token {quoted(token)} cannot be used; a token is a whole number from 1 to {_LARGEST_TOKEN}"
-        )
+    _validation.fence(token)
     if operation is not None:
         _check_operation(operation)
     _nested.refuse_without_operations(operation)

@@ -55,9 +55,11 @@ class AsyncFencedStore:
         Raises:
             Stale: The store has seen a larger token, or the same token from another owner.
             NotHeld: The lease is not held.
+            ConfigurationError: The name or the token cannot be used.
             redis.exceptions.RedisError: The store did not answer.
         """
-        reply = await self._open(keys=[self._words.state(name)], args=[lease.fence, lease.owner])
+        keys, arguments = self._words.opening(name, lease)
+        reply = await self._open(keys=keys, args=arguments)
         return self._words.opened(name, lease, reply)
 
     async def write(self, transaction: FencedTransaction, value: str, op_id: str) -> Written:

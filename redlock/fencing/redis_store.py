@@ -90,6 +90,10 @@ class StoreWords:
         """The key of a name's value."""
         return self._prefix + _validation.resource(name)
 
+    def opening(self, name: str, lease: StoreLease) -> tuple[list[str], list[str | int]]:
+        """The keys and the arguments of an opening."""
+        return [self.state(name)], [_validation.fence(lease.fence), lease.owner]
+
     @staticmethod
     def opened(name: str, lease: StoreLease, reply: Any) -> FencedTransaction:  # noqa: ANN401 - as the server sent it
         """The transaction that the reply opens, or the error `Stale`."""
@@ -147,9 +151,11 @@ class FencedStore:
         Raises:
             Stale: The store has seen a larger token, or the same token from another owner.
             NotHeld: The lease is not held.
+            ConfigurationError: The name or the token cannot be used.
             redis.exceptions.RedisError: The store did not answer.
         """
-        reply = self._open(keys=[self._words.state(name)], args=[lease.fence, lease.owner])
+        keys, arguments = self._words.opening(name, lease)
+        reply = self._open(keys=keys, args=arguments)
         return self._words.opened(name, lease, reply)
 
     def write(self, transaction: FencedTransaction, value: str, op_id: str) -> Written:

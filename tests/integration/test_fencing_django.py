@@ -15,7 +15,7 @@ from tests.integration.tools import ROOT
 if TYPE_CHECKING:
     from pathlib import Path
 
-TESTS = 26
+TESTS = 27
 PROJECT = ROOT / "tests" / "integration" / "apps" / "django_fence.py"
 
 

@@ -179,12 +179,32 @@ class Transactions(TransactionTestCase):  # type: ignore[misc]  # Django has no 
             transaction.set_autocommit(True)
 
     def test_bad_arguments_are_refused(self) -> None:
-        for lease, error in ((Expired(7, "me"), LockLost), (Lease(0, "me"), ConfigurationError)):
-            with self.assertRaises(error), fenced(lease):
+        for lease, error, words in (
+            (Expired(7, "me"), LockLost, "expired before the fenced transaction began$"),
+            (Lease(0, "me"), ConfigurationError, "fencing token 0 cannot be used; .*$"),
+            (Lease(7, "me", ("x" * 1_025,)), ConfigurationError, "has 1025 bytes; 1024 are the most$"),
+        ):
+            with self.assertRaisesRegex(error, words), fenced(lease):
                 self.fail("the body must not run")
         with self.assertRaises(ConfigurationError), fenced(LEASE, operation=""):
             self.fail("the body must not run")
         self.assertEqual(Fence.objects.count(), 0)
+
+    def test_a_read_only_database_is_named(self) -> None:
+        setting = {
+            "postgresql": ("SET default_transaction_read_only = on", "SET default_transaction_read_only = off"),
+            "mysql": ("SET SESSION TRANSACTION READ ONLY", "SET SESSION TRANSACTION READ WRITE"),
+            "sqlite": ("PRAGMA query_only = ON", "PRAGMA query_only = OFF"),
+        }[connection.vendor]
+        run(setting[0])
+        try:
+            with self.assertRaisesRegex(ConfigurationError, "is read-only; a fenced transaction needs the primary"):
+                with fenced(LEASE, operation="op"):
+                    self.fail("the body must not run")
+        finally:
+            run(setting[1])
+        self.assertFalse(connection.in_atomic_block)
+        self.assertEqual((Fence.objects.count(), Operation.objects.count()), (0, 0))
 
     def test_a_decorated_function_has_a_block_for_each_call(self) -> None:
         tokens = iter((7, 9, 8))
