@@ -17,7 +17,7 @@ from redlock.celery import delivery as delivery_module
 from redlock.testing import redis_server
 from tests import versions
 from tests.integration.rabbit import needs_rabbitmq, rabbit
-from tests.integration.tools import client_of, comes_true, eventually, sixth_redis
+from tests.integration.tools import client_of, comes_true, eventually, sixth_redis, unsubscribe
 from tests.integration.worker_fixture import Worker
 from tests.versions import needs_celery_5_5
 
@@ -98,7 +98,7 @@ class Place:
         for worker in self._workers:
             worker.kill()
         self.app.close()
-        self.results.client.close()
+        unsubscribe(self.results)
         self.client.close()
         self.store.close()
 

@@ -12,7 +12,7 @@ from celery.result import denied_join_result
 
 from redlock import LockContended, Redlock
 from redlock.celery import client_for, current_lease, locked
-from tests.integration.tools import client_of, eventually
+from tests.integration.tools import client_of, eventually, unsubscribe
 from tests.integration.worker_fixture import Worker, WorkerFixture, fresh_stage
 from tests.versions import needs_celery_5_5
 
@@ -82,12 +82,9 @@ def flow(stage: WorkerFixture) -> Iterator[Flow]:
     # Else each result would be subscribed to.
     with denied_join_result():
         yield flow
-    # Groups subscribe all the same, and their results would unsubscribe when there is no server any more.
-    subscriptions = flow.app.backend.result_consumer
-    subscriptions.stop()
-    subscriptions.subscribed_to.clear()
+    # Groups subscribe all the same.
+    unsubscribe(flow.app.backend)
     flow.app.close()
-    flow.app.backend.client.close()
 
 
 def is_back(stage: WorkerFixture, task: str) -> None:

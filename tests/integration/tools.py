@@ -176,3 +176,13 @@ def sends(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
 
     monkeypatch.setattr(Sockets, "write", counted)
     return lambda: count[0]
+
+
+def unsubscribe(backend: Any) -> None:  # noqa: ANN401 - Celery is untyped
+    """Close a result backend in Redis. Else results unsubscribe when they are collected, maybe after their server."""
+    consumer = backend.result_consumer
+    consumer.stop()
+    consumer.subscribed_to.clear()
+    # Celery below 5.7 unsubscribes also what is not subscribed.
+    consumer._pubsub = None
+    backend.client.close()
