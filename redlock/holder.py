@@ -42,9 +42,7 @@ def find_holder(context: LockContext, resource: str) -> LockHolder | None:
     Raises:
         QuorumUnavailable: Too few nodes answered.
     """
-    with context.pool.connections() as connections:
-        result = connections.run(protocol.inspect(resource))
-    return holder_of(context.nodes, resource, result)
+    return holder_of(context.nodes, resource, context.pool.run(protocol.inspect(resource)))
 
 
 def holder_of(nodes: Sequence[Node], resource: str, result: RoundResult) -> LockHolder | None:

@@ -11,6 +11,7 @@ Invariants:
 from __future__ import annotations
 
 import functools
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from redlock._clock import now_ms
@@ -21,6 +22,7 @@ from redlock._core.protocol import Outcome
 from redlock._locking import held_leases
 from redlock._locking.acquisition import Acquisition
 from redlock._locking.lease_steps import LeaseSteps
+from redlock._transport.pool import AllInUse
 from redlock.errors import LockLost, NotHeld
 
 __all__ = ["Lease"]
@@ -91,7 +93,8 @@ class Lease(LeaseSteps):
 
         Raises:
             ConfigurationError: `seconds` is not a number greater than 0 and at most `max_ttl`.
-            LockLost: The deadline has passed, or a quorum of nodes no longer has the lease.
+            LockLost: The deadline has passed, perhaps while all connections of the process were in use; or a quorum of
+                nodes no longer has the lease.
             QuorumUnavailable: Too few nodes answered; the old deadline stands.
         """
         ttl_ms = self._context.checked_extension_ms(seconds)
@@ -99,9 +102,12 @@ class Lease(LeaseSteps):
         if turn is None:
             raise LockLost(self.resource, "its time was over before another extension ended")
         try:
-            with turn, self._context.pool.connections(self._connections) as connections:
+            until_ms = self._held().deadline_ms
+            with turn, self._context.pool.connections(self._connections, until_ms) as connections:
                 self._connections = connections
                 connections.run(self._extending(ttl_ms, Wait.DECIDED))
+        except AllInUse:
+            raise LockLost(self.resource, "its time was over before connections were free") from None
         finally:
             self._report_loss()
 
@@ -110,6 +116,8 @@ class Lease(LeaseSteps):
 
     def release(self, *, wait: bool = True, ends_blocks: bool = True) -> Outcome:
         """Delete the keys on all nodes, in at most 80 ms. Forgets the owner token once the outcome is known.
+
+        If all connections of the process are in use, the call waits for one until the deadline of the lease at most.
 
         Args:
             wait: Whether to wait for the replies of a quorum. Without the wait the release is asynchronous, the result
@@ -154,11 +162,11 @@ class Lease(LeaseSteps):
 
     def _finish(self, *, wait: bool = True) -> Outcome:
         if wait:
-            with self._context.pool.connections(self._connections) as connections:
-                return connections.run(self._releasing())
+            # A release without connections would leave the lock taken until the deadline.
+            return self._context.pool.run(self._releasing(), self._connections, self._held().deadline_ms)
         grant, self._outcome = self._held(), Outcome.PENDING
         self._context.pool.send_release(
-            self._connections, protocol.release(grant), functools.partial(self._ended, grant)
+            self._connections, protocol.release(grant), functools.partial(self._ended, grant), grant.deadline_ms
         )
         self._grant = None
         return Outcome.PENDING
@@ -170,7 +178,7 @@ class Lease(LeaseSteps):
             NotHeld: The lease was not released.
         """
         if self._outcome is Outcome.PENDING:
-            with self._context.pool.connections(self._connections) as connections:
+            with suppress(AllInUse), self._context.pool.connections(self._connections, now_ms()) as connections:
                 connections.await_releases()
         if self._grant is not None or self._outcome is None:
             raise NotHeld(f"lock {self.resource!r} was not released", self.resource)

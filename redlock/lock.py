@@ -225,8 +225,7 @@ class Lock:
         if lease.is_lost:
             return False
         token = lease.owner
-        with self._context.pool.connections() as connections:
-            round_results = [connections.run(protocol.inspect(name)) for name in self.names]
+        round_results = [self._context.pool.run(protocol.inspect(name)) for name in self.names]
         return all(sum(vote.holder == token for vote in result.votes) >= result.quorum for result in round_results)
 
     def __enter__(self) -> Lease:

@@ -113,3 +113,11 @@ class VoteTally:
         """The result of the round with the votes so far; later votes are ignored."""
         self.closed = True
         return RoundResult(tuple(self.votes), self.sent_ms, done_ms)
+
+
+def unasked(round_: Round, nodes: int, now_ms: int, reason: str) -> RoundResult:
+    """The result of a round that was not sent: no node has a vote, for this reason."""
+    tally = VoteTally(round_, nodes, now_ms)
+    for place in range(nodes):
+        tally.record_silence(place, reason)
+    return tally.close(now_ms)

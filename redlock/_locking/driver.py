@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from redlock._core.commands import Round
 from redlock._locking.effects import AwaitTurn, Borrow, PassOn, Receive, Send, Sleep, TakeConnections
+from redlock._transport.pool import AllInUse
 
 if TYPE_CHECKING:
     from redlock._locking.effects import Effect, Effects
@@ -87,8 +88,13 @@ class _Performer:
         if type(effect) is Round and self._connections is not None:
             return self._connections.ask(effect)
         self.give_back()
+        if type(effect) is Round:
+            return self._pool.unasked(effect)
         if type(effect) is TakeConnections:
-            self._turn = self._pool.connections()
+            try:
+                self._turn = self._pool.connections(until_ms=effect.until_ms)
+            except AllInUse:
+                return None
             self._connections = self._turn.mutex
             self._connections.set_deadline(effect.until_ms)
             return self._connections

@@ -23,8 +23,11 @@ T = TypeVar("T")
 class TakeConnections(NamedTuple):
     """Take the connections for the next rounds. Every wait gives them back. The result is the driver's own object.
 
+    If all connections are in use until the deadline, the next rounds end without a vote.
+
     Attributes:
-        until_ms: The deadline of the rounds by the steady clock; None for the driver's default.
+        until_ms: The deadline of the wait and of the rounds, by the steady clock. None: the wait has no deadline, and
+            the rounds have the driver's default.
     """
 
     until_ms: int | None

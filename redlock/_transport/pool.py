@@ -5,29 +5,40 @@ Invariants:
    thread that an exception interrupts leaves its set to the next thread.
 2. All commands of a lease use the connections that acquired the lease, so that no release overtakes its acquire.
 3. A forked child shares nothing with its parent: the child closes inherited connections without sending anything.
-4. Before the connections are closed, asynchronous releases end and the nodes read all commands. The pool waits at most
+4. A call with a deadline gets a set by its deadline, or its rounds end without a vote.
+5. Before the connections are closed, asynchronous releases end and the nodes read all commands. The pool waits at most
    one node timeout for a node that does not answer.
 """
 
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from redlock._clock import now_ms
+from redlock._core.vote_tally import unasked
 from redlock._transport.background_releaser import BackgroundReleaser
 from redlock._transport.threads import ConnectionSet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from redlock._core.commands import Round
     from redlock._core.protocol import Outcome, Steps
+    from redlock._core.votes import RoundResult
     from redlock._mutex import Turn
     from redlock._transport.codec import Codec
     from redlock._transport.node import Node
 
 _MOST_SETS = 16
 _SETTLE_SECONDS = 1.0
+_IN_USE = f"not asked: all {_MOST_SETS} connection sets of this process are in use"
+
+T = TypeVar("T")
+
+
+class AllInUse(Exception):
+    """All connection sets were in use until the deadline."""
 
 
 class ConnectionPool:
@@ -41,11 +52,15 @@ class ConnectionPool:
         self._turn_seconds = 2 * nodes[0].timeout_ms / 1000
         self._releaser = BackgroundReleaser()
 
-    def connections(self, wanted: ConnectionSet | None = None) -> Turn[ConnectionSet]:
+    def connections(self, wanted: ConnectionSet | None = None, until_ms: int | None = None) -> Turn[ConnectionSet]:
         """A connection set for this thread alone, for a `with` block.
 
         Args:
             wanted: The preferred set; after two node timeouts without the turn, any set.
+            until_ms: The deadline, by the steady clock; None for no deadline.
+
+        Raises:
+            AllInUse: All sets were in use until the deadline.
         """
         if wanted is not None and wanted in self._sets:
             turn = wanted.turn(self._turn_seconds)
@@ -58,16 +73,63 @@ class ConnectionPool:
                     return turn
             if len(self._sets) < _MOST_SETS:
                 self._sets.append(ConnectionSet(self.nodes, self.codec))
-            else:
-                turn = random.choice(self._sets).turn(self._turn_seconds)  # noqa: S311 - spreads the waiting
-                if turn is not None:
-                    return turn
+                continue
+            seconds = self._turn_seconds
+            if until_ms is not None:
+                seconds = min(seconds, (until_ms - now_ms()) / 1000)
+                if seconds <= 0:
+                    raise AllInUse
+            turn = random.choice(self._sets).turn(seconds)  # noqa: S311 - spreads the waiting
+            if turn is not None:
+                return turn
+
+    def run(self, steps: Steps[T], wanted: ConnectionSet | None = None, until_ms: int | None = None) -> T:
+        """Execute the rounds of a protocol generator and return its result.
+
+        Args:
+            steps: The generator.
+            wanted: The preferred set.
+            until_ms: When a set must be free; default: in two node timeouts.
+        """
+        if until_ms is None:
+            until_ms = now_ms() + int(1000 * self._turn_seconds)
+        try:
+            turn = self.connections(wanted, until_ms)
+        except AllInUse:
+            return self._run_unasked(steps)
+        with turn as connections:
+            return connections.run(steps)
+
+    def _run_unasked(self, steps: Steps[T]) -> T:
+        try:
+            round_ = next(steps)
+            while True:
+                round_ = steps.send(self.unasked(round_))
+        except StopIteration as stop:
+            value: T = stop.value
+            return value
+
+    def unasked(self, round_: Round) -> RoundResult:
+        """The result of a round for which no set was free."""
+        return unasked(round_, len(self.nodes), now_ms(), _IN_USE)
 
     def send_release(
-        self, wanted: ConnectionSet | None, steps: Steps[Outcome], done: Callable[[Outcome], None]
+        self, wanted: ConnectionSet | None, steps: Steps[Outcome], done: Callable[[Outcome], None], until_ms: int
     ) -> None:
-        """Send an asynchronous release; `done` gets the outcome, from any thread."""
-        with self.connections(wanted) as connections:
+        """Send an asynchronous release; `done` gets the outcome, from any thread.
+
+        Args:
+            wanted: The preferred set.
+            steps: The generator.
+            done: Must be quick and never raise.
+            until_ms: When a set must be free, or the outcome is unknown.
+        """
+        try:
+            turn = self.connections(wanted, until_ms)
+        except AllInUse:
+            done(self._run_unasked(steps))
+            return
+        with turn as connections:
             connections.send_release(steps, done)
             self._releaser.watch(connections)
 

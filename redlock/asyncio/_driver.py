@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from redlock._clock import now_ms
 from redlock._core.commands import Round, Wait
+from redlock._core.vote_tally import unasked
 from redlock._locking.effects import AwaitTurn, Borrow, PassOn, Receive, Send, Sleep, TakeConnections
 from redlock._locking.waiter_pool import NODE_ERRORS
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from redlock._core.votes import RoundResult
     from redlock._locking.effects import Effect, Effects
     from redlock.asyncio._loop_parts import LoopParts
+
+_NO_PLACE = "not asked: the other tasks of this event loop did not leave the nodes in time"
 
 T = TypeVar("T")
 
@@ -46,6 +49,7 @@ class LoopDriver:
     def __init__(self, parts: LoopParts, names: Names) -> None:
         self._parts, self._names = parts, names
         self._until_ms = 0
+        self._has_place = False
         self._at_the_nodes = contextlib.ExitStack()
         """Ends the place of this task among the tasks that are at the nodes, or wait for such a place."""
 
@@ -76,6 +80,8 @@ class LoopDriver:
                 # An undo command: no code waits for its votes, and a task that is cancelled must not be suspended.
                 self._parts.connections.post(effect)
                 return None
+            if not self._has_place:
+                return unasked(effect, len(self._parts.connections.state.all), now_ms(), _NO_PLACE)
             return await self._parts.connections.run(_only(effect), self._until_ms)
         self._at_the_nodes.close()
         if type(effect) is TakeConnections:
@@ -85,8 +91,9 @@ class LoopDriver:
     async def _take(self, until_ms: int | None) -> object:
         parts = self._parts
         self._at_the_nodes.enter_context(parts.attempt(self._names))
-        await parts.window.enter()
-        self._at_the_nodes.callback(parts.window.leave)
+        self._has_place = await parts.window.enter(None if until_ms is None else max(0, until_ms - now_ms()) / 1000)
+        if self._has_place:
+            self._at_the_nodes.callback(parts.window.leave)
         self._until_ms = now_ms() + 2 * parts.connections.timeout_ms if until_ms is None else until_ms
         return parts.connections
 

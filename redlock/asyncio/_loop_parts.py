@@ -43,20 +43,21 @@ class Window:
         self._free = places
         self._waiting: deque[asyncio.Future[None]] = deque()
 
-    async def enter(self) -> None:
-        """Wait for a place."""
+    async def enter(self, seconds: float | None = None) -> bool:
+        """Wait for a place, at most this long; whether the task has a place."""
         if self._free:
             self._free -= 1
-            return
+            return True
         turn = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
         try:
-            await turn
+            await asyncio.wait({turn}, timeout=seconds)
         except BaseException:
-            if turn.done() and not turn.cancelled():
+            if not turn.cancel():
                 # The place came at the moment of the cancellation.
                 self.leave()
             raise
+        return not turn.cancel()
 
     def leave(self) -> None:
         """Give the place to the next task."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from redlock import RedlockError
+from redlock import QuorumUnavailable, RedlockError
 from redlock._clock import now_ms, wall_us
 from redlock._core import protocol
 from redlock._core.commands import Acquire
@@ -89,6 +89,24 @@ def test_a_round_ends_at_once_when_its_client_is_closed(shared: Cluster, awaited
         assert not connections.awaits_dial
 
     with_client(shared.urls, main)
+
+
+def test_an_acquire_ends_in_time_while_tasks_keep_the_nodes(shared: Cluster) -> None:
+    async def main(client: Redlock) -> None:
+        window = client._context.parts().window
+        for _ in range(64):
+            assert await window.enter()
+        task = asyncio.create_task(client.lock(NAME, blocking_timeout=0.1).acquire())
+        done, _ = await asyncio.wait({task}, timeout=10)
+        assert done, "the task waits for the others without end"
+        with pytest.raises(QuorumUnavailable, match="other tasks"):
+            task.result()
+        for _ in range(64):
+            window.leave()
+        assert await client.lock(NAME, blocking=False).acquire()
+        assert window._free == 64
+
+    with_client(shared.urls, main, node_timeout=0.2)
 
 
 @contextmanager

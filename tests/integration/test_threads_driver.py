@@ -10,13 +10,14 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
-from redlock import LockLost, NotHeld, QuorumUnavailable, Redlock, RedlockError
+from redlock import LockLost, NotHeld, Outcome, QuorumUnavailable, Redlock, RedlockError
 from redlock._transport import codec
 from tests.integration.tools import client_of, eventually, holders, is_free, label, raw, talking
 from tests.integration.worker_fixture import ROOT
@@ -551,3 +552,51 @@ def test_a_client_reports_a_lost_quorum_and_recovers(nodes: Cluster, impatient: 
             impatient.lock(NAME).locked()
 
     when_a_quorum_is_there(impatient)
+
+
+@contextmanager
+def all_in_use(client: Redlock) -> Iterator[None]:
+    """Other threads use all connections that the process may have."""
+    pool = client._context.pool
+    with ExitStack() as turns:
+        for _ in range(16):
+            turns.enter_context(pool.connections())
+        yield
+
+
+@pytest.mark.parametrize("limit", [0.0, 0.2])
+def test_an_acquire_ends_in_time_without_free_connections(nodes: Cluster, limit: float) -> None:
+    with Redlock(nodes.urls, node_timeout=0.4) as client, ThreadPoolExecutor(1) as other, all_in_use(client):
+        acquire = other.submit(client.lock(NAME, blocking_timeout=limit).acquire)
+        with pytest.raises(QuorumUnavailable, match="all 16 connection sets of this process are in use"):
+            acquire.result(10)
+
+
+def test_a_lease_ends_in_time_without_free_connections(nodes: Cluster) -> None:
+    """An extension, both kinds of release, and a look at the nodes."""
+    with Redlock(nodes.urls, ttl=1.0, node_timeout=0.4) as client, ThreadPoolExecutor(4) as others:
+        leases = [client.lease(name) for name in ("extended", "released", "asynchronously released")]
+        for lease in leases:
+            lease.acquire(0)
+        extended, released, sent = leases
+        with all_in_use(client):
+            extension, release = others.submit(extended.extend, 1), others.submit(released.release)
+            others.submit(sent.release, wait=False).result(10)
+            assert sent.outcome() is Outcome.UNKNOWN
+            look = others.submit(client.lock("extended").locked)
+            with pytest.raises(LockLost, match="before connections were free"):
+                extension.result(10)
+            assert release.result(10) is Outcome.UNKNOWN
+            with pytest.raises(QuorumUnavailable, match="in use"):
+                look.result(10)
+        when_a_quorum_is_there(client)
+
+
+def test_a_call_takes_connections_that_become_free_in_time(nodes: Cluster) -> None:
+    with Redlock(nodes.urls, node_timeout=0.4) as client, ThreadPoolExecutor(1) as other:
+        lock = client.lock(NAME, blocking_timeout=30)
+        with all_in_use(client):
+            acquire = other.submit(lock.acquire)
+            assert not acquire.done()
+        assert acquire.result(10)
+        other.submit(lock.release).result(10)

@@ -45,3 +45,15 @@ def test_a_cancelled_task_keeps_no_place(has_place: bool) -> None:  # noqa: FBT0
         await window.enter()
 
     asyncio.run(main())
+
+
+def test_a_task_whose_time_is_over_keeps_no_place() -> None:
+    async def main() -> None:
+        window = Window(1)
+        assert await window.enter()
+        assert not await window.enter(0)
+        window.leave()
+        assert window._free == 1
+        assert await window.enter(0)
+
+    asyncio.run(main())
