@@ -137,7 +137,7 @@ def test_a_node_without_info_is_refused_with_the_reason() -> None:
         with Redlock(urls, node_timeout=1.0) as client, pytest.raises(QuorumUnavailable, match="unknown command"):
             client.lock(NAME).acquire(blocking=False)
         findings = doctor.check(Settings(nodes=",".join(urls)), timeout=5.0)
-        assert len([each for each in findings if "unknown command 'INFO'" in each.what]) == 4
+        assert len([each for each in findings if re.search("unknown command .INFO", each.what)]) == 4
     finally:
         for server in servers:
             server.stop()

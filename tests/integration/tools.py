@@ -21,6 +21,7 @@ from redis import Redis
 
 from redlock import ConfigurationError, Redlock
 from redlock._transport.sockets import Sockets
+from redlock.testing import redis_server
 from redlock.testing.redis_server import Server, free_port
 
 if TYPE_CHECKING:
@@ -152,7 +153,9 @@ def talking(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], IO[str], I
 def sixth_redis(*options: str) -> Iterator[Server]:
     """A server for broker, results and store on a TCP port, which loses no confirmed write."""
     for left in range(5, -1, -1):
-        server = Server(free_port(), ("--appendonly", "yes", "--appendfsync", "always", *options))
+        # The same program at each start, because an older version can't read the file of a later version.
+        program = redis_server.executable()
+        server = Server(free_port(), ("--appendonly", "yes", "--appendfsync", "always", *options), program)
         try:
             server.start()
             break
