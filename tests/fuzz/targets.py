@@ -50,6 +50,8 @@ def _read(replies: Sequence[object]) -> None:
     for reply in replies:
         codec.refusal(reply)
         node_info.missing(reply)
+        node_info.probe_commands(reply)
+        node_info.unreported(reply, node_info.fields(reply), (node_info.setting(reply),))
         node_info.fields(reply)
         node_info.setting(reply)
         node_info.time_us(reply)
