@@ -87,4 +87,6 @@ class Cluster:
 
     def wait(self, length_ms: int) -> None:
         """Let time pass."""
-        self.world.run(self.world.now + length_ms * MS, lambda: False)
+        until = self.world.now + length_ms * MS
+        self.world.run(until, lambda: False)
+        self.world.now = until

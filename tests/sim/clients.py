@@ -204,12 +204,14 @@ class Timed:
 
     def __enter__(self) -> HeldLease:
         client = self._client
-        began, began_ms = client.world.now, client.own_ms
+        began, began_ms, frozen_us = client.world.now, client.own_ms, client.frozen_us
         try:
             return self._lock.__enter__()
         finally:
             if self._timeout_ms is not None:
-                self._check("acquire", began_ms, self._timeout_ms + 2 * self._node_timeout_ms)
+                # A process that was stopped gives its dials a further node timeout.
+                timeouts = 2 + (client.frozen_us != frozen_us)
+                self._check("acquire", began_ms, self._timeout_ms + timeouts * self._node_timeout_ms)
             elif client.alive and client.schedule.calm_since is not None:
                 waited_us = client.world.now - max(began, client.schedule.calm_since)
                 client.schedule.check_wait(client, waited_us)

@@ -82,6 +82,8 @@ class Wire:
         self.network, self.machine, self.node, self.sock = network, machine, node, sock
         self.is_open = True
         """Whether the process uses the connection."""
+        self.sent = 0
+        """The number of bytes that the process has sent."""
         self.run_id = ""
         """The run of the server that accepted the connection; empty before and after."""
         self._session: Session | None = None
@@ -119,6 +121,7 @@ class Wire:
 
     def send(self, data: bytes) -> None:
         """Data leave the process."""
+        self.sent += len(data)
         for piece in self.network.split(data):
             arrival = self.network.arrival(self.machine.name, self.node.place, self._last_there, back=False)
             self._last_there = arrival
@@ -170,7 +173,7 @@ class Wire:
 
     def _end_back(self, act: Callable[..., None], *arguments: Any) -> None:  # noqa: ANN401 - the act's own
         """Let something reach the process, behind everything that was sent before."""
-        if self.is_open:
+        if self.is_open and not self._is_dead:
             self._last_back = self.network.arrival(self.machine.name, self.node.place, self._last_back, back=True)
             self.network.world.at(self._last_back, act, *arguments)
 
@@ -184,6 +187,10 @@ class Wire:
         if self.is_open:
             self.sock.reset()
             self.close()
+
+    def forget(self) -> None:
+        """A firewall forgets the connection: nothing arrives any more, and neither side is told."""
+        self._is_dead = True
 
     def close(self) -> None:
         """The process closes the connection, after all bytes that were sent before."""

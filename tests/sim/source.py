@@ -55,6 +55,7 @@ class Package:
         # As a program that logs nothing; a schedule may raise the level.
         self.logger = self.module("_log").logger = logging.Logger("redlock", logging.CRITICAL)  # noqa: LOG001 - not that of the process
         self.logger.addHandler(logging.NullHandler())
+        self.module("_process").pid = virtual.process_id
         # Reports for operators decide nothing, and would cost half of the time.
         self.module("_locking.wait_publisher").WaitPublisher.wake = lambda _: None
 

@@ -187,6 +187,11 @@ class _Retry(Retry):
         return self
 
 
+def process_id() -> int:
+    """The number of the process that runs now."""
+    return here().machine.number
+
+
 def _nothing(*_: object, **__: object) -> None:
     """The hooks at a fork and at the end of a process: simulated processes have none."""
 

@@ -107,6 +107,7 @@ class Machine:
         """How often a read of the clock takes long: the process is stopped at an arbitrary instruction."""
         self.longest_stall_us = 0
         world.machines.append(self)
+        self.number = len(world.machines)
 
     def clock_us(self) -> int:
         """The steady clock."""

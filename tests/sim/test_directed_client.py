@@ -1,0 +1,236 @@
+"""The shipped client step by step on simulated nodes: interruptions, stopped processes, and connections that end."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.sim.calls import NODE_TIMEOUT_MS, ROUND_TRIP_MS, Cluster
+from tests.sim.clients import Interrupted
+from tests.sim.source import Source
+from tests.sim.world import MS, here
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from redlock.client import Redlock
+    from redlock.lease import Lease
+    from redlock.lock import Lock
+    from tests.sim.calls import Process
+    from tests.sim.world import Strand
+
+TTL = 5.0
+LONGEST_SLEEP_MS = 1_250
+
+
+@pytest.fixture(scope="module")
+def source() -> Source:
+    return Source()
+
+
+@pytest.fixture
+def cluster(source: Source) -> Iterator[Cluster]:
+    cluster = Cluster(source)
+    yield cluster
+    cluster.world.close()
+
+
+def connected(cluster: Cluster) -> tuple[Process, Redlock]:
+    """A process with a client that has used its connections before."""
+    process = cluster.process()
+    client = cluster.run(process, process.client)
+    lock = client.lock("first", thread_local=False)
+    for call in (lock.acquire, lock.release):
+        cluster.run(process, call)
+    return process, client
+
+
+def begin(cluster: Cluster, process: Process, call: Callable[[], object], for_us: int) -> Strand:
+    """Let a call run for this long."""
+
+    def run() -> None:
+        with suppress(Interrupted):
+            call()
+
+    strand = process.spawn(run)
+    until = cluster.world.now + for_us
+    cluster.world.run(until, lambda: False)
+    cluster.world.now = until
+    return strand
+
+
+def keys(cluster: Cluster, name: str = "a") -> list[str | None]:
+    return [node.get(name) for node in cluster.nodes]
+
+
+def held(lock: Lock) -> Callable[[], None]:
+    def call() -> None:
+        assert lock.acquire()
+
+    return call
+
+
+@pytest.mark.parametrize("after_us", range(0, 4_000, 250))
+def test_an_interrupted_acquire_leaves_no_key(cluster: Cluster, after_us: int) -> None:
+    process, client = connected(cluster)
+    strand = begin(cluster, process, client.lock("a", ttl=TTL).acquire, after_us)
+    if not strand.dead:
+        strand.interrupt(Interrupted())
+        cluster.wait(4 * ROUND_TRIP_MS)
+        assert keys(cluster) == [None] * 5
+
+
+@pytest.mark.parametrize("after_us", range(500, 4_000, 500))
+def test_an_interrupted_acquire_is_not_repeated_with_its_scripts(cluster: Cluster, after_us: int) -> None:
+    """The nodes have lost the scripts. The command of the interrupted attempt must not follow them."""
+    process, client = connected(cluster)
+    for node in cluster.nodes:
+        node.scripts.clear()
+    strand = begin(cluster, process, client.lock("a", ttl=TTL).acquire, after_us)
+    if not strand.dead:
+        strand.interrupt(Interrupted())
+        # The next calls read the late replies.
+        for name in ("b", "c"):
+            cluster.run(process, client.lock(name, thread_local=False).acquire)
+        cluster.wait(4 * ROUND_TRIP_MS)
+        assert keys(cluster) == [None] * 5
+
+
+def test_lost_scripts_cost_one_round_trip(cluster: Cluster) -> None:
+    process, client = connected(cluster)
+    lock = client.lock("a", ttl=TTL, thread_local=False)
+    for call in (lock.acquire, lock.reacquire, lock.release):
+        for node in cluster.nodes:
+            node.scripts.clear()
+        result, took_ms = cluster.timed(process, call)
+        assert not isinstance(result, Exception)
+        assert took_ms <= 2 * ROUND_TRIP_MS
+
+
+def test_an_attempt_that_a_lease_has_lost_is_undone(cluster: Cluster) -> None:
+    """An exception right after the grant, before the caller has the lease."""
+    process, client = connected(cluster)
+    leases: list[Lease] = []
+
+    def acquire() -> None:
+        lease = client.lease("a", renew=True)
+        leases.append(lease)
+
+        def granted(*_: object) -> None:
+            raise Interrupted
+
+        client.context.event_log.acquired = granted  # type: ignore[assignment]  # an exception at this point
+        lease.acquire(None)
+
+    begin(cluster, process, acquire, 4 * ROUND_TRIP_MS * MS)
+    assert keys(cluster) == [None] * 5
+    assert cluster.run(process, lambda: leases[0].is_held) is False
+
+
+def test_a_process_stopped_in_a_round_counts_the_replies(cluster: Cluster) -> None:
+    process, client = connected(cluster)
+    lock = client.lock("a", ttl=TTL, blocking=False, thread_local=False)
+    results: list[bool] = []
+    begin(cluster, process, lambda: results.append(lock.acquire()), 100)
+    process.freeze(3 * NODE_TIMEOUT_MS * MS)
+    cluster.wait(4 * NODE_TIMEOUT_MS)
+    assert results == [True]
+
+
+def test_a_waiter_is_woken_by_the_release(cluster: Cluster) -> None:
+    process, client = connected(cluster)
+    holder = client.lock("a", ttl=TTL, thread_local=False)
+    cluster.run(process, held(holder))
+    other, others = connected(cluster)
+    results: list[int] = []
+
+    def wait() -> None:
+        assert others.lock("a", blocking_timeout=4.0).acquire()
+        results.append(cluster.world.now)
+
+    begin(cluster, other, wait, 500 * MS)
+    cluster.run(process, holder.release)
+    released = cluster.world.now
+    cluster.wait(100)
+    assert results
+    assert results[0] - released <= 2 * ROUND_TRIP_MS * MS
+
+
+def two_waiters(cluster: Cluster, first_timeout: float) -> tuple[Process, Lock, list[Strand], list[tuple[bool, str]]]:
+    """A holder, its lock, two waiters of other processes, and the results of their waits as they end."""
+    process, client = connected(cluster)
+    holder = client.lock("a", ttl=TTL, thread_local=False)
+    cluster.run(process, held(holder))
+    waits: list[Strand] = []
+    ended: list[tuple[bool, str]] = []
+    for timeout in (first_timeout, 4.5):
+        other, others = connected(cluster)
+
+        def wait(client: Redlock = others, timeout: float = timeout) -> None:
+            ended.append((client.lock("a", blocking_timeout=timeout).acquire(), here().machine.name))
+
+        waits.append(begin(cluster, other, wait, 100 * MS))
+    return process, holder, waits, ended
+
+
+def test_a_waiter_whose_time_is_over_takes_no_wake_up(cluster: Cluster) -> None:
+    process, holder, waits, ended = two_waiters(cluster, 0.5)
+    cluster.wait(450)
+    assert waits[0].dead
+    cluster.run(process, holder.release)
+    cluster.wait(2 * ROUND_TRIP_MS)
+    assert [result for result, _ in ended] == [False, True]
+
+
+@pytest.mark.parametrize("after_us", range(200, 8_000, 400))
+def test_an_interrupted_waiter_passes_its_wake_up_on(cluster: Cluster, after_us: int) -> None:
+    """The first waiter is interrupted at any moment after the release.
+
+    A wake-up that is on its way at this moment is lost with the connection. Then the second waiter sleeps to the end.
+    """
+    process, holder, waits, ended = two_waiters(cluster, 4.0)
+    begin(cluster, process, holder.release, after_us)
+    if not waits[0].dead:
+        waits[0].interrupt(Interrupted())
+        cluster.wait(12 * ROUND_TRIP_MS if after_us >= ROUND_TRIP_MS * MS else LONGEST_SLEEP_MS + 12 * ROUND_TRIP_MS)
+        assert ended == [(True, waits[1].machine.name)]
+
+
+def test_a_connection_that_a_firewall_has_forgotten_is_renewed(cluster: Cluster) -> None:
+    process, client = connected(cluster)
+    for wire in cluster.network.wires_of(process):
+        wire.forget()
+    result, took_ms = cluster.timed(process, client.lock("a", ttl=TTL, blocking=False).acquire)
+    assert result is True
+    assert took_ms <= 2 * NODE_TIMEOUT_MS
+
+
+def test_a_wait_on_a_forgotten_connection_ends_with_a_look(cluster: Cluster) -> None:
+    """The waiting connection is dead: the waiter looks at the nodes after its longest sleep."""
+    process, client = connected(cluster)
+    holder = client.lock("a", ttl=TTL, thread_local=False)
+    cluster.run(process, held(holder))
+    other, others = connected(cluster)
+    strand = begin(cluster, other, others.lock("a", blocking_timeout=4.5).acquire, 300 * MS)
+    for wire in cluster.network.wires_of(other):
+        wire.forget()
+    cluster.run(process, holder.release)
+    cluster.wait(LONGEST_SLEEP_MS + 2 * NODE_TIMEOUT_MS)
+    assert strand.dead
+    assert None not in keys(cluster)[:3]
+
+
+def test_releases_in_quick_succession_reach_the_nodes_at_once(cluster: Cluster) -> None:
+    process, client = connected(cluster)
+
+    def release() -> None:
+        for number in range(200):
+            with client.lock(f"quick {number}", ttl=TTL, wait_for_release=False):
+                pass
+
+    cluster.run(process, release)
+    cluster.wait(10)
+    for number in (0, 100, 198, 199):
+        assert keys(cluster, f"quick {number}") == [None] * 5
