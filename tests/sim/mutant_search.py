@@ -18,6 +18,7 @@ from tests.sim.mutants import MUTANTS
 from tests.sim.mutants_named import EQUIVALENT, NAMED
 from tests.sim.schedule import Schedule
 from tests.sim.source import Source
+from tests.sim.world import Spins
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -57,7 +58,7 @@ def first_kill(name: str, most: int) -> tuple[int, str] | None:
     for seed in range(most):
         try:
             violations = Schedule(seed, source).run().world.violations
-        except Exception as error:  # noqa: BLE001 - a mutant may do anything
+        except (Exception, Spins) as error:  # noqa: BLE001 - a mutant may do anything
             return seed, f"{type(error).__name__}: {error}"
         if violations:
             return seed, violations[0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from tests.sim import mutants_transport
+
 EQUIVALENT: dict[str, str] = {
     "won without a quorum": (
         "the token still needs a quorum: `agreed_fence` counts only GRANTED votes, and otherwise the confirm must be "
@@ -15,6 +17,7 @@ EQUIVALENT: dict[str, str] = {
 """Survivors, each with the reason why nothing that is promised changes."""
 
 NAMED: dict[str, str] = {
+    **mutants_transport.NAMED,
     "a lost round is taken back only where it was granted": (
         "tests/unit/test_protocol.py::test_a_lost_attempt_is_cancelled_except_on_denying_nodes"
     ),

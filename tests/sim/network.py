@@ -72,7 +72,7 @@ class Network:
         """A server has stopped: its connections end."""
         for wire in self.wires:
             if wire.node is node:
-                wire.refuse()
+                wire.end()
 
 
 class Wire:
@@ -176,6 +176,11 @@ class Wire:
         if self.is_open and not self._is_dead:
             self._last_back = self.network.arrival(self.machine.name, self.node.place, self._last_back, back=True)
             self.network.world.at(self._last_back, act, *arguments)
+
+    def end(self) -> None:
+        """The server closes the connection."""
+        self._close_session()
+        self._end_back(self.sock.end)
 
     def refuse(self) -> None:
         """The server resets the connection."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.sim.calls import NODE_TIMEOUT_MS, ROUND_TRIP_MS, Cluster
+from tests.sim.calls import NODE_TIMEOUT_MS, ROUND_TRIP_MS, Cluster, Process
 from tests.sim.clients import Interrupted
 from tests.sim.source import Source
 from tests.sim.world import MS, here
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from redlock.client import Redlock
     from redlock.lease import Lease
     from redlock.lock import Lock
-    from tests.sim.calls import Process
     from tests.sim.world import Strand
 
 TTL = 5.0
@@ -129,6 +128,32 @@ def test_an_attempt_that_a_lease_has_lost_is_undone(cluster: Cluster) -> None:
     assert cluster.run(process, lambda: leases[0].is_held) is False
 
 
+class StoppedOnce(Process):
+    """A process that is stopped at one of the next reads of its clock, and counts its attempts."""
+
+    attempts = 0
+
+    def attempt_begins(self, secret: str) -> None:
+        self.attempts += len(secret) > 0
+
+    def stall(self) -> None:
+        super().stall()
+        self.stall_chance = 0.0
+
+
+def test_a_process_stopped_at_its_clock_counts_the_replies(source: Source) -> None:
+    for seed in range(60):
+        cluster = Cluster(source, seed)
+        process = StoppedOnce(cluster, "p")
+        client = cluster.run(process, process.client)
+        cluster.run(process, client.lock("first").acquire)
+        process.attempts = 0
+        process.stall_chance, process.longest_stall_us = 0.15, 2 * NODE_TIMEOUT_MS * MS
+        assert cluster.run(process, client.lock("a", ttl=TTL, blocking=False).acquire)
+        assert process.attempts == 1, f"seed {seed}"
+        cluster.world.close()
+
+
 def test_a_process_stopped_in_a_round_counts_the_replies(cluster: Cluster) -> None:
     process, client = connected(cluster)
     lock = client.lock("a", ttl=TTL, blocking=False, thread_local=False)
@@ -220,6 +245,24 @@ def test_a_wait_on_a_forgotten_connection_ends_with_a_look(cluster: Cluster) -> 
     cluster.wait(LONGEST_SLEEP_MS + 2 * NODE_TIMEOUT_MS)
     assert strand.dead
     assert None not in keys(cluster)[:3]
+
+
+def test_an_old_waiting_connection_is_not_used_again(cluster: Cluster) -> None:
+    """After half a minute a firewall may have forgotten the connection."""
+    process, client = connected(cluster)
+    holder = client.lock("a", ttl=TTL, thread_local=False)
+    other, others = connected(cluster)
+    waiter = others.lock("a", blocking_timeout=4.5, thread_local=False)
+    for idle_ms in (31_000, 0):
+        cluster.run(process, held(holder))
+        begin(cluster, other, waiter.acquire, 500 * MS)
+        cluster.run(process, holder.release)
+        cluster.wait(2 * ROUND_TRIP_MS)
+        assert all(key and key.endswith(other.name) for key in keys(cluster)), "the waiter was woken"
+        cluster.run(other, waiter.release)
+        cluster.wait(idle_ms)
+        for wire in cluster.network.wires_of(other):
+            wire.forget()
 
 
 def test_releases_in_quick_succession_reach_the_nodes_at_once(cluster: Cluster) -> None:

@@ -31,7 +31,7 @@ def _monotonic_ns(_clock: int = 0) -> int:
     machine = here().machine
     world = machine.world
     world.reads += 1
-    if world.reads > MOST_READS:
+    if world.reads > MOST_READS and machine.alive:
         raise Spins
     shown = machine.offset_us + world.now * machine.rate // PPM
     if machine.stall_chance and machine.alive and world.chance.random() < machine.stall_chance:
