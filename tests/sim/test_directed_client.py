@@ -120,7 +120,7 @@ def test_an_attempt_that_a_lease_has_lost_is_undone(cluster: Cluster) -> None:
         def granted(*_: object) -> None:
             raise Interrupted
 
-        client.context.event_log.acquired = granted  # type: ignore[assignment]  # an exception at this point
+        client._context.event_log.acquired = granted  # type: ignore[assignment]  # an exception at this point
         lease.acquire(None)
 
     begin(cluster, process, acquire, 4 * ROUND_TRIP_MS * MS)

@@ -45,7 +45,7 @@ class Forked:
         self.child: Process = self.cluster.process()
         self.wires = self.cluster.network.wires_of(self.parent)
         self.cluster.run(self.other, blocker.release)
-        self.cluster.run(self.child, self.client.context.reset_after_fork)
+        self.cluster.run(self.child, self.client._context.reset_after_fork)
 
     def _hold(self, name: str) -> None:
         lease = self.client.lease(name, renew=True)
@@ -83,7 +83,7 @@ def test_a_child_acquires_at_once(forked: Forked) -> None:
 
 def test_a_child_queues_behind_no_thread_of_its_parent(forked: Forked) -> None:
     assert forked.took_ms("waited") <= FIRST_MS
-    assert forked.client.context.waits.pending() == []
+    assert forked.client._context.waits.pending() == []
 
 
 def test_a_child_says_nothing_on_the_connections_of_its_parent(forked: Forked) -> None:
