@@ -24,17 +24,11 @@ from redlock.fencing.sql import add_tables, fenced
 if TYPE_CHECKING:
     from celery import Task
 
-REDIS = os.environ.get("TRANSFERS_REDIS", "redis://127.0.0.1:6379")
 IDLE_MS = os.environ.get("TRANSFERS_IDLE_MS", "5000")
 """About the TTL of the lock: then PostgreSQL ends the transaction of a frozen worker, and the next worker goes on."""
 
-app = Celery("transfers", broker=f"{REDIS}/0", backend=f"{REDIS}/1")
-app.conf.update(
-    task_acks_late=True,  # a transfer is acknowledged when it is done,
-    task_reject_on_worker_lost=True,  # and delivered again when its worker was killed
-    worker_prefetch_multiplier=1,
-    broker_connection_retry_on_startup=True,
-)
+app = Celery("transfers")
+app.config_from_object("celeryconfig")
 
 
 class Base(DeclarativeBase):

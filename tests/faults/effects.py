@@ -33,9 +33,9 @@ from kombu.exceptions import OperationalError
 from redis import Redis
 
 from redlock.testing import redis_server
+from tests.faults.crew import Crew, Outcome
 from tests.integration.rabbit import PROGRAM, rabbit
 from tests.integration.tools import children, comes_true, sixth_redis
-from tests.integration.worker_fixture import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -73,18 +73,6 @@ class End(NamedTuple):
     error: str
     effects: int
     ends: tuple[str, ...]
-
-
-class Outcome(NamedTuple):
-    """The result of a run.
-
-    Attributes:
-        figures: The number of tasks and faults of each kind.
-        violations: The violations as text.
-    """
-
-    figures: Counter[str]
-    violations: list[str]
 
 
 def violations(ends: dict[str, End]) -> list[str]:
@@ -135,8 +123,6 @@ class Run:
     def __init__(self, kind: str, directory: Path, seed: int) -> None:
         self._kind, self._directory, self._chance = kind, directory, random.Random(seed)
         self._stack = contextlib.ExitStack()
-        self._workers: list[Worker] = []
-        self._hired = 0
         self.figures: Counter[str] = Counter()
         self.tasks: dict[str, tuple[str, str]] = {}
 
@@ -159,7 +145,7 @@ class Run:
         except BaseException:
             self._stack.close()
             raise
-        self._environment = os.environ | {
+        environment = os.environ | {
             "EFFECTS_KIND": self._kind,
             "EFFECTS_BROKER": url,
             "EFFECTS_RESULTS": f"{results.url}/1",
@@ -173,34 +159,12 @@ class Run:
             # Without a confirmation, a killed RabbitMQ may lose an unstored message, which is its sender's fault.
             self._sender.conf.broker_transport_options = {"confirm_publish": True}
         self._stack.callback(self._sender.close)
-        self._stack.callback(self._end_workers)
+        self.crew = Crew(APP, self._directory, environment, workers=WORKERS, children=CHILDREN)
+        self._stack.callback(self.crew.end)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
-
-    def _end_workers(self) -> None:
-        for worker in self._workers:
-            worker.kill()
-
-    def staff(self) -> None:
-        """Replace ended workers."""
-        for worker in self._workers:
-            if worker.process.poll() is not None:
-                worker.kill()
-        self._workers = [worker for worker in self._workers if worker.process.poll() is None]
-        while len(self._workers) < WORKERS:
-            directory = self._directory / f"worker-{self._hired}"
-            directory.mkdir()
-            arguments = ["-A", APP, "worker", "-n", f"w{self._hired}@%h", "-c", str(CHILDREN), "-l", "INFO"]
-            arguments += ["--without-gossip", "--without-mingle", "-f", str(directory / "logger.log")]
-            self._workers.append(Worker(directory, self._environment, arguments))
-            self._hired += 1
-
-    def wait_until_ready(self) -> None:
-        """Come back when all workers take tasks."""
-        for worker in self._workers:
-            worker.wait_until_ready()
 
     def send(self, number: int) -> None:
         """Send the task of this number, repeatedly until the broker accepts."""
@@ -224,7 +188,7 @@ class Run:
 
     def strike(self) -> None:
         """Send one signal to one worker."""
-        ready = [worker for worker in self._workers if worker.process.poll() is None and " ready." in worker.log]
+        ready = self.crew.ready()
         if not ready:
             return
         worker = self._chance.choice(ready)
@@ -241,8 +205,8 @@ class Run:
 
     def go(self, tasks: int, rate: float) -> None:
         """Send the tasks at this rate a second, and strike meanwhile."""
-        self.staff()
-        self.wait_until_ready()
+        self.crew.staff()
+        self.crew.wait_until_ready()
         began = time.monotonic()
         next_strike, restarts = began + _EVERY, [tasks * (part + 1) // (RESTARTS + 1) for part in range(RESTARTS)]
         for number in range(tasks):
@@ -253,7 +217,7 @@ class Run:
             while True:
                 if time.monotonic() >= next_strike:
                     self.strike()
-                    self.staff()
+                    self.crew.staff()
                     next_strike = time.monotonic() + _EVERY
                 if time.monotonic() - began >= number / rate:
                     break
@@ -262,7 +226,7 @@ class Run:
     def settle(self) -> None:
         """Wait for the end of all tasks. Tasks that Redis lost are sent again."""
         for _ in range(_TRIES):
-            self.staff()
+            self.crew.staff()
             if comes_true(lambda: not self._open(), within=_LAST / _TRIES, every=0.5):
                 return
             if self._kind == "redis":
@@ -301,10 +265,7 @@ class Run:
 
     def count(self, event: str) -> int:
         """How many lines of the workers' logs tell of this event."""
-        logs = self._directory.glob("worker-*/logger.log")
-        return sum(
-            f" {event} " in line or f"]{event} " in line for log in logs for line in log.read_text().splitlines()
-        )
+        return sum(f" {event} " in line or f"]{event} " in line for line in self.crew.log())
 
 
 def run(kind: str, tasks: int, rate: float, seed: int, directory: Path) -> Outcome:
@@ -344,13 +305,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             directory.mkdir(parents=True)
             began = time.monotonic()
             outcome = run(kind, given.tasks, given.rate, given.seed, directory)
-        print(f"{kind}: {given.tasks} tasks, {KEYS} keys, seed {given.seed}, {time.monotonic() - began:.0f} s")
-        for name, value in sorted(outcome.figures.items()):
-            print(f"  {name:<32}{value:>8}")
-        for what in outcome.violations[:20]:
-            print(f"  VIOLATION {what}")
-        print(f"  {'OK' if not outcome.violations else f'FAILED: {len(outcome.violations)} violations'}", flush=True)
-        status = max(status, int(bool(outcome.violations)))
+        took = time.monotonic() - began
+        headline = f"{kind}: {given.tasks} tasks, {KEYS} keys, seed {given.seed}, {took:.0f} s"
+        status = max(status, outcome.report(headline))
     return status
 
 

@@ -27,5 +27,5 @@ def test_killed_and_frozen_workers_lose_no_money(kind: str, tmp_path: Path) -> N
 def test_the_readme_of_the_example_is_right(tmp_path: Path) -> None:
     (block,) = (block for block in blocks(ROOT / "examples" / "transfers" / "README.md") if block.kind == "python")
     with transfers.Run(transfers.KINDS[0], tmp_path, 1) as example:
-        example.staff()
+        example.crew.staff()
         assert example.python("-c", block.text).split() == ["70", "30"]

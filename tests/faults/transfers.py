@@ -22,21 +22,23 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 from celery import Celery
 from redis import Redis
 
 from redlock.testing import redis_server
+from tests.faults.crew import Crew, Outcome
 from tests.integration.databases import postgresql
 from tests.integration.tools import ROOT, children, comes_true, sixth_redis
-from tests.integration.worker_fixture import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from typing_extensions import Self
+
+    from tests.integration.worker_fixture import Worker
 
 KINDS = ("transfers", "ledger.tasks")
 """The modules of the example: SQLAlchemy and Django."""
@@ -50,26 +52,12 @@ _LAST = 240.0
 _FINAL = {"SUCCESS", "FAILURE"}
 
 
-class Outcome(NamedTuple):
-    """The result of a run.
-
-    Attributes:
-        figures: The number of transfers and faults of each kind.
-        violations: The violations as text.
-    """
-
-    figures: Counter[str]
-    violations: list[str]
-
-
 class Run:
     """The servers, the workers and their faults; see the module."""
 
     def __init__(self, kind: str, directory: Path, seed: int, *, fence: bool = True) -> None:
         self._kind, self._directory, self._chance, self._fence = kind, directory, random.Random(seed), fence
         self._stack = contextlib.ExitStack()
-        self._workers: list[Worker] = []
-        self._hired = 0
         self._frozen: dict[int, float] = {}
         self._sent: dict[str, tuple[str, str, int]] = {}
         self._ends: dict[str, tuple[str, Any]] = {}
@@ -96,7 +84,9 @@ class Run:
             self._sender = Celery("sender", broker=f"{broker.url}/0", backend=f"{broker.url}/1", set_as_current=False)
             stack.callback(self._sender.close)
             self._queue = stack.enter_context(Redis.from_url(f"{broker.url}/0"))
-            stack.callback(self._end_workers)
+            app = "tests.faults.apps.slow_transfers"
+            self.crew = Crew(app, self._directory, self._environment, workers=_WORKERS, children=_CHILDREN)
+            stack.callback(self.crew.end)
             self._open_accounts()
             self._stack = stack.pop_all()
         return self
@@ -116,30 +106,10 @@ class Run:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    def _end_workers(self) -> None:
-        for worker in self._workers:
-            worker.kill()
-
-    def staff(self) -> None:
-        """Replace ended workers, and wait until all take tasks."""
-        for worker in self._workers:
-            if worker.process.poll() is not None:
-                worker.kill()
-        self._workers = [worker for worker in self._workers if worker.process.poll() is None]
-        while len(self._workers) < _WORKERS:
-            directory = self._directory / f"worker-{self._hired}"
-            directory.mkdir(parents=True)
-            arguments = ["-A", "tests.faults.apps.slow_transfers", "worker", "-n", f"w{self._hired}@%h"]
-            arguments += ["-c", str(_CHILDREN), "-l", "INFO", "--without-gossip", "--without-mingle"]
-            arguments += ["-f", str(directory / "logger.log")]
-            self._workers.append(Worker(directory, self._environment, arguments))
-            self._hired += 1
-
     def go(self, tasks: int) -> None:
         """Send all tasks, a few ahead of the workers, and strike until the queue is empty."""
-        self.staff()
-        for worker in self._workers:
-            worker.wait_until_ready()
+        self.crew.staff()
+        self.crew.wait_until_ready()
         next_strike = time.monotonic() + _EVERY
         while len(self._sent) < tasks or self._queue.llen("celery"):
             if len(self._sent) < tasks and self._queue.llen("celery") < _AHEAD:
@@ -165,7 +135,7 @@ class Run:
     def _strike(self) -> None:
         for pid in [pid for pid, until in self._frozen.items() if until <= time.monotonic()]:
             self._thaw(pid)
-        ready = [worker for worker in self._workers if worker.process.poll() is None and " ready." in worker.log]
+        ready = self.crew.ready()
         if ready:
             worker = self._chance.choice(ready)
             fault = self._chance.choices(["freeze", "child killed", "worker killed"], [12, 3, 1])[0]
@@ -174,7 +144,7 @@ class Run:
                 with contextlib.suppress(ProcessLookupError, IndexError):
                     self._hit(worker, fault)
                     self.figures[fault] += 1
-        self.staff()
+        self.crew.staff()
 
     def _hit(self, worker: Worker, fault: str) -> None:
         if fault == "worker killed":
@@ -196,7 +166,7 @@ class Run:
             self._thaw(pid)
         until = time.monotonic() + _LAST
         while self._open() and time.monotonic() < until:
-            self.staff()
+            self.crew.staff()
             if comes_true(lambda: not self._open(), within=_QUIET, every=0.2):
                 return
             for task in self._open():
@@ -240,8 +210,7 @@ class Run:
 
     def count(self, event: str) -> int:
         """How many lines of the workers' logs tell of this event."""
-        logs = self._directory.glob("worker-*/logger.log")
-        return sum(event in line for log in logs for line in log.read_text().splitlines())
+        return sum(event in line for line in self.crew.log())
 
 
 def run(kind: str, tasks: int, seed: int, directory: Path, *, fence: bool = True) -> Outcome:
@@ -273,13 +242,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         began = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="transfers-", ignore_cleanup_errors=True) as directory:
             outcome = run(kind, given.tasks, given.seed, Path(directory), fence=not given.unfenced)
-        print(f"{kind}: {given.tasks} transfers, seed {given.seed}, {time.monotonic() - began:.0f} s")
-        for name, value in sorted(outcome.figures.items()):
-            print(f"  {name:<24}{value:>8}")
-        for what in outcome.violations[:20]:
-            print(f"  VIOLATION {what}")
-        print(f"  {'OK' if not outcome.violations else f'FAILED: {len(outcome.violations)} violations'}", flush=True)
-        status = max(status, int(bool(outcome.violations)))
+        took = time.monotonic() - began
+        headline = f"{kind}: {given.tasks} transfers, seed {given.seed}, {took:.0f} s"
+        status = max(status, outcome.report(headline))
     return status
 
 

@@ -90,6 +90,14 @@ def test_an_async_scoped_session_is_fenced(engine: Engine) -> None:
     assert balance(engine) == 13
 
 
+async def cancel(task: asyncio.Task[None], session: AsyncSession) -> None:
+    """Cancel the task, which must end and leave its session without a transaction."""
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not session.in_transaction()
+
+
 def test_a_cancelled_body_is_rolled_back(engine: Engine) -> None:
     async def main(made: AsyncEngine) -> None:
         inside = asyncio.Event()
@@ -104,10 +112,7 @@ def test_a_cancelled_body_is_rolled_back(engine: Engine) -> None:
         async with AsyncSession(made) as session:
             task = asyncio.create_task(body(session))
             await inside.wait()
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-            assert not session.in_transaction()
+            await cancel(task, session)
             async with fenced(session, LEASE):
                 pass
 
@@ -136,10 +141,7 @@ def test_a_cancelled_wait_leaves_no_transaction(engine: Engine) -> None:
                 task = asyncio.create_task(wait(second))
                 # InnoDB shows a new list only after a tenth of a second without a query.
                 await asyncio.to_thread(eventually, waits, "a holder that waits for the row", every=0.2)
-                task.cancel()
-                with pytest.raises(asyncio.CancelledError):
-                    await task
-                assert not second.in_transaction()
+                await cancel(task, second)
             async with fenced(second, LATER):
                 pass
 

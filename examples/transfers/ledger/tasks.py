@@ -28,15 +28,8 @@ from django.db import InternalError, OperationalError  # noqa: E402 - Django is 
 
 from ledger.models import Account, Transfer  # noqa: E402 - as above
 
-REDIS = os.environ.get("TRANSFERS_REDIS", "redis://127.0.0.1:6379")
-
-app = Celery("ledger", broker=f"{REDIS}/0", backend=f"{REDIS}/1")
-app.conf.update(
-    task_acks_late=True,  # a transfer is acknowledged when it is done,
-    task_reject_on_worker_lost=True,  # and delivered again when its worker was killed
-    worker_prefetch_multiplier=1,
-    broker_connection_retry_on_startup=True,
-)
+app = Celery("ledger")
+app.config_from_object("celeryconfig")
 
 
 # PostgreSQL ends the transaction of a frozen worker with an InternalError or an OperationalError.
