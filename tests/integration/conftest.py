@@ -9,12 +9,19 @@ from sqlalchemy import create_engine, insert
 
 from tests.integration.databases import has_mariadb, mariadb, postgresql
 from tests.integration.fence_adapters import Account, Base, mariadb_url, postgresql_url, sqlite_engine
+from tests.integration.tools import PATIENT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from sqlalchemy import Engine
+
+
+@pytest.fixture(autouse=True)
+def _commands_are_patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the commands that tests run in this process or with its environment, no node is silent on a busy machine."""
+    monkeypatch.setenv("REDLOCK_NODE_TIMEOUT", PATIENT)
 
 
 @pytest.fixture(scope="session")

@@ -506,7 +506,7 @@ def test_a_client_without_a_loop_is_refused() -> None:
 
 def test_without_a_quorum_the_reason_is_named() -> None:
     async def main() -> None:
-        async with Redlock([f"redis://127.0.0.1:{port}" for port in (1, 2, 3)]) as client:
+        async with client_of([f"redis://127.0.0.1:{port}" for port in (1, 2, 3)]) as client:
             with pytest.raises(QuorumUnavailable, match="connection refused"):
                 await client.lock(NAME, blocking=False).acquire()
             with pytest.raises(QuorumUnavailable):

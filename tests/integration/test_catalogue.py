@@ -269,7 +269,7 @@ def threads() -> list[str]:
 
 @pytest.mark.parametrize("options", [{"blocking": False}, {"blocking_timeout": 1.0}], ids=str)
 def test_connections_that_a_firewall_forgot_are_dialled_anew(nodes: Cluster, options: dict[str, float]) -> None:
-    with proxies(nodes.servers) as links, Redlock([link.url for link in links], node_timeout=0.3) as client:
+    with proxies(nodes.servers) as links, Redlock([link.url for link in links], node_timeout=1.0) as client:
         with client.lock("x"):
             pass
         for link in links:
@@ -277,13 +277,13 @@ def test_connections_that_a_firewall_forgot_are_dialled_anew(nodes: Cluster, opt
 
         started = time.monotonic()
         assert client.lock("x").acquire(**options)  # type: ignore[arg-type]  # bool or float
-        assert time.monotonic() - started < 10 * 2 * 0.3
+        assert time.monotonic() - started < 10 * 2 * 1.0
 
 
 def test_a_question_over_forgotten_connections_is_asked_again(nodes: Cluster) -> None:
     with (
         proxies(nodes.servers) as links,
-        Redlock([link.url for link in links], node_timeout=0.3) as client,
+        Redlock([link.url for link in links], node_timeout=1.0) as client,
         client.lock("x"),
     ):
         for link in links:

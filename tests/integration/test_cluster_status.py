@@ -14,7 +14,7 @@ from redlock.admin.bootstrap import declare_nodes
 from redlock.admin.cluster_status import cluster_status
 from redlock.cli import main
 from redlock.testing.redis_server import Server
-from tests.integration.tools import CANARY, client_of, eventually, label, raw
+from tests.integration.tools import CANARY, client_of, eventually, label, raw, stands_on_all
 from tests.proxy import proxies
 
 if TYPE_CHECKING:
@@ -171,6 +171,7 @@ def test_a_split_vote_is_two_rows_without_a_holder(nodes: Cluster) -> None:
 def test_only_names_with_the_prefix_are_shown_and_without_it(nodes: Cluster, prefix: str) -> None:
     declare_nodes(nodes.urls, prefix)
     with client_of(nodes.urls, prefix=prefix) as client, client.lock(NAME):
+        stands_on_all(nodes.servers, prefix + NAME)
         for server in nodes.servers:
             with raw(server) as redis:
                 redis.set("shopper", "x", px=60_000)
@@ -220,6 +221,7 @@ def test_a_missing_right_to_list_names_is_reported(nodes: Cluster) -> None:
         redis.acl_setuser("limited", enabled=True, passwords=[f"+{CANARY}"], keys=["*"], commands=["+@all", "-scan"])
     urls = [f"{nodes[0].url}?username=limited&password={CANARY}", *nodes.urls[1:]]
     with client_of(urls) as client, client.lock(NAME):
+        stands_on_all(nodes.servers, NAME)
         seen = cluster_status(urls, timeout=5.0)
     assert seen.nodes[0].unlisted == "SCAN is forbidden, or was renamed"
     assert only(seen).votes == (True,) * 5
@@ -248,6 +250,7 @@ def test_the_command_shows_it_as_a_table_and_as_json(
     urls = ",".join(nodes.urls)
     with client.lock(NAME, ttl=10) as lease:
         digits, fence = lease.owner[:8], lease.fence
+        stands_on_all(nodes.servers, NAME)
         nodes[4].kill()
         assert main.main(["status", "--nodes", urls, "--timeout", "5"]) == 0
         text = capsys.readouterr().out

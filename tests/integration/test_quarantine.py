@@ -70,17 +70,20 @@ def _abstains(client: Redlock, server: Server) -> bool:
         return "abstains" in error.reasons.get(label(server), "")
 
 
-def test_an_emptied_node_never_gives_a_second_holder(nodes: Cluster, brief: Redlock) -> None:
+def test_an_emptied_node_never_gives_a_second_holder(nodes: Cluster) -> None:
     """The schedule that breaks Redlock without quarantine: a holder on three nodes, and an empty restart of one
     node."""
     for server in nodes.servers[3:]:
         server.freeze()
-    lease = brief.lease("x", ttl_ms=900)
-    lease.acquire(0)
-    for server in nodes.servers[3:]:
-        server.thaw()
-    restart(nodes[0])
-    with client_of(nodes.urls, ttl=0.5, max_ttl=1.0) as other:
+    with (
+        Redlock(nodes.urls, ttl=1.8, max_ttl=2.0, node_timeout=0.25) as client,
+        client_of(nodes.urls, ttl=1.8, max_ttl=2.0) as other,
+    ):
+        lease = client.lease("x")
+        lease.acquire(0)
+        for server in nodes.servers[3:]:
+            server.thaw()
+        restart(nodes[0])
         tries = 0
         while lease.remaining() > 0:
             with pytest.raises((LockContended, QuorumUnavailable)), other.lock("x", blocking=False):

@@ -36,7 +36,7 @@ T = TypeVar("T")
 ROOT = Path(__file__).parents[2]
 
 PATIENT = "0.25"
-"""The node timeout of programs that tests start, as a setting: it fits the shortest TTL of their locks, 0.6 s."""
+"""The node timeout of commands and of programs that tests start: it fits the shortest TTL of their locks, 0.6 s."""
 
 CANARY = "canary-b7Qx"
 """A password that must not appear anywhere."""
@@ -98,10 +98,21 @@ def is_free(servers: Iterable[Server], name: str) -> bool:
 
 
 def run_out(servers: Iterable[Server], name: str) -> None:
-    """Expire a lock at once: the key disappears, and the fence stays."""
-    for server in servers:
-        with raw(server) as redis:
-            redis.delete(name)
+    """Expire a lock at once: the key disappears, and the fence stays.
+
+    All nodes get the command before any reply is read. Otherwise a renewal could repair each node after its turn.
+    """
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(stack.enter_context(raw(server)).client()) for server in servers]
+        for redis in clients:
+            redis.connection.send_command("DEL", name)
+        for redis in clients:
+            redis.parse_response(redis.connection, "DEL")
+
+
+def stands_on_all(servers: Iterable[Server], name: str) -> None:
+    """Wait until each of these nodes has the key of a lock: a quorum decides an acquire, and the others come later."""
+    eventually(lambda: all(holders(servers, name)), "the lock on all nodes")
 
 
 def in_a_fork(work: Callable[[], object]) -> object:
