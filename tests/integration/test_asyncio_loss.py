@@ -381,7 +381,7 @@ def test_many_leases_that_are_due_at_once_lose_no_connection(shared: Cluster, mo
         handles = [one.handle for one in connections]
         time.sleep(1.1)  # noqa: ASYNC251 - the loop is blocked on purpose
         for module in (connection, connections_module):
-            monkeypatch.setattr(module, "MOST_PENDING", 100)
+            monkeypatch.setattr(module, "MOST_PENDING", 149)
         await until(lambda: all(lease.remaining() > 2.5 for lease in leases), "all are renewed")
         assert [one.handle for one in connections] == handles
         await asyncio.gather(*(lease.release() for lease in leases))
