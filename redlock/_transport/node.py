@@ -135,7 +135,9 @@ class Node(NodeHealth):
         self.timeout_ms = timeout_ms
         self._kind: type[AbstractConnection] = options.pop("connection_class", Connection)
         greeted = {name: options.pop(name) for name in _GREETING_OPTIONS if name in options}
-        self._greeting = _greeting(**greeted)
+        name = str(greeted.get("client_name") or "")
+        self._naming = [pack("CLIENT", "SETNAME", name)] if name else []
+        self._greeting = _greeting(**{option: value for option, value in greeted.items() if option != "client_name"})
         self._introduction = (*_INFO, pack("HMGET", prefix + codec.RECORD, "run_id", "fingerprint"))
         self._options = (
             options
@@ -184,8 +186,13 @@ class Node(NodeHealth):
 
     def _greet(self, exchange: Exchange, until: float) -> tuple[str, str]:
         count = len(self._greeting) + len(self._introduction) + len(codec.SCRIPTS)
-        answers = exchange.ask(b"".join([*self._greeting, *self._introduction, codec.LOAD_SCRIPTS]), count, until)
-        met = _check_answers(answers, len(self._greeting))
+        words = b"".join([*self._greeting, *self._introduction, codec.LOAD_SCRIPTS, *self._naming])
+        answers = exchange.ask(words, count + len(self._naming), until)
+        met = _check_answers(answers[:count], len(self._greeting))
+        for answer in answers[count:]:
+            # The name is for people. A managed service may forbid it.
+            if not str(answer).startswith(FORBIDDEN):
+                refuse(answer)
         if not exchange.is_silent:
             raise UnsuitableNode("answered without being asked")
         return met
@@ -195,13 +202,11 @@ _GREETING_OPTIONS = ("username", "password", "client_name", "db")
 _INFO = (pack("INFO", "server"), pack("INFO", "replication"))
 
 
-def _greeting(username: str = "", password: str = "", client_name: str = "", db: int = 0) -> list[bytes]:
+def _greeting(username: str = "", password: str = "", db: int = 0) -> list[bytes]:
     """The first commands of a connection, which go out in one piece with the introduction."""
     words: list[tuple[str, ...]] = []
     if username or password:
         words.append(("AUTH", *([username] if username else []), password))
-    if client_name:
-        words.append(("CLIENT", "SETNAME", client_name))
     if db:
         words.append(("SELECT", str(db)))
     return [pack(*command) for command in words]
@@ -251,6 +256,8 @@ def _check_info(info: Mapping[str, str]) -> str:
 
 
 _ACCESS_DENIED = ("NOAUTH", "WRONGPASS", "LOADING", "DENIED")
+FORBIDDEN = ("NOPERM", "ERR unknown command")
+"""The beginnings of errors for commands that the user may not run, or that were renamed."""
 NO_REDIS = "answers, but not as a Redis server does"
 
 

@@ -18,7 +18,7 @@ from redlock._core.votes import quarantine_ms, silent
 from redlock._transport import codec as wire
 from redlock._transport import node_info
 from redlock._transport.exchange import Exchange, pack
-from redlock._transport.node import ERRORS, NO_REDIS, Node, ShutOut, UnsuitableNode, describe_failure, refuse
+from redlock._transport.node import ERRORS, FORBIDDEN, NO_REDIS, Node, ShutOut, UnsuitableNode, describe_failure, refuse
 from redlock.admin.node_state import NodeState
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ _PERMITTED = wire.Script.load("permitted")
 _HOLDERS = wire.Script.load("holders")
 _SETTINGS = ("appendfsync", "save")
 _SCAN_COUNT = 1_000
-_NO_SCAN = ("NOPERM", "ERR unknown command")
 _NAMES_AT_ONCE = 250
 
 
@@ -209,7 +208,7 @@ class NodeProbe:
             (answer,) = self.ask(
                 ("SCAN", cursor, "MATCH", pattern, "COUNT", str(_SCAN_COUNT), "TYPE", "string"),
             )
-            if isinstance(answer, ReplyError) and str(answer).startswith(_NO_SCAN):
+            if isinstance(answer, ReplyError) and str(answer).startswith(FORBIDDEN):
                 raise UnsuitableNode("SCAN is forbidden, or was renamed")
             cursor, keys = _checked(node_info.scanned(answer), answer)
             names = (key.removeprefix(prefix) for key in keys)

@@ -272,9 +272,18 @@ def test_a_signal_ends_it_and_all_that_it_started(demo: Callable[..., Demo], num
     assert "Traceback" not in run.said
 
 
-@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGTERM])
-def test_up_takes_tasks_from_any_shell_until_a_signal_stops_it(demo: Callable[..., Demo], number: int) -> None:
-    up = demo("--up", "--ports", str(ports_in_a_row()), "--flower-port", str(free_port()))
+@pytest.mark.parametrize(
+    ("number", "broker"),
+    [
+        pytest.param(signal.SIGINT, "redis", marks=pytest.mark.long),
+        pytest.param(signal.SIGINT, "rabbitmq", marks=[pytest.mark.long, needs_rabbitmq]),
+        (signal.SIGTERM, "redis"),
+    ],
+)
+def test_up_takes_tasks_from_any_shell_until_a_signal_stops_it(
+    demo: Callable[..., Demo], number: int, broker: str
+) -> None:
+    up = demo("--up", "--broker", broker, "--ports", str(ports_in_a_row()), "--flower-port", str(free_port()))
     up.until_it_says("Ctrl-C stops everything")
     assert "Every user of this machine can reach these servers" in up.said
     there, settings, first, *_ = up.said.partition("From any shell:\n")[2].splitlines()

@@ -119,6 +119,15 @@ def test_the_lock_works_where_a_command_was_renamed(version: str, command: str) 
         assert missed(nodes.urls) == ({absent: Level.FINE} if absent else {})
 
 
+def test_a_name_of_the_client_is_wanted_and_not_needed(services: Cluster) -> None:
+    urls = [f"{url}&client_name=shop" for url in as_user(services, "-client")]
+    with Redlock(urls, node_timeout=1.0) as client, client.lock(NAME):
+        pass
+    urls = [f"{url}?client_name=shop" for url in services.urls]
+    with Redlock(urls, node_timeout=1.0) as client, client.lock(NAME), raw(services[0]) as redis:
+        assert "shop" in {each["name"] for each in redis.client_list()}
+
+
 @pytest.mark.parametrize("rules", NEEDED)
 def test_the_doctor_names_each_command_that_the_lock_needs(services: Cluster, rules: str) -> None:
     urls = as_user(services, *rules.split())
