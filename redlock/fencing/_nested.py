@@ -9,6 +9,7 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
+import weakref
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
@@ -20,8 +21,11 @@ if TYPE_CHECKING:
 
     from redlock.fencing._arguments import Given
 
-_open: ContextVar[tuple[Block, ...]] = ContextVar("redlock_fenced_blocks", default=())
-"""The open blocks of this thread or task, the outermost first; a task inherits those of its creator."""
+_open: ContextVar[tuple[weakref.ref[Block], ...]] = ContextVar("redlock_fenced_blocks", default=())
+"""The open blocks of this thread or task, the outermost first; a task inherits those of its creator.
+
+Weak, because a signal can end a `with` statement between the fence and its body: such a block has no end.
+"""
 
 
 class Block:
@@ -36,13 +40,13 @@ class Block:
         self._outer = _innermost()
         self._committed: list[str] = []
         self.is_open = True
-        _open.set((*_open.get(), self))
+        _open.set((*_open.get(), weakref.ref(self)))
 
     @contextlib.contextmanager
     def ending(self, exc: BaseException | None) -> Iterator[None]:
         """Commit or roll back inside this; `exc` is the exception that ended the body."""
         self.is_open = False
-        _open.set(tuple(block for block in _open.get() if block is not self))
+        _open.set(tuple(found for found in _open.get() if found() not in (None, self)))
         try:
             yield
         except BaseException:
@@ -69,7 +73,8 @@ class Block:
 
 
 def _innermost() -> Block | None:
-    return next((block for block in reversed(_open.get()) if block.is_open), None)
+    blocks = (found() for found in reversed(_open.get()))
+    return next((block for block in blocks if block is not None and block.is_open), None)
 
 
 def refuse_without_operations(operation: str | None) -> None:

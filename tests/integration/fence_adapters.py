@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sqlalchemy import BigInteger, Column, Engine, Integer, String, Table, event, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
@@ -130,8 +130,10 @@ class ConnectionAdapter(SessionAdapter):
 class AsyncAdapter(SessionAdapter):
     """The fence of this package on an `AsyncSession`; each holder has an event loop and an engine of its own."""
 
+    drivers: ClassVar[dict[str, str]] = ASYNC_DRIVERS
+
     def open(self) -> Any:
-        return AsyncHolder(self.engine)
+        return AsyncHolder(self.engine, self.drivers[self.engine.dialect.name])
 
     def close(self, session: Any) -> None:
         session.close()
@@ -158,12 +160,18 @@ class AsyncAdapter(SessionAdapter):
         session.run(session.session.run_sync(super().write, write, value))
 
 
+class AsyncPsycopgAdapter(AsyncAdapter):
+    """The same with psycopg 3, which has an asynchronous side too."""
+
+    drivers: ClassVar[dict[str, str]] = {"postgresql": "psycopg"}
+
+
 class AsyncHolder:
     """An event loop with an `AsyncSession`."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, driver: str) -> None:
         self._loop = asyncio.new_event_loop()
-        url = engine.url.set(drivername=f"{engine.dialect.name}+{ASYNC_DRIVERS[engine.dialect.name]}")
+        url = engine.url.set(drivername=f"{engine.dialect.name}+{driver}")
         level = engine.get_execution_options().get("isolation_level")
         options = {"isolation_level": level} if level else {"connect_args": {"timeout": 20}}
         self._engine = create_async_engine(url, **options)

@@ -12,6 +12,7 @@ from sqlalchemy import Engine, create_engine
 from redlock.fencing.conformance import check_all
 from tests.integration.fence_adapters import (
     AsyncAdapter,
+    AsyncPsycopgAdapter,
     ConnectionAdapter,
     PsycopgAdapter,
     SessionAdapter,
@@ -33,7 +34,7 @@ SNAPSHOT_ISOLATION = "REPEATABLE READ with innodb_snapshot_isolation"
 """The default of MariaDB from 11.6 on."""
 CELLS: list[tuple[type[SessionAdapter], str, str]] = [
     *((kind, "postgresql", level) for kind in (SessionAdapter, ConnectionAdapter, AsyncAdapter) for level in LEVELS),
-    *((PsycopgAdapter, "postgresql", level) for level in LEVELS),
+    *((kind, "postgresql", level) for kind in (PsycopgAdapter, AsyncPsycopgAdapter) for level in LEVELS),
     *((kind, "mariadb", level) for kind in (SessionAdapter, ConnectionAdapter, AsyncAdapter) for level in LEVELS),
     *((SessionAdapter, "mariadb", level) for level in ("READ UNCOMMITTED", SNAPSHOT_ISOLATION)),
     *((kind, "sqlite", "") for kind in (SessionAdapter, ConnectionAdapter, AsyncAdapter)),

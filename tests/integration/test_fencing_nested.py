@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import logging
 from typing import TYPE_CHECKING
 
@@ -98,6 +99,15 @@ def test_blocks_of_asyncio_follow_the_same_rule(other: Engine, caplog: pytest.Lo
     asyncio.run(main())
     assert balances(other) == [10]
     assert not caplog.records
+
+
+def test_a_block_that_never_ends_hinders_no_other(engine: Engine, other: Engine) -> None:
+    """As after a signal between the fence and the body."""
+    with Session(engine) as first, Session(other) as second:
+        fenced(first, LEASE).__enter__()
+        gc.collect()
+        with fenced(second, LEASE):
+            pass
 
 
 def test_a_block_that_ends_in_another_context_is_over(engine: Engine, other: Engine) -> None:

@@ -39,6 +39,15 @@ def objects() -> Iterator[ObjectStore]:
         thread.join()
 
 
+def test_the_page_keeps_its_promise_to_be_short() -> None:
+    adapter = source("test_memory_fence.py").partition("class MemoryAdapter:")[2].partition("\n\n\n")[0]
+    assert len(adapter.splitlines()) <= 40
+    page = (ROOT / "docs" / "fencing.md").read_text()
+    choices = page.partition("## Choose an adapter\n\n")[2].partition("\n## ")[0].split("\n\n")
+    assert len(choices) >= 7
+    assert max(len(choice.splitlines()) for choice in choices) <= 10
+
+
 def test_a_conditional_write_loses_no_update(objects: ObjectStore) -> None:
     check_all(ObjectAdapter(recipe("object_store.py"), objects), patience=PATIENCE, examples=EXAMPLES)
 
