@@ -171,10 +171,9 @@ class ConnectedNodes:
                 self.finished.append(tally)
 
     def drop_requests(self) -> None:
-        """Empty the outboxes, except where the system has accepted a part of a command."""
+        """Leave only commands in the outboxes that were held back; see `NodeConnection.drop_requests`."""
         for one in self.all:
-            if not one.is_blocked:
-                one.outbox = b""
+            one.drop_requests()
 
     @property
     def is_awaited(self) -> bool:

@@ -54,6 +54,8 @@ class NodeConnection:
         """Whether the system has not accepted all bytes: the driver waits until the socket accepts more."""
         self.held_back = b""
         """Commands that go out with the next command, or by `flush`."""
+        self._unheld = b""
+        """The commands that were held back before and went into the outbox last."""
         self.read = ReplyReader().read
 
     @property
@@ -92,8 +94,12 @@ class NodeConnection:
         pending = self.pending
         pending.append(tally)
         if self.held_back:
-            words, self.held_back = self.held_back + words, b""
-        self.outbox += words
+            # An exception between two of these lines must lose no command that was held back.
+            self._unheld = self.held_back
+            self.outbox += self.held_back + words
+            self.held_back = b""
+        else:
+            self.outbox += words
         return len(pending) <= MOST_PENDING
 
     def hold_back(self, words: bytes, tally: VoteTally) -> None:
@@ -104,8 +110,19 @@ class NodeConnection:
     def flush(self) -> None:
         """Put the commands that were held back into the outbox."""
         if self.held_back:
-            words, self.held_back = self.held_back, b""
-            self.outbox += words
+            self._unheld = self.held_back
+            self.outbox += self.held_back
+            self.held_back = b""
+
+    def drop_requests(self) -> None:
+        """Leave only commands in the outbox that were held back; nothing after the first half of a command."""
+        if self.is_blocked:
+            self.outbox = self.held_back = b""
+            return
+        # A release is unique, so an outbox that begins with releases was not written since. An extension is not unique.
+        # An extension that is sent although no code counts its reply prolongs a key by one TTL at most.
+        self.outbox = self._unheld if self.outbox.startswith(self._unheld) else b""
+        self.flush()
 
     def load_scripts(self) -> None:
         """Put commands into the outbox that load all scripts; the replies are ignored."""

@@ -149,9 +149,8 @@ class ConnectionSet(Mutex):
         """Begin an operation; if an exception interrupted the last one, the order of its replies is unknown."""
         if self._is_half_done:
             releases = self.releases
-            if releases.held_back:
-                self.state.drop_requests()
-                self._flush(now_ms())
+            self.state.drop_requests()
+            self._sockets.write(self.state.all)
             self.abandon()
             self._reset()
             releases.report(now_ms(), over=len(releases))
