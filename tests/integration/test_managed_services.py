@@ -20,7 +20,7 @@ from redlock.cli.status_table import table
 from redlock.settings import Settings
 from redlock.testing.redis_server import Server, cluster, running
 from tests.integration.flowers import Flower
-from tests.integration.tools import ROOT, eventually, raw, sixth_redis
+from tests.integration.tools import ROOT, eventually, holders, raw, sixth_redis
 from tests.integration.worker_fixture import WorkerFixture
 from tests.servers import present, program
 
@@ -137,6 +137,21 @@ def test_the_doctor_names_each_command_that_the_lock_needs(services: Cluster, ru
     said = f"the user may not run what the lock needs: {NEEDED[rules]}"
     assert {each.what for each in findings if each.code == "permissions"} == {said}
     assert "not-reported" not in {each.code for each in findings}
+
+
+def test_a_promoted_replica_abstains_like_a_new_node(nodes: Cluster) -> None:
+    with sixth_redis() as master, sixth_redis() as replica:
+        declare_nodes([master.url])
+        rest = nodes.urls[1:]
+        with Redlock([master.url, *rest], node_timeout=1.0) as client, client.lock(NAME) as lease:
+            with raw(replica) as redis:
+                redis.replicaof("127.0.0.1", master.port)
+                eventually(lambda: redis.get(NAME) == lease.owner, "a copy of the lock")
+                redis.replicaof("NO", "ONE")
+            with Redlock([replica.url, *rest], node_timeout=1.0) as after, after.lock("other") as other:
+                assert holders([replica, *nodes.servers[1:]], "other") == [None, *[other.owner] * 4]
+            (first, *_) = cluster_status([replica.url, *rest], timeout=5.0).nodes
+            assert first.reason.startswith("new, restarted or emptied: abstains")
 
 
 def test_a_node_without_info_is_refused_with_the_reason() -> None:
