@@ -122,11 +122,13 @@ class Acquisition:
         left_ms = acquire_timeout.left_ms(refusal)
         pause_ms, can_wake = waiter.sleep_ms(refusal, lost_rounds, _chance.fraction())
         if left_ms is not None and (left_ms <= 0 or (pause_ms > left_ms and not can_wake)):
-            if self._ignores_reservations or not refusal.round_result.is_only_reserved:
+            until_ms, reserve_ms = acquire_timeout.until_ms(self._context.node_timeout_ms), self._context.reserve_ms
+            is_in_time = until_ms is None or now_ms() + reserve_ms < until_ms
+            if self._ignores_reservations or not (refusal.round_result.is_only_reserved and is_in_time):
                 raise self._refused(refusal)
             # The lock is free but reserved. Its waiter acquires the lock by the end of the reservation, or is dead.
             self._ignores_reservations = True
-            yield from waiter.wait(self._context.reserve_ms, can_wake=False)
+            yield from waiter.wait(reserve_ms, can_wake=False)
             return
         self._waits.observe_holder(self._names, refusal.round_result.holder)
         wait.begin()

@@ -1,8 +1,8 @@
-"""Clients: processes that run the shipped client for threads, and act like a task of the counter.
+"""Clients: processes that run the shipped client for threads, with threads that act like a task of the counter.
 
-Rules: a client is one process. A fault freezes or kills the process at any event, stops it at any clock reading, or
-interrupts it at any wait. Between the look at its deadline and its write there is always an event. The history records
-when the client believes that a lease is valid: from the grant to the deadline by its clock, or to the release.
+Rules: a client is one process. A fault freezes, forks or kills the process at any event, stops it at any clock reading,
+or interrupts a thread at any wait. Between the look at its deadline and its write there is always an event. The history
+records when a thread believes that a lease is valid: from the grant to the deadline by its clock, or to the release.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from tests.sim.network import FIRST_PORT
 from tests.sim.records import Question
-from tests.sim.world import MS, Machine, Strand
+from tests.sim.timed import Timed
+from tests.sim.world import MS, Machine, Strand, here
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from redlock._core.votes import Grant
     from redlock.client import Redlock
     from redlock.lease import Lease as HeldLease
@@ -26,11 +25,10 @@ if TYPE_CHECKING:
 
 _STORE_TRIES = 4
 _GOES_ON = 0.3
+_LOOKS_AROUND = 0.15
 _EXTENSIONS = (0.01, 0.5, 1, 1, 1.5, 2, 3, 10, 60)
 """By how many TTLs a client extends a lease by hand."""
 _REMEMBERED = str(7 * 24 * 3600 * 1000)
-_RELEASE_MS = 80
-_ROUNDING_MS = 2
 _BEGINS_FIRST_US = 10**9
 
 
@@ -39,88 +37,209 @@ class Interrupted(BaseException):
 
 
 class Client(Machine):
-    """One process."""
+    """One process.
 
-    def __init__(self, schedule: Schedule, name: str, max_ttl_ms: int = 0) -> None:
+    Args:
+        schedule: The schedule.
+        name: The name in the history.
+        max_ttl_ms: Its `max_ttl`, if not that of all others.
+        parent: The process of which this one is a forked child.
+    """
+
+    def __init__(self, schedule: Schedule, name: str, max_ttl_ms: int = 0, parent: Client | None = None) -> None:
         chance = schedule.world.chance
-        super().__init__(schedule.world, name, schedule.client_rate(), chance.randint(0, _BEGINS_FIRST_US))
+        rate, offset = schedule.client_rate(), chance.randint(0, _BEGINS_FIRST_US)
+        if parent is not None:
+            rate, offset = parent.rate, parent.offset_us
+        super().__init__(schedule.world, name, rate, offset)
         self.schedule = schedule
         self.options = schedule.options
         self.network = schedule.network
-        self.wall_offset_us = schedule.wall_offset_us()
+        self.wall_offset_us = schedule.wall_offset_us() if parent is None else parent.wall_offset_us
         self.max_ttl_ms = max_ttl_ms or self.options.max_ttl_ms
         self.ttl_ms = min(self.options.ttl_ms, self.max_ttl_ms)
         self.stall_chance, self.longest_stall_us = self.options.stalls, self.options.ttl_ms * 2 * MS
-        self.is_busy = False
-        """Whether an exception may strike now: the client has an operation."""
-        self._believes: list[Lease] = []
-        """The leases that a client may still extend or give up."""
+        self.aliases = schedule.aliases(name)
+        self.is_stopping = False
+        """Whether the process ends when its threads have ended their operations."""
+        self.workers: dict[Strand, Worker] = {}
+        self.errors: Any = schedule.source.errors
+        self.redlock: Redlock
+        self._parent = parent
+        self._believed: dict[str, Lease] = {}
+        """The leases that a thread may still extend or give up, by token."""
         self._began: dict[str, int] = {}
         """When the attempt with this token began."""
-        self.redlock: Redlock
-        self.main: Strand = self.spawn(self._main)
+        self.spawn(self._main)
 
     def _main(self) -> None:
-        errors = self.schedule.source.errors
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            self.redlock = self.schedule.source.client.Redlock(
-                [f"redis://10.0.0.1:{FIRST_PORT + node.place}" for node in self.schedule.nodes],
-                ttl=self.ttl_ms / 1000,
-                max_ttl=self.max_ttl_ms / 1000,
-                node_timeout=min(self.options.timeout_ms, self.ttl_ms // 3) / 1000,
-            )
+        if self._parent is None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self.redlock = self.schedule.source.client.Redlock(
+                    [f"redis://10.0.0.1:{FIRST_PORT + node.place}" for node in self.schedule.nodes],
+                    ttl=self.ttl_ms / 1000,
+                    max_ttl=self.max_ttl_ms / 1000,
+                    node_timeout=min(self.options.timeout_ms, self.ttl_ms // 3) / 1000,
+                )
+        else:
+            self.redlock = self._parent.redlock
+            self.redlock._context.reset_after_fork()
         self.redlock._context.event_log = self.schedule.observer(self)
-        self._work(errors)
+        self.begin_workers()
 
-    def _work(self, errors: Any) -> None:  # noqa: ANN401 - a module of the simulated package
-        while True:
-            operation = self.schedule.next_operation(self.main)
-            done = False
-            try:
-                self.is_busy = True
-                done = self._run(operation)
-            except (errors.RedlockError, Interrupted) as error:
-                self.world.note("gave up", self.name, operation.identity, type(error).__name__)
-            finally:
-                self.is_busy = False
-                self._believe_no_more()
-            if done:
-                self.schedule.acknowledge(operation)
-            else:
-                self.main.sleep(self.world.chance.randint(1, self.options.ttl_ms) * MS)
-                self.schedule.requeue(operation)
-
-    def _run(self, operation: Operation) -> bool:
-        timeout_ms = self.options.acquire_timeout_ms
-        lock = self.redlock.lock(
-            operation.names,
-            blocking_timeout=None if timeout_ms is None else timeout_ms / 1000,
-            renew=self.options.renew,
-            wait_for_release=self.world.chance.random() >= _GOES_ON,
-        )
-        with Timed(self, lock, timeout_ms) as lease:
-            try:
-                return self._section(lease, operation)
-            finally:
-                self._believe_no_more()
+    def begin_workers(self) -> None:
+        """Begin the threads."""
+        for _ in range(self.options.threads):
+            Worker(self)
 
     @property
     def own_ms(self) -> float:
         """The time for which the process ran, by its own clock."""
         return (self.clock_us() - self.frozen_us) / MS
 
-    def _section(self, lease: HeldLease, operation: Operation) -> bool:
-        chance, errors = self.world.chance, self.schedule.source.errors
+    def attempt_begins(self, secret: str) -> None:
+        """An attempt has made an owner token, before the proposal of a fencing token."""
+        self._began[secret] = self.world.now
+        if here() in self.workers:
+            self.schedule.attempt_begins(self)
+
+    def granted(self, grant: Grant) -> None:
+        """The thread that runs believes that its lease is valid."""
+        lease = self.schedule.granted(self, grant, self._began[grant.token.partition(":")[0]])
+        self._believed[grant.token] = lease
+        self.workers[here()].tokens.append(grant.token)
+
+    def extended(self, grant: Grant) -> None:
+        """A thread believes in a later deadline."""
+        lease = self._believed.get(grant.token)
+        if lease is not None:
+            lease.end = self.when_clock_shows(grant.deadline_ms)
+        self.world.note("extended", self.name, grant.fence, grant.deadline_ms)
+
+    def believe_no_more(self, tokens: list[str]) -> None:
+        """A thread no longer believes that these leases are valid, from before the release is sent."""
+        for token in tokens:
+            lease = self._believed.pop(token)
+            lease.end = min(lease.end, self.world.now)
+            self.world.note("release", self.name, lease.fence)
+        tokens.clear()
+
+    def worker_ends(self, worker: Worker) -> None:
+        """The process ends with its last thread, after all that is under way."""
+        del self.workers[worker.strand]
+        if not self.workers:
+            if self.world.chance.random() < 0.5:
+                self.redlock._context.await_releases()
+            self.redlock.close()
+            self.schedule.replace(self)
+
+    def crash(self) -> None:
+        """Be gone, and believe in no lease any more."""
+        for lease in self._believed.values():
+            lease.end = min(lease.end, self.world.now)
+        for wire in self.network.wires_of(self) if self.alive else ():
+            wire.close()
+        super().crash()
+
+
+class Worker:
+    """A thread that works on operations."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.schedule, self.options, self.world = client.schedule, client.options, client.world
+        self.is_busy = False
+        """Whether an exception may strike now: the thread has an operation."""
+        self.tokens: list[str] = []
+        """The tokens of the leases in which the thread believes."""
+        self.strand = client.spawn(self._work)
+        client.workers[self.strand] = self
+
+    def _work(self) -> None:
+        while not self.client.is_stopping:
+            operation = self.schedule.next_operation(self.strand)
+            if operation is None:
+                continue
+            done = False
+            try:
+                self.is_busy = True
+                done = self._run(operation)
+            except (self.client.errors.RedlockError, Interrupted) as error:
+                self.world.note("gave up", self.client.name, operation.identity, type(error).__name__)
+            finally:
+                self.is_busy = False
+                self.client.believe_no_more(self.tokens)
+            if done:
+                self.schedule.acknowledge(operation)
+            else:
+                self.strand.sleep(self.world.chance.randint(1, self.options.ttl_ms) * MS)
+                self.schedule.requeue(operation)
+        self.client.worker_ends(self)
+
+    def _run(self, operation: Operation) -> bool:
+        timeout_ms, chance = self.options.acquire_timeout_ms, self.world.chance
+        lock = self.client.redlock.lock(
+            operation.names,
+            blocking_timeout=None if timeout_ms is None else timeout_ms / 1000,
+            renew=self.options.renew,
+            max_hold=self.client.ttl_ms * 3 / 1000 if chance.random() < _LOOKS_AROUND else None,
+            reentrant=True,
+            on_lost=self._lost,
+            wait_for_release=chance.random() >= _GOES_ON,
+        )
+        with Timed(self.client, lock, timeout_ms) as lease:
+            try:
+                return self._section(lock, lease, operation)
+            finally:
+                self.client.believe_no_more(self.tokens)
+
+    def _lost(self, lease: HeldLease) -> None:
+        self.world.note("on_lost", self.client.name, lease.resource)
+
+    def _section(self, lock: Lock, lease: HeldLease, operation: Operation) -> bool:
+        chance = self.world.chance
+        if chance.random() < _LOOKS_AROUND:
+            self._look_around(lock, operation)
         done = self._update(lease, operation)
         if self.options.extends and chance.random() < _GOES_ON:
             # The lease was extended for this operation.
             try:
-                lease.extend(self.ttl_ms / 1000 * chance.choice(_EXTENSIONS))
-            except errors.RedlockError:
+                lease.extend(self.client.ttl_ms / 1000 * chance.choice(_EXTENSIONS))
+            except self.client.errors.RedlockError:
                 return done
-            self.main.sleep(int(chance.random() * 4 * self.ttl_ms * MS))
+            self.strand.sleep(int(chance.random() * 4 * self.client.ttl_ms * MS))
         return done
+
+    def _look_around(self, lock: Lock, operation: Operation) -> None:
+        """Other calls inside the section."""
+        client, name = self.client.redlock, operation.names[0]
+        match self.world.chance.randrange(5):
+            case 0:
+                self._enter_again(lock, operation)
+            case 1:
+                # The same thread waits for itself and gives up, unless the lease is lost meanwhile.
+                again = client.lock(name, blocking_timeout=self.options.timeout_ms / 1000)
+                if again.acquire():
+                    self.client.believe_no_more([self.tokens.pop()])
+                    again.release()
+            case 2:
+                lock.owned()
+            case 3:
+                lock.locked()
+            case _:
+                client.holder(name)
+
+    def _enter_again(self, lock: Lock, operation: Operation) -> None:
+        known = len(self.tokens)
+        with self.client.redlock.lock(operation.names, reentrant=True) as inner:
+            try:
+                # A lease that was lost is not shared.
+                assert inner.fence == lock.fence or len(self.tokens) > known
+                self.strand.sleep(self.options.think_ms * MS // 2)
+            finally:
+                new, self.tokens = self.tokens[known:], self.tokens[:known]
+                self.client.believe_no_more(new)
 
     def _update(self, lease: HeldLease, operation: Operation) -> bool:
         name, fence, token = operation.names[0], lease.fence, lease.owner
@@ -129,127 +248,61 @@ class Client(Machine):
             if opened is None:
                 return False
             if opened[0] == "STALE":
-                self.schedule.stale(self, "open")
-                self.redlock.observe_fence(operation.names, int(opened[1]))
+                self.schedule.stale(self.client, "open")
+                self.client.redlock.observe_fence(operation.names, int(opened[1]))
                 return False
             value = int(opened[2]) if len(opened) > 2 and opened[2] else 0
-            self.main.sleep(int(self.options.think_ms * MS * self.world.chance.random()))
+            self.strand.sleep(int(self.options.think_ms * MS * self.world.chance.random()))
             if self.options.looks:
                 lease.ensure_valid()
             # The gap between the check of the deadline and the effect, which no client can avoid.
-            self.main.sleep(1)
+            self.strand.sleep(1)
             arguments = (str(fence), token, str(opened[1]), str(value + 1), _REMEMBERED)
             written = self._store("write", name, arguments, operation.identity)
             if written is None:
                 return False
             if written[0] != "STALE":
                 return True
-            self.schedule.stale(self, "write")
+            self.schedule.stale(self.client, "write")
             if int(written[1]) != fence:
-                self.redlock.observe_fence(operation.names, int(written[1]))
+                self.client.redlock.observe_fence(operation.names, int(written[1]))
                 return False
 
     def _store(self, door: str, name: str, arguments: tuple[str, ...], identity: str = "") -> Any:  # noqa: ANN401 - the store's reply
         """Ask the store, again if there is no answer; None if there was none at all."""
         for _ in range(_STORE_TRIES):
-            reply = self.schedule.ask_store(self.main, Question(door, name, arguments, identity))
+            reply = self.schedule.ask_store(self.strand, Question(door, name, arguments, identity))
             if reply is not None:
                 return reply
         return None
 
-    def attempt_begins(self, token: str) -> None:
-        """An attempt has made an owner token, before the proposal of a fencing token."""
-        self._began[token] = self.world.now
-        self.schedule.attempt_begins(self)
-
-    def granted(self, grant: Grant) -> None:
-        """The client believes that its lease is valid."""
-        self._believes.append(self.schedule.granted(self, grant, self._began[grant.token.partition(":")[0]]))
-
-    def extended(self, grant: Grant) -> None:
-        """The client believes in a later deadline."""
-        for lease in self._believes:
-            if lease.fence == grant.fence:
-                lease.end = self.when_clock_shows(grant.deadline_ms)
-        self.world.note("extended", self.name, grant.fence, grant.deadline_ms)
-
-    def _believe_no_more(self) -> None:
-        """The holder no longer believes that its leases are valid, from before the release is sent."""
-        for lease in self._believes:
-            lease.end = min(lease.end, self.world.now)
-            self.world.note("release", self.name, lease.fence)
-        self._believes.clear()
-
-    def crash(self) -> None:
-        """Be gone, and believe in no lease any more."""
-        for lease in self._believes:
-            lease.end = min(lease.end, self.world.now)
-        for wire in self.network.wires_of(self) if self.alive else ():
-            wire.close()
-        super().crash()
-
-
-class Timed:
-    """A lock with a time limit for entry and exit. The time for which the process was frozen does not count.
-
-    Args:
-        client: The client.
-        lock: Its lock.
-        timeout_ms: The time limit of the acquisition; None for no limit.
-    """
-
-    def __init__(self, client: Client, lock: Lock, timeout_ms: int | None) -> None:
-        self._client, self._lock, self._timeout_ms = client, lock, timeout_ms
-        self._node_timeout_ms = client.redlock._context.node_timeout_ms
-
-    def __enter__(self) -> HeldLease:
-        client = self._client
-        began, began_ms, frozen_us = client.world.now, client.own_ms, client.frozen_us
-        try:
-            return self._lock.__enter__()
-        finally:
-            if self._timeout_ms is not None:
-                # A process that was stopped gives its dials a further node timeout.
-                timeouts = 2 + (client.frozen_us != frozen_us)
-                self._check("acquire", began_ms, self._timeout_ms + timeouts * self._node_timeout_ms)
-            elif client.alive and client.schedule.calm_since is not None:
-                waited_us = client.world.now - max(began, client.schedule.calm_since)
-                client.schedule.check_wait(client, waited_us)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        began_ms = self._client.own_ms
-        try:
-            self._lock.__exit__(kind, error, traceback)
-        finally:
-            self._check("release", began_ms, _RELEASE_MS + 4 * self._node_timeout_ms)
-
-    def _check(self, call: str, began_ms: float, limit_ms: int) -> None:
-        client = self._client
-        took_ms = client.own_ms - began_ms
-        if client.alive and took_ms > limit_ms + _ROUNDING_MS:
-            client.world.violation(f"{call} of {client.name} took {took_ms:.1f} ms, more than {limit_ms} ms")
-
 
 class Stranger(Client):
-    """A client with its own `max_ttl` that acquires the lock again and again, and only holds the lock."""
+    """A client with its own `max_ttl`, whose thread acquires the lock again and again, and only holds the lock."""
 
-    def _work(self, errors: Any) -> None:  # noqa: ANN401 - a module of the simulated package
-        chance = self.world.chance
+    def begin_workers(self) -> None:
+        """Begin its only thread."""
+        HoldingWorker(self)
+
+
+class HoldingWorker(Worker):
+    """The thread of a stranger."""
+
+    def _work(self) -> None:
+        client, chance = self.client, self.world.chance
         while self.schedule.faulty:
-            lock = self.redlock.lock("a", blocking_timeout=chance.choice((0, self.ttl_ms / 1000)))
+            lock = client.redlock.lock("a", blocking_timeout=chance.choice((0, client.ttl_ms / 1000)))
             try:
                 if lock.acquire():
                     self.schedule.strangers_won += 1
-                    lock.extend(self.max_ttl_ms / 1000, replace_ttl=True)
-                    self.main.sleep(int(self.max_ttl_ms * MS * chance.random()))
-                    self._believe_no_more()
+                    lock.extend(client.max_ttl_ms / 1000, replace_ttl=True)
+                    self.strand.sleep(int(client.max_ttl_ms * MS * chance.random()))
+                    client.believe_no_more(self.tokens)
                     lock.release()
-            except errors.RedlockError as error:
+            except client.errors.RedlockError as error:
                 self.world.note("stranger", type(error).__name__)
-            self._believe_no_more()
-            self.main.sleep(chance.randint(1, self.options.ttl_ms) * MS)
+            client.believe_no_more(self.tokens)
+            self.strand.sleep(chance.randint(1, self.options.ttl_ms) * MS)
 
 
 def observer(base: Any, client: Client) -> Any:  # noqa: ANN401 - a class of the simulated package

@@ -68,13 +68,21 @@ def _crash_client(schedule: Schedule, fault: Fault) -> None:
 
 def interrupt(client: Client) -> None:
     """An exception strikes the code that works on an operation."""
-    if client.is_busy:
-        client.deliver(_interrupt_now, client)
+    client.deliver(_interrupt_now, client)
 
 
 def _interrupt_now(client: Client) -> None:
-    if client.is_busy:
-        client.main.interrupt(Interrupted())
+    busy = [worker for worker in client.workers.values() if worker.is_busy]
+    if busy:
+        client.world.chance.choice(busy).strand.interrupt(Interrupted())
+
+
+def _fork_client(schedule: Schedule, fault: Fault) -> None:
+    schedule.fork_client(fault.target)
+
+
+def _stop_client(schedule: Schedule, fault: Fault) -> None:
+    schedule.stop_client(fault.target)
 
 
 def _interrupt_client(schedule: Schedule, fault: Fault) -> None:
@@ -84,7 +92,8 @@ def _interrupt_client(schedule: Schedule, fault: Fault) -> None:
 def _mood(schedule: Schedule, fault: Fault) -> None:
     """A node misbehaves for a while."""
     node = schedule.nodes[fault.target % len(schedule.nodes)]
-    node.mood = MOODS[fault.detail % len(MOODS)]
+    moods = (*MOODS, "lying")
+    node.mood = moods[fault.detail % len(moods)]
     schedule.world.after(fault.length, setattr, node, "mood", "")
 
 
@@ -188,6 +197,8 @@ _ACTS = {
     "freeze client": _freeze_client,
     "crash client": _crash_client,
     "interrupt": _interrupt_client,
+    "fork": _fork_client,
+    "stop client": _stop_client,
     "mood": _mood,
     "lose scripts": _lose_scripts,
     "cut": _cut,

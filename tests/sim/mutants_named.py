@@ -22,6 +22,7 @@ NAMED: dict[str, str] = {
         "tests/unit/test_protocol.py::test_a_lost_attempt_is_cancelled_except_on_denying_nodes"
     ),
     "a tie is never decided": "tests/unit/test_votes.py::test_a_tie_between_two_clients_is_a_decision",
+    "validity never looked at": ("tests/unit/test_protocol.py::test_what_took_longer_than_it_is_good_for_is_no_lease"),
     "an old proposal counts": "tests/unit/test_protocol.py::test_an_attempt_whose_proposal_has_grown_old_is_lost",
     "the largest answer is the token": (
         "tests/unit/test_protocol.py::test_fences_that_disagree_are_made_to_agree_on_a_larger_one"

@@ -305,9 +305,16 @@ _bug(
 _bug(
     "a reservation for a dead waiter refuses a single attempt",
     ACQUISITION,
-    "if self._ignores_reservations or not refusal.round_result.is_only_reserved:",
+    "if self._ignores_reservations or not (refusal.round_result.is_only_reserved and is_in_time):",
     "if True:",
     f"{UNIT}acquisition.py::test_a_reserved_lock_is_taken_after_the_reservation",
+)
+_bug(
+    "a reservation is waited for beyond the limit",
+    ACQUISITION,
+    "until_ms is None or now_ms() + reserve_ms < until_ms",
+    "True",
+    f"{UNIT}acquisition.py::test_a_reservation_that_ends_too_late_is_not_waited_for",
 )
 _bug(
     "the last attempt has no deadline",

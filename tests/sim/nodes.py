@@ -54,6 +54,13 @@ class Lua:
             text = sources.get("admit", admit) + body if script.admits else body
         return self._compile(text)
 
+    def by_text(self, source: bytes) -> Any:  # noqa: ANN401 - Lua's
+        """Another script, ready to run."""
+        compiled = self._compiled.get(source)
+        if compiled is None:
+            compiled = self._compiled[source] = self._compile(source.decode())
+        return compiled
+
     def by_sha(self, sha: bytes) -> Any:  # noqa: ANN401 - Lua's
         """A shipped script, or its variant, ready to run."""
         return self._compiled[sha]

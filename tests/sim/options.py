@@ -21,6 +21,8 @@ KEEPING = (
     "save",
     "flush",
     "interrupt",
+    "fork",
+    "stop client",
     "mood",
     "lose scripts",
     "redeliver",
@@ -58,6 +60,12 @@ class Options(NamedTuple):
     uneven_fences: bool
     extends: bool
     """Whether clients extend by arbitrary amounts, within `max_ttl` and beyond."""
+    threads: int
+    """How many threads of a client work at a time."""
+    alias: bool
+    """Whether an address of the first client leads to another node."""
+    reports: bool
+    """Whether clients report their waits to the nodes, and log everything."""
     pieces: float
     """How often data travels in two pieces, or is accepted in part only."""
     stalls: float
@@ -82,7 +90,7 @@ def draw(seed: int) -> Options:
         keeps=keeps,
         nodes=chance.choice((5, 5, 5, 5, 3, 3, 4, 1)),
         clients=chance.choice((2, 3, 3, 4)),
-        operations=chance.randint(6, 13),
+        operations=chance.randint(4, 9),
         ttl_ms=ttl_ms,
         max_ttl_ms=ttl_ms * chance.choice((1, 1, 2)),
         timeout_ms=timeout_ms,
@@ -101,6 +109,9 @@ def draw(seed: int) -> Options:
         even_clocks=chance.random() < 0.5,
         uneven_fences=chance.random() < 0.3,
         extends=chance.random() < 0.4,
+        threads=chance.choice((1, 1, 2)),
+        alias=chance.random() < 0.1,
+        reports=chance.random() < 0.06,
         pieces=chance.choice((0.0, 0.0, 0.05, 0.3)),
         stalls=chance.choice((0.0, 0.0, 0.0, 0.001)),
         stranger_ttl_ms=int(ttl_ms * chance.choice((0, 0, 0, 0, 0.5, 1.5, 4))),

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from redlock._core.commands import Confirm
 from redlock._core.observed_fences import FENCE_AHEAD_MS
-from redlock._core.votes import quarantine_ms
 from redlock._transport import codec
-from tests.sim import checks, faults
+from tests.sim import checks, faults, verdict
 from tests.sim import options as drawn
 from tests.sim.clients import Client, Stranger, observer
 from tests.sim.network import Network
@@ -28,10 +27,8 @@ if TYPE_CHECKING:
     from redlock._core.votes import Grant
     from tests.sim.source import Source
 
-_END = 600_000 * MS
-_HANDOVER_MS = 1_250
-"""The longest sleep of a waiter without a look at the nodes."""
-_MOST_EVENTS = 100_000
+_FOR_EVER = 10**15
+_MOST_EVENTS = 1_000_000
 _PPM_KEPT = 4_000
 _CONFIRM = codec.SCRIPTS[Confirm].sha
 _AHEAD_MS = 2_000_000  # Less than an hour ahead of the slowest node's clock too.
@@ -67,7 +64,7 @@ class Schedule:
         self.store = Node(self.world, source.lua, 99)
         names = ("a", "b")
         self.operations = [Operation(f"op-{number}", self._names(names)) for number in range(self.options.operations)]
-        self._open = len(self.operations)
+        self.open = len(self.operations)
         self.queue = list(self.operations)
         self.idle: list[Strand] = []
         self.faults = [fault for fault in faults.draw(self.options, chance) if fault.number not in spared]
@@ -111,6 +108,7 @@ class Schedule:
         """Faults first; then none, and everything must come to its end."""
         # A garbage collection at another moment in each run would drop objects that the history depends on.
         gc.disable()
+        self.source.package.report(everything=self.options.reports)
         try:
             self._run()
         finally:
@@ -126,17 +124,18 @@ class Schedule:
         self.faulty = False
         self._heal()
         self.calm_since = world.now
-        world.run(world.now + _END, self._finished)
+        limit = verdict.longest_end_us(self)
+        world.run(world.now + limit, self._finished)
         if not self._done():
             left = [operation.identity for operation in self.operations if not operation.acknowledged]
             world.violation(f"after the faults these did not come to their end: {left}")
-        self._check()
+        verdict.check(self)
 
     def _finished(self) -> bool:
         return self.world.events > _MOST_EVENTS or self._done()
 
     def _done(self) -> bool:
-        return not self.faulty and not self._open
+        return not self.faulty and not self.open
 
     def _heal(self) -> None:
         self.network.cuts.clear()
@@ -162,11 +161,11 @@ class Schedule:
             ):
                 node.flush()
 
-    def next_operation(self, strand: Strand) -> Operation:
-        """Something to do for a worker, as soon as there is something."""
+    def next_operation(self, strand: Strand) -> Operation | None:
+        """Something to do for a worker, as soon as there is something; None if its process ends."""
         self.idle.append(strand)
         self._assign()
-        operation: Operation = strand.park()
+        operation: Operation | None = strand.park()
         return operation
 
     def requeue(self, operation: Operation) -> None:
@@ -181,12 +180,12 @@ class Schedule:
                 self.world.after(1, self._give, strand, self.queue.pop(0))
 
     @staticmethod
-    def _give(strand: Strand, operation: Operation) -> None:
+    def _give(strand: Strand, operation: Operation | None) -> None:
         strand.wake(strand.ticket, operation)
 
     def acknowledge(self, operation: Operation) -> None:
         """Done."""
-        self._open -= not operation.acknowledged
+        self.open -= not operation.acknowledged
         operation.acknowledged = True
         self.world.note("acknowledged", operation.identity)
 
@@ -197,13 +196,50 @@ class Schedule:
     def crash_client(self, target: int) -> None:
         """A process is killed; another process starts, and the task is delivered again after a while."""
         place = target % len(self.clients)
-        client = self.clients[place]
-        self._end(client)
+        self._end(self.clients[place])
+        self._begin_client(place)
+        self._deliver_again()
+
+    def _begin_client(self, place: int, parent: Client | None = None) -> None:
         self.crashes += 1
-        self.clients[place] = Client(self, f"c{place}.{self.crashes}")
+        self.clients[place] = Client(self, f"c{place}.{self.crashes}", parent=parent)
+
+    def _deliver_again(self) -> None:
         for operation in self.operations:
             if not operation.acknowledged and operation not in self.queue:
                 self.world.after(self.options.ttl_ms * 2 * MS, self.requeue, operation)
+
+    def fork_client(self, target: int) -> None:
+        """A child goes on with the objects of its parent. The parent stops, because both have the same objects."""
+        place = target % len(self.clients)
+        parent = self.clients[place]
+        if parent.workers and parent.frozen_until <= self.world.now:
+            parent.freeze(_FOR_EVER)
+            self.idle = [strand for strand in self.idle if strand.machine is not parent]
+            self._begin_client(place, parent)
+            self._deliver_again()
+
+    def stop_client(self, target: int) -> None:
+        """A process ends when its threads have ended their operations, and another process starts."""
+        client = self.client(target)
+        client.is_stopping = True
+        for strand in [strand for strand in self.idle if strand.machine is client]:
+            self.idle.remove(strand)
+            self.world.after(1, self._give, strand, None)
+
+    def replace(self, client: Client) -> None:
+        """A process has ended."""
+        self.world.after(0, self._replace, client)
+
+    def _replace(self, client: Client) -> None:
+        if client in self.clients:
+            self._end(client)
+            self._begin_client(self.clients.index(client))
+
+    def aliases(self, name: str) -> dict[int, int]:
+        """The wrong addresses of a client."""
+        nodes = self.options.nodes
+        return {nodes - 1: 0} if self.options.alias and nodes > 1 and name.startswith("c0") else {}
 
     def _end(self, client: Client) -> None:
         """A process is killed, and believes in no lease any more."""
@@ -225,8 +261,9 @@ class Schedule:
         if grant.fence > (EPOCH_MS + 2 * FENCE_AHEAD_MS) * 1_000 + now:
             self.world.violation(f"{client.name} was granted token {grant.fence}, far ahead of every clock")
         votes = grant.round_result.votes
-        yes = frozenset(place for place, vote in enumerate(votes) if vote.kind is self.source.votes.Kind.GRANTED)
-        exact = frozenset(place for place in yes if votes[place].fence == grant.fence)
+        granted = [place for place, vote in enumerate(votes) if vote.kind is self.source.votes.Kind.GRANTED]
+        yes = frozenset(client.aliases.get(place, place) for place in granted)
+        exact = frozenset(client.aliases.get(place, place) for place in granted if votes[place].fence == grant.fence)
         end = client.when_clock_shows(grant.deadline_ms)
         lease = Lease(client.name, grant.names, grant.fence, began, now, max(end, now), yes, exact)
         self.leases.append(lease)
@@ -255,23 +292,6 @@ class Schedule:
                 for wire in self.network.wires_of(machine):
                     if chance.random() < 0.6:
                         self.world.after(0, wire.cut_off)
-
-    def check_wait(self, client: Client, waited_us: int) -> None:
-        """A waiter without a time limit has ended its wait, this long after the faults stopped."""
-        if waited_us > self.longest_wait_us:
-            self.world.violation(f"{client.name} waited {waited_us / 1e6:.3f} s after the last fault")
-
-    @property
-    def longest_wait_us(self) -> int:
-        """How long a waiter waits at most once the faults have stopped.
-
-        Nodes abstain for a quarantine at most, and all keys of the dead expire meanwhile. After that each waiter before
-        it holds the lock once.
-        """
-        options = self.options
-        longest_ms = max(options.max_ttl_ms, options.stranger_ttl_ms)
-        hold_ms = options.think_ms + 8 * options.timeout_ms + 4 * options.ttl_ms
-        return MS * (quarantine_ms(longest_ms) + longest_ms + options.clients * (hold_ms + _HANDOVER_MS))
 
     def stale(self, client: Client, door: str) -> None:
         """The store refused."""
@@ -309,46 +329,3 @@ class Schedule:
     def hash(self) -> str:
         """The history in one word."""
         return hashlib.sha256(repr(self.world.history).encode()).hexdigest()[:16]
-
-    def _check(self) -> None:
-        found: list[str] = []
-        if self.options.keeps:
-            strangers = [lease for lease in self.leases if lease.holder == "stranger"]
-            others = [lease for lease in self.leases if lease.holder != "stranger"]
-            covered = [lease for lease in self.leases if self._is_covered(lease)]
-            found += dict.fromkeys(checks.overlaps(strangers) + checks.overlaps(others) + checks.overlaps(covered))
-        lost = {node.place: node.lost_at for node in self.nodes}
-        always = self.options.keeps and self.options.wall_ok and not self.options.uneven_fences
-        found += checks.tokens(self.leases, lost, always=always)
-        found += checks.writes_in_order(self.writes)
-        for name in ("a", "b"):
-            value = int(self.store.field(f"store:{name}", "value") or 0)
-            found += checks.counted(name, value, self.writes, self.operations)
-        for what in found:
-            self.world.violation(what)
-        self._check_leftovers()
-
-    def _is_covered(self, lease: Lease) -> bool:
-        """Whether P1 covers the lease against leases of a client with another `max_ttl`.
-
-        P1 requires one `max_ttl` for all clients. A node that restarts empty abstains for the longest quarantine that a
-        client asked of the node since then. A client with a larger `max_ttl` that only holds its lease does not ask.
-        """
-        stranger_ttl_ms, max_ttl_ms = self.options.stranger_ttl_ms, self.options.max_ttl_ms
-        is_shorter = stranger_ttl_ms < max_ttl_ms if lease.holder == "stranger" else max_ttl_ms < stranger_ttl_ms
-        if stranger_ttl_ms in {0, max_ttl_ms} or is_shorter:
-            return True
-        lost_at = [moment for place in lease.answered for moment in self.nodes[place].lost_at]
-        return not any(lease.began <= moment <= lease.end for moment in lost_at)
-
-    def _check_leftovers(self) -> None:
-        """One TTL after the last release no lock is left anywhere."""
-        longest_ms = max(self.options.max_ttl_ms, self.options.stranger_ttl_ms)
-        self.world.run(self.world.now + 4 * self.options.timeout_ms * MS + longest_ms * 3 * MS, lambda: False)
-        for client in self.clients:
-            client.crash()
-        self.world.now += int(longest_ms * 1.1) * MS
-        for node in self.nodes:
-            for name in ("a", "b"):
-                if self.options.keeps and node.get(name) is not None:
-                    self.world.violation(f"node {node.place} still has {name!r}")

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _MORE = object()
 _EXPIRY_MS = 100
+_LIE_US = 2 * 3600 * 1_000_000
+"""How far ahead of all clocks the tokens of a lying node are."""
 _SHAS = {script.source: script.sha for script in codec.SCRIPTS.values()}
 _INTRODUCTION = {b"SCRIPT", b"INFO", b"HMGET"}
 _WAKE = codec.Script.load("wake")
@@ -79,10 +81,13 @@ class Session:
         if name == b"EVALSHA":
             if words[1] not in node.scripts:
                 return encode(ReplyError("NOSCRIPT No matching script."))
-            return encode(node.run_words(node.lua.by_sha(words[1]), int(words[2]), words[3:]))
+            reply = node.run_words(node.lua.by_sha(words[1]), int(words[2]), words[3:])
+            if node.mood == "lying" and type(reply) is list and reply[0] == 1 and reply[2]:
+                reply[2] += _LIE_US
+            return encode(reply)
         if name == b"BLPOP":
             return self._block([word.decode() for word in words[1:-1]], int(words[-1]))
-        return self._introduce(words) if name in _INTRODUCTION else self._wake(words)
+        return self._introduce(words) if name in _INTRODUCTION else self._evaluate(words)
 
     def _introduce(self, words: list[bytes]) -> bytes:
         """Answer the questions of a greeting."""
@@ -98,9 +103,11 @@ class Session:
             return encode("role:master\r\n")
         return encode(f"redis_version:7.4.0\r\nredis_mode:standalone\r\nrun_id:{node.run_id}\r\n")
 
-    def _wake(self, words: list[bytes]) -> bytes:
-        assert words[:2] == [b"EVAL", _WAKE.source], words
-        reply = self.node.run_words(self.node.lua.wake, int(words[2]), words[3:])
+    def _evaluate(self, words: list[bytes]) -> bytes:
+        assert words[0] == b"EVAL", words
+        lua = self.node.lua
+        compiled = lua.wake if words[1] == _WAKE.source else lua.by_text(words[1])
+        reply = self.node.run_words(compiled, int(words[2]), words[3:])
         return encode(reply if isinstance(reply, Exception) else reply[0])
 
     def _block(self, keys: list[str], seconds: int) -> bytes | None:

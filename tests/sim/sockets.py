@@ -87,7 +87,8 @@ class Socket:
     def connect(self, address: tuple[str, int]) -> None:
         machine = here().machine
         network: Network = machine.network  # type: ignore[attr-defined]  # of every process with sockets
-        self._wire = Wire(network, machine, network.nodes[address[1] - FIRST_PORT], self)
+        place = address[1] - FIRST_PORT
+        self._wire = Wire(network, machine, network.nodes[machine.aliases.get(place, place)], self)
         self._wire.dial(None if self._timeout is None else machine.time_after(self._timeout))
 
     @property

@@ -56,8 +56,13 @@ class Package:
         self.logger = self.module("_log").logger = logging.Logger("redlock", logging.CRITICAL)  # noqa: LOG001 - not that of the process
         self.logger.addHandler(logging.NullHandler())
         self.module("_process").pid = virtual.process_id
-        # Reports for operators decide nothing, and would cost half of the time.
-        self.module("_locking.wait_publisher").WaitPublisher.wake = lambda _: None
+        self._publisher = self.module("_locking.wait_publisher").WaitPublisher
+        self._publish = self._publisher.wake
+
+    def report(self, *, everything: bool) -> None:
+        """Whether clients log everything and report their waits. That decides nothing and takes half of the time."""
+        self.logger.setLevel(logging.DEBUG if everything else logging.CRITICAL)
+        self._publisher.wake = self._publish if everything else _nothing
 
     def module(self, name: str) -> Any:  # noqa: ANN401 - its attributes are those of the module
         """A module by its name below `redlock`."""
@@ -102,6 +107,10 @@ class Package:
             if not hasattr(module, one) and self._path(f"{name}.{one}"):
                 self._load(f"{name}.{one}")
         return module if wanted else self._modules["redlock"]
+
+
+def _nothing(_: object) -> None:
+    """Instead of a report."""
 
 
 class Source:

@@ -1,6 +1,6 @@
-"""A fork in the simulator: the child has the objects of its parent, whose threads never run again.
+"""A fork in the simulator: the child has the objects of its parent, and the threads of the parent never run again.
 
-The parent holds a lease, a second thread of it waits, and releases are under way at the moment of the fork.
+The parent holds a lease, another of its threads waits, and releases are under way at the moment of the fork.
 """
 
 from __future__ import annotations

@@ -28,7 +28,8 @@ BROKEN = {
 
 QUICK = (
     "a quorum that is no majority",
-    "validity never looked at",
+    "a reply belongs to the youngest command",
+    "a closed connection is not noticed",
     "SET without looking",
     "woken clients take what is held",
     "the fence is not kept",
@@ -45,7 +46,7 @@ def source() -> Source:
 
 
 def test_some_schedules_work_and_break_no_promise() -> None:
-    total = run.chunk((0, 160))
+    total = run.chunk((0, 80))
     assert total.violations == ()
     assert total.vacuous == []
 
@@ -129,6 +130,6 @@ def test_a_failure_is_shrunk_to_the_faults_that_it_needs() -> None:
 
 def test_every_kind_of_fault_happens_in_a_batch(source: Source) -> None:
     kinds = {
-        entry[4] for seed in range(60) for entry in Schedule(seed, source).run().world.history if entry[1] == "fault"
+        entry[4] for seed in range(40) for entry in Schedule(seed, source).run().world.history if entry[1] == "fault"
     }
     assert kinds == {*options.KEEPING, *options.BREAKING}

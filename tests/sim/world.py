@@ -98,6 +98,8 @@ class Machine:
         self.rate = rate
         self.offset_us = offset_us
         self.wall_offset_us = 0
+        self.aliases: dict[int, int] = {}
+        """Wrong addresses: for the place of a node, the place of the node to which the address leads."""
         self.frozen_until = 0
         self.frozen_us = 0
         """For how long it was frozen, all in all."""

@@ -263,6 +263,14 @@ def test_a_reserved_lock_is_taken_after_the_reservation(client: Redlock) -> None
     assert trial.command.woken
 
 
+def test_a_reservation_that_ends_too_late_is_not_waited_for(client: Redlock, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = Trial(client, 0)
+    timeouts_ms = 2 * client._context.node_timeout_ms
+    monkeypatch.setattr("redlock._locking.acquisition.now_ms", lambda: now_ms() + timeouts_ms)
+    with pytest.raises(LockContended):
+        trial.attempt(*[Vote(Kind.DENIED, 0, "", 40)] * 5)
+
+
 def test_a_lock_that_was_waited_for_is_queued_for_at_first(client: Redlock) -> None:
     client._context.waiter_pool.remember(NAMES, 2_000, 60_000)
     trial = Trial(client)
