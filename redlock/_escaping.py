@@ -20,6 +20,10 @@ _BLANK = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\uf
 """Letters and marks of other categories that have no glyph of their own either."""
 
 
+_LIKE_A_HEADER = re.compile(r"[*%~>|][0-9]{4,}\Z")
+"""The end of a text that a connection of rounds would take for the header of a list, see `ReplyReader`."""
+
+
 def is_invisible(character: str) -> bool:
     """Whether a reader would not see this character, or would take it for an ordinary space."""
     category = unicodedata.category(character)
@@ -40,14 +44,14 @@ def excerpt(text: str, most: int) -> str:
 
 
 def bounded_label(text: str) -> str:
-    """An owner label as nodes store it: escaped, and at most `LONGEST_LABEL` characters long."""
+    """An owner label as nodes store it: escaped, at most `LONGEST_LABEL` characters, and never like a list's header."""
     # Escaping can make a text ten times as long, so the text is cut first.
     if len(text) > LONGEST_LABEL:
         text = f"{text[: LONGEST_LABEL - _LABEL_TAIL - 3]}...{text[-_LABEL_TAIL:]}"
     label = escape(text)
     if len(label) > LONGEST_LABEL:
         label = f"{label[: LONGEST_LABEL - _LABEL_TAIL - 3]}...{label[-_LABEL_TAIL:]}"
-    return label
+    return f"{label[: LONGEST_LABEL - 1]}." if _LIKE_A_HEADER.search(label) else label
 
 
 def _escaped(character: str) -> str:

@@ -1,10 +1,12 @@
 """The Redis protocol in plain Python, for an installation without hiredis.
 
-The names and the behaviour are those of hiredis, as far as this package uses them.
+The names and the behaviour are those of hiredis, as far as this package uses them. With hiredis this parser reads
+replies with names of resources, see `StrictReader`.
 
 Invariants:
 1. The reader accepts the reply types of protocol 2. Any other byte sequence raises `ProtocolError`.
 2. A reply that arrives in pieces is parsed once: no piece is parsed again with the next piece.
+3. The memory grows with the bytes that have arrived, and not with the lengths that they announce.
 """
 
 from __future__ import annotations
@@ -30,6 +32,10 @@ class ProtocolError(HiredisError):
     """The bytes are not the Redis protocol."""
 
 
+class TooLongError(ProtocolError):
+    """A list has more elements than the reader accepts."""
+
+
 class ReplyError(HiredisError):
     """An error reply of the server: a value that the reader returns, not an exception that the reader raises."""
 
@@ -48,10 +54,19 @@ class Reader:
 
     Args:
         notEnoughData: The result of `gets` while no reply is complete.
+        replyError: Makes the value of an error reply.
+        most: The most elements of a list.
     """
 
-    def __init__(self, *, notEnoughData: object = False) -> None:  # noqa: N803 - the name in hiredis
+    def __init__(
+        self,
+        *,
+        notEnoughData: object = False,  # noqa: N803 - the name in hiredis
+        replyError: Callable[[str], object] = ReplyError,  # noqa: N803 - as above
+        most: int = 2**32 - 1,
+    ) -> None:
         self._more = notEnoughData
+        self._error, self._most = replyError, most
         self._bytes = bytearray()
         self._at = 0
         self._text_length: int | None = None
@@ -88,6 +103,8 @@ class Reader:
                 return value
 
     def _open_list(self, length: int) -> None:
+        if length > self._most:
+            raise TooLongError("a list is too long")
         if len(self._open) >= _DEEPEST:
             raise ProtocolError("lists inside lists are too deep")
         self._open.append(([], length))
@@ -102,6 +119,8 @@ class Reader:
             return _MORE
         kind, line = bytes(self._bytes[self._at : self._at + 1]), bytes(self._bytes[self._at + 1 : end])
         self._at = end + len(_END)
+        if kind == b"-":
+            return self._error(line.decode(errors="replace"))
         simple = _SIMPLE.get(kind)
         if simple is not None:
             return simple(line)
@@ -146,7 +165,6 @@ def _length(line: bytes) -> int:
 
 _SIMPLE: dict[bytes, Callable[[bytes], object]] = {
     b"+": bytes,
-    b"-": lambda line: ReplyError(line.decode(errors="replace")),
     b":": _number,
 }
 

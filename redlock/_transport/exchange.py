@@ -17,7 +17,7 @@ from contextlib import suppress
 
 from redlock import _process
 from redlock._compat import pack_words
-from redlock._transport.reply_reader import ReplyReader
+from redlock._transport.reply_reader import StrictReader
 
 _READ_BYTES = 16_384
 
@@ -32,12 +32,12 @@ class Exchange:
 
     Args:
         sock: A connected socket, which the exchange owns from now on.
-        admin: Whether replies can be long; see `ReplyReader`.
+        admin: Whether replies can be long; see `StrictReader`.
     """
 
     def __init__(self, sock: socket.socket, *, admin: bool = False) -> None:
         self.sock = sock
-        self._reader = ReplyReader(admin=admin)
+        self._reader = StrictReader(admin=admin)
         self._replies: deque[object] = deque()
         self._pid = _process.pid()
         # A client can be dropped without `close`, and an exception can drop a set of connections. The finalizer runs

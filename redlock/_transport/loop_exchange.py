@@ -14,7 +14,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from redlock._transport.node import PendingConnection, UnsuitableNode, refuse
-from redlock._transport.reply_reader import ReplyReader, UnreadableReply
+from redlock._transport.reply_reader import StrictReader, UnreadableReply
 from redlock._transport.sockets import NOT_NOW, READ_BYTES
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class LoopExchange:
 
     def __init__(self, exchange: Exchange, loop: asyncio.AbstractEventLoop) -> None:
         self._exchange, self._loop = exchange, loop
-        self._read = ReplyReader().read
+        self._read = StrictReader().read
         self._is_ignored: deque[bool] = deque()
         """For each request without an answer: whether its answer is ignored."""
         self._answers: deque[object] = deque()

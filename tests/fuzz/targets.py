@@ -12,7 +12,7 @@ from redlock._core.votes import Refusal, RoundResult, masked_token
 from redlock._locking import failures
 from redlock._transport import codec, node_info
 from redlock._transport.node import Node, UnsuitableNode, _check_answers
-from redlock._transport.reply_reader import ReplyReader, UnreadableReply
+from redlock._transport.reply_reader import ReplyReader, StrictReader, UnreadableReply
 from redlock.admin import doctor
 from redlock.admin.cluster_status import cluster_status
 from redlock.settings import Settings
@@ -29,10 +29,10 @@ NODES = [Node(f"redis://h:{port}", 5) for port in range(1, 6)]
 
 def parse(sent: Sequence[bytes]) -> None:
     """Every parser, with these bytes as replies, cut at any place."""
-    for admin in (False, True):
+    for make in (ReplyReader, StrictReader, lambda: StrictReader(admin=True)):
         for size in (1, 7, 1_000_000):
             replies: list[object] = []
-            reader = ReplyReader(admin=admin)
+            reader = make()
             with contextlib.suppress(UnreadableReply):
                 for piece in _cut(b"".join(sent), size):
                     replies += reader.read(piece)

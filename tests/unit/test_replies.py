@@ -2,31 +2,49 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from redlock import _compat, _resp
 from redlock._core.votes import Kind
+from redlock._escaping import LONGEST_LABEL, bounded_label
 from redlock._transport import codec, reply_reader
-from redlock._transport.reply_reader import ADMIN_REPLY_BYTES, LOCK_REPLY_BYTES, ReplyReader, UnreadableReply
+from redlock._transport.reply_reader import (
+    ADMIN_REPLY_BYTES,
+    LOCK_REPLY_BYTES,
+    ReplyReader,
+    StrictReader,
+    UnreadableReply,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 STREAM = b"*3\r\n:1\r\n:1700000000000\r\n:7\r\n$5\r\na\r\nbc\r\n-NOSCRIPT no\r\n$-1\r\n*2\r\n*0\r\n+OK\r\n"
 REPLIES = [[1, 1_700_000_000_000, 7], b"a\r\nbc", "NOSCRIPT no", None, [[], b"OK"]]
 
 
-@pytest.fixture(autouse=True, params=["hiredis", "plain"])
-def _parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test runs with hiredis and with the parser for an installation without hiredis."""
-    if request.param == "hiredis":
-        if not _compat.USES_HIREDIS:
-            pytest.skip("no hiredis")
-        return
-    monkeypatch.setattr(reply_reader, "Reader", _resp.Reader)
-    monkeypatch.setattr(reply_reader, "_UNREADABLE", (_resp.HiredisError,))
+make: Callable[[], ReplyReader | StrictReader]
+"""Makes a reader of the kind that is tested."""
 
 
-def read(stream: bytes, size: int, *, admin: bool = False) -> list[object]:
+@pytest.fixture(autouse=True, params=["hiredis", "plain", "strict", "admin"])
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each test runs with hiredis, with the parser for an installation without hiredis, and with the strict reader."""
+    global make  # noqa: PLW0603 - the test of one kind at a time
+    found: str = request.param
+    make = {"strict": StrictReader, "admin": lambda: StrictReader(admin=True)}.get(found, ReplyReader)
+    if found == "plain":
+        monkeypatch.setattr(reply_reader, "Reader", _resp.Reader)
+    elif found == "hiredis" and not _compat.USES_HIREDIS:
+        pytest.skip("no hiredis")
+    return found
+
+
+def read(stream: bytes, size: int) -> list[object]:
     """The replies of a stream that comes in pieces of this size."""
-    reader = ReplyReader(admin=admin)
+    reader = make()
     found: list[object] = []
     for start in range(0, len(stream), size):
         found += reader.read(stream[start : start + size])
@@ -46,11 +64,12 @@ def test_a_list_that_is_too_long_is_refused_at_any_cut(size: int, before: bytes)
 
 
 @pytest.mark.parametrize("size", [7, 100, 4_096, 65_536])
-def test_a_reply_without_end_is_refused(size: int) -> None:
-    with pytest.raises(UnreadableReply, match="more than 65 kB"):
-        read(b"$1000000\r\n" + b"x" * (2 * LOCK_REPLY_BYTES), size)
-    with pytest.raises(UnreadableReply, match="more than 65 kB"):
-        read(b"$1000000\r\n" + b"xxxxx\r\n" * LOCK_REPLY_BYTES, size)
+def test_a_reply_without_end_is_refused(size: int, kind: str) -> None:
+    most, said = (ADMIN_REPLY_BYTES, "1000") if kind == "admin" else (LOCK_REPLY_BYTES, "65")
+    with pytest.raises(UnreadableReply, match=f"more than {said} kB"):
+        read(b"$9000000\r\n" + b"x" * (2 * most), size)
+    with pytest.raises(UnreadableReply, match=f"more than {said} kB"):
+        read(b"$9000000\r\n" + b"xxxxx\r\n" * (most // 5), size)
 
 
 def test_many_short_replies_are_no_long_one() -> None:
@@ -64,7 +83,6 @@ def test_what_is_no_reply_is_refused(garbage: bytes) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 1_000])
-@pytest.mark.parametrize("admin", [False, True])
 @pytest.mark.parametrize(
     "data",
     [
@@ -74,11 +92,12 @@ def test_what_is_no_reply_is_refused(garbage: bytes) -> None:
         b"*2\r\n*500000000\r\n",
         b"+OK\r\n~500000000\r\n",
         b"$1\r\naXX*500000000\r\n",
+        b"*2\r\n$1\r\naXX*99999999\r\n",
     ],
 )
-def test_a_list_that_is_too_long_is_refused_at_its_header(data: bytes, size: int, *, admin: bool) -> None:
+def test_a_list_that_is_too_long_is_refused_at_its_header(data: bytes, size: int) -> None:
     with pytest.raises(UnreadableReply):
-        read(data, size, admin=admin)
+        read(data, size)
 
 
 @pytest.mark.parametrize("text", [b"a|10", b"x*1234 since", b"~12", b"%99\r\n", b"job>7"])
@@ -86,17 +105,29 @@ def test_a_text_that_looks_like_a_list_is_read(text: bytes) -> None:
     assert read(b"$%d\r\n%s\r\n" % (len(text), text), 1_000) == [text]
 
 
-@pytest.mark.parametrize("text", [b"report|20261128", b"x*123456"])
-def test_names_of_keys_may_end_in_a_date(text: bytes) -> None:
-    assert read(b"$%d\r\n%s\r\n" % (len(text), text), 1_000, admin=True) == [text]
+@pytest.mark.parametrize("size", [1, 3, 8, 1_000])
+@pytest.mark.parametrize("name", [b"tenant|12345", b"a*123456789", b"job>1234567", b"\r\n*4294967295"])
+@pytest.mark.parametrize("kind", ["strict", "admin"], indirect=True)
+def test_the_name_of_a_resource_may_look_like_a_list(name: bytes, size: int, kind: str) -> None:
+    assert kind
+    reply = b"*2\r\n$%d\r\n%s\r\n:1\r\n" % (len(name), name)
+    assert read(reply * 2, size) == [[name, 1], [name, 1]]
 
 
-@pytest.mark.parametrize(("admin", "most"), [(False, LOCK_REPLY_BYTES), (True, ADMIN_REPLY_BYTES)])
-def test_a_reply_has_a_limit(most: int, *, admin: bool) -> None:
+@pytest.mark.parametrize("label", ["job|12345", "x" * 300 + "*1234567", "vm/1/Thread-1"])
+def test_an_owner_label_never_looks_like_a_list(label: str) -> None:
+    token = f"{'0' * 32}:{bounded_label(label)}".encode()
+    assert len(token) <= 33 + LONGEST_LABEL
+    assert bounded_label(bounded_label(label)) == bounded_label(label)
+    assert read(b"$%d\r\n%s\r\n" % (len(token), token), 1_000) == [token]
+
+
+def test_a_reply_has_a_limit(kind: str) -> None:
+    most = ADMIN_REPLY_BYTES if kind == "admin" else LOCK_REPLY_BYTES
     within, beyond = most - 1_000, most + 10_000
-    assert read(b"$%d\r\n%s\r\n" % (within, b"x" * within), 4_096, admin=admin)
+    assert read(b"$%d\r\n%s\r\n" % (within, b"x" * within), 4_096)
     with pytest.raises(UnreadableReply, match="more than"):
-        read(b"$%d\r\n%s\r\n" % (beyond, b"x" * beyond), 4_096, admin=admin)
+        read(b"$%d\r\n%s\r\n" % (beyond, b"x" * beyond), 4_096)
 
 
 @pytest.mark.parametrize(
