@@ -30,9 +30,8 @@ def test_a_waiter_in_a_thread_is_woken(nodes: Cluster, name: str, caplog: pytest
         waiting = client.lock(name, blocking_timeout=30)
         with other.lock(name):
             got = threads.submit(waiting.acquire)
-            status = eventually(
-                lambda: (seen := cluster_status(nodes.urls, timeout=5)).waiters and seen, "the waiter is listed"
-            )
+            eventually(lambda: cluster_status(nodes.urls, timeout=5).waiters, "the waiter is listed")
+            status = cluster_status(nodes.urls, timeout=5)
             assert [lock.resource for lock in status.locks if lock.held] == [name]
             assert not any(node.unlisted for node in status.nodes)
         assert got.result(30)
