@@ -67,14 +67,17 @@ def check(url: str, *, ttl: float, timeout: float) -> list[Finding]:
     from sqlalchemy.engine import make_url  # noqa: PLC0415 - only for users of SQLAlchemy
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError  # noqa: PLC0415 - as above
 
-    right = "write postgresql+psycopg://user@host/name, mariadb+pymysql://user@host/name or sqlite:///file"
+    right = (
+        "write postgresql+psycopg://user@host/name, mariadb+pymysql://user@host/name or sqlite:///file, "
+        "and in a user name or password %40 for @"
+    )
     try:
         address = make_url(url)
         kind = address.get_backend_name()
     except (ArgumentError, ValueError):
         address = None
-    # A host with an @ is the rest of a password that was not percent-encoded.
-    if address is None or "@" in (address.host or ""):
+    # A second @ belongs to a password that was not percent-encoded. Its rest would be taken for the host, and shown.
+    if address is None or url.count("@") > 1:
         raise ConfigurationError(f"the address of the database cannot be read; {right}")
     if kind not in DIALECTS:
         raise ConfigurationError(f"there is no fence for the database {kind!r:.40}; {right}")
@@ -88,7 +91,7 @@ def check(url: str, *, ttl: float, timeout: float) -> list[Finding]:
     except (SQLAlchemyError, OSError) as error:
         reason = mask(str(getattr(error, "orig", None) or error).partition("\n")[0])
         return [_warning("unreachable", where, reason or type(error).__name__, "start it, or fix its address")]
-    except (TypeError, ValueError):
+    except (AttributeError, LookupError, TypeError, ValueError):
         # Outside of the handler: the driver's error may repeat a value of the address.
         pass
     raise ConfigurationError(f"an option in the address of the database cannot be used; {right}")

@@ -62,7 +62,7 @@ class FencedTransaction(NamedTuple):
         value: The value that was read; None if the name was never written.
         number: The number of the transaction.
         fence: The fencing token of the lease.
-        owner: The owner token of the lease.
+        owner: The owner token of the lease; secret.
     """
 
     name: str
@@ -70,6 +70,10 @@ class FencedTransaction(NamedTuple):
     number: int
     fence: int
     owner: str
+
+    def __repr__(self) -> str:
+        # Without the secret, and without the value, which belongs to the application.
+        return f"FencedTransaction({self.name!r}, number={self.number}, fence={self.fence})"
 
 
 class StoreWords:

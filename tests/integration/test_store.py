@@ -74,6 +74,14 @@ def test_a_write_is_read_by_the_next(client: Redlock, store: FencedStore) -> Non
     assert store.open(NAME, take(client)).value == "1"
 
 
+def test_a_transaction_shows_neither_owner_nor_value(client: Redlock, store: FencedStore) -> None:
+    lease = take(client)
+    store.write(store.open(NAME, lease), "private", "op-1")
+    transaction = store.open(NAME, lease)
+    assert transaction.owner == lease.owner
+    assert not any(secret in repr(transaction) for secret in (lease.owner[:32], "private"))
+
+
 def test_any_text_can_be_stored(client: Redlock, store: FencedStore) -> None:
     lease = take(client)
     for number, value in enumerate(["", "0", "a:b:c", "ünï 🔒", "line\nbreak", "x" * 100_000]):
