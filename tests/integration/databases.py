@@ -20,7 +20,7 @@ from tests.integration.tools import comes_true
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_START_SECONDS = 60.0
+_START_SECONDS = 110.0
 _MARIADB = shutil.which("mariadbd") or shutil.which("mariadbd", path="/usr/sbin:/usr/local/sbin")
 
 
