@@ -308,7 +308,7 @@ def test_what_a_frozen_node_was_sent_is_undone_when_it_wakes_up(nodes: Cluster, 
 
 
 def test_keys_of_commands_on_dropped_connections_expire(nodes: Cluster) -> None:
-    with Redlock(nodes.urls, ttl=0.6, max_ttl=1.0, node_timeout=0.05) as client:
+    with Redlock(nodes.urls, ttl=0.6, max_ttl=1.0, node_timeout=0.25) as client:
         cycle(client)
         with frozen(*nodes.servers[:3]):
             with pytest.raises(QuorumUnavailable):
