@@ -79,6 +79,8 @@ class QueuedWaiter(WakeUps):
         self._began_ms = self._began_ms or now_ms()
         began = monotonic()
         try:
+            if self._rest_ms:
+                yield Sleep(min(self._rest_ms, length_ms) / 1000)
             yield from self._until_woken(keys, began + length_ms / 1000)
         finally:
             self._has_waited = monotonic() - began > _LEAST_WAIT_SECONDS

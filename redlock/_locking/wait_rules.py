@@ -26,6 +26,9 @@ READ_SECONDS = 2
 """The longest blocking read; a client that waits longer reads again."""
 _MOST_REMEMBERED = 1_024
 _MOST_EARLY = 6
+_MOST_VAIN = 3
+"""The wake-ups in vain during one lease that can be honest: left by an earlier release, or by an attempt that lost."""
+_REST_MS = 100
 _WAKE = wire.Script.load("wake")
 
 
@@ -79,6 +82,9 @@ class WakeUps:
         self._memory, self._names, self._wake_ms = memory, names, wake_ms
         self._woken_by = ""
         self._early_attempts = 0
+        self._vain = 0
+        """The number of wake-ups in a row after which the same holder still had the lock."""
+        self._vain_holder: str | None = None
         self._has_waited = False
         self._began_ms = 0
 
@@ -94,7 +100,18 @@ class WakeUps:
             self._early_attempts += 1
             return early_retry_ms(self._early_attempts, chance), False
         sleep = sleep_ms(refusal, chance)
-        return (pause_ms(refusal, lost_rounds, chance), False) if sleep is None else (sleep, True)
+        if sleep is None:
+            return pause_ms(refusal, lost_rounds, chance), False
+        if self.is_woken:
+            holder = refusal.round_result.holder
+            self._vain = self._vain + 1 if holder and holder == self._vain_holder else 1
+            self._vain_holder = holder
+        return sleep, True
+
+    @property
+    def _rest_ms(self) -> int:
+        """How long no wake-up counts: a node that wakes without a release must not set the rate of the attempts."""
+        return 0 if self._vain <= _MOST_VAIN else _REST_MS << min(self._vain - _MOST_VAIN - 1, 4)
 
     def _read_words(self, keys: list[str]) -> bytes:
         return pack("BLPOP", *keys, str(READ_SECONDS))

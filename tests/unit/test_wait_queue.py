@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import pytest
 
 from redlock._core.commands import Release
 from redlock._core.votes import Refusal
+from redlock._locking.effects import Borrow, Receive, Sleep
 from redlock._locking.wait_queue import QueuedWaiter
 from redlock._locking.waiter_pool import WaiterPool
 from redlock._transport.codec import Codec
@@ -88,6 +90,35 @@ def test_a_wake_up_ends_the_wait_for_a_held_lock_only(nodes: list[Node]) -> None
     length, can_wake = waiter.sleep_ms(SPLIT, 1, 0.5)
     assert not can_wake
     assert 1 <= length <= 10
+
+
+def waits_of(nodes: Sequence[Node], refusals: Sequence[Refusal]) -> list[float]:
+    """The sleeps of a waiter whose node answers each read with a wake-up at once, one list for all attempts."""
+    waiter = QueuedWaiter(WaiterPool(nodes, CODEC), ("x",), 5_000)
+    slept = []
+    for refusal in refusals:
+        length_ms, can_wake = waiter.sleep_ms(refusal, 1, 0.0)
+        effects = waiter.wait(length_ms, can_wake=can_wake)
+        with contextlib.suppress(StopIteration):
+            effect = next(effects)
+            while True:
+                if isinstance(effect, Sleep):
+                    slept.append(effect.seconds)
+                answers = {Borrow: "connection", Receive: [b"app:\x01redlock:wake:x", b"1"]}
+                effect = effects.send(answers.get(type(effect)))
+    return slept
+
+
+def test_a_node_that_wakes_without_a_release_is_ignored(nodes: list[Node]) -> None:
+    held = Refusal(round_result(*[denied("holder", remaining_ms=3_000)] * 5))
+    slept = waits_of(nodes, [held] * 100)
+    assert sum(slept) > 7, "a hundred attempts take longer than the most that a lost wake-up could cost"
+    assert max(slept) <= 1
+
+
+def test_wake_ups_by_one_holder_after_another_count(nodes: list[Node]) -> None:
+    held = [Refusal(round_result(*[denied(f"holder {number // 14}", remaining_ms=3_000)] * 5)) for number in range(98)]
+    assert max(waits_of(nodes, held)) < 0.05
 
 
 def test_a_waiter_that_never_waited_sends_nothing_at_its_end(nodes: list[Node]) -> None:
