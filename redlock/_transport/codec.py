@@ -250,10 +250,9 @@ def _by_shape(reply: object) -> Vote:
 
 
 def disagrees(fingerprint: str) -> Vote:
-    """The vote of a node whose other clients have this configuration fingerprint."""
-    return Vote(
-        Kind.SILENT, reason=f"its clients agreed on {excerpt(fingerprint, _LONGEST_TERMS)}", fingerprint=fingerprint
-    )
+    """The vote of a node whose other clients have this configuration fingerprint, escaped and cut for messages."""
+    shown = excerpt(fingerprint, _LONGEST_TERMS)
+    return Vote(Kind.SILENT, reason=f"its clients agreed on {shown}", fingerprint=shown)
 
 
 def _abstains(left_ms: int) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from redlock import ConfigurationError, QuorumUnavailable, Redlock
+from redlock._escaping import escape
 from redlock.testing.redis_server import Server, cluster, free_port
 from tests.integration.tools import CANARY, client_of, eventually, holders, label, raw, sixth_redis
 
@@ -203,6 +204,27 @@ def test_a_server_that_reports_an_unsuitable_state(version: str, mode: str, said
 
     with no_redis(lambda _: reply.encode()) as address:
         assert reason(address) == said
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"role:slave\r\nmaster_host:\xff\x1b[2J\x07\xe2\x80\xae",
+        b"role:slave\r\nmaster_port:\x1b[2J",
+        b"redis_mode:\xff\x1b[2J\x07",
+        b"redis_version:5.0\xff\x1b[2J",
+    ],
+)
+def test_a_reason_shows_no_invisible_characters(line: bytes) -> None:
+    info = line + b"\r\nredis_version:8.2.0\r\nrole:master\r\nrun_id:" + b"0" * 40 + b"\r\n"
+    if b"_version" in line:
+        info = info.replace(b"redis_version:8.2.0\r\n", b"")
+    if b"slave" in line:
+        info = info.replace(b"role:master\r\n", b"")
+    with no_redis(lambda _: b"$%d\r\n%s\r\n" % (len(info), info) * 2 + b"$1\r\nx\r\n" * 20) as address:
+        why = reason(address)
+    assert escape(why) == why
+    assert "lock nodes" in why
 
 
 def test_four_good_nodes_do_not_mind_a_bad_one(caplog: pytest.LogCaptureFixture) -> None:

@@ -63,7 +63,7 @@ def test_a_holder_from_a_node_is_shown_escaped_and_short() -> None:
 
 def test_what_a_node_says_is_shown_escaped_and_short() -> None:
     hostile = "\x1b[2J\u202e\n" + "x" * 60_000
-    for said in (explain(f"-ODD {hostile}"), disagrees(hostile).reason):
+    for said in (explain(f"-ODD {hostile}"), disagrees(hostile).reason, disagrees(hostile).fingerprint):
         assert said.isprintable()
         assert len(said) <= 1_300
         assert "\\x1b[2J\\u202e\\n" in said

@@ -95,6 +95,7 @@ def test_a_wake_up_ends_the_wait_for_a_held_lock_only(nodes: list[Node]) -> None
 def waits_of(nodes: Sequence[Node], refusals: Sequence[Refusal]) -> list[float]:
     """The sleeps of a waiter whose node answers each read with a wake-up at once, one list for all attempts."""
     waiter = QueuedWaiter(WaiterPool(nodes, CODEC), ("x",), 5_000)
+    answers: dict[type, object] = {Borrow: "connection", Receive: [b"app:\x01redlock:wake:x", b"1"]}
     slept = []
     for refusal in refusals:
         length_ms, can_wake = waiter.sleep_ms(refusal, 1, 0.0)
@@ -104,7 +105,6 @@ def waits_of(nodes: Sequence[Node], refusals: Sequence[Refusal]) -> list[float]:
             while True:
                 if isinstance(effect, Sleep):
                     slept.append(effect.seconds)
-                answers = {Borrow: "connection", Receive: [b"app:\x01redlock:wake:x", b"1"]}
                 effect = effects.send(answers.get(type(effect)))
     return slept
 
