@@ -19,7 +19,7 @@ from tests.fuzz.inputs import REPLIES
 from tests.fuzz.targets import TARGETS
 
 CASES = Path(__file__).parent / "cases"
-_AT_ONCE = {"parse": 1_000, "converse": 100, "without-quorum": 100, "greeted": 100}
+_AT_ONCE = {"parse": 1_000, "converse": 100, "without-quorum": 100, "greeted": 100, "looped": 100}
 
 
 def _campaign(target: str, number: int) -> int:

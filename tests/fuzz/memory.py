@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import selectors
+import socket
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 from unittest import mock
@@ -116,6 +117,42 @@ class Socket:
         """As a socket."""
 
 
+class LoopSocket(Socket):
+    """A connection that an event loop can watch: the node's bytes pass through a pair of sockets."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer)
+        self._client, self._node = socket.socketpair()
+        self._client.settimeout(0)
+        self._node.settimeout(0)
+
+    def fileno(self) -> int:
+        """As a socket."""
+        return self._client.fileno()
+
+    def send(self, words: bytes) -> int:
+        """As a socket; bytes that the system does not accept at once are lost."""
+        sent = super().send(words)
+        with contextlib.suppress(OSError):
+            while self.is_ready:
+                self._node.send(self._inbox.popleft())
+        return sent
+
+    def recv(self, size: int) -> bytes:
+        """As a socket."""
+        try:
+            return self._client.recv(size)
+        except BlockingIOError:
+            if self._timeout == 0:
+                raise
+            raise TimeoutError from None
+
+    def close(self) -> None:
+        """As a socket."""
+        self._client.close()
+        self._node.close()
+
+
 class _Key(NamedTuple):
     data: object
 
@@ -147,14 +184,12 @@ class Selector:
 
 
 @contextlib.contextmanager
-def answering(answers: Mapping[int, Answer]) -> Iterator[None]:
+def answering(answers: Mapping[int, Answer], kind: type[Socket] = Socket) -> Iterator[None]:
     """Clients dial these nodes, by port, for as long as the `with` block lasts."""
 
     def open_socket(options: Any, *_: float) -> Socket:  # noqa: ANN401 - a connection of redis-py
-        return Socket(answers[options.port])
+        return kind(answers[options.port])
 
-    with (
-        mock.patch.object(node, "open_socket", open_socket),
-        mock.patch("redlock._transport.sockets.selectors.DefaultSelector", Selector),
-    ):
+    selector = mock.patch("redlock._transport.sockets.selectors.DefaultSelector", Selector)
+    with mock.patch.object(node, "open_socket", open_socket), selector if kind is Socket else contextlib.nullcontext():
         yield

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import gc
 import itertools
 import threading
 from typing import TYPE_CHECKING
@@ -15,11 +17,12 @@ from redlock._transport.node import Node, UnsuitableNode, _check_answers
 from redlock._transport.reply_reader import ReplyReader, StrictReader, UnreadableReply
 from redlock.admin import doctor
 from redlock.admin.cluster_status import cluster_status
+from redlock.asyncio import Redlock as AsyncRedlock
 from redlock.settings import Settings
-from tests.fuzz.memory import Good, answering
+from tests.fuzz.memory import Good, LoopSocket, answering
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from redlock._core.votes import Vote
     from tests.fuzz.memory import Answer
@@ -138,9 +141,49 @@ def _use(client: Redlock) -> None:
             call()
 
 
+def looped(sent: Sequence[bytes]) -> None:
+    """Every public call for asyncio: one node sends these from the start, and another after its introduction."""
+    faults: list[object] = []
+    hook, threading.excepthook = threading.excepthook, lambda args: faults.append(args.exc_value)
+    first, second = itertools.cycle(sent), itertools.cycle(sent)
+    good = [Good(place) for place in range(5)]
+
+    def later(words: list[bytes]) -> bytes:
+        return good[1](words) if words[0] in {b"INFO", b"HMGET", b"SCRIPT"} else next(second)
+
+    answers: list[Answer] = [lambda _: next(first), later, *good[2:]]
+    try:
+        with answering(dict(enumerate(answers, 1)), LoopSocket):
+            asyncio.run(_use_in_a_loop(faults))
+            gc.collect()
+    finally:
+        threading.excepthook = hook
+    assert not faults, faults
+
+
+async def _use_in_a_loop(faults: list[object]) -> None:
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
+    async with AsyncRedlock([f"redis://h:{port}" for port in range(1, 6)], node_timeout=0.02, ttl=0.2) as client:
+        lock = client.lock("x", wait_for_release=False)
+        calls: list[Callable[[], Awaitable[object]]] = [
+            lambda: lock.acquire(blocking=False),
+            lambda: lock.extend(0.05),
+            lock.owned,
+            lock.locked,
+            lambda: client.holder("x"),
+            lambda: client.lock("x").acquire(blocking_timeout=0.01),
+            lock.release,
+            lambda: client.lock(["x", "y"]).acquire(blocking_timeout=0.01),
+        ]
+        for call in calls:
+            with contextlib.suppress(RedlockError):
+                await call()
+
+
 TARGETS: dict[str, Callable[[Sequence[bytes]], None]] = {
     "parse": parse,
     "converse": converse,
     "without-quorum": lambda sent: converse(sent, 5),
     "greeted": greeted,
+    "looped": looped,
 }

@@ -12,7 +12,7 @@ from tests.fuzz.inputs import REPLIES
 from tests.fuzz.targets import TARGETS
 
 CASES = sorted((Path(__file__).parent / "cases").glob("*.json"))
-EXAMPLES = {"parse": 60, "converse": 25, "without-quorum": 15, "greeted": 25}
+EXAMPLES = {"parse": 60, "converse": 25, "without-quorum": 15, "greeted": 25, "looped": 15}
 
 
 @pytest.mark.parametrize("target", TARGETS)
