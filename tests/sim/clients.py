@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tests.sim.network import FIRST_PORT
 from tests.sim.records import Question
 from tests.sim.timed import Timed
-from tests.sim.world import MS, Machine, Strand, here
+from tests.sim.world import MS, PPM, Machine, Strand, here
 
 if TYPE_CHECKING:
     from redlock._core.votes import Grant
@@ -96,7 +96,7 @@ class Client(Machine):
     @property
     def own_ms(self) -> float:
         """The time for which the process ran, by its own clock."""
-        return (self.clock_us() - self.frozen_us) / MS
+        return (self.clock_us() - self.frozen_us * self.rate // PPM) / MS
 
     def attempt_begins(self, secret: str) -> None:
         """An attempt has made an owner token, before the proposal of a fencing token."""

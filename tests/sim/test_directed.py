@@ -235,7 +235,7 @@ def test_15_one_frozen_node_keeps_nobody_waiting_twice(monkeypatch: pytest.Monke
         return result
 
     monkeypatch.setattr(connection_set, "ask", timed)
-    for seed in range(40):
+    for seed in range(12):
         schedule = Schedule(seed, source)
         # Frozen when all clients are connected, and too shortly for a client to dial again.
         schedule.world.at(30 * MS, setattr, schedule.nodes[E], "frozen_until", 10**12)

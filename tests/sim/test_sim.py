@@ -129,7 +129,10 @@ def test_a_failure_is_shrunk_to_the_faults_that_it_needs() -> None:
 
 
 def test_every_kind_of_fault_happens_in_a_batch(source: Source) -> None:
-    kinds = {
-        entry[4] for seed in range(40) for entry in Schedule(seed, source).run().world.history if entry[1] == "fault"
-    }
-    assert kinds == {*options.KEEPING, *options.BREAKING}
+    missing = {*options.KEEPING, *options.BREAKING}
+    for seed in range(100):
+        history = Schedule(seed, source).run().world.history
+        missing -= {entry[4] for entry in history if entry[1] == "fault"}
+        if not missing:
+            return
+    assert not missing

@@ -32,13 +32,13 @@ class Timed:
 
     def __enter__(self) -> HeldLease:
         client = self._client
-        began, began_ms, frozen_us = client.world.now, client.own_ms, client.frozen_us
+        began, began_ms, freezes = client.world.now, client.own_ms, client.freezes
         try:
             return self._lock.__enter__()
         finally:
             if self._timeout_ms is not None:
                 # A process that was stopped gives its dials a further node timeout.
-                timeouts = 2 + (client.frozen_us != frozen_us)
+                timeouts = 2 + client.freezes - freezes
                 self._check("acquire", began_ms, self._timeout_ms + timeouts * self._node_timeout_ms)
             elif client.alive and client.schedule.calm_since is not None:
                 waited_us = client.world.now - max(began, client.schedule.calm_since)

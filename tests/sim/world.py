@@ -101,6 +101,8 @@ class Machine:
         self.aliases: dict[int, int] = {}
         """Wrong addresses: for the place of a node, the place of the node to which the address leads."""
         self.frozen_until = 0
+        self.freezes = 0
+        """How often the process was frozen."""
         self.frozen_us = 0
         """For how long it was frozen, all in all."""
         self.alive = True
@@ -129,6 +131,7 @@ class Machine:
 
     def freeze(self, length: int) -> None:
         """Stop for a while; data that arrives meanwhile is read afterwards, in order."""
+        self.freezes += 1
         until = max(self.frozen_until, self.world.now + length)
         self.frozen_us += until - max(self.frozen_until, self.world.now)
         self.frozen_until = until
