@@ -113,8 +113,8 @@ class _Performer:
                 connection.exchange.send(words, until)
             case Receive(connection, until):
                 return connection.exchange.answer(until)
-            case PassOn(node, connection, words, until):
-                self._waiters.pass_on(node, connection, words, until)
+            case PassOn(_, connection, words, until):
+                self._waiters.pass_on(connection, words, until)
             case _:
                 raise TypeError(f"no connections were taken for {effect!r}")
         return None

@@ -75,10 +75,10 @@ class Receive(NamedTuple):
 
 
 class PassOn(NamedTuple):
-    """Send a command and give the connection back for the next wait. After an error the connection is closed.
+    """Send a command without a wait for its reply; there is no result.
 
-    There is no result. The driver for threads reads the reply first; the driver for asyncio lets the connection read
-    the reply later, so that the effect does not suspend the task.
+    The driver for asyncio lets the connection read the reply later, and gives the connection back for the next wait.
+    The driver for threads closes the connection. After an error the connection is closed.
     """
 
     node: Node

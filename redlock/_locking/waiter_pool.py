@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 from redlock._clock import now_ms
 from redlock._locking.local_wait_queue import LocalWaitQueue
 from redlock._locking.wait_rules import WaitMemory
-from redlock._transport.node import ERRORS, Connected, PendingConnection, UnsuitableNode, refuse
+from redlock._transport.node import ERRORS, Connected, PendingConnection, UnsuitableNode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -119,13 +119,13 @@ class WaiterPool(WaitingConnections[Connected]):
         finally:
             pending.abandon()
 
-    def pass_on(self, node: Node, connected: Connected, words: bytes, until: float) -> None:
-        """Send a command and read its reply. Keep the connection, or close the connection after an error."""
+    @staticmethod
+    def pass_on(connected: Connected, words: bytes, until: float) -> None:
+        """Send a command and close the connection: a wait for the reply would exceed the time limit of the caller."""
         try:
-            refuse(connected.exchange.ask(words, 1, until)[0])
-        except BaseException as exc:
+            connected.exchange.send(words, until)
+        except NODE_ERRORS:
+            # The wake-up is lost, which costs the next waiter time.
+            pass
+        finally:
             connected.close()
-            if not isinstance(exc, NODE_ERRORS):
-                raise
-        else:
-            self.give_back(node, connected)

@@ -235,12 +235,14 @@ def test_15_one_frozen_node_keeps_nobody_waiting_twice(monkeypatch: pytest.Monke
         return result
 
     monkeypatch.setattr(connection_set, "ask", timed)
-    for seed in range(12):
+    for seed in range(100):
         schedule = Schedule(seed, source)
         # Frozen when all clients are connected, and too shortly for a client to dial again.
         schedule.world.at(30 * MS, setattr, schedule.nodes[E], "frozen_until", 10**12)
         schedule.world.run(900 * MS, lambda: False)
         schedule.world.close()
+        if len(waited) > 2:
+            break
     assert waited, "nobody has met the frozen node"
     assert max(waited.values()) == 1
 

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from redlock._clock import monotonic
 from redlock._core.commands import Release
 from redlock._core.votes import Refusal
 from redlock._locking.effects import Borrow, Receive, Sleep
 from redlock._locking.wait_queue import QueuedWaiter
 from redlock._locking.waiter_pool import WaiterPool
 from redlock._transport.codec import Codec
-from redlock._transport.node import Node
+from redlock._transport.node import Connected, Node
 from redlock._transport.threads import ConnectionSet
 from tests.unit.helpers import DEAD, denied, granted, round_result
 
@@ -139,3 +140,26 @@ def test_recent_waits_are_remembered_up_to_two_limits(nodes: list[Node]) -> None
     assert not waiters.last_wait_ms(("1997",)), "that was long ago"
     waiters.reset_after_fork()
     assert not waiters.last_wait_ms(("1998",))
+
+
+class SilentExchange:
+    """A connection to a node that never answers."""
+
+    sent = b""
+    is_closed = False
+
+    def send(self, words: bytes, _until: float) -> None:
+        self.sent += words
+
+    def answer(self, _until: float) -> object:
+        raise AssertionError("this would wait")
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def test_a_wake_up_is_passed_on_without_a_wait_for_the_reply() -> None:
+    exchange = SilentExchange()
+    WaiterPool.pass_on(Connected(exchange, "run", ""), b"words", monotonic() + 1)  # type: ignore[arg-type]  # as an exchange
+    assert exchange.sent == b"words"
+    assert exchange.is_closed
