@@ -157,7 +157,7 @@ def running(plan: Plan, check_caller: Callable[[], None]) -> Iterator[Running]:
 def _rabbitmq(directory: str, check_caller: Callable[[], None]) -> Iterator[str]:
     """A RabbitMQ, and its address with a password of its own."""
     files = Path(directory) / "rabbitmq"
-    files.mkdir()
+    files.mkdir(0o700)
     server = RabbitMQ(files, password=secrets.token_hex(16))
     try:
         server.start(check_caller)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -62,6 +63,10 @@ class RabbitMQ:
         lines = [f"listeners.tcp.1 = 127.0.0.1:{self._port}", f"default_pass = {password}", *settings, ""]
         (directory / "rabbitmq.conf").write_text("\n".join(lines))
         (directory / "plugins").write_text("[].\n")
+        # With the cookie any user of this machine can run code in the server, and Erlang's own is easy to guess.
+        cookie = directory / ".erlang.cookie"
+        cookie.touch(0o600)
+        cookie.write_text(secrets.token_hex(32))
         self._environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(directory),
@@ -77,7 +82,8 @@ class RabbitMQ:
             "RABBITMQ_LOG_BASE": str(directory / "log"),
             # No shell in between, because a shell would die with this process and leave the server running.
             "RUNNING_UNDER_SYSTEMD": "true",
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 +sbwt none",
+            # Without the address, Erlang listens for its distribution on all interfaces.
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 +sbwt none -kernel inet_dist_use_interface {127,0,0,1}",
         }
 
     def start(self, check_caller: Callable[[], None] = lambda: None) -> None:
