@@ -10,6 +10,7 @@ Invariants:
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -50,6 +51,9 @@ def main(arguments: Sequence[str] | None = None, app: object = None) -> int:
         arguments: The command line; None means the arguments of this process.
         app: The Celery app with the lock's settings, from `celery -A app redlock`.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A task chooses names of resources, and a terminal may lack their characters.
+        sys.stdout.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if arguments is None else arguments)
     # The words after the first -- of `run` are the command of another program, and no options of `redlock`.
     end = words.index("--") if words[:1] == ["run"] and "--" in words else len(words)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -316,3 +319,18 @@ def test_without_a_quorum_the_state_is_unknown(
         main.main(["status", "--json", "--nodes", ",".join(nodes.urls)])
         told = json.loads(capsys.readouterr().out)
         assert (told["is_known"], told["problem"]) == (False, said[0])
+
+
+def test_a_terminal_without_the_characters_of_a_name_is_enough(nodes: Cluster) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "REDLOCK_NODES": ",".join(nodes.urls)}
+
+    def said_by(*words: str) -> str:
+        command = [sys.executable, "-m", "redlock", *words]
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert not ended.stderr
+        return ended.stdout
+
+    with client_of(nodes.urls) as client:
+        client.lock("\u0438\u043c\u044f").acquire()
+        assert "\\u0438\\u043c\\u044f" in said_by("status", "--timeout", "5")
+        assert "\\u0438\\u043c\\u044f" in said_by("release", "--force", "--yes", "\u0438\u043c\u044f")
