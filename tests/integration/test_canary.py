@@ -17,6 +17,7 @@ from redlock import Redlock
 from redlock.admin import doctor, force_release
 from redlock.admin.bootstrap import declare_nodes
 from redlock.admin.cluster_status import cluster_status
+from redlock.asyncio import Redlock as AsyncRedlock
 from redlock.celery import client_for, locked, metrics, task_registry
 from redlock.celery.conf import of_conf
 from redlock.cli import main
@@ -90,6 +91,7 @@ def refused(call: Callable[[], object]) -> None:
 @pytest.mark.parametrize("value", WRONG, ids=lambda value: repr(value)[:60].replace(SECRET, "S"))
 def test_a_wrong_address_is_refused_without_its_secret(value: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ANN401 - wrong types are the test
     refused(lambda: Redlock(value))
+    refused(lambda: AsyncRedlock(value))
     refused(lambda: cluster_status(value))
     refused(lambda: of_conf({"redlock_nodes": value}).client())
     app = Celery(set_as_current=False)
@@ -136,6 +138,9 @@ COMMANDS = [
     "status --json",
     "doctor",
     "doctor --json --broker redis://:{0}@127.0.0.1:1/0 --store redis://:{0}@127.0.0.1:1/2",
+    "doctor --database postgresql+psycopg://u:{0}@127.0.0.1:1/name",
+    "doctor --database postgresql+psycopg://u:a@{0}/b@127.0.0.1:1/name",
+    "doctor --database mariadb+pymysql://u:{0}@127.0.0.1:1/name?charset={0}",
     "init --yes",
     "release name --force --yes",
     "run name --wait 0 -- env",
