@@ -54,6 +54,7 @@ NAMED: dict[str, str] = {
     "settings are stored without a vote": (
         "tests/sim/test_directed_edges.py::test_a_node_takes_over_no_settings_before_its_first_vote"
     ),
+    "an implausible token counts": ("tests/sim/test_directed.py::test_7_a_node_with_an_implausible_token_has_no_vote"),
     "an implausible proposal counts": (
         "tests/sim/test_directed.py::test_7_a_token_an_hour_ahead_is_refused_without_a_write"
     ),
