@@ -1,9 +1,9 @@
-"""Background thread for asynchronous releases: sends releases that were held back, and reads their replies.
+"""Background thread: sends releases that were held back and bytes that a full socket refused, and reads the replies.
 
 Invariants:
-1. The thread starts with the first asynchronous release, so after a fork.
+1. The thread starts with the first such release or refusal, so after a fork.
 2. The thread does not touch a connection set that is in use: its user sends the releases and reads the replies.
-3. The thread sleeps while the outcome of every release is known.
+3. The thread sleeps while the outcome of every release is known, and all bytes are sent.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from redlock._transport.threads import ConnectionSet
 
 _TICK_SECONDS = 0.001
-_LONGEST_TICK_SECONDS = 0.1
-"""The pause while a set is in a long operation, and nothing changes."""
+_LONGEST_TICK_SECONDS = 0.02
+"""The pause while a set is in a long operation or its sockets are full, and nothing changes."""
 
 
 class BackgroundReleaser:
-    """The connection sets with asynchronous releases whose outcome is unknown."""
+    """The connection sets with asynchronous releases of unknown outcome, or with bytes that a socket refused."""
 
     def __init__(self) -> None:
         self.reset_after_fork()
@@ -40,7 +40,7 @@ class BackgroundReleaser:
         self._background.stop()
 
     def watch(self, connections: ConnectionSet) -> None:
-        """Poll this set until the outcome of all its releases is known. The caller must have the turn of the set."""
+        """Poll this set until the set is settled. The caller must have the turn of the set."""
         if connections in self._rounds:
             return
         self._rounds[connections] = connections.rounds
@@ -63,17 +63,19 @@ class BackgroundReleaser:
                 continue
             turn = connections.turn()
             if turn is not None:
-                self._pause = _TICK_SECONDS
                 with turn:
                     self._poll(connections)
         return 0.0
 
     def _poll(self, connections: ConnectionSet) -> None:
+        unsent = connections.unsent
         try:
             connections.poll()
             over = connections.is_settled
         except Exception:  # noqa: BLE001 - no exception may stop the polls of the other sets
             logger.exception("release-check-failed")
             over = True
+        if not unsent or connections.unsent != unsent:
+            self._pause = _TICK_SECONDS
         if over:
             self._rounds.pop(connections, None)

@@ -149,7 +149,7 @@ class Codec:
     def __init__(self, nodes: int, prefix: str, max_ttl_ms: int, reserve_ms: int = 50) -> None:
         self.prefix = prefix
         self._record = prefix + RECORD
-        self._max_ttl_ms = max_ttl_ms
+        self.max_ttl_ms = max_ttl_ms
         self._reserve = str(reserve_ms)
         self.fingerprint = f"nodes={nodes} max_ttl={max_ttl_ms / 1000:.10g}s prefix={prefix!r}"
         self._common = (self.fingerprint, str(quarantine_ms(max_ttl_ms)))
@@ -161,8 +161,8 @@ class Codec:
             ConfigurationError: The command asks for a lease longer than `max_ttl`. This check covers every lease,
                 because a node that lost its memory abstains only for the longest lease.
         """
-        if isinstance(command, _LEASES) and command.ttl_ms > self._max_ttl_ms:
-            raise ConfigurationError(f"a lease of {command.ttl_ms} ms is longer than max_ttl, {self._max_ttl_ms} ms")
+        if isinstance(command, _LEASES) and command.ttl_ms > self.max_ttl_ms:
+            raise ConfigurationError(f"a lease of {command.ttl_ms} ms is longer than max_ttl, {self.max_ttl_ms} ms")
         script = SCRIPTS[type(command)]
         keys = _keys(self.prefix, command.names, _OTHER_KEYS.get(type(command), (fence_key,)))
         if script.admits:

@@ -176,6 +176,11 @@ class ConnectedNodes:
             one.drop_requests()
 
     @property
+    def unsent(self) -> int:
+        """The number of bytes that wait until their socket accepts more."""
+        return sum(len(one.outbox) for one in self.all if one.is_blocked)
+
+    @property
     def is_awaited(self) -> bool:
         """Whether a node that is not suspect still has to answer a command."""
         return any(one.is_awaited for one in self.all)

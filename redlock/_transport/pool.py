@@ -72,7 +72,7 @@ class ConnectionPool:
                 if turn is not None:
                     return turn
             if len(self._sets) < _MOST_SETS:
-                self._sets.append(ConnectionSet(self.nodes, self.codec))
+                self._sets.append(ConnectionSet(self.nodes, self.codec, self._releaser.watch))
                 continue
             seconds = self._turn_seconds
             if until_ms is not None:

@@ -39,6 +39,8 @@ class Sockets:
 
     def __init__(self, nodes: Sequence[Node], state: NodeConnections) -> None:
         self._nodes, self._state = nodes, state
+        self.has_refused = False
+        """Whether a socket has refused bytes; the user of the sockets resets this."""
         self._selector = selectors.DefaultSelector()
         self._dials: dict[NodeConnection, PendingConnection] = {}
         self._ended_dials: SimpleQueue[None] = SimpleQueue()
@@ -91,6 +93,7 @@ class Sockets:
                 connection.keep(words, sent)
                 events = _READ | _WRITE if connection.is_blocked else _READ
                 self._selector.modify(connection.handle.sock, events, connection)
+                self.has_refused = self.has_refused or connection.is_blocked
         if self._state.to_close:
             self.close_ended()
 
@@ -136,8 +139,11 @@ class Sockets:
 
     def abandon(self) -> None:
         """Close everything without touching the selector, which a forked child shares with its parent."""
-        for exchange in [*(one.handle for one in self._state.all if one.handle is not None), *self._state.to_close]:
+        for connection in self._state.all:
+            self._state.lost(connection, "the client was closed")
+        for exchange in self._state.to_close:
             exchange.close()
+        self._state.to_close.clear()
         for dial in self._dials.values():
             dial.abandon()
         self._selector.close()

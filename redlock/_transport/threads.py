@@ -10,6 +10,7 @@ Invariants:
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from redlock._clock import now_ms, wall_us
@@ -38,11 +39,12 @@ class ConnectionSet(Mutex):
     Args:
         nodes: The nodes, in their order.
         codec: Encodes the commands.
+        watch: Lets another thread call `poll` until the set is settled, because sockets have refused bytes of a round.
     """
 
-    def __init__(self, nodes: Sequence[Node], codec: Codec) -> None:
+    def __init__(self, nodes: Sequence[Node], codec: Codec, watch: Callable[[ConnectionSet], object]) -> None:
         super().__init__()
-        self._nodes, self._codec = nodes, codec
+        self._nodes, self._codec, self._watch = nodes, codec, watch
         self._timeout_ms = nodes[0].timeout_ms
         self.rounds = 0
         """The number of rounds that were sent; a reader that compares two readings sees whether the set is in use."""
@@ -112,12 +114,20 @@ class ConnectionSet(Mutex):
 
     @property
     def is_settled(self) -> bool:
-        """Whether the outcome of every asynchronous release is known."""
-        return not self.releases
+        """Whether every asynchronous release has an outcome, and no unsent byte can still matter.
+
+        The nodes have forgotten every lease of this set after the longest TTL.
+        """
+        return not self.releases and (not self.unsent or now_ms() > self._until_ms + self._codec.max_ttl_ms)
+
+    @property
+    def unsent(self) -> int:
+        """The number of bytes that wait until their socket accepts more."""
+        return self.state.unsent
 
     def poll(self) -> None:
-        """Send the releases that were held back, and read the replies that have arrived."""
-        if self.releases:
+        """Send what was held back or did not fit into a socket, and read the replies that have arrived."""
+        if not self.is_settled:
             self._begin()
             self._flush(now_ms())
             self.releases.report(self._pump(0))
@@ -175,6 +185,14 @@ class ConnectionSet(Mutex):
         finally:
             # An exception may end the wait: then no command of this round may be sent again after the cancel.
             tally.closed = True
+            if self._sockets.has_refused:
+                self._finish_later()
+
+    def _finish_later(self) -> None:
+        self._sockets.has_refused = False
+        # Without a thread, the next round sends the rest.
+        with suppress(RuntimeError):
+            self._watch(self)
 
     def _send_round(self, round_: Round, now: int, *, hold: bool = False) -> VoteTally:
         """Send the round's command to its nodes; `now` is the clock, read before."""

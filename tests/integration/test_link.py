@@ -21,10 +21,11 @@ from redlock._transport.connections import NodeConnections
 from redlock._transport.exchange import Exchange, pack
 from redlock._transport.node import Connected, Node
 from redlock._transport.sockets import Sockets
-from tests.integration.tools import client_of, eventually, is_free, raw
+from tests.integration.tools import client_of, eventually, frozen, is_free, raw, stands_on_all
 from tests.proxy import proxies
 
 if TYPE_CHECKING:
+    from redlock import Lock
     from redlock.testing.redis_server import Cluster
 
 
@@ -72,6 +73,51 @@ def test_800_names_are_one_lock(nodes: Cluster) -> None:
         assert not rival.lock(names[-1]).acquire(blocking=False)
         lock.release()
         assert rival.lock(names[0]).acquire(blocking_timeout=5), "long before the end of the TTL"
+
+
+def held_by_all(client: Redlock, nodes: Cluster) -> Lock:
+    """A lock of 800 names on all nodes, through sockets that accept a part of its release at a time."""
+    lock = client.lock([f"{number}:" + "x" * 900 for number in range(800)])
+    assert lock.acquire(blocking=False)
+    stands_on_all(nodes.servers, lock.names[-1])
+    for one in client._context.pool._sets[0].state.all:
+        one.handle.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)
+    return lock
+
+
+def test_the_rest_of_a_release_needs_no_next_round(nodes: Cluster) -> None:
+    with client_of(nodes.urls, ttl=60.0, max_ttl=60.0, node_timeout=2.0) as client:
+        lock = held_by_all(client, nodes)
+        with frozen(*nodes.servers):
+            lock.release()
+            assert client._context.pool._sets[0].unsent, "the system accepted every byte, so nothing was tested"
+        eventually(lambda: is_free(nodes.servers, lock.names[0]), "the whole release, long before the end of the TTL")
+
+
+def test_a_node_that_takes_no_bytes_is_given_up_in_time(nodes: Cluster) -> None:
+    """No lock of its rest is valid after the longest TTL. A later round hands the rest over again."""
+    with client_of(nodes.urls, ttl=60.0, max_ttl=60.0, node_timeout=0.25) as client:
+        lock = held_by_all(client, nodes)
+        client._context.codec.max_ttl_ms = 100
+        pool = client._context.pool
+        with frozen(*nodes.servers):
+            lock.release()
+            assert pool._sets[0].unsent, "the system accepted every byte, so nothing was tested"
+            assert pool._releaser._rounds, "the rest was not handed over"
+            eventually(lambda: not pool._releaser._rounds, "the end of the tries")
+            assert pool._sets[0].unsent, "the rest went out, so nothing was given up"
+
+
+def test_a_closed_client_leaves_unsent_bytes_alone(nodes: Cluster) -> None:
+    with client_of(nodes.urls, ttl=60.0, max_ttl=60.0, node_timeout=0.25) as client:
+        lock = held_by_all(client, nodes)
+        (connections,) = client._context.pool._sets
+        with frozen(*nodes.servers):
+            lock.release()
+            assert connections.unsent, "the system accepted every byte, so nothing was tested"
+            client.close()
+        assert connections.is_settled
+        connections.poll()
 
 
 @pytest.mark.parametrize("count", [1_100])

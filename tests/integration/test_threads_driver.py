@@ -19,7 +19,7 @@ import pytest
 
 from redlock import LockLost, NotHeld, Outcome, QuorumUnavailable, Redlock, RedlockError
 from redlock._transport import codec
-from tests.integration.tools import client_of, eventually, holders, is_free, label, raw, talking
+from tests.integration.tools import client_of, eventually, frozen, holders, is_free, label, raw, talking
 from tests.integration.worker_fixture import ROOT
 from tests.proxy import proxies
 
@@ -44,18 +44,6 @@ def seconds(work: Callable[[], object]) -> float:
     started = time.monotonic()
     work()
     return time.monotonic() - started
-
-
-@contextmanager
-def frozen(*servers: Server) -> Iterator[None]:
-    """These servers answer nothing inside the `with` block; their connections stay open."""
-    for server in servers:
-        server.freeze()
-    try:
-        yield
-    finally:
-        for server in servers:
-            server.thaw()
 
 
 def cycle(client: Redlock, name: str = NAME) -> None:

@@ -115,6 +115,18 @@ def stands_on_all(servers: Iterable[Server], name: str) -> None:
     eventually(lambda: all(holders(servers, name)), "the lock on all nodes")
 
 
+@contextlib.contextmanager
+def frozen(*servers: Server) -> Iterator[None]:
+    """These servers answer nothing inside the `with` block; their connections stay open."""
+    for server in servers:
+        server.freeze()
+    try:
+        yield
+    finally:
+        for server in servers:
+            server.thaw()
+
+
 def in_a_fork(work: Callable[[], object]) -> object:
     """The result of the function in a forked child, or the name of its error."""
     answer, ask = os.pipe()

@@ -250,7 +250,7 @@ _bug(
 )
 _bug(
     "a lease without the bound of max_ttl",
-    ("_transport/codec.py", " and command.ttl_ms > self._max_ttl_ms:", " and False:"),
+    ("_transport/codec.py", " and command.ttl_ms > self.max_ttl_ms:", " and False:"),
 )
 # Tokens far ahead, and the memory of a client.
 _bug(

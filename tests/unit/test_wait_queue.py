@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from redlock._clock import monotonic
+from redlock._clock import monotonic, wall_us
 from redlock._core.commands import Release
 from redlock._core.votes import Refusal
 from redlock._locking.effects import Borrow, Receive, Sleep
 from redlock._locking.wait_queue import QueuedWaiter
 from redlock._locking.waiter_pool import WaiterPool
 from redlock._transport.codec import Codec
+from redlock._transport.connections import NodeConnections
 from redlock._transport.node import Connected, Node
-from redlock._transport.threads import ConnectionSet
 from tests.unit.helpers import DEAD, denied, granted, round_result
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ def test_all_waiters_of_a_resource_wait_at_the_same_node(nodes: list[Node]) -> N
 def test_a_release_is_sent_last_to_the_node_of_the_waiters(nodes: list[Node]) -> None:
     for number in range(50):
         names = (f"account:{number}",)
-        order = [link.node for link in ConnectionSet(nodes, CODEC).state.order(Release(names, "t", 5_000))]
+        state = NodeConnections(nodes, CODEC, 100, 0, wall_us)
+        order = [link.node for link in state.order(Release(names, "t", 5_000))]
         assert set(order) == set(nodes)
         waiters = WaiterPool(nodes, CODEC)
         assert order[-1] is waiters.node_for(names)
