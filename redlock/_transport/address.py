@@ -18,6 +18,7 @@ from redlock.errors import ConfigurationError
 
 _RIGHT = "write redis://[user:password@]host:port[/db], rediss://... for TLS, or unix:///path"
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]{0,19}")
+_CERTIFICATE_CHECKS = ("none", "optional", "required")
 _PUBLIC_OPTION = re.compile(
     r"db|protocol|ssl_(?!keyfile|certfile|.*password).*|socket_.*|health_check_interval|max_connections"
 )
@@ -45,10 +46,14 @@ def parse(url: str) -> dict[str, Any]:
             "in a user name or password write %2F for /, %23 for #, %3F for ? and %40 for @"
         )
     options = _options(text)
+    place = parts.hostname or parts.path
     if options is None:
-        raise ConfigurationError(
-            f"an option of the node address of {parts.hostname or parts.path} can't be used; {_RIGHT}"
-        )
+        name = _bad_option(parts.query)
+        found = f"the option {name}" if name else "an option"
+        raise ConfigurationError(f"{found} of the node address of {place} has a value that can't be used; {_RIGHT}")
+    if options.get("ssl_cert_reqs", "none") not in _CERTIFICATE_CHECKS:
+        right = "none, optional or required, without CERT_"
+        raise ConfigurationError(f"the option ssl_cert_reqs of the node address of {place} must be {right}")
     if scheme == "unix":
         return _checked_unix(options)
     host, port = parts.hostname, parts.port
@@ -135,6 +140,12 @@ def _is_cut_short(parts: SplitResult) -> bool:
     # A socket has no host: its user ends with the @, and the path may have another.
     whole = not parts.netloc or (parts.scheme == "unix" and parts.netloc.endswith("@"))
     return not whole and any("@" in rest for rest in (parts.path, parts.fragment, *bare))
+
+
+def _bad_option(query: str) -> str:
+    """The name of the first option whose value is invalid; empty if the name may be secret itself."""
+    names = (name for name, value in parse_qsl(query) if _options(f"redis://h:1?{urlencode({name: value})}") is None)
+    return next(filter(_PUBLIC_OPTION.fullmatch, names), "")
 
 
 def _options(text: str) -> dict[str, Any] | None:
