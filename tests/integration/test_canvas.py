@@ -67,7 +67,7 @@ class Flow:
 
     def __call__(self, task: str, *args: object, **options: Any) -> Signature:  # noqa: ANN401 - Celery's options
         """A signature of a task with these arguments."""
-        module = POLICIES if task in {"requeue_once", "skip"} else FLOWS
+        module = POLICIES if task in {"requeue_once", "replaced", "skip"} else FLOWS
         return self.app.signature(f"{module}.{task}", args, app=self.app, **options)
 
     def starmap(self, task: str, *calls: str) -> Signature:
@@ -125,6 +125,27 @@ def test_a_chord_ends_once_with_the_results_in_order(
     first, skipped, free, last = stage.result(end.id)["gathered"]
     assert skipped["status"] == "skipped"
     assert len({first["fence"], free["fence"], last["fence"]}) == 3
+
+
+def test_a_task_may_replace_itself_by_another_with_its_lock(stage: WorkerFixture, client: Redlock, flow: Flow) -> None:
+    with somebody(client):
+        last = chain(flow("replaced", "held"), flow("requeue", "next", immutable=True)).apply_async()
+        first = last.parent.id
+        is_back(stage, first)
+        assert stage.state(last.id) == "PENDING"
+    assert stage.result(first)["id"] == first
+    assert stage.result(last.id)["id"] == last.id
+
+
+def test_a_task_that_is_revoked_on_its_way_back_never_runs(stage: WorkerFixture, client: Redlock, flow: Flow) -> None:
+    with somebody(client):
+        task = flow("requeue", "held").apply_async().id
+        is_back(stage, task)
+        stage.sender.control.revoke(task)
+        eventually(lambda: stage.state(task) == "REVOKED", "the end of the task")
+    later = flow("requeue", "held").apply_async().id
+    assert stage.result(later)["id"] == later
+    assert stage.state(task) == "REVOKED"
 
 
 def test_a_part_of_a_chord_that_gives_up_fails_the_chord(stage: WorkerFixture, client: Redlock, flow: Flow) -> None:

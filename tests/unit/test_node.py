@@ -89,7 +89,7 @@ def test_passwords_may_hold_anything_that_is_escaped(url: str, password: str) ->
         ("redis+cluster://h:1", "begins with 'redis+cluster'"),
         ("/run/a.sock", "has no host"),
         ("unix://", "has no path"),
-        ("redis://h:1?db=x", "an option"),
+        ("redis://h:1?db=x", "the option db"),
     ],
 )
 def test_a_bad_address_gives_the_fault_and_a_valid_form(url: str, said: str) -> None:

@@ -87,6 +87,13 @@ def stale(self: Task, name: str, times: int) -> int:
     return runs
 
 
+@app.task(bind=True)
+@locked("policy:{name}", wait=0.02, on_conflict="requeue")
+def replaced(self: Task, name: str) -> None:
+    """Another task with the same lock takes the place of this task."""
+    self.replace(requeue.si(name))
+
+
 @app.task
 def after(earlier: object) -> dict[str, object]:
     """The next task of a chain or a chord."""
