@@ -97,13 +97,15 @@ class Run:
         self._injector.staff(WORKERS)
         for worker in self._injector.workers:
             worker.wait_until_ready()
+        # Work waits for the workers before the first fault, even if this process is stopped during the run.
+        self._send(_AHEAD)
         self._began = time.monotonic()
         while self._now() < seconds or self._due:
             next_due = self._due[0][0] if self._due else seconds
             comes_true(lambda: self._room(seconds), within=next_due - self._now(), every=0.02)
             while self._due and self._due[0][0] <= self._now():
                 heapq.heappop(self._due)[2]()
-            self._send(self._room(seconds))
+            self._send(min(10, self._room(seconds)))
 
     def _room(self, seconds: float) -> int:
         """How many operations the queue can take now; 0 without a broker, and when the time is over."""
@@ -112,9 +114,9 @@ class Run:
         return 0
 
     def _send(self, count: int) -> None:
-        """Fill the queue, as long as there is a broker."""
+        """Enqueue operations, as long as there is a broker."""
         with contextlib.suppress(OperationalError, RedisError, OSError):
-            for _ in range(min(10, count)):
+            for _ in range(count):
                 self._stage.play("counting.add", next(self._names), 0.02)
 
     def finish(self) -> None:

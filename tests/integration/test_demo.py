@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 SMALL = ("--workers", "2", "--children", "2", "--think", "0.02")
 TASKS = 200
+pytestmark = pytest.mark.timeout(300)
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="only its kernel kills the children of who is killed")
 
 
@@ -73,7 +74,7 @@ class Demo:
 
     def end(self) -> int:
         """Wait for the end and return the exit status."""
-        return self.process.wait(90)
+        return self.process.wait(250)
 
     def kill(self) -> None:
         """Kill the demo."""

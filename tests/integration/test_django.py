@@ -200,6 +200,7 @@ def guide(tmp_path: Path, servers: tuple[Cluster, Server]) -> Guide:
     return Guide(tmp_path, *servers)
 
 
+@pytest.mark.timeout(300)
 def test_a_project_of_the_page_works_word_by_word(guide: Guide, servers: tuple[Cluster, Server]) -> None:
     check, make_migrations, migrate = map(guide.run, guide.set_up)
     assert check == "System check identified no issues (0 silenced).\n"

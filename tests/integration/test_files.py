@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NOBODY = 65_534
+pytestmark = pytest.mark.timeout(300)
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
 
 ONE_LINE = """
@@ -122,14 +123,14 @@ def test_a_lock_held_in_the_temporary_folder_stops_no_log(shared: Path, tmp_path
     with (shared / ".__logger.lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         command = [sys.executable, "-c", ONE_LINE, str(log)]
-        subprocess.run(command, cwd=ROOT, env=os.environ | {"TMPDIR": str(shared)}, check=True, timeout=60)
+        subprocess.run(command, cwd=ROOT, env=os.environ | {"TMPDIR": str(shared)}, check=True, timeout=250)
     assert "line 99" in log.read_text()
     assert len(list(tmp_path.glob("logger.log*"))) > 1, "it was rotated too"
 
 
 def test_no_other_user_can_open_the_lock_of_a_log(tmp_path: Path) -> None:
     log = tmp_path / "logger.log"
-    subprocess.run([sys.executable, "-c", ONE_LINE, str(log)], cwd=ROOT, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", ONE_LINE, str(log)], cwd=ROOT, check=True, timeout=250)
     assert list((tmp_path / ".logger.log.lock").iterdir())
     assert (tmp_path / ".logger.log.lock").stat().st_mode & 0o077 == 0
 
@@ -143,7 +144,7 @@ def test_a_lock_folder_that_others_can_enter_is_one_line(shared: Path, tmp_path:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=250,
     )
     assert done.returncode == 1
     assert "not a folder that only this user can enter" in done.stderr

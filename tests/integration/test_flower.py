@@ -11,7 +11,7 @@ import pytest
 from tests.integration.browser import Browser, needs_browser
 from tests.integration.flowers import Flower, tasks_shown
 from tests.integration.tools import client_of, eventually, holders, run_out
-from tests.integration.worker_fixture import WorkerFixture, fresh_stage
+from tests.integration.worker_fixture import UNLIMITED, WorkerFixture, fresh_stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +34,7 @@ def flower(stage: WorkerFixture, tmp_path_factory: pytest.TempPathFactory) -> It
     """A Flower for all tests here, and a worker that sends all events."""
     environment = stage.environment | {"FLOWER_UNAUTHENTICATED_API": "true"}
     with Flower(tmp_path_factory.getbasetemp() / "flower-itself", environment) as flower:
-        worker = stage.start_worker("--include", f"{HOLDING},{POLICIES}", concurrency=4)
+        worker = stage.start_worker("--include", f"{HOLDING},{POLICIES}", concurrency=4, **UNLIMITED)
         eventually(lambda: hears(flower, stage), "Flower to hear of tasks", every=0.1)
         yield flower
         assert worker.process.poll() is None

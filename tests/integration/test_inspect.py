@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.integration.tools import eventually, run_out
-from tests.integration.worker_fixture import ROOT
+from tests.integration.worker_fixture import ROOT, UNLIMITED
 
 if TYPE_CHECKING:
     from redlock import Redlock
@@ -35,7 +36,7 @@ def shown(stage: WorkerFixture, task: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "gevent"])
 def test_held_and_awaited_locks_of_a_worker_are_shown(stage: WorkerFixture, pool: str) -> None:
-    stage.start_worker("-P", pool, "--include", f"{HOLDING},{POLICIES}", concurrency=3)
+    stage.start_worker("-P", pool, "--include", f"{HOLDING},{POLICIES}", concurrency=3, **UNLIMITED)
     holds = stage.send(f"{HOLDING}.sleep", "x", 600)
     eventually(lambda: shown(stage, holds).get("state") == "holds", "the task that holds it")
     stage.send(f"{HOLDING}.look", "x", 0)
@@ -53,7 +54,7 @@ def test_held_and_awaited_locks_of_a_worker_are_shown(stage: WorkerFixture, pool
 
 
 def test_the_lock_of_a_killed_child_is_not_shown(stage: WorkerFixture) -> None:
-    worker = stage.start_worker("--include", HOLDING, concurrency=1)
+    worker = stage.start_worker("--include", HOLDING, concurrency=1, **UNLIMITED)
     task = stage.send(f"{HOLDING}.sleep", "x", 600)
     eventually(lambda: shown(stage, task).get("state") == "holds", "the task that holds it")
     os.kill(worker.child, signal.SIGKILL)
@@ -62,10 +63,12 @@ def test_the_lock_of_a_killed_child_is_not_shown(stage: WorkerFixture) -> None:
 
 
 def test_the_command_line_shows_the_locks(stage: WorkerFixture) -> None:
-    stage.start_worker("--include", HOLDING)
+    stage.start_worker("--include", HOLDING, concurrency=1, **UNLIMITED)
     task = stage.send(f"{HOLDING}.sleep", "x", 600)
-    eventually(lambda: shown(stage, task), "the task that holds it")
+    eventually(lambda: shown(stage, task).get("state") == "holds", "the task that holds it")
     command = [sys.executable, "-m", "celery", "-A", "workers.app", "inspect", "locks", "--json"]
+    # A worker on a busy machine needs more than the usual second.
+    command += ["--destination", f"w0@{socket.gethostname()}", "--timeout", "60"]
     done = subprocess.run(
         command, cwd=ROOT, env=stage.environment, capture_output=True, text=True, timeout=100, check=True
     )

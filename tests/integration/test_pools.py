@@ -11,7 +11,7 @@ from celery.exceptions import TimeLimitExceeded
 
 from redlock import LockLost
 from tests.integration.tools import eventually, holders, is_free, raw, run_out
-from tests.integration.worker_fixture import refuses_to_start
+from tests.integration.worker_fixture import UNLIMITED, refuses_to_start
 
 if TYPE_CHECKING:
     from redlock import Redlock
@@ -97,7 +97,7 @@ def test_children_that_are_replaced_go_on_with_the_lock(stage: WorkerFixture) ->
 
 @pytest.mark.parametrize("pool", ["prefork", "solo"])
 def test_on_lost_raise_interrupts_a_task_without_its_lease(stage: WorkerFixture, pool: str) -> None:
-    stage.start_worker("-P", pool, "--include", INTERRUPTED)
+    stage.start_worker("-P", pool, "--include", INTERRUPTED, concurrency=1, **UNLIMITED)
     task = stage.send(f"{INTERRUPTED}.sleep", "x", 600)
     eventually(lambda: all(holders(stage.nodes.servers, "interrupted:x")), "the task inside its section")
     run_out(stage.nodes.servers, "interrupted:x")
@@ -116,7 +116,7 @@ def test_a_pool_without_interrupts_refuses_in_one_line(stage: WorkerFixture, tmp
 
 
 def test_a_lost_lease_shows_at_the_next_look(stage: WorkerFixture) -> None:
-    stage.start_worker("--include", HOLDING)
+    stage.start_worker("--include", HOLDING, concurrency=1, **UNLIMITED)
     task = stage.send(f"{HOLDING}.look", "x", 600)
     eventually(lambda: all(holders(stage.nodes.servers, "holding:x")), "the task inside its section")
     run_out(stage.nodes.servers, "holding:x")

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 
+UNLIMITED = {"COUNTER_TIME_LIMIT": "700", "COUNTER_VISIBILITY_TIMEOUT": "800"}
+"""Settings of a worker whose tasks run until the end of the test. By default a time limit ends a task after 24 s."""
+
 
 class Worker:
     """A Celery worker with its own processes and its own log."""
