@@ -38,7 +38,7 @@ def rival(nodes: Cluster) -> Iterator[Redlock]:
 
 @pytest.fixture
 def brief(nodes: Cluster) -> Iterator[Redlock]:
-    """A client whose leases expire soon without renewal."""
+    """A client with leases that expire soon without renewal."""
     with client_of(nodes.urls, ttl=0.6) as redlock:
         yield redlock
 
