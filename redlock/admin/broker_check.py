@@ -9,6 +9,7 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
+import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -30,6 +31,7 @@ _REDIS = {
     "redis+socket": "unix",
     "redis+tls": "rediss",
 }
+_TRANSPORT = re.compile(r"[a-z][a-z0-9+.-]{0,19}")
 _AMQP = ("amqp", "amqps", "pyamqp", "librabbitmq")
 _UNSEEN = "persistence of messages, memory and disk alarms, consumer_timeout (30 minutes unless it was changed)"
 """Properties that only RabbitMQ's management interface reports."""
@@ -71,7 +73,11 @@ def check(url: str, timeout: float) -> list[Finding]:
         url: The broker's address.
         timeout: Seconds to wait for each answer.
     """
-    transport = url.partition("://")[0].lower()
+    transport, colon, _ = url.lower().partition("://")
+    if not colon or not _TRANSPORT.fullmatch(transport):
+        # The part before may be a user and a password.
+        what = "its address does not begin with a transport"
+        return [_warning("address", "broker", what, "write redis://host:port/0 or amqp://user:password@host/vhost")]
     if transport.partition("+")[0] in _AMQP:
         return _check_amqp(url, timeout)
     what = "the doctor can check Redis and AMQP brokers; this one was not contacted"

@@ -35,7 +35,7 @@ def test_every_broker_of_a_failover_list_is_checked() -> None:
     assert broker_check.urls("") == []
 
 
-@pytest.mark.parametrize("broker", ["sqs://key:canary@", "sentinel://h:26379", "memory://", "nonsense"])
+@pytest.mark.parametrize("broker", ["sqs://key:canary@", "sentinel://h:26379", "memory://"])
 def test_another_transport_is_said_to_be_unchecked(broker: str) -> None:
     (finding,) = broker_check.check(broker, 1.0)
     assert (finding.level, finding.code) == (Level.WARNING, "not-checked")
@@ -45,6 +45,15 @@ def test_another_transport_is_said_to_be_unchecked(broker: str) -> None:
 
 @pytest.mark.parametrize("broker", ["amqp://u:canary@[::1", "AMQP://u:canary@[::1"])
 def test_an_address_that_cannot_be_read_is_a_finding(broker: str) -> None:
+    (finding,) = broker_check.check(broker, 1.0)
+    assert (finding.level, finding.code) == (Level.WARNING, "address")
+    assert "canary" not in str(finding)
+
+
+@pytest.mark.parametrize(
+    "broker", ["nonsense", "canary", "user:canary@host:5672", "u:canary@host/amqp://", "canary" * 4 + "://"]
+)
+def test_an_address_without_a_transport_is_not_repeated(broker: str) -> None:
     (finding,) = broker_check.check(broker, 1.0)
     assert (finding.level, finding.code) == (Level.WARNING, "address")
     assert "canary" not in str(finding)
