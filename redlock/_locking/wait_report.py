@@ -31,6 +31,8 @@ EVERY_SECONDS = 1.0
 _OLDEST_MS = 3_500
 """An older report was not written again: its process has died, or cannot reach the node."""
 _LONGEST_REPORT = 16_384
+_MOST_WAITS = 5_000
+"""The most waits of one node: each costs time, and a node or a worker can report any number."""
 _LATEST = 10**11
 """A start at or after this many seconds since 1970 is not plausible."""
 
@@ -89,7 +91,8 @@ def decode(reply: object, prefix: str) -> set[tuple[str, str, float]]:
         newest[process] = max(newest.get(process, (0, "")), (node_info.number(at), text))
     found: set[tuple[str, str, float]] = set()
     for at_ms, text in newest.values():
-        if text and abs(node_info.number(now) - at_ms) <= _OLDEST_MS:
+        is_fresh = abs(node_info.number(now) - at_ms) <= _OLDEST_MS
+        if text and is_fresh and len(text) <= _LONGEST_REPORT and len(found) < _MOST_WAITS:
             found.update(_waits(text, prefix))
     return found
 
@@ -126,9 +129,9 @@ def _waits(text: str, prefix: str) -> list[tuple[str, str, float]]:
         match row:
             case [list() as names, str() as label, int() | float() as since] if 0 <= since < _LATEST:
                 resources = [name.removeprefix(prefix) for name in names if _is_ours(name, prefix)]
-                found += [
-                    (name, bounded_label(label), float(since)) for name in resources if node_info.is_resource(name)
-                ]
+                # Once per row: a row can have thousands of names.
+                waiter = bounded_label(label)
+                found += [(name, waiter, float(since)) for name in resources if node_info.is_resource(name)]
     return found
 
 

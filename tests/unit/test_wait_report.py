@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from redlock._compat import ReplyError
+from redlock._locking import wait_report
 from redlock._locking.wait_report import Waiter, decode, encode, iso, listed
 
 if TYPE_CHECKING:
@@ -86,6 +87,27 @@ def test_a_forged_label_is_escaped_and_short() -> None:
     ((_, label, _),) = decode(answer(("p", NOW, json.dumps([[["a"], "\x1b" + "x" * 9_000, 1]]))), "")
     assert label.startswith("\\x1b")
     assert len(label) <= 255
+
+
+def test_a_node_cannot_report_waits_without_end() -> None:
+    names = [str(number) for number in range(100_000)]
+    assert decode(answer(("p", NOW, json.dumps([[names, "label", 1]]))), "") == set(), "no process writes so much"
+    parts = [names[first : first + 1_500] for first in range(0, 100_000, 1_500)]
+    reports = [(f"p{at}", NOW, json.dumps([[part, "label", 1]])) for at, part in enumerate(parts)]
+    assert 5_000 <= len(decode(answer(*reports), "")) < 6_500
+
+
+def test_a_label_is_escaped_once_for_all_its_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def bounded(label: str) -> str:
+        seen.append(label)
+        return label
+
+    monkeypatch.setattr(wait_report, "bounded_label", bounded)
+    waits = decode(answer(("p", NOW, json.dumps([[["a", "b", "c"], "label", 1]]))), "")
+    assert len(waits) == 3
+    assert seen == ["label"]
 
 
 def test_a_report_has_a_limit() -> None:
