@@ -140,7 +140,7 @@ class ConnectedNodes:
         connection.node.mark_up()
         connection.agreed = fingerprint == self._codec.fingerprint
         if fingerprint and not connection.agreed:
-            self._note_fingerprint(connection, codec.disagrees(fingerprint))
+            self._note_fingerprint(connection, codec.disagrees(fingerprint), connection.dialled_ms)
         vote_checks.find_duplicates(self.all)
         self._all_fit = all(one.is_fit for one in self.all)
 
@@ -149,16 +149,16 @@ class ConnectedNodes:
         """A dial has failed."""
         connection.is_dialling, connection.reason = False, reason
 
-    def _note_fingerprint(self, connection: NodeConnection, vote: Vote) -> None:
+    def _note_fingerprint(self, connection: NodeConnection, vote: Vote, now_ms: int) -> None:
         """Remember whether a node accepts this client's configuration, from its reply."""
         if vote.fingerprint:
             connection.refusal, connection.agreed, self._was_rejected, self._all_fit = vote, False, True, False
-            connection.node.rejects(vote.fingerprint)
+            connection.node.rejects(vote.fingerprint, now_ms)
             return
         connection.agreed = vote.kind is not Kind.SILENT
         if connection.refusal is not None:
             connection.refusal = None
-            connection.node.rejects("")
+            connection.node.rejects("", now_ms)
 
     def lost(self, connection: NodeConnection, reason: str) -> None:
         """The connection has ended, or must end; the node casts no vote until the next dial succeeds."""

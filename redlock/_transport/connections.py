@@ -134,7 +134,7 @@ class NodeConnections(ConnectedNodes):
         if tally is None:
             return
         if tally.closed:
-            self._note_late(connection, tally, reply)
+            self._note_late(connection, tally, reply, now_ms)
             return
         if type(reply) is ReplyError and self._loads_scripts(connection, tally, reply):
             return
@@ -146,20 +146,20 @@ class NodeConnections(ConnectedNodes):
         )
         if vote.time_ms:
             if vote.kind is Kind.SILENT or not connection.agreed:
-                self._note_fingerprint(connection, vote)
+                self._note_fingerprint(connection, vote, now_ms)
             if now_ms >= connection.node.watch_from_ms:
                 connection.node.watch(vote.time_ms, tally.sent_ms, now_ms)
         if tally.waiter is not None:
             self.finished.append(tally)
 
-    def _note_late(self, connection: NodeConnection, tally: VoteTally, reply: object) -> None:
+    def _note_late(self, connection: NodeConnection, tally: VoteTally, reply: object, now_ms: int) -> None:
         """A reply that is too late for its round: news of scripts and of the configuration counts."""
         if type(reply) is ReplyError:
             self._loads_scripts(connection, tally, reply)
             return
         late = codec.refusal(reply) if connection.agreed else codec.decode(reply)
         if late is not None and late.time_ms:
-            self._note_fingerprint(connection, late)
+            self._note_fingerprint(connection, late, now_ms)
 
     def _loads_scripts(self, connection: NodeConnection, tally: VoteTally, reply: ReplyError) -> bool:
         """Load all scripts again, so that a cancel finds its script too; then repeat the command once."""

@@ -10,6 +10,8 @@ from redlock._core.clock_jump import ClockJumpDetector
 
 _RETRY_FIRST_MS, _RETRY_LAST_MS = 100, 1_000
 _WATCH_MS = 100
+_DISAGREES_MS = 1_000
+"""The shortest time between two log lines about another configuration: a node can name a new one in each reply."""
 
 
 class NodeHealth:
@@ -27,6 +29,7 @@ class NodeHealth:
         self.watch_from_ms = 0
         """When the node's clock is due for the next comparison: comparing every reply costs time and tells no more."""
         self._other_fingerprint = ""
+        self._disagrees_from_ms = 0
         self._failures = 0
         self._retry_at_ms = 0
 
@@ -37,9 +40,12 @@ class NodeHealth:
         if jump_ms:
             _log.warning("clock-jump", node=self.label, by_ms=jump_ms, jumps=self.clock.jumps)
 
-    def rejects(self, fingerprint: str) -> None:
+    def rejects(self, fingerprint: str, now_ms: int) -> None:
         """Record the configuration fingerprint of the node's other clients; empty if the node accepts this client."""
         if fingerprint and fingerprint != self._other_fingerprint:
+            if now_ms < self._disagrees_from_ms:
+                return
+            self._disagrees_from_ms = now_ms + _DISAGREES_MS
             _log.warning("node-disagrees", node=self.label, fingerprint=fingerprint)
         self._other_fingerprint = fingerprint
 

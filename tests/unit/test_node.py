@@ -339,3 +339,20 @@ def test_a_connection_that_was_taken_stays_open() -> None:
     assert node.closed == 0
     left.abandon()
     assert node.closed, "now, or at the end of the dial too"
+
+
+def test_a_node_does_not_set_the_rate_of_log_lines(caplog: pytest.LogCaptureFixture) -> None:
+    node = NodeHealth("h:1")
+    for now_ms in range(0, 3_000, 10):
+        node.rejects(f"nodes={now_ms}", now_ms)
+        if now_ms % 70 == 0:
+            node.rejects("", now_ms)
+    lines = [line for line in caplog.messages if "node-disagrees" in line]
+    assert [line.partition("nodes=")[2].strip("'") for line in lines] == ["0", "1000", "2000"]
+
+
+def test_a_disagreement_is_logged_although_it_came_early(caplog: pytest.LogCaptureFixture) -> None:
+    node = NodeHealth("h:1")
+    for now_ms, fingerprint in ((0, "a"), (10, "b"), (1_010, "b"), (2_020, "b")):
+        node.rejects(fingerprint, now_ms)
+    assert [line[-1] for line in caplog.messages if "node-disagrees" in line] == ["a", "b"]
