@@ -5,7 +5,8 @@ A driver dials the nodes in `to_dial`, and closes the handles in `to_close`.
 Invariants:
 1. No I/O, no clock and no thread.
 2. A round waits for a dial once, for one node timeout. After that the node is down, and no round waits for the node
-   until a dial succeeds. While fewer nodes than a quorum are connected, a round waits until its own deadline.
+   until a dial succeeds. With a quorum, no round waits for a node whose last connection was too short. While fewer
+   nodes than a quorum are connected, a round waits until its own deadline.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 _IDLE_MS = 1_000
 _SUSPECT_MS = 1_000
+_UNSTEADY_MS = 1_000
+"""A node whose connection ends sooner after its dial could make every round wait for the next dial."""
 
 
 class ConnectedNodes:
@@ -103,12 +106,14 @@ class ConnectedNodes:
                     self.lost(one, one.refusal.reason)
         self._all_fit = all(one.is_fit for one in self.all)
         down = [one for one in self.all if one.handle is None]
-        patient = type(command) is not Release or len(self.all) - len(down) < self._quorum
-        awaited = [one for one in down if patient and not one.node.error]
+        is_few = len(self.all) - len(down) < self._quorum
+        patient = type(command) is not Release or is_few
         for one in down:
             if not one.is_dialling and one.node.may_dial(now_ms):
+                one.is_unsteady = now_ms - one.dialled_ms < _UNSTEADY_MS
                 one.is_dialling, one.dialled_ms = True, now_ms
                 self.to_dial.append(one)
+        awaited = [one for one in down if patient and not one.node.error and (is_few or not one.is_unsteady)]
         return DialWait(self, awaited, until_ms)
 
     def dial_wait_ms(self, awaited: Sequence[NodeConnection], now_ms: int, until_ms: int) -> int:

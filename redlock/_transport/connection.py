@@ -33,6 +33,8 @@ class NodeConnection:
         """The driver's socket; None while the node is not connected."""
         self.is_dialling = False
         self.dialled_ms = 0
+        self.is_unsteady = False
+        """Whether this dial follows soon after the last: no round with a quorum waits for the dial."""
         self.run_id = ""
         self.run_id_argument = b""
         """The node's run_id as the last argument of a command whose script admits."""

@@ -80,9 +80,16 @@ _bug(
 _bug(
     "each round waits for the dial of a node that is down",
     NODES,
-    "if patient and not one.node.error]",
-    "if patient]",
+    "if patient and not one.node.error and",
+    "if patient and",
     f"{BOUNDS}a_bad_minority_costs_one_node_timeout_once",
+)
+_bug(
+    "each round waits for the dial of a node that ends its connections",
+    NODES,
+    " and (is_few or not one.is_unsteady)]",
+    "]",
+    f"{UNIT}connected_nodes.py::test_a_connection_that_never_lasts_holds_up_no_round",
 )
 _bug(
     "an overdue dial is waited for again",

@@ -98,6 +98,24 @@ def test_a_long_stall_adds_one_node_timeout_to_a_wait() -> None:
     assert client.dials.until_ms == client.now + 2 * TIMEOUT_MS
 
 
+def test_a_connection_that_never_lasts_holds_up_no_round() -> None:
+    """A node could accept each connection late and close it at once, and every round would wait for the next dial."""
+    client = Client()
+    for _ in range(3):
+        client.now += 500
+        client.state.lost(client[0], "gone")
+        assert client.dial(ATTEMPT) == ({0}, [])
+        client.connect(0)
+    client.now += 1_000
+    client.state.lost(client[0], "gone")
+    assert client.dial(ATTEMPT) == ({0}, [client[0]]), "this connection has lasted"
+    client.connect(0)
+    for place in (0, 1, 2):
+        client.state.lost(client[place], "gone")
+    places, awaited = client.dial(ATTEMPT)
+    assert (places, len(awaited)) == ({0, 1, 2}, 3), "without a quorum every dial counts"
+
+
 def test_a_release_waits_for_no_dial_if_a_quorum_is_connected() -> None:
     client = Client()
     for place in (0, 1):
