@@ -93,10 +93,12 @@ def test_counters_of_different_names_do_not_wait_for_each_other(stage: WorkerFix
         assert stage.result(*stage.increment("idle"))["value"] == 1
 
 
-def test_a_task_that_had_to_wait_says_for_how_long(stage: WorkerFixture, client: Redlock) -> None:
+def test_a_task_that_had_to_wait_says_for_how_long(
+    stage: WorkerFixture, client: Redlock, shared_worker: Worker
+) -> None:
     with held(client, "counter:waited") as lease:
         (task,) = stage.increment("waited")
-        eventually(lambda: stage.state(task) in {"STARTED", "RETRY"}, "the task in the worker")
+        eventually(lambda: "waiting resource=counter:waited" in shared_worker.log, "the wait of the task")
         fence = lease.fence
 
     result = stage.result(task)
@@ -311,10 +313,12 @@ def test_raise_goes_with_celerys_own_retries(stage: WorkerFixture, client: Redlo
     assert stage.result(task)["retries"] >= 1
 
 
-def test_a_waiting_task_gets_the_lock_without_a_requeue(stage: WorkerFixture, client: Redlock) -> None:
+def test_a_waiting_task_gets_the_lock_without_a_requeue(
+    stage: WorkerFixture, client: Redlock, shared_worker: Worker
+) -> None:
     with held(client, "policy:patient"):
         task = sent(stage, "wait", "patient")
-        eventually(lambda: stage.state(task) == "STARTED", "the task in the worker")
+        eventually(lambda: "waiting resource=policy:patient" in shared_worker.log, "the wait of the task")
 
     result = stage.result(task)
 
