@@ -145,7 +145,7 @@ def test_a_round_waits_for_a_frozen_node_only_once(nodes: Cluster) -> None:
 
 
 def test_three_frozen_nodes_are_waited_for_once_too(nodes: Cluster) -> None:
-    timeout = 0.25
+    timeout = 0.5
     with Redlock(nodes.urls, node_timeout=timeout) as client:
         cycle(client)
 

@@ -226,14 +226,14 @@ def test_a_wake_up_that_was_taken_in_vain_is_passed_on(nodes: Cluster, first_fre
 
 @pytest.mark.parametrize("place", range(5))
 def test_the_death_of_a_node_delays_its_waiters_for_a_moment(nodes: Cluster, client: Redlock, place: int) -> None:
-    holder = client.lock("x")
+    holder = client.lock("x", ttl=9.0)
     assert holder.acquire()
     with client_of(nodes.urls) as other:
         thread = in_a_thread(lambda: other.lock("x").acquire())
         eventually(lambda: waiting(nodes.servers) == 1, "a waiter")
         nodes[place].kill()
         holder.release()
-        thread.join(4.0)
+        thread.join(8.0)
         assert not thread.is_alive(), "it does not wait for the end of a TTL"
 
 
