@@ -121,8 +121,8 @@ class Report:
             ("tasks per second", f"{self.enqueued / self.seconds:.0f}"),
             ("wait for the lock, median", f"{percentile(self.waits_ms, 50)} ms"),
             ("wait for the lock, p99", f"{percentile(self.waits_ms, 99)} ms"),
-            ("elections won in one round", f"{self.rounds.get(1, 0)}"),
-            ("elections won in two rounds", f"{self.rounds.get(2, 0)}"),
+            ("acquired in one round", f"{self.rounds.get(1, 0)}"),
+            ("acquired in two rounds", f"{self.rounds.get(2, 0)}"),
             ("refused by the store as STALE", f"{self.refused}"),
         ]
 

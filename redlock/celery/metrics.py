@@ -43,7 +43,7 @@ class MetricSeries(NamedTuple):
 
 
 _HELP = {
-    "redlock_elections_total": "Acquired leases, by the number of rounds.",
+    "redlock_acquired_total": "Acquired leases, by the number of rounds.",
     "redlock_contended_total": "Acquisitions that had to wait.",
     "redlock_refused_total": "Acquisitions that ended without the lock.",
     "redlock_requeued_total": "Tasks that went back to the queue without their lock.",
@@ -80,7 +80,7 @@ class Metrics:
     """
 
     def __init__(self, nodes: Sequence[str]) -> None:
-        counters = [MetricSeries("redlock_elections_total", "rounds", rounds) for rounds in ("1", "2")]
+        counters = [MetricSeries("redlock_acquired_total", "rounds", rounds) for rounds in ("1", "2")]
         counters += [MetricSeries("redlock_contended_total"), *_SIMPLE.values()]
         each = ("redlock_votes_missing_total", "redlock_clock_jumps_total")
         counters += [MetricSeries(name, "node", node) for name in each for node in nodes]
@@ -122,7 +122,7 @@ class Metrics:
                     self._observe("redlock_hold_seconds", time.monotonic() - began)
 
     def _acquired(self, fields: Mapping[str, object]) -> None:
-        self._add(MetricSeries("redlock_elections_total", "rounds", str(fields["rounds"])))
+        self._add(MetricSeries("redlock_acquired_total", "rounds", str(fields["rounds"])))
         waited_ms = fields["waited_ms"]
         assert isinstance(waited_ms, int)
         self._observe("redlock_wait_seconds", waited_ms / 1000)

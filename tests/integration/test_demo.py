@@ -151,7 +151,7 @@ def test_it_loses_updates_without_the_lock_and_none_with_it(demo: Callable[..., 
     assert int(lost[1]) + int(lost[2]) == 100
     assert int(lost[2]) > 10
     figures = dict(re.findall(r"(?m)^   (\S.*?)  +(\d+)(?: ms)?$", run.said))
-    one, two = (int(figures[f"elections won in {rounds}"]) for rounds in ("one round", "two rounds"))
+    one, two = (int(figures[f"acquired in {rounds}"]) for rounds in ("one round", "two rounds"))
     assert one + two == TASKS
     assert int(figures["wait for the lock, median"]) <= int(figures["wait for the lock, p99"])
     assert run.left_files() == []

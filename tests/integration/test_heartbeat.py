@@ -47,7 +47,7 @@ def test_the_metrics_agree_with_the_log_across_children(stage: WorkerFixture, cl
         return found if agree else {}
 
     found = eventually(told, "figures that agree with the log", every=0.1)
-    rounds = found["redlock_elections_total/1"] + found["redlock_elections_total/2"]
+    rounds = found["redlock_acquired_total/1"] + found["redlock_acquired_total/2"]
     assert rounds == worker.log.count("redlock: acquired ") == found["redlock_wait_seconds_count"]
     assert found["redlock_skipped_total"] == 1
     assert found["redlock_contended_total"] >= 1

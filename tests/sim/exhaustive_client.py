@@ -1,4 +1,4 @@
-"""A client's half of an attempt in the exhaustive search: `protocol.acquire`, replayed from its elections.
+"""A client's half of an attempt in the exhaustive search: `protocol.acquire`, replayed from its round results.
 
 Rules of this file:
 1. No rule of the protocol is written here a second time: which votes give a token, which number is confirmed, and
@@ -40,7 +40,7 @@ class Choice(NamedTuple):
 
 
 class Client:
-    """The client's half of an attempt: the generator, replayed from its elections."""
+    """The client's half of an attempt: the generator, replayed from its round results."""
 
     def __init__(self, rules: Rules, nodes: int) -> None:
         self._acquire = rules.client

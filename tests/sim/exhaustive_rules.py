@@ -1,7 +1,7 @@
 """The variants of the exhaustive search: the protocol as shipped, and with one rule broken.
 
 Rules of this file:
-1. The client is `redlock._core.protocol.acquire` itself, replayed from the elections that the search makes up; a
+1. The client is `redlock._core.protocol.acquire` itself, replayed from the round results that the search makes up; a
    variant replaces that generator, or one function of `exhaustive_nodes`, and nothing else.
 2. `BROKEN` must each yield a counter-example: else the search is blind. `REDUNDANT` must not: each removes one of two
    equivalent rules, and names both.

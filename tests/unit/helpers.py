@@ -1,4 +1,4 @@
-"""Votes, elections and a hand that drives the protocol's generators, all without a node."""
+"""Votes, round results and a hand that drives the generators of the protocol, all without a node."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def grant(deadline_ms: int = DEADLINE_MS) -> Grant:
 
 
 def drive(steps: Steps[T], *round_results: RoundResult) -> tuple[T, list[Round]]:
-    """Answer the rounds with these elections, in order; give the result and all rounds that were asked for.
+    """Answer the rounds with these results, in order; give the outcome and all rounds that were asked for.
 
     Rounds with `Wait.SENT` need no result.
     """
@@ -64,7 +64,7 @@ def drive(steps: Steps[T], *round_results: RoundResult) -> tuple[T, list[Round]]
             unheard = round_result(*[UNANSWERED] * 5)
             round_ = steps.send(unheard if round_.wait is Wait.SENT else left.pop(0))
     except StopIteration as stop:
-        assert not left, "it ended without asking for all elections"
+        assert not left, "it ended without all rounds"
         result: T = stop.value
         return result, rounds
 

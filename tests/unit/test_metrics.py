@@ -37,14 +37,14 @@ def acquired(counted: Metrics, **fields: object) -> None:
 def test_every_figure_is_there_from_the_start_and_is_zero(counted: Metrics) -> None:
     found = figures(counted)
     assert set(found.values()) == {0.0}
-    assert {"redlock_elections_total/2", "redlock_lost_total", "redlock_votes_missing_total/h:1"} <= set(found)
+    assert {"redlock_acquired_total/2", "redlock_lost_total", "redlock_votes_missing_total/h:1"} <= set(found)
 
 
 def test_elections_are_counted_by_their_rounds(counted: Metrics) -> None:
     for fence, rounds in enumerate((1, 1, 2)):
         acquired(counted, rounds=rounds, fence=fence)
     found = figures(counted)
-    assert (found["redlock_elections_total/1"], found["redlock_elections_total/2"]) == (2, 1)
+    assert (found["redlock_acquired_total/1"], found["redlock_acquired_total/2"]) == (2, 1)
 
 
 def test_a_time_counts_in_every_bucket_that_is_long_enough(counted: Metrics) -> None:
@@ -140,7 +140,7 @@ def test_a_forked_child_holds_nothing_of_its_parents(counted: Metrics) -> None:
     counted.record("released", {"resource": "a", "fence": 7})
     found = figures(counted)
     assert found["redlock_hold_seconds_count"] == 0
-    assert found["redlock_elections_total/1"] == 1
+    assert found["redlock_acquired_total/1"] == 1
 
 
 def test_a_line_break_in_a_label_stays_in_its_line(counted: Metrics) -> None:

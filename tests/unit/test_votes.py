@@ -273,7 +273,7 @@ def test_a_masked_token_never_shows_more_than_eight_digits(token: str) -> None:
     assert SECRET[:9] not in masked_token(token)
 
 
-def test_votes_and_elections_can_not_be_changed_afterwards() -> None:
+def test_votes_and_round_results_cannot_be_changed() -> None:
     votes: RoundResult = round_result(denied(OTHER))
     with pytest.raises(AttributeError):
         votes.votes[0].fence = 9  # type: ignore[misc]
