@@ -77,15 +77,15 @@ def broker() -> Iterator[redis_server.Server]:
 
 
 @pytest.fixture
-def stage(nodes: redis_server.Cluster, broker: redis_server.Server, tmp_path: Path) -> Iterator[WorkerFixture]:
+def fixture(nodes: redis_server.Cluster, broker: redis_server.Server, tmp_path: Path) -> Iterator[WorkerFixture]:
     """Nodes and broker, and a way to start workers on them, send tasks and read results."""
     from tests.integration.worker_fixture import WorkerFixture  # noqa: PLC0415 - Celery takes its time, and few tests need it
 
-    with WorkerFixture(nodes, broker, tmp_path) as stage:
-        yield stage
+    with WorkerFixture(nodes, broker, tmp_path) as fixture:
+        yield fixture
 
 
 @pytest.fixture
-def worker(stage: WorkerFixture) -> Callable[..., Worker]:
+def worker(fixture: WorkerFixture) -> Callable[..., Worker]:
     """Start a real Celery worker with these settings: `worker(concurrency=2, COUNTER_THINK="0.1")`."""
-    return stage.start_worker
+    return fixture.start_worker

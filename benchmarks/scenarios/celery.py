@@ -54,13 +54,13 @@ def run(bench: Bench) -> list[Table]:
     with lock_nodes() as nodes, sixth_server() as sixth, _worker(bench, nodes.urls, sixth.url):
         sender = Celery("sender", broker=f"{sixth.url}/0", backend="disabled://", set_as_current=False)
         with sender, Redis.from_url(f"{sixth.url}/1") as results:
-            stage = WorkerFixture(sender, results)
+            fixture = WorkerFixture(sender, results)
             for name in variants:
-                _batch(stage, _VARIANTS[name], 4 * _CHILDREN)
+                _batch(fixture, _VARIANTS[name], 4 * _CHILDREN)
             for number in range(rounds):
                 bench.say(f"round {number + 1} of {rounds}")
                 for name in variants:
-                    found[name].append(_batch(stage, _VARIANTS[name], tasks))
+                    found[name].append(_batch(fixture, _VARIANTS[name], tasks))
     return [_table(found)]
 
 
@@ -77,16 +77,16 @@ def _worker(bench: Bench, urls: Sequence[str], sixth: str) -> Iterator[None]:
         yield
 
 
-def _batch(stage: WorkerFixture, task: str, count: int) -> float:
+def _batch(fixture: WorkerFixture, task: str, count: int) -> float:
     """The rate of a batch of tasks, in tasks per second from the first result on."""
     queue = f"{task}-{time.monotonic_ns()}"
-    stage.results.flushdb()
-    with stage.sender.producer_or_acquire() as producer:
+    fixture.results.flushdb()
+    with fixture.sender.producer_or_acquire() as producer:
         for number in range(count):
-            stage.sender.send_task(f"benchmarks.celery_app.{task}", (number,), queue=queue, producer=producer)
-    started = since = _consume(stage, queue)
+            fixture.sender.send_task(f"benchmarks.celery_app.{task}", (number,), queue=queue, producer=producer)
+    started = since = _consume(fixture, queue)
     before = 0
-    while (done := stage.results.dbsize()) < count:
+    while (done := fixture.results.dbsize()) < count:
         now = time.monotonic()
         if done and not before:
             since, before = now, done
@@ -94,16 +94,16 @@ def _batch(stage: WorkerFixture, task: str, count: int) -> float:
             raise PeerFailed(f"{task}: {done} of {count} tasks done after {_TIMEOUT:g} s; see celery.log")
         time.sleep(0.002)
     seconds = time.monotonic() - since
-    stage.sender.control.cancel_consumer(queue, reply=True, timeout=5, limit=1)
+    fixture.sender.control.cancel_consumer(queue, reply=True, timeout=5, limit=1)
     return (count - before) / seconds
 
 
-def _consume(stage: WorkerFixture, queue: str) -> float:
+def _consume(fixture: WorkerFixture, queue: str) -> float:
     """Make the worker consume this queue, and return the time; a starting worker gets the request again."""
     until = time.monotonic() + _TIMEOUT
     while time.monotonic() < until:
         said = time.monotonic()
-        if stage.sender.control.add_consumer(queue, reply=True, timeout=5, limit=1):
+        if fixture.sender.control.add_consumer(queue, reply=True, timeout=5, limit=1):
             return said
     raise PeerFailed("the Celery worker did not start; see celery.log")
 

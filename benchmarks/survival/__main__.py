@@ -23,7 +23,7 @@ from benchmarks.environment import ENVIRONMENTS, ROOT, Missing, prepare
 from benchmarks.process import PeerFailed
 from benchmarks.survival import cluster, locks, tasks
 from benchmarks.survival.outcome import Outcome, brief, cell, differing, markdown
-from benchmarks.survival.workers import LOCKS, Refused, stage
+from benchmarks.survival.workers import LOCKS, Refused, fixture
 from redlock import RedlockError
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def _rows(plan: Plan, runs: int) -> Rows:
 
 def _plans(out: Path) -> list[Plan]:
     def lock(kind: Kind, scenario: Callable[..., Outcome]) -> Outcome:
-        with stage(kind, out) as place:
+        with fixture(kind, out) as place:
             return scenario(place)
 
     def task(kind: Kind, scenario: Callable[..., Outcome]) -> Outcome:

@@ -33,32 +33,32 @@ _LONG = 20.0
 _QUORUM = 3
 
 
-def dead_at_connect(stage: WorkerFixture) -> Outcome:
+def dead_at_connect(fixture: WorkerFixture) -> Outcome:
     """A node is dead when the client starts: are acquire and release done within 1 s each?"""
-    stage.nodes[0].kill()
-    with stage.player(_TTL) as one:
+    fixture.nodes[0].kill()
+    with fixture.player(_TTL) as one:
         return _used_twice(one)
 
 
-def two_dead(stage: WorkerFixture) -> Outcome:
+def two_dead(fixture: WorkerFixture) -> Outcome:
     """Two of five nodes are killed while the client is connected: are acquire and release done within 1 s each?"""
-    return _two_struck(stage, Server.kill)
+    return _two_struck(fixture, Server.kill)
 
 
-def two_frozen(stage: WorkerFixture) -> Outcome:
+def two_frozen(fixture: WorkerFixture) -> Outcome:
     """Two of five nodes are frozen while the client is connected: are acquire and release done within 1 s each?"""
-    return _two_struck(stage, Server.freeze)
+    return _two_struck(fixture, Server.freeze)
 
 
-def emptied(stage: WorkerFixture) -> Outcome:
+def emptied(fixture: WorkerFixture) -> Outcome:
     """Of three nodes that granted, the first restarts empty: is there no second holder during the lease?"""
-    with stage.player(_TTL) as one, stage.player(_TTL) as other:
+    with fixture.player(_TTL) as one, fixture.player(_TTL) as other:
         # A foreign key on two nodes leaves three that grant; no node is silent and no link is cut.
-        stage.put(one.key, "left over", (3, 4))
+        fixture.put(one.key, "left over", (3, 4))
         since = one.take(_LONG)["since"]
-        stage.put(one.key, None, (3, 4))
-        stage.nodes[0].kill()
-        stage.nodes[0].start()
+        fixture.put(one.key, None, (3, 4))
+        fixture.nodes[0].kill()
+        fixture.nodes[0].start()
         try:
             at = other.take(max(0.1, since + _TTL - time.monotonic()))["at"]
         except Refused:
@@ -70,29 +70,29 @@ def emptied(stage: WorkerFixture) -> Outcome:
         )
 
 
-def replies_lost(stage: WorkerFixture) -> Outcome:
+def replies_lost(fixture: WorkerFixture) -> Outcome:
     """Two nodes act and their replies are lost: does the next client acquire within 1 s of the release?"""
-    with stage.player(_TTL, linked=True) as one, stage.player(_TTL) as other:
+    with fixture.player(_TTL, linked=True) as one, fixture.player(_TTL) as other:
         _warm(one)
         for place in (3, 4):
-            stage.links[place].hold("from")
+            fixture.links[place].hold("from")
         said = []
         try:
             one.take(2 * _TTL)
             one.ask("drop", _LONG)
         except Refused as why:
             said.append(brief(why))
-        if not passed(lambda: not stage.count(one.key), _TTL / 4):
-            said.append(f"the key stays on {stage.count(one.key)} nodes until its expiry")
+        if not passed(lambda: not fixture.count(one.key), _TTL / 4):
+            said.append(f"the key stays on {fixture.count(one.key)} nodes until its expiry")
         before = time.monotonic()
         waited = other.take(_LONG)["at"] - before
         taken = not said or said[0].startswith("the key")
         return Outcome(taken and waited < _AT_ONCE, "; ".join(said), waited, "s until the next acquire")
 
 
-def holder_dies(stage: WorkerFixture) -> Outcome:
+def holder_dies(fixture: WorkerFixture) -> Outcome:
     """The holder is killed: does the next client acquire after the TTL of 2 s?"""
-    with stage.player(_TTL) as one, stage.player(_TTL) as other:
+    with fixture.player(_TTL) as one, fixture.player(_TTL) as other:
         since = one.take(_LONG)["since"]
         other.tell("take", name=NAME)
         one.kill()
@@ -103,50 +103,52 @@ def holder_dies(stage: WorkerFixture) -> Outcome:
         return Outcome(waited < _TTL + _LATE, "", waited)
 
 
-def frozen_writer(stage: WorkerFixture) -> Outcome:
+def frozen_writer(fixture: WorkerFixture) -> Outcome:
     """A holder frozen past its lease writes without a fence: does the other holder's update survive?"""
-    return _frozen_past_its_lease(stage, fenced=False)
+    return _frozen_past_its_lease(fixture, fenced=False)
 
 
-def fenced_writer(stage: WorkerFixture) -> Outcome:
+def fenced_writer(fixture: WorkerFixture) -> Outcome:
     """The same, with a store that checks the lock's token?"""
-    if stage.kind is not OURS:
+    if fixture.kind is not OURS:
         return Outcome(None, "no token that a store could check")
-    return _frozen_past_its_lease(stage, fenced=True)
+    return _frozen_past_its_lease(fixture, fenced=True)
 
 
-def late_release(stage: WorkerFixture) -> Outcome:
+def late_release(fixture: WorkerFixture) -> Outcome:
     """A late release, after expiry and after a new acquire: does the new holder keep the lock?"""
-    with stage.player(_TTL) as one, stage.player(4 * _TTL) as other:
+    with fixture.player(_TTL) as one, fixture.player(4 * _TTL) as other:
         one.take(_LONG)
         with one.frozen():
             other.take(_LONG)
-            before = stage.values(one.key)
+            before = fixture.values(one.key)
         reported = "no error for the late holder"
         try:
             one.ask("drop", _LONG)
         except Refused as why:
             reported = f"the late holder gets {str(why).partition(':')[0]}"
-        kept = sum(value is not None and value == old for value, old in zip(stage.values(one.key), before, strict=True))
+        kept = sum(
+            value is not None and value == old for value, old in zip(fixture.values(one.key), before, strict=True)
+        )
         return Outcome(kept >= _QUORUM, reported)
 
 
-def frozen_asker(stage: WorkerFixture) -> Outcome:
+def frozen_asker(fixture: WorkerFixture) -> Outcome:
     """A client is frozen past the TTL while replies are in transit: does the client report no lock?"""
-    found = _frozen_while_asking(stage, NAME, NODE_TIMEOUT_MS)
-    if stage.kind is NODE:
-        bare = _frozen_while_asking(stage, "another", 0)
+    found = _frozen_while_asking(fixture, NAME, NODE_TIMEOUT_MS)
+    if fixture.kind is NODE:
+        bare = _frozen_while_asking(fixture, "another", 0)
         verdict = "not measured" if bare.survived is None else "yes" if bare.survived else "no"
         return found._replace(how=f"without ioredis's commandTimeout: {verdict}{bare.how and f', {bare.how}'}")
     return found
 
 
-def contention(stage: WorkerFixture) -> Outcome:
+def contention(fixture: WorkerFixture) -> Outcome:
     """Eight processes compete for 4 s, with a counter inside: is every process served, and the counter right?"""
-    bench = Bench(Options(quick=True, rounds=1, out=stage.out), (stage.kind,))
-    load = hot.Load(stage.nodes.urls, stage.store.url, hot.PROCESSES, 4.0)
+    bench = Bench(Options(quick=True, rounds=1, out=fixture.out), (fixture.kind,))
+    load = hot.Load(fixture.nodes.urls, fixture.store.url, hot.PROCESSES, 4.0)
     try:
-        found = hot.once(bench, stage.kind, load)
+        found = hot.once(bench, fixture.kind, load)
     except PeerFailed as why:
         return Outcome(survived=False, how=brief(why))
     wrong = "the counter is wrong" if found.wrong else ""
@@ -169,11 +171,11 @@ def _warm(one: Player) -> None:
     one.ask("drop", _LONG)
 
 
-def _two_struck(stage: WorkerFixture, strike: Callable[[Server], None]) -> Outcome:
-    with stage.player(_TTL) as one:
+def _two_struck(fixture: WorkerFixture, strike: Callable[[Server], None]) -> Outcome:
+    with fixture.player(_TTL) as one:
         _warm(one)
         for place in (1, 3):
-            strike(stage.nodes[place])
+            strike(fixture.nodes[place])
         return _used_twice(one)
 
 
@@ -190,37 +192,37 @@ def _used_twice(one: Player) -> Outcome:
     return Outcome(slowest < _AT_ONCE, "", slowest)
 
 
-def _frozen_while_asking(stage: WorkerFixture, name: str, node_timeout_ms: int) -> Outcome:
-    with stage.player(_TTL, linked=True, node_timeout_ms=node_timeout_ms) as one:
+def _frozen_while_asking(fixture: WorkerFixture, name: str, node_timeout_ms: int) -> Outcome:
+    with fixture.player(_TTL, linked=True, node_timeout_ms=node_timeout_ms) as one:
         key = one.key.removesuffix(NAME) + name
         _warm(one)
-        for link in stage.links:
+        for link in fixture.links:
             link.hold("from")
         one.tell("take", name=name)
-        if not passed(lambda: bool(stage.count(key)), _AT_ONCE, 0.001):
+        if not passed(lambda: bool(fixture.count(key)), _AT_ONCE, 0.001):
             return Outcome(None, "nothing was sent")
         with one.frozen():
-            for link in stage.links:
+            for link in fixture.links:
                 link.restore()
             sleep_until(time.monotonic() + _TTL + 0.2)
         try:
             one.hear(_LONG)
         except Refused as why:
             return Outcome(survived=True, how=f"raises {brief(why)}")
-        on = stage.count(key)
+        on = fixture.count(key)
         return Outcome(on >= _QUORUM, "" if on >= _QUORUM else f"the client reports a lock that is on {on} nodes")
 
 
-def _frozen_past_its_lease(stage: WorkerFixture, *, fenced: bool) -> Outcome:
-    with stage.player(_TTL) as one, stage.player(_TTL) as other:
+def _frozen_past_its_lease(fixture: WorkerFixture, *, fenced: bool) -> Outcome:
+    with fixture.player(_TTL) as one, fixture.player(_TTL) as other:
         one.take(_LONG)
-        one.ask("read", store=stage.store.url, fenced=fenced)
+        one.ask("read", store=fixture.store.url, fenced=fenced)
         with one.frozen():
             other.take(_LONG)
-            other.ask("read", store=stage.store.url, fenced=fenced)
+            other.ask("read", store=fixture.store.url, fenced=fenced)
             other.ask("write")
             other.ask("drop")
-            done = _counter(stage, fenced=fenced)
+            done = _counter(fixture, fenced=fenced)
         reported = ""
         try:
             one.ask("write")
@@ -228,10 +230,10 @@ def _frozen_past_its_lease(stage: WorkerFixture, *, fenced: bool) -> Outcome:
             reported = f"the late write is refused: {str(why).partition(':')[0]}"
         # The write of the other holder and, unless the late write is refused, one more.
         expected = done if reported else done + 1
-        right = _counter(stage, fenced=fenced) == expected
+        right = _counter(fixture, fenced=fenced) == expected
         return Outcome(right, reported or ("" if right else "one update is lost"))
 
 
-def _counter(stage: WorkerFixture, *, fenced: bool) -> int:
-    with Redis.from_url(stage.store.url) as redis:
+def _counter(fixture: WorkerFixture, *, fenced: bool) -> int:
+    with Redis.from_url(fixture.store.url) as redis:
         return int((redis.hget("store:counter", "value") if fenced else redis.get("counter")) or 0)

@@ -159,7 +159,7 @@ class WorkerFixture(NamedTuple):
 
 
 @contextlib.contextmanager
-def stage(kind: Kind, out: Path) -> Iterator[WorkerFixture]:
+def fixture(kind: Kind, out: Path) -> Iterator[WorkerFixture]:
     """Fresh servers for one scenario."""
     with lock_nodes() as nodes, sixth_server() as store, proxies(nodes.servers) as ways:
         yield WorkerFixture(kind, nodes, ways, store, out)

@@ -132,6 +132,6 @@ def cluster_fixture(directory: Path) -> Iterator[ClusterFixture]:
         redis_server.cluster() as nodes,
         sixth_redis() as broker,
         sixth_redis(*accepted.OPTIONS) as store,
-        ClusterFixture(nodes, broker, store, directory) as stage,
+        ClusterFixture(nodes, broker, store, directory) as fixture,
     ):
-        yield stage
+        yield fixture

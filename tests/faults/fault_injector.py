@@ -37,7 +37,7 @@ class FaultInjector:
     """Injects faults into a cluster fixture.
 
     Args:
-        stage: The cluster fixture.
+        fixture: The cluster fixture.
         nodes: The proxies in front of the lock nodes.
         store: The proxy in front of the store.
         hire: Starts a worker in place of an ended worker.
@@ -47,7 +47,7 @@ class FaultInjector:
 
     def __init__(
         self,
-        stage: ClusterFixture,
+        fixture: ClusterFixture,
         nodes: Sequence[Proxy],
         store: Proxy,
         hire: Callable[[], Worker],
@@ -55,7 +55,7 @@ class FaultInjector:
         *,
         clocks: Sequence[Clock],
     ) -> None:
-        self.stage, self.nodes, self.store, self.names, self.clocks = stage, nodes, store, names, clocks
+        self.fixture, self.nodes, self.store, self.names, self.clocks = fixture, nodes, store, names, clocks
         self._hire = hire
         self.workers: list[Worker] = []
 
@@ -67,12 +67,12 @@ class FaultInjector:
 
     def strike(self, fault: Fault) -> Callable[[], None]:
         """Begin a fault and return a function that ends the fault."""
-        self.stage.tell(fault.kind, place=fault.place, length=fault.length)
+        self.fixture.tell(fault.kind, place=fault.place, length=fault.length)
         return KINDS[fault.kind](self, fault.place)
 
     def server(self, place: int) -> Server:
         """A lock node."""
-        return self.stage.nodes[place % len(self.stage.nodes.servers)]
+        return self.fixture.nodes[place % len(self.fixture.nodes.servers)]
 
     def worker(self, place: int) -> Worker:
         """A worker."""
@@ -80,7 +80,7 @@ class FaultInjector:
 
     def heal(self) -> None:
         """End all faults, so that all servers and workers run and answer again."""
-        for server in (*self.stage.nodes.servers, self.stage.broker, self.stage.store_server):
+        for server in (*self.fixture.nodes.servers, self.fixture.broker, self.fixture.store_server):
             revive(server)
         for link in (*self.nodes, self.store):
             link.restore()
@@ -207,14 +207,14 @@ def silence_the_store(injector: FaultInjector, _place: int) -> Callable[[], None
 
 def kill_the_store(injector: FaultInjector, _place: int) -> Callable[[], None]:
     """Kill the store, which keeps its confirmed writes."""
-    injector.stage.store_server.kill()
-    return lambda: revive(injector.stage.store_server)
+    injector.fixture.store_server.kill()
+    return lambda: revive(injector.fixture.store_server)
 
 
 def kill_the_broker(injector: FaultInjector, _place: int) -> Callable[[], None]:
     """Kill the broker, which keeps its confirmed messages."""
-    injector.stage.broker.kill()
-    return lambda: revive(injector.stage.broker)
+    injector.fixture.broker.kill()
+    return lambda: revive(injector.fixture.broker)
 
 
 def freeze_worker(injector: FaultInjector, place: int) -> Callable[[], None]:

@@ -58,9 +58,9 @@ class Outcome(NamedTuple):
 def run(seed: int, seconds: float, ttl: float, freeze: float, directory: Path) -> Outcome:
     """Freeze holders for this long; every freeze lasts `freeze` seconds, every section up to a TTL."""
     chance = random.Random(seed)
-    with cluster_fixture(directory) as stage:
+    with cluster_fixture(directory) as fixture:
         settings = {"REDLOCK_TTL": str(ttl), "REDLOCK_MAX_TTL": str(2 * ttl), "FAULTS_VISIBILITY": "600"}
-        stage.start_worker(concurrency=_CHILDREN, **settings)
+        fixture.start_worker(concurrency=_CHILDREN, **settings)
         frozen: dict[int, float] = {}
         freezes = 0
         until = time.monotonic() + seconds
@@ -68,17 +68,17 @@ def run(seed: int, seconds: float, ttl: float, freeze: float, directory: Path) -
         def is_due() -> bool:
             """Whether there is room in the queue, a holder to freeze, or a frozen process whose time is over."""
             return (
-                stage.waiting() < _AHEAD
-                or any(_inside(stage, name) not in {None, *frozen} for name in (OURS, CONTROL))
+                fixture.waiting() < _AHEAD
+                or any(_inside(fixture, name) not in {None, *frozen} for name in (OURS, CONTROL))
                 or min(frozen.values(), default=until) <= time.monotonic()
             )
 
         while (left := until - time.monotonic()) > 0:
             comes_true(is_due, within=left, every=0.05)
             for name, task in ((OURS, "counting.add"), (CONTROL, "counting.control")):
-                if stage.waiting() < _AHEAD:
-                    _play(stage, task, name, ttl)
-                victim = _inside(stage, name)
+                if fixture.waiting() < _AHEAD:
+                    _play(fixture, task, name, ttl)
+                victim = _inside(fixture, name)
                 if victim is not None and victim not in frozen:
                     time.sleep(chance.uniform(0, 0.2 * ttl))
                     with contextlib.suppress(ProcessLookupError):
@@ -87,20 +87,20 @@ def run(seed: int, seconds: float, ttl: float, freeze: float, directory: Path) -
                         freezes += 1
             _thaw(frozen, time.monotonic())
         _thaw(frozen, float("inf"))
-        stage.settle(within=120)
-        return _outcome(stage, freezes)
+        fixture.settle(within=120)
+        return _outcome(fixture, freezes)
 
 
-def _play(stage: ClusterFixture, task: str, name: str, ttl: float) -> None:
+def _play(fixture: ClusterFixture, task: str, name: str, ttl: float) -> None:
     if task == "counting.add":
-        stage.play(task, name, ttl)
+        fixture.play(task, name, ttl)
     else:
-        stage.send(f"tests.faults.apps.{task}", name, ttl)
+        fixture.send(f"tests.faults.apps.{task}", name, ttl)
 
 
-def _inside(stage: ClusterFixture, name: str) -> int | None:
+def _inside(fixture: ClusterFixture, name: str) -> int | None:
     """The process that opened this counter last, if its write has not come yet."""
-    steps = [event for event in stage.history.events("open", "wrote", "stale") if event.fields.get("name") == name]
+    steps = [event for event in fixture.history.events("open", "wrote", "stale") if event.fields.get("name") == name]
     return steps[-1].pid if steps and steps[-1].what == "open" else None
 
 
@@ -111,10 +111,10 @@ def _thaw(frozen: dict[int, float], now: float) -> None:
             os.kill(pid, signal.SIGCONT)
 
 
-def _outcome(stage: ClusterFixture, freezes: int) -> Outcome:
-    written = [event for event in stage.history.events("wrote") if event.fields["name"] == CONTROL]
-    ours = [event for event in stage.history.events() if event.fields.get("name") != CONTROL]
-    accepted = stage.accepted()
+def _outcome(fixture: ClusterFixture, freezes: int) -> Outcome:
+    written = [event for event in fixture.history.events("wrote") if event.fields["name"] == CONTROL]
+    ours = [event for event in fixture.history.events() if event.fields.get("name") != CONTROL]
+    accepted = fixture.accepted()
     lost = len(written) - accepted.counters.pop(CONTROL, 0)
     return Outcome(
         freezes,
@@ -122,7 +122,7 @@ def _outcome(stage: ClusterFixture, freezes: int) -> Outcome:
         lost,
         len(accepted.writes),
         sum(event.what == "stale" for event in ours),
-        stage.violations(keeps=True, besides={CONTROL}),
+        fixture.violations(keeps=True, besides={CONTROL}),
     )
 
 

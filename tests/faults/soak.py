@@ -70,8 +70,8 @@ class Outcome(NamedTuple):
 class Run:
     """Sends work and strikes, from one thread."""
 
-    def __init__(self, stage: ClusterFixture, injector: FaultInjector, faults: Sequence[plan.Fault]) -> None:
-        self._stage, self._injector = stage, injector
+    def __init__(self, fixture: ClusterFixture, injector: FaultInjector, faults: Sequence[plan.Fault]) -> None:
+        self._fixture, self._injector = fixture, injector
         self._numbers = itertools.count()
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self.struck: Counter[str] = Counter()
@@ -110,26 +110,26 @@ class Run:
     def _room(self, seconds: float) -> int:
         """How many operations the queue can take now; 0 without a broker, and when the time is over."""
         with contextlib.suppress(RedisError, OSError):
-            return max(0, _AHEAD - self._stage.waiting()) if self._now() < seconds else 0
+            return max(0, _AHEAD - self._fixture.waiting()) if self._now() < seconds else 0
         return 0
 
     def _send(self, count: int) -> None:
         """Enqueue operations, as long as there is a broker."""
         with contextlib.suppress(OperationalError, RedisError, OSError):
             for _ in range(count):
-                self._stage.play("counting.add", next(self._names), 0.02)
+                self._fixture.play("counting.add", next(self._names), 0.02)
 
     def finish(self) -> None:
         """End all faults and wait for all work. Operations that the broker lost are sent again with the same id."""
         self._injector.heal()
         self._injector.staff(WORKERS)
-        self._stage.settle(within=180)
+        self._fixture.settle(within=180)
         for _ in range(_TRIES if _FORGETS & set(self.struck) else 0):
-            forgotten = self._stage.forgotten()
+            forgotten = self._fixture.forgotten()
             for operation in forgotten:
-                self._stage.send(f"{APPS}.counting.add", *operation.names, 0.02, task_id=operation.identity)
+                self._fixture.send(f"{APPS}.counting.add", *operation.names, 0.02, task_id=operation.identity)
             self.sent_again += len(forgotten)
-            self._stage.settle(within=180)
+            self._fixture.settle(within=180)
 
 
 def settings_for(ways: Sequence[Proxy], visibility: float = 5) -> dict[str, Any]:
@@ -149,13 +149,13 @@ def staffed(directory: Path, concurrency: int, seed: int = 0) -> Iterator[FaultI
         sixth_redis() as broker,
         sixth_redis(*accepted.OPTIONS) as store,
         proxies([*nodes.servers, store], seed=seed) as ways,
-        ClusterFixture(nodes, broker, store, directory) as stage,
+        ClusterFixture(nodes, broker, store, directory) as fixture,
     ):
 
         def hire() -> Worker:
-            return stage.hire(concurrency=concurrency, **settings_for(ways))
+            return fixture.hire(concurrency=concurrency, **settings_for(ways))
 
-        yield FaultInjector(stage, ways[:-1], ways[-1], hire, NAMES, clocks=clocks)
+        yield FaultInjector(fixture, ways[:-1], ways[-1], hire, NAMES, clocks=clocks)
 
 
 def soak(seed: int, seconds: float, every: float, directory: Path, kinds: Sequence[str] = KINDS_HERE) -> Outcome:
@@ -164,11 +164,11 @@ def soak(seed: int, seconds: float, every: float, directory: Path, kinds: Sequen
     (directory / "plan.json").write_text(json.dumps(faults, indent=0))
     began = time.monotonic()
     with staffed(directory, CHILDREN, seed) as injector:
-        run = Run(injector.stage, injector, faults)
+        run = Run(injector.fixture, injector, faults)
         run.go(seconds)
         run.finish()
         keeps = not _BREAKS_P1 & set(run.struck)
-        figures, violations = injector.stage.figures(), injector.stage.violations(keeps=keeps)
+        figures, violations = injector.fixture.figures(), injector.fixture.violations(keeps=keeps)
         return Outcome(time.monotonic() - began, run.struck, run.sent_again, figures, violations)
 
 

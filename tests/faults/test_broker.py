@@ -13,36 +13,36 @@ if TYPE_CHECKING:
 
 
 def test_a_broker_that_is_killed_loses_no_task(tmp_path: Path) -> None:
-    with cluster_fixture(tmp_path) as stage:
-        worker = stage.start_worker(concurrency=4, FAULTS_VISIBILITY="3")
-        ops = [stage.play("endings.late", f"hits-{number}", "stay", "before") for number in range(4)]
+    with cluster_fixture(tmp_path) as fixture:
+        worker = fixture.start_worker(concurrency=4, FAULTS_VISIBILITY="3")
+        ops = [fixture.play("endings.late", f"hits-{number}", "stay", "before") for number in range(4)]
         for op in ops:
-            stage.wait_for(op, "stay")
-        stage.broker.kill()
+            fixture.wait_for(op, "stay")
+        fixture.broker.kill()
         eventually(lambda: "Connection to broker lost" in worker.log, "the loss of the connection")
         for op in ops:
-            stage.store.set(f"faults:go:{op}", 1)
-        stage.broker.start()
-        eventually(lambda: all(stage.applied(op) for op in ops), "all operations", every=0.1)
-        stage.settle()
+            fixture.store.set(f"faults:go:{op}", 1)
+        fixture.broker.start()
+        eventually(lambda: all(fixture.applied(op) for op in ops), "all operations", every=0.1)
+        fixture.settle()
 
-        assert stage.violations(keeps=True) == []
+        assert fixture.violations(keeps=True) == []
 
 
 # Below Celery 5.5 a state that can't be stored in Redis is no reason to try again: the task fails, and comes back late.
 @needs_celery_5_5
 def test_a_task_that_ends_without_results_has_not_failed(tmp_path: Path) -> None:
-    with cluster_fixture(tmp_path) as stage:
-        worker = stage.start_worker(FAULTS_VISIBILITY="600")
-        op = stage.play("endings.late", "hits", "stay", "before")
-        stage.wait_for(op, "stay")
-        stage.broker.kill()
-        stage.store.set(f"faults:go:{op}", 1)
-        eventually(lambda: stage.applied(op), "the operation")
+    with cluster_fixture(tmp_path) as fixture:
+        worker = fixture.start_worker(FAULTS_VISIBILITY="600")
+        op = fixture.play("endings.late", "hits", "stay", "before")
+        fixture.wait_for(op, "stay")
+        fixture.broker.kill()
+        fixture.store.set(f"faults:go:{op}", 1)
+        eventually(lambda: fixture.applied(op), "the operation")
         said = (worker.log, worker.output.read_text())
         eventually(lambda: (worker.log, worker.output.read_text()) != said, "a word of who can't store its state")
-        stage.broker.start()
-        stage.settle()
+        fixture.broker.start()
+        fixture.settle()
 
-        assert stage.state(op) == "SUCCESS"
-        assert stage.violations(keeps=True) == []
+        assert fixture.state(op) == "SUCCESS"
+        assert fixture.violations(keeps=True) == []

@@ -99,62 +99,62 @@ class Case(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterFixture]:
-    with cluster_fixture(tmp_path_factory.mktemp("endings")) as stage:
-        stage.environment["REDLOCK_MAX_TTL"] = str(MAX_TTL)
-        yield stage
+def fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterFixture]:
+    with cluster_fixture(tmp_path_factory.mktemp("endings")) as fixture:
+        fixture.environment["REDLOCK_MAX_TTL"] = str(MAX_TTL)
+        yield fixture
 
 
 @pytest.fixture(scope="module")
-def shared(stage: ClusterFixture) -> Worker:
+def shared(fixture: ClusterFixture) -> Worker:
     """A prefork worker that survives the ends of its tasks."""
-    return stage.start_worker(concurrency=SLOTS, FAULTS_VISIBILITY="600")
+    return fixture.start_worker(concurrency=SLOTS, FAULTS_VISIBILITY="600")
 
 
 @pytest.fixture
-def client(stage: ClusterFixture) -> Iterator[Redlock]:
-    with client_of(stage.nodes.urls, ttl=TTL, max_ttl=MAX_TTL) as redlock:
+def client(fixture: ClusterFixture) -> Iterator[Redlock]:
+    with client_of(fixture.nodes.urls, ttl=TTL, max_ttl=MAX_TTL) as redlock:
         yield redlock
 
 
 @contextmanager
-def bystander(stage: ClusterFixture, client: Redlock) -> Iterator[None]:
+def bystander(fixture: ClusterFixture, client: Redlock) -> Iterator[None]:
     """Hold another lock all the time, and check that no task touches that lock."""
     with client.lock("bystander", ttl=MAX_TTL) as lease:
         yield
         lease.ensure_valid()
-        found = holders(stage.nodes.servers, "bystander")
+        found = holders(fixture.nodes.servers, "bystander")
         assert found == [lease.owner] * 5, "a task has touched another holder's lock"
 
 
 def sent(
-    stage: ClusterFixture, ending: str, options: dict[str, float], label: str, *, only_one: bool = False
+    fixture: ClusterFixture, ending: str, options: dict[str, float], label: str, *, only_one: bool = False
 ) -> list[Case]:
     """Four tasks that end in this way, or the first of them."""
     cases = []
     for acks in ("late",) if only_one else ("late", "early"):
         for moment in ("before",) if only_one else ("before", "after"):
             name = f"{label}, {ending}, {acks}, {moment}"
-            cases.append(Case(stage.play(f"endings.{acks}", name, ending, moment, **options), name, acks, moment))
+            cases.append(Case(fixture.play(f"endings.{acks}", name, ending, moment, **options), name, acks, moment))
     return cases
 
 
-def check(stage: ClusterFixture, ending: Ending, cases: list[Case]) -> None:
+def check(fixture: ClusterFixture, ending: Ending, cases: list[Case]) -> None:
     """Check that each case that must be applied is applied once, and that no promise is broken."""
     expected = {case.op: int(case.moment == "after" or ending.finishes or again(ending, case)) for case in cases}
     eventually(
-        lambda: {op: stage.applied(op) for op in expected} == expected and stage.is_idle(),
-        f"{ending.name}: {[(case.name, expected[case.op], stage.applied(case.op)) for case in cases]}",
+        lambda: {op: fixture.applied(op) for op in expected} == expected and fixture.is_idle(),
+        f"{ending.name}: {[(case.name, expected[case.op], fixture.applied(case.op)) for case in cases]}",
         within=60,
         every=0.1,
     )
-    assert stage.violations(keeps=True, settled=False) == []
+    assert fixture.violations(keeps=True, settled=False) == []
     for case in cases:
-        eventually(lambda: is_free(stage.nodes.servers, PREFIX + case.name), "no key on any node")  # noqa: B023 - called at once
-        begun = len(stage.steps(case.op, "grant"))
+        eventually(lambda: is_free(fixture.nodes.servers, PREFIX + case.name), "no key on any node")  # noqa: B023 - called at once
+        begun = len(fixture.steps(case.op, "grant"))
         assert begun == 1 + again(ending, case), f"{case.name} was begun {begun} times"
         if ending.released:
-            released = stage.releases(case.name)
+            released = fixture.releases(case.name)
             assert released == begun, f"{case.name}: {begun - released} of {begun} locks were left to run out"
 
 
@@ -164,7 +164,7 @@ def again(ending: Ending, case: Case) -> bool:
 
 
 @contextmanager
-def next_holder(stage: ClusterFixture, client: Redlock, ending: Ending, cases: list[Case]) -> Iterator[None]:
+def next_holder(fixture: ClusterFixture, client: Redlock, ending: Ending, cases: list[Case]) -> Iterator[None]:
     """Acquire each lock as soon as possible, and check that leftovers of dead tasks do not touch the new leases."""
     with ExitStack() as stack:
         leases: list[Lease] = [
@@ -174,17 +174,17 @@ def next_holder(stage: ClusterFixture, client: Redlock, ending: Ending, cases: l
         for case, lease in zip(cases, leases, strict=True):
             # If the old key had expired on a quorum only, the renewal sets the new key on the other nodes.
             seen: dict[str, float] | None = {} if again(ending, case) else None
-            eventually(lambda: has_all(stage, case.name, lease, seen), f"the next holder of {case.name} on all nodes")  # noqa: B023 - called at once
+            eventually(lambda: has_all(fixture, case.name, lease, seen), f"the next holder of {case.name} on all nodes")  # noqa: B023 - called at once
             lease.ensure_valid()
 
 
-def has_all(stage: ClusterFixture, name: str, lease: Lease, seen: dict[str, float] | None) -> bool:
+def has_all(fixture: ClusterFixture, name: str, lease: Lease, seen: dict[str, float] | None) -> bool:
     """Whether this lease is on all nodes; fails if another holder stays on a node.
 
     A redelivered task also requests the lock, and may have set its key on a node first. Such a key must be withdrawn
     before it expires, so `seen` has the time of its first sight. None forbids any other holder.
     """
-    found = holders(stage.nodes.servers, PREFIX + name)
+    found = holders(fixture.nodes.servers, PREFIX + name)
     assert not lease.is_lost, f"{name}: the next holder has lost its lock"
     for other in set(found) - {lease.owner, None}:
         assert seen is not None, f"{name}: another key is beside the next holder's"
@@ -199,59 +199,61 @@ def gone(pids: set[int]) -> bool:
 
 
 @pytest.mark.parametrize("ending", some(BY_ITSELF))
-def test_a_task_that_ends_by_itself(stage: ClusterFixture, shared: Worker, client: Redlock, ending: Ending) -> None:
+def test_a_task_that_ends_by_itself(fixture: ClusterFixture, shared: Worker, client: Redlock, ending: Ending) -> None:
     assert shared.process.poll() is None
-    with bystander(stage, client):
-        cases = sent(stage, ending.name, {}, "prefork")
+    with bystander(fixture, client):
+        cases = sent(fixture, ending.name, {}, "prefork")
         for case in cases:
-            stage.wait_for(case.op, "leave")
-        with next_holder(stage, client, ending, cases):
+            fixture.wait_for(case.op, "leave")
+        with next_holder(fixture, client, ending, cases):
             pass
-        check(stage, ending, cases)
+        check(fixture, ending, cases)
 
 
 @pytest.mark.parametrize("ending", some(BY_FORCE))
-def test_a_task_that_is_ended_by_force(stage: ClusterFixture, shared: Worker, client: Redlock, ending: Ending) -> None:
+def test_a_task_that_is_ended_by_force(
+    fixture: ClusterFixture, shared: Worker, client: Redlock, ending: Ending
+) -> None:
     assert shared.process.poll() is None
-    with bystander(stage, client):
-        cases = sent(stage, "stay" if ending.name in STAYS else ending.name, dict(ending.options), ending.name)
+    with bystander(fixture, client):
+        cases = sent(fixture, "stay" if ending.name in STAYS else ending.name, dict(ending.options), ending.name)
         last = "grant" if ending.name == "kernel" else "stay"
-        pids = {stage.wait_for(case.op, last).pid for case in cases}
+        pids = {fixture.wait_for(case.op, last).pid for case in cases}
         for case in cases:
-            strike(stage, ending.name, case)
-        with next_holder(stage, client, ending, cases):
+            strike(fixture, ending.name, case)
+        with next_holder(fixture, client, ending, cases):
             if not ending.released or ending.name.startswith("revoke"):
                 eventually(lambda: gone(pids), "the end of these processes")
-        check(stage, ending, cases)
+        check(fixture, ending, cases)
 
 
-def strike(stage: ClusterFixture, ending: str, case: Case) -> None:
+def strike(fixture: ClusterFixture, ending: str, case: Case) -> None:
     """Cause the endings that do not happen by themselves."""
     if ending == "child killed":
-        os.kill(stage.steps(case.op, "stay")[0].pid, signal.SIGKILL)
+        os.kill(fixture.steps(case.op, "stay")[0].pid, signal.SIGKILL)
     elif ending.startswith("revoke"):
-        stage.sender.control.revoke(case.op, terminate=True, signal=ending.rpartition(" ")[2])
+        fixture.sender.control.revoke(case.op, terminate=True, signal=ending.rpartition(" ")[2])
 
 
 @pytest.mark.parametrize("ending", some(OF_THE_WORKER))
-def test_a_task_whose_worker_ends(stage: ClusterFixture, client: Redlock, ending: Ending) -> None:
+def test_a_task_whose_worker_ends(fixture: ClusterFixture, client: Redlock, ending: Ending) -> None:
     soft = {"FAULTS_SOFT_SHUTDOWN": "1", "REMAP_SIGTERM": "SIGQUIT"} if ending.name == "soft shutdown" else {}
-    with alone(stage):
-        victim = stage.start_worker(concurrency=SLOTS, FAULTS_VISIBILITY="600", **soft)
-        with bystander(stage, client):
+    with alone(fixture):
+        victim = fixture.start_worker(concurrency=SLOTS, FAULTS_VISIBILITY="600", **soft)
+        with bystander(fixture, client):
             alone_too = ending.name == "memory error"
-            cases = sent(stage, ending.name if alone_too else "stay", {}, ending.name, only_one=alone_too)
+            cases = sent(fixture, ending.name if alone_too else "stay", {}, ending.name, only_one=alone_too)
             for case in cases:
-                stage.wait_for(case.op, "leave" if alone_too else "stay")
-            stop(stage, victim, ending.name, cases)
-            with next_holder(stage, client, ending, cases):
+                fixture.wait_for(case.op, "leave" if alone_too else "stay")
+            stop(fixture, victim, ending.name, cases)
+            with next_holder(fixture, client, ending, cases):
                 victim.process.wait(60)
             if ending.again[0]:
-                stage.start_worker(concurrency=SLOTS, FAULTS_VISIBILITY="4")
-            check(stage, ending, cases)
+                fixture.start_worker(concurrency=SLOTS, FAULTS_VISIBILITY="4")
+            check(fixture, ending, cases)
 
 
-def stop(stage: ClusterFixture, victim: Worker, ending: str, cases: list[Case]) -> None:
+def stop(fixture: ClusterFixture, victim: Worker, ending: str, cases: list[Case]) -> None:
     """End the worker in this way."""
     if ending == "worker killed":
         # The main process alone: the kernel takes its children.
@@ -265,37 +267,37 @@ def stop(stage: ClusterFixture, victim: Worker, ending: str, cases: list[Case]) 
     os.kill(victim.process.pid, number)
     if ending == "warm shutdown":
         for case in cases:
-            stage.store.set(f"faults:go:{case.op}", 1)
+            fixture.store.set(f"faults:go:{case.op}", 1)
 
 
 @contextmanager
-def alone(stage: ClusterFixture) -> Iterator[None]:
+def alone(fixture: ClusterFixture) -> Iterator[None]:
     """Every worker that was there is gone, and so is every one that was started meanwhile."""
-    stage.kill_workers()
+    fixture.kill_workers()
     try:
         yield
     finally:
-        stage.kill_workers()
+        fixture.kill_workers()
 
 
 @pytest.mark.parametrize(
     "pool", ["gevent", pytest.param("threads", marks=pytest.mark.long), pytest.param("solo", marks=pytest.mark.long)]
 )
-def test_the_other_pools(stage: ClusterFixture, client: Redlock, pool: str) -> None:
+def test_the_other_pools(fixture: ClusterFixture, client: Redlock, pool: str) -> None:
     """Where nobody can kill one task, they end by themselves, or with their worker."""
-    with alone(stage):
-        victim = stage.start_worker("-P", pool, concurrency=SLOTS, FAULTS_VISIBILITY="600")
-        with bystander(stage, client):
-            ends = [(ending, sent(stage, ending.name, {}, pool)) for ending in BY_ITSELF]
+    with alone(fixture):
+        victim = fixture.start_worker("-P", pool, concurrency=SLOTS, FAULTS_VISIBILITY="600")
+        with bystander(fixture, client):
+            ends = [(ending, sent(fixture, ending.name, {}, pool)) for ending in BY_ITSELF]
             for ending, cases in ends:
-                check(stage, ending, cases)
+                check(fixture, ending, cases)
             killed = Ending("worker killed", (True, False), released=False)
-            cases = sent(stage, "stay", {}, f"{pool}, killed", only_one=pool == "solo")
+            cases = sent(fixture, "stay", {}, f"{pool}, killed", only_one=pool == "solo")
             for case in cases:
-                stage.wait_for(case.op, "stay")
+                fixture.wait_for(case.op, "stay")
             victim.kill()
-            with next_holder(stage, client, ending, cases):
+            with next_holder(fixture, client, ending, cases):
                 pass
             # kombu 5.7 restores nothing in gevent's loop: a poll that times out leaves it before it gets there.
-            stage.start_worker(concurrency=SLOTS, FAULTS_VISIBILITY="4")
-            check(stage, killed, cases)
+            fixture.start_worker(concurrency=SLOTS, FAULTS_VISIBILITY="4")
+            check(fixture, killed, cases)

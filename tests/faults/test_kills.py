@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 LOCK = "counter:hits"
 
 
-def exact(stage: WorkerFixture, tasks: list[str]) -> list[dict[str, Any]]:
+def exact(fixture: WorkerFixture, tasks: list[str]) -> list[dict[str, Any]]:
     """All of these increments succeed, each counts once, and tokens grow with the values; their results by value."""
-    results = sorted(stage.results(tasks), key=lambda result: result["value"])
-    assert stage.counter("hits") == len(tasks)
+    results = sorted(fixture.results(tasks), key=lambda result: result["value"])
+    assert fixture.counter("hits") == len(tasks)
     assert [result["value"] for result in results] == list(range(1, len(tasks) + 1))
     fences = [result["fence"] for result in results]
     assert fences == sorted(set(fences))
@@ -33,11 +33,11 @@ def exact(stage: WorkerFixture, tasks: list[str]) -> list[dict[str, Any]]:
 
 
 def test_a_killed_child_frees_its_lock_and_its_task_runs_again(
-    stage: WorkerFixture, client: Redlock, worker: Callable[..., Worker]
+    fixture: WorkerFixture, client: Redlock, worker: Callable[..., Worker]
 ) -> None:
     victim = worker(REDLOCK_TTL="1", COUNTER_THINK="0.5")
-    tasks = stage.increment("hits", 3)
-    eventually(lambda: stage.is_inside("hits"), "somebody inside the section")
+    tasks = fixture.increment("hits", 3)
+    eventually(lambda: fixture.is_inside("hits"), "somebody inside the section")
     holding = client.holder(LOCK)
     assert holding is not None
 
@@ -45,17 +45,17 @@ def test_a_killed_child_frees_its_lock_and_its_task_runs_again(
 
     killed = holding.holder.partition("@")[0]
     assert killed in tasks
-    exact(stage, tasks)
+    exact(fixture, tasks)
     assert victim.log.count(f"[{killed}] received") == 2, "it was delivered again"
-    eventually(lambda: is_free(stage.nodes.servers, LOCK), "no key on any node", within=5.0)
+    eventually(lambda: is_free(fixture.nodes.servers, LOCK), "no key on any node", within=5.0)
 
 
 def test_a_killed_worker_frees_its_lock_within_the_ttl(
-    stage: WorkerFixture, client: Redlock, worker: Callable[..., Worker]
+    fixture: WorkerFixture, client: Redlock, worker: Callable[..., Worker]
 ) -> None:
     victim = worker(REDLOCK_TTL="1", COUNTER_THINK="600", COUNTER_TIME_LIMIT="700", COUNTER_VISIBILITY_TIMEOUT="800")
-    stage.increment("hits")
-    eventually(lambda: stage.is_inside("hits"), "somebody inside the section")
+    fixture.increment("hits")
+    eventually(lambda: fixture.is_inside("hits"), "somebody inside the section")
 
     victim.kill()
 
@@ -66,102 +66,104 @@ def test_a_killed_worker_frees_its_lock_within_the_ttl(
 
 
 def test_a_worker_frozen_past_its_lease_changes_nothing(
-    stage: WorkerFixture, client: Redlock, worker: Callable[..., Worker]
+    fixture: WorkerFixture, client: Redlock, worker: Callable[..., Worker]
 ) -> None:
     frozen = worker(REDLOCK_TTL="1", COUNTER_THINK="0.8")
-    first = stage.increment("hits")
-    eventually(lambda: stage.is_inside("hits"), "the first increment between its read and its write")
+    first = fixture.increment("hits")
+    eventually(lambda: fixture.is_inside("hits"), "the first increment between its read and its write")
     frozen.signal(signal.SIGSTOP)
-    assert stage.is_inside("hits"), "it was frozen too late"
+    assert fixture.is_inside("hits"), "it was frozen too late"
     try:
         eventually(lambda: client.holder(LOCK) is None, "the end of the frozen worker's lease")
         worker(REDLOCK_TTL="1", COUNTER_THINK="0.01")
-        others = stage.increment("hits", 5)
-        stage.results(others)
+        others = fixture.increment("hits", 5)
+        fixture.results(others)
     finally:
         frozen.signal(signal.SIGCONT)
 
-    results = exact(stage, first + others)
-    assert results[-1] == stage.result(first[0]), "what it had read was not what it wrote"
+    results = exact(fixture, first + others)
+    assert results[-1] == fixture.result(first[0]), "what it had read was not what it wrote"
     assert "STALE" in frozen.log
 
 
-def test_two_nodes_killed_during_a_run_cost_nothing(stage: WorkerFixture, worker: Callable[..., Worker]) -> None:
+def test_two_nodes_killed_during_a_run_cost_nothing(fixture: WorkerFixture, worker: Callable[..., Worker]) -> None:
     worker(concurrency=4, COUNTER_THINK="0.02")
     tasks: list[str] = []
 
     def is_inside(after: int) -> bool:
         """Whether a task is between its read and its write, after so many others. More tasks come until then."""
-        if stage.counter("hits") > len(tasks) - 10:
-            tasks.extend(stage.increment("hits", 15))
-        return stage.counter("hits") >= after and stage.is_inside("hits")
+        if fixture.counter("hits") > len(tasks) - 10:
+            tasks.extend(fixture.increment("hits", 15))
+        return fixture.counter("hits") >= after and fixture.is_inside("hits")
 
-    for server in (stage.nodes[1], stage.nodes[4]):
+    for server in (fixture.nodes[1], fixture.nodes[4]):
         eventually(partial(is_inside, len(tasks) + 5), "a task in the middle of the run")
         server.kill()
         # The run goes on after each kill, even if this process was stopped meanwhile.
-        tasks += stage.increment("hits", 15)
+        tasks += fixture.increment("hits", 15)
 
-    exact(stage, tasks)
+    exact(fixture, tasks)
 
 
 def test_a_node_that_returns_empty_during_a_run_costs_nothing(
-    stage: WorkerFixture, worker: Callable[..., Worker]
+    fixture: WorkerFixture, worker: Callable[..., Worker]
 ) -> None:
     worker(concurrency=4, COUNTER_THINK="0.01", REDLOCK_TTL="1", REDLOCK_MAX_TTL="2")
-    tasks = stage.increment("hits", 60)
-    for number, server in enumerate(stage.nodes.servers[:2]):
-        eventually(lambda: stage.counter("hits") > 15 * (number + 1), "a part of the run")  # noqa: B023 - called at once
+    tasks = fixture.increment("hits", 60)
+    for number, server in enumerate(fixture.nodes.servers[:2]):
+        eventually(lambda: fixture.counter("hits") > 15 * (number + 1), "a part of the run")  # noqa: B023 - called at once
         server.kill()
         server.start()
 
-    exact(stage, tasks)
+    exact(fixture, tasks)
 
 
 def test_a_revoked_task_frees_its_lock_at_once(
-    stage: WorkerFixture, client: Redlock, worker: Callable[..., Worker]
+    fixture: WorkerFixture, client: Redlock, worker: Callable[..., Worker]
 ) -> None:
     worker(COUNTER_THINK="25", REDLOCK_TTL="10")
-    (task,) = stage.increment("hits")
-    eventually(lambda: stage.is_inside("hits"), "somebody inside the section")
+    (task,) = fixture.increment("hits")
+    eventually(lambda: fixture.is_inside("hits"), "somebody inside the section")
     started = time.monotonic()
 
-    stage.sender.control.revoke(task, terminate=True)
+    fixture.sender.control.revoke(task, terminate=True)
 
     eventually(lambda: client.holder(LOCK) is None, "the end of the lease")
     assert time.monotonic() - started < 5.0, "it ran out: ten seconds after it was renewed last"
     with pytest.raises(TaskRevokedError):
-        stage.result(task)
-    assert stage.counter("hits") == 0
+        fixture.result(task)
+    assert fixture.counter("hits") == 0
 
 
 def test_a_soft_time_limit_of_a_waiting_task_leaves_no_key(
-    stage: WorkerFixture, client: Redlock, worker: Callable[..., Worker]
+    fixture: WorkerFixture, client: Redlock, worker: Callable[..., Worker]
 ) -> None:
     policies = "tests.integration.apps.policies"
     worker("--include", policies, concurrency=4)
     with client.lock("policy:busy"):
         tasks = [
-            stage.send(f"{policies}.wait", "busy", soft_time_limit=0.1 + number / 50, time_limit=10)
+            fixture.send(f"{policies}.wait", "busy", soft_time_limit=0.1 + number / 50, time_limit=10)
             for number in range(12)
         ]
         for task in tasks:
             with pytest.raises(SoftTimeLimitExceeded):
-                stage.result(task)
+                fixture.result(task)
 
-    eventually(lambda: is_free(stage.nodes.servers, "policy:busy"), "no key on any node", within=2.0)
-    assert stage.result(stage.send(f"{policies}.wait", "busy"))["retries"] == 0
+    eventually(lambda: is_free(fixture.nodes.servers, "policy:busy"), "no key on any node", within=2.0)
+    assert fixture.result(fixture.send(f"{policies}.wait", "busy"))["retries"] == 0
 
 
-def test_a_warm_shutdown_finishes_tasks_and_leaves_no_key(stage: WorkerFixture, worker: Callable[..., Worker]) -> None:
+def test_a_warm_shutdown_finishes_tasks_and_leaves_no_key(
+    fixture: WorkerFixture, worker: Callable[..., Worker]
+) -> None:
     stopped = worker(concurrency=2, COUNTER_THINK="0.3")
-    tasks = stage.increment("hits", 4)
-    eventually(lambda: stage.is_inside("hits"), "somebody inside the section")
+    tasks = fixture.increment("hits", 4)
+    eventually(lambda: fixture.is_inside("hits"), "somebody inside the section")
 
     os.kill(stopped.process.pid, signal.SIGTERM)
     assert stopped.process.wait(60) == 0
 
-    assert stage.counter("hits") >= 1
-    eventually(lambda: is_free(stage.nodes.servers, LOCK), "no key on any node", within=2.0)
+    assert fixture.counter("hits") >= 1
+    eventually(lambda: is_free(fixture.nodes.servers, LOCK), "no key on any node", within=2.0)
     worker(concurrency=2)
-    exact(stage, tasks)
+    exact(fixture, tasks)

@@ -34,72 +34,72 @@ def injector(tmp_path: Path) -> Iterator[FaultInjector]:
 def test_everything_is_done_once_in_spite_of(injector: FaultInjector, kind: str) -> None:
     if kind in NEEDS_CLOCKS and not injector.clocks:
         pytest.skip("no C compiler")
-    stage = injector.stage
+    fixture = injector.fixture
     faults = [Fault(0.3, kind, 3, 1.5 * TTL), Fault(0.3 + 2 * TTL, kind, 1, 0.3 * TTL)]
-    run = Run(stage, injector, faults)
+    run = Run(fixture, injector, faults)
     run.go(2.5 * TTL)
     run.finish()
 
-    assert stage.violations(keeps=kind != "lock keys deleted") == []
+    assert fixture.violations(keeps=kind != "lock keys deleted") == []
     assert run.struck == {kind: 2}
-    assert stage.figures().applied > 20, "hardly anything was at work"
+    assert fixture.figures().applied > 20, "hardly anything was at work"
 
 
 def test_a_write_delayed_past_its_lease_is_refused(injector: FaultInjector) -> None:
-    stage, link = injector.stage, injector.store
+    fixture, link = injector.fixture, injector.store
     settings = settings_for([*injector.nodes, link])
-    stage.start_worker("-Q", "held", **settings)
-    stage.start_worker("-Q", "direct", **(settings | {"COUNTER_STORE_URL": f"{stage.store_server.url}/0"}))
-    late = stage.play("counting.add", "held", 1.5, 1.5, queue="held")
-    stage.wait_for(late, "open")
+    fixture.start_worker("-Q", "held", **settings)
+    fixture.start_worker("-Q", "direct", **(settings | {"COUNTER_STORE_URL": f"{fixture.store_server.url}/0"}))
+    late = fixture.play("counting.add", "held", 1.5, 1.5, queue="held")
+    fixture.wait_for(late, "open")
     link.hold("to")
     try:
         # Its writer has given up, and given the lock back.
-        stage.wait_for(late, "leave")
-        others = [stage.play("counting.add", "held", queue="direct") for _ in range(3)]
-        eventually(lambda: all(stage.applied(op) for op in others), "the others' writes", every=0.1)
-        assert not stage.applied(late)
-        asked = calls(stage)
+        fixture.wait_for(late, "leave")
+        others = [fixture.play("counting.add", "held", queue="direct") for _ in range(3)]
+        eventually(lambda: all(fixture.applied(op) for op in others), "the others' writes", every=0.1)
+        assert not fixture.applied(late)
+        asked = calls(fixture)
     finally:
         link.restore()
 
-    eventually(lambda: calls(stage) > asked, "the arrival of the late write")
-    eventually(lambda: stage.applied(late), "the operation, done again", every=0.1)
-    stage.settle()
-    assert stage.violations(keeps=True) == []
-    (written,) = [write for write in stage.accepted().writes if write.identity == late]
+    eventually(lambda: calls(fixture) > asked, "the arrival of the late write")
+    eventually(lambda: fixture.applied(late), "the operation, done again", every=0.1)
+    fixture.settle()
+    assert fixture.violations(keeps=True) == []
+    (written,) = [write for write in fixture.accepted().writes if write.identity == late]
     assert written.value == 4, "the late write was accepted in the end, from a new section"
 
 
-def calls(stage: ClusterFixture) -> int:
+def calls(fixture: ClusterFixture) -> int:
     """How many scripts the store has run."""
-    with raw(stage.store_server) as redis:
+    with raw(fixture.store_server) as redis:
         return int(redis.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0))
 
 
 def test_copies_of_one_task_that_overlap_count_once(injector: FaultInjector) -> None:
-    stage = injector.stage
-    stage.start_worker(concurrency=3, **settings_for([*injector.nodes, injector.store]))
-    op = stage.play("counting.add", "twice", 1.0, 1.0)
-    stage.wait_for(op, "open")
+    fixture = injector.fixture
+    fixture.start_worker(concurrency=3, **settings_for([*injector.nodes, injector.store]))
+    op = fixture.play("counting.add", "twice", 1.0, 1.0)
+    fixture.wait_for(op, "open")
     for _ in range(2):
-        stage.send(f"{APPS}.counting.add", "twice", 1.0, 1.0, task_id=op)
-    stage.settle()
+        fixture.send(f"{APPS}.counting.add", "twice", 1.0, 1.0, task_id=op)
+    fixture.settle()
 
-    assert stage.violations(keeps=True) == []
-    assert stage.figures().together == 1, "no two copies were at work at the same time"
-    assert [step.fields["applied"] for step in stage.steps(op, "wrote")] == [True, False, False]
+    assert fixture.violations(keeps=True) == []
+    assert fixture.figures().together == 1, "no two copies were at work at the same time"
+    assert [step.fields["applied"] for step in fixture.steps(op, "wrote")] == [True, False, False]
 
 
 @pytest.mark.long
 def test_a_task_beyond_the_visibility_timeout_counts_once(injector: FaultInjector) -> None:
-    stage = injector.stage
-    stage.start_worker(concurrency=3, **settings_for([*injector.nodes, injector.store], visibility=3))
-    op = stage.play("endings.late", "long", "stay", "before")
-    eventually(lambda: len(stage.steps(op, "invoke")) > 1, "a second delivery", within=60, every=0.1)
-    stage.store.set(f"faults:go:{op}", 1)
-    stage.settle()
+    fixture = injector.fixture
+    fixture.start_worker(concurrency=3, **settings_for([*injector.nodes, injector.store], visibility=3))
+    op = fixture.play("endings.late", "long", "stay", "before")
+    eventually(lambda: len(fixture.steps(op, "invoke")) > 1, "a second delivery", within=60, every=0.1)
+    fixture.store.set(f"faults:go:{op}", 1)
+    fixture.settle()
 
-    assert stage.violations(keeps=True) == []
-    assert stage.figures().together == 1, "it was not delivered again while it was at work"
-    assert stage.applied(op) == 1
+    assert fixture.violations(keeps=True) == []
+    assert fixture.figures().together == 1, "it was not delivered again while it was at work"
+    assert fixture.applied(op) == 1

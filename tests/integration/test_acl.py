@@ -33,7 +33,7 @@ from tests.integration import acl
 from tests.integration.acl import commands
 from tests.integration.flowers import Flower
 from tests.integration.tools import CANARY, ROOT, client_of, eventually, holders, raw
-from tests.integration.worker_fixture import Worker, WorkerFixture, fresh_stage
+from tests.integration.worker_fixture import Worker, WorkerFixture, fresh_fixture
 from tests.servers import program as server_program
 
 if TYPE_CHECKING:
@@ -230,29 +230,29 @@ def test_a_refused_waiter_reports_the_error_and_does_not_retry(
 
 
 @pytest.fixture
-def secret_stage(tmp_path: Path) -> Iterator[WorkerFixture]:
+def secret_fixture(tmp_path: Path) -> Iterator[WorkerFixture]:
     """Workers as the manual's users; their environment names files that have the passwords."""
-    with fresh_stage(tmp_path) as stage:
-        nodes, broker = stage.nodes, stage.broker
+    with fresh_fixture(tmp_path) as fixture:
+        nodes, broker = fixture.nodes, fixture.broker
         let_in(nodes.servers, "lock")
         let_in(nodes.servers, "operator")
         let_in([broker], "tasks")
         address = broker.url.replace("://", f"://tasks:{SECRET}@")
-        stage.environment["REDLOCK_USERNAME"] = "lock"
+        fixture.environment["REDLOCK_USERNAME"] = "lock"
         values = {"REDLOCK_PASSWORD": SECRET}
         values |= {f"COUNTER_{name}_URL": f"{address}/{db}" for db, name in enumerate(("BROKER", "RESULT", "STORE"))}
         for name, value in values.items():
-            stage.environment.pop(name, None)
-            stage.environment[f"{name}_FILE"] = str(tmp_path / name)
+            fixture.environment.pop(name, None)
+            fixture.environment[f"{name}_FILE"] = str(tmp_path / name)
             (tmp_path / name).write_text(f"{value}\n")
-        yield stage
+        yield fixture
 
 
-def full_worker(stage: WorkerFixture, directory: Path) -> Worker:
+def full_worker(fixture: WorkerFixture, directory: Path) -> Worker:
     """A worker with all default features of Celery."""
     directory.mkdir()
-    worker = Worker(directory, stage.environment, ["-A", "workers.app", "worker", "-n", "full@%h", "-c", "2", "-E"])
-    stage.adopt(worker)
+    worker = Worker(directory, fixture.environment, ["-A", "workers.app", "worker", "-n", "full@%h", "-c", "2", "-E"])
+    fixture.adopt(worker)
     return worker
 
 
@@ -271,10 +271,10 @@ assert app.control.purge() == 0
 """
 
 
-def ran(stage: WorkerFixture, *arguments: str) -> str:
+def ran(fixture: WorkerFixture, *arguments: str) -> str:
     """Both outputs of a program in the same environment."""
     done = subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, env=stage.environment, capture_output=True, text=True, timeout=100,
+        [sys.executable, *arguments], cwd=ROOT, env=fixture.environment, capture_output=True, text=True, timeout=100,
         check=False,
     )  # fmt: skip
     return f"{done.stdout}{done.stderr}"
@@ -292,23 +292,23 @@ def open_to_all() -> str:
 
 @pytest.mark.long
 @pytest.mark.timeout(300)
-def test_workers_and_flower_work_and_show_no_password(secret_stage: WorkerFixture, tmp_path: Path) -> None:
-    stage, nodes, broker = secret_stage, secret_stage.nodes, secret_stage.broker
-    plain = stage.start_worker("-E")
-    full = full_worker(stage, tmp_path / "full")
+def test_workers_and_flower_work_and_show_no_password(secret_fixture: WorkerFixture, tmp_path: Path) -> None:
+    fixture, nodes, broker = secret_fixture, secret_fixture.nodes, secret_fixture.broker
+    plain = fixture.start_worker("-E")
+    full = full_worker(fixture, tmp_path / "full")
     full.wait_until_ready()
     with Flower(
-        tmp_path / "flower", stage.environment | {"REDLOCK_USERNAME": "operator"}, "--conf=workers/flowerconfig.py"
+        tmp_path / "flower", fixture.environment | {"REDLOCK_USERNAME": "operator"}, "--conf=workers/flowerconfig.py"
     ) as flower:
-        said = ran(stage, "-c", SHELL)
+        said = ran(fixture, "-c", SHELL)
         assert said == ""
         (name,) = re.findall(r"full@[\w.-]+", flower.get("/workers")[1])[:1]
         for page in ("/workers", f"/worker/{name}", "/tasks", "/broker", "/locks", "/locks/data"):
             status, text = flower.get(page)
             assert status == http.HTTPStatus.OK
             said += text
-        said += ran(stage, "-m", "celery", "-A", "workers.app", "report")
-        said += ran(stage, "-m", "celery", "-A", "workers.app", "inspect", "conf", "-d", name, "--timeout", "60")
+        said += ran(fixture, "-m", "celery", "-A", "workers.app", "report")
+        said += ran(fixture, "-m", "celery", "-A", "workers.app", "inspect", "conf", "-d", name, "--timeout", "60")
         assert "worker_prefetch_multiplier" in said
         # Redis 6.2 refuses unknown commands by this name, such as CLIENT MAINT_NOTIFICATIONS.
         assert refused([broker, *nodes.servers]) <= {"client"}
@@ -317,10 +317,10 @@ def test_workers_and_flower_work_and_show_no_password(secret_stage: WorkerFixtur
         for server in nodes.servers[:3]:
             server.kill()
             server.start()
-        task = stage.increment("failing")[0]
-        eventually(lambda: stage.state(task) == "RETRY", "a task that finds no quorum")
+        task = fixture.increment("failing")[0]
+        eventually(lambda: fixture.state(task) == "RETRY", "a task that finds no quorum")
         for command in ("doctor", "status", "release failing --force --yes", f"run {NAME} --wait 0 -- true"):
-            said += ran(stage, "-m", "redlock", *command.split())
+            said += ran(fixture, "-m", "redlock", *command.split())
         let_in(nodes.servers[:3], "lock")
         broker.kill()
         broker.start()
@@ -328,7 +328,7 @@ def test_workers_and_flower_work_and_show_no_password(secret_stage: WorkerFixtur
         for worker in (plain, full):
             eventually(lambda worker=worker: "Connection to broker lost" in worker.log, "a worker to see it")  # type: ignore[misc]  # binds the worker
         eventually(lambda: "tasks" in refused([broker]), "somebody to be refused as that user")
-        failed = ran(stage, "-c", SHELL)
+        failed = ran(fixture, "-c", SHELL)
         assert "Error" in failed
         said += failed
         shown = open_to_all()

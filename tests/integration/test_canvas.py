@@ -13,7 +13,7 @@ from celery.result import denied_join_result
 from redlock import LockContended, Redlock
 from redlock.celery import client_for, current_lease, locked
 from tests.integration.tools import client_of, eventually, unsubscribe
-from tests.integration.worker_fixture import Worker, WorkerFixture, fresh_stage
+from tests.integration.worker_fixture import Worker, WorkerFixture, fresh_fixture
 from tests.versions import needs_celery_5_5
 
 if TYPE_CHECKING:
@@ -31,22 +31,22 @@ HELD = "policy:held"
 
 
 @pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerFixture]:
+def fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerFixture]:
     """One set of servers for all tests here."""
-    with fresh_stage(tmp_path_factory.mktemp("canvas")) as stage:
-        yield stage
+    with fresh_fixture(tmp_path_factory.mktemp("canvas")) as fixture:
+        yield fixture
 
 
 @pytest.fixture(scope="module", autouse=True)
-def shared_worker(stage: WorkerFixture) -> Worker:
+def shared_worker(fixture: WorkerFixture) -> Worker:
     """One worker for all tests here; it listens on two queues."""
-    return stage.start_worker("--include", FLOWS, "-Q", "celery,side", concurrency=4)
+    return fixture.start_worker("--include", FLOWS, "-Q", "celery,side", concurrency=4)
 
 
 @pytest.fixture(scope="module")
-def client(stage: WorkerFixture) -> Iterator[Redlock]:
+def client(fixture: WorkerFixture) -> Iterator[Redlock]:
     """A client of the workers' lock nodes."""
-    with client_of(stage.nodes.urls) as redlock:
+    with client_of(fixture.nodes.urls) as redlock:
         yield redlock
 
 
@@ -60,9 +60,9 @@ def somebody(client: Redlock, name: str = HELD) -> Iterator[None]:
 class Flow:
     """Makes signatures of the workers' tasks; results are kept, so that canvases can be made of them."""
 
-    def __init__(self, stage: WorkerFixture) -> None:
+    def __init__(self, fixture: WorkerFixture) -> None:
         self.app = Celery(
-            "canvas", broker=stage.sender.conf.broker_url, backend=stage.environment["COUNTER_RESULT_URL"]
+            "canvas", broker=fixture.sender.conf.broker_url, backend=fixture.environment["COUNTER_RESULT_URL"]
         )
 
     def __call__(self, task: str, *args: object, **options: Any) -> Signature:  # noqa: ANN401 - Celery's options
@@ -76,9 +76,9 @@ class Flow:
 
 
 @pytest.fixture
-def flow(stage: WorkerFixture) -> Iterator[Flow]:
+def flow(fixture: WorkerFixture) -> Iterator[Flow]:
     """A sender of canvases."""
-    flow = Flow(stage)
+    flow = Flow(fixture)
     # Else each result would be subscribed to.
     with denied_join_result():
         yield flow
@@ -87,198 +87,202 @@ def flow(stage: WorkerFixture) -> Iterator[Flow]:
     flow.app.close()
 
 
-def is_back(stage: WorkerFixture, task: str) -> None:
+def is_back(fixture: WorkerFixture, task: str) -> None:
     """Come back when a task has gone back to the queue."""
-    eventually(lambda: stage.requeues(task) >= 1, f"task {task} back in the queue")
+    eventually(lambda: fixture.requeues(task) >= 1, f"task {task} back in the queue")
 
 
-def test_a_group_has_all_its_parts_requeued_or_skipped(stage: WorkerFixture, client: Redlock, flow: Flow) -> None:
+def test_a_group_has_all_its_parts_requeued_or_skipped(fixture: WorkerFixture, client: Redlock, flow: Flow) -> None:
     with somebody(client):
         parts = group(flow("requeue", "held"), flow("skip", "held"), flow("requeue", "other")).apply_async()
         first, second, third = (part.id for part in parts)
-        is_back(stage, first)
-        assert stage.result(second)["status"] == "skipped"
-        assert stage.result(third)["retries"] == 0
-    assert stage.result(first)["id"] == first
+        is_back(fixture, first)
+        assert fixture.result(second)["status"] == "skipped"
+        assert fixture.result(third)["retries"] == 0
+    assert fixture.result(first)["id"] == first
 
 
 def test_a_chain_of_locked_tasks_runs_in_order_through_requeues(
-    stage: WorkerFixture, client: Redlock, flow: Flow
+    fixture: WorkerFixture, client: Redlock, flow: Flow
 ) -> None:
     with somebody(client):
         steps = chain(*(flow("requeue", "held", immutable=True) for _ in range(3))).apply_async()
         first, second, third = steps.parent.parent.id, steps.parent.id, steps.id
-        is_back(stage, first)
-        assert stage.state(second) == "PENDING"
-    fences = [stage.result(task)["fence"] for task in (first, second, third)]
+        is_back(fixture, first)
+        assert fixture.state(second) == "PENDING"
+    fences = [fixture.result(task)["fence"] for task in (first, second, third)]
     assert fences == sorted(set(fences))
 
 
 def test_a_chord_ends_once_with_the_results_in_order(
-    stage: WorkerFixture, client: Redlock, flow: Flow, shared_worker: Worker
+    fixture: WorkerFixture, client: Redlock, flow: Flow, shared_worker: Worker
 ) -> None:
     with somebody(client, "policy:chord"):
         header = [flow("requeue", "chord"), flow("skip", "chord"), flow("requeue", "free"), flow("requeue", "chord")]
         end = chord(header, flow("gather")).apply_async()
-        eventually(lambda: stage.was_requeued("policy:chord"), "a part back in the queue")
+        eventually(lambda: fixture.was_requeued("policy:chord"), "a part back in the queue")
         eventually(lambda: "skipped resource=policy:chord" in shared_worker.log, "the part that is skipped")
-    first, skipped, free, last = stage.result(end.id)["gathered"]
+    first, skipped, free, last = fixture.result(end.id)["gathered"]
     assert skipped["status"] == "skipped"
     assert len({first["fence"], free["fence"], last["fence"]}) == 3
 
 
-def test_a_task_may_replace_itself_by_another_with_its_lock(stage: WorkerFixture, client: Redlock, flow: Flow) -> None:
+def test_a_task_may_replace_itself_by_another_with_its_lock(
+    fixture: WorkerFixture, client: Redlock, flow: Flow
+) -> None:
     with somebody(client):
         last = chain(flow("replaced", "held"), flow("requeue", "next", immutable=True)).apply_async()
         first = last.parent.id
-        is_back(stage, first)
-        assert stage.state(last.id) == "PENDING"
-    assert stage.result(first)["id"] == first
-    assert stage.result(last.id)["id"] == last.id
+        is_back(fixture, first)
+        assert fixture.state(last.id) == "PENDING"
+    assert fixture.result(first)["id"] == first
+    assert fixture.result(last.id)["id"] == last.id
 
 
-def test_a_task_that_is_revoked_on_its_way_back_never_runs(stage: WorkerFixture, client: Redlock, flow: Flow) -> None:
+def test_a_task_that_is_revoked_on_its_way_back_never_runs(fixture: WorkerFixture, client: Redlock, flow: Flow) -> None:
     with somebody(client):
         task = flow("requeue", "held").apply_async().id
-        is_back(stage, task)
-        stage.sender.control.revoke(task)
-        eventually(lambda: stage.state(task) == "REVOKED", "the end of the task")
+        is_back(fixture, task)
+        fixture.sender.control.revoke(task)
+        eventually(lambda: fixture.state(task) == "REVOKED", "the end of the task")
     later = flow("requeue", "held").apply_async().id
-    assert stage.result(later)["id"] == later
-    assert stage.state(task) == "REVOKED"
+    assert fixture.result(later)["id"] == later
+    assert fixture.state(task) == "REVOKED"
 
 
-def test_a_part_of_a_chord_that_gives_up_fails_the_chord(stage: WorkerFixture, client: Redlock, flow: Flow) -> None:
+def test_a_part_of_a_chord_that_gives_up_fails_the_chord(fixture: WorkerFixture, client: Redlock, flow: Flow) -> None:
     with somebody(client):
         end = chord([flow("requeue_once", "held"), flow("skip", "free")], flow("gather")).apply_async()
         with pytest.raises(Exception, match=r"LockContended|not free"):
-            stage.result(end.id)
+            fixture.result(end.id)
 
 
-def test_starmap_takes_the_lock_for_each_of_its_calls(stage: WorkerFixture, client: Redlock, flow: Flow) -> None:
+def test_starmap_takes_the_lock_for_each_of_its_calls(fixture: WorkerFixture, client: Redlock, flow: Flow) -> None:
     with somebody(client):
         calls = flow.starmap("wait", "free", "held", "held").apply_async()
-        eventually(lambda: stage.state(calls.id) == "STARTED", "the calls under way")
+        eventually(lambda: fixture.state(calls.id) == "STARTED", "the calls under way")
         skipped = flow.starmap("skip", "free", "held").apply_async()
-        assert stage.result(skipped.id)[1]["status"] == "skipped"
-    (first, _), (second, fence), (third, last) = stage.result(calls.id)
+        assert fixture.result(skipped.id)[1]["status"] == "skipped"
+    (first, _), (second, fence), (third, last) = fixture.result(calls.id)
     assert [first, second, third] == ["free", "held", "held"]
     assert last > fence
 
 
 def test_a_call_inside_of_starmap_raises_instead_of_a_requeue(
-    stage: WorkerFixture, client: Redlock, flow: Flow
+    fixture: WorkerFixture, client: Redlock, flow: Flow
 ) -> None:
     with somebody(client):
         calls = flow.starmap("requeue", "held").apply_async()
         with pytest.raises(LockContended):
-            stage.result(calls.id)
+            fixture.result(calls.id)
 
 
 def test_links_are_called_once_after_a_requeue(
-    stage: WorkerFixture, client: Redlock, flow: Flow, shared_worker: Worker
+    fixture: WorkerFixture, client: Redlock, flow: Flow, shared_worker: Worker
 ) -> None:
     with somebody(client):
         task = flow("requeue", "held").apply_async(link=flow("note", "linked", immutable=True))
-        is_back(stage, task.id)
-    stage.result(task.id)
+        is_back(fixture, task.id)
+    fixture.result(task.id)
     eventually(lambda: "noted linked" in shared_worker.log, "the link")
-    eventually(stage.is_idle, "the end of everything")
+    eventually(fixture.is_idle, "the end of everything")
     assert shared_worker.log.count("noted linked") == 1
 
 
 @pytest.mark.parametrize("ending", [("fail", "ValueError"), ("requeue_once", "LockContended")], ids=["body", "lock"])
 def test_an_errback_hears_of_the_end_after_a_requeue(
-    stage: WorkerFixture, client: Redlock, flow: Flow, shared_worker: Worker, ending: tuple[str, str]
+    fixture: WorkerFixture, client: Redlock, flow: Flow, shared_worker: Worker, ending: tuple[str, str]
 ) -> None:
     task, error = ending
     with somebody(client):
         sent = flow(task, "held").apply_async(link_error=flow("note"))
-        is_back(stage, sent.id)
+        is_back(fixture, sent.id)
         if error == "LockContended":
-            eventually(lambda: stage.state(sent.id) == "FAILURE", "the end of its patience")
+            eventually(lambda: fixture.state(sent.id) == "FAILURE", "the end of its patience")
     eventually(lambda: f"noted {sent.id}" in shared_worker.log, "the errback")
-    eventually(stage.is_idle, "the end of everything")
+    eventually(fixture.is_idle, "the end of everything")
     assert shared_worker.log.count(f"noted {sent.id}") == 1
-    assert type(stage.failure(sent.id)).__name__ == error
+    assert type(fixture.failure(sent.id)).__name__ == error
 
 
-def test_queue_and_time_limits_are_kept(stage: WorkerFixture, client: Redlock, flow: Flow) -> None:
+def test_queue_and_time_limits_are_kept(fixture: WorkerFixture, client: Redlock, flow: Flow) -> None:
     with somebody(client):
         task = flow("requeue", "held").apply_async(queue="side", time_limit=77, soft_time_limit=55)
-        is_back(stage, task.id)
-    result = stage.result(task.id)
+        is_back(fixture, task.id)
+    result = fixture.result(task.id)
     assert result["queue"] == "side"
     assert result["time_limit"] == [77, 55]
 
 
-def test_the_state_of_a_requeued_task_names_the_holder(stage: WorkerFixture, client: Redlock, flow: Flow) -> None:
+def test_the_state_of_a_requeued_task_names_the_holder(fixture: WorkerFixture, client: Redlock, flow: Flow) -> None:
     with client.lock(HELD) as lease:
         task = flow("requeue", "held").apply_async()
-        eventually(lambda: stage.state(task.id) == "RETRY", "the task back in the queue")
-        why = stage.failure(task.id)
+        eventually(lambda: fixture.state(task.id) == "RETRY", "the task back in the queue")
+        why = fixture.failure(task.id)
         assert isinstance(why, LockContended)
         assert why.resource == HELD
         assert lease.owner[:8] in str(why.holder)
-    stage.result(task.id)
+    fixture.result(task.id)
 
 
-def test_a_task_with_an_eta_is_requeued_too(stage: WorkerFixture, client: Redlock, flow: Flow) -> None:
+def test_a_task_with_an_eta_is_requeued_too(fixture: WorkerFixture, client: Redlock, flow: Flow) -> None:
     with somebody(client):
         task = flow("requeue", "held").apply_async(countdown=0.2)
-        is_back(stage, task.id)
-    assert stage.result(task.id)["retries"] == 0
+        is_back(fixture, task.id)
+    assert fixture.result(task.id)["retries"] == 0
 
 
-def test_a_task_about_to_expire_fails_with_the_holder(stage: WorkerFixture, client: Redlock, flow: Flow) -> None:
+def test_a_task_about_to_expire_fails_with_the_holder(fixture: WorkerFixture, client: Redlock, flow: Flow) -> None:
     with somebody(client):
         task = flow("requeue", "held").apply_async(expires=4)
-        is_back(stage, task.id)
+        is_back(fixture, task.id)
         with pytest.raises(LockContended):
-            stage.result(task.id)
+            fixture.result(task.id)
 
 
-def test_a_task_that_expires_later_comes_back_in_time(stage: WorkerFixture, client: Redlock, flow: Flow) -> None:
+def test_a_task_that_expires_later_comes_back_in_time(fixture: WorkerFixture, client: Redlock, flow: Flow) -> None:
     with somebody(client):
         task = flow("requeue", "held").apply_async(expires=600)
-        is_back(stage, task.id)
-    assert stage.result(task.id)["retries"] == 0
+        is_back(fixture, task.id)
+    assert fixture.result(task.id)["retries"] == 0
 
 
 @pytest.mark.parametrize("way", ["Charge", "shared"])
-def test_a_task_may_be_a_class_or_belong_to_no_app(stage: WorkerFixture, client: Redlock, flow: Flow, way: str) -> None:
+def test_a_task_may_be_a_class_or_belong_to_no_app(
+    fixture: WorkerFixture, client: Redlock, flow: Flow, way: str
+) -> None:
     with somebody(client):
         task = flow(way, "held").apply_async()
-        is_back(stage, task.id)
-    assert stage.result(task.id)["id"] == task.id
+        is_back(fixture, task.id)
+    assert fixture.result(task.id)["id"] == task.id
 
 
 @needs_celery_5_5
-def test_a_task_may_take_and_give_pydantic_models(stage: WorkerFixture, client: Redlock, flow: Flow) -> None:
+def test_a_task_may_take_and_give_pydantic_models(fixture: WorkerFixture, client: Redlock, flow: Flow) -> None:
     with somebody(client):
         task = flow("pay", {"account": "held", "amount": 5}).apply_async()
-        is_back(stage, task.id)
-    assert stage.result(task.id) == {"account": "held", "amount": 6}
+        is_back(fixture, task.id)
+    assert fixture.result(task.id) == {"account": "held", "amount": 6}
 
 
 def test_a_task_that_calls_itself_is_not_requeued_by_the_call(
-    stage: WorkerFixture, client: Redlock, flow: Flow
+    fixture: WorkerFixture, client: Redlock, flow: Flow
 ) -> None:
-    assert stage.result(flow("call_itself", ["a", "b"]).apply_async().id) == "ab"
+    assert fixture.result(flow("call_itself", ["a", "b"]).apply_async().id) == "ab"
     with somebody(client):
         task = flow("call_itself", ["a", "held"]).apply_async()
         with pytest.raises(LockContended):
-            stage.result(task.id)
-    assert stage.requeues(task.id) == 0
+            fixture.result(task.id)
+    assert fixture.requeues(task.id) == 0
 
 
-def test_a_periodic_task_that_skips_does_not_pile_up(stage: WorkerFixture, tmp_path: Path) -> None:
+def test_a_periodic_task_that_skips_does_not_pile_up(fixture: WorkerFixture, tmp_path: Path) -> None:
     arguments = ["-A", PERIODIC, "worker", "-B", "-s", str(tmp_path / "schedule"), "-c", "4", "-Q", "celery"]
-    worker = Worker(tmp_path, stage.environment, arguments)
+    worker = Worker(tmp_path, fixture.environment, arguments)
     try:
-        eventually(lambda: stage.store.llen("at-it") >= 4, "four reports", every=0.05)
+        eventually(lambda: fixture.store.llen("at-it") >= 4, "four reports", every=0.05)
         eventually(lambda: worker.log.count("skipped resource=periodic:report") >= 4, "four that were left out")
-        assert set(stage.store.lrange("at-it", 0, -1)) == {"1"}, "one at a time"
+        assert set(fixture.store.lrange("at-it", 0, -1)) == {"1"}, "one at a time"
         assert "LockContended" not in worker.log
     finally:
         worker.kill()
@@ -303,9 +307,9 @@ class Here:
 
 
 @pytest.fixture
-def here(stage: WorkerFixture) -> Iterator[Here]:
+def here(fixture: WorkerFixture) -> Iterator[Here]:
     """An app in this process, on the workers' lock nodes."""
-    here = Here(stage.nodes.urls)
+    here = Here(fixture.nodes.urls)
     yield here
     client_for(here.app).close()
     here.app.close()

@@ -29,32 +29,32 @@ MODES = ["requeue", "skip", "raise", "wait"]
 
 
 @pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerFixture]:
+def fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerFixture]:
     """One set of servers for all tests here."""
     directory = tmp_path_factory.mktemp("workers")
-    with redis_server.cluster() as nodes, sixth_redis() as broker, WorkerFixture(nodes, broker, directory) as stage:
-        yield stage
+    with redis_server.cluster() as nodes, sixth_redis() as broker, WorkerFixture(nodes, broker, directory) as fixture:
+        yield fixture
 
 
 @pytest.fixture(scope="module", autouse=True)
-def worker(stage: WorkerFixture) -> Worker:
+def worker(fixture: WorkerFixture) -> Worker:
     """One worker for all tests here."""
-    return stage.start_worker("--include", COPIES, concurrency=3, REDLOCK_TTL="1")
+    return fixture.start_worker("--include", COPIES, concurrency=3, REDLOCK_TTL="1")
 
 
-def called(stage: WorkerFixture, on_conflict: str, name: str, how: str = "succeed") -> Signature:
+def called(fixture: WorkerFixture, on_conflict: str, name: str, how: str = "succeed") -> Signature:
     """A call of a task with this choice."""
-    return stage.sender.signature(f"{COPIES}.{on_conflict}", (name, how))
+    return fixture.sender.signature(f"{COPIES}.{on_conflict}", (name, how))
 
 
-def followed(stage: WorkerFixture, first: Signature, name: str) -> Signature:
+def followed(fixture: WorkerFixture, first: Signature, name: str) -> Signature:
     """A chain of this call and one more."""
-    return chain(first, stage.sender.signature(f"{COPIES}.after", (name,)))
+    return chain(first, fixture.sender.signature(f"{COPIES}.after", (name,)))
 
 
-def deliver_again(stage: WorkerFixture, task_id: str) -> None:
+def deliver_again(fixture: WorkerFixture, task_id: str) -> None:
     """Deliver the message of a running task again, as the visibility timeout does."""
-    with Redis.from_url(stage.environment["COUNTER_BROKER_URL"]) as redis:
+    with Redis.from_url(fixture.environment["COUNTER_BROKER_URL"]) as redis:
         messages = [json.loads(text)[0] for text in redis.hvals("unacked")]
         (message,) = [message for message in messages if message["headers"]["id"] == task_id]
         message["headers"]["redelivered"] = True
@@ -64,29 +64,29 @@ def deliver_again(stage: WorkerFixture, task_id: str) -> None:
         redis.lpush("celery", json.dumps(message))
 
 
-def waiting(stage: WorkerFixture) -> list[str]:
+def waiting(fixture: WorkerFixture) -> list[str]:
     """The ids of the tasks with a message in the queue or in a worker."""
-    with Redis.from_url(stage.environment["COUNTER_BROKER_URL"]) as redis:
+    with Redis.from_url(fixture.environment["COUNTER_BROKER_URL"]) as redis:
         texts = [json.loads(text)[0] for text in redis.hvals("unacked")]
         texts += [json.loads(text) for text in redis.lrange("celery", 0, -1)]
         return [message["headers"]["id"] for message in texts]
 
 
-def runs(stage: WorkerFixture, task_id: str) -> int:
+def runs(fixture: WorkerFixture, task_id: str) -> int:
     """How many bodies of a task have begun."""
-    return int(stage.store.get(f"runs:{task_id}") or 0)
+    return int(fixture.store.get(f"runs:{task_id}") or 0)
 
 
-def go(stage: WorkerFixture, name: str, *numbers: int) -> None:
+def go(fixture: WorkerFixture, name: str, *numbers: int) -> None:
     """Let these runs end."""
     for number in numbers:
-        stage.store.set(f"go:{name}:{number}", 1)
+        fixture.store.set(f"go:{name}:{number}", 1)
 
 
-def with_a_copy(stage: WorkerFixture, worker: Worker, task: str, on_conflict: str) -> None:
+def with_a_copy(fixture: WorkerFixture, worker: Worker, task: str, on_conflict: str) -> None:
     """Wait until a task runs and a copy has met the running task."""
-    eventually(lambda: runs(stage, task) == 1, "the first copy at work")
-    deliver_again(stage, task)
+    eventually(lambda: runs(fixture, task) == 1, "the first copy at work")
+    deliver_again(fixture, task)
     met = f"owner_label='{task}@" if on_conflict == "wait" else f"duplicate task={task} "
     eventually(lambda: met in worker.log, "the copy that meets the first")
 
@@ -99,57 +99,57 @@ def first_of(result: AsyncResult) -> str:
 
 
 @pytest.mark.parametrize("on_conflict", MODES)
-def test_a_copy_of_a_running_task_leaves_no_result(stage: WorkerFixture, worker: Worker, on_conflict: str) -> None:
+def test_a_copy_of_a_running_task_leaves_no_result(fixture: WorkerFixture, worker: Worker, on_conflict: str) -> None:
     name = f"succeeds-{on_conflict}"
-    task = first_of(followed(stage, called(stage, on_conflict, name), name).apply_async())
-    with_a_copy(stage, worker, task, on_conflict)
-    assert stage.state(task) == "STARTED"
-    assert not stage.store.exists(f"after:{name}")
+    task = first_of(followed(fixture, called(fixture, on_conflict, name), name).apply_async())
+    with_a_copy(fixture, worker, task, on_conflict)
+    assert fixture.state(task) == "STARTED"
+    assert not fixture.store.exists(f"after:{name}")
 
-    go(stage, name, 1)
+    go(fixture, name, 1)
 
-    assert stage.result(task) == 1
-    eventually(stage.is_idle, "the end of the copy", every=0.05)
-    assert stage.state(task) == "SUCCESS"
-    assert runs(stage, task) == 1
-    assert stage.store.lrange(f"after:{name}", 0, -1) == ["1"]
+    assert fixture.result(task) == 1
+    eventually(fixture.is_idle, "the end of the copy", every=0.05)
+    assert fixture.state(task) == "SUCCESS"
+    assert runs(fixture, task) == 1
+    assert fixture.store.lrange(f"after:{name}", 0, -1) == ["1"]
 
 
 @pytest.mark.parametrize("on_conflict", MODES)
-def test_a_copy_of_a_task_that_fails_leaves_it_failed(stage: WorkerFixture, worker: Worker, on_conflict: str) -> None:
+def test_a_copy_of_a_task_that_fails_leaves_it_failed(fixture: WorkerFixture, worker: Worker, on_conflict: str) -> None:
     name = f"fails-{on_conflict}"
-    callback = stage.sender.signature(f"{COPIES}.failed", kwargs={"name": name})
-    signature = called(stage, on_conflict, name, "fail").on_error(callback)
+    callback = fixture.sender.signature(f"{COPIES}.failed", kwargs={"name": name})
+    signature = called(fixture, on_conflict, name, "fail").on_error(callback)
     task = str(signature.apply_async().id)
-    with_a_copy(stage, worker, task, on_conflict)
+    with_a_copy(fixture, worker, task, on_conflict)
 
-    go(stage, name, 1)
+    go(fixture, name, 1)
     with pytest.raises(ValueError, match=name):
-        stage.result(task)
-    eventually(stage.is_idle, "the end of the copy", every=0.05)
+        fixture.result(task)
+    eventually(fixture.is_idle, "the end of the copy", every=0.05)
 
-    assert stage.state(task) == "FAILURE"
-    assert isinstance(stage.failure(task), ValueError)
-    assert runs(stage, task) == 1
-    assert len(stage.store.lrange(f"after:{name}", 0, -1)) == 1
+    assert fixture.state(task) == "FAILURE"
+    assert isinstance(fixture.failure(task), ValueError)
+    assert runs(fixture, task) == 1
+    assert len(fixture.store.lrange(f"after:{name}", 0, -1)) == 1
 
 
 @pytest.mark.parametrize("on_conflict", MODES)
-def test_a_copy_runs_when_the_first_is_killed(stage: WorkerFixture, worker: Worker, on_conflict: str) -> None:
+def test_a_copy_runs_when_the_first_is_killed(fixture: WorkerFixture, worker: Worker, on_conflict: str) -> None:
     name = f"killed-{on_conflict}"
-    task = first_of(followed(stage, called(stage, on_conflict, name), name).apply_async())
-    with_a_copy(stage, worker, task, on_conflict)
+    task = first_of(followed(fixture, called(fixture, on_conflict, name), name).apply_async())
+    with_a_copy(fixture, worker, task, on_conflict)
 
     # The message of a killed child goes back to the queue too, so there are three copies now.
     # Process 0 would mean this process group.
-    os.kill(int(eventually(lambda: stage.store.hget(f"pids:{task}", "1"), "its process id") or 0), signal.SIGKILL)
-    eventually(lambda: runs(stage, task) == 2, "another copy at work")
-    go(stage, name, 2)
+    os.kill(int(eventually(lambda: fixture.store.hget(f"pids:{task}", "1"), "its process id") or 0), signal.SIGKILL)
+    eventually(lambda: runs(fixture, task) == 2, "another copy at work")
+    go(fixture, name, 2)
 
-    assert stage.result(task) == 2
-    eventually(stage.is_idle, "the end of the other copy", every=0.05)
-    assert runs(stage, task) == 2
-    assert stage.store.lrange(f"after:{name}", 0, -1) == ["2"]
+    assert fixture.result(task) == 2
+    eventually(fixture.is_idle, "the end of the other copy", every=0.05)
+    assert runs(fixture, task) == 2
+    assert fixture.store.lrange(f"after:{name}", 0, -1) == ["2"]
 
 
 CHORD = """
@@ -163,16 +163,16 @@ print(json.dumps(chord(parts, after.s("{name}")).apply_async().id))
 
 
 @pytest.mark.parametrize("on_conflict", MODES)
-def test_a_chord_counts_a_part_with_a_copy_once(stage: WorkerFixture, worker: Worker, on_conflict: str) -> None:
+def test_a_chord_counts_a_part_with_a_copy_once(fixture: WorkerFixture, worker: Worker, on_conflict: str) -> None:
     name = f"chord-{on_conflict}"
-    end = shell(stage, CHORD.format(name=name, on_conflict=on_conflict))
-    with_a_copy(stage, worker, f"{name}-a", on_conflict)
+    end = shell(fixture, CHORD.format(name=name, on_conflict=on_conflict))
+    with_a_copy(fixture, worker, f"{name}-a", on_conflict)
 
-    go(stage, name, 1)
-    stage.result(f"{name}-a")
-    eventually(lambda: f"{name}-a" not in waiting(stage), "the end of the copy", every=0.05)
-    assert stage.state(end) == "PENDING"
-    go(stage, f"{name}-other", 1)
+    go(fixture, name, 1)
+    fixture.result(f"{name}-a")
+    eventually(lambda: f"{name}-a" not in waiting(fixture), "the end of the copy", every=0.05)
+    assert fixture.state(end) == "PENDING"
+    go(fixture, f"{name}-other", 1)
 
-    assert stage.result(end) == [1, 1]
-    assert len(stage.store.lrange(f"after:{name}", 0, -1)) == 1
+    assert fixture.result(end) == [1, 1]
+    assert len(fixture.store.lrange(f"after:{name}", 0, -1)) == 1

@@ -11,7 +11,7 @@ import pytest
 from tests.integration.browser import Browser, needs_browser
 from tests.integration.flowers import Flower, tasks_shown
 from tests.integration.tools import client_of, eventually, holders, run_out
-from tests.integration.worker_fixture import UNLIMITED, WorkerFixture, fresh_stage
+from tests.integration.worker_fixture import UNLIMITED, WorkerFixture, fresh_fixture
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,48 +23,50 @@ POLICIES = "tests.integration.apps.policies"
 
 
 @pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerFixture]:
+def fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerFixture]:
     """One set of servers for all tests here."""
-    with fresh_stage(tmp_path_factory.mktemp("flower")) as stage:
-        yield stage
+    with fresh_fixture(tmp_path_factory.mktemp("flower")) as fixture:
+        yield fixture
 
 
 @pytest.fixture(scope="module")
-def flower(stage: WorkerFixture, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flower]:
+def flower(fixture: WorkerFixture, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flower]:
     """A Flower for all tests here, and a worker that sends all events."""
-    environment = stage.environment | {"FLOWER_UNAUTHENTICATED_API": "true"}
+    environment = fixture.environment | {"FLOWER_UNAUTHENTICATED_API": "true"}
     with Flower(tmp_path_factory.getbasetemp() / "flower-itself", environment) as flower:
-        worker = stage.start_worker("--include", f"{HOLDING},{POLICIES}", concurrency=4, **UNLIMITED)
-        eventually(lambda: hears(flower, stage), "Flower to hear of tasks", every=0.1)
+        worker = fixture.start_worker("--include", f"{HOLDING},{POLICIES}", concurrency=4, **UNLIMITED)
+        eventually(lambda: hears(flower, fixture), "Flower to hear of tasks", every=0.1)
         yield flower
         assert worker.process.poll() is None
 
 
-def hears(flower: Flower, stage: WorkerFixture) -> bool:
+def hears(flower: Flower, fixture: WorkerFixture) -> bool:
     """Whether Flower receives task events: the subscription follows its first response."""
-    stage.send(f"{POLICIES}.after", 0)
+    fixture.send(f"{POLICIES}.after", 0)
     status, tasks = flower.get("/api/tasks")
     return status == http.HTTPStatus.OK and tasks != "{}"
 
 
 @pytest.fixture(scope="module")
-def client(stage: WorkerFixture) -> Iterator[Redlock]:
+def client(fixture: WorkerFixture) -> Iterator[Redlock]:
     """A client of the workers' lock nodes."""
-    with client_of(stage.nodes.urls) as redlock:
+    with client_of(fixture.nodes.urls) as redlock:
         yield redlock
 
 
-def test_a_task_is_shown_waiting_and_then_with_the_lock(stage: WorkerFixture, flower: Flower, client: Redlock) -> None:
+def test_a_task_is_shown_waiting_and_then_with_the_lock(
+    fixture: WorkerFixture, flower: Flower, client: Redlock
+) -> None:
     def counted(kind: str) -> float:
         return flower.counted(kind, f"{POLICIES}.wait")
 
     def tries() -> int:
-        return sum(" retry " in line and f"owner_label='{task}@" in line for line in stage._log_lines())
+        return sum(" retry " in line and f"owner_label='{task}@" in line for line in fixture._log_lines())
 
     before = counted("task-lock-waiting")
     # The waiter tries again at each expiry of the lease that it has seen.
     with client.lock("policy:watched", ttl=2.0):
-        task = stage.send(f"{POLICIES}.wait", "watched")
+        task = fixture.send(f"{POLICIES}.wait", "watched")
         flower.shows(task, "LOCK-WAITING")
         eventually(lambda: tries() > 1, "another try", every=0.05)
     flower.shows(task, "SUCCESS")
@@ -74,36 +76,36 @@ def test_a_task_is_shown_waiting_and_then_with_the_lock(stage: WorkerFixture, fl
     assert counted("task-lock-acquired") == before + 1
 
 
-def test_flower_shows_each_wait_that_is_in_the_log(stage: WorkerFixture, flower: Flower) -> None:
+def test_flower_shows_each_wait_that_is_in_the_log(fixture: WorkerFixture, flower: Flower) -> None:
     """A child with a waiting task queues its next task before the request to the nodes."""
 
     def counted() -> float:
         return flower.counted("task-lock-waiting", f"{HOLDING}.sleep")
 
     before = counted()
-    worker = stage.start_worker("--include", HOLDING, "-Q", "hot", concurrency=2)
+    worker = fixture.start_worker("--include", HOLDING, "-Q", "hot", concurrency=2)
     try:
-        for task in [stage.send(f"{HOLDING}.sleep", "hot", 0.3, queue="hot") for _ in range(6)]:
-            stage.result(task)
-        waits = sum(" waiting resource=holding:hot " in line for line in stage._log_lines())
+        for task in [fixture.send(f"{HOLDING}.sleep", "hot", 0.3, queue="hot") for _ in range(6)]:
+            fixture.result(task)
+        waits = sum(" waiting resource=holding:hot " in line for line in fixture._log_lines())
         assert waits >= 2
         eventually(lambda: counted() >= before + waits, "news of each wait", every=0.05)
     finally:
         worker.kill()
 
 
-def test_a_running_task_shows_its_lock_and_the_loss(stage: WorkerFixture, flower: Flower) -> None:
-    task = stage.send(f"{HOLDING}.sleep", "lost", 600)
+def test_a_running_task_shows_its_lock_and_the_loss(fixture: WorkerFixture, flower: Flower) -> None:
+    task = fixture.send(f"{HOLDING}.sleep", "lost", 600)
     flower.shows(task, "LOCK-ACQUIRED")
-    run_out(stage.nodes.servers, "holding:lost")
+    run_out(fixture.nodes.servers, "holding:lost")
     flower.shows(task, "LOCK-LOST")
     assert flower.counted("task-lock-lost", f"{HOLDING}.sleep") == 1
-    assert stage.state(task) == "STARTED", "it runs all the same"
+    assert fixture.state(task) == "STARTED", "it runs all the same"
 
 
-def test_a_requeued_task_shows_the_holder_of_the_lock(stage: WorkerFixture, flower: Flower, client: Redlock) -> None:
+def test_a_requeued_task_shows_the_holder_of_the_lock(fixture: WorkerFixture, flower: Flower, client: Redlock) -> None:
     with client.lock("policy:elsewhere") as lease:
-        task = stage.send(f"{POLICIES}.requeue", "elsewhere")
+        task = fixture.send(f"{POLICIES}.requeue", "elsewhere")
         eventually(lambda: flower.counted("task-retried", f"{POLICIES}.requeue") > 0, "the task back in the queue")
         said = str(eventually(lambda: flower.task(task).get("exception"), "why it went back"))
         assert "LockContended" in said
@@ -116,13 +118,13 @@ def test_a_requeued_task_shows_the_holder_of_the_lock(stage: WorkerFixture, flow
     ("level", "told"), [("contention", {"task-lock-waiting", "task-lock-acquired"}), ("off", set())]
 )
 def test_a_worker_tells_no_more_than_its_setting_says(
-    stage: WorkerFixture, flower: Flower, client: Redlock, level: str, told: set[str]
+    fixture: WorkerFixture, flower: Flower, client: Redlock, level: str, told: set[str]
 ) -> None:
-    worker = stage.start_worker("--include", POLICIES, "-Q", level, REDLOCK_EVENTS=level)
+    worker = fixture.start_worker("--include", POLICIES, "-Q", level, REDLOCK_EVENTS=level)
     try:
-        free = stage.send(f"{POLICIES}.skip", "free", queue=level)
+        free = fixture.send(f"{POLICIES}.skip", "free", queue=level)
         with client.lock(f"policy:{level}"):
-            waits = stage.send(f"{POLICIES}.wait", level, queue=level)
+            waits = fixture.send(f"{POLICIES}.wait", level, queue=level)
             eventually(lambda: re.search(rf"retry .*owner_label='{waits}@", worker.log), "the task that waits")
         for task in (free, waits):
             flower.shows(task, "SUCCESS")
@@ -140,12 +142,12 @@ def test_a_worker_tells_no_more_than_its_setting_says(
         worker.kill()
 
 
-def test_a_broker_that_hangs_holds_no_task_up(stage: WorkerFixture, flower: Flower, client: Redlock) -> None:
-    worker = stage.start_worker("--include", f"{HOLDING},{POLICIES}", "-Q", "hangs")
-    broker = stage.broker
+def test_a_broker_that_hangs_holds_no_task_up(fixture: WorkerFixture, flower: Flower, client: Redlock) -> None:
+    worker = fixture.start_worker("--include", f"{HOLDING},{POLICIES}", "-Q", "hangs")
+    broker = fixture.broker
     try:
         with client.lock("policy:hangs"):
-            task = stage.send(f"{POLICIES}.wait", "hangs", queue="hangs")
+            task = fixture.send(f"{POLICIES}.wait", "hangs", queue="hangs")
             flower.shows(task, "LOCK-WAITING")
             broker.freeze()
         # The task acquires the lock, works and releases the lock while the frozen broker takes no events.
@@ -156,9 +158,9 @@ def test_a_broker_that_hangs_holds_no_task_up(stage: WorkerFixture, flower: Flow
 
 
 @needs_browser
-def test_a_browser_shows_the_lock_in_the_list_of_tasks(stage: WorkerFixture, flower: Flower) -> None:
-    task = stage.send(f"{HOLDING}.sleep", "seen", 600)
-    eventually(lambda: all(holders(stage.nodes.servers, "holding:seen")), "the task inside its section")
+def test_a_browser_shows_the_lock_in_the_list_of_tasks(fixture: WorkerFixture, flower: Flower) -> None:
+    task = fixture.send(f"{HOLDING}.sleep", "seen", 600)
+    eventually(lambda: all(holders(fixture.nodes.servers, "holding:seen")), "the task inside its section")
     flower.shows(task, "LOCK-ACQUIRED")
     with Browser() as browser:
         browser.open(flower.address("/tasks"))

@@ -28,18 +28,20 @@ def figures(path: Path) -> dict[str, float]:
     return found
 
 
-def test_the_metrics_agree_with_the_log_across_children(stage: WorkerFixture, client: Redlock, tmp_path: Path) -> None:
+def test_the_metrics_agree_with_the_log_across_children(
+    fixture: WorkerFixture, client: Redlock, tmp_path: Path
+) -> None:
     path = tmp_path / "redlock.prom"
-    worker = stage.start_worker(
+    worker = fixture.start_worker(
         "--include", POLICIES, "--max-tasks-per-child", "3", concurrency=2, REDLOCK_METRICS_FILE=str(path)
     )
     with client.lock("policy:held"):
-        skipped = stage.result(stage.send(f"{POLICIES}.skip", "held"))
-        patient = stage.send(f"{POLICIES}.wait", "held")
+        skipped = fixture.result(fixture.send(f"{POLICIES}.skip", "held"))
+        patient = fixture.send(f"{POLICIES}.wait", "held")
         eventually(lambda: f"owner_label='{patient}@" in worker.log, "the task that waits")
     assert skipped["status"] == "skipped"
-    stage.result(patient)
-    stage.results(stage.increment("hits", 12))
+    fixture.result(patient)
+    fixture.results(fixture.increment("hits", 12))
 
     def told() -> dict[str, float]:
         found, log = figures(path), worker.log
@@ -57,22 +59,22 @@ def test_the_metrics_agree_with_the_log_across_children(stage: WorkerFixture, cl
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
-def test_a_node_that_gives_no_votes_is_counted_by_name(stage: WorkerFixture, tmp_path: Path, pool: str) -> None:
-    dead = stage.nodes.servers[2]
+def test_a_node_that_gives_no_votes_is_counted_by_name(fixture: WorkerFixture, tmp_path: Path, pool: str) -> None:
+    dead = fixture.nodes.servers[2]
     path = tmp_path / "redlock.prom"
-    stage.start_worker("-P", pool, REDLOCK_METRICS_FILE=str(path))
+    fixture.start_worker("-P", pool, REDLOCK_METRICS_FILE=str(path))
     dead.stop()
-    stage.results(stage.increment("hits", 10))
+    fixture.results(fixture.increment("hits", 10))
     name = "redlock_votes_missing_total/"
     found = eventually(lambda: (f := figures(path)) and f[name + label(dead)] and f, "the missing votes", every=0.1)
     assert found
-    assert found[name + label(stage.nodes.servers[0])] == 0
+    assert found[name + label(fixture.nodes.servers[0])] == 0
 
 
 @pytest.mark.parametrize("pool", ["prefork", pytest.param("gevent", marks=pytest.mark.long)])
-def test_the_heart_beats_as_long_as_the_worker_takes_tasks(stage: WorkerFixture, tmp_path: Path, pool: str) -> None:
+def test_the_heart_beats_as_long_as_the_worker_takes_tasks(fixture: WorkerFixture, tmp_path: Path, pool: str) -> None:
     beat = tmp_path / "heartbeat"
-    worker = stage.start_worker("-P", pool, REDLOCK_HEARTBEAT_FILE=str(beat))
+    worker = fixture.start_worker("-P", pool, REDLOCK_HEARTBEAT_FILE=str(beat))
     assert beat.exists(), "a worker that is ready has a pulse"
 
     def beats() -> bool:
@@ -80,29 +82,29 @@ def test_the_heart_beats_as_long_as_the_worker_takes_tasks(stage: WorkerFixture,
 
     os.utime(beat, (0, 0))
     eventually(beats, "the next beat", every=0.05)
-    stage.broker.kill()
+    fixture.broker.kill()
     eventually(lambda: "Trying again in" in worker.log, "the worker to see that its broker is gone")
     os.utime(beat, (0, 0))
     # The retries come after two, four and six seconds: longer than the time between two heartbeats.
     eventually(lambda: "Trying again in 6.00 seconds" in worker.log, "the worker to have tried for a while")
     assert not beats()
-    stage.broker.start()
+    fixture.broker.start()
     eventually(beats, "a beat after the broker is back", every=0.05)
 
 
-def test_a_failed_write_fails_no_task_and_is_logged_once(stage: WorkerFixture, tmp_path: Path) -> None:
+def test_a_failed_write_fails_no_task_and_is_logged_once(fixture: WorkerFixture, tmp_path: Path) -> None:
     path = tmp_path / "missing" / "redlock.prom"
-    worker = stage.start_worker(REDLOCK_METRICS_FILE=str(path))
-    stage.results(stage.increment("hits", 1))
+    worker = fixture.start_worker(REDLOCK_METRICS_FILE=str(path))
+    fixture.results(fixture.increment("hits", 1))
     eventually(lambda: "file-not-written" in worker.log, "the warning")
     path.parent.mkdir()
     eventually(path.exists, "the file", every=0.05)
     assert worker.log.count("file-not-written") == 1
 
 
-def test_an_unknown_setting_refuses_the_start_in_one_line(stage: WorkerFixture, tmp_path: Path) -> None:
+def test_an_unknown_setting_refuses_the_start_in_one_line(fixture: WorkerFixture, tmp_path: Path) -> None:
     app = tmp_path / "misspelt.py"
     app.write_text("from celery import Celery\nimport redlock.celery\napp = Celery()\napp.conf.redlock_ttll = 1\n")
-    environment = stage.environment | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{Path.cwd()}"}
+    environment = fixture.environment | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{Path.cwd()}"}
     said = refuses_to_start(tmp_path, environment, "-A", "misspelt", "worker")
     assert "redlock_ttll is no setting; did you mean redlock_ttl?" in said

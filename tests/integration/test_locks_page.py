@@ -18,7 +18,7 @@ import pytest
 from tests.integration.browser import Browser, needs_browser
 from tests.integration.flowers import Flower
 from tests.integration.tools import CANARY, client_of, eventually, holders, label, raw
-from tests.integration.worker_fixture import WorkerFixture, fresh_stage
+from tests.integration.worker_fixture import WorkerFixture, fresh_fixture
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -39,26 +39,26 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def stage(directory: Path) -> Iterator[WorkerFixture]:
+def fixture(directory: Path) -> Iterator[WorkerFixture]:
     """One set of servers for all tests here, and a worker."""
-    with fresh_stage(directory) as stage:
+    with fresh_fixture(directory) as fixture:
         limits = {"COUNTER_TIME_LIMIT": "800", "COUNTER_VISIBILITY_TIMEOUT": "900"}
         # The holder of a counter's lock keeps the lock until the test revokes the task.
-        stage.start_worker(concurrency=3, COUNTER_THINK="600", **limits)
-        yield stage
+        fixture.start_worker(concurrency=3, COUNTER_THINK="600", **limits)
+        yield fixture
 
 
 @pytest.fixture(scope="module")
-def flower(stage: WorkerFixture, directory: Path) -> Iterator[Flower]:
+def flower(fixture: WorkerFixture, directory: Path) -> Iterator[Flower]:
     """A Flower without a password."""
-    with Flower(directory / "flower", stage.environment, "--conf=workers/flowerconfig.py") as flower:
+    with Flower(directory / "flower", fixture.environment, "--conf=workers/flowerconfig.py") as flower:
         yield flower
 
 
 @pytest.fixture(scope="module")
-def client(stage: WorkerFixture) -> Iterator[Redlock]:
+def client(fixture: WorkerFixture) -> Iterator[Redlock]:
     """A client of the same lock nodes."""
-    with client_of(stage.nodes.urls) as redlock:
+    with client_of(fixture.nodes.urls) as redlock:
         yield redlock
 
 
@@ -79,8 +79,10 @@ def test_flowers_own_pages_lead_to_it_and_it_says_where_we_are(flower: Flower) -
         assert page.count('<a class="nav-link') >= 4, "Flower's own links are there too"
 
 
-def test_the_data_have_holder_votes_token_and_time_left(stage: WorkerFixture, flower: Flower, client: Redlock) -> None:
-    task = stage.increment("told")[0]
+def test_the_data_have_holder_votes_token_and_time_left(
+    fixture: WorkerFixture, flower: Flower, client: Redlock
+) -> None:
+    task = fixture.increment("told")[0]
     (lock,) = eventually(lambda: flower.locks("counter:told"), "the task inside its section", every=0.05)
     eventually(lambda: all(flower.locks("counter:told")[0]["votes"]), "the renewal to mend what was late", every=0.05)
     assert lock["task"] == task
@@ -92,17 +94,17 @@ def test_the_data_have_holder_votes_token_and_time_left(stage: WorkerFixture, fl
     assert holding is not None
     assert lock["token"] == holding.fence
     assert lock["waiters"] == 0
-    waiting = stage.increment("told")[0]
+    waiting = fixture.increment("told")[0]
     mine = lambda: [one for one in flower.data()["waiters"] if one["resource"] == "counter:told"]  # noqa: E731 - short
     (waiter,) = eventually(mine, "the second task to wait", every=0.05)
     assert (waiter["task"], waiter["position"]) == (waiting, 1)
     assert waiter["holder"].startswith(f"{task}@")
     assert flower.locks("counter:told")[0]["waiters"] == 1
-    answers = stage.sender.control.inspect(timeout=5, limit=1)._request("locks") or {}
+    answers = fixture.sender.control.inspect(timeout=5, limit=1)._request("locks") or {}
     (told,) = [one for answer in answers.values() for one in answer if one["task"] == waiting]
     assert (told["state"], told["position"]) == ("waits", 1)
     assert told["holder"].startswith(f"{task}@")
-    stage.sender.control.revoke([waiting, task], terminate=True)
+    fixture.sender.control.revoke([waiting, task], terminate=True)
     eventually(lambda: not flower.locks("counter:told"), "the end of both", every=0.05)
 
 
@@ -120,16 +122,16 @@ def test_a_holder_that_is_no_task_is_shown_without_a_link_to_one(
     assert (lock["task"], lock["worker"]) == ("", "")
 
 
-def test_no_secret_is_told(flower: Flower, client: Redlock, stage: WorkerFixture) -> None:
+def test_no_secret_is_told(flower: Flower, client: Redlock, fixture: WorkerFixture) -> None:
     with client.lock("secret") as lease:
         eventually(lambda: flower.locks("secret"), "the lock", every=0.05)
-        (owner,) = {one for one in holders(stage.nodes.servers, "secret") if one}
+        (owner,) = {one for one in holders(fixture.nodes.servers, "secret") if one}
         assert owner[:32] == lease.owner[:32]
         assert owner[:32] not in flower.get("/locks/data")[1]
 
 
-def test_frozen_nodes_are_silent_and_empty_nodes_abstain(stage: WorkerFixture, flower: Flower) -> None:
-    frozen, emptied = stage.nodes[3], stage.nodes[4]
+def test_frozen_nodes_are_silent_and_empty_nodes_abstain(fixture: WorkerFixture, flower: Flower) -> None:
+    frozen, emptied = fixture.nodes[3], fixture.nodes[4]
     assert {node["health"] for node in flower.data()["nodes"]} == {"votes"}
     frozen.freeze()
     try:
@@ -144,9 +146,9 @@ def test_frozen_nodes_are_silent_and_empty_nodes_abstain(stage: WorkerFixture, f
     assert "abstains for another" in flower.node(label(emptied))["says"]
 
 
-def test_all_who_look_at_the_same_time_share_one_survey(stage: WorkerFixture, flower: Flower) -> None:
+def test_all_who_look_at_the_same_time_share_one_survey(fixture: WorkerFixture, flower: Flower) -> None:
     def surveys() -> int:
-        with raw(stage.nodes[0]) as redis:
+        with raw(fixture.nodes[0]) as redis:
             return int(redis.info("commandstats")["cmdstat_scan"]["calls"])
 
     before, began = surveys(), time.monotonic()
@@ -160,21 +162,21 @@ def test_all_who_look_at_the_same_time_share_one_survey(stage: WorkerFixture, fl
 @needs_browser
 @pytest.mark.parametrize("frozen", [0, 1])
 def test_when_the_holder_changes_the_page_shows_the_new_one(
-    stage: WorkerFixture, flower: Flower, browser: Browser, frozen: int
+    fixture: WorkerFixture, flower: Flower, browser: Browser, frozen: int
 ) -> None:
     def shown() -> list[str]:
         return next((row for row in browser.rows("locks-table") if row[0] == "counter:shown"), [])
 
     with contextlib.ExitStack() as stack:
-        for server in stage.nodes.servers[:frozen]:
+        for server in fixture.nodes.servers[:frozen]:
             server.freeze()
             stack.callback(server.thaw)
         browser.open(flower.address("/locks"))
-        (first,) = stage.increment("shown")
+        (first,) = fixture.increment("shown")
         eventually(lambda: first[:8] in shown(), "the first holder on the page", every=0.02)
-        (second,) = stage.increment("shown")
-        stage.sender.control.revoke(first, terminate=True)
-        awake = stage.nodes.servers[frozen:]
+        (second,) = fixture.increment("shown")
+        fixture.sender.control.revoke(first, terminate=True)
+        awake = fixture.nodes.servers[frozen:]
         eventually(lambda: votes(awake, "counter:shown", second) >= 3, "the second task inside its section")
         began = time.monotonic()
         eventually(lambda: second[:8] in shown(), "the second holder on the page", every=0.02)
@@ -183,7 +185,7 @@ def test_when_the_holder_changes_the_page_shows_the_new_one(
         assert first[:8] not in shown()
         path = f"[...document.querySelectorAll('#locks-table a')].filter(a => a.title == '{second}')[0].pathname"
         assert browser.value(path) == f"/task/{second}"
-        stage.sender.control.revoke(second, terminate=True)
+        fixture.sender.control.revoke(second, terminate=True)
         eventually(lambda: not shown(), "the page to show that nobody holds it", every=0.02)
 
 
@@ -214,10 +216,10 @@ def test_names_that_look_like_markup_are_text(flower: Flower, client: Redlock, b
 
 @needs_browser
 def test_a_password_protects_the_page_also_under_a_prefix(
-    stage: WorkerFixture, directory: Path, client: Redlock, browser: Browser
+    fixture: WorkerFixture, directory: Path, client: Redlock, browser: Browser
 ) -> None:
     options = ("--conf=workers/flowerconfig.py", f"--basic_auth=ann:{CANARY}", "--url_prefix=deep/down")
-    with Flower(directory / "guarded", stage.environment, *options) as guarded, client.lock("guarded"):
+    with Flower(directory / "guarded", fixture.environment, *options) as guarded, client.lock("guarded"):
         for path in ("/locks", "/locks/data"):
             for credentials in ("", "ann:wrong"):
                 status, text = guarded.get(path, credentials)
@@ -230,32 +232,32 @@ def test_a_password_protects_the_page_also_under_a_prefix(
         assert browser.value("document.querySelector('.app-nav a.active').pathname") == "/deep/down/locks"
 
 
-def test_an_external_sign_in_redirects_unknown_viewers(stage: WorkerFixture, directory: Path) -> None:
+def test_an_external_sign_in_redirects_unknown_viewers(fixture: WorkerFixture, directory: Path) -> None:
     options = ("--conf=workers/flowerconfig.py", "--auth=ann@example.com", "--oauth2_key=key", "--oauth2_secret=secret")
-    with Flower(directory / "signed-in", stage.environment, *options) as flower:
+    with Flower(directory / "signed-in", fixture.environment, *options) as flower:
         assert [flower.get(path)[0] for path in ("/locks", "/locks/data")] == [http.HTTPStatus.FOUND] * 2
 
 
 @needs_browser
-def test_the_page_says_that_flower_has_gone(stage: WorkerFixture, directory: Path, browser: Browser) -> None:
+def test_the_page_says_that_flower_has_gone(fixture: WorkerFixture, directory: Path, browser: Browser) -> None:
     def said() -> str:
         return str(browser.value("document.getElementById('locks-status')?.innerText"))
 
-    with Flower(directory / "short", stage.environment, "--conf=workers/flowerconfig.py") as flower:
+    with Flower(directory / "short", fixture.environment, "--conf=workers/flowerconfig.py") as flower:
         browser.open(flower.address("/locks"))
         eventually(lambda: said().startswith("Live"), "the page", every=0.02)
     eventually(lambda: said() == "Flower does not answer", "the page to see it", every=0.02)
 
 
-def test_two_lines_add_the_page_and_a_wrong_setting_is_named(stage: WorkerFixture, directory: Path) -> None:
+def test_two_lines_add_the_page_and_a_wrong_setting_is_named(fixture: WorkerFixture, directory: Path) -> None:
     shop = directory / "shop"
     shop.mkdir()
-    broker = stage.environment["COUNTER_BROKER_URL"]
+    broker = fixture.environment["COUNTER_BROKER_URL"]
     (shop / "shop.py").write_text(
         f"from celery import Celery\napp = Celery('shop', broker={broker!r})\napp.conf.redlock_max_tll = 5.0\n"
     )
     (shop / "flowerconfig.py").write_text("import redlock.celery.flower\nredlock.celery.flower.add_page()\n")
-    environment = stage.environment | {"PYTHONPATH": str(shop)}
+    environment = fixture.environment | {"PYTHONPATH": str(shop)}
     with Flower(directory / "shop-flower", environment, f"--conf={shop}/flowerconfig.py", app="shop") as flower:
         assert flower.get("/locks")[0] == http.HTTPStatus.OK
         status, text = flower.get("/locks/data")
@@ -278,7 +280,7 @@ def test_no_other_site_may_show_the_page_in_a_frame(flower: Flower) -> None:
 
 
 @needs_browser
-def test_without_a_quorum_the_page_says_so_in_red(stage: WorkerFixture, flower: Flower, browser: Browser) -> None:
+def test_without_a_quorum_the_page_says_so_in_red(fixture: WorkerFixture, flower: Flower, browser: Browser) -> None:
     def said() -> str:
         box = "document.getElementById('locks-problem')"
         return str(browser.value(f"{box} && !{box}.hidden ? {box}.innerText : ''"))
@@ -290,7 +292,7 @@ def test_without_a_quorum_the_page_says_so_in_red(stage: WorkerFixture, flower: 
     status = "document.getElementById('locks-status').innerText"
     eventually(lambda: "No lock is held" in nothing(), "the page", every=0.02)
     assert said() == ""
-    frozen = stage.nodes.servers[:3]
+    frozen = fixture.nodes.servers[:3]
     with contextlib.ExitStack() as stack:
         for server in frozen:
             server.freeze()

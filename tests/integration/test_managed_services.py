@@ -174,17 +174,17 @@ def test_a_worker_and_flower_work_on_managed_services(tmp_path: Path) -> None:
     with (
         cluster(3, options=without("CONFIG", "ACL")) as nodes,
         sixth_redis(*without("CONFIG", "ACL", "INFO")) as broker,
-        WorkerFixture(nodes, broker, tmp_path) as stage,
+        WorkerFixture(nodes, broker, tmp_path) as fixture,
     ):
-        stage.environment["REDLOCK_NODE_TIMEOUT"] = "1"
-        worker = stage.start_worker("-E")
-        assert stage.result(stage.increment("hits")[0])["value"] == 1
-        with Flower(tmp_path / "flower", stage.environment, "--conf=workers/flowerconfig.py") as flower:
+        fixture.environment["REDLOCK_NODE_TIMEOUT"] = "1"
+        worker = fixture.start_worker("-E")
+        assert fixture.result(fixture.increment("hits")[0])["value"] == 1
+        with Flower(tmp_path / "flower", fixture.environment, "--conf=workers/flowerconfig.py") as flower:
             for page in ("/workers", "/tasks", "/broker", "/locks", "/locks/data"):
                 assert flower.get(page)[0] == http.HTTPStatus.OK
         told = subprocess.run(
             [sys.executable, "-m", "redlock", "doctor", "-A", "workers.app", "--store", f"{broker.url}/2"],
-            cwd=ROOT, env=stage.environment, capture_output=True, text=True, check=False,
+            cwd=ROOT, env=fixture.environment, capture_output=True, text=True, check=False,
         ).stdout  # fmt: skip
         for what in ("broker", "store"):
             assert re.search(rf"(?m)^WARNING +{what} \S+: no answer to CONFIG GET", told), told

@@ -24,71 +24,71 @@ INTERRUPTED = "tests.integration.apps.interrupted"
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "eventlet", "solo"])
-def test_a_task_may_be_longer_than_its_lease_in_every_pool(stage: WorkerFixture, pool: str) -> None:
-    stage.start_worker("-P", pool, "--include", HOLDING, concurrency=2)
-    tasks = [stage.send(f"{HOLDING}.look", name, 1.5) for name in ("a", "b")]
-    assert all(remaining > 0 for remaining in stage.results(tasks))
-    assert is_free(stage.nodes.servers, "holding:a")
+def test_a_task_may_be_longer_than_its_lease_in_every_pool(fixture: WorkerFixture, pool: str) -> None:
+    fixture.start_worker("-P", pool, "--include", HOLDING, concurrency=2)
+    tasks = [fixture.send(f"{HOLDING}.look", name, 1.5) for name in ("a", "b")]
+    assert all(remaining > 0 for remaining in fixture.results(tasks))
+    assert is_free(fixture.nodes.servers, "holding:a")
 
 
 @pytest.mark.parametrize("pool", ["threads", "solo", "gevent", "eventlet"])
-def test_a_limit_that_the_pool_does_not_enforce_ends_no_lease(stage: WorkerFixture, pool: str) -> None:
-    stage.start_worker("-P", pool, "--include", HOLDING, COUNTER_TIME_LIMIT="100")
-    stage.send(f"{HOLDING}.outlast", "long", 2.5, time_limit=1)
-    eventually(lambda: stage.store.exists("remained:long"), "the end of the body", every=0.05)
-    assert float(stage.store.get("remained:long") or 0) > 0, "the lease was renewed to the end of the body"
+def test_a_limit_that_the_pool_does_not_enforce_ends_no_lease(fixture: WorkerFixture, pool: str) -> None:
+    fixture.start_worker("-P", pool, "--include", HOLDING, COUNTER_TIME_LIMIT="100")
+    fixture.send(f"{HOLDING}.outlast", "long", 2.5, time_limit=1)
+    eventually(lambda: fixture.store.exists("remained:long"), "the end of the body", every=0.05)
+    assert float(fixture.store.get("remained:long") or 0) > 0, "the lease was renewed to the end of the body"
 
 
-def test_a_lease_ends_with_the_limit_at_which_prefork_kills(stage: WorkerFixture) -> None:
-    stage.start_worker("--include", HOLDING)
-    task = stage.send(f"{HOLDING}.outlast", "long", 600, time_limit=1)
+def test_a_lease_ends_with_the_limit_at_which_prefork_kills(fixture: WorkerFixture) -> None:
+    fixture.start_worker("--include", HOLDING)
+    task = fixture.send(f"{HOLDING}.outlast", "long", 600, time_limit=1)
     with pytest.raises(TimeLimitExceeded):
-        stage.result(task)
-    eventually(lambda: is_free(stage.nodes.servers, "holding:long"), "the end of the lease")
-    assert not stage.store.exists("remained:long")
+        fixture.result(task)
+    eventually(lambda: is_free(fixture.nodes.servers, "holding:long"), "the end of the lease")
+    assert not fixture.store.exists("remained:long")
 
 
 @pytest.mark.parametrize("pool", ["threads", "gevent", pytest.param("eventlet", marks=pytest.mark.long)])
-def test_two_tasks_of_one_process_exclude_each_other(stage: WorkerFixture, pool: str) -> None:
-    stage.start_worker("-P", pool, concurrency=20, COUNTER_THINK="0.005")
-    stage.results(stage.increment("hits", 40))
-    assert stage.counter("hits") == 40
+def test_two_tasks_of_one_process_exclude_each_other(fixture: WorkerFixture, pool: str) -> None:
+    fixture.start_worker("-P", pool, concurrency=20, COUNTER_THINK="0.005")
+    fixture.results(fixture.increment("hits", 40))
+    assert fixture.counter("hits") == 40
 
 
 @pytest.mark.parametrize(
     "pool",
     [pytest.param("threads", marks=pytest.mark.long), "gevent", pytest.param("eventlet", marks=pytest.mark.long)],
 )
-def test_200_tasks_in_a_process_all_get_the_same_lock(stage: WorkerFixture, client: Redlock, pool: str) -> None:
-    worker = stage.start_worker("-P", pool, "--include", FLOWS, "--prefetch-multiplier", "1", concurrency=200)
+def test_200_tasks_in_a_process_all_get_the_same_lock(fixture: WorkerFixture, client: Redlock, pool: str) -> None:
+    worker = fixture.start_worker("-P", pool, "--include", FLOWS, "--prefetch-multiplier", "1", concurrency=200)
     with client.lock("policy:crowd"):
-        before = connections(stage)
-        tasks = [stage.send(f"{FLOWS}.wait", "crowd") for _ in range(200)]
+        before = connections(fixture)
+        tasks = [fixture.send(f"{FLOWS}.wait", "crowd") for _ in range(200)]
         eventually(
             lambda: all(f"owner_label='{task}@" in worker.log for task in tasks), "two hundred that wait", every=0.2
         )
         # One connection for each waiter, and the shared connections; five for each waiter would be a thousand.
-        assert connections(stage) - before < 400
-    fences = [fence for _, fence in stage.results(tasks)]
+        assert connections(fixture) - before < 400
+    fences = [fence for _, fence in fixture.results(tasks)]
     assert len(set(fences)) == 200
 
 
-def connections(stage: WorkerFixture) -> int:
+def connections(fixture: WorkerFixture) -> int:
     """How many connections the lock nodes have, all together."""
     total = 0
-    for server in stage.nodes.servers:
+    for server in fixture.nodes.servers:
         with raw(server) as redis:
             total += redis.info("clients")["connected_clients"]
     return total
 
 
-def test_children_that_are_replaced_go_on_with_the_lock(stage: WorkerFixture) -> None:
-    worker = stage.start_worker("--include", POLICIES, "--max-tasks-per-child", "3", concurrency=2)
+def test_children_that_are_replaced_go_on_with_the_lock(fixture: WorkerFixture) -> None:
+    worker = fixture.start_worker("--include", POLICIES, "--max-tasks-per-child", "3", concurrency=2)
     threads = len(list(Path(f"/proc/{worker.process.pid}/task").iterdir()))
-    counts = stage.increment("hits", 20)
-    about = stage.results([stage.send(f"{POLICIES}.requeue", "hits") for _ in range(10)])
-    stage.results(counts)
-    assert stage.counter("hits") == 20
+    counts = fixture.increment("hits", 20)
+    about = fixture.results([fixture.send(f"{POLICIES}.requeue", "hits") for _ in range(10)])
+    fixture.results(counts)
+    assert fixture.counter("hits") == 20
     assert len({one["pid"] for one in about}) >= 4, "there were several children"
     assert len({one["fence"] for one in about}) == 10
     # A forking process must have no threads, so the children make the lock's threads.
@@ -96,29 +96,29 @@ def test_children_that_are_replaced_go_on_with_the_lock(stage: WorkerFixture) ->
 
 
 @pytest.mark.parametrize("pool", ["prefork", "solo"])
-def test_on_lost_raise_interrupts_a_task_without_its_lease(stage: WorkerFixture, pool: str) -> None:
-    stage.start_worker("-P", pool, "--include", INTERRUPTED, concurrency=1, **UNLIMITED)
-    task = stage.send(f"{INTERRUPTED}.sleep", "x", 600)
-    eventually(lambda: all(holders(stage.nodes.servers, "interrupted:x")), "the task inside its section")
-    run_out(stage.nodes.servers, "interrupted:x")
+def test_on_lost_raise_interrupts_a_task_without_its_lease(fixture: WorkerFixture, pool: str) -> None:
+    fixture.start_worker("-P", pool, "--include", INTERRUPTED, concurrency=1, **UNLIMITED)
+    task = fixture.send(f"{INTERRUPTED}.sleep", "x", 600)
+    eventually(lambda: all(holders(fixture.nodes.servers, "interrupted:x")), "the task inside its section")
+    run_out(fixture.nodes.servers, "interrupted:x")
     started = time.monotonic()
     with pytest.raises(LockLost):
-        stage.result(task)
+        fixture.result(task)
     assert time.monotonic() - started < 300, "it did not sleep to its end"
     # The worker goes on, and no late signal strikes the next task.
-    assert stage.result(stage.send(f"{INTERRUPTED}.sleep", "y", 0)) == "y"
+    assert fixture.result(fixture.send(f"{INTERRUPTED}.sleep", "y", 0)) == "y"
 
 
-def test_a_pool_without_interrupts_refuses_in_one_line(stage: WorkerFixture, tmp_path: Path) -> None:
+def test_a_pool_without_interrupts_refuses_in_one_line(fixture: WorkerFixture, tmp_path: Path) -> None:
     arguments = ["-A", "workers.app", "worker", "-P", "threads", "--include", INTERRUPTED]
-    said = refuses_to_start(tmp_path, stage.environment, *arguments)
+    said = refuses_to_start(tmp_path, fixture.environment, *arguments)
     assert "tests.integration.apps.interrupted.sleep needs the prefork or solo pool" in said
 
 
-def test_a_lost_lease_shows_at_the_next_look(stage: WorkerFixture) -> None:
-    stage.start_worker("--include", HOLDING, concurrency=1, **UNLIMITED)
-    task = stage.send(f"{HOLDING}.look", "x", 600)
-    eventually(lambda: all(holders(stage.nodes.servers, "holding:x")), "the task inside its section")
-    run_out(stage.nodes.servers, "holding:x")
+def test_a_lost_lease_shows_at_the_next_look(fixture: WorkerFixture) -> None:
+    fixture.start_worker("--include", HOLDING, concurrency=1, **UNLIMITED)
+    task = fixture.send(f"{HOLDING}.look", "x", 600)
+    eventually(lambda: all(holders(fixture.nodes.servers, "holding:x")), "the task inside its section")
+    run_out(fixture.nodes.servers, "holding:x")
     with pytest.raises(LockLost):
-        stage.result(task)
+        fixture.result(task)

@@ -20,9 +20,9 @@ ARGUMENTS = ("-A", "workers.app", "worker", "-c", "1", "--without-gossip", "--wi
 
 
 @contextlib.contextmanager
-def starting(stage: WorkerFixture, directory: Path, **settings: str) -> Iterator[Worker]:
+def starting(fixture: WorkerFixture, directory: Path, **settings: str) -> Iterator[Worker]:
     """A worker that may never be ready; killed at the end."""
-    worker = Worker(directory, stage.environment | settings, ARGUMENTS)
+    worker = Worker(directory, fixture.environment | settings, ARGUMENTS)
     try:
         yield worker
     finally:
@@ -33,11 +33,11 @@ def log_of(worker: Worker) -> str:
     return worker.log if worker.log_file.exists() else ""
 
 
-def test_it_refuses_to_start_on_a_node_that_drops_locks(stage: WorkerFixture, nodes: Cluster, tmp_path: Path) -> None:
+def test_it_refuses_to_start_on_a_node_that_drops_locks(fixture: WorkerFixture, nodes: Cluster, tmp_path: Path) -> None:
     with raw(nodes[0]) as redis:
         redis.config_set("maxmemory", "100mb")
         redis.config_set("maxmemory-policy", "allkeys-lru")
-    with starting(stage, tmp_path) as worker:
+    with starting(fixture, tmp_path) as worker:
         assert worker.process.wait(timeout=60) == Level.UNSAFE
         (line,) = [line for line in log_of(worker).splitlines() if "will not start" in line]
         assert "the setup is unsafe: " in line
@@ -45,17 +45,17 @@ def test_it_refuses_to_start_on_a_node_that_drops_locks(stage: WorkerFixture, no
         assert "Traceback" not in worker.output.read_text()
 
 
-def test_it_refuses_a_different_configuration_fingerprint(stage: WorkerFixture, tmp_path: Path) -> None:
-    stage.start_worker()
-    with starting(stage, tmp_path, REDLOCK_MAX_TTL="20") as worker:
+def test_it_refuses_a_different_configuration_fingerprint(fixture: WorkerFixture, tmp_path: Path) -> None:
+    fixture.start_worker()
+    with starting(fixture, tmp_path, REDLOCK_MAX_TTL="20") as worker:
         assert worker.process.wait(timeout=60) == Level.UNSAFE
         assert "its clients agreed on nodes=5 max_ttl=10s" in log_of(worker)
 
 
-def test_it_waits_for_a_quorum_and_then_starts(stage: WorkerFixture, nodes: Cluster, tmp_path: Path) -> None:
+def test_it_waits_for_a_quorum_and_then_starts(fixture: WorkerFixture, nodes: Cluster, tmp_path: Path) -> None:
     for server in nodes.servers[:3]:
         server.kill()
-    with starting(stage, tmp_path, REDLOCK_MAX_TTL="1", REDLOCK_TTL="0.6") as worker:
+    with starting(fixture, tmp_path, REDLOCK_MAX_TTL="1", REDLOCK_TTL="0.6") as worker:
         eventually(lambda: "waiting for the lock nodes" in log_of(worker), "a worker that waits")
         assert "2 of 5 vote, 3 are needed" in log_of(worker)
         assert " ready." not in log_of(worker)
@@ -67,37 +67,37 @@ def test_it_waits_for_a_quorum_and_then_starts(stage: WorkerFixture, nodes: Clus
         assert worker.log.count("waiting for the lock nodes") <= 4, "once for each reason, not for each look"
 
 
-def test_a_worker_that_waits_can_be_stopped(stage: WorkerFixture, nodes: Cluster, tmp_path: Path) -> None:
+def test_a_worker_that_waits_can_be_stopped(fixture: WorkerFixture, nodes: Cluster, tmp_path: Path) -> None:
     for server in nodes.servers[:3]:
         server.kill()
-    with starting(stage, tmp_path) as worker:
+    with starting(fixture, tmp_path) as worker:
         eventually(lambda: "waiting for the lock nodes" in log_of(worker), "a worker that waits")
         worker.process.terminate()
         worker.process.wait(timeout=60)
         assert " ready." not in log_of(worker)
 
 
-def test_it_starts_with_a_minority_of_nodes_down_and_says_which(stage: WorkerFixture, nodes: Cluster) -> None:
+def test_it_starts_with_a_minority_of_nodes_down_and_says_which(fixture: WorkerFixture, nodes: Cluster) -> None:
     nodes[0].kill()
     nodes[1].kill()
-    worker = stage.start_worker()
+    worker = fixture.start_worker()
     assert worker.log.count("doctor: ") == 2
-    stage.results(stage.increment("c", 3))
-    assert stage.counter("c") == 3
+    fixture.results(fixture.increment("c", 3))
+    assert fixture.counter("c") == 3
 
 
-def test_no_password_gets_into_the_log(stage: WorkerFixture, nodes: Cluster) -> None:
+def test_no_password_gets_into_the_log(fixture: WorkerFixture, nodes: Cluster) -> None:
     with raw(nodes[0]) as redis:
         redis.config_set("requirepass", "the right one")
     urls = [f"{nodes[0].url}?password={CANARY}", *nodes.urls[1:]]
-    worker = stage.start_worker(REDLOCK_NODES=",".join(urls))
+    worker = fixture.start_worker(REDLOCK_NODES=",".join(urls))
     assert "wrong user name or password" in worker.log
     assert CANARY not in worker.log + worker.output.read_text()
 
 
-def test_a_visibility_timeout_that_is_too_short_is_logged(stage: WorkerFixture) -> None:
+def test_a_visibility_timeout_that_is_too_short_is_logged(fixture: WorkerFixture) -> None:
     app = "tests.integration.apps.policies"
-    worker = stage.start_worker("--include", app, COUNTER_TIME_LIMIT="5", COUNTER_VISIBILITY_TIMEOUT="20")
+    worker = fixture.start_worker("--include", app, COUNTER_TIME_LIMIT="5", COUNTER_VISIBILITY_TIMEOUT="20")
     (line,) = [line for line in worker.log.splitlines() if "visibility-timeout" in line]
     assert "its visibility timeout is 20 s" in line
     assert "the wait of tests.integration.apps.policies.wait is 30 s" in line

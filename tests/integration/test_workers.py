@@ -29,25 +29,25 @@ POLICIES = "tests.integration.apps.policies"
 
 
 @pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerFixture]:
+def fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerFixture]:
     """One set of servers for all tests here; the broker wants a password."""
     with redis_server.cluster() as nodes, sixth_redis() as broker:
         with raw(broker) as redis:
             redis.config_set("requirepass", CANARY)
-        with WorkerFixture(nodes, broker, tmp_path_factory.mktemp("workers"), password=CANARY) as stage:
-            yield stage
+        with WorkerFixture(nodes, broker, tmp_path_factory.mktemp("workers"), password=CANARY) as fixture:
+            yield fixture
 
 
 @pytest.fixture(scope="module", autouse=True)
-def shared_worker(stage: WorkerFixture) -> Worker:
+def shared_worker(fixture: WorkerFixture) -> Worker:
     """One worker for all tests here, with four processes that think for 50 ms in the middle of an increment."""
-    return stage.start_worker("--include", POLICIES, concurrency=4, COUNTER_THINK="0.05")
+    return fixture.start_worker("--include", POLICIES, concurrency=4, COUNTER_THINK="0.05")
 
 
 @pytest.fixture(scope="module")
-def client(stage: WorkerFixture) -> Iterator[Redlock]:
+def client(fixture: WorkerFixture) -> Iterator[Redlock]:
     """A client of the workers' lock nodes."""
-    with client_of(stage.nodes.urls) as redlock:
+    with client_of(fixture.nodes.urls) as redlock:
         yield redlock
 
 
@@ -58,9 +58,9 @@ def held(client: Redlock, name: str) -> Iterator[Lease]:
         yield lease
 
 
-def sent(stage: WorkerFixture, task: str, name: str, **options: Any) -> str:  # noqa: ANN401 - Celery's options
+def sent(fixture: WorkerFixture, task: str, name: str, **options: Any) -> str:  # noqa: ANN401 - Celery's options
     """Enqueue a task of `apps/policies.py` and return its id."""
-    return stage.send(f"{POLICIES}.{task}", name, **options)
+    return fixture.send(f"{POLICIES}.{task}", name, **options)
 
 
 ENQUEUE = """
@@ -70,10 +70,10 @@ print(json.dumps([increment.delay(1, name="shell").id for _ in range(20)]))
 """
 
 
-def test_increments_that_are_enqueued_from_a_shell_all_count(stage: WorkerFixture) -> None:
-    results = stage.results(shell(stage, ENQUEUE))
+def test_increments_that_are_enqueued_from_a_shell_all_count(fixture: WorkerFixture) -> None:
+    results = fixture.results(shell(fixture, ENQUEUE))
 
-    assert stage.counter("shell") == 20
+    assert fixture.counter("shell") == 20
     assert sorted(result["value"] for result in results) == list(range(1, 21))
     in_order = sorted(results, key=lambda result: result["value"])
     fences = [result["fence"] for result in in_order]
@@ -82,64 +82,64 @@ def test_increments_that_are_enqueued_from_a_shell_all_count(stage: WorkerFixtur
     assert any(result["waited_ms"] > 0 for result in results)
 
 
-def test_the_same_body_without_the_lock_loses_updates(stage: WorkerFixture) -> None:
-    stage.results([stage.send("tasks.counter.increment_unlocked", kwargs={"name": "unlocked"}) for _ in range(20)])
+def test_the_same_body_without_the_lock_loses_updates(fixture: WorkerFixture) -> None:
+    fixture.results([fixture.send("tasks.counter.increment_unlocked", kwargs={"name": "unlocked"}) for _ in range(20)])
 
-    assert 0 < stage.counter("unlocked") < 20
+    assert 0 < fixture.counter("unlocked") < 20
 
 
-def test_counters_of_different_names_do_not_wait_for_each_other(stage: WorkerFixture, client: Redlock) -> None:
+def test_counters_of_different_names_do_not_wait_for_each_other(fixture: WorkerFixture, client: Redlock) -> None:
     with held(client, "counter:busy"):
-        assert stage.result(*stage.increment("idle"))["value"] == 1
+        assert fixture.result(*fixture.increment("idle"))["value"] == 1
 
 
 def test_a_task_that_had_to_wait_says_for_how_long(
-    stage: WorkerFixture, client: Redlock, shared_worker: Worker
+    fixture: WorkerFixture, client: Redlock, shared_worker: Worker
 ) -> None:
     with held(client, "counter:waited") as lease:
-        (task,) = stage.increment("waited")
+        (task,) = fixture.increment("waited")
         eventually(lambda: "waiting resource=counter:waited" in shared_worker.log, "the wait of the task")
         fence = lease.fence
 
-    result = stage.result(task)
+    result = fixture.result(task)
 
     assert result["value"] == 1
     assert result["waited_ms"] > 0
     assert result["fence"] > fence
 
 
-def test_an_operation_that_is_named_by_the_business_counts_once(stage: WorkerFixture) -> None:
+def test_an_operation_that_is_named_by_the_business_counts_once(fixture: WorkerFixture) -> None:
     tasks = [
-        stage.send("tasks.counter.increment", kwargs={"name": "named", "op_id": f"order-{number % 3}"})
+        fixture.send("tasks.counter.increment", kwargs={"name": "named", "op_id": f"order-{number % 3}"})
         for number in range(9)
     ]
 
-    results = stage.results(tasks)
+    results = fixture.results(tasks)
 
-    assert stage.counter("named") == 3
+    assert fixture.counter("named") == 3
     assert {result["value"] for result in results} == {1, 2, 3}
 
 
-def test_a_message_that_is_delivered_twice_counts_once(stage: WorkerFixture) -> None:
+def test_a_message_that_is_delivered_twice_counts_once(fixture: WorkerFixture) -> None:
     tasks = [
-        stage.send("tasks.counter.increment", kwargs={"name": "twice"}, task_id=f"delivery-{number}")
+        fixture.send("tasks.counter.increment", kwargs={"name": "twice"}, task_id=f"delivery-{number}")
         for number in (1, 2, 1, 2, 1)
     ]
 
-    eventually(stage.is_idle, "the last of five messages")
-    stage.results(tasks)
+    eventually(fixture.is_idle, "the last of five messages")
+    fixture.results(tasks)
 
-    assert stage.counter("twice") == 2
+    assert fixture.counter("twice") == 2
 
 
 @pytest.mark.parametrize("by", ["one", 1.5, None, True])
-def test_a_bad_argument_fails_the_task_and_leaves_the_counter(stage: WorkerFixture, by: object) -> None:
-    task = stage.send("tasks.counter.increment", by, "untouched")
+def test_a_bad_argument_fails_the_task_and_leaves_the_counter(fixture: WorkerFixture, by: object) -> None:
+    task = fixture.send("tasks.counter.increment", by, "untouched")
 
     with pytest.raises(ConfigurationError, match="whole number"):
-        stage.result(task)
+        fixture.result(task)
 
-    assert stage.counter("untouched") == 0
+    assert fixture.counter("untouched") == 0
 
 
 CALLS = """
@@ -155,8 +155,8 @@ print(json.dumps(refused))
 """
 
 
-def test_wrong_arguments_are_refused_at_the_caller(stage: WorkerFixture) -> None:
-    refused = shell(stage, CALLS)
+def test_wrong_arguments_are_refused_at_the_caller(fixture: WorkerFixture) -> None:
+    refused = shell(fixture, CALLS)
 
     assert len(refused) == 4
     assert "increment()" in refused[0]
@@ -172,20 +172,20 @@ except Exception as error:  # whatever it is, the test reads it
 """
 
 
-def test_an_unreachable_broker_is_an_error_at_the_caller(stage: WorkerFixture) -> None:
+def test_an_unreachable_broker_is_an_error_at_the_caller(fixture: WorkerFixture) -> None:
     # The shell has a time limit; without any of its own the call would try for ever.
-    said = shell(stage, BROKER_DOWN, COUNTER_BROKER_URL=f"redis://127.0.0.1:{free_port()}/0")
+    said = shell(fixture, BROKER_DOWN, COUNTER_BROKER_URL=f"redis://127.0.0.1:{free_port()}/0")
 
     assert said[:2] == ["kombu.exceptions", "OperationalError"]
     assert "refused" in said[2]
 
 
-def test_broker_and_results_down_give_the_same_error(stage: WorkerFixture) -> None:
+def test_broker_and_results_down_give_the_same_error(fixture: WorkerFixture) -> None:
     # As in the example, where both are databases of one Redis.
     port = free_port()
 
     said = shell(
-        stage,
+        fixture,
         BROKER_DOWN,
         COUNTER_BROKER_URL=f"redis://127.0.0.1:{port}/0",
         COUNTER_RESULT_URL=f"redis://127.0.0.1:{port}/1",
@@ -194,14 +194,14 @@ def test_broker_and_results_down_give_the_same_error(stage: WorkerFixture) -> No
     assert said[:2] == ["kombu.exceptions", "OperationalError"]
 
 
-def test_a_requeued_task_keeps_its_identity_and_its_retries(stage: WorkerFixture, client: Redlock) -> None:
+def test_a_requeued_task_keeps_its_identity_and_its_retries(fixture: WorkerFixture, client: Redlock) -> None:
     with held(client, "policy:requeued"):
-        task = sent(stage, "requeue", "requeued", headers={"x-trace": "abc"}, priority=3)
-        eventually(lambda: stage.state(task) == "RETRY", "the task back in the queue")
+        task = sent(fixture, "requeue", "requeued", headers={"x-trace": "abc"}, priority=3)
+        eventually(lambda: fixture.state(task) == "RETRY", "the task back in the queue")
         # More than once: a task with `max_retries=0` that spent one would fail here.
-        eventually(lambda: stage.requeues(task) >= 2, "the task back in the queue for the second time")
+        eventually(lambda: fixture.requeues(task) >= 2, "the task back in the queue for the second time")
 
-    result = stage.result(task)
+    result = fixture.result(task)
 
     assert result["id"] == task
     assert result["retries"] == 0
@@ -210,23 +210,23 @@ def test_a_requeued_task_keeps_its_identity_and_its_retries(stage: WorkerFixture
     assert result["waited_ms"] > 0
 
 
-def test_a_requeued_task_does_not_sit_in_a_worker_process(stage: WorkerFixture, client: Redlock) -> None:
+def test_a_requeued_task_does_not_sit_in_a_worker_process(fixture: WorkerFixture, client: Redlock) -> None:
     with held(client, "policy:crowd"):
-        crowd = [sent(stage, "requeue", "crowd") for _ in range(8)]
-        eventually(lambda: all(stage.state(task) == "RETRY" for task in crowd), "eight tasks back in the queue")
+        crowd = [sent(fixture, "requeue", "crowd") for _ in range(8)]
+        eventually(lambda: all(fixture.state(task) == "RETRY" for task in crowd), "eight tasks back in the queue")
 
         # There are four processes, and eight tasks that wait.
-        assert stage.result(sent(stage, "requeue", "somewhere else"))["retries"] == 0
+        assert fixture.result(sent(fixture, "requeue", "somewhere else"))["retries"] == 0
 
-    results = stage.results(crowd)
+    results = fixture.results(crowd)
     assert len({result["fence"] for result in results}) == 8
 
 
-def test_the_last_requeue_fails_with_the_holder(stage: WorkerFixture, client: Redlock) -> None:
+def test_the_last_requeue_fails_with_the_holder(fixture: WorkerFixture, client: Redlock) -> None:
     with held(client, "policy:once") as lease:
-        task = sent(stage, "requeue_once", "once")
+        task = sent(fixture, "requeue_once", "once")
         with pytest.raises(LockContended) as caught:
-            stage.result(task)
+            fixture.result(task)
         owner = lease.owner
 
     error = caught.value
@@ -235,45 +235,45 @@ def test_the_last_requeue_fails_with_the_holder(stage: WorkerFixture, client: Re
     assert owner[:8] in error.holder
     assert owner[:32] not in str(error)
     assert error.remaining is not None
-    assert stage.requeues(task) == 1
+    assert fixture.requeues(task) == 1
 
 
-def test_a_run_that_the_store_refused_is_requeued(stage: WorkerFixture) -> None:
-    assert stage.result(stage.send(f"{POLICIES}.stale", "refused", 2)) == 3
+def test_a_run_that_the_store_refused_is_requeued(fixture: WorkerFixture) -> None:
+    assert fixture.result(fixture.send(f"{POLICIES}.stale", "refused", 2)) == 3
 
 
-def test_stale_runs_are_bounded_by_max_requeues(stage: WorkerFixture) -> None:
-    task = stage.send(f"{POLICIES}.stale", "bounded", 99)
+def test_stale_runs_are_bounded_by_max_requeues(fixture: WorkerFixture) -> None:
+    task = fixture.send(f"{POLICIES}.stale", "bounded", 99)
 
     with pytest.raises(Stale):
-        stage.result(task)
+        fixture.result(task)
 
-    assert stage.store.get(f"runs:{task}") == "3"
-    assert stage.requeues(task) == 2
+    assert fixture.store.get(f"runs:{task}") == "3"
+    assert fixture.requeues(task) == 2
 
 
-def test_a_skipped_task_returns_a_value_and_the_chain_goes_on(stage: WorkerFixture, client: Redlock) -> None:
+def test_a_skipped_task_returns_a_value_and_the_chain_goes_on(fixture: WorkerFixture, client: Redlock) -> None:
     with held(client, "policy:skipped"):
-        app = stage.sender
+        app = fixture.sender
         task = chain(app.signature(f"{POLICIES}.skip", ("skipped",)), app.signature(f"{POLICIES}.after")).apply_async()
-        result = stage.result(task.id)["after"]
+        result = fixture.result(task.id)["after"]
 
     assert result["status"] == "skipped"
     assert result["resource"] == "policy:skipped"
     assert result["holder"]
 
 
-def test_a_chain_goes_on_once_after_a_task_that_was_requeued(stage: WorkerFixture, client: Redlock) -> None:
+def test_a_chain_goes_on_once_after_a_task_that_was_requeued(fixture: WorkerFixture, client: Redlock) -> None:
     with held(client, "policy:chained"):
-        app = stage.sender
+        app = fixture.sender
         last = chain(
             app.signature(f"{POLICIES}.requeue", ("chained",)), app.signature(f"{POLICIES}.after")
         ).apply_async()
         first = last.parent.id
-        eventually(lambda: stage.state(first) == "RETRY", "the first task back in the queue")
-        assert stage.state(last.id) == "PENDING"
+        eventually(lambda: fixture.state(first) == "RETRY", "the first task back in the queue")
+        assert fixture.state(last.id) == "PENDING"
 
-    assert stage.result(last.id)["after"]["id"] == first
+    assert fixture.result(last.id)["after"]["id"] == first
 
 
 CHORD = f"""
@@ -284,64 +284,64 @@ print(json.dumps(chord([skip.s("part"), requeue.s("part"), skip.s("free")], afte
 """
 
 
-def test_a_chord_counts_parts_that_were_skipped_or_requeued(stage: WorkerFixture, client: Redlock) -> None:
+def test_a_chord_counts_parts_that_were_skipped_or_requeued(fixture: WorkerFixture, client: Redlock) -> None:
     with held(client, "policy:part"):
-        body = shell(stage, CHORD)
-        eventually(lambda: stage.was_requeued("policy:part"), "a part of the chord back in the queue")
-        assert stage.state(body) == "PENDING"
+        body = shell(fixture, CHORD)
+        eventually(lambda: fixture.was_requeued("policy:part"), "a part of the chord back in the queue")
+        assert fixture.state(body) == "PENDING"
 
-    skipped, requeued, free = stage.result(body)["after"]
+    skipped, requeued, free = fixture.result(body)["after"]
 
     assert skipped["status"] == "skipped"
     assert requeued["retries"] == 0
     assert free["retries"] == 0
 
 
-def test_raise_says_at_once_who_has_the_lock(stage: WorkerFixture, client: Redlock) -> None:
+def test_raise_says_at_once_who_has_the_lock(fixture: WorkerFixture, client: Redlock) -> None:
     with held(client, "policy:failed"), pytest.raises(LockContended) as caught:
-        stage.result(sent(stage, "fail", "failed"))
+        fixture.result(sent(fixture, "fail", "failed"))
 
     assert caught.value.resource == "policy:failed"
-    assert stage.result(sent(stage, "fail", "failed"))["retries"] == 0
+    assert fixture.result(sent(fixture, "fail", "failed"))["retries"] == 0
 
 
-def test_raise_goes_with_celerys_own_retries(stage: WorkerFixture, client: Redlock) -> None:
+def test_raise_goes_with_celerys_own_retries(fixture: WorkerFixture, client: Redlock) -> None:
     with held(client, "policy:retried"):
-        task = sent(stage, "retry", "retried")
-        eventually(lambda: stage.state(task) == "RETRY", "the first retry")
+        task = sent(fixture, "retry", "retried")
+        eventually(lambda: fixture.state(task) == "RETRY", "the first retry")
 
-    assert stage.result(task)["retries"] >= 1
+    assert fixture.result(task)["retries"] >= 1
 
 
 def test_a_waiting_task_gets_the_lock_without_a_requeue(
-    stage: WorkerFixture, client: Redlock, shared_worker: Worker
+    fixture: WorkerFixture, client: Redlock, shared_worker: Worker
 ) -> None:
     with held(client, "policy:patient"):
-        task = sent(stage, "wait", "patient")
+        task = sent(fixture, "wait", "patient")
         eventually(lambda: "waiting resource=policy:patient" in shared_worker.log, "the wait of the task")
 
-    result = stage.result(task)
+    result = fixture.result(task)
 
     assert result["retries"] == 0
-    assert stage.requeues(task) == 0
+    assert fixture.requeues(task) == 0
 
 
-def test_no_quorum_is_never_a_skip_and_no_contention(stage: WorkerFixture) -> None:
-    frozen = stage.nodes.servers[:3]
+def test_no_quorum_is_never_a_skip_and_no_contention(fixture: WorkerFixture) -> None:
+    frozen = fixture.nodes.servers[:3]
     for server in frozen:
         server.freeze()
     try:
         for policy in ("skip", "fail"):
             with pytest.raises(QuorumUnavailable) as caught:
-                stage.result(sent(stage, policy, "no quorum"))
+                fixture.result(sent(fixture, policy, "no quorum"))
             assert len(caught.value.reasons) == 3
-        task = sent(stage, "requeue", "no quorum")
-        eventually(lambda: stage.state(task) == "RETRY", "the task back in the queue")
+        task = sent(fixture, "requeue", "no quorum")
+        eventually(lambda: fixture.state(task) == "RETRY", "the task back in the queue")
     finally:
         for server in frozen:
             server.thaw()
 
-    assert stage.result(task)["id"] == task
+    assert fixture.result(task)["id"] == task
 
 
 class Evil:
@@ -355,17 +355,17 @@ class Evil:
 
 
 def test_a_pickled_message_is_refused_and_never_opened(
-    stage: WorkerFixture, tmp_path: Path, shared_worker: Worker
+    fixture: WorkerFixture, tmp_path: Path, shared_worker: Worker
 ) -> None:
     trace = tmp_path / "opened"
     assert pickle.loads(pickle.dumps(Evil(tmp_path / "works"))) is None  # noqa: S301 - it is ours
     assert (tmp_path / "works").exists()
 
-    stage.send("tasks.counter.increment", kwargs={"by": Evil(trace), "name": "pickled"}, serializer="pickle")
+    fixture.send("tasks.counter.increment", kwargs={"by": Evil(trace), "name": "pickled"}, serializer="pickle")
 
     eventually(lambda: "untrusted content of type pickle" in shared_worker.log, "the refusal in the log")
     assert not trace.exists()
-    assert stage.result(*stage.increment("pickled"))["value"] == 1
+    assert fixture.result(*fixture.increment("pickled"))["value"] == 1
 
 
 HIDDEN = "hidden-Zk3"
@@ -383,10 +383,10 @@ HIDDEN = "hidden-Zk3"
     ],
 )
 def test_a_password_in_an_address_is_masked_in_the_log(
-    stage: WorkerFixture, shared_worker: Worker, address: str
+    fixture: WorkerFixture, shared_worker: Worker, address: str
 ) -> None:
     marker = f"address-{abs(hash(address))}"
-    stage.result(stage.send(f"{POLICIES}.log", f"{marker} {address} and what follows"))
+    fixture.result(fixture.send(f"{POLICIES}.log", f"{marker} {address} and what follows"))
 
     def lines() -> list[str]:
         return [line for line in shared_worker.log.splitlines() if marker in line]

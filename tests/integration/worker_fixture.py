@@ -192,18 +192,18 @@ class WorkerFixture:
 
 
 @contextlib.contextmanager
-def fresh_stage(directory: Path) -> Iterator[WorkerFixture]:
+def fresh_fixture(directory: Path) -> Iterator[WorkerFixture]:
     """A fixture with its own servers and without workers."""
-    with redis_server.cluster() as nodes, sixth_redis() as broker, WorkerFixture(nodes, broker, directory) as stage:
-        yield stage
+    with redis_server.cluster() as nodes, sixth_redis() as broker, WorkerFixture(nodes, broker, directory) as fixture:
+        yield fixture
 
 
-def shell(stage: WorkerFixture, code: str, **settings: str) -> Any:  # noqa: ANN401 - what the code prints as JSON
+def shell(fixture: WorkerFixture, code: str, **settings: str) -> Any:  # noqa: ANN401 - what the code prints as JSON
     """Run this code in a Python shell with the example's settings and return the printed JSON."""
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
-        env=stage.environment | settings,
+        env=fixture.environment | settings,
         capture_output=True,
         text=True,
         timeout=100,
