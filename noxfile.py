@@ -235,7 +235,7 @@ def _table(rows: dict[str, dict[str, object]]) -> str:
         *([str(rows[name][key]) for key in columns] for name in SESSIONS if name in rows),
     ]
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    left = [f"`{name}`: it did not run or did not pass" for name in SESSIONS if name not in rows]
+    left = [f"the session `{name}` did not run or did not pass" for name in SESSIONS if name not in rows]
     absent = [version for version in PYTHONS if version not in PRESENT]
     if absent:
         left.append(f"no interpreter was present for Python {', '.join(absent)}")

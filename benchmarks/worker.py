@@ -97,7 +97,7 @@ class Bench:
                 held = acquire(names[done % len(names)])
                 times.append(clock() - before)
                 release(held)
-            except Exception as exc:  # noqa: BLE001 - each peer has its own errors; the result reports them
+            except Exception as exc:  # noqa: BLE001 - an error of the library under test is a measured failure
                 failures, error = failures + 1, f"{type(exc).__name__}: {exc}"[:200]
             done += 1
             before = clock()
@@ -144,7 +144,7 @@ class Bench:
                         again[number] += after >= since and found == written
                         written = found + 1
                     self.peer.release(held)
-                except Exception as exc:  # noqa: BLE001 - each peer has its own errors; the result reports them
+                except Exception as exc:  # noqa: BLE001 - as above; the other threads go on
                     errors.append(f"{type(exc).__name__}: {exc}"[:200])
 
         threads = [threading.Thread(target=run, args=(number,)) for number in range(said["threads"])]

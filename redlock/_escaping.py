@@ -25,7 +25,7 @@ _LIKE_A_HEADER = re.compile(r"[*%~>|][0-9]{4,}\Z")
 
 
 def is_invisible(character: str) -> bool:
-    """Whether a reader would not see this character, or would take it for an ordinary space."""
+    """Whether a reader would not see this character, or would take the character for an ordinary space."""
     category = unicodedata.category(character)
     return category in _HIDDEN or (category == "Zs" and character != " ") or bool(_BLANK.match(character))
 

@@ -1,1 +1,1 @@
-"""One file per scenario: each has a `run(bench)` that gives tables."""
+"""A file per scenario: each has a `run(bench)` that gives tables."""

@@ -15,12 +15,14 @@ Invariants:
 from __future__ import annotations
 
 import importlib
-import json
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from redis import Redis
+
+from benchmarks.survival.replies import reply_to_commands
 
 if TYPE_CHECKING:
     from benchmarks.worker import Peer, Said
@@ -79,17 +81,6 @@ class Player:
         return {}
 
 
-def _play(player: Player, said: Said) -> Said:
-    # Outside the try: an unknown command is an error of the harness and not a result.
-    do = getattr(player, said["do"])
-    try:
-        answer: Said = do(said)
-    except Exception as exc:  # noqa: BLE001 - each peer has its own errors; the result reports them
-        return {"error": f"{type(exc).__name__}: {exc}"}
-    return answer
-
-
 if __name__ == "__main__":
     _player = Player(sys.argv[1])
-    for _line in sys.stdin:
-        print(json.dumps(_play(_player, json.loads(_line))), flush=True)
+    reply_to_commands(partial(getattr, _player))

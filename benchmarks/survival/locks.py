@@ -231,7 +231,7 @@ def _frozen_past_its_lease(fixture: WorkerFixture, *, fenced: bool) -> Outcome:
         # The write of the other holder and, unless the late write is refused, one more.
         expected = done if reported else done + 1
         right = _counter(fixture, fenced=fenced) == expected
-        return Outcome(right, reported or ("" if right else "one update is lost"))
+        return Outcome(right, reported or ("" if right else "an update is lost"))
 
 
 def _counter(fixture: WorkerFixture, *, fenced: bool) -> int:

@@ -8,19 +8,19 @@ A command and its reply are lines of JSON. The reply has the task id that the se
 
 from __future__ import annotations
 
-import json
-import sys
+from typing import Any
 
 from benchmarks.survival.celery_app import app, work
+from benchmarks.survival.replies import reply_to_commands
 
-for _line in sys.stdin:
-    _said = json.loads(_line)
-    _answer: dict[str, str | None] = {}
-    try:
-        if _said["do"] == "revoke":
-            app.control.revoke(_said["id"], terminate=True)
-        else:
-            _answer["id"] = work.delay(_said["name"], _said["number"], _said["seconds"], _said["retries"]).id
-    except Exception as exc:  # noqa: BLE001 - each peer has its own errors; the result reports them
-        _answer = {"error": f"{type(exc).__name__}: {exc}"}
-    print(json.dumps(_answer), flush=True)
+
+def _send(said: dict[str, Any]) -> dict[str, Any]:
+    return {"id": work.delay(said["name"], said["number"], said["seconds"], said["retries"]).id}
+
+
+def _revoke(said: dict[str, Any]) -> dict[str, Any]:
+    app.control.revoke(said["id"], terminate=True)
+    return {}
+
+
+reply_to_commands({"send": _send, "revoke": _revoke}.__getitem__)

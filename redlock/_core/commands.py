@@ -6,7 +6,7 @@ import enum
 from typing import NamedTuple, TypeAlias
 
 Names: TypeAlias = tuple[str, ...]
-"""One resource, or a set of resources that is acquired all or nothing."""
+"""A resource, or a set of resources that is acquired all or nothing."""
 
 
 class Acquire(NamedTuple):

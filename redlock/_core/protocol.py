@@ -14,7 +14,7 @@ Invariants:
 from __future__ import annotations
 
 import enum
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import TypeAlias, TypeVar
 
 from redlock._core.commands import Acquire, Confirm, Extend, Inspect, Release, Repair, Round, Wait
@@ -37,6 +37,22 @@ class Outcome(enum.Enum):
     """An outer block of the same context still holds the lock."""
     PENDING = "begun"
     """The release is asynchronous, and the nodes have not answered yet."""
+
+
+def run(steps: Steps[T], ask: Callable[[Round], RoundResult], result: RoundResult | None = None) -> T:
+    """Run a generator to its end.
+
+    Args:
+        steps: The generator.
+        ask: Executes a round.
+        result: The result of the round for which the generator waits; None if the generator has not begun.
+    """
+    try:
+        while True:
+            result = ask(next(steps) if result is None else steps.send(result))
+    except StopIteration as stop:
+        value: T = stop.value
+        return value
 
 
 def acquire(attempt: Acquire) -> Steps[Grant | Refusal]:

@@ -2,8 +2,8 @@
 
 Invariants:
 1. The thread is a daemon and starts with the first lease that needs renewal, so after a fork.
-2. Leases that are due together and use the same connections are renewed in one exchange with the nodes.
-3. The failure of one lease never ends the renewal of the others. `on_lost` runs in another thread.
+2. Leases that are due together and use the same connections share an exchange with the nodes.
+3. The failure of a lease never ends the renewal of the other leases. `on_lost` runs in another thread.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MOST_ADDED = 1_000
 
 
 class Renewal:
-    """The renewed leases of one client.
+    """The renewed leases of a client.
 
     Args:
         pool: The connections of the client.
@@ -78,7 +78,7 @@ class Renewal:
         try:
             with self._pool.connections(wanted) as connections:
                 results = connections.run_all([_isolated(lease, connections) for lease in leases])
-        except Exception as error:  # noqa: BLE001 - after any error the leases stay due, or nothing renews them
+        except Exception as error:  # noqa: BLE001 - without this the thread would end, and no lease be renewed
             self._schedule.failed(leases, error, now_ms())
             return
         for lease, result in zip(leases, results, strict=True):
@@ -89,8 +89,8 @@ class Renewal:
 
 
 def _isolated(lease: RenewedLease, connections: ConnectionSet) -> Steps[int | Exception | None]:
-    """The renewal of one lease, whose errors do not reach the other leases."""
+    """The renewal of a lease. Its error is a result, and does not end the rounds of the other leases."""
     try:
         return (yield from lease._renewal(connections))
-    except Exception as error:  # noqa: BLE001 - any error would end the renewal of the other leases too
+    except Exception as error:  # noqa: BLE001 - an error would end the rounds that other leases share
         return error

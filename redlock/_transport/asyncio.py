@@ -1,4 +1,4 @@
-"""The round driver for asyncio: executes the rounds of many tasks of one event loop on one set of connections.
+"""The round driver for asyncio: executes the rounds of many tasks on the connections of an event loop.
 
 Invariants:
 1. Everything happens in callbacks of the loop. Only `run` and `close` have an `await`, so a cancellation can interrupt
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 class LoopConnections(LoopSockets):
-    """A connection to each node, shared by all tasks of one event loop.
+    """A connection to each node, shared by all tasks of an event loop.
 
     Args:
         nodes: The nodes, in their order.
@@ -86,7 +86,7 @@ class LoopConnections(LoopSockets):
             self.start(_only(round_._replace(wait=Wait.SENT)))
 
     async def close(self) -> None:
-        """Close the connections, after the nodes have read all commands; waits at most one node timeout."""
+        """Close the connections, after the nodes have read all commands; waits for the node timeout at most."""
         try:
             self._idle = self.loop.create_future()
             self.flush()
@@ -173,7 +173,7 @@ class Execution(Unsent, Generic[T]):
         self._connections.settle()
 
     def _begin(self, round_: Round) -> RoundResult | None:
-        """Begin the round; its result if it is over at once."""
+        """Begin the round; returns the result of a round that is over at once."""
         state = self._connections.state
         tally = state.begin(round_, now_ms())
         self.flushed_ms = None
@@ -222,7 +222,7 @@ class Execution(Unsent, Generic[T]):
         self._advance(self._connections.state.finish(tally, now_ms()))
 
     def abort(self) -> None:
-        """End without a result: nothing of this operation is sent again."""
+        """End without a result. No command of this operation is sent again."""
         if self._tally is not None:
             self._tally.closed, self._tally.waiter, self._tally = True, None, None
         self._round = None

@@ -16,6 +16,7 @@ import random
 from typing import TYPE_CHECKING, TypeVar
 
 from redlock._clock import now_ms
+from redlock._core import protocol
 from redlock._core.vote_tally import unasked
 from redlock._transport.background_releaser import BackgroundReleaser
 from redlock._transport.threads import ConnectionSet
@@ -96,18 +97,9 @@ class ConnectionPool:
         try:
             turn = self.connections(wanted, until_ms)
         except AllInUse:
-            return self._run_unasked(steps)
+            return protocol.run(steps, self.unasked)
         with turn as connections:
             return connections.run(steps)
-
-    def _run_unasked(self, steps: Steps[T]) -> T:
-        try:
-            round_ = next(steps)
-            while True:
-                round_ = steps.send(self.unasked(round_))
-        except StopIteration as stop:
-            value: T = stop.value
-            return value
 
     def unasked(self, round_: Round) -> RoundResult:
         """The result of a round for which no set was free."""
@@ -127,7 +119,7 @@ class ConnectionPool:
         try:
             turn = self.connections(wanted, until_ms)
         except AllInUse:
-            done(self._run_unasked(steps))
+            done(protocol.run(steps, self.unasked))
             return
         with turn as connections:
             connections.send_release(steps, done)

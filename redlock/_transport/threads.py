@@ -14,7 +14,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from redlock._clock import now_ms, wall_us
-from redlock._core.commands import Acquire, Round, Wait
+from redlock._core import protocol
+from redlock._core.commands import Acquire, Wait
 from redlock._mutex import Mutex
 from redlock._transport.connections import RELEASE_MS, NodeConnections
 from redlock._transport.pending_releases import MOST_PENDING, PendingRelease, PendingReleases
@@ -23,7 +24,7 @@ from redlock._transport.sockets import Sockets
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from redlock._core.commands import Command
+    from redlock._core.commands import Command, Round
     from redlock._core.protocol import Outcome, Steps
     from redlock._core.vote_tally import VoteTally
     from redlock._core.votes import RoundResult
@@ -66,7 +67,7 @@ class ConnectionSet(Mutex):
     def run(self, steps: Steps[T]) -> T:
         """Execute the rounds of a protocol generator, in two node timeouts, and return its result."""
         self.set_deadline(None)
-        return self._continue(steps, self.ask(next(steps)))
+        return protocol.run(steps, self.ask)
 
     def ask(self, round_: Round) -> RoundResult:
         """Execute a round, until the deadline at most."""
@@ -87,7 +88,7 @@ class ConnectionSet(Mutex):
             self._begin()
             self._flush(now_ms())
             for steps, tally in started:
-                results[steps] = self._continue(steps, self._finish(tally))
+                results[steps] = protocol.run(steps, self.ask, self._finish(tally))
         finally:
             for steps, tally in started:
                 tally.closed = True
@@ -165,14 +166,6 @@ class ConnectionSet(Mutex):
             self._reset()
             releases.report(now_ms(), over=len(releases))
         self._is_half_done = True
-
-    def _continue(self, steps: Steps[T], result: RoundResult) -> T:
-        try:
-            while True:
-                result = self.ask(steps.send(result))
-        except StopIteration as stop:
-            value: T = stop.value
-            return value
 
     def _finish(self, tally: VoteTally) -> RoundResult:
         try:

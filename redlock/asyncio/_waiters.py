@@ -1,4 +1,4 @@
-"""The waiting connections and the local queue of one client in one event loop; see `redlock._locking.wait_queue`."""
+"""The waiting connections and the local queue of a client in an event loop; see `redlock._locking.wait_queue`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class LoopWaiters(WaitingConnections[LoopExchange]):
-    """The queues and the waiting connections of one client in one event loop.
+    """The queues and the waiting connections of a client in an event loop.
 
     Args:
         nodes: The lock nodes, in their order.
@@ -35,10 +35,10 @@ class LoopWaiters(WaitingConnections[LoopExchange]):
         return self._is_occupied(names) or super().expects_others(names)
 
     async def borrow(self, node: Node, seconds: float) -> LoopExchange | None:
-        """A connection for one wait; None if no connection is ready in this time.
+        """A connection for a wait; None if no connection is ready in this time.
 
         Raises:
-            UnsuitableNode: The node cannot be reached within one node timeout; the message has the reason.
+            UnsuitableNode: The node cannot be reached within the node timeout; the message has the reason.
         """
         while (kept := self.kept_for(node)) is not None:
             if kept.is_open:
@@ -68,7 +68,7 @@ class Signal:
         self._future: asyncio.Future[None] | None = None
 
     def put(self, _hint: None) -> None:
-        """Wake the task, if it waits."""
+        """Wake a task that waits."""
         if self._future is not None and not self._future.done():
             self._future.set_result(None)
 

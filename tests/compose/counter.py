@@ -1,4 +1,4 @@
-"""One counter of the worked example, as a user on the host sees the counter: tasks from a shell, its value in Redis."""
+"""A counter of the worked example, as a user on the host sees the counter: tasks from a shell, its value in Redis."""
 
 from __future__ import annotations
 

@@ -226,7 +226,7 @@ def freeze_worker(injector: FaultInjector, place: int) -> Callable[[], None]:
 
 
 def kill_child(injector: FaultInjector, place: int) -> Callable[[], None]:
-    """One process of a worker is killed."""
+    """A process of a worker is killed."""
     worker = injector.worker(place)
     for pid in children(worker.process.pid)[:1]:
         with contextlib.suppress(ProcessLookupError):

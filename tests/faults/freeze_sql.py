@@ -44,7 +44,7 @@ class Result(NamedTuple):
 
 
 def increment(connection: psycopg.Connection, redlock: Redlock, *, fence: bool, chance: random.Random) -> str:
-    """One increment under the lock: `done`, `stale` or `lost`."""
+    """An increment under the lock: `done`, `stale` or `lost`."""
     try:
         with redlock.lock("counter", blocking_timeout=5) as lease, contextlib.ExitStack() as stack:
             print("inside", flush=True)

@@ -1,4 +1,4 @@
-"""The history of a run: one file per process, one line per event, merged by time afterwards.
+"""The history of a run: a file per process, one line per event, merged by time afterwards.
 
 Invariants:
 1. A line is one write(2) to a file in append mode: a killed process loses no written line and leaves no partial line.

@@ -31,7 +31,7 @@ class Fault(NamedTuple):
 
 
 def draw(seed: int, seconds: float, every: float, kinds: Sequence[str], ttl: float) -> list[Fault]:
-    """One fault every so many seconds on average; all kinds in turn, in an order that chance shuffles.
+    """A fault every so many seconds on average; all kinds in turn, in an order that chance shuffles.
 
     Args:
         seed: The seed of the random numbers.

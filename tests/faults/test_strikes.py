@@ -1,4 +1,4 @@
-"""One kind of fault at a time, in the middle of a run: nodes, links, store, broker, workers. Nothing is lost."""
+"""A kind of fault at a time, in the middle of a run: nodes, links, store, broker, workers. Nothing is lost."""
 
 from __future__ import annotations
 

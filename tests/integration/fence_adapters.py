@@ -29,7 +29,7 @@ class Base(DeclarativeBase):
 
 
 class Account(Base):
-    """One integer."""
+    """An integer."""
 
     __tablename__ = "account"
     name: Mapped[str] = mapped_column(String(40, collation=None), primary_key=True)

@@ -58,7 +58,7 @@ class ObjectStore(http.server.ThreadingHTTPServer):
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """One request; each write of an object has a new ETag."""
+    """A request; each write of an object has a new ETag."""
 
     server: ObjectStore
 

@@ -28,7 +28,7 @@ class Overtaken(Exception):
 
 
 class Section:
-    """One holder: its transaction, and the state that it has read and changes."""
+    """A holder: its transaction, and the state that it has read and changes."""
 
     def __init__(self, store: Any) -> None:
         self.store = store

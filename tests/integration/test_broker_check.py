@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[RabbitMQ]:
-    """One server for all tests here."""
+    """A server for all tests here."""
     with rabbit() as server:
         yield server
 

@@ -106,7 +106,7 @@ class Place:
 
 @pytest.fixture(scope="module")
 def rabbitmq() -> Iterator[RabbitMQ]:
-    """One server for the whole file."""
+    """A server for the whole file."""
     with rabbit() as server:
         yield server
 

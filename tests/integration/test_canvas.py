@@ -32,14 +32,14 @@ HELD = "policy:held"
 
 @pytest.fixture(scope="module")
 def fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerFixture]:
-    """One set of servers for all tests here."""
+    """A set of servers for all tests here."""
     with fresh_fixture(tmp_path_factory.mktemp("canvas")) as fixture:
         yield fixture
 
 
 @pytest.fixture(scope="module", autouse=True)
 def shared_worker(fixture: WorkerFixture) -> Worker:
-    """One worker for all tests here; it listens on two queues."""
+    """A worker for all tests here; it listens on two queues."""
     return fixture.start_worker("--include", FLOWS, "-Q", "celery,side", concurrency=4)
 
 
@@ -71,7 +71,7 @@ class Flow:
         return self.app.signature(f"{module}.{task}", args, app=self.app, **options)
 
     def starmap(self, task: str, *calls: str) -> Signature:
-        """One task that calls another for each of these."""
+        """A task that calls another for each of these."""
         return xstarmap(self(task), [(call,) for call in calls], app=self.app)
 
 

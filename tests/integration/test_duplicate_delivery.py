@@ -30,7 +30,7 @@ MODES = ["requeue", "skip", "raise", "wait"]
 
 @pytest.fixture(scope="module")
 def fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerFixture]:
-    """One set of servers for all tests here."""
+    """A set of servers for all tests here."""
     directory = tmp_path_factory.mktemp("workers")
     with redis_server.cluster() as nodes, sixth_redis() as broker, WorkerFixture(nodes, broker, directory) as fixture:
         yield fixture
@@ -38,7 +38,7 @@ def fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerFixture]
 
 @pytest.fixture(scope="module", autouse=True)
 def worker(fixture: WorkerFixture) -> Worker:
-    """One worker for all tests here."""
+    """A worker for all tests here."""
     return fixture.start_worker("--include", COPIES, concurrency=3, REDLOCK_TTL="1")
 
 

@@ -1,4 +1,4 @@
-"""Each invalid input on each fence: one clear error in one line, nothing is written, and the session can be used again.
+"""Each invalid input on each fence: a clear error in one line, nothing is written, and the session can be used again.
 
 The rows of Django are in `apps/django_fence.py`. A fenced store has no transaction, autocommit or tables, and its token
 alone decides about an expired lease.

@@ -46,7 +46,7 @@ def balances(*engines: Engine) -> list[int]:
 
 
 def work(engine: Engine, other: Engine, *, fail: bool) -> None:
-    """One task that adds 1 in both databases."""
+    """A task that adds 1 in both databases."""
     with Session(engine) as outer, Session(other) as inner:
         with fenced(outer, LEASE, operation="task") as section:
             if section.fresh:

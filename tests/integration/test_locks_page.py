@@ -40,7 +40,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def fixture(directory: Path) -> Iterator[WorkerFixture]:
-    """One set of servers for all tests here, and a worker."""
+    """A set of servers for all tests here, and a worker."""
     with fresh_fixture(directory) as fixture:
         limits = {"COUNTER_TIME_LIMIT": "800", "COUNTER_VISIBILITY_TIMEOUT": "900"}
         # The holder of a counter's lock keeps the lock until the test revokes the task.

@@ -30,7 +30,7 @@ POLICIES = "tests.integration.apps.policies"
 
 @pytest.fixture(scope="module")
 def fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerFixture]:
-    """One set of servers for all tests here; the broker wants a password."""
+    """A set of servers for all tests here; the broker wants a password."""
     with redis_server.cluster() as nodes, sixth_redis() as broker:
         with raw(broker) as redis:
             redis.config_set("requirepass", CANARY)
@@ -40,7 +40,7 @@ def fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerFixture]
 
 @pytest.fixture(scope="module", autouse=True)
 def shared_worker(fixture: WorkerFixture) -> Worker:
-    """One worker for all tests here, with four processes that think for 50 ms in the middle of an increment."""
+    """A worker for all tests here, with four processes that think for 50 ms in the middle of an increment."""
     return fixture.start_worker("--include", POLICIES, concurrency=4, COUNTER_THINK="0.05")
 
 

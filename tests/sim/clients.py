@@ -37,7 +37,7 @@ class Interrupted(BaseException):
 
 
 class Client(Machine):
-    """One process.
+    """A process.
 
     Args:
         schedule: The schedule.

@@ -17,7 +17,7 @@ from redlock._core.votes import Kind, Vote
 
 
 class Node(NamedTuple):
-    """One resource on one node: the owner token in the key, "" if it is absent, and the fence, 0 if it is absent."""
+    """A resource on one node: the owner token in the key, "" if it is absent, and the fence, 0 if it is absent."""
 
     holder: str = ""
     fence: int = 0

@@ -29,7 +29,7 @@ class Found(NamedTuple):
 
 
 class Search:
-    """One configuration under one set of rules."""
+    """A configuration under one set of rules."""
 
     def __init__(self, rules: Rules, config: Config) -> None:
         self._moves = Moves(rules, config).of

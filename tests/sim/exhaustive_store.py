@@ -29,7 +29,7 @@ class Store(NamedTuple):
 
 
 class Run(NamedTuple):
-    """One delivery of an operation."""
+    """A delivery of an operation."""
 
     operation: str
     token: int

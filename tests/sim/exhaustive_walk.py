@@ -70,7 +70,7 @@ class _Attempt:
 
 
 class Walk:
-    """One walk, from the beginning until nothing is left to happen."""
+    """A walk, from the beginning until nothing is left to happen."""
 
     def __init__(self, config: Config, chance: random.Random) -> None:
         self._config, self._chance = config, chance

@@ -46,7 +46,7 @@ class Network:
         self._base_us, self._random = options.delay_us, world.chance.random
 
     def delay(self) -> int:
-        """One message's way: mostly short, sometimes very long."""
+        """A message's way: mostly short, sometimes very long."""
         if self.rough and self._random() < self._tail:
             return int(self._base_us + self._random() ** 3 * self._late_us)
         return int(self._base_us * (0.5 + self._random()))

@@ -29,7 +29,7 @@ EPOCH_MS = 1_700_000_000_000
 
 
 class Lua:
-    """One Lua runtime with the scripts compiled once; `sources` replaces some of them, for variants."""
+    """A Lua runtime with the scripts compiled once; `sources` replaces some of them, for variants."""
 
     def __init__(self, sources: Mapping[str, str] | None = None) -> None:
         self._runtime = LuaRuntime(unpack_returned_tuples=True)

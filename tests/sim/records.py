@@ -31,7 +31,7 @@ class Operation:
 
 @dataclasses.dataclass
 class Lease:
-    """One lease; times in microseconds of true time.
+    """A lease; times in microseconds of true time.
 
     Attributes:
         holder: The name of the client.

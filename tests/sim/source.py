@@ -26,7 +26,7 @@ _ROOT = Path(redlock.__file__).parent
 
 
 class Variant(NamedTuple):
-    """One replaced piece of text; `file` is a module of redlock or `scripts/<name>.lua`, `old` stands in it once."""
+    """A replaced piece of text; `file` is a module of redlock or `scripts/<name>.lua`, `old` stands in it once."""
 
     name: str
     file: str

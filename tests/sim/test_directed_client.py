@@ -9,31 +9,19 @@ import pytest
 
 from tests.sim.calls import NODE_TIMEOUT_MS, ROUND_TRIP_MS, Cluster, Process
 from tests.sim.clients import Interrupted
-from tests.sim.source import Source
 from tests.sim.world import MS, here
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from redlock.client import Redlock
     from redlock.lease import Lease
     from redlock.lock import Lock
+    from tests.sim.source import Source
     from tests.sim.world import Strand
 
 TTL = 5.0
 LONGEST_SLEEP_MS = 1_250
-
-
-@pytest.fixture(scope="module")
-def source() -> Source:
-    return Source()
-
-
-@pytest.fixture
-def cluster(source: Source) -> Iterator[Cluster]:
-    cluster = Cluster(source)
-    yield cluster
-    cluster.world.close()
 
 
 def connected(cluster: Cluster) -> tuple[Process, Redlock]:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.sim.calls import NODE_TIMEOUT_MS, ROUND_TRIP_MS, Cluster
-from tests.sim.source import Source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from redlock.client import Redlock
     from redlock.lease import Lease
     from tests.sim.calls import Process
+    from tests.sim.source import Source
 
 FOR_EVER = 10**15
 FIRST_MS = NODE_TIMEOUT_MS + 4 * ROUND_TRIP_MS
@@ -62,11 +62,6 @@ class Forked:
         result, length_ms = self.cluster.timed(self.child, lock.acquire)
         assert result is True, result
         return length_ms
-
-
-@pytest.fixture(scope="module")
-def source() -> Source:
-    return Source()
 
 
 @pytest.fixture

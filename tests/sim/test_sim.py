@@ -39,12 +39,6 @@ QUICK = (
 )
 
 
-@pytest.fixture(scope="module")
-def source() -> Source:
-    """The shipped source."""
-    return Source()
-
-
 def test_some_schedules_work_and_break_no_promise() -> None:
     total = run.chunk((0, 80))
     assert total.violations == ()

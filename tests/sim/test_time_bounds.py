@@ -11,10 +11,9 @@ import pytest
 
 from tests.sim.calls import NODE_TIMEOUT_MS, ROUND_TRIP_MS, Cluster
 from tests.sim.faults import MOODS
-from tests.sim.source import Source
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from redlock.lock import Lock
     from tests.sim.calls import Process
@@ -29,18 +28,6 @@ FAULTS = (*MOODS, "frozen", "down")
 MINORITIES = ((4,), (3, 4), (0, 1))
 MAJORITIES = ((2, 3, 4), (0, 1, 2, 3, 4))
 TTL = 5.0
-
-
-@pytest.fixture(scope="module")
-def source() -> Source:
-    return Source()
-
-
-@pytest.fixture
-def cluster(source: Source) -> Iterator[Cluster]:
-    cluster = Cluster(source)
-    yield cluster
-    cluster.world.close()
 
 
 def spoil(cluster: Cluster, fault: str, places: tuple[int, ...]) -> None:

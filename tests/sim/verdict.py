@@ -103,7 +103,7 @@ def _is_covered(schedule: Schedule, lease: Lease) -> bool:
 
 
 def _check_leftovers(schedule: Schedule) -> None:
-    """One TTL after the last release no lock is left anywhere."""
+    """A TTL after the last release no lock is left anywhere."""
     longest_ms = max(schedule.options.max_ttl_ms, schedule.options.stranger_ttl_ms)
     schedule.world.run(schedule.world.now + 4 * schedule.options.timeout_ms * MS + longest_ms * 3 * MS, lambda: False)
     for client in schedule.clients:

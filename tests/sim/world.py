@@ -1,4 +1,4 @@
-"""The simulator's world: one queue of events in virtual time, one source of all chance, one history.
+"""The simulator's world: a queue of events in virtual time, one source of all chance, one history.
 
 Invariants:
 1. Time is an integer number of microseconds. Nothing reads a real clock or another source of chance, so a seed gives

@@ -1,4 +1,4 @@
-"""`redlock._escaping`: one line of visible characters, whatever the text was."""
+"""`redlock._escaping`: a line of visible characters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`redlock._log` and `lock_events`: one line per event, for people and for machines, without secrets."""
+"""`redlock._log` and `lock_events`: a line per event, for people and for machines, without secrets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`redlock.celery.metrics`: what the log tells, added up over processes, in Prometheus' own words."""
+"""`redlock.celery.metrics`: the events of the log, added up over processes, in Prometheus' own words."""
 
 from __future__ import annotations
 

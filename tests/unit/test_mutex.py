@@ -1,4 +1,4 @@
-"""`redlock._mutex`: one turn at a time, and none is lost with the code that had it."""
+"""`redlock._mutex`: a single turn at a time, and none is lost with the code that had it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`status_table` and `node_info`: what the terminal is shown, and what a server's answers mean."""
+"""`status_table` and `node_info`: the output for a terminal, and the meaning of a server's answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Django app: one migration creates the two tables of the fence."""
+"""The Django app: a migration creates the two tables of the fence."""
 
 from django.apps import AppConfig
 

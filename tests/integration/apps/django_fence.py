@@ -300,7 +300,7 @@ class TwoDatabases(TransactionTestCase):  # type: ignore[misc]  # as above
     databases = ("default", "other", "replica")
 
     def work(self, *, fail: str = "") -> list[bool]:
-        """One task that writes to both databases; whether each block was fresh."""
+        """A task that writes to both databases; whether each block was fresh."""
         with fenced(LEASE, operation="task") as outer:
             with fenced(LEASE, using="other", operation="task") as inner:
                 if inner.fresh:

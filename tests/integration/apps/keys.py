@@ -63,7 +63,7 @@ def task(value: object) -> None:
 
 
 def main() -> None:
-    """One line for each value."""
+    """A line for each value."""
     row = Account(number=uuid.UUID(int=7))
     order = Order(WORDS, {word: {word, *WORDS} for word in WORDS})
     values = [
