@@ -124,6 +124,7 @@ class Run:
         self._kind, self._directory, self._chance = kind, directory, random.Random(seed)
         self._stack = contextlib.ExitStack()
         self.figures: Counter[str] = Counter()
+        self._next_strike = 0.0
         self.tasks: dict[str, tuple[str, str]] = {}
 
     def __enter__(self) -> Self:
@@ -208,20 +209,24 @@ class Run:
         self.crew.staff()
         self.crew.wait_until_ready()
         began = time.monotonic()
-        next_strike, restarts = began + _EVERY, [tasks * (part + 1) // (RESTARTS + 1) for part in range(RESTARTS)]
+        self._next_strike = began + _EVERY
+        restarts = [tasks * (part + 1) // (RESTARTS + 1) for part in range(RESTARTS)]
         for number in range(tasks):
+            self._strike_until(began + number / rate)
             self.send(number)
             if number in restarts:
                 self._restart()
                 self.figures["broker restart"] += 1
-            while True:
-                if time.monotonic() >= next_strike:
-                    self.strike()
-                    self.crew.staff()
-                    next_strike = time.monotonic() + _EVERY
-                if time.monotonic() - began >= number / rate:
-                    break
-                time.sleep(0.01)
+
+    def _strike_until(self, due: float) -> None:
+        """Strike at each time for a strike, until the next task is due."""
+        while (now := time.monotonic()) < due or now >= self._next_strike:
+            if now < self._next_strike:
+                time.sleep(min(due, self._next_strike) - now)
+                continue
+            self.strike()
+            self.crew.staff()
+            self._next_strike = time.monotonic() + _EVERY
 
     def settle(self) -> None:
         """Wait for the end of all tasks. Tasks that Redis lost are sent again."""

@@ -111,14 +111,23 @@ class Run:
         self.crew.staff()
         self.crew.wait_until_ready()
         next_strike = time.monotonic() + _EVERY
-        while len(self._sent) < tasks or self._queue.llen("celery"):
-            if len(self._sent) < tasks and self._queue.llen("celery") < _AHEAD:
+        while (step := self._next_step(tasks, next_strike)) != "end":
+            if step == "send":
                 self._send(f"task-{len(self._sent)}")
             if time.monotonic() >= next_strike:
                 self._strike()
                 next_strike = time.monotonic() + _EVERY
-            # The time between two looks at the queue.
-            time.sleep(0.02)
+
+    def _next_step(self, tasks: int, until: float) -> str:
+        """`send` when the queue has room for a task, `end` when it is empty after the last task; else empty."""
+
+        def step() -> str:
+            waiting = self._queue.llen("celery")
+            if len(self._sent) < tasks:
+                return "send" if waiting < _AHEAD else ""
+            return "" if waiting else "end"
+
+        return comes_true(step, within=until - time.monotonic(), every=0.02)
 
     def _send(self, task: str) -> None:
         source, target = self._chance.sample(sorted(ACCOUNTS), 2)

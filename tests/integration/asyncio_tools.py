@@ -64,6 +64,19 @@ async def until(condition: Callable[[], object], what: str, *, within: float = 3
         await asyncio.sleep(every)
 
 
+async def next_turn() -> None:
+    """Wait for a future that the loop sets in its next turn, after the turns of the other tasks."""
+    loop = asyncio.get_running_loop()
+    future = loop.create_future()
+
+    def end() -> None:
+        if not future.done():
+            future.set_result(None)
+
+    loop.call_soon(end)
+    await future
+
+
 def open_sockets() -> int:
     """The number of sockets that this process has open."""
     found = 0

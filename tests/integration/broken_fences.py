@@ -45,7 +45,7 @@ class Broken(ConnectionAdapter):
             yield
 
     def fence(self, session: Any, lease: Lease) -> None:
-        raise NotImplementedError  # each broken fence has its own
+        """Let every lease pass."""
 
     def run(self, session: Any, lease: Lease, statement: str) -> Sequence[Sequence[Any]]:
         """Run a statement with the parameters of the fence."""

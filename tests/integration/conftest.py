@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import create_engine, insert
+from sqlalchemy import create_engine
 
 from tests.integration.databases import has_mariadb, mariadb, postgresql
-from tests.integration.fence_adapters import Account, Base, mariadb_url, postgresql_url, sqlite_engine
+from tests.integration.fence_adapters import mariadb_url, postgresql_url, sqlite_engine, with_accounts
 from tests.integration.tools import PATIENT
 
 if TYPE_CHECKING:
@@ -54,9 +54,5 @@ def database(request: pytest.FixtureRequest) -> str:
 def engine(database: str, tmp_path: Path) -> Iterator[Engine]:
     """An engine on each database, with the tables of the fence and an account of 10."""
     made = create_engine(database) if database else sqlite_engine(str(tmp_path / "data"))
-    Base.metadata.drop_all(made)
-    Base.metadata.create_all(made)
-    with made.begin() as connection:
-        connection.execute(insert(Account), [{"name": "account", "value": 10}, {"name": "acc-lower", "value": 0}])
-    yield made
-    made.dispose()
+    with with_accounts(made) as engine:
+        yield engine

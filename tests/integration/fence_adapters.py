@@ -217,6 +217,17 @@ def mariadb_url(socket: str, driver: str = "pymysql") -> str:
     return f"mariadb+{driver}://root@/test?unix_socket={socket}"
 
 
+@contextlib.contextmanager
+def with_accounts(engine: Engine) -> Iterator[Engine]:
+    """The engine with new tables of the fence and an account of 10, until the end of the block."""
+    Base.metadata.drop_all(engine)
+    Base.metadata.create_all(engine)
+    with engine.begin() as connection:
+        connection.execute(insert(Account), [{"name": "account", "value": 10}, {"name": "acc-lower", "value": 0}])
+    yield engine
+    engine.dispose()
+
+
 def sqlite_engine(path: str) -> Engine:
     """SQLite with a write-ahead log, in which a holder waits for another holder."""
     from sqlalchemy import create_engine

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from redlock import QuorumUnavailable
-from tests.integration.asyncio_tools import until, with_client
+from tests.integration.asyncio_tools import next_turn, until, with_client
 from tests.integration.tools import is_free, raw
 from tests.proxy import (
     always,
@@ -68,7 +68,7 @@ def test_a_node_that_accepts_no_more_bytes_gets_them_in_order(nodes: Cluster) ->
         async def one(number: int) -> None:
             nonlocal blocked
             async with client.lock(f"{number:04}" * 250):
-                await asyncio.sleep(0)  # a turn for the other tasks
+                await next_turn()
                 blocked = blocked or state.all[0].is_blocked
 
         await asyncio.gather(*(one(number) for number in range(300)))

@@ -16,7 +16,7 @@ import pytest
 
 from redlock._transport.codec import waiting_order, wake_key
 from redlock.testing.redis_server import cluster
-from tests.integration.asyncio_tools import client_of, open_sockets, until, with_client
+from tests.integration.asyncio_tools import client_of, next_turn, open_sockets, until, with_client
 from tests.integration.tools import holders, is_free, raw
 
 if TYPE_CHECKING:
@@ -62,17 +62,10 @@ def cancelled_at(work: Coroutine[Any, Any, None], number: int, moment: str) -> G
             step, value = work.throw, error
 
 
-async def next_turn() -> None:
-    """Wait for a future that the loop sets in its next turn, so that a cancellation can meet its end."""
-    loop = asyncio.get_running_loop()
-    future = loop.create_future()
-
-    def end() -> None:
-        if not future.done():
-            future.set_result(None)
-
-    loop.call_soon(end)
-    await future
+@types.coroutine
+def without_a_future() -> Generator[None, None, None]:
+    """Wait as `asyncio.sleep(0)` does: the task yields no future, and the loop resumes it in its next turn."""
+    yield
 
 
 async def cancelled(work: Coroutine[Any, Any, None], number: int, moment: str) -> None:
@@ -124,7 +117,7 @@ def test_a_lock_without_a_block(shared: Cluster, moment: str) -> None:
             lock = client.lock(NAME, ttl=5)
             await lock.acquire()
             try:
-                await asyncio.sleep(0)  # a wait without a future
+                await without_a_future()
             finally:
                 await lock.release()
 
@@ -181,7 +174,7 @@ def test_a_client_that_is_not_connected_yet(shared: Cluster, moment: str) -> Non
     async def main(_: Redlock) -> int:
         async def work() -> None:
             async with client_of(shared.urls) as cold, cold.lock(NAME):
-                await asyncio.sleep(0)  # a wait without a future
+                await without_a_future()
 
         async def after() -> None:
             assert len(asyncio.all_tasks()) == 1
@@ -195,8 +188,9 @@ def test_a_cancelled_release_goes_on_and_can_be_repeated(shared: Cluster) -> Non
     async def main(client: Redlock) -> None:
         lock = client.lock(NAME)
         await lock.acquire()
+        lease = lock.lease
         release = asyncio.create_task(lock.release())
-        await asyncio.sleep(0)
+        await until(lambda: lease._is_releasing, "the release is sent", every=0)
         release.cancel()
         with pytest.raises(asyncio.CancelledError):
             await release
@@ -261,7 +255,7 @@ def test_a_storm_of_cancellations_leaves_every_lock_free(shared: Cluster) -> Non
                 inside[number] += 1
                 assert inside[number] == 1
                 try:
-                    await asyncio.sleep(0)
+                    await next_turn()
                 finally:
                     inside[number] -= 1
 

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from redlock import ConfigurationError, LockContended, LockLost, NotHeld, Outcome, QuorumUnavailable, RedlockError
+from redlock._clock import now_ms
 from redlock._locking.wait_publisher import WaitPublisher
 from redlock.asyncio import Redlock
 from redlock.testing.redis_server import cluster
 from tests.integration import tools
-from tests.integration.asyncio_tools import client_of, open_sockets, run, until, with_client
+from tests.integration.asyncio_tools import client_of, next_turn, open_sockets, run, until, with_client
 from tests.integration.tools import holders, is_free, raw, run_out
 
 if TYPE_CHECKING:
@@ -420,10 +421,10 @@ def test_a_thousand_tasks_wait_on_one_connection(shared: Cluster, monkeypatch: p
             nonlocal counted, sockets, waiting
             async with client.lock("hot"):
                 value = counted
-                await asyncio.sleep(0)
+                await next_turn()
                 counted = value + 1
-                if counted % 100 == 0:
-                    await asyncio.sleep(0.01)
+                if counted % 100 == 0 and counted < 1_000:
+                    await until(lambda: any(map(blocked, shared.servers)), "the next task waits at its node")
                     sockets = max(sockets, open_sockets() - before)
                     waiting = max(waiting, sum(map(blocked, shared.servers)))
 
@@ -466,8 +467,8 @@ def test_a_dropped_lease_is_not_renewed(shared: Cluster) -> None:
 def test_a_lease_is_renewed_beyond_its_ttl(shared: Cluster) -> None:
     async def main(client: Redlock) -> None:
         async with client.lock("long", ttl=1.2) as lease:
-            fence = lease.fence
-            await asyncio.sleep(1.5)
+            fence, deadline_ms = lease.fence, lease._held().deadline_ms
+            await until(lambda: now_ms() > deadline_ms, "the TTL of the acquisition is over")
             lease.ensure_valid()
             assert await client.lock("long").locked()
             assert lease.fence == fence

@@ -12,7 +12,7 @@ import uvloop
 
 from redlock import LockContended, NotHeld, RedlockError
 from redlock.testing.redis_server import cluster
-from tests.integration.asyncio_tools import client_of, open_sockets, run, until, with_client
+from tests.integration.asyncio_tools import client_of, next_turn, open_sockets, run, until, with_client
 from tests.integration.tools import eventually, in_a_fork, is_free
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def test_uvloop_works(shared: Cluster) -> None:
                 nonlocal counted
                 async with client.lock("uv"):
                     value = counted
-                    await asyncio.sleep(0)
+                    await next_turn()
                     counted = value + 1
 
             await asyncio.gather(*(one() for _ in range(50)), *(pair(client, f"uv:{number}") for number in range(50)))

@@ -22,7 +22,7 @@ from redlock._transport import connections as connections_module
 from redlock._transport.asyncio import LoopConnections
 from redlock.asyncio import Lease, Lock, Redlock, _cancel_scope
 from redlock.testing.redis_server import cluster
-from tests.integration.asyncio_tools import until, with_client
+from tests.integration.asyncio_tools import next_turn, until, with_client
 from tests.integration.tools import is_free, run_out
 
 if TYPE_CHECKING:
@@ -68,7 +68,8 @@ def test_a_callback_can_be_a_coroutine_function(shared: Cluster, caplog: pytest.
     ended: list[str] = []
 
     async def on_lost(lease: Lease) -> None:
-        await asyncio.sleep(0.05)
+        connections = lease._parts.connections
+        await until(lambda: connections.is_closed, "the client closes")
         ended.append(lease.resource)
         raise ZeroDivisionError
 
@@ -94,7 +95,7 @@ def test_a_lost_block_is_cancelled(shared: Cluster) -> None:
         assert task is not None
         if _cancel_scope.COUNTS:
             assert task.cancelling() == 0
-        await asyncio.sleep(0)
+        await next_turn()
 
     with_client(shared.urls, main, ttl=TTL)
 

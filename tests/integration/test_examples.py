@@ -118,6 +118,12 @@ def nodes_url(nodes: redis_server.Cluster) -> str:
 
 
 @pytest.fixture
+def shop_servers(nodes_url: str, broker: redis_server.Server) -> dict[str, str]:
+    """The environment of the two shops."""
+    return {"SHOP_NODES": nodes_url, "SHOP_REDIS": broker.url, "REDLOCK_NODE_TIMEOUT": "1"}
+
+
+@pytest.fixture
 def bank(python: Path, nodes_url: str, broker: redis_server.Server, tmp_path: Path) -> Project:
     return project("bank", python, tmp_path, REDLOCK_NODES=nodes_url, REDLOCK_TTL="1", BANK_REDIS=broker.url)
 
@@ -263,18 +269,10 @@ def answer(method: str, url: str) -> tuple[int, str]:
 
 @pytest.mark.timeout(300)
 def test_an_order_is_shipped_by_a_task_or_cancelled_by_a_view(
-    python: Path, nodes: redis_server.Cluster, nodes_url: str, broker: redis_server.Server, tmp_path: Path
+    python: Path, nodes: redis_server.Cluster, shop_servers: dict[str, str], tmp_path: Path
 ) -> None:
     port = str(redis_server.free_port())
-    shop = project(
-        "django_shop",
-        python,
-        tmp_path,
-        SHOP_NODES=nodes_url,
-        SHOP_REDIS=broker.url,
-        REDLOCK_NODE_TIMEOUT="1",
-        SHOP_PACKING_SECONDS="0.05",
-    )
+    shop = project("django_shop", python, tmp_path, **shop_servers, SHOP_PACKING_SECONDS="0.05")
 
     def cancel(order: int) -> tuple[int, str]:
         return answer("POST", f"http://127.0.0.1:{port}/orders/{order}/cancel")
@@ -316,18 +314,10 @@ def test_an_order_is_shipped_by_a_task_or_cancelled_by_a_view(
 
 @pytest.mark.timeout(300)
 def test_an_account_is_charged_by_a_task_or_closed_by_a_request(
-    python: Path, nodes: redis_server.Cluster, nodes_url: str, broker: redis_server.Server, tmp_path: Path
+    python: Path, nodes: redis_server.Cluster, shop_servers: dict[str, str], tmp_path: Path
 ) -> None:
     port = str(redis_server.free_port())
-    shop = project(
-        "fastapi_shop",
-        python,
-        tmp_path,
-        SHOP_NODES=nodes_url,
-        SHOP_REDIS=broker.url,
-        REDLOCK_NODE_TIMEOUT="1",
-        SHOP_CHARGE_SECONDS="0.02",
-    )
+    shop = project("fastapi_shop", python, tmp_path, **shop_servers, SHOP_CHARGE_SECONDS="0.02")
 
     def ask(method: str, path: str) -> tuple[int, dict[str, object]]:
         status, text = answer(method, f"http://127.0.0.1:{port}/accounts/{path}")

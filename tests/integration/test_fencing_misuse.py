@@ -7,14 +7,14 @@ import sqlite3
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, event, func, insert, select, text
+from sqlalchemy import Engine, create_engine, event, func, select, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from redlock.errors import ConfigurationError, LockLost, Stale
 from redlock.fencing.conformance import Lease
 from redlock.fencing.sql import create_statements, fenced, purge_operations
-from tests.integration.fence_adapters import FENCE, OPERATION, Account, Base, sqlite_engine
+from tests.integration.fence_adapters import FENCE, OPERATION, Account, sqlite_engine, with_accounts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,12 +25,8 @@ LEASE = Lease(7, "me")
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = sqlite_engine(str(tmp_path / "data"))
-    Base.metadata.create_all(engine)
-    with engine.begin() as connection:
-        connection.execute(insert(Account), [{"name": "account", "value": 10}])
-    yield engine
-    engine.dispose()
+    with with_accounts(sqlite_engine(str(tmp_path / "data"))) as engine:
+        yield engine
 
 
 def tokens(engine: Engine) -> int:

@@ -9,18 +9,19 @@ import logging
 from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import Engine, insert
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 from redlock.errors import ConfigurationError
 from redlock.fencing.conformance import Lease
 from redlock.fencing.sql import fenced
-from tests.integration.fence_adapters import FENCE, Account, Base, sqlite_engine
+from tests.integration.fence_adapters import FENCE, Account, sqlite_engine, with_accounts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from sqlalchemy import Engine
 
 LEASE = Lease(7, "me")
 WITHOUT = [(None, None), ("op", None), (None, "op")]
@@ -29,12 +30,8 @@ WITHOUT = [(None, None), ("op", None), (None, "op")]
 @pytest.fixture
 def other(tmp_path: Path) -> Iterator[Engine]:
     """A second database with an account of 10."""
-    made = sqlite_engine(str(tmp_path / "other"))
-    Base.metadata.create_all(made)
-    with made.begin() as connection:
-        connection.execute(insert(Account), [{"name": "account", "value": 10}])
-    yield made
-    made.dispose()
+    with with_accounts(sqlite_engine(str(tmp_path / "other"))) as engine:
+        yield engine
 
 
 def balances(*engines: Engine) -> list[int]:

@@ -13,6 +13,11 @@ from workers.app import app, settings
 store = Redis.from_url(settings.store_url)
 
 
+def work() -> None:
+    """Wait for an element that never comes, in a call that an exception can interrupt."""
+    store.blpop("never", timeout=0.01)
+
+
 @app.task
 @locked("holding:{name}", ttl=0.6)
 def look(name: str, seconds: float) -> float:  # noqa: ARG001 - names the lock
@@ -20,7 +25,7 @@ def look(name: str, seconds: float) -> float:  # noqa: ARG001 - names the lock
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         current_lease().ensure_valid()
-        time.sleep(0.01)  # the task's work
+        work()
     return current_lease().remaining()
 
 
@@ -32,7 +37,7 @@ def outlast(name: str, seconds: float) -> float:
     while time.monotonic() < until:
         with contextlib.suppress(BaseException):
             store.incrby("outlasted", 1)
-            time.sleep(0.01)  # the task's work
+            work()
     store.set(f"remained:{name}", str(current_lease().remaining()))
     return current_lease().remaining()
 
