@@ -1,7 +1,6 @@
 """Random numbers for pauses and owner tokens.
 
-Invariants: the acquire loop has no other source of chance. So a simulator that replaces this module and `_clock` owns
-chance and time.
+Invariants: the acquire loop has no other source of chance.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 Invariants:
 1. Elapsed time comes from a clock that neither jumps nor stops while the machine sleeps (CLOCK_BOOTTIME). Python's
    `time.monotonic()` is CLOCK_MONOTONIC on Linux, which stops in suspend.
-2. The wall clock only proposes fencing tokens: a wrong proposal costs a second round and never safety.
+2. The wall clock proposes fencing tokens, and dates reports for people. A wrong proposal costs a second round and never
+   safety.
 3. The acquire loop and the steps of a lease read no other clock, see `_chance`.
 """
 
@@ -32,5 +33,5 @@ def monotonic() -> float:
 
 
 def wall_us() -> int:
-    """Microseconds since 1970 on the wall clock, for proposed fencing tokens."""
+    """Microseconds since 1970 on the wall clock."""
     return time.time_ns() // 1_000

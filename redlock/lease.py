@@ -11,7 +11,6 @@ Invariants:
 from __future__ import annotations
 
 import functools
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from redlock._clock import now_ms
@@ -165,7 +164,7 @@ class Lease(LeaseSteps):
             # A release without connections would leave the lock taken until the deadline.
             return self._context.pool.run(self._releasing(), self._connections, self._held().deadline_ms)
         grant, self._outcome = self._held(), Outcome.PENDING
-        self._context.pool.send_release(
+        self._connections = self._context.pool.send_release(
             self._connections, protocol.release(grant), functools.partial(self._ended, grant), grant.deadline_ms
         )
         self._grant = None
@@ -174,12 +173,14 @@ class Lease(LeaseSteps):
     def outcome(self) -> Outcome:
         """The outcome of the release; waits for the nodes' replies, at most 80 ms.
 
+        If another thread uses the connections, the call waits for them first, at most 80 ms. `PENDING` if that is too
+        short.
+
         Raises:
             NotHeld: The lease was not released.
         """
         if self._outcome is Outcome.PENDING:
-            with suppress(AllInUse), self._context.pool.connections(self._connections, now_ms()) as connections:
-                connections.await_releases()
+            self._context.pool.await_outcome(self._connections)
         if self._grant is not None or self._outcome is None:
             raise NotHeld(f"lock {self.resource!r} was not released", self.resource)
         return self._outcome

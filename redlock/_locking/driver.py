@@ -115,6 +115,4 @@ class _Performer:
                 return connection.exchange.answer(until)
             case PassOn(_, connection, words, until):
                 self._waiters.pass_on(connection, words, until)
-            case _:
-                raise TypeError(f"no connections were taken for {effect!r}")
         return None

@@ -57,7 +57,7 @@ class Borrow(NamedTuple):
 
 
 class Send(NamedTuple):
-    """Send bytes on a borrowed connection by this deadline of `time.monotonic`."""
+    """Send bytes on a borrowed connection by this deadline of `_clock.monotonic`."""
 
     connection: Any
     words: bytes
@@ -65,7 +65,7 @@ class Send(NamedTuple):
 
 
 class Receive(NamedTuple):
-    """The next reply on a borrowed connection by this deadline of `time.monotonic`.
+    """The next reply on a borrowed connection by this deadline of `_clock.monotonic`.
 
     Without a deadline the reply must have arrived already. Raises `OSError` without a reply.
     """

@@ -78,7 +78,7 @@ class Renewal:
         try:
             with self._pool.connections(wanted) as connections:
                 results = connections.run_all([_isolated(lease, connections) for lease in leases])
-        except Exception as error:  # noqa: BLE001 - without this the thread would end, and no lease be renewed
+        except Exception as error:  # noqa: BLE001 - without a free descriptor or thread only this group waits
             self._schedule.failed(leases, error, now_ms())
             return
         for lease, result in zip(leases, results, strict=True):
@@ -92,5 +92,5 @@ def _isolated(lease: RenewedLease, connections: ConnectionSet) -> Steps[int | Ex
     """The renewal of a lease. Its error is a result, and does not end the rounds of the other leases."""
     try:
         return (yield from lease._renewal(connections))
-    except Exception as error:  # noqa: BLE001 - an error would end the rounds that other leases share
+    except Exception as error:  # noqa: BLE001 - a failing log handler must not end the rounds of other leases
         return error

@@ -26,7 +26,7 @@ from redlock._core.backoff import renewal_ms
 from redlock._log import logger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from redlock._core.protocol import Steps
     from redlock._transport.threads import ConnectionSet
@@ -123,7 +123,7 @@ class RenewalSchedule(Generic[L]):
         self._put_back(lease, due_ms)
         lease._report_loss()
 
-    def failed(self, leases: Iterable[L], error: BaseException, now_ms: int) -> None:
+    def failed(self, leases: Sequence[L], error: BaseException, now_ms: int) -> None:
         """The renewal of these leases has ended with an unexpected error: they are due again soon."""
         for lease in leases:
             self._put_back(lease, now_ms + _RETRY_MS if lease.is_held else None)

@@ -150,7 +150,7 @@ class Execution(Unsent, Generic[T]):
             self._end()
             if not self.future.done():
                 self.future.set_result(stop.value)
-        except Exception as error:  # noqa: BLE001 - any error belongs to the caller, who awaits the future
+        except Exception as error:  # noqa: BLE001 - in a callback of the loop; the awaiting caller gets the error
             self.fail(error)
 
     def _await_dials(self) -> None:

@@ -12,7 +12,6 @@ import time
 from typing import TYPE_CHECKING
 
 from redlock._background import Background
-from redlock._log import logger
 
 if TYPE_CHECKING:
     from redlock._transport.threads import ConnectionSet
@@ -69,13 +68,10 @@ class BackgroundReleaser:
 
     def _poll(self, connections: ConnectionSet) -> None:
         unsent = connections.unsent
-        try:
-            connections.poll()
-            over = connections.is_settled
-        except Exception:  # noqa: BLE001 - no exception may stop the polls of the other sets
-            logger.exception("release-check-failed")
-            over = True
+        # An error ends the polls of this set only: `Background` logs the error, and goes on with the other sets.
+        rounds = self._rounds.pop(connections, connections.rounds)
+        connections.poll()
         if not unsent or connections.unsent != unsent:
             self._pause = _TICK_SECONDS
-        if over:
-            self._rounds.pop(connections, None)
+        if not connections.is_settled:
+            self._rounds[connections] = rounds

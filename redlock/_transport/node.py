@@ -91,7 +91,7 @@ class PendingConnection:
         try:
             self.result = self._node.connect()
             self._node.mark_up()
-        except Exception as exc:  # noqa: BLE001 - any server may listen there, and answer anything
+        except Exception as exc:  # noqa: BLE001 - an error without an end would let each round dial and wait again
             self.error = describe_failure(exc, self._node.timeout_ms)
             self._node.mark_down(self.error, now_ms())
         finally:
@@ -175,7 +175,7 @@ class Node(NodeHealth):
         """
         limit = self.timeout_ms / 1000
         until = time.monotonic() + (DIAL_TIMEOUTS * limit if seconds is None else seconds)
-        exchange = Exchange(open_socket(self._kind(**self._options), until, limit), admin=admin)
+        exchange = Exchange(self._open(until, limit), admin=admin)
         try:
             run_id, fingerprint = self._greet(exchange, until)
         except BaseException:
@@ -183,6 +183,16 @@ class Node(NodeHealth):
             raise
         exchange.sock.settimeout(0)
         return Connected(exchange, run_id, fingerprint)
+
+    def _open(self, until: float, limit: float) -> socket.socket:
+        try:
+            return open_socket(self._kind(**self._options), until, limit)
+        except OSError:
+            # First, because the error of a certificate is a ValueError too.
+            raise
+        except (AttributeError, TypeError, ValueError):
+            # Only the use shows a bad option of an address, such as a TLS version that does not exist.
+            raise UnsuitableNode("its address has an option or a host name that can't be used") from None
 
     def _greet(self, exchange: Exchange, until: float) -> tuple[str, str]:
         count = len(self._greeting) + len(self._introduction) + len(codec.SCRIPTS)
@@ -279,4 +289,5 @@ def describe_failure(exc: BaseException, timeout_ms: int) -> str:
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror.lower()
         cause = cause.__cause__ or cause.__context__
-    return f"{NO_REDIS} ({excerpt(str(exc) or type(exc).__name__, 100)})"
+    what = NO_REDIS if isinstance(exc, RedisError) else "can't be dialled"
+    return f"{what} ({excerpt(str(exc) or type(exc).__name__, 100)})"

@@ -19,6 +19,7 @@ from redlock._clock import now_ms
 from redlock._core import protocol
 from redlock._core.vote_tally import unasked
 from redlock._transport.background_releaser import BackgroundReleaser
+from redlock._transport.connections import RELEASE_MS
 from redlock._transport.threads import ConnectionSet
 
 if TYPE_CHECKING:
@@ -57,14 +58,14 @@ class ConnectionPool:
         """A connection set for this thread alone, for a `with` block.
 
         Args:
-            wanted: The preferred set; after two node timeouts without the turn, any set.
+            wanted: The preferred set; after two node timeouts without the turn, and at the deadline, any set.
             until_ms: The deadline, by the steady clock; None for no deadline.
 
         Raises:
             AllInUse: All sets were in use until the deadline.
         """
         if wanted is not None and wanted in self._sets:
-            turn = wanted.turn(self._turn_seconds)
+            turn = wanted.turn(self._wait_seconds(until_ms))
             if turn is not None:
                 return turn
         while True:
@@ -75,14 +76,16 @@ class ConnectionPool:
             if len(self._sets) < _MOST_SETS:
                 self._sets.append(ConnectionSet(self.nodes, self.codec, self._releaser.watch))
                 continue
-            seconds = self._turn_seconds
-            if until_ms is not None:
-                seconds = min(seconds, (until_ms - now_ms()) / 1000)
-                if seconds <= 0:
-                    raise AllInUse
+            seconds = self._wait_seconds(until_ms)
+            if seconds <= 0:
+                raise AllInUse
             turn = random.choice(self._sets).turn(seconds)  # noqa: S311 - spreads the waiting
             if turn is not None:
                 return turn
+
+    def _wait_seconds(self, until_ms: int | None) -> float:
+        """How long to wait for a set: two node timeouts, and not beyond the deadline."""
+        return self._turn_seconds if until_ms is None else min(self._turn_seconds, (until_ms - now_ms()) / 1000)
 
     def run(self, steps: Steps[T], wanted: ConnectionSet | None = None, until_ms: int | None = None) -> T:
         """Execute the rounds of a protocol generator and return its result.
@@ -107,7 +110,7 @@ class ConnectionPool:
 
     def send_release(
         self, wanted: ConnectionSet | None, steps: Steps[Outcome], done: Callable[[Outcome], None], until_ms: int
-    ) -> None:
+    ) -> ConnectionSet | None:
         """Send an asynchronous release; `done` gets the outcome, from any thread.
 
         Args:
@@ -115,15 +118,28 @@ class ConnectionPool:
             steps: The generator.
             done: Must be quick and never raise.
             until_ms: When a set must be free, or the outcome is unknown.
+
+        Returns:
+            The set that sends the release, for `await_outcome`; None if no set was free.
         """
         try:
             turn = self.connections(wanted, until_ms)
         except AllInUse:
             done(protocol.run(steps, self.unasked))
-            return
+            return None
         with turn as connections:
             connections.send_release(steps, done)
             self._releaser.watch(connections)
+            return connections
+
+    def await_outcome(self, connections: ConnectionSet | None) -> None:
+        """Wait for the outcome of the releases of a set, at most `RELEASE_MS`, and as long for a set in use."""
+        if connections is None or connections not in self._sets:
+            return
+        turn = connections.turn(RELEASE_MS / 1000)
+        if turn is not None:
+            with turn:
+                connections.await_releases()
 
     def await_releases(self) -> None:
         """Wait until the outcome of every release is known, and every node has read its commands.

@@ -75,7 +75,7 @@ class ConnectionSet(Mutex):
 
     def run_all(self, generators: Sequence[Steps[T]]) -> list[T]:
         """Execute generators that are independent of each other: their rounds share the exchanges."""
-        self._until_ms = now_ms() + 2 * self._timeout_ms
+        self.set_deadline(None)
         started: list[tuple[Steps[T], VoteTally]] = []
         results: dict[Steps[T], T] = {}
         try:
@@ -98,7 +98,7 @@ class ConnectionSet(Mutex):
     def send_release(self, steps: Steps[Outcome], done: Callable[[Outcome], None]) -> None:
         """Send a release, or hold the release back for a moment, without a wait; `done` gets the outcome later."""
         now = now_ms()
-        self._until_ms = now + 2 * self._timeout_ms
+        self.set_deadline(None)
         if len(self.releases) >= MOST_PENDING:
             # This thread is faster than the nodes. No command may be dropped, so the oldest release is awaited.
             self._begin()

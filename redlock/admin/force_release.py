@@ -145,8 +145,7 @@ def _refuse(client: Redlock, lease: Target, raised: RoundResult) -> None:
 
 
 def _inspect(client: Redlock, resource: str) -> RoundResult:
-    with client._context.pool.connections() as connections:
-        round_result = connections.run(protocol.inspect(resource))
+    round_result = client._context.pool.run(protocol.inspect(resource))
     if not round_result.reachable:
         raise failures.unavailable(client._context.pool.nodes, resource, round_result)
     return round_result

@@ -15,11 +15,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import time
 from inspect import GEN_CLOSED, getgeneratorstate
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from redlock._clock import now_ms
+from redlock._clock import monotonic, now_ms
 from redlock._core.commands import Round, Wait
 from redlock._core.vote_tally import unasked
 from redlock._locking.effects import AwaitTurn, Borrow, PassOn, Receive, Send, Sleep, TakeConnections
@@ -110,7 +109,7 @@ class LoopDriver:
                 connection.send(words)
             case Receive(connection, until):
                 if until is not None:
-                    await connection.wait(max(0.0, until - time.monotonic()))
+                    await connection.wait(max(0.0, until - monotonic()))
                 if not connection.has_answer:
                     raise TimeoutError(errno.ETIMEDOUT, "no reply in time")
                 return connection.answer()

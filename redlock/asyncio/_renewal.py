@@ -74,7 +74,7 @@ class LoopRenewal:
     def _begin(self, lease: WatchedLease) -> None:
         try:
             step = self._connections.start(lease._renewal(None))
-        except Exception as error:  # noqa: BLE001 - any error would end the renewal of the other leases too
+        except Exception as error:  # noqa: BLE001 - after a failing log handler no lease would be due again
             self._schedule.failed([lease], error, now_ms())
             return
         if not step.future.done():

@@ -131,9 +131,8 @@ class Lease(WatchedLease):
                     )
                 step.future.result()
             finally:
-                if not step.future.done():
-                    step.abort()
-                self._step_ended(step)
+                if self._step is step:
+                    self._stop_step()
                 self._report_loss()
 
     async def _turn(self) -> Turn[Mutex]:

@@ -454,6 +454,24 @@ def test_tasks_are_served_in_the_order_of_their_arrival(shared: Cluster) -> None
     assert with_client(shared.urls, main) == list(range(20))
 
 
+def test_an_extension_goes_on_when_the_extension_before_is_cancelled(nodes: Cluster) -> None:
+    async def main(client: Redlock) -> None:
+        async with client.lock(NAME, renew=False) as lease:
+            for server in nodes.servers:
+                server.freeze()
+            first, second = (asyncio.create_task(lease.extend(7)) for _ in range(2))
+            await until(lambda: lease._step is not None, "the first extension is sent", every=0)
+            for _ in range(5):
+                await next_turn()  # the second extension waits for the first
+            first.cancel()
+            await asyncio.wait({first})
+            for server in nodes.servers:
+                server.thaw()
+            await second
+
+    with_client(nodes.urls, main, node_timeout=3.0, ttl=8.0)
+
+
 def test_a_dropped_lease_is_not_renewed(shared: Cluster) -> None:
     async def main(client: Redlock) -> None:
         block = client.lock("dropped").__aenter__()

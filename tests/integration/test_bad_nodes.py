@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import socket
 import socketserver
 import threading
 import traceback
@@ -14,6 +15,7 @@ import pytest
 
 from redlock import ConfigurationError, QuorumUnavailable, Redlock
 from redlock._escaping import escape
+from redlock._transport.node import Node, UnsuitableNode, describe_failure
 from redlock.testing.redis_server import Server, cluster, free_port
 from tests.integration.tools import CANARY, client_of, eventually, holders, label, raw, sixth_redis
 
@@ -337,3 +339,15 @@ def test_nodes_with_passwords_work_and_reveal_nothing(caplog: pytest.LogCaptureF
 def test_redis_py_options_that_change_replies_do_no_harm() -> None:
     with cluster() as nodes, client_of([f"{url}?decode_responses=yes&protocol=3" for url in nodes.urls]) as client:
         assert client.lock(NAME).acquire(blocking=False)
+
+
+@pytest.mark.parametrize(
+    "option", ["socket_keepalive=1&socket_keepalive_options=5", "ssl_min_version=99", "ssl_ciphers=no-such-cipher"]
+)
+def test_an_option_that_only_the_use_refuses_is_a_reason(option: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        scheme = "rediss" if "ssl" in option else "redis"
+        node = Node(f"{scheme}://127.0.0.1:{server.getsockname()[1]}?{option}", 500)
+        with pytest.raises((UnsuitableNode, OSError)) as raised:
+            node.connect(0.5)
+    assert "Redis server" not in describe_failure(raised.value, 500)

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from redlock import LockLost, NotHeld, Outcome, QuorumUnavailable, Redlock, RedlockError
+from redlock._clock import now_ms
 from redlock._transport import codec
+from redlock._transport.threads import ConnectionSet
 from tests.integration.tools import client_of, eventually, frozen, holders, is_free, label, raw, talking
 from tests.integration.worker_fixture import ROOT
 from tests.proxy import proxies
@@ -26,6 +28,7 @@ from tests.proxy import proxies
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from redlock._mutex import Turn
     from redlock.testing.redis_server import Cluster, Server
 
 NAME = "report:7"
@@ -578,6 +581,39 @@ def test_a_lease_ends_in_time_without_free_connections(nodes: Cluster) -> None:
             with pytest.raises(QuorumUnavailable, match="in use"):
                 look.result(10)
         when_a_quorum_is_there(client)
+
+
+def test_the_wait_for_the_own_connections_ends_at_the_deadline(nodes: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    take = ConnectionSet.turn
+
+    def turn(self: ConnectionSet, seconds: float = 0.0) -> Turn[ConnectionSet] | None:
+        waits.append(seconds)
+        return take(self, seconds)
+
+    with client_of(nodes.urls) as client:
+        lease = client.lease(NAME)
+        lease.acquire(0)
+        assert lease._connections is not None
+        with lease._connections.turn() or pytest.fail("in use"):
+            # From now on each wait is recorded.
+            monkeypatch.setattr(ConnectionSet, "turn", turn)
+            with client._context.pool.connections(lease._connections, now_ms() + 50):
+                pass
+        assert waits[0] <= 0.05
+
+
+def test_the_wait_for_an_outcome_uses_no_other_connections(nodes: Cluster) -> None:
+    with client_of(nodes.urls) as client:
+        lease = client.lease(NAME)
+        lease.acquire(0)
+        connections = lease._connections
+        assert connections is not None
+        # As after a release that is held back on these connections.
+        lease._grant, lease._outcome = None, Outcome.PENDING
+        with connections.turn() or pytest.fail("in use"):
+            assert lease.outcome() is Outcome.PENDING
+        assert client._context.pool._sets == [connections]
 
 
 def test_a_call_takes_connections_that_become_free_in_time(nodes: Cluster) -> None:

@@ -230,7 +230,9 @@ def wrapped(cause: Exception) -> Exception:
         (wrapped(TimeoutError("timed out")), "no answer within 100 ms"),
         (UnsuitableNode("a replica of h:2; lock nodes must be independent masters"), "a replica of h:2"),
         (RedisConnectionError("Protocol Error: b'HTTP/1.1 400'"), "not as a Redis server does"),
-        (ValueError(), "not as a Redis server does (ValueError)"),
+        (RedisConnectionError(), "not as a Redis server does (ConnectionError)"),
+        (RuntimeError("can't start new thread"), "can't be dialled (can't start new thread)"),
+        (ValueError(), "can't be dialled (ValueError)"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
 )
