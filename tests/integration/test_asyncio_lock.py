@@ -454,7 +454,7 @@ def test_tasks_are_served_in_the_order_of_their_arrival(shared: Cluster) -> None
     assert with_client(shared.urls, main) == list(range(20))
 
 
-def test_an_extension_goes_on_when_the_extension_before_is_cancelled(nodes: Cluster) -> None:
+def test_a_cancelled_extension_lets_the_next_extension_go_on(nodes: Cluster) -> None:
     async def main(client: Redlock) -> None:
         async with client.lock(NAME, renew=False) as lease:
             for server in nodes.servers:
