@@ -1,9 +1,9 @@
-"""The renewal of the leases of one event loop: the driver for asyncio of the renewal schedule.
+"""The renewal of the leases of an event loop: the driver for asyncio of the renewal schedule.
 
 Invariants:
 1. A single timer of the loop serves all leases, and no task runs for this.
-2. Leases that are due together are renewed in one exchange with the nodes.
-3. After `close` nothing is renewed, and nothing is logged.
+2. Leases that are due together share an exchange with the nodes.
+3. After `close` no lease is renewed and no event is logged.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _REMEDY = "raise ttl above the time for which this event loop is blocked, or let
 
 
 class LoopRenewal:
-    """The leases of one event loop that are renewed, or whose end is noticed.
+    """The leases of an event loop that are renewed, and the leases with an end that is noticed.
 
     Args:
         connections: The connections of the loop.

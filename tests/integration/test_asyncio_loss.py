@@ -165,7 +165,7 @@ def test_a_body_ends_its_cancellation_by_an_error_or_not(shared: Cluster, error:
                 except asyncio.CancelledError:
                     if error is not None:
                         raise error from None
-        await asyncio.sleep(0)
+        await next_turn()
 
     with_client(shared.urls, main, ttl=TTL)
 
@@ -177,7 +177,7 @@ def test_an_extension_in_the_body_tells_by_its_own_error(shared: Cluster) -> Non
             async with client.lock(NAME, ttl=5, on_lost="cancel") as lease:
                 run_out(shared.servers, NAME)
                 await lease.extend(5)
-        await asyncio.sleep(0)
+        await next_turn()
 
     with_client(shared.urls, main, ttl=TTL)
 
@@ -273,7 +273,7 @@ def test_a_loop_that_is_blocked_during_an_acquire_gets_a_lease(
             lock = client.lock(NAME)
             task = asyncio.create_task(acquire(lock))
             for _ in range(turns or 0):
-                await asyncio.sleep(0)
+                await asyncio.sleep(0)  # exactly a turn of the loop
             asyncio.get_running_loop().call_soon(time.sleep, seconds)
             await task
 

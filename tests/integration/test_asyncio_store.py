@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from redlock import ConfigurationError, NotHeld, Stale
 from redlock.fencing import AsyncFencedStore, FencedStore
-from tests.integration.asyncio_tools import client_of, run
+from tests.integration.asyncio_tools import client_of, next_turn, run
 from tests.integration.tools import run_out
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def one_more(value: str | None) -> str:
 
 async def slowly_one_more(value: str | None) -> str:
     """An increment that lets other tasks run."""
-    await asyncio.sleep(0)
+    await next_turn()
     return one_more(value)
 
 

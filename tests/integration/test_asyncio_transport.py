@@ -18,7 +18,7 @@ from redlock._transport.exchange import Exchange
 from redlock._transport.loop_exchange import LoopExchange
 from redlock._transport.reply_reader import UnreadableReply
 from redlock.testing.redis_server import cluster
-from tests.integration.asyncio_tools import run, until, with_client
+from tests.integration.asyncio_tools import next_turn, run, until, with_client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -132,7 +132,7 @@ def test_a_connection_that_failed_is_read_no_more() -> None:
             assert exchange.answer() == b"FIRST", "it arrived before the failure"
             node.send(b"+LATE\r\n")
             for _ in range(3):
-                await asyncio.sleep(0)
+                await next_turn()
             assert own in select.select([own], [], [], 10)[0], "the late reply was not read"
             assert not asyncio.get_running_loop().remove_reader(own)
             for use in (exchange.answer, lambda: exchange.send(b"second")):

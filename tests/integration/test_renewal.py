@@ -7,7 +7,6 @@ import contextvars
 import gc
 import sys
 import threading
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,7 +15,7 @@ from redlock import LockLost, QuorumUnavailable, Redlock, RedlockError
 from redlock._clock import now_ms
 from redlock._locking.lock_events import LockEventLog
 from redlock._transport import codec
-from tests.integration.tools import client_of, eventually, holders, in_a_fork, raw, run_out, sends
+from tests.integration.tools import client_of, eventually, holders, in_a_fork, outlive, raw, run_out, sends
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,15 +30,6 @@ def brief(nodes: Cluster) -> Iterator[Redlock]:
     """A client with short leases and a short quarantine."""
     with client_of(nodes.urls, ttl=0.9, max_ttl=1.0) as client:
         yield client
-
-
-def outlive(lease: Lease, ttls: int, *others: Lease) -> None:
-    """Return after this many TTLs of the lease, with checks of all leases all the time."""
-    until = time.monotonic() + ttls * lease.ttl_ms / 1000
-    while time.monotonic() < until:
-        for checked in (lease, *others):
-            checked.ensure_valid()
-        time.sleep(0.01)
 
 
 def test_a_with_block_may_be_longer_than_its_lease(nodes: Cluster, brief: Redlock) -> None:

@@ -20,7 +20,7 @@ from redlock import ConfigurationError, QuorumUnavailable, Redlock
 from redlock.admin.bootstrap import declare_nodes
 from redlock.admin.cluster_status import cluster_status
 from redlock.testing.redis_server import Server, free_port
-from tests.integration.asyncio_tools import with_client
+from tests.integration.asyncio_tools import next_turn, with_client
 from tests.integration.tools import eventually, holders, raw
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def test_asyncio_speaks_tls_too(nodes: Nodes, authority: Authority) -> None:
             nonlocal counted
             async with client.lock(NAME, ttl=9):
                 value = counted
-                await asyncio.sleep(0)
+                await next_turn()
                 counted = value + 1
 
         # Long names: an answer and a request are more than one TLS record.

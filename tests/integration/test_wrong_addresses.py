@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
 
 from redlock import ConfigurationError, LockLost, NotHeld, QuorumUnavailable, Redlock
-from tests.integration.tools import client_of, eventually, is_free
+from tests.integration.tools import client_of, eventually, is_free, outlive
 from tests.proxy import proxies
 
 if TYPE_CHECKING:
@@ -61,10 +60,7 @@ def test_an_address_that_changes_to_another_node_ends_no_lease(
         with suppress(LockLost):
             before.release()
         with client.lock("renewed") as lease:
-            until = time.monotonic() + 2 * lease.ttl_ms / 1000
-            while time.monotonic() < until:
-                lease.ensure_valid()
-                time.sleep(0.01)
+            outlive(lease, 2)
         for _ in range(3):
             lock = client.lock(NAME)
             assert lock.acquire(blocking=False)

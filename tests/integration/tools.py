@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     import pytest
 
+    from redlock import Lease
     from redlock._transport.connection import NodeConnection
 
 T = TypeVar("T")
@@ -51,6 +52,14 @@ def comes_true(condition: Callable[[], T], *, within: float, every: float = 0.00
     while not (value := condition()) and time.monotonic() < until:
         time.sleep(every)
     return value
+
+
+def outlive(lease: Lease, ttls: float, *others: Lease) -> None:
+    """Return after this many TTLs of the lease. No lease may be lost meanwhile."""
+    leases = (lease, *others)
+    comes_true(lambda: any(one.is_lost for one in leases), within=ttls * lease.ttl_ms / 1000, every=0.01)
+    for one in leases:
+        one.ensure_valid()
 
 
 def eventually(condition: Callable[[], T], what: str, *, within: float = 30.0, every: float = 0.005) -> T:
