@@ -1,4 +1,4 @@
-"""Hides secrets in text: `mask` for text of any origin, `quoted` for an input value that a message repeats.
+"""Hides secrets in text: `mask` for text of any origin, `mask_input` and `quoted` where a message repeats input.
 
 Invariants:
 1. No other code hides secrets: a gap in `mask` is closed here, for every message, log line and `repr`.
@@ -47,12 +47,17 @@ def mask(text: str) -> str:
 
 
 def quoted(value: object, most: int = 60) -> str:
-    """The `repr` of an input value for a message: without secrets, then cut to this many characters.
+    """The `repr` of an input value for a message: without secrets, then cut to this many characters."""
+    # Masked before the cut: a password in half an address can't be recognised.
+    return mask_input(repr(value))[:most]
+
+
+def mask_input(text: str) -> str:
+    """Text that repeats what a user has typed, with its secrets hidden.
 
     Hides `user:password@host` without a scheme too. In other text that form is no sign of a secret.
     """
-    # Masked before the cut: a password in half an address can't be recognised.
-    return _WORD.sub(_hide_credentials, mask(repr(value)))[:most]
+    return _WORD.sub(_hide_credentials, mask(text))
 
 
 def _hide_bare(found: re.Match[str]) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import time
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,7 @@ _OLDEST_MS = 3_500
 _LONGEST_REPORT = 16_384
 _MOST_WAITS = 5_000
 """The most waits of one node: each costs time, and a node or a worker can report any number."""
+_SINCE = re.compile(r" since \S+\Z")
 _LATEST = 10**11
 """A start at or after this many seconds since 1970 is not plausible."""
 
@@ -107,7 +109,8 @@ def listed(waits: Iterable[tuple[str, str, float]], holders: dict[str, str]) -> 
     places: dict[str, int] = {}
     found = []
     for resource, label, since in sorted(waits, key=lambda wait: (wait[0], wait[2], wait[1])):
-        waiter, holder = label.partition(" since ")[0], holders.get(resource, "")
+        # Only the last time is ours: a task id can contain another.
+        waiter, holder = _SINCE.sub("", label), holders.get(resource, "")
         if waiter != holder:
             places[resource] = places.get(resource, 0) + 1
             found.append(Waiter(resource, waiter, iso(since), places[resource], holder))

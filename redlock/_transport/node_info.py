@@ -1,4 +1,9 @@
-"""Parsers for INFO, CONFIG and ACL replies. Malformed and error replies count as missing data and never raise."""
+"""Parsers for INFO, CONFIG and ACL replies.
+
+Invariants:
+1. Malformed and error replies count as missing data and never raise.
+2. Values and names of commands have a limited length, whatever the server sends.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +22,10 @@ KEY_COMMANDS = frozenset({"HMGET", "HSET", "GET", "SET", "DEL", "PTTL", "PEXPIRE
 
 _VERSION = re.compile(r"([0-9]{1,4})\.([0-9]{1,4})")
 _NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
+_COMMAND = re.compile(r"[A-Za-z ]{1,20}")
+_MOST_COMMANDS = 50
+_LONGEST_VALUE = 200
+"""The most characters of a value: messages, tables and pages repeat values, and a reply can have a megabyte."""
 
 
 SECTIONS = {
@@ -47,7 +56,8 @@ def missing(refused: object, prefix: str = "") -> tuple[str, ...]:
 
 
 def _refused(answer: object) -> list[str]:
-    return list(map(text, answer)) if isinstance(answer, list) else []
+    names = map(text, answer[:_MOST_COMMANDS]) if isinstance(answer, list) else ()
+    return list(filter(_COMMAND.fullmatch, names))
 
 
 def probe_commands(refused: object) -> list[str]:
@@ -74,7 +84,7 @@ def unreported(refused: object, info: dict[str, str], settings: Sequence[str | N
 def fields(info: object) -> dict[str, str]:
     """The fields of an INFO reply by name."""
     lines = (line.partition(":") for line in text(info).splitlines())
-    return {name: value for name, colon, value in lines if colon}
+    return {name: value[:_LONGEST_VALUE] for name, colon, value in lines if colon}
 
 
 def mode(info: Mapping[str, str]) -> str:
@@ -142,7 +152,7 @@ def rows(answer: object, count: int) -> list[list[object]] | None:
 
 def setting(answer: object) -> str | None:
     """The value of a setting from CONFIG GET; None if missing."""
-    return text(answer[1]) if isinstance(answer, list) and len(answer) > 1 else None
+    return text(answer[1])[:_LONGEST_VALUE] if isinstance(answer, list) and len(answer) > 1 else None
 
 
 def text(word: object) -> str:

@@ -78,7 +78,7 @@ def check(url: str, timeout: float) -> list[Finding]:
         # The part before may be a user and a password.
         what = "its address does not begin with a transport"
         return [_warning("address", "broker", what, "write redis://host:port/0 or amqp://user:password@host/vhost")]
-    if transport.partition("+")[0] in _AMQP:
+    if transport in _AMQP:
         return _check_amqp(url, timeout)
     what = "the doctor can check Redis and AMQP brokers; this one was not contacted"
     return [_warning("not-checked", f"broker {transport}", what, "use the broker's own tools")]
@@ -96,7 +96,7 @@ def _check_amqp(url: str, timeout: float) -> list[Finding]:
     try:
         connection = Connection(url, connect_timeout=timeout, transport_options=limits)
         where = f"broker {_place(connection)}"
-    except (ValueError, KeyError):
+    except (KeyError, TypeError, ValueError):
         return [
             _warning("address", "broker amqp", "its address can't be read", "write amqp://user:password@host/vhost")
         ]
@@ -109,6 +109,9 @@ def _check_amqp(url: str, timeout: float) -> list[Finding]:
     except OSError as error:
         reason = f"no answer within {timeout:g} s" if isinstance(error, TimeoutError) else _reason(error)
         return [_warning("unreachable", where, reason, "start it, or fix its address")]
+    except (TypeError, ValueError):
+        # Only the use shows an option that the client of AMQP does not know, such as a second password.
+        return [_warning("address", where, "an option in its address can't be used", "take out what follows the ?")]
 
 
 def _examine(connection: Any, where: str) -> list[Finding]:  # noqa: ANN401 - kombu is untyped

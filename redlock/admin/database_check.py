@@ -91,7 +91,7 @@ def check(url: str, *, ttl: float, timeout: float) -> list[Finding]:
     except (SQLAlchemyError, OSError) as error:
         reason = mask(str(getattr(error, "orig", None) or error).partition("\n")[0])
         return [_warning("unreachable", where, reason or type(error).__name__, "start it, or fix its address")]
-    except (AttributeError, LookupError, TypeError, ValueError):
+    except (AttributeError, LookupError, OverflowError, TypeError, ValueError):
         # Outside of the handler: the driver's error may repeat a value of the address.
         pass
     raise ConfigurationError(f"an option in the address of the database cannot be used; {right}")

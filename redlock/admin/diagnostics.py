@@ -11,6 +11,8 @@ import dataclasses
 import enum
 from typing import TYPE_CHECKING, Any
 
+from redlock._masking import mask
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -46,6 +48,11 @@ class Finding:
     where: str
     what: str
     fix: str = ""
+
+    def __post_init__(self) -> None:
+        # A server or a driver wrote a part of these, and may repeat an address. The fix is our own text.
+        for name in ("where", "what"):
+            object.__setattr__(self, name, mask(getattr(self, name)))
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what}" + (f"; {self.fix}" if self.fix else "")

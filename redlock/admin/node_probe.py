@@ -215,9 +215,14 @@ class NodeProbe:
             self.names.update(name for name in names if node_info.is_resource(name))
             if cursor == b"0":
                 return
-            if len(self.names) > most or now_ms() > until_ms:
-                # A node may have too many other keys to read all of them in time.
+            if len(self.names) > most:
                 self.more = True
+                return
+            if now_ms() > until_ms:
+                # Too many other keys, perhaps of another project: a held lock can be among the rest.
+                self.more = True
+                unlisted = f"too many keys to read all within {self.node.timeout_ms} ms"
+                self.state = dataclasses.replace(self.state, unlisted=unlisted)
                 return
 
     def _read(self, prefix: str, names: Sequence[str]) -> None:

@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from redlock._masking import mask_input
 from redlock.errors import ConfigurationError
 from redlock.settings import ENVIRONMENT, IN_CONF, SettingEntry, Settings, read, resolve
 
@@ -62,7 +63,7 @@ def find_app(name: str) -> Any:  # noqa: ANN401 - Celery is untyped
     except Exception as error:  # noqa: BLE001 - importing the app runs the user's code
         reason = f"{type(error).__name__}: {error}"
     # Not inside the handler: the app's own error may contain a password. The message is masked, a cause is not.
-    raise ConfigurationError(f"the Celery app {name!r} can't be imported: {reason}")
+    raise ConfigurationError(mask_input(f"the Celery app {name!r} can't be imported: {reason}"))
 
 
 def _entries(source: Mapping[str, Any], head: str) -> Iterator[SettingEntry]:

@@ -74,10 +74,10 @@ class Delivery:
         marks = {name: headers.pop(name, found.get(name)) for name in _MARKS}
         for name in _MARKS:
             found.pop(name, None)
-        self.requeue_count: int = marks[REQUEUES] or 0
+        self.requeue_count = _count(marks[REQUEUES])
         """How often it went back to the queue."""
         self._since: float | None = marks[SINCE]
-        self.meetings: int = marks[COPY] or 0
+        self.meetings = _count(marks[COPY])
         """How often this copy found the first copy of its task still running."""
         self._earlier: dict[str, Any] | None = marks[EARLIER]
         redelivered = (self._request.delivery_info or {}).get("redelivered")
@@ -275,6 +275,11 @@ class Delivery:
         ]
         limit = min([_DELIVERY_LIMIT, *(limit for limit in limits if limit is not None)])
         return int(limit) - 1 - int(vars(self._request).get(_DELIVERY_COUNT) or 0)
+
+
+def _count(mark: object) -> int:
+    """A count in a header, which the sender of the message may have invented."""
+    return mark if isinstance(mark, int) and mark > 0 else 0
 
 
 def _transport(app: Celery) -> Any:  # noqa: ANN401 - kombu is untyped

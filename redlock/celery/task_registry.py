@@ -29,6 +29,7 @@ from celery.signals import worker_init
 from celery.worker.control import inspect_command
 
 from redlock import _log
+from redlock._escaping import bounded_label, excerpt
 from redlock._process import after_fork_in_child, is_alive
 from redlock.celery import task_events
 
@@ -45,6 +46,8 @@ _SLOT_BYTES = 16_384
 _HEAD = struct.Struct("<III")
 """A sequence number that is odd during a write, the writer's process id, and the number of bytes that follow."""
 _TRIES = 20
+_LONGEST_RESOURCE = 2_048
+"""The most characters of the locked names together: every entry must fit into a slot, or it would not be shown."""
 
 
 class TaskLockEntry:
@@ -52,7 +55,10 @@ class TaskLockEntry:
 
     def __init__(self, task: Task | None) -> None:
         # Read here, because the thread that reports a loss has no access to the task's request.
-        self._about: dict[str, object] = {} if task is None else {"task": task.request.id, "name": task.name}
+        self._about: dict[str, object] = {}
+        if task is not None:
+            task_id = task.request.id and bounded_label(str(task.request.id))
+            self._about = {"task": task_id, "name": task.name}
         self._shown: dict[str, object] = {}
 
     def waiting(self, resource: object, holder: object) -> None:
@@ -79,7 +85,8 @@ class TaskLockEntry:
     def _show(self, state: str, resource: object, **more: object) -> None:
         now = time.time()
         since = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(now))}.{int(now % 1 * 1000):03d}Z"
-        self._shown = {**self._about, "state": state, "resource": resource, "since": since, "pid": os.getpid(), **more}
+        about = {**self._about, "state": state, "resource": excerpt(str(resource), _LONGEST_RESOURCE)}
+        self._shown = {**about, "since": since, "pid": os.getpid(), **more}
         TASK_LOCKS.show(self, self._shown)
 
 
@@ -136,10 +143,10 @@ class TaskLockRegistry:
         if self._memory is None or slot is None:
             return
         entries = list(self._entries.values())
-        text = json.dumps(entries).encode() if entries else b""
+        text = _packed(entries) if entries else b""
         while len(text) > _SLOT_BYTES - _HEAD.size:
             entries = entries[: len(entries) // 2]
-            text = json.dumps(entries).encode()
+            text = _packed(entries)
         start, pid = slot * _SLOT_BYTES, os.getpid()
         turn = (_HEAD.unpack_from(self._memory, start)[0] | 1) % 2**31
         _HEAD.pack_into(self._memory, start, turn, pid, 0)
@@ -158,6 +165,10 @@ class TaskLockRegistry:
                 shown: list[dict[str, Any]] = json.loads(text) if is_alive(pid) else []
                 return shown
         return []
+
+
+def _packed(entries: list[dict[str, object]]) -> bytes:
+    return json.dumps(entries, ensure_ascii=False).encode(errors="replace")
 
 
 def own_slot() -> int | None:

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from redlock._escaping import escape
-from redlock._masking import mask
+from redlock._masking import mask_input
 from redlock.errors import ConfigurationError
 from redlock.settings import ENVIRONMENT, Settings, read
 
@@ -22,7 +22,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the error and end the process."""
-        super().error(mask(escape(message)))
+        super().error(mask_input(escape(message)))
 
 
 def settings_from(options: argparse.Namespace, *names: str) -> Settings:

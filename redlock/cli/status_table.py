@@ -57,7 +57,9 @@ def table(status: ClusterStatus, *, color: bool = False) -> str:
 
 def _locks(status: ClusterStatus) -> list[str]:
     if not status.locks:
-        return ["no locks are held" if status.is_known else "the remaining nodes report no lock, which proves nothing"]
+        if not status.is_known:
+            return ["the remaining nodes report no lock, which proves nothing"]
+        return ["no lock is held among the names that were read" if status.more else "no locks are held"]
     lines = _aligned([_LOCKS, *(_lock(lock, status) for lock in status.locks)])
     return lines if status.is_known else ["unconfirmed, as the remaining nodes report:", *lines]
 

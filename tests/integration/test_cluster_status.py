@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -210,6 +211,22 @@ def test_one_node_with_many_keys_hides_no_lock(nodes: Cluster, client: Redlock) 
         seen = look(nodes, resources=100)
     assert [lock.resource for lock in seen.locks if lock.held] == [NAME]
     assert seen.more
+
+
+def test_too_many_keys_of_others_are_no_proof_of_no_lock(
+    nodes: Cluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for server in nodes.servers:
+        with raw(server) as redis:
+            redis.eval("for i = 1, 5000 do redis.call('SET', 'other:' .. i, '') end", 0)
+    # The time for the list is over after the first of its requests.
+    clock = itertools.count(0, 60_000)
+    monkeypatch.setattr("redlock.admin.node_probe.now_ms", lambda: next(clock))
+    seen = look(nodes, prefix="mine:")
+    assert {node.unlisted for node in seen.nodes} == {"too many keys to read all within 5000 ms"}
+    assert not seen.is_known
+    main.main(["status", "--timeout", "5", "--nodes", ",".join(nodes.urls)])
+    assert "no locks are held" not in capsys.readouterr().out
 
 
 def test_all_nodes_are_asked_at_the_same_time(nodes: Cluster) -> None:

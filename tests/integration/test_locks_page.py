@@ -122,6 +122,18 @@ def test_a_holder_that_is_no_task_is_shown_without_a_link_to_one(
     assert (lock["task"], lock["worker"]) == ("", "")
 
 
+def test_a_task_id_forges_no_worker(flower: Flower, client: Redlock) -> None:
+    forged = "task-1@celery@w9 since 2020-01-01T00:00:00Z"
+    lease = client.lease("forged", owner_label=f"{forged}@celery@w1 since 2026-11-28T04:00:00Z", renew=True)
+    lease.acquire(30_000)
+    try:
+        eventually(lambda: flower.locks("forged"), "the lock")
+        (lock,) = flower.locks("forged")
+    finally:
+        lease.release()
+    assert (lock["task"], lock["worker"]) == (forged, "celery@w1")
+
+
 def test_no_secret_is_told(flower: Flower, client: Redlock, fixture: WorkerFixture) -> None:
     with client.lock("secret") as lease:
         eventually(lambda: flower.locks("secret"), "the lock", every=0.05)
@@ -277,6 +289,29 @@ def test_no_other_site_may_show_the_page_in_a_frame(flower: Flower) -> None:
         headers = flower.headers(path)
         assert headers["X-Frame-Options"] == "DENY"
         assert headers["Content-Security-Policy"] == "frame-ancestors 'none'"
+
+
+def test_no_other_site_may_read_the_page(fixture: WorkerFixture, directory: Path) -> None:
+    environment = fixture.environment | {"FLOWER_UNAUTHENTICATED_API": "true"}
+    with Flower(directory / "open", environment, "--conf=workers/flowerconfig.py") as flower:
+        assert flower.headers("/api/task/types")["Access-Control-Allow-Origin"] == "*"
+        for path in ("/locks", "/locks/data"):
+            assert "Access-Control-Allow-Origin" not in flower.headers(path)
+
+
+@needs_browser
+def test_names_of_others_are_no_proof_of_no_lock(fixture: WorkerFixture, flower: Flower, browser: Browser) -> None:
+    for server in fixture.nodes.servers:
+        with raw(server) as redis:
+            redis.eval("for i = 1, 300 do redis.call('SET', '!' .. i, '') end", 0)
+    try:
+        browser.open(flower.address("/locks"))
+        among = [["No lock is held among the names that were read"]]
+        eventually(lambda: browser.rows("locks-table") == among, "the page", every=0.02)
+    finally:
+        for server in fixture.nodes.servers:
+            with raw(server) as redis:
+                redis.eval("for i = 1, 300 do redis.call('DEL', '!' .. i) end", 0)
 
 
 @needs_browser

@@ -57,3 +57,17 @@ def test_an_address_without_a_transport_is_not_repeated(broker: str) -> None:
     (finding,) = broker_check.check(broker, 1.0)
     assert (finding.level, finding.code) == (Level.WARNING, "address")
     assert "canary" not in str(finding)
+
+
+@pytest.mark.parametrize("transport", ["amqp+ssl", "amqps+tls", "pyamqp+x"])
+def test_an_unknown_kind_of_amqp_shows_no_password(transport: str) -> None:
+    (finding,) = broker_check.check(f"{transport}://user:canary@127.0.0.1:1//", 1.0)
+    assert (finding.level, finding.code) == (Level.WARNING, "not-checked")
+    assert "canary" not in str(finding)
+
+
+@pytest.mark.parametrize("options", ["password=canary", "nonsense=canary", "login_method=canary"])
+def test_an_option_that_amqp_does_not_know_is_a_finding(options: str) -> None:
+    (finding,) = broker_check.check(f"amqp://127.0.0.1:1//?{options}", 1.0)
+    assert (finding.level, finding.code) == (Level.WARNING, "address")
+    assert "canary" not in str(finding)

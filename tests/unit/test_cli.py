@@ -66,6 +66,19 @@ def test_what_is_no_command_is_status_2(capsys: pytest.CaptureFixture[str], argu
     assert "usage: redlock" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words", [["status", "u:canary@h:1"], ["status", "--most", "u:canary@h:1"], ["u:canary@h:1"]])
+def test_an_error_shows_no_password_that_was_typed(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    with pytest.raises(SystemExit):
+        main.main(words)
+    assert "canary" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("app", ["user:canary@h:1", "redis:user:canary@h:1", "redis//user:canary@h:1"])
+def test_an_address_in_place_of_an_app_is_not_repeated(capsys: pytest.CaptureFixture[str], app: str) -> None:
+    assert main.main(["status", "-A", app]) == main.BAD_INPUT
+    assert "canary" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("character", ["\x1b", "\u202e", "\ufeff", "\x07"])
 def test_an_error_shows_no_control_character(capsys: pytest.CaptureFixture[str], character: str) -> None:
     with pytest.raises(SystemExit):

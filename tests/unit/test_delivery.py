@@ -110,3 +110,9 @@ def test_a_pause_of_native_delayed_delivery_is_a_whole_second(sent: list[dict[st
         pause = back(sent, longest=longest)["countdown"]
         assert pause == int(pause)
         assert 1 <= pause <= max(1, longest)
+
+
+@pytest.mark.parametrize("mark", ["x", -1_000_000, float("nan"), [], 1.5])
+def test_an_invented_count_of_requeues_counts_as_none(sent: list[dict[str, Any]], mark: object) -> None:
+    marks: dict[str, Any] = {REQUEUES: mark}
+    assert back(sent, **marks)["headers"][REQUEUES] == 1

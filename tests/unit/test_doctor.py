@@ -171,3 +171,12 @@ def test_it_says_which_promise_the_persistence_gives(change: dict[str, Any], pro
     (said,) = [one for one in doctor.examine(seen, Settings()) if one.code == "persistence"]
     assert promise in said.what
     assert said.where == "nodes"
+
+
+def test_no_finding_shows_the_password_of_an_address() -> None:
+    address = "broker amqp://user:canary@h:1"
+    found = Finding(
+        Level.WARNING, "unreachable", address, f"{address} does not answer", "write amqp://user:password@host"
+    )
+    assert "canary" not in f"{found}{found!r}{found.as_dict()}"
+    assert found.fix == "write amqp://user:password@host"

@@ -57,6 +57,7 @@ def test_persistence_that_is_not_reported_is_unknown(aof: bool | None, rdb: str 
 def test_no_locks_and_too_many_locks_are_said() -> None:
     assert lines()[-1] == "no locks are held"
     assert "and more" in lines(HELD, more=True)[-1]
+    assert "no lock is held among the names that were read" in lines(more=True)
 
 
 def test_a_node_whose_locks_can_not_be_read_is_named() -> None:

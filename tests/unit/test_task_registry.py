@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -11,6 +12,8 @@ from redlock.celery import task_registry
 from redlock.celery.task_registry import TaskLockEntry, TaskLockRegistry
 
 if TYPE_CHECKING:
+    from celery import Task
+
     from redlock import Lease
 
 
@@ -127,3 +130,15 @@ def test_where_there_is_no_slot_nothing_is_written(child: TaskLockRegistry, monk
 
 def test_outside_of_a_worker_a_process_has_no_slot() -> None:
     assert task_registry.own_slot() is None
+
+
+LONG_NAMES = ", ".join("\U0001f512" * 256 for _ in range(20))
+
+
+@pytest.mark.parametrize("task_id", ["x" * 20_000, "\U0001f512" * 20_000, "\ud800" * 20_000])
+def test_no_task_id_and_no_name_hides_a_lock(child: TaskLockRegistry, task_id: str) -> None:
+    task = cast("Task", SimpleNamespace(request=SimpleNamespace(id=task_id), name="close"))
+    entry = TaskLockEntry(task)
+    entry.waiting(LONG_NAMES, "\U0001f512" * 255)
+    ((state, resource),) = seen_from_main(child)
+    assert (state, str(resource)[:256]) == ("waits", LONG_NAMES[:256])

@@ -124,3 +124,9 @@ def test_waiters_have_positions_and_a_holder() -> None:
         Waiter("b", "other", iso(2.0), 1, ""),
     )
     assert iso(1.25) == "1970-01-01T00:00:01.250Z"
+
+
+def test_a_time_in_a_task_id_forges_no_worker() -> None:
+    forged = "task-1@celery@w9 since 2020-01-01T00:00:00Z@celery@w1"
+    (waiter,) = listed([("a", f"{forged} since 2026-11-28T04:00:00Z", 1.0)], {"a": "task-1@celery@w9"})
+    assert waiter.waiter == forged

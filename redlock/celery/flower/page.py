@@ -133,8 +133,9 @@ def _task_of(label: str) -> tuple[str, str]:
 
     Workers have names such as `celery@host`; other labels are like `pid 123@host` or `report[123]@host`.
     """
-    task, _, worker = label.partition("@")
-    return (task, worker) if "@" in worker else ("", "")
+    # From the end: a task id can contain the name of another worker.
+    task, *worker = label.rsplit("@", 2)
+    return (task, "@".join(worker)) if worker[1:] else ("", "")
 
 
 def _node(state: NodeState, clock_limit: float) -> dict[str, Any]:
@@ -154,8 +155,10 @@ class _Handler(BaseHandler):  # type: ignore[misc]  # Flower is untyped
     """The common headers of all responses."""
 
     def set_default_headers(self) -> None:
-        """Set Flower's headers, and forbid frames, in which another site could steal clicks."""
+        """Set Flower's headers, and forbid other sites to read the answers, or to show the page in a frame."""
         super().set_default_headers()
+        # With an open API, Flower lets every site read its answers.
+        self.clear_header("Access-Control-Allow-Origin")
         self.set_header("X-Frame-Options", "DENY")
         self.set_header("Content-Security-Policy", "frame-ancestors 'none'")
 

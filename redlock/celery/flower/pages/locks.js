@@ -172,7 +172,8 @@
     write("locks-voting", voting.length + "/" + data.nodes.length);
     write("locks-silent", data.nodes.length - voting.length);
     const rows = data.locks.map(function (lock) { return lockRow(lock, data.nodes, data.is_known); });
-    fill("locks-table", rows, data.is_known ? "No lock is held" : "The remaining nodes report no lock (unconfirmed)");
+    const none = data.more ? "No lock is held among the names that were read" : "No lock is held";
+    fill("locks-table", rows, data.is_known ? none : "The remaining nodes report no lock (unconfirmed)");
     fill("waiters-table", data.waiters.map(waiterRow), data.is_known ? "Nothing waits" : "No waiter is reported");
     fill("nodes-table", data.nodes.map(function (node, place) { return nodeRow(node, place, data.locks); }), "");
     document.getElementById("locks-more").hidden = !data.more;
