@@ -36,6 +36,7 @@ function M.server()
   local commands = {}
   function commands.GET(key) return of(key, 'string') or false end
   function commands.SET(key, value, px, ms)
+    if px and px ~= 'PX' then fail('ERR syntax error') end
     values[key] = type(value) == 'number' and string.format('%.17g', value) or tostring(value)
     expires[key] = px and now + tonumber(ms) or nil
     return {ok = 'OK'}
