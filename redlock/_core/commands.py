@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 from typing import NamedTuple, TypeAlias
 
+from redlock._core.votes import masked_repr
+
 Names: TypeAlias = tuple[str, ...]
 """A resource, or a set of resources that is acquired all or nothing."""
 
@@ -27,6 +29,9 @@ class Acquire(NamedTuple):
     waits_ms: int = 0
     decide_by_ms: int | None = None
 
+    def __repr__(self) -> str:
+        return masked_repr(self)
+
 
 class Confirm(NamedTuple):
     """Raise the fences to this number where the locks hold this token and the fences are smaller."""
@@ -35,6 +40,9 @@ class Confirm(NamedTuple):
     token: str
     fence: int
 
+    def __repr__(self) -> str:
+        return masked_repr(self)
+
 
 class Extend(NamedTuple):
     """Extend the locks that hold this token to at least this TTL. Never shortens or creates a lock."""
@@ -42,6 +50,9 @@ class Extend(NamedTuple):
     names: Names
     token: str
     ttl_ms: int
+
+    def __repr__(self) -> str:
+        return masked_repr(self)
 
 
 class Repair(NamedTuple):
@@ -52,6 +63,9 @@ class Repair(NamedTuple):
     ttl_ms: int
     fence: int
 
+    def __repr__(self) -> str:
+        return masked_repr(self)
+
 
 class Release(NamedTuple):
     """Delete the locks that hold this token, and leave a wake-up that lasts this long; none if 0."""
@@ -59,6 +73,9 @@ class Release(NamedTuple):
     names: Names
     token: str
     wake_ms: int
+
+    def __repr__(self) -> str:
+        return masked_repr(self)
 
 
 class Inspect(NamedTuple):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import enum
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redlock._escaping import bounded_label, escape
 
@@ -19,12 +19,31 @@ if TYPE_CHECKING:
     from redlock._core.commands import Names
 
 _OWN_TOKEN = re.compile(r"([0-9a-f]{32}):(.+)", re.DOTALL)
+_SECRET = ("holder", "owner", "token")
 
 FENCE_LIMIT = 2**52
 """Tokens stay below this: Lua counts in doubles, where 2**53 + 1 equals 2**53."""
 
 FENCE_TTL_MS = 24 * 3600 * 1000
 """Fence keys outlive the lock by a day, and not for ever: one key per name ever used would never go."""
+
+
+def masked_token(token: str) -> str:
+    """An owner token as logs and errors may show it: the label, and eight digits of the secret.
+
+    A token of another library has no known secret part, so only its first eight characters are shown.
+    """
+    ours = _OWN_TOKEN.match(token)
+    if ours and ours[1] not in ours[2]:
+        return f"{bounded_label(ours[2])} ({ours[1][:8]})"
+    return f"{escape(token[:8])}..."
+
+
+def masked_repr(value: Any) -> str:  # noqa: ANN401 - any named tuple
+    """The `repr` of a named tuple without the secrets of owner tokens: error reports can show local variables."""
+    parts = ((name, getattr(value, name)) for name in value._fields)
+    shown = ((name, masked_token(part) if part and name in _SECRET else part) for name, part in parts)
+    return f"{type(value).__name__}({', '.join(f'{name}={part!r}' for name, part in shown)})"
 
 
 class Kind(enum.Enum):
@@ -62,6 +81,9 @@ class Vote(NamedTuple):
     time_ms: int = 0
     timed_out: bool = False
     same_as: str = ""
+
+    def __repr__(self) -> str:
+        return masked_repr(self)
 
 
 UNANSWERED = Vote(Kind.SILENT, reason="not waited for", unanswered=True)
@@ -273,14 +295,3 @@ def deadline_ms(ttl_ms: int, sent_ms: int) -> int:
 def quarantine_ms(max_ttl_ms: int) -> int:
     """How long a node that lost its memory abstains: until every lease that the node may have forgotten is over."""
     return max_ttl_ms + drift_ms(max_ttl_ms)
-
-
-def masked_token(token: str) -> str:
-    """An owner token as logs and errors may show it: the label, and eight digits of the secret.
-
-    A token of another library has no known secret part, so only its first eight characters are shown.
-    """
-    ours = _OWN_TOKEN.match(token)
-    if ours and ours[1] not in ours[2]:
-        return f"{bounded_label(ours[2])} ({ours[1][:8]})"
-    return f"{escape(token[:8])}..."

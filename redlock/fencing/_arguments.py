@@ -40,6 +40,9 @@ class Given(NamedTuple):
     operation: str | None
     timeout_ms: int
 
+    def __repr__(self) -> str:
+        return f"Given({self.names!r}, token={self.token})"
+
 
 def checked(lease: FencedLease, operation: str | None, lock_timeout: float | None) -> Given:
     """Validate the arguments of a fence; the checks need no database.

@@ -21,10 +21,10 @@ from redlock.asyncio import Redlock as AsyncRedlock
 from redlock.celery import client_for, locked, metrics, task_registry
 from redlock.celery.conf import of_conf
 from redlock.cli import main
-from redlock.errors import RedlockError
+from redlock.errors import LockContended, RedlockError
 from redlock.settings import Settings, read
 from redlock.testing import redis_server
-from tests.integration.tools import eventually, raw
+from tests.integration.tools import client_of, eventually, raw
 from workers.logs import MaskingFormatter
 from workers.settings import Settings as ExampleSettings
 
@@ -226,3 +226,14 @@ def test_the_life_of_a_lock_leaves_no_trace_of_the_secret(
     assert not spilled("\n".join(map(str, said)) + "\n".join(map(repr, said)))
     assert not spilled(app.conf.humanize())
     eventually(lambda: client_for(app).holder("name") is None, "the end")
+
+
+def test_no_error_report_shows_the_token_of_another_holder(nodes: Cluster) -> None:
+    """Such reports have the local variables of each frame."""
+    with client_of(nodes.urls) as client, client_of(nodes.urls) as other, client.lock("name") as lease:
+        with pytest.raises(LockContended) as caught:
+            other.lease("name").acquire(50)
+        variables = [repr(frame.f_locals) for frame, _ in traceback.walk_tb(caught.tb)]
+        secret = lease.owner.partition(":")[0]
+        assert any("Vote(" in text for text in variables[1:])
+        assert not any(secret in text for text in variables[1:])

@@ -7,6 +7,7 @@ from fractions import Fraction
 
 import pytest
 
+from redlock._core.commands import Acquire, Confirm, Extend, Release, Repair, Round
 from redlock._core.vote_tally import is_counted, is_decided
 from redlock._core.votes import (
     UNANSWERED,
@@ -22,6 +23,7 @@ from redlock._core.votes import (
     silent,
     timed_out,
 )
+from redlock.fencing._arguments import Given
 from tests.unit.helpers import ABSENT, DEAD, OTHER, SECRET, TOKEN, denied, grant, granted, round_result
 
 
@@ -322,3 +324,22 @@ def test_what_is_shown_of_a_grant_has_no_secret() -> None:
     shown = repr(grant())
     assert shown.startswith("Grant(")
     assert SECRET not in shown
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Vote(Kind.DENIED, holder=TOKEN),
+        Refusal(RoundResult((Vote(Kind.DENIED, holder=TOKEN),), 0, 5)),
+        Acquire(("a",), TOKEN, 5_000, 1),
+        Round(Confirm(("a",), TOKEN, 1)),
+        Extend(("a",), TOKEN, 5_000),
+        Repair(("a",), TOKEN, 5_000, 1),
+        Release(("a",), TOKEN, 0),
+        Given(("a",), 1, TOKEN, None, 0),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_no_repr_shows_the_secret_of_an_owner_token(value: object) -> None:
+    """Error reports can have the local variables of each frame."""
+    assert SECRET not in repr(value)
