@@ -31,6 +31,8 @@ _IDLE_MS = 1_000
 _SUSPECT_MS = 1_000
 _UNSTEADY_MS = 1_000
 """A node whose connection ends sooner after its dial could make every round wait for the next dial."""
+_BETWEEN_DIALS_MS = 100
+"""The shortest time between two dials while a quorum is connected: a node can end each connection at once."""
 
 
 class ConnectedNodes:
@@ -107,9 +109,11 @@ class ConnectedNodes:
         self._all_fit = all(one.is_fit for one in self.all)
         down = [one for one in self.all if one.handle is None]
         is_few = len(self.all) - len(down) < self._quorum
+        has_quorum = sum(one.is_fit for one in self.all) >= self._quorum
         patient = type(command) is not Release or is_few
         for one in down:
-            if not one.is_dialling and one.node.may_dial(now_ms):
+            too_soon = has_quorum and now_ms - one.dialled_ms < _BETWEEN_DIALS_MS
+            if not (one.is_dialling or too_soon) and one.node.may_dial(now_ms):
                 one.is_unsteady = now_ms - one.dialled_ms < _UNSTEADY_MS
                 one.is_dialling, one.dialled_ms = True, now_ms
                 self.to_dial.append(one)
@@ -146,7 +150,7 @@ class ConnectedNodes:
         connection.agreed = fingerprint == self._codec.fingerprint
         if fingerprint and not connection.agreed:
             self._note_fingerprint(connection, codec.disagrees(fingerprint), connection.dialled_ms)
-        vote_checks.find_duplicates(self.all)
+        vote_checks.find_duplicates(self.all, connection.dialled_ms)
         self._all_fit = all(one.is_fit for one in self.all)
 
     @staticmethod

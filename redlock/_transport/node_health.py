@@ -10,8 +10,9 @@ from redlock._core.clock_jump import ClockJumpDetector
 
 _RETRY_FIRST_MS, _RETRY_LAST_MS = 100, 1_000
 _WATCH_MS = 100
-_DISAGREES_MS = 1_000
-"""The shortest time between two log lines about another configuration: a node can name a new one in each reply."""
+_AGAIN_MS = 1_000
+"""The shortest time between two log lines of a kind: a node can give another reason or configuration in each reply, and
+the name of another server at each dial."""
 
 
 class NodeHealth:
@@ -30,6 +31,10 @@ class NodeHealth:
         """When the node's clock is due for the next comparison: comparing every reply costs time and tells no more."""
         self._other_fingerprint = ""
         self._disagrees_from_ms = 0
+        self._same_as = ""
+        self._same_as_from_ms = 0
+        self._told_error = ""
+        self._down_from_ms = 0
         self._failures = 0
         self._retry_at_ms = 0
 
@@ -45,19 +50,26 @@ class NodeHealth:
         if fingerprint and fingerprint != self._other_fingerprint:
             if now_ms < self._disagrees_from_ms:
                 return
-            self._disagrees_from_ms = now_ms + _DISAGREES_MS
+            self._disagrees_from_ms = now_ms + _AGAIN_MS
             _log.warning("node-disagrees", node=self.label, fingerprint=fingerprint)
         self._other_fingerprint = fingerprint
+
+    def is_same_as(self, label: str, now_ms: int) -> None:
+        """Report that another address, with this label, leads to the same server."""
+        if label != self._same_as and now_ms >= self._same_as_from_ms:
+            self._same_as, self._same_as_from_ms = label, now_ms + _AGAIN_MS
+            _log.warning("node-duplicate", node=self.label, same_as=label)
 
     def mark_up(self) -> None:
         """Record a successful dial."""
         if self.error:
             _log.info("node-up", node=self.label)
-        self.error, self._failures = "", 0
+        self.error, self._told_error, self._failures = "", "", 0
 
     def mark_down(self, error: str, now_ms: int) -> None:
         """Record a failed dial: no round waits for the node until a dial succeeds."""
-        if error != self.error:
+        if error != self._told_error and (not self.error or now_ms >= self._down_from_ms):
+            self._told_error, self._down_from_ms = error, now_ms + _AGAIN_MS
             _log.warning("node-down", node=self.label, reason=error)
         self._failures += 1
         pause_ms = min(_RETRY_FIRST_MS << min(self._failures - 1, 10), _RETRY_LAST_MS)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from redlock import _log
 from redlock._core.observed_fences import FENCE_AHEAD_MS
 from redlock._core.votes import silent
 
@@ -49,7 +48,7 @@ def not_asked(connection: NodeConnection, *, refused: bool) -> Vote:
     return connection.refusal if refused else connection.refusal._replace(fingerprint="")
 
 
-def find_duplicates(connections: Sequence[NodeConnection]) -> None:
+def find_duplicates(connections: Sequence[NodeConnection], now_ms: int) -> None:
     """Find addresses that lead to the same server, because an address is wrong or a server is an impostor.
 
     The wrong address is unknown, so all of them get the commands, and together they cast one vote of a kind.
@@ -63,7 +62,7 @@ def find_duplicates(connections: Sequence[NodeConnection]) -> None:
         if one.handle is not None and duplicates != one.duplicates:
             one.duplicates = duplicates
             if duplicates and duplicates[0].place < one.place:
-                _log.warning("node-duplicate", node=one.node.label, same_as=duplicates[0].node.label)
+                one.node.is_same_as(duplicates[0].node.label, now_ms)
 
 
 def counted_once(connection: NodeConnection, tally: VoteTally, vote: Vote) -> Vote:

@@ -116,8 +116,24 @@ def test_a_connection_that_never_lasts_holds_up_no_round() -> None:
     assert (places, len(awaited)) == ({0, 1, 2}, 3), "without a quorum every dial counts"
 
 
+def test_a_node_that_ends_each_connection_sets_no_rate_of_dials() -> None:
+    client = Client()
+    dials = 0
+    for _ in range(100):
+        client.now += 10
+        client.state.lost(client[0], "gone")
+        dials += len(client.dial(ATTEMPT)[0])
+        client.connect(0)
+    assert dials == 10
+    client.now += 10
+    for place in (0, 1, 2):
+        client.state.lost(client[place], "gone")
+    assert client.dial(ATTEMPT)[0] == {0, 1, 2}, "without a quorum every dial counts"
+
+
 def test_a_release_waits_for_no_dial_if_a_quorum_is_connected() -> None:
     client = Client()
+    client.now += 500
     for place in (0, 1):
         client.state.lost(client[place], "gone")
     assert client.dial(RELEASE) == ({0, 1}, [])

@@ -349,8 +349,19 @@ def test_a_node_does_not_set_the_rate_of_log_lines(caplog: pytest.LogCaptureFixt
         node.rejects(f"nodes={now_ms}", now_ms)
         if now_ms % 70 == 0:
             node.rejects("", now_ms)
+        node.is_same_as(f"h:{2 + now_ms % 20}", now_ms)
+        node.mark_down(f"reason {now_ms}", now_ms)
     lines = [line for line in caplog.messages if "node-disagrees" in line]
     assert [line.partition("nodes=")[2].strip("'") for line in lines] == ["0", "1000", "2000"]
+    for event in ("node-duplicate", "node-down"):
+        assert len([line for line in caplog.messages if event in line]) == 3
+
+
+def test_the_reason_that_stays_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    node = NodeHealth("h:1")
+    for now_ms, reason in ((0, "a"), (100, "b"), (1_100, "b"), (2_100, "b")):
+        node.mark_down(reason, now_ms)
+    assert [line[-1] for line in caplog.messages if "node-down" in line] == ["a", "b"]
 
 
 def test_a_disagreement_is_logged_although_it_came_early(caplog: pytest.LogCaptureFixture) -> None:
