@@ -107,9 +107,11 @@ def environment(settings: Settings, *, credentials: bool) -> dict[str, str]:
     nodes = [node if credentials else address.without_credentials(node) for node in settings.addresses]
     # A setting from an option or an app must be set here. With the default, the program would lock on other nodes.
     shared = {"NODES": ",".join(nodes), "PREFIX": settings.prefix, "MAX_TTL": f"{settings.max_ttl}"}
-    removed = {*SECRETS, "REDLOCK_PREFIX_FILE", "REDLOCK_MAX_TTL_FILE"}
-    kept = {name: value for name, value in os.environ.items() if name not in removed}
-    return kept | {f"REDLOCK_{name}": value for name, value in shared.items()}
+    passed = {f"REDLOCK_{name}": value for name, value in shared.items()}
+    removed = {*SECRETS, *passed, "REDLOCK_PREFIX_FILE", "REDLOCK_MAX_TTL_FILE"}
+    # A setting may have its name in small letters after the prefix: `REDLOCK_password`.
+    kept = {name: value for name, value in os.environ.items() if name.upper() not in removed}
+    return kept | passed
 
 
 def run(

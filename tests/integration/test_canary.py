@@ -180,6 +180,25 @@ def test_no_command_prints_the_secret(  # noqa: PLR0917 - fixtures
         assert f"REDLOCK_NODES={','.join(closed.urls)}\n" in said, "the program finds the same nodes"
 
 
+@pytest.mark.parametrize("name", ["REDLOCK_password", "REDLOCK_password_file", "REDLOCK_nodes"])
+def test_a_program_gets_no_password_under_another_spelling(
+    closed: Cluster, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path, name: str
+) -> None:
+    monkeypatch.setenv("REDLOCK_NODES", ",".join(closed.urls))
+    if name == "REDLOCK_nodes":
+        monkeypatch.delenv("REDLOCK_NODES")
+        monkeypatch.setenv(name, ",".join(f"{url}?password={SECRET}" for url in closed.urls))
+    elif name == "REDLOCK_password":
+        monkeypatch.setenv(name, SECRET)
+    else:
+        (tmp_path / SECRET).write_text(SECRET)
+        monkeypatch.setenv(name, str(tmp_path / SECRET))
+    assert main.main(["run", "name", "--wait", "0", "--", "env"]) == 0
+    said = capfd.readouterr().out
+    assert not spilled(said)
+    assert f"REDLOCK_NODES={','.join(closed.urls)}\n" in said
+
+
 def test_a_program_gets_the_passwords_with_an_option_only(
     closed: Cluster, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
