@@ -120,6 +120,7 @@ def test_a_worker_may_read_no_setting_and_list_no_key() -> None:
     """`masterauth` and the passphrase of TLS are settings."""
     assert set(commands("operator")) - set(commands("lock")) == {"exists", "scan", "config|get"}
     assert set(commands("lock")) < set(commands("operator"))
+    assert "config|get" not in commands("tasks")
 
 
 def refused(servers: Sequence[Server]) -> set[str]:
