@@ -16,8 +16,11 @@ _LABEL_TAIL = 127
 """The end of a label names the host and the start time, so a label that is too long loses its middle."""
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Unicode categories without a glyph: controls, bidirectional and zero-width marks, halves of pairs, line breaks."""
-_BLANK = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
-"""Letters and marks of other categories that have no glyph of their own either."""
+_BLANK = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\u2800\u3164\ufe00-\ufe0f\uffa0\ufff0-\ufff8\U000e0000-\U000e0fff]"
+)
+"""Letters, marks and reserved characters of other categories that have no glyph of their own either."""
+_BLANKS = re.compile(" {2,}")
 
 
 _LIKE_A_HEADER = re.compile(r"[*%~>|][0-9]{4,}\Z")
@@ -38,8 +41,11 @@ def escape(text: str) -> str:
 
 
 def excerpt(text: str, most: int) -> str:
-    """The beginning of a text, escaped, in at most this many characters."""
-    shown = escape(text[:most])
+    """The beginning of a text, escaped, in at most this many characters.
+
+    Of several blanks all but the first are escaped: blanks up to the edge of a terminal would look like a new line.
+    """
+    shown = _BLANKS.sub(lambda found: " " + (len(found[0]) - 1) * r"\x20", escape(text[:most]))
     return shown if len(text) <= most and len(shown) <= most else f"{shown[: most - 3]}..."
 
 

@@ -22,8 +22,6 @@ KEY_COMMANDS = frozenset({"HMGET", "HSET", "GET", "SET", "DEL", "PTTL", "PEXPIRE
 
 _VERSION = re.compile(r"([0-9]{1,4})\.([0-9]{1,4})")
 _NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
-_COMMAND = re.compile(r"[A-Za-z ]{1,20}")
-_MOST_COMMANDS = 50
 _LONGEST_VALUE = 200
 """The most characters of a value: messages, tables and pages repeat values, and a reply can have a megabyte."""
 
@@ -38,6 +36,8 @@ SECTIONS = {
 """The sections of INFO that a node probe reads, each with a field that it always has."""
 PROBE_COMMANDS = ("CONFIG GET", "SCAN", "INFO memory", "INFO persistence", "INFO clients")
 """The commands that only a node probe uses; the lock and the probe work without them."""
+_CHECKED = {*KEY_COMMANDS, *PROBE_COMMANDS, "EVALSHA", "EVAL", "SCRIPT LOAD", "TIME", "INFO server", "INFO replication"}
+"""The commands that `permitted.lua` can name."""
 
 
 def is_resource(name: str) -> bool:
@@ -56,8 +56,9 @@ def missing(refused: object, prefix: str = "") -> tuple[str, ...]:
 
 
 def _refused(answer: object) -> list[str]:
-    names = map(text, answer[:_MOST_COMMANDS]) if isinstance(answer, list) else ()
-    return list(filter(_COMMAND.fullmatch, names))
+    # A node can send any number of any words, and messages name these.
+    words = map(text, answer) if isinstance(answer, list) else ()
+    return list(dict.fromkeys(word for word in words if word in _CHECKED))
 
 
 def probe_commands(refused: object) -> list[str]:
@@ -89,7 +90,7 @@ def fields(info: object) -> dict[str, str]:
 
 def mode(info: Mapping[str, str]) -> str:
     """`standalone`, `cluster` or `sentinel`; empty if missing. Valkey names the field `server_mode`."""
-    return info.get("redis_mode") or info.get("server_mode", "")
+    return shown(info, "redis_mode") or shown(info, "server_mode")
 
 
 _VALKEY = "Valkey "
@@ -151,8 +152,13 @@ def rows(answer: object, count: int) -> list[list[object]] | None:
 
 
 def setting(answer: object) -> str | None:
-    """The value of a setting from CONFIG GET; None if missing."""
-    return text(answer[1])[:_LONGEST_VALUE] if isinstance(answer, list) and len(answer) > 1 else None
+    """The value of a setting from CONFIG GET, short and escaped; None if missing."""
+    return excerpt(text(answer[1]), _LONGEST_VALUE) if isinstance(answer, list) and len(answer) > 1 else None
+
+
+def shown(info: Mapping[str, str], name: str) -> str:
+    """A field of INFO, short and escaped; empty if missing."""
+    return excerpt(info.get(name, ""), _LONGEST_VALUE)
 
 
 def text(word: object) -> str:

@@ -155,12 +155,12 @@ class NodeProbe:
             self.node.label,
             reachable=True,
             version=node_info.server(fields),
-            role=fields.get("role", ""),
+            role=node_info.shown(fields, "role"),
             mode=node_info.mode(fields),
-            run_id=fields.get("run_id", ""),
+            run_id=node_info.shown(fields, "run_id"),
             clock_offset=None if now_us is None else (now_us - (before_us + after_us) // 2) / 1e6,
             clock_error=(after_us - before_us) / 2e6,
-            eviction=fields.get("maxmemory_policy", ""),
+            eviction=node_info.shown(fields, "maxmemory_policy"),
             max_memory=node_info.number(fields.get("maxmemory", "")),
             used_memory=node_info.number(fields.get("used_memory", "")),
             aof=fields["aof_enabled"] == "1" if "aof_enabled" in fields else None,
@@ -188,8 +188,9 @@ class NodeProbe:
         if state.missing and reason in {"", denied}:
             reason = f"{denied}: {', '.join(state.missing)}"
         disagrees = fingerprint not in {"", self._codec.fingerprint}
-        if not reason and disagrees:
-            reason = wire.disagrees(fingerprint).reason
+        if disagrees:
+            vote = wire.disagrees(fingerprint)
+            fingerprint, reason = vote.fingerprint, reason or vote.reason
         if not reason and abstains_ms:
             reason = f"new, restarted or emptied: abstains for another {abstains_ms / 1000:.1f} s"
         # A user without the permission to write can't learn the answer that the node gives to clients.

@@ -25,6 +25,8 @@ _LOCKS = ("RESOURCE", "HOLDER", "SINCE", "LEFT", "VOTES", "TOKEN", "WAITERS")
 _WAITERS = ("WAITED FOR", "POSITION", "WAITER", "SINCE", "HOLDER")
 _VOTE = {True: "+", False: "-", None: "?"}
 _WIDEST = 60
+_WIDEST_REASON = 120
+"""What a node says is shown whole by `redlock doctor`."""
 _KILO = 1024
 _RED, _PLAIN = "\x1b[31m", "\x1b[0m"
 
@@ -82,12 +84,12 @@ def _waiters(status: ClusterStatus) -> list[str]:
 
 def _node(node: NodeState, clock_limit: float) -> tuple[str, ...]:
     if not node.reachable:
-        return (node.label, f"no: {node.reason}", "", "", "", "")
+        return (node.label, _short(f"no: {node.reason}", _WIDEST_REASON), "", "", "", "")
     offset = "" if node.clock_offset is None else f"{node.clock_offset * 1000:+.0f} ms"
     nothing = "unknown" if node.aof is None or node.rdb is None else "nothing"
     keeps = f"AOF {node.fsync}".strip() if node.aof else "snapshots" if node.rdb else nothing
     votes = "; ".join(filter(None, [f"no: {node.reason}" if node.reason else "yes", node.clock_note(clock_limit)]))
-    return (node.label, votes, node.version, _size(node), offset, keeps)
+    return (node.label, _short(votes, _WIDEST_REASON), node.version, _size(node), offset, keeps)
 
 
 def _lock(lock: LockInfo, status: ClusterStatus) -> tuple[str, ...]:
@@ -109,9 +111,9 @@ def _size(node: NodeState) -> str:
     return f"{used} of {node.max_memory / _KILO**2:.0f}" if node.max_memory else used
 
 
-def _short(text: str) -> str:
+def _short(text: str, widest: int = _WIDEST) -> str:
     text = escape(text)
-    return text if len(text) <= _WIDEST else text[: _WIDEST - 3] + "..."
+    return text if len(text) <= widest else text[: widest - 3] + "..."
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -161,6 +161,19 @@ def test_locks_of_other_clients_are_shown_and_other_keys_are_not(nodes: Cluster)
     assert CANARY not in json.dumps(seen.as_dict())
 
 
+def test_a_spoilt_key_hides_no_other_lock(nodes: Cluster, client: Redlock) -> None:
+    for server in nodes.servers:
+        with raw(server) as redis:
+            redis.set("spoilt", "x", px=60_000)
+            redis.rpush(codec.fence_key("spoilt"), "a list")
+            redis.rpush(codec.queue_key("spoilt"), "a list")
+    with client.lock(NAME):
+        stands_on_all(nodes.servers, NAME)
+        seen = look(nodes)
+    assert seen.is_known
+    assert [held.resource for held in seen.locks] == [NAME, "spoilt"]
+
+
 def test_a_split_vote_is_two_rows_without_a_holder(nodes: Cluster) -> None:
     for place, server in enumerate(nodes.servers[:4]):
         with raw(server) as redis:

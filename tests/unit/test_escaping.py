@@ -73,3 +73,11 @@ def test_what_a_node_says_is_shown_escaped_and_short() -> None:
 def test_an_excerpt_of_a_short_text_is_the_text() -> None:
     assert excerpt("nodes=5 prefix=''", 20) == "nodes=5 prefix=''"
     assert excerpt("\x1b\x1b\x1b", 10) == "\\x1b\\x1..."
+
+
+def test_blanks_in_an_excerpt_reach_no_edge_of_a_terminal() -> None:
+    assert excerpt("no vote" + 3 * " " + "lock1: votes", 40) == r"no vote \x20\x20lock1: votes"
+
+
+def test_a_reserved_character_without_a_glyph_is_invisible() -> None:
+    assert escape("\u2065\ufff0\U000e0002\U000e0fff") == r"\u2065\ufff0\U000e0002\U000e0fff"

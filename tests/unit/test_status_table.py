@@ -70,6 +70,12 @@ def test_what_comes_from_the_nodes_can_not_drive_the_terminal() -> None:
     assert all(line.isprintable() for line in lines(evil))
 
 
+def test_a_long_reason_hides_no_other_node() -> None:
+    said = (dataclasses.replace(node, reason="x" * 1_200) for node in (UP, DOWN))
+    shown = lines(nodes=(UP, *said))
+    assert max(map(len, shown)) < 200
+
+
 @pytest.mark.parametrize(
     ("name", "fits"),
     [
@@ -94,6 +100,7 @@ def test_only_what_can_be_the_name_of_a_resource_is_one(name: str, fits: bool) -
         (None, ()),
         ([b"BLPOP", b"SCRIPT LOAD"], ("BLPOP", "SCRIPT LOAD")),
         (ReplyError("NOPERM User limited has no permissions to run the 'eval' command"), ("EVAL",)),
+        ([b"FLUSHALL lock1", b"x" * 60_000, b"TIME", b"TIME"], ("TIME",)),
         (ReplyError("LOADING Redis is loading the dataset in memory"), ()),
         (
             [

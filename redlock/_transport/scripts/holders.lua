@@ -4,11 +4,13 @@
 -- KEYS  for each resource: lock, fence, queue.
 -- ARGV  none.
 -- Returns for each resource {1, 0, fence, waited} free, or {0, 0, fence, holder, remaining ms, waited}; waited is 1 if
--- a client was denied; remaining is -1 if a key has no TTL. A key that is no string is no lock, and counts as free.
+-- a client was denied; remaining is -1 if a key has no TTL. A key that is no string is no lock, and counts as free. A
+-- fence that is no number counts as 0, because a spoilt key must not hide the other locks.
 local found = {}
 for i = 1, #KEYS, 3 do
-  local fence = tonumber(redis.call('GET', KEYS[i + 1]) or '0')
-  local waited = redis.call('GET', KEYS[i + 2]) and 1 or 0
+  local fence = redis.pcall('GET', KEYS[i + 1])
+  fence = type(fence) == 'string' and tonumber(fence) or 0
+  local waited = redis.pcall('GET', KEYS[i + 2]) and 1 or 0
   local holder = redis.pcall('GET', KEYS[i])
   if type(holder) == 'string' then
     -- A longer text is no owner token.
