@@ -8,6 +8,7 @@ Invariants:
 
 from __future__ import annotations
 
+import glob
 import logging
 import os
 import signal
@@ -21,6 +22,7 @@ from redlock._log import LineFormatter
 from redlock._masking import mask
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from io import TextIOWrapper
 
 _KEPT = 5
@@ -46,6 +48,20 @@ class WholeLines(ConcurrentRotatingFileHandler):
         """Open the log, also after a rotation, and never a file of another user."""
         return os.fdopen(_files.open_to_append(self.baseFilename), "a", encoding=self.encoding, newline=self.newline)
 
+    def doRollover(self) -> None:  # noqa: N802 - its name in logging
+        """Rotate. If that fails, remove the full log.
+
+        In a shared folder another user can hold the name of an old log, and each full log would stay.
+        """
+        path = Path(self.baseFilename)
+        before = set(_parts(path))
+        try:
+            super().doRollover()
+        except OSError:
+            for part in set(_parts(path)) - before:
+                part.unlink(missing_ok=True)
+            raise
+
     def emit(self, record: logging.LogRecord) -> None:
         """Write the line."""
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
@@ -53,6 +69,11 @@ class WholeLines(ConcurrentRotatingFileHandler):
             super().emit(record)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _parts(path: Path) -> Iterator[Path]:
+    """The logs that a rotation has moved away and not given their name yet."""
+    return path.parent.glob(f"{glob.escape(path.name)}.rotate.*")
 
 
 def prepare(path: Path) -> Path:

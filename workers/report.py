@@ -227,7 +227,8 @@ def refused(log_file: str, since: int) -> int:
 
 def _lines(log_file: str) -> Iterator[str]:
     path = Path(log_file).absolute()
-    for part in path.parent.glob(f"{path.name}*"):
+    # Another user may have left a pipe or a folder of such a name, where others may write too.
+    for part in filter(Path.is_file, path.parent.glob(f"{path.name}*")):
         with part.open(encoding="utf-8", errors="replace") as lines:
             yield from lines
 

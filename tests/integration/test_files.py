@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -17,10 +18,10 @@ from redlock import ConfigurationError, _files
 from redlock.celery.heartbeat import HeartbeatStep
 from redlock.testing.redis_server import Server
 from tests.integration.tools import ROOT
+from workers.report import refused
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 NOBODY = 65_534
 pytestmark = pytest.mark.timeout(300)
@@ -126,6 +127,28 @@ def test_a_lock_held_in_the_temporary_folder_stops_no_log(shared: Path, tmp_path
         subprocess.run(command, cwd=ROOT, env=os.environ | {"TMPDIR": str(shared)}, check=True, timeout=250)
     assert "line 99" in log.read_text()
     assert len(list(tmp_path.glob("logger.log*"))) > 1, "it was rotated too"
+
+
+@as_root
+def test_a_log_that_cannot_rotate_does_not_fill_the_disk() -> None:
+    """In a folder with the sticky bit no user can remove the file of another user, here at the name of an old log."""
+    as_nobody = f"import os; import workers.logs; os.setgroups([]); os.setuid({NOBODY})\n{ONE_LINE}"
+    # Not below the folder of pytest, which no other user can enter.
+    with tempfile.TemporaryDirectory() as name:
+        shared = Path(name)
+        shared.chmod(0o1777)
+        (shared / "logger.log.1").touch()
+        os.chown(shared / "logger.log.1", NOBODY - 1, NOBODY - 1)
+        subprocess.run([sys.executable, "-c", as_nobody, str(shared / "logger.log")], cwd=ROOT, check=True, timeout=250)
+        assert sorted(path.name for path in shared.iterdir()) == [".logger.log.lock", "logger.log", "logger.log.1"]
+        assert "line 99" in (shared / "logger.log").read_text()
+
+
+def test_a_pipe_beside_a_log_holds_up_no_report(shared: Path) -> None:
+    os.mkfifo(shared / "logger.log.1")
+    (shared / "logger.log.2").mkdir()
+    (shared / "logger.log").write_text("")
+    assert refused(str(shared / "logger.log"), 0) == 0
 
 
 def test_no_other_user_can_open_the_lock_of_a_log(tmp_path: Path) -> None:
