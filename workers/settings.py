@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from redlock import ConfigurationError, _validation
-from redlock._masking import mask
+from redlock._masking import HIDDEN, mask
 from redlock.settings import Settings as LockSettings
 from redlock.settings import read
 
@@ -51,10 +51,11 @@ class Settings:
     visibility_timeout: float = 120.0
     log_file: str = "logger.log"
     log_bytes: float = 50e6
-    flower_auth: str = dataclasses.field(default="", repr=False)
+    flower_auth: str = ""
 
     def __repr__(self) -> str:
-        return mask(f"Settings({dataclasses.asdict(self)})")
+        shown = dataclasses.asdict(self) | {"flower_auth": HIDDEN if self.flower_auth else ""}
+        return mask(f"Settings({shown})")
 
 
 def from_environment(environ: Mapping[str, str] = os.environ) -> tuple[Settings, LockSettings]:

@@ -216,7 +216,7 @@ def test_the_life_of_a_lock_leaves_no_trace_of_the_secret(
     monkeypatch.setenv("REDLOCK_PASSWORD", SECRET)
     settings = read(Settings, {"REDLOCK_NODES": ",".join(closed.urls), "REDLOCK_PASSWORD": SECRET}, "REDLOCK_")
     app = Celery(set_as_current=False)
-    said: list[object] = [settings, ExampleSettings(broker_url=f"redis://:{SECRET}@h:1")]
+    said: list[object] = [settings, ExampleSettings(broker_url=f"redis://:{SECRET}@h:1", flower_auth=f"ann:{SECRET}")]
 
     @app.task(name="canary")
     @locked("name")
