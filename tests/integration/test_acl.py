@@ -164,6 +164,8 @@ def test_the_worst_act_of_a_worker_is_as_the_threat_model_says() -> None:
             for command in (("SET", "other", "x"), ("EVAL", "return redis.call('SET', 'other', 'x')", 0)):
                 with pytest.raises(ResponseError, match=r"(?i)no permissions|can't access"):
                     worker.execute_command(*command)
+            worker.eval("redis.log(redis.LOG_WARNING, 'a line of a worker')", 0)
+            assert "a line of a worker" in (one[0].directory / "redis.log").read_text()
             loop = threading.Thread(target=run_for_ever, args=(occupied,))
             loop.start()
             try:
