@@ -26,7 +26,7 @@ _WAITERS = ("WAITED FOR", "POSITION", "WAITER", "SINCE", "HOLDER")
 _VOTE = {True: "+", False: "-", None: "?"}
 _WIDEST = 60
 _WIDEST_REASON = 120
-"""What a node says is shown whole by `redlock doctor`."""
+"""`redlock doctor` shows the whole reason of a node."""
 _KILO = 1024
 _RED, _PLAIN = "\x1b[31m", "\x1b[0m"
 
