@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import functools
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from redlock import _escaping
 from redlock._core.votes import drift_ms
-from redlock._masking import quoted
+from redlock._masking import mask_input, quoted
 from redlock.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from redlock._core.commands import Names
+
+T = TypeVar("T")
 
 LONGEST_NAME = 1_024
 LONGEST_SECONDS = 1_000_000_000
@@ -163,6 +165,20 @@ def _text(what: str, name: object, *, empty: bool) -> str:
             "names that look equal must be equal"
         )
     return name
+
+
+def own_code(fault: str, call: Callable[[], T]) -> T:
+    """The result of a call that runs the user's own code, such as an import.
+
+    Raises:
+        ConfigurationError: That code failed; the message has this fault and the error in one line.
+    """
+    try:
+        return call()
+    except Exception as error:  # noqa: BLE001 - the user's code can raise anything
+        reason = f"{type(error).__name__}: {error}"
+    # Not inside the handler: the error and the source in its traceback may contain a password. A message is masked.
+    raise ConfigurationError(mask_input(f"{fault}: {reason}"))
 
 
 def split(nodes: str) -> list[str]:

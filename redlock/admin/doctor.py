@@ -55,7 +55,8 @@ def check(
             TTL is compared.
 
     Raises:
-        ConfigurationError: An address is invalid, or a setting that the requests need.
+        ConfigurationError: An address is invalid, or a setting that the requests need, or the tasks of the app can't
+            be imported.
     """
     status = cluster_status(
         settings.addresses,
@@ -80,7 +81,7 @@ def check(
             findings += broker_check.check(url, timeout)
     tasks = [Locked("the settings", 0.0, settings.ttl, None)]
     if app is not None:
-        app.loader.import_default_modules()
+        _validation.own_code("the tasks of the Celery app can't be imported", app.loader.import_default_modules)
         tasks = visibility_timeout.locked_tasks(app, settings.ttl)
     findings += visibility_timeout.findings({"broker_url": broker} if app is None else app.conf, tasks)
     if store:

@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from redlock._masking import mask_input
+from redlock import _validation
 from redlock.errors import ConfigurationError
 from redlock.settings import ENVIRONMENT, IN_CONF, SettingEntry, Settings, read, resolve
 
@@ -57,13 +57,10 @@ def find_app(name: str) -> Any:  # noqa: ANN401 - Celery is untyped
     except ImportError:
         raise ConfigurationError("Celery is not installed here; `pip install 'celery-redlock[celery]'`") from None
     sys.path.insert(0, str(Path.cwd()))
-    reason = ""
-    try:
-        return found(name)
-    except Exception as error:  # noqa: BLE001 - importing the app runs the user's code
-        reason = f"{type(error).__name__}: {error}"
-    # Not inside the handler: the app's own error may contain a password. The message is masked, a cause is not.
-    raise ConfigurationError(mask_input(f"the Celery app {name!r} can't be imported: {reason}"))
+    app = _validation.own_code(f"the Celery app {name!r} can't be imported", lambda: found(name))
+    fault = f"the configuration of the Celery app {name!r} can't be loaded"
+    _validation.own_code(fault, lambda: next(iter(app.conf), None))
+    return app
 
 
 def _entries(source: Mapping[str, Any], head: str) -> Iterator[SettingEntry]:

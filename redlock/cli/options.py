@@ -56,7 +56,9 @@ def _app(options: argparse.Namespace) -> Any:  # noqa: ANN401 - Celery is untype
 def broker_from(options: argparse.Namespace) -> str:
     """Return the address of Celery's broker, the first of several."""
     urls = options.broker or (options.app and _app(options).conf.broker_url) or os.environ.get("CELERY_BROKER_URL", "")
-    return (urls if isinstance(urls, str) else urls[0]).partition(";")[0]
+    if not isinstance(urls, str | list | tuple):
+        raise ConfigurationError(f"the app's broker_url is {type(urls).__name__}; it must be text, or a list of texts")
+    return (urls if isinstance(urls, str) else str(urls[0])).partition(";")[0]
 
 
 def database_from(options: argparse.Namespace) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +16,12 @@ from redlock.admin.diagnostics import Level
 from redlock.celery import locked
 from redlock.cli import main
 from redlock.settings import Settings
-from redlock.testing.redis_server import Server, cluster
+from redlock.testing.redis_server import Server, cluster, free_port
 from tests.integration.tools import CANARY, client_of, raw, sixth_redis
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from redlock.testing.redis_server import Cluster
 
@@ -217,3 +219,28 @@ def test_an_address_that_cannot_be_read_is_named(nodes: Cluster, capsys: pytest.
         assert status == main.BAD_INPUT
         assert said.startswith(f"redlock: the address of the {what}: ")
         assert CANARY not in said
+
+
+@pytest.mark.parametrize(
+    ("app", "said"),
+    [
+        ("Celery('shop', include=['failing_tasks'])", "the tasks of the Celery app can't be imported: RuntimeError"),
+        ("Celery('shop', config_source='failing_tasks')", "can't be loaded: RuntimeError"),
+        (f"Celery('shop', broker={CANARY.encode()!r})", "the app's broker_url is bytes"),
+        (f"Celery('shop', broker={{'{CANARY}': 1}})", "the app's broker_url is dict"),
+    ],
+)
+def test_an_app_that_fails_shows_no_source_and_no_secret(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, app: str, said: str
+) -> None:
+    (tmp_path / "failing_tasks.py").write_text(f"raise RuntimeError('redis://u:{CANARY}@h:1 is down')")
+    (tmp_path / "failing_shop.py").write_text(f"from celery import Celery\napp = {app}")
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        assert main.main(["doctor", "-A", "failing_shop", "--nodes", f"127.0.0.1:{free_port()}"]) == main.BAD_INPUT
+    finally:
+        sys.modules.pop("failing_shop", None)
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert CANARY not in error
