@@ -161,8 +161,6 @@ class Acquisition:
                     # This code was stopped after the round.
                     yield from protocol.cancel(attempt, attempt.ttl_ms)
                     return Refusal(result.round_result, expired=True)
-                if result.fence > proposed:
-                    self._context.observe_fence(self._names, result.fence)
                 self._on_granted(result, connections, now - acquire_timeout.started_ms)
         except GeneratorExit:
             self._undo()

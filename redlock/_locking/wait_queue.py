@@ -140,7 +140,7 @@ class QueuedWaiter(WakeUps):
             return
         try:
             if self._is_reading:
-                self._woken_by = self._wake_key((yield Receive(connected, None))) or self._woken_by
+                self._woken_by = self._wake_key((yield Receive(connected, None)))
                 self._is_reading = False
         except NODE_ERRORS:
             return

@@ -6,9 +6,14 @@ import os
 import socket
 import subprocess
 import time
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
+
+from redlock import Redlock
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @pytest.fixture(autouse=True)
@@ -23,3 +28,11 @@ def nothing_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(("REDLOCK_", "COUNTER_", "SIMULATE_", "CELERY_")):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[Redlock]:
+    with Redlock(["h:1", "h:2", "h:3", "h:4", "h:5"]) as made:
+        # Its thread would dial the nodes.
+        monkeypatch.setattr(made._context.waits.publisher, "wake", lambda: None)
+        yield made

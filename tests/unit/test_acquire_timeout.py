@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from redlock._core.votes import Refusal
+from redlock._core.votes import Kind, Refusal, Vote
 from redlock._locking import acquire_timeout
 from redlock._locking.acquire_timeout import AcquireTimeout
 from tests.unit.helpers import DEAD, denied, round_result
@@ -64,3 +64,10 @@ def test_a_loop_without_limit_ends_after_a_ttl_without_quorum(pass_ms: Callable[
 def test_a_wait_without_a_request_lasts_at_most_one_ttl() -> None:
     assert AcquireTimeout(60_000, TTL_MS).turn_ms == TTL_MS
     assert AcquireTimeout(0, TTL_MS).turn_ms == 0
+
+
+def test_nodes_that_abstain_have_answered_too(pass_ms: Callable[[int], None]) -> None:
+    timeout, abstains = AcquireTimeout(None, TTL_MS), Vote(Kind.SILENT, time_ms=1)
+    pass_ms(1_000)
+    assert timeout.left_ms(Refusal(round_result(abstains, abstains, DEAD, DEAD, DEAD))) == TTL_MS - 1_000
+    assert timeout.left_ms(Refusal(round_result(abstains, abstains, abstains, DEAD, DEAD))) == TTL_MS

@@ -2,114 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from redlock import LockContended, QuorumUnavailable, Redlock
+from redlock import LockContended, QuorumUnavailable
 from redlock._clock import now_ms, wall_us
-from redlock._core.commands import Acquire, Release, Round, Wait
-from redlock._core.votes import Grant, Kind, Vote
-from redlock._locking.acquisition import Acquisition
+from redlock._core.commands import Release, Round, Wait
+from redlock._core.votes import Kind, Vote
 from redlock._locking.effects import AwaitTurn, Borrow, PassOn, Receive, Send, Sleep, TakeConnections
 from redlock._transport.node import UnsuitableNode
 from tests.unit.helpers import DEAD, denied, granted, round_result
+from tests.unit.trials import CONNECTIONS, NAMES, WAKE_KEY, Cancelled, Trial
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from redlock._locking.effects import Effect
-
-NAMES = ("x",)
-WAKE_KEY = b"\x01redlock:wake:x"
-CONNECTIONS = object()
-
-
-class Cancelled(BaseException):
-    """As a cancellation, or as an exception of a signal handler."""
-
-
-class Borrowed:
-    """A waiting connection."""
-
-    def __init__(self) -> None:
-        self.is_closed = False
-
-    def close(self) -> None:
-        """As a connection."""
-        self.is_closed = True
-
-
-class Trial:
-    """An acquisition whose effects the test performs."""
-
-    def __init__(self, client: Redlock, timeout_ms: int | None = 5_000) -> None:
-        self.context = client._context
-        self.granted: list[tuple[Grant, Any, int]] = []
-        self.undone = 0
-        acquisition = Acquisition(
-            self.context,
-            self.context.waiter_pool,
-            NAMES,
-            3_000,
-            "me",
-            waits=self.context.waits,
-            on_granted=lambda *args: self.granted.append(args),
-            undo=self._undo,
-        )
-        self.steps = acquisition.steps(timeout_ms)
-        self.effect: Effect = next(self.steps)
-
-    def _undo(self) -> None:
-        self.undone += 1
-
-    def send(self, result: object = None) -> Effect:
-        """Resume with the result of an effect."""
-        self.effect = self.steps.send(result)
-        return self.effect
-
-    def attempt(self, *votes: Vote, ago_ms: int = 0) -> Effect:
-        """Perform an attempt with these votes, and its cancel; `ago_ms` is the age of the round."""
-        assert type(self.effect) is TakeConnections
-        round_ = self.send(CONNECTIONS)
-        assert type(round_) is Round
-        assert isinstance(round_.command, Acquire)
-        self.command = round_.command
-        sent_ms = now_ms() - ago_ms
-        effect = self.send(round_result(*votes, sent_ms=sent_ms, done_ms=sent_ms + 5))
-        if type(effect) is Round:
-            assert type(effect.command) is Release
-            assert effect.wait is Wait.SENT
-            effect = self.send(round_result(*votes))
-        return effect
-
-    def is_over(self, *votes: Vote) -> None:
-        """Perform an attempt that ends the loop."""
-        with pytest.raises(StopIteration):
-            self.attempt(*votes)
-
-    @property
-    def is_queued(self) -> bool:
-        """Whether the acquisition has a place in the local queue."""
-        return self.context.waiter_pool.local_queue.has_waiters(NAMES)
-
-    def wait(self) -> Borrowed:
-        """Perform the start of a wait for a wake-up."""
-        assert type(self.effect) is Borrow
-        borrowed = Borrowed()
-        effect = self.send(borrowed)
-        assert type(effect) is Send
-        assert b"BLPOP" in effect.words
-        assert type(self.send()) is Receive
-        return borrowed
-
-
-@pytest.fixture
-def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[Redlock]:
-    with Redlock(["h:1", "h:2", "h:3", "h:4", "h:5"]) as made:
-        # Its thread would dial the nodes.
-        monkeypatch.setattr(made._context.waits.publisher, "wake", lambda: None)
-        yield made
+    from redlock import Redlock
 
 
 def test_a_free_lock_takes_one_attempt(client: Redlock) -> None:
