@@ -1,4 +1,4 @@
-"""An acquisition whose effects a test performs."""
+"""An acquisition; a test performs its effects."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Borrowed:
 
 
 class Trial:
-    """An acquisition whose effects the test performs."""
+    """An acquisition; the test performs its effects."""
 
     def __init__(self, client: Redlock, timeout_ms: int | None = 5_000, names: tuple[str, ...] = NAMES) -> None:
         self.context, self.names = client._context, names
