@@ -113,6 +113,9 @@ def test_a_closed_generator_leaves_the_queue_and_yields_nothing(client: Redlock)
     trial.steps.close()
     assert borrowed.is_closed
     assert not trial.is_queued
+
+
+def test_a_generator_closed_in_its_first_round_undoes_it(client: Redlock) -> None:
     trial = Trial(client)
     trial.send(CONNECTIONS)
     trial.steps.close()
