@@ -40,12 +40,17 @@ def escape(text: str) -> str:
     return "".join(_escaped(character) if is_invisible(character) else character for character in text)
 
 
-def excerpt(text: str, most: int) -> str:
-    """The beginning of a text, escaped, in at most this many characters.
+def escape_blanks(text: str) -> str:
+    r"""The text with all but the first of several blanks as `\x20`.
 
-    Of several blanks all but the first are escaped: blanks up to the edge of a terminal would look like a new line.
+    Blanks up to the edge of a terminal would look like the end of the line.
     """
-    shown = _BLANKS.sub(lambda found: " " + (len(found[0]) - 1) * r"\x20", escape(text[:most]))
+    return _BLANKS.sub(lambda found: " " + (len(found[0]) - 1) * r"\x20", text) if "  " in text else text
+
+
+def excerpt(text: str, most: int) -> str:
+    """The beginning of a text, escaped with its runs of blanks, in at most this many characters."""
+    shown = escape_blanks(escape(text[:most]))
     return shown if len(text) <= most and len(shown) <= most else f"{shown[: most - 3]}..."
 
 
@@ -54,7 +59,7 @@ def bounded_label(text: str) -> str:
     # Escaping can make a text ten times as long, so the text is cut first.
     if len(text) > LONGEST_LABEL:
         text = f"{text[: LONGEST_LABEL - _LABEL_TAIL - 3]}...{text[-_LABEL_TAIL:]}"
-    label = escape(text)
+    label = escape_blanks(escape(text))
     if len(label) > LONGEST_LABEL:
         label = f"{label[: LONGEST_LABEL - _LABEL_TAIL - 3]}...{label[-_LABEL_TAIL:]}"
     return f"{label[: LONGEST_LABEL - 1]}." if _LIKE_A_HEADER.search(label) else label

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from redlock._escaping import escape
+from redlock._escaping import escape, escape_blanks
 from redlock._masking import mask
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def _emit(level: int, event: str, fields: dict[str, object]) -> None:
     for watcher in _watchers.get(event, ()):
         watcher(event, fields)
     if logger.isEnabledFor(level):
-        text = mask(escape(" ".join(f"{name}={_plain(value)}" for name, value in fields.items())))
+        text = mask(escape_blanks(escape(" ".join(f"{name}={_plain(value)}" for name, value in fields.items()))))
         logger.log(level, "%s %s", event, text, extra={"redlock_event": event, "redlock_fields": fields})
 
 

@@ -79,5 +79,9 @@ def test_blanks_in_an_excerpt_reach_no_edge_of_a_terminal() -> None:
     assert excerpt("no vote" + 3 * " " + "lock1: votes", 40) == r"no vote \x20\x20lock1: votes"
 
 
+def test_blanks_in_a_label_reach_no_edge_of_a_terminal() -> None:
+    assert bounded_label("task" + 3 * " " + "lock1: votes@h") == r"task \x20\x20lock1: votes@h"
+
+
 def test_a_reserved_character_without_a_glyph_is_invisible() -> None:
     assert escape("\u2065\ufff0\U000e0002\U000e0fff") == r"\u2065\ufff0\U000e0002\U000e0fff"

@@ -35,6 +35,11 @@ def fields(lines: pytest.LogCaptureFixture) -> dict[str, object]:
     return found
 
 
+def test_blanks_in_a_field_reach_no_edge_of_a_terminal(caplog: pytest.LogCaptureFixture) -> None:
+    _log.warning("event", resource="a" + 200 * " " + "b")
+    assert "  " not in caplog.messages[-1]
+
+
 def test_an_event_is_a_name_and_its_fields(lines: pytest.LogCaptureFixture) -> None:
     _log.info("acquired", resource="account:42", fence=7)
     assert lines.messages == ["acquired resource=account:42 fence=7"]
