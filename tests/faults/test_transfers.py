@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", transfers.KINDS)
 def test_killed_and_frozen_workers_lose_no_money(kind: str, tmp_path: Path) -> None:
     outcome = transfers.run(kind, 15, 3, tmp_path)
@@ -23,7 +22,6 @@ def test_killed_and_frozen_workers_lose_no_money(kind: str, tmp_path: Path) -> N
 
 
 @pytest.mark.long
-@pytest.mark.timeout(300)
 def test_the_readme_of_the_example_is_right(tmp_path: Path) -> None:
     (block,) = (block for block in blocks(ROOT / "examples" / "transfers" / "README.md") if block.kind == "python")
     with transfers.Run(transfers.KINDS[0], tmp_path, 1) as example:

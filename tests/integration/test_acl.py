@@ -294,7 +294,6 @@ def open_to_all() -> str:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(300)
 def test_workers_and_flower_work_and_show_no_password(secret_fixture: WorkerFixture, tmp_path: Path) -> None:
     fixture, nodes, broker = secret_fixture, secret_fixture.nodes, secret_fixture.broker
     plain = fixture.start_worker("-E")

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 SMALL = ("--workers", "2", "--children", "2", "--think", "0.02")
 TASKS = 200
-pytestmark = pytest.mark.timeout(300)
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="only its kernel kills the children of who is killed")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -32,13 +33,19 @@ EXAMPLES = ROOT / "examples"
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Python of an environment in which the wheel was installed as a user would."""
-    place = tmp_path_factory.mktemp("installed")
-    pip("wheel", "--no-deps", "--wheel-dir", str(place), str(ROOT))
-    (wheel,) = place.glob("*.whl")
-    venv.create(place / "venv", with_pip=False)
-    found = place / "venv" / "bin" / "python"
-    pip("--python", str(found), "install", f"{wheel}[celery,django]", "pytest", "fastapi", "uvicorn")
+    """The Python of an environment in which the wheel was installed as a user would, one for all workers of the run."""
+    place = tmp_path_factory.getbasetemp()
+    place = (place.parent if "PYTEST_XDIST_WORKER" in os.environ else place) / "installed"
+    place.mkdir(exist_ok=True)
+    found, ready = place / "venv" / "bin" / "python", place / "ready"
+    with (place / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not ready.exists():
+            pip("wheel", "--no-deps", "--wheel-dir", str(place), str(ROOT))
+            (wheel,) = place.glob("*.whl")
+            venv.create(place / "venv", with_pip=False)
+            pip("--python", str(found), "install", f"{wheel}[celery,django]", "pytest", "fastapi", "uvicorn")
+            ready.touch()
     return found
 
 
@@ -267,7 +274,6 @@ def answer(method: str, url: str) -> tuple[int, str]:
         return 0, ""
 
 
-@pytest.mark.timeout(300)
 def test_an_order_is_shipped_by_a_task_or_cancelled_by_a_view(
     python: Path, nodes: redis_server.Cluster, shop_servers: dict[str, str], tmp_path: Path
 ) -> None:
@@ -312,7 +318,6 @@ def test_an_order_is_shipped_by_a_task_or_cancelled_by_a_view(
     assert "(redlock.E001)" in shop.said
 
 
-@pytest.mark.timeout(300)
 def test_an_account_is_charged_by_a_task_or_closed_by_a_request(
     python: Path, nodes: redis_server.Cluster, shop_servers: dict[str, str], tmp_path: Path
 ) -> None:

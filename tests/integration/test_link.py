@@ -96,7 +96,7 @@ def test_the_rest_of_a_release_needs_no_next_round(nodes: Cluster) -> None:
 
 def test_a_node_that_takes_no_bytes_is_given_up_in_time(nodes: Cluster) -> None:
     """No lock of its rest is valid after the longest TTL. A later round hands the rest over again."""
-    with client_of(nodes.urls, ttl=60.0, max_ttl=60.0, node_timeout=0.25) as client:
+    with client_of(nodes.urls, ttl=60.0, max_ttl=60.0, node_timeout=2.0) as client:
         lock = held_by_all(client, nodes)
         client._context.codec.max_ttl_ms = 100
         pool = client._context.pool
@@ -109,7 +109,7 @@ def test_a_node_that_takes_no_bytes_is_given_up_in_time(nodes: Cluster) -> None:
 
 
 def test_a_closed_client_leaves_unsent_bytes_alone(nodes: Cluster) -> None:
-    with client_of(nodes.urls, ttl=60.0, max_ttl=60.0, node_timeout=0.25) as client:
+    with client_of(nodes.urls, ttl=60.0, max_ttl=60.0, node_timeout=2.0) as client:
         lock = held_by_all(client, nodes)
         (connections,) = client._context.pool._sets
         with frozen(*nodes.servers):
