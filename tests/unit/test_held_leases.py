@@ -199,3 +199,28 @@ def test_many_leases_that_are_held_stay_known() -> None:
     for lease in held:
         with pytest.raises(RedlockError, match="held by this very context"):
             claim(FakeLease(*lease.names))
+
+
+def test_an_older_lease_that_ends_hides_no_newer_lease() -> None:
+    older, newer = add(FakeLease("a")), add(FakeLease("a"))
+    older.is_held = False
+    held_leases.remove(cast("Lease", older))
+    with pytest.raises(RedlockError, match="wait for itself"):
+        claim(FakeLease("a"))
+    assert newer.is_held
+
+
+def test_many_leases_of_a_thread_do_not_make_it_an_owner() -> None:
+    """The stack is cleaned up by the thread that runs, and has leases of the thread that it was copied from."""
+    outer, claimed = add(FakeLease("a")), []
+
+    def other_thread() -> None:
+        kept = [add(FakeLease(f"b{number}")) for number in range(200)]
+        claimed.extend([claim(wanted) is wanted for wanted in (FakeLease("a"),)])
+        assert kept
+
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(other_thread,))
+    thread.start()
+    thread.join()
+    assert claimed == [True]
+    assert outer.is_held

@@ -1,0 +1,111 @@
+"""`redlock._locking.renewal`: one turn of the renewal thread, with connections that send nothing."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from redlock._clock import now_ms
+from redlock._locking import renewal
+from redlock._locking.renewal import Renewal
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator, Sequence
+
+
+class Given:
+    """A lease that is renewed without a round."""
+
+    def __init__(self, connections: Any) -> None:  # noqa: ANN401 - as the thread gets them
+        self._connections, self.ttl_ms, self._is_renewed, self.is_held = connections, 3_000, True, True
+        self.resource = "x"
+        self.renewals: list[object] = []
+
+    def _renewal(self, connections: Any) -> Generator[Any, Any, int]:  # noqa: ANN401 - as above
+        self.renewals.append(connections)
+        return now_ms() + 60_000
+        yield
+
+    def _report_loss(self) -> None:
+        """Nothing is lost."""
+
+
+class Connections:
+    """A set of connections that counts its exchanges."""
+
+    def __init__(self) -> None:
+        self.exchanges: list[int] = []
+        self.error: BaseException | None = None
+
+    def run_all(self, generators: Sequence[Any]) -> list[Any]:
+        """As a connection set; the generators have no round."""
+        self.exchanges.append(len(generators))
+        if self.error is not None:
+            raise self.error
+        results = []
+        for steps in generators:
+            with pytest.raises(StopIteration) as ended:
+                next(steps)
+            results.append(ended.value.value)
+        return results
+
+
+class Pool:
+    """Gives the connections that are wanted."""
+
+    @contextlib.contextmanager
+    def connections(self, wanted: Connections) -> Iterator[Connections]:
+        """As a pool."""
+        yield wanted
+
+
+@pytest.fixture
+def thread(monkeypatch: pytest.MonkeyPatch) -> Renewal:
+    """A renewal; its thread does not run."""
+    made = Renewal(Pool())  # type: ignore[arg-type]  # as a pool
+    monkeypatch.setattr(made._background, "wake", lambda _due_ms: None)
+    return made
+
+
+def test_a_turn_renews_all_leases_with_an_exchange_per_set(thread: Renewal) -> None:
+    sets = Connections(), Connections()
+    leases = [Given(sets[number % 2]) for number in range(150)]
+    for lease in leases:
+        thread.add(lease, now_ms())
+    seconds = thread._work()
+    assert all(lease.renewals == [lease._connections] for lease in leases), "each once, on its own connections"
+    assert [one.exchanges for one in sets] == [[32, 32, 11]] * 2, "64 leases at a time"
+    assert seconds is not None
+    assert 50 < seconds <= 60
+
+
+@pytest.mark.parametrize("error", [OSError("too many open files"), SystemExit(1)], ids=["error", "exit"])
+def test_a_turn_that_failed_forgets_no_lease(
+    thread: Renewal, error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, sets = [now_ms()], (Connections(), Connections())
+    monkeypatch.setattr(renewal, "now_ms", lambda: clock[0])
+    leases = [Given(one) for one in sets]
+    for lease in leases:
+        thread.add(lease, clock[0])
+    sets[0].error = error
+    with contextlib.suppress(SystemExit):
+        thread._work()
+    assert not leases[0].renewals
+    sets[0].error = None
+    for _ in range(2):
+        # A lease that was under way is put back for a moment later.
+        thread._work()
+        clock[0] += 100
+    assert all(lease.renewals for lease in leases)
+
+
+def test_a_thousand_new_leases_wake_the_thread(thread: Renewal, monkeypatch: pytest.MonkeyPatch) -> None:
+    wakes: list[int] = []
+    monkeypatch.setattr(thread._background, "wake", wakes.append)
+    lease = Given(Connections())
+    for _ in range(renewal._MOST_ADDED):
+        thread.add(lease, 5)
+    assert wakes == [5] * (renewal._MOST_ADDED - 1) + [0], "most of them may have ended and take memory"
