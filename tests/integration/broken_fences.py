@@ -224,6 +224,7 @@ class TakesErrorsForAPass(Broken):
     impatience: ClassVar = {
         "PostgreSQL": "SET lock_timeout = 1",
         "MariaDB": "SET SESSION innodb_lock_wait_timeout = 0",
+        "MySQL": "SET SESSION innodb_lock_wait_timeout = 1",
         "SQLite": "PRAGMA busy_timeout = 0",
     }
 
@@ -253,8 +254,8 @@ class OneStatement(Broken):
 
     def fence(self, session: Any, lease: Lease) -> None:
         value = "(SELECT value FROM account WHERE name = :name)"
-        if self.dialect.name == "MariaDB":
-            # Its upsert returns no rows, so the statement that reads is the locking SELECT.
+        if self.dialect.name in {"MariaDB", "MySQL"}:
+            # Their upsert returns no rows, so the statement that reads is the locking SELECT.
             locking = f"SELECT {value} FROM redlock_fence WHERE resource = {self.key} FOR UPDATE"
             rows = self.run(session, lease, locking) or self.run(session, lease, f"SELECT {value}")
             passed = self.upsert(session, lease)

@@ -1,12 +1,14 @@
 """Real database servers for the tests of the fence: PostgreSQL from a wheel, MariaDB if installed.
 
-Each server lives in a directory of its own, listens on a unix socket only, and ends with the `with` block.
+The variable MYSQL_SERVER, the path of a `mysqld`, puts MySQL in the place of MariaDB. Each server lives in a directory
+of its own, listens on a unix socket only, and ends with the `with` block.
 """
 
 from __future__ import annotations
 
 import contextlib
 import getpass
+import os
 import shutil
 import socket
 import subprocess
@@ -21,12 +23,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _START_SECONDS = 110.0
+MYSQL = os.environ.get("MYSQL_SERVER")
 _MARIADB = shutil.which("mariadbd") or shutil.which("mariadbd", path="/usr/sbin:/usr/local/sbin")
 
 
 def has_mariadb() -> bool:
-    """Whether a MariaDB server is installed."""
-    return _MARIADB is not None
+    """Whether a server of MariaDB or MySQL is installed."""
+    return bool(MYSQL or _MARIADB)
 
 
 @contextlib.contextmanager
@@ -48,25 +51,14 @@ def postgresql() -> Iterator[str]:
 
 @contextlib.contextmanager
 def mariadb() -> Iterator[str]:
-    """A MariaDB server with the empty database `test`; gives the path of its socket."""
+    """A server of MariaDB or MySQL with the empty database `test`; gives the path of its socket."""
     import pymysql  # noqa: PLC0415 - only where a test wants it
 
-    assert _MARIADB is not None, "has_mariadb() says whether there is one"
     with tempfile.TemporaryDirectory(prefix="redlock-maria-") as directory:
-        data, path, log = Path(directory, "data"), Path(directory, "sock"), Path(directory, "log")
-        user = f"--user={getpass.getuser()}"
-        install = shutil.which("mariadb-install-db") or "/usr/bin/mariadb-install-db"
-        options = ["--no-defaults", f"--datadir={data}", user]
-        subprocess.run(
-            [install, *options, "--auth-root-authentication-method=normal", "--skip-test-db"],
-            check=True,
-            capture_output=True,
-            timeout=_START_SECONDS,
-        )
+        path, log = Path(directory, "sock"), Path(directory, "log")
         server = subprocess.Popen(
             [
-                _MARIADB,
-                *options,
+                *_installed(Path(directory, "data")),
                 f"--socket={path}",
                 "--skip-networking",
                 "--innodb-flush-log-at-trx-commit=0",
@@ -85,6 +77,21 @@ def mariadb() -> Iterator[str]:
         finally:
             server.kill()
             server.wait()
+
+
+def _installed(data: Path) -> list[str]:
+    """Make the folder of the data; return the command that starts the server."""
+    options = ["--no-defaults", f"--datadir={data}", f"--user={getpass.getuser()}"]
+    if MYSQL:
+        command = [MYSQL, *options, "--mysqlx=OFF"]
+        install = [*command, "--initialize-insecure"]
+    else:
+        assert _MARIADB is not None, "has_mariadb() says whether there is one"
+        command = [_MARIADB, *options]
+        program = shutil.which("mariadb-install-db") or "/usr/bin/mariadb-install-db"
+        install = [program, *options, "--auth-root-authentication-method=normal", "--skip-test-db"]
+    subprocess.run(install, check=True, capture_output=True, timeout=_START_SECONDS)
+    return command
 
 
 def _wait_for(path: Path, server: subprocess.Popen[bytes], log: Path) -> None:

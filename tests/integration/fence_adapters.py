@@ -18,6 +18,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from redlock.fencing import _statements
 from redlock.fencing.conformance import Lease, Write
 from redlock.fencing.sql import add_tables, fenced
+from tests.integration.databases import MYSQL
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
@@ -48,7 +49,7 @@ FENCE, OPERATION = add_tables(Base.metadata)
 NAMES = {"account": "account", "acc": "acc-lower", "ACC": "acc-upper", "acc ": "acc-blank"}
 """Keys of the data that no collation folds: I8 is about the names in the fence."""
 RESOURCES = {name: resource for resource, name in NAMES.items()}
-ASYNC_DRIVERS = {"sqlite": "aiosqlite", "postgresql": "asyncpg", "mariadb": "aiomysql"}
+ASYNC_DRIVERS = {"sqlite": "aiosqlite", "postgresql": "asyncpg", "mariadb": "aiomysql", "mysql": "aiomysql"}
 
 
 class SessionAdapter:
@@ -213,8 +214,8 @@ def postgresql_url(address: str, driver: str = "psycopg") -> str:
 
 
 def mariadb_url(socket: str, driver: str = "pymysql") -> str:
-    """The address of the database `test` on a MariaDB server for SQLAlchemy."""
-    return f"mariadb+{driver}://root@/test?unix_socket={socket}"
+    """The address of the database `test` on a server of MariaDB or MySQL for SQLAlchemy."""
+    return f"{'mysql' if MYSQL else 'mariadb'}+{driver}://root@/test?unix_socket={socket}"
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from redlock import ConfigurationError
 from redlock.admin import database_check
 from redlock.admin.diagnostics import Level
 from redlock.cli import main
-from tests.integration.fence_adapters import Base, postgresql_url
+from tests.integration.fence_adapters import ASYNC_DRIVERS, Base, postgresql_url
 from tests.integration.tools import CANARY
 
 if TYPE_CHECKING:
@@ -27,11 +27,13 @@ if TYPE_CHECKING:
 SHORT = {
     "postgresql": ("ALTER ROLE postgres SET idle_in_transaction_session_timeout = '5s'",),
     "mariadb": ("SET GLOBAL idle_transaction_timeout = 5",),
+    "mysql": ("SET GLOBAL wait_timeout = 5",),
     "sqlite": (),
 }
 DEFAULT = {
     "postgresql": ("ALTER ROLE postgres RESET ALL",),
     "mariadb": ("SET GLOBAL idle_transaction_timeout = 0", "SET GLOBAL read_only = OFF"),
+    "mysql": ("SET GLOBAL wait_timeout = DEFAULT", "SET GLOBAL read_only = OFF"),
     "sqlite": (),
 }
 
@@ -116,7 +118,7 @@ def test_a_read_only_database_is_found(short: Engine, statement: str) -> None:
 
 @pytest.mark.parametrize("database", ["postgresql", "mariadb"], indirect=True)
 def test_an_asynchronous_driver_works(short: Engine) -> None:
-    driver = {"postgresql": "asyncpg", "mariadb": "aiomysql"}[short.dialect.name]
+    driver = ASYNC_DRIVERS[short.dialect.name]
     assert found(url_of(short).replace(f"+{short.dialect.driver}", f"+{driver}")) == {}
 
 

@@ -124,8 +124,8 @@ def test_a_cancelled_body_is_rolled_back(engine: Engine) -> None:
 def test_a_cancelled_wait_leaves_no_transaction(engine: Engine) -> None:
     waiting = {
         "postgresql": "SELECT count(*) FROM pg_locks WHERE NOT granted",
-        "mariadb": "SELECT count(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'",
-    }[engine.dialect.name]
+        "mysql": "SELECT count(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'",
+    }[engine.dialect.name.replace("mariadb", "mysql")]
 
     def waits() -> bool:
         with engine.connect() as connection:

@@ -9,6 +9,7 @@ from sqlalchemy import create_engine
 
 from redlock.fencing.conformance import INTERLEAVINGS, check
 from tests.integration import broken_fences as broken
+from tests.integration.databases import MYSQL
 from tests.integration.fence_adapters import sqlite_engine
 
 if TYPE_CHECKING:
@@ -62,10 +63,13 @@ TABLE: list[tuple[type[broken.Broken], str, tuple[str, str, str, str, str]]] = [
     (broken.FoldsNames, REFUSED, ("I8", "I8", "I8", "I8", "I8")),
 ]
 """Each fence, the words of the complaint, and per place the interleaving that finds it, or the reason why none can."""
+HARMLESS_ON_MYSQL = (broken.TakesErrorsForAPass, broken.OneStatement)
+"""A wait lasts a second at least on MySQL, and no interleaving gives an old value to the read in one statement."""
 CELLS = [
     pytest.param(kind, words, found, *place, id=f"{kind.__name__}-{'-'.join(place).strip('-')}")
     for kind, words, cells in TABLE
     for found, place in zip(cells, PLACES, strict=True)
+    if not (MYSQL and kind in HARMLESS_ON_MYSQL and place[0] == "mariadb")
 ]
 FINDERS = {kind: sorted({cell for cell in cells if cell in INTERLEAVINGS}) for kind, _, cells in TABLE}
 

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import Engine, create_engine
 
 from redlock.fencing.conformance import check_all
+from tests.integration.databases import MYSQL
 from tests.integration.fence_adapters import (
     AsyncAdapter,
     AsyncPsycopgAdapter,
@@ -36,7 +37,8 @@ CELLS: list[tuple[type[SessionAdapter], str, str]] = [
     *((kind, "postgresql", level) for kind in (SessionAdapter, ConnectionAdapter, AsyncAdapter) for level in LEVELS),
     *((kind, "postgresql", level) for kind in (PsycopgAdapter, AsyncPsycopgAdapter) for level in LEVELS),
     *((kind, "mariadb", level) for kind in (SessionAdapter, ConnectionAdapter, AsyncAdapter) for level in LEVELS),
-    *((SessionAdapter, "mariadb", level) for level in ("READ UNCOMMITTED", SNAPSHOT_ISOLATION)),
+    (SessionAdapter, "mariadb", "READ UNCOMMITTED"),
+    *(((SessionAdapter, "mariadb", SNAPSHOT_ISOLATION),) if not MYSQL else ()),
     *((kind, "sqlite", "") for kind in (SessionAdapter, ConnectionAdapter, AsyncAdapter)),
 ]
 

@@ -59,6 +59,7 @@ ROWS = {
 READ_ONLY = {
     "postgresql": "SET default_transaction_read_only = on",
     "mariadb": "SET SESSION TRANSACTION READ ONLY",
+    "mysql": "SET SESSION TRANSACTION READ ONLY",
     "sqlite": "PRAGMA query_only = ON",
 }
 

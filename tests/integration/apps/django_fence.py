@@ -114,6 +114,8 @@ class Adapter:
         return max((write.read + 1 for write in self.committed() if write.resource == resource), default=0)
 
 
+# MariaDB and MySQL call the variable differently.
+ISOLATION = "SHOW VARIABLES WHERE variable_name IN ('tx_isolation', 'transaction_isolation')"
 LEVELS: dict[str, tuple[Any, ...]] = {
     "sqlite": (None,),
     "mysql": ("read uncommitted", "read committed", "repeatable read", "serializable"),
@@ -123,9 +125,9 @@ LEVELS: dict[str, tuple[Any, ...]] = {
 
 def isolation_level() -> str:
     """The level of a transaction, from the database."""
-    told = {"postgresql": "SHOW transaction_isolation", "mysql": "SELECT @@tx_isolation", "sqlite": "SELECT 'none'"}
+    told = {"postgresql": "SHOW transaction_isolation", "mysql": ISOLATION, "sqlite": "SELECT 'none'"}
     with transaction.atomic():
-        return str(run(told[connection.vendor])[0][0]).lower().replace("-", " ")
+        return str(run(told[connection.vendor])[0][-1]).lower().replace("-", " ")
 
 
 class Conformance(TransactionTestCase):  # type: ignore[misc]  # Django has no types
