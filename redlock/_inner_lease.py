@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import socket
 import threading
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from redlock._locking.options import LeaseOptions
 
 _HOST = socket.gethostname()
+_MOST_LABELS = 256
 
 
 class InnerLease(LeaseEntry, Lease):
@@ -49,6 +51,11 @@ class InnerLease(LeaseEntry, Lease):
         return Outcome.STILL_HELD if self._outer.is_held else self._outer.outcome()
 
 
+@functools.lru_cache(_MOST_LABELS)
+def _default_label(pid: int, thread: str) -> str:
+    return bounded_label(f"{_HOST}/{pid}/{thread}")
+
+
 def new_lease(
     context: LockContext,
     names: Names,
@@ -72,7 +79,9 @@ def new_lease(
         RedlockError: The running code holds a resource of the set already, and can neither share nor wait.
     """
     if owner_label is None:
-        owner_label = f"{_HOST}/{_process.pid()}/{threading.current_thread().name}"
-    lease = Lease(context, names, options, bounded_label(owner_label), is_block=is_block)
+        label = _default_label(_process.pid(), threading.current_thread().name)
+    else:
+        label = bounded_label(owner_label)
+    lease = Lease(context, names, options, label, is_block=is_block)
     outer = held_leases.claim(lease, reentrant=options.reentrant, forever=forever)
     return lease if outer is lease else InnerLease(outer, options.on_lost, is_block=is_block)

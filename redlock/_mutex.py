@@ -38,16 +38,15 @@ class Turn(Generic[M]):
     def __enter__(self) -> M:
         return self.mutex
 
-    def __exit__(self, *_: object) -> None:
-        self.end()
-
-    def end(self) -> None:
+    def end(self, *_: object) -> None:
         """Return the permit; a second call does nothing."""
         permit = self._permit
         if permit is not None:
             self.mutex.free.put(permit)
             # A turn that outlives its block must not keep the permit of another thread alive.
             self._permit = None
+
+    __exit__ = end
 
 
 class Mutex:

@@ -151,11 +151,12 @@ class Lock:
         """
         return self._last(None)
 
-    def _last(self, is_block: bool | None) -> Lease:  # noqa: FBT001 - None: either
-        """The lease that was acquired last, by a block or by `acquire`."""
-        for lease in reversed(self._leases):
-            if lease.is_held and is_block in (None, lease._is_block):
-                return lease
+    def _last(self, *kinds: bool | None) -> Lease:
+        """The lease that was acquired last, of the first kind that is held: True by a block, False by `acquire`."""
+        for kind in kinds:
+            for lease in reversed(self._leases):
+                if kind in (None, lease._is_block) and lease.is_held:
+                    return lease
         holder = "this thread" if self._options.thread_local else "this Lock"
         raise NotHeld(f"lock {self.name!r} is not held by {holder}", self.name)
 
@@ -174,17 +175,14 @@ class Lock:
             NotHeld: This thread does not hold the lock.
             LockLost: The lease was lost before: another client may have held the lock at the same time.
         """
-        lease = self.lease
-        try:
-            lease = self._last(is_block=False)
-        except NotHeld:
-            lease = self._last(None)
-        self._release(lease, ends_blocks=False)
+        self._release(self._last(False, None), ends_blocks=False)  # noqa: FBT003 - first a lease of `acquire`
 
     def _release(self, lease: Lease, *, ends_blocks: bool) -> None:
         # Before the release: after an exception the lease is dropped, and so no longer renewed.
-        with contextlib.suppress(ValueError):
+        try:  # noqa: SIM105 - for speed
             self._leases.remove(lease)
+        except ValueError:
+            pass
         lease.close(wait=self._options.wait_for_release, ends_blocks=ends_blocks)
 
     def extend(self, additional_time: float, *, replace_ttl: bool = False) -> Literal[True]:
@@ -252,7 +250,7 @@ class Lock:
             LockLost: The lease was lost, and the body did not raise.
         """
         try:
-            self._release(self._last(is_block=True), ends_blocks=True)
+            self._release(self._last(True), ends_blocks=True)  # noqa: FBT003 - a lease of a block
         except RedlockError:
             if exc is None:
                 raise

@@ -65,19 +65,20 @@ def acquire(attempt: Acquire) -> Steps[Grant | Refusal]:
         elif first.not_denied:
             yield from cancel(attempt, 0, first.not_denied)
         return Refusal(first)
-    fence, last, rounds = first.agreed_fence, first, 1
+    fence, last, won, rounds = first.agreed_fence, first, True, 1
     if fence is None:
         # Two attempts can both see the same maximum. But only one attempt can make the fences of a quorum *become* a
         # number: any two quorums share a node, and that node's fence becomes the number only once.
         fence = first.largest_fence + 1
-        last, rounds = (yield Round(Confirm(attempt.names, attempt.token, fence))), 2
+        last = yield Round(Confirm(attempt.names, attempt.token, fence))
+        won, rounds = last.won, 2
     deadline = deadline_ms(attempt.ttl_ms, first.sent_ms)
     # A process can be stopped for any time between the proposal and the send. If a node loses its fences meanwhile
     # and its quarantine ends, an old proposal can equal a token that was issued before.
     by = deadline if attempt.decide_by_ms is None else min(deadline, attempt.decide_by_ms)
-    if not last.won or last.done_ms >= by:
+    if not won or last.done_ms >= by:
         yield from cancel(attempt, attempt.ttl_ms)
-        return Refusal(last, expired=last.won)
+        return Refusal(last, expired=won)
     return Grant(attempt.names, attempt.token, fence, deadline, attempt.ttl_ms, rounds, last)
 
 

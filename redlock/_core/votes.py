@@ -140,7 +140,8 @@ class RoundResult(NamedTuple):
     @property
     def won(self) -> bool:
         """Whether a quorum granted."""
-        return self.granted >= self.quorum
+        # As `granted >= quorum`, for speed.
+        return [vote.kind for vote in self.votes].count(Kind.GRANTED) >= quorum_of(len(self.votes))
 
     @property
     def may_look_won(self) -> bool:

@@ -88,7 +88,7 @@ def claim(lease: L, *, reentrant: bool, forever: bool = True) -> L:
     Raises:
         RedlockError: The running code would wait for itself without a limit.
     """
-    if not any(key in _last for key in lease._claims):
+    if _last.keys().isdisjoint(lease._claims):
         return lease
     for other in _held():
         shared = other._claims & lease._claims

@@ -8,6 +8,7 @@ Invariants:
 from __future__ import annotations
 
 import functools
+import itertools
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
@@ -45,7 +46,7 @@ class LeaseSteps(ABC):
         self, context: ClientContext, names: Names, options: LeaseOptions, owner_label: str, *, is_block: bool = True
     ) -> None:
         self.names = names
-        self._claims = frozenset((id(context), name) for name in names)
+        self._claims = frozenset(zip(itertools.repeat(id(context)), names))
         self.ttl_ms = options.ttl_ms
         self.waited_ms = 0
         self._context = context

@@ -92,7 +92,7 @@ class LockEventLog:
 
     def released(self, resource: str, grant: Grant, outcome: Outcome) -> None:
         """A lease was released."""
-        if outcome is Outcome.RELEASED and not _log.is_heard(outcome.value):
+        if outcome is Outcome.RELEASED and not _log.is_heard("released"):
             return
         emit = _log.info if outcome is Outcome.RELEASED else _log.warning
         emit(outcome.value, resource=resource, holder=masked_token(grant.token), fence=grant.fence)

@@ -49,7 +49,8 @@ def check_acquire(blocking: object, options: Mapping[str, object]) -> None:
             f"acquire(): blocking is {blocking!r:.40}; it must be True or False. "
             "The time to wait is `blocking_timeout`, and redis-py's `sleep` has no meaning here"
         )
-    _refuse("acquire", options, _ACQUIRE)
+    if options:
+        _refuse("acquire", options, _ACQUIRE)
 
 
 def _refuse(call: str, options: Mapping[str, object], known: Mapping[str, str]) -> None:

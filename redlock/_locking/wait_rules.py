@@ -47,6 +47,8 @@ class WaitMemory:
 
     def last_wait_ms(self, names: Names) -> int:
         """The length of the last wait for these resources, if that wait was recent; otherwise 0."""
+        if not self._contended:
+            return 0
         until_ms, waited_ms = self._contended.get(names, (0, 0))
         return waited_ms if until_ms > now_ms() else 0
 

@@ -208,19 +208,13 @@ def run_id_argument(run_id: str) -> bytes:
 _LONGEST_REASON = 200
 _LONGEST_TERMS = 1_200
 """The prefix is part of the fingerprint, and may have 1,024 bytes."""
+REJECTION = [3]
+"""The first word of a reply in which a node rejects the client's configuration."""
 _GRANTED_WORDS = 3
 _GRANTED = Kind.GRANTED
 _new_tuple = tuple.__new__
 _RELEASED = Vote(Kind.GRANTED)
 """The vote for a release of a lock that the node had."""
-
-
-def refusal(reply: object) -> Vote | None:
-    """A node's reply as a vote, if the node rejects the client's configuration; else None."""
-    if type(reply) is not list or reply[:1] != [3]:
-        return None
-    vote = _by_shape(reply)
-    return vote if vote.fingerprint else None
 
 
 def decode(reply: object) -> Vote:

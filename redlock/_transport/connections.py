@@ -157,8 +157,10 @@ class NodeConnections(ConnectedNodes):
         if type(reply) is ReplyError:
             self._loads_scripts(connection, tally, reply)
             return
-        late = codec.refusal(reply) if connection.agreed else codec.decode(reply)
-        if late is not None and late.time_ms:
+        if connection.agreed and type(reply) is list and reply[:1] != codec.REJECTION:
+            return
+        late = codec.decode(reply)
+        if late.time_ms and (late.fingerprint or not connection.agreed):
             self._note_fingerprint(connection, late, now_ms)
 
     def _loads_scripts(self, connection: NodeConnection, tally: VoteTally, reply: ReplyError) -> bool:

@@ -65,7 +65,7 @@ class ConnectionPool:
             AllInUse: All sets were in use until the deadline.
         """
         if wanted is not None and wanted in self._sets:
-            turn = wanted.turn(self._wait_seconds(until_ms))
+            turn = wanted.turn() or wanted.turn(self._wait_seconds(until_ms))
             if turn is not None:
                 return turn
         while True:

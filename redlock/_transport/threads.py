@@ -197,7 +197,8 @@ class ConnectionSet(Mutex):
         self.rounds += 1
         tally = state.begin(round_, now, hold=hold)
         self.releases.note_round(now, hold=hold)
-        self._sockets.write(state.order(command))
+        if not hold:
+            self._sockets.write(state.order(command))
         return tally
 
     def _make_ready(self, command: Command) -> None:

@@ -51,7 +51,6 @@ def _cut(data: bytes, size: int) -> list[bytes]:
 def _read(replies: Sequence[object]) -> None:
     votes = [codec.decode(reply) for reply in replies]
     for reply in replies:
-        codec.refusal(reply)
         node_info.missing(reply)
         node_info.probe_commands(reply)
         node_info.unreported(reply, node_info.fields(reply), (node_info.setting(reply),))

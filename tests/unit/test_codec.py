@@ -294,10 +294,9 @@ def test_an_error_reply_says_what_is_wrong_with_the_node(error: str, said: str) 
     "reply", [[1, 1, 5], [0, 1, 5, b"x", 10], [2, 1, 10], [3], [3, 1], [3, 1, b""], [], b"OK", None]
 )
 def test_what_does_not_name_other_terms_is_no_refusal(reply: object) -> None:
-    assert codec.refusal(reply) is None
+    assert not codec.decode(reply).fingerprint
 
 
 def test_a_refusal_names_the_terms() -> None:
-    refusal = codec.refusal([3, 7, b"nodes=3"])
-    assert refusal is not None
+    refusal = codec.decode([3, 7, b"nodes=3"])
     assert (refusal.fingerprint, refusal.time_ms) == ("nodes=3", 7)

@@ -170,6 +170,25 @@ def test_a_late_reply_counts_for_no_other_round() -> None:
     assert client.letters(first) == "GGG..", "a closed tally does not change"
 
 
+def test_a_late_vote_says_that_a_node_accepts_the_configuration() -> None:
+    client = Client()
+    client[3].agreed = client[4].agreed = False
+    client.state.finish(client.begin(), client.now)
+    client.receive(3, GRANT)
+    client.receive(4, b"*3\r\n:3\r\n:7\r\n$7\r\nnodes=3\r\n")
+    assert (client[3].agreed, client[4].agreed) == (True, False)
+    assert client[4].refusal is not None
+
+
+@pytest.mark.parametrize("late", [b"*3\r\n:3\r\n:7\r\n$0\r\n\r\n", b"*3\r\n:2\r\n:7\r\n:9\r\n", b"+OK\r\n"])
+def test_a_late_reply_without_a_configuration_changes_nothing(late: bytes) -> None:
+    client = Client()
+    client[4].agreed = True
+    client.state.finish(client.begin(), client.now)
+    client.receive(4, late)
+    assert (client[4].agreed, client[4].refusal) == (True, None)
+
+
 def test_rounds_at_the_same_time_get_their_own_replies() -> None:
     client = Client()
     tallies = [client.begin(INSPECTION), client.begin(ATTEMPT), client.begin(RELEASE, Wait.COUNTED)]
