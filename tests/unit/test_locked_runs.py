@@ -1,0 +1,254 @@
+"""`@locked` around a body: each ending of a run, with a lease that needs no node."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from celery import Celery
+from celery._state import _task_stack
+from celery.exceptions import Ignore, Retry, SoftTimeLimitExceeded
+
+from redlock import LockContended, LockLost, NotHeld, QuorumUnavailable, Redlock, Stale
+from redlock.celery import current_lease, decorator, locked, pools
+from redlock.celery.delivery import REQUEUES, Returned
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+APP = Celery("runs", set_as_current=False, broker="memory://")
+NUMBERS = itertools.count()
+CONTENDED = LockContended("x", "task-1@host (01234567)", 1.5)
+LOST = LockLost("x", "its time was over")
+
+
+class GivenLease:
+    """A lease; a test decides each of its steps.
+
+    Args:
+        names: The resources.
+        options: As for `Redlock.lease`.
+    """
+
+    def __init__(self, names: list[str], options: dict[str, Any]) -> None:
+        self.names, self.options, self.resource = tuple(names), options, ", ".join(names)
+        self.fence, self.waited_ms = 7, 40
+        self.waits: list[int | None] = []
+        self.acquiring: list[BaseException | None] = []
+        self.ends: list[str] = []
+        self.ending: BaseException | None = None
+
+    def acquire(self, timeout_ms: int | None) -> None:
+        """Raise the next error of the test."""
+        self.waits.append(timeout_ms)
+        if self.acquiring and (error := self.acquiring.pop(0)) is not None:
+            raise error
+
+    def release(self) -> None:
+        """The end of a run that failed."""
+        self._end("release")
+
+    def close(self) -> None:
+        """The end of a run that succeeded."""
+        self._end("close")
+
+    def _end(self, how: str) -> None:
+        self.ends.append(how)
+        if self.ending is not None:
+            raise self.ending
+
+
+class Client(Redlock):
+    """A client that gives a lease without nodes."""
+
+    given: GivenLease
+    acquiring: list[BaseException | None]
+    ending: BaseException | None = None
+
+    def lease(self, names: Any, **options: Any) -> Any:  # type: ignore[override]  # noqa: ANN401 - not all of it
+        """As `Redlock.lease`."""
+        self.given = GivenLease(names, options)
+        self.given.acquiring, self.given.ending = self.acquiring, self.ending
+        return self.given
+
+
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch) -> Client:
+    made = Client(["h:1", "h:2", "h:3", "h:4", "h:5"], max_ttl=60.0)
+    made.acquiring = []
+    monkeypatch.setattr(decorator, "client_of", lambda *_: made)
+    return made
+
+
+class Worker:
+    """Runs functions as a worker runs a task, and keeps the messages that go back to the queue."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.sent: list[dict[str, Any]] = []
+        self.refused = 0
+        """How many messages the broker refuses."""
+        self.interruption: BaseException | None = None
+        self._patch = monkeypatch
+
+    def run(self, function: Callable[..., Any], **fields: Any) -> Any:  # noqa: ANN401 - Celery is untyped
+        """Run a function as the body of a task, with these fields of the request."""
+        task = APP.task(function, name=f"runs.{next(NUMBERS)}", acks_late=True, shared=False)
+        self._patch.setattr(task, "apply_async", self._send)
+        usual: dict[str, Any] = {
+            "id": "id-1",
+            "args": [],
+            "kwargs": {},
+            "hostname": "w1@h",
+            "called_directly": False,
+            "delivery_info": {"exchange": "", "routing_key": "slow"},
+        }
+        task.push_request(**usual | fields)
+        _task_stack.push(task)
+        try:
+            return task.run()
+        finally:
+            _task_stack.pop()
+            task.pop_request()
+
+    def _send(self, args: object, kwargs: object, **options: Any) -> None:  # noqa: ANN401 - as Celery
+        if self.interruption is not None:
+            raise self.interruption
+        if self.refused:
+            self.refused -= 1
+            raise ConnectionError("the broker is down")
+        self.sent.append(options | {"args": args, "kwargs": kwargs})
+
+
+@pytest.fixture
+def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
+    monkeypatch.setattr(time, "sleep", lambda _seconds: None)
+    yield Worker(monkeypatch)
+    with pytest.raises(NotHeld):
+        current_lease()
+
+
+def returning(value: object) -> Callable[[], object]:
+    """A body that returns a value."""
+
+    def give() -> object:
+        return value
+
+    return give
+
+
+def raising(error: BaseException) -> Callable[[], object]:
+    """A body that fails."""
+
+    def fail() -> object:
+        raise error
+
+    return fail
+
+
+def test_a_run_gets_the_lease_that_its_options_ask_for(client: Client, worker: Worker) -> None:
+    lease = worker.run(locked(["x", "y"], ttl=20.0, wait=2.5, max_hold=30.0, reentrant=True)(current_lease))
+    assert lease is client.given
+    options = client.given.options
+    assert (client.given.names, client.given.waits, client.given.ends) == (("x", "y"), [2_500], ["close"])
+    assert (options["ttl_ms"], options["max_hold_ms"]) == (20_000, 30_000)
+    assert (options["renew"], options["reentrant"]) == (True, True)
+    assert options["owner_label"].startswith("id-1@w1@h since ")
+
+
+LIMITS = [((7, 5), 9, 11, 7_000), ((None, 5), 9, 11, 9_000), (None, None, 11, 11_000), (None, None, None, None)]
+
+
+@pytest.mark.parametrize("limits", LIMITS, ids=["message", "task", "app", "none"])
+def test_a_lease_is_renewed_until_the_hard_limit_of_the_run(
+    client: Client, worker: Worker, monkeypatch: pytest.MonkeyPatch, limits: tuple[Any, ...]
+) -> None:
+    message, own, app, expected_ms = limits
+    monkeypatch.setattr(pools, "_name", "prefork")
+    monkeypatch.setattr(APP.Task, "time_limit", own)
+    monkeypatch.setitem(APP.conf, "task_time_limit", app)
+    worker.run(locked("x")(returning(1)), timelimit=message)
+    assert client.given.options["max_hold_ms"] == expected_ms
+
+
+@pytest.mark.parametrize("error", [ValueError("body"), SystemExit(1), Retry(), Ignore()])
+def test_an_error_of_the_body_is_not_masked_by_the_release(
+    client: Client, worker: Worker, error: BaseException
+) -> None:
+    client.ending = LOST
+    with pytest.raises(type(error)) as caught:
+        worker.run(locked("x")(raising(error)))
+    assert caught.value is error
+    assert client.given.ends == ["release"]
+
+
+def test_a_lease_that_was_lost_fails_a_run_that_succeeded(client: Client, worker: Worker) -> None:
+    client.ending = LOST
+    with pytest.raises(LockLost):
+        worker.run(locked("x")(returning(1)))
+
+
+def test_a_skipped_run_has_no_lease_to_close(client: Client, worker: Worker) -> None:
+    client.acquiring, client.ending = [CONTENDED], NotHeld("not held")
+    value = worker.run(locked("x", on_conflict="skip")(returning(1)))
+    assert value == {"status": "skipped", "resource": "x", "holder": CONTENDED.holder}
+    assert client.given.ends == []
+
+
+def test_a_stale_write_is_remembered_and_begun_again(client: Client, worker: Worker) -> None:
+    seen = client._context.proposal(("x",), 0) + 10**15
+    body = raising(Stale("x", 7, seen))
+    with pytest.raises(Retry):
+        worker.run(locked("x")(body))
+    (again,) = worker.sent
+    assert again["headers"][REQUEUES] == 1
+    assert client.given.ends == ["release"], "before the message goes back"
+    assert client._context.proposal(("x",), 0) == seen + 1
+    with pytest.raises(Stale):
+        worker.run(locked("x", on_conflict="raise")(body))
+    with pytest.raises(Stale):
+        worker.run(locked("x", max_requeues=2)(body), headers={REQUEUES: 2})
+    assert len(worker.sent) == 1
+
+
+def test_a_stale_run_waits_until_the_broker_takes_it(client: Client, worker: Worker) -> None:
+    worker.refused = 2
+    with pytest.raises(Retry):
+        worker.run(locked("x")(raising(Stale("x", 7, 8))))
+    assert len(worker.sent) == 1
+    assert client.given.ends == ["release"]
+
+
+@pytest.mark.parametrize("error", [CONTENDED, QuorumUnavailable("x", 3, 5, {})])
+def test_a_run_without_its_lock_goes_back(client: Client, worker: Worker, error: BaseException) -> None:
+    client.acquiring = [error]
+    with pytest.raises(Retry):
+        worker.run(locked("x")(returning(1)))
+    assert len(worker.sent) == 1
+    assert client.given.ends == ["release"]
+
+
+def test_a_run_waits_longer_while_the_broker_refuses_it(client: Client, worker: Worker) -> None:
+    client.acquiring, worker.refused = [CONTENDED, CONTENDED, None], 2
+    assert worker.run(locked("x", wait=0)(returning(1))) == 1
+    assert client.given.waits == [0, 1_000, 2_000]
+
+
+def test_a_lock_inside_a_locked_body_never_sends_the_task_back(client: Client, worker: Worker) -> None:
+    def body() -> None:
+        client.acquiring = [CONTENDED]
+        locked("y")(returning(1))()
+
+    with pytest.raises(LockContended):
+        worker.run(locked("x")(body))
+    assert worker.sent == []
+
+
+@pytest.mark.parametrize("where", ["wait", "requeue"])
+def test_overtime_without_the_lock_returns_the_message(client: Client, worker: Worker, where: str) -> None:
+    client.acquiring = [SoftTimeLimitExceeded()] if where == "wait" else []
+    worker.interruption = SoftTimeLimitExceeded()
+    with pytest.raises(Returned):
+        worker.run(locked("x")(raising(Stale("x", 7, 8))))
+    assert client.given.ends == ["release"]
