@@ -127,3 +127,25 @@ def test_a_release_can_be_ended_with_the_votes_it_has() -> None:
     client.releases.report(client.now, over=1)
     assert client.outcomes == [(0, Outcome.UNKNOWN)]
     assert len(client.releases) == 1
+
+
+def test_the_oldest_release_sets_the_time_to_send() -> None:
+    client = Releasing()
+    client.release()
+    client.now += 1
+    client.round()
+    for _ in range(3):
+        client.release()
+        client.now += 1
+    assert client.releases.held_back == 3
+    assert client.releases.is_time_to_flush(client.now)
+
+
+def test_only_the_round_after_a_release_shows_a_habit() -> None:
+    client = Releasing()
+    client.release()
+    client.now += 1
+    client.round()
+    client.now += 1_000
+    client.round()
+    assert client.releases.returns_at_once, "the second round says nothing of releases"

@@ -139,6 +139,29 @@ def test_an_apparent_winner_leaves_a_wake_up_on_its_cancel() -> None:
     assert [round_.command for round_ in rounds[1:]] == [CANCEL_AND_WAKE]
 
 
+def test_a_loser_that_may_look_won_leaves_a_wake_up() -> None:
+    """Two nodes granted, and a third may have granted: another client can take that for a quorum."""
+    votes = granted(), granted(), timed_out("no answer"), denied(), DEAD
+    _, rounds = drive(protocol.acquire(attempt()), round_result(*votes))
+    assert [(round_.command, round_.to) for round_ in rounds[1:]] == [(CANCEL_AND_WAKE, None)]
+
+
+def test_an_extended_lease_has_the_new_ttl() -> None:
+    """Its release leaves a wake-up for so long."""
+    extended, _ = drive(protocol.extend(grant(), 9_000), round_result(*[granted(fence=0)] * 5))
+    assert isinstance(extended, Grant)
+    assert extended.ttl_ms == 9_000
+    _, (released,) = drive(protocol.release(extended), round_result(*[granted()] * 5))
+    assert isinstance(released.command, Release)
+    assert released.command.wake_ms == 9_000
+
+
+def test_inspect_asks_again_where_too_few_answered() -> None:
+    few, enough = round_result(granted(), *[DEAD] * 4), round_result(*[denied()] * 3, DEAD, DEAD)
+    assert drive(protocol.inspect("x"), few, enough)[0] is enough
+    assert len(drive(protocol.inspect("x"), enough)[1]) == 1
+
+
 def test_of_all_votes_of_five_nodes_only_a_quorum_gives_a_lease() -> None:
     confirmed = round_result(*[granted(9)] * 3, UNANSWERED, UNANSWERED)
     for votes in itertools.product([granted(7), granted(8), denied(), DEAD, UNANSWERED], repeat=5):
