@@ -5,6 +5,7 @@ Invariants:
 2. The main process writes the sums to a file for node_exporter's textfile collector, without a port or a package.
 3. The counts come from the log's events (`_log.watch`). Without a metrics file no event is watched or counted.
 4. Each process adds in its own row, and the text has only sums. Counters only grow while the worker lives.
+5. A signal handler may end a count with an exception: no later count waits for it.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ from __future__ import annotations
 import bisect
 import mmap
 import os
-import threading
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from redlock import _log
 from redlock._escaping import escape
+from redlock._mutex import Mutex
 from redlock._process import after_fork_in_child, is_alive
 from redlock.celery.task_registry import SLOTS, own_slot
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 _BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _MOST_OPEN = 10_000
 _BYTES = 8
+_TURN_SECONDS = 1.0
+"""The longest wait of a count for the counts of other threads. Then the event is not counted."""
 
 
 _PROCESS, _WAITERS = 0, 1
@@ -96,30 +99,35 @@ class Metrics:
 
     def reset_after_fork(self) -> None:
         """Discard the parent's leases and mutex in a forked child."""
-        self._lock = threading.Lock()
+        self._mutex = Mutex()
         self._open: dict[tuple[object, object], float] = {}
 
     def record(self, event: str, fields: Mapping[str, object]) -> None:
         """Count an event of the log."""
-        with self._lock:
-            missing = fields.get("missing")
-            for node in missing if isinstance(missing, Mapping) else ():
-                self._add(MetricSeries("redlock_votes_missing_total", "node", str(node)))
-            if event in _SIMPLE:
-                self._add(_SIMPLE[event])
-            elif event == "waiting":
-                self._add(MetricSeries("redlock_contended_total"))
-                self._wait(1)
-            elif event == "wait-ended":
-                self._wait(-1)
-            elif event == "clock-jump":
-                self._add(MetricSeries("redlock_clock_jumps_total", "node", str(fields["node"])))
-            elif event == "acquired":
-                self._acquired(fields)
-            elif event in _ENDS:
-                began = self._open.pop((fields["resource"], fields["fence"]), None)
-                if began is not None:
-                    self._observe("redlock_hold_seconds", time.monotonic() - began)
+        turn = self._mutex.turn(_TURN_SECONDS)
+        if turn is not None:
+            with turn:
+                self._count(event, fields)
+
+    def _count(self, event: str, fields: Mapping[str, object]) -> None:
+        missing = fields.get("missing")
+        for node in missing if isinstance(missing, Mapping) else ():
+            self._add(MetricSeries("redlock_votes_missing_total", "node", str(node)))
+        if event in _SIMPLE:
+            self._add(_SIMPLE[event])
+        elif event == "waiting":
+            self._add(MetricSeries("redlock_contended_total"))
+            self._wait(1)
+        elif event == "wait-ended":
+            self._wait(-1)
+        elif event == "clock-jump":
+            self._add(MetricSeries("redlock_clock_jumps_total", "node", str(fields["node"])))
+        elif event == "acquired":
+            self._acquired(fields)
+        elif event in _ENDS:
+            began = self._open.pop((fields["resource"], fields["fence"]), None)
+            if began is not None:
+                self._observe("redlock_hold_seconds", time.monotonic() - began)
 
     def _acquired(self, fields: Mapping[str, object]) -> None:
         self._add(MetricSeries("redlock_acquired_total", "rounds", str(fields["rounds"])))

@@ -16,6 +16,7 @@ import pytest
 from redlock import Lease, LockContended
 from redlock._transport import pending_releases
 from redlock._transport.background_releaser import BackgroundReleaser
+from redlock.celery.metrics import Metrics
 from tests.integration.tools import client_of, eventually, raw
 from tests.integration.tracer import Interrupted, Place, Tracer, instructions
 
@@ -176,6 +177,20 @@ def test_an_exception_in_any_wait_does_no_harm(stricken: Stricken, nodes: Cluste
         waiters = stricken.client._context.waiter_pool.local_queue
         eventually(lambda: gc.collect() >= 0 and not waiters.has_waiters(("held",)), "an empty queue")
     stricken.is_as_good_as_new()
+
+
+def test_an_exception_in_any_count_does_not_stop_the_counting() -> None:
+    def count() -> None:
+        metrics.record("acquired", {"resource": "a", "fence": 7, "rounds": 1, "waited_ms": 30})
+
+    metrics = Metrics([])
+    for number in range(len(instructions(count))):
+        with suppress(Interrupted):
+            Tracer(number).run(count)
+        before = metrics.text()
+        with ThreadPoolExecutor(1) as other:
+            other.submit(count).result(30)
+        assert metrics.text() != before, f"after an exception at instruction {number} nothing is counted"
 
 
 def test_an_interrupted_release_ends_a_lock_that_lives_on(stricken: Stricken) -> None:
