@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from celery import Celery
 from kombu.entity import Exchange, Queue
 
-from redlock.celery.delivery import CONTENT_TYPE, REQUEUES, SINCE, Delivery
+from redlock.celery import delivery as module
+from redlock.celery.delivery import CONTENT_TYPE, REQUEUES, SINCE, Delivery, Returned
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -116,3 +119,90 @@ def test_a_pause_of_native_delayed_delivery_is_a_whole_second(sent: list[dict[st
 def test_an_invented_count_of_requeues_counts_as_none(sent: list[dict[str, Any]], mark: object) -> None:
     marks: dict[str, Any] = {REQUEUES: mark}
     assert back(sent, **marks)["headers"][REQUEUES] == 1
+
+
+def test_a_pause_is_a_third_of_the_visibility_timeout_at_most(
+    sent: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("redlock.admin.visibility_timeout.timeout_of", lambda _conf: 6.0)
+    pauses = [back(sent)["countdown"] for _ in range(50)]
+    assert 0.1 <= min(pauses) < max(pauses) <= 2.0
+
+
+def test_the_place_of_the_result_goes_back(sent: list[dict[str, Any]]) -> None:
+    assert [back(sent, ignore_result=chosen)["ignore_result"] for chosen in (True, False)] == [True, False]
+
+
+def test_a_task_with_a_longer_id_is_another_task(sent: list[dict[str, Any]]) -> None:
+    charge.push_request(id="id-1", called_directly=False, delivery_info={})
+    try:
+        delivery = Delivery(charge)
+    finally:
+        charge.pop_request()
+    holders = ("id-1@w1@h since 12", "id-10@w1@h since 12", "id-1", "", None)
+    assert [delivery.is_of_this_task(holder) for holder in holders] == [True, False, False, False, False]
+    assert not sent
+
+
+class Producer:
+    """A producer of RabbitMQ; the channel and the connection note their use."""
+
+    def __init__(self) -> None:
+        self.collected = 0
+        self.publish = lambda *_arguments, **_options: None
+        self.channel = SimpleNamespace(basic_publish=self.publish)
+        self.connection = self
+
+    def collect(self) -> None:
+        """As a connection."""
+        self.collected += 1
+
+
+@pytest.mark.parametrize("error", [None, TimeoutError("no confirmation")])
+def test_a_message_to_rabbitmq_is_confirmed_and_sent_once(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException | None
+) -> None:
+    producer, calls = Producer(), []
+
+    def send(*_: object, **options: Any) -> None:  # noqa: ANN401 - as Celery
+        calls.append((options["producer"], options["retry"], producer.channel.basic_publish is not producer.publish))
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(module, "_transport", lambda _app: SimpleNamespace(driver_type="amqp"))
+    monkeypatch.setattr(module, "has_quorum_queues", lambda *_: False)
+    monkeypatch.setattr(APP, "producer_or_acquire", lambda: contextlib.nullcontext(producer))
+    monkeypatch.setattr(charge, "apply_async", send)
+    with contextlib.nullcontext() if error is None else pytest.raises(TimeoutError):
+        back([{}])
+    assert calls == [(producer, False, True)]
+    assert producer.collected == (error is not None), "the pool must not wait for a broker that does not answer"
+
+
+@pytest.mark.parametrize(
+    ("limit", "returned", "is_taken"), [(5, 3, True), (5, 4, False), (50, 18, True), (50, 19, False)]
+)
+def test_a_quorum_queue_takes_a_message_back_until_its_limit(
+    monkeypatch: pytest.MonkeyPatch,
+    limit: int,
+    returned: int,
+    is_taken: bool,  # noqa: FBT001 - a parameter
+) -> None:
+    monkeypatch.setattr(charge, "acks_late", True)
+    queues = SimpleNamespace(values=lambda: [Queue("q", queue_arguments={"x-delivery-limit": limit}), Queue("r")])
+    monkeypatch.setitem(APP.amqp.__dict__, "queues", queues)
+    count: dict[str, Any] = {"x-delivery-count": returned}
+    charge.push_request(id="id-1", called_directly=False, delivery_info={}, **count)
+    try:
+        with pytest.raises(Returned) if is_taken else contextlib.nullcontext():
+            Delivery(charge).return_to_broker()
+    finally:
+        charge.pop_request()
+
+
+def test_a_serializer_is_marked_where_the_task_has_another() -> None:
+    for content_type, kept in (("application/json", None), ("application/x-yaml", "application/x-yaml")):
+        message = SimpleNamespace(content_type=content_type)
+        request = SimpleNamespace(request_dict={CONTENT_TYPE: "of a retry"}, task=charge, message=message)
+        module._remember_the_content_type(request)
+        assert request.request_dict.get(CONTENT_TYPE) == kept

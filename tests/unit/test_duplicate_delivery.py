@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from celery import Celery
-from celery.exceptions import Ignore
+from celery.exceptions import Ignore, SoftTimeLimitExceeded
 from celery.signals import task_prerun
 
 from redlock import LockContended
@@ -145,6 +145,22 @@ def test_copies_run_where_celery_does_not_deduplicate(monkeypatch: pytest.Monkey
     monkeypatch.setattr(charge, "acks_late", bool(APP.conf.task_acks_late))
     store("SUCCESS")
     assert not delivered(redelivered=True).is_finished()
+
+
+def test_a_copy_runs_where_the_task_stores_no_result() -> None:
+    store("SUCCESS")
+    assert not delivered(redelivered=True, ignore_result=True).is_finished()
+
+
+def test_overtime_in_a_look_at_the_backend_is_no_unknown_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    delivery = delivered(redelivered=True)
+
+    def fail(*_: object, **__: object) -> None:
+        raise SoftTimeLimitExceeded
+
+    monkeypatch.setattr(charge.backend, "get_task_meta", fail)
+    with pytest.raises(SoftTimeLimitExceeded):
+        delivery.is_finished(settle=True)
 
 
 def test_the_mark_of_a_copy_goes_back_with_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ def test_a_token_of_one_resource_is_proposed_for_no_other() -> None:
     fences = ObservedFences()
     fences.observe(("a", "b"), WALL_US + 5, WALL_US)
     assert fences.proposal(("c",), WALL_US) == WALL_US
+    assert [fences.proposal((name,), WALL_US) for name in ("a", "b")] == [WALL_US + 6] * 2, "each name of the set"
 
 
 def test_an_implausible_token_is_not_remembered() -> None:

@@ -1,0 +1,249 @@
+"""`redlock.fencing._fence` and the words of the fenced store: each step, with a database that only answers."""
+
+from __future__ import annotations
+
+import logging
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from redlock import ConfigurationError, Stale
+from redlock.fencing import _fence, _statements
+from redlock.fencing._arguments import Given
+from redlock.fencing.redis_store import REMEMBERED_MS, FencedTransaction, StoreWords
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from redlock.fencing._statements import Dialect
+
+POSTGRESQL, SQLITE, MARIADB = _statements.POSTGRESQL, _statements.SQLITE, _statements.MARIADB
+OWNER = "o" * 64
+GIVEN = Given(("a", "b"), 7, OWNER, None, 1_500)
+BODY = ValueError("body")
+
+
+class DatabaseError(Exception):
+    """An error of a driver, with a code."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(int(code) if code.isdigit() else code)
+        self.sqlstate = code
+
+
+class Database:
+    """A transaction that keeps its steps. Each answer belongs to the next statement with this text."""
+
+    def __init__(self, dialect: Dialect, *answers: tuple[str, object]) -> None:
+        self.dialect = dialect
+        self.steps: list[object] = []
+        self.statements: list[tuple[str, Mapping[str, Any]]] = []
+        self.open = False
+        self._answers = list(answers)
+
+    def begin(self) -> None:
+        """As a transaction."""
+        self.steps.append("begin")
+        self.open = True
+
+    def prepare(self) -> None:
+        """As a transaction."""
+        self.steps.append("prepare")
+
+    def execute(self, statement: str, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
+        """The next answer with this text; by default the fence passes in transaction 5."""
+        self.statements.append((statement, parameters))
+        for place, (text, answer) in enumerate(self._answers):
+            if text in statement:
+                del self._answers[place]
+                if isinstance(answer, BaseException):
+                    raise answer
+                return answer  # type: ignore[return-value]  # the rows
+        if statement.endswith(self.dialect.fence):
+            return [] if self.dialect.verdict else [(1, 5)]
+        if statement == self.dialect.verdict:
+            return [(7, OWNER, 1)]
+        return [(5,)] if statement == self.dialect.confirm and self.dialect is POSTGRESQL else []
+
+    def is_open(self) -> bool:
+        """As a transaction."""
+        return self.open
+
+    def commit(self) -> None:
+        """As a transaction."""
+        self.steps.append("commit")
+
+    def rollback(self) -> None:
+        """As a transaction."""
+        self.steps.append("rollback")
+
+    def fenced(self) -> list[object]:
+        """The resources whose fence was written."""
+        return [given["resource"] for text, given in self.statements if text.endswith(self.dialect.fence)]
+
+
+def test_every_resource_of_a_lease_passes_its_fence() -> None:
+    database = Database(POSTGRESQL)
+    section = _fence.enter(database, GIVEN).section
+    assert (section.names, section.token, section.fresh) == (("a", "b"), 7, True)
+    assert database.steps == ["begin", "prepare"]
+    assert database.fenced() == ["a", "b"]
+    assert database.statements[0] == ("SET LOCAL lock_timeout = 1500", {})
+    assert database.statements[1][1] == {"resource": "a", "token": 7, "owner": OWNER}
+
+
+def test_mariadb_gets_names_as_digits_and_whole_seconds() -> None:
+    database = Database(MARIADB)
+    _fence.enter(database, GIVEN._replace(operation="é"))
+    assert database.fenced() == ["61", "62"]
+    assert database.statements[0][0].startswith("SET STATEMENT innodb_lock_wait_timeout = 2 FOR INSERT")
+    assert database.statements[-2][1] == {"operation": "c3a9"}
+    assert database.statements[-1] == (MARIADB.mark, {})
+
+
+@pytest.mark.parametrize("row", [(8, OWNER, 1), (7, "other", 1)], ids=["larger token", "another owner"])
+def test_a_row_of_another_lease_is_stale(row: tuple[object, ...], caplog: pytest.LogCaptureFixture) -> None:
+    database = Database(MARIADB, (MARIADB.verdict, [(7, OWNER, 1)]), (MARIADB.verdict, [row]))
+    with caplog.at_level(logging.WARNING, "redlock"), pytest.raises(Stale) as stale:
+        _fence.enter(database, GIVEN)
+    assert (stale.value.resource, stale.value.seen) == ("b", row[0])
+    assert database.steps == ["begin", "prepare", "rollback"]
+    assert sum("STALE" in line for line in caplog.messages) == 1
+
+
+def test_a_fence_without_a_row_is_stale_by_the_stored_token() -> None:
+    database = Database(SQLITE, (SQLITE.fence, []), (SQLITE.seen, [(9,)]))
+    with pytest.raises(Stale) as stale:
+        _fence.enter(database, GIVEN)
+    assert (stale.value.resource, stale.value.token, stale.value.seen) == ("a", 7, 9)
+    assert database.steps[-1] == "rollback"
+
+
+@pytest.mark.parametrize(
+    ("dialect", "answer", "fresh"),
+    [
+        (POSTGRESQL, [("x",)], True),
+        (POSTGRESQL, [], False),
+        (SQLITE, [], False),
+        (MARIADB, [], True),
+        (MARIADB, DatabaseError("1062"), False),
+    ],
+)
+def test_an_operation_is_fresh_only_at_its_first_time(dialect: Dialect, answer: object, fresh: bool) -> None:  # noqa: FBT001 - a parameter
+    database = Database(dialect, (dialect.operation, answer))
+    assert _fence.enter(database, GIVEN._replace(operation="x")).section.fresh is fresh
+
+
+@pytest.mark.parametrize("code", sorted(_statements.RETRYABLE))
+def test_a_conflict_at_the_fence_is_repeated_three_times(code: str) -> None:
+    error = DatabaseError(code)
+    database = Database(POSTGRESQL, *[(POSTGRESQL.fence, error)] * 3)
+    _fence.enter(database, GIVEN)
+    assert database.steps == ["begin", "prepare", "rollback"] * 3 + ["begin", "prepare"]
+    database = Database(POSTGRESQL, *[(POSTGRESQL.fence, error)] * 4)
+    with pytest.raises(DatabaseError):
+        _fence.enter(database, GIVEN)
+    assert database.steps == ["begin", "prepare", "rollback"] * 4
+
+
+def test_conflicts_of_every_database_are_known() -> None:
+    assert {"40001", "40P01", "1213", "1020"} == _statements.RETRYABLE
+
+
+@pytest.mark.parametrize("error", [DatabaseError("99999"), KeyboardInterrupt()])
+def test_any_other_error_at_the_fence_rolls_back(error: BaseException) -> None:
+    database = Database(POSTGRESQL, (POSTGRESQL.fence, error))
+    with pytest.raises(type(error)):
+        _fence.enter(database, GIVEN)
+    assert database.steps == ["begin", "prepare", "rollback"]
+
+
+@pytest.mark.parametrize("dialect", [POSTGRESQL, SQLITE, MARIADB])
+def test_a_block_confirms_its_transaction_then_commits(dialect: Dialect) -> None:
+    database = Database(dialect)
+    passed = _fence.enter(database, GIVEN)
+    marked = [text for text, _ in database.statements].count(dialect.mark)
+    assert marked == (0 if dialect is POSTGRESQL else 1)
+    passed.leave(None)
+    assert database.statements[-1] == (dialect.confirm, {})
+    assert database.steps[2:] == ["commit"]
+
+
+@pytest.mark.parametrize("error", [BODY, GeneratorExit(), KeyboardInterrupt()])
+def test_an_error_of_the_body_rolls_back(error: BaseException) -> None:
+    database = Database(SQLITE)
+    _fence.enter(database, GIVEN).leave(error)
+    assert database.steps[2:] == ["rollback"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ([(6,)], "ended inside the block"),
+        (DatabaseError("25P02"), "a statement failed inside the block"),
+        (DatabaseError("3B001"), "ended inside the block"),
+        (DatabaseError("1305"), "ended inside the block"),
+    ],
+)
+def test_another_transaction_than_that_of_the_fence_rolls_back(answer: object, said: str) -> None:
+    database = Database(POSTGRESQL, (POSTGRESQL.confirm, answer))
+    passed = _fence.enter(database, GIVEN)
+    with pytest.raises(ConfigurationError, match=said):
+        passed.leave(None)
+    assert database.steps[2:] == ["rollback"]
+
+
+def test_a_transaction_that_the_driver_ended_is_not_committed() -> None:
+    database = Database(SQLITE)
+    passed = _fence.enter(database, GIVEN)
+    database.open = False
+    with pytest.raises(ConfigurationError, match="ended inside the block"):
+        passed.leave(None)
+    assert database.steps[2:] == ["rollback"]
+
+
+def test_a_failed_commit_rolls_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    database = Database(SQLITE)
+    passed = _fence.enter(database, GIVEN)
+
+    def commit() -> None:
+        raise BODY
+
+    monkeypatch.setattr(database, "commit", commit)
+    with pytest.raises(ValueError, match="body"):
+        passed.leave(None)
+    assert database.steps[2:] == ["rollback"]
+
+
+def test_a_purge_has_a_transaction_of_its_own() -> None:
+    database = Database(POSTGRESQL)
+    _fence.purge(database, 1.2, 50)
+    assert database.steps == ["begin", "prepare", "commit"]
+    assert database.statements == [(POSTGRESQL.purge, {"seconds": 2, "limit": 50})]
+    database = Database(POSTGRESQL, (POSTGRESQL.purge, BODY))
+    with pytest.raises(ValueError, match="body"):
+        _fence.purge(database, 1.2, 50)
+    assert database.steps == ["begin", "prepare", "rollback"]
+
+
+def test_the_words_of_a_store_carry_every_option() -> None:
+    assert REMEMBERED_MS == 604_800_000, "a week"
+    words, lease = StoreWords("shop:", 1_234), SimpleNamespace(fence=7, owner="me")
+    assert words.opening("x", lease) == (["shop:x"], [7, "me"])
+    opened = words.opened("x", lease, [b"OPEN", 3, b"old"])
+    assert (opened.value, opened.number) == ("old", 3)
+    assert words.opened("x", lease, ["OPEN", 3, None]).value is None
+    assert words.keys(opened, "op") == ["shop:x", "shop:x\x01done:op"]
+    assert words.arguments(opened, "new") == [7, "me", 3, "new", 1_234]
+    with pytest.raises(ConfigurationError):
+        words.keys(opened, "")
+    for verdict, applied in ((b"WRITTEN", True), ("DUPLICATE", False)):
+        written = words.written(opened, [verdict, b"6:a:b"])
+        assert (written.value, written.fence, written.applied) == ("a:b", 6, applied)
+    for reply in ([b"STALE", 9], ["STALE", b"9"]):
+        with pytest.raises(Stale) as stale:
+            words.written(FencedTransaction("x", None, 3, 7, "me"), reply)
+        assert (stale.value.token, stale.value.seen) == (7, 9)
+        with pytest.raises(Stale):
+            words.opened("x", lease, reply)
