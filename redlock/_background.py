@@ -113,7 +113,12 @@ class Callbacks:
         """
         self._waiting.put((resource, function))
         if self._places.acquire(blocking=False):
-            threading.Thread(target=self._run, name="redlock-on-lost", daemon=True).start()
+            try:
+                threading.Thread(target=self._run, name="redlock-on-lost", daemon=True).start()
+            except BaseException:
+                # Without a thread: the next call tries again, for this function too.
+                self._places.release()
+                raise
 
     def _run(self) -> None:
         while True:

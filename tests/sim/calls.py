@@ -66,9 +66,10 @@ class Cluster:
                 ended.append((True, function()))
             except Exception as error:  # noqa: BLE001 - for the caller
                 ended.append((False, error))
+            self.world.stop()
 
         process.spawn(call)
-        self.world.run(self.world.now + within_ms * MS, lambda: bool(ended))
+        self.world.run(self.world.now + within_ms * MS)
         assert ended, f"no end within {within_ms} ms"
         fine, value = ended[0]
         if not fine:
@@ -88,5 +89,5 @@ class Cluster:
     def wait(self, length_ms: int) -> None:
         """Let time pass."""
         until = self.world.now + length_ms * MS
-        self.world.run(until, lambda: False)
+        self.world.run(until)
         self.world.now = until

@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from tests.sim.around import LookingAround
 from tests.sim.network import FIRST_PORT
 from tests.sim.records import Question
 from tests.sim.timed import Timed
@@ -60,10 +61,13 @@ class Client(Machine):
         self.ttl_ms = min(self.options.ttl_ms, self.max_ttl_ms)
         self.stall_chance, self.longest_stall_us = self.options.stalls, self.options.ttl_ms * 2 * MS
         self.aliases = schedule.aliases(name)
+        self.was_poor = False
+        """Whether the process lacked threads or sockets at any time."""
         self.is_stopping = False
         """Whether the process ends when its threads have ended their operations."""
         self.workers: dict[Strand, Worker] = {}
         self.errors: Any = schedule.source.errors
+        self._lifecycle: Any = schedule.source.package.module("_locking.process_lifecycle")
         self.redlock: Redlock
         self._parent = parent
         self._believed: dict[str, Lease] = {}
@@ -84,7 +88,8 @@ class Client(Machine):
                 )
         else:
             self.redlock = self._parent.redlock
-            self.redlock._context.reset_after_fork()
+            self.sets = {name: list(items) for name, items in self._parent.sets.items()}
+            self._lifecycle._reset_all_after_fork()
         self.redlock._context.event_log = self.schedule.observer(self)
         self.begin_workers()
 
@@ -125,12 +130,17 @@ class Client(Machine):
             self.world.note("release", self.name, lease.fence)
         tokens.clear()
 
+    def check_error(self, error: BaseException) -> None:
+        """Only a process that lacked threads or sockets may raise another error than those of the package."""
+        if not (self.was_poor or isinstance(error, (self.errors.RedlockError, Interrupted))):
+            self.world.violation(f"{self.name} met {error!r}")
+
     def worker_ends(self, worker: Worker) -> None:
         """The process ends with its last thread, after all that is under way."""
         del self.workers[worker.strand]
         if not self.workers:
             if self.world.chance.random() < 0.5:
-                self.redlock._context.await_releases()
+                self._lifecycle._await_all_releases()
             self.redlock.close()
             self.schedule.replace(self)
 
@@ -153,6 +163,7 @@ class Worker:
         """Whether an exception may strike now: the thread has an operation."""
         self.tokens: list[str] = []
         """The tokens of the leases in which the thread believes."""
+        self._look_around = LookingAround(self)
         self.strand = client.spawn(self._work)
         client.workers[self.strand] = self
 
@@ -165,7 +176,8 @@ class Worker:
             try:
                 self.is_busy = True
                 done = self._run(operation)
-            except (self.client.errors.RedlockError, Interrupted) as error:
+            except (self.client.errors.RedlockError, Interrupted, RuntimeError, OSError) as error:
+                self.client.check_error(error)
                 self.world.note("gave up", self.client.name, operation.identity, type(error).__name__)
             finally:
                 self.is_busy = False
@@ -200,7 +212,7 @@ class Worker:
     def _section(self, lock: Lock, lease: HeldLease, operation: Operation) -> bool:
         chance = self.world.chance
         if chance.random() < _LOOKS_AROUND:
-            self._look_around(lock, operation)
+            self._look_around(lock, lease, operation)
         done = self._update(lease, operation)
         if self.options.extends and chance.random() < _GOES_ON:
             # The lease was extended for this operation.
@@ -210,36 +222,6 @@ class Worker:
                 return done
             self.strand.sleep(int(chance.random() * 4 * self.client.ttl_ms * MS))
         return done
-
-    def _look_around(self, lock: Lock, operation: Operation) -> None:
-        """Other calls inside the section."""
-        client, name = self.client.redlock, operation.names[0]
-        match self.world.chance.randrange(5):
-            case 0:
-                self._enter_again(lock, operation)
-            case 1:
-                # The same thread waits for itself and gives up, unless the lease is lost meanwhile.
-                again = client.lock(name, blocking_timeout=self.options.timeout_ms / 1000)
-                if again.acquire():
-                    self.client.believe_no_more([self.tokens.pop()])
-                    again.release()
-            case 2:
-                lock.owned()
-            case 3:
-                lock.locked()
-            case _:
-                client.holder(name)
-
-    def _enter_again(self, lock: Lock, operation: Operation) -> None:
-        known = len(self.tokens)
-        with self.client.redlock.lock(operation.names, reentrant=True) as inner:
-            try:
-                # A lease that was lost is not shared.
-                assert inner.fence == lock.fence or len(self.tokens) > known
-                self.strand.sleep(self.options.think_ms * MS // 2)
-            finally:
-                new, self.tokens = self.tokens[known:], self.tokens[:known]
-                self.client.believe_no_more(new)
 
     def _update(self, lease: HeldLease, operation: Operation) -> bool:
         name, fence, token = operation.names[0], lease.fence, lease.owner
@@ -299,7 +281,8 @@ class HoldingWorker(Worker):
                     self.strand.sleep(int(client.max_ttl_ms * MS * chance.random()))
                     client.believe_no_more(self.tokens)
                     lock.release()
-            except client.errors.RedlockError as error:
+            except (client.errors.RedlockError, RuntimeError, OSError) as error:
+                client.check_error(error)
                 self.world.note("stranger", type(error).__name__)
             client.believe_no_more(self.tokens)
             self.strand.sleep(chance.randint(1, self.options.ttl_ms) * MS)

@@ -89,6 +89,20 @@ def _interrupt_client(schedule: Schedule, fault: Fault) -> None:
     interrupt(schedule.client(fault.target))
 
 
+def _lack_threads(schedule: Schedule, fault: Fault) -> None:
+    """A process can start no thread for a while."""
+    client = schedule.client(fault.target)
+    client.lacks_threads = client.was_poor = True
+    schedule.world.after(fault.length, vars(client).update, {"lacks_threads": False})
+
+
+def _lack_sockets(schedule: Schedule, fault: Fault) -> None:
+    """A process can open no socket for a while."""
+    client = schedule.client(fault.target)
+    client.lacks_sockets = client.was_poor = True
+    schedule.world.after(fault.length, vars(client).update, {"lacks_sockets": False})
+
+
 def _mood(schedule: Schedule, fault: Fault) -> None:
     """A node misbehaves for a while."""
     node = schedule.nodes[fault.target % len(schedule.nodes)]
@@ -199,6 +213,8 @@ _ACTS = {
     "interrupt": _interrupt_client,
     "fork": _fork_client,
     "stop client": _stop_client,
+    "lack threads": _lack_threads,
+    "lack sockets": _lack_sockets,
     "mood": _mood,
     "lose scripts": _lose_scripts,
     "cut": _cut,
@@ -225,7 +241,7 @@ def nemesis(schedule: Schedule, holder: int, lease: Lease) -> None:
     kind, target = chance.choice(options.faults), chance.randrange(60)
     voters = sorted(lease.certificate or lease.answered)
     length = int(chance.choice((0.3, 1.1, 2.5)) * options.ttl_ms * MS)
-    if kind in {"freeze client", "crash client"}:
+    if kind in {"freeze client", "crash client", "lack threads", "lack sockets"}:
         target = holder
     elif kind in {"freeze node", "restart node", "flush", "jump", "init"} and voters:
         target = chance.choice(voters)

@@ -53,8 +53,11 @@ class Network:
 
     def arrival(self, name: str, place: int, last: int, *, back: bool) -> int:
         """When data that is sent now arrives, after the last piece before."""
-        until = self.cuts.get((name, place, back), 0) if self.cuts else 0
-        return max(last + 1, max(until, self.world.now) + self.delay())
+        begins = self.world.now
+        if self.cuts:
+            begins = max(self.cuts.get((name, place, back), 0), begins)
+        arrives = begins + self.delay()
+        return arrives if arrives > last else last + 1
 
     def split(self, data: bytes) -> tuple[bytes, ...]:
         """The data in the pieces in which they travel."""
@@ -80,6 +83,7 @@ class Wire:
 
     def __init__(self, network: Network, machine: Machine, node: Node, sock: Socket) -> None:
         self.network, self.machine, self.node, self.sock = network, machine, node, sock
+        self._name, self._place = machine.name, node.place
         self.is_open = True
         """Whether the process uses the connection."""
         self.sent = 0
@@ -88,7 +92,7 @@ class Wire:
         """The run of the server that accepted the connection; empty before and after."""
         self._session: Session | None = None
         self._last_there = self._last_back = 0
-        self._arrived = bytearray()
+        self._arrived = b""
         """The bytes that the server has not read yet."""
         self._is_dead = False
         """Whether something between them has forgotten the connection."""
@@ -97,7 +101,7 @@ class Wire:
     def dial(self, until: int | None) -> None:
         """Connect, in the strand that runs."""
         strand, network = here(), self.network
-        arrival = network.arrival(self.machine.name, self.node.place, 0, back=False)
+        arrival = network.arrival(self._name, self._place, 0, back=False)
         network.world.at(arrival, self._accept, strand, strand.ticket + 1)
         accepted = strand.park(until)
         if accepted is None:
@@ -122,13 +126,14 @@ class Wire:
     def send(self, data: bytes) -> None:
         """Data leave the process."""
         self.sent += len(data)
-        for piece in self.network.split(data):
-            arrival = self.network.arrival(self.machine.name, self.node.place, self._last_there, back=False)
+        network = self.network
+        for piece in network.split(data) if network.pieces else (data,):
+            arrival = network.arrival(self._name, self._place, self._last_there, back=False)
             self._last_there = arrival
-            self.network.world.at(arrival, self._arrive, piece)
+            network.world.at(arrival, self._arrive, piece)
 
     def _arrive(self, piece: bytes) -> None:
-        self._arrived += piece
+        self._arrived = self._arrived + piece if self._arrived else piece
         self._read()
 
     def _read(self) -> None:
@@ -139,7 +144,7 @@ class Wire:
         elif node.frozen_until > world.now:
             world.at(node.frozen_until, self._read)
         elif self._arrived:
-            data, self._arrived = bytes(self._arrived), bytearray()
+            data, self._arrived = self._arrived, b""
             # After a piece that was lost, a stream delivers nothing more.
             self._is_dead = self._is_dead or node.mood == "hole"
             if not self._is_dead:
@@ -174,7 +179,7 @@ class Wire:
     def _end_back(self, act: Callable[..., None], *arguments: Any) -> None:  # noqa: ANN401 - the act's own
         """Let something reach the process, behind everything that was sent before."""
         if self.is_open and not self._is_dead:
-            self._last_back = self.network.arrival(self.machine.name, self.node.place, self._last_back, back=True)
+            self._last_back = self.network.arrival(self._name, self._place, self._last_back, back=True)
             self.network.world.at(self._last_back, act, *arguments)
 
     def end(self) -> None:
@@ -201,7 +206,7 @@ class Wire:
         """The process closes the connection, after all bytes that were sent before."""
         if self.is_open:
             self.is_open = False
-            arrival = self.network.arrival(self.machine.name, self.node.place, self._last_there, back=False)
+            arrival = self.network.arrival(self._name, self._place, self._last_there, back=False)
             self.network.world.at(arrival, self._close_session)
 
     def _close_session(self) -> None:

@@ -33,6 +33,8 @@ class Lua:
 
     def __init__(self, sources: Mapping[str, str] | None = None) -> None:
         self._runtime = LuaRuntime(unpack_returned_tuples=True)
+        # Each server is a few closures, for which a compiled trace is never worth its compilation.
+        self._runtime.execute("if jit then jit.off() end")
         module: Any = self._runtime.execute(Path(__file__).with_name("node.lua").read_text())
         self.server = module.server
         self._compile = module.script

@@ -28,6 +28,8 @@ KEEPING = (
     "redeliver",
     "client wall",
     "damage fence",
+    "lack threads",
+    "lack sockets",
 )
 BREAKING = ("delete key", "jump", "rate", "init")
 
@@ -60,6 +62,8 @@ class Options(NamedTuple):
     uneven_fences: bool
     extends: bool
     """Whether clients extend by arbitrary amounts, within `max_ttl` and beyond."""
+    connection_sets: int
+    """How many threads of a client may use connections at the same time."""
     threads: int
     """How many threads of a client work at a time."""
     alias: bool
@@ -109,6 +113,7 @@ def draw(seed: int) -> Options:
         even_clocks=chance.random() < 0.5,
         uneven_fences=chance.random() < 0.3,
         extends=chance.random() < 0.4,
+        connection_sets=chance.choice((16, 16, 16, 1)),
         threads=chance.choice((1, 1, 2)),
         alias=chance.random() < 0.1,
         reports=chance.random() < 0.06,

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from tests.sim.source import Source
 
 _FOR_EVER = 10**15
-_MOST_EVENTS = 1_000_000
 _PPM_KEPT = 4_000
 _CONFIRM = codec.SCRIPTS[Confirm].sha
 _AHEAD_MS = 2_000_000  # Less than an hour ahead of the slowest node's clock too.
@@ -71,6 +70,7 @@ class Schedule:
         for fault in self.faults:
             self.world.at(fault.when, faults.strike, self, fault)
         self.faulty = True
+        self.world.at(self._patience_us, self._operate)
         self.clients = [Client(self, f"c{number}") for number in range(self.options.clients)]
         self.strangers: list[Client] = []
         if self.options.stranger_ttl_ms not in {0, self.options.max_ttl_ms}:
@@ -109,6 +109,7 @@ class Schedule:
         # A garbage collection at another moment in each run would drop objects that the history depends on.
         gc.disable()
         self.source.package.report(everything=self.options.reports)
+        self.source.package.limit_connections(self.options.connection_sets)
         try:
             self._run()
         finally:
@@ -120,28 +121,24 @@ class Schedule:
         world = self.world
         calm = max((fault.when + fault.length for fault in self.faults), default=0)
         calm = max(calm, self.options.ttl_ms * 4 * MS) + 1
-        world.run(calm, self._finished)
+        world.run(calm)
         self.faulty = False
         self._heal()
         self.calm_since = world.now
         limit = verdict.longest_end_us(self)
-        world.run(world.now + limit, self._finished)
-        if not self._done():
+        if self.open:
+            world.run(world.now + limit)
+        if self.open:
             left = [operation.identity for operation in self.operations if not operation.acknowledged]
             world.violation(f"after the faults these did not come to their end: {left}")
         verdict.check(self)
-
-    def _finished(self) -> bool:
-        return self.world.events > _MOST_EVENTS or self._done()
-
-    def _done(self) -> bool:
-        return not self.faulty and not self.open
 
     def _heal(self) -> None:
         self.network.cuts.clear()
         self.network.rough = False
         for client in self.clients:
             client.stall_chance = 0.0
+            client.lacks_threads = client.lacks_sockets = False
         for node in self.nodes:
             node.frozen_until, node.mood = 0, ""
             node.rate = min(max(node.rate, 996_000), 1_004_000)
@@ -150,6 +147,17 @@ class Schedule:
         for stranger in self.strangers:
             self._end(stranger)
         self._repair()
+
+    @property
+    def _patience_us(self) -> int:
+        """How long an operator lets a node refuse all rounds."""
+        return self.options.max_ttl_ms * 3 * MS
+
+    def _operate(self) -> None:
+        """An operator looks at the nodes from time to time, because a node that refuses all rounds tests nothing."""
+        if self.faulty:
+            self._repair()
+            self.world.after(self._patience_us, self._operate)
 
     def _repair(self) -> None:
         """The remedies of the manual, for nodes with other settings and nodes with a token far ahead of their clock."""
@@ -187,6 +195,8 @@ class Schedule:
         """Done."""
         self.open -= not operation.acknowledged
         operation.acknowledged = True
+        if not (self.faulty or self.open):
+            self.world.stop()
         self.world.note("acknowledged", operation.identity)
 
     def redeliver(self, detail: int) -> None:

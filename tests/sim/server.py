@@ -6,10 +6,11 @@ notices the end of a blocking read up to a tenth of a second late, as Redis does
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from redlock._compat import Reader, ReplyError
+from redlock._compat import Reader, ReplyError, pack_words
 from redlock._transport import codec
 from tests.sim.world import MS
 
@@ -22,15 +23,15 @@ _MORE = object()
 _EXPIRY_MS = 100
 _LIE_US = 2 * 3600 * 1_000_000
 """How far ahead of all clocks the tokens of a lying node are."""
-_SHAS = {script.source: script.sha for script in codec.SCRIPTS.values()}
-_INTRODUCTION = {b"SCRIPT", b"INFO", b"HMGET"}
+_MOST_KNOWN = 64
 _WAKE = codec.Script.load("wake")
 
 
 def encode(value: Any) -> bytes:  # noqa: ANN401 - any reply
     """A reply in the Redis protocol."""
     if type(value) is list:
-        return b"*%d\r\n" % len(value) + b"".join([encode(one) for one in value])
+        parts = [b":%d\r\n" % one if type(one) is int else encode(one) for one in value]
+        return b"*%d\r\n" % len(value) + b"".join(parts)
     if type(value) is int:
         return b":%d\r\n" % value
     if value is None:
@@ -41,6 +42,17 @@ def encode(value: Any) -> bytes:  # noqa: ANN401 - any reply
     if isinstance(value, bytes):
         return b"$%d\r\n%s\r\n" % (len(value), value)
     return b"-%s\r\n" % str(value).encode()
+
+
+_SHAS = {script.source: (script.sha, encode(script.sha)) for script in codec.SCRIPTS.values()}
+_MASTER = encode("role:master\r\n")
+_NO_SCRIPT = encode(ReplyError("NOSCRIPT No matching script."))
+_greetings: dict[bytes, list[list[bytes]]] = {}
+"""Greetings that arrived in one piece, and their commands. All clients send the same few."""
+
+
+def _as_bytes(commands: list[list[bytes]]) -> bytes:
+    return b"".join([pack_words(tuple(words)) for words in commands])
 
 
 class Session:
@@ -55,14 +67,24 @@ class Session:
         self.node, self._write = node, write
         self._reader = Reader(notEnoughData=_MORE)
         self._commands: deque[list[bytes]] = deque()
+        self._is_new = True
+        """Whether nothing has arrived yet."""
         self._blocking: list[str] = []
         """The keys of the blocking read that runs."""
         self._reads = 0
 
     def receive(self, data: bytes) -> None:
         """Run the commands that these bytes complete."""
-        self._reader.feed(data)
-        self._commands.extend(iter(self._reader.gets, _MORE))
+        known = _greetings.get(data) if self._is_new else None
+        if known is not None:
+            self._commands += known
+        else:
+            self._reader.feed(data)
+            commands = list(iter(self._reader.gets, _MORE))
+            if self._is_new and len(_greetings) < _MOST_KNOWN and _as_bytes(commands) == data:
+                _greetings[data] = commands
+            self._commands += commands
+        self._is_new = False
         self._run()
 
     def _run(self) -> None:
@@ -80,31 +102,29 @@ class Session:
         name, node = words[0], self.node
         if name == b"EVALSHA":
             if words[1] not in node.scripts:
-                return encode(ReplyError("NOSCRIPT No matching script."))
-            reply = node.run_words(node.lua.by_sha(words[1]), int(words[2]), words[3:])
+                return _NO_SCRIPT
+            reply: Any = node.run_words(node.lua.by_sha(words[1]), int(words[2]), words[3:])
             if node.mood == "lying" and type(reply) is list and reply[0] == 1 and reply[2]:
                 reply[2] += _LIE_US
             return encode(reply)
         if name == b"BLPOP":
             return self._block([word.decode() for word in words[1:-1]], int(words[-1]))
-        return self._introduce(words) if name in _INTRODUCTION else self._evaluate(words)
+        return self._evaluate(words) if name == b"EVAL" else self._introduce(words)
 
     def _introduce(self, words: list[bytes]) -> bytes:
         """Answer the questions of a greeting."""
         name, node = words[0], self.node
         if name == b"SCRIPT":
-            sha = _SHAS[words[2]]
+            sha, reply = _SHAS[words[2]]
             node.scripts.add(sha)
-            return encode(sha)
-        if name == b"HMGET":
-            record = words[1].decode()
-            return encode([node.field(record, "run_id"), node.field(record, "fingerprint")])
-        if words[1] == b"replication":
-            return encode("role:master\r\n")
-        return encode(f"redis_version:7.4.0\r\nredis_mode:standalone\r\nrun_id:{node.run_id}\r\n")
+            return reply
+        if name == b"INFO":
+            return _MASTER if words[1] == b"replication" else _info(node.run_id)
+        assert name == b"HMGET", words
+        record = words[1].decode()
+        return encode([node.field(record, "run_id"), node.field(record, "fingerprint")])
 
     def _evaluate(self, words: list[bytes]) -> bytes:
-        assert words[0] == b"EVAL", words
         lua = self.node.lua
         compiled = lua.wake if words[1] == _WAKE.source else lua.by_text(words[1])
         reply = self.node.run_words(compiled, int(words[2]), words[3:])
@@ -152,6 +172,11 @@ class Session:
         self._commands.clear()
         if self in self.node.blocked:
             self.node.blocked.remove(self)
+
+
+@functools.lru_cache(_MOST_KNOWN)
+def _info(run_id: str) -> bytes:
+    return encode(f"redis_version:7.4.0\r\nredis_mode:standalone\r\nrun_id:{run_id}\r\n")
 
 
 def serve(node: Node) -> None:

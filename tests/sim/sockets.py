@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _WOKEN = object()
+_READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
 
 def time_limit(seconds: float | None) -> int | None:
@@ -28,18 +29,23 @@ def time_limit(seconds: float | None) -> int | None:
     return None if seconds is None else here().machine.time_after(seconds)
 
 
+def _need_descriptor() -> None:
+    if here().machine.lacks_sockets:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
 class Waiters:
     """Strands that wait for the same thing."""
 
-    __slots__ = ("_waiting",)
+    __slots__ = ("strands",)
 
     def __init__(self) -> None:
-        self._waiting: deque[tuple[Strand, int]] = deque()
+        self.strands: deque[tuple[Strand, int]] = deque()
 
     def park(self, until: int | None) -> bool:
         """Wait; False at the end of the time."""
         strand = here()
-        self._waiting.append((strand, strand.ticket + 1))
+        self.strands.append((strand, strand.ticket + 1))
         try:
             return strand.park(until) is not None
         except BaseException:
@@ -49,18 +55,18 @@ class Waiters:
 
     def wake(self) -> None:
         """Wake the first strand that still waits."""
-        while self._waiting:
-            strand, ticket = self._waiting.popleft()
+        while self.strands:
+            strand, ticket = self.strands.popleft()
             if strand.ticket == ticket and not strand.dead and strand.machine.alive:
-                if isinstance(getcurrent(), Strand):
-                    strand.machine.world.after(0, strand.wake, ticket, _WOKEN)
+                if type(getcurrent()) is Strand:
+                    strand.world.after(0, strand.wake, ticket, _WOKEN)
                 else:
                     strand.wake(ticket, _WOKEN)
                 return
 
     def wake_all(self) -> None:
         """Wake all."""
-        for _ in range(len(self._waiting)):
+        for _ in range(len(self.strands)):
             self.wake()
 
 
@@ -68,9 +74,12 @@ class Socket:
     """`socket.socket`."""
 
     def __init__(self, *_: object) -> None:
+        _need_descriptor()
         self.on_ready: Callable[[], None] | None = None
         """Called when the socket becomes readable or writable."""
-        self._inbox = bytearray()
+        self.is_readable = False
+        """Whether `recv` would not wait."""
+        self._inbox = b""
         self._is_ended = False
         self._error: OSError | None = None
         self._timeout: float | None = None
@@ -92,11 +101,6 @@ class Socket:
         self._wire.dial(None if self._timeout is None else machine.time_after(self._timeout))
 
     @property
-    def is_readable(self) -> bool:
-        """Whether `recv` would not wait."""
-        return bool(self._inbox) or self._is_ended or self._error is not None
-
-    @property
     def is_writable(self) -> bool:
         """Whether `send` would not wait."""
         return self._error is not None or here().machine.world.now >= self._blocked_until
@@ -109,7 +113,7 @@ class Socket:
         return self._wire
 
     def send(self, data: bytes | bytearray) -> int:
-        wire, world = self._open_wire(), here().machine.world
+        wire, world = self._open_wire(), here().world
         if world.now < self._blocked_until:
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         network, size = wire.network, len(data)
@@ -142,8 +146,8 @@ class Socket:
             strand.park(until)
             self._reader = None
         if self._inbox:
-            data = bytes(self._inbox[:size])
-            del self._inbox[:size]
+            data, self._inbox = self._inbox[:size], self._inbox[size:]
+            self.is_readable = bool(self._inbox) or self._is_ended or self._error is not None
             return data
         if self._error is not None:
             raise self._error
@@ -151,17 +155,19 @@ class Socket:
 
     def arrived(self, piece: bytes) -> None:
         """The network delivers data."""
-        self._inbox += piece
+        self._inbox = self._inbox + piece if self._inbox else piece
+        self.is_readable = True
         self._notify()
 
     def end(self) -> None:
         """The other side sends nothing any more."""
-        self._is_ended = True
+        self._is_ended = self.is_readable = True
         self._notify()
 
     def reset(self) -> None:
         """The connection was reset."""
         self._error = ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+        self.is_readable = True
         self._notify()
 
     def _notify(self) -> None:
@@ -183,6 +189,7 @@ class Selector:
     """`selectors.DefaultSelector`."""
 
     def __init__(self) -> None:
+        _need_descriptor()
         self._keys: dict[Socket, selectors.SelectorKey] = {}
         self._waiters = Waiters()
 
@@ -200,19 +207,22 @@ class Selector:
         sock.on_ready = None
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        until = time_limit(timeout)
-        while not (ready := self._ready()) and (until is None or until > here().machine.world.now):
+        ready = self._ready()
+        if ready or timeout == 0:
+            return ready
+        until, world = time_limit(timeout), here().world
+        while not ready and (until is None or until > world.now):
             self._waiters.park(until)
+            ready = self._ready()
         return ready
 
     def _ready(self) -> list[tuple[selectors.SelectorKey, int]]:
         found = []
         for sock, key in self._keys.items():
-            mask = selectors.EVENT_READ if sock.is_readable else 0
-            if key.events != selectors.EVENT_READ and sock.is_writable:
-                mask |= selectors.EVENT_WRITE
-            if mask:
-                found.append((key, mask))
+            if key[2] != _READ and sock.is_writable:
+                found.append((key, _READ | _WRITE if sock.is_readable else _WRITE))
+            elif sock.is_readable:
+                found.append((key, _READ))
         return found
 
     def close(self) -> None:

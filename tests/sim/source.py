@@ -64,6 +64,10 @@ class Package:
         self.logger.setLevel(logging.DEBUG if everything else logging.CRITICAL)
         self._publisher.wake = self._publish if everything else _nothing
 
+    def limit_connections(self, sets: int) -> None:
+        """Let this many threads use connections at the same time: few threads then meet what else only many meet."""
+        self.module("_transport.pool")._MOST_SETS = sets
+
     def module(self, name: str) -> Any:  # noqa: ANN401 - its attributes are those of the module
         """A module by its name below `redlock`."""
         return self._load(f"redlock.{name}")

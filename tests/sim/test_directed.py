@@ -239,7 +239,7 @@ def test_15_one_frozen_node_keeps_nobody_waiting_twice(monkeypatch: pytest.Monke
         schedule = Schedule(seed, source)
         # Frozen when all clients are connected, and too shortly for a client to dial again.
         schedule.world.at(30 * MS, setattr, schedule.nodes[E], "frozen_until", 10**12)
-        schedule.world.run(900 * MS, lambda: False)
+        schedule.world.run(900 * MS)
         schedule.world.close()
         if len(waited) > 2:
             break

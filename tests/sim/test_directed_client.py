@@ -43,7 +43,7 @@ def begin(cluster: Cluster, process: Process, call: Callable[[], object], for_us
 
     strand = process.spawn(run)
     until = cluster.world.now + for_us
-    cluster.world.run(until, lambda: False)
+    cluster.world.run(until)
     cluster.world.now = until
     return strand
 

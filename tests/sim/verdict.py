@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from redlock._core.votes import quarantine_ms
 from tests.sim import checks
+from tests.sim.around import OTHERS
 from tests.sim.world import MS
 
 if TYPE_CHECKING:
@@ -105,11 +106,11 @@ def _is_covered(schedule: Schedule, lease: Lease) -> bool:
 def _check_leftovers(schedule: Schedule) -> None:
     """A TTL after the last release no lock is left anywhere."""
     longest_ms = max(schedule.options.max_ttl_ms, schedule.options.stranger_ttl_ms)
-    schedule.world.run(schedule.world.now + 4 * schedule.options.timeout_ms * MS + longest_ms * 3 * MS, lambda: False)
+    schedule.world.run(schedule.world.now + 4 * schedule.options.timeout_ms * MS + longest_ms * 3 * MS)
     for client in schedule.clients:
         client.crash()
     schedule.world.now += int(longest_ms * 1.1) * MS
     for node in schedule.nodes:
-        for name in ("a", "b"):
+        for name in ("a", "b", *OTHERS):
             if schedule.options.keeps and node.get(name) is not None:
                 schedule.world.violation(f"node {node.place} still has {name!r}")

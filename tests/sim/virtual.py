@@ -10,26 +10,27 @@ import os
 import queue
 import selectors
 import socket
+import weakref
 from collections import deque
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from types import NoneType, SimpleNamespace
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from redis.retry import Retry
+import redis.connection
 
 from tests.sim.nodes import EPOCH_MS
 from tests.sim.sockets import Selector, Socket, Waiters, time_limit
-from tests.sim.world import MOST_READS, MS, PPM, Killed, Spins, here
+from tests.sim.world import MOST_READS, MS, PPM, Killed, Spins, Strand, here
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from typing_extensions import Self
 
 
 def _monotonic_ns(_clock: int = 0) -> int:
     """The steady clock of the process, which may be stopped before or after the read."""
-    machine = here().machine
-    world = machine.world
+    strand = here()
+    machine, world = strand.machine, strand.world
     world.reads += 1
     if world.reads > MOST_READS and machine.alive:
         raise Spins
@@ -67,18 +68,22 @@ class SimpleQueue:
 
     def put(self, item: object) -> None:
         self._items.append(item)
-        self._waiters.wake()
+        if self._waiters.strands:
+            self._waiters.wake()
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:  # noqa: ANN401, FBT001, FBT002 - as the original
-        until = time_limit(timeout)
-        while not self._items:
-            if not block or (until is not None and until <= here().machine.world.now):
-                raise queue.Empty
-            self._waiters.park(until)
+        if not self._items:
+            until, world = time_limit(timeout), here().world
+            while not self._items:
+                if not block or (until is not None and until <= world.now):
+                    raise queue.Empty
+                self._waiters.park(until)
         return self._items.popleft()
 
     def get_nowait(self) -> Any:  # noqa: ANN401 - as the original
-        return self.get(block=False)
+        if not self._items:
+            raise queue.Empty
+        return self._items.popleft()
 
     def empty(self) -> bool:
         return not self._items
@@ -145,6 +150,8 @@ class Thread:
         machine = here().machine
         if not machine.alive:
             raise Killed
+        if machine.lacks_threads:
+            raise RuntimeError("can't start new thread")
         machine.spawn(self._target)
 
 
@@ -180,16 +187,47 @@ def _secret(size: int) -> str:
     return secret
 
 
-class _Retry(Retry):
-    """redis-py's, which copies it for each connection: that would be a tenth of the time of a schedule."""
+class _Connection(redis.connection.Connection):
+    """redis-py's. The client only reads the options, so the same options give the same object.
 
-    def __deepcopy__(self, _: object) -> Self:
-        return self
+    A new object for each dial would be a tenth of the time of a schedule.
+    """
+
+    _made: ClassVar[dict[tuple[object, ...], Self]] = {}
+
+    def __new__(cls, **options: object) -> Self:
+        key = (cls, *[(name, value if type(value) in _PLAIN else type(value)) for name, value in options.items()])
+        known = cls._made.get(key)
+        if known is None:
+            known = cls._made[key] = super().__new__(cls)
+            redis.connection.Connection.__init__(known, **options)  # type: ignore[no-untyped-call]  # redis-py's
+        return known
+
+    def __init__(self, **_: object) -> None:
+        """Nothing: the object is complete."""
+
+
+_PLAIN = {bool, int, float, str, NoneType}
+
+
+class ProcessSet:
+    """`weakref.WeakSet` in a global variable: each process has its own, and a child begins with that of its parent."""
+
+    def add(self, item: object) -> None:
+        here().machine.sets.setdefault(self, []).append(item)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(here().machine.sets.get(self, ()))
 
 
 def process_id() -> int:
     """The number of the process that runs now."""
     return here().machine.number
+
+
+def _getpid() -> int:
+    # Modules are loaded outside all processes.
+    return process_id() if isinstance(here(), Strand) else 1
 
 
 def _nothing(*_: object, **__: object) -> None:
@@ -199,8 +237,8 @@ def _nothing(*_: object, **__: object) -> None:
 MODULES: dict[str, Any] = {
     "atexit": SimpleNamespace(register=_nothing),
     "multiprocessing.util": SimpleNamespace(Finalize=_nothing, register_after_fork=_nothing),
-    "os": SimpleNamespace(**vars(os) | {"register_at_fork": _nothing, "getpid": lambda: 1}),
-    "redis.retry": SimpleNamespace(Retry=_Retry),
+    "os": SimpleNamespace(**vars(os) | {"register_at_fork": _nothing, "getpid": _getpid}),
+    "redis.connection": SimpleNamespace(**vars(redis.connection) | {"Connection": _Connection}),
     "queue": SimpleNamespace(SimpleQueue=SimpleQueue, Empty=queue.Empty),
     "random": SimpleNamespace(random=_fraction, choice=_choice),
     "secrets": SimpleNamespace(token_hex=_secret),
@@ -225,5 +263,6 @@ MODULES: dict[str, Any] = {
         time=lambda: _time_ns() / 1e9,
         time_ns=_time_ns,
     ),
+    "weakref": SimpleNamespace(**vars(weakref) | {"WeakSet": ProcessSet}),
 }
 """By name; a simulated package imports these instead of Python's."""

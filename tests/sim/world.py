@@ -21,6 +21,7 @@ MS = 1_000
 PPM = 1_000_000
 MOST_READS = 100_000
 """A strand that reads its clock more often between two events never waits."""
+MOST_EVENTS = 1_000_000
 
 
 class Killed(GreenletExit):  # type: ignore[misc]  # as Strand
@@ -47,6 +48,7 @@ class World:
         self.machines: list[Machine] = []
         self._heap: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
         self._order = 0
+        self._until = 0
 
     def at(self, when: int, act: Callable[..., None], *arguments: Any) -> None:  # noqa: ANN401 - the act's own
         """Do this at that time."""
@@ -58,14 +60,22 @@ class World:
         self._order += 1
         heapq.heappush(self._heap, (self.now + delay, self._order, act, arguments))
 
-    def run(self, until: int, done: Callable[[], bool]) -> None:
-        """Let events happen until that time, or until all is done, or nothing is left to happen."""
-        heap, pop = self._heap, heapq.heappop
-        while heap and heap[0][0] <= until and not done():
+    def run(self, until: int) -> None:
+        """Let events happen until that time, or until an event calls `stop`, or nothing is left to happen."""
+        heap, pop, events = self._heap, heapq.heappop, self.events
+        self._until = until
+        while heap and heap[0][0] <= self._until:
             self.now, _, act, arguments = pop(heap)
-            self.events += 1
+            events += 1
             self.reads = 0
             act(*arguments)
+            if events > MOST_EVENTS:
+                break
+        self.events = events
+
+    def stop(self) -> None:
+        """Let no further event happen in this run."""
+        self._until = -1
 
     def note(self, *what: object) -> None:
         """Put an event into the history."""
@@ -98,6 +108,8 @@ class Machine:
         self.rate = rate
         self.offset_us = offset_us
         self.wall_offset_us = 0
+        self.sets: dict[object, list[Any]] = {}
+        """The sets in the global variables of the process."""
         self.aliases: dict[int, int] = {}
         """Wrong addresses: for the place of a node, the place of the node to which the address leads."""
         self.frozen_until = 0
@@ -105,6 +117,8 @@ class Machine:
         """How often the process was frozen."""
         self.frozen_us = 0
         """For how long it was frozen, all in all."""
+        self.lacks_threads = self.lacks_sockets = False
+        """Whether the system refuses further threads, or further descriptors."""
         self.alive = True
         self.strands: list[Strand] = []
         self.stall_chance = 0.0
@@ -183,6 +197,8 @@ class Strand(greenlet):  # type: ignore[misc]  # greenlet has no types
         self.locals: dict[object, Any] = {}
         """The values of `threading.local`."""
         self._function = function
+        self.world = machine.world
+        self._to_hub = machine.world.hub.switch
 
     def _live(self) -> None:
         try:
@@ -201,15 +217,18 @@ class Strand(greenlet):  # type: ignore[misc]  # greenlet has no types
         """Wait for `wake`, at most until this time; returns the value, None at the end of the time."""
         if not self.machine.alive:
             raise Killed
-        self.ticket += 1
+        self.ticket = ticket = self.ticket + 1
         if until is not None:
-            self.machine.world.at(until, self.wake, self.ticket, None)
-        return self.parent.switch()
+            self.world.at(until, self.wake, ticket, None)
+        return self._to_hub()
 
     def wake(self, ticket: int, value: object) -> None:
         """Resume this wait, now or when the process thaws; an event calls this, never a strand."""
+        if ticket != self.ticket:
+            # A late event for an earlier wait.
+            return
         machine = self.machine
-        if ticket != self.ticket or machine.frozen_until > machine.world.now:
+        if machine.frozen_until > machine.world.now:
             machine.deliver(self._resume, ticket, value)
         elif machine.alive:
             self.ticket += 1

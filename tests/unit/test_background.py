@@ -159,12 +159,25 @@ class UsedConnections:
     rounds = 1
 
 
-def test_a_release_is_not_taken_as_watched_without_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
+def start_nothing(_: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(threading.Thread, "start", fail)
+
+def test_a_release_is_not_taken_as_watched_without_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threading.Thread, "start", start_nothing)
     releaser, links = BackgroundReleaser(), UsedConnections()
     for _ in range(2):
         with pytest.raises(RuntimeError):
             releaser.watch(links)  # type: ignore[arg-type]  # the part that it uses
+
+
+def test_a_callback_without_a_thread_is_called_with_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    callbacks, called = Callbacks(), threading.Semaphore(0)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start_nothing)
+        for _ in range(20):
+            with pytest.raises(RuntimeError):
+                callbacks.call("r", called.release)
+    callbacks.call("r", called.release)
+    for _ in range(21):
+        assert called.acquire(timeout=LONG)
