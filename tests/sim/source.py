@@ -62,6 +62,8 @@ class Package:
     def report(self, *, everything: bool) -> None:
         """Whether clients log everything and report their waits. That decides nothing and takes half of the time."""
         self.logger.setLevel(logging.DEBUG if everything else logging.CRITICAL)
+        # It is no logger of the process, whose change of a level would do this.
+        self.logger._cache.clear()  # type: ignore[attr-defined]  # not in its stub
         self._publisher.wake = self._publish if everything else _nothing
 
     def limit_connections(self, sets: int) -> None:

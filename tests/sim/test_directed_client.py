@@ -120,16 +120,24 @@ class StoppedOnce(Process):
     """A process that is stopped at one of the next reads of its clock, and counts its attempts."""
 
     attempts = 0
+    is_unsent = False
+    """Whether the process was stopped between a read of its clock and the send that followed."""
 
     def attempt_begins(self, secret: str) -> None:
         self.attempts += len(secret) > 0
+        self._sent = self._bytes_sent()
+
+    def _bytes_sent(self) -> int:
+        return sum(wire.sent for wire in self.network.wires_of(self))
 
     def stall(self) -> None:
+        self.is_unsent = self._bytes_sent() == self._sent
         super().stall()
         self.stall_chance = 0.0
 
 
 def test_a_process_stopped_at_its_clock_counts_the_replies(source: Source) -> None:
+    counted = 0
     for seed in range(60):
         cluster = Cluster(source, seed)
         process = StoppedOnce(cluster, "p")
@@ -138,8 +146,11 @@ def test_a_process_stopped_at_its_clock_counts_the_replies(source: Source) -> No
         process.attempts = 0
         process.stall_chance, process.longest_stall_us = 0.15, 2 * NODE_TIMEOUT_MS * MS
         assert cluster.run(process, client.lock("a", ttl=TTL, blocking=False).acquire)
-        assert process.attempts == 1, f"seed {seed}"
+        # A round whose time is over before its bytes are sent has no replies.
+        assert process.attempts == 1 or process.is_unsent, f"seed {seed}"
+        counted += not process.is_unsent
         cluster.world.close()
+    assert counted > 30
 
 
 def test_a_process_stopped_in_a_round_counts_the_replies(cluster: Cluster) -> None:

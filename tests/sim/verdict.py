@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from redlock._core.votes import quarantine_ms
@@ -11,9 +12,22 @@ from tests.sim.world import MS
 
 if TYPE_CHECKING:
     from tests.sim.clients import Client
+    from tests.sim.nodes import Node
     from tests.sim.records import Lease
     from tests.sim.schedule import Schedule
 
+_MANY = 500
+"""More waits than a report has room for."""
+_FORGED = (
+    "no JSON",
+    "[" * 10_000,
+    '{"a": 1}',
+    '[["a", "forged", 1]]',
+    '[[["\\u0007"], "forged", 1], [[3], "forged", 1]]',
+    '[[["x"], "forged", -1], [["x"], 3, 1], [["x"], "forged", 1e300]]',
+    "[" + '[["a"], "forged", 1],' * 2_000 + "3]",
+)
+"""Texts of reports that no process writes; none names a resource that exists only there."""
 _DELIVERIES = 2
 _HANDOVER_MS = 1_250
 """The longest sleep of a waiter without a look at the nodes."""
@@ -78,15 +92,30 @@ def check(schedule: Schedule) -> None:
 
 
 def _check_reports(schedule: Schedule) -> None:
-    """The reports of waits on the nodes can be read, and name resources of the schedule."""
+    """The reports of waits on the nodes can be read, and name resources of the schedule, also beside forged reports."""
     report: Any = schedule.source.package.module("_locking.wait_report")
-    _, script, keys, *words = report.read_command()
     found: set[Any] = set()
-    for node in schedule.nodes:
-        found |= report.decode(node.run_words(schedule.source.lua.by_text(script), int(keys), words), "")
-    for waiter in report.listed(found, {"a": "somebody"}):
-        if waiter.resource not in {"a", "b"}:
-            schedule.world.violation(f"a report names {waiter.resource!r}")
+    for number, node in enumerate(schedule.nodes):
+        found |= report.decode(_run(schedule, node, report.read_command()), "")
+        # The wait of a real process, which lasts until now, and another report that no process writes.
+        wait = SimpleNamespace(names=("a",), owner_label=f"waiter-{number}", since=node.time_ms() / 1000)
+        _run(schedule, node, report.write_command("real", report.encode([wait] * _MANY, "")))
+        _run(schedule, node, report.write_command("forged", _FORGED[(schedule.options.seed + number) % len(_FORGED)]))
+        reply = _run(schedule, node, report.read_command())
+        read = report.decode(reply, "")
+        if f"waiter-{number}" not in {label for _, label, _ in read}:
+            schedule.world.violation(f"the report of a wait is not read: {reply}")
+        found |= read
+    for waiter in report.listed(found, {"a": "waiter-0"}):
+        if waiter.resource not in {"a", "b", *OTHERS} or waiter.waiter == "waiter-0":
+            schedule.world.violation(f"a report names {waiter}")
+
+
+def _run(schedule: Schedule, node: Node, command: tuple[str | bytes, ...]) -> Any:  # noqa: ANN401 - Lua's
+    _, script, keys, *words = command
+    assert isinstance(script, bytes)
+    reply = node.run_words(schedule.source.lua.by_text(script), int(keys), words)
+    return [word.encode() if isinstance(word, str) else word for word in reply] if isinstance(reply, list) else reply
 
 
 def _is_covered(schedule: Schedule, lease: Lease) -> bool:

@@ -10,6 +10,7 @@ import os
 import queue
 import selectors
 import socket
+import time
 import weakref
 from collections import deque
 from types import NoneType, SimpleNamespace
@@ -259,7 +260,9 @@ MODULES: dict[str, Any] = {
         clock_gettime_ns=_monotonic_ns,
         monotonic=_monotonic,
         monotonic_ns=_monotonic_ns,
+        gmtime=time.gmtime,
         sleep=_sleep,
+        strftime=time.strftime,
         time=lambda: _time_ns() / 1e9,
         time_ns=_time_ns,
     ),
