@@ -39,7 +39,7 @@ _bug(
     "validity counted from the end",
     ("_core/protocol.py", "deadline_ms(attempt.ttl_ms, first.sent_ms)", "deadline_ms(attempt.ttl_ms, last.done_ms)"),
 )
-_bug("validity never looked at", ("_core/protocol.py", "if not last.won or last.done_ms >= by:", "if not last.won:"))
+_bug("validity never looked at", ("_core/protocol.py", "if not won or last.done_ms >= by:", "if not won:"))
 _bug(
     "validity not counted from the first round",
     (
@@ -116,8 +116,8 @@ _bug(
     "the largest answer is the token",
     (
         "_core/protocol.py",
-        "fence, last, rounds = first.agreed_fence, first, 1",
-        "fence, last, rounds = first.largest_fence, first, 1",
+        "fence, last, won, rounds = first.agreed_fence, first, True, 1",
+        "fence, last, won, rounds = first.largest_fence, first, True, 1",
     ),
 )
 _bug(
@@ -141,8 +141,8 @@ _bug(
     "a confirm that needs no quorum",
     (
         "_core/protocol.py",
-        "if not last.won or last.done_ms >= by:",
-        "if last.granted == 0 or last.done_ms >= by:",
+        "won, rounds = last.won, 2",
+        "won, rounds = last.granted > 0, 2",
     ),
 )
 _bug("confirm writes without looking", (CONFIRM, "if holder ~= ARGV[3] or fence >= token then", "if false then"))

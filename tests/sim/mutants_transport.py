@@ -135,7 +135,7 @@ _bug(
 _bug(
     "addresses of the same server are not noticed",
     NODES,
-    "        vote_checks.find_duplicates(self.all)\n",
+    "        vote_checks.find_duplicates(self.all, connection.dialled_ms)\n",
     "",
     f"{UNIT}connected_nodes.py::test_addresses_of_the_same_server_cast_one_vote",
 )

@@ -62,12 +62,12 @@ class Package:
     def report(self, *, everything: bool) -> None:
         """Whether clients log everything and report their waits. That decides nothing and takes half of the time."""
         self.logger.setLevel(logging.DEBUG if everything else logging.CRITICAL)
-        # It is no logger of the process, whose change of a level would do this.
+        # A logger outside logging's tree keeps its answers for the old level.
         self.logger._cache.clear()  # type: ignore[attr-defined]  # not in its stub
         self._publisher.wake = self._publish if everything else _nothing
 
     def limit_connections(self, sets: int) -> None:
-        """Let this many threads use connections at the same time: few threads then meet what else only many meet."""
+        """Let this many threads use connections at the same time: with a low limit two threads are enough to wait."""
         self.module("_transport.pool")._MOST_SETS = sets
 
     def module(self, name: str) -> Any:  # noqa: ANN401 - its attributes are those of the module
