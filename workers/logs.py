@@ -8,6 +8,7 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import logging
 import os
@@ -59,7 +60,9 @@ class WholeLines(ConcurrentRotatingFileHandler):
             super().doRollover()
         except OSError:
             for part in set(_parts(path)) - before:
-                part.unlink(missing_ok=True)
+                # Another user may have made a file or a folder of such a name meanwhile.
+                with contextlib.suppress(OSError):
+                    part.unlink()
             raise
 
     def emit(self, record: logging.LogRecord) -> None:

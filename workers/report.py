@@ -13,9 +13,11 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import glob
 import itertools
 import math
 import re
+import stat
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -227,10 +229,15 @@ def refused(log_file: str, since: int) -> int:
 
 def _lines(log_file: str) -> Iterator[str]:
     path = Path(log_file).absolute()
-    # Another user may have left a pipe or a folder of such a name, where others may write too.
-    for part in filter(Path.is_file, path.parent.glob(f"{path.name}*")):
-        with part.open(encoding="utf-8", errors="replace") as lines:
-            yield from lines
+    if not path.is_file():
+        return
+    owner = path.stat().st_uid
+    for part in path.parent.glob(f"{glob.escape(path.name)}*"):
+        # Where others may write too, another user may have left a pipe, a link, or lines of his own.
+        found = part.stat() if part == path else part.lstat()
+        if stat.S_ISREG(found.st_mode) and found.st_uid == owner:
+            with part.open(encoding="utf-8", errors="replace") as lines:
+                yield from lines
 
 
 def percentile(values: Iterable[int], percent: int) -> int:

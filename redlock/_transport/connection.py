@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from redlock._transport.node_health import NodeHealth
 
 MOST_PENDING = 4_096
+MOST_UNSENT = 16_000_000
+"""The most bytes that wait until the socket accepts more: a node can answer commands that it does not read."""
 
 
 class NodeConnection:
@@ -92,7 +94,7 @@ class NodeConnection:
         return unanswered
 
     def request(self, words: bytes, tally: VoteTally) -> bool:
-        """Put a command, whose reply belongs to this tally, into the outbox; False if too many replies are overdue."""
+        """Put a command, whose reply belongs to this tally, into the outbox; False if too many are overdue."""
         pending = self.pending
         pending.append(tally)
         if self.held_back:
@@ -102,7 +104,7 @@ class NodeConnection:
             self.held_back = b""
         else:
             self.outbox += words
-        return len(pending) <= MOST_PENDING
+        return len(pending) <= MOST_PENDING and not (self.is_blocked and len(self.outbox) > MOST_UNSENT)
 
     def hold_back(self, words: bytes, tally: VoteTally) -> None:
         """Keep a command back until the next command or `flush`."""

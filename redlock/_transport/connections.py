@@ -5,8 +5,8 @@ A driver gives times and received bytes to this machine, and writes the outboxes
 Invariants:
 1. No I/O, no clock and no thread. Any number of rounds can be open at a time.
 2. A reply counts for the round of its own command only, and only until the round is closed.
-3. A node with too many overdue replies, or with a reply that is not valid, loses the connection. Commands that are lost
-   with a connection cost at most one TTL.
+3. A node with too many overdue replies or unread bytes, or with a reply that is not valid, loses the connection.
+   Commands that are lost with a connection cost at most one TTL.
 4. A client that nodes reject, and that no larger number of nodes accepts, sends no command that asks for a vote.
 """
 
@@ -87,7 +87,7 @@ class NodeConnections(ConnectedNodes):
                 self._lost_as_overdue(one)
 
     def _lost_as_overdue(self, connection: NodeConnection) -> None:
-        self.lost(connection, "takes no more commands: its answers are overdue")
+        self.lost(connection, "takes no more commands: earlier commands are overdue")
 
     def _request_unavailable(self, connection: NodeConnection, tally: VoteTally, words: bytes) -> Vote:
         """Send a command to a node that is down, suspect or rejecting, if useful. The round does not wait for it."""

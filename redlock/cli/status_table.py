@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from redlock._escaping import escape
+from redlock._escaping import escape, escape_blanks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -112,7 +112,8 @@ def _size(node: NodeState) -> str:
 
 
 def _short(text: str, widest: int = _WIDEST) -> str:
-    text = escape(text)
+    # The sender of a task names its resource: runs of blanks would look like further columns.
+    text = escape_blanks(escape(text))
     return text if len(text) <= widest else text[: widest - 3] + "..."
 
 

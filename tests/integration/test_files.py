@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import subprocess
@@ -13,11 +14,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 from celery import Celery
+from concurrent_log_handler import ConcurrentRotatingFileHandler
 
 from redlock import ConfigurationError, _files
 from redlock.celery.heartbeat import HeartbeatStep
 from redlock.testing.redis_server import Server
 from tests.integration.tools import ROOT
+from workers import logs
+from workers.logs import WholeLines
 from workers.report import refused
 
 if TYPE_CHECKING:
@@ -149,6 +153,36 @@ def test_a_pipe_beside_a_log_holds_up_no_report(shared: Path) -> None:
     (shared / "logger.log.2").mkdir()
     (shared / "logger.log").write_text("")
     assert refused(str(shared / "logger.log"), 0) == 0
+
+
+def test_a_file_of_another_user_keeps_no_full_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where others may write, their files and folders may get such names during a rotation."""
+    log = tmp_path / "logger.log"
+
+    def rotate(_handler: WholeLines) -> None:
+        for number in range(20):
+            (tmp_path / f"logger.log.rotate.{number}").mkdir()
+        log.rename(tmp_path / "logger.log.rotate.full")
+        raise PermissionError
+
+    monkeypatch.setattr(ConcurrentRotatingFileHandler, "doRollover", rotate)
+    handler = WholeLines(str(log), lock_file_directory=str(logs.prepare(log)))
+    with contextlib.closing(handler), pytest.raises(PermissionError):
+        handler.doRollover()
+    assert not (tmp_path / "logger.log.rotate.full").exists()
+
+
+@as_root
+def test_a_report_reads_no_lines_of_another_user(shared: Path, tmp_path: Path) -> None:
+    line = "12:00 INFO redlock: STALE resource=a token=7 \n"
+    (shared / "logger.log").write_text(line)
+    (shared / "logger.log.1").write_text(line)
+    (shared / "logger.log.2").write_text(line)
+    os.chown(shared / "logger.log.2", NOBODY, NOBODY)
+    (shared / "logger.log.3").symlink_to("logger.log")
+    assert refused(str(shared / "logger.log"), 0) == 2
+    (tmp_path / "logger.log").symlink_to(shared / "logger.log")
+    assert refused(str(tmp_path / "logger.log"), 0) == 1, "the user's own link"
 
 
 def test_no_other_user_can_open_the_lock_of_a_log(tmp_path: Path) -> None:

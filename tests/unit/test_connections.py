@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from redlock._core.commands import Round, Wait
+from redlock._core.commands import Inspect, Round, Wait
 from redlock._core.vote_tally import VoteTally
 from redlock._transport.codec import SCRIPTS
 from redlock._transport.exchange import pack
@@ -314,6 +314,31 @@ def test_a_node_that_never_answers_loses_the_connection_at_last() -> None:
     assert client.letters(tally) == "....S"
     assert "overdue" in tally.votes[4].reason
     assert len(client.closed) == 1
+
+
+@pytest.mark.parametrize("replies", [(GRANT,), (NOSCRIPT, LOADED * len(SCRIPTS) + GRANT)])
+def test_a_node_that_answers_unread_commands_costs_little(replies: tuple[bytes, ...]) -> None:
+    """The node reads nothing, so the bytes for the node would grow without end."""
+    client = Client()
+    node = client[4]
+    largest = 0
+    for number in range(20_000):
+        # A long name, so that few rounds are enough.
+        client.state.begin(Round(Inspect((f"{number % 10}" * 1_000,)), Wait.DECIDED), client.now)
+        for place in (0, 1, 2, 3):
+            client.receive(place, GRANT)
+        client.write((0, 1, 2, 3))
+        for reply in replies:
+            if node.handle is not None:
+                client.receive(4, reply)
+        if node.handle is None:
+            break
+        node.keep(node.outbox, 0)
+        largest = max(largest, len(node.outbox))
+    assert node.handle is None, "the connection ends at last"
+    assert "takes no more commands" in node.reason
+    assert not node.outbox
+    assert largest < 17_000_000
 
 
 def test_a_held_back_command_goes_out_with_the_next_command() -> None:

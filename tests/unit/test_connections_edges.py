@@ -38,7 +38,7 @@ def test_a_node_with_too_many_overdue_replies_is_lost() -> None:
     client[0].pending.extend([None] * MOST_PENDING)
     tally = client.begin()
     assert client[0].handle is None
-    assert tally.votes[0].reason == "takes no more commands: its answers are overdue"
+    assert tally.votes[0].reason == "takes no more commands: earlier commands are overdue"
     assert client.letters(tally) == "S...."
     client = Client()
     client[0].pending.extend([None] * MOST_PENDING)

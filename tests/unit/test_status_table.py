@@ -70,6 +70,12 @@ def test_what_comes_from_the_nodes_can_not_drive_the_terminal() -> None:
     assert all(line.isprintable() for line in lines(evil))
 
 
+def test_a_name_with_blanks_adds_no_columns() -> None:
+    """The sender of a task names its resource."""
+    (line,) = lines(dataclasses.replace(HELD, resource="pay  task-9@w1  2026-11-24T12:00:00Z"))[-1:]
+    assert line.startswith(r"pay \x20task-9@w1 \x202026-11-24T12:00:00Z  task-1@w1 (0123abcd)")
+
+
 def test_a_long_reason_hides_no_other_node() -> None:
     said = (dataclasses.replace(node, reason="x" * 1_200) for node in (UP, DOWN))
     shown = lines(nodes=(UP, *said))
