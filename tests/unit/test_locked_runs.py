@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,8 +13,8 @@ from celery._state import _task_stack
 from celery.exceptions import Ignore, Retry, SoftTimeLimitExceeded
 
 from redlock import LockContended, LockLost, NotHeld, QuorumUnavailable, Redlock, Stale
-from redlock.celery import current_lease, decorator, locked, pools
-from redlock.celery.delivery import REQUEUES, Returned
+from redlock.celery import current_lease, decorator, locked, lost_lease, pools
+from redlock.celery.delivery import REQUEUES, Delivery, Returned
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -155,6 +156,23 @@ def test_a_run_gets_the_lease_that_its_options_ask_for(client: Client, worker: W
     assert (options["ttl_ms"], options["max_hold_ms"]) == (20_000, 30_000)
     assert (options["renew"], options["reentrant"]) == (True, True)
     assert options["owner_label"].startswith("id-1@w1@h since ")
+    assert client.given.waited_ms == 40, "as long as the lease says"
+
+
+def test_a_copy_that_gets_the_lock_after_the_end_does_not_run(
+    client: Client, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Delivery, "is_finished", lambda _self, *, settle=False: settle)
+    with pytest.raises(Ignore):
+        worker.run(locked("x")(raising(ValueError("the body"))))
+    assert client.given.ends == ["release"]
+
+
+def test_a_pool_without_signals_is_refused_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lost_lease, "_tasks", ["shop.pay"])
+    with pytest.raises(SystemExit, match=r"shop\.pay needs the prefork or solo pool"):
+        lost_lease._check_pool(SimpleNamespace(pool_cls="threads"))
+    lost_lease._check_pool(SimpleNamespace(pool_cls="solo"))
 
 
 LIMITS = [((7, 5), 9, 11, 7_000), ((None, 5), 9, 11, 9_000), (None, None, 11, 11_000), (None, None, None, None)]
