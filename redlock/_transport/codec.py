@@ -288,5 +288,6 @@ def explain(error: str) -> str:
     """An error reply as a description of the node's problem."""
     code, _, rest = error.lstrip("-").partition(" ")
     # Redis 6.2 puts "ERR Error running script" and more before the error that the script met.
-    inner = next((word for word in rest.split() if word in _EXPLAINED), code) if code == "ERR" else code
+    words = (word.lstrip("-") for word in rest.split())
+    inner = next((word for word in words if word in _EXPLAINED), code) if code == "ERR" else code
     return _EXPLAINED.get(inner) or excerpt(f"{code} {rest}".strip(), _LONGEST_REASON)

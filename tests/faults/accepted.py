@@ -56,7 +56,10 @@ def read(directory: Path) -> Accepted:
 
 def _commands(directory: Path) -> Iterator[list[str]]:
     reader = _compat.Reader()
-    for path in sorted(directory.glob("appendonlydir/*.incr.aof"), key=lambda path: int(path.name.split(".")[2])):
+    # Before Redis 7.0 the file is a single one.
+    single = list(directory.glob("appendonly.aof"))
+    parts = sorted(directory.glob("appendonlydir/*.incr.aof"), key=lambda path: int(path.name.split(".")[2]))
+    for path in single + parts:
         with path.open("rb") as file:
             # In pieces: of what it has been fed the reader moves all that is left, over and over.
             while piece := file.read(65_536):

@@ -17,6 +17,7 @@ from redlock.celery import locked
 from redlock.cli import main
 from redlock.settings import Settings
 from redlock.testing.redis_server import Server, cluster, free_port
+from tests import servers
 from tests.integration.tools import CANARY, client_of, raw, sixth_redis
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ def test_a_node_that_lost_its_memory(nodes: Cluster) -> None:
     "command", ["blpop", "evalsha", "eval", "script|load", "hmget", "set", "rpush", "pexpire", "info"]
 )
 def test_a_user_who_may_not_run_what_the_lock_needs(instead: Callable[..., list[str]], command: str) -> None:
+    servers.need_dry_run()
     rules = ("--user", "limited", "on", f">{CANARY}", "~*", "+@all", f"-{command}")
     urls = instead(*rules, address=f"?username=limited&password={CANARY}")
     assert found(urls) == {"permissions": Level.WARNING}
@@ -106,6 +108,7 @@ def test_a_user_who_may_not_run_what_the_lock_needs(instead: Callable[..., list[
 
 
 def test_a_user_who_may_not_touch_the_locks_own_keys(instead: Callable[..., list[str]]) -> None:
+    servers.need_dry_run()
     urls = instead(
         *("--user", "limited", "on", f">{CANARY}", "~account:*", "+@all"),
         address=f"?username=limited&password={CANARY}",

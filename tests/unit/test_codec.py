@@ -282,6 +282,10 @@ def test_what_only_begins_like_a_vote_is_none(reply: object) -> None:
         ("FENCEAHEAD a proposed token is", "more than an hour ahead of its clock; set the clocks"),
         ("FENCESTORED a token", "has a fencing token for this resource that is more than an hour ahead"),
         ("ERR Error running script (call to f_01): @user_script:13: FENCESTORED a token", "has a fencing token"),
+        (
+            "ERR Error running script (call to f_01): @user_script:13: @user_script: 13: -OOM command not",
+            "out of memory",
+        ),
         ("ERR Error running script (call to f_01): @user_script:13: WRONGTYPE Operation against a key", "another type"),
     ],
 )
