@@ -56,7 +56,7 @@ def read(directory: Path) -> Accepted:
 
 def _commands(directory: Path) -> Iterator[list[str]]:
     reader = _compat.Reader()
-    # Before Redis 7.0 the file is a single one.
+    # Redis 6.2 writes a single file.
     single = list(directory.glob("appendonly.aof"))
     parts = sorted(directory.glob("appendonlydir/*.incr.aof"), key=lambda path: int(path.name.split(".")[2]))
     for path in single + parts:
