@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from redlock import _escaping
 from redlock._core.votes import drift_ms
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from redlock._core.commands import Names
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 LONGEST_NAME = 1_024
@@ -179,6 +180,25 @@ def own_code(fault: str, call: Callable[[], T]) -> T:
         reason = f"{type(error).__name__}: {error}"
     # Not inside the handler: the error and the source in its traceback may contain a password. A message is masked.
     raise ConfigurationError(mask_input(f"{fault}: {reason}"))
+
+
+def private(function: Callable[P, T]) -> Callable[P, T]:
+    """Let a `ConfigurationError` of this function show nothing of its frames.
+
+    Error reports can have the local variables of each frame. Here these are the environment, addresses and passwords.
+    """
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return function(*args, **kwargs)
+        except ConfigurationError as error:
+            problem = error.with_traceback(None)
+        finally:
+            del args, kwargs
+        raise problem
+
+    return call
 
 
 def split(nodes: str) -> list[str]:

@@ -106,6 +106,7 @@ class Settings:
         return f"Settings({', '.join(f'{name}={value!r}' for name, value in self.shown().items())})"
 
     @property
+    @_validation.private
     def addresses(self) -> list[str]:
         """The addresses of the nodes with user and password; secret.
 
@@ -161,6 +162,7 @@ class SettingEntry(NamedTuple):
         return self.head + (field.upper() if self.head.isupper() else field)
 
 
+@_validation.private
 def read(
     kind: type[T],
     source: Mapping[str, Any],
@@ -191,6 +193,7 @@ def read(
     return resolve(kind, entries, base)
 
 
+@_validation.private
 def resolve(kind: type[T], entries: Iterable[SettingEntry], base: T | None = None) -> T:
     """The settings of this kind from the user's entries.
 

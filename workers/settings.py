@@ -58,6 +58,7 @@ class Settings:
         return mask(f"Settings({shown})")
 
 
+@_validation.private
 def from_environment(environ: Mapping[str, str] = os.environ) -> tuple[Settings, LockSettings]:
     """The example's settings and the lock's.
 

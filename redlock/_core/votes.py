@@ -31,12 +31,13 @@ FENCE_TTL_MS = 24 * 3600 * 1000
 def masked_token(token: str) -> str:
     """An owner token as logs and errors may show it: the label, and eight digits of the secret.
 
-    A token of another library has no known secret part, so only its first eight characters are shown.
+    A value of another program has no known secret part, and can be a short secret itself. So only a quarter of it is
+    shown, at most its first eight characters.
     """
     ours = _OWN_TOKEN.match(token)
     if ours and ours[1] not in ours[2]:
         return f"{bounded_label(ours[2])} ({ours[1][:8]})"
-    return f"{escape(token[:8])}..."
+    return f"{escape(token[: min(8, len(token) // 4)])}..."
 
 
 def masked_repr(value: Any) -> str:  # noqa: ANN401 - any named tuple

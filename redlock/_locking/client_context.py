@@ -56,7 +56,7 @@ def client_options(
             raise ConfigurationError(f"node {label} is listed twice; each lock node must be a separate server")
     warning = _validation.tolerance(len(members))
     if warning is not None:
-        warnings.warn(warning, stacklevel=3)
+        warnings.warn(warning, stacklevel=4)
         _log.warning("nodes", count=len(members), why=warning)
     return ClientOptions(members, ttl_ms, max_ttl_ms, checked_prefix, node_timeout_ms)
 

@@ -46,24 +46,25 @@ def parse(url: str) -> dict[str, Any]:
             "in a user name or password write %2F for /, %23 for #, %3F for ? and %40 for @"
         )
     options = _options(text)
-    place = parts.hostname or parts.path
+    # A text without a scheme may be no address at all: the rest of a password with a comma, or a file with a password.
+    named = f"the node address of {parts.hostname or parts.path}" if "://" in url else "a node address"
     if options is None:
         name = _bad_option(parts.query)
         found = f"the option {name}" if name else "an option"
-        raise ConfigurationError(f"{found} of the node address of {place} has a value that can't be used; {_RIGHT}")
+        raise ConfigurationError(f"{found} of {named} has a value that can't be used; {_RIGHT}")
     if options.get("ssl_cert_reqs", "none") not in _CERTIFICATE_CHECKS:
         right = "none, optional or required, without CERT_"
-        raise ConfigurationError(f"the option ssl_cert_reqs of the node address of {place} must be {right}")
+        raise ConfigurationError(f"the option ssl_cert_reqs of {named} must be {right}")
     if scheme == "unix":
         return _checked_unix(options)
     host, port = parts.hostname, parts.port
     if not host:
         raise ConfigurationError(f"a node address with {scheme}:// has no host; {_RIGHT}")
     if not port:
-        raise ConfigurationError(f"the node address of {host} has no port; {_RIGHT}")
+        raise ConfigurationError(f"{named} has no port; {_RIGHT}")
     database = parts.path.strip("/")
     if database and not database.isdigit():
-        raise ConfigurationError(f"the database of the node address of {host}:{port} is no number; {_RIGHT}")
+        raise ConfigurationError(f"the database of {named} is no number; {_RIGHT}")
     return options
 
 

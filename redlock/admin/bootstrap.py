@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from redlock import _validation
 from redlock._compat import ReplyError
 from redlock._transport import codec
 from redlock._transport.exchange import pack
@@ -25,6 +26,7 @@ __all__ = ["declare_nodes"]
 _TIMEOUT_SECONDS = 2.0
 
 
+@_validation.private
 def declare_nodes(urls: Sequence[str], prefix: str = "") -> None:
     """Let these nodes vote at once: every lock that they could have forgotten is known to be over.
 

@@ -47,8 +47,8 @@ class LockInfo:
 
     Attributes:
         resource: The locked name, without the prefix.
-        holder: The owner label: task id @ worker for Celery tasks. For a lock of another client, eight characters of
-            the value.
+        holder: The owner label: task id @ worker for Celery tasks. For a lock of another client, the beginning of its
+            value: a quarter, at most eight characters.
         since: Start of the holder's attempt by the holder's clock, as `2026-11-24T12:00:00Z`. Empty if not reported.
         digits: The first eight digits of the owner token, as logs show them. Empty for another client's lock.
         remaining: Seconds until the lock is free if the holder does nothing more; None if unknown.
@@ -122,6 +122,7 @@ class ClusterStatus:
         return dataclasses.asdict(self) | computed
 
 
+@_validation.private
 def cluster_status(
     nodes: Sequence[str] | str,
     *,
@@ -188,6 +189,7 @@ def cluster_status(
     )
 
 
+@_validation.private
 def probe_node(url: str, *, timeout: float = 0.5) -> NodeState:
     """Return the state of one Redis, also of a server that is no lock node.
 

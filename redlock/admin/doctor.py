@@ -34,6 +34,7 @@ _FULL = 0.8
 _LONG_SECONDS = 60.0
 
 
+@_validation.private
 def check(
     settings: Settings,
     *,

@@ -54,6 +54,7 @@ class Redlock:
         inside the lease: True
     """
 
+    @_validation.private
     def __init__(
         self,
         nodes: Sequence[str] | str = DEFAULT_NODES,

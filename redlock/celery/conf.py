@@ -30,6 +30,7 @@ _OLD = "celery_"
 """The namespace of Celery's old names. Celery reads these without a configured namespace."""
 
 
+@_validation.private
 def of_conf(conf: Mapping[str, Any]) -> Settings:
     """The settings of a Celery app, from its configuration, else the environment.
 

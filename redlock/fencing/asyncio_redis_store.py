@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from redis.asyncio import Redis
 
+from redlock import _validation
 from redlock.errors import Stale
 from redlock.fencing.redis_store import REMEMBERED_MS, StoreWords, text
 
@@ -42,6 +43,7 @@ class AsyncFencedStore:
         10
     """
 
+    @_validation.private
     def __init__(self, client: Redis | str, *, prefix: str = "store:", remembered_ms: int = REMEMBERED_MS) -> None:
         self._is_owner = isinstance(client, str)
         self._redis = Redis.from_url(client) if isinstance(client, str) else client

@@ -143,6 +143,7 @@ class FencedStore:
         False
     """
 
+    @_validation.private
     def __init__(self, client: Redis | str, *, prefix: str = "store:", remembered_ms: int = REMEMBERED_MS) -> None:
         self._redis = Redis.from_url(client) if isinstance(client, str) else client
         self._words = StoreWords(prefix, remembered_ms)

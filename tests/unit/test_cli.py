@@ -108,7 +108,7 @@ def test_an_error_shows_no_control_character(capsys: pytest.CaptureFixture[str],
         (["status", "--most", "-1"], "resources is -1"),
         (["status", "--nodes", ","], "the list of nodes is empty"),
         (["doctor", "--timeout", "-1"], "timeout is -1.0"),
-        (["doctor", "--nodes", "h"], "the node address of h has no port"),
+        (["doctor", "--nodes", "h"], "a node address has no port"),
     ],
 )
 def test_bad_input_is_one_line_and_sends_no_request(

@@ -58,7 +58,7 @@ def test_an_ordinary_owner_label_stays_as_it_is() -> None:
 def test_a_holder_from_a_node_is_shown_escaped_and_short() -> None:
     assert masked_token(f"{'0' * 31}1:a\x1b[2J@h") == "a\\x1b[2J@h (00000000)"
     assert len(masked_token(f"{'0' * 31}1:{'x' * 60_000}")) < LONGEST_LABEL + 20
-    assert masked_token("\x1b[2J\u202e") == "\\x1b[2J\\u202e..."
+    assert masked_token(4 * "\x1b[2J\u202e") == "\\x1b[2J\\u202e..."
 
 
 def test_what_a_node_says_is_shown_escaped_and_short() -> None:

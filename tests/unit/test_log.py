@@ -167,6 +167,12 @@ def test_a_line_break_in_a_message_forges_no_record() -> None:
     assert formatter.format(record) == f"INFO Task id\\n{FORGED} received"
 
 
+def test_blanks_in_a_message_reach_no_edge_of_a_terminal() -> None:
+    formatter = _log.LineFormatter("%(levelname)-7s %(message)s")
+    record = logging.LogRecord("celery", logging.INFO, "x.py", 1, "Task %s received", (f"id{170 * ' '}{FORGED}",), None)
+    assert formatter.format(record).startswith(r"INFO    Task id \x20\x20")
+
+
 def test_a_traceback_forges_no_record() -> None:
     try:
         raise ValueError(f"bad\n{FORGED}\r\x1b[2J")

@@ -75,8 +75,9 @@ def test_passwords_may_hold_anything_that_is_escaped(url: str, password: str) ->
     ("url", "said"),
     [
         ("", "has no host"),
-        ("h", "of h has no port"),
-        ("h:0", "of h has no port"),
+        ("h", "a node address has no port"),
+        ("h:0", "a node address has no port"),
+        ("redis://h", "the node address of h has no port"),
         ("h:70000", "no port from 1 to 65535"),
         ("h:1:2", "no port from 1 to 65535"),
         ("::1:6379", "no port from 1 to 65535"),
@@ -97,6 +98,23 @@ def test_a_bad_address_gives_the_fault_and_a_valid_form(url: str, said: str) -> 
     assert said in message
     assert "write redis://[user:password@]host:port[/db]" in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        "canary",
+        "canary?db=x",
+        "redis://h:1?password=can,canary",
+        "redis://h:1?password=can,canary/x",
+        "rediss://h:1?ssl_password=can canary&ssl_cert_reqs=x",
+    ],
+)
+def test_a_text_that_may_be_a_password_is_not_repeated(nodes: str) -> None:
+    """A comma ends an address in a list, and REDLOCK_NODES_FILE can name a file with a password."""
+    with pytest.raises(ConfigurationError) as caught:
+        Redlock(nodes)
+    assert "canary" not in str(caught.value)
 
 
 @pytest.mark.parametrize("option", ["max_connections=4", "timeout=3", "nope=1", "connection_class=x"])

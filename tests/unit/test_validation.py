@@ -171,8 +171,9 @@ def test_a_node_listed_twice_is_refused_by_name() -> None:
     ("count", "said"), [(1, "no failure is tolerated"), (2, "0 failures"), (4, "1 failure,"), (6, "2 failures")]
 )
 def test_an_unwise_number_of_nodes_gives_a_warning(count: int, said: str) -> None:
-    with pytest.warns(UserWarning, match=said):
+    with pytest.warns(UserWarning, match=said) as warned:
         Redlock([f"redis://h:{port}" for port in range(1, count + 1)])
+    assert [warning.filename for warning in warned] == [__file__], "the warning names the line of the caller"
 
 
 def test_three_and_five_nodes_need_no_warning() -> None:

@@ -275,6 +275,14 @@ def test_a_masked_token_never_shows_more_than_eight_digits(token: str) -> None:
     assert SECRET[:9] not in masked_token(token)
 
 
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [("482913", "4..."), ("x", "..."), ("", "..."), ("s3cret-2", "s3..."), ("0123456789abcdef" * 2, "01234567...")],
+)
+def test_a_value_of_another_program_shows_a_quarter_at_most(value: str, shown: str) -> None:
+    assert masked_token(value) == shown
+
+
 def test_votes_and_round_results_cannot_be_changed() -> None:
     votes: RoundResult = round_result(denied(OTHER))
     with pytest.raises(AttributeError):
