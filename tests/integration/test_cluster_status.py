@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from redlock import ConfigurationError, Redlock
+from redlock import ConfigurationError, LockLost, Redlock
 from redlock._transport import codec
 from redlock.admin.bootstrap import declare_nodes
 from redlock.admin.cluster_status import cluster_status
@@ -362,7 +362,6 @@ def test_a_terminal_without_the_characters_of_a_name_is_enough(nodes: Cluster) -
         assert not ended.stderr
         return ended.stdout
 
-    with client_of(nodes.urls) as client:
-        client.lock("\u0438\u043c\u044f").acquire()
+    with client_of(nodes.urls) as client, pytest.raises(LockLost), client.lock("\u0438\u043c\u044f"):
         assert "\\u0438\\u043c\\u044f" in said_by("status", "--timeout", "5")
         assert "\\u0438\\u043c\\u044f" in said_by("release", "--force", "--yes", "\u0438\u043c\u044f")
