@@ -60,7 +60,7 @@ def settings_of(app: Celery) -> Settings:
     app = _without_proxy(app)
     read = _settings.get(app)
     if read is None or read[0] != app.conf.changes:
-        # It can hold a password, and error reports can show local variables.
+        # The old settings can hold a password, and error reports can show local variables.
         del read
         settings = of_conf(app.conf)
         read = _settings[app] = (dict(app.conf.changes), settings)

@@ -11,6 +11,7 @@ import pytest
 from redlock import LockContended, _log
 from redlock._core.protocol import Outcome
 from redlock._core.votes import UNANSWERED, Refusal, silent
+from redlock._escaping import escape_blanks
 from redlock._locking.lock_events import LockEventLog
 from redlock._transport.node import Node
 from tests.unit.helpers import ABSENT, OTHER, SECRET, denied, grant, granted, round_result
@@ -164,7 +165,7 @@ FORGED = "2026-11-28 04:00:00,000 INFO    redlock: acquired resource=forged"
 def test_a_line_break_in_a_message_forges_no_record() -> None:
     formatter = _log.LineFormatter("%(levelname)s %(message)s")
     record = logging.LogRecord("celery", logging.INFO, "x.py", 1, "Task %s received", (f"id\n{FORGED}",), None)
-    assert formatter.format(record) == f"INFO Task id\\n{FORGED} received"
+    assert formatter.format(record) == f"INFO Task id\\n{escape_blanks(FORGED)} received"
 
 
 def test_blanks_in_a_message_reach_no_edge_of_a_terminal() -> None:
