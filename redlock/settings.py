@@ -193,7 +193,6 @@ def read(
     return resolve(kind, entries, base)
 
 
-@_validation.private
 def resolve(kind: type[T], entries: Iterable[SettingEntry], base: T | None = None) -> T:
     """The settings of this kind from the user's entries.
 
