@@ -276,3 +276,19 @@ def test_releases_in_quick_succession_reach_the_nodes_at_once(cluster: Cluster) 
     cluster.wait(10)
     for number in (0, 100, 198, 199):
         assert keys(cluster, f"quick {number}") == [None] * 5
+
+
+def test_a_client_closes_without_a_free_descriptor(cluster: Cluster) -> None:
+    process, client = connected(cluster)
+    held = client.lock("a", ttl=TTL, thread_local=False)
+    cluster.run(process, held.acquire)
+    cluster.nodes[0].stop()
+    cluster.network.stop(cluster.nodes[0])
+    cluster.wait(2_000)
+    # The dial of the stopped node interrupts a round.
+    process.lacks_threads = process.lacks_sockets = True
+    with pytest.raises(RuntimeError):
+        cluster.run(process, held.reacquire)
+    cluster.run(process, client._context.await_releases)
+    cluster.run(process, client.close)
+    assert cluster.network.wires_of(process) == []
