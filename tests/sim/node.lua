@@ -123,10 +123,9 @@ function M.server()
     if reply.err then return nil, reply.err end
     if reply.ok then return 1, reply.ok end
     local out, n = {}, 0
-    for i = 1, 8 do
-      if reply[i] == nil then break end
-      n = i
-      out[i] = integer(reply[i]) or nil
+    while reply[n + 1] ~= nil do
+      n = n + 1
+      out[n] = integer(reply[n]) or nil
     end
     return n + 1, unpack(out, 1, n)
   end

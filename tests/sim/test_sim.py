@@ -17,6 +17,8 @@ from tests.sim.source import Source, Variant
 
 ROOT = Path(__file__).parents[2]
 SEEDS = (0, 1, 56, 57)
+FOUND = (434, 4944)
+"""A client that could not close without a free descriptor; a reply of a simulated node that was cut."""
 
 BROKEN = {
     "quarantine off": "no quarantine",
@@ -57,6 +59,11 @@ def test_a_node_emptied_between_two_votes_has_no_memory() -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_seed_gives_the_same_history_twice(source: Source, seed: int) -> None:
     assert Schedule(seed, source).run().hash == Schedule(seed, source).run().hash
+
+
+@pytest.mark.parametrize("seed", FOUND)
+def test_a_seed_that_found_a_fault_breaks_no_promise(source: Source, seed: int) -> None:
+    assert Schedule(seed, source).run().world.violations == []
 
 
 def test_a_seed_gives_the_same_history_in_another_process() -> None:
