@@ -1,9 +1,9 @@
 """Reads the lock's settings from Celery's configuration, in every form that Celery accepts.
 
-    app.conf.redlock_ttl = 5                                               attributes, modules, objects
-    app.config_from_object("django.conf:settings", namespace="CELERY")     CELERY_REDLOCK_TTL
-    REDLOCK_TTL = 5                                                        in capitals, in a module of settings
-    CELERY_REDLOCK_TTL = 5                                                 as Celery's old names, without a namespace
+- `app.conf.redlock_ttl = 5` is an attribute; modules and objects have the same name.
+- `CELERY_REDLOCK_TTL = 5` is the name under `app.config_from_object("django.conf:settings", namespace="CELERY")`, and
+  also one of Celery's old names, without a namespace.
+- `REDLOCK_TTL = 5` is the name in capitals, in a module of settings.
 
 Invariants:
 1. The order is Celery's: later changes of `app.conf`, then the configuration object, then the environment.

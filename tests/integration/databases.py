@@ -17,6 +17,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from redlock.testing.redis_server import die_with_parent
 from tests.integration.tools import comes_true
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def mariadb() -> Iterator[str]:
             ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - one prctl: a killed test run leaves nothing behind
         )
         try:
             _wait_for(path, server, log)

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from redlock.testing.redis_server import die_with_parent
 from tests.integration.tools import PATIENT, eventually
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class Shell:
                 stdout=output,
                 stderr=stderr or output,
                 start_new_session=True,
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - one prctl: a killed test run leaves nothing behind
             )
         try:
             yield Started(process, self.directory / "output")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from redis import Redis
 
-from redlock.testing.redis_server import free_port
+from redlock.testing.redis_server import die_with_parent, free_port
 from tests.integration.rabbit import needs_rabbitmq
 from tests.integration.tools import PATIENT, children, eventually
 from tests.servers import program as server_program
@@ -52,6 +52,7 @@ class Demo:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - one prctl: a killed test run leaves nothing behind
             )
 
     @property

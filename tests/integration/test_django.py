@@ -18,6 +18,7 @@ from celery import Celery
 from redlock.celery import client_for
 from redlock.celery.conf import of_conf
 from redlock.testing import redis_server
+from redlock.testing.redis_server import die_with_parent
 from tests.integration.pages import blocks
 from tests.integration.tools import CANARY, ROOT, eventually, raw, sixth_redis
 
@@ -113,6 +114,7 @@ class Project:
             process = subprocess.Popen(
                 ["sh", "-ec", f"exec {command}"], cwd=self.directory, env=self._environment, stdin=subprocess.DEVNULL,
                 stdout=file, stderr=file, start_new_session=True,
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - one prctl: a killed test run leaves nothing behind
             )  # fmt: skip
         try:
             yield process, output

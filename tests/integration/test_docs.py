@@ -32,6 +32,7 @@ from redlock._transport import codec
 from redlock.admin.bootstrap import declare_nodes
 from redlock.admin.cluster_status import cluster_status
 from redlock.testing import lock_nodes, redis_server
+from redlock.testing.redis_server import die_with_parent
 from tests.integration.pages import Block, blocks
 from tests.integration.tools import PATIENT, ROOT, client_of, eventually
 
@@ -115,6 +116,7 @@ class Desk:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - one prctl: a killed test run leaves nothing behind
         )
         self.background.append(process)
         if not block.in_the_background:

@@ -22,6 +22,7 @@ import pytest
 
 from redlock import Redlock
 from redlock.testing import redis_server
+from redlock.testing.redis_server import die_with_parent
 from tests.integration.pages import blocks
 from tests.integration.tools import PATIENT, ROOT, children, eventually
 
@@ -97,6 +98,7 @@ class Project:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - one prctl: a killed test run leaves nothing behind
         )
         with process:
             try:

@@ -565,7 +565,7 @@ def test_twenty_threads_with_one_lock_never_hold_it_together(client: Redlock) ->
         for _ in range(5):
             with lock as lease:
                 read = counter["value"]
-                time.sleep(0.0005)  # the window in which who is not locked out would be seen
+                time.sleep(0.0005)  # other threads get time to enter, if the lock lets them
                 counter["value"] = read + 1
                 fences.append(lease.fence)
 

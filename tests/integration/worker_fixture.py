@@ -15,6 +15,7 @@ from celery import Celery
 from redis import Redis
 
 from redlock.testing import redis_server
+from redlock.testing.redis_server import die_with_parent
 from tests.integration.tools import PATIENT, children, eventually, sixth_redis
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Worker:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - one prctl: a killed test run leaves nothing behind
             )
 
     @property

@@ -150,11 +150,16 @@ def test_a_token_is_checked_by_the_clocks_of_the_other_nodes() -> None:
     assert vote_checks.if_plausible(client.state.all, client[0], right, START_MS, lambda: 0) is right
 
 
-def test_the_second_address_of_a_server_may_answer_first() -> None:
+def with_two_addresses_of_one_server() -> Client:
     client = Client(connected=False)
     client.dial(ATTEMPT)
     for place, server in enumerate("aabcd"):
         client.connect(place, run_id=server * 40)
+    return client
+
+
+def test_the_second_address_of_a_server_may_answer_first() -> None:
+    client = with_two_addresses_of_one_server()
     tally = client.begin(EXTENSION, Wait.ALL)
     client.receive(1, GRANT)
     assert client.letters(tally) == ".G..."
@@ -167,10 +172,7 @@ def test_the_second_address_of_a_server_may_answer_first() -> None:
 
 
 def test_an_abstention_counts_before_the_other_address_answers() -> None:
-    client = Client(connected=False)
-    client.dial(ATTEMPT)
-    for place, server in enumerate("aabcd"):
-        client.connect(place, run_id=server * 40)
+    client = with_two_addresses_of_one_server()
     tally = client.begin(EXTENSION, Wait.ALL)
     client.receive(0, ABSTENTION)
     assert "abstains" in tally.votes[0].reason
