@@ -382,6 +382,14 @@ def test_the_reason_that_stays_is_logged(caplog: pytest.LogCaptureFixture) -> No
     assert [line[-1] for line in caplog.messages if "node-down" in line] == ["a", "b"]
 
 
+def test_a_node_that_is_down_again_is_logged_again(caplog: pytest.LogCaptureFixture) -> None:
+    node = NodeHealth("h:1")
+    node.mark_down("a", 0)
+    node.mark_up()
+    node.mark_down("a", 2_000)
+    assert [line[-1] for line in caplog.messages if "node-down" in line] == ["a", "a"]
+
+
 def test_a_disagreement_is_logged_although_it_came_early(caplog: pytest.LogCaptureFixture) -> None:
     node = NodeHealth("h:1")
     for now_ms, fingerprint in ((0, "a"), (10, "b"), (1_010, "b"), (2_020, "b")):
