@@ -107,7 +107,9 @@ def test_we_get_the_lock_when_their_time_is_over(nodes: Cluster, client: Redlock
     they_take(nodes.servers, px=300)
 
     with client.lock(NAME, blocking_timeout=30) as lease:
-        assert THEIRS not in holders(nodes.servers, NAME)
+        assert holders(nodes.servers, NAME).count(lease.owner) >= 3
+        # Their keys end one after the other, and a quorum without them is enough for us.
+        eventually(lambda: THEIRS not in holders(nodes.servers, NAME), "the end of their keys")
         assert lease.is_held
 
 
