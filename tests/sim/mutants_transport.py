@@ -346,10 +346,11 @@ _bug(
     f"{UNIT}acquisition.py::test_an_unused_wake_up_is_passed_on",
 )
 _bug(
-    "a blocking read that ended is read again",
+    "no blocking read follows one that ended",
     WAIT,
     "        self._is_reading = False\n        if reply",
     "        if reply",
+    f"{DIRECTED}a_waiter_is_woken_by_the_release",
 )
 _bug(
     "a wake-up does not end the wait",

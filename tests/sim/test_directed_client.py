@@ -163,7 +163,9 @@ def test_a_process_stopped_in_a_round_counts_the_replies(cluster: Cluster) -> No
     assert results == [True]
 
 
-def test_a_waiter_is_woken_by_the_release(cluster: Cluster) -> None:
+@pytest.mark.parametrize("waited_ms", [500, 3_000])
+def test_a_waiter_is_woken_by_the_release(cluster: Cluster, waited_ms: int) -> None:
+    """In its first blocking read, and in the next one after that read has ended without a wake-up."""
     process, client = connected(cluster)
     holder = client.lock("a", ttl=TTL, thread_local=False)
     cluster.run(process, held(holder))
@@ -174,7 +176,7 @@ def test_a_waiter_is_woken_by_the_release(cluster: Cluster) -> None:
         assert others.lock("a", blocking_timeout=4.0).acquire()
         results.append(cluster.world.now)
 
-    begin(cluster, other, wait, 500 * MS)
+    begin(cluster, other, wait, waited_ms * MS)
     cluster.run(process, holder.release)
     released = cluster.world.now
     cluster.wait(100)
