@@ -103,8 +103,13 @@ class LoopConnections(LoopSockets):
     def abandon(self, *, forked: bool = False) -> None:
         """Close the connections now, and end all operations with an error."""
         super().abandon(forked=forked)
+        if forked:
+            return
         for execution in list(self.executions):
-            if not forked:
+            if self.loop.is_closed():
+                # A closed loop takes no callback of a future any more.
+                execution.abort()
+            else:
                 execution.fail(RedlockError(CLOSED))
 
 

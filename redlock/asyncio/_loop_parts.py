@@ -22,7 +22,7 @@ from redlock.asyncio._renewal import LoopRenewal
 from redlock.asyncio._waiters import LoopWaiters
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
+    from collections.abc import Callable, Iterator
 
     from redlock._core.commands import Names
     from redlock._locking.client_context import ClientOptions
@@ -109,16 +109,11 @@ class LoopParts:
                 del self.attempts[names]
 
     def call(self, resource: str, function: Callable[[], object]) -> None:
-        """Call a function of the application soon, in the loop; a coroutine function runs as a task."""
-        self.loop.call_soon(self._call, resource, function)
-
-    def _call(self, resource: str, function: Callable[[], object]) -> None:
-        with _logged_failures(resource):
-            result = function()
-            if asyncio.iscoroutine(result):
-                task = self.loop.create_task(_awaited(resource, result))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+        """Call a function of the application soon, in a task of its own, which awaits a coroutine function."""
+        # Not by `create_task`: an eager task would call the function now.
+        task = asyncio.Task(_call(resource, function), loop=self.loop)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def close(self) -> None:
         """Stop renewal, wait for releases and callbacks, and close the connections."""
@@ -126,8 +121,7 @@ class LoopParts:
         self.waits.publisher.close()
         try:
             await self.connections.close()
-            others = self._tasks - {asyncio.current_task()}
-            if others:
+            while others := self._tasks - {asyncio.current_task()}:
                 await asyncio.wait(others)
         finally:
             self.abandon()
@@ -138,15 +132,11 @@ class LoopParts:
         self.waiters.abandon(forked=forked)
 
 
-async def _awaited(resource: str, coroutine: Coroutine[object, object, object]) -> None:
-    with _logged_failures(resource):
-        await coroutine
-
-
-@contextlib.contextmanager
-def _logged_failures(resource: str) -> Iterator[None]:
+async def _call(resource: str, function: Callable[[], object]) -> None:
     try:
-        yield
+        result = function()
+        if asyncio.iscoroutine(result):
+            await result
     except Exception:  # noqa: BLE001 - `on_lost` is code of the application and may raise anything
         logger.exception("on-lost-failed resource=%s", resource)
 
@@ -186,7 +176,10 @@ class LoopContext(ClientContext):
 
     def _drop_closed_loops(self) -> None:
         for loop in [loop for loop in list(self._parts) if loop.is_closed()]:
-            self._parts.pop(loop).abandon()
+            # Loops in several threads can do this at the same time.
+            parts = self._parts.pop(loop, None)
+            if parts is not None:
+                parts.abandon()
 
     def close_stopped_loops(self) -> None:
         """Close what belongs to loops that do not run, from outside of a loop."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
+import itertools
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +16,7 @@ import uvloop
 from redlock import LockContended, NotHeld, RedlockError
 from redlock.testing.redis_server import cluster
 from tests.integration.asyncio_tools import client_of, next_turn, open_sockets, run, until, with_client
-from tests.integration.tools import eventually, in_a_fork, is_free
+from tests.integration.tools import eventually, frozen, in_a_fork, is_free
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -175,3 +178,45 @@ def test_the_end_of_a_client_waits_for_its_releases(shared: Cluster) -> None:
 
     run(main())
     assert all(is_free(shared.servers, f"end:{number}") for number in range(20))
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["asynchronous", "cancelled"])
+def test_a_loop_that_closes_during_a_release_harms_none_after(shared: Cluster, *, waits: bool) -> None:
+    client, sockets = client_of(shared.urls, node_timeout=1.0), open_sockets()
+
+    async def release() -> None:
+        async with client.lock(NAME, wait_for_release=waits):
+            # The servers answer nothing until the loop has closed.
+            stack.enter_context(frozen(*shared.servers))
+            if waits:
+                task = asyncio.current_task()
+                assert task is not None
+                asyncio.get_running_loop().call_later(0.01, task.cancel)
+
+    with contextlib.ExitStack() as stack, contextlib.suppress(asyncio.CancelledError):
+        asyncio.run(release())
+    (parts,) = client._context._parts.values()
+    assert parts.connections.executions, "the release is under way"
+    run(pair(client))
+    assert list(client._context._parts.values()) != [parts]
+    assert parts.waiters._is_closed
+    assert open_sockets() <= sockets + 5
+    run(client.aclose())
+
+
+def test_a_closed_loop_is_dropped_by_one_of_two_threads(shared: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loops of two threads find the same closed loop."""
+    client = client_of(shared.urls)
+    asyncio.run(pair(client))
+    (loop,) = client._context._parts
+    both, calls = threading.Barrier(2), itertools.count()
+
+    def is_closed() -> bool:
+        if next(calls) < 2:
+            both.wait(20)
+        return True
+
+    monkeypatch.setattr(loop, "is_closed", is_closed, raising=False)
+    with ThreadPoolExecutor(2) as threads:
+        fences = list(threads.map(lambda _: asyncio.run(pair(client)), range(2)))
+    assert len(set(fences)) == 2

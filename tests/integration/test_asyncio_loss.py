@@ -84,6 +84,28 @@ def test_a_callback_can_be_a_coroutine_function(shared: Cluster, caplog: pytest.
     assert "on-lost-failed resource=lost" in caplog.text
 
 
+def test_the_end_of_a_client_waits_for_a_callback_of_then(shared: Cluster) -> None:
+    """An extension that is under way finds the loss while the client closes."""
+    ended: list[str] = []
+
+    async def on_lost(lease: Lease) -> None:
+        await asyncio.sleep(0.05)
+        ended.append(lease.resource)
+
+    async def main(client: Redlock) -> None:
+        lock = client.lock(NAME, on_lost=on_lost)
+        await lock.acquire()
+        run_out(shared.servers, NAME)
+        extension = asyncio.create_task(lock.extend(TTL))
+        await next_turn()
+        await client.aclose()
+        assert ended == [NAME]
+        with pytest.raises(LockLost):
+            await extension
+
+    with_client(shared.urls, main, ttl=5.0)
+
+
 @pytest.mark.usefixtures("way")
 def test_a_lost_block_is_cancelled(shared: Cluster) -> None:
     async def main(client: Redlock) -> None:
