@@ -19,6 +19,7 @@ from redlock._core.commands import Confirm, Release, Round, Wait
 from redlock._core.observed_fences import FENCE_AHEAD_MS
 from redlock._core.votes import Kind, Refusal, masked_token
 from redlock._locking import failures
+from redlock._masking import mask
 from redlock.errors import LockContended, NotHeld
 
 if TYPE_CHECKING:
@@ -65,7 +66,9 @@ class Target(NamedTuple):
         """The lease in one line, without its secret."""
         left = "" if self.remaining is None else f", for another {self.remaining:.1f} s if it does nothing more"
         left = left if self.valid else ", which is no quorum: the rest of a lease, or a lock of another client"
-        return f"{self.resource!r} is held by {self.holder} on {self.votes} of {self.nodes} nodes{left}."
+        # Each alone: the sender of a task chooses its id, and a quote in it would hide the rest of the line.
+        held = f"{mask(repr(self.resource))} is held by {mask(self.holder)}"
+        return f"{held} on {self.votes} of {self.nodes} nodes{left}."
 
 
 def target(client: Redlock, name: str) -> Target | None:

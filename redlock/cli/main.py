@@ -276,7 +276,7 @@ def _release(options: argparse.Namespace) -> int:
         if lease is None:
             print(mask(escape(f"No client holds {options.resource!r}; nothing was changed.")))
             return 0
-        print(mask(escape(lease.describe())))
+        print(escape(lease.describe()))
         print(force_release.RISK)
         if not options.yes and not sys.stdin.isatty():
             raise ConfigurationError("there is no terminal for the question; --yes answers the question beforehand")

@@ -284,11 +284,12 @@ def test_the_lock_itself_needs_no_flower() -> None:
     assert done.stdout == "[]\n"
 
 
-def test_no_other_site_may_show_the_page_in_a_frame(flower: Flower) -> None:
-    for path in ("/locks", "/locks/data"):
-        headers = flower.headers(path)
-        assert headers["X-Frame-Options"] == "DENY"
-        assert headers["Content-Security-Policy"] == "frame-ancestors 'none'"
+@pytest.mark.parametrize("path", ["/locks", "/locks/data", "/", "/worker/w0@here", "/tasks", "/broker", "/api/workers"])
+def test_no_other_site_may_show_a_page_in_a_frame(flower: Flower, path: str) -> None:
+    """A click in a frame on the page of a worker can end that worker."""
+    headers = flower.headers(path)
+    assert headers["X-Frame-Options"] == "DENY"
+    assert headers["Content-Security-Policy"] == "frame-ancestors 'none'"
 
 
 def test_no_other_site_may_read_the_page(fixture: WorkerFixture, directory: Path) -> None:

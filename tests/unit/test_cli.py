@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 
 import redlock
 from redlock import ConfigurationError
+from redlock.admin import force_release
+from redlock.admin.force_release import Target
 from redlock.cli import main, run
 from redlock.cli.simulate import Plan
 
@@ -157,6 +161,18 @@ def test_a_plan_starts_each_client_after_its_delay() -> None:
     assert Plan(delays="0", hold=0.0, retries=0, retry_delay=0.0).starts() == [0.0]
     with pytest.raises(ConfigurationError, match="such as 0,1,3"):
         Plan(delays="0;1").starts()
+
+
+def test_a_holder_hides_no_votes_from_the_operator(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The holder begins with the id of a task, which its sender may choose."""
+    target = Target("acct", "token", "password='@w1@h (01234567)", 1, 5, None, 7, valid=False)
+    monkeypatch.setattr(force_release, "target", lambda *_: target)
+    # Without a terminal for the question, the command ends after what it shows.
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    assert main.main(["release", "acct", "--force"]) == main.BAD_INPUT
+    assert " on 1 of 5 nodes, which is no quorum" in capsys.readouterr().out
 
 
 def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from redlock._escaping import escape_blanks
 from redlock._locking.lock_events import LockEventLog
 from redlock._transport.node import Node
 from tests.unit.helpers import ABSENT, OTHER, SECRET, denied, grant, granted, round_result
+from workers.logs import MaskingFormatter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -157,6 +159,45 @@ def test_a_mapping_is_a_list_in_the_line(lines: pytest.LogCaptureFixture) -> Non
     _log.warning("acquired", missing={"h:1": "connection refused", "h:2": "full"}, other={})
     assert lines.messages == ["acquired missing='h:1: connection refused; h:2: full' other=-"]
     assert fields(lines)["missing"] == {"h:1": "connection refused", "h:2": "full"}
+
+
+FIELD = re.compile(r""" (\w+)=('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|\S+)""")
+"""A field of a line, with its value in quotes where the value could be misread."""
+
+
+@pytest.mark.parametrize(
+    "name", ["x password='", "x password=", 'x password="', "x 'password': '", "redis://a:", "x 'redis://a:", "'", "\\"]
+)
+def test_what_looks_like_a_secret_forges_no_field(lines: pytest.LogCaptureFixture, name: str) -> None:
+    """The sender of a task chooses names of resources and task ids."""
+    forged = '\' holder="good@w1" fence=99 rounds=1@w0@h'
+    _log.info("acquired", resource=name, holder=forged, fence=7)
+    for line in (lines.messages[0], MaskingFormatter("%(message)s").format(lines.records[0])):
+        found = dict(FIELD.findall(line))
+        assert "".join(f" {name}={value}" for name, value in found.items()) == line.removeprefix("acquired")
+        assert (list(found), found["fence"]) == (["resource", "holder", "fence"], "7")
+
+
+def test_the_reason_of_a_node_hides_no_other_reason(lines: pytest.LogCaptureFixture) -> None:
+    _log.info("acquired", missing={"h:1": "ERR password='", "h:2": "connection refused"})
+    assert "h:2: connection refused" in lines.messages[0]
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "no master: <ConnectionPool(db=0,username=None,password=canary,host=h)>",
+        "redis://user:can@canary@h:1",
+        "amqp://user:white canary@h:1",
+        "{'password': 'canary'}",
+    ],
+)
+def test_no_field_of_a_record_has_a_secret(lines: pytest.LogCaptureFixture, secret: str) -> None:
+    """A JSON formatter writes the fields as they are."""
+    _log.warning("requeue-failed", why=OSError(secret), text=secret, each={"h:1": secret}, count=3)
+    said = fields(lines)
+    assert "canary" not in repr(said) + lines.messages[0]
+    assert {name: type(value) for name, value in said.items()} == {"why": str, "text": str, "each": dict, "count": int}
 
 
 FORGED = "2026-11-28 04:00:00,000 INFO    redlock: acquired resource=forged"

@@ -9,7 +9,7 @@ Two lines in Flower's configuration file (`flowerconfig.py`, or the file of `--c
 Invariants:
 1. Only this package imports Flower, and no other module imports this package: the lock itself needs no Flower.
 2. The page extends the handlers and settings in `flower.urls`, from which Flower's command builds the server. No
-   function of Flower is replaced, and its own pages only get a link.
+   function of Flower is replaced. Its own pages only get a link, and like the page they can't be framed.
 3. Flower decides on access: the handlers derive from Flower's, with its authentication and its URL prefix.
 4. A thread queries the nodes, once for all viewers at about the same time.
 """
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from flower import urls
 from flower.views import BaseHandler
 from tornado.template import DictLoader
-from tornado.web import authenticated, url
+from tornado.web import OutputTransform, authenticated, url
 
 from redlock._escaping import escape
 from redlock.admin.cluster_status import cluster_status
@@ -33,6 +33,7 @@ from redlock.errors import RedlockError
 
 if TYPE_CHECKING:
     from celery import Celery
+    from tornado.httputil import HTTPHeaders
 
     from redlock._locking.wait_report import Waiter
     from redlock.admin.cluster_status import LockInfo
@@ -49,7 +50,10 @@ _LINK = """
 
 
 def add_page() -> None:
-    """Add the page to the Flower that this process starts later. A second call changes nothing."""
+    """Add the page to the Flower that this process starts later. A second call changes nothing.
+
+    No web site may show a page of that Flower in a frame: a click on it could end a worker.
+    """
     handlers: list[Any] = urls.handlers
     if any(getattr(handler, "name", None) == "locks" for handler in handlers):
         return
@@ -58,6 +62,7 @@ def add_page() -> None:
         url("/locks", LocksPage, name="locks"),
         url("/locks/data", LocksData, {"shared": SharedStatus()}, name="locks-data"),
     ]
+    urls.settings["transforms"] = [*urls.settings.get("transforms", ()), _NoFrames]
     urls.settings["template_loader"] = DictLoader(_templates(Path(urls.settings["template_path"])))
 
 
@@ -71,6 +76,22 @@ def _templates(flowers: Path) -> dict[str, str]:
     }
     # The first list of the navigation bar has the pages. In a Flower without that list, only the link is missing.
     return found | {"navbar.html": found["navbar.html"].replace("</ul>", _LINK, 1)}
+
+
+class _NoFrames(OutputTransform):
+    """Forbids every web site to show a response in a frame."""
+
+    def transform_first_chunk(
+        self,
+        status_code: int,
+        headers: HTTPHeaders,
+        chunk: bytes,
+        finishing: bool,  # noqa: ARG002, FBT001 - Tornado's signature
+    ) -> tuple[int, HTTPHeaders, bytes]:
+        """Add the headers."""
+        headers["X-Frame-Options"] = "DENY"
+        headers.add("Content-Security-Policy", "frame-ancestors 'none'")
+        return status_code, headers, chunk
 
 
 class SharedStatus:
@@ -155,12 +176,10 @@ class _Handler(BaseHandler):  # type: ignore[misc]  # Flower is untyped
     """The common headers of all responses."""
 
     def set_default_headers(self) -> None:
-        """Set Flower's headers, and forbid other sites to read the answers, or to show the page in a frame."""
+        """Set Flower's headers, and forbid other sites to read the answers."""
         super().set_default_headers()
         # With an open API, Flower lets every site read its answers.
         self.clear_header("Access-Control-Allow-Origin")
-        self.set_header("X-Frame-Options", "DENY")
-        self.set_header("Content-Security-Policy", "frame-ancestors 'none'")
 
 
 class LocksPage(_Handler):
