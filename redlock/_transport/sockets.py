@@ -1,18 +1,18 @@
 """The sockets of a connection set: performs the sends, reads, waits and dials that the state machine asks for.
 
-Invariants: no thread per node. The sockets are multiplexed with `selectors`, which gevent patches too.
+Invariants: no thread per node.
 """
 
 from __future__ import annotations
 
-import selectors
 import ssl
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from redlock._clock import now_ms
 from redlock._transport.node import PendingConnection
+from redlock._transport.readiness import READABLE, Readiness
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -22,11 +22,8 @@ if TYPE_CHECKING:
     from redlock._transport.node import Connected, Node
 
 READ_BYTES = 16_384
-"""The largest piece that TLS decrypts: no data stays in a buffer that `select` does not see."""
+"""The largest piece that TLS decrypts: no data stays in a buffer that `poll` does not see."""
 NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
-_READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
-
-Ready: TypeAlias = "list[tuple[selectors.SelectorKey, int]]"
 
 
 class Sockets:
@@ -41,21 +38,18 @@ class Sockets:
         self._nodes, self._state = nodes, state
         self.has_refused = False
         """Whether a socket has refused bytes; the user of the sockets resets this."""
-        self._selector = selectors.DefaultSelector()
+        self._readiness = Readiness()
+        self.wait = self._readiness.wait
         self._dials: dict[NodeConnection, PendingConnection] = {}
         self._ended_dials: SimpleQueue[None] = SimpleQueue()
         """A hint that a dial has ended."""
 
-    def wait(self, wait_ms: int) -> Ready:
-        """Wait for a socket with data, at most this long."""
-        return self._selector.select(wait_ms / 1000)
-
-    def receive(self, ready: Ready) -> int:
-        """Read these sockets; returns the clock after the read."""
-        state, arrived = self._state, []
-        for key, mask in ready:
-            connection: NodeConnection = key.data
-            if mask != _READ:
+    def receive(self, ready: Sequence[tuple[int, int]]) -> int:
+        """Read these sockets, which `wait` has found; returns the clock after the read."""
+        state, connections, arrived = self._state, self._readiness.connections, []
+        for descriptor, events in ready:
+            connection = connections[descriptor]
+            if events != READABLE:
                 self.write((connection,))
                 if connection.handle is None:
                     continue
@@ -91,8 +85,7 @@ class Sockets:
                 continue
             if sent != len(words) or connection.is_blocked:
                 connection.keep(words, sent)
-                events = _READ | _WRITE if connection.is_blocked else _READ
-                self._selector.modify(connection.handle.sock, events, connection)
+                self._readiness.watch_room(connection.handle.sock, wanted=connection.is_blocked)
                 self.has_refused = self.has_refused or connection.is_blocked
         if self._state.to_close:
             self.close_ended()
@@ -127,18 +120,18 @@ class Sockets:
     def adopt(self, connection: NodeConnection, connected: Connected) -> None:
         """Use a new connection to a node."""
         exchange, run_id, fingerprint = connected
-        self._selector.register(exchange.sock, _READ, connection)
+        self._readiness.watch(exchange.sock, connection)
         self._state.connected(connection, exchange, run_id, fingerprint)
 
     def close_ended(self) -> None:
         """Close the connections that have ended."""
         for exchange in self._state.to_close:
-            self._selector.unregister(exchange.sock)
+            self._readiness.forget(exchange.sock)
             exchange.close()
         self._state.to_close.clear()
 
     def abandon(self) -> None:
-        """Close everything without touching the selector, which a forked child shares with its parent."""
+        """Close everything."""
         for connection in self._state.all:
             self._state.lost(connection, "the client was closed")
         for exchange in self._state.to_close:
@@ -146,7 +139,6 @@ class Sockets:
         self._state.to_close.clear()
         for dial in self._dials.values():
             dial.abandon()
-        self._selector.close()
 
 
 def reason_of(error: OSError) -> str:

@@ -6,16 +6,16 @@ A socket without data does not wait: the read times out at once.
 from __future__ import annotations
 
 import contextlib
-import selectors
 import socket
 from collections import deque
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 from redlock import _compat
 from redlock._clock import wall_us
 from redlock._core.commands import Acquire, Confirm, Extend, Repair
 from redlock._transport import codec, node
+from redlock._transport.readiness import READABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -153,34 +153,27 @@ class LoopSocket(Socket):
         self._node.close()
 
 
-class _Key(NamedTuple):
-    data: object
-
-
-class Selector:
-    """A selector that looks at these sockets and waits for nothing."""
+class Readiness:
+    """As the class of this name, for these sockets; waits for nothing."""
 
     def __init__(self) -> None:
-        self._sockets: dict[Any, object] = {}
+        self._sockets: dict[int, Socket] = {}
+        self.connections: dict[int, Any] = {}
 
-    def register(self, sock: Socket, events: int, data: object) -> None:
-        """As a selector."""
-        del events
-        self._sockets[sock] = data
+    def watch(self, sock: Socket, connection: object) -> None:
+        """Watch a new socket."""
+        self._sockets[id(sock)], self.connections[id(sock)] = sock, connection
 
-    modify = register
+    def watch_room(self, sock: Socket, *, wanted: bool) -> None:
+        """A socket in memory has room."""
 
-    def unregister(self, sock: Socket) -> None:
-        """As a selector."""
-        del self._sockets[sock]
+    def forget(self, sock: Socket) -> None:
+        """Watch a socket no longer."""
+        del self._sockets[id(sock)], self.connections[id(sock)]
 
-    def select(self, timeout: float) -> list[tuple[_Key, int]]:
-        """As a selector."""
-        del timeout
-        return [(_Key(data), selectors.EVENT_READ) for sock, data in list(self._sockets.items()) if sock.is_ready]
-
-    def close(self) -> None:
-        """As a selector."""
+    def wait(self, _wait_ms: int) -> list[tuple[int, int]]:
+        """The sockets with data."""
+        return [(number, READABLE) for number, sock in self._sockets.items() if sock.is_ready]
 
 
 @contextlib.contextmanager
@@ -190,6 +183,6 @@ def answering(answers: Mapping[int, Answer], kind: type[Socket] = Socket) -> Ite
     def open_socket(options: Any, *_: float) -> Socket:  # noqa: ANN401 - a connection of redis-py
         return kind(answers[options.port])
 
-    selector = mock.patch("redlock._transport.sockets.selectors.DefaultSelector", Selector)
-    with mock.patch.object(node, "open_socket", open_socket), selector if kind is Socket else contextlib.nullcontext():
+    readiness = mock.patch("redlock._transport.sockets.Readiness", Readiness)
+    with mock.patch.object(node, "open_socket", open_socket), readiness if kind is Socket else contextlib.nullcontext():
         yield

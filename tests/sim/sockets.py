@@ -1,4 +1,4 @@
-"""The sockets and the selector of a simulated process, and waits in virtual time.
+"""The sockets and the poll object of a simulated process, and waits in virtual time.
 
 Invariants: a socket belongs to the process that makes the socket. Nothing depends on the garbage collector: a dropped
 socket sends nothing.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-import selectors
+import select
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _WOKEN = object()
-_READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+_READ, _WRITE = select.POLLIN, select.POLLOUT
 
 
 def time_limit(seconds: float | None) -> int | None:
@@ -75,6 +75,9 @@ class Socket:
 
     def __init__(self, *_: object) -> None:
         _need_descriptor()
+        sockets = here().machine.sockets
+        self._descriptor = len(sockets)
+        sockets.append(self)
         self.on_ready: Callable[[], None] | None = None
         """Called when the socket becomes readable or writable."""
         self.is_readable = False
@@ -86,6 +89,9 @@ class Socket:
         self._wire: Wire | None = None
         self._blocked_until = 0
         self._reader: tuple[Strand, int] | None = None
+
+    def fileno(self) -> int:
+        return self._descriptor
 
     def setsockopt(self, *_: object) -> None:
         """Nothing depends on options."""
@@ -185,45 +191,40 @@ class Socket:
         """Send nothing: the garbage collector may call this, at any time."""
 
 
-class Selector:
-    """`selectors.DefaultSelector`."""
+class Poll:
+    """The object of `select.poll()`."""
 
     def __init__(self) -> None:
-        _need_descriptor()
-        self._keys: dict[Socket, selectors.SelectorKey] = {}
+        self._watched: dict[int, tuple[Socket, int]] = {}
         self._waiters = Waiters()
 
-    def register(self, sock: Socket, events: int, data: object = None) -> None:
-        self._keys[sock] = selectors.SelectorKey(sock, 0, events, data)  # type: ignore[arg-type]  # it has no number
+    def register(self, descriptor: int, events: int) -> None:
+        sock = here().machine.sockets[descriptor]
+        self._watched[descriptor] = sock, events
         sock.on_ready = self._waiters.wake
 
-    def modify(self, sock: Socket, events: int, data: object = None) -> None:
-        if sock not in self._keys:
-            raise KeyError(sock)
-        self.register(sock, events, data)
+    def modify(self, descriptor: int, events: int) -> None:
+        self._watched[descriptor] = self._watched[descriptor][0], events
 
-    def unregister(self, sock: Socket) -> None:
-        del self._keys[sock]
+    def unregister(self, descriptor: int) -> None:
+        sock, _ = self._watched.pop(descriptor)
         sock.on_ready = None
 
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+    def poll(self, wait_ms: int) -> list[tuple[int, int]]:
         ready = self._ready()
-        if ready or timeout == 0:
+        if ready or wait_ms == 0:
             return ready
-        until, world = time_limit(timeout), here().world
+        until, world = time_limit(wait_ms / 1000), here().world
         while not ready and (until is None or until > world.now):
             self._waiters.park(until)
             ready = self._ready()
         return ready
 
-    def _ready(self) -> list[tuple[selectors.SelectorKey, int]]:
+    def _ready(self) -> list[tuple[int, int]]:
         found = []
-        for sock, key in self._keys.items():
-            if key[2] != _READ and sock.is_writable:
-                found.append((key, _READ | _WRITE if sock.is_readable else _WRITE))
+        for descriptor, (sock, events) in self._watched.items():
+            if events != _READ and sock.is_writable:
+                found.append((descriptor, _READ | _WRITE if sock.is_readable else _WRITE))
             elif sock.is_readable:
-                found.append((key, _READ))
+                found.append((descriptor, _READ))
         return found
-
-    def close(self) -> None:
-        self._keys.clear()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import queue
-import selectors
+import select
 import socket
 import time
 import weakref
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import redis.connection
 
 from tests.sim.nodes import EPOCH_MS
-from tests.sim.sockets import Selector, Socket, Waiters, time_limit
+from tests.sim.sockets import Poll, Socket, Waiters, time_limit
 from tests.sim.world import MOST_READS, MS, PPM, Killed, Spins, Strand, here
 
 if TYPE_CHECKING:
@@ -243,7 +243,7 @@ MODULES: dict[str, Any] = {
     "queue": SimpleNamespace(SimpleQueue=SimpleQueue, Empty=queue.Empty),
     "random": SimpleNamespace(random=_fraction, choice=_choice),
     "secrets": SimpleNamespace(token_hex=_secret),
-    "selectors": SimpleNamespace(**vars(selectors) | {"DefaultSelector": Selector}),
+    "select": SimpleNamespace(POLLIN=select.POLLIN, POLLOUT=select.POLLOUT, poll=Poll),
     "socket": SimpleNamespace(
         **vars(socket) | {"socket": Socket, "getaddrinfo": _getaddrinfo, "gethostname": lambda: "host"}
     ),

@@ -110,6 +110,8 @@ class Machine:
         self.wall_offset_us = 0
         self.sets: dict[object, list[Any]] = {}
         """The sets in the global variables of the process."""
+        self.sockets: list[Any] = []
+        """All sockets so far; the place of a socket is its descriptor, which is not used again."""
         self.aliases: dict[int, int] = {}
         """Wrong addresses: for the place of a node, the place of the node to which the address leads."""
         self.frozen_until = 0
