@@ -10,6 +10,7 @@ import importlib
 import multiprocessing.util  # noqa: F401
 import os
 import pkgutil
+import select
 import signal
 import socket
 import ssl  # noqa: F401
@@ -30,6 +31,7 @@ WINDOWS_LACKS = {
         "O_NOFOLLOW O_NONBLOCK WUNTRACED fork forkpty getegid geteuid getgid getpgrp getuid killpg register_at_fork "
         "setsid tcgetpgrp tcsetpgrp waitpid"
     ),
+    select: "EPOLLIN POLLIN POLLOUT epoll poll",
     signal: "pthread_kill pthread_sigmask sigwait setitimer",
     socket: "AF_UNIX",
 }

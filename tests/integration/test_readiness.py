@@ -1,0 +1,81 @@
+"""The sockets of a connection set that have data or room, with `select.poll` and without."""
+
+from __future__ import annotations
+
+import select
+import socket
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from redlock._transport.readiness import READABLE, Readiness
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from redlock._transport.connection import NodeConnection
+
+CONNECTION: NodeConnection = object()  # type: ignore[assignment]  # opaque here
+
+
+@pytest.fixture(params=["poll", "select"])
+def readiness(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Readiness:
+    if request.param == "select":
+        monkeypatch.delattr(select, "poll")
+    return Readiness()
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.settimeout(0)
+        yield ours, theirs
+
+
+def events(readiness: Readiness, wait_ms: int = 10_000) -> list[tuple[Any, bool]]:
+    """For each ready socket its connection, and whether the socket has data and nothing else."""
+    return [(readiness.connections[number], event == READABLE) for number, event in readiness.wait(wait_ms)]
+
+
+def test_a_wait_without_sockets_ends(readiness: Readiness) -> None:
+    assert list(readiness.wait(1)) == []
+
+
+def test_a_socket_is_ready_when_data_has_come(readiness: Readiness, pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = pair
+    readiness.watch(ours, CONNECTION)
+    assert events(readiness, 0) == []
+    theirs.send(b"x")
+    assert events(readiness) == [(CONNECTION, True)]
+    readiness.forget(ours)
+    assert events(readiness, 0) == []
+
+
+def test_a_socket_is_ready_when_the_other_end_closes(
+    readiness: Readiness, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    ours, theirs = pair
+    readiness.watch(ours, CONNECTION)
+    theirs.close()
+    [(connection, _)] = events(readiness)
+    assert connection is CONNECTION
+
+
+def test_a_socket_with_room_is_ready_if_room_is_wanted(
+    readiness: Readiness, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    ours, theirs = pair
+    readiness.watch(ours, CONNECTION)
+    readiness.watch_room(ours, wanted=True)
+    assert events(readiness) == [(CONNECTION, False)]
+    theirs.send(b"x")
+    assert events(readiness) == [(CONNECTION, False)], "data and room are one event"
+    with pytest.raises(BlockingIOError):
+        while True:
+            ours.send(bytes(65_536))
+    ours.recv(1)
+    assert events(readiness, 0) == [], "neither data nor room"
+    readiness.watch_room(ours, wanted=False)
+    theirs.recv(1_000_000)
+    assert events(readiness, 0) == [], "room that is not wanted"
