@@ -12,6 +12,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from redlock import _validation
+from redlock._masking import mask
 from redlock._transport import node_info
 from redlock.admin import broker_check, database_check, node_reports, visibility_timeout
 from redlock.admin.cluster_status import CLOCK_LIMIT, cluster_status, probe_node
@@ -264,7 +265,8 @@ def _duplicates(status: ClusterStatus) -> Iterator[Finding]:
 def _quorum(status: ClusterStatus) -> Iterator[Finding]:
     total, voting = len(status.nodes), status.voting
     if voting < status.quorum:
-        reasons = "; ".join(f"{node.label}: {node.reason}" for node in status.nodes if not node.votes)
+        # Each alone: a quote in the reason of one node would hide the reasons of the next.
+        reasons = "; ".join(mask(f"{node.label}: {node.reason}") for node in status.nodes if not node.votes)
         what = f"{voting} of {total} vote, {status.quorum} are needed: no client can acquire a lock ({reasons})"
         yield Finding(Level.NO_QUORUM, "no-quorum", "nodes", what, "bring back enough of these")
         return

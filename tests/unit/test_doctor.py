@@ -89,6 +89,19 @@ def test_too_few_votes_are_no_quorum_for_any_reason() -> None:
     assert levels(nodes(abstain, abstain, {"missing": ("SET",), "reason": "x"}))["no-quorum"] is Level.NO_QUORUM
 
 
+def test_the_reason_of_a_node_hides_no_other_reason() -> None:
+    seen = ClusterStatus(
+        nodes({"reason": "ERR password='"}, {"reason": "still loading its data"}, {"reason": "READONLY"}),
+        (),
+        more=False,
+        quorum=3,
+        fingerprint=TERMS,
+        time=0.0,
+    )
+    worst_first = doctor.examine(seen, Settings())
+    assert "n1: still loading its data; n2: READONLY" in worst_first[0].what
+
+
 @pytest.mark.parametrize(("count", "found"), [(1, True), (2, True), (3, False), (4, True), (5, False), (6, True)])
 def test_one_node_and_even_numbers_are_warned_of(count: int, found: bool) -> None:  # noqa: FBT001 - a column
     assert levels(nodes(count=count)) == ({"number": Level.WARNING} if found else {})
