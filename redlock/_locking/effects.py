@@ -67,7 +67,7 @@ class Send(NamedTuple):
 class Receive(NamedTuple):
     """The next reply on a borrowed connection by this deadline of `_clock.monotonic`.
 
-    Without a deadline the reply must have arrived already. Raises `OSError` without a reply.
+    Without a deadline the reply must have arrived already. Raises `NoReply` without a reply.
     """
 
     connection: Any

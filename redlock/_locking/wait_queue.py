@@ -20,6 +20,7 @@ from redlock._locking.effects import AwaitTurn, Borrow, PassOn, Receive, Send, S
 from redlock._locking.wait_rules import READ_SECONDS, WakeUps
 from redlock._locking.waiter_pool import NODE_ERRORS
 from redlock._transport.node import UnsuitableNode, describe_failure, refuse
+from redlock._transport.socket_errors import NoReply
 
 if TYPE_CHECKING:
     from redlock._core.commands import Names
@@ -112,7 +113,7 @@ class QueuedWaiter(WakeUps):
             yield Send(self._connected, self._read_words(keys), self._deadline)
         try:
             reply = yield Receive(self._connected, until)
-        except TimeoutError:
+        except NoReply:
             return ""
         self._is_reading = False
         if reply is None and monotonic() - self._sent_at < READ_SECONDS / 2:

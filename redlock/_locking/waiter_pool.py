@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 from redlock._clock import now_ms
 from redlock._locking.local_wait_queue import LocalWaitQueue
 from redlock._locking.wait_rules import WaitMemory
-from redlock._transport.node import ERRORS, Connected, PendingConnection, UnsuitableNode
+from redlock._transport.node import Connected, PendingConnection, UnsuitableNode
+from redlock._transport.reply_reader import UnreadableReply
+from redlock._transport.socket_errors import ConnectionFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,8 +27,8 @@ if TYPE_CHECKING:
 _MOST_KEPT = 32
 _LONGEST_KEPT_MS = 30_000
 """A firewall can drop a connection that is idle for longer, without a packet to either side."""
-NODE_ERRORS = (*ERRORS, UnsuitableNode)
-"""The errors of a waiting connection."""
+NODE_ERRORS = (ConnectionFailed, UnreadableReply, UnsuitableNode)
+"""The errors of a waiting connection. No builtin is among them: that would be the exception of a signal handler."""
 
 
 class WaitingConnection(Protocol):

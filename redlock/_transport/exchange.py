@@ -7,19 +7,27 @@ Invariants:
 
 from __future__ import annotations
 
-import errno
-import os
 import socket
+import ssl
 import time
 import weakref
 from collections import deque
 from contextlib import suppress
+from typing import TYPE_CHECKING, TypeVar
 
 from redlock import _process
 from redlock._compat import pack_words
+from redlock._transport.readiness import await_socket
 from redlock._transport.reply_reader import StrictReader
+from redlock._transport.socket_errors import ConnectionFailed, NoReply, reason_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _READ_BYTES = 16_384
+
+D = TypeVar("D")
+R = TypeVar("R")
 
 
 def pack(*words: str | bytes) -> bytes:
@@ -37,6 +45,8 @@ class Exchange:
 
     def __init__(self, sock: socket.socket, *, admin: bool = False) -> None:
         self.sock = sock
+        # With a timeout of the socket, its end could not be told from the `TimeoutError` of a signal handler.
+        sock.settimeout(0)
         self._reader = StrictReader(admin=admin)
         self._replies: deque[object] = deque()
         self._pid = _process.pid()
@@ -51,24 +61,46 @@ class Exchange:
         return not self._replies
 
     def send(self, words: bytes, until: float) -> None:
-        """Send all bytes by the deadline, in seconds of the steady clock."""
-        self.sock.settimeout(_left(until))
-        self.sock.sendall(words)
+        """Send all bytes by the deadline, in seconds of the steady clock.
+
+        Raises:
+            ConnectionFailed: The connection has ended, or the time is over.
+        """
+        rest = memoryview(words)
+        while rest:
+            rest = rest[self._when_ready(self.sock.send, rest, until, room=True) :]
 
     def answer(self, until: float | None) -> object:
         """The next reply by the deadline; without a deadline, a reply that has arrived already.
 
         Raises:
-            OSError: No reply came, or the connection has ended.
+            NoReply: No reply came.
+            ConnectionFailed: The connection has ended.
             UnreadableReply: The bytes are not a valid reply.
         """
         while not self._replies:
-            self.sock.settimeout(0 if until is None else _left(until))
-            data = self.sock.recv(_READ_BYTES)
+            data = self._when_ready(self.sock.recv, _READ_BYTES, until)
             if not data:
-                raise ConnectionResetError(errno.ECONNRESET, "the node closed the connection")
+                raise ConnectionFailed("the node closed the connection")
             self._replies.extend(self._reader.read(data))
         return self._replies.popleft()
+
+    def _when_ready(self, call: Callable[[D], R], argument: D, until: float | None, *, room: bool = False) -> R:
+        """Call this function of the socket as soon as the socket has data, or room, for it."""
+        while True:
+            try:
+                return call(argument)
+            except (ssl.SSLWantReadError, ssl.SSLWantWriteError) as exc:
+                # TLS may have to write before a read, and to read before a write.
+                room = isinstance(exc, ssl.SSLWantWriteError)
+            except BlockingIOError:
+                pass
+            except OSError as exc:
+                raise ConnectionFailed(reason_of(exc)) from exc
+            left = 0.0 if until is None else until - time.monotonic()
+            if left <= 0:
+                raise NoReply("no answer in time")
+            await_socket(self.sock, left, room=room)
 
     def ask(self, words: bytes, count: int, until: float) -> list[object]:
         """The replies to `count` commands; error replies appear as `ReplyError`."""
@@ -81,10 +113,3 @@ class Exchange:
             with suppress(OSError):
                 self.sock.shutdown(socket.SHUT_RDWR)
         self._close_socket()
-
-
-def _left(until: float) -> float:
-    left = until - time.monotonic()
-    if left <= 0:
-        raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
-    return left

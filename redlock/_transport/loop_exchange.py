@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 from collections import deque
 from typing import TYPE_CHECKING
 
 from redlock._transport.node import PendingConnection, UnsuitableNode, refuse
 from redlock._transport.reply_reader import StrictReader, UnreadableReply
-from redlock._transport.sockets import NOT_NOW, READ_BYTES
+from redlock._transport.socket_errors import NOT_NOW, ConnectionFailed, reason_of
+from redlock._transport.sockets import READ_BYTES
 
 if TYPE_CHECKING:
     from redlock._transport.exchange import Exchange
     from redlock._transport.node import Node
+
+_FULL = "the connection accepts no more requests"
 
 
 class LoopExchange:
@@ -82,16 +84,19 @@ class LoopExchange:
         """Send a request.
 
         Raises:
-            OSError: The system did not accept the whole request.
+            ConnectionFailed: The system did not accept the whole request, or the connection has failed before.
+            UnreadableReply: As for `answer`; also `UnsuitableNode`.
         """
         if self._failure is not None:
             raise self._failure
         try:
-            if self._exchange.sock.send(words) != len(words):
-                raise BlockingIOError(errno.EAGAIN, "the connection accepts no more requests")
-        except OSError as failure:
-            self._fail(failure)
-            raise
+            reason = "" if self._exchange.sock.send(words) == len(words) else _FULL
+        except NOT_NOW:
+            reason = _FULL
+        except OSError as exc:
+            reason = reason_of(exc)
+        if reason:
+            raise self._fail(ConnectionFailed(reason))
         self._is_ignored.append(is_answer_ignored)
 
     async def wait(self, seconds: float) -> bool:
@@ -108,7 +113,7 @@ class LoopExchange:
         """The answer that has arrived.
 
         Raises:
-            OSError: The connection has ended.
+            ConnectionFailed: The connection has ended.
             UnreadableReply: The bytes are not a valid reply.
             UnsuitableNode: The node refused a request whose answer is ignored.
         """
@@ -120,7 +125,7 @@ class LoopExchange:
         try:
             data = self._exchange.sock.recv(READ_BYTES)
             if not data:
-                raise ConnectionResetError(errno.ECONNRESET, "the node closed the connection")
+                raise ConnectionFailed("the node closed the connection")
             for reply in self._read(data):
                 if not self._is_ignored:
                     raise UnreadableReply("answered without being asked")
@@ -130,20 +135,23 @@ class LoopExchange:
                     self._answers.append(reply)
         except NOT_NOW:
             return
-        except (OSError, UnreadableReply, UnsuitableNode) as failure:
+        except OSError as exc:
+            self._fail(ConnectionFailed(reason_of(exc)))
+        except (ConnectionFailed, UnreadableReply, UnsuitableNode) as failure:
             self._fail(failure)
         if self._waiter is not None and self.has_answer:
             _set(self._waiter)
 
-    def _fail(self, failure: Exception) -> None:
+    def _fail(self, failure: Exception) -> Exception:
         self._failure = failure
         self._loop.remove_reader(self._exchange.sock)
+        return failure
 
     def close(self, *, forked: bool = False) -> None:
         """End the connection. With `forked` the loop, which the parent shares, is not touched."""
         if not forked and not self._loop.is_closed():
             self._loop.remove_reader(self._exchange.sock)
-        self._failure = self._failure or ConnectionAbortedError(errno.ECONNABORTED, "the connection was closed")
+        self._failure = self._failure or ConnectionFailed("the connection was closed")
         self._exchange.close()
 
 

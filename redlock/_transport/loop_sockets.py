@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, cast
 from redlock._clock import now_ms, wall_us
 from redlock._transport.connections import NodeConnections
 from redlock._transport.node import PendingConnection
-from redlock._transport.sockets import NOT_NOW, READ_BYTES, reason_of
+from redlock._transport.socket_errors import NOT_NOW, reason_of
+from redlock._transport.sockets import READ_BYTES
 
 if TYPE_CHECKING:
     import asyncio

@@ -27,6 +27,7 @@ from redlock._transport.dial import open_socket
 from redlock._transport.exchange import Exchange, pack
 from redlock._transport.node_health import NodeHealth
 from redlock._transport.reply_reader import UnreadableReply
+from redlock._transport.socket_errors import ConnectionFailed, NoReply
 from redlock.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ DEFAULT_NODES = tuple(f"redis://127.0.0.1:{port}" for port in DEFAULT_PORTS)
 
 DIAL_TIMEOUTS = 4
 """The most node timeouts of a dial. With a quorum connected, a round waits for a single node timeout at most."""
-ERRORS = (OSError, RedisError, UnreadableReply)
+ERRORS = (OSError, RedisError, ConnectionFailed, UnreadableReply)
 """The errors of a dial or an exchange, beside `UnsuitableNode`."""
 
 _RUN_ID = re.compile(r"[0-9A-Za-z]{1,64}")
@@ -171,7 +172,7 @@ class Node(NodeHealth):
 
         Raises:
             UnsuitableNode: The node answers but can't be a lock node.
-            OSError: The node can't be reached; also `UnreadableReply` and `RedisError`, see `ERRORS`.
+            OSError: The node can't be reached; also the other `ERRORS`.
         """
         limit = self.timeout_ms / 1000
         until = time.monotonic() + (DIAL_TIMEOUTS * limit if seconds is None else seconds)
@@ -181,7 +182,6 @@ class Node(NodeHealth):
         except BaseException:
             exchange.close()
             raise
-        exchange.sock.settimeout(0)
         return Connected(exchange, run_id, fingerprint)
 
     def _open(self, until: float, limit: float) -> socket.socket:
@@ -284,8 +284,10 @@ def describe_failure(exc: BaseException, timeout_ms: int) -> str:
     while cause is not None:
         if isinstance(cause, UnsuitableNode | UnreadableReply):
             return str(cause)
-        if isinstance(cause, TimeoutError):
+        if isinstance(cause, TimeoutError | NoReply):
             return f"no answer within {timeout_ms} ms"
+        if isinstance(cause, ConnectionFailed):
+            return str(cause)
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror.lower()
         cause = cause.__cause__ or cause.__context__

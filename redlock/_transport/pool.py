@@ -13,7 +13,6 @@ Invariants:
 from __future__ import annotations
 
 import random
-from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from redlock._clock import now_ms
@@ -152,14 +151,8 @@ class ConnectionPool:
             turn = connections.turn(_SETTLE_SECONDS)
             if turn is not None:
                 with turn:
-                    self._settle(connections, until_ms)
-
-    @staticmethod
-    def _settle(connections: ConnectionSet, until_ms: int) -> None:
-        # Without a free descriptor, a set that an exception interrupted cannot begin again. Its connections have ended.
-        with suppress(OSError):
-            connections.await_releases()
-            connections.drain(until_ms)
+                    connections.await_releases()
+                    connections.drain(until_ms)
 
     def close(self) -> None:
         """Close all connections. Leases that are still held expire with their TTL."""
@@ -169,7 +162,8 @@ class ConnectionPool:
             turn = connections.turn(_SETTLE_SECONDS)
             if turn is not None:
                 with turn:
-                    self._settle(connections, until_ms)
+                    connections.await_releases()
+                    connections.drain(until_ms)
                     connections.abandon()
         self._releaser.close()
 

@@ -7,6 +7,7 @@ at a twentieth of the client's CPU.
 
 from __future__ import annotations
 
+import math
 import select
 import time
 from typing import TYPE_CHECKING
@@ -51,6 +52,14 @@ class Readiness:
         return self._poll.poll(wait_ms)
 
 
+def await_socket(sock: socket.socket, seconds: float, *, room: bool = False) -> None:
+    """Wait until this socket has data, or room, at most this long."""
+    poll = select.poll() if hasattr(select, "poll") else _Select()
+    poll.register(sock.fileno(), _WRITABLE if room else READABLE)
+    # Rounded up: without a rest of a millisecond the caller would wait in a busy loop.
+    poll.poll(math.ceil(seconds * 1000))
+
+
 class _Select:
     """The part of `select.poll` that is needed, by `select.select`."""
 
@@ -70,8 +79,9 @@ class _Select:
             # Windows refuses three empty lists.
             time.sleep(wait_ms / 1000)
             return []
+        data = [descriptor for descriptor, events in self._events.items() if events & READABLE]
         room = [descriptor for descriptor, events in self._events.items() if events & _WRITABLE]
-        has_data, has_room, _ = select.select(list(self._events), room, [], wait_ms / 1000)
+        has_data, has_room, _ = select.select(data, room, [], wait_ms / 1000)
         events = dict.fromkeys(has_data, READABLE)
         for descriptor in has_room:
             events[descriptor] = events.get(descriptor, 0) | _WRITABLE

@@ -5,7 +5,6 @@ Invariants: no thread per node.
 
 from __future__ import annotations
 
-import ssl
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 from redlock._clock import now_ms
 from redlock._transport.node import PendingConnection
 from redlock._transport.readiness import READABLE, Readiness
+from redlock._transport.socket_errors import NOT_NOW, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 READ_BYTES = 16_384
 """The largest piece that TLS decrypts: no data stays in a buffer that `poll` does not see."""
-NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class Sockets:
@@ -139,8 +138,3 @@ class Sockets:
         self._state.to_close.clear()
         for dial in self._dials.values():
             dial.abandon()
-
-
-def reason_of(error: OSError) -> str:
-    """The reason of a failed read or write, in lower case."""
-    return error.strerror.lower() if error.strerror else str(error)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 from inspect import GEN_CLOSED, getgeneratorstate
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,6 +22,7 @@ from redlock._core.commands import Round, Wait
 from redlock._core.vote_tally import unasked
 from redlock._locking.effects import AwaitTurn, Borrow, PassOn, Receive, Send, Sleep, TakeConnections
 from redlock._locking.waiter_pool import NODE_ERRORS
+from redlock._transport.socket_errors import NoReply
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -111,7 +111,7 @@ class LoopDriver:
                 if until is not None:
                     await connection.wait(max(0.0, until - monotonic()))
                 if not connection.has_answer:
-                    raise TimeoutError(errno.ETIMEDOUT, "no reply in time")
+                    raise NoReply("no answer in time")
                 return connection.answer()
             case PassOn(node, connection, words, _):
                 with contextlib.suppress(*NODE_ERRORS):

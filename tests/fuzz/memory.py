@@ -14,8 +14,9 @@ from unittest import mock
 from redlock import _compat
 from redlock._clock import wall_us
 from redlock._core.commands import Acquire, Confirm, Extend, Repair
-from redlock._transport import codec, node
+from redlock._transport import codec, exchange, node
 from redlock._transport.readiness import READABLE
+from redlock._transport.socket_errors import NoReply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -76,12 +77,10 @@ class Socket:
         self._answer = answer
         self._commands = _compat.Reader()
         self._inbox: deque[bytes] = deque()
-        self._timeout: float | None = None
         self.received = 0
 
     def settimeout(self, seconds: float | None) -> None:
         """As a socket."""
-        self._timeout = seconds
 
     def send(self, words: bytes) -> int:
         """As a socket; the node answers at once."""
@@ -89,10 +88,6 @@ class Socket:
         while (command := self._commands.gets()) is not False:
             self._inbox.append(self._answer(command))
         return len(words)
-
-    def sendall(self, words: bytes) -> None:
-        """As a socket."""
-        self.send(words)
 
     @property
     def is_ready(self) -> bool:
@@ -104,7 +99,7 @@ class Socket:
     def recv(self, size: int) -> bytes:
         """As a socket."""
         if not self.is_ready:
-            raise BlockingIOError if self._timeout == 0 else TimeoutError
+            raise BlockingIOError
         piece = self._inbox.popleft()
         if len(piece) > size:
             self._inbox.appendleft(piece[size:])
@@ -140,12 +135,7 @@ class LoopSocket(Socket):
 
     def recv(self, size: int) -> bytes:
         """As a socket."""
-        try:
-            return self._client.recv(size)
-        except BlockingIOError:
-            if self._timeout == 0:
-                raise
-            raise TimeoutError from None
+        return self._client.recv(size)
 
     def close(self) -> None:
         """As a socket."""
@@ -183,6 +173,12 @@ def answering(answers: Mapping[int, Answer], kind: type[Socket] = Socket) -> Ite
     def open_socket(options: Any, *_: float) -> Socket:  # noqa: ANN401 - a connection of redis-py
         return kind(answers[options.port])
 
-    readiness = mock.patch("redlock._transport.sockets.Readiness", Readiness)
-    with mock.patch.object(node, "open_socket", open_socket), readiness if kind is Socket else contextlib.nullcontext():
+    def await_socket(*_: object, **__: object) -> None:
+        raise NoReply("no answer in time")
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.object(node, "open_socket", open_socket))
+        stack.enter_context(mock.patch.object(exchange, "await_socket", await_socket))
+        if kind is Socket:
+            stack.enter_context(mock.patch("redlock._transport.sockets.Readiness", Readiness))
         yield

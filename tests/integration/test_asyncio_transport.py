@@ -17,6 +17,7 @@ from redlock._core.commands import Acquire
 from redlock._transport.exchange import Exchange
 from redlock._transport.loop_exchange import LoopExchange
 from redlock._transport.reply_reader import UnreadableReply
+from redlock._transport.socket_errors import ConnectionFailed
 from redlock.testing.redis_server import cluster
 from tests.integration.asyncio_tools import next_turn, run, until, with_client
 
@@ -147,12 +148,12 @@ def test_a_connection_that_takes_half_a_request_has_failed() -> None:
 
     async def main() -> None:
         with connected() as (exchange, own, node):
-            with pytest.raises(BlockingIOError):
+            with pytest.raises(ConnectionFailed):
                 exchange.send(b"x" * 10_000_000)
             assert select.select([node], [], [], 10)[0], "the first half was sent"
             assert not exchange.is_open
             assert not asyncio.get_running_loop().remove_reader(own)
-            with pytest.raises(BlockingIOError):
+            with pytest.raises(ConnectionFailed):
                 exchange.send(b"next")
 
     run(main())

@@ -225,6 +225,6 @@ class Poll:
         for descriptor, (sock, events) in self._watched.items():
             if events != _READ and sock.is_writable:
                 found.append((descriptor, _READ | _WRITE if sock.is_readable else _WRITE))
-            elif sock.is_readable:
+            elif events != _WRITE and sock.is_readable:
                 found.append((descriptor, _READ))
         return found

@@ -12,11 +12,13 @@ from redlock._core.commands import Release, Round, Wait
 from redlock._core.votes import Kind, Vote
 from redlock._locking.effects import AwaitTurn, Borrow, PassOn, Receive, Send, Sleep, TakeConnections
 from redlock._transport.node import UnsuitableNode
+from redlock._transport.socket_errors import NoReply
 from tests.unit.helpers import DEAD, denied, granted, round_result
-from tests.unit.trials import CONNECTIONS, NAMES, WAKE_KEY, Cancelled, Trial
+from tests.unit.trials import CONNECTIONS, NAMES, WAKE_KEY, Borrowed, Cancelled, Trial
 
 if TYPE_CHECKING:
     from redlock import Redlock
+    from redlock._locking.effects import Effect
 
 
 def test_a_free_lock_takes_one_attempt(client: Redlock) -> None:
@@ -79,16 +81,22 @@ def test_an_exception_in_a_round_cancels_the_attempt(client: Redlock, error: typ
     assert trial.undone == 1
 
 
-def test_an_exception_in_a_wait_leaves_the_queue_at_once(client: Redlock) -> None:
-    trial = Trial(client)
+@pytest.mark.parametrize("kind", [Borrow, Send, Receive])
+@pytest.mark.parametrize("error", [Cancelled, TimeoutError, ConnectionResetError])
+def test_an_exception_in_a_wait_leaves_the_queue_at_once(
+    client: Redlock, kind: type[Effect], error: type[BaseException]
+) -> None:
+    """Also an exception of the kind that a socket raises: a signal handler of the application has raised it."""
+    trial, borrowed = Trial(client), Borrowed()
     trial.attempt(*[denied()] * 5)
-    borrowed = trial.wait()
-    effect = trial.steps.throw(Cancelled())
-    assert type(effect) is Receive
-    assert effect.until is None, "only what has arrived already"
-    with pytest.raises(Cancelled):
-        trial.steps.throw(BlockingIOError())
-    assert borrowed.is_closed
+    while type(trial.effect) is not kind:
+        trial.send(borrowed if type(trial.effect) is Borrow else None)
+    with pytest.raises(error):
+        effect = trial.steps.throw(error())
+        assert type(effect) is Receive
+        assert effect.until is None, "only what has arrived already"
+        trial.steps.throw(NoReply())
+    assert borrowed.is_closed is (kind is not Borrow)
     assert not trial.is_queued
 
 

@@ -1,0 +1,138 @@
+"""Exceptions of the kind that sockets raise, raised by a signal handler: they reach the caller, and blame no node."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import signal
+import socket
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from redlock._clock import now_ms, wall_us
+from redlock._transport import codec
+from redlock._transport.connections import NodeConnections
+from redlock._transport.exchange import Exchange, pack
+from redlock._transport.loop_exchange import LoopExchange
+from redlock._transport.loop_sockets import LoopSockets
+from redlock._transport.node import Connected, Node
+from redlock._transport.sockets import Sockets
+from tests.integration.tools import client_of, eventually, raw
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from redlock.testing.redis_server import Cluster
+
+NAME, WHY = "handled", "an alarm of the application"
+WORDS = pack("PING")
+
+
+@contextmanager
+def alarm(error: Exception, nodes: Cluster) -> Iterator[None]:
+    """Raise this in the main thread as soon as a client waits at one of these nodes."""
+
+    def strike(*_: object) -> None:
+        raise error
+
+    def is_awaited() -> bool:
+        blocked = 0
+        for server in nodes.servers:
+            with raw(server) as redis:
+                blocked += redis.info("clients")["blocked_clients"]
+        return blocked > 0
+
+    def send() -> None:
+        eventually(is_awaited, "a waiter")
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, strike)
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        yield
+    finally:
+        sender.join()
+        signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.parametrize(
+    "error", [TimeoutError(WHY), ConnectionResetError(errno.ECONNRESET, WHY)], ids=["timeout", "reset"]
+)
+def test_an_alarm_ends_a_wait(nodes: Cluster, error: Exception) -> None:
+    # Nothing renews the lease of the rival while this thread waits.
+    with client_of(nodes.urls, ttl=60.0, max_ttl=60.0, node_timeout=1.0) as client, client.lock(NAME):
+        with alarm(error, nodes), pytest.raises(type(error), match=WHY):
+            client.lock(NAME).acquire(blocking_timeout=20)
+        assert not any(node.error for node in client._context.nodes)
+        assert not client.lock(NAME).acquire(blocking=False), "the client works on"
+
+
+class Struck(socket.socket):
+    """A socket; a signal handler raises an exception during each of its calls."""
+
+    def send(self, *_: object) -> int:
+        raise TimeoutError(WHY)
+
+    def recv(self, *_: object) -> bytes:
+        raise TimeoutError(WHY)
+
+
+@pytest.fixture
+def exchange() -> Iterator[Exchange]:
+    """A connection with data to read."""
+    near, far = socket.socketpair()
+    far.send(b"+PONG\r\n")
+    exchange = Exchange(Struck(fileno=near.detach()))
+    with far:
+        yield exchange
+    exchange.close()
+
+
+def test_an_alarm_in_an_exchange_is_raised(exchange: Exchange) -> None:
+    until = time.monotonic() + 10
+    with pytest.raises(TimeoutError, match=WHY):
+        exchange.send(WORDS, until)
+    for deadline in (until, None):
+        with pytest.raises(TimeoutError, match=WHY):
+            exchange.answer(deadline)
+
+
+def test_an_alarm_in_a_round_is_raised(exchange: Exchange) -> None:
+    node = Node("redis://h:1", 100)
+    state = NodeConnections([node], codec.Codec(1, "", 10_000), 100, now_ms(), wall_us)
+    sockets = Sockets([node], state)
+    sockets.adopt(state.all[0], Connected(exchange, "0" * 40, ""))
+    with pytest.raises(TimeoutError, match=WHY):
+        sockets.receive(sockets.wait(10_000))
+    state.all[0].outbox = WORDS
+    with pytest.raises(TimeoutError, match=WHY):
+        sockets.write(state.all)
+    assert state.all[0].handle is not None, "no node has failed"
+    sockets.abandon()
+
+
+def test_an_alarm_in_an_event_loop_blames_no_node(exchange: Exchange) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        waiting = LoopExchange(exchange, loop)
+        with pytest.raises(TimeoutError, match=WHY):
+            waiting.send(WORDS)
+        with pytest.raises(TimeoutError, match=WHY):
+            waiting._on_readable()
+        assert waiting.is_open
+        node = Node("redis://h:1", 100)
+        sockets = LoopSockets([node], codec.Codec(1, "", 10_000), loop)
+        sockets.state.connected(sockets.state.all[0], exchange, "0" * 40, "")
+        sockets.state.all[0].outbox = WORDS
+        for call in (sockets.flush, sockets.read_all):
+            with pytest.raises(TimeoutError, match=WHY):
+                call()
+        assert sockets.state.all[0].handle is not None, "no node has failed"
+        sockets.abandon()
+
+    asyncio.run(main())
