@@ -78,7 +78,7 @@ OF_THE_WORKER = [
 STAYS = {"soft limit", "revoke with SIGTERM", "revoke with SIGKILL", "child killed"}
 
 
-LONG = {"kernel", "soft shutdown", "memory error"}
+LONG = {"kernel", "cold shutdown", "soft shutdown", "memory error"}
 
 
 def some(endings: list[Ending]) -> list[ParameterSet]:

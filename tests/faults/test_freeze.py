@@ -20,6 +20,7 @@ def test_the_fence_saves_holders_frozen_past_their_lease(tmp_path: Path) -> None
     assert came_to.refused >= 1, "no frozen holder came back with a stale write, so nothing was shown"
 
 
+@pytest.mark.long
 def test_few_freezes_lose_nothing_in_postgresql() -> None:
     _, fenced = freeze_sql.experiment(freezes=2, seed=5)
     assert fenced.lost == 0

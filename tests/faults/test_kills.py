@@ -86,6 +86,7 @@ def test_a_worker_frozen_past_its_lease_changes_nothing(
     assert "STALE" in frozen.log
 
 
+@pytest.mark.long
 def test_two_nodes_killed_during_a_run_cost_nothing(fixture: WorkerFixture, worker: Callable[..., Worker]) -> None:
     worker(concurrency=4, COUNTER_THINK="0.02")
     tasks: list[str] = []
@@ -105,6 +106,7 @@ def test_two_nodes_killed_during_a_run_cost_nothing(fixture: WorkerFixture, work
     exact(fixture, tasks)
 
 
+@pytest.mark.long
 def test_a_node_that_returns_empty_during_a_run_costs_nothing(
     fixture: WorkerFixture, worker: Callable[..., Worker]
 ) -> None:
@@ -135,6 +137,7 @@ def test_a_revoked_task_frees_its_lock_at_once(
     assert fixture.counter("hits") == 0
 
 
+@pytest.mark.long
 def test_a_soft_time_limit_of_a_waiting_task_leaves_no_key(
     fixture: WorkerFixture, client: Redlock, worker: Callable[..., Worker]
 ) -> None:
@@ -153,6 +156,7 @@ def test_a_soft_time_limit_of_a_waiting_task_leaves_no_key(
     assert fixture.result(fixture.send(f"{policies}.wait", "busy"))["retries"] == 0
 
 
+@pytest.mark.long
 def test_a_warm_shutdown_finishes_tasks_and_leaves_no_key(
     fixture: WorkerFixture, worker: Callable[..., Worker]
 ) -> None:

@@ -45,6 +45,7 @@ def test_everything_is_done_once_in_spite_of(injector: FaultInjector, kind: str)
     assert fixture.figures().applied > 20, "hardly anything was at work"
 
 
+@pytest.mark.long
 def test_a_write_delayed_past_its_lease_is_refused(injector: FaultInjector) -> None:
     fixture, link = injector.fixture, injector.store
     settings = settings_for([*injector.nodes, link])

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.mark.parametrize("kind", transfers.KINDS)
+@pytest.mark.parametrize(
+    "kind", [transfers.KINDS[0], *(pytest.param(kind, marks=pytest.mark.long) for kind in transfers.KINDS[1:])]
+)
 def test_killed_and_frozen_workers_lose_no_money(kind: str, tmp_path: Path) -> None:
     outcome = transfers.run(kind, 15, 3, tmp_path)
     assert outcome.violations == []

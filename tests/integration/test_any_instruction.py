@@ -194,6 +194,7 @@ def test_an_exception_in_any_count_does_not_stop_the_counting() -> None:
         assert metrics.text() != before, f"after an exception at instruction {number} nothing is counted"
 
 
+@pytest.mark.long
 def test_an_interrupted_release_ends_a_lock_that_lives_on(stricken: Stricken) -> None:
     """As one at the top of a module, in a block that is renewed."""
     kept: list[Lock] = []

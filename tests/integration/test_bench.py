@@ -61,6 +61,7 @@ def test_rounds_end_with_released_locks_for_every_peer(tmp_path: Path) -> None:
     assert "ours" in table.text()
 
 
+@pytest.mark.long
 def test_the_hot_counter_is_right_and_every_process_is_served(tmp_path: Path) -> None:
     bench = bench_of(tmp_path, OURS)
     with lock_nodes() as nodes, sixth_server() as sixth:
@@ -73,6 +74,7 @@ def test_the_hot_counter_is_right_and_every_process_is_served(tmp_path: Path) ->
     assert not alone.changed, "it handed the lock to nobody but itself"
 
 
+@pytest.mark.long
 def test_the_floor_sends_the_bytes_of_the_lock(tmp_path: Path) -> None:
     bench = bench_of(tmp_path, OURS, ASYNC_RELEASE, *FLOORS)
     with lock_nodes() as nodes:
@@ -93,6 +95,7 @@ def test_the_floor_sends_the_bytes_of_the_lock(tmp_path: Path) -> None:
     assert [row[ratio] == 1 for row in table.rows] == [False, False, True, True]
 
 
+@pytest.mark.long
 def test_tasks_of_one_loop_are_measured_beside_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop_scenario, "LOADS", {"1 task": (1, True), "20 tasks, one key": (20, False)})
     with lock_nodes() as nodes:
@@ -105,6 +108,7 @@ def test_tasks_of_one_loop_are_measured_beside_a_thread(tmp_path: Path, monkeypa
         assert min(one["rates"]) > 0
 
 
+@pytest.mark.long
 def test_a_run_writes_its_tables_as_json_and_as_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "Bench", lambda options: Bench(options, kinds_here()))
     assert command.main(["--only", "uncontended", "--quick", "--rounds", "1", "--out", str(tmp_path)]) == 0
@@ -114,6 +118,7 @@ def test_a_run_writes_its_tables_as_json_and_as_a_picture(tmp_path: Path, monkey
     assert (tmp_path / "results.svg").read_text().startswith("<svg")
 
 
+@pytest.mark.long
 def test_this_tree_is_measured_beside_another_commit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -276,6 +276,7 @@ def test_a_task_that_calls_itself_is_not_requeued_by_the_call(
     assert fixture.requeues(task.id) == 0
 
 
+@pytest.mark.long
 def test_a_periodic_task_that_skips_does_not_pile_up(fixture: WorkerFixture, tmp_path: Path) -> None:
     arguments = ["-A", PERIODIC, "worker", "-B", "-s", str(tmp_path / "schedule"), "-c", "4", "-Q", "celery"]
     worker = Worker(tmp_path, fixture.environment, arguments)

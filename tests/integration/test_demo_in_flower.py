@@ -57,6 +57,7 @@ def browser() -> Iterator[Browser]:
         yield browser
 
 
+@pytest.mark.long
 def test_its_tasks_are_shown_waiting_with_the_lock_and_done(flower: str, browser: Browser) -> None:
     seen: dict[str, list[str]] = {}
 

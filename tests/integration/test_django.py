@@ -202,6 +202,7 @@ def guide(tmp_path: Path, servers: tuple[Cluster, Server]) -> Guide:
     return Guide(tmp_path, *servers)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_a_project_of_the_page_works_word_by_word(guide: Guide, servers: tuple[Cluster, Server]) -> None:
     check, make_migrations, migrate = map(guide.run, guide.set_up)
@@ -223,6 +224,7 @@ def test_a_project_of_the_page_works_word_by_word(guide: Guide, servers: tuple[C
     assert CANARY not in said + doctor + guide.run("celery -A shop report")
 
 
+@pytest.mark.long
 def test_a_typo_in_a_setting_of_the_page_is_refused(guide: Guide) -> None:
     told = next(block.text for block in blocks(PAGE) if block.kind == "text")
     guide.set("CELERY_REDLOCK_NODE = CELERY_REDLOCK_NODES")

@@ -137,6 +137,7 @@ def bank(python: Path, nodes_url: str, broker: redis_server.Server, tmp_path: Pa
     return project("bank", python, tmp_path, REDLOCK_NODES=nodes_url, REDLOCK_TTL="1", BANK_REDIS=broker.url)
 
 
+@pytest.mark.long
 def test_a_killed_worker_neither_makes_nor_loses_money(bank: Project) -> None:
     with bank.running("-m", "celery", "-A", "bank", "worker", "--concurrency", "3") as worker:
         sent = bank.run("-c", "from bank import *; [deposit.delay(a, 100).get(timeout=60) for a in ('ann', 'bob')]; "

@@ -76,6 +76,7 @@ with Redlock(nodes, ttl=5) as client:
 """
 
 
+@pytest.mark.long
 def test_tokens_grow_over_a_thousand_leases_in_parallel(nodes: Cluster, broker: Server) -> None:
     command = [sys.executable, "-c", USER, broker.url, "250", *nodes.urls]
     processes = [subprocess.Popen(command, cwd=ROOT) for _ in range(2)]

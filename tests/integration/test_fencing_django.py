@@ -47,6 +47,7 @@ def test_a_project_on_postgresql_is_fenced(pg_address: str) -> None:
     check({"ENGINE": "django.db.backends.postgresql", "NAME": "postgres", "USER": "postgres", "HOST": host})
 
 
+@pytest.mark.long
 def test_a_project_on_mariadb_is_fenced(maria_socket: str) -> None:
     """The driver is PyMySQL, as mysqlclient needs a compiler and the headers of the server."""
     check({"ENGINE": "django.db.backends.mysql", "NAME": "project", "USER": "root", "HOST": maria_socket})

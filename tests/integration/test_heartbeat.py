@@ -58,7 +58,7 @@ def test_the_metrics_agree_with_the_log_across_children(
     assert found["redlock_lost_total"] == 0
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@pytest.mark.parametrize("pool", ["prefork", pytest.param("threads", marks=pytest.mark.long)])
 def test_a_node_that_gives_no_votes_is_counted_by_name(fixture: WorkerFixture, tmp_path: Path, pool: str) -> None:
     dead = fixture.nodes.servers[2]
     path = tmp_path / "redlock.prom"
@@ -92,6 +92,7 @@ def test_the_heart_beats_as_long_as_the_worker_takes_tasks(fixture: WorkerFixtur
     eventually(beats, "a beat after the broker is back", every=0.05)
 
 
+@pytest.mark.long
 def test_a_failed_write_fails_no_task_and_is_logged_once(fixture: WorkerFixture, tmp_path: Path) -> None:
     path = tmp_path / "missing" / "redlock.prom"
     worker = fixture.start_worker(REDLOCK_METRICS_FILE=str(path))

@@ -34,7 +34,7 @@ def shown(fixture: WorkerFixture, task: str) -> dict[str, Any]:
     return next((one for one in locks(fixture) if one["task"] == task), {})
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent"])
+@pytest.mark.parametrize("pool", ["prefork", pytest.param("threads", marks=pytest.mark.long), "gevent"])
 def test_held_and_awaited_locks_of_a_worker_are_shown(fixture: WorkerFixture, pool: str) -> None:
     fixture.start_worker("-P", pool, "--include", f"{HOLDING},{POLICIES}", concurrency=3, **UNLIMITED)
     holds = fixture.send(f"{HOLDING}.sleep", "x", 600)
@@ -81,7 +81,7 @@ def entries(fixture: WorkerFixture, task: str) -> list[dict[str, Any]]:
     return [one for one in locks(fixture) if one["task"] == task]
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent"])
+@pytest.mark.parametrize("pool", ["prefork", pytest.param("threads", marks=pytest.mark.long), "gevent"])
 def test_a_wait_in_the_body_of_a_task_is_shown(fixture: WorkerFixture, client: Redlock, pool: str) -> None:
     fixture.start_worker("-P", pool, "--include", POLICIES, concurrency=3)
     with client.lock("second:x") as lease:

@@ -167,6 +167,7 @@ def test_a_node_without_info_is_refused_with_the_reason() -> None:
             server.stop()
 
 
+@pytest.mark.long
 def test_a_worker_and_flower_work_on_managed_services(tmp_path: Path) -> None:
     def without(*commands: str) -> list[str]:
         return [word for command in commands for word in ("--rename-command", command, "")]

@@ -149,7 +149,7 @@ def test_each_test_gets_a_client_and_nodes_in_good_order(pytester: pytest.Pytest
     run(pytester).assert_outcomes(passed=3)
 
 
-@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["alone", "xdist"])
+@pytest.mark.parametrize("workers", [(), pytest.param(("-n", "2"), marks=pytest.mark.long)], ids=["alone", "xdist"])
 def test_no_server_outlives_the_run(pytester: pytest.Pytester, workers: tuple[str, ...]) -> None:
     pytester.makepyfile(
         """
@@ -175,6 +175,7 @@ def _answers(url: str) -> bool:
             return False
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("workers", ["0", "2"], ids=["alone", "xdist"])
 def test_the_fixtures_of_celery_and_django_beside_it(pytester: pytest.Pytester, workers: str) -> None:
     project.write(pytester.path)

@@ -21,9 +21,10 @@ HOLDING = "tests.integration.apps.holding"
 FLOWS = "tests.integration.apps.workflows"
 POLICIES = "tests.integration.apps.policies"
 INTERRUPTED = "tests.integration.apps.interrupted"
+IN_LONG_RUNS = tuple(pytest.param(pool, marks=pytest.mark.long) for pool in ("eventlet", "solo"))
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "eventlet", "solo"])
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", *IN_LONG_RUNS])
 def test_a_task_may_be_longer_than_its_lease_in_every_pool(fixture: WorkerFixture, pool: str) -> None:
     fixture.start_worker("-P", pool, "--include", HOLDING, concurrency=2)
     tasks = [fixture.send(f"{HOLDING}.look", name, 1.5) for name in ("a", "b")]
@@ -31,7 +32,7 @@ def test_a_task_may_be_longer_than_its_lease_in_every_pool(fixture: WorkerFixtur
     assert is_free(fixture.nodes.servers, "holding:a")
 
 
-@pytest.mark.parametrize("pool", ["threads", "solo", "gevent", "eventlet"])
+@pytest.mark.parametrize("pool", ["threads", "gevent", *IN_LONG_RUNS])
 def test_a_limit_that_the_pool_does_not_enforce_ends_no_lease(fixture: WorkerFixture, pool: str) -> None:
     fixture.start_worker("-P", pool, "--include", HOLDING, COUNTER_TIME_LIMIT="100")
     fixture.send(f"{HOLDING}.outlast", "long", 2.5, time_limit=1)
@@ -39,6 +40,7 @@ def test_a_limit_that_the_pool_does_not_enforce_ends_no_lease(fixture: WorkerFix
     assert float(fixture.store.get("remained:long") or 0) > 0, "the lease was renewed to the end of the body"
 
 
+@pytest.mark.long
 def test_a_lease_ends_with_the_limit_at_which_prefork_kills(fixture: WorkerFixture) -> None:
     fixture.start_worker("--include", HOLDING)
     task = fixture.send(f"{HOLDING}.outlast", "long", 600, time_limit=1)
@@ -55,10 +57,8 @@ def test_two_tasks_of_one_process_exclude_each_other(fixture: WorkerFixture, poo
     assert fixture.counter("hits") == 40
 
 
-@pytest.mark.parametrize(
-    "pool",
-    [pytest.param("threads", marks=pytest.mark.long), "gevent", pytest.param("eventlet", marks=pytest.mark.long)],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("pool", ["threads", "gevent", "eventlet"])
 def test_200_tasks_in_a_process_all_get_the_same_lock(fixture: WorkerFixture, client: Redlock, pool: str) -> None:
     worker = fixture.start_worker("-P", pool, "--include", FLOWS, "--prefetch-multiplier", "1", concurrency=200)
     with client.lock("policy:crowd"):
@@ -82,6 +82,7 @@ def connections(fixture: WorkerFixture) -> int:
     return total
 
 
+@pytest.mark.long
 def test_children_that_are_replaced_go_on_with_the_lock(fixture: WorkerFixture) -> None:
     worker = fixture.start_worker("--include", POLICIES, "--max-tasks-per-child", "3", concurrency=2)
     threads = len(list(Path(f"/proc/{worker.process.pid}/task").iterdir()))

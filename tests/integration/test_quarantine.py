@@ -289,6 +289,7 @@ def test_a_record_from_the_future_is_written_anew(nodes: Cluster, brief: Redlock
     assert brief.lock("y").acquire(), "within a quarantine, not an hour"
 
 
+@pytest.mark.long
 def test_init_declares_only_nodes_without_a_record() -> None:
     servers = [Server().start() for _ in range(3)]
     command = [sys.executable, "-m", "redlock", "init", "--yes", "--nodes", ",".join(server.url for server in servers)]

@@ -180,6 +180,7 @@ def test_an_unreachable_broker_is_an_error_at_the_caller(fixture: WorkerFixture)
     assert "refused" in said[2]
 
 
+@pytest.mark.long
 def test_broker_and_results_down_give_the_same_error(fixture: WorkerFixture) -> None:
     # As in the example, where both are databases of one Redis.
     port = free_port()

@@ -104,6 +104,7 @@ def test_at_least_forty_mutants_exist_and_each_applies() -> None:
         assert Source(*pieces), name
 
 
+@pytest.mark.long
 def test_the_tests_named_for_mutants_pass_on_shipped_code() -> None:
     assert mutant_search.named_tests_pass()
 
@@ -119,6 +120,7 @@ def test_a_mutant_whose_text_is_gone_is_noticed() -> None:
         Source(Variant("gone", "_core/votes.py", "this is not in the file", ""))
 
 
+@pytest.mark.long
 def test_a_failure_is_shrunk_to_the_faults_that_it_needs() -> None:
     broken = Source(*mutants.MUTANTS["no quarantine"])
     found = mutant_search.first_kill("no quarantine", 3_000)
