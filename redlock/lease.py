@@ -1,9 +1,10 @@
 """`Lease`: the right to a resource, from the acquisition until the deadline or the release.
 
 Invariants:
-1. `acquire` returns with the lease, or deletes its keys on each node that can be reached.
+1. `acquire` returns with the lease, or deletes its keys on each node that can be reached; see `acquisition`.
 2. Extension and release of a lease run one after the other, on the connections that acquired the lease. If a release is
-   interrupted, or waits too long for an extension, the renewal thread finishes the release.
+   interrupted, or waits too long for an extension, the renewal thread finishes the release, if the lease is renewed and
+   still referenced.
 3. A lease belongs to the process that acquired the lease.
 4. The lease is released when its own block and all re-entrant blocks inside have ended. A dropped entry does not count.
 """

@@ -3,7 +3,8 @@
 Invariants:
 1. The loop is a generator of effects, which a driver performs.
 2. The owner token exists before the first byte is sent. Any exception, even from a signal handler, cancels the attempt:
-   the keys that the attempt set are deleted on each node that can be reached.
+   the keys that the attempt set are deleted on each node that can be reached. A node keeps its key for the TTL if the
+   exception interrupts the send to this node.
 3. Each attempt has a fresh owner token. Between two attempts the loop sleeps in the wait queue, where a release wakes
    the first waiter.
 """

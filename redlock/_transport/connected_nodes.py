@@ -180,9 +180,15 @@ class ConnectedNodes:
                 self.finished.append(tally)
 
     def drop_requests(self) -> None:
-        """Leave only commands in the outboxes that were held back; see `NodeConnection.drop_requests`."""
+        """Leave only commands in the outboxes that were held back; see `NodeConnection.drop_requests`.
+
+        A connection on which only half of a command may have been sent ends.
+        """
         for one in self.all:
-            one.drop_requests()
+            if one.is_blocked or one.is_sending:
+                self.lost(one, "interrupted in the middle of a command")
+            else:
+                one.drop_requests()
 
     @property
     def unsent(self) -> int:

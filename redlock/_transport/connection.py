@@ -56,6 +56,8 @@ class NodeConnection:
         """The bytes to write now."""
         self.is_blocked = False
         """Whether the system has not accepted all bytes: the driver waits until the socket accepts more."""
+        self.is_sending = False
+        """Whether a send has begun and its result is not noted: the node may have half of a command."""
         self.held_back = b""
         """Commands that go out with the next command, or by `flush`."""
         self._unheld = b""
@@ -90,7 +92,7 @@ class NodeConnection:
         unanswered = [tally for tally in self.pending if tally is not None]
         self.handle, self.reason, self.suspect_since_ms = None, reason, None
         self.pending.clear()
-        self.outbox, self.held_back, self.is_blocked = b"", b"", False
+        self.outbox, self.held_back, self.is_blocked, self.is_sending = b"", b"", False, False
         return unanswered
 
     def request(self, words: bytes, tally: VoteTally) -> bool:
@@ -119,10 +121,7 @@ class NodeConnection:
             self.held_back = b""
 
     def drop_requests(self) -> None:
-        """Leave only commands in the outbox that were held back; nothing after the first half of a command."""
-        if self.is_blocked:
-            self.outbox = self.held_back = b""
-            return
+        """Leave only commands in the outbox that were held back."""
         # A release is unique, so an outbox that begins with releases was not written since. An extension is not unique.
         # An extension that is sent although no code counts its reply prolongs a key by one TTL at most.
         self.outbox = self._unheld if self.outbox.startswith(self._unheld) else b""

@@ -32,17 +32,17 @@ class Readiness:
 
     def watch(self, sock: socket.socket, connection: NodeConnection) -> None:
         """Watch a new socket for data."""
-        self.connections[sock.fileno()] = connection
         self._poll.register(sock.fileno(), READABLE)
+        self.connections[sock.fileno()] = connection
 
     def watch_room(self, sock: socket.socket, *, wanted: bool) -> None:
         """Watch a socket for room too, or no longer."""
         self._poll.modify(sock.fileno(), READABLE | _WRITABLE if wanted else READABLE)
 
     def forget(self, sock: socket.socket) -> None:
-        """Watch a socket no longer; it must be open."""
-        del self.connections[sock.fileno()]
-        self._poll.unregister(sock.fileno())
+        """Watch a socket no longer. An interrupted call can be repeated, also after the socket was closed."""
+        if self.connections.pop(sock.fileno(), None) is not None:
+            self._poll.unregister(sock.fileno())
 
     def wait(self, wait_ms: int) -> Sequence[tuple[int, int]]:
         """Wait for a socket at most this long; returns descriptors with their events.

@@ -5,7 +5,7 @@ Invariants:
 2. A round costs one exchange with all nodes in parallel and ends when the result is decided. Rounds that are
    independent of each other share the exchange.
 3. An exception can interrupt any instruction (time limits, SystemExit from a signal). An interrupted wait does no harm.
-   Anywhere else the whole set is discarded, because the order of its replies is unknown.
+   Anywhere else the whole set is discarded, because the order of its replies is unknown; a cancel is sent before.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from redlock._clock import now_ms, wall_us
 from redlock._core import protocol
-from redlock._core.commands import Acquire, Wait
+from redlock._core.commands import Acquire, Release, Wait
 from redlock._mutex import Mutex
 from redlock._transport.connections import RELEASE_MS, NodeConnections
 from redlock._transport.pending_releases import MOST_PENDING, PendingRelease, PendingReleases
@@ -52,7 +52,7 @@ class ConnectionSet(Mutex):
         self._until_ms = 0
         """The deadline of the rounds that are being executed."""
         self._is_half_done = False
-        """Whether an exception would now leave an operation half done."""
+        """True from `_begin` to the end of an operation, except in a wait: the next `_begin` drops all connections."""
         self._reset()
 
     def _reset(self) -> None:
@@ -156,11 +156,16 @@ class ConnectionSet(Mutex):
             self._pump(wait_ms)
         self._is_half_done = False
 
-    def _begin(self) -> None:
-        """Begin an operation; if an exception interrupted the last one, the order of its replies is unknown."""
+    def _begin(self, round_: Round | None = None) -> None:
+        """Begin an operation, with this round; if an exception interrupted the last one, drop all connections.
+
+        They get a last command before: the releases that were held back, and a cancel. Their replies do not matter.
+        """
         if self._is_half_done:
             releases = self.releases
             self.state.drop_requests()
+            if round_ is not None and round_.wait is Wait.SENT and type(round_.command) is Release:
+                self.state.begin(round_, now_ms())
             self._sockets.write(self.state.all)
             self.abandon()
             self._reset()
@@ -189,7 +194,7 @@ class ConnectionSet(Mutex):
 
     def _send_round(self, round_: Round, now: int, *, hold: bool = False) -> VoteTally:
         """Send the round's command to its nodes; `now` is the clock, read before."""
-        self._begin()
+        self._begin(round_)
         state, command = self.state, round_.command
         if round_.wait is not Wait.SENT and not state.is_ready(now):
             self._make_ready(command)

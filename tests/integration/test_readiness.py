@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import select
 import socket
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from redlock._transport.readiness import READABLE, Readiness
+from redlock._transport.readiness import READABLE, Readiness, await_socket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,3 +80,36 @@ def test_a_socket_with_room_is_ready_if_room_is_wanted(
     readiness.watch_room(ours, wanted=False)
     theirs.recv(1_000_000)
     assert events(readiness, 0) == [], "room that is not wanted"
+
+
+def test_a_socket_is_forgotten_again_after_an_interruption(
+    readiness: Readiness, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    ours, _ = pair
+    readiness.watch(ours, CONNECTION)
+    for _ in range(2):
+        readiness.forget(ours)
+    ours.close()
+    readiness.forget(ours)
+    assert events(readiness, 0) == []
+
+
+def test_one_socket_is_awaited_for_data_or_for_room(
+    readiness: Readiness, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    """Under the same `select` as the others."""
+    assert readiness
+    ours, theirs = pair
+    await_socket(ours, 60.0, room=True)
+    theirs.send(b"x")
+    await_socket(ours, 60.0)
+    with pytest.raises(BlockingIOError):
+        while True:
+            ours.send(bytes(65_536))
+    began = time.monotonic()
+    await_socket(ours, 0.02, room=True)
+    assert time.monotonic() - began >= 0.02, "data is no room"
+    ours.recv(1)
+    began = time.monotonic()
+    await_socket(ours, 0.0201)
+    assert time.monotonic() - began >= 0.0201, "there is no data"
