@@ -61,22 +61,22 @@ class PendingReleases(deque[PendingRelease]):
         self._held_since_ms = 0
 
     def note_round(self, sent_ms: int, *, hold: bool) -> None:
-        """A round or a release is sent together with all commands that were held back, or is held back too."""
+        """A round or a release is sent together with all releases that were held back, or is held back too."""
         if self._last_ms is not None:
             self.returns_at_once, self._last_ms = sent_ms - self._last_ms <= _AT_ONCE_MS, None
-        if hold:
-            self._held_since_ms = self._held_since_ms if self.held_back else sent_ms
-            self.held_back += 1
-        elif self.held_back:
+        if self.held_back and not hold:
             # The connections that have no command of the round send the releases now.
             self.held_back = 0
             for connection in self._connections:
                 connection.flush()
 
-    def note_release(self, release: PendingRelease) -> None:
+    def note_release(self, release: PendingRelease, *, held: bool) -> None:
         """A release is sent or held back."""
         self.append(release)
         self._last_ms = release.tally.sent_ms
+        if held:
+            self._held_since_ms = self._held_since_ms if self.held_back else release.tally.sent_ms
+            self.held_back += 1
 
     def is_time_to_flush(self, now_ms: int) -> bool:
         """Whether the releases that are held back can wait no longer."""
@@ -91,8 +91,9 @@ class PendingReleases(deque[PendingRelease]):
                 # The time for the replies counts from now on, however long this thread was stopped meanwhile.
                 pending.tally.sent_ms = now_ms
             self.held_back, self.returns_at_once = 0, False
-            for connection in self._connections:
-                connection.flush()
+        # Not only releases: the renewals that share an exchange are held back for a moment too.
+        for connection in self._connections:
+            connection.flush()
 
     def report(self, now_ms: int, over: int = 0) -> None:
         """Report the outcomes that are known. The first `over` releases end with the votes that they have."""

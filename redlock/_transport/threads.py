@@ -106,8 +106,9 @@ class ConnectionSet(Mutex):
             now = self._collect(self.releases[0].tally)
             self.releases.report(now, over=1)
             self._is_half_done = False
-        tally = self._send_round(next(steps), now, hold=self.releases.returns_at_once)
-        self.releases.note_release(PendingRelease(tally, steps, done))
+        held = self.releases.returns_at_once
+        tally = self._send_round(next(steps), now, hold=held)
+        self.releases.note_release(PendingRelease(tally, steps, done), held=held)
         if self.releases.is_time_to_flush(tally.sent_ms):
             self._flush(tally.sent_ms)
             self.releases.report(self._pump(0))

@@ -6,7 +6,7 @@ from redlock._core.commands import Round, Wait
 from redlock._core.protocol import Outcome, release
 from redlock._transport.pending_releases import PendingRelease, PendingReleases
 from tests.unit.helpers import grant
-from tests.unit.memory_nodes import RELEASE, RELEASED, Client
+from tests.unit.memory_nodes import EXTENSION, RELEASE, RELEASED, Client
 
 
 class Releasing(Client):
@@ -25,7 +25,7 @@ class Releasing(Client):
         self.releases.note_round(self.now, hold=hold)
         self.write()
         self.releases.note_release(
-            PendingRelease(tally, steps, lambda outcome: self.outcomes.append((number, outcome)))
+            PendingRelease(tally, steps, lambda outcome: self.outcomes.append((number, outcome))), held=hold
         )
 
     def round(self) -> None:
@@ -149,3 +149,17 @@ def test_only_the_round_after_a_release_shows_a_habit() -> None:
     client.now += 1_000
     client.round()
     assert client.releases.returns_at_once, "the second round says nothing of releases"
+
+
+def test_renewals_do_not_prolong_the_time_of_a_release() -> None:
+    """Renewals are held back until all of them go out; a release that was sent before has 80 ms all the same."""
+    client = Releasing()
+    client.release()
+    client.now += 80
+    client.state.begin(Round(EXTENSION), client.now, hold=True)
+    client.releases.note_round(client.now, hold=True)
+    client.releases.flush(client.now)
+    client.write()
+    assert client.sent() == 2
+    client.releases.report(client.now + 1)
+    assert client.outcomes == [(0, Outcome.UNKNOWN)]
