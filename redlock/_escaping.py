@@ -54,6 +54,11 @@ def excerpt(text: str, most: int) -> str:
     return shown if len(text) <= most and len(shown) <= most else f"{shown[: most - 3]}..."
 
 
+def statement(text: str, most: int) -> str:
+    r"""The words of a server, as `excerpt`, with `;` as `\x3b`: a list of reasons has a semicolon between two nodes."""
+    return excerpt(text[: most + 1].replace(";", r"\x3b"), most)
+
+
 def bounded_label(text: str) -> str:
     """An owner label as nodes store it: escaped, at most `LONGEST_LABEL` characters, and never like a list's header."""
     # Escaping can make a text ten times as long, so the text is cut first.

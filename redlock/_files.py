@@ -2,8 +2,8 @@
 
 Invariants:
 1. A temporary file has an unpredictable name beside its target and is created exclusively.
-2. In a folder that another user may write, such as /tmp, a file of another user is refused and no link is followed.
-   Windows is left out: there a user's temporary folder is private.
+2. In a folder that another user or a group may write, such as /tmp, a file of another user is refused and no link is
+   followed. Windows is left out: there a user's temporary folder is private.
 """
 
 from __future__ import annotations
@@ -78,4 +78,4 @@ def private_folder(path: str | Path) -> None:
 def _is_shared(folder: Path) -> bool:
     found = folder.stat()
     # Root can write everywhere. Another owner of the folder can put a link in the way.
-    return bool(found.st_mode & stat.S_IWOTH) or found.st_uid not in {0, os.geteuid()}
+    return bool(found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)) or found.st_uid not in {0, os.geteuid()}

@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from redlock._core.commands import Acquire, Command, Wait
-from redlock._core.observed_fences import FENCE_AHEAD_MS
 from redlock._core.votes import UNANSWERED, Kind, RoundResult, Vote, quorum_of, silent
 
 if TYPE_CHECKING:
@@ -19,6 +18,8 @@ if TYPE_CHECKING:
 
 
 _NO_LIMIT = 2**63
+_USUAL_AHEAD_US = 60_000_000
+"""A token further ahead of the proposal is checked by the clocks of the nodes: the client's own may be wrong."""
 _GRANTED, _DENIED = Kind.GRANTED, Kind.DENIED
 
 
@@ -68,7 +69,7 @@ class VoteTally:
         self.most_fence = _NO_LIMIT
         """The driver checks a larger token than this before the vote counts."""
         if type(round_.command) is Acquire:
-            self.most_fence = round_.command.proposed + FENCE_AHEAD_MS * 1_000
+            self.most_fence = round_.command.proposed + _USUAL_AHEAD_US
         self.votes: list[Vote] = [UNANSWERED] * nodes
         self.closed = False
         """Whether later votes are ignored."""

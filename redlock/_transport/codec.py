@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from redlock._compat import pack_words
 from redlock._core.commands import Acquire, Command, Confirm, Extend, Inspect, Names, Release, Repair
 from redlock._core.votes import FENCE_TTL_MS, Kind, Vote, quarantine_ms, silent
-from redlock._escaping import excerpt
+from redlock._escaping import statement
 from redlock.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def run_id_argument(run_id: str) -> bytes:
     return b"$%d\r\n%s\r\n" % (len(run_id), run_id.encode())
 
 
-_LONGEST_REASON = 200
+_LONGEST_REASON, _LONGEST_NO_VOTE = 200, 60
 _LONGEST_TERMS = 1_200
 """The prefix is part of the fingerprint, and may have 1,024 bytes."""
 REJECTION = [3]
@@ -240,12 +240,12 @@ def _by_shape(reply: object) -> Vote:
             return Vote(Kind.SILENT, remaining_ms=left_ms, reason=_abstains(left_ms), time_ms=time_ms)
         case [3, int(time_ms), bytes() | str() as fingerprint]:
             return disagrees(_str(fingerprint))._replace(time_ms=time_ms)
-    return silent(f"answered something that is no vote: {reprlib.repr(reply):.60}")
+    return silent(f"answered something that is no vote: {statement(reprlib.repr(reply), _LONGEST_NO_VOTE)}")
 
 
 def disagrees(fingerprint: str) -> Vote:
     """The vote of a node whose other clients have this configuration fingerprint, escaped and cut for messages."""
-    shown = excerpt(fingerprint, _LONGEST_TERMS)
+    shown = statement(fingerprint, _LONGEST_TERMS)
     return Vote(Kind.SILENT, reason=f"its clients agreed on {shown}", fingerprint=shown)
 
 
@@ -290,4 +290,4 @@ def explain(error: str) -> str:
     # Redis 6.2 puts "ERR Error running script" and more before the error that the script met.
     words = (word.lstrip("-") for word in rest.split())
     inner = next((word for word in words if word in _EXPLAINED), code) if code == "ERR" else code
-    return _EXPLAINED.get(inner) or excerpt(f"{code} {rest}".strip(), _LONGEST_REASON)
+    return _EXPLAINED.get(inner) or statement(f"{code} {rest}".strip(), _LONGEST_REASON)

@@ -21,7 +21,7 @@ from redis.retry import Retry
 
 from redlock._clock import now_ms
 from redlock._compat import ReplyError, connection_options
-from redlock._escaping import escape, excerpt
+from redlock._escaping import escape, statement
 from redlock._transport import address, codec, node_info
 from redlock._transport.dial import open_socket
 from redlock._transport.exchange import Exchange, pack
@@ -254,14 +254,14 @@ def _check_info(info: Mapping[str, str]) -> str:
     if not _RUN_ID.fullmatch(info["run_id"]):
         raise UnsuitableNode(NO_REDIS)
     if (mode := node_info.mode(info) or "standalone") != "standalone":
-        raise UnsuitableNode(f"in {excerpt(mode, 20)} mode; lock nodes must be independent masters")
+        raise UnsuitableNode(f"in {statement(mode, 20)} mode; lock nodes must be independent masters")
     if info["role"] != "master":
-        master = f"{excerpt(info.get('master_host', ''), 100)}:{excerpt(info.get('master_port', ''), 5)}"
+        master = f"{statement(info.get('master_host', ''), 100)}:{statement(info.get('master_port', ''), 5)}"
         raise UnsuitableNode(f"a replica of {master}; lock nodes must be independent masters")
     # A service that hides its version is taken for a later one.
     version = node_info.version(info.get("redis_version", ""))
     if version is not None and version < (6, 2):
-        raise UnsuitableNode(f"Redis {excerpt(info['redis_version'], 20)}; lock nodes need 6.2 or later")
+        raise UnsuitableNode(f"Redis {statement(info['redis_version'], 20)}; lock nodes need 6.2 or later")
     return info["run_id"]
 
 
@@ -292,4 +292,4 @@ def describe_failure(exc: BaseException, timeout_ms: int) -> str:
             return cause.strerror.lower()
         cause = cause.__cause__ or cause.__context__
     what = NO_REDIS if isinstance(exc, RedisError) else "can't be dialled"
-    return f"{what} ({excerpt(str(exc) or type(exc).__name__, 100)})"
+    return f"{what} ({statement(str(exc) or type(exc).__name__, 100)})"

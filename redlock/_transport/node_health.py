@@ -11,8 +11,8 @@ from redlock._core.clock_jump import ClockJumpDetector
 _RETRY_FIRST_MS, _RETRY_LAST_MS = 100, 1_000
 _WATCH_MS = 100
 _AGAIN_MS = 1_000
-"""The shortest time between two log lines of a kind: a node can give another reason or configuration in each reply, and
-the name of another server at each dial."""
+"""The shortest time between two log lines of a kind: a node can give another reason, time or configuration in each
+reply, and the name of another server at each dial. Or the node can refuse every second dial."""
 
 
 class NodeHealth:
@@ -43,6 +43,7 @@ class NodeHealth:
         self.watch_from_ms = done_ms + _WATCH_MS
         jump_ms = self.clock.observe(time_ms, sent_ms, done_ms)
         if jump_ms:
+            self.watch_from_ms = done_ms + _AGAIN_MS
             _log.warning("clock-jump", node=self.label, by_ms=jump_ms, jumps=self.clock.jumps)
 
     def rejects(self, fingerprint: str, now_ms: int) -> None:
@@ -62,13 +63,13 @@ class NodeHealth:
 
     def mark_up(self) -> None:
         """Record a successful dial."""
-        if self.error:
+        if self._told_error:
             _log.info("node-up", node=self.label)
         self.error, self._told_error, self._failures = "", "", 0
 
     def mark_down(self, error: str, now_ms: int) -> None:
         """Record a failed dial: no round waits for the node until a dial succeeds."""
-        if error != self._told_error and (not self.error or now_ms >= self._down_from_ms):
+        if error != self._told_error and now_ms >= self._down_from_ms:
             self._told_error, self._down_from_ms = error, now_ms + _AGAIN_MS
             _log.warning("node-down", node=self.label, reason=error)
         self._failures += 1

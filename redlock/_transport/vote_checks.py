@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from redlock._core.observed_fences import FENCE_AHEAD_MS
-from redlock._core.votes import silent
+from redlock._core.votes import quorum_of, silent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -82,14 +82,16 @@ def if_plausible(
 ) -> Vote:
     """The vote; no vote if its token is more than an hour ahead of the clocks of the other nodes.
 
-    The other nodes would refuse a larger token, so this node alone would make every attempt fail.
+    The other nodes would refuse a larger token, so this node alone would make every attempt fail. A quorum of them must
+    accept a larger token, each by its own clock.
     """
     offsets = sorted(
         offset
         for other in connections
-        if other is not connection and (offset := other.node.clock.offset_ms) is not None
+        if other is not connection and (offset := other.node.clock.least_offset_ms) is not None
     )
-    now = now_ms + offsets[len(offsets) // 2] if offsets else wall_us() // 1_000
-    if vote.fence > (now + FENCE_AHEAD_MS) * 1_000:
+    slowest = max(0, len(offsets) - quorum_of(len(connections)))
+    now = now_ms + offsets[slowest] if offsets else wall_us() // 1_000
+    if vote.fence >= (now + FENCE_AHEAD_MS) * 1_000:
         return silent("reported a fencing token that is more than an hour ahead of the clocks of the other nodes")
     return vote

@@ -76,7 +76,8 @@ class Delivery:
             found.pop(name, None)
         self.requeue_count = _count(marks[REQUEUES])
         """How often it went back to the queue."""
-        self._since: float | None = marks[SINCE]
+        since = marks[SINCE]
+        self._since: float | None = since if isinstance(since, float) and 0 < since < time.time() else None
         self.meetings = _count(marks[COPY])
         """How often this copy found the first copy of its task still running."""
         self._earlier: dict[str, Any] | None = marks[EARLIER]
@@ -274,7 +275,7 @@ class Delivery:
             (queue.queue_arguments or {}).get("x-delivery-limit") for queue in self._task.app.amqp.queues.values()
         ]
         limit = min([_DELIVERY_LIMIT, *(limit for limit in limits if limit is not None)])
-        return int(limit) - 1 - int(vars(self._request).get(_DELIVERY_COUNT) or 0)
+        return int(limit) - 1 - _count(vars(self._request).get(_DELIVERY_COUNT))
 
 
 def _count(mark: object) -> int:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import secrets
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
@@ -58,6 +60,14 @@ def status_of_flower(user: str) -> int:
         connection.close()
 
 
+def send_a_long_ping(port: int) -> None:
+    """Send 200 MB to a server without a password, until the server ends the connection."""
+    with contextlib.suppress(ConnectionError), socket.create_connection(("127.0.0.1", port), timeout=60) as client:
+        client.sendall(b"*2\r\n$4\r\nPING\r\n$400000000\r\n")
+        for _ in range(200):
+            client.sendall(b"x" * 1_000_000)
+
+
 def test_passwords_in_files_work_and_are_invisible(project: Project, tmp_path: Path) -> None:
     write_secrets(tmp_path / "secrets")
     files = ["-f", "docker-compose.yml"]
@@ -74,6 +84,9 @@ def test_passwords_in_files_work_and_are_invisible(project: Project, tmp_path: P
     for port in range(63790, 63796):
         with Redis(port=port) as nobody, pytest.raises(NoPermissionError):
             nobody.keys()
+        send_a_long_ping(port)
+    servers = [project.inspect(service)[0] for service in ("broker", *(f"lock{place}" for place in range(1, 6)))]
+    assert [server["RestartCount"] for server in servers] == [0] * 6, "the kernel killed a server for lack of memory"
     assert [status_of_flower(user) for user in ("", "ann:wrong", f"ann:{SECRET}")] == [401, 401, 200]
     for service in ("lock1", "broker", "worker", "flower"):
         (container,) = project.containers(service)

@@ -41,12 +41,12 @@ for number in range(100):
 """
 
 
-@pytest.fixture
-def shared(tmp_path: Path) -> Path:
-    """A folder that every user may write, as /tmp."""
+@pytest.fixture(params=[0o1777, 0o2775], ids=["all", "group"])
+def shared(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A folder that every user may write, as /tmp, or the users of its group, as /var/log on some systems."""
     folder = tmp_path / "shared"
     folder.mkdir()
-    folder.chmod(0o1777)
+    folder.chmod(request.param)
     return folder
 
 

@@ -227,7 +227,7 @@ _bug(
 _bug(
     "a node with an implausible token has a vote",
     CHECKS,
-    "if vote.fence > (now + FENCE_AHEAD_MS) * 1_000:",
+    "if vote.fence >= (now + FENCE_AHEAD_MS) * 1_000:",
     "if False:",
     f"{UNIT}connections.py::test_a_token_far_ahead_of_the_other_nodes_has_no_vote",
 )

@@ -17,6 +17,7 @@ from tests.unit.memory_nodes import (
     RELEASED,
     START_MS,
     TIMEOUT_MS,
+    WALL_US,
     Client,
     refusal,
 )
@@ -146,8 +147,31 @@ def test_a_token_is_checked_by_the_clocks_of_the_other_nodes() -> None:
     vote = Vote(Kind.GRANTED, START_MS * 1_000 + AHEAD_US)
     checked = vote_checks.if_plausible(client.state.all, client[0], vote, START_MS, lambda: 0)
     assert checked.kind is Kind.SILENT, "its own clock does not count"
-    right = Vote(Kind.GRANTED, START_MS * 1_000 + AHEAD_US // 2)
+    right = Vote(Kind.GRANTED, START_MS * 1_000 + AHEAD_US // 2 - 2_000)
     assert vote_checks.if_plausible(client.state.all, client[0], right, START_MS, lambda: 0) is right
+
+
+def test_a_counted_token_leaves_room_for_a_larger_token() -> None:
+    """The second round asks for a larger token, which each node compares with its own clock."""
+    client = Client()
+    seconds = (0, 0, 20, 40, 60)
+    for place, ahead in enumerate(seconds):
+        client.health[place].clock.observe(START_MS + 1_000 * ahead, START_MS, START_MS)
+    hour_us = AHEAD_US // 2
+    for ahead in range(61):
+        vote = Vote(Kind.GRANTED, (START_MS + 1_000 * ahead) * 1_000 + hour_us)
+        counts = vote_checks.if_plausible(client.state.all, client[0], vote, START_MS, lambda: 0) is vote
+        accepting = sum(vote.fence < (START_MS + 1_000 * other) * 1_000 + hour_us for other in seconds[1:])
+        assert counts == (accepting >= 3), ahead
+
+
+def test_a_token_is_checked_although_the_own_clock_is_wrong() -> None:
+    client = Client()
+    for health in client.health:
+        health.clock.observe(WALL_US // 1_000 - 60_000, START_MS, START_MS)
+    tally = client.begin()
+    client.receive(0, b"*3\r\n:1\r\n:%d\r\n:%d\r\n" % (WALL_US // 1_000, WALL_US + AHEAD_US // 2 - 1_000_000))
+    assert client.letters(tally) == "S....", "the nodes are a minute behind, and refuse a larger token"
 
 
 def with_two_addresses_of_one_server() -> Client:

@@ -121,6 +121,17 @@ def test_an_invented_count_of_requeues_counts_as_none(sent: list[dict[str, Any]]
     assert back(sent, **marks)["headers"][REQUEUES] == 1
 
 
+@pytest.mark.parametrize("mark", ["x", -1e300, float("nan"), float("inf"), 1e12, [], {}])
+def test_an_invented_start_of_the_wait_counts_as_none(sent: list[dict[str, Any]], mark: object) -> None:
+    marks: dict[str, Any] = {SINCE: mark}
+    charge.push_request(id="id-1", called_directly=False, delivery_info={}, **marks)
+    try:
+        assert Delivery(charge).waited_ms() == 0
+    finally:
+        charge.pop_request()
+    assert 1e9 < back(sent, **marks)["headers"][SINCE] < 1e11
+
+
 def test_a_pause_is_a_third_of_the_visibility_timeout_at_most(
     sent: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

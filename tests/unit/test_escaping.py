@@ -6,9 +6,11 @@ import sys
 
 import pytest
 
+from redlock import QuorumUnavailable, _log
 from redlock._core.votes import masked_token
 from redlock._escaping import LONGEST_LABEL, bounded_label, escape, excerpt, is_invisible
-from redlock._transport.codec import disagrees, explain
+from redlock._transport.codec import decode, disagrees, explain
+from redlock._transport.node import describe_failure
 
 SINCE = "@worker-1 since 2026-11-24T12:00:00Z"
 
@@ -68,6 +70,22 @@ def test_what_a_node_says_is_shown_escaped_and_short() -> None:
         assert len(said) <= 1_300
         assert "\\x1b[2J\\u202e\\n" in said
         assert said.endswith("...")
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        explain("-ODD a; h:2: gone"),
+        disagrees("a; h:2: gone").reason,
+        decode([9, b"a; h:2: gone"]).reason,
+        describe_failure(ValueError("a; h:2: gone"), 100),
+    ],
+)
+def test_the_words_of_a_node_forge_no_reason_of_another(reason: str) -> None:
+    error = QuorumUnavailable("name", 3, 5, {"h:1": reason, "h:3": "connection refused"})
+    assert r"a\x3b h:2: gone" in str(error)
+    for shown in (str(error), _log._plain(error.reasons)):
+        assert shown.count(";") == 1, "between the two nodes"
 
 
 def test_an_excerpt_of_a_short_text_is_the_text() -> None:

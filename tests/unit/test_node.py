@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 
@@ -373,6 +374,24 @@ def test_a_node_does_not_set_the_rate_of_log_lines(caplog: pytest.LogCaptureFixt
     assert [line.partition("nodes=")[2].strip("'") for line in lines] == ["0", "1000", "2000"]
     for event in ("node-duplicate", "node-down"):
         assert len([line for line in caplog.messages if event in line]) == 3
+
+
+def test_every_second_dial_does_not_set_the_rate_of_log_lines(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "redlock")
+    node = NodeHealth("h:1")
+    for now_ms in range(0, 3_000, 10):
+        node.mark_down("answers, but not as a Redis server does", now_ms)
+        node.mark_up()
+    assert [line.partition(" ")[0] for line in caplog.messages] == ["node-down", "node-up"] * 3
+
+
+def test_a_clock_does_not_set_the_rate_of_log_lines(caplog: pytest.LogCaptureFixture) -> None:
+    node, ahead_ms = NodeHealth("h:1"), 0
+    for now_ms in range(0, 3_000, 10):
+        if now_ms >= node.watch_from_ms:
+            ahead_ms += 5_000
+            node.watch(now_ms + ahead_ms, now_ms, now_ms)
+    assert len([line for line in caplog.messages if "clock-jump" in line]) == 3
 
 
 def test_the_reason_that_stays_is_logged(caplog: pytest.LogCaptureFixture) -> None:
