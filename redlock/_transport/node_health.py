@@ -11,8 +11,8 @@ from redlock._core.clock_jump import ClockJumpDetector
 _RETRY_FIRST_MS, _RETRY_LAST_MS = 100, 1_000
 _WATCH_MS = 100
 _AGAIN_MS = 1_000
-"""The shortest time between two log lines of a kind: a node can give another reason, time or configuration in each
-reply, and the name of another server at each dial. Or the node can refuse every second dial."""
+"""The shortest time between two log lines of a kind. A node can give another reason, time or configuration in each
+reply, or the name of another server at each dial, or refuse every second dial."""
 
 
 class NodeHealth:
