@@ -232,6 +232,13 @@ _bug(
     f"{UNIT}connections.py::test_a_token_far_ahead_of_the_other_nodes_has_no_vote",
 )
 _bug(
+    "a token counts that a quorum may refuse to exceed",
+    CHECKS,
+    "slowest = max(0, len(offsets) - quorum_of(len(connections)))",
+    "slowest = len(offsets) // 2",
+    f"{UNIT}connections_edges.py::test_a_counted_token_leaves_room_for_a_larger_token",
+)
+_bug(
     "a node that was down is never dialled again",
     HEALTH,
     "        if now_ms < self._retry_at_ms:\n",
