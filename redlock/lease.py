@@ -82,7 +82,7 @@ class Lease(LeaseSteps):
         held_leases.add(self)
         self._context.event_log.acquired(self.resource, grant, waited_ms)
         if self._is_renewed:
-            self._context.renewal.add(self, self._acquired_ms + renewal_ms(self.ttl_ms))
+            self._context.renewal.add(self, self._acquired_ms + renewal_ms(grant.deadline_ms - self._acquired_ms))
 
     def _undo(self) -> None:
         self._grant = None

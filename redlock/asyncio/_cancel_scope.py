@@ -25,8 +25,8 @@ class CancelScope:
         self._task = task
         self._before: int = task.cancelling() if COUNTS else 0
         self._is_cancelled = self._has_ended = False
-        self._is_outvoted = self._is_pending = False
-        """Before Python 3.11: whether another cancellation is on its way, and whether this one waits in the task."""
+        self._is_outvoted = False
+        """Before Python 3.11: whether another cancellation was on its way before this one."""
 
     def cancel(self) -> None:
         """Cancel the block, unless the block has ended."""
@@ -39,13 +39,9 @@ class CancelScope:
             return
         self._is_outvoted = self._is_cancelled_from_outside()
         if not self._is_outvoted:
-            # Runs before the task, and so sees a cancellation that comes after this one and before the task runs.
-            self._task.get_loop().call_soon(self._look_for_another)
             self._task.cancel(_MESSAGE)
-            self._is_pending = self._task._must_cancel  # noqa: SLF001 - no public attribute tells it
-
-    def _look_for_another(self) -> None:
-        self._is_outvoted = self._task._must_cancel and not self._is_pending  # noqa: SLF001 - as above
+            # A cancellation that comes before the task runs replaces the message.
+            self._task._cancel_message = _MESSAGE  # noqa: SLF001 - no public attribute tells it
 
     def _is_cancelled_from_outside(self) -> bool:
         """Before Python 3.11: whether a cancellation is on its way. A second one would replace its message."""
@@ -60,7 +56,8 @@ class CancelScope:
         if COUNTS:
             alone = self._task.uncancel() <= self._before
         else:
-            alone = not self._is_outvoted and error is not None and error.args == (_MESSAGE,)
+            is_last = self._task._cancel_message == _MESSAGE  # noqa: SLF001 - as above
+            alone = is_last and not self._is_outvoted and error is not None and error.args == (_MESSAGE,)
         return alone and isinstance(error, asyncio.CancelledError)
 
 

@@ -99,7 +99,7 @@ class Lease(WatchedLease):
             self._parts.held[self.names] = self
             self._context.event_log.acquired(self.resource, grant, waited_ms)
             if self._is_renewed:
-                self._parts.renewal.add(self, self._acquired_ms + renewal_ms(self.ttl_ms))
+                self._parts.renewal.add(self, self._acquired_ms + renewal_ms(grant.deadline_ms - self._acquired_ms))
             elif self._on_lost is not None or self._scope is not None:
                 self._parts.renewal.add(self, grant.deadline_ms)
         except BaseException:

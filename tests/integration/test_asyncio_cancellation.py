@@ -1,13 +1,12 @@
 """A cancellation at each `await` of acquire, body and release, one after the other, leaves nothing behind.
 
-`cancelled_at` runs a coroutine and cancels its task at the n-th wait: at once, or in the turn of the loop in which the
+`cancelled` runs a coroutine and cancels its task at the n-th wait: at once, or in the turn of the loop in which the
 wait ends. The tests go on until the coroutine ends without a cancellation.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import random
 import types
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from redlock._transport.codec import waiting_order, wake_key
 from redlock.testing.redis_server import cluster
 from tests.integration.asyncio_tools import client_of, next_turn, open_sockets, until, with_client
 from tests.integration.tools import holders, is_free, raw
+from tests.sim.cancellation import MOMENTS, cancelled
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from redlock.testing.redis_server import Cluster
 
 NAME = "cancelled"
-MOMENTS = ("at once", "when the wait is over")
 _MOST_WAITS = 60
 
 
@@ -38,39 +37,9 @@ def shared() -> Iterator[Cluster]:
 
 
 @types.coroutine
-def cancelled_at(work: Coroutine[Any, Any, None], number: int, moment: str) -> Generator[Any, Any, None]:
-    """Run this, and cancel the running task at its wait of this number."""
-    task = asyncio.current_task()
-    assert task is not None
-    step: Callable[[Any], Any] = work.send
-    value: Any = None
-    for count in itertools.count(1):
-        try:
-            future = step(value)
-        except StopIteration:
-            return
-        if count == number:
-            if moment == "at once" or future is None:
-                task.cancel()
-            else:
-                # Before the task is resumed: its own callback comes later.
-                future.add_done_callback(lambda _: task.cancel())
-        try:
-            value = yield future
-            step = work.send
-        except BaseException as error:  # noqa: BLE001 - the coroutine gets what the task gets
-            step, value = work.throw, error
-
-
-@types.coroutine
 def without_a_future() -> Generator[None, None, None]:
     """Wait as `asyncio.sleep(0)` does: the task yields no future, and the loop resumes it in its next turn."""
     yield
-
-
-async def cancelled(work: Coroutine[Any, Any, None], number: int, moment: str) -> None:
-    """`cancelled_at` for a task."""
-    await cancelled_at(work, number, moment)
 
 
 async def at_each_wait(

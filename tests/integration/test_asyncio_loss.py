@@ -147,7 +147,7 @@ def test_an_inner_block_is_cancelled_with_the_outer(shared: Cluster) -> None:
 
 
 @pytest.mark.usefixtures("way")
-@pytest.mark.parametrize("first", ["outside", "loss"])
+@pytest.mark.parametrize("first", ["outside", "loss", "loss, and then the turn of the task"])
 def test_a_cancellation_from_outside_wins(shared: Cluster, first: str) -> None:
     async def main(client: Redlock) -> None:
         entered = asyncio.Event()
@@ -160,10 +160,18 @@ def test_a_cancellation_from_outside_wins(shared: Cluster, first: str) -> None:
                 lease._declare_lost("the test says so")
                 loop, task = asyncio.get_running_loop(), asyncio.current_task()
                 assert task is not None
-                calls: list[Callable[[], object]] = [task.cancel, scope.cancel]
-                for call in calls if first == "outside" else reversed(calls):
+                waits_for = loop.create_future()
+                calls: list[Callable[[], object]] = [scope.cancel]
+                if first == "outside":
+                    calls.insert(0, task.cancel)
+                elif first == "loss":
+                    calls.append(task.cancel)
+                else:
+                    # Called after the loss, and right before the task runs.
+                    waits_for.add_done_callback(lambda _: task.cancel())
+                for call in calls:
                     loop.call_soon(call)
-                await asyncio.Event().wait()
+                await waits_for
 
         task = asyncio.create_task(work())
         await entered.wait()

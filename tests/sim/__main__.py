@@ -2,6 +2,7 @@
 
     python -m tests.sim --seed 56                    replay one schedule with its whole history
     python -m tests.sim --first 0 --count 20000      run a batch; --jobs 2 for two processes
+    python -m tests.sim --driver asyncio --count 1000   schedules of clients for asyncio, also with --seed
     python -m tests.sim --mutants                    which seeded bug is found where
     python -m tests.sim --mutant "no quarantine"     the same for one of them
 
@@ -15,7 +16,6 @@ import sys
 
 from tests.sim import mutant_search, run
 from tests.sim.mutants import MUTANTS
-from tests.sim.schedule import Schedule
 from tests.sim.source import Source
 
 _EVERY_SECONDS = 30
@@ -28,6 +28,7 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="the batch's first seed")
     parser.add_argument("--count", type=int, default=1_000, help="how many schedules the batch has")
     parser.add_argument("--jobs", type=int, default=1, help="how many processes run it")
+    parser.add_argument("--driver", choices=run.DRIVERS, default="threads", help="the clients: threads or asyncio")
     parser.add_argument("--mutants", action="store_true", help="run the seeded bugs instead")
     parser.add_argument("--mutant", choices=MUTANTS, metavar="NAME", help="run one of them")
     parser.add_argument("--most", type=int, default=100_000, help="how many schedules a mutant gets")
@@ -35,12 +36,12 @@ def main() -> int:
     if options.mutants or options.mutant:
         return mutant_search.table({options.mutant} if options.mutant else MUTANTS.keys(), options.most)
     if options.seed is not None:
-        return _replay(options.seed)
-    return _batch(options.first, options.count, options.jobs)
+        return _replay(options.seed, options.driver)
+    return _batch(options.first, options.count, options.jobs, options.driver)
 
 
-def _replay(seed: int) -> int:
-    schedule = Schedule(seed, Source(), recording=True).run()
+def _replay(seed: int, driver: str) -> int:
+    schedule = run.DRIVERS[driver](seed, Source(), recording=True).run()
     for name, value in schedule.options._asdict().items():
         print(f"{name:12} {value}")
     for when, *what in schedule.world.history:
@@ -49,9 +50,9 @@ def _replay(seed: int) -> int:
     return int(bool(schedule.world.violations))
 
 
-def _batch(first: int, count: int, jobs: int) -> int:
+def _batch(first: int, count: int, jobs: int, driver: str) -> int:
     total, said, seconds = run.Totals(), 0.0, 0.0
-    for total, seconds in run.batch(first, count, jobs):
+    for total, seconds in run.batch(first, count, jobs, driver):
         if total.violations:
             break
         if seconds - said > _EVERY_SECONDS:
@@ -64,17 +65,17 @@ def _batch(first: int, count: int, jobs: int) -> int:
         f"{len(total.violations)} violations; {seconds:.0f} s"
     )
     for seed, what in total.violations[:5]:
-        print(f"VIOLATION {what}\n  python -m tests.sim --seed {seed}")
+        print(f"VIOLATION {what}\n  python -m tests.sim --driver {driver} --seed {seed}")
     if total.violations:
-        _explain(total.violations[0][0])
+        _explain(total.violations[0][0], driver)
         return 1
     for what in total.vacuous:
         print(f"VACUOUS {what}")
     return int(bool(total.vacuous))
 
 
-def _explain(seed: int) -> None:
-    schedule, before = run.shrink(seed, Source())
+def _explain(seed: int, driver: str) -> None:
+    schedule, before = run.shrink(seed, Source(), driver)
     left = [entry[2:] for entry in schedule.world.history if entry[1] == "fault"]
     print(f"seed {seed} fails with {len(left)} of its {before} faults:")
     for number, when, kind, target, length, detail in left:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from tests.sim import section
 from tests.sim.around import LookingAround
 from tests.sim.network import FIRST_PORT
 from tests.sim.records import Question
 from tests.sim.timed import Timed
-from tests.sim.world import MS, PPM, Machine, Strand, here
+from tests.sim.world import MS, PPM, Machine, here
 
 if TYPE_CHECKING:
     from redlock._core.votes import Grant
@@ -23,13 +24,12 @@ if TYPE_CHECKING:
     from redlock.lock import Lock
     from tests.sim.records import Lease, Operation
     from tests.sim.schedule import Schedule
+    from tests.sim.section import Requests
 
-_STORE_TRIES = 4
 _GOES_ON = 0.3
 _LOOKS_AROUND = 0.15
 _EXTENSIONS = (0.01, 0.5, 1, 1, 1.5, 2, 3, 10, 60)
 """By how many TTLs a client extends a lease by hand."""
-_REMEMBERED = str(7 * 24 * 3600 * 1000)
 _BEGINS_FIRST_US = 10**9
 
 
@@ -59,18 +59,20 @@ class Client(Machine):
         self.wall_offset_us = schedule.wall_offset_us() if parent is None else parent.wall_offset_us
         self.max_ttl_ms = max_ttl_ms or self.options.max_ttl_ms
         self.ttl_ms = min(self.options.ttl_ms, self.max_ttl_ms)
-        self.stall_chance, self.longest_stall_us = self.options.stalls, self.options.ttl_ms * 2 * MS
+        # A process may begin after the faults.
+        self.stall_chance = self.options.stalls if schedule.faulty else 0.0
+        self.longest_stall_us = self.options.ttl_ms * 2 * MS
         self.aliases = schedule.aliases(name)
         self.was_poor = False
         """Whether the process lacked threads or sockets at any time."""
         self.is_stopping = False
         """Whether the process ends when its threads have ended their operations."""
-        self.workers: dict[Strand, Worker] = {}
+        self.workers: dict[Any, Any] = {}
         self.errors: Any = schedule.source.errors
         self._lifecycle: Any = schedule.source.package.module("_locking.process_lifecycle")
         self.redlock: Redlock
         self._parent = parent
-        self._believed: dict[str, Lease] = {}
+        self.believed: dict[str, Lease] = {}
         """The leases that a thread may still extend or give up, by token."""
         self._began: dict[str, int] = {}
         """When the attempt with this token began."""
@@ -80,7 +82,7 @@ class Client(Machine):
         if self._parent is None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                self.redlock = self.schedule.source.client.Redlock(
+                self.redlock = self.kind(
                     [f"redis://10.0.0.1:{FIRST_PORT + node.place}" for node in self.schedule.nodes],
                     ttl=self.ttl_ms / 1000,
                     max_ttl=self.max_ttl_ms / 1000,
@@ -92,6 +94,11 @@ class Client(Machine):
             self._lifecycle._reset_all_after_fork()
         self.redlock._context.event_log = self.schedule.observer(self)
         self.begin_workers()
+
+    @property
+    def kind(self) -> Any:  # noqa: ANN401 - of the simulated package
+        """The class of the shipped client."""
+        return self.schedule.source.client.Redlock
 
     def begin_workers(self) -> None:
         """Begin the threads."""
@@ -106,29 +113,37 @@ class Client(Machine):
     def attempt_begins(self, secret: str) -> None:
         """An attempt has made an owner token, before the proposal of a fencing token."""
         self._began[secret] = self.world.now
-        worker = self.workers.get(here())
+        worker = self.worker()
         if worker is not None:
             if worker.held is not None and worker.held.remaining() > 0:
-                self.world.violation("a thread tries for a lock that it holds, without a limit")
+                self.world.violation(f"{self.name} tries for a lock that the same code holds, without a limit")
             self.schedule.attempt_begins(self)
+
+    def worker(self) -> Any:  # noqa: ANN401 - of either driver
+        """The worker whose code runs now; None in other code."""
+        return self.workers.get(here())
 
     def granted(self, grant: Grant) -> None:
         """The thread that runs believes that its lease is valid."""
         lease = self.schedule.granted(self, grant, self._began[grant.token.partition(":")[0]])
-        self._believed[grant.token] = lease
-        self.workers[here()].tokens.append(grant.token)
+        self.believed[grant.token] = lease
+        self.worker().tokens.append(grant.token)
 
     def extended(self, grant: Grant) -> None:
         """A thread believes in a later deadline."""
-        lease = self._believed.get(grant.token)
+        lease = self.believed.get(grant.token)
         if lease is not None:
             lease.end = self.when_clock_shows(grant.deadline_ms)
         self.world.note("extended", self.name, grant.fence, grant.deadline_ms)
 
+    def lost(self, grant: Grant, why: str) -> None:
+        """The client knows that a lease is lost."""
+        self.world.note("lost", self.name, grant.fence, why)
+
     def believe_no_more(self, tokens: list[str]) -> None:
         """A thread no longer believes that these leases are valid, from before the release is sent."""
         for token in tokens:
-            lease = self._believed.pop(token)
+            lease = self.believed.pop(token)
             lease.end = min(lease.end, self.world.now)
             self.world.note("release", self.name, lease.fence)
         tokens.clear()
@@ -149,7 +164,7 @@ class Client(Machine):
 
     def crash(self) -> None:
         """Be gone, and believe in no lease any more."""
-        for lease in self._believed.values():
+        for lease in self.believed.values():
             lease.end = min(lease.end, self.world.now)
         for wire in self.network.wires_of(self) if self.alive else ():
             wire.close()
@@ -194,6 +209,10 @@ class Worker:
                 self.schedule.requeue(operation)
         self.client.worker_ends(self)
 
+    def interrupt(self) -> None:
+        """Raise an exception in the thread, as a signal handler would; an event calls this."""
+        self.strand.interrupt(Interrupted())
+
     def _run(self, operation: Operation) -> bool:
         timeout_ms, chance = self.options.acquire_timeout_ms, self.world.chance
         lock = self.client.redlock.lock(
@@ -218,7 +237,7 @@ class Worker:
         chance = self.world.chance
         if chance.random() < _LOOKS_AROUND:
             self._look_around(lock, lease, operation)
-        done = self._update(lease, operation)
+        done = self._perform(section.update(self.client, lease, operation))
         if self.options.extends and chance.random() < _GOES_ON:
             # The lease was extended for this operation.
             try:
@@ -228,40 +247,17 @@ class Worker:
             self.strand.sleep(int(chance.random() * 4 * self.client.ttl_ms * MS))
         return done
 
-    def _update(self, lease: HeldLease, operation: Operation) -> bool:
-        name, fence, token = operation.names[0], lease.fence, lease.owner
-        while True:
-            opened = self._store("open", name, (str(fence), token))
-            if opened is None:
-                return False
-            if opened[0] == "STALE":
-                self.schedule.stale(self.client, "open")
-                self.client.redlock.observe_fence(operation.names, int(opened[1]))
-                return False
-            value = int(opened[2]) if len(opened) > 2 and opened[2] else 0
-            self.strand.sleep(int(self.options.think_ms * MS * self.world.chance.random()))
-            if self.options.looks:
-                lease.ensure_valid()
-            # The gap between the check of the deadline and the effect, which no client can avoid.
-            self.strand.sleep(1)
-            arguments = (str(fence), token, str(opened[1]), str(value + 1), _REMEMBERED)
-            written = self._store("write", name, arguments, operation.identity)
-            if written is None:
-                return False
-            if written[0] != "STALE":
-                return True
-            self.schedule.stale(self.client, "write")
-            if int(written[1]) != fence:
-                self.client.redlock.observe_fence(operation.names, int(written[1]))
-                return False
-
-    def _store(self, door: str, name: str, arguments: tuple[str, ...], identity: str = "") -> Any:  # noqa: ANN401 - the store's reply
-        """Ask the store, again if there is no answer; None if there was none at all."""
-        for _ in range(_STORE_TRIES):
-            reply = self.schedule.ask_store(self.strand, Question(door, name, arguments, identity))
-            if reply is not None:
-                return reply
-        return None
+    def _perform(self, requests: Requests[bool]) -> bool:
+        reply = None
+        try:
+            while True:
+                request, reply = requests.send(reply), None
+                if isinstance(request, Question):
+                    reply = self.schedule.ask_store(self.strand, request)
+                else:
+                    self.strand.sleep(request)
+        except StopIteration as stop:
+            return bool(stop.value)
 
 
 class Stranger(Client):
@@ -306,7 +302,7 @@ def observer(base: Any, client: Client) -> Any:  # noqa: ANN401 - a class of the
             super().extended(resource, grant)
 
         def lost(self, resource: str, grant: Grant, why: str) -> None:
-            client.world.note("lost", client.name, grant.fence, why)
+            client.lost(grant, why)
             super().lost(resource, grant, why)
 
         def released(self, resource: str, grant: Grant, outcome: Any) -> None:  # noqa: ANN401 - see above

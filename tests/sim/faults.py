@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from redlock._core.votes import FENCE_LIMIT
 from redlock._transport.codec import fence_key
-from tests.sim.clients import Client, Interrupted
 from tests.sim.world import MS
 
 if TYPE_CHECKING:
     import random
 
+    from tests.sim.clients import Client
     from tests.sim.options import Options
     from tests.sim.records import Lease
     from tests.sim.schedule import Schedule
@@ -74,7 +74,7 @@ def interrupt(client: Client) -> None:
 def _interrupt_now(client: Client) -> None:
     busy = [worker for worker in client.workers.values() if worker.is_busy]
     if busy:
-        client.world.chance.choice(busy).strand.interrupt(Interrupted())
+        client.world.chance.choice(busy).interrupt()
 
 
 def _fork_client(schedule: Schedule, fault: Fault) -> None:

@@ -14,6 +14,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.sim import mutants_asyncio
+from tests.sim.async_schedule import AsyncSchedule
 from tests.sim.mutants import MUTANTS
 from tests.sim.mutants_named import EQUIVALENT, NAMED
 from tests.sim.schedule import Schedule
@@ -54,10 +56,10 @@ def named_test_fails(name: str) -> bool:
 
 def first_kill(name: str, most: int) -> tuple[int, str] | None:
     """The first seed that kills a mutant, and the reason; None if the mutant survives."""
-    source = Source(*MUTANTS[name])
+    source, kind = Source(*MUTANTS[name]), AsyncSchedule if name in mutants_asyncio.MUTANTS else Schedule
     for seed in range(most):
         try:
-            violations = Schedule(seed, source).run().world.violations
+            violations = kind(seed, source).run().world.violations
         except (Exception, Spins) as error:  # noqa: BLE001 - a mutant may do anything
             return seed, f"{type(error).__name__}: {error}"
         if violations:

@@ -6,7 +6,7 @@ gives. A survivor must be in `EQUIVALENT` there, with the reason why no promise 
 
 from __future__ import annotations
 
-from tests.sim import mutants_transport
+from tests.sim import mutants_asyncio, mutants_transport
 from tests.sim.source import Variant
 
 ACQUIRE, CONFIRM, EXTEND = (
@@ -338,3 +338,4 @@ _bug("no memory of operations", (WRITE, "if old then", "if false then"))
 _bug("operations are forgotten at once", (WRITE, "'PX', ARGV[5])", "'PX', '1')"))
 _bug("a section is not closed", (WRITE, "redis.call('HDEL', KEYS[1], 'open')", ""))
 MUTANTS.update(mutants_transport.MUTANTS)
+MUTANTS.update(mutants_asyncio.MUTANTS)

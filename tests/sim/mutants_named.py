@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.sim import mutants_transport
+from tests.sim import mutants_asyncio, mutants_transport
 
 EQUIVALENT: dict[str, str] = {
     "won without a quorum": (
@@ -18,6 +18,7 @@ EQUIVALENT: dict[str, str] = {
 
 NAMED: dict[str, str] = {
     **mutants_transport.NAMED,
+    **mutants_asyncio.NAMED,
     "a lost round is taken back only where it was granted": (
         "tests/unit/test_protocol.py::test_a_lost_attempt_is_cancelled_except_on_denying_nodes"
     ),

@@ -96,6 +96,8 @@ class Wire:
         """The bytes that the server has not read yet."""
         self._is_dead = False
         """Whether something between them has forgotten the connection."""
+        self._is_mute = False
+        """Whether the server has kept a reply to itself."""
         self._drips = bytearray()
 
     def dial(self, until: int | None) -> None:
@@ -153,6 +155,10 @@ class Wire:
     def answer(self, data: bytes) -> None:
         """The server writes a reply, in the way of its present mood."""
         mood = self.node.mood
+        # After a reply that was not sent, a server sends no later reply.
+        self._is_mute = self._is_mute or mood in {"mute", "half-closed"}
+        if self._is_mute:
+            return
         if mood == "reset":
             self._forward(data[: len(data) // 2])
             self.refuse()
@@ -162,7 +168,7 @@ class Wire:
             self._drips += data
             if len(self._drips) == len(data):
                 self._drip()
-        elif mood not in {"mute", "half-closed"}:
+        else:
             self._forward(data)
 
     def _drip(self) -> None:

@@ -11,12 +11,15 @@ import multiprocessing
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from tests.sim.async_schedule import AsyncSchedule
 from tests.sim.schedule import Schedule
 from tests.sim.source import Source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+DRIVERS: dict[str, type[Schedule]] = {"threads": Schedule, "asyncio": AsyncSchedule}
+"""The kinds of schedules, by the driver of their clients."""
 _CHUNK = 250
 
 
@@ -52,9 +55,9 @@ class Totals(NamedTuple):
         return found
 
 
-def one(seed: int, source: Source) -> Totals:
+def one(seed: int, source: Source, driver: str = "threads") -> Totals:
     """Run one seed."""
-    schedule = Schedule(seed, source).run()
+    schedule = DRIVERS[driver](seed, source).run()
     keeps = schedule.options.keeps
     return Totals(
         schedules=1,
@@ -77,39 +80,39 @@ def _source() -> Source:
     return source
 
 
-def chunk(bounds: tuple[int, int]) -> Totals:
+def chunk(bounds: tuple[int, int], driver: str = "threads") -> Totals:
     """Run some seeds in this process."""
     source = _source()
     total = Totals()
     for seed in range(*bounds):
-        total = total.plus(one(seed, source))
+        total = total.plus(one(seed, source, driver))
     return total
 
 
-def batch(first: int, count: int, jobs: int) -> Iterator[tuple[Totals, float]]:
+def batch(first: int, count: int, jobs: int, driver: str = "threads") -> Iterator[tuple[Totals, float]]:
     """Run a batch; gives the totals so far, and the seconds that it has taken, every now and then."""
     bounds = [(start, min(start + _CHUNK, first + count)) for start in range(first, first + count, _CHUNK)]
     began, total = time.perf_counter(), Totals()
     if jobs == 1:
         for some in bounds:
-            total = total.plus(chunk(some))
+            total = total.plus(chunk(some, driver))
             yield total, time.perf_counter() - began
         return
     # `maxtasksperchild`: a Lua runtime that has run long enough is given back.
     with multiprocessing.get_context("spawn").Pool(jobs, maxtasksperchild=20) as pool:
-        for result in pool.imap_unordered(chunk, bounds):
+        for result in pool.imap_unordered(functools.partial(chunk, driver=driver), bounds):
             total = total.plus(result)
             yield total, time.perf_counter() - began
 
 
-def shrink(seed: int, source: Source) -> tuple[Schedule, int]:
+def shrink(seed: int, source: Source, driver: str = "threads") -> tuple[Schedule, int]:
     """The same seed with as few faults as still break a promise, and how many there were."""
-    schedule = Schedule(seed, source, recording=True).run()
+    schedule = DRIVERS[driver](seed, source, recording=True).run()
     numbers = [entry[2] for entry in schedule.world.history if entry[1] == "fault"]
     numbers = [number - 1_000 if number >= 1_000 else number for number in numbers]
     spared: set[int] = set()
     for number in dict.fromkeys(numbers):
-        smaller = Schedule(seed, source, spared=spared | {number}, recording=True).run()
+        smaller = DRIVERS[driver](seed, source, spared=spared | {number}, recording=True).run()
         if smaller.world.violations:
             spared.add(number)
             schedule = smaller

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from redlock._core.commands import Confirm
 from redlock._core.observed_fences import FENCE_AHEAD_MS
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from redlock._core.votes import Grant
+    from tests.sim.options import Options
     from tests.sim.source import Source
 
 _FOR_EVER = 10**15
@@ -33,11 +34,26 @@ _CONFIRM = codec.SCRIPTS[Confirm].sha
 _AHEAD_MS = 2_000_000  # Less than an hour ahead of the slowest node's clock too.
 
 
+class Seat(Protocol):
+    """A thread or a task that waits; see `Strand`."""
+
+    ticket: int
+
+    @property
+    def machine(self) -> Machine:
+        """The process."""
+
+    def wake(self, ticket: int, value: object) -> None:
+        """End the wait of this number."""
+
+
 class Schedule:
     """Runs a seed and keeps the result."""
 
+    client_class: ClassVar[type[Client]] = Client
+
     def __init__(self, seed: int, source: Source, *, spared: Collection[int] = (), recording: bool = False) -> None:
-        self.options = drawn.draw(seed)
+        self.options = self.draw(seed)
         self.source = source
         self.spared = spared
         self.world = World(seed, recording=recording)
@@ -65,16 +81,21 @@ class Schedule:
         self.operations = [Operation(f"op-{number}", self._names(names)) for number in range(self.options.operations)]
         self.open = len(self.operations)
         self.queue = list(self.operations)
-        self.idle: list[Strand] = []
+        self.idle: list[Seat] = []
         self.faults = [fault for fault in faults.draw(self.options, chance) if fault.number not in spared]
         for fault in self.faults:
             self.world.at(fault.when, faults.strike, self, fault)
         self.faulty = True
         self.world.at(self._patience_us, self._operate)
-        self.clients = [Client(self, f"c{number}") for number in range(self.options.clients)]
+        self.clients = [self.client_class(self, f"c{number}") for number in range(self.options.clients)]
         self.strangers: list[Client] = []
         if self.options.stranger_ttl_ms not in {0, self.options.max_ttl_ms}:
             self.world.at(1, self._begin_stranger)
+
+    @staticmethod
+    def draw(seed: int) -> Options:
+        """The options of a seed."""
+        return drawn.draw(seed)
 
     def _begin_stranger(self) -> None:
         """Begin a client with other settings, when the nodes know the right settings."""
@@ -125,13 +146,17 @@ class Schedule:
         self.faulty = False
         self._heal()
         self.calm_since = world.now
+        self._await_end()
+        verdict.check(self)
+
+    def _await_end(self) -> None:
+        """No fault happens any more, and everything must come to its end."""
         limit = verdict.longest_end_us(self)
         if self.open:
-            world.run(world.now + limit)
+            self.world.run(self.world.now + limit)
         if self.open:
             left = [operation.identity for operation in self.operations if not operation.acknowledged]
-            world.violation(f"after the faults these did not come to their end: {left}")
-        verdict.check(self)
+            self.world.violation(f"after the faults these did not come to their end: {left}")
 
     def _heal(self) -> None:
         self.network.cuts.clear()
@@ -171,10 +196,14 @@ class Schedule:
 
     def next_operation(self, strand: Strand) -> Operation | None:
         """Something to do for a worker, as soon as there is something; None if its process ends."""
-        self.idle.append(strand)
-        self._assign()
+        self.seek(strand)
         operation: Operation | None = strand.park()
         return operation
+
+    def seek(self, seat: Seat) -> None:
+        """Wake this seat as soon as there is something to do."""
+        self.idle.append(seat)
+        self._assign()
 
     def requeue(self, operation: Operation) -> None:
         """Back to the queue."""
@@ -188,7 +217,7 @@ class Schedule:
                 self.world.after(1, self._give, strand, self.queue.pop(0))
 
     @staticmethod
-    def _give(strand: Strand, operation: Operation | None) -> None:
+    def _give(strand: Seat, operation: Operation | None) -> None:
         strand.wake(strand.ticket, operation)
 
     def acknowledge(self, operation: Operation) -> None:
@@ -212,7 +241,7 @@ class Schedule:
 
     def _begin_client(self, place: int, parent: Client | None = None) -> None:
         self.crashes += 1
-        self.clients[place] = Client(self, f"c{place}.{self.crashes}", parent=parent)
+        self.clients[place] = self.client_class(self, f"c{place}.{self.crashes}", parent=parent)
 
     def _deliver_again(self) -> None:
         for operation in self.operations:
@@ -309,7 +338,14 @@ class Schedule:
         self.world.note("STALE", client.name, door)
 
     def ask_store(self, strand: Strand, question: Question) -> Any:  # noqa: ANN401 - the store's reply
-        """Send a command to the store: it may arrive late, twice or never, and so may its answer; None without one."""
+        """Send a command to the store and wait; None without an answer."""
+        return strand.park(self.send_question(strand, question))
+
+    def send_question(self, strand: Seat, question: Question) -> int:
+        """Send a command to the store: it may arrive late, twice or never, and so may its answer.
+
+        The answer ends the next wait of the seat. Returns the time at which a client gives up.
+        """
         world, chance, loss = self.world, self.world.chance, self.options.store_loss if self.faulty else 0.0
         reply_at = world.now + self.options.timeout_ms * MS
         ticket = strand.ticket + 1
@@ -318,9 +354,9 @@ class Schedule:
         if loss and chance.random() < loss:
             late = int(chance.random() * self.options.ttl_ms * 3 * MS)
             world.after(late, self._store_acts, strand, 0, question)
-        return strand.park(reply_at)
+        return reply_at
 
-    def _store_acts(self, strand: Strand, ticket: int, question: Question) -> None:
+    def _store_acts(self, strand: Seat, ticket: int, question: Question) -> None:
         door, name, arguments, identity = question
         key = f"store:{name}"
         keys = (key,) if door == "open" else (key, codec.operation_key(key, identity))

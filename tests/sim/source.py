@@ -84,6 +84,9 @@ class Package:
             return known
         parent, _, child = name.rpartition(".")
         package, path = self._load(parent), self._path(name)
+        if name in self._modules:
+            # The package imports the module.
+            return self._modules[name]
         if path is None:
             raise ModuleNotFoundError(name)
         module = self._modules[name] = types.ModuleType(name)

@@ -163,6 +163,16 @@ def test_a_process_stopped_in_a_round_counts_the_replies(cluster: Cluster) -> No
     assert results == [True]
 
 
+def test_a_lease_with_little_time_left_is_renewed_in_time(cluster: Cluster) -> None:
+    """The process is stopped for most of the lease, between the request and the reply."""
+    process, client = connected(cluster)
+    lease: Lease = cluster.run(process, lambda: client.lease("a", ttl_ms=1_000, renew=True))
+    begin(cluster, process, lambda: lease.acquire(None), 100)
+    process.freeze(800 * MS)
+    cluster.wait(3_000)
+    cluster.run(process, lease.ensure_valid)
+
+
 @pytest.mark.parametrize("waited_ms", [500, 3_000])
 def test_a_waiter_is_woken_by_the_release(cluster: Cluster, waited_ms: int) -> None:
     """In its first blocking read, and in the next one after that read has ended without a wake-up."""

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from tests.sim.verdict import check_wait
 
 if TYPE_CHECKING:
-    from types import TracebackType
+    from collections.abc import Iterator
 
     from redlock.lease import Lease as HeldLease
-    from redlock.lock import Lock
     from tests.sim.clients import Client
 
 _RELEASE_MS = 80
@@ -26,15 +26,25 @@ class Timed:
         timeout_ms: The time limit of the acquisition; None for no limit.
     """
 
-    def __init__(self, client: Client, lock: Lock, timeout_ms: int | None) -> None:
+    def __init__(self, client: Client, lock: Any, timeout_ms: int | None) -> None:  # noqa: ANN401 - of either driver
         self._client, self._lock, self._timeout_ms = client, lock, timeout_ms
         self._node_timeout_ms = client.redlock._context.node_timeout_ms
 
     def __enter__(self) -> HeldLease:
+        with self._entry():
+            lease: HeldLease = self._lock.__enter__()
+        return lease
+
+    async def __aenter__(self) -> Any:  # noqa: ANN401 - a lease of the simulated package
+        with self._entry():
+            return await self._lock.__aenter__()
+
+    @contextmanager
+    def _entry(self) -> Iterator[None]:
         client = self._client
         began, began_ms, freezes = client.world.now, client.own_ms, client.freezes
         try:
-            return self._lock.__enter__()
+            yield
         finally:
             if self._timeout_ms is not None:
                 # A process that was stopped gives its dials a further node timeout.
@@ -44,12 +54,19 @@ class Timed:
                 waited_us = client.world.now - max(began, client.schedule.calm_since)
                 check_wait(client.schedule, client, waited_us)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
+        with self._exit():
+            self._lock.__exit__(*error)
+
+    async def __aexit__(self, *error: object) -> None:
+        with self._exit():
+            await self._lock.__aexit__(*error)
+
+    @contextmanager
+    def _exit(self) -> Iterator[None]:
         began_ms = self._client.own_ms
         try:
-            self._lock.__exit__(kind, error, traceback)
+            yield
         finally:
             self._check("release", began_ms, _RELEASE_MS + 4 * self._node_timeout_ms)
 

@@ -1,0 +1,143 @@
+"""Mutants in the driver for asyncio; see `mutants`. Schedules of clients for asyncio kill them, or a named test."""
+
+from __future__ import annotations
+
+from tests.sim.source import Variant
+
+MUTANTS: dict[str, tuple[Variant, ...]] = {}
+NAMED: dict[str, str] = {}
+
+DRIVER, LEASE, PARTS, RENEWAL = (
+    "asyncio/_driver.py",
+    "asyncio/lease.py",
+    "asyncio/_loop_parts.py",
+    "asyncio/_renewal.py",
+)
+SCOPE, WATCHED, WAITERS = "asyncio/_cancel_scope.py", "asyncio/_watched_lease.py", "asyncio/_waiters.py"
+ROUNDS, SOCKETS, EXCHANGE = "_transport/asyncio.py", "_transport/loop_sockets.py", "_transport/loop_exchange.py"
+DIRECTED = "tests/sim/test_directed_asyncio.py::test_"
+
+
+def _bug(name: str, file: str, old: str, new: str, test: str = "") -> None:
+    MUTANTS[name] = (Variant(name, file, old, new),)
+    if test:
+        NAMED[name] = test
+
+
+# Cancellation.
+_bug("a cancelled acquire is not undone", DRIVER, "effect = steps.throw(exc)", "raise")
+_bug("an undo command is not sent", DRIVER, "                self._parts.connections.post(effect)\n", "")
+_bug(
+    "a task keeps its place at the nodes",
+    DRIVER,
+    "            self._at_the_nodes.close()\n            steps.close()",
+    "            steps.close()",
+)
+_bug(
+    "a place in the window is never free again",
+    DRIVER,
+    "            self._at_the_nodes.callback(parts.window.leave)\n",
+    "            pass\n",
+)
+_bug(
+    "a place that came at the cancellation is lost",
+    PARTS,
+    "                self.leave()\n            raise",
+    "                pass\n            raise",
+)
+_bug(
+    "a cancelled waiter drops its wake-up",
+    DRIVER,
+    "                    connection.send(words, is_answer_ignored=True)\n",
+    "",
+    f"{DIRECTED}a_cancelled_waiter_holds_up_no_other_process",
+)
+_bug("a release is not shielded", LEASE, "await asyncio.shield(self._release)", "await self._release")
+_bug(
+    "a release can be cancelled before it is sent",
+    LEASE,
+    "            self._send_release()\n",
+    "            await asyncio.sleep(0)\n            self._send_release()\n",
+)
+_bug(
+    "a cancellation from outside is swallowed",
+    SCOPE,
+    "self._task.uncancel() <= self._before",
+    "self._task.uncancel() >= 0",
+)
+_bug(
+    "a dial is not abandoned with its waiter",
+    EXCHANGE,
+    "        finally:\n            pending.abandon()",
+    "        finally:\n            pass",
+)
+# The end of a lease.
+_bug(
+    "renewal is not started",
+    LEASE,
+    "                self._parts.renewal.add(self, self._acquired_ms + renewal_ms(grant.deadline_ms - self._acquired_ms))\n",
+    "                pass\n",
+)
+_bug(
+    "a lease is renewed once",
+    RENEWAL,
+    "            self._schedule.renewed(lease, None if future.cancelled() else future.result())\n        self._set_timer()",
+    "            self._schedule.renewed(lease, None if future.cancelled() else future.result())",
+)
+_bug(
+    "the first renewal may come after the end of the lease",
+    LEASE,
+    "renewal_ms(grant.deadline_ms - self._acquired_ms)",
+    "renewal_ms(self.ttl_ms)",
+)
+_bug(
+    "the end of a lease without renewal is not noticed",
+    LEASE,
+    "                self._parts.renewal.add(self, grant.deadline_ms)\n",
+    "                pass\n",
+)
+_bug("a lost lease cancels no block", WATCHED, "            lease._scope.cancel()\n", "            pass\n")
+_bug(
+    "a release lets an extension go on",
+    LEASE,
+    "        self._stop_step()\n        if self._parts.held",
+    "        if self._parts.held",
+    f"{DIRECTED}no_repair_of_an_extension_follows_the_release",
+)
+_bug(
+    "a blocked loop does not see the end of its lease",
+    "_locking/lease_steps.py",
+    "max(0, self._held().deadline_ms - now_ms()) if not self._lost else 0",
+    "self.ttl_ms if not self._lost and self._held() else 0",
+)
+# Owners.
+_bug("a background task has no owner", PARTS, "                self._tasks.add(task)\n", "")
+_bug(
+    "a timer outlives its client",
+    RENEWAL,
+    "            self._timer.cancel()\n        for lease",
+    "            pass\n        for lease",
+)
+_bug("a reader outlives its connection", SOCKETS, "                self.loop.remove_reader(exchange.sock)\n", "")
+_bug(
+    "a waiting connection keeps its reader",
+    EXCHANGE,
+    "            self._loop.remove_reader(self._exchange.sock)\n        self._failure =",
+    "            pass\n        self._failure =",
+)
+# Rounds.
+_bug("a round has no deadline", ROUNDS, "        self._watch(self._limit_ms(tally))\n", "")
+_bug("bytes that the system did not accept are lost", SOCKETS, "        connection.keep(words, sent)\n", "")
+_bug(
+    "a blocked connection is not written again",
+    SOCKETS,
+    "            self.loop.add_writer(sock, self._on_writable, connection)\n",
+    "            pass\n",
+)
+_bug(
+    "the next task in the queue is not told",
+    WAITERS,
+    "            self._future.set_result(None)\n",
+    "            pass\n",
+    f"{DIRECTED}the_waiting_tasks_of_a_loop_take_turns_at_once",
+)

@@ -1,0 +1,123 @@
+"""The shipped asyncio client step by step on simulated nodes: loops that stand still, and waits that are cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.sim.calls import NODE_TIMEOUT_MS, ROUND_TRIP_MS, Cluster, Process
+from tests.sim.cancellation import MOMENTS, cancelled
+from tests.sim.network import FIRST_PORT
+from tests.sim.virtual_loop import VirtualLoop
+from tests.sim.world import MS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from redlock.asyncio import Redlock
+
+TTL = 5.0
+
+
+def begin(cluster: Cluster, main: Callable[[Redlock], Coroutine[Any, Any, None]]) -> Process:
+    """Let a process with an event loop and a client that has used its connections begin this."""
+    process = cluster.process()
+    client = cluster.source.package.module("asyncio.client").Redlock
+    urls = [f"redis://10.0.0.1:{FIRST_PORT + node.place}" for node in cluster.nodes]
+
+    async def run() -> None:
+        async with client(urls, ttl=TTL) as redlock:
+            async with redlock.lock("first"):
+                pass
+            await main(redlock)
+
+    process.spawn(lambda: VirtualLoop(process).run(run()))
+    cluster.wait(100)
+    return process
+
+
+def test_a_lease_with_little_time_left_is_renewed_in_time(cluster: Cluster) -> None:
+    """The process is stopped for most of the lease, between the request and the reply."""
+    ends: list[float] = []
+
+    async def main(redlock: Redlock) -> None:
+        await asyncio.sleep(0.1)
+        cluster.world.after(100, process.freeze, 800 * MS)
+        async with redlock.lock("a", ttl=1.0) as lease:
+            await asyncio.sleep(3.0)
+            ends.append(lease.remaining())
+
+    process = begin(cluster, main)
+    cluster.wait(5_000)
+    assert ends
+    assert ends[0] > 0
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("wait", range(1, 8))
+def test_a_cancelled_waiter_holds_up_no_other_process(cluster: Cluster, wait: int, moment: str) -> None:
+    """The first waiter is cancelled at any of its waits; the second waiter gets the lock at the release.
+
+    The waits are the first attempt, the dial of the waiting connection, two blocking reads and the attempts after them.
+    """
+    taken: list[int] = []
+    ended: list[asyncio.Task[None]] = []
+    released = cluster.world.now
+
+    async def hold(redlock: Redlock) -> None:
+        nonlocal released
+        async with redlock.lock("a"):
+            await asyncio.sleep(2.0)
+        released = cluster.world.now
+
+    async def take(redlock: Redlock) -> None:
+        async with redlock.lock("a"):
+            taken.append(cluster.world.now)
+
+    async def give_up(redlock: Redlock) -> None:
+        task = asyncio.create_task(cancelled(take(redlock), wait, moment))
+        await asyncio.wait({task})
+        ended.append(task)
+
+    begin(cluster, hold)
+    begin(cluster, give_up)
+    begin(cluster, take)
+    cluster.wait(4_000)
+    assert ended
+    assert taken[-1] - released <= 4 * ROUND_TRIP_MS * MS
+
+
+def test_the_waiting_tasks_of_a_loop_take_turns_at_once(cluster: Cluster) -> None:
+    taken: list[int] = []
+
+    async def take(redlock: Redlock, seconds: float) -> None:
+        async with redlock.lock("a"):
+            taken.append(cluster.world.now)
+            await asyncio.sleep(seconds)
+
+    async def main(redlock: Redlock) -> None:
+        await asyncio.gather(take(redlock, 0.3), take(redlock, 0), take(redlock, 0))
+
+    begin(cluster, main)
+    cluster.wait(2_000)
+    assert len(taken) == 3
+    assert taken[2] - taken[1] <= 4 * ROUND_TRIP_MS * MS
+
+
+def test_no_repair_of_an_extension_follows_the_release(cluster: Cluster) -> None:
+    """A renewal waits for a silent node, and repairs a key that another node has lost."""
+
+    async def main(redlock: Redlock) -> None:
+        async with redlock.lock("a", ttl=3.0):
+            cluster.nodes[4].delete("a")
+            cluster.nodes[3].mood = "mute"
+            # The renewal begins at a third of the TTL, and waits for one node timeout.
+            await asyncio.sleep(1.0 + NODE_TIMEOUT_MS / 2000)
+        # The end of the client would end the renewal too.
+        await asyncio.sleep(0.4)
+
+    begin(cluster, main)
+    cluster.wait(1_400)
+    assert [node.get("a") for node in cluster.nodes] == [None] * 5
