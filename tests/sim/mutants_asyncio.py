@@ -89,6 +89,7 @@ _bug(
     LEASE,
     "renewal_ms(grant.deadline_ms - self._acquired_ms)",
     "renewal_ms(self.ttl_ms)",
+    f"{DIRECTED}a_lease_with_little_time_left_is_renewed_in_time",
 )
 _bug(
     "the end of a lease without renewal is not noticed",
@@ -111,7 +112,7 @@ _bug(
     "self.ttl_ms if not self._lost and self._held() else 0",
 )
 # Owners.
-_bug("a background task has no owner", PARTS, "                self._tasks.add(task)\n", "")
+_bug("a background task has no owner", PARTS, "        self._tasks.add(task)\n", "")
 _bug(
     "a timer outlives its client",
     RENEWAL,
