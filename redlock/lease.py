@@ -21,6 +21,7 @@ from redlock._core.commands import Wait
 from redlock._core.protocol import Outcome
 from redlock._locking import held_leases
 from redlock._locking.acquisition import Acquisition
+from redlock._locking.driver import ThreadsDriver
 from redlock._locking.lease_steps import LeaseSteps
 from redlock._transport.pool import AllInUse
 from redlock.errors import LockLost, NotHeld
@@ -75,7 +76,7 @@ class Lease(LeaseSteps):
             on_granted=self._begin,
             undo=self._undo,
         )
-        self._context.driver.run(acquisition.steps(acquire_timeout_ms))
+        ThreadsDriver(self._context.pool, self._context.waiter_pool).run(acquisition.steps(acquire_timeout_ms))
 
     def _begin(self, grant: Grant, connections: ConnectionSet, waited_ms: int) -> None:
         self._connections, self._grant, self._acquired_ms, self.waited_ms = connections, grant, now_ms(), waited_ms

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from redlock._locking import misuse
 from redlock._locking.client_context import ClientContext
-from redlock._locking.driver import ThreadsDriver
 from redlock._locking.renewal import Renewal
 from redlock._locking.wait_registry import WaitRegistry
 from redlock._locking.waiter_pool import WaiterPool
@@ -29,7 +28,6 @@ class LockContext(ClientContext):
         self._allow_event_loop = allow_event_loop
         self.pool = ConnectionPool(options.nodes, self.codec)
         self.waiter_pool = WaiterPool(options.nodes, self.codec)
-        self.driver = ThreadsDriver(self.pool, self.waiter_pool)
         self.waits = WaitRegistry(self.event_log, self.waiter_pool, options.prefix)
         self.renewal = Renewal(self.pool)
 
@@ -50,7 +48,7 @@ class LockContext(ClientContext):
         self.pool.await_releases()
 
     def close(self) -> None:
-        """Close all connections and end all threads."""
+        """Close all connections, and tell all threads to end, without waiting for them."""
         self.renewal.close()
         self.waits.publisher.close()
         self.waiter_pool.close()

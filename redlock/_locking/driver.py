@@ -32,25 +32,29 @@ T = TypeVar("T")
 
 
 class ThreadsDriver:
-    """Performs effects. A client has one driver, which makes a performer for each generator.
+    """Performs the effects of one generator; each acquire has a driver of its own.
 
     Args:
         pool: The connections for rounds.
         waiters: The connections for blocking reads.
     """
 
+    __slots__ = ("_connections", "_pool", "_turn", "_waiters")
+
     def __init__(self, pool: ConnectionPool, waiters: WaiterPool) -> None:
         self._pool, self._waiters = pool, waiters
+        self._turn: Turn[ConnectionSet] | None = None
+        self._connections: ConnectionSet | None = None
 
     def run(self, steps: Effects[T]) -> T:
-        """Perform the effects of a generator and return its result."""
-        performer = _Performer(self._pool, self._waiters)
+        """Perform the effects of the generator and return its result."""
         try:
             effect = next(steps)
             while True:
+                # After a throw the inner loop goes on with the effect that the generator has yielded then.
                 try:
                     while True:
-                        effect = steps.send(performer.perform(effect))
+                        effect = steps.send(self._perform(effect))
                 except StopIteration:
                     raise
                 except BaseException:
@@ -63,31 +67,19 @@ class ThreadsDriver:
             result: T = stop.value
             return result
         finally:
-            performer.give_back()
+            self._give_back()
             steps.close()
 
-
-class _Performer:
-    """Performs the effects of one generator."""
-
-    __slots__ = ("_connections", "_pool", "_turn", "_waiters")
-
-    def __init__(self, pool: ConnectionPool, waiters: WaiterPool) -> None:
-        self._pool, self._waiters = pool, waiters
-        self._turn: Turn[ConnectionSet] | None = None
-        self._connections: ConnectionSet | None = None
-
-    def give_back(self) -> None:
+    def _give_back(self) -> None:
         """Let other threads use the connections."""
         self._connections = None
         if self._turn is not None:
             self._turn.end()
 
-    def perform(self, effect: Effect) -> Any:  # noqa: ANN401 - depends on the effect
-        """Perform an effect and return its result."""
+    def _perform(self, effect: Effect) -> Any:  # noqa: ANN401 - depends on the effect
         if type(effect) is Round and self._connections is not None:
             return self._connections.ask(effect)
-        self.give_back()
+        self._give_back()
         if type(effect) is Round:
             return self._pool.unasked(effect)
         if type(effect) is TakeConnections:

@@ -75,7 +75,7 @@ class QueuedWaiter(WakeUps):
         if self.is_woken and len(keys) > 1:
             # Another resource of the set is taken: pass this wake-up on, and wait for the other resources.
             keys.remove(self._woken_by)
-            yield from self._pass_on()
+            yield from self._return_wake_up()
         self._woken_by, self._early_attempts = "", 0
         self._began_ms = self._began_ms or now_ms()
         began = monotonic()
@@ -121,8 +121,8 @@ class QueuedWaiter(WakeUps):
             raise UnsuitableNode("does not wait as a Redis server does")
         return self._wake_key(reply)
 
-    def _pass_on(self) -> Effects[None]:
-        # Not the effect `PassOn`: this waiter keeps the connection for its next read.
+    def _return_wake_up(self) -> Effects[None]:
+        """Pass this wake-up on. Unlike `PassOn`, this keeps the connection for the next read."""
         try:
             if self._connected is not None:
                 yield Send(self._connected, self._pass_on_words(), self._deadline)

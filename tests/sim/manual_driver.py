@@ -29,7 +29,7 @@ ALL = frozenset(range(5))
 MAX_TTL_MS = 10_000
 
 
-class FaultInjector:
+class ManualRounds:
     """Nodes that are old enough to vote, and a clock that all share."""
 
     def __init__(self, nodes: int = 5, max_ttl_ms: int = MAX_TTL_MS) -> None:

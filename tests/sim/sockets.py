@@ -1,7 +1,7 @@
 """The sockets and the poll object of a simulated process, and waits in virtual time.
 
-Invariants: a socket belongs to the process that makes the socket. Nothing depends on the garbage collector: a dropped
-socket sends nothing.
+Invariants: a socket belongs to the process that makes the socket. No socket depends on the garbage collector: a
+dropped socket sends nothing.
 """
 
 from __future__ import annotations

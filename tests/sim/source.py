@@ -2,7 +2,8 @@
 
 Invariants:
 1. No module has a model: the simulation runs the shipped modules and the Lua scripts, in a copy of the package of its
-   own. The copy imports `virtual.MODULES` instead of Python's modules for time, chance, threads and sockets.
+   own. The copy imports `virtual.MODULES` instead of Python's modules for time, chance, threads and sockets. Three
+   names of the copy are set from outside: `_log.logger`, `_process.pid` and, in most schedules, `WaitPublisher.wake`.
 2. The text of a variant stands in its file exactly once, so a mutant that no longer applies is an error.
 """
 

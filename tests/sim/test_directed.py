@@ -18,7 +18,7 @@ from redlock._core.votes import FENCE_LIMIT, Kind, RoundResult, drift_ms, quaran
 from redlock._transport import codec
 from redlock._transport.codec import Codec
 from tests.sim import options as drawn
-from tests.sim.manual_driver import ALL, A, B, C, D, E, FaultInjector, held, lost
+from tests.sim.manual_driver import ALL, A, B, C, D, E, ManualRounds, held, lost
 from tests.sim.nodes import EPOCH_MS
 from tests.sim.schedule import Schedule
 from tests.sim.source import Source
@@ -27,12 +27,12 @@ from tests.sim.world import MS, here
 HOUR_MS = 3_600_000
 
 
-def rounds(hand: FaultInjector, kind: type[object]) -> list[Round]:
+def rounds(hand: ManualRounds, kind: type[object]) -> list[Round]:
     return [one for one in hand.asked if isinstance(one.command, kind)]
 
 
 def test_1_an_extension_after_the_release_creates_no_lock() -> None:
-    hand = FaultInjector()
+    hand = ManualRounds()
     grant = held(hand.run(protocol.acquire(hand.attempt("c1"))))
     assert hand.run(protocol.release(grant)) is protocol.Outcome.RELEASED
     votes = hand.tell(Extend(grant.names, grant.token, grant.ttl_ms), ALL)
@@ -41,7 +41,7 @@ def test_1_an_extension_after_the_release_creates_no_lock() -> None:
 
 
 def test_2_a_lost_lease_does_not_come_back() -> None:
-    hand = FaultInjector(nodes=3)
+    hand = ManualRounds(nodes=3)
     c1 = held(hand.run(protocol.acquire(hand.attempt("c1"))))
     for place in (B, C):
         hand.nodes[place].delete("a")
@@ -54,7 +54,7 @@ def test_2_a_lost_lease_does_not_come_back() -> None:
 
 
 def test_2_a_held_lease_is_repaired_where_its_key_is_missing() -> None:
-    hand = FaultInjector()
+    hand = ManualRounds()
     grant = held(hand.run(protocol.acquire(hand.attempt("c1"))))
     hand.nodes[D].delete("a")
     held(hand.run(protocol.extend(grant, 5_000, Wait.ALL)))
@@ -64,7 +64,7 @@ def test_2_a_held_lease_is_repaired_where_its_key_is_missing() -> None:
 
 
 def test_2_an_extension_does_not_lengthen_what_is_another_s() -> None:
-    hand = FaultInjector()
+    hand = ManualRounds()
     c1 = held(hand.run(protocol.acquire(hand.attempt("c1"))))
     for node in hand.nodes:
         node.delete("a")
@@ -76,7 +76,7 @@ def test_2_an_extension_does_not_lengthen_what_is_another_s() -> None:
 
 
 def test_2_an_extension_that_fails_deletes_nothing() -> None:
-    hand = FaultInjector()
+    hand = ManualRounds()
     grant = held(hand.run(protocol.acquire(hand.attempt("c1", names=("a", "b")))))
     for place in (A, B, C):
         hand.nodes[place].delete("b")
@@ -85,7 +85,7 @@ def test_2_an_extension_that_fails_deletes_nothing() -> None:
 
 
 def test_3_a_shorter_max_ttl_gets_no_lease_from_an_emptied_node() -> None:
-    hand = FaultInjector(max_ttl_ms=60_000)
+    hand = ManualRounds(max_ttl_ms=60_000)
     c1 = held(hand.run(protocol.acquire(hand.attempt("c1", 60_000)), reach={A, B, C}))
     hasty = Codec(5, "", 5_000)
     hand.nodes[C].stop()
@@ -102,7 +102,7 @@ def test_3_a_shorter_max_ttl_gets_no_lease_from_an_emptied_node() -> None:
 
 
 def test_4_a_record_from_the_future_silences_no_node() -> None:
-    hand = FaultInjector()
+    hand = ManualRounds()
     node = hand.nodes[C]
     node.offset_ms += HOUR_MS
     node.flush()
@@ -117,7 +117,7 @@ def test_4_a_record_from_the_future_silences_no_node() -> None:
 
 
 def test_6_an_extension_never_shortens() -> None:
-    hand = FaultInjector(max_ttl_ms=10_000)
+    hand = ManualRounds(max_ttl_ms=10_000)
     c1 = held(hand.run(protocol.acquire(hand.attempt("c1", 10_000))))
     # The round fails half-way: two of five answer.
     lost(hand.run(protocol.extend(c1, 1_000, Wait.ALL), reach={A, B}))
@@ -129,7 +129,7 @@ def test_6_an_extension_never_shortens() -> None:
 
 @pytest.mark.parametrize("proposed", [(EPOCH_MS + HOUR_MS) * 1_000 + 1, FENCE_LIMIT, 2**53, 2**60])
 def test_7_a_token_an_hour_ahead_is_refused_without_a_write(proposed: int) -> None:
-    hand = FaultInjector()
+    hand = ManualRounds()
     attempt = hand.attempt("c1")._replace(proposed=proposed)
     refused = lost(hand.run(protocol.acquire(attempt)))
     assert refused.round_result.granted == 0
@@ -145,7 +145,7 @@ def test_7_a_token_an_hour_ahead_is_refused_without_a_write(proposed: int) -> No
 
 
 def test_7_a_node_with_an_implausible_token_has_no_vote() -> None:
-    hand = FaultInjector()
+    hand = ManualRounds()
     for place in (A, B):
         hand.nodes[place].set(codec.fence_key("a"), str(FENCE_LIMIT - 5))
     c1 = held(hand.run(protocol.acquire(hand.attempt("c1"))))
@@ -162,7 +162,7 @@ def test_7_a_node_with_an_implausible_token_has_no_vote() -> None:
 
 
 def test_7_a_confirm_of_an_implausible_token_is_refused() -> None:
-    hand = FaultInjector()
+    hand = ManualRounds()
     attempt = hand.attempt("c1")
     hand.tell(attempt, ALL)
     for vote in hand.tell(Confirm(("a",), attempt.token, FENCE_LIMIT - 5), ALL).values():
@@ -173,7 +173,7 @@ def test_7_a_confirm_of_an_implausible_token_is_refused() -> None:
 
 
 def test_8_a_lost_election_does_not_wake_its_own_client() -> None:
-    hand = FaultInjector()
+    hand = ManualRounds()
     held(hand.run(protocol.acquire(hand.attempt("c1")), reach={A, B, C}))
     refused = lost(hand.run(protocol.acquire(hand.attempt("c2"))))
     assert refused.round_result.granted == 2
@@ -182,7 +182,7 @@ def test_8_a_lost_election_does_not_wake_its_own_client() -> None:
 
 
 def test_9_a_release_is_heard_on_nodes_that_never_had_the_key() -> None:
-    hand = FaultInjector()
+    hand = ManualRounds()
     c1 = held(hand.run(protocol.acquire(hand.attempt("c1")), reach={A, B, C}))
     hand.run(protocol.release(c1))
     assert hand.wake_ups() == ALL
@@ -203,7 +203,7 @@ def test_12_a_jump_that_breaks_a_short_lease_is_seen() -> None:
 
 
 def test_13_a_wake_up_is_passed_on_by_who_stops_waiting() -> None:
-    hand = FaultInjector()
+    hand = ManualRounds()
     c1 = held(hand.run(protocol.acquire(hand.attempt("c1"))))
     hand.run(protocol.release(c1))
     node = hand.nodes[A]
@@ -248,7 +248,7 @@ def test_15_one_frozen_node_keeps_nobody_waiting_twice(monkeypatch: pytest.Monke
 
 
 def test_16_an_attempt_that_looked_won_leaves_a_wake_up() -> None:
-    hand = FaultInjector()
+    hand = ManualRounds()
     steps = protocol.acquire(hand.attempt("c1"))
     attempt = next(steps)
     said = hand.tell(attempt.command, [A, B, C])
@@ -262,7 +262,7 @@ def test_16_an_attempt_that_looked_won_leaves_a_wake_up() -> None:
 
 
 def test_17_who_is_refused_by_any_node_takes_no_lease() -> None:
-    hand = FaultInjector()
+    hand = ManualRounds()
     c1 = held(hand.run(protocol.acquire(hand.attempt("c1", 10_000)), reach={A, B, E}))
     few, known = Codec(3, "", 10_000), (B, C, D)
     for place in (C, D):

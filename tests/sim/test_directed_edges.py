@@ -10,7 +10,7 @@ from redlock._core.commands import Confirm, Release, Repair
 from redlock._core.votes import Kind, quarantine_ms
 from redlock._transport import codec as wire
 from redlock._transport.codec import Codec
-from tests.sim.manual_driver import ALL, A, B, C, FaultInjector, held
+from tests.sim.manual_driver import ALL, A, B, C, ManualRounds, held
 from tests.sim.nodes import EPOCH_MS
 
 BOTH = ("a", "b")
@@ -18,7 +18,7 @@ BOTH = ("a", "b")
 
 def test_a_lease_longer_than_max_ttl_is_not_asked_for() -> None:
     """Three emptied nodes vote again after `max_ttl`, and would give the lock to another client."""
-    hand = FaultInjector(max_ttl_ms=1_000)
+    hand = ManualRounds(max_ttl_ms=1_000)
     c1 = held(hand.run(protocol.acquire(hand.attempt("c1", 1_000))))
     with pytest.raises(ConfigurationError, match="max_ttl"):
         hand.run(protocol.extend(c1, 30_000))
@@ -34,7 +34,7 @@ def test_a_lease_longer_than_max_ttl_is_not_asked_for() -> None:
 
 def test_a_smaller_max_ttl_does_not_shorten_a_quarantine() -> None:
     """The hasty client comes first, and the lease that the node has forgotten is another's."""
-    hand = FaultInjector(max_ttl_ms=60_000)
+    hand = ManualRounds(max_ttl_ms=60_000)
     hasty = Codec(5, "", 1_000)
     node = hand.nodes[C]
     node.flush()
@@ -49,7 +49,7 @@ def test_a_smaller_max_ttl_does_not_shorten_a_quarantine() -> None:
 
 
 def test_a_node_takes_over_no_settings_before_its_first_vote() -> None:
-    hand = FaultInjector(max_ttl_ms=1_000)
+    hand = ManualRounds(max_ttl_ms=1_000)
     other = Codec(5, "", 2_000)
     node = hand.nodes[C]
     node.flush()
@@ -62,7 +62,7 @@ def test_a_node_takes_over_no_settings_before_its_first_vote() -> None:
 
 
 def test_a_restart_forgets_the_settings() -> None:
-    hand = FaultInjector()
+    hand = ManualRounds()
     node = hand.nodes[C]
     hand.tell(hand.attempt("c1"), [C])
     node.stop()
@@ -73,7 +73,7 @@ def test_a_restart_forgets_the_settings() -> None:
 
 def test_a_confirm_looks_at_every_name_of_a_set() -> None:
     for spoil in ("gone", "another's", "fence"):
-        hand = FaultInjector()
+        hand = ManualRounds()
         attempt = hand.attempt("c1", names=BOTH)
         hand.tell(attempt, [A])
         node, token = hand.nodes[A], attempt.proposed + 5
@@ -88,7 +88,7 @@ def test_a_confirm_looks_at_every_name_of_a_set() -> None:
 
 
 def test_a_repair_looks_at_every_name_of_a_set() -> None:
-    hand = FaultInjector()
+    hand = ManualRounds()
     grant = held(hand.run(protocol.acquire(hand.attempt("c1", names=BOTH)), reach={A, B, C}))
     node = hand.nodes[A]
     node.delete("a")
@@ -98,7 +98,7 @@ def test_a_repair_looks_at_every_name_of_a_set() -> None:
 
 
 def test_a_repair_never_lowers_a_fence() -> None:
-    hand = FaultInjector()
+    hand = ManualRounds()
     grant = held(hand.run(protocol.acquire(hand.attempt("c1", names=BOTH)), reach={A, B, C}))
     node, higher = hand.nodes[A], EPOCH_MS * 1_000 + 777
     for name in BOTH:
@@ -110,7 +110,7 @@ def test_a_repair_never_lowers_a_fence() -> None:
 
 
 def test_a_release_wakes_the_waiters_of_every_name_of_a_set() -> None:
-    hand = FaultInjector()
+    hand = ManualRounds()
     grant = held(hand.run(protocol.acquire(hand.attempt("c1", names=BOTH))))
     hand.tell(Release(BOTH, grant.token, 5_000), ALL)
     assert [hand.wake_ups(name) for name in BOTH] == [ALL, ALL]

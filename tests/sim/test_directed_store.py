@@ -10,12 +10,12 @@ import pytest
 
 from redlock._core import protocol
 from redlock._core.votes import Kind
-from tests.sim.manual_driver import A, B, C, D, E, FaultInjector, held
+from tests.sim.manual_driver import A, B, C, D, E, ManualRounds, held
 
 
 @pytest.mark.parametrize("apart_ms", [0, 10])
 def test_5_the_store_stays_right_after_a_short_quarantine(apart_ms: int) -> None:
-    hand = FaultInjector()
+    hand = ManualRounds()
     c1 = held(hand.run(protocol.acquire(hand.attempt("c1")), reach={A, B, C}))
     (_, section, *_) = hand.open(c1)
     node = hand.nodes[C]
@@ -42,7 +42,7 @@ def test_5_the_store_stays_right_after_a_short_quarantine(apart_ms: int) -> None
 
 
 def test_10_two_operations_under_one_lease_lose_no_update() -> None:
-    hand = FaultInjector()
+    hand = ManualRounds()
     grant = held(hand.run(protocol.acquire(hand.attempt("c1"))))
     (_, first, *_), (_, second, *_) = hand.open(grant), hand.open(grant)
     assert hand.write(grant, second, 1, "op-2") == ["WRITTEN", f"{grant.fence}:1"]
@@ -55,7 +55,7 @@ def test_10_two_operations_under_one_lease_lose_no_update() -> None:
 
 
 def test_10_a_section_is_closed_by_its_write() -> None:
-    hand = FaultInjector()
+    hand = ManualRounds()
     grant = held(hand.run(protocol.acquire(hand.attempt("c1"))))
     section = hand.open(grant)[1]
     assert hand.write(grant, section, 1, "op-1")[0] == "WRITTEN"
@@ -64,7 +64,7 @@ def test_10_a_section_is_closed_by_its_write() -> None:
 
 
 def test_14_tokens_that_went_backwards_heal_at_the_store() -> None:
-    hand = FaultInjector()
+    hand = ManualRounds()
     ahead, behind = 9_000, -9_000
     c1 = held(hand.run(protocol.acquire(hand.attempt("c1", wall_ms=ahead))))
     assert hand.write(c1, hand.open(c1)[1], 1, "op-1")[0] == "WRITTEN"

@@ -1,7 +1,7 @@
 """The modules of Python's library that the shipped code uses for time, chance, threads and sockets, in virtual time.
 
-Invariants: everything belongs to the process of the strand that runs. Nothing waits for real time, and nothing depends
-on the garbage collector: a dropped socket sends nothing.
+Invariants: everything belongs to the process of the strand that runs. Nothing waits for real time. Weak references end
+with the garbage collector, and sockets do not depend on it: a dropped socket sends nothing.
 """
 
 from __future__ import annotations

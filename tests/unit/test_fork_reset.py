@@ -12,7 +12,6 @@ from redlock import asyncio as redlock_asyncio
 from redlock._background import Background, Callbacks
 from redlock._core.observed_fences import ObservedFences
 from redlock._locking.context import LockContext
-from redlock._locking.driver import ThreadsDriver
 from redlock._locking.local_wait_queue import LocalWaitQueue
 from redlock._locking.lock_events import LockEventLog
 from redlock._locking.renewal import Renewal
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 KNOWLEDGE = (Node, Codec, LockEventLog, ObservedFences)
 """The objects that a child may share: plain values, of which no thread holds a part."""
 OWNERS = (
-    *(LockContext, ThreadsDriver, ConnectionPool, WaiterPool, LocalWaitQueue, WaitRegistry, WaitPublisher, Renewal),
+    *(LockContext, ConnectionPool, WaiterPool, LocalWaitQueue, WaitRegistry, WaitPublisher, Renewal),
     *(BackgroundReleaser, LoopContext),
 )
 """The objects that are reset; their contents must be new."""
