@@ -3,7 +3,7 @@
 Invariants:
 1. Everything happens in callbacks of the loop. Only `run` and `close` have an `await`, so a cancellation can interrupt
    nothing else.
-2. A cancelled operation closes its round and sends its undo command without an `await`.
+2. A cancelled operation closes its round without an `await`. The command that undoes the operation needs none either.
 3. An operation ends in every case: by its result, by its deadline, or because the set of connections was closed.
 """
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from redlock._clock import now_ms
 from redlock._core.commands import Acquire, Round, Wait
-from redlock._transport.loop_sockets import CLOSED, LoopSockets, Unsent
+from redlock._transport.loop_sockets import CLOSED, FlushObserver, LoopSockets
 from redlock.errors import RedlockError
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class LoopConnections(LoopSockets):
 
         Args:
             steps: The generator.
-            until_ms: The deadline of its last round; default: in two node timeouts.
+            until_ms: The deadline of its rounds; default: in two node timeouts.
 
         Raises:
             RedlockError: The set was closed.
@@ -63,21 +63,18 @@ class LoopConnections(LoopSockets):
         self.settle()
         return execution
 
-    async def run(self, steps: Steps[T], until_ms: int | None = None, undo: Round | None = None) -> T:
+    async def run(self, steps: Steps[T], until_ms: int | None = None) -> T:
         """Execute a protocol generator and return its result.
 
         Args:
             steps: The generator.
-            until_ms: The deadline of its last round; default: in two node timeouts.
-            undo: Sent if the caller gets no result, because of a cancellation or an error.
+            until_ms: The deadline of its rounds; default: in two node timeouts.
         """
         execution = self.start(steps, until_ms)
         try:
             return await execution.future
         except BaseException:
             execution.abort()
-            if undo is not None:
-                self.post(undo)
             raise
 
     def post(self, round_: Round) -> None:
@@ -113,13 +110,16 @@ class LoopConnections(LoopSockets):
                 execution.fail(RedlockError(CLOSED))
 
 
-class Execution(Unsent, Generic[T]):
+class Execution(FlushObserver, Generic[T]):
     """A protocol generator that is being executed, round by round.
+
+    A round waits for dials (`_round` and `_dials` are set), or for replies (`_tally` is set). Otherwise the generator
+    runs, or the execution has ended.
 
     Args:
         connections: The connections of the loop.
         steps: The generator.
-        until_ms: The deadline of its last round.
+        until_ms: The deadline of its rounds.
     """
 
     def __init__(self, connections: LoopConnections, steps: Steps[T], until_ms: int) -> None:
@@ -146,7 +146,7 @@ class Execution(Unsent, Generic[T]):
                     if round_.wait is not Wait.SENT and not self._connections.state.is_ready(now_ms()):
                         self._round = round_
                         self._dials = self._connections.make_ready(round_.command, self._until_ms)
-                        self._await_dials()
+                        self._begin_when_dialled()
                         return
                 result, round_ = self._begin(round_), None
                 if result is None:
@@ -158,7 +158,7 @@ class Execution(Unsent, Generic[T]):
         except Exception as error:  # noqa: BLE001 - in a callback of the loop; the awaiting caller gets the error
             self.fail(error)
 
-    def _await_dials(self) -> None:
+    def _begin_when_dialled(self) -> None:
         """Begin the round, unless the round has to wait for a dial."""
         round_, dials, connections = self._round, self._dials, self._connections
         if round_ is None or dials is None:
@@ -166,7 +166,7 @@ class Execution(Unsent, Generic[T]):
         self._stop_timer()
         wait_ms = dials.left_ms(now_ms())
         if wait_ms > 0:
-            connections.awaits_dial[self] = self._await_dials
+            connections.awaits_dial[self] = self._begin_when_dialled
             self._timer = connections.loop.call_later(wait_ms / 1000, self._stop_awaiting_dials)
             return
         connections.awaits_dial.pop(self, None)
@@ -174,7 +174,7 @@ class Execution(Unsent, Generic[T]):
         self._advance(None, round_)
 
     def _stop_awaiting_dials(self) -> None:
-        self._await_dials()
+        self._begin_when_dialled()
         self._connections.settle()
 
     def _begin(self, round_: Round) -> RoundResult | None:
@@ -230,7 +230,7 @@ class Execution(Unsent, Generic[T]):
         """End without a result. No command of this operation is sent again."""
         if self._tally is not None:
             self._tally.closed, self._tally.waiter, self._tally = True, None, None
-        self._round = None
+        self._round = self._dials = None
         self._end()
         self._steps.close()
 

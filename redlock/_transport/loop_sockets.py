@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 CLOSED = "the client was closed in this event loop"
 
 
-class Unsent:
-    """A round with a command that waits for the next flush."""
+class FlushObserver:
+    """The sender of a round: its command waits for the next flush, and it hears of the flush."""
 
     flushed_ms: int | None = None
     """When the command was sent; None before."""
@@ -57,7 +57,7 @@ class LoopSockets:
         """Called when a dial has ended, by the round that waits for it."""
         self._nodes = nodes
         self._dials: dict[NodeConnection, PendingConnection] = {}
-        self._unsent: list[Unsent] = []
+        self._unsent: list[FlushObserver] = []
         self._last_command: Command | None = None
         self._is_flush_due = False
 
@@ -73,7 +73,7 @@ class LoopSockets:
         self.state.to_dial.clear()
         return dials
 
-    def send_soon(self, round_: Unsent, command: Command) -> None:
+    def send_soon(self, round_: FlushObserver, command: Command) -> None:
         """Write the outboxes in this turn of the loop; the round has put its command into them."""
         self._unsent.append(round_)
         self._last_command = command

@@ -21,7 +21,6 @@ from redlock._clock import monotonic, now_ms
 from redlock._core.commands import Round, Wait
 from redlock._core.vote_tally import unasked
 from redlock._locking.effects import AwaitTurn, Borrow, PassOn, Receive, Send, Sleep, TakeConnections
-from redlock._locking.waiter_pool import NODE_ERRORS
 from redlock._transport.socket_errors import NoReply
 
 if TYPE_CHECKING:
@@ -48,15 +47,17 @@ class LoopDriver:
     def __init__(self, parts: LoopParts, names: Names) -> None:
         self._parts, self._names = parts, names
         self._until_ms = 0
-        self._has_place = False
+        self._is_admitted = False
+        """Whether the window has let this task to the nodes."""
         self._at_the_nodes = contextlib.ExitStack()
-        """Ends the place of this task among the tasks that are at the nodes, or wait for such a place."""
+        """Ends the stay of this task at the nodes, or its wait for the window."""
 
     async def run(self, steps: Effects[T]) -> T:
         """Perform the effects of a generator and return its result."""
         try:
             effect = next(steps)
             while True:
+                # After a throw the inner loop goes on with the effect that the generator has yielded then.
                 try:
                     while True:
                         effect = steps.send(await self._perform(effect))
@@ -79,10 +80,11 @@ class LoopDriver:
                 # An undo command: no code waits for its votes, and a task that is cancelled must not be suspended.
                 self._parts.connections.post(effect)
                 return None
-            if not self._has_place:
+            if not self._is_admitted:
                 return unasked(effect, len(self._parts.connections.state.all), now_ms(), _NO_PLACE)
-            return await self._parts.connections.run(_only(effect), self._until_ms)
+            return await self._parts.connections.run(_result_of(effect), self._until_ms)
         self._at_the_nodes.close()
+        self._is_admitted = False
         if type(effect) is TakeConnections:
             return await self._take(effect.until_ms)
         return await self._wait(effect)
@@ -90,8 +92,8 @@ class LoopDriver:
     async def _take(self, until_ms: int | None) -> object:
         parts = self._parts
         self._at_the_nodes.enter_context(parts.attempt(self._names))
-        self._has_place = await parts.window.enter(None if until_ms is None else max(0, until_ms - now_ms()) / 1000)
-        if self._has_place:
+        self._is_admitted = await parts.window.enter(None if until_ms is None else max(0, until_ms - now_ms()) / 1000)
+        if self._is_admitted:
             self._at_the_nodes.callback(parts.window.leave)
         self._until_ms = now_ms() + 2 * parts.connections.timeout_ms if until_ms is None else until_ms
         return parts.connections
@@ -114,13 +116,9 @@ class LoopDriver:
                     raise NoReply("no answer in time")
                 return connection.answer()
             case PassOn(node, connection, words, _):
-                with contextlib.suppress(*NODE_ERRORS):
-                    connection.send(words, is_answer_ignored=True)
-                    self._parts.waiters.give_back(node, connection)
-                    return None
-                connection.close()
+                self._parts.waiters.pass_on(node, connection, words)
         return None
 
 
-def _only(round_: Round) -> Generator[Round, RoundResult, RoundResult]:
+def _result_of(round_: Round) -> Generator[Round, RoundResult, RoundResult]:
     return (yield round_)

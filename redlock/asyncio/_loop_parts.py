@@ -1,8 +1,9 @@
 """The shared parts of one client: for each event loop its connections, its wait queue and its background tasks.
 
 Invariants:
-1. Nothing is shared between two loops but plain values. A lease, a wait and a task belong to one loop.
-2. Every background task is known to the parts of its loop, and `close` waits for it.
+1. Two loops share the health of the nodes, the fences that were seen, and the event log: values without I/O. A lease, a
+   wait and a task belong to one loop.
+2. Every task of `on_lost` is known to the parts of its loop, and `close` waits for it.
 3. The parts of a loop that was closed without `close` are dropped when the client is used in another loop.
 """
 

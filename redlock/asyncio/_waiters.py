@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from redlock._locking.waiter_pool import WaitingConnections
+from redlock._locking.waiter_pool import NODE_ERRORS, WaitingConnections
 from redlock._transport.loop_exchange import LoopExchange
 
 if TYPE_CHECKING:
@@ -52,6 +52,15 @@ class LoopWaiters(WaitingConnections[LoopExchange]):
             connection.close()
         else:
             super().give_back(node, connection)
+
+    def pass_on(self, node: Node, connection: LoopExchange, words: bytes) -> None:
+        """Send a command and keep the connection, which reads the reply later; a connection that failed is closed."""
+        try:
+            connection.send(words, is_answer_ignored=True)
+        except NODE_ERRORS:
+            connection.close()
+        else:
+            self.give_back(node, connection)
 
     def abandon(self, *, forked: bool = False) -> None:
         """Close the idle connections, and keep none from now on."""

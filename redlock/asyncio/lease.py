@@ -3,7 +3,7 @@
 Invariants:
 1. A lease belongs to its event loop and to its process, not to a task.
 2. Extension and release of a lease never overlap. A release ends an extension that is under way.
-3. A release is sent before its first `await`, and goes on if its task is cancelled.
+3. A release is begun before its first `await`, and goes on if its task is cancelled.
 4. The lease is released when its own block and all re-entrant blocks inside have ended. A dropped entry does not count.
 """
 

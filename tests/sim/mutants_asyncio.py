@@ -47,9 +47,9 @@ _bug(
 )
 _bug(
     "a cancelled waiter drops its wake-up",
-    DRIVER,
-    "                    connection.send(words, is_answer_ignored=True)\n",
-    "",
+    WAITERS,
+    "            connection.send(words, is_answer_ignored=True)\n",
+    "            pass\n",
     f"{DIRECTED}a_cancelled_waiter_holds_up_no_other_process",
 )
 _bug("a release is not shielded", LEASE, "await asyncio.shield(self._release)", "await self._release")
