@@ -301,7 +301,21 @@ _bug(
     "            self.held_back = 0\n",
     f"{UNIT}pending_releases.py::test_a_round_to_no_node_sends_what_was_held_back",
 )
+_bug(
+    "a renewal prolongs the time of a release",
+    RELEASES,
+    "        if held:\n            self._held_since_ms",
+    "        if True:\n            self._held_since_ms",
+    f"{UNIT}pending_releases.py::test_renewals_do_not_prolong_the_time_of_a_release",
+)
 # The acquire loop.
+_bug(
+    "an exception of the application counts as a failure of a node",
+    WAITERS,
+    "NODE_ERRORS = (ConnectionFailed,",
+    "NODE_ERRORS = (OSError, ConnectionFailed,",
+    f"{UNIT}acquisition.py::test_an_exception_in_a_wait_leaves_the_queue_at_once",
+)
 _bug(
     "an interrupted attempt is not cancelled",
     ACQUISITION,
