@@ -57,7 +57,7 @@ class Borrow(NamedTuple):
 
 
 class Send(NamedTuple):
-    """Send bytes on a borrowed connection by this deadline of `_clock.monotonic`."""
+    """Send bytes on a borrowed connection by this deadline of `_clock.monotonic`. Raises `ConnectionFailed`."""
 
     connection: Any
     words: bytes
@@ -67,7 +67,8 @@ class Send(NamedTuple):
 class Receive(NamedTuple):
     """The next reply on a borrowed connection by this deadline of `_clock.monotonic`.
 
-    Without a deadline the reply must have arrived already. Raises `NoReply` without a reply.
+    Without a deadline the reply must have arrived already. Raises `NoReply` without a reply,
+    another `ConnectionFailed` after the end of the connection, and `UnreadableReply`.
     """
 
     connection: Any
