@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from redlock._core.commands import Acquire, Command, Wait
+from redlock._core.observed_fences import FENCE_AHEAD_MS
 from redlock._core.votes import UNANSWERED, Kind, RoundResult, Vote, quorum_of, silent
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 _NO_LIMIT = 2**63
-_USUAL_AHEAD_US = 60_000_000
+_USUAL_AHEAD_US = FENCE_AHEAD_MS * 1_000 // 2
 """A token further ahead of the proposal is checked by the clocks of the nodes: the client's own may be wrong."""
 _GRANTED, _DENIED = Kind.GRANTED, Kind.DENIED
 

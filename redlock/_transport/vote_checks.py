@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from redlock._transport.connection import NodeConnection
 
 
+_APART_MS = 2_500
+"""How far the right clocks of two nodes may be apart."""
+
+
 def rejecting(connections: Sequence[NodeConnection]) -> int:
     """The number of nodes that reject this client's configuration."""
     return sum(one.refusal is not None for one in connections)
@@ -90,8 +94,14 @@ def if_plausible(
         for other in connections
         if other is not connection and (offset := other.node.clock.least_offset_ms) is not None
     )
-    slowest = max(0, len(offsets) - quorum_of(len(connections)))
-    now = now_ms + offsets[slowest] if offsets else wall_us() // 1_000
+    slowest = len(offsets) - quorum_of(len(connections))
+    if slowest > 0:
+        now = now_ms + offsets[slowest]
+    elif offsets:
+        # Too few clocks are known to outvote a false one.
+        now = now_ms + max(offsets[0], offsets[len(offsets) // 2] - _APART_MS)
+    else:
+        now = wall_us() // 1_000
     if vote.fence >= (now + FENCE_AHEAD_MS) * 1_000:
         return silent("reported a fencing token that is more than an hour ahead of the clocks of the other nodes")
     return vote

@@ -165,6 +165,18 @@ def test_a_counted_token_leaves_room_for_a_larger_token() -> None:
         assert counts == (accepting >= 3), ahead
 
 
+def test_a_false_clock_silences_no_node_while_another_is_down() -> None:
+    client = Client()
+    for place, ahead_ms in enumerate((0, 10, 20, -START_MS)):
+        client.health[place].clock.observe(START_MS + ahead_ms, START_MS, START_MS)
+    for place in range(3):
+        vote = Vote(Kind.GRANTED, (START_MS - 3_000) * 1_000 + AHEAD_US // 2)
+        assert vote_checks.if_plausible(client.state.all, client[place], vote, START_MS, lambda: 0) is vote
+    vote = Vote(Kind.GRANTED, START_MS * 1_000 + AHEAD_US // 2)
+    checked = vote_checks.if_plausible(client.state.all, client[3], vote, START_MS, lambda: 0)
+    assert checked.kind is Kind.SILENT, "the slowest of three would refuse a larger token"
+
+
 def test_a_token_is_checked_although_the_own_clock_is_wrong() -> None:
     client = Client()
     for health in client.health:
