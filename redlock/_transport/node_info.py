@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING
 
 from redlock._compat import ReplyError
-from redlock._escaping import excerpt, is_invisible
+from redlock._escaping import is_invisible, statement
 from redlock._validation import LONGEST_NAME
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def server(info: dict[str, str]) -> str:
     server sends.
     """
     valkey = info.get("valkey_version", "")
-    return excerpt(f"{_VALKEY}{valkey}" if valkey else info.get("redis_version", ""), _LONGEST_SERVER)
+    return statement(f"{_VALKEY}{valkey}" if valkey else info.get("redis_version", ""), _LONGEST_SERVER)
 
 
 def product(server: str) -> str:
@@ -153,12 +153,12 @@ def rows(answer: object, count: int) -> list[list[object]] | None:
 
 def setting(answer: object) -> str | None:
     """The value of a setting from CONFIG GET, short and escaped; None if missing."""
-    return excerpt(text(answer[1]), _LONGEST_VALUE) if isinstance(answer, list) and len(answer) > 1 else None
+    return statement(text(answer[1]), _LONGEST_VALUE) if isinstance(answer, list) and len(answer) > 1 else None
 
 
 def shown(info: Mapping[str, str], name: str) -> str:
     """A field of INFO, short and escaped; empty if missing."""
-    return excerpt(info.get(name, ""), _LONGEST_VALUE)
+    return statement(info.get(name, ""), _LONGEST_VALUE)
 
 
 def text(word: object) -> str:

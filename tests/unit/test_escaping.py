@@ -9,6 +9,7 @@ import pytest
 from redlock import QuorumUnavailable, _log
 from redlock._core.votes import masked_token
 from redlock._escaping import LONGEST_LABEL, bounded_label, escape, excerpt, is_invisible
+from redlock._transport import node_info
 from redlock._transport.codec import decode, disagrees, explain
 from redlock._transport.node import describe_failure
 
@@ -79,6 +80,8 @@ def test_what_a_node_says_is_shown_escaped_and_short() -> None:
         disagrees("a; h:2: gone").reason,
         decode([9, b"a; h:2: gone"]).reason,
         describe_failure(ValueError("a; h:2: gone"), 100),
+        node_info.setting([b"maxmemory-policy", b"a; h:2: gone"]),
+        node_info.server({"redis_version": "a; h:2: gone"}),
     ],
 )
 def test_the_words_of_a_node_forge_no_reason_of_another(reason: str) -> None:
