@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from redlock import _log
 from redlock._compat import ReplyError
 from redlock._core.commands import Acquire, Command, Inspect, Release, Round
 from redlock._core.vote_tally import VoteTally
@@ -184,7 +183,7 @@ class NodeConnections(ConnectedNodes):
                 tally.cast(one.place, timed_out(reason))
                 if now_ms - tally.sent_ms >= self.timeout_ms:
                     one.reason, one.suspect_since_ms, self._all_fit = reason, now_ms, False
-                    _log.warning("node-silent", node=one.node.label, reason=reason)
+                    one.node.is_silent(reason, now_ms)
 
     def finish(self, tally: VoteTally, now_ms: int) -> RoundResult:
         """Close the round; later replies do not count."""

@@ -67,8 +67,13 @@ class Exchange:
             ConnectionFailed: The connection has ended, or the time is over.
         """
         rest = memoryview(words)
-        while rest:
-            rest = rest[self._when_ready(self.sock.send, rest, until, room=True) :]
+        try:
+            while rest:
+                rest = rest[self._when_ready(self.sock.send, rest, until, room=True) :]
+        except BaseException:
+            # Nothing may follow half of a command.
+            self.close()
+            raise
 
     def answer(self, until: float | None) -> object:
         """The next reply by the deadline; without a deadline, a reply that has arrived already.

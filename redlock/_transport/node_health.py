@@ -33,6 +33,7 @@ class NodeHealth:
         self._disagrees_from_ms = 0
         self._same_as = ""
         self._same_as_from_ms = 0
+        self._silent_from_ms = 0
         self._told_error = ""
         self._down_from_ms = 0
         self._failures = 0
@@ -60,6 +61,12 @@ class NodeHealth:
         if label != self._same_as and now_ms >= self._same_as_from_ms:
             self._same_as, self._same_as_from_ms = label, now_ms + _AGAIN_MS
             _log.warning("node-duplicate", node=self.label, same_as=label)
+
+    def is_silent(self, reason: str, now_ms: int) -> None:
+        """Report that a round has timed out; many rounds of a process can end at the same time."""
+        if now_ms >= self._silent_from_ms:
+            self._silent_from_ms = now_ms + _AGAIN_MS
+            _log.warning("node-silent", node=self.label, reason=reason)
 
     def mark_up(self) -> None:
         """Record a successful dial."""

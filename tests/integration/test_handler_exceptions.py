@@ -20,6 +20,7 @@ from redlock._transport.exchange import Exchange, pack
 from redlock._transport.loop_exchange import LoopExchange
 from redlock._transport.loop_sockets import LoopSockets
 from redlock._transport.node import Connected, Node
+from redlock._transport.socket_errors import ConnectionFailed, NoReply
 from redlock._transport.sockets import Sockets
 from tests.integration.tools import client_of, eventually, raw
 
@@ -88,6 +89,7 @@ def exchange() -> Iterator[Exchange]:
     near, far = socket.socketpair()
     far.send(b"+PONG\r\n")
     exchange = Exchange(Struck(fileno=near.detach()))
+    far.settimeout(10)
     with far:
         yield exchange
     exchange.close()
@@ -136,3 +138,16 @@ def test_an_alarm_in_an_event_loop_blames_no_node(exchange: Exchange) -> None:
         sockets.abandon()
 
     asyncio.run(main())
+
+
+def test_nothing_follows_half_of_a_command() -> None:
+    near, far = socket.socketpair()
+    far.settimeout(10)
+    with far:
+        exchange = Exchange(near)
+        with pytest.raises(NoReply):
+            exchange.send(b"x" * 10_000_000, time.monotonic() + 0.01)
+        with pytest.raises(ConnectionFailed):
+            exchange.send(b"PING\r\n", time.monotonic() + 1)
+        while piece := far.recv(1_000_000):
+            assert b"PING" not in piece

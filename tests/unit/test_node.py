@@ -370,9 +370,10 @@ def test_a_node_does_not_set_the_rate_of_log_lines(caplog: pytest.LogCaptureFixt
             node.rejects("", now_ms)
         node.is_same_as(f"h:{2 + now_ms % 20}", now_ms)
         node.mark_down(f"reason {now_ms}", now_ms)
+        node.is_silent("no answer within 100 ms", now_ms)
     lines = [line for line in caplog.messages if "node-disagrees" in line]
     assert [line.partition("nodes=")[2].strip("'") for line in lines] == ["0", "1000", "2000"]
-    for event in ("node-duplicate", "node-down"):
+    for event in ("node-duplicate", "node-down", "node-silent"):
         assert len([line for line in caplog.messages if event in line]) == 3
 
 
