@@ -10,6 +10,10 @@ Invariants:
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 HIDDEN = "***"
 
@@ -20,11 +24,11 @@ _SCHEME = r"(?<![\w+.-])[\w+.-]+://"
 _IN_ADDRESS = re.compile(rf"({_SCHEME}(?!\[user:password@\])(?:(?!{_SCHEME})[^\s:])*:)(?:(?!{_SCHEME})\S)+@")
 # A blank does not end a password between quotes.
 _IN_QUOTES = re.compile(r"""(['"]\w[\w+.-]*://[^\s:'"]*:)[^'"]*@""")
-# A text that was cut off has no second quote. No character has two ways to match, or the search would try them all.
-_QUOTED = re.compile(
-    rf"""(\b{_NAME}['"]?\s*[=:]\s*b?)(['"])(?:\\.|(?!\2)[^\\])*(?:\2|\\?\Z)""", re.IGNORECASE | re.DOTALL
-)
-_BARE = re.compile(rf"""((?:\b{_NAME}|[?&]\w*kwargs)=)(?!['"])([^\s&]+)""", re.IGNORECASE)
+# The `repr` of an error, or JSON in JSON, has backslashes before the quotes of its text.
+_QUOTED = re.compile(rf"""\b{_NAME}\\*['"]?\s*[=:]\s*b?(\\*)(['"])""", re.IGNORECASE)
+_BARE = re.compile(rf"""((?:\b{_NAME}|[?&]\w*kwargs)=)(?!\\*['"])([^\s&]+)""", re.IGNORECASE)
+_DEEPEST = 7
+"""The most backslashes before a quote whose end is searched. Behind more, all text is hidden."""
 _WORD = re.compile(r"\S+")
 
 
@@ -39,11 +43,16 @@ def mask(text: str) -> str:
         'no answer from redis://lock:***@lock1:6379'
     """
     # A search for a word is far quicker than the expressions, and most text is a line of the lock's log.
-    if "://" in text and "@" in text:
-        text = _IN_ADDRESS.sub(rf"\1{HIDDEN}@", _IN_QUOTES.sub(rf"\1{HIDDEN}@", text))
-    if "ass" in text or "ASS" in text or "kwargs=" in text:
-        text = _BARE.sub(_hide_bare, _QUOTED.sub(rf"\1\2{HIDDEN}\2", text))
-    return text
+    if not ("ass" in text or "ASS" in text or "kwargs=" in text or ("://" in text and "@" in text)):
+        return text
+    shown: list[str] = []
+    done = 0
+    # Secrets can overlap, because a task or a node chooses a part of the text: the sum of both is hidden.
+    for secret in sorted(_secrets(text)):
+        if secret.begin >= done:
+            shown += [text[done : secret.first], HIDDEN, secret.closing]
+        done = max(done, secret.end)
+    return "".join((*shown, text[done:]))
 
 
 def quoted(value: object, most: int = 60) -> str:
@@ -60,13 +69,39 @@ def mask_input(text: str) -> str:
     return _WORD.sub(_hide_credentials, mask(text))
 
 
-def _hide_bare(found: re.Match[str]) -> str:
-    """Hide a password without quotes. The brackets, and the quote before them, at its end are not a part of it."""
-    value = found[2]
-    secret = value.rstrip(",)]}")
+class _Secret(NamedTuple):
+    """A secret with its name: the places of the name, of the secret and of the text behind, and a closing quote."""
+
+    begin: int
+    first: int
+    end: int
+    closing: str = ""
+
+
+def _secrets(text: str) -> Iterator[_Secret]:
+    """All secrets of a text, each found by itself."""
+    for pattern in (_IN_QUOTES, _IN_ADDRESS):
+        yield from (_Secret(found.start(), found.end(1), found.end() - 1) for found in pattern.finditer(text))
+    yield from (_quoted_secret(text, found) for found in _QUOTED.finditer(text))
+    yield from map(_bare_secret, _BARE.finditer(text))
+
+
+def _quoted_secret(text: str, found: re.Match[str]) -> _Secret:
+    """The secret behind an opening quote. It ends with the next quote behind as many backslashes, or with the text."""
+    backslashes, quote = found.groups()
+    end = None
+    if len(backslashes) <= _DEEPEST:
+        # A quote in the secret has more backslashes than those around the secret.
+        end = re.compile(rf"(?<!\\){re.escape(backslashes)}{quote}").search(text, found.end())
+    return _Secret(found.start(), found.end(), end.end() if end else len(text), backslashes + quote)
+
+
+def _bare_secret(found: re.Match[str]) -> _Secret:
+    """A password without quotes. The brackets, and the quote before them, at its end are not a part of it."""
+    secret = found[2].rstrip(",)]}")
     if secret.endswith(("'", '"')):
-        secret = secret[:-1]
-    return f"{found[1]}{HIDDEN}{value[len(secret) or 1 :]}"
+        secret = secret[:-1].rstrip("\\")
+    return _Secret(found.start(), found.start(2), found.start(2) + (len(secret) or 1))
 
 
 def _hide_credentials(found: re.Match[str]) -> str:

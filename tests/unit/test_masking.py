@@ -28,11 +28,29 @@ ADDRESS = "redis://user:canary@h:1"
         "a list: ['redis://:canary@h:1', 'redis://:canary two@h:2']",
         "cut off: {'password': 'canary two",
         "cut off: {'password': 'canary\\",
+        # The repr of an error, JSON in JSON, and a repr of JSON.
+        "OSError('can\\'t use {\\'password\\': \\'canary two\\'} for \"a\"')",
+        "OSError('can\\'t use {b\\'password\\': b\\'canary\\'} for \"a\"')",
+        "OSError('can\\'t use \"a\" in connect(password=\\'canary canary\\')')",
+        '{"error": "{\\"password\\": \\"canary\\"}"}',
+        """'{"password": "a\\\\"canary"}'""",
+        'deep: password=\\\\\\\\\\\\\\\\"a canary',
         "redis+socket://:canary@/run/a.sock db-1.redis://u:canary@h:1",
     ],
 )
 def test_a_secret_is_hidden_wherever_it_stands(text: str) -> None:
     assert "canary" not in mask(text)
+
+
+@pytest.mark.parametrize(
+    "secret", ["connect(password='canary')", "password=can'canary", 'password="it\'s canary"', "password=can@canary"]
+)
+@pytest.mark.parametrize("name", ["x password='", 'x password="', "x password=", "x 'redis://a:", "x 'password': '"])
+def test_no_name_that_looks_like_a_secret_shows_another(name: str, secret: str) -> None:
+    """Celery writes the id of a task, which its sender chooses, and the error of the task in the same line."""
+    masked = mask(f"Task t[{name}] raised unexpected: OSError({secret})")
+    assert "canary" not in masked
+    assert mask(masked) == masked
 
 
 @pytest.mark.parametrize(
@@ -73,6 +91,9 @@ LONG = 300_000
     [
         ("password='" + "\\" * 80, "password='***'"),
         ("password='" * LONG, "password='***'"),
+        ("".join("password=" + "\\" * (place % 40) + "' " for place in range(LONG // 10)), "password='***'"),
+        ("password=" + "\\" * LONG, "password=***"),
+        ("password" + "\\" * LONG, "\\"),
         ("password=" + ")" * LONG + "x", "password=***"),
         ("?kwargs=" + ")'" * LONG + "x", "?kwargs=***"),
         ("password" + " " * LONG + "password", "password"),
