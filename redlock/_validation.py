@@ -137,6 +137,11 @@ def fence(token: object) -> int:
     return token
 
 
+def is_utf8(text: str) -> bool:
+    """Whether a text has a form in UTF-8. Other bytes of the environment become halves of pairs, which have none."""
+    return text.isascii() or text == text.encode(errors="replace").decode()
+
+
 def _size(what: str, text: str) -> int:
     try:
         return len(text.encode())

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit
 
 from redlock._compat import parse_url
+from redlock._validation import is_utf8
 from redlock.errors import ConfigurationError
 
 _RIGHT = "write redis://[user:password@]host:port[/db], rediss://... for TLS, or unix:///path"
@@ -123,6 +124,8 @@ def without_credentials(url: str) -> str:
 
 
 def _with_scheme(url: str) -> str:
+    if not is_utf8(url):
+        raise ConfigurationError(f"a node address is no UTF-8 text; {_RIGHT}")
     return url if "://" in url else f"redis://{url}"
 
 

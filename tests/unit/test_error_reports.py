@@ -31,6 +31,9 @@ WRONG_CALLS: dict[str, Callable[[], object]] = {
     "doctor": lambda: doctor.check(Settings(nodes="h"), broker=ADDRESS),
     "store": lambda: FencedStore(ADDRESS, prefix="\n"),
     "asyncio store": lambda: AsyncFencedStore(ADDRESS, prefix="\n"),
+    "no text": lambda: Redlock(f"redis://:{CANARY}\udcff@h:1"),
+    "asyncio no text": lambda: AsyncRedlock(f"redis://:{CANARY}\udcff@h:1"),
+    "status no text": lambda: cluster_status(f"redis://:{CANARY}\udcff@h:1"),
     "init": lambda: declare_nodes(["h", ADDRESS]),
 }
 
@@ -45,7 +48,15 @@ def _spilled(call: Callable[[], object]) -> list[str]:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"TTLL": "1"}, {"TTL": "x"}, {"TTL": "0"}, {"EVENTS": "x"}, {"PASSWORD_FILE": "x"}, {"NODES": "h"}],
+    [
+        {"TTLL": "1"},
+        {"TTL": "x"},
+        {"TTL": "0"},
+        {"EVENTS": "x"},
+        {"PASSWORD_FILE": "x"},
+        {"NODES": "h"},
+        {"USERNAME": "\udcff"},
+    ],
     ids=lambda wrong: "=".join(*wrong.items()),
 )
 def test_an_error_report_shows_no_password_of_settings(monkeypatch: pytest.MonkeyPatch, wrong: dict[str, str]) -> None:
@@ -61,6 +72,9 @@ def test_an_error_report_shows_no_password_of_celerys_conf() -> None:
     app = Celery(set_as_current=False)
     app.conf.redlock_password = CANARY
     client_for(app)
+    app.conf.redlock_password = f"{CANARY}\udcff"
+    assert not _spilled(lambda: client_for(app))
+    app.conf.redlock_password = CANARY
     app.conf.redlock_ttll = 1
     assert not _spilled(lambda: client_for(app))
 
