@@ -12,8 +12,8 @@ import threading
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
+from redlock import _log
 from redlock._clock import now_ms
-from redlock._log import logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,8 +82,8 @@ class Background:
     def _do_work(self) -> float | None:
         try:
             return self._work()
-        except BaseException:  # noqa: BLE001 - a log handler or a callback may raise anything; other work must go on
-            logger.exception("thread-failed name=%s", self._name)
+        except BaseException as error:  # noqa: BLE001 - a log handler or a callback may raise anything; other work must go on
+            _log.failure("thread-failed", error, name=self._name)
             return _TROUBLE_SECONDS
 
     def _sleep(self, seconds: float) -> bool:
@@ -138,7 +138,7 @@ class Callbacks:
                 return
             try:
                 function()
-            except BaseException:  # noqa: BLE001 - the application's code may raise anything, also SystemExit
-                logger.exception("on-lost-failed resource=%s", resource)
+            except BaseException as error:  # noqa: BLE001 - the application's code may raise anything, also SystemExit
+                _log.failure("on-lost-failed", error, resource=resource)
             # The variable would keep the lease alive.
             del function

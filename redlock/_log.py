@@ -26,7 +26,7 @@ _watchers: dict[str, list[Callable[[str, Mapping[str, object]], None]]] = {}
 
 
 class LineFormatter(logging.Formatter):
-    """Writes each record as one line; the lines of a traceback follow indented, so no text can forge a record."""
+    """Writes each record as one line, and its traceback indented and masked: no text can forge a record."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The record with its traceback."""
@@ -49,7 +49,7 @@ class LineFormatter(logging.Formatter):
 
 
 def _indented(text: str) -> str:
-    return "\n".join(f"  {escape(line)}" for line in text.split("\n"))
+    return mask("\n".join(f"  {escape(line)}" for line in text.split("\n")))
 
 
 def watch(watcher: Callable[[str, Mapping[str, object]], None], *events: str) -> None:
@@ -78,13 +78,19 @@ def warning(event: str, **fields: object) -> None:
     _emit(logging.WARNING, event, fields)
 
 
-def _emit(level: int, event: str, fields: dict[str, object]) -> None:
+def failure(event: str, error: BaseException, **fields: object) -> None:
+    """Log an event at level ERROR, with the traceback of its cause."""
+    _emit(logging.ERROR, event, fields, error)
+
+
+def _emit(level: int, event: str, fields: dict[str, object], error: BaseException | None = None) -> None:
     for watcher in _watchers.get(event, ()):
         watcher(event, fields)
     if logger.isEnabledFor(level):
         shown = {name: _shown(value) for name, value in fields.items()}
         text = escape_blanks(escape(" ".join(f"{name}={_plain(value)}" for name, value in shown.items())))
-        logger.log(level, "%s %s", event, text, extra={"redlock_event": event, "redlock_fields": shown})
+        extra = {"redlock_event": event, "redlock_fields": shown}
+        logger.log(level, "%s %s", event, text, exc_info=error, extra=extra)
 
 
 def _shown(value: object) -> object:

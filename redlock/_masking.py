@@ -87,7 +87,7 @@ def _secrets(text: str) -> Iterator[_Secret]:
 
 
 def _quoted_secret(text: str, found: re.Match[str]) -> _Secret:
-    """The secret behind an opening quote. It ends with the next quote behind as many backslashes, or with the text."""
+    """The secret behind an opening quote: up to the next quote with as many backslashes, or to the end of the text."""
     backslashes, quote = found.groups()
     end = None
     if len(backslashes) <= _DEEPEST:

@@ -270,9 +270,6 @@ def _typed(name: str, field: str, value: object, default: object) -> object:
         value = os.fspath(value)
     if field == "nodes" and isinstance(value, list | tuple):
         return _joined(name, [_plain(item) for item in value])
-    if isinstance(value, str) and field in _SECRET and not _validation.is_utf8(value):
-        # Python's own error, at the first use, would show the value in its frames.
-        raise ConfigurationError(f"{name} is no UTF-8 text")
     if isinstance(value, str):
         return str(value)
     if field in _SECRET:

@@ -33,9 +33,9 @@ _FORMAT = "%(asctime)s %(levelname)-7s %(processName)s[%(process)d] %(name)s: %(
 class MaskingFormatter(LineFormatter):
     """Formats each record as one line, without the passwords of URLs."""
 
-    def format(self, record: logging.LogRecord) -> str:
-        """The record as text, masked; a traceback keeps its line breaks."""
-        text = super().format(record)
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """The line of the record itself, masked. The traceback is masked alone, so no line hides its traceback."""
+        text = super().formatMessage(record)
         # The lock's events have no secrets, and text of two fields could look like one secret.
         return text if hasattr(record, "redlock_event") else mask(text)
 

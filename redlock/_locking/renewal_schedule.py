@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from redlock import _log
 from redlock._core.backoff import renewal_ms
-from redlock._log import logger
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -127,7 +126,7 @@ class RenewalSchedule(Generic[L]):
         """The renewal of these leases has ended with an unexpected error: they are due again soon."""
         for lease in leases:
             self._put_back(lease, now_ms + _RETRY_MS if lease.is_held else None)
-        logger.error("renewal-failed resource=%s", "; ".join(lease.resource for lease in leases), exc_info=error)
+        _log.failure("renewal-failed", error, resource="; ".join(lease.resource for lease in leases))
         for lease in leases:
             lease._report_loss()
 

@@ -101,6 +101,8 @@ def with_credentials(url: str, username: str, password: str) -> str:
     Raises:
         ConfigurationError: The address is not valid.
     """
+    if not is_utf8(username + password):
+        raise ConfigurationError("the user name or password for the nodes is no UTF-8 text")
     options = parse(url)
     user = options.get("username") or username
     if options.get("password") or not (user or password):

@@ -15,9 +15,9 @@ import weakref
 from collections import Counter, deque
 from typing import TYPE_CHECKING
 
+from redlock import _log
 from redlock._locking.client_context import ClientContext
 from redlock._locking.wait_registry import WaitRegistry
-from redlock._log import logger
 from redlock._transport.asyncio import LoopConnections
 from redlock.asyncio._renewal import LoopRenewal
 from redlock.asyncio._waiters import LoopWaiters
@@ -138,8 +138,8 @@ async def _call(resource: str, function: Callable[[], object]) -> None:
         result = function()
         if asyncio.iscoroutine(result):
             await result
-    except Exception:  # noqa: BLE001 - `on_lost` is code of the application and may raise anything
-        logger.exception("on-lost-failed resource=%s", resource)
+    except Exception as error:  # noqa: BLE001 - `on_lost` is code of the application and may raise anything
+        _log.failure("on-lost-failed", error, resource=resource)
 
 
 class LoopContext(ClientContext):

@@ -301,9 +301,7 @@ def _events() -> Iterator[str]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             match node:
                 case ast.Call(
-                    func=ast.Attribute(
-                        value=ast.Name(id="_log" | "logger"), attr="debug" | "info" | "warning" | "error" | "exception"
-                    ),
-                    args=[ast.Constant(value=str(text)), *_],
-                ) if not text.startswith("%"):
-                    yield text.split()[0]
+                    func=ast.Attribute(value=ast.Name(id="_log"), attr="debug" | "info" | "warning" | "failure"),
+                    args=[ast.Constant(value=str(event)), *_],
+                ):
+                    yield event

@@ -178,6 +178,20 @@ def test_what_looks_like_a_secret_forges_no_field(lines: pytest.LogCaptureFixtur
         assert (list(found), found["fence"]) == (["resource", "holder", "fence"], "7")
 
 
+@pytest.mark.parametrize("name", ["a fence=99 holder=good@w1", "a\nb", "x password='"])
+def test_a_failure_is_an_event_with_fields_and_a_traceback(lines: pytest.LogCaptureFixture, name: str) -> None:
+    try:
+        raise ValueError("the reason, redis://user:canary@h:1")
+    except ValueError as error:
+        _log.failure("on-lost-failed", error, resource=name)
+    (record,) = lines.records
+    assert (record.levelno, record.__dict__["redlock_event"]) == (logging.ERROR, "on-lost-failed")
+    for formatter in (_log.LineFormatter("%(message)s"), MaskingFormatter("%(message)s")):
+        line, _, rest = formatter.format(record).partition("\n")
+        assert list(dict(FIELD.findall(line))) == ["resource"]
+        assert "ValueError: the reason, redis://user:***@h:1" in rest
+
+
 def test_the_reason_of_a_node_hides_no_other_reason(lines: pytest.LogCaptureFixture) -> None:
     _log.info("acquired", missing={"h:1": "ERR password='", "h:2": "connection refused"})
     assert "h:2: connection refused" in lines.messages[0]

@@ -58,6 +58,16 @@ def test_what_stands_round_a_password_can_still_be_read() -> None:
     assert line("broker redis://user:canary@h:1/0 is down") == "broker redis://user:***@h:1/0 is down"
 
 
+def test_a_task_id_hides_no_traceback() -> None:
+    record = logging.LogRecord("celery", logging.ERROR, "x.py", 1, "Task t[%s] failed", ("x password='",), None)
+    try:
+        raise ValueError("the reason, redis://user:canary@h:1")
+    except ValueError:
+        record.exc_info = sys.exc_info()
+    text = FORMATTER.format(record)
+    assert "ValueError: the reason, redis://user:***@h:1" in text
+
+
 def test_a_traceback_is_masked_too() -> None:
     try:
         raise ValueError("can't use redis://user:canary@h:1")

@@ -127,7 +127,7 @@ def test_a_failed_lease_is_due_again_soon(schedule: RenewalSchedule[Given], capl
     assert schedule.take(1_050) == leases[:2]
     assert [lease.reports for lease in leases] == [1, 1, 1]
     (record,) = caplog.records
-    assert record.getMessage() == "renewal-failed resource=r-1; r-2; released"
+    assert record.getMessage() == "renewal-failed resource='r-1; r-2; released'"
     assert record.exc_info
 
 
