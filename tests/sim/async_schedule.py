@@ -55,6 +55,8 @@ class AsyncSchedule(Schedule):
             # A node that sent garbage may have shifted the replies of a connection, which costs keys their undo.
             for wire in self.network.wires_of(client):
                 wire.cut_off()
+        # A node answers in time; a full connection would be given up, and an undo command with it.
+        self.network.pieces = 0.0
         longest_ms = max(self.options.max_ttl_ms, self.options.stranger_ttl_ms)
         self._wait(quarantine_ms(longest_ms) + longest_ms + 2_000)
         self.is_healthy = True
