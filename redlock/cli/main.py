@@ -57,7 +57,11 @@ def main(arguments: Sequence[str] | None = None, app: object = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     # The words after the first -- of `run` are the command of another program, and no options of `redlock`.
     end = words.index("--") if words[:1] == ["run"] and "--" in words else len(words)
-    options = _parser().parse_args(words[:end], argparse.Namespace(command=words[end + 1 :]))
+    parser = _parser()
+    options = parser.parse_args(words[:end], argparse.Namespace(command=words[end + 1 :]))
+    # Some versions of argparse take the value -- for no value, and make an empty list of it.
+    if [] in [value for name, value in vars(options).items() if name != "command"]:
+        parser.error("-- is no value of an option")
     options.app = options.app or app
     # The doctor reports settings that work and are unwise, such as an even number of nodes.
     warnings.simplefilter("ignore", UserWarning)

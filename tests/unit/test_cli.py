@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 
 import pytest
 
@@ -44,6 +45,14 @@ def test_a_bad_option_is_one_line_and_status_2(
 def test_retries_must_be_a_whole_number(capsys: pytest.CaptureFixture[str], retries: str) -> None:
     assert main.main(["simulate", "--retries", retries, "--resource", ""]) == main.BAD_INPUT
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [["simulate", "--retries=--"], ["run", "--ttl=--", "r"], ["status", "--nodes=--"]])
+def test_two_dashes_are_no_value_of_an_option(words: list[str]) -> None:
+    """Versions of Python differ in their message."""
+    with pytest.raises(SystemExit) as ended:
+        sys.exit(main.main(words))
+    assert ended.value.code == main.BAD_INPUT
 
 
 def test_a_bad_setting_in_the_environment_is_one_line_too(
