@@ -129,6 +129,10 @@ class QueuedWaiter(WakeUps):
                 refuse((yield Receive(self._connected, self._deadline)))
         except NODE_ERRORS:
             self._drop()
+        except BaseException:
+            # After half of the command, or before its reply, the connection serves no other request.
+            self._drop()
+            raise
 
     @property
     def _deadline(self) -> float:

@@ -16,10 +16,12 @@ from redlock._locking.waiter_pool import WaiterPool
 from redlock._transport.codec import Codec
 from redlock._transport.node import Node
 from tests.unit.helpers import DEAD, denied, granted, round_result
-from tests.unit.trials import CONNECTIONS, NAMES, WAKE_KEY, Borrowed, Trial
+from tests.unit.trials import CONNECTIONS, NAMES, WAKE_KEY, Borrowed, Cancelled, Trial
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from redlock._locking.effects import Effect
 
 HOUR_US = 3_600_000_000
 
@@ -122,6 +124,23 @@ def test_a_wake_up_for_one_of_two_taken_names_is_passed_on(client: Redlock) -> N
     read = trial.send(1)
     assert type(read) is Send
     assert (WAKE_KEY in read.words, WAKE_KEY[:-1] + b"y" in read.words) == (False, True)
+
+
+@pytest.mark.parametrize("kind", [Send, Receive])
+def test_an_interrupted_return_of_a_wake_up_ends_its_connection(client: Redlock, kind: type[Effect]) -> None:
+    """The node may have half of the command, and its reply would be taken for that of the next command."""
+    trial = Trial(client, names=("x", "y"))
+    trial.attempt(*[denied()] * 5)
+    borrowed = trial.wait()
+    trial.send([WAKE_KEY, b"1"])
+    while type(trial.effect) is not Send:
+        trial.effect = trial.send() if type(trial.effect) is Sleep else trial.attempt(*[denied()] * 5)
+    while type(trial.effect) is not kind:
+        trial.send()
+    with pytest.raises(Cancelled):
+        trial.steps.throw(Cancelled())
+    assert borrowed.is_closed
+    assert not trial.is_queued
 
 
 def test_a_wake_up_for_another_resource_is_no_wake_up(client: Redlock) -> None:
