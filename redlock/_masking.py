@@ -24,8 +24,8 @@ _SCHEME = r"(?<![\w+.-])[\w+.-]+://"
 _IN_ADDRESS = re.compile(rf"({_SCHEME}(?!\[user:password@\])(?:(?!{_SCHEME})[^\s:])*:)(?:(?!{_SCHEME})\S)+@")
 # A blank does not end a password between quotes.
 _IN_QUOTES = re.compile(r"""(['"]\w[\w+.-]*://[^\s:'"]*:)[^'"]*@""")
-# The `repr` of an error, or JSON in JSON, has backslashes before the quotes of its text.
-_QUOTED = re.compile(rf"""\b{_NAME}\\*['"]?\s*[=:]\s*b?(\\*)(['"])""", re.IGNORECASE)
+# The `repr` of an error, or JSON in JSON, has backslashes before the quotes of its text, and `\n` for a line break.
+_QUOTED = re.compile(rf"""\b{_NAME}\\*['"]?\s*[=:](?:\s|\\+[nrt])*b?(\\*)(['"])""", re.IGNORECASE)
 _BARE = re.compile(rf"""((?:\b{_NAME}|[?&]\w*kwargs)=)(?!\\*['"])([^\s&]+)""", re.IGNORECASE)
 _DEEPEST = 7
 """The most backslashes before a quote whose end is searched. Behind more, all text is hidden."""
