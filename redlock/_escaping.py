@@ -21,6 +21,8 @@ _BLANK = re.compile(
 )
 """Letters, marks and reserved characters of other categories that have no glyph of their own either."""
 _BLANKS = re.compile(" {2,}")
+_SEMICOLON = re.compile("[;\u037e\ufe14\ufe54\uff1b]")
+"""Also the characters that look like a semicolon, which Unicode declares to be compatible with it."""
 
 
 _LIKE_A_HEADER = re.compile(r"[*%~>|][0-9]{4,}\Z")
@@ -56,7 +58,7 @@ def excerpt(text: str, most: int) -> str:
 
 def statement(text: str, most: int) -> str:
     r"""The words of a server, as `excerpt`, with `;` as `\x3b`: a list of reasons has a semicolon between two nodes."""
-    return excerpt(text[: most + 1].replace(";", r"\x3b"), most)
+    return excerpt(_SEMICOLON.sub(r"\\x3b", text[: most + 1]), most)
 
 
 def bounded_label(text: str) -> str:

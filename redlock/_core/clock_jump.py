@@ -29,11 +29,6 @@ class ClockJumpDetector:
         self._high_ms = 0
         self._seen_ms: int | None = None
 
-    @property
-    def least_offset_ms(self) -> int | None:
-        """How far the node's wall clock is ahead of the client's steady clock at least; None before the first reply."""
-        return None if self._seen_ms is None else self._low_ms
-
     def observe(self, time_ms: int, sent_ms: int, done_ms: int) -> int:
         """Use the time in a reply; returns by how many milliseconds the clock jumped, 0 without a jump."""
         low, high = time_ms - done_ms - 1, time_ms + 1 - sent_ms

@@ -18,7 +18,7 @@ from collections.abc import Callable, Generator
 from typing import TypeAlias, TypeVar
 
 from redlock._core.commands import Acquire, Confirm, Extend, Inspect, Release, Repair, Round, Wait
-from redlock._core.votes import Grant, Refusal, RoundResult, deadline_ms
+from redlock._core.votes import Grant, Kind, Refusal, RoundResult, deadline_ms
 
 T = TypeVar("T")
 Steps: TypeAlias = Generator[Round, RoundResult, T]
@@ -68,8 +68,9 @@ def acquire(attempt: Acquire) -> Steps[Grant | Refusal]:
     fence, last, won, rounds = first.agreed_fence, first, True, 1
     if fence is None:
         # Two attempts can both see the same maximum. But only one attempt can make the fences of a quorum *become* a
-        # number: any two quorums share a node, and that node's fence becomes the number only once.
-        fence = first.largest_fence + 1
+        # number: any two quorums share a node, and that node's fence becomes the number only once. The quorum that
+        # granted has the newest token, so a minority that denies does not choose the next token.
+        fence = max(vote.fence for vote in first.votes if vote.kind is Kind.GRANTED) + 1
         last = yield Round(Confirm(attempt.names, attempt.token, fence))
         won, rounds = last.won, 2
     deadline = deadline_ms(attempt.ttl_ms, first.sent_ms)

@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from redlock._core.commands import Acquire, Command, Wait
-from redlock._core.observed_fences import FENCE_AHEAD_MS
 from redlock._core.votes import UNANSWERED, Kind, RoundResult, Vote, quorum_of, silent
 
 if TYPE_CHECKING:
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
 
 
 _NO_LIMIT = 2**63
-_USUAL_AHEAD_US = FENCE_AHEAD_MS * 1_000 // 2
-"""A token further ahead of the proposal is checked by the clocks of the nodes: the client's own may be wrong."""
 _GRANTED, _DENIED = Kind.GRANTED, Kind.DENIED
 
 
@@ -54,6 +51,7 @@ class VoteTally:
         "_quorum",
         "closed",
         "command",
+        "doubted",
         "most_fence",
         "sent_ms",
         "votes",
@@ -68,9 +66,11 @@ class VoteTally:
         self.waiter: object = None
         """The driver's own; a tally with a waiter is reported when news has come."""
         self.most_fence = _NO_LIMIT
-        """The driver checks a larger token than this before the vote counts."""
+        """A grant with a larger token than this is kept back in `doubted`."""
         if type(round_.command) is Acquire:
-            self.most_fence = round_.command.proposed + _USUAL_AHEAD_US
+            self.most_fence = round_.command.proposed
+        self.doubted: dict[int, Vote] = {}
+        """Grants that count only if no quorum grants without them, by place."""
         self.votes: list[Vote] = [UNANSWERED] * nodes
         self.closed = False
         """Whether later votes are ignored."""
@@ -93,8 +93,19 @@ class VoteTally:
 
     def record_silence(self, place: int, reason: str) -> None:
         """Record that this node will not answer."""
-        if not self.closed and self.votes[place].unanswered:
+        if not self.closed and self.votes[place].unanswered and place not in self.doubted:
             self.cast(place, silent(reason))
+
+    @property
+    def is_doubt_over(self) -> bool:
+        """Whether no other node can answer, or a quorum reports the same token: a minority can't have invented it."""
+        fences = [vote.fence for vote in self.doubted.values()]
+        return bool(fences) and (self._open <= len(fences) or max(map(fences.count, fences)) >= self._quorum)
+
+    @property
+    def is_won(self) -> bool:
+        """Whether a quorum has granted."""
+        return self._granted >= self._quorum
 
     @property
     def is_over(self) -> bool:

@@ -20,7 +20,7 @@ from redlock._transport.codec import SCRIPTS
 from redlock._transport.connection import NodeConnection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from redlock._core.vote_tally import VoteTally
     from redlock._core.votes import Vote
@@ -43,12 +43,9 @@ class ConnectedNodes:
         codec: Encodes the commands.
         timeout_ms: The node timeout.
         now_ms: The steady clock.
-        wall_us: Reads the wall clock, only for the check of a token while no node's clock is known.
     """
 
-    def __init__(
-        self, nodes: Sequence[NodeHealth], codec: Codec, timeout_ms: int, now_ms: int, wall_us: Callable[[], int]
-    ) -> None:
+    def __init__(self, nodes: Sequence[NodeHealth], codec: Codec, timeout_ms: int, now_ms: int) -> None:
         self.all = [NodeConnection(place, node) for place, node in enumerate(nodes)]
         count = len(nodes)
         self._release_orders = [
@@ -63,7 +60,6 @@ class ConnectedNodes:
         """Tallies with a waiter for which news has come; the driver empties the list."""
         self._codec = codec
         self.timeout_ms = timeout_ms
-        self._wall_us = wall_us
         self._quorum = quorum_of(len(nodes))
         self._used_ms = now_ms
         self._all_fit = False
@@ -176,6 +172,8 @@ class ConnectedNodes:
             self.to_close.append(connection.handle)
         for tally in connection.end(reason):
             tally.record_silence(connection.place, reason)
+            if tally.is_doubt_over:
+                vote_checks.count_doubted(self.all, tally)
             if tally.waiter is not None:
                 self.finished.append(tally)
 

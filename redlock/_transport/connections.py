@@ -138,11 +138,10 @@ class NodeConnections(ConnectedNodes):
         if type(reply) is ReplyError and self._loads_scripts(connection, tally, reply):
             return
         vote = codec.decode(reply)
-        if vote.fence > tally.most_fence:
-            vote = vote_checks.if_plausible(self.all, connection, vote, now_ms, self._wall_us)
-        tally.cast(
-            connection.place, vote_checks.counted_once(connection, tally, vote) if connection.duplicates else vote
-        )
+        if connection.duplicates or tally.doubted or vote.fence > tally.most_fence:
+            vote_checks.count(self.all, connection, tally, vote)
+        else:
+            tally.cast(connection.place, vote)
         if vote.time_ms:
             if vote.kind is Kind.SILENT or not connection.agreed:
                 self._note_fingerprint(connection, vote, now_ms)
@@ -178,8 +177,9 @@ class NodeConnections(ConnectedNodes):
     def expire(self, tally: VoteTally, now_ms: int) -> None:
         """End the round at its deadline. A node is suspect only after a full node timeout: a release ends earlier."""
         reason = f"no answer within {self.limit_ms(tally)} ms"
+        vote_checks.count_doubted(self.all, tally)
         for one in self.all:
-            if tally.votes[one.place].unanswered:
+            if tally.votes[one.place].unanswered and one.place not in tally.doubted:
                 tally.cast(one.place, timed_out(reason))
                 if now_ms - tally.sent_ms >= self.timeout_ms:
                     one.reason, one.suspect_since_ms, self._all_fit = reason, now_ms, False

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, cast
 
-from redlock._clock import now_ms, wall_us
+from redlock._clock import now_ms
 from redlock._transport.connections import NodeConnections
 from redlock._transport.node import PendingConnection
 from redlock._transport.socket_errors import NOT_NOW, reason_of
@@ -52,7 +52,7 @@ class LoopSockets:
         self.loop = loop
         self.is_closed = False
         self.timeout_ms = nodes[0].timeout_ms
-        self.state = NodeConnections(nodes, codec, self.timeout_ms, now_ms(), wall_us)
+        self.state = NodeConnections(nodes, codec, self.timeout_ms, now_ms())
         self.awaits_dial: dict[object, Callable[[], None]] = {}
         """Called when a dial has ended, by the round that waits for it."""
         self._nodes = nodes

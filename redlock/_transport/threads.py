@@ -13,7 +13,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
-from redlock._clock import now_ms, wall_us
+from redlock._clock import now_ms
 from redlock._core import protocol
 from redlock._core.commands import Acquire, Release, Wait
 from redlock._mutex import Mutex
@@ -56,7 +56,7 @@ class ConnectionSet(Mutex):
         self._reset()
 
     def _reset(self) -> None:
-        self.state = NodeConnections(self._nodes, self._codec, self._timeout_ms, now_ms(), wall_us)
+        self.state = NodeConnections(self._nodes, self._codec, self._timeout_ms, now_ms())
         self._sockets = Sockets(self._nodes, self.state)
         self.releases = PendingReleases(self.state.all)
 

@@ -1,4 +1,4 @@
-"""Which nodes and which votes count: rejected configurations, addresses of the same server, implausible tokens.
+"""Which nodes and which votes count: rejected configurations, addresses of the same server, doubted tokens.
 
 Invariants:
 1. No I/O and no clock: pure functions of the connections, and one that records duplicates on them.
@@ -10,18 +10,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from redlock._core.observed_fences import FENCE_AHEAD_MS
-from redlock._core.votes import quorum_of, silent
+from redlock._core.votes import Kind, silent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from redlock._core.vote_tally import VoteTally
     from redlock._core.votes import Vote
     from redlock._transport.connection import NodeConnection
-
-
-_APART_MS = 2_500
-"""How far the right clocks of two nodes may be apart."""
 
 
 def rejecting(connections: Sequence[NodeConnection]) -> int:
@@ -77,31 +73,27 @@ def counted_once(connection: NodeConnection, tally: VoteTally, vote: Vote) -> Vo
     return vote
 
 
-def if_plausible(
-    connections: Sequence[NodeConnection],
-    connection: NodeConnection,
-    vote: Vote,
-    now_ms: int,
-    wall_us: Callable[[], int],
-) -> Vote:
-    """The vote; no vote if its token is more than an hour ahead of the clocks of the other nodes.
-
-    The other nodes would refuse a larger token, so this node alone would make every attempt fail. A quorum of them must
-    accept a larger token, each by its own clock.
-    """
-    offsets = sorted(
-        offset
-        for other in connections
-        if other is not connection and (offset := other.node.clock.least_offset_ms) is not None
-    )
-    slowest = len(offsets) - quorum_of(len(connections))
-    if slowest > 0:
-        now = now_ms + offsets[slowest]
-    elif offsets:
-        # Too few clocks are known to outvote a false one.
-        now = now_ms + max(offsets[0], offsets[len(offsets) // 2] - _APART_MS)
+def count(connections: Sequence[NodeConnection], connection: NodeConnection, tally: VoteTally, vote: Vote) -> None:
+    """Count a vote, or keep back a grant with a larger token than the proposal."""
+    is_doubted = vote.fence > tally.most_fence
+    if is_doubted and vote.fence > (vote.time_ms + FENCE_AHEAD_MS) * 1_000:
+        vote = silent("reported a fencing token that is more than an hour ahead of its own clock")
+    if is_doubted and vote.kind is Kind.GRANTED:
+        tally.doubted[connection.place] = vote
     else:
-        now = wall_us() // 1_000
-    if vote.fence >= (now + FENCE_AHEAD_MS) * 1_000:
-        return silent("reported a fencing token that is more than an hour ahead of the clocks of the other nodes")
-    return vote
+        tally.cast(connection.place, counted_once(connection, tally, vote))
+    if tally.is_doubt_over:
+        count_doubted(connections, tally)
+
+
+def count_doubted(connections: Sequence[NodeConnection], tally: VoteTally) -> None:
+    """Count the grants that were kept back, the smallest tokens first, until a quorum has granted.
+
+    So no minority chooses the token. The other nodes could refuse a larger token than that of a false node, and every
+    attempt would fail. No clock can tell the false token, because a node can report a false time as well.
+    """
+    for place, vote in sorted(tally.doubted.items(), key=lambda doubted: doubted[1].fence):
+        if tally.is_won:
+            return
+        if tally.votes[place].unanswered:
+            tally.cast(place, counted_once(connections[place], tally, vote))

@@ -16,7 +16,6 @@ from redlock import _validation
 from redlock._clock import wall_us
 from redlock._core import protocol
 from redlock._core.commands import Confirm, Release, Round, Wait
-from redlock._core.observed_fences import FENCE_AHEAD_MS
 from redlock._core.votes import Kind, Refusal, masked_token
 from redlock._locking import failures
 from redlock._masking import mask
@@ -46,7 +45,7 @@ class Target(NamedTuple):
         votes: Number of nodes that report this lease.
         nodes: Number of all nodes.
         remaining: Seconds until the lock is free if the holder does nothing more; None if unknown.
-        fence: The largest fencing token on any node.
+        fence: The fencing token that a quorum of the nodes with this lease can exceed.
         valid: Whether this can be a lease: the nodes that report it and the silent nodes are a quorum.
     """
 
@@ -82,9 +81,9 @@ def target(client: Redlock, name: str) -> Target | None:
     token = round_result.holder
     if token is None:
         return None
-    # The nodes refuse a number that is too far ahead as a token, and so would refuse every larger number.
-    latest = wall_us() + FENCE_AHEAD_MS * 1_000
-    fence = max((vote.fence for vote in round_result.votes if vote.fence <= latest), default=0)
+    # Not the largest of all: the other nodes could refuse a larger number than that of a false node.
+    fences = sorted(vote.fence for vote in round_result.votes if vote.holder == token)
+    fence = fences[min(round_result.quorum, len(fences)) - 1]
     client.observe_fence(resource, fence)
     votes = sum(vote.holder == token for vote in round_result.votes)
     silent = sum(vote.kind is Kind.SILENT for vote in round_result.votes)

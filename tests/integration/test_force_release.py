@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from redlock import ConfigurationError, LockContended, LockLost, NotHeld, QuorumUnavailable, Redlock
+from redlock._clock import wall_us
 from redlock._transport import codec
 from redlock.admin import force_release
 from redlock.cli import main
@@ -212,3 +213,18 @@ def test_without_a_terminal_it_needs_yes_and_always_force(
         assert release(nodes, "--yes") == main.BAD_INPUT
         assert "only the holder can release a lock" in capsys.readouterr().err
         lease.extend(5.0)
+
+
+def test_a_false_token_of_one_node_stops_no_forced_release(
+    nodes: Cluster, client: Redlock, admin: Redlock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The false token is within an hour of the operator's clock, and the clocks of the other nodes are behind."""
+    with raw(nodes[0]) as redis:
+        client.lease(NAME).acquire(0)
+        ahead = wall_us() + 3_700_000_000
+        redis.set(codec.fence_key(NAME), ahead)
+        monkeypatch.setattr("redlock._locking.client_context.wall_us", lambda: wall_us() + 200_000_000)
+        lease = force_release.target(admin, NAME)
+        assert lease is not None
+        assert lease.fence < ahead
+        assert force_release.take_away(admin, lease) == 5

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from redlock._clock import now_ms, wall_us
+from redlock._clock import now_ms
 from redlock._transport import codec
 from redlock._transport.connections import NodeConnections
 from redlock._transport.exchange import Exchange, pack
@@ -106,7 +106,7 @@ def test_an_alarm_in_an_exchange_is_raised(exchange: Exchange) -> None:
 
 def test_an_alarm_in_a_round_is_raised(exchange: Exchange) -> None:
     node = Node("redis://h:1", 100)
-    state = NodeConnections([node], codec.Codec(1, "", 10_000), 100, now_ms(), wall_us)
+    state = NodeConnections([node], codec.Codec(1, "", 10_000), 100, now_ms())
     sockets = Sockets([node], state)
     sockets.adopt(state.all[0], Connected(exchange, "0" * 40, ""))
     with pytest.raises(TimeoutError, match=WHY):

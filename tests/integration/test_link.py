@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from redlock import Outcome, Redlock
-from redlock._clock import now_ms, wall_us
+from redlock._clock import now_ms
 from redlock._core.commands import Inspect, Round, Wait
 from redlock._core.vote_tally import VoteTally
 from redlock._transport import codec
@@ -34,7 +34,7 @@ def test_bytes_that_a_full_socket_refuses_are_sent_later() -> None:
     near, far = socket.socketpair()
     node = Node("redis://h:1", 100)
     codec_of_one = codec.Codec(1, "", 10_000)
-    state = NodeConnections([node], codec_of_one, 100, now_ms(), wall_us)
+    state = NodeConnections([node], codec_of_one, 100, now_ms())
     sockets = Sockets([node], state)
     connection = state.all[0]
     with far:

@@ -135,7 +135,7 @@ _bug(
 )
 _bug(
     "a confirm of the same number",
-    ("_core/protocol.py", "fence = first.largest_fence + 1", "fence = first.largest_fence"),
+    ("_core/protocol.py", "if vote.kind is Kind.GRANTED) + 1", "if vote.kind is Kind.GRANTED)"),
 )
 _bug(
     "a confirm that needs no quorum",

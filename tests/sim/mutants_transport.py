@@ -225,18 +225,32 @@ _bug(
     f"{UNIT}connected_nodes.py::test_addresses_of_the_same_server_cast_one_vote",
 )
 _bug(
-    "a node with an implausible token has a vote",
+    "a single node chooses the token",
     CHECKS,
-    "if vote.fence >= (now + FENCE_AHEAD_MS) * 1_000:",
-    "if False:",
-    f"{UNIT}connections.py::test_a_token_far_ahead_of_the_other_nodes_has_no_vote",
+    "    if is_doubted and vote.kind is Kind.GRANTED:\n",
+    "    if False:\n",
+    f"{UNIT}connections_edges.py::test_no_single_node_chooses_the_token",
 )
 _bug(
-    "a token counts that a quorum may refuse to exceed",
+    "a node with an implausible token has a vote",
     CHECKS,
-    "now = now_ms + offsets[slowest]",
-    "now = now_ms + offsets[len(offsets) // 2]",
-    f"{UNIT}connections_edges.py::test_a_counted_token_leaves_room_for_a_larger_token",
+    "vote.fence > (vote.time_ms + FENCE_AHEAD_MS) * 1_000",
+    "False",
+    f"{UNIT}connections_edges.py::test_a_token_beyond_the_own_clock_of_a_node_has_no_vote",
+)
+_bug(
+    "the largest doubted tokens count first",
+    CHECKS,
+    "key=lambda doubted: doubted[1].fence)",
+    "key=lambda doubted: -doubted[1].fence)",
+    f"{UNIT}connections_edges.py::test_the_smallest_tokens_above_the_proposal_count",
+)
+_bug(
+    "a doubted token is a second vote of a server",
+    CHECKS,
+    "tally.cast(place, counted_once(connections[place], tally, vote))",
+    "tally.cast(place, vote)",
+    f"{UNIT}connections_edges.py::test_a_token_kept_back_is_no_second_vote_of_a_server",
 )
 _bug(
     "a node that was down is never dialled again",

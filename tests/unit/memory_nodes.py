@@ -73,7 +73,7 @@ class Client:
         self.now = START_MS
         self.codec = Codec(nodes, "", 10_000)
         self.health = [NodeHealth(f"h:{number}") for number in range(nodes)]
-        self.state = NodeConnections(self.health, self.codec, TIMEOUT_MS, self.now, lambda: WALL_US)
+        self.state = NodeConnections(self.health, self.codec, TIMEOUT_MS, self.now)
         self.closed: list[object] = []
         if connected:
             self.dial(INSPECTION)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
 from redlock._core.commands import Round, Wait
-from redlock._core.votes import Kind, Vote
 from redlock._transport import vote_checks
 from redlock._transport.connection import MOST_PENDING
 from tests.unit.memory_nodes import (
@@ -23,7 +24,6 @@ from tests.unit.memory_nodes import (
 )
 
 ABSTENTION = b"*3\r\n:2\r\n:1764000000000\r\n:900\r\n"
-AHEAD_US = 7_200_000_000
 
 
 def finished(client: Client, *replies: bytes) -> None:
@@ -139,51 +139,82 @@ def test_as_many_rejections_as_agreements_bar_a_client() -> None:
     assert not vote_checks.is_barred(client.state.all)
 
 
-def test_a_token_is_checked_by_the_clocks_of_the_other_nodes() -> None:
+def granted(fence: int, time_ms: int = WALL_US // 1_000) -> bytes:
+    """The reply of a node that grants with this token."""
+    return b"*3\r\n:1\r\n:%d\r\n:%d\r\n" % (time_ms, fence)
+
+
+@pytest.mark.parametrize("ahead_us", [1, 60_000_000, 1_799_000_000, 3_600_000_000, 2**51])
+@pytest.mark.parametrize("time_ms", [WALL_US // 1_000, 2**62 // 1_000])
+def test_no_single_node_chooses_the_token(ahead_us: int, time_ms: int) -> None:
+    """Also with another node down: the other nodes could refuse a larger token, each by its own clock."""
     client = Client()
-    day_ms = 86_400_000
-    for place, ahead_ms in enumerate((day_ms, 0)):
-        client.health[place].clock.observe(START_MS + ahead_ms, START_MS, START_MS)
-    vote = Vote(Kind.GRANTED, START_MS * 1_000 + AHEAD_US)
-    checked = vote_checks.if_plausible(client.state.all, client[0], vote, START_MS, lambda: 0)
-    assert checked.kind is Kind.SILENT, "its own clock does not count"
-    right = Vote(Kind.GRANTED, START_MS * 1_000 + AHEAD_US // 2 - 2_000)
-    assert vote_checks.if_plausible(client.state.all, client[0], right, START_MS, lambda: 0) is right
+    for _ in range(3):
+        tally = client.begin()
+        client.receive(0, granted(WALL_US + ahead_us, time_ms))
+        for place in (1, 2):
+            client.receive(place, granted(WALL_US))
+        assert not tally.is_over
+        client.state.lost(client[4], "gone")
+        client.receive(3, granted(WALL_US))
+        assert tally.is_over
+        assert client.letters(tally) in {".GGGS", "SGGGS"}
+        assert client.state.finish(tally, client.now).largest_fence == WALL_US
+        client.connect(4)
 
 
-def test_a_counted_token_leaves_room_for_a_larger_token() -> None:
-    """The second round asks for a larger token, which each node compares with its own clock."""
+def test_tokens_above_the_proposal_count_if_a_quorum_agrees() -> None:
     client = Client()
-    seconds = (0, 0, 20, 40, 60)
-    for place, ahead in enumerate(seconds):
-        client.health[place].clock.observe(START_MS + 1_000 * ahead, START_MS, START_MS)
-    hour_us = AHEAD_US // 2
-    for ahead in range(61):
-        vote = Vote(Kind.GRANTED, (START_MS + 1_000 * ahead) * 1_000 + hour_us)
-        counts = vote_checks.if_plausible(client.state.all, client[0], vote, START_MS, lambda: 0) is vote
-        accepting = sum(vote.fence < (START_MS + 1_000 * other) * 1_000 + hour_us for other in seconds[1:])
-        assert counts == (accepting >= 3), ahead
-
-
-def test_a_false_clock_silences_no_node_while_another_is_down() -> None:
-    client = Client()
-    for place, ahead_ms in enumerate((0, 10, 20, -START_MS)):
-        client.health[place].clock.observe(START_MS + ahead_ms, START_MS, START_MS)
-    for place in range(3):
-        vote = Vote(Kind.GRANTED, (START_MS - 3_000) * 1_000 + AHEAD_US // 2)
-        assert vote_checks.if_plausible(client.state.all, client[place], vote, START_MS, lambda: 0) is vote
-    vote = Vote(Kind.GRANTED, START_MS * 1_000 + AHEAD_US // 2)
-    checked = vote_checks.if_plausible(client.state.all, client[3], vote, START_MS, lambda: 0)
-    assert checked.kind is Kind.SILENT, "the slowest of three would refuse a larger token"
-
-
-def test_a_token_is_checked_although_the_own_clock_is_wrong() -> None:
-    client = Client()
-    for health in client.health:
-        health.clock.observe(WALL_US // 1_000 - 60_000, START_MS, START_MS)
     tally = client.begin()
-    client.receive(0, b"*3\r\n:1\r\n:%d\r\n:%d\r\n" % (WALL_US // 1_000, WALL_US + AHEAD_US // 2 - 1_000_000))
-    assert client.letters(tally) == "S....", "the nodes are a minute behind, and refuse a larger token"
+    for place, time_ms in ((0, WALL_US // 1_000), (1, 2 * WALL_US // 1_000), (2, WALL_US // 1_000)):
+        assert not tally.is_over
+        client.receive(place, granted(WALL_US + 5, time_ms))
+    assert (client.letters(tally), tally.is_over) == ("GGG..", True)
+
+
+def test_the_smallest_tokens_above_the_proposal_count() -> None:
+    client = Client()
+    tally = client.begin()
+    for place, ahead in enumerate((10**9, 7, 5, 6)):
+        client.receive(place, granted(WALL_US + ahead))
+        assert client.letters(tally) == "....."
+    client.receive(4, DENIAL)
+    assert (client.letters(tally), tally.is_over) == (".GGGD", True)
+    assert client.state.finish(tally, client.now).largest_fence == WALL_US + 7
+
+
+def test_a_token_that_was_kept_back_counts_at_the_deadline() -> None:
+    client = Client()
+    tally = client.begin()
+    for place, ahead in enumerate((0, 5, 6)):
+        client.receive(place, granted(WALL_US + ahead))
+    client.state.lost(client[1], "gone")
+    assert not tally.is_over, "its vote stays, although its connection has ended"
+    client.now += TIMEOUT_MS
+    client.state.expire(tally, client.now)
+    assert client.letters(tally) == "GGGSS"
+    assert [one.suspect_since_ms is None for one in client.state.all] == [True, True, True, False, False]
+
+
+def test_the_token_of_a_denial_does_not_spread() -> None:
+    client = Client()
+    tally = client.begin()
+    client.receive(0, b"*5\r\n:0\r\n:1764000000000\r\n:%d\r\n$3\r\nx:y\r\n:900\r\n" % (WALL_US + 3_599_000_000))
+    for place in (1, 2, 3):
+        client.receive(place, granted(WALL_US))
+    assert client.letters(tally) == "DGGG."
+    assert client.state.finish(tally, client.now).backed_fence == WALL_US, "and the client does not remember it"
+
+
+def test_a_token_beyond_the_own_clock_of_a_node_has_no_vote() -> None:
+    client = Client(nodes=1)
+    tally = client.begin()
+    client.receive(0, granted(WALL_US + 3_600_000_001))
+    assert (client.letters(tally), tally.is_over) == ("S", True)
+    assert "more than an hour ahead of its own clock" in tally.votes[0].reason
+    tally = client.begin()
+    client.receive(0, granted(WALL_US + 3_600_000_000))
+    assert client.letters(tally) == "G"
 
 
 def with_two_addresses_of_one_server() -> Client:
@@ -192,6 +223,16 @@ def with_two_addresses_of_one_server() -> Client:
     for place, server in enumerate("aabcd"):
         client.connect(place, run_id=server * 40)
     return client
+
+
+def test_a_token_kept_back_is_no_second_vote_of_a_server() -> None:
+    client = with_two_addresses_of_one_server()
+    tally = client.begin()
+    for place, fence in enumerate((WALL_US + 5, WALL_US, WALL_US)):
+        client.receive(place, granted(fence))
+    for place in (3, 4):
+        client.receive(place, DENIAL)
+    assert (client.letters(tally), tally.is_over) == ("SGGDD", True)
 
 
 def test_the_second_address_of_a_server_may_answer_first() -> None:

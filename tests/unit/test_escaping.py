@@ -82,6 +82,8 @@ def test_what_a_node_says_is_shown_escaped_and_short() -> None:
         describe_failure(ValueError("a; h:2: gone"), 100),
         node_info.setting([b"maxmemory-policy", b"a; h:2: gone"]),
         node_info.server({"redis_version": "a; h:2: gone"}),
+        explain("-ODD a\N{GREEK QUESTION MARK} h:2: gone"),
+        explain("-ODD a\N{FULLWIDTH SEMICOLON} h:2: gone"),
     ],
 )
 def test_the_words_of_a_node_forge_no_reason_of_another(reason: str) -> None:

@@ -81,7 +81,7 @@ def test_a_node_that_is_cast_twice_is_one_answer() -> None:
     assert one.is_over
 
 
-def test_a_token_half_an_hour_above_the_proposal_is_checked() -> None:
+def test_a_token_above_the_proposal_is_doubted() -> None:
     acquire = attempt()
-    assert VoteTally(Round(acquire), 5, 0).most_fence == acquire.proposed + 1_800_000_000
+    assert VoteTally(Round(acquire), 5, 0).most_fence == acquire.proposed
     assert tally().most_fence > FENCE_LIMIT

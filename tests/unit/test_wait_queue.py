@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from redlock._clock import monotonic, wall_us
+from redlock._clock import monotonic
 from redlock._core.commands import Release
 from redlock._core.votes import Refusal
 from redlock._locking.effects import Borrow, Receive, Sleep
@@ -45,7 +45,7 @@ def test_all_waiters_of_a_resource_wait_at_the_same_node(nodes: list[Node]) -> N
 def test_a_release_is_sent_last_to_the_node_of_the_waiters(nodes: list[Node]) -> None:
     for number in range(50):
         names = (f"account:{number}",)
-        state = NodeConnections(nodes, CODEC, 100, 0, wall_us)
+        state = NodeConnections(nodes, CODEC, 100, 0)
         order = [link.node for link in state.order(Release(names, "t", 5_000))]
         assert set(order) == set(nodes)
         waiters = WaiterPool(nodes, CODEC)
