@@ -24,19 +24,27 @@ _SCHEME = r"(?<![\w+.-])[\w+.-]+://"
 _IN_ADDRESS = re.compile(rf"({_SCHEME}(?!\[user:password@\])(?:(?!{_SCHEME})[^\s:])*:)(?:(?!{_SCHEME})\S)+@")
 # A blank does not end a password between quotes.
 _IN_QUOTES = re.compile(r"""(['"]\w[\w+.-]*://[^\s:'"]*:)[^'"]*@""")
-# The `repr` of an error, or JSON in JSON, has backslashes before the quotes of its text, and `\n` for a line break.
-_QUOTED = re.compile(rf"""\b{_NAME}\\*['"]?\s*[=:](?:\s|\\+[nrt])*b?(\\*)(['"])""", re.IGNORECASE)
+# The `repr` of an error, or JSON in JSON, has backslashes before the quotes of its text, and `\n` for a line break. A
+# line of a log has `\x20` for a blank behind a blank.
+_BLANKS = r"(?:\s|\\+(?:[nrt]|x[0-9a-f]{2}|u[0-9a-f]{4}))*"
+_QUOTED = re.compile(
+    rf"""\b{_NAME}(?:\\*['"]{_BLANKS},|(?:\\*['"])?{_BLANKS}[=:]){_BLANKS}b?(\\*)(['"])""", re.IGNORECASE
+)
 _BARE = re.compile(rf"""((?:\b{_NAME}|[?&]\w*kwargs)=)(?!\\*['"])([^\s&]+)""", re.IGNORECASE)
+# The `repr` of a connection pool, in which blanks and & do not end a password.
+_IN_CALL = re.compile(rf"(?<=[(,])({_NAME}=)(?!\\*['\"])(.+?)(?=,\w+=|\(\w+=|\)>)", re.IGNORECASE)
 _DEEPEST = 7
 """The most backslashes before a quote whose end is searched. Behind more, all text is hidden."""
 _WORD = re.compile(r"\S+")
+_LONGEST = 100_000
+"""The most characters that are searched, because a search keeps all other threads from running."""
 
 
 def mask(text: str) -> str:
     """The text with its secrets hidden.
 
     Hides the password in an address, passwords and Sentinel arguments in its query, and passwords in the `repr`
-    or JSON of dictionaries and calls.
+    or JSON of dictionaries and calls. If a longer text than 100,000 characters may have a secret, its end is hidden.
 
     Example:
         >>> mask("no answer from redis://lock:hunter2@lock1:6379")
@@ -45,6 +53,9 @@ def mask(text: str) -> str:
     # A search for a word is far quicker than the expressions, and most text is a line of the lock's log.
     if not ("ass" in text or "ASS" in text or "kwargs=" in text or ("://" in text and "@" in text)):
         return text
+    if len(text) > _LONGEST:
+        # An address that is cut before its @ would be no address.
+        return f"{mask(f'{text[: _LONGEST - 1]}@').removesuffix('@')}..."
     shown: list[str] = []
     done = 0
     # Secrets can overlap, because a task or a node chooses a part of the text: the sum of both is hidden.
@@ -83,6 +94,7 @@ def _secrets(text: str) -> Iterator[_Secret]:
     for pattern in (_IN_QUOTES, _IN_ADDRESS):
         yield from (_Secret(found.start(), found.end(1), found.end() - 1) for found in pattern.finditer(text))
     yield from (_quoted_secret(text, found) for found in _QUOTED.finditer(text))
+    yield from (_Secret(found.start(), found.start(2), found.end()) for found in _IN_CALL.finditer(text))
     yield from map(_bare_secret, _BARE.finditer(text))
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from redlock import ConfigurationError
+from redlock import ConfigurationError, _masking
+from redlock._escaping import escape, escape_blanks
 from redlock._masking import mask, quoted
 
 ADDRESS = "redis://user:canary@h:1"
@@ -35,6 +36,12 @@ ADDRESS = "redis://user:canary@h:1"
         '{"error": "{\\"password\\": \\"canary\\"}"}',
         """'{"password": "a\\\\"canary"}'""",
         """OSError('{"password":\\\\n\\\\t"canary two"}')""",
+        # A line of a log has an escape sequence for a blank behind a blank, and for other blanks.
+        escape_blanks("{'password':   'white canary'}"),
+        escape('{"password"\xa0:\n\u2003"white canary"}'),
+        "Command '['dump', '--password', 'white canary']' failed",
+        "<ConnectionPool(<Connection(username=None,password=white canary&canary,host=h)>)>",
+        "<ConnectionPool(<Connection(password=white canary&canary)>)>",
         'deep: password=\\\\\\\\\\\\\\\\"a canary',
         "redis+socket://:canary@/run/a.sock db-1.redis://u:canary@h:1",
     ],
@@ -96,6 +103,10 @@ LONG = 300_000
         ("password=" + "\\" * LONG, "password=***"),
         ("password" + "\\" * LONG, "\\"),
         ("password=" + "\\n" * LONG, "password=***"),
+        ("password" + "\\x20" * LONG + "\\" * LONG + "'", "'"),
+        ("password" + "\\" * LONG + "'" + " " * LONG, " "),
+        ("(password=x" * LONG, "(password=***"),
+        (",password=x" + ",a" * LONG, "password=***"),
         ("password=" + ")" * LONG + "x", "password=***"),
         ("?kwargs=" + ")'" * LONG + "x", "?kwargs=***"),
         ("password" + " " * LONG + "password", "password"),
@@ -105,10 +116,23 @@ LONG = 300_000
     ],
     ids=lambda text: f"{text[:12]}...",
 )
-def test_a_text_made_to_be_slow_is_masked_all_the_same(text: str, end: str) -> None:
+def test_a_text_made_to_be_slow_is_masked_all_the_same(text: str, end: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tasks and nodes choose parts of messages. A search that takes hours would hold up all threads of the process."""
+    monkeypatch.setattr(_masking, "_LONGEST", len(text))
     assert mask(text).endswith(end)
     assert len(quoted(text)) <= 60
+
+
+@pytest.mark.parametrize(
+    "begin", ["", "redis://u:", "'redis://u:white ", "?password=", "'password': '", "u password=' "]
+)
+def test_of_an_endless_text_only_the_beginning_is_searched(begin: str) -> None:
+    """A search keeps all threads from running, also those that renew leases."""
+    masked = mask(begin + "canary" * LONG + "@h password=canary")
+    assert len(masked) <= 100_003
+    assert masked.endswith("...")
+    assert not begin or "canary" not in masked
+    assert mask("canary " * LONG) == "canary " * LONG
 
 
 @pytest.mark.parametrize("text", ["a:" * LONG, "a:@" * LONG, ":" * LONG])
