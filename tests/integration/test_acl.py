@@ -13,6 +13,7 @@ import http
 import logging
 import re
 import secrets
+import socket
 import subprocess
 import sys
 import threading
@@ -341,3 +342,27 @@ def test_workers_and_flower_work_and_show_no_password(secret_fixture: WorkerFixt
     assert b"failing" in kept
     for text in (shown, said, logs, kept.decode(errors="replace")):
         assert SECRET not in text
+
+
+def test_a_client_without_a_password_keeps_no_memory(tmp_path: Path) -> None:
+    """The users for Compose. The servers count the names of clients in no limit on the memory of clients."""
+    rules = re.findall(r"`(user (?:default|health) [^`]+)`", (ROOT / "docs" / "operations.md").read_text())
+    assert len(rules) == 2
+    users = tmp_path / "users.acl"
+    users.write_text("\n".join([*rules, "user test on >SECRET ~* +@all\n"]).replace("SECRET", SECRET))
+    server = redis_server.Server(options=("--aclfile", str(users)))
+    with contextlib.ExitStack() as stack:
+        stack.callback(server.stop)
+        path = server.start().url.removeprefix("unix://")
+        for _ in range(30):
+            client = stack.enter_context(socket.socket(socket.AF_UNIX))
+            client.connect(path)
+            with contextlib.suppress(ConnectionError):
+                client.sendall(
+                    b"*4\r\n$5\r\nHELLO\r\n$1\r\n2\r\n$7\r\nSETNAME\r\n$1000000\r\n" + b"x" * 1_000_000 + b"\r\n"
+                )
+                client.recv(1_000)
+        with Redis(unix_socket_path=path, username="test", password=SECRET) as redis:
+            assert redis.info("memory")["used_memory"] < 15_000_000
+        with Redis(unix_socket_path=path, username="health", password=SECRET) as redis:
+            assert redis.ping()
