@@ -105,6 +105,6 @@ class ThreadsDriver:
                 connection.exchange.send(words, until)
             case Receive(connection, until):
                 return connection.exchange.answer(until)
-            case PassOn(_, connection, words, until):
-                self._waiters.pass_on(connection, words, until)
+            case PassOn(_, connection, words):
+                self._waiters.pass_on(connection, words)
         return None

@@ -85,7 +85,6 @@ class PassOn(NamedTuple):
     node: Node
     connection: Any
     words: bytes
-    until: float
 
 
 Effect: TypeAlias = Round | TakeConnections | Sleep | AwaitTurn | Borrow | Send | Receive | PassOn

@@ -151,7 +151,7 @@ class QueuedWaiter(WakeUps):
             return
         self._connected = None
         if self.is_woken and not acquired:
-            yield PassOn(node, connected, self._pass_on_words(), self._deadline)
+            yield PassOn(node, connected, self._pass_on_words())
         else:
             self._pool.give_back(node, connected)
 

@@ -122,10 +122,10 @@ class WaiterPool(WaitingConnections[Connected]):
             pending.abandon()
 
     @staticmethod
-    def pass_on(connected: Connected, words: bytes, until: float) -> None:
-        """Send a command and close the connection: a wait for the reply would exceed the time limit of the caller."""
+    def pass_on(connected: Connected, words: bytes) -> None:
+        """Send a command and close the connection. A wait for room or a reply would exceed the limit of the caller."""
         try:
-            connected.exchange.send(words, until)
+            connected.exchange.send(words, 0.0)
         except NODE_ERRORS:
             # The wake-up is lost, which costs the next waiter time.
             pass

@@ -115,7 +115,7 @@ class LoopDriver:
                 if not connection.has_answer:
                     raise NoReply("no answer in time")
                 return connection.answer()
-            case PassOn(node, connection, words, _):
+            case PassOn(node, connection, words):
                 self._parts.waiters.pass_on(node, connection, words)
         return None
 
