@@ -223,7 +223,7 @@ def test_a_false_token_of_one_node_stops_no_forced_release(
         client.lease(NAME).acquire(0)
         ahead = wall_us() + 3_700_000_000
         redis.set(codec.fence_key(NAME), ahead)
-        monkeypatch.setattr("redlock._locking.client_context.wall_us", lambda: wall_us() + 200_000_000)
+        monkeypatch.setattr("redlock.admin.force_release.wall_us", lambda: wall_us() + 200_000_000)
         lease = force_release.target(admin, NAME)
         assert lease is not None
         assert lease.fence < ahead
