@@ -88,26 +88,24 @@ def test_releases_wake_waiters_first_come_first_served(nodes: Cluster) -> None:
 
 
 def test_a_holder_that_acquires_again_at_once_starves_no_waiter(nodes: Cluster) -> None:
-    counts = [0, 0, 0]
-    stop = threading.Event()
+    turns = 30
+    order: list[int] = []
 
-    def greedy(number: int) -> None:
-        with client_of(nodes.urls) as client:
-            lock = client.lock("x")
-            while not stop.is_set():
-                with lock:
-                    counts[number] += 1
+    def take_turns(number: int, lock: Lock) -> None:
+        for _ in range(turns):
+            with lock:
+                order.append(number)
+                if len(order) < 2 * turns:
+                    eventually(lambda: waiting(nodes.servers) == 1, "the other client waits", every=0.005)
 
-    threads = [in_a_thread(lambda number=number: greedy(number)) for number in range(3)]  # type: ignore[misc]  # as above
-    # The first connected client has no rivals for a while; these turns do not count.
-    eventually(lambda: min(counts) > 20, "everybody has dialled, to ask and to wait")
-    before = list(counts)
-    eventually(lambda: sum(counts) - sum(before) > 600, "600 turns")
-    turns = [now - then for now, then in zip(counts, before, strict=True)]
-    stop.set()
-    for thread in threads:
-        thread.join()
-    assert min(turns) > 0.5 * max(turns), turns
+    with client_of(nodes.urls) as first, client_of(nodes.urls) as second:
+        threads = [
+            in_a_thread(lambda: take_turns(0, first.lock("x"))),
+            in_a_thread(lambda: take_turns(1, second.lock("x"))),
+        ]
+        for thread in threads:
+            thread.join()
+    assert order in ([0, 1] * turns, [1, 0] * turns)
 
 
 def test_a_waiter_waits_for_a_dead_holder_at_most_one_ttl(nodes: Cluster) -> None:
