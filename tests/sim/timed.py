@@ -29,15 +29,18 @@ class Timed:
     def __init__(self, client: Client, lock: Any, timeout_ms: int | None) -> None:  # noqa: ANN401 - of either driver
         self._client, self._lock, self._timeout_ms = client, lock, timeout_ms
         self._node_timeout_ms = client.redlock._context.node_timeout_ms
+        self._lease: Any = None
 
     def __enter__(self) -> HeldLease:
         with self._entry():
-            lease: HeldLease = self._lock.__enter__()
+            self._lease = self._lock.__enter__()
+        lease: HeldLease = self._lease
         return lease
 
     async def __aenter__(self) -> Any:  # noqa: ANN401 - a lease of the simulated package
         with self._entry():
-            return await self._lock.__aenter__()
+            self._lease = await self._lock.__aenter__()
+        return self._lease
 
     @contextmanager
     def _entry(self) -> Iterator[None]:
@@ -64,11 +67,14 @@ class Timed:
 
     @contextmanager
     def _exit(self) -> Iterator[None]:
-        began_ms = self._client.own_ms
+        began_ms, grant = self._client.own_ms, self._lease._grant
+        # Other threads can use all connections. The release waits for a set of them, until the deadline of the lease.
+        left_ms = 0 if grant is None else grant.deadline_ms - self._client.clock_ms()
+        limit_ms = max(_RELEASE_MS + 2 * self._node_timeout_ms, left_ms) + 2 * self._node_timeout_ms
         try:
             yield
         finally:
-            self._check("release", began_ms, _RELEASE_MS + 4 * self._node_timeout_ms)
+            self._check("release", began_ms, limit_ms)
 
     def _check(self, call: str, began_ms: float, limit_ms: int) -> None:
         client = self._client
