@@ -28,7 +28,7 @@ from redlock.admin.cluster_status import cluster_status
 from redlock.admin.diagnostics import worst
 from redlock.cli import run as programs
 from redlock.cli import simulate
-from redlock.cli.options import Parser, broker_from, database_from, given, settings_from
+from redlock.cli.options import Parser, broker_from, database_from, given, open_streams, settings_from
 from redlock.cli.status_table import table
 from redlock.errors import ConfigurationError, QuorumUnavailable, RedlockError
 from redlock.settings import read
@@ -51,6 +51,7 @@ def main(arguments: Sequence[str] | None = None, app: object = None) -> int:
         arguments: The command line; None means the arguments of this process.
         app: The Celery app with the lock's settings, from `celery -A app redlock`.
     """
+    open_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A task chooses names of resources, and a terminal may lack their characters.
         sys.stdout.reconfigure(errors="backslashreplace")

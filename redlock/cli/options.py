@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from redlock._escaping import escape
@@ -14,7 +16,7 @@ from redlock.settings import ENVIRONMENT, Settings, read
 if TYPE_CHECKING:
     from types import ModuleType
 
-__all__ = ["Parser", "broker_from", "database_from", "given", "settings_from"]
+__all__ = ["Parser", "broker_from", "database_from", "given", "open_streams", "settings_from"]
 
 
 class Parser(argparse.ArgumentParser):
@@ -23,6 +25,13 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print the error and end the process."""
         super().error(mask_input(escape(message)))
+
+
+def open_streams() -> None:
+    """Replace each standard stream that the caller has closed: a connection to a node would take its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115
 
 
 def settings_from(options: argparse.Namespace, *names: str) -> Settings:

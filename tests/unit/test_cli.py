@@ -165,6 +165,15 @@ def test_who_leaves_at_the_question_has_changed_nothing(
     assert main.main(["init", "--nodes", "h:1,h:2,h:3"]) == main.INTERRUPTED
 
 
+def test_a_closed_stream_causes_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python has None in place of a closed stream. No connection may get the number of the stream."""
+    for name in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    assert main.main(["init", "--nodes", "h:1,h:2,h:3"]) == main.INTERRUPTED
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        stream.close()
+
+
 def test_a_plan_starts_each_client_after_its_delay() -> None:
     assert Plan(delays="0, 1,2.5").starts() == [0.0, 1.0, 2.5]
     assert Plan(delays="0", hold=0.0, retries=0, retry_delay=0.0).starts() == [0.0]
@@ -178,7 +187,7 @@ def test_a_holder_hides_no_votes_from_the_operator(
     """The holder begins with the id of a task, which its sender may choose."""
     target = Target("acct", "token", "password='@w1@h (01234567)", 1, 5, None, 7, valid=False)
     monkeypatch.setattr(force_release, "target", lambda *_: target)
-    # Without a terminal for the question, the command ends after what it shows.
+    # Without a terminal for the question, the command ends after the description of the lock.
     monkeypatch.setattr("sys.stdin", io.StringIO())
     assert main.main(["release", "acct", "--force"]) == main.BAD_INPUT
     assert " on 1 of 5 nodes, which is no quorum" in capsys.readouterr().out
