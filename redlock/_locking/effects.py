@@ -76,7 +76,7 @@ class Receive(NamedTuple):
 
 
 class PassOn(NamedTuple):
-    """Send a command without a wait for its reply; there is no result.
+    """Send a command without any wait, because the time of the call may be over; there is no result.
 
     The driver for asyncio lets the connection read the reply later, and gives the connection back for the next wait.
     The driver for threads closes the connection. After an error the connection is closed.

@@ -67,31 +67,33 @@ class QueuedWaiter(WakeUps):
         return True
 
     def wait(self, length_ms: int, *, can_wake: bool) -> Effects[None]:
-        """Sleep for this long, or until a wake-up if a wake-up can come."""
+        """Sleep for this long, or until a wake-up if a wake-up can come. No request to the node lasts longer."""
         if not can_wake:
             yield Sleep(length_ms / 1000)
             return
-        keys = self._pool.keys(self._names)
+        keys, until = self._pool.keys(self._names), monotonic() + length_ms / 1000
         if self.is_woken and len(keys) > 1:
             # Another resource of the set is taken: pass this wake-up on, and wait for the other resources.
             keys.remove(self._woken_by)
-            yield from self._return_wake_up()
+            yield from self._return_wake_up(until)
         self._woken_by, self._early_attempts = "", 0
         self._began_ms = self._began_ms or now_ms()
         began = monotonic()
         try:
             if self._rest_ms:
-                yield Sleep(min(self._rest_ms, length_ms) / 1000)
-            yield from self._until_woken(keys, began + length_ms / 1000)
+                yield Sleep(min(self._rest_ms / 1000, max(0.0, until - monotonic())))
+            yield from self._until_woken(keys, until)
         finally:
             self._has_waited = monotonic() - began > _LEAST_WAIT_SECONDS
 
     def _until_woken(self, keys: list[str], until: float) -> Effects[None]:
-        while not self.is_woken and (left := until - monotonic()) > 0:
+        while not self.is_woken and until > monotonic():
             try:
                 self._woken_by = yield from self._read(keys, until)
             except NODE_ERRORS as exc:
-                if self._node is not None:
+                left = max(0.0, until - monotonic())
+                # A request that ended with the wait had too little time for a failure.
+                if self._node is not None and (left or not isinstance(exc, NoReply)):
                     self._node.mark_down(describe_failure(exc, self._node.timeout_ms), now_ms())
                 self._drop()
                 yield Sleep(min(0.01, left))
@@ -110,7 +112,7 @@ class QueuedWaiter(WakeUps):
         if not self._is_reading:
             self._is_reading = True
             self._sent_at = monotonic()
-            yield Send(self._connected, self._read_words(keys), self._deadline)
+            yield Send(self._connected, self._read_words(keys), self._deadline(until))
         try:
             reply = yield Receive(self._connected, until)
         except NoReply:
@@ -121,12 +123,13 @@ class QueuedWaiter(WakeUps):
             raise UnsuitableNode("does not wait as a Redis server does")
         return self._wake_key(reply)
 
-    def _return_wake_up(self) -> Effects[None]:
+    def _return_wake_up(self, until: float) -> Effects[None]:
         """Pass this wake-up on. Unlike `PassOn`, this keeps the connection for the next read."""
         try:
             if self._connected is not None:
-                yield Send(self._connected, self._pass_on_words(), self._deadline)
-                refuse((yield Receive(self._connected, self._deadline)))
+                deadline = self._deadline(until)
+                yield Send(self._connected, self._pass_on_words(), deadline)
+                refuse((yield Receive(self._connected, deadline)))
         except NODE_ERRORS:
             self._drop()
         except BaseException:
@@ -134,9 +137,9 @@ class QueuedWaiter(WakeUps):
             self._drop()
             raise
 
-    @property
-    def _deadline(self) -> float:
-        return monotonic() + (0.1 if self._node is None else self._node.timeout_ms / 1000)
+    def _deadline(self, until: float) -> float:
+        """The deadline of a request: in a node timeout, and never beyond the end of the wait."""
+        return min(until, monotonic() + (0.1 if self._node is None else self._node.timeout_ms / 1000))
 
     def settle(self, *, acquired: bool) -> Effects[None]:
         """Give the connection back. A waiter that stops without the lease passes its wake-up on to the next waiter."""

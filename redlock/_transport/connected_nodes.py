@@ -224,7 +224,8 @@ class DialWait:
 
     def left_ms(self, now_ms: int) -> int:
         """How long the round goes on waiting; 0 if the dials have ended, or count as overdue from now on."""
-        if self._wake_ms is not None and now_ms > self._wake_ms and not self._added_ms:
+        # Both readings are rounded down: a single millisecond can be the rounding alone.
+        if self._wake_ms is not None and now_ms - self._wake_ms > 1 and not self._added_ms:
             late_ms = now_ms - self._wake_ms
             self._added_ms = late_ms + min(late_ms, self._state.timeout_ms)
         left_ms = self._state.dial_wait_ms(self.awaited, now_ms - self._added_ms, self._until_ms)

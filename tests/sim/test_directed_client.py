@@ -234,6 +234,18 @@ def test_an_interrupted_waiter_passes_its_wake_up_on(cluster: Cluster, after_us:
         assert ended == [(True, waits[1].machine.name)]
 
 
+@pytest.mark.parametrize("after_us", [3_000, 4_000])
+def test_a_waiter_stops_at_once_without_room_in_its_sockets(cluster: Cluster, after_us: int) -> None:
+    """The waiter has a wake-up and can't pass it on: a wait for room could exceed its time limit."""
+    process, holder, waits, _ = two_waiters(cluster, 4.0)
+    begin(cluster, process, holder.release, after_us)
+    assert not waits[0].dead
+    for sock in waits[0].machine.sockets:
+        sock._blocked_until = cluster.world.now + 1_000 * MS
+    waits[0].interrupt(Interrupted())
+    assert waits[0].dead
+
+
 def test_a_connection_that_a_firewall_has_forgotten_is_renewed(cluster: Cluster) -> None:
     process, client = connected(cluster)
     for wire in cluster.network.wires_of(process):

@@ -86,6 +86,14 @@ def test_a_wait_that_ends_late_goes_on_once() -> None:
     assert client.letters(client.begin()) == "....S"
 
 
+def test_rounding_is_no_stall_and_adds_nothing_to_a_wait() -> None:
+    client = Client(connected=False)
+    client.dial(ATTEMPT)
+    client.now += client.dials.left_ms(client.now) + 1
+    assert client.dials.left_ms(client.now) == 0
+    assert client.dials.until_ms == START_MS + 2 * TIMEOUT_MS
+
+
 def test_a_long_stall_adds_one_node_timeout_to_a_wait() -> None:
     client = Client(connected=False)
     client.dial(ATTEMPT)

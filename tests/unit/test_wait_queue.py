@@ -10,16 +10,20 @@ import pytest
 from redlock._clock import monotonic
 from redlock._core.commands import Release
 from redlock._core.votes import Refusal
-from redlock._locking.effects import Borrow, Receive, Sleep
+from redlock._locking.effects import Borrow, Receive, Send, Sleep
 from redlock._locking.wait_queue import QueuedWaiter
 from redlock._locking.waiter_pool import WaiterPool
 from redlock._transport.codec import Codec
 from redlock._transport.connections import NodeConnections
 from redlock._transport.node import Connected, Node
+from redlock._transport.socket_errors import NoReply
 from tests.unit.helpers import DEAD, denied, granted, round_result
+from tests.unit.trials import Borrowed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from redlock._locking.effects import Effects
 
 HELD = Refusal(round_result(*[denied(remaining_ms=300)] * 5))
 SPLIT = Refusal(round_result(granted(), granted(), denied(), denied(), DEAD))
@@ -141,6 +145,47 @@ def test_recent_waits_are_remembered_up_to_two_limits(nodes: list[Node]) -> None
     assert not waiters.last_wait_ms(("1997",)), "that was long ago"
     waiters.reset_after_fork()
     assert not waiters.last_wait_ms(("1998",))
+
+
+def requests_of(effects: Effects[None]) -> list[float | None]:
+    """The deadlines of the requests and replies of a wait that a wake-up ends at once."""
+    answers: dict[type, object] = {Borrow: "connection", Receive: [b"app:\x01redlock:wake:x", b"1"]}
+    deadlines = []
+    with contextlib.suppress(StopIteration):
+        effect = next(effects)
+        while True:
+            if isinstance(effect, Send | Receive):
+                deadlines.append(effect.until)
+            effect = effects.send(answers.get(type(effect)))
+    return deadlines
+
+
+@pytest.mark.parametrize(("length_ms", "most"), [(40, 9.04), (500, 9.1)])
+def test_no_request_of_a_wait_lasts_longer_than_the_wait(
+    nodes: list[Node], monkeypatch: pytest.MonkeyPatch, length_ms: int, most: float
+) -> None:
+    monkeypatch.setattr("redlock._locking.wait_queue.monotonic", lambda: 9.0)
+    waiter = QueuedWaiter(WaiterPool(nodes, CODEC), ("x", "y"), 5_000)
+    end = 9.0 + length_ms / 1000
+    assert requests_of(waiter.wait(length_ms, can_wake=True)) == [most, end], "the read"
+    returned = requests_of(waiter.wait(length_ms, can_wake=True))
+    assert returned == [most, most, most, end], "the return of a wake-up, and the next read"
+
+
+@pytest.mark.parametrize(("now", "error"), [(9.4, "no answer within 100 ms"), (9.5, "")])
+def test_a_request_that_ends_with_the_wait_marks_no_node(
+    nodes: list[Node], monkeypatch: pytest.MonkeyPatch, now: float, error: str
+) -> None:
+    waiters, clock = WaiterPool(nodes, CODEC), [9.0]
+    monkeypatch.setattr("redlock._locking.wait_queue.monotonic", lambda: clock[0])
+    node = waiters.node_for(("x",))
+    effects = QueuedWaiter(waiters, ("x",), 5_000).wait(500, can_wake=True)
+    assert type(next(effects)) is Borrow
+    assert type(effects.send(Borrowed())) is Send
+    clock[0] = now
+    assert type(effects.throw(NoReply())) is Sleep
+    assert node is not None
+    assert node.error == error
 
 
 class SilentExchange:
