@@ -1,7 +1,7 @@
 """Logging to the console and to `logger.log`, which many processes write and rotate together.
 
 Invariants:
-1. Each event is one line. Passwords in URLs are masked in every line of every logger.
+1. Each event is one line. Passwords in URLs are masked in every line of every logger, also if a log can't be written.
 2. The rotation is concurrent-log-handler's. Its lock between processes is a file in a folder beside the log.
 3. A forked child opens its own files: parent and child would share a lock from before the fork.
 """
@@ -13,12 +13,14 @@ import glob
 import logging
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from concurrent_log_handler import ConcurrentRotatingFileHandler
 
 from redlock import _files
+from redlock._escaping import escape
 from redlock._log import LineFormatter
 from redlock._masking import mask
 
@@ -40,7 +42,25 @@ class MaskingFormatter(LineFormatter):
         return text if hasattr(record, "redlock_event") else mask(text)
 
 
-class WholeLines(ConcurrentRotatingFileHandler):
+class MaskedFailures(logging.Handler):
+    """A handler that reports each lost line in one line, for example while the disk is full.
+
+    The report of `logging` has the arguments and the error of the lost line as they are, with their passwords.
+    """
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - its name in logging
+        """Write the report to stderr."""
+        error = sys.exc_info()[1]
+        text = mask(f"a line of {record.name} was not logged: {type(error).__name__}: {error}")
+        with contextlib.suppress(OSError):
+            os.write(2, f"{escape(text)}\n".encode(errors="replace"))
+
+
+class Console(MaskedFailures, logging.StreamHandler):  # type: ignore[type-arg]  # no type arguments at run time
+    """The console."""
+
+
+class WholeLines(MaskedFailures, ConcurrentRotatingFileHandler):
     """A handler that delays a soft time limit until the line is written.
 
     Celery raises the limit's exception by SIGUSR1 at any point of the task. Inside the handler, its own
@@ -120,7 +140,7 @@ def configure(log_file: str, log_bytes: int, *, console: bool = True) -> None:
     )
     handlers: list[logging.Handler] = [to_file]
     if console:
-        to_console = logging.StreamHandler()
+        to_console = Console()
         to_console.setLevel(logging.INFO)
         handlers.append(to_console)
     for handler in handlers:

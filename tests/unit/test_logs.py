@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from workers import logs
 from workers.logs import MaskingFormatter
 
 FORMATTER = MaskingFormatter("%(message)s")
@@ -75,3 +76,17 @@ def test_a_traceback_is_masked_too() -> None:
         text = FORMATTER.format(logging.LogRecord("x", logging.ERROR, "x.py", 1, "failed", (), sys.exc_info()))
     assert "ValueError: can't use redis://user:***@h:1" in text
     assert "canary" not in text
+
+
+@pytest.mark.parametrize("kind", [logs.Console, logs.WholeLines])
+def test_a_line_that_cannot_be_written_shows_no_password(
+    kind: type[logging.Handler], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As on a full disk. The report of logging has the arguments and the error of the line as they are."""
+    record = logging.LogRecord("celery", logging.ERROR, "x.py", 1, "can't use %s", ("redis://user:canary@h:1",), None)
+    try:
+        raise OSError("no space for redis://user:canary@h:1\nforged")
+    except OSError:
+        kind.handleError(object.__new__(kind), record)
+    said = "a line of celery was not logged: OSError: no space for redis://user:***@h:1\\nforged\n"
+    assert capfd.readouterr().err == said
