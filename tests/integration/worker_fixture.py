@@ -174,6 +174,11 @@ class WorkerFixture:
         taking = any(client["cmd"] == "brpop" and "b" not in client["flags"] for client in clients)
         return not (waiting or unacked or taking)
 
+    def unacknowledged(self) -> int:
+        """The number of messages that workers have and did not acknowledge."""
+        with self.sender.connection_for_read() as connection:
+            return int(connection.default_channel.client.hlen("unacked"))
+
     def counter(self, name: str) -> int:
         """The value of a counter."""
         return int(self.store.hget(f"store:{name}", "value") or 0)
