@@ -21,7 +21,7 @@ test: .venv/.ready
 	@$(BIN)/python -m pytest -n 6 --dist worksteal --ignore tests/compose -m 'not long'
 
 test-faults: .venv/.ready
-	@$(BIN)/python -m pytest -n 4 --dist worksteal --ignore tests/compose --ignore tests/packages -m long
+	@$(BIN)/python -m pytest -n 6 --dist worksteal --ignore tests/compose --ignore tests/packages -m long
 
 soak: .venv/.ready
 	@$(BIN)/python -m tests.faults.soak --minutes $(MINUTES) --seed $(SEED)
