@@ -42,6 +42,9 @@ class Demo:
         self.work, self.temporary = directory / "work", Path(tempfile.mkdtemp(prefix="demo-"))
         self.work.mkdir()
         self._output = directory / "output"
+        if "--flower-port" not in arguments:
+            # Two demos that begin together would both find Flower's usual port free.
+            arguments = (*arguments, "--flower-port", str(free_port()))
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("REDLOCK_", "COUNTER_"))}
         with self._output.open("wb") as output:
             self.process = subprocess.Popen(

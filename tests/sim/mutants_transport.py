@@ -428,7 +428,7 @@ _bug(
     CONTEXT,
     "        self.pool.reset_after_fork()\n",
     "",
-    f"{FORK}a_child_acquires_at_once",
+    f"{FORK}a_child_says_nothing_on_the_connections_of_its_parent",
 )
 _bug(
     "a child has the waiters of its parent",
