@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from redlock import QuorumUnavailable, Redlock
+from redlock import QuorumUnavailable, Redlock, RedlockError
 from redlock._core.votes import FENCE_LIMIT
 from redlock._transport import codec
 from tests.integration.tools import client_of, eventually, holders, is_free, raw
@@ -190,7 +190,7 @@ def test_a_node_with_an_implausible_token_has_no_vote_there(nodes: Cluster, clie
 
 def test_an_implausible_token_is_repaired_as_documented(nodes: Cluster) -> None:
     with client_of(nodes.urls, ttl=0.5, max_ttl=1.0) as client:
-        before, _ = taken(client)
+        before, _ = eventually(lambda: taken(client), "a first lease", despite=RedlockError)
         set_fences(nodes, [FENCE_LIMIT - 1, *fences_of(nodes.servers[1:])])
         with raw(nodes[0]) as redis:
             redis.flushall()
@@ -200,7 +200,7 @@ def test_an_implausible_token_is_repaired_as_documented(nodes: Cluster) -> None:
                 assert later.fence > before
                 return holders(nodes.servers[:1], NAME) == [later.owner]
 
-        eventually(votes, "a vote of the repaired node")
+        eventually(votes, "a vote of the repaired node", despite=RedlockError)
 
 
 @pytest.mark.parametrize("fence", IMPLAUSIBLE)

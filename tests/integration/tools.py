@@ -62,10 +62,30 @@ def outlive(lease: Lease, ttls: float, *others: Lease) -> None:
         one.ensure_valid()
 
 
-def eventually(condition: Callable[[], T], what: str, *, within: float = 30.0, every: float = 0.005) -> T:
-    """Wait until the condition is true; fail after a time that no healthy machine needs."""
-    value = comes_true(condition, within=within, every=every)
-    assert value, f"still waiting after {within:g} s for this: {what}"
+def eventually(
+    condition: Callable[[], T],
+    what: str,
+    *,
+    within: float = 30.0,
+    every: float = 0.005,
+    despite: type[Exception] | tuple[()] = (),
+) -> T:
+    """Wait until the condition is true; fail after a time that no healthy machine needs.
+
+    With `despite` the condition is checked again after such an error. A lease that must be short is lost whenever the
+    machine pauses for as long, which says nothing about the code under test.
+    """
+    errors: list[Exception] = []
+
+    def checked() -> T | None:
+        try:
+            return condition()
+        except despite as error:
+            errors.append(error)
+            return None
+
+    value = comes_true(checked, within=within, every=every)
+    assert value, f"still waiting after {within:g} s for this: {what}{f' ({errors[-1]!r})' if errors else ''}"
     return value
 
 
