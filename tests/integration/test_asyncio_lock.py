@@ -16,13 +16,13 @@ from redlock.asyncio import Redlock
 from redlock.testing.redis_server import cluster
 from tests.integration import tools
 from tests.integration.asyncio_tools import client_of, next_turn, open_sockets, run, until, with_client
-from tests.integration.tools import holders, is_free, raw, run_out
+from tests.integration.tools import blocked_clients, holders, is_free, raw, run_out
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from redlock.asyncio import Lease, Lock
-    from redlock.testing.redis_server import Cluster, Server
+    from redlock.testing.redis_server import Cluster
 
 NAME = "foo"
 
@@ -45,12 +45,6 @@ def change_hands(nodes: Cluster, name: str = NAME) -> None:
     for server in nodes.servers:
         with raw(server) as redis:
             redis.set(name, "another", px=300)
-
-
-def blocked(server: Server) -> int:
-    """How many clients wait at this node."""
-    with raw(server) as redis:
-        return int(redis.info("clients")["blocked_clients"])
 
 
 def test_a_lock_is_on_all_nodes_until_its_release(shared: Cluster) -> None:
@@ -424,9 +418,9 @@ def test_a_thousand_tasks_wait_on_one_connection(shared: Cluster, monkeypatch: p
                 await next_turn()
                 counted = value + 1
                 if counted % 100 == 0 and counted < 1_000:
-                    await until(lambda: any(map(blocked, shared.servers)), "the next task waits at its node")
+                    await until(lambda: blocked_clients(shared.servers), "the next task waits at its node")
                     sockets = max(sockets, open_sockets() - before)
-                    waiting = max(waiting, sum(map(blocked, shared.servers)))
+                    waiting = max(waiting, blocked_clients(shared.servers))
 
         await asyncio.gather(*(one() for _ in range(1_000)))
 

@@ -89,7 +89,8 @@ def test_the_end_of_a_client_waits_for_a_callback_of_then(shared: Cluster) -> No
     ended: list[str] = []
 
     async def on_lost(lease: Lease) -> None:
-        await asyncio.sleep(0.05)
+        connections = lease._parts.connections
+        await until(lambda: connections.is_closed, "the client closes")
         ended.append(lease.resource)
 
     async def main(client: Redlock) -> None:

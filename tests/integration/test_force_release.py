@@ -13,7 +13,7 @@ from redlock._clock import wall_us
 from redlock._transport import codec
 from redlock.admin import force_release
 from redlock.cli import main
-from tests.integration.tools import client_of, eventually, holders, is_free, raw
+from tests.integration.tools import blocked_clients, client_of, eventually, holders, is_free, raw
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -96,14 +96,7 @@ def test_it_wakes_a_waiter(nodes: Cluster, client: Redlock, admin: Redlock) -> N
     waiter = threading.Thread(target=wait)
     waiter.start()
 
-    def waits() -> bool:
-        blocked = 0
-        for server in nodes.servers:
-            with raw(server) as redis:
-                blocked += redis.info("clients")["blocked_clients"]
-        return blocked > 0
-
-    eventually(waits, "somebody who waits")
+    eventually(lambda: blocked_clients(nodes.servers), "a waiter")
     lease = force_release.target(admin, NAME)
     assert lease is not None
     force_release.take_away(admin, lease)

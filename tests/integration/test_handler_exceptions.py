@@ -22,7 +22,7 @@ from redlock._transport.loop_sockets import LoopSockets
 from redlock._transport.node import Connected, Node
 from redlock._transport.socket_errors import ConnectionFailed, NoReply
 from redlock._transport.sockets import Sockets
-from tests.integration.tools import client_of, eventually, raw
+from tests.integration.tools import blocked_clients, client_of, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,15 +40,8 @@ def alarm(error: Exception, nodes: Cluster) -> Iterator[None]:
     def strike(*_: object) -> None:
         raise error
 
-    def is_awaited() -> bool:
-        blocked = 0
-        for server in nodes.servers:
-            with raw(server) as redis:
-                blocked += redis.info("clients")["blocked_clients"]
-        return blocked > 0
-
     def send() -> None:
-        eventually(is_awaited, "a waiter")
+        eventually(lambda: blocked_clients(nodes.servers), "a waiter")
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
 
     before = signal.signal(signal.SIGUSR1, strike)

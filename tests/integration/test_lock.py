@@ -560,14 +560,18 @@ def test_twenty_threads_with_one_lock_never_hold_it_together(client: Redlock) ->
     lock = client.lock(NAME, ttl=10)
     counter = {"value": 0}
     fences: list[int] = []
+    at_the_lock: list[None] = []
 
     def work() -> None:
         for _ in range(5):
+            at_the_lock.append(None)
             with lock as lease:
                 read = counter["value"]
-                time.sleep(0.0005)  # other threads get time to enter, if the lock lets them
+                # Other threads get time to enter, if the lock lets them.
+                eventually(lambda: len(at_the_lock) == sum(thread.is_alive() for thread in threads), "all are here")
                 counter["value"] = read + 1
                 fences.append(lease.fence)
+                at_the_lock.pop()
 
     threads = [threading.Thread(target=work) for _ in range(20)]
     for thread in threads:

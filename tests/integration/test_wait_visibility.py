@@ -18,7 +18,7 @@ from redlock import LockContended, Redlock, _log
 from redlock._locking import wait_report
 from redlock.admin.cluster_status import cluster_status
 from redlock.cli.status_table import table
-from tests.integration.tools import client_of, eventually, label, raw
+from tests.integration.tools import blocked_clients, client_of, eventually, label, raw
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -87,21 +87,12 @@ def test_a_wait_ends_when_the_lock_is_acquired(client: Redlock, rival: Redlock, 
     waiter.release()
 
 
-def blocked(nodes: Cluster) -> int:
-    """How many clients block on these nodes."""
-    count = 0
-    for server in nodes.servers:
-        with raw(server) as redis:
-            count += int(redis.info("clients")["blocked_clients"])
-    return count
-
-
 def test_a_wait_ends_when_it_is_interrupted(nodes: Cluster, client: Redlock, rival: Redlock, heard: Events) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     def strike() -> None:
-        eventually(lambda: blocked(nodes), "the wait")
+        eventually(lambda: blocked_clients(nodes.servers), "the wait")
         os.kill(os.getpid(), signal.SIGUSR1)
 
     before = signal.signal(signal.SIGUSR1, interrupt)

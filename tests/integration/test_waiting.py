@@ -13,7 +13,7 @@ from redlock._core import backoff as times
 from redlock._locking import wait_queue
 from redlock._transport import codec
 from redlock.celery import client_for, locked
-from tests.integration.tools import client_of, comes_true, eventually, in_a_fork, raw
+from tests.integration.tools import blocked_clients, client_of, comes_true, eventually, in_a_fork, raw
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,15 +25,6 @@ def wakeups(server: Server, name: str) -> int:
     """How many wake-ups lie on a node."""
     with raw(server) as redis:
         return int(redis.llen(codec.wake_key(name)))
-
-
-def waiting(servers: list[Server]) -> int:
-    """How many clients block on these nodes."""
-    count = 0
-    for server in servers:
-        with raw(server) as redis:
-            count += int(redis.info("clients")["blocked_clients"])
-    return count
 
 
 def scripts_run(server: Server) -> int:
@@ -57,9 +48,9 @@ def test_a_waiter_asks_nothing_while_it_waits(nodes: Cluster, client: Redlock) -
     holder = client.lock("x")
     assert holder.acquire()
     thread = in_a_thread(lambda: client.lock("x", blocking_timeout=60).acquire())
-    eventually(lambda: waiting(nodes.servers) == 1, "a waiter that blocks")
+    eventually(lambda: blocked_clients(nodes.servers) == 1, "a waiter that blocks")
     before = scripts_run(nodes[0])
-    assert not comes_true(lambda: waiting(nodes.servers) != 1, within=0.8, every=0.05)
+    assert not comes_true(lambda: blocked_clients(nodes.servers) != 1, within=0.8, every=0.05)
     assert scripts_run(nodes[0]) - before <= 1
     holder.release()
     thread.join()
@@ -78,7 +69,7 @@ def test_releases_wake_waiters_first_come_first_served(nodes: Cluster) -> None:
     threads = []
     for number in range(1, 5):
         threads.append(in_a_thread(lambda number=number: wait(number)))  # type: ignore[misc]  # binds the number
-        eventually(lambda: waiting(nodes.servers) == len(threads), "one more waiter")
+        eventually(lambda: blocked_clients(nodes.servers) == len(threads), "one more waiter")
     first.release()
     for thread in threads:
         thread.join()
@@ -96,7 +87,7 @@ def test_a_holder_that_acquires_again_at_once_starves_no_waiter(nodes: Cluster) 
             with lock:
                 order.append(number)
                 if len(order) < 2 * turns:
-                    eventually(lambda: waiting(nodes.servers) == 1, "the other client waits", every=0.005)
+                    eventually(lambda: blocked_clients(nodes.servers) == 1, "the other client waits", every=0.005)
 
     with client_of(nodes.urls) as first, client_of(nodes.urls) as second:
         threads = [
@@ -211,9 +202,9 @@ def test_a_wake_up_that_was_taken_in_vain_is_passed_on(nodes: Cluster, first_fre
             got.append("+".join(names))
 
     first = in_a_thread(lambda: wait(both, ["a", "b"]))
-    eventually(lambda: waiting(nodes.servers) == 1, "the waiter for both")
+    eventually(lambda: blocked_clients(nodes.servers) == 1, "the waiter for both")
     second = in_a_thread(lambda: wait(alone, [first_free]))
-    eventually(lambda: waiting(nodes.servers) == 2, "the waiter for one")
+    eventually(lambda: blocked_clients(nodes.servers) == 2, "the waiter for one")
     a.release()
     eventually(lambda: got == [first_free], "the waiter for one", within=4.0)
     b.release()
@@ -229,7 +220,7 @@ def test_the_death_of_a_node_delays_its_waiters_for_a_moment(nodes: Cluster, cli
     assert holder.acquire()
     with client_of(nodes.urls) as other:
         thread = in_a_thread(lambda: other.lock("x").acquire())
-        eventually(lambda: waiting(nodes.servers) == 1, "a waiter")
+        eventually(lambda: blocked_clients(nodes.servers) == 1, "a waiter")
         nodes[place].kill()
         holder.release()
         thread.join(8.0)
@@ -264,7 +255,7 @@ def test_the_threads_of_a_process_are_one_waiter_in_a_fair_queue(nodes: Cluster,
         eventually(
             lambda: client._context.waiter_pool.local_queue.length(("x",)) == len(threads), "one more in the line"
         )
-    eventually(lambda: waiting(nodes.servers) == 1, "a waiter that blocks")
+    eventually(lambda: blocked_clients(nodes.servers) == 1, "a waiter that blocks")
     first.release()
     for thread in threads:
         thread.join()
@@ -275,7 +266,7 @@ def test_a_queued_thread_that_times_out_gets_the_holder(client: Redlock, nodes: 
     holder = client.lock("x")
     assert holder.acquire()
     threads = [in_a_thread(lambda: client.lock("x", blocking_timeout=60).acquire())]
-    eventually(lambda: waiting(nodes.servers) == 1, "a waiter that blocks")
+    eventually(lambda: blocked_clients(nodes.servers) == 1, "a waiter that blocks")
     told: list[LockContended] = []
 
     def wait_briefly() -> None:
@@ -299,16 +290,16 @@ def test_after_a_recent_wait_a_client_queues_before_its_attempt(
         theirs, ours = rival.lock("x"), client.lock("x")
         assert theirs.acquire()
         thread = in_a_thread(lambda: take_and_give_back(ours))
-        eventually(lambda: waiting(nodes.servers) == 1, "a waiter that blocks")
+        eventually(lambda: blocked_clients(nodes.servers) == 1, "a waiter that blocks")
         # Long enough to be called waiting.
-        assert not comes_true(lambda: waiting(nodes.servers) != 1, within=0.1)
+        assert not comes_true(lambda: blocked_clients(nodes.servers) != 1, within=0.1)
         theirs.release()
         thread.join()
 
         assert theirs.acquire()
         before = scripts_run(nodes[0])
         thread = in_a_thread(lambda: take_and_give_back(ours))
-        eventually(lambda: waiting(nodes.servers) == 1, "a waiter that blocks again")
+        eventually(lambda: blocked_clients(nodes.servers) == 1, "a waiter that blocks again")
         assert scripts_run(nodes[0]) == before
         theirs.release()
         thread.join()

@@ -89,6 +89,15 @@ def eventually(
     return value
 
 
+def blocked_clients(servers: Iterable[Server]) -> int:
+    """How many clients block on these nodes."""
+    count = 0
+    for server in servers:
+        with raw(server) as redis:
+            count += int(redis.info("clients")["blocked_clients"])
+    return count
+
+
 def node_timeout(ttl: float) -> float:
     """The node timeout of tests that are not about silent nodes, for leases of this many seconds.
 

@@ -56,7 +56,7 @@ def named_test_fails(name: str) -> bool:
 
 def first_kill(name: str, most: int) -> tuple[int, str] | None:
     """The first seed that kills a mutant, and the reason; None if the mutant survives."""
-    source, kind = Source(*MUTANTS[name]), AsyncSchedule if name in mutants_asyncio.MUTANTS else Schedule
+    source, kind = Source(*MUTANTS[name]), AsyncSchedule if name in mutants_asyncio.LIST.mutants else Schedule
     for seed in range(most):
         try:
             violations = kind(seed, source).run().world.violations

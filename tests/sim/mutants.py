@@ -7,7 +7,7 @@ gives. A survivor must be in `EQUIVALENT` there, with the reason why no promise 
 from __future__ import annotations
 
 from tests.sim import mutants_asyncio, mutants_transport
-from tests.sim.source import Variant
+from tests.sim.mutant_list import MutantList
 
 ACQUIRE, CONFIRM, EXTEND = (
     "_transport/scripts/acquire.lua",
@@ -21,12 +21,8 @@ RELEASE, REPAIR, ADMIT = (
 )
 OPEN, WRITE = "_transport/scripts/open.lua", "_transport/scripts/write.lua"
 
-MUTANTS: dict[str, tuple[Variant, ...]] = {}
-
-
-def _bug(name: str, *pieces: tuple[str, str, str]) -> None:
-    MUTANTS[name] = tuple(Variant(name, *piece) for piece in pieces)
-
+_LIST = MutantList()
+_bug = _LIST.add_pieces
 
 # Rounds and their results.
 _bug("a quorum that is no majority", ("_core/votes.py", "return nodes // 2 + 1", "return max(1, nodes // 2)"))
@@ -337,5 +333,5 @@ _bug(
 _bug("no memory of operations", (WRITE, "if old then", "if false then"))
 _bug("operations are forgotten at once", (WRITE, "'PX', ARGV[5])", "'PX', '1')"))
 _bug("a section is not closed", (WRITE, "redis.call('HDEL', KEYS[1], 'open')", ""))
-MUTANTS.update(mutants_transport.MUTANTS)
-MUTANTS.update(mutants_asyncio.MUTANTS)
+
+MUTANTS = _LIST.mutants | mutants_transport.LIST.mutants | mutants_asyncio.LIST.mutants

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from tests.sim.source import Variant
+from tests.sim.mutant_list import MutantList
 
-MUTANTS: dict[str, tuple[Variant, ...]] = {}
-NAMED: dict[str, str] = {}
+LIST = MutantList()
+_bug = LIST.add
 
 DRIVER, LEASE, PARTS, RENEWAL = (
     "asyncio/_driver.py",
@@ -16,12 +16,6 @@ DRIVER, LEASE, PARTS, RENEWAL = (
 SCOPE, WATCHED, WAITERS = "asyncio/_cancel_scope.py", "asyncio/_watched_lease.py", "asyncio/_waiters.py"
 ROUNDS, SOCKETS, EXCHANGE = "_transport/asyncio.py", "_transport/loop_sockets.py", "_transport/loop_exchange.py"
 DIRECTED = "tests/sim/test_directed_asyncio.py::test_"
-
-
-def _bug(name: str, file: str, old: str, new: str, test: str = "") -> None:
-    MUTANTS[name] = (Variant(name, file, old, new),)
-    if test:
-        NAMED[name] = test
 
 
 # Cancellation.

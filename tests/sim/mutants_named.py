@@ -17,8 +17,8 @@ EQUIVALENT: dict[str, str] = {
 """Survivors, each with the reason why nothing that is promised changes."""
 
 NAMED: dict[str, str] = {
-    **mutants_transport.NAMED,
-    **mutants_asyncio.NAMED,
+    **mutants_transport.LIST.named,
+    **mutants_asyncio.LIST.named,
     "a lost round is taken back only where it was granted": (
         "tests/unit/test_protocol.py::test_a_lost_attempt_is_cancelled_except_on_denying_nodes"
     ),

@@ -5,10 +5,10 @@ Each is killed by schedules, or by the test that stands beside its name.
 
 from __future__ import annotations
 
-from tests.sim.source import Variant
+from tests.sim.mutant_list import MutantList
 
-MUTANTS: dict[str, tuple[Variant, ...]] = {}
-NAMED: dict[str, str] = {}
+LIST = MutantList()
+_bug = LIST.add
 
 CONNECTION, NODES, ROUNDS = (
     "_transport/connection.py",
@@ -35,12 +35,6 @@ UNIT, DIRECTED, BOUNDS, FORK = (
     "tests/sim/test_time_bounds.py::test_",
     "tests/sim/test_fork.py::test_",
 )
-
-
-def _bug(name: str, file: str, old: str, new: str, test: str = "") -> None:
-    MUTANTS[name] = (Variant(name, file, old, new),)
-    if test:
-        NAMED[name] = test
 
 
 # One connection.
