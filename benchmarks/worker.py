@@ -144,7 +144,7 @@ class Bench:
                         again[number] += after >= since and found == written
                         written = found + 1
                     self.peer.release(held)
-                except Exception as exc:  # noqa: BLE001 - as above; the other threads go on
+                except Exception as exc:  # noqa: BLE001 - an error of the library is one lost turn; the other threads go on
                     errors.append(f"{type(exc).__name__}: {exc}"[:200])
 
         threads = [threading.Thread(target=run, args=(number,)) for number in range(said["threads"])]

@@ -94,7 +94,7 @@ def _emit(level: int, event: str, fields: dict[str, object], error: BaseExceptio
 
 
 def _shown(value: object) -> object:
-    """A value without secrets. Each value alone: a task chooses names, and a quote in one would hide the next."""
+    """A value without secrets. Each value is masked alone: a quote in the name of a task would hide the next field."""
     if isinstance(value, Mapping):
         return {name: _shown(part) for name, part in value.items()}
     if value is None or isinstance(value, int | float):

@@ -93,7 +93,7 @@ class VoteTally:
 
     def record_silence(self, place: int, reason: str) -> None:
         """Record that this node will not answer."""
-        if not self.closed and self.votes[place].unanswered and place not in self.doubted:
+        if not self.closed and self.votes[place].unanswered:
             self.cast(place, silent(reason))
 
     @property

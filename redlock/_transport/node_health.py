@@ -30,12 +30,10 @@ class NodeHealth:
         self.watch_from_ms = 0
         """When the node's clock is due for the next comparison: comparing every reply costs time and tells no more."""
         self._other_fingerprint = ""
-        self._disagrees_from_ms = 0
         self._same_as = ""
-        self._same_as_from_ms = 0
-        self._silent_from_ms = 0
         self._told_error = ""
-        self._down_from_ms = 0
+        self._next_line_ms: dict[str, int] = {}
+        """When the next log line of each event may be written."""
         self._failures = 0
         self._retry_at_ms = 0
 
@@ -50,22 +48,20 @@ class NodeHealth:
     def rejects(self, fingerprint: str, now_ms: int) -> None:
         """Record the configuration fingerprint of the node's other clients; empty if the node accepts this client."""
         if fingerprint and fingerprint != self._other_fingerprint:
-            if now_ms < self._disagrees_from_ms:
+            if not self._is_line_due("node-disagrees", now_ms):
                 return
-            self._disagrees_from_ms = now_ms + _AGAIN_MS
             _log.warning("node-disagrees", node=self.label, fingerprint=fingerprint)
         self._other_fingerprint = fingerprint
 
     def is_same_as(self, label: str, now_ms: int) -> None:
         """Report that another address, with this label, leads to the same server."""
-        if label != self._same_as and now_ms >= self._same_as_from_ms:
-            self._same_as, self._same_as_from_ms = label, now_ms + _AGAIN_MS
+        if label != self._same_as and self._is_line_due("node-duplicate", now_ms):
+            self._same_as = label
             _log.warning("node-duplicate", node=self.label, same_as=label)
 
     def is_silent(self, reason: str, now_ms: int) -> None:
         """Report that a round has timed out; many rounds of a process can end at the same time."""
-        if now_ms >= self._silent_from_ms:
-            self._silent_from_ms = now_ms + _AGAIN_MS
+        if self._is_line_due("node-silent", now_ms):
             _log.warning("node-silent", node=self.label, reason=reason)
 
     def mark_up(self) -> None:
@@ -76,12 +72,19 @@ class NodeHealth:
 
     def mark_down(self, error: str, now_ms: int) -> None:
         """Record a failed dial: no round waits for the node until a dial succeeds."""
-        if error != self._told_error and now_ms >= self._down_from_ms:
-            self._told_error, self._down_from_ms = error, now_ms + _AGAIN_MS
+        if error != self._told_error and self._is_line_due("node-down", now_ms):
+            self._told_error = error
             _log.warning("node-down", node=self.label, reason=error)
         self._failures += 1
         pause_ms = min(_RETRY_FIRST_MS << min(self._failures - 1, 10), _RETRY_LAST_MS)
         self.error, self._retry_at_ms = error, now_ms + pause_ms
+
+    def _is_line_due(self, event: str, now_ms: int) -> bool:
+        """Whether a line of this event may be logged now; if so, the next may follow after a pause."""
+        is_due = now_ms >= self._next_line_ms.get(event, 0)
+        if is_due:
+            self._next_line_ms[event] = now_ms + _AGAIN_MS
+        return is_due
 
     def may_dial(self, now_ms: int) -> bool:
         """Whether a dial is due. A True reserves the turn, so that a single thread dials a node that is down."""

@@ -26,7 +26,7 @@ class Readiness:
     """Waits for the sockets of a connection set."""
 
     def __init__(self) -> None:
-        self._poll = select.poll() if hasattr(select, "poll") else _Select()
+        self._poll = _new_poll()
         self.connections: dict[int, NodeConnection] = {}
         """The connections by the descriptor of their socket."""
 
@@ -54,10 +54,15 @@ class Readiness:
 
 def await_socket(sock: socket.socket, seconds: float, *, room: bool = False) -> None:
     """Wait until this socket has data, or room, at most this long."""
-    poll = select.poll() if hasattr(select, "poll") else _Select()
+    poll = _new_poll()
     poll.register(sock.fileno(), _WRITABLE if room else READABLE)
     # Rounded up: without a rest of a millisecond the caller would wait in a busy loop.
     poll.poll(math.ceil(seconds * 1000))
+
+
+def _new_poll() -> select.poll | _Select:
+    """The object of the platform, or of the event library that has replaced the functions of `select`."""
+    return select.poll() if hasattr(select, "poll") else _Select()
 
 
 class _Select:

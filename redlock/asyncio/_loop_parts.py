@@ -138,7 +138,7 @@ async def _call(resource: str, function: Callable[[], object]) -> None:
         result = function()
         if asyncio.iscoroutine(result):
             await result
-    except Exception as error:  # noqa: BLE001 - `on_lost` is code of the application and may raise anything
+    except Exception as error:  # noqa: BLE001 - `on_lost` is code of the application; nothing awaits this task
         _log.failure("on-lost-failed", error, resource=resource)
 
 
@@ -191,8 +191,8 @@ class LoopContext(ClientContext):
     def reset_after_fork(self) -> None:
         """In a forked child: the loops of the parent do not run here."""
         parts, self._parts = self._parts, {}
-        for one in parts.values():
-            one.abandon(forked=True)
+        for of_loop in parts.values():
+            of_loop.abandon(forked=True)
 
     def await_releases(self) -> None:
         """At the end of the process no loop runs, so nothing can be awaited; see `close`."""

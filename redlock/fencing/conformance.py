@@ -147,9 +147,10 @@ class _Holder:
             self.outcome = "stale"
         except RedlockError as error:
             self.outcome, self.error = "refused", error
-        except Exception as error:  # noqa: BLE001 - of whichever driver; `check` judges it
+        except Exception as error:  # noqa: BLE001 - each driver has its own errors; `check` judges this one
             self.outcome, self.error = "retryable" if self._adapter.retryable(error) else "failed", error
         finally:
+            # A session that failed may fail to close too. `check` judges the first error.
             with contextlib.suppress(Exception):
                 self._adapter.close(session)
             self.ended.set()

@@ -196,6 +196,27 @@ def test_a_token_that_was_kept_back_counts_at_the_deadline() -> None:
     assert [one.suspect_since_ms is None for one in client.state.all] == [True, True, True, False, False]
 
 
+def test_a_token_kept_back_is_an_answer_at_the_deadline() -> None:
+    client = Client()
+    tally = client.begin()
+    for place, ahead in enumerate((0, 0, 9, 5)):
+        client.receive(place, granted(WALL_US + ahead))
+    client.now += TIMEOUT_MS
+    client.state.expire(tally, client.now)
+    assert client.letters(tally) == "GG.GS", "the smaller token makes the quorum"
+    assert [one.suspect_since_ms is None for one in client.state.all] == [True, True, True, True, False]
+
+
+def test_tokens_kept_back_count_when_the_last_open_node_is_lost() -> None:
+    client = Client()
+    tally = client.begin()
+    for place, ahead in enumerate((0, 0, 9, 5)):
+        client.receive(place, granted(WALL_US + ahead))
+    assert not tally.is_over
+    client.state.lost(client[4], "gone")
+    assert (client.letters(tally), tally.is_over) == ("GG.GS", True)
+
+
 def test_the_token_of_a_denial_does_not_spread() -> None:
     client = Client()
     tally = client.begin()

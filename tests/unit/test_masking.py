@@ -50,6 +50,14 @@ def test_a_secret_is_hidden_wherever_it_stands(text: str) -> None:
     assert "canary" not in mask(text)
 
 
+@pytest.mark.parametrize(("backslashes", "shown"), [(7, True), (8, False)])
+def test_behind_many_backslashes_all_text_is_hidden(backslashes: int, shown: bool) -> None:  # noqa: FBT001 - expected
+    quote = "\\" * backslashes + '"'
+    masked = mask(f"password={quote}canary{quote} behind")
+    assert "canary" not in masked
+    assert ("behind" in masked) is shown
+
+
 @pytest.mark.parametrize(
     "secret", ["connect(password='canary')", "password=can'canary", 'password="it\'s canary"', "password=can@canary"]
 )
