@@ -3,6 +3,7 @@
 Invariants:
 1. Every output of this package uses `escape`.
 2. The result is a single line of visible characters.
+3. A text has a limit: the sender of a task chooses its id, and each character costs time and memory.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
+LONGEST_TEXT = 100_000
+"""The most characters of a text that `escape` reads."""
 LONGEST_LABEL = 255
 """The length of an owner label, in characters."""
 _LABEL_TAIL = 127
@@ -35,8 +38,17 @@ def is_invisible(character: str) -> bool:
     return category in _HIDDEN or (category == "Zs" and character != " ") or bool(_BLANK.match(character))
 
 
+def shortened(text: str) -> str:
+    """The beginning of a text that is longer than 100,000 characters, or the text itself."""
+    return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}..."
+
+
 def escape(text: str) -> str:
-    r"""The text with each invisible character as its escape sequence, for example `\n`, `\x1b` or `\u202e`."""
+    r"""The text with each invisible character as its escape sequence, for example `\n`, `\x1b` or `\u202e`.
+
+    Of a longer text than 100,000 characters only the beginning.
+    """
+    text = shortened(text)
     if text.isascii() and text.isprintable():
         return text
     return "".join(_escaped(character) if is_invisible(character) else character for character in text)

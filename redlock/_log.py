@@ -13,7 +13,7 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from redlock._escaping import escape, escape_blanks
+from redlock._escaping import escape, escape_blanks, shortened
 from redlock._masking import mask
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class LineFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         """The line of the record itself."""
-        record.message = escape_blanks(record.message)
+        record.message = escape_blanks(shortened(record.message))
         return escape(super().formatMessage(record))
 
     def formatException(self, ei: Any) -> str:  # noqa: ANN401, N802 - logging's signature
@@ -49,7 +49,7 @@ class LineFormatter(logging.Formatter):
 
 
 def _indented(text: str) -> str:
-    return mask("\n".join(f"  {escape(line)}" for line in text.split("\n")))
+    return mask("\n".join(f"  {escape(line)}" for line in shortened(text).split("\n")))
 
 
 def watch(watcher: Callable[[str, Mapping[str, object]], None], *events: str) -> None:
@@ -99,7 +99,8 @@ def _shown(value: object) -> object:
         return {name: _shown(part) for name, part in value.items()}
     if value is None or isinstance(value, int | float):
         return value
-    text = str(value)
+    # Shortened here already: only the part that `escape` leaves is searched.
+    text = shortened(str(value))
     # Between quotes, because a blank does not end a password there.
     escaped = f"'{escape(text)}'"
     masked = mask(escaped)

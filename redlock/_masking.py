@@ -13,7 +13,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 HIDDEN = "***"
 
@@ -35,6 +35,8 @@ _BARE = re.compile(rf"""((?:\b{_NAME}|[?&]\w*kwargs)=)(?!\\*['"])([^\s&]+)""", r
 _IN_CALL = re.compile(rf"(?<=[(,])({_NAME}=)(?!\\*['\"])(.+?)(?=,\w+=|\(\w+=|\)>)", re.IGNORECASE)
 _DEEPEST = 7
 """The most backslashes before a quote whose end is searched. Behind more, all text is hidden."""
+_ENDS = "@)>"
+"""The ends of an address and of a call."""
 _WORD = re.compile(r"\S+")
 _LONGEST = 100_000
 """The most characters that are searched, because a search keeps all other threads from running."""
@@ -51,11 +53,12 @@ def mask(text: str) -> str:
         'no answer from redis://lock:***@lock1:6379'
     """
     # A search for a word is far quicker than the expressions, and most text is a line of the lock's log.
-    if not ("ass" in text or "ASS" in text or "kwargs=" in text or ("://" in text and "@" in text)):
+    # The @ of an address may have been behind the end of a long text that is shortened.
+    has_address = "://" in text and ("@" in text or len(text) > _LONGEST)
+    if not (has_address or "ass" in text or "ASS" in text or "kwargs=" in text):
         return text
     if len(text) > _LONGEST:
-        # An address that is cut before its @ would be no address.
-        return f"{mask(f'{text[: _LONGEST - 1]}@').removesuffix('@')}..."
+        return _of_the_beginning(mask, text)
     shown: list[str] = []
     done = 0
     # Secrets can overlap, because a task or a node chooses a part of the text: the sum of both is hidden.
@@ -75,9 +78,18 @@ def quoted(value: object, most: int = 60) -> str:
 def mask_input(text: str) -> str:
     """Text that repeats what a user has typed, with its secrets hidden.
 
-    Hides `user:password@host` without a scheme too. In other text that form is no sign of a secret.
+    Hides `user:password@host` without a scheme too. In other text that form is no sign of a secret. Of a longer text
+    than 100,000 characters the end is hidden.
     """
+    if len(text) > _LONGEST:
+        return _of_the_beginning(mask_input, text)
     return _WORD.sub(_hide_credentials, mask(text))
+
+
+def _of_the_beginning(hide: Callable[[str], str], text: str) -> str:
+    # An address that is cut before its @ would be no address, and a call before its end would be no call.
+    shown = hide(f"{text[: _LONGEST - len(_ENDS)]}{_ENDS}")
+    return f"{shown.removesuffix(_ENDS[1:]).removesuffix(_ENDS[0])}..."
 
 
 class _Secret(NamedTuple):

@@ -81,4 +81,4 @@ def _add(by: int, value: str | None) -> str:
 
 def _check(by: object) -> None:
     if isinstance(by, bool) or not isinstance(by, int):
-        raise ConfigurationError(f"by is {by!r}; it must be a whole number")
+        raise ConfigurationError(f"by is {by!r:.60}; it must be a whole number")

@@ -53,6 +53,13 @@ def test_an_owner_label_has_a_limit_and_keeps_its_end(task: str) -> None:
     assert label.endswith(SINCE)
 
 
+@pytest.mark.parametrize("text", ["t" * 1_000_000, "\u0430" * 1_000_000, "\u202e" * 1_000_000])
+def test_of_an_endless_text_only_the_beginning_is_escaped(text: str) -> None:
+    """The sender of a task chooses its id; each character costs time, and each escape sequence memory."""
+    assert escape(text) == escape(text[:100_000]) + "..."
+    assert escape("t" * 100_000) == "t" * 100_000
+
+
 def test_an_ordinary_owner_label_stays_as_it_is() -> None:
     label = f"2f1c9f0a-7a51-4d4c-8a2b-c9f31f0d6c55{SINCE}"
     assert bounded_label(label) == label

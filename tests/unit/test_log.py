@@ -242,6 +242,30 @@ def test_a_traceback_forges_no_record() -> None:
     assert all(line.startswith("  ") and line.isprintable() for line in rest)
 
 
+@pytest.mark.parametrize("text", ["t", " ", "\n", "\u202e", "\u0430"])
+def test_no_message_and_no_traceback_makes_an_endless_line(text: str) -> None:
+    text *= 1_000_000
+    try:
+        raise ValueError(text)
+    except ValueError:
+        record = logging.LogRecord("celery", logging.ERROR, "x.py", 1, "Task %s failed", (text,), sys.exc_info())
+    line, _, traceback = _log.LineFormatter("%(levelname)s %(message)s").format(record).partition("\n")
+    assert len(line) <= 1_000_100
+    assert len(traceback) <= 1_100_000
+
+
+@pytest.mark.parametrize("distance", [-20, -10, 0, 1_000])
+@pytest.mark.parametrize("secret", [" redis://user:canary@h:1", " (password=a canary,db=1)", " 'password': 'canary'"])
+def test_no_end_of_a_long_text_shows_a_secret(
+    lines: pytest.LogCaptureFixture, secret: str, distance: int
+) -> None:
+    text = "x" * (100_000 + distance) + secret
+    _log.warning("requeue-failed", why=text, each={"h:1": text})
+    record = logging.LogRecord("celery", logging.ERROR, "x.py", 1, "%s", (text,), None)
+    said = repr(fields(lines)) + lines.messages[0] + MaskingFormatter("%(message)s").format(record)
+    assert not [part for part in ("can", "ary") if part in said]
+
+
 def test_a_field_cannot_drive_a_terminal(lines: pytest.LogCaptureFixture) -> None:
     _log.info("event", field="a\x1b[2J\u202e\u2028\u3164")
     (message,) = lines.messages

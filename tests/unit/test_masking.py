@@ -6,7 +6,7 @@ import pytest
 
 from redlock import ConfigurationError, _masking
 from redlock._escaping import escape, escape_blanks
-from redlock._masking import mask, quoted
+from redlock._masking import mask, mask_input, quoted
 
 ADDRESS = "redis://user:canary@h:1"
 
@@ -141,6 +141,14 @@ def test_of_an_endless_text_only_the_beginning_is_searched(begin: str) -> None:
     assert masked.endswith("...")
     assert not begin or "canary" not in masked
     assert mask("canary " * LONG) == "canary " * LONG
+
+
+@pytest.mark.parametrize("secret", ["user:canary@h", "redis://u:canary@h", "(password=a canary,db=1)"])
+def test_no_end_of_a_long_value_shows_a_secret(secret: str) -> None:
+    for distance in range(-30, 1, 3):
+        shown = mask_input("x" * (100_000 + distance) + " " + secret)
+        assert not [part for part in ("can", "ary") if part in shown]
+        assert len(shown) <= 100_003
 
 
 @pytest.mark.parametrize("text", ["a:" * LONG, "a:@" * LONG, ":" * LONG])
