@@ -51,6 +51,7 @@ def redis_url(url: str) -> str:
     if scheme is None:
         return ""
     try:
+        url.encode()
         parts = urlsplit(url)
     except ValueError:
         # The reader of addresses explains what is wrong.
@@ -96,10 +97,14 @@ def _check_amqp(url: str, timeout: float) -> list[Finding]:
     try:
         connection = Connection(url, connect_timeout=timeout, transport_options=limits)
         where = f"broker {_place(connection)}"
-    except (KeyError, TypeError, ValueError):
-        return [
-            _warning("address", "broker amqp", "its address can't be read", "write amqp://user:password@host/vhost")
-        ]
+    except (ImportError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, ImportError):
+            what = "it was not contacted, because the library of its transport is not installed here"
+            finding = _warning("not-checked", "broker amqp", what, "run the doctor where the workers run")
+        else:
+            fix = "write amqp://user:password@host/vhost"
+            finding = _warning("address", "broker amqp", "its address can't be read", fix)
+        return [finding]
     try:
         # `connection.connect` would try a second time two seconds later.
         with contextlib.closing(connection.transport.establish_connection()) as amqp:

@@ -21,6 +21,7 @@ from redlock.admin.diagnostics import Level
         ("unix:///run/r.sock", "unix:///run/r.sock"),
         ("REDIS://h:1", "redis://h:1"),
         ("redis://:secret@[::1", "redis://:secret@[::1"),
+        ("redis://h?password=\udcff", "redis://h?password=\udcff"),
         ("amqp://h", ""),
         ("amqp://u:secret@[::1", ""),
         ("sqs://", ""),
@@ -35,7 +36,7 @@ def test_every_broker_of_a_failover_list_is_checked() -> None:
     assert broker_check.urls("") == []
 
 
-@pytest.mark.parametrize("broker", ["sqs://key:canary@", "sentinel://h:26379", "memory://"])
+@pytest.mark.parametrize("broker", ["sqs://key:canary@", "sentinel://h:26379", "memory://", "librabbitmq://u:canary@h"])
 def test_another_transport_is_said_to_be_unchecked(broker: str) -> None:
     (finding,) = broker_check.check(broker, 1.0)
     assert (finding.level, finding.code) == (Level.WARNING, "not-checked")

@@ -256,9 +256,7 @@ def test_no_message_and_no_traceback_makes_an_endless_line(text: str) -> None:
 
 @pytest.mark.parametrize("distance", [-20, -10, 0, 1_000])
 @pytest.mark.parametrize("secret", [" redis://user:canary@h:1", " (password=a canary,db=1)", " 'password': 'canary'"])
-def test_no_end_of_a_long_text_shows_a_secret(
-    lines: pytest.LogCaptureFixture, secret: str, distance: int
-) -> None:
+def test_no_end_of_a_long_text_shows_a_secret(lines: pytest.LogCaptureFixture, secret: str, distance: int) -> None:
     text = "x" * (100_000 + distance) + secret
     _log.warning("requeue-failed", why=text, each={"h:1": text})
     record = logging.LogRecord("celery", logging.ERROR, "x.py", 1, "%s", (text,), None)
