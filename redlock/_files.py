@@ -3,7 +3,8 @@
 Invariants:
 1. A temporary file has an unpredictable name beside its target and is created exclusively.
 2. In a folder that another user or a group may write, such as /tmp, a file of another user is refused and no link is
-   followed. Windows is left out: there a user's temporary folder is private.
+   followed. The same holds for links on the way to the file. Windows is left out: there a user's temporary folder is
+   private.
 """
 
 from __future__ import annotations
@@ -16,15 +17,18 @@ import stat
 from pathlib import Path
 
 _HAS_USERS = hasattr(os, "geteuid")
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+_MOST_LINKS = 40
 
 
 def replace(path: str | Path, text: str) -> None:
     """Write a file as a whole: readers see the old text or the new text. A symbolic link at `path` is replaced.
 
     Raises:
-        OSError: The file can't be written.
+        OSError: The file can't be written, or a link of another user leads to it.
     """
     target = Path(path)
+    refuse_links(target.parent)
     fresh = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
     # The permissions are those of any new file: a collector of another user may have to read it.
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
@@ -43,8 +47,9 @@ def open_to_append(path: str | Path) -> int:
 
     Raises:
         OSError: The file can't be opened. In a folder that other users may write: it is a link, or belongs to another
-            user.
+            user, or a link of another user leads to it.
     """
+    refuse_links(Path(path).parent)
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
     if not _HAS_USERS or not _is_shared(Path(path).parent):
         return os.open(path, flags, 0o644)
@@ -75,7 +80,39 @@ def private_folder(path: str | Path) -> None:
         raise PermissionError(errno.EPERM, "not a folder that only this user can enter (mode 0700)", str(path))
 
 
+def refuse_links(folder: Path) -> None:
+    """Check that no link of another user is on the way to a folder, which need not exist.
+
+    A link counts if it lies in a folder that others may write, and belongs neither to this user nor to root nor to the
+    owner of that folder. Linux has the same rule for links in /tmp, where `fs.protected_symlinks` is on.
+
+    Raises:
+        OSError: There is such a link.
+    """
+    if not _HAS_USERS:
+        return
+    here, *rest = Path(Path.cwd(), folder).parts
+    at, left, links = Path(here), rest[::-1], 0
+    while left:
+        step = at / left.pop()
+        try:
+            found = step.lstat()
+        except FileNotFoundError:
+            return
+        if not stat.S_ISLNK(found.st_mode):
+            at = step
+            continue
+        around, links = at.stat(), links + 1
+        if links > _MOST_LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(folder))
+        if around.st_mode & _OTHERS_WRITE and found.st_uid not in {0, os.geteuid(), around.st_uid}:
+            raise PermissionError(errno.EPERM, "a link of another user, in a folder that others may write", str(step))
+        # A target from the root on replaces the folder before it.
+        first, *more = (at / step.readlink()).parts
+        at, left = Path(first), [*left, *more[::-1]]
+
+
 def _is_shared(folder: Path) -> bool:
     found = folder.stat()
     # Root can write everywhere. Another owner of the folder can put a link in the way.
-    return bool(found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)) or found.st_uid not in {0, os.geteuid()}
+    return bool(found.st_mode & _OTHERS_WRITE) or found.st_uid not in {0, os.geteuid()}

@@ -141,10 +141,11 @@ def running(plan: Plan, check_caller: Callable[[], None]) -> Iterator[Running]:
         directory = stack.enter_context(_scratch())
         program = redis_server.executable(plan.server)
         rabbitmq_url = stack.enter_context(_rabbitmq(directory, check_caller)) if plan.rabbitmq else ""
-        redis = redis_server.Server(plan.ports[0] if plan.ports else None, _DURABLE, program)
+        first, ports = (plan.ports[0], plan.ports[1:]) if plan.ports else (None, None)
+        options = (*_DURABLE, *redis_server.FOR_ANY_USER) if plan.ports else _DURABLE
+        redis = redis_server.Server(first, options, program)
         stack.callback(redis.stop)
         redis.start()
-        ports = plan.ports[1:] if plan.ports else None
         nodes = stack.enter_context(redis_server.cluster(NODES, ports=ports, program=program))
         settings = _settings(plan, redis, nodes, rabbitmq_url)
         programs = stack.enter_context(_programs(plan, settings | {"TMPDIR": directory}))

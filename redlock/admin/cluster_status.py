@@ -57,7 +57,7 @@ class LockInfo:
         held: Whether a quorum of nodes reports this holder. Otherwise the row is an attempt, or a rest of a lease.
         fence: The fencing token that most of the nodes report; 0 for another client's lock.
         waiters: Number of clients that wait for this resource. None if clients wait and their number is unknown,
-            because clients wait for other resources on the same node.
+            because clients wait for other resources on the same node, or with a prefix perhaps those of other projects.
     """
 
     resource: str
@@ -271,7 +271,7 @@ def _with_waiters(
     """Add the number of waiters: the number of reported or of blocked clients, whichever is larger.
 
     A node reports the number of blocked clients without their resource. But all waiters of a resource block on the
-    same node.
+    same node. With a prefix, clients of other projects can block there too, and their number says nothing.
     """
     waiters = WaiterPool([probe.node for probe in probes], codec)
     waited = {name for probe in probes for name in probe.waited}
@@ -284,6 +284,6 @@ def _with_waiters(
         node, known = node_of.get(lock.resource), counts[lock.resource]
         if node is None or not blocked[node]:
             return known
-        return max(blocked[node], known) if resources_of[node] == 1 else known or None
+        return max(blocked[node], known) if resources_of[node] == 1 and not codec.prefix else known or None
 
     return [dataclasses.replace(lock, waiters=count(lock)) for lock in locks]

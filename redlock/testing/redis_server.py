@@ -34,6 +34,16 @@ if TYPE_CHECKING:
 __all__ = ["Cluster", "Server", "cluster", "die_with_parent", "executable", "free_port", "running"]
 
 _START_SECONDS = 10.0
+_RULES = ("on", "nopass", "~*", "&*", "+@all", "-@admin", "-migrate", "-restore", "+client", "+config|get")
+FOR_ANY_USER = ("--user", "default", *_RULES)
+"""The options of a server on a TCP port, which every user of this machine can reach: no commands of administration.
+
+With these commands a server before Redis 7 writes files and loads modules as the user that started it, and every server
+listens on all interfaces.
+"""
+
+_USERS = frozenset({"--user", "--aclfile", "--requirepass", "--include"})
+"""The options with users or passwords of their own."""
 _PR_SET_PDEATHSIG = 1
 _LONGEST_SOCKET = 107 if sys.platform == "linux" else 103
 _FIRST_PORT, _LAST_PORT = 20_000, 32_000
@@ -89,7 +99,8 @@ class Server:
     """A redis-server.
 
     Args:
-        port: A TCP port on 127.0.0.1; None means a unix socket in the server's own directory.
+        port: A TCP port on 127.0.0.1, which every user of this machine can reach; None means a unix socket in the
+            server's own directory, which no other user can enter.
         options: Further options, such as `("--appendonly", "yes")`.
         program: Path of another redis-server; None means the result of `executable`.
     """
@@ -242,8 +253,9 @@ def cluster(
 
     Args:
         nodes: Number of nodes on unix sockets, 1 or more.
-        ports: TCP ports of 127.0.0.1, a node on each, in place of the unix sockets.
-        options: Further options for every server.
+        ports: TCP ports of 127.0.0.1, a node on each, in place of the unix sockets. Every user of this machine can
+            reach the nodes, so they refuse commands of administration, such as CONFIG SET.
+        options: Further options for every server. With a user, a password or a file among them, nothing is refused.
         prefix: The prefix of the clients for which the nodes vote at once.
         program: The program, as `Server` takes it.
 
@@ -251,6 +263,8 @@ def cluster(
         ConfigurationError: There is no redis-server, or a server did not start.
     """
     listened: Sequence[int | None] = [None] * nodes if ports is None else ports
+    if ports is not None and not _USERS.intersection(options):
+        options = (*options, *FOR_ANY_USER)
     with running([Server(port, options, program) for port in listened], prefix) as started:
         yield started
 

@@ -6,10 +6,14 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from redis.exceptions import ResponseError
 
-from redlock.testing.redis_server import Server
+from redlock import RedlockError
+from redlock.admin.cluster_status import cluster_status
+from redlock.testing.redis_server import Server, cluster, free_port
 from tests.integration.shell import is_running
 from tests.integration.tools import eventually, raw, talking
+from tests.servers import program
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,6 +43,30 @@ def test_a_server_has_loaded_its_data_when_it_is_started() -> None:
             assert redis.dbsize() == 200
     finally:
         server.stop()
+
+
+ADMINISTRATION = """
+CONFIG SET dir /tmp; CONFIG SET bind 0.0.0.0; CONFIG SET protected-mode no; CONFIG REWRITE; MODULE LIST; DEBUG SLEEP 0;
+ACL SETUSER default +@all; REPLICAOF NO ONE; SLAVEOF NO ONE; SAVE; BGSAVE; SHUTDOWN NOSAVE; MIGRATE h 1 k 0 9;
+RESTORE k 0 x
+"""
+
+
+@pytest.mark.parametrize("version", ["Redis 6.2", "Redis 7.0", "Redis 8", "Valkey 8", "Valkey 9"])
+def test_nodes_on_ports_give_other_users_no_administration(version: str) -> None:
+    """Before Redis 7, CONFIG SET and SAVE would write any file as the user that started the nodes."""
+    with cluster(1, ports=[free_port()], program=program(version)) as nodes, raw(nodes[0]) as redis:
+        for words in ADMINISTRATION.split(";"):
+            with pytest.raises(ResponseError, match=r"(?i)no permissions|not allowed"):
+                redis.execute_command(*words.split())
+        (node,) = cluster_status(nodes.urls).nodes
+        assert (node.reason, node.missing, node.unreported) == ("", (), ())
+
+
+def test_nodes_with_users_of_their_own_keep_them() -> None:
+    options = ("--requirepass", "long-and-secret")
+    with pytest.raises(RedlockError, match="password"), cluster(1, ports=[free_port()], options=options):
+        pass
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only its kernel kills the children")

@@ -94,6 +94,36 @@ def test_a_log_follows_no_link_in_a_shared_folder(shared: Path, victim: Path, tm
 
 
 @as_root
+def test_no_link_of_another_user_is_followed_on_the_way(shared: Path, tmp_path: Path) -> None:
+    private = tmp_path / "private"
+    private.mkdir(0o700)
+    (shared / "app").symlink_to(private)
+    os.lchown(shared / "app", NOBODY, NOBODY)
+    (tmp_path / "own").symlink_to(shared)
+    for folder in (shared / "app", shared / "app" / "new", tmp_path / "own" / "app"):
+        with pytest.raises(PermissionError, match="a link of another user"):
+            logs.prepare(folder / "logger.log")
+        with pytest.raises(PermissionError, match="a link of another user"):
+            _files.replace(folder / "heartbeat", "new")
+    assert list(private.iterdir()) == []
+
+
+@as_root
+def test_links_of_root_and_of_the_owner_are_followed(shared: Path, tmp_path: Path) -> None:
+    """A system has such links, and a user who deploys an application makes them."""
+    (tmp_path / "releases").mkdir()
+    (shared / "current").symlink_to(Path("..") / "releases")
+    for owner in (0, NOBODY):
+        os.chown(shared, owner, owner)
+        os.lchown(shared / "current", owner, owner)
+        _files.replace(shared / "current" / "heartbeat", str(owner))
+        assert (tmp_path / "releases" / "heartbeat").read_text() == str(owner)
+    (shared / "loop").symlink_to("loop")
+    with pytest.raises(OSError, match="symbolic links"):
+        _files.replace(shared / "loop" / "heartbeat", "new")
+
+
+@as_root
 def test_a_log_of_another_user_is_refused_in_a_shared_folder(shared: Path) -> None:
     (shared / "log").touch()
     os.chown(shared / "log", NOBODY, NOBODY)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from redis.exceptions import LockNotOwnedError
 
-from redlock import LockContended, Redlock
+from redlock import LockContended, LockLost, Redlock
 from redlock.admin.bootstrap import declare_nodes
 from tests.integration.tools import client_of, eventually, holders, raw, run_out
 
@@ -82,6 +82,26 @@ def test_a_foreign_lock_without_ttl_is_held_for_an_unknown_time(nodes: Cluster, 
 
     assert caught.value.remaining is None
     assert client.lock(NAME).acquire(blocking_timeout=0.1) is False
+
+
+def test_a_long_value_at_a_name_ends_no_connection(
+    nodes: Cluster, client: Redlock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The connections carry the rounds of all other locks of the process."""
+    lease = client.lease(NAME)
+    lease.acquire(0)
+    for server in nodes.servers:
+        with raw(server) as redis:
+            redis.set(NAME, "x" * 5_000_000)
+    with client.lock("other"):
+        with pytest.raises(LockLost):
+            lease.extend(5)
+        assert not client.lock(NAME).acquire(blocking=False)
+        holder = client.holder(NAME)
+        assert holder is not None
+        assert holder.holder == "xxxxxxxx..."
+        lease.release()
+    assert "node-" not in caplog.text
 
 
 def test_a_foreign_lock_on_two_nodes_stops_no_client_and_stays(nodes: Cluster, client: Redlock) -> None:

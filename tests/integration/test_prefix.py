@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,6 +18,7 @@ from tests.integration.acl import let_in
 from tests.integration.tools import CANARY, client_of, eventually, raw
 
 if TYPE_CHECKING:
+    from redlock.admin.cluster_status import ClusterStatus
     from redlock.testing.redis_server import Cluster
 
 NAME = "nightly"
@@ -47,6 +49,35 @@ def test_two_projects_with_different_ttls_share_nodes(nodes: Cluster) -> None:
             key for key in redis.scan_iter() if not key.startswith(("team1:", "team2:")) and key != codec.RECORD
         ]
         assert strangers == []
+
+
+def test_waiters_of_another_project_are_not_counted(nodes: Cluster) -> None:
+    def wait_elsewhere(url: str) -> None:
+        with Redis.from_url(url) as other:
+            other.blpop(["team2:queue"], timeout=60)
+
+    def wait() -> None:
+        with client_of(nodes.urls, prefix="team1:") as rival, rival.lock(NAME):
+            pass
+
+    threads = [threading.Thread(target=wait_elsewhere, args=(url,)) for url in nodes.urls for _ in range(3)]
+    threads.append(threading.Thread(target=wait))
+    with client_of(nodes.urls, prefix="team1:") as client:
+        with client.lock(NAME):
+            for thread in threads:
+                thread.start()
+            eventually(lambda: [node.blocked for node in look(nodes).nodes].count(3) == 4, "all who wait")
+            eventually(lambda: [lock.waiters for lock in look(nodes).locks] == [1], "the only waiter", within=5)
+        for server in nodes.servers:
+            with raw(server) as redis:
+                redis.rpush("team2:queue", 1, 2, 3)
+        for thread in threads:
+            thread.join()
+
+
+def look(nodes: Cluster) -> ClusterStatus:
+    """The status of the first project."""
+    return cluster_status(nodes.urls, prefix="team1:", timeout=5.0)
 
 
 def test_each_project_waits_for_its_own_longest_lease(nodes: Cluster) -> None:

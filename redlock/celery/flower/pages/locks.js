@@ -139,7 +139,7 @@
       votes(lock, nodes, isKnown),
       cell(lock.token || null, "text-end text-nowrap"),
       lock.waiters === null
-        ? cell("some", "text-center", "how many can't be told: other locks are waited for on the same node")
+        ? cell("some", "text-center", "how many can't be told: other clients may wait on the same node")
         : cell(lock.waiters, "text-center"),
     ];
   }
