@@ -26,7 +26,7 @@ KEY = f"{codec.INTERNAL}waits:"
 """The beginning of the keys with reports, after the prefix; the number of the period follows."""
 PERIOD_SECONDS = 4
 _WRITE, _READ = codec.Script.load("wait"), codec.Script.load("waits")
-_LONGEST_READ = 256 * 1024
+_LONGEST_READ, _MOST_REPORTS = 256 * 1024, 5_000
 EVERY_SECONDS = 1.0
 """The time after which an unchanged report is written again."""
 _OLDEST_MS = 3_500
@@ -75,7 +75,7 @@ def encode(waits: Sequence[PendingWait], prefix: str) -> str:
 
 def read_command(prefix: str = "") -> tuple[str | bytes, ...]:
     """The command that reads all reports on a node."""
-    return ("EVAL", _READ.source, "1", prefix + KEY, str(PERIOD_SECONDS), str(_LONGEST_READ))
+    return ("EVAL", _READ.source, "1", prefix + KEY, str(PERIOD_SECONDS), str(_LONGEST_READ), str(_MOST_REPORTS))
 
 
 def decode(reply: object, prefix: str) -> set[tuple[str, str, float]]:

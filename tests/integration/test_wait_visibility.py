@@ -226,6 +226,15 @@ def test_a_wait_does_not_need_the_thread_that_reports_it(
         client.lease(NAME).acquire(50)
 
 
+def test_a_flood_of_empty_reports_is_cut(nodes: Cluster) -> None:
+    """The node runs nothing else while it reads the reports, and a page reads them once a second."""
+    with raw(nodes[0]) as redis:
+        for period in range(2):
+            key = f"{wait_report.KEY}{int(redis.time()[0]) // wait_report.PERIOD_SECONDS + period}"
+            redis.hset(key, mapping={"count": 20_000, **{str(place): "" for place in range(1, 20_001)}})
+        assert len(redis.execute_command(*wait_report.read_command())) < 12_000
+
+
 def test_a_flood_of_waiters_is_cut_and_said_to_be_more(nodes: Cluster, client: Redlock) -> None:
     rows = [[[NAME], f"waiter-{number:04}", time.time()] for number in range(300)]
     with client.lock(NAME):
