@@ -12,6 +12,8 @@ import select
 import time
 from typing import TYPE_CHECKING
 
+from redlock._transport.eventlet_select import select_sockets
+
 if TYPE_CHECKING:
     import socket
     from collections.abc import Sequence
@@ -86,7 +88,7 @@ class _Select:
             return []
         data = [descriptor for descriptor, events in self._events.items() if events & READABLE]
         room = [descriptor for descriptor, events in self._events.items() if events & _WRITABLE]
-        has_data, has_room, _ = select.select(data, room, [], wait_ms / 1000)
+        has_data, has_room = select_sockets(data, room, wait_ms / 1000)
         events = dict.fromkeys(has_data, READABLE)
         for descriptor in has_room:
             events[descriptor] = events.get(descriptor, 0) | _WRITABLE

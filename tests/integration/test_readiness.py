@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import select
 import socket
+import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from redlock._transport.readiness import READABLE, Readiness, await_socket
+from tests.integration.tools import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -113,3 +116,30 @@ def test_one_socket_is_awaited_for_data_or_for_room(
     began = time.monotonic()
     await_socket(ours, 0.0201)
     assert time.monotonic() - began >= 0.0201, "there is no data"
+
+
+def test_under_eventlet_a_wait_ends_no_later_wait() -> None:
+    program = """
+import eventlet
+eventlet.monkey_patch()
+import socket
+from redlock._transport.readiness import Readiness
+
+def watched(*socks):
+    readiness = Readiness()
+    for sock in socks:
+        readiness.watch(sock, sock)
+    return readiness
+
+pairs = [socket.socketpair() for _ in range(3)]
+first, second = watched(pairs[0][0], pairs[1][0]), watched(pairs[2][0])
+for _, theirs in pairs[:2]:
+    theirs.send(b"x")
+assert first.wait(10_000)
+eventlet.spawn_after(0.1, pairs[2][1].send, b"x")
+assert [number for number, _ in second.wait(10_000)] == [pairs[2][0].fileno()]
+assert second.wait(0)
+assert not watched(pairs[0][1]).wait(0)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr

@@ -139,7 +139,7 @@ class WorkerFixture:
         eventually(lambda: self.state(task_id) in {"SUCCESS", "FAILURE", "REVOKED"}, f"the end of task {task_id}")
         meta = self._results.get_task_meta(task_id, cache=False)
         if meta["status"] != "SUCCESS":
-            raise meta["result"]
+            raise meta["result"] from RuntimeError(meta["traceback"])
         return meta["result"]
 
     def failure(self, task_id: str) -> object:
