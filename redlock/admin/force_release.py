@@ -65,8 +65,8 @@ class Target(NamedTuple):
         """The lease in one line, without its secret."""
         left = "" if self.remaining is None else f", for another {self.remaining:.1f} s if it does nothing more"
         left = left if self.valid else ", which is no quorum: the rest of a lease, or a lock of another client"
-        # Each alone: the sender of a task chooses its id, and a quote in it would hide the rest of the line.
-        held = f"{mask(repr(self.resource))} is held by {mask(self.holder)}"
+        # Each alone and in quotes: the sender of a task chooses its id, which must not look like the rest of the line.
+        held = f"{mask(repr(self.resource))} is held by {mask(repr(self.holder))}"
         return f"{held} on {self.votes} of {self.nodes} nodes{left}."
 
 

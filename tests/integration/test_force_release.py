@@ -57,7 +57,7 @@ def test_the_old_holder_notices_and_the_next_token_is_larger(
     old.acquire(0)
     assert release(nodes, "--force", "--yes") == 0
     said = capsys.readouterr().out
-    assert f"held by task-1@w1 ({old.owner[:8]}) on 5 of 5 nodes" in said
+    assert f"held by 'task-1@w1 ({old.owner[:8]})' on 5 of 5 nodes" in said
     assert "finds out at its\nnext renewal" in said
     assert old.owner.partition(":")[0] not in said
     assert min(fences(nodes)) > old.fence

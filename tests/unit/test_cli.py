@@ -193,6 +193,12 @@ def test_a_holder_hides_no_votes_from_the_operator(
     assert " on 1 of 5 nodes, which is no quorum" in capsys.readouterr().out
 
 
+def test_a_holder_forges_no_votes_before_the_operator() -> None:
+    holder = "ann@w (01234567) on 5 of 5 nodes.@w1@h (89abcdef)"
+    target = Target("acct", "token", holder, 1, 5, None, 7, valid=False)
+    assert target.describe().startswith(f"'acct' is held by {holder!r} on 1 of 5 nodes, which is no quorum")
+
+
 def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main.main(["--version"])
