@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from redlock._transport.connection import NodeConnection
 
+_LONGEST_MS = 2**31 - 1
+"""The longest wait that `poll` takes; after it a caller with time left waits again."""
 READABLE: int = getattr(select, "POLLIN", 1)
 _WRITABLE: int = getattr(select, "POLLOUT", 4)
 
@@ -51,7 +53,7 @@ class Readiness:
 
         An event that is not only `READABLE` can mean room, an error or the end of the connection.
         """
-        return self._poll.poll(wait_ms)
+        return self._poll.poll(min(wait_ms, _LONGEST_MS))
 
 
 def await_socket(sock: socket.socket, seconds: float, *, room: bool = False) -> None:
@@ -59,7 +61,7 @@ def await_socket(sock: socket.socket, seconds: float, *, room: bool = False) -> 
     poll = _new_poll()
     poll.register(sock.fileno(), _WRITABLE if room else READABLE)
     # Rounded up: without a rest of a millisecond the caller would wait in a busy loop.
-    poll.poll(math.ceil(seconds * 1000))
+    poll.poll(min(math.ceil(seconds * 1000), _LONGEST_MS))
 
 
 def _new_poll() -> select.poll | _Select:

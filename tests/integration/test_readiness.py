@@ -56,6 +56,16 @@ def test_a_socket_is_ready_when_data_has_come(readiness: Readiness, pair: tuple[
     assert events(readiness, 0) == []
 
 
+def test_a_wait_may_be_longer_than_the_platform_can_wait(
+    readiness: Readiness, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    ours, theirs = pair
+    readiness.watch(ours, CONNECTION)
+    theirs.send(b"x")
+    assert events(readiness, 10**12) == [(CONNECTION, True)]
+    await_socket(ours, 10**9)
+
+
 def test_a_socket_is_ready_when_the_other_end_closes(
     readiness: Readiness, pair: tuple[socket.socket, socket.socket]
 ) -> None:
