@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import struct
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -114,9 +115,11 @@ def _check_amqp(url: str, timeout: float) -> list[Finding]:
     except OSError as error:
         reason = f"no answer within {timeout:g} s" if isinstance(error, TimeoutError) else _reason(error)
         return [_warning("unreachable", where, reason, "start it, or fix its address")]
-    except (TypeError, ValueError):
-        # Only the use shows an option that the client of AMQP does not know, such as a second password.
-        return [_warning("address", where, "an option in its address can't be used", "take out what follows the ?")]
+    except (AttributeError, LookupError, TypeError, ValueError, struct.error):
+        # Only the use shows an option that the client of AMQP does not know, such as a second password. The same errors
+        # come from a reply that the client can't read.
+        what = "an option in its address can't be used, or it does not speak AMQP"
+        return [_warning("address", where, what, "take out what follows the ?, or fix the address")]
 
 
 def _examine(connection: Any, where: str) -> list[Finding]:  # noqa: ANN401 - kombu is untyped

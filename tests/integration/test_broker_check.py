@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import socket
+import struct
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -118,3 +122,24 @@ def test_the_command_never_says_fine_of_a_broker_that_is_down(
     said = capsys.readouterr().out
     assert CANARY not in said
     assert "WARNING    broker 127.0.0.1:" in said
+
+
+@pytest.mark.parametrize("payload", [b"", struct.pack(">HHBBI", 10, 10, 0, 9, 65_000) + b"\x03abcI"])
+def test_a_reply_that_cannot_be_read_is_a_finding(payload: bytes) -> None:
+    frame = struct.pack(">BHI", 1, 0, len(payload)) + payload + b"\xce"
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
+
+        def answer() -> None:
+            with server.accept()[0] as client:
+                client.recv(8)
+                client.sendall(frame)
+
+        answered = pool.submit(answer)
+        (finding,) = broker_check.check(f"amqp://127.0.0.1:{server.getsockname()[1]}//", 5.0)
+        answered.result()
+    assert finding.level is Level.WARNING
+    assert "does not speak AMQP" in finding.what
+    # The client of AMQP leaves its socket to the collector.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
