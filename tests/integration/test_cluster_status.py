@@ -176,6 +176,16 @@ def test_a_spoilt_key_hides_no_other_lock(nodes: Cluster, client: Redlock) -> No
     assert [held.resource for held in seen.locks] == [NAME, "spoilt"]
 
 
+@pytest.mark.parametrize("fence", ["-5", "nan", "inf", "9" * 30])
+def test_a_spoilt_fence_does_not_hide_its_lock(nodes: Cluster, fence: str) -> None:
+    for server in nodes.servers:
+        with raw(server) as redis:
+            redis.set(NAME, "x", px=60_000)
+            redis.set(codec.fence_key(NAME), fence)
+    (held,) = look(nodes).locks
+    assert (held.resource, held.held) == (NAME, True)
+
+
 def test_a_split_vote_is_two_rows_without_a_holder(nodes: Cluster) -> None:
     for place, server in enumerate(nodes.servers[:4]):
         with raw(server) as redis:

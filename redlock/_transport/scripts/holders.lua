@@ -5,11 +5,14 @@
 -- ARGV  none.
 -- Returns for each resource {1, 0, fence, waited} free, or {0, 0, fence, holder, remaining ms, waited}; waited is 1 if
 -- a client was denied; remaining is -1 if a key has no TTL. A key that is no string is no lock, and counts as free. A
--- fence that is no number counts as 0, because a spoilt key must not hide the other locks.
+-- fence that is no token counts as 0, because a spoilt key must hide neither its lock nor the other locks.
 local found = {}
 for i = 1, #KEYS, 3 do
   local fence = redis.pcall('GET', KEYS[i + 1])
   fence = type(fence) == 'string' and tonumber(fence) or 0
+  if not (fence >= 0 and fence <= 2 ^ 53) then
+    fence = 0
+  end
   local waited = redis.pcall('GET', KEYS[i + 2]) and 1 or 0
   local holder = redis.pcall('GET', KEYS[i])
   if type(holder) == 'string' then
