@@ -110,9 +110,7 @@ def prepare(path: Path) -> Path:
     Raises:
         OSError: The log or the folder can't be created, or belongs to another user.
     """
-    _files.refuse_links(path.parent)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    os.close(_files.open_to_append(path))
+    os.close(_files.open_to_append(path, create_folder=True))
     locks = path.with_name(f".{path.name}.lock")
     _files.private_folder(locks)
     return locks

@@ -48,7 +48,7 @@ def test_a_server_has_loaded_its_data_when_it_is_started() -> None:
 ADMINISTRATION = """
 CONFIG SET dir /tmp; CONFIG SET bind 0.0.0.0; CONFIG SET protected-mode no; CONFIG REWRITE; MODULE LIST; DEBUG SLEEP 0;
 ACL SETUSER default +@all; REPLICAOF NO ONE; SLAVEOF NO ONE; SAVE; BGSAVE; SHUTDOWN NOSAVE; MIGRATE h 1 k 0 9;
-RESTORE k 0 x
+RESTORE k 0 x; RESTORE-ASKING k 0 x
 """
 
 

@@ -109,6 +109,55 @@ def test_no_link_of_another_user_is_followed_on_the_way(shared: Path, tmp_path: 
 
 
 @as_root
+def test_no_link_in_another_users_folder_is_followed_on_the_way(shared: Path, tmp_path: Path) -> None:
+    """The other user was the first to make the folder of the application, and so owns the folder and the link."""
+    private = tmp_path / "private"
+    private.mkdir(0o700)
+    inner = shared / "app" / "inner"
+    inner.mkdir(0o755, parents=True)
+    (inner / "logs").symlink_to(private)
+    for theirs in (shared / "app", inner, inner / "logs"):
+        os.lchown(theirs, NOBODY, NOBODY)
+    for folder in (inner / "logs", inner / "logs" / "new"):
+        with pytest.raises(PermissionError, match="a link of another user"):
+            logs.prepare(folder / "logger.log")
+        with pytest.raises(PermissionError, match="a link of another user"):
+            _files.replace(folder / "heartbeat", "new")
+    assert list(private.iterdir()) == []
+    (tmp_path / "releases").mkdir()
+    (inner / "current").symlink_to(tmp_path / "releases")
+    _files.replace(inner / "current" / "heartbeat", "new")
+    assert list((tmp_path / "releases").iterdir()), "a link of this user is meant"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there a folder can be held open without reading it")
+def test_no_link_that_comes_after_the_check_is_followed(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    private = tmp_path / "private"
+    private.mkdir(0o700)
+    check = _files._without_links
+
+    def swap(folder: Path) -> Path:
+        checked = check(folder)
+        (shared / "app").rename(shared / str(len(list(shared.iterdir()))))
+        (shared / "app").symlink_to(private)
+        return checked
+
+    monkeypatch.setattr(_files, "_without_links", swap)
+    for write in (
+        lambda: logs.prepare(shared / "app" / "logger.log"),
+        lambda: _files.replace(shared / "app" / "heartbeat", "new"),
+        lambda: _files.private_folder(shared / "app" / "locks"),
+    ):
+        (shared / "app").unlink(missing_ok=True)
+        (shared / "app").mkdir()
+        with pytest.raises(NotADirectoryError):
+            write()
+    assert list(private.iterdir()) == []
+
+
+@as_root
 def test_links_of_root_and_of_the_owner_are_followed(shared: Path, tmp_path: Path) -> None:
     """A system has such links, and a user who deploys an application makes them."""
     (tmp_path / "releases").mkdir()
