@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 __all__ = ["Cluster", "Server", "cluster", "die_with_parent", "executable", "free_port", "running"]
 
 _START_SECONDS = 10.0
-_RULES = ("on", "nopass", "~*", "&*", "+@all", "-@admin", "-migrate", "-restore", "-restore-asking", "+client", "+config|get")
-FOR_ANY_USER = ("--user", "default", *_RULES)
+_REFUSED = ("-@admin", "-migrate", "-restore", "-restore-asking")
+FOR_ANY_USER = ("--user", "default", "on", "nopass", "~*", "&*", "+@all", *_REFUSED, "+client", "+config|get")
 """The options of a server on a TCP port, which every user of this machine can reach: no commands of administration.
 
-With these commands a server before Redis 7 writes files and loads modules as the user that started it, and is damaged by
-a value that was made for that. Every server listens on all interfaces.
+With these commands a server before Redis 7 writes files and loads modules as the user that started it, and is damaged
+by a value that was made for that. Every server listens on all interfaces.
 """
 
 _USERS = frozenset({"--user", "--aclfile", "--requirepass", "--include"})
