@@ -110,7 +110,8 @@ def prepare(path: Path) -> Path:
     Raises:
         OSError: The log or the folder can't be created, or belongs to another user.
     """
-    os.close(_files.open_to_append(path, create_folder=True))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.close(_files.open_to_append(path))
     locks = path.with_name(f".{path.name}.lock")
     _files.private_folder(locks)
     return locks
