@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from redlock import Redlock
     from tests.integration.worker_fixture import Worker, WorkerFixture
 
-_PATIENCE = 5.0
+_PATIENCE = 60.0
 
 if os.environ.get("TEST_SERVERS") == "mixed":
     # Each server that a test starts, or starts again, has another version than the server before it.

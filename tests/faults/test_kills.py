@@ -35,7 +35,7 @@ def exact(fixture: WorkerFixture, tasks: list[str]) -> list[dict[str, Any]]:
 def test_a_killed_child_frees_its_lock_and_its_task_runs_again(
     fixture: WorkerFixture, client: Redlock, worker: Callable[..., Worker]
 ) -> None:
-    victim = worker(REDLOCK_TTL="1", COUNTER_THINK="0.5")
+    victim = worker(REDLOCK_TTL="2", COUNTER_THINK="0.5")
     tasks = fixture.increment("hits", 3)
     eventually(lambda: fixture.is_inside("hits"), "somebody inside the section")
     holding = client.holder(LOCK)
@@ -47,20 +47,20 @@ def test_a_killed_child_frees_its_lock_and_its_task_runs_again(
     assert killed in tasks
     exact(fixture, tasks)
     assert victim.log.count(f"[{killed}] received") == 2, "it was delivered again"
-    eventually(lambda: is_free(fixture.nodes.servers, LOCK), "no key on any node", within=5.0)
+    eventually(lambda: is_free(fixture.nodes.servers, LOCK), "no key on any node")
 
 
 def test_a_killed_worker_frees_its_lock_within_the_ttl(
     fixture: WorkerFixture, client: Redlock, worker: Callable[..., Worker]
 ) -> None:
-    victim = worker(REDLOCK_TTL="1", COUNTER_THINK="600", COUNTER_TIME_LIMIT="700", COUNTER_VISIBILITY_TIMEOUT="800")
+    victim = worker(REDLOCK_TTL="2", COUNTER_THINK="600", COUNTER_TIME_LIMIT="700", COUNTER_VISIBILITY_TIMEOUT="800")
     fixture.increment("hits")
     eventually(lambda: fixture.is_inside("hits"), "somebody inside the section")
 
     victim.kill()
 
     holding = client.holder(LOCK)
-    assert holding is None or (holding.remaining is not None and holding.remaining <= 1.0)
+    assert holding is None or (holding.remaining is not None and holding.remaining <= 2.0)
     with client.lock(LOCK, blocking_timeout=30) as lease:
         assert lease.is_held
 
@@ -68,14 +68,14 @@ def test_a_killed_worker_frees_its_lock_within_the_ttl(
 def test_a_worker_frozen_past_its_lease_changes_nothing(
     fixture: WorkerFixture, client: Redlock, worker: Callable[..., Worker]
 ) -> None:
-    frozen = worker(REDLOCK_TTL="1", COUNTER_THINK="0.8")
+    frozen = worker(REDLOCK_TTL="2", COUNTER_THINK="0.8")
     first = fixture.increment("hits")
     eventually(lambda: fixture.is_inside("hits"), "the first increment between its read and its write")
     frozen.signal(signal.SIGSTOP)
     assert fixture.is_inside("hits"), "it was frozen too late"
     try:
         eventually(lambda: client.holder(LOCK) is None, "the end of the frozen worker's lease")
-        worker(REDLOCK_TTL="1", COUNTER_THINK="0.01")
+        worker(REDLOCK_TTL="2", COUNTER_THINK="0.01")
         others = fixture.increment("hits", 5)
         fixture.results(others)
     finally:
@@ -110,7 +110,7 @@ def test_two_nodes_killed_during_a_run_cost_nothing(fixture: WorkerFixture, work
 def test_a_node_that_returns_empty_during_a_run_costs_nothing(
     fixture: WorkerFixture, worker: Callable[..., Worker]
 ) -> None:
-    worker(concurrency=4, COUNTER_THINK="0.01", REDLOCK_TTL="1", REDLOCK_MAX_TTL="2")
+    worker(concurrency=4, COUNTER_THINK="0.01", REDLOCK_TTL="2", REDLOCK_MAX_TTL="2")
     tasks = fixture.increment("hits", 60)
     for number, server in enumerate(fixture.nodes.servers[:2]):
         eventually(lambda: fixture.counter("hits") > 15 * (number + 1), "a part of the run")  # noqa: B023 - called at once

@@ -37,7 +37,7 @@ def run(main: Coroutine[Any, Any, T]) -> T:
         assert not errors, errors
 
 
-def client_of(urls: Sequence[str], *, ttl: float = 5.0, **options: Any) -> Redlock:  # noqa: ANN401 - of the client
+def client_of(urls: Sequence[str], *, ttl: float = 9.0, **options: Any) -> Redlock:  # noqa: ANN401 - of the client
     """A client for asyncio, as `tools.client_of`."""
     return Redlock(urls, ttl=ttl, **{"node_timeout": node_timeout(ttl)} | options)
 
@@ -56,7 +56,7 @@ def with_client(
     return run(inside())
 
 
-async def until(condition: Callable[[], object], what: str, *, within: float = 30.0, every: float = 0.005) -> None:
+async def until(condition: Callable[[], object], what: str, *, within: float = 100.0, every: float = 0.005) -> None:
     """Wait until the condition is true; see `tools.eventually`. With `every=0` each turn of the loop has a check."""
     end = time.monotonic() + within
     while not condition():

@@ -9,7 +9,7 @@ from sqlalchemy import create_engine
 
 from tests.integration.databases import has_mariadb, mariadb, postgresql
 from tests.integration.fence_adapters import mariadb_url, postgresql_url, sqlite_engine, with_accounts
-from tests.integration.tools import PATIENT
+from tests.integration.tools import PATIENT, limit_releases
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 def _commands_are_patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """For the commands that tests run in this process or with its environment, no node is silent on a busy machine."""
     monkeypatch.setenv("REDLOCK_NODE_TIMEOUT", PATIENT)
+
+
+@pytest.fixture(autouse=True)
+def _releases_are_patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A release waits for the reply of a node that is late."""
+    limit_releases(monkeypatch, 3_000)
 
 
 @pytest.fixture(scope="session")

@@ -48,7 +48,7 @@ class Shell:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=200,
             check=False,
         )
 
@@ -92,7 +92,7 @@ class Started:
 
     def end(self) -> int:
         """Wait for the end, and return the exit status."""
-        return self.process.wait(timeout=60)
+        return self.process.wait(timeout=200)
 
     def press_ctrl_c(self) -> None:
         """Send SIGINT to the process group of the command, as a terminal does."""

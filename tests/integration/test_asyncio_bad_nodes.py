@@ -10,7 +10,7 @@ import pytest
 
 from redlock import QuorumUnavailable
 from tests.integration.asyncio_tools import next_turn, until, with_client
-from tests.integration.tools import is_free, raw
+from tests.integration.tools import LASTING, is_free, raw
 from tests.proxy import (
     always,
     byte_by_byte,
@@ -75,12 +75,12 @@ def test_a_node_that_accepts_no_more_bytes_gets_them_in_order(nodes: Cluster) ->
         assert blocked, "the system accepted every byte, so nothing was tested"
         server.thaw()
         with raw(server) as redis:
-            await until(lambda: not redis.keys("[0-9]*"), "the node has read every release", within=15)
+            await until(lambda: not redis.keys("[0-9]*"), "the node has read every release")
         assert state.all[0].handle is exchange, "another connection has been made"
         await pairs(client)
 
     # No node is given up before it goes on, and no lock ends by its TTL.
-    with_client(nodes.urls, main, node_timeout=8.0, ttl=20.0, max_ttl=30.0)
+    with_client(nodes.urls, main, node_timeout=100.0, **LASTING)
 
 
 def test_without_a_quorum_a_call_ends_in_time(nodes: Cluster) -> None:
@@ -116,11 +116,15 @@ def test_lost_connections_are_dialled_again(nodes: Cluster) -> None:
         await lock.acquire()
         waiting = asyncio.create_task(client.lock(NAME).acquire(blocking_timeout=20))
         await until(lambda: client._context.parts().waiters.local_queue.length((NAME,)), "a task waits")
+        connections = client._context.parts().connections.state.all
+        handles = [one.handle for one in connections]
         for server in nodes.servers:
             with raw(server) as redis:
                 redis.client_kill_filter(_type="normal", skipme=True)
-        connections = client._context.parts().connections.state.all
-        await until(lambda: not any(one.handle for one in connections), "the loop has seen the end of all connections")
+        await until(
+            lambda: all(one.handle is not handle for one, handle in zip(connections, handles, strict=True)),
+            "the loop has seen the end of all connections",
+        )
         await lock.extend(1)
         await lock.release()
         assert await waiting
@@ -141,12 +145,14 @@ def test_the_loop_goes_on_while_nodes_are_dialled(nodes: Cluster) -> None:
             return bool(connections.awaits_dial) and sum(one.is_dialling for one in connections.state.all) == 2
 
         await until(is_dialling, "this task runs while the first round waits for two dials", every=0)
+        for proxy in ways[:2]:
+            proxy.restore()
         await pairing
 
     with proxies(nodes.servers) as ways:
         for proxy in ways[:2]:
             proxy.hold("from")
-        with_client([proxy.url for proxy in ways], main, node_timeout=0.5)
+        with_client([proxy.url for proxy in ways], main, node_timeout=100.0, **LASTING)
 
 
 def test_a_restarted_node_abstains_and_stops_nobody(nodes: Cluster) -> None:
@@ -167,7 +173,7 @@ def test_a_renewal_repairs_a_node_that_lost_the_key(nodes: Cluster) -> None:
         async with client.lock(NAME) as lease:
             with raw(nodes.servers[1]) as redis:
                 redis.delete(NAME)
-                await until(lambda: redis.get(NAME) == lease.owner, "the key is back", within=5)
+                await until(lambda: redis.get(NAME) == lease.owner, "the key is back")
 
-    with_client(nodes.urls, main, ttl=0.9)
+    with_client(nodes.urls, main, ttl=5.0)
     assert is_free(nodes.servers, NAME)

@@ -16,7 +16,7 @@ import uvloop
 from redlock import LockContended, NotHeld, RedlockError
 from redlock.testing.redis_server import cluster
 from tests.integration.asyncio_tools import client_of, next_turn, open_sockets, run, until, with_client
-from tests.integration.tools import eventually, frozen, in_a_fork, is_free
+from tests.integration.tools import LASTING, eventually, frozen, in_a_fork, is_free
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +36,7 @@ def shared() -> Iterator[Cluster]:
 
 async def pair(client: Redlock, name: str = NAME) -> int:
     """Acquire and release; the fencing token."""
-    async with client.lock(name, blocking_timeout=20) as lease:
+    async with client.lock(name, blocking_timeout=100) as lease:
         return lease.fence
 
 
@@ -75,7 +75,7 @@ def test_one_client_works_in_loops_side_by_side(shared: Cluster) -> None:
 
 def test_a_lease_is_used_in_its_own_loop_only(nodes: Cluster) -> None:
     # Nothing renews the lease while its loop stands still.
-    client = client_of(nodes.urls, ttl=60.0, max_ttl=60.0, node_timeout=2.0)
+    client = client_of(nodes.urls, **LASTING)
     loop = asyncio.new_event_loop()
     lock = client.lock(NAME)
     loop.run_until_complete(lock.acquire())
@@ -158,7 +158,7 @@ def test_a_closed_client_ends_its_waits_with_an_error(shared: Cluster) -> None:
         await lock.release()
         for task in waiting:
             with pytest.raises(RedlockError, match="client was closed"):
-                await asyncio.wait_for(task, 20)
+                await asyncio.wait_for(task, 100)
         with pytest.raises(NotHeld):
             await lock.release()
         # A closed client opens new connections at its next use, as the client for threads does.
@@ -213,7 +213,7 @@ def test_a_closed_loop_is_dropped_by_one_of_two_threads(shared: Cluster, monkeyp
 
     def is_closed() -> bool:
         if next(calls) < 2:
-            both.wait(20)
+            both.wait(100)
         return True
 
     monkeypatch.setattr(loop, "is_closed", is_closed, raising=False)

@@ -98,7 +98,7 @@ def test_an_acquire_ends_in_time_while_tasks_keep_the_nodes(shared: Cluster) -> 
         for _ in range(64):
             assert await window.enter()
         task = asyncio.create_task(client.lock(NAME, blocking_timeout=0.1).acquire())
-        done, _ = await asyncio.wait({task}, timeout=10)
+        done, _ = await asyncio.wait({task}, timeout=100)
         assert done, "the task waits for the others without end"
         with pytest.raises(QuorumUnavailable, match="other tasks"):
             task.result()
@@ -107,7 +107,7 @@ def test_an_acquire_ends_in_time_while_tasks_keep_the_nodes(shared: Cluster) -> 
         assert await client.lock(NAME, blocking=False).acquire()
         assert window._free == 64
 
-    with_client(shared.urls, main, node_timeout=0.2)
+    with_client(shared.urls, main, node_timeout=2.0)
 
 
 @contextmanager
@@ -128,7 +128,7 @@ def test_a_connection_that_failed_is_read_no_more() -> None:
         with connected() as (exchange, own, node):
             exchange.send(b"first")
             node.send(b"+FIRST\r\n+UNASKED\r\n")
-            assert await exchange.wait(10)
+            assert await exchange.wait(100)
             await until(lambda: not exchange.is_open, "the reply that was not asked for is read")
             assert exchange.answer() == b"FIRST", "it arrived before the failure"
             node.send(b"+LATE\r\n")

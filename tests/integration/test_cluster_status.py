@@ -47,7 +47,7 @@ def test_it_shows_holders_with_token_and_votes(nodes: Cluster, client: Redlock) 
     assert one.fence == lease.fence
     assert (one.votes, one.held, one.waiters) == ((True,) * 5, True, 0)
     assert one.remaining is not None
-    assert 0 < one.remaining <= 5
+    assert 0 < one.remaining <= 9
     assert seen.voting == 5
     assert lease.owner.partition(":")[0] not in json.dumps(seen.as_dict())
     lease.release()
@@ -58,11 +58,11 @@ def test_dead_and_frozen_nodes_are_named_with_the_reason(nodes: Cluster, client:
     with client.lock(NAME, ttl=10):
         nodes[0].kill()
         nodes[1].freeze()
-        seen = cluster_status(nodes.urls, timeout=0.5)
+        seen = cluster_status(nodes.urls, timeout=2.0)
         nodes[1].thaw()
     assert [node.reachable for node in seen.nodes] == [False, False, True, True, True]
     assert seen.nodes[0].reason in {"connection refused", "no such file or directory"}
-    assert seen.nodes[1].reason == "no answer within 500 ms"
+    assert seen.nodes[1].reason == "no answer within 2000 ms"
     assert only(seen).votes == (None, None, True, True, True)
     assert only(seen).held
 

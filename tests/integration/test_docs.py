@@ -120,7 +120,7 @@ class Desk:
         )
         self.background.append(process)
         if not block.in_the_background:
-            said, _ = process.communicate("\n", timeout=60)
+            said, _ = process.communicate("\n", timeout=200)
             assert process.returncode == 0, f"line {block.line}: {program}\n{said}"
 
     def clear(self) -> None:
@@ -173,17 +173,17 @@ def test_the_configuration_and_the_user_of_the_page_suffice(tmp_path: Path) -> N
         urls = [server.url.replace("//", "//lock:SECRET@") for server in servers]
         as_operator = [server.url.replace("//", "//operator:SECRET@") for server in servers]
         declare_nodes(as_operator)
-        client, other = (stack.enter_context(Redlock(urls, node_timeout=0.25)) for _ in range(2))
+        client, other = (stack.enter_context(Redlock(urls, ttl=9.0, node_timeout=2.2)) for _ in range(2))
         lock = client.lock("x")
         assert lock.acquire()
-        lock.extend(1.0)
+        lock.extend(0.5)
         assert client.holder("x")
-        with _later(lambda: other.lock("x").acquire(blocking_timeout=30)) as waiter:
+        with _later(lambda: other.lock("x").acquire(blocking_timeout=100)) as waiter:
             eventually(lambda: _blocked(urls[0]) + _blocked(urls[1]) + _blocked(urls[2]), "somebody who waits")
             lock.release()
         assert waiter.result()
-        seen = cluster_status(as_operator)
-        assert cluster_status(urls, resources=0).voting == 3
+        seen = cluster_status(as_operator, timeout=5.0)
+        assert cluster_status(urls, timeout=5.0, resources=0).voting == 3
         assert [(node.reason, node.missing, node.unlisted, node.rdb) for node in seen.nodes] == [("", (), "", "")] * 3
         with pytest.raises(ConfigurationError, match="wants a password"):
             declare_nodes([server.url for server in servers])

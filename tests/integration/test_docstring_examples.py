@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import doctest
+import functools
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,6 +20,9 @@ from tests.integration.tools import sixth_redis
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+PATIENT = 0.9
+"""A node timeout that fits the TTL of each example."""
 
 EXAMPLES = {
     example.name: example
@@ -44,9 +48,9 @@ WITH_EXAMPLES = [
 @pytest.fixture(scope="module")
 def names() -> Iterator[dict[str, Any]]:
     """The names that the examples use without an import."""
-    with redis_server.cluster() as nodes, sixth_redis() as server, Redlock(nodes.urls, node_timeout=0.25) as redlock:
+    with redis_server.cluster() as nodes, sixth_redis() as server, Redlock(nodes.urls, node_timeout=PATIENT) as redlock:
         store = FencedStore(server.url)
-        asyncio_redlock = for_asyncio.Redlock(nodes.urls, node_timeout=0.25)
+        asyncio_redlock = for_asyncio.Redlock(nodes.urls, node_timeout=PATIENT)
         yield {
             "addresses": nodes.urls,
             "redlock": redlock,
@@ -60,9 +64,10 @@ def names() -> Iterator[dict[str, Any]]:
 @pytest.mark.parametrize("name", WITH_EXAMPLES)
 def test_the_example_of_a_docstring_runs(name: str, names: dict[str, Any]) -> None:
     example = EXAMPLES[name]
-    example.globs.update(names)
+    in_threads, in_loops = (functools.partial(kind, node_timeout=PATIENT) for kind in (Redlock, for_asyncio.Redlock))
+    example.globs.update(names, Redlock=in_threads)
     if "asyncio" in name:
-        example.globs.update(asyncio=asyncio, redlock=names["asyncio_redlock"])
+        example.globs.update(asyncio=asyncio, redlock=names["asyncio_redlock"], Redlock=in_loops)
     report: list[str] = []
     result = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(example, out=report.append)
     assert result.attempted > 0

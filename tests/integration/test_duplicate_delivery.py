@@ -39,7 +39,7 @@ def fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerFixture]
 @pytest.fixture(scope="module", autouse=True)
 def worker(fixture: WorkerFixture) -> Worker:
     """A worker for all tests here."""
-    return fixture.start_worker("--include", COPIES, concurrency=3, REDLOCK_TTL="1")
+    return fixture.start_worker("--include", COPIES, concurrency=3, REDLOCK_TTL="3")
 
 
 def called(fixture: WorkerFixture, on_conflict: str, name: str, how: str = "succeed") -> Signature:

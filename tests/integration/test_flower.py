@@ -65,7 +65,7 @@ def test_a_task_is_shown_waiting_and_then_with_the_lock(
 
     before = counted("task-lock-waiting")
     # The waiter tries again at each expiry of the lease that it has seen.
-    with client.lock("policy:watched", ttl=2.0):
+    with client.lock("policy:watched", ttl=5.0):
         task = fixture.send(f"{POLICIES}.wait", "watched")
         flower.shows(task, "LOCK-WAITING")
         eventually(lambda: tries() > 1, "another try", every=0.05)

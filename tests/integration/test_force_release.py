@@ -13,7 +13,16 @@ from redlock._clock import wall_us
 from redlock._transport import codec
 from redlock.admin import force_release
 from redlock.cli import main
-from tests.integration.tools import blocked_clients, client_of, eventually, holders, is_free, raw
+from tests.integration.tools import (
+    LASTING,
+    blocked_clients,
+    client_of,
+    eventually,
+    holders,
+    is_free,
+    raw,
+    stands_on_all,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,6 +64,7 @@ def test_the_old_holder_notices_and_the_next_token_is_larger(
 ) -> None:
     old = client.lease(NAME, owner_label="task-1@w1")
     old.acquire(0)
+    stands_on_all(nodes.servers, NAME)
     assert release(nodes, "--force", "--yes") == 0
     said = capsys.readouterr().out
     assert f"held by 'task-1@w1 ({old.owner[:8]})' on 5 of 5 nodes" in said
@@ -75,7 +85,7 @@ def test_the_old_holder_notices_and_the_next_token_is_larger(
 
 def test_a_holder_that_renews_is_told_that_it_lost(nodes: Cluster, client: Redlock, admin: Redlock) -> None:
     lost = threading.Event()
-    lock = client.lock(NAME, ttl=2, on_lost=lambda _: lost.set())
+    lock = client.lock(NAME, ttl=5, on_lost=lambda _: lost.set())
     with pytest.raises(LockLost), lock:
         lease = force_release.target(admin, NAME)
         assert lease is not None
@@ -84,13 +94,14 @@ def test_a_holder_that_renews_is_told_that_it_lost(nodes: Cluster, client: Redlo
     assert is_free(nodes.servers, NAME), "a lease that is lost never comes back"
 
 
-def test_it_wakes_a_waiter(nodes: Cluster, client: Redlock, admin: Redlock) -> None:
-    old = client.lease(NAME, ttl_ms=10_000)
+def test_it_wakes_a_waiter(nodes: Cluster) -> None:
+    client, admin = (client_of(nodes.urls, **LASTING) for _ in range(2))
+    old = client.lease(NAME)
     old.acquire(0)
     got = threading.Event()
 
     def wait() -> None:
-        with client_of(nodes.urls) as other, other.lock(NAME):
+        with client_of(nodes.urls, **LASTING) as other, other.lock(NAME):
             got.set()
 
     waiter = threading.Thread(target=wait)
@@ -100,11 +111,13 @@ def test_it_wakes_a_waiter(nodes: Cluster, client: Redlock, admin: Redlock) -> N
     lease = force_release.target(admin, NAME)
     assert lease is not None
     force_release.take_away(admin, lease)
-    assert got.wait(9.0), "it was woken long before the old lease would have been over"
+    assert got.wait(100), "it was woken long before the old lease would have been over"
     waiter.join()
     with pytest.raises(LockLost):
         old.extend(5.0)
     old.release()
+    client.close()
+    admin.close()
 
 
 def test_only_the_lease_that_was_shown_is_taken_away(nodes: Cluster, client: Redlock, admin: Redlock) -> None:

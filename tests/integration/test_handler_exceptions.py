@@ -22,7 +22,7 @@ from redlock._transport.loop_sockets import LoopSockets
 from redlock._transport.node import Connected, Node
 from redlock._transport.socket_errors import ConnectionFailed, NoReply
 from redlock._transport.sockets import Sockets
-from tests.integration.tools import blocked_clients, client_of, eventually
+from tests.integration.tools import LASTING, blocked_clients, client_of, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,9 +59,9 @@ def alarm(error: Exception, nodes: Cluster) -> Iterator[None]:
 )
 def test_an_alarm_ends_a_wait(nodes: Cluster, error: Exception) -> None:
     # Nothing renews the lease of the rival while this thread waits.
-    with client_of(nodes.urls, ttl=60.0, max_ttl=60.0, node_timeout=1.0) as client, client.lock(NAME):
+    with client_of(nodes.urls, node_timeout=9.0, **LASTING) as client, client.lock(NAME):
         with alarm(error, nodes), pytest.raises(type(error), match=WHY):
-            client.lock(NAME).acquire(blocking_timeout=20)
+            client.lock(NAME).acquire(blocking_timeout=100)
         assert not any(node.error for node in client._context.nodes)
         assert not client.lock(NAME).acquire(blocking=False), "the client works on"
 
@@ -89,7 +89,7 @@ def exchange() -> Iterator[Exchange]:
 
 
 def test_an_alarm_in_an_exchange_is_raised(exchange: Exchange) -> None:
-    until = time.monotonic() + 10
+    until = time.monotonic() + 100
     with pytest.raises(TimeoutError, match=WHY):
         exchange.send(WORDS, until)
     for deadline in (until, None):

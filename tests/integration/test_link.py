@@ -21,7 +21,7 @@ from redlock._transport.connections import NodeConnections
 from redlock._transport.exchange import Exchange, pack
 from redlock._transport.node import Connected, Node
 from redlock._transport.sockets import Sockets
-from tests.integration.tools import client_of, eventually, frozen, is_free, raw, stands_on_all
+from tests.integration.tools import LASTING, client_of, eventually, frozen, is_free, raw, stands_on_all
 from tests.proxy import proxies
 
 if TYPE_CHECKING:
@@ -64,15 +64,15 @@ def test_bytes_that_a_full_socket_refuses_are_sent_later() -> None:
 
 def test_800_names_are_one_lock(nodes: Cluster) -> None:
     with (
-        Redlock(nodes.urls, node_timeout=2.0, ttl=9.0) as client,
-        Redlock(nodes.urls, node_timeout=2.0, ttl=9.0) as rival,
+        client_of(nodes.urls, node_timeout=100.0, **LASTING) as client,
+        client_of(nodes.urls, node_timeout=100.0, **LASTING) as rival,
     ):
         names = [f"{number}:" + "x" * 900 for number in range(800)]
         lock = client.lock(names)
         assert lock.acquire(blocking=False)
         assert not rival.lock(names[-1]).acquire(blocking=False)
         lock.release()
-        assert rival.lock(names[0]).acquire(blocking_timeout=5), "long before the end of the TTL"
+        assert rival.lock(names[0]).acquire(blocking_timeout=100), "long before the end of the TTL"
 
 
 def held_by_all(client: Redlock, nodes: Cluster) -> Lock:
@@ -86,7 +86,7 @@ def held_by_all(client: Redlock, nodes: Cluster) -> Lock:
 
 
 def test_the_rest_of_a_release_needs_no_next_round(nodes: Cluster) -> None:
-    with client_of(nodes.urls, ttl=60.0, max_ttl=60.0, node_timeout=2.0) as client:
+    with client_of(nodes.urls, node_timeout=100.0, **LASTING) as client:
         lock = held_by_all(client, nodes)
         with frozen(*nodes.servers):
             lock.release()
@@ -96,7 +96,7 @@ def test_the_rest_of_a_release_needs_no_next_round(nodes: Cluster) -> None:
 
 def test_a_node_that_takes_no_bytes_is_given_up_in_time(nodes: Cluster) -> None:
     """No lock of its rest is valid after the longest TTL. A later round hands the rest over again."""
-    with client_of(nodes.urls, ttl=60.0, max_ttl=60.0, node_timeout=2.0) as client:
+    with client_of(nodes.urls, node_timeout=100.0, **LASTING) as client:
         lock = held_by_all(client, nodes)
         client._context.codec.max_ttl_ms = 100
         pool = client._context.pool
@@ -109,7 +109,7 @@ def test_a_node_that_takes_no_bytes_is_given_up_in_time(nodes: Cluster) -> None:
 
 
 def test_a_closed_client_leaves_unsent_bytes_alone(nodes: Cluster) -> None:
-    with client_of(nodes.urls, ttl=60.0, max_ttl=60.0, node_timeout=2.0) as client:
+    with client_of(nodes.urls, node_timeout=5.0, **LASTING) as client:
         lock = held_by_all(client, nodes)
         (connections,) = client._context.pool._sets
         with frozen(*nodes.servers):
@@ -122,7 +122,7 @@ def test_a_closed_client_leaves_unsent_bytes_alone(nodes: Cluster) -> None:
 
 @pytest.mark.parametrize("count", [1_100])
 def test_a_thousand_asynchronous_releases_are_all_sent(nodes: Cluster, count: int) -> None:
-    with Redlock(nodes.urls, ttl=60.0, max_ttl=60.0, node_timeout=2.0) as client:
+    with client_of(nodes.urls, node_timeout=100.0, **LASTING) as client:
         leases = [client.lease(str(number)) for number in range(count)]
         for lease in leases:
             lease.acquire(0)
@@ -159,9 +159,9 @@ def test_an_interrupted_attempt_is_never_sent_again(nodes: Cluster) -> None:
             with raw(server) as redis:
                 redis.script_flush()
         before = signal.signal(signal.SIGALRM, strike)
-        signal.setitimer(signal.ITIMER_REAL, 0.2)
         try:
             with pytest.raises(_Strike):
+                signal.setitimer(signal.ITIMER_REAL, 1.0)
                 client.lock("x").acquire()
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
@@ -174,7 +174,7 @@ def test_an_interrupted_attempt_is_never_sent_again(nodes: Cluster) -> None:
 
 
 def test_a_release_of_a_set_wakes_the_waiters_of_each_name(nodes: Cluster) -> None:
-    with client_of(nodes.urls) as client:
+    with client_of(nodes.urls, **LASTING) as client:
         with client.lock(["a", "b", "c"]):
             pass
         for server in nodes.servers:

@@ -23,8 +23,8 @@ def test_the_store_accepts_one_of_two_holders_with_one_token(broker: Server, mon
     monkeypatch.setattr("redlock._locking.acquisition.wall_us", lambda: 1_000)
     with (
         lock_nodes() as nodes,
-        Redlock(nodes.urls, node_timeout=0.3) as one,
-        Redlock(nodes.urls, node_timeout=0.3) as two,
+        Redlock(nodes.urls, ttl=9.0, node_timeout=2.0) as one,
+        Redlock(nodes.urls, ttl=9.0, node_timeout=2.0) as two,
     ):
         honest, liar = (nodes[:2], nodes[3:]), nodes[2]
         first, second = one.lease(NAME), two.lease(NAME)

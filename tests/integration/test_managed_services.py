@@ -89,11 +89,11 @@ def missed(urls: Sequence[str]) -> dict[str, Level]:
 def works(nodes: Cluster, urls: Sequence[str], *, lists: bool) -> None:
     """Acquire, show, wait for, extend and release a lock."""
     got: list[bool] = []
-    with Redlock(urls, node_timeout=1.0) as client, Redlock(urls, node_timeout=1.0) as other:
-        waiter = threading.Thread(target=lambda: got.append(other.lock(NAME).acquire(blocking_timeout=30)))
+    with Redlock(urls, ttl=9.0, node_timeout=2.2) as client, Redlock(urls, ttl=9.0, node_timeout=2.2) as other:
+        waiter = threading.Thread(target=lambda: got.append(other.lock(NAME).acquire(blocking_timeout=100)))
         with client.lock(NAME) as lease:
             waiter.start()
-            eventually(lambda: any(node.blocked for node in cluster_status(nodes.urls).nodes), "a waiter")
+            eventually(lambda: any(node.blocked for node in cluster_status(nodes.urls, timeout=5.0).nodes), "a waiter")
             lease.extend(5.0)
             status = cluster_status(urls, timeout=5.0)
         waiter.join()
@@ -121,17 +121,17 @@ def test_the_lock_works_where_a_command_was_renamed(version: str, command: str) 
 
 def test_a_name_of_the_client_is_wanted_and_not_needed(services: Cluster) -> None:
     urls = [f"{url}&client_name=shop" for url in as_user(services, "-client")]
-    with Redlock(urls, node_timeout=1.0) as client, client.lock(NAME):
+    with Redlock(urls, ttl=9.0, node_timeout=2.2) as client, client.lock(NAME):
         pass
     urls = [f"{url}?client_name=shop" for url in services.urls]
-    with Redlock(urls, node_timeout=1.0) as client, client.lock(NAME), raw(services[0]) as redis:
+    with Redlock(urls, ttl=9.0, node_timeout=2.2) as client, client.lock(NAME), raw(services[0]) as redis:
         assert "shop" in {each["name"] for each in redis.client_list()}
 
 
 @pytest.mark.parametrize("rules", NEEDED)
 def test_the_doctor_names_each_command_that_the_lock_needs(services: Cluster, rules: str) -> None:
     urls = as_user(services, *rules.split())
-    with Redlock(urls, node_timeout=1.0) as client, pytest.raises(QuorumUnavailable):
+    with Redlock(urls, ttl=9.0, node_timeout=2.2) as client, pytest.raises(QuorumUnavailable):
         client.lock(NAME).acquire(blocking=False)
     findings = doctor.check(Settings(nodes=",".join(urls)), timeout=5.0)
     said = f"the user may not run what the lock needs: {NEEDED[rules]}"
@@ -143,12 +143,12 @@ def test_a_promoted_replica_abstains_like_a_new_node(nodes: Cluster) -> None:
     with sixth_redis() as master, sixth_redis() as replica:
         declare_nodes([master.url])
         rest = nodes.urls[1:]
-        with Redlock([master.url, *rest], node_timeout=1.0) as client, client.lock(NAME) as lease:
+        with Redlock([master.url, *rest], ttl=9.0, node_timeout=2.2) as client, client.lock(NAME) as lease:
             with raw(replica) as redis:
                 redis.replicaof("127.0.0.1", master.port)
                 eventually(lambda: redis.get(NAME) == lease.owner, "a copy of the lock")
                 redis.replicaof("NO", "ONE")
-            with Redlock([replica.url, *rest], node_timeout=1.0) as after, after.lock("other") as other:
+            with Redlock([replica.url, *rest], ttl=9.0, node_timeout=2.2) as after, after.lock("other") as other:
                 assert holders([replica, *nodes.servers[1:]], "other") == [None, *[other.owner] * 4]
             (first, *_) = cluster_status([replica.url, *rest], timeout=5.0).nodes
             assert first.reason.startswith("new, restarted or emptied: abstains")
@@ -158,7 +158,10 @@ def test_a_node_without_info_is_refused_with_the_reason() -> None:
     servers = [Server(options=("--rename-command", "INFO", "")) for _ in range(3)]
     try:
         urls = [server.start().url for server in servers]
-        with Redlock(urls, node_timeout=1.0) as client, pytest.raises(QuorumUnavailable, match="unknown command"):
+        with (
+            Redlock(urls, ttl=9.0, node_timeout=2.2) as client,
+            pytest.raises(QuorumUnavailable, match="unknown command"),
+        ):
             client.lock(NAME).acquire(blocking=False)
         findings = doctor.check(Settings(nodes=",".join(urls)), timeout=5.0)
         assert len([each for each in findings if re.search("unknown command .INFO", each.what)]) == 4

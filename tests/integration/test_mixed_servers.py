@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from redlock.testing.redis_server import Cluster
 
 NAME = "invoice:9"
-MAX_TTL = 1.0
+MAX_TTL = 5.0
 """Seconds. A node that was replaced abstains for this time and a margin."""
 
 
@@ -36,7 +36,7 @@ def mixed(programs: list[str]) -> Iterator[Cluster]:
 
 
 def votes(nodes: Cluster, place: int) -> bool:
-    return cluster_status(nodes.urls, max_ttl=MAX_TTL).nodes[place].votes
+    return cluster_status(nodes.urls, max_ttl=MAX_TTL, timeout=5.0).nodes[place].votes
 
 
 def grew(fences: list[int], count: int) -> bool:
@@ -44,12 +44,12 @@ def grew(fences: list[int], count: int) -> bool:
 
 
 def versions(nodes: Cluster) -> list[str]:
-    return [node.version for node in cluster_status(nodes.urls, max_ttl=MAX_TTL).nodes]
+    return [node.version for node in cluster_status(nodes.urls, max_ttl=MAX_TTL, timeout=5.0).nodes]
 
 
 def test_nodes_of_all_versions_vote_and_show_the_lock(mixed: Cluster) -> None:
     with client_of(mixed.urls, max_ttl=MAX_TTL, ttl=MAX_TTL) as client, client.lock(NAME):
-        status = cluster_status(mixed.urls, max_ttl=MAX_TTL)
+        status = cluster_status(mixed.urls, max_ttl=MAX_TTL, timeout=5.0)
         assert [lock.resource for lock in status.locks] == [NAME]
         assert status.voting == 5
     shown = {version if version.startswith("Valkey") else f"Redis {version}" for version in versions(mixed)}
@@ -65,7 +65,7 @@ def test_tokens_grow_while_nodes_change_their_version(mixed: Cluster, programs: 
     def compete() -> None:
         with client_of(mixed.urls, max_ttl=MAX_TTL, ttl=MAX_TTL) as client:
             while not stop.is_set():
-                with client.lock(NAME, blocking_timeout=30) as lease:
+                with client.lock(NAME, blocking_timeout=100) as lease:
                     assert inside.acquire(blocking=False), "two holders"
                     fences.append(lease.fence)
                     inside.release()

@@ -27,15 +27,15 @@ def no_node_is_down(caplog: pytest.LogCaptureFixture) -> bool:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_waiter_in_a_thread_is_woken(nodes: Cluster, name: str, caplog: pytest.LogCaptureFixture) -> None:
     with client_of(nodes.urls) as client, client_of(nodes.urls) as other, ThreadPoolExecutor() as threads:
-        waiting = client.lock(name, blocking_timeout=30)
+        waiting = client.lock(name, blocking_timeout=100)
         with other.lock(name):
             got = threads.submit(waiting.acquire)
             eventually(lambda: cluster_status(nodes.urls, timeout=5).waiters, "the waiter is listed")
             status = cluster_status(nodes.urls, timeout=5)
             assert [lock.resource for lock in status.locks if lock.held] == [name]
             assert not any(node.unlisted for node in status.nodes)
-        assert got.result(30)
-        threads.submit(waiting.release).result(30)
+        assert got.result(100)
+        threads.submit(waiting.release).result(100)
     assert no_node_is_down(caplog)
 
 
@@ -43,7 +43,7 @@ def test_a_waiter_in_a_thread_is_woken(nodes: Cluster, name: str, caplog: pytest
 def test_a_waiter_in_a_loop_is_woken(nodes: Cluster, name: str, caplog: pytest.LogCaptureFixture) -> None:
     async def main(client: AsyncRedlock) -> None:
         async def wait() -> None:
-            async with client.lock(name, blocking_timeout=30):
+            async with client.lock(name, blocking_timeout=100):
                 pass
 
         async with client.lock(name):
@@ -60,7 +60,7 @@ def test_a_holder_named_like_a_list_is_reported(nodes: Cluster, caplog: pytest.L
     with client_of(nodes.urls) as client, client_of(nodes.urls) as other:
         thread = threading.Thread(target=client.lock("x").acquire, name="job|12345")
         thread.start()
-        thread.join(30)
+        thread.join(100)
         assert other.lock("x").acquire(blocking=False) is False
         found = other.holder("x")
         assert found is not None

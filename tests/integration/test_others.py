@@ -26,7 +26,7 @@ THEIR_RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call
 """The script of the Redis documentation, word for word; every Redlock client has this script."""
 
 
-def they_take(servers: Sequence[Server], *, px: int | None = 3_000) -> list[bool]:
+def they_take(servers: Sequence[Server], *, px: int | None = 60_000) -> list[bool]:
     """The acquire of any other Redlock client; returns for each node whether the node granted the lock."""
     granted = []
     for server in servers:
@@ -49,7 +49,7 @@ def redis_locks(nodes: Cluster) -> Iterator[list[RedisLock]]:
     """A `Lock` of redis-py on each node."""
     with ExitStack() as stack:
         clients: list[Redis] = [stack.enter_context(raw(server)) for server in nodes.servers]
-        yield [client.lock(NAME, timeout=3, blocking=False) for client in clients]
+        yield [client.lock(NAME, timeout=60, blocking=False) for client in clients]
 
 
 def test_no_other_client_can_set_a_lock_that_we_hold(nodes: Cluster, client: Redlock) -> None:
@@ -70,7 +70,7 @@ def test_a_foreign_lock_on_a_quorum_is_contended_for_us(nodes: Cluster, client: 
     assert caught.value.holder is not None
     assert caught.value.holder.startswith(THEIRS[:2])
     assert caught.value.remaining is not None
-    assert 0 < caught.value.remaining <= 3
+    assert 0 < caught.value.remaining <= 60
     assert holders(nodes.servers, NAME) == [None, THEIRS, THEIRS, THEIRS, None], "our attempt was not taken back"
 
 
@@ -126,7 +126,7 @@ def test_we_get_the_lock_when_their_release_script_has_run(nodes: Cluster, clien
 def test_we_get_the_lock_when_their_time_is_over(nodes: Cluster, client: Redlock) -> None:
     they_take(nodes.servers, px=300)
 
-    with client.lock(NAME, blocking_timeout=30) as lease:
+    with client.lock(NAME, blocking_timeout=100) as lease:
         assert holders(nodes.servers, NAME).count(lease.owner) >= 3
         # Their keys end one after the other, and a quorum without them is enough for us.
         eventually(lambda: THEIRS not in holders(nodes.servers, NAME), "the end of their keys")

@@ -39,8 +39,8 @@ def fresh() -> Iterator[LockNodes]:
 
 @pytest.fixture
 def brief(fresh: LockNodes) -> Iterator[Redlock]:
-    """A client with a short quarantine."""
-    with client_of(fresh.urls, ttl=0.5, max_ttl=1.0) as client:
+    """A client for which a frozen node is soon silent."""
+    with client_of(fresh.urls, ttl=5.0, max_ttl=5.0) as client:
         yield client
 
 
@@ -50,7 +50,7 @@ def test_two_broken_nodes_are_tolerated_and_three_are_not(
 ) -> None:
     for node in fresh[:2]:
         way(node)
-    with brief.lock("x", blocking_timeout=5):
+    with brief.lock("x", blocking_timeout=100):
         pass
     for node in fresh[2:]:
         way(node)
@@ -63,7 +63,7 @@ def test_a_reset_repairs_all_nodes_at_the_same_addresses(
     fresh: LockNodes, brief: Redlock, way: Callable[[LockNode], object]
 ) -> None:
     urls = fresh.urls
-    brief.lock("x", ttl=1.0).acquire()
+    brief.lock("x").acquire()
     for node in fresh:
         way(node)
     fresh.reset()
@@ -90,17 +90,16 @@ def test_a_node_that_was_cut_off_keeps_its_keys(fresh: LockNodes) -> None:
 def test_a_node_that_was_frozen_answers_again_when_it_is_thawed(fresh: LockNodes, brief: Redlock) -> None:
     for node in fresh[:3]:
         node.freeze()
-    with pytest.raises(QuorumUnavailable, match="no answer within 225 ms"):
+    with pytest.raises(QuorumUnavailable, match="no answer within 2200 ms"):
         brief.lock("x").acquire(blocking=False)
     for node in fresh[:3]:
         node.thaw()
-    assert brief.lock("x").acquire(blocking_timeout=5)
+    assert brief.lock("x").acquire(blocking_timeout=100)
 
 
 @pytest.mark.parametrize("memory", [False, True])
 def test_a_restarted_node_abstains_with_and_without_memory(fresh: LockNodes, brief: Redlock, *, memory: bool) -> None:
-    brief.lock("x", ttl=1.0).acquire()
-    # A long TTL, so that the key still exists at the restart on a slow machine.
+    brief.lock("x").acquire()
     for node in fresh:
         with node._redis() as redis:
             redis.set("kept", "1")
@@ -138,7 +137,7 @@ def test_each_test_gets_a_client_and_nodes_in_good_order(pytester: pytest.Pytest
         def test_wreck_them(redlock_nodes, redlock_client, turn):
             addresses.add(tuple(redlock_nodes.urls))
             assert len(addresses) == 1, "an app that has made its client keeps it"
-            assert redlock_client.lock("left-behind").acquire(blocking=False)
+            assert redlock_client.lock("left-behind").acquire(blocking_timeout=60)
             redlock_nodes[0].kill()
             redlock_nodes[1].freeze()
             redlock_nodes[2].cut()

@@ -231,7 +231,7 @@ def test_two_threads_under_one_lease_lose_nothing(broker: Server, client: Redloc
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(200)
 
     with Redis.from_url(broker.url) as redis:
         assert FencedStore(redis).read_unfenced(NAME) == "60"
@@ -266,7 +266,7 @@ def test_holders_with_lost_leases_lose_and_double_no_write(nodes: Cluster, broke
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(200)
     over.set()
     breaker.join()
 

@@ -13,7 +13,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -21,32 +21,38 @@ from redlock import LockLost, NotHeld, Outcome, QuorumUnavailable, Redlock, Redl
 from redlock._clock import now_ms
 from redlock._transport import codec
 from redlock._transport.threads import ConnectionSet
-from tests.integration.tools import client_of, eventually, frozen, holders, is_free, label, raw, talking
+from tests.integration.tools import (
+    LASTING,
+    client_of,
+    end_quarantine,
+    eventually,
+    frozen,
+    holders,
+    is_free,
+    label,
+    limit_releases,
+    raw,
+    talking,
+)
 from tests.integration.worker_fixture import ROOT
-from tests.proxy import proxies
+from tests.proxy import Proxy, proxies
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from redlock._mutex import Turn
     from redlock.testing.redis_server import Cluster, Server
 
 NAME = "report:7"
-DELAY = 0.02
+NEVER: dict[str, Any] = {"ttl": 3_000.0, "max_ttl": 3_000.0, "node_timeout": 1_000.0}
+"""Options of a client for which no node is ever silent: a call that waits for a node that is held never ends."""
 
 
 @pytest.fixture
 def impatient(nodes: Cluster) -> Iterator[Redlock]:
-    """A client that soon counts a frozen node as silent."""
-    with Redlock(nodes.urls, node_timeout=0.25) as redlock:
+    """A client that counts a frozen node as silent, and no node that is late on a busy machine."""
+    with Redlock(nodes.urls, ttl=9.0, node_timeout=2.0) as redlock:
         yield redlock
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """How long this takes."""
-    started = time.monotonic()
-    work()
-    return time.monotonic() - started
 
 
 def cycle(client: Redlock, name: str = NAME) -> None:
@@ -68,41 +74,61 @@ def when_a_quorum_is_there(client: Redlock, name: str = NAME) -> None:
     eventually(works, "a quorum of nodes that vote")
 
 
-def test_a_round_costs_one_parallel_exchange_with_all_nodes(nodes: Cluster) -> None:
-    with proxies(nodes.servers, DELAY) as links, Redlock([link.url for link in links], node_timeout=2.0) as client:
-        lock = client.lock(NAME)
+@contextmanager
+def in_another_thread(work: Callable[[], object], links: Sequence[Proxy]) -> Iterator[None]:
+    """Do this in another thread while no reply arrives; the replies arrive at the end of the block."""
+    for link in links:
+        link.hold("from")
+    with ThreadPoolExecutor(1) as other:
+        done = other.submit(work)
+        try:
+            yield
+            assert not done.done()
+        finally:
+            for link in links:
+                link.restore()
+        done.result()
+
+
+def test_a_round_costs_one_parallel_exchange_with_all_nodes(nodes: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit_releases(monkeypatch, 1_000_000)
+    with proxies(nodes.servers) as links, Redlock([link.url for link in links], **NEVER) as client:
+        lock = client.lock(NAME, thread_local=False)
         cycle(client)  # dials
-        before = [link.commands for link in links]
-        times = []
-        for _ in range(8):
-            times.append(seconds(lock.acquire))
-            times.append(seconds(lock.release))
         eventually(lambda: len({link.commands for link in links}) == 1, "the same commands on every link")
-        sent = [link.commands - ago for link, ago in zip(links, before, strict=True)]
+        for work in (lock.acquire, lock.release, lock.acquire, lock.release):
+            before = [link.commands for link in links]
 
-    assert sent == [16] * 5, "eight times one command to acquire and one to release, on each link"
-    assert min(times) >= DELAY, "the links are not slow"
-    assert min(times) < 3 * DELAY, f"one delay is {DELAY} s; five in a row would be {5 * DELAY} s"
+            def sent(before: Sequence[int] = before) -> list[int]:
+                return [link.commands - ago for link, ago in zip(links, before, strict=True)]
+
+            with in_another_thread(work, links):
+                eventually(lambda: sent() == [1] * 5, "the command on each link before any reply")
+            assert sent() == [1] * 5
 
 
-def test_two_slow_nodes_slow_nobody_down(nodes: Cluster) -> None:
-    with proxies(nodes.servers) as links, Redlock([link.url for link in links], node_timeout=1.0) as client:
+def test_two_slow_nodes_slow_nobody_down(nodes: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit_releases(monkeypatch, 1_000_000)
+    with proxies(nodes.servers) as links, Redlock([link.url for link in links], **NEVER) as client:
         cycle(client)  # dials
-        links[1].delay = links[3].delay = 0.5
-        times = [seconds(lambda: cycle(client)) for _ in range(5)]
-
-    assert min(times) < 0.25, "an acquire and a release that wait for the slow nodes take a second"
+        for link in (links[1], links[3]):
+            link.hold("to")
+        for _ in range(5):
+            cycle(client)
+        for link in links:
+            link.restore()
 
 
 def test_a_rejection_that_is_late_for_its_round_is_noticed(nodes: Cluster, caplog: pytest.LogCaptureFixture) -> None:
-    with proxies(nodes.servers) as links, Redlock([link.url for link in links], node_timeout=2.0) as client:
+    with proxies(nodes.servers) as links, Redlock([link.url for link in links], **NEVER) as client:
         cycle(client)  # dials, and agrees
-        links[4].delay = 0.5
+        links[4].hold("from")
         assert raw(nodes.servers[4]).hset(codec.RECORD, "fingerprint", "others came") == 0, (
             "no node's record has such a field"
         )
         cycle(client)
-        assert "node-disagrees" not in caplog.text, "a quorum says yes long before"
+        assert "node-disagrees" not in caplog.text, "a quorum says yes before"
+        links[4].restore()
 
         def noticed() -> bool:
             cycle(client)
@@ -111,45 +137,63 @@ def test_a_rejection_that_is_late_for_its_round_is_noticed(nodes: Cluster, caplo
         eventually(noticed, "the answer that came after its round")
 
 
-def test_nodes_slower_than_a_release_are_not_silent(nodes: Cluster) -> None:
+def test_nodes_slower_than_a_release_are_not_silent(nodes: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     # A release has a shorter limit than other rounds; a release that is cut short does not make nodes suspect.
-    with proxies(nodes.servers, 0.12) as links, Redlock([link.url for link in links], node_timeout=1.0) as client:
+    limit_releases(monkeypatch, 80)
+    with proxies(nodes.servers, 0.12) as links, Redlock([link.url for link in links], **NEVER) as client:
         for _ in range(3):
             cycle(client)
 
 
 def test_the_first_dial_is_to_all_nodes_at_the_same_time(nodes: Cluster) -> None:
-    times = []
-    with proxies(nodes.servers, DELAY) as links:
-        for _ in range(3):
-            with Redlock([link.url for link in links], node_timeout=1.0) as client:
-                times.append(seconds(lambda: client.lock(NAME).locked()))
-        handshake = links[0].commands
+    with (
+        proxies(nodes.servers) as links,
+        Redlock([link.url for link in links], **NEVER) as client,
+        in_another_thread(client.lock(NAME).locked, links),
+    ):
+        eventually(lambda: all(link.commands for link in links), "a handshake with each node before any reply")
 
-    assert handshake > 3, "the links carry the handshake"
-    assert min(times) < 12 * DELAY, "one by one the five handshakes and the question take more than fifteen delays"
+
+def waits(work: Callable[[], object], times: int, timeout: float) -> int:
+    """How often this lasts as long as a node timeout. The machine may pause for some time too."""
+    count = 0
+    for _ in range(times):
+        started = time.monotonic()
+        work()
+        count += time.monotonic() - started >= timeout
+    return count
 
 
 def test_a_round_waits_for_a_frozen_node_only_once(nodes: Cluster) -> None:
-    timeout = 0.25
-    with Redlock(nodes.urls, node_timeout=timeout) as client:
+    timeout = 2.0
+    with Redlock(nodes.urls, ttl=9.0, node_timeout=timeout) as client:
         lock = client.lock(NAME)
         cycle(client)
-        with frozen(nodes[0], nodes[3]):
-            # `locked` asks all nodes and waits for every answer that may come: the worst case. The loop goes on
-            # until the driver has given the connections up and dials anew.
-            rounds, started = 0, time.monotonic()
-            while time.monotonic() - started < 8 * timeout:
-                assert lock.locked() is False
-                cycle(client)
-                rounds += 1
 
-    assert rounds > 5 * 8, "as if the frozen nodes had been waited for in every round: that gives eight"
+        def work() -> None:
+            # `locked` asks all nodes and waits for every answer that may come: the worst case.
+            assert lock.locked() is False
+            cycle(client)
+
+        with frozen(nodes[0], nodes[3]):
+            waited = waits(work, 1, timeout)
+            connections = client._context.pool._sets[0].state.all
+            handles = [one.handle for one in connections]
+
+            def anew() -> bool:
+                nonlocal waited
+                waited += waits(work, 1, timeout)
+                return all(connections[place].handle is not handles[place] for place in (0, 3))
+
+            eventually(anew, "new connections to the frozen nodes", every=0)
+            waited += waits(work, 40, timeout)
+
+    assert waited <= 8, "as if the frozen nodes had been waited for in every round: that gives forty"
 
 
 def test_three_frozen_nodes_are_waited_for_once_too(nodes: Cluster) -> None:
-    timeout = 0.5
-    with Redlock(nodes.urls, node_timeout=timeout) as client:
+    timeout = 2.0
+    with Redlock(nodes.urls, ttl=9.0, node_timeout=timeout) as client:
         cycle(client)
 
         def fail() -> None:
@@ -157,17 +201,14 @@ def test_three_frozen_nodes_are_waited_for_once_too(nodes: Cluster) -> None:
                 client.lock(NAME).acquire(blocking=False)
 
         with frozen(*nodes.servers[:3]):
-            started = time.monotonic()
-            for _ in range(20):
-                fail()
-            taken = time.monotonic() - started
+            waited = waits(fail, 40, timeout)
         when_a_quorum_is_there(client)
 
-    assert taken < 5 * timeout, "twenty attempts that wait take twenty timeouts"
+    assert waited <= 8, "attempts that wait are forty timeouts"
 
 
 def test_a_new_client_works_with_two_frozen_nodes(nodes: Cluster) -> None:
-    with frozen(nodes[1], nodes[2]), Redlock(nodes.urls, node_timeout=0.25) as client:
+    with frozen(nodes[1], nodes[2]), client_of(nodes.urls) as client:
         cycle(client)
         assert client.lock(NAME).locked() is False
 
@@ -234,12 +275,12 @@ def test_a_release_that_too_few_nodes_answer_is_no_lost_lock(nodes: Cluster, cli
 
 
 def test_an_extension_without_a_quorum_keeps_the_old_deadline(nodes: Cluster, impatient: Redlock) -> None:
-    lock = impatient.lock(NAME, ttl=8)
+    lock = impatient.lock(NAME)
     lock.acquire()
     before = lock.lease.remaining()
 
     with frozen(*nodes.servers[:3]), pytest.raises(QuorumUnavailable):
-        lock.extend(1)
+        lock.extend(0.5)
 
     assert 0 < lock.lease.remaining() <= before
     with suppress(LockLost):
@@ -247,7 +288,7 @@ def test_an_extension_without_a_quorum_keeps_the_old_deadline(nodes: Cluster, im
 
 
 def test_a_restarted_node_votes_again(nodes: Cluster) -> None:
-    with client_of(nodes.urls, ttl=0.5, max_ttl=1.0) as client:
+    with client_of(nodes.urls) as client:
         cycle(client)
         for place in (0, 1):
             nodes[place].kill()
@@ -255,6 +296,8 @@ def test_a_restarted_node_votes_again(nodes: Cluster) -> None:
         for place in (0, 1):
             nodes[place].start()
         eventually(lambda: all(dials_again(client, nodes[place]) for place in (0, 1)), "the restarted nodes' use")
+        for place in (0, 1):
+            end_quarantine(nodes[place])
         # Two other nodes die: without both restarted nodes there is no quorum.
         for place in (3, 4):
             nodes[place].kill()
@@ -281,31 +324,32 @@ def test_connections_that_the_nodes_have_closed_are_dialled_anew(nodes: Cluster,
     cycle(client)
 
 
-def test_what_a_frozen_node_was_sent_is_undone_when_it_wakes_up(nodes: Cluster, client: Redlock) -> None:
-    lock = client.lock(NAME, ttl=10)
-    cycle(client)
+def test_what_a_frozen_node_was_sent_is_undone_when_it_wakes_up(nodes: Cluster) -> None:
+    with client_of(nodes.urls, **LASTING) as client:
+        lock = client.lock(NAME)
+        cycle(client)
 
-    with frozen(nodes[2]):
-        for _ in range(3):
-            assert lock.acquire(blocking=False)
-            last = lock.fence
-            lock.release()
+        with frozen(nodes[2]):
+            for _ in range(3):
+                assert lock.acquire(blocking=False)
+                last = lock.fence
+                lock.release()
 
-    # Three SETs arrive now, each followed by its DEL on the same connection.
-    with raw(nodes[2]) as redis:
-        eventually(lambda: redis.get(codec.fence_key(NAME)) == str(last), "the last of the three at the node")
-    eventually(lambda: is_free(nodes.servers, NAME), "no key on any node, long before ten seconds", within=5.0)
-    cycle(client)
+        # Three SETs arrive now, each followed by its DEL on the same connection.
+        with raw(nodes[2]) as redis:
+            eventually(lambda: redis.get(codec.fence_key(NAME)) == str(last), "the last of the three at the node")
+        eventually(lambda: is_free(nodes.servers, NAME), "no key on any node")
+        cycle(client)
 
 
 def test_keys_of_commands_on_dropped_connections_expire(nodes: Cluster) -> None:
-    with Redlock(nodes.urls, ttl=0.6, max_ttl=1.0, node_timeout=0.25) as client:
+    with client_of(nodes.urls, ttl=5.0, max_ttl=5.0) as client:
         cycle(client)
         with frozen(*nodes.servers[:3]):
             with pytest.raises(QuorumUnavailable):
                 client.lock(NAME).acquire(blocking_timeout=1.5)
             client.close()
-        eventually(lambda: is_free(nodes.servers, NAME), "no key on any node", within=10.0)
+        eventually(lambda: is_free(nodes.servers, NAME), "no key on any node")
         when_a_quorum_is_there(client)
 
 
@@ -329,12 +373,12 @@ def test_nodes_that_lose_their_scripts_get_them_again(nodes: Cluster, client: Re
             with raw(server) as redis:
                 redis.script_flush()
 
-    lock = client.lock(NAME, ttl=4)
+    lock = client.lock(NAME)
     cycle(client)
     flush_scripts()
     assert lock.acquire(blocking=False)
     flush_scripts()
-    lock.extend(2)
+    lock.extend(0.5)
     flush_scripts()
     assert lock.owned()
     flush_scripts()
@@ -345,25 +389,26 @@ def test_nodes_that_lose_their_scripts_get_them_again(nodes: Cluster, client: Re
         cycle(client)
 
 
-def test_an_attempt_without_scripts_is_cancelled_everywhere(nodes: Cluster, client: Redlock) -> None:
-    cycle(client)
-    for server in nodes.servers[:3]:
-        with raw(server) as redis:
-            redis.set(NAME, "somebody else", px=20_000)
-    for server in nodes.servers:
-        with raw(server) as redis:
-            redis.script_flush()
+def test_an_attempt_without_scripts_is_cancelled_everywhere(nodes: Cluster) -> None:
+    with client_of(nodes.urls, **LASTING) as client:
+        cycle(client)
+        for server in nodes.servers[:3]:
+            with raw(server) as redis:
+                redis.set(NAME, "somebody else", px=200_000)
+        for server in nodes.servers:
+            with raw(server) as redis:
+                redis.script_flush()
 
-    assert client.lock(NAME, ttl=10).acquire(blocking=False) is False
-    cycle(client, "something else")
+        assert client.lock(NAME).acquire(blocking=False) is False
+        cycle(client, "something else")
 
-    eventually(lambda: is_free(nodes.servers[3:], NAME), "no key where nobody else has one", within=5.0)
+        eventually(lambda: is_free(nodes.servers[3:], NAME), "no key where nobody else has one")
 
 
 def test_a_release_never_overtakes_its_acquire_on_a_slow_link(nodes: Cluster) -> None:
     with (
         proxies(nodes.servers) as links,
-        Redlock([link.url for link in links], ttl=10, max_ttl=10, node_timeout=2) as client,
+        Redlock([link.url for link in links], **NEVER) as client,
     ):
         cycle(client)  # dials
         links[0].delay, links[4].delay = 0.05, 0.2
@@ -380,7 +425,7 @@ def test_a_release_never_overtakes_its_acquire_on_a_slow_link(nodes: Cluster) ->
 def test_a_release_goes_down_the_connections_that_took_the_lease(nodes: Cluster) -> None:
     with (
         proxies(nodes.servers) as links,
-        Redlock([link.url for link in links], ttl=10, max_ttl=10, node_timeout=2) as client,
+        Redlock([link.url for link in links], **NEVER) as client,
     ):
 
         def set_delays(*seconds: float) -> None:
@@ -415,19 +460,19 @@ def test_a_release_goes_down_the_connections_that_took_the_lease(nodes: Cluster)
         eventually(lambda: links[0].commands == links[2].commands, "everything sent")
         with raw(nodes[0]) as redis:
             eventually(lambda: redis.exists(codec.fence_key(NAME)), "the late acquire at the node")
-        eventually(lambda: is_free(nodes.servers, NAME), "no key on any node, long before ten seconds", within=5.0)
+        eventually(lambda: is_free(nodes.servers, NAME), "no key on any node")
 
 
 def test_a_cancelled_attempt_leaves_nothing_on_a_slow_link(nodes: Cluster) -> None:
     with (
         proxies(nodes.servers) as links,
-        Redlock([link.url for link in links], ttl=10, max_ttl=10, node_timeout=2) as client,
+        Redlock([link.url for link in links], **NEVER) as client,
     ):
         cycle(client, "another")  # dials
         links[0].delay = links[1].delay = 0.1
         for server in nodes.servers[2:]:
             with raw(server) as redis:
-                redis.set(NAME, "somebody else", px=20_000)
+                redis.set(NAME, "somebody else", px=200_000)
 
         for _ in range(10):
             assert client.lock(NAME).acquire(blocking=False) is False
@@ -441,11 +486,11 @@ def test_a_cancelled_attempt_leaves_nothing_on_a_slow_link(nodes: Cluster) -> No
 
 def test_threads_share_a_few_connections_and_not_one_each(nodes: Cluster) -> None:
     done = []
-    with Redlock(nodes.urls, node_timeout=2.0) as client:
+    with client_of(nodes.urls, **LASTING) as client:
 
         def work(number: int) -> None:
             for _ in range(3):
-                with client.lock(f"report:{number}", blocking_timeout=30):
+                with client.lock(f"report:{number}", blocking_timeout=100):
                     pass
             done.append(number)
 
@@ -466,7 +511,7 @@ import sys
 from redlock import Redlock
 
 logging.basicConfig(stream=sys.stdout, format="%(message)s")  # warnings, such as node-silent
-with Redlock(sys.argv[2:], ttl=5, node_timeout=0.5) as client:
+with Redlock(sys.argv[2:], ttl=9, node_timeout=2.0) as client:
     lock = client.lock("report:7")
     if sys.argv[1] == "round":
         assert not lock.locked()
@@ -497,7 +542,7 @@ def test_a_stall_of_the_client_does_not_make_nodes_silent(nodes: Cluster, stalle
         os.kill(process.pid, signal.SIGSTOP)
         if stalled == "round":
             eventually(lambda: all(holders(nodes.servers, NAME)), "the acquire at the nodes")
-        time.sleep(0.8)  # the stall itself: longer than a node timeout, and nothing to wait for
+        time.sleep(2.5)  # the stall itself: longer than a node timeout, and nothing to wait for
         for link in links:
             link.delay = 0.0
         os.kill(process.pid, signal.SIGCONT)
@@ -510,7 +555,7 @@ HELD_AT_EXIT = """
 import sys
 from redlock import Redlock
 
-client = Redlock(sys.argv[1:], node_timeout=0.5)
+client = Redlock(sys.argv[1:], node_timeout=2.0)
 lock = client.lock("report:7")
 assert lock.acquire()
 print(lock.fence, flush=True)
@@ -524,7 +569,7 @@ def test_a_program_ends_at_once_without_a_close(nodes: Cluster) -> None:
             cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=200,
             check=True,
         )
 
@@ -560,26 +605,26 @@ def test_an_acquire_ends_in_time_without_free_connections(nodes: Cluster, limit:
     with Redlock(nodes.urls, node_timeout=0.4) as client, ThreadPoolExecutor(1) as other, all_in_use(client):
         acquire = other.submit(client.lock(NAME, blocking_timeout=limit).acquire)
         with pytest.raises(QuorumUnavailable, match="all 16 connection sets of this process are in use"):
-            acquire.result(10)
+            acquire.result(100)
 
 
 def test_a_lease_ends_in_time_without_free_connections(nodes: Cluster) -> None:
     """An extension, both kinds of release, and a look at the nodes."""
-    with Redlock(nodes.urls, ttl=1.0, node_timeout=0.4) as client, ThreadPoolExecutor(4) as others:
+    with Redlock(nodes.urls, ttl=6.0, node_timeout=2.5) as client, ThreadPoolExecutor(4) as others:
         leases = [client.lease(name) for name in ("extended", "released", "asynchronously released")]
         for lease in leases:
             lease.acquire(0)
         extended, released, sent = leases
         with all_in_use(client):
             extension, release = others.submit(extended.extend, 1), others.submit(released.release)
-            others.submit(sent.release, wait=False).result(10)
+            others.submit(sent.release, wait=False).result(100)
             assert sent.outcome() is Outcome.UNKNOWN
             look = others.submit(client.lock("extended").locked)
             with pytest.raises(LockLost, match="before connections were free"):
-                extension.result(10)
-            assert release.result(10) is Outcome.UNKNOWN
+                extension.result(100)
+            assert release.result(100) is Outcome.UNKNOWN
             with pytest.raises(QuorumUnavailable, match="in use"):
-                look.result(10)
+                look.result(100)
         when_a_quorum_is_there(client)
 
 
@@ -622,5 +667,5 @@ def test_a_call_takes_connections_that_become_free_in_time(nodes: Cluster) -> No
         with all_in_use(client):
             acquire = other.submit(lock.acquire)
             assert not acquire.done()
-        assert acquire.result(10)
-        other.submit(lock.release).result(10)
+        assert acquire.result(100)
+        other.submit(lock.release).result(100)

@@ -105,7 +105,7 @@ def nodes(authority: Authority) -> Iterator[Nodes]:
 
 def reasons(urls: list[str]) -> set[str]:
     """The reasons for missing votes of the nodes at these addresses."""
-    with Redlock(urls, node_timeout=1.0) as client, pytest.raises(QuorumUnavailable) as caught:
+    with Redlock(urls, ttl=9.0, node_timeout=2.2) as client, pytest.raises(QuorumUnavailable) as caught:
         client.lock(NAME).acquire(blocking=False)
     return set(caught.value.reasons.values())
 
@@ -126,13 +126,13 @@ def test_asyncio_speaks_tls_too(nodes: Nodes, authority: Authority) -> None:
         await asyncio.gather(*(one() for _ in range(30)), *(lock.acquire() for lock in wide))
         await asyncio.gather(*(lock.release() for lock in wide))
 
-    with_client(nodes.urls(authority, authority.issue("client")), main, node_timeout=1.0)
+    with_client(nodes.urls(authority, authority.issue("client")), main, ttl=9.0, node_timeout=2.2)
     assert counted == 30
 
 
 def test_locks_are_acquired_awaited_renewed_and_released(nodes: Nodes, authority: Authority) -> None:
     urls = nodes.urls(authority, authority.issue("client"))
-    with Redlock(urls, node_timeout=1.0) as client, Redlock(urls, node_timeout=1.0) as other:
+    with Redlock(urls, ttl=9.0, node_timeout=2.2) as client, Redlock(urls, ttl=9.0, node_timeout=2.2) as other:
         fences: list[int] = []
 
         def count(redlock: Redlock) -> None:
@@ -148,7 +148,7 @@ def test_locks_are_acquired_awaited_renewed_and_released(nodes: Nodes, authority
         assert fences == sorted(set(fences))
         assert len(fences) == 200
 
-        with client.lock(NAME, ttl=2.5) as lease:
+        with client.lock(NAME, ttl=5.0) as lease:
             with raw(nodes.servers[0]) as redis:
                 redis.delete(NAME)
             eventually(lambda: holders(nodes.servers, NAME) == [lease.owner] * 3, "renewal and repair")
@@ -169,5 +169,5 @@ def test_each_wrong_certificate_is_a_reason_and_never_a_vote(
     assert "certificate is not valid for 'localhost'" in why
     assert reasons(nodes.urls(authority, None))
     assert reasons(nodes.urls(authority, client, "redis")), "in the clear"
-    with Redlock(right, node_timeout=1.0) as redlock, redlock.lock(NAME):
+    with Redlock(right, ttl=9.0, node_timeout=2.2) as redlock, redlock.lock(NAME):
         pass

@@ -112,7 +112,7 @@ def test_a_wait_ends_when_it_is_interrupted(nodes: Cluster, client: Redlock, riv
 
 def test_threads_of_a_process_have_positions(client: Redlock, rival: Redlock, heard: Events) -> None:
     def wait() -> None:
-        with client.lock(NAME, blocking_timeout=60):
+        with client.lock(NAME, blocking_timeout=100):
             pass
 
     def began() -> list[object]:
@@ -162,7 +162,7 @@ def test_the_nodes_report_each_waiter_until_its_end(nodes: Cluster, client: Redl
     with waiting(client, "first", "second"):
         expected = [("first", 1, "holder"), ("second", 2, "holder")]
         eventually(lambda: seen(nodes) == expected, "both waiters", every=0.1)
-        (held,) = cluster_status(nodes.urls).locks
+        (held,) = cluster_status(nodes.urls, timeout=5.0).locks
         assert held.waiters == 2
         assert seen(nodes, "other:") == [], "another project on the same nodes sees other waiters"
         lease.release()

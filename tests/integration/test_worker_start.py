@@ -38,7 +38,7 @@ def test_it_refuses_to_start_on_a_node_that_drops_locks(fixture: WorkerFixture, 
         redis.config_set("maxmemory", "100mb")
         redis.config_set("maxmemory-policy", "allkeys-lru")
     with starting(fixture, tmp_path) as worker:
-        assert worker.process.wait(timeout=60) == Level.UNSAFE
+        assert worker.process.wait(timeout=200) == Level.UNSAFE
         (line,) = [line for line in log_of(worker).splitlines() if "will not start" in line]
         assert "the setup is unsafe: " in line
         assert "maxmemory-policy is allkeys-lru" in line
@@ -48,14 +48,14 @@ def test_it_refuses_to_start_on_a_node_that_drops_locks(fixture: WorkerFixture, 
 def test_it_refuses_a_different_configuration_fingerprint(fixture: WorkerFixture, tmp_path: Path) -> None:
     fixture.start_worker()
     with starting(fixture, tmp_path, REDLOCK_MAX_TTL="20") as worker:
-        assert worker.process.wait(timeout=60) == Level.UNSAFE
+        assert worker.process.wait(timeout=200) == Level.UNSAFE
         assert "its clients agreed on nodes=5 max_ttl=10s" in log_of(worker)
 
 
 def test_it_waits_for_a_quorum_and_then_starts(fixture: WorkerFixture, nodes: Cluster, tmp_path: Path) -> None:
     for server in nodes.servers[:3]:
         server.kill()
-    with starting(fixture, tmp_path, REDLOCK_MAX_TTL="1", REDLOCK_TTL="0.6") as worker:
+    with starting(fixture, tmp_path, REDLOCK_MAX_TTL="2", REDLOCK_TTL="2") as worker:
         eventually(lambda: "waiting for the lock nodes" in log_of(worker), "a worker that waits")
         assert "2 of 5 vote, 3 are needed" in log_of(worker)
         assert " ready." not in log_of(worker)
@@ -73,7 +73,7 @@ def test_a_worker_that_waits_can_be_stopped(fixture: WorkerFixture, nodes: Clust
     with starting(fixture, tmp_path) as worker:
         eventually(lambda: "waiting for the lock nodes" in log_of(worker), "a worker that waits")
         worker.process.terminate()
-        worker.process.wait(timeout=60)
+        worker.process.wait(timeout=200)
         assert " ready." not in log_of(worker)
 
 

@@ -21,7 +21,7 @@ def test_two_addresses_of_one_server_have_one_vote(nodes: Cluster) -> None:
     """Three servers at five addresses are a quorum, and two of them are none."""
     with (
         proxies([nodes[0], nodes[0], nodes[0], nodes[1], nodes[2]]) as links,
-        Redlock([link.url for link in links], node_timeout=0.5) as client,
+        client_of([link.url for link in links]) as client,
     ):
         with client.lock(NAME, blocking=False) as lease:
             lease.extend(5.0)
@@ -35,7 +35,7 @@ def test_two_addresses_of_one_server_have_one_vote(nodes: Cluster) -> None:
 def test_addresses_of_too_few_servers_are_refused_by_name(nodes: Cluster) -> None:
     with (
         proxies([nodes[0], nodes[0], nodes[0], nodes[0], nodes[1]]) as links,
-        Redlock([link.url for link in links], node_timeout=0.5) as client,
+        client_of([link.url for link in links]) as client,
     ):
         for _ in range(2):
             with pytest.raises(ConfigurationError, match="are the same server") as caught:
@@ -50,9 +50,9 @@ def test_an_address_that_changes_to_another_node_ends_no_lease(
     """As where a container's address is used again. Neither a release nor the next acquire raises."""
     with (
         proxies(nodes.servers) as links,
-        Redlock([link.url for link in links], ttl=0.5, max_ttl=1.0, node_timeout=0.1) as client,
+        client_of([link.url for link in links], ttl=5.0) as client,
     ):
-        before = client.lock(NAME, ttl=1.0)
+        before = client.lock(NAME)
         assert before.acquire()
         links[4].connect_to(nodes[0])
         nodes[4].kill()
@@ -60,7 +60,7 @@ def test_an_address_that_changes_to_another_node_ends_no_lease(
         with suppress(LockLost):
             before.release()
         with client.lock("renewed") as lease:
-            outlive(lease, 2)
+            outlive(lease)
         for _ in range(3):
             lock = client.lock(NAME)
             assert lock.acquire(blocking=False)

@@ -20,6 +20,8 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 from redis import Redis
 
 from redlock import ConfigurationError, Redlock
+from redlock._clock import now_ms
+from redlock._transport import codec, connections, pending_releases, pool, threads
 from redlock._transport.sockets import Sockets
 from redlock.testing import redis_server
 from redlock.testing.redis_server import Server, free_port
@@ -36,8 +38,11 @@ T = TypeVar("T")
 
 ROOT = Path(__file__).parents[2]
 
-PATIENT = "0.25"
-"""The node timeout of commands and of programs that tests start: it fits the shortest TTL of their locks, 0.6 s."""
+PATIENT = "0.5"
+"""The node timeout of commands and of programs that tests start: ten are the default TTL, as the doctor demands."""
+
+LASTING: Any = {"ttl": 240.0, "max_ttl": 240.0}
+"""Options of a client whose leases outlast every wait of a test: a lock that is free earlier was released."""
 
 CANARY = "canary-b7Qx"
 """A password that must not appear anywhere."""
@@ -54,10 +59,12 @@ def comes_true(condition: Callable[[], T], *, within: float, every: float = 0.00
     return value
 
 
-def outlive(lease: Lease, ttls: float, *others: Lease) -> None:
-    """Return after this many TTLs of the lease. No lease may be lost meanwhile."""
-    leases = (lease, *others)
-    comes_true(lambda: any(one.is_lost for one in leases), within=ttls * lease.ttl_ms / 1000, every=0.01)
+def outlive(lease: Lease, *others: Lease) -> None:
+    """Return when the lease has been renewed beyond its present deadline. No lease may be lost meanwhile."""
+    leases, deadline_ms = (lease, *others), lease._held().deadline_ms
+    eventually(
+        lambda: now_ms() > deadline_ms or any(one.is_lost for one in leases), "the end of the first TTL", every=0.01
+    )
     for one in leases:
         one.ensure_valid()
 
@@ -66,7 +73,7 @@ def eventually(
     condition: Callable[[], T],
     what: str,
     *,
-    within: float = 30.0,
+    within: float = 100.0,
     every: float = 0.005,
     despite: type[Exception] | tuple[()] = (),
 ) -> T:
@@ -103,10 +110,10 @@ def node_timeout(ttl: float) -> float:
 
     No node counts as silent on a busy machine. Two node timeouts are shorter than the TTL, as a client demands.
     """
-    return min(0.9, 0.45 * ttl)
+    return min(2.2, 0.45 * ttl)
 
 
-def client_of(nodes: Sequence[str], *, ttl: float = 5.0, **options: Any) -> Redlock:  # noqa: ANN401 - of the client
+def client_of(nodes: Sequence[str], *, ttl: float = 9.0, **options: Any) -> Redlock:  # noqa: ANN401 - of the client
     """A client of these nodes, with a node timeout that fits the shortest TTL of its locks; see `node_timeout`."""
     return Redlock(nodes, ttl=ttl, **{"node_timeout": node_timeout(ttl)} | options)
 
@@ -146,6 +153,14 @@ def run_out(servers: Iterable[Server], name: str) -> None:
             redis.connection.send_command("DEL", name)
         for redis in clients:
             redis.parse_response(redis.connection, "DEL")
+
+
+def end_quarantine(server: Server) -> None:
+    """Let a server vote that has lost its memory, as if it had abstained for long enough."""
+    with raw(server) as redis:
+        # The quarantine begins when a client comes.
+        eventually(lambda: redis.hexists(codec.RECORD, "run_id"), "a client that meets the server")
+        redis.hset(codec.RECORD, "since", 0)
 
 
 def stands_on_all(servers: Iterable[Server], name: str) -> None:
@@ -228,6 +243,12 @@ def sixth_redis(*options: str) -> Iterator[Server]:
         yield server
     finally:
         server.stop()
+
+
+def limit_releases(monkeypatch: pytest.MonkeyPatch, milliseconds: int) -> None:
+    """Let a release wait so long for the replies of nodes."""
+    for module in (connections, pending_releases, pool, threads):
+        monkeypatch.setattr(module, "RELEASE_MS", milliseconds)
 
 
 def sends(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:

@@ -213,7 +213,7 @@ def shell(fixture: WorkerFixture, code: str, **settings: str) -> Any:  # noqa: A
         env=fixture.environment | settings,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=200,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -224,7 +224,7 @@ def refuses_to_start(directory: Path, environment: dict[str, str], *arguments: s
     """The output of a worker that must not start. Asserts an end with an error status and without a traceback."""
     worker = Worker(directory, environment, arguments)
     try:
-        assert worker.process.wait(60) != 0
+        assert worker.process.wait(200) != 0
         said = worker.output.read_text()
         assert "Traceback" not in said
         return said

@@ -19,7 +19,7 @@ def work() -> None:
 
 
 @app.task
-@locked("holding:{name}", ttl=0.6)
+@locked("holding:{name}", ttl=4.0)
 def look(name: str, seconds: float) -> float:  # noqa: ARG001 - names the lock
     """Hold the lock for so many seconds and check all the time; returns the remaining time of the lease."""
     until = time.monotonic() + seconds
@@ -30,7 +30,7 @@ def look(name: str, seconds: float) -> float:  # noqa: ARG001 - names the lock
 
 
 @app.task
-@locked("holding:{name}", ttl=0.6)
+@locked("holding:{name}", ttl=4.0)
 def outlast(name: str, seconds: float) -> float:
     """Hold the lock for so many seconds, and swallow every exception meanwhile."""
     until = time.monotonic() + seconds
@@ -43,7 +43,7 @@ def outlast(name: str, seconds: float) -> float:
 
 
 @app.task
-@locked("holding:{name}", ttl=0.6)
+@locked("holding:{name}", ttl=4.0)
 def sleep(name: str, seconds: float) -> str:
     """Hold the lock for so many seconds without a check."""
     time.sleep(seconds)  # the task's work

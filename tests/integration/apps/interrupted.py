@@ -9,7 +9,7 @@ from workers.app import app
 
 
 @app.task
-@locked("interrupted:{name}", ttl=0.6, on_lost="raise")
+@locked("interrupted:{name}", ttl=4.0, on_lost="raise")
 def sleep(name: str, seconds: float) -> str:
     """Sleep, which only a signal can end."""
     time.sleep(seconds)
