@@ -20,9 +20,10 @@ _LABEL_TAIL = 127
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Unicode categories without a glyph: controls, bidirectional and zero-width marks, halves of pairs, line breaks."""
 _BLANK = re.compile(
-    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\u2800\u3164\ufe00-\ufe0f\uffa0\ufff0-\ufff8\U000e0000-\U000e0fff]"
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\u2800\u2d7f\u3164\ufe00-\ufe0f\uffa0\ufff0-\ufff8"
+    "\U0001107f\U00013441\U00013442\U00016fe4\U0001d159\U000e0000-\U000e0fff]"
 )
-"""Letters, marks and reserved characters of other categories that have no glyph of their own either."""
+"""Letters, marks, symbols and reserved characters of other categories that have no glyph of their own either."""
 _BLANKS = re.compile(" {2,}")
 _SEMICOLON = re.compile("[;\u037e\ufe14\ufe54\uff1b]")
 """Also the characters that look like a semicolon, which Unicode declares to be compatible with it."""
@@ -38,9 +39,9 @@ def is_invisible(character: str) -> bool:
     return category in _HIDDEN or (category == "Zs" and character != " ") or bool(_BLANK.match(character))
 
 
-def shortened(text: str) -> str:
-    """The beginning of a text that is longer than 100,000 characters, or the text itself."""
-    return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}..."
+def shortened(text: str, most: int = LONGEST_TEXT) -> str:
+    """The beginning of a text that is longer than so many characters, or the text itself."""
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def escape(text: str) -> str:

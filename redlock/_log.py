@@ -19,6 +19,9 @@ from redlock._masking import mask
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+LONGEST_FIELD = 2_000
+"""The most characters of a field. A longer task id could push the end of its field and the next fields off the line."""
+
 logger = logging.getLogger("redlock")
 logger.addHandler(logging.NullHandler())
 
@@ -104,7 +107,8 @@ def _shown(value: object) -> object:
     # Between quotes, because a blank does not end a password there.
     escaped = f"'{escape(text)}'"
     masked = mask(escaped)
-    return text if masked == escaped else masked[1:-1]
+    # Only now shortened to a field: half of an address does not look like one.
+    return shortened(text if masked == escaped else masked[1:-1], LONGEST_FIELD)
 
 
 def _plain(value: object) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import struct
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -115,7 +114,7 @@ def _check_amqp(url: str, timeout: float) -> list[Finding]:
     except OSError as error:
         reason = f"no answer within {timeout:g} s" if isinstance(error, TimeoutError) else _reason(error)
         return [_warning("unreachable", where, reason, "start it, or fix its address")]
-    except (AttributeError, LookupError, TypeError, ValueError, struct.error):
+    except Exception:  # noqa: BLE001 - a server can make the client of AMQP raise almost anything
         # Only the use shows an option that the client of AMQP does not know, such as a second password. The same errors
         # come from a reply that the client can't read.
         what = "an option in its address can't be used, or it does not speak AMQP"

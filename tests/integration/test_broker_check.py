@@ -124,7 +124,26 @@ def test_the_command_never_says_fine_of_a_broker_that_is_down(
     assert "WARNING    broker 127.0.0.1:" in said
 
 
-@pytest.mark.parametrize("payload", [b"", struct.pack(">HHBBI", 10, 10, 0, 9, 65_000) + b"\x03abcI"])
+def start_frame(table: bytes) -> bytes:
+    return struct.pack(">HHBBI", 10, 10, 0, 9, len(table)) + table + 2 * (struct.pack(">I", 5) + b"PLAIN")
+
+
+def nested_lists(count: int) -> bytes:
+    table = b""
+    for _ in range(count):
+        table = b"A" + struct.pack(">I", len(table)) + table
+    return b"\x01a" + table
+
+
+UNREADABLE = [
+    b"",
+    struct.pack(">HHBBI", 10, 10, 0, 9, 65_000) + b"\x03abcI",
+    start_frame(b"\x01aT" + b"\xff" * 8),
+    start_frame(nested_lists(3_000)),
+]
+
+
+@pytest.mark.parametrize("payload", UNREADABLE, ids=["empty", "short", "late", "nested"])
 def test_a_reply_that_cannot_be_read_is_a_finding(payload: bytes) -> None:
     frame = struct.pack(">BHI", 1, 0, len(payload)) + payload + b"\xce"
     with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:

@@ -227,6 +227,21 @@ def test_names_that_look_like_markup_are_text(flower: Flower, client: Redlock, b
 
 
 @needs_browser
+def test_no_name_pushes_the_other_columns_away(flower: Flower, client: Redlock, browser: Browser) -> None:
+    # A browser breaks no line within a letter and its marks.
+    names = [letter + "\u20dd" * 300 for letter in "rt"]
+    lease = client.lease(names[0], owner_label=f"{names[1]}@w@h since 2026-11-24T12:00:00Z", renew=True)
+    lease.acquire(30_000)
+    try:
+        browser.open(flower.address("/locks"))
+        eventually(lambda: [row for row in browser.rows("locks-table") if row[0] == names[0]], "the lock", every=0.02)
+        width = browser.value("document.querySelector('#locks-table').offsetWidth")
+        assert width < 2 * browser.value("innerWidth")
+    finally:
+        lease.release()
+
+
+@needs_browser
 def test_a_password_protects_the_page_also_under_a_prefix(
     fixture: WorkerFixture, directory: Path, client: Redlock, browser: Browser
 ) -> None:

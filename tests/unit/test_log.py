@@ -264,6 +264,16 @@ def test_no_end_of_a_long_text_shows_a_secret(lines: pytest.LogCaptureFixture, s
     assert not [part for part in ("can", "ary") if part in said]
 
 
+@pytest.mark.parametrize("filler", ["z", " ", "'", "\\", "\u202e", "\U000e0001", "\u3164"])
+def test_no_long_field_pushes_another_off_its_line(lines: pytest.LogCaptureFixture, filler: str) -> None:
+    """The text of a quote that is not closed would look like fields of the line."""
+    task = "a resource=counter:payroll count=7 " + filler * 150_000
+    _log.warning("requeue-failed", task=task, why=task, resource="held", count=1)
+    line = _log.LineFormatter("%(asctime)s %(message)s").format(lines.records[0])
+    assert line.endswith(("' resource=held count=1", '" resource=held count=1'))
+    assert len(line) < 100_000
+
+
 def test_a_field_cannot_drive_a_terminal(lines: pytest.LogCaptureFixture) -> None:
     _log.info("event", field="a\x1b[2J\u202e\u2028\u3164")
     (message,) = lines.messages
