@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from redlock._clock import monotonic, now_ms
+from redlock._compat import ReplyError
 from redlock._core.backoff import first_attempt_ms
 from redlock._locking.effects import AwaitTurn, Borrow, PassOn, Receive, Send, Sleep
 from redlock._locking.wait_rules import READ_SECONDS, WakeUps
@@ -94,14 +95,15 @@ class QueuedWaiter(WakeUps):
                 left = max(0.0, until - monotonic())
                 # A request that ended with the wait had too little time for a failure.
                 if self._node is not None and (left or not isinstance(exc, NoReply)):
-                    self._node.mark_down(describe_failure(exc, self._node.timeout_ms), now_ms())
+                    tell = self._node.mark_down if self._connected is None else self._node.refuse_wait
+                    tell(describe_failure(exc, self._node.timeout_ms), now_ms())
                 self._drop()
                 yield Sleep(min(0.01, left))
 
     def _read(self, keys: list[str], until: float) -> Effects[str]:
         """The key of a wake-up; empty if the blocking read ended without a wake-up."""
         if self._connected is None:
-            self._node = self._pool.node_for(self._names)
+            self._node = self._pool.node_to_try(self._names, now_ms())
             left = max(0.0, until - monotonic())
             if self._node is None:
                 yield Sleep(left)
@@ -118,6 +120,10 @@ class QueuedWaiter(WakeUps):
         except NoReply:
             return ""
         self._is_reading = False
+        if isinstance(reply, ReplyError) and str(reply).startswith("WRONGTYPE"):
+            # The key is at fault, and not the node, at which other resources are waited for too.
+            yield Sleep(max(0.0, until - monotonic()))
+            return ""
         if reply is None and monotonic() - self._sent_at < READ_SECONDS / 2:
             # Another read would end at once as well, in an endless loop.
             raise UnsuitableNode("does not wait as a Redis server does")

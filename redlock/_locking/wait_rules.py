@@ -66,6 +66,11 @@ class WaitMemory:
         order = (self.nodes[place] for place in wire.waiting_order(names, len(self.nodes)))
         return next((node for node in order if not node.error), None)
 
+    def node_to_try(self, names: Names, now_ms: int) -> Node | None:
+        """As `node_for`, but from time to time also a node that is down, for a single waiter."""
+        order = (self.nodes[place] for place in wire.waiting_order(names, len(self.nodes)))
+        return next((node for node in order if node.may_wait(now_ms)), None)
+
     def keys(self, names: Names) -> list[str]:
         """The keys on a node that hold the wake-ups for these resources."""
         return self._codec.wake_keys(names)

@@ -77,9 +77,9 @@ class WaitingConnections(WaitMemory, Generic[C]):
                 kept.pop()[1].close()
 
     def kept_for(self, node: Node) -> C | None:
-        """A kept connection to this node, if any."""
+        """A kept connection to this node, if any. None for a node that is down: only a dial finds out that it is up."""
         kept = self._kept[node]
-        while kept:
+        while kept and not node.error:
             try:
                 since_ms, connection = kept.pop()
             except IndexError:

@@ -9,6 +9,8 @@ from redlock import _log
 from redlock._core.clock_jump import ClockJumpDetector
 
 _RETRY_FIRST_MS, _RETRY_LAST_MS = 100, 1_000
+_REFUSED_MS = 10_000
+"""How long waiters avoid a node that took their connection and then failed: each try can cost two log lines."""
 _WATCH_MS = 100
 _AGAIN_MS = 1_000
 """The shortest time between two log lines of a kind. A node can give another reason, time or configuration in each
@@ -36,6 +38,7 @@ class NodeHealth:
         """When the next log line of each event may be written."""
         self._failures = 0
         self._retry_at_ms = 0
+        self._wait_at_ms = 0
 
     def watch(self, time_ms: int, sent_ms: int, done_ms: int) -> None:
         """Compare the node's time with earlier replies, and report a clock that jumped."""
@@ -78,6 +81,12 @@ class NodeHealth:
         self._failures += 1
         pause_ms = min(_RETRY_FIRST_MS << min(self._failures - 1, 10), _RETRY_LAST_MS)
         self.error, self._retry_at_ms = error, now_ms + pause_ms
+        self._wait_at_ms = now_ms + _RETRY_LAST_MS
+
+    def refuse_wait(self, error: str, now_ms: int) -> None:
+        """Record that a waiter got a connection, and then no wait."""
+        self.mark_down(error, now_ms)
+        self._wait_at_ms = now_ms + _REFUSED_MS
 
     def _is_line_due(self, event: str, now_ms: int) -> bool:
         """Whether a line of this event may be logged now; if so, the next may follow after a pause."""
@@ -93,4 +102,17 @@ class NodeHealth:
         if now_ms < self._retry_at_ms:
             return False
         self._retry_at_ms = now_ms + _RETRY_LAST_MS
+        return True
+
+    def may_wait(self, now_ms: int) -> bool:
+        """Whether a waiter may use the node. A True reserves the turn at a node that is down, for a single waiter.
+
+        Rounds dial a node only where their own connection has ended. So after a failure of a waiter's connection alone,
+        no other dial would ever find the node up.
+        """
+        if not self.error:
+            return True
+        if now_ms < self._wait_at_ms:
+            return False
+        self._wait_at_ms = now_ms + _RETRY_LAST_MS
         return True

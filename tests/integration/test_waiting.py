@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from typing import TYPE_CHECKING
 
@@ -234,6 +235,49 @@ def test_the_death_of_a_node_delays_its_waiters_for_a_moment(nodes: Cluster, pla
         holder.release()
         thread.join(100)
         assert not thread.is_alive(), "it does not wait for the end of a TTL"
+
+
+def test_waiters_return_to_nodes_that_refused_connections(
+    nodes: Cluster, client: Redlock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Other clients can take all connections of the nodes for a moment; the connections of the rounds stay open."""
+    with contextlib.ExitStack() as stack:
+        other = stack.enter_context(client_of(nodes.urls))
+        admins = [stack.enter_context(raw(server)) for server in nodes.servers]
+        for one in (client, other):
+            with one.lock("y"):
+                pass
+        for admin in admins:
+            admin.config_set("maxclients", 1)
+        with other.lock("x"):
+            assert not client.lock("x").acquire(blocking_timeout=1)
+        assert caplog.text.count("node-down") >= len(admins)
+        for admin in admins:
+            admin.config_set("maxclients", 1_000)
+    wait_and_block(nodes, client)
+
+
+def test_a_spoilt_key_of_wake_ups_marks_no_node(
+    nodes: Cluster, client: Redlock, caplog: pytest.LogCaptureFixture
+) -> None:
+    for server in nodes.servers:
+        with raw(server) as redis:
+            redis.hset(codec.wake_key("x"), "a", "b")
+    with client_of(nodes.urls) as other, other.lock("x"):
+        assert not client.lock("x").acquire(blocking_timeout=1)
+    assert "node-down" not in caplog.text
+    wait_and_block(nodes, client)
+
+
+def wait_and_block(nodes: Cluster, client: Redlock) -> None:
+    """Check that a waiter of this client blocks on a node, and is woken."""
+    with client_of(nodes.urls) as other:
+        holder = other.lock("z")
+        assert holder.acquire()
+        thread = in_a_thread(lambda: client.lock("z", blocking_timeout=60).acquire())
+        eventually(lambda: blocked_clients(nodes.servers) == 1, "a waiter that blocks")
+        holder.release()
+        thread.join()
 
 
 def test_a_hundred_waiters_of_one_client_all_get_their_turn(client: Redlock) -> None:

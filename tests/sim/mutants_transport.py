@@ -384,8 +384,8 @@ _bug(
 _bug(
     "no blocking read follows one that ended",
     WAIT,
-    "        self._is_reading = False\n        if reply",
-    "        if reply",
+    "        self._is_reading = False\n        if isinstance(reply, ReplyError)",
+    "        if isinstance(reply, ReplyError)",
     f"{DIRECTED}a_waiter_is_woken_by_the_release",
 )
 _bug(

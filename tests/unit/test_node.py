@@ -204,6 +204,21 @@ def test_a_node_that_is_down_is_dialled_by_one_thread_at_a_time() -> None:
     assert [node.may_dial(1_000) for _ in range(3)] == [True, False, False]
 
 
+def test_a_node_that_is_down_is_tried_by_one_waiter_at_a_time() -> None:
+    node = NodeHealth("h:1")
+    assert [node.may_wait(0) for _ in range(3)] == [True] * 3
+    node.mark_down("connection refused", 0)
+    assert not node.may_wait(999)
+    assert [node.may_wait(1_000) for _ in range(3)] == [True, False, False]
+    assert node.may_wait(2_000)
+    node.refuse_wait("the node closed the connection", 2_000)
+    assert not node.may_wait(11_999)
+    assert [node.may_wait(12_000) for _ in range(3)] == [True, False, False]
+    assert node.may_dial(3_000), "rounds do not depend on waits"
+    node.mark_up()
+    assert [node.may_wait(12_000) for _ in range(3)] == [True] * 3
+
+
 def test_the_pause_between_dials_grows_up_to_a_second() -> None:
     node, pauses = NodeHealth("h:1"), []
     for _ in range(50):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from redlock._clock import monotonic
+from redlock._compat import ReplyError
 from redlock._core.commands import Release
 from redlock._core.votes import Refusal
 from redlock._locking.effects import Borrow, Receive, Send, Sleep
@@ -186,6 +187,35 @@ def test_a_request_that_ends_with_the_wait_marks_no_node(
     assert type(effects.throw(NoReply())) is Sleep
     assert node is not None
     assert node.error == error
+
+
+@pytest.mark.parametrize(
+    ("reply", "error"),
+    [("WRONGTYPE Operation against a key", ""), ("BUSY Redis is busy", "busy with a script")],
+)
+def test_an_error_about_a_key_marks_no_node(
+    nodes: list[Node], monkeypatch: pytest.MonkeyPatch, reply: str, error: str
+) -> None:
+    waiters = WaiterPool(nodes, CODEC)
+    monkeypatch.setattr("redlock._locking.wait_queue.monotonic", lambda: 9.0)
+    node = waiters.node_for(("x",))
+    effects = QueuedWaiter(waiters, ("x",), 5_000).wait(500, can_wake=True)
+    assert type(next(effects)) is Borrow
+    assert type(effects.send(Borrowed())) is Send
+    assert type(effects.send(None)) is Receive
+    effect = effects.send(ReplyError(reply))
+    assert effect == Sleep(0.01 if error else 0.5)
+    assert node is not None
+    assert node.error == error
+
+
+def test_a_kept_connection_does_not_hide_that_a_node_is_up_again(nodes: list[Node]) -> None:
+    waiters, kept = WaiterPool(nodes, CODEC), Connected(SilentExchange(), "run", "")  # type: ignore[arg-type]  # as below
+    waiters.give_back(nodes[0], kept)
+    nodes[0].mark_down("connection refused", 0)
+    assert waiters.kept_for(nodes[0]) is None, "only a dial tells"
+    nodes[0].mark_up()
+    assert waiters.kept_for(nodes[0]) is kept
 
 
 class SilentExchange:
