@@ -11,6 +11,7 @@ import multiprocessing.util  # noqa: F401 - imported before the platform changes
 import os
 import pkgutil
 import select
+import selectors
 import signal
 import socket
 import ssl  # noqa: F401
@@ -81,8 +82,8 @@ async def lock_in_a_loop(urls: tuple[str, ...]) -> None:
 
 def main(platform: str, *urls: str) -> None:
     # Before the change, since the loop needs a pair of sockets for itself. The default loop of Windows has no
-    # `add_reader`, so docs/asyncio.md names this one.
-    loop = asyncio.SelectorEventLoop()
+    # `add_reader`, so docs/asyncio.md names this one; there it uses `select.select`.
+    loop = asyncio.SelectorEventLoop(selectors.SelectSelector())
     become(platform)
     import redlock  # noqa: PLC0415 - on the other platform
 
