@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from redlock.testing.redis_server import Cluster
 
 NAME = "lost"
-TTL = 0.6
+TTL = 3.0
 COUNTS = {(3, 10): [False], (3, 11): [True, False]}.get(sys.version_info[:2], [True])
 """The ways to recognise a cancellation from outside: by counts, or by messages as in Python 3.10."""
 

@@ -52,7 +52,9 @@ def take_and_give_back(lock: Lock) -> None:
     lock.release()
 
 
-def test_a_waiter_asks_nothing_while_it_waits(nodes: Cluster, client: Redlock) -> None:
+def test_a_waiter_asks_nothing_while_it_waits(nodes: Cluster, client: Redlock, monkeypatch: pytest.MonkeyPatch) -> None:
+    # After this time a waiter asks the nodes again; a pause of the machine can last as long.
+    monkeypatch.setattr(wait_rules, "READ_SECONDS", 200)
     holder = client.lock("x")
     assert holder.acquire()
     thread = in_a_thread(lambda: client.lock("x", blocking_timeout=60).acquire())
