@@ -81,7 +81,9 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> tuple[Settings,
         )
     if not settings.log_file:
         raise ConfigurationError("COUNTER_LOG_FILE is empty; name a file, such as logger.log")
-    if settings.flower_auth and not all(map(_USER.fullmatch, settings.flower_auth.split(","))):
+    # Without a user Flower asks for no password, and an empty file is a fault in writing the file.
+    has_users = settings.flower_auth or environ.get("COUNTER_FLOWER_AUTH_FILE")
+    if has_users and not all(map(_USER.fullmatch, settings.flower_auth.split(","))):
         raise ConfigurationError("COUNTER_FLOWER_AUTH must be name:password, several with commas between them")
     lock_settings = read(LockSettings, environ, "REDLOCK_")
     lock_settings.client().close()

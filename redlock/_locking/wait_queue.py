@@ -21,6 +21,7 @@ from redlock._locking.effects import AwaitTurn, Borrow, PassOn, Receive, Send, S
 from redlock._locking.wait_rules import READ_SECONDS, WakeUps
 from redlock._locking.waiter_pool import NODE_ERRORS
 from redlock._transport.node import UnsuitableNode, describe_failure, refuse
+from redlock._transport.reply_reader import LongReply
 from redlock._transport.socket_errors import NoReply
 
 if TYPE_CHECKING:
@@ -119,15 +120,23 @@ class QueuedWaiter(WakeUps):
             reply = yield Receive(self._connected, until)
         except NoReply:
             return ""
+        except LongReply:
+            # The rest of the reply is on its way, so the connection serves no other request.
+            self._drop()
+            return (yield from self._sleep_through(until))
         self._is_reading = False
         if isinstance(reply, ReplyError) and str(reply).startswith("WRONGTYPE"):
-            # The key is at fault, and not the node, at which other resources are waited for too.
-            yield Sleep(max(0.0, until - monotonic()))
-            return ""
+            return (yield from self._sleep_through(until))
         if reply is None and monotonic() - self._sent_at < READ_SECONDS / 2:
             # Another read would end at once as well, in an endless loop.
             raise UnsuitableNode("does not wait as a Redis server does")
         return self._wake_key(reply)
+
+    @staticmethod
+    def _sleep_through(until: float) -> Effects[str]:
+        """Wait without wake-ups: a key is at fault, and not the node, at which other resources are waited for too."""
+        yield Sleep(max(0.0, until - monotonic()))
+        return ""
 
     def _return_wake_up(self, until: float) -> Effects[None]:
         """Pass this wake-up on. Unlike `PassOn`, this keeps the connection for the next read."""

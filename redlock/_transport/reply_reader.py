@@ -34,6 +34,10 @@ class UnreadableReply(Exception):
     """The node sent bytes that are not a valid reply; the message gives the reason."""
 
 
+class LongReply(UnreadableReply):
+    """A reply has more bytes than the reader accepts. Another client may have stored a long value on the node."""
+
+
 class StrictReader:
     """Parses bytes that arrive in pieces, in plain Python: for every connection but those of rounds.
 
@@ -65,8 +69,8 @@ class StrictReader:
         return replies
 
 
-def _too_much(most: int) -> UnreadableReply:
-    return UnreadableReply(f"answered with more than {most // 1000} kB")
+def _too_much(most: int) -> LongReply:
+    return LongReply(f"answered with more than {most // 1000} kB")
 
 
 class ReplyReader:

@@ -244,7 +244,7 @@ def test_waiters_return_to_nodes_that_refused_connections(
 ) -> None:
     """Other clients can take all connections of the nodes for a moment; the connections of the rounds stay open."""
     with contextlib.ExitStack() as stack:
-        other = stack.enter_context(client_of(nodes.urls))
+        other = stack.enter_context(client_of(nodes.urls, **LASTING))
         admins = [stack.enter_context(raw(server)) for server in nodes.servers]
         for one in (client, other):
             with one.lock("y"):
@@ -265,7 +265,19 @@ def test_a_spoilt_key_of_wake_ups_marks_no_node(
     for server in nodes.servers:
         with raw(server) as redis:
             redis.hset(codec.wake_key("x"), "a", "b")
-    with client_of(nodes.urls) as other, other.lock("x"):
+    with client_of(nodes.urls, **LASTING) as other, other.lock("x"):
+        assert not client.lock("x").acquire(blocking_timeout=1)
+    assert "node-down" not in caplog.text
+    wait_and_block(nodes, client)
+
+
+def test_a_long_value_among_wake_ups_marks_no_node(
+    nodes: Cluster, client: Redlock, caplog: pytest.LogCaptureFixture
+) -> None:
+    for server in nodes.servers:
+        with raw(server) as redis:
+            redis.rpush(codec.wake_key("x"), *["v" * 200_000] * 5)
+    with client_of(nodes.urls, **LASTING) as other, other.lock("x"):
         assert not client.lock("x").acquire(blocking_timeout=1)
     assert "node-down" not in caplog.text
     wait_and_block(nodes, client)
@@ -273,7 +285,7 @@ def test_a_spoilt_key_of_wake_ups_marks_no_node(
 
 def wait_and_block(nodes: Cluster, client: Redlock) -> None:
     """Check that a waiter of this client blocks on a node, and is woken."""
-    with client_of(nodes.urls) as other:
+    with client_of(nodes.urls, **LASTING) as other:
         holder = other.lock("z")
         assert holder.acquire()
         thread = in_a_thread(lambda: client.lock("z", blocking_timeout=60).acquire())

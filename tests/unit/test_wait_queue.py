@@ -17,6 +17,7 @@ from redlock._locking.waiter_pool import WaiterPool
 from redlock._transport.codec import Codec
 from redlock._transport.connections import NodeConnections
 from redlock._transport.node import Connected, Node
+from redlock._transport.reply_reader import LongReply
 from redlock._transport.socket_errors import NoReply
 from tests.unit.helpers import DEAD, denied, granted, round_result
 from tests.unit.trials import Borrowed
@@ -207,6 +208,18 @@ def test_an_error_about_a_key_marks_no_node(
     assert effect == Sleep(0.01 if error else 0.5)
     assert node is not None
     assert node.error == error
+
+
+def test_a_long_wake_up_marks_no_node_and_sets_no_rate(nodes: list[Node], monkeypatch: pytest.MonkeyPatch) -> None:
+    waiters, borrowed = WaiterPool(nodes, CODEC), Borrowed()
+    monkeypatch.setattr("redlock._locking.wait_queue.monotonic", lambda: 9.0)
+    effects = QueuedWaiter(waiters, ("x",), 5_000).wait(500, can_wake=True)
+    assert type(next(effects)) is Borrow
+    assert type(effects.send(borrowed)) is Send
+    assert type(effects.send(None)) is Receive
+    assert effects.throw(LongReply()) == Sleep(0.5)
+    assert borrowed.is_closed
+    assert not any(node.error for node in nodes)
 
 
 def test_a_kept_connection_does_not_hide_that_a_node_is_up_again(nodes: list[Node]) -> None:
