@@ -50,6 +50,8 @@ class NodeConnection:
         self.reason = "not connected yet"
         self.scripts_sent_for: VoteTally | None = None
         """The tally of the last command for which the node lacked the scripts."""
+        self.loading = 0
+        """The number of scripts whose load has no reply yet."""
         self.pending: deque[VoteTally | None] = deque()
         """The tallies of the commands without a reply, the oldest first; None for a reply that is ignored."""
         self.outbox: bytes | bytearray = b""
@@ -86,6 +88,7 @@ class NodeConnection:
         self.read = ReplyReader().read
         self.suspect_since_ms, self.reason, self.is_dialling = None, "", False
         self.refusal, self.agreed = None, False
+        self.loading = 0
 
     def end(self, reason: str) -> list[VoteTally]:
         """The connection has ended; returns the tallies of the rounds that get no reply from the node."""
@@ -128,8 +131,14 @@ class NodeConnection:
         self.flush()
 
     def load_scripts(self) -> None:
-        """Put commands into the outbox that load all scripts; the replies are ignored."""
+        """Put commands into the outbox that load all scripts, unless they are under way; the replies are ignored.
+
+        Otherwise a node could have megabytes sent, and copied for seconds, with thousands of short replies at once.
+        """
+        if self.loading:
+            return
         self.flush()
+        self.loading = len(SCRIPTS)
         self.pending.extend([None] * len(SCRIPTS))
         self.outbox += LOAD_SCRIPTS
 

@@ -131,6 +131,7 @@ class NodeConnections(ConnectedNodes):
 
     def _answered(self, connection: NodeConnection, tally: VoteTally | None, reply: object, now_ms: int) -> None:
         if tally is None:
+            connection.loading -= 1
             return
         if tally.closed:
             self._note_late(connection, tally, reply, now_ms)
