@@ -50,6 +50,8 @@ class ClusterFixture(WorkerFixture):
             "COUNTER_STORE_URL": f"{store.url}/0",
             "REDLOCK_TTL": str(TTL),
             "REDLOCK_MAX_TTL": str(MAX_TTL),
+            # Two node timeouts must fit the TTL.
+            "REDLOCK_NODE_TIMEOUT": str(TTL / 4),
             WHERE: str(self._where),
         }
 
