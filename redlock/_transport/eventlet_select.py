@@ -27,7 +27,7 @@ def select_sockets(data: Iterable[int], room: Iterable[int], seconds: float) -> 
 
 
 class _Wait:
-    """One wait of the current greenlet, with the hub of eventlet."""
+    """A wait of the current greenlet, with the hub of eventlet."""
 
     def __init__(self) -> None:
         from eventlet import getcurrent, hubs  # noqa: PLC0415 - present, since it has replaced `select.select`

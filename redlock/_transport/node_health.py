@@ -11,6 +11,7 @@ from redlock._core.clock_jump import ClockJumpDetector
 _RETRY_FIRST_MS, _RETRY_LAST_MS = 100, 1_000
 _REFUSED_MS = 10_000
 """How long waiters avoid a node that took their connection and then failed: each try can cost two log lines."""
+_DIAL, _WAIT = "dial", "wait"
 _WATCH_MS = 100
 _AGAIN_MS = 1_000
 """The shortest time between two log lines of a kind. A node can give another reason, time or configuration in each
@@ -34,11 +35,9 @@ class NodeHealth:
         self._other_fingerprint = ""
         self._same_as = ""
         self._told_error = ""
-        self._next_line_ms: dict[str, int] = {}
-        """When the next log line of each event may be written."""
         self._failures = 0
-        self._retry_at_ms = 0
-        self._wait_at_ms = 0
+        self._next_ms: dict[str, int] = {}
+        """The earliest time of the next log line of each event, of the next dial, and of the next try of a waiter."""
 
     def watch(self, time_ms: int, sent_ms: int, done_ms: int) -> None:
         """Compare the node's time with earlier replies, and report a clock that jumped."""
@@ -80,29 +79,28 @@ class NodeHealth:
             _log.warning("node-down", node=self.label, reason=error)
         self._failures += 1
         pause_ms = min(_RETRY_FIRST_MS << min(self._failures - 1, 10), _RETRY_LAST_MS)
-        self.error, self._retry_at_ms = error, now_ms + pause_ms
-        self._wait_at_ms = now_ms + _RETRY_LAST_MS
+        self.error = error
+        self._next_ms[_DIAL], self._next_ms[_WAIT] = now_ms + pause_ms, now_ms + _RETRY_LAST_MS
 
     def refuse_wait(self, error: str, now_ms: int) -> None:
         """Record that a waiter got a connection, and then no wait."""
         self.mark_down(error, now_ms)
-        self._wait_at_ms = now_ms + _REFUSED_MS
+        self._next_ms[_WAIT] = now_ms + _REFUSED_MS
 
     def _is_line_due(self, event: str, now_ms: int) -> bool:
         """Whether a line of this event may be logged now; if so, the next may follow after a pause."""
-        is_due = now_ms >= self._next_line_ms.get(event, 0)
+        return self._takes_turn(event, now_ms, _AGAIN_MS)
+
+    def _takes_turn(self, kind: str, now_ms: int, pause_ms: int) -> bool:
+        """Whether this is due now. A True reserves the turn: the next is due after the pause."""
+        is_due = now_ms >= self._next_ms.get(kind, 0)
         if is_due:
-            self._next_line_ms[event] = now_ms + _AGAIN_MS
+            self._next_ms[kind] = now_ms + pause_ms
         return is_due
 
     def may_dial(self, now_ms: int) -> bool:
         """Whether a dial is due. A True reserves the turn, so that a single thread dials a node that is down."""
-        if not self.error:
-            return True
-        if now_ms < self._retry_at_ms:
-            return False
-        self._retry_at_ms = now_ms + _RETRY_LAST_MS
-        return True
+        return not self.error or self._takes_turn(_DIAL, now_ms, _RETRY_LAST_MS)
 
     def may_wait(self, now_ms: int) -> bool:
         """Whether a waiter may use the node. A True reserves the turn at a node that is down, for a single waiter.
@@ -110,9 +108,4 @@ class NodeHealth:
         Rounds dial a node only where their own connection has ended. So after a failure of a waiter's connection alone,
         no other dial would ever find the node up.
         """
-        if not self.error:
-            return True
-        if now_ms < self._wait_at_ms:
-            return False
-        self._wait_at_ms = now_ms + _RETRY_LAST_MS
-        return True
+        return not self.error or self._takes_turn(_WAIT, now_ms, _RETRY_LAST_MS)

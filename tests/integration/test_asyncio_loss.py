@@ -23,7 +23,7 @@ from redlock._transport.asyncio import LoopConnections
 from redlock.asyncio import Lease, Lock, Redlock, _cancel_scope
 from redlock.testing.redis_server import cluster
 from tests.integration.asyncio_tools import next_turn, until, with_client
-from tests.integration.tools import is_free, run_out
+from tests.integration.tools import comes_true, is_free, run_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -369,7 +369,7 @@ def test_a_late_renewal_is_logged_once(shared: Cluster, caplog: pytest.LogCaptur
         async with client.lock(NAME) as lease:
             for _ in range(2):
                 deadline_ms = lease._held().deadline_ms
-                time.sleep(6.2)  # noqa: ASYNC251 - the loop is blocked on purpose
+                comes_true(lambda: lease.remaining() < 2.7, within=9.0)  # the loop is blocked on purpose
                 await until(lambda before=deadline_ms: lease._held().deadline_ms > before, "renewed")  # type: ignore[misc]  # bound now
 
     with_client(shared.urls, main, ttl=9.0)
@@ -416,7 +416,8 @@ def test_many_leases_that_are_due_at_once_lose_no_connection(shared: Cluster, mo
         connections = client._context.parts().connections.state.all
         handles = [one.handle for one in connections]
         deadlines = [lease._held().deadline_ms for lease in leases]
-        time.sleep(3.1)  # noqa: ASYNC251 - the loop is blocked on purpose
+        # The loop is blocked on purpose, until a renewal of each lease is due.
+        comes_true(lambda: all(lease.remaining() < 5.8 for lease in leases), within=9.0)
         for module in (connection, connections_module):
             monkeypatch.setattr(module, "MOST_PENDING", 149)
         await until(

@@ -19,6 +19,8 @@ from tests.integration.tools import LASTING, blocked_clients, client_of, comes_t
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from redis import Redis
+
     from redlock.testing.redis_server import Cluster, Server
 
 
@@ -259,24 +261,20 @@ def test_waiters_return_to_nodes_that_refused_connections(
     wait_and_block(nodes, client)
 
 
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda redis, key: redis.hset(key, "a", "b"),
+        lambda redis, key: redis.rpush(key, *["v" * 200_000] * 5),
+    ],
+    ids=["another type", "long values"],
+)
 def test_a_spoilt_key_of_wake_ups_marks_no_node(
-    nodes: Cluster, client: Redlock, caplog: pytest.LogCaptureFixture
+    nodes: Cluster, client: Redlock, caplog: pytest.LogCaptureFixture, spoil: Callable[[Redis, str], object]
 ) -> None:
     for server in nodes.servers:
         with raw(server) as redis:
-            redis.hset(codec.wake_key("x"), "a", "b")
-    with client_of(nodes.urls, **LASTING) as other, other.lock("x"):
-        assert not client.lock("x").acquire(blocking_timeout=1)
-    assert "node-down" not in caplog.text
-    wait_and_block(nodes, client)
-
-
-def test_a_long_value_among_wake_ups_marks_no_node(
-    nodes: Cluster, client: Redlock, caplog: pytest.LogCaptureFixture
-) -> None:
-    for server in nodes.servers:
-        with raw(server) as redis:
-            redis.rpush(codec.wake_key("x"), *["v" * 200_000] * 5)
+            spoil(redis, codec.wake_key("x"))
     with client_of(nodes.urls, **LASTING) as other, other.lock("x"):
         assert not client.lock("x").acquire(blocking_timeout=1)
     assert "node-down" not in caplog.text

@@ -249,8 +249,8 @@ _bug(
 _bug(
     "a node that was down is never dialled again",
     HEALTH,
-    "        if now_ms < self._retry_at_ms:\n",
-    "        if True:\n",
+    "self._takes_turn(_DIAL, now_ms, _RETRY_LAST_MS)",
+    "False",
 )
 _bug(
     "a frozen process counts no reply",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from redlock._core.commands import Round, Wait
@@ -22,6 +24,9 @@ from tests.unit.memory_nodes import (
     Client,
     refusal,
 )
+
+if TYPE_CHECKING:
+    from redlock._core.vote_tally import VoteTally
 
 ABSTENTION = b"*3\r\n:2\r\n:1764000000000\r\n:900\r\n"
 
@@ -183,11 +188,17 @@ def test_the_smallest_tokens_above_the_proposal_count() -> None:
     assert client.state.finish(tally, client.now).largest_fence == WALL_US + 7
 
 
-def test_a_token_that_was_kept_back_counts_at_the_deadline() -> None:
+def with_grants(*ahead_us: int) -> tuple[Client, VoteTally]:
+    """A round with a grant of each of the first nodes, whose token is so far ahead of the proposal."""
     client = Client()
     tally = client.begin()
-    for place, ahead in enumerate((0, 5, 6)):
+    for place, ahead in enumerate(ahead_us):
         client.receive(place, granted(WALL_US + ahead))
+    return client, tally
+
+
+def test_a_token_that_was_kept_back_counts_at_the_deadline() -> None:
+    client, tally = with_grants(0, 5, 6)
     client.state.lost(client[1], "gone")
     assert not tally.is_over, "its vote stays, although its connection has ended"
     client.now += TIMEOUT_MS
@@ -197,10 +208,7 @@ def test_a_token_that_was_kept_back_counts_at_the_deadline() -> None:
 
 
 def test_a_token_kept_back_is_an_answer_at_the_deadline() -> None:
-    client = Client()
-    tally = client.begin()
-    for place, ahead in enumerate((0, 0, 9, 5)):
-        client.receive(place, granted(WALL_US + ahead))
+    client, tally = with_grants(0, 0, 9, 5)
     client.now += TIMEOUT_MS
     client.state.expire(tally, client.now)
     assert client.letters(tally) == "GG.GS", "the smaller token makes the quorum"
@@ -208,10 +216,7 @@ def test_a_token_kept_back_is_an_answer_at_the_deadline() -> None:
 
 
 def test_tokens_kept_back_count_when_the_last_open_node_is_lost() -> None:
-    client = Client()
-    tally = client.begin()
-    for place, ahead in enumerate((0, 0, 9, 5)):
-        client.receive(place, granted(WALL_US + ahead))
+    client, tally = with_grants(0, 0, 9, 5)
     assert not tally.is_over
     client.state.lost(client[4], "gone")
     assert (client.letters(tally), tally.is_over) == ("GG.GS", True)
