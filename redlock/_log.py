@@ -3,7 +3,7 @@
 Invariants:
 1. The record has the same fields as `redlock_event` and `redlock_fields`: numbers, texts and mappings of these.
 2. Owner tokens appear only as `masked_token` shows them, and nodes only by label. Secrets are hidden in the record, so
-   no formatter needs to search the line: a search would take text of two fields for one secret.
+   no formatter needs to search the line: a search would take text of two fields for a single secret.
 3. Code that acts on events, such as metrics, uses `watch`.
 """
 
@@ -56,7 +56,7 @@ def _indented(text: str) -> str:
 
 
 def watch(watcher: Callable[[str, Mapping[str, object]], None], *events: str) -> None:
-    """Pass these events, at any level, to this function from now on; it must be quick and never raise."""
+    """Pass these events, at any level, to this function from now on. The function must be quick and never raise."""
     for event in events:
         _watchers.setdefault(event, []).append(watcher)
 

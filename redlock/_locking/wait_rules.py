@@ -16,7 +16,7 @@ from redlock._transport.exchange import pack
 from redlock._transport.node import UnsuitableNode, refuse
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from redlock._core.commands import Names
     from redlock._core.votes import Refusal
@@ -63,13 +63,14 @@ class WaitMemory:
 
     def node_for(self, names: Names) -> Node | None:
         """The node at which waiters wait: the first healthy node in an order that is computed from the name."""
-        order = (self.nodes[place] for place in wire.waiting_order(names, len(self.nodes)))
-        return next((node for node in order if not node.error), None)
+        return next((node for node in self._in_order(names) if not node.error), None)
 
     def node_to_try(self, names: Names, now_ms: int) -> Node | None:
         """As `node_for`, but from time to time also a node that is down, for a single waiter."""
-        order = (self.nodes[place] for place in wire.waiting_order(names, len(self.nodes)))
-        return next((node for node in order if node.may_wait(now_ms)), None)
+        return next((node for node in self._in_order(names) if node.may_wait(now_ms)), None)
+
+    def _in_order(self, names: Names) -> Iterator[Node]:
+        return (self.nodes[place] for place in wire.waiting_order(names, len(self.nodes)))
 
     def keys(self, names: Names) -> list[str]:
         """The keys on a node that hold the wake-ups for these resources."""

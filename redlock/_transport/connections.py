@@ -89,7 +89,7 @@ class NodeConnections(ConnectedNodes):
         self.lost(connection, "takes no more commands: earlier commands are overdue")
 
     def _request_unavailable(self, connection: NodeConnection, tally: VoteTally, words: bytes) -> Vote:
-        """Send a command to a node that is down, suspect or rejecting, if useful. The round does not wait for it."""
+        """Send a command to a node that is down, suspect or rejecting, if useful. The round waits for no reply."""
         suspect = connection.suspect_since_ms is not None
         if connection.handle is None:
             return silent(connection.node.error or connection.reason)
@@ -125,7 +125,7 @@ class NodeConnections(ConnectedNodes):
             return
         if replies:
             connection.suspect_since_ms = None
-        # All tallies first: the connection may be lost at one of the replies.
+        # All tallies first: a reply may end the connection.
         for tally, reply in [(pending.popleft(), reply) for reply in replies]:
             self._answered(connection, tally, reply, now_ms)
 

@@ -1,9 +1,9 @@
-"""The shared parts of one client: for each event loop its connections, its wait queue and its background tasks.
+"""The shared parts of a client: for each event loop its connections, its wait queue and its background tasks.
 
 Invariants:
 1. Two loops share the health of the nodes, the fences that were seen, and the event log: values without I/O. A lease, a
-   wait and a task belong to one loop.
-2. Every task of `on_lost` is known to the parts of its loop, and `close` waits for it.
+   wait and a task belong to a single loop.
+2. Every task of `on_lost` is known to the parts of its loop, and `close` waits for the task.
 3. The parts of a loop that was closed without `close` are dropped when the client is used in another loop.
 """
 
@@ -71,7 +71,7 @@ class Window:
 
 
 class LoopParts:
-    """The parts of a client that belong to one event loop.
+    """The parts of a client that belong to a single event loop.
 
     Args:
         context: The client.
@@ -143,7 +143,7 @@ async def _call(resource: str, function: Callable[[], object]) -> None:
 
 
 class LoopContext(ClientContext):
-    """The shared parts of one client.
+    """The shared parts of a client.
 
     Args:
         options: The options of the client.
@@ -169,7 +169,7 @@ class LoopContext(ClientContext):
             return parts
 
     async def close(self) -> None:
-        """Close what belongs to the running loop."""
+        """Close the parts of the running loop."""
         self._drop_closed_loops()
         parts = self._parts.pop(asyncio.get_running_loop(), None)
         if parts is not None:
@@ -183,7 +183,7 @@ class LoopContext(ClientContext):
                 parts.abandon()
 
     def close_stopped_loops(self) -> None:
-        """Close what belongs to loops that do not run, from outside of a loop."""
+        """Close the parts of loops that do not run, from outside of a loop."""
         self._drop_closed_loops()
         for loop in [loop for loop in list(self._parts) if not loop.is_running()]:
             loop.run_until_complete(self._parts.pop(loop).close())
