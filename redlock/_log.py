@@ -102,8 +102,7 @@ def _shown(value: object) -> object:
         return {name: _shown(part) for name, part in value.items()}
     if value is None or isinstance(value, int | float):
         return value
-    # Shortened here already: only the part that `escape` leaves is searched.
-    text = shortened(str(value))
+    text = str(value)
     # Between quotes, because a blank does not end a password there.
     escaped = f"'{escape(text)}'"
     masked = mask(escaped)

@@ -316,6 +316,18 @@ def test_scripts_are_loaded_once_for_many_replies() -> None:
     assert client[0].handle.kinds() == [*loads, "Acquire", *loads, "Acquire"], "the node has lost its scripts again"
 
 
+def test_a_new_connection_waits_for_no_load_of_the_old_one() -> None:
+    client = Client()
+    client.begin()
+    client.receive(0, NOSCRIPT)
+    client.state.lost(client[0], "gone")
+    client.connect(0)
+    client.begin()
+    client.receive(0, NOSCRIPT)
+    client.write()
+    assert client[0].handle.kinds().count("script") == len(SCRIPTS)
+
+
 def test_a_node_that_never_answers_loses_the_connection_at_last() -> None:
     client = Client()
     for _ in range(4_096):

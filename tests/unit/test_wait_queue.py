@@ -18,7 +18,7 @@ from redlock._transport.codec import Codec
 from redlock._transport.connections import NodeConnections
 from redlock._transport.node import Connected, Node
 from redlock._transport.reply_reader import LongReply
-from redlock._transport.socket_errors import NoReply
+from redlock._transport.socket_errors import ConnectionFailed, NoReply
 from tests.unit.helpers import DEAD, denied, granted, round_result
 from tests.unit.trials import Borrowed
 
@@ -220,6 +220,28 @@ def test_a_long_wake_up_marks_no_node_and_sets_no_rate(nodes: list[Node], monkey
     assert effects.throw(LongReply()) == Sleep(0.5)
     assert borrowed.is_closed
     assert not any(node.error for node in nodes)
+
+
+@pytest.mark.parametrize(("is_connected", "pause_ms"), [(False, 1_000), (True, 10_000)])
+def test_a_node_that_ends_waits_is_avoided_for_longer(
+    nodes: list[Node],
+    monkeypatch: pytest.MonkeyPatch,
+    is_connected: bool,  # noqa: FBT001 - a parameter
+    pause_ms: int,
+) -> None:
+    """A node that cannot be dialled has one try a second; a node that took the connection would set a rate of lines."""
+    waiters = WaiterPool(nodes, CODEC)
+    monkeypatch.setattr("redlock._locking.wait_queue.monotonic", lambda: 9.0)
+    monkeypatch.setattr("redlock._locking.wait_queue.now_ms", lambda: 9_000)
+    node = waiters.node_for(("x",))
+    assert node is not None
+    effects = QueuedWaiter(waiters, ("x",), 5_000).wait(500, can_wake=True)
+    assert type(next(effects)) is Borrow
+    if is_connected:
+        assert type(effects.send(Borrowed())) is Send
+    assert type(effects.throw(ConnectionFailed("refused"))) is Sleep
+    assert not node.may_wait(9_000 + pause_ms - 1)
+    assert node.may_wait(9_000 + pause_ms)
 
 
 def test_a_kept_connection_does_not_hide_that_a_node_is_up_again(nodes: list[Node]) -> None:
