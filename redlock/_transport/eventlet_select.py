@@ -68,7 +68,7 @@ class _Wait:
             self._greenlet.switch((has_data, has_room))
 
     def _fail(self, error: BaseException) -> None:
-        """Another greenlet has closed a socket of this wait."""
+        """Another greenlet has closed a socket of this wait, and its descriptor has a new owner."""
         if self._is_waiting:
             self._is_waiting = False
             self._greenlet.throw(error)

@@ -128,12 +128,12 @@ def test_one_socket_is_awaited_for_data_or_for_room(
     assert time.monotonic() - began >= 0.0201, "there is no data"
 
 
-def test_under_eventlet_a_wait_ends_no_later_wait() -> None:
-    program = """
+UNDER_EVENTLET = """
 import eventlet
 eventlet.monkey_patch()
 import socket
-from redlock._transport.readiness import Readiness
+from eventlet import hubs
+from redlock._transport.readiness import READABLE, Readiness, await_socket
 
 def watched(*socks):
     readiness = Readiness()
@@ -141,6 +141,18 @@ def watched(*socks):
         readiness.watch(sock, sock)
     return readiness
 
+"""
+
+
+def run_under_eventlet(program: str) -> None:
+    """Run a program that fails with a traceback if something is wrong."""
+    command = [sys.executable, "-c", UNDER_EVENTLET + program]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_under_eventlet_a_wait_ends_no_later_wait() -> None:
+    run_under_eventlet("""
 pairs = [socket.socketpair() for _ in range(3)]
 first, second = watched(pairs[0][0], pairs[1][0]), watched(pairs[2][0])
 for _, theirs in pairs[:2]:
@@ -150,6 +162,38 @@ eventlet.spawn_after(0.1, pairs[2][1].send, b"x")
 assert [number for number, _ in second.wait(10_000)] == [pairs[2][0].fileno()]
 assert second.wait(0)
 assert not watched(pairs[0][1]).wait(0)
-"""
-    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr
+""")
+
+
+def test_under_eventlet_a_wait_finds_room_and_leaves_no_timer() -> None:
+    run_under_eventlet("""
+ours, theirs = socket.socketpair()
+readiness, hub = watched(ours), hubs.get_hub()
+readiness.watch_room(ours, wanted=True)
+((number, event),) = readiness.wait(10_000)
+assert (number, event & READABLE) == (ours.fileno(), 0)
+await_socket(ours, 10_000.0, room=True)
+assert not [timer for _, timer in [*hub.timers, *hub.next_timers] if not timer.called]
+""")
+
+
+def test_under_eventlet_a_descriptor_used_again_ends_the_wait() -> None:
+    run_under_eventlet("""
+ours, theirs = socket.socketpair()
+readiness, number, others = watched(ours), ours.fileno(), []
+
+def use_again():
+    ours.close()
+    while number not in [other.fileno() for other in others]:
+        others.append(socket.socket())
+
+eventlet.spawn_after(0.1, use_again)
+# The hub looks at such descriptors when it wakes up for something else.
+eventlet.spawn_after(0.2, int)
+try:
+    readiness.wait(1_000_000)
+except OSError:
+    pass
+else:
+    raise AssertionError("no error")
+""")
