@@ -5,7 +5,7 @@ replies with names of resources, see `StrictReader`.
 
 Invariants:
 1. The reader accepts the reply types of protocol 2. Any other byte sequence raises `ProtocolError`.
-2. A reply that arrives in pieces is parsed once: no piece is parsed again with the next piece.
+2. A reply that arrives in pieces is parsed once: no piece is parsed or searched again with the next piece.
 3. The memory grows with the bytes that have arrived, and not with the lengths that they announce.
 """
 
@@ -69,6 +69,8 @@ class Reader:
         self._error, self._most = replyError, most
         self._bytes = bytearray()
         self._at = 0
+        self._searched = 0
+        """How much of the line that is not complete has no end."""
         self._text_length: int | None = None
         self._open: list[tuple[list[object], int]] = []
         """The lists that are not complete, the outermost first, with their lengths."""
@@ -111,11 +113,14 @@ class Reader:
 
     def _element(self) -> object:
         """A value without elements, the header of a list, or `_MORE`."""
-        end = self._bytes.find(_END, self._at)
+        end = self._bytes.find(_END, max(self._at, self._searched))
+        self._searched = 0
         if end < 0:
             # A line that can't begin a reply is refused before its end.
             if self._bytes[self._at : self._at + 1] not in _KINDS:
                 raise ProtocolError("no reply begins with this byte")
+            # `feed` drops the bytes before this line.
+            self._searched = max(0, len(self._bytes) - self._at - 1)
             return _MORE
         kind, line = bytes(self._bytes[self._at : self._at + 1]), bytes(self._bytes[self._at + 1 : end])
         self._at = end + len(_END)

@@ -70,3 +70,30 @@ def test_a_bad_length_is_refused(kind: bytes, length: str) -> None:
 @given(st.lists(st.one_of(st.text(st.characters(codec="utf-8")), st.binary()), min_size=1, max_size=6))
 def test_commands_have_the_same_bytes(words: list[str | bytes]) -> None:
     assert _resp.pack_command(words) == _compat.pack_words(tuple(words))
+
+
+class CountedBytes(bytearray):
+    """Counts the bytes in which it was asked to find something."""
+
+    searched = 0
+
+    def find(self, sub: object, start: object = 0, end: object = None) -> int:
+        assert isinstance(sub, bytes)
+        assert isinstance(start, int)
+        assert end is None
+        self.searched += len(self) - start
+        return super().find(sub, start)
+
+
+def test_a_line_in_pieces_is_searched_once() -> None:
+    reader = _resp.Reader()
+    reader._bytes = counted = CountedBytes()
+    line = b"+" + b"x" * 1_000
+    for byte in line:
+        reader.feed(bytes([byte]))
+        assert reader.gets() is False
+    assert counted.searched <= 2 * len(line)
+    reader.feed(b"\r")
+    assert reader.gets() is False
+    reader.feed(b"\n:1\r\n")
+    assert (reader.gets(), reader.gets()) == (line[1:], 1)
