@@ -55,13 +55,19 @@ class Script(NamedTuple):
 
     @classmethod
     def load(cls, name: str, *, admits: bool = False) -> Script:
-        """Read `scripts/<name>.lua` from the package, after `admit.lua` if the reply counts as a vote."""
-        source = b"".join(_text(part) for part in (["admit", name] if admits else [name]))
+        """Read a script from the package; `admits` if the reply counts as a vote."""
+        source = b"".join(map(script_part, script_parts(name, admits=admits)))
         return cls(source, hashlib.sha1(source, usedforsecurity=False).hexdigest().encode(), admits)
 
 
-def _text(name: str) -> bytes:
-    return (resources.files("redlock._transport") / "scripts" / f"{name}.lua").read_bytes()
+def script_parts(name: str, *, admits: bool) -> tuple[str, ...]:
+    """The parts of a script, in order: each is `scripts/<part>.lua`."""
+    return ("shown", "admit", name) if admits else ("shown", name)
+
+
+def script_part(part: str) -> bytes:
+    """The text of one part."""
+    return (resources.files("redlock._transport") / "scripts" / f"{part}.lua").read_bytes()
 
 
 SCRIPTS: dict[type[Command], Script] = {

@@ -104,6 +104,28 @@ def test_a_long_value_at_a_name_ends_no_connection(
     assert "node-" not in caplog.text
 
 
+@pytest.mark.parametrize(
+    "theirs", ["app|48213", "*1000", "jobs>4821\r\n>4821", "~123456", "%12345", "-" * 2043 + "*1000x"]
+)
+def test_a_value_like_a_list_at_a_name_ends_no_connection(
+    nodes: Cluster, client: Redlock, theirs: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The parser of the connections takes such an end of a text for the header of a list that is too long."""
+    lease = client.lease(NAME)
+    lease.acquire(0)
+    for server in nodes.servers:
+        with raw(server) as redis:
+            redis.set(NAME, theirs, px=600_000)
+    with pytest.raises(LockLost):
+        lease.extend(5)
+    assert not client.lock(NAME).acquire(blocking=False)
+    holder = client.holder(NAME)
+    assert holder is not None
+    assert holder.holder.startswith(theirs[0])
+    lease.release()
+    assert "node-" not in caplog.text
+
+
 def test_a_foreign_lock_on_two_nodes_stops_no_client_and_stays(nodes: Cluster, client: Redlock) -> None:
     they_take(nodes.servers[:2])
 

@@ -48,12 +48,8 @@ class Lua:
             self._compiled[script.sha] = self._load(script, names[kind], sources)
 
     def _load(self, script: Script, name: str, sources: Mapping[str, str] | None) -> Any:  # noqa: ANN401 - Lua's
-        text = script.source.decode()
-        if sources:
-            admit = codec.Script.load("admit").source.decode()
-            body = text.removeprefix(admit) if script.admits else text
-            body = sources.get(name, body)
-            text = sources.get("admit", admit) + body if script.admits else body
+        parts = codec.script_parts(name, admits=script.admits)
+        text = "".join((sources or {}).get(part) or codec.script_part(part).decode() for part in parts)
         return self._compile(text)
 
     def by_text(self, source: bytes) -> Any:  # noqa: ANN401 - Lua's

@@ -198,7 +198,7 @@ def test_the_lessons_are_all_scripts() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["admit", "acquire", "confirm", "extend", "repair", "release", "inspect", "open", "write", "wake"]
+    "name", ["shown", "admit", "acquire", "confirm", "extend", "repair", "release", "inspect", "open", "write", "wake"]
 )
 def test_a_script_touches_only_what_it_is_given(name: str) -> None:
     text = (resources.files("redlock._transport") / "scripts" / f"{name}.lua").read_text()

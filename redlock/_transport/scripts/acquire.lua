@@ -6,8 +6,6 @@
 -- Returns {1, now, fence} granted, or {0, now, fence, holder, remaining ms}; remaining is -1 if a key has no TTL.
 --
 -- Locks that already hold this owner token are granted again and nothing changes: the first reply was lost.
--- Of a value that is longer than any owner token, only the beginning is returned, as in the other scripts. A client ends
--- a connection with too long a reply, and the connection carries the rounds of other locks too.
 -- A free lock that is reserved for the woken waiter is denied to other clients, without a holder.
 -- A token more than an hour ahead of this clock is not valid. A node has no vote on a resource whose stored token is not
 -- valid. If the node ignored only the token, the next token could be smaller than an earlier token.
@@ -41,7 +39,7 @@ for i = 2, #KEYS, 3 do
   fence = math.max(fence, known)
 end
 if holder then
-  return {0, now, fence, string.sub(holder, 1, 2048), remaining}
+  return {0, now, fence, shown(holder), remaining}
 end
 if ours == (#KEYS - 1) / 3 then
   return {1, now, tonumber(redis.call('GET', KEYS[3]) or '0')}

@@ -18,7 +18,7 @@ if record[1] ~= ARGV[#ARGV] then
   return {2, now, tonumber(ARGV[2])}
 end
 if record[3] and record[3] ~= ARGV[1] then
-  return {3, now, record[3]}
+  return {3, now, shown(record[3])}
 end
 local quarantine = tonumber(record[4] or '0')
 if quarantine < tonumber(ARGV[2]) then

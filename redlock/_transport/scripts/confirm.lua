@@ -15,7 +15,7 @@ for i = 2, #KEYS, 2 do
   local holder = redis.call('GET', KEYS[i])
   local fence = tonumber(redis.call('GET', KEYS[i + 1]) or '0')
   if holder ~= ARGV[3] or fence >= token then
-    return {0, now, fence, string.sub(holder or '', 1, 2048), 0}
+    return {0, now, fence, shown(holder or ''), 0}
   end
 end
 for i = 2, #KEYS, 2 do

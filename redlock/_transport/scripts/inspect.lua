@@ -5,6 +5,6 @@
 local holder = redis.call('GET', KEYS[1])
 local fence = tonumber(redis.call('GET', KEYS[2]) or '0')
 if holder then
-  return {0, 0, fence, string.sub(holder, 1, 2048), redis.call('PTTL', KEYS[1])}
+  return {0, 0, fence, shown(holder), redis.call('PTTL', KEYS[1])}
 end
 return {1, 0, fence}

@@ -27,6 +27,6 @@ for i = 1, #KEYS, 3 do
   end
 end
 if denied then
-  return {0, 0, 0, string.sub(denied, 1, 2048), 0}
+  return {0, 0, 0, shown(denied), 0}
 end
 return {1, 0, 0}

@@ -11,7 +11,7 @@ end
 for i = 2, #KEYS, 2 do
   local holder = redis.call('GET', KEYS[i])
   if holder and holder ~= ARGV[3] then
-    return {0, now, 0, string.sub(holder, 1, 2048), 0}
+    return {0, now, 0, shown(holder), 0}
   end
 end
 for i = 2, #KEYS, 2 do
