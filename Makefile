@@ -7,6 +7,8 @@ TASKS ?= 2000
 FREEZES ?= 50
 TRANSFERS ?= 500
 SEED ?= 1
+# Tests start hundreds of interpreters, and without files of bytecode each compiles all modules again: twice the time.
+unexport PYTHONDONTWRITEBYTECODE
 FENCES := $(patsubst %,tests/integration/test_fencing_%.py,kit broken django recipes)
 
 .PHONY: demo test test-faults matrix soak up lint format english docs compose-test bench lock clean

@@ -64,6 +64,8 @@ nox.options.stop_on_first_error = False
 nox.options.error_on_missing_interpreters = False
 # As pip does: an index in a private network can have a certificate that only the machine trusts.
 os.environ.setdefault("UV_SYSTEM_CERTS", "1")
+# As in the Makefile: without files of bytecode the tests take twice the time.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def _output(*command: str) -> str:
