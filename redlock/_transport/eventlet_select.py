@@ -3,7 +3,10 @@
 With eventlet's own function each ready socket wakes the greenlet, also after the function has returned. So a second
 ready socket ends a later wait of the greenlet, such as a sleep in the body of a task.
 
-Invariants: the greenlet is woken once, and only inside the function.
+Invariants:
+1. The greenlet is woken once, and only inside the function.
+2. The result has all sockets that are ready. With a single one, a node that sends without end could be found before
+   all other nodes each time.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ __all__ = ["select_sockets"]
 
 
 def select_sockets(data: Iterable[int], room: Iterable[int], seconds: float) -> tuple[list[int], list[int]]:
-    """Wait at most this long; returns descriptors with data and with room. Under eventlet, a single socket is found."""
+    """Wait at most this long; returns the descriptors with data and with room."""
     green: Any = sys.modules.get("eventlet.green.select")
     if green is None or select.select is not green.select:
         return select.select(data, room, [], seconds)[:2]
@@ -34,7 +37,10 @@ class _Wait:
 
         self._hub, self._greenlet = hubs.get_hub(), getcurrent()
         self._is_waiting = True
+        self._is_ending = False
         self._timers: list[Any] = []
+        self._with_data: list[int] = []
+        self._with_room: list[int] = []
 
     def run(self, data: Iterable[int], room: Iterable[int], seconds: float) -> tuple[list[int], list[int]]:
         hub, listeners = self._hub, []
@@ -43,8 +49,8 @@ class _Wait:
             for kind, descriptors, found in ((hub.READ, data, self._has_data), (hub.WRITE, room, self._has_room)):
                 for descriptor in descriptors:
                     listeners.append(hub.add(kind, descriptor, found, self._fail, _mark_as_closed))  # noqa: PERF401 - those before an error are removed
-            ready: tuple[list[int], list[int]] = hub.switch()
-            return ready
+            hub.switch()
+            return self._with_data, self._with_room
         finally:
             self._is_waiting = False
             for listener in listeners:
@@ -53,19 +59,24 @@ class _Wait:
                 timer.cancel()
 
     def _has_data(self, descriptor: int) -> None:
-        self._wake([descriptor], [])
+        self._with_data.append(descriptor)
+        self._end()
 
     def _has_room(self, descriptor: int) -> None:
-        self._wake([], [descriptor])
+        self._with_room.append(descriptor)
+        self._end()
 
     def _end(self) -> None:
-        # The hub looks at the sockets once before the end, also if the wait is for zero seconds.
-        self._timers.append(self._hub.schedule_call_global(0, self._wake, [], []))
+        # The hub calls back for all ready sockets before the next timer. After the end of the time the hub looks at the
+        # sockets once more, also if the wait is for zero seconds.
+        if not self._is_ending:
+            self._is_ending = True
+            self._timers.append(self._hub.schedule_call_global(0, self._wake))
 
-    def _wake(self, has_data: list[int], has_room: list[int]) -> None:
+    def _wake(self) -> None:
         if self._is_waiting:
             self._is_waiting = False
-            self._greenlet.switch((has_data, has_room))
+            self._greenlet.switch()
 
     def _fail(self, error: BaseException) -> None:
         """Another greenlet has closed a socket of this wait, and its descriptor has a new owner."""

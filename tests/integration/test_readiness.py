@@ -165,6 +165,18 @@ assert not watched(pairs[0][1]).wait(0)
 """)
 
 
+def test_under_eventlet_a_wait_finds_all_sockets_with_data() -> None:
+    """A node that sends without end must not be found before the others each time."""
+    run_under_eventlet("""
+pairs = [socket.socketpair() for _ in range(5)]
+readiness = watched(*(ours for ours, _ in pairs))
+for _, theirs in pairs:
+    theirs.send(b"x")
+for wait_ms in 10_000, 0:
+    assert {number for number, _ in readiness.wait(wait_ms)} == {ours.fileno() for ours, _ in pairs}
+""")
+
+
 def test_under_eventlet_a_wait_finds_room_and_leaves_no_timer() -> None:
     run_under_eventlet("""
 ours, theirs = socket.socketpair()
