@@ -53,6 +53,7 @@ class VoteTally:
         "command",
         "doubted",
         "most_fence",
+        "repeated",
         "sent_ms",
         "votes",
         "wait",
@@ -74,6 +75,8 @@ class VoteTally:
         self.votes: list[Vote] = [UNANSWERED] * nodes
         self.closed = False
         """Whether later votes are ignored."""
+        self.repeated: tuple[int, ...] = ()
+        """The places of the nodes that lacked the script: they get a command a second time, and never a third."""
         self._granted = self._denied = 0
         self._open = nodes
         self._quorum = quorum_of(nodes)

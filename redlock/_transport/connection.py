@@ -48,8 +48,6 @@ class NodeConnection:
         """Connections whose addresses lead to the same server."""
         self.suspect_since_ms: int | None = None
         self.reason = "not connected yet"
-        self.scripts_sent_for: VoteTally | None = None
-        """The tally of the last command for which the node lacked the scripts."""
         self.loading = 0
         """The number of scripts whose load has no reply yet."""
         self.pending: deque[VoteTally | None] = deque()

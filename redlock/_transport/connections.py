@@ -164,9 +164,10 @@ class NodeConnections(ConnectedNodes):
 
     def _loads_scripts(self, connection: NodeConnection, tally: VoteTally, reply: ReplyError) -> bool:
         """Load all scripts again, so that a cancel finds its script too; then repeat the command once."""
-        if connection.handle is None or connection.scripts_sent_for is tally or not str(reply).startswith("NOSCRIPT"):
+        is_repeated = connection.place in tally.repeated
+        if connection.handle is None or is_repeated or not str(reply).startswith("NOSCRIPT"):
             return False
-        connection.scripts_sent_for = tally
+        tally.repeated += (connection.place,)
         connection.load_scripts()
         if not tally.closed:
             words = self._codec.encode(tally.command)

@@ -300,6 +300,18 @@ def test_a_command_of_a_closed_round_is_not_repeated() -> None:
     assert client.letters(cancel) == "G...."
 
 
+def test_each_of_two_open_commands_is_repeated_once() -> None:
+    """A node could otherwise have both sent in turn, with all scripts, until their rounds end."""
+    client = Client()
+    tallies = client.begin(INSPECTION, Wait.ALL), client.begin(INSPECTION, Wait.ALL)
+    client[0].handle.commands.clear()
+    client.receive(0, NOSCRIPT * 2)
+    client.receive(0, LOADED * len(SCRIPTS) + NOSCRIPT * 2)
+    client.write()
+    assert client[0].handle.kinds() == ["script"] * len(SCRIPTS) + ["Inspect"] * 2
+    assert [client.letters(tally) for tally in tallies] == ["S....", "S...."]
+
+
 def test_scripts_are_loaded_once_for_many_replies() -> None:
     """A node could make a client send 15 kB for each short reply, which holds up the process."""
     client = Client()
