@@ -107,7 +107,8 @@ def take_away(client: Redlock, lease: Target) -> int:
         The number of nodes that are known to be without the lease now.
 
     Raises:
-        NotHeld: The lease was released or has expired; nothing was deleted.
+        NotHeld: The lease was released or has expired, or no node can compare its owner token, because it is the value
+            of another program; nothing was deleted.
         LockContended: Another client has acquired the lock; nothing was deleted.
         QuorumUnavailable: The fence could not be raised on a quorum of nodes, and nothing was deleted; or too few
             nodes reported the result.
@@ -143,6 +144,11 @@ def _refuse(client: Redlock, lease: Target, raised: RoundResult) -> None:
     holders = [vote.holder for vote in raised.votes if vote.holder not in {"", lease.token}]
     if holders:
         raise LockContended(lease.resource, masked_token(holders[0]))
+    # The nodes cut long values, and values that are no text change on the way: see `shown.lua`.
+    unlike = sum(vote.holder == lease.token and vote.fence <= lease.fence for vote in raised.votes)
+    if unlike >= raised.quorum:
+        reason = "has the value of another program, which can't be compared; nothing was changed: delete the key"
+        raise NotHeld(f"lock {lease.resource!r} {reason}", lease.resource)
     raise NotHeld(f"lock {lease.resource!r} is no longer held by {lease.holder}; nothing was changed", lease.resource)
 
 

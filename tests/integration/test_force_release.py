@@ -176,6 +176,20 @@ def test_a_foreign_lock_that_stands_for_ever_is_taken_away_too(nodes: Cluster, a
         pass
 
 
+@pytest.mark.parametrize("value", [b"other|48213", b"x" * 3_000, b"\xff\xfe\xfd\xfc"], ids=["header", "long", "bytes"])
+def test_a_value_that_no_node_can_compare_is_named(
+    nodes: Cluster, value: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for server in nodes.servers:
+        with raw(server) as redis:
+            redis.set(NAME, value)
+    assert release(nodes, "--force", "--yes") == main.BAD_INPUT
+    assert "can't be compared; nothing was changed" in capsys.readouterr().err
+    for server in nodes.servers:
+        with raw(server) as redis:
+            assert redis.strlen(NAME) == len(value)
+
+
 def test_a_free_lock_is_left_alone(nodes: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
     assert release(nodes, "--force", "--yes") == 0
     assert capsys.readouterr().out == f"No client holds {NAME!r}; nothing was changed.\n"
