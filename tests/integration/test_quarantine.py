@@ -14,7 +14,7 @@ from redlock._transport import codec
 from redlock.admin.bootstrap import declare_nodes
 from redlock.testing import redis_server
 from redlock.testing.redis_server import Server
-from tests.integration.tools import client_of, eventually, holders, label, raw
+from tests.integration.tools import client_of, end_quarantine, eventually, holders, label, raw
 from tests.proxy import proxies
 
 if TYPE_CHECKING:
@@ -275,8 +275,7 @@ def test_a_rejection_is_known_from_the_first_contact(nodes: Cluster, brief: Redl
         with client_of(nodes.urls[1:4], ttl=4.5, max_ttl=5.0) as first, pytest.raises(RedlockError):
             eventually(lambda: first.lock("x").acquire(), "a refusal")
         for server in nodes.servers[2:4]:
-            with raw(server) as redis:
-                redis.hset(codec.RECORD, "since", 0)
+            end_quarantine(server)
         with proxies(nodes.servers[1:2], delay=0.02) as (b,):
             urls = [b.url, *nodes.urls[2:4]]
             with client_of(urls, ttl=4.5, max_ttl=5.0) as second, pytest.raises(ConfigurationError, match="must agree"):
