@@ -20,7 +20,7 @@ from redlock.cli.status_table import table
 from redlock.settings import Settings
 from redlock.testing.redis_server import Server, cluster, running
 from tests.integration.flowers import Flower
-from tests.integration.tools import ROOT, eventually, holders, raw, sixth_redis
+from tests.integration.tools import ROOT, eventually, holders, raw, sixth_redis, stands_on_all
 from tests.integration.worker_fixture import WorkerFixture
 from tests.servers import present, program
 
@@ -149,6 +149,7 @@ def test_a_promoted_replica_abstains_like_a_new_node(nodes: Cluster) -> None:
                 eventually(lambda: redis.get(NAME) == lease.owner, "a copy of the lock")
                 redis.replicaof("NO", "ONE")
             with Redlock([replica.url, *rest], ttl=9.0, node_timeout=2.2) as after, after.lock("other") as other:
+                stands_on_all(nodes.servers[1:], "other")
                 assert holders([replica, *nodes.servers[1:]], "other") == [None, *[other.owner] * 4]
             (first, *_) = cluster_status([replica.url, *rest], timeout=5.0).nodes
             assert first.reason.startswith("new, restarted or emptied: abstains")
