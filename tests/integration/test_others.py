@@ -9,7 +9,10 @@ import pytest
 from redis.exceptions import LockNotOwnedError
 
 from redlock import LockContended, LockLost, Redlock
+from redlock._core.commands import Acquire, Command, Confirm, Extend, Inspect, Release, Repair
+from redlock._transport.codec import RECORD, Codec
 from redlock.admin.bootstrap import declare_nodes
+from redlock.admin.cluster_status import cluster_status
 from tests.integration.tools import client_of, eventually, holders, raw, run_out
 
 if TYPE_CHECKING:
@@ -124,6 +127,42 @@ def test_a_value_like_a_list_at_a_name_ends_no_connection(
     assert holder.holder.startswith(theirs[0])
     lease.release()
     assert "node-" not in caplog.text
+
+
+COMMANDS: list[Command] = [
+    Acquire((NAME,), "t", 5_000, 1),
+    Confirm((NAME,), "t", 1),
+    Extend((NAME,), "t", 5_000),
+    Repair((NAME,), "t", 5_000, 1),
+    Release((NAME,), "t", 0),
+    Inspect((NAME,)),
+]
+
+
+@pytest.mark.parametrize(("theirs", "shown"), [("*1000", "*1000."), ("x" * 70_000, "x" * 2_048)], ids=["list", "long"])
+def test_no_script_replies_with_a_text_that_ends_a_connection(nodes: Cluster, theirs: str, shown: str) -> None:
+    codec = Codec(5, "", 10_000)
+    with raw(nodes[0]) as redis:
+        run_id = redis.info("server")["run_id"]
+
+        def reply(command: Command) -> list[object]:
+            script, keys, arguments = codec.script_call(command)
+            found: list[object] = redis.eval(script.source, len(keys), *keys, *arguments, run_id)
+            return found
+
+        redis.set(NAME, theirs)
+        assert [reply(command)[3] for command in COMMANDS] == [shown] * len(COMMANDS), "the holder"
+        redis.hset(RECORD, "fingerprint", theirs)
+        assert [reply(command)[2] for command in COMMANDS[:4]] == [shown] * 4, "the configuration of other clients"
+
+
+def test_a_long_value_hides_no_other_lock_from_operators(nodes: Cluster, client: Redlock) -> None:
+    for server in nodes.servers:
+        with raw(server) as redis:
+            redis.set(NAME, "x" * 5_000_000, px=600_000)
+    with client.lock("other"):
+        status = cluster_status(nodes.urls, timeout=5)
+    assert [lock.resource for lock in status.locks if lock.held] == [NAME, "other"]
 
 
 def test_a_foreign_lock_on_two_nodes_stops_no_client_and_stays(nodes: Cluster, client: Redlock) -> None:

@@ -212,6 +212,7 @@ def test_a_node_that_is_down_is_tried_by_one_waiter_at_a_time() -> None:
     assert [node.may_wait(1_000) for _ in range(3)] == [True, False, False]
     assert node.may_wait(2_000)
     node.refuse_wait("the node closed the connection", 2_000)
+    assert not node.may_dial(2_199), "the second failure in a row"
     assert not node.may_wait(11_999)
     assert [node.may_wait(12_000) for _ in range(3)] == [True, False, False]
     assert node.may_dial(3_000), "rounds do not depend on waits"
@@ -408,6 +409,20 @@ def test_a_clock_does_not_set_the_rate_of_log_lines(caplog: pytest.LogCaptureFix
             ahead_ms += 5_000
             node.watch(now_ms + ahead_ms, now_ms, now_ms)
     assert len([line for line in caplog.messages if "clock-jump" in line]) == 3
+
+
+def test_another_address_of_a_server_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    node = NodeHealth("h:1")
+    for now_ms in range(0, 10_000, 1_000):
+        node.is_same_as("h:2", now_ms)
+    assert caplog.messages == ["node-duplicate node=h:1 same_as=h:2"]
+
+
+def test_a_clock_is_compared_ten_times_a_second() -> None:
+    """Each reply has the time, and a comparison costs more than the rest of its reading."""
+    node = NodeHealth("h:1")
+    node.watch(5_000, 5_000, 5_000)
+    assert node.watch_from_ms == 5_100
 
 
 def test_the_reason_that_stays_is_logged(caplog: pytest.LogCaptureFixture) -> None:

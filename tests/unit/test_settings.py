@@ -275,6 +275,10 @@ def test_an_unknown_celery_setting_of_ours_is_refused() -> None:
         ({"REDLOCK_TTL": "0.01"}, "too short"),
         ({"REDLOCK_EVENTS": "some"}, "redlock_events is 'some'; it must be 'all', 'contention' or 'off'"),
         ({"REDLOCK_NODES": "a:x"}, "port from 1 to 65535"),
+        *(
+            ({"COUNTER_FLOWER_AUTH": users}, "COUNTER_FLOWER_AUTH must be name:password")
+            for users in ("ann", ":secret", "ann:", "ann:secret,bob", "ann:secret\nbob:secret")
+        ),
     ],
 )
 def test_the_example_refuses_bad_settings_in_one_line(environment: dict[str, str], said: str) -> None:

@@ -78,6 +78,16 @@ def test_waiters_of_a_failed_node_wait_at_the_same_next_node(nodes: list[Node]) 
     assert waiters.node_for(("x",)) is first
 
 
+def test_a_failed_node_is_tried_again_by_one_waiter(nodes: list[Node]) -> None:
+    waiters = WaiterPool(nodes, CODEC)
+    first = waiters.node_for(("x",))
+    assert first is not None
+    first.mark_down("connection refused", 0)
+    second = waiters.node_for(("x",))
+    tries = [waiters.node_to_try(("x",), now) for now in (999, 1_000, 1_000)]
+    assert tries == [second, first, second]
+
+
 def test_without_a_healthy_node_there_is_no_place_to_wait(nodes: list[Node]) -> None:
     for node in nodes:
         node.mark_down("connection refused", 0)
