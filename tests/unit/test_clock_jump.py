@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 
+import pytest
+
 from redlock._core.clock_jump import ClockJumpDetector
 
 HOUR_MS = 3_600_000
@@ -62,3 +64,31 @@ def test_a_small_jump_after_a_busy_hour_is_seen() -> None:
     for now in range(1_000, 3_600_000, 400):
         assert detector.observe(50_000 + now, now, now + 1) == 0
     assert detector.observe(50_000 + 3_600_020, 3_600_000, 3_600_001) > 0
+
+
+@pytest.mark.parametrize(("later_ms", "drift_ms"), [(100, 0), (10_000, 10), (10**9, 10**6)])
+def test_a_jump_is_more_than_rounding_and_drift_explain(later_ms: int, drift_ms: int) -> None:
+    """Both replies bound the offset to a millisecond on each side; two more are for the rounding of clocks."""
+    most = 2 + 2 + drift_ms
+    for way in (1, -1):
+        for beyond, jumped in ((most, 0), (most + 1, way * (most - 1))):
+            detector = ClockJumpDetector()
+            detector.observe(50_000, 1_000, 1_000)
+            now = 1_000 + later_ms
+            assert detector.observe(49_000 + now + way * beyond, now, now) == jumped
+
+
+@pytest.mark.parametrize("jump", [20, -20])
+def test_a_slow_reply_widens_neither_bound(jump: int) -> None:
+    detector = ClockJumpDetector()
+    detector.observe(50_000, 1_000, 1_000)
+    assert detector.observe(51_000, 1_001, 3_001) == 0
+    assert abs(detector.observe(52_002 + jump, 3_002, 3_002)) > 0
+
+
+def test_slow_replies_of_a_busy_client_widen_nothing() -> None:
+    detector = ClockJumpDetector()
+    detector.observe(50_000, 1_000, 1_000)
+    for now in range(1_001, 1_901, 100):
+        assert detector.observe(49_000 + now + 50, now, now + 100) == 0
+    assert detector.observe(49_000 + 1_902 + 5, 1_902, 1_902) == 3

@@ -43,6 +43,15 @@ def test_memory_is_bounded_and_the_first_are_forgotten() -> None:
     assert fences.proposal(("r:0",), WALL_US) == WALL_US
 
 
+def test_the_earlier_half_is_forgotten_when_one_more_comes() -> None:
+    for fences, most in ((ObservedFences(most=10), 10), (ObservedFences(), 10_000)):
+        for number in range(most):
+            fences.observe((f"r:{number}",), WALL_US, WALL_US)
+        assert len(fences._largest) == most
+        fences.observe(("one more",), WALL_US, WALL_US)
+        assert list(fences._largest) == [*(f"r:{number}" for number in range(most // 2, most)), "one more"]
+
+
 def test_a_proposal_counts_for_half_of_max_ttl() -> None:
     """The other half is for clocks that are wrong: a node that lost its fences votes again after `max_ttl`."""
     assert Redlock(ttl=5.0, max_ttl=10.0)._context.fresh_ms == 5_000

@@ -7,9 +7,9 @@ import itertools
 import pytest
 
 from redlock._core import protocol
-from redlock._core.commands import Acquire, Confirm, Extend, Release, Repair, Wait
+from redlock._core.commands import Acquire, Confirm, Extend, Release, Repair, Round, Wait
 from redlock._core.protocol import Outcome
-from redlock._core.votes import UNANSWERED, Grant, Refusal, Vote, deadline_ms, silent, timed_out
+from redlock._core.votes import UNANSWERED, Grant, Refusal, RoundResult, Vote, deadline_ms, silent, timed_out
 from tests.unit.helpers import (
     ABSENT,
     DEAD,
@@ -151,6 +151,7 @@ def test_an_extended_lease_has_the_new_ttl() -> None:
     extended, _ = drive(protocol.extend(grant(), 9_000), round_result(*[granted(fence=0)] * 5))
     assert isinstance(extended, Grant)
     assert extended.ttl_ms == 9_000
+    assert extended.round_result == round_result(*[granted(fence=0)] * 5), "the votes of the last round"
     _, (released,) = drive(protocol.release(extended), round_result(*[granted()] * 5))
     assert isinstance(released.command, Release)
     assert released.command.wake_ms == 9_000
@@ -332,3 +333,28 @@ def test_an_attempt_whose_proposal_has_grown_old_is_lost() -> None:
     assert isinstance(rounds[-1].command, Release)
     in_time, _ = drive(protocol.acquire(attempt()._replace(decide_by_ms=9_006)), late)
     assert isinstance(in_time, Grant)
+
+
+@pytest.mark.parametrize("is_begun", [False, True])
+def test_a_generator_is_run_to_its_end(is_begun: bool) -> None:  # noqa: FBT001 - a parameter
+    first = round_result(granted(7), granted(8), granted(9), DEAD, DEAD)
+    results, asked = [first, round_result(*[granted(10)] * 5)], list[object]()
+
+    def ask(round_: Round) -> RoundResult:
+        asked.append(round_.command)
+        return results[len(asked) - 1]
+
+    steps = protocol.acquire(attempt())
+    result = protocol.run(steps, ask, ask(next(steps)) if is_begun else None)
+    assert isinstance(result, Grant)
+    assert (result.fence, asked) == (10, [attempt(), Confirm(NAMES, TOKEN, 10)])
+
+
+def test_log_lines_and_metrics_name_the_outcomes_like_this() -> None:
+    assert [outcome.value for outcome in Outcome] == ["released", "expired", "unknown", "kept", "begun"]
+
+
+def test_a_command_asks_for_nothing_that_it_was_not_told() -> None:
+    told = Acquire(NAMES, TOKEN, TTL_MS, 7, woken=False, waits_ms=0, decide_by_ms=None)
+    assert Acquire(NAMES, TOKEN, TTL_MS, 7) == told
+    assert Round(told) == Round(told, Wait.DECIDED, to=None)

@@ -7,8 +7,8 @@ import itertools
 import pytest
 
 from redlock._core.commands import Inspect, Round, Wait
-from redlock._core.vote_tally import VoteTally, is_counted, is_decided
-from redlock._core.votes import FENCE_LIMIT, UNANSWERED, silent
+from redlock._core.vote_tally import VoteTally, is_counted, is_decided, unasked
+from redlock._core.votes import UNANSWERED, silent
 from tests.unit.helpers import ABSENT, DEAD, NAMES, attempt, denied, granted, round_result
 
 KINDS = [granted(), denied(), ABSENT, DEAD, UNANSWERED]
@@ -84,4 +84,31 @@ def test_a_node_that_is_cast_twice_is_one_answer() -> None:
 def test_a_token_above_the_proposal_is_doubted() -> None:
     acquire = attempt()
     assert VoteTally(Round(acquire), 5, 0).most_fence == acquire.proposed
-    assert tally().most_fence > FENCE_LIMIT
+    assert tally().most_fence >= 2**63 - 1, "the largest integer of a reply"
+
+
+@pytest.mark.parametrize(
+    ("fences", "is_over"),
+    [
+        ([], False),
+        ([9, 9], False),
+        ([9, 9, 9], True),
+        ([9, 9, 10, 9], True),
+        ([9, 9, 10, 10], False),
+        ([6, 7, 8, 9, 10], True),
+    ],
+)
+def test_a_quorum_with_one_token_ends_the_doubt(fences: list[int], is_over: bool) -> None:  # noqa: FBT001 - a parameter
+    one = tally()
+    one.doubted = {place: granted(fence) for place, fence in enumerate(fences)}
+    assert one.is_doubt_over is is_over
+
+
+def test_a_round_that_was_not_sent_has_no_votes_but_a_reason() -> None:
+    said = unasked(Round(Inspect(NAMES)), 3, 1_000, "no connection")
+    assert said == round_result(*[silent("no connection")] * 3, sent_ms=1_000, done_ms=1_000)
+
+
+def test_a_new_tally_has_no_waiter() -> None:
+    """A connection reports the votes of a tally to its waiter, if there is one."""
+    assert tally().waiter is None

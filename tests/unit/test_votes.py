@@ -26,6 +26,8 @@ from redlock._core.votes import (
 from redlock.fencing._arguments import Given
 from tests.unit.helpers import ABSENT, DEAD, OTHER, SECRET, TOKEN, denied, grant, granted, round_result
 
+ABSTAINS = silent("restarted")._replace(remaining_ms=5_000)
+
 
 @pytest.mark.parametrize("nodes", range(1, 10))
 def test_any_two_quorums_share_a_node_and_no_smaller_number_does(nodes: int) -> None:
@@ -57,6 +59,12 @@ def test_a_round_is_counted_once_its_quorum_can_not_change(nodes: int) -> None:
                 assert len(ends) == 1, (yes, no, unanswered)
             elif len(ends) == 1:
                 assert ends == {(False, False)}, "only where nobody can win any more it may wait for nothing"
+
+
+def test_a_round_that_every_node_has_answered_is_counted() -> None:
+    """A release that splits the nodes has no quorum on either side, and must end all the same."""
+    assert is_counted(2, 2, 0, quorum_of(5))
+    assert not is_counted(2, 2, 1, quorum_of(5))
 
 
 @pytest.mark.parametrize("nodes", [2, 4, 6, 8])
@@ -134,6 +142,7 @@ def test_the_largest_fence_includes_the_fences_of_denials() -> None:
 
 def test_the_holder_is_the_one_that_most_denying_nodes_named() -> None:
     assert round_result(denied("a"), denied("b"), denied("b"), granted(), DEAD).holder == "b"
+    assert round_result(denied("c"), denied("b"), denied("b"), granted(), DEAD).holder == "b"
 
 
 @pytest.mark.parametrize("vote", [granted(), ABSENT, DEAD, UNANSWERED])
@@ -148,6 +157,9 @@ def test_where_nobody_named_a_holder_there_is_none(vote: Vote) -> None:
     [
         ([denied(), denied(), denied(), DEAD, DEAD], True),
         ([denied(), denied(), denied("x"), DEAD, DEAD], False),
+        ([denied(), denied(), denied(), denied("x"), DEAD], True),
+        ([ABSTAINS, ABSTAINS, ABSTAINS, granted(), DEAD], False),
+        ([granted()], False),
         ([denied(), denied(), ABSENT, ABSENT, ABSENT], False),
         ([denied(), denied(), granted(), granted(), DEAD], False),
         ([denied(), denied(), granted(), granted()], False),
@@ -330,8 +342,15 @@ def test_absent_keys_are_no_holder() -> None:
 
 def test_what_is_shown_of_a_grant_has_no_secret() -> None:
     shown = repr(grant())
-    assert shown.startswith("Grant(")
+    assert shown == "Grant(('account:42',), 'task-1@host-a (01234567)', fence=7, deadline_ms=5947)"
     assert SECRET not in shown
+
+
+def test_what_is_shown_of_a_vote_has_all_its_fields() -> None:
+    assert repr(timed_out("late")) == (
+        "Vote(kind=<Kind.SILENT: 'S'>, fence=0, holder='', remaining_ms=None, reason='late', unanswered=False, "
+        "fingerprint='', time_ms=0, timed_out=True, same_as='')"
+    )
 
 
 @pytest.mark.parametrize(
