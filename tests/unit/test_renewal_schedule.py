@@ -183,3 +183,35 @@ def test_a_renewal_in_time_is_not_logged(schedule: RenewalSchedule[Given], caplo
     assert schedule.take(10_000) == [in_time, not_renewed]
     schedule.report_late()
     assert not caplog.records
+
+
+@pytest.mark.parametrize(("delay_ms", "is_late"), [(1_000, False), (1_001, True)])
+def test_a_renewal_is_late_after_a_third_of_the_lease(
+    schedule: RenewalSchedule[Given],
+    caplog: pytest.LogCaptureFixture,
+    delay_ms: int,
+    is_late: bool,  # noqa: FBT001 - a parameter
+) -> None:
+    lease = Given(ttl_ms=3_000)
+    add(schedule, lease, due_ms=10_000 - delay_ms)
+    assert schedule.take(10_000) == [lease]
+    schedule.report_late()
+    assert bool(caplog.records) is is_late
+
+
+def test_an_interrupted_renewal_is_due_again_soon(schedule: RenewalSchedule[Given]) -> None:
+    lease = Given()
+    add(schedule, lease, due_ms=1_000)
+    schedule.take(1_000)
+    schedule.recover(1_000)
+    assert schedule.next_ms() == 1_050
+    assert schedule.take(1_049) == []
+    assert schedule.take(1_050) == [lease]
+
+
+def test_each_renewal_reports_a_loss(schedule: RenewalSchedule[Given]) -> None:
+    lease = Given()
+    add(schedule, lease, due_ms=1_000)
+    schedule.take(1_000)
+    schedule.renewed(lease, None)
+    assert (lease.reports, schedule.under_way(), schedule.next_ms()) == (1, [], None)
