@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,6 +11,7 @@ from redis.exceptions import ResponseError
 
 from redlock import RedlockError
 from redlock.admin.cluster_status import cluster_status
+from redlock.testing import redis_server
 from redlock.testing.redis_server import Server, cluster, free_port
 from tests.integration.shell import is_running
 from tests.integration.tools import eventually, raw, talking
@@ -61,6 +63,26 @@ def test_nodes_on_ports_give_other_users_no_administration(version: str) -> None
                 redis.execute_command(*words.split())
         (node,) = cluster_status(nodes.urls).nodes
         assert (node.reason, node.missing, node.unreported) == ("", (), ())
+
+
+@pytest.mark.parametrize(
+    ("options", "added"),
+    [
+        (("--user", "lock"), ()),
+        (("--aclfile", "/users"), ()),
+        (("--requirepass", "secret"), ()),
+        (("--include", "/file"), ()),
+        (("--maxclients", "9"), redis_server.FOR_ANY_USER),
+    ],
+)
+def test_only_options_with_users_change_what_nodes_refuse(
+    monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], added: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(redis_server, "running", lambda servers, _: nullcontext(servers))
+    for ports, expected in (([1], (*options, *added)), (None, options)):
+        with cluster(1, ports=ports, options=options) as servers:
+            assert servers[0]._options == expected
+            servers[0].stop()
 
 
 def test_nodes_with_users_of_their_own_keep_them() -> None:

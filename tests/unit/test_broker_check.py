@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from redlock.admin import broker_check
@@ -36,12 +38,32 @@ def test_every_broker_of_a_failover_list_is_checked() -> None:
     assert broker_check.urls("") == []
 
 
-@pytest.mark.parametrize("broker", ["sqs://key:canary@", "sentinel://h:26379", "memory://", "librabbitmq://u:canary@h"])
+@pytest.mark.parametrize("broker", ["SQS://key:canary@", "sentinel://h:26379", "memory://", "librabbitmq://u:canary@h"])
 def test_another_transport_is_said_to_be_unchecked(broker: str) -> None:
     (finding,) = broker_check.check(broker, 1.0)
     assert (finding.level, finding.code) == (Level.WARNING, "not-checked")
     assert "was not contacted" in finding.what
     assert "canary" not in str(finding)
+
+
+def test_without_kombu_no_amqp_broker_is_contacted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "kombu.connection", None)
+    (finding,) = broker_check.check("amqp://u:canary@h", 1.0)
+    assert (finding.level, finding.code) == (Level.WARNING, "not-checked")
+    assert "kombu is not installed" in finding.what
+
+
+def test_every_answer_of_an_amqp_broker_has_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, object] = {}
+
+    def connection(_url: str, **limits: object) -> None:
+        asked.update(limits)
+        raise ValueError
+
+    monkeypatch.setattr("kombu.connection.Connection", connection)
+    broker_check.check("amqp://h", 0.2)
+    limits = {"read_timeout": 0.2, "write_timeout": 0.2}
+    assert asked == {"connect_timeout": 0.2, "transport_options": limits}
 
 
 @pytest.mark.parametrize("broker", ["amqp://u:canary@[::1", "AMQP://u:canary@[::1"])

@@ -199,6 +199,16 @@ def test_a_holder_forges_no_votes_before_the_operator() -> None:
     assert target.describe().startswith(f"'acct' is held by {holder!r} on 1 of 5 nodes, which is no quorum")
 
 
+@pytest.mark.parametrize("text", ["x password='", "redis://u:canary@h", "password=canary"])
+def test_a_lock_and_its_holder_hide_nothing_but_secrets(text: str) -> None:
+    for resource, holder in ((text, "ann@w"), ("acct", text), (text, text)):
+        target = Target(resource, "owner-token", holder, 1, 5, None, 7, valid=False)
+        shown = target.describe()
+        assert "canary" not in shown
+        assert " is held by " in shown
+        assert "owner-token" not in shown + repr(target)
+
+
 def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main.main(["--version"])

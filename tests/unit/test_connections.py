@@ -9,6 +9,7 @@ import pytest
 from redlock._core.commands import Inspect, Round, Wait
 from redlock._core.vote_tally import VoteTally
 from redlock._transport.codec import SCRIPTS
+from redlock._transport.connection import MOST_PENDING
 from redlock._transport.exchange import pack
 from tests.unit.memory_nodes import (
     ATTEMPT,
@@ -284,6 +285,21 @@ def test_a_node_without_scripts_gets_them_and_the_command() -> None:
     client.write()
     assert client[1].handle.kinds() == ["script"] * len(SCRIPTS) + ["Acquire"], "not in an endless loop"
     assert client.letters(tally) == "GS..."
+    client[2].handle.commands.clear()
+    client.receive(2, b"-BUSY Redis is busy running a script\r\n")
+    client.write()
+    assert (client[2].handle.kinds(), client.letters(tally)) == ([], "GSS.."), "not for another error"
+
+
+def test_a_connection_that_ended_gets_no_command_again() -> None:
+    client = Client()
+    tallies = [client.begin(), client.begin()]
+    client[0].pending.extend([None] * MOST_PENDING)
+    client.receive(0, NOSCRIPT + NOSCRIPT)
+    assert client[0].handle is None
+    assert "takes no more commands" in client[0].reason
+    assert (client[0].outbox, list(client[0].pending)) == (b"", [])
+    assert client.letters(tallies[0]) == "S...."
 
 
 def test_a_command_of_a_closed_round_is_not_repeated() -> None:

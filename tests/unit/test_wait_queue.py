@@ -184,28 +184,40 @@ def test_no_request_of_a_wait_lasts_longer_than_the_wait(
     assert returned == [most, most, most, end], "the return of a wake-up, and the next read"
 
 
-@pytest.mark.parametrize(("now", "error"), [(9.4, "no answer within 100 ms"), (9.5, "")])
+@pytest.mark.parametrize(
+    ("now", "failure", "error"),
+    [
+        (9.4, NoReply(), "no answer within 100 ms"),
+        (9.5, NoReply(), ""),
+        (9.5, ConnectionFailed("connection refused"), "connection refused"),
+    ],
+)
 def test_a_request_that_ends_with_the_wait_marks_no_node(
-    nodes: list[Node], monkeypatch: pytest.MonkeyPatch, now: float, error: str
+    nodes: list[Node], monkeypatch: pytest.MonkeyPatch, now: float, failure: Exception, error: str
 ) -> None:
-    waiters, clock = WaiterPool(nodes, CODEC), [9.0]
+    waiters, clock, borrowed = WaiterPool(nodes, CODEC), [9.0], Borrowed()
     monkeypatch.setattr("redlock._locking.wait_queue.monotonic", lambda: clock[0])
     node = waiters.node_for(("x",))
     effects = QueuedWaiter(waiters, ("x",), 5_000).wait(500, can_wake=True)
     assert type(next(effects)) is Borrow
-    assert type(effects.send(Borrowed())) is Send
+    assert type(effects.send(borrowed)) is Send
     clock[0] = now
-    assert type(effects.throw(NoReply())) is Sleep
+    assert type(effects.throw(failure)) is Sleep
+    assert borrowed.is_closed
     assert node is not None
     assert node.error == error
 
 
 @pytest.mark.parametrize(
     ("reply", "error"),
-    [("WRONGTYPE Operation against a key", ""), ("BUSY Redis is busy", "busy with a script")],
+    [
+        (ReplyError("WRONGTYPE Operation against a key"), ""),
+        (ReplyError("BUSY Redis is busy"), "busy with a script"),
+        (None, "does not wait as a Redis server does"),
+    ],
 )
 def test_an_error_about_a_key_marks_no_node(
-    nodes: list[Node], monkeypatch: pytest.MonkeyPatch, reply: str, error: str
+    nodes: list[Node], monkeypatch: pytest.MonkeyPatch, reply: object, error: str
 ) -> None:
     waiters = WaiterPool(nodes, CODEC)
     monkeypatch.setattr("redlock._locking.wait_queue.monotonic", lambda: 9.0)
@@ -214,7 +226,7 @@ def test_an_error_about_a_key_marks_no_node(
     assert type(next(effects)) is Borrow
     assert type(effects.send(Borrowed())) is Send
     assert type(effects.send(None)) is Receive
-    effect = effects.send(ReplyError(reply))
+    effect = effects.send(reply)
     assert effect == Sleep(0.01 if error else 0.5)
     assert node is not None
     assert node.error == error
