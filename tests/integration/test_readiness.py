@@ -147,7 +147,7 @@ def watched(*socks):
 def run_under_eventlet(program: str) -> None:
     """Run a program that fails with a traceback if something is wrong."""
     command = [sys.executable, "-c", UNDER_EVENTLET + program]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
     assert ended.returncode == 0, ended.stderr
 
 
