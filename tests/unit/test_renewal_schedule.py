@@ -215,3 +215,17 @@ def test_each_renewal_reports_a_loss(schedule: RenewalSchedule[Given]) -> None:
     schedule.take(1_000)
     schedule.renewed(lease, None)
     assert (lease.reports, schedule.under_way(), schedule.next_ms()) == (1, [], None)
+
+
+def test_the_order_survives_the_removal_of_ended_leases(
+    schedule: RenewalSchedule[Given], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the two that have ended, the entries in the middle stand in no order."""
+    monkeypatch.setattr(schedule, "_crowded", 6)
+    leases = {due_ms: Given() for due_ms in (1, 10, 2, 11, 12, 3, 4)}
+    for due_ms, lease in leases.items():
+        if due_ms == 4:
+            leases[1].is_held = leases[2].is_held = False
+        add(schedule, lease, due_ms=due_ms)
+    assert schedule.next_ms() == 3
+    assert schedule.take(3) == [leases[3], leases[4], leases[10], leases[11], leases[12]]
