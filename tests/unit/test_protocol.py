@@ -345,7 +345,7 @@ def test_a_generator_is_run_to_its_end(is_begun: bool) -> None:  # noqa: FBT001 
         return results[len(asked) - 1]
 
     steps = protocol.acquire(attempt())
-    result = protocol.run(steps, ask, ask(next(steps)) if is_begun else None)
+    result = protocol.run(steps, ask, ask(next(steps))) if is_begun else protocol.run(steps, ask)
     assert isinstance(result, Grant)
     assert (result.fence, asked) == (10, [attempt(), Confirm(NAMES, TOKEN, 10)])
 
