@@ -37,14 +37,13 @@ class _Wait:
 
         self._hub, self._greenlet = hubs.get_hub(), getcurrent()
         self._is_waiting = True
-        self._is_ending = False
-        self._timers: list[Any] = []
+        self._end_timer: Any = None
         self._with_data: list[int] = []
         self._with_room: list[int] = []
 
     def run(self, data: Iterable[int], room: Iterable[int], seconds: float) -> tuple[list[int], list[int]]:
         hub, listeners = self._hub, []
-        self._timers.append(hub.schedule_call_global(seconds, self._end))
+        limit = hub.schedule_call_global(seconds, self._end)
         try:
             for kind, descriptors, found in ((hub.READ, data, self._has_data), (hub.WRITE, room, self._has_room)):
                 for descriptor in descriptors:
@@ -55,8 +54,9 @@ class _Wait:
             self._is_waiting = False
             for listener in listeners:
                 hub.remove(listener)
-            for timer in self._timers:
-                timer.cancel()
+            limit.cancel()
+            if self._end_timer is not None:
+                self._end_timer.cancel()
 
     def _has_data(self, descriptor: int) -> None:
         self._with_data.append(descriptor)
@@ -69,19 +69,12 @@ class _Wait:
     def _end(self) -> None:
         # The hub calls back for all ready sockets before the next timer. After the end of the time the hub looks at the
         # sockets once more, also if the wait is for zero seconds.
-        if not self._is_ending:
-            self._is_ending = True
-            self._timers.append(self._hub.schedule_call_global(0, self._wake))
-
-    def _wake(self) -> None:
-        if self._is_waiting:
-            self._is_waiting = False
-            self._greenlet.switch()
+        if self._end_timer is None:
+            self._end_timer = self._hub.schedule_call_global(0, self._greenlet.switch)
 
     def _fail(self, error: BaseException) -> None:
         """Another greenlet has closed a socket of this wait, and its descriptor has a new owner."""
         if self._is_waiting:
-            self._is_waiting = False
             self._greenlet.throw(error)
 
 

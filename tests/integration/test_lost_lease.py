@@ -93,10 +93,10 @@ def test_the_handler_stays_until_a_signal_on_its_way_has_arrived() -> None:
 
     def send_late() -> None:
         while lost_lease._running:
-            time.sleep(0)
+            time.sleep(0)  # the turn of the thread that is looked at
         for _ in range(1_000):
             seen.add(signal.getsignal(signal.SIGUSR2))
-            time.sleep(0)
+            time.sleep(0)  # as above
         lost_lease._sending.remove(body)
 
     thread = threading.Thread(target=send_late, daemon=True)

@@ -9,11 +9,11 @@ import pytest
 from redis.exceptions import LockNotOwnedError
 
 from redlock import LockContended, LockLost, Redlock
-from redlock._core.commands import Acquire, Command, Confirm, Extend, Inspect, Release, Repair
 from redlock._transport.codec import RECORD, Codec
 from redlock.admin.bootstrap import declare_nodes
 from redlock.admin.cluster_status import cluster_status
 from tests.integration.tools import client_of, eventually, holders, raw, run_out
+from tests.unit.helpers import each_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from redis import Redis
     from redis.lock import Lock as RedisLock
 
+    from redlock._core.commands import Command
     from redlock.testing.redis_server import Cluster, Server
 
 NAME = "invoice:9"
@@ -129,16 +130,6 @@ def test_a_value_like_a_list_at_a_name_ends_no_connection(
     assert "node-" not in caplog.text
 
 
-COMMANDS: list[Command] = [
-    Acquire((NAME,), "t", 5_000, 1),
-    Confirm((NAME,), "t", 1),
-    Extend((NAME,), "t", 5_000),
-    Repair((NAME,), "t", 5_000, 1),
-    Release((NAME,), "t", 0),
-    Inspect((NAME,)),
-]
-
-
 @pytest.mark.parametrize(("theirs", "shown"), [("*1000", "*1000."), ("x" * 70_000, "x" * 2_048)], ids=["list", "long"])
 def test_no_script_replies_with_a_text_that_ends_a_connection(nodes: Cluster, theirs: str, shown: str) -> None:
     codec = Codec(5, "", 10_000)
@@ -150,10 +141,11 @@ def test_no_script_replies_with_a_text_that_ends_a_connection(nodes: Cluster, th
             found: list[object] = redis.eval(script.source, len(keys), *keys, *arguments, run_id)
             return found
 
+        commands = each_command(NAME)
         redis.set(NAME, theirs)
-        assert [reply(command)[3] for command in COMMANDS] == [shown] * len(COMMANDS), "the holder"
+        assert [reply(command)[3] for command in commands] == [shown] * len(commands), "the holder"
         redis.hset(RECORD, "fingerprint", theirs)
-        assert [reply(command)[2] for command in COMMANDS[:4]] == [shown] * 4, "the configuration of other clients"
+        assert [reply(command)[2] for command in commands[:4]] == [shown] * 4, "the configuration of other clients"
 
 
 def test_a_long_value_hides_no_other_lock_from_operators(nodes: Cluster, client: Redlock) -> None:

@@ -189,23 +189,27 @@ assert not [timer for _, timer in [*hub.timers, *hub.next_timers] if not timer.c
 """)
 
 
-def test_under_eventlet_a_descriptor_used_again_ends_the_wait() -> None:
+def test_under_eventlet_descriptors_used_again_end_the_wait() -> None:
+    """The error of the first comes first. The error of the second, and data, must not strike a later wait."""
     run_under_eventlet("""
-ours, theirs = socket.socketpair()
-readiness, number, others = watched(ours), ours.fileno(), []
+pairs = [socket.socketpair() for _ in range(4)]
+(first, _), (second, _), (other, its_peer), (last, last_peer) = pairs
+readiness, numbers, opened = watched(first, second, other), {first.fileno(), second.fileno()}, []
 
 def use_again():
-    ours.close()
-    while number not in [other.fileno() for other in others]:
-        others.append(socket.socket())
+    first.close()
+    second.close()
+    while not numbers <= {sock.fileno() for sock in opened}:
+        opened.append(socket.socket())
+    its_peer.send(b"x")
 
 eventlet.spawn_after(0.1, use_again)
-# The hub looks at such descriptors when it wakes up for something else.
-eventlet.spawn_after(0.2, int)
 try:
     readiness.wait(1_000_000)
 except OSError:
     pass
 else:
     raise AssertionError("no error")
+eventlet.spawn_after(0.1, last_peer.send, b"x")
+assert [number for number, _ in watched(last).wait(10_000)] == [last.fileno()]
 """)

@@ -129,7 +129,7 @@ def test_two_slow_nodes_slow_nobody_down(nodes: Cluster, monkeypatch: pytest.Mon
 
 def test_a_rejection_that_is_late_for_its_round_is_noticed(nodes: Cluster, caplog: pytest.LogCaptureFixture) -> None:
     with proxies(nodes.servers) as links, Redlock([link.url for link in links], **NEVER) as client:
-        # The node votes, so the client knows that both agree.
+        # A node has a fingerprint from its first vote on.
         eventually(lambda: is_recorded(client, nodes[4], "fingerprint"), "a vote of the last node")
         links[4].hold("from")
         with raw(nodes[4]) as redis:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
-from redlock._core.commands import Acquire, Round, Wait
+from redlock._core.commands import Acquire, Command, Confirm, Extend, Inspect, Release, Repair, Round, Wait
 from redlock._core.vote_tally import VoteTally
 from redlock._core.votes import UNANSWERED, Grant, Kind, RoundResult, Vote, silent
 
@@ -40,6 +40,18 @@ ABSENT = denied(holder="", remaining_ms=0)
 
 def round_result(*votes: Vote, sent_ms: int = 1_000, done_ms: int = 1_005) -> RoundResult:
     return RoundResult(votes, sent_ms, done_ms)
+
+
+def each_command(*names: str) -> list[Command]:
+    """A command of each kind for these resources; `Inspect` is for the last one."""
+    return [
+        Acquire(names, "t", 5_000, 77, woken=True, waits_ms=900),
+        Confirm(names, "t", 78),
+        Extend(names, "t", 5_000),
+        Repair(names, "t", 5_000, 78),
+        Release(names, "t", 5_000),
+        Inspect(names[-1:]),
+    ]
 
 
 def attempt(ttl_ms: int = TTL_MS) -> Acquire:

@@ -25,18 +25,12 @@ from redlock._transport.codec import (
     run_id_argument,
     wake_key,
 )
+from tests.unit.helpers import each_command
 
 CODEC = Codec(5, "app:", 10_000, 50)
 DAY = str(24 * 3_600 * 1_000)
 NAMES = ("account 4{2}:ü", "b")
-COMMANDS: list[Command] = [
-    Acquire(NAMES, "t", 5_000, 77, woken=True, waits_ms=900),
-    Confirm(NAMES, "t", 78),
-    Extend(NAMES, "t", 5_000),
-    Repair(NAMES, "t", 5_000, 78),
-    Release(NAMES, "t", 5_000),
-    Inspect(("b",)),
-]
+COMMANDS = each_command(*NAMES)
 
 
 def words(packed: bytes) -> list[str]:
@@ -207,17 +201,6 @@ def test_a_script_touches_only_what_it_is_given(name: str) -> None:
     assert all(
         key.startswith(("KEYS[", "TIME")) or key == "" for key in re.findall(r"redis\.call\('\w+', ([^,)]*)", code)
     )
-
-
-def test_replies_as_votes() -> None:
-    assert decode([1, 1_700_000_000_000, 77])[:2] == (Kind.GRANTED, 77)
-    assert decode([0, 5, 77, b"t:me", 4_000])[:4] == (Kind.DENIED, 77, "t:me", 4_000)
-    assert decode([0, 5, 0, b"t", -1]).remaining_ms is None
-    quarantined = decode([2, 5, 9_100])
-    assert (quarantined.kind, quarantined.remaining_ms) == (Kind.SILENT, 9_100)
-    assert "9.1 s" in quarantined.reason
-    disagrees = decode([3, 5, b"nodes=3"])
-    assert (disagrees.kind, disagrees.fingerprint) == (Kind.SILENT, "nodes=3")
 
 
 @pytest.mark.parametrize(

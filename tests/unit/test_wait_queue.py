@@ -66,11 +66,17 @@ def test_different_resources_are_waited_for_on_different_nodes(nodes: list[Node]
     assert {waiters.node_for((f"account:{number}",)) for number in range(200)} == set(nodes)
 
 
-def test_waiters_of_a_failed_node_wait_at_the_same_next_node(nodes: list[Node]) -> None:
+def with_a_failed_node(nodes: list[Node]) -> tuple[WaiterPool, Node]:
+    """Waiters, and the first node for `x`, which is down."""
     waiters = WaiterPool(nodes, CODEC)
     first = waiters.node_for(("x",))
     assert first is not None
     first.mark_down("connection refused", 0)
+    return waiters, first
+
+
+def test_waiters_of_a_failed_node_wait_at_the_same_next_node(nodes: list[Node]) -> None:
+    waiters, first = with_a_failed_node(nodes)
     second = waiters.node_for(("x",))
     assert second not in {first, None}
     assert waiters.node_for(("x",)) is second
@@ -79,10 +85,7 @@ def test_waiters_of_a_failed_node_wait_at_the_same_next_node(nodes: list[Node]) 
 
 
 def test_a_failed_node_is_tried_again_by_one_waiter(nodes: list[Node]) -> None:
-    waiters = WaiterPool(nodes, CODEC)
-    first = waiters.node_for(("x",))
-    assert first is not None
-    first.mark_down("connection refused", 0)
+    waiters, first = with_a_failed_node(nodes)
     second = waiters.node_for(("x",))
     tries = [waiters.node_to_try(("x",), now) for now in (999, 1_000, 1_000)]
     assert tries == [second, first, second]

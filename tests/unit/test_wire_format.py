@@ -2,35 +2,42 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
-from redlock._core.commands import Acquire, Command, Confirm, Extend, Inspect, Release, Repair
+from redlock._core.commands import Release
 from redlock._core.votes import Kind, Vote, silent
 from redlock._transport.codec import Codec, decode, disagrees, explain, operation_key, waiting_order
+from tests.unit.helpers import each_command
+
+if TYPE_CHECKING:
+    from redlock._core.commands import Command
 
 CODEC = Codec(5, "p:", 10_000)
 NAMES = ("a", "b")
 RECORD = "p:\x01redlock:node"
-LOCKS_AND_FENCES = ("p:a", "p:\x01redlock:fence:a", "p:b", "p:\x01redlock:fence:b")
+WITH_FENCES = ("p:a", "p:\x01redlock:fence:a", "p:b", "p:\x01redlock:fence:b")
+WITH_QUEUES = (
+    *("p:a", "p:\x01redlock:fence:a", "p:\x01redlock:queue:a"),
+    *("p:b", "p:\x01redlock:fence:b", "p:\x01redlock:queue:b"),
+)
+WITH_WAKE_UPS = (
+    *("p:a", "p:\x01redlock:wake:a", "p:\x01redlock:queue:a"),
+    *("p:b", "p:\x01redlock:wake:b", "p:\x01redlock:queue:b"),
+)
+KEYS = [
+    (RECORD, *WITH_QUEUES),
+    *[(RECORD, *WITH_FENCES)] * 3,
+    WITH_WAKE_UPS,
+    WITH_FENCES[2:],
+]
+"""The keys of a command of each kind."""
 
 
 @pytest.mark.parametrize(
     ("command", "keys"),
-    [
-        (
-            Acquire(NAMES, "t", 5_000, 7),
-            (
-                RECORD,
-                *("p:a", "p:\x01redlock:fence:a", "p:\x01redlock:queue:a"),
-                *("p:b", "p:\x01redlock:fence:b", "p:\x01redlock:queue:b"),
-            ),
-        ),
-        (Confirm(NAMES, "t", 7), (RECORD, *LOCKS_AND_FENCES)),
-        (Extend(NAMES, "t", 5_000), (RECORD, *LOCKS_AND_FENCES)),
-        (Repair(NAMES, "t", 5_000, 7), (RECORD, *LOCKS_AND_FENCES)),
-        (Release(("a",), "t", 0), ("p:a", "p:\x01redlock:wake:a", "p:\x01redlock:queue:a")),
-        (Inspect(("a",)), ("p:a", "p:\x01redlock:fence:a")),
-    ],
+    list(zip(each_command(*NAMES), KEYS, strict=True)),
     ids=lambda value: type(value).__name__,
 )
 def test_each_version_has_the_same_keys(command: Command, keys: tuple[str, ...]) -> None:
