@@ -107,7 +107,8 @@ function M.server()
     if #list.items == 0 then values[key], expires[key] = nil, nil end
     return item
   end
-  function commands.TIME() return {tostring(math.floor(now / 1000)), tostring(now % 1000 * 1000)} end
+  -- Late in its millisecond: a script that rounds the time would give the next millisecond.
+  function commands.TIME() return {tostring(math.floor(now / 1000)), tostring(now % 1000 * 1000 + 900)} end
 
   function redis.call(name, ...) return commands[name](...) end
   function redis.error_reply(text) return {err = text} end

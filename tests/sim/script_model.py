@@ -6,6 +6,7 @@ treats the first name of a set differently from the others does not fit.
 
 from __future__ import annotations
 
+import re
 from typing import TypeAlias
 
 HOUR_MS, DAY_MS, LIMIT = 3_600_000, 86_400_000, 2**52 - 1
@@ -28,6 +29,11 @@ def queue_of(name: str) -> str:
 def wake_of(name: str) -> str:
     """The key of the wake-ups."""
     return f"\x01redlock:wake:{name}"
+
+
+def shown(text: str) -> str:
+    """The part of a stored text that a reply has: no end is the header of a long list."""
+    return re.sub(r"[*%~>|]\d{4,}$", r"\g<0>.", text[:2_048])
 
 
 class Model(dict[str, tuple[object, "int | None"]]):
@@ -82,7 +88,7 @@ class Model(dict[str, tuple[object, "int | None"]]):
                 return "FENCESTORED"
             holder, queue = self.text(name), queue_of(name)
             if holder is not None and holder != token:
-                denials.append((holder, self.left(name)))
+                denials.append((shown(holder), self.left(name)))
                 if waits_ms > max(0, self.left(queue)) and waits_ms:
                     self.put(queue, "waited for", waits_ms)
             elif holder is None and self.text(queue) == "reserved" and not woken:
@@ -104,7 +110,7 @@ class Model(dict[str, tuple[object, "int | None"]]):
             return "FENCEAHEAD"
         for name in names:
             if self.text(name) != token or self.fence(name) >= fence:
-                return [0, self.now, self.fence(name), self.text(name) or "", 0]
+                return [0, self.now, self.fence(name), shown(self.text(name) or ""), 0]
         for name in names:
             self.put(fence_of(name), str(fence), DAY_MS)
         return [1, self.now, fence]
@@ -116,7 +122,7 @@ class Model(dict[str, tuple[object, "int | None"]]):
         """Prolong all resources or none."""
         others = self._others(names, token)
         if others or any(self.text(name) is None for name in names):
-            return [0, self.now, 0, others[0] if others else "", 0]
+            return [0, self.now, 0, shown(others[0]) if others else "", 0]
         for name in names:
             self.prolong(name, max(ttl_ms, self.left(name)))
             self.prolong(fence_of(name), DAY_MS)
@@ -128,7 +134,7 @@ class Model(dict[str, tuple[object, "int | None"]]):
             return "FENCEAHEAD"
         others = self._others(names, token)
         if others:
-            return [0, self.now, 0, others[0], 0]
+            return [0, self.now, 0, shown(others[0]), 0]
         for name in names:
             if self.text(name) is None:
                 self.put(name, token, ttl_ms)
@@ -153,13 +159,13 @@ class Model(dict[str, tuple[object, "int | None"]]):
         if wake_ms:
             self.wake(names, wake_ms)
         denied = [holder or "" for holder in before if holder != token]
-        return [0, 0, 0, denied[0], 0] if denied else [1, 0, 0]
+        return [0, 0, 0, shown(denied[0]), 0] if denied else [1, 0, 0]
 
     def inspect(self, names: Names) -> Reply:
         """The holder of one resource."""
         (name,) = names
         holder = self.text(name)
-        return [1, 0, self.fence(name)] if holder is None else [0, 0, self.fence(name), holder, self.left(name)]
+        return [1, 0, self.fence(name)] if holder is None else [0, 0, self.fence(name), shown(holder), self.left(name)]
 
 
 def admit(
@@ -169,7 +175,7 @@ def admit(
     if record.get("run_id") != run_id:
         return [2, now, quarantine_ms], {"run_id": run_id, "since": str(now), "quarantine": str(quarantine_ms)}
     if record.get("fingerprint", fingerprint) != fingerprint:
-        return [3, now, record["fingerprint"]], record
+        return [3, now, shown(record["fingerprint"])], record
     longest = max(quarantine_ms, int(record.get("quarantine", 0)))
     since = min(int(record["since"]), now)
     after = record | {"quarantine": str(longest), "since": str(since)}

@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MEMORIES = 400
-OURS, OTHERS = f"{1:032x}:ours", ("foreign", f"{2:032x}:other")
+LONG = f"{'x' * 2_043}*1234yy"
+"""A text of another program: the first 2,048 bytes end like the header of a long list."""
+OURS, OTHERS = f"{1:032x}:ours", ("foreign", f"{2:032x}:other", LONG)
 NOW_US = EPOCH_MS * 1_000
 AHEAD = (EPOCH_MS + HOUR_MS) * 1_000
 FENCES = (1, NOW_US - 1, NOW_US, NOW_US + 1, NOW_US + HOUR_MS, AHEAD - 1, AHEAD, AHEAD + 1, LIMIT, LIMIT + 1)
@@ -89,7 +91,7 @@ def fill(pair: Pair, chance: random.Random, token: str) -> None:
 
 def acquire(model: Model, chance: random.Random, names: tuple[str, ...]) -> tuple[Command, Reply]:
     proposed, woken = (
-        chance.choice((*FENCES[1:5], *FENCES) if chance.random() < 0.3 else FENCES[1:5]),
+        chance.choice((*FENCES[1:5], *FENCES) if chance.random() < 0.3 else FENCES[:5]),
         chance.random() < 0.4,
     )
     waits_ms, ttl_ms = chance.choice((0, *LENGTHS)), chance.choice(LENGTHS)
@@ -144,6 +146,30 @@ def test_a_script_answers_and_writes_as_its_comment_says(
     assert {0, 1} <= replies, "not every reply was met"
 
 
+@pytest.mark.parametrize("kind", "*%~>|")
+def test_no_holder_in_a_reply_looks_like_a_long_list(kind: str) -> None:
+    for text in (f"x{kind}1234", f"{kind}999999", f"{kind}123", f"{kind}1234x", f"{kind}1234" + "x" * 2_044):
+        pair = Pair()
+        pair.put("a", text, 1_000)
+        assert said(pair.node.call(CODEC.script_call(Inspect(("a",))), "")) == pair.model.inspect(("a",)), text
+
+
+def test_a_clock_far_ahead_admits_no_token_beyond_the_limit() -> None:
+    """Lua counts in doubles: a larger token and the next one would be the same number."""
+    for fence in (LIMIT - 1, LIMIT, LIMIT + 1):
+        for stored in (fence - 1, fence):
+            for command in (Acquire(("a",), OURS, 5_000, fence), Confirm(("a",), OURS, fence)):
+                pair = Pair()
+                pair.node.offset_ms = pair.model.now = 5 * 10**12
+                pair.put(fence_of("a"), str(stored), None)
+                if isinstance(command, Confirm):
+                    pair.put("a", OURS, 1_000)
+                    expected = pair.model.confirm(("a",), OURS, fence)
+                else:
+                    expected = pair.model.acquire(("a",), OURS, 5_000, fence, 0)
+                assert said(pair.node.call(CODEC.script_call(command), pair.node.run_id)) == expected, (command, stored)
+
+
 def test_a_wake_up_is_passed_on_once_for_each_name() -> None:
     chance = random.Random(2)
     for _ in range(MEMORIES):
@@ -162,7 +188,7 @@ def record_of(node: Node) -> dict[str, str]:
 
 def test_a_node_votes_abstains_or_rejects_as_its_record_says() -> None:
     chance, replies = random.Random(3), set()
-    ages = (-5, 0, 1, 4_000, QUARANTINE_MS - 1, QUARANTINE_MS, QUARANTINE_MS + 1, 20_000, 10**12)
+    ages = (-5, -1, 0, 1, 4_000, QUARANTINE_MS - 1, QUARANTINE_MS, QUARANTINE_MS + 1, 20_000, 10**12)
     for _ in range(MEMORIES):
         node = Node(World(chance.choice((0, 1_500))), LUA, 0)
         node.world.now = chance.choice((0, 123_000, 999_000))
@@ -172,7 +198,7 @@ def test_a_node_votes_abstains_or_rejects_as_its_record_says() -> None:
             record["since"] = str(node.time_ms() - chance.choice(ages))
             if quarantine := chance.choice((None, 4_000, QUARANTINE_MS, 20_000)):
                 record["quarantine"] = str(quarantine)
-            if fingerprint := chance.choice((None, CODEC.fingerprint, "others")):
+            if fingerprint := chance.choice((None, CODEC.fingerprint, "others", LONG)):
                 record["fingerprint"] = fingerprint
             node.run_words(PUT, 1, (wire.RECORD, "HSET", *(word for pair in record.items() for word in pair)))
         expected, after = admit(record, node.time_ms(), node.run_id, CODEC.fingerprint, QUARANTINE_MS)
@@ -185,10 +211,11 @@ def test_a_node_votes_abstains_or_rejects_as_its_record_says() -> None:
 
 def test_a_node_with_a_record_is_never_declared() -> None:
     node = Node(World(0), LUA, 0)
-    node.declare()
+    words = (wire.RECORD, node.run_id)
+    assert node.run_words(LUA.declare, 1, words) == [1]
     assert record_of(node) == {"run_id": node.run_id, "since": "0"}
     node.run_words(PUT, 1, (wire.RECORD, "HSET", "since", "5", "run_id", "another"))
-    node.declare()
+    assert node.run_words(LUA.declare, 1, words) == [0]
     assert record_of(node) == {"run_id": "another", "since": "5"}
 
 
@@ -212,7 +239,7 @@ def test_the_store_opens_as_the_comment_of_the_script_says() -> None:
     chance, replies = random.Random(4), set()
     for _ in range(MEMORIES):
         node = Node(World(0), LUA, 0)
-        state, token = a_state(node, chance), chance.choice((5, 7, 9, 10, 11))
+        state, token = a_state(node, chance), chance.choice((1, 5, 7, 9, 10, 11))
         before = dict(state)
         expected = opened(state, token, OURS)
         answer = node.store("open", ("s",), (str(token), OURS))
