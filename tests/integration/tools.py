@@ -48,6 +48,16 @@ CANARY = "canary-b7Qx"
 """A password that must not appear anywhere."""
 
 
+def came_of(error: BaseException, strike: type[BaseException]) -> bool:
+    """Whether the error is this exception of a signal handler, or what Python made of it.
+
+    `threading.Condition` replaces an exception that strikes while it takes its lock again: it releases a lock that it
+    does not hold. Each start of a thread waits in this way.
+    """
+    is_replaced = isinstance(error, RuntimeError) and str(error) == "release unlocked lock"
+    return isinstance(error.__context__ if is_replaced else error, strike)
+
+
 def comes_true(condition: Callable[[], T], *, within: float, every: float = 0.005) -> T:
     """Return the first true value of the condition, or its last value after the timeout.
 
