@@ -84,8 +84,14 @@ def chunk(bounds: tuple[int, int], driver: str = "threads") -> Totals:
     """Run some seeds in this process."""
     source = _source()
     total = Totals()
-    for seed in range(*bounds):
-        total = total.plus(one(seed, source, driver))
+    gc.disable()
+    try:
+        for seed in range(*bounds):
+            total = total.plus(one(seed, source, driver))
+            # At once: later collections would visit the world of this schedule several times.
+            gc.collect(1)
+    finally:
+        gc.enable()
     return total
 
 
@@ -98,8 +104,7 @@ def batch(first: int, count: int, jobs: int, driver: str = "threads") -> Iterato
             total = total.plus(chunk(some, driver))
             yield total, time.perf_counter() - began
         return
-    # `maxtasksperchild`: a Lua runtime that has run long enough is given back.
-    with multiprocessing.get_context("spawn").Pool(jobs, maxtasksperchild=20) as pool:
+    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
         for result in pool.imap_unordered(functools.partial(chunk, driver=driver), bounds):
             total = total.plus(result)
             yield total, time.perf_counter() - began

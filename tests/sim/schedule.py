@@ -128,6 +128,7 @@ class Schedule:
     def run(self) -> Schedule:
         """Faults first; then none, and everything must come to its end."""
         # A garbage collection at another moment in each run would drop objects that the history depends on.
+        collects = gc.isenabled()
         gc.disable()
         self.source.package.report(everything=self.options.reports)
         self.source.package.limit_connections(self.options.connection_sets)
@@ -135,7 +136,8 @@ class Schedule:
             self._run()
         finally:
             self.world.close()
-            gc.enable()
+            if collects:
+                gc.enable()
         return self
 
     def _run(self) -> None:

@@ -183,6 +183,10 @@ class Socket:
             strand, ticket = self._reader
             strand.machine.world.after(0, strand.wake, ticket, self)
 
+    def forget(self) -> None:
+        """Let go of the world: finalizers keep sockets in memory for as long as their users are."""
+        self._wire = self._reader = self.on_ready = None
+
     def shutdown(self, _how: int) -> None:
         if self._wire is not None:
             self._wire.close()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -139,3 +141,9 @@ def test_every_kind_of_fault_happens_in_a_batch(source: Source) -> None:
         if not missing:
             return
     assert not missing
+
+
+def test_a_schedule_leaves_nothing_in_memory(source: Source) -> None:
+    world = weakref.ref(Schedule(1, source).run().world)
+    gc.collect()
+    assert world() is None

@@ -90,6 +90,8 @@ class World:
         """Unwind all strands, which would keep the world in memory."""
         for machine in self.machines:
             machine.crash()
+            for sock in machine.sockets:
+                sock.forget()
 
 
 class Machine:
