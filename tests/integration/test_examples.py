@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -25,6 +24,7 @@ from redlock.testing import redis_server
 from redlock.testing.redis_server import die_with_parent
 from tests.integration.pages import blocks
 from tests.integration.tools import PATIENT, ROOT, children, eventually
+from tests.once import once
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,20 +34,18 @@ EXAMPLES = ROOT / "examples"
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Python of an environment in which the wheel was installed as a user would, one for all workers of the run."""
-    place = tmp_path_factory.getbasetemp()
-    place = (place.parent if "PYTEST_XDIST_WORKER" in os.environ else place) / "installed"
-    place.mkdir(exist_ok=True)
-    found, ready = place / "venv" / "bin" / "python", place / "ready"
-    with (place / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not ready.exists():
-            pip("wheel", "--no-deps", "--wheel-dir", str(place), str(ROOT))
-            (wheel,) = place.glob("*.whl")
-            venv.create(place / "venv", with_pip=False)
-            pip("--python", str(found), "install", f"{wheel}[celery,django]", "pytest", "fastapi", "uvicorn")
-            ready.touch()
-    return found
+    """The Python of an environment in which the wheel was installed as a user would."""
+    return once(tmp_path_factory, "installed", install) / "venv" / "bin" / "python"
+
+
+def install(place: Path) -> None:
+    pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(place), str(ROOT))
+    (wheel,) = place.glob("*.whl")
+    venv.create(place / "venv", with_pip=False)
+    found = place / "venv" / "bin" / "python"
+    # Without files of bytecode: the programs compile the few modules that they import.
+    packages = (f"{wheel}[celery,django]", "pytest", "fastapi", "uvicorn")
+    pip("--python", str(found), "install", "--no-compile", *packages)
 
 
 def pip(*arguments: str) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.integration.tools import ROOT
+from tests.once import once
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site, built as `make docs` builds it."""
-    place = tmp_path_factory.mktemp("site")
+    return once(tmp_path_factory, "site", build) / "html"
+
+
+def build(place: Path) -> None:
     command = [sys.executable, "-m", "sphinx", "-n", "-W", "--keep-going", "-q", "-c", "docs"]
     done = subprocess.run(
         [*command, "-d", str(place / "doctrees"), ".", str(place / "html")],
@@ -28,7 +32,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    return place / "html"
 
 
 def test_the_site_builds_without_a_warning(site: Path) -> None:

@@ -1,11 +1,7 @@
-"""Fixtures of the simulated tests, and their longer time limit.
-
-These tests only compute, so their time tells how busy the machine is.
-"""
+"""Fixtures of the simulated tests."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,15 +11,6 @@ from tests.sim.source import Source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-_SECONDS = 600
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each test of this folder more time than the tests that wait for servers."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.timeout(_SECONDS))
 
 
 @pytest.fixture(scope="module")

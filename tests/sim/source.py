@@ -123,15 +123,21 @@ def _nothing(_: object) -> None:
     """Instead of a report."""
 
 
+def changed_texts(variants: Sequence[Variant]) -> dict[str, str]:
+    """The texts of the files that these variants change."""
+    texts = {variant.file: (_ROOT / variant.file).read_text() for variant in variants}
+    for variant in variants:
+        if texts[variant.file].count(variant.old) != 1:
+            raise ValueError(f"variant {variant.name}: its text is not once in {variant.file}")
+        texts[variant.file] = texts[variant.file].replace(variant.old, variant.new)
+    return texts
+
+
 class Source:
     """The package and the scripts."""
 
     def __init__(self, *variants: Variant) -> None:
-        texts = {variant.file: (_ROOT / variant.file).read_text() for variant in variants}
-        for variant in variants:
-            if texts[variant.file].count(variant.old) != 1:
-                raise ValueError(f"variant {variant.name}: its text is not once in {variant.file}")
-            texts[variant.file] = texts[variant.file].replace(variant.old, variant.new)
+        texts = changed_texts(variants)
         self.lua = Lua({Path(name).stem: text for name, text in texts.items() if name.endswith(".lua")})
         self.package = Package({name: text for name, text in texts.items() if name.endswith(".py")})
         self.client: Any = self.package.module("client")

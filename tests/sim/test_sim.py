@@ -15,7 +15,7 @@ from tests.sim import checks, mutant_search, mutants, options, run
 from tests.sim.mutants_named import NAMED
 from tests.sim.records import Lease
 from tests.sim.schedule import Schedule
-from tests.sim.source import Source, Variant
+from tests.sim.source import Source, Variant, changed_texts
 
 ROOT = Path(__file__).parents[2]
 SEEDS = (0, 1, 56, 57)
@@ -44,7 +44,7 @@ QUICK = (
 
 
 def test_some_schedules_work_and_break_no_promise() -> None:
-    total = run.chunk((0, 80))
+    total = run.chunk((40, 80))
     assert total.violations == ()
     assert total.vacuous == []
 
@@ -102,8 +102,13 @@ def test_a_seeded_bug_is_found_at_once(name: str) -> None:
 
 def test_at_least_forty_mutants_exist_and_each_applies() -> None:
     assert len(mutants.MUTANTS) >= 40
-    for name, pieces in mutants.MUTANTS.items():
-        assert Source(*pieces), name
+    for pieces in mutants.MUTANTS.values():
+        texts = changed_texts(pieces)
+        for file, text in texts.items():
+            if file.endswith(".py"):
+                compile(text, file, "exec")
+        if any(file.endswith(".lua") for file in texts):
+            Source(*pieces)
 
 
 @pytest.mark.long
