@@ -34,7 +34,6 @@ class LeaseEntry(LeaseSteps):
     def __init__(self, outer: LeaseSteps, on_lost: Callable[[Any], object] | None, *, is_block: bool) -> None:
         # The outer lease has the state: the base class is not initialised.
         self.names, self._claims, self.ttl_ms = outer.names, outer._claims, outer.ttl_ms
-        self.waited_ms = 0
         self._outer = outer
         self._on_lost = on_lost
         self._is_block = is_block

@@ -43,12 +43,11 @@ class LeaseSteps(ABC):
     """The time from the start of the acquisition to the lease, in milliseconds."""
 
     def __init__(
-        self, context: ClientContext, names: Names, options: LeaseOptions, owner_label: str, *, is_block: bool = True
+        self, context: ClientContext, names: Names, options: LeaseOptions, owner_label: str, *, is_block: bool
     ) -> None:
         self.names = names
         self._claims = frozenset(zip(itertools.repeat(id(context)), names))
         self.ttl_ms = options.ttl_ms
-        self.waited_ms = 0
         self._context = context
         self._owner_label = owner_label
         self._is_renewed = options.renew and is_block

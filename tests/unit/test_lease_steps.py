@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
-from redlock import LockLost, NotHeld, QuorumUnavailable
+from redlock import ConfigurationError, LockLost, NotHeld, QuorumUnavailable
 from redlock._core.backoff import renewal_ms, retry_ms
 from redlock._core.commands import Extend, Release, Repair, Wait
 from redlock._core.protocol import Outcome
@@ -38,6 +39,32 @@ def held(client: Redlock, left_ms: int = 4_900, **options: Any) -> Lease:  # noq
     lease = client.lease(NAMES, renew=True, **options)
     lease._grant, lease._acquired_ms = grant(NOW_MS + left_ms), NOW_MS
     return lease
+
+
+def test_a_new_lease_has_the_options_of_its_lock(client: Redlock) -> None:
+    told: list[object] = []
+    lease = client.lease(("b", "a"), ttl_ms=4_000, owner_label="me", max_hold_ms=9_000, on_lost=told.append)
+    assert (lease.names, lease.resource, lease._owner_label) == (("a", "b"), "a, b", "me")
+    assert (lease.ttl_ms, lease._max_hold_ms, lease._on_lost) == (4_000, 9_000, told.append)
+    assert (lease.waited_ms, lease.is_held, lease.is_lost, lease._connections) == (0, False, False, None)
+    for read in (lambda: lease.fence, lease.remaining):
+        with pytest.raises(NotHeld) as refused:
+            read()
+        assert str(refused.value) == "lock 'a, b' is not held here"
+    with pytest.raises(NotHeld, match="was not released"):
+        lease.outcome()
+    for renew in (True, False):
+        for is_block in (True, False):
+            lease = client.lease(NAMES, renew=renew, is_block=is_block)
+            assert (lease._is_renewed, lease._is_block) == (renew and is_block, is_block)
+
+
+def test_an_extension_adds_to_the_time_or_replaces_it(client: Redlock) -> None:
+    lease = held(client)
+    assert lease._extension_seconds(2.0, replace_ttl=True) == 2.0
+    assert lease._extension_seconds(2.0, replace_ttl=False) == 6.9
+    with pytest.raises(ConfigurationError, match=r"^additional_time is -1"):
+        lease._extension_seconds(-1, replace_ttl=True)
 
 
 def replies(*votes: Vote) -> RoundResult:
@@ -86,8 +113,10 @@ def test_a_lease_that_a_quorum_has_lost_is_over_at_once(client: Redlock) -> None
 def test_a_failed_extension_leaves_a_valid_lease(client: Redlock) -> None:
     lease = held(client)
     for result, error in ((SPLIT, LockLost), (NO_QUORUM, QuorumUnavailable)):
-        with pytest.raises(error):
+        with pytest.raises(error) as failed:
             drive(lease._extending(TTL_MS, Wait.DECIDED), result)
+        if error is LockLost:
+            assert failed.value.args == ("account:42", "it could not be extended on a quorum of nodes")
         assert (lease.is_lost, lease.remaining()) == (False, 4.9)
 
 
@@ -101,8 +130,9 @@ def test_a_lease_belongs_to_the_process_that_took_it(client: Redlock, monkeypatc
     monkeypatch.setattr("redlock._process._pid", -1)
     assert not lease.is_held
     for read in (lambda: lease.fence, lambda: lease.owner, lease.remaining):
-        with pytest.raises(NotHeld, match="not to its child"):
+        with pytest.raises(NotHeld) as refused:
             read()
+        assert str(refused.value) == "lock 'account:42' belongs to the process that took it, not to its child"
 
 
 def test_a_renewal_extends_and_repairs_on_all_nodes(client: Redlock) -> None:
@@ -133,6 +163,21 @@ def test_a_lease_that_is_lost_is_renewed_no_more(client: Redlock) -> None:
     lease = held(client, 0)
     assert renewed(lease) == (None, [])
     assert lease._lost == "it could not be renewed in time"
+
+
+def test_a_loss_has_one_reason_and_one_line_in_the_log(
+    client: Redlock, clock: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "redlock")
+    lease = client.lease(NAMES)
+    lease._declare_lost("nothing was held")
+    assert not lease.is_lost
+    lease = held(client)
+    renewed(lease, GONE)
+    clock[0] += 5_000
+    renewed(lease)
+    assert lease._lost == "a quorum of nodes no longer has it"
+    assert [line.partition(" ")[0] for line in caplog.messages] == ["not-extended", "lost"]
 
 
 def test_a_lease_that_other_code_uses_is_renewed_a_moment_later(client: Redlock) -> None:
@@ -211,6 +256,22 @@ def test_the_last_entry_releases_where_the_block_has_ended(client: Redlock) -> N
         last._leave()
 
 
+def test_an_entry_has_the_state_of_the_lease_while_its_block_runs(client: Redlock) -> None:
+    lease = held(client)
+    entry, later = inner(lease, is_block=False), inner(lease, is_block=False)
+    assert (entry.is_held, entry.is_lost, entry._lost, entry.waited_ms) == (True, False, "", 0)
+    assert (entry.fence, entry.owner, entry.rounds, entry.remaining()) == (lease.fence, lease.owner, 1, 4.9)
+    entry._leave()
+    assert (entry.is_held, later.is_held) == (False, True)
+    with pytest.raises(NotHeld) as refused:
+        _ = entry.fence
+    assert str(refused.value) == "lock 'account:42' is not held here"
+    renewed(lease, GONE)
+    assert (later.is_lost, later._lost) == (True, "a quorum of nodes no longer has it")
+    lease._grant = None
+    assert not later.is_held
+
+
 def test_a_lost_lease_is_entered_by_no_block(client: Redlock) -> None:
     with pytest.raises(LockLost):
         inner(held(client, 0), is_block=True)
@@ -224,12 +285,16 @@ def test_a_lost_lease_is_entered_by_no_block(client: Redlock) -> None:
         (replies(granted(), granted(), ABSENT, denied(), DEAD), Outcome.UNKNOWN),
     ],
 )
-def test_a_release_forgets_the_token_with_every_outcome(client: Redlock, result: RoundResult, outcome: Outcome) -> None:
+def test_a_release_forgets_the_token_with_every_outcome(
+    client: Redlock, caplog: pytest.LogCaptureFixture, result: RoundResult, outcome: Outcome
+) -> None:
+    caplog.set_level(logging.INFO, "redlock")
     lease = held(client)
     assert drive(lease._releasing(), result)[0] is outcome
     assert (lease.is_held, lease.outcome()) == (False, outcome)
     with pytest.raises(NotHeld):
         next(lease._releasing())
+    assert [line.partition(" ")[0] for line in caplog.messages] == [outcome.value]
 
 
 def test_an_error_of_one_renewal_is_a_result_for_the_others(client: Redlock, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,3 +305,4 @@ def test_an_error_of_one_renewal_is_a_result_for_the_others(client: Redlock, mon
 
     monkeypatch.setattr(lease._context.event_log, "extended", fail)
     assert drive(_isolated(lease, CONNECTIONS), ALL_GRANT)[0] is error
+    assert lease._mutex.turn() is not None, "the traceback of the error keeps no turn"
