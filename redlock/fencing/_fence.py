@@ -131,7 +131,9 @@ def enter(transaction: Transaction, given: Given) -> Passed:
         Stale: A larger token was committed, or the same token belongs to another lease.
         ConfigurationError: The transaction cannot be fenced: see the message.
     """
-    for attempt in range(1, _TRIES + 1):
+    attempt = 0
+    while True:
+        attempt += 1
         transaction.begin()
         try:
             transaction.prepare()
@@ -148,7 +150,6 @@ def enter(transaction: Transaction, given: Given) -> Passed:
             if explained is not None:
                 raise explained from error
             raise
-    raise AssertionError("the last attempt returns or raises")
 
 
 def purge(transaction: Transaction, older_than: float, limit: int) -> None:

@@ -1,9 +1,8 @@
-"""`redlock.fencing._fence` and the words of the fenced store: each step, with a database that only answers."""
+"""`redlock.fencing._fence`: each step, with a database that only answers."""
 
 from __future__ import annotations
 
 import logging
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,10 +10,9 @@ import pytest
 from redlock import ConfigurationError, Stale
 from redlock.fencing import _fence, _statements
 from redlock.fencing._arguments import Given
-from redlock.fencing.redis_store import REMEMBERED_MS, FencedTransaction, StoreWords
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from redlock.fencing._statements import Dialect
 
@@ -97,7 +95,10 @@ def test_mariadb_gets_names_as_digits_and_whole_seconds() -> None:
     database = Database(MARIADB)
     _fence.enter(database, GIVEN._replace(operation="é"))
     assert database.fenced() == ["61", "62"]
-    assert database.statements[0][0].startswith("SET STATEMENT innodb_lock_wait_timeout = 2 FOR INSERT")
+    for ms, seconds in ((1, 1), (1_000, 1), (1_001, 2), (2_000, 2)):
+        limited = Database(MARIADB)
+        _fence.enter(limited, GIVEN._replace(timeout_ms=ms))
+        assert limited.statements[0][0] == f"SET STATEMENT innodb_lock_wait_timeout = {seconds} FOR {MARIADB.fence}"
     assert database.statements[-2][1] == {"operation": "c3a9"}
     assert database.statements[-1] == (MARIADB.mark, {})
 
@@ -109,7 +110,8 @@ def test_a_row_of_another_lease_is_stale(row: tuple[object, ...], caplog: pytest
         _fence.enter(database, GIVEN)
     assert (stale.value.resource, stale.value.seen) == ("b", row[0])
     assert database.steps == ["begin", "prepare", "rollback"]
-    assert sum("STALE" in line for line in caplog.messages) == 1
+    assert caplog.messages == [f"STALE resource=b token=7 seen={row[0]}"]
+    assert (MARIADB.verdict, {"resource": "62"}) in database.statements
 
 
 def test_a_fence_without_a_row_is_stale_by_the_stored_token() -> None:
@@ -117,6 +119,7 @@ def test_a_fence_without_a_row_is_stale_by_the_stored_token() -> None:
     with pytest.raises(Stale) as stale:
         _fence.enter(database, GIVEN)
     assert (stale.value.resource, stale.value.token, stale.value.seen) == ("a", 7, 9)
+    assert database.statements[-1] == (SQLITE.seen, {"resource": "a"})
     assert database.steps[-1] == "rollback"
 
 
@@ -163,6 +166,7 @@ def test_any_other_error_at_the_fence_rolls_back(error: BaseException) -> None:
 def test_a_block_confirms_its_transaction_then_commits(dialect: Dialect) -> None:
     database = Database(dialect)
     passed = _fence.enter(database, GIVEN)
+    assert database.statements[0][0], "no empty statement, for a database without a time limit"
     marked = [text for text, _ in database.statements].count(dialect.mark)
     assert marked == (0 if dialect is POSTGRESQL else 1)
     passed.leave(None)
@@ -180,10 +184,10 @@ def test_an_error_of_the_body_rolls_back(error: BaseException) -> None:
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        ([(6,)], "ended inside the block"),
-        (DatabaseError("25P02"), "a statement failed inside the block"),
-        (DatabaseError("3B001"), "ended inside the block"),
-        (DatabaseError("1305"), "ended inside the block"),
+        ([(6,)], "^the fenced transaction ended inside the block"),
+        (DatabaseError("25P02"), "^a statement failed inside the block"),
+        (DatabaseError("3B001"), "^the fenced transaction ended inside the block"),
+        (DatabaseError("1305"), "^the fenced transaction ended inside the block"),
     ],
 )
 def test_another_transaction_than_that_of_the_fence_rolls_back(answer: object, said: str) -> None:
@@ -201,6 +205,59 @@ def test_a_transaction_that_the_driver_ended_is_not_committed() -> None:
     with pytest.raises(ConfigurationError, match="ended inside the block"):
         passed.leave(None)
     assert database.steps[2:] == ["rollback"]
+
+
+TABLES = "the tables of the fence are missing in this SQLite database; create them with: CREATE TABLE redlock_fence"
+CALLS: list[tuple[str, Callable[[Database], object]]] = [
+    (SQLITE.fence, lambda database: _fence.enter(database, GIVEN)),
+    (SQLITE.purge, lambda database: _fence.purge(database, 1, 1)),
+]
+
+
+@pytest.mark.parametrize(("statement", "call"), CALLS, ids=["fence", "purge"])
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("42P01", TABLES),
+        ("25006", "this SQLite database is read-only; a fenced transaction needs the primary server"),
+        ("1568", "a transaction is open; the fence must be the first statement, so commit or roll back first"),
+    ],
+)
+def test_an_error_with_a_remedy_is_explained(
+    code: str, said: str, statement: str, call: Callable[[Database], object]
+) -> None:
+    error = DatabaseError(code)
+    database = Database(SQLITE, (statement, error))
+    with pytest.raises(ConfigurationError) as explained:
+        call(database)
+    assert str(explained.value).startswith(said)
+    assert explained.value.__cause__ is error
+    assert database.steps == ["begin", "prepare", "rollback"]
+    assert said != TABLES or str(explained.value).endswith(
+        "; ".join(SQLITE.create)[len("CREATE TABLE redlock_fence") :]
+    )
+
+
+@pytest.mark.parametrize("statement", [POSTGRESQL.operation, POSTGRESQL.confirm])
+def test_an_error_that_says_nothing_else_is_passed_on(statement: str) -> None:
+    database = Database(POSTGRESQL, (statement, DatabaseError("99999")))
+    with pytest.raises(DatabaseError):
+        _fence.enter(database, GIVEN._replace(operation="x")).leave(None)
+    assert database.steps[-1] == "rollback"
+
+
+def test_a_purge_takes_an_age_and_a_limit_of_one_or_more() -> None:
+    database = Database(SQLITE)
+    for age, limit, said in ((-1, 50, "^older_than is -1"), (1, 0, "^limit is 0; it must be"), (1, -1, "^limit is -1")):
+        with pytest.raises(ConfigurationError, match=said):
+            _fence.purge(database, age, limit)
+    assert not database.steps
+    _fence.purge(database, 1, 1)
+    assert _fence.WEEK_SECONDS == 604_800
+
+
+def test_a_section_is_fresh_without_an_operation() -> None:
+    assert _fence.FencedSection(("a",), 7).fresh
 
 
 def test_a_failed_commit_rolls_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,25 +282,3 @@ def test_a_purge_has_a_transaction_of_its_own() -> None:
     with pytest.raises(ValueError, match="body"):
         _fence.purge(database, 1.2, 50)
     assert database.steps == ["begin", "prepare", "rollback"]
-
-
-def test_the_words_of_a_store_carry_every_option() -> None:
-    assert REMEMBERED_MS == 604_800_000, "a week"
-    words, lease = StoreWords("shop:", 1_234), SimpleNamespace(fence=7, owner="me")
-    assert words.opening("x", lease) == (["shop:x"], [7, "me"])
-    opened = words.opened("x", lease, [b"OPEN", 3, b"old"])
-    assert (opened.value, opened.number) == ("old", 3)
-    assert words.opened("x", lease, ["OPEN", 3, None]).value is None
-    assert words.keys(opened, "op") == ["shop:x", "shop:x\x01done:op"]
-    assert words.arguments(opened, "new") == [7, "me", 3, "new", 1_234]
-    with pytest.raises(ConfigurationError):
-        words.keys(opened, "")
-    for verdict, applied in ((b"WRITTEN", True), ("DUPLICATE", False)):
-        written = words.written(opened, [verdict, b"6:a:b"])
-        assert (written.value, written.fence, written.applied) == ("a:b", 6, applied)
-    for reply in ([b"STALE", 9], ["STALE", b"9"]):
-        with pytest.raises(Stale) as stale:
-            words.written(FencedTransaction("x", None, 3, 7, "me"), reply)
-        assert (stale.value.token, stale.value.seen) == (7, 9)
-        with pytest.raises(Stale):
-            words.opened("x", lease, reply)
