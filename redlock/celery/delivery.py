@@ -100,7 +100,7 @@ class Delivery:
 
     def is_of_this_task(self, holder: object) -> bool:
         """Whether the holder of a lock is a run of this task; then this message is a redelivered copy."""
-        return str(holder or "").startswith(f"{self.task_id}@")
+        return str(holder).startswith(f"{self.task_id}@")
 
     @property
     def has_met(self) -> bool:
@@ -238,7 +238,7 @@ class Delivery:
         own = {
             name: value
             for name, value in vars(request).items()
-            if not hasattr(Context, name) and name not in _OF_CELERY and name not in _MARKS
+            if not hasattr(Context, name) and name not in _OF_CELERY
         }
         own |= request.headers or {}
         return {name: value for name, value in own.items() if not _OF_THE_BROKER.match(name)}

@@ -6,6 +6,7 @@ import dataclasses
 import datetime as dt
 import enum
 import ipaddress
+import sys
 import uuid
 from collections import ChainMap, Counter, OrderedDict, UserDict, UserString, deque
 from decimal import Decimal
@@ -137,6 +138,8 @@ def key(template: str, *args: Any) -> str:  # noqa: ANN401 - whatever a task is 
         (Decimal("0E+7"), "0"),
         (Decimal("12345678901234567890123456789012345.10"), "12345678901234567890123456789012345.1"),
         (Decimal("1E+1000000"), "1E+1000000"),
+        (Decimal("1E+399"), "1" + "0" * 399),
+        (Decimal("1E+400"), "1E+400"),
         (Decimal("NaN"), "NaN"),
         (Fraction(1, 3), "1/3"),
         (b"a", "b'a'"),
@@ -296,6 +299,7 @@ def test_no_way_of_writing_a_field_lets_an_address_through(template: str) -> Non
         ("{value:%Y-%m}", NOON, "2026-05"),
         ("{value:03d}", Level.HIGH, "003"),
         ("{value:>5}", Color.RED, "  red"),
+        ("{value:>6}", Money(), " 5 EUR"),
         ("{value:.2f}", Decimal("5.101"), "5.10"),
         ("{value[b]}", {"b": {2, 1}}, "[1,2]"),
         ("{value[0]}", [Decimal("5.10")], "5.1"),
@@ -304,6 +308,22 @@ def test_no_way_of_writing_a_field_lets_an_address_through(template: str) -> Non
 )
 def test_conversions_and_formats_keep_the_text_stable(template: str, value: object, expected: str) -> None:
     assert key(template, value) == expected
+
+
+def test_a_row_of_django_has_the_text_of_its_primary_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Row:
+        """As a model of Django."""
+
+        def __init__(self, pk: object) -> None:
+            self.pk = pk
+
+        def __str__(self) -> str:
+            return "changes with the other fields"
+
+    monkeypatch.setitem(sys.modules, "django.db.models", SimpleNamespace(Model=Row))
+    assert (text(Row(7)), text([Row(NUMBER)]), text(Row(Row(8)))) == ("7", f'["{NUMBER}"]', "8")
+    with pytest.raises(UnstableText, match=r"^this .*Row has no primary key; save it first$"):
+        text(Row(None))
 
 
 def test_a_list_that_holds_itself_is_refused() -> None:
@@ -315,5 +335,9 @@ def test_a_list_that_holds_itself_is_refused() -> None:
 
 
 def test_a_function_that_shows_an_address_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match=r"the key function of task made .* has an object's address in it"):
+    said = (
+        r"^the key function of task made 'a:.* at 0x.*', which has an object's address in it and differs in every "
+        r"process; use an attribute that identifies the object$"
+    )
+    with pytest.raises(ConfigurationError, match=said):
         Key(lambda value, **_: f"a:{value}", task).of((Plain(),), {})

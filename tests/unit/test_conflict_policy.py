@@ -12,7 +12,7 @@ from celery.exceptions import Ignore, Retry, SoftTimeLimitExceeded
 from kombu.exceptions import EncodeError, OperationalError
 
 from redlock import ConfigurationError, LockContended, QuorumUnavailable
-from redlock.celery.conflict_policy import Policy, Skipped
+from redlock.celery.conflict_policy import Policy, Skipped, _longest
 from redlock.celery.delivery import REQUEUES, SINCE, Delivery, Returned
 
 if TYPE_CHECKING:
@@ -71,11 +71,13 @@ def test_waiting_for_no_time_and_never_going_back_are_legal() -> None:
     assert Policy.checked(0, "requeue", 0) == Policy(0, "requeue", 0)
 
 
-def test_a_skipped_task_returns_the_reason() -> None:
+def test_a_skipped_task_returns_the_reason(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "redlock")
     skipped = policy("skip").apply(CONTENDED, None)
     assert skipped == Skipped(
         {"status": "skipped", "resource": "account:42", "holder": "task-1@host (01234567)"},
     )
+    assert caplog.messages == ["skipped resource=account:42 holder='task-1@host (01234567)'"]
 
 
 @pytest.mark.parametrize("on_conflict", ["skip", "raise"])
@@ -94,11 +96,18 @@ def test_the_mode_raise_raises_the_given_error(running: Callable[..., Any], sent
 
 @pytest.mark.parametrize("error", [CONTENDED, NO_QUORUM], ids=["contended", "no quorum"])
 def test_a_requeued_task_is_the_same_task(
-    running: Callable[..., Any], sent: list[dict[str, Any]], error: LockContended | QuorumUnavailable
+    running: Callable[..., Any],
+    sent: list[dict[str, Any]],
+    caplog: pytest.LogCaptureFixture,
+    error: LockContended | QuorumUnavailable,
 ) -> None:
-    with pytest.raises(Retry):
+    caplog.set_level("INFO", "redlock")
+    with pytest.raises(Retry) as retry:
         policy().apply(error, running(headers={"trace": "t-1"}))
     (again,) = sent
+    assert (retry.value.exc, retry.value.when) == (error, again["countdown"])
+    requeued = f"requeued task=id-1 resource=account:42 count=1 countdown={again['countdown']:.2f}"
+    assert caplog.messages == [requeued]
     assert (again["args"], again["kwargs"], again["task_id"]) == ([42], {}, "id-1")
     assert (again["queue"], again["priority"]) == ("slow", 3)
     assert again["headers"]["trace"] == "t-1"
@@ -129,6 +138,7 @@ def test_the_pause_is_random_grows_and_is_bounded(running: Callable[..., Any], s
         for _ in range(40):
             with pytest.raises(Retry):
                 policy().apply(CONTENDED, running(headers={REQUEUES: count, SINCE: 0.0}))
+    assert [_longest(count) for count in (1, 2, 3, 4, 5, 6, 7, 1_000)] == [0.5, 1, 2, 4, 8, 16, 30, 30]
     pauses = [again["countdown"] for again in sent]
     assert all(0.1 <= pause <= 30.0 for pause in pauses)
     assert len(set(pauses)) > 100
@@ -250,6 +260,23 @@ def test_overtime_fails_where_a_return_would_lose_the_task(
 ) -> None:
     monkeypatch.setattr(charge, "acks_late", acks == "late")
     policy(on_conflict).on_soft_time_limit(running(**left))
+    policy(on_conflict).on_soft_time_limit(None)
+
+
+@pytest.mark.parametrize("on_conflict", ["requeue", "raise", "skip"])
+def test_a_copy_that_has_met_the_first_leaves_no_trace(
+    running: Callable[..., Any], sent: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, on_conflict: str
+) -> None:
+    """Another task may hold the lock by now: the copy goes back all the same, and stores no state."""
+    monkeypatch.setattr(charge, "acks_late", True)
+    delivery = running()
+    delivery.waiting("account:42", "id-1@host")
+    with pytest.raises(Returned):
+        policy(on_conflict).on_soft_time_limit(delivery)
+    if on_conflict == "requeue":
+        with pytest.raises(Ignore):
+            policy().apply(CONTENDED, delivery)
+        assert len(sent) == 1
 
 
 def test_the_time_in_the_queue_counts_and_is_asked_for_once(running: Callable[..., Any]) -> None:

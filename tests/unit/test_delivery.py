@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -36,11 +37,18 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 @pytest.fixture
 def quorum(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The app's queues are quorum queues of RabbitMQ."""
-    monkeypatch.setattr("redlock.celery.delivery._delays_natively", lambda _: True)
+    monkeypatch.setattr(module, "has_quorum_queues", lambda *_: True)
     kept = APP.amqp.queues
-    APP.amqp.__dict__["queues"] = APP.amqp.Queues(
-        [Queue("mine", Exchange("orders", type="topic"), routing_key="orders.new")]
+    queues = APP.amqp.__dict__["queues"] = APP.amqp.Queues(
+        [
+            Queue("bare"),
+            Queue("other key", Exchange("orders", type="topic"), routing_key="orders.lost"),
+            Queue("other", Exchange("others", type="direct"), routing_key="orders.new"),
+            Queue("mine", Exchange("orders", type="topic"), routing_key="orders.new"),
+            Queue("all", Exchange("news", type="fanout"), routing_key="news"),
+        ]
     )
+    queues["bare"].exchange = None
     yield
     APP.amqp.__dict__["queues"] = kept
 
@@ -65,6 +73,15 @@ def test_notes_of_the_broker_do_not_go_back(sent: list[dict[str, Any]]) -> None:
     again = back(sent, **fields)["headers"]
     assert {name for name in again if name.startswith("x-")} == {"x-trace"}
     assert again["traceparent"] == "00-1"
+
+
+def test_headers_of_celery_go_back_as_options_and_no_header(sent: list[dict[str, Any]]) -> None:
+    own = {"argsrepr": "(42,)", "kwargsrepr": "{}", "compression": "application/x-gzip"}
+    fields: dict[str, Any] = {**own, "lang": "py", "task": "charge", "timelimit": [None, 5]}
+    again = back(sent, **fields, correlation_id="c-1", properties={"delivery_mode": 1})
+    assert set(again["headers"]) == {REQUEUES, SINCE, "parent_id"}
+    assert {name: again[name] for name in own} == own
+    assert (again["correlation_id"], again["delivery_mode"]) == ("c-1", 1)
 
 
 def test_headers_beside_a_header_of_that_name_go_back_too(sent: list[dict[str, Any]]) -> None:
@@ -107,6 +124,32 @@ def test_a_delayed_message_goes_back_by_its_own_routing_key(sent: list[dict[str,
 
 
 @pytest.mark.usefixtures("quorum")
+@pytest.mark.parametrize(
+    ("exchange", "key", "kind"),
+    [
+        ("orders", "orders.old", "topic"),
+        ("gone", "orders.new", "topic"),
+        ("news", "else", "fanout"),
+        ("others", "x", None),
+    ],
+)
+def test_only_a_key_of_no_queue_gets_a_queue_for_the_delay(
+    sent: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, exchange: str, key: str, kind: str | None
+) -> None:
+    again = back(sent, delivery_info={"exchange": exchange, "routing_key": key})
+    assert (again["exchange"], again["routing_key"]) == (exchange, key)
+    queue = again.get("queue")
+    assert (queue and (queue.name, queue.exchange.name, queue.exchange.type)) == (kind and ("", exchange, kind))
+    monkeypatch.setattr(module, "has_quorum_queues", lambda *_: False)
+    assert "queue" not in back(sent, delivery_info={"exchange": exchange, "routing_key": key}), "there is no such delay"
+
+
+def test_a_message_without_a_place_goes_where_its_task_goes(sent: list[dict[str, Any]]) -> None:
+    for info in ({}, None):
+        assert not {"queue", "exchange", "routing_key"} & back(sent, delivery_info=info).keys()
+
+
+@pytest.mark.usefixtures("quorum")
 @pytest.mark.parametrize("longest", [0.1, 0.5, 1.0, 3.0, 30.0])
 def test_a_pause_of_native_delayed_delivery_is_a_whole_second(sent: list[dict[str, Any]], longest: float) -> None:
     for _ in range(20):
@@ -138,6 +181,8 @@ def test_a_pause_is_a_third_of_the_visibility_timeout_at_most(
     monkeypatch.setattr("redlock.admin.visibility_timeout.timeout_of", lambda _conf: 6.0)
     pauses = [back(sent)["countdown"] for _ in range(50)]
     assert 0.1 <= min(pauses) < max(pauses) <= 2.0
+    monkeypatch.setattr("random.uniform", lambda least, most: (least, most)[1])
+    assert [back(sent, longest=longest)["countdown"] for longest in (30.0, 1.0, 0.0)] == [2.0, 1.0, 0.1]
 
 
 def test_the_place_of_the_result_goes_back(sent: list[dict[str, Any]]) -> None:
@@ -176,17 +221,18 @@ def test_a_message_to_rabbitmq_is_confirmed_and_sent_once(
     producer, calls = Producer(), []
 
     def send(*_: object, **options: Any) -> None:  # noqa: ANN401 - as Celery
-        calls.append((options["producer"], options["retry"], producer.channel.basic_publish is not producer.publish))
+        calls.append((options["producer"], options["retry"], producer.channel.basic_publish, options["queue"]))
         if error is not None:
             raise error
 
     monkeypatch.setattr(module, "_transport", lambda _app: SimpleNamespace(driver_type="amqp"))
     monkeypatch.setattr(module, "has_quorum_queues", lambda *_: False)
+    monkeypatch.setattr(module, "confirmed_publish", lambda *given: given)
     monkeypatch.setattr(APP, "producer_or_acquire", lambda: contextlib.nullcontext(producer))
     monkeypatch.setattr(charge, "apply_async", send)
     with contextlib.nullcontext() if error is None else pytest.raises(TimeoutError):
         back([{}])
-    assert calls == [(producer, False, True)]
+    assert calls == [(producer, False, (producer.channel, 10), "q")], "each message waits 10 s for its confirmation"
     assert producer.collected == (error is not None), "the pool must not wait for a broker that does not answer"
 
 
@@ -205,8 +251,10 @@ def test_a_quorum_queue_takes_a_message_back_until_its_limit(
     count: dict[str, Any] = {"x-delivery-count": returned}
     charge.push_request(id="id-1", called_directly=False, delivery_info={}, **count)
     try:
-        with pytest.raises(Returned) if is_taken else contextlib.nullcontext():
+        said = "^the soft time limit expired before the task had its lock$"
+        with pytest.raises(Returned) if is_taken else contextlib.nullcontext() as returning:
             Delivery(charge).return_to_broker()
+        assert returning is None or re.match(said, returning.value.reason)
     finally:
         charge.pop_request()
 

@@ -12,8 +12,8 @@ from celery.signals import task_prerun
 from redlock import LockContended
 from redlock.celery import duplicate_delivery
 from redlock.celery.conflict_policy import Policy
-from redlock.celery.delivery import Delivery
-from redlock.celery.duplicate_delivery import COPY
+from redlock.celery.delivery import Delivery, Returned
+from redlock.celery.duplicate_delivery import COPY, EARLIER
 from tests import versions
 
 if TYPE_CHECKING:
@@ -82,10 +82,11 @@ def test_a_copy_of_a_finished_task_has_nothing_to_do() -> None:
 
 
 @pytest.mark.parametrize("state", ["PENDING", "STARTED", "RETRY"])
-def test_a_copy_runs_where_the_task_has_no_end(state: str) -> None:
+def test_a_copy_runs_where_the_task_has_no_end(state: str, clock: Clock) -> None:
     """As Celery does with a message that was delivered again."""
     store(state)
     assert not delivered(redelivered=True).is_finished(settle=True)
+    assert clock.now == 0.0, "only a copy that has met the first copy waits for an end"
 
 
 @pytest.mark.parametrize("state", ["SUCCESS", "FAILURE", "REVOKED"])
@@ -117,14 +118,20 @@ def test_a_failure_is_no_end_where_its_message_comes_again(monkeypatch: pytest.M
     assert not delivered(copy=1).is_finished()
 
 
-def test_the_end_that_started_has_hidden_is_put_back() -> None:
-    store("FAILURE", ValueError("first"))
+def test_the_end_that_started_has_hidden_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    charge.backend.store_result("id-1", ValueError("first"), "FAILURE", traceback="where")
     delivery = delivered(copy=1)
     store("STARTED")
     assert delivery.is_finished()
-    meta = charge.backend.get_task_meta("id-1", cache=False)
-    assert meta["status"] == "FAILURE"
-    assert repr(meta["result"]) == "ValueError('first')"
+    for _ in range(2):
+        meta = charge.backend.get_task_meta("id-1", cache=False)
+        assert (meta["status"], meta["traceback"]) == ("FAILURE", "where")
+        assert repr(meta["result"]) == "ValueError('first')"
+        # Also where the state cannot be read a second time.
+        store("STARTED")
+        with monkeypatch.context() as gone:
+            gone.setattr(duplicate_delivery, "_stored", lambda _: None)
+            assert delivery.is_finished()
 
 
 def test_a_backend_that_cannot_be_asked_stops_no_copy(
@@ -144,7 +151,45 @@ def test_copies_run_where_celery_does_not_deduplicate(monkeypatch: pytest.Monkey
         monkeypatch.setitem(APP.conf, name, value)
     monkeypatch.setattr(charge, "acks_late", bool(APP.conf.task_acks_late))
     store("SUCCESS")
+    delivery = delivered(redelivered=True)
+    assert not delivery.is_finished()
+    assert not delivery.has_begun
+
+
+def test_a_copy_runs_where_the_backend_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    store("SUCCESS")
+    monkeypatch.setattr(charge.backend, "persistent", False)
     assert not delivered(redelivered=True).is_finished()
+
+
+def test_a_state_is_read_from_the_backend_each_time() -> None:
+    store("STARTED")
+    charge.backend._cache["id-1"] = {"status": "SUCCESS"}
+    assert not delivered(redelivered=True).is_finished()
+
+
+@pytest.mark.parametrize(
+    ("fields", "deduplicates", "is_read"),
+    [
+        ({COPY: 0}, True, True),
+        ({"delivery_info": {"redelivered": True}}, True, True),
+        ({"delivery_info": {"redelivered": True}, "called_directly": True}, True, False),
+        ({"delivery_info": {"redelivered": True}}, False, False),
+        ({"delivery_info": {}}, True, False),
+        ({"delivery_info": None}, True, False),
+    ],
+    ids=str,
+)
+def test_only_a_copy_asks_for_the_state_before_its_run(
+    monkeypatch: pytest.MonkeyPatch,
+    fields: dict[str, Any],
+    deduplicates: bool,  # noqa: FBT001 - a parameter
+    is_read: bool,  # noqa: FBT001 - a parameter
+) -> None:
+    monkeypatch.setattr(charge, "acks_late", deduplicates)
+    charge.push_request(**{"id": "id-1", "called_directly": False} | fields)
+    task_prerun.send(sender=charge, task_id="id-1", task=charge)
+    assert (EARLIER in vars(charge.request)) is is_read
 
 
 def test_a_copy_runs_where_the_task_stores_no_result() -> None:
@@ -184,6 +229,15 @@ def test_a_redelivery_after_a_failure_gives_no_second_end() -> None:
 
 
 @pytest.mark.parametrize("on_conflict", ["skip", "raise", "requeue"])
+def test_a_copy_without_a_lock_ends_after_the_first(on_conflict: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "redlock")
+    store("SUCCESS")
+    with pytest.raises(Ignore, match=r"^a copy of this task has come to its end: id-1$"):
+        Policy(0, on_conflict, None).apply(LockContended("x", "id-2@host since 1"), delivered(redelivered=True))
+    assert caplog.messages == ["duplicate task=id-1 resource=x then=dropped"]
+
+
+@pytest.mark.parametrize("on_conflict", ["skip", "raise", "requeue"])
 def test_a_copy_of_a_lost_run_is_neither_skipped_nor_refused(monkeypatch: pytest.MonkeyPatch, on_conflict: str) -> None:
     """The lost run may have had its effect, so the copy goes back until the lock is free."""
     calls: list[dict[str, Any]] = []
@@ -193,6 +247,9 @@ def test_a_copy_of_a_lost_run_is_neither_skipped_nor_refused(monkeypatch: pytest
         with pytest.raises(Ignore):
             Policy(0, on_conflict, 0).apply(contended, delivered(redelivered=True))
     assert [call["headers"][COPY] for call in calls] == [0, 0]
+    monkeypatch.setattr(charge, "acks_late", True)
+    with pytest.raises(Returned):
+        Policy(0, on_conflict, 0).on_soft_time_limit(delivered(redelivered=True))
 
 
 def test_a_redelivered_message_that_never_began_is_skipped() -> None:

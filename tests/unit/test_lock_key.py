@@ -49,7 +49,8 @@ def test_a_field_may_look_into_an_argument() -> None:
 
 
 def test_a_key_may_be_a_function_of_the_arguments() -> None:
-    assert Key(lambda _self, account_id, *_: f"a:{account_id % 10}", charge).of((None, 42), {}) == "a:2"
+    key = Key(lambda _self, account_id, *_: f"a:{account_id % 10}", charge)
+    assert key.of((None, 42), {}) == key.of((None,), {"account_id": 42}) == "a:2"
 
 
 def test_a_task_that_takes_any_keyword_may_name_any() -> None:
@@ -110,6 +111,21 @@ def test_the_message_names_the_task_the_field_and_what_there_is() -> None:
         "the key 'account:{acount_id}' of charge has the field {acount_id}, which is no argument of it; "
         "its arguments are self, account_id, amount, currency"
     )
+    with pytest.raises(ConfigurationError, match=r"its arguments are none$"):
+        Key("{account_id}", lambda: None)
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("a:{account_id!x}", "the key 'a:{account_id!x}' of charge is no template: there is no conversion !x"),
+        ([], "the list of keys is empty; give at least one, such as 'account:{id}'"),
+    ],
+)
+def test_the_message_says_what_a_template_may_be(template: Any, said: str) -> None:  # noqa: ANN401
+    with pytest.raises(ConfigurationError) as caught:
+        keys(template, charge)
+    assert str(caught.value) == said
 
 
 @pytest.mark.parametrize(
@@ -148,6 +164,8 @@ def test_a_key_that_is_a_function_must_make_a_name(made: Any) -> None:  # noqa: 
 
 def test_a_key_function_need_not_accept_the_defaults() -> None:
     assert Key(lambda _self, account_id: f"a:{account_id}", charge).of((None, 42), {}) == "a:42"
+    key = Key(lambda _self, account_id, *, currency: f"{currency}:{account_id}", charge)
+    assert key.of((None, 42), {"currency": "USD"}) == "USD:42"
 
 
 def test_a_name_that_is_no_good_is_told_in_plain_words() -> None:
