@@ -1,4 +1,4 @@
-"""`redlock.fencing.redis_store`: what the stores send to Redis, and the meaning of the replies."""
+"""`redlock.fencing.redis_store`: the commands of a store, and the meaning of the replies."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ AnyStore: TypeAlias = "type[FencedStore | AsyncFencedStore]"
 
 
 class Redis:
-    """A client that keeps what is sent, and has a reply for each of the two scripts."""
+    """A client that keeps the commands, and has a reply for each."""
 
     def __init__(self, *replies: object, asynchronous: bool) -> None:
         self.sent: list[tuple[object, ...]] = []
@@ -115,7 +115,7 @@ def test_a_store_makes_a_client_of_a_url(kind: AnyStore) -> None:
     assert store._redis.connection_pool.connection_kwargs["port"] == 6390
 
 
-def test_what_is_shown_of_a_transaction_has_no_secret_and_no_value() -> None:
+def test_the_text_of_a_transaction_has_no_secret_and_no_value() -> None:
     assert repr(FencedTransaction("x", "old", 3, 7, "me")) == "FencedTransaction('x', number=3, fence=7)"
 
 

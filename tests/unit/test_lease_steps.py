@@ -256,7 +256,7 @@ def test_the_last_entry_releases_where_the_block_has_ended(client: Redlock) -> N
         last._leave()
 
 
-def test_an_entry_has_the_state_of_the_lease_while_its_block_runs(client: Redlock) -> None:
+def test_an_entry_has_the_state_of_the_lease_in_its_block(client: Redlock) -> None:
     lease = held(client)
     entry, later = inner(lease, is_block=False), inner(lease, is_block=False)
     assert (entry.is_held, entry.is_lost, entry._lost, entry.waited_ms) == (True, False, "", 0)
