@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from importlib import resources
 
@@ -23,6 +24,7 @@ from redlock._transport.codec import (
     fence_key,
     queue_key,
     run_id_argument,
+    waiting_order,
     wake_key,
 )
 from tests.unit.helpers import each_command
@@ -64,7 +66,7 @@ def test_no_command_asks_for_more_than_max_ttl(kind: type[Command]) -> None:
     command = next(command for command in COMMANDS if isinstance(command, kind))
     assert isinstance(command, Acquire | Extend | Repair)
     CODEC.encode(command._replace(ttl_ms=10_000))
-    with pytest.raises(ConfigurationError, match="longer than max_ttl"):
+    with pytest.raises(ConfigurationError, match=r"^a lease of 10001 ms is longer than max_ttl, 10000 ms$"):
         CODEC.encode(command._replace(ttl_ms=10_001))
 
 
@@ -187,8 +189,29 @@ def test_each_shared_setting_changes_the_fingerprint() -> None:
 
 
 def test_the_lessons_are_all_scripts() -> None:
-    assert LOAD_SCRIPTS.count(b"SCRIPT") == len(SCRIPTS)
-    assert all(script.source in LOAD_SCRIPTS for script in SCRIPTS.values())
+    assert b"".join(_compat.pack_words(("SCRIPT", "LOAD", one.source)) for one in SCRIPTS.values()) == LOAD_SCRIPTS
+
+
+@pytest.mark.parametrize("kind", list(SCRIPTS), ids=lambda kind: kind.__name__)
+def test_a_script_has_its_parts_and_the_sha_of_their_text(kind: type[Command]) -> None:
+    script, name = SCRIPTS[kind], kind.__name__.lower()
+    parts = ("shown", "admit", name) if kind in {Acquire, Confirm, Extend, Repair} else ("shown", name)
+    folder = resources.files("redlock._transport") / "scripts"
+    source = b"".join((folder / f"{part}.lua").read_bytes() for part in parts)
+    assert (script.source, script.sha) == (source, hashlib.sha1(source).hexdigest().encode())  # noqa: S324 - the name of a script
+
+
+def test_clients_of_all_versions_share_keys_and_fingerprints() -> None:
+    """Also while the workers of a project change from one version to the next."""
+    assert (RECORD, codec.PROBE) == ("\x01redlock:node", "\x01redlock:probe")
+    assert fence_key("x", "app:") == "app:\x01redlock:fence:x"
+    assert wake_key("x", "app:") == "app:\x01redlock:wake:x"
+    assert queue_key("x", "app:") == "app:\x01redlock:queue:x"
+    assert codec.operation_key("x", "op") == "x\x01done:op"
+    assert CODEC.fingerprint == "nodes=5 max_ttl=10s prefix='app:'"
+    assert Codec(3, "", 10_123).fingerprint == "nodes=3 max_ttl=10.123s prefix=''"
+    assert [waiting_order((name,), 5) for name in ("account:42", "x")] == [(4, 0, 1, 2, 3), (1, 2, 3, 4, 0)]
+    assert Codec(5, "", 10_000).script_call(COMMANDS[4]).arguments[-1] == "50", "milliseconds of a reservation"
 
 
 @pytest.mark.parametrize(
@@ -282,6 +305,12 @@ def test_an_error_reply_says_what_is_wrong_with_the_node(error: str, said: str) 
 )
 def test_what_does_not_name_other_terms_is_no_refusal(reply: object) -> None:
     assert not codec.decode(reply).fingerprint
+
+
+def test_a_long_text_of_a_node_is_cut_in_the_reason() -> None:
+    assert len(explain("ERR " + "x" * 900)) == 200
+    assert len(decode([b"\n" * 900] * 9).reason) == len("answered something that is no vote: ") + 60
+    assert len(codec.decode([3, 7, "x" * 9_000]).fingerprint) == 1_200
 
 
 def test_a_refusal_names_the_terms() -> None:

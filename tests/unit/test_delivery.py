@@ -145,7 +145,8 @@ def test_only_a_key_of_no_queue_gets_a_queue_for_the_delay(
 
 
 def test_a_message_without_a_place_goes_where_its_task_goes(sent: list[dict[str, Any]]) -> None:
-    for info in ({}, None):
+    nowhere: list[Any] = [{}, None]
+    for info in nowhere:
         assert not {"queue", "exchange", "routing_key"} & back(sent, delivery_info=info).keys()
 
 
