@@ -52,8 +52,6 @@ class Turn(Generic[M]):
 class Mutex:
     """Gives a single turn at a time, to any thread."""
 
-    __slots__ = ("_watched", "free")
-
     def __init__(self) -> None:
         self.free: SimpleQueue[_Permit | weakref.ref[_Permit]] = SimpleQueue()
         """The permit while the mutex is free; a dead reference if the permit was dropped."""

@@ -11,6 +11,7 @@ Invariants:
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,8 @@ _NUMBER = re.compile(rb"-?[1-9][0-9]{0,18}|0")
 _LENGTH = re.compile(rb"-1|[1-9][0-9]{0,9}|0")
 _MOST_NUMBER = 2**63
 _DEEPEST = 9
+_MOST_KNOWN = 256
+"""The most lengths that are remembered."""
 _END = b"\r\n"
 
 
@@ -113,28 +116,29 @@ class Reader:
 
     def _element(self) -> object:
         """A value without elements, the header of a list, or `_MORE`."""
-        end = self._bytes.find(_END, max(self._at, self._searched))
+        at, data = self._at, self._bytes
+        end = data.find(_END, max(at, self._searched))
         self._searched = 0
         if end < 0:
             # A line that can't begin a reply is refused before its end.
-            if self._bytes[self._at : self._at + 1] not in _KINDS:
+            if at < len(data) and data[at] not in _KINDS:
                 raise ProtocolError("no reply begins with this byte")
             # `feed` drops the bytes before this line.
-            self._searched = max(0, len(self._bytes) - self._at - 1)
+            self._searched = max(0, len(data) - at - 1)
             return _MORE
-        kind, line = bytes(self._bytes[self._at : self._at + 1]), bytes(self._bytes[self._at + 1 : end])
+        kind, line = data[at], bytes(data[at + 1 : end])
         self._at = end + len(_END)
-        if kind == b"-":
+        if kind == _ERROR:
             return self._error(line.decode(errors="replace"))
         simple = _SIMPLE.get(kind)
         if simple is not None:
             return simple(line)
-        if kind not in {b"$", b"*"}:
+        if kind not in _KINDS:
             raise ProtocolError("no reply begins with this byte")
         length = _length(line)
         if length < 0:
             return None
-        if kind == b"*":
+        if kind == _LIST:
             return _Header(length) if length else []
         self._text_length = length
         return self._text()
@@ -144,7 +148,7 @@ class Reader:
         end = self._at + self._text_length
         if len(self._bytes) < end + len(_END):
             return _MORE
-        if self._bytes[end : end + len(_END)] != _END:
+        if not self._bytes.startswith(_END, end):
             raise ProtocolError("a text has another length than its header says")
         text = bytes(self._bytes[self._at : end])
         self._at, self._text_length = end + len(_END), None
@@ -152,7 +156,9 @@ class Reader:
 
 
 _MORE = object()
-_KINDS = (b"", b"+", b"-", b":", b"$", b"*")
+_KINDS = b"+-:$*"
+"""The bytes with which a reply begins."""
+_STATUS, _ERROR, _INTEGER, _, _LIST = _KINDS
 
 
 def _number(line: bytes) -> int:
@@ -162,15 +168,16 @@ def _number(line: bytes) -> int:
     return number
 
 
+@functools.lru_cache(_MOST_KNOWN)
 def _length(line: bytes) -> int:
     if not _LENGTH.fullmatch(line):
         raise ProtocolError("not a length")
     return int(line)
 
 
-_SIMPLE: dict[bytes, Callable[[bytes], object]] = {
-    b"+": bytes,
-    b":": _number,
+_SIMPLE: dict[int, Callable[[bytes], object]] = {
+    _STATUS: bytes,
+    _INTEGER: _number,
 }
 
 

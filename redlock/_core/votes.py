@@ -136,7 +136,7 @@ class RoundResult(NamedTuple):
     @property
     def unanswered(self) -> int:
         """The number of nodes that may still answer."""
-        return sum(vote.unanswered for vote in self.votes)
+        return sum([vote.unanswered for vote in self.votes])
 
     @property
     def won(self) -> bool:
@@ -147,12 +147,13 @@ class RoundResult(NamedTuple):
     @property
     def may_look_won(self) -> bool:
         """Whether other clients may believe that this attempt won: nodes without a known vote may have granted."""
-        return sum(vote.kind is Kind.GRANTED or vote.unanswered or vote.timed_out for vote in self.votes) >= self.quorum
+        votes = [vote.kind is Kind.GRANTED or vote.unanswered or vote.timed_out for vote in self.votes]
+        return sum(votes) >= self.quorum
 
     @property
     def reachable(self) -> bool:
         """Whether a quorum of nodes voted or may still vote."""
-        return sum(vote.kind is not Kind.SILENT or vote.unanswered for vote in self.votes) >= self.quorum
+        return sum([vote.kind is not Kind.SILENT or vote.unanswered for vote in self.votes]) >= self.quorum
 
     @property
     def answered(self) -> int:
@@ -172,7 +173,7 @@ class RoundResult(NamedTuple):
     @property
     def not_denied(self) -> tuple[int, ...]:
         """The places of the nodes on which an attempt may have set something."""
-        return tuple(place for place, vote in enumerate(self.votes) if vote.kind is not Kind.DENIED)
+        return tuple([place for place, vote in enumerate(self.votes) if vote.kind is not Kind.DENIED])
 
     @property
     def largest_fence(self) -> int:

@@ -54,6 +54,8 @@ class LockEventLog:
 
     def retry(self, resource: str, owner_label: str, refusal: Refusal, lost_rounds: int, pause_ms: int) -> None:
         """An attempt was refused, and another attempt follows."""
+        if not _log.is_heard("retry", logging.DEBUG):
+            return
         holder = refusal.round_result.holder
         _log.debug(
             "retry",
@@ -71,6 +73,8 @@ class LockEventLog:
 
     def extended(self, resource: str, grant: Grant) -> None:
         """A lease was extended."""
+        if not _log.is_heard("extended", logging.DEBUG):
+            return
         repaired = ", ".join(self._nodes[place].label for place in grant.round_result.missing)
         _log.debug(
             "extended",

@@ -134,15 +134,15 @@ class Node(NodeHealth):
         options = address.parse(url)
         super().__init__(escape(address.label(options)))
         self.timeout_ms = timeout_ms
-        self._kind: type[AbstractConnection] = options.pop("connection_class", Connection)
+        kind: type[AbstractConnection] = options.pop("connection_class", Connection)
         greeted = {name: options.pop(name) for name in _GREETING_OPTIONS if name in options}
         name = str(greeted.get("client_name") or "")
         self._naming = [pack("CLIENT", "SETNAME", name)] if name else []
         self._greeting = _greeting(**{option: value for option, value in greeted.items() if option != "client_name"})
         self._introduction = (*_INFO, pack("HMGET", prefix + codec.RECORD, "run_id", "fingerprint"))
-        self._options = (
+        options = (
             options
-            | connection_options(self._kind, options)
+            | connection_options(kind, options)
             | {
                 "retry": Retry(NoBackoff(), 0),
                 "retry_on_error": [],
@@ -154,7 +154,7 @@ class Node(NodeHealth):
         )
         problem = ""
         try:
-            self._kind(**self._options | greeted)
+            self._options = kind(**options | greeted)
         except TypeError:
             problem = f"node address of {self.label} has an option that is not known"
         except (ValueError, RedisError):
@@ -186,7 +186,7 @@ class Node(NodeHealth):
 
     def _open(self, until: float, limit: float) -> socket.socket:
         try:
-            return open_socket(self._kind(**self._options), until, limit)
+            return open_socket(self._options, until, limit)
         except OSError:
             # First, because the error of a certificate is a ValueError too.
             raise

@@ -68,8 +68,8 @@ _bug(
     "a lost round is taken back only where it was granted",
     (
         "_core/votes.py",
-        "enumerate(self.votes) if vote.kind is not Kind.DENIED)",
-        "enumerate(self.votes) if vote.kind is Kind.GRANTED)",
+        "enumerate(self.votes) if vote.kind is not Kind.DENIED])",
+        "enumerate(self.votes) if vote.kind is Kind.GRANTED])",
     ),
 )
 _bug(

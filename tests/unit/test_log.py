@@ -68,6 +68,28 @@ def test_an_event_that_nobody_wants_is_not_put_into_words(caplog: pytest.LogCapt
     assert not caplog.records
 
 
+@pytest.mark.parametrize("event", ["retry", "extended"])
+def test_votes_that_no_log_shows_are_not_put_into_words(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, event: str
+) -> None:
+    asked: list[object] = []
+
+    def votes(_: LockEventLog, result: object) -> dict[str, object]:
+        asked.append(result)
+        return {}
+
+    monkeypatch.setattr(LockEventLog, "_votes", votes)
+    monkeypatch.setattr(_log, "_watchers", {})
+    calls = {
+        "retry": lambda: JOURNAL.retry("a", "me", SPLIT, 1, 10),
+        "extended": lambda: JOURNAL.extended("a", grant()),
+    }
+    for level, count in ((logging.INFO, 0), (logging.DEBUG, 1)):
+        with caplog.at_level(level, "redlock"):
+            calls[event]()
+        assert len(asked) == count
+
+
 @pytest.mark.parametrize(
     ("emit", "level"), [(_log.debug, logging.DEBUG), (_log.info, logging.INFO), (_log.warning, logging.WARNING)]
 )

@@ -250,6 +250,21 @@ def test_going_down_and_coming_back_are_logged_once_each(caplog: pytest.LogCaptu
     assert caplog.messages == ["node-down node=h:1 reason='connection refused'", "node-up node=h:1"]
 
 
+def test_all_dials_of_a_node_share_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[object] = []
+
+    def refuse(options: object, *_: object) -> None:
+        seen.append(options)
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr("redlock._transport.node.open_socket", refuse)
+    node = Node("redis://h:1", 100)
+    for _ in range(2):
+        with pytest.raises(ConnectionRefusedError):
+            node.connect()
+    assert seen[0] is seen[1]
+
+
 def wrapped(cause: Exception) -> Exception:
     """As redis-py raises a socket error."""
     error = RedisConnectionError(f"Error connecting to h:1. {cause}")
