@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tests.sim.server import Session
 from tests.sim.world import MS, Strand, here
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 FIRST_PORT = 7_000
 _DRIP_MS = 10
 _FOREVER = 10**15
+Way: TypeAlias = tuple[str, int, bool]
+"""A process, a node, and whether the data go from the node to the process."""
 
 
 class Network:
@@ -37,8 +39,8 @@ class Network:
         """Whether some messages are very late."""
         self.pieces = options.pieces
         """How often data arrives in two pieces, or is accepted in part only."""
-        self.cuts: dict[tuple[str, int, bool], int] = {}
-        """Until when data from or to a node is held back, by process, node and direction."""
+        self.cuts: dict[Way, int] = {}
+        """Until when data is held back on a way."""
         self.wires: list[Wire] = []
         self.on_send: Callable[[Machine, bytes], None] | None = None
         """Called with everything that a process sends."""
@@ -51,11 +53,11 @@ class Network:
             return int(self._base_us + self._random() ** 3 * self._late_us)
         return int(self._base_us * (0.5 + self._random()))
 
-    def arrival(self, name: str, place: int, last: int, *, back: bool) -> int:
+    def arrival(self, way: Way, last: int) -> int:
         """When data that is sent now arrives, after the last piece before."""
         begins = self.world.now
         if self.cuts:
-            begins = max(self.cuts.get((name, place, back), 0), begins)
+            begins = max(self.cuts.get(way, 0), begins)
         arrives = begins + self.delay()
         return arrives if arrives > last else last + 1
 
@@ -83,7 +85,7 @@ class Wire:
 
     def __init__(self, network: Network, machine: Machine, node: Node, sock: Socket) -> None:
         self.network, self.machine, self.node, self.sock = network, machine, node, sock
-        self._name, self._place = machine.name, node.place
+        self._there, self._back = (machine.name, node.place, False), (machine.name, node.place, True)
         self.is_open = True
         """Whether the process uses the connection."""
         self.sent = 0
@@ -103,7 +105,7 @@ class Wire:
     def dial(self, until: int | None) -> None:
         """Connect, in the strand that runs."""
         strand, network = here(), self.network
-        arrival = network.arrival(self._name, self._place, 0, back=False)
+        arrival = network.arrival(self._there, 0)
         network.world.at(arrival, self._accept, strand, strand.ticket + 1)
         accepted = strand.park(until)
         if accepted is None:
@@ -120,7 +122,7 @@ class Wire:
             return
         if node.up:
             self.run_id, self._session = node.run_id, Session(node, self.answer)
-        self._last_back = network.arrival(self.machine.name, node.place, 0, back=True)
+        self._last_back = network.arrival(self._back, 0)
         network.world.at(self._last_back, strand.wake, ticket, node.up)
         if node.mood == "half-closed":
             self._end_back(self.sock.end)
@@ -130,7 +132,7 @@ class Wire:
         self.sent += len(data)
         network = self.network
         for piece in network.split(data) if network.pieces else (data,):
-            arrival = network.arrival(self._name, self._place, self._last_there, back=False)
+            arrival = network.arrival(self._there, self._last_there)
             self._last_there = arrival
             network.world.at(arrival, self._arrive, piece)
 
@@ -140,11 +142,12 @@ class Wire:
 
     def _read(self) -> None:
         """Let the server read what has arrived, now or after a thaw."""
-        node, world = self.node, self.network.world
-        if not node.up or node.run_id != self.run_id or self._session is None:
+        node = self.node
+        # A server that has stopped has the identity of its next run.
+        if node.run_id != self.run_id or self._session is None:
             self.refuse()
-        elif node.frozen_until > world.now:
-            world.at(node.frozen_until, self._read)
+        elif node.frozen_until > node.world.now:
+            node.world.at(node.frozen_until, self._read)
         elif self._arrived:
             data, self._arrived = self._arrived, b""
             # After a piece that was lost, a stream delivers nothing more.
@@ -155,6 +158,9 @@ class Wire:
     def answer(self, data: bytes) -> None:
         """The server writes a reply, in the way of its present mood."""
         mood = self.node.mood
+        if not (mood or self._is_mute or self._drips):
+            self._forward(data)
+            return
         # After a reply that was not sent, a server sends no later reply.
         self._is_mute = self._is_mute or mood in {"mute", "half-closed"}
         if self._is_mute:
@@ -179,14 +185,15 @@ class Wire:
             self.network.world.after(_DRIP_MS * MS, self._drip)
 
     def _forward(self, data: bytes) -> None:
-        for piece in self.network.split(data):
+        for piece in self.network.split(data) if self.network.pieces else (data,):
             self._end_back(self.sock.arrived, piece)
 
     def _end_back(self, act: Callable[..., None], *arguments: Any) -> None:  # noqa: ANN401 - the act's own
         """Let something reach the process, behind everything that was sent before."""
         if self.is_open and not self._is_dead:
-            self._last_back = self.network.arrival(self._name, self._place, self._last_back, back=True)
-            self.network.world.at(self._last_back, act, *arguments)
+            network = self.network
+            self._last_back = arrival = network.arrival(self._back, self._last_back)
+            network.world.at(arrival, act, *arguments)
 
     def end(self) -> None:
         """The server closes the connection."""
@@ -212,7 +219,7 @@ class Wire:
         """The process closes the connection, after all bytes that were sent before."""
         if self.is_open:
             self.is_open = False
-            arrival = self.network.arrival(self._name, self._place, self._last_there, back=False)
+            arrival = self.network.arrival(self._there, self._last_there)
             self.network.world.at(arrival, self._close_session)
 
     def _close_session(self) -> None:

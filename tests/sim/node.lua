@@ -144,6 +144,22 @@ function M.server()
     return nil, 'ERR ' .. tostring(reply)
   end
 
+  local function element(value)
+    if value == nil then return '$-1\r\n' end
+    if type(value) == 'number' then return string.format(':%.0f\r\n', value + 0) end
+    return '$' .. #value .. '\r\n' .. value .. '\r\n'
+  end
+
+  local function encoded(kind, ...)
+    if kind == nil then return '-' .. ... .. '\r\n' end
+    local count, parts = select('#', ...), {...}
+    for i = 1, count do parts[i] = element(parts[i]) end
+    return '*' .. count .. '\r\n' .. table.concat(parts)
+  end
+
+  -- As `run`, with the reply in the Redis protocol, as a list.
+  function self.reply(...) return encoded(self.run(...)) end
+
   function self.pop(key, time)
     now = time
     return commands.LPOP(key) or nil

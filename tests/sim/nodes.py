@@ -72,7 +72,7 @@ class Node:
         self.place = place
         self.lua = lua
         self._server = lua.server()
-        self._run = self._server.run
+        self._run, self._reply = self._server.run, self._server.reply
         self.up = True
         self.frozen_until = 0
         self.restarts = 0
@@ -112,7 +112,13 @@ class Node:
 
     def run_words(self, compiled: Any, keys: int, words: Sequence[str | bytes]) -> list[Any] | Exception:  # noqa: ANN401 - Lua's
         """Run a script with this number of keys, then arguments."""
-        return self._reply(self._run(compiled, self.time_ms(), keys, *words))
+        values = self._run(compiled, self.time_ms(), keys, *words)
+        return ReplyError(values[1]) if values[0] is None else list(values[1:])
+
+    def encoded_reply(self, compiled: Any, keys: int, words: Sequence[bytes]) -> bytes:  # noqa: ANN401 - Lua's
+        """Run a script likewise, and return the reply in the Redis protocol."""
+        reply: str = self._reply(compiled, self.time_ms(), keys, *words)
+        return reply.encode()
 
     def pop(self, key: str) -> str | None:
         """LPOP."""
@@ -122,13 +128,7 @@ class Node:
     def store(self, door: str, keys: tuple[str, ...], arguments: tuple[str, ...]) -> list[Any] | Exception:
         """Run a script of the store."""
         compiled = self.lua.open if door == "open" else self.lua.write
-        return self._reply(self._server.run(compiled, self.time_ms(), len(keys), *keys, *arguments))
-
-    @staticmethod
-    def _reply(values: Any) -> list[Any] | Exception:  # noqa: ANN401 - Lua's
-        if values[0] is None:
-            return ReplyError(values[1])
-        return list(values[1:])
+        return self.run_words(compiled, len(keys), (*keys, *arguments))
 
     def get(self, key: str) -> str | None:
         """A string, read from outside."""

@@ -60,8 +60,7 @@ class Pair:
         """Run a script on both servers, compare, and return the reply."""
         self.catch_up()
         compiled = self.lua._compile(source)
-        now = self.node.time_ms()
-        mine = simulated.Node._reply(self.node._server.run(compiled, now, len(keys), *keys, *arguments))
+        mine = self.node.run_words(compiled, len(keys), (*keys, *arguments))
         try:
             theirs: Any = self.redis.eval(source, len(keys), *keys, *arguments)
         except ResponseError as error:

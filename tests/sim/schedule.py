@@ -327,7 +327,7 @@ class Schedule:
 
     def _sent(self, machine: Machine, data: bytes) -> None:
         """If a confirm goes out, connections may end."""
-        if self.faulty and "break" in self.options.faults and _CONFIRM in data:
+        if _CONFIRM in data and self.faulty and "break" in self.options.faults:
             chance = self.world.chance
             if chance.random() < self.options.nemesis * 0.1:
                 for wire in self.network.wires_of(machine):

@@ -30,8 +30,7 @@ _WAKE = codec.Script.load("wake")
 def encode(value: Any) -> bytes:  # noqa: ANN401 - any reply
     """A reply in the Redis protocol."""
     if type(value) is list:
-        parts = [b":%d\r\n" % one if type(one) is int else encode(one) for one in value]
-        return b"*%d\r\n" % len(value) + b"".join(parts)
+        return b"*%d\r\n%b" % (len(value), b"".join(map(encode, value)))
     if type(value) is int:
         return b":%d\r\n" % value
     if value is None:
@@ -65,7 +64,8 @@ class Session:
 
     def __init__(self, node: Node, write: Callable[[bytes], None]) -> None:
         self.node, self._write = node, write
-        self._reader = Reader(notEnoughData=_MORE)
+        reader = Reader(notEnoughData=_MORE)
+        self._feed, self._gets = reader.feed, reader.gets
         self._commands: deque[list[bytes]] = deque()
         self._is_new = True
         """Whether nothing has arrived yet."""
@@ -75,17 +75,22 @@ class Session:
 
     def receive(self, data: bytes) -> None:
         """Run the commands that these bytes complete."""
-        known = _greetings.get(data) if self._is_new else None
-        if known is not None:
-            self._commands += known
-        else:
-            self._reader.feed(data)
-            commands = list(iter(self._reader.gets, _MORE))
-            if self._is_new and len(_greetings) < _MOST_KNOWN and _as_bytes(commands) == data:
-                _greetings[data] = commands
-            self._commands += commands
-        self._is_new = False
+        self._commands += self._greeting(data) if self._is_new else self._parsed(data)
         self._run()
+
+    def _parsed(self, data: bytes) -> list[list[bytes]]:
+        self._feed(data)
+        return list(iter(self._gets, _MORE))
+
+    def _greeting(self, data: bytes) -> list[list[bytes]]:
+        """The first commands of a connection."""
+        self._is_new = False
+        commands = _greetings.get(data)
+        if commands is None:
+            commands = self._parsed(data)
+            if len(_greetings) < _MOST_KNOWN and _as_bytes(commands) == data:
+                _greetings[data] = commands
+        return commands
 
     def _run(self) -> None:
         commands, answers = self._commands, []
@@ -103,8 +108,11 @@ class Session:
         if name == b"EVALSHA":
             if words[1] not in node.scripts:
                 return _NO_SCRIPT
-            reply: Any = node.run_words(node.lua.by_sha(words[1]), int(words[2]), words[3:])
-            if node.mood == "lying" and type(reply) is list and reply[0] == 1 and reply[2]:
+            compiled, keys, arguments = node.lua.by_sha(words[1]), int(words[2]), words[3:]
+            if node.mood != "lying":
+                return node.encoded_reply(compiled, keys, arguments)
+            reply: Any = node.run_words(compiled, keys, arguments)
+            if type(reply) is list and reply[0] == 1 and reply[2]:
                 reply[2] += _LIE_US
             return encode(reply)
         if name == b"BLPOP":

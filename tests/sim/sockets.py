@@ -119,10 +119,11 @@ class Socket:
         return self._wire
 
     def send(self, data: bytes | bytearray) -> int:
-        wire, world = self._open_wire(), here().world
+        wire, size = self._open_wire(), len(data)
+        network = wire.network
+        world = network.world
         if world.now < self._blocked_until:
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-        network, size = wire.network, len(data)
         if network.pieces and self._timeout == 0 and size > 1 and world.chance.random() < network.pieces:
             size = int(world.chance.random() * size)
             self._blocked_until = world.now + network.delay()
@@ -140,17 +141,8 @@ class Socket:
         self._open_wire().send(bytes(data))
 
     def recv(self, size: int) -> bytes:
-        strand = here()
-        until = None if self._timeout is None else strand.machine.time_after(self._timeout)
-        while not self.is_readable:
-            self._open_wire()
-            if until is not None and until <= strand.machine.world.now:
-                if self._timeout == 0:
-                    raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-                raise TimeoutError("timed out")
-            self._reader = strand, strand.ticket + 1
-            strand.park(until)
-            self._reader = None
+        if not self.is_readable:
+            self._await_data()
         if self._inbox:
             data, self._inbox = self._inbox[:size], self._inbox[size:]
             self.is_readable = bool(self._inbox) or self._is_ended or self._error is not None
@@ -158,6 +150,18 @@ class Socket:
         if self._error is not None:
             raise self._error
         return b""
+
+    def _await_data(self) -> None:
+        strand, until = here(), time_limit(self._timeout)
+        while not self.is_readable:
+            self._open_wire()
+            if until is not None and until <= strand.world.now:
+                if self._timeout == 0:
+                    raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+                raise TimeoutError("timed out")
+            self._reader = strand, strand.ticket + 1
+            strand.park(until)
+            self._reader = None
 
     def arrived(self, piece: bytes) -> None:
         """The network delivers data."""
@@ -199,36 +203,44 @@ class Poll:
     """The object of `select.poll()`."""
 
     def __init__(self) -> None:
-        self._watched: dict[int, tuple[Socket, int]] = {}
+        self._watched: dict[int, Socket] = {}
+        self._events: dict[int, int] = {}
+        """The events of the sockets that are not only watched for data."""
         self._waiters = Waiters()
 
     def register(self, descriptor: int, events: int) -> None:
-        sock = here().machine.sockets[descriptor]
-        self._watched[descriptor] = sock, events
+        sock = self._watched[descriptor] = here().machine.sockets[descriptor]
         sock.on_ready = self._waiters.wake
+        self.modify(descriptor, events)
 
     def modify(self, descriptor: int, events: int) -> None:
-        self._watched[descriptor] = self._watched[descriptor][0], events
+        self._events.pop(descriptor, None)
+        if events != _READ:
+            self._events[descriptor] = events
 
     def unregister(self, descriptor: int) -> None:
-        sock, _ = self._watched.pop(descriptor)
-        sock.on_ready = None
+        self._events.pop(descriptor, None)
+        self._watched.pop(descriptor).on_ready = None
 
     def poll(self, wait_ms: int) -> list[tuple[int, int]]:
         ready = self._ready()
         if ready or wait_ms == 0:
             return ready
-        until, world = time_limit(wait_ms / 1000), here().world
-        while not ready and (until is None or until > world.now):
+        machine = here().machine
+        until, world = machine.time_after(wait_ms / 1000), machine.world
+        while not ready and until > world.now:
             self._waiters.park(until)
             ready = self._ready()
         return ready
 
     def _ready(self) -> list[tuple[int, int]]:
+        if not self._events:
+            return [(descriptor, _READ) for descriptor, sock in self._watched.items() if sock.is_readable]
         found = []
-        for descriptor, (sock, events) in self._watched.items():
+        for descriptor, sock in self._watched.items():
+            events, has = self._events.get(descriptor, _READ), _READ if sock.is_readable else 0
             if events != _READ and sock.is_writable:
-                found.append((descriptor, _READ | _WRITE if sock.is_readable else _WRITE))
-            elif events != _WRITE and sock.is_readable:
-                found.append((descriptor, _READ))
+                found.append((descriptor, has | _WRITE))
+            elif has & events:
+                found.append((descriptor, has))
         return found

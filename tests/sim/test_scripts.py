@@ -28,6 +28,7 @@ from tests.sim.script_model import (
     wake_of,
     written,
 )
+from tests.sim.server import encode
 from tests.sim.world import World
 
 if TYPE_CHECKING:
@@ -266,3 +267,19 @@ def test_the_store_writes_as_the_comment_of_the_script_says() -> None:
             assert node.get("s:done") == kept
         replies.add(expected[0])
     assert replies == {"WRITTEN", "DUPLICATE", "STALE"}
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "7",
+        "{1, 1700000000000123, -3}",
+        "{'text', 'caf\u00e9', '', 2.9}",
+        "false",
+        "{ok = 'OK'}",
+        "redis.error_reply('FENCEAHEAD too far')",
+    ],
+)
+def test_lua_encodes_a_reply_as_python_does(reply: str) -> None:
+    node, script = Node(World(0), LUA, 0), LUA.by_text(f"return {reply}".encode())
+    assert node.encoded_reply(script, 0, ()) == encode(node.run_words(script, 0, ()))
