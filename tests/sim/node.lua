@@ -111,6 +111,11 @@ function M.server()
   function commands.TIME() return {tostring(math.floor(now / 1000)), tostring(now % 1000 * 1000 + 900)} end
 
   function redis.call(name, ...) return commands[name](...) end
+  function redis.pcall(name, ...)
+    local fine, reply = pcall(commands[name], ...)
+    if fine then return reply end
+    return {err = reply.reply}
+  end
   function redis.error_reply(text) return {err = text} end
 
   local function integer(value)

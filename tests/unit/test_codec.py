@@ -1,4 +1,4 @@
-"""`redlock._transport.codec`: commands as bytes, replies as votes."""
+"""`redlock._transport.codec`: commands as bytes. Replies are in `test_decode`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from redlock import ConfigurationError, _compat
 from redlock._core.commands import Acquire, Command, Confirm, Extend, Inspect, Release, Repair
 from redlock._core.observed_fences import FENCE_AHEAD_MS
-from redlock._core.votes import FENCE_LIMIT, Kind, quarantine_ms
+from redlock._core.votes import FENCE_LIMIT, quarantine_ms
 from redlock._transport import codec
 from redlock._transport.codec import (
     INTERNAL,
@@ -19,8 +19,6 @@ from redlock._transport.codec import (
     RECORD,
     SCRIPTS,
     Codec,
-    decode,
-    explain,
     fence_key,
     queue_key,
     run_id_argument,
@@ -224,95 +222,3 @@ def test_a_script_touches_only_what_it_is_given(name: str) -> None:
     assert all(
         key.startswith(("KEYS[", "TIME")) or key == "" for key in re.findall(r"redis\.call\('\w+', ([^,)]*)", code)
     )
-
-
-@pytest.mark.parametrize(
-    "reply", [None, 1, b"OK", "1", [], [1], [1, 2], [None, 1, 2], [0, 1, 2], [7, 1, 2], [0, 1, 2, b"t"], {}, True]
-)
-def test_what_is_no_vote_is_never_a_yes(reply: object) -> None:
-    """Of redsync: a comparison with the wrong type made every failure a success."""
-    vote = decode(reply)
-    assert vote.kind is Kind.SILENT
-    assert vote.reason
-
-
-@pytest.mark.parametrize("reply", [[0, 5, 7, "", 0], [0, 5, 7, b"", 0]])
-def test_a_denial_may_name_nobody(reply: object) -> None:
-    vote = decode(reply)
-    assert (vote.kind, vote.fence, vote.holder, vote.remaining_ms) == (Kind.DENIED, 7, "", 0)
-
-
-def test_another_clients_token_may_be_any_bytes() -> None:
-    assert decode([0, 5, 7, b"\xff\xfe", 9]).kind is Kind.DENIED
-
-
-@pytest.mark.parametrize(
-    "reply",
-    [
-        [1, 5, b"7"],
-        [1, 5, None],
-        [1, 5, [7]],
-        [1, b"5", 7],
-        [1, None, 7],
-        [1, 5, 7, 8],
-        [1, 5, -1],
-        [0, 5, b"7", b"t", 9],
-        [0, 5, 7, None, 9],
-        [3, 5, None],
-        b"\x01\x01\x01",
-    ],
-    ids=str,
-)
-def test_what_only_begins_like_a_vote_is_none(reply: object) -> None:
-    """A fence that is no number would break the search for the largest fence."""
-    vote = decode(reply)
-    assert (vote.kind, vote.fingerprint) == (Kind.SILENT, "")
-    assert "no vote" in vote.reason
-
-
-@pytest.mark.parametrize(
-    ("error", "said"),
-    [
-        ("NOAUTH Authentication required.", "password"),
-        ("WRONGTYPE Operation against a key", "another type"),
-        ("OOM command not allowed", "memory"),
-        ("READONLY You can't write", "replica"),
-        ("MOVED 1 127.0.0.1:1", "cluster"),
-        ("ERR something else", "something else"),
-        ("LOADING Redis is loading the dataset in memory", "loading"),
-        ("BUSY Redis is busy running a script", "busy"),
-        ("MISCONF Redis is configured to save RDB snapshots", "MISCONF"),
-        ("NOPERM User x has no permissions to run the 'evalsha' command", "may not run"),
-        ("DENIED Redis is running in protected mode", "protected mode"),
-        ("-MASTERDOWN Link with MASTER is down", "replica"),
-        ("FENCEAHEAD a proposed token is", "more than an hour ahead of its clock; set the clocks"),
-        ("FENCESTORED a token", "has a fencing token for this resource that is more than an hour ahead"),
-        ("ERR Error running script (call to f_01): @user_script:13: FENCESTORED a token", "has a fencing token"),
-        (
-            "ERR Error running script (call to f_01): @user_script:13: @user_script: 13: -OOM command not",
-            "out of memory",
-        ),
-        ("ERR Error running script (call to f_01): @user_script:13: WRONGTYPE Operation against a key", "another type"),
-    ],
-)
-def test_an_error_reply_says_what_is_wrong_with_the_node(error: str, said: str) -> None:
-    assert said in decode(_compat.ReplyError(error)).reason
-    assert said in explain(error)
-
-
-@pytest.mark.parametrize(
-    "reply", [[1, 1, 5], [0, 1, 5, b"x", 10], [2, 1, 10], [3], [3, 1], [3, 1, b""], [], b"OK", None]
-)
-def test_what_does_not_name_other_terms_is_no_refusal(reply: object) -> None:
-    assert not codec.decode(reply).fingerprint
-
-
-def test_a_long_text_of_a_node_is_cut_in_the_reason() -> None:
-    assert len(explain("ERR " + "x" * 900)) == 200
-    assert len(decode([b"\n" * 900] * 9).reason) == len("answered something that is no vote: ") + 60
-    assert len(codec.decode([3, 7, "x" * 9_000]).fingerprint) == 1_200
-
-
-def test_a_refusal_names_the_terms() -> None:
-    refusal = codec.decode([3, 7, b"nodes=3"])
-    assert (refusal.fingerprint, refusal.time_ms) == ("nodes=3", 7)

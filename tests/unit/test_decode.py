@@ -1,0 +1,143 @@
+"""`redlock._transport.codec`: replies as votes."""
+
+from __future__ import annotations
+
+import pytest
+
+from redlock import _compat
+from redlock._core.votes import Kind, Vote
+from redlock._transport import codec
+from redlock._transport.codec import decode, explain
+
+
+@pytest.mark.parametrize(
+    ("reply", "vote"),
+    [
+        ([1, 5, 7], Vote(Kind.GRANTED, 7, time_ms=5)),
+        ([1, 0, 7], Vote(Kind.GRANTED, 7)),
+        ([1, 5, 0], Vote(Kind.GRANTED, time_ms=5)),
+        ([1, 0, 0], Vote(Kind.GRANTED)),
+        ([0, 5, 0, b"t", 0], Vote(Kind.DENIED, 0, "t", 0, time_ms=5)),
+        ([0, 5, 7, "t", -1], Vote(Kind.DENIED, 7, "t", None, time_ms=5)),
+        (
+            [2, 5, 100_000],
+            Vote(
+                Kind.SILENT,
+                remaining_ms=100_000,
+                reason="new, restarted or emptied: abstains for another 100.0 s",
+                time_ms=5,
+            ),
+        ),
+        (
+            [*codec.REJECTION, 5, b"nodes=3"],
+            Vote(Kind.SILENT, reason="its clients agreed on nodes=3", fingerprint="nodes=3", time_ms=5),
+        ),
+    ],
+    ids=str,
+)
+def test_a_reply_is_this_vote(reply: object, vote: Vote) -> None:
+    assert decode(reply) == vote
+
+
+CODES = (
+    "NOAUTH WRONGPASS NOPERM WRONGTYPE LOADING BUSY MISCONF NOREPLICAS OOM READONLY MASTERDOWN MOVED CROSSSLOT "
+    "CLUSTERDOWN FENCEAHEAD FENCESTORED DENIED"
+)
+
+
+@pytest.mark.parametrize("code", CODES.split())
+def test_a_known_error_is_told_in_our_own_words(code: str) -> None:
+    assert "of the server" not in explain(f"{code} words of the server")
+    assert explain(f"OTHER {code} of the server") == f"OTHER {code} of the server"
+
+
+@pytest.mark.parametrize(
+    "reply", [None, 1, b"OK", "1", [], [1], [1, 2], [None, 1, 2], [0, 1, 2], [7, 1, 2], [0, 1, 2, b"t"], {}, True]
+)
+def test_what_is_no_vote_is_never_a_yes(reply: object) -> None:
+    """Of redsync: a comparison with the wrong type made every failure a success."""
+    vote = decode(reply)
+    assert vote.kind is Kind.SILENT
+    assert vote.reason
+
+
+@pytest.mark.parametrize("reply", [[0, 5, 7, "", 0], [0, 5, 7, b"", 0]])
+def test_a_denial_may_name_nobody(reply: object) -> None:
+    vote = decode(reply)
+    assert (vote.kind, vote.fence, vote.holder, vote.remaining_ms) == (Kind.DENIED, 7, "", 0)
+
+
+def test_another_clients_token_may_be_any_bytes() -> None:
+    assert decode([0, 5, 7, b"\xff\xfe", 9]).kind is Kind.DENIED
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        [1, 5, b"7"],
+        [1, 5, None],
+        [1, 5, [7]],
+        [1, b"5", 7],
+        [1, None, 7],
+        [1, 5, 7, 8],
+        [1, 5, -1],
+        [0, 5, b"7", b"t", 9],
+        [0, 5, 7, None, 9],
+        [3, 5, None],
+        b"\x01\x01\x01",
+    ],
+    ids=str,
+)
+def test_what_only_begins_like_a_vote_is_none(reply: object) -> None:
+    """A fence that is no number would break the search for the largest fence."""
+    vote = decode(reply)
+    assert (vote.kind, vote.fingerprint) == (Kind.SILENT, "")
+    assert "no vote" in vote.reason
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ("NOAUTH Authentication required.", "password"),
+        ("WRONGTYPE Operation against a key", "another type"),
+        ("OOM command not allowed", "memory"),
+        ("READONLY You can't write", "replica"),
+        ("MOVED 1 127.0.0.1:1", "cluster"),
+        ("ERR something else", "something else"),
+        ("LOADING Redis is loading the dataset in memory", "loading"),
+        ("BUSY Redis is busy running a script", "busy"),
+        ("MISCONF Redis is configured to save RDB snapshots", "MISCONF"),
+        ("NOPERM User x has no permissions to run the 'evalsha' command", "may not run"),
+        ("DENIED Redis is running in protected mode", "protected mode"),
+        ("-MASTERDOWN Link with MASTER is down", "replica"),
+        ("FENCEAHEAD a proposed token is", "more than an hour ahead of its clock; set the clocks"),
+        ("FENCESTORED a token", "has a fencing token for this resource that is more than an hour ahead"),
+        ("ERR Error running script (call to f_01): @user_script:13: FENCESTORED a token", "has a fencing token"),
+        (
+            "ERR Error running script (call to f_01): @user_script:13: @user_script: 13: -OOM command not",
+            "out of memory",
+        ),
+        ("ERR Error running script (call to f_01): @user_script:13: WRONGTYPE Operation against a key", "another type"),
+    ],
+)
+def test_an_error_reply_says_what_is_wrong_with_the_node(error: str, said: str) -> None:
+    assert said in decode(_compat.ReplyError(error)).reason
+    assert said in explain(error)
+
+
+@pytest.mark.parametrize(
+    "reply", [[1, 1, 5], [0, 1, 5, b"x", 10], [2, 1, 10], [3], [3, 1], [3, 1, b""], [], b"OK", None]
+)
+def test_what_does_not_name_other_terms_is_no_refusal(reply: object) -> None:
+    assert not codec.decode(reply).fingerprint
+
+
+def test_a_long_text_of_a_node_is_cut_in_the_reason() -> None:
+    assert len(explain("ERR " + "x" * 900)) == 200
+    assert len(decode([b"\n" * 900] * 9).reason) == len("answered something that is no vote: ") + 60
+    assert len(codec.decode([3, 7, "x" * 9_000]).fingerprint) == 1_200
+
+
+def test_a_refusal_names_the_terms() -> None:
+    refusal = codec.decode([3, 7, b"nodes=3"])
+    assert (refusal.fingerprint, refusal.time_ms) == ("nodes=3", 7)
