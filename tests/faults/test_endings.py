@@ -78,13 +78,17 @@ OF_THE_WORKER = [
 STAYS = {"soft limit", "revoke with SIGTERM", "revoke with SIGKILL", "child killed"}
 
 
-LONG = {"kernel", "cold shutdown", "soft shutdown", "memory error"}
+LONG = {"kernel", "cold shutdown", "soft shutdown", "memory error", "worker killed"}
+IN_CI = {"worker killed", "gevent"}
+"""Long too, for `test_kills.py` and `test_pools.py` have shorter tests of them."""
 
 
 def some(endings: list[Ending]) -> list[ParameterSet]:
     """The endings as parameters of a test; slow endings have the mark `long`."""
     return [
-        pytest.param(ending, id=ending.name, marks=[pytest.mark.long] if ending.name in LONG else [])
+        pytest.param(
+            ending, id=ending.name, marks=[pytest.mark.long(ci=ending.name in IN_CI)] if ending.name in LONG else []
+        )
         for ending in endings
     ]
 
@@ -281,7 +285,7 @@ def alone(fixture: ClusterFixture) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    "pool", ["gevent", pytest.param("threads", marks=pytest.mark.long), pytest.param("solo", marks=pytest.mark.long)]
+    "pool", [pytest.param(pool, marks=pytest.mark.long(ci=pool in IN_CI)) for pool in ("gevent", "threads", "solo")]
 )
 def test_the_other_pools(fixture: ClusterFixture, client: Redlock, pool: str) -> None:
     """Where nobody can kill one task, they end by themselves, or with their worker."""

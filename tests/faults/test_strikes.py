@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-BRIEF = {"node from an old snapshot", "store killed", "worker killed"}
-"""The faults of the short version."""
+BRIEF = "store killed"
+"""The fault of the short version; `tests/integration` and `test_kills.py` have tests of the next two alone."""
+IN_CI = {"node from an old snapshot", "worker killed"}
 
 
 @pytest.fixture
@@ -29,7 +30,8 @@ def injector(tmp_path: Path) -> Iterator[FaultInjector]:
 
 
 @pytest.mark.parametrize(
-    "kind", [kind if kind in BRIEF else pytest.param(kind, marks=pytest.mark.long) for kind in KINDS]
+    "kind",
+    [kind if kind == BRIEF else pytest.param(kind, marks=pytest.mark.long(ci=kind in IN_CI)) for kind in KINDS],
 )
 def test_everything_is_done_once_in_spite_of(injector: FaultInjector, kind: str) -> None:
     if kind in NEEDS_CLOCKS and not injector.clocks:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize(
-    "kind", [transfers.KINDS[0], *(pytest.param(kind, marks=pytest.mark.long) for kind in transfers.KINDS[1:])]
+    "kind",
+    [pytest.param(kind, marks=pytest.mark.long(ci=kind == transfers.KINDS[0])) for kind in transfers.KINDS],
 )
 def test_killed_and_frozen_workers_lose_no_money(kind: str, tmp_path: Path) -> None:
     outcome = transfers.run(kind, 15, 3, tmp_path)

@@ -250,25 +250,25 @@ def test_a_task_that_goes_back_survives_a_restart_of_the_broker(tmp_path: Path, 
 
 
 @needs_rabbitmq
-def test_a_silent_broker_holds_no_task_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_broker_holds_no_task_for_ever(rabbitmq: RabbitMQ, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delivery_module, "_CONFIRM_SECONDS", 0.3)
     app = Celery("sender", backend="disabled://", set_as_current=False)
 
     @app.task(name="nothing")
     def task() -> None: ...
 
-    with rabbit() as broker:
-        app.conf.broker_url = broker.url
-        place = {"exchange": "", "routing_key": "silent"}
-        task.push_request(id="one", args=(), kwargs={}, delivery_info=place, called_directly=False)
-        delivery = delivery_module.Delivery(task)
-        delivery.requeue(1.0)
-        broker._processes[-1].send_signal(signal.SIGSTOP)
-        with ThreadPoolExecutor(1) as pool:
-            sending = pool.submit(delivery.requeue, 1.0)
-            try:
-                assert sending.exception(timeout=30) is not None
-            finally:
-                broker._processes[-1].send_signal(signal.SIGCONT)
-        delivery.requeue(1.0)
-        app.close()
+    app.conf.broker_url = rabbitmq.url
+    place = {"exchange": "", "routing_key": "silent"}
+    task.push_request(id="one", args=(), kwargs={}, delivery_info=place, called_directly=False)
+    delivery = delivery_module.Delivery(task)
+    delivery.requeue(1.0)
+    server = rabbitmq._processes[-1]
+    server.send_signal(signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(delivery.requeue, 1.0)
+        try:
+            assert sending.exception(timeout=30) is not None
+        finally:
+            server.send_signal(signal.SIGCONT)
+    delivery.requeue(1.0)
+    app.close()

@@ -25,6 +25,8 @@ PLACES = (
     ("mariadb", "REPEATABLE READ"),
     ("sqlite", ""),
 )
+SHORT = {("postgresql", "READ COMMITTED"), ("sqlite", "")}
+"""The places of the short runs, beside the cells with a reason."""
 LOST, LATER, STALE = "one update is lost", "was committed after the larger token", "passed with a stale token"
 REFUSED, ERROR = "had to pass and did not", "neither Stale nor retryable"
 CONFLICT = "right here: PostgreSQL ends it with 40001 if another holder has committed since its first statement"
@@ -68,7 +70,14 @@ TABLE: list[tuple[type[broken.Broken], str, tuple[str, str, str, str, str]]] = [
 HARMLESS_ON_MYSQL = (broken.TakesErrorsForAPass, broken.OneStatement)
 """A wait lasts a second at least on MySQL, and no interleaving gives an old value to the read in one statement."""
 CELLS = [
-    pytest.param(kind, words, found, *place, id=f"{kind.__name__}-{'-'.join(place).strip('-')}")
+    pytest.param(
+        kind,
+        words,
+        found,
+        *place,
+        id=f"{kind.__name__}-{'-'.join(place).strip('-')}",
+        marks=[] if place in SHORT or found not in INTERLEAVINGS else [pytest.mark.long(ci=True)],
+    )
     for kind, words, cells in TABLE
     for found, place in zip(cells, PLACES, strict=True)
     if not (MYSQL and kind in HARMLESS_ON_MYSQL and place[0] == "mariadb")

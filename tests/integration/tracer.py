@@ -38,14 +38,16 @@ class Tracer:
 
     Args:
         strike_at: The number of the instruction, from 0, before which the tracer raises `Interrupted`; -1 for none.
+            A place means the first execution of its instruction, and only the frames of its function are slow.
         within: Count from the first instruction of this function.
     """
 
-    def __init__(self, strike_at: int = -1, *, within: Callable[..., object] | None = None) -> None:
+    def __init__(self, strike_at: int | Place = -1, *, within: Callable[..., object] | None = None) -> None:
         self._within: CodeType | None = getattr(within, "__code__", None)
         self.places: list[Place] = []
         self.struck: Place | None = None
-        self._left = strike_at
+        self._at = strike_at if isinstance(strike_at, Place) else None
+        self._left = 0 if isinstance(strike_at, Place) else strike_at
 
     def run(self, work: Callable[[], object]) -> None:
         """Do this work under the trace function."""
@@ -68,6 +70,8 @@ class Tracer:
         if self._within not in (None, frame.f_code):
             return None
         self._within = None
+        if self._at is not None and frame.f_code is not self._at.code:
+            return None
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
         return self._count if self._left < 0 else self._strike
 
@@ -77,6 +81,8 @@ class Tracer:
         return self._count
 
     def _strike(self, frame: FrameType, event: str, _arg: object) -> Any:  # noqa: ANN401 - the type in typeshed is recursive
+        if self._at is not None and frame.f_lasti != self._at.offset:
+            return self._strike
         if event == "opcode" and not _closes(frame):
             if self._left == 0:
                 self.struck = Place(frame.f_code, frame.f_lasti)
