@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
+import socket
 import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -13,8 +16,8 @@ from celery._state import _task_stack
 from celery.exceptions import Ignore, Retry, SoftTimeLimitExceeded
 
 from redlock import LockContended, LockLost, NotHeld, QuorumUnavailable, Redlock, Stale
-from redlock.celery import current_lease, decorator, locked, lost_lease, pools
-from redlock.celery.delivery import REQUEUES, Delivery, Returned
+from redlock.celery import current_lease, decorator, locked, lost_lease, pools, task_registry
+from redlock.celery.delivery import REQUEUES, SINCE, Delivery, Returned
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,7 +38,7 @@ class GivenLease:
 
     def __init__(self, names: list[str], options: dict[str, Any]) -> None:
         self.names, self.options, self.resource = tuple(names), options, ", ".join(names)
-        self.fence, self.waited_ms = 7, 40
+        self.fence, self.waited_ms, self.is_lost = 7, 40, False
         self.waits: list[int | None] = []
         self.acquiring: list[BaseException | None] = []
         self.ends: list[str] = []
@@ -46,6 +49,9 @@ class GivenLease:
         self.waits.append(timeout_ms)
         if self.acquiring and (error := self.acquiring.pop(0)) is not None:
             raise error
+
+    def ensure_valid(self) -> None:
+        """Before a body that a loss interrupts."""
 
     def release(self) -> None:
         """The end of a run that failed."""
@@ -91,6 +97,7 @@ class Worker:
         self.refused = 0
         """How many messages the broker refuses."""
         self.interruption: BaseException | None = None
+        self.sleeps: list[float] = []
         self._patch = monkeypatch
 
     def run(self, function: Callable[..., Any], **fields: Any) -> Any:  # noqa: ANN401 - Celery is untyped
@@ -124,8 +131,9 @@ class Worker:
 
 @pytest.fixture
 def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
-    monkeypatch.setattr(time, "sleep", lambda _seconds: None)
-    yield Worker(monkeypatch)
+    made = Worker(monkeypatch)
+    monkeypatch.setattr(time, "sleep", made.sleeps.append)
+    yield made
     with pytest.raises(NotHeld):
         current_lease()
 
@@ -168,10 +176,50 @@ def test_a_copy_that_gets_the_lock_after_the_end_does_not_run(
     assert client.given.ends == ["release"]
 
 
+def test_the_wait_of_a_run_counts_from_its_first_requeue(client: Client, worker: Worker) -> None:
+    worker.run(locked("x")(returning(1)), headers={SINCE: time.time() - 3_600})
+    assert 3_600_000 <= client.given.waited_ms < 7_200_000
+
+
+def test_a_call_outside_of_a_worker_has_a_lease_of_its_process(client: Client) -> None:
+    lease: Any = locked("x")(current_lease)()
+    assert lease is client.given
+    assert client.given.options["owner_label"].startswith(f"pid {os.getpid()}@{socket.gethostname()} since ")
+    assert (client.given.options["max_hold_ms"], client.given.waited_ms) == (None, 40)
+    client.acquiring = [CONTENDED]
+    with pytest.raises(LockContended):
+        locked("x")(returning(1))()
+    assert client.given.ends == ["release"]
+
+
+@pytest.mark.parametrize("on_lost", ["check", "raise"])
+def test_a_run_is_listed_and_interrupted_by_its_loss(client: Client, worker: Worker, on_lost: Any) -> None:  # noqa: ANN401
+    states: list[object] = []
+
+    def body() -> None:
+        states.extend(shown["state"] for shown in task_registry.TASK_LOCKS.listed())
+        client.given.is_lost = True
+        client.given.options["on_lost"](client.given)
+        states.extend(shown["state"] for shown in task_registry.TASK_LOCKS.listed())
+
+    with pytest.raises(LockLost) if on_lost == "raise" else contextlib.nullcontext():
+        worker.run(locked("x", on_lost=on_lost)(body))
+    assert states == (["holds"] if on_lost == "raise" else ["holds", "lost"])
+    assert task_registry.TASK_LOCKS.listed() == []
+
+
 def test_a_pool_without_signals_is_refused_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lost_lease, "_tasks", ["shop.pay"])
-    with pytest.raises(SystemExit, match=r"shop\.pay needs the prefork or solo pool"):
+    monkeypatch.setattr(lost_lease, "_tasks", [])
+    lost_lease._check_pool(SimpleNamespace(pool_cls="threads"))
+    locked("x", on_lost="raise")(returning)
+    locked("x")(raising)
+    said = (
+        f"on_lost='raise' of {__name__}.returning needs the prefork or solo pool; this worker's is thread. "
+        "Use on_lost='check' and current_lease().ensure_valid()"
+    )
+    with pytest.raises(SystemExit) as refused:
         lost_lease._check_pool(SimpleNamespace(pool_cls="threads"))
+    assert str(refused.value) == said
     lost_lease._check_pool(SimpleNamespace(pool_cls="solo"))
 
 
@@ -235,6 +283,7 @@ def test_a_stale_run_waits_until_the_broker_takes_it(client: Client, worker: Wor
     with pytest.raises(Retry):
         worker.run(locked("x")(raising(Stale("x", 7, 8))))
     assert len(worker.sent) == 1
+    assert worker.sleeps == [1.0, 2.0]
     assert client.given.ends == ["release"]
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import signal
+import threading
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from redlock import LockLost
+from redlock import ConfigurationError, LockLost
 from redlock.celery import lost_lease
 
 if TYPE_CHECKING:
@@ -58,11 +59,49 @@ def test_a_lease_that_is_lost_before_the_body_never_enters() -> None:
 
 def test_a_lost_lease_interrupts_its_body() -> None:
     lost, after = lease(), False
-    with pytest.raises(LockLost), lost_lease.interruptible(lost):
+    with pytest.raises(LockLost, match="renewed") as raised, lost_lease.interruptible(lost):
         lost.is_lost = True
         lost_lease.interrupt(lost)
         after = True
     assert not after
+    assert raised.value.why == "it could not be renewed"
+
+
+def test_a_signal_on_its_way_arrives_before_the_handler_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread is about to send one. The default action of the signal would end the process."""
+    steps: list[object] = []
+
+    def step(name: str) -> None:
+        steps.append((name, signal.getsignal(signal.SIGUSR2) is not from_before))
+
+    def sleep(seconds: float) -> None:
+        step(f"sleep {seconds}")
+        lost_lease._sending.clear()
+
+    monkeypatch.setattr(lost_lease, "time", SimpleNamespace(sleep=sleep))
+    with lost_lease.interruptible(lease()):
+        lost_lease._sending.append(lease())
+        monkeypatch.setattr(signal, "pthread_sigmask", lambda *_: step("system call"))
+    assert steps == [("sleep 0", True), ("system call", True)]
+
+
+def test_only_a_main_thread_with_the_signal_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused: list[str] = []
+
+    def enter() -> None:
+        with pytest.raises(ConfigurationError) as error, lost_lease.interruptible(lease()):
+            pass
+        refused.append(str(error.value))
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    monkeypatch.setattr(lost_lease, "SIGNAL", None)
+    enter()
+    assert refused == [
+        "on_lost='raise' needs the prefork or solo pool: here tasks run in no main thread",
+        "on_lost='raise' needs the signal SIGUSR2, which this platform does not have",
+    ]
 
 
 def test_an_outer_lease_that_is_lost_interrupts_the_inner_body() -> None:
