@@ -1,15 +1,16 @@
-"""`redlock._locking.acquisition`: what an acquisition must not do, with effects performed by hand."""
+"""`redlock._locking.acquisition`: the limits of an acquisition, with effects performed by hand."""
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from redlock import ConfigurationError, Redlock
+from redlock import ConfigurationError, LockContended, Redlock
 from redlock._clock import now_ms, wall_us
 from redlock._core.commands import Confirm, Release, Round
-from redlock._core.votes import Kind, Vote, masked_token
+from redlock._core.votes import Kind, Vote, deadline_ms, masked_token
 from redlock._locking import waiter_pool
 from redlock._locking.effects import Receive, Send, Sleep, TakeConnections
 from redlock._locking.waiter_pool import WaiterPool
@@ -58,12 +59,78 @@ def test_a_grant_that_is_over_by_now_is_cancelled(client: Redlock, monkeypatch: 
     trial = Trial(client)
     trial.send(CONNECTIONS)
     sent_ms = now_ms()
-    monkeypatch.setattr("redlock._locking.acquisition.now_ms", lambda: sent_ms + 60_000)
+    monkeypatch.setattr("redlock._locking.acquisition.now_ms", lambda: deadline_ms(3_000, sent_ms))
     cancel = trial.send(round_result(*[granted()] * 5, sent_ms=sent_ms, done_ms=sent_ms + 5))
     assert type(cancel) is Round
     assert type(cancel.command) is Release
     assert cancel.command.wake_ms == 3_000, "a waiter may have seen it as the winner"
     assert not trial.granted
+    assert type(trial.send(round_result(*[granted()] * 5))) is not TakeConnections, "it waits before another attempt"
+
+
+def test_a_refusal_names_all_resources(client: Redlock, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "redlock")
+    trial = Trial(client, 0, ("a", "b"))
+    with pytest.raises(LockContended) as refused:
+        trial.attempt(*[denied()] * 5)
+    assert refused.value.resource == "a, b"
+    assert caplog.messages[-1].startswith("refused resource='a, b' owner_label=me why=")
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time stands still, and every pause is the longest possible."""
+    now = now_ms()
+    monkeypatch.setattr("redlock._locking.wait_queue.monotonic", lambda: 0.0)
+    for module in ("acquisition", "acquire_timeout", "wait_rules"):
+        monkeypatch.setattr(f"redlock._locking.{module}.now_ms", lambda: now)
+    monkeypatch.setattr("redlock._chance.fraction", lambda: 0.999)
+
+
+SPLIT = [granted(), granted(), denied(), denied(), DEAD]
+
+
+@pytest.mark.parametrize(("left_ms", "ends"), [(0, True), (7, True), (8, False)])
+@pytest.mark.usefixtures("now")
+def test_a_pause_that_nothing_ends_fits_into_the_time(client: Redlock, left_ms: int, ends: bool) -> None:  # noqa: FBT001 - a parameter
+    trial = Trial(client, left_ms)
+    if ends:
+        with pytest.raises(LockContended):
+            trial.attempt(*SPLIT)
+    else:
+        assert trial.attempt(*SPLIT) == Sleep(0.008)
+        trial.send()
+        trial.is_over(*[granted()] * 5)
+        assert not trial.command.woken, "no wake-up has come"
+
+
+@pytest.mark.parametrize(("timeout_ms", "waits_ms"), [(500, 500), (60_000, 1_249), (None, 1_249)])
+@pytest.mark.usefixtures("now")
+def test_a_wait_for_a_wake_up_ends_with_the_time(client: Redlock, timeout_ms: int | None, waits_ms: int) -> None:
+    trial = Trial(client, timeout_ms)
+    trial.attempt(*[denied(remaining_ms=None)] * 5)
+    trial.wait()
+    assert type(trial.effect) is Receive
+    assert trial.effect.until == waits_ms / 1000
+
+
+def test_a_free_lock_is_reserved_for_another_only_once(client: Redlock) -> None:
+    trial, reserved = Trial(client, 0), Vote(Kind.DENIED, 0, "", 40)
+    assert type(trial.attempt(*[reserved] * 5)) is Sleep
+    trial.send()
+    with pytest.raises(LockContended):
+        trial.attempt(*[reserved] * 5)
+
+
+def test_a_wait_without_an_attempt_is_shown_too(client: Redlock, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "redlock")
+    client._context.waiter_pool.remember(NAMES, 2_000, 60_000)
+    trial = Trial(client)
+    assert caplog.messages == ["waiting resource=x owner_label=me holder=- position=1"]
+    trial.wait()
+    trial.steps.close()
+    assert caplog.messages[-1].startswith("wait-ended resource=x owner_label=me waited_ms=")
+    assert caplog.messages[-1].endswith("acquired=False")
 
 
 def test_the_age_of_a_proposal_counts_from_before_its_clock(client: Redlock, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,6 +117,14 @@ def test_a_lease_that_its_owner_has_dropped_is_not_due(schedule: RenewalSchedule
     assert schedule.take(2_000) == []
 
 
+def test_a_dropped_lease_among_others_is_passed_over(schedule: RenewalSchedule[Given]) -> None:
+    first, dropped, last = Given(), Given(), Given()
+    add(schedule, first, dropped, last, due_ms=1_000)
+    del dropped
+    gc.collect()
+    assert schedule.take(1_000) == [first, last]
+
+
 def test_a_failed_lease_is_due_again_soon(schedule: RenewalSchedule[Given], caplog: pytest.LogCaptureFixture) -> None:
     leases = [Given("r-1"), Given("r-2"), Given("released")]
     add(schedule, *leases, due_ms=1_000)
@@ -155,6 +163,17 @@ def test_ended_leases_take_no_memory(schedule: RenewalSchedule[Given]) -> None:
         add(schedule, ended, due_ms=due_ms)
     assert len(schedule._heap) <= 1_001
     assert schedule.take(9_000) == kept
+
+
+def test_entries_are_looked_through_each_time_they_have_doubled(
+    schedule: RenewalSchedule[Given], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else each new lease would look through thousands of held leases."""
+    lease, looks = Given(), list[int]()
+    monkeypatch.setattr("heapq.heapify", lambda heap: looks.append(len(heap)))
+    for due_ms in range(5_000):
+        add(schedule, lease, due_ms=due_ms)
+    assert looks == [1_001, 2_003, 4_007]
 
 
 def test_the_first_late_renewal_is_logged_with_its_delay(

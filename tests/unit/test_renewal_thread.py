@@ -22,9 +22,12 @@ class Given:
         self._connections, self.ttl_ms, self._is_renewed, self.is_held = connections, 3_000, True, True
         self.resource = "x"
         self.renewals: list[object] = []
+        self.error: Exception | None = None
 
     def _renewal(self, connections: Any) -> Generator[Any, Any, int]:  # noqa: ANN401 - as above
         self.renewals.append(connections)
+        if self.error is not None:
+            raise self.error
         return now_ms() + 60_000
         yield
 
@@ -106,6 +109,33 @@ def test_a_thousand_new_leases_wake_the_thread(thread: Renewal, monkeypatch: pyt
     wakes: list[int] = []
     monkeypatch.setattr(thread._background, "wake", wakes.append)
     lease = Given(Connections())
-    for _ in range(renewal._MOST_ADDED):
+    for _ in range(1_000):
         thread.add(lease, 5)
-    assert wakes == [5] * (renewal._MOST_ADDED - 1) + [0], "most of them may have ended and take memory"
+    assert wakes == [5] * 999 + [0], "most of them may have ended and take memory"
+
+
+def test_a_renewal_that_is_late_or_fails_is_logged(thread: Renewal, caplog: pytest.LogCaptureFixture) -> None:
+    late, failed, connections = Given(Connections()), Given(Connections()), Connections()
+    thread.add(late, now_ms() - 1_500)
+    thread._work()
+    assert caplog.messages[-1].startswith("renewal-late resource=x delay_ms=")
+    remedy = "raise ttl above the time for which this process runs no other thread, or let its work pause more often"
+    assert caplog.messages[-1].endswith(f" ttl_ms=3000 remedy='{remedy}'")
+    for error in (OSError("too many open files"), ValueError("as a log handler")):
+        connections.error = error if isinstance(error, OSError) else None
+        failed._connections, failed.error = connections, error
+        thread.add(failed, now_ms())
+        due = thread._work()
+        assert caplog.messages[-1] == "renewal-failed resource=x"
+        assert due is not None
+        assert due <= 0.05, "it is due again soon"
+        failed.is_held = False
+        thread._work()
+        failed.is_held = True
+
+
+def test_a_client_that_is_closed_renews_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, stops = Renewal(Pool()), list[str]()  # type: ignore[arg-type]  # as a pool
+    monkeypatch.setattr(made._background, "stop", lambda: stops.append(made._background._name))
+    made.close()
+    assert stops == ["redlock-renewal"]
