@@ -66,17 +66,9 @@ class Lease(LeaseSteps):
             QuorumUnavailable: Too few nodes voted at the limit; without a limit, for one TTL.
             ConfigurationError: The addresses lead to too few servers, or other clients have other settings.
         """
-        acquisition = Acquisition(
-            self._context,
-            self._context.waiter_pool,
-            self.names,
-            self.ttl_ms,
-            self._owner_label,
-            waits=self._context.waits,
-            on_granted=self._begin,
-            undo=self._undo,
-        )
-        ThreadsDriver(self._context.pool, self._context.waiter_pool).run(acquisition.steps(acquire_timeout_ms))
+        context = self._context
+        acquisition = Acquisition(self, context.waiter_pool, context.waits)
+        ThreadsDriver(context.pool, context.waiter_pool).run(acquisition.steps(acquire_timeout_ms))
 
     def _begin(self, grant: Grant, connections: ConnectionSet, waited_ms: int) -> None:
         self._connections, self._grant, self._acquired_ms, self.waited_ms = connections, grant, now_ms(), waited_ms

@@ -108,7 +108,8 @@ class Lock:
     ) -> tuple[Lease, int | None]:
         """A lease that was not acquired yet, and the time limit of its acquisition."""
         options = self._options
-        self._context.refuse_event_loop()
+        if not self._context.allow_event_loop:
+            misuse.check_event_loop()
         acquire_timeout_ms = options.acquire_timeout_ms(blocking, blocking_timeout)
         forever = acquire_timeout_ms is None
         lease = new_lease(self._context, self.names, options.lease, is_block=is_block, forever=forever)

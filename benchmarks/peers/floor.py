@@ -40,13 +40,11 @@ class Floor:
         self._ttl_ms = int(ttl * 1000)
         self._codec = Codec(len(urls), self.prefix, _MAX_TTL_MS)
         self._connected = [Node(url, _NODE_TIMEOUT_MS).connect() for url in urls]
-        self._nodes = [
-            (one.exchange.sock, b"$%d\r\n%b\r\n" % (len(one.run_id), one.run_id.encode())) for one in self._connected
-        ]
-        self._readers = {one.exchange.sock.fileno(): (one.exchange.sock, hiredis.Reader()) for one in self._connected}
+        self._nodes = [(one.sock, b"$%d\r\n%b\r\n" % (len(one.run_id), one.run_id.encode())) for one in self._connected]
+        self._readers = {one.sock.fileno(): (one.sock, hiredis.Reader()) for one in self._connected}
         self._poll = select.poll()
         for one in self._connected:
-            self._poll.register(one.exchange.sock, select.POLLIN)
+            self._poll.register(one.sock, select.POLLIN)
         self._owed = dict.fromkeys(self._readers, 0)
         """The number of replies that each socket has not sent yet."""
         self._quorum = len(urls) // 2 + 1

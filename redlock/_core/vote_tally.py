@@ -14,6 +14,8 @@ from redlock._core.commands import Acquire, Command, Wait
 from redlock._core.votes import UNANSWERED, Kind, RoundResult, Vote, quorum_of, silent
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from redlock._core.commands import Round
 
 
@@ -64,8 +66,8 @@ class VoteTally:
         self.command: Command = round_.command
         self.wait = round_.wait
         self.sent_ms = sent_ms
-        self.waiter: object = None
-        """The driver's own; a tally with a waiter is reported when news has come."""
+        self.waiter: Callable[[VoteTally], object] | None = None
+        """Called by the driver when news has come."""
         self.most_fence = _NO_LIMIT
         """A grant with a larger token than this is kept back in `doubted`."""
         if type(round_.command) is Acquire:

@@ -26,11 +26,8 @@ from redlock._locking.wait_queue import QueuedWaiter
 from redlock._locking.wait_registry import PendingWait
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from redlock._core.commands import Names
-    from redlock._locking.client_context import ClientContext
     from redlock._locking.effects import Effects
+    from redlock._locking.lease_steps import LeaseSteps
     from redlock._locking.wait_registry import WaitRegistry
     from redlock._locking.waiter_pool import WaitingConnections
     from redlock.errors import RedlockError
@@ -40,37 +37,16 @@ class Acquisition:
     """The acquisition of one lease.
 
     Args:
-        context: The shared parts of the client.
+        lease: The lease. Its `_begin` is called with the grant before anything else can use the connections, and its
+            `_undo` on any exception, also after `_begin`; the attempt is cancelled.
         waiters: The wait queue.
-        names: The resources.
-        ttl_ms: The length of the lease.
-        owner_label: The readable part of the owner token.
         waits: The current waits.
-        on_granted: Called with the grant, its connections and the waiting time, before anything else can use the
-            connections.
-        undo: Called on any exception, also after `on_granted`; the attempt is cancelled.
     """
 
-    def __init__(
-        self,
-        context: ClientContext,
-        waiters: WaitingConnections[Any],
-        names: Names,
-        ttl_ms: int,
-        owner_label: str,
-        *,
-        waits: WaitRegistry,
-        on_granted: Callable[[Grant, Any, int], None],
-        undo: Callable[[], None],
-    ) -> None:
-        self._context, self._waiters, self._waits = context, waiters, waits
-        self._names, self._ttl_ms, self._owner_label = names, ttl_ms, owner_label
-        self._on_granted, self._undo = on_granted, undo
+    def __init__(self, lease: LeaseSteps, waiters: WaitingConnections[Any], waits: WaitRegistry) -> None:
+        self._lease, self._context, self._waiters, self._waits = lease, lease._context, waiters, waits
+        self._names, self._ttl_ms, self._owner_label = lease.names, lease.ttl_ms, lease._owner_label
         self._ignores_reservations = False
-
-    @property
-    def _resource(self) -> str:
-        return ", ".join(self._names)
 
     def steps(self, acquire_timeout_ms: int | None) -> Effects[None]:
         """Try for this long; None for no limit. Raises the errors of `Lease.acquire`."""
@@ -133,14 +109,14 @@ class Acquisition:
             return
         self._waits.observe_holder(self._names, refusal.round_result.holder)
         wait.begin()
-        self._context.event_log.retry(self._resource, self._owner_label, refusal, lost_rounds, pause_ms)
+        self._context.event_log.retry(self._lease.resource, self._owner_label, refusal, lost_rounds, pause_ms)
         if not refusal.no_quorum and (yield from waiter.join_local_queue(acquire_timeout.turn_ms)):
             acquire_timeout.node_heard()
         else:
             yield from waiter.wait(pause_ms if left_ms is None else min(pause_ms, left_ms), can_wake=can_wake)
 
     def _refused(self, result: Refusal) -> RedlockError:
-        error = failures.error(self._context.nodes, self._resource, result)
+        error = failures.error(self._context.nodes, self._lease.resource, result)
         self._context.event_log.refused(self._owner_label, result.round_result, error)
         return error
 
@@ -162,12 +138,12 @@ class Acquisition:
                     # This code was stopped after the round.
                     yield from protocol.cancel(attempt, attempt.ttl_ms)
                     return Refusal(result.round_result, expired=True)
-                self._on_granted(result, connections, now - acquire_timeout.started_ms)
+                self._lease._begin(result, connections, now - acquire_timeout.started_ms)
         except GeneratorExit:
-            self._undo()
+            self._lease._undo()
             raise
         except BaseException:
-            self._undo()
+            self._lease._undo()
             with contextlib.suppress(Exception):
                 yield from protocol.cancel(attempt, attempt.ttl_ms)
             raise

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from redlock._locking import misuse
 from redlock._locking.client_context import ClientContext
 from redlock._locking.renewal import Renewal
 from redlock._locking.wait_registry import WaitRegistry
@@ -25,16 +24,11 @@ class LockContext(ClientContext):
 
     def __init__(self, options: ClientOptions, *, allow_event_loop: bool) -> None:
         super().__init__(options)
-        self._allow_event_loop = allow_event_loop
+        self.allow_event_loop = allow_event_loop
         self.pool = ConnectionPool(options.nodes, self.codec)
         self.waiter_pool = WaiterPool(options.nodes, self.codec)
         self.waits = WaitRegistry(self.event_log, self.waiter_pool, options.prefix)
         self.renewal = Renewal(self.pool)
-
-    def refuse_event_loop(self) -> None:
-        """Raise if a blocking call would stop a running asyncio event loop, unless the client allows the call."""
-        if not self._allow_event_loop:
-            misuse.check_event_loop()
 
     def reset_after_fork(self) -> None:
         """In a forked child: drop the connections, threads and queues of the parent."""

@@ -1,6 +1,8 @@
 """The acquire driver for threads: performs the effects of the acquire loop, in the calling thread.
 
-The round driver, `_transport/threads.py`, carries out each `Round`.
+`Lock.__enter__` makes a `Lease`, and `Lease.acquire` gives the generator of `acquisition` to this driver. Each `Round`
+that the generator yields goes to `ConnectionSet.ask` in `_transport/threads.py`, which sends the bytes and returns the
+votes. When the round is won, the generator calls `Lease._begin`, and the caller has the lease.
 
 Invariants:
 1. An exception in an effect is thrown into the generator, which undoes its attempt and leaves its queue.
@@ -102,9 +104,9 @@ class ThreadsDriver:
             case Borrow(node, seconds):
                 return self._waiters.borrow(node, seconds)
             case Send(connection, words, until):
-                connection.exchange.send(words, until)
+                connection.send(words, until)
             case Receive(connection, until):
-                return connection.exchange.answer(until)
+                return connection.answer(until)
             case PassOn(_, connection, words):
                 self._waiters.pass_on(connection, words)
         return None

@@ -15,34 +15,19 @@ import weakref
 from asyncio import current_task
 from asyncio.events import _get_running_loop
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from redlock.errors import RedlockError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from redlock._core.commands import Names
+    from redlock._locking.lease_steps import LeaseSteps
 
-_Stack: TypeAlias = "tuple[weakref.ref[HeldLease], object, _Stack, int] | None"
+_Stack: TypeAlias = "tuple[weakref.ref[LeaseSteps], object, _Stack, int] | None"
 """The last lease, its owner, the stack below, and the number of leases until the next compaction."""
-
-
-class HeldLease(Protocol):
-    """The part of a lease that this module uses."""
-
-    _claims: frozenset[tuple[int, str]]
-    """The locked names, each with the identity of its client."""
-
-    @property
-    def is_held(self) -> bool:
-        """Whether the lease was acquired and not released."""
-
-    def remaining(self) -> float:
-        """Seconds until the deadline."""
-
-
-L = TypeVar("L", bound=HeldLease)
-
+L = TypeVar("L", bound="LeaseSteps")
 
 _stack: ContextVar[_Stack] = ContextVar("redlock_held", default=None)
 _thread = threading.local()
@@ -111,7 +96,14 @@ def claim(lease: L, *, reentrant: bool, forever: bool = True) -> L:
     return lease
 
 
-def add(lease: HeldLease) -> None:
+def is_held_here(client: int, names: Names) -> bool:
+    """Whether any code of this process holds a lease of this client on exactly these names."""
+    reference = _last.get((client, names[0]))
+    lease = None if reference is None else reference()
+    return lease is not None and lease.names == names and lease.is_held and lease.remaining() > 0
+
+
+def add(lease: LeaseSteps) -> None:
     """Record that the running code holds the lease."""
     reference = weakref.ref(lease)
     for key in lease._claims:
@@ -127,7 +119,7 @@ def add(lease: HeldLease) -> None:
         _forget_dropped_leases()
 
 
-def _is_held(reference: weakref.ref[HeldLease]) -> bool:
+def _is_held(reference: weakref.ref[LeaseSteps]) -> bool:
     lease = reference()
     return lease is not None and lease.is_held
 
@@ -154,7 +146,7 @@ def _forget_dropped_leases() -> None:
     _cleanup_size = max(_cleanup_size, 2 * len(_last))
 
 
-def remove(lease: HeldLease) -> None:
+def remove(lease: LeaseSteps) -> None:
     """Record that the running code no longer holds the lease."""
     for key in lease._claims:
         known = _last.get(key)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from redlock import _process, _validation
 from redlock._clock import now_ms
@@ -137,6 +137,14 @@ class LeaseSteps(ABC):
     def _is_shared(self, *, ends_blocks: bool) -> bool:
         """Whether a re-entrant block keeps the lease; with `ends_blocks` a block inside the ending block does not."""
         return bool(self._entries) and any(not (ends_blocks and entry._is_block) for entry in self._live_entries())
+
+    @abstractmethod
+    def _begin(self, grant: Grant, connections: Any, waited_ms: int) -> None:  # noqa: ANN401 - of the driver
+        """The lease was acquired, on these connections of the driver and after this time."""
+
+    @abstractmethod
+    def _undo(self) -> None:
+        """An exception has ended the acquisition, perhaps after `_begin`."""
 
     def _extending(self, ttl_ms: int, wait: Wait) -> Steps[None]:
         grant = self._held()

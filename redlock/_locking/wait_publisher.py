@@ -12,7 +12,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any
 
 from redlock._locking import wait_report
 from redlock._transport.exchange import pack
@@ -21,31 +21,14 @@ from redlock._transport.node import ERRORS, UnsuitableNode
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from redlock._core.commands import Names
     from redlock._locking.wait_registry import PendingWait
-    from redlock._transport.node import Connected, Node
+    from redlock._locking.waiter_pool import WaitingConnections
+    from redlock._transport.exchange import Exchange
+    from redlock._transport.node import Node
 
 _TURN_SECONDS = 0.1
 """The shortest time between two reports, however often waits begin and end."""
 _IDLE_TURNS = 20
-
-
-class LocalQueue(Protocol):
-    """The part of a local wait queue that the reports use."""
-
-    def length(self, names: Names) -> int:
-        """The number of waits for these resources."""
-
-
-class Waiters(Protocol):
-    """The part of a wait queue that the reports use."""
-
-    @property
-    def local_queue(self) -> LocalQueue:
-        """The queue inside this process."""
-
-    def node_for(self, names: Names) -> Node | None:
-        """The node at which waiters wait."""
 
 
 class WaitPublisher:
@@ -57,7 +40,9 @@ class WaitPublisher:
         prefix: Put before every resource name.
     """
 
-    def __init__(self, pending: Callable[[], Sequence[PendingWait]], waiters: Waiters, prefix: str) -> None:
+    def __init__(
+        self, pending: Callable[[], Sequence[PendingWait]], waiters: WaitingConnections[Any], prefix: str
+    ) -> None:
         self._pending, self._waiters, self._prefix = pending, waiters, prefix
         self.reset_after_fork()
 
@@ -114,7 +99,7 @@ class _Reports:
 
     def __init__(self, process: str, prefix: str) -> None:
         self._process, self._prefix = process, prefix
-        self._connections: dict[Node, Connected] = {}
+        self._connections: dict[Node, Exchange] = {}
         self._written: dict[Node, tuple[str, float]] = {}
 
     def write(self, texts: dict[Node, str]) -> None:
@@ -132,7 +117,7 @@ class _Reports:
         try:
             if node not in self._connections:
                 self._connections[node] = node.connect()
-            self._connections[node].exchange.ask(pack(*words), 1, time.monotonic() + seconds)
+            self._connections[node].ask(pack(*words), 1, time.monotonic() + seconds)
         except (*ERRORS, UnsuitableNode):
             # The rounds that need the node's vote mark the node as down.
             self._drop(node)

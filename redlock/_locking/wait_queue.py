@@ -16,25 +16,34 @@ from typing import TYPE_CHECKING, Any
 
 from redlock._clock import monotonic, now_ms
 from redlock._compat import ReplyError
-from redlock._core.backoff import first_attempt_ms
+from redlock._core.backoff import early_retry_ms, first_attempt_ms, pause_ms, sleep_ms
 from redlock._locking.effects import AwaitTurn, Borrow, PassOn, Receive, Send, Sleep
-from redlock._locking.wait_rules import READ_SECONDS, WakeUps
 from redlock._locking.waiter_pool import NODE_ERRORS
+from redlock._transport import codec, node_info
+from redlock._transport.exchange import pack
 from redlock._transport.node import UnsuitableNode, describe_failure, refuse
 from redlock._transport.reply_reader import LongReply
 from redlock._transport.socket_errors import NoReply
 
 if TYPE_CHECKING:
     from redlock._core.commands import Names
+    from redlock._core.votes import Refusal
     from redlock._locking.effects import Effects
     from redlock._locking.local_wait_queue import Place
     from redlock._locking.waiter_pool import WaitingConnections
     from redlock._transport.node import Node
 
 _LEAST_WAIT_SECONDS = 0.001
+READ_SECONDS = 2
+"""The longest blocking read; a client that waits longer reads again."""
+_MOST_EARLY = 6
+_MOST_VAIN = 3
+"""The wake-ups in vain during one lease that can be honest: left by an earlier release, or by an attempt that lost."""
+_REST_MS = 100
+_WAKE = codec.Script.load("wake")
 
 
-class QueuedWaiter(WakeUps):
+class QueuedWaiter:
     """The waits between the attempts of one acquisition: its place in the queue, and its wake-up.
 
     Args:
@@ -44,13 +53,39 @@ class QueuedWaiter(WakeUps):
     """
 
     def __init__(self, pool: WaitingConnections[Any], names: Names, wake_ms: int) -> None:
-        super().__init__(pool, names, wake_ms)
-        self._pool = pool
+        self._pool, self._names, self._wake_ms = pool, names, wake_ms
+        self._woken_by = ""
+        self._early_attempts = 0
+        self._vain = 0
+        """The number of wake-ups in a row after which the same holder still had the lock."""
+        self._vain_holder: str | None = None
+        self._has_waited = False
+        self._began_ms = 0
         self._node: Node | None = None
         self._connected: Any = None
         self._is_reading = False
         self._sent_at = 0.0
         self._place: Place | None = None
+
+    @property
+    def is_woken(self) -> bool:
+        """Whether a wake-up has come that no attempt has used yet."""
+        return bool(self._woken_by)
+
+    def sleep_ms(self, refusal: Refusal, lost_rounds: int, chance: float) -> tuple[int, bool]:
+        """The sleep after a refused attempt, and whether a wake-up can end the sleep."""
+        if self.is_woken and self._early_attempts < _MOST_EARLY:
+            # The wake-up arrived before the release reached the other nodes: the lock will be free in a moment.
+            self._early_attempts += 1
+            return early_retry_ms(self._early_attempts, chance), False
+        sleep = sleep_ms(refusal, chance)
+        if sleep is None:
+            return pause_ms(refusal, lost_rounds, chance), False
+        if self.is_woken:
+            holder = refusal.round_result.holder
+            self._vain = self._vain + 1 if holder and holder == self._vain_holder else 1
+            self._vain_holder = holder
+        return sleep, True
 
     def queue_first(self, most_ms: int) -> Effects[None]:
         """Wait for the turn in the local queue and for a wake-up before the first attempt, at most `most_ms`."""
@@ -186,3 +221,28 @@ class QueuedWaiter(WakeUps):
         connected, self._connected, self._is_reading = self._connected, None, False
         if connected is not None:
             connected.close()
+
+    @property
+    def _rest_ms(self) -> int:
+        """How long no wake-up counts: a node that wakes without a release must not set the rate of the attempts."""
+        return 0 if self._vain <= _MOST_VAIN else _REST_MS << min(self._vain - _MOST_VAIN - 1, 4)
+
+    def _read_words(self, keys: list[str]) -> bytes:
+        return pack("BLPOP", *keys, str(READ_SECONDS))
+
+    def _pass_on_words(self) -> bytes:
+        return pack("EVAL", _WAKE.source, "1", self._woken_by, str(self._wake_ms))
+
+    def _wake_key(self, reply: object) -> str:
+        """The key in a reply to the blocking read; empty if the read ended without a wake-up."""
+        refuse(reply)
+        keys = [""] if reply is None else self._pool.keys(self._names)
+        key = node_info.text(reply[0]) if isinstance(reply, list) and reply else ""
+        if key not in keys:
+            raise UnsuitableNode("answered something that is no wake-up")
+        return key
+
+    def _remember_wait(self) -> None:
+        # An unused wake-up stays on the node for the same time.
+        waited_ms = max(1, now_ms() - self._began_ms) if self._has_waited else 0
+        self._pool.remember(self._names, waited_ms, self._wake_ms)

@@ -6,7 +6,7 @@ I/O and takes no lock, so a signal handler may wait for a lease too.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from redlock._clock import now_ms, wall_us
 from redlock._core.votes import masked_token
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from redlock._core.commands import Names
     from redlock._locking.lock_events import LockEventLog
-    from redlock._locking.wait_publisher import Waiters
+    from redlock._locking.waiter_pool import WaitingConnections
 
 _MOST_HOLDERS = 1_024
 _UNKNOWN = "-"
@@ -34,7 +34,7 @@ class WaitRegistry:
         prefix: Put before every resource name.
     """
 
-    def __init__(self, log: LockEventLog, waiters: Waiters, prefix: str) -> None:
+    def __init__(self, log: LockEventLog, waiters: WaitingConnections[Any], prefix: str) -> None:
         self.log = log
         self.local_queue = waiters.local_queue
         self.publisher = WaitPublisher(self.pending, waiters, prefix)

@@ -1,5 +1,9 @@
 """The round driver for asyncio: executes the rounds of many tasks on the connections of an event loop.
 
+`start` and `run` make an `Execution`, which puts each command of a generator into the outboxes and waits for no reply.
+`LoopSockets` sends the outboxes of all tasks at the end of this turn of the loop, and later reads replies into the
+state machine. After each event `settle` resumes the executions whose rounds are over.
+
 Invariants:
 1. Everything happens in callbacks of the loop. Only `run` and `close` have an `await`, so a cancellation can interrupt
    nothing else.
@@ -10,15 +14,16 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from redlock._clock import now_ms
 from redlock._core.commands import Acquire, Round, Wait
-from redlock._transport.loop_sockets import CLOSED, FlushObserver, LoopSockets
+from redlock._transport.connections import NodeConnections
+from redlock._transport.loop_sockets import LoopSockets
 from redlock.errors import RedlockError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Coroutine, Generator, Sequence
 
     from redlock._core.protocol import Steps
     from redlock._core.vote_tally import VoteTally
@@ -29,8 +34,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_CLOSED = "the client was closed in this event loop"
 
-class LoopConnections(LoopSockets):
+
+class LoopConnections:
     """A connection to each node, shared by all tasks of an event loop.
 
     Args:
@@ -40,9 +47,14 @@ class LoopConnections(LoopSockets):
     """
 
     def __init__(self, nodes: Sequence[Node], codec: Codec, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(nodes, codec, loop)
-        self.executions: set[Execution[object]] = set()
+        self.loop = loop
+        self.is_closed = False
+        self.state = NodeConnections(nodes, codec, nodes[0].timeout_ms, now_ms())
+        self.sockets = LoopSockets(nodes, self.state, loop, self.settle)
+        self.executions: set[Execution[Any]] = set()
         """The operations that have not ended."""
+        self.awaits_dial: dict[Execution[Any], None] = {}
+        """The operations with a round that waits for a dial, in their order."""
         self._idle: asyncio.Future[None] | None = None
         """Done when no operation and no reply is missing; None before `close`."""
 
@@ -57,19 +69,15 @@ class LoopConnections(LoopSockets):
             RedlockError: The set was closed.
         """
         if self.is_closed:
-            raise RedlockError(CLOSED)
-        execution = Execution(self, steps, now_ms() + 2 * self.timeout_ms if until_ms is None else until_ms)
-        execution.start()
+            raise RedlockError(_CLOSED)
+        execution = Execution(self, steps, now_ms() + 2 * self.state.timeout_ms if until_ms is None else until_ms)
+        self.executions.add(execution)
+        execution.advance()
         self.settle()
         return execution
 
     async def run(self, steps: Steps[T], until_ms: int | None = None) -> T:
-        """Execute a protocol generator and return its result.
-
-        Args:
-            steps: The generator.
-            until_ms: The deadline of its rounds; default: in two node timeouts.
-        """
+        """Execute a protocol generator and return its result; the arguments are those of `start`."""
         execution = self.start(steps, until_ms)
         try:
             return await execution.future
@@ -77,44 +85,62 @@ class LoopConnections(LoopSockets):
             execution.abort()
             raise
 
+    def ask(self, round_: Round, until_ms: int) -> Coroutine[Any, Any, RoundResult]:
+        """Execute a round, until the deadline at most."""
+        return self.run(_only(round_), until_ms)
+
     def post(self, round_: Round) -> None:
-        """Send a command whose replies are ignored."""
+        """Send a command whose replies are ignored, without an `await`."""
         if not self.is_closed:
-            self.start(_only(round_._replace(wait=Wait.SENT)))
+            now = now_ms()
+            self.state.finish(self.state.begin(round_, now), now)
+            self.sockets.send_soon(round_.command)
+            self.settle()
+
+    def settle(self) -> None:
+        """After new bytes, a new round, or the end of a dial or connection: resume the rounds that were waiting."""
+        if self.is_closed:
+            return
+        state = self.state
+        if self.awaits_dial:
+            for execution in tuple(self.awaits_dial):
+                execution.begin_when_dialled()
+        while state.finished:
+            tallies, state.finished = state.finished, []
+            for tally in tallies:
+                if tally.waiter is not None:
+                    tally.waiter(tally)
+        if state.to_close:
+            self.sockets.close_ended()
+        if self._idle is not None and not (self._idle.done() or self.executions or state.is_awaited):
+            self._idle.set_result(None)
 
     async def close(self) -> None:
         """Close the connections, after the nodes have read all commands; waits for the node timeout at most."""
         try:
             self._idle = self.loop.create_future()
-            self.flush()
-            await asyncio.wait({self._idle}, timeout=self.timeout_ms / 1000)
+            self.sockets.flush()
+            await asyncio.wait({self._idle}, timeout=self.state.timeout_ms / 1000)
         finally:
             self.abandon()
 
-    def settle(self) -> None:
-        """See `LoopSockets`; also tells `close` when nothing is missing any more."""
-        super().settle()
-        if self._idle is not None and not (self._idle.done() or self.executions or self.state.is_awaited):
-            self._idle.set_result(None)
-
-    def abandon(self, *, forked: bool = False) -> None:
+    def abandon(self) -> None:
         """Close the connections now, and end all operations with an error."""
-        super().abandon(forked=forked)
-        if forked:
-            return
+        self.is_closed = True
+        self.sockets.abandon(_CLOSED)
         for execution in list(self.executions):
             if self.loop.is_closed():
                 # A closed loop takes no callback of a future any more.
                 execution.abort()
             else:
-                execution.fail(RedlockError(CLOSED))
+                execution.fail(RedlockError(_CLOSED))
 
 
-class Execution(FlushObserver, Generic[T]):
+class Execution(Generic[T]):
     """A protocol generator that is being executed, round by round.
 
-    A round waits for dials (`_round` and `_dials` are set), or for replies (`_tally` is set). Otherwise the generator
-    runs, or the execution has ended.
+    A round waits for dials (`_dials` is set), or for replies (`_tally` is set). Otherwise the generator runs, or the
+    execution has ended.
 
     Args:
         connections: The connections of the loop.
@@ -126,27 +152,18 @@ class Execution(FlushObserver, Generic[T]):
         self.future: asyncio.Future[T] = connections.loop.create_future()
         """Gets the result of the generator, or its error."""
         self._connections, self._steps, self._until_ms = connections, steps, until_ms
-        self._round: Round | None = None
-        """The round that waits for a dial."""
-        self._dials: DialWait | None = None
+        self._dials: tuple[Round, DialWait] | None = None
         self._tally: VoteTally | None = None
         self._timer: asyncio.TimerHandle | None = None
 
-    def start(self) -> None:
-        """Begin the first round."""
-        self._connections.executions.add(self)  # type: ignore[arg-type]  # its result is of no interest there
-        self._advance(None)
-
-    def _advance(self, result: RoundResult | None, round_: Round | None = None) -> None:
+    def advance(self, result: RoundResult | None = None, round_: Round | None = None) -> None:
         """Begin this round, or resume the generator with a result, and go on until a round has to wait."""
         try:
             while True:
                 if round_ is None:
                     round_ = next(self._steps) if result is None else self._steps.send(result)
                     if round_.wait is not Wait.SENT and not self._connections.state.is_ready(now_ms()):
-                        self._round = round_
-                        self._dials = self._connections.make_ready(round_.command, self._until_ms)
-                        self._begin_when_dialled()
+                        self._dial_first(round_)
                         return
                 result, round_ = self._begin(round_), None
                 if result is None:
@@ -158,55 +175,54 @@ class Execution(FlushObserver, Generic[T]):
         except Exception as error:  # noqa: BLE001 - in a callback of the loop; the awaiting caller gets the error
             self.fail(error)
 
-    def _begin_when_dialled(self) -> None:
+    def _dial_first(self, round_: Round) -> None:
+        """Read if necessary, drop useless connections, dial, and then begin the round."""
+        connections, now = self._connections, now_ms()
+        if connections.state.needs_read(now):
+            connections.sockets.read_all()
+        self._dials = round_, connections.state.make_ready(round_.command, now, self._until_ms)
+        connections.sockets.close_ended()
+        connections.sockets.dial()
+        self.begin_when_dialled()
+
+    def begin_when_dialled(self) -> None:
         """Begin the round, unless the round has to wait for a dial."""
-        round_, dials, connections = self._round, self._dials, self._connections
-        if round_ is None or dials is None:
+        if self._dials is None:
             return
         self._stop_timer()
+        round_, dials = self._dials
         wait_ms = dials.left_ms(now_ms())
         if wait_ms > 0:
-            connections.awaits_dial[self] = self._begin_when_dialled
-            self._timer = connections.loop.call_later(wait_ms / 1000, self._stop_awaiting_dials)
+            self._connections.awaits_dial[self] = None
+            self._timer = self._connections.loop.call_later(wait_ms / 1000, self._connections.settle)
             return
-        connections.awaits_dial.pop(self, None)
-        self._round, self._dials, self._until_ms = None, None, dials.until_ms
-        self._advance(None, round_)
-
-    def _stop_awaiting_dials(self) -> None:
-        self._begin_when_dialled()
-        self._connections.settle()
+        self._connections.awaits_dial.pop(self, None)
+        self._dials, self._until_ms = None, dials.until_ms
+        self.advance(None, round_)
 
     def _begin(self, round_: Round) -> RoundResult | None:
         """Begin the round; returns the result of a round that is over at once."""
-        state = self._connections.state
+        state, sockets = self._connections.state, self._connections.sockets
         tally = state.begin(round_, now_ms())
-        self.flushed_ms = None
-        self._connections.send_soon(self, round_.command)
         if tally.is_over:
+            sockets.send_soon(round_.command)
             return state.finish(tally, now_ms())
         tally.waiter, self._tally = self._counted, tally
-        self._watch(self._limit_ms(tally))
+        sockets.send_soon(round_.command, self._sent)
         return None
 
-    def _limit_ms(self, tally: VoteTally) -> int:
-        """How long the nodes have for their replies after the send."""
-        return min(self._connections.state.limit_ms(tally), max(0, self._until_ms - tally.sent_ms))
+    def _sent(self) -> None:
+        """The time for the replies begins: other code may have blocked the loop since the begin of the round."""
+        tally = self._tally
+        if tally is not None:
+            self._stop_timer()
+            limit_ms = min(self._connections.state.limit_ms(tally), max(0, self._until_ms - tally.sent_ms))
+            self._timer = self._connections.loop.call_later(limit_ms / 1000, self._overdue, tally)
 
-    def _watch(self, wait_ms: int) -> None:
-        self._timer = self._connections.loop.call_later(wait_ms / 1000, self._overdue)
-
-    def _overdue(self) -> None:
+    def _overdue(self, tally: VoteTally) -> None:
         """End the round at its deadline, after a last read: the loop may have been blocked until now."""
-        tally, connections = self._tally, self._connections
-        if tally is None:
-            return
-        now = now_ms()
-        wait_ms = (now if self.flushed_ms is None else self.flushed_ms) + self._limit_ms(tally) - now
-        if wait_ms > 0:
-            self._watch(wait_ms)
-            return
-        connections.read_all()
+        connections = self._connections
+        connections.sockets.read_all()
         connections.settle()
         if tally is self._tally:
             connections.state.expire(tally, now_ms())
@@ -223,14 +239,14 @@ class Execution(FlushObserver, Generic[T]):
         self._tally = tally.waiter = None
         if tally.is_lost and type(tally.command) is Acquire:
             # A node whose denial has arrived by now needs no cancel.
-            self._connections.read_all()
-        self._advance(self._connections.state.finish(tally, now_ms()))
+            self._connections.sockets.read_all()
+        self.advance(self._connections.state.finish(tally, now_ms()))
 
     def abort(self) -> None:
         """End without a result. No command of this operation is sent again."""
         if self._tally is not None:
             self._tally.closed, self._tally.waiter, self._tally = True, None, None
-        self._round = self._dials = None
+        self._dials = None
         self._end()
         self._steps.close()
 
@@ -251,5 +267,5 @@ class Execution(FlushObserver, Generic[T]):
             self._timer = None
 
 
-def _only(round_: Round) -> Generator[Round, RoundResult, None]:
-    yield round_
+def _only(round_: Round) -> Generator[Round, RoundResult, RoundResult]:
+    return (yield round_)

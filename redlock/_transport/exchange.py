@@ -45,6 +45,8 @@ class Exchange:
 
     def __init__(self, sock: socket.socket, *, admin: bool = False) -> None:
         self.sock = sock
+        self.run_id = self.fingerprint = ""
+        """From the greeting: the `run_id`, and the configuration fingerprint of the server's clients, empty if none."""
         # With a timeout of the socket, its end could not be told from the `TimeoutError` of a signal handler.
         sock.settimeout(0)
         self._reader = StrictReader(admin=admin)
@@ -54,6 +56,11 @@ class Exchange:
         # before the socket's own, which would warn.
         self._close_socket = weakref.finalize(self, sock.close)
         self._close_socket.atexit = False
+
+    @property
+    def is_inherited(self) -> bool:
+        """Whether this process is a child of the process that opened the connection."""
+        return _process.pid() != self._pid
 
     @property
     def is_silent(self) -> bool:
@@ -114,7 +121,7 @@ class Exchange:
 
     def close(self) -> None:
         """End the connection. A forked child closes only its copy of the socket, so the parent stays connected."""
-        if _process.pid() == self._pid:
+        if not self.is_inherited:
             with suppress(OSError):
                 self.sock.shutdown(socket.SHUT_RDWR)
         self._close_socket()

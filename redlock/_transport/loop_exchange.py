@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from redlock._transport.node import PendingConnection, UnsuitableNode, refuse
 from redlock._transport.reply_reader import StrictReader, UnreadableReply
-from redlock._transport.socket_errors import NOT_NOW, ConnectionFailed, reason_of
+from redlock._transport.socket_errors import NOT_NOW, ConnectionFailed, NoReply, reason_of
 from redlock._transport.sockets import READ_BYTES
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class LoopExchange:
         try:
             await asyncio.wait({ended}, timeout=min(seconds, node.timeout_ms / 1000))
             connected = pending.take(seconds)
-            return None if connected is None else cls(connected.exchange, loop)
+            return None if connected is None else cls(connected, loop)
         finally:
             pending.abandon()
 
@@ -71,13 +71,8 @@ class LoopExchange:
         return self._failure is None
 
     @property
-    def is_awaited(self) -> bool:
-        """Whether a request has no answer yet."""
-        return False in self._is_ignored
-
-    @property
     def has_answer(self) -> bool:
-        """Whether `answer` has something to return or to raise."""
+        """Whether `answer` has an answer, or the reason of a failure."""
         return bool(self._answers) or self._failure is not None
 
     def send(self, words: bytes, *, is_answer_ignored: bool = False) -> None:
@@ -99,26 +94,26 @@ class LoopExchange:
             raise self._fail(ConnectionFailed(reason))
         self._is_ignored.append(is_answer_ignored)
 
-    async def wait(self, seconds: float) -> bool:
-        """Wait for an answer or a failure; False if none came in this time."""
+    async def wait(self, seconds: float) -> None:
+        """Wait for an answer or a failure, at most this long."""
         if not self.has_answer:
             self._waiter = self._loop.create_future()
             try:
                 await asyncio.wait({self._waiter}, timeout=seconds)
             finally:
                 self._waiter = None
-        return self.has_answer
 
     def answer(self) -> object:
         """The answer that has arrived.
 
         Raises:
+            NoReply: No answer has arrived.
             ConnectionFailed: The connection has ended.
             UnreadableReply: The bytes are not a valid reply.
             UnsuitableNode: The node refused a request whose answer is ignored.
         """
-        if not self._answers and self._failure is not None:
-            raise self._failure
+        if not self._answers:
+            raise self._failure or NoReply("no answer in time")
         return self._answers.popleft()
 
     def _on_readable(self) -> None:
@@ -147,9 +142,9 @@ class LoopExchange:
         self._loop.remove_reader(self._exchange.sock)
         return failure
 
-    def close(self, *, forked: bool = False) -> None:
-        """End the connection. With `forked` the loop, which the parent shares, is not touched."""
-        if not forked and not self._loop.is_closed():
+    def close(self) -> None:
+        """End the connection. A forked child does not touch the loop, which the parent shares."""
+        if not (self._exchange.is_inherited or self._loop.is_closed()):
             self._loop.remove_reader(self._exchange.sock)
         self._failure = self._failure or ConnectionFailed("the connection was closed")
         self._exchange.close()

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from redis.backoff import NoBackoff
 from redis.connection import AbstractConnection, Connection
@@ -53,24 +53,6 @@ class ShutOut(UnsuitableNode):
     """The node refuses all commands of this user, or of all users for now."""
 
 
-class Connected(NamedTuple):
-    """A connection that is ready for rounds."""
-
-    exchange: Exchange
-    run_id: str
-    fingerprint: str
-    """The configuration fingerprint of this server's clients; empty if none is stored."""
-
-    @property
-    def sock(self) -> socket.socket:
-        """The socket."""
-        return self.exchange.sock
-
-    def close(self) -> None:
-        """End the connection."""
-        self.exchange.close()
-
-
 class PendingConnection:
     """A dial in its own daemon thread. `done` is set as soon as `result` or `error` has a value.
 
@@ -81,7 +63,7 @@ class PendingConnection:
 
     def __init__(self, node: Node, ended: Callable[[], None] | None = None) -> None:
         self.done = threading.Event()
-        self.result: Connected | None = None
+        self.result: Exchange | None = None
         self.error = ""
         self._node = node
         self._ended = ended
@@ -101,7 +83,7 @@ class PendingConnection:
                 self._ended()
             self._close_if_unwanted()
 
-    def take(self, waited_seconds: float) -> Connected | None:
+    def take(self, waited_seconds: float) -> Exchange | None:
         """The connection, after a wait of at most this long; None if the wait was too short for a failure.
 
         Raises:
@@ -163,7 +145,7 @@ class Node(NodeHealth):
             # Outside the handler and without redis-py's message: that error may repeat the option's value.
             raise ConfigurationError(problem)
 
-    def connect(self, seconds: float | None = None, *, admin: bool = False) -> Connected:
+    def connect(self, seconds: float | None = None, *, admin: bool = False) -> Exchange:
         """Dial, check that the node can be a lock node, and load the scripts, in one exchange on the new connection.
 
         Args:
@@ -178,11 +160,11 @@ class Node(NodeHealth):
         until = time.monotonic() + (DIAL_TIMEOUTS * limit if seconds is None else seconds)
         exchange = Exchange(self._open(until, limit), admin=admin)
         try:
-            run_id, fingerprint = self._greet(exchange, until)
+            exchange.run_id, exchange.fingerprint = self._greet(exchange, until)
         except BaseException:
             exchange.close()
             raise
-        return Connected(exchange, run_id, fingerprint)
+        return exchange
 
     def _open(self, until: float, limit: float) -> socket.socket:
         try:

@@ -146,17 +146,15 @@ class ConnectionPool:
 
         The first wait lasts at most `RELEASE_MS`, the second wait at most one node timeout.
         """
-        until_ms = now_ms() + self.nodes[0].timeout_ms
-        for connections in self._sets:
-            turn = connections.turn(_SETTLE_SECONDS)
-            if turn is not None:
-                with turn:
-                    connections.await_releases()
-                    connections.drain(until_ms)
+        self._settle(self._sets)
 
     def close(self) -> None:
         """Close all connections. Leases that are still held expire with their TTL."""
         sets, self._sets = self._sets, []
+        self._settle(sets, ends=True)
+        self._releaser.close()
+
+    def _settle(self, sets: Sequence[ConnectionSet], *, ends: bool = False) -> None:
         until_ms = now_ms() + self.nodes[0].timeout_ms
         for connections in sets:
             turn = connections.turn(_SETTLE_SECONDS)
@@ -164,8 +162,8 @@ class ConnectionPool:
                 with turn:
                     connections.await_releases()
                     connections.drain(until_ms)
-                    connections.abandon()
-        self._releaser.close()
+                    if ends:
+                        connections.abandon()
 
     def reset_after_fork(self) -> None:
         """In a forked child: drop the parent's connections."""

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from redlock._transport.connection import NodeConnection
     from redlock._transport.connections import NodeConnections
-    from redlock._transport.node import Connected, Node
+    from redlock._transport.exchange import Exchange
+    from redlock._transport.node import Node
 
 READ_BYTES = 16_384
 """The largest piece that TLS decrypts: no data stays in a buffer that `poll` does not see."""
@@ -117,11 +118,10 @@ class Sockets:
             else:
                 self.adopt(connection, dial.result)
 
-    def adopt(self, connection: NodeConnection, connected: Connected) -> None:
+    def adopt(self, connection: NodeConnection, exchange: Exchange) -> None:
         """Use a new connection to a node."""
-        exchange, run_id, fingerprint = connected
         self._readiness.watch(exchange.sock, connection)
-        self._state.connected(connection, exchange, run_id, fingerprint)
+        self._state.connected(connection, exchange, exchange.run_id, exchange.fingerprint)
 
     def close_ended(self) -> None:
         """Close the connections that have ended."""

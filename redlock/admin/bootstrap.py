@@ -45,7 +45,7 @@ def declare_nodes(urls: Sequence[str], prefix: str = "") -> None:
             connected = node.connect(2 * _TIMEOUT_SECONDS)
             try:
                 words = pack("EVAL", script.source, "1", prefix + codec.RECORD, connected.run_id)
-                (declared,) = connected.exchange.ask(words, 1, time.monotonic() + _TIMEOUT_SECONDS)
+                (declared,) = connected.ask(words, 1, time.monotonic() + _TIMEOUT_SECONDS)
             finally:
                 connected.close()
         except (*ERRORS, UnsuitableNode) as exc:

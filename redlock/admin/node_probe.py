@@ -80,7 +80,7 @@ class NodeProbe:
     def connect(self) -> None:
         """Connect to the node and read its state."""
         try:
-            self._exchange = self.node.connect(self._seconds, admin=True).exchange
+            self._exchange = self.node.connect(self._seconds, admin=True)
             self._read_state()
         except (*ERRORS, UnsuitableNode) as exc:
             self.node.error = describe_failure(exc, self.node.timeout_ms)

@@ -1,6 +1,8 @@
 """The acquire driver for asyncio: performs the effects of the acquire loop in the running task.
 
-The round driver, `_transport/asyncio.py`, carries out each `Round`.
+`Lock.__aenter__` makes a `Lease`, and `Lease.acquire` gives the generator of `_locking/acquisition.py` to this driver.
+Each `Round` that the generator yields goes to `LoopConnections.ask` in `_transport/asyncio.py`, which sends the bytes
+and returns the votes. When the round is won, the generator calls `Lease._begin`, and the caller has the lease.
 
 Invariants:
 1. A cancellation is thrown into the generator, which undoes its attempt and leaves its queue. None of the effects that
@@ -13,7 +15,7 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
-import contextlib
+from collections import Counter, deque
 from inspect import GEN_CLOSED, getgeneratorstate
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,36 +23,86 @@ from redlock._clock import monotonic, now_ms
 from redlock._core.commands import Round, Wait
 from redlock._core.vote_tally import unasked
 from redlock._locking.effects import AwaitTurn, Borrow, PassOn, Receive, Send, Sleep, TakeConnections
-from redlock._transport.socket_errors import NoReply
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-
     from redlock._core.commands import Names
-    from redlock._core.votes import RoundResult
     from redlock._locking.effects import Effect, Effects
-    from redlock.asyncio._loop_parts import LoopParts
+    from redlock._transport.asyncio import LoopConnections
+    from redlock.asyncio._waiters import LoopWaiters
 
+_MOST_ATTEMPTS = 64
+"""The most acquires that are at the nodes at a time: more would only wait there, and count as silent nodes."""
 _NO_PLACE = "not asked: the other tasks of this event loop did not leave the nodes in time"
 
 T = TypeVar("T")
+
+
+class Window:
+    """Lets a limited number of tasks to the nodes at a time, in the order of their arrival.
+
+    Args:
+        places: The number of tasks.
+    """
+
+    def __init__(self, places: int = _MOST_ATTEMPTS) -> None:
+        self._free = places
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self.attempts: Counter[Names] = Counter()
+        """How many tasks are at the nodes for these resources, or wait for a place. Newer tasks queue behind them."""
+
+    async def enter(self, names: Names, seconds: float | None = None) -> bool:
+        """Wait for a place, at most this long. A task that gets one must `leave`."""
+        self.attempts[names] += 1
+        if self._free:
+            self._free -= 1
+            return True
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await asyncio.wait({turn}, timeout=seconds)
+        except BaseException:
+            if turn.cancel():
+                self._forget(names)
+            else:
+                # The place came at the moment of the cancellation.
+                self.leave(names)
+            raise
+        if turn.cancel():
+            self._forget(names)
+            return False
+        return True
+
+    def _forget(self, names: Names) -> None:
+        self.attempts[names] -= 1
+        if not self.attempts[names]:
+            del self.attempts[names]
+
+    def leave(self, names: Names) -> None:
+        """Give the place to the next task."""
+        self._forget(names)
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._free += 1
 
 
 class LoopDriver:
     """Performs the effects of one generator; each acquire has a driver of its own.
 
     Args:
-        parts: The parts of the running loop.
+        connections: The connections for rounds.
+        waiters: The connections for blocking reads.
+        window: Limits the tasks at the nodes.
         names: The resources.
     """
 
-    def __init__(self, parts: LoopParts, names: Names) -> None:
-        self._parts, self._names = parts, names
+    def __init__(self, connections: LoopConnections, waiters: LoopWaiters, window: Window, names: Names) -> None:
+        self._connections, self._waiters, self._window, self._names = connections, waiters, window, names
         self._until_ms = 0
-        self._is_admitted = False
+        self._is_at_nodes = False
         """Whether the window has let this task to the nodes."""
-        self._at_the_nodes = contextlib.ExitStack()
-        """Ends the stay of this task at the nodes, or its wait for the window."""
 
     async def run(self, steps: Effects[T]) -> T:
         """Perform the effects of a generator and return its result."""
@@ -71,32 +123,33 @@ class LoopDriver:
             result: T = stop.value
             return result
         finally:
-            self._at_the_nodes.close()
+            self._leave_nodes()
             steps.close()
+
+    def _leave_nodes(self) -> None:
+        if self._is_at_nodes:
+            self._is_at_nodes = False
+            self._window.leave(self._names)
 
     async def _perform(self, effect: Effect) -> Any:  # noqa: ANN401 - depends on the effect
         if type(effect) is Round:
             if effect.wait is Wait.SENT:
                 # An undo command: no code waits for its votes, and a task that is cancelled must not be suspended.
-                self._parts.connections.post(effect)
+                self._connections.post(effect)
                 return None
-            if not self._is_admitted:
-                return unasked(effect, len(self._parts.connections.state.all), now_ms(), _NO_PLACE)
-            return await self._parts.connections.run(_result_of(effect), self._until_ms)
-        self._at_the_nodes.close()
-        self._is_admitted = False
+            if not self._is_at_nodes:
+                return unasked(effect, len(self._connections.state.all), now_ms(), _NO_PLACE)
+            return await self._connections.ask(effect, self._until_ms)
+        self._leave_nodes()
         if type(effect) is TakeConnections:
             return await self._take(effect.until_ms)
         return await self._wait(effect)
 
     async def _take(self, until_ms: int | None) -> object:
-        parts = self._parts
-        self._at_the_nodes.enter_context(parts.attempt(self._names))
-        self._is_admitted = await parts.window.enter(None if until_ms is None else max(0, until_ms - now_ms()) / 1000)
-        if self._is_admitted:
-            self._at_the_nodes.callback(parts.window.leave)
-        self._until_ms = now_ms() + 2 * parts.connections.timeout_ms if until_ms is None else until_ms
-        return parts.connections
+        seconds = None if until_ms is None else max(0, until_ms - now_ms()) / 1000
+        self._is_at_nodes = await self._window.enter(self._names, seconds)
+        self._until_ms = now_ms() + 2 * self._connections.state.timeout_ms if until_ms is None else until_ms
+        return self._connections
 
     async def _wait(self, effect: Effect) -> Any:  # noqa: ANN401 - as above
         match effect:
@@ -105,20 +158,14 @@ class LoopDriver:
             case AwaitTurn(place, seconds):
                 await place.signal.wait(seconds)
             case Borrow(node, seconds):
-                return await self._parts.waiters.borrow(node, seconds)
+                return await self._waiters.borrow(node, seconds)
             case Send(connection, words, _):
                 # Without the deadline: a request is sent whole at once, or the connection has failed.
                 connection.send(words)
             case Receive(connection, until):
                 if until is not None:
                     await connection.wait(max(0.0, until - monotonic()))
-                if not connection.has_answer:
-                    raise NoReply("no answer in time")
                 return connection.answer()
             case PassOn(node, connection, words):
-                self._parts.waiters.pass_on(node, connection, words)
+                self._waiters.pass_on(node, connection, words)
         return None
-
-
-def _result_of(round_: Round) -> Generator[Round, RoundResult, RoundResult]:
-    return (yield round_)

@@ -10,64 +10,23 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import weakref
-from collections import Counter, deque
 from typing import TYPE_CHECKING
 
 from redlock import _log
+from redlock._core import protocol
 from redlock._locking.client_context import ClientContext
 from redlock._locking.wait_registry import WaitRegistry
 from redlock._transport.asyncio import LoopConnections
+from redlock.asyncio._driver import Window
 from redlock.asyncio._renewal import LoopRenewal
 from redlock.asyncio._waiters import LoopWaiters
+from redlock.holder import holder_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-    from redlock._core.commands import Names
     from redlock._locking.client_context import ClientOptions
-    from redlock._locking.lease_steps import LeaseSteps
-
-_MOST_ATTEMPTS = 64
-"""The most acquires that are at the nodes at a time: more would only wait there, and count as silent nodes."""
-
-
-class Window:
-    """Lets a limited number of tasks pass at a time, in the order of their arrival.
-
-    Args:
-        places: The number of tasks.
-    """
-
-    def __init__(self, places: int = _MOST_ATTEMPTS) -> None:
-        self._free = places
-        self._waiting: deque[asyncio.Future[None]] = deque()
-
-    async def enter(self, seconds: float | None = None) -> bool:
-        """Wait for a place, at most this long; whether the task has a place."""
-        if self._free:
-            self._free -= 1
-            return True
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
-        try:
-            await asyncio.wait({turn}, timeout=seconds)
-        except BaseException:
-            if not turn.cancel():
-                # The place came at the moment of the cancellation.
-                self.leave()
-            raise
-        return not turn.cancel()
-
-    def leave(self) -> None:
-        """Give the place to the next task."""
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
-        self._free += 1
+    from redlock.holder import LockHolder
 
 
 class LoopParts:
@@ -81,33 +40,11 @@ class LoopParts:
     def __init__(self, context: LoopContext, prefix: str) -> None:
         self.loop = asyncio.get_running_loop()
         self.connections = LoopConnections(context.nodes, context.codec, self.loop)
-        self.waiters = LoopWaiters(context.nodes, context.codec, self.is_occupied)
-        self.waits = WaitRegistry(context.event_log, self.waiters, prefix)
         self.window = Window()
-        self.attempts: Counter[Names] = Counter()
-        """How many tasks are at the nodes for these resources, or wait for the window."""
-        self.held: weakref.WeakValueDictionary[Names, LeaseSteps] = weakref.WeakValueDictionary()
-        """The last lease of this loop on these resources."""
+        self.waiters = LoopWaiters(context.nodes, context.codec, self.window.attempts, id(context))
+        self.waits = WaitRegistry(context.event_log, self.waiters, prefix)
         self.renewal = LoopRenewal(self.connections)
         self._tasks: set[asyncio.Task[None]] = set()
-
-    def is_occupied(self, names: Names) -> bool:
-        """Whether a task of this loop holds these resources, or is at the nodes for them."""
-        if self.attempts[names]:
-            return True
-        lease = self.held.get(names)
-        return lease is not None and lease.is_held and not lease.is_lost
-
-    @contextlib.contextmanager
-    def attempt(self, names: Names) -> Iterator[None]:
-        """A task is at the nodes for these resources, or waits for the window, so that newer tasks queue."""
-        self.attempts[names] += 1
-        try:
-            yield
-        finally:
-            self.attempts[names] -= 1
-            if not self.attempts[names]:
-                del self.attempts[names]
 
     def call(self, resource: str, function: Callable[[], object]) -> None:
         """Call a function of the application soon, in a task of its own, which awaits a coroutine function."""
@@ -127,10 +64,10 @@ class LoopParts:
         finally:
             self.abandon()
 
-    def abandon(self, *, forked: bool = False) -> None:
+    def abandon(self) -> None:
         """Close the connections now."""
-        self.connections.abandon(forked=forked)
-        self.waiters.abandon(forked=forked)
+        self.connections.abandon()
+        self.waiters.close()
 
 
 async def _call(resource: str, function: Callable[[], object]) -> None:
@@ -168,6 +105,14 @@ class LoopContext(ClientContext):
             parts = self._parts[loop] = LoopParts(self, self._prefix)
             return parts
 
+    async def holder(self, resource: str) -> LockHolder | None:
+        """The holder reported by most nodes, or None unless a quorum reports a holder.
+
+        Raises:
+            QuorumUnavailable: Too few nodes answered.
+        """
+        return holder_of(self.nodes, resource, await self.parts().connections.run(protocol.inspect(resource)))
+
     async def close(self) -> None:
         """Close the parts of the running loop."""
         self._drop_closed_loops()
@@ -192,7 +137,9 @@ class LoopContext(ClientContext):
         """In a forked child: the loops of the parent do not run here."""
         parts, self._parts = self._parts, {}
         for of_loop in parts.values():
-            of_loop.abandon(forked=True)
+            # They go on in the parent.
+            of_loop.connections.executions.clear()
+            of_loop.abandon()
 
     def await_releases(self) -> None:
         """At the end of the process no loop runs, so nothing can be awaited; see `close`."""

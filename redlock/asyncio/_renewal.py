@@ -10,18 +10,27 @@ from __future__ import annotations
 
 import functools
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from redlock._clock import now_ms
-from redlock._locking.renewal_schedule import RenewalSchedule
+from redlock._locking.renewal_schedule import RenewalSchedule, RenewedLease
 
 if TYPE_CHECKING:
     import asyncio
 
     from redlock._transport.asyncio import Execution, LoopConnections
-    from redlock.asyncio._watched_lease import WatchedLease
 
 _REMEDY = "raise ttl above the time for which this event loop is blocked, or let its tasks pause more often"
+
+
+class LoopLease(RenewedLease, Protocol):
+    """The part of a lease that renewal uses."""
+
+    _step: Execution[Any] | None
+    """The extension or renewal that was begun last."""
+
+    def _stop_step(self) -> None:
+        """End the extension or renewal that is under way."""
 
 
 class LoopRenewal:
@@ -33,13 +42,13 @@ class LoopRenewal:
 
     def __init__(self, connections: LoopConnections) -> None:
         self._connections = connections
-        self._schedule: RenewalSchedule[WatchedLease] = RenewalSchedule(_REMEDY)
+        self._schedule: RenewalSchedule[LoopLease] = RenewalSchedule(_REMEDY)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ms = 0
         """When the timer is due."""
         self._is_closed = False
 
-    def add(self, lease: WatchedLease, due_ms: int) -> None:
+    def add(self, lease: LoopLease, due_ms: int) -> None:
         """Renew a lease from this time on, until the lease is released or lost."""
         self._schedule.add(weakref.ref(lease), due_ms)
         self._set_timer()
@@ -71,7 +80,7 @@ class LoopRenewal:
         self._set_timer()
         self._schedule.report_late()
 
-    def _begin(self, lease: WatchedLease) -> None:
+    def _begin(self, lease: LoopLease) -> None:
         try:
             step = self._connections.start(lease._renewal(None))
         except Exception as error:  # noqa: BLE001 - after a failing log handler no lease would be due again
@@ -79,10 +88,9 @@ class LoopRenewal:
             return
         if not step.future.done():
             lease._step = step
-        step.future.add_done_callback(functools.partial(self._ended, lease, step))
+        step.future.add_done_callback(functools.partial(self._ended, lease))
 
-    def _ended(self, lease: WatchedLease, step: Execution[int | None], future: asyncio.Future[int | None]) -> None:
-        lease._step_ended(step)
+    def _ended(self, lease: LoopLease, future: asyncio.Future[int | None]) -> None:
         if self._is_closed:
             return
         error = None if future.cancelled() else future.exception()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from redlock._locking import held_leases
 from redlock._locking.waiter_pool import NODE_ERRORS, WaitingConnections
 from redlock._transport.loop_exchange import LoopExchange
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Container, Sequence
 
     from redlock._core.commands import Names
     from redlock._transport.codec import Codec
@@ -22,17 +23,18 @@ class LoopWaiters(WaitingConnections[LoopExchange]):
     Args:
         nodes: The lock nodes, in their order.
         codec: Knows the keys of the wake-ups.
-        is_occupied: Whether a task of the loop holds these resources, or is at the nodes for them.
+        attempts: The resources for which tasks of the loop are at the nodes.
+        client: The identity of the client, see `held_leases`.
     """
 
-    def __init__(self, nodes: Sequence[Node], codec: Codec, is_occupied: Callable[[Names], bool]) -> None:
+    def __init__(self, nodes: Sequence[Node], codec: Codec, attempts: Container[Names], client: int) -> None:
         super().__init__(nodes, codec, Signal)
-        self._is_occupied = is_occupied
+        self._attempts, self._client = attempts, client
         self._is_closed = False
 
     def expects_others(self, names: Names) -> bool:
-        """Whether other waiters, or a holder in this loop, are likely to be before a new waiter."""
-        return self._is_occupied(names) or super().expects_others(names)
+        """Whether other tasks of this loop, or a holder in this process, are likely to be before a new waiter."""
+        return names in self._attempts or held_leases.is_held_here(self._client, names) or super().expects_others(names)
 
     async def borrow(self, node: Node, seconds: float) -> LoopExchange | None:
         """A connection for a wait; None if no connection is ready in this time.
@@ -62,12 +64,10 @@ class LoopWaiters(WaitingConnections[LoopExchange]):
         else:
             self.give_back(node, connection)
 
-    def abandon(self, *, forked: bool = False) -> None:
+    def close(self) -> None:
         """Close the idle connections, and keep none from now on."""
         self._is_closed = True
-        for kept in self._kept.values():
-            while kept:
-                kept.pop()[1].close(forked=forked)
+        super().close()
 
 
 class Signal:

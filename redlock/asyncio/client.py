@@ -13,7 +13,6 @@ from redlock._locking import misuse, process_lifecycle
 from redlock._locking.client_context import client_options
 from redlock._locking.options import LeaseOptions, LockOptions
 from redlock._transport.node import DEFAULT_NODES
-from redlock.asyncio._holder import find_holder
 from redlock.asyncio._loop_parts import LoopContext
 from redlock.asyncio.lock import Lock
 from redlock.errors import ConfigurationError
@@ -133,7 +132,7 @@ class Redlock:
         Raises:
             QuorumUnavailable: Too few nodes answered.
         """
-        return await find_holder(self._context, _validation.resource(name))
+        return await self._context.holder(_validation.resource(name))
 
     def observe_fence(self, name: str | Sequence[str], fence: int) -> None:
         """Remember a token, so that the next proposal for this resource is larger; see `redlock.Redlock`."""

@@ -2,9 +2,10 @@
 
 Invariants:
 1. A lease belongs to its event loop and to its process, not to a task.
-2. Extension and release of a lease never overlap. A release ends an extension that is under way.
+2. Extension, renewal and release of a lease never overlap. A release ends the step that is under way.
 3. A release is begun before its first `await`, and goes on if its task is cancelled.
 4. The lease is released when its own block and all re-entrant blocks inside have ended. A dropped entry does not count.
+5. The end of a lease with `on_lost` is noticed at the deadline, also without renewal.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from redlock._clock import now_ms
 from redlock._core import protocol
@@ -21,21 +22,26 @@ from redlock._core.commands import Wait
 from redlock._core.protocol import Outcome
 from redlock._locking import held_leases
 from redlock._locking.acquisition import Acquisition
+from redlock._locking.lease_steps import LeaseSteps
 from redlock.asyncio._driver import LoopDriver
-from redlock.asyncio._watched_lease import WatchedLease
 from redlock.errors import LockLost, NotHeld, RedlockError
 
 __all__ = ["Lease"]
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from redlock._core.commands import Names
+    from redlock._core.protocol import Steps
     from redlock._core.votes import Grant
     from redlock._locking.options import LeaseOptions
     from redlock._mutex import Mutex, Turn
+    from redlock._transport.asyncio import Execution
+    from redlock.asyncio._cancel_scope import CancelScope
     from redlock.asyncio._loop_parts import LoopContext
 
 
-class Lease(WatchedLease):
+class Lease(LeaseSteps):
     """The right to a resource, or to a set of resources, until a deadline.
 
     An `async with` block returns a lease.
@@ -52,12 +58,19 @@ class Lease(WatchedLease):
         Outcome.RELEASED
     """
 
+    _context: LoopContext
+
     def __init__(
         self, context: LoopContext, names: Names, options: LeaseOptions, owner_label: str, *, is_block: bool
     ) -> None:
         super().__init__(context, names, options, owner_label, is_block=is_block)
+        self._parts = context.parts()
         self._task: weakref.ref[asyncio.Task[object]] | None = None
         """The task that acquired the lease."""
+        self._scope: CancelScope | None = None
+        """The block that a loss cancels."""
+        self._step: Execution[Any] | None = None
+        """The extension or renewal that was begun last; its generator or its task has the turn of the mutex."""
         self._release: asyncio.Future[Outcome] | None = None
 
     @property
@@ -76,17 +89,10 @@ class Lease(WatchedLease):
             QuorumUnavailable: Too few nodes voted at the limit; without a limit, for one TTL.
             ConfigurationError: The addresses lead to too few servers, or other clients have other settings.
         """
-        acquisition = Acquisition(
-            self._loop_context,
-            self._parts.waiters,
-            self.names,
-            self.ttl_ms,
-            self._owner_label,
-            waits=self._parts.waits,
-            on_granted=self._begin,
-            undo=self._undo,
-        )
-        await LoopDriver(self._parts, self.names).run(acquisition.steps(acquire_timeout_ms))
+        parts = self._parts
+        acquisition = Acquisition(self, parts.waiters, parts.waits)
+        driver = LoopDriver(parts.connections, parts.waiters, parts.window, self.names)
+        await driver.run(acquisition.steps(acquire_timeout_ms))
 
     def _undo(self) -> None:
         self._grant = None
@@ -96,7 +102,6 @@ class Lease(WatchedLease):
         try:
             self._note_task()
             held_leases.add(self)
-            self._parts.held[self.names] = self
             self._context.event_log.acquired(self.resource, grant, waited_ms)
             if self._is_renewed:
                 self._parts.renewal.add(self, self._acquired_ms + renewal_ms(grant.deadline_ms - self._acquired_ms))
@@ -119,7 +124,7 @@ class Lease(WatchedLease):
             QuorumUnavailable: Too few nodes answered; the old deadline stands.
             NotHeld: The lease was not acquired, or was released, perhaps meanwhile.
         """
-        ttl_ms = self._loop_context.checked_extension_ms(seconds)
+        ttl_ms = self._context.checked_extension_ms(seconds)
         self._check_loop()
         with await self._turn():
             step = self._step = self._parts.connections.start(self._extending(ttl_ms, Wait.DECIDED))
@@ -134,6 +139,13 @@ class Lease(WatchedLease):
                 if self._step is step:
                     self._stop_step()
                 self._report_loss()
+
+    def _stop_step(self) -> None:
+        """End the extension or renewal that is under way: its repair could follow a release, and restore the keys."""
+        if self._step is not None:
+            self._step.abort()
+            self._step.future.cancel()
+            self._step = None
 
     async def _turn(self) -> Turn[Mutex]:
         """The right to a step of this lease; waits for the step that is under way, at most until the deadline."""
@@ -177,8 +189,6 @@ class Lease(WatchedLease):
             self._lost = self._lost or "its time was over before the release"
         held_leases.remove(self)
         self._stop_step()
-        if self._parts.held.get(self.names) is self:
-            del self._parts.held[self.names]
         if connections.is_closed:
             self._released(grant, None)
         else:
@@ -218,6 +228,22 @@ class Lease(WatchedLease):
         if self._release is None:
             raise NotHeld(f"lock {self.resource!r} was not released", self.resource)
         return await asyncio.shield(self._release)
+
+    def _renewing(self) -> Steps[int]:
+        if self._is_renewed:
+            return (yield from super()._renewing())
+        deadline_ms = self._held().deadline_ms
+        if now_ms() >= deadline_ms:
+            self._declare_lost("its time was over")
+        return deadline_ms
+
+    def _tell(self, lease: LeaseSteps) -> None:
+        if isinstance(lease, Lease) and lease._scope is not None:
+            lease._scope.cancel()
+        super()._tell(lease)
+
+    def _call(self, on_lost: Callable[[], object]) -> None:
+        self._parts.call(self.resource, on_lost)
 
     def _check_loop(self) -> None:
         if asyncio.get_running_loop() is not self._parts.loop:

@@ -14,14 +14,18 @@ release the lock.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import socket
 from typing import TYPE_CHECKING, Literal
 
+from redlock import _process
 from redlock._core import protocol
-from redlock._locking import misuse
+from redlock._escaping import bounded_label
+from redlock._locking import held_leases, misuse
 from redlock.asyncio._cancel_scope import CancelScope, running_task
-from redlock.asyncio._holder import find_holder
-from redlock.asyncio._inner_lease import new_lease
+from redlock.asyncio._inner_lease import InnerLease
+from redlock.asyncio.lease import Lease
 from redlock.errors import ConfigurationError, LockContended, LockLost, NotHeld, RedlockError
 
 __all__ = ["Lock"]
@@ -34,7 +38,8 @@ if TYPE_CHECKING:
     from redlock._core.commands import Names
     from redlock._locking.options import LockOptions
     from redlock.asyncio._loop_parts import LoopContext
-    from redlock.asyncio.lease import Lease
+
+_HOST = socket.gethostname()
 
 
 class Lock:
@@ -110,11 +115,17 @@ class Lock:
         *,
         is_block: bool,
     ) -> tuple[Lease, int | None]:
-        """A lease that was not acquired yet, and the time limit of its acquisition."""
-        options = self._options
-        acquire_timeout_ms = options.acquire_timeout_ms(blocking, blocking_timeout)
-        forever = acquire_timeout_ms is None
-        lease = new_lease(self._context, self.names, options.lease, is_block=is_block, forever=forever)
+        """A lease to acquire, and the time limit of its acquisition.
+
+        The lease is new, or the entry of a re-entrant block into a lease that the running task holds on these names.
+        """
+        options, acquire_timeout_ms = self._options.lease, self._options.acquire_timeout_ms(blocking, blocking_timeout)
+        task = asyncio.current_task()
+        owner_label = bounded_label(f"{_HOST}/{_process.pid()}/{'no task' if task is None else task.get_name()}")
+        lease = Lease(self._context, self.names, options, owner_label, is_block=is_block)
+        outer = held_leases.claim(lease, reentrant=options.reentrant, forever=acquire_timeout_ms is None)
+        if outer is not lease:
+            lease = InnerLease(outer, options.on_lost, is_block=is_block)
         return lease, acquire_timeout_ms
 
     async def _acquire(self, lease: Lease, acquire_timeout_ms: int | None) -> None:
@@ -208,7 +219,7 @@ class Lock:
             QuorumUnavailable: Too few nodes answered.
         """
         for name in self.names:
-            if await find_holder(self._context, name) is not None:
+            if await self._context.holder(name) is not None:
                 return True
         return False
 

@@ -126,7 +126,7 @@ def test_a_lock_that_another_task_holds(shared: Cluster, moment: str, process: s
                 task.result()
             parts = client._context.parts()
             assert parts.waiters.local_queue.length((NAME,)) == 0
-            assert not parts.attempts
+            assert not parts.window.attempts
             assert not parts.connections.executions
 
         async with client_of(shared.urls, **LASTING) as other:
@@ -239,7 +239,7 @@ def test_a_storm_of_cancellations_leaves_every_lock_free(shared: Cluster) -> Non
                 assert task.cancelled()
         await until(lambda: all(is_free(shared.servers, f"storm:{number}") for number in range(5)), "free")
         parts = client._context.parts()
-        assert not parts.attempts
+        assert not parts.window.attempts
         assert not parts.connections.executions
         assert parts.window._free == 64
         assert not parts.waiters.local_queue._queues

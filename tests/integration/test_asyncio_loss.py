@@ -20,6 +20,7 @@ from redlock._transport import asyncio as asyncio_driver
 from redlock._transport import connection
 from redlock._transport import connections as connections_module
 from redlock._transport.asyncio import LoopConnections
+from redlock._transport.loop_sockets import LoopSockets
 from redlock.asyncio import Lease, Lock, Redlock, _cancel_scope
 from redlock.testing.redis_server import cluster
 from tests.integration.asyncio_tools import next_turn, until, with_client
@@ -352,12 +353,13 @@ def test_replies_that_arrived_count_at_the_deadline(shared: Cluster, monkeypatch
         assert not await client.lock(NAME).locked()
         connections = client._context.parts().connections
         execution = connections.start(inspect(NAME))
-        connections.flush()
+        connections.sockets.flush()
         for one in connections.state.all:
             select.select([one.handle.sock], [], [], 10)
         with monkeypatch.context() as patch:
             patch.setattr(asyncio_driver, "now_ms", lambda: now_ms() + 5_000)
-            execution._overdue()
+            assert execution._tally is not None
+            execution._overdue(execution._tally)
         assert execution.future.result().denied == 0
         assert execution.future.result().granted == 5
 
@@ -379,18 +381,18 @@ def test_a_late_renewal_is_logged_once(shared: Cluster, caplog: pytest.LogCaptur
 
 def test_leases_due_at_nearly_the_same_time_share_exchanges(shared: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     renewed, pieces = [0], [0]
-    extended, write = LockEventLog.extended, LoopConnections._write
+    extended, write = LockEventLog.extended, LoopSockets._write
 
     def counted(journal: LockEventLog, resource: str, grant: Grant) -> None:
         renewed[0] += 1
         extended(journal, resource, grant)
 
-    def counted_write(connections: LoopConnections, connection: NodeConnection) -> None:
+    def counted_write(sockets: LoopSockets, connection: NodeConnection) -> None:
         pieces[0] += 1
-        write(connections, connection)
+        write(sockets, connection)
 
     monkeypatch.setattr(LockEventLog, "extended", counted)
-    monkeypatch.setattr(LoopConnections, "_write", counted_write)
+    monkeypatch.setattr(LoopSockets, "_write", counted_write)
 
     async def main(client: Redlock) -> None:
         # Fewer than may be under way at a time: otherwise each reply would begin further renewals.

@@ -63,7 +63,7 @@ def test_a_denial_that_has_arrived_needs_no_cancel(shared: Cluster, monkeypatch:
             monkeypatch.setattr(state, "begin", noted)
             monkeypatch.setattr(state, "finish", noted_end)
             execution = connections.start(protocol.acquire(Acquire((NAME,), "another:token", 1_000, wall_us())))
-            connections.flush()
+            connections.sockets.flush()
             for one in state.all:
                 select.select([one.handle.sock], [], [], 10)
             await asyncio.wait({execution.future})
@@ -96,14 +96,14 @@ def test_an_acquire_ends_in_time_while_tasks_keep_the_nodes(shared: Cluster) -> 
     async def main(client: Redlock) -> None:
         window = client._context.parts().window
         for _ in range(64):
-            assert await window.enter()
+            assert await window.enter(("another",))
         task = asyncio.create_task(client.lock(NAME, blocking_timeout=0.1).acquire())
         done, _ = await asyncio.wait({task}, timeout=100)
         assert done, "the task waits for the others without end"
         with pytest.raises(QuorumUnavailable, match="other tasks"):
             task.result()
         for _ in range(64):
-            window.leave()
+            window.leave(("another",))
         assert await client.lock(NAME, blocking=False).acquire()
         assert window._free == 64
 
@@ -128,7 +128,7 @@ def test_a_connection_that_failed_is_read_no_more() -> None:
         with connected() as (exchange, own, node):
             exchange.send(b"first")
             node.send(b"+FIRST\r\n+UNASKED\r\n")
-            assert await exchange.wait(100)
+            await exchange.wait(100)
             await until(lambda: not exchange.is_open, "the reply that was not asked for is read")
             assert exchange.answer() == b"FIRST", "it arrived before the failure"
             node.send(b"+LATE\r\n")

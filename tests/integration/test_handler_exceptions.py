@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from redlock._clock import now_ms
+from redlock._core.commands import Inspect
 from redlock._transport import codec
 from redlock._transport.connections import NodeConnections
 from redlock._transport.exchange import Exchange, pack
 from redlock._transport.loop_exchange import LoopExchange
 from redlock._transport.loop_sockets import LoopSockets
-from redlock._transport.node import Connected, Node
+from redlock._transport.node import Node
 from redlock._transport.socket_errors import ConnectionFailed, NoReply
 from redlock._transport.sockets import Sockets
 from tests.integration.tools import LASTING, blocked_clients, client_of, eventually
@@ -101,7 +102,8 @@ def test_an_alarm_in_a_round_is_raised(exchange: Exchange) -> None:
     node = Node("redis://h:1", 100)
     state = NodeConnections([node], codec.Codec(1, "", 10_000), 100, now_ms())
     sockets = Sockets([node], state)
-    sockets.adopt(state.all[0], Connected(exchange, "0" * 40, ""))
+    exchange.run_id = "0" * 40
+    sockets.adopt(state.all[0], exchange)
     with pytest.raises(TimeoutError, match=WHY):
         sockets.receive(sockets.wait(10_000))
     state.all[0].outbox = WORDS
@@ -121,16 +123,48 @@ def test_an_alarm_in_an_event_loop_blames_no_node(exchange: Exchange) -> None:
             waiting._on_readable()
         assert waiting.is_open
         node = Node("redis://h:1", 100)
-        sockets = LoopSockets([node], codec.Codec(1, "", 10_000), loop)
-        sockets.state.connected(sockets.state.all[0], exchange, "0" * 40, "")
-        sockets.state.all[0].outbox = WORDS
+        state = NodeConnections([node], codec.Codec(1, "", 10_000), node.timeout_ms, 0)
+        sockets = LoopSockets([node], state, loop, print)
+        state.connected(state.all[0], exchange, "0" * 40, "")
+        state.all[0].outbox = WORDS
         for call in (sockets.flush, sockets.read_all):
             with pytest.raises(TimeoutError, match=WHY):
                 call()
-        assert sockets.state.all[0].handle is not None, "no node has failed"
-        sockets.abandon()
+        assert state.all[0].handle is not None, "no node has failed"
+        sockets.abandon("closed")
 
     asyncio.run(main())
+
+
+def test_an_alarm_in_a_send_holds_up_no_other_node(exchange: Exchange) -> None:
+    """The next turn of the loop sends the rest, and sets the timers that are missing."""
+    near, far = socket.socketpair()
+    timers: list[int] = []
+
+    def sent() -> None:
+        timers.append(1)
+        if len(timers) == 1:
+            raise TimeoutError(WHY)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, __: None)
+        nodes = [Node("redis://h:1", 100), Node("redis://h:2", 100)]
+        state = NodeConnections(nodes, codec.Codec(2, "", 10_000), 100, 0)
+        sockets = LoopSockets(nodes, state, loop, print)
+        for connection, one in zip(state.all, (exchange, Exchange(near)), strict=True):
+            state.connected(connection, one, str(connection.place) * 40, "")
+            connection.outbox = WORDS
+        sockets.send_soon(Inspect((NAME,)), sent)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert len(timers) == 2
+        sockets.abandon("closed")
+
+    with far:
+        asyncio.run(main())
+        far.settimeout(0)
+        assert far.recv(1_000) == WORDS
 
 
 def test_nothing_follows_half_of_a_command() -> None:

@@ -19,7 +19,7 @@ from redlock._core.vote_tally import VoteTally
 from redlock._transport import codec
 from redlock._transport.connections import NodeConnections
 from redlock._transport.exchange import Exchange, pack
-from redlock._transport.node import Connected, Node
+from redlock._transport.node import Node
 from redlock._transport.sockets import Sockets
 from tests.integration.tools import LASTING, client_of, eventually, frozen, is_free, raw, stands_on_all
 from tests.proxy import proxies
@@ -40,7 +40,7 @@ def test_bytes_that_a_full_socket_refuses_are_sent_later() -> None:
     with far:
         near.settimeout(0)
         far.settimeout(10)
-        sockets.adopt(connection, Connected(Exchange(near), "0" * 40, ""))
+        sockets.adopt(connection, Exchange(near))
         tallies = [VoteTally(Round(Inspect(("x",)), Wait.ALL), 1, number) for number in range(2_000)]
         commands = [pack("ECHO", str(number) + "x" * 1_000) for number in range(2_000)]
         for tally, words in zip(tallies, commands, strict=True):

@@ -11,7 +11,7 @@ from celery import Celery
 
 from redlock import Lock, LockContended, Redlock
 from redlock._core import backoff as times
-from redlock._locking import wait_queue, wait_rules
+from redlock._locking import wait_queue
 from redlock._transport import codec
 from redlock.celery import client_for, locked
 from tests.integration.tools import LASTING, blocked_clients, client_of, comes_true, eventually, in_a_fork, raw
@@ -56,7 +56,7 @@ def take_and_give_back(lock: Lock) -> None:
 
 def test_a_waiter_asks_nothing_while_it_waits(nodes: Cluster, client: Redlock, monkeypatch: pytest.MonkeyPatch) -> None:
     # After this time a waiter asks the nodes again; a pause of the machine can last as long.
-    monkeypatch.setattr(wait_rules, "READ_SECONDS", 200)
+    monkeypatch.setattr(wait_queue, "READ_SECONDS", 200)
     holder = client.lock("x")
     assert holder.acquire()
     thread = in_a_thread(lambda: client.lock("x", blocking_timeout=60).acquire())
@@ -70,7 +70,7 @@ def test_a_waiter_asks_nothing_while_it_waits(nodes: Cluster, client: Redlock, m
 
 def test_releases_wake_waiters_first_come_first_served(nodes: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     # After this time a waiter asks its node again, and is the last in the queue of the node.
-    monkeypatch.setattr(wait_rules, "READ_SECONDS", 200)
+    monkeypatch.setattr(wait_queue, "READ_SECONDS", 200)
     clients = [client_of(nodes.urls, **LASTING) for _ in range(5)]
     order: list[int] = []
     first = clients[0].lock("x")

@@ -45,7 +45,7 @@ class AsyncClient(Client):
         context = self.redlock._context
         parts = context.parts()
         places = self.options.connection_sets - parts.window._free
-        self._check_empty(parts.attempts, parts.waiters.local_queue._queues, places)
+        self._check_empty(parts.window.attempts, parts.waiters.local_queue._queues, places)
         await self.redlock.aclose()
         self._check_empty(*self.loop.leftovers, parts.connections.executions)
         # A dial may be under way, in its thread.

@@ -13,30 +13,30 @@ DRIVER, LEASE, PARTS, RENEWAL = (
     "asyncio/_loop_parts.py",
     "asyncio/_renewal.py",
 )
-SCOPE, WATCHED, WAITERS = "asyncio/_cancel_scope.py", "asyncio/_watched_lease.py", "asyncio/_waiters.py"
+SCOPE, WAITERS = "asyncio/_cancel_scope.py", "asyncio/_waiters.py"
 ROUNDS, SOCKETS, EXCHANGE = "_transport/asyncio.py", "_transport/loop_sockets.py", "_transport/loop_exchange.py"
 DIRECTED = "tests/sim/test_directed_asyncio.py::test_"
 
 
 # Cancellation.
 _bug("a cancelled acquire is not undone", DRIVER, "effect = steps.throw(exc)", "raise")
-_bug("an undo command is not sent", DRIVER, "                self._parts.connections.post(effect)\n", "")
+_bug("an undo command is not sent", DRIVER, "                self._connections.post(effect)\n", "")
 _bug(
     "a task keeps its place at the nodes",
     DRIVER,
-    "            self._at_the_nodes.close()\n            steps.close()",
+    "            self._leave_nodes()\n            steps.close()",
     "            steps.close()",
 )
 _bug(
     "a place in the window is never free again",
     DRIVER,
-    "            self._at_the_nodes.callback(parts.window.leave)\n",
+    "            self._window.leave(self._names)\n",
     "            pass\n",
 )
 _bug(
     "a place that came at the cancellation is lost",
-    PARTS,
-    "                self.leave()\n            raise",
+    DRIVER,
+    "                self.leave(names)\n            raise",
     "                pass\n            raise",
 )
 _bug(
@@ -91,12 +91,12 @@ _bug(
     "                self._parts.renewal.add(self, grant.deadline_ms)\n",
     "                pass\n",
 )
-_bug("a lost lease cancels no block", WATCHED, "            lease._scope.cancel()\n", "            pass\n")
+_bug("a lost lease cancels no block", LEASE, "            lease._scope.cancel()\n", "            pass\n")
 _bug(
     "a release lets an extension go on",
     LEASE,
-    "        self._stop_step()\n        if self._parts.held",
-    "        if self._parts.held",
+    "        self._stop_step()\n        if connections",
+    "        if connections",
     f"{DIRECTED}no_repair_of_an_extension_follows_the_release",
 )
 _bug(
@@ -113,7 +113,7 @@ _bug(
     "            self._timer.cancel()\n        for lease",
     "            pass\n        for lease",
 )
-_bug("a reader outlives its connection", SOCKETS, "                self.loop.remove_reader(exchange.sock)\n", "")
+_bug("a reader outlives its connection", SOCKETS, "                self._loop.remove_reader(exchange.sock)\n", "")
 _bug(
     "a waiting connection keeps its reader",
     EXCHANGE,
@@ -121,12 +121,12 @@ _bug(
     "            pass\n        self._failure =",
 )
 # Rounds.
-_bug("a round has no deadline", ROUNDS, "        self._watch(self._limit_ms(tally))\n", "")
+_bug("a round has no deadline", ROUNDS, "(round_.command, self._sent)", "(round_.command)")
 _bug("bytes that the system did not accept are lost", SOCKETS, "        connection.keep(words, sent)\n", "")
 _bug(
     "a blocked connection is not written again",
     SOCKETS,
-    "            self.loop.add_writer(sock, self._on_writable, connection)\n",
+    "            self._loop.add_writer(sock, self._on_writable, connection)\n",
     "            pass\n",
 )
 _bug(

@@ -28,7 +28,7 @@ ACQUISITION, WAIT, WAITERS, LOCAL = (
     "_locking/waiter_pool.py",
     "_locking/local_wait_queue.py",
 )
-TIMEOUT, RULES, CONTEXT = "_locking/acquire_timeout.py", "_locking/wait_rules.py", "_locking/context.py"
+TIMEOUT, CONTEXT = "_locking/acquire_timeout.py", "_locking/context.py"
 UNIT, DIRECTED, BOUNDS, FORK = (
     "tests/unit/test_",
     "tests/sim/test_directed_client.py::test_",
@@ -334,7 +334,7 @@ _bug(
 _bug(
     "an interrupted grant is not undone",
     ACQUISITION,
-    "        except BaseException:\n            self._undo()\n",
+    "        except BaseException:\n            self._lease._undo()\n",
     "        except BaseException:\n",
     f"{DIRECTED}an_attempt_that_a_lease_has_lost_is_undone",
 )
@@ -390,7 +390,7 @@ _bug(
 )
 _bug(
     "a wake-up does not end the wait",
-    RULES,
+    WAIT,
     "        return key\n",
     '        return ""\n',
     f"{DIRECTED}a_waiter_is_woken_by_the_release",

@@ -82,7 +82,7 @@ def now(monkeypatch: pytest.MonkeyPatch) -> None:
     """The time stands still, and every pause is the longest possible."""
     now = now_ms()
     monkeypatch.setattr("redlock._locking.wait_queue.monotonic", lambda: 0.0)
-    for module in ("acquisition", "acquire_timeout", "wait_rules"):
+    for module in ("acquisition", "acquire_timeout", "wait_queue"):
         monkeypatch.setattr(f"redlock._locking.{module}.now_ms", lambda: now)
     monkeypatch.setattr("redlock._chance.fraction", lambda: 0.999)
 

@@ -6,7 +6,9 @@ import asyncio
 
 import pytest
 
-from redlock.asyncio._loop_parts import Window
+from redlock.asyncio._driver import Window
+
+NAMES = ("window",)
 
 
 def test_tasks_pass_in_the_order_of_their_arrival() -> None:
@@ -14,13 +16,13 @@ def test_tasks_pass_in_the_order_of_their_arrival() -> None:
         window, passed = Window(2), []
 
         async def one(number: int) -> None:
-            await window.enter()
+            await window.enter(NAMES)
             passed.append(number)
             await asyncio.sleep(0)
-            window.leave()
+            window.leave(NAMES)
 
         await asyncio.gather(*(one(number) for number in range(6)))
-        assert window._free == 2
+        assert (window._free, window.attempts) == (2, {})
         return passed
 
     assert asyncio.run(main()) == list(range(6))
@@ -30,19 +32,19 @@ def test_tasks_pass_in_the_order_of_their_arrival() -> None:
 def test_a_cancelled_task_keeps_no_place(has_place: bool) -> None:  # noqa: FBT001 - an option
     async def main() -> None:
         window = Window(1)
-        await window.enter()
-        task = asyncio.create_task(window.enter())
+        await window.enter(NAMES)
+        task = asyncio.create_task(window.enter(NAMES))
         await asyncio.sleep(0)
         if has_place:
             # The place comes, and the task is cancelled before it runs.
-            window.leave()
+            window.leave(NAMES)
         task.cancel()
         await asyncio.wait({task})
         assert task.cancelled()
         if not has_place:
-            window.leave()
-        assert window._free == 1
-        await window.enter()
+            window.leave(NAMES)
+        assert (window._free, window.attempts) == (1, {})
+        await window.enter(NAMES)
 
     asyncio.run(main())
 
@@ -50,10 +52,10 @@ def test_a_cancelled_task_keeps_no_place(has_place: bool) -> None:  # noqa: FBT0
 def test_a_task_whose_time_is_over_keeps_no_place() -> None:
     async def main() -> None:
         window = Window(1)
-        assert await window.enter()
-        assert not await window.enter(0)
-        window.leave()
-        assert window._free == 1
-        assert await window.enter(0)
+        assert await window.enter(NAMES)
+        assert not await window.enter(NAMES, 0)
+        window.leave(NAMES)
+        assert (window._free, window.attempts) == (1, {})
+        assert await window.enter(NAMES, 0)
 
     asyncio.run(main())

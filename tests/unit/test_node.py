@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from typing import TYPE_CHECKING
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -13,8 +14,11 @@ from redlock import ConfigurationError, Redlock
 from redlock._compat import ReplyError
 from redlock._transport import address, dial
 from redlock._transport.codec import SCRIPTS
-from redlock._transport.node import Connected, Node, PendingConnection, UnsuitableNode, _check_answers, describe_failure
+from redlock._transport.node import Node, PendingConnection, UnsuitableNode, _check_answers, describe_failure
 from redlock._transport.node_health import NodeHealth
+
+if TYPE_CHECKING:
+    from redlock._transport.exchange import Exchange
 
 CANARY = "canary-b7Qx"
 
@@ -348,12 +352,12 @@ class Dialled(Node):
         self.answer = threading.Event()
         self.closed = 0
 
-    def connect(self, seconds: float | None = None, *, admin: bool = False) -> Connected:  # noqa: ARG002 - as of `Node`
+    def connect(self, seconds: float | None = None, *, admin: bool = False) -> Exchange:  # noqa: ARG002 - as of `Node`
         """A connection, if the node has not failed by then."""
         self.answer.wait()
         if self.error:
             raise UnsuitableNode(self.error)
-        return Connected(self, "run", "")  # type: ignore[arg-type]  # only closed
+        return self  # type: ignore[return-value]  # only closed
 
     def close(self) -> None:
         """Count the ends of the connection."""

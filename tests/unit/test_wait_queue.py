@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
@@ -16,7 +16,7 @@ from redlock._locking.wait_queue import QueuedWaiter
 from redlock._locking.waiter_pool import WaiterPool
 from redlock._transport.codec import Codec
 from redlock._transport.connections import NodeConnections
-from redlock._transport.node import Connected, Node
+from redlock._transport.node import Node
 from redlock._transport.reply_reader import LongReply
 from redlock._transport.socket_errors import ConnectionFailed, NoReply
 from tests.unit.helpers import DEAD, denied, granted, round_result
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from redlock._locking.effects import Effects
+    from redlock._transport.exchange import Exchange
 
 HELD = Refusal(round_result(*[denied(remaining_ms=300)] * 5))
 SPLIT = Refusal(round_result(granted(), granted(), denied(), denied(), DEAD))
@@ -270,7 +271,7 @@ def test_a_node_that_ends_waits_is_avoided_for_longer(
 
 
 def test_a_kept_connection_does_not_hide_that_a_node_is_up_again(nodes: list[Node]) -> None:
-    waiters, kept = WaiterPool(nodes, CODEC), Connected(SilentExchange(), "run", "")  # type: ignore[arg-type]  # as below
+    waiters, kept = WaiterPool(nodes, CODEC), cast("Exchange", SilentExchange())
     waiters.give_back(nodes[0], kept)
     nodes[0].mark_down("connection refused", 0)
     assert waiters.kept_for(nodes[0]) is None, "only a dial tells"
@@ -297,6 +298,6 @@ class SilentExchange:
 
 def test_a_wake_up_is_passed_on_without_a_wait() -> None:
     exchange = SilentExchange()
-    WaiterPool.pass_on(Connected(exchange, "run", ""), b"words")  # type: ignore[arg-type]  # as an exchange
+    WaiterPool.pass_on(exchange, b"words")  # type: ignore[arg-type]  # as an exchange
     assert exchange.sent == b"words"
     assert exchange.is_closed

@@ -44,16 +44,10 @@ class Trial:
         self.context, self.names = client._context, names
         self.granted: list[tuple[Grant, Any, int]] = []
         self.undone = 0
-        acquisition = Acquisition(
-            self.context,
-            self.context.waiter_pool,
-            names,
-            3_000,
-            "me",
-            waits=self.context.waits,
-            on_granted=lambda *args: self.granted.append(args),
-            undo=self._undo,
-        )
+        lease = client.lease(names, ttl_ms=3_000, owner_label="me")
+        lease._begin = lambda *args: self.granted.append(args)  # type: ignore[method-assign]  # noted here
+        lease._undo = self._undo  # type: ignore[method-assign]  # as above
+        acquisition = Acquisition(lease, self.context.waiter_pool, self.context.waits)
         self.steps = acquisition.steps(timeout_ms)
         self.effect: Effect = next(self.steps)
 
