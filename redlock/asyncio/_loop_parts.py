@@ -34,15 +34,14 @@ class LoopParts:
 
     Args:
         context: The client.
-        prefix: Put before every resource name.
     """
 
-    def __init__(self, context: LoopContext, prefix: str) -> None:
+    def __init__(self, context: LoopContext) -> None:
         self.loop = asyncio.get_running_loop()
         self.connections = LoopConnections(context.nodes, context.codec, self.loop)
         self.window = Window()
         self.waiters = LoopWaiters(context.nodes, context.codec, self.window.attempts, id(context))
-        self.waits = WaitRegistry(context.event_log, self.waiters, prefix)
+        self.waits = WaitRegistry(context.event_log, self.waiters, context.codec.prefix)
         self.renewal = LoopRenewal(self.connections)
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -88,7 +87,6 @@ class LoopContext(ClientContext):
 
     def __init__(self, options: ClientOptions) -> None:
         super().__init__(options)
-        self._prefix = options.prefix
         self._parts: dict[asyncio.AbstractEventLoop, LoopParts] = {}
 
     def parts(self) -> LoopParts:
@@ -102,7 +100,7 @@ class LoopContext(ClientContext):
             return self._parts[loop]
         except KeyError:
             self._drop_closed_loops()
-            parts = self._parts[loop] = LoopParts(self, self._prefix)
+            parts = self._parts[loop] = LoopParts(self)
             return parts
 
     async def holder(self, resource: str) -> LockHolder | None:

@@ -53,6 +53,27 @@ def test_a_context_without_leases_acquires_a_new_lease() -> None:
     assert claim(wanted) is wanted
 
 
+@pytest.mark.parametrize(
+    ("client", "names", "is_held"),
+    [
+        ("one", ("a", "b"), True),
+        ("one", ("a",), False),
+        ("one", ("c",), False),
+        ("other", ("a", "b"), False),
+    ],
+)
+def test_a_lease_counts_in_the_whole_process(client: str, names: tuple[str, ...], is_held: bool) -> None:  # noqa: FBT001 - a parameter
+    lease = FakeLease("a", "b")
+    thread = threading.Thread(target=add, args=(lease,))
+    thread.start()
+    thread.join()
+    assert held_leases.is_held_here(cast("int", client), names) is is_held
+    lease.left = 0.0
+    assert not held_leases.is_held_here(cast("int", client), names), "the time is over"
+    lease.left, lease.is_held = 1.0, False
+    assert not held_leases.is_held_here(cast("int", client), names), "it was released"
+
+
 def test_what_is_held_is_an_error_at_once_that_says_how_to_do_it() -> None:
     outer = add(FakeLease("a"))
     with pytest.raises(RedlockError, match="'a' is held by this very context; it would wait for itself") as caught:
