@@ -56,7 +56,7 @@ def test_the_token_of_a_second_round_is_remembered(client: Redlock) -> None:
 
 
 def test_a_grant_that_is_over_by_now_is_cancelled(client: Redlock, monkeypatch: pytest.MonkeyPatch) -> None:
-    trial = Trial(client)
+    trial = Trial(client, 0)
     trial.send(CONNECTIONS)
     sent_ms = now_ms()
     monkeypatch.setattr("redlock._locking.acquisition.now_ms", lambda: deadline_ms(3_000, sent_ms))
@@ -65,7 +65,8 @@ def test_a_grant_that_is_over_by_now_is_cancelled(client: Redlock, monkeypatch: 
     assert type(cancel.command) is Release
     assert cancel.command.wake_ms == 3_000, "a waiter may have seen it as the winner"
     assert not trial.granted
-    assert type(trial.send(round_result(*[granted()] * 5))) is not TakeConnections, "it waits before another attempt"
+    with pytest.raises(LockContended):
+        trial.send(round_result(*[granted()] * 5))
 
 
 def test_a_refusal_names_all_resources(client: Redlock, caplog: pytest.LogCaptureFixture) -> None:
@@ -163,6 +164,7 @@ def test_the_holder_is_shown_to_the_waits_of_the_client(client: Redlock) -> None
     trial = Trial(client)
     trial.attempt(*[denied()] * 5)
     assert trial.context.waits.holder(NAMES, 1_000) == masked_token(denied().holder)
+    assert [(wait.names, wait.owner_label) for wait in trial.context.waits.pending()] == [(NAMES, "me")]
 
 
 def test_a_place_is_left_although_the_close_fails(client: Redlock) -> None:

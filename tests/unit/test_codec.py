@@ -208,6 +208,7 @@ def test_clients_of_all_versions_share_keys_and_fingerprints() -> None:
     assert codec.operation_key("x", "op") == "x\x01done:op"
     assert CODEC.fingerprint == "nodes=5 max_ttl=10s prefix='app:'"
     assert Codec(3, "", 10_123).fingerprint == "nodes=3 max_ttl=10.123s prefix=''"
+    assert waiting_order(("x", "account:42"), 5) == waiting_order(("x",), 5)
     assert [waiting_order((name,), 5) for name in ("account:42", "x")] == [(4, 0, 1, 2, 3), (1, 2, 3, 4, 0)]
     assert Codec(5, "", 10_000).script_call(COMMANDS[4]).arguments[-1] == "50", "milliseconds of a reservation"
 

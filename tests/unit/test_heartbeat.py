@@ -118,9 +118,10 @@ def test_a_worker_counts_once_and_only_for_a_file(monkeypatch: pytest.MonkeyPatc
     counted: list[list[str]] = []
     monkeypatch.setattr(heartbeat, "_metrics", [])
     monkeypatch.setattr(heartbeat, "start_counting", counted.append)
-    for settings in ({}, {"redlock_metrics_file": METRICS}, {"redlock_metrics_file": METRICS}):
-        heartbeat._count(sender=SimpleNamespace(app=app_with(redlock_nodes="h:1,h:2,h:3", **settings)))
-    assert counted == [["h:1", "h:2", "h:3"]]
+    for metrics_file, times in (("", 0), (METRICS, 1), (METRICS, 1)):
+        app = app_with(redlock_nodes="h:1,h:2,h:3", redlock_metrics_file=metrics_file)
+        heartbeat._count(sender=SimpleNamespace(app=app))
+        assert counted == [["h:1", "h:2", "h:3"]] * times
 
 
 def test_the_settings_of_a_worker_are_logged_with_their_origins(
