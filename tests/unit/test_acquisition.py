@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,8 +25,10 @@ if TYPE_CHECKING:
 def test_a_free_lock_takes_one_attempt(client: Redlock) -> None:
     trial = Trial(client)
     trial.is_over(*[granted()] * 5)
-    (grant, connections, _) = trial.granted[0]
+    (grant, connections, waited_ms) = trial.granted[0]
     assert grant.token == trial.command.token
+    assert re.fullmatch("[0-9a-f]{32}:me", grant.token)
+    assert 0 <= waited_ms < 60_000
     assert connections is CONNECTIONS
     assert not trial.undone
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from redlock import ConfigurationError, LockContended, Redlock
+from redlock import ConfigurationError, LockContended, QuorumUnavailable, Redlock
 from redlock._clock import now_ms, wall_us
 from redlock._core.commands import Confirm, Release, Round
 from redlock._core.votes import Kind, Vote, deadline_ms, masked_token
@@ -78,14 +79,39 @@ def test_a_refusal_names_all_resources(client: Redlock, caplog: pytest.LogCaptur
     assert caplog.messages[-1].startswith("refused resource='a, b' owner_label=me why=")
 
 
+def test_without_a_limit_too_few_votes_end_it_after_one_ttl(client: Redlock, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial, later = Trial(client, None), now_ms() + 3_000
+    assert type(trial.attempt(*[DEAD] * 5)) is TakeConnections
+    assert type(trial.attempt(*[DEAD] * 5)) is Sleep
+    trial.send()
+    monkeypatch.setattr("redlock._locking.acquire_timeout.now_ms", lambda: later + 1)
+    with pytest.raises(QuorumUnavailable):
+        trial.attempt(*[DEAD] * 5)
+
+
+@pytest.mark.parametrize(("late_ms", "waits"), [(149, True), (150, False)])
+def test_a_reservation_is_waited_for_within_two_node_timeouts(
+    client: Redlock,
+    now: int,
+    monkeypatch: pytest.MonkeyPatch,
+    late_ms: int,
+    waits: bool,  # noqa: FBT001 - a parameter
+) -> None:
+    trial = Trial(client, 0)
+    monkeypatch.setattr("redlock._locking.acquisition.now_ms", lambda: now + late_ms)
+    with contextlib.nullcontext() if waits else pytest.raises(LockContended):
+        assert trial.attempt(*[Vote(Kind.DENIED, 0, "", 40)] * 5) == Sleep(0.05)
+
+
 @pytest.fixture
-def now(monkeypatch: pytest.MonkeyPatch) -> None:
+def now(monkeypatch: pytest.MonkeyPatch) -> int:
     """The time stands still, and every pause is the longest possible."""
     now = now_ms()
     monkeypatch.setattr("redlock._locking.wait_queue.monotonic", lambda: 0.0)
     for module in ("acquisition", "acquire_timeout", "wait_queue"):
         monkeypatch.setattr(f"redlock._locking.{module}.now_ms", lambda: now)
     monkeypatch.setattr("redlock._chance.fraction", lambda: 0.999)
+    return now
 
 
 SPLIT = [granted(), granted(), denied(), denied(), DEAD]

@@ -15,7 +15,7 @@ from celery import Celery
 from celery._state import _task_stack
 from celery.exceptions import Ignore, Retry, SoftTimeLimitExceeded
 
-from redlock import LockContended, LockLost, NotHeld, QuorumUnavailable, Redlock, Stale
+from redlock import LockContended, LockLost, NotHeld, QuorumUnavailable, Redlock, Stale, _log
 from redlock.celery import current_lease, decorator, locked, lost_lease, pools, task_registry
 from redlock.celery.delivery import REQUEUES, SINCE, Delivery, Returned
 
@@ -38,7 +38,7 @@ class GivenLease:
 
     def __init__(self, names: list[str], options: dict[str, Any]) -> None:
         self.names, self.options, self.resource = tuple(names), options, ", ".join(names)
-        self.fence, self.waited_ms, self.is_lost = 7, 40, False
+        self.fence, self.waited_ms, self.is_lost, self.seen = 7, 40, False, ""
         self.waits: list[int | None] = []
         self.acquiring: list[BaseException | None] = []
         self.ends: list[str] = []
@@ -47,6 +47,8 @@ class GivenLease:
     def acquire(self, timeout_ms: int | None) -> None:
         """Raise the next error of the test."""
         self.waits.append(timeout_ms)
+        if self.seen:
+            _log.debug("waiting", resource=self.resource, owner_label="me", holder=self.seen, position=1)
         if self.acquiring and (error := self.acquiring.pop(0)) is not None:
             raise error
 
@@ -73,11 +75,12 @@ class Client(Redlock):
     given: GivenLease
     acquiring: list[BaseException | None]
     ending: BaseException | None = None
+    seen = ""
 
     def lease(self, names: Any, **options: Any) -> Any:  # type: ignore[override]  # noqa: ANN401 - not all of it
         """As `Redlock.lease`."""
         self.given = GivenLease(names, options)
-        self.given.acquiring, self.given.ending = self.acquiring, self.ending
+        self.given.acquiring, self.given.ending, self.given.seen = self.acquiring, self.ending, self.seen
         return self.given
 
 
@@ -186,10 +189,23 @@ def test_a_call_outside_of_a_worker_has_a_lease_of_its_process(client: Client) -
     assert lease is client.given
     assert client.given.options["owner_label"].startswith(f"pid {os.getpid()}@{socket.gethostname()} since ")
     assert (client.given.options["max_hold_ms"], client.given.waited_ms) == (None, 40)
-    client.acquiring = [CONTENDED]
+    assert client.given.options["ttl_ms"] is None, "the client's own"
+    client.acquiring, client.seen = [CONTENDED], "id-1@h"
     with pytest.raises(LockContended):
         locked("x")(returning(1))()
     assert client.given.ends == ["release"]
+
+
+def test_a_task_that_calls_another_directly_has_no_message(client: Client, worker: Worker) -> None:
+    worker.run(locked("x")(returning(1)), called_directly=True)
+    assert client.given.options["owner_label"].startswith("pid ")
+
+
+def test_a_run_that_has_met_its_first_copy_leaves_no_trace(client: Client, worker: Worker) -> None:
+    client.acquiring, client.seen = [CONTENDED], "id-1@w2@h since 12"
+    with pytest.raises(Ignore):
+        worker.run(locked("x")(returning(1)))
+    assert len(worker.sent) == 1
 
 
 @pytest.mark.parametrize("on_lost", ["check", "raise"])
@@ -211,11 +227,12 @@ def test_a_run_is_listed_and_interrupted_by_its_loss(client: Client, worker: Wor
 def test_a_pool_without_signals_is_refused_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lost_lease, "_tasks", [])
     lost_lease._check_pool(SimpleNamespace(pool_cls="threads"))
-    locked("x", on_lost="raise")(returning)
-    locked("x")(raising)
+    for body in (returning, raising):
+        locked("x", on_lost="raise")(body)
+    locked("x")(returning)
     said = (
-        f"on_lost='raise' of {__name__}.returning needs the prefork or solo pool; this worker's is thread. "
-        "Use on_lost='check' and current_lease().ensure_valid()"
+        f"on_lost='raise' of {__name__}.returning, {__name__}.raising needs the prefork or solo pool; "
+        "this worker's is thread. Use on_lost='check' and current_lease().ensure_valid()"
     )
     with pytest.raises(SystemExit) as refused:
         lost_lease._check_pool(SimpleNamespace(pool_cls="threads"))

@@ -136,6 +136,9 @@ def test_a_renewal_that_is_late_or_fails_is_logged(thread: Renewal, caplog: pyte
 
 def test_a_client_that_is_closed_renews_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
     made, stops = Renewal(Pool()), list[str]()  # type: ignore[arg-type]  # as a pool
+    callbacks = made.callbacks
+    made.reset_after_fork()
+    assert made.callbacks is not callbacks, "its threads are those of the parent"
     monkeypatch.setattr(made._background, "stop", lambda: stops.append(made._background._name))
     made.close()
     assert stops == ["redlock-renewal"]

@@ -131,6 +131,10 @@ def test_where_there_is_no_slot_nothing_is_written(child: TaskLockRegistry, monk
     entry.acquired(LEASE)
     assert seen_from_main(child) == []
     assert [shown["state"] for shown in child.listed()] == ["holds"], "it knows by itself"
+    monkeypatch.setattr(task_registry, "own_slot", lambda: 3)
+    monkeypatch.setattr(child, "_memory", None)
+    entry.lost(LEASE)
+    assert [shown["state"] for shown in child.listed()] == ["lost"]
 
 
 @pytest.mark.parametrize(("beyond", "seen"), [(0, 1), (1, 0)])
@@ -182,7 +186,7 @@ def test_outside_of_a_worker_a_process_has_no_slot() -> None:
 
 
 def test_an_entry_names_its_task_and_its_beginning(child: TaskLockRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("time.time", lambda: 1_795_842_000.9996)
+    monkeypatch.setattr("time.time", lambda: 1_795_842_001.9996)
     entry = TaskLockEntry(TASK)
     entry.acquired(LEASE)
     assert list(child._entries.values()) == [
@@ -191,11 +195,13 @@ def test_an_entry_names_its_task_and_its_beginning(child: TaskLockRegistry, monk
             "name": "shop.close",
             "state": "holds",
             "resource": "account:42",
-            "since": "2026-11-28T05:00:00.999Z",
+            "since": "2026-11-28T05:00:01.999Z",
             "pid": os.getpid(),
             "fence": 7,
         }
     ]
+    unsent = TaskLockEntry(cast("Task", SimpleNamespace(request=SimpleNamespace(id=None), name="shop.close")))
+    assert unsent._about == {"task": None, "name": "shop.close"}
 
 
 def test_the_oldest_entry_of_all_processes_comes_first(
@@ -235,8 +241,9 @@ def test_a_wait_in_a_body_is_shown_until_its_end(child: TaskLockRegistry) -> Non
         assert shown() == [("id-1", "waits", "a", "first")]
         say("retry", "second")
         assert shown() == [("id-1", "waits", "a", "second")]
+        assert seen_from_main(child) == [("waits", "a")]
         say("wait-ended")
-        assert shown() == []
+        assert (shown(), seen_from_main(child)) == ([], [])
         say("retry", "third")
         assert shown() == []
 
@@ -271,3 +278,4 @@ def test_no_task_id_and_no_name_hides_a_lock(child: TaskLockRegistry, task_id: s
     entry.waiting(LONG_NAMES, "\U0001f512" * 255)
     ((state, resource),) = seen_from_main(child)
     assert (state, str(resource)[:256]) == ("waits", LONG_NAMES[:256])
+    assert len(str(resource)) == 2_048
