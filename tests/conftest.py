@@ -13,6 +13,7 @@ import pytest
 from redlock.testing import redis_server
 from tests import servers
 from tests.integration import tools
+from tests.spare_nodes import SpareNodes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
 
 _PATIENCE = 60.0
 
-if os.environ.get("TEST_SERVERS") == "mixed":
+_SPARE = SpareNodes()
+_MIXED = os.environ.get("TEST_SERVERS") == "mixed"
+
+if _MIXED:
     # Each server that a test starts, or starts again, has another version than the server before it.
     _programs, _of_this_name = itertools.cycle(servers.present().values()), redis_server.executable
     redis_server.executable = lambda name="": _of_this_name(name) if name else next(_programs)
@@ -44,7 +48,7 @@ def _left(threads: set[threading.Thread], processes: set[int]) -> list[str]:
         for thread in threading.enumerate()
         if thread not in threads and not (thread.daemon and thread.name.startswith("redlock"))
     ]
-    for pid in set(tools.children()) - processes:
+    for pid in set(tools.children()) - processes - _SPARE.pids:
         try:
             command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
         except OSError:
@@ -55,10 +59,16 @@ def _left(threads: set[threading.Thread], processes: set[int]) -> list[str]:
     return left
 
 
+@pytest.fixture(scope="session")
+def _spare_nodes() -> Iterator[SpareNodes]:
+    yield _SPARE
+    _SPARE.stop()
+
+
 @pytest.fixture
-def nodes() -> Iterator[redis_server.Cluster]:
-    """Five fresh lock nodes."""
-    with redis_server.cluster() as cluster:
+def nodes(_spare_nodes: SpareNodes) -> Iterator[redis_server.Cluster]:
+    """Five lock nodes, as if they were new."""
+    with redis_server.cluster() if _MIXED else _spare_nodes.lent() as cluster:
         yield cluster
 
 
