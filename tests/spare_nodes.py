@@ -2,7 +2,7 @@
 
 Invariants:
 1. A test finds servers without data, scripts, clients and statistics, at addresses that no earlier test knew.
-2. A server whose process, settings, users or files have changed serves no further test, nor do its four companions.
+2. A server with a changed process, setting, user or file serves no further test, nor do its four companions.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _LOOK = ("CONFIG GET *", "ACL LIST", "MODULE LIST")
 
 
 class _SpareServer(Server):
-    """A server whose socket gets another folder for each test."""
+    """A server with its socket in another folder for each test."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class _SpareServer(Server):
             before.rmdir()
 
     def is_as_new(self) -> bool:
-        """Clear the server and move it to a new address; False if a test has changed more than that can undo."""
+        """Clear the server and move its socket; False after a change that this can not undo."""
         if self._begun is None or self._process is not self._begun or self._begun.poll() is not None:
             return False
         with contextlib.suppress(OSError):
