@@ -13,7 +13,7 @@ from redlock._clock import now_ms, wall_us
 from redlock._core.commands import Confirm, Release, Round
 from redlock._core.votes import Kind, Vote, deadline_ms, masked_token
 from redlock._locking import waiter_pool
-from redlock._locking.effects import Receive, Send, Sleep, TakeConnections
+from redlock._locking.effects import AwaitTurn, Receive, Send, Sleep, TakeConnections
 from redlock._locking.waiter_pool import WaiterPool
 from redlock._transport.codec import Codec
 from redlock._transport.node import Node
@@ -87,6 +87,34 @@ def test_without_a_limit_too_few_votes_end_it_after_one_ttl(client: Redlock, mon
     monkeypatch.setattr("redlock._locking.acquire_timeout.now_ms", lambda: later + 1)
     with pytest.raises(QuorumUnavailable):
         trial.attempt(*[DEAD] * 5)
+
+
+def test_a_wait_in_this_process_is_no_time_without_votes(client: Redlock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process has asked nobody meanwhile, so a node had no chance to answer."""
+    first, second, clock = Trial(client), Trial(client, None), [now_ms()]
+    first.attempt(*[denied()] * 5)
+    monkeypatch.setattr("redlock._locking.acquire_timeout.now_ms", lambda: clock[0])
+    assert type(second.attempt(*[denied()] * 5)) is AwaitTurn
+    client._context.waiter_pool.remember(("y",), 2_000, 60_000)
+    queued = Trial(client, None, ("y",))
+    queued.wait()
+    clock[0] += 60_000
+    second.send()
+    queued.send([WAKE_KEY.replace(b"x", b"y"), b"1"])
+    for trial in (second, queued):
+        if trial is queued:
+            trial.attempt(*[DEAD] * 5)
+        assert type(trial.attempt(*[DEAD] * 5)) is Sleep
+
+
+def test_without_a_quorum_nobody_waits_behind_another(client: Redlock, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "redlock")
+    first, second = Trial(client), Trial(client)
+    first.attempt(*[denied()] * 5)
+    second.attempt(*[DEAD] * 5)
+    assert type(second.attempt(*[DEAD] * 5)) is Sleep
+    retries = [line for line in caplog.messages if line.startswith("retry resource=x owner_label=me holder=")]
+    assert len(retries) == 2
 
 
 @pytest.mark.parametrize(("late_ms", "waits"), [(149, True), (150, False)])
