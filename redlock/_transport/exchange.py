@@ -119,9 +119,19 @@ class Exchange:
         self.send(words, until)
         return [self.answer(until) for _ in range(count)]
 
+    def end_sending(self) -> None:
+        """Send nothing more. The node can still reply, so the node reads every command that was sent."""
+        self._shut_down(socket.SHUT_WR)
+
     def close(self) -> None:
-        """End the connection. A forked child closes only its copy of the socket, so the parent stays connected."""
+        """End the connection. The node may drop commands that it has not read.
+
+        A forked child closes only its copy of the socket, so the parent stays connected.
+        """
+        self._shut_down(socket.SHUT_RDWR)
+        self._close_socket()
+
+    def _shut_down(self, how: int) -> None:
         if not self.is_inherited:
             with suppress(OSError):
-                self.sock.shutdown(socket.SHUT_RDWR)
-        self._close_socket()
+                self.sock.shutdown(how)

@@ -130,6 +130,17 @@ class Sockets:
             exchange.close()
         self._state.to_close.clear()
 
+    def end_sending(self) -> None:
+        """Send nothing more on any connection; see `Exchange.end_sending`."""
+        for connection in self._state.all:
+            if connection.handle is not None:
+                connection.handle.end_sending()
+
+    def drain(self, until_ms: int) -> None:
+        """Read until every node has answered every command, at most until this moment."""
+        while (wait_ms := until_ms - now_ms()) > 0 and self._state.is_awaited:
+            self.receive(self.wait(wait_ms))
+
     def abandon(self) -> None:
         """Close everything."""
         for connection in self._state.all:

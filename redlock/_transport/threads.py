@@ -5,11 +5,13 @@ Invariants:
 2. A round costs one exchange with all nodes in parallel and ends when the result is decided. Rounds that are
    independent of each other share the exchange.
 3. An exception can interrupt any instruction (time limits, SystemExit from a signal). An interrupted wait does no harm.
-   Anywhere else the whole set is discarded, because the order of its replies is unknown; a cancel is sent before.
+   Anywhere else all connections are dropped, because the order of their replies is unknown; a cancel is sent before.
+   They are closed after a node timeout, or at the end of the client as soon as every node has replied.
 """
 
 from __future__ import annotations
 
+import math
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
@@ -53,6 +55,8 @@ class ConnectionSet(Mutex):
         """The deadline of the rounds that are being executed."""
         self._is_half_done = False
         """True from `_begin` to the end of an operation, except in a wait: the next `_begin` drops all connections."""
+        self._dropped: list[tuple[int, Sockets]] = []
+        """Interrupted connections with the time of their last commands, which the nodes may not have read yet."""
         self._reset()
 
     def _reset(self) -> None:
@@ -153,6 +157,8 @@ class ConnectionSet(Mutex):
         a lock that the node has set may be among these commands.
         """
         self._begin()
+        for _, dropped in self._dropped:
+            dropped.drain(until_ms)
         while (wait_ms := until_ms - now_ms()) > 0 and self.state.is_awaited:
             self._pump(wait_ms)
         self._is_half_done = False
@@ -168,7 +174,7 @@ class ConnectionSet(Mutex):
             if round_ is not None and round_.wait is Wait.SENT and type(round_.command) is Release:
                 self.state.begin(round_, now_ms())
             self._sockets.write(self.state.all)
-            self.abandon()
+            self._drop()
             self._reset()
             releases.report(now_ms(), over=len(releases))
         self._is_half_done = True
@@ -210,6 +216,7 @@ class ConnectionSet(Mutex):
     def _make_ready(self, command: Command) -> None:
         """Read late replies, drop useless connections, and dial."""
         state = self.state
+        self._close_dropped(now_ms() - self._timeout_ms)
         if state.needs_read(now_ms()):
             self._pump(0)
         dials = state.make_ready(command, now_ms(), self._until_ms)
@@ -254,6 +261,22 @@ class ConnectionSet(Mutex):
         self._is_half_done = True
         return self._sockets.receive(ready)
 
+    def _drop(self) -> None:
+        """Use the connections no more, and close them later.
+
+        Redis ends a connection to which it can't write a reply, and drops the commands that it has not read: a cancel.
+        """
+        now = now_ms()
+        self._sockets.end_sending()
+        self._dropped.append((now, self._sockets))
+        self._close_dropped(now - self._timeout_ms)
+
+    def _close_dropped(self, before_ms: float) -> None:
+        while self._dropped and self._dropped[0][0] < before_ms:
+            self._dropped[0][1].abandon()
+            del self._dropped[0]
+
     def abandon(self) -> None:
         """Close all connections; the set must not be used again."""
+        self._close_dropped(math.inf)
         self._sockets.abandon()

@@ -1,12 +1,13 @@
 """Raises an exception at a chosen instruction of the package.
 
-A signal handler may raise between any two instructions. With a trace function a test can raise at each instruction in
-turn.
+A signal handler may raise between any two instructions. With a tracer a test can raise at each instruction in turn.
 """
 
 from __future__ import annotations
 
 import sys
+import threading
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from types import CodeType, FrameType
 
 _PACKAGE = str(Path(redlock.__file__).parent)
+_TOOL = 4
 
 
 class Interrupted(BaseException):
@@ -50,45 +52,91 @@ class Tracer:
         self._left = 0 if isinstance(strike_at, Place) else strike_at
 
     def run(self, work: Callable[[], object]) -> None:
-        """Do this work under the trace function."""
+        """Do this work under the tracer."""
         # The end of a generator ends all exception handlers inside. After an exception at the last instructions of a
         # handler, CPython would count the handled exception as current, and its traceback would keep objects alive.
         next(self._traced(work), None)
 
     def _traced(self, work: Callable[[], object]) -> Iterator[None]:
-        sys.settrace(self._call)
-        try:
+        with _each_instruction(self._reached, only=self._at.code if self._at else None):
             work()
-        finally:
-            sys.settrace(None)
         yield
 
-    def _call(self, frame: FrameType, _event: str, _arg: object) -> Any:  # noqa: ANN401 - the type in typeshed is recursive
-        # The parser in Python stands for hiredis, which has no instructions to interrupt.
-        if not frame.f_code.co_filename.startswith(_PACKAGE) or frame.f_code.co_filename.endswith("_resp.py"):
-            return None
-        if self._within not in (None, frame.f_code):
-            return None
+    def _reached(self, frame: FrameType, offset: int) -> None:
+        code = frame.f_code
+        if self._within not in (None, code):
+            return
         self._within = None
-        if self._at is not None and frame.f_code is not self._at.code:
+        if (self._at is not None and self._at != Place(code, offset)) or _closes(frame):
+            return
+        if self._left < 0:
+            self.places.append(Place(code, offset))
+        elif self._left == 0 and self.struck is None:
+            self.struck = Place(code, offset)
+            raise Interrupted
+        else:
+            self._left -= 1
+
+
+def _is_traced(code: CodeType) -> bool:
+    # The parser in Python stands for hiredis, which has no instructions to interrupt.
+    return code.co_filename.startswith(_PACKAGE) and not code.co_filename.endswith("_resp.py")
+
+
+@contextmanager
+def _each_instruction(reached: Callable[[FrameType, int], None], *, only: CodeType | None) -> Iterator[None]:
+    """Call the function before each instruction of the package in this thread, or of this code only."""
+    if sys.version_info < (3, 12):
+        yield from _by_trace_function(reached, only)
+    else:
+        # A trace function would miss the first traced call of each function.
+        yield from _by_monitoring(reached, only)
+
+
+def _by_trace_function(reached: Callable[[FrameType, int], None], only: CodeType | None) -> Iterator[None]:
+    def call(frame: FrameType, _event: str, _arg: object) -> Any:  # noqa: ANN401 - the type in typeshed is recursive
+        if frame.f_code is not only if only else not _is_traced(frame.f_code):
             return None
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        return self._count if self._left < 0 else self._strike
+        return instruction
 
-    def _count(self, frame: FrameType, event: str, _arg: object) -> Any:  # noqa: ANN401 - the type in typeshed is recursive
-        if event == "opcode" and not _closes(frame):
-            self.places.append(Place(frame.f_code, frame.f_lasti))
-        return self._count
+    def instruction(frame: FrameType, event: str, _arg: object) -> Any:  # noqa: ANN401 - as above
+        if event == "opcode":
+            reached(frame, frame.f_lasti)
+        return instruction
 
-    def _strike(self, frame: FrameType, event: str, _arg: object) -> Any:  # noqa: ANN401 - the type in typeshed is recursive
-        if self._at is not None and frame.f_lasti != self._at.offset:
-            return self._strike
-        if event == "opcode" and not _closes(frame):
-            if self._left == 0:
-                self.struck = Place(frame.f_code, frame.f_lasti)
-                raise Interrupted
-            self._left -= 1
-        return self._strike
+    sys.settrace(call)
+    try:
+        yield
+    finally:
+        sys.settrace(None)
+
+
+def _by_monitoring(reached: Callable[[FrameType, int], None], only: CodeType | None) -> Iterator[None]:
+    monitoring, thread = sys.monitoring, threading.get_ident()
+    event = monitoring.events.INSTRUCTION
+
+    def instruction(code: CodeType, offset: int) -> object:
+        if not _is_traced(code):
+            return monitoring.DISABLE
+        if threading.get_ident() == thread:
+            reached(sys._getframe(1), offset)
+        return None
+
+    monitoring.use_tool_id(_TOOL, "tracer")
+    try:
+        monitoring.register_callback(_TOOL, event, instruction)
+        if only:
+            monitoring.set_local_events(_TOOL, only, event)
+        else:
+            monitoring.set_events(_TOOL, event)
+        yield
+    finally:
+        monitoring.set_events(_TOOL, 0)
+        if only:
+            monitoring.set_local_events(_TOOL, only, 0)
+        monitoring.register_callback(_TOOL, event, None)
+        monitoring.free_tool_id(_TOOL)
 
 
 def _closes(frame: FrameType) -> bool:
