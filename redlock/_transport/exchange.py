@@ -123,6 +123,12 @@ class Exchange:
         """Send nothing more. The node can still reply, so the node reads every command that was sent."""
         self._shut_down(socket.SHUT_WR)
 
+    def await_end(self, until: float) -> None:
+        """After `end_sending`, wait by the deadline until the node has read all commands and ends the connection."""
+        with suppress(ConnectionFailed, NoReply):
+            while self._when_ready(self.sock.recv, _READ_BYTES, until) and time.monotonic() < until:
+                pass
+
     def close(self) -> None:
         """End the connection. The node may drop commands that it has not read.
 

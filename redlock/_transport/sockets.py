@@ -130,23 +130,18 @@ class Sockets:
             exchange.close()
         self._state.to_close.clear()
 
-    def end_sending(self) -> None:
-        """Send nothing more on any connection; see `Exchange.end_sending`."""
+    def leave(self) -> list[Exchange]:
+        """Send, read and dial nothing more; returns the open connections, which the caller closes."""
         for connection in self._state.all:
-            if connection.handle is not None:
-                connection.handle.end_sending()
-
-    def drain(self, until_ms: int) -> None:
-        """Read until every node has answered every command, at most until this moment."""
-        while (wait_ms := until_ms - now_ms()) > 0 and self._state.is_awaited:
-            self.receive(self.wait(wait_ms))
+            self._state.lost(connection, "the client was closed")
+        for dial in self._dials.values():
+            dial.abandon()
+        left = self._state.to_close
+        for exchange in left:
+            exchange.end_sending()
+        return left
 
     def abandon(self) -> None:
         """Close everything."""
-        for connection in self._state.all:
-            self._state.lost(connection, "the client was closed")
-        for exchange in self._state.to_close:
+        for exchange in self.leave():
             exchange.close()
-        self._state.to_close.clear()
-        for dial in self._dials.values():
-            dial.abandon()

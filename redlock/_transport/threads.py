@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
+from time import monotonic
 from typing import TYPE_CHECKING, TypeVar
 
 from redlock._clock import now_ms
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from redlock._core.vote_tally import VoteTally
     from redlock._core.votes import RoundResult
     from redlock._transport.codec import Codec
+    from redlock._transport.exchange import Exchange
     from redlock._transport.node import Node
 
 T = TypeVar("T")
@@ -55,8 +57,8 @@ class ConnectionSet(Mutex):
         """The deadline of the rounds that are being executed."""
         self._is_half_done = False
         """True from `_begin` to the end of an operation, except in a wait: the next `_begin` drops all connections."""
-        self._dropped: list[tuple[int, Sockets]] = []
-        """Interrupted connections with the time of their last commands, which the nodes may not have read yet."""
+        self._dropped: list[tuple[int, Exchange]] = []
+        """Interrupted connections with the time of their last command, which the node may not have read yet."""
         self._reset()
 
     def _reset(self) -> None:
@@ -157,8 +159,8 @@ class ConnectionSet(Mutex):
         a lock that the node has set may be among these commands.
         """
         self._begin()
-        for _, dropped in self._dropped:
-            dropped.drain(until_ms)
+        for _, exchange in self._dropped:
+            exchange.await_end(monotonic() + (until_ms - now_ms()) / 1000)
         while (wait_ms := until_ms - now_ms()) > 0 and self.state.is_awaited:
             self._pump(wait_ms)
         self._is_half_done = False
@@ -267,13 +269,12 @@ class ConnectionSet(Mutex):
         Redis ends a connection to which it can't write a reply, and drops the commands that it has not read: a cancel.
         """
         now = now_ms()
-        self._sockets.end_sending()
-        self._dropped.append((now, self._sockets))
+        self._dropped += [(now, exchange) for exchange in self._sockets.leave()]
         self._close_dropped(now - self._timeout_ms)
 
     def _close_dropped(self, before_ms: float) -> None:
         while self._dropped and self._dropped[0][0] < before_ms:
-            self._dropped[0][1].abandon()
+            self._dropped[0][1].close()
             del self._dropped[0]
 
     def abandon(self) -> None:

@@ -112,31 +112,33 @@ def _by_trace_function(reached: Callable[[FrameType, int], None], only: CodeType
         sys.settrace(None)
 
 
-def _by_monitoring(reached: Callable[[FrameType, int], None], only: CodeType | None) -> Iterator[None]:
-    monitoring, thread = sys.monitoring, threading.get_ident()
-    event = monitoring.events.INSTRUCTION
+if sys.version_info >= (3, 12):
 
-    def instruction(code: CodeType, offset: int) -> object:
-        if not _is_traced(code):
-            return monitoring.DISABLE
-        if threading.get_ident() == thread:
-            reached(sys._getframe(1), offset)
-        return None
+    def _by_monitoring(reached: Callable[[FrameType, int], None], only: CodeType | None) -> Iterator[None]:
+        monitoring, thread = sys.monitoring, threading.get_ident()
+        event = monitoring.events.INSTRUCTION
 
-    monitoring.use_tool_id(_TOOL, "tracer")
-    try:
-        monitoring.register_callback(_TOOL, event, instruction)
-        if only:
-            monitoring.set_local_events(_TOOL, only, event)
-        else:
-            monitoring.set_events(_TOOL, event)
-        yield
-    finally:
-        monitoring.set_events(_TOOL, 0)
-        if only:
-            monitoring.set_local_events(_TOOL, only, 0)
-        monitoring.register_callback(_TOOL, event, None)
-        monitoring.free_tool_id(_TOOL)
+        def instruction(code: CodeType, offset: int) -> object:
+            if not _is_traced(code):
+                return monitoring.DISABLE
+            if threading.get_ident() == thread:
+                reached(sys._getframe(1), offset)
+            return None
+
+        monitoring.use_tool_id(_TOOL, "tracer")
+        try:
+            monitoring.register_callback(_TOOL, event, instruction)
+            if only:
+                monitoring.set_local_events(_TOOL, only, event)
+            else:
+                monitoring.set_events(_TOOL, event)
+            yield
+        finally:
+            monitoring.set_events(_TOOL, 0)
+            if only:
+                monitoring.set_local_events(_TOOL, only, 0)
+            monitoring.register_callback(_TOOL, event, None)
+            monitoring.free_tool_id(_TOOL)
 
 
 def _closes(frame: FrameType) -> bool:
