@@ -155,7 +155,7 @@ def test_an_exception_at_any_instruction_does_no_harm(stricken: Stricken, step: 
 
 
 @pytest.mark.long
-@pytest.mark.timeout(1_200)
+@pytest.mark.timeout(3_600)
 def test_an_exception_at_any_moment_does_no_harm(stricken: Stricken) -> None:
     """At every execution of every instruction."""
     wrong = []
