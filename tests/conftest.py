@@ -13,6 +13,7 @@ import pytest
 from redlock.testing import redis_server
 from tests import servers
 from tests.integration import tools
+from tests.integration.processes import children
 from tests.spare_nodes import SpareNodes
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ if _MIXED:
 @pytest.fixture(autouse=True)
 def _nothing_is_left_behind() -> Iterator[None]:
     """Fail a test that leaves a thread or a child process; the lock's own daemon threads end by themselves."""
-    threads, processes = set(threading.enumerate()), set(tools.children())
+    threads, processes = set(threading.enumerate()), set(children())
     yield
     tools.comes_true(lambda: not _left(threads, processes), within=_PATIENCE, every=0.01)
     left = _left(threads, processes)
@@ -48,7 +49,7 @@ def _left(threads: set[threading.Thread], processes: set[int]) -> list[str]:
         for thread in threading.enumerate()
         if thread not in threads and not (thread.daemon and thread.name.startswith("redlock"))
     ]
-    for pid in set(tools.children()) - processes - _SPARE.pids:
+    for pid in set(children()) - processes - _SPARE.pids:
         try:
             command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
         except OSError:

@@ -34,8 +34,9 @@ from redis import Redis
 
 from redlock.testing import redis_server
 from tests.faults.crew import Crew, Outcome
+from tests.integration.processes import children
 from tests.integration.rabbit import PROGRAM, rabbit
-from tests.integration.tools import children, comes_true, sixth_redis
+from tests.integration.tools import comes_true, sixth_redis
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

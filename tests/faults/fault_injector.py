@@ -18,7 +18,8 @@ from redis.exceptions import RedisError
 
 from tests.faults.cluster_fixture import PREFIX, TTL
 from tests.faults.servers import erase, is_up, revive, save
-from tests.integration.tools import children, raw
+from tests.integration.processes import children
+from tests.integration.tools import raw
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -31,7 +31,8 @@ from redis import Redis
 from redlock.testing import redis_server
 from tests.faults.crew import Crew, Outcome
 from tests.integration.databases import postgresql
-from tests.integration.tools import ROOT, children, comes_true, sixth_redis
+from tests.integration.processes import children
+from tests.integration.tools import ROOT, comes_true, sixth_redis
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
+import os
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from redlock.asyncio import Redlock
+from tests.integration.processes import sockets_of
 from tests.integration.tools import node_timeout
 
 if TYPE_CHECKING:
@@ -79,9 +79,4 @@ async def next_turn() -> None:
 
 def open_sockets() -> int:
     """The number of sockets that this process has open."""
-    found = 0
-    for entry in Path("/proc/self/fd").iterdir():
-        # The descriptor of the folder itself has ended.
-        with contextlib.suppress(OSError):
-            found += entry.readlink().name.startswith("socket:")
-    return found
+    return len(sockets_of(os.getpid()))

@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,13 +17,15 @@ from redis import Redis
 from redlock.celery import delivery as delivery_module
 from redlock.testing import redis_server
 from tests import versions
+from tests.integration.processes import listening
 from tests.integration.rabbit import needs_rabbitmq, rabbit
 from tests.integration.tools import client_of, comes_true, eventually, sixth_redis, unsubscribe
 from tests.integration.worker_fixture import Worker
 from tests.versions import needs_celery_5_5
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
+    from pathlib import Path
 
     from redlock.testing.redis_server import Cluster, Server
     from workers.rabbitmq import RabbitMQ
@@ -111,22 +112,10 @@ def rabbitmq() -> Iterator[RabbitMQ]:
         yield server
 
 
-def listening(pids: Iterable[int]) -> set[str]:
-    """The addresses at which these processes listen, as /proc writes them."""
-    sockets = {
-        entry.readlink().name
-        for pid in pids
-        for entry in Path(f"/proc/{pid}/fd").iterdir()
-        if entry.readlink().name.startswith("socket:")
-    }
-    rows = [row.split() for kind in ("tcp", "tcp6") for row in Path(f"/proc/net/{kind}").read_text().splitlines()[1:]]
-    return {row[1].partition(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in sockets}
-
-
 @needs_rabbitmq
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_the_broker_of_the_demo_is_closed_to_other_machines(rabbitmq: RabbitMQ) -> None:
-    found = listening(process.pid for process in rabbitmq._processes)
+    found = set[str]().union(*(listening(process.pid) for process in rabbitmq._processes))
     assert "0100007F" in found
     assert found <= {"0100007F", "00000000000000000000000001000000"}, "not only loopback"
 

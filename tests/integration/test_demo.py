@@ -18,8 +18,9 @@ import pytest
 from redis import Redis
 
 from redlock.testing.redis_server import die_with_parent, free_port
+from tests.integration.processes import children, command_of, listening, program_of
 from tests.integration.rabbit import needs_rabbitmq
-from tests.integration.tools import PATIENT, children, eventually
+from tests.integration.tools import PATIENT, eventually
 from tests.servers import program as server_program
 from workers.cluster import NODES, ROOT, is_free
 from workers.demo import main
@@ -136,14 +137,6 @@ def ports_in_a_row() -> int:
     )
 
 
-def listens_on_tcp(pid: int) -> bool:
-    """Whether this process accepts TCP connections."""
-    tables = [Path(f"/proc/net/{name}").read_text().splitlines()[1:] for name in ("tcp", "tcp6")]
-    rows = [line.split() for table in tables for line in table]
-    listening = {f"socket:[{row[9]}]" for row in rows if row[3] == "0A"}
-    return any(str(place.readlink()) in listening for place in Path(f"/proc/{pid}/fd").iterdir())
-
-
 def test_it_loses_updates_without_the_lock_and_none_with_it(demo: Callable[..., Demo]) -> None:
     run = demo("--tasks", str(TASKS))
     assert run.end() == 0, run.said
@@ -163,7 +156,7 @@ def test_it_loses_updates_without_the_lock_and_none_with_it(demo: Callable[..., 
 
 def programs(run: Demo, name: str) -> list[int]:
     """The children of a demo whose program has this name."""
-    return [pid for pid in children(run.process.pid) if Path(f"/proc/{pid}/exe").readlink().name == name]
+    return [pid for pid in children(run.process.pid) if program_of(pid) == name]
 
 
 @on_linux
@@ -253,9 +246,9 @@ def test_no_other_user_can_reach_its_servers(demo: Callable[..., Demo]) -> None:
     sockets = run.until_it_says(r"lock nodes +(\S.*\S)")[1].split()
     assert len(sockets) == NODES
     assert {Path(socket).parent.stat().st_mode & 0o077 for socket in sockets} == {0}
-    servers = [pid for pid in children(run.process.pid) if b"redis-server" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    servers = [pid for pid in children(run.process.pid) if "redis-server" in command_of(pid)]
     assert len(servers) == NODES + 1
-    assert [listens_on_tcp(pid) for pid in servers] == [False] * len(servers)
+    assert [listening(pid) for pid in servers] == [set()] * len(servers)
 
 
 @on_linux
@@ -324,7 +317,7 @@ def test_a_port_that_is_taken_is_one_line_and_nothing_is_started(demo: Callable[
 def test_a_worker_that_dies_is_one_line(demo: Callable[..., Demo]) -> None:
     run = demo("--tasks", "100000")
     run.until_it_counts(10)
-    worker = next(pid for pid in children(run.process.pid) if b"worker2@" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    worker = next(pid for pid in children(run.process.pid) if "worker2@" in command_of(pid))
     os.kill(worker, signal.SIGKILL)
     assert run.end() == 1
     assert run.said.splitlines()[-1] == "demo: worker2 was killed by signal 9"

@@ -23,7 +23,8 @@ from redlock import Redlock
 from redlock.testing import redis_server
 from redlock.testing.redis_server import die_with_parent
 from tests.integration.pages import blocks
-from tests.integration.tools import PATIENT, ROOT, children, eventually
+from tests.integration.processes import children
+from tests.integration.tools import PATIENT, ROOT, eventually
 from tests.once import once
 
 if TYPE_CHECKING:

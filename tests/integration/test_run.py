@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from redlock.cli import run
+from tests.integration.processes import children
 from tests.integration.shell import Shell, is_running, is_running_in, python
-from tests.integration.tools import children, eventually, holders, is_free, raw, talking
+from tests.integration.tools import eventually, holders, is_free, raw, talking
 
 if TYPE_CHECKING:
     from redlock import Redlock

@@ -211,15 +211,6 @@ def in_a_fork(work: Callable[[], object]) -> object:
     return json.loads(said)
 
 
-def children(pid: int | None = None) -> list[int]:
-    """The child processes of a process, by default of this process, with zombies; none without /proc."""
-    found: list[int] = []
-    with contextlib.suppress(OSError):
-        for task in Path(f"/proc/{pid or os.getpid()}/task").iterdir():
-            found += map(int, (task / "children").read_text().split())
-    return found
-
-
 @contextlib.contextmanager
 def talking(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], IO[str], IO[str]]]:
     """Run a Python process; give the process, its input and its output. The end of the block kills the process."""

@@ -16,7 +16,8 @@ from redis import Redis
 
 from redlock.testing import redis_server
 from redlock.testing.redis_server import die_with_parent
-from tests.integration.tools import PATIENT, children, eventually, sixth_redis
+from tests.integration.processes import children
+from tests.integration.tools import PATIENT, eventually, sixth_redis
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
