@@ -36,11 +36,18 @@ async def unchanged(data: bytes, writer: asyncio.StreamWriter) -> None:
     await writer.drain()
 
 
-async def byte_by_byte(data: bytes, writer: asyncio.StreamWriter) -> None:
-    """Forward the bytes slowly."""
-    for place in range(len(data)):
-        writer.write(data[place : place + 1])
-        await asyncio.sleep(0.01)
+def dripping(seconds: float) -> Passing:
+    """Forward the bytes one at a time, with this pause after each byte: the fault itself."""
+
+    async def forward(data: bytes, writer: asyncio.StreamWriter) -> None:
+        for place in range(len(data)):
+            writer.write(data[place : place + 1])
+            await asyncio.sleep(seconds)
+
+    return forward
+
+
+byte_by_byte = dripping(0.01)
 
 
 async def half_a_reply_then_reset(data: bytes, writer: asyncio.StreamWriter) -> None:

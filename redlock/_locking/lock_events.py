@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class LockEventLog:
-    """The log of one client."""
+    """The log of a client."""
 
     def __init__(self, nodes: Sequence[Node]) -> None:
         self._nodes = nodes

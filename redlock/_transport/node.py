@@ -100,7 +100,7 @@ class PendingConnection:
         return result
 
     def abandon(self) -> None:
-        """Close the connection, now or when the dial ends: nothing will use it."""
+        """Close the connection, now or when the dial ends, because nothing will use the connection."""
         self._is_wanted = False
         self._close_if_unwanted()
 
@@ -110,7 +110,7 @@ class PendingConnection:
 
 
 class Node(NodeHealth):
-    """A lock node as this process sees it; shared by all connections and threads."""
+    """The view of a lock node in this process; shared by all connections and threads."""
 
     def __init__(self, url: str, timeout_ms: int, prefix: str = "") -> None:
         options = address.parse(url)
@@ -182,7 +182,7 @@ class Node(NodeHealth):
         answers = exchange.ask(words, count + len(self._naming), until)
         met = _check_answers(answers[:count], len(self._greeting))
         for answer in answers[count:]:
-            # The name is for people. A managed service may forbid it.
+            # The name is for people. A managed service may forbid the command.
             if not str(answer).startswith(FORBIDDEN):
                 refuse(answer)
         if not exchange.is_silent:
@@ -195,7 +195,7 @@ _INFO = (pack("INFO", "server"), pack("INFO", "replication"))
 
 
 def _greeting(username: str = "", password: str = "", db: int = 0) -> list[bytes]:
-    """The first commands of a connection, which go out in one piece with the introduction."""
+    """The first commands of a connection, which go out in the same piece as the introduction."""
     words: list[tuple[str, ...]] = []
     if username or password:
         words.append(("AUTH", *([username] if username else []), password))
@@ -240,7 +240,7 @@ def _check_info(info: Mapping[str, str]) -> str:
     if info["role"] != "master":
         master = f"{statement(info.get('master_host', ''), 100)}:{statement(info.get('master_port', ''), 5)}"
         raise UnsuitableNode(f"a replica of {master}; lock nodes must be independent masters")
-    # A service that hides its version is taken for a later one.
+    # A service that hides its version counts as a later version.
     version = node_info.version(info.get("redis_version", ""))
     if version is not None and version < (6, 2):
         raise UnsuitableNode(f"Redis {statement(info['redis_version'], 20)}; lock nodes need 6.2 or later")

@@ -134,7 +134,7 @@ class ConnectionSet(Mutex):
         return self.state.unsent
 
     def poll(self) -> None:
-        """Send what was held back or did not fit into a socket, and read the replies that have arrived."""
+        """Send the bytes that were held back or did not fit into a socket, and read the replies that have arrived."""
         if not self.is_settled:
             self._begin()
             self._flush(now_ms())
@@ -266,7 +266,7 @@ class ConnectionSet(Mutex):
     def _drop(self) -> None:
         """Use the connections no more, and close them later.
 
-        Redis ends a connection to which it can't write a reply, and drops the commands that it has not read: a cancel.
+        A node that can't write a reply ends the connection, and drops its unread commands: a cancel may be among these.
         """
         now = now_ms()
         self._dropped += [(now, exchange) for exchange in self._sockets.leave()]

@@ -3,8 +3,8 @@
 Invariants:
 1. The fence is the first statement of a transaction that this module began, on the connection that the body uses.
 2. A stale token, and every error at the fence, rolls back at once. The body has not run.
-3. Serialization failures and deadlocks at the fence are repeated. Later ones go to the caller.
-4. The transaction that commits is the one that passed the fence; otherwise the block ends with an error.
+3. Serialization failures and deadlocks at the fence are repeated. Later failures go to the caller.
+4. Only the transaction that passed the fence commits; otherwise the block ends with an error.
 5. The module never deletes a row of `redlock_fence`.
 """
 
@@ -29,20 +29,20 @@ WEEK_SECONDS = 7 * 24 * 3600.0
 
 
 class Transaction(Protocol):
-    """A connection of some driver, as the fence uses it."""
+    """The part of a driver's connection that the fence uses."""
 
     @property
     def dialect(self) -> Dialect:
         """The statements of its database."""
 
     def begin(self) -> None:
-        """Begin a transaction, or raise `ConfigurationError` if the connection is in one already."""
+        """Begin a transaction, or raise `ConfigurationError` if the connection has begun a transaction already."""
 
     def prepare(self) -> None:
-        """Send the statements that come before the fence; an exception here rolls back, as one at the fence does."""
+        """Send the statements that come before the fence; an exception rolls back, as at the fence."""
 
     def execute(self, statement: str, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
-        """Run a statement inside the transaction and return its rows; none if it returns no rows."""
+        """Run a statement inside the transaction and return its rows, or an empty sequence."""
 
     def is_open(self) -> bool:
         """Whether the transaction that `begin` has begun is still open, as far as the driver knows."""
@@ -74,7 +74,7 @@ class Passed:
     Args:
         transaction: The transaction.
         section: The value of the `with` block.
-        mark: The id of the transaction, where the database has one.
+        mark: The id of the transaction, where the database has such ids.
     """
 
     def __init__(self, transaction: Transaction, section: FencedSection, mark: object) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import threading
 import time
@@ -20,6 +19,7 @@ from tests.proxy import (
     Proxy,
     always,
     byte_by_byte,
+    dripping,
     endless_garbage,
     half_a_reply,
     half_a_reply_then_reset,
@@ -27,6 +27,7 @@ from tests.proxy import (
 )
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
@@ -49,11 +50,8 @@ def black_hole(links: Sequence[Proxy]) -> Iterator[list[str]]:
         link.restore()
 
 
-async def slower_than_any_timeout(data: bytes, writer: asyncio.StreamWriter) -> None:
-    """Each reply takes longer than a node timeout, and no pause between two bytes does."""
-    for place in range(len(data)):
-        writer.write(data[place : place + 1])
-        await asyncio.sleep(0.1)
+slower_than_any_timeout = dripping(0.1)
+"""Each reply takes longer than a node timeout, and no pause between two bytes does."""
 
 
 def answering(passing: Callable[..., Any]) -> Bad:

@@ -23,6 +23,7 @@ from redlock._transport.loop_sockets import LoopSockets
 from redlock._transport.node import Node
 from redlock._transport.socket_errors import ConnectionFailed, NoReply
 from redlock._transport.sockets import Sockets
+from tests.integration.asyncio_tools import until
 from tests.integration.tools import LASTING, blocked_clients, client_of, eventually
 
 if TYPE_CHECKING:
@@ -156,13 +157,12 @@ def test_an_alarm_in_a_send_holds_up_no_other_node(exchange: Exchange) -> None:
             state.connected(connection, one, str(connection.place) * 40, "")
             connection.outbox = WORDS
         sockets.send_soon(Inspect((NAME,)), sent)
-        for _ in range(3):
-            await asyncio.sleep(0)
-        assert len(timers) == 2
+        await until(lambda: len(timers) >= 2, "the second try of the timer")
         sockets.abandon("closed")
 
     with far:
         asyncio.run(main())
+        assert len(timers) == 2
         far.settimeout(0)
         assert far.recv(1_000) == WORDS
 
