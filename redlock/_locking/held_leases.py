@@ -100,7 +100,8 @@ def is_held_here(client: int, names: Names) -> bool:
     """Whether any code of this process holds a lease of this client on exactly these names."""
     reference = _last.get((client, names[0]))
     lease = None if reference is None else reference()
-    return lease is not None and lease.names == names and lease.is_held and lease.remaining() > 0
+    # Not `remaining`, which raises an error for a lease that another thread releases at this moment.
+    return lease is not None and lease.names == names and lease.is_held and not lease.is_lost
 
 
 def add(lease: LeaseSteps) -> None:

@@ -12,11 +12,12 @@ import pytest
 
 from redlock import RedlockError
 from redlock._locking import held_leases
+from tests.unit.helpers import grant
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from redlock import Lease
+    from redlock import Lease, Redlock
 
 
 class FakeLease:
@@ -27,6 +28,10 @@ class FakeLease:
         self.is_held = True
         self._claims = frozenset((client, name) for name in names)
         self.left = left
+
+    @property
+    def is_lost(self) -> bool:
+        return self.left <= 0
 
     def remaining(self) -> float:
         return self.left
@@ -72,6 +77,24 @@ def test_a_lease_counts_in_the_whole_process(client: str, names: tuple[str, ...]
     assert not held_leases.is_held_here(cast("int", client), names), "the time is over"
     lease.left, lease.is_held = 1.0, False
     assert not held_leases.is_held_here(cast("int", client), names), "it was released"
+
+
+def test_a_release_in_another_thread_disturbs_no_check(client: Redlock, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("a", "b")
+    lease = client.lease(names)
+    lease._grant = grant(2**62)
+    held_leases.add(lease)
+    checked: list[object] = []
+
+    def is_held(lease: Lease) -> bool:
+        # The other thread releases the lease right after this check.
+        checked.append(lease)
+        lease._grant = None
+        return True
+
+    monkeypatch.setattr(type(lease), "is_held", property(is_held))
+    held_leases.is_held_here(id(client._context), names)
+    assert checked == [lease]
 
 
 def test_what_is_held_is_an_error_at_once_that_says_how_to_do_it() -> None:
