@@ -52,7 +52,7 @@ class LoopSockets:
         self._is_flush_due = False
 
     def send_soon(self, command: Command, is_sent: Callable[[], None] | None = None) -> None:
-        """Write the outboxes, which have this command, in this turn of the loop. `is_sent` is called then, or twice."""
+        """Write the outboxes, which have this command, in this turn of the loop, and call `is_sent`, perhaps twice."""
         self._last_command = command
         if is_sent is not None:
             self._senders.append(is_sent)

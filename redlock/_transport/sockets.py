@@ -131,15 +131,12 @@ class Sockets:
         self._state.to_close.clear()
 
     def leave(self) -> list[Exchange]:
-        """Send, read and dial nothing more; returns the open connections, which the caller closes."""
+        """Use the sockets no more; returns the open connections, which the caller closes."""
         for connection in self._state.all:
             self._state.lost(connection, "the client was closed")
         for dial in self._dials.values():
             dial.abandon()
-        left = self._state.to_close
-        for exchange in left:
-            exchange.end_sending()
-        return left
+        return self._state.to_close
 
     def abandon(self) -> None:
         """Close everything."""

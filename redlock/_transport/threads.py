@@ -6,17 +6,17 @@ Invariants:
    independent of each other share the exchange.
 3. An exception can interrupt any instruction (time limits, SystemExit from a signal). An interrupted wait does no harm.
    Anywhere else all connections are dropped, because the order of their replies is unknown; a cancel is sent before.
-   They are closed after a node timeout, or at the end of the client as soon as every node has replied.
+   They stay open for at least a node timeout, until a round that dials or an interruption closes them. The end of the
+   client closes them as soon as every node has replied.
 """
 
 from __future__ import annotations
 
 import math
 from contextlib import suppress
-from time import monotonic
 from typing import TYPE_CHECKING, TypeVar
 
-from redlock._clock import now_ms
+from redlock._clock import monotonic, now_ms
 from redlock._core import protocol
 from redlock._core.commands import Acquire, Release, Wait
 from redlock._mutex import Mutex
@@ -268,8 +268,10 @@ class ConnectionSet(Mutex):
 
         A node that can't write a reply ends the connection, and drops its unread commands: a cancel may be among these.
         """
-        now = now_ms()
-        self._dropped += [(now, exchange) for exchange in self._sockets.leave()]
+        now, left = now_ms(), self._sockets.leave()
+        for exchange in left:
+            exchange.end_sending()
+        self._dropped += [(now, exchange) for exchange in left]
         self._close_dropped(now - self._timeout_ms)
 
     def _close_dropped(self, before_ms: float) -> None:
