@@ -77,7 +77,7 @@ def claim(lease: L, *, reentrant: bool, forever: bool = True) -> L:
         return lease
     for other in _held():
         shared = other._claims & lease._claims
-        if shared and other.remaining() > 0:
+        if shared and _is_valid(other):
             if reentrant and lease._claims <= other._claims:
                 shared_lease: L = other
                 return shared_lease
@@ -100,8 +100,12 @@ def is_held_here(client: int, names: Names) -> bool:
     """Whether any code of this process holds a lease of this client on exactly these names."""
     reference = _last.get((client, names[0]))
     lease = None if reference is None else reference()
+    return lease is not None and lease.names == names and _is_valid(lease)
+
+
+def _is_valid(lease: LeaseSteps) -> bool:
     # Not `remaining`, which raises an error for a lease that another thread releases at this moment.
-    return lease is not None and lease.names == names and lease.is_held and not lease.is_lost
+    return not lease.is_lost and lease.is_held
 
 
 def add(lease: LeaseSteps) -> None:

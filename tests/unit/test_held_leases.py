@@ -33,9 +33,6 @@ class FakeLease:
     def is_lost(self) -> bool:
         return self.left <= 0
 
-    def remaining(self) -> float:
-        return self.left
-
 
 def claim(wanted: FakeLease, *, reentrant: bool = False) -> object:
     return held_leases.claim(cast("Lease", wanted), reentrant=reentrant)
@@ -80,21 +77,22 @@ def test_a_lease_counts_in_the_whole_process(client: str, names: tuple[str, ...]
 
 
 def test_a_release_in_another_thread_disturbs_no_check(client: Redlock, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ("a", "b")
-    lease = client.lease(names)
-    lease._grant = grant(2**62)
-    held_leases.add(lease)
-    checked: list[object] = []
+    checks: list[bool] = []
 
     def is_held(lease: Lease) -> bool:
         # The other thread releases the lease right after this check.
-        checked.append(lease)
+        checks.append(lease._grant is not None)
         lease._grant = None
-        return True
+        return checks[-1]
 
-    monkeypatch.setattr(type(lease), "is_held", property(is_held))
-    held_leases.is_held_here(id(client._context), names)
-    assert checked == [lease]
+    monkeypatch.setattr(type(client.lease("a")), "is_held", property(is_held))
+    lease, wanted = client.lease("a"), client.lease("a")
+    held_leases.add(lease)
+    lease._grant = grant(2**62)
+    held_leases.is_held_here(id(client._context), ("a",))
+    lease._grant = grant(2**62)
+    assert held_leases.claim(wanted, reentrant=True) is wanted
+    assert checks == [True, True, False]
 
 
 def test_what_is_held_is_an_error_at_once_that_says_how_to_do_it() -> None:
