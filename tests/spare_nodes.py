@@ -49,7 +49,7 @@ class _SpareServer(Server):
 
     def is_as_new(self) -> bool:
         """Clear the server and move its socket; False after a change that this can not undo."""
-        if self._begun is None or self._process is not self._begun or self._begun.poll() is not None:
+        if self._process is not self._begun:
             return False
         with contextlib.suppress(OSError):
             self.thaw()

@@ -8,6 +8,7 @@ import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError as NoConnection
 
+from redlock._transport.codec import RECORD
 from tests.integration.tools import client_of, raw
 from tests.spare_nodes import SpareNodes
 
@@ -31,11 +32,13 @@ def test_the_next_test_finds_the_same_servers_as_new(spare: SpareNodes) -> None:
         with client_of(urls) as client:
             assert client.lock("x").acquire(blocking=False)
             left.set("y", 1)
+            sha = left.script_load("return 1")
     with spare.lent() as nodes:
         assert [server.pid for server in nodes.servers] == pids
         assert not set(urls) & set(nodes.urls)
         with raw(nodes[0]) as redis:
-            assert not redis.exists("x", "y", "x.fence")
+            assert redis.keys() == [RECORD]
+            assert redis.script_exists(sha) == [False]
             assert "cmdstat_set" not in redis.info("commandstats")
         with pytest.raises(NoConnection):
             left.ping()
@@ -83,7 +86,7 @@ def test_a_server_that_has_changed_serves_no_other_test(spare: SpareNodes, chang
 def test_a_frozen_server_is_thawed_for_the_next_test(spare: SpareNodes) -> None:
     with spare.lent() as nodes:
         nodes[1].freeze()
-    with spare.lent() as nodes, client_of(nodes.urls) as client:
-        assert client.lock("x").acquire(blocking=False)
-        with raw(nodes[1]) as redis:
-            assert redis.ping()
+        pid = nodes[1].pid
+    with spare.lent() as nodes, raw(nodes[1]) as redis:
+        assert redis.ping()
+        assert nodes[1].pid == pid
