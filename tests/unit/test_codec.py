@@ -12,7 +12,6 @@ from redlock import ConfigurationError, _compat
 from redlock._core.commands import Acquire, Command, Confirm, Extend, Inspect, Release, Repair
 from redlock._core.observed_fences import FENCE_AHEAD_MS
 from redlock._core.votes import FENCE_LIMIT, quarantine_ms
-from redlock._transport import codec
 from redlock._transport.codec import (
     INTERNAL,
     LOAD_SCRIPTS,
@@ -22,7 +21,6 @@ from redlock._transport.codec import (
     fence_key,
     queue_key,
     run_id_argument,
-    waiting_order,
     wake_key,
 )
 from tests.unit.helpers import each_command
@@ -197,20 +195,6 @@ def test_a_script_has_its_parts_and_the_sha_of_their_text(kind: type[Command]) -
     folder = resources.files("redlock._transport") / "scripts"
     source = b"".join((folder / f"{part}.lua").read_bytes() for part in parts)
     assert (script.source, script.sha) == (source, hashlib.sha1(source).hexdigest().encode())  # noqa: S324 - the name of a script
-
-
-def test_clients_of_all_versions_share_keys_and_fingerprints() -> None:
-    """Also while the workers of a project change from one version to the next."""
-    assert (RECORD, codec.PROBE) == ("\x01redlock:node", "\x01redlock:probe")
-    assert fence_key("x", "app:") == "app:\x01redlock:fence:x"
-    assert wake_key("x", "app:") == "app:\x01redlock:wake:x"
-    assert queue_key("x", "app:") == "app:\x01redlock:queue:x"
-    assert codec.operation_key("x", "op") == "x\x01done:op"
-    assert CODEC.fingerprint == "nodes=5 max_ttl=10s prefix='app:'"
-    assert Codec(3, "", 10_123).fingerprint == "nodes=3 max_ttl=10.123s prefix=''"
-    assert waiting_order(("x", "account:42"), 5) == waiting_order(("x",), 5)
-    assert [waiting_order((name,), 5) for name in ("account:42", "x")] == [(4, 0, 1, 2, 3), (1, 2, 3, 4, 0)]
-    assert Codec(5, "", 10_000).script_call(COMMANDS[4]).arguments[-1] == "50", "milliseconds of a reservation"
 
 
 @pytest.mark.parametrize(

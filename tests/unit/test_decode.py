@@ -1,43 +1,12 @@
-"""`redlock._transport.codec`: replies as votes."""
+"""`redlock._transport.codec`: replies as votes. Each field of a vote is in `test_wire_format`."""
 
 from __future__ import annotations
 
 import pytest
 
 from redlock import _compat
-from redlock._core.votes import Kind, Vote
-from redlock._transport import codec
+from redlock._core.votes import Kind
 from redlock._transport.codec import decode, explain
-
-
-@pytest.mark.parametrize(
-    ("reply", "vote"),
-    [
-        ([1, 5, 7], Vote(Kind.GRANTED, 7, time_ms=5)),
-        ([1, 0, 7], Vote(Kind.GRANTED, 7)),
-        ([1, 5, 0], Vote(Kind.GRANTED, time_ms=5)),
-        ([1, 0, 0], Vote(Kind.GRANTED)),
-        ([0, 5, 0, b"t", 0], Vote(Kind.DENIED, 0, "t", 0, time_ms=5)),
-        ([0, 5, 7, "t", -1], Vote(Kind.DENIED, 7, "t", None, time_ms=5)),
-        (
-            [2, 5, 100_000],
-            Vote(
-                Kind.SILENT,
-                remaining_ms=100_000,
-                reason="new, restarted or emptied: abstains for another 100.0 s",
-                time_ms=5,
-            ),
-        ),
-        (
-            [*codec.REJECTION, 5, b"nodes=3"],
-            Vote(Kind.SILENT, reason="its clients agreed on nodes=3", fingerprint="nodes=3", time_ms=5),
-        ),
-    ],
-    ids=str,
-)
-def test_a_reply_is_this_vote(reply: object, vote: Vote) -> None:
-    assert decode(reply) == vote
-
 
 CODES = (
     "NOAUTH WRONGPASS NOPERM WRONGTYPE LOADING BUSY MISCONF NOREPLICAS OOM READONLY MASTERDOWN MOVED CROSSSLOT "
@@ -129,15 +98,9 @@ def test_an_error_reply_says_what_is_wrong_with_the_node(error: str, said: str) 
     "reply", [[1, 1, 5], [0, 1, 5, b"x", 10], [2, 1, 10], [3], [3, 1], [3, 1, b""], [], b"OK", None]
 )
 def test_what_does_not_name_other_terms_is_no_refusal(reply: object) -> None:
-    assert not codec.decode(reply).fingerprint
-
-
-def test_a_long_text_of_a_node_is_cut_in_the_reason() -> None:
-    assert len(explain("ERR " + "x" * 900)) == 200
-    assert len(decode([b"\n" * 900] * 9).reason) == len("answered something that is no vote: ") + 60
-    assert len(codec.decode([3, 7, "x" * 9_000]).fingerprint) == 1_200
+    assert not decode(reply).fingerprint
 
 
 def test_a_refusal_names_the_terms() -> None:
-    refusal = codec.decode([3, 7, b"nodes=3"])
+    refusal = decode([3, 7, b"nodes=3"])
     assert (refusal.fingerprint, refusal.time_ms) == ("nodes=3", 7)

@@ -8,7 +8,7 @@ import pytest
 
 from redlock._core.commands import Release
 from redlock._core.votes import Kind, Vote, silent
-from redlock._transport.codec import Codec, decode, disagrees, explain, operation_key, waiting_order
+from redlock._transport.codec import PROBE, REJECTION, Codec, decode, disagrees, explain, operation_key, waiting_order
 from tests.unit.helpers import each_command
 
 if TYPE_CHECKING:
@@ -44,14 +44,16 @@ def test_each_version_has_the_same_keys(command: Command, keys: tuple[str, ...])
     assert CODEC.script_call(command).keys == keys
 
 
-def test_a_wake_up_and_an_operation_have_the_same_keys() -> None:
+def test_a_wake_up_an_operation_and_a_probe_have_the_same_keys() -> None:
     assert CODEC.wake_keys(NAMES) == ["p:\x01redlock:wake:a", "p:\x01redlock:wake:b"]
     assert operation_key("store:x", "op") == "store:x\x01done:op"
+    assert PROBE == "\x01redlock:probe"
 
 
 def test_the_settings_of_a_node_have_the_same_words() -> None:
     assert CODEC.fingerprint == "nodes=5 max_ttl=10s prefix='p:'"
-    assert Codec(3, "", 1_234).fingerprint == "nodes=3 max_ttl=1.234s prefix=''"
+    assert Codec(3, "", 10_123).fingerprint == "nodes=3 max_ttl=10.123s prefix=''"
+    assert REJECTION == [3], "other settings"
 
 
 def test_a_lock_is_reserved_for_50_ms() -> None:
@@ -73,10 +75,16 @@ def test_waiters_of_a_resource_choose_the_same_node() -> None:
         ([1, 0, 0], Vote(Kind.GRANTED)),
         ([0, 5, 7, b"t", 9], Vote(Kind.DENIED, 7, "t", 9, time_ms=5)),
         ([0, 5, 0, "t", 0], Vote(Kind.DENIED, 0, "t", 0, time_ms=5)),
+        ([0, 5, 0, b"t", 0], Vote(Kind.DENIED, 0, "t", 0, time_ms=5)),
+        ([0, 5, 7, "t", -1], Vote(Kind.DENIED, 7, "t", None, time_ms=5)),
         ([0, 5, 0, b"t\xff", -1], Vote(Kind.DENIED, 0, "t\N{REPLACEMENT CHARACTER}", time_ms=5)),
         (
             [2, 5, 9_100],
             silent("new, restarted or emptied: abstains for another 9.1 s")._replace(remaining_ms=9_100, time_ms=5),
+        ),
+        (
+            [2, 5, 100_000],
+            silent("new, restarted or emptied: abstains for another 100.0 s")._replace(remaining_ms=100_000, time_ms=5),
         ),
         ([3, 5, b"nodes=3"], silent("its clients agreed on nodes=3")._replace(fingerprint="nodes=3", time_ms=5)),
         ([0, 5, -1, b"t", 9], silent("answered something that is no vote: [0, 5, -1, b't', 9]")),
@@ -89,6 +97,7 @@ def test_a_reply_is_exactly_this_vote(reply: object, vote: Vote) -> None:
 
 def test_foreign_text_in_a_vote_has_a_limit() -> None:
     assert len(disagrees("x" * 3_000).fingerprint) == 1_200
+    assert len(decode([3, 7, "x" * 9_000]).fingerprint) == 1_200
     assert len(explain("ERR " + "x" * 500)) == 200
-    said = decode(["x" * 9] * 9).reason
-    assert len(said.removeprefix("answered something that is no vote: ")) == 60
+    for reply in (["x" * 9] * 9, [b"\n" * 900] * 9):
+        assert len(decode(reply).reason.removeprefix("answered something that is no vote: ")) == 60
