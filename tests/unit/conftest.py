@@ -6,7 +6,7 @@ import os
 import socket
 import subprocess
 import time
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
@@ -36,3 +36,15 @@ def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[Redlock]:
         # Its thread would dial the nodes.
         monkeypatch.setattr(made._context.waits.publisher, "wake", lambda: None)
         yield made
+
+
+@pytest.fixture
+def sent(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The arguments and options of each message that the task `charge` of the module sends."""
+    calls: list[dict[str, Any]] = []
+
+    def send(args: object, kwargs: object, **options: object) -> None:
+        calls.append(options | {"args": args, "kwargs": kwargs})
+
+    monkeypatch.setattr(request.module.charge, "apply_async", send)
+    return calls

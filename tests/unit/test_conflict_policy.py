@@ -33,18 +33,6 @@ def policy(on_conflict: str = "requeue", max_requeues: int | None = None) -> Pol
 
 
 @pytest.fixture
-def sent(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """The options and arguments of each message for the broker."""
-    calls: list[dict[str, Any]] = []
-
-    def send(args: object, kwargs: object, **options: object) -> None:
-        calls.append(options | {"args": args, "kwargs": kwargs})
-
-    monkeypatch.setattr(charge, "apply_async", send)
-    return calls
-
-
-@pytest.fixture
 def running() -> Iterator[Callable[..., Any]]:
     """The message of a task in a worker, with these fields of the request."""
     pushed = []

@@ -27,14 +27,6 @@ def charge(account_id: int) -> None:
 
 
 @pytest.fixture
-def sent(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """The options of each message that is sent."""
-    calls: list[dict[str, Any]] = []
-    monkeypatch.setattr(charge, "apply_async", lambda _args, _kwargs, **options: calls.append(options))
-    return calls
-
-
-@pytest.fixture
 def quorum(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The app's queues are quorum queues of RabbitMQ."""
     monkeypatch.setattr(module, "has_quorum_queues", lambda *_: True)

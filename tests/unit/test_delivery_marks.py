@@ -47,14 +47,6 @@ def delivered() -> Iterator[Callable[..., Delivery]]:
         charge.pop_request()
 
 
-@pytest.fixture
-def sent(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """The options of each message that is sent."""
-    calls: list[dict[str, Any]] = []
-    monkeypatch.setattr(charge, "apply_async", lambda _args, _kwargs, **options: calls.append(options))
-    return calls
-
-
 def test_workers_of_all_versions_know_the_marks_by_these_names() -> None:
     assert (REQUEUES, SINCE, COPY) == ("redlock_requeues", "redlock_since", "redlock_copy")
     assert (CONTENT_TYPE, EARLIER) == ("redlock_content_type", "redlock_earlier")

@@ -209,16 +209,14 @@ def test_overtime_in_a_look_at_the_backend_is_no_unknown_state(monkeypatch: pyte
         delivery.is_finished(settle=True)
 
 
-def test_the_mark_of_a_copy_goes_back_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[dict[str, Any]] = []
-    monkeypatch.setattr(charge, "apply_async", lambda _args, _kwargs, **options: calls.append(options))
+def test_the_mark_of_a_copy_goes_back_with_it(sent: list[dict[str, Any]]) -> None:
     delivered(redelivered=True).requeue(1.0)
-    assert calls[-1]["headers"][COPY] == 0
+    assert sent[-1]["headers"][COPY] == 0
     delivered(copy=2, expires="2999-01-01T00:00:00+00:00").requeue_copy(1.0)
-    assert calls[-1]["headers"][COPY] == 3
-    assert calls[-1]["expires"] is None
+    assert sent[-1]["headers"][COPY] == 3
+    assert sent[-1]["expires"] is None
     delivered().requeue(1.0)
-    assert COPY not in calls[-1]["headers"]
+    assert COPY not in sent[-1]["headers"]
 
 
 def test_a_redelivery_after_a_failure_gives_no_second_end() -> None:
@@ -239,15 +237,15 @@ def test_a_copy_without_a_lock_ends_after_the_first(on_conflict: str, caplog: py
 
 
 @pytest.mark.parametrize("on_conflict", ["skip", "raise", "requeue"])
-def test_a_copy_of_a_lost_run_is_neither_skipped_nor_refused(monkeypatch: pytest.MonkeyPatch, on_conflict: str) -> None:
+def test_a_copy_of_a_lost_run_is_neither_skipped_nor_refused(
+    sent: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, on_conflict: str
+) -> None:
     """The lost run may have had its effect, so the copy goes back until the lock is free."""
-    calls: list[dict[str, Any]] = []
-    monkeypatch.setattr(charge, "apply_async", lambda _args, _kwargs, **options: calls.append(options))
     store("STARTED")
     for contended in (LockContended("x", "id-2@host since 1"), LockContended("x")):
         with pytest.raises(Ignore):
             Policy(0, on_conflict, 0).apply(contended, delivered(redelivered=True))
-    assert [call["headers"][COPY] for call in calls] == [0, 0]
+    assert [call["headers"][COPY] for call in sent] == [0, 0]
     monkeypatch.setattr(charge, "acks_late", True)
     with pytest.raises(Returned):
         Policy(0, on_conflict, 0).on_soft_time_limit(delivered(redelivered=True))
