@@ -214,8 +214,6 @@ def _is_new(transaction: Transaction, operation: str) -> bool:
 
 
 def _explained(transaction: Transaction, code: str) -> ConfigurationError | None:
-    if not code:
-        return None
     dialect = transaction.dialect
     if code in sql.MISSING_TABLE:
         statements = "; ".join(dialect.create)
