@@ -70,7 +70,7 @@ class Lease(LeaseSteps):
         acquisition = Acquisition(self, context.waiter_pool, context.waits)
         ThreadsDriver(context.pool, context.waiter_pool).run(acquisition.steps(acquire_timeout_ms))
 
-    def _begin(self, grant: Grant, connections: ConnectionSet, waited_ms: int) -> None:
+    def _accept_grant(self, grant: Grant, connections: ConnectionSet, waited_ms: int) -> None:
         self._connections, self._grant, self._acquired_ms, self.waited_ms = connections, grant, now_ms(), waited_ms
         held_leases.add(self)
         self._context.event_log.acquired(self.resource, grant, waited_ms)
@@ -135,7 +135,7 @@ class Lease(LeaseSteps):
             return Outcome.UNKNOWN
         with turn:
             # The renewal thread may have released the lease while this thread waited for the mutex.
-            return self._finish(wait=wait) if self._grant is not None else self.outcome()
+            return self._send_release(wait=wait) if self._grant is not None else self.outcome()
 
     def close(self, *, wait: bool = True, ends_blocks: bool = True) -> None:
         """Release the lease, and raise an error if the lease was lost before.
@@ -153,7 +153,7 @@ class Lease(LeaseSteps):
         if lost or outcome is Outcome.EXPIRED:
             raise LockLost(self.resource, self._lost or "its time was over before the release")
 
-    def _finish(self, *, wait: bool = True) -> Outcome:
+    def _send_release(self, *, wait: bool = True) -> Outcome:
         if wait:
             # A release without connections would leave the lock taken until the deadline.
             return self._context.pool.run(self._releasing(), self._connections, self._held().deadline_ms)

@@ -55,19 +55,19 @@ class VoteTally:
         "command",
         "doubted",
         "most_fence",
+        "on_news",
         "repeated",
         "sent_ms",
         "votes",
         "wait",
-        "waiter",
     )
 
     def __init__(self, round_: Round, nodes: int, sent_ms: int) -> None:
         self.command: Command = round_.command
         self.wait = round_.wait
         self.sent_ms = sent_ms
-        self.waiter: Callable[[VoteTally], object] | None = None
-        """Called by the driver when news has come."""
+        self.on_news: Callable[[VoteTally], object] | None = None
+        """The driver calls this function after each vote, and after the loss of a connection."""
         self.most_fence = _NO_LIMIT
         """A grant with a larger token than this is kept back in `doubted`."""
         if type(round_.command) is Acquire:

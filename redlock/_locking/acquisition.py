@@ -37,8 +37,8 @@ class Acquisition:
     """The acquisition of one lease.
 
     Args:
-        lease: The lease. Its `_begin` is called with the grant before anything else can use the connections, and its
-            `_undo` on any exception, also after `_begin`; the attempt is cancelled.
+        lease: The lease. Its `_accept_grant` is called before anything else can use the connections. On any exception,
+            also after that call, the attempt is cancelled and `_undo` is called.
         waiters: The wait queue.
         waits: The current waits.
     """
@@ -138,7 +138,7 @@ class Acquisition:
                     # This code was stopped after the round.
                     yield from protocol.cancel(attempt, attempt.ttl_ms)
                     return Refusal(result.round_result, expired=True)
-                self._lease._begin(result, connections, now - acquire_timeout.started_ms)
+                self._lease._accept_grant(result, connections, now - acquire_timeout.started_ms)
         except GeneratorExit:
             self._lease._undo()
             raise

@@ -2,7 +2,7 @@
 
 `Lock.__enter__` makes a `Lease`, and `Lease.acquire` gives the generator of `acquisition` to this driver. Each `Round`
 that the generator yields goes to `ConnectionSet.ask` in `_transport/threads.py`, which sends the bytes and returns the
-votes. When the round is won, the generator calls `Lease._begin`, and the caller has the lease.
+votes. When the round is won, the generator calls `Lease._accept_grant`, and the caller has the lease.
 
 Invariants:
 1. An exception in an effect is thrown into the generator, which undoes its attempt and leaves its queue.

@@ -139,12 +139,12 @@ class LeaseSteps(ABC):
         return bool(self._entries) and any(not (ends_blocks and entry._is_block) for entry in self._live_entries())
 
     @abstractmethod
-    def _begin(self, grant: Grant, connections: Any, waited_ms: int) -> None:  # noqa: ANN401 - of the driver
+    def _accept_grant(self, grant: Grant, connections: Any, waited_ms: int) -> None:  # noqa: ANN401 - of the driver
         """The lease was acquired, on these connections of the driver and after this time."""
 
     @abstractmethod
     def _undo(self) -> None:
-        """An exception has ended the acquisition, perhaps after `_begin`."""
+        """An exception has ended the acquisition, perhaps after `_accept_grant`."""
 
     def _extending(self, ttl_ms: int, wait: Wait) -> Steps[None]:
         grant = self._held()

@@ -105,11 +105,11 @@ class LoopConnections:
         if self.awaits_dial:
             for execution in tuple(self.awaits_dial):
                 execution.begin_when_dialled()
-        while state.finished:
-            tallies, state.finished = state.finished, []
+        while state.with_news:
+            tallies, state.with_news = state.with_news, []
             for tally in tallies:
-                if tally.waiter is not None:
-                    tally.waiter(tally)
+                if tally.on_news is not None:
+                    tally.on_news(tally)
         if state.to_close:
             self.sockets.close_ended()
         if self._idle is not None and not (self._idle.done() or self.executions or state.is_awaited):
@@ -165,7 +165,7 @@ class Execution(Generic[T]):
                     if round_.wait is not Wait.SENT and not self._connections.state.is_ready(now_ms()):
                         self._dial_first(round_)
                         return
-                result, round_ = self._begin(round_), None
+                result, round_ = self._begin_round(round_), None
                 if result is None:
                     return
         except StopIteration as stop:
@@ -200,18 +200,18 @@ class Execution(Generic[T]):
         self._dials, self._until_ms = None, dials.until_ms
         self.advance(None, round_)
 
-    def _begin(self, round_: Round) -> RoundResult | None:
+    def _begin_round(self, round_: Round) -> RoundResult | None:
         """Begin the round; returns the result of a round that is over at once."""
         state, sockets = self._connections.state, self._connections.sockets
         tally = state.begin(round_, now_ms())
         if tally.is_over:
             sockets.send_soon(round_.command)
             return state.finish(tally, now_ms())
-        tally.waiter, self._tally = self._counted, tally
-        sockets.send_soon(round_.command, self._sent)
+        tally.on_news, self._tally = self._counted, tally
+        sockets.send_soon(round_.command, self._start_timer)
         return None
 
-    def _sent(self) -> None:
+    def _start_timer(self) -> None:
         """The time for the replies begins: other code may have blocked the loop since the begin of the round."""
         tally = self._tally
         if tally is not None:
@@ -226,17 +226,17 @@ class Execution(Generic[T]):
         connections.settle()
         if tally is self._tally:
             connections.state.expire(tally, now_ms())
-            self._finish(tally)
+            self._finish_round(tally)
             connections.settle()
 
     def _counted(self, tally: VoteTally) -> None:
         """Take notice of a vote: go on if the round is over. A round that has ended takes notice of no vote."""
         if tally.is_over:
-            self._finish(tally)
+            self._finish_round(tally)
 
-    def _finish(self, tally: VoteTally) -> None:
+    def _finish_round(self, tally: VoteTally) -> None:
         self._stop_timer()
-        self._tally = tally.waiter = None
+        self._tally = tally.on_news = None
         if tally.is_lost and type(tally.command) is Acquire:
             # A node whose denial has arrived by now needs no cancel.
             self._connections.sockets.read_all()
@@ -245,7 +245,7 @@ class Execution(Generic[T]):
     def abort(self) -> None:
         """End without a result. No command of this operation is sent again."""
         if self._tally is not None:
-            self._tally.closed, self._tally.waiter, self._tally = True, None, None
+            self._tally.closed, self._tally.on_news, self._tally = True, None, None
         self._dials = None
         self._end()
         self._steps.close()

@@ -226,9 +226,9 @@ _RELEASED = Vote(Kind.GRANTED)
 def decode(reply: object) -> Vote:
     """A node's reply as a vote. A reply with a shape that no script returns counts as SILENT."""
     # Nearly all replies have these two shapes: a shortcut for speed.
-    if type(reply) is list and len(reply) == _GRANTED_WORDS and reply[0] == 1:
-        time_ms, fence = reply[1:]
-        if type(time_ms) is int and type(fence) is int and fence >= 0:
+    if type(reply) is list and len(reply) == _GRANTED_WORDS:
+        kind, time_ms, fence = reply
+        if kind == 1 and type(time_ms) is int and type(fence) is int and fence >= 0:
             if not time_ms and not fence:
                 return _RELEASED
             # As `Vote(Kind.GRANTED, fence, time_ms=time_ms)`, in half of the time.

@@ -56,8 +56,8 @@ class ConnectedNodes:
         """Nodes that the driver dials now; the driver empties the list."""
         self.to_close: list[Any] = []
         """Handles of ended connections, which the driver closes; the driver empties the list."""
-        self.finished: list[VoteTally] = []
-        """Tallies with a waiter for which news has come; the driver empties the list."""
+        self.with_news: list[VoteTally] = []
+        """Tallies whose `on_news` is due; the driver empties the list, and calls."""
         self._codec = codec
         self.timeout_ms = timeout_ms
         self._quorum = quorum_of(len(nodes))
@@ -174,8 +174,8 @@ class ConnectedNodes:
             tally.record_silence(connection.place, reason)
             if tally.is_doubt_over:
                 vote_checks.count_doubted(self.all, tally)
-            if tally.waiter is not None:
-                self.finished.append(tally)
+            if tally.on_news is not None:
+                self.with_news.append(tally)
 
     def drop_requests(self) -> None:
         """Leave only commands in the outboxes that were held back; see `NodeConnection.drop_requests`.

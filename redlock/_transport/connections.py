@@ -115,52 +115,35 @@ class NodeConnections(ConnectedNodes):
         except UnreadableReply as exc:
             self.lost(connection, str(exc))
             return
-        if len(replies) == 1 and pending:
-            # Nearly always.
-            connection.suspect_since_ms = None
-            self._answered(connection, pending.popleft(), replies[0], now_ms)
-            return
         if not data or len(replies) > len(pending):
             self.lost(connection, "answered without being asked" if data else "the node closed the connection")
             return
         if replies:
             connection.suspect_since_ms = None
-        # All tallies first: a reply may end the connection.
-        for tally, reply in [(pending.popleft(), reply) for reply in replies]:
-            self._answered(connection, tally, reply, now_ms)
+        for reply in replies:
+            # A reply may end the connection. Then the other replies of this piece belong to no round.
+            if pending:
+                self._answered(connection, pending.popleft(), reply, now_ms)
 
     def _answered(self, connection: NodeConnection, tally: VoteTally | None, reply: object, now_ms: int) -> None:
         if tally is None:
             connection.loading -= 1
             return
-        if tally.closed:
-            self._note_late(connection, tally, reply, now_ms)
-            return
         if type(reply) is ReplyError and self._loads_scripts(connection, tally, reply):
             return
-        vote = codec.decode(reply)
+        vote, is_late = codec.decode(reply), tally.closed
+        if vote.time_ms and (vote.fingerprint or not connection.agreed or (vote.kind is Kind.SILENT and not is_late)):
+            self._note_fingerprint(connection, vote, now_ms)
+        if is_late:
+            return
         if connection.duplicates or tally.doubted or vote.fence > tally.most_fence:
             vote_checks.count(self.all, connection, tally, vote)
         else:
             tally.cast(connection.place, vote)
-        if vote.time_ms:
-            if vote.kind is Kind.SILENT or not connection.agreed:
-                self._note_fingerprint(connection, vote, now_ms)
-            if now_ms >= connection.node.watch_from_ms:
-                connection.node.watch(vote.time_ms, tally.sent_ms, now_ms)
-        if tally.waiter is not None:
-            self.finished.append(tally)
-
-    def _note_late(self, connection: NodeConnection, tally: VoteTally, reply: object, now_ms: int) -> None:
-        """A reply that is too late for its round: news of scripts and of the configuration counts."""
-        if type(reply) is ReplyError:
-            self._loads_scripts(connection, tally, reply)
-            return
-        if connection.agreed and type(reply) is list and reply[:1] != codec.REJECTION:
-            return
-        late = codec.decode(reply)
-        if late.time_ms and (late.fingerprint or not connection.agreed):
-            self._note_fingerprint(connection, late, now_ms)
+        if now_ms >= connection.node.watch_from_ms and vote.time_ms:
+            connection.node.watch(vote.time_ms, tally.sent_ms, now_ms)
+        if tally.on_news is not None:
+            self.with_news.append(tally)
 
     def _loads_scripts(self, connection: NodeConnection, tally: VoteTally, reply: ReplyError) -> bool:
         """Load all scripts again, so that a cancel finds its script too; then repeat the command once."""

@@ -47,15 +47,18 @@ class LoopSockets:
     ) -> None:
         self._nodes, self._state, self._loop, self._settle = nodes, state, loop, settle
         self._dials: dict[NodeConnection, PendingConnection] = {}
-        self._senders: deque[Callable[[], None]] = deque()
+        self._before_send: deque[Callable[[], None]] = deque()
         self._last_command: Command | None = None
         self._is_flush_due = False
 
-    def send_soon(self, command: Command, is_sent: Callable[[], None] | None = None) -> None:
-        """Write the outboxes, which have this command, in this turn of the loop, and call `is_sent`, perhaps twice."""
+    def send_soon(self, command: Command, before_send: Callable[[], None] | None = None) -> None:
+        """Write the outboxes, which have this command, in this turn of the loop.
+
+        `before_send` is called before the write, and a second time if an exception interrupts the write.
+        """
         self._last_command = command
-        if is_sent is not None:
-            self._senders.append(is_sent)
+        if before_send is not None:
+            self._before_send.append(before_send)
         self._flush_soon()
 
     def _flush_soon(self) -> None:
@@ -67,9 +70,9 @@ class LoopSockets:
         """Write the outboxes."""
         self._is_flush_due = False
         try:
-            while self._senders:
-                self._senders[0]()
-                self._senders.popleft()
+            while self._before_send:
+                self._before_send[0]()
+                self._before_send.popleft()
             order = self._state.all if self._last_command is None else self._state.order(self._last_command)
             for connection in order:
                 if connection.outbox and not connection.is_blocked:
@@ -165,7 +168,7 @@ class LoopSockets:
 
     def abandon(self, reason: str) -> None:
         """Close everything now, for this reason."""
-        self._senders.clear()
+        self._before_send.clear()
         for dial in self._dials.values():
             dial.abandon()
         self._dials.clear()

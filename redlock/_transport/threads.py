@@ -56,7 +56,8 @@ class ConnectionSet(Mutex):
         self._until_ms = 0
         """The deadline of the rounds that are being executed."""
         self._is_half_done = False
-        """True from `_begin` to the end of an operation, except in a wait: the next `_begin` drops all connections."""
+        """True in an operation, except in its waits. If an operation begins while this is True, an exception has
+        interrupted the last one, and all connections are dropped."""
         self._dropped: list[tuple[int, Exchange]] = []
         """Interrupted connections with the time of their last command, which the node may not have read yet."""
         self._reset()
@@ -77,7 +78,7 @@ class ConnectionSet(Mutex):
 
     def ask(self, round_: Round) -> RoundResult:
         """Execute a round, until the deadline at most."""
-        return self._finish(self._send_round(round_, now_ms()))
+        return self._finish_round(self._send_round(round_, now_ms()))
 
     def run_all(self, generators: Sequence[Steps[T]]) -> list[T]:
         """Execute generators that are independent of each other: their rounds share the exchanges."""
@@ -91,10 +92,10 @@ class ConnectionSet(Mutex):
                 except StopIteration as stop:
                     results[steps] = stop.value
                 self._is_half_done = False
-            self._begin()
+            self._start_operation()
             self._flush(now_ms())
             for steps, tally in started:
-                results[steps] = protocol.run(steps, self.ask, self._finish(tally))
+                results[steps] = protocol.run(steps, self.ask, self._finish_round(tally))
         finally:
             for steps, tally in started:
                 tally.closed = True
@@ -107,7 +108,7 @@ class ConnectionSet(Mutex):
         self.set_deadline(None)
         if len(self.releases) >= MOST_PENDING:
             # This thread is faster than the nodes. No command may be dropped, so the oldest release is awaited.
-            self._begin()
+            self._start_operation()
             self._flush(now)
             now = self._collect(self.releases[0].tally)
             self.releases.report(now, over=1)
@@ -136,7 +137,7 @@ class ConnectionSet(Mutex):
     def poll(self) -> None:
         """Send the bytes that were held back or did not fit into a socket, and read the replies that have arrived."""
         if not self.is_settled:
-            self._begin()
+            self._start_operation()
             self._flush(now_ms())
             self.releases.report(self._pump(0))
             self._is_half_done = False
@@ -144,7 +145,7 @@ class ConnectionSet(Mutex):
     def await_releases(self) -> None:
         """Wait until the outcome of every release is known, at most `RELEASE_MS`."""
         if self.releases:
-            self._begin()
+            self._start_operation()
             now = now_ms()
             self._until_ms = now + RELEASE_MS
             self._flush(now)
@@ -158,14 +159,14 @@ class ConnectionSet(Mutex):
         If the connection ends before a node has written its reply, the node drops its unread commands. The release of
         a lock that the node has set may be among these commands.
         """
-        self._begin()
+        self._start_operation()
         for _, exchange in self._dropped:
             exchange.await_end(monotonic() + (until_ms - now_ms()) / 1000)
         while (wait_ms := until_ms - now_ms()) > 0 and self.state.is_awaited:
             self._pump(wait_ms)
         self._is_half_done = False
 
-    def _begin(self, round_: Round | None = None) -> None:
+    def _start_operation(self, round_: Round | None = None) -> None:
         """Begin an operation, with this round; if an exception interrupted the last one, drop all connections.
 
         They get a last command before: the releases that were held back, and a cancel. Their replies do not matter.
@@ -181,7 +182,7 @@ class ConnectionSet(Mutex):
             releases.report(now_ms(), over=len(releases))
         self._is_half_done = True
 
-    def _finish(self, tally: VoteTally) -> RoundResult:
+    def _finish_round(self, tally: VoteTally) -> RoundResult:
         try:
             now = now_ms() if tally.wait is Wait.SENT else self._collect(tally)
             result = self.state.finish(tally, now)
@@ -203,7 +204,8 @@ class ConnectionSet(Mutex):
 
     def _send_round(self, round_: Round, now: int, *, hold: bool = False) -> VoteTally:
         """Send the round's command to its nodes; `now` is the clock, read before."""
-        self._begin(round_)
+        # After an interruption a cancel has gone out here, and the new connections below do not send it again.
+        self._start_operation(round_)
         state, command = self.state, round_.command
         if round_.wait is not Wait.SENT and not state.is_ready(now):
             self._make_ready(command)

@@ -2,7 +2,7 @@
 
 `Lock.__aenter__` makes a `Lease`, and `Lease.acquire` gives the generator of `_locking/acquisition.py` to this driver.
 Each `Round` that the generator yields goes to `LoopConnections.ask` in `_transport/asyncio.py`, which sends the bytes
-and returns the votes. When the round is won, the generator calls `Lease._begin`, and the caller has the lease.
+and returns the votes. When the round is won, the generator calls `Lease._accept_grant`, and the caller has the lease.
 
 Invariants:
 1. A cancellation is thrown into the generator, which undoes its attempt and leaves its queue. None of the effects that

@@ -76,11 +76,11 @@ class LoopRenewal:
         """Begin the renewals that are due."""
         self._timer = None
         for lease in self._schedule.take(now_ms()):
-            self._begin(lease)
+            self._begin_renewal(lease)
         self._set_timer()
         self._schedule.report_late()
 
-    def _begin(self, lease: LoopLease) -> None:
+    def _begin_renewal(self, lease: LoopLease) -> None:
         try:
             step = self._connections.start(lease._renewal(None))
         except Exception as error:  # noqa: BLE001 - after a failing log handler no lease would be due again

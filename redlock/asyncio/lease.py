@@ -97,7 +97,7 @@ class Lease(LeaseSteps):
     def _undo(self) -> None:
         self._grant = None
 
-    def _begin(self, grant: Grant, _connections: object, waited_ms: int) -> None:
+    def _accept_grant(self, grant: Grant, _connections: object, waited_ms: int) -> None:
         self._grant, self._acquired_ms, self.waited_ms = grant, now_ms(), waited_ms
         try:
             self._note_task()

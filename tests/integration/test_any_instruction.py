@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from redlock.testing.redis_server import Cluster
 
 TTL, MAX_TTL = 8.0, 60.0
-_SENDING = {"_begin", "_send_round", "begin", "flush", "note_round", "request", "write"}
-_RECEIVING = {"_answered", "_collect", "_finish", "_pump", "finish", "is_over", "receive"}
+_SENDING = {"_start_operation", "_send_round", "begin", "flush", "note_round", "request", "write"}
+_RECEIVING = {"_answered", "_collect", "_finish_round", "_pump", "finish", "is_over", "receive"}
 
 
 class Stricken:

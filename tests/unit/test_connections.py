@@ -193,17 +193,17 @@ def test_rounds_at_the_same_time_get_their_own_replies() -> None:
     client = Client()
     tallies = [client.begin(INSPECTION), client.begin(ATTEMPT), client.begin(RELEASE, Wait.COUNTED)]
     for tally in tallies:
-        tally.waiter = print
+        tally.on_news = print
     for place in (4, 2, 0):
         client.receive(place, GRANT + DENIAL)
     client.receive(4, RELEASED)
     assert [client.letters(tally) for tally in tallies] == ["G.G.G", "D.D.D", "....G"]
-    assert list(map(tallies.index, client.state.finished)) == [0, 1] * 3 + [2]
+    assert list(map(tallies.index, client.state.with_news)) == [0, 1] * 3 + [2]
     assert [tally.is_over for tally in tallies] == [True, True, False]
-    client.state.finished.clear()
+    client.state.with_news.clear()
     client.state.lost(client[0], "gone")
     client.state.lost(client[1], "gone")
-    assert list(map(tallies.index, client.state.finished)) == [2, 0, 1, 2]
+    assert list(map(tallies.index, client.state.with_news)) == [2, 0, 1, 2]
 
 
 def test_a_suspect_node_loses_its_connection_after_a_second() -> None:

@@ -117,9 +117,9 @@ def test_a_node_that_abstains_has_not_agreed() -> None:
 def test_a_waiting_round_hears_of_a_connection_that_ended() -> None:
     client = Client()
     tally = client.begin()
-    tally.waiter = print
+    tally.on_news = print
     client.state.lost(client[2], "gone")
-    assert client.state.finished == [tally]
+    assert client.state.with_news == [tally]
     assert client.letters(tally) == "..S.."
 
 

@@ -111,4 +111,4 @@ def test_a_round_that_was_not_sent_has_no_votes_but_a_reason() -> None:
 
 def test_a_new_tally_has_no_waiter() -> None:
     """A connection reports the votes of a tally to its waiter, if there is one."""
-    assert tally().waiter is None
+    assert tally().on_news is None

@@ -45,7 +45,7 @@ class Trial:
         self.granted: list[tuple[Grant, Any, int]] = []
         self.undone = 0
         lease = client.lease(names, ttl_ms=3_000, owner_label="me")
-        lease._begin = lambda *args: self.granted.append(args)  # type: ignore[method-assign]  # noted here
+        lease._accept_grant = lambda *args: self.granted.append(args)  # type: ignore[method-assign]  # noted here
         lease._undo = self._undo  # type: ignore[method-assign]  # as above
         acquisition = Acquisition(lease, self.context.waiter_pool, self.context.waits)
         self.steps = acquisition.steps(timeout_ms)
