@@ -43,8 +43,7 @@ class AsyncSchedule(Schedule):
         return self.is_healthy or (self.faulty and "interrupt" in self.options.faults)
 
     def _run(self) -> None:
-        window = self.source.package.module("asyncio._driver").Window
-        window.__init__.__defaults__ = (self.options.connection_sets,)
+        self.source.package.limit_tasks(self.options.connection_sets)
         super()._run()
 
     def _await_end(self) -> None:

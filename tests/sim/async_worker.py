@@ -36,12 +36,11 @@ class TaskSeat:
     """The waits of a task for events of the schedule; for a thread `Strand` has them."""
 
     def __init__(self, client: AsyncClient) -> None:
-        self.machine, self.ticket = client, 0
+        self.machine, self.ticket = client, 1
         self._ended: asyncio.Future[Any] = client.loop.create_future()
 
     async def park(self, until: int | None = None) -> Any:  # noqa: ANN401 - the waker's own
         """Wait for `wake`, at most until this time; returns the value, None at the end of the time."""
-        self.ticket += 1
         self._ended = self.machine.loop.create_future()
         if until is not None:
             self.machine.world.at(until, self.wake, self.ticket, None)
@@ -114,7 +113,7 @@ class AsyncWorker:
             self.client.loop.call_soon(self._cancel)
 
     def interrupt(self) -> None:
-        """Cancel the operation; an event calls this."""
+        """Cancel the operation; see `Client.interrupt`."""
         self.client.loop.call_soon_threadsafe(self._cancel)
 
     def _cancel(self) -> None:

@@ -119,6 +119,12 @@ class Client(Machine):
                 self.world.violation(f"{self.name} tries for a lock that the same code holds, without a limit")
             self.schedule.attempt_begins(self)
 
+    def interrupt(self) -> None:
+        """Interrupt a worker with an operation, at the wait where it is parked; an event calls this."""
+        busy = [worker for worker in self.workers.values() if worker.is_busy]
+        if busy:
+            self.world.chance.choice(busy).interrupt()
+
     def worker(self) -> Any:  # noqa: ANN401 - of either driver
         """The worker whose code runs now; None in other code."""
         return self.workers.get(here())
@@ -210,7 +216,7 @@ class Worker:
         self.client.worker_ends(self)
 
     def interrupt(self) -> None:
-        """Raise an exception in the thread, as a signal handler would; an event calls this."""
+        """Raise an exception in the thread, as a signal handler would; see `Client.interrupt`."""
         self.strand.interrupt(Interrupted())
 
     def _run(self, operation: Operation) -> bool:

@@ -15,7 +15,6 @@ from tests.sim.world import MS
 if TYPE_CHECKING:
     import random
 
-    from tests.sim.clients import Client
     from tests.sim.options import Options
     from tests.sim.records import Lease
     from tests.sim.schedule import Schedule
@@ -66,17 +65,6 @@ def _crash_client(schedule: Schedule, fault: Fault) -> None:
     schedule.crash_client(fault.target)
 
 
-def interrupt(client: Client) -> None:
-    """An exception strikes the code that works on an operation."""
-    client.deliver(_interrupt_now, client)
-
-
-def _interrupt_now(client: Client) -> None:
-    busy = [worker for worker in client.workers.values() if worker.is_busy]
-    if busy:
-        client.world.chance.choice(busy).interrupt()
-
-
 def _fork_client(schedule: Schedule, fault: Fault) -> None:
     schedule.fork_client(fault.target)
 
@@ -86,7 +74,8 @@ def _stop_client(schedule: Schedule, fault: Fault) -> None:
 
 
 def _interrupt_client(schedule: Schedule, fault: Fault) -> None:
-    interrupt(schedule.client(fault.target))
+    client = schedule.client(fault.target)
+    client.deliver(client.interrupt)
 
 
 def _lack_threads(schedule: Schedule, fault: Fault) -> None:

@@ -106,7 +106,7 @@ class Wire:
         """Connect, in the strand that runs."""
         strand, network = here(), self.network
         arrival = network.arrival(self._there, 0)
-        network.world.at(arrival, self._accept, strand, strand.ticket + 1)
+        network.world.at(arrival, self._accept, strand, strand.ticket)
         accepted = strand.park(until)
         if accepted is None:
             self.is_open = False

@@ -38,6 +38,7 @@ class Seat(Protocol):
     """A thread or a task that waits; see `Strand`."""
 
     ticket: int
+    """The number of the wait, or of the next wait."""
 
     @property
     def machine(self) -> Machine:
@@ -323,7 +324,7 @@ class Schedule:
         if "freeze client" in options.faults and chance.random() < options.nemesis * 0.05:
             self.world.after(1, client.freeze, int(options.ttl_ms * chance.choice((0.9, 1.1, 2.0))) * MS)
         if "interrupt" in options.faults and chance.random() < options.nemesis * 0.2:
-            self.world.after(int(chance.random() * 4 * options.delay_us), faults.interrupt, client)
+            self.world.after(int(chance.random() * 4 * options.delay_us), client.deliver, client.interrupt)
 
     def _sent(self, machine: Machine, data: bytes) -> None:
         """If a confirm goes out, connections may end."""
@@ -350,9 +351,8 @@ class Schedule:
         """
         world, chance, loss = self.world, self.world.chance, self.options.store_loss if self.faulty else 0.0
         reply_at = world.now + self.options.timeout_ms * MS
-        ticket = strand.ticket + 1
         if chance.random() >= loss:
-            world.after(self.network.delay(), self._store_acts, strand, ticket, question)
+            world.after(self.network.delay(), self._store_acts, strand, strand.ticket, question)
         if loss and chance.random() < loss:
             late = int(chance.random() * self.options.ttl_ms * 3 * MS)
             world.after(late, self._store_acts, strand, 0, question)

@@ -45,7 +45,7 @@ class Waiters:
     def park(self, until: int | None) -> bool:
         """Wait; False at the end of the time."""
         strand = here()
-        self.strands.append((strand, strand.ticket + 1))
+        self.strands.append((strand, strand.ticket))
         try:
             return strand.park(until) is not None
         except BaseException:
@@ -159,7 +159,7 @@ class Socket:
                 if self._timeout == 0:
                     raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
                 raise TimeoutError("timed out")
-            self._reader = strand, strand.ticket + 1
+            self._reader = strand, strand.ticket
             strand.park(until)
             self._reader = None
 

@@ -2,8 +2,9 @@
 
 Invariants:
 1. No module has a model: the simulation runs the shipped modules and the Lua scripts, in a copy of the package of its
-   own. The copy imports `virtual.MODULES` instead of Python's modules for time, chance, threads and sockets. Three
-   names of the copy are set from outside: `_log.logger`, `_process.pid` and, in most schedules, `WaitPublisher.wake`.
+   own. The copy imports `virtual.MODULES` instead of Python's modules for time, chance, threads and sockets.
+   `Package` sets a few names of the copy: the logger, the process id, the reports of waits and two limits. Each client
+   of a schedule gets another `event_log`, which also tells the history.
 2. The text of a variant stands in its file exactly once, so a mutant that no longer applies is an error.
 """
 
@@ -70,6 +71,10 @@ class Package:
     def limit_connections(self, sets: int) -> None:
         """Let this many threads use connections at the same time: with a low limit two threads are enough to wait."""
         self.module("_transport.pool")._MOST_SETS = sets
+
+    def limit_tasks(self, places: int) -> None:
+        """Let this many tasks of an event loop to the nodes at the same time."""
+        self.module("asyncio._driver").Window.__init__.__defaults__ = (places,)
 
     def module(self, name: str) -> Any:  # noqa: ANN401 - its attributes are those of the module
         """A module by its name below `redlock`."""

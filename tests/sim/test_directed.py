@@ -18,7 +18,7 @@ from redlock._core.votes import FENCE_LIMIT, Kind, RoundResult, drift_ms, quaran
 from redlock._transport import codec
 from redlock._transport.codec import Codec
 from tests.sim import options as drawn
-from tests.sim.manual_driver import ALL, A, B, C, D, E, ManualRounds, held, lost
+from tests.sim.manual_rounds import ALL, A, B, C, D, E, ManualRounds, held, lost
 from tests.sim.nodes import EPOCH_MS
 from tests.sim.schedule import Schedule
 from tests.sim.source import Source

@@ -10,7 +10,7 @@ from redlock._core.commands import Confirm, Release, Repair
 from redlock._core.votes import Kind, quarantine_ms
 from redlock._transport import codec as wire
 from redlock._transport.codec import Codec
-from tests.sim.manual_driver import ALL, A, B, C, ManualRounds, held
+from tests.sim.manual_rounds import ALL, A, B, C, ManualRounds, held
 from tests.sim.nodes import EPOCH_MS
 
 BOTH = ("a", "b")

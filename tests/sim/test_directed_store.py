@@ -10,7 +10,7 @@ import pytest
 
 from redlock._core import protocol
 from redlock._core.votes import Kind
-from tests.sim.manual_driver import A, B, C, D, E, ManualRounds, held
+from tests.sim.manual_rounds import A, B, C, D, E, ManualRounds, held
 
 
 @pytest.mark.parametrize("apart_ms", [0, 10])

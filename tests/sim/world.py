@@ -199,8 +199,8 @@ class Strand(greenlet):  # type: ignore[misc]  # greenlet has no types
     def __init__(self, machine: Machine, function: Callable[[], object]) -> None:
         super().__init__(self._live, machine.world.hub)
         self.machine = machine
-        self.ticket = 0
-        """The number of the wait; a late event for an earlier wait does nothing."""
+        self.ticket = 1
+        """The number of the wait, or of the next wait; a late event for an earlier wait does nothing."""
         self.locals: dict[object, Any] = {}
         """The values of `threading.local`."""
         self._function = function
@@ -224,22 +224,14 @@ class Strand(greenlet):  # type: ignore[misc]  # greenlet has no types
         """Wait for `wake`, at most until this time; returns the value, None at the end of the time."""
         if not self.machine.alive:
             raise Killed
-        self.ticket = ticket = self.ticket + 1
         if until is not None:
-            self.world.at(until, self.wake, ticket, None)
+            self.world.at(until, self.wake, self.ticket, None)
         return self._to_hub()
 
     def wake(self, ticket: int, value: object) -> None:
         """Resume this wait, now or when the process thaws; an event calls this, never a strand."""
-        if ticket != self.ticket:
-            # A late event for an earlier wait.
-            return
-        machine = self.machine
-        if machine.frozen_until > self.world.now:
-            machine.deliver(self._resume, ticket, value)
-        elif machine.alive:
-            self.ticket += 1
-            self.switch(value)
+        if ticket == self.ticket:
+            self.machine.deliver(self._resume, ticket, value)
 
     def _resume(self, ticket: int, value: object) -> None:
         if ticket == self.ticket and not self.dead:

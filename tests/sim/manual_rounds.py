@@ -1,4 +1,4 @@
-"""A few simulated nodes and a hand that carries rounds out on them, for schedules that are written down step by step.
+"""Rounds on a few simulated nodes, without a client: for schedules that are written down step by step.
 
 The protocol and the scripts are the shipped code; the test decides which node answers which client, and when. A node
 that is not heard may have carried the command out all the same: those are two different sets here.
