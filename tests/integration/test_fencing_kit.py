@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Engine, create_engine, text
 
-from redlock.fencing.conformance import check_all
+from redlock.fencing.conformance import Lease, Write, check_all
 from tests.integration.databases import MYSQL
 from tests.integration.fence_adapters import (
     AsyncAdapter,
@@ -20,6 +22,7 @@ from tests.integration.fence_adapters import (
     sqlite_engine,
 )
 from tests.integration.fence_store_adapters import AsyncStoreAdapter, StoreAdapter
+from tests.integration.tools import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,9 +38,10 @@ PATIENCE = 0.03
 LEVELS = ("READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE")
 SNAPSHOT_ISOLATION = "REPEATABLE READ with innodb_snapshot_isolation"
 """The default of MariaDB from 11.6 on."""
+OF_PSYCOPG = (PsycopgAdapter, AsyncPsycopgAdapter)
 CELLS: list[tuple[type[SessionAdapter], str, str]] = [
     *((kind, "postgresql", level) for kind in (SessionAdapter, ConnectionAdapter, AsyncAdapter) for level in LEVELS),
-    *((kind, "postgresql", level) for kind in (PsycopgAdapter, AsyncPsycopgAdapter) for level in LEVELS),
+    *((kind, "postgresql", level) for kind in OF_PSYCOPG for level in LEVELS),
     *((kind, "mariadb", level) for kind in (SessionAdapter, ConnectionAdapter, AsyncAdapter) for level in LEVELS),
     (SessionAdapter, "mariadb", "READ UNCOMMITTED"),
     *(((SessionAdapter, "mariadb", SNAPSHOT_ISOLATION),) if not MYSQL else ()),
@@ -69,6 +73,34 @@ def cell(kind: type[SessionAdapter], database: str, level: str) -> ParameterSet:
 def test_no_interleaving_loses_an_update(kind: type[SessionAdapter], level: str, engine: Engine) -> None:
     seed = zlib.crc32(f"{kind.__name__} {engine.dialect.name} {level}".encode())
     check_all(kind(engine), patience=PATIENCE, examples=EXAMPLES, seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("kind", "database", "level"),
+    [(kind, "postgresql", "REPEATABLE READ") for kind in (ConnectionAdapter, AsyncAdapter, *OF_PSYCOPG)],
+    indirect=["database"],
+)
+def test_a_conflict_at_the_fence_is_repeated(kind: type[SessionAdapter], engine: Engine) -> None:
+    """The next holder waits at its fence with a snapshot from before the commit. Its driver names the conflict."""
+    adapter = kind(engine)
+    adapter.reset()
+
+    def next_holder() -> int:
+        with contextlib.closing(adapter.open()) as session, adapter.fenced(session, Lease(8, "next")):
+            return adapter.read(session, "account")
+
+    with ThreadPoolExecutor(1) as pool, contextlib.closing(adapter.open()) as session:
+        with adapter.fenced(session, Lease(7, "first")):
+            adapter.write(session, Write("account", 7, 0), 1)
+            read = pool.submit(next_holder)
+            eventually(lambda: waits(engine), "the next holder at the row of the first")
+        assert read.result(60) == 1
+
+
+def waits(engine: Engine) -> bool:
+    """Whether a statement waits for a lock of PostgreSQL."""
+    with engine.connect() as connection:
+        return bool(connection.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted")).scalar_one())
 
 
 @pytest.mark.parametrize("kind", [StoreAdapter, AsyncStoreAdapter])
