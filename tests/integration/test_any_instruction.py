@@ -118,6 +118,11 @@ def stricken(nodes: Cluster) -> Iterator[Stricken]:
     client.end()
 
 
+def _places(work: Callable[[], object], functions: set[str]) -> list[Place]:
+    """The instructions of these functions that the work carries out, each once."""
+    return [place for place in dict.fromkeys(instructions(work)) if place.code.co_name in functions]
+
+
 def works(struck: Stricken) -> list[Callable[[], object]]:
     """All operations on a free lock."""
     client = struck.client
@@ -258,14 +263,10 @@ def test_an_interrupted_acquire_loses_no_release(nodes: Cluster, monkeypatch: py
             client.lock(f"next:{next(numbers)}", blocking=False).acquire()
 
         hold_a_release_back()
-        firsts: dict[Place, int] = {}
-        for number, place in enumerate(instructions(acquire)):
-            if place.code.co_name in _SENDING:
-                firsts.setdefault(place, number)
-        for number in firsts.values():
+        for place in _places(acquire, _SENDING):
             hold_a_release_back()
             with suppress(Interrupted):
-                Tracer(number).run(acquire)
+                Tracer(place).run(acquire)
             for connections in pool._sets:
                 with connections.turn(10) or nullcontext():
                     connections.poll()
@@ -292,14 +293,11 @@ def test_an_interrupted_acquire_leaves_no_lock(nodes: Cluster) -> None:
             client.lock(f"begun:{next(numbers)}", blocking=False).acquire()
 
         acquire()
-        firsts: dict[Place, int] = {}
-        for number, place in enumerate(instructions(acquire)):
-            if place.code.co_name in _SENDING | _RECEIVING:
-                firsts.setdefault(place, number)
-        assert {place.code.co_name for place in firsts} >= _SENDING - {"flush", "request"}
+        places = _places(acquire, _SENDING | _RECEIVING)
+        assert {place.code.co_name for place in places} >= _SENDING - {"flush", "request"}
         locks = set(keys(nodes, "begun"))
-        for number in firsts.values():
-            tracer = Tracer(number)
+        for place in places:
+            tracer = Tracer(place)
             with suppress(Interrupted):
                 tracer.run(acquire)
             if tracer.struck is None:
