@@ -14,6 +14,7 @@ from redlock.testing import redis_server
 from tests import servers
 from tests.integration import tools
 from tests.integration.processes import children
+from tests.integration.warm_start import fork_server
 from tests.spare_nodes import SpareNodes
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ if _MIXED:
 @pytest.fixture(autouse=True)
 def _nothing_is_left_behind() -> Iterator[None]:
     """Fail a test that leaves a thread or a child process; the lock's own daemon threads end by themselves."""
-    threads, processes = set(threading.enumerate()), set(children())
+    threads, processes = set(threading.enumerate()), _processes()
     yield
     tools.comes_true(lambda: not _left(threads, processes), within=_PATIENCE, every=0.01)
     left = _left(threads, processes)
@@ -49,15 +50,20 @@ def _left(threads: set[threading.Thread], processes: set[int]) -> list[str]:
         for thread in threading.enumerate()
         if thread not in threads and not (thread.daemon and thread.name.startswith("redlock"))
     ]
-    for pid in set(children()) - processes - _SPARE.pids:
+    for pid in _processes() - processes - _SPARE.pids:
         try:
             command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
         except OSError:
             continue
-        # Python's own helper of multiprocessing lives as long as the process does.
-        if "multiprocessing.resource_tracker" not in command:
+        # Python's own helpers of multiprocessing live as long as the process does.
+        if pid != fork_server() and "multiprocessing.resource_tracker" not in command:
             left.append(f"process {pid} {command or '(ended, and nobody waited for it)'}")
     return left
+
+
+def _processes() -> set[int]:
+    server = fork_server()
+    return {*children(), *(children(server) if server else ())}
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ from redlock.testing import redis_server
 from redlock.testing.redis_server import die_with_parent
 from tests.integration.processes import children
 from tests.integration.tools import PATIENT, eventually, sixth_redis
+from tests.integration.warm_start import ForkedProgram, can_fork
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -38,12 +39,20 @@ class Worker:
     def __init__(self, directory: Path, environment: dict[str, str], arguments: Sequence[str]) -> None:
         self.log_file = directory / "logger.log"
         self.output = directory / "output"
+        # A killed worker leaves temporary files.
+        environment = environment | {"COUNTER_LOG_FILE": str(self.log_file), "TMPDIR": str(directory)}
+        self.process = (
+            ForkedProgram("celery", arguments, environment, self.output, ROOT)
+            if can_fork(arguments, environment)
+            else self._new_interpreter(arguments, environment)
+        )
+
+    def _new_interpreter(self, arguments: Sequence[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
         with self.output.open("ab") as output:
-            self.process = subprocess.Popen(
+            return subprocess.Popen(
                 [sys.executable, "-m", "celery", *arguments],
                 cwd=ROOT,
-                # A killed worker leaves temporary files.
-                env=environment | {"COUNTER_LOG_FILE": str(self.log_file), "TMPDIR": str(directory)},
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -1,0 +1,135 @@
+"""Runs Python modules as programs, in forks of a process that has imported their packages already.
+
+Otherwise imports take most of the CPU of a worker that runs a few tasks, and of a command.
+
+Invariants:
+1. A program has its own session, environment, signal handlers and output, as one that `python -m` runs.
+2. The modules that are imported early are those of packages. A program imports the modules that read its settings.
+3. A program ends with the test run, also if that is killed.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import multiprocessing
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from multiprocessing import forkserver
+from typing import TYPE_CHECKING
+
+from redlock.testing.redis_server import die_with_parent
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+_EARLY = [
+    "celery.apps.worker",
+    "celery.backends.redis",
+    "celery.bin.celery",
+    "celery.concurrency.prefork",
+    "celery.concurrency.solo",
+    "celery.concurrency.thread",
+    "celery.worker.consumer",
+    "concurrent_log_handler",
+    "flower.command",
+    "kombu.transport.redis",
+    "redlock.celery",
+    "redlock.cli.main",
+]
+_BEFORE_IMPORTS = ("gevent", "eventlet")
+"""Pools that replace parts of the standard library before anything imports them."""
+
+_context = multiprocessing.get_context("forkserver")
+
+
+def can_fork(arguments: Sequence[str], environment: Mapping[str, str]) -> bool:
+    """Whether a fork does the same as a new interpreter with these arguments and this environment."""
+    for_interpreters = {name: value for name, value in environment.items() if name.startswith(("PYTHON", "LD_"))}
+    return for_interpreters.items() <= os.environ.items() and not any(
+        pool in argument for argument in arguments for pool in _BEFORE_IMPORTS
+    )
+
+
+def fork_server() -> int | None:
+    """The process of which the programs are children; None before the first program."""
+    pid: int | None = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    return pid
+
+
+class ForkedProgram:
+    """A program in a fork; its methods are those of `subprocess.Popen`."""
+
+    def __init__(
+        self, module: str, arguments: Sequence[str], environment: Mapping[str, str], output: Path, folder: Path
+    ) -> None:
+        _context.set_forkserver_preload(_EARLY)
+        # A log line has the name of the process.
+        self._process = _context.Process(
+            name="MainProcess", target=_run, args=(module, list(arguments), dict(environment), output, folder)
+        )
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    def poll(self) -> int | None:
+        """The exit status; None while the program runs."""
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end, and return the exit status."""
+        self._process.join(timeout)
+        if (status := self.poll()) is None:
+            raise subprocess.TimeoutExpired(str(self.pid), timeout or 0.0)
+        return status
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to a program that runs."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self.send_signal(signal.SIGTERM)
+
+
+def _run(module: str, arguments: list[str], environment: dict[str, str], output: Path, folder: Path) -> None:
+    """In the fork: become the program."""
+    os.setsid()
+    die_with_parent()
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    with output.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.argv[1:] = arguments
+    sys.path.insert(0, str(folder))
+    os._exit(_status_of(module))
+
+
+def _status_of(module: str) -> int:
+    """Run a module as the interpreter does; its exit status."""
+    status: object = 0
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        status = end.code
+    except BaseException:  # noqa: BLE001 - an interpreter prints any
+        traceback.print_exc()
+        status = 1
+    if not (status is None or isinstance(status, int)):
+        print(status, file=sys.stderr)  # noqa: T201 - as above
+        status = 1
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    return int(status or 0) & 0xFF
