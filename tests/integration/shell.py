@@ -8,10 +8,10 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
-from redlock.testing.redis_server import die_with_parent
 from tests.integration.tools import PATIENT, eventually
+from tests.integration.warm_start import ForkedProgram
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -36,38 +36,31 @@ class Shell:
         self._environment = clean | {
             "REDLOCK_NODES": ",".join(nodes.urls),
             "REDLOCK_NODE_TIMEOUT": PATIENT,
-            "PYTHONUNBUFFERED": "1",
         }
 
     def call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run the command to its end, without input."""
-        return subprocess.run(
-            [sys.executable, "-m", "redlock", *arguments],
-            cwd=ROOT,
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=200,
-            check=False,
-        )
+        output, errors = self.directory / "output of call", self.directory / "errors of call"
+        with self._running(arguments, output, errors) as process:
+            status = process.wait(timeout=200)
+        return subprocess.CompletedProcess(arguments, status, output.read_text(), errors.read_text())
 
     @contextlib.contextmanager
-    def started(self, *arguments: str, stderr: IO[bytes] | None = None) -> Iterator[Started]:
+    def started(self, *arguments: str, errors: Path | None = None) -> Iterator[Started]:
         """Start the command in a new process group; the end of the block kills the command."""
-        with (self.directory / "output").open("wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "redlock", *arguments],
-                cwd=ROOT,
-                env=self._environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=stderr or output,
-                start_new_session=True,
-                preexec_fn=die_with_parent,  # noqa: PLW1509 - one prctl: a killed test run leaves nothing behind
-            )
+        output = self.directory / "output"
+        with self._running(arguments, output, errors or output) as process:
+            yield Started(process, output)
+
+    @contextlib.contextmanager
+    def _running(self, arguments: Sequence[str], output: Path, errors: Path) -> Iterator[ForkedProgram]:
+        for path in {output, errors}:
+            path.write_bytes(b"")
+        process = ForkedProgram(
+            "redlock", arguments, environment=self._environment, folder=ROOT, output=output, errors=errors
+        )
         try:
-            yield Started(process, self.directory / "output")
+            yield process
         finally:
             process.kill()
             process.wait()
@@ -76,7 +69,7 @@ class Shell:
 class Started:
     """A running command, and the output of the command and its program."""
 
-    def __init__(self, process: subprocess.Popen[bytes], output: Path) -> None:
+    def __init__(self, process: ForkedProgram, output: Path) -> None:
         self.process = process
         self._output = output
 

@@ -286,7 +286,7 @@ def test_a_full_disk_stops_neither_the_program_nor_the_lock(shell: Shell, nodes:
 
 def test_an_unwritable_message_keeps_the_exit_status(shell: Shell, client: Redlock) -> None:
     arguments = ("run", NAME, "--wait", "0", "--", "true")
-    with client.lock(NAME), Path("/dev/full").open("wb") as full, shell.started(*arguments, stderr=full) as command:
+    with client.lock(NAME), shell.started(*arguments, errors=Path("/dev/full")) as command:
         assert command.end() == run.CONTENDED
 
 

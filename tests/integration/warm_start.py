@@ -67,12 +67,21 @@ class ForkedProgram:
     """A program in a fork; its methods are those of `subprocess.Popen`."""
 
     def __init__(
-        self, module: str, arguments: Sequence[str], environment: Mapping[str, str], output: Path, folder: Path
+        self,
+        module: str,
+        arguments: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        folder: Path,
+        output: Path,
+        errors: Path | None = None,
     ) -> None:
         _context.set_forkserver_preload(_EARLY)
         # A log line has the name of the process.
         self._process = _context.Process(
-            name="MainProcess", target=_run, args=(module, list(arguments), dict(environment), output, folder)
+            name="MainProcess",
+            target=_run,
+            args=(module, list(arguments), dict(environment), folder, (output, errors or output)),
         )
         self._process.start()
         assert self._process.pid is not None
@@ -98,17 +107,23 @@ class ForkedProgram:
         """Send SIGTERM."""
         self.send_signal(signal.SIGTERM)
 
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        self.send_signal(signal.SIGKILL)
 
-def _run(module: str, arguments: list[str], environment: dict[str, str], output: Path, folder: Path) -> None:
+
+def _run(
+    module: str, arguments: list[str], environment: dict[str, str], folder: Path, outputs: tuple[Path, Path]
+) -> None:
     """In the fork: become the program."""
     os.setsid()
     die_with_parent()
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    with output.open("ab") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+    for descriptor, path in enumerate(outputs, 1):
+        with path.open("ab") as file:
+            os.dup2(file.fileno(), descriptor)
     sys.argv[1:] = arguments
     sys.path.insert(0, str(folder))
     os._exit(_status_of(module))

@@ -42,7 +42,7 @@ class Worker:
         # A killed worker leaves temporary files.
         environment = environment | {"COUNTER_LOG_FILE": str(self.log_file), "TMPDIR": str(directory)}
         self.process = (
-            ForkedProgram("celery", arguments, environment, self.output, ROOT)
+            ForkedProgram("celery", arguments, environment=environment, folder=ROOT, output=self.output)
             if can_fork(arguments, environment)
             else self._new_interpreter(arguments, environment)
         )

@@ -1,0 +1,85 @@
+"""A program in a fork behaves as in an interpreter of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.integration.tools import ROOT, eventually
+from tests.integration.warm_start import ForkedProgram, can_fork
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MODULE = "tests.integration.apps.statement"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "print(__name__, sys.argv[1:], sys.modules['__main__'].sys is sys, open(0).read())",
+        "import os; print(sorted(os.environ.items()), os.getcwd(), os.getsid(0) == os.getpid(), sys.path[0])",
+        "import signal; print([signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)])",
+        "import logging; logging.warning('%s', logging.LogRecord('', 0, '', 0, '', (), None).processName)",
+        "import sys, threading; threading.Timer(0.1, print, ['a thread']).start(); sys.exit(300)",
+        "sys.exit('a text')",
+        "sys.exit(None)",
+        "import os; os.abort()",
+    ],
+)
+def test_a_fork_says_and_ends_as_an_interpreter_does(tmp_path: Path, statement: str) -> None:
+    environment = {"PATH": os.environ["PATH"], "ONE": "1", "HOME": str(tmp_path)}
+    expected = subprocess.run(
+        [sys.executable, "-m", MODULE, statement], cwd=ROOT, env=environment, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, check=False, start_new_session=True,
+    )  # fmt: skip
+    output, errors = tmp_path / "output", tmp_path / "errors"
+    program = ForkedProgram(MODULE, [statement], environment=environment, folder=ROOT, output=output, errors=errors)
+    status = program.wait(200)
+    assert (status, output.read_text(), errors.read_text()) == (
+        expected.returncode,
+        expected.stdout,
+        expected.stderr,
+    )
+
+
+def test_an_exception_is_printed_and_is_status_1(tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    program = ForkedProgram(MODULE, ["1 / 0"], environment={}, folder=ROOT, output=output)
+    assert program.wait(200) == 1
+    assert output.read_text().endswith("ZeroDivisionError: division by zero\nthe end\n")
+
+
+def test_a_signal_ends_a_fork(tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    program = ForkedProgram(
+        MODULE, ["print('ready', flush=True); import time; time.sleep(600)"], environment={}, folder=ROOT, output=output
+    )
+    eventually(lambda: output.read_text() if output.exists() else "", "a program that is ready")
+    with pytest.raises(subprocess.TimeoutExpired):
+        program.wait(0)
+    assert program.poll() is None
+    program.terminate()
+    assert program.wait(200) == program.poll() == -signal.SIGTERM
+    program.kill()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "expected"),
+    [
+        (["-P", "prefork"], {"REDLOCK_TTL": "2"}, True),
+        (["-P", "gevent"], {}, False),
+        (["--pool=eventlet"], {}, False),
+        ([], {"PYTHONHASHSEED": "7"}, False),
+        ([], {"LD_PRELOAD": "clock.so"}, False),
+    ],
+)
+def test_what_only_a_new_interpreter_can_do_is_no_fork(
+    arguments: list[str], settings: dict[str, str], expected: object
+) -> None:
+    assert can_fork(arguments, os.environ | settings) == expected
