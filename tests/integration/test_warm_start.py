@@ -33,7 +33,7 @@ MODULE = "tests.integration.apps.statement"
     ],
 )
 def test_a_fork_says_and_ends_as_an_interpreter_does(tmp_path: Path, statement: str) -> None:
-    environment = {"PATH": os.environ["PATH"], "ONE": "1", "HOME": str(tmp_path)}
+    environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "ONE": "1"}
     expected = subprocess.run(
         [sys.executable, "-m", MODULE, statement], cwd=ROOT, env=environment, stdin=subprocess.DEVNULL,
         capture_output=True, text=True, check=False, start_new_session=True,

@@ -118,6 +118,10 @@ def _run(
     """In the fork: become the program."""
     os.setsid()
     die_with_parent()
+    test_run = multiprocessing.parent_process()
+    if test_run is None or not test_run.is_alive():
+        # It was killed before the line above, which would wait for its end.
+        os._exit(1)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
