@@ -9,6 +9,7 @@ Invariants:
 from __future__ import annotations
 
 import base64
+import contextlib
 import itertools
 import json
 import shutil
@@ -19,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from typing_extensions import Self
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -39,7 +42,7 @@ _ON_ITS_PIPE = 'exec "$@" 3<&0 4>&1 >/dev/null'
 
 
 class Browser:
-    """Chromium with one open page."""
+    """Chromium with one page at a time."""
 
     def __enter__(self) -> Self:
         self._profile = tempfile.TemporaryDirectory(prefix="browser-", ignore_cleanup_errors=True)
@@ -52,8 +55,6 @@ class Browser:
         )
         self._numbers = itertools.count(1)
         self._session = ""
-        target = self._ask("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self._ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -84,6 +85,18 @@ class Browser:
             read += byte
         answer: dict[str, Any] = json.loads(read)
         return answer
+
+    @contextlib.contextmanager
+    def page(self) -> Iterator[Self]:
+        """An empty page, without the cookies and the cache of earlier pages."""
+        context = self._ask("Target.createBrowserContext")["browserContextId"]
+        target = self._ask("Target.createTarget", url="about:blank", browserContextId=context)["targetId"]
+        self._session = self._ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        try:
+            yield self
+        finally:
+            self._session = ""
+            self._ask("Target.disposeBrowserContext", browserContextId=context)
 
     def open(self, address: str) -> None:
         """Open this address."""

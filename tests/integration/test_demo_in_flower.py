@@ -53,7 +53,7 @@ def client(demo: Demo) -> Iterator[Redlock]:
 @pytest.fixture
 def browser() -> Iterator[Browser]:
     """A browser with an empty page."""
-    with Browser() as browser:
+    with Browser() as chromium, chromium.page() as browser:
         yield browser
 
 

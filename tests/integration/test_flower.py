@@ -162,7 +162,7 @@ def test_a_browser_shows_the_lock_in_the_list_of_tasks(fixture: WorkerFixture, f
     task = fixture.send(f"{HOLDING}.sleep", "seen", 600)
     eventually(lambda: all(holders(fixture.nodes.servers, "holding:seen")), "the task inside its section")
     flower.shows(task, "LOCK-ACQUIRED")
-    with Browser() as browser:
+    with Browser() as chromium, chromium.page() as browser:
         browser.open(flower.address("/tasks"))
         eventually(lambda: task in tasks_shown(browser), "the task on the page", every=0.05)
         assert tasks_shown(browser)[task] == "LOCK-ACQUIRED"

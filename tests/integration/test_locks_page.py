@@ -62,10 +62,17 @@ def client(fixture: WorkerFixture) -> Iterator[Redlock]:
         yield redlock
 
 
-@pytest.fixture
-def browser() -> Iterator[Browser]:
-    """A browser with an empty page."""
+@pytest.fixture(scope="module")
+def started_browser() -> Iterator[Browser]:
+    """A browser for all tests here."""
     with Browser() as browser:
+        yield browser
+
+
+@pytest.fixture
+def browser(started_browser: Browser) -> Iterator[Browser]:
+    """A browser with an empty page."""
+    with started_browser.page() as browser:
         yield browser
 
 

@@ -122,6 +122,13 @@ def _abstains(client: Redlock) -> bool:
     return "abstains" in str(caught.value)
 
 
+@pytest.fixture(autouse=True)
+def _no_other_plugins(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """An inner run imports the plugins that it uses; the long tests use those of other packages."""
+    if not request.node.get_closest_marker("long"):
+        monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+
+
 def run(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
     return pytester.runpytest_subprocess("-p", "pytest_redlock", "-p", "no:cacheprovider", *arguments)
 

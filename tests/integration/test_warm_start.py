@@ -27,6 +27,7 @@ MODULE = "tests.integration.apps.statement"
         "import signal; print([signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)])",
         "import logging; logging.warning('%s', logging.LogRecord('', 0, '', 0, '', (), None).processName)",
         "import sys, threading; threading.Timer(0.1, print, ['a thread']).start(); sys.exit(300)",
+        "import atexit; atexit.register(print, 'the end')",
         "sys.exit('a text')",
         "sys.exit(None)",
         "import os; os.abort()",
@@ -50,7 +51,9 @@ def test_a_fork_says_and_ends_as_an_interpreter_does(tmp_path: Path, statement: 
 
 def test_an_exception_is_printed_and_is_status_1(tmp_path: Path) -> None:
     output = tmp_path / "output"
-    program = ForkedProgram(MODULE, ["1 / 0"], environment={}, folder=ROOT, output=output)
+    program = ForkedProgram(
+        MODULE, ["import atexit; atexit.register(print, 'the end'); 1 / 0"], environment={}, folder=ROOT, output=output
+    )
     assert program.wait(200) == 1
     assert output.read_text().endswith("ZeroDivisionError: division by zero\nthe end\n")
 

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_LONGEST_PAUSE = 0.05
+
 ROOT = Path(__file__).parents[2]
 
 PATIENT = "0.5"
@@ -61,12 +63,16 @@ def came_of(error: BaseException, strike: type[BaseException]) -> bool:
 def comes_true(condition: Callable[[], T], *, within: float, every: float = 0.005) -> T:
     """Return the first true value of the condition, or its last value after the timeout.
 
-    `every` is the pause in seconds between two checks, so that costly checks do not slow down the code under test.
+    `every` is the first pause in seconds between two checks. Later pauses are longer, also after costly checks, so that
+    tests that wait leave the CPU to the code under test.
     """
-    until = time.monotonic() + within
-    while not (value := condition()) and time.monotonic() < until:
-        time.sleep(every)
-    return value
+    began = time.monotonic()
+    while True:
+        before = time.monotonic()
+        if (value := condition()) or before > began + within:
+            return value
+        now = time.monotonic()
+        time.sleep(max(every, min(_LONGEST_PAUSE, (now - began) / 50, 4 * (now - before))))
 
 
 def outlive(lease: Lease, *others: Lease) -> None:

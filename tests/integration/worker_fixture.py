@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -217,17 +218,19 @@ def fresh_fixture(directory: Path) -> Iterator[WorkerFixture]:
 
 def shell(fixture: WorkerFixture, code: str, **settings: str) -> Any:  # noqa: ANN401 - what the code prints as JSON
     """Run this code in a Python shell with the example's settings and return the printed JSON."""
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env=fixture.environment | settings,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    with tempfile.TemporaryDirectory() as directory:
+        output, errors = Path(directory) / "output", Path(directory) / "errors"
+        environment = fixture.environment | settings
+        program = ForkedProgram(
+            "tests.integration.apps.statement",
+            [code],
+            environment=environment,
+            folder=ROOT,
+            output=output,
+            errors=errors,
+        )
+        assert program.wait(200) == 0, errors.read_text()
+        return json.loads(output.read_text())
 
 
 def refuses_to_start(directory: Path, environment: dict[str, str], *arguments: str) -> str:
