@@ -152,16 +152,21 @@ def title(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.parent.parent.name != "examples"], ids=title)
+def programs(page: Path) -> list[Block]:
+    return [block for block in blocks(page) if block.runs and block.kind in {"python", "console"}]
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.parent.parent.name != "examples" and programs(page)], ids=title
+)
 def test_every_block_runs(page: Path, desk: Desk, ports: list[int]) -> None:
-    found = blocks(page)
+    found = programs(page)
     desk.write(*(block for block in blocks(TUTORIAL) if block.name == "shop.py"))
     with contextlib.ExitStack() as stack:
         if not any("cluster(ports=" in block.text for block in found):
             stack.enter_context(redis_server.cluster(ports=ports))
         for block in found:
-            if block.runs and block.kind in {"python", "console"}:
-                desk.run(block)
+            desk.run(block)
 
 
 def test_the_configuration_and_the_user_of_the_page_suffice(tmp_path: Path) -> None:
