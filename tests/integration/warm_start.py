@@ -117,10 +117,12 @@ def _run(
 ) -> None:
     """In the fork: become the program."""
     os.setsid()
+    # The process that forks lives as long as this end of its pipe is open anywhere.
+    os.close(forkserver._forkserver._forkserver_alive_fd)  # type: ignore[attr-defined]
     die_with_parent()
     test_run = multiprocessing.parent_process()
     if test_run is None or not test_run.is_alive():
-        # It was killed before the line above, which would wait for its end.
+        # The test run was killed before the line above, which looks at later ends only.
         os._exit(1)
     os.chdir(folder)
     os.environ.clear()
