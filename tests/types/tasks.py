@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from celery.result import AsyncResult
+    from sqlalchemy import Connection
+    from sqlalchemy.ext.asyncio import AsyncSession
 
     from redlock.testing import LockNode, LockNodes
 
@@ -184,6 +186,17 @@ def databases(lease: Lease) -> None:
         assert_type(section.fresh, bool)
     fenced(connection)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     fenced(connection, 42)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+# A block may be the end of its function, because no block hides an exception.
+def end_in_blocks(client: Redlock, connection: Connection, lease: Lease) -> int:
+    with client, client.lock("a"), fenced(connection, lease):
+        return 1
+
+
+async def end_in_loop_blocks(client: redlock.asyncio.Redlock, session: AsyncSession, lease: Lease) -> int:
+    async with client, client.lock("a"), fenced(session, lease):
+        return 1
 
 
 # The fixtures of the plugin.

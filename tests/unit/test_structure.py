@@ -39,6 +39,11 @@ def test_the_public_names_are_this_list() -> None:
     assert all(hasattr(redlock, name) for name in redlock.__all__)
 
 
+def test_type_checkers_may_read_the_annotations() -> None:
+    """Without this file, they take everything from an installed package for `Any`."""
+    assert (ROOT / "redlock" / "py.typed").is_file()
+
+
 _LOCK = "acquire extend fence lease locked name names owned reacquire release"
 _LEASE = (
     "acquire close ensure_valid extend fence is_held is_lost names outcome owner release remaining resource rounds "
