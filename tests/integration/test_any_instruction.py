@@ -17,7 +17,7 @@ from redlock import Lease, LockContended
 from redlock._transport import pending_releases, threads
 from redlock._transport.background_releaser import BackgroundReleaser
 from redlock.celery.metrics import Metrics
-from tests.integration.tools import client_of, eventually, raw
+from tests.integration.tools import LASTING, client_of, eventually, raw
 from tests.integration.tracer import Interrupted, Place, Tracer, instructions
 
 if TYPE_CHECKING:
@@ -249,7 +249,7 @@ def test_an_interrupted_acquire_loses_no_release(nodes: Cluster, monkeypatch: py
     # The background thread would send the release before the acquire; the test does the work of this thread.
     monkeypatch.setattr(BackgroundReleaser, "watch", lambda *_: None)
     numbers = itertools.count()
-    with client_of(nodes.urls, ttl=60.0, max_ttl=120.0, node_timeout=9.0) as client:
+    with client_of(nodes.urls, node_timeout=9.0, **LASTING) as client:
         pool = client._context.pool
 
         def hold_a_release_back() -> None:
@@ -287,7 +287,7 @@ def keys(nodes: Cluster, prefix: str) -> Counter[str]:
 def test_an_interrupted_acquire_leaves_no_lock(nodes: Cluster) -> None:
     """Its keys are deleted at once. A node whose send was interrupted may keep its key for the TTL."""
     numbers = itertools.count()
-    with client_of(nodes.urls, ttl=60.0, max_ttl=120.0, node_timeout=9.0) as client:
+    with client_of(nodes.urls, node_timeout=9.0, **LASTING) as client:
 
         def acquire() -> None:
             client.lock(f"begun:{next(numbers)}", blocking=False).acquire()
@@ -337,7 +337,7 @@ class Many:
 
 def test_an_interrupted_wait_for_replies_leaves_no_lock(nodes: Cluster) -> None:
     many = Many()
-    with client_of(nodes.urls, ttl=60.0, max_ttl=120.0, node_timeout=9.0) as client:
+    with client_of(nodes.urls, node_timeout=9.0, **LASTING) as client:
         places = many.waits(client)
         locks = set(keys(nodes, "begun"))
         for place in (*places, *places):
@@ -347,11 +347,11 @@ def test_an_interrupted_wait_for_replies_leaves_no_lock(nodes: Cluster) -> None:
 
 def test_a_client_that_ends_after_an_interruption_leaves_no_lock(nodes: Cluster) -> None:
     many = Many()
-    with client_of(nodes.urls, ttl=60.0, max_ttl=120.0, node_timeout=9.0) as client:
+    with client_of(nodes.urls, node_timeout=9.0, **LASTING) as client:
         places = many.waits(client)
     locks = set(keys(nodes, "begun"))
     for place in places:
-        with client_of(nodes.urls, ttl=60.0, max_ttl=120.0, node_timeout=9.0) as client:
+        with client_of(nodes.urls, node_timeout=9.0, **LASTING) as client:
             client.holder("before")
             many.interrupt(client, place)
     assert set(keys(nodes, "begun")) == locks
