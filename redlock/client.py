@@ -196,7 +196,10 @@ class Redlock:
         self._context.observe_fence(_validation.resources(name), fence)
 
     def close(self) -> None:
-        """Close all connections. Leases that are still held end with their TTL."""
+        """Close the connections, after the nodes have read all commands. Leases that are still held end with their TTL.
+
+        A call of another thread that is under way goes on. Its connections stay open if they are in use for a second.
+        """
         self._context.close()
 
     def __enter__(self) -> Self:

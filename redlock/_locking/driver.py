@@ -1,8 +1,9 @@
 """The acquire driver for threads: performs the effects of the acquire loop, in the calling thread.
 
-`Lock.__enter__` makes a `Lease`, and `Lease.acquire` gives the generator of `acquisition` to this driver. Each `Round`
-that the generator yields goes to `ConnectionSet.ask` in `_transport/threads.py`, which sends the bytes and returns the
-votes. When the round is won, the generator calls `Lease._accept_grant`, and the caller has the lease.
+`Lock.__enter__` makes a `Lease`, and `Lease.acquire` gives the generator of `acquisition` to this driver. An attempt
+yields `TakeConnections` and one or two rounds, which `ConnectionSet.ask` in `_transport/threads.py` performs; the
+effects of a wait follow a refusal. When an attempt is won, the generator calls `Lease._accept_grant`, and the caller
+has the lease.
 
 Invariants:
 1. An exception in an effect is thrown into the generator, which undoes its attempt and leaves its queue.

@@ -3,7 +3,8 @@
 Invariants:
 1. A driver resumes the generator with the result of the effect, or throws the exception that ended the effect into the
    generator. The exception of a signal or of a cancellation is thrown too.
-2. After an exception the generator yields only rounds without a wait, `Receive` without a deadline, and `PassOn`.
+2. After the error of a node (`NODE_ERRORS`) the generator may go on with any effect. After any other exception it
+   yields only rounds without a wait, `Receive` without a deadline, and `PassOn`.
 """
 
 from __future__ import annotations

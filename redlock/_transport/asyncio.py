@@ -1,8 +1,8 @@
 """The round driver for asyncio: executes the rounds of many tasks on the connections of an event loop.
 
-`start` and `run` make an `Execution`, which puts each command of a generator into the outboxes and waits for no reply.
-`LoopSockets` sends the outboxes of all tasks at the end of this turn of the loop, and later reads replies into the
-state machine. After each event `settle` resumes the executions whose rounds are over.
+`start` and `run` make an `Execution`, which callbacks of the loop carry from round to round: dials if necessary, and
+then the command in the outboxes. `LoopSockets` sends the outboxes of all tasks at the end of this turn of the loop, and
+later reads replies into the state machine. After each event `settle` resumes the executions whose rounds are over.
 
 Invariants:
 1. Everything happens in callbacks of the loop. Only `run` and `close` have an `await`, so a cancellation can interrupt

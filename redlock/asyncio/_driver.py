@@ -1,8 +1,9 @@
 """The acquire driver for asyncio: performs the effects of the acquire loop in the running task.
 
 `Lock.__aenter__` makes a `Lease`, and `Lease.acquire` gives the generator of `_locking/acquisition.py` to this driver.
-Each `Round` that the generator yields goes to `LoopConnections.ask` in `_transport/asyncio.py`, which sends the bytes
-and returns the votes. When the round is won, the generator calls `Lease._accept_grant`, and the caller has the lease.
+An attempt yields `TakeConnections` and one or two rounds, which `LoopConnections.ask` in `_transport/asyncio.py`
+performs; the effects of a wait follow a refusal. When an attempt is won, the generator calls `Lease._accept_grant`, and
+the caller has the lease.
 
 Invariants:
 1. A cancellation is thrown into the generator, which undoes its attempt and leaves its queue. None of the effects that

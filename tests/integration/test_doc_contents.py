@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import re
 from pathlib import Path
@@ -13,6 +14,7 @@ from tests.integration.tools import ROOT
 from workers.settings import Settings as ExampleSettings
 
 MOST_WORDS = 900
+MANY = 50
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SETTINGS = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
@@ -94,6 +96,34 @@ def test_the_architecture_names_no_other_module() -> None:
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"`(_?\w+/[\w/.]+)`", ARCHITECTURE))))
 def test_the_paths_of_the_architecture_exist(name: str) -> None:
     assert (ROOT / "redlock" / name).exists() or Path(ROOT / "redlock" / "_transport" / name).exists(), name
+
+
+def members_of_classes() -> dict[str, set[str]]:
+    """The methods and the attributes of each class of the package, without those of its bases."""
+    members: dict[str, set[str]] = {}
+    for path in (ROOT / "redlock").rglob("*.py"):
+        for one in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(one, ast.ClassDef):
+                # Classes for threads and for asyncio have the same names.
+                found = members.setdefault(one.name, {f"base {ast.unparse(base).split('[')[0]}" for base in one.bases})
+                for part in ast.walk(one):
+                    if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef):
+                        found.add(part.name)
+                    elif isinstance(part, ast.Attribute) and isinstance(part.ctx, ast.Store):
+                        found.add(part.attr)
+    return members
+
+
+def has_member(members: dict[str, set[str]], name: str, member: str) -> bool:
+    found = members.get(name, set())
+    return member in found or any(has_member(members, base[5:], member) for base in found if base.startswith("base "))
+
+
+def test_the_architecture_names_only_members_that_exist() -> None:
+    members = members_of_classes()
+    named = re.findall(r"`([A-Z]\w+)\.(\w+)`", ARCHITECTURE)
+    assert [f"{name}.{member}" for name, member in named if not has_member(members, name, member)] == []
+    assert len(named) > MANY
 
 
 NAMED_TEST = re.compile(r"\b(?:tests/)?((?:unit|sim|integration|faults|compose|fuzz)/[\w./]+\.py)(?:::(test_\w+))?")
