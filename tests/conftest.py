@@ -39,8 +39,10 @@ def _nothing_is_left_behind() -> Iterator[None]:
     """Fail a test that leaves a thread or a child process; the lock's own daemon threads end by themselves."""
     threads, processes = set(threading.enumerate()), _processes()
     yield
-    tools.comes_true(lambda: not _left(threads, processes), within=_PATIENCE, every=0.01)
     left = _left(threads, processes)
+    if left:
+        tools.comes_true(lambda: not _left(threads, processes), within=_PATIENCE, every=0.01)
+        left = _left(threads, processes)
     assert not left, f"the test has left these behind: {', '.join(left)}"
 
 

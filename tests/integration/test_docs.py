@@ -78,6 +78,8 @@ class Desk:
             "BANK_REDIS": broker.url,
             "ORDERS_REDIS": broker.url,
             "REPORT_REDIS": broker.url,
+            # The command names the one plugin that the pages need.
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
         }
 
     def here(self, text: str) -> str:
