@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from redlock._core.commands import Command, Release
 from redlock._core.votes import Kind, quorum_of
-from redlock._transport import codec, vote_checks
+from redlock._transport import vote_checks
 from redlock._transport.codec import SCRIPTS
 from redlock._transport.connection import NodeConnection
+from redlock._transport.decoder import disagrees
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -145,7 +146,7 @@ class ConnectedNodes:
         connection.node.mark_up()
         connection.agreed = fingerprint == self._codec.fingerprint
         if fingerprint and not connection.agreed:
-            self._note_fingerprint(connection, codec.disagrees(fingerprint), connection.dialled_ms)
+            self._note_fingerprint(connection, disagrees(fingerprint), connection.dialled_ms)
         vote_checks.find_duplicates(self.all, connection.dialled_ms)
         self._all_fit = all(one.is_fit for one in self.all)
 

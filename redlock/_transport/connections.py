@@ -22,6 +22,7 @@ from redlock._transport import codec, vote_checks
 from redlock._transport.codec import SCRIPTS
 from redlock._transport.connected_nodes import ConnectedNodes
 from redlock._transport.connection import MOST_PENDING
+from redlock._transport.decoder import decode
 from redlock._transport.reply_reader import UnreadableReply
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ class NodeConnections(ConnectedNodes):
             return
         if type(reply) is ReplyError and self._loads_scripts(connection, tally, reply):
             return
-        vote, is_late = codec.decode(reply), tally.closed
+        vote, is_late = decode(reply), tally.closed
         if vote.time_ms and (vote.fingerprint or not connection.agreed or (vote.kind is Kind.SILENT and not is_late)):
             self._note_fingerprint(connection, vote, now_ms)
         if is_late:

@@ -23,6 +23,7 @@ from redlock._clock import now_ms
 from redlock._compat import ReplyError, connection_options
 from redlock._escaping import escape, statement
 from redlock._transport import address, codec, node_info
+from redlock._transport.decoder import explain
 from redlock._transport.dial import open_socket
 from redlock._transport.exchange import Exchange, pack
 from redlock._transport.node_health import NodeHealth
@@ -257,7 +258,7 @@ def refuse(answer: object, err: str = "ERR") -> None:
     """Raise `UnsuitableNode` if a reply is an error; `err` replaces the code ERR."""
     if isinstance(answer, ReplyError):
         error = re.sub(r"^ERR\b", err, str(answer))
-        raise (ShutOut if error.startswith(_ACCESS_DENIED) else UnsuitableNode)(codec.explain(error))
+        raise (ShutOut if error.startswith(_ACCESS_DENIED) else UnsuitableNode)(explain(error))
 
 
 def describe_failure(exc: BaseException, timeout_ms: int) -> str:

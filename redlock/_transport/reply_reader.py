@@ -23,6 +23,7 @@ _LOCK_ELEMENTS, _ADMIN_ELEMENTS = 999, 99_999
 _LONGEST_HEADER = 24
 _LONG_LIST = re.compile(rb"[*%~>|][0-9]{4,}\r\n")
 """The header of a list that is too long, also in the middle of a line. A text that ends like this is refused too."""
+_HEADERS, _HEADER_OF_A_GRANT = b"*%~>|", b"*3\r\n"
 _UNREADABLE = (HiredisError, _resp.HiredisError, MemoryError, OverflowError, RecursionError, TypeError, ValueError)
 """Not all exceptions: a signal handler may raise an exception here that is meant for the caller."""
 _MORE = object()
@@ -91,8 +92,10 @@ class ReplyReader:
             UnreadableReply: The bytes are not the Redis protocol, or a reply is too long.
         """
         seen = self._end + data if self._is_begun else data
-        # hiredis allocates the whole list as soon as its length arrives, however large.
-        if _LONG_LIST.search(seen):
+        # hiredis allocates the whole list as soon as its length arrives, however large. Nearly all headers are those of
+        # grants, and to count them takes a fifth of the time of a search.
+        headers = len(seen) - len(seen.translate(None, _HEADERS))
+        if headers != seen.count(_HEADER_OF_A_GRANT) and _LONG_LIST.search(seen):
             raise UnreadableReply(_TOO_LONG)
         try:
             self._feed(data)

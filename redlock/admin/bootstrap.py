@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from redlock import _validation
 from redlock._compat import ReplyError
 from redlock._transport import codec
+from redlock._transport.decoder import explain
 from redlock._transport.exchange import pack
 from redlock._transport.node import ERRORS, Node, UnsuitableNode, describe_failure
 from redlock.errors import ConfigurationError
@@ -53,7 +54,7 @@ def declare_nodes(urls: Sequence[str], prefix: str = "") -> None:
                 f"node {node.label} can't be declared: {describe_failure(exc, node.timeout_ms)}"
             ) from None
         if isinstance(declared, ReplyError):
-            raise ConfigurationError(f"node {node.label} can't be declared: {codec.explain(str(declared))}")
+            raise ConfigurationError(f"node {node.label} can't be declared: {explain(str(declared))}")
         if declared != 1:
             raise ConfigurationError(
                 f"node {node.label} has a record already: clients have used it, so the node may have forgotten a lock; "

@@ -16,7 +16,7 @@ from redlock._clock import now_ms, wall_us
 from redlock._compat import ReplyError
 from redlock._core.votes import quarantine_ms, silent
 from redlock._transport import codec as wire
-from redlock._transport import node_info
+from redlock._transport import decoder, node_info
 from redlock._transport.exchange import Exchange, pack
 from redlock._transport.node import ERRORS, FORBIDDEN, NO_REDIS, Node, ShutOut, UnsuitableNode, describe_failure, refuse
 from redlock.admin.node_state import NodeState
@@ -184,17 +184,17 @@ class NodeProbe:
         reason = self.node.unsuitable
         # Waiters skip a node with an error: an unsuitable server counts as an unreachable node.
         self.node.error = reason
-        denied = wire.explain("NOPERM")
+        denied = decoder.explain("NOPERM")
         if state.missing and reason in {"", denied}:
             reason = f"{denied}: {', '.join(state.missing)}"
         disagrees = fingerprint not in {"", self._codec.fingerprint}
         if disagrees:
-            vote = wire.disagrees(fingerprint)
+            vote = decoder.disagrees(fingerprint)
             fingerprint, reason = vote.fingerprint, reason or vote.reason
         if not reason and abstains_ms:
             reason = f"new, restarted or emptied: abstains for another {abstains_ms / 1000:.1f} s"
         # A user without the permission to write can't learn the answer that the node gives to clients.
-        if not reason and isinstance(written, ReplyError) and (refuses := wire.explain(str(written))) != denied:
+        if not reason and isinstance(written, ReplyError) and (refuses := decoder.explain(str(written))) != denied:
             reason = refuses
         complete = self.node.unsuitable in {"", denied} and not disagrees and not abstains_ms
         return dataclasses.replace(
@@ -236,7 +236,7 @@ class NodeProbe:
             ]
             (answer,) = self.ask(("EVAL", _HOLDERS.source, str(len(keys)), *keys))
             for name, (*vote, waited) in zip(batch, _checked(node_info.rows(answer, len(batch)), answer), strict=True):
-                self.votes[name] = wire.decode(vote)
+                self.votes[name] = decoder.decode(vote)
                 if waited:
                     self.waited.add(name)
 

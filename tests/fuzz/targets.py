@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from redlock import Redlock, RedlockError
 from redlock._core.votes import Refusal, RoundResult, masked_token
 from redlock._locking import failures
-from redlock._transport import codec, node_info
+from redlock._transport import node_info
+from redlock._transport.decoder import decode
 from redlock._transport.node import Node, UnsuitableNode, _check_answers
 from redlock._transport.reply_reader import ReplyReader, StrictReader, UnreadableReply
 from redlock.admin import doctor
@@ -49,7 +50,7 @@ def _cut(data: bytes, size: int) -> list[bytes]:
 
 
 def _read(replies: Sequence[object]) -> None:
-    votes = [codec.decode(reply) for reply in replies]
+    votes = [decode(reply) for reply in replies]
     for reply in replies:
         node_info.missing(reply)
         node_info.probe_commands(reply)
@@ -61,7 +62,7 @@ def _read(replies: Sequence[object]) -> None:
         node_info.scanned(reply)
         node_info.is_resource(node_info.text(reply))
         node_info.number(node_info.text(reply))
-        votes += [codec.decode(row[:-1]) for row in node_info.rows(reply, 2) or ()]
+        votes += [decode(row[:-1]) for row in node_info.rows(reply, 2) or ()]
         with contextlib.suppress(UnsuitableNode):
             _check_answers([reply, *replies, *[None] * 10][:10], 1)
     for first in range(0, len(votes), 5):

@@ -28,7 +28,7 @@ from redis import Redis
 
 from redlock import ConfigurationError, Redlock, errors
 from redlock._core.protocol import Outcome
-from redlock._transport import codec
+from redlock._transport import decoder
 from redlock.admin.bootstrap import declare_nodes
 from redlock.admin.cluster_status import cluster_status
 from redlock.testing import lock_nodes, redis_server
@@ -301,7 +301,7 @@ def test_every_reason_for_a_missing_vote_is_explained() -> None:
     source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "redlock").rglob("*.py"))
     for reason in reasons - {os.strerror(errno.ECONNREFUSED).lower()}:
         assert all(part in source for part in re.split(r"\.\.\.", reason)), reason
-    for said in codec._EXPLAINED.values():
+    for said in decoder._EXPLAINED.values():
         assert said.startswith(tuple(reasons)), said
 
 

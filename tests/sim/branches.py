@@ -21,6 +21,7 @@ from tests.sim import run
 _ROOT = Path(redlock.__file__).parent
 _TRANSPORT = (
     "codec",
+    "decoder",
     "connected_nodes",
     "connection",
     "connections",

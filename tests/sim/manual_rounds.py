@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from redlock._core.commands import Acquire, Round
 from redlock._core.votes import Grant, Refusal, RoundResult, silent
-from redlock._transport import codec as wire
-from redlock._transport.codec import Codec
+from redlock._transport.codec import Codec, operation_key, wake_key
+from redlock._transport.decoder import decode
 from tests.sim.nodes import EPOCH_MS, Lua, Node
 from tests.sim.world import MS, World
 
@@ -63,7 +63,7 @@ class ManualRounds:
     def tell(self, command: Command, places: Iterable[int], codec: Codec | None = None) -> dict[int, Vote]:
         """Let these nodes execute a command, in this order, and return their votes."""
         call = (codec or self.codec).script_call(command)
-        return {place: wire.decode(self.nodes[place].call(call, self.nodes[place].run_id)) for place in places}
+        return {place: decode(self.nodes[place].call(call, self.nodes[place].run_id)) for place in places}
 
     def run(
         self,
@@ -106,7 +106,7 @@ class ManualRounds:
 
     def wake_ups(self, name: str = "a") -> set[int]:
         """The nodes on which a wake-up lies."""
-        return {node.place for node in self.nodes if node.count(wire.wake_key(name))}
+        return {node.place for node in self.nodes if node.count(wake_key(name))}
 
     def open(self, grant: Grant) -> Any:  # noqa: ANN401 - whatever the script gives
         """The store's first door."""
@@ -115,7 +115,7 @@ class ManualRounds:
     def write(self, grant: Grant, section: int, value: int, identity: str) -> Any:  # noqa: ANN401 - as above
         """The store's second door."""
         arguments = (str(grant.fence), grant.token, str(section), str(value), "60000")
-        return self.store.store("write", ("s", wire.operation_key("s", identity)), arguments)
+        return self.store.store("write", ("s", operation_key("s", identity)), arguments)
 
 
 def held(result: Grant | Refusal) -> Grant:

@@ -51,7 +51,7 @@ _bug(
 _bug(
     "silence is a yes",
     (
-        "_transport/codec.py",
+        "_transport/decoder.py",
         "return Vote(Kind.SILENT, remaining_ms=left_ms",
         "return Vote(Kind.GRANTED, remaining_ms=left_ms",
     ),

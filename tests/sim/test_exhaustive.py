@@ -10,6 +10,7 @@ import pytest
 from redlock._core.commands import Acquire, Command, Confirm, Release, Repair
 from redlock._core.votes import Kind, Vote, quarantine_ms
 from redlock._transport import codec
+from redlock._transport.decoder import decode
 from tests.sim import exhaustive_nodes as model
 from tests.sim import exhaustive_store as store
 from tests.sim.exhaustive_nodes import Node, Record
@@ -114,7 +115,7 @@ class _Server:
         reply = self._server.run(
             self._lua.by_sha(call.script.sha), NOW_MS, len(call.keys), *call.keys, *call.arguments, *last
         )
-        vote = codec.decode(list(reply[1:]))
+        vote = decode(list(reply[1:]))
         return Vote(vote.kind, vote.fence, vote.holder)
 
     def left(self) -> Node:

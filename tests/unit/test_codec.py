@@ -9,7 +9,7 @@ from importlib import resources
 import pytest
 
 from redlock import ConfigurationError, _compat
-from redlock._core.commands import Acquire, Command, Confirm, Extend, Inspect, Release, Repair
+from redlock._core.commands import Acquire, Command, Confirm, Extend, Inspect, Repair
 from redlock._core.observed_fences import FENCE_AHEAD_MS
 from redlock._core.votes import FENCE_LIMIT, quarantine_ms
 from redlock._transport.codec import (
@@ -41,19 +41,13 @@ def words(packed: bytes) -> list[str]:
     return [word.decode() for word in found]
 
 
+@pytest.mark.parametrize("codec", [CODEC, Codec(3, "app:", 10_000), Codec(5, "", 10_000)])
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_is_an_evalsha_with_separate_words(command: Command) -> None:
-    script = SCRIPTS[type(command)]
-    packed = CODEC.encode(command) + (run_id_argument("run-1") if script.admits else b"")
-    verb, sha, count, *rest = words(packed)
-    assert (verb, sha) == ("EVALSHA", script.sha.decode())
-    keys, arguments = rest[: int(count)], rest[int(count) :]
-    assert all(f"app:{name}" in keys for name in command.names)
-    if isinstance(command, Inspect):
-        assert arguments == []
-    else:
-        assert "t" in arguments
-        assert ("run-1" in arguments) == (not isinstance(command, Release))
+def test_a_command_is_the_call_of_its_script(command: Command, codec: Codec) -> None:
+    script, keys, arguments = codec.script_call(command)
+    last = ("run-1",) if script.admits else ()
+    packed = codec.encode(command) + (run_id_argument("run-1") if script.admits else b"")
+    assert words(packed) == ["EVALSHA", script.sha.decode(), str(len(keys)), *keys, *arguments, *last]
 
 
 @pytest.mark.parametrize("kind", [Acquire, Extend, Repair], ids=lambda kind: kind.__name__)

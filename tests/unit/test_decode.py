@@ -1,4 +1,4 @@
-"""`redlock._transport.codec`: replies as votes. Each field of a vote is in `test_wire_format`."""
+"""`redlock._transport.decoder`: replies as votes. Each field of a vote is in `test_wire_format`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from redlock import _compat
 from redlock._core.votes import Kind
-from redlock._transport.codec import decode, explain
+from redlock._transport.decoder import decode, explain
 
 CODES = (
     "NOAUTH WRONGPASS NOPERM WRONGTYPE LOADING BUSY MISCONF NOREPLICAS OOM READONLY MASTERDOWN MOVED CROSSSLOT "

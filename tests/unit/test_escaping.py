@@ -10,7 +10,7 @@ from redlock import QuorumUnavailable, _log
 from redlock._core.votes import masked_token
 from redlock._escaping import LONGEST_LABEL, LONGEST_TEXT, bounded_label, escape, excerpt, is_invisible
 from redlock._transport import node_info
-from redlock._transport.codec import decode, disagrees, explain
+from redlock._transport.decoder import decode, disagrees, explain
 from redlock._transport.node import describe_failure
 
 SINCE = "@worker-1 since 2026-11-24T12:00:00Z"

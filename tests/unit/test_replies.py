@@ -9,7 +9,8 @@ import pytest
 from redlock import _compat, _resp
 from redlock._core.votes import Kind
 from redlock._escaping import LONGEST_LABEL, bounded_label
-from redlock._transport import codec, reply_reader
+from redlock._transport import reply_reader
+from redlock._transport.decoder import decode
 from redlock._transport.reply_reader import (
     ADMIN_REPLY_BYTES,
     LOCK_REPLY_BYTES,
@@ -144,4 +145,4 @@ def test_a_deep_list_is_refused_or_no_vote() -> None:
         (deep,) = read(b"*1\r\n" * 5_000 + b":1\r\n", 1_000)
     except UnreadableReply:
         return
-    assert codec.decode(deep).kind is Kind.SILENT
+    assert decode(deep).kind is Kind.SILENT

@@ -8,7 +8,8 @@ import pytest
 
 from redlock._core.commands import Release
 from redlock._core.votes import Kind, Vote, silent
-from redlock._transport.codec import PROBE, REJECTION, Codec, decode, disagrees, explain, operation_key, waiting_order
+from redlock._transport.codec import PROBE, Codec, operation_key, waiting_order
+from redlock._transport.decoder import decode, disagrees, explain
 from tests.unit.helpers import each_command
 
 if TYPE_CHECKING:
@@ -53,7 +54,6 @@ def test_a_wake_up_an_operation_and_a_probe_have_the_same_keys() -> None:
 def test_the_settings_of_a_node_have_the_same_words() -> None:
     assert CODEC.fingerprint == "nodes=5 max_ttl=10s prefix='p:'"
     assert Codec(3, "", 10_123).fingerprint == "nodes=3 max_ttl=10.123s prefix=''"
-    assert REJECTION == [3], "other settings"
 
 
 def test_a_lock_is_reserved_for_50_ms() -> None:

@@ -1,0 +1,96 @@
+"""A node's reply as a vote, and an error reply as a reason for people.
+
+Invariants: no reply raises an error. A reply that no script returns is no vote.
+"""
+
+from __future__ import annotations
+
+import reprlib
+
+from redlock._core.votes import Kind, Vote, silent
+from redlock._escaping import statement
+
+_LONGEST_REASON, _LONGEST_NO_VOTE = 200, 60
+_LONGEST_TERMS = 1_200
+"""The prefix is part of the fingerprint, and may have 1,024 bytes."""
+_GRANTED_WORDS = 3
+_GRANTED = Kind.GRANTED
+_new_tuple = tuple.__new__
+_RELEASED = Vote(Kind.GRANTED)
+"""The vote for a release of a lock that the node had."""
+
+
+def decode(reply: object) -> Vote:
+    """A node's reply as a vote. A reply with a shape that no script returns counts as SILENT."""
+    # Nearly all replies have these two shapes: a shortcut for speed.
+    if type(reply) is list and len(reply) == _GRANTED_WORDS:
+        kind, time_ms, fence = reply
+        if kind == 1 and type(time_ms) is int and type(fence) is int and fence >= 0:
+            if not time_ms and not fence:
+                return _RELEASED
+            # As `Vote(Kind.GRANTED, fence, time_ms=time_ms)`, in half of the time.
+            return _new_tuple(Vote, (_GRANTED, fence, "", None, "", False, "", time_ms, False, ""))
+    return _by_shape(reply)
+
+
+def _by_shape(reply: object) -> Vote:
+    if isinstance(reply, Exception):
+        return silent(explain(str(reply)))
+    match reply:
+        case [0, int(time_ms), int(fence), bytes() | str() as holder, int(remaining)] if fence >= 0:
+            return Vote(Kind.DENIED, fence, _str(holder), remaining if remaining >= 0 else None, time_ms=time_ms)
+        case [2, int(time_ms), int(left_ms)]:
+            return Vote(Kind.SILENT, remaining_ms=left_ms, reason=_abstains(left_ms), time_ms=time_ms)
+        case [3, int(time_ms), bytes() | str() as fingerprint]:
+            return disagrees(_str(fingerprint))._replace(time_ms=time_ms)
+    return silent(f"answered something that is no vote: {statement(reprlib.repr(reply), _LONGEST_NO_VOTE)}")
+
+
+def disagrees(fingerprint: str) -> Vote:
+    """The vote of a node whose other clients have this configuration fingerprint, escaped and cut for messages."""
+    shown = statement(fingerprint, _LONGEST_TERMS)
+    return Vote(Kind.SILENT, reason=f"its clients agreed on {shown}", fingerprint=shown)
+
+
+def _abstains(left_ms: int) -> str:
+    return f"new, restarted or emptied: abstains for another {left_ms / 1000:.1f} s"
+
+
+def _str(value: bytes | str) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
+
+
+_EXPLAINED = {
+    "NOAUTH": "wants a password; put it into the node's URL",
+    "WRONGPASS": "wrong user name or password",
+    "NOPERM": "the user may not run what the lock needs",
+    "WRONGTYPE": "a key of another type is at the lock's name; rename the resource or delete that key",
+    "LOADING": "still loading its data",
+    "BUSY": "busy with a script",
+    "MISCONF": "refuses writes because it can't save its snapshot (MISCONF)",
+    "NOREPLICAS": "refuses writes because too few replicas are connected (min-replicas-to-write)",
+    "OOM": "out of memory (maxmemory)",
+    "READONLY": "a replica; lock nodes must be independent masters",
+    "MASTERDOWN": "a replica that lost its master; lock nodes must be independent masters",
+    "MOVED": "in cluster mode; lock nodes must be independent masters",
+    "CROSSSLOT": "in cluster mode; lock nodes must be independent masters",
+    "CLUSTERDOWN": "in cluster mode; lock nodes must be independent masters",
+    "FENCEAHEAD": (
+        "refuses the proposed fencing token, more than an hour ahead of its clock; set the clocks of this machine and "
+        "of the node"
+    ),
+    "FENCESTORED": (
+        "has a fencing token for this resource that is more than an hour ahead of its clock; set its clock, or repair "
+        "it as the manual says"
+    ),
+    "DENIED": "in protected mode; set a password, or bind it to loopback",
+}
+
+
+def explain(error: str) -> str:
+    """An error reply as a description of the node's problem."""
+    code, _, rest = error.lstrip("-").partition(" ")
+    # Redis 6.2 puts "ERR Error running script" and more before the error that the script met.
+    words = (word.lstrip("-") for word in rest.split())
+    inner = next((word for word in words if word in _EXPLAINED), code) if code == "ERR" else code
+    return _EXPLAINED.get(inner) or statement(f"{code} {rest}".strip(), _LONGEST_REASON)
