@@ -54,10 +54,10 @@ def named_test_fails(name: str) -> bool:
     return _run_on_a_copy(MUTANTS[name], NAMED[name]) == _FAILED
 
 
-def first_kill(name: str, most: int) -> tuple[int, str] | None:
-    """The first seed that kills a mutant, and the reason; None if the mutant survives."""
+def first_kill(name: str, most: int, first: int = 0) -> tuple[int, str] | None:
+    """The first seed from `first` on that kills a mutant, and the reason; None if the mutant survives so many."""
     source, kind = Source(*MUTANTS[name]), AsyncSchedule if name in mutants_asyncio.LIST.mutants else Schedule
-    for seed in range(most):
+    for seed in range(first, first + most):
         try:
             violations = kind(seed, source).run().world.violations
         except (Exception, Spins) as error:  # noqa: BLE001 - a mutant may do anything
