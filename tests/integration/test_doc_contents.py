@@ -99,9 +99,9 @@ def test_the_paths_of_the_architecture_exist(name: str) -> None:
 
 
 def members_of_classes() -> dict[str, set[str]]:
-    """The methods and the attributes of each class of the package, without those of its bases."""
+    """The methods and attributes of each class of the package and the simulator, without those of its bases."""
     members: dict[str, set[str]] = {}
-    for path in (ROOT / "redlock").rglob("*.py"):
+    for path in (*(ROOT / "redlock").rglob("*.py"), *(ROOT / "tests" / "sim").glob("*.py")):
         for one in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(one, ast.ClassDef):
                 # Classes for threads and for asyncio have the same names.
