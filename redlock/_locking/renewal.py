@@ -40,15 +40,19 @@ class Renewal:
 
     def reset_after_fork(self) -> None:
         """In a forked child: drop the leases and threads of the parent."""
-        self._schedule: RenewalSchedule[RenewedLease] = RenewalSchedule(_REMEDY)
-        self._added: deque[tuple[weakref.ref[RenewedLease], int]] = deque()
-        """Leases that the thread has not put into the schedule yet."""
+        self._forget_leases()
         self._background = Background("redlock-renewal", self._work)
         self.callbacks = Callbacks()
 
+    def _forget_leases(self) -> None:
+        self._schedule: RenewalSchedule[RenewedLease] = RenewalSchedule(_REMEDY)
+        self._added: deque[tuple[weakref.ref[RenewedLease], int]] = deque()
+        """Leases that the thread has not put into the schedule yet."""
+
     def close(self) -> None:
-        """Stop all renewal. Leases that are still held end with their TTL."""
+        """Stop all renewal. Leases that are still held end with their TTL, also if the client is used again."""
         self._background.stop()
+        self._forget_leases()
 
     def add(self, lease: RenewedLease, due_ms: int) -> None:
         """Renew a lease from this time on, until the lease is released or lost."""

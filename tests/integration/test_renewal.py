@@ -57,6 +57,14 @@ def test_acquire_alone_is_never_renewed(brief: Redlock) -> None:
         lock.lease.ensure_valid()
 
 
+def test_a_client_used_after_its_close_renews_no_earlier_lease(brief: Redlock) -> None:
+    with pytest.raises(LockLost), brief.lock("old") as old:
+        brief.close()
+        with brief.lock("new") as new:
+            eventually(lambda: old.is_lost, "the end of a lease of before the close")
+            assert not new.is_lost
+
+
 def test_renewal_stops_at_max_hold_and_on_lost_is_called(brief: Redlock) -> None:
     told: list[Lease] = []
     with pytest.raises(LockLost, match="max_hold"), brief.lock("x", max_hold=1.0, on_lost=told.append) as lease:
