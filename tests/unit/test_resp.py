@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from redlock import _compat, _resp
@@ -11,6 +11,8 @@ from redlock import _compat, _resp
 if not _compat.USES_HIREDIS:
     pytest.skip("no hiredis", allow_module_level=True)
 
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""Hypothesis fails a test if an example is slow, and on a busy machine each can be."""
 LINE = st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), max_size=20).map(str.encode)
 SCALAR = st.one_of(
     LINE.map(lambda line: b"+%s\r\n" % line),
@@ -46,6 +48,7 @@ def parse(reader: object, stream: bytes, size: int) -> list[object] | str:
     return found
 
 
+@UNHURRIED
 @given(st.lists(REPLY, max_size=5).map(b"".join), st.integers(1, 40))
 def test_the_plain_parser_reads_as_hiredis_does(stream: bytes, size: int) -> None:
     found = parse(_resp.Reader, stream, size)
@@ -67,13 +70,14 @@ def test_a_bad_length_is_refused(kind: bytes, length: str) -> None:
     assert parse(_resp.Reader, kind + length.encode() + b"\r\n", 100) == "refused"
 
 
+@UNHURRIED
 @given(st.lists(st.one_of(st.text(st.characters(codec="utf-8")), st.binary()), min_size=1, max_size=6))
 def test_commands_have_the_same_bytes(words: list[str | bytes]) -> None:
     assert _resp.pack_command(words) == _compat.pack_words(tuple(words))
 
 
 class CountedBytes(bytearray):
-    """Counts the bytes in which it was asked to find something."""
+    """Counts the bytes that are searched."""
 
     searched = 0
 
