@@ -106,8 +106,9 @@ class PendingConnection:
         self._close_if_unwanted()
 
     def _close_if_unwanted(self) -> None:
-        if self.result is not None and self.done.is_set() and not self._is_wanted:
-            self.result.close()
+        # In this order: another thread may call `take` and then `abandon` meanwhile, and uses the connection.
+        if not self._is_wanted and self.done.is_set() and (result := self.result) is not None:
+            result.close()
 
 
 class Node(NodeHealth):

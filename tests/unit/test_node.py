@@ -397,6 +397,26 @@ def test_a_connection_that_was_taken_stays_open() -> None:
     assert node.closed, "now, or at the end of the dial too"
 
 
+def test_a_connection_taken_at_the_end_of_its_dial_stays_open() -> None:
+    node, may_end = Dialled(), threading.Event()
+    node.answer.set()
+    pending = PendingConnection(node, may_end.wait)  # type: ignore[arg-type]  # the result is ignored
+    pending.done.wait()
+    is_set = pending.done.is_set
+
+    def taken_meanwhile() -> bool:
+        pending.done.is_set = is_set  # type: ignore[method-assign]  # only the first look of the dial
+        pending.take(0.0)
+        pending.abandon()
+        return True
+
+    pending.done.is_set = taken_meanwhile  # type: ignore[method-assign]
+    dial = next(thread for thread in threading.enumerate() if thread.name == f"redlock-dial-{node.label}")
+    may_end.set()
+    dial.join()
+    assert node.closed == 0
+
+
 def test_a_node_does_not_set_the_rate_of_log_lines(caplog: pytest.LogCaptureFixture) -> None:
     node = NodeHealth("h:1")
     for now_ms in range(0, 3_000, 10):
