@@ -49,6 +49,15 @@ def test_a_fork_says_and_ends_as_an_interpreter_does(tmp_path: Path, statement: 
     )
 
 
+def test_a_program_that_has_just_started_leads_its_group(tmp_path: Path) -> None:
+    for _ in range(20):
+        program = ForkedProgram(
+            MODULE, ["import time; time.sleep(999)"], environment={}, folder=ROOT, output=tmp_path / "output"
+        )
+        os.killpg(program.pid, signal.SIGKILL)
+        assert program.wait(200) == -signal.SIGKILL
+
+
 def test_an_exception_is_printed_and_is_status_1(tmp_path: Path) -> None:
     output = tmp_path / "output"
     program = ForkedProgram(

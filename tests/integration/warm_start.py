@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from multiprocessing import forkserver
 from typing import TYPE_CHECKING
@@ -86,6 +87,15 @@ class ForkedProgram:
         self._process.start()
         assert self._process.pid is not None
         self.pid = self._process.pid
+        # As after `subprocess.Popen`: from now on a signal to the process group reaches the program.
+        while not self._leads_its_group():
+            time.sleep(0.001)
+
+    def _leads_its_group(self) -> bool:
+        try:
+            return os.getpgid(self.pid) == self.pid
+        except ProcessLookupError:
+            return True
 
     def poll(self) -> int | None:
         """The exit status; None while the program runs."""
