@@ -121,10 +121,10 @@ class NodeConnections(ConnectedNodes):
             return
         if replies:
             connection.suspect_since_ms = None
-        for reply in replies:
-            # A reply may end the connection. Then the other replies of this piece belong to no round.
-            if pending:
-                self._answered(connection, pending.popleft(), reply, now_ms)
+        # All tallies first: a reply may end the connection.
+        tallies = [pending.popleft() for _ in replies]
+        for tally, reply in zip(tallies, replies, strict=True):
+            self._answered(connection, tally, reply, now_ms)
 
     def _answered(self, connection: NodeConnection, tally: VoteTally | None, reply: object, now_ms: int) -> None:
         if tally is None:

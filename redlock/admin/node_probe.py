@@ -1,4 +1,4 @@
-"""Probes one lock node: its state, and the locks on this node.
+"""Probes a lock node: its state, and the locks on this node.
 
 Invariants:
 1. A probe changes nothing on the node.
@@ -52,7 +52,7 @@ class _ProbedNode(Node):
 
 
 class NodeProbe:
-    """A probe of one node: `connect`, then `find` the names on the node, then `read` the locks at given names.
+    """A probe of a node: `connect`, then `find` the names on the node, then `read` the locks at given names.
 
     Args:
         url: The node's address.

@@ -19,12 +19,12 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import traceback
 from multiprocessing import forkserver
 from typing import TYPE_CHECKING
 
 from redlock.testing.redis_server import die_with_parent
+from tests.integration.tools import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -88,8 +88,7 @@ class ForkedProgram:
         assert self._process.pid is not None
         self.pid = self._process.pid
         # As after `subprocess.Popen`: from now on a signal to the process group reaches the program.
-        while not self._leads_its_group():
-            time.sleep(0.001)
+        eventually(self._leads_its_group, "a program that leads its process group")
 
     def _leads_its_group(self) -> bool:
         try:

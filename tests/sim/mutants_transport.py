@@ -38,7 +38,7 @@ UNIT, DIRECTED, BOUNDS, FORK = (
 
 
 # One connection.
-_bug("a reply belongs to the youngest command", ROUNDS, "pending.popleft(), reply", "pending.pop(), reply")
+_bug("a reply belongs to the youngest command", ROUNDS, "pending.popleft() for", "pending.pop() for")
 _bug("a part of a command is sent twice", CONNECTION, "        del rest[:sent]\n", "")
 _bug("a part of a command is never sent", CONNECTION, "        del rest[:sent]\n", "        rest.clear()\n")
 _bug("a blocked send counts as sent", SOCKETS, "                sent = 0\n", "                sent = len(words)\n")

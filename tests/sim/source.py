@@ -57,6 +57,8 @@ class Package:
         # As a program that logs nothing; a schedule may raise the level.
         self.logger = self.module("_log").logger = logging.Logger("redlock", logging.CRITICAL)  # noqa: LOG001 - not that of the process
         self.logger.addHandler(logging.NullHandler())
+        if self.module("_transport.exchange").socket is not virtual.MODULES["socket"]:
+            raise RuntimeError("this Python ignores the import function of a module, so sockets would be real ones")
         self.module("_process").pid = virtual.process_id
         self._publisher = self.module("_locking.wait_publisher").WaitPublisher
         self._publish = self._publisher.wake

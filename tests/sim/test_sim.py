@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import gc
 import os
 import subprocess
@@ -15,7 +16,7 @@ from tests.sim import checks, mutant_search, mutants, options, run
 from tests.sim.mutants_named import NAMED
 from tests.sim.records import Lease
 from tests.sim.schedule import Schedule
-from tests.sim.source import Source, Variant, changed_texts
+from tests.sim.source import Package, Source, Variant, changed_texts
 
 ROOT = Path(__file__).parents[2]
 SEEDS = (0, 1, 56, 57)
@@ -125,6 +126,13 @@ def test_the_test_named_for_a_mutant_fails_on_the_mutant(name: str) -> None:
 def test_a_mutant_whose_text_is_gone_is_noticed() -> None:
     with pytest.raises(ValueError, match="is not once in"):
         Source(Variant("gone", "_core/votes.py", "this is not in the file", ""))
+
+
+def test_a_python_that_would_use_real_sockets_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As PyPy, which imports with the function of the interpreter."""
+    monkeypatch.setattr(Package, "_import", staticmethod(builtins.__import__))
+    with pytest.raises(RuntimeError, match="this Python ignores the import function"):
+        Source()
 
 
 @pytest.mark.long

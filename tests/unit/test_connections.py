@@ -302,6 +302,15 @@ def test_a_connection_that_ended_gets_no_command_again() -> None:
     assert client.letters(tallies[0]) == "S...."
 
 
+def test_a_reply_before_the_end_of_a_connection_counts() -> None:
+    client = Client()
+    lost, granted = client.begin(), client.begin()
+    client[0].pending.extend([None] * MOST_PENDING)
+    client.receive(0, NOSCRIPT + GRANT)
+    assert client[0].handle is None
+    assert (client.letters(lost), client.letters(granted)) == ("S....", "G....")
+
+
 def test_a_command_of_a_closed_round_is_not_repeated() -> None:
     client = Client()
     tally = client.begin()
