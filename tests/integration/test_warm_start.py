@@ -81,6 +81,14 @@ def test_a_signal_ends_a_fork(tmp_path: Path) -> None:
     program.kill()
 
 
+def test_a_signal_to_a_fork_that_ends_is_no_error(tmp_path: Path) -> None:
+    """Its process is gone a moment before its exit status is known."""
+    for _ in range(20):
+        program = ForkedProgram(MODULE, ["pass"], environment={}, folder=ROOT, output=tmp_path / "output")
+        while program.poll() is None:
+            program.kill()
+
+
 @pytest.mark.parametrize(
     ("arguments", "settings", "expected"),
     [

@@ -110,7 +110,9 @@ class ForkedProgram:
     def send_signal(self, number: int) -> None:
         """Send a signal to a program that runs."""
         if self.poll() is None:
-            os.kill(self.pid, number)
+            # The process that forks takes the exit status first, and passes it on a moment later.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
     def terminate(self) -> None:
         """Send SIGTERM."""
