@@ -20,7 +20,7 @@ up: .venv/.ready
 	@$(BIN)/python -m workers.demo --up $(ARGS)
 
 test: .venv/.ready
-	@$(BIN)/python -m pytest -n 4 --dist worksteal --ignore tests/compose -m 'not long'
+	@$(BIN)/python -m pytest -n 6 --dist worksteal --ignore tests/compose -m 'not long'
 
 test-faults: .venv/.ready
 	@$(BIN)/python -m pytest -n 6 --dist worksteal --ignore tests/compose --ignore tests/packages -m long
