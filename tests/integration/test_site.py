@@ -15,6 +15,8 @@ from tests.once import once
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.long(ci=True)
+
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:

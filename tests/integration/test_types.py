@@ -21,7 +21,8 @@ CHECKERS = {
 }
 
 
-@pytest.mark.parametrize("checker", ["mypy", pytest.param("pyright", marks=pytest.mark.long(ci=True))])
+@pytest.mark.long(ci=True)
+@pytest.mark.parametrize("checker", ["mypy", "pyright"])
 def test_types_and_errors_are_the_expected_ones(checker: str) -> None:
     # Without the second, pyright asks the package index for a newer version.
     environment = os.environ | {"MYPYPATH": str(ROOT), "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"}
