@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import threading
@@ -32,6 +33,12 @@ if _MIXED:
     # Each server that a test starts, or starts again, has another version than the server before it.
     _programs, _of_this_name = itertools.cycle(servers.present().values()), redis_server.executable
     redis_server.executable = lambda name="": _of_this_name(name) if name else next(_programs)
+
+
+def pytest_collection_finish() -> None:
+    """Leave out of each later garbage collection what was imported: 0.2 s of CPU at each end of an event loop."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
