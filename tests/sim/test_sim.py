@@ -40,7 +40,7 @@ QUICK = {
     "SET without looking": 0,
     "woken clients take what is held": 2,
     "the fence is not kept": 3,
-    "a reservation that never ends": 0,
+    "a reservation that never ends": 5,
     "release of whatever is there": 2,
     "no memory of operations": 3,
 }
