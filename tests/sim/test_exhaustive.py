@@ -39,8 +39,9 @@ def test_what_is_shipped_keeps_its_promise_in_every_state(config: Config) -> Non
 
 
 def _marked(name: str) -> object:
-    # The largest search. That the rule is kept is also shown by `test_a_repair_never_lowers_a_fence`.
-    return pytest.param(name, marks=pytest.mark.long(ci=True)) if name == "repair-lowers" else name
+    # The largest searches. `test_a_repair_never_lowers_a_fence` and the search of the pairs above find the same faults.
+    large = name in {"repair-lowers", "no-quarantine-pairs"}
+    return pytest.param(name, marks=pytest.mark.long(ci=True)) if large else name
 
 
 @pytest.mark.parametrize("name", [*map(_marked, [*BROKEN, *LIMITS])])
@@ -51,7 +52,7 @@ def test_a_broken_variant_has_a_counter_example(name: str) -> None:
     assert len(found.steps) == found.depth
 
 
-@pytest.mark.parametrize("name", REDUNDANT)
+@pytest.mark.parametrize("name", [*map(_marked, REDUNDANT)])
 def test_a_redundant_rule_can_go(name: str) -> None:
     rules = REDUNDANT[name]
     found = Search(rules, dataclasses.replace(rules.config, attempts=2)).run()
