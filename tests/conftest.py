@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import itertools
 import os
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import redis.utils
 
 from redlock.testing import redis_server
 from tests import servers
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     from tests.integration.worker_fixture import Worker, WorkerFixture
 
 _PATIENCE = 60.0
+
+# Otherwise each new connection of redis-py reads the metadata of its package, which takes most of its CPU.
+redis.utils.get_lib_version = functools.cache(redis.utils.get_lib_version)
 
 _SPARE = SpareNodes()
 _MIXED = os.environ.get("TEST_SERVERS") == "mixed"
