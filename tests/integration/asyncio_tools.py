@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from redlock.asyncio import Redlock
 from tests.integration.processes import sockets_of
-from tests.integration.tools import node_timeout
+from tests.integration.tools import next_pause, node_timeout
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -58,10 +58,11 @@ def with_client(
 
 async def until(condition: Callable[[], object], what: str, *, within: float = 100.0, every: float = 0.005) -> None:
     """Wait until the condition is true; see `tools.eventually`. With `every=0` each turn of the loop has a check."""
-    end = time.monotonic() + within
+    began = before = time.monotonic()
     while not condition():
-        assert time.monotonic() < end, f"not within {within} s: {what}"
-        await asyncio.sleep(every)
+        assert before < began + within, f"not within {within} s: {what}"
+        await asyncio.sleep(every and next_pause(every, began, before))
+        before = time.monotonic()
 
 
 async def next_turn() -> None:

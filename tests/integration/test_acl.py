@@ -34,7 +34,7 @@ from redlock.testing import redis_server
 from tests.integration import acl
 from tests.integration.acl import commands
 from tests.integration.flowers import Flower
-from tests.integration.tools import CANARY, ROOT, client_of, eventually, holders, raw
+from tests.integration.tools import CANARY, ROOT, blocked_clients, client_of, eventually, holders, raw, renew_now
 from tests.integration.worker_fixture import Worker, WorkerFixture, fresh_fixture
 from tests.servers import program as server_program
 
@@ -91,14 +91,13 @@ def in_use(nodes: Cluster, caplog: pytest.LogCaptureFixture, user: str) -> None:
         waiter = threading.Thread(target=lambda: other.lock(NAME).acquire(blocking_timeout=30))
         try:
             # Different fences, so that an acquire needs two rounds.
-            with client.lock(NAME) as lease:
+            with client.lock(NAME, blocking=False) as lease:
                 with raw(nodes[0]) as redis:
                     redis.delete(NAME)
+                renew_now(client, lease)
                 unless_refused(lambda: holders(nodes.servers, NAME) == [lease.owner] * 5, "renewal and repair")
                 waiter.start()
-                unless_refused(
-                    lambda: any(node.blocked for node in cluster_status(nodes.urls, timeout=5.0).nodes), "a waiter"
-                )
+                unless_refused(lambda: blocked_clients(nodes.servers) > 0, "a waiter")
                 seen = status(urls, resources=200 if operates else 0)
         finally:
             # Before the client is closed, because a later status would open connections again.

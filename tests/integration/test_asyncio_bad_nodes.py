@@ -96,7 +96,7 @@ def test_without_a_quorum_a_call_ends_in_time(nodes: Cluster) -> None:
             server.thaw()
         await pairs(client)
 
-    with_client(nodes.urls, main, node_timeout=0.1)
+    with_client(nodes.urls, main, node_timeout=0.1, ttl=3.0)
 
 
 def test_lost_scripts_are_loaded_again(nodes: Cluster) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import select
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -28,6 +29,7 @@ from tests.integration.tools import comes_true, is_free, run_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from types import ModuleType
 
     from redlock._core.votes import Grant
     from redlock._transport.connection import NodeConnection
@@ -127,7 +129,7 @@ def test_a_lost_block_is_cancelled(shared: Cluster) -> None:
 def test_a_block_is_cancelled_at_its_max_hold(shared: Cluster) -> None:
     async def main(client: Redlock) -> None:
         with pytest.raises(LockLost, match="max_hold is over"):
-            async with client.lock(NAME, ttl=4.0, max_hold=0.5, on_lost="cancel"):
+            async with client.lock(NAME, max_hold=0.5, on_lost="cancel"):
                 await asyncio.Event().wait()
         assert is_free(shared.servers, NAME)
 
@@ -265,7 +267,7 @@ def test_a_blocked_loop_finds_its_lease_lost(shared: Cluster) -> None:
     async def main(client: Redlock) -> None:
         with pytest.raises(LockLost, match="its time was over"):
             async with client.lock(NAME) as lease:
-                time.sleep(TTL)  # noqa: ASYNC251 - the loop is blocked on purpose
+                time.sleep(2.0)  # noqa: ASYNC251 - the loop is blocked on purpose
                 assert lease.is_lost
                 assert lease.remaining() == 0
                 with pytest.raises(LockLost):
@@ -274,35 +276,29 @@ def test_a_blocked_loop_finds_its_lease_lost(shared: Cluster) -> None:
                     await lease.extend(1)
         lock = client.lock(NAME)
         await lock.acquire()
-        time.sleep(TTL)  # noqa: ASYNC251 - as above
+        time.sleep(2.0)  # noqa: ASYNC251 - as above
         assert not await lock.owned()
         with pytest.raises(LockLost):
             await lock.release()
 
-    with_client(shared.urls, main, ttl=TTL)
+    with_client(shared.urls, main, ttl=2.0)
 
 
-@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
-@pytest.mark.parametrize("turns", [None, 0, 3], ids=["dials", "send", "replies"])
 @pytest.mark.parametrize("seconds", [1.6, 3.4])
 def test_a_loop_that_is_blocked_during_an_acquire_gets_a_lease(
-    shared: Cluster,
-    caplog: pytest.LogCaptureFixture,
-    new_loop: Callable[[], asyncio.AbstractEventLoop],
-    turns: int | None,
-    seconds: float,
+    shared: Cluster, caplog: pytest.LogCaptureFixture, seconds: float
 ) -> None:
     """During the dials, before the send, or while the replies wait: no node counts as silent or down, and no expired
-    grant is handed out.
+    grant is handed out. All loops are blocked at the same time.
     """
 
-    async def main() -> None:
+    async def main(name: str, turns: int | None) -> None:
         # Longer than a node needs on a busy machine, and shorter than the block.
         async with Redlock(shared.urls, node_timeout=1.5, ttl=3.2) as client:
             if turns is not None:
-                await client.lock(NAME).locked()
+                await client.lock(name).locked()
                 await until(lambda: client._context.parts().connections.state.is_ready(now_ms()), "all are connected")
-            lock = client.lock(NAME)
+            lock = client.lock(name)
             task = asyncio.create_task(acquire(lock))
             for _ in range(turns or 0):
                 await asyncio.sleep(0)  # exactly a turn of the loop
@@ -316,17 +312,24 @@ def test_a_loop_that_is_blocked_during_an_acquire_gets_a_lease(
         with contextlib.suppress(LockLost):
             await lock.release()
 
-    loop = new_loop()
-    try:
-        loop.run_until_complete(main())
-    finally:
-        loop.close()
+    def run_in(library: ModuleType, moment: str, turns: int | None) -> None:
+        loop = library.new_event_loop()
+        try:
+            loop.run_until_complete(main(f"{library.__name__}: {moment}", turns))
+        finally:
+            loop.close()
+
+    moments: dict[str, int | None] = {"dials": None, "send": 0, "replies": 3}
+    ways = [(library, *moment) for library in (asyncio, uvloop) for moment in moments.items()]
+    with ThreadPoolExecutor(len(ways)) as pool:
+        for ended in [pool.submit(run_in, *way) for way in ways]:
+            ended.result()
     assert not {"node-silent", "node-down"} & set(caplog.text.split())
 
 
 def test_a_grant_that_expired_on_its_way_is_not_handed_out(shared: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """Other code blocks the loop between the last reply and the next step of the task."""
-    run, blocks = LoopConnections.run, [5.0]
+    run, blocks = LoopConnections.run, [2.6]
 
     async def late(*arguments: Any) -> object:  # noqa: ANN401 - those of `run`
         result = await run(*arguments)
@@ -371,10 +374,10 @@ def test_a_late_renewal_is_logged_once(shared: Cluster, caplog: pytest.LogCaptur
         async with client.lock(NAME) as lease:
             for _ in range(2):
                 deadline_ms = lease._held().deadline_ms
-                comes_true(lambda: lease.remaining() < 2.7, within=9.0)  # the loop is blocked on purpose
+                comes_true(lambda: lease.remaining() < 1.8, within=6.0)  # the loop is blocked on purpose
                 await until(lambda before=deadline_ms: lease._held().deadline_ms > before, "renewed")  # type: ignore[misc]  # bound now
 
-    with_client(shared.urls, main, ttl=9.0)
+    with_client(shared.urls, main, ttl=6.0)
     assert caplog.text.count("renewal-late resource=lost") == 1
     assert "event loop is blocked" in caplog.text
 

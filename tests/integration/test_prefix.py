@@ -52,6 +52,8 @@ def test_two_projects_with_different_ttls_share_nodes(nodes: Cluster) -> None:
 
 
 def test_waiters_of_another_project_are_not_counted(nodes: Cluster) -> None:
+    declare_nodes(nodes.urls, "team1:")
+
     def wait_elsewhere(url: str) -> None:
         with Redis.from_url(url) as other:
             other.blpop(["team2:queue"], timeout=60)

@@ -23,6 +23,8 @@ from tests.integration.tools import (
     in_a_fork,
     outlive,
     raw,
+    renew_now,
+    renewed,
     run_out,
     sends,
 )
@@ -49,12 +51,13 @@ def test_a_with_block_may_be_longer_than_its_lease(nodes: Cluster, brief: Redloc
     assert not any(holders(nodes.servers, "x"))
 
 
-def test_acquire_alone_is_never_renewed(brief: Redlock) -> None:
-    lock = brief.lock("x")
-    assert lock.acquire()
-    eventually(lambda: lock.lease.is_lost, "the end of a lease that nobody renews")
-    with pytest.raises(LockLost):
-        lock.lease.ensure_valid()
+def test_acquire_alone_is_never_renewed(nodes: Cluster) -> None:
+    with client_of(nodes.urls, ttl=2.0) as client:
+        lock = client.lock("x")
+        assert lock.acquire()
+        eventually(lambda: lock.lease.is_lost, "the end of a lease that nobody renews")
+        with pytest.raises(LockLost):
+            lock.lease.ensure_valid()
 
 
 def test_a_client_used_after_its_close_renews_no_earlier_lease(brief: Redlock) -> None:
@@ -65,9 +68,13 @@ def test_a_client_used_after_its_close_renews_no_earlier_lease(brief: Redlock) -
             assert not new.is_lost
 
 
-def test_renewal_stops_at_max_hold_and_on_lost_is_called(brief: Redlock) -> None:
+def test_renewal_stops_at_max_hold_and_on_lost_is_called(nodes: Cluster) -> None:
     told: list[Lease] = []
-    with pytest.raises(LockLost, match="max_hold"), brief.lock("x", max_hold=1.0, on_lost=told.append) as lease:
+    with (
+        client_of(nodes.urls, ttl=2.0) as client,
+        pytest.raises(LockLost, match="max_hold"),
+        client.lock("x", max_hold=0.5, on_lost=told.append) as lease,
+    ):
         eventually(lambda: told, "the call of on_lost")
         assert told == [lease]
         assert lease.is_lost
@@ -79,8 +86,11 @@ def test_a_lease_survives_a_rolling_restart_of_all_nodes(nodes: Cluster, brief: 
         for server in nodes.servers:
             server.kill()
             server.start()
+            renew_now(brief, lease)
             end_quarantine(server)
-            eventually(lambda: holders(nodes.servers, "x") == [token] * 5, "the repair of the restarted node")
+            renew_now(brief, lease)
+            eventually(lambda: holders([server], "x") == [token], "the repair of the restarted node")  # noqa: B023 - called now
+            assert holders(nodes.servers, "x") == [token] * 5
             lease.ensure_valid()
         fence = lease.fence
     # The repair also wrote the fence again: the next token is larger.
@@ -88,9 +98,13 @@ def test_a_lease_survives_a_rolling_restart_of_all_nodes(nodes: Cluster, brief: 
         assert lease.fence > fence
 
 
-def test_a_lease_is_known_to_be_lost_when_three_nodes_are_killed(nodes: Cluster, brief: Redlock) -> None:
+def test_a_lease_is_known_to_be_lost_when_three_nodes_are_killed(nodes: Cluster) -> None:
     told = threading.Event()
-    with pytest.raises(LockLost), brief.lock("x", on_lost=lambda _: told.set()) as lease:
+    with (
+        client_of(nodes.urls, ttl=3.0) as client,
+        pytest.raises(LockLost),
+        client.lock("x", on_lost=lambda _: told.set()) as lease,
+    ):
         for server in nodes.servers[:3]:
             server.kill()
         assert told.wait(30)
@@ -150,7 +164,7 @@ def test_a_lease_extended_beyond_its_ttl_stays_renewed(nodes: Cluster) -> None:
     with client_of(nodes.urls, ttl=4.0) as client:
         lock = client.lock("x")
         with lock as lease:
-            lease.extend(4.5)
+            lease.extend(0.5)
             outlive(lease)
             lock.extend(4.5, replace_ttl=True)
             outlive(lease)
@@ -162,8 +176,7 @@ def test_five_hundred_leases_are_renewed_by_one_thread(nodes: Cluster) -> None:
         leases = [client.lease(f"r:{number}", renew=True) for number in range(500)]
         for lease in leases:
             lease.acquire(0)
-        outlive(leases[-1])
-        assert all(lease.remaining() > 0 for lease in leases)
+        renewed(*leases)
         assert _renewing() == before + 1
         for lease in leases:
             lease.release()
@@ -178,7 +191,7 @@ def test_a_forked_child_renews_its_own_leases_only(brief: Redlock) -> None:
 
         def child() -> list[object]:
             with brief.lock("child") as own:
-                outlive(own)
+                renewed(own)
                 return [own.fence > 0, _renewing()]
 
         assert in_a_fork(child) == [True, 1]
@@ -189,7 +202,9 @@ def test_a_repaired_node_has_a_fence_that_is_not_smaller(nodes: Cluster, brief: 
     with brief.lock("x") as lease:
         nodes[0].kill()
         nodes[0].start()
+        renew_now(brief, lease)
         end_quarantine(nodes[0])
+        renew_now(brief, lease)
         eventually(lambda: holders([nodes[0]], "x") == [lease.owner], "the repair")
         with raw(nodes[0]) as redis:
             assert int(str(redis.get(codec.fence_key("x")))) >= lease.fence
@@ -258,19 +273,20 @@ def test_another_thread_is_another_context(brief: Redlock) -> None:
         thread.join()
 
 
-def test_a_dropped_lease_is_not_renewed(nodes: Cluster, brief: Redlock) -> None:
+def test_a_dropped_lease_is_not_renewed(nodes: Cluster) -> None:
     """As where a signal strikes between the end of `__enter__` and the beginning of the block."""
-    brief.lock("x").__enter__()
-    gc.collect()
-    eventually(lambda: not any(holders(nodes.servers, "x")), "the end of a lease without an owner")
+    with client_of(nodes.urls, ttl=2.0) as client:
+        client.lock("x").__enter__()
+        gc.collect()
+        eventually(lambda: not any(holders(nodes.servers, "x")), "the end of a lease without an owner", every=0.1)
 
 
 def test_many_leases_are_renewed_in_few_exchanges(nodes: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    renewed, sent = [0], sends(monkeypatch)
+    count, sent = [0], sends(monkeypatch)
     extended = LockEventLog.extended
 
     def counted(journal: LockEventLog, resource: str, grant: Grant) -> None:
-        renewed[0] += 1
+        count[0] += 1
         extended(journal, resource, grant)
 
     monkeypatch.setattr(LockEventLog, "extended", counted)
@@ -283,9 +299,9 @@ def test_many_leases_are_renewed_in_few_exchanges(nodes: Cluster, monkeypatch: p
         due_ms = now_ms() + 100
         for lease in leases:
             client._context.renewal.add(lease, due_ms)
-        eventually(lambda: renewed[0] >= 300, "three renewals of each")
+        eventually(lambda: count[0] >= 200, "two renewals of each")
         pieces = sent() - before
-        assert pieces < 5 * renewed[0] / 2, "a piece on each of five connections for each renewal is five times as many"
+        assert pieces < 5 * count[0] / 2, "a piece on each of five connections for each renewal is five times as many"
         assert not any(lease.is_lost for lease in leases)
         for lease in leases:
             lease.release()
@@ -304,7 +320,7 @@ def test_the_failure_of_a_renewal_leaves_other_leases_alone(
     run_out(nodes.servers, "lost")
     eventually(lambda: lost.is_lost, "the loss of one")
     eventually(lambda: any("on-lost-failed" in line for line in caplog.messages), "its on_lost, which fails")
-    outlive(leases[0], *leases[1:])
+    renewed(leases[0], *leases[1:])
     for lease in leases:
         lease.release()
 
@@ -336,7 +352,7 @@ def test_a_blocking_on_lost_delays_no_renewal(nodes: Cluster, brief: Redlock) ->
     innocent.acquire(0)
     run_out(nodes.servers, "guilty")
     assert called.wait(30)
-    outlive(innocent)
+    renewed(innocent)
     blocked.set()
     innocent.release()
 
@@ -353,7 +369,7 @@ def test_an_on_lost_that_exits_ends_no_renewal(nodes: Cluster, brief: Redlock) -
     run_out(nodes.servers, "lost")
     assert called.wait(30)
     with brief.lock("next") as lease:
-        outlive(lease)
+        renewed(lease)
 
 
 def test_a_lease_that_is_due_earlier_wakes_the_thread(nodes: Cluster) -> None:
@@ -366,7 +382,7 @@ def test_a_lease_that_is_due_earlier_wakes_the_thread(nodes: Cluster) -> None:
         sleeping = client._context.renewal._background
         eventually(lambda: sleeping._wakes_ms < now_ms() + 60_000, "a thread that sleeps")
         with client.lock("brief") as lease:
-            outlive(lease)
+            renewed(lease)
 
 
 def test_a_lease_that_fails_in_its_turn_ends_no_other(brief: Redlock, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -378,7 +394,7 @@ def test_a_lease_that_fails_in_its_turn_ends_no_other(brief: Redlock, monkeypatc
     for lease in (broken, *leases):
         lease.acquire(0)
     monkeypatch.setattr(broken, "_renewing", fail)
-    outlive(leases[0], *leases[1:])
+    renewed(leases[0], *leases[1:])
     for lease in leases:
         lease.release()
 
@@ -401,7 +417,7 @@ def test_a_loss_that_cannot_be_reported_ends_no_other(brief: Redlock, monkeypatc
         brief._context.renewal.add(lease, due_ms)
     monkeypatch.setattr(unlucky, "_report_loss", fail)
     eventually(lambda: failures, "a report that fails")
-    outlive(leases[0], *leases[1:])
+    renewed(leases[0], *leases[1:])
     for lease in leases:
         lease.release()
 

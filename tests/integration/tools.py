@@ -71,8 +71,13 @@ def comes_true(condition: Callable[[], T], *, within: float, every: float = 0.00
         before = time.monotonic()
         if (value := condition()) or before > began + within:
             return value
-        now = time.monotonic()
-        time.sleep(max(every, min(_LONGEST_PAUSE, (now - began) / 50, 4 * (now - before))))
+        time.sleep(next_pause(every, began, before))
+
+
+def next_pause(every: float, began: float, checked: float) -> float:
+    """The pause after a check that began at `checked`, in a wait that began at `began`."""
+    now = time.monotonic()
+    return max(every, min(_LONGEST_PAUSE, (now - began) / 50, 4 * (now - checked)))
 
 
 def outlive(lease: Lease, *others: Lease) -> None:
@@ -83,6 +88,26 @@ def outlive(lease: Lease, *others: Lease) -> None:
     )
     for one in leases:
         one.ensure_valid()
+
+
+def renewed(lease: Lease, *others: Lease) -> None:
+    """Return when each lease has been renewed from now on. No lease may be lost meanwhile."""
+    deadlines = {one: one._held().deadline_ms for one in (lease, *others)}
+    eventually(
+        lambda: (
+            any(one.is_lost for one in deadlines)
+            or all(one._held().deadline_ms > before for one, before in deadlines.items())
+        ),
+        "a renewal of each lease",
+        every=0.01,
+    )
+    for one in deadlines:
+        one.ensure_valid()
+
+
+def renew_now(client: Redlock, lease: Lease) -> None:
+    """Renew a lease at once, instead of after a third of a TTL that is long enough for a busy machine."""
+    client._context.renewal.add(lease, now_ms())
 
 
 def eventually(
