@@ -130,13 +130,14 @@ def compete(client: Redlock, sections: Sections, over: threading.Event) -> None:
             time.sleep(chance.choice((0.0, 0.0, 0.0, 0.01)))
 
 
-def under_signals(client: Redlock, kind: type[BaseException], sections: Sections) -> tuple[int, Counter[str]]:
-    """Use locks under signals; returns the number of signals and the unexpected errors."""
+def under_signals(
+    client: Redlock, kind: type[BaseException], strikes: int, sections: Sections
+) -> tuple[int, Counter[str]]:
+    """Use locks until so many signals have struck; returns their number and the unexpected errors."""
     chance = random.Random(11)
     raised: Counter[str] = Counter()
-    until = time.monotonic() + 20
     with SignalInjection(kind, random.Random(20_261_124)) as injection:
-        while min(injection.hits, sections.count()) < 100 or (injection.hits < 250 and time.monotonic() < until):
+        while min(injection.hits, sections.count()) < strikes:
             try:
                 injection.armed = True
                 for _ in range(5):
@@ -170,14 +171,14 @@ def still_works(client: Redlock) -> int:
     return len(done)
 
 
-def main(kind: str, nodes: list[str]) -> None:
+def main(kind: str, strikes: str, nodes: list[str]) -> None:
     """Run the signals, then check that the client still works."""
     logging.disable()
     sections, over = Sections(), threading.Event()
     client, other = (Redlock(nodes, ttl=TTL, max_ttl=MAX_TTL, node_timeout=2.7) for _ in range(2))
     rival = threading.Thread(target=compete, args=(other, sections, over), daemon=True)
     rival.start()
-    hits, raised = under_signals(client, {"hard": Hard, "soft": Soft}[kind], sections)
+    hits, raised = under_signals(client, {"hard": Hard, "soft": Soft}[kind], int(strikes), sections)
     over.set()
     rival.join(30)
     report = {"hits": hits, "raised": raised, "sections": sections.count(), "wrong": sections.wrong()}
@@ -187,4 +188,4 @@ def main(kind: str, nodes: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    main(sys.argv[1], sys.argv[2], sys.argv[3:])

@@ -43,10 +43,10 @@ if TYPE_CHECKING:
     from redlock.testing.redis_server import Cluster
 
 NAME = "report:7"
-QUICK = 200
+QUICK = 100
 STRIKES = 60
 
-AT_THE_END = """
+AT_THE_END = f"""
 import logging, sys
 from redlock import Redlock
 from redlock._transport import connections, pending_releases, threads
@@ -54,7 +54,7 @@ for module in (connections, pending_releases, threads):
     module.RELEASE_MS = 4_000  # a node that is late has an answer all the same
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 lock = Redlock(sys.argv[1:], node_timeout=4.0, ttl=10.0).lock("report:7", wait_for_release=False)
-for _ in range(200):
+for _ in range({QUICK}):
     with lock:
         pass
 """

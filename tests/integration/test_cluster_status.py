@@ -212,11 +212,13 @@ def test_only_names_with_the_prefix_are_shown_and_without_it(nodes: Cluster, pre
 
 def test_more_locks_than_the_limit_are_said_to_be_more(nodes: Cluster) -> None:
     for server in nodes.servers:
-        with raw(server) as redis, redis.pipeline() as pipe:
-            for number in range(1_200):
-                pipe.set(f"lock-{number:04}", "somebody", px=600_000)
-                pipe.set(codec.fence_key(f"lock-{number:04}"), number)
-            pipe.execute()
+        with raw(server) as redis:
+            redis.eval(
+                "for number = 0, 1199 do local name = string.format('lock-%04d', number);"
+                " redis.call('SET', name, 'somebody', 'PX', 600000); redis.call('SET', ARGV[1] .. name, number) end",
+                0,
+                codec.fence_key(""),
+            )
     seen = look(nodes, resources=100)
     assert len(seen.locks) == 100
     assert seen.more

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +12,8 @@ from tests.integration.tools import eventually, label
 from tests.integration.worker_fixture import refuses_to_start
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from redlock import Redlock
     from tests.integration.worker_fixture import WorkerFixture
 
@@ -108,6 +109,5 @@ def test_a_failed_write_fails_no_task_and_is_logged_once(fixture: WorkerFixture,
 def test_an_unknown_setting_refuses_the_start_in_one_line(fixture: WorkerFixture, tmp_path: Path) -> None:
     app = tmp_path / "misspelt.py"
     app.write_text("from celery import Celery\nimport redlock.celery\napp = Celery()\napp.conf.redlock_ttll = 1\n")
-    environment = fixture.environment | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{Path.cwd()}"}
-    said = refuses_to_start(tmp_path, environment, "-A", "misspelt", "worker")
+    said = refuses_to_start(tmp_path, fixture.environment, "--workdir", str(tmp_path), "-A", "misspelt", "worker")
     assert "redlock_ttll is no setting; did you mean redlock_ttl?" in said

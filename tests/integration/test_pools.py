@@ -10,9 +10,11 @@ from celery.exceptions import TimeLimitExceeded
 
 from redlock import LockLost
 from tests.integration.tools import eventually, holders, is_free, raw, run_out
-from tests.integration.worker_fixture import UNLIMITED, refuses_to_start
+from tests.integration.worker_fixture import UNLIMITED, fresh_fixture, refuses_to_start
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from redlock import Redlock
     from tests.integration.worker_fixture import WorkerFixture
 
@@ -23,20 +25,28 @@ INTERRUPTED = "tests.integration.apps.interrupted"
 IN_LONG_RUNS = tuple(pytest.param(pool, marks=pytest.mark.long) for pool in ("eventlet", "solo"))
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", *IN_LONG_RUNS])
-def test_a_task_may_be_longer_than_its_lease_in_every_pool(fixture: WorkerFixture, pool: str) -> None:
-    fixture.start_worker("-P", pool, "--include", HOLDING, concurrency=2)
-    tasks = [fixture.send(f"{HOLDING}.look", name, 5.0) for name in ("a", "b")]
-    assert all(remaining > 0 for remaining in fixture.results(tasks))
-    assert is_free(fixture.nodes.servers, "holding:a")
+@pytest.fixture(scope="module")
+def in_pool(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerFixture]:
+    """A worker with the pool of this name, for all tests that need no other settings."""
+    with fresh_fixture(tmp_path_factory.mktemp("workers")) as fixture:
+        settings = {"COUNTER_TIME_LIMIT": "100", "COUNTER_THINK": "0.005"}
+        concurrency = 2 if request.param == "prefork" else 20
+        fixture.start_worker("-P", request.param, "--include", HOLDING, concurrency=concurrency, **settings)
+        yield fixture
 
 
-@pytest.mark.parametrize("pool", ["threads", "gevent", *IN_LONG_RUNS])
-def test_a_limit_that_the_pool_does_not_enforce_ends_no_lease(fixture: WorkerFixture, pool: str) -> None:
-    fixture.start_worker("-P", pool, "--include", HOLDING, COUNTER_TIME_LIMIT="100")
-    fixture.send(f"{HOLDING}.outlast", "long", 5.0, time_limit=1)
-    eventually(lambda: fixture.store.exists("remained:long"), "the end of the body", every=0.05)
-    assert float(fixture.store.get("remained:long") or 0) > 0, "the lease was renewed to the end of the body"
+@pytest.mark.parametrize("in_pool", ["prefork", "threads", "gevent", *IN_LONG_RUNS], indirect=True)
+def test_a_task_may_be_longer_than_its_lease_in_every_pool(in_pool: WorkerFixture) -> None:
+    tasks = [in_pool.send(f"{HOLDING}.look", name, 5.0) for name in ("a", "b")]
+    assert all(remaining > 0 for remaining in in_pool.results(tasks))
+    assert is_free(in_pool.nodes.servers, "holding:a")
+
+
+@pytest.mark.parametrize("in_pool", ["threads", "gevent", *IN_LONG_RUNS], indirect=True)
+def test_a_limit_that_the_pool_does_not_enforce_ends_no_lease(in_pool: WorkerFixture) -> None:
+    in_pool.send(f"{HOLDING}.outlast", "long", 5.0, time_limit=1)
+    eventually(lambda: in_pool.store.exists("remained:long"), "the end of the body", every=0.05)
+    assert float(in_pool.store.get("remained:long") or 0) > 0, "the lease was renewed to the end of the body"
 
 
 @pytest.mark.long
@@ -49,11 +59,12 @@ def test_a_lease_ends_with_the_limit_at_which_prefork_kills(fixture: WorkerFixtu
     assert not fixture.store.exists("remained:long")
 
 
-@pytest.mark.parametrize("pool", ["threads", "gevent", pytest.param("eventlet", marks=pytest.mark.long)])
-def test_two_tasks_of_one_process_exclude_each_other(fixture: WorkerFixture, pool: str) -> None:
-    fixture.start_worker("-P", pool, concurrency=20, COUNTER_THINK="0.005")
-    fixture.results(fixture.increment("hits", 40))
-    assert fixture.counter("hits") == 40
+@pytest.mark.parametrize(
+    "in_pool", ["threads", "gevent", pytest.param("eventlet", marks=pytest.mark.long)], indirect=True
+)
+def test_two_tasks_of_one_process_exclude_each_other(in_pool: WorkerFixture) -> None:
+    in_pool.results(in_pool.increment("hits", 40))
+    assert in_pool.counter("hits") == 40
 
 
 @pytest.mark.long

@@ -15,7 +15,7 @@ store = Redis.from_url(settings.store_url)
 
 def work() -> None:
     """Wait for an element that never comes, in a call that an exception can interrupt."""
-    store.blpop("never", timeout=0.01)
+    store.blpop("never", timeout=0.05)
 
 
 @app.task
