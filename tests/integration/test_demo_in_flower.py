@@ -14,19 +14,20 @@ from tests.integration.tools import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 pytestmark = needs_browser
 
 RESOURCE = "counter:hits"
 STATES = ["LOCK-WAITING", "LOCK-ACQUIRED", "SUCCESS"]
 # A look at a page takes a good part of a second on a busy machine; each state must last for longer.
-SLOW = ("--tasks", "100000", "--think", "0.5", "--children", "4")
+SLOW = ("--tasks", "600", "--think", "0.5", "--children", "4")
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
+def demo(nested_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     """A demo that is busy with the locked part."""
-    demo = Demo(tmp_path_factory.mktemp("watched"), *SLOW)
+    demo = Demo(tmp_path_factory.mktemp("watched"), *SLOW, python=nested_python)
     try:
         demo.until_it_counts(1)
         yield demo
