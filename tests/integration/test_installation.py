@@ -43,35 +43,55 @@ def install(folder: Path, theirs: dict[str, str], *, last: bool) -> None:
             (folder / name).write_text(text)
 
 
-def error(folder: Path, module: str) -> str:
-    """The last line of the error of an import; empty if the import works."""
-    command = [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(folder.parent)!r}); import {module}"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stderr.strip().rpartition("\n")[2]
+IMPORT_IN_FORKS = """
+import os, sys
+import redis
+sys.path.insert(0, sys.argv[1])
+for module in sys.argv[2:]:
+    if (pid := os.fork()) == 0:
+        try:
+            __import__(module)
+        except BaseException as error:
+            print(f"{type(error).__name__}: {error}".partition(chr(10))[0])
+        else:
+            print()
+        sys.stdout.flush()
+        os._exit(0)
+    os.waitpid(pid, 0)
+"""
 
 
-@pytest.mark.parametrize("module", ["redlock", *IMPORTS])
+def errors(folder: Path, *modules: str) -> list[str]:
+    """The first line of the error of each import in a process of its own; empty if the import works."""
+    command = [sys.executable, "-I", "-c", IMPORT_IN_FORKS, str(folder.parent), *modules]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\n")[:-1]
+    assert len(said) == len(modules)
+    return said
+
+
 @pytest.mark.parametrize(("theirs", "name"), [(PY, "redlock-py"), (NG, "redlock-ng")], ids=["redlock-py", "redlock-ng"])
-def test_their_files_from_before_are_refused(ours: Path, theirs: dict[str, str], name: str, module: str) -> None:
+def test_their_files_from_before_are_refused(ours: Path, theirs: dict[str, str], name: str) -> None:
     install(ours, theirs, last=False)
-    told = error(ours, module)
-    assert told.startswith(f"ImportError: {name} and celery-redlock both install a package named `redlock`")
-    assert "pip uninstall -y redlock-py redlock-ng celery-redlock" in told
+    for told in errors(ours, "redlock", *IMPORTS):
+        assert told.startswith(f"ImportError: {name} and celery-redlock both install a package named `redlock`")
+        assert "pip uninstall -y redlock-py redlock-ng celery-redlock" in told
 
 
-@pytest.mark.parametrize("module", IMPORTS)
 @pytest.mark.parametrize(("theirs", "name"), [(PY, "redlock-py"), (NG, "redlock-ng")], ids=["redlock-py", "redlock-ng"])
-def test_their_files_from_afterwards_are_refused(ours: Path, theirs: dict[str, str], name: str, module: str) -> None:
+def test_their_files_from_afterwards_are_refused(ours: Path, theirs: dict[str, str], name: str) -> None:
     install(ours, theirs, last=True)
-    assert f"{name} and celery-redlock both install" in error(ours, module)
+    for told in errors(ours, *IMPORTS):
+        assert f"{name} and celery-redlock both install" in told
 
 
 def test_a_foreign_package_without_known_files_is_refused(ours: Path) -> None:
     (ours / "__init__.py").write_text("")
-    assert "another distribution and celery-redlock both install" in error(ours, "redlock.celery")
+    (told,) = errors(ours, "redlock.celery")
+    assert "another distribution and celery-redlock both install" in told
 
 
 def test_this_package_alone_is_not_refused(ours: Path) -> None:
-    assert error(ours, "redlock") == ""
+    assert errors(ours, "redlock", *IMPORTS) == [""] * 6
 
 
 def test_no_module_here_has_the_name_of_a_foreign_file() -> None:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from redlock._transport.readiness import READABLE, Readiness, await_socket
+from redlock.testing.redis_server import die_with_parent
 from tests.integration.tools import ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from redlock._transport.connection import NodeConnection
 
@@ -128,11 +129,12 @@ def test_one_socket_is_awaited_for_data_or_for_room(
     assert time.monotonic() - began >= 0.0201, "there is no data"
 
 
+# Forks, because the imports take longer than the programs. The first use of the hub is in the fork.
 UNDER_EVENTLET = """
 import eventlet
 eventlet.monkey_patch()
-import socket
-from eventlet import hubs
+import os, socket, sys
+from eventlet import hubs, patcher
 from redlock._transport.readiness import READABLE, Readiness, await_socket
 
 def watched(*socks):
@@ -141,18 +143,40 @@ def watched(*socks):
         readiness.watch(sock, sock)
     return readiness
 
+while program := sys.stdin.readline():
+    if (pid := os.fork()) == 0:
+        exec(eval(program))
+        os._exit(0)
+    print(patcher.original("os").waitpid(pid, 0)[1], flush=True)
 """
 
 
-def run_under_eventlet(program: str) -> None:
-    """Run a program that fails with a traceback if something is wrong."""
-    command = [sys.executable, "-c", UNDER_EVENTLET + program]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
-    assert ended.returncode == 0, ended.stderr
+@pytest.fixture(scope="module")
+def under_eventlet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], None]]:
+    """Runs a program that fails with a traceback if something is wrong."""
+    errors = tmp_path_factory.mktemp("eventlet") / "errors"
+    with (
+        errors.open("w") as file,
+        subprocess.Popen(
+            [sys.executable, "-c", UNDER_EVENTLET], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=file, text=True, preexec_fn=die_with_parent,  # noqa: PLW1509 - one prctl
+        ) as process,
+    ):  # fmt: skip
+        assert process.stdin is not None
+        assert process.stdout is not None
+        stdin, stdout = process.stdin, process.stdout
+
+        def run(program: str) -> None:
+            stdin.write(f"{program!r}\n")
+            stdin.flush()
+            assert stdout.readline() == "0\n", errors.read_text()
+
+        yield run
+        stdin.close()
 
 
-def test_under_eventlet_a_wait_ends_no_later_wait() -> None:
-    run_under_eventlet("""
+def test_under_eventlet_a_wait_ends_no_later_wait(under_eventlet: Callable[[str], None]) -> None:
+    under_eventlet("""
 pairs = [socket.socketpair() for _ in range(3)]
 first, second = watched(pairs[0][0], pairs[1][0]), watched(pairs[2][0])
 for _, theirs in pairs[:2]:
@@ -165,9 +189,9 @@ assert not watched(pairs[0][1]).wait(0)
 """)
 
 
-def test_under_eventlet_a_wait_finds_all_sockets_with_data() -> None:
+def test_under_eventlet_a_wait_finds_all_sockets_with_data(under_eventlet: Callable[[str], None]) -> None:
     """A node that sends without end must not be found before the others each time."""
-    run_under_eventlet("""
+    under_eventlet("""
 pairs = [socket.socketpair() for _ in range(5)]
 readiness = watched(*(ours for ours, _ in pairs))
 for _, theirs in pairs:
@@ -177,8 +201,8 @@ for wait_ms in 10_000, 0:
 """)
 
 
-def test_under_eventlet_a_wait_finds_room_and_leaves_no_timer() -> None:
-    run_under_eventlet("""
+def test_under_eventlet_a_wait_finds_room_and_leaves_no_timer(under_eventlet: Callable[[str], None]) -> None:
+    under_eventlet("""
 ours, theirs = socket.socketpair()
 readiness, hub = watched(ours), hubs.get_hub()
 readiness.watch_room(ours, wanted=True)
@@ -189,9 +213,9 @@ assert not [timer for _, timer in [*hub.timers, *hub.next_timers] if not timer.c
 """)
 
 
-def test_under_eventlet_descriptors_used_again_end_the_wait() -> None:
+def test_under_eventlet_descriptors_used_again_end_the_wait(under_eventlet: Callable[[str], None]) -> None:
     """The error of the first comes first. The error of the second, and data, must not strike a later wait."""
-    run_under_eventlet("""
+    under_eventlet("""
 pairs = [socket.socketpair() for _ in range(4)]
 (first, _), (second, _), (other, its_peer), (last, last_peer) = pairs
 readiness, numbers, opened = watched(first, second, other), {first.fileno(), second.fileno()}, []
