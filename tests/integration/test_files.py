@@ -20,6 +20,7 @@ from redlock import ConfigurationError, _files
 from redlock.celery.heartbeat import HeartbeatStep
 from redlock.testing.redis_server import Server
 from tests.integration.tools import ROOT
+from tests.integration.warm_start import ForkedProgram
 from workers import logs
 from workers.logs import WholeLines
 from workers.report import refused
@@ -194,18 +195,18 @@ def test_no_other_user_can_open_the_lock_of_a_log(tmp_path: Path) -> None:
 
 def test_a_lock_folder_that_others_can_enter_is_one_line(shared: Path, tmp_path: Path) -> None:
     (shared / ".logger.log.lock").mkdir(0o755)
-    done = subprocess.run(
-        [sys.executable, "-m", "celery", "-A", "workers.app", "worker", "--pool", "solo"],
-        cwd=ROOT,
-        env=os.environ | {"COUNTER_LOG_FILE": str(shared / "logger.log"), "TMPDIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=250,
+    output, errors = tmp_path / "output", tmp_path / "errors"
+    worker = ForkedProgram(
+        "celery",
+        ["-A", "workers.app", "worker", "--pool", "solo"],
+        environment=os.environ | {"COUNTER_LOG_FILE": str(shared / "logger.log"), "TMPDIR": str(tmp_path)},
+        folder=ROOT,
+        output=output,
+        errors=errors,
     )
-    assert done.returncode == 1
-    assert "not a folder that only this user can enter" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert worker.wait(250) == 1
+    assert "not a folder that only this user can enter" in errors.read_text()
+    assert "Traceback" not in errors.read_text()
 
 
 def test_a_socket_with_too_long_a_path_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

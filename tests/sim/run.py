@@ -9,6 +9,7 @@ import functools
 import gc
 import multiprocessing
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tests.sim.async_schedule import AsyncSchedule
@@ -37,6 +38,8 @@ class Totals(NamedTuple):
     refused: int = 0
     """In how many of those the store refused a stale operation."""
     violations: tuple[tuple[int, str], ...] = ()
+    struck: Counter[str] = Counter()  # noqa: RUF012 - nothing adds to it
+    """How often each kind of fault happened, and how often a task was cancelled in its acquire, body or release."""
 
     def plus(self, other: Totals) -> Totals:
         """Both together."""
@@ -68,7 +71,16 @@ def one(seed: int, source: Source, driver: str = "threads") -> Totals:
         two_holders=int(not keeps and bool(schedule.overlapping)),
         refused=int(not keeps and schedule.stales > 0),
         violations=tuple((seed, what) for what in schedule.world.violations),
+        struck=Counter(_struck(schedule)),
     )
+
+
+def _struck(schedule: Schedule) -> Iterator[str]:
+    for _, what, *more in schedule.world.history:
+        if what == "fault":
+            yield more[2]
+        elif what == "cancel":
+            yield from more
 
 
 @functools.lru_cache(1)

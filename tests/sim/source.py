@@ -140,12 +140,17 @@ def changed_texts(variants: Sequence[Variant]) -> dict[str, str]:
     return texts
 
 
+def scripts(texts: Mapping[str, str]) -> dict[str, str]:
+    """Those of these texts that are Lua scripts, by the name of the script."""
+    return {Path(name).stem: text for name, text in texts.items() if name.endswith(".lua")}
+
+
 class Source:
     """The package and the scripts."""
 
     def __init__(self, *variants: Variant) -> None:
         texts = changed_texts(variants)
-        self.lua = Lua({Path(name).stem: text for name, text in texts.items() if name.endswith(".lua")})
+        self.lua = Lua(scripts(texts))
         self.package = Package({name: text for name, text in texts.items() if name.endswith(".py")})
         self.client: Any = self.package.module("client")
         self.votes: Any = self.package.module("_core.votes")

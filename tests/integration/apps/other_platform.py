@@ -1,6 +1,7 @@
-"""Acts as a client on a platform without the features of Linux: `other_platform.py win32|darwin URL...`.
+"""Acts as a client on platforms without the features of Linux: `other_platform.py FOLDER URL...`.
 
-The standard library and the dependencies are imported first. They have their own code for each platform.
+The standard library and the dependencies are imported first. They have their own code for each platform. Each platform
+is a fork, and writes its output and its errors to files in the folder.
 """
 
 from __future__ import annotations
@@ -110,5 +111,15 @@ def main(platform: str, *urls: str) -> None:
     sys.stdout.write(f"imported {len(names)} modules, status {status}, run {run}\n")
 
 
+def on_each(folder: str, *urls: str) -> None:
+    for platform in ("win32", "darwin"):
+        if not os.fork():
+            for descriptor, name in ((1, "output"), (2, "errors")):
+                os.dup2(os.open(f"{folder}/{name} of {platform}", os.O_CREAT | os.O_WRONLY), descriptor)
+            main(platform, *urls)
+            return
+        os.wait()
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    on_each(*sys.argv[1:])
