@@ -42,7 +42,6 @@ if _MIXED:
 
 def pytest_collection_finish() -> None:
     """Leave out of each later garbage collection what was imported: 0.2 s of CPU at each end of an event loop."""
-    gc.collect()
     gc.freeze()
 
 
