@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,8 +10,6 @@ from sqlalchemy import create_engine
 from tests.integration.databases import has_mariadb, mariadb, postgresql
 from tests.integration.fence_adapters import mariadb_url, postgresql_url, sqlite_engine, with_accounts
 from tests.integration.tools import PATIENT, limit_releases
-from tests.integration.warm_commands import WarmInterpreter, warm_interpreter
-from tests.once import once
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,25 +28,6 @@ def _commands_are_patient(monkeypatch: pytest.MonkeyPatch) -> None:
 def _releases_are_patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A release waits for the reply of a node that is late."""
     limit_releases(monkeypatch, 3_000)
-
-
-@pytest.fixture(scope="session")
-def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmInterpreter]:
-    """A warm process of this Python, for the whole test run."""
-    with warm_interpreter(sys.executable, once(tmp_path_factory, "warm", lambda _: None)) as interpreter:
-        yield interpreter
-
-
-@pytest.fixture(scope="session")
-def commands(warm: WarmInterpreter, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for `PATH` with `python`, `celery` and `redlock`, which run as forks of the warm process."""
-    return warm.commands(tmp_path_factory.mktemp("commands") / "bin")
-
-
-@pytest.fixture(scope="session")
-def nested_python(warm: WarmInterpreter, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A `python` of this kind; the programs that its fork starts with its own Python are forks too."""
-    return warm.commands(tmp_path_factory.mktemp("commands") / "bin", nested=True) / "python"
 
 
 @pytest.fixture(scope="session")

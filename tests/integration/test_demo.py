@@ -37,7 +37,7 @@ on_linux = pytest.mark.skipif(sys.platform != "linux", reason="only its kernel k
 class Demo:
     """A demo in a process, a working directory and a temporary directory of its own."""
 
-    def __init__(self, directory: Path, *arguments: str, python: str | Path = sys.executable, **settings: str) -> None:
+    def __init__(self, directory: Path, *arguments: str, **settings: str) -> None:
         self.directory = directory
         # The path of a unix socket is short, and that of `directory` is not.
         self.work, self.temporary = directory / "work", Path(tempfile.mkdtemp(prefix="demo-"))
@@ -49,7 +49,7 @@ class Demo:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("REDLOCK_", "COUNTER_"))}
         with self._output.open("wb") as output:
             self.process = subprocess.Popen(
-                [python, "-m", "workers.demo", *SMALL, *arguments],
+                [sys.executable, "-m", "workers.demo", *SMALL, *arguments],
                 cwd=self.work,
                 env=kept
                 | {"PYTHONPATH": str(ROOT), "TMPDIR": str(self.temporary), "REDLOCK_NODE_TIMEOUT": PATIENT, **settings},
@@ -108,16 +108,12 @@ class Demo:
 
 
 @pytest.fixture
-def demo(request: pytest.FixtureRequest, nested_python: Path, tmp_path: Path) -> Iterator[Callable[..., Demo]]:
-    """Start a demo with these options. After the end only the log may remain.
-
-    The long tests look at the processes of a demo, and stop them: these are no forks.
-    """
+def demo(tmp_path: Path) -> Iterator[Callable[..., Demo]]:
+    """Start a demo with these options. After the end only the log may remain."""
     started: list[Demo] = []
-    chosen = sys.executable if request.node.get_closest_marker("long") else nested_python
 
     def start(*arguments: str, **settings: str) -> Demo:
-        started.append(Demo(tmp_path, *arguments, python=chosen, **settings))
+        started.append(Demo(tmp_path, *arguments, **settings))
         return started[-1]
 
     yield start
@@ -212,10 +208,10 @@ def test_a_signal_ends_rabbitmq_too(demo: Callable[..., Demo], number: int) -> N
     ids=["rabbitmq", "valkey"],
 )
 def test_a_server_that_is_not_installed_is_one_line(
-    nested_python: Path, tmp_path: Path, hide: str, options: tuple[str, ...], complaint: str
+    tmp_path: Path, hide: str, options: tuple[str, ...], complaint: str
 ) -> None:
     said = subprocess.run(
-        [nested_python, "-c", f"{hide}; import sys, workers.demo; sys.exit(workers.demo.main())", *options],
+        [sys.executable, "-c", f"{hide}; import sys, workers.demo; sys.exit(workers.demo.main())", *options],
         cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (said.returncode, said.stderr) == (1, f"demo: {complaint}\n")

@@ -14,7 +14,6 @@ from tests.integration.tools import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 pytestmark = needs_browser
 
@@ -25,9 +24,9 @@ SLOW = ("--tasks", "600", "--think", "0.5", "--children", "4")
 
 
 @pytest.fixture(scope="module")
-def demo(nested_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     """A demo that is busy with the locked part."""
-    demo = Demo(tmp_path_factory.mktemp("watched"), *SLOW, python=nested_python)
+    demo = Demo(tmp_path_factory.mktemp("watched"), *SLOW)
     try:
         demo.until_it_counts(1)
         yield demo

@@ -86,10 +86,10 @@ def add(x, y):
 class Project:
     """A Django project in a directory, with the programs that its guide names."""
 
-    def __init__(self, directory: Path, commands: Path, **environment: str) -> None:
+    def __init__(self, directory: Path, **environment: str) -> None:
         self.directory = directory
         self.port = redis_server.free_port()
-        path = f"{commands}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         ours = {name: value for name, value in os.environ.items() if not name.startswith(("REDLOCK_", "CELERY_"))}
         self._environment = ours | {"PATH": path, "REDLOCK_NODE_TIMEOUT": "1"} | environment
 
@@ -148,8 +148,8 @@ class Project:
 class Guide(Project):
     """The project of the page: its files written and its commands run, one after the other."""
 
-    def __init__(self, directory: Path, commands: Path, nodes: Cluster, broker: Server) -> None:
-        super().__init__(directory, commands, SHOP_LOCK_PASSWORD=CANARY)
+    def __init__(self, directory: Path, nodes: Cluster, broker: Server) -> None:
+        super().__init__(directory, SHOP_LOCK_PASSWORD=CANARY)
         self._replaced = {
             "redis://127.0.0.1:6379": broker.url,
             '[f"redis://127.0.0.1:{port}" for port in range(63791, 63796)]': repr(nodes.urls),
@@ -195,11 +195,11 @@ def servers() -> Iterator[tuple[Cluster, Server]]:
 
 
 @pytest.fixture
-def guide(tmp_path: Path, commands: Path, servers: tuple[Cluster, Server]) -> Guide:
+def guide(tmp_path: Path, servers: tuple[Cluster, Server]) -> Guide:
     for server in servers[0].servers:
         with raw(server) as redis:
             redis.config_set("requirepass", CANARY)
-    return Guide(tmp_path, commands, *servers)
+    return Guide(tmp_path, *servers)
 
 
 @pytest.mark.long

@@ -62,13 +62,13 @@ KINDS = ("python", "console", "conf", "yaml", "pycon", "text", "")
 class Desk:
     """A directory in which the blocks of one page are run, on nodes and a broker of its own."""
 
-    def __init__(self, directory: Path, ports: list[int], broker: redis_server.Server, commands: Path) -> None:
+    def __init__(self, directory: Path, ports: list[int], broker: redis_server.Server) -> None:
         self.directory = directory
         self.background: list[subprocess.Popen[str]] = []
         self._ports = ports
         self._broker = broker.url
         nodes = ",".join(f"redis://127.0.0.1:{port}" for port in ports)
-        tools = f"{commands}:{Path(sys.executable).parent}:{Path(redis_server.executable()).parent}"
+        tools = f"{Path(sys.executable).parent}:{Path(redis_server.executable()).parent}"
         self._environment = os.environ | {
             "PATH": f"{tools}:{os.environ['PATH']}",
             "REDLOCK_NODES": nodes,
@@ -142,8 +142,8 @@ def ports() -> list[int]:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, ports: list[int], broker: redis_server.Server, commands: Path) -> Iterator[Desk]:
-    desk = Desk(tmp_path, ports, broker, commands)
+def desk(tmp_path: Path, ports: list[int], broker: redis_server.Server) -> Iterator[Desk]:
+    desk = Desk(tmp_path, ports, broker)
     try:
         yield desk
     finally:

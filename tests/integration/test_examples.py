@@ -27,7 +27,6 @@ from redlock.testing.redis_server import die_with_parent
 from tests.integration.pages import blocks
 from tests.integration.processes import children
 from tests.integration.tools import PATIENT, ROOT, eventually
-from tests.integration.warm_commands import warm_interpreter
 from tests.once import once
 
 if TYPE_CHECKING:
@@ -38,16 +37,9 @@ OURS = "celery-redlock"
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The Python of an environment in which the wheel was installed as a user would."""
     return once(tmp_path_factory, "installed", install) / "venv" / "bin" / "python"
-
-
-@pytest.fixture(scope="module")
-def python(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The same as forks of a warm process."""
-    with warm_interpreter(str(installed), installed.parent) as warm:
-        yield warm.commands(tmp_path_factory.mktemp("commands") / "bin") / "python"
 
 
 def install(place: Path) -> None:
@@ -171,8 +163,7 @@ def bank(python: Path, nodes_url: str, broker: redis_server.Server, tmp_path: Pa
 
 
 @pytest.mark.long
-def test_a_killed_worker_neither_makes_nor_loses_money(bank: Project, installed: Path) -> None:
-    bank.python = installed
+def test_a_killed_worker_neither_makes_nor_loses_money(bank: Project) -> None:
     with bank.running("-m", "celery", "-A", "bank", "worker", "--concurrency", "3") as worker:
         sent = bank.run("-c", "from bank import *; [deposit.delay(a, 100).get(timeout=99) for a in ('ann', 'bob')]; "
             "pairs = [('ann', 'bob'), ('bob', 'cem'), ('cem', 'ann'), ('bob', 'ann')] * 10; "

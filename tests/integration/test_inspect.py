@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,8 +16,6 @@ from tests.integration.tools import eventually, run_out
 from tests.integration.worker_fixture import ROOT, UNLIMITED
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from redlock import Redlock
     from tests.integration.worker_fixture import WorkerFixture
 
@@ -63,11 +62,11 @@ def test_the_lock_of_a_killed_child_is_not_shown(fixture: WorkerFixture) -> None
     eventually(lambda: shown(fixture, task).get("pid") != first or not shown(fixture, task), "the dead one gone")
 
 
-def test_the_command_line_shows_the_locks(fixture: WorkerFixture, commands: Path) -> None:
+def test_the_command_line_shows_the_locks(fixture: WorkerFixture) -> None:
     fixture.start_worker("--include", HOLDING, concurrency=1, **UNLIMITED)
     task = fixture.send(f"{HOLDING}.sleep", "x", 600)
     eventually(lambda: shown(fixture, task).get("state") == "holds", "the task that holds it")
-    command = [str(commands / "celery"), "-A", "workers.app", "inspect", "locks", "--json"]
+    command = [sys.executable, "-m", "celery", "-A", "workers.app", "inspect", "locks", "--json"]
     # A worker on a busy machine needs more than the usual second.
     command += ["--destination", f"w0@{socket.gethostname()}", "--timeout", "60"]
     done = subprocess.run(

