@@ -147,13 +147,16 @@ class NodeConnections(ConnectedNodes):
             self.with_news.append(tally)
 
     def _loads_scripts(self, connection: NodeConnection, tally: VoteTally, reply: ReplyError) -> bool:
-        """Load all scripts again, so that a cancel finds its script too; then repeat the command once."""
+        """Load all scripts again, so that a cancel finds its script too; then repeat the command once.
+
+        After the end of its round only a release is repeated: that does no harm, and the key would stay for its TTL.
+        """
         is_repeated = connection.place in tally.repeated
         if connection.handle is None or is_repeated or not str(reply).startswith("NOSCRIPT"):
             return False
         tally.repeated += (connection.place,)
         connection.load_scripts()
-        if not tally.closed:
+        if not tally.closed or type(tally.command) is Release:
             words = self._codec.encode(tally.command)
             admits = SCRIPTS[type(tally.command)].admits
             if not connection.request(words + connection.run_id_argument if admits else words, tally):

@@ -159,16 +159,23 @@ _bug("lost scripts are never loaded again", ROUNDS, 'startswith("NOSCRIPT")', 's
 _bug(
     "a command is not repeated after its scripts",
     ROUNDS,
-    "        if not tally.closed:\n            words",
+    "        if not tally.closed or type(tally.command) is Release:\n            words",
     "        if False:\n            words",
     f"{DIRECTED}lost_scripts_cost_one_round_trip",
 )
 _bug(
     "a command of a closed round is repeated after its scripts",
     ROUNDS,
-    "        if not tally.closed:\n            words",
+    "        if not tally.closed or type(tally.command) is Release:\n            words",
     "        if True:\n            words",
     f"{UNIT}connections.py::test_a_command_of_a_closed_round_is_not_repeated",
+)
+_bug(
+    "a release of a closed round is not repeated after its scripts",
+    ROUNDS,
+    "if not tally.closed or type(tally.command) is Release:",
+    "if not tally.closed:",
+    f"{UNIT}connections.py::test_a_release_is_repeated_after_the_end_of_its_round",
 )
 _bug(
     "a node is suspect at the limit of a release",

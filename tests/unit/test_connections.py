@@ -325,6 +325,20 @@ def test_a_command_of_a_closed_round_is_not_repeated() -> None:
     assert client.letters(cancel) == "G...."
 
 
+def test_a_release_is_repeated_after_the_end_of_its_round() -> None:
+    client = Client()
+    release = client.begin(RELEASE)
+    client.state.finish(release, client.now)
+    client[0].handle.commands.clear()
+    client.receive(0, NOSCRIPT)
+    client.write()
+    assert client[0].handle.kinds() == ["script"] * len(SCRIPTS) + ["Release"]
+    client[0].handle.commands.clear()
+    client.receive(0, LOADED * len(SCRIPTS) + NOSCRIPT)
+    client.write()
+    assert client[0].handle.kinds() == [], "not in an endless loop"
+
+
 def test_each_of_two_open_commands_is_repeated_once() -> None:
     """A node could otherwise have both sent in turn, with all scripts, until their rounds end."""
     client = Client()
