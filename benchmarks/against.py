@@ -13,8 +13,8 @@ import io
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -110,9 +110,9 @@ def _checked_out(ref: str) -> Iterator[Side]:
     name = sha.decode()[:8]
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
         directory = Path(scratch)
-        package = _git("archive", "--format=tar", sha.decode().strip(), "redlock")
-        with tarfile.open(fileobj=io.BytesIO(package)) as files:
-            files.extractall(directory, filter="data")
+        package = _git("archive", "--format=zip", sha.decode().strip(), "redlock")
+        with zipfile.ZipFile(io.BytesIO(package)) as files:
+            files.extractall(directory)
         shutil.copytree(ROOT / "benchmarks", directory / "benchmarks")
         yield Side(name, directory)
 
