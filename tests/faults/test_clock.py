@@ -80,15 +80,22 @@ def test_drift_within_the_bound_ends_no_lease_early(clocks: Clocks) -> None:
         clock.run(1.009)
     with client_of(nodes.urls, ttl=3) as first, client_of(nodes.urls, ttl=3) as second:
         early, late = first.lock("hits"), second.lock("hits", blocking=False)
-        assert early.acquire(), "which nothing renews"
-        # An earlier end of the lease shows at the first question.
-        eventually(lambda: early.lease.remaining() < 1.5, "the second half of the lease")
-        asked = 0
-        while not late.acquire():
-            asked += 1
-        assert early.lease.is_lost
-        assert asked > 100, "hardly anybody asked"
-        late.release()
+
+        def is_asked_just_before_the_end() -> bool:
+            """Whether a question came within the last 20 ms: without the margin for drift, the nodes have forgotten."""
+            assert early.acquire(), "which nothing renews"
+            # A much earlier end shows at the first question.
+            eventually(lambda: early.lease.remaining() < 0.3, "the last part of the lease", every=0.05)
+            is_asked, before = False, early.lease.remaining()
+            while not late.acquire():
+                after = early.lease.remaining()
+                is_asked = is_asked or (before < 0.02 and after > 0)
+                before = after
+            assert early.lease.is_lost
+            late.release()
+            return is_asked
+
+        eventually(is_asked_just_before_the_end, "a question just before the end of a lease")
 
 
 def test_fast_clocks_of_a_quorum_let_only_the_later_write(clocks: Clocks, broker: Server) -> None:
