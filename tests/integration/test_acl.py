@@ -253,6 +253,8 @@ def secret_fixture(tmp_path: Path) -> Iterator[WorkerFixture]:
         let_in([broker], "tasks")
         address = broker.url.replace("://", f"://tasks:{SECRET}@")
         fixture.environment["REDLOCK_USERNAME"] = "lock"
+        # With a variable of packages no program is a fork, whose environment /proc does not show.
+        fixture.environment["KOMBU_LOG_DEBUG"] = ""
         values = {"REDLOCK_PASSWORD": SECRET}
         values |= {f"COUNTER_{name}_URL": f"{address}/{db}" for db, name in enumerate(("BROKER", "RESULT", "STORE"))}
         for name, value in values.items():

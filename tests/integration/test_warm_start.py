@@ -25,6 +25,7 @@ MODULE = "tests.integration.apps.statement"
         "print(__name__, sys.argv[1:], sys.modules['__main__'].sys is sys, open(0).read())",
         "import os; print(sorted(os.environ.items()), os.getcwd(), os.getsid(0) == os.getpid(), sys.path[0])",
         "import signal; print([signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)])",
+        "import tempfile; print(tempfile.gettempdir())",
         "import logging; logging.warning('%s', logging.LogRecord('', 0, '', 0, '', (), None).processName)",
         "import sys, threading; threading.Timer(0.1, print, ['a thread']).start(); sys.exit(300)",
         "import atexit; atexit.register(print, 'the end')",
@@ -34,7 +35,7 @@ MODULE = "tests.integration.apps.statement"
     ],
 )
 def test_a_fork_says_and_ends_as_an_interpreter_does(tmp_path: Path, statement: str) -> None:
-    environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "ONE": "1"}
+    environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "ONE": "1", "TMPDIR": str(tmp_path)}
     expected = subprocess.run(
         [sys.executable, "-m", MODULE, statement], cwd=ROOT, env=environment, stdin=subprocess.DEVNULL,
         capture_output=True, text=True, check=False, start_new_session=True,
@@ -97,6 +98,7 @@ def test_a_signal_to_a_fork_that_ends_is_no_error(tmp_path: Path) -> None:
         (["--pool=eventlet"], {}, False),
         ([], {"PYTHONHASHSEED": "7"}, False),
         ([], {"LD_PRELOAD": "clock.so"}, False),
+        (["-P", "prefork"], {"REMAP_SIGTERM": "SIGQUIT"}, False),
     ],
 )
 def test_what_only_a_new_interpreter_can_do_is_no_fork(

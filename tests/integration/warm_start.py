@@ -18,6 +18,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import traceback
 from multiprocessing import forkserver
@@ -46,14 +47,26 @@ _EARLY = [
 ]
 _BEFORE_IMPORTS = ("gevent", "eventlet")
 """Pools that replace parts of the standard library before anything imports them."""
+_READ_LATE = (
+    "REDLOCK_",
+    "COUNTER_",
+    "FAULTS_",
+    "BROKERS_",
+    "TRANSFERS_",
+    "TMPDIR",
+    "PYTEST_",
+    "C_FORCE_ROOT",
+    "FLOWER_UNAUTHENTICATED_API",
+)
+"""The variables that are read when a program runs. Interpreters and packages read others at their start or import."""
 
 _context = multiprocessing.get_context("forkserver")
 
 
 def can_fork(arguments: Sequence[str], environment: Mapping[str, str]) -> bool:
     """Whether a fork does the same as a new interpreter with these arguments and this environment."""
-    for_interpreters = {name: value for name, value in environment.items() if name.startswith(("PYTHON", "LD_"))}
-    return for_interpreters.items() <= os.environ.items() and not any(
+    changed = {name for name, _ in environment.items() ^ os.environ.items()}
+    return all(name.startswith(_READ_LATE) for name in changed) and not any(
         pool in argument for argument in arguments for pool in _BEFORE_IMPORTS
     )
 
@@ -138,6 +151,8 @@ def _run(
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
+    # Python has found it already, for the process that forks.
+    tempfile.tempdir = None
     for descriptor, path in enumerate(outputs, 1):
         with path.open("ab") as file:
             os.dup2(file.fileno(), descriptor)
