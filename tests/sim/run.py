@@ -17,7 +17,7 @@ from tests.sim.schedule import Schedule
 from tests.sim.source import Source
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 DRIVERS: dict[str, type[Schedule]] = {"threads": Schedule, "asyncio": AsyncSchedule}
 """The kinds of schedules, by the driver of their clients."""
@@ -104,6 +104,19 @@ def chunk(bounds: tuple[int, int], driver: str = "threads") -> Totals:
             gc.collect(1)
     finally:
         gc.enable()
+    return total
+
+
+def until(is_complete: Callable[[Totals], bool], first: int, most: int, driver: str = "threads") -> Totals:
+    """Run seeds in this process, ten at a time, until the totals are complete.
+
+    The same seeds give other histories with another version of Python or of asyncio.
+    """
+    total = Totals()
+    for start in range(first, first + most, 10):
+        total = total.plus(chunk((start, start + 10), driver))
+        if is_complete(total):
+            break
     return total
 
 
