@@ -91,7 +91,9 @@ class Project:
         ours = {name: value for name, value in os.environ.items() if not name.startswith(("REDLOCK_", "PYTHON"))}
         # Its own environment has no redis-server; where the system has none either, ours is lent.
         path = f"{python.parent}:{Path(redis_server.executable()).parent}:{ours['PATH']}"
-        self.environment = ours | {"PATH": path, "REDLOCK_NODE_TIMEOUT": PATIENT} | environment
+        # A killed worker leaves temporary files.
+        temporary = {"TMPDIR": str(directory)}
+        self.environment = ours | {"PATH": path, "REDLOCK_NODE_TIMEOUT": PATIENT} | temporary | environment
 
     def run(self, *arguments: str) -> str:
         """The output of this Python program, which must succeed."""
