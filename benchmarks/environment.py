@@ -11,7 +11,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-import venv
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -84,7 +83,7 @@ def prepare(kind: Kind) -> Program:
     python = place / "bin" / "python"
     if _stale(place, kind.needs):
         print(f"setting up {kind.name} (once)", file=sys.stderr)
-        venv.create(place, with_pip=True, clear=True)
+        _run([sys.executable, "-m", "venv", "--clear", str(place)])
         _run([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *kind.needs])
         _done(place, kind.needs)
     # Last on the path, so that `redlock` is the installed package and not this project's.

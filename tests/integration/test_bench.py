@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import against
+from benchmarks import against, environment
 from benchmarks.bench import Bench, Options, lock_nodes, sixth_server
 from benchmarks.environment import ASYNC_RELEASE, FLOORS, LIMIT, OURS, PEERS, Kind, Missing, prepare
 from benchmarks.scenarios import asyncio as loop_scenario
@@ -75,6 +76,14 @@ def test_the_hot_counter_is_right_and_every_process_is_served(tmp_path: Path) ->
     assert 0 < found.changed <= found.rate
     assert alone.rate > 0
     assert not alone.changed, "it handed the lock to nobody but itself"
+
+
+def test_a_peer_without_an_environment_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "ENVIRONMENTS", tmp_path)
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    (pottery,) = (kind for kind in PEERS if kind.name == "pottery")
+    with pytest.raises(Missing, match="false: failed"):
+        prepare(pottery)
 
 
 def _calls(redis: Redis) -> Counter[str]:
