@@ -171,8 +171,10 @@ def again(ending: Ending, case: Case) -> bool:
 def next_holder(fixture: ClusterFixture, client: Redlock, ending: Ending, cases: list[Case]) -> Iterator[None]:
     """Acquire each lock as soon as possible, and check that leftovers of dead tasks do not touch the new leases."""
     with ExitStack() as stack:
+        # A busy machine stands still for a second, which would be the end of a shorter lease.
         leases: list[Lease] = [
-            stack.enter_context(client.lock(PREFIX + case.name, blocking_timeout=TTL + MARGIN)) for case in cases
+            stack.enter_context(client.lock(PREFIX + case.name, ttl=MAX_TTL / 2, blocking_timeout=TTL + MARGIN))
+            for case in cases
         ]
         yield
         for case, lease in zip(cases, leases, strict=True):
