@@ -490,7 +490,7 @@ def test_a_lease_is_renewed_beyond_its_ttl(shared: Cluster) -> None:
         with pytest.raises(LockLost):
             await lock.release()
 
-    with_client(shared.urls, main, ttl=3.5)
+    with_client(shared.urls, main, ttl=4.5)
 
 
 def test_other_settings_are_refused(shared: Cluster) -> None:

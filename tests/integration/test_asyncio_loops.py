@@ -156,7 +156,7 @@ def test_a_fork_leaves_the_parent_its_connections(shared: Cluster) -> None:
 
 def test_a_closed_client_ends_its_waits_with_an_error(shared: Cluster) -> None:
     async def main() -> None:
-        client = client_of(shared.urls, ttl=3.0)
+        client = client_of(shared.urls)
         lock = client.lock(NAME)
         await lock.acquire()
         waiting = [asyncio.create_task(client.lock(NAME).acquire()) for _ in range(3)]

@@ -164,7 +164,7 @@ def test_a_lease_extended_beyond_its_ttl_stays_renewed(nodes: Cluster) -> None:
     with client_of(nodes.urls, ttl=4.0) as client:
         lock = client.lock("x")
         with lock as lease:
-            lease.extend(0.5)
+            lease.extend(4.5)
             outlive(lease)
             lock.extend(4.5, replace_ttl=True)
             outlive(lease)
@@ -299,7 +299,7 @@ def test_many_leases_are_renewed_in_few_exchanges(nodes: Cluster, monkeypatch: p
         due_ms = now_ms() + 100
         for lease in leases:
             client._context.renewal.add(lease, due_ms)
-        eventually(lambda: count[0] >= 200, "two renewals of each")
+        eventually(lambda: count[0] >= 300, "three renewals of each")
         pieces = sent() - before
         assert pieces < 5 * count[0] / 2, "a piece on each of five connections for each renewal is five times as many"
         assert not any(lease.is_lost for lease in leases)

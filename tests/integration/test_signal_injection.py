@@ -8,19 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.integration import signal_injection
-from tests.integration.tools import eventually, raw, talking
+from tests.integration.tools import eventually, is_free, talking
 
 if TYPE_CHECKING:
     from redlock.testing.redis_server import Cluster
-
-
-def have_no_lock(nodes: Cluster) -> bool:
-    """Whether no node has a lock of the program."""
-    for server in nodes.servers:
-        with raw(server) as redis:
-            if redis.exists(*signal_injection.NAMES):
-                return False
-    return True
 
 
 @pytest.mark.parametrize("strikes", [100, pytest.param(400, marks=pytest.mark.long(ci=True))])
@@ -30,7 +21,7 @@ def test_signals_at_random_moments_do_no_harm(nodes: Cluster, kind: str, strikes
         after: dict[str, Any] = json.loads(said.readline())
         # The process lives on, so a lease without an owner must not be renewed for ever.
         eventually(
-            lambda: have_no_lock(nodes),
+            lambda: is_free(nodes.servers, *signal_injection.NAMES),
             f"the end of all leases, of which none is longer than {signal_injection.TTL} s",
             every=0.05,
         )

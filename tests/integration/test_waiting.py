@@ -95,7 +95,7 @@ def test_releases_wake_waiters_first_come_first_served(nodes: Cluster, monkeypat
 
 
 def test_a_holder_that_acquires_again_at_once_starves_no_waiter(nodes: Cluster) -> None:
-    turns = 15
+    turns = 30
     order: list[int] = []
 
     def take_turns(number: int, lock: Lock) -> None:
@@ -140,7 +140,7 @@ def test_only_a_release_leaves_a_wake_up_on_every_node(nodes: Cluster, client: R
 
 
 def test_at_most_one_wake_up_lies_on_a_node_and_it_expires(nodes: Cluster) -> None:
-    with client_of(nodes.urls, ttl=2.0) as client:
+    with client_of(nodes.urls, ttl=5.0) as client:
         for _ in range(3):
             with client.lock("x"):
                 pass

@@ -53,7 +53,7 @@ def test_a_fork_says_and_ends_as_an_interpreter_does(tmp_path: Path, statement: 
 def test_a_program_that_has_just_started_leads_its_group(tmp_path: Path) -> None:
     for _ in range(20):
         program = ForkedProgram(
-            MODULE, ["import time; time.sleep(999)"], environment={}, folder=ROOT, output=tmp_path / "output"
+            MODULE, ["import signal; signal.pause()"], environment={}, folder=ROOT, output=tmp_path / "output"
         )
         os.killpg(program.pid, signal.SIGKILL)
         assert program.wait(200) == -signal.SIGKILL
@@ -71,7 +71,11 @@ def test_an_exception_is_printed_and_is_status_1(tmp_path: Path) -> None:
 def test_a_signal_ends_a_fork(tmp_path: Path) -> None:
     output = tmp_path / "output"
     program = ForkedProgram(
-        MODULE, ["print('ready', flush=True); import time; time.sleep(600)"], environment={}, folder=ROOT, output=output
+        MODULE,
+        ["import signal; print('ready', flush=True); signal.pause()"],
+        environment={},
+        folder=ROOT,
+        output=output,
     )
     eventually(lambda: output.read_text() if output.exists() else "", "a program that is ready")
     with pytest.raises(subprocess.TimeoutExpired):

@@ -169,18 +169,18 @@ def raw(server: Server) -> Redis:
     return Redis.from_url(server.url, decode_responses=True)
 
 
-def holders(servers: Iterable[Server], name: str) -> list[str | None]:
-    """The owner token of a lock on each of these servers; None without a lock."""
+def holders(servers: Iterable[Server], *names: str) -> list[str | None]:
+    """The owner tokens of these locks on each of these servers; None without a lock."""
     found = []
     for server in servers:
         with raw(server) as redis:
-            found.append(redis.get(name))
+            found += [redis.get(name) for name in names]
     return found
 
 
-def is_free(servers: Iterable[Server], name: str) -> bool:
-    """Whether none of these servers has a lock of this name."""
-    return not any(holders(servers, name))
+def is_free(servers: Iterable[Server], *names: str) -> bool:
+    """Whether none of these servers has a lock of these names."""
+    return not any(holders(servers, *names))
 
 
 def run_out(servers: Iterable[Server], name: str) -> None:

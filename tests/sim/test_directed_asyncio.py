@@ -43,10 +43,10 @@ def test_a_lease_with_little_time_left_is_renewed_in_time(cluster: Cluster) -> N
     ends: list[float] = []
 
     async def main(redlock: Redlock) -> None:
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.1)  # of simulated time
         cluster.world.after(100, process.freeze, 800 * MS)
         async with redlock.lock("a", ttl=1.0) as lease:
-            await asyncio.sleep(3.0)
+            await asyncio.sleep(3.0)  # as above
             ends.append(lease.remaining())
 
     process = begin(cluster, main)

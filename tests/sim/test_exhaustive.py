@@ -77,7 +77,7 @@ def test_random_walks_see_nothing_that_the_search_has_not_seen() -> None:
     search.run(keep_ways=False)
     known = {view(*search.shape.unpack(state)) for state in search.seen}
     chance, seen = random.Random(1), set()
-    for _ in range(1_250):
+    for _ in range(3_000):
         walk = Walk(config, chance)
         while walk.step():
             assert walk.seen() in known

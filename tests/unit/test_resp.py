@@ -11,7 +11,7 @@ from redlock import _compat, _resp
 if not _compat.USES_HIREDIS:
     pytest.skip("no hiredis", allow_module_level=True)
 
-UNHURRIED = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 """Hypothesis fails a test if an example is slow, and on a busy machine each can be."""
 LINE = st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), max_size=20).map(str.encode)
 SCALAR = st.one_of(

@@ -112,13 +112,15 @@ def main(platform: str, *urls: str) -> None:
 
 
 def on_each(folder: str, *urls: str) -> None:
+    """Run on each platform, in a fork; the exit status is 1 if a fork fails."""
     for platform in ("win32", "darwin"):
         if not os.fork():
             for descriptor, name in ((1, "output"), (2, "errors")):
                 os.dup2(os.open(f"{folder}/{name} of {platform}", os.O_CREAT | os.O_WRONLY), descriptor)
             main(platform, *urls)
             return
-        os.wait()
+        if os.wait()[1]:
+            sys.exit(1)
 
 
 if __name__ == "__main__":
