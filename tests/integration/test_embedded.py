@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
 
 import pytest
 from redis.exceptions import ResponseError
@@ -17,11 +17,9 @@ from tests.integration.shell import is_running
 from tests.integration.tools import eventually, raw, talking
 from tests.servers import program
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 STARTER = """
 import os, pathlib, signal, sys
+os.environ["TMPDIR"] = sys.argv[1]  # the killed process leaves a folder
 from tests.integration.worker_fixture import Worker
 worker = Worker(pathlib.Path(sys.argv[1]), dict(os.environ), ["-A", "workers.app", "worker", "--pool", "solo"])
 print(worker.process.pid, flush=True)
@@ -92,8 +90,10 @@ def test_nodes_with_users_of_their_own_keep_them() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only its kernel kills the children")
-def test_a_worker_ends_with_a_test_run_that_is_killed(tmp_path: Path) -> None:
-    with talking("-c", STARTER, str(tmp_path)) as (_, _, said):
-        pid = int(said.readline())
-        assert is_running(pid)
-    eventually(lambda: not is_running(pid), "the end of the worker")
+def test_a_worker_ends_with_a_test_run_that_is_killed() -> None:
+    # The path of a unix socket is short, and that of `tmp_path` is not.
+    with tempfile.TemporaryDirectory(prefix="run-") as folder:
+        with talking("-c", STARTER, folder) as (_, _, said):
+            pid = int(said.readline())
+            assert is_running(pid)
+        eventually(lambda: not is_running(pid), "the end of the worker")
