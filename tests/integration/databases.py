@@ -1,7 +1,7 @@
 """Real database servers for the tests of the fence: PostgreSQL from a wheel, MariaDB if installed.
 
 The variable MYSQL_SERVER, the path of a `mysqld`, puts MySQL in the place of MariaDB. Each server lives in a directory
-of its own, listens on a unix socket only, and ends with the `with` block.
+of its own, also with its temporary files, listens on a unix socket only, and ends with the `with` block.
 """
 
 from __future__ import annotations
@@ -83,7 +83,10 @@ def mariadb() -> Iterator[str]:
 
 def _installed(data: Path) -> list[str]:
     """Make the folder of the data; return the command that starts the server."""
-    options = ["--no-defaults", f"--datadir={data}", f"--user={getpass.getuser()}"]
+    # A server that starts deletes the temporary tables of every server that has the same folder for them.
+    temporary = data.with_name("temporary")
+    temporary.mkdir()
+    options = ["--no-defaults", f"--datadir={data}", f"--tmpdir={temporary}", f"--user={getpass.getuser()}"]
     if MYSQL:
         command = [MYSQL, *options, "--mysqlx=OFF"]
         install = [*command, "--initialize-insecure"]
@@ -92,7 +95,10 @@ def _installed(data: Path) -> list[str]:
         command = [_MARIADB, *options]
         program = shutil.which("mariadb-install-db") or "/usr/bin/mariadb-install-db"
         install = [program, *options, "--auth-root-authentication-method=normal", "--skip-test-db"]
-    subprocess.run(install, check=True, capture_output=True, timeout=_START_SECONDS)
+    made = subprocess.run(
+        install, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=_START_SECONDS, check=False
+    )
+    assert made.returncode == 0, f"{install[0]} failed: {made.stdout[:2000]}"
     return command
 
 
