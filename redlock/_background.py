@@ -12,7 +12,7 @@ import threading
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
-from redlock import _log
+from redlock import _log, _threads
 from redlock._clock import now_ms
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Background:
             if self._running.locked():
                 return
             # The thread has ended meanwhile, and may not have heard the bell.
-        threading.Thread(target=self._run, name=self._name, daemon=True).start()
+        _threads.start(self._run, self._name)
 
     def stop(self) -> None:
         """End the thread soon, without waiting for it."""
@@ -114,7 +114,7 @@ class Callbacks:
         self._waiting.put((resource, function))
         if self._places.acquire(blocking=False):
             try:
-                threading.Thread(target=self._run, name="redlock-on-lost", daemon=True).start()
+                _threads.start_for_application(self._run, "redlock-on-lost")
             except BaseException:
                 # Without a thread: the next call tries again, for this function too.
                 self._places.release()

@@ -14,6 +14,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from redlock import _threads
 from redlock._locking import wait_report
 from redlock._transport.exchange import pack
 from redlock._transport.node import ERRORS, UnsuitableNode
@@ -59,9 +60,7 @@ class WaitPublisher:
         if self._thread is None and self._starting.acquire(blocking=False):
             try:
                 if self._thread is None:
-                    thread = threading.Thread(target=self._run, name="redlock-waits", daemon=True)
-                    thread.start()
-                    self._thread = thread
+                    self._thread = _threads.start(self._run, "redlock-waits")
             except RuntimeError:
                 # The process cannot start a thread, or is ending. The wait itself needs no thread.
                 pass

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
 
+from redlock import _threads
 from redlock._compat import with_tls
 from redlock._process import after_fork_in_child
 
@@ -99,17 +100,18 @@ def _ended_at(until: float, sock: socket.socket) -> Iterator[None]:
     # The handshake takes the socket over, so the timer cuts a second handle of the same connection.
     handle = sock.dup()
 
-    def cut() -> None:
-        with suppress(OSError):
-            handle.shutdown(socket.SHUT_RDWR)
+    done = threading.Event()
 
-    timer = threading.Timer(_left(until), cut)
-    timer.name, timer.daemon = "redlock-handshake", True
-    timer.start()
+    def cut_if_late() -> None:
+        if not done.wait(_left(until)):
+            with suppress(OSError):
+                handle.shutdown(socket.SHUT_RDWR)
+
+    timer = _threads.start(cut_if_late, "redlock-handshake")
     try:
         yield
     finally:
-        timer.cancel()
+        done.set()
         # Join before the close: a closed handle could be another connection when the timer fires.
         timer.join()
         handle.close()
@@ -127,7 +129,7 @@ class _Resolution:
     def start(self) -> None:
         """Start the thread."""
         host, _ = self._place
-        threading.Thread(target=self._run, name=f"redlock-resolve-{host}", daemon=True).start()
+        _threads.start(self._run, f"redlock-resolve-{host}")
 
     def _run(self) -> None:
         try:

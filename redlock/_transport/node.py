@@ -19,6 +19,7 @@ from redis.connection import AbstractConnection, Connection
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
+from redlock import _threads
 from redlock._clock import now_ms
 from redlock._compat import ReplyError, connection_options
 from redlock._escaping import escape, statement
@@ -69,7 +70,7 @@ class PendingConnection:
         self._node = node
         self._ended = ended
         self._is_wanted = True
-        threading.Thread(target=self._run, name=f"redlock-dial-{node.label}", daemon=True).start()
+        _threads.start(self._run, f"redlock-dial-{node.label}")
 
     def _run(self) -> None:
         try:

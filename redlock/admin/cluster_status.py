@@ -9,13 +9,14 @@ Invariants:
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 import threading
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from redlock import _validation
+from redlock import _threads, _validation
 from redlock._core.votes import Kind, RoundResult, masked_token, quorum_of
 from redlock._locking import wait_report
 from redlock._locking.waiter_pool import WaiterPool
@@ -215,9 +216,7 @@ def _all_at_once(probes: Sequence[NodeProbe], work: Callable[[NodeProbe], None],
         if too_late.is_set():
             probe.close()
 
-    threads = [threading.Thread(target=visit, args=(probe,), name="redlock-status", daemon=True) for probe in probes]
-    for thread in threads:
-        thread.start()
+    threads = [_threads.start(functools.partial(visit, probe), "redlock-status") for probe in probes]
     for thread in threads:
         thread.join(max(0.0, until - time.monotonic()))
     too_late.set()

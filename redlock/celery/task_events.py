@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from celery.signals import worker_init
 
-from redlock import _log
+from redlock import _log, _threads
 from redlock._process import after_fork_in_child
 
 if TYPE_CHECKING:
@@ -169,8 +169,7 @@ class Sender:
         if self._thread is None:
             with self._starting:
                 if self._thread is None:
-                    self._thread = threading.Thread(target=self._run, name="redlock-events", daemon=True)
-                    self._thread.start()
+                    self._thread = _threads.start(self._run, "redlock-events")
 
     def _run(self) -> None:
         while True:

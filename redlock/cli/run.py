@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from redlock import _files
+from redlock import _files, _threads
 from redlock._escaping import escape
 from redlock._log import LineFormatter, logger
 from redlock._process import signals
@@ -213,8 +213,7 @@ class LeaseWatchdog:
         self._program, self._lease, self._grace, self._changed = program, lease, grace, lost
         self._stopped = False
         self._ended_program = False
-        self._thread = threading.Thread(target=self._watch, name="redlock-watchdog", daemon=True)
-        self._thread.start()
+        self._thread = _threads.start(self._watch, "redlock-watchdog")
 
     def stop(self) -> bool:
         """Stop after the program's end, and return whether this watchdog has ended the program."""

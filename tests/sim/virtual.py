@@ -254,6 +254,7 @@ MODULES: dict[str, Any] = {
     "socket": _module(**vars(socket) | {"socket": Socket, "getaddrinfo": _getaddrinfo, "gethostname": lambda: "host"}),
     "threading": _module(
         current_thread=lambda: SimpleNamespace(name=here().machine.name),
+        get_native_id=_getpid,
         Event=Event,
         Lock=Semaphore,
         Semaphore=Semaphore,

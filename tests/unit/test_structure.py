@@ -112,3 +112,15 @@ def test_a_package_has_at_most_25_modules() -> None:
 def test_a_script_opens_with_its_keys_and_arguments(path: Path) -> None:
     head = [line for line in path.read_text().splitlines() if line.startswith("--")]
     assert any("KEYS" in line for line in head)
+
+
+def test_only_one_module_starts_threads() -> None:
+    """Others would forget to block the signals. The conformance kit calls code of the application in its threads."""
+    package = ROOT / "redlock"
+    starts = re.compile(r"\b(Thread|Timer|start_new_thread|ThreadPoolExecutor)\(")
+    found = {
+        str(path.relative_to(package))
+        for path in MODULES
+        if package in path.parents and starts.search(path.read_text())
+    }
+    assert found == {"_threads.py", "fencing/conformance.py"}
