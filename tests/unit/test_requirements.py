@@ -42,7 +42,7 @@ def named(group: str) -> Iterator[Requirement]:
             yield from named(entry["include-group"])
 
 
-@pytest.mark.parametrize("group", ["dev", "example"])
+@pytest.mark.parametrize("group", ["dev", "demo", "example"])
 def test_each_package_is_pinned_with_hashes(group: str) -> None:
     for requirement, hashes in locked(group):
         assert re.fullmatch(r"==[^*,]+", str(requirement.specifier)), requirement
@@ -50,7 +50,7 @@ def test_each_package_is_pinned_with_hashes(group: str) -> None:
 
 
 @pytest.mark.parametrize("python", PYTHONS)
-@pytest.mark.parametrize("group", ["dev", "example"])
+@pytest.mark.parametrize("group", ["dev", "demo", "example"])
 def test_the_lock_has_what_the_group_asks_for(group: str, python: str) -> None:
     environment = {"python_version": python, "python_full_version": f"{python}.1"}
     pinned: dict[str, str] = {}
@@ -64,6 +64,11 @@ def test_the_lock_has_what_the_group_asks_for(group: str, python: str) -> None:
             version = pinned.get(canonicalize_name(asked.name))
             assert version, f"{asked} is not in requirements/{group}.txt: run `make lock`"
             assert asked.specifier.contains(version), f"{asked} is pinned to {version}: run `make lock`"
+
+
+def test_the_demo_runs_the_versions_that_the_tests_run() -> None:
+    demo, dev = ({f"{package.name}{package.specifier}" for package, _ in locked(group)} for group in ("demo", "dev"))
+    assert demo <= dev
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "requirements").iterdir()), ids=lambda path: path.name)
