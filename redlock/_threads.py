@@ -1,8 +1,8 @@
 """Threads of the lock, which take no signal from the application.
 
 The kernel gives a signal of the process to any thread that does not block the signal, most often to the main thread.
-Python runs the handler in the main thread. If another thread took the signal, a blocking call of the main thread goes
-on first. So a task that sleeps would miss its soft time limit, or `revoke(terminate=True)`.
+If another thread took the signal, Python runs the handler only after the blocking call of the main thread. So a task
+that sleeps would miss its soft time limit, or `revoke(terminate=True)`.
 
 Invariants:
 1. A thread of the lock is a daemon and blocks all signals, except those of faults in its own code.
