@@ -171,13 +171,17 @@ class Proxy:
             ]
             # After a sender has closed, its bytes still arrive.
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            writer.close()
+            far.close()
+            await asyncio.gather(writer.wait_closed(), far.wait_closed())
         except (OSError, asyncio.CancelledError):
             pass
         finally:
-            # Before any await, because a second cancel would end the task there.
+            # Before any await, because a second cancel would end the task there. A transport that only closes would
+            # wait for a client that reads no more.
             for end in (writer, far):
                 if end is not None:
-                    end.close()
+                    end.transport.abort()
             for way in ways:
                 way.cancel()
             self._forwarding.discard(task)

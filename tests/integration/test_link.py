@@ -22,7 +22,7 @@ from redlock._transport.exchange import Exchange, pack
 from redlock._transport.node import Node
 from redlock._transport.sockets import Sockets
 from tests.integration.tools import LASTING, client_of, eventually, frozen, is_free, raw, stands_on_all
-from tests.proxy import proxies
+from tests.proxy import always, proxies
 
 if TYPE_CHECKING:
     from redlock import Lock
@@ -198,3 +198,13 @@ def test_dropped_connections_close_without_a_warning(nodes: Cluster) -> None:
             pool._sets.clear()
             eventually(lambda: gc.collect() >= 0 and not any(one() for one in exchanges), "the end of the connections")
     assert [str(one.message) for one in caught if issubclass(one.category, ResourceWarning)] == []
+
+
+def test_a_proxy_ends_before_its_bytes_are_read(nodes: Cluster) -> None:
+    with socket.socket() as reads_nothing, proxies(nodes.servers[:1]) as (proxy,):
+        proxy.passing = always(bytes(50_000_000))
+        reads_nothing.connect(("127.0.0.1", int(proxy.url.rpartition(":")[2])))
+        reads_nothing.send(b"*1\r\n$4\r\nPING\r\n")
+        # The sockets hold a few megabytes, and the proxy the rest.
+        eventually(lambda: reads_nothing.recv(1, socket.MSG_PEEK), "the first byte")
+    gc.collect()
