@@ -87,7 +87,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-
 	@$(INSTALL) --no-build-isolation --editable .
 	@touch $@
 
-# Bytecode is compiled on all processors, which pip does not do.
+# Bytecode is compiled on all processors, which pip does not do. Packages have files that do not compile, such as templates.
 .venv/.ready: .venv/.demo requirements/dev.txt
 	@echo "adding the tools of the tests to .venv (once, less than a minute)"
 	@$(INSTALL) --no-compile --require-hashes --requirement requirements/dev.txt

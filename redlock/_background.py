@@ -1,7 +1,7 @@
 """Background threads of a client: a thread that sleeps until work is due, and threads for callbacks.
 
 Invariants:
-1. A thread starts when it is first needed, so after a fork, and is a daemon.
+1. A thread starts with the first work, so after a fork, and is a daemon.
 2. Other threads only append to a queue and read a number, so an exception from a signal handler leaves nothing locked.
 3. No exception ends a thread for good: the exception is logged, and the thread goes on or starts again.
 """
@@ -98,7 +98,7 @@ class Background:
 
 
 class Callbacks:
-    """Calls functions of the application in separate threads, a few at a time, so that they delay nothing else."""
+    """Calls functions of the application in separate threads, a few at a time. A slow function delays nothing else."""
 
     def __init__(self) -> None:
         self._waiting: SimpleQueue[tuple[str, Callable[[], object]]] = SimpleQueue()

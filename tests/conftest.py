@@ -31,7 +31,6 @@ _PATIENCE = 60.0
 # Otherwise each new connection of redis-py reads the metadata of its package, which takes most of its CPU.
 redis.utils.get_lib_version = functools.cache(redis.utils.get_lib_version)
 
-_WAITING = {"test_asyncio_loss.py", "test_renewal.py", "test_threads_driver.py"}
 _SPARE = SpareNodes()
 _MIXED = os.environ.get("TEST_SERVERS") == "mixed"
 
@@ -39,11 +38,6 @@ if _MIXED:
     # Each server that a test starts, or starts again, has another version than the server before it.
     _programs, _of_this_name = itertools.cycle(servers.present().values()), redis_server.executable
     redis_server.executable = lambda name="": _of_this_name(name) if name else next(_programs)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start with the files that mostly wait: at the end they would leave the processors idle for half a minute."""
-    items.sort(key=lambda item: item.path.name not in _WAITING)
 
 
 def pytest_collection_finish() -> None:

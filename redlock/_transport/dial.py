@@ -5,7 +5,7 @@ dial, and its name resolution has no timeout.
 
 Invariants:
 1. `open_socket` ends by its deadline, however the other side behaves.
-2. At most one thread per name remains in the system's resolver, which can't be interrupted.
+2. At most one thread per name remains in the system's resolver, because a resolution can't be interrupted.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def _addresses(host: str, port: int, until: float) -> list[_Address]:
             try:
                 resolution.start()
             except BaseException:
-                # Without a thread it would never be over, and nobody would ask again.
+                # Without a thread the resolution would never be over, and nobody would ask again.
                 _running.pop((host, port), None)
                 raise
     if not resolution.done.wait(_left(until)):

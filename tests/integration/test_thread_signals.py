@@ -14,45 +14,36 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only its kernel tells which thread is the main thread")
 
-RENEWED = """
-def until_renewed(lease):
-    left = lease.remaining()
-    while lease.remaining() <= left:
-        left = lease.remaining()
-        time.sleep(0.01)
-"""
-THREADS = f"""
-import os, signal, sys, threading, time
+THREADS = """
+import os, signal, sys, threading
 from redlock import Redlock
-{RENEWED}
+from tests.integration.tools import eventually, renewed
+
 signal.signal(signal.SIGTERM, lambda *_: None)
 with Redlock(sys.argv[1:]) as client, client.lock("a", renew=True) as lease:
-    signal.pthread_sigmask(signal.SIG_BLOCK, {{signal.SIGTERM}})
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=client.lock("a", blocking_timeout=60).acquire, daemon=True).start()
-    while not {{"redlock-renewal", "redlock-waits"}} <= {{thread.name for thread in threading.enumerate()}}:
-        time.sleep(0.01)
+    wanted = {"redlock-renewal", "redlock-waits"}
+    eventually(lambda: wanted <= {thread.name for thread in threading.enumerate()}, "the threads of the lock")
     os.kill(os.getpid(), signal.SIGTERM)
-    until_renewed(lease)
+    renewed(lease)
     print(signal.SIGTERM in signal.sigpending())
 """
 CALLBACK = """
-import signal, sys, threading
+import signal, sys
 from redlock import Redlock
+from tests.integration.tools import eventually
 
-blocked, heard = [], threading.Event()
-
-def on_lost(lease):
-    blocked.append(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
-    heard.set()
-
+blocked = []
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
 with Redlock(sys.argv[1:]) as client:
-    lease = client.lock("a", ttl=1, max_hold=1, renew=True, on_lost=on_lost).__enter__()
-    heard.wait()
+    hear = lambda lease: blocked.append(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+    lease = client.lock("a", ttl=1, max_hold=1, renew=True, on_lost=hear).__enter__()
+    eventually(lambda: blocked, "the callback")
 print(blocked == [{signal.SIGHUP}])
 """
-GREENLETS = f"""
-import signal, sys, time
+GREENLETS = """
+import signal, sys
 if sys.argv[1] == "gevent":
     import gevent.monkey
     gevent.monkey.patch_all()
@@ -60,9 +51,10 @@ else:
     import eventlet
     eventlet.monkey_patch()
 from redlock import Redlock
-{RENEWED}
+from tests.integration.tools import renewed
+
 with Redlock(sys.argv[2:]) as client, client.lock("a", renew=True) as lease:
-    until_renewed(lease)
+    renewed(lease)
 print(signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set())
 """
 

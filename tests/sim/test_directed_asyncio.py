@@ -69,7 +69,7 @@ def test_a_cancelled_waiter_holds_up_no_other_process(cluster: Cluster, wait: in
     async def hold(redlock: Redlock) -> None:
         nonlocal released
         async with redlock.lock("a"):
-            await asyncio.sleep(2.0)
+            await asyncio.sleep(2.0)  # of simulated time
         released = cluster.world.now
 
     async def take(redlock: Redlock) -> None:
@@ -114,9 +114,9 @@ def test_no_repair_of_an_extension_follows_the_release(cluster: Cluster) -> None
             cluster.nodes[4].delete("a")
             cluster.nodes[3].mood = "mute"
             # The renewal begins at a third of the TTL, and waits for one node timeout.
-            await asyncio.sleep(1.0 + NODE_TIMEOUT_MS / 2000)
+            await asyncio.sleep(1.0 + NODE_TIMEOUT_MS / 2000)  # of simulated time
         # The end of the client would end the renewal too.
-        await asyncio.sleep(0.4)
+        await asyncio.sleep(0.4)  # as above
 
     begin(cluster, main)
     cluster.wait(1_400)
