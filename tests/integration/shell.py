@@ -79,9 +79,9 @@ class Started:
         return self._output.read_text()
 
     def until_it_says(self, text: str) -> None:
-        """Wait until the output has this text."""
-        eventually(lambda: text in self.said or self.process.poll() is not None, f"{text!r} from a command")
-        assert text in self.said, self.said
+        """Wait until a line of the output has this text; a program may write a line in pieces."""
+        eventually(lambda: text in whole_lines(self.said) or self.process.poll() is not None, f"{text!r} said")
+        assert text in whole_lines(self.said), self.said
 
     def end(self) -> int:
         """Wait for the end, and return the exit status."""
@@ -90,6 +90,11 @@ class Started:
     def press_ctrl_c(self) -> None:
         """Send SIGINT to the process group of the command, as a terminal does."""
         os.killpg(self.process.pid, signal.SIGINT)
+
+
+def whole_lines(said: str) -> str:
+    """An output without a line that is not complete."""
+    return said[: said.rfind("\n") + 1]
 
 
 def is_running(pid: int) -> bool:

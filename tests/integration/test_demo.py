@@ -20,6 +20,7 @@ from redis import Redis
 from redlock.testing.redis_server import die_with_parent, free_port
 from tests.integration.processes import children, command_of, listening, program_of
 from tests.integration.rabbit import needs_rabbitmq
+from tests.integration.shell import whole_lines
 from tests.integration.tools import PATIENT, eventually
 from tests.servers import program as server_program
 from workers.cluster import NODES, ROOT, is_free
@@ -65,8 +66,12 @@ class Demo:
         return self._output.read_text()
 
     def until_it_says(self, pattern: str) -> re.Match[str]:
-        """Wait for a text in the output."""
-        found = eventually(lambda: re.search(pattern, self.said) or self.process.poll() is not None, pattern, within=99)
+        """Wait for a text in the lines of the output."""
+
+        def search() -> re.Match[str] | bool:
+            return re.search(pattern, whole_lines(self.said)) or self.process.poll() is not None
+
+        found = eventually(search, pattern, within=99)
         assert isinstance(found, re.Match), f"it ended without {pattern!r}:\n{self.said}"
         return found
 
