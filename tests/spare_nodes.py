@@ -2,7 +2,7 @@
 
 Invariants:
 1. A test finds servers without data, scripts, clients and statistics, at addresses that no earlier test knew.
-2. A server with a changed process, setting, user or file serves no further test, nor do its four companions.
+2. A server with a changed process, setting, user or file serves no further test.
 """
 
 from __future__ import annotations
@@ -94,12 +94,11 @@ class SpareNodes:
                 servers.append(_SpareServer())
             declare_nodes([server.url for server in servers])
             yield Cluster(servers)
-            # A server that has changed ends the loop, for all five are replaced.
-            if all(server.is_as_new() for server in servers):
-                self._servers = servers
         finally:
-            if not self._servers:
-                for server in servers:
+            for server in servers:
+                if server.is_as_new():
+                    self._servers.append(server)
+                else:
                     server.stop()
 
     def stop(self) -> None:

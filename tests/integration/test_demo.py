@@ -262,7 +262,7 @@ def test_no_other_user_can_reach_its_servers(demo: Callable[..., Demo]) -> None:
     [
         pytest.param(signal.SIGINT, 130, marks=pytest.mark.long),
         pytest.param(signal.SIGTERM, 143, marks=pytest.mark.long),
-        (signal.SIGKILL, -9),
+        pytest.param(signal.SIGKILL, -9, marks=pytest.mark.long(ci=True)),
     ],
 )
 def test_a_signal_ends_it_and_all_that_it_started(demo: Callable[..., Demo], number: int, status: int) -> None:
@@ -279,7 +279,7 @@ def test_a_signal_ends_it_and_all_that_it_started(demo: Callable[..., Demo], num
     [
         pytest.param(signal.SIGINT, "redis", marks=pytest.mark.long),
         pytest.param(signal.SIGINT, "rabbitmq", marks=[pytest.mark.long, needs_rabbitmq]),
-        (signal.SIGTERM, "redis"),
+        pytest.param(signal.SIGTERM, "redis", marks=pytest.mark.long(ci=True)),
     ],
 )
 def test_up_takes_tasks_from_any_shell_until_a_signal_stops_it(

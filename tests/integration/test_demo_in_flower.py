@@ -77,6 +77,7 @@ def test_its_tasks_are_shown_waiting_with_the_lock_and_done(flower: str, browser
     eventually(followed, "a task in all of its states", within=60, every=0.1)
 
 
+@pytest.mark.long(ci=True)
 def test_the_page_of_locks_names_the_task_that_the_nodes_name(flower: str, client: Redlock, browser: Browser) -> None:
     def held() -> list[str]:
         """The task, its worker and its token, as a quorum of the nodes has them."""

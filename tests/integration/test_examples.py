@@ -182,6 +182,7 @@ def test_a_killed_worker_neither_makes_nor_loses_money(bank: Project) -> None:
     assert set(said) == {"paid", "refused"}
 
 
+@pytest.mark.long(ci=True)
 def test_the_second_delivery_finishes_half_a_transfer(bank: Project) -> None:
     told = bank.run(
         "-c",
@@ -304,6 +305,7 @@ def answer(method: str, url: str) -> tuple[int, str]:
         return 0, ""
 
 
+@pytest.mark.long(ci=True)
 def test_an_order_is_shipped_by_a_task_or_cancelled_by_a_view(
     python: Path, nodes: redis_server.Cluster, shop_servers: dict[str, str], tmp_path: Path
 ) -> None:
@@ -348,6 +350,7 @@ def test_an_order_is_shipped_by_a_task_or_cancelled_by_a_view(
     assert "(redlock.E001)" in shop.said
 
 
+@pytest.mark.long(ci=True)
 def test_an_account_is_charged_by_a_task_or_closed_by_a_request(
     python: Path, nodes: redis_server.Cluster, shop_servers: dict[str, str], tmp_path: Path
 ) -> None:
