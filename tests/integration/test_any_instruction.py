@@ -149,7 +149,7 @@ def works(struck: Stricken) -> list[Callable[[], object]]:
     return [block, inner_block, by_hand, asynchronous_release]
 
 
-@pytest.mark.parametrize("step", [5, pytest.param(1, marks=pytest.mark.long(ci=True))])
+@pytest.mark.parametrize("step", [10, pytest.param(1, marks=pytest.mark.long(ci=True))])
 def test_an_exception_at_any_instruction_does_no_harm(stricken: Stricken, step: int) -> None:
     """Once at each place, or at each place of so many."""
     wrong = []

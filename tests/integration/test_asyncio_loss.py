@@ -369,6 +369,7 @@ def test_replies_that_arrived_count_at_the_deadline(shared: Cluster, monkeypatch
     with_client(shared.urls, main)
 
 
+@pytest.mark.long(ci=True)
 def test_a_late_renewal_is_logged_once(shared: Cluster, caplog: pytest.LogCaptureFixture) -> None:
     async def main(client: Redlock) -> None:
         async with client.lock(NAME) as lease:

@@ -173,7 +173,7 @@ def test_a_node_in_cluster_mode() -> None:
         pytest.param(lambda _: b"\xff\xfe\x00" * 20, id="something binary"),
         pytest.param(lambda data: data, id="an echo server"),
         pytest.param(lambda _: None, id="something that hangs up"),
-        pytest.param(lambda _: b"", id="something that says nothing"),
+        pytest.param(lambda _: b"", id="something that says nothing", marks=pytest.mark.long(ci=True)),
     ],
 )
 def test_a_server_that_is_not_redis(answer: Callable[[bytes], bytes | None]) -> None:

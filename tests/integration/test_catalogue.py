@@ -196,7 +196,6 @@ def use(client: Redlock, nodes: Cluster) -> None:
         "map of lists",
         "hanging name resolution",
         "unfinished TLS handshake",
-        "CLIENT PAUSE",
     ),
 )
 def test_two_bad_nodes_of_five_decide_nothing(nodes: Cluster, kind: str) -> None:

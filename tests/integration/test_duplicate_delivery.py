@@ -134,7 +134,9 @@ def test_a_copy_of_a_task_that_fails_leaves_it_failed(fixture: WorkerFixture, wo
     assert len(fixture.store.lrange(f"after:{name}", 0, -1)) == 1
 
 
-@pytest.mark.parametrize("on_conflict", MODES)
+@pytest.mark.parametrize(
+    "on_conflict", [MODES[0], *(pytest.param(mode, marks=pytest.mark.long(ci=True)) for mode in MODES[1:])]
+)
 def test_a_copy_runs_when_the_first_is_killed(fixture: WorkerFixture, worker: Worker, on_conflict: str) -> None:
     name = f"killed-{on_conflict}"
     task = first_of(followed(fixture, called(fixture, on_conflict, name), name).apply_async())

@@ -74,7 +74,9 @@ def test_a_node_that_gives_no_votes_is_counted_by_name(fixture: WorkerFixture, t
     assert found[name + label(fixture.nodes.servers[0])] == 0
 
 
-@pytest.mark.parametrize("pool", ["prefork", pytest.param("gevent", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "pool", [pytest.param("prefork", marks=pytest.mark.long(ci=True)), pytest.param("gevent", marks=pytest.mark.long)]
+)
 def test_the_heart_beats_as_long_as_the_worker_takes_tasks(fixture: WorkerFixture, tmp_path: Path, pool: str) -> None:
     beat = tmp_path / "heartbeat"
     worker = fixture.start_worker("-P", pool, REDLOCK_HEARTBEAT_FILE=str(beat))

@@ -608,6 +608,7 @@ def test_an_acquire_ends_in_time_without_free_connections(nodes: Cluster, limit:
             acquire.result(100)
 
 
+@pytest.mark.long(ci=True)
 def test_a_lease_ends_in_time_without_free_connections(nodes: Cluster) -> None:
     """An extension, both kinds of release, and a look at the nodes."""
     with Redlock(nodes.urls, ttl=6.0, node_timeout=2.5) as client, ThreadPoolExecutor(4) as others:
