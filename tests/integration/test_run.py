@@ -173,6 +173,7 @@ def test_a_signal_during_the_wait_ends_it_before_the_program(
 ) -> None:
     log = tmp_path / "log"
     with client.lock(NAME, ttl=10) as lease:
+        eventually(lambda: holders(nodes.servers, NAME) == [lease.owner] * 5, "the lock on all nodes")
         with shell.started("run", NAME, "--log-file", str(log), "--", "echo", "inside") as command:
             eventually(lambda: log.exists() and " retry " in log.read_text(), "a refusal")
             command.process.send_signal(number)
