@@ -71,9 +71,16 @@ class LoopConnections:
         if self.is_closed:
             raise RedlockError(_CLOSED)
         execution = Execution(self, steps, now_ms() + 2 * self.state.timeout_ms if until_ms is None else until_ms)
-        self.executions.add(execution)
-        execution.advance()
-        self.settle()
+        try:
+            self.executions.add(execution)
+            execution.advance()
+            self.settle()
+        except BaseException:
+            execution.abort()
+            if execution.future.done():
+                # The caller gets the error from here, so the future need not report it.
+                execution.future.exception()
+            raise
         return execution
 
     async def run(self, steps: Steps[T], until_ms: int | None = None) -> T:
@@ -93,7 +100,7 @@ class LoopConnections:
         """Send a command whose replies are ignored, without an `await`."""
         if not self.is_closed:
             now = now_ms()
-            self.state.finish(self.state.begin(round_, now), now)
+            self.state.finish(self.sockets.begin(round_, now), now)
             self.sockets.send_soon(round_.command)
             self.settle()
 
@@ -172,8 +179,11 @@ class Execution(Generic[T]):
             self._end()
             if not self.future.done():
                 self.future.set_result(stop.value)
-        except Exception as error:  # noqa: BLE001 - in a callback of the loop; the awaiting caller gets the error
+        except BaseException as error:
+            # In a callback of the loop; the awaiting caller gets the error.
             self.fail(error)
+            if not isinstance(error, Exception):
+                raise
 
     def _dial_first(self, round_: Round) -> None:
         """Read if necessary, drop useless connections, dial, and then begin the round."""
@@ -189,21 +199,25 @@ class Execution(Generic[T]):
         """Begin the round, unless the round has to wait for a dial."""
         if self._dials is None:
             return
-        self._stop_timer()
-        round_, dials = self._dials
-        wait_ms = dials.left_ms(now_ms())
-        if wait_ms > 0:
-            self._connections.awaits_dial[self] = None
-            self._timer = self._connections.loop.call_later(wait_ms / 1000, self._connections.settle)
-            return
-        self._connections.awaits_dial.pop(self, None)
-        self._dials, self._until_ms = None, dials.until_ms
-        self.advance(None, round_)
+        try:
+            self._stop_timer()
+            round_, dials = self._dials
+            wait_ms = dials.left_ms(now_ms())
+            if wait_ms > 0:
+                self._connections.awaits_dial[self] = None
+                self._timer = self._connections.loop.call_later(wait_ms / 1000, self._connections.settle)
+                return
+            self._connections.awaits_dial.pop(self, None)
+            self._dials, self._until_ms = None, dials.until_ms
+            self.advance(None, round_)
+        except BaseException as error:
+            self.fail(error)
+            raise
 
     def _begin_round(self, round_: Round) -> RoundResult | None:
         """Begin the round; returns the result of a round that is over at once."""
         state, sockets = self._connections.state, self._connections.sockets
-        tally = state.begin(round_, now_ms())
+        tally = sockets.begin(round_, now_ms())
         if tally.is_over:
             sockets.send_soon(round_.command)
             return state.finish(tally, now_ms())
@@ -222,12 +236,17 @@ class Execution(Generic[T]):
     def _overdue(self, tally: VoteTally) -> None:
         """End the round at its deadline, after a last read: the loop may have been blocked until now."""
         connections = self._connections
-        connections.sockets.read_all()
-        connections.settle()
-        if tally is self._tally:
-            connections.state.expire(tally, now_ms())
-            self._finish_round(tally)
+        try:
+            connections.sockets.read_all()
             connections.settle()
+            if tally is self._tally:
+                connections.state.expire(tally, now_ms())
+                self._finish_round(tally)
+                connections.settle()
+        except BaseException:
+            # A signal handler of the application has raised this. The round must end all the same.
+            connections.loop.call_soon(self._overdue, tally)
+            raise
 
     def _counted(self, tally: VoteTally) -> None:
         """Take notice of a vote: go on if the round is over. A round that has ended takes notice of no vote."""
@@ -235,12 +254,16 @@ class Execution(Generic[T]):
             self._finish_round(tally)
 
     def _finish_round(self, tally: VoteTally) -> None:
-        self._stop_timer()
-        self._tally = tally.on_news = None
-        if tally.is_lost and type(tally.command) is Acquire:
-            # A node whose denial has arrived by now needs no cancel.
-            self._connections.sockets.read_all()
-        self.advance(self._connections.state.finish(tally, now_ms()))
+        try:
+            self._stop_timer()
+            self._tally = tally.on_news = None
+            if tally.is_lost and type(tally.command) is Acquire:
+                # A node whose denial has arrived by now needs no cancel.
+                self._connections.sockets.read_all()
+            self.advance(self._connections.state.finish(tally, now_ms()))
+        except BaseException as error:
+            self.fail(error)
+            raise
 
     def abort(self) -> None:
         """End without a result. No command of this operation is sent again."""
@@ -250,7 +273,7 @@ class Execution(Generic[T]):
         self._end()
         self._steps.close()
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: BaseException) -> None:
         """End with an error."""
         self.abort()
         if not self.future.done():

@@ -17,7 +17,7 @@ from redlock._core.commands import Command, Release
 from redlock._core.votes import Kind, quorum_of
 from redlock._transport import vote_checks
 from redlock._transport.codec import SCRIPTS
-from redlock._transport.connection import NodeConnection
+from redlock._transport.connection import INTERRUPTED, NodeConnection
 from redlock._transport.decoder import disagrees
 
 if TYPE_CHECKING:
@@ -184,8 +184,8 @@ class ConnectedNodes:
         A connection on which only half of a command may have been sent ends.
         """
         for one in self.all:
-            if one.is_blocked or one.is_sending:
-                self.lost(one, "interrupted in the middle of a command")
+            if one.is_blocked or one.is_half_done:
+                self.lost(one, INTERRUPTED)
             else:
                 one.drop_requests()
 

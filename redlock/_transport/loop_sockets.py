@@ -4,6 +4,8 @@ Invariants:
 1. No callback waits, and nothing here has an `await`. A dial runs in its own thread, which tells the loop its end.
 2. The commands of a turn of the loop go out together, with a single `send` per node.
 3. A forked child closes the sockets without a word to the nodes or to the loop, which its parent shares.
+4. A connection whose send or read was interrupted by an exception of a signal handler is used no more: a reply could
+   count for another command.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from redlock._clock import now_ms
+from redlock._transport.connection import INTERRUPTED
 from redlock._transport.node import PendingConnection
 from redlock._transport.socket_errors import NOT_NOW, reason_of
 from redlock._transport.sockets import READ_BYTES
@@ -22,7 +25,8 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Sequence
 
-    from redlock._core.commands import Command
+    from redlock._core.commands import Command, Round
+    from redlock._core.vote_tally import VoteTally
     from redlock._transport.connection import NodeConnection
     from redlock._transport.connections import NodeConnections
     from redlock._transport.node import Node
@@ -50,11 +54,34 @@ class LoopSockets:
         self._before_send: deque[Callable[[], None]] = deque()
         self._last_command: Command | None = None
         self._is_flush_due = False
+        self._flushes = 0
+        self._is_beginning = False
+
+    def begin(self, round_: Round, now_ms: int) -> VoteTally:
+        """Put the command of a round into the outboxes; `send_soon` sends them.
+
+        After an exception of a signal handler all connections end: a later reply could count for another command.
+        """
+        try:
+            if self._is_beginning:
+                self._drop_interrupted()
+            self._is_beginning = True
+            tally = self._state.begin(round_, now_ms)
+            self._is_beginning = False
+        except BaseException:
+            self._drop_interrupted()
+            raise
+        return tally
+
+    def _drop_interrupted(self) -> None:
+        for connection in self._state.all:
+            if connection.handle is not None:
+                self._state.lost(connection, INTERRUPTED)
 
     def send_soon(self, command: Command, before_send: Callable[[], None] | None = None) -> None:
         """Write the outboxes, which have this command, in this turn of the loop.
 
-        `before_send` is called before the write, and a second time if an exception interrupts the write.
+        `before_send` is called before the write, and a second time if an exception interrupts the call.
         """
         self._last_command = command
         if before_send is not None:
@@ -63,29 +90,42 @@ class LoopSockets:
 
     def _flush_soon(self) -> None:
         if not self._is_flush_due:
-            self._is_flush_due = True
+            # In this order: after an exception between these lines, a second `flush` does no harm.
             self._loop.call_soon(self.flush)
+            self._loop.call_soon(self._ensure_flushed, self._flushes)
+            self._is_flush_due = True
 
     def flush(self) -> None:
         """Write the outboxes."""
-        self._is_flush_due = False
         try:
+            self._is_flush_due = False
+            self._flushes += 1
             while self._before_send:
                 self._before_send[0]()
                 self._before_send.popleft()
             order = self._state.all if self._last_command is None else self._state.order(self._last_command)
             for connection in order:
-                if connection.outbox and not connection.is_blocked:
+                if (connection.outbox or connection.is_half_done) and not connection.is_blocked:
                     self._write(connection)
         except BaseException:
-            # A signal handler of the application has raised this. The rest is sent in the next turn.
+            # A signal handler of the application has raised this. The next turn sends the rest.
+            self._is_flush_due = False
             self._flush_soon()
             raise
         self._settle()
 
+    def _ensure_flushed(self, flushes: int) -> None:
+        """Flush after an exception at the very start of `flush`, where no `except` can see the exception."""
+        if flushes == self._flushes:
+            self.flush()
+
     def _write(self, connection: NodeConnection) -> None:
-        if connection.handle is None:
-            return
+        if self._is_usable(connection):
+            connection.is_half_done = True
+            self._send(connection)
+            connection.is_half_done = False
+
+    def _send(self, connection: NodeConnection) -> None:
         sock, was_blocked = connection.handle.sock, connection.is_blocked
         words, connection.outbox = connection.outbox, b""
         try:
@@ -117,8 +157,12 @@ class LoopSockets:
             self._read(connection)
 
     def _read(self, connection: NodeConnection) -> None:
-        if connection.handle is None:
-            return
+        if self._is_usable(connection):
+            connection.is_half_done = True
+            self._receive(connection)
+            connection.is_half_done = False
+
+    def _receive(self, connection: NodeConnection) -> None:
         try:
             data = connection.handle.sock.recv(READ_BYTES)
         except NOT_NOW:
@@ -129,6 +173,12 @@ class LoopSockets:
         self._state.receive(connection, data, now_ms())
         if connection.outbox and not connection.is_blocked:
             self._flush_soon()
+
+    def _is_usable(self, connection: NodeConnection) -> bool:
+        """Whether the connection is open. One whose last send or read was interrupted ends here."""
+        if connection.is_half_done:
+            self._state.lost(connection, INTERRUPTED)
+        return connection.handle is not None
 
     def close_ended(self) -> None:
         """Close the connections that have ended."""
@@ -155,15 +205,23 @@ class LoopSockets:
             self._loop.call_soon_threadsafe(self._dial_ended, connection)
 
     def _dial_ended(self, connection: NodeConnection) -> None:
-        dial = self._dials.pop(connection, None)
-        if dial is None:
+        if connection not in self._dials:
             return
-        if dial.result is None:
-            self._state.dial_failed(connection, dial.error)
-        else:
-            exchange = dial.result
-            self._loop.add_reader(exchange.sock, self._on_readable, connection)
-            self._state.connected(connection, exchange, exchange.run_id, exchange.fingerprint)
+        dial = self._dials.pop(connection)
+        connection.is_half_done = True
+        try:
+            if dial.result is None:
+                self._state.dial_failed(connection, dial.error)
+            else:
+                exchange = dial.result
+                self._loop.add_reader(exchange.sock, self._on_readable, connection)
+                self._state.connected(connection, exchange, exchange.run_id, exchange.fingerprint)
+        except BaseException:
+            # The next round dials again.
+            dial.abandon()
+            connection.is_dialling = False
+            raise
+        connection.is_half_done = False
         self._settle()
 
     def abandon(self, reason: str) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from redlock import LockLost, NotHeld, Outcome, Redlock
+from redlock import LockLost, NotHeld, Outcome, Redlock, RedlockError
 from redlock._clock import now_ms
 from redlock._transport import connections, pending_releases
 from redlock._transport.background_releaser import BackgroundReleaser
@@ -328,7 +328,8 @@ class Struck:
 def test_after_any_interruption_the_lock_is_free_within_a_ttl(nodes: Cluster, wait: bool) -> None:  # noqa: FBT001 - a parameter
     chance, held = random.Random(7), 0
     with client_of(nodes.urls, ttl=0.3, max_ttl=1.0) as client:
-        acquire_and_release(client)
+        # With such a short TTL a busy machine is too late at times.
+        eventually(lambda: acquire_and_release(client), "the first lease", despite=RedlockError)
         for _strike in range(STRIKES):
             # Outside of the block below, because a handled exception keeps all frames of its traceback alive.
             with suppress(LockLost), Struck(), a_strike_in(chance.uniform(0.0, 0.01)):
