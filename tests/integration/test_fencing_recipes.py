@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PATIENCE = 0.03
+LONG_PATIENCE = 1.0
+"""On a busy machine a step that need not wait takes long too, and would be counted as a wait."""
 EXAMPLES = int(os.environ.get("FENCE_EXAMPLES", "3"))
 
 
@@ -65,7 +67,11 @@ def test_the_kit_finds_each_missing_part_of_the_condition(
     objects: ObjectStore, fault: tuple[str, str], interleaving: str, words: str
 ) -> None:
     with pytest.raises(AssertionError, match=words):
-        check(ObjectAdapter(recipe("object_store.py", *fault), objects), INTERLEAVINGS[interleaving], patience=0.1)
+        check(
+            ObjectAdapter(recipe("object_store.py", *fault), objects),
+            INTERLEAVINGS[interleaving],
+            patience=LONG_PATIENCE,
+        )
 
 
 def test_writers_at_once_update_an_object_in_turns(objects: ObjectStore) -> None:
@@ -101,7 +107,9 @@ def test_the_kit_finds_each_missing_part_of_the_file_lock(
     tmp_path: Path, fault: tuple[str, str], interleaving: str, words: str
 ) -> None:
     with pytest.raises(AssertionError, match=words):
-        check(FileAdapter(recipe("fenced_file.py", *fault), tmp_path), INTERLEAVINGS[interleaving], patience=0.1)
+        check(
+            FileAdapter(recipe("fenced_file.py", *fault), tmp_path), INTERLEAVINGS[interleaving], patience=LONG_PATIENCE
+        )
 
 
 HOLDER = """
@@ -210,4 +218,4 @@ def test_an_external_version_is_no_fence_for_a_read(objects: ObjectStore) -> Non
     for name in ("I5", "I8"):
         check(adapter, INTERLEAVINGS[name], patience=0.1)
     with pytest.raises(AssertionError, match="its write is lost"):
-        check(adapter, INTERLEAVINGS["I1"], patience=0.1)
+        check(adapter, INTERLEAVINGS["I1"], patience=LONG_PATIENCE)
