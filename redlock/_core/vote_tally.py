@@ -124,7 +124,7 @@ class VoteTally:
 
     @property
     def is_lost(self) -> bool:
-        """Whether no quorum has granted, and some node may still answer."""
+        """Of a round that is over: whether no quorum has granted, and some node may still answer."""
         return self._granted < self._quorum and self._open > 0
 
     def close(self, done_ms: int) -> RoundResult:

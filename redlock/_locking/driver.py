@@ -7,7 +7,8 @@ has the lease.
 
 Invariants:
 1. An exception in an effect is thrown into the generator, which undoes its attempt and leaves its queue.
-2. If an exception prevents that throw, the generator is closed. Then the generator only leaves its queue.
+2. If an exception prevents that throw, the generator is closed. Then the generator undoes the attempt in
+   this process and leaves its queue; no cancel is sent.
 3. Every effect except `Round` gives the connections back, so no wait happens with connections in use.
 """
 

@@ -56,8 +56,8 @@ class ConnectionSet(Mutex):
         self._until_ms = 0
         """The deadline of the rounds that are being executed."""
         self._is_half_done = False
-        """True in an operation, except in its waits. If an operation begins while this is True, an exception has
-        interrupted the last one, and all connections are dropped."""
+        """Whether an operation is being executed, and is not in one of its waits. If the next operation finds True, an
+        exception has interrupted this one, and all connections are dropped."""
         self._dropped: list[tuple[int, Exchange]] = []
         """Interrupted connections with the time of their last command, which the node may not have read yet."""
         self._reset()
@@ -91,6 +91,7 @@ class ConnectionSet(Mutex):
                     started.append((steps, self._send_round(next(steps), now_ms(), hold=True)))
                 except StopIteration as stop:
                     results[steps] = stop.value
+                # Otherwise the next `_send_round` would find this one interrupted.
                 self._is_half_done = False
             self._start_operation()
             self._flush(now_ms())
@@ -204,7 +205,8 @@ class ConnectionSet(Mutex):
 
     def _send_round(self, round_: Round, now: int, *, hold: bool = False) -> VoteTally:
         """Send the round's command to its nodes; `now` is the clock, read before."""
-        # After an interruption a cancel has gone out here, and the new connections below do not send it again.
+        # After an interruption this sends the round, a cancel, on the old connections. The new connections are not
+        # dialled for a cancel, so nothing goes out twice.
         self._start_operation(round_)
         state, command = self.state, round_.command
         if round_.wait is not Wait.SENT and not state.is_ready(now):

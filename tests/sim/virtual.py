@@ -232,7 +232,7 @@ def _getpid() -> int:
 
 
 def _nothing(*_: object, **__: object) -> None:
-    """The hooks at a fork and at the end of a process: simulated processes have none."""
+    """Registers a hook at a fork or at the end of a process: the simulated client calls the functions itself."""
 
 
 def _module(**names: object) -> ModuleType:

@@ -111,7 +111,7 @@ class Machine:
         self.offset_us = offset_us
         self.wall_offset_us = 0
         self.sets: dict[object, list[Any]] = {}
-        """The sets in the global variables of the process."""
+        """The weak sets in the global variables of the process."""
         self.sockets: list[Any] = []
         """All sockets so far; the place of a socket is its descriptor, which is not used again."""
         self.aliases: dict[int, int] = {}
