@@ -120,12 +120,11 @@ class LoopSockets:
             self.flush()
 
     def _write(self, connection: NodeConnection) -> None:
-        if self._is_usable(connection):
-            connection.is_half_done = True
-            self._send(connection)
-            connection.is_half_done = False
-
-    def _send(self, connection: NodeConnection) -> None:
+        if connection.is_half_done:
+            self._state.lost(connection, INTERRUPTED)
+        if connection.handle is None:
+            return
+        connection.is_half_done = True
         sock, was_blocked = connection.handle.sock, connection.is_blocked
         words, connection.outbox = connection.outbox, b""
         try:
@@ -135,13 +134,13 @@ class LoopSockets:
         except OSError as exc:
             self._state.lost(connection, reason_of(exc))
             return
-        if sent == len(words) and not was_blocked:
-            return
-        connection.keep(words, sent)
-        if not was_blocked:
-            self._loop.add_writer(sock, self._on_writable, connection)
-        elif not connection.is_blocked:
-            self._loop.remove_writer(sock)
+        if sent != len(words) or was_blocked:
+            connection.keep(words, sent)
+            if not was_blocked:
+                self._loop.add_writer(sock, self._on_writable, connection)
+            elif not connection.is_blocked:
+                self._loop.remove_writer(sock)
+        connection.is_half_done = False
 
     def _on_writable(self, connection: NodeConnection) -> None:
         self._write(connection)
@@ -157,15 +156,15 @@ class LoopSockets:
             self._read(connection)
 
     def _read(self, connection: NodeConnection) -> None:
-        if self._is_usable(connection):
-            connection.is_half_done = True
-            self._receive(connection)
-            connection.is_half_done = False
-
-    def _receive(self, connection: NodeConnection) -> None:
+        if connection.is_half_done:
+            self._state.lost(connection, INTERRUPTED)
+        if connection.handle is None:
+            return
+        connection.is_half_done = True
         try:
             data = connection.handle.sock.recv(READ_BYTES)
         except NOT_NOW:
+            connection.is_half_done = False
             return
         except OSError as exc:
             self._state.lost(connection, reason_of(exc))
@@ -173,12 +172,7 @@ class LoopSockets:
         self._state.receive(connection, data, now_ms())
         if connection.outbox and not connection.is_blocked:
             self._flush_soon()
-
-    def _is_usable(self, connection: NodeConnection) -> bool:
-        """Whether the connection is open. One whose last send or read was interrupted ends here."""
-        if connection.is_half_done:
-            self._state.lost(connection, INTERRUPTED)
-        return connection.handle is not None
+        connection.is_half_done = False
 
     def close_ended(self) -> None:
         """Close the connections that have ended."""
