@@ -126,8 +126,8 @@ _bug("bytes that the system did not accept are lost", SOCKETS, "        connecti
 _bug(
     "a blocked connection is not written again",
     SOCKETS,
-    "            self._loop.add_writer(sock, self._on_writable, connection)\n",
-    "            pass\n",
+    "                self._loop.add_writer(sock, self._on_writable, connection)\n",
+    "                pass\n",
 )
 _bug(
     "the next task in the queue is not told",
