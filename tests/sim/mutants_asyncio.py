@@ -122,7 +122,7 @@ _bug(
 )
 # Rounds.
 _bug("a round has no deadline", ROUNDS, "(round_.command, self._start_timer)", "(round_.command)")
-_bug("bytes that the system did not accept are lost", SOCKETS, "        connection.keep(words, sent)\n", "")
+_bug("bytes that the system did not accept are lost", SOCKETS, "            connection.keep(words, sent)\n", "")
 _bug(
     "a blocked connection is not written again",
     SOCKETS,
