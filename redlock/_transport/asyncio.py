@@ -23,7 +23,7 @@ from redlock._transport.loop_sockets import LoopSockets
 from redlock.errors import RedlockError
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Generator, Sequence
+    from collections.abc import Callable, Coroutine, Generator, Sequence
 
     from redlock._core.protocol import Steps
     from redlock._core.vote_tally import VoteTally
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from redlock._transport.connected_nodes import DialWait
     from redlock._transport.node import Node
 
+A = TypeVar("A")
 T = TypeVar("T")
 
 _CLOSED = "the client was closed in this event loop"
@@ -73,7 +74,7 @@ class LoopConnections:
         execution = Execution(self, steps, now_ms() + 2 * self.state.timeout_ms if until_ms is None else until_ms)
         try:
             self.executions.add(execution)
-            execution.advance()
+            execution.start()
             self.settle()
         except BaseException:
             execution.abort()
@@ -111,7 +112,7 @@ class LoopConnections:
         state = self.state
         if self.awaits_dial:
             for execution in tuple(self.awaits_dial):
-                execution.begin_when_dialled()
+                execution.begin_dialled()
         while state.with_news:
             tallies, state.with_news = state.with_news, []
             for tally in tallies:
@@ -163,56 +164,62 @@ class Execution(Generic[T]):
         self._tally: VoteTally | None = None
         self._timer: asyncio.TimerHandle | None = None
 
-    def advance(self, result: RoundResult | None = None, round_: Round | None = None) -> None:
-        """Begin this round, or resume the generator with a result, and go on until a round has to wait."""
+    def start(self) -> None:
+        """Begin to execute the generator."""
+        self._go_on(self._resume, None)
+
+    def begin_dialled(self) -> None:
+        """Begin the round that waits for dials, if there is one and its wait is over."""
+        if self._dials is not None:
+            self._go_on(self._begin_dialled, self._dials)
+
+    def _go_on(self, step: Callable[[A], RoundResult | None], argument: A) -> None:
+        """Take this step, and then resume the generator as long as a step returns the result of a round."""
         try:
-            while True:
-                if round_ is None:
-                    round_ = next(self._steps) if result is None else self._steps.send(result)
-                    if round_.wait is not Wait.SENT and not self._connections.state.is_ready(now_ms()):
-                        self._dial_first(round_)
-                        return
-                result, round_ = self._begin_round(round_), None
-                if result is None:
-                    return
-        except StopIteration as stop:
-            self._end()
-            if not self.future.done():
-                self.future.set_result(stop.value)
+            try:
+                result = step(argument)
+                while result is not None:
+                    result = self._resume(result)
+            except StopIteration as stop:
+                self._end()
+                if not self.future.done():
+                    self.future.set_result(stop.value)
         except BaseException as error:
             # In a callback of the loop; the awaiting caller gets the error.
             self.fail(error)
             if not isinstance(error, Exception):
                 raise
 
-    def _dial_first(self, round_: Round) -> None:
-        """Read if necessary, drop useless connections, dial, and then begin the round."""
-        connections, now = self._connections, now_ms()
-        if connections.state.needs_read(now):
-            connections.sockets.read_all()
-        self._dials = round_, connections.state.make_ready(round_.command, now, self._until_ms)
-        connections.sockets.close_ended()
-        connections.sockets.dial()
-        self.begin_when_dialled()
+    def _resume(self, result: RoundResult | None) -> RoundResult | None:
+        """Resume the generator with a result, and begin its next round; returns the result of a round that is over."""
+        round_ = next(self._steps) if result is None else self._steps.send(result)
+        if round_.wait is not Wait.SENT and not self._connections.state.is_ready(now_ms()):
+            return self._dial_first(round_)
+        return self._begin_round(round_)
 
-    def begin_when_dialled(self) -> None:
+    def _dial_first(self, round_: Round) -> RoundResult | None:
+        """Read if necessary, drop useless connections, dial, and then begin the round."""
+        state, sockets, now = self._connections.state, self._connections.sockets, now_ms()
+        sockets.adopt_ended(state.all)
+        if state.needs_read(now):
+            sockets.read_all()
+        self._dials = round_, state.make_ready(round_.command, now, self._until_ms)
+        sockets.close_ended()
+        sockets.dial()
+        return self._begin_dialled(self._dials)
+
+    def _begin_dialled(self, waiting: tuple[Round, DialWait]) -> RoundResult | None:
         """Begin the round, unless the round has to wait for a dial."""
-        if self._dials is None:
-            return
-        try:
-            self._stop_timer()
-            round_, dials = self._dials
-            wait_ms = dials.left_ms(now_ms())
-            if wait_ms > 0:
-                self._connections.awaits_dial[self] = None
-                self._timer = self._connections.loop.call_later(wait_ms / 1000, self._connections.settle)
-                return
-            self._connections.awaits_dial.pop(self, None)
-            self._dials, self._until_ms = None, dials.until_ms
-            self.advance(None, round_)
-        except BaseException as error:
-            self.fail(error)
-            raise
+        self._stop_timer()
+        round_, dials = waiting
+        wait_ms = dials.left_ms(now_ms())
+        if wait_ms > 0:
+            self._connections.awaits_dial[self] = None
+            self._timer = self._connections.loop.call_later(wait_ms / 1000, self._connections.settle)
+            return None
+        self._connections.awaits_dial.pop(self, None)
+        self._dials, self._until_ms = None, dials.until_ms
+        return self._begin_round(round_)
 
     def _begin_round(self, round_: Round) -> RoundResult | None:
         """Begin the round; returns the result of a round that is over at once."""
@@ -235,35 +242,31 @@ class Execution(Generic[T]):
 
     def _overdue(self, tally: VoteTally) -> None:
         """End the round at its deadline, after a last read: the loop may have been blocked until now."""
-        connections = self._connections
         try:
+            connections = self._connections
             connections.sockets.read_all()
             connections.settle()
             if tally is self._tally:
                 connections.state.expire(tally, now_ms())
-                self._finish_round(tally)
+                self._go_on(self._end_round, tally)
                 connections.settle()
         except BaseException:
             # A signal handler of the application has raised this. The round must end all the same.
-            connections.loop.call_soon(self._overdue, tally)
+            self._connections.loop.call_soon(self._overdue, tally)
             raise
 
     def _counted(self, tally: VoteTally) -> None:
         """Take notice of a vote: go on if the round is over. A round that has ended takes notice of no vote."""
         if tally.is_over:
-            self._finish_round(tally)
+            self._go_on(self._end_round, tally)
 
-    def _finish_round(self, tally: VoteTally) -> None:
-        try:
-            self._stop_timer()
-            self._tally = tally.on_news = None
-            if tally.is_lost and type(tally.command) is Acquire:
-                # A node whose denial has arrived by now needs no cancel.
-                self._connections.sockets.read_all()
-            self.advance(self._connections.state.finish(tally, now_ms()))
-        except BaseException as error:
-            self.fail(error)
-            raise
+    def _end_round(self, tally: VoteTally) -> RoundResult:
+        self._stop_timer()
+        self._tally = tally.on_news = None
+        if tally.is_lost and type(tally.command) is Acquire:
+            # A node whose denial has arrived by now needs no cancel.
+            self._connections.sockets.read_all()
+        return self._connections.state.finish(tally, now_ms())
 
     def abort(self) -> None:
         """End without a result. No command of this operation is sent again."""

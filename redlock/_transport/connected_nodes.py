@@ -17,11 +17,11 @@ from redlock._core.commands import Command, Release
 from redlock._core.votes import Kind, quorum_of
 from redlock._transport import vote_checks
 from redlock._transport.codec import SCRIPTS
-from redlock._transport.connection import INTERRUPTED, NodeConnection
+from redlock._transport.connection import NodeConnection
 from redlock._transport.decoder import disagrees
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from redlock._core.vote_tally import VoteTally
     from redlock._core.votes import Vote
@@ -112,8 +112,9 @@ class ConnectedNodes:
             too_soon = has_quorum and now_ms - one.dialled_ms < _BETWEEN_DIALS_MS
             if not (one.is_dialling or too_soon) and one.node.may_dial(now_ms):
                 one.is_unsteady = now_ms - one.dialled_ms < _UNSTEADY_MS
-                one.is_dialling, one.dialled_ms = True, now_ms
+                # In this order: after an exception between these lines, the dial is asked for twice, and not never.
                 self.to_dial.append(one)
+                one.is_dialling, one.dialled_ms = True, now_ms
         awaited = [one for one in down if patient and not one.node.error and (is_few or not one.is_unsteady)]
         return DialWait(self, awaited, until_ms)
 
@@ -178,14 +179,23 @@ class ConnectedNodes:
             if tally.on_news is not None:
                 self.with_news.append(tally)
 
+    def interrupted(self, connections: Iterable[NodeConnection]) -> None:
+        """An exception has interrupted a send or a read on these connections; they end, and no node is blamed.
+
+        The node may have half of a command, and a reply may be lost, so a later reply could count for another command.
+        """
+        for one in connections:
+            if one.handle is not None:
+                self.lost(one, "interrupted in the middle of a command")
+
     def drop_requests(self) -> None:
         """Leave only commands in the outboxes that were held back; see `NodeConnection.drop_requests`.
 
         A connection on which only half of a command may have been sent ends.
         """
         for one in self.all:
-            if one.is_blocked or one.is_half_done:
-                self.lost(one, INTERRUPTED)
+            if one.is_blocked or one.is_sending:
+                self.interrupted([one])
             else:
                 one.drop_requests()
 

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from redlock._core.votes import Vote
     from redlock._transport.node_health import NodeHealth
 
-INTERRUPTED = "interrupted in the middle of a command"
 MOST_PENDING = 4_096
 MOST_UNSENT = 16_000_000
 """The most bytes that wait until the socket accepts more: a node can answer commands that it does not read."""
@@ -57,8 +56,8 @@ class NodeConnection:
         """The bytes to write now."""
         self.is_blocked = False
         """Whether the system has not accepted all bytes: the driver waits until the socket accepts more."""
-        self.is_half_done = False
-        """Whether a send or a read has begun and its result is not noted: the node may have half of a command."""
+        self.is_sending = False
+        """Whether a send has begun and its result is not noted: the node may have half of a command."""
         self.held_back = b""
         """Commands that go out with the next command, or by `flush`."""
         self._unheld = b""
@@ -94,7 +93,7 @@ class NodeConnection:
         unanswered = [tally for tally in self.pending if tally is not None]
         self.handle, self.reason, self.suspect_since_ms = None, reason, None
         self.pending.clear()
-        self.outbox, self.held_back, self.is_blocked, self.is_half_done = b"", b"", False, False
+        self.outbox, self.held_back, self.is_blocked, self.is_sending = b"", b"", False, False
         return unanswered
 
     def request(self, words: bytes, tally: VoteTally) -> bool:

@@ -4,8 +4,8 @@ Invariants:
 1. No callback waits, and nothing here has an `await`. A dial runs in its own thread, which tells the loop its end.
 2. The commands of a turn of the loop go out together, with a single `send` per node.
 3. A forked child closes the sockets without a word to the nodes or to the loop, which its parent shares.
-4. A connection whose send or read was interrupted by an exception of a signal handler is used no more: a reply could
-   count for another command.
+4. An exception of a signal handler can interrupt each callback. A connection that was in use then ends: a later reply
+   could count for another command. The other connections, and all that was to be sent, go on in the next turn.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from redlock._clock import now_ms
-from redlock._transport.connection import INTERRUPTED
 from redlock._transport.node import PendingConnection
 from redlock._transport.socket_errors import NOT_NOW, reason_of
 from redlock._transport.sockets import READ_BYTES
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from redlock._core.commands import Command, Round
     from redlock._core.vote_tally import VoteTally
@@ -55,28 +54,19 @@ class LoopSockets:
         self._last_command: Command | None = None
         self._is_flush_due = False
         self._flushes = 0
-        self._is_beginning = False
 
     def begin(self, round_: Round, now_ms: int) -> VoteTally:
-        """Put the command of a round into the outboxes; `send_soon` sends them.
-
-        After an exception of a signal handler all connections end: a later reply could count for another command.
-        """
+        """Put the command of a round into the outboxes; `send_soon` sends them."""
         try:
-            if self._is_beginning:
-                self._drop_interrupted()
-            self._is_beginning = True
-            tally = self._state.begin(round_, now_ms)
-            self._is_beginning = False
+            return self._state.begin(round_, now_ms)
         except BaseException:
-            self._drop_interrupted()
+            self._interrupted(self._state.all)
             raise
-        return tally
 
-    def _drop_interrupted(self) -> None:
-        for connection in self._state.all:
-            if connection.handle is not None:
-                self._state.lost(connection, INTERRUPTED)
+    def _interrupted(self, connections: Iterable[NodeConnection]) -> None:
+        """Something was interrupted that uses these connections; the next turn tells the rounds of their end."""
+        self._state.interrupted(connections)
+        self._flush_soon()
 
     def send_soon(self, command: Command, before_send: Callable[[], None] | None = None) -> None:
         """Write the outboxes, which have this command, in this turn of the loop.
@@ -105,11 +95,10 @@ class LoopSockets:
                 self._before_send.popleft()
             order = self._state.all if self._last_command is None else self._state.order(self._last_command)
             for connection in order:
-                if (connection.outbox or connection.is_half_done) and not connection.is_blocked:
+                if connection.outbox and not connection.is_blocked:
                     self._write(connection)
         except BaseException:
             # A signal handler of the application has raised this. The next turn sends the rest.
-            self._is_flush_due = False
             self._flush_soon()
             raise
         self._settle()
@@ -120,27 +109,28 @@ class LoopSockets:
             self.flush()
 
     def _write(self, connection: NodeConnection) -> None:
-        if connection.is_half_done:
-            self._state.lost(connection, INTERRUPTED)
         if connection.handle is None:
             return
-        connection.is_half_done = True
-        sock, was_blocked = connection.handle.sock, connection.is_blocked
-        words, connection.outbox = connection.outbox, b""
         try:
-            sent = sock.send(words)
-        except NOT_NOW:
-            sent = 0
-        except OSError as exc:
-            self._state.lost(connection, reason_of(exc))
-            return
-        if sent != len(words) or was_blocked:
+            sock, was_blocked = connection.handle.sock, connection.is_blocked
+            try:
+                words, connection.outbox = connection.outbox, b""
+                sent = sock.send(words)
+            except NOT_NOW:
+                sent = 0
+            except OSError as exc:
+                self._state.lost(connection, reason_of(exc))
+                return
+            if sent == len(words) and not was_blocked:
+                return
             connection.keep(words, sent)
             if not was_blocked:
                 self._loop.add_writer(sock, self._on_writable, connection)
             elif not connection.is_blocked:
                 self._loop.remove_writer(sock)
-        connection.is_half_done = False
+        except BaseException:
+            self._interrupted([connection])
+            raise
 
     def _on_writable(self, connection: NodeConnection) -> None:
         self._write(connection)
@@ -156,23 +146,22 @@ class LoopSockets:
             self._read(connection)
 
     def _read(self, connection: NodeConnection) -> None:
-        if connection.is_half_done:
-            self._state.lost(connection, INTERRUPTED)
         if connection.handle is None:
             return
-        connection.is_half_done = True
         try:
-            data = connection.handle.sock.recv(READ_BYTES)
-        except NOT_NOW:
-            connection.is_half_done = False
-            return
-        except OSError as exc:
-            self._state.lost(connection, reason_of(exc))
-            return
-        self._state.receive(connection, data, now_ms())
-        if connection.outbox and not connection.is_blocked:
-            self._flush_soon()
-        connection.is_half_done = False
+            try:
+                data = connection.handle.sock.recv(READ_BYTES)
+            except NOT_NOW:
+                return
+            except OSError as exc:
+                self._state.lost(connection, reason_of(exc))
+                return
+            self._state.receive(connection, data, now_ms())
+            if connection.outbox and not connection.is_blocked:
+                self._flush_soon()
+        except BaseException:
+            self._interrupted([connection])
+            raise
 
     def close_ended(self) -> None:
         """Close the connections that have ended."""
@@ -188,8 +177,9 @@ class LoopSockets:
         to_dial = self._state.to_dial
         while to_dial:
             connection = to_dial[-1]
-            ended = functools.partial(self._tell_loop, connection)
-            self._dials[connection] = PendingConnection(self._nodes[connection.place], ended)
+            if connection not in self._dials:
+                ended = functools.partial(self._tell_loop, connection)
+                self._dials[connection] = PendingConnection(self._nodes[connection.place], ended)
             # Only now: the next round starts a dial for which there was no thread.
             to_dial.pop()
 
@@ -199,24 +189,35 @@ class LoopSockets:
             self._loop.call_soon_threadsafe(self._dial_ended, connection)
 
     def _dial_ended(self, connection: NodeConnection) -> None:
-        if connection not in self._dials:
-            return
-        dial = self._dials.pop(connection)
-        connection.is_half_done = True
+        self.adopt_ended((connection,))
+        self._settle()
+
+    def adopt_ended(self, connections: Iterable[NodeConnection]) -> None:
+        """Take notice of the dials of these connections that have ended.
+
+        A dial calls back once. If that callback is interrupted at its very start, the next round takes notice here.
+        """
+        for connection in connections:
+            dial = self._dials.get(connection)
+            if dial is not None and dial.done.is_set():
+                self._adopt(connection, dial)
+
+    def _adopt(self, connection: NodeConnection, dial: PendingConnection) -> None:
+        exchange = dial.result
         try:
-            if dial.result is None:
+            if exchange is None:
                 self._state.dial_failed(connection, dial.error)
             else:
-                exchange = dial.result
-                self._loop.add_reader(exchange.sock, self._on_readable, connection)
                 self._state.connected(connection, exchange, exchange.run_id, exchange.fingerprint)
+                self._loop.add_reader(exchange.sock, self._on_readable, connection)
+            del self._dials[connection]
         except BaseException:
-            # The next round dials again.
-            dial.abandon()
-            connection.is_dialling = False
+            self._dials.pop(connection, None)
+            self._state.dial_failed(connection, "the dial was interrupted")
+            if connection.handle is None:
+                dial.abandon()
+            self._interrupted((connection,))
             raise
-        connection.is_half_done = False
-        self._settle()
 
     def abandon(self, reason: str) -> None:
         """Close everything now, for this reason."""

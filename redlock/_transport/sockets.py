@@ -75,7 +75,7 @@ class Sockets:
             if not words:
                 continue
             # Before the send: an exception after the send must not cause a second one.
-            connection.outbox, connection.is_half_done = b"", True
+            connection.outbox, connection.is_sending = b"", True
             try:
                 sent = connection.handle.sock.send(words)
             except NOT_NOW:
@@ -87,7 +87,7 @@ class Sockets:
                 connection.keep(words, sent)
                 self._readiness.watch_room(connection.handle.sock, wanted=connection.is_blocked)
                 self.has_refused = self.has_refused or connection.is_blocked
-            connection.is_half_done = False
+            connection.is_sending = False
         if self._state.to_close:
             self.close_ended()
 

@@ -66,15 +66,15 @@ _bug("replies of a lost connection are still awaited", CONNECTION, "        self
 _bug(
     "bytes of a lost connection go out on the next one",
     CONNECTION,
-    'self.outbox, self.held_back, self.is_blocked, self.is_half_done = b"", b"", False, False',
-    "self.is_blocked = self.is_half_done = False",
+    'self.outbox, self.held_back, self.is_blocked, self.is_sending = b"", b"", False, False',
+    "self.is_blocked = self.is_sending = False",
     f"{UNIT}connected_nodes.py::test_a_lost_connection_drops_its_bytes_and_what_it_held_back",
 )
 # The connections of a set.
 _bug(
     "the cancel of an interrupted attempt follows half of a command",
     NODES,
-    "if one.is_blocked or one.is_half_done:",
+    "if one.is_blocked or one.is_sending:",
     "if one.is_blocked:",
     f"{UNIT}connected_nodes.py::test_requests_that_were_not_sent_are_dropped",
 )

@@ -249,12 +249,12 @@ def test_requests_that_were_not_sent_are_dropped() -> None:
     for one in client.state.all[:2]:
         one.outbox = b"EVALSHA"
     client[1].keep(b"EVALSHA", 3)
-    client[2].is_half_done = True
+    client[2].is_sending = True
     client.state.drop_requests()
     assert client[0].outbox.startswith(b"*"), "only what was held back"
     for one in client.state.all[1:3]:
         assert (one.handle, one.outbox) == (None, b""), "after half a command the node would read no other"
-    assert not client[2].is_half_done, "the next connection begins anew"
+    assert not client[2].is_sending, "the next connection begins anew"
 
 
 def test_releases_stay_when_the_request_behind_them_is_dropped() -> None:

@@ -18,7 +18,7 @@ def test_tasks_pass_in_the_order_of_their_arrival() -> None:
         async def one(number: int) -> None:
             await window.enter(NAMES)
             passed.append(number)
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # the others run meanwhile
             window.leave(NAMES)
 
         await asyncio.gather(*(one(number) for number in range(6)))
@@ -34,7 +34,7 @@ def test_a_cancelled_task_keeps_no_place(has_place: bool) -> None:  # noqa: FBT0
         window = Window(1)
         await window.enter(NAMES)
         task = asyncio.create_task(window.enter(NAMES))
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # the task runs, and waits
         if has_place:
             # The place comes, and the task is cancelled before it runs.
             window.leave(NAMES)
