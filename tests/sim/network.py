@@ -16,7 +16,7 @@ from tests.sim.server import Session
 from tests.sim.world import MS, Strand, here
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from tests.sim.nodes import Node
     from tests.sim.options import Options
@@ -72,6 +72,12 @@ class Network:
         """The open connections of a process."""
         self.wires = [wire for wire in self.wires if wire.is_open]
         return [wire for wire in self.wires if wire.machine is machine]
+
+    def last_arrival(self, machines: Sequence[Machine]) -> int:
+        """When a node gets the last bytes of these processes, dead or alive; now if none are under way."""
+        wires = ((when, getattr(act, "__self__", None)) for when, act in self.world.to_come)
+        times = [when for when, wire in wires if isinstance(wire, Wire) and wire.machine in machines]
+        return max(times, default=self.world.now)
 
     def stop(self, node: Node) -> None:
         """A server has stopped: its connections end."""

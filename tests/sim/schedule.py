@@ -174,6 +174,8 @@ class Schedule:
                 node.restart("all")
         for stranger in self.strangers:
             self._end(stranger)
+        # The last bytes of a stranger may be the first that an empty node gets, and then the node has its settings.
+        self.world.run(self.network.last_arrival(self.strangers))
         self._repair()
 
     @property

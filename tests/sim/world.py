@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Callable  # noqa: TC003 - the type of `here`
+from collections.abc import Callable, Iterator  # noqa: TC003 - the type of `here`
 from typing import Any
 
 from greenlet import GreenletExit, getcurrent, greenlet
@@ -72,6 +72,11 @@ class World:
             if events > MOST_EVENTS:
                 break
         self.events = events
+
+    @property
+    def to_come(self) -> Iterator[tuple[int, Callable[..., None]]]:
+        """The events that have not happened yet, in no order: their times and acts."""
+        return ((when, act) for when, _, act, _ in self._heap)
 
     def stop(self) -> None:
         """Let no further event happen in this run."""
