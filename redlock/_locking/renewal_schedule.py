@@ -106,11 +106,14 @@ class RenewalSchedule(Generic[L]):
         if not self._heap or self._heap[0][0] > now_ms:
             return taken
         while self._heap and self._heap[0][0] <= now_ms + _TOGETHER_MS and len(self._under_way) < _MOST_UNDER_WAY:
-            due_ms, _, reference = heapq.heappop(self._heap)
+            due_ms, _, reference = self._heap[0]
             lease = reference()
             if lease is None or not lease.is_held:
+                heapq.heappop(self._heap)
                 continue
             self._under_way.add(lease)
+            # Only now: after an exception before this line, the lease is due again.
+            heapq.heappop(self._heap)
             taken.append(lease)
             delay_ms = now_ms - due_ms
             if self._late is None and lease._is_renewed and delay_ms > renewal_ms(lease.ttl_ms):
@@ -118,7 +121,7 @@ class RenewalSchedule(Generic[L]):
         return taken
 
     def renewed(self, lease: L, due_ms: int | None) -> None:
-        """A renewal has ended; the lease is due again at this time, or never."""
+        """A renewal has ended; the lease is due again at this time, or never. Nothing changes after `recover`."""
         self._put_back(lease, due_ms)
         lease._report_loss()
 
@@ -140,9 +143,11 @@ class RenewalSchedule(Generic[L]):
             self._put_back(lease, now_ms + _RETRY_MS)
 
     def _put_back(self, lease: L, due_ms: int | None) -> None:
-        self._under_way.discard(lease)
-        if due_ms is not None:
-            self.add(weakref.ref(lease), due_ms)
+        if lease in self._under_way:
+            if due_ms is not None:
+                self.add(weakref.ref(lease), due_ms)
+            # Last: after an exception before this line, `recover` puts the lease back.
+            self._under_way.discard(lease)
 
     def report_late(self) -> None:
         """Log the first late renewal, and no other: the cause stays, and each further message would be the same."""

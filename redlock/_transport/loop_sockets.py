@@ -177,7 +177,8 @@ class LoopSockets:
         to_dial = self._state.to_dial
         while to_dial:
             connection = to_dial[-1]
-            if connection not in self._dials:
+            # An exception may have prevented the last `pop`: this dial can be under way, or have ended.
+            if connection.is_dialling and connection not in self._dials:
                 ended = functools.partial(self._tell_loop, connection)
                 self._dials[connection] = PendingConnection(self._nodes[connection.place], ended)
             # Only now: the next round starts a dial for which there was no thread.

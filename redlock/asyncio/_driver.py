@@ -16,7 +16,6 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
 from inspect import GEN_CLOSED, getgeneratorstate
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -39,54 +38,50 @@ T = TypeVar("T")
 
 
 class Window:
-    """Lets a limited number of tasks to the nodes at a time, in the order of their arrival.
+    """Lets a limited number of attempts to the nodes at a time, in the order of their arrival.
+
+    An exception of a signal handler can strike at any instruction. So the window knows each attempt, instead of a
+    number of free places, and `leave` is right for an attempt in each state.
 
     Args:
-        places: The number of tasks.
+        places: The number of attempts.
     """
 
     def __init__(self, places: int = _MOST_ATTEMPTS) -> None:
-        self._free = places
-        self._waiting: deque[asyncio.Future[None]] = deque()
-        self.attempts: Counter[Names] = Counter()
-        """How many tasks are at the nodes for these resources, or wait for a place. Newer tasks queue behind them."""
+        self._places = places
+        self._inside: set[object] = set()
+        self._waiting: dict[object, asyncio.Future[None]] = {}
+        self.attempts: dict[Names, set[object]] = {}
+        """The attempts for these resources that are at the nodes or wait for a place. Newer tasks queue behind them."""
 
-    async def enter(self, names: Names, seconds: float | None = None) -> bool:
-        """Wait for a place, at most this long. A task that gets one must `leave`."""
-        self.attempts[names] += 1
-        if self._free:
-            self._free -= 1
+    @property
+    def free(self) -> int:
+        """The number of free places."""
+        return self._places - len(self._inside)
+
+    async def enter(self, attempt: object, names: Names, seconds: float | None = None) -> bool:
+        """Wait for a place, at most this long. The caller calls `leave` in each case."""
+        self.attempts.setdefault(names, set()).add(attempt)
+        if len(self._inside) < self._places:
+            self._inside.add(attempt)
             return True
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
-        try:
-            await asyncio.wait({turn}, timeout=seconds)
-        except BaseException:
-            if turn.cancel():
-                self._forget(names)
-            else:
-                # The place came at the moment of the cancellation.
-                self.leave(names)
-            raise
-        if turn.cancel():
-            self._forget(names)
-            return False
-        return True
+        turn = self._waiting[attempt] = asyncio.get_running_loop().create_future()
+        await asyncio.wait({turn}, timeout=seconds)
+        return turn.done()
 
-    def _forget(self, names: Names) -> None:
-        self.attempts[names] -= 1
-        if not self.attempts[names]:
-            del self.attempts[names]
-
-    def leave(self, names: Names) -> None:
-        """Give the place to the next task."""
-        self._forget(names)
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
-        self._free += 1
+    def leave(self, attempt: object, names: Names) -> None:
+        """Give the place to the next attempt, or wait no more; does nothing for an attempt that has left."""
+        attempts = self.attempts.get(names, set())
+        attempts.discard(attempt)
+        if not attempts:
+            self.attempts.pop(names, None)
+        self._waiting.pop(attempt, None)
+        self._inside.discard(attempt)
+        while self._waiting and len(self._inside) < self._places:
+            following, turn = next(iter(self._waiting.items()))
+            self._inside.add(following)
+            del self._waiting[following]
+            turn.set_result(None)
 
 
 class LoopDriver:
@@ -124,13 +119,13 @@ class LoopDriver:
             result: T = stop.value
             return result
         finally:
-            self._leave_nodes()
+            self.leave_nodes()
             steps.close()
 
-    def _leave_nodes(self) -> None:
-        if self._is_at_nodes:
-            self._is_at_nodes = False
-            self._window.leave(self._names)
+    def leave_nodes(self) -> None:
+        """Leave the window, if this attempt is in it."""
+        self._is_at_nodes = False
+        self._window.leave(self, self._names)
 
     async def _perform(self, effect: Effect) -> Any:  # noqa: ANN401 - depends on the effect
         if type(effect) is Round:
@@ -141,14 +136,14 @@ class LoopDriver:
             if not self._is_at_nodes:
                 return unasked(effect, len(self._connections.state.all), now_ms(), _NO_PLACE)
             return await self._connections.ask(effect, self._until_ms)
-        self._leave_nodes()
+        self.leave_nodes()
         if type(effect) is TakeConnections:
             return await self._take(effect.until_ms)
         return await self._wait(effect)
 
     async def _take(self, until_ms: int | None) -> object:
         seconds = None if until_ms is None else max(0, until_ms - now_ms()) / 1000
-        self._is_at_nodes = await self._window.enter(self._names, seconds)
+        self._is_at_nodes = await self._window.enter(self, self._names, seconds)
         self._until_ms = now_ms() + 2 * self._connections.state.timeout_ms if until_ms is None else until_ms
         return self._connections
 

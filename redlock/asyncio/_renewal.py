@@ -4,6 +4,7 @@ Invariants:
 1. A single timer of the loop serves all leases, and no task runs for this.
 2. Leases that are due together share an exchange with the nodes.
 3. After `close` no lease is renewed and no event is logged.
+4. An exception of a signal handler can interrupt each callback: the leases that are under way are due again soon then.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from redlock._transport.asyncio import Execution, LoopConnections
 
+_LATE_MS = 1_000
 _REMEDY = "raise ttl above the time for which this event loop is blocked, or let its tasks pause more often"
 
 
@@ -66,7 +68,8 @@ class LoopRenewal:
         if due_ms is None or self._is_closed:
             return
         if self._timer is not None:
-            if self._timer_ms <= due_ms:
+            # A timer that is so late was interrupted at its very start, where no code can see the exception.
+            if self._timer_ms <= due_ms and now_ms() - self._timer_ms < _LATE_MS:
                 return
             self._timer.cancel()
         self._timer_ms = due_ms
@@ -74,11 +77,21 @@ class LoopRenewal:
 
     def _work(self) -> None:
         """Begin the renewals that are due."""
-        self._timer = None
-        for lease in self._schedule.take(now_ms()):
-            self._begin_renewal(lease)
+        try:
+            self._timer = None
+            for lease in self._schedule.take(now_ms()):
+                self._begin_renewal(lease)
+        except BaseException:
+            self._recover()
+            raise
         self._set_timer()
         self._schedule.report_late()
+
+    def _recover(self) -> None:
+        """A signal handler of the application has raised an exception."""
+        self._timer = None
+        self._schedule.recover(now_ms())
+        self._set_timer()
 
     def _begin_renewal(self, lease: LoopLease) -> None:
         try:
@@ -91,11 +104,15 @@ class LoopRenewal:
         step.future.add_done_callback(functools.partial(self._ended, lease))
 
     def _ended(self, lease: LoopLease, future: asyncio.Future[int | None]) -> None:
-        if self._is_closed:
-            return
-        error = None if future.cancelled() else future.exception()
-        if error is not None:
-            self._schedule.failed([lease], error, now_ms())
-        else:
-            self._schedule.renewed(lease, None if future.cancelled() else future.result())
-        self._set_timer()
+        try:
+            if self._is_closed:
+                return
+            error = None if future.cancelled() else future.exception()
+            if error is not None:
+                self._schedule.failed([lease], error, now_ms())
+            else:
+                self._schedule.renewed(lease, None if future.cancelled() else future.result())
+            self._set_timer()
+        except BaseException:
+            self._recover()
+            raise

@@ -72,6 +72,7 @@ class Lease(LeaseSteps):
         self._step: Execution[Any] | None = None
         """The extension or renewal that was begun last; its generator or its task has the turn of the mutex."""
         self._release: asyncio.Future[Outcome] | None = None
+        """The result or the error of the release, which was sent."""
 
     @property
     def _is_releasing(self) -> bool:
@@ -92,7 +93,11 @@ class Lease(LeaseSteps):
         parts = self._parts
         acquisition = Acquisition(self, parts.waiters, parts.waits)
         driver = LoopDriver(parts.connections, parts.waiters, parts.window, self.names)
-        await driver.run(acquisition.steps(acquire_timeout_ms))
+        try:
+            await driver.run(acquisition.steps(acquire_timeout_ms))
+        finally:
+            # Again: an exception of a signal handler can strike just before the same call in `run`.
+            driver.leave_nodes()
 
     def _undo(self) -> None:
         self._grant = None
@@ -184,24 +189,21 @@ class Lease(LeaseSteps):
 
     def _send_release(self) -> None:
         grant, connections = self._held(), self._parts.connections
-        self._grant, self._release = None, self._parts.loop.create_future()
+        self._grant = None
         if grant.deadline_ms <= now_ms():
             self._lost = self._lost or "its time was over before the release"
         held_leases.remove(self)
         self._stop_step()
         if connections.is_closed:
-            self._released(grant, None)
+            self._release = self._parts.loop.create_future()
+            self._release.set_result(Outcome.UNKNOWN)
+            self._released(grant, self._release)
         else:
-            connections.start(protocol.release(grant)).future.add_done_callback(
-                functools.partial(self._released, grant)
-            )
+            self._release = connections.start(protocol.release(grant)).future
+            self._release.add_done_callback(functools.partial(self._released, grant))
 
-    def _released(self, grant: Grant, future: asyncio.Future[Outcome] | None) -> None:
-        failed = future is None or future.cancelled() or future.exception() is not None
-        self._ended(grant, Outcome.UNKNOWN if future is None or failed else future.result())
-        assert self._outcome is not None
-        assert self._release is not None
-        self._release.set_result(self._outcome)
+    def _released(self, grant: Grant, release: asyncio.Future[Outcome]) -> None:
+        self._ended(grant, _outcome_of(release))
 
     async def close(self, *, wait: bool = True, ends_blocks: bool = True) -> None:
         """Release the lease, and raise an error if the lease was lost before.
@@ -227,7 +229,9 @@ class Lease(LeaseSteps):
         """
         if self._release is None:
             raise NotHeld(f"lock {self.resource!r} was not released", self.resource)
-        return await asyncio.shield(self._release)
+        # Not for `_released`: an exception of a signal handler can interrupt that callback, and never ends this wait.
+        await asyncio.wait({self._release})
+        return _outcome_of(self._release)
 
     def _renewing(self) -> Steps[int]:
         if self._is_renewed:
@@ -250,3 +254,8 @@ class Lease(LeaseSteps):
             raise RedlockError(
                 f"lock {self.resource!r} was acquired in another event loop; use a lease in its own loop", self.resource
             )
+
+
+def _outcome_of(release: asyncio.Future[Outcome]) -> Outcome:
+    is_known = not release.cancelled() and release.exception() is None
+    return release.result() if is_known else Outcome.UNKNOWN

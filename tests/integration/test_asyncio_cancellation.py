@@ -241,7 +241,7 @@ def test_a_storm_of_cancellations_leaves_every_lock_free(shared: Cluster) -> Non
         parts = client._context.parts()
         assert not parts.window.attempts
         assert not parts.connections.executions
-        assert parts.window._free == 64
+        assert parts.window.free == 64
         assert not parts.waiters.local_queue._queues
 
     with_client(shared.urls, main, **LASTING)

@@ -1,4 +1,4 @@
-"""A signal handler raises at any instruction of the asyncio transport: each reply still belongs to its command."""
+"""A signal handler raises at any instruction of the asyncio lock: the client works on as before."""
 
 from __future__ import annotations
 
@@ -17,17 +17,21 @@ from redlock._transport.asyncio import Execution, LoopConnections
 from redlock._transport.codec import Codec
 from redlock._transport.exchange import Exchange
 from redlock._transport.node import Node
+from redlock.asyncio._renewal import LoopRenewal
 from redlock.errors import RedlockError
 from tests.integration.asyncio_tools import client_of, until
 from tests.integration.tracer import Interrupted, Place, Tracer, instructions
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 
+    from redlock._core.votes import RoundResult
+    from redlock._transport.threads import ConnectionSet
     from redlock.asyncio import Redlock
     from redlock.testing.redis_server import Cluster
 
-FILES = {"asyncio.py", "connected_nodes.py", "connection.py", "connections.py", "loop_sockets.py", "reply_reader.py"}
+STRUCK = ("asyncio", "_locking", "_transport")
+"""The parts of the package that are interrupted."""
 
 
 async def with_connections(_connections: LoopConnections) -> None:
@@ -39,6 +43,9 @@ async def without_connections(connections: LoopConnections) -> None:
     for one in connections.state.all:
         connections.state.lost(one, "dropped by the test")
     connections.settle()
+
+
+STEPS = [30, pytest.param(1, marks=pytest.mark.long(ci=True))]
 
 
 class Stricken:
@@ -76,11 +83,11 @@ class Stricken:
         await self._prepare(self._client._context.parts().connections)
 
     def places(self) -> list[Place]:
-        """The instructions of the transport in a cycle, each once."""
+        """The instructions of a cycle, each once."""
         self.cycle()
         self.prepare()
         found = dict.fromkeys(instructions(self.cycle))
-        return [place for place in found if Path(place.code.co_filename).name in FILES]
+        return [place for place in found if set(STRUCK) & set(Path(place.code.co_filename).parts)]
 
     def strike(self, place: Place) -> str:
         """Interrupt a cycle; returns the fault, if any."""
@@ -101,13 +108,15 @@ class Stricken:
         return f"{place}: the loop reports {others}" if others else ""
 
     async def _is_as_good_as_new(self) -> None:
-        connections = self._client._context.parts().connections
+        parts = self._client._context.parts()
+        connections = parts.connections
         await self._cycle()
         await until(
             lambda: not connections.executions and not any(one.pending for one in connections.state.all),
             "a reply to each command",
             within=9.0,
         )
+        assert (parts.window.free, parts.window.attempts) == (64, {}), "no attempt is at the nodes"
         while not all(one.handle for one in connections.state.all):
             # Dropped connections are dialled again.
             await self._cycle()
@@ -139,15 +148,74 @@ class Overdue:
             connections.abandon()
 
 
+class Renewed:
+    """A lease that is renewed often; its renewal is interrupted."""
+
+    _connections: ConnectionSet | None = None
+    _step: Execution[Any] | None = None
+    ttl_ms, resource, is_held, _is_renewed = 3_000, "r", True, True
+
+    def __init__(self) -> None:
+        self.renewals = 0
+        self._loop = asyncio.new_event_loop()
+        self._loop.set_exception_handler(lambda _, __: None)
+        self._connections_of_loop = LoopConnections([Node("redis://h:1", 10)], Codec(1, "", 10_000), self._loop)
+        self._schedule = LoopRenewal(self._connections_of_loop)
+        self._schedule.add(self, now_ms())
+
+    def run(self) -> None:
+        """Renew the lease a few times."""
+        renewed_often = until(lambda: self.renewals >= 3, "renewals go on", within=20, every=0.002)
+        self._loop.run_until_complete(renewed_often)
+
+    def close(self) -> None:
+        """End the loop."""
+        self._schedule.close()
+        self._connections_of_loop.abandon()
+        self._loop.close()
+
+    def _renewal(self, connections: object) -> Generator[Round, RoundResult, int]:
+        assert connections is None
+        self.renewals += 1
+        return now_ms() + 5
+        yield
+
+    def _report_loss(self) -> None:
+        """Nothing is lost."""
+
+    def _stop_step(self) -> None:
+        """Nothing is under way."""
+
+
+def guarded(places: Sequence[Place], *callbacks: Callable[..., object]) -> list[Place]:
+    """These places, except the very start of these callbacks of the loop, where no code can see an exception."""
+    starts = set()
+    for callback in callbacks:
+        # The first two instructions enter the function and its `try`.
+        starts |= {*[place for place in places if place.code is callback.__code__][:2]}
+    return [place for place in dict.fromkeys(places) if place not in starts]
+
+
 def test_an_interrupted_deadline_ends_its_round() -> None:
     overdue = Overdue()
-    places = dict.fromkeys(instructions(overdue.run, within=Execution._overdue))
-    own = [place for place in places if place.code is Execution._overdue.__code__]
-    # At the first two, which enter the function and its `try`, no code can see the exception.
-    for place in own[2:]:
-        tracer = Tracer(place)
-        tracer.run(overdue.run)
-        assert tracer.struck == place
+    places = guarded(instructions(overdue.run, within=Execution._overdue), Execution._overdue)
+    for place in places:
+        if place.code is Execution._overdue.__code__:
+            tracer = Tracer(place)
+            tracer.run(overdue.run)
+            assert tracer.struck == place
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_an_interrupted_renewal_is_made_up_for(step: int) -> None:
+    with closing(Renewed()) as renewed:
+        places = guarded(instructions(renewed.run), LoopRenewal._work, LoopRenewal._ended)
+    of_renewal = [place for place in places if "renewal" in place.code.co_filename]
+    for place in of_renewal[::step]:
+        with closing(Renewed()) as renewed:
+            tracer = Tracer(place)
+            tracer.run(renewed.run)
+            assert tracer.struck == place
 
 
 @pytest.fixture(params=[with_connections, without_connections])
@@ -159,7 +227,7 @@ def stricken(nodes: Cluster, request: pytest.FixtureRequest) -> Iterator[Stricke
 
 # A strike in a coroutine that is just being closed is only reported.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("step", [30, pytest.param(1, marks=pytest.mark.long(ci=True))])
-def test_after_any_interruption_each_reply_has_its_command(stricken: Stricken, step: int) -> None:
+@pytest.mark.parametrize("step", STEPS)
+def test_after_any_interruption_the_client_works_on(stricken: Stricken, step: int) -> None:
     wrong = [fault for place in stricken.places()[::step] if (fault := stricken.strike(place))]
     assert not wrong, f"{len(wrong)}: " + "\n".join(wrong)

@@ -92,20 +92,34 @@ def test_a_round_ends_at_once_when_its_client_is_closed(shared: Cluster, awaited
     with_client(shared.urls, main)
 
 
+def test_a_node_is_dialled_once_after_an_interruption(shared: Cluster) -> None:
+    """An exception can leave a dial in the list of the state, although the dial was started."""
+
+    async def main(client: Redlock) -> None:
+        async with client.lock(NAME):
+            connections = client._context.parts().connections
+            state, sockets = connections.state, connections.sockets
+            state.to_dial.append(state.all[0])
+            sockets.dial()
+            assert (sockets._dials, state.to_dial) == ({}, [])
+
+    with_client(shared.urls, main)
+
+
 def test_an_acquire_ends_in_time_while_tasks_keep_the_nodes(shared: Cluster) -> None:
     async def main(client: Redlock) -> None:
         window = client._context.parts().window
-        for _ in range(64):
-            assert await window.enter(("another",))
+        for number in range(64):
+            assert await window.enter(number, ("another",))
         task = asyncio.create_task(client.lock(NAME, blocking_timeout=0.1).acquire())
         done, _ = await asyncio.wait({task}, timeout=100)
         assert done, "the task waits for the others without end"
         with pytest.raises(QuorumUnavailable, match="other tasks"):
             task.result()
-        for _ in range(64):
-            window.leave(("another",))
+        for number in range(64):
+            window.leave(number, ("another",))
         async with client.lock(NAME, blocking=False):
-            assert window._free == 64
+            assert window.free == 64
 
     with_client(shared.urls, main, node_timeout=2.0)
 

@@ -44,7 +44,7 @@ class AsyncClient(Client):
             await self._lose()
         context = self.redlock._context
         parts = context.parts()
-        places = self.options.connection_sets - parts.window._free
+        places = self.options.connection_sets - parts.window.free
         self._check_empty(parts.window.attempts, parts.waiters.local_queue._queues, places)
         await self.redlock.aclose()
         self._check_empty(*self.loop.leftovers, parts.connections.executions)

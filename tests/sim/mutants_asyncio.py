@@ -21,23 +21,22 @@ DIRECTED = "tests/sim/test_directed_asyncio.py::test_"
 # Cancellation.
 _bug("a cancelled acquire is not undone", DRIVER, "effect = steps.throw(exc)", "raise")
 _bug("an undo command is not sent", DRIVER, "                self._connections.post(effect)\n", "")
-_bug(
+LIST.add_pieces(
     "a task keeps its place at the nodes",
-    DRIVER,
-    "            self._leave_nodes()\n            steps.close()",
-    "            steps.close()",
+    (DRIVER, "            self.leave_nodes()\n            steps.close()", "            steps.close()"),
+    (LEASE, "            driver.leave_nodes()\n", "            pass\n"),
 )
 _bug(
     "a place in the window is never free again",
     DRIVER,
-    "            self._window.leave(self._names)\n",
-    "            pass\n",
+    "        self._window.leave(self, self._names)\n",
+    "",
 )
 _bug(
-    "a place that came at the cancellation is lost",
+    "a place that comes after the cancellation is lost",
     DRIVER,
-    "                self.leave(names)\n            raise",
-    "                pass\n            raise",
+    "        self._waiting.pop(attempt, None)\n",
+    "",
 )
 _bug(
     "a cancelled waiter drops its wake-up",
@@ -46,7 +45,13 @@ _bug(
     "            pass\n",
     f"{DIRECTED}a_cancelled_waiter_holds_up_no_other_process",
 )
-_bug("a release is not shielded", LEASE, "await asyncio.shield(self._release)", "await self._release")
+_bug(
+    "a release is not shielded",
+    LEASE,
+    "await asyncio.wait({self._release})",
+    "await self._release",
+    f"{DIRECTED}a_cancelled_release_goes_on_to_its_outcome",
+)
 _bug(
     "a release can be cancelled before it is sent",
     LEASE,
@@ -75,8 +80,8 @@ _bug(
 _bug(
     "a lease is renewed once",
     RENEWAL,
-    "            self._schedule.renewed(lease, None if future.cancelled() else future.result())\n        self._set_timer()",
-    "            self._schedule.renewed(lease, None if future.cancelled() else future.result())",
+    "                self._schedule.renewed(lease, None if future.cancelled() else future.result())\n            self._set_timer()",
+    "                self._schedule.renewed(lease, None if future.cancelled() else future.result())",
 )
 _bug(
     "the first renewal may come after the end of the lease",

@@ -10,7 +10,6 @@ QUICK = {
     "a cancelled acquire is not undone": 0,
     "an undo command is not sent": 0,
     "a place in the window is never free again": 0,
-    "a release is not shielded": 25,
     # On an earlier seed this mutant spins, which takes long to find.
     "a release can be cancelled before it is sent": 15,
     "a cancellation from outside is swallowed": 26,

@@ -121,3 +121,22 @@ def test_no_repair_of_an_extension_follows_the_release(cluster: Cluster) -> None
     begin(cluster, main)
     cluster.wait(1_400)
     assert [node.get("a") for node in cluster.nodes] == [None] * 5
+
+
+def test_a_cancelled_release_goes_on_to_its_outcome(cluster: Cluster) -> None:
+    outcomes: list[str] = []
+
+    async def main(redlock: Redlock) -> None:
+        lock = redlock.lock("a")
+        await lock.acquire()
+        lease = lock.lease
+        release = asyncio.create_task(lock.release())
+        await asyncio.sleep(0)  # the release is sent
+        release.cancel()
+        await asyncio.wait({release})
+        assert release.cancelled()
+        outcomes.append((await lease.outcome()).value)
+
+    begin(cluster, main)
+    cluster.wait(200)
+    assert outcomes == ["released"]
