@@ -69,15 +69,26 @@ def test_an_interrupted_acquire_leaves_no_key(cluster: Cluster, after_us: int) -
         assert keys(cluster) == [None] * 5
 
 
+@pytest.mark.parametrize("is_loaded_again", [False, True])
 @pytest.mark.parametrize("after_us", range(500, 4_000, 500))
-def test_an_interrupted_acquire_is_not_repeated_with_its_scripts(cluster: Cluster, after_us: int) -> None:
-    """The nodes have lost the scripts. The command of the interrupted attempt must not follow them."""
+def test_an_interrupted_acquire_is_not_repeated_with_its_scripts(
+    cluster: Cluster,
+    after_us: int,
+    is_loaded_again: bool,  # noqa: FBT001 - an option
+) -> None:
+    """The nodes have lost the scripts. The command of the interrupted attempt must not follow them.
+
+    Another client can load the scripts before the cancel arrives. Then no second cancel follows a second acquire.
+    """
     process, client = connected(cluster)
+    scripts = set(cluster.nodes[0].scripts)
     for node in cluster.nodes:
         node.scripts.clear()
     strand = begin(cluster, process, client.lock("a", ttl=TTL).acquire, after_us)
     if not strand.dead:
         strand.interrupt(Interrupted())
+        for node in cluster.nodes if is_loaded_again else ():
+            node.scripts |= scripts
         # The next calls read the late replies.
         for name in ("b", "c"):
             cluster.run(process, client.lock(name, thread_local=False).acquire)
