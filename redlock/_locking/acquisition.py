@@ -59,7 +59,7 @@ class Acquisition:
     def _queue(self, acquire_timeout: AcquireTimeout, first: Refusal | None) -> Effects[None]:
         result: Grant | Refusal | None = first
         waiter = QueuedWaiter(self._waiters, self._names, self._ttl_ms)
-        lost_rounds, acquired, can_settle = 0, False, True
+        lost_rounds, acquired, can_perform = 0, False, True
         with PendingWait(self._waits, self._names, self._owner_label, self._ttl_ms) as wait:
             try:
                 if result is None:
@@ -75,11 +75,11 @@ class Acquisition:
                 acquired = True
             except GeneratorExit:
                 # The driver has ended and performs nothing more.
-                can_settle = False
+                can_perform = False
                 raise
             finally:
-                if can_settle:
-                    yield from waiter.settle(acquired=acquired)
+                if can_perform:
+                    yield from waiter.return_connection(acquired=acquired)
                 waiter.leave()
 
     def _pause(

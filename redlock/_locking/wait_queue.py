@@ -191,7 +191,7 @@ class QueuedWaiter:
         """The deadline of a request: in a node timeout, and never beyond the end of the wait."""
         return min(until, monotonic() + (0.1 if self._node is None else self._node.timeout_ms / 1000))
 
-    def settle(self, *, acquired: bool) -> Effects[None]:
+    def return_connection(self, *, acquired: bool) -> Effects[None]:
         """Give the connection back. A waiter that stops without the lease passes its wake-up on to the next waiter."""
         connected, node = self._connected, self._node
         if connected is None or node is None:

@@ -1,8 +1,9 @@
 """The round driver for asyncio: executes the rounds of many tasks on the connections of an event loop.
 
 `start` and `run` make an `Execution`, which callbacks of the loop carry from round to round: dials if necessary, and
-then the command in the outboxes. `LoopSockets` sends the outboxes of all tasks at the end of this turn of the loop, and
-later reads replies into the state machine. After each event `settle` resumes the executions whose rounds are over.
+then the command in the outboxes. `LoopSockets` sends the outboxes of all tasks at the end of this iteration of the
+loop, and later reads replies into the state machine. After each event `resume` goes on with executions whose rounds are
+over.
 
 Invariants:
 1. Everything happens in callbacks of the loop. Only `run` and `close` have an `await`, so a cancellation can interrupt
@@ -51,7 +52,7 @@ class LoopConnections:
         self.loop = loop
         self.is_closed = False
         self.state = NodeConnections(nodes, codec, nodes[0].timeout_ms, now_ms())
-        self.sockets = LoopSockets(nodes, self.state, loop, self.settle)
+        self.sockets = LoopSockets(nodes, self.state, loop, self.resume)
         self.executions: set[Execution[Any]] = set()
         """The operations that have not ended."""
         self.awaits_dial: dict[Execution[Any], None] = {}
@@ -60,7 +61,7 @@ class LoopConnections:
         """Done when no operation and no reply is missing; None before `close`."""
 
     def start(self, steps: Steps[T], until_ms: int | None = None) -> Execution[T]:
-        """Begin to execute a protocol generator. Its first command goes out in this turn of the loop.
+        """Begin to execute a protocol generator. Its first command goes out in this iteration of the loop.
 
         Args:
             steps: The generator.
@@ -75,7 +76,7 @@ class LoopConnections:
         try:
             self.executions.add(execution)
             execution.start()
-            self.settle()
+            self.resume()
         except BaseException:
             execution.abort()
             if execution.future.done():
@@ -103,9 +104,9 @@ class LoopConnections:
             now = now_ms()
             self.state.finish(self.sockets.begin(round_, now), now)
             self.sockets.send_soon(round_.command)
-            self.settle()
+            self.resume()
 
-    def settle(self) -> None:
+    def resume(self) -> None:
         """After new bytes, a new round, or the end of a dial or connection: resume the rounds that were waiting."""
         if self.is_closed:
             return
@@ -215,7 +216,7 @@ class Execution(Generic[T]):
         wait_ms = dials.left_ms(now_ms())
         if wait_ms > 0:
             self._connections.awaits_dial[self] = None
-            self._timer = self._connections.loop.call_later(wait_ms / 1000, self._connections.settle)
+            self._timer = self._connections.loop.call_later(wait_ms / 1000, self._connections.resume)
             return None
         self._connections.awaits_dial.pop(self, None)
         self._dials, self._until_ms = None, dials.until_ms
@@ -245,11 +246,11 @@ class Execution(Generic[T]):
         try:
             connections = self._connections
             connections.sockets.read_all()
-            connections.settle()
+            connections.resume()
             if tally is self._tally:
                 connections.state.expire(tally, now_ms())
                 self._go_on(self._end_round, tally)
-                connections.settle()
+                connections.resume()
         except BaseException:
             # A signal handler of the application has raised this. The round must end all the same.
             self._connections.loop.call_soon(self._overdue, tally)

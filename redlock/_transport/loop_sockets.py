@@ -2,10 +2,10 @@
 
 Invariants:
 1. No callback waits, and nothing here has an `await`. A dial runs in its own thread, which tells the loop its end.
-2. The commands of a turn of the loop go out together, with a single `send` per node.
+2. The commands of an iteration of the loop go out together, with a single `send` per node.
 3. A forked child closes the sockets without a word to the nodes or to the loop, which its parent shares.
 4. An exception of a signal handler can interrupt each callback. A connection that was in use then ends: a later reply
-   could count for another command. The other connections, and all that was to be sent, go on in the next turn.
+   could count for another command. The other connections, and all that was to be sent, go on in the next iteration.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class LoopSockets:
         nodes: The nodes, in their order.
         state: The state of the connections.
         loop: The running event loop.
-        settle: Called after each event of a socket.
+        on_event: Called after each event of a socket.
     """
 
     def __init__(
@@ -46,9 +46,9 @@ class LoopSockets:
         nodes: Sequence[Node],
         state: NodeConnections,
         loop: asyncio.AbstractEventLoop,
-        settle: Callable[[], None],
+        on_event: Callable[[], None],
     ) -> None:
-        self._nodes, self._state, self._loop, self._settle = nodes, state, loop, settle
+        self._nodes, self._state, self._loop, self._on_event = nodes, state, loop, on_event
         self._dials: dict[NodeConnection, PendingConnection] = {}
         self._before_send: deque[Callable[[], None]] = deque()
         self._last_command: Command | None = None
@@ -64,12 +64,12 @@ class LoopSockets:
             raise
 
     def _interrupted(self, connections: Iterable[NodeConnection]) -> None:
-        """Something was interrupted that uses these connections; the next turn tells the rounds of their end."""
+        """Something was interrupted that uses these connections; the next iteration tells the rounds of their end."""
         self._state.interrupted(connections)
         self._flush_soon()
 
     def send_soon(self, command: Command, before_send: Callable[[], None] | None = None) -> None:
-        """Write the outboxes, which have this command, in this turn of the loop.
+        """Write the outboxes, which have this command, in this iteration of the loop.
 
         `before_send` is called before the write, and a second time if an exception interrupts the call.
         """
@@ -98,10 +98,10 @@ class LoopSockets:
                 if connection.outbox and not connection.is_blocked:
                     self._write(connection)
         except BaseException:
-            # A signal handler of the application has raised this. The next turn sends the rest.
+            # A signal handler of the application has raised this. The next iteration sends the rest.
             self._flush_soon()
             raise
-        self._settle()
+        self._on_event()
 
     def _ensure_flushed(self, flushes: int) -> None:
         """Flush after an exception at the very start of `flush`, where no `except` can see the exception."""
@@ -134,11 +134,11 @@ class LoopSockets:
 
     def _on_writable(self, connection: NodeConnection) -> None:
         self._write(connection)
-        self._settle()
+        self._on_event()
 
     def _on_readable(self, connection: NodeConnection) -> None:
         self._read(connection)
-        self._settle()
+        self._on_event()
 
     def read_all(self) -> None:
         """Read once from each connection: a node can send without end."""
@@ -191,7 +191,7 @@ class LoopSockets:
 
     def _dial_ended(self, connection: NodeConnection) -> None:
         self.adopt_ended((connection,))
-        self._settle()
+        self._on_event()
 
     def adopt_ended(self, connections: Iterable[NodeConnection]) -> None:
         """Take notice of the dials of these connections that have ended.

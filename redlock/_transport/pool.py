@@ -146,15 +146,15 @@ class ConnectionPool:
 
         The first wait lasts at most `RELEASE_MS`, the second wait at most one node timeout.
         """
-        self._settle(self._sets)
+        self._drain(self._sets)
 
     def close(self) -> None:
         """Close all connections. Leases that are still held expire with their TTL."""
         sets, self._sets = self._sets, []
-        self._settle(sets, ends=True)
+        self._drain(sets, ends=True)
         self._releaser.close()
 
-    def _settle(self, sets: Sequence[ConnectionSet], *, ends: bool = False) -> None:
+    def _drain(self, sets: Sequence[ConnectionSet], *, ends: bool = False) -> None:
         until_ms = now_ms() + self.nodes[0].timeout_ms
         for connections in sets:
             turn = connections.turn(_SETTLE_SECONDS)

@@ -130,15 +130,15 @@ class Sockets:
             exchange.close()
         self._state.to_close.clear()
 
-    def leave(self) -> list[Exchange]:
-        """Use the sockets no more; returns the open connections, which the caller closes."""
+    def leave(self, reason: str) -> list[Exchange]:
+        """Use the sockets no more, for this reason; returns the open connections, which the caller closes."""
         for connection in self._state.all:
-            self._state.lost(connection, "the client was closed")
+            self._state.lost(connection, reason)
         for dial in self._dials.values():
             dial.abandon()
         return self._state.to_close
 
     def abandon(self) -> None:
         """Close everything."""
-        for exchange in self.leave():
+        for exchange in self.leave("the client was closed"):
             exchange.close()

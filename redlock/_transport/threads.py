@@ -272,7 +272,7 @@ class ConnectionSet(Mutex):
 
         A node that can't write a reply ends the connection, and drops its unread commands: a cancel may be among these.
         """
-        now, left = now_ms(), self._sockets.leave()
+        now, left = now_ms(), self._sockets.leave("interrupted in the middle of a command")
         for exchange in left:
             exchange.end_sending()
         self._dropped += [(now, exchange) for exchange in left]

@@ -106,18 +106,18 @@ class Policy(NamedTuple):
         raise Retry(str(error), exc=error, when=pause)
 
     @staticmethod
-    def drop_finished_copy(resource: str | None, delivery: Delivery | None, *, settle: bool = False) -> None:
+    def drop_finished_copy(resource: str | None, delivery: Delivery | None, *, awaits_result: bool = False) -> None:
         """End the run of a copy whose first copy has finished.
 
         Args:
             resource: The locked resource, for the log.
             delivery: The message of the run; None for a direct call.
-            settle: Whether to wait for a result that is being stored; true while this run holds the lock.
+            awaits_result: Whether to wait for a result that is being stored; true while this run holds the lock.
 
         Raises:
             Ignore: The first copy has finished.
         """
-        if delivery is not None and delivery.is_finished(settle=settle):
+        if delivery is not None and delivery.is_finished(awaits_result=awaits_result):
             _log.info("duplicate", task=delivery.task_id, resource=resource, then="dropped")
             raise Ignore(f"a copy of this task has come to its end: {delivery.task_id}")
 

@@ -236,7 +236,7 @@ def _acquire(lease: Lease, policy: Policy, delivery: Delivery | None) -> Skipped
                     return skipped
                 wait_ms = max(policy.wait_ms, delivery.pause_ms() if delivery is not None else 0)
             else:
-                policy.drop_finished_copy(lease.resource, delivery, settle=True)
+                policy.drop_finished_copy(lease.resource, delivery, awaits_result=True)
                 if delivery is not None:
                     lease.waited_ms = max(lease.waited_ms, delivery.waited_ms())
                 return None

@@ -112,11 +112,11 @@ class Delivery:
         """Whether this message is a copy of a lost run that had begun, and so may have had its effect."""
         return self._is_copy and duplicate_delivery.has_begun(self._earlier)
 
-    def is_finished(self, *, settle: bool = False) -> bool:
+    def is_finished(self, *, awaits_result: bool = False) -> bool:
         """Whether this message is a copy whose first copy has finished; see `duplicate_delivery.is_finished`."""
         if not (self._is_copy or self._has_met):
             return False
-        return duplicate_delivery.is_finished(self._task, self._earlier, settle=settle and self._has_met)
+        return duplicate_delivery.is_finished(self._task, self._earlier, awaits_result=awaits_result and self._has_met)
 
     @property
     def has_a_queue(self) -> bool:

@@ -31,13 +31,13 @@ _SETTLE_SECONDS = 2.0
 _POLL_SECONDS = 0.05
 
 
-def is_finished(task: Task, earlier: dict[str, Any] | None, *, settle: bool) -> bool:
+def is_finished(task: Task, earlier: dict[str, Any] | None, *, awaits_result: bool) -> bool:
     """Whether the first copy of this task has finished, so that this copy has nothing to do.
 
     Args:
         task: The task of the running copy.
         earlier: The stored state at the beginning of this run; None if unknown.
-        settle: Whether to wait up to two seconds for a result that is being stored.
+        awaits_result: Whether to wait up to two seconds for a result that is being stored.
     """
     if not _deduplicates(task):
         return False
@@ -45,7 +45,7 @@ def is_finished(task: Task, earlier: dict[str, Any] | None, *, settle: bool) -> 
     if earlier is not None and earlier["status"] in final:
         _restore(task, earlier)
         return True
-    until = time.monotonic() + (_SETTLE_SECONDS if settle else 0)
+    until = time.monotonic() + (_SETTLE_SECONDS if awaits_result else 0)
     while (meta := _stored(task)) is not None:
         if meta["status"] in final:
             return True

@@ -57,7 +57,7 @@ def with_client(
 
 
 async def until(condition: Callable[[], object], what: str, *, within: float = 100.0, every: float = 0.005) -> None:
-    """Wait until the condition is true; see `tools.eventually`. With `every=0` each turn of the loop has a check."""
+    """Wait until the condition is true; see `tools.eventually`. With `every=0` each iteration of the loop checks."""
     began = before = time.monotonic()
     while not condition():
         assert before < began + within, f"not within {within} s: {what}"
@@ -66,7 +66,7 @@ async def until(condition: Callable[[], object], what: str, *, within: float = 1
 
 
 async def next_turn() -> None:
-    """Wait for a future that the loop sets in its next turn, after the turns of the other tasks."""
+    """Wait for a future that the loop sets in its next iteration, after the steps of the other tasks."""
     loop = asyncio.get_running_loop()
     future = loop.create_future()
 

@@ -1,7 +1,7 @@
 """A cancellation at each `await` of acquire, body and release, one after the other, leaves nothing behind.
 
-`cancelled` runs a coroutine and cancels its task at the n-th wait: at once, or in the turn of the loop in which the
-wait ends. The tests go on until the coroutine ends without a cancellation.
+`cancelled` runs a coroutine and cancels its task at the n-th wait: at once, or in the iteration of the loop in which
+the wait ends. The tests go on until the coroutine ends without a cancellation.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def shared() -> Iterator[Cluster]:
 
 @types.coroutine
 def without_a_future() -> Generator[None, None, None]:
-    """Wait as `asyncio.sleep(0)` does: the task yields no future, and the loop resumes it in its next turn."""
+    """Wait as `asyncio.sleep(0)` does: the task yields no future, and the loop resumes it in its next iteration."""
     yield
 
 

@@ -42,7 +42,7 @@ async def without_connections(connections: LoopConnections) -> None:
     """A cycle dials all nodes."""
     for one in connections.state.all:
         connections.state.lost(one, "dropped by the test")
-    connections.settle()
+    connections.resume()
 
 
 STEPS = [30, pytest.param(1, marks=pytest.mark.long(ci=True))]

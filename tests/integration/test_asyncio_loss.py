@@ -301,7 +301,7 @@ def test_a_loop_that_is_blocked_during_an_acquire_gets_a_lease(
             lock = client.lock(name)
             task = asyncio.create_task(acquire(lock))
             for _ in range(turns or 0):
-                await asyncio.sleep(0)  # exactly a turn of the loop
+                await asyncio.sleep(0)  # exactly an iteration of the loop
             asyncio.get_running_loop().call_soon(time.sleep, seconds)
             await task
 

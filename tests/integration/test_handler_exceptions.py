@@ -136,14 +136,14 @@ def test_an_alarm_in_an_event_loop_blames_no_node(exchange: Exchange) -> None:
                 call()
             assert state.all[0].reason == "interrupted in the middle of a command"
             assert not node.error, "no node has failed"
-            await until(lambda: turns, "the next turn, which tells the rounds", every=0)
+            await until(lambda: turns, "the next iteration, which tells the rounds", every=0)
         sockets.abandon("closed")
 
     asyncio.run(main())
 
 
 def test_an_alarm_in_a_send_holds_up_no_other_node(exchange: Exchange) -> None:
-    """The next turn of the loop sends the rest, and sets the timers that are missing."""
+    """The next iteration of the loop sends the rest, and sets the timers that are missing."""
     near, far = socket.socketpair()
     timers: list[int] = []
 

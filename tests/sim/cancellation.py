@@ -23,7 +23,7 @@ async def cancelled(
     Args:
         work: The coroutine.
         number: The number of the wait, from 1 on.
-        moment: A member of `MOMENTS`: at once, or in the turn of the loop in which the wait ends.
+        moment: A member of `MOMENTS`: at once, or in the iteration of the loop in which the wait ends.
         on_cancel: Called before the cancellation.
     """
     return await _cancelled(work, number, moment, on_cancel)

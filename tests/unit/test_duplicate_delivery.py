@@ -85,7 +85,7 @@ def test_a_copy_of_a_finished_task_has_nothing_to_do() -> None:
 def test_a_copy_runs_where_the_task_has_no_end(state: str, clock: Clock) -> None:
     """As Celery does with a message that was delivered again."""
     store(state)
-    assert not delivered(redelivered=True).is_finished(settle=True)
+    assert not delivered(redelivered=True).is_finished(awaits_result=True)
     assert clock.now == 0.0, "only a copy that has met the first copy waits for an end"
 
 
@@ -94,21 +94,21 @@ def test_a_copy_that_met_the_first_ends_with_it(state: str) -> None:
     delivery = delivered()
     delivery.waiting("x", "id-1@host since 1")
     store(state)
-    assert delivery.is_finished(settle=True)
+    assert delivery.is_finished(awaits_result=True)
 
 
 def test_a_copy_waits_for_an_end_that_is_being_stored(monkeypatch: pytest.MonkeyPatch) -> None:
     states = iter(["STARTED", "STARTED", "SUCCESS"])
     delivery = delivered(copy=1)
     monkeypatch.setattr(charge.backend, "get_task_meta", lambda *_, **__: {"status": next(states)})
-    assert delivery.is_finished(settle=True)
+    assert delivery.is_finished(awaits_result=True)
 
 
 def test_a_copy_whose_first_died_waits_in_vain_and_runs(clock: Clock) -> None:
     store("STARTED")
     assert not delivered(copy=3).is_finished()
     assert clock.now == 0.0
-    assert not delivered(copy=3).is_finished(settle=True)
+    assert not delivered(copy=3).is_finished(awaits_result=True)
     assert clock.now >= 2.0
 
 
@@ -141,7 +141,7 @@ def test_a_backend_that_cannot_be_asked_stops_no_copy(
         raise OSError("gone")
 
     monkeypatch.setattr(charge.backend, "get_task_meta", fail)
-    assert not delivered(redelivered=True).is_finished(settle=True)
+    assert not delivered(redelivered=True).is_finished(awaits_result=True)
     assert "state-unknown task=id-1 why='OSError: gone'" in caplog.text
 
 
@@ -206,7 +206,7 @@ def test_overtime_in_a_look_at_the_backend_is_no_unknown_state(monkeypatch: pyte
 
     monkeypatch.setattr(charge.backend, "get_task_meta", fail)
     with pytest.raises(SoftTimeLimitExceeded):
-        delivery.is_finished(settle=True)
+        delivery.is_finished(awaits_result=True)
 
 
 def test_the_mark_of_a_copy_goes_back_with_it(sent: list[dict[str, Any]]) -> None:

@@ -173,7 +173,7 @@ def test_a_run_gets_the_lease_that_its_options_ask_for(client: Client, worker: W
 def test_a_copy_that_gets_the_lock_after_the_end_does_not_run(
     client: Client, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Delivery, "is_finished", lambda _self, *, settle=False: settle)
+    monkeypatch.setattr(Delivery, "is_finished", lambda _self, *, awaits_result=False: awaits_result)
     with pytest.raises(Ignore):
         worker.run(locked("x")(raising(ValueError("the body"))))
     assert client.given.ends == ["release"]

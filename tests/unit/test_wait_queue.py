@@ -145,7 +145,7 @@ def test_wake_ups_by_one_holder_after_another_count(nodes: list[Node]) -> None:
 
 def test_a_waiter_that_never_waited_sends_nothing_at_its_end(nodes: list[Node]) -> None:
     waiter = QueuedWaiter(WaiterPool(nodes, CODEC), ("x",), 5_000)
-    assert list(waiter.settle(acquired=False)) == []
+    assert list(waiter.return_connection(acquired=False)) == []
     waiter.leave()
 
 
