@@ -39,12 +39,12 @@ class Turn(Generic[M]):
         return self.mutex
 
     def end(self, *_: object) -> None:
-        """Return the permit; a second call does nothing."""
-        permit = self._permit
-        if permit is not None:
+        """Return the permit; a second call does nothing, also after an exception in the first."""
+        # In this order: an exception between these lines drops the permit, and a second call can't return it twice. A
+        # turn that outlives its block must not keep the permit of another thread alive.
+        permit, self._permit = self._permit, None
+        if permit is not None and self.mutex.issued(permit):
             self.mutex.free.put(permit)
-            # A turn that outlives its block must not keep the permit of another thread alive.
-            self._permit = None
 
     __exit__ = end
 
@@ -61,6 +61,13 @@ class Mutex:
         permit = _Permit()
         self._watched = weakref.ref(permit, self.free.put)
         return permit
+
+    def issued(self, permit: _Permit) -> bool:
+        """Whether this is the permit of the mutex.
+
+        The garbage collector can end a generator that has a turn. By then the permit counts as dropped.
+        """
+        return self._watched() is permit
 
     def turn(self, seconds: float = 0.0) -> Turn[Self] | None:
         """The turn; None if the mutex does not become free within this time."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from redlock._mutex import Mutex
+from redlock._mutex import Mutex, Turn
+from tests.integration.tracer import Interrupted, Tracer, instructions
 
 if TYPE_CHECKING:
-    from redlock._mutex import Turn
+    from collections.abc import Iterator
 
 
 def taken(mutex: Mutex) -> Turn[Mutex]:
@@ -42,6 +45,41 @@ def test_a_turn_that_ended_keeps_no_later_one_alive() -> None:
     assert mutex.turn() is None, "a turn ends once"
     del second
     assert mutex.turn() is not None
+
+
+def test_an_interrupted_end_returns_the_permit_once() -> None:
+    for place in instructions(lambda: taken(Mutex()).end(), within=Turn.end):
+        mutex = Mutex()
+        turn = taken(mutex)
+        tracer = Tracer(place)
+        with suppress(Interrupted):
+            tracer.run(turn.end)
+        assert tracer.struck == place
+        turn.end()
+        turns = [mutex.turn(), mutex.turn()]
+        assert [one is not None for one in turns] == [True, False], place
+
+
+def test_a_generator_that_the_collector_ends_returns_no_permit() -> None:
+    """Before that, the collector has told the mutex that the permit was dropped."""
+    mutex = Mutex()
+
+    def hold() -> Iterator[None]:
+        turn = taken(mutex)
+        try:
+            yield
+        finally:
+            turn.end()
+
+    circle: list[object] = [hold()]
+    circle.append(circle)
+    next(circle[0])  # type: ignore[call-overload]  # it is the generator
+    assert mutex.turn() is None
+    del circle
+    gc.collect()
+    first = mutex.turn()
+    assert first is not None
+    assert mutex.turn() is None
 
 
 def test_a_thread_waits_for_its_turn() -> None:
