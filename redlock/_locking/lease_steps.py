@@ -150,6 +150,8 @@ class LeaseSteps(ABC):
         grant = self._held()
         self._check_valid()
         result = yield from protocol.extend(grant, ttl_ms, wait)
+        # A caller that was interrupted can have released the lease meanwhile.
+        self._held()
         if isinstance(result, Grant):
             self._grant = result
             self._context.event_log.extended(self.resource, result)

@@ -139,6 +139,10 @@ class RenewalSchedule(Generic[L]):
 
     def recover(self, now_ms: int) -> None:
         """Put all leases back that are under way: an exception has ended their driver."""
+        if self._under_way:
+            # The exception can have struck while a lease was taken or put back: then the lease has an entry already.
+            self._heap = [entry for entry in self._heap if entry[2]() not in self._under_way]
+            heapq.heapify(self._heap)
         for lease in self.under_way():
             self._put_back(lease, now_ms + _RETRY_MS)
 

@@ -1,9 +1,8 @@
 """The round driver for asyncio: executes the rounds of many tasks on the connections of an event loop.
 
 `start` and `run` make an `Execution`, which callbacks of the loop carry from round to round: dials if necessary, and
-then the command in the outboxes. `LoopSockets` sends the outboxes of all tasks at the end of this iteration of the
-loop, and later reads replies into the state machine. After each event `resume` goes on with executions whose rounds are
-over.
+then the command in the outboxes. `LoopSockets` sends the outboxes of all tasks at the end of an iteration of the loop,
+and later reads replies into the state machine. After each event `resume` goes on with executions whose rounds are over.
 
 Invariants:
 1. Everything happens in callbacks of the loop. Only `run` and `close` have an `await`, so a cancellation can interrupt
@@ -185,11 +184,12 @@ class Execution(Generic[T]):
                 self._end()
                 if not self.future.done():
                     self.future.set_result(stop.value)
+            except Exception as error:  # noqa: BLE001 - in a callback of the loop; the awaiting caller gets the error
+                self.fail(error)
         except BaseException as error:
-            # In a callback of the loop; the awaiting caller gets the error.
+            # A signal handler of the application has raised this, perhaps while `fail` was at work.
             self.fail(error)
-            if not isinstance(error, Exception):
-                raise
+            raise
 
     def _resume(self, result: RoundResult | None) -> RoundResult | None:
         """Resume the generator with a result, and begin its next round; returns the result of a round that is over."""
@@ -278,10 +278,10 @@ class Execution(Generic[T]):
         self._steps.close()
 
     def fail(self, error: BaseException) -> None:
-        """End with an error."""
-        self.abort()
+        """End with an error; a second call has no effect."""
         if not self.future.done():
             self.future.set_exception(error)
+        self.abort()
 
     def _end(self) -> None:
         self._stop_timer()

@@ -77,11 +77,15 @@ class Window:
             self.attempts.pop(names, None)
         self._waiting.pop(attempt, None)
         self._inside.discard(attempt)
-        while self._waiting and len(self._inside) < self._places:
+        while self._waiting:
             following, turn = next(iter(self._waiting.items()))
+            # An exception can have interrupted another `leave` after it gave the place and before it told so.
+            if following not in self._inside and len(self._inside) >= self._places:
+                break
             self._inside.add(following)
+            if not turn.done():
+                turn.set_result(None)
             del self._waiting[following]
-            turn.set_result(None)
 
 
 class LoopDriver:

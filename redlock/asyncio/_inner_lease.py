@@ -45,6 +45,11 @@ class InnerLease(LeaseEntry, Lease):
         """End this entry; release the lease only if its own block and all other entries have ended."""
         return await self._outer.release(wait=wait, ends_blocks=ends_blocks) if self._leave() else Outcome.STILL_HELD
 
+    def _drop(self) -> None:
+        """End this entry, and send the release if the lease must end now."""
+        if self.is_held and self._leave():
+            self._outer._drop()
+
     async def outcome(self) -> Outcome:
         """`STILL_HELD` while the outer lease is held; then the outcome of its release."""
         return Outcome.STILL_HELD if self._outer.is_held else await self._outer.outcome()

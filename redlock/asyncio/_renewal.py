@@ -58,38 +58,46 @@ class LoopRenewal:
     def close(self) -> None:
         """Stop all renewal. Leases that are still held end with their TTL."""
         self._is_closed = True
-        if self._timer is not None:
-            self._timer.cancel()
+        self._stop_timer()
         for lease in self._schedule.under_way():
             lease._stop_step()
 
     def _set_timer(self) -> None:
-        due_ms = self._schedule.next_ms()
+        due_ms, now = self._schedule.next_ms(), now_ms()
         if due_ms is None or self._is_closed:
             return
-        if self._timer is not None:
-            # A timer that is so late was interrupted at its very start, where no code can see the exception.
-            if self._timer_ms <= due_ms and now_ms() - self._timer_ms < _LATE_MS:
-                return
-            self._timer.cancel()
+        due_ms, last = max(due_ms, now), self._timer
+        # A timer that is so late was interrupted at its very start, where no code can see the exception.
+        if last is not None and self._timer_ms <= due_ms and now - self._timer_ms < _LATE_MS:
+            return
+        # In this order: an exception between these lines leaves a timer.
+        self._timer = self._connections.loop.call_later((due_ms - now) / 1000, self._work)
         self._timer_ms = due_ms
-        self._timer = self._connections.loop.call_later(max(0, due_ms - now_ms()) / 1000, self._work)
+        if last is not None:
+            last.cancel()
+
+    def _stop_timer(self) -> None:
+        last, self._timer = self._timer, None
+        if last is not None:
+            last.cancel()
 
     def _work(self) -> None:
         """Begin the renewals that are due."""
         try:
-            self._timer = None
+            self._stop_timer()
+            if self._is_closed:
+                return
             for lease in self._schedule.take(now_ms()):
                 self._begin_renewal(lease)
+            self._set_timer()
+            self._schedule.report_late()
         except BaseException:
             self._recover()
             raise
-        self._set_timer()
-        self._schedule.report_late()
 
     def _recover(self) -> None:
         """A signal handler of the application has raised an exception."""
-        self._timer = None
+        self._stop_timer()
         self._schedule.recover(now_ms())
         self._set_timer()
 

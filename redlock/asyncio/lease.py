@@ -77,7 +77,7 @@ class Lease(LeaseSteps):
     @property
     def _is_releasing(self) -> bool:
         """Whether the release was sent, and its outcome is not known."""
-        return self._release is not None and not self._release.done()
+        return self._release is not None and self._outcome is None
 
     async def acquire(self, acquire_timeout_ms: int | None) -> None:
         """Acquire the lease, with repeated attempts.
@@ -187,6 +187,11 @@ class Lease(LeaseSteps):
             self._send_release()
         return await self.outcome() if wait else Outcome.PENDING
 
+    def _drop(self) -> None:
+        """Send the release if the lease is held: after an exception the lease would be renewed without an owner."""
+        if self.is_held:
+            self._send_release()
+
     def _send_release(self) -> None:
         grant, connections = self._held(), self._parts.connections
         self._grant = None
@@ -229,8 +234,10 @@ class Lease(LeaseSteps):
         """
         if self._release is None:
             raise NotHeld(f"lock {self.resource!r} was not released", self.resource)
-        # Not for `_released`: an exception of a signal handler can interrupt that callback, and never ends this wait.
-        await asyncio.wait({self._release})
+        if not self._release.done():
+            self._check_loop()
+            # Not for `_released`: an exception of a signal handler can interrupt that callback, but not this wait.
+            await asyncio.wait({self._release})
         return _outcome_of(self._release)
 
     def _renewing(self) -> Steps[int]:

@@ -129,10 +129,15 @@ class Lock:
         return lease, acquire_timeout_ms
 
     async def _acquire(self, lease: Lease, acquire_timeout_ms: int | None) -> None:
-        await lease.acquire(acquire_timeout_ms)
-        # The lease of a block stays, because the end of the block looks for it.
-        self._leases = [one for one in self._leases if one._is_block or (one.is_held and not one.is_lost)]
-        self._leases.append(lease)
+        try:
+            await lease.acquire(acquire_timeout_ms)
+            # The lease of a block stays, because the end of the block looks for it.
+            self._leases = [one for one in self._leases if one._is_block or (one.is_held and not one.is_lost)]
+            self._leases.append(lease)
+        except BaseException:
+            self._forget(lease)
+            lease._drop()
+            raise
 
     @property
     def lease(self) -> Lease:
@@ -256,13 +261,20 @@ class Lock:
         Raises:
             LockLost: The lease was lost, and the body did not raise, or was cancelled for this reason alone.
         """
-        is_cancelled_here = False
+        is_cancelled_here, lease = False, None
         try:
-            # Also if the body has released the lease: this block must not end another one.
-            lease = self._own([one for one in self._leases if one._is_block])
+            lease = self._lease_of_block()
             is_cancelled_here = lease._scope is not None and lease._scope.end(exc)
             self._forget(lease)
             await lease.close(wait=self._options.wait_for_release, ends_blocks=True)
         except RedlockError as error:
             if exc is None or (is_cancelled_here and isinstance(error, LockLost)):
                 raise
+        except BaseException:
+            # Without its block the lease would be renewed for ever. After a cancellation the release goes on anyway.
+            (lease or self._lease_of_block())._drop()
+            raise
+
+    def _lease_of_block(self) -> Lease:
+        """Also if the body has released the lease: the end of a block must not end another lease."""
+        return self._own([one for one in self._leases if one._is_block])

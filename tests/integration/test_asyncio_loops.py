@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 import uvloop
 
-from redlock import LockContended, NotHeld, RedlockError
+from redlock import LockContended, NotHeld, Outcome, RedlockError
 from redlock.testing.redis_server import cluster
 from tests.integration.asyncio_tools import client_of, next_turn, open_sockets, run, until, with_client
 from tests.integration.tools import LASTING, eventually, frozen, in_a_fork, is_free
@@ -101,6 +101,14 @@ def test_a_lease_is_used_in_its_own_loop_only(nodes: Cluster) -> None:
     loop.run_until_complete(lock.release())
     loop.run_until_complete(client.aclose())
     loop.close()
+
+
+def test_a_later_loop_knows_the_outcome_of_a_release(shared: Cluster) -> None:
+    async def take() -> Lease:
+        async with client_of(shared.urls) as client, client.lock("ended") as lease:
+            return lease
+
+    assert run(run(take()).outcome()) is Outcome.RELEASED
 
 
 def test_uvloop_works(shared: Cluster) -> None:

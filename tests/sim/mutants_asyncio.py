@@ -55,8 +55,8 @@ _bug(
 _bug(
     "a release can be cancelled before it is sent",
     LEASE,
-    "            self._send_release()\n",
-    "            await asyncio.sleep(0)\n            self._send_release()\n",
+    "            self._send_release()\n        return await",
+    "            await asyncio.sleep(0)\n            self._send_release()\n        return await",
 )
 _bug(
     "a cancellation from outside is swallowed",
@@ -115,8 +115,8 @@ _bug("a background task has no owner", PARTS, "        self._tasks.add(task)\n",
 _bug(
     "a timer outlives its client",
     RENEWAL,
-    "            self._timer.cancel()\n        for lease",
-    "            pass\n        for lease",
+    "        self._is_closed = True\n        self._stop_timer()\n",
+    "",
 )
 _bug("a reader outlives its connection", SOCKETS, "                self._loop.remove_reader(exchange.sock)\n", "")
 _bug(

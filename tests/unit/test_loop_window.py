@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 
 from redlock.asyncio._driver import Window
+from tests.integration.tracer import Interrupted, Place, Tracer, instructions
 
 NAMES = ("window",)
 
@@ -68,6 +70,30 @@ def test_a_task_whose_time_is_over_keeps_no_place() -> None:
         assert await window.enter(3, NAMES, 0)
 
     asyncio.run(main())
+
+
+def test_an_interrupted_end_gives_the_place_to_the_next_task() -> None:
+    def left(place: Place | None) -> list[Place]:
+        async def main() -> list[Place]:
+            window = Window(1)
+            await window.enter(1, NAMES)
+            following = asyncio.create_task(window.enter(2, NAMES))
+            await asyncio.sleep(0)  # the task runs, and waits
+            if place is None:
+                return instructions(lambda: window.leave(1, NAMES))
+            with suppress(Interrupted):
+                Tracer(place).run(lambda: window.leave(1, NAMES))
+            window.leave(1, NAMES)
+            done, _ = await asyncio.wait({following}, timeout=20)
+            assert done, f"{place}: the task waits for ever"
+            window.leave(2, NAMES)
+            assert (window.free, window.attempts) == (1, {})
+            return []
+
+        return asyncio.run(main())
+
+    for place in dict.fromkeys(left(None)):
+        left(place)
 
 
 def test_a_task_leaves_once_however_often_it_says_so() -> None:

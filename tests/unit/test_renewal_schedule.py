@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +16,7 @@ from redlock._locking.renewal_schedule import RenewalSchedule
 from redlock._transport.codec import Codec
 from redlock._transport.node import DEFAULT_NODES, Node
 from redlock._transport.pool import ConnectionPool
+from tests.integration.tracer import Interrupted, Place, Tracer, instructions
 
 if TYPE_CHECKING:
     from redlock._core.protocol import Steps
@@ -152,6 +154,27 @@ def test_a_driver_that_was_interrupted_loses_no_lease(schedule: RenewalSchedule[
         for lease in taken:
             schedule.renewed(lease, None)
     assert found == set(leases)
+
+
+def test_an_interrupted_step_leaves_one_entry_per_lease() -> None:
+    def step(place: Place | None) -> list[Place]:
+        lease, schedule = Given(), RenewalSchedule[Given]("raise ttl")
+        add(schedule, lease, due_ms=1_000)
+
+        def renew() -> None:
+            for taken in schedule.take(1_000):
+                schedule.renewed(taken, 3_000)
+
+        if place is None:
+            return instructions(renew)
+        with suppress(Interrupted):
+            Tracer(place).run(renew)
+        schedule.recover(1_000)
+        assert [entry[2]() for entry in schedule._heap] == [lease], place
+        return []
+
+    for place in dict.fromkeys(step(None)):
+        step(place)
 
 
 def test_ended_leases_take_no_memory(schedule: RenewalSchedule[Given]) -> None:
