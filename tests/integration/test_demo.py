@@ -150,7 +150,8 @@ def test_it_loses_updates_without_the_lock_and_none_with_it(demo: Callable[..., 
     lost = re.search(r"100 enqueued, counter (\d+): (\d+) updates lost", run.said)
     assert lost is not None
     assert int(lost[1]) + int(lost[2]) == 100
-    assert int(lost[2]) > 10
+    # How many are lost depends on how many tasks a busy machine runs at the same time.
+    assert int(lost[2]) > 0
     figures = dict(re.findall(r"(?m)^   (\S.*?)  +(\d+)(?: ms)?$", run.said))
     one, two = (int(figures[f"acquired in {rounds}"]) for rounds in ("one round", "two rounds"))
     assert one + two == FEW
