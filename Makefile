@@ -79,7 +79,7 @@ lock:
 # The files in requirements/ are complete, so no installer need look for dependencies. uv takes a fifth of the time of pip,
 # but reads no settings of pip, except the index that is given to uv here. So pip installs if uv fails.
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
-UV = UV_SYSTEM_CERTS=1 UV_DEFAULT_INDEX="$${PIP_INDEX_URL:-$$($(BIN)/python -m pip config get global.index-url 2>/dev/null)}" \
+UV = UV_SYSTEM_CERTS=1 UV_DEFAULT_INDEX="$${PIP_INDEX_URL:-$$(cat .venv/.index)}" \
     $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps
 install = $(UV) $(1) 2>/dev/null || $(PIP) $(1)
 
@@ -88,8 +88,9 @@ install = $(UV) $(1) 2>/dev/null || $(PIP) $(1)
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or later is needed, this is %d.%d; name another: make PYTHON=python3.12 ..." % sys.version_info[:2] if sys.version_info < (3, 10) else 0)'
 	@echo "setting up .venv (once, about 10 seconds)"
 	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip config get global.index-url > .venv/.index 2>/dev/null || true
 	@$(PIP) --require-hashes --requirement requirements/setup.txt 2>/dev/null || true
-	@$(call install,--require-hashes --requirement requirements/demo.txt)
+	@export UV_COMPILE_BYTECODE=1; $(call install,--require-hashes --requirement requirements/demo.txt)
 	@$(call install,--no-build-isolation --editable .)
 	@touch $@
 

@@ -247,17 +247,17 @@ def served(*begin: Callable[[], Awaitable[asyncio.Server]]) -> Iterator[None]:
         for server in listening:
             for listener in server.sockets:
                 loop.remove_reader(listener.fileno())
-        # A new connection becomes a task some turns of the loop later. Before that, asyncio would forget the connection
-        # of a closed server, and a cancelled task would not close the connection.
+        # A new connection becomes a task some iterations of the loop later. Before that, asyncio would forget the
+        # connection of a closed server, and a cancelled task would not close the connection.
         for _ in range(10):
-            await asyncio.sleep(0)  # exactly a turn of the loop
+            await asyncio.sleep(0)  # exactly an iteration of the loop
         for server in listening:
             server.close()
         while rest := asyncio.all_tasks() - {asyncio.current_task()}:
             for task in rest:
                 task.cancel()
             await asyncio.wait(rest)
-        await asyncio.sleep(0)  # a closed transport closes its socket in the next turn
+        await asyncio.sleep(0)  # a closed transport closes its socket in the next iteration
 
     def run() -> None:
         loop.run_until_complete(serve())

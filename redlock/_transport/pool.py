@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from redlock._transport.node import Node
 
 _MOST_SETS = 16
-_SETTLE_SECONDS = 1.0
+_DRAIN_SECONDS = 1.0
 _IN_USE = f"not asked: all {_MOST_SETS} connection sets of this process are in use"
 
 T = TypeVar("T")
@@ -157,7 +157,7 @@ class ConnectionPool:
     def _drain(self, sets: Sequence[ConnectionSet], *, ends: bool = False) -> None:
         until_ms = now_ms() + self.nodes[0].timeout_ms
         for connections in sets:
-            turn = connections.turn(_SETTLE_SECONDS)
+            turn = connections.turn(_DRAIN_SECONDS)
             if turn is not None:
                 with turn:
                     connections.await_releases()

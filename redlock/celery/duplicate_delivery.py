@@ -26,7 +26,7 @@ COPY = "redlock_copy"
 EARLIER = "redlock_earlier"
 """The request attribute with the state from before a copy's run."""
 
-_SETTLE_SECONDS = 2.0
+_RESULT_SECONDS = 2.0
 """How long a copy that holds the lock waits for the first copy's result. A task releases its lock, then stores it."""
 _POLL_SECONDS = 0.05
 
@@ -45,7 +45,7 @@ def is_finished(task: Task, earlier: dict[str, Any] | None, *, awaits_result: bo
     if earlier is not None and earlier["status"] in final:
         _restore(task, earlier)
         return True
-    until = time.monotonic() + (_SETTLE_SECONDS if awaits_result else 0)
+    until = time.monotonic() + (_RESULT_SECONDS if awaits_result else 0)
     while (meta := _stored(task)) is not None:
         if meta["status"] in final:
             return True

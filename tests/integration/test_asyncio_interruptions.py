@@ -265,15 +265,24 @@ def test_an_interrupted_start_of_a_renewal_stops_no_other() -> None:
 
 def test_after_its_end_a_renewal_that_is_still_due_does_nothing() -> None:
     with closing(Renewed()) as renewed:
+        renewed.schedule.add(renewed, now_ms())
         renewed.schedule.close()
         renewed.schedule._work()
         assert renewed.renewals == 0
 
 
+def test_an_interrupted_renewal_leaves_one_timer() -> None:
+    with closing(Renewed()) as renewed:
+        timer = renewed.schedule._timer
+        assert timer is not None
+        renewed.schedule._recover()
+        assert timer.cancelled()
+
+
 def test_a_late_renewal_is_not_put_off_by_new_leases() -> None:
     with closing(Renewed()) as renewed, closing(Renewed()) as other:
-        renewed.schedule._timer_ms -= 5_000
-        renewed.schedule.add(other, now_ms() + 1_000)
+        # As after the loop was blocked.
+        renewed.schedule.add(other, now_ms() - 5_000)
         timer = renewed.schedule._timer
         renewed.schedule.add(other, now_ms() + 1_000)
         assert renewed.schedule._timer is timer

@@ -125,18 +125,18 @@ def test_an_alarm_in_an_event_loop_blames_no_node(exchange: Exchange) -> None:
         assert waiting.is_open
         node = Node("redis://h:1", 100)
         state = NodeConnections([node], codec.Codec(1, "", 10_000), node.timeout_ms, 0)
-        turns: list[int] = []
-        sockets = LoopSockets([node], state, loop, lambda: turns.append(1))
+        iterations: list[int] = []
+        sockets = LoopSockets([node], state, loop, lambda: iterations.append(1))
         for call in (sockets.flush, sockets.read_all):
             state.to_close.clear()
-            turns.clear()
+            iterations.clear()
             state.connected(state.all[0], exchange, "0" * 40, "")
             state.all[0].outbox = WORDS
             with pytest.raises(TimeoutError, match=WHY):
                 call()
             assert state.all[0].reason == "interrupted in the middle of a command"
             assert not node.error, "no node has failed"
-            await until(lambda: turns, "the next iteration, which tells the rounds", every=0)
+            await until(lambda: iterations, "the next iteration, which tells the rounds", every=0)
         sockets.abandon("closed")
 
     asyncio.run(main())

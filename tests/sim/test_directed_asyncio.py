@@ -131,7 +131,8 @@ def test_a_cancelled_release_goes_on_to_its_outcome(cluster: Cluster) -> None:
         await lock.acquire()
         lease = lock.lease
         release = asyncio.create_task(lock.release())
-        await asyncio.sleep(0)  # the release is sent
+        await asyncio.sleep(0)  # exactly an iteration of the loop
+        assert lease._is_releasing
         release.cancel()
         await asyncio.wait({release})
         assert release.cancelled()
