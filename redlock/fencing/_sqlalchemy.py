@@ -138,21 +138,20 @@ class SessionTransaction:
 
 def prepare(connection: Connection, dialect: Dialect) -> None:
     """Refuse autocommit, and send what must come before the fence."""
-    if dialect is sql.SQLITE and getattr(connection.connection.driver_connection, "in_transaction", False):
-        # The recipe of the application, which begins itself. The fence as the first statement is then enough.
-        return
-    if _autocommits(connection, dialect):
+    begun = getattr(connection.connection.driver_connection, "in_transaction", False)
+    if _sqlite_autocommits(connection, begun=begun) if dialect is sql.SQLITE else _autocommits(connection):
         raise ConfigurationError(
             "the connection is in autocommit mode, where a fence locks nothing; turn autocommit off"
         )
-    if dialect is sql.SQLITE:
-        # The driver would begin with the first write only, and not at all for reads.
+    if dialect is sql.SQLITE and not begun:
+        # The driver would begin with the first write only, and not at all for reads. Where the application's recipe
+        # has begun, the fence as the first statement is enough.
         connection.exec_driver_sql("BEGIN IMMEDIATE")
     if dialect.before_begin:
         connection.exec_driver_sql(dialect.before_begin)
 
 
-def _autocommits(connection: Connection, dialect: Dialect) -> bool:
+def _autocommits(connection: Connection) -> bool:
     driver: Any = connection.connection.dbapi_connection
     detect = getattr(connection.dialect, "detect_autocommit_setting", None)
     if detect is not None and driver is not None:
@@ -163,8 +162,23 @@ def _autocommits(connection: Connection, dialect: Dialect) -> bool:
     for one in (driver, adapted):
         if one.get_autocommit() if hasattr(one, "get_autocommit") else getattr(one, "autocommit", None) is True:
             return True
-    level = getattr(driver, "isolation_level", "")
-    return level == "autocommit" or (level is None and dialect is sql.SQLITE)
+    return getattr(driver, "isolation_level", "") == "autocommit"
+
+
+def _sqlite_autocommits(connection: Connection, *, begun: bool) -> bool:
+    """Whether the driver's commit does nothing, or no transaction has begun; SQLAlchemy looks for the latter only."""
+    driver: Any = connection.connection.dbapi_connection
+    inner = getattr(connection.connection.driver_connection, "_conn", None)
+    if inner is None:
+        autocommit = _autocommit_of(driver)
+    else:
+        # aiosqlite has no property for this, and its connection answers in its own thread only.
+        autocommit = driver.run_async(lambda one: one._execute(_autocommit_of, inner))  # noqa: SLF001 - see above
+    return autocommit is True or (driver.isolation_level is None and not begun)
+
+
+def _autocommit_of(driver: Any) -> object:  # noqa: ANN401 - of sqlite3, or of a module in its place
+    return getattr(driver, "autocommit", None)  # from Python 3.12 on
 
 
 def run(connection: Connection, statement: str, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:

@@ -1,0 +1,114 @@
+"""SQLite modes in which the driver's commit does nothing: refused, by threads and by asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.orm import Session
+
+from redlock.errors import ConfigurationError
+from redlock.fencing.conformance import Lease
+from redlock.fencing.sql import fenced
+from tests.integration.fence_adapters import Account, sqlite_engine, with_accounts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+LEASE = Lease(7, "me")
+has_autocommit = pytest.mark.skipif(sys.version_info < (3, 12), reason="sqlite3 has no `autocommit` before Python 3.12")
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    with with_accounts(sqlite_engine(str(tmp_path / "data"))) as engine:
+        yield engine
+
+
+@pytest.fixture
+def make(engine: Engine) -> Iterator[Callable[..., Engine]]:
+    """Makes engines with options on the same file, and disposes of them."""
+    with contextlib.ExitStack() as stack:
+
+        def made(**options: Any) -> Engine:
+            created = create_engine(engine.url, **options)
+            stack.callback(created.dispose)
+            return created
+
+        yield made
+
+
+def set_on_connect(engine: Engine, name: str, value: object) -> Engine:
+    event.listen(engine, "connect", lambda connection, _: setattr(connection, name, value))
+    return engine
+
+
+def begins_itself(engine: Engine) -> Engine:
+    """The recipe of SQLAlchemy's manual for SQLite."""
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
+    return set_on_connect(engine, "isolation_level", None)
+
+
+def refuse(engine: Engine, times: int = 2) -> None:
+    for _ in range(times):
+        with Session(engine) as session:
+            with pytest.raises(ConfigurationError, match="autocommit mode"), fenced(session, LEASE):
+                pytest.fail("the body must not run")
+            assert not session.in_transaction()
+
+
+def is_unlocked(engine: Engine) -> bool:
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE account SET value = value + 1"))
+    return True
+
+
+@has_autocommit
+def test_a_driver_that_ignores_commit_is_refused(make: Callable[..., Engine], engine: Engine) -> None:
+    """With `autocommit=True` the commit of sqlite3 does nothing, although BEGIN has begun a transaction."""
+    refuse(make(connect_args={"autocommit": True}))
+    refuse(set_on_connect(make(), "autocommit", True))  # noqa: FBT003 - the value of an attribute
+    # Once: the rollback of the driver does nothing either.
+    refuse(begins_itself(make(connect_args={"autocommit": True})), times=1)
+    assert is_unlocked(engine)
+
+
+@has_autocommit
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"autocommit": True}, pytest.raises(ConfigurationError, match="autocommit mode")),
+        ({"autocommit": False}, contextlib.nullcontext()),
+    ],
+)
+def test_aiosqlite_in_autocommit_mode_is_refused(engine: Engine, options: dict[str, bool], expected: Any) -> None:
+    async def main() -> None:
+        made = create_async_engine(engine.url.set(drivername="sqlite+aiosqlite"), connect_args=options)
+        async with made.connect() as connection:
+            with expected:
+                async with fenced(connection, LEASE):
+                    await connection.execute(text("UPDATE account SET value = value + 1 WHERE name = 'account'"))
+        await made.dispose()
+
+    asyncio.run(main())
+    assert balance(engine) == (10 if options["autocommit"] else 11)
+    assert is_unlocked(engine)
+
+
+@has_autocommit
+def test_a_driver_that_begins_itself_is_fenced(make: Callable[..., Engine], engine: Engine) -> None:
+    with Session(make(connect_args={"autocommit": False})) as session, fenced(session, LEASE):
+        session.get_one(Account, "account").value += 1
+    assert balance(engine) == 11
+    assert is_unlocked(engine)
+
+
+def balance(engine: Engine) -> int:
+    with Session(engine) as session:
+        return session.get_one(Account, "account").value
