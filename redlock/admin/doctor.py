@@ -84,7 +84,7 @@ def check(
     tasks = [Locked("the settings", 0.0, settings.ttl, None)]
     if app is not None:
         _validation.own_code("the tasks of the Celery app can't be imported", app.loader.import_default_modules)
-        tasks = visibility_timeout.locked_tasks(app, settings.ttl)
+        tasks = visibility_timeout.locked_tasks(app, settings.ttl, app.conf.task_time_limit)
     findings += visibility_timeout.findings({"broker_url": broker} if app is None else app.conf, tasks)
     if store:
         findings += examine_broker(_probe("store", store, timeout), status, owns_data=True)

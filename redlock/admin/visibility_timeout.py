@@ -45,18 +45,19 @@ class Locked(NamedTuple):
     time_limit: float | None
 
 
-def locked_tasks(app: Any, ttl: float) -> list[Locked]:  # noqa: ANN401 - Celery is untyped
+def locked_tasks(app: Any, ttl: float, time_limit: float | None) -> list[Locked]:  # noqa: ANN401 - Celery is untyped
     """Return the tasks of an app that are under `@locked`.
 
     Args:
         app: The Celery app, with its tasks imported.
         ttl: Seconds that a lease lasts for tasks without an own `ttl`.
+        time_limit: The hard limit in seconds of tasks without an own limit; None without a limit.
     """
     found = []
     for name, task in sorted(app.tasks.items()):
         wait, own_ttl = getattr(task.run, MARK, (None, None))
         if wait is not None:
-            found.append(Locked(name, wait, own_ttl or ttl, task.time_limit or app.conf.task_time_limit))
+            found.append(Locked(name, wait, own_ttl or ttl, task.time_limit or time_limit))
     return found
 
 

@@ -258,9 +258,8 @@ def _requeue(stale: Stale, policy: Policy, delivery: Delivery | None) -> None:
 
 def _max_hold_ms(max_hold: float | None, task: Task | None) -> int | None:
     """The task's own setting, else the hard time limit if the pool kills the task at that limit."""
-    if max_hold is None and task is not None and not task.request.called_directly and pools.enforces_hard_limits():
-        hard, _ = task.request.timelimit or (None, None)
-        max_hold = hard or task.time_limit or task.app.conf.task_time_limit
+    if max_hold is None and task is not None and not task.request.called_directly:
+        max_hold = pools.hard_limit(task)
     return None if max_hold is None else int(max_hold * 1000)
 
 

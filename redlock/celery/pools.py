@@ -1,28 +1,39 @@
-"""The pool of this worker, and whether the pool enforces hard time limits.
+"""The pool of this worker, and the hard time limit at which the pool kills a task.
 
-Invariants: the main process reads the pool's name before the fork; an unknown pool enforces no limit.
+Invariants: the main process reads the pool's name and limit before the fork; an unknown pool enforces no limit.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery.concurrency import get_implementation
 from celery.signals import worker_init
 
+if TYPE_CHECKING:
+    from celery import Task
+
 _name = ""
+_time_limit: float | None = None
+"""The worker's own limit: the option `--time-limit`, else the setting `task_time_limit`."""
 
 
-def enforces_hard_limits() -> bool:
-    """Whether the pool ends a task's body at the hard time limit.
+def hard_limit(task: Task) -> float | None:
+    """Seconds after which the pool kills this run of a task; None if the pool ends no body for certain.
 
     Only prefork kills the process. The threads, solo and eventlet pools have no hard limit. Gevent raises an exception,
     which a body may catch, and which never reaches a body that only computes.
     """
-    return _name == "prefork"
+    if _name != "prefork":
+        return None
+    # The same order as in celery/worker/request.py and billiard/pool.py. From Celery 5.7 on, the task's limit is the
+    # app's setting unless the task has its own limit, so that setting wins over the worker's option.
+    of_message, _ = task.request.timelimit or (None, None)
+    return of_message or task.time_limit or _time_limit
 
 
 @worker_init.connect
 def _note(sender: Any, **_: Any) -> None:  # noqa: ANN401 - Celery's signals pass what they like
-    global _name  # noqa: PLW0603 - a process is one worker or none
+    global _name, _time_limit  # noqa: PLW0603 - a process is one worker or none
     _name = get_implementation(sender.pool_cls).__module__.rpartition(".")[2]
+    _time_limit = sender.time_limit

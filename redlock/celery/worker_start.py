@@ -40,5 +40,6 @@ def refuse(app: Any) -> None:  # noqa: ANN401 - Celery is untyped
 def _check(instance: Any, **_: Any) -> None:  # noqa: ANN401 - Celery's signals pass what they like
     app = instance.app
     refuse(app)
-    for finding in visibility_timeout.findings(app.conf, visibility_timeout.locked_tasks(app, of_conf(app.conf).ttl)):
+    tasks = visibility_timeout.locked_tasks(app, of_conf(app.conf).ttl, instance.time_limit)
+    for finding in visibility_timeout.findings(app.conf, tasks):
         _log.warning("visibility-timeout", why=finding.what, remedy=finding.fix)

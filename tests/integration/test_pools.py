@@ -9,6 +9,7 @@ import pytest
 from celery.exceptions import TimeLimitExceeded
 
 from redlock import LockLost
+from tests import versions
 from tests.integration.tools import eventually, holders, is_free, raw, run_out
 from tests.integration.worker_fixture import UNLIMITED, fresh_fixture, refuses_to_start
 
@@ -57,6 +58,14 @@ def test_a_lease_ends_with_the_limit_at_which_prefork_kills(fixture: WorkerFixtu
         fixture.result(task)
     eventually(lambda: is_free(fixture.nodes.servers, "holding:long"), "the end of the lease")
     assert not fixture.store.exists("remained:long")
+
+
+@pytest.mark.skipif(versions.CELERY >= (5, 7), reason="from Celery 5.7 on, the setting wins over the option")
+def test_the_limit_of_the_command_line_ends_the_lease(fixture: WorkerFixture) -> None:
+    fixture.start_worker("--include", HOLDING, "--time-limit", "600", COUNTER_TIME_LIMIT="2")
+    fixture.send(f"{HOLDING}.outlast", "long", 5.0)
+    eventually(lambda: fixture.store.exists("remained:long"), "the end of the body", every=0.05)
+    assert float(fixture.store.get("remained:long") or 0) > 0, "the lease was renewed to the end of the body"
 
 
 @pytest.mark.parametrize(

@@ -149,27 +149,29 @@ def test_outside_of_a_task_there_is_no_current_lease() -> None:
 class Limited:
     """A task with time limits and nothing else."""
 
-    def __init__(self, message: float | None, own: float | None, app: float | None) -> None:
+    def __init__(self, message: float | None, own: float | None) -> None:
         self.request = SimpleNamespace(timelimit=(message, None), called_directly=False)
-        self.time_limit, self.app = own, SimpleNamespace(conf=SimpleNamespace(task_time_limit=app))
+        self.time_limit = own
 
 
 @pytest.mark.parametrize(
-    ("task", "milliseconds"),
+    ("task", "of_worker", "milliseconds"),
     [
-        (Limited(3, 4, 5), 3_000),
-        (Limited(None, 4, 5), 4_000),
-        (Limited(None, None, 5), 5_000),
-        (Limited(None, None, None), None),
+        (Limited(3, 4), 5, 3_000),
+        (Limited(None, 4), 5, 4_000),
+        (Limited(None, None), 5, 5_000),
+        (Limited(None, None), None, None),
     ],
-    ids=["message", "task", "app", "none"],
+    ids=["message", "task", "worker", "none"],
 )
 def test_a_lease_ends_with_the_hard_limit_of_prefork(
     monkeypatch: pytest.MonkeyPatch,
     task: Limited,
+    of_worker: float | None,
     milliseconds: int | None,
 ) -> None:
     monkeypatch.setattr(pools, "_name", "prefork")
+    monkeypatch.setattr(pools, "_time_limit", of_worker)
     assert _max_hold_ms(None, cast("Any", task)) == milliseconds
     assert _max_hold_ms(7.5, cast("Any", task)) == 7_500
 
@@ -177,7 +179,8 @@ def test_a_lease_ends_with_the_hard_limit_of_prefork(
 @pytest.mark.parametrize("pool", ["solo", "thread", "gevent", "eventlet", ""])
 def test_a_lease_ignores_a_limit_that_kills_nothing(monkeypatch: pytest.MonkeyPatch, pool: str) -> None:
     monkeypatch.setattr(pools, "_name", pool)
-    task: Any = Limited(3, 4, 5)
+    monkeypatch.setattr(pools, "_time_limit", 5)
+    task: Any = Limited(3, 4)
     assert _max_hold_ms(None, task) is None
     assert _max_hold_ms(7.5, task) == 7_500
 
@@ -185,8 +188,9 @@ def test_a_lease_ignores_a_limit_that_kills_nothing(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("pool", ["prefork", "solo", "threads", "gevent", "eventlet"])
 def test_the_workers_pool_is_noted_before_the_fork(monkeypatch: pytest.MonkeyPatch, pool: str) -> None:
     monkeypatch.setattr(pools, "_name", "")
-    pools._note(SimpleNamespace(pool_cls=pool))
-    assert pools.enforces_hard_limits() is (pool == "prefork")
+    monkeypatch.setattr(pools, "_time_limit", None)
+    pools._note(SimpleNamespace(pool_cls=pool, time_limit=60))
+    assert pools.hard_limit(cast("Any", Limited(None, None))) == (60 if pool == "prefork" else None)
 
 
 def test_without_parentheses_it_is_refused_at_import() -> None:

@@ -243,14 +243,14 @@ def test_a_pool_without_signals_is_refused_at_the_start(monkeypatch: pytest.Monk
 LIMITS = [((7, 5), 9, 11, 7_000), ((None, 5), 9, 11, 9_000), (None, None, 11, 11_000), (None, None, None, None)]
 
 
-@pytest.mark.parametrize("limits", LIMITS, ids=["message", "task", "app", "none"])
+@pytest.mark.parametrize("limits", LIMITS, ids=["message", "task", "worker", "none"])
 def test_a_lease_is_renewed_until_the_hard_limit_of_the_run(
     client: Client, worker: Worker, monkeypatch: pytest.MonkeyPatch, limits: tuple[Any, ...]
 ) -> None:
-    message, own, app, expected_ms = limits
+    message, own, of_worker, expected_ms = limits
     monkeypatch.setattr(pools, "_name", "prefork")
+    monkeypatch.setattr(pools, "_time_limit", of_worker)
     monkeypatch.setattr(APP.Task, "time_limit", own)
-    monkeypatch.setitem(APP.conf, "task_time_limit", app)
     worker.run(locked("x")(returning(1)), timelimit=message)
     assert client.given.options["max_hold_ms"] == expected_ms
 

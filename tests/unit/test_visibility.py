@@ -75,12 +75,12 @@ def test_a_timeout_that_is_long_enough_is_no_finding() -> None:
 
 
 def test_the_locked_tasks_of_an_app_are_found() -> None:
-    app = Celery(set_as_current=False, task_time_limit=60)
+    app = Celery(set_as_current=False)
     app.task(shared=False, name="plain")(body)
     app.task(shared=False, name="a", autoretry_for=(ValueError,))(locked("x", wait=3.0, ttl=7.0)(body))
     app.task(shared=False, name="b", time_limit=90)(locked("x")(body))
     # Tasks that other apps share are in every app.
-    found = [task for task in locked_tasks(app, 5.0) if task.name in {"a", "b", "plain"}]
+    found = [task for task in locked_tasks(app, 5.0, 60) if task.name in {"a", "b", "plain"}]
     assert found == [Locked("a", 3.0, 7.0, 60), Locked("b", 1.0, 5.0, 90)]
 
 
