@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 from redlock import _validation
 from redlock._masking import quoted
 from redlock.errors import ConfigurationError, LockLost
-from redlock.fencing import _nested
+from redlock.fencing import _leases, _nested
 from redlock.fencing import _statements as sql
 
 
@@ -51,16 +51,14 @@ def checked(lease: FencedLease, operation: str | None, lock_timeout: float | Non
         LockLost: The lease has expired.
         ConfigurationError: The token, a name, the operation id or the timeout cannot be used.
     """
+    token, owner = _leases.token_and_owner(lease)
     try:
-        given, token, owner = lease.names, lease.fence, lease.owner
+        given = lease.names
     except AttributeError:
-        raise ConfigurationError(
-            f"{type(lease).__name__} is no lease; give the lease of a `with` block, or `current_lease()` in a task"
-        ) from None
+        raise _leases.no_lease(lease) from None
     names = _validation.resources(given)
     if lease.remaining() <= 0:
         raise LockLost(", ".join(names), "the lease expired before the fenced transaction began")
-    _validation.fence(token)
     if operation is not None:
         _check_operation(operation)
     _nested.refuse_without_operations(operation)

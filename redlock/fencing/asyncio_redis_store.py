@@ -5,6 +5,7 @@ Keys, scripts and guarantees are those of `redlock.fencing.redis_store`, so both
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,10 @@ from redis.asyncio import Redis
 
 from redlock import _validation
 from redlock.errors import Stale
-from redlock.fencing.redis_store import REMEMBERED_MS, StoreWords, text
+from redlock.fencing import _turns
+from redlock.fencing._leases import token_and_owner
+from redlock.fencing._store_client import store_client
+from redlock.fencing.redis_store import REMEMBERED_MS, StoreWords, stored_text, text
 
 __all__ = ["AsyncFencedStore"]
 
@@ -22,7 +26,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from redlock.fencing.redis_store import FencedTransaction, StoreLease, Written
+    from redlock.fencing._leases import StoreLease
+    from redlock.fencing.redis_store import FencedTransaction, Written
 
 
 class AsyncFencedStore:
@@ -46,8 +51,9 @@ class AsyncFencedStore:
     @_validation.private
     def __init__(self, client: Redis | str, *, prefix: str = "store:", remembered_ms: int = REMEMBERED_MS) -> None:
         self._is_owner = isinstance(client, str)
-        self._redis = Redis.from_url(client) if isinstance(client, str) else client
         self._words = StoreWords(prefix, remembered_ms)
+        self._redis = store_client(Redis, client)
+        self._turns: _turns.Turns[asyncio.Future[None]] = _turns.Turns()
         self._open = self._redis.register_script(StoreWords.OPEN)
         self._write = self._redis.register_script(StoreWords.WRITE)
 
@@ -57,7 +63,7 @@ class AsyncFencedStore:
         Raises:
             Stale: The store has seen a larger token, or the same token from another owner.
             NotHeld: The lease is not held.
-            ConfigurationError: The name or the token cannot be used.
+            ConfigurationError: The name or the lease cannot be used.
             redis.exceptions.RedisError: The store did not answer.
         """
         keys, arguments = self._words.opening(name, lease)
@@ -69,7 +75,7 @@ class AsyncFencedStore:
 
         Raises:
             Stale: Another transaction has been opened since.
-            ConfigurationError: The operation id is empty or not text.
+            ConfigurationError: The operation id is empty or not text, or the value is not text.
             redis.exceptions.RedisError: The store did not answer. The write may have been applied; a repetition with
                 the same operation id is safe.
         """
@@ -81,6 +87,9 @@ class AsyncFencedStore:
     ) -> Written:
         """Open, compute the new value, and write. Repeats this if another operation of the same lease came between.
 
+        The updates of a store under the same lease run one after the other for each name. So `change` must not update
+        the same name under the same lease.
+
         Args:
             name: The name in the store.
             lease: The lease that gives the token.
@@ -89,15 +98,29 @@ class AsyncFencedStore:
 
         Raises:
             Stale: The store has seen a newer token: repeat the work under a new lease.
+            LockLost: The lease ended while other operations of the lease changed the value; nothing was written.
+            NotHeld, ConfigurationError, redis.exceptions.RedisError: As for `open` and `write`.
         """
-        while True:
-            transaction = await self.open(name, lease)
-            value = change(transaction.value)
-            try:
-                return await self.write(transaction, await value if inspect.isawaitable(value) else value, op_id)
-            except Stale as stale:
-                if stale.seen != lease.fence:
-                    raise
+        _validation.operation(op_id)
+        loop = asyncio.get_running_loop()
+        turn = loop.create_future()
+        try:
+            before = self._turns.follow((loop, name, token_and_owner(lease)), turn)
+            while before is not None and not before.done():
+                await asyncio.wait([before], timeout=_turns.left(name, lease))
+            pauses = _turns.pauses(name, lease)
+            while True:
+                transaction = await self.open(name, lease)
+                changed = change(transaction.value)
+                value = await changed if inspect.isawaitable(changed) else changed
+                try:
+                    return await self.write(transaction, value, op_id)
+                except Stale as stale:
+                    if stale.seen != transaction.fence:
+                        raise
+                await asyncio.sleep(next(pauses))
+        finally:
+            turn.set_result(None)
 
     async def read_unfenced(self, name: str) -> str | None:
         """The value, read without a token: to show the value, not to compute a new value."""
@@ -106,7 +129,7 @@ class AsyncFencedStore:
 
     async def write_unfenced(self, name: str, value: str) -> None:
         """Write without a token: to set up a value, and to show the damage without a fence."""
-        await self._redis.hset(self._words.state(name), "value", value)
+        await self._redis.hset(self._words.state(name), "value", stored_text(value))
 
     async def aclose(self) -> None:
         """Close the client that the store has made from a URL; another client stays open."""

@@ -11,33 +11,30 @@ Invariants:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+import threading
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redis import Redis
 
 from redlock import _log, _validation
+from redlock._masking import quoted
 from redlock._transport import codec
-from redlock.errors import Stale
+from redlock.errors import ConfigurationError, Stale
+from redlock.fencing import _turns
+from redlock.fencing._leases import StoreLease, token_and_owner
+from redlock.fencing._store_client import store_client
 
-__all__ = ["REMEMBERED_MS", "FencedStore", "FencedTransaction", "Written"]
+__all__ = ["REMEMBERED_MS", "FencedStore", "FencedTransaction", "StoreLease", "Written"]
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 REMEMBERED_MS = 7 * 24 * 3600 * 1000
 """The time for which operation ids are remembered: a week, far longer than visibility timeout and retries."""
-
-
-class StoreLease(Protocol):
-    """The part of a lease that the store needs; the leases of `redlock` and `redlock.asyncio` have it."""
-
-    @property
-    def fence(self) -> int:
-        """The fencing token."""
-
-    @property
-    def owner(self) -> str:
-        """The owner token."""
+_LONGEST_REMEMBERED_MS = 1_000 * _validation.LONGEST_SECONDS
+_LARGEST_TOKEN = 2**53 - 1
+"""Above this number, Lua does not tell each token from the next."""
 
 
 class Written(NamedTuple):
@@ -82,12 +79,20 @@ class StoreWords:
     Args:
         prefix: Put before every name.
         remembered_ms: The time in milliseconds for which operation ids are remembered.
+
+    Raises:
+        ConfigurationError: The prefix or the time cannot be used.
     """
 
     OPEN, WRITE = codec.Script.load("open").source, codec.Script.load("write").source
 
     def __init__(self, prefix: str, remembered_ms: int) -> None:
         self._prefix = _validation.prefix(prefix)
+        if type(remembered_ms) is not int or not 1 <= remembered_ms <= _LONGEST_REMEMBERED_MS:
+            raise ConfigurationError(
+                f"remembered_ms is {quoted(remembered_ms)}; "
+                f"it must be a whole number from 1 to {_LONGEST_REMEMBERED_MS:,}, in milliseconds"
+            )
         self._remembered_ms = remembered_ms
 
     def state(self, name: str) -> str:
@@ -96,7 +101,12 @@ class StoreWords:
 
     def opening(self, name: str, lease: StoreLease) -> tuple[list[str], list[str | int]]:
         """The keys and the arguments of an opening."""
-        return [self.state(name)], [_validation.fence(lease.fence), lease.owner]
+        fence, owner = token_and_owner(lease)
+        if fence > _LARGEST_TOKEN:
+            raise ConfigurationError(
+                f"fencing token {fence} cannot be used; the largest token of a fenced store is {_LARGEST_TOKEN}"
+            )
+        return [self.state(name)], [fence, owner]
 
     @staticmethod
     def opened(name: str, lease: StoreLease, reply: Any) -> FencedTransaction:  # noqa: ANN401 - as the server sent it
@@ -114,7 +124,8 @@ class StoreWords:
 
     def arguments(self, transaction: FencedTransaction, value: str) -> list[str | int]:
         """The arguments of a write."""
-        return [transaction.fence, transaction.owner, transaction.number, value, self._remembered_ms]
+        fence, owner, number = transaction.fence, transaction.owner, transaction.number
+        return [fence, owner, number, stored_text(value), self._remembered_ms]
 
     @staticmethod
     def written(transaction: FencedTransaction, reply: Any) -> Written:  # noqa: ANN401 - as the server sent it
@@ -145,8 +156,9 @@ class FencedStore:
 
     @_validation.private
     def __init__(self, client: Redis | str, *, prefix: str = "store:", remembered_ms: int = REMEMBERED_MS) -> None:
-        self._redis = Redis.from_url(client) if isinstance(client, str) else client
         self._words = StoreWords(prefix, remembered_ms)
+        self._redis = store_client(Redis, client)
+        self._turns: _turns.Turns[threading.Event] = _turns.Turns()
         self._open = self._redis.register_script(StoreWords.OPEN)
         self._write = self._redis.register_script(StoreWords.WRITE)
 
@@ -156,7 +168,7 @@ class FencedStore:
         Raises:
             Stale: The store has seen a larger token, or the same token from another owner.
             NotHeld: The lease is not held.
-            ConfigurationError: The name or the token cannot be used.
+            ConfigurationError: The name or the lease cannot be used.
             redis.exceptions.RedisError: The store did not answer.
         """
         keys, arguments = self._words.opening(name, lease)
@@ -168,7 +180,7 @@ class FencedStore:
 
         Raises:
             Stale: Another transaction has been opened since.
-            ConfigurationError: The operation id is empty or not text.
+            ConfigurationError: The operation id is empty or not text, or the value is not text.
             redis.exceptions.RedisError: The store did not answer. The write may have been applied; a repetition with
                 the same operation id is safe.
         """
@@ -178,16 +190,32 @@ class FencedStore:
     def update(self, name: str, lease: StoreLease, op_id: str, change: Callable[[str | None], str]) -> Written:
         """Open, compute the new value, and write. Repeats this if another operation of the same lease came between.
 
+        The updates of a store under the same lease run one after the other for each name. So `change` must not update
+        the same name under the same lease.
+
         Raises:
             Stale: The store has seen a newer token: repeat the work under a new lease.
+            LockLost: The lease ended while other operations of the lease changed the value; nothing was written.
+            NotHeld, ConfigurationError, redis.exceptions.RedisError: As for `open` and `write`.
         """
-        while True:
-            transaction = self.open(name, lease)
-            try:
-                return self.write(transaction, change(transaction.value), op_id)
-            except Stale as stale:
-                if stale.seen != lease.fence:
-                    raise
+        _validation.operation(op_id)
+        turn = threading.Event()
+        try:
+            before = self._turns.follow((name, token_and_owner(lease)), turn)
+            while before is not None and not (before.is_set() or before.wait(_turns.left(name, lease))):
+                pass
+            pauses = _turns.pauses(name, lease)
+            while True:
+                transaction = self.open(name, lease)
+                value = change(transaction.value)
+                try:
+                    return self.write(transaction, value, op_id)
+                except Stale as stale:
+                    if stale.seen != transaction.fence:
+                        raise
+                time.sleep(next(pauses))
+        finally:
+            turn.set()
 
     def read_unfenced(self, name: str) -> str | None:
         """The value, read without a token: to show the value, not to compute a new value."""
@@ -196,12 +224,21 @@ class FencedStore:
 
     def write_unfenced(self, name: str, value: str) -> None:
         """Write without a token: to set up a value, and to show the damage without a fence."""
-        self._redis.hset(self._words.state(name), "value", value)
+        self._redis.hset(self._words.state(name), "value", stored_text(value))
 
 
 def _stale(name: str, token: int, seen: int) -> Stale:
     _log.warning("STALE", resource=name, token=token, seen=seen)
     return Stale(name, token, seen)
+
+
+def stored_text(value: object) -> str:
+    """A value that the store can keep and read again. No message shows the value, which belongs to the application."""
+    if not isinstance(value, str):
+        raise ConfigurationError(f"a value for the fenced store is {type(value).__name__}; it must be text (str)")
+    if not _validation.is_utf8(value):
+        raise ConfigurationError("a value for the fenced store holds half a surrogate pair, which is no text")
+    return value
 
 
 def text(value: object) -> str:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import traceback
 from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 import pytest
+import redis.asyncio
 
-from redlock import ConfigurationError, Stale
+from redlock import ConfigurationError, LockLost, Stale
 from redlock.fencing import AsyncFencedStore, FencedStore
+from redlock.fencing._turns import left, pauses
 from redlock.fencing.redis_store import REMEMBERED_MS, FencedTransaction, StoreWords
 
-LEASE = SimpleNamespace(fence=7, owner="me")
+LEASE = SimpleNamespace(fence=7, owner="me", remaining=lambda: 60.0)
 OPENED: Any = [b"OPEN", 3, b"old"]
 AnyStore: TypeAlias = "type[FencedStore | AsyncFencedStore]"
 
@@ -90,7 +93,9 @@ def test_a_store_sends_keys_and_arguments_to_its_scripts(kind: AnyStore) -> None
 
 
 @kinds
-def test_an_update_is_repeated_for_an_operation_of_its_lease(kind: AnyStore) -> None:
+def test_an_update_is_repeated_for_an_operation_of_its_lease(kind: AnyStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("redlock._chance.fraction", lambda: 0.0)
+    monkeypatch.setattr("time.sleep", lambda _: None)
     store, redis = store_of(kind, OPENED, [b"STALE", 7], [b"OPEN", 5, b"between"], [b"WRITTEN", b"7:between+"])
     written = done(store.update("x", LEASE, "op", lambda old: f"{old}+"))
     assert written == ("between+", 7, True)
@@ -107,6 +112,111 @@ def test_an_update_under_an_old_lease_is_stale(kind: AnyStore, caplog: pytest.Lo
             done(store.update("x", LEASE, "op", lambda old: f"{old}+"))
         assert (stale.value.resource, stale.value.token, stale.value.seen) == ("x", 7, 9)
     assert caplog.messages == ["STALE resource=x token=7 seen=9"] * 2
+
+
+def test_the_pauses_of_a_store_grow_and_end_with_the_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("redlock._chance.fraction", lambda: 0.5)
+    lefts = [60.0] * 12 + [0.5, 0.0]
+    found = []
+    with pytest.raises(LockLost, match="other operations of the same lease"):
+        for pause in pauses("x", SimpleNamespace(fence=7, owner="me", remaining=lambda: lefts.pop(0))):
+            found.append(pause)  # noqa: PERF402 - the end is an error
+    assert found == [*(0.005 * 2**number for number in range(10)), 5.0, 5.0, 0.25]
+    assert left("x", SimpleNamespace(fence=7, owner="me", remaining=lambda: float("inf"))) == 10.0
+
+
+@kinds
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://user:hunter2/secret@host:6379/0",
+        "redis://user:hunter2#secret@host:6379/0",
+        "redis://user:hunter2?secret@host:6379/0",
+        "redis://user:[hunter2]@host:6379/0",
+        "redis://user:hunter2@host:63790000/0",
+        "reddis://user:hunter2@host:6379/0",
+        "redis://user:hunter2@host:6379/0?socket_timeout=hunter2",
+        "redis://user:hunter2@host:6379/0?hunter2=1",
+        "redis://user:hunter2@host:6379/0?protocol=hunter2",
+        "redis://user:hunter2@host:6379/0?encoding=hunter2",
+    ],
+)
+def test_a_wrong_url_is_refused_without_its_password(kind: AnyStore, url: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"the (address|client) of the fenced store") as caught:
+        kind(url)
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value, chain=True)).replace(url, "")
+    assert caught.value.__context__ is None
+
+
+@kinds
+@pytest.mark.parametrize("wrong", [None, b"redis://user:hunter2@host:6379/0", 5])
+def test_what_is_no_client_is_refused(kind: AnyStore, wrong: Any) -> None:  # noqa: ANN401
+    right = "it must be a client of redis-py, or the URL of a Redis"
+    with pytest.raises(ConfigurationError, match=f"store is {type(wrong).__name__}; {right}"):
+        kind(wrong)
+
+
+@kinds
+def test_the_client_of_the_other_store_is_refused(kind: AnyStore) -> None:
+    of_threads, of_asyncio = redis.Redis(), redis.asyncio.Redis()
+    wrong: tuple[Any, ...] = (of_asyncio, of_asyncio.pipeline(), of_threads.pipeline())
+    name = "AsyncFencedStore"
+    if kind is AsyncFencedStore:
+        wrong, name = (of_threads, *wrong[1:]), "FencedStore"
+    for client in wrong:
+        with pytest.raises(ConfigurationError, match=rf"the client of the fenced store is redis.* or use `{name}`"):
+            kind(client)
+
+
+@kinds
+def test_a_client_with_another_encoding_is_refused(kind: AnyStore) -> None:
+    clients: Any = redis.asyncio if kind is AsyncFencedStore else redis
+    assert kind(clients.Redis(encoding="UTF8"))
+    for client in (clients.Redis(encoding="latin-1"), clients.Redis(encoding="none")):
+        with pytest.raises(ConfigurationError, match="another encoding than UTF-8"):
+            kind(client)
+
+
+@kinds
+@pytest.mark.parametrize("bad", [b"\xff\xfe", b"text", None, 5, 1.5, True, ["x"], "\ud800"])
+def test_a_value_that_is_no_text_is_not_sent(kind: AnyStore, bad: Any) -> None:  # noqa: ANN401
+    store, redis = store_of(kind, OPENED)
+    with pytest.raises(ConfigurationError, match="a value for the fenced store"):
+        done(store.update("x", LEASE, "op", lambda _: bad))
+    assert [sent[0] for sent in redis.sent] == ["open"]
+    with pytest.raises(ConfigurationError, match="a value for the fenced store"):
+        done(store.write_unfenced("x", bad))
+
+
+@kinds
+@pytest.mark.parametrize(
+    ("lease", "fault"),
+    [
+        (None, "NoneType is no lease; give the lease of a `with` block"),
+        ("lease", "str is no lease"),
+        (SimpleNamespace(fence=7, owner="me"), "SimpleNamespace is no lease"),
+        (SimpleNamespace(fence=7, owner="me", remaining=5.0), "SimpleNamespace is no lease"),
+        (SimpleNamespace(fence=7, owner=5, remaining=float), "the owner token of the lease is int; it must be text"),
+        (SimpleNamespace(fence=7, owner="\ud800", remaining=float), "half a surrogate pair"),
+        (SimpleNamespace(fence=0, owner="me", remaining=float), "fencing token 0 cannot be used"),
+        (SimpleNamespace(fence=2**53, owner="me", remaining=float), "the largest token of a fenced store is"),
+    ],
+)
+def test_what_is_no_lease_is_not_sent(kind: AnyStore, lease: Any, fault: str) -> None:  # noqa: ANN401
+    store, redis = store_of(kind)
+    with pytest.raises(ConfigurationError, match=fault):
+        done(store.open("x", lease))
+    with pytest.raises(ConfigurationError, match=fault):
+        done(store.update("x", lease, "op", lambda old: f"{old}+"))
+    assert redis.sent == []
+
+
+@kinds
+def test_an_update_checks_its_operation_first(kind: AnyStore) -> None:
+    store, redis = store_of(kind)
+    with pytest.raises(ConfigurationError, match="operation id"):
+        done(store.update("x", LEASE, "", lambda old: f"{old}+"))
+    assert redis.sent == []
 
 
 @kinds
