@@ -332,6 +332,6 @@ _bug(
 )
 _bug("no memory of operations", (WRITE, "if old then", "if false then"))
 _bug("operations are forgotten at once", (WRITE, "'PX', ARGV[5])", "'PX', '1')"))
-_bug("a section is not closed", (WRITE, "redis.call('HDEL', KEYS[1], 'open')", ""))
+_bug("a section is not closed", (WRITE, "redis.call('HSET', KEYS[1], 'open', '')", ""))
 
 MUTANTS = _LIST.mutants | mutants_transport.LIST.mutants | mutants_asyncio.LIST.mutants

@@ -204,6 +204,5 @@ def written(state: dict[str, str], old: str | None, right: tuple[str, str, str],
         return ["DUPLICATE", old]
     if (state.get("fence"), state.get("owner"), state.get("open")) != right:
         return ["STALE", int(state.get("fence", 0))]
-    state["value"] = value
-    del state["open"]
+    state |= {"open": "", "value": value}
     return ["WRITTEN", f"{right[0]}:{value}"]

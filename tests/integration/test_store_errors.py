@@ -1,0 +1,120 @@
+"""The fenced stores: a write that fails leaves nothing half applied."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import pytest
+import redis.asyncio
+from redis import Redis
+from redis.exceptions import RedisError
+
+from redlock import ConfigurationError
+from redlock.fencing import AsyncFencedStore, FencedStore
+from redlock.fencing.conformance import Lease
+from tests.integration.tools import raw
+
+if TYPE_CHECKING:
+    from redlock.testing.redis_server import Server
+
+NAME, KEY = "account", "store:account"
+LEASE = Lease(7, "me")
+AnyStore: TypeAlias = "type[FencedStore | AsyncFencedStore]"
+USER = {"username": "u", "password": "p"}
+kinds = pytest.mark.parametrize("kind", [FencedStore, AsyncFencedStore])
+
+
+def ten_more(value: str | None) -> str:
+    """A deposit."""
+    return str(int(value or 0) + 10)
+
+
+def call(kind: AnyStore, server: Server, method: str, *arguments: object, **options: Any) -> Any:  # noqa: ANN401
+    """The result of a call of a new store with these options of its client."""
+    client: Any = (redis.asyncio.Redis if kind is AsyncFencedStore else Redis).from_url(server.url, **options)
+    return done(client, getattr(kind(client), method)(*arguments))
+
+
+def done(client: Any, result: Any) -> Any:  # noqa: ANN401
+    """The result of a call of either store; closes the client."""
+
+    async def awaited() -> object:
+        try:
+            return await result
+        finally:
+            await client.aclose()
+
+    if inspect.isawaitable(result):
+        return asyncio.run(awaited())
+    client.close()
+    return result
+
+
+@kinds
+@pytest.mark.parametrize("forbidden", ["set", "hset", "hincrby", "hmget", "get"])
+def test_a_forbidden_command_applies_nothing(kind: AnyStore, forbidden: str, broker: Server) -> None:
+    """The user lost the command after an update: the value and the operation stay as they were."""
+    with raw(broker) as admin:
+        admin.execute_command("ACL", "SETUSER", "u", "reset", "on", ">p", "~*", "+@all")
+        assert call(kind, broker, "update", NAME, LEASE, "op-1", ten_more, **USER).value == "10"
+        admin.execute_command("ACL", "SETUSER", "u", f"-{forbidden}")
+        for _ in range(2):
+            with pytest.raises(RedisError, match=r"(?i)permission"):
+                call(kind, broker, "update", NAME, LEASE, "op-2", ten_more, **USER)
+            assert admin.hget(KEY, "value") == "10"
+        admin.execute_command("ACL", "SETUSER", "u", f"+{forbidden}")
+        assert call(kind, broker, "update", NAME, LEASE, "op-2", ten_more, **USER) == ("20", 7, True)
+        assert call(kind, broker, "update", NAME, LEASE, "op-2", ten_more, **USER) == ("20", 7, False)
+
+
+@kinds
+def test_keys_that_may_only_be_read_apply_nothing(kind: AnyStore, broker: Server) -> None:
+    with raw(broker) as admin:
+        admin.execute_command("ACL", "SETUSER", "u", "reset", "on", ">p", f"~{KEY}", "%R~*", "+@all")
+        for _ in range(2):
+            with pytest.raises(RedisError, match=r"(?i)permission"):
+                call(kind, broker, "update", NAME, LEASE, "op-1", ten_more, **USER)
+            assert admin.hget(KEY, "value") is None
+
+
+@kinds
+def test_a_failed_write_leaves_its_section_closed(kind: AnyStore, broker: Server) -> None:
+    """Otherwise the transaction could write later with another operation id."""
+    with raw(broker) as admin:
+        admin.execute_command("ACL", "SETUSER", "u", "reset", "on", ">p", "~*", "+@all", "-set")
+        transaction = call(kind, broker, "open", NAME, LEASE)
+        with pytest.raises(RedisError, match=r"(?i)permission"):
+            call(kind, broker, "write", transaction, "10", "op-1", **USER)
+        assert admin.hgetall(KEY).keys() == {"fence", "owner", "section", "open"}
+        assert admin.hget(KEY, "open") == ""
+
+
+@kinds
+def test_a_store_without_memory_applies_nothing(kind: AnyStore, broker: Server) -> None:
+    with raw(broker) as admin:
+        transaction = call(kind, broker, "open", NAME, LEASE)
+        admin.config_set("maxmemory", "1")
+        try:
+            with pytest.raises(RedisError, match="maxmemory"):
+                call(kind, broker, "write", transaction, "10", "op-1")
+        finally:
+            admin.config_set("maxmemory", "0")
+        assert admin.hget(KEY, "value") is None
+        assert call(kind, broker, "write", transaction, "10", "op-1") == ("10", 7, True)
+
+
+@kinds
+@pytest.mark.parametrize("bad", [604_800_000.0, 0, -1, True, "week", 2**63, 10**12 + 1, None])
+def test_remembered_ms_is_a_number_that_redis_takes(kind: AnyStore, bad: Any, broker: Server) -> None:  # noqa: ANN401
+    with pytest.raises(ConfigurationError, match=r"remembered_ms is .* a whole number from 1 to 1,000,000,000,000"):
+        kind(broker.url, remembered_ms=bad)
+
+
+@kinds
+@pytest.mark.parametrize("remembered_ms", [1, 10**12])
+def test_the_ends_of_the_range_are_taken(kind: AnyStore, remembered_ms: int, broker: Server) -> None:
+    client: Any = (redis.asyncio.Redis if kind is AsyncFencedStore else Redis).from_url(broker.url)
+    store = kind(client, remembered_ms=remembered_ms)
+    assert done(client, store.update(NAME, LEASE, "op-1", ten_more)) == ("10", 7, True)
