@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import subprocess
-import sys
 import warnings
 from typing import TYPE_CHECKING
 
@@ -12,7 +10,6 @@ import pytest
 
 from redlock import ConfigurationError, LockContended, QuorumUnavailable, Redlock, RedlockError
 from redlock._transport import codec
-from redlock.admin.bootstrap import declare_nodes
 from redlock.testing import redis_server
 from redlock.testing.redis_server import Server
 from tests.integration.tools import client_of, end_quarantine, eventually, holders, label, raw
@@ -115,20 +112,6 @@ def test_a_node_restored_from_an_old_snapshot_abstains() -> None:
         with pytest.raises(QuorumUnavailable, match="abstains"):
             client.lock("after").acquire(blocking=False)
         assert client.lock("after").acquire()
-
-
-def test_brand_new_nodes_abstain_until_somebody_declares_them() -> None:
-    servers = [Server().start() for _ in range(3)]
-    urls = [server.url for server in servers]
-    try:
-        declare_nodes(urls)
-        with client_of(urls) as client:
-            assert client.lock("x").acquire(blocking=False)
-        with pytest.raises(ConfigurationError, match="has a record already"):
-            declare_nodes(urls)
-    finally:
-        for server in servers:
-            server.stop()
 
 
 def test_new_nodes_vote_after_the_longest_lease() -> None:
@@ -297,22 +280,3 @@ def test_a_record_from_the_future_is_written_anew(nodes: Cluster, brief: Redlock
         with raw(server) as redis:
             redis.hset(codec.RECORD, "since", 10**13 * 5)
     assert brief.lock("y").acquire(), "within a quarantine, not an hour"
-
-
-@pytest.mark.long
-def test_init_declares_only_nodes_without_a_record() -> None:
-    servers = [Server().start() for _ in range(3)]
-    command = [sys.executable, "-m", "redlock", "init", "--yes", "--nodes", ",".join(server.url for server in servers)]
-    try:
-        first = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert first.returncode == 0, first.stderr
-        assert "risk" in first.stdout
-        with client_of([server.url for server in servers]) as client:
-            assert client.lock("x").acquire(blocking=False)
-        second = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert second.returncode == 2
-        assert "has a record already" in second.stderr
-        assert "Traceback" not in second.stderr
-    finally:
-        for server in servers:
-            server.stop()

@@ -19,7 +19,7 @@ RELEASE, REPAIR, ADMIT = (
     "_transport/scripts/repair.lua",
     "_transport/scripts/admit.lua",
 )
-OPEN, WRITE = "_transport/scripts/open.lua", "_transport/scripts/write.lua"
+OPEN, WRITE, DECLARE = (f"_transport/scripts/{name}.lua" for name in ("open", "write", "declare"))
 
 _LIST = MutantList()
 _bug = _LIST.add_pieces
@@ -230,6 +230,8 @@ _bug(
 # Quarantine.
 _bug("no quarantine", (ADMIT, "local age = now - tonumber(record[2])", "local age = 1e15"))
 _bug("admitted without a look at the run_id", (ADMIT, "if record[1] ~= ARGV[#ARGV] then", "if not record[1] then"))
+_bug("declared after a client", (DECLARE, " and not (record[3] or record[4])", ""))
+_bug("declared after a restart", (DECLARE, "record[1] == ARGV[1] and ", ""))
 _bug("admitted at the second try", (ADMIT, "if age < quarantine then", "if age < 0 then"))
 _bug(
     "a quarantine of half a lease",

@@ -55,6 +55,8 @@ NAMED: dict[str, str] = {
     "settings are stored without a vote": (
         "tests/sim/test_directed_edges.py::test_a_node_takes_over_no_settings_before_its_first_vote"
     ),
+    "declared after a client": "tests/sim/test_scripts.py::test_only_a_node_without_clients_is_declared",
+    "declared after a restart": "tests/sim/test_scripts.py::test_only_a_node_without_clients_is_declared",
     "an implausible token counts": ("tests/sim/test_directed.py::test_7_a_node_with_an_implausible_token_has_no_vote"),
     "a quarantine of half a lease": "tests/unit/test_votes.py::test_a_quarantine_lasts_longer_than_every_forgotten_lease",
     "an implausible proposal counts": (

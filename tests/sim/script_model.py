@@ -184,6 +184,12 @@ def admit(
     return None, after | {"fingerprint": fingerprint}
 
 
+def declare(record: dict[str, str], run_id: str) -> tuple[int, dict[str, str]]:
+    """Whether the node votes by declaration, and its record afterwards."""
+    declared = {"run_id": run_id, "since": "0"}
+    return (1, declared) if record in ({}, declared) else (0, record)
+
+
 FIELDS = ("fence", "owner", "section", "open", "value")
 """The fields of a state in the fenced store."""
 

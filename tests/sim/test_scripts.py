@@ -5,6 +5,7 @@ A memory gives each name of a set its own lock, fence, reservation and wake-up. 
 
 from __future__ import annotations
 
+import itertools
 import random
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from tests.sim.script_model import (
     Model,
     Reply,
     admit,
+    declare,
     fence_of,
     opened,
     queue_of,
@@ -210,14 +212,28 @@ def test_a_node_votes_abstains_or_rejects_as_its_record_says() -> None:
     assert replies == {0, 2, 3}
 
 
-def test_a_node_with_a_record_is_never_declared() -> None:
+RECORDS = itertools.product(("own", "other"), ("0", "5"), (None, "10102"), (None, CODEC.fingerprint))
+
+
+@pytest.mark.parametrize("fields", [None, *RECORDS])
+def test_only_a_node_without_clients_is_declared(fields: tuple[str | None, ...] | None) -> None:
+    node = Node(World(0), LUA, 0)
+    names = ("run_id", "since", "quarantine", "fingerprint")
+    record = {} if fields is None else {name: text for name, text in zip(names, fields, strict=True) if text}
+    if record:
+        record["run_id"] = node.run_id if record["run_id"] == "own" else "another"
+        node.run_words(PUT, 1, (wire.RECORD, "HSET", *(word for pair in record.items() for word in pair)))
+    expected, after = declare(record, node.run_id)
+    assert node.run_words(LUA.declare, 1, (wire.RECORD, node.run_id)) == [expected]
+    assert record_of(node) == after
+
+
+def test_a_node_that_heard_of_a_client_is_not_declared() -> None:
     node = Node(World(0), LUA, 0)
     words = (wire.RECORD, node.run_id)
-    assert node.run_words(LUA.declare, 1, words) == [1]
-    assert record_of(node) == {"run_id": node.run_id, "since": "0"}
-    node.run_words(PUT, 1, (wire.RECORD, "HSET", "since", "5", "run_id", "another"))
+    assert [node.run_words(LUA.declare, 1, words) for _ in range(2)] == [[1], [1]]
+    node.call(CODEC.script_call(Extend(("a",), OURS, 5_000)), node.run_id)
     assert node.run_words(LUA.declare, 1, words) == [0]
-    assert record_of(node) == {"run_id": "another", "since": "5"}
 
 
 def a_state(node: Node, chance: random.Random) -> dict[str, str]:

@@ -1,0 +1,84 @@
+"""`redlock init`: new nodes vote at once, and no node that may have forgotten a lock."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from redlock import ConfigurationError
+from redlock._transport import codec
+from redlock.admin.bootstrap import declare_nodes
+from redlock.testing.redis_server import Server
+from tests.integration.tools import client_of, label, raw
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def new_servers() -> Iterator[list[Server]]:
+    """Three servers that no client and no operator knows."""
+    servers = [Server().start() for _ in range(3)]
+    try:
+        yield servers
+    finally:
+        for server in servers:
+            server.stop()
+
+
+def test_new_nodes_vote_once_they_are_declared(new_servers: list[Server]) -> None:
+    urls = [server.url for server in new_servers]
+    declare_nodes(urls)
+    with client_of(urls) as client:
+        assert client.lock("x").acquire(blocking=False)
+    with pytest.raises(ConfigurationError, match="has a record already"):
+        declare_nodes(urls)
+
+
+def test_a_node_out_of_reach_leaves_all_nodes_undeclared(new_servers: list[Server]) -> None:
+    urls = [server.url for server in new_servers]
+    new_servers[2].kill()
+    with pytest.raises(ConfigurationError, match=r"can't be declared.*\(declared nodes: none\)"):
+        declare_nodes(urls)
+    for server in new_servers[:2]:
+        with raw(server) as redis:
+            assert not redis.exists(codec.RECORD)
+
+
+def test_a_declaration_that_failed_half_way_is_repeated(new_servers: list[Server]) -> None:
+    urls = [server.url for server in new_servers]
+    with raw(new_servers[2]) as redis:
+        redis.hset(codec.RECORD, "since", "5")
+        with pytest.raises(ConfigurationError) as failed:
+            declare_nodes(urls)
+        first, second, third = map(label, new_servers)
+        assert str(failed.value).startswith(f"node {third} can't be declared")
+        assert str(failed.value).endswith(f"(declared nodes: {first}, {second})")
+        redis.delete(codec.RECORD)
+    declare_nodes(urls)
+    with client_of(urls) as client:
+        assert client.lock("x").acquire(blocking=False)
+
+
+def test_two_addresses_of_one_server_are_not_declared(new_servers: list[Server]) -> None:
+    first, second = (server.url for server in new_servers[:2])
+    with pytest.raises(ConfigurationError, match="the same server as"):
+        declare_nodes([first, second, first])
+
+
+@pytest.mark.long
+def test_init_declares_only_nodes_without_a_record(new_servers: list[Server]) -> None:
+    urls = [server.url for server in new_servers]
+    command = [sys.executable, "-m", "redlock", "init", "--yes", "--nodes", ",".join(urls)]
+    first = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert first.returncode == 0, first.stderr
+    assert "risk" in first.stdout
+    with client_of(urls) as client:
+        assert client.lock("x").acquire(blocking=False)
+    second = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert second.returncode == 2
+    assert "has a record already" in second.stderr
+    assert "Traceback" not in second.stderr
