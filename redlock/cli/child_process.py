@@ -14,7 +14,7 @@ import os
 import signal
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from redlock._process import signals
 from redlock.testing.redis_server import die_with_parent
@@ -56,6 +56,7 @@ class Program:
         self._starting = False
         self._early: list[int] = []
         self._terminal: int | None = None
+        self._on_ttou: Any = signal.SIG_DFL
 
     def receive(self, number: int, _frame: object) -> None:
         """Handle a signal: pass the signal on to the program, or end the wait for the lock.
@@ -158,7 +159,7 @@ class Program:
                     os.close(terminal)
                     return False
                 self._terminal = terminal
-                signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+                self._on_ttou = signal.signal(signal.SIGTTOU, signal.SIG_IGN)
             os.tcsetpgrp(self._terminal, self._process.pid)
         except OSError:
             return False
@@ -170,7 +171,7 @@ class Program:
                 os.tcsetpgrp(self._terminal, os.getpgrp())
             os.close(self._terminal)
             self._terminal = None
-            signal.signal(signal.SIGTTOU, signal.SIG_DFL)
+            signal.signal(signal.SIGTTOU, self._on_ttou)
 
 
 def _enter_own_group(pipe: int) -> None:

@@ -157,10 +157,11 @@ def _lock_commands(commands: argparse._SubParsersAction[Parser]) -> None:
         description="Acquires the lock, runs the program, renews the lock during the run, and releases the lock. If "
         "the lock is about to be lost, the program's process group gets SIGTERM, and SIGKILL after the grace. If a "
         "renewal failed, this happens before the end of the lease; if the lock was taken away, after it. The "
-        "environment of the program has REDLOCK_RESOURCE, REDLOCK_FENCE (the fencing token) and REDLOCK_NODES "
-        "(without passwords). Ctrl-Z can't suspend the program. If redlock itself is killed, the whole process group "
-        "is killed. A process that the program leaves in the background is not protected, and no process that "
-        "leaves the group (setsid, setpgid, an interactive shell).",
+        "environment of the program has REDLOCK_RESOURCE, REDLOCK_FENCE (the fencing token) and the settings of the "
+        "lock; REDLOCK_NODES has no passwords. A signal that the caller ignores, as nohup does, stays ignored. Ctrl-Z "
+        "can't suspend the program. If redlock itself is killed, the whole process group is killed. A process that "
+        "the program leaves in the background is not protected, and no process that leaves the group (setsid, "
+        "setpgid, an interactive shell).",
         epilog="Exit status: the program's, or 128 + n if signal n ended it; 2 bad input, 69 no quorum of nodes, "
         "70 the lock was lost, 73 the log file can't be opened, 75 another client holds the lock, 126 the program "
         "can't be run, 127 the program was not found.",

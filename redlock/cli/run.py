@@ -4,6 +4,7 @@ Invariants:
 1. The program starts in its own process group after the lock is acquired.
 2. The group ends before the lease: SIGTERM early enough for a grace, SIGKILL after the grace.
 3. The program never outlives this process. Signals are passed on, and if this process is killed, the group is killed.
+   A signal that the caller ignored stays ignored.
 4. A log or a message that can't be written stops neither the program nor this process.
 5. The terminal can't suspend the program, because its lease would expire in the meantime.
 """
@@ -18,7 +19,7 @@ import socket
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from redlock import _files, _threads
 from redlock._escaping import escape
@@ -98,17 +99,19 @@ def log_to(path: str) -> None:
 
 
 def environment(settings: Settings, *, credentials: bool) -> dict[str, str]:
-    """Return the environment of the program, with the same nodes and the same configuration fingerprint.
+    """Return the environment of the program, with the same settings of its locks.
 
     Args:
         settings: The lock's settings.
         credentials: Whether the addresses of the nodes keep their users and passwords.
     """
     nodes = [node if credentials else address.without_credentials(node) for node in settings.addresses]
-    # A setting from an option or an app must be set here. With the default, the program would lock on other nodes.
-    shared = {"NODES": ",".join(nodes), "PREFIX": settings.prefix, "MAX_TTL": f"{settings.max_ttl}"}
+    # A setting from an option or an app must be set here. With the default, the program would lock on other nodes, or
+    # for longer than `max_ttl`.
+    shared = {"NODES": ",".join(nodes)}
+    shared |= {name.upper(): f"{getattr(settings, name)}" for name in ("ttl", "max_ttl", "prefix", "node_timeout")}
     passed = {f"REDLOCK_{name}": value for name, value in shared.items()}
-    removed = {*SECRETS, *passed, "REDLOCK_PREFIX_FILE", "REDLOCK_MAX_TTL_FILE"}
+    removed = {*SECRETS, *passed, *(f"{name}_FILE" for name in passed)}
     # A setting may have its name in small letters after the prefix: `REDLOCK_password`.
     kept = {name: value for name, value in os.environ.items() if name.upper() not in removed}
     return kept | passed
@@ -187,11 +190,19 @@ def _owner_label(command: Sequence[str]) -> str:
     return f"{Path(command[0]).name}[{os.getpid()}]@{socket.gethostname()} since {since}"
 
 
+def _ignore(*_: object) -> None:
+    pass
+
+
 @contextlib.contextmanager
 def _signals_go_to(program: Program) -> Iterator[None]:
-    before = {number: signal.signal(number, program.receive) for number in _FORWARDED}
-    # A function, because the program would inherit SIG_IGN.
-    before[signal.SIGTSTP] = signal.signal(signal.SIGTSTP, lambda *_: None)
+    # SIGTSTP has a function, because the program would inherit SIG_IGN.
+    handlers: dict[signal.Signals, Any] = {**dict.fromkeys(_FORWARDED, program.receive), signal.SIGTSTP: _ignore}
+    # A caller such as nohup ignores a signal for redlock and, by inheritance, for the program.
+    handlers = {number: handler for number, handler in handlers.items() if signal.getsignal(number) != signal.SIG_IGN}
+    # While SIGCHLD is ignored, the system forgets the status of the program.
+    handlers[signal.SIGCHLD] = signal.SIG_DFL
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:

@@ -13,6 +13,7 @@ from redlock.admin import force_release
 from redlock.admin.force_release import Target
 from redlock.cli import main, run
 from redlock.cli.simulate import Plan
+from redlock.settings import Settings
 
 
 @pytest.mark.parametrize(
@@ -141,6 +142,15 @@ def test_help_names_every_exit_status_of_its_own(capsys: pytest.CaptureFixture[s
     own = (run.NO_QUORUM, run.LOST, run.CANNOT_CREATE, run.CONTENDED, run.CANNOT_RUN, run.NOT_FOUND)
     assert all(str(status) in text for status in own)
     assert text.startswith("usage: redlock run [options] RESOURCE -- COMMAND ...")
+
+
+def test_no_file_overrides_a_setting_of_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("NODES", "TTL", "MAX_TTL", "PREFIX", "NODE_TIMEOUT", "USERNAME", "PASSWORD")
+    for name in names:
+        monkeypatch.setenv(f"REDLOCK_{name}_FILE", "/nowhere")
+    found = run.environment(Settings(), credentials=False)
+    assert not [name for name in found if name.startswith("REDLOCK_") and name.endswith("_FILE")]
+    assert {f"REDLOCK_{name}" for name in names[:5]} <= set(found)
 
 
 @pytest.mark.parametrize("answer", ["", "n", "no", "yes please"])

@@ -1,0 +1,86 @@
+"""`redlock run`: the signals and the settings that the program gets from the caller and from `redlock`."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.integration.shell import Shell, python
+from tests.integration.tools import PATIENT, is_free, talking
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from redlock.testing.redis_server import Cluster
+
+NAME = "report"
+INNER = (sys.executable, "-m", "redlock", "run", "inner", "--", "sh", "-c", "echo $REDLOCK_RESOURCE")
+
+# The program prints the signals that it ignores, and ends with the end of its input.
+IGNORING = """
+import signal, sys
+numbers = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGTSTP)
+print(*(number.name for number in numbers if signal.getsignal(number) == signal.SIG_IGN))
+sys.exit(3 + len(sys.stdin.read()))
+"""
+
+# As `nohup` and a shell's `command &`: the caller ignores signals, then becomes `redlock`.
+CALLER = """
+import os, signal, sys
+for number in {ignored}:
+    signal.signal(number, signal.SIG_IGN)
+os.execv(sys.executable, [sys.executable, *{words}])
+"""
+
+
+@pytest.mark.parametrize(
+    "ignored", [(signal.SIGHUP,), (signal.SIGINT, signal.SIGTSTP), (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)]
+)
+def test_a_signal_that_the_caller_ignored_stays_ignored(nodes: Cluster, ignored: tuple[signal.Signals, ...]) -> None:
+    words = ["-m", "redlock", "run", "--nodes", ",".join(nodes.urls), NAME, "--", *python(IGNORING)]
+    with talking("-c", CALLER.format(ignored=tuple(map(int, ignored)), words=words)) as (process, stdin, stdout):
+        assert set(stdout.readline().split()) == {number.name for number in ignored}
+        for number in ignored:
+            process.send_signal(number)
+        stdin.close()
+        assert process.wait(timeout=200) == 3
+    assert is_free(nodes.servers, NAME)
+
+
+def test_an_ignored_sigchld_keeps_the_exit_status(nodes: Cluster) -> None:
+    """The system forgets the children of a process that ignores this signal."""
+    words = ["-m", "redlock", "run", "--nodes", ",".join(nodes.urls), NAME, "--", "sh", "-c", "exit 7"]
+    with talking("-c", CALLER.format(ignored=(int(signal.SIGCHLD),), words=words)) as (process, _, _):
+        assert process.wait(timeout=200) == 7
+
+
+def test_the_program_locks_with_the_settings_of_an_app(nodes: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "short_leases.py").write_text(
+        "from celery import Celery\napp = Celery('short', broker='memory://')\n"
+        "app.conf.update(redlock_ttl=2, redlock_max_ttl=3, redlock_prefix='short:', redlock_node_timeout=0.3)\n"
+        f"app.conf.redlock_nodes = {nodes.urls!r}\n"
+    )
+    # The nodes are new for this prefix, and abstain for the app's max_ttl at first.
+    words = [sys.executable, "-m", "redlock", "run", "-A", "short_leases", NAME, "--", *INNER]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=200)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "inner\n", "")
+
+
+def test_the_program_gets_every_setting_of_its_locks(nodes: Cluster, tmp_path: Path) -> None:
+    source = "import json, os; print(json.dumps({k: v for k, v in os.environ.items() if k.startswith('REDLOCK_')}))"
+    done = Shell(nodes, tmp_path).call("run", "--ttl", "4", NAME, "--", *python(source))
+    found = json.loads(done.stdout)
+    assert found.pop("REDLOCK_FENCE").isdigit()
+    assert found == {
+        "REDLOCK_MAX_TTL": "10.0",
+        "REDLOCK_NODES": ",".join(nodes.urls),
+        "REDLOCK_NODE_TIMEOUT": f"{float(PATIENT)}",
+        "REDLOCK_PREFIX": "",
+        "REDLOCK_RESOURCE": NAME,
+        "REDLOCK_TTL": "4.0",
+    }
