@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from redlock.settings import Settings
 
 _clients: weakref.WeakKeyDictionary[Any, tuple[Settings, Redlock]] = weakref.WeakKeyDictionary()
-_settings: weakref.WeakKeyDictionary[Any, tuple[dict[str, Any], Settings]] = weakref.WeakKeyDictionary()
-"""The settings of each app, with the configuration changes at the time of reading."""
+_settings: weakref.WeakKeyDictionary[Any, tuple[list[Any], Settings]] = weakref.WeakKeyDictionary()
+"""The settings of each app, with the configuration's maps at the time of reading."""
 
 
 def client_for(app: Celery) -> Redlock:
@@ -59,9 +59,12 @@ def settings_of(app: Celery) -> Settings:
     """
     app = _without_proxy(app)
     read = _settings.get(app)
-    if read is None or read[0] != app.conf.changes:
+    if read is None or read[0] != app.conf.maps:
         # The old settings can hold a password, and error reports can show local variables.
         del read
         settings = of_conf(app.conf)
-        read = _settings[app] = (dict(app.conf.changes), settings)
+        changes, *loaded = app.conf.maps
+        # A copy of each list, because the user can change the list of the nodes in place.
+        copied = {name: list(value) if isinstance(value, list) else value for name, value in changes.items()}
+        read = _settings[app] = ([copied, *loaded], settings)
     return read[1]

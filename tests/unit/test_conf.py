@@ -188,6 +188,24 @@ def test_a_change_after_the_first_use_makes_a_new_client(app: Celery) -> None:
         client_for(app)
 
 
+@pytest.mark.parametrize("force", [False, True])
+def test_a_configuration_that_comes_later_makes_a_new_client(app: Celery, force: bool) -> None:  # noqa: FBT001
+    app.config_from_object({"redlock_nodes": NODES, "redlock_ttl": 2})
+    assert client_for(app)._context.pool.nodes[0].label == "a:1"
+    app.config_from_object({"redlock_nodes": ["d:1", *NODES[1:]], "redlock_ttl": 3}, force=force)
+    assert client_for(app)._context.pool.nodes[0].label == "d:1"
+    assert settings_of(app).ttl == 3
+    app.add_defaults({"redlock_prefix": "p:"})
+    assert settings_of(app).prefix == "p:"
+
+
+def test_a_change_inside_the_list_of_nodes_makes_a_new_client(app: Celery) -> None:
+    app.conf.redlock_nodes = list(NODES)
+    assert client_for(app)._context.pool.nodes[0].label == "a:1"
+    app.conf.redlock_nodes[0] = "d:1"
+    assert client_for(app)._context.pool.nodes[0].label == "d:1"
+
+
 def test_the_environment_never_enters_the_configuration(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REDLOCK_NODES", "redis://:canary-b7Qx@a:1,b:1,c:1")
     monkeypatch.setenv("REDLOCK_PASSWORD", "canary-b7Qx")
