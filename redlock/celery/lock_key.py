@@ -8,6 +8,7 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import re
 import string
@@ -57,6 +58,8 @@ class Key:
             raise ConfigurationError(
                 f"the key of {self._name} is {spec!r}; it must be a template such as 'account:{{id}}', or a function"
             )
+        else:
+            self._check_function(spec)
 
     def of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
         """The resource that this call locks.
@@ -101,7 +104,8 @@ class Key:
         values = dict(bound.arguments)
         for parameter in self._signature.parameters.values():
             if parameter.kind is parameter.VAR_KEYWORD:
-                values.update(values.pop(parameter.name))
+                # A keyword can have the name of a positional-only argument. The template means the argument.
+                values = {**values.pop(parameter.name), **values}
         return values
 
     def _from_function(self, bound: inspect.BoundArguments) -> str:
@@ -125,6 +129,17 @@ class Key:
         except (TypeError, ValueError):
             return self._spec(*args, **kwargs)
         return self._spec(*bound.args, **bound.kwargs)
+
+    def _check_function(self, spec: Callable[..., str]) -> None:
+        try:
+            accepted = inspect.signature(spec)
+        except (TypeError, ValueError):
+            return  # a function in C can have no signature
+        if not _accepts_a_call(accepted, self._signature):
+            raise ConfigurationError(
+                f"the key function of {self._name} takes {accepted}; it is called with the arguments of the task, "
+                f"so it must take {self._signature.replace(return_annotation=inspect.Signature.empty)}"
+            )
 
     def _check(self, template: str) -> None:
         if not template:
@@ -168,6 +183,25 @@ def _bare(template: str) -> tuple[str, ...] | None:
                 return None
             found.append(field)
     return tuple(found)
+
+
+def _accepts_a_call(key: inspect.Signature, task: inspect.Signature) -> bool:
+    """Whether a key's function accepts the arguments of any call of its task."""
+    parameters = task.parameters.values()
+    if any(parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD} for parameter in parameters):
+        return True  # such a task has no longest call
+    positional = [parameter for parameter in parameters if parameter.kind is not parameter.KEYWORD_ONLY]
+    keywords = [parameter for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    for count in range(sum(map(_is_required, positional)), len(positional) + 1):
+        for given in (keywords, filter(_is_required, keywords)):
+            with contextlib.suppress(TypeError):
+                key.bind(*[None] * count, **dict.fromkeys(parameter.name for parameter in given))
+                return True
+    return False
+
+
+def _is_required(parameter: inspect.Parameter) -> bool:
+    return parameter.default is parameter.empty
 
 
 def keys(spec: KeySpec, function: Callable[..., Any]) -> list[Key]:

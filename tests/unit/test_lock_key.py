@@ -168,6 +168,57 @@ def test_a_key_function_need_not_accept_the_defaults() -> None:
     assert key.of((None, 42), {"currency": "USD"}) == "USD:42"
 
 
+@pytest.mark.parametrize(
+    ("key", "function"),
+    [
+        (lambda account_id: f"a:{account_id}", charge),
+        (lambda: "a", refund),
+        (lambda *, account_id: f"a:{account_id}", refund),
+        (lambda _self, account_id, amount, money: f"a:{account_id}:{amount}:{money}", charge),
+    ],
+    ids=["without self", "nothing", "keywords", "a keyword by position"],
+)
+def test_a_key_function_for_no_call_is_refused_at_definition(key: Any, function: Any) -> None:  # noqa: ANN401
+    with pytest.raises(
+        ConfigurationError, match=rf"^the key function of {function.__name__} takes \(.*so it must take"
+    ):
+        Key(key, function)
+
+
+def test_the_message_names_the_arguments_of_both_functions() -> None:
+    said = (
+        "the key function of charge takes (account_id); it is called with the arguments of the task, "
+        "so it must take (self: 'object', account_id: 'int', amount: 'int' = 5, *, currency: 'str' = 'EUR')"
+    )
+    with pytest.raises(ConfigurationError) as refused:
+        Key(lambda account_id: f"a:{account_id}", charge)
+    assert str(refused.value) == said
+
+
+@pytest.mark.parametrize(
+    ("key", "function"),
+    [
+        (lambda account_id: f"a:{account_id}", refund),
+        (lambda _self, account_id, *_, **__: f"a:{account_id}", charge),
+        (lambda _self, account_id: f"a:{account_id}", charge),
+        (lambda region: f"a:{region}", anything),
+        (min, charge),
+    ],
+    ids=["the least call", "every call", "no defaults", "any arguments", "no signature"],
+)
+def test_a_key_function_that_fits_a_call_is_accepted(key: Any, function: Any) -> None:  # noqa: ANN401
+    Key(key, function)
+
+
+def test_a_field_is_the_argument_and_no_keyword_of_its_name() -> None:
+    def close(account_id: int, /, amount: int, **options: object) -> None:
+        """A task whose caller may give `account_id` twice."""
+
+    key = Key("account:{account_id}:{amount}:{note}", close)
+    assert key.of((1, 5), {"account_id": 2, "note": "n"}) == "account:1:5:n"
+    assert Key("account:{account_id}", close).of((1,), {"account_id": 2, "amount": 5}) == "account:1"
+
+
 def test_a_name_that_is_no_good_is_told_in_plain_words() -> None:
     with pytest.raises(ConfigurationError) as caught:
         Key("a:{account_id}", charge).of((None, "x\ny"), {})
