@@ -13,6 +13,7 @@ from redlock import _log
 from redlock.admin import visibility_timeout
 from redlock.admin.visibility_timeout import MARK
 from redlock.celery.conf import of_conf
+from redlock.errors import ConfigurationError
 
 UNFINISHED = "__redlock_unfinished__"
 """The attribute that marks the result of `@locked(...)` before its use on a function."""
@@ -34,6 +35,23 @@ def refuse(app: Any) -> None:  # noqa: ANN401 - Celery is untyped
                 f"{name} is a task of celery-batches under @locked: a batch that did not get its lock would lose all "
                 "its messages; take @locked off, and lock inside the task: `with client_for(app).lock(...)`"
             )
+    _refuse_settings(app, {name: task.run for name, task in sorted(app.tasks.items()) if hasattr(task.run, MARK)})
+
+
+def _refuse_settings(app: Any, locked: dict[str, Any]) -> None:  # noqa: ANN401 - as above
+    """Refuse settings with which no locked task could run."""
+    if not locked:
+        return
+    what = "the lock settings of this worker"
+    try:
+        # This client only checks the settings and opens no connection. The children make their own clients.
+        context = of_conf(app.conf).client()._context  # noqa: SLF001 - of this package
+        for name, run in locked.items():
+            what, (_, ttl) = f"@locked on {name}", getattr(run, MARK)
+            if ttl is not None:
+                context.checked_ttl_ms(ttl)
+    except ConfigurationError as error:
+        raise SystemExit(f"{what}: {error}") from None
 
 
 @celeryd_after_setup.connect

@@ -11,6 +11,7 @@ import pytest
 from celery import Celery, shared_task
 
 from redlock import ConfigurationError, NotHeld
+from redlock.admin.visibility_timeout import MARK
 from redlock.celery import current_lease, decorator, locked, pools, worker_start
 from redlock.celery.decorator import _max_hold_ms
 
@@ -254,4 +255,35 @@ def test_a_worker_refuses_a_decorator_in_place_of_a_function() -> None:
     app = Celery(set_as_current=False)
     app.task(shared=False, name="missing")(locked(body))  # type: ignore[arg-type]  # that is the point
     with pytest.raises(SystemExit, match="missing is under @locked without a key"):
+        worker_start.refuse(app)
+
+
+def test_a_worker_refuses_a_ttl_that_no_run_could_have() -> None:
+    app = Celery(set_as_current=False)
+    app.conf.update(redlock_max_ttl=6.0)
+    app.task(shared=False, name="right")(locked("x", ttl=6)(body))
+    worker_start.refuse(app)
+    app.task(shared=False, name="long")(locked("x", ttl=20)(body))
+    with pytest.raises(SystemExit) as refused:
+        worker_start.refuse(app)
+    said = "@locked on long: ttl is 20 s, longer than max_ttl, 6 s; shorten it, or raise max_ttl for all clients"
+    assert str(refused.value) == said
+    app.conf.redlock_max_ttl = 20
+    worker_start.refuse(app)
+    app.conf.redlock_node_timeout = 5
+    with pytest.raises(SystemExit, match=r"^the lock settings of this worker: ttl is 5.0 s, too short: two node"):
+        worker_start.refuse(app)
+
+
+def test_a_worker_without_locked_tasks_needs_no_settings() -> None:
+    app = Celery(set_as_current=False)
+    app.conf.redlock_tttl = 1
+    app.task(shared=False, name="free")(body)
+    for name in [name for name, task in app.tasks.items() if hasattr(task.run, MARK)]:
+        app.tasks.pop(name)  # tasks that other apps share
+    worker_start.refuse(app)
+    app.task(shared=False, name="locked")(locked("x")(body))
+    with pytest.raises(
+        SystemExit, match=r"^the lock settings of this worker: redlock_tttl is no setting; did you mean"
+    ):
         worker_start.refuse(app)
