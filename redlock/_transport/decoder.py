@@ -76,12 +76,12 @@ _EXPLAINED = {
     "CROSSSLOT": "in cluster mode; lock nodes must be independent masters",
     "CLUSTERDOWN": "in cluster mode; lock nodes must be independent masters",
     "FENCEAHEAD": (
-        "refuses the proposed fencing token, more than an hour ahead of its clock; set the clocks of this machine and "
-        "of the node"
+        "refuses the proposed fencing token, more than an hour ahead of its clock; set the clock of this machine, or "
+        "stop the node, set its clock and start it"
     ),
     "FENCESTORED": (
-        "has a fencing token for this resource that is more than an hour ahead of its clock; set its clock, or repair "
-        "it as the manual says"
+        "has a fencing token for this resource that is more than an hour ahead of its clock; stop the node, set its clock "
+        "and start it, or repair it as the manual says"
     ),
     "DENIED": "in protected mode; set a password, or bind it to loopback",
 }

@@ -194,7 +194,8 @@ def _node(node: NodeState, settings: Settings, status: ClusterStatus) -> Iterato
     yield from _eviction(node)
     note = node.clock_note(min(CLOCK_LIMIT, settings.max_ttl / 2))
     if note:
-        fix = "let NTP set both; a clock that jumps ends or lengthens leases on its node"
+        # A step can end leases on a running node, and its quarantine: the preconditions 2 and 4 of docs/safety.md.
+        fix = "stop the node, set its clock, start it; it abstains for max_ttl. Or set the clock of this machine"
         yield Finding(Level.WARNING, "clock", node.label, note, fix)
 
 

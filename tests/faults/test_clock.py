@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from redlock import LockLost, Stale
+from redlock.admin.cluster_status import cluster_status
 from redlock.fencing import FencedStore
 from tests.faults.clocks import COMPILER, clocked
 from tests.integration.tools import client_of, eventually, holders
@@ -72,6 +73,35 @@ def test_a_clock_of_one_node_that_jumps_changes_nothing(clocks: Clocks) -> None:
         wall[2].jump(-JUMP)
         assert not second.lock("hits").acquire(blocking=False)
         lease.ensure_valid()
+
+
+def test_the_repair_of_a_clock_ends_no_quarantine_early(clocks: Clocks) -> None:
+    """operations.md, "A fencing token far ahead": stop the node, set its clock, start it."""
+    nodes, wall = clocks
+    third = nodes[2]
+    cut_off = [f"unix:///nowhere/{place}.sock" for place in (4, 5)]
+    with client_of([*nodes.urls[:3], *cut_off], max_ttl=60, ttl=60) as first, client_of(nodes.urls, max_ttl=60) as second:
+        with second.lock("other", blocking_timeout=30):
+            """All nodes have a record now."""
+        early, late = first.lock("hits", renew=False), second.lock("hits")
+        assert early.acquire(), "on the first three nodes"
+
+        def abstains() -> bool:
+            """Whether the quarantine has begun, at the node's first contact with a client."""
+            with second.lock("other", blocking_timeout=30):
+                return 0 < cluster_status(nodes.urls, max_ttl=60, resources=0).nodes[2].abstains < 60
+
+        third.kill()
+        wall[2].jump(-7_200)
+        third.start()
+        eventually(abstains, "the quarantine of the restarted node")
+        assert not late.acquire(blocking=False)
+        third.kill()
+        wall[2].jump(7_200)
+        third.start()
+        eventually(abstains, "the next quarantine")
+        assert not late.acquire(blocking=False), "two holders at once"
+        early.lease.ensure_valid()
 
 
 def test_drift_within_the_bound_ends_no_lease_early(clocks: Clocks) -> None:

@@ -208,7 +208,7 @@ def test_an_implausible_proposal_is_refused(
     """As of a client with its clock in 2112."""
     monkeypatch.setattr("redlock._locking.acquisition.wall_us", lambda: fence)
 
-    with pytest.raises(QuorumUnavailable, match="more than an hour ahead of its clock; set the clocks"):
+    with pytest.raises(QuorumUnavailable, match="more than an hour ahead of its clock; set the clock"):
         client.lock(NAME).acquire(blocking=False)
 
     assert fences_of(nodes.servers) == [0] * 5

@@ -74,6 +74,13 @@ def test_a_clock_that_is_not_known_well_enough_is_no_finding() -> None:
     assert levels(nodes({"clock_offset": 3.0, "clock_error": 2.5})) == {}
 
 
+def test_a_clock_is_set_while_its_node_is_stopped() -> None:
+    """A step on a running node can end its leases, and its quarantine: two holders at once."""
+    seen = ClusterStatus(nodes({"clock_offset": -3.0}), (), more=False, quorum=3, fingerprint=TERMS, time=0.0)
+    (found,) = [one for one in doctor.examine(seen, Settings()) if one.code == "clock"]
+    assert "stop the node, set its clock, start it" in found.fix
+
+
 def test_a_node_with_memory_left_is_fine() -> None:
     assert levels(nodes({"max_memory": 1_000, "used_memory": 700})) == {}
 
