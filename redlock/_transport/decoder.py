@@ -80,8 +80,8 @@ _EXPLAINED = {
         "stop the node, set its clock and start it"
     ),
     "FENCESTORED": (
-        "has a fencing token for this resource that is more than an hour ahead of its clock; stop the node, set its clock "
-        "and start it, or repair it as the manual says"
+        "has a fencing token for this resource that is more than an hour ahead of its clock; stop the node, set its "
+        "clock and start it, or repair it as the manual says"
     ),
     "DENIED": "in protected mode; set a password, or bind it to loopback",
 }

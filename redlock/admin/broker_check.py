@@ -4,16 +4,20 @@ Invariants:
 1. A check creates, changes and deletes nothing on the broker.
 2. No finding contains a password.
 3. A finding names each transport and property that was not checked.
+4. A check ends in time, whatever the server sends, and ends its connection.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
+import socket
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from redlock.admin.diagnostics import Finding, Level
+from redlock.admin.time_limit import ANSWERS, Overdue, within
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,6 +39,8 @@ _TRANSPORT = re.compile(r"[a-z][a-z0-9+.-]{0,19}")
 _AMQP = ("amqp", "amqps", "pyamqp", "librabbitmq")
 _UNSEEN = "persistence of messages, memory and disk alarms, consumer_timeout (30 minutes unless it was changed)"
 """Properties that only RabbitMQ's management interface reports."""
+_LARGEST_FRAME = 2**20
+"""RabbitMQ's own limit is 128 kB. The client of AMQP would read up to 4 GB."""
 
 
 def urls(broker: str) -> list[str]:
@@ -72,7 +78,7 @@ def check(url: str, timeout: float) -> list[Finding]:
 
     Args:
         url: The broker's address.
-        timeout: Seconds to wait for each answer.
+        timeout: Seconds to wait for each answer. The whole check has five times as long.
     """
     transport, colon, _ = url.lower().partition("://")
     if not colon or not _TRANSPORT.fullmatch(transport):
@@ -88,7 +94,6 @@ def check(url: str, timeout: float) -> list[Finding]:
 def _check_amqp(url: str, timeout: float) -> list[Finding]:
     try:
         # Celery is an optional dependency, and kombu comes with Celery.
-        from amqp.exceptions import AMQPError  # noqa: PLC0415
         from kombu.connection import Connection  # noqa: PLC0415
     except ImportError:
         what = "it was not contacted, because kombu is not installed here"
@@ -105,10 +110,33 @@ def _check_amqp(url: str, timeout: float) -> list[Finding]:
             fix = "write amqp://user:password@host/vhost"
             finding = _warning("address", "broker amqp", "its address can't be read", fix)
         return [finding]
-    try:
+    return _contact(connection.transport, where, timeout)
+
+
+def _contact(transport: Any, where: str, timeout: float) -> list[Finding]:  # noqa: ANN401 - kombu is untyped
+    from amqp.exceptions import AMQPError  # noqa: PLC0415 - as above
+
+    dialled: list[Any] = []
+    connect = transport.Connection
+
+    def dial(**options: Any) -> Any:  # noqa: ANN401 - kombu is untyped
+        amqp = connect(**options)
+        amqp.Transport = functools.partial(_bounded, amqp.Transport)
+        dialled.append(amqp)
+        return amqp
+
+    def examine() -> list[Finding]:
         # `connection.connect` would try a second time two seconds later.
-        with contextlib.closing(connection.transport.establish_connection()) as amqp:
+        with contextlib.closing(transport.establish_connection()) as amqp:
             return _examine(amqp, where)
+
+    transport.Connection = dial
+    try:
+        # The client of AMQP has no limit on the time of a reply that arrives byte by byte.
+        return within(ANSWERS * timeout, examine)
+    except Overdue:
+        what = f"no complete answer within {ANSWERS * timeout:g} s"
+        return [_warning("unreachable", where, what, "start it, or fix its address; --timeout gives it more time")]
     except AMQPError as error:
         return [_refused(error, where)]
     except OSError as error:
@@ -119,6 +147,32 @@ def _check_amqp(url: str, timeout: float) -> list[Finding]:
         # come from a reply that the client can't read.
         what = "an option in its address can't be used, or it does not speak AMQP"
         return [_warning("address", where, what, "take out what follows the ?, or fix the address")]
+    finally:
+        for amqp in dialled:
+            _hang_up(amqp)
+
+
+def _bounded(transport: Callable[..., Any], *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - as above
+    """The transport of an AMQP connection, which here takes no length from the server that would fill the memory."""
+    made = transport(*arguments, **options)
+    read = made._read  # noqa: SLF001 - there is no public access
+
+    def bounded(size: int, *rest: Any) -> Any:  # noqa: ANN401 - as above
+        if size > _LARGEST_FRAME:
+            raise ValueError(size)
+        return read(size, *rest)
+
+    made._read = bounded  # noqa: SLF001 - as above
+    return made
+
+
+def _hang_up(amqp: Any) -> None:  # noqa: ANN401 - as above
+    """End a connection that the check has left open, so a thread that still reads from it ends."""
+    stream = getattr(getattr(amqp, "_transport", None), "sock", None)
+    if stream is not None:
+        with contextlib.suppress(OSError):
+            # Not the method of a TLS socket, which changes state that the thread uses.
+            socket.socket.shutdown(stream, socket.SHUT_RDWR)
 
 
 def _examine(connection: Any, where: str) -> list[Finding]:  # noqa: ANN401 - kombu is untyped

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redlock._masking import mask
 from redlock.admin.diagnostics import Finding, Level
+from redlock.admin.time_limit import ANSWERS, Overdue, within
 from redlock.errors import ConfigurationError
 from redlock.fencing._statements import DIALECTS, MISSING_TABLE, code_of
 
@@ -37,8 +38,18 @@ _TIMEOUTS = {
     "pymysql": ("connect_timeout", "read_timeout"),
     "mysqldb": ("connect_timeout", "read_timeout"),
     "aiomysql": ("connect_timeout",),
+    "pysqlite": ("timeout",),
+    "aiosqlite": ("timeout",),
 }
 """The options of the drivers that limit the wait for an answer, in seconds."""
+_STATEMENT_LIMITS = {
+    "postgresql": "SET LOCAL statement_timeout = '{0}s'",
+    "mariadb": "SET SESSION lock_wait_timeout = {0}",
+    "mysql": "SET SESSION lock_wait_timeout = {0}",
+}
+"""The server ends a statement that waits for a table that another connection has locked."""
+_OVERDUE = frozenset({"57014", "1205"})
+"""The codes of the errors at these limits."""
 
 
 class _Database(NamedTuple):
@@ -56,7 +67,7 @@ def check(url: str, *, ttl: float, timeout: float) -> list[Finding]:
     Args:
         url: The address, such as `postgresql+psycopg://user@host/name`.
         ttl: Seconds that a lease lasts.
-        timeout: Seconds to wait for an answer; drivers round up to whole seconds.
+        timeout: Seconds to wait for an answer; drivers round to whole seconds. The whole check has five times as long.
 
     Raises:
         ConfigurationError: The address is invalid, or there is no fence for such a database.
@@ -65,7 +76,7 @@ def check(url: str, *, ttl: float, timeout: float) -> list[Finding]:
         what = "it was not contacted, because SQLAlchemy is not installed here"
         return [_warning("not-checked", "database", what, "pip install 'celery-redlock[sqlalchemy]'")]
     from sqlalchemy.engine import make_url  # noqa: PLC0415 - only for users of SQLAlchemy
-    from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError  # noqa: PLC0415 - as above
+    from sqlalchemy.exc import ArgumentError  # noqa: PLC0415 - as above
 
     right = (
         "write postgresql+psycopg://user@host/name, mariadb+pymysql://user@host/name or sqlite:///file, "
@@ -84,17 +95,30 @@ def check(url: str, *, ttl: float, timeout: float) -> list[Finding]:
     where = f"database {address.host or 'local'}/{address.database or ''}"
     if kind == "sqlite" and not Path(address.database or "").is_file():
         return [_warning("unreachable", f"database {address.database}", "there is no such file", "fix the address")]
+    findings = _answer(address, where, ttl, timeout)
+    if findings is None:
+        raise ConfigurationError(f"an option in the address of the database cannot be used; {right}")
+    return findings
+
+
+def _answer(address: Any, where: str, ttl: float, timeout: float) -> list[Finding] | None:  # noqa: ANN401 - SQLAlchemy's
+    """The findings; None if a driver does not take the options of the address."""
+    from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError  # noqa: PLC0415 - only for users of SQLAlchemy
+
     try:
-        return _connected(address, where, ttl, timeout)
+        return within(ANSWERS * timeout, lambda: _connected(address, where, ttl, timeout))
+    except (Overdue, TimeoutError, asyncio.TimeoutError) as error:
+        return [_silent(where, ANSWERS * timeout if isinstance(error, Overdue) else timeout)]
     except (ModuleNotFoundError, NoSuchModuleError) as error:
         return [_warning("not-checked", where, f"its driver is missing: {error}", "install the driver")]
     except (SQLAlchemyError, OSError) as error:
         reason = mask(str(getattr(error, "orig", None) or error).partition("\n")[0])
+        if code_of(error) in _OVERDUE or "is locked" in reason or "timed out" in reason:
+            return [_silent(where, timeout)]
         return [_warning("unreachable", where, reason or type(error).__name__, "start it, or fix its address")]
     except (AttributeError, LookupError, OverflowError, TypeError, ValueError):
-        # Outside of the handler: the driver's error may repeat a value of the address.
-        pass
-    raise ConfigurationError(f"an option in the address of the database cannot be used; {right}")
+        # The error of the driver may repeat a value of the address.
+        return None
 
 
 def _connected(address: Any, where: str, ttl: float, timeout: float) -> list[Finding]:  # noqa: ANN401 - as above
@@ -103,26 +127,29 @@ def _connected(address: Any, where: str, ttl: float, timeout: float) -> list[Fin
     from sqlalchemy.pool import NullPool  # noqa: PLC0415 - as above
 
     driver = address.get_dialect()
-    limits = dict.fromkeys(_TIMEOUTS.get(driver.driver, ()), max(1, round(timeout)))
+    seconds = max(1, round(timeout))
+    limits = dict.fromkeys(_TIMEOUTS.get(driver.driver, ()), seconds)
     if not getattr(driver, "is_async", False):
         with create_engine(address, connect_args=limits, poolclass=NullPool).connect() as connection:
-            return _examine(connection, where, ttl)
+            return _examine(connection, where, ttl, seconds)
 
     async def main() -> list[Finding]:
         engine = create_async_engine(address, connect_args=limits, poolclass=NullPool)
         async with engine.connect() as connection:
-            return await connection.run_sync(_examine, where, ttl)
+            return await connection.run_sync(_examine, where, ttl, seconds)
 
     return asyncio.run(main())
 
 
-def _examine(connection: Any, where: str, ttl: float) -> list[Finding]:  # noqa: ANN401 - as above
+def _examine(connection: Any, where: str, ttl: float, seconds: int) -> list[Finding]:  # noqa: ANN401 - as above
     def query(statement: str) -> list[Any]:
         return [tuple(row) for row in connection.exec_driver_sql(statement)]
 
     kind = connection.dialect.name
     if kind == "mysql" and connection.dialect.is_mariadb:
         kind = "mariadb"
+    if kind in _STATEMENT_LIMITS:
+        connection.exec_driver_sql(_STATEMENT_LIMITS[kind].format(seconds))
     database = _Database(where, kind, query, ttl)
     by_kind = {"postgresql": _postgresql, "mariadb": _mysql, "mysql": _mysql, "sqlite": _sqlite}
     findings = [*by_kind[kind](database), *_tables(connection, database)]
@@ -226,6 +253,11 @@ def _tables(connection: Any, database: _Database) -> Iterator[Finding]:  # noqa:
 
 def _fine(database: _Database, what: str) -> Finding:
     return Finding(Level.FINE, "database", database.where, f"{what}; it has the tables of the fence")
+
+
+def _silent(where: str, seconds: float) -> Finding:
+    what = f"no answer within {seconds:g} s: it is down or overloaded, or a connection has a table of the fence locked"
+    return _warning("no-answer", where, what, "look at its log and its locks; --timeout gives it more time")
 
 
 def _warning(code: str, where: str, what: str, fix: str) -> Finding:

@@ -80,7 +80,10 @@ def test_the_repair_of_a_clock_ends_no_quarantine_early(clocks: Clocks) -> None:
     nodes, wall = clocks
     third = nodes[2]
     cut_off = [f"unix:///nowhere/{place}.sock" for place in (4, 5)]
-    with client_of([*nodes.urls[:3], *cut_off], max_ttl=60, ttl=60) as first, client_of(nodes.urls, max_ttl=60) as second:
+    with (
+        client_of([*nodes.urls[:3], *cut_off], max_ttl=60, ttl=60) as first,
+        client_of(nodes.urls, max_ttl=60) as second,
+    ):
         with second.lock("other", blocking_timeout=30):
             """All nodes have a record now."""
         early, late = first.lock("hits", renew=False), second.lock("hits")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import select
 import socket
 import struct
 import warnings
@@ -112,6 +113,32 @@ def test_a_broker_that_never_answers_is_unreachable() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         (finding,) = broker_check.check(f"amqp://127.0.0.1:{silent.getsockname()[1]}//", 0.2)
     assert (finding.code, finding.what) == ("unreachable", "no answer within 0.2 s")
+
+
+@pytest.mark.parametrize(
+    ("header", "what"),
+    [
+        (b"x" * 7, "an option in its address can't be used, or it does not speak AMQP"),
+        (struct.pack(">BHI", 1, 0, 100_000), "no complete answer within 1 s"),
+    ],
+    ids=["flood", "drip"],
+)
+def test_a_reply_without_an_end_is_a_finding(header: bytes, what: str) -> None:
+    """The client of AMQP reads up to the length that the server states, 4 GB at most."""
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
+
+        def send() -> None:
+            with server.accept()[0] as client, contextlib.suppress(ConnectionError):
+                client.recv(8)
+                client.sendall(header)
+                # The pause is the fault itself; the end of the connection ends the loop.
+                while not select.select([client], [], [], 0.05)[0]:
+                    client.sendall(b"x")
+
+        sent = pool.submit(send)
+        (finding,) = broker_check.check(f"amqp://127.0.0.1:{server.getsockname()[1]}//", 0.2)
+        sent.result()
+    assert finding.what == what, "and it has hung up"
 
 
 def test_the_command_never_says_fine_of_a_broker_that_is_down(

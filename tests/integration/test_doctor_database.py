@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
+import sqlite3
+import struct
+import threading
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,6 +25,7 @@ from tests.integration.tools import CANARY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from sqlalchemy import Engine
 
@@ -114,6 +121,67 @@ def test_a_read_only_database_is_found(short: Engine, statement: str) -> None:
     finally:
         if short.dialect.name == "postgresql":
             send(short, "SET TRANSACTION READ WRITE", "ALTER ROLE postgres RESET default_transaction_read_only")
+
+
+@contextlib.contextmanager
+def locked_by_another(engine: Engine) -> Iterator[None]:
+    """Another connection holds the table of the fence, as an ALTER TABLE or a VACUUM FULL does."""
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        begin, end = {
+            "postgresql": ("BEGIN; LOCK TABLE redlock_fence IN ACCESS EXCLUSIVE MODE", "ROLLBACK"),
+            "mysql": ("LOCK TABLES redlock_fence WRITE", "UNLOCK TABLES"),
+            "mariadb": ("LOCK TABLES redlock_fence WRITE", "UNLOCK TABLES"),
+        }[engine.dialect.name]
+        connection.exec_driver_sql(begin)
+        try:
+            yield
+        finally:
+            connection.exec_driver_sql(end)
+
+
+@pytest.mark.parametrize("database", ["postgresql", "mariadb"], indirect=True)
+def test_a_table_that_another_connection_locks_is_found(short: Engine) -> None:
+    driver = ASYNC_DRIVERS[short.dialect.name]
+    with locked_by_another(short):
+        for url in (url_of(short), url_of(short).replace(f"+{short.dialect.driver}", f"+{driver}")):
+            (finding,) = database_check.check(url, ttl=5.0, timeout=1.0)
+            assert finding.code == "no-answer", finding
+            assert "has a table of the fence locked" in finding.what
+    assert found(url_of(short)) == {}
+
+
+@pytest.mark.parametrize("driver", ["pysqlite", "aiosqlite"])
+def test_a_file_that_another_connection_locks_is_found(driver: str, tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "data", isolation_level=None)) as connection:
+        connection.execute("CREATE TABLE redlock_fence (token)")
+        connection.execute("BEGIN EXCLUSIVE")
+        (finding,) = database_check.check(f"sqlite+{driver}:///{tmp_path / 'data'}", ttl=5.0, timeout=1.0)
+    assert finding.code == "no-answer"
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
+def test_a_database_that_is_silent_after_the_login_is_found(driver: str) -> None:
+    """As behind a proxy: no driver for threads has a limit on an answer, and the server that would end it is gone."""
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
+
+        def log_in() -> None:
+            with server.accept()[0] as client:
+                client.recv(1_000)
+                version = b"server_version\x0017.0\0"
+                status = b"S" + struct.pack(">I", len(version) + 4) + version
+                client.sendall(b"R\0\0\0\x08\0\0\0\0" + status + b"Z\0\0\0\x05I")
+                ended.wait()
+
+        ended = threading.Event()
+        logged_in = pool.submit(log_in)
+        off = "sslmode" if driver == "psycopg" else "ssl"
+        url = f"postgresql+{driver}://user:{CANARY}@127.0.0.1:{server.getsockname()[1]}/shop?{off}=disable"
+        try:
+            (finding,) = database_check.check(url, ttl=5.0, timeout=0.2)
+        finally:
+            ended.set()
+        logged_in.result()
+    assert (finding.code, finding.level) == ("no-answer", Level.WARNING)
 
 
 @pytest.mark.parametrize("database", ["postgresql", "mariadb"], indirect=True)

@@ -79,7 +79,10 @@ def test_what_only_begins_like_a_vote_is_none(reply: object) -> None:
         ("NOPERM User x has no permissions to run the 'evalsha' command", "may not run"),
         ("DENIED Redis is running in protected mode", "protected mode"),
         ("-MASTERDOWN Link with MASTER is down", "replica"),
-        ("FENCEAHEAD a proposed token is", "more than an hour ahead of its clock; set the clock of this machine, or stop the node"),
+        (
+            "FENCEAHEAD a proposed token is",
+            "more than an hour ahead of its clock; set the clock of this machine, or stop the node",
+        ),
         ("FENCESTORED a token", "has a fencing token for this resource that is more than an hour ahead"),
         ("ERR Error running script (call to f_01): @user_script:13: FENCESTORED a token", "has a fencing token"),
         (
