@@ -76,7 +76,7 @@ def test_a_clock_of_one_node_that_jumps_changes_nothing(clocks: Clocks) -> None:
 
 
 def test_the_repair_of_a_clock_ends_no_quarantine_early(clocks: Clocks) -> None:
-    """operations.md, "A fencing token far ahead": stop the node, set its clock, start it."""
+    """By operations.md: stop the node, set the clock, start the node."""
     nodes, wall = clocks
     third = nodes[2]
     cut_off = [f"unix:///nowhere/{place}.sock" for place in (4, 5)]

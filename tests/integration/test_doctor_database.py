@@ -161,7 +161,7 @@ def test_a_file_that_another_connection_locks_is_found(driver: str, tmp_path: Pa
 
 @pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
 def test_a_database_that_is_silent_after_the_login_is_found(driver: str) -> None:
-    """As behind a proxy: no driver for threads has a limit on an answer, and the server that would end it is gone."""
+    """As behind a proxy: no driver for threads has a limit on an answer, and the server ends no statement."""
     with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
 
         def log_in() -> None:
