@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import DDL, BigInteger, Column, DateTime, Index, Integer, MetaData, String, Table, Text, event, text
 from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import UnboundExecutionError
 
 from redlock.errors import ConfigurationError
 from redlock.fencing import _statements as sql
@@ -86,13 +85,14 @@ class SessionTransaction:
         self._session = session
         self._transaction: Any = None
         self._connection: Connection | None = None
+        self._second: ConfigurationError | None = None
         try:
             self._bind = session.get_bind()
-        except UnboundExecutionError:
+        except Exception as error:  # an application may have a `get_bind` of its own
             raise ConfigurationError(
                 "the session has no engine of its own; a fence needs a session that is bound to the one database "
                 "that has the data and the tables of the fence"
-            ) from None
+            ) from error
         if session.twophase:
             raise ConfigurationError(
                 "the session uses two-phase commit, and a prepared transaction holds the fence row without an end; "
@@ -105,17 +105,29 @@ class SessionTransaction:
         return dialect_of(self._bind)
 
     def begin(self) -> None:
-        """Begin, and expire the objects that the session kept from before: they are older than the fence."""
+        """Begin, and watch for a second connection until the end."""
         session, bind = self._session, self._bind
         if session.in_transaction() or (isinstance(bind, Connection) and bind.in_transaction()):
             raise ConfigurationError(_OPEN.format(what="the session"))
-        self._transaction = session.begin()
-        session.expire_all()
+        self._transaction, self._connection = session.begin(), None
+        event.listen(session, "after_begin", self._refuse_second)
 
     def prepare(self) -> None:
         """Open the connection, refuse autocommit, and send the statements that come before the fence."""
-        self._connection = self._session.connection()
+        self._connection = self._session.connection(bind_arguments={"bind": self._bind})
+        # Objects from before are older than the fence, also those of the application's own listeners.
+        self._session.expire_all()
         prepare(self._connection, self.dialect)
+
+    def _refuse_second(self, _session: Session, _transaction: object, connection: Connection) -> None:
+        """Refuse a connection besides the fenced one: a replica lags, and data elsewhere commits alone."""
+        if self._connection in (None, connection) or not self.is_open():
+            return
+        self._second = ConfigurationError(
+            "the session takes a second connection inside the block, and the fence covers only the first: use a "
+            "session that is bound to one engine, and read from no replica inside the block"
+        )
+        raise self._second
 
     def execute(self, statement: str, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
         """Run a statement on the session's connection, without autoflush."""
@@ -127,13 +139,20 @@ class SessionTransaction:
         return self._session.get_transaction() is self._transaction
 
     def commit(self) -> None:
-        """Flush and commit."""
+        """Flush and commit, unless the body has caught the refusal of a second connection."""
+        if self._second is not None:
+            raise self._second
         self._session.commit()
+        self._end()
 
     def rollback(self) -> None:
         """Roll back; a broken connection has rolled back by itself."""
         with contextlib.suppress(Exception):
             self._session.rollback()
+        self._end()
+
+    def _end(self) -> None:
+        event.remove(self._session, "after_begin", self._refuse_second)
 
 
 def prepare(connection: Connection, dialect: Dialect) -> None:

@@ -51,7 +51,8 @@ class fenced:  # noqa: N801 - used as a function, as `contextlib.suppress` is
         Stale: A larger token was committed before; nothing was written.
         LockLost: The lease had expired when the block was entered.
         ConfigurationError: The session is in a transaction, in autocommit mode or read-only, or the tables are missing.
-            Or the block is inside another fenced block, and one of the two has no operation id.
+            Or the block is inside another fenced block, and one of the two has no operation id. Or the body uses a
+            second connection of the session, such as that of a replica.
 
     Example:
         >>> from sqlalchemy import create_engine, text
