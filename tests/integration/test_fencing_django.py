@@ -15,24 +15,25 @@ from tests.integration.tools import ROOT
 if TYPE_CHECKING:
     from pathlib import Path
 
-TESTS = 27
-PROJECT = ROOT / "tests" / "integration" / "apps" / "django_fence.py"
+TESTS = {"django_fence.py": 27, "django_fence_blocks.py": 8}
+PROJECT = ROOT / "tests" / "integration" / "apps"
 
 
 def check(default: dict[str, Any]) -> None:
     """Run the project's tests with this database, with a replica and another database beside it; they have to pass."""
     name = f"{default['NAME']}_other"
     other = default | {"NAME": name} | ({"TEST": {"NAME": name}} if "TEST" in default else {})
-    done = subprocess.run(
-        [sys.executable, str(PROJECT), json.dumps({"default": default, "replica": default, "other": other})],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=1_000,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert f"Ran {TESTS} tests" in done.stderr
+    for file, tests in TESTS.items():
+        done = subprocess.run(
+            [sys.executable, str(PROJECT / file), json.dumps({"default": default, "replica": default, "other": other})],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=1_000,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert f"Ran {tests} tests" in done.stderr
 
 
 @pytest.mark.long

@@ -4,21 +4,23 @@ Invariants:
 1. The fence is the first statement of the outermost transaction of the connection. In a `TestCase` the block is a
    savepoint.
 2. Django cannot expire objects from before the block. Load objects inside the block.
+3. A function of `on_commit` that raises has not undone the commit: the block counts as committed.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import inspect
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+import weakref
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 
 from django.db import connections, transaction
 
+from redlock._masking import quoted
 from redlock.errors import ConfigurationError
 from redlock.fencing import _arguments, _fence, _nested
 from redlock.fencing import _statements as sql
-from redlock.fencing.django import routers
+from redlock.fencing.django import blocks, routers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +32,14 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+class _Entered(NamedTuple):
+    """A block between its beginning and its end."""
+
+    transaction: DjangoTransaction
+    passed: _fence.Passed
+    block: _nested.Block
 
 
 class fenced:  # noqa: N801 - used as a function, as `transaction.atomic` is
@@ -47,8 +57,8 @@ class fenced:  # noqa: N801 - used as a function, as `transaction.atomic` is
         Stale: A larger token was committed before; nothing was written.
         LockLost: The lease had expired when the block was entered.
         ConfigurationError: The block is inside another `atomic` block (or `ATOMIC_REQUESTS`), autocommit is off, the
-            database is read-only, a router reads from replicas without `FencedRouter`, or the tables are missing. Or it
-            is inside a fenced block of another database, and one of the two has no operation id.
+            database is read-only, a router reads from replicas without `FencedRouter`, or the tables are missing.
+            Or it is inside a fenced block of another database, and one of the two has no operation id.
     """
 
     def __init__(
@@ -63,29 +73,32 @@ class fenced:  # noqa: N801 - used as a function, as `transaction.atomic` is
         self._using = using
         self._operation = operation
         self._lock_timeout = lock_timeout
-        self._open = contextlib.ExitStack()
+        # By connection, so that threads may share the object, as they may share `atomic`.
+        self._entered: weakref.WeakKeyDictionary[Any, _Entered] = weakref.WeakKeyDictionary()
 
     def __enter__(self) -> FencedSection:
-        routers.refuse_fenced(self._using)
+        begun = DjangoTransaction(self._using)
+        blocks.refuse_fenced(self._using)
+        routers.refuse_replicas()
         lease = self._lease() if callable(self._lease) else self._lease
         given = _arguments.checked(lease, self._operation, self._lock_timeout)
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(routers.reads_from(self._using))
-            passed = _fence.enter(DjangoTransaction(self._using), given)
-            block = _nested.Block(given)
-
-            def leave(_kind: object, error: BaseException | None, _traceback: object) -> None:
-                with block.ending(error):
-                    passed.leave(error)
-
-            stack.push(leave)
-            self._open = stack.pop_all()
+        passed = _fence.enter(begun, given)
+        self._entered[connections[self._using]] = _Entered(begun, passed, _nested.Block(given))
         return passed.section
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._open.__exit__(exc_type, exc, traceback)
+        entered = self._entered.pop(connections[self._using], None)
+        if entered is None:
+            raise ConfigurationError(
+                "the fenced block was entered in another thread, and a connection of Django belongs to its thread; the "
+                "block is not committed: enter and leave it in one thread"
+            )
+        with entered.block.ending(exc):
+            entered.passed.leave(exc)
+        if entered.transaction.failure_after_commit is not None:
+            raise entered.transaction.failure_after_commit
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """Decorate a function: each call is a fenced transaction of its own.
@@ -118,10 +131,15 @@ class DjangoTransaction:
     """A transaction on one of Django's connections, as the fence uses it."""
 
     def __init__(self, using: str) -> None:
+        if using not in connections:
+            known = ", ".join(connections)
+            raise ConfigurationError(f"using is {quoted(using)}; it must be an alias in DATABASES: {known}")
         self._using = using
         self._connection: Any = connections[using]
         self._atomic: Any = None
         self._in_test_case_before = False
+        self._is_committed = False
+        self.failure_after_commit: BaseException | None = None
 
     @property
     def dialect(self) -> Dialect:
@@ -148,11 +166,13 @@ class DjangoTransaction:
             raise ConfigurationError(
                 f"autocommit is off for the database {self._using!r}: Django would not commit the block; turn it on"
             )
-        self._atomic = transaction.atomic(using=self._using, durable=True)
+        self._atomic = blocks.FencedAtomic(self._using)
         self._atomic.__enter__()
 
     def prepare(self) -> None:
-        """Send the statements that come before the fence; a test case has begun long before."""
+        """Send the statements that come before the fence; a test case has begun long before, and never commits."""
+        if not self._in_test_case_before:
+            transaction.on_commit(self._note_commit, using=self._using)  # before each function of the body
         if self.dialect.before_begin and not self._in_test_case_before:
             self.execute(self.dialect.before_begin, {})
 
@@ -173,9 +193,17 @@ class DjangoTransaction:
         return self._atomic is not None
 
     def commit(self) -> None:
-        """Commit; a failed commit has rolled back."""
+        """Commit; a failed commit has rolled back. A failure after the commit is kept."""
         atomic, self._atomic = self._atomic, None
-        atomic.__exit__(None, None, None)
+        try:
+            atomic.__exit__(None, None, None)
+        except BaseException as error:
+            if not self._is_committed:
+                raise
+            self.failure_after_commit = error
+
+    def _note_commit(self) -> None:
+        self._is_committed = True
 
     def rollback(self) -> None:
         """Roll back, where the block is still open."""
