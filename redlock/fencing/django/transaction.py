@@ -57,7 +57,7 @@ class fenced:  # noqa: N801 - used as a function, as `transaction.atomic` is
         Stale: A larger token was committed before; nothing was written.
         LockLost: The lease had expired when the block was entered.
         ConfigurationError: The block is inside another `atomic` block (or `ATOMIC_REQUESTS`), autocommit is off, the
-            database is read-only, a router reads from replicas without `FencedRouter`, or the tables are missing.
+            database is read-only, a router with `db_for_read` is not behind `FencedRouter`, or the tables are missing.
             Or it is inside a fenced block of another database, and one of the two has no operation id.
     """
 

@@ -1,11 +1,12 @@
-"""More tests of the same Django project: threads, contexts, and functions of `on_commit`."""
+"""More tests of the same Django project: threads, contexts, functions of `on_commit`, and routers."""
 
 from __future__ import annotations
 
-from tests.integration.apps.django_fence import ALIASES, LEASE, note  # first: the import sets Django up
+from tests.integration.apps.django_fence import ALIASES, LEASE, Replicas, note  # first: the import sets Django up
 
 # isort: split
 import contextvars
+import random
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -14,13 +15,36 @@ from typing import Any
 from unittest import mock
 
 from django.db import connection, connections, transaction
-from django.test import TransactionTestCase
+from django.test import TransactionTestCase, override_settings
 from django.test.runner import DiscoverRunner
 
 from redlock.errors import ConfigurationError
 from redlock.fencing.conformance import Lease
 from redlock.fencing.django import fenced, purge_operations
 from redlock.fencing.django.models import Fence, Operation
+
+ROUTER = "redlock.fencing.django.FencedRouter"
+
+
+class ForOneModel(Replicas):
+    """Reads a single model from the replica."""
+
+    def db_for_read(self, _model: Any, **_hints: Any) -> Any:
+        return "replica" if _model is Operation else None
+
+
+class AtRandom(Replicas):
+    """Reads from the replica now and then."""
+
+    def db_for_read(self, _model: Any, **_hints: Any) -> str:
+        return random.choice(("default", "replica"))
+
+
+class WritesOnly:
+    """Says nothing about reads."""
+
+    def db_for_write(self, _model: Any, **_hints: Any) -> str:
+        return "default"
 
 
 def in_thread(*functions: Any) -> list[Any]:
@@ -134,6 +158,24 @@ class Blocks(TransactionTestCase):  # type: ignore[misc]  # Django has no types
             for call in (fenced(LEASE, using=wrong).__enter__, lambda wrong=wrong: purge_operations(using=wrong)):
                 with self.assertRaisesRegex(ConfigurationError, "an alias in DATABASES: default, replica, other"):
                     call()
+
+
+class Routers(TransactionTestCase):  # type: ignore[misc]  # as above
+    def test_each_router_that_chooses_reads_is_refused(self) -> None:
+        for router in ("Replicas", "ForOneModel", "AtRandom"):
+            for routers in ([router], ["WritesOnly", router], [router, ROUTER]):
+                paths = [name if "." in name else f"__main__.{name}" for name in routers]
+                with override_settings(DATABASE_ROUTERS=paths), self.subTest(routers):
+                    with self.assertRaisesRegex(ConfigurationError, f"{router} chooses where to read"), fenced(LEASE):
+                        self.fail("the body must not run")
+        self.assertEqual(Fence.objects.count(), 0)
+
+    def test_routers_behind_the_fenced_router_pass(self) -> None:
+        for routers in (["__main__.WritesOnly"], ["__main__.WritesOnly", ROUTER, "__main__.AtRandom"]):
+            with override_settings(DATABASE_ROUTERS=routers):
+                for _ in range(20):
+                    with fenced(LEASE):
+                        self.assertEqual(Operation.objects.all().db, "default")
 
 
 if __name__ == "__main__":
