@@ -15,7 +15,7 @@ from tests.integration.tools import ROOT
 if TYPE_CHECKING:
     from pathlib import Path
 
-TESTS = {"django_fence.py": 27, "django_fence_blocks.py": 10}
+TESTS = {"django_fence.py": 27, "django_fence_blocks.py": 11}
 PROJECT = ROOT / "tests" / "integration" / "apps"
 
 

@@ -109,22 +109,40 @@ class fenced:  # noqa: N801 - used as a function, as `transaction.atomic` is
         """
         if self._operation is not None:
             raise ConfigurationError(
-                f"@fenced on {function.__name__} has an operation id, which would be the same in every call; write "
+                f"@fenced on {_name(function)} has an operation id, which would be the same in every call; write "
                 "`with fenced(..., operation=...) as section:` inside the function, and look at section.fresh"
             )
         kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
         if any(is_kind(function) for is_kind in kinds):
             raise ConfigurationError(
-                f"@fenced is on {function.__name__}, which is `async def` or a generator; its body would run without "
-                "the fence: use a plain function"
+                f"@fenced is on {_name(function)}, which is `async def` or a generator; {_WITHOUT_FENCE}"
             )
 
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             with fenced(self._lease, using=self._using, lock_timeout=self._lock_timeout):
-                return function(*args, **kwargs)
+                result = function(*args, **kwargs)
+                _refuse_later(function, result)
+                return result
 
         return call
+
+
+_WITHOUT_FENCE = "its body would run without the fence: use a plain function"
+
+
+def _name(function: object) -> str:
+    return getattr(function, "__qualname__", None) or f"{function!r:.60}"
+
+
+def _refuse_later(function: object, result: object) -> None:
+    """Refuse a coroutine or generator as the result of a decorated function, and roll the block back."""
+    if inspect.isawaitable(result) or inspect.isgenerator(result) or inspect.isasyncgen(result):
+        if inspect.iscoroutine(result):
+            result.close()  # Python warns of a coroutine that was never awaited
+        raise ConfigurationError(
+            f"@fenced is on {_name(function)}, which returns {type(result).__name__}; {_WITHOUT_FENCE}"
+        )
 
 
 class DjangoTransaction:

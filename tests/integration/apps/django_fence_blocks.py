@@ -178,5 +178,33 @@ class Routers(TransactionTestCase):  # type: ignore[misc]  # as above
                         self.assertEqual(Operation.objects.all().db, "default")
 
 
+class Decorators(TransactionTestCase):  # type: ignore[misc]  # as above
+    def test_a_result_that_runs_later_is_refused(self) -> None:
+        async def coroutine() -> None:
+            self.fail("the body must not run")
+
+        class Callable:
+            async def __call__(self) -> None:
+                await coroutine()
+
+        def noted_and_later() -> Any:
+            note("default")
+            return coroutine()
+
+        functions: tuple[Any, ...] = (Callable(), noted_and_later, lambda: iter_later(), lambda: aiter_later())  # noqa: PLW0108 - a generator function is refused before
+        for function in functions:
+            with self.assertRaisesRegex(ConfigurationError, "without the fence"):
+                fenced(LEASE)(function)()
+        self.assertEqual(Operation.objects.count(), 0)
+
+
+def iter_later() -> Any:
+    yield
+
+
+async def aiter_later() -> Any:
+    yield
+
+
 if __name__ == "__main__":
     sys.exit(bool(DiscoverRunner(verbosity=1).run_tests(["__main__"])))
