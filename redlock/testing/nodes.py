@@ -16,9 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import TimeoutError as NoAnswer
+from redis.retry import Retry
 
+from redlock import _validation
 from redlock._transport import codec
-from redlock.testing.redis_server import Server
+from redlock.errors import ConfigurationError
+from redlock.testing.redis_server import Server, checked_count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +34,10 @@ _TIMEOUT_SECONDS = 5.0
 
 
 class LockNode(Server):
-    """A redis-server on a unix socket, with the methods of `Server` and further faults."""
+    """A redis-server on a unix socket, with the methods of `Server` and further faults.
+
+    A method that needs a running server raises `ConfigurationError` if there is none, or if the server is frozen.
+    """
 
     @property
     def _socket_path(self) -> Path:
@@ -41,9 +49,20 @@ class LockNode(Server):
 
     @contextlib.contextmanager
     def _redis(self) -> Iterator[Redis]:
+        _ = self.pid
         path = self._socket_path if self._socket_path.exists() else self._cut_path
-        with Redis(unix_socket_path=str(path), socket_timeout=_TIMEOUT_SECONDS, decode_responses=True) as redis:
-            yield redis
+        with Redis(
+            unix_socket_path=str(path),
+            socket_timeout=_TIMEOUT_SECONDS,
+            decode_responses=True,
+            retry=Retry(NoBackoff(), 0),
+        ) as redis:
+            try:
+                yield redis
+            except NoAnswer:
+                raise ConfigurationError(
+                    f"the server {self.url} does not answer; if it is frozen, call `thaw`"
+                ) from None
 
     def empty(self) -> None:
         """FLUSHALL: the node loses its locks and fences, notices the loss, and abstains for `max_ttl`."""
@@ -51,12 +70,13 @@ class LockNode(Server):
             redis.flushall()
 
     def restart(self, *, memory: bool = False) -> None:
-        """Kill the node and start it again. The node abstains for `max_ttl`, with or without its memory.
+        """Kill the node, if it runs, and start it again. The node abstains for `max_ttl`, with or without its memory.
 
         Args:
-            memory: Whether the node keeps all data, as with perfect persistence.
+            memory: Whether the node keeps all data, as with perfect persistence. The node must run for this.
         """
-        self.thaw()
+        if memory or self.is_running:
+            self.thaw()
         if memory:
             with self._redis() as redis:
                 redis.save()
@@ -70,6 +90,7 @@ class LockNode(Server):
 
         With `freeze`, connections stay open and the node answers nothing.
         """
+        _ = self.pid
         with contextlib.suppress(FileNotFoundError):
             self._socket_path.rename(self._cut_path)
         with self._redis() as redis:
@@ -82,8 +103,8 @@ class LockNode(Server):
 
     def reset(self, prefix: str = "") -> None:
         """Make the node as new: running, reachable, empty, and voting at once for clients with this prefix."""
-        if self._process is None or self._process.poll() is not None:
-            self.kill()
+        prefix = _validation.prefix(prefix)
+        if not self.is_running:
             self.start()
         self.thaw()
         self.reconnect()
@@ -121,9 +142,9 @@ def lock_nodes(count: int = 5, prefix: str = "") -> Iterator[LockNodes]:
         prefix: The prefix of the clients for which the nodes vote.
 
     Raises:
-        ConfigurationError: There is no redis-server, or a server did not start.
+        ConfigurationError: There is no redis-server, a server did not start, or the number of nodes is less than 1.
     """
-    nodes = LockNodes(LockNode() for _ in range(count))
+    nodes = LockNodes(LockNode() for _ in range(checked_count(count)))
     try:
         nodes.reset(prefix)
         yield nodes

