@@ -14,6 +14,7 @@ import math
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from redlock import _log, _validation
+from redlock._masking import quoted
 from redlock.errors import ConfigurationError, Stale
 from redlock.fencing import _statements as sql
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from redlock.fencing._statements import Dialect
 
 _TRIES = 4
+_MOST_ROWS = 1_000_000_000
 WEEK_SECONDS = 7 * 24 * 3600.0
 """The age of operation ids that are deleted by default."""
 
@@ -156,15 +158,15 @@ def purge(transaction: Transaction, older_than: float, limit: int) -> None:
     """Delete up to `limit` operation ids that are older than `older_than` seconds, in a transaction of its own.
 
     Raises:
-        ConfigurationError: The session is in a transaction, an argument is not positive, or the tables are missing.
+        ConfigurationError: The session is in a transaction, an argument is out of range, or the tables are missing.
     """
-    seconds, most = _validation.number("older_than", older_than), _validation.count("limit", limit)
-    if most < 1:
-        raise ConfigurationError("limit is 0; it must be a whole number, 1 or more")
+    seconds = _validation.number("older_than", older_than)
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= _MOST_ROWS:
+        raise ConfigurationError(f"limit is {quoted(limit)}; it must be a whole number from 1 to {_MOST_ROWS:,}")
     transaction.begin()
     try:
         transaction.prepare()
-        transaction.execute(transaction.dialect.purge, {"seconds": math.ceil(seconds), "limit": most})
+        transaction.execute(transaction.dialect.purge, {"seconds": math.ceil(seconds), "limit": limit})
         transaction.commit()
     except BaseException as error:
         transaction.rollback()

@@ -195,7 +195,7 @@ def purge_operations(session: Any, *, older_than: float = _fence.WEEK_SECONDS, l
     token would pass again. With asyncio write `await session.run_sync(purge_operations)`.
 
     Raises:
-        ConfigurationError: The session is in a transaction already, an argument is not positive, or the tables are
+        ConfigurationError: The session is in a transaction already, an argument is out of range, or the tables are
             missing.
     """
     session = _unwrapped(session)

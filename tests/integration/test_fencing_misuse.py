@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -55,6 +56,9 @@ class Expired(Lease):
         (Lease(7, "me", ()), {}, ConfigurationError, "list of resource names is empty"),
         (None, {}, ConfigurationError, "NoneType is no lease"),
         ("account", {}, ConfigurationError, "str is no lease"),
+        (SimpleNamespace(names=("a",), fence=7, owner="me"), {}, ConfigurationError, "SimpleNamespace is no lease"),
+        (Lease(7, 5), {}, ConfigurationError, "the owner token of the lease is int; it must be text"),  # type: ignore[arg-type]
+        (Lease(7, "\ud800"), {}, ConfigurationError, "the owner token of the lease holds half a surrogate pair"),
         (LEASE, {"operation": ""}, ConfigurationError, "1 to 255 characters"),
         (LEASE, {"operation": "x" * 256}, ConfigurationError, "1 to 255 characters"),
         (LEASE, {"operation": 5}, ConfigurationError, "1 to 255 characters"),

@@ -248,11 +248,14 @@ def test_an_error_that_says_nothing_else_is_passed_on(statement: str) -> None:
 
 def test_a_purge_takes_an_age_and_a_limit_of_one_or_more() -> None:
     database = Database(SQLITE)
-    for age, limit, said in ((-1, 50, "^older_than is -1"), (1, 0, "^limit is 0; it must be"), (1, -1, "^limit is -1")):
-        with pytest.raises(ConfigurationError, match=said):
+    limits: list[Any] = [0, -1, 10**9 + 1, 2**70, 1.0, True, "5", None]
+    wrong = [(-1, 50, "older_than is -1")] + [(1, limit, f"limit is {limit!r}; it must be") for limit in limits]
+    for age, limit, said in wrong:
+        with pytest.raises(ConfigurationError, match=f"^{said}"):
             _fence.purge(database, age, limit)
     assert not database.steps
     _fence.purge(database, 1, 1)
+    _fence.purge(database, 1, 10**9)
     assert _fence.WEEK_SECONDS == 604_800
 
 

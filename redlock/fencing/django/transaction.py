@@ -236,6 +236,6 @@ def purge_operations(*, using: str = "default", older_than: float = _fence.WEEK_
     Choose a time that is longer than any redelivery takes.
 
     Raises:
-        ConfigurationError: The call is inside an atomic block, an argument is not positive, or the tables are missing.
+        ConfigurationError: The call is inside an atomic block, an argument is out of range, or the tables are missing.
     """
     _fence.purge(DjangoTransaction(using), older_than, limit)
