@@ -76,6 +76,7 @@ class ConnectionTransaction:
         """Roll back, also a transaction that the body began; a broken connection has rolled back by itself."""
         with contextlib.suppress(Exception):
             self._connection.rollback()
+        roll_back_driver(self._connection)
 
 
 class SessionTransaction:
@@ -149,6 +150,8 @@ class SessionTransaction:
         """Roll back; a broken connection has rolled back by itself."""
         with contextlib.suppress(Exception):
             self._session.rollback()
+        if self._connection is not None:
+            roll_back_driver(self._connection)
         self._end()
 
     def _end(self) -> None:
@@ -198,6 +201,13 @@ def _sqlite_autocommits(connection: Connection, *, begun: bool) -> bool:
 
 def _autocommit_of(driver: Any) -> object:  # noqa: ANN401 - of sqlite3, or of a module in its place
     return getattr(driver, "autocommit", None)  # from Python 3.12 on
+
+
+def roll_back_driver(connection: Connection) -> None:
+    """Roll back below SQLAlchemy, which takes a transaction whose COMMIT has failed for ended."""
+    with contextlib.suppress(Exception):  # a broken connection has rolled back by itself
+        if not connection.closed and not connection.invalidated:
+            connection.connection.rollback()
 
 
 def run(connection: Connection, statement: str, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:

@@ -76,13 +76,15 @@ class fenced:  # noqa: N801 - used as a function, as `contextlib.suppress` is
         operation: str | None = None,
         lock_timeout: float | None = None,
     ) -> None:
-        self._session = _unwrapped(session)
+        self._given_session = session
+        self._session = session
         self._lease = lease
         self._operation = operation
         self._lock_timeout = lock_timeout
         self._passed: tuple[_fence.Passed, _nested.Block] | None = None
 
     def __enter__(self) -> FencedSection:
+        self._session = _unwrapped(self._given_session)
         if _is_async(self._session):
             raise ConfigurationError(
                 f"{type(self._session).__name__} works with asyncio; write `async with fenced(...)`"
@@ -100,6 +102,7 @@ class fenced:  # noqa: N801 - used as a function, as `contextlib.suppress` is
             passed.leave(exc)
 
     async def __aenter__(self) -> FencedSection:
+        self._session = _unwrapped(self._given_session)
         if not _is_async(self._session):
             raise ConfigurationError(
                 f"{type(self._session).__name__} cannot be fenced with `async with`; that needs {_ASYNC}; "

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import Delete, Engine, Update, func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.ext.horizontal_shard import ShardedSession
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from redlock.errors import ConfigurationError
 from redlock.fencing.conformance import Lease
@@ -139,6 +140,21 @@ def test_an_async_session_with_two_engines_is_refused(engines: tuple[Engine, Eng
 
     asyncio.run(main())
     assert state(engines[0]) == (0, 10)
+
+
+def test_a_scoped_session_is_that_of_the_entering_thread(engines: tuple[Engine, Engine]) -> None:
+    scoped = scoped_session(sessionmaker(engines[0]))
+    block = fenced(scoped, LEASE)
+
+    def enter() -> None:
+        with block:
+            scoped.get_one(Account, "account").value += 1
+        scoped.remove()
+
+    with ThreadPoolExecutor() as pool:
+        pool.submit(enter).result()
+    scoped.remove()
+    assert state(engines[0]) == (1, 11)
 
 
 def test_the_session_is_free_after_the_block(engines: tuple[Engine, Engine]) -> None:

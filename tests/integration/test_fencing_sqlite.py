@@ -1,4 +1,4 @@
-"""SQLite modes in which the driver's commit does nothing: refused, by threads and by asyncio."""
+"""SQLite: modes in which the driver's commit does nothing, and a commit that fails."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import Session
 
@@ -112,3 +113,22 @@ def test_a_driver_that_begins_itself_is_fenced(make: Callable[..., Engine], engi
 def balance(engine: Engine) -> int:
     with Session(engine) as session:
         return session.get_one(Account, "account").value
+
+
+@pytest.mark.parametrize("kind", ["connection", "session", "session on a connection"])
+def test_a_commit_that_fails_is_rolled_back(tmp_path: Path, kind: str) -> None:
+    """In the default journal mode a reader makes COMMIT fail; SQLAlchemy takes such a transaction for ended."""
+    plain = create_engine(f"sqlite:///{tmp_path / 'data'}", connect_args={"timeout": 0.01})
+    with with_accounts(plain) as engine, engine.connect() as reader, engine.connect() as connection:
+        target: Any = connection if kind == "connection" else Session(engine if kind == "session" else connection)
+        reader.exec_driver_sql("BEGIN")
+        assert reader.scalar(text("SELECT value FROM account WHERE name = 'account'")) == 10
+        with pytest.raises(OperationalError, match="locked"), fenced(target, LEASE, operation="op"):
+            target.execute(text("UPDATE account SET value = 99"))
+        reader.rollback()
+        assert is_unlocked(engine)
+        with fenced(target, LEASE, operation="op") as section:
+            assert section.fresh
+            target.execute(text("UPDATE account SET value = value + 1 WHERE name = 'account'"))
+        assert balance(engine) == 12
+        target.close()
