@@ -181,7 +181,7 @@ def own_code(fault: str, call: Callable[[], T]) -> T:
     """
     try:
         return call()
-    except Exception as error:  # noqa: BLE001 - the user's code can raise anything
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's code can raise anything, and can call sys.exit
         reason = f"{type(error).__name__}: {error}"
     # Not inside the handler: the error and the source in its traceback may contain a password. A message is masked.
     raise ConfigurationError(mask_input(f"{fault}: {reason}"))

@@ -68,29 +68,43 @@ def check(
         resources=0,
     )
     findings = examine(status, settings)
-    for url in broker_check.urls(broker):
+    brokers = _brokers(broker, app)
+    if app is not None and not brokers:
+        what = "it was not checked: the app has no broker_url, and Celery takes amqp://guest@localhost"
+        findings.append(Finding(Level.WARNING, "not-checked", "broker", what, "set broker_url, or give --broker"))
+    for url in brokers:
         redis_url = broker_check.redis_url(url)
-        if redis_url:
-            state = _probe("broker", redis_url, timeout)
-            fine = Finding(
-                Level.FINE,
-                "broker",
-                f"broker {state.label}",
-                f"{node_info.product(state.version)} answers and keeps its tasks",
-            )
-            findings += examine_broker(state, status) or [fine]
-        else:
-            findings += broker_check.check(url, timeout)
+        findings += _server("broker", redis_url, status, timeout) if redis_url else broker_check.check(url, timeout)
     tasks = [Locked("the settings", 0.0, settings.ttl, None)]
     if app is not None:
         _validation.own_code("the tasks of the Celery app can't be imported", app.loader.import_default_modules)
         tasks = visibility_timeout.locked_tasks(app, settings.ttl, app.conf.task_time_limit)
     findings += visibility_timeout.findings({"broker_url": broker} if app is None else app.conf, tasks)
     if store:
-        findings += examine_broker(_probe("store", store, timeout), status, owns_data=True)
+        findings += _server("store", store, status, timeout)
     if database:
         findings += database_check.check(database, ttl=settings.ttl, timeout=timeout)
     return sort(findings)
+
+
+def _brokers(broker: str, app: Any) -> list[str]:  # noqa: ANN401 - Celery is untyped
+    """The addresses of the broker, and those of the app for reading and for writing."""
+    # `get` leaves out Celery's default, which is broker_url. `visibility_timeout` reports values of a wrong type.
+    found = [broker]
+    for name in () if app is None else ("broker_read_url", "broker_write_url"):
+        value = app.conf.get(name)
+        found += value if isinstance(value, list | tuple) else [value]
+    texts = [text for text in found if isinstance(text, str)]
+    return list(dict.fromkeys(url for text in texts for url in broker_check.urls(text)))
+
+
+def _server(what: str, url: str, status: ClusterStatus, timeout: float) -> list[Finding]:
+    """The findings about the Redis of the broker or of the fenced store."""
+    state = _probe(what, url, timeout)
+    keeps = "updates" if what == "store" else "tasks"
+    answers = f"{node_info.product(state.version)} answers and keeps its {keeps}"
+    fine = Finding(Level.FINE, what, f"{what} {state.label}", answers)
+    return examine_broker(state, status, owns_data=what == "store") or [fine]
 
 
 def _probe(what: str, url: str, timeout: float) -> NodeState:

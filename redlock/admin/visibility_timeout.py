@@ -2,22 +2,26 @@
 
 Invariants:
 1. The shortest configured value counts, because the broker redelivers by that value.
+2. A setting of a wrong type is a finding and ends no check: Celery itself may never read the setting.
 """
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qs
 
+from redlock._masking import quoted
 from redlock.admin.diagnostics import Finding, Level
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable
 
 __all__ = ["MARK", "Locked", "findings", "locked_tasks", "timeout_of"]
 
 _NAME = "visibility_timeout"
+_OPTIONS, _QUEUES = "broker_transport_options", "predefined_queues"
 _URLS = ("broker_url", "broker_read_url", "broker_write_url")
 _DEFAULTS = {"redis": 3_600.0, "rediss": 3_600.0, "sentinel": 3_600.0, "sqs": 1_800.0}
 """The defaults of kombu's transports, in seconds."""
@@ -29,6 +33,12 @@ MARK = "__redlock__"
 """The attribute of a function under `@locked`: its `wait` and `ttl` in seconds; a `ttl` of None is the app's."""
 
 
+class _Read(NamedTuple):
+    urls: list[str]
+    given: list[object]
+    faults: list[tuple[str, str]]
+
+
 class Locked(NamedTuple):
     """A task under `@locked`.
 
@@ -36,13 +46,13 @@ class Locked(NamedTuple):
         name: The task's name.
         wait: Seconds that the task waits for its lock in the worker's slot.
         ttl: Seconds that the lease lasts.
-        time_limit: The hard time limit in seconds; None without a limit.
+        time_limit: The hard time limit in seconds; None without a limit. Celery lets any value pass.
     """
 
     name: str
     wait: float
     ttl: float
-    time_limit: float | None
+    time_limit: object
 
 
 def locked_tasks(app: Any, ttl: float, time_limit: float | None) -> list[Locked]:  # noqa: ANN401 - Celery is untyped
@@ -67,14 +77,11 @@ def timeout_of(conf: Mapping[str, Any]) -> float | None:
     Args:
         conf: The app's configuration: transport options, also those of SQS's predefined queues, and addresses.
     """
-    urls = list(_urls(conf))
-    scheme = urls[0].partition("://")[0].lower().partition("+")[0] if urls else ""
+    read = _read(conf)
+    scheme = read.urls[0].partition("://")[0].lower().partition("+")[0] if read.urls else ""
     if scheme in _WITHOUT:
         return None
-    options = conf.get("broker_transport_options") or {}
-    given = [options.get(_NAME)]
-    given += [queue.get(_NAME) for queue in (options.get("predefined_queues") or {}).values()]
-    given += [value for url in urls for value in parse_qs(url.partition("?")[2]).get(_NAME, [])]
+    given = read.given + [value for url in read.urls for value in parse_qs(url.partition("?")[2]).get(_NAME, [])]
     seconds = [number for number in map(_number, given) if number is not None]
     return min(seconds, default=_DEFAULTS.get(scheme))
 
@@ -86,33 +93,59 @@ def findings(conf: Mapping[str, Any], tasks: Iterable[Locked]) -> list[Finding]:
         conf: The app's configuration.
         tasks: The app's tasks under `@locked`.
     """
+    found = [_warning(what, fix) for what, fix in _read(conf).faults]
     timeout = timeout_of(conf)
     if timeout is None:
-        return []
+        return found
     limits: list[tuple[float, str]] = []
     for task in tasks:
         limits += [(task.wait, f"wait of {task.name}"), (task.ttl, f"ttl of {task.name}")]
-        limits.append((task.time_limit or 0.0, f"time limit of {task.name}"))
+        limit = task.time_limit or 0.0
+        if isinstance(limit, int | float):
+            limits.append((limit, f"time limit of {task.name}"))
+        else:
+            what = f"the time limit of {task.name} is {type(limit).__name__} {quoted(limit, 40)}"
+            found.append(_warning(what, "set a number of seconds"))
     longest, what = max(limits, default=(0.0, ""))
-    if longest < timeout:
-        return []
-    return [
-        Finding(
-            Level.WARNING,
-            "visibility-timeout",
-            "broker",
+    if longest >= timeout:
+        what = (
             f"its visibility timeout is {timeout:g} s, and the {what} is {longest:g} s: "
-            "the message is delivered again while the task waits or runs",
-            f"set broker_transport_options['{_NAME}'] to more than {longest:g}",
+            "the message is delivered again while the task waits or runs"
         )
-    ]
+        found.append(_warning(what, f"set broker_transport_options['{_NAME}'] to more than {longest:g}"))
+    return found
 
 
-def _urls(conf: Mapping[str, Any]) -> Iterator[str]:
+def _read(conf: Mapping[str, Any]) -> _Read:
+    """The addresses, the visibility timeouts in other places, and the settings of a wrong type with their fixes.
+
+    An address in a setting of a wrong type may hold a password, so only the type is named.
+    """
+    read = _Read([], [], [])
     for name in _URLS:
         value = conf.get(name) or []
-        for url in [value] if isinstance(value, str) else value:
-            yield from filter(None, map(str.strip, str(url).split(";")))
+        for url in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(url, str):
+                read.urls.extend(filter(None, map(str.strip, url.split(";"))))
+            else:
+                what = f"{name} {'holds' if isinstance(value, list | tuple) else 'is'} {type(url).__name__}"
+                read.faults.append((what, "write an address, or a list of addresses"))
+    options = _dictionary(read, _OPTIONS, conf.get(_OPTIONS))
+    queues = _dictionary(read, f"{_OPTIONS}['{_QUEUES}']", options.get(_QUEUES))
+    for name, queue in queues.items():
+        read.given.append(_dictionary(read, f"{_OPTIONS}['{_QUEUES}']['{name}']", queue).get(_NAME))
+    read.given.append(options.get(_NAME))
+    return read
+
+
+def _dictionary(read: _Read, name: str, value: object) -> Mapping[str, Any]:
+    if value and not isinstance(value, Mapping):
+        read.faults.append((f"{name} is {type(value).__name__}", "write a dictionary"))
+    return value if isinstance(value, Mapping) else {}
+
+
+def _warning(what: str, fix: str) -> Finding:
+    return Finding(Level.WARNING, "visibility-timeout", "broker", what, fix)
 
 
 def _number(value: object) -> float | None:

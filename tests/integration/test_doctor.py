@@ -162,6 +162,21 @@ def test_a_broker_and_a_store_that_keep_their_data(nodes: Cluster, broker: Serve
         assert found(nodes.urls, store=broker.url)["eviction"] is Level.UNSAFE
 
 
+def test_every_check_that_was_made_or_left_out_has_a_line(nodes: Cluster, broker: Server) -> None:
+    settings = Settings(nodes=",".join(nodes.urls))
+    findings = doctor.check(settings, broker=broker.url, store=broker.url, timeout=5.0)
+    answers = {finding.code: finding.what for finding in findings if finding.code in {"broker", "store"}}
+    assert answers["broker"].endswith("answers and keeps its tasks")
+    assert answers["store"].endswith("answers and keeps its updates")
+    app = Celery(set_as_current=False)
+    app.conf.broker_url = None
+    assert found(nodes.urls, app=app) == {"not-checked": Level.WARNING}
+    app.conf.broker_read_url = "unix:///nowhere/read.sock"
+    app.conf.broker_write_url = [broker.url]
+    (unreachable,) = [one for one in doctor.check(settings, app=app) if one.level is not Level.FINE]
+    assert (unreachable.code, "read.sock" in unreachable.where) == ("unreachable", True)
+
+
 def test_a_broker_that_is_a_lock_node_too_or_can_not_be_checked(nodes: Cluster) -> None:
     assert found(nodes.urls, broker=nodes[0].url)["shared-server"] is Level.WARNING
     assert found(nodes.urls, broker="sqs://") == {"not-checked": Level.WARNING}
@@ -229,6 +244,9 @@ def test_an_address_that_cannot_be_read_is_named(nodes: Cluster, capsys: pytest.
     [
         ("Celery('shop', include=['failing_tasks'])", "the tasks of the Celery app can't be imported: RuntimeError"),
         ("Celery('shop', config_source='failing_tasks')", "can't be loaded: RuntimeError"),
+        ("Celery('shop', include=['exiting_tasks'])", "the tasks of the Celery app can't be imported: SystemExit: 0"),
+        ("Celery('shop', config_source='exiting_tasks')", "can't be loaded: SystemExit: 0"),
+        ("__import__('exiting_tasks')", "can't be imported: SystemExit: 0"),
         (f"Celery('shop', broker={CANARY.encode()!r})", "the app's broker_url is bytes"),
         (f"Celery('shop', broker={{'{CANARY}': 1}})", "the app's broker_url is dict"),
     ],
@@ -237,6 +255,7 @@ def test_an_app_that_fails_shows_no_source_and_no_secret(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, app: str, said: str
 ) -> None:
     (tmp_path / "failing_tasks.py").write_text(f"raise RuntimeError('redis://u:{CANARY}@h:1 is down')")
+    (tmp_path / "exiting_tasks.py").write_text("import sys\nsys.exit(0)")
     (tmp_path / "failing_shop.py").write_text(f"from celery import Celery\napp = {app}")
     monkeypatch.syspath_prepend(tmp_path)
     try:

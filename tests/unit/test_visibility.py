@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from celery import Celery
 
 from redlock.admin import visibility_timeout
 from redlock.admin.visibility_timeout import Locked, findings, locked_tasks, timeout_of
-from redlock.celery import locked
+from redlock.celery import locked, worker_start
 from redlock.celery.delivery import Delivery
 
 
@@ -17,6 +18,7 @@ def body() -> None:
     """The body of a task."""
 
 
+QUEUES = "predefined_queues"
 REDIS, SENTINEL, AMQP = "redis://h:6379/0", "sentinel://a:26379;sentinel://b:26379", "amqp://h//"
 
 
@@ -72,6 +74,40 @@ def test_a_timeout_that_is_long_enough_is_no_finding() -> None:
     assert findings({"broker_url": REDIS}, [Locked("pay", 30.0, 5.0, 3_599.0)]) == []
     assert findings({"broker_url": AMQP}, [Locked("pay", 30.0, 5.0, 10_000.0)]) == []
     assert findings({"broker_url": REDIS}, []) == []
+
+
+@pytest.mark.parametrize(
+    ("conf", "what"),
+    [
+        ({"broker_read_url": 5}, "broker_read_url is int"),
+        ({"broker_write_url": [REDIS, {"redis://u:canary@h": 1}]}, "broker_write_url holds dict"),
+        ({"broker_transport_options": "visibility_timeout=3"}, "broker_transport_options is str"),
+        ({"broker_transport_options": {QUEUES: ["a"]}}, f"broker_transport_options['{QUEUES}'] is list"),
+        (
+            {"broker_transport_options": {QUEUES: {"q": "redis://u:canary@h"}}},
+            f"broker_transport_options['{QUEUES}']['q'] is str",
+        ),
+    ],
+)
+def test_a_setting_of_a_wrong_type_is_a_finding(conf: dict[str, Any], what: str) -> None:
+    """Celery lets every type pass, and a requeue reads the settings too."""
+    conf = {"broker_url": REDIS} | conf
+    assert timeout_of(conf) == 3_600
+    (finding,) = findings(conf, [])
+    assert finding.what == what
+    assert "canary" not in str(finding)
+
+
+@pytest.mark.parametrize("limit", ["30", {"hard": 30}])
+def test_a_time_limit_of_a_wrong_type_is_a_finding(limit: object, caplog: pytest.LogCaptureFixture) -> None:
+    app = Celery(set_as_current=False, broker=REDIS, task_time_limit=limit, redlock_nodes="h:1,h:2,h:3")
+    app.task(shared=False, name="pay")(locked("x")(body))
+    for name in set(app.tasks) - {"pay"}:
+        del app.tasks[name]
+    worker_start._check(instance=SimpleNamespace(app=app, time_limit=limit))
+    (line,) = caplog.messages
+    assert "visibility-timeout why=" in line
+    assert f"the time limit of pay is {type(limit).__name__}" in line
 
 
 def test_the_locked_tasks_of_an_app_are_found() -> None:
