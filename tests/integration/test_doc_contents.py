@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml  # type: ignore[import-untyped]  # the stubs are a package of their own
 
 from redlock.settings import Settings as LockSettings
 from tests.integration.tools import ROOT
@@ -53,6 +54,22 @@ def test_the_documented_defaults_are_right(settings: type[LockSettings | Example
         (row,) = [line for line in SETTINGS.splitlines() if line.startswith(f"| `{name}`")]
         default = row.split(" | ")[2 if prefix.islower() else 1]
         assert float(default) == field.default, row
+
+
+def test_the_variables_in_compose_are_documented() -> None:
+    """Each variable of the example is set, passed on, passed on to Flower, or without effect in the containers."""
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
+    worker, flower = (compose["services"][name]["environment"] for name in ("worker", "flower"))
+    forms = dict.fromkeys(flower, "passed on to Flower")
+    forms |= {name: "passed on" if value is None else "set" for name, value in worker.items()}
+    rows = [line.split(" | ") for line in SETTINGS.splitlines() if line.startswith("| `COUNTER_")]
+    table = {name: row[2] for row in rows for name in re.findall(r"`(\w+)`", row[0])}
+    assert table == {name: form for name, form in forms.items() if name.startswith("COUNTER_")}
+    sentence = SETTINGS.rpartition("Of the lock's variables")[2]
+    is_set, _, is_passed = sentence.partition("passes on")
+    ours = {name: form for name, form in forms.items() if name.startswith("REDLOCK_")}
+    assert set(re.findall(r"`(\w+)`", is_set)) == {name for name, form in ours.items() if form == "set"}
+    assert set(re.findall(r"`(\w+)`", is_passed)) == {name for name, form in ours.items() if form == "passed on"}
 
 
 def documented_modules() -> set[str]:
