@@ -1,7 +1,8 @@
 """Files that other users of the machine must not redirect, replace or lock.
 
 Invariants:
-1. A temporary file has an unpredictable name beside its target and is created exclusively.
+1. Only a regular file or a link is replaced. A temporary file has an unpredictable name beside its target and is
+   created exclusively.
 2. In a folder that another user or a group may write, such as /tmp, a file of another user is refused and no link is
    followed. Windows is left out: there a user's temporary folder is private.
 """
@@ -22,9 +23,12 @@ def replace(path: str | Path, text: str) -> None:
     """Write a file as a whole: readers see the old text or the new text. A symbolic link at `path` is replaced.
 
     Raises:
-        OSError: The file can't be written.
+        OSError: The file can't be written, or something else has its name.
     """
     target = Path(path)
+    # Root would replace a device such as /dev/null, for the whole machine.
+    if target.exists() and not (target.is_file() or target.is_dir()):
+        raise OSError(errno.EEXIST, "a device, a pipe or a socket has this name", str(path))
     fresh = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
     # The permissions are those of any new file: a collector of another user may have to read it.
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from redlock import _escaping
@@ -42,6 +44,24 @@ def count(what: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ConfigurationError(f"{what} is {quoted(value)}; it must be a whole number, 0 or more")
     return value
+
+
+def choice(what: str, value: str, choices: Sequence[str]) -> None:
+    """Refuse a value that is none of these."""
+    if value not in choices:
+        right = f"{', '.join(map(repr, choices[:-1]))} or {choices[-1]!r}"
+        raise ConfigurationError(f"{what} is {quoted(value, 40)}; it must be {right}")
+
+
+def file_name(what: str, path: str, suffix: str = "") -> None:
+    """Refuse a path that can't name a file, or has another suffix. An empty text is no file."""
+    try:
+        is_name = bool(Path(path).name) and b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        is_name = False
+    if path and not (is_name and path.endswith(suffix)):
+        right = "must be the name of a file" + (f" that ends in {suffix}" if suffix else "")
+        raise ConfigurationError(f"{what} is {quoted(path, 40)}; it {right}")
 
 
 def acquire_timeout(value: float | None) -> float | None:

@@ -76,12 +76,13 @@ class Settings:
         events: The events that workers send to Flower: "all", "contention" (no events of free locks) or "off".
         heartbeat_file: A file that a worker touches every 5 seconds while the worker accepts tasks; empty for no file.
         metrics_file: A file to which a worker writes its metrics for Prometheus every 5 seconds; empty for no file.
+            The name ends in `.prom`, because node_exporter reads no others.
         username: The user for each node without a password in its address; empty for no user.
         password: The password of that user; empty for no password.
         origins: The source of each setting that is not a default, for messages; not a setting.
 
     Raises:
-        ConfigurationError: `events` is invalid. The client checks the other settings.
+        ConfigurationError: `events` or the name of a file is invalid. The client checks the other settings.
     """
 
     nodes: str = ",".join(DEFAULT_NODES)
@@ -97,10 +98,9 @@ class Settings:
     origins: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False, metadata={"is_setting": False})
 
     def __post_init__(self) -> None:
-        if self.events not in _EVENTS:
-            raise ConfigurationError(
-                f"redlock_events is {quoted(self.events, 40)}; it must be 'all', 'contention' or 'off'"
-            )
+        _validation.choice("redlock_events", self.events, _EVENTS)
+        _validation.file_name("redlock_heartbeat_file", self.heartbeat_file)
+        _validation.file_name("redlock_metrics_file", self.metrics_file, ".prom")
 
     def __repr__(self) -> str:
         return f"Settings({', '.join(f'{name}={value!r}' for name, value in self.shown().items())})"

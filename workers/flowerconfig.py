@@ -10,6 +10,6 @@ from workers.settings import from_environment
 
 redlock.celery.flower.add_page()
 
-_users = from_environment()[0].flower_auth
+_users = from_environment()[0].flower_users
 if _users:
-    basic_auth = _users.split(",")
+    basic_auth = _users

@@ -50,6 +50,9 @@ class MaskedFailures(logging.Handler):
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - its name in logging
         """Write the report to stderr."""
+        if sys.__stderr__ is None:
+            # Closed by the caller: a connection or a file may have its number.
+            return
         error = sys.exc_info()[1]
         text = mask(f"a line of {record.name} was not logged: {type(error).__name__}: {error}")
         with contextlib.suppress(OSError):

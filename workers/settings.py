@@ -35,7 +35,7 @@ class Settings:
         broker_url: The sixth Redis, database 0; or a RabbitMQ.
         result_url: The sixth Redis, database 1.
         store_url: The store of the counter: the sixth Redis, database 2.
-        think: Seconds between the read and the write of an increment.
+        think: Seconds between the read and the write of an increment; below `time_limit`.
         time_limit: Seconds until a task is killed.
         visibility_timeout: Seconds until an unacknowledged task is delivered again; above `time_limit`.
         log_file: The log of all events.
@@ -52,6 +52,11 @@ class Settings:
     log_file: str = "logger.log"
     log_bytes: float = 50e6
     flower_auth: str = ""
+
+    @property
+    def flower_users(self) -> list[str]:
+        """The users of Flower. A blank after a comma is no part of a name."""
+        return [user.lstrip() for user in self.flower_auth.split(",")] if self.flower_auth else []
 
     def __repr__(self) -> str:
         shown = dataclasses.asdict(self) | {"flower_auth": HIDDEN if self.flower_auth else ""}
@@ -70,6 +75,11 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> tuple[Settings,
     _validation.number("COUNTER_THINK", settings.think, zero=True)
     for name in ("time_limit", "visibility_timeout"):
         _validation.number(f"COUNTER_{name.upper()}", getattr(settings, name))
+    if settings.think >= settings.time_limit:
+        raise ConfigurationError(
+            f"COUNTER_THINK is {settings.think:g} s; it must be shorter than COUNTER_TIME_LIMIT, "
+            f"{settings.time_limit:g} s, or every task is killed"
+        )
     if settings.visibility_timeout <= settings.time_limit:
         raise ConfigurationError(
             f"COUNTER_VISIBILITY_TIMEOUT is {settings.visibility_timeout:g} s; it must be longer than "
@@ -83,7 +93,7 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> tuple[Settings,
         raise ConfigurationError("COUNTER_LOG_FILE is empty; name a file, such as logger.log")
     # Without a user Flower asks for no password, and an empty file is a fault in writing the file.
     has_users = settings.flower_auth or environ.get("COUNTER_FLOWER_AUTH_FILE")
-    if has_users and not all(map(_USER.fullmatch, settings.flower_auth.split(","))):
+    if has_users and not (settings.flower_users and all(map(_USER.fullmatch, settings.flower_users))):
         raise ConfigurationError("COUNTER_FLOWER_AUTH must be name:password, several with commas between them")
     lock_settings = read(LockSettings, environ, "REDLOCK_")
     lock_settings.client().close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import stat
 import subprocess
 import sys
 import tempfile
@@ -85,6 +86,26 @@ def test_a_file_that_cannot_be_replaced_leaves_nothing_behind(shared: Path) -> N
     assert [path.name for path in shared.iterdir()] == ["heartbeat"]
 
 
+@pytest.mark.parametrize("mode", [stat.S_IFIFO, pytest.param(stat.S_IFCHR, marks=as_root)], ids=["pipe", "device"])
+@pytest.mark.parametrize("is_link", [False, True], ids=["itself", "link"])
+def test_a_device_is_not_replaced(tmp_path: Path, mode: int, is_link: bool) -> None:  # noqa: FBT001 - a column
+    """Root could replace /dev/null for the whole machine."""
+    place, name = tmp_path / "node", tmp_path / ("link" if is_link else "node")
+    try:
+        os.mknod(place, mode | 0o600, os.makedev(1, 3))
+    except PermissionError:
+        pytest.skip("no right to make a device")
+    if is_link:
+        name.symlink_to(place)
+    app = Celery("files")
+    app.conf.redlock_heartbeat_file = str(name)
+    HeartbeatStep(SimpleNamespace(app=app)).beat()
+    with pytest.raises(FileExistsError):
+        _files.replace(name, "new")
+    assert stat.S_IFMT(name.stat().st_mode) == mode
+    assert len(list(tmp_path.iterdir())) == 1 + is_link
+
+
 def test_a_log_follows_no_link_in_a_shared_folder(shared: Path, victim: Path, tmp_path: Path) -> None:
     (shared / "log").symlink_to(victim)
     with pytest.raises(OSError, match="symbolic link"):
@@ -147,6 +168,30 @@ def test_a_log_that_cannot_rotate_does_not_fill_the_disk() -> None:
         subprocess.run([sys.executable, "-c", as_nobody, str(shared / "logger.log")], cwd=ROOT, check=True, timeout=250)
         assert sorted(path.name for path in shared.iterdir()) == [".logger.log.lock", "logger.log", "logger.log.1"]
         assert "line 99" in (shared / "logger.log").read_text()
+
+
+CLOSED = """
+import logging, os, socket, sys
+ends = socket.socketpair()
+assert sys.stderr is None and 2 in [end.fileno() for end in ends]
+from workers import logs
+logs.configure(sys.argv[1], 1000)
+logging.getLogger("redlock").warning("a line")
+for end in ends:
+    end.setblocking(False)
+    try:
+        sys.exit(f"a connection got {end.recv(1000)!r}")
+    except BlockingIOError:
+        pass
+"""
+
+
+def test_no_log_line_goes_to_a_connection(tmp_path: Path) -> None:
+    """Where the caller has closed stderr, as with `2>&-`, a connection gets its number."""
+    log = tmp_path / "logger.log"
+    command = ["sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-c", CLOSED, str(log)]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=250)
+    assert "a line" in log.read_text()
 
 
 def test_a_pipe_beside_a_log_holds_up_no_report(shared: Path) -> None:

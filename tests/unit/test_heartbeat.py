@@ -15,7 +15,7 @@ from redlock.settings import EXPOSED
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-HEART, METRICS = "/run/heart", "/run/metrics"
+HEART, METRICS = "/run/heart", "/run/metrics.prom"
 
 
 class Timer:

@@ -42,7 +42,7 @@ def test_every_field_can_be_set_both_ways_and_makes_a_client() -> None:
         "password": "canary-b7Qx",
     } | {
         "heartbeat_file": "/tmp/h",  # noqa: S108 - a name
-        "metrics_file": "/tmp/m",  # noqa: S108 - a name
+        "metrics_file": "/tmp/m.prom",  # noqa: S108 - a name
     }
     assert values.keys() == {field.name for field in dataclasses.fields(Settings)} - {"origins"}
     small = read(Settings, {f"redlock_{name}": value for name, value in values.items()}, "redlock_")
@@ -203,9 +203,9 @@ def test_what_the_source_does_not_say_is_taken_from_the_base() -> None:
 def test_a_setting_of_the_environment_can_lie_in_a_file(tmp_path: Path) -> None:
     secret = tmp_path / "nodes"
     secret.write_text("redis://:canary-b7Qx@a:1,b:1,c:1\n")
-    environment = {"REDLOCK_NODES_FILE": str(secret), "REDLOCK_METRICS_FILE": "m", "REDLOCK_TTL_FILE": ""}
+    environment = {"REDLOCK_NODES_FILE": str(secret), "REDLOCK_METRICS_FILE": "m.prom", "REDLOCK_TTL_FILE": ""}
     assert read(Settings, environment, "REDLOCK_") == Settings(
-        nodes="redis://:canary-b7Qx@a:1,b:1,c:1", metrics_file="m"
+        nodes="redis://:canary-b7Qx@a:1,b:1,c:1", metrics_file="m.prom"
     )
     secret.write_text("redis://:canary-b7Qx@h:1/2\n")
     assert from_environment({"COUNTER_STORE_URL_FILE": str(secret)})[0].store_url == "redis://:canary-b7Qx@h:1/2"
@@ -262,6 +262,16 @@ def test_an_unknown_celery_setting_of_ours_is_refused() -> None:
         ({"COUNTER_THINK": "-1"}, "COUNTER_THINK is -1.0"),
         ({"COUNTER_TIME_LIMIT": "0"}, "COUNTER_TIME_LIMIT is 0.0"),
         ({"COUNTER_VISIBILITY_TIMEOUT": "10"}, "must be longer than COUNTER_TIME_LIMIT"),
+        ({"COUNTER_THINK": "30"}, "COUNTER_THINK is 30 s; it must be shorter than COUNTER_TIME_LIMIT, 30 s"),
+        (
+            {"REDLOCK_METRICS_FILE": "/run/lock.txt"},
+            "'/run/lock.txt'; it must be the name of a file that ends in .prom",
+        ),
+        *(
+            ({f"REDLOCK_{kind}_FILE": name}, f"redlock_{kind.lower()}_file is ")
+            for kind in ("HEARTBEAT", "METRICS")
+            for name in (".", "/", "a\0.prom", "\ud800.prom")
+        ),
         ({"COUNTER_BROKER": "x"}, "did you mean COUNTER_BROKER_URL?"),
         ({"COUNTER_BROKER_URL": "redis"}, "such as redis://127.0.0.1:63790/0"),
         ({"COUNTER_RESULT_URL": "http://h"}, "COUNTER_RESULT_URL must be the address of a Redis"),
@@ -277,7 +287,7 @@ def test_an_unknown_celery_setting_of_ours_is_refused() -> None:
         ({"REDLOCK_NODES": "a:x"}, "port from 1 to 65535"),
         *(
             ({"COUNTER_FLOWER_AUTH": users}, "COUNTER_FLOWER_AUTH must be name:password")
-            for users in ("ann", ":secret", "ann:", "ann:secret,bob", "ann:secret\nbob:secret")
+            for users in ("ann", ":secret", "ann:", "ann:secret,bob", "ann:secret\nbob:secret", " ", "ann:secret, ")
         ),
     ],
 )
@@ -315,6 +325,11 @@ def test_an_empty_file_of_users_opens_no_flower(tmp_path: Path) -> None:
     users.write_text("ann:secret\n")
     assert from_environment({"COUNTER_FLOWER_AUTH_FILE": str(users)})[0].flower_auth == "ann:secret"
     assert not from_environment({"COUNTER_FLOWER_AUTH_FILE": ""})[0].flower_auth
+
+
+def test_a_blank_after_a_comma_is_no_part_of_a_name() -> None:
+    settings, _ = from_environment({"COUNTER_FLOWER_AUTH": "ann:secret, bob:two words"})
+    assert settings.flower_users == ["ann:secret", "bob:two words"]
 
 
 def test_a_size_is_not_a_time() -> None:
