@@ -15,7 +15,7 @@ from tests.integration.tools import ROOT
 if TYPE_CHECKING:
     from pathlib import Path
 
-TESTS = {"django_fence.py": 27, "django_fence_blocks.py": 11}
+TESTS = {"django_fence.py": 27, "django_fence_blocks.py": 12}
 PROJECT = ROOT / "tests" / "integration" / "apps"
 
 

@@ -4,11 +4,14 @@ Invariants:
 1. The fence is the first statement of the outermost transaction of the connection. In a `TestCase` the block is a
    savepoint.
 2. Django cannot expire objects from before the block. Load objects inside the block.
-3. A function of `on_commit` that raises has not undone the commit: the block counts as committed.
+3. With SQLite Django commits each statement outside a transaction. So after the end of the transaction the block
+   refuses each statement.
+4. A function of `on_commit` that raises has not undone the commit: the block counts as committed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import weakref
@@ -104,8 +107,9 @@ class fenced:  # noqa: N801 - used as a function, as `transaction.atomic` is
         """Decorate a function: each call is a fenced transaction of its own.
 
         Raises:
-            ConfigurationError: The function is `async def` or a generator: its body would run after the block. Or there
-                is an operation id: every call would have the same, and the function could not see `section.fresh`.
+            ConfigurationError: The function is `async def` or a generator, or a call returns a coroutine or a
+                generator: its body would run after the block. Or there is an operation id: every call would have the
+                same, and the function could not see `section.fresh`.
         """
         if self._operation is not None:
             raise ConfigurationError(
@@ -191,6 +195,8 @@ class DjangoTransaction:
         """Send the statements that come before the fence; a test case has begun long before, and never commits."""
         if not self._in_test_case_before:
             transaction.on_commit(self._note_commit, using=self._using)  # before each function of the body
+        if self._connection.vendor == "sqlite":
+            self._connection.execute_wrappers.append(self._refuse_after_end)
         if self.dialect.before_begin and not self._in_test_case_before:
             self.execute(self.dialect.before_begin, {})
 
@@ -212,6 +218,7 @@ class DjangoTransaction:
 
     def commit(self) -> None:
         """Commit; a failed commit has rolled back. A failure after the commit is kept."""
+        self._end_refusal()
         atomic, self._atomic = self._atomic, None
         try:
             atomic.__exit__(None, None, None)
@@ -220,11 +227,27 @@ class DjangoTransaction:
                 raise
             self.failure_after_commit = error
 
+    def _end_refusal(self) -> None:
+        with contextlib.suppress(ValueError):  # another database, or the block was left before
+            self._connection.execute_wrappers.remove(self._refuse_after_end)
+
     def _note_commit(self) -> None:
         self._is_committed = True
 
+    def _refuse_after_end(self, execute: Callable[..., object], *call: object) -> object:
+        """Refuse a statement after the end of the transaction: SQLite would commit each by itself."""
+        connection = self._connection
+        # A block that a signal ended between fence and body stays behind; a new connection has no blocks.
+        if self._atomic in connection.atomic_blocks and not getattr(connection.connection, "in_transaction", False):
+            raise ConfigurationError(
+                "the fenced transaction ended inside the block, and SQLite would commit this statement without the "
+                "fence: leave commit and rollback to the `with` block"
+            )
+        return execute(*call)
+
     def rollback(self) -> None:
         """Roll back, where the block is still open."""
+        self._end_refusal()
         atomic, self._atomic = self._atomic, None
         if atomic is not None:
             atomic.__exit__(Exception, Exception(), None)

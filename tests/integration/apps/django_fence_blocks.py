@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.integration.apps.django_fence import ALIASES, LEASE, Replicas, note  # first: the import sets Django up
+from tests.integration.apps.django_fence import ALIASES, LEASE, Replicas, note, run  # first: the import sets Django up
 
 # isort: split
 import contextvars
@@ -10,11 +10,12 @@ import random
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from django.db import connection, connections, transaction
+from django.db import DatabaseError, connection, connections, transaction
 from django.test import TransactionTestCase, override_settings
 from django.test.runner import DiscoverRunner
 
@@ -90,6 +91,20 @@ class Blocks(TransactionTestCase):  # type: ignore[misc]  # Django has no types
         self.assertIn("partly-committed resource=account operation=outer-2 committed=inner-2", logs.output[0])
         self.assertEqual((self.noted(), self.noted("other")), (["outer"], ["inner", "inner-2"]))
         self.assertFalse(any(connections[alias].in_atomic_block for alias in ALIASES))
+
+    def test_nothing_is_written_after_the_end(self) -> None:
+        run("INSERT INTO redlock_operation VALUES ('there', %s)", "2020-01-01")
+        ends = ["COMMIT", "ROLLBACK"]
+        if connection.vendor == "sqlite":
+            ends += ["INSERT OR ROLLBACK INTO redlock_operation VALUES ('there', '2020-01-01')"]
+        for end in ends:
+            with self.subTest(end), self.assertRaisesRegex(ConfigurationError, "ended inside the block"), fenced(LEASE):
+                with suppress(DatabaseError):
+                    run(end)
+                with suppress(ConfigurationError):
+                    note("default")
+            self.assertEqual(self.noted(), ["there"])
+        note("default")
 
     def test_two_threads_may_share_a_block(self) -> None:
         names = iter(("acc", "ACC"))
