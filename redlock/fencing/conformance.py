@@ -19,7 +19,15 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, Protocol
 
 from redlock.errors import RedlockError, Stale
-from redlock.fencing._interleavings import INTERLEAVINGS, Interleaving, Lease, Step, Write, random_interleavings
+from redlock.fencing._interleavings import (
+    INTERLEAVINGS,
+    Interleaving,
+    Lease,
+    Step,
+    Write,
+    random_interleavings,
+    resource_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -56,7 +64,7 @@ class Adapter(Protocol):
         """Close a connection or session in any state."""
 
     def fenced(self, session: Any, lease: Lease) -> AbstractContextManager[object]:  # noqa: ANN401 - as above
-        """The fenced block under test."""
+        """The fenced block under test, which fences each name in `lease.names`."""
 
     def look(self, session: Any, resource: str) -> None:  # noqa: ANN401 - as above
         """Read the value before the fenced block, as careless code does."""
@@ -87,11 +95,13 @@ class _Holder:
     def __init__(self, adapter: Adapter, lease: Lease) -> None:
         self._adapter = adapter
         self._lease = lease
+        self._resource = resource_of(lease)
         self._orders: queue.Queue[str] = queue.Queue()
         self._done: queue.Queue[str] = queue.Queue()
         self.ended = threading.Event()
         self.outcome = "did not end"
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
+        self.is_open = False
         self.value_read: int | None = None
         self.written: Write | None = None
         self._behind = 0
@@ -122,24 +132,14 @@ class _Holder:
             if order == "":
                 raise _NotWanted
             if order == "look":
-                self._adapter.look(self._session, self._lease.names[0])
+                self._adapter.look(self._session, self._resource)
                 self._done.put(order)
 
     def _run(self) -> None:
-        session = self._session = self._adapter.open()
-        resource = self._lease.names[0]
         try:
-            self._await("enter")
-            with self._adapter.fenced(session, self._lease):
-                self._done.put("enter")
-                self._await("read")
-                value = self.value_read = self._adapter.read(session, resource)
-                self._done.put("read")
-                self._await("write")
-                self.written = Write(resource, self._lease.fence, value)
-                self._adapter.write(session, self.written, value + 1)
-                self._done.put("write")
-                self._await("leave")
+            self._session = self._adapter.open()
+            self.is_open = True
+            self._work(self._session)
             self.outcome = "committed"
         except _NotWanted:
             self.outcome = "not wanted"
@@ -147,14 +147,30 @@ class _Holder:
             self.outcome = "stale"
         except RedlockError as error:
             self.outcome, self.error = "refused", error
-        except Exception as error:  # noqa: BLE001 - each driver has its own errors; `check` judges this one
-            self.outcome, self.error = "retryable" if self._adapter.retryable(error) else "failed", error
+        except BaseException as error:  # noqa: BLE001 - each driver has its own errors; `check` judges this one
+            self.outcome, self.error = "failed", error
+            if isinstance(error, Exception) and self._adapter.retryable(error):
+                self.outcome = "retryable"
         finally:
             # A session that failed may fail to close too. `check` judges the first error.
             with contextlib.suppress(Exception):
-                self._adapter.close(session)
+                if self.is_open:
+                    self._adapter.close(self._session)
             self.ended.set()
             self._done.put("ended")
+
+    def _work(self, session: Any) -> None:  # noqa: ANN401 - of whichever driver
+        self._await("enter")
+        with self._adapter.fenced(session, self._lease):
+            self._done.put("enter")
+            self._await("read")
+            value = self.value_read = self._adapter.read(session, self._resource)
+            self._done.put("read")
+            self._await("write")
+            self.written = Write(self._resource, self._lease.fence, value)
+            self._adapter.write(session, self.written, value + 1)
+            self._done.put("write")
+            self._await("leave")
 
 
 class _NotWanted(BaseException):
@@ -180,6 +196,9 @@ def check(adapter: Adapter, interleaving: Interleaving, *, patience: float = 0.3
     finally:
         for holder in holders.values():
             holder.end()
+    for name, holder in holders.items():
+        if holder.error is not None and not holder.is_open:
+            raise AssertionError(f"`open` of the adapter failed for {name}: {holder.error!r}") from holder.error
     problems = list(_problems(adapter, interleaving, holders))
     if problems:
         told = "; ".join(
@@ -192,7 +211,7 @@ def check(adapter: Adapter, interleaving: Interleaving, *, patience: float = 0.3
 
 def _problems(adapter: Adapter, interleaving: Interleaving, holders: Mapping[str, _Holder]) -> Iterator[str]:
     journal = adapter.committed()
-    for resource in sorted({lease.names[0] for lease in interleaving.leases.values()}):
+    for resource in sorted({resource_of(lease) for lease in interleaving.leases.values()}):
         writes = sorted((write for write in journal if write.resource == resource), key=lambda write: write.read)
         value = adapter.value(resource)
         if value != len(writes):

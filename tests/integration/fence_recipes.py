@@ -111,20 +111,21 @@ class ObjectAdapter:
 
     @contextlib.contextmanager
     def fenced(self, session: Any, lease: Lease) -> Iterator[None]:
-        url = self.objects.url(lease.names[0])
-        version, content = self.module.read(url, lease)
-        session.content = content or [0, []]
+        read = {name: self.module.read(self.objects.url(name), lease) for name in lease.names}
+        session.contents = {name: content or [0, []] for name, (_, content) in read.items()}
+        session.changed = {}
         yield
-        self.module.write(url, lease, version, session.content)
+        for name, content in session.changed.items():
+            self.module.write(self.objects.url(name), lease, read[name][0], content)
 
     def look(self, session: Any, resource: str) -> None:
         self.content(resource)
 
     def read(self, session: Any, resource: str) -> int:
-        return int(session.content[0])
+        return int(session.contents[resource][0])
 
     def write(self, session: Any, write: Write, value: int) -> None:
-        session.content = [value, [*session.content[1], write]]
+        session.changed[write.resource] = [value, [*session.contents[write.resource][1], write]]
 
     def retryable(self, error: Exception) -> bool:
         return type(error).__name__ == "Conflict"
@@ -144,9 +145,10 @@ class VersionedAdapter(ObjectAdapter):
 
     @contextlib.contextmanager
     def fenced(self, session: Any, lease: Lease) -> Iterator[None]:
-        session.content = self.content(lease.names[0])
+        session.contents, session.changed = {name: self.content(name) for name in lease.names}, {}
         yield
-        self.module.put(self.objects.url(lease.names[0]), lease, session.content)
+        for name, content in session.changed.items():
+            self.module.put(self.objects.url(name), lease, content)
 
     def content(self, resource: str) -> Any:
         return self.objects.content(resource).get("_source", [0, []])
@@ -164,12 +166,15 @@ class FileAdapter(ObjectAdapter):
 
     @contextlib.contextmanager
     def fenced(self, session: Any, lease: Lease) -> Iterator[None]:
-        with self.module.fenced(self.path(lease.names[0]), lease) as session.replace:
-            session.content = self.content(lease.names[0])
+        with contextlib.ExitStack() as stack:
+            files = {name: self.module.fenced(self.path(name), lease) for name in lease.names}
+            session.replace = {name: stack.enter_context(file) for name, file in files.items()}
+            session.contents = {name: self.content(name) for name in lease.names}
             yield
 
     def write(self, session: Any, write: Write, value: int) -> None:
-        session.replace(json.dumps([value, [*session.content[1], write]]))
+        content = [value, [*session.contents[write.resource][1], write]]
+        session.replace[write.resource](json.dumps(content))
 
     def path(self, resource: str) -> Path:
         return self.directory / resource

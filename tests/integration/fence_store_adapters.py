@@ -28,15 +28,15 @@ class Overtaken(Exception):
 
 
 class Section:
-    """A holder: its transaction, and the state that it has read and changes."""
+    """A holder: a transaction for each name of the lease, and the states that the holder has changed."""
 
     def __init__(self, store: Any) -> None:
         self.store = store
-        self.transaction: FencedTransaction | None = None
-        self.state: Any = None
+        self.transactions: dict[str, FencedTransaction] = {}
+        self.changed: dict[str, Any] = {}
 
-    def enter(self, transaction: FencedTransaction) -> None:
-        self.transaction, self.state = transaction, json.loads(transaction.value or EMPTY)
+    def state(self, resource: str) -> Any:
+        return json.loads(self.transactions[resource].value or EMPTY)
 
 
 class StoreAdapter:
@@ -56,10 +56,16 @@ class StoreAdapter:
         session.store._redis.close()
 
     def begin(self, session: Any, lease: Lease) -> None:
-        session.enter(session.store.open(lease.names[0], lease))
+        for name in lease.names:
+            session.transactions[name] = self.done(session, session.store.open(name, lease))
 
     def end(self, session: Any) -> None:
-        session.store.write(session.transaction, json.dumps(session.state), uuid.uuid4().hex)
+        for name, state in session.changed.items():
+            write = session.store.write(session.transactions[name], json.dumps(state), uuid.uuid4().hex)
+            self.done(session, write)
+
+    def done(self, session: Any, result: Any) -> Any:
+        return result
 
     @contextlib.contextmanager
     def fenced(self, session: Any, lease: Lease) -> Iterator[None]:
@@ -68,7 +74,7 @@ class StoreAdapter:
             yield
             self.end(session)
         except Stale as stale:
-            if stale.seen == lease.fence and session.transaction is not None:
+            if stale.seen == lease.fence and session.transactions:
                 raise Overtaken from stale
             raise
 
@@ -76,10 +82,11 @@ class StoreAdapter:
         session.looked = self.value(resource)
 
     def read(self, session: Any, resource: str) -> int:
-        return int(session.state["value"])
+        return int(session.state(resource)["value"])
 
     def write(self, session: Any, write: Write, value: int) -> None:
-        session.state = {"value": value, "journal": [*session.state["journal"], write]}
+        journal = session.state(write.resource)["journal"]
+        session.changed[write.resource] = {"value": value, "journal": [*journal, write]}
 
     def retryable(self, error: Exception) -> bool:
         return isinstance(error, Overtaken)
@@ -107,11 +114,8 @@ class AsyncStoreAdapter(StoreAdapter):
     def close(self, session: Any) -> None:
         session.close()
 
-    def begin(self, session: Any, lease: Lease) -> None:
-        session.enter(session.run(session.store.open(lease.names[0], lease)))
-
-    def end(self, session: Any) -> None:
-        session.run(session.store.write(session.transaction, json.dumps(session.state), uuid.uuid4().hex))
+    def done(self, session: Any, result: Any) -> Any:
+        return session.run(result)
 
 
 class AsyncSection(Section):
