@@ -2,7 +2,7 @@
 
 Invariants:
 1. The message keeps every choice of its sender: id, arguments, serializer, compression, headers, stamps, priority,
-   exchange, routing key, expiry, time limits, links and the place of the result.
+   queue, expiry, time limits, links and the place of the result.
 2. Headers from the broker are removed: RabbitMQ takes a returning `x-death` for a loop and holds the message.
 3. `requeue` passes on every error of the broker and the serializer. Then the received message is still the task.
 """
@@ -19,7 +19,6 @@ from celery.app.task import Context
 from celery.exceptions import Ignore, Reject
 from celery.signals import task_received
 from celery.utils.time import maybe_iso8601, maybe_make_aware
-from kombu.entity import Exchange, Queue
 from kombu.serialization import registry
 
 from redlock import _log
@@ -27,6 +26,7 @@ from redlock.admin import visibility_timeout
 from redlock.celery import duplicate_delivery
 from redlock.celery._compat import confirmed_publish, has_quorum_queues
 from redlock.celery.duplicate_delivery import COPY, EARLIER
+from redlock.celery.origin_queue import ORIGIN, NoWayBack, Origin, origin_of, way_back
 
 if TYPE_CHECKING:
     from celery import Celery, Task
@@ -45,12 +45,10 @@ _PAUSES_IN_TIMEOUT = 3
 _ON_THE_WAY = 1.0
 """Seconds that an expiring message may take from the end of its pause to a worker."""
 _RETRY_MS, _LAST_RETRY_MS = 1_000, 30_000
-_MARKS = (REQUEUES, SINCE, CONTENT_TYPE, COPY, EARLIER)
+_MARKS = (REQUEUES, SINCE, CONTENT_TYPE, COPY, EARLIER, ORIGIN)
 _OF_CELERY = {"lang", "task", "argsrepr", "kwargsrepr", "compression"}
 """Celery's headers without an attribute in its `Context`."""
 _OF_THE_BROKER = re.compile(r"x-(death|first-death-|last-death-|delivery-count|acquired-count|opt-)")
-_DELAY = re.compile(r"^(?:[01]\.){28}")
-"""The prefix that Celery's native delayed delivery adds to a routing key."""
 _DELIVERY_COUNT, _DELIVERY_LIMIT = "x-delivery-count", 20
 """By default, RabbitMQ 4 drops a message of a quorum queue after so many returns."""
 
@@ -81,8 +79,12 @@ class Delivery:
         self.meetings = _count(marks[COPY])
         """How often this copy found the first copy of its task still running."""
         self._earlier: dict[str, Any] | None = marks[EARLIER]
-        redelivered = (self._request.delivery_info or {}).get("redelivered")
-        self._is_copy = marks[COPY] is not None or bool(redelivered)
+        info = self._request.delivery_info or {}
+        origin: Origin | None = marks[ORIGIN] or origin_of(info, task.app.amqp.queues.consume_from.values())
+        self._origin = origin
+        # The messages of a broadcast share their id, and each of them is a task of its own.
+        self._is_broadcast = origin is not None and origin.is_broadcast
+        self._is_copy = not self._is_broadcast and (marks[COPY] is not None or bool(info.get("redelivered")))
         self._has_met = self.meetings > 0
         self._failures = 0
         self._serializer = registry.type_to_name.get(marks[CONTENT_TYPE])
@@ -100,7 +102,7 @@ class Delivery:
 
     def is_of_this_task(self, holder: object) -> bool:
         """Whether the holder of a lock is a run of this task; then this message is a redelivered copy."""
-        return str(holder).startswith(f"{self.task_id}@")
+        return not self._is_broadcast and str(holder).startswith(f"{self.task_id}@")
 
     @property
     def has_met(self) -> bool:
@@ -182,7 +184,7 @@ class Delivery:
     def _send(self, marks: dict[str, Any], pause: float, **changes: object) -> None:
         request, options = self._request, self._options(marks) | changes | {"countdown": pause}
         app = self._task.app
-        if _transport(app).driver_type != "amqp":
+        if not _is_amqp(app):
             self._task.apply_async(request.args, request.kwargs, **options)
             return
         with app.producer_or_acquire() as producer:
@@ -244,21 +246,14 @@ class Delivery:
         return {name: value for name, value in own.items() if not _OF_THE_BROKER.match(name)}
 
     def _place(self) -> dict[str, Any]:
-        """The origin of the message, as arguments for `apply_async`."""
-        delivered = self._request.delivery_info or {}
-        exchange, key = delivered.get("exchange"), _DELAY.sub("", delivered.get("routing_key") or "")
-        if not exchange:
-            return {"queue": key} if key else {}
-        queues = self._task.app.amqp.queues.values()
-        for queue in queues:
-            if queue.exchange and queue.exchange.name == exchange and queue.routing_key == key:
-                return {"queue": queue.name, "exchange": exchange, "routing_key": key}
-        place = {"exchange": exchange, "routing_key": key}
-        kinds = [queue.exchange.type for queue in queues if queue.exchange and queue.exchange.name == exchange]
-        if _delays_natively(self._task.app) and "direct" not in kinds:
-            # Celery's delay needs a queue with this routing key. A key that only matches a pattern has no such queue.
-            place["queue"] = Queue("", Exchange(exchange, type=(*kinds, "topic")[0]), routing_key=key)
-        return place
+        """The queue of the message, as arguments for `apply_async`."""
+        origin = self._origin
+        if origin is None:
+            return {}
+        app = self._task.app
+        if origin.is_broadcast and not _is_amqp(app):
+            raise NoWayBack("a broadcast has no queue to return to, so the task waits in its slot")
+        return way_back(app, origin, self._request.delivery_info or {}, natively=_delays_natively(app))
 
     def return_to_broker(self) -> None:
         """Return the message to the broker after the soft time limit, if the broker accepts a return.
@@ -266,7 +261,8 @@ class Delivery:
         Raises:
             Returned: The broker takes the message back and delivers the message again.
         """
-        if self._task.acks_late and self._returns_left() > 0:
+        is_kept = _is_amqp(self._task.app) or not self._is_broadcast
+        if self._task.acks_late and is_kept and self._returns_left() > 0:
             raise Returned("the soft time limit expired before the task had its lock", requeue=True)
 
     def _returns_left(self) -> int:
@@ -285,6 +281,10 @@ def _count(mark: object) -> int:
 
 def _transport(app: Celery) -> Any:  # noqa: ANN401 - kombu is untyped
     return app.producer_pool.connections.connection.transport
+
+
+def _is_amqp(app: Celery) -> bool:
+    return bool(_transport(app).driver_type == "amqp")
 
 
 def _delays_natively(app: Celery) -> bool:

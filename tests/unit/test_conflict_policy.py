@@ -97,7 +97,7 @@ def test_a_requeued_task_is_the_same_task(
     requeued = f"requeued task=id-1 resource=account:42 count=1 countdown={again['countdown']:.2f}"
     assert caplog.messages == [requeued]
     assert (again["args"], again["kwargs"], again["task_id"]) == ([42], {}, "id-1")
-    assert (again["queue"], again["priority"]) == ("slow", 3)
+    assert (again["routing_key"], again["priority"]) == ("slow", 3)
     assert again["headers"]["trace"] == "t-1"
 
 

@@ -13,6 +13,8 @@ from kombu.entity import Exchange, Queue
 
 from redlock.celery import delivery as module
 from redlock.celery.delivery import CONTENT_TYPE, REQUEUES, SINCE, Delivery, Returned
+from redlock.celery.duplicate_delivery import COPY, EARLIER
+from redlock.celery.origin_queue import ORIGIN, NoWayBack, Origin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,16 +33,9 @@ def quorum(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The app's queues are quorum queues of RabbitMQ."""
     monkeypatch.setattr(module, "has_quorum_queues", lambda *_: True)
     kept = APP.amqp.queues
-    queues = APP.amqp.__dict__["queues"] = APP.amqp.Queues(
-        [
-            Queue("bare"),
-            Queue("other key", Exchange("orders", type="topic"), routing_key="orders.lost"),
-            Queue("other", Exchange("others", type="direct"), routing_key="orders.new"),
-            Queue("mine", Exchange("orders", type="topic"), routing_key="orders.new"),
-            Queue("all", Exchange("news", type="fanout"), routing_key="news"),
-        ]
+    APP.amqp.__dict__["queues"] = APP.amqp.Queues(
+        [Queue("mine", Exchange("orders", type="topic"), routing_key="orders.new")]
     )
-    queues["bare"].exchange = None
     yield
     APP.amqp.__dict__["queues"] = kept
 
@@ -102,38 +97,44 @@ def test_a_run_is_not_its_own_parent(sent: list[dict[str, Any]]) -> None:
 
 
 def test_a_message_to_a_queue_goes_back_to_that_queue(sent: list[dict[str, Any]]) -> None:
-    assert back(sent, delivery_info={"exchange": "", "routing_key": "slow"})["queue"] == "slow"
+    again = back(sent, delivery_info={"exchange": "", "routing_key": "slow"})
+    assert (again["queue"].name, again["exchange"], again["routing_key"]) == ("slow", "", "slow")
+
+
+def test_the_mark_of_the_arrival_names_the_queue(sent: list[dict[str, Any]]) -> None:
+    marks: dict[str, Any] = {ORIGIN: Origin("slow")}
+    again = back(sent, delivery_info={"exchange": "orders", "routing_key": "orders.new"}, **marks)
+    assert (again["queue"].name, again["exchange"], again["routing_key"]) == ("slow", "", "slow")
+    assert ORIGIN not in again["headers"]
 
 
 @pytest.mark.usefixtures("quorum")
 def test_a_delayed_message_goes_back_by_its_own_routing_key(sent: list[dict[str, Any]]) -> None:
-    """Celery delays a message by the routing key of its queue, so the message needs its original queue."""
-    again = back(sent, delivery_info={"exchange": "orders", "routing_key": f"{DELAY}orders.new"})
-    assert (again["queue"], again["exchange"], again["routing_key"]) == ("mine", "orders", "orders.new")
-
-    again = back(sent, delivery_info={"exchange": "orders", "routing_key": f"{DELAY}orders.old"})
-    assert (again["queue"].routing_key, again["queue"].exchange.type) == ("orders.old", "topic")
+    """Celery delays a message by the routing key of its queue, so the message gets a queue with its own key."""
+    again = back(sent, delivery_info={"exchange": "celery_delayed_0", "routing_key": f"{DELAY}orders.new"})
+    assert (again["exchange"], again["routing_key"]) == ("orders", "orders.new")
+    assert (again["queue"].routing_key, again["queue"].exchange.type) == ("orders.new", "topic")
 
 
-@pytest.mark.usefixtures("quorum")
-@pytest.mark.parametrize(
-    ("exchange", "key", "kind"),
-    [
-        ("orders", "orders.old", "topic"),
-        ("gone", "orders.new", "topic"),
-        ("news", "else", "fanout"),
-        ("others", "x", None),
-    ],
-)
-def test_only_a_key_of_no_queue_gets_a_queue_for_the_delay(
-    sent: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, exchange: str, key: str, kind: str | None
-) -> None:
-    again = back(sent, delivery_info={"exchange": exchange, "routing_key": key})
-    assert (again["exchange"], again["routing_key"]) == (exchange, key)
-    queue = again.get("queue")
-    assert (queue and (queue.name, queue.exchange.name, queue.exchange.type)) == (kind and ("", exchange, kind))
-    monkeypatch.setattr(module, "has_quorum_queues", lambda *_: False)
-    assert "queue" not in back(sent, delivery_info={"exchange": exchange, "routing_key": key}), "there is no such delay"
+def test_a_broadcast_has_no_queue_to_return_to(sent: list[dict[str, Any]]) -> None:
+    marks: dict[str, Any] = {ORIGIN: Origin("bcast.1", is_broadcast=True), COPY: 1}
+    with pytest.raises(NoWayBack, match="so the task waits in its slot"):
+        back(sent, **marks)
+    assert not sent
+
+
+def test_the_messages_of_a_broadcast_are_no_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(charge, "acks_late", True)
+    marks: dict[str, Any] = {ORIGIN: Origin("bcast.1", is_broadcast=True), EARLIER: {"status": "STARTED"}}
+    charge.push_request(id="id-1", called_directly=False, delivery_info={"redelivered": True}, **marks)
+    try:
+        delivery = Delivery(charge)
+        assert not delivery.is_of_this_task("id-1@w2@h since 12")
+        assert not delivery.has_begun
+        assert not delivery.is_finished()
+        delivery.return_to_broker()
+    finally:
+        charge.pop_request()
 
 
 def test_a_message_without_a_place_goes_where_its_task_goes(sent: list[dict[str, Any]]) -> None:
@@ -214,7 +215,7 @@ def test_a_message_to_rabbitmq_is_confirmed_and_sent_once(
     producer, calls = Producer(), []
 
     def send(*_: object, **options: Any) -> None:  # noqa: ANN401 - as Celery
-        calls.append((options["producer"], options["retry"], producer.channel.basic_publish, options["queue"]))
+        calls.append((options["producer"], options["retry"], producer.channel.basic_publish, options["routing_key"]))
         if error is not None:
             raise error
 
@@ -239,7 +240,7 @@ def test_a_quorum_queue_takes_a_message_back_until_its_limit(
     is_taken: bool,  # noqa: FBT001 - a parameter
 ) -> None:
     monkeypatch.setattr(charge, "acks_late", True)
-    queues = SimpleNamespace(values=lambda: [Queue("q", queue_arguments={"x-delivery-limit": limit}), Queue("r")])
+    queues = APP.amqp.Queues([Queue("q", queue_arguments={"x-delivery-limit": limit}), Queue("r")])
     monkeypatch.setitem(APP.amqp.__dict__, "queues", queues)
     count: dict[str, Any] = {"x-delivery-count": returned}
     charge.push_request(id="id-1", called_directly=False, delivery_info={}, **count)

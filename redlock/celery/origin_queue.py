@@ -1,0 +1,133 @@
+"""The queue that a message came from, and the options that send the message back to exactly this queue.
+
+Invariants:
+1. A message goes back by the name of its queue. Its exchange could deliver it to several queues. A worker that does
+   not know the type of the exchange could even deliver it to none.
+2. RabbitMQ's consumer tag tells the queue. Other brokers tell only the exchange and the routing key: then the message
+   goes to the first queue of this worker with a fitting binding. So it stays one message in a queue that is consumed.
+3. On brokers other than RabbitMQ a broadcast has no queue: a fanout exchange stores nothing there.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from celery.signals import task_received
+from kombu.common import Broadcast
+from kombu.entity import Exchange, Queue
+from kombu.transport.virtual.exchange import TopicExchange
+
+from redlock.admin.visibility_timeout import MARK
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from celery import Celery
+
+ORIGIN = "redlock_origin"
+"""A mark added on arrival: the queue of a message for a task under `@locked`."""
+_DELAY = re.compile(r"^(?:[01]\.){28}")
+"""The prefix that Celery's native delayed delivery adds to a routing key."""
+
+
+class NoWayBack(Exception):
+    """The message can't go back, because it came from no queue."""
+
+
+class Origin(NamedTuple):
+    """The queue of a message.
+
+    Attributes:
+        queue: The name of the queue.
+        is_broadcast: Whether the queue belongs to a fanout exchange. Then other workers have messages with the same id.
+    """
+
+    queue: str
+    is_broadcast: bool = False
+
+
+def origin_of(
+    info: Mapping[str, Any], consumed: Iterable[Queue], tags: Mapping[str, str] | None = None
+) -> Origin | None:
+    """The queue of a message; None for a message without a queue.
+
+    Args:
+        info: The exchange and the routing key of the delivery, with RabbitMQ also the consumer tag.
+        consumed: The queues that this worker consumes.
+        tags: The consumer tags by the names of the queues.
+    """
+    exchange, key, tag = info.get("exchange"), _plain_key(info), info.get("consumer_tag")
+    queues = list(consumed)
+    name = next((name for name, other in (tags or {}).items() if other == tag), None if exchange else key)
+    if name is None:
+        # A binding that the app doesn't know can have led to a queue of this worker.
+        beside = [queue for queue in queues if _type_of(queue) != "fanout"]
+        beside.sort(key=lambda queue: queue.exchange is None or queue.exchange.name != exchange)
+        bound = [queue for queue in queues if _is_bound(queue, str(exchange), key)]
+        name = next((queue.name for queue in bound + beside), "")
+    is_broadcast = any(_type_of(queue) == "fanout" for queue in queues if queue.name == name)
+    return Origin(name, is_broadcast) if name else None
+
+
+def way_back(app: Celery, origin: Origin, info: Mapping[str, Any], *, natively: bool) -> dict[str, Any]:
+    """The arguments for `apply_async` that send a message to its queue.
+
+    Args:
+        app: The app of the task.
+        origin: The queue of the message.
+        info: The exchange and the routing key of the delivery.
+        natively: Whether RabbitMQ delays the messages of this app.
+    """
+    name = origin.queue
+    known = app.amqp.queues.get(name)
+    if natively and known is not None and _type_of(known) == "topic":
+        key = _plain_key(info)
+        key = key if info.get("exchange") and _covers(known, key) else known.routing_key
+        # Celery's delay ends at all queues whose binding fits the key. Then the worker must hold the message.
+        others = [queue for queue in app.amqp.queues.values() if queue.name != name and _type_of(queue) != "direct"]
+        if not any(_covers(queue, key) for queue in others):
+            exchange = known.exchange.name
+            queue = Queue("", Exchange(exchange, type="topic"), routing_key=key)
+            return {"queue": queue, "exchange": exchange, "routing_key": key}
+    declared = [] if known is None or isinstance(known, Broadcast) else [known]
+    return {"queue": Queue(name, Exchange(""), name), "exchange": "", "routing_key": name, "declare": declared}
+
+
+def _plain_key(info: Mapping[str, Any]) -> str:
+    """The routing key of a delivery, without the prefix of a delay."""
+    return _DELAY.sub("", info.get("routing_key") or "")
+
+
+def _type_of(queue: Queue) -> str:
+    return str(queue.exchange.type) if queue.exchange else "direct"
+
+
+def _covers(queue: Queue, key: str) -> bool:
+    return key == queue.routing_key or bool(re.match(TopicExchange(None).key_to_pattern(queue.routing_key or ""), key))
+
+
+def _is_bound(queue: Queue, exchange: str, key: str) -> bool:
+    return any(
+        binding.exchange is not None
+        and binding.exchange.name == exchange
+        and (
+            binding.exchange.type == "fanout"
+            or binding.routing_key == key
+            or (binding.exchange.type == "topic" and _covers(binding, key))
+        )
+        for binding in (queue, *(queue.bindings or ()))
+    )
+
+
+@task_received.connect
+def _remember_the_origin(sender: Any, request: Any, **_: Any) -> None:  # noqa: ANN401 - Celery's signals pass what they like
+    # Only the worker's main process knows the consumer. A retry carries the mark of an earlier message.
+    request.request_dict.pop(ORIGIN, None)
+    if hasattr(request.task.run, MARK):
+        consumer = sender.task_consumer
+        request.request_dict[ORIGIN] = origin_of(
+            request.message.delivery_info or {},
+            consumer.queues,
+            consumer._active_tags,  # noqa: SLF001 - kombu has no public way
+        )
