@@ -66,6 +66,12 @@ def is_heard(event: str, level: int = logging.INFO) -> bool:
     return event in _watchers or logger.isEnabledFor(level)
 
 
+def count(event: str, **fields: object) -> None:
+    """Pass an event to its watchers only, because a line about it was logged a moment ago."""
+    for watcher in _watchers.get(event, ()):
+        watcher(event, fields)
+
+
 def debug(event: str, **fields: object) -> None:
     """Log an event at level DEBUG."""
     _emit(logging.DEBUG, event, fields)
@@ -87,8 +93,7 @@ def failure(event: str, error: BaseException, **fields: object) -> None:
 
 
 def _emit(level: int, event: str, fields: dict[str, object], error: BaseException | None = None) -> None:
-    for watcher in _watchers.get(event, ()):
-        watcher(event, fields)
+    count(event, **fields)
     if logger.isEnabledFor(level):
         shown = {name: _shown(value) for name, value in fields.items()}
         text = escape_blanks(escape(" ".join(f"{name}={_plain(value)}" for name, value in shown.items())))

@@ -28,10 +28,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from redlock._core.protocol import Outcome, Steps
+    from redlock._core.votes import Refusal
     from redlock._locking.client_context import ClientContext
     from redlock._locking.options import LeaseOptions
     from redlock._transport.threads import ConnectionSet
 
+_AGAIN_MS = 1_000
+"""The shortest time between two log lines about failed extensions of a lease, which is tried several times a second."""
 _BUSY_MS = 10
 """The time until the next try of a renewal if other code extends or releases the lease at this moment."""
 
@@ -60,6 +63,8 @@ class LeaseSteps(ABC):
         self._outcome: Outcome | None = None
         self._acquired_ms = 0
         self._lost = self._stopped = ""
+        self._next_line_ms = 0
+        """The earliest time of the next log line about a failed extension."""
         self._is_loss_reported = True
         self._is_left = False
         """Whether the own block of the lease has ended, and only re-entrant blocks keep the lease."""
@@ -156,12 +161,19 @@ class LeaseSteps(ABC):
             self._grant = result
             self._context.event_log.extended(self.resource, result)
             return
-        self._context.event_log.not_extended(self.resource, grant, result)
+        self._report_failed_extension(grant, result)
         if result.no_quorum:
             raise failures.unavailable(self._context.nodes, self.resource, result.round_result)
         if result.round_result.denied >= result.round_result.quorum:
             self._declare_lost("a quorum of nodes no longer has it")
         raise LockLost(self.resource, self._lost or "it could not be extended on a quorum of nodes")
+
+    def _report_failed_extension(self, grant: Grant, refusal: Refusal) -> None:
+        now = now_ms()
+        is_line_due = now >= self._next_line_ms
+        if is_line_due:
+            self._next_line_ms = now + _AGAIN_MS
+        self._context.event_log.not_extended(self.resource, grant, refusal, is_line_due=is_line_due)
 
     def _renewal(self, connections: ConnectionSet | None) -> Steps[int | None]:
         """A renewal, as rounds that many leases can share.

@@ -84,11 +84,10 @@ class LockEventLog:
             **self._votes(grant.round_result),
         )
 
-    def not_extended(self, resource: str, grant: Grant, refusal: Refusal) -> None:
-        """An extension failed; the old deadline stands."""
-        _log.warning(
-            "not-extended", resource=resource, holder=masked_token(grant.token), **self._votes(refusal.round_result)
-        )
+    def not_extended(self, resource: str, grant: Grant, refusal: Refusal, *, is_line_due: bool) -> None:
+        """An extension failed; the old deadline stands. Without a line the failure is only counted."""
+        emit = _log.warning if is_line_due else _log.count
+        emit("not-extended", resource=resource, holder=masked_token(grant.token), **self._votes(refusal.round_result))
 
     def lost(self, resource: str, grant: Grant, why: str) -> None:
         """A lease is known to be lost while its holder is at work."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
-from redlock import ConfigurationError, LockLost, NotHeld, QuorumUnavailable
+from redlock import ConfigurationError, LockLost, NotHeld, QuorumUnavailable, _log
 from redlock._core.backoff import renewal_ms, retry_ms
 from redlock._core.commands import Extend, Release, Repair, Wait
 from redlock._core.protocol import Outcome
@@ -178,6 +178,21 @@ def test_a_loss_has_one_reason_and_one_line_in_the_log(
     renewed(lease)
     assert lease._lost == "a quorum of nodes no longer has it"
     assert [line.partition(" ")[0] for line in caplog.messages] == ["not-extended", "lost"]
+
+
+def test_failed_renewals_of_a_lease_are_a_line_a_second(
+    client: Redlock, clock: list[int], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In an outage a lease is tried eight times a second. Metrics count all."""
+    counted: list[str] = []
+    monkeypatch.setattr(_log, "_watchers", {"not-extended": [lambda event, _: counted.append(event)]})
+    leases = held(client), held(client)
+    for since_ms in (0, 999, 1_000, 1_999):
+        clock[0] = NOW_MS + since_ms
+        for lease in leases:
+            renewed(lease, NO_QUORUM)
+    assert len(counted) == 8
+    assert [line.partition(" ")[0] for line in caplog.messages] == ["not-extended"] * 4
 
 
 def test_a_lease_that_other_code_uses_is_renewed_a_moment_later(client: Redlock) -> None:

@@ -150,7 +150,7 @@ def test_no_log_line_holds_an_owner_token_or_a_password(lines: pytest.LogCapture
     JOURNAL.retry("account:42", "me", SPLIT, 1, 1)
     JOURNAL.refused("me", SPLIT.round_result, refused)
     JOURNAL.extended("account:42", grant())
-    JOURNAL.not_extended("account:42", grant(), SPLIT)
+    JOURNAL.not_extended("account:42", grant(), SPLIT, is_line_due=True)
     JOURNAL.lost("account:42", grant(), "it could not be renewed in time")
     JOURNAL.released("account:42", grant(), Outcome.RELEASED)
     assert len(lines.records) == 7
