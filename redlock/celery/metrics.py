@@ -4,7 +4,8 @@ Invariants:
 1. The children of a prefork worker count in shared memory, so the counts outlive a child.
 2. The main process writes the sums to a file for node_exporter's textfile collector, without a port or a package.
 3. The counts come from the log's events (`_log.watch`). Without a metrics file no event is watched or counted.
-4. Each process adds in its own row, and the text has only sums. Counters only grow while the worker lives.
+4. Each process adds in its own row, the main process in the first one, and the text has only sums. Counters only grow
+   while the worker lives. Children beyond the last slot count nothing.
 5. A signal handler may end a count with an exception: no later count waits for it.
 """
 
@@ -21,7 +22,7 @@ from redlock import _log
 from redlock._escaping import escape
 from redlock._mutex import Mutex
 from redlock._process import after_fork_in_child, is_alive
-from redlock.celery.task_registry import SLOTS, own_slot
+from redlock.celery.task_registry import SLOTS, is_beyond_slots, own_slot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -48,19 +49,19 @@ class MetricSeries(NamedTuple):
 _HELP = {
     "redlock_acquired_total": "Acquired leases, by the number of rounds.",
     "redlock_contended_total": "Acquisitions that had to wait.",
-    "redlock_refused_total": "Acquisitions that ended without the lock.",
+    "redlock_refused_total": "Acquisitions that ended without the lock, except those that an exception interrupted.",
     "redlock_requeued_total": "Tasks that went back to the queue without their lock.",
     "redlock_skipped_total": "Tasks that were skipped because another holder had their lock.",
     "redlock_duplicates_total": "Redelivered copies of running or finished tasks, requeued or dropped.",
     "redlock_lost_total": "Leases lost while their holder was at work.",
     "redlock_extensions_failed_total": "Renewals that failed; the old deadline stood.",
     "redlock_votes_missing_total": "Votes of a node that did not arrive.",
-    "redlock_clock_jumps_total": "Detected jumps of a node's wall clock.",
+    "redlock_clock_jumps_total": "Jumps of a node's wall clock, each counted by every process that detects the jump.",
 }
 _WAITERS_HELP = "Acquisitions that wait at this moment."
 _TIMES = {
     "redlock_wait_seconds": "Time from the request for a lock to its acquisition.",
-    "redlock_hold_seconds": "Time from the acquisition of a lock to its release.",
+    "redlock_hold_seconds": "Time from the acquisition of a lock to its release or its loss.",
 }
 _SIMPLE = {
     "refused": MetricSeries("redlock_refused_total"),
@@ -70,8 +71,11 @@ _SIMPLE = {
     "lost": MetricSeries("redlock_lost_total"),
     "not-extended": MetricSeries("redlock_extensions_failed_total"),
 }
-_ENDS = ("released", "expired", "unknown")
-EVENTS = ("acquired", "retry", "waiting", "wait-ended", "extended", "clock-jump", *_SIMPLE, *_ENDS)
+_ENDS = ("lost", "released", "expired", "unknown")
+"""The ends of a lease. The first one counts, so the rest of a body that has lost its lease is no part of its time."""
+EVENTS = tuple(
+    dict.fromkeys(("acquired", "retry", "waiting", "wait-ended", "extended", "clock-jump", *_SIMPLE, *_ENDS))
+)
 """The events of the log that are counted."""
 
 
@@ -93,7 +97,7 @@ class Metrics:
         size = len(_BOUNDS) + 2
         self._times = {name: first + len(counters) + number * size for number, name in enumerate(_TIMES)}
         self._width = first + len(counters) + len(_TIMES) * size
-        self._cells = memoryview(mmap.mmap(-1, SLOTS * self._width * _BYTES)).cast("d")
+        self._cells = memoryview(mmap.mmap(-1, (1 + SLOTS) * self._width * _BYTES)).cast("d")
         self.reset_after_fork()
         after_fork_in_child(self.reset_after_fork)
 
@@ -104,6 +108,8 @@ class Metrics:
 
     def record(self, event: str, fields: Mapping[str, object]) -> None:
         """Count an event of the log."""
+        if is_beyond_slots():
+            return
         turn = self._mutex.turn(_TURN_SECONDS)
         if turn is not None:
             with turn:
@@ -124,7 +130,7 @@ class Metrics:
             self._add(MetricSeries("redlock_clock_jumps_total", "node", str(fields["node"])))
         elif event == "acquired":
             self._acquired(fields)
-        elif event in _ENDS:
+        if event in _ENDS:
             began = self._open.pop((fields["resource"], fields["fence"]), None)
             if began is not None:
                 self._observe("redlock_hold_seconds", time.monotonic() - began)
@@ -164,7 +170,8 @@ class Metrics:
 
     @property
     def _row(self) -> int:
-        return (own_slot() or 0) * self._width
+        slot = own_slot()
+        return 0 if slot is None else (1 + slot) * self._width
 
     def text(self) -> str:
         """All metrics in Prometheus' text format."""

@@ -177,6 +177,11 @@ def own_slot() -> int | None:
     return place if isinstance(place, int) and 0 <= place < SLOTS else None
 
 
+def is_beyond_slots() -> bool:
+    """Whether this process is a pool's child without a slot."""
+    return own_slot() is None and getattr(current_process(), "index", None) is not None
+
+
 TASK_LOCKS = TaskLockRegistry()
 after_fork_in_child(TASK_LOCKS.reset_after_fork)
 

@@ -6,10 +6,11 @@ import os
 import time
 
 import pytest
+from billiard import current_process
 from prometheus_client.parser import text_string_to_metric_families
 
 from redlock.celery import metrics
-from redlock.celery.metrics import Metrics
+from redlock.celery.metrics import Metrics, MetricSeries
 
 NODES = ("h:1", 'odd"\\node', "/run/a\n# HELP x.sock")
 
@@ -111,7 +112,39 @@ def test_a_clock_that_jumps_is_counted_by_its_node(counted: Metrics) -> None:
     assert found == {"redlock_clock_jumps_total/h:1": 1}
 
 
-@pytest.mark.parametrize("event", ["refused", "requeued", "skipped", "lost"])
+def test_a_lost_lease_is_held_until_its_loss(counted: Metrics, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    acquired(counted)
+    now = 101.0
+    counted.record("lost", {"resource": "a", "fence": 7})
+    now = 107.0
+    counted.record("expired", {"resource": "a", "fence": 7})
+    found = figures(counted)
+    assert (found["redlock_hold_seconds_count"], found["redlock_hold_seconds_sum"]) == (1, 1.0)
+
+
+def test_a_child_beyond_the_last_slot_counts_nothing(counted: Metrics, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several such children would add in one row, and lose counts of each other."""
+    child = current_process()
+    monkeypatch.setattr(child, "index", 256, raising=False)
+    for event in ("lost", "waiting"):
+        counted.record(event, {"resource": "a", "fence": 7})
+    assert not any(counted._cells)
+    monkeypatch.setattr(child, "index", 255)
+    counted.record("refused", {})
+    assert figures(counted)["redlock_refused_total"] == 1
+
+
+def test_the_main_process_and_the_first_child_share_no_row(counted: Metrics, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted.record("refused", {})
+    monkeypatch.setattr(metrics, "own_slot", lambda: 0)
+    counted.record("refused", {})
+    place = counted._counters[MetricSeries("redlock_refused_total")]
+    assert list(counted._cells[place :: counted._width])[:2] == [1, 1]
+
+
+@pytest.mark.parametrize("event", ["refused", "requeued", "skipped"])
 def test_what_is_just_counted_is_counted_under_its_own_name(counted: Metrics, event: str) -> None:
     counted.record(event, {})
     found = {name: value for name, value in figures(counted).items() if value}
@@ -121,11 +154,11 @@ def test_what_is_just_counted_is_counted_under_its_own_name(counted: Metrics, ev
 def test_the_rows_of_all_processes_are_added_up(counted: Metrics, monkeypatch: pytest.MonkeyPatch) -> None:
     for slot in (0, 1, 255):
         monkeypatch.setattr(metrics, "own_slot", lambda slot=slot: slot)
-        counted.record("lost", {})
-    assert figures(counted)["redlock_lost_total"] == 3
+        counted.record("refused", {})
+    assert figures(counted)["redlock_refused_total"] == 3
     width = counted._width
-    rows = [any(counted._cells[row * width : (row + 1) * width]) for row in range(256)]
-    assert [row for row in range(256) if rows[row]] == [0, 1, 255], "no two of them add in one place"
+    rows = [any(counted._cells[row * width : (row + 1) * width]) for row in range(257)]
+    assert [row for row in range(257) if rows[row]] == [1, 2, 256], "no two of them add in one place"
 
 
 def test_leases_that_nobody_gave_back_are_not_kept_without_end(counted: Metrics) -> None:
