@@ -64,12 +64,12 @@ def file_name(what: str, path: str, suffix: str = "") -> None:
         raise ConfigurationError(f"{what} is {quoted(path, 40)}; it {right}")
 
 
-def acquire_timeout(value: float | None) -> float | None:
+def acquire_timeout(value: float | None, what: str = "blocking_timeout") -> float | None:
     """Seconds to wait, 0 or more; None for no limit, also for infinity and more than 30 years."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if value is None or (is_number and value > LONGEST_SECONDS):
         return None
-    return number("blocking_timeout", value, zero=True)
+    return number(what, value, zero=True)
 
 
 def ttl_ms(value: object, *, max_ttl_ms: int, node_timeout_ms: int, what: str = "ttl") -> int:
@@ -86,6 +86,14 @@ def ttl_ms(value: object, *, max_ttl_ms: int, node_timeout_ms: int, what: str = 
             f"{what} is {value!r} s, longer than max_ttl, {max_ttl_ms / 1000:g} s; "
             "shorten it, or raise max_ttl for all clients"
         )
+    return milliseconds
+
+
+def node_timeout_ms(value: object) -> int:
+    """A node timeout in whole milliseconds, at least 1."""
+    milliseconds = int(number("node_timeout", value) * 1000)
+    if not milliseconds:
+        raise ConfigurationError(f"node_timeout is {quoted(value)}; it must be at least 0.001 s, such as 0.1")
     return milliseconds
 
 

@@ -245,7 +245,7 @@ def _content(entry: SettingEntry) -> str:
     if not isinstance(path, str | os.PathLike):
         raise ConfigurationError(f"{entry.name} is {type(path).__name__}; it must be the name of a file")
     try:
-        return Path(path).read_text(encoding="utf-8").strip()
+        return Path(path).read_text(encoding="utf-8-sig").strip()  # editors may write a byte order mark
     except (OSError, ValueError) as error:
         reason = error.strerror.lower() if isinstance(error, OSError) and error.strerror else "it is no text"
     # The path may be the password itself, set under the wrong name. The error of the handler has the path too.

@@ -45,7 +45,7 @@ def client_options(
     Raises:
         ConfigurationError: An option is invalid.
     """
-    node_timeout_ms = max(1, int(_validation.number("node_timeout", node_timeout) * 1000))
+    node_timeout_ms = _validation.node_timeout_ms(node_timeout)
     max_ttl_ms = int(_validation.number("max_ttl", max_ttl) * 1000)
     ttl_ms = _validation.ttl_ms(ttl, max_ttl_ms=max_ttl_ms, node_timeout_ms=node_timeout_ms)
     checked_prefix = _validation.prefix(prefix)

@@ -167,7 +167,7 @@ def _settings(settings: Settings) -> Iterator[Finding]:
         yield Finding(Level.WARNING, "password-in-conf", "settings", EXPOSED)
     ttl, max_ttl, node_timeout = settings.ttl, settings.max_ttl, settings.node_timeout
     try:
-        timeout_ms = max(1, int(_validation.number("node_timeout", node_timeout) * 1000))
+        timeout_ms = _validation.node_timeout_ms(node_timeout)
         max_ttl_ms = int(_validation.number("max_ttl", max_ttl) * 1000)
         _validation.ttl_ms(ttl, max_ttl_ms=max_ttl_ms, node_timeout_ms=timeout_ms)
     except ConfigurationError as error:

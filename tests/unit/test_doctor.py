@@ -121,6 +121,7 @@ def test_one_node_and_even_numbers_are_warned_of(count: int, found: bool) -> Non
         ({"ttl": 0.1}, {"ttl": Level.UNSAFE}),
         ({"ttl": float("nan")}, {"ttl": Level.UNSAFE}),
         ({"node_timeout": -1.0}, {"ttl": Level.UNSAFE}),
+        ({"node_timeout": 0.000_9}, {"ttl": Level.UNSAFE}),
         ({"ttl": 0.9}, {"ttl-short": Level.WARNING}),
         ({"ttl": 1.0}, {}),
         ({"max_ttl": 3_600.0}, {"max-ttl-long": Level.WARNING}),

@@ -207,7 +207,8 @@ def test_a_setting_of_the_environment_can_lie_in_a_file(tmp_path: Path) -> None:
     assert read(Settings, environment, "REDLOCK_") == Settings(
         nodes="redis://:canary-b7Qx@a:1,b:1,c:1", metrics_file="m.prom"
     )
-    secret.write_text("redis://:canary-b7Qx@h:1/2\n")
+    # As editors of Windows save a text.
+    secret.write_text("redis://:canary-b7Qx@h:1/2\n", encoding="utf-8-sig")
     assert from_environment({"COUNTER_STORE_URL_FILE": str(secret)})[0].store_url == "redis://:canary-b7Qx@h:1/2"
 
 

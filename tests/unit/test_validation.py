@@ -72,7 +72,9 @@ def test_the_other_times_are_checked_as_the_ttl_is(option: str, value: object) -
 
 def test_times_are_rounded_down_and_never_to_nothing() -> None:
     assert Redlock(ttl=1.0009)._ttl_ms == 1_000
-    assert Redlock(node_timeout=0.000_001)._context.pool.nodes[0].timeout_ms == 1
+    assert Redlock(node_timeout=0.001_9)._context.pool.nodes[0].timeout_ms == 1
+    with pytest.raises(ConfigurationError, match=r"node_timeout is 0\.0009; it must be at least 0\.001 s"):
+        Redlock(node_timeout=0.000_9)
 
 
 @pytest.mark.parametrize("value", [0, -1, "5", float("nan"), True])
