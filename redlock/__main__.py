@@ -2,7 +2,12 @@
 
 import sys
 
-from redlock.cli.main import main
-
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        from redlock.cli.main import main
+
+        status = main()
+    except KeyboardInterrupt:
+        # During the import; `main` itself returns this status.
+        status = 130
+    sys.exit(status)

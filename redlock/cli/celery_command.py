@@ -24,6 +24,10 @@ __all__ = ["redlock"]
 @click.pass_context
 def redlock(context: click.Context, arguments: tuple[str, ...]) -> None:
     """Examine this app's lock nodes and locks: redlock status, doctor, release ..."""
-    from redlock.cli import main  # noqa: PLC0415 - each start of `celery` loads this module
+    try:
+        from redlock.cli import main  # noqa: PLC0415 - each start of `celery` loads this module
 
-    sys.exit(main.main(arguments, context.obj.app))
+        sys.exit(main.main(arguments, context.obj.app))
+    except KeyboardInterrupt:
+        # During the import; `main` itself returns this status.
+        sys.exit(130)

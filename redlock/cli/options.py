@@ -2,36 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import os
-import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from redlock._escaping import escape
-from redlock._masking import mask_input
 from redlock.errors import ConfigurationError
 from redlock.settings import ENVIRONMENT, Settings, read
 
 if TYPE_CHECKING:
+    import argparse
     from types import ModuleType
 
-__all__ = ["Parser", "broker_from", "database_from", "given", "open_streams", "settings_from"]
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors show no password and no control character, because an error repeats the typed text."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print the error and end the process."""
-        super().error(mask_input(escape(message)))
-
-
-def open_streams() -> None:
-    """Replace each standard stream that the caller has closed: a connection to a node would take its number."""
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115
+__all__ = ["broker_from", "database_from", "given", "settings_from", "text_of"]
 
 
 def settings_from(options: argparse.Namespace, *names: str) -> Settings:
@@ -58,26 +39,40 @@ def _conf() -> ModuleType:
 def _app(options: argparse.Namespace) -> Any:  # noqa: ANN401 - Celery is untyped
     """Return the Celery app of the command line, imported once."""
     if isinstance(options.app, str):
-        options.app = _conf().find_app(options.app)
+        options.app = _conf().find_app(text_of(options, "app"))
     return options.app
 
 
 def broker_from(options: argparse.Namespace) -> str:
-    """Return the address of Celery's broker, the first of several."""
-    urls = options.broker or (options.app and _app(options).conf.broker_url) or os.environ.get("CELERY_BROKER_URL", "")
-    if not isinstance(urls, str | list | tuple):
+    """Return the address of Celery's broker; several have semicolons between them, as Celery writes them."""
+    app = _app(options) if options.app is not None else None
+    urls = text_of(options, "broker") or (app and app.conf.broker_url) or os.environ.get("CELERY_BROKER_URL", "")
+    if isinstance(urls, str):
+        return urls
+    if not isinstance(urls, list | tuple):
         raise ConfigurationError(f"the app's broker_url is {type(urls).__name__}; it must be text, or a list of texts")
-    return (urls if isinstance(urls, str) else str(urls[0])).partition(";")[0]
+    for url in urls:
+        if not isinstance(url, str):
+            raise ConfigurationError(f"the app's broker_url has {type(url).__name__} in its list; it must be text")
+    return ";".join(urls)
 
 
 def database_from(options: argparse.Namespace) -> str:
     """Return the address of the database, from `--database` or, if the option has no address, from the environment."""
-    if options.database is None:
-        return ""
-    url: str = options.database or os.environ.get("DATABASE_URL", "")
+    if options.database is not True:
+        return text_of(options, "database")
+    url = os.environ.get("DATABASE_URL", "")
     if not url:
         raise ConfigurationError("--database needs an address, or an address in the variable DATABASE_URL")
     return url
+
+
+def text_of(options: argparse.Namespace, name: str) -> str:
+    """Return an option, or an empty text without the option. An empty option may come from a variable without value."""
+    value: str | None = getattr(options, name)
+    if value == "":
+        raise ConfigurationError(f"--{name} is empty; give it a value, or leave it out")
+    return value or ""
 
 
 def given(options: argparse.Namespace, *names: str) -> dict[str, object]:

@@ -12,7 +12,6 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import signal
 import socket
@@ -21,12 +20,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from redlock import _files, _threads
-from redlock._escaping import escape
-from redlock._log import LineFormatter, logger
+from redlock import _threads
 from redlock._process import signals
 from redlock._transport import address
 from redlock.cli.child_process import Program, Stopped
+from redlock.cli.output import reason_of, say
 from redlock.errors import ConfigurationError, LockContended, LockLost, QuorumUnavailable, RedlockError
 from redlock.settings import SECRETS
 
@@ -46,9 +44,7 @@ __all__ = [
     "NO_QUORUM",
     "LeaseWatchdog",
     "environment",
-    "log_to",
     "run",
-    "say",
 ]
 
 # The values of sysexits.h, and 126 and 127 as in shells.
@@ -59,43 +55,6 @@ _CHECK_SECONDS = 1.0
 """The longest wait between two checks of the lease: a machine that slept must check its lease soon."""
 _POLL_SECONDS = 0.02
 _MARGIN_SECONDS = 0.05
-
-
-def say(text: str) -> None:
-    """Write a line to stderr, and ignore a failure."""
-    with contextlib.suppress(OSError):
-        os.write(2, f"redlock: {escape(text)}\n".encode(errors="replace"))
-
-
-class _Log(logging.Handler):
-    """Appends records to a file, and ignores failures."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__()
-        self._path = path
-        self._file = _files.open_to_append(path)
-        self._failed = False
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write the record. Only the first failure is reported."""
-        try:
-            os.write(self._file, f"{self.format(record)}\n".encode(errors="replace"))
-        except OSError as error:
-            if not self._failed:
-                self._failed = True
-                say(f"log file {self._path!r}: {(error.strerror or str(error)).lower()}; going on without it")
-
-
-def log_to(path: str) -> None:
-    """Open a file and write the lock's events to this file.
-
-    Raises:
-        OSError: The file can't be opened.
-    """
-    handler = _Log(path)
-    handler.setFormatter(LineFormatter("%(asctime)s %(levelname)-7s %(process)d %(name)s: %(message)s"))
-    logger.addHandler(handler)
-    logger.setLevel(logging.DEBUG)
 
 
 def environment(settings: Settings, *, credentials: bool) -> dict[str, str]:
@@ -169,7 +128,7 @@ def _run(program: Program, lease: Lease, environment: Mapping[str, str], grace: 
     try:
         program.start({**environment, "REDLOCK_RESOURCE": lease.resource, "REDLOCK_FENCE": str(lease.fence)})
     except OSError as error:
-        say(f"{program.command[0]}: {(error.strerror or str(error)).lower()}")
+        say(f"{program.command[0]}: {reason_of(error)}")
         return NOT_FOUND if isinstance(error, FileNotFoundError) else CANNOT_RUN
     watchdog = LeaseWatchdog(program, lease, grace, lost)
     status = program.wait()

@@ -9,21 +9,24 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import logging
 import multiprocessing
 import os
 import random
+import signal
 import time
+from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING
 
-from redlock import _files, _validation
+from redlock import _files, _log, _validation
 from redlock._escaping import escape
-from redlock._log import LineFormatter, logger
 from redlock._masking import quoted
+from redlock.cli.output import close_streams, log_to, open_streams, reason_of, show
 from redlock.errors import ConfigurationError, LockContended, QuorumUnavailable
 from redlock.testing import redis_server as servers
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from redlock.settings import Settings
 
 __all__ = ["Plan", "run"]
@@ -73,7 +76,7 @@ def run(plan: Plan, lock: Settings, *, embedded: bool) -> int:
     try:
         os.close(_files.open_to_append(plan.log_file))
     except OSError as error:
-        raise ConfigurationError(f"log file {plan.log_file!r}: {(error.strerror or str(error)).lower()}") from None
+        raise ConfigurationError(f"log file {plan.log_file!r}: {reason_of(error)}") from None
     with contextlib.ExitStack() as stack:
         if embedded:
             lock = dataclasses.replace(
@@ -87,13 +90,14 @@ def run(plan: Plan, lock: Settings, *, embedded: bool) -> int:
         clients = [
             context.Process(target=_client, args=(number, start, plan, lock)) for number, start in enumerate(starts)
         ]
-        for process in clients:
-            process.start()
         try:
+            with _without_interrupts():
+                for process in clients:
+                    process.start()
             for process in clients:
                 process.join()
         finally:
-            for process in clients:
+            for process in filter(multiprocessing.Process.is_alive, clients):
                 process.terminate()
                 process.join()
     return max(abs(process.exitcode or 0) for process in clients)
@@ -108,17 +112,43 @@ def _wait_for_nodes(lock: Settings) -> None:
         except QuorumUnavailable as error:
             if "abstains" not in str(error):
                 raise
-            print(escape(f"Waiting for the nodes: {error}"), flush=True)
+            show(escape(f"Waiting for the nodes: {error}"))
             probe.acquire(acquire_timeout_ms=None)
         probe.release()
 
 
 def _client(number: int, start: float, plan: Plan, lock: Settings) -> None:
     name = f"Client-{number}"
-    _log_to(plan.log_file)
-    with contextlib.suppress(KeyboardInterrupt):
+    open_streams()
+    try:
+        _take_interrupts()
+        log_to(plan.log_file)
         time.sleep(start)
         _compete(name, plan, lock)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        close_streams()
+
+
+@contextlib.contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Hold Ctrl-C back: a process that starts meanwhile would print a traceback of its imports."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    # The start of this helper lets signals in again.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _take_interrupts() -> None:
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _compete(name: str, plan: Plan, lock: Settings) -> None:
@@ -146,15 +176,6 @@ def _compete(name: str, plan: Plan, lock: Settings) -> None:
         _say(name, f"Lock {outcome.value}!")
 
 
-def _say(name: str, text: str) -> None:
-    print(escape(f"{name}: {text}"), flush=True)
-    logger.info("%s: %s", name, text)
-
-
-def _log_to(path: str) -> None:
-    handler = logging.StreamHandler(os.fdopen(_files.open_to_append(path), "a", encoding="utf-8"))
-    handler.setFormatter(
-        LineFormatter("%(asctime)s %(levelname)-7s %(processName)s[%(process)d] %(name)s: %(message)s")
-    )
-    logger.addHandler(handler)
-    logger.setLevel(logging.DEBUG)
+def _say(name: str, step: str) -> None:
+    show(escape(f"{name}: {step}"))
+    _log.info("simulated", client=name, step=step)

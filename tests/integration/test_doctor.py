@@ -249,6 +249,7 @@ def test_an_address_that_cannot_be_read_is_named(nodes: Cluster, capsys: pytest.
         ("__import__('exiting_tasks')", "can't be imported: SystemExit: 0"),
         (f"Celery('shop', broker={CANARY.encode()!r})", "the app's broker_url is bytes"),
         (f"Celery('shop', broker={{'{CANARY}': 1}})", "the app's broker_url is dict"),
+        (f"Celery('shop', broker=['memory://', b'{CANARY}'])", "the app's broker_url has bytes in its list"),
     ],
 )
 def test_an_app_that_fails_shows_no_source_and_no_secret(

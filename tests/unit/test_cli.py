@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import io
 import sys
+from typing import TYPE_CHECKING
 
 import pytest
+from celery import Celery
 
 import redlock
 from redlock import ConfigurationError
-from redlock.admin import force_release
+from redlock.admin import doctor, force_release
 from redlock.admin.force_release import Target
 from redlock.cli import main, run
 from redlock.cli.simulate import Plan
 from redlock.settings import Settings
+
+if TYPE_CHECKING:
+    from redlock.admin.diagnostics import Finding
 
 
 @pytest.mark.parametrize(
@@ -109,20 +114,25 @@ def test_an_error_shows_no_control_character(capsys: pytest.CaptureFixture[str],
         (["run", "x", "--"], "run needs a program"),
         (["run", "x", "--ttl", "soon", "--", "true"], "--ttl is 'soon'"),
         (["run", "x", "--ttl", "60", "--", "true"], "ttl is 60.0 s, longer than max_ttl"),
-        (["run", "x", "--wait", "-1", "--", "true"], "blocking_timeout is -1.0"),
-        (["run", "x", "--wait", "nan", "--", "true"], "blocking_timeout is nan"),
-        (["run", "x", "--grace", "-1", "--", "true"], "grace is -1.0"),
-        (["run", "x", "--grace", "2.6", "--", "true"], "grace is 2.6 s; it must be at most half of the ttl, 2.5 s"),
+        (["run", "x", "--wait", "-1", "--", "true"], "--wait is -1.0"),
+        (["run", "x", "--wait", "nan", "--", "true"], "--wait is nan"),
+        (["run", "x", "--grace", "-1", "--", "true"], "--grace is -1.0"),
+        (["run", "x", "--grace", "2.6", "--", "true"], "--grace is 2.6 s; it must be at most half of the ttl, 2.5 s"),
         (["run", "", "--", "true"], "resource name is empty"),
         (["run", "a\nb", "--", "true"], "resource name 'a\\nb' holds a control character"),
         (["run", "x", "--nodes", "http://h:1", "--", "true"], "a node address begins with 'http'"),
         (["release", "x"], "only the holder can release a lock"),
         (["release", "", "--force", "--yes"], "resource name is empty"),
-        (["status", "--timeout", "0"], "timeout is 0.0"),
-        (["status", "--most", "-1"], "resources is -1"),
+        (["status", "--timeout", "0"], "--timeout is 0.0"),
+        (["status", "--most", "-1"], "--most is -1"),
         (["status", "--nodes", ","], "the list of nodes is empty"),
-        (["doctor", "--timeout", "-1"], "timeout is -1.0"),
+        (["doctor", "--timeout", "-1"], "--timeout is -1.0"),
         (["doctor", "--nodes", "h"], "a node address has no port"),
+        (["doctor", "--broker", ""], "--broker is empty"),
+        (["doctor", "--store", ""], "--store is empty"),
+        (["doctor", "--database", ""], "--database is empty"),
+        (["doctor", "-A", ""], "--app is empty"),
+        (["run", "-A", "", "x", "--", "true"], "--app is empty"),
     ],
 )
 def test_bad_input_is_one_line_and_sends_no_request(
@@ -133,6 +143,23 @@ def test_bad_input_is_one_line_and_sends_no_request(
     assert error.startswith(f"redlock: {said}")
     assert error.count("\n") == 1
     assert not output
+
+
+@pytest.mark.parametrize(
+    "urls", ["redis://a:1;redis://b:2", ["redis://a:1", "redis://b:2"], ("redis://a:1", "redis://b:2")]
+)
+def test_each_address_of_a_broker_is_checked(monkeypatch: pytest.MonkeyPatch, urls: str | list[str]) -> None:
+    app = Celery(set_as_current=False)
+    app.conf.broker_url = urls
+    asked = []
+
+    def check(*_: object, broker: str, **__: object) -> list[Finding]:
+        asked.append(broker)
+        return []
+
+    monkeypatch.setattr(doctor, "check", check)
+    assert main.main(["doctor"], app) == 0
+    assert asked == ["redis://a:1;redis://b:2"]
 
 
 def test_help_names_every_exit_status_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
@@ -157,6 +184,7 @@ def test_no_file_overrides_a_setting_of_the_program(monkeypatch: pytest.MonkeyPa
 def test_declaring_nodes_asks_and_takes_anything_but_yes_for_no(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, answer: str
 ) -> None:
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
     monkeypatch.setattr("builtins.input", lambda _: answer)
     assert main.main(["init", "--nodes", "h:1,h:2,h:3"]) == main.DECLINED
     output = capsys.readouterr().out
@@ -171,15 +199,45 @@ def test_who_leaves_at_the_question_has_changed_nothing(
     def leave(_: str) -> str:
         raise error
 
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
     monkeypatch.setattr("builtins.input", leave)
     assert main.main(["init", "--nodes", "h:1,h:2,h:3"]) == main.INTERRUPTED
+
+
+def test_without_a_terminal_init_asks_no_question(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["init", "--nodes", "h:1,h:2,h:3"]) == main.BAD_INPUT
+    output, error = capsys.readouterr()
+    assert error == "redlock: there is no terminal for the question; --yes answers the question beforehand\n"
+    assert "Go on?" not in output
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("MAX_TTL", "-5", "max_ttl is -5.0"),
+        ("TTL", "99", "ttl is 99.0 s, longer than max_ttl"),
+        ("PREFIX", "a\nb", "prefix 'a\\nb' holds a control character"),
+        ("PREFIX", "x" * 2_000, "prefix 'xxxxx"),
+        ("PREFIX", "\udcff", "prefix '\\udcff' holds half a surrogate pair"),
+        ("NODE_TIMEOUT", "1e-9", "node_timeout is 1e-09; it must be at least 0.001 s"),
+    ],
+)
+def test_init_refuses_what_no_client_accepts(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv(f"REDLOCK_{name}", value)
+    assert main.main(["init", "--yes", "--nodes", "h:1,h:2,h:3"]) == main.BAD_INPUT
+    output, error = capsys.readouterr()
+    assert error.startswith(f"redlock: {said}")
+    assert error.count("\n") == 1
+    assert not output
 
 
 def test_a_closed_stream_causes_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     """Python has None in place of a closed stream. No connection may get the number of the stream."""
     for name in ("stdin", "stdout", "stderr"):
         monkeypatch.setattr(sys, name, None)
-    assert main.main(["init", "--nodes", "h:1,h:2,h:3"]) == main.INTERRUPTED
+    assert main.main(["init", "--nodes", "h:1,h:2,h:3"]) == main.BAD_INPUT
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         stream.close()
 

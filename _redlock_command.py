@@ -1,0 +1,18 @@
+"""The program `redlock`: the command line with all its imports inside the reach of Ctrl-C.
+
+A module beside the package, because the import of any module of the package imports most of the package first.
+"""
+
+from __future__ import annotations
+
+INTERRUPTED = 130
+
+
+def main() -> int:
+    """Run the command line, and return its exit status."""
+    try:
+        from redlock.cli import main as command  # noqa: PLC0415 - its import takes most of the start
+
+        return command.main()
+    except KeyboardInterrupt:
+        return INTERRUPTED
