@@ -26,6 +26,8 @@ COPY = "redlock_copy"
 EARLIER = "redlock_earlier"
 """The request attribute with the state from before a copy's run."""
 
+_NOT_BEGUN = frozenset({states.PENDING, states.RECEIVED, states.RETRY})
+"""The states of a task whose next run has not begun."""
 _RESULT_SECONDS = 2.0
 """How long a copy that holds the lock waits for the first copy's result. A task releases its lock, then stores it."""
 _POLL_SECONDS = 0.05
@@ -56,22 +58,21 @@ def is_finished(task: Task, earlier: dict[str, Any] | None, *, awaits_result: bo
 
 
 def has_begun(earlier: dict[str, Any] | None) -> bool:
-    """Whether an earlier copy had begun to run, by the stored state at the beginning of this run.
+    """Whether an earlier copy had begun to run and did not end, by the stored state at the beginning of this run.
 
-    The earlier body may have had its effect, so this copy must not end as skipped or refused. The state needs Celery's
-    setting `task_track_started`.
+    The earlier body may have had its effect, so this copy must not end as skipped or refused. The state is STARTED,
+    with Celery's setting `task_track_started`, or a state of the task's own, such as PROGRESS.
     """
-    return earlier is not None and earlier["status"] == states.STARTED
+    return earlier is not None and earlier["status"] not in _NOT_BEGUN | states.READY_STATES
 
 
 def _deduplicates(task: Task) -> bool:
     """Whether Celery itself drops redelivered messages of finished tasks, by the same test (celery/app/trace.py)."""
-    return bool(
-        task.acks_late
-        and task.app.conf.worker_deduplicate_successful_tasks
-        and task.backend.persistent
-        and not task.request.ignore_result
-    )
+    return bool(task.acks_late and task.app.conf.worker_deduplicate_successful_tasks and _keeps_state(task))
+
+
+def _keeps_state(task: Task) -> bool:
+    return bool(task.backend.persistent and not task.request.ignore_result)
 
 
 def _final(task: Task) -> set[str]:
@@ -105,5 +106,5 @@ def _restore(task: Task, earlier: dict[str, Any]) -> None:
 def _read_earlier_state(task: Any, **_: Any) -> None:  # noqa: ANN401 - Celery's signals pass what they like
     found = vars(task.request)
     is_copy = COPY in found or (task.request.delivery_info or {}).get("redelivered")
-    if is_copy and not task.request.called_directly and _deduplicates(task):
+    if is_copy and not task.request.called_directly and _keeps_state(task):
         found[EARLIER] = _stored(task)

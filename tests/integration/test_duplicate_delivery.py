@@ -13,7 +13,7 @@ from celery import chain
 from redis import Redis
 
 from redlock.testing import redis_server
-from tests.integration.tools import eventually, sixth_redis
+from tests.integration.tools import client_of, eventually, sixth_redis
 from tests.integration.worker_fixture import WorkerFixture, shell
 
 if TYPE_CHECKING:
@@ -152,6 +152,26 @@ def test_a_copy_runs_when_the_first_is_killed(fixture: WorkerFixture, worker: Wo
     eventually(fixture.is_idle, "the end of the other copy", every=0.05)
     assert runs(fixture, task) == 2
     assert fixture.store.lrange(f"after:{name}", 0, -1) == ["2"]
+
+
+@pytest.fixture
+def forgetful(fixture: WorkerFixture) -> Iterator[Worker]:
+    """A worker that does not ask the result backend about copies, as is Celery's default; for the queue `lost`."""
+    worker = fixture.start_worker("--include", COPIES, "-Q", "lost", REDLOCK_TTL="3", COPIES_RUN_AGAIN="1")
+    yield worker
+    worker.kill()
+
+
+def test_a_copy_of_a_lost_run_waits_for_any_other_holder(fixture: WorkerFixture, forgetful: Worker) -> None:
+    task = str(called(fixture, "skip", "lost").apply_async(queue="lost").id)
+    eventually(lambda: runs(fixture, task) == 1, "the first copy at work")
+    with client_of(fixture.nodes.urls) as client:
+        os.kill(forgetful.child, signal.SIGKILL)
+        with client.lock("copies:lost"):
+            eventually(lambda: f"requeued task={task} " in forgetful.log, "the copy that goes back", every=0.05)
+        assert "skipped" not in forgetful.log
+    go(fixture, "lost", 2)
+    assert fixture.result(task) == 2
 
 
 CHORD = """

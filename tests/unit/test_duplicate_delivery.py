@@ -169,12 +169,13 @@ def test_a_state_is_read_from_the_backend_each_time(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(
-    ("fields", "deduplicates", "is_read"),
+    ("fields", "persistent", "is_read"),
     [
         ({COPY: 0}, True, True),
         ({"delivery_info": {"redelivered": True}}, True, True),
         ({"delivery_info": {"redelivered": True}, "called_directly": True}, True, False),
         ({"delivery_info": {"redelivered": True}}, False, False),
+        ({"delivery_info": {"redelivered": True}, "ignore_result": True}, True, False),
         ({"delivery_info": {}}, True, False),
         ({"delivery_info": None}, True, False),
     ],
@@ -183,10 +184,10 @@ def test_a_state_is_read_from_the_backend_each_time(monkeypatch: pytest.MonkeyPa
 def test_only_a_copy_asks_for_the_state_before_its_run(
     monkeypatch: pytest.MonkeyPatch,
     fields: dict[str, Any],
-    deduplicates: bool,  # noqa: FBT001 - a parameter
+    persistent: bool,  # noqa: FBT001 - a parameter
     is_read: bool,  # noqa: FBT001 - a parameter
 ) -> None:
-    monkeypatch.setattr(charge, "acks_late", deduplicates)
+    monkeypatch.setattr(charge.backend, "persistent", persistent)
     charge.push_request(**{"id": "id-1", "called_directly": False} | fields)
     # Celery's signals hide exceptions.
     duplicate_delivery._read_earlier_state(task=charge)
@@ -236,12 +237,19 @@ def test_a_copy_without_a_lock_ends_after_the_first(on_conflict: str, caplog: py
     assert caplog.messages == ["duplicate task=id-1 resource=x then=dropped"]
 
 
+@pytest.mark.parametrize("state", ["STARTED", "PROGRESS"])
+@pytest.mark.parametrize("deduplicates", [True, False])
 @pytest.mark.parametrize("on_conflict", ["skip", "raise", "requeue"])
 def test_a_copy_of_a_lost_run_is_neither_skipped_nor_refused(
-    sent: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, on_conflict: str
+    sent: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    on_conflict: str,
+    deduplicates: bool,  # noqa: FBT001 - a parameter
+    state: str,
 ) -> None:
     """The lost run may have had its effect, so the copy goes back until the lock is free."""
-    store("STARTED")
+    monkeypatch.setitem(APP.conf, "worker_deduplicate_successful_tasks", deduplicates)
+    store(state)
     for contended in (LockContended("x", "id-2@host since 1"), LockContended("x")):
         with pytest.raises(Ignore):
             Policy(0, on_conflict, 0).apply(contended, delivered(redelivered=True))
@@ -251,6 +259,9 @@ def test_a_copy_of_a_lost_run_is_neither_skipped_nor_refused(
         Policy(0, on_conflict, 0).on_soft_time_limit(delivered(redelivered=True))
 
 
-def test_a_redelivered_message_that_never_began_is_skipped() -> None:
+@pytest.mark.parametrize("state", ["PENDING", "RECEIVED", "RETRY", "SUCCESS", "FAILURE", "REVOKED"])
+def test_a_redelivered_message_that_never_began_is_skipped(state: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(APP.conf, "worker_deduplicate_successful_tasks", 0)
+    store(state)
     skipped = Policy(0, "skip", None).apply(LockContended("x", "id-2@host"), delivered(redelivered=True))
     assert skipped is not None

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from redlock.celery.conflict_policy import OnConflict
 
-app.conf.worker_deduplicate_successful_tasks = True
+app.conf.worker_deduplicate_successful_tasks = "COPIES_RUN_AGAIN" not in os.environ
 store = Redis.from_url(settings.store_url, decode_responses=True)
 _EVERY = 0.01
 
