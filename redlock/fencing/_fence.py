@@ -4,7 +4,7 @@ Invariants:
 1. The fence is the first statement of a transaction that this module began, on the connection that the body uses.
 2. A stale token, and every error at the fence, rolls back at once. The body has not run.
 3. Serialization failures and deadlocks at the fence are repeated. Later failures go to the caller.
-4. Only the transaction that passed the fence commits; otherwise the block ends with an error.
+4. This module commits only the transaction that passed the fence; otherwise the block ends with an error.
 5. The module never deletes a row of `redlock_fence`.
 """
 
@@ -19,7 +19,7 @@ from redlock.errors import ConfigurationError, Stale
 from redlock.fencing import _statements as sql
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from redlock.fencing._arguments import Given
     from redlock.fencing._statements import Dialect
@@ -49,8 +49,8 @@ class Transaction(Protocol):
     def is_open(self) -> bool:
         """Whether the transaction that `begin` has begun is still open, as far as the driver knows."""
 
-    def commit(self) -> None:
-        """Commit."""
+    def commit(self, confirm: Callable[[], None]) -> None:
+        """Commit right after `confirm`; listeners of a session run before, and may end the transaction."""
 
     def rollback(self) -> None:
         """Roll back; never raises because of a broken connection."""
@@ -94,15 +94,14 @@ class Passed:
             self._transaction.rollback()
             return
         try:
-            self._confirm()
-            self._transaction.commit()
+            if not self._transaction.is_open():
+                raise ConfigurationError(_ENDED)
+            self._transaction.commit(self._confirm)
         except BaseException:
             self._transaction.rollback()
             raise
 
     def _confirm(self) -> None:
-        if not self._transaction.is_open():
-            raise ConfigurationError(_ENDED)
         try:
             rows = self._transaction.execute(self._transaction.dialect.confirm, {})
         except Exception as error:  # each driver has its own class for these errors; others are raised again
@@ -117,8 +116,9 @@ class Passed:
 
 
 _ENDED = (
-    "the fenced transaction ended inside the block, and everything after its end is rolled back: leave commit and "
-    "rollback to the `with` block, catch no deadlock inside it, and create no table inside it on MariaDB and MySQL"
+    "the fenced transaction ended inside the block; later writes of the block are rolled back, or, with some drivers, "
+    "already written without the fence: leave commit and rollback to the `with` block, catch no deadlock inside it, "
+    "and create no table inside it on MariaDB and MySQL"
 )
 _ABORTED = (
     "a statement failed inside the block and its error was caught, so PostgreSQL rolls the whole block back: let the "
@@ -167,7 +167,7 @@ def purge(transaction: Transaction, older_than: float, limit: int) -> None:
     try:
         transaction.prepare()
         transaction.execute(transaction.dialect.purge, {"seconds": math.ceil(seconds), "limit": limit})
-        transaction.commit()
+        transaction.commit(lambda: None)
     except BaseException as error:
         transaction.rollback()
         explained = _explained(transaction, sql.code_of(error))

@@ -13,7 +13,7 @@ from redlock.errors import ConfigurationError
 from redlock.fencing import _statements as sql
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from psycopg import Connection
 
@@ -63,8 +63,9 @@ class PsycopgTransaction:
             cursor.execute(sql.pyformat(statement).encode(), parameters or None)
             return cursor.fetchall() if cursor.description else []
 
-    def commit(self) -> None:
-        """Commit."""
+    def commit(self, confirm: Callable[[], None]) -> None:
+        """Commit right after `confirm`."""
+        confirm()
         self._connection.commit()
 
     def rollback(self) -> None:

@@ -14,7 +14,7 @@ from redlock.errors import ConfigurationError
 from redlock.fencing import _statements as sql
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from sqlalchemy.orm import Session
 
@@ -68,9 +68,10 @@ class ConnectionTransaction:
         """Whether the transaction that `begin` has begun is still open."""
         return bool(self._transaction.is_active)
 
-    def commit(self) -> None:
-        """Commit."""
-        self._transaction.commit()
+    def commit(self, confirm: Callable[[], None]) -> None:
+        """Commit right after `confirm`."""
+        with confirmed(self._connection, confirm):
+            self._transaction.commit()
 
     def rollback(self) -> None:
         """Roll back, also a transaction that the body began; a broken connection has rolled back by itself."""
@@ -139,11 +140,13 @@ class SessionTransaction:
         """Whether the transaction that `begin` has begun is still open."""
         return self._session.get_transaction() is self._transaction
 
-    def commit(self) -> None:
-        """Flush and commit, unless the body has caught the refusal of a second connection."""
+    def commit(self, confirm: Callable[[], None]) -> None:
+        """Flush, and commit right after `confirm`, unless the body has caught the refusal of a second connection."""
+        assert self._connection is not None, "begin() comes first"
         if self._second is not None:
             raise self._second
-        self._session.commit()
+        with confirmed(self._connection, confirm):
+            self._session.commit()
         self._end()
 
     def rollback(self) -> None:
@@ -203,8 +206,22 @@ def _autocommit_of(driver: Any) -> object:  # noqa: ANN401 - of sqlite3, or of a
     return getattr(driver, "autocommit", None)  # from Python 3.12 on
 
 
+@contextlib.contextmanager
+def confirmed(connection: Connection, confirm: Callable[[], None]) -> Iterator[None]:
+    """Call `confirm` right before each COMMIT inside, after the flush and the listeners of the session."""
+
+    def last(_connection: Connection) -> None:
+        confirm()
+
+    event.listen(connection, "commit", last)
+    try:
+        yield
+    finally:
+        event.remove(connection, "commit", last)
+
+
 def roll_back_driver(connection: Connection) -> None:
-    """Roll back below SQLAlchemy, which takes a transaction whose COMMIT has failed for ended."""
+    """Roll back below SQLAlchemy, which takes a transaction whose COMMIT was refused or has failed for ended."""
     with contextlib.suppress(Exception):  # a broken connection has rolled back by itself
         if not connection.closed and not connection.invalidated:
             connection.connection.rollback()

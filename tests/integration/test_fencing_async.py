@@ -79,6 +79,22 @@ def test_an_async_connection_is_fenced(engine: Engine) -> None:
     assert balance(engine) == 12
 
 
+def test_a_commit_as_text_is_found_with_asyncio(engine: Engine) -> None:
+    """asyncpg has then written the update without the fence; the other drivers roll it back."""
+
+    async def main(made: AsyncEngine) -> None:
+        async with made.connect() as connection:
+            with pytest.raises(ConfigurationError, match="rolled back, or, with some drivers, already written"):
+                async with fenced(connection, LEASE):
+                    await connection.execute(text("COMMIT"))
+                    await connection.execute(text("UPDATE account SET value = 99 WHERE name = 'account'"))
+            assert not connection.in_transaction()
+
+    run(engine, main)
+    if engine.dialect.name != "postgresql":
+        assert balance(engine) == 10
+
+
 def test_an_async_scoped_session_is_fenced(engine: Engine) -> None:
     async def main(made: AsyncEngine) -> None:
         scoped = async_scoped_session(async_sessionmaker(made), scopefunc=asyncio.current_task)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import Engine, insert, select, text
+from sqlalchemy import Engine, event, insert, select, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
@@ -85,6 +86,47 @@ def test_a_caught_error_does_not_pass_for_a_commit(engine: Engine) -> None:
     assert balance(engine) == 10
 
 
+def commit_as_text(session: Any, *_: object) -> None:
+    session.connection().execute(text("COMMIT"))
+
+
+def read_nothing(session: Any, *_: object) -> None:
+    with contextlib.suppress(DBAPIError):
+        session.connection().execute(text("SELECT nothing"))
+
+
+@pytest.mark.parametrize("name", ["before_commit", "before_flush", "after_flush"])
+def test_a_commit_in_a_listener_is_found(engine: Engine, name: str) -> None:
+    """The application's listeners run during the flush and the commit of the session, after the body."""
+    with Session(engine) as session:
+        event.listen(session, name, commit_as_text)
+        with pytest.raises(ConfigurationError, match=ENDED), fenced(session, LEASE):
+            session.get_one(Account, "account").value = 99
+        assert not session.in_transaction()
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("name", ["before_commit", "after_flush"])
+def test_an_error_that_a_listener_caught_is_found(engine: Engine, name: str) -> None:
+    with Session(engine) as session:
+        event.listen(session, name, read_nothing)
+        with pytest.raises(ConfigurationError, match="its error was caught"), fenced(session, LEASE):
+            session.get_one(Account, "account").value = 99
+            if name == "before_commit":
+                session.flush()
+    assert balance(engine) == 10
+
+
+def test_an_open_savepoint_at_the_end_is_committed(engine: Engine) -> None:
+    with Session(engine) as session, fenced(session, LEASE):
+        session.begin_nested()
+        session.get_one(Account, "account").value += 1
+    with engine.connect() as connection, fenced(connection, LEASE):
+        connection.begin_nested()
+        set_balance(connection, 12)
+    assert balance(engine) == 12
+
+
 @pytest.mark.parametrize("database", ["mariadb"], indirect=True)
 def test_a_table_made_in_the_body_is_found(engine: Engine) -> None:
     """MariaDB commits before and after such a statement, and lets the next holder in."""
@@ -131,17 +173,24 @@ def waits(engine: Engine) -> bool:
 def test_an_operation_is_fresh_once_on_each_database(engine: Engine) -> None:
     fresh: dict[str, list[bool]] = {}
     with Session(engine) as session:
-        for name in ("op", "op", "OP", "op ", "öp", "o'p:x%s", "op"):
+        for name in ("op", "op", "OP", "op ", "öp", "o\u0308p", "o'p:x%s", "op"):
             with fenced(session, LEASE, operation=name) as section:
                 fresh.setdefault(name, []).append(section.fresh)
         marked = session.scalars(select(OPERATION.c.operation_id)).all()
         session.rollback()
-    assert fresh == {"op": [True, False, False], "OP": [True], "op ": [True], "öp": [True], "o'p:x%s": [True]}
-    assert len(marked) == 5
+    assert fresh == {
+        "op": [True, False, False],
+        "OP": [True],
+        "op ": [True],
+        "öp": [True],
+        "o\u0308p": [True],
+        "o'p:x%s": [True],
+    }
+    assert len(marked) == 6
 
 
 def test_names_of_every_kind_have_fences_of_their_own(engine: Engine) -> None:
-    names = ("account", "Account", "account ", "äccount", "o'name:x%s\\", "日本")
+    names = ("account", "Account", "account ", "äccount", "a\u0308ccount", "o'name:x%s\\", "日本")
     with Session(engine) as session:
         for number, name in enumerate(names):
             with fenced(session, Lease(TOKEN - number, f"owner {number}", (name,))):

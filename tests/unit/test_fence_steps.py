@@ -68,8 +68,9 @@ class Database:
         """As a transaction."""
         return self.open
 
-    def commit(self) -> None:
+    def commit(self, confirm: Callable[[], None]) -> None:
         """As a transaction."""
+        confirm()
         self.steps.append("commit")
 
     def rollback(self) -> None:
@@ -267,7 +268,7 @@ def test_a_failed_commit_rolls_back(monkeypatch: pytest.MonkeyPatch) -> None:
     database = Database(SQLITE)
     passed = _fence.enter(database, GIVEN)
 
-    def commit() -> None:
+    def commit(_confirm: Callable[[], None]) -> None:
         raise BODY
 
     monkeypatch.setattr(database, "commit", commit)

@@ -216,8 +216,9 @@ class DjangoTransaction:
         """Whether the block is open: Django refuses commit and rollback inside it."""
         return self._atomic is not None
 
-    def commit(self) -> None:
-        """Commit; a failed commit has rolled back. A failure after the commit is kept."""
+    def commit(self, confirm: Callable[[], None]) -> None:
+        """Commit right after `confirm`; a failed commit has rolled back. A failure after the commit is kept."""
+        confirm()
         self._end_refusal()
         atomic, self._atomic = self._atomic, None
         try:
