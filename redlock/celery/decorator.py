@@ -61,6 +61,8 @@ R = TypeVar("R")
 TaskObservers: TypeAlias = tuple[task_events.TaskEventEmitter, task_registry.TaskLockEntry]
 """The observers of a run: the sender of Celery events, and the entry for `celery inspect locks`."""
 
+_ENTRIES = ("run", "__call__")
+"""The methods of a task that a worker calls."""
 _current: ContextVar[Lease | None] = ContextVar("redlock_current_lease", default=None)
 
 
@@ -156,8 +158,8 @@ def locked(
         def run(*args: P.args, **kwargs: P.kwargs) -> R:
             task = current_task._get_current_object() if current_task else None  # noqa: SLF001 - no public equivalent
             app = task.app if task else current_app._get_current_object()  # noqa: SLF001 - as above
-            # A call from another task's body has no message of its own, so the call can't go back to the queue.
-            message = None if _current.get() is not None else task
+            # A call from the body of a task has no message of its own, so the call can't go back to the queue.
+            message = task if _current.get() is None and _is_the_run_of(task, mark) else None
             delivery = Delivery.of(message)
             settings = settings_of(app)
             client = client_of(app, settings)
@@ -191,12 +193,24 @@ def locked(
                 raise
 
         # To check the arguments of a call, Celery reads `__signature__` and ignores `__wrapped__`.
-        run.__dict__[MARK] = (wait, ttl)
+        mark = run.__dict__[MARK] = (wait, ttl)
         run.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
         return run
 
     decorate.__dict__[UNFINISHED] = True
     return decorate
+
+
+def _is_the_run_of(task: Task | None, mark: tuple[float, float | None]) -> bool:
+    """Whether a function with this mark is what the task runs, and not a function that the task's body calls.
+
+    Decorators that use `functools.wraps` pass the mark on, as Celery's `autoretry_for` does. A `run` can call the `run`
+    of its base class.
+    """
+    if task is None:
+        return False
+    owners = (task, *task.__class__.__mro__)
+    return any(getattr(getattr(owner, name, None), MARK, None) is mark for owner in owners for name in _ENTRIES)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
 import socket
@@ -103,9 +104,11 @@ class Worker:
         self.sleeps: list[float] = []
         self._patch = monkeypatch
 
-    def run(self, function: Callable[..., Any], **fields: Any) -> Any:  # noqa: ANN401 - Celery is untyped
-        """Run a function as the body of a task, with these fields of the request."""
-        task = APP.task(function, name=f"runs.{next(NUMBERS)}", acks_late=True, shared=False)
+    def run(self, function: Callable[..., Any] | None = None, *, task: Any = None, **options: Any) -> Any:  # noqa: ANN401 - Celery is untyped
+        """Run a function as the body of a task, or a task, with these options and fields of the request."""
+        own = {name: options.pop(name) for name in ("bind", "base", "autoretry_for") if name in options}
+        entry, fields = options.pop("entry", "run"), options
+        task = task or APP.task(function, name=f"runs.{next(NUMBERS)}", acks_late=True, shared=False, **own)
         self._patch.setattr(task, "apply_async", self._send)
         usual: dict[str, Any] = {
             "id": "id-1",
@@ -118,7 +121,7 @@ class Worker:
         task.push_request(**usual | fields)
         _task_stack.push(task)
         try:
-            return task.run()
+            return getattr(task, entry)()
         finally:
             _task_stack.pop()
             task.pop_request()
@@ -327,6 +330,84 @@ def test_a_lock_inside_a_locked_body_never_sends_the_task_back(client: Client, w
     with pytest.raises(LockContended):
         worker.run(locked("x")(body))
     assert worker.sent == []
+
+
+@pytest.mark.parametrize("how", ["function", "run"])
+def test_a_call_from_a_body_never_sends_its_task_back(client: Client, worker: Worker, how: str) -> None:
+    called = locked("y")(returning(1))
+    inner = APP.task(called, name=f"runs.{next(NUMBERS)}", shared=False) if how == "run" else None
+
+    def body() -> None:
+        client.acquiring = [CONTENDED]
+        (called if inner is None else inner.run)()
+
+    with pytest.raises(LockContended):
+        worker.run(body)
+    assert worker.sent == []
+
+
+def through(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A decorator between `@app.task` and `@locked`."""
+
+    @functools.wraps(function)
+    def call(*args: object, **kwargs: object) -> object:
+        return function(*args, **kwargs)
+
+    return call
+
+
+class Charge(APP.Task):  # type: ignore[name-defined,misc]  # Celery is untyped
+    """A task as a class, with the lock on its `run`."""
+
+    abstract = True
+
+    @locked("x")
+    def run(self) -> None:
+        """The body."""
+
+
+class Refund(Charge):
+    """A task that uses the `run` of its base class."""
+
+    name = "runs.refund"
+
+    def run(self) -> None:
+        """The body of the base class."""
+        super().run()
+
+
+class Called(APP.Task):  # type: ignore[name-defined,misc]  # Celery is untyped
+    """A base class of tasks with the lock round all of them."""
+
+    abstract = True
+
+    @locked("x")
+    def __call__(self, *args: object, **kwargs: object) -> object:
+        return self.run(*args, **kwargs)
+
+
+def of_itself(_task: object) -> None:
+    """The body of a bound task."""
+
+
+WAYS: dict[str, Any] = {
+    "bound": {"function": locked("x")(of_itself), "bind": True},
+    "autoretry": {"function": locked("x")(returning(1)), "autoretry_for": (ValueError,)},
+    "decorated": {"function": through(through(locked("x")(returning(1))))},
+    "bound, decorated, autoretry": {
+        "function": through(locked("x")(of_itself)), "bind": True, "autoretry_for": (ValueError,)
+    },
+    "class": {"task": APP.register_task(Refund())},
+    "call": {"function": returning(1), "base": Called, "entry": "__call__"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_task_goes_back_however_it_is_made(client: Client, worker: Worker, way: str) -> None:
+    client.acquiring = [CONTENDED]
+    with pytest.raises(Retry):
+        worker.run(**WAYS[way])
+    assert len(worker.sent) == 1
 
 
 @pytest.mark.parametrize("where", ["wait", "requeue"])
