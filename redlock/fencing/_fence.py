@@ -220,7 +220,8 @@ def _explained(transaction: Transaction, code: str) -> ConfigurationError | None
     if code in sql.MISSING_TABLE:
         statements = "; ".join(dialect.create)
         return ConfigurationError(
-            f"the tables of the fence are missing in this {dialect.name} database; create them with: {statements}"
+            f"the tables of the fence are missing in this {dialect.name} database, where names without a schema are "
+            f"found; create them with: {statements}"
         )
     if code in sql.READ_ONLY:
         return ConfigurationError(

@@ -1,4 +1,4 @@
-"""The fence on SQLAlchemy 2: sessions and connections, and the tables for `create_all` and Alembic."""
+"""The fence on SQLAlchemy 2: sessions and connections."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import contextlib
 import functools
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import DDL, BigInteger, Column, DateTime, Index, Integer, MetaData, String, Table, Text, event, text
-from sqlalchemy.dialects import mysql, postgresql
+from sqlalchemy import event, text
 from sqlalchemy.engine import Connection, Engine
 
 from redlock.errors import ConfigurationError
@@ -235,58 +234,3 @@ def run(connection: Connection, statement: str, parameters: Mapping[str, Any]) -
 
 _compiled = functools.lru_cache(64)(text)
 """Statements as SQLAlchemy objects: to make one takes longer than to send it."""
-
-
-def tables(metadata: MetaData) -> tuple[Table, Table]:
-    """Add the tables `redlock_fence` and `redlock_operation` to this metadata.
-
-    `metadata.create_all` and Alembic's autogenerate then create them.
-
-    Example:
-        >>> from sqlalchemy import MetaData
-        >>> metadata = MetaData()
-        >>> [table.name for table in tables(metadata)]
-        ['redlock_fence', 'redlock_operation']
-    """
-    name = (
-        String(sql.LONGEST_RESOURCE, collation="C")
-        .with_variant(Text(), "sqlite")
-        .with_variant(mysql.VARBINARY(sql.LONGEST_RESOURCE), "mysql", "mariadb")
-    )
-    moment = (
-        DateTime()
-        .with_variant(postgresql.TIMESTAMP(timezone=True), "postgresql")
-        .with_variant(Text(), "sqlite")
-        .with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
-    )
-    number = BigInteger().with_variant(Integer(), "sqlite")
-    owner = String(64).with_variant(Text(), "sqlite").with_variant(mysql.CHAR(64, charset="ascii"), "mysql", "mariadb")
-    identity = (
-        String(sql.LONGEST_OPERATION)
-        .with_variant(Text(), "sqlite")
-        .with_variant(mysql.VARBINARY(4 * sql.LONGEST_OPERATION), "mysql", "mariadb")
-    )
-    fence = Table(
-        "redlock_fence",
-        metadata,
-        Column("resource", name, primary_key=True),
-        Column("token", number, nullable=False),
-        Column("owner", owner, nullable=False),
-        Column("section", number, nullable=False),
-        Column("at", moment, nullable=False),
-        mysql_engine="InnoDB",
-        mariadb_engine="InnoDB",
-    )
-    # SQLAlchemy 2.0 has no `postgresql_with` for tables. Half-full pages keep the many updates of a row cheap.
-    fill: Any = DDL("ALTER TABLE %(fullname)s SET (fillfactor = 50)")  # type: ignore[no-untyped-call]
-    event.listen(fence, "after_create", fill.execute_if(dialect="postgresql"))
-    operation = Table(
-        "redlock_operation",
-        metadata,
-        Column("operation_id", identity, primary_key=True),
-        Column("at", moment, nullable=False),
-        mysql_engine="InnoDB",
-        mariadb_engine="InnoDB",
-    )
-    Index("redlock_operation_at", operation.c.at)
-    return fence, operation

@@ -183,12 +183,14 @@ def create_statements(database: str) -> tuple[str, ...]:
 def add_tables(metadata: MetaData) -> tuple[Table, Table]:
     """Add the tables of the fence to SQLAlchemy metadata, for `create_all` and for Alembic's autogenerate.
 
+    The tables have no schema, also where the metadata has a schema: the statements of the fence name no schema.
+
     Returns:
         The tables `redlock_fence` and `redlock_operation`.
     """
-    from redlock.fencing import _sqlalchemy  # noqa: PLC0415 - only for users of SQLAlchemy
+    from redlock.fencing import _sqlalchemy_tables  # noqa: PLC0415 - only for users of SQLAlchemy
 
-    return _sqlalchemy.tables(metadata)
+    return _sqlalchemy_tables.tables(metadata)
 
 
 def purge_operations(session: Any, *, older_than: float = _fence.WEEK_SECONDS, limit: int = 1_000) -> None:  # noqa: ANN401 - of whichever driver

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import MetaData, text
+from sqlalchemy import MetaData, create_engine, text
 
-from redlock.fencing.sql import add_tables, create_statements
+from redlock.errors import ConfigurationError
+from redlock.fencing.conformance import Lease
+from redlock.fencing.sql import add_tables, create_statements, fenced
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -50,6 +52,39 @@ def test_alembic_finds_no_difference_to_the_documented_sql(engine: Engine) -> No
         for statement in create_statements("mariadb" if engine.dialect.name == "mysql" else engine.dialect.name):
             connection.execute(text(statement))
     assert differences(engine) == []
+
+
+def test_a_schema_of_the_metadata_does_not_move_the_tables(engine: Engine) -> None:
+    """The statements of the fence name no schema, so they would not find the tables there."""
+    with engine.begin() as connection:
+        connection.execute(text("DROP TABLE redlock_fence"))
+        connection.execute(text("DROP TABLE redlock_operation"))
+    metadata = MetaData(schema="elsewhere")
+    assert [table.fullname for table in add_tables(metadata)] == ["redlock_fence", "redlock_operation"]
+    metadata.create_all(engine)
+    with engine.connect() as connection, fenced(connection, Lease(7, "me"), operation="op") as section:
+        assert section.fresh
+    assert differences(engine) == []
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_the_search_path_decides_where_the_tables_are(database: str) -> None:
+    made = create_engine(database, connect_args={"options": "-c search_path=tenant"})
+    with made.begin() as connection:
+        connection.execute(text("CREATE SCHEMA IF NOT EXISTS tenant"))
+    with made.connect() as connection:
+        with pytest.raises(ConfigurationError, match="where names without a schema are found"):
+            with fenced(connection, Lease(7, "me")):
+                pytest.fail("the body must not run")
+        metadata = MetaData(schema="tenant")
+        add_tables(metadata)
+        metadata.create_all(made)
+        with fenced(connection, Lease(7, "me")):
+            pass
+        assert connection.scalar(text("SELECT token FROM tenant.redlock_fence")) == 7
+        connection.execute(text("DROP SCHEMA tenant CASCADE"))
+        connection.commit()
+    made.dispose()
 
 
 @pytest.mark.parametrize(

@@ -208,7 +208,10 @@ def test_a_transaction_that_the_driver_ended_is_not_committed() -> None:
     assert database.steps[2:] == ["rollback"]
 
 
-TABLES = "the tables of the fence are missing in this SQLite database; create them with: CREATE TABLE redlock_fence"
+TABLES = (
+    "the tables of the fence are missing in this SQLite database, where names without a schema are found; "
+    "create them with: CREATE TABLE redlock_fence"
+)
 CALLS: list[tuple[str, Callable[[Database], object]]] = [
     (SQLITE.fence, lambda database: _fence.enter(database, GIVEN)),
     (SQLITE.purge, lambda database: _fence.purge(database, 1, 1)),
