@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import redis.asyncio
 from redis.client import Pipeline
-from redis.exceptions import RedisError
 
 from redlock._transport import address
 from redlock.errors import ConfigurationError
@@ -65,7 +64,7 @@ def _from_url(kind: Any, url: str) -> Any:  # noqa: ANN401 - a client of either 
         problem = f"the address of the fenced store cannot be used: {error}"
     except TypeError:
         problem = "the address of the fenced store has an option that is not known"
-    except (ValueError, RedisError):
+    except Exception:  # noqa: BLE001 - each version of redis-py has its own errors
         problem = "an option of the address of the fenced store cannot be used"
     if problem:
         # Outside the handler and without redis-py's message: that error may repeat a part of the URL.

@@ -34,8 +34,8 @@ class AsyncFencedStore:
     """Values in one Redis, each behind a fence, for asyncio.
 
     Args:
-        client: The client of `redis.asyncio` for the Redis with the data, or its URL. `aclose` closes a client that the
-            store has made from a URL.
+        client: The client of `redis.asyncio` for the Redis with the data, or its URL with a port. `aclose` closes a
+            client that the store has made from a URL.
         prefix: Put before every name, without control characters; lock nodes and store may share no keys.
         remembered_ms: The time in milliseconds for which operation ids are remembered.
 

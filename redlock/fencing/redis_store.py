@@ -141,7 +141,7 @@ class FencedStore:
     """Values in one Redis, each behind a fence.
 
     Args:
-        client: The Redis with the data, or its URL. The store decodes replies itself if the client does not.
+        client: The Redis with the data, or its URL with a port. The store decodes replies if the client does not.
         prefix: Put before every name, without control characters; lock nodes and store may share no keys.
         remembered_ms: The time in milliseconds for which operation ids are remembered.
 

@@ -90,10 +90,10 @@ class LockNode(Server):
 
         With `freeze`, connections stay open and the node answers nothing.
         """
-        _ = self.pid
-        with contextlib.suppress(FileNotFoundError):
-            self._socket_path.rename(self._cut_path)
         with self._redis() as redis:
+            redis.ping()  # first, so that a node that does not answer is left as it is
+            with contextlib.suppress(FileNotFoundError):
+                self._socket_path.rename(self._cut_path)
             redis.client_kill_filter(_type="normal", skipme=True)
 
     def reconnect(self) -> None:

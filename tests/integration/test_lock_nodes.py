@@ -11,7 +11,7 @@ from redlock import ConfigurationError
 from redlock.testing import LockNode, lock_nodes
 from redlock.testing.redis_server import cluster
 from tests.integration.processes import children
-from tests.integration.tools import eventually
+from tests.integration.tools import eventually, raw
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -88,8 +88,9 @@ def test_a_frozen_node_is_named(node: LockNode, monkeypatch: pytest.MonkeyPatch)
     for method in (node.empty, node.cut):
         with pytest.raises(ConfigurationError, match="does not answer; if it is frozen, call `thaw`"):
             method()
-    node.reset()
-    node.empty()
+    node.thaw()
+    with raw(node) as redis:
+        assert redis.ping(), "a cut that failed cuts nothing"
 
 
 @pytest.mark.parametrize("count", [0, -1, "5", None, 2.5, True])
