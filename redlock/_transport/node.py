@@ -9,6 +9,7 @@ Invariants:
 
 from __future__ import annotations
 
+import errno
 import re
 import threading
 import time
@@ -253,6 +254,7 @@ def _check_info(info: Mapping[str, str]) -> str:
 _ACCESS_DENIED = ("NOAUTH", "WRONGPASS", "LOADING", "DENIED")
 FORBIDDEN = ("NOPERM", "ERR unknown command")
 """The beginnings of errors for commands that the user may not run, or that were renamed."""
+OUT_OF_FILES = "this process has too many open files"
 NO_REDIS = "answers, but not as a Redis server does"
 
 
@@ -273,6 +275,8 @@ def describe_failure(exc: BaseException, timeout_ms: int) -> str:
             return f"no answer within {timeout_ms} ms"
         if isinstance(cause, ConnectionFailed):
             return str(cause)
+        if isinstance(cause, OSError) and cause.errno == errno.EMFILE:
+            return OUT_OF_FILES
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror.lower()
         cause = cause.__cause__ or cause.__context__

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from redlock import _validation
 from redlock._masking import mask
 from redlock._transport import node_info
+from redlock._transport.node import OUT_OF_FILES
 from redlock.admin import broker_check, database_check, node_reports, visibility_timeout
 from redlock.admin.cluster_status import CLOCK_LIMIT, cluster_status, probe_node
 from redlock.admin.diagnostics import Finding, Level, sort
@@ -146,7 +147,7 @@ def examine_broker(node: NodeState, status: ClusterStatus, *, owns_data: bool = 
     keep = f"set appendonly yes{' and appendfsync always' if owns_data else ''}"
     grave = Level.UNSAFE if owns_data else Level.WARNING
     cases = (
-        (not node.reachable, Level.WARNING, "unreachable", node.reason, "start it, or fix its address"),
+        (not node.reachable, Level.WARNING, "unreachable", node.reason, _reach(node)),
         (node.role == "slave", Level.WARNING, "replica", "it is a replica, and refuses writes", "name its master"),
         (bool(shared), Level.WARNING, "shared-server", f"it is lock node {shared} too", apart),
         (bool(lax), grave, "eviction", drops, "CONFIG SET maxmemory-policy noeviction, and in its file"),
@@ -213,10 +214,14 @@ def _node(node: NodeState, settings: Settings, status: ClusterStatus) -> Iterato
         yield Finding(Level.WARNING, "clock", node.label, note, fix)
 
 
+def _reach(node: NodeState) -> str:
+    return "raise its limit, ulimit -n" if node.reason == OUT_OF_FILES else "start it, or fix its address"
+
+
 def _without_vote(node: NodeState, status: ClusterStatus) -> Finding | None:
     """The first reason for which a node has no vote; None for a node that votes."""
     fingerprint = status.fingerprint
-    # As in `ConnectionSet._is_barred`: a minority of nodes with another fingerprint has no vote, and stops no client.
+    # As in `vote_checks.is_barred`: a minority of nodes with another fingerprint has no vote, and stops no client.
     agreed = 2 * sum(other.fingerprint == fingerprint for other in status.nodes) > sum(
         bool(other.fingerprint) for other in status.nodes
     )
@@ -232,7 +237,7 @@ def _without_vote(node: NodeState, status: ClusterStatus) -> Finding | None:
     unsafe, warning = Level.UNSAFE, Level.WARNING
     cases = (
         (locked_out, warning, "access", node.reason, "fix the address of this node"),
-        (not node.reachable, warning, "unreachable", node.reason, "start it, or fix its address"),
+        (not node.reachable, warning, "unreachable", node.reason, _reach(node)),
         (bool(node.version) and _release(node.version) < _OLDEST, unsafe, "version", old, "upgrade it"),
         (node.mode not in {"", "standalone"}, unsafe, "cluster-mode", f"in {node.mode} mode", independent),
         (node.role not in {"", "master"}, unsafe, "replica", node.reason.partition(";")[0], independent),

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 from typing import Any
 
 import pytest
 
+from redlock._transport.node import describe_failure
 from redlock.admin import doctor
 from redlock.admin.cluster_status import ClusterStatus
 from redlock.admin.diagnostics import Finding, Level, sort, worst
@@ -72,6 +75,18 @@ def test_a_minority_with_other_terms_is_a_warning() -> None:
 
 def test_a_clock_that_is_not_known_well_enough_is_no_finding() -> None:
     assert levels(nodes({"clock_offset": 3.0, "clock_error": 2.5})) == {}
+
+
+@pytest.mark.parametrize(
+    ("error", "fix"),
+    [(errno.EMFILE, "raise its limit, ulimit -n"), (errno.ECONNREFUSED, "start it, or fix its address")],
+)
+def test_a_limit_of_this_process_is_no_fault_of_a_node(error: int, fix: str) -> None:
+    reason = describe_failure(OSError(error, os.strerror(error)), 100)
+    (node,) = nodes({"reachable": False, "reason": reason}, count=1)
+    seen = ClusterStatus((node,), (), more=False, quorum=1, fingerprint=TERMS, time=0.0)
+    assert [found.fix for found in doctor.examine(seen, Settings()) if found.code == "unreachable"] == [fix]
+    assert [found.fix for found in doctor.examine_broker(node, seen) if found.code == "unreachable"] == [fix]
 
 
 def test_a_clock_is_set_while_its_node_is_stopped() -> None:
