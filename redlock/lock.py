@@ -14,13 +14,14 @@ of another thread. With `thread_local=False` all threads share the leases.
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 
 from redlock._core import protocol
 from redlock._inner_lease import new_lease
-from redlock._locking import misuse
+from redlock._locking import lock_leases, misuse
 from redlock.errors import LockContended, NotHeld, RedlockError
 from redlock.holder import find_holder
 
@@ -113,22 +114,16 @@ class Lock:
         acquire_timeout_ms = options.acquire_timeout_ms(blocking, blocking_timeout)
         forever = acquire_timeout_ms is None
         lease = new_lease(self._context, self.names, options.lease, is_block=is_block, forever=forever)
+        lease._caller = lock_leases.Caller.of(sys._getframe(2))
         return lease, acquire_timeout_ms
 
     def _acquire(self, lease: Lease, acquire_timeout_ms: int | None) -> None:
-        leases = self._leases
-        if leases:
-            # A lost lease of a block stays, because the end of the block releases the lease.
-            ended = [old for old in leases if not old.is_held or (old.is_lost and not old._is_block)]
-            for old in ended:
-                leases.remove(old)
-        leases.append(lease)
         lease.acquire(acquire_timeout_ms)
+        lock_leases.add(self._leases, lease)
 
     def _drop(self, lease: Lease) -> None:
         """After an exception: release the lease, which would be renewed without an owner."""
-        with contextlib.suppress(ValueError):
-            self._leases.remove(lease)
+        lock_leases.remove(self._leases, lease)
         if lease.is_held:
             with contextlib.suppress(RedlockError):
                 lease.release()
@@ -153,13 +148,14 @@ class Lock:
         return self._last(None)
 
     def _last(self, *kinds: bool | None) -> Lease:
-        """The lease that was acquired last, of the first kind that is held: True by a block, False by `acquire`."""
-        for kind in kinds:
-            for lease in reversed(self._leases):
-                if kind in (None, lease._is_block) and lease.is_held:
-                    return lease
+        lease = lock_leases.of_call(self._leases, lambda lease: lease.is_held, *kinds)
+        if lease is None:
+            raise self._not_held()
+        return lease
+
+    def _not_held(self) -> NotHeld:
         holder = "this thread" if self._options.thread_local else "this Lock"
-        raise NotHeld(f"lock {self.name!r} is not held by {holder}", self.name)
+        return NotHeld(f"lock {self.name!r} is not held by {holder}", self.name)
 
     @property
     def fence(self) -> int:
@@ -176,15 +172,17 @@ class Lock:
             NotHeld: This thread does not hold the lock.
             LockLost: The lease was lost before: another client may have held the lock at the same time.
         """
-        self._release(self._last(False, None), ends_blocks=False)  # noqa: FBT003 - first a lease of `acquire`
-
-    def _release(self, lease: Lease, *, ends_blocks: bool) -> None:
-        # Before the release: after an exception the lease is dropped, and so no longer renewed.
-        try:  # noqa: SIM105 - for speed
-            self._leases.remove(lease)
-        except ValueError:
-            pass
-        lease.close(wait=self._options.wait_for_release, ends_blocks=ends_blocks)
+        lease = self._last(False, None)  # noqa: FBT003 - first a lease of `acquire`
+        if not lease._is_block:
+            # Before the release: after an exception the lease is dropped, and so no longer renewed.
+            lock_leases.remove(self._leases, lease)
+        try:
+            lease.close(wait=self._options.wait_for_release, ends_blocks=False)
+        except RedlockError:
+            lease._is_released = True
+            raise
+        # After another exception the end of the block repeats the release.
+        lease._is_released = True
 
     def extend(self, additional_time: float, *, replace_ttl: bool = False) -> Literal[True]:
         """Make the lease last longer.
@@ -245,13 +243,21 @@ class Lock:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Release the lock. An error of the release never replaces an error of the body.
+        """Release the lease of this block. An error of the release never replaces an error of the body.
 
         Raises:
             LockLost: The lease was lost, and the body did not raise.
+            NotHeld: The body has released the lock, and did not raise.
         """
         try:
-            self._release(self._last(True), ends_blocks=True)  # noqa: FBT003 - a lease of a block
+            leases = self._leases
+            lease = lock_leases.of_block(leases, lock_leases.Caller.of(sys._getframe(1)))
+            if lease is not None:
+                # Before the release, as above.
+                lock_leases.remove(leases, lease)
+            if lease is None or lease._is_released:
+                raise self._not_held()
+            lease.close(wait=self._options.wait_for_release)
         except RedlockError:
             if exc is None:
                 raise

@@ -41,7 +41,11 @@ _cleanup_size = 10_000
 _LEAST_BETWEEN_COMPACTIONS = 64
 
 
-def _owner() -> object:
+class _Thread:
+    """A thread or greenlet."""
+
+
+def owner() -> object:
     """The running asyncio task; without a task the thread, or the greenlet if threads are greenlets."""
     if _get_running_loop() is not None and (task := current_task()) is not None:
         return task
@@ -49,16 +53,16 @@ def _owner() -> object:
         return _thread.owner
     except AttributeError:
         # An object, not a thread number: the numbers of ended threads are used again.
-        _thread.owner = object()
+        _thread.owner = _Thread()
         return _thread.owner
 
 
 def _held() -> Iterator[Any]:
-    stack, owner = _stack.get(), _owner()
+    stack, own = _stack.get(), owner()
     while stack is not None:
         reference, lease_owner, stack, _ = stack
         lease = reference()
-        if lease is not None and lease_owner is owner and lease.is_held:
+        if lease is not None and lease_owner is own and lease.is_held:
             yield lease
 
 
@@ -119,7 +123,7 @@ def add(lease: LeaseSteps) -> None:
     left = below[3] - 1 if below is not None else _LEAST_BETWEEN_COMPACTIONS
     if left <= 0:
         below, left = _compacted(below)
-    _stack.set((reference, _owner(), below, left))
+    _stack.set((reference, owner(), below, left))
     if len(_last) > _cleanup_size:
         _forget_dropped_leases()
 

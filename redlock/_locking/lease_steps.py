@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from redlock._core.protocol import Outcome, Steps
     from redlock._core.votes import Refusal
     from redlock._locking.client_context import ClientContext
+    from redlock._locking.lock_leases import Caller
     from redlock._locking.options import LeaseOptions
     from redlock._transport.threads import ConnectionSet
 
@@ -44,6 +45,10 @@ class LeaseSteps(ABC):
 
     waited_ms = 0
     """The time from the start of the acquisition to the lease, in milliseconds."""
+    _caller: Caller
+    """Of a lease of a `Lock`: the code that acquires the lease."""
+    _is_released = False
+    """Whether `Lock.release` has released the lease in its block; the end of the block raises `NotHeld`."""
 
     def __init__(
         self, context: ClientContext, names: Names, options: LeaseOptions, owner_label: str, *, is_block: bool

@@ -19,7 +19,7 @@ class InnerLease(LeaseEntry, Lease):
 
     def __init__(self, outer: Lease, on_lost: Callable[[Any], object] | None, *, is_block: bool) -> None:
         super().__init__(outer, on_lost, is_block=is_block)
-        self._scope = self._task = None
+        self._scope = None
 
     @property
     def _is_releasing(self) -> bool:
@@ -34,7 +34,6 @@ class InnerLease(LeaseEntry, Lease):
             NotHeld: The outer lease was released meanwhile.
         """
         self._enter()
-        self._note_task()
 
     async def extend(self, seconds: float) -> None:
         """Extend the outer lease, see `Lease.extend`."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import weakref
 from typing import TYPE_CHECKING, Any
 
 from redlock._clock import now_ms
@@ -65,8 +64,6 @@ class Lease(LeaseSteps):
     ) -> None:
         super().__init__(context, names, options, owner_label, is_block=is_block)
         self._parts = context.parts()
-        self._task: weakref.ref[asyncio.Task[object]] | None = None
-        """The task that acquired the lease."""
         self._scope: CancelScope | None = None
         """The block that a loss cancels."""
         self._step: Execution[Any] | None = None
@@ -105,7 +102,6 @@ class Lease(LeaseSteps):
     def _accept_grant(self, grant: Grant, _connections: object, waited_ms: int) -> None:
         self._grant, self._acquired_ms, self.waited_ms = grant, now_ms(), waited_ms
         try:
-            self._note_task()
             held_leases.add(self)
             self._context.event_log.acquired(self.resource, grant, waited_ms)
             if self._is_renewed:
@@ -115,10 +111,6 @@ class Lease(LeaseSteps):
         except BaseException:
             self._grant = None
             raise
-
-    def _note_task(self) -> None:
-        task = asyncio.current_task()
-        self._task = None if task is None else weakref.ref(task)
 
     async def extend(self, seconds: float) -> None:
         """Make the lease last at least this many seconds from now, less the drift allowance. Never shortens the lease.

@@ -15,15 +15,15 @@ release the lock.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
+import sys
 from typing import TYPE_CHECKING, Literal
 
 from redlock import _process
 from redlock._core import protocol
 from redlock._escaping import bounded_label
-from redlock._locking import held_leases, misuse
-from redlock.asyncio._cancel_scope import CancelScope, running_task
+from redlock._locking import held_leases, lock_leases, misuse
+from redlock.asyncio._cancel_scope import CancelScope
 from redlock.asyncio._inner_lease import InnerLease
 from redlock.asyncio.lease import Lease
 from redlock.errors import ConfigurationError, LockContended, LockLost, NotHeld, RedlockError
@@ -126,16 +126,15 @@ class Lock:
         outer = held_leases.claim(lease, reentrant=options.reentrant, forever=acquire_timeout_ms is None)
         if outer is not lease:
             lease = InnerLease(outer, options.on_lost, is_block=is_block)
+        lease._caller = lock_leases.Caller.of(sys._getframe(2))
         return lease, acquire_timeout_ms
 
     async def _acquire(self, lease: Lease, acquire_timeout_ms: int | None) -> None:
         try:
             await lease.acquire(acquire_timeout_ms)
-            # The lease of a block stays, because the end of the block looks for it.
-            self._leases = [one for one in self._leases if one._is_block or (one.is_held and not one.is_lost)]
-            self._leases.append(lease)
+            lock_leases.add(self._leases, lease)
         except BaseException:
-            self._forget(lease)
+            lock_leases.remove(self._leases, lease)
             lease._drop()
             raise
 
@@ -148,22 +147,16 @@ class Lock:
         """
         return self._last(None)
 
-    def _last(self, is_block: bool | None, *, is_releasing: bool = False) -> Lease:  # noqa: FBT001 - None: either
-        """The lease that was acquired last, by a block or by `acquire`; a lease of this task comes first."""
-        found = [
-            one
-            for one in self._leases
-            if is_block in (None, one._is_block) and (one.is_held or (is_releasing and one._is_releasing))
-        ]
-        return self._own(found)
+    def _last(self, *kinds: bool | None, is_releasing: bool = False) -> Lease:
+        lease = lock_leases.of_call(
+            self._leases, lambda lease: lease.is_held or (is_releasing and lease._is_releasing), *kinds
+        )
+        if lease is None:
+            raise self._not_held()
+        return lease
 
-    def _own(self, leases: list[Lease]) -> Lease:
-        """The last of these leases; a lease of this task comes first."""
-        if not leases:
-            raise NotHeld(f"lock {self.name!r} is not held by this Lock", self.name)
-        task = running_task()
-        own = [one for one in leases if one._task is not None and one._task() is task]
-        return (own or leases)[-1]
+    def _not_held(self) -> NotHeld:
+        return NotHeld(f"lock {self.name!r} is not held by this Lock", self.name)
 
     @property
     def fence(self) -> int:
@@ -177,24 +170,19 @@ class Lock:
             NotHeld: The lock is not held.
             LockLost: The lease was lost before: another client may have held the lock at the same time.
         """
+        lease = self._last(False, None, is_releasing=True)  # noqa: FBT003 - first a lease of `acquire`
         try:
-            lease = self._last(is_block=False, is_releasing=True)
-        except NotHeld:
-            lease = self._last(None, is_releasing=True)
-        await self._close(lease, ends_blocks=False)
-
-    async def _close(self, lease: Lease, *, ends_blocks: bool) -> None:
-        try:
-            await lease.close(wait=self._options.wait_for_release, ends_blocks=ends_blocks)
+            await lease.close(wait=self._options.wait_for_release, ends_blocks=False)
         except (LockLost, NotHeld):
-            self._forget(lease)
+            self._note_release(lease)
             raise
         # After a cancellation the release goes on, and its repetition finds the lease.
-        self._forget(lease)
+        self._note_release(lease)
 
-    def _forget(self, lease: Lease) -> None:
-        with contextlib.suppress(ValueError):
-            self._leases.remove(lease)
+    def _note_release(self, lease: Lease) -> None:
+        lease._is_released = True
+        if not lease._is_block:
+            lock_leases.remove(self._leases, lease)
 
     async def extend(self, additional_time: float, *, replace_ttl: bool = False) -> Literal[True]:
         """Make the lease last longer.
@@ -256,25 +244,30 @@ class Lock:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Release the lock. An error of the release never replaces an error of the body.
+        """Release the lease of this block. An error of the release never replaces an error of the body.
 
         Raises:
             LockLost: The lease was lost, and the body did not raise, or was cancelled for this reason alone.
+            NotHeld: The body has released the lock, and did not raise.
         """
-        is_cancelled_here, lease = False, None
+        caller, is_cancelled_here, lease = lock_leases.Caller.of(sys._getframe(1)), False, None
         try:
-            lease = self._lease_of_block()
+            lease = self._lease_of_block(caller)
             is_cancelled_here = lease._scope is not None and lease._scope.end(exc)
-            self._forget(lease)
-            await lease.close(wait=self._options.wait_for_release, ends_blocks=True)
+            lock_leases.remove(self._leases, lease)
+            if lease._is_released:
+                raise self._not_held()
+            await lease.close(wait=self._options.wait_for_release)
         except RedlockError as error:
             if exc is None or (is_cancelled_here and isinstance(error, LockLost)):
                 raise
         except BaseException:
             # Without its block the lease would be renewed for ever. After a cancellation the release goes on anyway.
-            (lease or self._lease_of_block())._drop()
+            (lease or self._lease_of_block(caller))._drop()
             raise
 
-    def _lease_of_block(self) -> Lease:
-        """Also if the body has released the lease: the end of a block must not end another lease."""
-        return self._own([one for one in self._leases if one._is_block])
+    def _lease_of_block(self, caller: lock_leases.Caller) -> Lease:
+        lease = lock_leases.of_block(self._leases, caller)
+        if lease is None:
+            raise self._not_held()
+        return lease

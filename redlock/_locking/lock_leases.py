@@ -1,0 +1,101 @@
+"""The leases of a `Lock` object: which of them the end of a block means, and which a call such as `release`.
+
+Invariants:
+1. The end of a block means the lease of this block, also after the lease has ended. The block of another thread,
+   greenlet or task keeps its valid lease.
+2. Other code may end a block only if the code that entered has no block here. A block in a generator or coroutine
+   belongs to its frame, because another thread or task can run its end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import weakref
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from redlock._locking import held_leases
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import CodeType, FrameType
+
+    from redlock._locking.lease_steps import LeaseSteps
+
+L = TypeVar("L", bound="LeaseSteps")
+
+_SUSPENDED = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
+_MOST_RELEASED = 1_000
+"""Code can enter a block, release the lease, and never end the block."""
+
+
+class Caller(NamedTuple):
+    """The code that acquires a lease or ends a block.
+
+    Attributes:
+        owner: The thread, greenlet or task.
+        frame: The frame, if it can be suspended. Its number, because the frame keeps all its variables.
+    """
+
+    owner: weakref.ref[object]
+    frame: tuple[int, CodeType] | None
+
+    @classmethod
+    def of(cls, frame: FrameType) -> Caller:
+        """The code that runs in this frame."""
+        code = frame.f_code
+        suspended = (id(frame), code) if code.co_flags & _SUSPENDED else None
+        return cls(weakref.ref(held_leases.owner()), suspended)
+
+    def has_entered(self, lease: LeaseSteps) -> bool:
+        """Whether this frame entered the block of the lease; of other frames, whether this thread or task did."""
+        entered = lease._caller
+        return entered.frame == self.frame and (self.frame is not None or entered.owner == self.owner)
+
+
+def add(leases: list[L], lease: L) -> None:
+    """Add an acquired lease, and drop ended leases; the end of a block looks for the lease of the block."""
+    known = leases.copy()
+    ended = [old for old in known if not old._is_block and (not old.is_held or old.is_lost)]
+    released = [old for old in known if old._is_block and old._is_released]
+    for old in (*ended, *released[:-_MOST_RELEASED]):
+        remove(leases, old)
+    leases.append(lease)
+
+
+def remove(leases: list[L], lease: L) -> None:
+    """Remove a lease, which another thread may have removed."""
+    with contextlib.suppress(ValueError):
+        leases.remove(lease)
+
+
+def of_block(leases: list[L], caller: Caller) -> L | None:
+    """The lease of the block that the caller ends."""
+    blocks = [lease for lease in leases.copy() if lease._is_block]
+    here = [lease for lease in blocks if caller.has_entered(lease)]
+    own = [lease for lease in blocks if lease._caller.owner == caller.owner]
+    ended = [lease for lease in blocks if not lease.is_held or lease.is_lost]
+    return next(reversed(here or own or ended or blocks), None)
+
+
+def of_call(leases: list[L], is_held: Callable[[L], bool], *kinds: bool | None) -> L | None:
+    """The lease that was acquired last, of the first kind that is held; the leases of this thread or task come first.
+
+    Inside a block whose lease has ended, the call does not mean the block of another thread or task.
+
+    Args:
+        leases: The leases of the `Lock`.
+        is_held: Whether the lease can be used.
+        kinds: True for leases of blocks, False for leases of `acquire`, None for all.
+    """
+    owner, known = weakref.ref(held_leases.owner()), leases.copy()
+    own = [lease for lease in known if lease._caller.owner == owner]
+    others = [lease for lease in known if lease._caller.owner != owner and not (own and lease._is_block)]
+    meant = (
+        lease
+        for group in (own, others)
+        for kind in kinds
+        for lease in reversed(group)
+        if kind in (None, lease._is_block) and is_held(lease) and not lease._is_released
+    )
+    return next(meant, None)

@@ -1,0 +1,259 @@
+"""A `Lock` object that several threads, tasks or generators share: the end of a block ends the lease of this block."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import pytest
+
+from redlock import LockLost, NotHeld
+from redlock._locking import lock_leases
+from redlock.testing.redis_server import cluster
+from tests.integration import tools
+from tests.integration.asyncio_tools import with_client
+from tests.integration.tools import is_free, run_out
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+    from redlock import Lease, Lock, Redlock
+    from redlock.asyncio import Lease as AsyncLease
+    from redlock.asyncio import Lock as AsyncLock
+    from redlock.asyncio import Redlock as AsyncRedlock
+    from redlock.testing.redis_server import Cluster
+
+NAME = "account:42"
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Cluster]:
+    """Five lock nodes for all tests of this file."""
+    with cluster() as nodes:
+        yield nodes
+
+
+@pytest.fixture
+def client(shared: Cluster) -> Iterator[Redlock]:
+    """A client of these nodes."""
+    with tools.client_of(shared.urls) as redlock:
+        yield redlock
+
+
+def block(lock: Lock) -> Iterator[Lease]:
+    """A block in a generator, which waits inside."""
+    with lock as lease:
+        yield lease
+
+
+def ended_early(lock: Lock) -> Iterator[Lease]:
+    """The same, but the body releases the lock first."""
+    with lock as lease:
+        lock.release()
+        yield lease
+
+
+def in_a_block_of_another_thread(lock: Lock, end_first: Callable[[], object]) -> None:
+    """Run the call while another thread is in a block with the lock, and check that the block keeps its lease."""
+    inside, ended = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lock as lease:
+            inside.set()
+            assert ended.wait(30)
+            assert lease.is_held
+            assert lock.owned()
+
+    with ThreadPoolExecutor(1) as other:
+        holding = other.submit(hold)
+        assert inside.wait(30)
+        try:
+            end_first()
+        finally:
+            ended.set()
+        holding.result(30)
+
+
+def test_an_early_release_ends_no_block_of_another_thread(client: Redlock) -> None:
+    lock = client.lock(NAME, thread_local=False)
+    first = ended_early(lock)
+    next(first)
+
+    def end_first() -> None:
+        with pytest.raises(NotHeld):
+            next(first)
+
+    in_a_block_of_another_thread(lock, end_first)
+
+
+def test_a_lost_block_ends_no_block_of_another_thread(shared: Cluster, client: Redlock) -> None:
+    lock = client.lock(NAME, renew=False, thread_local=False)
+
+    first = block(lock)
+    next(first)
+    run_out(shared.servers, NAME)
+
+    def end_first() -> None:
+        with pytest.raises(LockLost):
+            next(first)
+
+    in_a_block_of_another_thread(lock, end_first)
+
+
+def test_a_plain_block_ends_no_block_of_another_thread(client: Redlock) -> None:
+    """The blocks are in no generator: the thread tells one block from the other."""
+    lock = client.lock(NAME, thread_local=False)
+    with ExitStack() as stack:
+        stack.enter_context(lock)
+        lock.release()
+
+        def end_first() -> None:
+            with pytest.raises(NotHeld):
+                stack.close()
+
+        in_a_block_of_another_thread(lock, end_first)
+
+
+def test_a_second_release_ends_no_block_of_another_thread(client: Redlock) -> None:
+    lock = client.lock(NAME, thread_local=False)
+
+    def use_again() -> None:
+        for use in (lock.release, lock.reacquire, lambda: lock.fence):
+            with pytest.raises(NotHeld):
+                use()
+
+    with pytest.raises(NotHeld), lock:
+        lock.release()
+        in_a_block_of_another_thread(lock, use_again)
+
+
+@pytest.mark.parametrize("thread_local", [True, False])
+def test_each_generator_of_a_thread_ends_its_own_block(client: Redlock, thread_local: bool) -> None:  # noqa: FBT001 - a parameter
+    lock = client.lock(NAME, thread_local=thread_local)
+    first, second = ended_early(lock), block(lock)
+    next(first)
+    lease = next(second)
+    with pytest.raises(NotHeld):
+        next(first)
+    assert lease.is_held
+    assert lock.owned()
+    assert next(second, None) is None
+
+
+def test_a_generator_can_end_its_block_in_another_thread(shared: Cluster, client: Redlock) -> None:
+    """As the dependencies of a web framework: that thread has a block of its own by then."""
+    lock = client.lock(NAME, renew=False, thread_local=False)
+    first, second = block(lock), block(lock)
+    with ThreadPoolExecutor(1) as other:
+        next(first)
+        run_out(shared.servers, NAME)
+        lease = other.submit(next, second).result(30)
+        with pytest.raises(LockLost):
+            other.submit(next, first).result(30)
+    assert lease.is_held
+    assert next(second, None) is None
+    assert is_free(shared.servers, NAME)
+
+
+def test_another_thread_can_end_a_plain_block(shared: Cluster, client: Redlock) -> None:
+    stack = ExitStack()
+    stack.enter_context(client.lock(NAME, thread_local=False))
+    with ThreadPoolExecutor(1) as other:
+        other.submit(stack.close).result(30)
+    assert is_free(shared.servers, NAME)
+
+
+def test_an_early_release_of_an_inner_block_ends_no_outer(client: Redlock) -> None:
+    lock = client.lock(NAME, reentrant=True)
+    with lock as outer:
+        with pytest.raises(NotHeld), lock:
+            lock.release()
+        assert outer.is_held
+        assert lock.owned()
+
+
+def test_a_lock_can_be_entered_again_after_a_release(shared: Cluster, client: Redlock) -> None:
+    lock = client.lock(NAME)
+    with pytest.raises(NotHeld), lock:
+        lock.release()
+        with lock as again:
+            assert lock.fence == again.fence
+        assert is_free(shared.servers, NAME)
+
+
+def test_blocks_that_never_end_do_not_accumulate(client: Redlock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock_leases, "_MOST_RELEASED", 2)
+    lock = client.lock(NAME)
+    for _ in range(5):
+        lock.__enter__()
+        lock.release()
+    assert len(lock._leases) == 3
+
+
+async def async_block(lock: AsyncLock) -> AsyncIterator[AsyncLease]:
+    """A block in a generator, which waits inside."""
+    async with lock as lease:
+        yield lease
+
+
+@pytest.mark.parametrize("wait_for_release", [True, False])
+def test_an_early_release_ends_no_block_of_another_task(shared: Cluster, wait_for_release: bool) -> None:  # noqa: FBT001 - a parameter
+    async def main(client: AsyncRedlock) -> None:
+        lock = client.lock(NAME, wait_for_release=wait_for_release)
+        released, entered = asyncio.Event(), asyncio.Event()
+
+        async def first() -> None:
+            with pytest.raises(NotHeld):
+                async with lock:
+                    await lock.release()
+                    released.set()
+                    await entered.wait()
+                    with pytest.raises(NotHeld):
+                        await lock.release()
+                    with pytest.raises(NotHeld):
+                        _ = lock.fence
+
+        task = asyncio.create_task(first())
+        await released.wait()
+        async with lock as lease:
+            entered.set()
+            await task
+            assert lease.is_held
+            assert await lock.owned()
+
+    with_client(shared.urls, main)
+
+
+def test_an_async_generator_ends_its_own_block(shared: Cluster) -> None:
+    """The event loop ends an abandoned generator in a task of its own."""
+
+    async def main(client: AsyncRedlock) -> None:
+        lock = client.lock(NAME, renew=False, blocking_timeout=30)
+        first, second = async_block(lock), async_block(lock)
+        await first.__anext__()
+        run_out(shared.servers, NAME)
+        lease = await second.__anext__()
+        with pytest.raises(LockLost):
+            await asyncio.create_task(first.__anext__())  # type: ignore[arg-type]  # also a coroutine
+        assert lease.is_held
+        assert await lock.owned()
+        with pytest.raises(StopAsyncIteration):
+            await second.__anext__()
+        assert is_free(shared.servers, NAME)
+
+    with_client(shared.urls, main)
+
+
+def test_another_task_can_end_a_block(shared: Cluster) -> None:
+    """As a fixture: its start and its end run in two tasks."""
+
+    async def main(client: AsyncRedlock) -> None:
+        lock = client.lock(NAME)
+        await asyncio.create_task(lock.__aenter__())
+        await lock.__aexit__(None, None, None)
+        assert is_free(shared.servers, NAME)
+
+    with_client(shared.urls, main)
