@@ -7,7 +7,7 @@ import socket
 import threading
 from typing import TYPE_CHECKING
 
-from redlock import _process
+from redlock import _process, _validation
 from redlock._core.protocol import Outcome
 from redlock._escaping import bounded_label
 from redlock._locking import held_leases
@@ -81,7 +81,7 @@ def new_lease(
     if owner_label is None:
         label = _default_label(_process.pid(), threading.current_thread().name)
     else:
-        label = bounded_label(owner_label)
+        label = bounded_label(_validation.text("owner_label", owner_label))
     lease = Lease(context, names, options, label, is_block=is_block)
     outer = held_leases.claim(lease, reentrant=options.reentrant, forever=forever)
     return lease if outer is lease else InnerLease(outer, options.on_lost, is_block=is_block)

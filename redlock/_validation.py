@@ -43,7 +43,7 @@ def count(what: str, value: object) -> int:
     """A whole number, 0 or more."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ConfigurationError(f"{what} is {quoted(value)}; it must be a whole number, 0 or more")
-    return value
+    return int(value)
 
 
 def choice(what: str, value: str, choices: Sequence[str]) -> None:
@@ -150,10 +150,11 @@ def operation(op_id: object) -> str:
         raise ConfigurationError(
             f"operation id is {quoted(op_id)}; it must be text that names the operation, such as a task id"
         )
-    size = _size("operation id", op_id)
+    plain = text("operation id", op_id)
+    size = _size("operation id", plain)
     if size > LONGEST_NAME:
-        raise ConfigurationError(f"operation id {quoted(op_id, 22)}... has {size} bytes; {LONGEST_NAME} are the most")
-    return op_id
+        raise ConfigurationError(f"operation id {quoted(plain, 22)}... has {size} bytes; {LONGEST_NAME} are the most")
+    return plain
 
 
 def fence(token: object) -> int:
@@ -162,26 +163,37 @@ def fence(token: object) -> int:
         raise ConfigurationError(
             f"fencing token {quoted(token)} cannot be used; a token is a whole number from 1 to {LARGEST_TOKEN}"
         )
-    return token
+    # A member of an enumeration of numbers would be sent as its name.
+    return int(token)
 
 
-def is_utf8(text: str) -> bool:
+def is_utf8(given: str) -> bool:
     """Whether a text has a form in UTF-8. Other bytes of the environment become halves of pairs, which have none."""
-    return text.isascii() or text == text.encode(errors="replace").decode()
+    return given.isascii() or given == given.encode(errors="replace").decode()
 
 
-def _size(what: str, text: str) -> int:
+def _size(what: str, given: str) -> int:
     try:
-        return len(text.encode())
+        return len(given.encode())
     except UnicodeEncodeError:
         pass
     # Outside the handler: the error there repeats the text.
-    raise ConfigurationError(f"{what} {quoted(text)} holds half a surrogate pair, which is no text")
+    raise ConfigurationError(f"{what} {quoted(given)} holds half a surrogate pair, which is no text")
 
 
-def _text(what: str, name: object, *, empty: bool) -> str:
-    if not isinstance(name, str):
-        raise ConfigurationError(f"{what} is {type(name).__name__} {quoted(name)}; it must be text (str)")
+def text(what: str, value: object) -> str:
+    """Text, as a plain `str`.
+
+    A subclass can change what formatting shows: a member of `class Name(str, Enum)` shows its own name in a key that is
+    formatted, and its value in a key that is concatenated.
+    """
+    if not isinstance(value, str):
+        raise ConfigurationError(f"{what} is {type(value).__name__} {quoted(value)}; it must be text (str)")
+    return str.__str__(value)
+
+
+def _text(what: str, given: object, *, empty: bool) -> str:
+    name = text(what, given)
     if not name and not empty:
         raise ConfigurationError(f"{what} is empty; give the thing that is locked a name, such as 'account:42'")
     size = _size(what, name)
@@ -252,7 +264,7 @@ def node_list(nodes: object) -> Sequence[str]:
             raise ConfigurationError(f"nodes holds {type(node).__name__}; each address must be text (str)")
     if not nodes:
         raise ConfigurationError("the list of nodes is empty; give five addresses such as 'redis://127.0.0.1:63791'")
-    return nodes
+    return [text("a node address", node) for node in nodes]
 
 
 def tolerance(nodes: int) -> str | None:

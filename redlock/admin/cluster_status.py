@@ -146,10 +146,10 @@ def cluster_status(
         ConfigurationError: An argument is invalid. The message names the argument and a valid value.
     """
     addresses = _validation.node_list(nodes)
-    _validation.prefix(prefix)
+    prefix = _validation.prefix(prefix)
     max_ttl_ms = int(_validation.number("max_ttl", max_ttl) * 1000)
     timeout_ms = max(1, int(_validation.number("timeout", timeout) * 1000))
-    _validation.count("resources", resources)
+    resources = _validation.count("resources", resources)
     codec = Codec(len(addresses), prefix, max_ttl_ms)
     probes = [NodeProbe(address, timeout_ms, codec, max_ttl_ms) for address in addresses]
     until = time.monotonic() + _EXCHANGES * timeout_ms / 1000

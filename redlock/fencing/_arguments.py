@@ -60,7 +60,7 @@ def checked(lease: FencedLease, operation: str | None, lock_timeout: float | Non
     if lease.remaining() <= 0:
         raise LockLost(", ".join(names), "the lease expired before the fenced transaction began")
     if operation is not None:
-        _check_operation(operation)
+        operation = _checked_operation(operation)
     _nested.refuse_without_operations(operation)
     seconds = getattr(lease, "ttl_ms", 5_000) / 1000 if lock_timeout is None else lock_timeout
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= 86_400:  # noqa: PLR2004 - a day
@@ -71,10 +71,10 @@ def checked(lease: FencedLease, operation: str | None, lock_timeout: float | Non
     return Given(names, token, hashed, operation, max(1, int(seconds * 1000)))
 
 
-def _check_operation(operation: object) -> None:
+def _checked_operation(operation: object) -> str:
     if not isinstance(operation, str) or not 0 < len(operation) <= sql.LONGEST_OPERATION or "\0" in operation:
         raise ConfigurationError(
             f"operation id {quoted(operation)} cannot be used; it must be text of 1 to {sql.LONGEST_OPERATION} "
             "characters without NUL, such as a task id"
         )
-    _validation.operation(operation)
+    return _validation.operation(operation)

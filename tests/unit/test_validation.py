@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import re
 import threading
 import traceback
@@ -14,8 +15,27 @@ from redlock import ConfigurationError, Redlock, _validation
 from redlock._core.commands import Release
 from redlock._core.votes import deadline_ms
 from redlock._transport import address
+from redlock.fencing.redis_store import FencedTransaction, StoreWords
 
 CANARY = "canary-b7Qx"
+
+
+class Shown(str):
+    """Text that is shown as other text, as by some template libraries."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return "shown"
+
+    def __format__(self, _: str) -> str:
+        return "shown"
+
+
+class Names(str, enum.Enum):
+    """Names as members of an enumeration; not of `StrEnum`, so formatting shows the name of the member."""
+
+    MEMBER = "redis://127.0.0.1:7001"
 
 
 @pytest.mark.parametrize(
@@ -138,6 +158,30 @@ def test_one_bad_name_in_a_set_is_enough(names: object) -> None:
 @pytest.mark.parametrize("name", ["account:42", "a b", "{tag}:x", "ünïcode", "x" * 1_024])
 def test_ordinary_names_are_names(name: str) -> None:
     assert Redlock().lock(name).name == name
+
+
+@pytest.mark.parametrize("given", [Names.MEMBER, Shown("redis://127.0.0.1:7001")], ids=["enumeration", "other"])
+def test_text_of_any_class_counts_as_its_characters(given: str) -> None:
+    """Each form of a key has the same characters; else two holders would use two fences."""
+    plain = "redis://127.0.0.1:7001"
+    checked = [
+        Redlock().lock(given).names[0],
+        Redlock().lock([given]).names[0],
+        Redlock().lease(given).names[0],
+        _validation.resource(given),
+        _validation.prefix(given),
+        _validation.operation(given),
+        *_validation.node_list([given]),
+        *_validation.node_list(given),
+        Redlock(prefix=given)._context.codec.prefix,
+        Redlock().lease("x", owner_label=given)._owner_label,
+        *StoreWords("", 1).keys(FencedTransaction(given, None, 1, 1, "owner"), "op"),
+    ]
+    assert [type(text) for text in checked] == [str] * len(checked)
+    assert checked == [plain] * 11 + [f"{plain}\x01done:op"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert Redlock([given])._context.nodes[0].label == "127.0.0.1:7001"
 
 
 def test_a_set_of_names_is_sorted_without_duplicates() -> None:
