@@ -8,6 +8,7 @@ Invariants:
 
 from __future__ import annotations
 
+import inspect
 import threading
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
@@ -137,7 +138,10 @@ class Callbacks:
             except Empty:
                 return
             try:
-                function()
+                result = function()
+                if inspect.iscoroutine(result):
+                    result.close()
+                    raise TypeError("on_lost returned a coroutine, which no event loop runs; use a plain function")
             except BaseException as error:  # noqa: BLE001 - the application's code may raise anything, also SystemExit
                 _log.failure("on-lost-failed", error, resource=resource)
             # The variable would keep the lease alive.

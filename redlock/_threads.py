@@ -38,7 +38,7 @@ def start(target: Callable[[], object], name: str) -> threading.Thread:
     """Start a thread of the lock.
 
     Raises:
-        RuntimeError: The process cannot start a thread.
+        RuntimeError: The process cannot start a thread, or the subinterpreter no daemon thread.
     """
     return _started(functools.partial(_without_signals, target), name)
 
@@ -54,7 +54,13 @@ def start_for_application(target: Callable[[], object], name: str) -> threading.
 
 
 def _started(target: Callable[[], object], name: str) -> threading.Thread:
-    thread = threading.Thread(target=target, name=name, daemon=True)
+    try:
+        thread = threading.Thread(target=target, name=name, daemon=True)
+    except RuntimeError:
+        raise RuntimeError(
+            "the lock needs daemon threads, which this subinterpreter does not allow; "
+            "use the lock in the main interpreter or in another process"
+        ) from None
     thread.start()
     return thread
 

@@ -64,6 +64,13 @@ def file_name(what: str, path: str, suffix: str = "") -> None:
         raise ConfigurationError(f"{what} is {quoted(path, 40)}; it {right}")
 
 
+def flag(what: str, value: object) -> bool:
+    """True or False. Python takes most other values for True, also the text `no`."""
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{what} is {quoted(value)}; it must be True or False")
+    return value
+
+
 def acquire_timeout(value: float | None, what: str = "blocking_timeout") -> float | None:
     """Seconds to wait, 0 or more; None for no limit, also for infinity and more than 30 years."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)

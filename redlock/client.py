@@ -67,7 +67,8 @@ class Redlock:
     ) -> None:
         options = client_options(nodes, ttl=ttl, max_ttl=max_ttl, prefix=prefix, node_timeout=node_timeout)
         self._ttl_ms = options.ttl_ms
-        self._context = LockContext(options, allow_event_loop=allow_event_loop)
+        allowed = _validation.flag("allow_event_loop", allow_event_loop)
+        self._context = LockContext(options, allow_event_loop=allowed)
         process_lifecycle.watch(self._context)
 
     def lock(
@@ -121,15 +122,21 @@ class Redlock:
             redlock.errors.LockContended: lock 'account:1' is not free: held by ...
         """
         misuse.check_lock(redis_options)
+        misuse.check_on_lost(on_lost)
         options = LeaseOptions(
             self._ttl_ms if ttl is None else self._context.checked_ttl_ms(ttl),
-            renew=renew,
+            renew=_validation.flag("renew", renew),
             max_hold_ms=None if max_hold is None else int(_validation.number("max_hold", max_hold) * 1000),
-            reentrant=reentrant,
+            reentrant=_validation.flag("reentrant", reentrant),
             on_lost=on_lost,
         )
-        timeout = _validation.acquire_timeout(blocking_timeout)
-        options_of_lock = LockOptions(options, blocking, timeout, wait_for_release, thread_local)
+        options_of_lock = LockOptions(
+            options,
+            misuse.checked_blocking("lock", blocking),
+            _validation.acquire_timeout(blocking_timeout),
+            _validation.flag("wait_for_release", wait_for_release),
+            _validation.flag("thread_local", thread_local),
+        )
         return Lock(self._context, _validation.resources(name), options_of_lock)
 
     def lease(
@@ -159,10 +166,13 @@ class Redlock:
             forever: Whether the caller may wait without a limit, and so must not wait for itself.
 
         Raises:
-            ConfigurationError: The name or `ttl_ms` is invalid; a lease never lasts longer than `max_ttl`.
+            ConfigurationError: An argument is invalid; a lease never lasts longer than `max_ttl`.
             RedlockError: The running code holds a resource of the set already, and can neither share nor wait.
         """
+        misuse.check_on_lost(on_lost)
         checked_ms = self._ttl_ms if ttl_ms is None else self._context.checked_ms(ttl_ms)
+        if max_hold_ms is not None:
+            max_hold_ms = _validation.count("max_hold_ms", max_hold_ms)
         options = LeaseOptions(checked_ms, renew, max_hold_ms, reentrant, on_lost)
         names = _validation.resources(name)
         return new_lease(self._context, names, options, owner_label, is_block=is_block, forever=forever)
@@ -192,8 +202,11 @@ class Redlock:
             name: The resource, or a list of resources.
             fence: The largest token that the resource has seen, such as `Stale.seen`. A token that is more than an hour
                 ahead of the wall clock is logged and not remembered; the manual describes the repair.
+
+        Raises:
+            ConfigurationError: The name is invalid, or the token is no whole number, 0 or more.
         """
-        self._context.observe_fence(_validation.resources(name), fence)
+        self._context.observe_fence(_validation.resources(name), _validation.count("the fencing token", fence))
 
     def close(self) -> None:
         """Close the connections, after the nodes have read all commands. Leases that are still held end with their TTL.

@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING
 
+from redlock import _validation
 from redlock._clock import now_ms
 from redlock._core import protocol
 from redlock._core.backoff import renewal_ms
@@ -66,6 +67,8 @@ class Lease(LeaseSteps):
             QuorumUnavailable: Too few nodes voted at the limit; without a limit, for one TTL.
             ConfigurationError: The addresses lead to too few servers, or other clients have other settings.
         """
+        if acquire_timeout_ms is not None:
+            acquire_timeout_ms = _validation.count("acquire_timeout_ms", acquire_timeout_ms)
         context = self._context
         acquisition = Acquisition(self, context.waiter_pool, context.waits)
         ThreadsDriver(context.pool, context.waiter_pool).run(acquisition.steps(acquire_timeout_ms))

@@ -17,7 +17,7 @@ import contextlib
 import sys
 import threading
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from redlock._core import protocol
 from redlock._inner_lease import new_lease
@@ -61,6 +61,9 @@ class Lock:
         self._context = context
         self._options = options
         self._local: Any = threading.local() if options.thread_local else SimpleNamespace(leases=[])
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(misuse.NO_COPY_OF_LOCK)
 
     @property
     def name(self) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from redlock import _process, _validation
 from redlock._clock import now_ms
@@ -19,7 +19,7 @@ from redlock._core.backoff import renewal_ms, retry_ms
 from redlock._core.commands import Names, Wait
 from redlock._core.votes import Grant
 from redlock._core.votes import deadline_ms as deadline_of
-from redlock._locking import failures
+from redlock._locking import failures, misuse
 from redlock._mutex import Mutex
 from redlock.errors import LockLost, NotHeld, QuorumUnavailable
 
@@ -79,6 +79,9 @@ class LeaseSteps(ABC):
         self._entries: set[weakref.ref[LeaseSteps]] = set()
         """Re-entrant blocks that share this lease."""
         self._pid = _process.pid()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(misuse.NO_COPY_OF_LEASE)
 
     @property
     def resource(self) -> str:

@@ -15,7 +15,6 @@ from redlock._locking.options import LeaseOptions, LockOptions
 from redlock._transport.node import DEFAULT_NODES
 from redlock.asyncio._loop_parts import LoopContext
 from redlock.asyncio.lock import Lock
-from redlock.errors import ConfigurationError
 
 __all__ = ["Redlock"]
 
@@ -112,18 +111,22 @@ class Redlock:
             account:1, account:2
         """
         misuse.check_asyncio_lock(redis_options)
-        if on_lost is not None and on_lost != "cancel" and not callable(on_lost):
-            raise ConfigurationError(f"on_lost is {on_lost!r:.60}; it must be a function, or 'cancel'")
+        misuse.check_asyncio_on_lost(on_lost)
         callback = None if on_lost is None or isinstance(on_lost, str) else on_lost
         lease = LeaseOptions(
             self._ttl_ms if ttl is None else self._context.checked_ttl_ms(ttl),
-            renew=renew,
+            renew=_validation.flag("renew", renew),
             max_hold_ms=None if max_hold is None else int(_validation.number("max_hold", max_hold) * 1000),
-            reentrant=reentrant,
+            reentrant=_validation.flag("reentrant", reentrant),
             on_lost=callback,
         )
-        timeout = _validation.acquire_timeout(blocking_timeout)
-        options = LockOptions(lease, blocking, timeout, wait_for_release, thread_local=False)
+        options = LockOptions(
+            lease,
+            misuse.checked_blocking("lock", blocking),
+            _validation.acquire_timeout(blocking_timeout),
+            _validation.flag("wait_for_release", wait_for_release),
+            thread_local=False,
+        )
         return Lock(self._context, _validation.resources(name), options, cancels=on_lost == "cancel")
 
     async def holder(self, name: str) -> LockHolder | None:
@@ -135,8 +138,12 @@ class Redlock:
         return await self._context.holder(_validation.resource(name))
 
     def observe_fence(self, name: str | Sequence[str], fence: int) -> None:
-        """Remember a token, so that the next proposal for this resource is larger; see `redlock.Redlock`."""
-        self._context.observe_fence(_validation.resources(name), fence)
+        """Remember a token, so that the next proposal for this resource is larger; see `redlock.Redlock`.
+
+        Raises:
+            ConfigurationError: The name is invalid, or the token is no whole number, 0 or more.
+        """
+        self._context.observe_fence(_validation.resources(name), _validation.count("the fencing token", fence))
 
     async def aclose(self) -> None:
         """Close what belongs to the running event loop: wait for its releases and background tasks, then disconnect.

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 from redlock import _process
 from redlock._core import protocol
@@ -68,6 +68,9 @@ class Lock:
         self._options = options
         self._cancels = cancels
         self._leases: list[Lease] = []
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(misuse.NO_COPY_OF_LOCK)
 
     @property
     def name(self) -> str:

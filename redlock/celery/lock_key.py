@@ -131,6 +131,10 @@ class Key:
         return self._spec(*bound.args, **bound.kwargs)
 
     def _check_function(self, spec: Callable[..., str]) -> None:
+        if inspect.iscoroutinefunction(spec):
+            raise ConfigurationError(
+                f"the key function of {self._name} is a coroutine function, which no event loop would run; use `def`"
+            )
         try:
             accepted = inspect.signature(spec)
         except (TypeError, ValueError):

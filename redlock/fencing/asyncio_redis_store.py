@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from redis.asyncio import Redis
 
 from redlock import _validation
+from redlock._locking import misuse
 from redlock.errors import Stale
 from redlock.fencing import _turns
 from redlock.fencing._leases import token_and_owner
@@ -56,6 +57,9 @@ class AsyncFencedStore:
         self._turns: _turns.Turns[asyncio.Future[None]] = _turns.Turns()
         self._open = self._redis.register_script(StoreWords.OPEN)
         self._write = self._redis.register_script(StoreWords.WRITE)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(misuse.NO_COPY_OF_STORE)
 
     async def open(self, name: str, lease: StoreLease) -> FencedTransaction:
         """Read under this lease's token, and refuse all smaller tokens from now on.

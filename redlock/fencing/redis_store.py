@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from redis import Redis
 
 from redlock import _log, _validation
+from redlock._locking import misuse
 from redlock._masking import quoted
 from redlock._transport import codec
 from redlock.errors import ConfigurationError, Stale
@@ -161,6 +162,9 @@ class FencedStore:
         self._turns: _turns.Turns[threading.Event] = _turns.Turns()
         self._open = self._redis.register_script(StoreWords.OPEN)
         self._write = self._redis.register_script(StoreWords.WRITE)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(misuse.NO_COPY_OF_STORE)
 
     def open(self, name: str, lease: StoreLease) -> FencedTransaction:
         """Read under this lease's token, and refuse all smaller tokens from now on.

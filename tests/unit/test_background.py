@@ -181,3 +181,33 @@ def test_a_callback_without_a_thread_is_called_with_the_next(monkeypatch: pytest
     callbacks.call("r", called.release)
     for _ in range(21):
         assert called.acquire(timeout=LONG)
+
+
+def test_a_coroutine_of_a_callback_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    """As of a lambda that calls a coroutine function: nothing would run the coroutine."""
+    callbacks, called = Callbacks(), threading.Event()
+
+    async def never_runs() -> None:
+        pytest.fail("a thread has no event loop")
+
+    with caplog.at_level(logging.ERROR, "redlock"):
+        callbacks.call("a", never_runs)
+        callbacks.call("a", called.set)
+        assert called.wait(LONG)
+        # The places are free again once the log lines are written.
+        assert all(callbacks._places.acquire(timeout=LONG) for _ in range(8))
+    assert "on_lost returned a coroutine, which no event loop runs; use a plain function" in caplog.text
+
+
+def test_a_subinterpreter_without_daemon_threads_says_so() -> None:
+    interpreters = pytest.importorskip("_interpreters", reason="a module of Python 3.13 and later")
+    interpreter = interpreters.create("isolated")
+    try:
+        failure = interpreters.exec(
+            interpreter,
+            f"import sys; sys.path[:] = {sys.path!r}\nfrom redlock import _threads\n_threads.start(print, 'x')",
+        )
+    finally:
+        interpreters.destroy(interpreter)
+    assert failure.type.__name__ == "RuntimeError"
+    assert failure.msg.startswith("the lock needs daemon threads, which this subinterpreter does not allow")

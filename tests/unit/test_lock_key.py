@@ -277,3 +277,11 @@ def test_a_key_function_that_gives_nothing_is_an_error() -> None:
 
     with pytest.raises(ConfigurationError, match=r"the key of .*charge.*: resource name is NoneType None"):
         Key(lambda _: None, charge).of(("x",), {})  # type: ignore[arg-type,return-value]  # that is the point
+
+
+def test_a_key_function_that_needs_an_event_loop_is_refused() -> None:
+    async def account(_self: object, account_id: int, **_: object) -> str:
+        return f"account:{account_id}"
+
+    with pytest.raises(ConfigurationError, match=r"^the key function of charge is a coroutine function.*use `def`$"):
+        Key(account, charge)  # type: ignore[arg-type]  # that is the point
