@@ -16,9 +16,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, TypeVar, get_args
 
 from celery.exceptions import Ignore, Retry, SoftTimeLimitExceeded
+from kombu.exceptions import EncodeError
 
 from redlock import _log, _validation
-from redlock.errors import ConfigurationError, LockContended
+from redlock.celery.origin_queue import NoWayBack
+from redlock.errors import ConfigurationError, LockContended, Stale
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,7 +85,7 @@ class Policy(NamedTuple):
         """
         self.drop_finished_copy(error.lock_name, delivery)
         if delivery is not None and isinstance(error, LockContended) and delivery.is_of_this_task(error.holder):
-            return self._requeue_copy(error, delivery)
+            return self._requeue_copy(error, error.resource, delivery)
         # A copy of a lost run must not end as skipped or refused: the lost run may have had its effect.
         again = delivery is not None and delivery.has_begun
         if self.on_conflict == "skip" and isinstance(error, LockContended) and not again:
@@ -91,16 +93,24 @@ class Policy(NamedTuple):
             return Skipped({"status": "skipped", "resource": error.resource, "holder": error.holder})
         if not (self.on_conflict == "requeue" or again) or delivery is None or not delivery.has_a_queue:
             raise error
+        return self._requeue(error, error.lock_name, delivery, again=again)
+
+    def _requeue(
+        self, error: RedlockError | SoftTimeLimitExceeded, resource: str | None, delivery: Delivery, *, again: bool
+    ) -> None:
         count = delivery.requeue_count + 1
         if self.max_requeues is not None and count > self.max_requeues and not again:
             raise error
         pause = _pause_or_failure(delivery.requeue, _longest(count))
         if isinstance(pause, Exception):
             delivery.not_sent(pause)
-            return None
+            if isinstance(error, Stale) and isinstance(pause, EncodeError | NoWayBack):
+                # The body has ended, so no lock can end the wait. The broker will not take the message later either.
+                raise error
+            return
         if pause is None:
             raise error
-        _log.info("requeued", task=delivery.task_id, resource=error.lock_name, count=count, countdown=f"{pause:.2f}")
+        _log.info("requeued", task=delivery.task_id, resource=resource, count=count, countdown=f"{pause:.2f}")
         if delivery.has_met or again:
             raise Ignore(str(error))
         raise Retry(str(error), exc=error, when=pause)
@@ -122,7 +132,7 @@ class Policy(NamedTuple):
             raise Ignore(f"a copy of this task has come to its end: {delivery.task_id}")
 
     @staticmethod
-    def _requeue_copy(error: LockContended, delivery: Delivery) -> None:
+    def _requeue_copy(error: LockContended | SoftTimeLimitExceeded, resource: str | None, delivery: Delivery) -> None:
         """Send a copy back to the queue while its first copy runs, in all three modes."""
         if not delivery.has_a_queue:
             raise error
@@ -130,21 +140,39 @@ class Policy(NamedTuple):
         if isinstance(pause, Exception):
             delivery.not_sent(pause)
             return
-        _log.info(
-            "duplicate", task=delivery.task_id, resource=error.resource, then="requeued", countdown=f"{pause:.2f}"
-        )
-        raise Ignore(f"a copy of this task is at work: {error.holder}")
+        _log.info("duplicate", task=delivery.task_id, resource=resource, then="requeued", countdown=f"{pause:.2f}")
+        raise Ignore(f"a copy of this task is at work: {error}")
 
-    def on_soft_time_limit(self, delivery: Delivery | None) -> None:
-        """Return the message to the broker if the soft time limit ended the wait for the lock.
+    def on_soft_time_limit(self, limit: SoftTimeLimitExceeded, resource: str | None, delivery: Delivery | None) -> None:
+        """Requeue the task if the soft time limit ended the wait for the lock.
 
-        Where the policy requeues, the end of the wait is no failure of the task.
+        Where the policy requeues, the end of the wait is no failure of the task. If the message can't be sent, the
+        received message returns to the broker.
+
+        Args:
+            limit: The exception of the limit.
+            resource: The locked resource, for the log.
+            delivery: The message of the run; None for a direct call.
 
         Raises:
-            Returned: The broker takes the message back. Without this, the caller raises its own exception.
+            Retry: The task is back in the queue.
+            Ignore: The same, for a copy of a task that runs or has run.
+            Returned: The broker takes the message back.
+            SoftTimeLimitExceeded: The task went back `max_requeues` times, or would expire before its return. Without
+                any of these, the caller raises its own exception.
         """
-        if delivery is not None and (self.on_conflict == "requeue" or delivery.has_met or delivery.has_begun):
-            delivery.return_to_broker()
+        if delivery is None or not delivery.has_a_queue:
+            return
+        again = delivery.has_begun
+        if not (self.on_conflict == "requeue" or delivery.has_met or again):
+            return
+        if delivery.is_sent:
+            raise Ignore("the limit struck when the task was back in the queue")
+        if delivery.can_be_sent and delivery.has_met:
+            self._requeue_copy(limit, resource, delivery)
+        elif delivery.can_be_sent:
+            self._requeue(limit, resource, delivery, again=again)
+        delivery.return_to_broker()
 
 
 def _pause_or_failure(send: Callable[[float], P], longest: float) -> P | Exception:

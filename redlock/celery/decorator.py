@@ -241,6 +241,8 @@ def _hold(
 def _acquire(lease: Lease, policy: Policy, delivery: Delivery | None) -> Skipped | None:
     wait_ms = policy.wait_ms
     try:
+        if delivery is not None and policy.on_conflict == "requeue":
+            delivery.keep_arguments()
         while True:
             try:
                 lease.acquire(wait_ms)
@@ -254,8 +256,8 @@ def _acquire(lease: Lease, policy: Policy, delivery: Delivery | None) -> Skipped
                 if delivery is not None:
                     lease.waited_ms = max(lease.waited_ms, delivery.waited_ms())
                 return None
-    except SoftTimeLimitExceeded:
-        policy.on_soft_time_limit(delivery)
+    except SoftTimeLimitExceeded as limit:
+        policy.on_soft_time_limit(limit, lease.resource, delivery)
         raise
 
 
@@ -265,8 +267,8 @@ def _requeue(stale: Stale, policy: Policy, delivery: Delivery | None) -> None:
         while True:
             policy.apply(stale, delivery)
             time.sleep(delivery.pause_ms() / 1000 if delivery is not None else 0)
-    except SoftTimeLimitExceeded:
-        policy.on_soft_time_limit(delivery)
+    except SoftTimeLimitExceeded as limit:
+        policy.on_soft_time_limit(limit, stale.lock_name, delivery)
         raise
 
 

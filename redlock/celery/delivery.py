@@ -1,31 +1,27 @@
 """The message that started a task's run: reads its headers, and sends the same message back to the queue.
 
 Invariants:
-1. The message keeps every choice of its sender: id, arguments, serializer, compression, headers, stamps, priority,
-   queue, expiry, time limits, links and the place of the result.
-2. Headers from the broker are removed: RabbitMQ takes a returning `x-death` for a loop and holds the message.
-3. `requeue` passes on every error of the broker and the serializer. Then the received message is still the task.
+1. The message has the content of the received message (`redlock.celery.message_content`) and goes to the queue that
+   the received message came from (`redlock.celery.origin_queue`).
+2. `requeue` passes on every error of the broker and the serializer. Then the received message is still the task.
 """
 
 from __future__ import annotations
 
 import random
-import re
 import time
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from celery.app.task import Context
 from celery.exceptions import Ignore, Reject
-from celery.signals import task_received
 from celery.utils.time import maybe_iso8601, maybe_make_aware
-from kombu.serialization import registry
 
 from redlock import _log
 from redlock.admin import visibility_timeout
 from redlock.celery import duplicate_delivery
 from redlock.celery._compat import confirmed_publish, has_quorum_queues
 from redlock.celery.duplicate_delivery import COPY, EARLIER
+from redlock.celery.message_content import CONTENT_TYPE, MessageContent
 from redlock.celery.origin_queue import ORIGIN, NoWayBack, Origin, origin_of, way_back
 
 if TYPE_CHECKING:
@@ -33,9 +29,6 @@ if TYPE_CHECKING:
 
 REQUEUES, SINCE = "redlock_requeues", "redlock_since"
 """Message headers: how often the task went back to the queue without its lock, and since when (Unix time)."""
-CONTENT_TYPE = "redlock_content_type"
-"""A mark added on arrival if message and task differ in their serializer: Celery hides the serializer from tasks."""
-
 _SHORTEST_PAUSE, _NATIVE_PAUSE = 0.1, 1.0
 """Seconds. RabbitMQ delays messages of quorum queues by whole seconds (Celery's native delayed delivery)."""
 _CONFIRM_SECONDS = 10
@@ -46,9 +39,6 @@ _ON_THE_WAY = 1.0
 """Seconds that an expiring message may take from the end of its pause to a worker."""
 _RETRY_MS, _LAST_RETRY_MS = 1_000, 30_000
 _MARKS = (REQUEUES, SINCE, CONTENT_TYPE, COPY, EARLIER, ORIGIN)
-_OF_CELERY = {"lang", "task", "argsrepr", "kwargsrepr", "compression"}
-"""Celery's headers without an attribute in its `Context`."""
-_OF_THE_BROKER = re.compile(r"x-(death|first-death-|last-death-|delivery-count|acquired-count|opt-)")
 _DELIVERY_COUNT, _DELIVERY_LIMIT = "x-delivery-count", 20
 """By default, RabbitMQ 4 drops a message of a quorum queue after so many returns."""
 
@@ -87,7 +77,8 @@ class Delivery:
         self._is_copy = not self._is_broadcast and (marks[COPY] is not None or bool(info.get("redelivered")))
         self._has_met = self.meetings > 0
         self._failures = 0
-        self._serializer = registry.type_to_name.get(marks[CONTENT_TYPE])
+        self.is_sent, self._is_in_doubt = False, False
+        self._content = MessageContent(self._request, marks[CONTENT_TYPE])
 
     @classmethod
     def of(cls, task: Task | None) -> Delivery | None:
@@ -95,6 +86,10 @@ class Delivery:
         if task is None or task.request.called_directly or task.request.is_eager:
             return None
         return cls(task)
+
+    def keep_arguments(self) -> None:
+        """Keep the arguments for the way back, before the body can change them."""
+        self._content.keep_arguments()
 
     def waiting(self, _resource: object, holder: object) -> None:
         """Note whether the holder of the lock is another run of this same task."""
@@ -182,18 +177,26 @@ class Delivery:
         return least, float(int(pause)) if natively else pause
 
     def _send(self, marks: dict[str, Any], pause: float, **changes: object) -> None:
-        request, options = self._request, self._options(marks) | changes | {"countdown": pause}
         app = self._task.app
-        if not _is_amqp(app):
-            self._task.apply_async(request.args, request.kwargs, **options)
-            return
-        with app.producer_or_acquire() as producer:
+        is_amqp = _is_amqp(app)
+        user_id = (_connection(app).userid or "guest") if is_amqp else None
+        options = self._content.options(marks, user_id) | self._place() | changes | {"countdown": pause}
+        # An exception of a signal handler can strike when the broker has the message already.
+        self._is_in_doubt = True
+        if is_amqp:
+            self._send_confirmed(options)
+        else:
+            self._task.apply_async(*self._content.arguments(), **options)
+        self.is_sent = True
+
+    def _send_confirmed(self, options: dict[str, Any]) -> None:
+        with self._task.app.producer_or_acquire() as producer:
             # Without a confirmation, a message on a dead connection would be lost while the received message is
             # acknowledged. A retry would use a new channel without confirmations, so the caller repeats the call.
             channel = producer.channel
             channel.basic_publish = confirmed_publish(channel, _CONFIRM_SECONDS)
             try:
-                self._task.apply_async(request.args, request.kwargs, **options, producer=producer, retry=False)
+                self._task.apply_async(*self._content.arguments(), **options, producer=producer, retry=False)
             except BaseException:
                 # The pool would say good-bye to a broker that does not answer, and wait for its reply without end.
                 producer.connection.collect()
@@ -204,46 +207,16 @@ class Delivery:
         if not self._failures:
             _log.warning("requeue-failed", task=self.task_id, why=f"{type(why).__name__}: {why}")
         self._failures += 1
+        self._is_in_doubt = False
+
+    @property
+    def can_be_sent(self) -> bool:
+        """Whether the broker is there, as far as this run knows, and has not got the message yet."""
+        return not (self._failures or self._is_in_doubt)
 
     def pause_ms(self) -> int:
         """Milliseconds to wait in the worker's slot before the message is sent again; 0 without a failure."""
         return 0 if not self._failures else min(_RETRY_MS << min(self._failures - 1, 10), _LAST_RETRY_MS)
-
-    def _options(self, marks: dict[str, Any]) -> dict[str, Any]:
-        request = self._request
-        properties = request.properties or {}
-        # Without this header Celery would take the sending run for the parent.
-        headers = self._headers() | marks | {"parent_id": request.parent_id}
-        options: dict[str, Any] = (
-            request.as_execution_options()
-            | self._place()
-            | {
-                "headers": headers,
-                "ignore_result": request.ignore_result,
-                "add_to_parent": False,
-            }
-        )
-        optional = {
-            "argsrepr": request.get("argsrepr"),
-            "kwargsrepr": request.get("kwargsrepr"),
-            "serializer": self._serializer,
-            "compression": request.get("compression"),
-            "priority": (request.delivery_info or {}).get("priority"),
-            "correlation_id": request.correlation_id,
-            "delivery_mode": properties.get("delivery_mode"),
-        }
-        return options | {name: value for name, value in optional.items() if value is not None}
-
-    def _headers(self) -> dict[str, Any]:
-        """The sender's own headers. If a library sends a header named `headers`, Celery shows only that header."""
-        request = self._request
-        own = {
-            name: value
-            for name, value in vars(request).items()
-            if not hasattr(Context, name) and name not in _OF_CELERY
-        }
-        own |= request.headers or {}
-        return {name: value for name, value in own.items() if not _OF_THE_BROKER.match(name)}
 
     def _place(self) -> dict[str, Any]:
         """The queue of the message, as arguments for `apply_async`."""
@@ -279,22 +252,13 @@ def _count(mark: object) -> int:
     return mark if isinstance(mark, int) and mark > 0 else 0
 
 
-def _transport(app: Celery) -> Any:  # noqa: ANN401 - kombu is untyped
-    return app.producer_pool.connections.connection.transport
+def _connection(app: Celery) -> Any:  # noqa: ANN401 - kombu is untyped
+    return app.producer_pool.connections.connection
 
 
 def _is_amqp(app: Celery) -> bool:
-    return bool(_transport(app).driver_type == "amqp")
+    return bool(_connection(app).transport.driver_type == "amqp")
 
 
 def _delays_natively(app: Celery) -> bool:
-    return has_quorum_queues(app, _transport(app).driver_type)
-
-
-@task_received.connect
-def _remember_the_content_type(request: Any, **_: Any) -> None:  # noqa: ANN401 - Celery's signals pass what they like
-    # Only the worker's main process sees the whole message. A retry carries the mark of an earlier message.
-    request.request_dict.pop(CONTENT_TYPE, None)
-    task, content_type = request.task, request.message.content_type
-    if content_type != registry.name_to_type.get(task.serializer):
-        request.request_dict[CONTENT_TYPE] = content_type
+    return has_quorum_queues(app, _connection(app).transport.driver_type)

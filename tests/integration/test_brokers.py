@@ -141,7 +141,8 @@ def sent(at: Place, task_id: str) -> None:
         "look", "all", kwargs={"found": {1, 2}}, task_id=task_id, root_id="root",
         serializer="pickle", compression="gzip", priority=3, delivery_mode=1,
         headers={"traceparent": "00-ab-cd-01", "headers": {"sentry-trace": "s-1"}},
-        reply_to="answers", correlation_id="c-1", expires=600, time_limit=500, soft_time_limit=400,
+        reply_to="answers", correlation_id="c-1", app_id="billing", message_id="m-1", type="t",
+        expires=600, time_limit=500, soft_time_limit=400,
         ignore_result=True, shadow="nice", argsrepr="(hidden)", kwargsrepr="{hidden}",
         link=at.app.signature(f"{BROKERS}.after", task_id=f"{task_id}-link", immutable=True),
         link_error=at.app.signature(f"{BROKERS}.after", task_id=f"{task_id}-error"),
@@ -157,10 +158,10 @@ def essence(message: dict[str, Any]) -> dict[str, Any]:
     return {
         "headers": {name: value for name, value in headers.items() if not name.startswith("x-")},
         "properties": {
-            name: properties.get(name) for name in ("reply_to", "correlation_id", "priority", "delivery_mode")
+            name: properties.get(name)
+            for name in ("reply_to", "correlation_id", "priority", "delivery_mode", "app_id", "message_id", "type")
         },
         "content_type": message["content_type"],
-        "routing_key": message["routing_key"][-len("side.door") :],
         "embedded": message["embedded"],
     }
 
@@ -174,6 +175,8 @@ def test_a_task_that_goes_back_is_the_same_message(at: Place) -> None:
     first, *others = at.arrived("all-1")
     for other in others:
         assert essence(other) == essence(first)
+        # RabbitMQ's delay of a message in a quorum queue leads through the exchange.
+        assert other["routing_key"] == f"side-{at.name}" or other["routing_key"].endswith("1.side.door")
         assert other["headers"]["traceparent"] == "00-ab-cd-01"
         assert other["headers"]["sentry-trace"] == "s-1"
         assert other["headers"]["parent_id"] is None
@@ -208,12 +211,31 @@ def test_a_soft_time_limit_in_the_slot_returns_the_message(at: Place) -> None:
     assert at.arrived(task)[-1]["headers"]["retries"] == 0
 
 
-def test_a_soft_time_limit_fails_a_task_acknowledged_early(at: Place) -> None:
+def test_a_soft_time_limit_in_the_wait_requeues_the_task(at: Place) -> None:
     with at.client.lock("brokers:early"):
         task = at.send("linger", "early", soft_time_limit=1)
+        eventually(lambda: len(at.arrived(task)) >= 2, "the message for the second time", every=0.05)
+    eventually(lambda: at.ran(task), "the body", every=0.05)
+
+    assert at.arrived(task)[-1]["headers"]["redlock_requeues"] >= 1
+    assert at.app.AsyncResult(task, backend=at.results).get(timeout=30) == "early"
+
+
+def test_a_soft_time_limit_ends_a_task_that_went_back_often(at: Place) -> None:
+    with at.client.lock("brokers:once"):
+        task = at.send("once", "once", soft_time_limit=1)
         with pytest.raises(SoftTimeLimitExceeded):
-            at.app.AsyncResult(task, backend=at.results).get(timeout=30)
+            at.app.AsyncResult(task, backend=at.results).get(timeout=60)
+    assert len(at.arrived(task)) == 2
     assert at.ran(task) == []
+
+
+def test_a_stale_run_begins_again_with_the_same_arguments(at: Place) -> None:
+    task = at.send("alter", {"id": 7, "items": ["book"]})
+    eventually(lambda: len(at.ran(task)) >= 2, "the second body", every=0.05)
+
+    assert at.app.AsyncResult(task, backend=at.results).get(timeout=30) == 7
+    assert at.ran(task) == [[{"id": 7, "items": ["book"]}]] * 2
 
 
 @pytest.mark.long

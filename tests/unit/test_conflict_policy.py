@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
@@ -11,9 +12,11 @@ from celery import Celery
 from celery.exceptions import Ignore, Retry, SoftTimeLimitExceeded
 from kombu.exceptions import EncodeError, OperationalError
 
-from redlock import ConfigurationError, LockContended, QuorumUnavailable
+from redlock import ConfigurationError, LockContended, QuorumUnavailable, Stale
 from redlock.celery.conflict_policy import Policy, Skipped, _longest
 from redlock.celery.delivery import REQUEUES, SINCE, Delivery, Returned
+from redlock.celery.duplicate_delivery import COPY
+from redlock.celery.origin_queue import NoWayBack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -221,18 +224,72 @@ def test_an_app_with_only_eager_calls_has_no_queue(
     assert not sent
 
 
+LIMIT = SoftTimeLimitExceeded()
+
+
+def overtime(chosen: Policy, delivery: Delivery | None) -> None:
+    """The soft time limit ends the wait for the lock."""
+    chosen.on_soft_time_limit(LIMIT, "account:42", delivery)
+
+
+@pytest.mark.parametrize("acks_late", [True, False])
+def test_overtime_requeues_the_task(
+    running: Callable[..., Any],
+    sent: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    acks_late: bool,  # noqa: FBT001 - a parameter
+) -> None:
+    monkeypatch.setattr(charge, "acks_late", acks_late)
+    with pytest.raises(Retry) as retry:
+        overtime(policy(max_requeues=5), running(headers={REQUEUES: 4, SINCE: 1.0}))
+    (again,) = sent
+    assert (again["headers"][REQUEUES], retry.value.when) == (5, again["countdown"])
+
+
+@pytest.mark.parametrize(("limit", "fields"), [(0, {}), (5, {"headers": {REQUEUES: 5}})])
+def test_overtime_counts_as_a_way_back(
+    running: Callable[..., Any], sent: list[dict[str, Any]], limit: int, fields: dict[str, Any]
+) -> None:
+    with pytest.raises(SoftTimeLimitExceeded) as caught:
+        overtime(policy(max_requeues=limit), running(**fields))
+    assert caught.value is LIMIT
+    assert not sent
+
+
+def test_overtime_after_the_way_back_sends_no_second_message(
+    running: Callable[..., Any], sent: list[dict[str, Any]]
+) -> None:
+    delivery = running()
+    delivery.requeue(1.0)
+    with pytest.raises(Ignore):
+        overtime(policy(), delivery)
+    assert len(sent) == 1
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The broker takes no message."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OperationalError("refused")
+
+    monkeypatch.setattr(charge, "apply_async", refuse)
+
+
+@pytest.mark.usefixtures("refused")
 @pytest.mark.parametrize("left", [{}, {"x-delivery-count": 18}], ids=["fresh", "returned often"])
-def test_overtime_returns_the_message_to_the_broker(
+def test_overtime_returns_a_message_that_cannot_be_sent(
     running: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, left: dict[str, int]
 ) -> None:
     monkeypatch.setattr(charge, "acks_late", True)
     with pytest.raises(Returned) as caught:
-        policy().on_soft_time_limit(running(**left))
+        overtime(policy(), running(**left))
     assert caught.value.requeue
     # Celery's `autoretry_for` would spend a retry on a plain `Reject`.
     assert isinstance(caught.value, Ignore)
 
 
+@pytest.mark.usefixtures("refused")
 @pytest.mark.parametrize(
     ("on_conflict", "acks", "left"),
     [
@@ -247,24 +304,61 @@ def test_overtime_fails_where_a_return_would_lose_the_task(
     running: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, on_conflict: str, acks: str, left: dict[str, int]
 ) -> None:
     monkeypatch.setattr(charge, "acks_late", acks == "late")
-    policy(on_conflict).on_soft_time_limit(running(**left))
-    policy(on_conflict).on_soft_time_limit(None)
+    overtime(policy(on_conflict), running(**left))
+    overtime(policy(on_conflict), None)
+
+
+@pytest.mark.parametrize("is_refused", [False, True])
+def test_overtime_does_not_repeat_a_message_in_doubt(
+    running: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    is_refused: bool,  # noqa: FBT001 - a parameter
+) -> None:
+    """The limit strikes while the message is sent, or while the task waits for the broker."""
+    calls: list[object] = []
+
+    def send(*_: object, **__: object) -> None:
+        calls.append(1)
+        raise OperationalError("refused") if is_refused else LIMIT
+
+    monkeypatch.setattr(charge, "apply_async", send)
+    monkeypatch.setattr(charge, "acks_late", True)
+    delivery = running()
+    with contextlib.suppress(SoftTimeLimitExceeded):
+        policy().apply(CONTENDED, delivery)
+    with pytest.raises(Returned):
+        overtime(policy(), delivery)
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize("on_conflict", ["requeue", "raise", "skip"])
 def test_a_copy_that_has_met_the_first_leaves_no_trace(
-    running: Callable[..., Any], sent: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, on_conflict: str
+    running: Callable[..., Any], sent: list[dict[str, Any]], on_conflict: str
 ) -> None:
     """Another task may hold the lock by now: the copy goes back all the same, and stores no state."""
-    monkeypatch.setattr(charge, "acks_late", True)
-    delivery = running()
+    delivery = running(expires="2099-01-01T00:00:00")
     delivery.waiting("account:42", "id-1@host")
-    with pytest.raises(Returned):
-        policy(on_conflict).on_soft_time_limit(delivery)
+    with pytest.raises(Ignore):
+        overtime(policy(on_conflict, max_requeues=0), delivery)
+    assert (sent[0]["headers"][COPY], sent[0]["expires"]) == (1, None)
     if on_conflict == "requeue":
         with pytest.raises(Ignore):
             policy().apply(CONTENDED, delivery)
-        assert len(sent) == 1
+        assert len(sent) == 2
+
+
+@pytest.mark.parametrize("error", [EncodeError("no JSON"), NoWayBack("a broadcast")], ids=repr)
+def test_a_stale_run_that_can_never_go_back_raises(
+    running: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Its body has ended, so no lock would end a wait in the slot."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(charge, "apply_async", refuse)
+    with pytest.raises(Stale):
+        policy().apply(Stale("account:42", 7, 8), running())
 
 
 def test_the_time_in_the_queue_counts_and_is_asked_for_once(running: Callable[..., Any]) -> None:

@@ -12,8 +12,9 @@ from celery import Celery
 from kombu.entity import Exchange, Queue
 
 from redlock.celery import delivery as module
-from redlock.celery.delivery import CONTENT_TYPE, REQUEUES, SINCE, Delivery, Returned
+from redlock.celery.delivery import REQUEUES, SINCE, Delivery, Returned
 from redlock.celery.duplicate_delivery import COPY, EARLIER
+from redlock.celery.message_content import CONTENT_TYPE
 from redlock.celery.origin_queue import ORIGIN, NoWayBack, Origin
 
 if TYPE_CHECKING:
@@ -219,7 +220,8 @@ def test_a_message_to_rabbitmq_is_confirmed_and_sent_once(
         if error is not None:
             raise error
 
-    monkeypatch.setattr(module, "_transport", lambda _app: SimpleNamespace(driver_type="amqp"))
+    connection = SimpleNamespace(transport=SimpleNamespace(driver_type="amqp"), userid=None)
+    monkeypatch.setattr(module, "_connection", lambda _app: connection)
     monkeypatch.setattr(module, "has_quorum_queues", lambda *_: False)
     monkeypatch.setattr(module, "confirmed_publish", lambda *given: given)
     monkeypatch.setattr(APP, "producer_or_acquire", lambda: contextlib.nullcontext(producer))
@@ -251,11 +253,3 @@ def test_a_quorum_queue_takes_a_message_back_until_its_limit(
         assert returning is None or re.match(said, returning.value.reason)
     finally:
         charge.pop_request()
-
-
-def test_a_serializer_is_marked_where_the_task_has_another() -> None:
-    for content_type, kept in (("application/json", None), ("application/x-yaml", "application/x-yaml")):
-        message = SimpleNamespace(content_type=content_type)
-        request = SimpleNamespace(request_dict={CONTENT_TYPE: "of a retry"}, task=charge, message=message)
-        module._remember_the_content_type(request)
-        assert request.request_dict.get(CONTENT_TYPE) == kept

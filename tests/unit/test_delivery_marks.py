@@ -9,8 +9,10 @@ import pytest
 from celery import Celery
 
 from redlock.celery import delivery as module
-from redlock.celery.delivery import CONTENT_TYPE, REQUEUES, SINCE, Delivery
+from redlock.celery.delivery import REQUEUES, SINCE, Delivery
 from redlock.celery.duplicate_delivery import COPY, EARLIER
+from redlock.celery.message_content import CONTENT_TYPE
+from redlock.celery.origin_queue import ORIGIN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -49,7 +51,7 @@ def delivered() -> Iterator[Callable[..., Delivery]]:
 
 def test_workers_of_all_versions_know_the_marks_by_these_names() -> None:
     assert (REQUEUES, SINCE, COPY) == ("redlock_requeues", "redlock_since", "redlock_copy")
-    assert (CONTENT_TYPE, EARLIER) == ("redlock_content_type", "redlock_earlier")
+    assert (CONTENT_TYPE, EARLIER, ORIGIN) == ("redlock_content_type", "redlock_earlier", "redlock_origin")
 
 
 @pytest.mark.parametrize(

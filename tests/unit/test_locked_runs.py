@@ -410,10 +410,33 @@ def test_a_task_goes_back_however_it_is_made(client: Client, worker: Worker, way
     assert len(worker.sent) == 1
 
 
+def test_overtime_without_the_lock_requeues_the_task(client: Client, worker: Worker) -> None:
+    client.acquiring = [SoftTimeLimitExceeded()]
+    with pytest.raises(Retry):
+        worker.run(locked("x")(returning(1)))
+    assert len(worker.sent) == 1
+    assert client.given.ends == ["release"]
+
+
 @pytest.mark.parametrize("where", ["wait", "requeue"])
-def test_overtime_without_the_lock_returns_the_message(client: Client, worker: Worker, where: str) -> None:
-    client.acquiring = [SoftTimeLimitExceeded()] if where == "wait" else []
-    worker.interruption = SoftTimeLimitExceeded()
+def test_overtime_without_a_broker_returns_the_message(client: Client, worker: Worker, where: str) -> None:
+    if where == "wait":
+        client.acquiring, worker.refused = [SoftTimeLimitExceeded()], 1
+    else:
+        worker.interruption = SoftTimeLimitExceeded()
     with pytest.raises(Returned):
         worker.run(locked("x")(raising(Stale("x", 7, 8))))
+    assert client.given.ends == ["release"]
+
+
+def test_a_stale_run_goes_back_with_its_first_arguments(client: Client, worker: Worker) -> None:
+    order: dict[str, Any] = {"id": 7, "items": ["book"]}
+
+    def body() -> None:
+        order["items"].append(order.pop("id"))
+        raise Stale("x", 7, 8)
+
+    with pytest.raises(Retry):
+        worker.run(locked("x")(body), args=[order])
+    assert worker.sent[0]["args"] == [{"id": 7, "items": ["book"]}]
     assert client.given.ends == ["release"]

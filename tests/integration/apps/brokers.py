@@ -11,7 +11,8 @@ from celery.signals import task_received
 from kombu.entity import Exchange, Queue
 from redis import Redis
 
-from redlock.celery import locked
+from redlock import Stale
+from redlock.celery import current_lease, locked
 
 KIND = os.environ.get("BROKERS_KIND", "classic")
 TYPE = os.environ.get("BROKERS_EXCHANGE", "topic" if KIND == "quorum" else "direct")
@@ -92,6 +93,26 @@ def linger(self: Task, name: str) -> str:
     """Acknowledged early; wait in the slot for a minute before the return to the queue."""
     ran(self, name)
     return name
+
+
+@app.task(bind=True)
+@locked("brokers:{name}", wait=60, max_requeues=1)
+def once(self: Task, name: str) -> str:
+    """Go back to the queue once."""
+    ran(self, name)
+    return name
+
+
+@app.task(bind=True)
+@locked("brokers:{order[id]}", wait=1)
+def alter(self: Task, order: dict[str, Any]) -> int:
+    """Change the argument, then have the first write refused."""
+    ran(self, order)
+    number = int(order.pop("id"))
+    order["row"] = object()
+    if len(store.lrange(f"ran:{self.request.id}", 0, -1)) == 1:
+        raise Stale("brokers", current_lease().fence, current_lease().fence + 1)
+    return number
 
 
 @app.task(bind=True)

@@ -1,0 +1,81 @@
+"""Tests of `redlock.celery.message_content`: the message that goes back has every choice of its sender."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from celery import Celery
+from celery.app.task import Context
+from celery.exceptions import SoftTimeLimitExceeded
+
+from redlock.celery.message_content import CONTENT_TYPE, MessageContent, _remember_the_content_type
+
+APP = Celery(set_as_current=False, broker="memory://")
+
+
+@APP.task(name="tests.test_message_content.charge")
+def charge(account_id: int) -> None:
+    """A task that needs a lock."""
+
+
+def test_the_arguments_are_those_from_before_the_body() -> None:
+    order: dict[str, Any] = {"id": 7, "items": ["book"]}
+    content = MessageContent(Context(args=[order], kwargs={"more": [1]}), None)
+    content.keep_arguments()
+    del order["id"]
+    order["items"].append(object())
+    for _ in range(2):
+        args, kwargs = content.arguments()
+        assert (args, kwargs) == ([{"id": 7, "items": ["book"]}], {"more": [1]})
+        args[0].clear()
+
+
+@pytest.mark.parametrize("args", [[1, "x", 2.5, None, True, b""], None])
+def test_arguments_that_no_body_can_change_are_not_copied(args: list[object] | None) -> None:
+    content = MessageContent(Context(args=args, kwargs=None), None)
+    content.keep_arguments()
+    assert content.arguments() == (args, None)
+    assert content._kept is None
+
+
+class Raising:
+    """An argument whose pickle fails."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def __reduce__(self) -> str:
+        raise self._error
+
+
+def test_an_argument_without_a_pickle_goes_back_as_it_is() -> None:
+    content = MessageContent(Context(args=[Raising(ValueError("no pickle"))], kwargs={}), None)
+    content.keep_arguments()
+    assert content.arguments()[0] is content._request.args
+
+
+def test_a_soft_time_limit_ends_the_copy_of_arguments() -> None:
+    content = MessageContent(Context(args=[Raising(SoftTimeLimitExceeded())], kwargs={}), None)
+    with pytest.raises(SoftTimeLimitExceeded):
+        content.keep_arguments()
+
+
+@pytest.mark.parametrize(("user", "kept"), [(None, "ann"), ("ann", "ann"), ("guest", None)])
+def test_the_properties_of_the_sender_go_back(user: str | None, kept: str | None) -> None:
+    """RabbitMQ refuses a message with the name of another user than the connection's."""
+    own: dict[str, Any] = {"app_id": "billing", "message_id": "m-1", "type": "t", "delivery_mode": 1}
+    properties = own | {"user_id": "ann", "delivery_tag": "5", "argsrepr": "(1,)"}
+    options = MessageContent(Context(id="id-1", properties=properties), None).options({}, user)
+    assert {name: options[name] for name in own} == own
+    assert options.get("user_id") == kept
+    assert not {"delivery_tag", "argsrepr"} & options.keys()
+
+
+def test_a_serializer_is_marked_where_the_task_has_another() -> None:
+    for content_type, kept in (("application/json", None), ("application/x-yaml", "application/x-yaml")):
+        message = SimpleNamespace(content_type=content_type)
+        request = SimpleNamespace(request_dict={CONTENT_TYPE: "of a retry"}, task=charge, message=message)
+        _remember_the_content_type(request)
+        assert request.request_dict.get(CONTENT_TYPE) == kept
