@@ -224,6 +224,27 @@ def test_it_asks_on_a_terminal_and_takes_anything_but_yes_for_no(
     assert is_free(nodes.servers, NAME)
 
 
+def test_another_holder_since_the_question_is_4(
+    nodes: Cluster, client: Redlock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = client.lease(NAME), client.lease(NAME, owner_label="another")
+    first.acquire(0)
+
+    def answer(_: str) -> str:
+        first.release()
+        second.acquire(1_000)
+        return "yes"
+
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    monkeypatch.setattr("builtins.input", answer)
+    assert release(nodes, "--force") == main.UNCHANGED
+    error = capsys.readouterr().err
+    assert error.startswith(f"redlock: lock {NAME!r} is not free: held by another")
+    assert error.endswith("; nothing was changed\n")
+    second.extend(5.0)
+    second.release()
+
+
 def test_without_a_terminal_it_needs_yes_and_always_force(
     nodes: Cluster, client: Redlock, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
