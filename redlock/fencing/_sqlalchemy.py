@@ -43,6 +43,7 @@ class ConnectionTransaction:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._transaction: Any = None
+        self._guard = EndGuard()
 
     @property
     def dialect(self) -> Dialect:
@@ -57,6 +58,7 @@ class ConnectionTransaction:
 
     def prepare(self) -> None:
         """Refuse autocommit, and send the statements that come before the fence."""
+        self._guard.start(self._connection)
         prepare(self._connection, self.dialect)
 
     def execute(self, statement: str, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
@@ -71,12 +73,14 @@ class ConnectionTransaction:
         """Commit right after `confirm`."""
         with confirmed(self._connection, confirm):
             self._transaction.commit()
+        self._guard.stop()
 
     def rollback(self) -> None:
         """Roll back, also a transaction that the body began; a broken connection has rolled back by itself."""
         with contextlib.suppress(Exception):
             self._connection.rollback()
         roll_back_driver(self._connection)
+        self._guard.stop()
 
 
 class SessionTransaction:
@@ -86,7 +90,9 @@ class SessionTransaction:
         self._session = session
         self._transaction: Any = None
         self._connection: Connection | None = None
+        self._root: Any = None
         self._second: ConfigurationError | None = None
+        self._guard = EndGuard()
         try:
             self._bind = session.get_bind()
         except Exception as error:  # an application may have a `get_bind` of its own
@@ -116,13 +122,16 @@ class SessionTransaction:
     def prepare(self) -> None:
         """Open the connection, refuse autocommit, and send the statements that come before the fence."""
         self._connection = self._session.connection(bind_arguments={"bind": self._bind})
+        self._root = self._connection.get_transaction()
         # Objects from before are older than the fence, also those of the application's own listeners.
         self._session.expire_all()
+        self._guard.start(self._connection)
         prepare(self._connection, self.dialect)
 
     def _refuse_second(self, _session: Session, _transaction: object, connection: Connection) -> None:
         """Refuse a connection besides the fenced one: a replica lags, and data elsewhere commits alone."""
-        if self._connection in (None, connection) or not self.is_open():
+        ours = self._session.get_transaction() is self._transaction
+        if self._connection in (None, connection) or not ours:
             return
         self._second = ConfigurationError(
             "the session takes a second connection inside the block, and the fence covers only the first: use a "
@@ -136,8 +145,8 @@ class SessionTransaction:
         return run(self._connection, statement, parameters)
 
     def is_open(self) -> bool:
-        """Whether the transaction that `begin` has begun is still open."""
-        return self._session.get_transaction() is self._transaction
+        """Whether the transaction that `begin` has begun is still open, in the session and on its connection."""
+        return self._session.get_transaction() is self._transaction and self._root.is_active
 
     def commit(self, confirm: Callable[[], None]) -> None:
         """Flush, and commit right after `confirm`, unless the body has caught the refusal of a second connection."""
@@ -157,12 +166,49 @@ class SessionTransaction:
         self._end()
 
     def _end(self) -> None:
+        self._guard.stop()
         event.remove(self._session, "after_begin", self._refuse_second)
+
+
+class EndGuard:
+    """Refuses statements after the end of the transaction, where the driver would commit each by itself."""
+
+    def __init__(self) -> None:
+        self._connection: Connection | None = None
+        self._begun = False
+
+    def start(self, connection: Connection) -> None:
+        """Begin to look at each statement; the drivers that begin the next transaction by themselves need no guard."""
+        if connection.dialect.driver == "asyncpg" or dialect_of(connection) is sql.SQLITE:
+            self._connection, self._begun = connection, False
+            event.listen(connection, "before_cursor_execute", self._look)
+
+    def stop(self) -> None:
+        """End that, also if it has not begun."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            event.remove(connection, "before_cursor_execute", self._look)
+
+    def _look(self, connection: Connection, *_: object) -> None:
+        driver = driver_of(connection)
+        if driver.is_in_transaction() if hasattr(driver, "is_in_transaction") else driver.in_transaction:
+            self._begun = True  # from the second statement on: BEGIN or the first statement begins
+        elif self._begun:
+            raise ConfigurationError(
+                "the fenced transaction ended inside the block, and this statement would be committed without the "
+                "fence: leave commit and rollback to the `with` block"
+            )
+
+
+def driver_of(connection: Connection) -> Any:  # noqa: ANN401 - of whichever driver
+    """The connection of the driver, below SQLAlchemy's form of it for asyncio; also for a detached connection."""
+    driver: Any = connection.connection.dbapi_connection
+    return connection.dialect.get_driver_connection(driver)
 
 
 def prepare(connection: Connection, dialect: Dialect) -> None:
     """Refuse autocommit, and send what must come before the fence."""
-    begun = getattr(connection.connection.driver_connection, "in_transaction", False)
+    begun = getattr(driver_of(connection), "in_transaction", False)
     if _sqlite_autocommits(connection, begun=begun) if dialect is sql.SQLITE else _autocommits(connection):
         raise ConfigurationError(
             "the connection is in autocommit mode, where a fence locks nothing; turn autocommit off"
@@ -182,8 +228,7 @@ def _autocommits(connection: Connection) -> bool:
         with contextlib.suppress(NotImplementedError):  # every dialect has the method; some only raise this
             return bool(detect(driver))
     # SQLAlchemy before 2.0.43: the level that PostgreSQL and MariaDB report says nothing of autocommit.
-    adapted: Any = connection.connection.driver_connection
-    for one in (driver, adapted):
+    for one in (driver, driver_of(connection)):
         if one.get_autocommit() if hasattr(one, "get_autocommit") else getattr(one, "autocommit", None) is True:
             return True
     return getattr(driver, "isolation_level", "") == "autocommit"
@@ -192,7 +237,7 @@ def _autocommits(connection: Connection) -> bool:
 def _sqlite_autocommits(connection: Connection, *, begun: bool) -> bool:
     """Whether the driver's commit does nothing, or no transaction has begun; SQLAlchemy looks for the latter only."""
     driver: Any = connection.connection.dbapi_connection
-    inner = getattr(connection.connection.driver_connection, "_conn", None)
+    inner = getattr(driver_of(connection), "_conn", None)
     if inner is None:
         autocommit = _autocommit_of(driver)
     else:

@@ -61,6 +61,17 @@ def test_a_rollback_as_text_is_found(engine: Engine) -> None:
     assert balance(engine) == 10
 
 
+def test_a_rollback_of_a_session_inside_is_found(engine: Engine) -> None:
+    with Session(engine) as session:
+        with pytest.raises(ConfigurationError, match=ENDED), fenced(session, LEASE):
+            with Session(session.connection()) as inner:
+                set_balance(inner, 98)
+                inner.rollback()
+            with contextlib.suppress(ConfigurationError):
+                set_balance(session, 99)
+    assert balance(engine) == 10
+
+
 def test_a_savepoint_in_the_body_changes_nothing(engine: Engine) -> None:
     with Session(engine) as session, fenced(session, LEASE):
         with session.begin_nested() as savepoint:

@@ -1,4 +1,4 @@
-"""SQLite: modes in which the driver's commit does nothing, and a commit that fails."""
+"""SQLite: modes in which the driver's commit does nothing, a commit that fails, and the end inside the block."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import Engine, create_engine, event, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import Session
 
@@ -102,6 +102,15 @@ def test_aiosqlite_in_autocommit_mode_is_refused(engine: Engine, options: dict[s
     assert is_unlocked(engine)
 
 
+def test_a_detached_connection_is_fenced(make: Callable[..., Engine], engine: Engine) -> None:
+    for made in (make(), begins_itself(make())):
+        with made.connect() as connection:
+            connection.detach()
+            with fenced(connection, LEASE):
+                connection.execute(text("UPDATE account SET value = value + 1 WHERE name = 'account'"))
+    assert balance(engine) == 12
+
+
 @has_autocommit
 def test_a_driver_that_begins_itself_is_fenced(make: Callable[..., Engine], engine: Engine) -> None:
     with Session(make(connect_args={"autocommit": False})) as session, fenced(session, LEASE):
@@ -113,6 +122,28 @@ def test_a_driver_that_begins_itself_is_fenced(make: Callable[..., Engine], engi
 def balance(engine: Engine) -> int:
     with Session(engine) as session:
         return session.get_one(Account, "account").value
+
+
+@pytest.mark.parametrize("statement", ["COMMIT", "ROLLBACK", "INSERT OR ROLLBACK INTO account VALUES ('account', 1)"])
+@pytest.mark.parametrize("kind", ["plain", "recipe", pytest.param("autocommit=False", marks=has_autocommit)])
+def test_nothing_is_written_after_the_end(
+    make: Callable[..., Engine], engine: Engine, kind: str, statement: str
+) -> None:
+    made = make(connect_args={"autocommit": False} if kind == "autocommit=False" else {})
+    if kind == "recipe":
+        begins_itself(made)
+    with made.connect() as connection:
+        for _ in range(2):
+            with pytest.raises(ConfigurationError, match="ended inside the block"), fenced(connection, LEASE):
+                with contextlib.suppress(IntegrityError):
+                    connection.execute(text(statement))
+                with pytest.raises(ConfigurationError, match="would be committed without the fence"):
+                    connection.execute(text("UPDATE account SET value = 99"))
+        with fenced(connection, LEASE):
+            connection.execute(text("UPDATE account SET value = value + 1 WHERE name = 'account'"))
+        connection.execute(text("UPDATE account SET value = value + 1 WHERE name = 'account'"))
+        connection.commit()
+    assert balance(engine) == 12
 
 
 @pytest.mark.parametrize("kind", ["connection", "session", "session on a connection"])
