@@ -8,6 +8,7 @@ Invariants:
    task: the message is that task's.
 4. A redelivered copy whose first copy still runs is no competitor. The copy goes back to the queue in all three modes,
    without a result or a state. After the first copy has finished, the copy is dropped without a trace.
+   A retry that meets an earlier attempt of its task goes back in all three modes too: the task has not ended.
 5. A task with an expiry goes back only while it can return before the expiry; after that, it raises.
 """
 
@@ -83,11 +84,14 @@ class Policy(NamedTuple):
             Ignore: This message is a copy of a task that runs or has run; the copy ends without a trace.
             RedlockError: The given error, in the mode "raise" and where no requeue is possible.
         """
+        holder = error.holder if isinstance(error, LockContended) else None
+        if delivery is not None:
+            delivery.waiting(error.lock_name, holder)
         self.drop_finished_copy(error.lock_name, delivery)
-        if delivery is not None and isinstance(error, LockContended) and delivery.is_of_this_task(error.holder):
+        if delivery is not None and isinstance(error, LockContended) and delivery.is_of_this_task(holder):
             return self._requeue_copy(error, error.resource, delivery)
         # A copy of a lost run must not end as skipped or refused: the lost run may have had its effect.
-        again = delivery is not None and delivery.has_begun
+        again = delivery is not None and delivery.must_run
         if self.on_conflict == "skip" and isinstance(error, LockContended) and not again:
             _log.info("skipped", resource=error.resource, holder=error.holder)
             return Skipped({"status": "skipped", "resource": error.resource, "holder": error.holder})
@@ -111,7 +115,7 @@ class Policy(NamedTuple):
         if pause is None:
             raise error
         _log.info("requeued", task=delivery.task_id, resource=resource, count=count, countdown=f"{pause:.2f}")
-        if delivery.has_met or again:
+        if delivery.has_met or delivery.has_begun:
             raise Ignore(str(error))
         raise Retry(str(error), exc=error, when=pause)
 
@@ -130,6 +134,11 @@ class Policy(NamedTuple):
         if delivery is not None and delivery.is_finished(awaits_result=awaits_result):
             _log.info("duplicate", task=delivery.task_id, resource=resource, then="dropped")
             raise Ignore(f"a copy of this task has come to its end: {delivery.task_id}")
+        # `awaits_result` means that this run holds the lock. In both cases the first copy does not run any more.
+        if delivery is not None and delivery.has_expired and (awaits_result or delivery.meets_another):
+            _log.info("duplicate", task=delivery.task_id, resource=resource, then="expired")
+            delivery.revoke()
+            raise Ignore(f"this copy of the task arrived after its expiry: {delivery.task_id}")
 
     @staticmethod
     def _requeue_copy(error: LockContended | SoftTimeLimitExceeded, resource: str | None, delivery: Delivery) -> None:
@@ -163,7 +172,7 @@ class Policy(NamedTuple):
         """
         if delivery is None or not delivery.has_a_queue:
             return
-        again = delivery.has_begun
+        again = delivery.must_run
         if not (self.on_conflict == "requeue" or delivery.has_met or again):
             return
         if delivery.is_sent:

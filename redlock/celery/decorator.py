@@ -14,8 +14,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-import os
-import socket
 import sys
 import time
 from contextvars import ContextVar
@@ -38,6 +36,7 @@ from redlock.celery.client import client_of, settings_of
 from redlock.celery.conflict_policy import Policy, Skipped
 from redlock.celery.delivery import Delivery
 from redlock.celery.lock_key import KeySpec, keys
+from redlock.celery.owner_label import owner_label
 from redlock.celery.worker_start import UNFINISHED
 from redlock.errors import (
     ConfigurationError,
@@ -174,7 +173,7 @@ def locked(
             lease = client.lease(
                 [lock_key.of(args, kwargs) for lock_key in lock_keys],
                 ttl_ms=None if ttl is None else client._context.checked_ttl_ms(ttl),  # noqa: SLF001 - of this package
-                owner_label=_owner_label(task),
+                owner_label=owner_label(task),
                 renew=True,
                 max_hold_ms=_max_hold_ms(max_hold, task),
                 reentrant=reentrant,
@@ -286,11 +285,3 @@ def _check(ttl: float | None, max_hold: float | None, on_lost: str) -> None:
         _validation.number("max_hold", max_hold)
     if on_lost not in ("check", "raise"):
         raise ConfigurationError(f"on_lost is {on_lost!r}; it must be 'check' or 'raise'")
-
-
-def _owner_label(task: Task | None) -> str:
-    since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    request = task.request if task is not None else None
-    if request is None or request.called_directly:
-        return f"pid {os.getpid()}@{socket.gethostname()} since {since}"
-    return f"{request.id}@{request.hostname or socket.gethostname()} since {since}"

@@ -10,19 +10,19 @@ from __future__ import annotations
 
 import random
 import time
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import Ignore, Reject
-from celery.utils.time import maybe_iso8601, maybe_make_aware
 
 from redlock import _log
 from redlock.admin import visibility_timeout
-from redlock.celery import duplicate_delivery
+from redlock.celery import duplicate_delivery, expiry
 from redlock.celery._compat import confirmed_publish, has_quorum_queues
 from redlock.celery.duplicate_delivery import COPY, EARLIER
+from redlock.celery.expiry import EXPIRES
 from redlock.celery.message_content import CONTENT_TYPE, MessageContent
 from redlock.celery.origin_queue import ORIGIN, NoWayBack, Origin, origin_of, way_back
+from redlock.celery.owner_label import attempt_of
 
 if TYPE_CHECKING:
     from celery import Celery, Task
@@ -38,7 +38,7 @@ _PAUSES_IN_TIMEOUT = 3
 _ON_THE_WAY = 1.0
 """Seconds that an expiring message may take from the end of its pause to a worker."""
 _RETRY_MS, _LAST_RETRY_MS = 1_000, 30_000
-_MARKS = (REQUEUES, SINCE, CONTENT_TYPE, COPY, EARLIER, ORIGIN)
+_MARKS = (REQUEUES, SINCE, CONTENT_TYPE, COPY, EARLIER, ORIGIN, EXPIRES)
 _DELIVERY_COUNT, _DELIVERY_LIMIT = "x-delivery-count", 20
 """By default, RabbitMQ 4 drops a message of a quorum queue after so many returns."""
 
@@ -76,6 +76,9 @@ class Delivery:
         self._is_broadcast = origin is not None and origin.is_broadcast
         self._is_copy = not self._is_broadcast and (marks[COPY] is not None or bool(info.get("redelivered")))
         self._has_met = self.meetings > 0
+        self._holder: object = None
+        self.has_expired = expiry.restore(self._request, marks[EXPIRES])
+        """Whether this copy expired while Celery did not see its expiry."""
         self._failures = 0
         self.is_sent, self._is_in_doubt = False, False
         self._content = MessageContent(self._request, marks[CONTENT_TYPE])
@@ -92,12 +95,18 @@ class Delivery:
         self._content.keep_arguments()
 
     def waiting(self, _resource: object, holder: object) -> None:
-        """Note whether the holder of the lock is another run of this same task."""
-        self._has_met = self._has_met or self.is_of_this_task(holder)
+        """Note the run that holds the lock; `-` if the holder is unknown."""
+        if holder not in {None, "-"}:
+            self._holder = holder
+            self._has_met = self._has_met or self.is_of_this_task(holder)
 
     def is_of_this_task(self, holder: object) -> bool:
-        """Whether the holder of a lock is a run of this task; then this message is a redelivered copy."""
-        return not self._is_broadcast and str(holder).startswith(f"{self.task_id}@")
+        """Whether the holder of a lock runs this message or a later retry; then this message is a redelivered copy."""
+        attempt = self._attempt_of(holder)
+        return attempt is not None and attempt >= self._request.retries
+
+    def _attempt_of(self, holder: object) -> int | None:
+        return None if self._is_broadcast else attempt_of(self.task_id, holder)
 
     @property
     def has_met(self) -> bool:
@@ -105,9 +114,20 @@ class Delivery:
         return self._has_met
 
     @property
+    def meets_another(self) -> bool:
+        """Whether the last known holder of the lock is no copy of this message: then the first copy does not run."""
+        return self._holder is not None and not self.is_of_this_task(self._holder)
+
+    @property
     def has_begun(self) -> bool:
         """Whether this message is a copy of a lost run that had begun, and so may have had its effect."""
         return self._is_copy and duplicate_delivery.has_begun(self._earlier)
+
+    @property
+    def must_run(self) -> bool:
+        """Whether no other task does this work: an earlier run had begun, or an earlier attempt holds the lock."""
+        attempt = self._attempt_of(self._holder)
+        return self.has_begun or (attempt is not None and attempt < self._request.retries)
 
     def is_finished(self, *, awaits_result: bool = False) -> bool:
         """Whether this message is a copy whose first copy has finished; see `duplicate_delivery.is_finished`."""
@@ -129,13 +149,6 @@ class Delivery:
         """Milliseconds since the first requeue; 0 for a task that was never requeued."""
         return 0 if self._since is None else max(0, int((time.time() - self._since) * 1000))
 
-    def seconds_left(self) -> float:
-        """Seconds until the task expires; infinite without an expiry."""
-        at = maybe_iso8601(self._request.expires)
-        if at is None:
-            return float("inf")
-        return float((maybe_make_aware(at) - datetime.now(timezone.utc)).total_seconds())
-
     def requeue(self, longest: float) -> float | None:
         """Send the message back to the queue. A worker gets the message after a random pause.
 
@@ -148,22 +161,21 @@ class Delivery:
         Raises:
             Exception: Any error of the serializer, Celery or the broker; the message was not sent.
         """
-        left = self.seconds_left() - _ON_THE_WAY
+        # The first copy may still run, so this copy must neither expire nor fail.
+        hides = self._has_met and not self.meets_another
+        left = float("inf") if hides else expiry.seconds_left(self._request) - _ON_THE_WAY
         least, pause = self._pause(min(longest, left))
         if left < least:
             return None
         marks = {REQUEUES: self.requeue_count + 1, SINCE: self._since or time.time()}
-        self._send(marks | ({COPY: self.meetings} if self._is_copy or self._has_met else {}), pause)
+        self._send(marks | ({COPY: self.meetings} if self._is_copy or self._has_met else {}), pause, hides=hides)
         return pause
 
     def requeue_copy(self, longest: float) -> float:
-        """Send back a copy that found its first copy running; see `requeue`.
-
-        The copy no longer expires: at the expiry Celery would store REVOKED for the running task.
-        """
+        """Send back a copy that found its first copy running; see `requeue`. Its expiry is hidden from Celery."""
         _, pause = self._pause(longest)
         marks = {REQUEUES: self.requeue_count, SINCE: self._since or time.time(), COPY: self.meetings + 1}
-        self._send(marks, pause, expires=None)
+        self._send(marks, pause, hides=True)
         return pause
 
     def _pause(self, longest: float) -> tuple[float, float]:
@@ -176,11 +188,14 @@ class Delivery:
         pause = random.uniform(least, max(least, longest))  # noqa: S311 - jitter, not a secret
         return least, float(int(pause)) if natively else pause
 
-    def _send(self, marks: dict[str, Any], pause: float, **changes: object) -> None:
+    def _send(self, marks: dict[str, Any], pause: float, *, hides: bool) -> None:
         app = self._task.app
         is_amqp = _is_amqp(app)
         user_id = (_connection(app).userid or "guest") if is_amqp else None
-        options = self._content.options(marks, user_id) | self._place() | changes | {"countdown": pause}
+        marks = marks | (expiry.hidden(self._request) if hides else {})
+        options = self._content.options(marks, user_id) | self._place() | {"countdown": pause}
+        if hides:
+            options["expires"] = None
         # An exception of a signal handler can strike when the broker has the message already.
         self._is_in_doubt = True
         if is_amqp:
@@ -227,6 +242,10 @@ class Delivery:
         if origin.is_broadcast and not _is_amqp(app):
             raise NoWayBack("a broadcast has no queue to return to, so the task waits in its slot")
         return way_back(app, origin, self._request.delivery_info or {}, natively=_delays_natively(app))
+
+    def revoke(self) -> None:
+        """Store that the task has expired."""
+        expiry.revoke(self._task)
 
     def return_to_broker(self) -> None:
         """Return the message to the broker after the soft time limit, if the broker accepts a return.

@@ -25,6 +25,7 @@ from celery.signals import worker_init
 
 from redlock import _log, _threads
 from redlock._process import after_fork_in_child
+from redlock.celery.owner_label import attempt_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -111,7 +112,7 @@ def emitter_for(task: Task | None, level: str) -> TaskEventEmitter:
     uuid, hostname = request.id, request.hostname
 
     def send(name: str, **fields: object) -> None:
-        if str(fields.get("lock_holder", "")).startswith(f"{uuid}@"):
+        if attempt_of(str(uuid), fields.get("lock_holder")) is not None:
             # This run is a redelivered copy with the same id. Listeners keep the state of the run that holds the lock.
             return
         sender.put(hostname, {"type": name, "uuid": uuid, "timestamp": time.time(), **fields})

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tests.integration.worker_fixture import Worker
 
 COPIES = "tests.integration.apps.copies"
+IDS = ["bob@example.com", "x" * 300, "a\nb"]
 MODES = ["requeue", "skip", "raise", "wait"]
 
 
@@ -152,6 +153,36 @@ def test_a_copy_runs_when_the_first_is_killed(fixture: WorkerFixture, worker: Wo
     eventually(fixture.is_idle, "the end of the other copy", every=0.05)
     assert runs(fixture, task) == 2
     assert fixture.store.lrange(f"after:{name}", 0, -1) == ["2"]
+
+
+def test_a_retry_is_no_copy_of_the_run_that_sent_it(fixture: WorkerFixture, worker: Worker) -> None:
+    task = str(fixture.sender.send_task(f"{COPIES}.again", ("again",), expires=3_600).id)
+    eventually(lambda: f"requeued task={task} " in worker.log, "the retry that meets the first run", every=0.05)
+    go(fixture, "again", 1, 2)
+    assert fixture.result(task) is not None, "the retry still has its expiry"
+    assert runs(fixture, task) == 2
+    assert f"duplicate task={task} " not in worker.log
+
+
+@pytest.mark.parametrize("task", IDS, ids=["with @", "long", "with a line break"])
+def test_a_copy_is_recognised_by_any_task_id(fixture: WorkerFixture, worker: Worker, task: str) -> None:
+    name = f"id-{IDS.index(task)}"
+    called(fixture, "skip", name).apply_async(task_id=task)
+    eventually(lambda: runs(fixture, task) == 1, "the first copy at work")
+    before = worker.log.count("then=requeued")
+    deliver_again(fixture, task)
+    eventually(lambda: worker.log.count("then=requeued") > before, "the copy that meets the first")
+    go(fixture, name, 1)
+    assert fixture.result(task) == 1
+
+
+def test_a_task_is_no_copy_of_one_with_a_longer_id(fixture: WorkerFixture) -> None:
+    called(fixture, "skip", "longer").apply_async(task_id="ann@example.com")
+    eventually(lambda: runs(fixture, "ann@example.com") == 1, "the first task at work")
+    called(fixture, "skip", "longer").apply_async(task_id="ann")
+    assert fixture.result("ann")["status"] == "skipped"
+    go(fixture, "longer", 1)
+    assert fixture.result("ann@example.com") == 1
 
 
 @pytest.fixture

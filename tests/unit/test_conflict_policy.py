@@ -337,7 +337,7 @@ def test_a_copy_that_has_met_the_first_leaves_no_trace(
 ) -> None:
     """Another task may hold the lock by now: the copy goes back all the same, and stores no state."""
     delivery = running(expires="2099-01-01T00:00:00")
-    delivery.waiting("account:42", "id-1@host")
+    delivery.waiting("account:42", "id-1@host retry 2 since 1")
     with pytest.raises(Ignore):
         overtime(policy(on_conflict, max_requeues=0), delivery)
     assert (sent[0]["headers"][COPY], sent[0]["expires"]) == (1, None)

@@ -9,8 +9,10 @@ import pytest
 from celery import Celery
 
 from redlock.celery import delivery as module
+from redlock.celery import expiry
 from redlock.celery.delivery import REQUEUES, SINCE, Delivery
 from redlock.celery.duplicate_delivery import COPY, EARLIER
+from redlock.celery.expiry import EXPIRES
 from redlock.celery.message_content import CONTENT_TYPE
 from redlock.celery.origin_queue import ORIGIN
 
@@ -51,6 +53,7 @@ def delivered() -> Iterator[Callable[..., Delivery]]:
 
 def test_workers_of_all_versions_know_the_marks_by_these_names() -> None:
     assert (REQUEUES, SINCE, COPY) == ("redlock_requeues", "redlock_since", "redlock_copy")
+    assert EXPIRES == "redlock_expires"
     assert (CONTENT_TYPE, EARLIER, ORIGIN) == ("redlock_content_type", "redlock_earlier", "redlock_origin")
 
 
@@ -77,7 +80,7 @@ def test_a_task_goes_back_if_the_shortest_pause_fits(
     monkeypatch.setattr(module, "has_quorum_queues", lambda *_: True)
     delivery = delivered()
     for left, pause in ((1.9, None), (2.0, 1.0), (7.9, 6.0)):
-        monkeypatch.setattr(delivery, "seconds_left", lambda left=left: left)
+        monkeypatch.setattr(expiry, "seconds_left", lambda _, left=left: left)
         assert delivery.requeue(30.0) == pause
     assert [again["countdown"] for again in sent] == [1.0, 6.0]
 
@@ -86,11 +89,77 @@ def test_a_copy_that_has_met_the_first_stays_a_copy(
     delivered: Callable[..., Delivery], sent: list[dict[str, Any]]
 ) -> None:
     delivery = delivered()
-    for holder, has_met in ((None, False), ("id-2@h", False), ("id-1@h", True), ("id-2@h", True)):
+    for holder, has_met in ((None, False), ("id-2@h", False), ("id-1@h", True), ("id-2@h", True), ("-", True)):
         delivery.waiting("x", holder)
         assert delivery.has_met is has_met
+    assert delivery.meets_another, "an unknown holder changes nothing"
     delivery.requeue(1.0)
     assert sent[-1]["headers"][COPY] == 0
+
+
+EXPIRY = "2999-01-01T00:00:00+00:00"
+
+
+def test_a_copy_hides_its_expiry_while_the_first_may_run(
+    delivered: Callable[..., Delivery], sent: list[dict[str, Any]]
+) -> None:
+    """At the expiry Celery would store REVOKED for the running task."""
+    delivery = delivered(expires=EXPIRY)
+    delivery.waiting("x", "id-1@h since 1")
+    delivery.requeue_copy(1.0)
+    delivery.requeue(1.0)
+    for again in sent:
+        assert (again["expires"], again["headers"][EXPIRES]) == (None, EXPIRY)
+
+
+def test_a_copy_expires_again_after_its_first_has_gone(
+    delivered: Callable[..., Delivery], sent: list[dict[str, Any]]
+) -> None:
+    marks: dict[str, Any] = {EXPIRES: EXPIRY, COPY: 2}
+    delivery = delivered(**marks)
+    assert charge.request.expires == EXPIRY, "the body and a retry see the expiry"
+    delivery.requeue(1.0)
+    delivery.waiting("x", "id-2@h since 1")
+    delivery.requeue(1.0)
+    assert [again["expires"] for again in sent] == [None, EXPIRY]
+    assert [again["headers"].get(EXPIRES) for again in sent] == [EXPIRY, None]
+    assert not delivery.has_expired
+
+
+def test_a_copy_that_never_expires_has_no_mark(delivered: Callable[..., Delivery], sent: list[dict[str, Any]]) -> None:
+    delivered().requeue_copy(1.0)
+    assert EXPIRES not in sent[-1]["headers"]
+
+
+@pytest.mark.parametrize("mark", ["soon", 5, [], True, "2026-13-45"])
+def test_an_invented_expiry_counts_as_none(
+    delivered: Callable[..., Delivery], sent: list[dict[str, Any]], mark: object
+) -> None:
+    marks: dict[str, Any] = {EXPIRES: mark}
+    delivery = delivered(**marks)
+    assert not delivery.has_expired
+    delivery.requeue(1.0)
+    assert sent[-1]["expires"] is None
+    assert EXPIRES not in sent[-1]["headers"]
+
+
+def test_a_retry_is_no_copy_of_its_earlier_attempt(
+    delivered: Callable[..., Delivery], sent: list[dict[str, Any]]
+) -> None:
+    delivery = delivered(retries=2, expires=EXPIRY)
+    for holder, is_copy in (
+        ("id-1@h since 1", False),
+        ("id-1@h retry 1 since 1", False),
+        ("id-1@h retry 2 since 1", True),
+    ):
+        assert delivery.is_of_this_task(holder) is is_copy
+    delivery.waiting("x", "id-1@h retry 1 since 1")
+    assert (delivery.must_run, delivery.has_met) == (True, False)
+    delivery.requeue(1.0)
+    assert sent[-1]["expires"] == EXPIRY
+    assert COPY not in sent[-1]["headers"]
+    delivery.waiting("x", "id-2@h since 1")
+    assert not delivery.must_run
 
 
 def test_only_a_copy_is_the_copy_of_a_lost_run(delivered: Callable[..., Delivery]) -> None:

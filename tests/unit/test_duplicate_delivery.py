@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from celery import Celery
-from celery.exceptions import Ignore, SoftTimeLimitExceeded
-from celery.signals import task_prerun
+from celery.exceptions import Ignore, Retry, SoftTimeLimitExceeded
+from celery.signals import task_prerun, task_revoked
 
-from redlock import LockContended
+from redlock import LockContended, QuorumUnavailable
 from redlock.celery import duplicate_delivery
 from redlock.celery.conflict_policy import Policy
 from redlock.celery.delivery import Delivery
 from redlock.celery.duplicate_delivery import COPY, EARLIER
+from redlock.celery.expiry import EXPIRES
 from tests import versions
 
 if TYPE_CHECKING:
@@ -256,6 +257,46 @@ def test_a_copy_of_a_lost_run_is_neither_skipped_nor_refused(
     with pytest.raises(Ignore):
         Policy(0, on_conflict, 0).on_soft_time_limit(SoftTimeLimitExceeded(), "x", delivered(redelivered=True))
     assert [call["headers"][COPY] for call in sent] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("on_conflict", ["skip", "raise", "requeue"])
+def test_a_retry_that_meets_its_earlier_attempt_goes_back(sent: list[dict[str, Any]], on_conflict: str) -> None:
+    """The task has not ended, so no mode may end it: the earlier attempt is at its last lines, or was killed."""
+    policy = Policy(0, on_conflict, 0)
+    with pytest.raises(Retry):
+        policy.apply(LockContended("x", "id-1@w@h since 1 (01234567)"), delivered(retries=1))
+    assert len(sent) == 1
+    retry = delivered(retries=1)
+    retry.waiting("x", "id-1@w@h since 1 (01234567)")
+    with pytest.raises(Retry):
+        policy.on_soft_time_limit(SoftTimeLimitExceeded(), "x", retry)
+    assert len(sent) == 2
+
+
+@pytest.mark.usefixtures("sent")
+@pytest.mark.parametrize("holds", [True, False])
+def test_a_copy_that_expired_meanwhile_ends_as_revoked(caplog: pytest.LogCaptureFixture, holds: bool) -> None:  # noqa: FBT001
+    caplog.set_level("INFO", "redlock")
+    store("STARTED")
+    hidden: dict[str, Any] = {EXPIRES: "2020-01-01T00:00:00+00:00"}
+    copy = delivered(copy=1, **hidden)
+    policy = Policy(0, "requeue", None)
+    with pytest.raises(Ignore, match=r"^a copy of this task is at work"):
+        policy.apply(LockContended("x", "id-1@w@h since 1"), copy)
+    with pytest.raises(Ignore):
+        policy.apply(QuorumUnavailable("x", 3, 5, {}), copy)
+    assert charge.backend.get_task_meta("id-1", cache=False)["status"] == "STARTED", "the first copy may run"
+    revoked: list[bool] = []
+    task_revoked.connect(lambda expired, **_: revoked.append(expired), sender=charge, weak=False, dispatch_uid="test")
+    with pytest.raises(Ignore, match=r"^this copy of the task arrived after its expiry: id-1$"):
+        if holds:
+            policy.drop_finished_copy("x", copy, awaits_result=True)
+        else:
+            policy.apply(LockContended("x", "id-2@w@h since 1"), copy)
+    task_revoked.disconnect(sender=charge, dispatch_uid="test")
+    assert revoked == [True]
+    assert charge.backend.get_task_meta("id-1", cache=False)["status"] == "REVOKED"
+    assert caplog.messages[-1] == "duplicate task=id-1 resource=x then=expired"
 
 
 @pytest.mark.parametrize("state", ["PENDING", "RECEIVED", "RETRY", "SUCCESS", "FAILURE", "REVOKED"])

@@ -29,6 +29,7 @@ from tornado.web import OutputTransform, authenticated, url
 from redlock._escaping import escape
 from redlock.admin.cluster_status import cluster_status
 from redlock.celery.client import settings_of
+from redlock.celery.owner_label import task_and_worker
 from redlock.errors import RedlockError
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def _read_status(app: Celery) -> dict[str, Any]:
 
 
 def _lock(held: LockInfo) -> dict[str, Any]:
-    task, worker = _task_of(held.holder) if held.since else ("", "")
+    task, worker = task_and_worker(held.holder) if held.since else ("", "")
     return {
         "resource": held.resource,
         "holder": held.holder,
@@ -145,18 +146,8 @@ def _lock(held: LockInfo) -> dict[str, Any]:
 
 
 def _waiter(waiter: Waiter) -> dict[str, Any]:
-    task, worker = _task_of(waiter.waiter)
+    task, worker = task_and_worker(waiter.waiter)
     return dataclasses.asdict(waiter) | {"task": task, "worker": worker}
-
-
-def _task_of(label: str) -> tuple[str, str]:
-    """The task and the worker in an owner label; empty for a label outside of a task.
-
-    Workers have names such as `celery@host`; other labels are like `pid 123@host` or `report[123]@host`.
-    """
-    # From the end: a task id can contain the name of another worker.
-    task, *worker = label.rsplit("@", 2)
-    return (task, "@".join(worker)) if worker[1:] else ("", "")
 
 
 def _node(state: NodeState, clock_limit: float) -> dict[str, Any]:

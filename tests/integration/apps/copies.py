@@ -55,6 +55,20 @@ def wait(self: Task, name: str, how: str = "succeed") -> int:
     return work(self, name, how)
 
 
+@app.task(bind=True, max_retries=1)
+@locked("copies:{name}", wait=0.05, on_conflict="skip")
+def again(self: Task, name: str) -> object:
+    """Retries at once, and holds the lock until the store says so. The retry returns its expiry."""
+    number = store.incr(f"runs:{self.request.id}")
+    try:
+        if number == 1:
+            raise self.retry(countdown=0)
+    finally:
+        while not store.exists(f"go:{name}:{number}"):
+            time.sleep(_EVERY)
+    return self.request.expires
+
+
 @app.task
 def after(earlier: object, name: str) -> object:
     """The next task, in a chain, a chord or as a link."""

@@ -1,0 +1,76 @@
+"""The owner label of a task's lease: for the operator, and for other messages of the same task.
+
+Invariants:
+1. Most labels are `<task id>@<worker> since <start>`. A retry has ` retry <number>` before the start.
+2. A task id that a label can't show in full and for certain has ` id <digest>` there too. Such an id is long, or has an
+   `@` or an invisible character.
+3. Only the end of a label counts, because the sender of a task chooses its id.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import socket
+import time
+from typing import TYPE_CHECKING
+
+from redlock._escaping import bounded_label
+
+if TYPE_CHECKING:
+    from celery import Task
+
+_LONGEST_ID = 100
+"""The nodes store the beginning of a long label, see `bounded_label`; the limit leaves room."""
+_DIGITS = 12
+_NOTES = r"(?: retry (?P<retries>[0-9]{1,9}))?(?: id (?P<digest>[0-9a-f]{12}))?"
+_END = re.compile(_NOTES + r" since \S+(?: \([0-9a-f]{8}\))?\Z")
+"""The end of a label, also with the eight digits of `masked_token`."""
+_END_OF_HOLDER = re.compile(_NOTES + r"\Z")
+"""The end of a label without its start."""
+
+
+def owner_label(task: Task | None) -> str:
+    """The label for a run of this task; None for a call outside of a task."""
+    since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    request = task.request if task is not None else None
+    if request is None or request.called_directly:
+        return f"pid {os.getpid()}@{socket.gethostname()} since {since}"
+    retry = f" retry {request.retries}" if request.retries else ""
+    digest = _digest(str(request.id))
+    note = f" id {digest}" if digest else ""
+    return f"{request.id}@{request.hostname or socket.gethostname()}{retry}{note} since {since}"
+
+
+def attempt_of(task_id: str, holder: object) -> int | None:
+    """The number of retries before the run that holds a lock; None if that is no run of this task.
+
+    Args:
+        task_id: The id of the task.
+        holder: The label of the holder, also with the eight digits of its token.
+    """
+    label = str(holder)
+    end = _END.search(label)
+    retries, digest = (end["retries"], end["digest"]) if end else (None, None)
+    own = _digest(task_id)
+    if own != (digest or "") or not (own or label.startswith(f"{task_id}@")):
+        return None
+    return int(retries or 0)
+
+
+def task_and_worker(label: str) -> tuple[str, str]:
+    """The task id and the worker in a label without its start; empty for a label outside of a task.
+
+    Workers have names such as `celery@host`; other labels are like `pid 123@host` or `report[123]@host`.
+    """
+    # From the end: a task id can contain the name of another worker.
+    task, *worker = _END_OF_HOLDER.sub("", label, count=1).rsplit("@", 2)
+    return (task, "@".join(worker)) if worker[1:] else ("", "")
+
+
+def _digest(task_id: str) -> str:
+    """The digest of an id that a label can't show in full and for certain; empty for other ids."""
+    if "@" not in task_id and len(task_id) <= _LONGEST_ID and bounded_label(task_id) == task_id:
+        return ""
+    return hashlib.sha256(task_id.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGITS]
