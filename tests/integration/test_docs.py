@@ -315,3 +315,6 @@ def _events() -> Iterator[str]:
                     args=[ast.Constant(value=str(event)), *_],
                 ):
                     yield event
+                # A line that is written in some cases only.
+                case ast.Call(func=ast.Name(id="emit"), args=[ast.Constant(value=str(event)), *_]):
+                    yield event
