@@ -146,6 +146,7 @@ def locked(
     misuse.refuse_bare(key, sys._getframe(1))  # noqa: SLF001 - only the frame tells a key from a decorated function
     policy = Policy.checked(wait, on_conflict, max_requeues)
     _check(ttl, max_hold, on_lost)
+    _validation.flag("reentrant", reentrant)
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         misuse.refuse_target(function)

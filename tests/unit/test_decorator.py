@@ -108,6 +108,7 @@ def test_on_what_is_no_function_it_is_refused() -> None:
         ({"max_requeues": -1}, "max_requeues is -1"),
         ({"max_requeues": True}, "max_requeues is True"),
         ({"max_hold": 0}, "max_hold is 0"),
+        ({"reentrant": "no"}, "^reentrant is 'no'; it must be True or False$"),
         ({"on_lost": "ignore"}, "^on_lost is 'ignore'; it must be 'check' or 'raise'$"),
         ({"on_lost": None}, "'check' or 'raise'"),
         ({"wait": None}, "wait is None"),
