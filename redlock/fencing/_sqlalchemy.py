@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import event, text
@@ -23,6 +24,8 @@ _OPEN = (
     "{what} is in a transaction already; the fence must be the first statement of a transaction of its own: "
     "commit or roll back first, and read inside the block"
 )
+
+_FENCED = "redlock_fenced"
 
 
 def dialect_of(bind: Engine | Connection) -> Dialect:
@@ -207,7 +210,8 @@ def driver_of(connection: Connection) -> Any:  # noqa: ANN401 - of whichever dri
 
 
 def prepare(connection: Connection, dialect: Dialect) -> None:
-    """Refuse autocommit, and send what must come before the fence."""
+    """Refuse autocommit and a shared connection, and send what must come before the fence."""
+    refuse_shared(connection)
     begun = getattr(driver_of(connection), "in_transaction", False)
     if _sqlite_autocommits(connection, begun=begun) if dialect is sql.SQLITE else _autocommits(connection):
         raise ConfigurationError(
@@ -219,6 +223,18 @@ def prepare(connection: Connection, dialect: Dialect) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
     if dialect.before_begin:
         connection.exec_driver_sql(dialect.before_begin)
+
+
+def refuse_shared(connection: Connection) -> None:
+    """Refuse a driver's connection with another open block, as with `StaticPool`: both would be one transaction."""
+    found = connection.info.get(_FENCED)
+    other = None if found is None else found()
+    if other not in (None, connection) and other.in_transaction():
+        raise ConfigurationError(
+            "another fenced block is open on the same connection of the driver, which the pool of the engine gives to "
+            "several users at once: use a pool that gives each user a connection, such as QueuePool with a file"
+        )
+    connection.info[_FENCED] = weakref.ref(connection)  # weak: a signal can end a block before its body
 
 
 def _autocommits(connection: Connection) -> bool:

@@ -1,4 +1,4 @@
-"""SQLite: modes in which the driver's commit does nothing, a commit that fails, and the end inside the block."""
+"""SQLite: a driver's commit that does nothing or fails, the end inside the block, and a shared connection."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import StaticPool
 
 from redlock.errors import ConfigurationError
 from redlock.fencing.conformance import Lease
 from redlock.fencing.sql import fenced
-from tests.integration.fence_adapters import Account, sqlite_engine, with_accounts
+from tests.integration.fence_adapters import Account, Base, sqlite_engine, with_accounts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -117,6 +118,51 @@ def test_a_driver_that_begins_itself_is_fenced(make: Callable[..., Engine], engi
         session.get_one(Account, "account").value += 1
     assert balance(engine) == 11
     assert is_unlocked(engine)
+
+
+def test_two_blocks_on_one_driver_connection_are_refused(make: Callable[..., Engine], engine: Engine) -> None:
+    """The inner commit would commit the half of the outer block."""
+    made = make(poolclass=StaticPool)
+    with made.connect() as outer, made.connect() as inner:
+        for _ in range(2):
+            with pytest.raises(ConfigurationError, match="ended inside"), fenced(outer, LEASE, operation="outer"):
+                outer.execute(text("UPDATE account SET value = 99"))
+                with pytest.raises(ConfigurationError, match="same connection of the driver"):
+                    with fenced(inner, Lease(8, "inner"), operation="inner"):
+                        pytest.fail("the body must not run")
+        with fenced(inner, Lease(8, "inner")):
+            inner.execute(text("UPDATE account SET value = value + 1 WHERE name = 'account'"))
+    assert balance(engine) == 11
+
+
+def test_tasks_that_share_a_database_in_memory_are_refused() -> None:
+    """Asyncio engines of SQLite in memory give all tasks the same connection of the driver."""
+
+    async def main() -> None:
+        made = create_async_engine("sqlite+aiosqlite://")
+        inside, refused = asyncio.Event(), asyncio.Event()
+        async with made.begin() as connection:
+            await connection.run_sync(Base.metadata.create_all)
+
+        async def first() -> None:
+            with pytest.raises(ConfigurationError, match="ended inside"):
+                async with made.connect() as connection, fenced(connection, LEASE):
+                    inside.set()
+                    await refused.wait()
+
+        async def second() -> None:
+            await inside.wait()
+            with pytest.raises(ConfigurationError, match="same connection of the driver"):
+                async with made.connect() as connection, fenced(connection, Lease(8, "second")):
+                    pytest.fail("the body must not run")
+            refused.set()
+
+        await asyncio.wait_for(asyncio.gather(first(), second()), 60)
+        async with made.connect() as connection:
+            assert await connection.scalar(text("SELECT count(*) FROM redlock_fence")) == 0
+        await made.dispose()
+
+    asyncio.run(main())
 
 
 def balance(engine: Engine) -> int:
