@@ -78,7 +78,9 @@ def _keeps_state(task: Task) -> bool:
 def _final(task: Task) -> set[str]:
     """The states after which a task does not run again.
 
-    A failure is final only if Celery acknowledges the message. Otherwise Celery runs the redelivered message again.
+    Celery itself drops only copies of a success. But each task ends once, also if its worker dies between a stored
+    failure and the acknowledgement. A failure is final only if Celery acknowledges the message; otherwise Celery runs
+    the redelivered message again.
     """
     return {states.SUCCESS, states.REVOKED} | ({states.FAILURE} if acknowledges_failures(task) else set())
 

@@ -229,6 +229,12 @@ def test_a_redelivery_after_a_failure_gives_no_second_end() -> None:
     assert charge.backend.get_task_meta("id-1", cache=False)["status"] == "FAILURE"
 
 
+def test_a_failed_task_without_its_result_can_be_sent_again() -> None:
+    store("FAILURE", ValueError("on Monday"))
+    charge.backend.forget("id-1")
+    assert not delivered(redelivered=True).is_finished()
+
+
 @pytest.mark.parametrize("on_conflict", ["skip", "raise", "requeue"])
 def test_a_copy_without_a_lock_ends_after_the_first(on_conflict: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "redlock")
