@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from sqlalchemy.exc import DBAPIError
 
 from redlock.errors import Stale
-from redlock.fencing._sqlalchemy import dialect_of, run
+from redlock.fencing._sqlalchemy_connection import dialect_of, run
 from tests.integration.fence_adapters import NAMES, ConnectionAdapter, SessionAdapter
 
 if TYPE_CHECKING:

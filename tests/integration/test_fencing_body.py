@@ -12,6 +12,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
 from redlock.errors import ConfigurationError, Stale
+from redlock.fencing import _sqlalchemy_connection
 from redlock.fencing.conformance import Lease
 from redlock.fencing.sql import fenced
 from tests.integration.fence_adapters import JOURNAL, OPERATION, Account
@@ -70,6 +71,18 @@ def test_a_rollback_of_a_session_inside_is_found(engine: Engine) -> None:
             with contextlib.suppress(ConfigurationError):
                 set_balance(session, 99)
     assert balance(engine) == 10
+
+
+def test_a_commit_is_found_by_older_versions_too(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLAlchemy 2.0.31 refuses listeners on connections whose engine has execution options."""
+    monkeypatch.setattr(_sqlalchemy_connection, "listens", lambda *_: False)
+    with Session(engine) as session:
+        with pytest.raises(ConfigurationError, match=ENDED), fenced(session, LEASE):
+            session.execute(text("COMMIT"))
+            set_balance(session, 99)
+        with fenced(session, LEASE):
+            session.get_one(Account, "account").value += 1
+    assert balance(engine) == 11
 
 
 def test_a_savepoint_in_the_body_changes_nothing(engine: Engine) -> None:
