@@ -77,6 +77,7 @@ class Delivery:
         self._is_copy = not self._is_broadcast and (marks[COPY] is not None or bool(info.get("redelivered")))
         self._has_met = self.meetings > 0
         self._holder: object = None
+        self._retries = _count(self._request.retries)
         self.has_expired = expiry.restore(self._request, marks[EXPIRES])
         """Whether this copy expired while Celery did not see its expiry."""
         self._failures = 0
@@ -103,7 +104,7 @@ class Delivery:
     def is_of_this_task(self, holder: object) -> bool:
         """Whether the holder of a lock runs this message or a later retry; then this message is a redelivered copy."""
         attempt = self._attempt_of(holder)
-        return attempt is not None and attempt >= self._request.retries
+        return attempt is not None and attempt >= self._retries
 
     def _attempt_of(self, holder: object) -> int | None:
         return None if self._is_broadcast else attempt_of(self.task_id, holder)
@@ -127,7 +128,7 @@ class Delivery:
     def must_run(self) -> bool:
         """Whether no other task does this work: an earlier run had begun, or an earlier attempt holds the lock."""
         attempt = self._attempt_of(self._holder)
-        return self.has_begun or (attempt is not None and attempt < self._request.retries)
+        return self.has_begun or (attempt is not None and attempt < self._retries)
 
     def is_finished(self, *, awaits_result: bool = False) -> bool:
         """Whether this message is a copy whose first copy has finished; see `duplicate_delivery.is_finished`."""

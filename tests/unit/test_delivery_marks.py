@@ -162,6 +162,11 @@ def test_a_retry_is_no_copy_of_its_earlier_attempt(
     assert not delivery.must_run
 
 
+@pytest.mark.parametrize("retries", [None, "2", -1])
+def test_an_invented_count_of_retries_counts_as_none(delivered: Callable[..., Delivery], retries: object) -> None:
+    assert delivered(retries=retries).is_of_this_task("id-1@h since 1")
+
+
 def test_only_a_copy_is_the_copy_of_a_lost_run(delivered: Callable[..., Delivery]) -> None:
     fields: dict[str, Any] = {EARLIER: {"status": "STARTED"}}
     assert not delivered(**fields).has_begun, "the sender has invented the mark"
