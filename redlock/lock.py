@@ -14,7 +14,6 @@ of another thread. With `thread_local=False` all threads share the leases.
 from __future__ import annotations
 
 import contextlib
-import sys
 import threading
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
@@ -117,7 +116,7 @@ class Lock:
         acquire_timeout_ms = options.acquire_timeout_ms(blocking, blocking_timeout)
         forever = acquire_timeout_ms is None
         lease = new_lease(self._context, self.names, options.lease, is_block=is_block, forever=forever)
-        lease._caller = lock_leases.Caller.of(sys._getframe(2))
+        lease._caller = lock_leases.Caller.of_block(2) if is_block else lock_leases.Caller.of_acquire()
         return lease, acquire_timeout_ms
 
     def _acquire(self, lease: Lease, acquire_timeout_ms: int | None) -> None:
@@ -254,7 +253,7 @@ class Lock:
         """
         try:
             leases = self._leases
-            lease = lock_leases.of_block(leases, lock_leases.Caller.of(sys._getframe(1)))
+            lease = lock_leases.of_block(leases, lock_leases.Caller.of_block(1))
             if lease is not None:
                 # Before the release, as above.
                 lock_leases.remove(leases, lease)

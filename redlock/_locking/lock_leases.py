@@ -9,8 +9,8 @@ Invariants:
 
 from __future__ import annotations
 
-import contextlib
 import inspect
+import sys
 import weakref
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -18,7 +18,7 @@ from redlock._locking import held_leases
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import CodeType, FrameType
+    from types import CodeType
 
     from redlock._locking.lease_steps import LeaseSteps
 
@@ -41,11 +41,21 @@ class Caller(NamedTuple):
     frame: tuple[int, CodeType] | None
 
     @classmethod
-    def of(cls, frame: FrameType) -> Caller:
-        """The code that runs in this frame."""
+    def of_acquire(cls) -> Caller:
+        """The running code, which acquires a lease without a block."""
+        return cls(weakref.ref(held_leases.owner()), None)
+
+    @classmethod
+    def of_block(cls, depth: int) -> Caller:
+        """The code whose block begins or ends, so many frames above the caller of this method."""
+        owner = weakref.ref(held_leases.owner())
+        try:
+            frame = sys._getframe(depth + 1)
+        except ValueError:
+            # A thread or greenlet began with a method of the lock.
+            return cls(owner, None)
         code = frame.f_code
-        suspended = (id(frame), code) if code.co_flags & _SUSPENDED else None
-        return cls(weakref.ref(held_leases.owner()), suspended)
+        return cls(owner, (id(frame), code) if code.co_flags & _SUSPENDED else None)
 
     def has_entered(self, lease: LeaseSteps) -> bool:
         """Whether this frame entered the block of the lease; of other frames, whether this thread or task did."""
@@ -56,6 +66,9 @@ class Caller(NamedTuple):
 def add(leases: list[L], lease: L) -> None:
     """Add an acquired lease, and drop ended leases; the end of a block looks for the lease of the block."""
     known = leases.copy()
+    if not known:
+        leases.append(lease)
+        return
     ended = [old for old in known if not old._is_block and (not old.is_held or old.is_lost)]
     released = [old for old in known if old._is_block and old._is_released]
     for old in (*ended, *released[:-_MOST_RELEASED]):
@@ -65,13 +78,18 @@ def add(leases: list[L], lease: L) -> None:
 
 def remove(leases: list[L], lease: L) -> None:
     """Remove a lease, which another thread may have removed."""
-    with contextlib.suppress(ValueError):
+    try:  # noqa: SIM105 - for speed
         leases.remove(lease)
+    except ValueError:
+        pass
 
 
 def of_block(leases: list[L], caller: Caller) -> L | None:
     """The lease of the block that the caller ends."""
     blocks = [lease for lease in leases.copy() if lease._is_block]
+    if len(blocks) == 1:
+        # For speed: an open block keeps its lease here, so the only block is the one that ends.
+        return blocks[0]
     here = [lease for lease in blocks if caller.has_entered(lease)]
     own = [lease for lease in blocks if lease._caller.owner == caller.owner]
     ended = [lease for lease in blocks if not lease.is_held or lease.is_lost]
@@ -88,7 +106,13 @@ def of_call(leases: list[L], is_held: Callable[[L], bool], *kinds: bool | None) 
         is_held: Whether the lease can be used.
         kinds: True for leases of blocks, False for leases of `acquire`, None for all.
     """
-    owner, known = weakref.ref(held_leases.owner()), leases.copy()
+    known = leases.copy()
+    if len(known) == 1:
+        # As below, for speed.
+        (lease,) = known
+        fits = (None in kinds or lease._is_block in kinds) and is_held(lease) and not lease._is_released
+        return lease if fits else None
+    owner = weakref.ref(held_leases.owner())
     own = [lease for lease in known if lease._caller.owner == owner]
     others = [lease for lease in known if lease._caller.owner != owner and not (own and lease._is_block)]
     meant = (

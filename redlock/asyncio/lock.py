@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import sys
 from typing import TYPE_CHECKING, Literal, NoReturn
 
 from redlock import _process
@@ -129,7 +128,7 @@ class Lock:
         outer = held_leases.claim(lease, reentrant=options.reentrant, forever=acquire_timeout_ms is None)
         if outer is not lease:
             lease = InnerLease(outer, options.on_lost, is_block=is_block)
-        lease._caller = lock_leases.Caller.of(sys._getframe(2))
+        lease._caller = lock_leases.Caller.of_block(2) if is_block else lock_leases.Caller.of_acquire()
         return lease, acquire_timeout_ms
 
     async def _acquire(self, lease: Lease, acquire_timeout_ms: int | None) -> None:
@@ -253,7 +252,7 @@ class Lock:
             LockLost: The lease was lost, and the body did not raise, or was cancelled for this reason alone.
             NotHeld: The body has released the lock, and did not raise.
         """
-        caller, is_cancelled_here, lease = lock_leases.Caller.of(sys._getframe(1)), False, None
+        caller, is_cancelled_here, lease = lock_leases.Caller.of_block(1), False, None
         try:
             lease = self._lease_of_block(caller)
             is_cancelled_here = lease._scope is not None and lease._scope.end(exc)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from redlock._locking import lock_leases
 from redlock.testing.redis_server import cluster
 from tests.integration import tools
 from tests.integration.asyncio_tools import with_client
-from tests.integration.tools import is_free, run_out
+from tests.integration.tools import eventually, is_free, run_out
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -257,3 +258,13 @@ def test_another_task_can_end_a_block(shared: Cluster) -> None:
         assert is_free(shared.servers, NAME)
 
     with_client(shared.urls, main)
+
+
+def test_a_thread_may_begin_with_a_call_of_the_lock(client: Redlock) -> None:
+    """No Python code calls `lock.acquire` there, as in a greenlet of gevent."""
+    lock = client.lock(NAME, thread_local=False)
+    for begin, end in ((lock.acquire, lock.release), (lock.__enter__, lambda: lock.__exit__(None, None, None))):
+        _thread.start_new_thread(begin, ())
+        eventually(lock.owned, "the acquisition in the other thread")
+        _thread.start_new_thread(end, ())
+        eventually(lambda: not lock.owned(), "the end in a third thread")
