@@ -44,7 +44,8 @@ class Written(NamedTuple):
     Attributes:
         value: The value that the operation wrote, now or at its first application.
         fence: The fencing token of that write.
-        applied: False if the operation had been applied before, and this call changed nothing.
+        applied: False if the operation had been applied before. A client of redis-py repeats a write whose reply is
+            lost; then its first try was applied by this very call.
     """
 
     value: str
