@@ -6,6 +6,7 @@ import functools
 import gc
 import itertools
 import os
+import signal
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +31,15 @@ _PATIENCE = 60.0
 
 # Otherwise each new connection of redis-py reads the metadata of its package, which takes most of its CPU.
 redis.utils.get_lib_version = functools.cache(redis.utils.get_lib_version)
+
+# Programs inherit ignored signals. Without this the tests of signals would fail behind `&` in a script, or under nohup.
+for _number, _handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+    (signal.SIGQUIT, signal.SIG_DFL),
+):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 _SPARE = SpareNodes()
 _MIXED = os.environ.get("TEST_SERVERS") == "mixed"
