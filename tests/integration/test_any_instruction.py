@@ -223,10 +223,12 @@ def test_an_interrupted_release_ends_a_lock_that_lives_on(stricken: Stricken) ->
 def test_an_interrupted_entry_leaves_the_outer_block_alone(stricken: Stricken) -> None:
     """The outer lease is neither released early, nor kept by the inner block after the end of the outer block."""
     name = stricken.name()
-    inner = stricken.client.lock(name, reentrant=True)
+    # They live on. And each strike has its own, because a block that was interrupted at its end leaves a lease behind.
+    inner: list[Lock] = []
 
     def inner_block() -> None:
-        with inner:
+        inner.append(stricken.client.lock(name, reentrant=True))
+        with inner[-1]:
             pass
 
     with stricken.client.lock(name) as lease:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -10,13 +9,14 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
+from greenlet import greenlet
 
 from redlock import LockLost, NotHeld
 from redlock._locking import lock_leases
 from redlock.testing.redis_server import cluster
 from tests.integration import tools
 from tests.integration.asyncio_tools import with_client
-from tests.integration.tools import eventually, is_free, run_out
+from tests.integration.tools import is_free, run_out
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -260,11 +260,11 @@ def test_another_task_can_end_a_block(shared: Cluster) -> None:
     with_client(shared.urls, main)
 
 
-def test_a_thread_may_begin_with_a_call_of_the_lock(client: Redlock) -> None:
-    """No Python code calls `lock.acquire` there, as in a greenlet of gevent."""
-    lock = client.lock(NAME, thread_local=False)
+def test_a_greenlet_may_begin_with_a_call_of_the_lock(client: Redlock) -> None:
+    """As `gevent.spawn(lock.acquire)`: no Python code calls the method."""
+    lock = client.lock(NAME)
     for begin, end in ((lock.acquire, lock.release), (lock.__enter__, lambda: lock.__exit__(None, None, None))):
-        _thread.start_new_thread(begin, ())
-        eventually(lock.owned, "the acquisition in the other thread")
-        _thread.start_new_thread(end, ())
-        eventually(lambda: not lock.owned(), "the end in a third thread")
+        greenlet(begin).switch()
+        assert lock.owned()
+        greenlet(end).switch()
+        assert not lock.owned()
