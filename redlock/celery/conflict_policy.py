@@ -90,7 +90,6 @@ class Policy(NamedTuple):
         self.drop_finished_copy(error.lock_name, delivery)
         if delivery is not None and isinstance(error, LockContended) and delivery.is_of_this_task(holder):
             return self._requeue_copy(error, error.resource, delivery)
-        # A copy of a lost run must not end as skipped or refused: the lost run may have had its effect.
         again = delivery is not None and delivery.must_run
         if self.on_conflict == "skip" and isinstance(error, LockContended) and not again:
             _log.info("skipped", resource=error.resource, holder=error.holder)

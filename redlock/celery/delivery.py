@@ -74,7 +74,8 @@ class Delivery:
         self._origin = origin
         # The messages of a broadcast share their id, and each of them is a task of its own.
         self._is_broadcast = origin is not None and origin.is_broadcast
-        self._is_copy = not self._is_broadcast and (marks[COPY] is not None or bool(info.get("redelivered")))
+        self._came_again = marks[COPY] is not None or bool(info.get("redelivered"))
+        self._is_copy = self._came_again and not self._is_broadcast
         self._has_met = self.meetings > 0
         self._holder: object = None
         self._retries = _count(self._request.retries)
@@ -125,10 +126,19 @@ class Delivery:
         return self._is_copy and duplicate_delivery.has_begun(self._earlier)
 
     @property
+    def _first_may_run(self) -> bool:
+        return self._has_met and not self.meets_another
+
+    @property
     def must_run(self) -> bool:
-        """Whether no other task does this work: an earlier run had begun, or an earlier attempt holds the lock."""
+        """Whether this message must not end as skipped or refused, because no other message is sure to do the work.
+
+        An earlier run had begun, or may have begun, or may still run; or an earlier attempt holds the lock.
+        """
+        # The state of a broadcast tells nothing of this message, so each of its redeliveries may have begun.
+        may_have_begun = self.has_begun or (self._is_broadcast and self._came_again)
         attempt = self._attempt_of(self._holder)
-        return self.has_begun or (attempt is not None and attempt < self._retries)
+        return may_have_begun or self._first_may_run or (attempt is not None and attempt < self._retries)
 
     def is_finished(self, *, awaits_result: bool = False) -> bool:
         """Whether this message is a copy whose first copy has finished; see `duplicate_delivery.is_finished`."""
@@ -163,13 +173,15 @@ class Delivery:
             Exception: Any error of the serializer, Celery or the broker; the message was not sent.
         """
         # The first copy may still run, so this copy must neither expire nor fail.
-        hides = self._has_met and not self.meets_another
+        hides = self._first_may_run
         left = float("inf") if hides else expiry.seconds_left(self._request) - _ON_THE_WAY
         least, pause = self._pause(min(longest, left))
         if left < least:
             return None
         marks = {REQUEUES: self.requeue_count + 1, SINCE: self._since or time.time()}
-        self._send(marks | ({COPY: self.meetings} if self._is_copy or self._has_met else {}), pause, hides=hides)
+        if self._came_again or self._has_met:
+            marks[COPY] = max(self.meetings, int(self._has_met))
+        self._send(marks, pause, hides=hides)
         return pause
 
     def requeue_copy(self, longest: float) -> float:
@@ -223,7 +235,6 @@ class Delivery:
         if not self._failures:
             _log.warning("requeue-failed", task=self.task_id, why=f"{type(why).__name__}: {why}")
         self._failures += 1
-        self._is_in_doubt = False
 
     @property
     def can_be_sent(self) -> bool:
@@ -245,8 +256,9 @@ class Delivery:
         return way_back(app, origin, self._request.delivery_info or {}, natively=_delays_natively(app))
 
     def revoke(self) -> None:
-        """Store that the task has expired."""
-        expiry.revoke(self._task)
+        """Store that the task has expired, unless the first copy has stored its end."""
+        if not duplicate_delivery.has_ended(self._task, self._earlier):
+            expiry.revoke(self._task)
 
     def return_to_broker(self) -> None:
         """Return the message to the broker after the soft time limit, if the broker accepts a return.

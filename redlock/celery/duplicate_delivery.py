@@ -19,6 +19,8 @@ from redlock import _log
 from redlock.celery._compat import acknowledges_failures
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from celery import Task
 
 COPY = "redlock_copy"
@@ -41,15 +43,25 @@ def is_finished(task: Task, earlier: dict[str, Any] | None, *, awaits_result: bo
         earlier: The stored state at the beginning of this run; None if unknown.
         awaits_result: Whether to wait up to two seconds for a result that is being stored.
     """
-    if not _deduplicates(task):
-        return False
-    final = _final(task)
-    if earlier is not None and earlier["status"] in final:
+    return _deduplicates(task) and _is_in(_final(task), task, earlier, awaits_result=awaits_result)
+
+
+def has_ended(task: Task, earlier: dict[str, Any] | None) -> bool:
+    """Whether the first copy of this task has stored any end, which an expired copy must leave as it is.
+
+    The first copy has released its lock, and may be storing its result.
+    """
+    return _keeps_state(task) and _is_in(states.READY_STATES, task, earlier, awaits_result=True)
+
+
+def _is_in(ends: Collection[str], task: Task, earlier: dict[str, Any] | None, *, awaits_result: bool) -> bool:
+    """Whether the state of the task is one of these ends. An end that this run has hidden is stored again."""
+    if earlier is not None and earlier["status"] in ends:
         _restore(task, earlier)
         return True
     until = time.monotonic() + (_RESULT_SECONDS if awaits_result else 0)
     while (meta := _stored(task)) is not None:
-        if meta["status"] in final:
+        if meta["status"] in ends:
             return True
         if time.monotonic() >= until:
             return False
@@ -72,7 +84,9 @@ def _deduplicates(task: Task) -> bool:
 
 
 def _keeps_state(task: Task) -> bool:
-    return bool(task.backend.persistent and not task.request.ignore_result)
+    """Whether a worker can read the state of the task. The backends `disabled` and `rpc` have no such method."""
+    backend = task.backend
+    return bool(backend.persistent and hasattr(backend, "_get_task_meta_for") and not task.request.ignore_result)
 
 
 def _final(task: Task) -> set[str]:

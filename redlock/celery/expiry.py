@@ -3,7 +3,8 @@
 Invariants:
 1. While the first copy may run, the expiry travels in a mark: at the expiry Celery would store REVOKED for that run.
 2. In each run the request has the expiry, for the body and for a retry.
-3. A copy that arrives after its expiry, and whose first copy is gone, ends as REVOKED without a run.
+3. A copy that arrives after its expiry, and whose first copy is gone, ends without a run, as REVOKED unless
+   the first copy has stored its end.
 """
 
 from __future__ import annotations

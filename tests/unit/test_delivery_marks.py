@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from celery import Celery
+from celery.exceptions import Ignore, Retry
 
+from redlock import LockContended, QuorumUnavailable
 from redlock.celery import delivery as module
 from redlock.celery import expiry
+from redlock.celery.conflict_policy import Policy
 from redlock.celery.delivery import REQUEUES, SINCE, Delivery
 from redlock.celery.duplicate_delivery import COPY, EARLIER
 from redlock.celery.expiry import EXPIRES
 from redlock.celery.message_content import CONTENT_TYPE
-from redlock.celery.origin_queue import ORIGIN
+from redlock.celery.origin_queue import ORIGIN, Origin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -94,7 +97,8 @@ def test_a_copy_that_has_met_the_first_stays_a_copy(
         assert delivery.has_met is has_met
     assert delivery.meets_another, "an unknown holder changes nothing"
     delivery.requeue(1.0)
-    assert sent[-1]["headers"][COPY] == 0
+    assert sent[-1]["headers"][COPY] == 1
+    assert delivered(**sent[-1]["headers"]).has_met
 
 
 EXPIRY = "2999-01-01T00:00:00+00:00"
@@ -171,6 +175,52 @@ def test_only_a_copy_is_the_copy_of_a_lost_run(delivered: Callable[..., Delivery
     fields: dict[str, Any] = {EARLIER: {"status": "STARTED"}}
     assert not delivered(**fields).has_begun, "the sender has invented the mark"
     assert delivered(**fields, delivery_info={"redelivered": True}).has_begun
+
+
+@pytest.mark.parametrize("fields", [{"delivery_info": {"redelivered": True}}, {COPY: 0}], ids=str)
+@pytest.mark.parametrize("on_conflict", ["skip", "raise"])
+def test_a_broadcast_that_came_again_is_not_lost(
+    delivered: Callable[..., Delivery],
+    sent: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    on_conflict: str,
+    fields: dict[str, Any],
+) -> None:
+    """Its first run may have been killed in the body, and no state in the result backend says so."""
+    monkeypatch.setattr(Delivery, "_send_confirmed", lambda _, options: sent.append(options))
+    rabbit = SimpleNamespace(userid="guest", transport=SimpleNamespace(driver_type="amqp"))
+    monkeypatch.setattr(module, "_connection", lambda _: rabbit)
+    marks: dict[str, Any] = {ORIGIN: Origin("orders", is_broadcast=True)}
+    contended = LockContended("x", "id-1@w@h since 1 (01234567)")
+    with pytest.raises(Retry):
+        Policy(0, on_conflict, 0).apply(contended, delivered(**marks, **fields))
+    assert sent[-1]["headers"][COPY] == 0, "the next run knows that it is not the first"
+
+
+def test_a_broadcast_that_came_once_is_skipped(delivered: Callable[..., Delivery]) -> None:
+    marks: dict[str, Any] = {ORIGIN: Origin("orders", is_broadcast=True)}
+    assert Policy(0, "skip", None).apply(LockContended("x", "id-1@w@h since 1"), delivered(**marks)) is not None
+
+
+@pytest.mark.parametrize(("on_conflict", "limit"), [("requeue", 0), ("skip", None), ("raise", None)])
+def test_a_copy_without_a_quorum_goes_back(
+    delivered: Callable[..., Delivery], sent: list[dict[str, Any]], on_conflict: str, limit: int | None
+) -> None:
+    """Its first copy may run, so neither a failure nor a skip may end the task."""
+    policy = Policy(0, on_conflict, limit)
+    for error in (QuorumUnavailable("x", 3, 5, {}), LockContended("x"), LockContended("x", "-")):
+        with pytest.raises(Ignore):
+            policy.apply(error, delivered(**{COPY: 3}))
+    assert [again["headers"][COPY] for again in sent] == [3, 3, 3]
+
+
+def test_an_unknown_holder_is_no_other_holder(delivered: Callable[..., Delivery]) -> None:
+    delivery = delivered(**{COPY: 1})
+    for holder in (None, "-"):
+        delivery.waiting("x", holder)
+        assert not delivery.meets_another
+    delivery.waiting("x", "id-2@h since 1")
+    assert delivery.meets_another
 
 
 def test_a_failure_to_send_is_logged_once(delivered: Callable[..., Delivery], caplog: pytest.LogCaptureFixture) -> None:

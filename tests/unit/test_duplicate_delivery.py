@@ -305,6 +305,56 @@ def test_a_copy_that_expired_meanwhile_ends_as_revoked(caplog: pytest.LogCapture
     assert caplog.messages[-1] == "duplicate task=id-1 resource=x then=expired"
 
 
+HIDDEN: dict[str, Any] = {EXPIRES: "2020-01-01T00:00:00+00:00"}
+
+
+@pytest.mark.parametrize("deduplicates", [True, False])
+@pytest.mark.parametrize("hides", [True, False])
+@pytest.mark.parametrize("begins", ["before", "after"])
+def test_an_expired_copy_leaves_the_end_of_the_task(
+    monkeypatch: pytest.MonkeyPatch,
+    deduplicates: bool,  # noqa: FBT001 - a parameter
+    hides: bool,  # noqa: FBT001 - a parameter
+    begins: str,
+) -> None:
+    """Celery does not drop copies by default. STARTED of this copy can hide the end that came before."""
+    monkeypatch.setitem(APP.conf, "worker_deduplicate_successful_tasks", deduplicates)
+    store("STARTED")
+    if begins == "after":
+        store("FAILURE", ValueError("first"))
+    copy = delivered(copy=1, **HIDDEN)
+    if begins == "before":
+        store("FAILURE", ValueError("first"))
+    elif hides:
+        store("STARTED")
+    with pytest.raises(Ignore):
+        Policy(0, "requeue", None).drop_finished_copy("x", copy, awaits_result=True)
+    meta = charge.backend.get_task_meta("id-1", cache=False)
+    assert (meta["status"], repr(meta["result"])) == ("FAILURE", "ValueError('first')")
+
+
+def test_an_expired_copy_awaits_the_end_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task releases its lock, then stores its result."""
+    monkeypatch.setitem(APP.conf, "worker_deduplicate_successful_tasks", 0)
+    states = iter(["STARTED", "STARTED", "SUCCESS"])
+    copy = delivered(copy=1, **HIDDEN)
+    monkeypatch.setattr(charge.backend, "get_task_meta", lambda *_, **__: {"status": next(states)})
+    monkeypatch.setattr(charge.backend, "mark_as_revoked", lambda *_: pytest.fail("the task has ended"))
+    with pytest.raises(Ignore):
+        Policy(0, "requeue", None).drop_finished_copy("x", copy, awaits_result=True)
+
+
+@pytest.mark.parametrize("backend", [None, "rpc://"])
+def test_a_backend_without_states_is_not_asked(caplog: pytest.LogCaptureFixture, backend: str | None) -> None:
+    app = Celery(set_as_current=False, broker="memory://", backend=backend)
+    app.conf.result_persistent = True
+    task = app.task(name="tests.test_duplicate_delivery.stateless")(charge.run)
+    task.push_request(id="id-1", called_directly=False, delivery_info={"redelivered": True})
+    duplicate_delivery._read_earlier_state(task=task)
+    assert EARLIER not in vars(task.request)
+    assert not caplog.messages
+
+
 @pytest.mark.parametrize("state", ["PENDING", "RECEIVED", "RETRY", "SUCCESS", "FAILURE", "REVOKED"])
 def test_a_redelivered_message_that_never_began_is_skipped(state: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(APP.conf, "worker_deduplicate_successful_tasks", 0)
