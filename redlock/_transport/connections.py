@@ -121,6 +121,10 @@ class NodeConnections(ConnectedNodes):
             return
         if replies:
             connection.suspect_since_ms = None
+        if len(replies) == 1:
+            # As below, for speed: nearly every piece has one reply.
+            self._answered(connection, pending.popleft(), replies[0], now_ms)
+            return
         # All tallies first: a reply may end the connection.
         tallies = [pending.popleft() for _ in replies]
         for tally, reply in zip(tallies, replies, strict=True):
