@@ -55,6 +55,8 @@ def choice(what: str, value: str, choices: Sequence[str]) -> None:
 
 def file_name(what: str, path: str, suffix: str = "") -> None:
     """Refuse a path that can't name a file, or has another suffix. An empty text is no file."""
+    if not isinstance(path, str):
+        raise ConfigurationError(f"{what} is {quoted(path, 40)}; it must be the name of a file, as text")
     try:
         is_name = bool(Path(path).name) and b"\0" not in os.fsencode(path)
     except UnicodeEncodeError:

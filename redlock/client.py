@@ -173,6 +173,7 @@ class Redlock:
         checked_ms = self._ttl_ms if ttl_ms is None else self._context.checked_ms(ttl_ms)
         if max_hold_ms is not None:
             max_hold_ms = _validation.count("max_hold_ms", max_hold_ms)
+        renew, reentrant = _validation.flag("renew", renew), _validation.flag("reentrant", reentrant)
         options = LeaseOptions(checked_ms, renew, max_hold_ms, reentrant, on_lost)
         names = _validation.resources(name)
         return new_lease(self._context, names, options, owner_label, is_block=is_block, forever=forever)

@@ -125,7 +125,7 @@ class LeaseSteps(ABC):
     def _extension_seconds(self, additional_time: float, *, replace_ttl: bool) -> float:
         """The seconds for `extend`: the additional time and, unless it replaces the TTL, the remaining time."""
         seconds = _validation.number("additional_time", additional_time)
-        return seconds if replace_ttl else self.remaining() + seconds
+        return seconds if _validation.flag("replace_ttl", replace_ttl) else self.remaining() + seconds
 
     def ensure_valid(self) -> None:
         """Raise `LockLost` if the lease is lost.

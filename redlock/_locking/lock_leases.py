@@ -3,8 +3,9 @@
 Invariants:
 1. The end of a block means the lease of this block, also after the lease has ended. The block of another thread,
    greenlet or task keeps its valid lease.
-2. Other code may end a block only if the code that entered has no block here. A block in a generator or coroutine
-   belongs to its frame, because another thread or task can run its end.
+2. Other code may end a block only if the code that entered has no block here. A block in a generator belongs to its
+   frame, because another thread or task can run its end, in any order. A coroutine has its task, and its frame may be
+   that of a wrapper, which ends long before the block.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 L = TypeVar("L", bound="LeaseSteps")
 
-_SUSPENDED = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
+_GENERATOR = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 _MOST_RELEASED = 1_000
 """Code can enter a block, release the lease, and never end the block."""
 
@@ -34,7 +35,7 @@ class Caller(NamedTuple):
 
     Attributes:
         owner: The thread, greenlet or task.
-        frame: The frame, if it can be suspended. Its number, because the frame keeps all its variables.
+        frame: The frame of a generator. Its number, because the frame keeps all its variables.
     """
 
     owner: weakref.ref[object]
@@ -55,7 +56,7 @@ class Caller(NamedTuple):
             # A thread or greenlet began with a method of the lock.
             return cls(owner, None)
         code = frame.f_code
-        return cls(owner, (id(frame), code) if code.co_flags & _SUSPENDED else None)
+        return cls(owner, (id(frame), code) if code.co_flags & _GENERATOR else None)
 
     def has_entered(self, lease: LeaseSteps) -> bool:
         """Whether this frame entered the block of the lease; of other frames, whether this thread or task did."""

@@ -58,9 +58,8 @@ class ConnectionTransaction:
 
     def commit(self, confirm: Callable[[], None]) -> None:
         """Commit right after `confirm`."""
-        with confirmed(self._connection, confirm):
+        with confirmed(self._connection, lambda: self._guard.stop_after(confirm)):
             self._transaction.commit()
-        self._guard.stop()
 
     def rollback(self) -> None:
         """Roll back, also a transaction that the body began; a broken connection has rolled back by itself."""
@@ -140,7 +139,7 @@ class SessionTransaction:
         assert self._connection is not None, "begin() comes first"
         if self._second is not None:
             raise self._second
-        with confirmed(self._connection, confirm):
+        with confirmed(self._connection, lambda: self._guard.stop_after(confirm)):
             self._session.commit()
         self._end()
 

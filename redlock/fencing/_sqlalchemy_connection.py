@@ -59,6 +59,11 @@ class EndGuard:
         if connection is not None:
             event.remove(connection, "before_cursor_execute", self._look)
 
+    def stop_after(self, confirm: Callable[[], None]) -> None:
+        """Confirm, and stop: after COMMIT, a listener of `after_commit` may use the connection."""
+        confirm()
+        self.stop()
+
     def _look(self, connection: Connection, *_: object) -> None:
         driver = driver_of(connection)
         if driver.is_in_transaction() if hasattr(driver, "is_in_transaction") else driver.in_transaction:
@@ -151,7 +156,7 @@ def confirmed(connection: Connection, confirm: Callable[[], None]) -> Iterator[N
 
 
 def listens(connection: Connection, name: str, function: Callable[..., None]) -> bool:
-    """Whether the connection takes the listener: not in SQLAlchemy 2.0.31 if the engine has execution options."""
+    """Whether the connection takes the listener: not before SQLAlchemy 2.0.38 if the engine has execution options."""
     try:
         event.listen(connection, name, function)
     except InvalidRequestError:

@@ -5,17 +5,20 @@ Each `open` ends the section before, so two slow updates at once would repeat ea
 Invariants:
 1. Nothing here keeps the state right; the scripts do. Two updates at once, such as those of two stores, cost
    repetitions with growing random pauses between them.
-2. No wait is longer than the lease.
+2. No wait is longer than the lease. An update inside the `change` of another one waits for no turn: two such updates
+   could wait for each other, and a lease that is renewed has no end.
 3. A turn that was dropped ends no later than its lease, also after an exception between any two instructions.
 """
 
 from __future__ import annotations
 
+import contextlib
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Generic, TypeVar
 from weakref import WeakValueDictionary
 
 from redlock import _chance
-from redlock.errors import LockLost
+from redlock.errors import ConfigurationError, LockLost
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _FIRST_SECONDS, _LONGEST_SECONDS = 0.01, 10.0
+_changing: ContextVar[tuple[Hashable, ...]] = ContextVar("redlock_store_updates", default=())
+"""The updates whose `change` runs here."""
 
 
 class Turns(Generic[T]):
@@ -39,6 +44,34 @@ class Turns(Generic[T]):
         before = self._last.get(key)
         self._last[key] = turn
         return before
+
+
+def is_nested() -> bool:
+    """Whether the code runs inside the `change` of an update."""
+    return bool(_changing.get())
+
+
+@contextlib.contextmanager
+def changing(key: Hashable) -> Iterator[None]:
+    """Run the `change` of this update."""
+    before = _changing.get()
+    _changing.set((*before, key))
+    try:
+        yield
+    finally:
+        _changing.set(before)
+
+
+def refuse_own_change(key: Hashable, name: str) -> None:
+    """Refuse an update inside its own `change`: it would make its outer update begin again, without an end.
+
+    Raises:
+        ConfigurationError: An update of this store of the same name under the same lease runs `change`.
+    """
+    if key in _changing.get():
+        raise ConfigurationError(
+            f"the update of {name!r} runs inside its own change; compute the new value there, and write nothing"
+        )
 
 
 def left(name: str, lease: StoreLease) -> float:

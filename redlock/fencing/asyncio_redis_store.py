@@ -91,8 +91,8 @@ class AsyncFencedStore:
     ) -> Written:
         """Open, compute the new value, and write. Repeats this if another operation of the same lease came between.
 
-        The updates of a store under the same lease run one after the other for each name. So `change` must not update
-        the same name under the same lease.
+        The updates of a store under the same lease run one after the other for each name. So `change` can't update the
+        same name under the same lease.
 
         Args:
             name: The name in the store.
@@ -103,20 +103,23 @@ class AsyncFencedStore:
         Raises:
             Stale: The store has seen a newer token: repeat the work under a new lease.
             LockLost: The lease ended while other operations of the lease changed the value; nothing was written.
-            NotHeld, ConfigurationError, redis.exceptions.RedisError: As for `open` and `write`.
+            ConfigurationError: As for `open` and `write`, or an update of this name under this lease runs `change`.
+            NotHeld, redis.exceptions.RedisError: As for `open` and `write`.
         """
         _validation.operation(op_id)
         loop = asyncio.get_running_loop()
-        turn = loop.create_future()
+        turn, key = loop.create_future(), (id(self), loop, _validation.resource(name), token_and_owner(lease))
+        _turns.refuse_own_change(key, name)
         try:
-            before = self._turns.follow((loop, name, token_and_owner(lease)), turn)
+            before = None if _turns.is_nested() else self._turns.follow(key, turn)
             while before is not None and not before.done():
                 await asyncio.wait([before], timeout=_turns.left(name, lease))
             pauses = _turns.pauses(name, lease)
             while True:
                 transaction = await self.open(name, lease)
-                changed = change(transaction.value)
-                value = await changed if inspect.isawaitable(changed) else changed
+                with _turns.changing(key):
+                    changed = change(transaction.value)
+                    value = await changed if inspect.isawaitable(changed) else changed
                 try:
                     return await self.write(transaction, value, op_id)
                 except Stale as stale:

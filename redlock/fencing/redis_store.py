@@ -195,24 +195,27 @@ class FencedStore:
     def update(self, name: str, lease: StoreLease, op_id: str, change: Callable[[str | None], str]) -> Written:
         """Open, compute the new value, and write. Repeats this if another operation of the same lease came between.
 
-        The updates of a store under the same lease run one after the other for each name. So `change` must not update
-        the same name under the same lease.
+        The updates of a store under the same lease run one after the other for each name. So `change` can't update the
+        same name under the same lease.
 
         Raises:
             Stale: The store has seen a newer token: repeat the work under a new lease.
             LockLost: The lease ended while other operations of the lease changed the value; nothing was written.
-            NotHeld, ConfigurationError, redis.exceptions.RedisError: As for `open` and `write`.
+            ConfigurationError: As for `open` and `write`, or an update of this name under this lease runs `change`.
+            NotHeld, redis.exceptions.RedisError: As for `open` and `write`.
         """
         _validation.operation(op_id)
-        turn = threading.Event()
+        turn, key = threading.Event(), (id(self), _validation.resource(name), token_and_owner(lease))
+        _turns.refuse_own_change(key, name)
         try:
-            before = self._turns.follow((name, token_and_owner(lease)), turn)
+            before = None if _turns.is_nested() else self._turns.follow(key, turn)
             while before is not None and not (before.is_set() or before.wait(_turns.left(name, lease))):
                 pass
             pauses = _turns.pauses(name, lease)
             while True:
                 transaction = self.open(name, lease)
-                value = change(transaction.value)
+                with _turns.changing(key):
+                    value = change(transaction.value)
                 try:
                     return self.write(transaction, value, op_id)
                 except Stale as stale:

@@ -209,3 +209,20 @@ def test_a_commit_that_fails_is_rolled_back(tmp_path: Path, kind: str) -> None:
             target.execute(text("UPDATE account SET value = value + 1 WHERE name = 'account'"))
         assert balance(engine) == 12
         target.close()
+
+
+@pytest.mark.parametrize("kind", ["session", "session-on-connection"])
+def test_a_listener_after_the_commit_may_use_the_connection(engine: Engine, kind: str) -> None:
+    seen = []
+    with engine.connect() as connection, Session(engine if kind == "session" else connection) as session:
+
+        @event.listens_for(session, "after_commit")
+        def look(_: Session) -> None:
+            seen.append(connection.execute(text("SELECT 1")).scalar())
+            connection.rollback()
+
+        with fenced(session, LEASE):
+            session.execute(text("UPDATE account SET value = 1"))
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT MAX(value) FROM account")).scalar() == 1
+    assert seen == [1]

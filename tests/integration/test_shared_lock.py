@@ -6,7 +6,7 @@ import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from greenlet import greenlet
@@ -19,7 +19,7 @@ from tests.integration.asyncio_tools import with_client
 from tests.integration.tools import is_free, run_out
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from redlock import Lease, Lock, Redlock
     from redlock.asyncio import Lease as AsyncLease
@@ -268,3 +268,71 @@ def test_a_greenlet_may_begin_with_a_call_of_the_lock(client: Redlock) -> None:
         assert lock.owned()
         greenlet(end).switch()
         assert not lock.owned()
+
+
+def traced(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """A wrapper as of a tracer: its frame ends with the call, and the next call may have a frame of the same number."""
+
+    async def wrapper(*arguments: object) -> Any:  # noqa: ANN401 - of whichever method
+        return await method(*arguments)
+
+    return wrapper
+
+
+def test_a_wrapped_block_of_a_task_ends_its_own_lease(shared: Cluster) -> None:
+    async def main(client: AsyncRedlock) -> None:
+        lock = client.lock(NAME, reentrant=True)
+        enter, leave = traced(lock.__aenter__), traced(lock.__aexit__)
+        outer, inner = await enter(), await traced(enter)()
+        await leave(None, None, None)
+        assert (outer.is_held, inner.is_held) == (True, False)
+        await leave(None, None, None)
+        assert not outer.is_held
+
+    with_client(shared.urls, main)
+
+
+def test_wrapped_blocks_of_two_tasks_keep_apart(shared: Cluster) -> None:
+    async def main(client: AsyncRedlock) -> None:
+        lock = client.lock(NAME)
+        enter, leave = traced(lock.__aenter__), traced(lock.__aexit__)
+        is_entered, is_ended = asyncio.Event(), asyncio.Event()
+
+        async def first() -> None:
+            await enter()
+            await lock.release()
+            is_entered.set()
+            await is_ended.wait()
+            with pytest.raises(NotHeld):
+                await leave(None, None, None)
+
+        ending = asyncio.create_task(first())
+        await is_entered.wait()
+        lease = await enter()
+        is_ended.set()
+        await ending
+        assert lease.is_held
+        await leave(None, None, None)
+
+    with_client(shared.urls, main)
+
+
+def test_a_guard_with_the_lock_inside_ends_its_own_block(shared: Cluster) -> None:
+    class Guard:
+        def __init__(self, lock: AsyncLock) -> None:
+            self.lock = lock
+
+        async def __aenter__(self) -> AsyncLease:
+            return await self.lock.__aenter__()
+
+        def __aexit__(self, *error: Any) -> Awaitable[None]:  # noqa: ANN401 - as of the lock
+            return self.lock.__aexit__(*error)
+
+    async def main(client: AsyncRedlock) -> None:
+        lock = client.lock(NAME, reentrant=True)
+        async with lock as outer:
+            async with Guard(lock):
+                pass
+            assert outer.is_held
+
+    with_client(shared.urls, main)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from redis import Redis
 
-from redlock import LockLost
+from redlock import ConfigurationError, LockLost
 from redlock.fencing import AsyncFencedStore, FencedStore
-from tests.integration.asyncio_tools import run
+from tests.integration.asyncio_tools import run, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -150,8 +151,6 @@ def test_no_update_is_repeated_after_its_lease(broker: Server) -> None:
 
         with pytest.raises(LockLost, match="other operations of the same lease"):
             store.update(NAME, lease, "op-1", overtaken)
-        with pytest.raises(LockLost, match="other operations of the same lease"):
-            store.update(NAME, lease, "op-1", lambda _: store.update(NAME, lease, "inner", one_more).value)
         assert store.read_unfenced(NAME) == "1"
 
     async def main() -> str | None:
@@ -160,12 +159,75 @@ def test_no_update_is_repeated_after_its_lease(broker: Server) -> None:
             async def overtaken(_: str | None) -> str:
                 return (await other.update(NAME, lease, "other-2", one_more)).value
 
-            async def inner(_: str | None) -> str:
-                return (await store.update(NAME, lease, "inner", one_more)).value
-
-            for change in (overtaken, inner):
-                with pytest.raises(LockLost, match="other operations of the same lease"):
-                    await store.update(NAME, lease, "op-1", change)
+            with pytest.raises(LockLost, match="other operations of the same lease"):
+                await store.update(NAME, lease, "op-1", overtaken)
             return await store.read_unfenced(NAME)
 
     assert run(main()) == "2"
+
+
+def test_updates_inside_changes_do_not_wait_for_each_other(broker: Server) -> None:
+    both = threading.Barrier(2)
+    with Redis.from_url(broker.url) as redis, ThreadPoolExecutor(2) as pool:
+        store, lease = FencedStore(redis), Watched(lambda: None)
+
+        def move(source: str, target: str) -> None:
+            calls = itertools.count()
+
+            def change(value: str | None) -> str:
+                if next(calls) == 0:
+                    both.wait(WITHIN)
+                store.update(target, lease, f"from-{source}", one_more)
+                return one_more(value)
+
+            store.update(source, lease, f"of-{source}", change)
+
+        for moving in [pool.submit(move, "a", "b"), pool.submit(move, "b", "a")]:
+            moving.result(WITHIN)
+        assert (store.read_unfenced("a"), store.read_unfenced("b")) == ("2", "2")
+
+
+def test_tasks_inside_changes_do_not_wait_for_each_other(broker: Server) -> None:
+    async def main() -> None:
+        async with AsyncFencedStore(broker.url) as store:
+            lease, changing = Watched(lambda: None), set[str]()
+
+            async def move(source: str, target: str) -> None:
+                async def change(value: str | None) -> str:
+                    changing.add(source)
+                    await until(lambda: len(changing) == 2, "both changes")
+                    await store.update(target, lease, f"from-{source}", one_more)
+                    return one_more(value)
+
+                await store.update(source, lease, f"of-{source}", change)
+
+            await asyncio.wait_for(asyncio.gather(move("a", "b"), move("b", "a")), WITHIN)
+            assert (await store.read_unfenced("a"), await store.read_unfenced("b")) == ("2", "2")
+
+    run(main())
+
+
+def test_an_update_inside_its_own_change_is_refused(broker: Server) -> None:
+    lease = Watched(lambda: None)
+
+    async def main() -> None:
+        async with AsyncFencedStore(broker.url) as store:
+
+            async def change(_: str | None) -> str:
+                return (await store.update(NAME, lease, "inner", one_more)).value
+
+            with pytest.raises(ConfigurationError, match="inside its own change"):
+                await store.update(NAME, lease, "outer", change)
+
+    with Redis.from_url(broker.url) as redis:
+        store = FencedStore(redis)
+        with pytest.raises(ConfigurationError, match="inside its own change"):
+            store.update(NAME, lease, "outer", lambda _: store.update(NAME, lease, "inner", one_more).value)
+        assert store.read_unfenced(NAME) is None
+    run(main())
+
+
+@pytest.mark.parametrize("name", [["hits"], None, ""])
+def test_an_update_refuses_a_name_that_is_none(broker: Server, name: Any) -> None:  # noqa: ANN401 - whatever is passed
+    with Redis.from_url(broker.url) as redis, pytest.raises(ConfigurationError, match="name"):
+        FencedStore(redis).update(name, Watched(lambda: None), "op", one_more)

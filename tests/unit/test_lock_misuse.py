@@ -174,3 +174,7 @@ def test_the_options_of_a_lease_are_checked() -> None:
         Redlock().lease("x", max_hold_ms=wrong)
     with pytest.raises(ConfigurationError, match=r"^acquire_timeout_ms is 5\.5; it must be a whole number, 0 or more$"):
         Redlock().lease("x").acquire(wrong)
+    with pytest.raises(ConfigurationError, match=r"^renew is 5\.5; it must be True or False$"):
+        Redlock().lease("x", renew=wrong)
+    with pytest.raises(ConfigurationError, match=r"^replace_ttl is 5\.5; it must be True or False$"):
+        Redlock().lease("x")._extension_seconds(1.0, replace_ttl=wrong)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -15,9 +15,6 @@ from redlock.celery import client_for
 from redlock.celery.conf import of_conf
 from redlock.settings import Settings, read
 from workers.settings import from_environment
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def test_every_setting_has_a_default() -> None:
@@ -193,6 +190,14 @@ def test_a_setting_of_the_wrong_type_is_refused_by_name() -> None:
         read(Settings, {"REDLOCK_TTL": "soon"}, "REDLOCK_")
     with pytest.raises(ConfigurationError, match="redlock_prefix is int 5; it must be text"):
         read(Settings, {"redlock_prefix": 5}, "redlock_")
+
+
+@pytest.mark.parametrize("name", ["metrics_file", "heartbeat_file"])
+def test_the_name_of_a_file_is_text(name: str) -> None:
+    with pytest.raises(
+        ConfigurationError, match=f"^redlock_{name} is .*Path.*; it must be the name of a file, as text$"
+    ):
+        Settings(**{name: Path("m.prom")})  # type: ignore[arg-type]
 
 
 def test_what_the_source_does_not_say_is_taken_from_the_base() -> None:
