@@ -96,13 +96,14 @@ class Policy(NamedTuple):
             return Skipped({"status": "skipped", "resource": error.resource, "holder": error.holder})
         if not (self.on_conflict == "requeue" or again) or delivery is None or not delivery.has_a_queue:
             raise error
-        return self._requeue(error, error.lock_name, delivery, again=again)
+        return self._requeue(error, error.lock_name, delivery)
 
-    def _requeue(
-        self, error: RedlockError | SoftTimeLimitExceeded, resource: str | None, delivery: Delivery, *, again: bool
-    ) -> None:
+    def _may_go_back(self, delivery: Delivery) -> bool:
+        return self.max_requeues is None or delivery.requeue_count < self.max_requeues or delivery.must_run
+
+    def _requeue(self, error: RedlockError | SoftTimeLimitExceeded, resource: str | None, delivery: Delivery) -> None:
         count = delivery.requeue_count + 1
-        if self.max_requeues is not None and count > self.max_requeues and not again:
+        if not self._may_go_back(delivery):
             raise error
         pause = _pause_or_failure(delivery.requeue, _longest(count))
         if isinstance(pause, Exception):
@@ -154,8 +155,8 @@ class Policy(NamedTuple):
     def on_soft_time_limit(self, limit: SoftTimeLimitExceeded, resource: str | None, delivery: Delivery | None) -> None:
         """Requeue the task if the soft time limit ended the wait for the lock.
 
-        Where the policy requeues, the end of the wait is no failure of the task. If the message can't be sent, the
-        received message returns to the broker.
+        Where the policy requeues, the end of the wait is no failure of the task. If the message can't be sent, or the
+        hard time limit leaves no time for that, the received message returns to the broker.
 
         Args:
             limit: The exception of the limit.
@@ -171,15 +172,17 @@ class Policy(NamedTuple):
         """
         if delivery is None or not delivery.has_a_queue:
             return
-        again = delivery.must_run
-        if not (self.on_conflict == "requeue" or delivery.has_met or again):
+        if not (self.on_conflict == "requeue" or delivery.has_met or delivery.must_run):
             return
         if delivery.is_sent:
             raise Ignore("the limit struck when the task was back in the queue")
+        if delivery.lacks_time and (delivery.has_met or self._may_go_back(delivery)):
+            # The pool would fail a task that it kills, while a return to the broker is immediate.
+            delivery.return_to_broker()
         if delivery.can_be_sent and delivery.has_met:
             self._requeue_copy(limit, resource, delivery)
         elif delivery.can_be_sent:
-            self._requeue(limit, resource, delivery, again=again)
+            self._requeue(limit, resource, delivery)
         delivery.return_to_broker()
 
 

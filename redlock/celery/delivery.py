@@ -16,7 +16,7 @@ from celery.exceptions import Ignore, Reject
 
 from redlock import _log
 from redlock.admin import visibility_timeout
-from redlock.celery import duplicate_delivery, expiry
+from redlock.celery import duplicate_delivery, expiry, pools
 from redlock.celery._compat import confirmed_publish, has_quorum_queues
 from redlock.celery.duplicate_delivery import COPY, EARLIER
 from redlock.celery.expiry import EXPIRES
@@ -31,8 +31,8 @@ REQUEUES, SINCE = "redlock_requeues", "redlock_since"
 """Message headers: how often the task went back to the queue without its lock, and since when (Unix time)."""
 _SHORTEST_PAUSE, _NATIVE_PAUSE = 0.1, 1.0
 """Seconds. RabbitMQ delays messages of quorum queues by whole seconds (Celery's native delayed delivery)."""
-_CONFIRM_SECONDS = 10
-"""How long RabbitMQ may take to confirm a message."""
+_CONFIRM_SECONDS, _SEND_SECONDS = 10, 15
+"""How long RabbitMQ may take to confirm a message, and for the whole send: Celery's default for a connection is 4 s."""
 _PAUSES_IN_TIMEOUT = 3
 """A pause is at most this part of the broker's visibility timeout."""
 _ON_THE_WAY = 1.0
@@ -172,8 +172,7 @@ class Delivery:
         Raises:
             Exception: Any error of the serializer, Celery or the broker; the message was not sent.
         """
-        # The first copy may still run, so this copy must neither expire nor fail.
-        hides = self._first_may_run
+        hides = self._first_may_run  # so this copy must neither expire nor fail
         left = float("inf") if hides else expiry.seconds_left(self._request) - _ON_THE_WAY
         least, pause = self._pause(min(longest, left))
         if left < least:
@@ -240,6 +239,11 @@ class Delivery:
     def can_be_sent(self) -> bool:
         """Whether the broker is there, as far as this run knows, and has not got the message yet."""
         return not (self._failures or self._is_in_doubt)
+
+    @property
+    def lacks_time(self) -> bool:
+        """Whether the pool could kill this task, which is over its soft time limit, before its message is sent."""
+        return pools.overtime(self._task) < _SEND_SECONDS
 
     def pause_ms(self) -> int:
         """Milliseconds to wait in the worker's slot before the message is sent again; 0 without a failure."""

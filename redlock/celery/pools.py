@@ -1,6 +1,6 @@
 """The pool of this worker, and the hard time limit at which the pool kills a task.
 
-Invariants: the main process reads the pool's name and limit before the fork; an unknown pool enforces no limit.
+Invariants: the main process reads the pool's name and limits before the fork; an unknown pool enforces no limit.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 _name = ""
 _time_limit: float | None = None
-"""The worker's own limit: the option `--time-limit`, else the setting `task_time_limit`."""
+_soft_time_limit: float | None = None
+"""The worker's own limits: the options `--time-limit` and `--soft-time-limit`, else the settings `task_time_limit` and
+`task_soft_time_limit`."""
 
 
 def hard_limit(task: Task) -> float | None:
@@ -32,8 +34,15 @@ def hard_limit(task: Task) -> float | None:
     return of_message or task.time_limit or _time_limit
 
 
+def overtime(task: Task) -> float:
+    """Seconds from the soft time limit of this run to the hard limit; infinite if one of them is missing."""
+    hard, (_, of_message) = hard_limit(task), task.request.timelimit or (None, None)
+    soft = of_message or task.soft_time_limit or _soft_time_limit
+    return float("inf") if hard is None or soft is None else hard - soft
+
+
 @worker_init.connect
 def _note(sender: Any, **_: Any) -> None:  # noqa: ANN401 - Celery's signals pass what they like
-    global _name, _time_limit  # noqa: PLW0603 - a process is one worker or none
+    global _name, _time_limit, _soft_time_limit  # noqa: PLW0603 - a process is one worker or none
     _name = get_implementation(sender.pool_cls).__module__.rpartition(".")[2]
-    _time_limit = sender.time_limit
+    _time_limit, _soft_time_limit = sender.time_limit, sender.soft_time_limit

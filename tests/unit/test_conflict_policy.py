@@ -13,6 +13,7 @@ from celery.exceptions import Ignore, Retry, SoftTimeLimitExceeded
 from kombu.exceptions import EncodeError, OperationalError
 
 from redlock import ConfigurationError, LockContended, QuorumUnavailable, Stale
+from redlock.celery import pools
 from redlock.celery.conflict_policy import Policy, Skipped, _longest
 from redlock.celery.delivery import REQUEUES, SINCE, Delivery, Returned
 from redlock.celery.duplicate_delivery import COPY
@@ -276,6 +277,39 @@ def refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(charge, "apply_async", refuse)
 
 
+@pytest.mark.parametrize("seconds", [0.5, 14.9])
+def test_overtime_does_not_wait_for_the_broker_until_the_kill(
+    running: Callable[..., Any], sent: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    """Celery fails a task that its pool kills, also with `acks_late`."""
+    monkeypatch.setattr(charge, "acks_late", True)
+    monkeypatch.setattr(pools, "overtime", lambda _: seconds)
+    met = running(headers={REQUEUES: 5, COPY: 1})
+    met.waiting("account:42", "id-2@host since 1")
+    for delivery, limit in ((running(), None), (running(), 1), (met, 5)):
+        with pytest.raises(Returned):
+            overtime(policy(max_requeues=limit), delivery)
+    assert not sent
+    with pytest.raises(SoftTimeLimitExceeded):
+        overtime(policy(max_requeues=5), running(headers={REQUEUES: 5}))
+
+
+@pytest.mark.parametrize(("seconds", "change"), [(15, {}), (1, {"acks_late": False}), (1, {"x-delivery-count": 19})])
+def test_overtime_sends_where_it_has_time_or_no_other_way(
+    running: Callable[..., Any],
+    sent: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: float,
+    change: dict[str, int],
+) -> None:
+    left = dict(change)
+    monkeypatch.setattr(charge, "acks_late", left.pop("acks_late", True))
+    monkeypatch.setattr(pools, "overtime", lambda _: seconds)
+    with pytest.raises(Retry):
+        overtime(policy(), running(**left))
+    assert len(sent) == 1
+
+
 @pytest.mark.usefixtures("refused")
 @pytest.mark.parametrize("left", [{}, {"x-delivery-count": 18}], ids=["fresh", "returned often"])
 def test_overtime_returns_a_message_that_cannot_be_sent(
@@ -326,6 +360,24 @@ def test_overtime_does_not_repeat_a_message_in_doubt(
     delivery = running()
     with contextlib.suppress(SoftTimeLimitExceeded):
         policy().apply(CONTENDED, delivery)
+    with pytest.raises(Returned):
+        overtime(policy(), delivery)
+    assert len(calls) == 1
+
+
+def test_overtime_does_not_repeat_a_copy_in_doubt(running: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[object] = []
+
+    def send(*_: object, **__: object) -> None:
+        calls.append(1)
+        raise LIMIT
+
+    monkeypatch.setattr(charge, "apply_async", send)
+    monkeypatch.setattr(charge, "acks_late", True)
+    delivery = running()
+    with pytest.raises(SoftTimeLimitExceeded):
+        policy().apply(LockContended("account:42", "id-1@host retry 2 since 1"), delivery)
+    assert delivery.has_met
     with pytest.raises(Returned):
         overtime(policy(), delivery)
     assert len(calls) == 1

@@ -154,6 +154,7 @@ class Limited:
     def __init__(self, message: float | None, own: float | None) -> None:
         self.request = SimpleNamespace(timelimit=(message, None), called_directly=False)
         self.time_limit = own
+        self.soft_time_limit = None
 
 
 @pytest.mark.parametrize(
@@ -191,8 +192,27 @@ def test_a_lease_ignores_a_limit_that_kills_nothing(monkeypatch: pytest.MonkeyPa
 def test_the_workers_pool_is_noted_before_the_fork(monkeypatch: pytest.MonkeyPatch, pool: str) -> None:
     monkeypatch.setattr(pools, "_name", "")
     monkeypatch.setattr(pools, "_time_limit", None)
-    pools._note(SimpleNamespace(pool_cls=pool, time_limit=60))
-    assert pools.hard_limit(cast("Any", Limited(None, None))) == (60 if pool == "prefork" else None)
+    monkeypatch.setattr(pools, "_soft_time_limit", None)
+    pools._note(SimpleNamespace(pool_cls=pool, time_limit=60, soft_time_limit=50))
+    task: Any = Limited(None, None)
+    assert pools.hard_limit(task) == (60 if pool == "prefork" else None)
+    assert pools.overtime(task) == (10 if pool == "prefork" else float("inf"))
+
+
+@pytest.mark.parametrize(
+    ("message", "own", "of_worker", "overtime"),
+    [(3, 4, 5, 17), (None, 4, 5, 16), (None, None, 5, 15), (None, None, None, float("inf"))],
+)
+def test_overtime_ends_with_the_hard_limit(
+    monkeypatch: pytest.MonkeyPatch, message: float | None, own: float | None, of_worker: float | None, overtime: float
+) -> None:
+    monkeypatch.setattr(pools, "_name", "prefork")
+    monkeypatch.setattr(pools, "_soft_time_limit", of_worker)
+    task: Any = Limited(None, 20)
+    task.request.timelimit, task.soft_time_limit = (None, message), own
+    assert pools.overtime(task) == overtime
+    task.request.timelimit = None
+    assert pools.overtime(task) == (overtime if message is None else 16)
 
 
 def test_without_parentheses_it_is_refused_at_import() -> None:
