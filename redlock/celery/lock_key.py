@@ -191,13 +191,16 @@ def _bare(template: str) -> tuple[str, ...] | None:
 
 def _accepts_a_call(key: inspect.Signature, task: inspect.Signature) -> bool:
     """Whether a key's function accepts the arguments of any call of its task."""
-    parameters = task.parameters.values()
+    parameters = list(task.parameters.values())
     if any(parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD} for parameter in parameters):
         return True  # such a task has no longest call
     positional = [parameter for parameter in parameters if parameter.kind is not parameter.KEYWORD_ONLY]
-    keywords = [parameter for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    keywords = parameters[len(positional) :]
     for count in range(sum(map(_is_required, positional)), len(positional) + 1):
-        for given in (keywords, filter(_is_required, keywords)):
+        # A call that leaves out an argument gives those behind the gap by keyword.
+        behind = [parameter for parameter in positional[count + 1 :] if parameter.kind is not parameter.POSITIONAL_ONLY]
+        wanted = [each for each in behind + keywords if _is_required(each) or each.name in key.parameters]
+        for given in (keywords, wanted, filter(_is_required, keywords)):
             with contextlib.suppress(TypeError):
                 key.bind(*[None] * count, **dict.fromkeys(parameter.name for parameter in given))
                 return True

@@ -58,10 +58,16 @@ class MessageContent:
 
     def arguments(self) -> tuple[Any, Any]:
         """The positional and the keyword arguments of the message."""
-        if self._kept is None:
-            return self._request.args, self._request.kwargs
-        args, kwargs = pickle.loads(self._kept)  # noqa: S301 - of this process
-        return args, kwargs
+        if self._kept is not None:
+            try:
+                args, kwargs = pickle.loads(self._kept)  # noqa: S301 - of this process
+            except SoftTimeLimitExceeded:
+                raise
+            except Exception:  # noqa: BLE001 - some exceptions have a pickle that can't be read
+                self._kept = None
+            else:
+                return args, kwargs
+        return self._request.args, self._request.kwargs
 
     def options(self, marks: Mapping[str, object], user_id: str | None) -> dict[str, Any]:
         """The options for `apply_async`, except the queue and the pause.

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from redlock import ConfigurationError
 from redlock.celery.lock_key import Key, keys
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def charge(self: object, account_id: int, amount: int = 5, *, currency: str = "EUR") -> None:
@@ -208,6 +211,27 @@ def test_the_message_names_the_arguments_of_both_functions() -> None:
 )
 def test_a_key_function_that_fits_a_call_is_accepted(key: Any, function: Any) -> None:  # noqa: ANN401
     Key(key, function)
+
+
+def transfer(account: int, amount: int = 0, currency: str = "EUR") -> None: ...
+def notify(*, user: int | None = None, team: int | None = None) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("key", "function", "args", "kwargs"),
+    [
+        (lambda account, *, currency: f"{account}:{currency}", transfer, (1,), {"currency": "USD"}),
+        (lambda *, team: f"team:{team}", notify, (), {"team": 3}),
+    ],
+    ids=["behind a gap", "one of two"],
+)
+def test_a_key_function_may_fit_a_single_way_to_call(
+    key: Callable[..., str],
+    function: Callable[..., None],
+    args: tuple[int, ...],
+    kwargs: dict[str, Any],
+) -> None:
+    assert Key(key, function).of(args, kwargs) == key(*args, **kwargs)
 
 
 def test_a_field_is_the_argument_and_no_keyword_of_its_name() -> None:

@@ -56,6 +56,27 @@ def test_an_argument_without_a_pickle_goes_back_as_it_is() -> None:
     assert content.arguments()[0] is content._request.args
 
 
+class Picky(Exception):
+    """An argument with an unreadable pickle, as of an exception with two arguments and a single text."""
+
+    error: Exception = TypeError("two arguments")
+
+    def __init__(self, *given: object) -> None:
+        if len(given) != 2:
+            raise self.error
+        super().__init__("one text")
+
+
+def test_an_argument_with_an_unreadable_pickle_goes_back_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = MessageContent(Context(args=[Picky(1, 2)], kwargs={}), None)
+    content.keep_arguments()
+    monkeypatch.setattr(Picky, "error", SoftTimeLimitExceeded())
+    with pytest.raises(SoftTimeLimitExceeded):
+        content.arguments()
+    monkeypatch.undo()
+    assert content.arguments()[0] is content._request.args
+
+
 def test_a_soft_time_limit_ends_the_copy_of_arguments() -> None:
     content = MessageContent(Context(args=[Raising(SoftTimeLimitExceeded())], kwargs={}), None)
     with pytest.raises(SoftTimeLimitExceeded):
