@@ -93,7 +93,7 @@ def _brokers(broker: str, app: Any) -> list[str]:  # noqa: ANN401 - Celery is un
     # `get` leaves out Celery's default, which is broker_url. `visibility_timeout` reports values of a wrong type.
     found = [broker]
     for name in () if app is None else ("broker_read_url", "broker_write_url"):
-        value = app.conf.get(name)
+        value = visibility_timeout.address(app.conf, name)
         found += value if isinstance(value, list | tuple) else [value]
     texts = [text for text in found if isinstance(text, str)]
     return list(dict.fromkeys(url for text in texts for url in broker_check.urls(text)))

@@ -8,6 +8,7 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qs
@@ -116,6 +117,11 @@ def findings(conf: Mapping[str, Any], tasks: Iterable[Locked]) -> list[Finding]:
     return found
 
 
+def address(conf: Mapping[str, Any], name: str) -> Any:  # noqa: ANN401 - the user may have set anything
+    """The setting with this name. As in Celery, the environment goes before the settings of an app."""
+    return (os.environ.get(f"CELERY_{name.upper()}") if hasattr(conf, name) else None) or conf.get(name)
+
+
 def _read(conf: Mapping[str, Any]) -> _Read:
     """The addresses, the visibility timeouts in other places, and the settings of a wrong type with their fixes.
 
@@ -123,7 +129,7 @@ def _read(conf: Mapping[str, Any]) -> _Read:
     """
     read = _Read([], [], [])
     for name in _URLS:
-        value = conf.get(name) or []
+        value = address(conf, name) or []
         for url in value if isinstance(value, list | tuple) else [value]:
             if isinstance(url, str):
                 read.urls.extend(filter(None, map(str.strip, url.split(";"))))

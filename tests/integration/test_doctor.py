@@ -162,7 +162,9 @@ def test_a_broker_and_a_store_that_keep_their_data(nodes: Cluster, broker: Serve
         assert found(nodes.urls, store=broker.url)["eviction"] is Level.UNSAFE
 
 
-def test_every_check_that_was_made_or_left_out_has_a_line(nodes: Cluster, broker: Server) -> None:
+def test_every_check_that_was_made_or_left_out_has_a_line(
+    nodes: Cluster, broker: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = Settings(nodes=",".join(nodes.urls))
     findings = doctor.check(settings, broker=broker.url, store=broker.url, timeout=5.0)
     answers = {finding.code: finding.what for finding in findings if finding.code in {"broker", "store"}}
@@ -175,6 +177,10 @@ def test_every_check_that_was_made_or_left_out_has_a_line(nodes: Cluster, broker
     app.conf.broker_write_url = [broker.url]
     (unreachable,) = [one for one in doctor.check(settings, app=app) if one.level is not Level.FINE]
     assert (unreachable.code, "read.sock" in unreachable.where) == ("unreachable", True)
+    for name in ("READ", "WRITE"):
+        monkeypatch.setenv(f"CELERY_BROKER_{name}_URL", f"unix:///nowhere/{name}.sock")
+    silent = [one.where for one in doctor.check(settings, app=app) if one.code == "unreachable"]
+    assert [where.rpartition("/")[2] for where in silent] == ["READ.sock", "WRITE.sock"], "as Celery does"
 
 
 def test_a_broker_that_is_a_lock_node_too_or_can_not_be_checked(nodes: Cluster) -> None:

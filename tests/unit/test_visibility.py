@@ -140,3 +140,13 @@ def test_a_pause_is_at_most_a_third_of_the_timeout(monkeypatch: pytest.MonkeyPat
 
 def test_what_is_no_number_is_not_taken_for_one() -> None:
     assert [visibility_timeout._number(value) for value in (None, "", "x", 0, -1, "3")] == [None] * 5 + [3.0]
+
+
+def test_an_address_in_the_environment_goes_before_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in Celery. `redlock doctor --broker` without an app has no setting."""
+    app = Celery(set_as_current=False, broker=f"{REDIS}?visibility_timeout=12")
+    monkeypatch.setenv("CELERY_BROKER_URL", f"{REDIS}?visibility_timeout=7")
+    assert timeout_of(app.conf) == 7
+    assert timeout_of({"broker_url": REDIS}) == 3_600
+    monkeypatch.setenv("CELERY_BROKER_READ_URL", f"{REDIS}?visibility_timeout=4")
+    assert timeout_of(app.conf) == 4
