@@ -9,7 +9,8 @@ Invariants:
 4. A redelivered copy whose first copy still runs is no competitor. The copy goes back to the queue in all three modes,
    without a result or a state. After the first copy has finished, the copy is dropped without a trace.
    A retry that meets an earlier attempt of its task goes back in all three modes too: the task has not ended.
-5. A task with an expiry goes back only while it can return before the expiry; after that, it raises.
+5. A task with an expiry goes back only while it can return before the expiry; after that, it raises. For a copy that
+   has met its first copy see `redlock.celery.expiry`.
 """
 
 from __future__ import annotations

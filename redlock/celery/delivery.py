@@ -126,10 +126,6 @@ class Delivery:
         return self._is_copy and duplicate_delivery.has_begun(self._earlier)
 
     @property
-    def _first_may_run(self) -> bool:
-        return self._has_met and not self.meets_another
-
-    @property
     def must_run(self) -> bool:
         """Whether this message must not end as skipped or refused, because no other message is sure to do the work.
 
@@ -138,7 +134,8 @@ class Delivery:
         # The state of a broadcast tells nothing of this message, so each of its redeliveries may have begun.
         may_have_begun = self.has_begun or (self._is_broadcast and self._came_again)
         attempt = self._attempt_of(self._holder)
-        return may_have_begun or self._first_may_run or (attempt is not None and attempt < self._retries)
+        first_may_run = self._has_met and not self.meets_another
+        return may_have_begun or first_may_run or (attempt is not None and attempt < self._retries)
 
     def is_finished(self, *, awaits_result: bool = False) -> bool:
         """Whether this message is a copy whose first copy has finished; see `duplicate_delivery.is_finished`."""
@@ -172,7 +169,8 @@ class Delivery:
         Raises:
             Exception: Any error of the serializer, Celery or the broker; the message was not sent.
         """
-        hides = self._first_may_run  # so this copy must neither expire nor fail
+        # The first copy may run or have ended. Celery would store the expiry for that run, or over its end.
+        hides = self._has_met
         left = float("inf") if hides else expiry.seconds_left(self._request) - _ON_THE_WAY
         least, pause = self._pause(min(longest, left))
         if left < least:

@@ -1,7 +1,8 @@
 """The expiry of a task. A copy of a running task hides its expiry from Celery.
 
 Invariants:
-1. While the first copy may run, the expiry travels in a mark: at the expiry Celery would store REVOKED for that run.
+1. The expiry of a copy that has met its first copy travels in a mark. At the expiry Celery would store REVOKED for the
+   run of the first copy, or over its end.
 2. In each run the request has the expiry, for the body and for a retry.
 3. A copy that arrives after its expiry, and whose first copy is gone, ends without a run, as REVOKED unless
    the first copy has stored its end.
