@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from redlock.errors import Stale
+from redlock.fencing import conformance
 from redlock.fencing.conformance import INTERLEAVINGS, Lease, check, check_all, random_interleavings
 from tests.integration.fence_recipes import recipe
 
@@ -80,6 +82,18 @@ def test_random_interleavings_find_a_fence_of_the_first_name() -> None:
             check_all(adapter, patience=PATIENCE, examples=100)
     finally:
         INTERLEAVINGS.update(seen)
+
+
+def test_a_promise_that_was_broken_once_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if the random order does not come again, as on a busy machine."""
+    numbers = itertools.count()
+
+    def broken_once(*_: object, **__: object) -> None:
+        assert next(numbers) != 3, "an update of 'account' was lost"
+
+    monkeypatch.setattr(conformance, "check", broken_once)
+    with pytest.raises(AssertionError, match="an update of 'account' was lost"):
+        conformance._check_random(Narrowed(lambda lease: lease), PATIENCE, 20, 0)
 
 
 def test_the_tokens_are_like_real_ones() -> None:
