@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from redlock._core.votes import RoundResult
     from redlock._transport.connection import NodeConnection
 
+_SILENT = Kind.SILENT
 RELEASE_MS = 80
 """A hard time limit leaves a Celery child 100 ms between SIGTERM and SIGKILL (billiard/pool.py)."""
 
@@ -137,7 +138,8 @@ class NodeConnections(ConnectedNodes):
         if type(reply) is ReplyError and self._loads_scripts(connection, tally, reply):
             return
         vote, is_late = decode(reply), tally.closed
-        if vote.time_ms and (vote.fingerprint or not connection.agreed or (vote.kind is Kind.SILENT and not is_late)):
+        is_news = vote.fingerprint or not connection.agreed
+        if (is_news or vote.kind is _SILENT) and vote.time_ms and (is_news or not is_late):
             self._note_fingerprint(connection, vote, now_ms)
         if is_late:
             return
