@@ -34,7 +34,12 @@ class WaitingThread:
 
     def _run(self) -> None:
         self.place = self._queue.join(NAMES)
-        wait(self.place, LONG)
+        if not self.place.is_first:
+            try:
+                self.place.signal.get(timeout=LONG)
+            except Empty:
+                # The thread was not woken.
+                return
         self._order.append(self._number)
         self.at_the_front.set()
 
