@@ -132,7 +132,7 @@ def test_the_pauses_of_a_store_grow_and_end_with_the_lease(monkeypatch: pytest.M
         "redis://user:hunter2/secret@host:6379/0",
         "redis://user:hunter2#secret@host:6379/0",
         "redis://user:hunter2?secret@host:6379/0",
-        "redis://user:[hunter2]@host:6379/0",
+        "redis://user:[hunter2@host:6379/0",
         "redis://user:hunter2@host:63790000/0",
         "reddis://user:hunter2@host:6379/0",
         "redis://user:hunter2@host:6379/0?socket_timeout=hunter2",
