@@ -147,10 +147,10 @@ class Lock:
         Raises:
             NotHeld: This thread does not hold the lock.
         """
-        return self._last(None)
+        return self._last()
 
-    def _last(self, *kinds: bool | None) -> Lease:
-        lease = lock_leases.of_call(self._leases, lambda lease: lease.is_held, *kinds)
+    def _last(self, *, acquired_first: bool = False) -> Lease:
+        lease = lock_leases.of_call(self._leases, lambda lease: lease.is_held, acquired_first=acquired_first)
         if lease is None:
             raise self._not_held()
         return lease
@@ -174,7 +174,7 @@ class Lock:
             NotHeld: This thread does not hold the lock.
             LockLost: The lease was lost before: another client may have held the lock at the same time.
         """
-        lease = self._last(False, None)  # noqa: FBT003 - first a lease of `acquire`
+        lease = self._last(acquired_first=True)
         if not lease._is_block:
             # Before the release: after an exception the lease is dropped, and so no longer renewed.
             lock_leases.remove(self._leases, lease)

@@ -97,30 +97,27 @@ def of_block(leases: list[L], caller: Caller) -> L | None:
     return next(reversed(here or own or ended or blocks), None)
 
 
-def of_call(leases: list[L], is_held: Callable[[L], bool], *kinds: bool | None) -> L | None:
-    """The lease that was acquired last, of the first kind that is held; the leases of this thread or task come first.
+def of_call(leases: list[L], is_held: Callable[[L], bool], *, acquired_first: bool = False) -> L | None:
+    """The lease that was acquired last and is held; the leases of this thread or task come first.
 
     Inside a block whose lease has ended, the call does not mean the block of another thread or task.
 
     Args:
         leases: The leases of the `Lock`.
         is_held: Whether the lease can be used.
-        kinds: True for leases of blocks, False for leases of `acquire`, None for all.
+        acquired_first: Whether leases of `acquire` come before those of blocks.
     """
     known = leases.copy()
     if len(known) == 1:
         # As below, for speed.
         (lease,) = known
-        fits = (None in kinds or lease._is_block in kinds) and is_held(lease) and not lease._is_released
-        return lease if fits else None
+        return lease if is_held(lease) and not lease._is_released else None
     owner = weakref.ref(held_leases.owner())
     own = [lease for lease in known if lease._caller.owner == owner]
     others = [lease for lease in known if lease._caller.owner != owner and not (own and lease._is_block)]
-    meant = (
-        lease
-        for group in (own, others)
-        for kind in kinds
-        for lease in reversed(group)
-        if kind in (None, lease._is_block) and is_held(lease) and not lease._is_released
-    )
-    return next(meant, None)
+    for group in (own, others):
+        held = [lease for lease in group if is_held(lease) and not lease._is_released]
+        acquired = [lease for lease in held if acquired_first and not lease._is_block]
+        if held:
+            return (acquired or held)[-1]
+    return None

@@ -147,11 +147,13 @@ class Lock:
         Raises:
             NotHeld: The lock is not held.
         """
-        return self._last(None)
+        return self._last()
 
-    def _last(self, *kinds: bool | None, is_releasing: bool = False) -> Lease:
+    def _last(self, *, for_release: bool = False) -> Lease:
         lease = lock_leases.of_call(
-            self._leases, lambda lease: lease.is_held or (is_releasing and lease._is_releasing), *kinds
+            self._leases,
+            lambda lease: lease.is_held or (for_release and lease._is_releasing),
+            acquired_first=for_release,
         )
         if lease is None:
             raise self._not_held()
@@ -172,7 +174,7 @@ class Lock:
             NotHeld: The lock is not held.
             LockLost: The lease was lost before: another client may have held the lock at the same time.
         """
-        lease = self._last(False, None, is_releasing=True)  # noqa: FBT003 - first a lease of `acquire`
+        lease = self._last(for_release=True)
         try:
             await lease.close(wait=self._options.wait_for_release, ends_blocks=False)
         except (LockLost, NotHeld):

@@ -1,4 +1,4 @@
-"""Database servers that the tests of the fence share, and an engine on each kind of database."""
+"""Lock nodes that the tests of a file share, database servers of the fence, and an engine on each kind of database."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import create_engine
 
+from redlock.testing.redis_server import cluster
 from tests.integration.databases import has_mariadb, mariadb, postgresql
 from tests.integration.fence_adapters import mariadb_url, postgresql_url, sqlite_engine, with_accounts
 from tests.integration.tools import PATIENT, limit_releases
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sqlalchemy import Engine
+
+    from redlock.testing.redis_server import Cluster
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +31,13 @@ def _commands_are_patient(monkeypatch: pytest.MonkeyPatch) -> None:
 def _releases_are_patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A release waits for the reply of a node that is late."""
     limit_releases(monkeypatch, 3_000)
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Cluster]:
+    """Five lock nodes for all tests of a file that break none."""
+    with cluster() as nodes:
+        yield nodes
 
 
 @pytest.fixture(scope="session")

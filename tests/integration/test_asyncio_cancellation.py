@@ -14,26 +14,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from redlock._transport.codec import waiting_order, wake_key
-from redlock.testing.redis_server import cluster
 from tests.integration.asyncio_tools import client_of, next_turn, open_sockets, until, with_client
 from tests.integration.tools import LASTING, holders, is_free, raw
 from tests.sim.cancellation import MOMENTS, cancelled
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
+    from collections.abc import Awaitable, Callable, Coroutine, Generator
 
     from redlock.asyncio import Redlock
     from redlock.testing.redis_server import Cluster
 
 NAME = "cancelled"
 _MOST_WAITS = 60
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[Cluster]:
-    """Five lock nodes for all tests of this file."""
-    with cluster() as nodes:
-        yield nodes
 
 
 @types.coroutine

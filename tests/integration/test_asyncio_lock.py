@@ -13,25 +13,15 @@ from redlock import ConfigurationError, LockContended, LockLost, NotHeld, Outcom
 from redlock._clock import now_ms
 from redlock._locking.wait_publisher import WaitPublisher
 from redlock.asyncio import Redlock
-from redlock.testing.redis_server import cluster
 from tests.integration import tools
 from tests.integration.asyncio_tools import client_of, next_turn, open_sockets, run, until, with_client
 from tests.integration.tools import LASTING, blocked_clients, holders, is_free, raw, run_out
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from redlock.asyncio import Lease, Lock
     from redlock.testing.redis_server import Cluster
 
 NAME = "foo"
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[Cluster]:
-    """Five lock nodes for all tests of this file that break none."""
-    with cluster() as nodes:
-        yield nodes
 
 
 def left_ms(nodes: Cluster, name: str = NAME) -> int:

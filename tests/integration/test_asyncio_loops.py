@@ -14,24 +14,14 @@ import pytest
 import uvloop
 
 from redlock import LockContended, NotHeld, Outcome, RedlockError
-from redlock.testing.redis_server import cluster
 from tests.integration.asyncio_tools import client_of, next_turn, open_sockets, run, until, with_client
 from tests.integration.tools import LASTING, eventually, frozen, in_a_fork, is_free
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from redlock.asyncio import Lease, Redlock
     from redlock.testing.redis_server import Cluster
 
 NAME = "loops"
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[Cluster]:
-    """Five lock nodes for all tests of this file."""
-    with cluster() as nodes:
-        yield nodes
 
 
 async def pair(client: Redlock, name: str = NAME) -> int:

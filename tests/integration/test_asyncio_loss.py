@@ -23,12 +23,11 @@ from redlock._transport import connections as connections_module
 from redlock._transport.asyncio import LoopConnections
 from redlock._transport.loop_sockets import LoopSockets
 from redlock.asyncio import Lease, Lock, Redlock, _cancel_scope
-from redlock.testing.redis_server import cluster
 from tests.integration.asyncio_tools import next_turn, until, with_client
 from tests.integration.tools import comes_true, is_free, run_out
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from types import ModuleType
 
     from redlock._core.votes import Grant
@@ -39,13 +38,6 @@ NAME = "lost"
 TTL = 3.0
 COUNTS = {(3, 10): [False], (3, 11): [True, False]}.get(sys.version_info[:2], [True])
 """The ways to recognise a cancellation from outside: by counts, or by messages as in Python 3.10."""
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[Cluster]:
-    """Five lock nodes for all tests of this file."""
-    with cluster() as nodes:
-        yield nodes
 
 
 @pytest.fixture(params=COUNTS, ids=lambda counts: "counts" if counts else "messages")

@@ -18,7 +18,6 @@ from redlock._transport.exchange import Exchange
 from redlock._transport.loop_exchange import LoopExchange
 from redlock._transport.reply_reader import UnreadableReply
 from redlock._transport.socket_errors import ConnectionFailed
-from redlock.testing.redis_server import cluster
 from tests.integration.asyncio_tools import next_turn, run, until, with_client
 
 if TYPE_CHECKING:
@@ -31,13 +30,6 @@ if TYPE_CHECKING:
     from redlock.testing.redis_server import Cluster
 
 NAME = "transport"
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[Cluster]:
-    """Five lock nodes for all tests of this file."""
-    with cluster() as nodes:
-        yield nodes
 
 
 def test_a_denial_that_has_arrived_needs_no_cancel(shared: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:

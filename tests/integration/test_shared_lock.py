@@ -13,7 +13,6 @@ from greenlet import greenlet
 
 from redlock import LockLost, NotHeld
 from redlock._locking import lock_leases
-from redlock.testing.redis_server import cluster
 from tests.integration import tools
 from tests.integration.asyncio_tools import with_client
 from tests.integration.tools import is_free, run_out
@@ -28,13 +27,6 @@ if TYPE_CHECKING:
     from redlock.testing.redis_server import Cluster
 
 NAME = "account:42"
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[Cluster]:
-    """Five lock nodes for all tests of this file."""
-    with cluster() as nodes:
-        yield nodes
 
 
 @pytest.fixture
