@@ -106,6 +106,11 @@ def node_timeout_ms(value: object) -> int:
     return milliseconds
 
 
+def max_hold_ms(value: object) -> int | None:
+    """The seconds after which renewal stops, in whole milliseconds; None for no limit."""
+    return None if value is None else int(number("max_hold", value) * 1000)
+
+
 def least_ttl_ms(node_timeout_ms: int) -> int:
     """The shortest TTL that is longer than two node timeouts and the drift allowance together."""
     least = (2 * node_timeout_ms + 3) * 100 // 99 - 1

@@ -123,21 +123,21 @@ class Redlock:
         """
         misuse.check_lock(redis_options)
         misuse.check_on_lost(on_lost)
-        options = LeaseOptions(
+        lease = LeaseOptions.checked(
             self._ttl_ms if ttl is None else self._context.checked_ttl_ms(ttl),
-            renew=_validation.flag("renew", renew),
-            max_hold_ms=None if max_hold is None else int(_validation.number("max_hold", max_hold) * 1000),
-            reentrant=_validation.flag("reentrant", reentrant),
+            renew=renew,
+            max_hold_ms=_validation.max_hold_ms(max_hold),
+            reentrant=reentrant,
             on_lost=on_lost,
         )
-        options_of_lock = LockOptions(
-            options,
-            misuse.checked_blocking("lock", blocking),
-            _validation.acquire_timeout(blocking_timeout),
-            _validation.flag("wait_for_release", wait_for_release),
-            _validation.flag("thread_local", thread_local),
+        options = LockOptions.checked(
+            lease,
+            blocking=blocking,
+            blocking_timeout=blocking_timeout,
+            wait_for_release=wait_for_release,
+            thread_local=thread_local,
         )
-        return Lock(self._context, _validation.resources(name), options_of_lock)
+        return Lock(self._context, _validation.resources(name), options)
 
     def lease(
         self,
@@ -173,8 +173,9 @@ class Redlock:
         checked_ms = self._ttl_ms if ttl_ms is None else self._context.checked_ms(ttl_ms)
         if max_hold_ms is not None:
             max_hold_ms = _validation.count("max_hold_ms", max_hold_ms)
-        renew, reentrant = _validation.flag("renew", renew), _validation.flag("reentrant", reentrant)
-        options = LeaseOptions(checked_ms, renew, max_hold_ms, reentrant, on_lost)
+        options = LeaseOptions.checked(
+            checked_ms, renew=renew, max_hold_ms=max_hold_ms, reentrant=reentrant, on_lost=on_lost
+        )
         names = _validation.resources(name)
         return new_lease(self._context, names, options, owner_label, is_block=is_block, forever=forever)
 

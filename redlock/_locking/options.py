@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redlock import _validation
+from redlock._locking import misuse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from typing_extensions import Self
 
 
 class LeaseOptions(NamedTuple):
@@ -27,6 +30,24 @@ class LeaseOptions(NamedTuple):
     reentrant: bool = False
     on_lost: Callable[[Any], object] | None = None
 
+    @classmethod
+    def checked(
+        cls,
+        ttl_ms: int,
+        *,
+        renew: object,
+        max_hold_ms: int | None,
+        reentrant: object,
+        on_lost: Callable[[Any], object] | None,
+    ) -> Self:
+        """These options, as a caller gave them. The times and `on_lost` are checked before.
+
+        Raises:
+            ConfigurationError: An option is neither True nor False.
+        """
+        flag = _validation.flag
+        return cls(ttl_ms, flag("renew", renew), max_hold_ms, flag("reentrant", reentrant), on_lost)
+
 
 class LockOptions(NamedTuple):
     """The options of a lock.
@@ -44,6 +65,29 @@ class LockOptions(NamedTuple):
     blocking_timeout: float | None
     wait_for_release: bool
     thread_local: bool
+
+    @classmethod
+    def checked(
+        cls,
+        lease: LeaseOptions,
+        *,
+        blocking: object,
+        blocking_timeout: float | None,
+        wait_for_release: object,
+        thread_local: object = False,
+    ) -> Self:
+        """These options, as a caller gave them.
+
+        Raises:
+            ConfigurationError: An option is invalid.
+        """
+        return cls(
+            lease,
+            misuse.checked_blocking("lock", blocking),
+            _validation.acquire_timeout(blocking_timeout),
+            _validation.flag("wait_for_release", wait_for_release),
+            _validation.flag("thread_local", thread_local),
+        )
 
     def acquire_timeout_ms(self, blocking: bool | None, blocking_timeout: float | None) -> int | None:  # noqa: FBT001 - as the parameter of `acquire`
         """The time limit of a call of `acquire` with these arguments; None for no limit. None stands for the option."""

@@ -113,19 +113,15 @@ class Redlock:
         misuse.check_asyncio_lock(redis_options)
         misuse.check_asyncio_on_lost(on_lost)
         callback = None if on_lost is None or isinstance(on_lost, str) else on_lost
-        lease = LeaseOptions(
+        lease = LeaseOptions.checked(
             self._ttl_ms if ttl is None else self._context.checked_ttl_ms(ttl),
-            renew=_validation.flag("renew", renew),
-            max_hold_ms=None if max_hold is None else int(_validation.number("max_hold", max_hold) * 1000),
-            reentrant=_validation.flag("reentrant", reentrant),
+            renew=renew,
+            max_hold_ms=_validation.max_hold_ms(max_hold),
+            reentrant=reentrant,
             on_lost=callback,
         )
-        options = LockOptions(
-            lease,
-            misuse.checked_blocking("lock", blocking),
-            _validation.acquire_timeout(blocking_timeout),
-            _validation.flag("wait_for_release", wait_for_release),
-            thread_local=False,
+        options = LockOptions.checked(
+            lease, blocking=blocking, blocking_timeout=blocking_timeout, wait_for_release=wait_for_release
         )
         return Lock(self._context, _validation.resources(name), options, cancels=on_lost == "cancel")
 

@@ -42,7 +42,7 @@ def test_a_block_that_no_code_here_entered_ends_an_own_block() -> None:
 
 
 @pytest.mark.parametrize("end", [{"is_held": False}, {"is_lost": True}], ids=["ended", "lost"])
-def test_code_without_a_block_ends_no_valid_one_if_another_is_over(end: dict[str, bool]) -> None:
+def test_code_without_a_block_ends_what_is_over_first(end: dict[str, bool]) -> None:
     over, valid = lease(THERE, **end), lease(THERE)
     assert lock_leases.of_block([over, valid], HERE) is over
     assert lock_leases.of_block([lease(THERE), valid], HERE) is valid, "the last, if none is over"
