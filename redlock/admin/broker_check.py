@@ -114,8 +114,6 @@ def _check_amqp(url: str, timeout: float) -> list[Finding]:
 
 
 def _contact(transport: Any, where: str, timeout: float) -> list[Finding]:  # noqa: ANN401 - kombu is untyped
-    from amqp.exceptions import AMQPError  # noqa: PLC0415 - as above
-
     dialled: list[Any] = []
     connect = transport.Connection
 
@@ -125,18 +123,26 @@ def _contact(transport: Any, where: str, timeout: float) -> list[Finding]:  # no
         dialled.append(amqp)
         return amqp
 
-    def examine() -> list[Finding]:
-        # `connection.connect` would try a second time two seconds later.
-        with contextlib.closing(transport.establish_connection()) as amqp:
-            return _examine(amqp, where)
-
     transport.Connection = dial
     try:
         # The client of AMQP has no limit on the time of a reply that arrives byte by byte.
-        return within(ANSWERS * timeout, examine)
+        return within(ANSWERS * timeout, lambda: _answer(transport, where, timeout))
     except Overdue:
         what = f"no complete answer within {ANSWERS * timeout:g} s"
         return [_warning("unreachable", where, what, "start it, or fix its address; --timeout gives it more time")]
+    finally:
+        for amqp in dialled:
+            _hang_up(amqp)
+
+
+def _answer(transport: Any, where: str, timeout: float) -> list[Finding]:  # noqa: ANN401 - kombu is untyped
+    """The findings from a broker's answers. This runs in a thread, where no signal handler raises an exception."""
+    from amqp.exceptions import AMQPError  # noqa: PLC0415 - as above
+
+    try:
+        # `connection.connect` would try a second time two seconds later.
+        with contextlib.closing(transport.establish_connection()) as amqp:
+            return _examine(amqp, where)
     except AMQPError as error:
         return [_refused(error, where)]
     except OSError as error:
@@ -147,9 +153,6 @@ def _contact(transport: Any, where: str, timeout: float) -> list[Finding]:  # no
         # come from a reply that the client can't read.
         what = "an option in its address can't be used, or it does not speak AMQP"
         return [_warning("address", where, what, "take out what follows the ?, or fix the address")]
-    finally:
-        for amqp in dialled:
-            _hang_up(amqp)
 
 
 def _bounded(transport: Callable[..., Any], *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - as above

@@ -95,20 +95,26 @@ def check(url: str, *, ttl: float, timeout: float) -> list[Finding]:
     where = f"database {address.host or 'local'}/{address.database or ''}"
     if kind == "sqlite" and not Path(address.database or "").is_file():
         return [_warning("unreachable", f"database {address.database}", "there is no such file", "fix the address")]
-    findings = _answer(address, where, ttl, timeout)
+    try:
+        findings = within(ANSWERS * timeout, lambda: _answer(address, where, ttl, timeout))
+    except Overdue:
+        return [_silent(where, ANSWERS * timeout)]
     if findings is None:
         raise ConfigurationError(f"an option in the address of the database cannot be used; {right}")
     return findings
 
 
 def _answer(address: Any, where: str, ttl: float, timeout: float) -> list[Finding] | None:  # noqa: ANN401 - SQLAlchemy's
-    """The findings; None if a driver does not take the options of the address."""
+    """The findings; None if a driver does not take the options of the address.
+
+    This runs in a thread, where no signal handler raises an exception.
+    """
     from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError  # noqa: PLC0415 - only for users of SQLAlchemy
 
     try:
-        return within(ANSWERS * timeout, lambda: _connected(address, where, ttl, timeout))
-    except (Overdue, TimeoutError, asyncio.TimeoutError) as error:
-        return [_silent(where, ANSWERS * timeout if isinstance(error, Overdue) else timeout)]
+        return _connected(address, where, ttl, timeout)
+    except (TimeoutError, asyncio.TimeoutError):
+        return [_silent(where, timeout)]
     except (ModuleNotFoundError, NoSuchModuleError) as error:
         return [_warning("not-checked", where, f"its driver is missing: {error}", "install the driver")]
     except (SQLAlchemyError, OSError) as error:

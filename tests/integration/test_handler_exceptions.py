@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import functools
+import select
 import signal
 import socket
 import threading
@@ -23,11 +25,12 @@ from redlock._transport.loop_sockets import LoopSockets
 from redlock._transport.node import Node
 from redlock._transport.socket_errors import ConnectionFailed, NoReply
 from redlock._transport.sockets import Sockets
+from redlock.admin import broker_check, database_check
 from tests.integration.asyncio_tools import until
 from tests.integration.tools import LASTING, blocked_clients, client_of, eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from redlock.testing.redis_server import Cluster
 
@@ -36,14 +39,14 @@ WORDS = pack("PING")
 
 
 @contextmanager
-def alarm(error: Exception, nodes: Cluster) -> Iterator[None]:
-    """Raise this in the main thread as soon as a client waits at one of these nodes."""
+def alarm(error: Exception, is_due: Callable[[], object]) -> Iterator[None]:
+    """Raise this in the main thread as soon as a call waits for a server."""
 
     def strike(*_: object) -> None:
         raise error
 
     def send() -> None:
-        eventually(lambda: blocked_clients(nodes.servers), "a waiter")
+        eventually(is_due, "a call that waits for a server")
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
 
     before = signal.signal(signal.SIGUSR1, strike)
@@ -62,10 +65,28 @@ def alarm(error: Exception, nodes: Cluster) -> Iterator[None]:
 def test_an_alarm_ends_a_wait(nodes: Cluster, error: Exception) -> None:
     # Nothing renews the lease of the rival while this thread waits.
     with client_of(nodes.urls, node_timeout=9.0, **LASTING) as client, client.lock(NAME):
-        with alarm(error, nodes), pytest.raises(type(error), match=WHY):
+        with alarm(error, lambda: blocked_clients(nodes.servers)), pytest.raises(type(error), match=WHY):
             client.lock(NAME).acquire(blocking_timeout=100)
         assert not any(node.error for node in client._context.nodes)
         assert not client.lock(NAME).acquire(blocking=False), "the client works on"
+
+
+@pytest.mark.parametrize("error", [TimeoutError(WHY), ValueError(WHY)], ids=["timeout", "value"])
+@pytest.mark.parametrize(
+    ("check", "url"),
+    [
+        (broker_check.check, "amqp://127.0.0.1:{}//"),
+        (functools.partial(database_check.check, ttl=5.0), "postgresql+psycopg://127.0.0.1:{}/shop?sslmode=disable"),
+    ],
+    ids=["broker", "database"],
+)
+def test_an_alarm_ends_a_check_of_the_doctor(error: Exception, check: Callable[..., object], url: str) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        alarm(error, lambda: select.select([silent], [], [], 0)[0]),
+        pytest.raises(type(error), match=WHY),
+    ):
+        check(url.format(silent.getsockname()[1]), timeout=100.0)
 
 
 class Struck(socket.socket):
