@@ -14,7 +14,6 @@ import os
 import random
 import signal
 import time
-from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING
 
 from redlock import _files, _log, _validation
@@ -137,6 +136,8 @@ def _without_interrupts() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
+    from multiprocessing import resource_tracker  # noqa: PLC0415 - only `simulate` needs these modules
+
     # The start of this helper lets signals in again.
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
