@@ -1,4 +1,4 @@
-"""Limits the time of a check whose client library has no limit on the whole.
+"""Limits the time of a check, where the client library has no limit on the whole.
 
 Invariants: the caller goes on at the limit. The thread of the check is a daemon, and ends with its connection.
 """
