@@ -2,12 +2,7 @@
 
 import sys
 
-if __name__ == "__main__":
-    try:
-        from redlock.cli.main import main
+from _redlock_command import main
 
-        status = main()
-    except KeyboardInterrupt:
-        # During the import; `main` itself returns this status.
-        status = 130
-    sys.exit(status)
+if __name__ == "__main__":
+    sys.exit(main())

@@ -10,6 +10,7 @@ import sys
 
 import click
 
+from _redlock_command import main
 from redlock.celery import task_registry  # noqa: F401 - it registers `inspect locks`
 
 __all__ = ["redlock"]
@@ -24,10 +25,4 @@ __all__ = ["redlock"]
 @click.pass_context
 def redlock(context: click.Context, arguments: tuple[str, ...]) -> None:
     """Examine this app's lock nodes and locks: redlock status, doctor, release ..."""
-    try:
-        from redlock.cli import main  # noqa: PLC0415 - each start of `celery` loads this module
-
-        sys.exit(main.main(arguments, context.obj.app))
-    except KeyboardInterrupt:
-        # During the import; `main` itself returns this status.
-        sys.exit(130)
+    sys.exit(main(arguments, context.obj.app))
