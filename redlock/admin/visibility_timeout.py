@@ -19,7 +19,7 @@ from redlock.admin.diagnostics import Finding, Level
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["MARK", "Locked", "findings", "locked_tasks", "timeout_of"]
+__all__ = ["MARK", "Locked", "address", "findings", "locked_tasks", "timeout_of"]
 
 _NAME = "visibility_timeout"
 _OPTIONS, _QUEUES = "broker_transport_options", "predefined_queues"
@@ -78,7 +78,10 @@ def timeout_of(conf: Mapping[str, Any]) -> float | None:
     Args:
         conf: The app's configuration: transport options, also those of SQS's predefined queues, and addresses.
     """
-    read = _read(conf)
+    return _timeout(_read(conf))
+
+
+def _timeout(read: _Read) -> float | None:
     scheme = read.urls[0].partition("://")[0].lower().partition("+")[0] if read.urls else ""
     if scheme in _WITHOUT:
         return None
@@ -94,8 +97,9 @@ def findings(conf: Mapping[str, Any], tasks: Iterable[Locked]) -> list[Finding]:
         conf: The app's configuration.
         tasks: The app's tasks under `@locked`.
     """
-    found = [_warning(what, fix) for what, fix in _read(conf).faults]
-    timeout = timeout_of(conf)
+    read = _read(conf)
+    found = [_warning(what, fix) for what, fix in read.faults]
+    timeout = _timeout(read)
     if timeout is None:
         return found
     limits: list[tuple[float, str]] = []
