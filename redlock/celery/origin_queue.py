@@ -1,10 +1,11 @@
 """The queue that a message came from, and the options that send the message back to exactly this queue.
 
 Invariants:
-1. A message goes back by the name of its queue. Its exchange could deliver it to several queues. A worker that does
-   not know the type of the exchange could even deliver it to none.
+1. A message goes back by the name of its queue. By its exchange the message could reach several queues, or no queue
+   if the worker does not know the type of the exchange.
 2. RabbitMQ's consumer tag tells the queue. Other brokers tell only the exchange and the routing key: then the message
-   goes to the first queue of this worker with a fitting binding. So it stays one message in a queue that is consumed.
+   goes to the first queue of this worker with a fitting binding. So the message stays single, in a queue with a
+   consumer.
 3. On brokers other than RabbitMQ a broadcast has no queue: a fanout exchange stores nothing there.
 """
 
@@ -32,7 +33,7 @@ _DELAY = re.compile(r"^(?:[01]\.){28}")
 
 
 class NoWayBack(Exception):
-    """The message can't go back, because it came from no queue."""
+    """The message came from no queue, so there is no way back."""
 
 
 class Origin(NamedTuple):
@@ -84,7 +85,7 @@ def way_back(app: Celery, origin: Origin, info: Mapping[str, Any], *, natively: 
     if natively and known is not None and _type_of(known) == "topic":
         key = _plain_key(info)
         key = key if info.get("exchange") and _covers(known, key) else known.routing_key
-        # Celery's delay ends at all queues whose binding fits the key. Then the worker must hold the message.
+        # Celery's delay ends at all queues with a binding that fits the key. Then the worker must hold the message.
         others = [queue for queue in app.amqp.queues.values() if queue.name != name and _type_of(queue) != "direct"]
         if not any(_covers(queue, key) for queue in others):
             exchange = known.exchange.name

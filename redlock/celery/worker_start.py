@@ -20,7 +20,7 @@ UNFINISHED = "__redlock_unfinished__"
 
 
 def refuse(app: Any) -> None:  # noqa: ANN401 - Celery is untyped
-    """Refuse to start with a task whose lock can't work.
+    """Refuse to start if the lock of a task can't work.
 
     Raises:
         SystemExit: A task is wrong; the message names the task and the right use.
@@ -28,7 +28,7 @@ def refuse(app: Any) -> None:  # noqa: ANN401 - Celery is untyped
     for name, task in sorted(app.tasks.items()):
         if hasattr(task.run, UNFINISHED):
             raise SystemExit(f'{name} is under @locked without a key; write @locked("account:{{account_id}}")')
-        # A batch runs several messages in one call, so a single message can't go back to the queue or be skipped.
+        # A call of a batch runs several messages, so a single message can't go back to the queue or be skipped.
         is_batch = any(base.__module__.partition(".")[0] == "celery_batches" for base in type(task).__mro__)
         if is_batch and hasattr(task.run, MARK):
             raise SystemExit(
