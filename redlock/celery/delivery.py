@@ -235,8 +235,8 @@ class Delivery:
 
     @property
     def can_be_sent(self) -> bool:
-        """Whether the broker is there, as far as this run knows, and has not got the message yet."""
-        return not (self._failures or self._is_in_doubt)
+        """Whether this run has not tried to send the message yet."""
+        return not self._is_in_doubt
 
     @property
     def lacks_time(self) -> bool:
