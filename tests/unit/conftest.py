@@ -8,11 +8,13 @@ import socket
 import subprocess
 import threading
 import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from redlock import Redlock
+from redlock.celery import delivery
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -60,3 +62,25 @@ def sent(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> lis
 
     monkeypatch.setattr(request.module.charge, "apply_async", send)
     return calls
+
+
+@pytest.fixture
+def delivered(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
+    """Makes the message of a run of the task `charge` of the module; its request has these fields."""
+    charge = request.module.charge
+
+    def deliver(**fields: Any) -> Any:  # noqa: ANN401 - Celery is untyped
+        usual: dict[str, Any] = {"id": "id-1", "called_directly": False, "delivery_info": {"routing_key": "q"}}
+        charge.push_request(**usual | fields)
+        return delivery.Delivery.of(charge)
+
+    yield deliver
+    while charge.request_stack.top is not None:
+        charge.pop_request()
+
+
+@pytest.fixture
+def rabbitmq(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The broker of each app is RabbitMQ."""
+    connection = SimpleNamespace(userid=None, transport=SimpleNamespace(driver_type="amqp"))
+    monkeypatch.setattr(delivery, "_connection", lambda _app: connection)

@@ -20,7 +20,7 @@ from redlock.celery.duplicate_delivery import COPY
 from redlock.celery.origin_queue import NoWayBack
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 APP = Celery(set_as_current=False, broker="memory://")
 CONTENDED = LockContended("account:42", "task-1@host (01234567)", 1.5)
@@ -37,26 +37,27 @@ def policy(on_conflict: str = "requeue", max_requeues: int | None = None) -> Pol
 
 
 @pytest.fixture
-def running() -> Iterator[Callable[..., Any]]:
-    """The message of a task in a worker, with these fields of the request."""
-    pushed = []
+def running(delivered: Callable[..., Any]) -> Callable[..., Any]:
+    """Makes the message of a second retry; its request has these fields."""
+    usual = {"args": [42], "kwargs": {}, "retries": 2, "delivery_info": {"routing_key": "slow", "priority": 3}}
+    return lambda **fields: delivered(**usual | fields)
 
-    def run(**fields: Any) -> Any:  # noqa: ANN401 - Celery is untyped
-        usual: dict[str, Any] = {
-            "id": "id-1",
-            "args": [42],
-            "kwargs": {},
-            "retries": 2,
-            "called_directly": False,
-            "delivery_info": {"exchange": "", "routing_key": "slow", "priority": 3},
-        }
-        charge.push_request(**usual | fields)
-        pushed.append(charge)
-        return Delivery.of(charge)
 
-    yield run
-    for task in pushed:
-        task.pop_request()
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[Exception], list[Exception]]:
+    """Lets each message of the task fail with this error; a list has the error once for each try."""
+
+    def fail(error: Exception) -> list[Exception]:
+        tries: list[Exception] = []
+
+        def send(*_: object, **__: object) -> None:
+            tries.append(error)
+            raise error
+
+        monkeypatch.setattr(charge, "apply_async", send)
+        return tries
+
+    return fail
 
 
 def test_waiting_for_no_time_and_never_going_back_are_legal() -> None:
@@ -190,12 +191,9 @@ def test_a_task_without_a_queue_to_go_back_to_raises(
     "error", [OperationalError("refused"), ValueError("countdown"), EncodeError("no JSON")], ids=repr
 )
 def test_a_task_that_cannot_be_sent_goes_on_waiting(
-    running: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+    running: Callable[..., Any], failing: Callable[..., Any], caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise error
-
-    monkeypatch.setattr(charge, "apply_async", refuse)
+    failing(error)
     delivery, pauses = running(), []
     for _ in range(8):
         assert policy().apply(CONTENDED, delivery) is None
@@ -206,12 +204,9 @@ def test_a_task_that_cannot_be_sent_goes_on_waiting(
 
 
 def test_a_soft_time_limit_while_sending_is_no_broker_error(
-    running: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    running: Callable[..., Any], failing: Callable[..., Any]
 ) -> None:
-    def late(*_: object, **__: object) -> None:
-        raise SoftTimeLimitExceeded
-
-    monkeypatch.setattr(charge, "apply_async", late)
+    failing(SoftTimeLimitExceeded())
     with pytest.raises(SoftTimeLimitExceeded):
         policy().apply(CONTENDED, running())
 
@@ -268,13 +263,9 @@ def test_overtime_after_the_way_back_sends_no_second_message(
 
 
 @pytest.fixture
-def refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def refused(failing: Callable[..., Any]) -> None:
     """The broker takes no message."""
-
-    def refuse(*_: object, **__: object) -> None:
-        raise OperationalError("refused")
-
-    monkeypatch.setattr(charge, "apply_async", refuse)
+    failing(OperationalError("refused"))
 
 
 @pytest.mark.parametrize("seconds", [0.5, 14.9])
@@ -342,45 +333,25 @@ def test_overtime_fails_where_a_return_would_lose_the_task(
     overtime(policy(on_conflict), None)
 
 
-@pytest.mark.parametrize("is_refused", [False, True])
+@pytest.mark.parametrize("error", [LIMIT, OperationalError("refused")], ids=repr)
+@pytest.mark.parametrize("holder", ["id-2@host since 1", "id-1@host retry 2 since 1"], ids=["another task", "a copy"])
 def test_overtime_does_not_repeat_a_message_in_doubt(
     running: Callable[..., Any],
+    failing: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
-    is_refused: bool,  # noqa: FBT001 - a parameter
+    error: Exception,
+    holder: str,
 ) -> None:
     """The limit strikes while the message is sent, or while the task waits for the broker."""
-    calls: list[object] = []
-
-    def send(*_: object, **__: object) -> None:
-        calls.append(1)
-        raise OperationalError("refused") if is_refused else LIMIT
-
-    monkeypatch.setattr(charge, "apply_async", send)
+    tries = failing(error)
     monkeypatch.setattr(charge, "acks_late", True)
     delivery = running()
     with contextlib.suppress(SoftTimeLimitExceeded):
-        policy().apply(CONTENDED, delivery)
+        policy().apply(LockContended("account:42", holder), delivery)
+    assert delivery.has_met == holder.startswith("id-1@")
     with pytest.raises(Returned):
         overtime(policy(), delivery)
-    assert len(calls) == 1
-
-
-def test_overtime_does_not_repeat_a_copy_in_doubt(running: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[object] = []
-
-    def send(*_: object, **__: object) -> None:
-        calls.append(1)
-        raise LIMIT
-
-    monkeypatch.setattr(charge, "apply_async", send)
-    monkeypatch.setattr(charge, "acks_late", True)
-    delivery = running()
-    with pytest.raises(SoftTimeLimitExceeded):
-        policy().apply(LockContended("account:42", "id-1@host retry 2 since 1"), delivery)
-    assert delivery.has_met
-    with pytest.raises(Returned):
-        overtime(policy(), delivery)
-    assert len(calls) == 1
+    assert len(tries) == 1
 
 
 @pytest.mark.parametrize("on_conflict", ["requeue", "raise", "skip"])
@@ -401,14 +372,10 @@ def test_a_copy_that_has_met_the_first_leaves_no_trace(
 
 @pytest.mark.parametrize("error", [EncodeError("no JSON"), NoWayBack("a broadcast")], ids=repr)
 def test_a_stale_run_that_can_never_go_back_raises(
-    running: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, error: Exception
+    running: Callable[..., Any], failing: Callable[..., Any], error: Exception
 ) -> None:
     """Its body has ended, so no lock would end a wait in the slot."""
-
-    def refuse(*_: object, **__: object) -> None:
-        raise error
-
-    monkeypatch.setattr(charge, "apply_async", refuse)
+    failing(error)
     with pytest.raises(Stale):
         policy().apply(Stale("account:42", 7, 8), running())
 

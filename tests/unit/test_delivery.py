@@ -18,7 +18,7 @@ from redlock.celery.message_content import CONTENT_TYPE
 from redlock.celery.origin_queue import ORIGIN, NoWayBack, Origin
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 APP = Celery(set_as_current=False, broker="memory://")
 DELAY = "0." * 27 + "1."
@@ -124,18 +124,16 @@ def test_a_broadcast_has_no_queue_to_return_to(sent: list[dict[str, Any]]) -> No
     assert not sent
 
 
-def test_the_messages_of_a_broadcast_are_no_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_messages_of_a_broadcast_are_no_copies(
+    delivered: Callable[..., Delivery], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(charge, "acks_late", True)
     marks: dict[str, Any] = {ORIGIN: Origin("bcast.1", is_broadcast=True), EARLIER: {"status": "STARTED"}}
-    charge.push_request(id="id-1", called_directly=False, delivery_info={"redelivered": True}, **marks)
-    try:
-        delivery = Delivery(charge)
-        assert not delivery.is_of_this_task("id-1@w2@h since 12")
-        assert not delivery.has_begun
-        assert not delivery.is_finished()
-        delivery.return_to_broker()
-    finally:
-        charge.pop_request()
+    delivery = delivered(delivery_info={"redelivered": True}, **marks)
+    assert not delivery.is_of_this_task("id-1@w2@h since 12")
+    assert not delivery.has_begun
+    assert not delivery.is_finished()
+    delivery.return_to_broker()
 
 
 def test_a_message_without_a_place_goes_where_its_task_goes(sent: list[dict[str, Any]]) -> None:
@@ -160,13 +158,11 @@ def test_an_invented_count_of_requeues_counts_as_none(sent: list[dict[str, Any]]
 
 
 @pytest.mark.parametrize("mark", ["x", -1e300, float("nan"), float("inf"), 1e12, [], {}])
-def test_an_invented_start_of_the_wait_counts_as_none(sent: list[dict[str, Any]], mark: object) -> None:
+def test_an_invented_start_of_the_wait_counts_as_none(
+    delivered: Callable[..., Delivery], sent: list[dict[str, Any]], mark: object
+) -> None:
     marks: dict[str, Any] = {SINCE: mark}
-    charge.push_request(id="id-1", called_directly=False, delivery_info={}, **marks)
-    try:
-        assert Delivery(charge).waited_ms() == 0
-    finally:
-        charge.pop_request()
+    assert delivered(**marks).waited_ms() == 0
     assert 1e9 < back(sent, **marks)["headers"][SINCE] < 1e11
 
 
@@ -184,15 +180,9 @@ def test_the_place_of_the_result_goes_back(sent: list[dict[str, Any]]) -> None:
     assert [back(sent, ignore_result=chosen)["ignore_result"] for chosen in (True, False)] == [True, False]
 
 
-def test_a_task_with_a_longer_id_is_another_task(sent: list[dict[str, Any]]) -> None:
-    charge.push_request(id="id-1", called_directly=False, delivery_info={})
-    try:
-        delivery = Delivery(charge)
-    finally:
-        charge.pop_request()
+def test_a_task_with_a_longer_id_is_another_task(delivered: Callable[..., Delivery]) -> None:
     holders = ("id-1@w1@h since 12", "id-10@w1@h since 12", "id-1", "", None)
-    assert [delivery.is_of_this_task(holder) for holder in holders] == [True, False, False, False, False]
-    assert not sent
+    assert [delivered().is_of_this_task(holder) for holder in holders] == [True, False, False, False, False]
 
 
 class Producer:
@@ -209,6 +199,7 @@ class Producer:
         self.collected += 1
 
 
+@pytest.mark.usefixtures("rabbitmq")
 @pytest.mark.parametrize("error", [None, TimeoutError("no confirmation")])
 def test_a_message_to_rabbitmq_is_confirmed_and_sent_once(
     monkeypatch: pytest.MonkeyPatch, error: BaseException | None
@@ -220,8 +211,6 @@ def test_a_message_to_rabbitmq_is_confirmed_and_sent_once(
         if error is not None:
             raise error
 
-    connection = SimpleNamespace(transport=SimpleNamespace(driver_type="amqp"), userid=None)
-    monkeypatch.setattr(module, "_connection", lambda _app: connection)
     monkeypatch.setattr(module, "has_quorum_queues", lambda *_: False)
     monkeypatch.setattr(module, "confirmed_publish", lambda *given: given)
     monkeypatch.setattr(APP, "producer_or_acquire", lambda: contextlib.nullcontext(producer))
@@ -232,10 +221,22 @@ def test_a_message_to_rabbitmq_is_confirmed_and_sent_once(
     assert producer.collected == (error is not None), "the pool must not wait for a broker that does not answer"
 
 
+@pytest.mark.parametrize("user", ["guest", "ann"])
+def test_rabbitmq_gets_no_message_of_another_user(
+    sent: list[dict[str, Any]], request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, user: str
+) -> None:
+    """A connection without a name has the user `guest`."""
+    assert back(sent, properties={"user_id": user})["user_id"] == user, "another broker takes any user"
+    request.getfixturevalue("rabbitmq")
+    monkeypatch.setattr(Delivery, "_send_confirmed", lambda _, options: sent.append(options))
+    assert back(sent, properties={"user_id": user}).get("user_id") == (user if user == "guest" else None)
+
+
 @pytest.mark.parametrize(
     ("limit", "returned", "is_taken"), [(5, 3, True), (5, 4, False), (50, 18, True), (50, 19, False)]
 )
 def test_a_quorum_queue_takes_a_message_back_until_its_limit(
+    delivered: Callable[..., Delivery],
     monkeypatch: pytest.MonkeyPatch,
     limit: int,
     returned: int,
@@ -245,11 +246,7 @@ def test_a_quorum_queue_takes_a_message_back_until_its_limit(
     queues = APP.amqp.Queues([Queue("q", queue_arguments={"x-delivery-limit": limit}), Queue("r")])
     monkeypatch.setitem(APP.amqp.__dict__, "queues", queues)
     count: dict[str, Any] = {"x-delivery-count": returned}
-    charge.push_request(id="id-1", called_directly=False, delivery_info={}, **count)
-    try:
-        said = "^the soft time limit expired before the task had its lock$"
-        with pytest.raises(Returned) if is_taken else contextlib.nullcontext() as returning:
-            Delivery(charge).return_to_broker()
-        assert returning is None or re.match(said, returning.value.reason)
-    finally:
-        charge.pop_request()
+    said = "^the soft time limit expired before the task had its lock$"
+    with pytest.raises(Returned) if is_taken else contextlib.nullcontext() as returning:
+        delivered(**count).return_to_broker()
+    assert returning is None or re.match(said, returning.value.reason)

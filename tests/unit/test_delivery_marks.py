@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +14,14 @@ from redlock import LockContended, QuorumUnavailable
 from redlock.celery import delivery as module
 from redlock.celery import expiry
 from redlock.celery.conflict_policy import Policy
-from redlock.celery.delivery import REQUEUES, SINCE, Delivery
+from redlock.celery.delivery import REQUEUES, SINCE, Delivery, Returned
 from redlock.celery.duplicate_delivery import COPY, EARLIER
 from redlock.celery.expiry import EXPIRES
 from redlock.celery.message_content import CONTENT_TYPE
 from redlock.celery.origin_queue import ORIGIN, Origin
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 APP = Celery(set_as_current=False, broker="memory://")
 NOW = 1_795_842_000.0
@@ -38,20 +39,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     monkeypatch.setattr(module, "time", SimpleNamespace(time=lambda: now[0]))
     monkeypatch.setattr("random.uniform", lambda least, most: (least, most)[1])
     return now
-
-
-@pytest.fixture
-def delivered() -> Iterator[Callable[..., Delivery]]:
-    """The message of a run, with these fields of the request."""
-
-    def deliver(**fields: Any) -> Delivery:  # noqa: ANN401 - Celery is untyped
-        usual: dict[str, Any] = {"id": "id-1", "called_directly": False, "delivery_info": {"routing_key": "q"}}
-        charge.push_request(**usual | fields)
-        return Delivery(charge)
-
-    yield deliver
-    while charge.request_stack.top is not None:
-        charge.pop_request()
 
 
 def test_workers_of_all_versions_know_the_marks_by_these_names() -> None:
@@ -104,11 +91,12 @@ def test_a_copy_that_has_met_the_first_stays_a_copy(
 EXPIRY = "2999-01-01T00:00:00+00:00"
 
 
+@pytest.mark.parametrize("expiry", [EXPIRY, datetime.fromisoformat(EXPIRY)], ids=repr)
 def test_a_copy_hides_its_expiry_while_the_first_may_run(
-    delivered: Callable[..., Delivery], sent: list[dict[str, Any]]
+    delivered: Callable[..., Delivery], sent: list[dict[str, Any]], expiry: object
 ) -> None:
     """At the expiry Celery would store REVOKED for the running task."""
-    delivery = delivered(expires=EXPIRY)
+    delivery = delivered(expires=expiry)
     delivery.waiting("x", "id-1@h since 1")
     delivery.requeue_copy(1.0)
     delivery.requeue(1.0)
@@ -131,6 +119,19 @@ def test_a_copy_hides_its_expiry_after_its_first_has_gone_too(
     assert [again["expires"] for again in sent] == [None, None, None]
     assert [again["headers"][EXPIRES] for again in sent[:2]] == [EXPIRY, EXPIRY]
     assert not delivery.has_expired
+
+
+@pytest.mark.parametrize(("left", "has_expired"), [(-1, True), (0, True), (0.1, False)])
+def test_a_copy_expires_at_its_hidden_expiry(
+    delivered: Callable[..., Delivery],
+    monkeypatch: pytest.MonkeyPatch,
+    left: float,
+    has_expired: bool,  # noqa: FBT001 - a parameter
+) -> None:
+    monkeypatch.setattr(expiry, "seconds_left", lambda _: left)
+    marks: dict[str, Any] = {EXPIRES: EXPIRY}
+    assert delivered(**marks).has_expired is has_expired
+    assert not delivered(**marks, expires=EXPIRY).has_expired, "the sender has invented the mark"
 
 
 def test_a_copy_that_never_expires_has_no_mark(delivered: Callable[..., Delivery], sent: list[dict[str, Any]]) -> None:
@@ -164,7 +165,7 @@ def test_a_retry_is_no_copy_of_its_earlier_attempt(
     assert (delivery.must_run, delivery.has_met) == (True, False)
     delivery.requeue(1.0)
     assert sent[-1]["expires"] == EXPIRY
-    assert COPY not in sent[-1]["headers"]
+    assert not {COPY, EXPIRES} & sent[-1]["headers"].keys()
     delivery.waiting("x", "id-2@h since 1")
     assert not delivery.must_run
 
@@ -180,6 +181,7 @@ def test_only_a_copy_is_the_copy_of_a_lost_run(delivered: Callable[..., Delivery
     assert delivered(**fields, delivery_info={"redelivered": True}).has_begun
 
 
+@pytest.mark.usefixtures("rabbitmq")
 @pytest.mark.parametrize("fields", [{"delivery_info": {"redelivered": True}}, {COPY: 0}], ids=str)
 @pytest.mark.parametrize("on_conflict", ["skip", "raise"])
 def test_a_broadcast_that_came_again_is_not_lost(
@@ -191,13 +193,19 @@ def test_a_broadcast_that_came_again_is_not_lost(
 ) -> None:
     """Its first run may have been killed in the body, and no state in the result backend says so."""
     monkeypatch.setattr(Delivery, "_send_confirmed", lambda _, options: sent.append(options))
-    rabbit = SimpleNamespace(userid="guest", transport=SimpleNamespace(driver_type="amqp"))
-    monkeypatch.setattr(module, "_connection", lambda _: rabbit)
     marks: dict[str, Any] = {ORIGIN: Origin("orders", is_broadcast=True)}
     contended = LockContended("x", "id-1@w@h since 1 (01234567)")
     with pytest.raises(Retry):
         Policy(0, on_conflict, 0).apply(contended, delivered(**marks, **fields))
     assert sent[-1]["headers"][COPY] == 0, "the next run knows that it is not the first"
+
+
+@pytest.mark.usefixtures("rabbitmq")
+def test_rabbitmq_takes_a_broadcast_back(delivered: Callable[..., Delivery], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(charge, "acks_late", True)
+    marks: dict[str, Any] = {ORIGIN: Origin("bcast.1", is_broadcast=True)}
+    with pytest.raises(Returned):
+        delivered(**marks).return_to_broker()
 
 
 def test_a_broadcast_that_came_once_is_skipped(delivered: Callable[..., Delivery]) -> None:
@@ -221,9 +229,9 @@ def test_an_unknown_holder_is_no_other_holder(delivered: Callable[..., Delivery]
     delivery = delivered(**{COPY: 1})
     for holder in (None, "-"):
         delivery.waiting("x", holder)
-        assert not delivery.meets_another
+        assert (delivery.meets_another, delivery.must_run) == (False, True)
     delivery.waiting("x", "id-2@h since 1")
-    assert delivery.meets_another
+    assert (delivery.meets_another, delivery.must_run) == (True, False)
 
 
 def test_a_failure_to_send_is_logged_once(delivered: Callable[..., Delivery], caplog: pytest.LogCaptureFixture) -> None:

@@ -12,7 +12,7 @@ from celery.signals import task_prerun, task_revoked
 from redlock import LockContended, QuorumUnavailable
 from redlock.celery import duplicate_delivery
 from redlock.celery.conflict_policy import Policy
-from redlock.celery.delivery import Delivery
+from redlock.celery.delivery import REQUEUES, Delivery
 from redlock.celery.duplicate_delivery import COPY, EARLIER
 from redlock.celery.expiry import EXPIRES
 from tests import versions
@@ -215,7 +215,7 @@ def test_the_mark_of_a_copy_goes_back_with_it(sent: list[dict[str, Any]]) -> Non
     delivered(redelivered=True).requeue(1.0)
     assert sent[-1]["headers"][COPY] == 0
     delivered(copy=2, expires="2999-01-01T00:00:00+00:00").requeue_copy(1.0)
-    assert sent[-1]["headers"][COPY] == 3
+    assert (sent[-1]["headers"][COPY], sent[-1]["headers"][REQUEUES]) == (3, 0)
     assert sent[-1]["expires"] is None
     delivered().requeue(1.0)
     assert COPY not in sent[-1]["headers"]
@@ -342,6 +342,20 @@ def test_an_expired_copy_awaits_the_end_of_the_first(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(charge.backend, "mark_as_revoked", lambda *_: pytest.fail("the task has ended"))
     with pytest.raises(Ignore):
         Policy(0, "requeue", None).drop_finished_copy("x", copy, awaits_result=True)
+
+
+@pytest.mark.parametrize("stores", [True, False])
+def test_an_expired_copy_without_a_state_awaits_no_end(monkeypatch: pytest.MonkeyPatch, stores: bool) -> None:  # noqa: FBT001
+    """Celery stores a revoked task that ignores its result only if the task stores its errors."""
+    revoked: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(charge, "store_errors_even_if_ignored", stores)
+    monkeypatch.setattr(charge.backend, "mark_as_revoked", lambda *given: revoked.append(given))
+    monkeypatch.setattr(charge.backend, "get_task_meta", lambda *_, **__: pytest.fail("there is no state to read"))
+    with pytest.raises(Ignore):
+        Policy(0, "requeue", None).drop_finished_copy(
+            "x", delivered(copy=1, ignore_result=True, **HIDDEN), awaits_result=True
+        )
+    assert [(task_id, why, is_stored) for task_id, why, _, is_stored in revoked] == [("id-1", "expired", stores)]
 
 
 @pytest.mark.parametrize("backend", [None, "rpc://"])

@@ -20,16 +20,20 @@ def charge(account_id: int) -> None:
     """A task that needs a lock."""
 
 
-def test_the_arguments_are_those_from_before_the_body() -> None:
+@pytest.mark.parametrize("is_positional", [True, False])
+def test_the_arguments_are_those_from_before_the_body(is_positional: bool) -> None:  # noqa: FBT001 - a parameter
     order: dict[str, Any] = {"id": 7, "items": ["book"]}
-    content = MessageContent(Context(args=[order], kwargs={"more": [1]}), None)
+    content = MessageContent(
+        Context(args=[order]) if is_positional else Context(args=[1], kwargs={"order": order}), None
+    )
     content.keep_arguments()
     del order["id"]
     order["items"].append(object())
     for _ in range(2):
         args, kwargs = content.arguments()
-        assert (args, kwargs) == ([{"id": 7, "items": ["book"]}], {"more": [1]})
-        args[0].clear()
+        found = args[0] if is_positional else kwargs["order"]
+        assert found == {"id": 7, "items": ["book"]}
+        found.clear()
 
 
 @pytest.mark.parametrize("args", [[1, "x", 2.5, None, True, b""], None])

@@ -96,7 +96,8 @@ def test_a_queue_that_only_the_worker_knows_is_not_declared(queue: Queue) -> Non
     ],
 )
 def test_rabbitmq_delays_a_message_by_a_key_of_its_queue(info: dict[str, str], key: str) -> None:
-    place = way_back(app_with(*QUEUES[1:4]), Origin("orders"), info, natively=True)
+    app = app_with(*QUEUES[1:4], Queue("direct", SYNC, routing_key="orders.eu"))
+    place = way_back(app, Origin("orders"), info, natively=True)
     assert (place["exchange"], place["routing_key"]) == ("shop", key)
     assert (place["queue"].exchange.type, place["queue"].routing_key) == ("topic", key)
 
