@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import event
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import SQLAlchemyError
 
 from redlock.errors import ConfigurationError
 from redlock.fencing._sqlalchemy_connection import EndGuard, confirmed, dialect_of, prepare, roll_back_driver, run
@@ -22,6 +23,11 @@ _OPEN = (
     "{what} is in a transaction already; the fence must be the first statement of a transaction of its own: "
     "commit or roll back first, and read inside the block"
 )
+_NO_ENGINE = (SQLAlchemyError, AssertionError, AttributeError, LookupError, NotImplementedError, TypeError)
+"""The errors of a `get_bind` without arguments, also of the application's own or of its choice of a shard.
+
+Not all exceptions: a signal handler may raise an exception there that is meant for the caller.
+"""
 
 
 class ConnectionTransaction:
@@ -81,7 +87,7 @@ class SessionTransaction:
         self._guard = EndGuard()
         try:
             self._bind = session.get_bind()
-        except Exception as error:  # an application may have a `get_bind` of its own
+        except _NO_ENGINE as error:
             raise ConfigurationError(
                 "the session has no engine of its own; a fence needs a session that is bound to the one database "
                 "that has the data and the tables of the fence"

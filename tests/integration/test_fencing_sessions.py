@@ -8,7 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from billiard.exceptions import SoftTimeLimitExceeded
 from sqlalchemy import Delete, Engine, Update, func, select, text
+from sqlalchemy.exc import UnboundExecutionError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.ext.horizontal_shard import ShardedSession
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
@@ -125,6 +127,29 @@ def test_a_session_with_shards_is_refused(engines: tuple[Engine, Engine]) -> Non
     )
     with session, pytest.raises(ConfigurationError, match="no engine of its own"), fenced(session, LEASE):
         pytest.fail("the body must not run")
+
+
+@pytest.mark.parametrize("error", [AttributeError, KeyError, NotImplementedError, TypeError, UnboundExecutionError])
+def test_a_get_bind_that_needs_arguments_is_refused(error: type[Exception]) -> None:
+    with pytest.raises(ConfigurationError, match="no engine of its own") as refused, fenced(binding(error), LEASE):
+        pytest.fail("the body must not run")
+    assert isinstance(refused.value.__cause__, error)
+
+
+@pytest.mark.parametrize("error", [SoftTimeLimitExceeded, TimeoutError])
+def test_an_alarm_inside_get_bind_is_raised(error: type[Exception]) -> None:
+    with pytest.raises(error), fenced(binding(error), LEASE):
+        pytest.fail("the body must not run")
+
+
+def binding(error: type[Exception]) -> Session:
+    """A session with a `get_bind` of its own, which raises this error."""
+
+    class Binding(Session):
+        def get_bind(self, *_: Any, **__: Any) -> Engine:
+            raise error
+
+    return Binding()
 
 
 def test_an_async_session_with_two_engines_is_refused(engines: tuple[Engine, Engine]) -> None:
