@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import redis.asyncio
 from redis.client import Pipeline
+from redis.exceptions import RedisError
 
 from redlock._transport import address
 from redlock.errors import ConfigurationError
@@ -25,6 +26,11 @@ _WRONG: Mapping[type[Any], tuple[tuple[type[Any], ...], str]] = {
     redis.Redis: (_FOR_ASYNCIO, "give a client of `redis.Redis`, or use `AsyncFencedStore`"),
     redis.asyncio.Redis: (_FOR_THREADS, "give a client of `redis.asyncio.Redis`, or use `FencedStore`"),
 }
+_WRONG_OPTION = (RedisError, AttributeError, MemoryError, NameError, OverflowError, ValueError)
+"""The errors of redis-py 5.0 to 8.1 for the value of an option. `NameError`: before 8.1 for a wrong `protocol`.
+
+Not all exceptions: a signal handler may raise an exception there that is meant for the caller.
+"""
 
 
 def store_client(kind: type[C], given: C | str) -> C:
@@ -64,7 +70,7 @@ def _from_url(kind: Any, url: str) -> Any:  # noqa: ANN401 - a client of either 
         problem = f"the address of the fenced store cannot be used: {error}"
     except TypeError:
         problem = "the address of the fenced store has an option that is not known"
-    except Exception:  # noqa: BLE001 - each version of redis-py has its own errors
+    except _WRONG_OPTION:
         problem = "an option of the address of the fenced store cannot be used"
     if problem:
         # Outside the handler and without redis-py's message: that error may repeat a part of the URL.

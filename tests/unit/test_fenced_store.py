@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import logging
 import traceback
@@ -11,6 +12,7 @@ from typing import Any, TypeAlias
 
 import pytest
 import redis.asyncio
+import redis.utils
 
 from redlock import ConfigurationError, LockLost, Stale
 from redlock.fencing import AsyncFencedStore, FencedStore
@@ -139,6 +141,10 @@ def test_the_pauses_of_a_store_grow_and_end_with_the_lease(monkeypatch: pytest.M
         "redis://user:hunter2@host:6379/0?hunter2=1",
         "redis://user:hunter2@host:6379/0?protocol=hunter2",
         "redis://user:hunter2@host:6379/0?encoding=hunter2",
+        "redis://user:hunter2@host:6379/0?protocol=9",
+        "redis://user:hunter2@host:6379/0?credential_provider=hunter2",
+        "redis://user:hunter2@host:6379/0?max_connections=-1",
+        "redis://user:hunter2@host:6379/0?maint_notifications_config=hunter2",
     ],
 )
 def test_a_wrong_url_is_refused_without_its_password(kind: AnyStore, url: str) -> None:
@@ -146,6 +152,25 @@ def test_a_wrong_url_is_refused_without_its_password(kind: AnyStore, url: str) -
         kind(url)
     assert "hunter2" not in "".join(traceback.format_exception(caught.value, chain=True)).replace(url, "")
     assert caught.value.__context__ is None
+
+
+@pytest.mark.parametrize("size", [2**64, 2**62])
+def test_a_buffer_that_is_too_large_is_refused(size: int) -> None:
+    refused: Any = pytest.raises(ConfigurationError, match="an option")
+    # Without hiredis, redis-py makes no buffer before it connects.
+    with refused if redis.utils.HIREDIS_AVAILABLE else contextlib.nullcontext():
+        FencedStore(f"redis://host:6379/0?socket_read_size={size}")
+
+
+@kinds
+def test_an_alarm_while_a_client_is_made_is_raised(kind: AnyStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def from_url(*_: object, **__: object) -> None:
+        raise TimeoutError
+
+    for made in (redis.Redis, redis.asyncio.Redis):
+        monkeypatch.setattr(made, "from_url", from_url)
+    with pytest.raises(TimeoutError):
+        kind("redis://host:6379/0")
 
 
 @kinds
