@@ -1,12 +1,12 @@
-"""Turns: the updates of a fenced store that share a lease and a name run one after the other.
+"""Turns: the updates of a fenced store that share a lease and a name run in sequence.
 
 Each `open` ends the section before, so two slow updates at once would repeat each other for ever.
 
 Invariants:
 1. Nothing here keeps the state right; the scripts do. Two updates at once, such as those of two stores, cost
    repetitions with growing random pauses between them.
-2. No wait is longer than the lease. An update inside the `change` of another one waits for no turn: two such updates
-   could wait for each other, and a lease that is renewed has no end.
+2. No wait is longer than the lease. An update inside the `change` of another update waits for no turn: two such
+   updates could wait for each other, and a lease that is renewed has no end.
 3. A turn that was dropped ends no later than its lease, also after an exception between any two instructions.
 """
 
@@ -38,17 +38,23 @@ class Turns(Generic[T]):
     def __init__(self) -> None:
         self._last: WeakValueDictionary[Hashable, T] = WeakValueDictionary()
 
-    def follow(self, key: Hashable, turn: T) -> T | None:
-        """Make this turn the last one, and return the turn before."""
+    def follow(self, key: Hashable, name: str, turn: T) -> T | None:
+        """Make this turn the last, and return the turn before. An update inside a `change` has no turn before.
+
+        Raises:
+            ConfigurationError: An update of this store of the same name under the same lease runs `change`.
+        """
+        outer = _changing.get()
+        if key in outer:  # the outer update would begin again and again
+            raise ConfigurationError(
+                f"the update of {name!r} runs inside its own change; compute the new value there, and write nothing"
+            )
+        if outer:
+            return None
         # Two threads may follow the same turn, because this is no single step: then both repeat their work.
         before = self._last.get(key)
         self._last[key] = turn
         return before
-
-
-def is_nested() -> bool:
-    """Whether the code runs inside the `change` of an update."""
-    return bool(_changing.get())
 
 
 @contextlib.contextmanager
@@ -60,18 +66,6 @@ def changing(key: Hashable) -> Iterator[None]:
         yield
     finally:
         _changing.set(before)
-
-
-def refuse_own_change(key: Hashable, name: str) -> None:
-    """Refuse an update inside its own `change`: it would make its outer update begin again, without an end.
-
-    Raises:
-        ConfigurationError: An update of this store of the same name under the same lease runs `change`.
-    """
-    if key in _changing.get():
-        raise ConfigurationError(
-            f"the update of {name!r} runs inside its own change; compute the new value there, and write nothing"
-        )
 
 
 def left(name: str, lease: StoreLease) -> float:

@@ -109,9 +109,8 @@ class AsyncFencedStore:
         _validation.operation(op_id)
         loop = asyncio.get_running_loop()
         turn, key = loop.create_future(), (id(self), loop, _validation.resource(name), token_and_owner(lease))
-        _turns.refuse_own_change(key, name)
         try:
-            before = None if _turns.is_nested() else self._turns.follow(key, turn)
+            before = self._turns.follow(key, name, turn)
             while before is not None and not before.done():
                 await asyncio.wait([before], timeout=_turns.left(name, lease))
             pauses = _turns.pauses(name, lease)

@@ -206,9 +206,8 @@ class FencedStore:
         """
         _validation.operation(op_id)
         turn, key = threading.Event(), (id(self), _validation.resource(name), token_and_owner(lease))
-        _turns.refuse_own_change(key, name)
         try:
-            before = None if _turns.is_nested() else self._turns.follow(key, turn)
+            before = self._turns.follow(key, name, turn)
             while before is not None and not (before.is_set() or before.wait(_turns.left(name, lease))):
                 pass
             pauses = _turns.pauses(name, lease)
