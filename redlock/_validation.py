@@ -39,10 +39,11 @@ def number(what: str, value: object, *, zero: bool = False) -> float:
     return float(value)
 
 
-def count(what: str, value: object) -> int:
-    """A whole number, 0 or more."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ConfigurationError(f"{what} is {quoted(value)}; it must be a whole number, 0 or more")
+def count(what: str, value: object, *, least: int = 0, most: int | None = None) -> int:
+    """A whole number: `least` or more, and `most` at most."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= (value if most is None else most):
+        right = f", {least} or more" if most is None else f" from {least} to {most:,}"
+        raise ConfigurationError(f"{what} is {quoted(value)}; it must be a whole number{right}")
     return int(value)
 
 

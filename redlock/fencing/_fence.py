@@ -14,7 +14,6 @@ import math
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from redlock import _log, _validation
-from redlock._masking import quoted
 from redlock.errors import ConfigurationError, Stale
 from redlock.fencing import _statements as sql
 
@@ -160,8 +159,7 @@ def purge(transaction: Transaction, older_than: float, limit: int) -> None:
         ConfigurationError: The session is in a transaction, an argument is out of range, or the tables are missing.
     """
     seconds = _validation.number("older_than", older_than)
-    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= _MOST_ROWS:
-        raise ConfigurationError(f"limit is {quoted(limit)}; it must be a whole number from 1 to {_MOST_ROWS:,}")
+    limit = _validation.count("limit", limit, least=1, most=_MOST_ROWS)
     transaction.begin()
     try:
         transaction.prepare()

@@ -19,7 +19,6 @@ from redis import Redis
 
 from redlock import _log, _validation
 from redlock._locking import misuse
-from redlock._masking import quoted
 from redlock._transport import codec
 from redlock.errors import ConfigurationError, Stale
 from redlock.fencing import _turns
@@ -90,12 +89,7 @@ class StoreWords:
 
     def __init__(self, prefix: str, remembered_ms: int) -> None:
         self._prefix = _validation.prefix(prefix)
-        if type(remembered_ms) is not int or not 1 <= remembered_ms <= _LONGEST_REMEMBERED_MS:
-            raise ConfigurationError(
-                f"remembered_ms is {quoted(remembered_ms)}; "
-                f"it must be a whole number from 1 to {_LONGEST_REMEMBERED_MS:,}, in milliseconds"
-            )
-        self._remembered_ms = remembered_ms
+        self._remembered_ms = _validation.count("remembered_ms", remembered_ms, least=1, most=_LONGEST_REMEMBERED_MS)
 
     def state(self, name: str) -> str:
         """The key of a name's value."""

@@ -23,7 +23,7 @@ from redis.retry import Retry
 from redlock import _validation
 from redlock._transport import codec
 from redlock.errors import ConfigurationError
-from redlock.testing.redis_server import Server, checked_count
+from redlock.testing.redis_server import Server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -144,7 +144,8 @@ def lock_nodes(count: int = 5, prefix: str = "") -> Iterator[LockNodes]:
     Raises:
         ConfigurationError: There is no redis-server, a server did not start, or the number of nodes is less than 1.
     """
-    nodes = LockNodes(LockNode() for _ in range(checked_count(count)))
+    count = _validation.count("the number of nodes", count, least=1)
+    nodes = LockNodes(LockNode() for _ in range(count))
     try:
         nodes.reset(prefix)
         yield nodes

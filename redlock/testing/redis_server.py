@@ -29,7 +29,7 @@ from redlock.testing._programs import executable
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["Cluster", "Server", "checked_count", "cluster", "die_with_parent", "executable", "free_port", "running"]
+__all__ = ["Cluster", "Server", "cluster", "die_with_parent", "executable", "free_port", "running"]
 
 _START_SECONDS = 10.0
 _REFUSED = ("-@admin", "-migrate", "-restore", "-restore-asking")
@@ -203,14 +203,6 @@ def _reply(address: str | tuple[str, int], request: bytes) -> bytes | None:
             return None
 
 
-def checked_count(nodes: object) -> int:
-    """A number of nodes: a whole number, 1 or more."""
-    count = _validation.count("the number of nodes", nodes)
-    if not count:
-        raise ConfigurationError("the number of nodes is 0; it must be a whole number, 1 or more")
-    return count
-
-
 def die_with_parent() -> None:
     """On Linux, let the kernel kill this child at the end of the thread that started it. Call this before exec."""
     if sys.platform == "linux":
@@ -254,7 +246,7 @@ def cluster(
     Raises:
         ConfigurationError: There is no redis-server, a server did not start, or the number of nodes is less than 1.
     """
-    count = checked_count(nodes if ports is None else len(ports))
+    count = _validation.count("the number of nodes", nodes if ports is None else len(ports), least=1)
     listened: Sequence[int | None] = [None] * count if ports is None else ports
     if ports is not None and not _USERS.intersection(options):
         options = (*options, *FOR_ANY_USER)

@@ -276,6 +276,13 @@ def test_a_count_is_a_whole_number_and_may_be_zero(value: object) -> None:
     assert _validation.count("max_requeues", 0) == 0
 
 
+@pytest.mark.parametrize("value", [0, 1_001, -1, True, 5.0, None])
+def test_a_count_with_ends_is_between_them(value: object) -> None:
+    with pytest.raises(ConfigurationError, match=r"^limit is .*; it must be a whole number from 1 to 1,000$"):
+        _validation.count("limit", value, least=1, most=1_000)
+    assert [_validation.count("limit", end, least=1, most=1_000) for end in (1, 1_000)] == [1, 1_000]
+
+
 @pytest.mark.parametrize(
     ("url", "label"),
     [
