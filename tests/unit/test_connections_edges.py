@@ -114,6 +114,13 @@ def test_a_node_that_abstains_has_not_agreed() -> None:
     assert [one.agreed for one in client.state.all] == [False, True, True, False, False]
 
 
+def test_a_node_that_was_emptied_has_agreed_no_longer() -> None:
+    client = Client()
+    assert client[0].agreed
+    finished(client, ABSTENTION, GRANT)
+    assert [client[0].agreed, client[1].agreed] == [False, True]
+
+
 def test_a_waiting_round_hears_of_a_connection_that_ended() -> None:
     client = Client()
     tally = client.begin()
