@@ -85,9 +85,8 @@ def way_back(app: Celery, origin: Origin, info: Mapping[str, Any], *, natively: 
     if natively and known is not None and _type_of(known) == "topic":
         key = _plain_key(info)
         key = key if info.get("exchange") and _covers(known, key) else known.routing_key
-        # Celery's delay ends at all queues with a binding that fits the key. Then the worker must hold the message.
-        others = [queue for queue in app.amqp.queues.values() if queue.name != name and _type_of(queue) != "direct"]
-        if not any(_covers(queue, key) for queue in others):
+        # Each return would double the message if the delay ended at another queue too. Then the worker must hold it.
+        if not any(_ends_delay(queue, key) for queue in app.amqp.queues.values() if queue.name != name):
             exchange = known.exchange.name
             queue = Queue("", Exchange(exchange, type="topic"), routing_key=key)
             return {"queue": queue, "exchange": exchange, "routing_key": key}
@@ -104,21 +103,40 @@ def _type_of(queue: Queue) -> str:
     return str(queue.exchange.type) if queue.exchange else "direct"
 
 
+def _bindings(queue: Queue) -> list[Any]:
+    """The bindings of a queue; a queue with an exchange is a binding itself."""
+    return [binding for binding in (queue, *(queue.bindings or ())) if binding.exchange is not None]
+
+
 def _covers(queue: Queue, key: str) -> bool:
-    return key == queue.routing_key or bool(re.match(TopicExchange(None).key_to_pattern(queue.routing_key or ""), key))
+    return bool(re.match(TopicExchange(None).key_to_pattern(queue.routing_key or ""), key))
 
 
 def _is_bound(queue: Queue, exchange: str, key: str) -> bool:
     return any(
-        binding.exchange is not None
-        and binding.exchange.name == exchange
+        binding.exchange.name == exchange
         and (
             binding.exchange.type == "fanout"
             or binding.routing_key == key
             or (binding.exchange.type == "topic" and _covers(binding, key))
         )
-        for binding in (queue, *(queue.bindings or ()))
+        for binding in _bindings(queue)
     )
+
+
+def _ends_delay(queue: Queue, key: str) -> bool:
+    """Whether RabbitMQ's delay of a message ends at a queue. Celery binds the queue there with `#.` before its key."""
+    words = "".join(f".{word}" for word in key.split("."))
+    return any(
+        re.fullmatch("".join(map(_pattern, f"#.{binding.routing_key or ''}".split("."))), words)
+        for binding in _bindings(queue)
+        if binding.exchange.type != "direct"
+    )
+
+
+def _pattern(word: str) -> str:
+    """The pattern of a word in RabbitMQ's bindings, with the dot before each word."""
+    return {"*": r"\.[^.]*", "#": r"(\.[^.]*)*"}.get(word, r"\." + re.escape(word))
 
 
 @task_received.connect

@@ -110,6 +110,31 @@ def test_a_delay_that_ends_at_two_queues_is_the_workers(queue: str) -> None:
     assert (place["queue"].name, place["exchange"], place["routing_key"]) == (queue, "", queue)
 
 
+@pytest.mark.parametrize(
+    ("other", "is_reached"),
+    [
+        (Queue("other", SHOP, routing_key="orders.eu"), True),
+        (Queue("other", SHOP, routing_key="orders.eu.#"), True),
+        (Queue("other", SHOP, routing_key="#"), True),
+        (Queue("other", SHOP, routing_key="eu"), True),
+        (Queue("other", Exchange("else", type="topic"), routing_key="*"), True),
+        (Queue("other", Exchange("else", type="fanout"), routing_key="eu"), True),
+        (Queue("other", [binding(SYNC, routing_key="x"), binding(SHOP, routing_key="eu")]), True),
+        (Queue("other", SHOP, routing_key="orders"), False),
+        (Queue("other", SHOP, routing_key="*.orders.eu"), False),
+        (Queue("other", SHOP, routing_key="orders-eu"), False),
+        (Queue("other", SYNC, routing_key="eu"), False),
+        (Queue("other", [binding(SYNC, routing_key="eu")]), False),
+    ],
+    ids=lambda value: f"{value.routing_key} {value.exchange}" if isinstance(value, Queue) else None,
+)
+def test_a_delay_reaches_each_queue_of_an_end_of_its_key(other: Queue, is_reached: bool) -> None:  # noqa: FBT001
+    """Celery binds a queue to the delay with `#.` before the queue's key, and `#` stands for any number of words."""
+    app = app_with(Queue("orders", SHOP, routing_key="orders.#"), other)
+    place = way_back(app, Origin("orders"), {"exchange": "shop", "routing_key": "orders.eu"}, natively=True)
+    assert place["exchange"] == ("" if is_reached else "shop")
+
+
 def body() -> None:
     """The body of a task."""
 
