@@ -27,6 +27,9 @@ CONTENDED = LockContended("account:42", "task-1@host (01234567)", 1.5)
 NO_QUORUM = QuorumUnavailable("account:42", 3, 5, {"h:1": "connection refused"})
 
 
+LIMIT = SoftTimeLimitExceeded()
+
+
 @APP.task(name="tests.test_policy.charge", bind=True)
 def charge(self: Any, account_id: int) -> None:  # noqa: ANN401 - Celery is untyped
     """A task that needs a lock."""
@@ -34,6 +37,11 @@ def charge(self: Any, account_id: int) -> None:  # noqa: ANN401 - Celery is unty
 
 def policy(on_conflict: str = "requeue", max_requeues: int | None = None) -> Policy:
     return Policy.checked(1.0, on_conflict, max_requeues)
+
+
+def overtime(chosen: Policy, delivery: Delivery | None) -> None:
+    """The soft time limit ends the wait for the lock."""
+    chosen.on_soft_time_limit(LIMIT, "account:42", delivery)
 
 
 @pytest.fixture
@@ -215,17 +223,11 @@ def test_an_app_with_only_eager_calls_has_no_queue(
     running: Callable[..., Any], sent: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(APP.conf, "task_always_eager", 1)
-    with pytest.raises(LockContended):
-        policy().apply(CONTENDED, running())
+    for holder in ("id-2@host since 1", "id-1@host retry 2 since 1"):
+        with pytest.raises(LockContended):
+            policy().apply(LockContended("account:42", holder), running())
+    overtime(policy(), running())
     assert not sent
-
-
-LIMIT = SoftTimeLimitExceeded()
-
-
-def overtime(chosen: Policy, delivery: Delivery | None) -> None:
-    """The soft time limit ends the wait for the lock."""
-    chosen.on_soft_time_limit(LIMIT, "account:42", delivery)
 
 
 @pytest.mark.parametrize("acks_late", [True, False])
@@ -361,6 +363,7 @@ def test_a_copy_that_has_met_the_first_leaves_no_trace(
     """Another task may hold the lock by now: the copy goes back all the same, and stores no state."""
     delivery = running(expires="2099-01-01T00:00:00")
     delivery.waiting("account:42", "id-1@host retry 2 since 1")
+    delivery.waiting("account:42", "id-2@host since 1")
     with pytest.raises(Ignore):
         overtime(policy(on_conflict, max_requeues=0), delivery)
     assert (sent[0]["headers"][COPY], sent[0]["expires"]) == (1, None)
@@ -378,6 +381,11 @@ def test_a_stale_run_that_can_never_go_back_raises(
     failing(error)
     with pytest.raises(Stale):
         policy().apply(Stale("account:42", 7, 8), running())
+
+
+def test_a_stale_run_waits_for_a_broker_that_is_away(running: Callable[..., Any], failing: Callable[..., Any]) -> None:
+    failing(OperationalError("refused"))
+    assert policy().apply(Stale("account:42", 7, 8), running()) is None
 
 
 def test_the_time_in_the_queue_counts_and_is_asked_for_once(running: Callable[..., Any]) -> None:

@@ -225,6 +225,14 @@ def test_a_copy_without_a_quorum_goes_back(
     assert [again["headers"][COPY] for again in sent] == [3, 3, 3]
 
 
+@pytest.mark.usefixtures("clock")
+def test_the_pauses_of_a_copy_grow(delivered: Callable[..., Delivery], sent: list[dict[str, Any]]) -> None:
+    for meetings in (0, 3, 1_000):
+        with pytest.raises(Ignore):
+            Policy(0, "skip", None).apply(LockContended("x", "id-1@h since 1"), delivered(**{COPY: meetings}))
+    assert [again["countdown"] for again in sent] == [0.5, 4.0, 30.0]
+
+
 def test_an_unknown_holder_is_no_other_holder(delivered: Callable[..., Delivery]) -> None:
     delivery = delivered(**{COPY: 1})
     for holder in (None, "-"):

@@ -22,6 +22,10 @@ def refund(account_id: int, amount: int = 5) -> None:
     """A task of the plainest kind."""
 
 
+def convert(account: int, amount: int = 0, currency: str = "EUR", /) -> None:
+    """A task that takes all arguments by position."""
+
+
 def anything(**options: Any) -> None:  # noqa: ANN401 - a task that takes anything
     """A task that takes anything."""
 
@@ -178,8 +182,9 @@ def test_a_key_function_need_not_accept_the_defaults() -> None:
         (lambda: "a", refund),
         (lambda *, account_id: f"a:{account_id}", refund),
         (lambda _self, account_id, amount, money: f"a:{account_id}:{amount}:{money}", charge),
+        (lambda account, *, currency: f"{account}:{currency}", convert),
     ],
-    ids=["without self", "nothing", "keywords", "a keyword by position"],
+    ids=["without self", "nothing", "keywords", "a keyword by position", "a position by keyword"],
 )
 def test_a_key_function_for_no_call_is_refused_at_definition(key: Any, function: Any) -> None:  # noqa: ANN401
     with pytest.raises(
@@ -215,6 +220,7 @@ def test_a_key_function_that_fits_a_call_is_accepted(key: Any, function: Any) ->
 
 def transfer(account: int, amount: int = 0, currency: str = "EUR") -> None: ...
 def notify(*, user: int | None = None, team: int | None = None) -> None: ...
+def close(account: int, amount: int = 0, note: str = "", *, currency: str = "EUR") -> None: ...
 
 
 @pytest.mark.parametrize(
@@ -222,8 +228,10 @@ def notify(*, user: int | None = None, team: int | None = None) -> None: ...
     [
         (lambda account, *, currency: f"{account}:{currency}", transfer, (1,), {"currency": "USD"}),
         (lambda *, team: f"team:{team}", notify, (), {"team": 3}),
+        (lambda note, *, currency: f"{note}:{currency}", close, (1,), {"currency": "USD"}),
+        (lambda currency: f"a:{currency}", close, (1,), {}),
     ],
-    ids=["behind a gap", "one of two"],
+    ids=["behind a gap", "one of two", "by another name", "by the name of a keyword"],
 )
 def test_a_key_function_may_fit_a_single_way_to_call(
     key: Callable[..., str],
@@ -236,7 +244,7 @@ def test_a_key_function_may_fit_a_single_way_to_call(
 
 def test_a_field_is_the_argument_and_no_keyword_of_its_name() -> None:
     def close(account_id: int, /, amount: int, **options: object) -> None:
-        """A task whose caller may give `account_id` twice."""
+        """A task that takes one more `account_id` by keyword."""
 
     key = Key("account:{account_id}:{amount}:{note}", close)
     assert key.of((1, 5), {"account_id": 2, "note": "n"}) == "account:1:5:n"

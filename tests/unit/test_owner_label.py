@@ -47,6 +47,13 @@ def test_a_label_names_its_own_task_and_no_other(task_id: str, retries: int) -> 
     }
 
 
+def test_an_id_that_fits_only_a_short_worker_is_found() -> None:
+    ids = ["x" * 200 + end for end in "ab"]
+    for task_id in ids:
+        label = label_of(task_id, worker=f"w1@{'h' * 100}")
+        assert [attempt_of(other, label) for other in ids] == [0 if other == task_id else None for other in ids]
+
+
 def test_most_labels_are_short() -> None:
     assert label_of("id-1").startswith("id-1@w1@h since 20")
     assert label_of("id-1", 2).startswith("id-1@w1@h retry 2 since 20")
