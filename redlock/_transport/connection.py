@@ -62,7 +62,7 @@ class NodeConnection:
         """Commands that go out with the next command, or by `flush`."""
         self._unheld = b""
         """The commands that were held back before and went into the outbox last."""
-        self.read = ReplyReader().read
+        self.reader = ReplyReader()
 
     @property
     def is_fit(self) -> bool:
@@ -83,7 +83,7 @@ class NodeConnection:
     def adopt(self, handle: object, run_id: str) -> None:
         """Use a new connection, with no reply pending and no suspicion."""
         self.handle, self.run_id, self.run_id_argument = handle, run_id, run_id_argument(run_id)
-        self.read = ReplyReader().read
+        self.reader = ReplyReader()
         self.suspect_since_ms, self.reason, self.is_dialling = None, "", False
         self.refusal, self.agreed = None, False
         self.loading = 0

@@ -22,7 +22,7 @@ from redlock._transport import codec, vote_checks
 from redlock._transport.codec import SCRIPTS
 from redlock._transport.connected_nodes import ConnectedNodes
 from redlock._transport.connection import MOST_PENDING
-from redlock._transport.decoder import decode
+from redlock._transport.decoder import decode, grant_in
 from redlock._transport.reply_reader import UnreadableReply
 
 if TYPE_CHECKING:
@@ -111,9 +111,14 @@ class NodeConnections(ConnectedNodes):
 
     def receive(self, connection: NodeConnection, data: bytes, now_ms: int) -> None:
         """Bytes have arrived; no bytes mean that the node has closed the connection."""
-        pending = connection.pending
+        pending, reader = connection.pending, connection.reader
+        vote = grant_in(data) if pending and not reader.is_begun else None
+        if vote is not None:
+            connection.suspect_since_ms = None
+            self._voted(connection, pending.popleft(), vote, now_ms)
+            return
         try:
-            replies = connection.read(data)
+            replies = reader.read(data)
         except UnreadableReply as exc:
             self.lost(connection, str(exc))
             return
@@ -122,26 +127,22 @@ class NodeConnections(ConnectedNodes):
             return
         if replies:
             connection.suspect_since_ms = None
-        if len(replies) == 1:
-            # As below, for speed: nearly every piece has one reply.
-            self._answered(connection, pending.popleft(), replies[0], now_ms)
-            return
         # All tallies first: a reply may end the connection.
         tallies = [pending.popleft() for _ in replies]
         for tally, reply in zip(tallies, replies, strict=True):
-            self._answered(connection, tally, reply, now_ms)
+            if tally and isinstance(reply, ReplyError) and self._loads_scripts(connection, tally, reply):
+                continue
+            self._voted(connection, tally, decode(reply), now_ms)
 
-    def _answered(self, connection: NodeConnection, tally: VoteTally | None, reply: object, now_ms: int) -> None:
+    def _voted(self, connection: NodeConnection, tally: VoteTally | None, vote: Vote, now_ms: int) -> None:
         if tally is None:
             connection.loading -= 1
             return
-        if type(reply) is ReplyError and self._loads_scripts(connection, tally, reply):
-            return
-        vote, is_late = decode(reply), tally.closed
-        is_news = vote.fingerprint or not connection.agreed
-        if (is_news or vote.kind is _SILENT) and vote.time_ms and (is_news or not is_late):
-            self._note_fingerprint(connection, vote, now_ms)
-        if is_late:
+        if vote.kind is _SILENT or not connection.agreed:
+            is_news = vote.fingerprint or not connection.agreed
+            if vote.time_ms and (is_news or not tally.closed):
+                self._note_fingerprint(connection, vote, now_ms)
+        if tally.closed:
             return
         if connection.duplicates or tally.doubted or vote.fence > tally.most_fence:
             vote_checks.count(self.all, connection, tally, vote)

@@ -5,6 +5,7 @@ Invariants: no reply raises an error. A reply that no script returns is no vote.
 
 from __future__ import annotations
 
+import re
 import reprlib
 
 from redlock._core.votes import Kind, Vote, silent
@@ -13,30 +14,36 @@ from redlock._escaping import statement
 _LONGEST_REASON, _LONGEST_NO_VOTE = 200, 60
 _LONGEST_TERMS = 1_200
 """The prefix is part of the fingerprint, and may have 1,024 bytes."""
-_GRANTED_WORDS = 3
 _GRANTED = Kind.GRANTED
 _new_tuple = tuple.__new__
+_RELEASED_REPLY = b"*3\r\n:1\r\n:0\r\n:0\r\n"
 _RELEASED = Vote(Kind.GRANTED)
 """The vote for a release of a lock that the node had."""
+_is_grant = re.compile(rb"\*3\r\n:1\r\n:(0|[1-9][0-9]{0,17})\r\n:(0|[1-9][0-9]{0,17})\r\n").fullmatch
+
+
+def grant_in(piece: bytes) -> Vote | None:
+    """The vote of bytes that are a single grant, as `decode` makes it; None for other bytes.
+
+    Nearly all pieces from a node are a single grant. Without a parser for any reply they cost a third of the time.
+    """
+    if piece == _RELEASED_REPLY:
+        return _RELEASED
+    grant = _is_grant(piece)
+    if grant is None:
+        return None
+    time_ms, fence = grant.groups()
+    # As `Vote(Kind.GRANTED, int(fence), time_ms=int(time_ms))`, in half of the time.
+    return _new_tuple(Vote, (_GRANTED, int(fence), "", None, "", False, "", int(time_ms), False, ""))
 
 
 def decode(reply: object) -> Vote:
     """A node's reply as a vote. A reply with a shape that no script returns counts as SILENT."""
-    # Nearly all replies have these two shapes: a shortcut for speed.
-    if type(reply) is list and len(reply) == _GRANTED_WORDS:
-        kind, time_ms, fence = reply
-        if kind == 1 and type(time_ms) is int and type(fence) is int and fence >= 0:
-            if not time_ms and not fence:
-                return _RELEASED
-            # As `Vote(Kind.GRANTED, fence, time_ms=time_ms)`, in half of the time.
-            return _new_tuple(Vote, (_GRANTED, fence, "", None, "", False, "", time_ms, False, ""))
-    return _by_shape(reply)
-
-
-def _by_shape(reply: object) -> Vote:
     if isinstance(reply, Exception):
         return silent(explain(str(reply)))
     match reply:
+        case [1, int(time_ms), int(fence)] if fence >= 0:
+            return Vote(Kind.GRANTED, fence, time_ms=time_ms)
         case [0, int(time_ms), int(fence), bytes() | str() as holder, int(remaining)] if fence >= 0:
             return Vote(Kind.DENIED, fence, _str(holder), remaining if remaining >= 0 else None, time_ms=time_ms)
         case [2, int(time_ms), int(left_ms)]:

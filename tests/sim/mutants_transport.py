@@ -39,6 +39,20 @@ UNIT, DIRECTED, BOUNDS, FORK = (
 
 # One connection.
 _bug("a reply belongs to the youngest command", ROUNDS, "pending.popleft() for", "pending.pop() for")
+_bug(
+    "a single grant belongs to the youngest command",
+    ROUNDS,
+    "pending.popleft(), vote",
+    "pending.pop(), vote",
+    f"{UNIT}connections.py::test_a_late_reply_counts_for_no_other_round",
+)
+_bug(
+    "a grant inside another reply is a vote",
+    ROUNDS,
+    " and not reader.is_begun else None",
+    " else None",
+    f"{UNIT}connections.py::test_a_grant_inside_another_reply_is_no_vote",
+)
 _bug("a part of a command is sent twice", CONNECTION, "        del rest[:sent]\n", "")
 _bug("a part of a command is never sent", CONNECTION, "        del rest[:sent]\n", "        rest.clear()\n")
 _bug("a blocked send counts as sent", SOCKETS, "                sent = 0\n", "                sent = len(words)\n")
@@ -59,7 +73,7 @@ _bug(
 _bug(
     "a new connection goes on with the old parser",
     CONNECTION,
-    "        self.read = ReplyReader().read\n        self.suspect_since_ms, self.reason",
+    "        self.reader = ReplyReader()\n        self.suspect_since_ms, self.reason",
     "        self.suspect_since_ms, self.reason",
 )
 _bug("replies of a lost connection are still awaited", CONNECTION, "        self.pending.clear()\n", "")

@@ -51,6 +51,16 @@ def test_replies_may_come_in_pieces(size: int) -> None:
     assert [client.letters(tally) for tally in tallies] == ["GGGGG", "DDDDD", "GGGGG"]
 
 
+@pytest.mark.parametrize("begin", [b"*1\r\n", b"*2\r\n*1\r\n", b"$%d\r\n" % (len(GRANT) - 2)])
+def test_a_grant_inside_another_reply_is_no_vote(begin: bytes) -> None:
+    client = Client()
+    tally = client.begin(INSPECTION, Wait.ALL)
+    client.receive(0, begin)
+    client.receive(0, GRANT)
+    client.receive(0, GRANT)
+    assert "G" not in client.letters(tally)
+
+
 def test_what_the_system_does_not_accept_is_sent_later() -> None:
     """Every command arrives whole and in order, and each reply finds the tally of its command."""
     chance, client = random.Random(7), Client()
