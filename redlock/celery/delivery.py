@@ -141,7 +141,8 @@ class Delivery:
         """Whether this message is a copy whose first copy has finished; see `duplicate_delivery.is_finished`."""
         if not (self._is_copy or self._has_met):
             return False
-        return duplicate_delivery.is_finished(self._task, self._earlier, awaits_result=awaits_result and self._has_met)
+        met = self._has_met
+        return duplicate_delivery.is_finished(self._task, self._earlier, has_met=met, awaits_result=awaits_result)
 
     @property
     def has_a_queue(self) -> bool:

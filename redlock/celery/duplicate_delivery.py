@@ -30,20 +30,27 @@ EARLIER = "redlock_earlier"
 
 _NOT_BEGUN = frozenset({states.PENDING, states.RECEIVED, states.RETRY})
 """The states of a task whose next run has not begun."""
-_RESULT_SECONDS = 2.0
-"""How long a copy that holds the lock waits for the first copy's result. A task releases its lock, then stores it."""
+_MET_SECONDS, _BEGUN_SECONDS = 2.0, 0.25
+"""How long a copy that holds the lock waits for the first copy's result: a task releases its lock before that. The second
+time is for a copy that has not met the first copy, and only knows that the first copy had begun."""
 _POLL_SECONDS = 0.05
 
 
-def is_finished(task: Task, earlier: dict[str, Any] | None, *, awaits_result: bool) -> bool:
+def is_finished(task: Task, earlier: dict[str, Any] | None, *, has_met: bool, awaits_result: bool) -> bool:
     """Whether the first copy of this task has finished, so that this copy has nothing to do.
 
     Args:
         task: The task of the running copy.
         earlier: The stored state at the beginning of this run; None if unknown.
-        awaits_result: Whether to wait up to two seconds for a result that is being stored.
+        has_met: Whether this copy has found the first copy running.
+        awaits_result: Whether to wait up to two seconds for a result that is being stored. A copy that has not met the
+            first copy waits a quarter of a second, and only if the first copy had begun. Its worker probably died, and
+            other tasks wait for the lock.
     """
-    return _deduplicates(task) and _is_in(_final(task), task, earlier, awaits_result=awaits_result)
+    seconds = 0.0
+    if awaits_result:
+        seconds = _MET_SECONDS if has_met else _BEGUN_SECONDS if has_begun(earlier) else 0.0
+    return _deduplicates(task) and _is_in(_final(task), task, earlier, seconds)
 
 
 def has_ended(task: Task, earlier: dict[str, Any] | None) -> bool:
@@ -51,15 +58,15 @@ def has_ended(task: Task, earlier: dict[str, Any] | None) -> bool:
 
     The first copy has released its lock, and may be storing its result.
     """
-    return _keeps_state(task) and _is_in(states.READY_STATES, task, earlier, awaits_result=True)
+    return _keeps_state(task) and _is_in(states.READY_STATES, task, earlier, _MET_SECONDS)
 
 
-def _is_in(ends: Collection[str], task: Task, earlier: dict[str, Any] | None, *, awaits_result: bool) -> bool:
-    """Whether the state of the task is one of these ends. An end that this run has hidden is stored again."""
+def _is_in(ends: Collection[str], task: Task, earlier: dict[str, Any] | None, seconds: float) -> bool:
+    """Whether the state is one of these ends by now, or within this time. An end that this run hid is stored again."""
     if earlier is not None and earlier["status"] in ends:
         _restore(task, earlier)
         return True
-    until = time.monotonic() + (_RESULT_SECONDS if awaits_result else 0)
+    until = time.monotonic() + seconds
     while (meta := _stored(task)) is not None:
         if meta["status"] in ends:
             return True

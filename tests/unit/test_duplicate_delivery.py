@@ -82,12 +82,17 @@ def test_a_copy_of_a_finished_task_has_nothing_to_do() -> None:
     assert delivered(copy=0).is_finished()
 
 
-@pytest.mark.parametrize("state", ["PENDING", "STARTED", "RETRY"])
-def test_a_copy_runs_where_the_task_has_no_end(state: str, clock: Clock) -> None:
+@pytest.mark.parametrize(
+    ("state", "seconds"), [("PENDING", 0.0), ("STARTED", 0.25), ("PROGRESS", 0.25), ("RETRY", 0.0)]
+)
+def test_a_copy_runs_where_the_task_has_no_end(state: str, seconds: float, clock: Clock) -> None:
     """As Celery does with a message that was delivered again."""
     store(state)
-    assert not delivered(redelivered=True).is_finished(awaits_result=True)
-    assert clock.now == 0.0, "only a copy that has met the first copy waits for an end"
+    delivery = delivered(redelivered=True)
+    assert not delivery.is_finished()
+    assert clock.now == 0.0, "without the lock no copy waits for an end"
+    assert not delivery.is_finished(awaits_result=True)
+    assert seconds <= clock.now < seconds + 0.1
 
 
 @pytest.mark.parametrize("state", ["SUCCESS", "FAILURE", "REVOKED"])
@@ -98,9 +103,12 @@ def test_a_copy_that_met_the_first_ends_with_it(state: str) -> None:
     assert delivery.is_finished(awaits_result=True)
 
 
-def test_a_copy_waits_for_an_end_that_is_being_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("mark", [{"copy": 1}, {"redelivered": True}], ids=["has met", "redelivered"])
+def test_a_copy_waits_for_an_end_that_is_being_stored(monkeypatch: pytest.MonkeyPatch, mark: dict[str, Any]) -> None:
+    """Of a task that releases its lock, and then stores its result: the copy may come in between."""
     states = iter(["STARTED", "STARTED", "SUCCESS"])
-    delivery = delivered(copy=1)
+    store("STARTED")
+    delivery = delivered(**mark)
     monkeypatch.setattr(charge.backend, "get_task_meta", lambda *_, **__: {"status": next(states)})
     assert delivery.is_finished(awaits_result=True)
 
