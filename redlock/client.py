@@ -13,7 +13,7 @@ from redlock._inner_lease import new_lease
 from redlock._locking import misuse, process_lifecycle
 from redlock._locking.client_context import client_options
 from redlock._locking.context import LockContext
-from redlock._locking.options import LeaseOptions, LockOptions
+from redlock._locking.options import LeaseOptions, lock_options
 from redlock._transport.node import DEFAULT_NODES
 from redlock.holder import LockHolder, find_holder
 from redlock.lock import Lock
@@ -121,17 +121,16 @@ class Redlock:
             Traceback (most recent call last):
             redlock.errors.LockContended: lock 'account:1' is not free: held by ...
         """
-        misuse.check_lock(redis_options)
-        misuse.check_on_lost(on_lost)
-        lease = LeaseOptions.checked(
+        if redis_options:
+            misuse.check_lock(redis_options)
+        if on_lost is not None:
+            misuse.check_on_lost(on_lost)
+        options = lock_options(
             self._ttl_ms if ttl is None else self._context.checked_ttl_ms(ttl),
             renew=renew,
-            max_hold_ms=_validation.max_hold_ms(max_hold),
+            max_hold=max_hold,
             reentrant=reentrant,
             on_lost=on_lost,
-        )
-        options = LockOptions.checked(
-            lease,
             blocking=blocking,
             blocking_timeout=blocking_timeout,
             wait_for_release=wait_for_release,

@@ -163,7 +163,7 @@ class RoundResult(NamedTuple):
     @property
     def disagreement(self) -> int | None:
         """The place of a node whose other clients have another configuration fingerprint, if any."""
-        return next((place for place, vote in enumerate(self.votes) if vote.fingerprint), None)
+        return next(iter([place for place, vote in enumerate(self.votes) if vote.fingerprint]), None)
 
     @property
     def missing(self) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redlock import _validation
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from typing_extensions import Self
+
+_MOST_KNOWN = 128
 
 
 class LeaseOptions(NamedTuple):
@@ -66,32 +69,59 @@ class LockOptions(NamedTuple):
     wait_for_release: bool
     thread_local: bool
 
-    @classmethod
-    def checked(
-        cls,
-        lease: LeaseOptions,
-        *,
-        blocking: object,
-        blocking_timeout: float | None,
-        wait_for_release: object,
-        thread_local: object = False,
-    ) -> Self:
-        """These options, as a caller gave them.
-
-        Raises:
-            ConfigurationError: An option is invalid.
-        """
-        return cls(
-            lease,
-            misuse.checked_blocking("lock", blocking),
-            _validation.acquire_timeout(blocking_timeout),
-            _validation.flag("wait_for_release", wait_for_release),
-            _validation.flag("thread_local", thread_local),
-        )
-
     def acquire_timeout_ms(self, blocking: bool | None, blocking_timeout: float | None) -> int | None:  # noqa: FBT001 - as the parameter of `acquire`
         """The time limit of a call of `acquire` with these arguments; None for no limit. None stands for the option."""
         seconds = self.blocking_timeout if blocking_timeout is None else _validation.acquire_timeout(blocking_timeout)
         if not (self.blocking if blocking is None else blocking):
             return 0
         return None if seconds is None else int(seconds * 1000)
+
+
+def lock_options(
+    ttl_ms: int,
+    *,
+    renew: object,
+    max_hold: object,
+    reentrant: object,
+    on_lost: Callable[[Any], object] | None,
+    blocking: object,
+    blocking_timeout: object,
+    wait_for_release: object,
+    thread_local: object = False,
+) -> LockOptions:
+    """The options of a lock, as a caller gave them. `ttl_ms` and `on_lost` are checked before.
+
+    Raises:
+        ConfigurationError: An option is invalid.
+    """
+    given = (ttl_ms, renew, max_hold, reentrant, blocking, blocking_timeout, wait_for_release, thread_local)
+    try:
+        options = _known(*given)
+    except TypeError:
+        # An option that can't be hashed is invalid.
+        options = _checked(*given)
+    return options if on_lost is None else options._replace(lease=options.lease._replace(on_lost=on_lost))
+
+
+def _checked(  # noqa: PLR0917 - as the keyword arguments of `lock`
+    ttl_ms: int,
+    renew: object,
+    max_hold: object,
+    reentrant: object,
+    blocking: object,
+    blocking_timeout: Any,  # noqa: ANN401 - checked here
+    wait_for_release: object,
+    thread_local: object,
+) -> LockOptions:
+    max_hold_ms = _validation.max_hold_ms(max_hold)
+    return LockOptions(
+        LeaseOptions.checked(ttl_ms, renew=renew, max_hold_ms=max_hold_ms, reentrant=reentrant, on_lost=None),
+        misuse.checked_blocking("lock", blocking),
+        _validation.acquire_timeout(blocking_timeout),
+        _validation.flag("wait_for_release", wait_for_release),
+        _validation.flag("thread_local", thread_local),
+    )
+
+
+# A program makes thousands of locks with the same options. The types count too: 1 equals True, and only True is valid.
+_known = functools.lru_cache(_MOST_KNOWN, typed=True)(_checked)

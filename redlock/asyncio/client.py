@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 from redlock import _validation
 from redlock._locking import misuse, process_lifecycle
 from redlock._locking.client_context import client_options
-from redlock._locking.options import LeaseOptions, LockOptions
+from redlock._locking.options import lock_options
 from redlock._transport.node import DEFAULT_NODES
 from redlock.asyncio._loop_parts import LoopContext
 from redlock.asyncio.lock import Lock
@@ -113,15 +113,15 @@ class Redlock:
         misuse.check_asyncio_lock(redis_options)
         misuse.check_asyncio_on_lost(on_lost)
         callback = None if on_lost is None or isinstance(on_lost, str) else on_lost
-        lease = LeaseOptions.checked(
+        options = lock_options(
             self._ttl_ms if ttl is None else self._context.checked_ttl_ms(ttl),
             renew=renew,
-            max_hold_ms=_validation.max_hold_ms(max_hold),
+            max_hold=max_hold,
             reentrant=reentrant,
             on_lost=callback,
-        )
-        options = LockOptions.checked(
-            lease, blocking=blocking, blocking_timeout=blocking_timeout, wait_for_release=wait_for_release
+            blocking=blocking,
+            blocking_timeout=blocking_timeout,
+            wait_for_release=wait_for_release,
         )
         return Lock(self._context, _validation.resources(name), options, cancels=on_lost == "cancel")
 

@@ -31,8 +31,8 @@ EARLIER = "redlock_earlier"
 _NOT_BEGUN = frozenset({states.PENDING, states.RECEIVED, states.RETRY})
 """The states of a task whose next run has not begun."""
 _MET_SECONDS, _BEGUN_SECONDS = 2.0, 0.25
-"""How long a copy that holds the lock waits for the first copy's result: a task releases its lock before that. The second
-time is for a copy that has not met the first copy, and only knows that the first copy had begun."""
+"""How long a copy that holds the lock waits for the first copy's result: a task releases its lock before that. The
+second time is for a copy that has not met the first copy, and only knows that the first copy had begun."""
 _POLL_SECONDS = 0.05
 
 

@@ -49,8 +49,8 @@ _bug(
 _bug(
     "a grant inside another reply is a vote",
     ROUNDS,
-    " and not reader.is_begun else None",
-    " else None",
+    "votes = () if reader.is_begun else grants_in(data)",
+    "votes = grants_in(data)",
     f"{UNIT}connections.py::test_a_grant_inside_another_reply_is_no_vote",
 )
 _bug("a part of a command is sent twice", CONNECTION, "        del rest[:sent]\n", "")
