@@ -6,6 +6,7 @@ import asyncio
 import copy
 import functools
 import pickle
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -98,7 +99,7 @@ async def on_lost_as_coroutine(_: object) -> None:
 
 
 def on_lost_as_generator(_: object) -> Iterator[None]:
-    """A callback whose body does not run when it is called."""
+    """A callback that a call does not run."""
     yield
 
 
@@ -144,10 +145,12 @@ def test_asyncio_takes_each_callback_that_can_run(on_lost: Any) -> None:  # noqa
 
 
 @CLIENTS
-@pytest.mark.parametrize("value", ["no", 5, 0, None])
+@pytest.mark.parametrize("value", ["no", 5, 0, 1, 1.0, None, []])
 @pytest.mark.parametrize("option", ["blocking", "renew", "reentrant", "wait_for_release"])
 def test_an_option_that_is_yes_or_no_takes_nothing_else(client: Any, option: str, value: object) -> None:  # noqa: ANN401 - both clients
-    with pytest.raises(ConfigurationError, match=f"{option} is {value!r}; it must be True or False"):
+    # Options that were checked are remembered, and 1 equals True.
+    client.lock("x", **{option: bool(value)})
+    with pytest.raises(ConfigurationError, match=f"{option} is {re.escape(repr(value))}; it must be True or False"):
         client.lock("x", **{option: value})
 
 
