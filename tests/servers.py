@@ -65,7 +65,7 @@ def several() -> list[str]:
     return list(present().values())
 
 
-def need_dry_run() -> None:
-    """Skip the test where the server cannot tell what a user may do."""
+def need_redis_7(what: str) -> None:
+    """Skip the test where the server lacks something that came with Redis 7.0."""
     if release(version(executable())) < (7,):
-        pytest.skip("no ACL DRYRUN before Redis 7.0")
+        pytest.skip(f"no {what} before Redis 7.0")

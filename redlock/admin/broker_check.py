@@ -126,7 +126,7 @@ def _contact(transport: Any, where: str, timeout: float) -> list[Finding]:  # no
     transport.Connection = dial
     try:
         # The client of AMQP has no limit on the time of a reply that arrives byte by byte.
-        return within(ANSWERS * timeout, lambda: _answer(transport, where, timeout))
+        return within(ANSWERS * timeout, lambda: _answer(transport, dialled, where, timeout))
     except Overdue:
         what = f"no complete answer within {ANSWERS * timeout:g} s"
         return [_warning("unreachable", where, what, "start it, or fix its address; --timeout gives it more time")]
@@ -135,7 +135,7 @@ def _contact(transport: Any, where: str, timeout: float) -> list[Finding]:  # no
             _hang_up(amqp)
 
 
-def _answer(transport: Any, where: str, timeout: float) -> list[Finding]:  # noqa: ANN401 - kombu is untyped
+def _answer(transport: Any, dialled: list[Any], where: str, timeout: float) -> list[Finding]:  # noqa: ANN401 - kombu is untyped
     """The findings from a broker's answers. This runs in a thread, where no signal handler raises an exception."""
     from amqp.exceptions import AMQPError  # noqa: PLC0415 - as above
 
@@ -153,6 +153,10 @@ def _answer(transport: Any, where: str, timeout: float) -> list[Finding]:  # noq
         # come from a reply that the client can't read.
         what = "an option in its address can't be used, or it does not speak AMQP"
         return [_warning("address", where, what, "take out what follows the ?, or fix the address")]
+    finally:
+        # After a reply that it can't read, the client of AMQP leaves its socket open.
+        for connection in dialled:
+            connection.collect()
 
 
 def _bounded(transport: Callable[..., Any], *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - as above

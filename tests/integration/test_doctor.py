@@ -98,7 +98,7 @@ def test_a_node_that_lost_its_memory(nodes: Cluster) -> None:
     "command", ["blpop", "evalsha", "eval", "script|load", "hmget", "set", "rpush", "pexpire", "info"]
 )
 def test_a_user_who_may_not_run_what_the_lock_needs(instead: Callable[..., list[str]], command: str) -> None:
-    servers.need_dry_run()
+    servers.need_redis_7("ACL DRYRUN")
     rules = ("--user", "limited", "on", f">{CANARY}", "~*", "+@all", f"-{command}")
     urls = instead(*rules, address=f"?username=limited&password={CANARY}")
     assert found(urls) == {"permissions": Level.WARNING}
@@ -108,7 +108,7 @@ def test_a_user_who_may_not_run_what_the_lock_needs(instead: Callable[..., list[
 
 
 def test_a_user_who_may_not_touch_the_locks_own_keys(instead: Callable[..., list[str]]) -> None:
-    servers.need_dry_run()
+    servers.need_redis_7("ACL DRYRUN")
     urls = instead(
         *("--user", "limited", "on", f">{CANARY}", "~account:*", "+@all"),
         address=f"?username=limited&password={CANARY}",
