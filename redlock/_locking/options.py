@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _MOST_KNOWN = 128
+_PLAIN = frozenset({bool, int, float, type(None)})
+"""The types of options that are remembered. A subclass could change its value, or keep objects alive."""
 
 
 class LeaseOptions(NamedTuple):
@@ -95,11 +97,7 @@ def lock_options(
         ConfigurationError: An option is invalid.
     """
     given = (ttl_ms, renew, max_hold, reentrant, blocking, blocking_timeout, wait_for_release, thread_local)
-    try:
-        options = _known(*given)
-    except TypeError:
-        # An option that can't be hashed is invalid.
-        options = _checked(*given)
+    options = _known(*given) if _PLAIN.issuperset(map(type, given)) else _checked(*given)
     return options if on_lost is None else options._replace(lease=options.lease._replace(on_lost=on_lost))
 
 

@@ -22,7 +22,7 @@ from redlock._transport import codec, vote_checks
 from redlock._transport.codec import SCRIPTS
 from redlock._transport.connected_nodes import ConnectedNodes
 from redlock._transport.connection import MOST_PENDING
-from redlock._transport.decoder import decode, grants_in
+from redlock._transport.decoder import decode, votes_in
 from redlock._transport.reply_reader import UnreadableReply
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class NodeConnections(ConnectedNodes):
     def receive(self, connection: NodeConnection, data: bytes, now_ms: int) -> None:
         """Bytes have arrived; no bytes mean that the node has closed the connection."""
         pending, reader = connection.pending, connection.reader
-        votes = () if reader.is_begun else grants_in(data)
+        votes = votes_in(data) if reader.is_between else ()
         if votes and len(votes) <= len(pending):
             connection.suspect_since_ms = None
             for vote in votes:

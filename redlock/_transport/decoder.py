@@ -23,25 +23,35 @@ _new_tuple = tuple.__new__
 _RELEASED_REPLY = b"*3\r\n:1\r\n:0\r\n:0\r\n"
 _RELEASED = Vote(Kind.GRANTED)
 """The vote for a release of a lock that the node had."""
-_grant_at = re.compile(rb"\*3\r\n:1\r\n:(0|[1-9][0-9]{0,17})\r\n:(0|[1-9][0-9]{0,17})\r\n").match
+_NUMBER = rb"(0|[1-9][0-9]{0,17})\r\n"
+_grant_at = re.compile(rb"\*3\r\n:1\r\n:" + _NUMBER + b":" + _NUMBER).match
+_denial_at = re.compile(
+    rb"\*5\r\n:0\r\n:" + _NUMBER + b":" + _NUMBER + rb"\$" + _NUMBER + rb"([^*%~>|\r\n]*)\r\n:" + _NUMBER
+).match
+"""Without characters that `reply_reader` refuses at some places."""
 
 
-def grants_in(piece: bytes) -> Sequence[Vote]:
-    """The votes of bytes that are whole grants and nothing else; none for other bytes.
+def votes_in(piece: bytes) -> Sequence[Vote]:
+    """The votes of bytes that are whole grants and denials and nothing else; none for other bytes.
 
-    Nearly all pieces from a node are one or two grants. Without a parser for any reply they cost a third of the time.
+    Nearly all pieces from a node are such. Without a parser for any reply they cost a third of the time.
     """
     votes, at = [], 0
     if piece.startswith(_RELEASED_REPLY):
         votes, at = [_RELEASED], len(_RELEASED_REPLY)
     while at < len(piece):
         grant = _grant_at(piece, at)
-        if grant is None:
+        if grant is not None:
+            time_ms, fence = grant.groups()
+            # As `Vote(Kind.GRANTED, int(fence), time_ms=int(time_ms))`, in half of the time.
+            votes.append(_new_tuple(Vote, (_GRANTED, int(fence), "", None, "", False, "", int(time_ms), False, "")))
+            at = grant.end()
+            continue
+        denial = _denial_at(piece, at)
+        if denial is None or len(denial[4]) != int(denial[3]):
             return ()
-        time_ms, fence = grant.groups()
-        # As `Vote(Kind.GRANTED, int(fence), time_ms=int(time_ms))`, in half of the time.
-        votes.append(_new_tuple(Vote, (_GRANTED, int(fence), "", None, "", False, "", int(time_ms), False, "")))
-        at = grant.end()
+        votes.append(Vote(Kind.DENIED, int(denial[2]), _str(denial[4]), int(denial[5]), time_ms=int(denial[1])))
+        at = denial.end()
     return votes
 
 
@@ -49,9 +59,11 @@ def decode(reply: object) -> Vote:
     """A node's reply as a vote. A reply with a shape that no script returns counts as SILENT."""
     if isinstance(reply, Exception):
         return silent(explain(str(reply)))
-    match reply:
-        case [1, int(time_ms), int(fence)] if fence >= 0:
+    if type(reply) is list and [type(word) for word in reply] == [int, int, int]:
+        kind, time_ms, fence = reply
+        if kind == 1 and fence >= 0:
             return Vote(Kind.GRANTED, fence, time_ms=time_ms)
+    match reply:
         case [0, int(time_ms), int(fence), bytes() | str() as holder, int(remaining)] if fence >= 0:
             return Vote(Kind.DENIED, fence, _str(holder), remaining if remaining >= 0 else None, time_ms=time_ms)
         case [2, int(time_ms), int(left_ms)]:

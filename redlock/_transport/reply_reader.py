@@ -81,8 +81,10 @@ class ReplyReader:
         self._feed, self._gets = reader.feed, reader.gets
         self._size = 0
         self._end = b""
-        self.is_begun = False
-        """Whether the last piece ended inside a reply, or may have."""
+        self._is_begun = False
+        """Whether the last piece ended inside a reply, or may have, as far as headers are concerned."""
+        self.is_between = True
+        """Whether the next byte surely begins a reply: False for good once a piece has ended inside a reply."""
 
     def read(self, data: bytes) -> list[object]:
         """The replies that these bytes complete.
@@ -90,7 +92,7 @@ class ReplyReader:
         Raises:
             UnreadableReply: The bytes are not the Redis protocol, or a reply is too long.
         """
-        seen = self._end + data if self.is_begun else data
+        seen = self._end + data if self._is_begun else data
         # hiredis allocates the whole list as soon as its length arrives, however large.
         if _LONG_LIST.search(seen):
             raise UnreadableReply(_TOO_LONG)
@@ -99,14 +101,26 @@ class ReplyReader:
             replies = list(iter(self._gets, _MORE))
         except _UNREADABLE:
             raise UnreadableReply(_NO_PROTOCOL) from None
+        self.is_between = self.is_between and _is_whole(data, len(replies))
         # Nearly every piece ends with a reply: then nothing has to be remembered.
-        if self.is_begun or not replies or not data.endswith(b"\r\n"):
+        if self._is_begun or not replies or not data.endswith(b"\r\n"):
             self._remember(seen, 0 if replies else self._size + len(data))
         return replies
 
     def _remember(self, seen: bytes, size: int) -> None:
         # From all bytes so far, not only this piece: a header can arrive byte by byte.
         self._end, self._size = b"" if seen.endswith(b"\r\n") else seen[-_LONGEST_HEADER:], size
-        self.is_begun = bool(self._end or self._size)
+        self._is_begun = bool(self._end or self._size)
         if self._size > LOCK_REPLY_BYTES:
             raise _too_much(LOCK_REPLY_BYTES)
+
+
+def _is_whole(data: bytes, count: int) -> bool:
+    """Whether these bytes are so many replies and no more: only then is a number behind them a reply of its own."""
+    probe = Reader(notEnoughData=_MORE)
+    try:
+        probe.feed(data + b":0\r\n")
+        replies = list(iter(probe.gets, _MORE))
+    except _UNREADABLE:
+        return False
+    return len(replies) == count + 1 and type(replies[-1]) is int

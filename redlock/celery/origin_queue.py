@@ -11,6 +11,8 @@ Invariants:
 
 from __future__ import annotations
 
+import itertools
+import operator
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,7 +30,8 @@ if TYPE_CHECKING:
 
 ORIGIN = "redlock_origin"
 """A mark added on arrival: the queue of a message for a task under `@locked`."""
-_DELAY = re.compile(r"^(?:[01]\.){28}")
+_DIGITS, _DIGIT = 28, "0 or 1"
+_DELAY = re.compile(rf"^(?:[01]\.){{{_DIGITS}}}")
 """The prefix that Celery's native delayed delivery adds to a routing key."""
 
 
@@ -109,7 +112,7 @@ def _bindings(queue: Queue) -> list[Any]:
 
 
 def _covers(queue: Queue, key: str) -> bool:
-    return bool(re.match(TopicExchange(None).key_to_pattern(queue.routing_key or ""), key))
+    return key == queue.routing_key or bool(re.match(TopicExchange(None).key_to_pattern(queue.routing_key or ""), key))
 
 
 def _is_bound(queue: Queue, exchange: str, key: str) -> bool:
@@ -125,18 +128,29 @@ def _is_bound(queue: Queue, exchange: str, key: str) -> bool:
 
 
 def _ends_delay(queue: Queue, key: str) -> bool:
-    """Whether RabbitMQ's delay of a message ends at a queue. Celery binds the queue there with `#.` before its key."""
-    words = "".join(f".{word}" for word in key.split("."))
+    """Whether RabbitMQ's delay of a message ends at a queue. Celery binds the queue there with `#.` before its key.
+
+    During the delay, the key has one word more for each binary digit of the pause, 0 or 1.
+    """
+    words = [*[_DIGIT] * _DIGITS, *key.split(".")]
     return any(
-        re.fullmatch("".join(map(_pattern, f"#.{binding.routing_key or ''}".split("."))), words)
+        _fits(["#", *(binding.routing_key or "").split(".")], words)
         for binding in _bindings(queue)
         if binding.exchange.type != "direct"
     )
 
 
-def _pattern(word: str) -> str:
-    """The pattern of a word in RabbitMQ's bindings, with the dot before each word."""
-    return {"*": r"\.[^.]*", "#": r"(\.[^.]*)*"}.get(word, r"\." + re.escape(word))
+def _fits(pattern: list[str], words: list[str]) -> bool:
+    """Whether a binding of RabbitMQ takes a message with these words in its key, where a digit can be 0 or 1."""
+    # For each number of words, whether the pattern so far takes exactly the first so many words.
+    fits = [True] + [False] * len(words)
+    for part in pattern:
+        if part == "#":
+            fits = list(itertools.accumulate(fits, operator.or_))
+        else:
+            takes = [part in {"*", word} or (word == _DIGIT and part in {"0", "1"}) for word in words]
+            fits = [False, *(before and taken for before, taken in zip(fits, takes, strict=False))]
+    return fits[-1]
 
 
 @task_received.connect

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 TTL, MAX_TTL = 8.0, 60.0
 _SENDING = {"_start_operation", "_send_round", "begin", "flush", "note_round", "request", "write"}
-_RECEIVING = {"_answered", "_collect", "_finish_round", "_pump", "finish", "is_over", "receive"}
+_RECEIVING = {"_collect", "_finish_round", "_pump", "_voted", "cast", "finish", "is_over", "receive", "votes_in"}
 
 
 class Stricken:

@@ -25,7 +25,7 @@ LEASE = Lease(7, "me")
 AnyStore: TypeAlias = "type[FencedStore | AsyncFencedStore]"
 USER = {"username": "u", "password": "p"}
 FORBIDDEN = "(?i)permission|can't run this command"
-"""What a script says of a command or key that its user may not use, with Redis 7.2 and later, and before."""
+"""The error after a forbidden command in a script: of Redis 7.2 and later, and of older versions."""
 kinds = pytest.mark.parametrize("kind", [FencedStore, AsyncFencedStore])
 
 

@@ -49,8 +49,8 @@ _bug(
 _bug(
     "a grant inside another reply is a vote",
     ROUNDS,
-    "votes = () if reader.is_begun else grants_in(data)",
-    "votes = grants_in(data)",
+    "votes = votes_in(data) if reader.is_between else ()",
+    "votes = votes_in(data)",
     f"{UNIT}connections.py::test_a_grant_inside_another_reply_is_no_vote",
 )
 _bug("a part of a command is sent twice", CONNECTION, "        del rest[:sent]\n", "")

@@ -24,6 +24,7 @@ from tests.unit.memory_nodes import (
     START_MS,
     TIMEOUT_MS,
     Client,
+    refusal,
 )
 
 
@@ -51,14 +52,47 @@ def test_replies_may_come_in_pieces(size: int) -> None:
     assert [client.letters(tally) for tally in tallies] == ["GGGGG", "DDDDD", "GGGGG"]
 
 
-@pytest.mark.parametrize("begin", [b"*1\r\n", b"*2\r\n*1\r\n", b"$%d\r\n" % (len(GRANT) - 2)])
-def test_a_grant_inside_another_reply_is_no_vote(begin: bytes) -> None:
+BEGUN = [b"*1\r\n", b"*2\r\n*1\r\n", b"$%d\r\n" % (len(GRANT) - 2), b"$%d\r\n" % len(GRANT), b"+", b"-x"]
+
+
+@pytest.mark.parametrize("begun", BEGUN)
+@pytest.mark.parametrize("before", [b"", GRANT, DENIAL, NOSCRIPT, LOADED], ids=["", "grant", "denial", "error", "text"])
+def test_a_grant_inside_another_reply_is_no_vote(before: bytes, begun: bytes) -> None:
+    """The reply begins in the same piece as the end of the reply before, or in a piece of its own."""
+    for pieces in (
+        [before + begun],
+        [before, begun],
+        [before[:5], before[5:] + begun],
+        [before + begun[:1], begun[1:]],
+    ):
+        client = Client()
+        first, tally = client.begin(EXTENSION, Wait.ALL), client.begin(EXTENSION, Wait.ALL)
+        for piece in (*filter(None, pieces), GRANT, GRANT):
+            client.receive(0, piece)
+        assert "G" not in client.letters(tally if before else first)
+
+
+def test_a_piece_that_looks_whole_can_begin_inside_a_reply() -> None:
+    """The second piece looks like a text, and is the end of one text and the beginning of another."""
     client = Client()
-    tally = client.begin(INSPECTION, Wait.ALL)
-    client.receive(0, begin)
-    client.receive(0, GRANT)
-    client.receive(0, GRANT)
+    client.begin(EXTENSION, Wait.ALL)
+    tally = client.begin(EXTENSION, Wait.ALL)
+    for piece in (b"$2\r\n", b"$3\r\n$%d\r\n" % len(GRANT), GRANT, GRANT):
+        client.receive(0, piece)
     assert "G" not in client.letters(tally)
+
+
+def test_a_connection_whose_replies_are_whole_needs_no_parser() -> None:
+    """A denial, an error, a text and a refusal come between the grants."""
+    client = Client()
+    for reply in (GRANT, DENIAL, LOADED, refusal(), b"-LOADING x\r\n", GRANT + DENIAL, RELEASED):
+        client.begin(EXTENSION, Wait.ALL)
+        client.begin(EXTENSION, Wait.ALL)
+        client.receive(0, reply)
+        assert client[0].reader.is_between
+    client.receive(0, GRANT[:-1])
+    client.receive(0, GRANT[-1:])
+    assert not client[0].reader.is_between
 
 
 def test_what_the_system_does_not_accept_is_sent_later() -> None:

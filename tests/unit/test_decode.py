@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from redlock import _compat
 from redlock._core.votes import Kind, Vote
-from redlock._transport.decoder import decode, explain, grants_in
+from redlock._transport.decoder import decode, explain, votes_in
 from redlock._transport.reply_reader import ReplyReader, UnreadableReply
 
 CODES = (
@@ -36,6 +36,7 @@ def test_what_is_no_vote_is_never_a_yes(reply: object) -> None:
 
 
 GRANT = "*3\r\n:1\r\n:5\r\n:7\r\n"
+DENIAL = "*5\r\n:0\r\n:5\r\n:7\r\n$3\r\nx:y\r\n:9\r\n"
 _WORDS = (
     ":1",
     ":0",
@@ -53,21 +54,23 @@ _WORDS = (
     "#t",
     "",
 )
-_BEGIN = st.sampled_from(["", "*3\r\n:1\r\n", GRANT, "*3\r\n:1\r\n:0\r\n:0\r\n", GRANT + GRANT])
+_BEGIN = st.sampled_from(
+    ["", "*3\r\n:1\r\n", GRANT, "*3\r\n:1\r\n:0\r\n:0\r\n", GRANT + DENIAL, "*5\r\n:0\r\n:5\r\n:7\r\n"]
+)
 _PIECES = st.builds(
     lambda begin, words, end: begin + "\r\n".join(words) + end,
     _BEGIN,
-    st.lists(st.sampled_from(_WORDS), max_size=3),
-    st.sampled_from(["\r\n", "\r\n", "\n", "\r", "", "\r\n" + GRANT]),
+    st.lists(st.sampled_from(_WORDS), max_size=4),
+    st.sampled_from(["\r\n", "\r\n", "\n", "\r", "", "\r\n" + GRANT, "\r\n" + DENIAL]),
 )
 
 
 @given(_PIECES)
-def test_the_shortcut_for_grants_never_differs_from_the_parser(piece: str) -> None:
+def test_the_shortcut_for_votes_never_differs_from_the_parser(piece: str) -> None:
     replies: list[object] = []
     with contextlib.suppress(UnreadableReply):
         replies = ReplyReader().read(piece.encode())
-    votes = list(grants_in(piece.encode()))
+    votes = list(votes_in(piece.encode()))
     assert votes in ([], [decode(reply) for reply in replies])
 
 
@@ -75,8 +78,37 @@ def test_the_shortcut_for_grants_never_differs_from_the_parser(piece: str) -> No
 def test_grants_are_found_without_a_parser(time_ms: int, fence: int) -> None:
     reply, vote = b"*3\r\n:1\r\n:%d\r\n:%d\r\n" % (time_ms, fence), decode([1, time_ms, fence])
     assert vote == Vote(Kind.GRANTED, fence, time_ms=time_ms)
-    assert list(grants_in(reply)) == [vote]
-    assert list(grants_in(reply + GRANT.encode() + reply)) == [vote, Vote(Kind.GRANTED, 7, time_ms=5), vote]
+    assert list(votes_in(reply)) == [vote]
+    assert list(votes_in(reply + GRANT.encode() + reply)) == [vote, Vote(Kind.GRANTED, 7, time_ms=5), vote]
+
+
+@pytest.mark.parametrize("holder", [b"", b"x:y", b"a\xff", "ü".encode()])
+def test_denials_are_found_without_a_parser(holder: bytes) -> None:
+    reply, vote = (
+        b"*5\r\n:0\r\n:5\r\n:7\r\n$%d\r\n%b\r\n:900\r\n" % (len(holder), holder),
+        decode([0, 5, 7, holder, 900]),
+    )
+    assert list(votes_in(reply)) == [vote]
+    assert list(votes_in(reply + GRANT.encode() + reply)) == [vote, Vote(Kind.GRANTED, 7, time_ms=5), vote]
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        b"$6\r\nx:y\r\n:9\r\n",
+        b"$2\r\nx:y\r\n:9\r\n",
+        b"$6\r\na*9999\r\n:9\r\n",
+        b"$5\r\na\r\nbc\r\n:9\r\n",
+    ],
+    ids=["too short", "too long", "a header", "a line break"],
+)
+def test_other_denials_are_left_to_the_parser(end: bytes) -> None:
+    assert not votes_in(b"*5\r\n:0\r\n:5\r\n:7\r\n" + end)
+
+
+@pytest.mark.parametrize("reply", [[True, True, True], [1, True, 7], [1, 5, False], (1, 5, 7)], ids=str)
+def test_only_a_list_of_numbers_is_a_grant(reply: object) -> None:
+    assert decode(reply).kind is Kind.SILENT
 
 
 @pytest.mark.parametrize("reply", [[0, 5, 7, "", 0], [0, 5, 7, b"", 0]])

@@ -121,7 +121,12 @@ def test_a_delay_that_ends_at_two_queues_is_the_workers(queue: str) -> None:
         (Queue("other", Exchange("else", type="fanout"), routing_key="eu"), True),
         (Queue("other", [binding(SYNC, routing_key="x"), binding(SHOP, routing_key="eu")]), True),
         (Queue("other", SHOP, routing_key="orders"), False),
-        (Queue("other", SHOP, routing_key="*.orders.eu"), False),
+        (Queue("other", SHOP, routing_key="*.orders.eu"), True),
+        (Queue("other", SHOP, routing_key="*.*.eu"), True),
+        (Queue("other", SHOP, routing_key="1.*.#.eu"), True),
+        (Queue("other", SHOP, routing_key="2.orders.eu"), False),
+        (Queue("other", SHOP, routing_key="us.orders.eu"), False),
+        (Queue("other", SHOP, routing_key="*.orders"), False),
         (Queue("other", SHOP, routing_key="orders-eu"), False),
         (Queue("other", SYNC, routing_key="eu"), False),
         (Queue("other", [binding(SYNC, routing_key="eu")]), False),
@@ -129,10 +134,17 @@ def test_a_delay_that_ends_at_two_queues_is_the_workers(queue: str) -> None:
     ids=lambda value: f"{value.routing_key} {value.exchange}" if isinstance(value, Queue) else None,
 )
 def test_a_delay_reaches_each_queue_of_an_end_of_its_key(other: Queue, is_reached: bool) -> None:  # noqa: FBT001
-    """Celery binds a queue to the delay with `#.` before the queue's key, and `#` stands for any number of words."""
+    """Celery puts `#.` before the queue's key, and 28 digits before the message's key."""
     app = app_with(Queue("orders", SHOP, routing_key="orders.#"), other)
     place = way_back(app, Origin("orders"), {"exchange": "shop", "routing_key": "orders.eu"}, natively=True)
     assert place["exchange"] == ("" if is_reached else "shop")
+
+
+def test_the_queue_of_a_literal_key_is_found() -> None:
+    """A sender can use characters that mean something in patterns."""
+    app = app_with(Queue("orders", SHOP, routing_key="*x"))
+    place = way_back(app, Origin("orders"), {"exchange": "shop", "routing_key": "*x"}, natively=True)
+    assert (place["exchange"], place["routing_key"]) == ("shop", "*x")
 
 
 def body() -> None:
