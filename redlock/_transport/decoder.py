@@ -23,12 +23,12 @@ _new_tuple = tuple.__new__
 _RELEASED_REPLY = b"*3\r\n:1\r\n:0\r\n:0\r\n"
 _RELEASED = Vote(Kind.GRANTED)
 """The vote for a release of a lock that the node had."""
-_NUMBER = rb"(0|[1-9][0-9]{0,17})\r\n"
-_grant_at = re.compile(rb"\*3\r\n:1\r\n:" + _NUMBER + b":" + _NUMBER).match
-_denial_at = re.compile(
-    rb"\*5\r\n:0\r\n:" + _NUMBER + b":" + _NUMBER + rb"\$" + _NUMBER + rb"([^*%~>|\r\n]*)\r\n:" + _NUMBER
-).match
+_GRANTED_WORDS = 3
+_NUMBER = r"(0|[1-9][0-9]{0,17})\r\n"
+_HOLDER = rf"\${_NUMBER}([^*%~>|\r\n]*)\r\n"
 """Without characters that `reply_reader` refuses at some places."""
+_grant_at = re.compile(rf"\*3\r\n:1\r\n:{_NUMBER}:{_NUMBER}".encode()).match
+_denial_at = re.compile(rf"\*5\r\n:0\r\n:{_NUMBER}:{_NUMBER}{_HOLDER}:(?:-1\r\n|{_NUMBER})".encode()).match
 
 
 def votes_in(piece: bytes) -> Sequence[Vote]:
@@ -50,19 +50,21 @@ def votes_in(piece: bytes) -> Sequence[Vote]:
         denial = _denial_at(piece, at)
         if denial is None or len(denial[4]) != int(denial[3]):
             return ()
-        votes.append(Vote(Kind.DENIED, int(denial[2]), _str(denial[4]), int(denial[5]), time_ms=int(denial[1])))
+        remaining_ms = None if denial[5] is None else int(denial[5])
+        votes.append(Vote(Kind.DENIED, int(denial[2]), _str(denial[4]), remaining_ms, time_ms=int(denial[1])))
         at = denial.end()
     return votes
 
 
 def decode(reply: object) -> Vote:
     """A node's reply as a vote. A reply with a shape that no script returns counts as SILENT."""
+    if type(reply) is list and len(reply) == _GRANTED_WORDS:
+        # The most frequent reply, also on a connection where `votes_in` can't be used.
+        kind, time_ms, fence = reply
+        if kind == 1 and type(time_ms) is int and type(fence) is int and fence >= 0:
+            return _new_tuple(Vote, (_GRANTED, fence, "", None, "", False, "", time_ms, False, ""))
     if isinstance(reply, Exception):
         return silent(explain(str(reply)))
-    if type(reply) is list and [type(word) for word in reply] == [int, int, int]:
-        kind, time_ms, fence = reply
-        if kind == 1 and fence >= 0:
-            return Vote(Kind.GRANTED, fence, time_ms=time_ms)
     match reply:
         case [0, int(time_ms), int(fence), bytes() | str() as holder, int(remaining)] if fence >= 0:
             return Vote(Kind.DENIED, fence, _str(holder), remaining if remaining >= 0 else None, time_ms=time_ms)

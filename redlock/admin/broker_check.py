@@ -154,9 +154,9 @@ def _answer(transport: Any, dialled: list[Any], where: str, timeout: float) -> l
         what = "an option in its address can't be used, or it does not speak AMQP"
         return [_warning("address", where, what, "take out what follows the ?, or fix the address")]
     finally:
-        # After a reply that it can't read, the client of AMQP leaves its socket open.
-        for connection in dialled:
-            connection.collect()
+        # After an option or a reply that it can't use, the client of AMQP leaves its socket open.
+        for stream in filter(None, map(_stream, dialled)):
+            stream.close()
 
 
 def _bounded(transport: Callable[..., Any], *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - as above
@@ -175,11 +175,15 @@ def _bounded(transport: Callable[..., Any], *arguments: Any, **options: Any) -> 
 
 def _hang_up(amqp: Any) -> None:  # noqa: ANN401 - as above
     """End a connection that the check has left open, so a thread that still reads from it ends."""
-    stream = getattr(getattr(amqp, "_transport", None), "sock", None)
+    stream = _stream(amqp)
     if stream is not None:
         with contextlib.suppress(OSError):
             # Not the method of a TLS socket, which changes state that the thread uses.
             socket.socket.shutdown(stream, socket.SHUT_RDWR)
+
+
+def _stream(amqp: Any) -> socket.socket | None:  # noqa: ANN401 - as above
+    return getattr(getattr(amqp, "_transport", None), "sock", None)
 
 
 def _examine(connection: Any, where: str) -> list[Finding]:  # noqa: ANN401 - kombu is untyped

@@ -140,6 +140,15 @@ def test_a_reply_without_an_end_is_a_finding(header: bytes, what: str) -> None:
     assert finding.what == what, "and it has hung up"
 
 
+@pytest.mark.parametrize("option", ["ssl_cert_reqs=CERT_NONE", "ssl_check_hostname=false", "ssl_ca_certs=/nowhere"])
+def test_an_option_that_the_client_does_not_know_is_a_finding(option: str) -> None:
+    """The client of AMQP finds out when it has a connection, and leaves the connection without TLS."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        (finding,) = broker_check.check(f"amqps://127.0.0.1:{server.getsockname()[1]}//?{option}", 0.5)
+    assert finding.level is Level.WARNING
+    gc.collect()
+
+
 def test_the_command_never_says_fine_of_a_broker_that_is_down(
     nodes: Cluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
