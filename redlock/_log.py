@@ -67,7 +67,7 @@ def is_heard(event: str, level: int = logging.INFO) -> bool:
 
 
 def count(event: str, **fields: object) -> None:
-    """Pass an event to its watchers only, because a line about it was logged a moment ago."""
+    """Pass an event to its watchers only, because its line was logged a moment ago."""
     _tell_watchers(event, fields)
 
 
@@ -115,7 +115,7 @@ def _shown(value: object) -> object:
     # Between quotes, because a blank does not end a password there.
     escaped = f"'{escape(text)}'"
     masked = mask(escaped)
-    # Only now shortened to a field: half of an address does not look like one.
+    # Only now shortened to a field: half of an address does not look like an address.
     return shortened(text if masked == escaped else masked[1:-1], LONGEST_FIELD)
 
 

@@ -96,6 +96,7 @@ def lock_options(
     Raises:
         ConfigurationError: An option is invalid.
     """
+    # By position: to look for remembered keyword arguments takes as long as to check them.
     given = (ttl_ms, renew, max_hold, reentrant, blocking, blocking_timeout, wait_for_release, thread_local)
     options = _known(*given) if _PLAIN.issuperset(map(type, given)) else _checked(*given)
     return options if on_lost is None else options._replace(lease=options.lease._replace(on_lost=on_lost))

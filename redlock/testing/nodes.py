@@ -70,7 +70,7 @@ class LockNode(Server):
             redis.flushall()
 
     def restart(self, *, memory: bool = False) -> None:
-        """Kill the node, if it runs, and start it again. The node abstains for `max_ttl`, with or without its memory.
+        """Kill the node, if running, and start the node. The node abstains for `max_ttl`, with or without its memory.
 
         Args:
             memory: Whether the node keeps all data, as with perfect persistence. The node must run for this.
@@ -91,7 +91,7 @@ class LockNode(Server):
         With `freeze`, connections stay open and the node answers nothing.
         """
         with self._redis() as redis:
-            redis.ping()  # first, so that a node that does not answer is left as it is
+            redis.ping()  # first, so that nothing is done to a node without an answer
             with contextlib.suppress(FileNotFoundError):
                 self._socket_path.rename(self._cut_path)
             redis.client_kill_filter(_type="normal", skipme=True)

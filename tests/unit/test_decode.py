@@ -37,26 +37,10 @@ def test_what_is_no_vote_is_never_a_yes(reply: object) -> None:
 
 GRANT = "*3\r\n:1\r\n:5\r\n:7\r\n"
 DENIAL = "*5\r\n:0\r\n:5\r\n:7\r\n$3\r\nx:y\r\n:9\r\n"
-_WORDS = (
-    ":1",
-    ":0",
-    ":7",
-    ":-7",
-    ":+7",
-    ":07",
-    f":{10**17}",
-    f":{2**63 - 1}",
-    f":{2**63}",
-    "*3",
-    "*1",
-    "$1",
-    "1",
-    "#t",
-    "",
-)
-_BEGIN = st.sampled_from(
-    ["", "*3\r\n:1\r\n", GRANT, "*3\r\n:1\r\n:0\r\n:0\r\n", GRANT + DENIAL, "*5\r\n:0\r\n:5\r\n:7\r\n"]
-)
+_NUMBERS = (":1", ":0", ":7", ":-1", ":+7", ":07", f":{10**17}", f":{2**63 - 1}", f":{2**63}")
+_WORDS = (*_NUMBERS, "*3", "*1", "$0", "$1", "$6", "1", "a*9999", "#t", "")
+_BEGUN = ("", "*3\r\n:1\r\n", "*5\r\n:0\r\n:5\r\n:7\r\n")
+_BEGIN = st.sampled_from([*_BEGUN, GRANT, "*3\r\n:1\r\n:0\r\n:0\r\n", GRANT + DENIAL])
 _PIECES = st.builds(
     lambda begin, words, end: begin + "\r\n".join(words) + end,
     _BEGIN,
@@ -82,12 +66,12 @@ def test_grants_are_found_without_a_parser(time_ms: int, fence: int) -> None:
     assert list(votes_in(reply + GRANT.encode() + reply)) == [vote, Vote(Kind.GRANTED, 7, time_ms=5), vote]
 
 
+@pytest.mark.parametrize("remaining", [900, 0, -1])
 @pytest.mark.parametrize("holder", [b"", b"x:y", b"a\xff", "ü".encode()])
-def test_denials_are_found_without_a_parser(holder: bytes) -> None:
-    reply, vote = (
-        b"*5\r\n:0\r\n:5\r\n:7\r\n$%d\r\n%b\r\n:900\r\n" % (len(holder), holder),
-        decode([0, 5, 7, holder, 900]),
-    )
+def test_denials_are_found_without_a_parser(holder: bytes, remaining: int) -> None:
+    reply = b"*5\r\n:0\r\n:5\r\n:7\r\n$%d\r\n%b\r\n:%d\r\n" % (len(holder), holder, remaining)
+    vote = decode([0, 5, 7, holder, remaining])
+    assert (vote.kind, vote.time_ms, vote.fence) == (Kind.DENIED, 5, 7)
     assert list(votes_in(reply)) == [vote]
     assert list(votes_in(reply + GRANT.encode() + reply)) == [vote, Vote(Kind.GRANTED, 7, time_ms=5), vote]
 

@@ -154,6 +154,28 @@ def test_an_option_that_is_yes_or_no_takes_nothing_else(client: Any, option: str
         client.lock("x", **{option: value})
 
 
+@CLIENTS
+def test_a_number_of_another_class_is_not_remembered(client: Any) -> None:  # noqa: ANN401 - both clients
+    """Two such numbers can be equal and mean other times, and can keep large objects."""
+
+    class Seconds(int):
+        unit = 1
+
+        def __float__(self) -> float:
+            return float(self.unit * int(self))
+
+    short, long = Seconds(5), Seconds(5)
+    long.unit = 60
+    found = [client.lock("x", max_hold=seconds)._options.lease.max_hold_ms for seconds in (short, long)]
+    assert found == [5_000, 300_000]
+
+
+@CLIENTS
+def test_a_callback_is_that_of_its_lock_only(client: Any) -> None:  # noqa: ANN401 - both clients
+    found = [client.lock("x", on_lost=call)._options.lease.on_lost for call in (print, None, repr)]
+    assert found == [print, None, repr]
+
+
 def test_the_options_of_threads_are_checked_too() -> None:
     wrong: Any = "no"
     with pytest.raises(ConfigurationError, match="thread_local is 'no'; it must be True or False"):

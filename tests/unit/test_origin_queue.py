@@ -126,6 +126,7 @@ def test_a_delay_that_ends_at_two_queues_is_the_workers(queue: str) -> None:
         (Queue("other", SHOP, routing_key="1.*.#.eu"), True),
         (Queue("other", SHOP, routing_key="2.orders.eu"), False),
         (Queue("other", SHOP, routing_key="us.orders.eu"), False),
+        (Queue("other", SHOP, routing_key="us.#"), False),
         (Queue("other", SHOP, routing_key="*.orders"), False),
         (Queue("other", SHOP, routing_key="orders-eu"), False),
         (Queue("other", SYNC, routing_key="eu"), False),
