@@ -87,7 +87,8 @@ def way_back(app: Celery, origin: Origin, info: Mapping[str, Any], *, natively: 
     known = app.amqp.queues.get(name)
     if natively and known is not None and _type_of(known) == "topic":
         key = _plain_key(info)
-        key = key if info.get("exchange") and _covers(known, key) else known.routing_key
+        # RabbitMQ drops a message that no queue takes when its delay ends, and kombu's patterns are not RabbitMQ's.
+        key = key if info.get("exchange") and _takes_delayed(known, key) else known.routing_key
         # Each return would double the message if the delay ended at another queue too. Then the worker must hold it.
         if not any(_ends_delay(queue, key) for queue in app.amqp.queues.values() if queue.name != name):
             exchange = known.exchange.name
@@ -111,33 +112,31 @@ def _bindings(queue: Queue) -> list[Any]:
     return [binding for binding in (queue, *(queue.bindings or ())) if binding.exchange is not None]
 
 
-def _covers(queue: Queue, key: str) -> bool:
-    return key == queue.routing_key or bool(re.match(TopicExchange(None).key_to_pattern(queue.routing_key or ""), key))
-
-
 def _is_bound(queue: Queue, exchange: str, key: str) -> bool:
+    """Whether kombu gives a message to a queue, by kombu's own patterns."""
+    pattern = TopicExchange(None).key_to_pattern
     return any(
         binding.exchange.name == exchange
         and (
             binding.exchange.type == "fanout"
             or binding.routing_key == key
-            or (binding.exchange.type == "topic" and _covers(binding, key))
+            or (binding.exchange.type == "topic" and re.match(pattern(binding.routing_key or ""), key))
         )
         for binding in _bindings(queue)
     )
 
 
 def _ends_delay(queue: Queue, key: str) -> bool:
-    """Whether RabbitMQ's delay of a message ends at a queue. Celery binds the queue there with `#.` before its key.
+    """Whether RabbitMQ's delay of a message ends at a queue."""
+    return any(_takes_delayed(binding, key) for binding in _bindings(queue) if binding.exchange.type != "direct")
 
-    During the delay, the key has one word more for each binary digit of the pause, 0 or 1.
+
+def _takes_delayed(binding: Any, key: str) -> bool:  # noqa: ANN401 - a queue or a binding
+    """Whether a binding takes a delayed message. Celery binds it for that with `#.` before its key.
+
+    During the delay, the message's key has one word more for each binary digit of the pause, 0 or 1.
     """
-    words = [*[_DIGIT] * _DIGITS, *key.split(".")]
-    return any(
-        _fits(["#", *(binding.routing_key or "").split(".")], words)
-        for binding in _bindings(queue)
-        if binding.exchange.type != "direct"
-    )
+    return _fits(["#", *(binding.routing_key or "").split(".")], [*[_DIGIT] * _DIGITS, *key.split(".")])
 
 
 def _fits(pattern: list[str], words: list[str]) -> bool:
