@@ -120,7 +120,7 @@ def test_a_loss_known_to_the_nodes_only_is_logged(
 def test_a_loss_that_is_known_by_then_is_raised(nodes: Cluster) -> None:
     with client_of(nodes.urls, ttl=0.3, max_ttl=1.0) as client:
         lock = client.lock(NAME, wait_for_release=False)
-        assert lock.acquire()
+        assert lock.acquire(blocking_timeout=30.0)
         eventually(lambda: lock.lease.is_lost, "the end of a lease that nobody renews")
         with pytest.raises(LockLost):
             lock.release()

@@ -458,7 +458,7 @@ def test_a_cancelled_extension_lets_the_next_extension_go_on(nodes: Cluster) -> 
 
 def test_a_dropped_lease_is_not_renewed(shared: Cluster) -> None:
     async def main(client: Redlock) -> None:
-        block = client.lock("dropped").__aenter__()
+        block = client.lock("dropped", blocking_timeout=30.0).__aenter__()
         await block
         gc.collect()
         await until(lambda: is_free(shared.servers, "dropped"), "the lease runs out")

@@ -48,7 +48,7 @@ def rival(nodes: Cluster) -> Iterator[Redlock]:
 
 @pytest.fixture
 def brief(nodes: Cluster) -> Iterator[Redlock]:
-    """A client with leases that expire soon without renewal."""
+    """A client with leases that expire soon without renewal. On a busy machine it needs several rounds for a lease."""
     with client_of(nodes.urls, ttl=0.6) as redlock:
         yield redlock
 
@@ -179,7 +179,7 @@ def test_a_waiter_gets_the_lock_as_soon_as_it_is_released(nodes: Cluster, lastin
 
 def test_a_waiter_gets_the_lock_when_the_holders_lease_ends(client: Redlock, brief: Redlock) -> None:
     dead = brief.lock(NAME)
-    dead.acquire()
+    dead.acquire(blocking_timeout=30.0)
     lock = client.lock(NAME)
 
     assert lock.acquire() is True
@@ -244,7 +244,7 @@ def test_a_lock_is_released_once(client: Redlock) -> None:
 
 def test_release_of_an_expired_lease_raises_lock_lost_once(nodes: Cluster, brief: Redlock) -> None:
     lock = brief.lock(NAME)
-    lock.acquire()
+    lock.acquire(blocking_timeout=30.0)
     eventually(lambda: is_free(nodes.servers, NAME), "the end of the lease")
 
     with pytest.raises(LockLost) as caught:
@@ -252,7 +252,7 @@ def test_release_of_an_expired_lease_raises_lock_lost_once(nodes: Cluster, brief
     assert isinstance(caught.value, LockNotOwnedError)
     with pytest.raises(NotHeld):
         lock.release()
-    assert lock.acquire() is True
+    assert lock.acquire(blocking_timeout=30.0) is True
 
 
 def test_a_with_block_raises_lock_lost_unless_the_body_raised(nodes: Cluster, client: Redlock) -> None:
@@ -331,7 +331,7 @@ def test_a_second_lock_of_the_same_thread_returns_false(client: Redlock, limit: 
 
 def test_a_wait_for_a_lease_of_this_thread_ends_with_it(brief: Redlock) -> None:
     first, second = brief.lock(NAME), brief.lock(NAME, ttl=9.0)
-    first.acquire()
+    first.acquire(blocking_timeout=30.0)
     assert second.acquire(blocking_timeout=30.0) is True
     assert second.fence > first.fence
     second.release()
@@ -353,7 +353,7 @@ def test_taking_it_through_another_lock_object_is_the_same_error(client: Redlock
 
 def test_a_thread_may_acquire_an_expired_lock_again(nodes: Cluster, brief: Redlock) -> None:
     lost = brief.lock(NAME)
-    lost.acquire()
+    lost.acquire(blocking_timeout=30.0)
     eventually(lambda: lost.lease.remaining() == 0, "the end of the lease")
 
     with brief.lock(NAME, ttl=9.0) as lease:
@@ -505,7 +505,7 @@ def test_extending_a_lock_that_is_not_held_is_an_error(client: Redlock) -> None:
 
 def test_extension_of_an_expired_lease_raises_lock_lost(nodes: Cluster, brief: Redlock) -> None:
     lock = brief.lock(NAME)
-    lock.acquire()
+    lock.acquire(blocking_timeout=30.0)
     eventually(lambda: lock.lease.remaining() == 0, "the end of the lease")
 
     for _ in range(2):
@@ -549,7 +549,7 @@ def test_locked_and_owned_show_own_and_foreign_and_no_holders(nodes: Cluster, cl
 
 def test_owned_looks_at_the_deadline_and_not_only_at_the_nodes(nodes: Cluster, brief: Redlock) -> None:
     lock = brief.lock(NAME)
-    lock.acquire()
+    lock.acquire(blocking_timeout=30.0)
     token = lock.lease.owner
     for server in nodes.servers:
         with raw(server) as redis:
@@ -698,7 +698,7 @@ def test_leases_that_expired_do_not_accumulate(brief: Redlock) -> None:
 
 
 def test_a_block_whose_lease_expired_still_says_so(brief: Redlock) -> None:
-    lock = brief.lock(NAME, renew=False)
+    lock = brief.lock(NAME, renew=False, blocking_timeout=30.0)
     with pytest.raises(LockLost), lock as lease:
         eventually(lambda: lease.is_lost, "the end of a lease that is not renewed")
         assert lock.acquire(blocking_timeout=30.0)
