@@ -34,8 +34,8 @@ class Redlock:
     Args:
         nodes: The addresses: `redis://[user:password@]host:port[/db]`, `rediss://` for TLS, `unix:///path`;
             a list, or one text with commas. Five nodes tolerate two failures. All clients must use the same nodes.
-        ttl: The length of a lease in seconds, unless the lock has another; more than two node timeouts, at most
-            `max_ttl`.
+        ttl: The length of a lease in seconds, unless the lock has another; longer than two node timeouts and the drift
+            allowance, at most `max_ttl`.
         max_ttl: The longest lease in seconds; the same for all clients, also for those that use threads.
         prefix: Put before every key; the same for all clients that share resources.
         node_timeout: Seconds after which a node without a reply counts as silent.

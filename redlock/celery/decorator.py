@@ -116,7 +116,8 @@ def locked(
             backoff and leaves the count of retries alone. `"skip"` returns a value with the status "skipped".
             `"raise"` raises `LockContended`. Without a quorum of votes, `"requeue"` requeues, and the other two
             raise `QuorumUnavailable`.
-        max_requeues: How often a task goes back to the queue before it raises, 0 or more; None without a limit.
+        max_requeues: How often a task goes back to the queue before it raises, 0 or more; None without a limit. With
+            an expiry, a task also raises if it could only return after its expiry.
         max_hold: Seconds until the renewal of the lease ends. Default: the task's hard time limit in the prefork
             pool, which kills the task at that limit. In the other pools body and lease may go on.
         on_lost: `"check"`: the next `current_lease().ensure_valid()` and the end of the task report a lost lease.
