@@ -253,6 +253,7 @@ PUBLIC = (
     "redlock",
     "redlock.asyncio",
     "redlock.celery",
+    "redlock.celery.flower",
     "redlock.fencing",
     "redlock.fencing.conformance",
     "redlock.fencing.django",
