@@ -77,6 +77,8 @@ class Freeze:
         program.signal(signal.SIGSTOP)
         self._frozen, self._until = program, time.monotonic() + self.seconds
         time.sleep(_SETTLE_SECONDS)
+        # A starved server reads a write that has arrived before it reads the command after next.
+        self._redis.ping()
         if self._inside() != worker:
             self._continue()
             return ""
@@ -90,7 +92,7 @@ class Freeze:
         except QuorumUnavailable:
             return ""
         owner, section = self._redis.hmget(f"store:{self._name}", "owner", "open")
-        if holding is None or section is None or masked_token(str(owner)) != holding.holder:
+        if holding is None or not section or masked_token(str(owner)) != holding.holder:
             return ""
         return holding.holder.partition("@")[2].partition("@")[0]
 

@@ -98,7 +98,7 @@ class Counter:
     def is_inside(self, container: str) -> bool:
         """Whether a container's worker has read the counter and not yet written the new value."""
         owner, opened = self._store.hmget(f"store:{self.name}", "owner", "open")
-        return opened is not None and f"@worker@{container[:12]}" in str(owner)
+        return bool(opened) and f"@worker@{container[:12]}" in str(owner)
 
     def value(self) -> int:
         """The value of the counter."""

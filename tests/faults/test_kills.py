@@ -68,7 +68,8 @@ def test_a_killed_worker_frees_its_lock_within_the_ttl(
 def test_a_worker_frozen_past_its_lease_changes_nothing(
     fixture: WorkerFixture, client: Redlock, worker: Callable[..., Worker]
 ) -> None:
-    frozen = worker(REDLOCK_TTL="2", COUNTER_THINK="0.8")
+    # Long enough to be frozen in. After the freeze the time to think is over.
+    frozen = worker(REDLOCK_TTL="2", COUNTER_THINK="3")
     first = fixture.increment("hits")
     eventually(lambda: fixture.is_inside("hits"), "the first increment between its read and its write")
     frozen.signal(signal.SIGSTOP)

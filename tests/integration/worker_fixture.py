@@ -196,7 +196,7 @@ class WorkerFixture:
 
     def is_inside(self, name: str) -> bool:
         """Whether a task has read this counter and not yet written it."""
-        return bool(self.store.hexists(f"store:{name}", "open"))
+        return bool(self.store.hget(f"store:{name}", "open"))
 
     def __enter__(self) -> Self:
         return self
