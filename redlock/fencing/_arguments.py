@@ -12,23 +12,12 @@ from redlock.fencing import _leases, _nested
 from redlock.fencing import _statements as sql
 
 
-class FencedLease(Protocol):
+class FencedLease(_leases.StoreLease, Protocol):
     """The part of a lease that a fence needs; `redlock.Lease` has it."""
 
     @property
     def names(self) -> tuple[str, ...]:
         """The resource names."""
-
-    @property
-    def fence(self) -> int:
-        """The fencing token."""
-
-    @property
-    def owner(self) -> str:
-        """The owner token."""
-
-    def remaining(self) -> float:
-        """Seconds until the deadline."""
 
 
 class Given(NamedTuple):

@@ -27,6 +27,15 @@ _TRIES = 4
 _MOST_ROWS = 1_000_000_000
 WEEK_SECONDS = 7 * 24 * 3600.0
 """The age of operation ids that are deleted by default."""
+IN_AUTOCOMMIT = "the connection is in autocommit mode, where a fence locks nothing; turn autocommit off"
+IN_TRANSACTION = (
+    "{what} is in a transaction already; the fence must be the first statement of a transaction of its own: "
+    "commit or roll back first, and read inside the block"
+)
+AFTER_THE_END = (
+    "the fenced transaction ended inside the block, and this statement would be committed without the fence: "
+    "leave commit and rollback to the `with` block"
+)
 
 
 class Transaction(Protocol):

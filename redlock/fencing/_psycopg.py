@@ -11,6 +11,7 @@ from psycopg.rows import tuple_row
 
 from redlock.errors import ConfigurationError
 from redlock.fencing import _statements as sql
+from redlock.fencing._fence import IN_AUTOCOMMIT, IN_TRANSACTION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -41,14 +42,9 @@ class PsycopgTransaction:
                 "open the pipeline inside the block"
             )
         if self._connection.autocommit:
-            raise ConfigurationError(
-                "the connection is in autocommit mode, where a fence locks nothing; turn autocommit off"
-            )
+            raise ConfigurationError(IN_AUTOCOMMIT)
         if self._connection.info.transaction_status is not TransactionStatus.IDLE:
-            raise ConfigurationError(
-                "the connection is in a transaction already; the fence must be the first statement of a transaction "
-                "of its own: commit or roll back first, and read inside the block"
-            )
+            raise ConfigurationError(IN_TRANSACTION.format(what="the connection"))
 
     def prepare(self) -> None:
         """Nothing comes before the fence."""

@@ -10,6 +10,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from redlock.errors import ConfigurationError
+from redlock.fencing._fence import IN_TRANSACTION
 from redlock.fencing._sqlalchemy_connection import EndGuard, confirmed, dialect_of, prepare, roll_back_driver, run
 
 if TYPE_CHECKING:
@@ -19,10 +20,6 @@ if TYPE_CHECKING:
 
     from redlock.fencing._statements import Dialect
 
-_OPEN = (
-    "{what} is in a transaction already; the fence must be the first statement of a transaction of its own: "
-    "commit or roll back first, and read inside the block"
-)
 _NO_ENGINE = (SQLAlchemyError, AssertionError, AttributeError, LookupError, NotImplementedError, TypeError)
 """The errors of a `get_bind` without arguments, also of the application's own or of its choice of a shard.
 
@@ -46,7 +43,7 @@ class ConnectionTransaction:
     def begin(self) -> None:
         """Begin, after the checks that only the outermost transaction of a real connection passes."""
         if self._connection.in_transaction():
-            raise ConfigurationError(_OPEN.format(what="the connection"))
+            raise ConfigurationError(IN_TRANSACTION.format(what="the connection"))
         self._transaction = self._connection.begin()
 
     def prepare(self) -> None:
@@ -107,7 +104,7 @@ class SessionTransaction:
         """Begin, and watch for a second connection until the end."""
         session, bind = self._session, self._bind
         if session.in_transaction() or (isinstance(bind, Connection) and bind.in_transaction()):
-            raise ConfigurationError(_OPEN.format(what="the session"))
+            raise ConfigurationError(IN_TRANSACTION.format(what="the session"))
         self._transaction, self._connection = session.begin(), None
         event.listen(session, "after_begin", self._refuse_second)
 

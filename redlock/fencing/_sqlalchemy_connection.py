@@ -17,6 +17,7 @@ from sqlalchemy.exc import InvalidRequestError
 
 from redlock.errors import ConfigurationError
 from redlock.fencing import _statements as sql
+from redlock.fencing._fence import AFTER_THE_END, IN_AUTOCOMMIT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,11 +34,7 @@ def dialect_of(bind: Engine | Connection) -> Dialect:
     name = bind.dialect.name
     if name == "mysql" and getattr(bind.dialect, "is_mariadb", False):
         name = "mariadb"
-    try:
-        return sql.DIALECTS[name]
-    except KeyError:
-        known = ", ".join(sorted(sql.DIALECTS))
-        raise ConfigurationError(f"there is no fence for the database {name!r}; there is one for {known}") from None
+    return sql.dialect_for(name)
 
 
 class EndGuard:
@@ -69,10 +66,7 @@ class EndGuard:
         if driver.is_in_transaction() if hasattr(driver, "is_in_transaction") else driver.in_transaction:
             self._begun = True  # from the second statement on: BEGIN or the first statement begins
         elif self._begun:
-            raise ConfigurationError(
-                "the fenced transaction ended inside the block, and this statement would be committed without the "
-                "fence: leave commit and rollback to the `with` block"
-            )
+            raise ConfigurationError(AFTER_THE_END)
 
 
 def driver_of(connection: Connection) -> Any:  # noqa: ANN401 - of whichever driver
@@ -86,9 +80,7 @@ def prepare(connection: Connection, dialect: Dialect) -> None:
     refuse_shared(connection)
     begun = getattr(driver_of(connection), "in_transaction", False)
     if _sqlite_autocommits(connection, begun=begun) if dialect is sql.SQLITE else _autocommits(connection):
-        raise ConfigurationError(
-            "the connection is in autocommit mode, where a fence locks nothing; turn autocommit off"
-        )
+        raise ConfigurationError(IN_AUTOCOMMIT)
     if dialect is sql.SQLITE and not begun:
         # The driver would begin with the first write only, and not at all for reads. Where the application's recipe
         # has begun, the fence as the first statement is enough.

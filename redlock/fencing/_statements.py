@@ -15,6 +15,8 @@ from __future__ import annotations
 import dataclasses
 import re
 
+from redlock.errors import ConfigurationError
+
 LONGEST_RESOURCE = 1_024
 """Bytes of a resource name."""
 
@@ -158,6 +160,19 @@ MYSQL = dataclasses.replace(MARIADB, name="MySQL", lock_timeout="")
 """As MariaDB, but a statement cannot have a lock timeout of its own."""
 
 DIALECTS = {"postgresql": POSTGRESQL, "sqlite": SQLITE, "mariadb": MARIADB, "mysql": MYSQL}
+
+
+def dialect_for(database: str) -> Dialect:
+    """The statements for this database, by its name in `DIALECTS`.
+
+    Raises:
+        ConfigurationError: There is no fence for this database.
+    """
+    if database not in DIALECTS:
+        known = ", ".join(sorted(DIALECTS))
+        raise ConfigurationError(f"there is no fence for the database {database!r:.40}; there is one for {known}")
+    return DIALECTS[database]
+
 
 RETRYABLE = frozenset({"40001", "40P01", "1213", "1020"})
 """Serialization failures and deadlocks: SQLSTATE of PostgreSQL, error numbers of MariaDB."""

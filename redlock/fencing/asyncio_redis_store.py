@@ -83,7 +83,7 @@ class AsyncFencedStore:
             redis.exceptions.RedisError: The store did not answer. The write may have been applied; a repetition with
                 the same operation id is safe.
         """
-        keys, arguments = self._words.keys(transaction, op_id), self._words.arguments(transaction, value)
+        keys, arguments = self._words.writing(transaction, value, op_id)
         return self._words.written(transaction, await self._write(keys=keys, args=arguments))
 
     async def update(

@@ -113,15 +113,12 @@ class StoreWords:
         value = None if reply[2] is None else text(reply[2])
         return FencedTransaction(name, value, int(reply[1]), fence, owner)
 
-    def keys(self, transaction: FencedTransaction, op_id: str) -> list[str]:
-        """The keys of a write."""
+    def writing(self, transaction: FencedTransaction, value: str, op_id: str) -> tuple[list[str], list[str | int]]:
+        """The keys and the arguments of a write."""
         state = self.state(transaction.name)
-        return [state, codec.operation_key(state, _validation.operation(op_id))]
-
-    def arguments(self, transaction: FencedTransaction, value: str) -> list[str | int]:
-        """The arguments of a write."""
+        keys = [state, codec.operation_key(state, _validation.operation(op_id))]
         fence, owner, number = transaction.fence, transaction.owner, transaction.number
-        return [fence, owner, number, stored_text(value), self._remembered_ms]
+        return keys, [fence, owner, number, stored_text(value), self._remembered_ms]
 
     @staticmethod
     def written(transaction: FencedTransaction, reply: Any) -> Written:  # noqa: ANN401 - as the server sent it
@@ -183,7 +180,7 @@ class FencedStore:
             redis.exceptions.RedisError: The store did not answer. The write may have been applied; a repetition with
                 the same operation id is safe.
         """
-        keys, arguments = self._words.keys(transaction, op_id), self._words.arguments(transaction, value)
+        keys, arguments = self._words.writing(transaction, value, op_id)
         return self._words.written(transaction, self._write(keys=keys, args=arguments))
 
     def update(self, name: str, lease: StoreLease, op_id: str, change: Callable[[str | None], str]) -> Written:

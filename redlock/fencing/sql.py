@@ -19,7 +19,7 @@ from redlock.errors import ConfigurationError
 from redlock.fencing import _arguments, _fence, _nested
 from redlock.fencing._arguments import FencedLease
 from redlock.fencing._fence import FencedSection
-from redlock.fencing._statements import DIALECTS
+from redlock.fencing._statements import dialect_for
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -173,11 +173,7 @@ def create_statements(database: str) -> tuple[str, ...]:
     Raises:
         ConfigurationError: There is no fence for this database.
     """
-    if database not in DIALECTS:
-        raise ConfigurationError(
-            f"there is no fence for {database!r:.40}; there is one for {', '.join(sorted(DIALECTS))}"
-        )
-    return DIALECTS[database].create
+    return dialect_for(database).create
 
 
 def add_tables(metadata: MetaData) -> tuple[Table, Table]:

@@ -261,10 +261,9 @@ def test_the_words_of_a_store_carry_every_option() -> None:
     opened = words.opened("x", lease, [b"OPEN", 3, b"old"])
     assert (opened.value, opened.number) == ("old", 3)
     assert words.opened("x", lease, ["OPEN", 3, None]).value is None
-    assert words.keys(opened, "op") == ["shop:x", "shop:x\x01done:op"]
-    assert words.arguments(opened, "new") == [7, "me", 3, "new", 1_234]
+    assert words.writing(opened, "new", "op") == (["shop:x", "shop:x\x01done:op"], [7, "me", 3, "new", 1_234])
     with pytest.raises(ConfigurationError):
-        words.keys(opened, "")
+        words.writing(opened, "new", "")
     for verdict, applied in ((b"WRITTEN", True), ("DUPLICATE", False)):
         written = words.written(opened, [verdict, b"6:a:b"])
         assert (written.value, written.fence, written.applied) == ("a:b", 6, applied)

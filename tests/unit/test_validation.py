@@ -175,7 +175,7 @@ def test_text_of_any_class_counts_as_its_characters(given: str) -> None:
         *_validation.node_list(given),
         Redlock(prefix=given)._context.codec.prefix,
         Redlock().lease("x", owner_label=given)._owner_label,
-        *StoreWords("", 1).keys(FencedTransaction(given, None, 1, 1, "owner"), "op"),
+        *StoreWords("", 1).writing(FencedTransaction(given, None, 1, 1, "owner"), "new", "op")[0],
     ]
     assert [type(text) for text in checked] == [str] * len(checked)
     assert checked == [plain] * 11 + [f"{plain}\x01done:op"]

@@ -169,11 +169,7 @@ class DjangoTransaction:
         vendor = self._connection.vendor
         if vendor == "mysql" and self._connection.mysql_is_mariadb:
             vendor = "mariadb"
-        if vendor not in sql.DIALECTS:
-            raise ConfigurationError(
-                f"there is no fence for {vendor}; there is one for {', '.join(sorted(sql.DIALECTS))}"
-            )
-        return sql.DIALECTS[vendor]
+        return sql.dialect_for(vendor)
 
     def begin(self) -> None:
         """Begin the outermost transaction of the connection."""
@@ -240,10 +236,7 @@ class DjangoTransaction:
         connection = self._connection
         # A block that a signal ended between fence and body stays behind; a new connection has no blocks.
         if self._atomic in connection.atomic_blocks and not getattr(connection.connection, "in_transaction", False):
-            raise ConfigurationError(
-                "the fenced transaction ended inside the block, and SQLite would commit this statement without the "
-                "fence: leave commit and rollback to the `with` block"
-            )
+            raise ConfigurationError(_fence.AFTER_THE_END)
         return execute(*call)
 
     def rollback(self) -> None:
