@@ -55,6 +55,11 @@ def run(steps: Steps[T], ask: Callable[[Round], RoundResult], result: RoundResul
         return value
 
 
+def single(round_: Round) -> Steps[RoundResult]:
+    """One round, whose result is the result of the generator."""
+    return (yield round_)
+
+
 def acquire(attempt: Acquire) -> Steps[Grant | Refusal]:
     """An acquire attempt: a single round if the fences of a quorum agree, else a second round to make them agree."""
     first = yield Round(attempt)

@@ -17,13 +17,14 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from redlock._clock import now_ms
+from redlock._core import protocol
 from redlock._core.commands import Acquire, Round, Wait
 from redlock._transport.connections import NodeConnections
 from redlock._transport.loop_sockets import LoopSockets
 from redlock.errors import RedlockError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Generator, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from redlock._core.protocol import Steps
     from redlock._core.vote_tally import VoteTally
@@ -95,7 +96,7 @@ class LoopConnections:
 
     def ask(self, round_: Round, until_ms: int) -> Coroutine[Any, Any, RoundResult]:
         """Execute a round, until the deadline at most."""
-        return self.run(_only(round_), until_ms)
+        return self.run(protocol.single(round_), until_ms)
 
     def post(self, round_: Round) -> None:
         """Send a command whose replies are ignored, without an `await`."""
@@ -292,7 +293,3 @@ class Execution(Generic[T]):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-
-def _only(round_: Round) -> Generator[Round, RoundResult, RoundResult]:
-    return (yield round_)

@@ -69,7 +69,7 @@ def decode(reply: object) -> Vote:
         case [0, int(time_ms), int(fence), bytes() | str() as holder, int(remaining)] if fence >= 0:
             return Vote(Kind.DENIED, fence, _str(holder), remaining if remaining >= 0 else None, time_ms=time_ms)
         case [2, int(time_ms), int(left_ms)]:
-            return Vote(Kind.SILENT, remaining_ms=left_ms, reason=_abstains(left_ms), time_ms=time_ms)
+            return Vote(Kind.SILENT, remaining_ms=left_ms, reason=abstains(left_ms), time_ms=time_ms)
         case [3, int(time_ms), bytes() | str() as fingerprint]:
             return disagrees(_str(fingerprint))._replace(time_ms=time_ms)
     return silent(f"answered something that is no vote: {statement(reprlib.repr(reply), _LONGEST_NO_VOTE)}")
@@ -81,7 +81,8 @@ def disagrees(fingerprint: str) -> Vote:
     return Vote(Kind.SILENT, reason=f"its clients agreed on {shown}", fingerprint=shown)
 
 
-def _abstains(left_ms: int) -> str:
+def abstains(left_ms: int) -> str:
+    """The reason of a node that has no vote for so long."""
     return f"new, restarted or emptied: abstains for another {left_ms / 1000:.1f} s"
 
 

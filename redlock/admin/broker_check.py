@@ -16,7 +16,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from redlock.admin.diagnostics import Finding, Level
+from redlock.admin.diagnostics import Finding, Level, warning
 from redlock.admin.time_limit import ANSWERS, Overdue, within
 
 if TYPE_CHECKING:
@@ -84,11 +84,11 @@ def check(url: str, timeout: float) -> list[Finding]:
     if not colon or not _TRANSPORT.fullmatch(transport):
         # The part before may be a user and a password.
         what = "its address does not begin with a transport"
-        return [_warning("address", "broker", what, "write redis://host:port/0 or amqp://user:password@host/vhost")]
+        return [warning("address", "broker", what, "write redis://host:port/0 or amqp://user:password@host/vhost")]
     if transport in _AMQP:
         return _check_amqp(url, timeout)
     what = "the doctor can check Redis and AMQP brokers; this one was not contacted"
-    return [_warning("not-checked", f"broker {transport}", what, "use the broker's own tools")]
+    return [warning("not-checked", f"broker {transport}", what, "use the broker's own tools")]
 
 
 def _check_amqp(url: str, timeout: float) -> list[Finding]:
@@ -97,19 +97,16 @@ def _check_amqp(url: str, timeout: float) -> list[Finding]:
         from kombu.connection import Connection  # noqa: PLC0415
     except ImportError:
         what = "it was not contacted, because kombu is not installed here"
-        return [_warning("not-checked", "broker amqp", what, "run the doctor where Celery is installed")]
+        return [warning("not-checked", "broker amqp", what, "run the doctor where Celery is installed")]
     limits = {"read_timeout": timeout, "write_timeout": timeout}
     try:
         connection = Connection(url, connect_timeout=timeout, transport_options=limits)
         where = f"broker {_place(connection)}"
-    except (ImportError, KeyError, TypeError, ValueError) as error:
-        if isinstance(error, ImportError):
-            what = "it was not contacted, because the library of its transport is not installed here"
-            finding = _warning("not-checked", "broker amqp", what, "run the doctor where the workers run")
-        else:
-            fix = "write amqp://user:password@host/vhost"
-            finding = _warning("address", "broker amqp", "its address can't be read", fix)
-        return [finding]
+    except ImportError:
+        what = "it was not contacted, because the library of its transport is not installed here"
+        return [warning("not-checked", "broker amqp", what, "run the doctor where the workers run")]
+    except (KeyError, TypeError, ValueError):
+        return [warning("address", "broker amqp", "its address can't be read", "write amqp://user:password@host/vhost")]
     return _contact(connection.transport, where, timeout)
 
 
@@ -129,7 +126,7 @@ def _contact(transport: Any, where: str, timeout: float) -> list[Finding]:  # no
         return within(ANSWERS * timeout, lambda: _answer(transport, dialled, where, timeout))
     except Overdue:
         what = f"no complete answer within {ANSWERS * timeout:g} s"
-        return [_warning("unreachable", where, what, "start it, or fix its address; --timeout gives it more time")]
+        return [warning("unreachable", where, what, "start it, or fix its address; --timeout gives it more time")]
     finally:
         for amqp in dialled:
             _hang_up(amqp)
@@ -147,12 +144,12 @@ def _answer(transport: Any, dialled: list[Any], where: str, timeout: float) -> l
         return [_refused(error, where)]
     except OSError as error:
         reason = f"no answer within {timeout:g} s" if isinstance(error, TimeoutError) else _reason(error)
-        return [_warning("unreachable", where, reason, "start it, or fix its address")]
+        return [warning("unreachable", where, reason, "start it, or fix its address")]
     except Exception:  # noqa: BLE001 - a server can make the client of AMQP raise almost anything
         # Only the use shows an option that the client of AMQP does not know, such as a second password. The same errors
         # come from a reply that the client can't read.
         what = "an option in its address can't be used, or it does not speak AMQP"
-        return [_warning("address", where, what, "take out what follows the ?, or fix the address")]
+        return [warning("address", where, what, "take out what follows the ?, or fix the address")]
     finally:
         # After an option or a reply that it can't use, the client of AMQP leaves its socket open.
         for stream in filter(None, map(_stream, dialled)):
@@ -193,13 +190,13 @@ def _examine(connection: Any, where: str) -> list[Finding]:  # noqa: ANN401 - ko
     findings = []
     if not heartbeat:
         what = "it uses no heartbeat, so a worker that was cut off from it notices late"
-        findings.append(_warning("heartbeat", where, what, "set heartbeat in rabbitmq.conf, for example to 60"))
+        findings.append(warning("heartbeat", where, what, "set heartbeat in rabbitmq.conf, for example to 60"))
     if kind == "quorum" and not delayed:
         what = f"queue {QUEUE!r} is a quorum queue, and no exchange {_DELAYED_EXCHANGE!r} delays tasks in the broker"
         fix = (
             "start a worker of Celery 5.5 or later: it creates the exchange; until then requeued tasks wait in workers"
         )
-        findings.append(_warning("delayed-delivery", where, what, fix))
+        findings.append(warning("delayed-delivery", where, what, fix))
     queue = f"queue {QUEUE!r} is {kind}" if kind else f"queue {QUEUE!r} does not exist, or its type can't be told"
     what = (
         f"{properties.get('product', 'an AMQP broker')} {properties.get('version', '')} accepts the user; "
@@ -247,10 +244,10 @@ def _refused(error: Any, where: str) -> Finding:  # noqa: ANN401 - as above
     """Convert an AMQP error. Its text may name the user and the virtual host, and never the password."""
     access, no_such_vhost = 403, 530
     if error.code == access:
-        return _warning("access", where, "it refuses the user name or the password", "fix the address of the broker")
+        return warning("access", where, "it refuses the user name or the password", "fix the address of the broker")
     if error.code == no_such_vhost:
-        return _warning("access", where, "it has no such virtual host, or the user may not use it", "fix the address")
-    return _warning(
+        return warning("access", where, "it has no such virtual host, or the user may not use it", "fix the address")
+    return warning(
         "unreachable", where, f"it ended the connection: {error.reply_text or error!s:.100}", "look at its log"
     )
 
@@ -262,7 +259,3 @@ def _place(connection: Any) -> str:  # noqa: ANN401 - as above
 def _reason(error: OSError) -> str:
     reason = (error.strerror or str(error) or type(error).__name__).lower()
     return f"it does not speak TLS: {reason}" if "ssl" in type(error).__name__.lower() else reason
-
-
-def _warning(code: str, where: str, what: str, fix: str) -> Finding:
-    return Finding(Level.WARNING, code, where, what, fix)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redlock._masking import mask
-from redlock.admin.diagnostics import Finding, Level
+from redlock.admin.diagnostics import Finding, Level, warning
 from redlock.admin.time_limit import ANSWERS, Overdue, within
 from redlock.errors import ConfigurationError
 from redlock.fencing._statements import DIALECTS, MISSING_TABLE, code_of
@@ -74,7 +74,7 @@ def check(url: str, *, ttl: float, timeout: float) -> list[Finding]:
     """
     if importlib.util.find_spec("sqlalchemy") is None:
         what = "it was not contacted, because SQLAlchemy is not installed here"
-        return [_warning("not-checked", "database", what, "pip install 'celery-redlock[sqlalchemy]'")]
+        return [warning("not-checked", "database", what, "pip install 'celery-redlock[sqlalchemy]'")]
     from sqlalchemy.engine import make_url  # noqa: PLC0415 - only for users of SQLAlchemy
     from sqlalchemy.exc import ArgumentError  # noqa: PLC0415 - as above
 
@@ -94,7 +94,7 @@ def check(url: str, *, ttl: float, timeout: float) -> list[Finding]:
         raise ConfigurationError(f"there is no fence for the database {kind!r:.40}; {right}")
     where = f"database {address.host or 'local'}/{address.database or ''}"
     if kind == "sqlite" and not Path(address.database or "").is_file():
-        return [_warning("unreachable", f"database {address.database}", "there is no such file", "fix the address")]
+        return [warning("unreachable", f"database {address.database}", "there is no such file", "fix the address")]
     try:
         findings = within(ANSWERS * timeout, lambda: _answer(address, where, ttl, timeout))
     except Overdue:
@@ -116,12 +116,12 @@ def _answer(address: Any, where: str, ttl: float, timeout: float) -> list[Findin
     except (TimeoutError, asyncio.TimeoutError):
         return [_silent(where, timeout)]
     except (ModuleNotFoundError, NoSuchModuleError) as error:
-        return [_warning("not-checked", where, f"its driver is missing: {error}", "install the driver")]
+        return [warning("not-checked", where, f"its driver is missing: {error}", "install the driver")]
     except (SQLAlchemyError, OSError) as error:
         reason = mask(str(getattr(error, "orig", None) or error).partition("\n")[0])
         if code_of(error) in _OVERDUE or "is locked" in reason or "timed out" in reason:
             return [_silent(where, timeout)]
-        return [_warning("unreachable", where, reason or type(error).__name__, "start it, or fix its address")]
+        return [warning("unreachable", where, reason or type(error).__name__, "start it, or fix its address")]
     except (AttributeError, LookupError, OverflowError, TypeError, ValueError):
         # The error of the driver may repeat a value of the address.
         return None
@@ -201,7 +201,7 @@ def _mysql(database: _Database) -> Iterator[Finding]:
     lock_wait = float(found["innodb_lock_wait_timeout"])
     if database.kind == "mysql" and lock_wait > _LONG * database.ttl:
         what = f"innodb_lock_wait_timeout is {lock_wait:g} s: so long the next holder waits for a frozen one"
-        yield _warning("timeout", database.where, what, f"set it to about the ttl, {database.ttl:g} s")
+        yield warning("timeout", database.where, what, f"set it to about the ttl, {database.ttl:g} s")
     isolation = found.get("transaction_isolation") or found.get("tx_isolation")
     yield _fine(database, f"{DIALECTS[database.kind].name} {found['version']}, {isolation}")
     tables = database.query(
@@ -223,9 +223,9 @@ def _sqlite(database: _Database) -> Iterator[Finding]:
 
 def _refusals(database: _Database, *, is_replica: bool, read_only: bool) -> Iterator[Finding]:
     if is_replica:
-        yield _warning("replica", database.where, "it is a replica, and refuses the fence", "name its primary server")
+        yield warning("replica", database.where, "it is a replica, and refuses the fence", "name its primary server")
     elif read_only:
-        yield _warning("read-only", database.where, "it is read-only, and refuses the fence", "let this user write")
+        yield warning("read-only", database.where, "it is read-only, and refuses the fence", "let this user write")
 
 
 def _waits(database: _Database, setting: str, limits: Mapping[str, float]) -> Iterator[Finding]:
@@ -233,9 +233,9 @@ def _waits(database: _Database, setting: str, limits: Mapping[str, float]) -> It
     fix = f"set {setting} to about the ttl, {database.ttl:g} s"
     seconds, shortest = min(((limit, name) for name, limit in limits.items() if limit), default=(0.0, ""))
     if not shortest:
-        yield _warning("timeout", database.where, f"{setting} is off: {_LOCKED} without an end", fix)
+        yield warning("timeout", database.where, f"{setting} is off: {_LOCKED} without an end", fix)
     elif seconds > _LONG * database.ttl:
-        yield _warning("timeout", database.where, f"{shortest} is {seconds:g} s: {_LOCKED} for so long", fix)
+        yield warning("timeout", database.where, f"{shortest} is {seconds:g} s: {_LOCKED} for so long", fix)
 
 
 def _tables(connection: Any, database: _Database) -> Iterator[Finding]:  # noqa: ANN401 - as above
@@ -250,11 +250,11 @@ def _tables(connection: Any, database: _Database) -> Iterator[Finding]:  # noqa:
         if code_of(error) not in MISSING_TABLE:
             raise
         statements = "; ".join(DIALECTS[database.kind].create)
-        yield _warning("tables", database.where, "the tables of the fence are missing", f"run {statements}")
+        yield warning("tables", database.where, "the tables of the fence are missing", f"run {statements}")
         return
     if ahead:
         what = f"{ahead} resources have a token more than an hour ahead of this clock, so every lease is stale there"
-        yield _warning("token-ahead", database.where, what, "see docs/fencing.md, 'A token far ahead'")
+        yield warning("token-ahead", database.where, what, "see docs/fencing.md, 'A token far ahead'")
 
 
 def _fine(database: _Database, what: str) -> Finding:
@@ -263,8 +263,4 @@ def _fine(database: _Database, what: str) -> Finding:
 
 def _silent(where: str, seconds: float) -> Finding:
     what = f"no answer within {seconds:g} s: it is down or overloaded, or a connection has a table of the fence locked"
-    return _warning("no-answer", where, what, "look at its log and its locks; --timeout gives it more time")
-
-
-def _warning(code: str, where: str, what: str, fix: str) -> Finding:
-    return Finding(Level.WARNING, code, where, what, fix)
+    return warning("no-answer", where, what, "look at its log and its locks; --timeout gives it more time")

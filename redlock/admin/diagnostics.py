@@ -62,6 +62,11 @@ class Finding:
         return dataclasses.asdict(self) | {"level": self.level.name.lower()}
 
 
+def warning(code: str, where: str, what: str, fix: str = "") -> Finding:
+    """Return a finding of the level warning."""
+    return Finding(Level.WARNING, code, where, what, fix)
+
+
 def worst(findings: Sequence[Finding]) -> Level:
     """Return the worst level: unsafe before no quorum before a warning."""
     levels = {finding.level for finding in findings}

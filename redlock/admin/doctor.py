@@ -17,7 +17,7 @@ from redlock._transport import node_info
 from redlock._transport.node import OUT_OF_FILES
 from redlock.admin import broker_check, database_check, node_reports, visibility_timeout
 from redlock.admin.cluster_status import CLOCK_LIMIT, cluster_status, probe_node
-from redlock.admin.diagnostics import Finding, Level, sort
+from redlock.admin.diagnostics import Finding, Level, sort, warning
 from redlock.admin.visibility_timeout import Locked
 from redlock.errors import ConfigurationError
 from redlock.settings import EXPOSED
@@ -72,7 +72,7 @@ def check(
     brokers = _brokers(broker, app)
     if app is not None and not brokers:
         what = "it was not checked: the app has no broker_url, and Celery takes amqp://guest@localhost"
-        findings.append(Finding(Level.WARNING, "not-checked", "broker", what, "set broker_url, or give --broker"))
+        findings.append(warning("not-checked", "broker", what, "set broker_url, or give --broker"))
     for url in brokers:
         redis_url = broker_check.redis_url(url)
         findings += _server("broker", redis_url, status, timeout) if redis_url else broker_check.check(url, timeout)
@@ -165,7 +165,7 @@ def _settings(settings: Settings) -> Iterator[Finding]:
     )
     yield Finding(Level.FINE, "settings", "settings", "; ".join(shown))
     if settings.exposed:
-        yield Finding(Level.WARNING, "password-in-conf", "settings", EXPOSED)
+        yield warning("password-in-conf", "settings", EXPOSED)
     ttl, max_ttl, node_timeout = settings.ttl, settings.max_ttl, settings.node_timeout
     try:
         timeout_ms = _validation.node_timeout_ms(node_timeout)
@@ -175,28 +175,21 @@ def _settings(settings: Settings) -> Iterator[Finding]:
         yield Finding(Level.UNSAFE, "ttl", "settings", str(error))
         return
     if ttl < 10 * node_timeout:
-        yield Finding(
-            Level.WARNING,
-            "ttl-short",
-            "settings",
+        what = (
             f"ttl is {ttl:g} s, less than ten node timeouts of {node_timeout:g} s: a renewal that meets silent nodes "
-            "has no time for a second try",
-            f"raise ttl to {10 * node_timeout:g} s",
+            "has no time for a second try"
         )
+        yield warning("ttl-short", "settings", what, f"raise ttl to {10 * node_timeout:g} s")
     if max_ttl > _LONG_SECONDS:
-        yield Finding(
-            Level.WARNING,
-            "max-ttl-long",
-            "settings",
-            f"max_ttl is {max_ttl:g} s: for so long a node that was restarted casts no vote",
-            "leases are renewed, so ttl and max_ttl can be short: 5 s and 10 s do",
-        )
+        what = f"max_ttl is {max_ttl:g} s: for so long a node that was restarted casts no vote"
+        fix = "leases are renewed, so ttl and max_ttl can be short: 5 s and 10 s do"
+        yield warning("max-ttl-long", "settings", what, fix)
 
 
 def _number(status: ClusterStatus) -> Iterator[Finding]:
-    warning = _validation.tolerance(len(status.nodes))
-    if warning is not None:
-        yield Finding(Level.WARNING, "number", "nodes", warning)
+    what = _validation.tolerance(len(status.nodes))
+    if what is not None:
+        yield warning("number", "nodes", what)
 
 
 def _node(node: NodeState, settings: Settings, status: ClusterStatus) -> Iterator[Finding]:
@@ -211,7 +204,7 @@ def _node(node: NodeState, settings: Settings, status: ClusterStatus) -> Iterato
     if note:
         # A step can end leases on a running node, and its quarantine: the preconditions 2 and 4 of docs/safety.md.
         fix = "stop the node, set its clock, start it; it abstains for max_ttl. Or set the clock of this machine"
-        yield Finding(Level.WARNING, "clock", node.label, note, fix)
+        yield warning("clock", node.label, note, fix)
 
 
 def _reach(node: NodeState) -> str:
@@ -234,23 +227,24 @@ def _without_vote(node: NodeState, status: ClusterStatus) -> Finding | None:
         )
     old = f"{node_info.product(node.version)}; lock nodes need 6.2 or later"
     wait = "wait: the node votes by itself when this time is over"
-    unsafe, warning = Level.UNSAFE, Level.WARNING
+    is_old = bool(node.version) and (node_info.version(node.version) or ()) < _OLDEST
+    unsafe, warns = Level.UNSAFE, Level.WARNING
     cases = (
-        (locked_out, warning, "access", node.reason, "fix the address of this node"),
-        (not node.reachable, warning, "unreachable", node.reason, _reach(node)),
-        (bool(node.version) and _release(node.version) < _OLDEST, unsafe, "version", old, "upgrade it"),
+        (locked_out, warns, "access", node.reason, "fix the address of this node"),
+        (not node.reachable, warns, "unreachable", node.reason, _reach(node)),
+        (is_old, unsafe, "version", old, "upgrade it"),
         (node.mode not in {"", "standalone"}, unsafe, "cluster-mode", f"in {node.mode} mode", independent),
         (node.role not in {"", "master"}, unsafe, "replica", node.reason.partition(";")[0], independent),
-        (bool(node.missing), warning, "permissions", node.reason, "grant this user the missing permissions"),
+        (bool(node.missing), warns, "permissions", node.reason, "grant this user the missing permissions"),
         (
             bool(node.fingerprint) and node.fingerprint != fingerprint,
-            warning if agreed else unsafe,
+            warns if agreed else unsafe,
             "fingerprint",
             node.reason,
             agree,
         ),
-        (node.reason.startswith("new, "), warning, "quarantine", node.reason, wait),
-        (bool(node.reason), warning, "no-vote", node.reason, "fix the server"),
+        (node.reason.startswith("new, "), warns, "quarantine", node.reason, wait),
+        (bool(node.reason), warns, "no-vote", node.reason, "fix the server"),
     )
     for holds, level, code, what, fix in cases:
         if holds:
@@ -268,7 +262,7 @@ def _eviction(node: NodeState) -> Iterator[Finding]:
     elif node.max_memory and node.used_memory > _FULL * node.max_memory:
         share = node.used_memory / node.max_memory
         what = f"{share:.0%} of its maxmemory is in use; a full node casts no vote"
-        yield Finding(Level.WARNING, "memory", node.label, what, "raise maxmemory, or keep other data elsewhere")
+        yield warning("memory", node.label, what, "raise maxmemory, or keep other data elsewhere")
 
 
 def _duplicates(status: ClusterStatus) -> Iterator[Finding]:
@@ -293,7 +287,3 @@ def _quorum(status: ClusterStatus) -> Iterator[Finding]:
     spare = voting - status.quorum
     what = f"{voting} of {total} vote, {status.quorum} are needed: {spare} more may fail"
     yield Finding(Level.FINE, "quorum", "nodes", what)
-
-
-def _release(version: str) -> tuple[int, ...]:
-    return node_info.version(version) or ()

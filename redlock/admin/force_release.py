@@ -22,7 +22,6 @@ from redlock._masking import mask
 from redlock.errors import LockContended, NotHeld
 
 if TYPE_CHECKING:
-    from redlock._core.protocol import Steps
     from redlock._core.votes import RoundResult
     from redlock.client import Redlock
 
@@ -114,28 +113,23 @@ def take_away(client: Redlock, lease: Target) -> int:
             nodes reported the result.
         ConfigurationError: Other clients use these nodes with another configuration fingerprint; nothing was deleted.
     """
+    names = (lease.resource,)
     with client._context.pool.connections() as connections:
         if lease.valid:
-            raised = connections.run(_raise(lease, client._context.proposal((lease.resource,), wall_us())))
-            _refuse(client, lease, raised)
-        connections.run(_delete(lease, client._ttl_ms))
+            # The second round of an acquire: a node whose key is still this token raises its fence to this number,
+            # once. So no client ever gets this number as a token, and the next holder gets a larger number.
+            fence = max(client._context.proposal(names, wall_us()), lease.fence + 1)
+            _refuse(
+                client, lease, connections.run(protocol.single(Round(Confirm(names, lease.token, fence), Wait.ALL)))
+            )
+        connections.run(protocol.single(Round(Release(names, lease.token, client._ttl_ms), Wait.ALL)))
     after = _inspect(client, lease.resource)
     return sum(vote.kind is not Kind.SILENT and vote.holder != lease.token for vote in after.votes)
 
 
-def _raise(lease: Target, fence: int) -> Steps[RoundResult]:
-    # The second round of an acquire: a node whose key is still this token raises its fence to this number, once.
-    # So no client ever gets this number as a token, and the next holder gets a larger number.
-    return (yield Round(Confirm((lease.resource,), lease.token, max(fence, lease.fence + 1)), Wait.ALL))
-
-
-def _delete(lease: Target, wake_ms: int) -> Steps[RoundResult]:
-    return (yield Round(Release((lease.resource,), lease.token, wake_ms), Wait.ALL))
-
-
 def _refuse(client: Redlock, lease: Target, raised: RoundResult) -> None:
     """Raise unless a quorum of nodes has raised its fence."""
-    nodes, codec = client._context.pool.nodes, client._context.pool.codec
+    nodes, codec = client._context.nodes, client._context.codec
     failures.refuse_disagreement(nodes, codec.fingerprint, Refusal(raised))
     if raised.won:
         return
@@ -155,5 +149,5 @@ def _refuse(client: Redlock, lease: Target, raised: RoundResult) -> None:
 def _inspect(client: Redlock, resource: str) -> RoundResult:
     round_result = client._context.pool.run(protocol.inspect(resource))
     if not round_result.reachable:
-        raise failures.unavailable(client._context.pool.nodes, resource, round_result)
+        raise failures.unavailable(client._context.nodes, resource, round_result)
     return round_result

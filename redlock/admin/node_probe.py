@@ -89,16 +89,11 @@ class NodeProbe:
 
     def find(self, prefix: str, most: int) -> None:
         """List about `most` names that can be locks."""
-        if self._is_suitable():
-            self._try(lambda: self._find(prefix, most))
-
-    def _is_suitable(self) -> bool:
-        return self._exchange is not None and self.state.role == "master" and self.state.mode in {"", "standalone"}
+        self._try(lambda: self._find(prefix, most))
 
     def read(self, prefix: str, names: Sequence[str]) -> None:
         """Read the locks at these names."""
-        if self._is_suitable():
-            self._try(lambda: self._read(prefix, names))
+        self._try(lambda: self._read(prefix, names))
 
     def close(self) -> None:
         """Close the connection."""
@@ -111,6 +106,9 @@ class NodeProbe:
         return self.votes.get(name) or silent(self.state.unlisted or self.state.reason or "not asked")
 
     def _try(self, work: Callable[[], None]) -> None:
+        """Read from a node that can be a lock node; after a failure, the list of its locks is not complete."""
+        if self._exchange is None or self.state.role != "master" or self.state.mode not in {"", "standalone"}:
+            return
         try:
             work()
         except UnsuitableNode as exc:
@@ -192,7 +190,7 @@ class NodeProbe:
             vote = decoder.disagrees(fingerprint)
             fingerprint, reason = vote.fingerprint, reason or vote.reason
         if not reason and abstains_ms:
-            reason = f"new, restarted or emptied: abstains for another {abstains_ms / 1000:.1f} s"
+            reason = decoder.abstains(abstains_ms)
         # A user without the permission to write can't learn the answer that the node gives to clients.
         if not reason and isinstance(written, ReplyError) and (refuses := decoder.explain(str(written))) != denied:
             reason = refuses

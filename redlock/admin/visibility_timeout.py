@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qs
 
 from redlock._masking import quoted
-from redlock.admin.diagnostics import Finding, Level
+from redlock.admin.diagnostics import Finding, warning
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -155,7 +155,7 @@ def _dictionary(read: _Read, name: str, value: object) -> Mapping[str, Any]:
 
 
 def _warning(what: str, fix: str) -> Finding:
-    return Finding(Level.WARNING, "visibility-timeout", "broker", what, fix)
+    return warning("visibility-timeout", "broker", what, fix)
 
 
 def _number(value: object) -> float | None:

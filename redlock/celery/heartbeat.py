@@ -89,7 +89,7 @@ def _count(sender: Any, **_: Any) -> None:  # noqa: ANN401 - as above
     settings = of_conf(sender.app.conf)
     if settings.metrics_file and not _metrics:
         with settings.client() as client:
-            _metrics.append(start_counting([node.label for node in client._context.pool.nodes]))  # noqa: SLF001 - of this package
+            _metrics.append(start_counting([node.label for node in client._context.nodes]))  # noqa: SLF001 - of this package
 
 
 @celeryd_after_setup.connect
