@@ -47,7 +47,7 @@ def count(what: str, value: object, *, least: int = 0, most: int | None = None) 
     return int(value)
 
 
-def choice(what: str, value: str, choices: Sequence[str]) -> None:
+def choice(what: str, value: object, choices: Sequence[str]) -> None:
     """Refuse a value that is none of these."""
     if value not in choices:
         right = f"{', '.join(map(repr, choices[:-1]))} or {choices[-1]!r}"
@@ -82,18 +82,18 @@ def acquire_timeout(value: float | None, what: str = "blocking_timeout") -> floa
     return number(what, value, zero=True)
 
 
-def ttl_ms(value: object, *, max_ttl_ms: int, node_timeout_ms: int, what: str = "ttl") -> int:
+def ttl_ms(value: object, *, max_ttl_ms: int, node_timeout_ms: int) -> int:
     """A TTL in milliseconds that is longer than two node timeouts and the drift allowance together."""
-    milliseconds = int(number(what, value) * 1000)
+    milliseconds = int(number("ttl", value) * 1000)
     least = least_ttl_ms(node_timeout_ms)
     if milliseconds < least:
         raise ConfigurationError(
-            f"{what} is {value!r} s, too short: two node timeouts of {node_timeout_ms / 1000:g} s and the drift "
+            f"ttl is {value!r} s, too short: two node timeouts of {node_timeout_ms / 1000:g} s and the drift "
             f"allowance leave nothing of it; it must be at least {least / 1000:g} s, or node_timeout shorter"
         )
     if milliseconds > max_ttl_ms:
         raise ConfigurationError(
-            f"{what} is {value!r} s, longer than max_ttl, {max_ttl_ms / 1000:g} s; "
+            f"ttl is {value!r} s, longer than max_ttl, {max_ttl_ms / 1000:g} s; "
             "shorten it, or raise max_ttl for all clients"
         )
     return milliseconds
@@ -166,9 +166,7 @@ def operation(op_id: object) -> str:
             f"operation id is {quoted(op_id)}; it must be text that names the operation, such as a task id"
         )
     plain = text("operation id", op_id)
-    size = _size("operation id", plain)
-    if size > LONGEST_NAME:
-        raise ConfigurationError(f"operation id {quoted(plain, 22)}... has {size} bytes; {LONGEST_NAME} are the most")
+    _refuse_size("operation id", plain)
     return plain
 
 
@@ -187,13 +185,13 @@ def is_utf8(given: str) -> bool:
     return given.isascii() or given == given.encode(errors="replace").decode()
 
 
-def _size(what: str, given: str) -> int:
-    try:
-        return len(given.encode())
-    except UnicodeEncodeError:
-        pass
-    # Outside the handler: the error there repeats the text.
-    raise ConfigurationError(f"{what} {quoted(given)} holds half a surrogate pair, which is no text")
+def _refuse_size(what: str, given: str) -> None:
+    """Refuse a text with more bytes than a name may have, or without a form in UTF-8."""
+    if not is_utf8(given):
+        raise ConfigurationError(f"{what} {quoted(given)} holds half a surrogate pair, which is no text")
+    size = len(given.encode())
+    if size > LONGEST_NAME:
+        raise ConfigurationError(f"{what} {quoted(given, 22)}... has {size} bytes; {LONGEST_NAME} are the most")
 
 
 def text(what: str, value: object) -> str:
@@ -211,9 +209,7 @@ def _text(what: str, given: object, *, empty: bool) -> str:
     name = text(what, given)
     if not name and not empty:
         raise ConfigurationError(f"{what} is empty; give the thing that is locked a name, such as 'account:42'")
-    size = _size(what, name)
-    if size > LONGEST_NAME:
-        raise ConfigurationError(f"{what} {quoted(name, 22)}... has {size} bytes; {LONGEST_NAME} are the most")
+    _refuse_size(what, name)
     if _CONTROL.search(name):
         raise ConfigurationError(
             f"{what} {quoted(name)} holds a control character, such as a line break; "

@@ -18,8 +18,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from celery.app import utils
+
 from redlock import _validation
-from redlock.errors import ConfigurationError
 from redlock.settings import ENVIRONMENT, IN_CONF, SettingEntry, Settings, read, resolve
 
 if TYPE_CHECKING:
@@ -51,14 +52,10 @@ def find_app(name: str) -> Any:  # noqa: ANN401 - Celery is untyped
     """The Celery app of this name, as `celery -A` finds it.
 
     Raises:
-        ConfigurationError: Celery is not installed, or the app is missing or can't be imported.
+        ConfigurationError: The app is missing or can't be imported.
     """
-    try:
-        from celery.app.utils import find_app as found  # noqa: PLC0415 - the command line works without Celery
-    except ImportError:
-        raise ConfigurationError("Celery is not installed here; `pip install 'celery-redlock[celery]'`") from None
     sys.path.insert(0, str(Path.cwd()))
-    app = _validation.own_code(f"the Celery app {name!r} can't be imported", lambda: found(name))
+    app = _validation.own_code(f"the Celery app {name!r} can't be imported", lambda: utils.find_app(name))
     fault = f"the configuration of the Celery app {name!r} can't be loaded"
     _validation.own_code(fault, lambda: next(iter(app.conf), None))
     return app

@@ -22,7 +22,7 @@ from kombu.exceptions import EncodeError
 
 from redlock import _log, _validation
 from redlock.celery.origin_queue import NoWayBack
-from redlock.errors import ConfigurationError, LockContended, Stale
+from redlock.errors import LockContended, Stale
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +34,6 @@ P = TypeVar("P")
 OnConflict: TypeAlias = Literal["requeue", "skip", "raise"]
 
 _BACKOFF_FIRST, _BACKOFF_LAST = 0.25, 30.0
-_CHOICES = get_args(OnConflict)
 
 
 class Skipped(NamedTuple):
@@ -64,8 +63,7 @@ class Policy(NamedTuple):
             ConfigurationError: An argument is invalid.
         """
         seconds = _validation.number("wait", wait, zero=True)
-        if on_conflict not in _CHOICES:
-            raise ConfigurationError(f"on_conflict is {on_conflict!r}; it must be 'requeue', 'skip' or 'raise'")
+        _validation.choice("on_conflict", on_conflict, get_args(OnConflict))
         if max_requeues is not None:
             _validation.count("max_requeues", max_requeues)
         return cls(int(seconds * 1000), str(on_conflict), max_requeues)  # type: ignore[arg-type]  # just checked

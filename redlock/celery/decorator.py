@@ -38,14 +38,7 @@ from redlock.celery.delivery import Delivery
 from redlock.celery.lock_key import KeySpec, keys
 from redlock.celery.owner_label import owner_label
 from redlock.celery.worker_start import UNFINISHED
-from redlock.errors import (
-    ConfigurationError,
-    LockContended,
-    NotHeld,
-    QuorumUnavailable,
-    RedlockError,
-    Stale,
-)
+from redlock.errors import LockContended, NotHeld, QuorumUnavailable, RedlockError, Stale
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -283,7 +276,5 @@ def _max_hold_ms(max_hold: float | None, task: Task | None) -> int | None:
 def _check(ttl: float | None, max_hold: float | None, on_lost: str) -> None:
     if ttl is not None:
         _validation.number("ttl", ttl)
-    if max_hold is not None:
-        _validation.number("max_hold", max_hold)
-    if on_lost not in ("check", "raise"):
-        raise ConfigurationError(f"on_lost is {on_lost!r}; it must be 'check' or 'raise'")
+    _validation.max_hold_ms(max_hold)
+    _validation.choice("on_lost", on_lost, ("check", "raise"))

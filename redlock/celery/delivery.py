@@ -76,7 +76,8 @@ class Delivery:
         self._is_broadcast = origin is not None and origin.is_broadcast
         self._came_again = marks[COPY] is not None or bool(info.get("redelivered"))
         self._is_copy = self._came_again and not self._is_broadcast
-        self._has_met = self.meetings > 0
+        self.has_met = self.meetings > 0
+        """Whether this message is a copy that found the first copy running, in this run or an earlier run."""
         self._holder: object = None
         self._retries = _count(self._request.retries)
         self.has_expired = expiry.restore(self._request, marks[EXPIRES])
@@ -100,7 +101,7 @@ class Delivery:
         """Note the run that holds the lock; `-` if the holder is unknown."""
         if holder not in {None, "-"}:
             self._holder = holder
-            self._has_met = self._has_met or self.is_of_this_task(holder)
+            self.has_met = self.has_met or self.is_of_this_task(holder)
 
     def is_of_this_task(self, holder: object) -> bool:
         """Whether the holder of a lock runs this message or a later retry; then this message is a redelivered copy."""
@@ -109,11 +110,6 @@ class Delivery:
 
     def _attempt_of(self, holder: object) -> int | None:
         return None if self._is_broadcast else attempt_of(self.task_id, holder)
-
-    @property
-    def has_met(self) -> bool:
-        """Whether this message is a copy that found the first copy running, in this run or an earlier run."""
-        return self._has_met
 
     @property
     def meets_another(self) -> bool:
@@ -134,15 +130,16 @@ class Delivery:
         # The state of a broadcast tells nothing of this message, so each of its redeliveries may have begun.
         may_have_begun = self.has_begun or (self._is_broadcast and self._came_again)
         attempt = self._attempt_of(self._holder)
-        first_may_run = self._has_met and not self.meets_another
+        first_may_run = self.has_met and not self.meets_another
         return may_have_begun or first_may_run or (attempt is not None and attempt < self._retries)
 
     def is_finished(self, *, awaits_result: bool = False) -> bool:
         """Whether this message is a copy whose first copy has finished; see `duplicate_delivery.is_finished`."""
-        if not (self._is_copy or self._has_met):
+        if not (self._is_copy or self.has_met):
             return False
-        met = self._has_met
-        return duplicate_delivery.is_finished(self._task, self._earlier, has_met=met, awaits_result=awaits_result)
+        return duplicate_delivery.is_finished(
+            self._task, self._earlier, has_met=self.has_met, awaits_result=awaits_result
+        )
 
     @property
     def has_a_queue(self) -> bool:
@@ -171,14 +168,14 @@ class Delivery:
             Exception: Any error of the serializer, Celery or the broker; the message was not sent.
         """
         # The first copy may run or have ended. Celery would store the expiry for that run, or over its end.
-        hides = self._has_met
+        hides = self.has_met
         left = float("inf") if hides else expiry.seconds_left(self._request) - _ON_THE_WAY
         least, pause = self._pause(min(longest, left))
         if left < least:
             return None
         marks = {REQUEUES: self.requeue_count + 1, SINCE: self._since or time.time()}
-        if self._came_again or self._has_met:
-            marks[COPY] = max(self.meetings, int(self._has_met))
+        if self._came_again or self.has_met:
+            marks[COPY] = max(self.meetings, int(self.has_met))
         self._send(marks, pause, hides=hides)
         return pause
 

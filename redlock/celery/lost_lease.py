@@ -16,10 +16,10 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from celery.concurrency import get_implementation
 from celery.signals import worker_init
 
 from redlock._process import after_fork_in_child, signals
+from redlock.celery import pools
 from redlock.errors import ConfigurationError, LockLost
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ after_fork_in_child(_sending.clear)
 
 @worker_init.connect
 def _check_pool(sender: Any, **_: Any) -> None:  # noqa: ANN401 - Celery's signals pass what they like
-    pool = get_implementation(sender.pool_cls).__module__.rpartition(".")[2]
+    pool = pools.name_of(sender)
     if _tasks and pool not in _POOLS:
         names = ", ".join(_tasks)
         raise SystemExit(

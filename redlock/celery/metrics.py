@@ -158,10 +158,10 @@ class Metrics:
         waits = ((int(self._cells[row + _PROCESS]), self._cells[row + _WAITERS]) for row in rows)
         return int(sum(count for pid, count in waits if count and is_alive(pid)))
 
-    def _add(self, figure: MetricSeries, amount: float = 1.0) -> None:
+    def _add(self, figure: MetricSeries) -> None:
         place = self._counters.get(figure)
         if place is not None:
-            self._cells[self._row + place] += amount
+            self._cells[self._row + place] += 1
 
     def _observe(self, name: str, seconds: float) -> None:
         first = self._row + self._times[name]

@@ -20,6 +20,11 @@ _soft_time_limit: float | None = None
 `task_soft_time_limit`."""
 
 
+def name_of(worker: Any) -> str:  # noqa: ANN401 - Celery is untyped
+    """The name of a worker's pool: the module of its implementation."""
+    return str(get_implementation(worker.pool_cls).__module__.rpartition(".")[2])
+
+
 def hard_limit(task: Task) -> float | None:
     """Seconds after which the pool kills this run of a task; None if the pool ends no body for certain.
 
@@ -44,5 +49,5 @@ def overtime(task: Task) -> float:
 @worker_init.connect
 def _note(sender: Any, **_: Any) -> None:  # noqa: ANN401 - Celery's signals pass what they like
     global _name, _time_limit, _soft_time_limit  # noqa: PLW0603 - a process is one worker or none
-    _name = get_implementation(sender.pool_cls).__module__.rpartition(".")[2]
+    _name = name_of(sender)
     _time_limit, _soft_time_limit = sender.time_limit, sender.soft_time_limit

@@ -30,6 +30,7 @@ from celery.worker.control import inspect_command
 
 from redlock import _log
 from redlock._escaping import bounded_label, excerpt
+from redlock._locking.wait_report import iso
 from redlock._process import after_fork_in_child, is_alive
 from redlock.celery import task_events
 
@@ -83,10 +84,8 @@ class TaskLockEntry:
             TASK_LOCKS.hide(self)
 
     def _show(self, state: str, resource: object, **more: object) -> None:
-        now = time.time()
-        since = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(now))}.{int(now % 1 * 1000):03d}Z"
         about = {**self._about, "state": state, "resource": excerpt(str(resource), _LONGEST_RESOURCE)}
-        self._shown = {**about, "since": since, "pid": os.getpid(), **more}
+        self._shown = {**about, "since": iso(time.time()), "pid": os.getpid(), **more}
         TASK_LOCKS.show(self, self._shown)
 
 
