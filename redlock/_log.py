@@ -67,8 +67,9 @@ def is_heard(event: str, level: int = logging.INFO) -> bool:
 
 
 def count(event: str, **fields: object) -> None:
-    """Pass an event to its watchers only, because its line was logged a moment ago."""
-    _tell_watchers(event, fields)
+    """Pass an event to its watchers only: without a line, because one was logged a moment ago."""
+    for watcher in _watchers.get(event, ()):
+        watcher(event, fields)
 
 
 def debug(event: str, **fields: object) -> None:
@@ -91,13 +92,8 @@ def failure(event: str, error: BaseException, **fields: object) -> None:
     _emit(logging.ERROR, event, fields, error)
 
 
-def _tell_watchers(event: str, fields: dict[str, object]) -> None:
-    for watcher in _watchers.get(event, ()):
-        watcher(event, fields)
-
-
 def _emit(level: int, event: str, fields: dict[str, object], error: BaseException | None = None) -> None:
-    _tell_watchers(event, fields)
+    count(event, **fields)
     if logger.isEnabledFor(level):
         shown = {name: _shown(value) for name, value in fields.items()}
         text = escape_blanks(escape(" ".join(f"{name}={_plain(value)}" for name, value in shown.items())))

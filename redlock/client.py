@@ -122,7 +122,7 @@ class Redlock:
             redlock.errors.LockContended: lock 'account:1' is not free: held by ...
         """
         if redis_options:
-            misuse.check_lock(redis_options)
+            misuse.refuse_options("lock", redis_options, misuse.LOCK)
         if on_lost is not None:
             misuse.check_on_lost(on_lost)
         options = lock_options(

@@ -272,11 +272,6 @@ class Refusal(NamedTuple):
         """Whether too few nodes voted, so that the holder is unknown."""
         return not self.expired and not self.round_result.reachable
 
-    @property
-    def disagreement(self) -> int | None:
-        """The place of a node that rejects this client's configuration, if any."""
-        return self.round_result.disagreement
-
 
 def drift_ms(ttl_ms: int) -> int:
     """The drift allowance for the clocks over a lease: 1 % and 2 ms, rounded up.

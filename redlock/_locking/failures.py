@@ -61,7 +61,7 @@ def refuse_disagreement(nodes: Sequence[Node], fingerprint: str, refusal: Refusa
     Raises:
         ConfigurationError: A node refused; the message names the node and both fingerprints.
     """
-    place = refusal.disagreement
+    place = refusal.round_result.disagreement
     if place is not None:
         raise ConfigurationError(
             f"other clients of node {nodes[place].label} work with {refusal.round_result.votes[place].fingerprint}, "

@@ -134,14 +134,11 @@ class LeaseSteps(ABC):
         call. A write that must be right even then goes through the fenced store, or carries `fence` to a resource that
         checks the token.
         """
-        self._check_valid()
+        if self._remaining_ms() <= 0:
+            raise LockLost(self.resource, self._lost or f"its {self.ttl_ms / 1000:g} s are over")
 
     def _remaining_ms(self) -> int:
         return max(0, self._held().deadline_ms - now_ms()) if not self._lost else 0
-
-    def _check_valid(self) -> None:
-        if self._remaining_ms() <= 0:
-            raise LockLost(self.resource, self._lost or f"its {self.ttl_ms / 1000:g} s are over")
 
     def _live_entries(self) -> list[LeaseSteps]:
         """The re-entrant blocks that share the lease."""
@@ -161,7 +158,7 @@ class LeaseSteps(ABC):
 
     def _extending(self, ttl_ms: int, wait: Wait) -> Steps[None]:
         grant = self._held()
-        self._check_valid()
+        self.ensure_valid()
         result = yield from protocol.extend(grant, ttl_ms, wait)
         # A caller that was interrupted can have released the lease meanwhile.
         self._held()

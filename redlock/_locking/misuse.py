@@ -12,15 +12,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 _NO_SLEEP = "leave the option out: a release wakes the next waiter, so there is no polling interval"
-_LOCK = {
+LOCK = {
     "timeout": "the lease's length is `ttl`, the time to wait is `blocking_timeout`",
     "sleep": _NO_SLEEP,
     "lock_class": "leave the option out: there is one class of locks",
     "raise_on_release_error": "catch LockLost and NotHeld",
 }
-_ASYNCIO_LOCK = _LOCK | {
+"""The options of redis-py's `lock()`."""
+ASYNCIO_LOCK = LOCK | {
     "thread_local": "leave the option out: a Lock is held by the code that has it, not by a thread or task",
 }
+"""The options of redis-py's `lock()` and of `redlock.Redlock.lock`."""
 _ACQUIRE = {
     "timeout": "the time to wait is `blocking_timeout`",
     "sleep": _NO_SLEEP,
@@ -45,14 +47,12 @@ NO_COPY_OF_STORE = (
 )
 
 
-def check_lock(options: Mapping[str, object]) -> None:
-    """Refuse options of redis-py's `lock()`; the message names the right option."""
-    _refuse("lock", options, _LOCK)
-
-
-def check_asyncio_lock(options: Mapping[str, object]) -> None:
-    """Refuse options of the locks of redis-py and of `redlock`; the message names the right option."""
-    _refuse("lock", options, _ASYNCIO_LOCK)
+def refuse_options(call: str, options: Mapping[str, object], known: Mapping[str, str]) -> None:
+    """Refuse options that have no meaning here; for a known one the message names the right option."""
+    for name in options:
+        if name in known:
+            raise ConfigurationError(f"{call}() has no option {name!r}; {known[name]}")
+        raise TypeError(f"{call}() got an unexpected keyword argument {name!r}")
 
 
 def check_acquire(blocking: object, options: Mapping[str, object]) -> None:
@@ -60,7 +60,7 @@ def check_acquire(blocking: object, options: Mapping[str, object]) -> None:
     if blocking is not None:
         checked_blocking("acquire", blocking)
     if options:
-        _refuse("acquire", options, _ACQUIRE)
+        refuse_options("acquire", options, _ACQUIRE)
 
 
 def checked_blocking(call: str, blocking: object) -> bool:
@@ -107,13 +107,6 @@ def _check_no_generator(function: object) -> None:
 def _is_any(is_of_kind: Callable[[object], bool], function: object) -> bool:
     """Whether a function, or the method by which an object can be called, is of this kind."""
     return is_of_kind(function) or is_of_kind(type(function).__call__)
-
-
-def _refuse(call: str, options: Mapping[str, object], known: Mapping[str, str]) -> None:
-    for name in options:
-        if name in known:
-            raise ConfigurationError(f"{call}() has no option {name!r}; {known[name]}")
-        raise TypeError(f"{call}() got an unexpected keyword argument {name!r}")
 
 
 def check_event_loop() -> None:

@@ -108,7 +108,7 @@ class QueuedWaiter:
         if not can_wake:
             yield Sleep(length_ms / 1000)
             return
-        keys, until = self._pool.keys(self._names), monotonic() + length_ms / 1000
+        keys, until = self._pool.codec.wake_keys(self._names), monotonic() + length_ms / 1000
         if self.is_woken and len(keys) > 1:
             # Another resource of the set is taken: pass this wake-up on, and wait for the other resources.
             keys.remove(self._woken_by)
@@ -150,7 +150,7 @@ class QueuedWaiter:
         if not self._is_reading:
             self._is_reading = True
             self._sent_at = monotonic()
-            yield Send(self._connected, self._read_words(keys), self._deadline(until))
+            yield Send(self._connected, pack("BLPOP", *keys, str(READ_SECONDS)), self._deadline(until))
         try:
             reply = yield Receive(self._connected, until)
         except NoReply:
@@ -227,16 +227,13 @@ class QueuedWaiter:
         """How long no wake-up counts: a node that wakes without a release must not set the rate of the attempts."""
         return 0 if self._vain <= _MOST_VAIN else _REST_MS << min(self._vain - _MOST_VAIN - 1, 4)
 
-    def _read_words(self, keys: list[str]) -> bytes:
-        return pack("BLPOP", *keys, str(READ_SECONDS))
-
     def _pass_on_words(self) -> bytes:
         return pack("EVAL", _WAKE.source, "1", self._woken_by, str(self._wake_ms))
 
     def _wake_key(self, reply: object) -> str:
         """The key in a reply to the blocking read; empty if the read ended without a wake-up."""
         refuse(reply)
-        keys = [""] if reply is None else self._pool.keys(self._names)
+        keys = [""] if reply is None else self._pool.codec.wake_keys(self._names)
         key = node_info.text(reply[0]) if isinstance(reply, list) and reply else ""
         if key not in keys:
             raise UnsuitableNode("answered something that is no wake-up")

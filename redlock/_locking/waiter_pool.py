@@ -51,7 +51,7 @@ class WaitingConnections(Generic[C]):
 
     def __init__(self, nodes: Sequence[Node], codec: Codec, new_signal: Callable[[], object]) -> None:
         self.nodes = nodes
-        self._codec = codec
+        self.codec = codec
         self.local_queue = LocalWaitQueue(new_signal)
         """The queue inside this process."""
         self.reset_after_fork()
@@ -89,10 +89,6 @@ class WaitingConnections(Generic[C]):
 
     def _in_order(self, names: Names) -> Iterator[Node]:
         return (self.nodes[place] for place in wire.waiting_order(names, len(self.nodes)))
-
-    def keys(self, names: Names) -> list[str]:
-        """The keys on a node that hold the wake-ups for these resources."""
-        return self._codec.wake_keys(names)
 
     def expects_others(self, names: Names) -> bool:
         """Whether other waiters are likely to be before a new waiter."""

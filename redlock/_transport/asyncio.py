@@ -17,8 +17,8 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from redlock._clock import now_ms
-from redlock._core import protocol
 from redlock._core.commands import Acquire, Round, Wait
+from redlock._core.protocol import single
 from redlock._transport.connections import NodeConnections
 from redlock._transport.loop_sockets import LoopSockets
 from redlock.errors import RedlockError
@@ -96,7 +96,7 @@ class LoopConnections:
 
     def ask(self, round_: Round, until_ms: int) -> Coroutine[Any, Any, RoundResult]:
         """Execute a round, until the deadline at most."""
-        return self.run(protocol.single(round_), until_ms)
+        return self.run(single(round_), until_ms)
 
     def post(self, round_: Round) -> None:
         """Send a command whose replies are ignored, without an `await`."""

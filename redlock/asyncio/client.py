@@ -110,7 +110,7 @@ class Redlock:
             >>> asyncio.run(transfer())
             account:1, account:2
         """
-        misuse.check_asyncio_lock(redis_options)
+        misuse.refuse_options("lock", redis_options, misuse.ASYNCIO_LOCK)
         misuse.check_asyncio_on_lost(on_lost)
         callback = None if on_lost is None or isinstance(on_lost, str) else on_lost
         options = lock_options(

@@ -97,7 +97,7 @@ def test_3_a_shorter_max_ttl_gets_no_lease_from_an_emptied_node() -> None:
     # D and E hold no lock either, but they know the fingerprint of the other clients.
     hand.tell(Extend(("a",), "somebody", 60_000), [D, E])
     refused = lost(hand.run(protocol.acquire(hand.attempt("c2")), reach={C, D, E}, codec=hasty))
-    assert refused.disagreement is not None
+    assert refused.round_result.disagreement is not None
     assert hand.now_ms() < c1.deadline_ms
 
 
@@ -273,6 +273,6 @@ def test_17_who_is_refused_by_any_node_takes_no_lease() -> None:
     hand.wait(quarantine_ms(10_000) - 5_000)
     refused = lost(hand.run(protocol.acquire(hand.attempt("c2")), codec=few, among=known))
     assert refused.round_result.granted == 2, "C and D would have been a quorum of three"
-    assert refused.disagreement == known.index(B)
+    assert refused.round_result.disagreement == known.index(B)
     assert hand.now_ms() < c1.deadline_ms
     assert hand.keys() == {A: c1.token, B: c1.token, E: c1.token}

@@ -128,7 +128,7 @@ def test_a_client_that_a_node_rejects_gets_no_lease() -> None:
     refused = silent("other terms")._replace(fingerprint="nodes=3")
     result, rounds = drive(protocol.acquire(attempt()), round_result(*[granted()] * 3, refused, UNANSWERED))
     assert isinstance(result, Refusal)
-    assert result.disagreement == 3
+    assert result.round_result.disagreement == 3
     assert isinstance(rounds[-1].command, Release)
 
 

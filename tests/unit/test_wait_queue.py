@@ -98,11 +98,6 @@ def test_without_a_healthy_node_there_is_no_place_to_wait(nodes: list[Node]) -> 
     assert WaiterPool(nodes, CODEC).node_for(("x",)) is None
 
 
-def test_the_wake_ups_of_a_set_lie_at_a_key_for_each_name(nodes: list[Node]) -> None:
-    keys = WaiterPool(nodes, CODEC).keys(("a", "b"))
-    assert keys == ["app:\x01redlock:wake:a", "app:\x01redlock:wake:b"]
-
-
 def test_a_wake_up_ends_the_wait_for_a_held_lock_only(nodes: list[Node]) -> None:
     waiter = QueuedWaiter(WaiterPool(nodes, CODEC), ("x",), 5_000)
     assert not waiter.is_woken
