@@ -33,7 +33,10 @@ def signals(*names: str) -> tuple[signal.Signals, ...]:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether there is a process with this id; True on Windows, where the usual test ends the process."""
+    """Whether there is a process with this id, or in the group with this negative id.
+
+    True on Windows, where the usual test ends the process.
+    """
     if sys.platform == "win32":
         return True
     try:

@@ -16,7 +16,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
-from redlock._process import signals
+from redlock._process import is_alive, signals
 from redlock.testing.redis_server import die_with_parent
 
 if TYPE_CHECKING:
@@ -141,13 +141,7 @@ class Program:
     def is_gone(self) -> bool:
         """Whether all processes of the group have ended."""
         assert self._process is not None
-        try:
-            os.killpg(self._process.pid, 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:
-            return False
-        return False
+        return not is_alive(-self._process.pid)
 
     def _lend_terminal(self) -> bool:
         """Make the group the foreground of the terminal, if this process is the foreground."""

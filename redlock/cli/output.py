@@ -37,7 +37,7 @@ def open_streams() -> None:
 
 def close_streams() -> None:
     """Write the rest of the output. Python would end with status 120 if it can't be written."""
-    _flush_stdout()
+    _write("")
     try:
         sys.stderr.flush()
     except OSError:
@@ -46,12 +46,7 @@ def close_streams() -> None:
 
 def show(text: str) -> bool:
     """Print lines on stdout at once, and return whether this was possible. The caller has escaped texts of others."""
-    try:
-        print(text)
-    except OSError as error:
-        _lose_stdout(error)
-        return False
-    return _flush_stdout()
+    return _write(f"{text}\n")
 
 
 def say(text: str) -> None:
@@ -62,19 +57,17 @@ def say(text: str) -> None:
         _discard(2)
 
 
-def _flush_stdout() -> bool:
+def _write(text: str) -> bool:
+    """Write this and the rest of the output to stdout; whether this was possible."""
     try:
+        sys.stdout.write(text)
         sys.stdout.flush()
     except OSError as error:
-        _lose_stdout(error)
+        _discard(1)
+        if not isinstance(error, BrokenPipeError):
+            say(f"the output can't be written: {reason_of(error)}")
         return False
     return True
-
-
-def _lose_stdout(error: OSError) -> None:
-    _discard(1)
-    if not isinstance(error, BrokenPipeError):
-        say(f"the output can't be written: {reason_of(error)}")
 
 
 def _discard(number: int) -> None:
