@@ -11,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from redlock.errors import ConfigurationError
 from redlock.fencing._fence import IN_TRANSACTION
-from redlock.fencing._sqlalchemy_connection import EndGuard, confirmed, dialect_of, prepare, roll_back_driver, run
+from redlock.fencing._sqlalchemy_connection import EndGuard, dialect_of, prepare, roll_back_driver, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -61,7 +61,7 @@ class ConnectionTransaction:
 
     def commit(self, confirm: Callable[[], None]) -> None:
         """Commit right after `confirm`."""
-        with confirmed(self._connection, lambda: self._guard.stop_after(confirm)):
+        with self._guard.confirmed(self._connection, confirm):
             self._transaction.commit()
 
     def rollback(self) -> None:
@@ -142,7 +142,7 @@ class SessionTransaction:
         assert self._connection is not None, "begin() comes first"
         if self._second is not None:
             raise self._second
-        with confirmed(self._connection, lambda: self._guard.stop_after(confirm)):
+        with self._guard.confirmed(self._connection, confirm):
             self._session.commit()
         self._end()
 

@@ -56,10 +56,25 @@ class EndGuard:
         if connection is not None:
             event.remove(connection, "before_cursor_execute", self._look)
 
-    def stop_after(self, confirm: Callable[[], None]) -> None:
-        """Confirm, and stop: after COMMIT, a listener of `after_commit` may use the connection."""
-        confirm()
-        self.stop()
+    @contextlib.contextmanager
+    def confirmed(self, connection: Connection, confirm: Callable[[], None]) -> Iterator[None]:
+        """Call `confirm` and stop right before each COMMIT inside, after the flush and the listeners of the session.
+
+        After COMMIT, a listener of `after_commit` may use the connection.
+        """
+
+        def last(_connection: Connection) -> None:
+            confirm()
+            self.stop()
+
+        if not listens(connection, "commit", last):
+            last(connection)
+            yield
+            return
+        try:
+            yield
+        finally:
+            event.remove(connection, "commit", last)
 
     def _look(self, connection: Connection, *_: object) -> None:
         driver = driver_of(connection)
@@ -128,23 +143,6 @@ def _sqlite_autocommits(connection: Connection, *, begun: bool) -> bool:
 
 def _autocommit_of(driver: Any) -> object:  # noqa: ANN401 - of sqlite3, or of a module in its place
     return getattr(driver, "autocommit", None)  # from Python 3.12 on
-
-
-@contextlib.contextmanager
-def confirmed(connection: Connection, confirm: Callable[[], None]) -> Iterator[None]:
-    """Call `confirm` right before each COMMIT inside, after the flush and the listeners of the session."""
-
-    def last(_connection: Connection) -> None:
-        confirm()
-
-    if not listens(connection, "commit", last):
-        confirm()
-        yield
-        return
-    try:
-        yield
-    finally:
-        event.remove(connection, "commit", last)
 
 
 def listens(connection: Connection, name: str, function: Callable[..., None]) -> bool:
