@@ -70,8 +70,8 @@ class Lease(LeaseSteps):
         if acquire_timeout_ms is not None:
             acquire_timeout_ms = _validation.count("acquire_timeout_ms", acquire_timeout_ms)
         context = self._context
-        acquisition = Acquisition(self, context.waiter_pool, context.waits)
-        ThreadsDriver(context.pool, context.waiter_pool).run(acquisition.steps(acquire_timeout_ms))
+        acquisition = Acquisition(self, context.waiter_pool, context.waits, acquire_timeout_ms)
+        ThreadsDriver(context.pool, context.waiter_pool).run(acquisition.steps())
 
     def _accept_grant(self, grant: Grant, connections: ConnectionSet, waited_ms: int) -> None:
         self._connections, self._grant, self._acquired_ms, self.waited_ms = connections, grant, now_ms(), waited_ms

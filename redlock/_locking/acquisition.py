@@ -41,37 +41,44 @@ class Acquisition:
             also after that call, the attempt is cancelled and `_undo` is called.
         waiters: The wait queue.
         waits: The current waits.
+        acquire_timeout_ms: How long to try, from now on; None for no limit.
     """
 
-    def __init__(self, lease: LeaseSteps, waiters: WaitingConnections[Any], waits: WaitRegistry) -> None:
+    def __init__(
+        self,
+        lease: LeaseSteps,
+        waiters: WaitingConnections[Any],
+        waits: WaitRegistry,
+        acquire_timeout_ms: int | None,
+    ) -> None:
         self._lease, self._context, self._waiters, self._waits = lease, lease._context, waiters, waits
         self._names, self._ttl_ms, self._owner_label = lease.names, lease.ttl_ms, lease._owner_label
+        self._timeout = AcquireTimeout(acquire_timeout_ms, self._ttl_ms)
         self._ignores_reservations = False
 
-    def steps(self, acquire_timeout_ms: int | None) -> Effects[None]:
-        """Try for this long; None for no limit. Raises the errors of `Lease.acquire`."""
-        acquire_timeout = AcquireTimeout(acquire_timeout_ms, self._ttl_ms)
+    def steps(self) -> Effects[None]:
+        """Acquire the lease. Raises the errors of `Lease.acquire`."""
         others = self._waiters.expects_others(self._names)
-        first = None if others else (yield from self._attempt(acquire_timeout))
+        first = None if others else (yield from self._attempt())
         if not isinstance(first, Grant):
-            yield from self._queue(acquire_timeout, first)
+            yield from self._queue(first)
 
-    def _queue(self, acquire_timeout: AcquireTimeout, first: Refusal | None) -> Effects[None]:
+    def _queue(self, first: Refusal | None) -> Effects[None]:
         result: Grant | Refusal | None = first
         waiter = QueuedWaiter(self._waiters, self._names, self._ttl_ms)
         lost_rounds, acquired, can_perform = 0, False, True
         with PendingWait(self._waits, self._names, self._owner_label, self._ttl_ms) as wait:
             try:
                 if result is None:
-                    if acquire_timeout.turn_ms:
+                    if self._timeout.turn_ms:
                         wait.begin()
-                        yield from waiter.queue_first(acquire_timeout.turn_ms)
-                        acquire_timeout.node_heard()
-                    result = yield from self._attempt(acquire_timeout, waiter)
+                        yield from waiter.queue_first(self._timeout.turn_ms)
+                        self._timeout.node_heard()
+                    result = yield from self._attempt(waiter)
                 while isinstance(result, Refusal):
                     lost_rounds += 1
-                    yield from self._pause(acquire_timeout, waiter, wait, result, lost_rounds)
-                    result = yield from self._attempt(acquire_timeout, waiter)
+                    yield from self._pause(waiter, wait, result, lost_rounds)
+                    result = yield from self._attempt(waiter)
                 acquired = True
             except GeneratorExit:
                 # The driver has ended and performs nothing more.
@@ -82,24 +89,17 @@ class Acquisition:
                     yield from waiter.return_connection(acquired=acquired)
                 waiter.leave()
 
-    def _pause(
-        self,
-        acquire_timeout: AcquireTimeout,
-        waiter: QueuedWaiter,
-        wait: PendingWait,
-        refusal: Refusal,
-        lost_rounds: int,
-    ) -> Effects[None]:
+    def _pause(self, waiter: QueuedWaiter, wait: PendingWait, refusal: Refusal, lost_rounds: int) -> Effects[None]:
         """Sleep until the next attempt; raise if the time is too short for another attempt."""
         failures.refuse_disagreement(self._context.nodes, self._context.codec.fingerprint, refusal)
         failures.refuse_duplicates(self._context.nodes, refusal)
         if refusal.no_quorum and lost_rounds == 1:
             # The first attempt detects stale connections; the second attempt opens new ones.
             return
-        left_ms = acquire_timeout.left_ms(refusal)
+        left_ms = self._timeout.left_ms(refusal)
         pause_ms, can_wake = waiter.sleep_ms(refusal, lost_rounds, _chance.fraction())
         if left_ms is not None and (left_ms <= 0 or (pause_ms > left_ms and not can_wake)):
-            until_ms, reserve_ms = acquire_timeout.until_ms(self._context.node_timeout_ms), self._context.reserve_ms
+            until_ms, reserve_ms = self._timeout.until_ms(self._context.node_timeout_ms), self._context.reserve_ms
             is_in_time = until_ms is None or now_ms() + reserve_ms < until_ms
             if self._ignores_reservations or not (refusal.round_result.is_only_reserved and is_in_time):
                 raise self._refused(refusal)
@@ -110,8 +110,8 @@ class Acquisition:
         self._waits.observe_holder(self._names, refusal.round_result.holder)
         wait.begin()
         self._context.event_log.retry(self._lease.resource, self._owner_label, refusal, lost_rounds, pause_ms)
-        if not refusal.no_quorum and (yield from waiter.join_local_queue(acquire_timeout.turn_ms)):
-            acquire_timeout.node_heard()
+        if not refusal.no_quorum and (yield from waiter.join_local_queue(self._timeout.turn_ms)):
+            self._timeout.node_heard()
         else:
             yield from waiter.wait(pause_ms if left_ms is None else min(pause_ms, left_ms), can_wake=can_wake)
 
@@ -120,14 +120,14 @@ class Acquisition:
         self._context.event_log.refused(self._owner_label, result.round_result, error)
         return error
 
-    def _attempt(self, acquire_timeout: AcquireTimeout, waiter: QueuedWaiter | None = None) -> Effects[Grant | Refusal]:
+    def _attempt(self, waiter: QueuedWaiter | None = None) -> Effects[Grant | Refusal]:
         woken = self._ignores_reservations or (waiter is not None and waiter.is_woken)
-        waits_ms = acquire_timeout.waits_ms
+        timeout = self._timeout
         token = f"{_chance.secret()}:{self._owner_label}"
         fresh_until_ms = now_ms() + self._context.fresh_ms
         proposed = self._context.proposal(self._names, wall_us())
-        attempt = Acquire(self._names, token, self._ttl_ms, proposed, woken, waits_ms, fresh_until_ms)
-        connections = yield TakeConnections(acquire_timeout.until_ms(self._context.node_timeout_ms))
+        attempt = Acquire(self._names, token, self._ttl_ms, proposed, woken, timeout.waits_ms, fresh_until_ms)
+        connections = yield TakeConnections(timeout.until_ms(self._context.node_timeout_ms))
         try:
             result = yield from protocol.acquire(attempt)
             if result.round_result.largest_fence > proposed:
@@ -138,7 +138,7 @@ class Acquisition:
                     # This code was stopped after the round.
                     yield from protocol.cancel(attempt, attempt.ttl_ms)
                     return Refusal(result.round_result, expired=True)
-                self._lease._accept_grant(result, connections, now - acquire_timeout.started_ms)
+                self._lease._accept_grant(result, connections, now - timeout.started_ms)
         except GeneratorExit:
             self._lease._undo()
             raise

@@ -88,10 +88,10 @@ class Lease(LeaseSteps):
             ConfigurationError: The addresses lead to too few servers, or other clients have other settings.
         """
         parts = self._parts
-        acquisition = Acquisition(self, parts.waiters, parts.waits)
+        acquisition = Acquisition(self, parts.waiters, parts.waits, acquire_timeout_ms)
         driver = LoopDriver(parts.connections, parts.waiters, parts.window, self.names)
         try:
-            await driver.run(acquisition.steps(acquire_timeout_ms))
+            await driver.run(acquisition.steps())
         finally:
             # Again: an exception of a signal handler can strike just before the same call in `run`.
             driver.leave_nodes()

@@ -47,8 +47,7 @@ class Trial:
         lease = client.lease(names, ttl_ms=3_000, owner_label="me")
         lease._accept_grant = lambda *args: self.granted.append(args)  # type: ignore[method-assign]  # noted here
         lease._undo = self._undo  # type: ignore[method-assign]  # as above
-        acquisition = Acquisition(lease, self.context.waiter_pool, self.context.waits)
-        self.steps = acquisition.steps(timeout_ms)
+        self.steps = Acquisition(lease, self.context.waiter_pool, self.context.waits, timeout_ms).steps()
         self.effect: Effect = next(self.steps)
 
     def _undo(self) -> None:
