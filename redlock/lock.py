@@ -27,8 +27,6 @@ from redlock.holder import find_holder
 __all__ = ["Lock"]
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from typing_extensions import Never
 
     from redlock._core.commands import Names
@@ -242,9 +240,7 @@ class Lock:
             self._drop(lease)
             raise
 
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, _type: object, exc: BaseException | None, _traceback: object) -> None:
         """Release the lease of this block. An error of the release never replaces an error of the body.
 
         Raises:

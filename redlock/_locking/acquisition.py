@@ -45,11 +45,7 @@ class Acquisition:
     """
 
     def __init__(
-        self,
-        lease: LeaseSteps,
-        waiters: WaitingConnections[Any],
-        waits: WaitRegistry,
-        acquire_timeout_ms: int | None,
+        self, lease: LeaseSteps, waiters: WaitingConnections[Any], waits: WaitRegistry, acquire_timeout_ms: int | None
     ) -> None:
         self._lease, self._context, self._waiters, self._waits = lease, lease._context, waiters, waits
         self._names, self._ttl_ms, self._owner_label = lease.names, lease.ttl_ms, lease._owner_label

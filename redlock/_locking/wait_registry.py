@@ -13,8 +13,6 @@ from redlock._core.votes import masked_token
 from redlock._locking.wait_publisher import WaitPublisher
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from typing_extensions import Self
 
     from redlock._core.commands import Names
@@ -98,10 +96,8 @@ class PendingWait:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, _type: object, exc: BaseException | None, _traceback: object) -> None:
         if self._began_ms is not None:
             self._registry.waits.pop(id(self), None)
             waited_ms = now_ms() - self._began_ms
-            self._registry.log.wait_ended(self.resource, self.owner_label, waited_ms, acquired=exc_type is None)
+            self._registry.log.wait_ended(self.resource, self.owner_label, waited_ms, acquired=exc is None)

@@ -30,8 +30,6 @@ from redlock.errors import ConfigurationError, LockContended, LockLost, NotHeld,
 __all__ = ["Lock"]
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from typing_extensions import Never
 
     from redlock._core.commands import Names
@@ -245,9 +243,7 @@ class Lock:
         await self._acquire(lease, acquire_timeout_ms)
         return lease
 
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, _type: object, exc: BaseException | None, _traceback: object) -> None:
         """Release the lease of this block. An error of the release never replaces an error of the body.
 
         Raises:

@@ -23,7 +23,6 @@ __all__ = ["AsyncFencedStore"]
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from types import TracebackType
 
     from typing_extensions import Self
 
@@ -145,7 +144,5 @@ class AsyncFencedStore:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()

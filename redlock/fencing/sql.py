@@ -22,8 +22,6 @@ from redlock.fencing._fence import FencedSection
 from redlock.fencing._statements import dialect_for
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from sqlalchemy import MetaData, Table
 
 __all__ = ["FencedLease", "FencedSection", "add_tables", "create_statements", "fenced", "purge_operations"]
@@ -94,9 +92,7 @@ class fenced:  # noqa: N801 - used as a function, as `contextlib.suppress` is
         self._passed = passed, _nested.Block(given)
         return passed.section
 
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, _type: object, exc: BaseException | None, _traceback: object) -> None:
         passed, block = self._entered()
         with block.ending(exc):
             passed.leave(exc)
@@ -113,9 +109,7 @@ class fenced:  # noqa: N801 - used as a function, as `contextlib.suppress` is
         self._passed = passed, _nested.Block(given)
         return passed.section
 
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, _type: object, exc: BaseException | None, _traceback: object) -> None:
         passed, block = self._entered()
         with block.ending(exc):
             await self._session.run_sync(lambda _: passed.leave(exc))

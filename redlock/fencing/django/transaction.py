@@ -27,7 +27,6 @@ from redlock.fencing.django import blocks, routers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from types import TracebackType
 
     from redlock.fencing._arguments import FencedLease
     from redlock.fencing._fence import FencedSection
@@ -89,9 +88,7 @@ class fenced:  # noqa: N801 - used as a function, as `transaction.atomic` is
         self._entered[connections[self._using]] = _Entered(begun, passed, _nested.Block(given))
         return passed.section
 
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, _type: object, exc: BaseException | None, _traceback: object) -> None:
         entered = self._entered.pop(connections[self._using], None)
         if entered is None:
             raise ConfigurationError(
