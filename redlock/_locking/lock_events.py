@@ -44,13 +44,11 @@ class LockEventLog:
 
     def waiting(self, resource: str, owner_label: str, holder: str, position: int) -> None:
         """An acquisition begins to wait."""
-        if _log.is_heard("waiting"):
-            _log.info("waiting", resource=resource, owner_label=owner_label, holder=holder, position=position)
+        _log.info("waiting", resource=resource, owner_label=owner_label, holder=holder, position=position)
 
     def wait_ended(self, resource: str, owner_label: str, waited_ms: int, *, acquired: bool) -> None:
         """A wait has ended, by the lock, by an error or by an interruption."""
-        if _log.is_heard("wait-ended", logging.DEBUG):
-            _log.debug("wait-ended", resource=resource, owner_label=owner_label, waited_ms=waited_ms, acquired=acquired)
+        _log.debug("wait-ended", resource=resource, owner_label=owner_label, waited_ms=waited_ms, acquired=acquired)
 
     def retry(self, resource: str, owner_label: str, refusal: Refusal, lost_rounds: int, pause_ms: int) -> None:
         """An attempt was refused, and another attempt follows."""

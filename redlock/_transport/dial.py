@@ -126,12 +126,8 @@ class _Resolution:
         self.error: OSError | None = None
         self._place = host, port
 
-    def start(self) -> None:
-        """Start the thread."""
-        host, _ = self._place
-        _threads.start(self._run, f"redlock-resolve-{host}")
-
-    def _run(self) -> None:
+    def run(self) -> None:
+        """Ask the resolver, and wait for its answer."""
         try:
             self.addresses = list(socket.getaddrinfo(*self._place, type=socket.SOCK_STREAM))
         except OSError as exc:
@@ -155,7 +151,7 @@ def _addresses(host: str, port: int, until: float) -> list[_Address]:
         if resolution is None:
             resolution = _running[host, port] = _Resolution(host, port)
             try:
-                resolution.start()
+                _threads.start(resolution.run, f"redlock-resolve-{host}")
             except BaseException:
                 # Without a thread the resolution would never be over, and nobody would ask again.
                 _running.pop((host, port), None)

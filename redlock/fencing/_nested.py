@@ -36,7 +36,7 @@ class Block:
     """
 
     def __init__(self, given: Given) -> None:
-        self._given = given
+        self.given = given
         self._outer = _innermost()
         self._committed: list[str] = []
         self.is_open = True
@@ -55,19 +55,14 @@ class Block:
         if exc is not None:
             self._report()
         elif self._outer is not None:
-            self._outer._committed.append(str(self._given.operation))  # noqa: SLF001 - of this class
-
-    @property
-    def operation(self) -> str | None:
-        """The operation id."""
-        return self._given.operation
+            self._outer._committed.append(str(self.given.operation))  # noqa: SLF001 - of this class
 
     def _report(self) -> None:
         if self._committed:
             _log.warning(
                 "partly-committed",
-                resource=", ".join(self._given.names),
-                operation=self._given.operation,
+                resource=", ".join(self.given.names),
+                operation=self.given.operation,
                 committed=", ".join(self._committed),
             )
 
@@ -84,7 +79,7 @@ def refuse_without_operations(operation: str | None) -> None:
         ConfigurationError: An operation id is missing.
     """
     outer = _innermost()
-    if outer is not None and None in (outer.operation, operation):
+    if outer is not None and None in (outer.given.operation, operation):
         raise ConfigurationError(
             "this fenced block is inside another fenced block, and two transactions cannot commit as one: give both "
             "blocks an operation id, so that a repetition completes the half that is missing"
