@@ -282,7 +282,7 @@ assert increment.apply_async((1, "shell"), countdown=1).get(timeout=60)["value"]
 late = increment.apply_async((1, "shell"), countdown=600)
 late.revoke()
 late.forget()
-assert len(app.control.inspect(timeout=10, limit=2).ping()) == 2
+assert len(app.control.inspect(timeout=100, limit=2).ping()) == 2
 assert app.control.purge() == 0
 """
 

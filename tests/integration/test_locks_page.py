@@ -107,8 +107,11 @@ def test_the_data_have_holder_votes_token_and_time_left(
     assert (waiter["task"], waiter["position"]) == (waiting, 1)
     assert waiter["holder"].startswith(f"{task}@")
     assert flower.locks("counter:told")[0]["waiters"] == 1
-    answers = fixture.sender.control.inspect(timeout=5, limit=1)._request("locks") or {}
-    (told,) = [one for answer in answers.values() for one in answer if one["task"] == waiting]
+    ask = fixture.sender.control.inspect(timeout=5, limit=1)._request
+    told = eventually(
+        lambda: next((one for answer in (ask("locks") or {}).values() for one in answer if one["task"] == waiting), None),
+        "the answer of the worker",
+    )
     assert (told["state"], told["position"]) == ("waits", 1)
     assert told["holder"].startswith(f"{task}@")
     fixture.sender.control.revoke([waiting, task], terminate=True)

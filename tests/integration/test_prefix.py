@@ -69,7 +69,7 @@ def test_waiters_of_another_project_are_not_counted(nodes: Cluster) -> None:
             for thread in threads:
                 thread.start()
             eventually(lambda: [node.blocked for node in look(nodes).nodes].count(3) == 4, "all who wait")
-            eventually(lambda: [lock.waiters for lock in look(nodes).locks] == [1], "the only waiter", within=5)
+            eventually(lambda: [lock.waiters for lock in look(nodes).locks] == [1], "the only waiter")
         for server in nodes.servers:
             with raw(server) as redis:
                 redis.rpush("team2:queue", 1, 2, 3)
