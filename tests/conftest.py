@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import inspect
 import itertools
 import os
 import signal
@@ -16,7 +17,7 @@ import redis.utils
 
 from redlock.testing import redis_server
 from tests import servers
-from tests.integration import tools
+from tests.integration import asyncio_tools, tools
 from tests.integration.processes import children
 from tests.integration.warm_start import fork_server
 from tests.spare_nodes import SpareNodes
@@ -53,6 +54,16 @@ if _MIXED:
 def pytest_collection_finish() -> None:
     """Leave out of each later garbage collection what was imported: 0.2 s of CPU at each end of an event loop."""
     gc.freeze()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run a test that is a coroutine function in an event loop of its own; see `asyncio_tools.run`."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    wanted = inspect.signature(pyfuncitem.obj).parameters
+    asyncio_tools.run(pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in wanted}))
+    return True
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from tests.integration.processes import sockets_of
 from tests.integration.tools import next_pause, node_timeout
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
 T = TypeVar("T")
 
@@ -40,20 +40,6 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 def client_of(urls: Sequence[str], *, ttl: float = 9.0, **options: Any) -> Redlock:  # noqa: ANN401 - of the client
     """A client for asyncio, as `tools.client_of`."""
     return Redlock(urls, ttl=ttl, **{"node_timeout": node_timeout(ttl)} | options)
-
-
-def with_client(
-    urls: Sequence[str],
-    main: Callable[[Redlock], Awaitable[T]],
-    **options: Any,  # noqa: ANN401 - as of the client
-) -> T:
-    """Run this with a client of `client_of` that is closed at the end."""
-
-    async def inside() -> T:
-        async with client_of(urls, **options) as client:
-            return await main(client)
-
-    return run(inside())
 
 
 async def until(condition: Callable[[], object], what: str, *, within: float = 100.0, every: float = 0.005) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from redlock import QuorumUnavailable
-from tests.integration.asyncio_tools import next_turn, until, with_client
+from tests.integration.asyncio_tools import client_of, next_turn, until
 from tests.integration.tools import LASTING, is_free, raw
 from tests.proxy import (
     always,
@@ -40,25 +40,23 @@ async def pairs(client: Redlock, count: int = 5, name: str = NAME) -> None:
     [byte_by_byte, half_a_reply_then_reset, half_a_reply, endless_garbage, always(b"+OK\r\n+OK\r\n")],
     ids=["drips", "resets", "half", "garbage", "unasked"],
 )
-def test_two_bad_nodes_stop_nobody(nodes: Cluster, passing: Passing) -> None:
-    async def main(client: Redlock) -> None:
-        await pairs(client)
-        for proxy in ways[:2]:
-            proxy.passing = passing
-        await pairs(client, 20)
-        await asyncio.gather(*(pairs(client, 1, f"{NAME}:{number}") for number in range(50)))
-        for proxy in ways[:2]:
-            proxy.restore()
-        await pairs(client)
-
+async def test_two_bad_nodes_stop_nobody(nodes: Cluster, passing: Passing) -> None:
     with proxies(nodes.servers) as ways:
-        with_client([proxy.url for proxy in ways], main, node_timeout=1.0)
+        async with client_of([proxy.url for proxy in ways], node_timeout=1.0) as client:
+            await pairs(client)
+            for proxy in ways[:2]:
+                proxy.passing = passing
+            await pairs(client, 20)
+            await asyncio.gather(*(pairs(client, 1, f"{NAME}:{number}") for number in range(50)))
+            for proxy in ways[:2]:
+                proxy.restore()
+            await pairs(client)
 
 
-def test_a_node_that_accepts_no_more_bytes_gets_them_in_order(nodes: Cluster) -> None:
+async def test_a_node_that_accepts_no_more_bytes_gets_them_in_order(nodes: Cluster) -> None:
     """The outbox of a frozen node grows and is written in pieces later; at the end its locks are free too."""
-
-    async def main(client: Redlock) -> None:
+    # No node is given up before it goes on, and no lock ends by its TTL.
+    async with client_of(nodes.urls, node_timeout=100.0, **LASTING) as client:
         await pairs(client)
         state, server = client._context.parts().connections.state, nodes.servers[0]
         exchange = state.all[0].handle
@@ -79,12 +77,9 @@ def test_a_node_that_accepts_no_more_bytes_gets_them_in_order(nodes: Cluster) ->
         assert state.all[0].handle is exchange, "another connection has been made"
         await pairs(client)
 
-    # No node is given up before it goes on, and no lock ends by its TTL.
-    with_client(nodes.urls, main, node_timeout=100.0, **LASTING)
 
-
-def test_without_a_quorum_a_call_ends_in_time(nodes: Cluster) -> None:
-    async def main(client: Redlock) -> None:
+async def test_without_a_quorum_a_call_ends_in_time(nodes: Cluster) -> None:
+    async with client_of(nodes.urls, node_timeout=0.1, ttl=3.0) as client:
         await pairs(client)
         for server in nodes.servers[:3]:
             server.freeze()
@@ -96,22 +91,18 @@ def test_without_a_quorum_a_call_ends_in_time(nodes: Cluster) -> None:
             server.thaw()
         await pairs(client)
 
-    with_client(nodes.urls, main, node_timeout=0.1, ttl=3.0)
 
-
-def test_lost_scripts_are_loaded_again(nodes: Cluster) -> None:
-    async def main(client: Redlock) -> None:
+async def test_lost_scripts_are_loaded_again(nodes: Cluster) -> None:
+    async with client_of(nodes.urls) as client:
         await pairs(client)
         for server in nodes.servers:
             with raw(server) as redis:
                 redis.script_flush()
         await asyncio.gather(*(pairs(client, 2, f"{NAME}:{number}") for number in range(20)))
 
-    with_client(nodes.urls, main)
 
-
-def test_lost_connections_are_dialled_again(nodes: Cluster) -> None:
-    async def main(client: Redlock) -> None:
+async def test_lost_connections_are_dialled_again(nodes: Cluster) -> None:
+    async with client_of(nodes.urls) as client:
         lock = client.lock(NAME)
         await lock.acquire()
         waiting = asyncio.create_task(client.lock(NAME).acquire(blocking_timeout=20))
@@ -128,52 +119,42 @@ def test_lost_connections_are_dialled_again(nodes: Cluster) -> None:
         await lock.extend(1)
         await lock.release()
         assert await waiting
-
-    with_client(nodes.urls, main)
     with raw(nodes.servers[0]) as redis:
         redis.delete(NAME)
 
 
-def test_the_loop_goes_on_while_nodes_are_dialled(nodes: Cluster) -> None:
+async def test_the_loop_goes_on_while_nodes_are_dialled(nodes: Cluster) -> None:
     """Two nodes accept the connection and never answer."""
-
-    async def main(client: Redlock) -> None:
-        connections = client._context.parts().connections
-        pairing = asyncio.create_task(pairs(client, 1))
-
-        def is_dialling() -> bool:
-            return bool(connections.awaits_dial) and sum(one.is_dialling for one in connections.state.all) == 2
-
-        await until(is_dialling, "this task runs while the first round waits for two dials", every=0)
-        for proxy in ways[:2]:
-            proxy.restore()
-        await pairing
-
     with proxies(nodes.servers) as ways:
         for proxy in ways[:2]:
             proxy.hold("from")
-        with_client([proxy.url for proxy in ways], main, node_timeout=100.0, **LASTING)
+        async with client_of([proxy.url for proxy in ways], node_timeout=100.0, **LASTING) as client:
+            connections = client._context.parts().connections
+            pairing = asyncio.create_task(pairs(client, 1))
+
+            def is_dialling() -> bool:
+                return bool(connections.awaits_dial) and sum(one.is_dialling for one in connections.state.all) == 2
+
+            await until(is_dialling, "this task runs while the first round waits for two dials", every=0)
+            for proxy in ways[:2]:
+                proxy.restore()
+            await pairing
 
 
-def test_a_restarted_node_abstains_and_stops_nobody(nodes: Cluster) -> None:
-    async def main(client: Redlock) -> None:
+async def test_a_restarted_node_abstains_and_stops_nobody(nodes: Cluster) -> None:
+    async with client_of(nodes.urls) as client:
         async with client.lock(NAME) as lease:
             nodes.servers[0].kill()
             nodes.servers[0].start()
             assert not await client.lock(NAME, blocking=False).acquire()
             await lease.extend(3)
         await pairs(client)
-
-    with_client(nodes.urls, main)
     assert is_free(nodes.servers, NAME)
 
 
-def test_a_renewal_repairs_a_node_that_lost_the_key(nodes: Cluster) -> None:
-    async def main(client: Redlock) -> None:
-        async with client.lock(NAME) as lease:
-            with raw(nodes.servers[1]) as redis:
-                redis.delete(NAME)
-                await until(lambda: redis.get(NAME) == lease.owner, "the key is back")
-
-    with_client(nodes.urls, main, ttl=5.0)
+async def test_a_renewal_repairs_a_node_that_lost_the_key(nodes: Cluster) -> None:
+    async with client_of(nodes.urls, ttl=5.0) as client, client.lock(NAME) as lease:
+        with raw(nodes.servers[1]) as redis:
+            redis.delete(NAME)
+            await until(lambda: redis.get(NAME) == lease.owner, "the key is back")
     assert is_free(nodes.servers, NAME)

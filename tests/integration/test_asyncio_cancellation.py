@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from redlock._transport.codec import waiting_order, wake_key
-from tests.integration.asyncio_tools import client_of, next_turn, open_sockets, until, with_client
+from tests.integration.asyncio_tools import client_of, next_turn, open_sockets, until
 from tests.integration.tools import LASTING, holders, is_free, raw
 from tests.sim.cancellation import MOMENTS, cancelled
 
@@ -51,8 +51,8 @@ async def at_each_wait(
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_free_lock_with_a_body(shared: Cluster, moment: str) -> None:
-    async def main(client: Redlock) -> int:
+async def test_a_free_lock_with_a_body(shared: Cluster, moment: str) -> None:
+    async with client_of(shared.urls, **LASTING) as client:
         async with client.lock(NAME):
             sockets = open_sockets()
 
@@ -65,15 +65,14 @@ def test_a_free_lock_with_a_body(shared: Cluster, moment: str) -> None:
             assert len(asyncio.all_tasks()) == 1
             assert open_sockets() == sockets
 
-        return await at_each_wait(shared, moment, work, after)
-
-    waits = with_client(shared.urls, main, **LASTING)
-    assert waits == 4, "acquire, body, extension, release"
+        waits = await at_each_wait(shared, moment, work, after)
+        assert waits == 4, "acquire, body, extension, release"
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_lock_without_a_block(shared: Cluster, moment: str) -> None:
-    async def main(client: Redlock) -> int:
+async def test_a_lock_without_a_block(shared: Cluster, moment: str) -> None:
+    async with client_of(shared.urls, **LASTING) as client:
+
         async def work() -> None:
             lock = client.lock(NAME)
             await lock.acquire()
@@ -85,17 +84,14 @@ def test_a_lock_without_a_block(shared: Cluster, moment: str) -> None:
         async def after() -> None:
             assert len(asyncio.all_tasks()) == 1
 
-        return await at_each_wait(shared, moment, work, after)
-
-    assert with_client(shared.urls, main, **LASTING) >= 3
+        assert await at_each_wait(shared, moment, work, after) >= 3
 
 
 @pytest.mark.parametrize("process", ["this process", "another process"])
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_lock_that_another_task_holds(shared: Cluster, moment: str, process: str) -> None:
+async def test_a_lock_that_another_task_holds(shared: Cluster, moment: str, process: str) -> None:
     """The holder leaves while the cancelled task waits, and a third task waits behind: the third is always served."""
-
-    async def main(client: Redlock) -> int:
+    async with client_of(shared.urls, **LASTING) as client:
         tasks: list[asyncio.Task[None]] = []
 
         async def hold(holder: Redlock, start: float, seconds: float) -> None:
@@ -123,30 +119,24 @@ def test_a_lock_that_another_task_holds(shared: Cluster, moment: str, process: s
 
         async with client_of(shared.urls, **LASTING) as other:
             third = client if process == "this process" else other
-            waits = await at_each_wait(shared, moment, work, after)
+            assert await at_each_wait(shared, moment, work, after) >= 4
             await asyncio.wait(tasks)
-        return waits
-
-    assert with_client(shared.urls, main, **LASTING) >= 4
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_client_that_is_not_connected_yet(shared: Cluster, moment: str) -> None:
-    async def main(_: Redlock) -> int:
-        async def work() -> None:
-            async with client_of(shared.urls, **LASTING) as cold, cold.lock(NAME):
-                await without_a_future()
+async def test_a_client_that_is_not_connected_yet(shared: Cluster, moment: str) -> None:
+    async def work() -> None:
+        async with client_of(shared.urls, **LASTING) as cold, cold.lock(NAME):
+            await without_a_future()
 
-        async def after() -> None:
-            assert len(asyncio.all_tasks()) == 1
+    async def after() -> None:
+        assert len(asyncio.all_tasks()) == 1
 
-        return await at_each_wait(shared, moment, work, after)
-
-    assert with_client(shared.urls, main, **LASTING) >= 4
+    assert await at_each_wait(shared, moment, work, after) >= 4
 
 
-def test_a_cancelled_release_goes_on_and_can_be_repeated(shared: Cluster) -> None:
-    async def main(client: Redlock) -> None:
+async def test_a_cancelled_release_goes_on_and_can_be_repeated(shared: Cluster) -> None:
+    async with client_of(shared.urls, **LASTING) as client:
         lock = client.lock(NAME)
         await lock.acquire()
         lease = lock.lease
@@ -159,16 +149,13 @@ def test_a_cancelled_release_goes_on_and_can_be_repeated(shared: Cluster) -> Non
         await until(lambda: is_free(shared.servers, NAME), "released")
         assert not await lock.owned()
 
-    with_client(shared.urls, main, **LASTING)
-
 
 @pytest.mark.parametrize("is_refused", [False, True])
-def test_a_woken_task_that_is_cancelled_passes_its_wake_up_on(
+async def test_a_woken_task_that_is_cancelled_passes_its_wake_up_on(
     shared: Cluster, monkeypatch: pytest.MonkeyPatch, *, is_refused: bool
 ) -> None:
     """The task is cancelled between two attempts, after a wake-up without use. The node may refuse the command."""
-
-    async def main(client: Redlock) -> None:
+    async with client_of(shared.urls, **LASTING) as client:
         parts, key = client._context.parts(), wake_key("woken")
         node = waiting_order(("woken",), 5)[0]
         for server in shared.servers:
@@ -197,18 +184,16 @@ def test_a_woken_task_that_is_cancelled_passes_its_wake_up_on(
         await until(lambda: not exchange._is_ignored, "the reply of the node has come")
         assert exchange.is_open is not is_refused
         assert exchange.has_answer is is_refused, "a later waiter would take the reply for a wake-up"
-
-    with_client(shared.urls, main, **LASTING)
     for server in shared.servers:
         with raw(server) as redis:
             redis.delete("woken", wake_key("woken"))
 
 
-def test_a_storm_of_cancellations_leaves_every_lock_free(shared: Cluster) -> None:
+async def test_a_storm_of_cancellations_leaves_every_lock_free(shared: Cluster) -> None:
     """Tasks that are cancelled at random moments, many at a time, on few names."""
     chance = random.Random(7)
 
-    async def main(client: Redlock) -> None:
+    async with client_of(shared.urls, **LASTING) as client:
         inside = dict.fromkeys(range(5), 0)
 
         async def one(number: int) -> None:
@@ -235,5 +220,3 @@ def test_a_storm_of_cancellations_leaves_every_lock_free(shared: Cluster) -> Non
         assert not parts.connections.executions
         assert parts.window.free == 64
         assert not parts.waiters.local_queue._queues
-
-    with_client(shared.urls, main, **LASTING)

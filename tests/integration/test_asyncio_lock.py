@@ -14,11 +14,11 @@ from redlock._clock import now_ms
 from redlock._locking.wait_publisher import WaitPublisher
 from redlock.asyncio import Redlock
 from tests.integration import tools
-from tests.integration.asyncio_tools import client_of, next_turn, open_sockets, run, until, with_client
+from tests.integration.asyncio_tools import client_of, next_turn, open_sockets, until
 from tests.integration.tools import LASTING, blocked_clients, holders, is_free, raw, run_out
 
 if TYPE_CHECKING:
-    from redlock.asyncio import Lease, Lock
+    from redlock.asyncio import Lock
     from redlock.testing.redis_server import Cluster
 
 NAME = "foo"
@@ -37,19 +37,17 @@ def change_hands(nodes: Cluster, name: str = NAME) -> None:
             redis.set(name, "another", px=300)
 
 
-def test_a_lock_is_on_all_nodes_until_its_release(shared: Cluster) -> None:
-    async def main(client: Redlock) -> None:
+async def test_a_lock_is_on_all_nodes_until_its_release(shared: Cluster) -> None:
+    async with client_of(shared.urls) as client:
         lock = client.lock(NAME)
         assert await lock.acquire(blocking=False)
         await until(lambda: holders(shared.servers, NAME) == [lock.lease.owner] * 5, "all nodes have the lock")
         await lock.release()
         await until(lambda: is_free(shared.servers, NAME), "all nodes have deleted the lock")
 
-    with_client(shared.urls, main)
 
-
-def test_locked_and_owned_tell_who_holds(shared: Cluster) -> None:
-    async def main(client: Redlock) -> None:
+async def test_locked_and_owned_tell_who_holds(shared: Cluster) -> None:
+    async with client_of(shared.urls) as client:
         first, second = client.lock(NAME), client.lock(NAME)
         assert (await first.locked(), await first.owned(), await second.owned()) == (False, False, False)
         assert await first.acquire(blocking=False)
@@ -61,11 +59,9 @@ def test_locked_and_owned_tell_who_holds(shared: Cluster) -> None:
         await first.release()
         assert (await second.locked(), await first.owned(), await client.holder(NAME)) == (False, False, None)
 
-    with_client(shared.urls, main)
 
-
-def test_two_locks_on_one_name_exclude_each_other(shared: Cluster) -> None:
-    async def main(client: Redlock) -> None:
+async def test_two_locks_on_one_name_exclude_each_other(shared: Cluster) -> None:
+    async with client_of(shared.urls) as client:
         first, second = client.lock(NAME), client.lock(NAME)
         assert await first.acquire(blocking=False)
         assert not await second.acquire(blocking=False)
@@ -74,11 +70,9 @@ def test_two_locks_on_one_name_exclude_each_other(shared: Cluster) -> None:
         assert not await first.acquire(blocking=False)
         await second.release()
 
-    with_client(shared.urls, main)
 
-
-def test_threads_and_asyncio_exclude_each_other(shared: Cluster) -> None:
-    async def main(client: Redlock) -> None:
+async def test_threads_and_asyncio_exclude_each_other(shared: Cluster) -> None:
+    async with client_of(shared.urls) as client:
         with tools.client_of(shared.urls, allow_event_loop=True) as threads:
             async with client.lock(NAME):
                 assert not threads.lock(NAME).acquire(blocking=False)
@@ -89,63 +83,51 @@ def test_threads_and_asyncio_exclude_each_other(shared: Cluster) -> None:
             assert await waiting
             assert (await client.holder(NAME)).fence > 0  # type: ignore[union-attr]  # held
             assert lease.is_held is False
-
-    with_client(shared.urls, main)
     run_out(shared.servers, NAME)
 
 
 @pytest.mark.parametrize("ttl", [99, 99.5])
-def test_the_ttl_is_that_of_the_lock(nodes: Cluster, ttl: float) -> None:
-    async def main(client: Redlock) -> None:
+async def test_the_ttl_is_that_of_the_lock(nodes: Cluster, ttl: float) -> None:
+    async with client_of(nodes.urls, **LASTING) as client:
         lock = client.lock(NAME, ttl=ttl)
         assert await lock.acquire()
         await until(lambda: 0 < left_ms(nodes) <= ttl * 1000, "the lock on the first node")
         assert ttl - 50 < lock.lease.remaining() < ttl
         await lock.release()
 
-    with_client(nodes.urls, main, **LASTING)
+
+async def test_a_wait_ends_at_the_blocking_timeout(shared: Cluster) -> None:
+    async with client_of(shared.urls) as client, client.lock(NAME):
+        began = time.monotonic()
+        assert not await client.lock(NAME, blocking_timeout=0.2).acquire()
+        assert time.monotonic() - began > 0.15
+        assert not await client.lock(NAME).acquire(blocking_timeout=0)
+        with pytest.raises(LockContended, match="held by"):
+            async with client.lock(NAME, blocking_timeout=0.05):
+                pytest.fail("two holders")
 
 
-def test_a_wait_ends_at_the_blocking_timeout(shared: Cluster) -> None:
-    async def main(client: Redlock) -> None:
-        async with client.lock(NAME):
-            began = time.monotonic()
-            assert not await client.lock(NAME, blocking_timeout=0.2).acquire()
-            assert time.monotonic() - began > 0.15
-            assert not await client.lock(NAME).acquire(blocking_timeout=0)
-            with pytest.raises(LockContended, match="held by"):
-                async with client.lock(NAME, blocking_timeout=0.05):
-                    pytest.fail("two holders")
-
-    with_client(shared.urls, main)
-
-
-def test_a_block_holds_the_lock_and_gives_the_lease(shared: Cluster) -> None:
-    async def main(client: Redlock) -> Lease:
+async def test_a_block_holds_the_lock_and_gives_the_lease(shared: Cluster) -> None:
+    async with client_of(shared.urls) as client:
         async with client.lock(NAME) as lease:
             assert (await client.holder(NAME)).fence == lease.fence  # type: ignore[union-attr]  # held
             lease.ensure_valid()
         assert await client.holder(NAME) is None
         assert await lease.outcome() is Outcome.RELEASED
-        return lease
-
-    lease = with_client(shared.urls, main)
     assert not lease.is_held
 
 
-def test_an_error_of_the_body_leaves_the_block(shared: Cluster) -> None:
-    async def main(client: Redlock) -> None:
+async def test_an_error_of_the_body_leaves_the_block(shared: Cluster) -> None:
+    async with client_of(shared.urls) as client:
         with pytest.raises(ZeroDivisionError):
             async with client.lock(NAME):
                 change_hands(shared)
                 raise ZeroDivisionError
         await until(lambda: is_free(shared.servers, NAME), "the other holder's time is over")
 
-    with_client(shared.urls, main)
 
-
-def test_a_lock_that_is_not_held_is_refused(shared: Cluster) -> None:
-    async def main(client: Redlock) -> None:
+async def test_a_lock_that_is_not_held_is_refused(shared: Cluster) -> None:
+    async with client_of(shared.urls) as client:
         lock = client.lock(NAME)
         for call in (lock.release(), lock.extend(1), lock.reacquire()):
             with pytest.raises(NotHeld, match="not held by this Lock"):
@@ -153,12 +135,10 @@ def test_a_lock_that_is_not_held_is_refused(shared: Cluster) -> None:
         with pytest.raises(NotHeld):
             _ = lock.fence
 
-    with_client(shared.urls, main)
-
 
 @pytest.mark.parametrize("call", ["release", "extend", "reacquire"])
-def test_a_lock_that_another_holder_has_is_lost(shared: Cluster, call: str) -> None:
-    async def main(client: Redlock) -> None:
+async def test_a_lock_that_another_holder_has_is_lost(shared: Cluster, call: str) -> None:
+    async with client_of(shared.urls) as client:
         lock = client.lock(NAME)
         await lock.acquire()
         change_hands(shared)
@@ -169,11 +149,9 @@ def test_a_lock_that_another_holder_has_is_lost(shared: Cluster, call: str) -> N
                 await lock.release()
         await until(lambda: is_free(shared.servers, NAME), "the other holder's time is over")
 
-    with_client(shared.urls, main)
 
-
-def test_an_extension_adds_to_the_time_that_is_left(nodes: Cluster) -> None:
-    async def main(client: Redlock) -> None:
+async def test_an_extension_adds_to_the_time_that_is_left(nodes: Cluster) -> None:
+    async with client_of(nodes.urls, **LASTING) as client:
         lock = client.lock(NAME, ttl=60.0)
         await lock.acquire()
         assert await lock.extend(80.0)
@@ -184,11 +162,9 @@ def test_an_extension_adds_to_the_time_that_is_left(nodes: Cluster) -> None:
             await lock.extend(240)
         await lock.release()
 
-    with_client(nodes.urls, main, **LASTING)
 
-
-def test_reacquire_sets_the_ttl_again(nodes: Cluster) -> None:
-    async def main(client: Redlock) -> None:
+async def test_reacquire_sets_the_ttl_again(nodes: Cluster) -> None:
+    async with client_of(nodes.urls, **LASTING) as client:
         lock = client.lock(NAME)
         await lock.acquire()
         for server in nodes.servers:
@@ -197,8 +173,6 @@ def test_reacquire_sets_the_ttl_again(nodes: Cluster) -> None:
         assert await lock.reacquire()
         await until(lambda: left_ms(nodes) > 100_000, "the node has the whole time again")
         await lock.release()
-
-    with_client(nodes.urls, main, **LASTING)
 
 
 @pytest.mark.parametrize(
@@ -214,45 +188,38 @@ def test_an_option_of_redis_py_is_refused_by_name(option: str, right: str) -> No
         Redlock().lock(NAME, **options)
 
 
-def test_the_options_of_acquire_are_checked() -> None:
-    async def main() -> None:
-        lock = Redlock().lock(NAME)
-        token: dict[str, Any] = {"token": "mine"}
-        with pytest.raises(ConfigurationError, match="owner token"):
-            await lock.acquire(**token)
-        with pytest.raises(ConfigurationError, match="True or False"):
-            await lock.acquire(0.1)  # type: ignore[arg-type]  # what redis-py calls `sleep`
-        with pytest.raises(ConfigurationError, match="blocking_timeout"):
-            await lock.acquire(blocking_timeout=-1)
-        with pytest.raises(ConfigurationError, match="on_lost is 'stop'"):
-            Redlock().lock(NAME, on_lost="stop")  # type: ignore[arg-type]  # wrong on purpose
-        with pytest.raises(ConfigurationError, match="async with"):
-            await Redlock().lock(NAME, on_lost="cancel").acquire()
-
-    run(main())
+async def test_the_options_of_acquire_are_checked() -> None:
+    lock = Redlock().lock(NAME)
+    token: dict[str, Any] = {"token": "mine"}
+    with pytest.raises(ConfigurationError, match="owner token"):
+        await lock.acquire(**token)
+    with pytest.raises(ConfigurationError, match="True or False"):
+        await lock.acquire(0.1)  # type: ignore[arg-type]  # what redis-py calls `sleep`
+    with pytest.raises(ConfigurationError, match="blocking_timeout"):
+        await lock.acquire(blocking_timeout=-1)
+    with pytest.raises(ConfigurationError, match="on_lost is 'stop'"):
+        Redlock().lock(NAME, on_lost="stop")  # type: ignore[arg-type]  # wrong on purpose
+    with pytest.raises(ConfigurationError, match="async with"):
+        await Redlock().lock(NAME, on_lost="cancel").acquire()
 
 
-def test_any_task_may_release_a_lock(shared: Cluster) -> None:
-    async def main(client: Redlock) -> None:
+async def test_any_task_may_release_a_lock(shared: Cluster) -> None:
+    async with client_of(shared.urls) as client:
         lock = client.lock(NAME)
         await asyncio.create_task(lock.acquire())
         assert await lock.owned()
         await asyncio.create_task(lock.release())
         assert not await lock.locked()
 
-    with_client(shared.urls, main)
 
-
-def test_a_set_is_acquired_all_or_nothing(shared: Cluster) -> None:
-    async def main(client: Redlock) -> None:
+async def test_a_set_is_acquired_all_or_nothing(shared: Cluster) -> None:
+    async with client_of(shared.urls) as client:
         async with client.lock(["set:b", "set:a"]) as lease:
             assert lease.resource == "set:a, set:b"
             assert not await client.lock("set:a", blocking=False).acquire()
             assert not await client.lock(["set:b", "set:c"], blocking=False).acquire()
             assert await client.lock(["set:c"]).acquire()
         assert is_free(shared.servers, "set:c") is False
-
-    with_client(shared.urls, main)
     run_out(shared.servers, "set:c")
 
 
@@ -262,8 +229,8 @@ async def enter(lock: Lock) -> None:
         pytest.fail("another task shares nothing")
 
 
-def test_a_task_may_enter_its_own_lock_again(shared: Cluster) -> None:
-    async def main(client: Redlock) -> None:
+async def test_a_task_may_enter_its_own_lock_again(shared: Cluster) -> None:
+    async with client_of(shared.urls) as client:
         lock = client.lock(NAME, reentrant=True, blocking=False)
         async with lock as outer:
             async with lock as inner:
@@ -278,11 +245,9 @@ def test_a_task_may_enter_its_own_lock_again(shared: Cluster) -> None:
             assert outer.is_held
         assert await client.holder(NAME) is None
 
-    with_client(shared.urls, main)
 
-
-def test_a_block_that_was_left_early_ends_no_other_block(shared: Cluster) -> None:
-    async def main(client: Redlock) -> None:
+async def test_a_block_that_was_left_early_ends_no_other_block(shared: Cluster) -> None:
+    async with client_of(shared.urls) as client:
         lock = client.lock(NAME, reentrant=True)
         async with lock as outer:
             with pytest.raises(NotHeld):
@@ -293,11 +258,9 @@ def test_a_block_that_was_left_early_ends_no_other_block(shared: Cluster) -> Non
                 await inner.release()
         assert await outer.outcome() is Outcome.RELEASED
 
-    with_client(shared.urls, main)
 
-
-def test_an_acquire_in_a_block_outlives_the_block(shared: Cluster) -> None:
-    async def main(client: Redlock) -> None:
+async def test_an_acquire_in_a_block_outlives_the_block(shared: Cluster) -> None:
+    async with client_of(shared.urls) as client:
         inner = client.lock(NAME, reentrant=True)
         async with client.lock(NAME) as outer:
             assert await inner.acquire()
@@ -305,11 +268,9 @@ def test_an_acquire_in_a_block_outlives_the_block(shared: Cluster) -> None:
         await inner.release()
         assert is_free(shared.servers, NAME)
 
-    with_client(shared.urls, main)
 
-
-def test_nested_blocks_release_at_the_end_of_the_outer(shared: Cluster) -> None:
-    async def main(client: Redlock) -> None:
+async def test_nested_blocks_release_at_the_end_of_the_outer(shared: Cluster) -> None:
+    async with client_of(shared.urls) as client:
         lock = client.lock(NAME, reentrant=True)
         async with lock, lock, lock:
             assert await lock.owned()
@@ -320,23 +281,17 @@ def test_nested_blocks_release_at_the_end_of_the_outer(shared: Cluster) -> None:
             assert await lock.locked(), "the block inside shares the lease"
         assert not await lock.locked()
 
-    with_client(shared.urls, main)
+
+async def test_a_task_that_waits_for_itself_is_refused(shared: Cluster) -> None:
+    async with client_of(shared.urls) as client, client.lock(NAME):
+        with pytest.raises(RedlockError, match="it would wait for itself"):
+            await client.lock(NAME).acquire()
+        assert not await client.lock(NAME, blocking_timeout=0.02).acquire()
 
 
-def test_a_task_that_waits_for_itself_is_refused(shared: Cluster) -> None:
-    async def main(client: Redlock) -> None:
-        async with client.lock(NAME):
-            with pytest.raises(RedlockError, match="it would wait for itself"):
-                await client.lock(NAME).acquire()
-            assert not await client.lock(NAME, blocking_timeout=0.02).acquire()
-
-    with_client(shared.urls, main)
-
-
-def test_each_block_releases_its_own_lease(shared: Cluster) -> None:
+async def test_each_block_releases_its_own_lease(shared: Cluster) -> None:
     """Two tasks share a Lock object, and the first loses its lease while it is inside."""
-
-    async def main(client: Redlock) -> None:
+    async with client_of(shared.urls) as client:
         lock, inside = client.lock(NAME, renew=False), asyncio.Event()
 
         async def first() -> None:
@@ -353,33 +308,27 @@ def test_each_block_releases_its_own_lease(shared: Cluster) -> None:
             assert second.is_held
             assert await lock.owned()
 
-    with_client(shared.urls, main)
 
-
-def test_tokens_grow(shared: Cluster) -> None:
-    async def main(client: Redlock) -> list[int]:
-        fences = []
-        for _ in range(20):
-            async with client.lock(NAME) as lease:
-                fences.append(lease.fence)
-        return fences
-
-    fences = with_client(shared.urls, main) + with_client(shared.urls, main)
+async def test_tokens_grow(shared: Cluster) -> None:
+    fences = []
+    for _ in range(2):
+        async with client_of(shared.urls) as client:
+            for _ in range(20):
+                async with client.lock(NAME) as lease:
+                    fences.append(lease.fence)
     assert fences == sorted(set(fences))
 
 
-def test_a_token_that_the_resource_has_seen_is_exceeded(shared: Cluster) -> None:
-    async def main(client: Redlock) -> None:
+async def test_a_token_that_the_resource_has_seen_is_exceeded(shared: Cluster) -> None:
+    async with client_of(shared.urls) as client:
         seen = time.time_ns() // 1_000 + 60_000_000
         client.observe_fence("seen", seen)
         async with client.lock("seen") as lease:
             assert lease.fence > seen
 
-    with_client(shared.urls, main)
 
-
-def test_a_release_can_do_without_the_replies(shared: Cluster) -> None:
-    async def main(client: Redlock) -> None:
+async def test_a_release_can_do_without_the_replies(shared: Cluster) -> None:
+    async with client_of(shared.urls) as client:
         async with client.lock(NAME, wait_for_release=False) as lease:
             pass
         assert await lease.outcome() is Outcome.RELEASED
@@ -388,17 +337,16 @@ def test_a_release_can_do_without_the_replies(shared: Cluster) -> None:
         lease = lock.lease
         await lock.release()
         assert not lease.is_held
-
-    with_client(shared.urls, main)
     assert is_free(shared.servers, NAME), "the client is closed when the nodes have read everything"
 
 
-def test_hundreds_of_tasks_wait_on_one_connection(shared: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_hundreds_of_tasks_wait_on_one_connection(shared: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     # The thread that reports waits for `redlock status` has a connection of its own.
     monkeypatch.setattr(WaitPublisher, "wake", lambda _: None)
     counted, sockets, waiting = 0, 0, 0
 
-    async def main(client: Redlock) -> None:
+    # On a busy machine no node may count as down: the waiters would move to another node.
+    async with client_of(shared.urls, node_timeout=4.0, ttl=9.0) as client:
         before = open_sockets()
 
         async def one() -> None:
@@ -413,61 +361,51 @@ def test_hundreds_of_tasks_wait_on_one_connection(shared: Cluster, monkeypatch: 
                     waiting = max(waiting, blocked_clients(shared.servers))
 
         await asyncio.gather(*(one() for _ in range(400)))
-
-    # On a busy machine no node may count as down: the waiters would move to another node.
-    with_client(shared.urls, main, node_timeout=4.0, ttl=9.0)
     assert counted == 400
     assert waiting == 1, "one task waits at a node"
     assert sockets == 6, "five connections for rounds, and one that waits"
 
 
-def test_tasks_are_served_in_the_order_of_their_arrival(shared: Cluster) -> None:
-    async def main(client: Redlock) -> list[int]:
-        served: list[int] = []
+async def test_tasks_are_served_in_the_order_of_their_arrival(shared: Cluster) -> None:
+    served: list[int] = []
 
-        async def one(number: int) -> None:
-            async with client.lock("row"):
-                served.append(number)
+    async def one(number: int) -> None:
+        async with client.lock("row"):
+            served.append(number)
 
+    async with client_of(shared.urls) as client:
         async with client.lock("row"):
             tasks = [asyncio.create_task(one(number)) for number in range(20)]
             await until(lambda: client._context.parts().waiters.local_queue.length(("row",)) == 20, "all wait")
         await asyncio.gather(*tasks)
-        return served
-
-    assert with_client(shared.urls, main) == list(range(20))
+    assert served == list(range(20))
 
 
-def test_a_cancelled_extension_lets_the_next_extension_go_on(nodes: Cluster) -> None:
-    async def main(client: Redlock) -> None:
-        async with client.lock(NAME, renew=False) as lease:
-            for server in nodes.servers:
-                server.freeze()
-            first, second = (asyncio.create_task(lease.extend(7)) for _ in range(2))
-            await until(lambda: lease._step is not None, "the first extension is sent", every=0)
-            for _ in range(5):
-                await next_turn()  # the second extension waits for the first
-            first.cancel()
-            await asyncio.wait({first})
-            for server in nodes.servers:
-                server.thaw()
-            await second
-
-    with_client(nodes.urls, main, node_timeout=3.0, ttl=8.0)
+async def test_a_cancelled_extension_lets_the_next_extension_go_on(nodes: Cluster) -> None:
+    async with client_of(nodes.urls, node_timeout=3.0, ttl=8.0) as client, client.lock(NAME, renew=False) as lease:
+        for server in nodes.servers:
+            server.freeze()
+        first, second = (asyncio.create_task(lease.extend(7)) for _ in range(2))
+        await until(lambda: lease._step is not None, "the first extension is sent", every=0)
+        for _ in range(5):
+            await next_turn()  # the second extension waits for the first
+        first.cancel()
+        await asyncio.wait({first})
+        for server in nodes.servers:
+            server.thaw()
+        await second
 
 
-def test_a_dropped_lease_is_not_renewed(shared: Cluster) -> None:
-    async def main(client: Redlock) -> None:
+async def test_a_dropped_lease_is_not_renewed(shared: Cluster) -> None:
+    async with client_of(shared.urls, ttl=0.5) as client:
         block = client.lock("dropped", blocking_timeout=30.0).__aenter__()
         await block
         gc.collect()
         await until(lambda: is_free(shared.servers, "dropped"), "the lease runs out")
 
-    with_client(shared.urls, main, ttl=0.5)
 
-
-def test_a_lease_is_renewed_beyond_its_ttl(shared: Cluster) -> None:
-    async def main(client: Redlock) -> None:
+async def test_a_lease_is_renewed_beyond_its_ttl(shared: Cluster) -> None:
+    async with client_of(shared.urls, ttl=4.5) as client:
         async with client.lock("long") as lease:
             fence, deadline_ms = lease.fence, lease._held().deadline_ms
             await until(lambda: now_ms() > deadline_ms, "the TTL of the acquisition is over")
@@ -480,26 +418,18 @@ def test_a_lease_is_renewed_beyond_its_ttl(shared: Cluster) -> None:
         with pytest.raises(LockLost):
             await lock.release()
 
-    with_client(shared.urls, main, ttl=4.5)
+
+async def test_other_settings_are_refused(shared: Cluster) -> None:
+    async with client_of(shared.urls) as client, client.lock(NAME), client_of(shared.urls, max_ttl=20) as other:
+        with pytest.raises(ConfigurationError, match="all clients must agree"):
+            await other.lock("free").acquire()
 
 
-def test_other_settings_are_refused(shared: Cluster) -> None:
-    async def main(client: Redlock) -> None:
-        async with client.lock(NAME), client_of(shared.urls, max_ttl=20) as other:
-            with pytest.raises(ConfigurationError, match="all clients must agree"):
-                await other.lock("free").acquire()
-
-    with_client(shared.urls, main)
-
-
-def test_addresses_of_one_server_are_refused(shared: Cluster) -> None:
-    async def main() -> None:
-        url = shared.urls[0]
+async def test_addresses_of_one_server_are_refused(shared: Cluster) -> None:
+    url = shared.urls[0]
+    with pytest.raises(ConfigurationError, match=r"listed twice|are the same server"):
         async with Redlock([url, f"{url}?db=0", f"{url}?socket_timeout=1"]) as client:
             await client.lock(NAME).acquire()
-
-    with pytest.raises(ConfigurationError, match=r"listed twice|are the same server"):
-        run(main())
 
 
 def test_a_client_without_a_loop_is_refused() -> None:
@@ -507,12 +437,9 @@ def test_a_client_without_a_loop_is_refused() -> None:
         Redlock()._context.parts()
 
 
-def test_without_a_quorum_the_reason_is_named() -> None:
-    async def main() -> None:
-        async with client_of([f"redis://127.0.0.1:{port}" for port in (1, 2, 3)]) as client:
-            with pytest.raises(QuorumUnavailable, match="connection refused"):
-                await client.lock(NAME, blocking=False).acquire()
-            with pytest.raises(QuorumUnavailable):
-                await client.holder(NAME)
-
-    run(main())
+async def test_without_a_quorum_the_reason_is_named() -> None:
+    async with client_of([f"redis://127.0.0.1:{port}" for port in (1, 2, 3)]) as client:
+        with pytest.raises(QuorumUnavailable, match="connection refused"):
+            await client.lock(NAME, blocking=False).acquire()
+        with pytest.raises(QuorumUnavailable):
+            await client.holder(NAME)

@@ -14,7 +14,7 @@ import pytest
 import uvloop
 
 from redlock import LockContended, NotHeld, Outcome, RedlockError
-from tests.integration.asyncio_tools import client_of, next_turn, open_sockets, run, until, with_client
+from tests.integration.asyncio_tools import client_of, next_turn, open_sockets, run, until
 from tests.integration.tools import LASTING, eventually, frozen, in_a_fork, is_free
 
 if TYPE_CHECKING:
@@ -127,8 +127,11 @@ def test_uvloop_works(shared: Cluster) -> None:
     assert counted == 50
 
 
-def test_a_fork_leaves_the_parent_its_connections(shared: Cluster) -> None:
-    async def main(client: Redlock) -> None:
+async def test_a_fork_leaves_the_parent_its_connections(shared: Cluster) -> None:
+    async def denied(client: Redlock) -> bool:
+        return not await client.lock(NAME, blocking=False).acquire()
+
+    async with client_of(shared.urls) as client:
         async with client.lock(NAME) as lease:
 
             def child() -> list[object]:
@@ -137,7 +140,7 @@ def test_a_fork_leaves_the_parent_its_connections(shared: Cluster) -> None:
                 return [
                     len(client._context._parts),
                     lease.is_held,
-                    asyncio.run(_denied(client)),
+                    asyncio.run(denied(client)),
                     asyncio.run(pair(client, "child")) > 0,
                 ]
 
@@ -146,45 +149,34 @@ def test_a_fork_leaves_the_parent_its_connections(shared: Cluster) -> None:
             assert await client.lock(NAME).locked()
         assert await pair(client) > 0
 
-    async def _denied(client: Redlock) -> bool:
-        return not await client.lock(NAME, blocking=False).acquire()
 
-    with_client(shared.urls, main)
-
-
-def test_a_closed_client_ends_its_waits_with_an_error(shared: Cluster) -> None:
-    async def main() -> None:
-        client = client_of(shared.urls)
-        lock = client.lock(NAME)
-        await lock.acquire()
-        waiting = [asyncio.create_task(client.lock(NAME).acquire()) for _ in range(3)]
-        await until(lambda: client._context.parts().waiters.local_queue.length((NAME,)) == 3, "all wait")
-        lease = lock.lease
-        await client.aclose()
+async def test_a_closed_client_ends_its_waits_with_an_error(shared: Cluster) -> None:
+    client = client_of(shared.urls)
+    lock = client.lock(NAME)
+    await lock.acquire()
+    waiting = [asyncio.create_task(client.lock(NAME).acquire()) for _ in range(3)]
+    await until(lambda: client._context.parts().waiters.local_queue.length((NAME,)) == 3, "all wait")
+    lease = lock.lease
+    await client.aclose()
+    with pytest.raises(RedlockError, match="client was closed"):
+        await lease.extend(1)
+    await lock.release()
+    for task in waiting:
         with pytest.raises(RedlockError, match="client was closed"):
-            await lease.extend(1)
+            await asyncio.wait_for(task, 100)
+    with pytest.raises(NotHeld):
         await lock.release()
-        for task in waiting:
-            with pytest.raises(RedlockError, match="client was closed"):
-                await asyncio.wait_for(task, 100)
-        with pytest.raises(NotHeld):
-            await lock.release()
-        # A closed client opens new connections at its next use, as the client for threads does.
-        async with client_of(shared.urls) as other:
-            await other.lock(NAME).locked()
-
-    run(main())
+    # A closed client opens new connections at its next use, as the client for threads does.
+    async with client_of(shared.urls) as other:
+        await other.lock(NAME).locked()
     eventually(lambda: is_free(shared.servers, NAME), "its time is over")
 
 
-def test_the_end_of_a_client_waits_for_its_releases(shared: Cluster) -> None:
-    async def main() -> None:
-        async with client_of(shared.urls) as client:
-            for number in range(20):
-                async with client.lock(f"end:{number}", wait_for_release=False):
-                    pass
-
-    run(main())
+async def test_the_end_of_a_client_waits_for_its_releases(shared: Cluster) -> None:
+    async with client_of(shared.urls) as client:
+        for number in range(20):
+            async with client.lock(f"end:{number}", wait_for_release=False):
+                pass
     assert all(is_free(shared.servers, f"end:{number}") for number in range(20))
 
 

@@ -23,7 +23,7 @@ from redlock._transport import connections as connections_module
 from redlock._transport.asyncio import LoopConnections
 from redlock._transport.loop_sockets import LoopSockets
 from redlock.asyncio import Lease, Lock, Redlock, _cancel_scope
-from tests.integration.asyncio_tools import next_turn, until, with_client
+from tests.integration.asyncio_tools import client_of, next_turn, until
 from tests.integration.tools import comes_true, is_free, run_out
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize("renew", [True, False])
-def test_a_callback_hears_of_the_loss(shared: Cluster, renew: bool) -> None:  # noqa: FBT001 - an option
-    async def main(client: Redlock) -> None:
+async def test_a_callback_hears_of_the_loss(shared: Cluster, renew: bool) -> None:  # noqa: FBT001 - an option
+    async with client_of(shared.urls, ttl=TTL) as client:
         heard: list[Lease] = []
         with pytest.raises(LockLost):
             async with client.lock(NAME, renew=renew, on_lost=heard.append) as lease:
@@ -56,10 +56,8 @@ def test_a_callback_hears_of_the_loss(shared: Cluster, renew: bool) -> None:  # 
                 assert heard == [lease]
                 assert lease.is_lost
 
-    with_client(shared.urls, main, ttl=TTL)
 
-
-def test_a_callback_can_be_a_coroutine_function(shared: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_callback_can_be_a_coroutine_function(shared: Cluster, caplog: pytest.LogCaptureFixture) -> None:
     ended: list[str] = []
 
     async def on_lost(lease: Lease) -> None:
@@ -68,18 +66,16 @@ def test_a_callback_can_be_a_coroutine_function(shared: Cluster, caplog: pytest.
         ended.append(lease.resource)
         raise ZeroDivisionError
 
-    async def main(client: Redlock) -> None:
+    async with client_of(shared.urls, ttl=TTL) as client:
         with pytest.raises(LockLost):
             async with client.lock(NAME, on_lost=on_lost) as lease:
                 run_out(shared.servers, NAME)
                 await until(lambda: lease.is_lost, "lost")
-
-    with_client(shared.urls, main, ttl=TTL)
     assert ended == [NAME], "`aclose` waits for the callback"
     assert "on-lost-failed resource=lost" in caplog.text
 
 
-def test_the_end_of_a_client_waits_for_a_callback_of_then(shared: Cluster) -> None:
+async def test_the_end_of_a_client_waits_for_a_callback_of_then(shared: Cluster) -> None:
     """An extension that is under way finds the loss while the client closes."""
     ended: list[str] = []
 
@@ -88,7 +84,7 @@ def test_the_end_of_a_client_waits_for_a_callback_of_then(shared: Cluster) -> No
         await until(lambda: connections.is_closed, "the client closes")
         ended.append(lease.resource)
 
-    async def main(client: Redlock) -> None:
+    async with client_of(shared.urls, ttl=5.0) as client:
         lock = client.lock(NAME, on_lost=on_lost)
         await lock.acquire()
         run_out(shared.servers, NAME)
@@ -99,12 +95,10 @@ def test_the_end_of_a_client_waits_for_a_callback_of_then(shared: Cluster) -> No
         with pytest.raises(LockLost):
             await extension
 
-    with_client(shared.urls, main, ttl=5.0)
-
 
 @pytest.mark.usefixtures("way")
-def test_a_lost_block_is_cancelled(shared: Cluster) -> None:
-    async def main(client: Redlock) -> None:
+async def test_a_lost_block_is_cancelled(shared: Cluster) -> None:
+    async with client_of(shared.urls, ttl=TTL) as client:
         with pytest.raises(LockLost):
             async with client.lock(NAME, on_lost="cancel"):
                 run_out(shared.servers, NAME)
@@ -115,22 +109,18 @@ def test_a_lost_block_is_cancelled(shared: Cluster) -> None:
             assert task.cancelling() == 0
         await next_turn()
 
-    with_client(shared.urls, main, ttl=TTL)
 
-
-def test_a_block_is_cancelled_at_its_max_hold(shared: Cluster) -> None:
-    async def main(client: Redlock) -> None:
+async def test_a_block_is_cancelled_at_its_max_hold(shared: Cluster) -> None:
+    async with client_of(shared.urls, ttl=TTL) as client:
         with pytest.raises(LockLost, match="max_hold is over"):
             async with client.lock(NAME, max_hold=0.5, on_lost="cancel"):
                 await asyncio.Event().wait()
         assert is_free(shared.servers, NAME)
 
-    with_client(shared.urls, main, ttl=TTL)
-
 
 @pytest.mark.usefixtures("way")
-def test_an_inner_block_is_cancelled_with_the_outer(shared: Cluster) -> None:
-    async def main(client: Redlock) -> None:
+async def test_an_inner_block_is_cancelled_with_the_outer(shared: Cluster) -> None:
+    async with client_of(shared.urls, ttl=TTL) as client:
         with pytest.raises(LockLost):
             async with client.lock(NAME, reentrant=True) as outer:
                 with pytest.raises(LockLost):
@@ -139,13 +129,11 @@ def test_an_inner_block_is_cancelled_with_the_outer(shared: Cluster) -> None:
                         await asyncio.Event().wait()
                 assert outer.is_lost
 
-    with_client(shared.urls, main, ttl=TTL)
-
 
 @pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("first", ["outside", "loss", "loss, and then the turn of the task"])
-def test_a_cancellation_from_outside_wins(shared: Cluster, first: str) -> None:
-    async def main(client: Redlock) -> None:
+async def test_a_cancellation_from_outside_wins(shared: Cluster, first: str) -> None:
+    async with client_of(shared.urls, ttl=TTL) as client:
         entered = asyncio.Event()
 
         async def work() -> None:
@@ -174,15 +162,12 @@ def test_a_cancellation_from_outside_wins(shared: Cluster, first: str) -> None:
         await asyncio.wait({task})
         assert task.cancelled()
 
-    with_client(shared.urls, main, ttl=TTL)
-
 
 @pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("error", [ZeroDivisionError, None], ids=["error", "swallowed"])
-def test_a_body_ends_its_cancellation_by_an_error_or_not(shared: Cluster, error: type[Exception] | None) -> None:
+async def test_a_body_ends_its_cancellation_by_an_error_or_not(shared: Cluster, error: type[Exception] | None) -> None:
     """The error of the body wins; a body that swallows the cancellation loses its lock all the same."""
-
-    async def main(client: Redlock) -> None:
+    async with client_of(shared.urls, ttl=TTL) as client:
         with pytest.raises(error or LockLost):
             async with client.lock(NAME, on_lost="cancel"):
                 run_out(shared.servers, NAME)
@@ -193,25 +178,21 @@ def test_a_body_ends_its_cancellation_by_an_error_or_not(shared: Cluster, error:
                         raise error from None
         await next_turn()
 
-    with_client(shared.urls, main, ttl=TTL)
-
 
 @pytest.mark.usefixtures("way")
-def test_an_extension_in_the_body_tells_by_its_own_error(shared: Cluster) -> None:
-    async def main(client: Redlock) -> None:
+async def test_an_extension_in_the_body_tells_by_its_own_error(shared: Cluster) -> None:
+    async with client_of(shared.urls, ttl=TTL) as client:
         with pytest.raises(LockLost):
             async with client.lock(NAME, ttl=5, on_lost="cancel") as lease:
                 run_out(shared.servers, NAME)
                 await lease.extend(5)
         await next_turn()
 
-    with_client(shared.urls, main, ttl=TTL)
-
 
 @pytest.mark.usefixtures("way")
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.timeout is new in Python 3.11")
-def test_a_timeout_around_a_block_is_a_timeout(shared: Cluster) -> None:
-    async def main(client: Redlock) -> None:
+async def test_a_timeout_around_a_block_is_a_timeout(shared: Cluster) -> None:
+    async with client_of(shared.urls, ttl=TTL) as client:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):  # type: ignore[attr-defined,unused-ignore]  # as of 3.11
                 async with client.lock(NAME, ttl=9.0, on_lost="cancel"):
@@ -222,13 +203,11 @@ def test_a_timeout_around_a_block_is_a_timeout(shared: Cluster) -> None:
                 run_out(shared.servers, NAME)
                 await asyncio.Event().wait()
 
-    with_client(shared.urls, main, ttl=TTL)
-
 
 @pytest.mark.usefixtures("way")
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.TaskGroup is new in Python 3.11")
-def test_a_task_group_inside_a_lost_block_ends(shared: Cluster) -> None:
-    async def main(client: Redlock) -> None:
+async def test_a_task_group_inside_a_lost_block_ends(shared: Cluster) -> None:
+    async with client_of(shared.urls, ttl=TTL) as client:
         ended = []
 
         async def child() -> None:
@@ -252,11 +231,9 @@ def test_a_task_group_inside_a_lost_block_ends(shared: Cluster) -> None:
                     await asyncio.Event().wait()
         assert caught.group_contains(LockLost)
 
-    with_client(shared.urls, main, ttl=TTL)
 
-
-def test_a_blocked_loop_finds_its_lease_lost(shared: Cluster) -> None:
-    async def main(client: Redlock) -> None:
+async def test_a_blocked_loop_finds_its_lease_lost(shared: Cluster) -> None:
+    async with client_of(shared.urls, ttl=TTL) as client:
         with pytest.raises(LockLost, match="its time was over"):
             async with client.lock(NAME) as lease:
                 comes_true(lambda: lease.remaining() == 0, within=9.0)  # the loop is blocked on purpose
@@ -272,8 +249,6 @@ def test_a_blocked_loop_finds_its_lease_lost(shared: Cluster) -> None:
         assert not await lock.owned()
         with pytest.raises(LockLost):
             await lock.release()
-
-    with_client(shared.urls, main, ttl=TTL)
 
 
 @pytest.mark.parametrize("seconds", [1.6, 3.4])
@@ -319,7 +294,9 @@ def test_a_loop_that_is_blocked_during_an_acquire_gets_a_lease(
     assert not {"node-silent", "node-down"} & set(caplog.text.split())
 
 
-def test_a_grant_that_expired_on_its_way_is_not_handed_out(shared: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_grant_that_expired_on_its_way_is_not_handed_out(
+    shared: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Other code blocks the loop between the last reply and the next step of the task."""
     run, blocks = LoopConnections.run, [2.6]
 
@@ -331,20 +308,17 @@ def test_a_grant_that_expired_on_its_way_is_not_handed_out(shared: Cluster, monk
 
     monkeypatch.setattr(LoopConnections, "run", late)
 
-    async def main(client: Redlock) -> None:
+    async with client_of(shared.urls, ttl=2.5) as client:
         lock = client.lock(NAME)
         assert await lock.acquire()
         lock.lease.ensure_valid()
         await lock.release()
-
-    with_client(shared.urls, main, ttl=2.5)
     assert not blocks
 
 
-def test_replies_that_arrived_count_at_the_deadline(shared: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_replies_that_arrived_count_at_the_deadline(shared: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """The timer of a round can come before the readers: the round reads once more before it gives up."""
-
-    async def main(client: Redlock) -> None:
+    async with client_of(shared.urls) as client:
         assert not await client.lock(NAME).locked()
         connections = client._context.parts().connections
         execution = connections.start(inspect(NAME))
@@ -358,24 +332,21 @@ def test_replies_that_arrived_count_at_the_deadline(shared: Cluster, monkeypatch
         assert execution.future.result().denied == 0
         assert execution.future.result().granted == 5
 
-    with_client(shared.urls, main)
-
 
 @pytest.mark.long(ci=True)
-def test_a_late_renewal_is_logged_once(shared: Cluster, caplog: pytest.LogCaptureFixture) -> None:
-    async def main(client: Redlock) -> None:
-        async with client.lock(NAME) as lease:
-            for _ in range(2):
-                deadline_ms = lease._held().deadline_ms
-                comes_true(lambda: lease.remaining() < 2.7, within=9.0)  # the loop is blocked on purpose
-                await until(lambda before=deadline_ms: lease._held().deadline_ms > before, "renewed")  # type: ignore[misc]  # bound now
-
-    with_client(shared.urls, main, ttl=9.0)
+async def test_a_late_renewal_is_logged_once(shared: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+    async with client_of(shared.urls, ttl=9.0) as client, client.lock(NAME) as lease:
+        for _ in range(2):
+            deadline_ms = lease._held().deadline_ms
+            comes_true(lambda: lease.remaining() < 2.7, within=9.0)  # the loop is blocked on purpose
+            await until(lambda before=deadline_ms: lease._held().deadline_ms > before, "renewed")  # type: ignore[misc]  # bound now
     assert caplog.text.count("renewal-late resource=lost") == 1
     assert "event loop is blocked" in caplog.text
 
 
-def test_leases_due_at_nearly_the_same_time_share_exchanges(shared: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_leases_due_at_nearly_the_same_time_share_exchanges(
+    shared: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     renewed, pieces = [0], [0]
     extended, write = LockEventLog.extended, LoopSockets._write
 
@@ -390,7 +361,7 @@ def test_leases_due_at_nearly_the_same_time_share_exchanges(shared: Cluster, mon
     monkeypatch.setattr(LockEventLog, "extended", counted)
     monkeypatch.setattr(LoopSockets, "_write", counted_write)
 
-    async def main(client: Redlock) -> None:
+    async with client_of(shared.urls, ttl=9.0) as client:
         # Fewer than may be under way at a time: otherwise each reply would begin further renewals.
         leases = [await client.lock(f"shared:{number}").__aenter__() for number in range(60)]
         renewal = client._context.parts().renewal
@@ -403,13 +374,12 @@ def test_leases_due_at_nearly_the_same_time_share_exchanges(shared: Cluster, mon
         assert not any(lease.is_lost for lease in leases)
         await asyncio.gather(*(lease.release() for lease in leases))
 
-    with_client(shared.urls, main, ttl=9.0)
 
-
-def test_many_leases_that_are_due_at_once_lose_no_connection(shared: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_many_leases_that_are_due_at_once_lose_no_connection(
+    shared: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As after a long block of the loop: a connection takes a limited number of commands at a time."""
-
-    async def main(client: Redlock) -> None:
+    async with client_of(shared.urls, ttl=9.0) as client:
         leases = [await client.lock(f"many:{number}").__aenter__() for number in range(150)]
         connections = client._context.parts().connections.state.all
         handles = [one.handle for one in connections]
@@ -424,5 +394,3 @@ def test_many_leases_that_are_due_at_once_lose_no_connection(shared: Cluster, mo
         )
         assert [one.handle for one in connections] == handles
         await asyncio.gather(*(lease.release() for lease in leases))
-
-    with_client(shared.urls, main, ttl=9.0)

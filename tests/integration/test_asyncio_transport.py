@@ -18,7 +18,7 @@ from redlock._transport.exchange import Exchange
 from redlock._transport.loop_exchange import LoopExchange
 from redlock._transport.reply_reader import UnreadableReply
 from redlock._transport.socket_errors import ConnectionFailed
-from tests.integration.asyncio_tools import next_turn, run, until, with_client
+from tests.integration.asyncio_tools import client_of, next_turn, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,48 +26,43 @@ if TYPE_CHECKING:
     from redlock._core.commands import Round
     from redlock._core.vote_tally import VoteTally
     from redlock._core.votes import RoundResult
-    from redlock.asyncio import Redlock
     from redlock.testing.redis_server import Cluster
 
 NAME = "transport"
 
 
-def test_a_denial_that_has_arrived_needs_no_cancel(shared: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_denial_that_has_arrived_needs_no_cancel(shared: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """The third denial decides the round. The other two are in their sockets: they count too."""
+    async with client_of(shared.urls) as client, client.lock(NAME, renew=False):
+        connections = client._context.parts().connections
+        state = connections.state
+        await until(lambda: state.is_ready(now_ms()) and not state.is_awaited, "all have answered")
+        begun: list[Round] = []
+        ended: list[VoteTally] = []
+        begin, finish = state.begin, state.finish
 
-    async def main(client: Redlock) -> None:
-        async with client.lock(NAME, renew=False):
-            connections = client._context.parts().connections
-            state = connections.state
-            await until(lambda: state.is_ready(now_ms()) and not state.is_awaited, "all have answered")
-            begun: list[Round] = []
-            ended: list[VoteTally] = []
-            begin, finish = state.begin, state.finish
+        def noted(round_: Round, *arguments: Any) -> VoteTally:  # noqa: ANN401 - those of `begin`
+            begun.append(round_)
+            return begin(round_, *arguments)
 
-            def noted(round_: Round, *arguments: Any) -> VoteTally:  # noqa: ANN401 - those of `begin`
-                begun.append(round_)
-                return begin(round_, *arguments)
+        def noted_end(tally: VoteTally, now: int) -> RoundResult:
+            ended.append(tally)
+            return finish(tally, now)
 
-            def noted_end(tally: VoteTally, now: int) -> RoundResult:
-                ended.append(tally)
-                return finish(tally, now)
-
-            monkeypatch.setattr(state, "begin", noted)
-            monkeypatch.setattr(state, "finish", noted_end)
-            execution = connections.start(protocol.acquire(Acquire((NAME,), "another:token", 1_000, wall_us())))
-            connections.sockets.flush()
-            for one in state.all:
-                select.select([one.handle.sock], [], [], 10)
-            await asyncio.wait({execution.future})
-            assert [type(round_.command) for round_ in begun] == [Acquire]
-            assert len(ended) == 1, "a late denial ends the round again"
-
-    with_client(shared.urls, main)
+        monkeypatch.setattr(state, "begin", noted)
+        monkeypatch.setattr(state, "finish", noted_end)
+        execution = connections.start(protocol.acquire(Acquire((NAME,), "another:token", 1_000, wall_us())))
+        connections.sockets.flush()
+        for one in state.all:
+            select.select([one.handle.sock], [], [], 10)
+        await asyncio.wait({execution.future})
+        assert [type(round_.command) for round_ in begun] == [Acquire]
+        assert len(ended) == 1, "a late denial ends the round again"
 
 
 @pytest.mark.parametrize("awaited", ["dials", "replies"])
-def test_a_round_ends_at_once_when_its_client_is_closed(shared: Cluster, awaited: str) -> None:
-    async def main(client: Redlock) -> None:
+async def test_a_round_ends_at_once_when_its_client_is_closed(shared: Cluster, awaited: str) -> None:
+    async with client_of(shared.urls) as client:
         connections = client._context.parts().connections
         if awaited == "replies":
             assert not await client.lock(NAME).locked()
@@ -81,25 +76,19 @@ def test_a_round_ends_at_once_when_its_client_is_closed(shared: Cluster, awaited
         assert not connections.executions
         assert not connections.awaits_dial
 
-    with_client(shared.urls, main)
 
-
-def test_a_node_is_dialled_once_after_an_interruption(shared: Cluster) -> None:
+async def test_a_node_is_dialled_once_after_an_interruption(shared: Cluster) -> None:
     """An exception can leave a dial in the list of the state, although the dial was started."""
-
-    async def main(client: Redlock) -> None:
-        async with client.lock(NAME):
-            connections = client._context.parts().connections
-            state, sockets = connections.state, connections.sockets
-            state.to_dial.append(state.all[0])
-            sockets.dial()
-            assert (sockets._dials, state.to_dial) == ({}, [])
-
-    with_client(shared.urls, main)
+    async with client_of(shared.urls) as client, client.lock(NAME):
+        connections = client._context.parts().connections
+        state, sockets = connections.state, connections.sockets
+        state.to_dial.append(state.all[0])
+        sockets.dial()
+        assert (sockets._dials, state.to_dial) == ({}, [])
 
 
-def test_an_acquire_ends_in_time_while_tasks_keep_the_nodes(shared: Cluster) -> None:
-    async def main(client: Redlock) -> None:
+async def test_an_acquire_ends_in_time_while_tasks_keep_the_nodes(shared: Cluster) -> None:
+    async with client_of(shared.urls, node_timeout=2.0) as client:
         window = client._context.parts().window
         for number in range(64):
             assert await window.enter(number, ("another",))
@@ -112,8 +101,6 @@ def test_an_acquire_ends_in_time_while_tasks_keep_the_nodes(shared: Cluster) -> 
             window.leave(number, ("another",))
         async with client.lock(NAME, blocking=False):
             assert window.free == 64
-
-    with_client(shared.urls, main, node_timeout=2.0)
 
 
 @contextmanager
@@ -129,44 +116,37 @@ def connected() -> Iterator[tuple[LoopExchange, socket.socket, socket.socket]]:
         node.close()
 
 
-def test_a_connection_that_failed_is_read_no_more() -> None:
-    async def main() -> None:
-        with connected() as (exchange, own, node):
-            exchange.send(b"first")
-            node.send(b"+FIRST\r\n+UNASKED\r\n")
-            await exchange.wait(100)
-            await until(lambda: not exchange.is_open, "the reply that was not asked for is read")
-            assert exchange.answer() == b"FIRST", "it arrived before the failure"
-            node.send(b"+LATE\r\n")
-            for _ in range(3):
-                await next_turn()
-            assert own in select.select([own], [], [], 10)[0], "the late reply was not read"
-            assert not asyncio.get_running_loop().remove_reader(own)
-            for use in (exchange.answer, lambda: exchange.send(b"second")):
-                with pytest.raises(UnreadableReply, match="without being asked"):
-                    use()
-
-    run(main())
+async def test_a_connection_that_failed_is_read_no_more() -> None:
+    with connected() as (exchange, own, node):
+        exchange.send(b"first")
+        node.send(b"+FIRST\r\n+UNASKED\r\n")
+        await exchange.wait(100)
+        await until(lambda: not exchange.is_open, "the reply that was not asked for is read")
+        assert exchange.answer() == b"FIRST", "it arrived before the failure"
+        node.send(b"+LATE\r\n")
+        for _ in range(3):
+            await next_turn()
+        assert own in select.select([own], [], [], 10)[0], "the late reply was not read"
+        assert not asyncio.get_running_loop().remove_reader(own)
+        for use in (exchange.answer, lambda: exchange.send(b"second")):
+            with pytest.raises(UnreadableReply, match="without being asked"):
+                use()
 
 
-def test_a_connection_that_takes_half_a_request_has_failed() -> None:
+async def test_a_connection_that_takes_half_a_request_has_failed() -> None:
     """The node would take the next request for the rest of this one."""
-
-    async def main() -> None:
-        with connected() as (exchange, own, node):
-            with pytest.raises(ConnectionFailed):
-                exchange.send(b"x" * 10_000_000)
-            assert select.select([node], [], [], 10)[0], "the first half was sent"
-            assert not exchange.is_open
-            assert not asyncio.get_running_loop().remove_reader(own)
-            with pytest.raises(ConnectionFailed):
-                exchange.send(b"next")
-
-    run(main())
+    with connected() as (exchange, own, node):
+        with pytest.raises(ConnectionFailed):
+            exchange.send(b"x" * 10_000_000)
+        assert select.select([node], [], [], 10)[0], "the first half was sent"
+        assert not exchange.is_open
+        assert not asyncio.get_running_loop().remove_reader(own)
+        with pytest.raises(ConnectionFailed):
+            exchange.send(b"next")
 
 
-def test_a_kept_connection_that_failed_serves_no_waiter(shared: Cluster) -> None:
-    async def main(client: Redlock) -> None:
+async def test_a_kept_connection_that_failed_serves_no_waiter(shared: Cluster) -> None:
+    async with client_of(shared.urls) as client:
         waiters, node = client._context.parts().waiters, client._context.nodes[0]
         kept = await waiters.borrow(node, 10)
         assert kept is not None
@@ -179,5 +159,3 @@ def test_a_kept_connection_that_failed_serves_no_waiter(shared: Cluster) -> None
         assert other is not None
         assert other is not kept
         other.close()
-
-    with_client(shared.urls, main)

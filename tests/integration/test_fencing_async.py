@@ -19,7 +19,7 @@ from tests.integration.fence_adapters import ASYNC_DRIVERS, Account
 from tests.integration.tools import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator
 
     from sqlalchemy import Engine
 
@@ -28,17 +28,14 @@ TOKEN = 1_764_316_800_000_000
 LEASE, LATER, LATE = Lease(TOKEN, "me"), Lease(TOKEN + 1, "later"), Lease(TOKEN - 1, "late")
 
 
-def run(engine: Engine, main: Callable[[AsyncEngine], Awaitable[object]]) -> None:
-    """Run a coroutine with an asynchronous engine on the same database."""
-
-    async def with_engine() -> None:
-        made = create(engine.url.set(drivername=f"{engine.dialect.name}+{ASYNC_DRIVERS[engine.dialect.name]}"))
-        try:
-            await main(made)
-        finally:
-            await made.dispose()
-
-    asyncio.run(with_engine())
+@contextlib.asynccontextmanager
+async def asynchronous(engine: Engine) -> AsyncIterator[AsyncEngine]:
+    """An asynchronous engine on the same database."""
+    made = create(engine.url.set(drivername=f"{engine.dialect.name}+{ASYNC_DRIVERS[engine.dialect.name]}"))
+    try:
+        yield made
+    finally:
+        await made.dispose()
 
 
 def balance(engine: Engine) -> int:
@@ -46,8 +43,8 @@ def balance(engine: Engine) -> int:
         return session.get_one(Account, "account").value
 
 
-def test_an_async_session_is_fenced(engine: Engine) -> None:
-    async def main(made: AsyncEngine) -> None:
+async def test_an_async_session_is_fenced(engine: Engine) -> None:
+    async with asynchronous(engine) as made:
         async with AsyncSession(made, expire_on_commit=False) as session:
             for fresh in (True, False):
                 async with fenced(session, LEASE, operation="op") as section:
@@ -62,28 +59,23 @@ def test_an_async_session_is_fenced(engine: Engine) -> None:
             with pytest.raises(ConfigurationError, match="run_sync"):
                 purge_operations(session)
             await session.run_sync(purge_operations)
-
-    run(engine, main)
     assert balance(engine) == 11
 
 
-def test_an_async_connection_is_fenced(engine: Engine) -> None:
-    async def main(made: AsyncEngine) -> None:
+async def test_an_async_connection_is_fenced(engine: Engine) -> None:
+    async with asynchronous(engine) as made:
         async with made.connect() as connection:
             async with fenced(connection, LEASE):
                 await connection.execute(text("UPDATE account SET value = 12 WHERE name = 'account'"))
             with pytest.raises(ConfigurationError, match="ended inside the block"):
                 async with fenced(connection, LEASE):
                     await connection.commit()
-
-    run(engine, main)
     assert balance(engine) == 12
 
 
-def test_nothing_is_written_after_the_end_with_asyncio(engine: Engine) -> None:
+async def test_nothing_is_written_after_the_end_with_asyncio(engine: Engine) -> None:
     """asyncpg would commit each further statement by itself."""
-
-    async def main(made: AsyncEngine) -> None:
+    async with asynchronous(engine) as made:
         async with made.connect() as connection:
             for _ in range(2):
                 with pytest.raises(ConfigurationError, match="ended inside the block"):
@@ -95,19 +87,15 @@ def test_nothing_is_written_after_the_end_with_asyncio(engine: Engine) -> None:
             async with fenced(connection, LEASE):
                 await connection.execute(text("UPDATE account SET value = 11 WHERE name = 'account'"))
             assert await connection.scalar(text("SELECT value FROM account WHERE name = 'account'")) == 11
-
-    run(engine, main)
     assert balance(engine) == 11
 
 
-def test_an_async_scoped_session_is_fenced(engine: Engine) -> None:
-    async def main(made: AsyncEngine) -> None:
+async def test_an_async_scoped_session_is_fenced(engine: Engine) -> None:
+    async with asynchronous(engine) as made:
         scoped = async_scoped_session(async_sessionmaker(made), scopefunc=asyncio.current_task)
         async with fenced(scoped, LEASE):
             (await scoped.get_one(Account, "account")).value = 13
         await scoped.remove()
-
-    run(engine, main)
     assert balance(engine) == 13
 
 
@@ -119,8 +107,8 @@ async def cancel(task: asyncio.Task[None], session: AsyncSession) -> None:
     assert not session.in_transaction()
 
 
-def test_a_cancelled_body_is_rolled_back(engine: Engine) -> None:
-    async def main(made: AsyncEngine) -> None:
+async def test_a_cancelled_body_is_rolled_back(engine: Engine) -> None:
+    async with asynchronous(engine) as made:
         inside = asyncio.Event()
 
         async def body(session: AsyncSession) -> None:
@@ -136,13 +124,11 @@ def test_a_cancelled_body_is_rolled_back(engine: Engine) -> None:
             await cancel(task, session)
             async with fenced(session, LEASE):
                 pass
-
-    run(engine, main)
     assert balance(engine) == 10
 
 
 @pytest.mark.parametrize("database", ["postgresql", "mariadb"], indirect=True)
-def test_a_cancelled_wait_leaves_no_transaction(engine: Engine) -> None:
+async def test_a_cancelled_wait_leaves_no_transaction(engine: Engine) -> None:
     waiting = {
         "postgresql": "SELECT count(*) FROM pg_locks WHERE NOT granted",
         "mysql": "SELECT count(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'",
@@ -152,7 +138,8 @@ def test_a_cancelled_wait_leaves_no_transaction(engine: Engine) -> None:
         with engine.connect() as connection:
             return bool(connection.execute(text(waiting)).scalar_one())
 
-    async def main(made: AsyncEngine) -> None:
+    async with asynchronous(engine) as made:
+
         async def wait(session: AsyncSession) -> None:
             async with fenced(session, LATER, operation="second"):
                 pytest.fail("the body must not run")
@@ -165,5 +152,3 @@ def test_a_cancelled_wait_leaves_no_transaction(engine: Engine) -> None:
                 await cancel(task, second)
             async with fenced(second, LATER):
                 pass
-
-    run(engine, main)

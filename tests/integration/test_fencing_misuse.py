@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -275,10 +274,7 @@ def test_several_names_are_fenced_together(engine: Engine) -> None:
     assert tokens(engine) == 2
 
 
-def test_a_plain_session_with_async_with_is_refused(engine: Engine) -> None:
-    async def main(session: Session) -> None:
+async def test_a_plain_session_with_async_with_is_refused(engine: Engine) -> None:
+    with Session(engine) as session, pytest.raises(ConfigurationError, match="`with` needs a Session"):
         async with fenced(session, LEASE):
             pytest.fail("the body must not run")
-
-    with Session(engine) as session, pytest.raises(ConfigurationError, match="`with` needs a Session"):
-        asyncio.run(main(session))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
 import gc
 import logging
@@ -81,19 +80,16 @@ def test_blocks_without_operation_ids_are_refused(
         assert [session.query(FENCE).count() for session in (outer, inner)] == [0, 0], "nothing is written"
 
 
-def test_blocks_of_asyncio_follow_the_same_rule(other: Engine, caplog: pytest.LogCaptureFixture) -> None:
-    async def main() -> None:
-        made = create_async_engine(other.url.set(drivername="sqlite+aiosqlite"))
-        async with AsyncSession(made) as inner:
-            with Session(other) as outer, fenced(outer, LEASE):
-                with pytest.raises(ConfigurationError, match="give both blocks an operation id"):
-                    async with fenced(inner, LEASE):
-                        pytest.fail("the body must not run")
-            async with fenced(inner, LEASE):
-                pass
-        await made.dispose()
-
-    asyncio.run(main())
+async def test_blocks_of_asyncio_follow_the_same_rule(other: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    made = create_async_engine(other.url.set(drivername="sqlite+aiosqlite"))
+    async with AsyncSession(made) as inner:
+        with Session(other) as outer, fenced(outer, LEASE):
+            with pytest.raises(ConfigurationError, match="give both blocks an operation id"):
+                async with fenced(inner, LEASE):
+                    pytest.fail("the body must not run")
+        async with fenced(inner, LEASE):
+            pass
+    await made.dispose()
     assert balances(other) == [10]
     assert not caplog.records
 

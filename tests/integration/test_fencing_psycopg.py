@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -114,10 +113,7 @@ def test_a_connection_that_ends_in_the_body_is_told(connection: psycopg.Connecti
     assert balance(address) == 10
 
 
-def test_an_async_connection_is_refused(address: str) -> None:
-    async def main() -> None:
+async def test_an_async_connection_is_refused(address: str) -> None:
+    with pytest.raises(ConfigurationError, match="needs an AsyncSession or AsyncConnection"):
         async with await psycopg.AsyncConnection.connect(address) as connection, fenced(connection, LEASE):
             pytest.fail("the body must not run")
-
-    with pytest.raises(ConfigurationError, match="needs an AsyncSession or AsyncConnection"):
-        asyncio.run(main())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -152,18 +151,15 @@ def binding(error: type[Exception]) -> Session:
     return Binding()
 
 
-def test_an_async_session_with_two_engines_is_refused(engines: tuple[Engine, Engine]) -> None:
-    async def main() -> None:
-        one, two = [create_async_engine(engine.url.set(drivername="sqlite+aiosqlite")) for engine in engines]
-        async with AsyncSession(one, binds={Account: two}) as session:
-            with pytest.raises(ConfigurationError, match=SECOND):
-                async with fenced(session, LEASE):
-                    await session.get(Account, "account")
-            assert not session.in_transaction()
-        await one.dispose()
-        await two.dispose()
-
-    asyncio.run(main())
+async def test_an_async_session_with_two_engines_is_refused(engines: tuple[Engine, Engine]) -> None:
+    one, two = [create_async_engine(engine.url.set(drivername="sqlite+aiosqlite")) for engine in engines]
+    async with AsyncSession(one, binds={Account: two}) as session:
+        with pytest.raises(ConfigurationError, match=SECOND):
+            async with fenced(session, LEASE):
+                await session.get(Account, "account")
+        assert not session.in_transaction()
+    await one.dispose()
+    await two.dispose()
     assert state(engines[0]) == (0, 10)
 
 

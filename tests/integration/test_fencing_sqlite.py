@@ -89,16 +89,13 @@ def test_a_driver_that_ignores_commit_is_refused(make: Callable[..., Engine], en
         ({"autocommit": False}, contextlib.nullcontext()),
     ],
 )
-def test_aiosqlite_in_autocommit_mode_is_refused(engine: Engine, options: dict[str, bool], expected: Any) -> None:
-    async def main() -> None:
-        made = create_async_engine(engine.url.set(drivername="sqlite+aiosqlite"), connect_args=options)
-        async with made.connect() as connection:
-            with expected:
-                async with fenced(connection, LEASE):
-                    await connection.execute(text("UPDATE account SET value = value + 1 WHERE name = 'account'"))
-        await made.dispose()
-
-    asyncio.run(main())
+async def test_aiosqlite_in_autocommit_mode_is_refused(engine: Engine, options: dict[str, bool], expected: Any) -> None:
+    made = create_async_engine(engine.url.set(drivername="sqlite+aiosqlite"), connect_args=options)
+    async with made.connect() as connection:
+        with expected:
+            async with fenced(connection, LEASE):
+                await connection.execute(text("UPDATE account SET value = value + 1 WHERE name = 'account'"))
+    await made.dispose()
     assert balance(engine) == (10 if options["autocommit"] else 11)
     assert is_unlocked(engine)
 
@@ -135,34 +132,30 @@ def test_two_blocks_on_one_driver_connection_are_refused(make: Callable[..., Eng
     assert balance(engine) == 11
 
 
-def test_tasks_that_share_a_database_in_memory_are_refused() -> None:
+async def test_tasks_that_share_a_database_in_memory_are_refused() -> None:
     """Asyncio engines of SQLite in memory give all tasks the same connection of the driver."""
+    made = create_async_engine("sqlite+aiosqlite://")
+    inside, refused = asyncio.Event(), asyncio.Event()
+    async with made.begin() as connection:
+        await connection.run_sync(Base.metadata.create_all)
 
-    async def main() -> None:
-        made = create_async_engine("sqlite+aiosqlite://")
-        inside, refused = asyncio.Event(), asyncio.Event()
-        async with made.begin() as connection:
-            await connection.run_sync(Base.metadata.create_all)
+    async def first() -> None:
+        with pytest.raises(ConfigurationError, match="ended inside"):
+            async with made.connect() as connection, fenced(connection, LEASE):
+                inside.set()
+                await refused.wait()
 
-        async def first() -> None:
-            with pytest.raises(ConfigurationError, match="ended inside"):
-                async with made.connect() as connection, fenced(connection, LEASE):
-                    inside.set()
-                    await refused.wait()
+    async def second() -> None:
+        await inside.wait()
+        with pytest.raises(ConfigurationError, match="same connection of the driver"):
+            async with made.connect() as connection, fenced(connection, Lease(8, "second")):
+                pytest.fail("the body must not run")
+        refused.set()
 
-        async def second() -> None:
-            await inside.wait()
-            with pytest.raises(ConfigurationError, match="same connection of the driver"):
-                async with made.connect() as connection, fenced(connection, Lease(8, "second")):
-                    pytest.fail("the body must not run")
-            refused.set()
-
-        await asyncio.wait_for(asyncio.gather(first(), second()), 60)
-        async with made.connect() as connection:
-            assert await connection.scalar(text("SELECT count(*) FROM redlock_fence")) == 0
-        await made.dispose()
-
-    asyncio.run(main())
+    await asyncio.wait_for(asyncio.gather(first(), second()), 60)
+    async with made.connect() as connection:
+        assert await connection.scalar(text("SELECT count(*) FROM redlock_fence")) == 0
+    await made.dispose()
 
 
 def balance(engine: Engine) -> int:

@@ -135,35 +135,33 @@ def test_an_alarm_in_a_round_is_raised(exchange: Exchange) -> None:
     sockets.abandon()
 
 
-def test_an_alarm_in_an_event_loop_blames_no_node(exchange: Exchange) -> None:
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        waiting = LoopExchange(exchange, loop)
+async def test_an_alarm_in_an_event_loop_blames_no_node(exchange: Exchange) -> None:
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, __: None)
+    waiting = LoopExchange(exchange, loop)
+    with pytest.raises(TimeoutError, match=WHY):
+        waiting.send(WORDS)
+    with pytest.raises(TimeoutError, match=WHY):
+        waiting._on_readable()
+    assert waiting.is_open
+    node = Node("redis://h:1", 100)
+    state = NodeConnections([node], codec.Codec(1, "", 10_000), node.timeout_ms, 0)
+    iterations: list[int] = []
+    sockets = LoopSockets([node], state, loop, lambda: iterations.append(1))
+    for call in (sockets.flush, sockets.read_all):
+        state.to_close.clear()
+        iterations.clear()
+        state.connected(state.all[0], exchange, "0" * 40, "")
+        state.all[0].outbox = WORDS
         with pytest.raises(TimeoutError, match=WHY):
-            waiting.send(WORDS)
-        with pytest.raises(TimeoutError, match=WHY):
-            waiting._on_readable()
-        assert waiting.is_open
-        node = Node("redis://h:1", 100)
-        state = NodeConnections([node], codec.Codec(1, "", 10_000), node.timeout_ms, 0)
-        iterations: list[int] = []
-        sockets = LoopSockets([node], state, loop, lambda: iterations.append(1))
-        for call in (sockets.flush, sockets.read_all):
-            state.to_close.clear()
-            iterations.clear()
-            state.connected(state.all[0], exchange, "0" * 40, "")
-            state.all[0].outbox = WORDS
-            with pytest.raises(TimeoutError, match=WHY):
-                call()
-            assert state.all[0].reason == "interrupted in the middle of a command"
-            assert not node.error, "no node has failed"
-            await until(lambda: iterations, "the next iteration, which tells the rounds", every=0)
-        sockets.abandon("closed")
-
-    asyncio.run(main())
+            call()
+        assert state.all[0].reason == "interrupted in the middle of a command"
+        assert not node.error, "no node has failed"
+        await until(lambda: iterations, "the next iteration, which tells the rounds", every=0)
+    sockets.abandon("closed")
 
 
-def test_an_alarm_in_a_send_holds_up_no_other_node(exchange: Exchange) -> None:
+async def test_an_alarm_in_a_send_holds_up_no_other_node(exchange: Exchange) -> None:
     """The next iteration of the loop sends the rest, and sets the timers that are missing."""
     near, far = socket.socketpair()
     timers: list[int] = []
@@ -173,7 +171,7 @@ def test_an_alarm_in_a_send_holds_up_no_other_node(exchange: Exchange) -> None:
         if len(timers) == 1:
             raise TimeoutError(WHY)
 
-    async def main() -> None:
+    with far:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, __: None)
         nodes = [Node("redis://h:1", 100), Node("redis://h:2", 100)]
@@ -185,9 +183,6 @@ def test_an_alarm_in_a_send_holds_up_no_other_node(exchange: Exchange) -> None:
         sockets.send_soon(Inspect((NAME,)), sent)
         await until(lambda: len(timers) >= 2, "the second try of the timer")
         sockets.abandon("closed")
-
-    with far:
-        asyncio.run(main())
         assert len(timers) == 2
         far.settimeout(0)
         assert far.recv(1_000) == WORDS

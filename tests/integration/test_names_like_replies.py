@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from redlock.admin.cluster_status import cluster_status
-from tests.integration.asyncio_tools import until, with_client
+from tests.integration.asyncio_tools import client_of as client_of_loops
+from tests.integration.asyncio_tools import until
 from tests.integration.tools import client_of, eventually
 
 if TYPE_CHECKING:
-    from redlock.asyncio import Redlock as AsyncRedlock
     from redlock.testing.redis_server import Cluster
 
 NAMES = ["tenant|12345", "a*123456789"]
@@ -40,8 +40,9 @@ def test_a_waiter_in_a_thread_is_woken(nodes: Cluster, name: str, caplog: pytest
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_waiter_in_a_loop_is_woken(nodes: Cluster, name: str, caplog: pytest.LogCaptureFixture) -> None:
-    async def main(client: AsyncRedlock) -> None:
+async def test_a_waiter_in_a_loop_is_woken(nodes: Cluster, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    async with client_of_loops(nodes.urls) as client:
+
         async def wait() -> None:
             async with client.lock(name, blocking_timeout=100):
                 pass
@@ -50,8 +51,6 @@ def test_a_waiter_in_a_loop_is_woken(nodes: Cluster, name: str, caplog: pytest.L
             waiting = asyncio.create_task(wait())
             await until(lambda: client._context.parts().waiters.local_queue.length((name,)), "a task waits")
         await waiting
-
-    with_client(nodes.urls, main)
     assert no_node_is_down(caplog)
 
 

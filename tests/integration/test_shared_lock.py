@@ -14,7 +14,7 @@ from greenlet import greenlet
 from redlock import LockLost, NotHeld
 from redlock._locking import lock_leases
 from tests.integration import tools
-from tests.integration.asyncio_tools import with_client
+from tests.integration.asyncio_tools import client_of
 from tests.integration.tools import is_free, run_out
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from redlock import Lease, Lock, Redlock
     from redlock.asyncio import Lease as AsyncLease
     from redlock.asyncio import Lock as AsyncLock
-    from redlock.asyncio import Redlock as AsyncRedlock
     from redlock.testing.redis_server import Cluster
 
 NAME = "account:42"
@@ -193,8 +192,8 @@ async def async_block(lock: AsyncLock) -> AsyncIterator[AsyncLease]:
 
 
 @pytest.mark.parametrize("wait_for_release", [True, False])
-def test_an_early_release_ends_no_block_of_another_task(shared: Cluster, wait_for_release: bool) -> None:  # noqa: FBT001 - a parameter
-    async def main(client: AsyncRedlock) -> None:
+async def test_an_early_release_ends_no_block_of_another_task(shared: Cluster, wait_for_release: bool) -> None:  # noqa: FBT001 - a parameter
+    async with client_of(shared.urls) as client:
         lock = client.lock(NAME, wait_for_release=wait_for_release)
         released, entered = asyncio.Event(), asyncio.Event()
 
@@ -217,13 +216,10 @@ def test_an_early_release_ends_no_block_of_another_task(shared: Cluster, wait_fo
             assert lease.is_held
             assert await lock.owned()
 
-    with_client(shared.urls, main)
 
-
-def test_an_async_generator_ends_its_own_block(shared: Cluster) -> None:
+async def test_an_async_generator_ends_its_own_block(shared: Cluster) -> None:
     """The event loop ends an abandoned generator in a task of its own."""
-
-    async def main(client: AsyncRedlock) -> None:
+    async with client_of(shared.urls) as client:
         lock = client.lock(NAME, renew=False, blocking_timeout=30)
         first, second = async_block(lock), async_block(lock)
         await first.__anext__()
@@ -237,19 +233,14 @@ def test_an_async_generator_ends_its_own_block(shared: Cluster) -> None:
             await second.__anext__()
         assert is_free(shared.servers, NAME)
 
-    with_client(shared.urls, main)
 
-
-def test_another_task_can_end_a_block(shared: Cluster) -> None:
+async def test_another_task_can_end_a_block(shared: Cluster) -> None:
     """As a fixture: its start and its end run in two tasks."""
-
-    async def main(client: AsyncRedlock) -> None:
+    async with client_of(shared.urls) as client:
         lock = client.lock(NAME)
         await asyncio.create_task(lock.__aenter__())
         await lock.__aexit__(None, None, None)
         assert is_free(shared.servers, NAME)
-
-    with_client(shared.urls, main)
 
 
 def test_a_greenlet_may_begin_with_a_call_of_the_lock(client: Redlock) -> None:
@@ -271,8 +262,8 @@ def traced(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any
     return wrapper
 
 
-def test_a_wrapped_block_of_a_task_ends_its_own_lease(shared: Cluster) -> None:
-    async def main(client: AsyncRedlock) -> None:
+async def test_a_wrapped_block_of_a_task_ends_its_own_lease(shared: Cluster) -> None:
+    async with client_of(shared.urls) as client:
         lock = client.lock(NAME, reentrant=True)
         enter, leave = traced(lock.__aenter__), traced(lock.__aexit__)
         outer, inner = await enter(), await traced(enter)()
@@ -281,11 +272,9 @@ def test_a_wrapped_block_of_a_task_ends_its_own_lease(shared: Cluster) -> None:
         await leave(None, None, None)
         assert not outer.is_held
 
-    with_client(shared.urls, main)
 
-
-def test_wrapped_blocks_of_two_tasks_keep_apart(shared: Cluster) -> None:
-    async def main(client: AsyncRedlock) -> None:
+async def test_wrapped_blocks_of_two_tasks_keep_apart(shared: Cluster) -> None:
+    async with client_of(shared.urls) as client:
         lock = client.lock(NAME)
         enter, leave = traced(lock.__aenter__), traced(lock.__aexit__)
         is_entered, is_ended = asyncio.Event(), asyncio.Event()
@@ -306,10 +295,8 @@ def test_wrapped_blocks_of_two_tasks_keep_apart(shared: Cluster) -> None:
         assert lease.is_held
         await leave(None, None, None)
 
-    with_client(shared.urls, main)
 
-
-def test_a_guard_with_the_lock_inside_ends_its_own_block(shared: Cluster) -> None:
+async def test_a_guard_with_the_lock_inside_ends_its_own_block(shared: Cluster) -> None:
     class Guard:
         def __init__(self, lock: AsyncLock) -> None:
             self.lock = lock
@@ -320,11 +307,9 @@ def test_a_guard_with_the_lock_inside_ends_its_own_block(shared: Cluster) -> Non
         def __aexit__(self, *error: Any) -> Awaitable[None]:  # noqa: ANN401 - as of the lock
             return self.lock.__aexit__(*error)
 
-    async def main(client: AsyncRedlock) -> None:
+    async with client_of(shared.urls) as client:
         lock = client.lock(NAME, reentrant=True)
         async with lock as outer:
             async with Guard(lock):
                 pass
             assert outer.is_held
-
-    with_client(shared.urls, main)

@@ -13,7 +13,7 @@ from redis import Redis
 
 from redlock import ConfigurationError, LockLost
 from redlock.fencing import AsyncFencedStore, FencedStore
-from tests.integration.asyncio_tools import run, until
+from tests.integration.asyncio_tools import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,30 +66,26 @@ def test_a_slow_change_in_a_thread_is_computed_once(broker: Server) -> None:
         assert not list(store._turns._last), "a turn that ended is kept"
 
 
-def test_a_slow_change_in_a_task_is_computed_once(broker: Server) -> None:
+async def test_a_slow_change_in_a_task_is_computed_once(broker: Server) -> None:
     calls: list[str] = []
+    waiting = asyncio.Event()
+    lease = Watched(waiting.set)
 
-    async def main() -> str | None:
-        waiting = asyncio.Event()
-        lease = Watched(waiting.set)
+    async def slow(value: str | None) -> str:
+        calls.append("slow")
+        await asyncio.wait_for(waiting.wait(), WITHIN)
+        return one_more(value)
 
-        async def slow(value: str | None) -> str:
-            calls.append("slow")
-            await asyncio.wait_for(waiting.wait(), WITHIN)
-            return one_more(value)
+    def fast(value: str | None) -> str:
+        calls.append("fast")
+        return one_more(value)
 
-        def fast(value: str | None) -> str:
-            calls.append("fast")
-            return one_more(value)
-
-        async with AsyncFencedStore(broker.url) as store:
-            await asyncio.gather(
-                store.update(NAME, lease, "op-1", slow), *(store.update(NAME, lease, f"op-{n}", fast) for n in (2, 3))
-            )
-            assert not list(store._turns._last), "a turn that ended is kept"
-            return await store.read_unfenced(NAME)
-
-    assert run(main()) == "3"
+    async with AsyncFencedStore(broker.url) as store:
+        await asyncio.gather(
+            store.update(NAME, lease, "op-1", slow), *(store.update(NAME, lease, f"op-{n}", fast) for n in (2, 3))
+        )
+        assert not list(store._turns._last), "a turn that ended is kept"
+        assert await store.read_unfenced(NAME) == "3"
     assert calls == ["slow", "fast", "fast"]
 
 
@@ -104,25 +100,21 @@ def test_other_leases_and_names_do_not_wait(broker: Server) -> None:
         assert store.update("x", outer, "op-3", lambda _: store.update("y", newer, "op-4", one_more).value).value == "1"
 
 
-def test_a_cancelled_update_ends_its_turn(broker: Server) -> None:
+async def test_a_cancelled_update_ends_its_turn(broker: Server) -> None:
+    waiting, lease = asyncio.Event(), Watched(lambda: None)
 
-    async def main() -> str:
-        waiting, lease = asyncio.Event(), Watched(lambda: None)
+    async def endless(_: str | None) -> str:
+        waiting.set()
+        await asyncio.Event().wait()
+        raise AssertionError
 
-        async def endless(_: str | None) -> str:
-            waiting.set()
-            await asyncio.Event().wait()
-            raise AssertionError
-
-        async with AsyncFencedStore(broker.url) as store:
-            first = asyncio.create_task(store.update(NAME, lease, "op-1", endless))
-            await waiting.wait()
-            others = [asyncio.create_task(store.update(NAME, lease, f"op-{number}", one_more)) for number in (2, 3)]
-            first.cancel()
-            others[0].cancel()
-            return (await asyncio.wait_for(others[1], WITHIN)).value
-
-    assert run(main()) == "1"
+    async with AsyncFencedStore(broker.url) as store:
+        first = asyncio.create_task(store.update(NAME, lease, "op-1", endless))
+        await waiting.wait()
+        others = [asyncio.create_task(store.update(NAME, lease, f"op-{number}", one_more)) for number in (2, 3)]
+        first.cancel()
+        others[0].cancel()
+        assert (await asyncio.wait_for(others[1], WITHIN)).value == "1"
 
 
 def test_updates_of_two_stores_end(broker: Server) -> None:
@@ -141,7 +133,7 @@ def test_updates_of_two_stores_end(broker: Server) -> None:
         assert calls == [None, "1", "2"]
 
 
-def test_no_update_is_repeated_after_its_lease(broker: Server) -> None:
+async def test_no_update_is_repeated_after_its_lease(broker: Server) -> None:
     lease = Watched(lambda: None, seconds=0.0)
     with Redis.from_url(broker.url) as redis:
         store, other = FencedStore(redis), FencedStore(redis)
@@ -153,17 +145,14 @@ def test_no_update_is_repeated_after_its_lease(broker: Server) -> None:
             store.update(NAME, lease, "op-1", overtaken)
         assert store.read_unfenced(NAME) == "1"
 
-    async def main() -> str | None:
-        async with AsyncFencedStore(broker.url) as store, AsyncFencedStore(broker.url) as other:
+    async with AsyncFencedStore(broker.url) as loops, AsyncFencedStore(broker.url) as others:
 
-            async def overtaken(_: str | None) -> str:
-                return (await other.update(NAME, lease, "other-2", one_more)).value
+        async def overtaken_in_a_loop(_: str | None) -> str:
+            return (await others.update(NAME, lease, "other-2", one_more)).value
 
-            with pytest.raises(LockLost, match="other operations of the same lease"):
-                await store.update(NAME, lease, "op-1", overtaken)
-            return await store.read_unfenced(NAME)
-
-    assert run(main()) == "2"
+        with pytest.raises(LockLost, match="other operations of the same lease"):
+            await loops.update(NAME, lease, "op-1", overtaken_in_a_loop)
+        assert await loops.read_unfenced(NAME) == "2"
 
 
 def test_updates_inside_changes_do_not_wait_for_each_other(broker: Server) -> None:
@@ -187,44 +176,37 @@ def test_updates_inside_changes_do_not_wait_for_each_other(broker: Server) -> No
         assert (store.read_unfenced("a"), store.read_unfenced("b")) == ("2", "2")
 
 
-def test_tasks_inside_changes_do_not_wait_for_each_other(broker: Server) -> None:
-    async def main() -> None:
-        async with AsyncFencedStore(broker.url) as store:
-            lease, changing = Watched(lambda: None), set[str]()
+async def test_tasks_inside_changes_do_not_wait_for_each_other(broker: Server) -> None:
+    async with AsyncFencedStore(broker.url) as store:
+        lease, changing = Watched(lambda: None), set[str]()
 
-            async def move(source: str, target: str) -> None:
-                async def change(value: str | None) -> str:
-                    changing.add(source)
-                    await until(lambda: len(changing) == 2, "both changes")
-                    await store.update(target, lease, f"from-{source}", one_more)
-                    return one_more(value)
+        async def move(source: str, target: str) -> None:
+            async def change(value: str | None) -> str:
+                changing.add(source)
+                await until(lambda: len(changing) == 2, "both changes")
+                await store.update(target, lease, f"from-{source}", one_more)
+                return one_more(value)
 
-                await store.update(source, lease, f"of-{source}", change)
+            await store.update(source, lease, f"of-{source}", change)
 
-            await asyncio.wait_for(asyncio.gather(move("a", "b"), move("b", "a")), WITHIN)
-            assert (await store.read_unfenced("a"), await store.read_unfenced("b")) == ("2", "2")
-
-    run(main())
+        await asyncio.wait_for(asyncio.gather(move("a", "b"), move("b", "a")), WITHIN)
+        assert (await store.read_unfenced("a"), await store.read_unfenced("b")) == ("2", "2")
 
 
-def test_an_update_inside_its_own_change_is_refused(broker: Server) -> None:
+async def test_an_update_inside_its_own_change_is_refused(broker: Server) -> None:
     lease = Watched(lambda: None)
-
-    async def main() -> None:
-        async with AsyncFencedStore(broker.url) as store:
-
-            async def change(_: str | None) -> str:
-                return (await store.update(NAME, lease, "inner", one_more)).value
-
-            with pytest.raises(ConfigurationError, match="inside its own change"):
-                await store.update(NAME, lease, "outer", change)
-
     with Redis.from_url(broker.url) as redis:
         store = FencedStore(redis)
         with pytest.raises(ConfigurationError, match="inside its own change"):
             store.update(NAME, lease, "outer", lambda _: store.update(NAME, lease, "inner", one_more).value)
         assert store.read_unfenced(NAME) is None
-    run(main())
+    async with AsyncFencedStore(broker.url) as loops:
+
+        async def change(_: str | None) -> str:
+            return (await loops.update(NAME, lease, "inner", one_more)).value
+
+        with pytest.raises(ConfigurationError, match="inside its own change"):
+            await loops.update(NAME, lease, "outer", change)
 
 
 @pytest.mark.parametrize("name", [["hits"], None, ""])

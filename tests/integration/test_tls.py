@@ -20,14 +20,13 @@ from redlock import ConfigurationError, QuorumUnavailable, Redlock
 from redlock.admin.bootstrap import declare_nodes
 from redlock.admin.cluster_status import cluster_status
 from redlock.testing.redis_server import Server, free_port
-from tests.integration.asyncio_tools import next_turn, with_client
+from tests.integration.asyncio_tools import client_of, next_turn
 from tests.integration.tools import eventually, holders, raw
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from redlock.asyncio import Redlock as AsyncioRedlock
 
 NAME = "tls"
 NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
@@ -110,10 +109,11 @@ def reasons(urls: list[str]) -> set[str]:
     return set(caught.value.reasons.values())
 
 
-def test_asyncio_speaks_tls_too(nodes: Nodes, authority: Authority) -> None:
+async def test_asyncio_speaks_tls_too(nodes: Nodes, authority: Authority) -> None:
     counted = 0
 
-    async def main(client: AsyncioRedlock) -> None:
+    async with client_of(nodes.urls(authority, authority.issue("client")), ttl=9.0, node_timeout=2.2) as client:
+
         async def one() -> None:
             nonlocal counted
             async with client.lock(NAME, ttl=9):
@@ -125,8 +125,6 @@ def test_asyncio_speaks_tls_too(nodes: Nodes, authority: Authority) -> None:
         wide = [client.lock([f"{number}:{place}" * 200 for place in range(9)]) for number in range(20)]
         await asyncio.gather(*(one() for _ in range(30)), *(lock.acquire() for lock in wide))
         await asyncio.gather(*(lock.release() for lock in wide))
-
-    with_client(nodes.urls(authority, authority.issue("client")), main, ttl=9.0, node_timeout=2.2)
     assert counted == 30
 
 

@@ -21,55 +21,46 @@ async def passes(window: Window, attempt: object) -> None:
         window.leave(attempt, NAMES)
 
 
-def test_tasks_pass_in_the_order_of_their_arrival() -> None:
-    async def main() -> list[int]:
-        window, passed = Window(2), []
+async def test_tasks_pass_in_the_order_of_their_arrival() -> None:
+    window, passed = Window(2), []
 
-        async def one(number: int) -> None:
-            await window.enter(number, NAMES)
-            passed.append(number)
-            await asyncio.sleep(0)  # the others run meanwhile
-            window.leave(number, NAMES)
+    async def one(number: int) -> None:
+        await window.enter(number, NAMES)
+        passed.append(number)
+        await asyncio.sleep(0)  # the others run meanwhile
+        window.leave(number, NAMES)
 
-        await asyncio.gather(*(one(number) for number in range(6)))
-        assert (window.free, window.attempts) == (2, {})
-        return passed
-
-    assert asyncio.run(main()) == list(range(6))
+    await asyncio.gather(*(one(number) for number in range(6)))
+    assert (window.free, window.attempts) == (2, {})
+    assert passed == list(range(6))
 
 
 @pytest.mark.parametrize("has_place", [False, True])
-def test_a_cancelled_task_keeps_no_place(has_place: bool) -> None:  # noqa: FBT001 - an option
-    async def main() -> None:
-        window = Window(1)
-        await window.enter(1, NAMES)
-        task = asyncio.create_task(passes(window, 2))
-        await asyncio.sleep(0)  # the task runs, and waits
-        if has_place:
-            # The place comes, and the task is cancelled before it runs.
-            window.leave(1, NAMES)
-        task.cancel()
-        await asyncio.wait({task})
-        assert task.cancelled()
-        if not has_place:
-            window.leave(1, NAMES)
-        assert (window.free, window.attempts) == (1, {})
-        await window.enter(3, NAMES)
-
-    asyncio.run(main())
-
-
-def test_a_task_whose_time_is_over_keeps_no_place() -> None:
-    async def main() -> None:
-        window = Window(1)
-        assert await window.enter(1, NAMES)
-        assert not await window.enter(2, NAMES, 0)
-        window.leave(2, NAMES)
+async def test_a_cancelled_task_keeps_no_place(has_place: bool) -> None:  # noqa: FBT001 - an option
+    window = Window(1)
+    await window.enter(1, NAMES)
+    task = asyncio.create_task(passes(window, 2))
+    await asyncio.sleep(0)  # the task runs, and waits
+    if has_place:
+        # The place comes, and the task is cancelled before it runs.
         window.leave(1, NAMES)
-        assert (window.free, window.attempts) == (1, {})
-        assert await window.enter(3, NAMES, 0)
+    task.cancel()
+    await asyncio.wait({task})
+    assert task.cancelled()
+    if not has_place:
+        window.leave(1, NAMES)
+    assert (window.free, window.attempts) == (1, {})
+    await window.enter(3, NAMES)
 
-    asyncio.run(main())
+
+async def test_a_task_whose_time_is_over_keeps_no_place() -> None:
+    window = Window(1)
+    assert await window.enter(1, NAMES)
+    assert not await window.enter(2, NAMES, 0)
+    window.leave(2, NAMES)
+    window.leave(1, NAMES)
+    assert (window.free, window.attempts) == (1, {})
+    assert await window.enter(3, NAMES, 0)
 
 
 def test_an_interrupted_end_gives_the_place_to_the_next_task() -> None:
@@ -96,15 +87,12 @@ def test_an_interrupted_end_gives_the_place_to_the_next_task() -> None:
         left(place)
 
 
-def test_a_task_leaves_once_however_often_it_says_so() -> None:
-    async def main() -> None:
-        window = Window(1)
-        assert await window.enter(1, NAMES)
-        for _ in range(2):
-            window.leave(1, NAMES)
-        assert window.free == 1
-        assert await window.enter(2, NAMES, 0)
+async def test_a_task_leaves_once_however_often_it_says_so() -> None:
+    window = Window(1)
+    assert await window.enter(1, NAMES)
+    for _ in range(2):
         window.leave(1, NAMES)
-        assert (window.free, window.attempts) == (0, {NAMES: {2}})
-
-    asyncio.run(main())
+    assert window.free == 1
+    assert await window.enter(2, NAMES, 0)
+    window.leave(1, NAMES)
+    assert (window.free, window.attempts) == (0, {NAMES: {2}})
