@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.integration.tools import ROOT, raw
+from tests.integration.tools import ROOT, raws
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,9 +36,8 @@ def let_in(servers: Sequence[Server], user: str, secret: str, *without: str, key
     """Create the manual's user on these servers, without some of its commands or for other keys."""
     rules = [f">{secret}" if word.startswith(">") else word for word in documented(user)]
     rules = [keys if keys and word.startswith("~") else word for word in rules]
-    for server in servers:
-        with raw(server) as redis:
-            left_out = {*without, *unknown_commands(redis)}
-            known = [word for word in rules if word.removeprefix("+") not in left_out]
-            redis.execute_command("ACL", "SETUSER", user, "reset", "on", *known)
-            redis.acl_log_reset()
+    for redis in raws(servers):
+        left_out = {*without, *unknown_commands(redis)}
+        known = [word for word in rules if word.removeprefix("+") not in left_out]
+        redis.execute_command("ACL", "SETUSER", user, "reset", "on", *known)
+        redis.acl_log_reset()

@@ -34,7 +34,7 @@ from redlock.testing import redis_server
 from tests.integration import acl
 from tests.integration.acl import commands
 from tests.integration.flowers import Flower
-from tests.integration.tools import CANARY, ROOT, blocked_clients, client_of, eventually, holders, raw, renew_now
+from tests.integration.tools import CANARY, ROOT, blocked_clients, client_of, eventually, holders, raw, raws, renew_now
 from tests.integration.worker_fixture import Worker, WorkerFixture, fresh_fixture
 from tests.servers import program as server_program
 
@@ -67,9 +67,8 @@ def as_user(nodes: Cluster, user: str = "lock") -> list[str]:
 
 def empty(nodes: Cluster) -> None:
     """Delete everything on these nodes except their users."""
-    for server in nodes.servers:
-        with raw(server) as redis:
-            redis.flushall()
+    for redis in raws(nodes.servers):
+        redis.flushall()
 
 
 def in_use(nodes: Cluster, caplog: pytest.LogCaptureFixture, user: str) -> None:
@@ -137,9 +136,8 @@ def test_a_worker_may_read_no_setting_and_list_no_key() -> None:
 def refused(servers: Sequence[Server]) -> set[str]:
     """The refused commands and logins on these servers."""
     found = set()
-    for server in servers:
-        with raw(server) as redis:
-            found |= {str(entry["username" if entry["reason"] == "auth" else "object"]) for entry in redis.acl_log()}
+    for redis in raws(servers):
+        found |= {str(entry["username" if entry["reason"] == "auth" else "object"]) for entry in redis.acl_log()}
     return found
 
 
@@ -237,9 +235,8 @@ def test_a_refused_waiter_reports_the_error_and_does_not_retry(
     assert "node-down" in caplog.text
     assert "may not run what the lock needs" in caplog.text
     asked = 0
-    for server in acl_nodes.servers:
-        with raw(server) as redis:
-            asked += sum(int(entry["count"]) for entry in redis.acl_log())
+    for redis in raws(acl_nodes.servers):
+        asked += sum(int(entry["count"]) for entry in redis.acl_log())
     assert 0 < asked <= 2 * len(acl_nodes.servers)
 
 

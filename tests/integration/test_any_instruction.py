@@ -17,7 +17,7 @@ from redlock import Lease, LockContended
 from redlock._transport import pending_releases, threads
 from redlock._transport.background_releaser import BackgroundReleaser
 from redlock.celery.metrics import Metrics
-from tests.integration.tools import LASTING, client_of, eventually, raw
+from tests.integration.tools import LASTING, client_of, eventually, raws
 from tests.integration.tracer import Interrupted, Place, Tracer, instructions
 
 if TYPE_CHECKING:
@@ -83,9 +83,8 @@ class Stricken:
     def taken(self) -> list[str]:
         """The resources that are not free."""
         found = []
-        for server in self.nodes.servers:
-            with raw(server) as redis:
-                found += [name for name in redis.scan_iter("struck:*", count=10_000, _type="string") if " " not in name]
+        for redis in raws(self.nodes.servers):
+            found += [name for name in redis.scan_iter("struck:*", count=10_000, _type="string") if " " not in name]
         return [name for name in found if name.count(":") == 1]
 
     def is_as_good_as_new(self) -> None:
@@ -280,9 +279,8 @@ def test_an_interrupted_acquire_loses_no_release(nodes: Cluster, monkeypatch: py
 def keys(nodes: Cluster, prefix: str) -> Counter[str]:
     """The number of nodes that have the key, for each lock of this prefix."""
     found: Counter[str] = Counter()
-    for server in nodes.servers:
-        with raw(server) as redis:
-            found.update(str(name) for name in redis.scan_iter(f"{prefix}:*", count=10_000, _type="string"))
+    for redis in raws(nodes.servers):
+        found.update(str(name) for name in redis.scan_iter(f"{prefix}:*", count=10_000, _type="string"))
     return Counter({name: count for name, count in found.items() if name.count(":") == 1 and " " not in name})
 
 

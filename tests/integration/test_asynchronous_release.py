@@ -30,6 +30,7 @@ from tests.integration.tools import (
     in_a_fork,
     is_free,
     raw,
+    raws,
     run_out,
     sends,
     stands_on_all,
@@ -273,9 +274,8 @@ def test_a_forked_child_sends_its_delayed_releases(nodes: Cluster) -> None:
 def test_nodes_without_scripts_get_the_scripts_and_the_request(nodes: Cluster) -> None:
     with client_of(nodes.urls, **LASTING) as client:
         with client.lock(NAME, wait_for_release=False) as lease:
-            for server in nodes.servers:
-                with raw(server) as redis:
-                    redis.script_flush()
+            for redis in raws(nodes.servers):
+                redis.script_flush()
         assert lease.outcome() is Outcome.RELEASED
         # The replies of a minority can come after the outcome. The next use of the connections reads them.
         eventually(

@@ -10,7 +10,7 @@ import pytest
 
 from redlock import QuorumUnavailable
 from tests.integration.asyncio_tools import client_of, next_turn, until
-from tests.integration.tools import LASTING, is_free, raw
+from tests.integration.tools import LASTING, is_free, raw, raws
 from tests.proxy import (
     always,
     byte_by_byte,
@@ -95,9 +95,8 @@ async def test_without_a_quorum_a_call_ends_in_time(nodes: Cluster) -> None:
 async def test_lost_scripts_are_loaded_again(nodes: Cluster) -> None:
     async with client_of(nodes.urls) as client:
         await pairs(client)
-        for server in nodes.servers:
-            with raw(server) as redis:
-                redis.script_flush()
+        for redis in raws(nodes.servers):
+            redis.script_flush()
         await asyncio.gather(*(pairs(client, 2, f"{NAME}:{number}") for number in range(20)))
 
 
@@ -109,9 +108,8 @@ async def test_lost_connections_are_dialled_again(nodes: Cluster) -> None:
         await until(lambda: client._context.parts().waiters.local_queue.length((NAME,)), "a task waits")
         connections = client._context.parts().connections.state.all
         handles = [one.handle for one in connections]
-        for server in nodes.servers:
-            with raw(server) as redis:
-                redis.client_kill_filter(_type="normal", skipme=True)
+        for redis in raws(nodes.servers):
+            redis.client_kill_filter(_type="normal", skipme=True)
         await until(
             lambda: all(one.handle is not handle for one, handle in zip(connections, handles, strict=True)),
             "the loop has seen the end of all connections",

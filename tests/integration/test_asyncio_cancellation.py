@@ -15,7 +15,7 @@ import pytest
 
 from redlock._transport.codec import waiting_order, wake_key
 from tests.integration.asyncio_tools import client_of, next_turn, open_sockets, until
-from tests.integration.tools import LASTING, holders, is_free, raw
+from tests.integration.tools import LASTING, holders, is_free, raw, raws
 from tests.sim.cancellation import MOMENTS, cancelled
 
 if TYPE_CHECKING:
@@ -158,9 +158,8 @@ async def test_a_woken_task_that_is_cancelled_passes_its_wake_up_on(
     async with client_of(shared.urls, **LASTING) as client:
         parts, key = client._context.parts(), wake_key("woken")
         node = waiting_order(("woken",), 5)[0]
-        for server in shared.servers:
-            with raw(server) as redis:
-                redis.set("woken", "another holder", px=60_000)
+        for redis in raws(shared.servers):
+            redis.set("woken", "another holder", px=60_000)
         woken = False
 
         def retry(*_: object) -> None:
@@ -184,9 +183,8 @@ async def test_a_woken_task_that_is_cancelled_passes_its_wake_up_on(
         await until(lambda: not exchange._is_ignored, "the reply of the node has come")
         assert exchange.is_open is not is_refused
         assert exchange.has_answer is is_refused, "a later waiter would take the reply for a wake-up"
-    for server in shared.servers:
-        with raw(server) as redis:
-            redis.delete("woken", wake_key("woken"))
+    for redis in raws(shared.servers):
+        redis.delete("woken", wake_key("woken"))
 
 
 async def test_a_storm_of_cancellations_leaves_every_lock_free(shared: Cluster) -> None:

@@ -15,7 +15,7 @@ from redlock._locking.wait_publisher import WaitPublisher
 from redlock.asyncio import Redlock
 from tests.integration import tools
 from tests.integration.asyncio_tools import client_of, next_turn, open_sockets, until
-from tests.integration.tools import LASTING, blocked_clients, holders, is_free, raw, run_out
+from tests.integration.tools import LASTING, blocked_clients, holders, is_free, raw, raws, run_out
 
 if TYPE_CHECKING:
     from redlock.asyncio import Lock
@@ -32,9 +32,8 @@ def left_ms(nodes: Cluster, name: str = NAME) -> int:
 
 def change_hands(nodes: Cluster, name: str = NAME) -> None:
     """Another holder has the lock on every node."""
-    for server in nodes.servers:
-        with raw(server) as redis:
-            redis.set(name, "another", px=300)
+    for redis in raws(nodes.servers):
+        redis.set(name, "another", px=300)
 
 
 async def test_a_lock_is_on_all_nodes_until_its_release(shared: Cluster) -> None:
@@ -167,9 +166,8 @@ async def test_reacquire_sets_the_ttl_again(nodes: Cluster) -> None:
     async with client_of(nodes.urls, **LASTING) as client:
         lock = client.lock(NAME)
         await lock.acquire()
-        for server in nodes.servers:
-            with raw(server) as redis:
-                redis.pexpire(NAME, 50_000)
+        for redis in raws(nodes.servers):
+            redis.pexpire(NAME, 50_000)
         assert await lock.reacquire()
         await until(lambda: left_ms(nodes) > 100_000, "the node has the whole time again")
         await lock.release()

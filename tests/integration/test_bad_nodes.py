@@ -17,7 +17,7 @@ from redlock import ConfigurationError, QuorumUnavailable, Redlock
 from redlock._escaping import escape
 from redlock._transport.node import Node, UnsuitableNode, describe_failure
 from redlock.testing.redis_server import Server, cluster, free_port
-from tests.integration.tools import CANARY, LASTING, client_of, eventually, holders, label, raw, sixth_redis
+from tests.integration.tools import CANARY, LASTING, client_of, eventually, holders, label, raws, sixth_redis
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -144,9 +144,8 @@ def test_a_node_that_becomes_a_replica_while_it_is_used(nodes: Cluster, client: 
     with client.lock(NAME):
         pass
     with sixth_redis() as master:
-        for server in nodes.servers[:3]:
-            with raw(server) as redis:
-                redis.replicaof("127.0.0.1", master.port)
+        for redis in raws(nodes.servers[:3]):
+            redis.replicaof("127.0.0.1", master.port)
 
         with pytest.raises(QuorumUnavailable) as caught:
             client.lock(NAME).acquire(blocking=False)
@@ -243,18 +242,16 @@ def test_four_good_nodes_do_not_mind_a_bad_one(caplog: pytest.LogCaptureFixture)
 
 
 def test_a_key_of_another_type_at_the_locks_name(nodes: Cluster) -> None:
-    for server in nodes.servers[:3]:
-        with raw(server) as redis:
-            redis.rpush(NAME, "a list")
+    for redis in raws(nodes.servers[:3]):
+        redis.rpush(NAME, "a list")
 
     with client_of(nodes.urls, **LASTING) as client, pytest.raises(QuorumUnavailable) as caught:
         client.lock(NAME).acquire(blocking=False)
 
     why = "a key of another type is at the lock's name; rename the resource or delete that key"
     assert caught.value.reasons == {label(server): why for server in nodes.servers[:3]}
-    for server in nodes.servers[:3]:
-        with raw(server) as redis:
-            assert redis.lrange(NAME, 0, -1) == ["a list"]
+    for redis in raws(nodes.servers[:3]):
+        assert redis.lrange(NAME, 0, -1) == ["a list"]
     eventually(lambda: holders(nodes.servers[3:], NAME) == [None, None], "nothing left on the good nodes")
 
 
@@ -303,9 +300,8 @@ def test_a_vote_that_is_split_in_two_halves_is_decided() -> None:
     with cluster(4) as nodes:
         with pytest.warns(UserWarning, match="use an odd number"):
             client = client_of(nodes.urls)
-        for server in nodes.servers[:2]:
-            with raw(server) as redis:
-                redis.set(NAME, "somebody else", px=200_000)
+        for redis in raws(nodes.servers[:2]):
+            redis.set(NAME, "somebody else", px=200_000)
 
         with client:
             assert client.lock(NAME).acquire(blocking=False) is False
@@ -321,9 +317,8 @@ def test_a_single_node_is_warned_of_and_works() -> None:
 
 def test_nodes_with_passwords_work_and_reveal_nothing(caplog: pytest.LogCaptureFixture) -> None:
     with cluster() as nodes:
-        for server in nodes.servers:
-            with raw(server) as redis:
-                redis.config_set("requirepass", CANARY)
+        for redis in raws(nodes.servers):
+            redis.config_set("requirepass", CANARY)
         with client_of([f"{url}?password={CANARY}" for url in nodes.urls]) as client:
             with client.lock(NAME) as lease:
                 assert lease.is_held

@@ -24,7 +24,7 @@ from redlock.cli import main
 from redlock.errors import LockContended, RedlockError
 from redlock.settings import Settings, read
 from redlock.testing import redis_server
-from tests.integration.tools import client_of, eventually, raw
+from tests.integration.tools import client_of, eventually, raws
 from workers.logs import MaskingFormatter
 from workers.settings import Settings as ExampleSettings
 
@@ -127,9 +127,8 @@ def test_a_secret_in_place_of_a_files_name_is_not_repeated(name: str, value: str
 def closed() -> Iterator[Cluster]:
     """Nodes that want the secret."""
     with redis_server.cluster() as nodes:
-        for server in nodes.servers:
-            with raw(server) as redis:
-                redis.config_set("requirepass", SECRET)
+        for redis in raws(nodes.servers):
+            redis.config_set("requirepass", SECRET)
         yield nodes
 
 

@@ -18,7 +18,7 @@ from redlock.admin.bootstrap import declare_nodes
 from redlock.admin.cluster_status import cluster_status
 from redlock.cli import main
 from redlock.testing.redis_server import Server
-from tests.integration.tools import CANARY, client_of, eventually, label, raw, stands_on_all
+from tests.integration.tools import CANARY, client_of, eventually, label, raw, raws, stands_on_all
 from tests.proxy import proxies
 
 if TYPE_CHECKING:
@@ -114,13 +114,12 @@ def test_the_record_of_another_process_does_not_count(nodes: Cluster) -> None:
 def test_it_changes_nothing_on_any_node(nodes: Cluster, client: Redlock) -> None:
     def everything() -> list[dict[Any, Any]]:
         found = []
-        for server in nodes.servers:
-            with raw(server) as redis:
-                values = {key: redis.get(key) for key in redis.scan_iter(_type="string")}
-                # Before Redis 7.0 no command has the time of the end.
-                has_ends = int(redis.info("server")["redis_version"].split(".")[0]) >= 7
-                ends = {key: redis.pexpiretime(key) if has_ends else redis.ttl(key) > 0 for key in values}
-                found.append({"record": redis.hgetall(codec.RECORD), "values": values, "ends": ends})
+        for redis in raws(nodes.servers):
+            values = {key: redis.get(key) for key in redis.scan_iter(_type="string")}
+            # Before Redis 7.0 no command has the time of the end.
+            has_ends = int(redis.info("server")["redis_version"].split(".")[0]) >= 7
+            ends = {key: redis.pexpiretime(key) if has_ends else redis.ttl(key) > 0 for key in values}
+            found.append({"record": redis.hgetall(codec.RECORD), "values": values, "ends": ends})
         return found
 
     with raw(nodes[0]) as redis:
@@ -151,12 +150,11 @@ def test_waiters_are_counted_as_far_as_they_can_be_told_apart(nodes: Cluster, cl
 
 
 def test_locks_of_other_clients_are_shown_and_other_keys_are_not(nodes: Cluster) -> None:
-    for server in nodes.servers:
-        with raw(server) as redis:
-            redis.set("foreign", f"{CANARY}-and-more", px=60_000)
-            redis.set("no lock, for it stands for ever", "x")
-            redis.rpush("celery", "a queue")
-            redis.set("two\nlines", "x", px=60_000)
+    for redis in raws(nodes.servers):
+        redis.set("foreign", f"{CANARY}-and-more", px=60_000)
+        redis.set("no lock, for it stands for ever", "x")
+        redis.rpush("celery", "a queue")
+        redis.set("two\nlines", "x", px=60_000)
     seen = look(nodes)
     one = only(seen)
     assert (one.resource, one.holder, one.digits, one.fence) == ("foreign", f"{CANARY[:5]}...", "", 0)
@@ -164,11 +162,10 @@ def test_locks_of_other_clients_are_shown_and_other_keys_are_not(nodes: Cluster)
 
 
 def test_a_spoilt_key_hides_no_other_lock(nodes: Cluster, client: Redlock) -> None:
-    for server in nodes.servers:
-        with raw(server) as redis:
-            redis.set("spoilt", "x", px=60_000)
-            redis.rpush(codec.fence_key("spoilt"), "a list")
-            redis.rpush(codec.queue_key("spoilt"), "a list")
+    for redis in raws(nodes.servers):
+        redis.set("spoilt", "x", px=60_000)
+        redis.rpush(codec.fence_key("spoilt"), "a list")
+        redis.rpush(codec.queue_key("spoilt"), "a list")
     with client.lock(NAME):
         stands_on_all(nodes.servers, NAME)
         seen = look(nodes)
@@ -178,10 +175,9 @@ def test_a_spoilt_key_hides_no_other_lock(nodes: Cluster, client: Redlock) -> No
 
 @pytest.mark.parametrize("fence", ["-5", "nan", "inf", "9" * 30])
 def test_a_spoilt_fence_does_not_hide_its_lock(nodes: Cluster, fence: str) -> None:
-    for server in nodes.servers:
-        with raw(server) as redis:
-            redis.set(NAME, "x", px=60_000)
-            redis.set(codec.fence_key(NAME), fence)
+    for redis in raws(nodes.servers):
+        redis.set(NAME, "x", px=60_000)
+        redis.set(codec.fence_key(NAME), fence)
     (held,) = look(nodes).locks
     assert (held.resource, held.held) == (NAME, True)
 
@@ -201,9 +197,8 @@ def test_only_names_with_the_prefix_are_shown_and_without_it(nodes: Cluster, pre
     declare_nodes(nodes.urls, prefix)
     with client_of(nodes.urls, prefix=prefix) as client, client.lock(NAME):
         stands_on_all(nodes.servers, prefix + NAME)
-        for server in nodes.servers:
-            with raw(server) as redis:
-                redis.set("shopper", "x", px=60_000)
+        for redis in raws(nodes.servers):
+            redis.set("shopper", "x", px=60_000)
         seen = look(nodes, prefix=prefix)
         assert only(seen).resource == NAME
         assert only(seen).fence
@@ -211,14 +206,13 @@ def test_only_names_with_the_prefix_are_shown_and_without_it(nodes: Cluster, pre
 
 
 def test_more_locks_than_the_limit_are_said_to_be_more(nodes: Cluster) -> None:
-    for server in nodes.servers:
-        with raw(server) as redis:
-            redis.eval(
-                "for number = 0, 1199 do local name = string.format('lock-%04d', number);"
-                " redis.call('SET', name, 'somebody', 'PX', 600000); redis.call('SET', ARGV[1] .. name, number) end",
-                0,
-                codec.fence_key(""),
-            )
+    for redis in raws(nodes.servers):
+        redis.eval(
+            "for number = 0, 1199 do local name = string.format('lock-%04d', number);"
+            " redis.call('SET', name, 'somebody', 'PX', 600000); redis.call('SET', ARGV[1] .. name, number) end",
+            0,
+            codec.fence_key(""),
+        )
     seen = look(nodes, resources=100)
     assert len(seen.locks) == 100
     assert seen.more
@@ -243,9 +237,8 @@ def test_one_node_with_many_keys_hides_no_lock(nodes: Cluster, client: Redlock) 
 def test_too_many_keys_of_others_are_no_proof_of_no_lock(
     nodes: Cluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for server in nodes.servers:
-        with raw(server) as redis:
-            redis.eval("for i = 1, 5000 do redis.call('SET', 'other:' .. i, '') end", 0)
+    for redis in raws(nodes.servers):
+        redis.eval("for i = 1, 5000 do redis.call('SET', 'other:' .. i, '') end", 0)
     # The time for the list is over after the first of its requests.
     clock = itertools.count(0, 60_000)
     monkeypatch.setattr("redlock.admin.node_probe.now_ms", lambda: next(clock))

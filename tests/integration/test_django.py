@@ -20,7 +20,7 @@ from redlock.celery.conf import of_conf
 from redlock.testing import redis_server
 from redlock.testing.redis_server import die_with_parent
 from tests.integration.pages import blocks
-from tests.integration.tools import CANARY, ROOT, eventually, raw, sixth_redis
+from tests.integration.tools import CANARY, ROOT, eventually, raws, sixth_redis
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -196,9 +196,8 @@ def servers() -> Iterator[tuple[Cluster, Server]]:
 
 @pytest.fixture
 def guide(tmp_path: Path, servers: tuple[Cluster, Server]) -> Guide:
-    for server in servers[0].servers:
-        with raw(server) as redis:
-            redis.config_set("requirepass", CANARY)
+    for redis in raws(servers[0].servers):
+        redis.config_set("requirepass", CANARY)
     return Guide(tmp_path, *servers)
 
 

@@ -14,7 +14,7 @@ import pytest
 from redlock import QuorumUnavailable, Redlock, RedlockError
 from redlock._core.votes import FENCE_LIMIT
 from redlock._transport import codec
-from tests.integration.tools import client_of, eventually, frozen, holders, is_free, raw
+from tests.integration.tools import client_of, eventually, frozen, holders, is_free, raw, raws
 from tests.integration.worker_fixture import ROOT
 from tests.proxy import proxies, unchanged
 
@@ -41,11 +41,7 @@ def set_fences(nodes: Cluster, fences: Sequence[int]) -> None:
 
 def fences_of(servers: Sequence[Server]) -> list[int]:
     """The lock's fence on each of these nodes."""
-    found = []
-    for server in servers:
-        with raw(server) as redis:
-            found.append(int(redis.get(codec.fence_key(NAME)) or 0))
-    return found
+    return [int(redis.get(codec.fence_key(NAME)) or 0) for redis in raws(servers)]
 
 
 def taken(client: Redlock) -> tuple[int, int]:

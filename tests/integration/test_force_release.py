@@ -21,6 +21,7 @@ from tests.integration.tools import (
     holders,
     is_free,
     raw,
+    raws,
     stands_on_all,
 )
 
@@ -44,19 +45,11 @@ def release(nodes: Cluster, *arguments: str) -> int:
 
 
 def fences(nodes: Cluster) -> list[int]:
-    found = []
-    for server in nodes.servers:
-        with raw(server) as redis:
-            found.append(int(redis.get(codec.fence_key(NAME)) or 0))
-    return found
+    return [int(redis.get(codec.fence_key(NAME)) or 0) for redis in raws(nodes.servers)]
 
 
 def wake_ups(nodes: Cluster) -> list[int]:
-    found = []
-    for server in nodes.servers:
-        with raw(server) as redis:
-            found.append(int(redis.llen(codec.wake_key(NAME))))
-    return found
+    return [int(redis.llen(codec.wake_key(NAME))) for redis in raws(nodes.servers)]
 
 
 def test_the_old_holder_notices_and_the_next_token_is_larger(
@@ -164,14 +157,12 @@ def test_two_dead_nodes_are_no_hindrance(nodes: Cluster, client: Redlock) -> Non
 
 
 def test_a_foreign_lock_that_stands_for_ever_is_taken_away_too(nodes: Cluster, admin: Redlock) -> None:
-    for server in nodes.servers[:2]:
-        with raw(server) as redis:
-            redis.set(NAME, "somebody else's secret")
+    for redis in raws(nodes.servers[:2]):
+        redis.set(NAME, "somebody else's secret")
     assert release(nodes, "--force", "--yes") == 0
     assert is_free(nodes.servers, NAME)
-    for server in nodes.servers:
-        with raw(server) as redis:
-            redis.set(NAME, "somebody else's secret")
+    for redis in raws(nodes.servers):
+        redis.set(NAME, "somebody else's secret")
     assert release(nodes, "--force", "--yes") == 0
     with admin.lock(NAME, blocking=False):
         pass
@@ -181,14 +172,12 @@ def test_a_foreign_lock_that_stands_for_ever_is_taken_away_too(nodes: Cluster, a
 def test_a_value_that_no_node_can_compare_is_named(
     nodes: Cluster, value: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for server in nodes.servers:
-        with raw(server) as redis:
-            redis.set(NAME, value)
+    for redis in raws(nodes.servers):
+        redis.set(NAME, value)
     assert release(nodes, "--force", "--yes") == main.UNCHANGED
     assert "can't be compared; nothing was changed" in capsys.readouterr().err
-    for server in nodes.servers:
-        with raw(server) as redis:
-            assert redis.strlen(NAME) == len(value)
+    for redis in raws(nodes.servers):
+        assert redis.strlen(NAME) == len(value)
 
 
 def test_a_free_lock_is_left_alone(nodes: Cluster, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from redlock import ConfigurationError
 from redlock._transport import codec
 from redlock.admin.bootstrap import declare_nodes
 from redlock.testing.redis_server import Server
-from tests.integration.tools import client_of, label, raw
+from tests.integration.tools import client_of, label, raw, raws
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,9 +43,8 @@ def test_a_node_out_of_reach_leaves_all_nodes_undeclared(new_servers: list[Serve
     new_servers[2].kill()
     with pytest.raises(ConfigurationError, match=r"can't be declared.*\(declared nodes: none\)"):
         declare_nodes(urls)
-    for server in new_servers[:2]:
-        with raw(server) as redis:
-            assert not redis.exists(codec.RECORD)
+    for redis in raws(new_servers[:2]):
+        assert not redis.exists(codec.RECORD)
 
 
 def test_a_declaration_that_failed_half_way_is_repeated(new_servers: list[Server]) -> None:

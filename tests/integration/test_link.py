@@ -21,7 +21,7 @@ from redlock._transport.connections import NodeConnections
 from redlock._transport.exchange import Exchange, pack
 from redlock._transport.node import Node
 from redlock._transport.sockets import Sockets
-from tests.integration.tools import LASTING, client_of, eventually, frozen, is_free, raw, stands_on_all
+from tests.integration.tools import LASTING, client_of, eventually, frozen, is_free, raw, raws, stands_on_all
 from tests.proxy import always, proxies
 
 if TYPE_CHECKING:
@@ -131,9 +131,8 @@ def test_a_thousand_asynchronous_releases_are_all_sent(nodes: Cluster, count: in
 
         def keys() -> int:
             left = 0
-            for server in nodes.servers:
-                with raw(server) as redis:
-                    left += sum(1 for _ in redis.scan_iter("[0-9]*", count=2_000))
+            for redis in raws(nodes.servers):
+                left += sum(1 for _ in redis.scan_iter("[0-9]*", count=2_000))
             return left
 
         eventually(lambda: not keys(), "all releases on all nodes, long before the end of their TTL")
@@ -177,12 +176,11 @@ def test_a_release_of_a_set_wakes_the_waiters_of_each_name(nodes: Cluster) -> No
     with client_of(nodes.urls, **LASTING) as client:
         with client.lock(["a", "b", "c"]):
             pass
-        for server in nodes.servers:
-            with raw(server) as redis:
-                eventually(
-                    lambda redis=redis: [redis.llen(codec.wake_key(name)) for name in "abc"] == [1, 1, 1],  # type: ignore[misc]  # bound now
-                    "a wake-up for each name",
-                )
+        for redis in raws(nodes.servers):
+            eventually(
+                lambda redis=redis: [redis.llen(codec.wake_key(name)) for name in "abc"] == [1, 1, 1],  # type: ignore[misc]  # bound now
+                "a wake-up for each name",
+            )
         assert is_free(nodes.servers, "a")
 
 

@@ -24,6 +24,7 @@ from tests.integration.tools import (
     in_a_fork,
     is_free,
     raw,
+    raws,
     run_out,
     stands_on_all,
 )
@@ -55,11 +56,7 @@ def brief(nodes: Cluster) -> Iterator[Redlock]:
 
 def remaining_ms(nodes: Cluster, name: str) -> list[int]:
     """For how long the lock's key will stand on each node."""
-    left = []
-    for server in nodes.servers:
-        with raw(server) as redis:
-            left.append(redis.pttl(name))
-    return left
+    return [redis.pttl(name) for redis in raws(nodes.servers)]
 
 
 def held_by_a_thread(lock: Lock, release: threading.Event) -> threading.Thread:
@@ -437,9 +434,8 @@ def test_reacquire_sets_the_time_back_to_the_ttl(nodes: Cluster, lasting: Redloc
     lock.acquire()
     deadline_ms = lock.lease._held().deadline_ms
     eventually(lambda: lock.lease.remaining() < 239.0, "some time to pass")
-    for server in nodes.servers:
-        with raw(server) as redis:
-            redis.pexpire(NAME, 20_000)
+    for redis in raws(nodes.servers):
+        redis.pexpire(NAME, 20_000)
 
     assert lock.reacquire() is True
 
@@ -551,9 +547,8 @@ def test_owned_looks_at_the_deadline_and_not_only_at_the_nodes(nodes: Cluster, b
     lock = brief.lock(NAME)
     lock.acquire(blocking_timeout=30.0)
     token = lock.lease.owner
-    for server in nodes.servers:
-        with raw(server) as redis:
-            redis.set(NAME, token)
+    for redis in raws(nodes.servers):
+        redis.set(NAME, token)
 
     eventually(lambda: lock.lease.remaining() == 0, "the end of the lease")
 

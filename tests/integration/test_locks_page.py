@@ -17,7 +17,7 @@ import pytest
 
 from tests.integration.browser import Browser, needs_browser
 from tests.integration.flowers import Flower
-from tests.integration.tools import CANARY, client_of, eventually, holders, label, raw
+from tests.integration.tools import CANARY, client_of, eventually, holders, label, raw, raws
 from tests.integration.worker_fixture import WorkerFixture, fresh_fixture
 
 if TYPE_CHECKING:
@@ -330,17 +330,15 @@ def test_no_other_site_may_read_the_page(fixture: WorkerFixture, directory: Path
 
 @needs_browser
 def test_names_of_others_are_no_proof_of_no_lock(fixture: WorkerFixture, flower: Flower, browser: Browser) -> None:
-    for server in fixture.nodes.servers:
-        with raw(server) as redis:
-            redis.eval("for i = 1, 300 do redis.call('SET', '!' .. i, '') end", 0)
+    for redis in raws(fixture.nodes.servers):
+        redis.eval("for i = 1, 300 do redis.call('SET', '!' .. i, '') end", 0)
     try:
         browser.open(flower.address("/locks"))
         among = [["No lock is held among the names that were read"]]
         eventually(lambda: browser.rows("locks-table") == among, "the page", every=0.02)
     finally:
-        for server in fixture.nodes.servers:
-            with raw(server) as redis:
-                redis.eval("for i = 1, 300 do redis.call('DEL', '!' .. i) end", 0)
+        for redis in raws(fixture.nodes.servers):
+            redis.eval("for i = 1, 300 do redis.call('DEL', '!' .. i) end", 0)
 
 
 @needs_browser

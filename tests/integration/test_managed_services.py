@@ -20,7 +20,7 @@ from redlock.cli.status_table import table
 from redlock.settings import Settings
 from redlock.testing.redis_server import Server, cluster, running
 from tests.integration.flowers import Flower
-from tests.integration.tools import ROOT, eventually, holders, raw, sixth_redis, stands_on_all
+from tests.integration.tools import ROOT, eventually, holders, raw, raws, sixth_redis, stands_on_all
 from tests.integration.worker_fixture import WorkerFixture
 from tests.servers import present, program
 
@@ -66,10 +66,9 @@ def services() -> Iterator[Cluster]:
 
 def as_user(nodes: Cluster, *rules: str) -> list[str]:
     """The addresses of these nodes, emptied, with a user of these rules."""
-    for server in nodes.servers:
-        with raw(server) as redis:
-            redis.flushall()
-            redis.execute_command("ACL", "SETUSER", "tenant", "reset", "on", ">secret", "~*", "&*", "+@all", *rules)
+    for redis in raws(nodes.servers):
+        redis.flushall()
+        redis.execute_command("ACL", "SETUSER", "tenant", "reset", "on", ">secret", "~*", "&*", "+@all", *rules)
     declare_nodes(nodes.urls)
     return [f"{url}?username=tenant&password=secret" for url in nodes.urls]
 

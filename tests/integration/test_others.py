@@ -12,7 +12,7 @@ from redlock import LockContended, LockLost, Redlock
 from redlock._transport.codec import RECORD, Codec
 from redlock.admin.bootstrap import declare_nodes
 from redlock.admin.cluster_status import cluster_status
-from tests.integration.tools import client_of, eventually, holders, raw, run_out
+from tests.integration.tools import client_of, eventually, holders, raw, raws, run_out
 from tests.unit.helpers import each_command
 
 if TYPE_CHECKING:
@@ -32,20 +32,12 @@ THEIR_RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call
 
 def they_take(servers: Sequence[Server], *, px: int | None = 60_000) -> list[bool]:
     """The acquire of any other Redlock client; returns for each node whether the node granted the lock."""
-    granted = []
-    for server in servers:
-        with raw(server) as redis:
-            granted.append(bool(redis.set(NAME, THEIRS, nx=True, px=px)))
-    return granted
+    return [bool(redis.set(NAME, THEIRS, nx=True, px=px)) for redis in raws(servers)]
 
 
 def they_release(servers: Sequence[Server], value: str) -> int:
     """The release of any other Redlock client; returns the number of nodes that deleted the key."""
-    deleted = 0
-    for server in servers:
-        with raw(server) as redis:
-            deleted += redis.eval(THEIR_RELEASE, 1, NAME, value)
-    return deleted
+    return sum(redis.eval(THEIR_RELEASE, 1, NAME, value) for redis in raws(servers))
 
 
 @pytest.fixture
@@ -94,9 +86,8 @@ def test_a_long_value_at_a_name_ends_no_connection(
     """The connections carry the rounds of all other locks of the process."""
     lease = client.lease(NAME)
     lease.acquire(0)
-    for server in nodes.servers:
-        with raw(server) as redis:
-            redis.set(NAME, "x" * 5_000_000)
+    for redis in raws(nodes.servers):
+        redis.set(NAME, "x" * 5_000_000)
     with client.lock("other"):
         with pytest.raises(LockLost):
             lease.extend(5)
@@ -117,9 +108,8 @@ def test_a_value_like_a_list_at_a_name_ends_no_connection(
     """The parser of the connections takes such an end of a text for the header of a list that is too long."""
     lease = client.lease(NAME)
     lease.acquire(0)
-    for server in nodes.servers:
-        with raw(server) as redis:
-            redis.set(NAME, theirs, px=600_000)
+    for redis in raws(nodes.servers):
+        redis.set(NAME, theirs, px=600_000)
     with pytest.raises(LockLost):
         lease.extend(5)
     assert not client.lock(NAME).acquire(blocking=False)
@@ -149,9 +139,8 @@ def test_no_script_replies_with_a_text_that_ends_a_connection(nodes: Cluster, th
 
 
 def test_a_long_value_hides_no_other_lock_from_operators(nodes: Cluster, client: Redlock) -> None:
-    for server in nodes.servers:
-        with raw(server) as redis:
-            redis.set(NAME, "x" * 5_000_000, px=600_000)
+    for redis in raws(nodes.servers):
+        redis.set(NAME, "x" * 5_000_000, px=600_000)
     with client.lock("other"):
         status = cluster_status(nodes.urls, timeout=5)
     assert [lock.resource for lock in status.locks if lock.held] == [NAME, "other"]

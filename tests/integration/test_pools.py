@@ -10,7 +10,7 @@ from celery.exceptions import TimeLimitExceeded
 
 from redlock import LockLost
 from tests import versions
-from tests.integration.tools import eventually, holders, is_free, raw, run_out
+from tests.integration.tools import eventually, holders, is_free, raws, run_out
 from tests.integration.worker_fixture import UNLIMITED, fresh_fixture, refuses_to_start
 
 if TYPE_CHECKING:
@@ -95,9 +95,8 @@ def test_200_tasks_in_a_process_all_get_the_same_lock(fixture: WorkerFixture, cl
 def connections(fixture: WorkerFixture) -> int:
     """How many connections the lock nodes have, all together."""
     total = 0
-    for server in fixture.nodes.servers:
-        with raw(server) as redis:
-            total += redis.info("clients")["connected_clients"]
+    for redis in raws(fixture.nodes.servers):
+        total += redis.info("clients")["connected_clients"]
     return total
 
 

@@ -15,7 +15,7 @@ from redlock.admin.bootstrap import declare_nodes
 from redlock.admin.cluster_status import cluster_status
 from redlock.testing import redis_server
 from tests.integration.acl import let_in
-from tests.integration.tools import CANARY, client_of, eventually, raw
+from tests.integration.tools import CANARY, client_of, eventually, raw, raws
 
 if TYPE_CHECKING:
     from redlock.admin.cluster_status import ClusterStatus
@@ -70,9 +70,8 @@ def test_waiters_of_another_project_are_not_counted(nodes: Cluster) -> None:
                 thread.start()
             eventually(lambda: [node.blocked for node in look(nodes).nodes].count(3) == 4, "all who wait")
             eventually(lambda: [lock.waiters for lock in look(nodes).locks] == [1], "the only waiter")
-        for server in nodes.servers:
-            with raw(server) as redis:
-                redis.rpush("team2:queue", 1, 2, 3)
+        for redis in raws(nodes.servers):
+            redis.rpush("team2:queue", 1, 2, 3)
         for thread in threads:
             thread.join()
 

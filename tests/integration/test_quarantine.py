@@ -12,7 +12,7 @@ from redlock import ConfigurationError, LockContended, QuorumUnavailable, Redloc
 from redlock._transport import codec
 from redlock.testing import redis_server
 from redlock.testing.redis_server import Server
-from tests.integration.tools import client_of, end_quarantine, eventually, holders, label, raw
+from tests.integration.tools import client_of, end_quarantine, eventually, holders, label, raw, raws
 from tests.proxy import proxies
 
 if TYPE_CHECKING:
@@ -276,7 +276,6 @@ def test_a_rejection_is_known_from_the_first_contact(nodes: Cluster, brief: Redl
 def test_a_record_from_the_future_is_written_anew(nodes: Cluster, brief: Redlock) -> None:
     """A node that booted an hour ahead and was stepped back must not stay silent for an hour."""
     assert brief.lock("x").acquire()
-    for server in nodes.servers:
-        with raw(server) as redis:
-            redis.hset(codec.RECORD, "since", 10**13 * 5)
+    for redis in raws(nodes.servers):
+        redis.hset(codec.RECORD, "since", 10**13 * 5)
     assert brief.lock("y").acquire(), "within a quarantine, not an hour"

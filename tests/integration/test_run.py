@@ -13,7 +13,7 @@ import pytest
 from redlock.cli import run
 from tests.integration.processes import children
 from tests.integration.shell import Shell, is_running, is_running_in, python
-from tests.integration.tools import eventually, holders, is_free, raw, talking
+from tests.integration.tools import eventually, holders, is_free, raws, talking
 
 if TYPE_CHECKING:
     from redlock import Redlock
@@ -298,9 +298,8 @@ def test_an_unusable_log_file_is_73_and_no_program_runs(shell: Shell) -> None:
 
 
 def test_a_holders_name_cannot_drive_the_terminal(shell: Shell, nodes: Cluster) -> None:
-    for server in nodes.servers:
-        with raw(server) as redis:
-            redis.set(NAME, f"{'0' * 32}:\x1b]0;title\x07\x9b2J\u202e\x00\nredlock: forged", px=60_000)
+    for redis in raws(nodes.servers):
+        redis.set(NAME, f"{'0' * 32}:\x1b]0;title\x07\x9b2J\u202e\x00\nredlock: forged", px=60_000)
     done = shell.call("run", NAME, "--wait", "0", "--", "true")
     assert done.returncode == run.CONTENDED
     (line,) = done.stderr.splitlines()

@@ -18,7 +18,7 @@ from redlock._core.votes import FENCE_LIMIT
 from redlock._transport import codec
 from redlock.celery import client_for, current_lease, locked
 from redlock.fencing import FencedStore
-from tests.integration.tools import client_of, raw, run_out, sixth_redis
+from tests.integration.tools import client_of, raw, raws, run_out, sixth_redis
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -149,9 +149,8 @@ def test_the_same_number_of_another_owner_is_refused(
     monkeypatch.setattr("redlock._locking.acquisition.wall_us", lambda: 1_000)
     first = take(client)
     store.open(NAME, first)
-    for server in nodes.servers:
-        with raw(server) as node:
-            node.delete(NAME, codec.fence_key(NAME))
+    for node in raws(nodes.servers):
+        node.delete(NAME, codec.fence_key(NAME))
     with client_of(nodes.urls) as other:
         second = take(other)
         assert second.fence == first.fence
@@ -280,9 +279,8 @@ def test_tokens_that_went_backwards_heal_by_themselves(
     high = take(client)
     store.update(NAME, high, "op-1", one_more)
     # The disaster: no node remembers any token, and the clocks are behind.
-    for server in nodes.servers:
-        with raw(server) as node:
-            node.delete(NAME, codec.fence_key(NAME))
+    for node in raws(nodes.servers):
+        node.delete(NAME, codec.fence_key(NAME))
     monkeypatch.setattr("redlock._locking.acquisition.wall_us", lambda: 1_000)
     with client_of(nodes.urls) as other:
         low = take(other)
@@ -322,9 +320,8 @@ def test_a_task_that_the_store_refused_gets_a_larger_token(nodes: Cluster, store
 
 def test_a_token_far_ahead_is_kept_with_all_its_digits(nodes: Cluster, client: Redlock, store: FencedStore) -> None:
     soon = time.time_ns() // 1_000 + 3_000_000_001
-    for server in nodes.servers:
-        with raw(server) as node:
-            node.set(codec.fence_key(NAME), soon)
+    for node in raws(nodes.servers):
+        node.set(codec.fence_key(NAME), soon)
     lease = take(client)
     assert lease.fence == soon + 1
     assert store.update(NAME, lease, "op-1", one_more).fence == soon + 1

@@ -32,6 +32,7 @@ from tests.integration.tools import (
     label,
     limit_releases,
     raw,
+    raws,
     talking,
 )
 from tests.integration.worker_fixture import ROOT
@@ -314,9 +315,8 @@ def test_a_restarted_node_votes_again(nodes: Cluster) -> None:
 
 def test_connections_that_the_nodes_have_closed_are_dialled_anew(nodes: Cluster, client: Redlock) -> None:
     cycle(client)
-    for server in nodes.servers:
-        with raw(server) as redis:
-            redis.client_kill_filter(_type="normal", skipme=True)
+    for redis in raws(nodes.servers):
+        redis.client_kill_filter(_type="normal", skipme=True)
 
     with suppress(QuorumUnavailable):
         cycle(client)  # this one may be the one that finds out
@@ -369,9 +369,8 @@ def test_late_answers_are_not_counted_for_the_next_attempt(nodes: Cluster, impat
 
 def test_nodes_that_lose_their_scripts_get_them_again(nodes: Cluster, client: Redlock) -> None:
     def flush_scripts() -> None:
-        for server in nodes.servers:
-            with raw(server) as redis:
-                redis.script_flush()
+        for redis in raws(nodes.servers):
+            redis.script_flush()
 
     lock = client.lock(NAME)
     cycle(client)
@@ -392,12 +391,10 @@ def test_nodes_that_lose_their_scripts_get_them_again(nodes: Cluster, client: Re
 def test_an_attempt_without_scripts_is_cancelled_everywhere(nodes: Cluster) -> None:
     with client_of(nodes.urls, **LASTING) as client:
         cycle(client)
-        for server in nodes.servers[:3]:
-            with raw(server) as redis:
-                redis.set(NAME, "somebody else", px=200_000)
-        for server in nodes.servers:
-            with raw(server) as redis:
-                redis.script_flush()
+        for redis in raws(nodes.servers[:3]):
+            redis.set(NAME, "somebody else", px=200_000)
+        for redis in raws(nodes.servers):
+            redis.script_flush()
 
         assert client.lock(NAME).acquire(blocking=False) is False
         cycle(client, "something else")
@@ -470,18 +467,16 @@ def test_a_cancelled_attempt_leaves_nothing_on_a_slow_link(nodes: Cluster) -> No
     ):
         cycle(client, "another")  # dials
         links[0].delay = links[1].delay = 0.1
-        for server in nodes.servers[2:]:
-            with raw(server) as redis:
-                redis.set(NAME, "somebody else", px=200_000)
+        for redis in raws(nodes.servers[2:]):
+            redis.set(NAME, "somebody else", px=200_000)
 
         for _ in range(10):
             assert client.lock(NAME).acquire(blocking=False) is False
 
         assert client.lock(NAME).locked(), "the answer of all five nodes, after everything that was sent before"
         assert is_free(nodes.servers[:2], NAME), "a key where nobody else has one"
-        for server in nodes.servers[:2]:
-            with raw(server) as redis:
-                assert redis.exists(codec.fence_key(NAME)), "the attempts were there"
+        for redis in raws(nodes.servers[:2]):
+            assert redis.exists(codec.fence_key(NAME)), "the attempts were there"
 
 
 def test_threads_share_a_few_connections_and_not_one_each(nodes: Cluster) -> None:

@@ -18,7 +18,7 @@ from redlock import LockContended, Redlock, _log
 from redlock._locking import wait_report
 from redlock.admin.cluster_status import cluster_status
 from redlock.cli.status_table import table
-from tests.integration.tools import blocked_clients, client_of, eventually, label, raw
+from tests.integration.tools import blocked_clients, client_of, eventually, label, raw, raws
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -206,9 +206,8 @@ def test_a_client_that_never_waits_reports_nothing(nodes: Cluster, client: Redlo
     for _ in range(3):
         with client.lock(NAME):
             pass
-    for server in nodes.servers:
-        with raw(server) as redis:
-            assert not list(redis.scan_iter(f"{wait_report.KEY}*"))
+    for redis in raws(nodes.servers):
+        assert not list(redis.scan_iter(f"{wait_report.KEY}*"))
 
 
 def test_a_wait_does_not_need_the_thread_that_reports_it(
@@ -238,9 +237,8 @@ def test_a_flood_of_empty_reports_is_cut(nodes: Cluster) -> None:
 def test_a_flood_of_waiters_is_cut_and_said_to_be_more(nodes: Cluster, client: Redlock) -> None:
     rows = [[[NAME], f"waiter-{number:04}", time.time()] for number in range(300)]
     with client.lock(NAME):
-        for server in nodes.servers:
-            with raw(server) as redis:
-                redis.execute_command(*wait_report.write_command("process", json.dumps(rows)))
+        for redis in raws(nodes.servers):
+            redis.execute_command(*wait_report.write_command("process", json.dumps(rows)))
         seen = cluster_status(nodes.urls, timeout=5.0, resources=20)
         assert len(seen.waiters) == 100
         assert seen.more

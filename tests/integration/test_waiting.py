@@ -15,7 +15,7 @@ from redlock._core import backoff as times
 from redlock._locking import wait_queue
 from redlock._transport import codec
 from redlock.celery import client_for, locked
-from tests.integration.tools import LASTING, blocked_clients, client_of, comes_true, eventually, in_a_fork, raw
+from tests.integration.tools import LASTING, blocked_clients, client_of, comes_true, eventually, in_a_fork, raw, raws
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -129,9 +129,8 @@ def test_only_a_release_leaves_a_wake_up_on_every_node(nodes: Cluster, client: R
     """A waiter must not wake itself; a holder may have its keys elsewhere than its waiters wait."""
     holder = client.lock("x")
     assert holder.acquire()
-    for server in nodes.servers[:2]:
-        with raw(server) as redis:
-            redis.delete("x")
+    for redis in raws(nodes.servers[:2]):
+        redis.delete("x")
     with client_of(nodes.urls, **LASTING) as other:
         assert not other.lock("x").acquire(blocking=False)
     assert [wakeups(server, "x") for server in nodes.servers] == [0] * 5
@@ -159,9 +158,8 @@ def test_who_only_tries_has_nothing_reserved_for_it(nodes: Cluster, client: Redl
 
 def reserve_for_a_dead_waiter(nodes: Cluster, holder: Lock) -> None:
     """Leave the reservation of a waiter that was denied and then killed, and release."""
-    for server in nodes.servers:
-        with raw(server) as redis:
-            redis.set(codec.queue_key("x"), "waited for", px=60_000)
+    for redis in raws(nodes.servers):
+        redis.set(codec.queue_key("x"), "waited for", px=60_000)
     holder.release()
 
 
@@ -196,9 +194,8 @@ def test_a_reservation_does_not_hide_a_holder(nodes: Cluster) -> None:
         holder = client.lock("x")
         assert holder.acquire()
         reserve_for_a_dead_waiter(nodes, holder)
-        for server in nodes.servers[:3]:
-            with raw(server) as redis:
-                redis.set("x", "another client", px=60_000)
+        for redis in raws(nodes.servers[:3]):
+            redis.set("x", "another client", px=60_000)
 
         assert not client.lock("x").acquire(blocking=False)
 
@@ -274,9 +271,8 @@ def test_waiters_return_to_nodes_that_refused_connections(
 def test_a_spoilt_key_of_wake_ups_marks_no_node(
     nodes: Cluster, client: Redlock, caplog: pytest.LogCaptureFixture, spoil: Callable[[Redis, str], object]
 ) -> None:
-    for server in nodes.servers:
-        with raw(server) as redis:
-            spoil(redis, codec.wake_key("x"))
+    for redis in raws(nodes.servers):
+        spoil(redis, codec.wake_key("x"))
     with client_of(nodes.urls, **LASTING) as other, other.lock("x"):
         assert not client.lock("x").acquire(blocking_timeout=1)
     assert "node-down" not in caplog.text

@@ -139,11 +139,7 @@ def eventually(
 
 def blocked_clients(servers: Iterable[Server]) -> int:
     """How many clients block on these nodes."""
-    count = 0
-    for server in servers:
-        with raw(server) as redis:
-            count += int(redis.info("clients")["blocked_clients"])
-    return count
+    return sum(int(redis.info("clients")["blocked_clients"]) for redis in raws(servers))
 
 
 def node_timeout(ttl: float) -> float:
@@ -169,13 +165,16 @@ def raw(server: Server) -> Redis:
     return Redis.from_url(server.url, decode_responses=True)
 
 
-def holders(servers: Iterable[Server], *names: str) -> list[str | None]:
-    """The owner tokens of these locks on each of these servers; None without a lock."""
-    found = []
+def raws(servers: Iterable[Server]) -> Iterator[Any]:
+    """A plain client of each server, one after the other."""
     for server in servers:
         with raw(server) as redis:
-            found += [redis.get(name) for name in names]
-    return found
+            yield redis
+
+
+def holders(servers: Iterable[Server], *names: str) -> list[str | None]:
+    """The owner tokens of these locks on each of these servers; None without a lock."""
+    return [redis.get(name) for redis in raws(servers) for name in names]
 
 
 def is_free(servers: Iterable[Server], *names: str) -> bool:
