@@ -77,7 +77,6 @@ class Socket:
         self._answer = answer
         self._commands = _compat.Reader()
         self._inbox: deque[bytes] = deque()
-        self.received = 0
 
     def settimeout(self, seconds: float | None) -> None:
         """As a socket."""

@@ -8,7 +8,6 @@ Invariants:
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import itertools
 import json
@@ -113,11 +112,3 @@ class Browser:
         rows = f"[...document.querySelectorAll('#{table} tbody tr')]"
         found: list[list[str]] = self.value(f"{rows}.map(row => [...row.cells].map(cell => cell.innerText))")
         return found
-
-    def resize(self, width: int, height: int) -> None:
-        """Show the page in a window of this size, in CSS pixels."""
-        self._ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
-
-    def screenshot(self) -> bytes:
-        """The page as a PNG image."""
-        return base64.b64decode(self._ask("Page.captureScreenshot")["data"])

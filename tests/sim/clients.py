@@ -283,7 +283,6 @@ class HoldingWorker(Worker):
             lock = client.redlock.lock("a", blocking_timeout=chance.choice((0, client.ttl_ms / 1000)))
             try:
                 if lock.acquire():
-                    self.schedule.strangers_won += 1
                     lock.extend(client.max_ttl_ms / 1000, replace_ttl=True)
                     self.strand.sleep(int(client.max_ttl_ms * MS * chance.random()))
                     client.believe_no_more(self.tokens)

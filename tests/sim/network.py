@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 FIRST_PORT = 7_000
 _DRIP_MS = 10
-_FOREVER = 10**15
 Way: TypeAlias = tuple[str, int, bool]
 """A process, a node, and whether the data go from the node to the process."""
 

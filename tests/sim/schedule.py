@@ -64,7 +64,7 @@ class Schedule:
         """When the faults stopped."""
         self.leases: list[Lease] = []
         self.writes: list[Write] = []
-        self.stales = self.crashes = self.strikes = self.two_rounds = self.strangers_won = 0
+        self.stales = self.crashes = self.strikes = self.two_rounds = 0
         self.nodes = [Node(self.world, source.lua, place) for place in range(self.options.nodes)]
         for node in self.nodes:
             node.offset_ms += 0 if self.options.even_clocks else chance.randint(-(10**6), 10**6)
