@@ -307,7 +307,11 @@ def test_a_stale_run_waits_until_the_broker_takes_it(client: Client, worker: Wor
     assert client.given.ends == ["release"]
 
 
-@pytest.mark.parametrize("error", [CONTENDED, QuorumUnavailable("x", 3, 5, {})])
+@pytest.mark.parametrize(
+    "error",
+    [CONTENDED, QuorumUnavailable("x", 3, 5, {}), SoftTimeLimitExceeded()],
+    ids=["contended", "no quorum", "overtime"],
+)
 def test_a_run_without_its_lock_goes_back(client: Client, worker: Worker, error: BaseException) -> None:
     client.acquiring = [error]
     with pytest.raises(Retry):
@@ -408,14 +412,6 @@ def test_a_task_goes_back_however_it_is_made(client: Client, worker: Worker, way
     with pytest.raises(Retry):
         worker.run(**WAYS[way])
     assert len(worker.sent) == 1
-
-
-def test_overtime_without_the_lock_requeues_the_task(client: Client, worker: Worker) -> None:
-    client.acquiring = [SoftTimeLimitExceeded()]
-    with pytest.raises(Retry):
-        worker.run(locked("x")(returning(1)))
-    assert len(worker.sent) == 1
-    assert client.given.ends == ["release"]
 
 
 @pytest.mark.parametrize("where", ["wait", "requeue"])

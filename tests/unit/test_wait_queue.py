@@ -183,6 +183,14 @@ def test_no_request_of_a_wait_lasts_longer_than_the_wait(
     assert returned == [most, most, most, end], "the return of a wake-up, and the next read"
 
 
+def begun(waiters: WaiterPool, *answers: object) -> Effects[None]:
+    """A wait of half a second that got a connection and the other answers to its first effects."""
+    effects = QueuedWaiter(waiters, ("x",), 5_000).wait(500, can_wake=True)
+    asked = [next(effects), *map(effects.send, answers)]
+    assert [type(effect) for effect in asked] == [Borrow, Send, Receive][: len(asked)]
+    return effects
+
+
 @pytest.mark.parametrize(
     ("now", "failure", "error"),
     [
@@ -197,9 +205,7 @@ def test_a_request_that_ends_with_the_wait_marks_no_node(
     waiters, clock, borrowed = WaiterPool(nodes, CODEC), [9.0], Borrowed()
     monkeypatch.setattr("redlock._locking.wait_queue.monotonic", lambda: clock[0])
     node = waiters.node_for(("x",))
-    effects = QueuedWaiter(waiters, ("x",), 5_000).wait(500, can_wake=True)
-    assert type(next(effects)) is Borrow
-    assert type(effects.send(borrowed)) is Send
+    effects = begun(waiters, borrowed)
     clock[0] = now
     assert type(effects.throw(failure)) is Sleep
     assert borrowed.is_closed
@@ -221,12 +227,7 @@ def test_an_error_about_a_key_marks_no_node(
     waiters = WaiterPool(nodes, CODEC)
     monkeypatch.setattr("redlock._locking.wait_queue.monotonic", lambda: 9.0)
     node = waiters.node_for(("x",))
-    effects = QueuedWaiter(waiters, ("x",), 5_000).wait(500, can_wake=True)
-    assert type(next(effects)) is Borrow
-    assert type(effects.send(Borrowed())) is Send
-    assert type(effects.send(None)) is Receive
-    effect = effects.send(reply)
-    assert effect == Sleep(0.01 if error else 0.5)
+    assert begun(waiters, Borrowed(), None).send(reply) == Sleep(0.01 if error else 0.5)
     assert node is not None
     assert node.error == error
 
@@ -234,11 +235,7 @@ def test_an_error_about_a_key_marks_no_node(
 def test_a_long_wake_up_marks_no_node_and_sets_no_rate(nodes: list[Node], monkeypatch: pytest.MonkeyPatch) -> None:
     waiters, borrowed = WaiterPool(nodes, CODEC), Borrowed()
     monkeypatch.setattr("redlock._locking.wait_queue.monotonic", lambda: 9.0)
-    effects = QueuedWaiter(waiters, ("x",), 5_000).wait(500, can_wake=True)
-    assert type(next(effects)) is Borrow
-    assert type(effects.send(borrowed)) is Send
-    assert type(effects.send(None)) is Receive
-    assert effects.throw(LongReply()) == Sleep(0.5)
+    assert begun(waiters, borrowed, None).throw(LongReply()) == Sleep(0.5)
     assert borrowed.is_closed
     assert not any(node.error for node in nodes)
 
@@ -256,10 +253,7 @@ def test_a_node_that_ends_waits_is_avoided_for_longer(
     monkeypatch.setattr("redlock._locking.wait_queue.now_ms", lambda: 9_000)
     node = waiters.node_for(("x",))
     assert node is not None
-    effects = QueuedWaiter(waiters, ("x",), 5_000).wait(500, can_wake=True)
-    assert type(next(effects)) is Borrow
-    if is_connected:
-        assert type(effects.send(Borrowed())) is Send
+    effects = begun(waiters, Borrowed()) if is_connected else begun(waiters)
     assert type(effects.throw(ConnectionFailed("refused"))) is Sleep
     assert not node.may_wait(9_000 + pause_ms - 1)
     assert node.may_wait(9_000 + pause_ms)
