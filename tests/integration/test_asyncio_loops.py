@@ -15,6 +15,7 @@ import uvloop
 
 from redlock import LockContended, NotHeld, Outcome, RedlockError
 from tests.integration.asyncio_tools import client_of, next_turn, open_sockets, run, until
+from tests.integration.threads import in_threads
 from tests.integration.tools import LASTING, eventually, frozen, in_a_fork, is_free
 
 if TYPE_CHECKING:
@@ -65,11 +66,7 @@ def test_one_client_works_in_loops_side_by_side(shared: Cluster) -> None:
         fences.extend([await pair(client) for _ in range(10)])
         await client.aclose()
 
-    threads = [threading.Thread(target=run, args=(many(),)) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(*[lambda: run(many())] * 3)
     assert len(set(fences)) == 30
 
 

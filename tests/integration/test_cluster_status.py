@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,6 +17,7 @@ from redlock.admin.bootstrap import declare_nodes
 from redlock.admin.cluster_status import cluster_status
 from redlock.cli import main
 from redlock.testing.redis_server import Server
+from tests.integration.threads import started
 from tests.integration.tools import CANARY, client_of, eventually, label, raw, raws, stands_on_all
 from tests.proxy import proxies
 
@@ -141,9 +141,7 @@ def test_waiters_are_counted_as_far_as_they_can_be_told_apart(nodes: Cluster, cl
         return [one.waiters for one in look(nodes).locks]
 
     with client.lock(NAME, ttl=10), client.lock("other", ttl=10):
-        threads = [threading.Thread(target=wait, args=(NAME,)) for _ in range(2)]
-        for thread in threads:
-            thread.start()
+        threads = [started(lambda: wait(NAME)) for _ in range(2)]
         eventually(lambda: counts() == [2, 0], "two who wait for the first lock")
     for thread in threads:
         thread.join()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,6 +15,7 @@ from redlock.fencing import _sqlalchemy_connection
 from redlock.fencing.conformance import Lease
 from redlock.fencing.sql import fenced
 from tests.integration.fence_adapters import JOURNAL, OPERATION, Account
+from tests.integration.threads import started
 from tests.integration.tools import eventually
 
 if TYPE_CHECKING:
@@ -36,29 +36,21 @@ def set_balance(session: Any, value: int) -> None:
     session.execute(text("UPDATE account SET value = :value WHERE name = 'account'"), {"value": value})
 
 
-def test_a_commit_as_text_is_found(engine: Engine) -> None:
-    with Session(engine) as session:
-        with pytest.raises(ConfigurationError, match=ENDED), fenced(session, LEASE):
-            session.execute(text("COMMIT"))
-            set_balance(session, 99)
-        assert not session.in_transaction()
-    assert balance(engine) == 10
-
-
-def test_a_commit_of_the_connection_is_found(engine: Engine) -> None:
-    with engine.connect() as connection:
-        with pytest.raises(ConfigurationError, match=ENDED), fenced(connection, LEASE):
-            connection.commit()
-            set_balance(connection, 99)
-        assert not connection.in_transaction()
-    assert balance(engine) == 10
-
-
-def test_a_rollback_as_text_is_found(engine: Engine) -> None:
-    with Session(engine) as session:
-        with pytest.raises(ConfigurationError, match=ENDED), fenced(session, LEASE):
-            session.execute(text("ROLLBACK"))
-            set_balance(session, 99)
+@pytest.mark.parametrize(
+    ("make", "end"),
+    [
+        (Session, lambda session: session.execute(text("COMMIT"))),
+        (Session, lambda session: session.execute(text("ROLLBACK"))),
+        (Engine.connect, lambda connection: connection.commit()),
+    ],
+    ids=["commit as text", "rollback as text", "commit of the connection"],
+)
+def test_an_end_in_the_body_is_found(engine: Engine, make: Callable[[Engine], Any], end: Callable[[Any], None]) -> None:
+    with make(engine) as made:
+        with pytest.raises(ConfigurationError, match=ENDED), fenced(made, LEASE):
+            end(made)
+            set_balance(made, 99)
+        assert not made.in_transaction()
     assert balance(engine) == 10
 
 
@@ -172,7 +164,7 @@ def test_a_caught_deadlock_does_not_pass_for_a_commit(engine: Engine) -> None:
         other.execute(text("UPDATE account SET value = 1 WHERE name = 'acc-lower'"))
         with pytest.raises(ConfigurationError, match=ENDED), fenced(session, LEASE):
             set_balance(session, 98)
-            waiting = in_a_thread(lambda: set_balance(other, 20))
+            waiting = started(lambda: set_balance(other, 20))
             eventually(lambda: waits(engine), "a statement that waits for the account", every=0.2)
             with pytest.raises(OperationalError, match="1213"):
                 session.execute(text("UPDATE account SET value = 2 WHERE name = 'acc-lower'"))
@@ -180,12 +172,6 @@ def test_a_caught_deadlock_does_not_pass_for_a_commit(engine: Engine) -> None:
             other.commit()
             set_balance(session, 99)
     assert balance(engine) == 20
-
-
-def in_a_thread(work: Callable[[], object]) -> threading.Thread:
-    thread = threading.Thread(target=work)
-    thread.start()
-    return thread
 
 
 def waits(engine: Engine) -> bool:

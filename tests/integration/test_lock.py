@@ -16,6 +16,7 @@ from redlock._core.commands import Acquire
 from redlock._locking.driver import ThreadsDriver
 from redlock._locking.lock_events import LockEventLog
 from redlock._transport.codec import Codec
+from tests.integration.threads import in_threads, started
 from tests.integration.tools import (
     LASTING,
     client_of,
@@ -69,8 +70,7 @@ def held_by_a_thread(lock: Lock, release: threading.Event) -> threading.Thread:
         release.wait(30)
         lock.release()
 
-    thread = threading.Thread(target=hold)
-    thread.start()
+    thread = started(hold)
     assert held.wait(30)
     return thread
 
@@ -163,8 +163,7 @@ def test_a_waiter_gets_the_lock_as_soon_as_it_is_released(nodes: Cluster, lastin
     holder = held_by_a_thread(rival.lock(NAME), release)
     lock = lasting.lock(NAME)
     got: list[bool] = []
-    waiter = threading.Thread(target=lambda: (got.append(lock.acquire()), lock.release()))  # type: ignore[func-returns-value]  # two steps in a row
-    waiter.start()
+    waiter = started(lambda: (got.append(lock.acquire()), lock.release()))  # type: ignore[func-returns-value]  # two steps in a row
 
     release.set()
     for thread in (holder, waiter):
@@ -296,9 +295,7 @@ def test_a_failed_attempt_of_a_thread_leaves_the_lease_alone(client: Redlock) ->
         except NotHeld as error:
             seen.append(type(error))
 
-    thread = threading.Thread(target=intrude)
-    thread.start()
-    thread.join(30)
+    in_threads(intrude)
 
     assert seen == [False, False, NotHeld]
     assert lock.lease.owner == before
@@ -703,7 +700,7 @@ def test_a_block_whose_lease_expired_still_says_so(brief: Redlock) -> None:
 def test_a_lease_is_released_by_another_thread(nodes: Cluster, client: Redlock) -> None:
     lock = client.lock(NAME)
     assert lock.acquire()
-    in_a_thread(lock.lease.release)
+    in_threads(lock.lease.release)
     assert is_free(nodes.servers, NAME)
     with pytest.raises(NotHeld):
         lock.release()
@@ -712,7 +709,7 @@ def test_a_lease_is_released_by_another_thread(nodes: Cluster, client: Redlock) 
 def test_a_lock_that_is_not_thread_local_is_released_by_any(nodes: Cluster, client: Redlock) -> None:
     lock = client.lock(NAME, thread_local=False)
     assert lock.acquire()
-    in_a_thread(lock.release)
+    in_threads(lock.release)
     assert is_free(nodes.servers, NAME)
     with pytest.raises(NotHeld, match="by this Lock"):
         lock.release()
@@ -777,19 +774,3 @@ def test_a_lock_interrupted_after_its_acquisition_is_released(
         assert is_free(nodes.servers, NAME)
         with pytest.raises(NotHeld):
             _ = lock.lease
-
-
-def in_a_thread(work: Callable[[], object]) -> None:
-    """Do this in another thread, to the end."""
-    failed: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            work()
-        except BaseException as error:  # noqa: BLE001 - the test is told
-            failed.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join(30)
-    assert not failed

@@ -15,6 +15,7 @@ from redlock import LockLost, QuorumUnavailable, Redlock, RedlockError
 from redlock._clock import now_ms
 from redlock._locking.lock_events import LockEventLog
 from redlock._transport import codec
+from tests.integration.threads import in_threads
 from tests.integration.tools import (
     client_of,
     end_quarantine,
@@ -214,9 +215,7 @@ def test_a_repaired_node_has_a_fence_that_is_not_smaller(nodes: Cluster, brief: 
 def test_a_set_of_resources_is_taken_all_or_nothing(nodes: Cluster, brief: Redlock) -> None:
     other = client_of(nodes.urls, ttl=5.0)
     with brief.lock("account:2"):
-        thread = threading.Thread(target=_refused, args=(other, ["account:1", "account:2"]))
-        thread.start()
-        thread.join()
+        in_threads(lambda: _refused(other, ["account:1", "account:2"]))
         assert not any(holders(nodes.servers, "account:1")), "nothing is kept of what was not won whole"
     with other.lock(["account:2", "account:1"]) as lease:
         outlive(lease)
@@ -238,11 +237,7 @@ def test_two_transfers_in_opposite_order_never_deadlock(nodes: Cluster) -> None:
                 with client.lock(names) as lease:
                     fences.append(lease.fence)
 
-        threads = [threading.Thread(target=transfer, args=(names,)) for names in (["a", "b"], ["b", "a"])]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        in_threads(lambda: transfer(["a", "b"]), lambda: transfer(["b", "a"]))
     assert len(fences) == 40
     assert fences == sorted(set(fences))
 
@@ -269,9 +264,7 @@ def test_acquiring_a_held_lock_again_is_an_error_and_no_deadlock(brief: Redlock)
 
 def test_another_thread_is_another_context(brief: Redlock) -> None:
     with brief.lock("x", reentrant=True):
-        thread = threading.Thread(target=_refused, args=(brief, ["x"]))
-        thread.start()
-        thread.join()
+        in_threads(lambda: _refused(brief, ["x"]))
 
 
 def test_a_dropped_lease_is_not_renewed(nodes: Cluster) -> None:
@@ -427,10 +420,8 @@ def test_a_copy_of_the_context_in_another_thread_holds_nothing(brief: Redlock) -
     lock = brief.lock("x", reentrant=True, blocking=False)
     with lock:
         context = contextvars.copy_context()
-        thread = threading.Thread(target=lambda: got.append(context.run(lock.acquire)))
         got: list[bool] = []
-        thread.start()
-        thread.join()
+        in_threads(lambda: got.append(context.run(lock.acquire)))
         assert got == [False]
 
 

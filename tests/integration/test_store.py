@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,6 +19,7 @@ from redlock._core.votes import FENCE_LIMIT
 from redlock._transport import codec
 from redlock.celery import client_for, current_lease, locked
 from redlock.fencing import FencedStore
+from tests.integration.threads import in_threads
 from tests.integration.tools import client_of, raw, raws, run_out, sixth_redis
 
 if TYPE_CHECKING:
@@ -226,11 +228,7 @@ def test_two_threads_under_one_lease_lose_nothing(broker: Server, client: Redloc
             for number in range(20):
                 FencedStore(redis).update(NAME, lease, f"{thread}-{number}", one_more)
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(200)
+    in_threads(*(partial(work, number) for number in range(3)))
 
     with Redis.from_url(broker.url) as redis:
         assert FencedStore(redis).read_unfenced(NAME) == "60"

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -21,6 +20,7 @@ from redlock import LockLost, NotHeld, Outcome, QuorumUnavailable, Redlock, Redl
 from redlock._clock import now_ms
 from redlock._transport import codec
 from redlock._transport.threads import ConnectionSet
+from tests.integration.threads import in_threads, started
 from tests.integration.tools import (
     LASTING,
     client_of,
@@ -39,6 +39,7 @@ from tests.integration.worker_fixture import ROOT
 from tests.proxy import Proxy, proxies
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable, Iterator, Sequence
 
     from redlock._mutex import Turn
@@ -432,8 +433,7 @@ def test_a_release_goes_down_the_connections_that_took_the_lease(nodes: Cluster)
         def asking() -> threading.Thread:
             """A thread that is in the middle of a question when this returns, on connections of its own."""
             before = [link.commands for link in links]
-            thread = threading.Thread(target=client.lock("another").locked)
-            thread.start()
+            thread = started(client.lock("another").locked)
             eventually(
                 lambda: all(link.commands > ago for link, ago in zip(links, before, strict=True)), "the question sent"
             )
@@ -489,11 +489,7 @@ def test_threads_share_a_few_connections_and_not_one_each(nodes: Cluster) -> Non
                     pass
             done.append(number)
 
-        threads = [threading.Thread(target=work, args=(number,)) for number in range(60)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(60)
+        in_threads(*(partial(work, number) for number in range(60)))
 
         with raw(nodes[0]) as redis:
             assert len(redis.client_list()) - 1 < 20

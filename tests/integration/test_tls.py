@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import shutil
 import subprocess
-import threading
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,6 +21,7 @@ from redlock.admin.bootstrap import declare_nodes
 from redlock.admin.cluster_status import cluster_status
 from redlock.testing.redis_server import Server, free_port
 from tests.integration.asyncio_tools import client_of, next_turn
+from tests.integration.threads import in_threads
 from tests.integration.tools import eventually, holders, raw
 
 if TYPE_CHECKING:
@@ -138,11 +139,7 @@ def test_locks_are_acquired_awaited_renewed_and_released(nodes: Nodes, authority
                 with redlock.lock(NAME) as lease:
                     fences.append(lease.fence)
 
-        threads = [threading.Thread(target=count, args=(one,)) for one in (client, other, client, other)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        in_threads(*(partial(count, one) for one in (client, other, client, other)))
         assert fences == sorted(set(fences))
         assert len(fences) == 200
 

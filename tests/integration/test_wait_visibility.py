@@ -18,6 +18,7 @@ from redlock import LockContended, Redlock, _log
 from redlock._locking import wait_report
 from redlock.admin.cluster_status import cluster_status
 from redlock.cli.status_table import table
+from tests.integration.threads import started
 from tests.integration.tools import blocked_clients, client_of, eventually, label, raw, raws
 
 if TYPE_CHECKING:
@@ -72,8 +73,7 @@ def test_a_caller_that_tries_once_does_not_wait(client: Redlock, rival: Redlock,
 def test_a_wait_ends_when_the_lock_is_acquired(client: Redlock, rival: Redlock, heard: Events) -> None:
     holder, waiter = rival.lease(NAME, owner_label="holder"), client.lease(NAME, owner_label="waiter")
     holder.acquire(0)
-    thread = threading.Thread(target=lambda: waiter.acquire(None))
-    thread.start()
+    thread = started(lambda: waiter.acquire(None))
     eventually(client._context.waits.pending, "the wait")
     (wait,) = client._context.waits.pending()
     assert (wait.resource, wait.owner_label) == (NAME, "waiter")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from redlock._core import backoff as times
 from redlock._locking import wait_queue
 from redlock._transport import codec
 from redlock.celery import client_for, locked
+from tests.integration.threads import started
 from tests.integration.tools import LASTING, blocked_clients, client_of, comes_true, eventually, in_a_fork, raw, raws
 
 if TYPE_CHECKING:
@@ -44,12 +44,6 @@ def scripts_run(server: Server) -> int:
         return int(redis.info("commandstats").get("cmdstat_evalsha", {"calls": 0})["calls"])
 
 
-def in_a_thread(work: Callable[[], object]) -> threading.Thread:
-    thread = threading.Thread(target=work)
-    thread.start()
-    return thread
-
-
 def take_and_give_back(lock: Lock) -> None:
     lock.acquire()
     lock.release()
@@ -60,7 +54,7 @@ def test_a_waiter_asks_nothing_while_it_waits(nodes: Cluster, client: Redlock, m
     monkeypatch.setattr(wait_queue, "READ_SECONDS", 200)
     holder = client.lock("x")
     assert holder.acquire()
-    thread = in_a_thread(lambda: client.lock("x", blocking_timeout=60).acquire())
+    thread = started(lambda: client.lock("x", blocking_timeout=60).acquire())
     eventually(lambda: blocked_clients(nodes.servers) == 1, "a waiter that blocks")
     began, before = time.monotonic(), scripts_run(nodes[0])
     assert not comes_true(lambda: blocked_clients(nodes.servers) != 1, within=0.8, every=0.05)
@@ -84,7 +78,7 @@ def test_releases_wake_waiters_first_come_first_served(nodes: Cluster, monkeypat
 
     threads = []
     for number in range(1, 5):
-        threads.append(in_a_thread(lambda number=number: wait(number)))  # type: ignore[misc]  # binds the number
+        threads.append(started(lambda number=number: wait(number)))  # type: ignore[misc]  # binds the number
         eventually(lambda: blocked_clients(nodes.servers) == len(threads), "one more waiter")
     first.release()
     for thread in threads:
@@ -107,8 +101,8 @@ def test_a_holder_that_acquires_again_at_once_starves_no_waiter(nodes: Cluster) 
 
     with client_of(nodes.urls, **LASTING) as first, client_of(nodes.urls, **LASTING) as second:
         threads = [
-            in_a_thread(lambda: take_turns(0, first.lock("x"))),
-            in_a_thread(lambda: take_turns(1, second.lock("x"))),
+            started(lambda: take_turns(0, first.lock("x"))),
+            started(lambda: take_turns(1, second.lock("x"))),
         ]
         for thread in threads:
             thread.join()
@@ -214,9 +208,9 @@ def test_a_wake_up_that_was_taken_in_vain_is_passed_on(nodes: Cluster, first_fre
         with client.lock(names):
             got.append("+".join(names))
 
-    first = in_a_thread(lambda: wait(both, ["a", "b"]))
+    first = started(lambda: wait(both, ["a", "b"]))
     eventually(lambda: blocked_clients(nodes.servers) == 1, "the waiter for both")
-    second = in_a_thread(lambda: wait(alone, [first_free]))
+    second = started(lambda: wait(alone, [first_free]))
     eventually(lambda: blocked_clients(nodes.servers) == 2, "the waiter for one")
     a.release()
     eventually(lambda: got == [first_free], "the waiter for one")
@@ -232,7 +226,7 @@ def test_the_death_of_a_node_delays_its_waiters_for_a_moment(nodes: Cluster, pla
     with client_of(nodes.urls, **LASTING) as client, client_of(nodes.urls, **LASTING) as other:
         holder = client.lock("x")
         assert holder.acquire()
-        thread = in_a_thread(lambda: other.lock("x").acquire())
+        thread = started(lambda: other.lock("x").acquire())
         eventually(lambda: blocked_clients(nodes.servers) == 1, "a waiter")
         nodes[place].kill()
         holder.release()
@@ -284,7 +278,7 @@ def wait_and_block(nodes: Cluster, client: Redlock) -> None:
     with client_of(nodes.urls, **LASTING) as other:
         holder = other.lock("z")
         assert holder.acquire()
-        thread = in_a_thread(lambda: client.lock("z", blocking_timeout=60).acquire())
+        thread = started(lambda: client.lock("z", blocking_timeout=60).acquire())
         eventually(lambda: blocked_clients(nodes.servers) == 1, "a waiter that blocks")
         holder.release()
         thread.join()
@@ -297,7 +291,7 @@ def test_a_hundred_waiters_of_one_client_all_get_their_turn(client: Redlock) -> 
         with client.lock("x"):
             turns.append(number)
 
-    threads = [in_a_thread(lambda number=number: turn(number)) for number in range(100)]  # type: ignore[misc]  # as above
+    threads = [started(lambda number=number: turn(number)) for number in range(100)]  # type: ignore[misc]  # as above
     for thread in threads:
         thread.join()
     assert sorted(turns) == list(range(100))
@@ -314,7 +308,7 @@ def test_the_threads_of_a_process_are_one_waiter_in_a_fair_queue(nodes: Cluster,
 
     threads = []
     for number in range(6):
-        threads.append(in_a_thread(lambda number=number: wait(number)))  # type: ignore[misc]  # binds the number
+        threads.append(started(lambda number=number: wait(number)))  # type: ignore[misc]  # binds the number
         eventually(
             lambda: client._context.waiter_pool.local_queue.length(("x",)) == len(threads), "one more in the line"
         )
@@ -328,7 +322,7 @@ def test_the_threads_of_a_process_are_one_waiter_in_a_fair_queue(nodes: Cluster,
 def test_a_queued_thread_that_times_out_gets_the_holder(client: Redlock, nodes: Cluster) -> None:
     holder = client.lock("x")
     assert holder.acquire()
-    threads = [in_a_thread(lambda: client.lock("x", blocking_timeout=60).acquire())]
+    threads = [started(lambda: client.lock("x", blocking_timeout=60).acquire())]
     eventually(lambda: blocked_clients(nodes.servers) == 1, "a waiter that blocks")
     told: list[LockContended] = []
 
@@ -337,7 +331,7 @@ def test_a_queued_thread_that_times_out_gets_the_holder(client: Redlock, nodes: 
             pass
         told.append(caught.value)
 
-    in_a_thread(wait_briefly).join()
+    started(wait_briefly).join()
     assert client._context.waiter_pool.local_queue.length(("x",)) == 1
     assert "MainThread" in str(told[0])
     holder.release()
@@ -352,7 +346,7 @@ def test_after_a_recent_wait_a_client_queues_before_its_attempt(
     with client_of(nodes.urls, **LASTING) as rival:
         theirs, ours = rival.lock("x"), client.lock("x")
         assert theirs.acquire()
-        thread = in_a_thread(lambda: take_and_give_back(ours))
+        thread = started(lambda: take_and_give_back(ours))
         eventually(lambda: blocked_clients(nodes.servers) == 1, "a waiter that blocks")
         # Long enough to be called waiting.
         assert not comes_true(lambda: blocked_clients(nodes.servers) != 1, within=0.1)
@@ -361,7 +355,7 @@ def test_after_a_recent_wait_a_client_queues_before_its_attempt(
 
         assert theirs.acquire()
         before = scripts_run(nodes[0])
-        thread = in_a_thread(lambda: take_and_give_back(ours))
+        thread = started(lambda: take_and_give_back(ours))
         eventually(lambda: blocked_clients(nodes.servers) == 1, "a waiter that blocks again")
         assert scripts_run(nodes[0]) == before
         theirs.release()
@@ -393,7 +387,7 @@ def test_a_forked_child_inherits_no_queue_and_no_connections(nodes: Cluster, cli
     names = ("account:42",)
     with client_of(nodes.urls, **LASTING) as rival, rival.lock(names):
         assert not client.lock(names, blocking_timeout=0.3).acquire(), "this leaves a connection for the next wait"
-        waiting = in_a_thread(lambda: client.lock(names, blocking_timeout=100.0).acquire())
+        waiting = started(lambda: client.lock(names, blocking_timeout=100.0).acquire())
         eventually(lambda: client._context.waiter_pool.local_queue.has_waiters(names), "a thread in the queue")
 
         def in_the_child() -> list[object]:
