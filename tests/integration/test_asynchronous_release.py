@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import warnings
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -27,8 +27,10 @@ from tests.integration.tools import (
     came_of,
     client_of,
     eventually,
+    frozen,
     in_a_fork,
     is_free,
+    kill_all,
     raw,
     raws,
     run_out,
@@ -93,12 +95,10 @@ def test_what_became_of_it_is_known_when_it_is_asked_for(nodes: Cluster, client:
     with client.lock(NAME, wait_for_release=False) as gone:
         run_out(nodes.servers, NAME)
     assert gone.outcome() is Outcome.EXPIRED
-    with client.lock(NAME, wait_for_release=False) as unheard:
-        for server in nodes.servers[:3]:
-            server.freeze()
-    assert unheard.outcome() is Outcome.UNKNOWN
-    for server in nodes.servers[:3]:
-        server.thaw()
+    with ExitStack() as stack:
+        with client.lock(NAME, wait_for_release=False) as unheard:
+            stack.enter_context(frozen(*nodes.servers[:3]))
+        assert unheard.outcome() is Outcome.UNKNOWN
 
 
 def test_a_lease_that_was_not_released_has_no_outcome(client: Redlock) -> None:
@@ -285,8 +285,7 @@ def test_nodes_without_scripts_get_the_scripts_and_the_request(nodes: Cluster) -
 
 def test_a_node_that_dies_meanwhile_is_not_waited_for(nodes: Cluster, client: Redlock) -> None:
     with client.lock(NAME, wait_for_release=False) as lease:
-        for server in nodes.servers[:2]:
-            server.kill()
+        kill_all(nodes.servers[:2])
     assert lease.outcome() is Outcome.RELEASED
     for _ in range(QUICK):
         acquire_and_release(client)

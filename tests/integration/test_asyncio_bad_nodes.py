@@ -10,7 +10,7 @@ import pytest
 
 from redlock import QuorumUnavailable
 from tests.integration.asyncio_tools import client_of, next_turn, until
-from tests.integration.tools import LASTING, is_free, raw, raws
+from tests.integration.tools import LASTING, frozen, is_free, raw, raws
 from tests.proxy import (
     always,
     byte_by_byte,
@@ -81,14 +81,11 @@ async def test_a_node_that_accepts_no_more_bytes_gets_them_in_order(nodes: Clust
 async def test_without_a_quorum_a_call_ends_in_time(nodes: Cluster) -> None:
     async with client_of(nodes.urls, node_timeout=0.1, ttl=3.0) as client:
         await pairs(client)
-        for server in nodes.servers[:3]:
-            server.freeze()
-        began = time.monotonic()
-        with pytest.raises(QuorumUnavailable, match="no answer within 100 ms"):
-            await client.lock(NAME, blocking_timeout=0.5).acquire()
-        assert time.monotonic() - began > 0.4
-        for server in nodes.servers[:3]:
-            server.thaw()
+        with frozen(*nodes.servers[:3]):
+            began = time.monotonic()
+            with pytest.raises(QuorumUnavailable, match="no answer within 100 ms"):
+                await client.lock(NAME, blocking_timeout=0.5).acquire()
+            assert time.monotonic() - began > 0.4
         await pairs(client)
 
 

@@ -381,16 +381,13 @@ async def test_tasks_are_served_in_the_order_of_their_arrival(shared: Cluster) -
 
 async def test_a_cancelled_extension_lets_the_next_extension_go_on(nodes: Cluster) -> None:
     async with client_of(nodes.urls, node_timeout=3.0, ttl=8.0) as client, client.lock(NAME, renew=False) as lease:
-        for server in nodes.servers:
-            server.freeze()
-        first, second = (asyncio.create_task(lease.extend(7)) for _ in range(2))
-        await until(lambda: lease._step is not None, "the first extension is sent", every=0)
-        for _ in range(5):
-            await next_turn()  # the second extension waits for the first
-        first.cancel()
-        await asyncio.wait({first})
-        for server in nodes.servers:
-            server.thaw()
+        with tools.frozen(*nodes.servers):
+            first, second = (asyncio.create_task(lease.extend(7)) for _ in range(2))
+            await until(lambda: lease._step is not None, "the first extension is sent", every=0)
+            for _ in range(5):
+                await next_turn()  # the second extension waits for the first
+            first.cancel()
+            await asyncio.wait({first})
         await second
 
 

@@ -17,7 +17,7 @@ from redlock import ConfigurationError, QuorumUnavailable, Redlock
 from redlock._escaping import escape
 from redlock._transport.node import Node, UnsuitableNode, describe_failure
 from redlock.testing.redis_server import Server, cluster, free_port
-from tests.integration.tools import CANARY, LASTING, client_of, eventually, holders, label, raws, sixth_redis
+from tests.integration.tools import CANARY, LASTING, client_of, eventually, holders, kill_all, label, raws, sixth_redis
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -323,8 +323,7 @@ def test_nodes_with_passwords_work_and_reveal_nothing(caplog: pytest.LogCaptureF
             with client.lock(NAME) as lease:
                 assert lease.is_held
                 assert_no_secret(repr(client), repr(lease), repr(client._context.pool.nodes), str(client.holder(NAME)))
-            for server in nodes.servers:
-                server.kill()
+            kill_all(nodes.servers)
             with pytest.raises(QuorumUnavailable) as caught:
                 client.lock(NAME).acquire(blocking=False)
             assert_no_secret(str(caught.value), repr(caught.value), *caught.value.reasons)

@@ -18,7 +18,7 @@ from redlock.admin.cluster_status import cluster_status
 from redlock.cli import main
 from redlock.testing.redis_server import Server
 from tests.integration.threads import started
-from tests.integration.tools import CANARY, client_of, eventually, label, raw, raws, stands_on_all
+from tests.integration.tools import CANARY, client_of, eventually, kill_all, label, raw, raws, stands_on_all
 from tests.proxy import proxies
 
 if TYPE_CHECKING:
@@ -300,8 +300,7 @@ def test_the_command_shows_it_as_a_table_and_as_json(
     assert "4 of 5 nodes vote, 3 are needed" in text
     assert told["voting"] == 4
     assert told["locks"][0]["fence"] == fence
-    for server in nodes.servers[2:4]:
-        server.kill()
+    kill_all(nodes.servers[2:4])
     assert main.main(["status", "--nodes", urls]) == main.NO_QUORUM
 
 
@@ -344,8 +343,7 @@ def test_without_a_quorum_the_state_is_unknown(
     nodes: Cluster, client: Redlock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with client.lock(NAME, ttl=10, wait_for_release=False):
-        for server in nodes.servers[:3]:
-            server.kill()
+        kill_all(nodes.servers[:3])
         assert main.main(["status", "--nodes", ",".join(nodes.urls)]) == main.NO_QUORUM
         said = capsys.readouterr().out.splitlines()
         assert said[0] == "The state of the locks is unknown: 2 of 5 nodes report it, 3 are needed."

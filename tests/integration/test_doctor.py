@@ -18,7 +18,7 @@ from redlock.cli import main
 from redlock.settings import Settings
 from redlock.testing.redis_server import Server, cluster, free_port
 from tests import servers
-from tests.integration.tools import CANARY, client_of, raw, sixth_redis
+from tests.integration.tools import CANARY, client_of, kill_all, raw, sixth_redis
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -217,8 +217,7 @@ def test_a_visibility_timeout_is_compared_with_an_apps_tasks(nodes: Cluster) -> 
 def test_the_command_ends_with_the_worst_as_its_status(
     nodes: Cluster, capsys: pytest.CaptureFixture[str], dead: int
 ) -> None:
-    for server in nodes.servers[:dead]:
-        server.kill()
+    kill_all(nodes.servers[:dead])
     arguments = ["doctor", "--nodes", ",".join(nodes.urls), "--timeout", "5"]
     status = {0: 0, 1: 1, 3: 3}[dead]
     assert main.main(arguments) == status

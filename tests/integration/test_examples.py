@@ -26,7 +26,7 @@ from redlock.testing import redis_server
 from redlock.testing.redis_server import die_with_parent
 from tests.integration.pages import blocks
 from tests.integration.processes import children
-from tests.integration.tools import PATIENT, ROOT, eventually
+from tests.integration.tools import PATIENT, ROOT, eventually, kill_all
 from tests.once import once
 
 if TYPE_CHECKING:
@@ -341,8 +341,7 @@ def test_an_order_is_shipped_by_a_task_or_cancelled_by_a_view(
             status = shop.run("manage.py", "redlock", "status", "--timeout", "5")
         assert "5 of 5 nodes vote, 3 are needed" in status
         assert "order:1" in status
-        for server in nodes.servers[:3]:
-            server.kill()
+        kill_all(nodes.servers[:3])
         assert cancel(1) == (503, "try again later")
     shop.environment["SHOP_NODES"] = "http://lock1"
     with shop.running("manage.py", "check") as check:
@@ -380,8 +379,7 @@ def test_an_account_is_charged_by_a_task_or_closed_by_a_request(
         late = f"from shop import app; print(app.AsyncResult({charge['task']!r}).get(timeout=99))"
         assert shop.run("-c", late) == "closed\n"
         assert ask("GET", "7") == (200, {"owes": "closed"})
-        for server in nodes.servers[:3]:
-            server.kill()
+        kill_all(nodes.servers[:3])
         assert ask("POST", "8/close") == (503, {"detail": "try again later"})
 
 

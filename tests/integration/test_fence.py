@@ -14,7 +14,7 @@ import pytest
 from redlock import QuorumUnavailable, Redlock, RedlockError
 from redlock._core.votes import FENCE_LIMIT
 from redlock._transport import codec
-from tests.integration.tools import client_of, eventually, frozen, holders, is_free, raw, raws
+from tests.integration.tools import client_of, eventually, frozen, holders, is_free, kill_all, raw, raws
 from tests.integration.worker_fixture import ROOT
 from tests.proxy import proxies, unchanged
 
@@ -119,8 +119,7 @@ def test_unequal_fences_need_a_second_round_and_a_larger_token(
 ) -> None:
     soon = now_us() + 1_000_000_000
     set_fences(nodes, [soon + one for one in (*ahead, 0, 0)])
-    for server in nodes.servers[3:]:
-        server.kill()
+    kill_all(nodes.servers[3:])
 
     fence, rounds = taken(client)
 

@@ -20,6 +20,7 @@ from tests.integration.tools import (
     eventually,
     holders,
     is_free,
+    kill_all,
     raw,
     raws,
     stands_on_all,
@@ -136,8 +137,7 @@ def test_without_a_quorum_nothing_is_deleted(nodes: Cluster, client: Redlock, ad
     stands_on_all(nodes.servers, NAME)
     shown = force_release.target(admin, NAME)
     assert shown is not None
-    for server in nodes.servers[:3]:
-        server.kill()
+    kill_all(nodes.servers[:3])
     with pytest.raises(QuorumUnavailable):
         force_release.take_away(admin, shown)
     assert holders(nodes.servers[3:], NAME) == [lease.owner] * 2
@@ -148,8 +148,7 @@ def test_without_a_quorum_nothing_is_deleted(nodes: Cluster, client: Redlock, ad
 def test_two_dead_nodes_are_no_hindrance(nodes: Cluster, client: Redlock) -> None:
     old = client.lease(NAME)
     old.acquire(0)
-    for server in nodes.servers[:2]:
-        server.kill()
+    kill_all(nodes.servers[:2])
     assert release(nodes, "--force", "--yes") == 0
     assert is_free(nodes.servers[2:], NAME)
     with pytest.raises(LockLost):

@@ -24,6 +24,7 @@ from tests.integration.tools import (
     holders,
     in_a_fork,
     is_free,
+    kill_all,
     raw,
     raws,
     run_out,
@@ -261,8 +262,7 @@ def test_what_the_body_raised_is_never_masked(nodes: Cluster, client: Redlock) -
         run_out(nodes.servers, NAME)
         _ = 1 / 0
     with pytest.raises(ZeroDivisionError), client.lock(NAME):
-        for server in nodes.servers:
-            server.kill()
+        kill_all(nodes.servers)
         _ = 1 / 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import json
 import logging
@@ -17,7 +16,7 @@ import pytest
 
 from tests.integration.browser import Browser, needs_browser
 from tests.integration.flowers import Flower
-from tests.integration.tools import CANARY, client_of, eventually, holders, label, raw, raws
+from tests.integration.tools import CANARY, client_of, eventually, frozen, holders, label, raw, raws
 from tests.integration.worker_fixture import WorkerFixture, fresh_fixture
 
 if TYPE_CHECKING:
@@ -156,15 +155,12 @@ def test_no_secret_is_told(flower: Flower, client: Redlock, fixture: WorkerFixtu
 
 
 def test_frozen_nodes_are_silent_and_empty_nodes_abstain(fixture: WorkerFixture, flower: Flower) -> None:
-    frozen, emptied = fixture.nodes[3], fixture.nodes[4]
+    silent, emptied = fixture.nodes[3], fixture.nodes[4]
     assert {node["health"] for node in flower.data()["nodes"]} == {"votes"}
-    frozen.freeze()
-    try:
-        eventually(lambda: flower.node(label(frozen))["health"] == "silent", "the frozen node", every=0.05)
-        assert "no answer" in flower.node(label(frozen))["says"]
-    finally:
-        frozen.thaw()
-    eventually(lambda: flower.node(label(frozen))["health"] == "votes", "the thawed node", every=0.05)
+    with frozen(silent):
+        eventually(lambda: flower.node(label(silent))["health"] == "silent", "the frozen node", every=0.05)
+        assert "no answer" in flower.node(label(silent))["says"]
+    eventually(lambda: flower.node(label(silent))["health"] == "votes", "the thawed node", every=0.05)
     with raw(emptied) as redis:
         redis.flushall()
     eventually(lambda: flower.node(label(emptied))["health"] == "abstains", "the emptied node", every=0.05)
@@ -185,28 +181,25 @@ def test_all_who_look_at_the_same_time_share_one_survey(fixture: WorkerFixture, 
 
 
 @needs_browser
-@pytest.mark.parametrize("frozen", [0, 1])
+@pytest.mark.parametrize("count", [0, 1])
 def test_when_the_holder_changes_the_page_shows_the_new_one(
-    fixture: WorkerFixture, flower: Flower, browser: Browser, frozen: int
+    fixture: WorkerFixture, flower: Flower, browser: Browser, count: int
 ) -> None:
     def shown() -> list[str]:
         return next((row for row in browser.rows("locks-table") if row[0] == "counter:shown"), [])
 
-    with contextlib.ExitStack() as stack:
-        for server in fixture.nodes.servers[:frozen]:
-            server.freeze()
-            stack.callback(server.thaw)
+    with frozen(*fixture.nodes.servers[:count]):
         browser.open(flower.address("/locks"))
         (first,) = fixture.increment("shown")
         eventually(lambda: first[:8] in shown(), "the first holder on the page", every=0.02)
         (second,) = fixture.increment("shown")
         fixture.sender.control.revoke(first, terminate=True)
-        awake = fixture.nodes.servers[frozen:]
+        awake = fixture.nodes.servers[count:]
         eventually(lambda: votes(awake, "counter:shown", second) >= 3, "the second task inside its section")
         began = time.monotonic()
         eventually(lambda: second[:8] in shown(), "the second holder on the page", every=0.02)
         # Shown with --log-cli-level=INFO.
-        logger.info("%d frozen: the page showed the new holder after %.2f s", frozen, time.monotonic() - began)
+        logger.info("%d frozen: the page showed the new holder after %.2f s", count, time.monotonic() - began)
         assert first[:8] not in shown()
         path = f"[...document.querySelectorAll('#locks-table a')].filter(a => a.title == '{second}')[0].pathname"
         assert browser.value(path) == f"/task/{second}"
@@ -354,15 +347,12 @@ def test_without_a_quorum_the_page_says_so_in_red(fixture: WorkerFixture, flower
     status = "document.getElementById('locks-status').innerText"
     eventually(lambda: "No lock is held" in nothing(), "the page", every=0.02)
     assert said() == ""
-    frozen = fixture.nodes.servers[:3]
-    with contextlib.ExitStack() as stack:
-        for server in frozen:
-            server.freeze()
-            stack.callback(server.thaw)
+    silent = fixture.nodes.servers[:3]
+    with frozen(*silent):
         # On a busy machine another node can be late for a moment.
         problem = "The state of the locks is unknown: 2 of 5 nodes report it, 3 are needed."
         text = eventually(lambda: shown if (shown := said()).startswith(problem) else "", "the problem", every=0.02)
-        assert [label(server) in text for server in frozen] == [True] * 3
+        assert [label(server) in text for server in silent] == [True] * 3
         assert "No lock is held" not in nothing()
         assert str(browser.value(status)).startswith("No quorum")
         colour = browser.value("getComputedStyle(document.getElementById('locks-problem')).backgroundColor")

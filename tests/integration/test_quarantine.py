@@ -12,7 +12,7 @@ from redlock import ConfigurationError, LockContended, QuorumUnavailable, Redloc
 from redlock._transport import codec
 from redlock.testing import redis_server
 from redlock.testing.redis_server import Server
-from tests.integration.tools import client_of, end_quarantine, eventually, holders, label, raw, raws
+from tests.integration.tools import client_of, end_quarantine, eventually, frozen, holders, kill_all, label, raw, raws
 from tests.proxy import proxies
 
 if TYPE_CHECKING:
@@ -71,16 +71,13 @@ def _abstains(client: Redlock, server: Server) -> bool:
 def test_an_emptied_node_never_gives_a_second_holder(nodes: Cluster) -> None:
     """The schedule that breaks Redlock without quarantine: a holder on three nodes, and an empty restart of one
     node."""
-    for server in nodes.servers[3:]:
-        server.freeze()
     with (
         client_of(nodes.urls, ttl=8.0, max_ttl=8.0) as client,
         client_of(nodes.urls, ttl=8.0, max_ttl=8.0) as other,
     ):
         lease = client.lease("x")
-        lease.acquire(0)
-        for server in nodes.servers[3:]:
-            server.thaw()
+        with frozen(*nodes.servers[3:]):
+            lease.acquire(0)
         restart(nodes[0])
         tries = itertools.count()
 
@@ -215,8 +212,7 @@ def test_a_rejecting_node_and_two_dead_nodes_are_no_quorum(nodes: Cluster, brief
     """A client may wait for the two: nothing says that its settings are wrong."""
     assert brief.lock("x").acquire()
     reject(nodes[0])
-    for server in nodes.servers[1:3]:
-        server.kill()
+    kill_all(nodes.servers[1:3])
     with client_of(nodes.urls, ttl=4.5, max_ttl=5.0) as fresh:
         for client in (brief, fresh):
             with pytest.raises(QuorumUnavailable, match=r"max_ttl=77s.*"):

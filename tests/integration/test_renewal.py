@@ -20,8 +20,10 @@ from tests.integration.tools import (
     client_of,
     end_quarantine,
     eventually,
+    frozen,
     holders,
     in_a_fork,
+    kill_all,
     outlive,
     raw,
     renew_now,
@@ -106,8 +108,7 @@ def test_a_lease_is_known_to_be_lost_when_three_nodes_are_killed(nodes: Cluster)
         pytest.raises(LockLost),
         client.lock("x", on_lost=lambda _: told.set()) as lease,
     ):
-        for server in nodes.servers[:3]:
-            server.kill()
+        kill_all(nodes.servers[:3])
         assert told.wait(30)
         with pytest.raises(LockLost):
             lease.ensure_valid()
@@ -134,14 +135,11 @@ def test_a_failed_extension_leaves_the_old_deadline(nodes: Cluster) -> None:
     with Redlock(nodes.urls, ttl=9.0, node_timeout=0.25) as client:
         lock = client.lock("x")
         assert lock.acquire()
-        for server in nodes.servers[:3]:
-            server.freeze()
-        before = lock.lease.remaining()
-        with pytest.raises(QuorumUnavailable):
-            lock.extend(0.05)
-        assert 0 < lock.lease.remaining() <= before
-        for server in nodes.servers[:3]:
-            server.thaw()
+        with frozen(*nodes.servers[:3]):
+            before = lock.lease.remaining()
+            with pytest.raises(QuorumUnavailable):
+                lock.extend(0.05)
+            assert 0 < lock.lease.remaining() <= before
         eventually(lambda: _extends(lock), "an extension by the nodes that are back")
 
 

@@ -13,7 +13,7 @@ import pytest
 from redlock.cli import run
 from tests.integration.processes import children
 from tests.integration.shell import Shell, is_running, is_running_in, python
-from tests.integration.tools import eventually, holders, is_free, raws, talking
+from tests.integration.tools import eventually, holders, is_free, kill_all, raws, talking
 
 if TYPE_CHECKING:
     from redlock import Redlock
@@ -184,8 +184,7 @@ def test_a_signal_during_the_wait_ends_it_before_the_program(
 
 
 def test_too_few_nodes_are_69(shell: Shell, nodes: Cluster) -> None:
-    for server in nodes.servers[:3]:
-        server.kill()
+    kill_all(nodes.servers[:3])
     done = shell.call("run", NAME, "--wait", "0", "--", "echo", "inside")
     assert (done.returncode, done.stdout) == (run.NO_QUORUM, "")
     assert done.stderr.startswith(f"redlock: no quorum for '{NAME}'")
@@ -197,8 +196,7 @@ def test_a_lost_lock_kills_a_program_that_ignores_sigterm(shell: Shell, nodes: C
     family = ("sh", "-c", f"'{sys.executable}' -u -c '{STUBBORN}' & wait")
     with shell.started("run", NAME, "--ttl", "3", "--", *family) as command:
         command.until_it_says("pid ")
-        for server in nodes.servers[:3]:
-            server.kill()
+        kill_all(nodes.servers[:3])
         assert command.end() == run.LOST
         assert "asked to end" in command.said
         assert f"redlock: lock '{NAME}' could not be renewed" in command.said
@@ -211,8 +209,7 @@ def test_a_program_that_obeys_sigterm_has_time_to_clean_up(shell: Shell, nodes: 
     program = ("sh", "-c", "trap 'sleep 0.2; echo cleaned up; exit 0' TERM; echo ready; while :; do sleep 0.02; done")
     with shell.started("run", NAME, "--ttl", "4", "--grace", "2", "--", *program) as command:
         command.until_it_says("ready")
-        for server in nodes.servers[:3]:
-            server.kill()
+        kill_all(nodes.servers[:3])
         assert command.end() == run.LOST
         assert "cleaned up" in command.said
 

@@ -29,6 +29,7 @@ from tests.integration.tools import (
     frozen,
     holders,
     is_free,
+    kill_all,
     label,
     limit_releases,
     raw,
@@ -241,8 +242,7 @@ def test_two_dead_nodes_are_no_error(nodes: Cluster, client: Redlock) -> None:
 def test_three_dead_nodes_are_named_with_the_reason_of_each(nodes: Cluster, client: Redlock) -> None:
     cycle(client)
     dead = [nodes[0], nodes[2], nodes[4]]
-    for server in dead:
-        server.kill()
+    kill_all(dead)
 
     def check(act: Callable[[], object]) -> None:
         with pytest.raises(QuorumUnavailable) as caught:
@@ -265,8 +265,7 @@ def test_three_dead_nodes_are_named_with_the_reason_of_each(nodes: Cluster, clie
 
 def test_an_endless_wait_ends_after_one_ttl_without_a_quorum(nodes: Cluster) -> None:
     with client_of(nodes.urls, ttl=0.5, max_ttl=1.0) as client:
-        for server in nodes.servers[:3]:
-            server.kill()
+        kill_all(nodes.servers[:3])
 
         with pytest.raises(QuorumUnavailable):
             client.lock(NAME).acquire()
@@ -275,8 +274,7 @@ def test_an_endless_wait_ends_after_one_ttl_without_a_quorum(nodes: Cluster) -> 
 def test_a_release_that_too_few_nodes_answer_is_no_lost_lock(nodes: Cluster, client: Redlock) -> None:
     lock = client.lock(NAME)
     lock.acquire()
-    for server in nodes.servers[:3]:
-        server.kill()
+    kill_all(nodes.servers[:3])
 
     lock.release()
 

@@ -6,7 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from redlock.admin.diagnostics import Level
-from tests.integration.tools import CANARY, eventually, raw
+from tests.integration.tools import CANARY, eventually, kill_all, raw
 from tests.integration.worker_fixture import Worker
 
 if TYPE_CHECKING:
@@ -53,8 +53,7 @@ def test_it_refuses_a_different_configuration_fingerprint(fixture: WorkerFixture
 
 
 def test_it_waits_for_a_quorum_and_then_starts(fixture: WorkerFixture, nodes: Cluster, tmp_path: Path) -> None:
-    for server in nodes.servers[:3]:
-        server.kill()
+    kill_all(nodes.servers[:3])
     with starting(fixture, tmp_path, REDLOCK_MAX_TTL="2", REDLOCK_TTL="2") as worker:
         eventually(lambda: "waiting for the lock nodes" in log_of(worker), "a worker that waits")
         assert "2 of 5 vote, 3 are needed" in log_of(worker)
@@ -68,8 +67,7 @@ def test_it_waits_for_a_quorum_and_then_starts(fixture: WorkerFixture, nodes: Cl
 
 
 def test_a_worker_that_waits_can_be_stopped(fixture: WorkerFixture, nodes: Cluster, tmp_path: Path) -> None:
-    for server in nodes.servers[:3]:
-        server.kill()
+    kill_all(nodes.servers[:3])
     with starting(fixture, tmp_path) as worker:
         eventually(lambda: "waiting for the lock nodes" in log_of(worker), "a worker that waits")
         worker.process.terminate()

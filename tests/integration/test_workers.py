@@ -15,7 +15,7 @@ from celery import chain
 from redlock import ConfigurationError, LockContended, QuorumUnavailable, Redlock, Stale
 from redlock.testing import redis_server
 from redlock.testing.redis_server import free_port
-from tests.integration.tools import CANARY, client_of, eventually, raw, sixth_redis
+from tests.integration.tools import CANARY, client_of, eventually, frozen, raw, sixth_redis
 from tests.integration.worker_fixture import ROOT, WorkerFixture, shell
 
 if TYPE_CHECKING:
@@ -328,19 +328,13 @@ def test_a_waiting_task_gets_the_lock_without_a_requeue(
 
 
 def test_no_quorum_is_never_a_skip_and_no_contention(fixture: WorkerFixture) -> None:
-    frozen = fixture.nodes.servers[:3]
-    for server in frozen:
-        server.freeze()
-    try:
+    with frozen(*fixture.nodes.servers[:3]):
         for policy in ("skip", "fail"):
             with pytest.raises(QuorumUnavailable) as caught:
                 fixture.result(sent(fixture, policy, "no quorum"))
             assert len(caught.value.reasons) == 3
         task = sent(fixture, "requeue", "no quorum")
         eventually(lambda: fixture.state(task) == "RETRY", "the task back in the queue")
-    finally:
-        for server in frozen:
-            server.thaw()
 
     assert fixture.result(task)["id"] == task
 
