@@ -8,17 +8,15 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from tests.integration.tools import PATIENT, eventually
+from tests.integration.tools import PATIENT, ROOT, eventually
 from tests.integration.warm_start import ForkedProgram
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from redlock.testing.redis_server import Cluster
-
-ROOT = Path(__file__).parents[2]
 
 
 class Shell:
@@ -113,6 +111,12 @@ def is_running_in(group: int) -> bool:
             if int(found) == group and state != "Z":
                 return True
     return False
+
+
+def run_python(*arguments: str, check: bool = False, **options: Any) -> subprocess.CompletedProcess[str]:  # noqa: ANN401 - of `run`
+    """Run Python with these arguments to its end; its status and its output. Other options are those of `run`."""
+    usual: dict[str, Any] = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": 200}
+    return subprocess.run([sys.executable, *arguments], check=check, **usual | options)
 
 
 def python(source: str) -> Sequence[str]:

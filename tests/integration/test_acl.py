@@ -15,8 +15,6 @@ import logging
 import re
 import secrets
 import socket
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,7 +32,18 @@ from redlock.testing import redis_server
 from tests.integration import acl
 from tests.integration.acl import commands
 from tests.integration.flowers import Flower
-from tests.integration.tools import CANARY, ROOT, blocked_clients, client_of, eventually, holders, raw, raws, renew_now
+from tests.integration.shell import run_python
+from tests.integration.tools import (
+    CANARY,
+    ROOT,
+    blocked_clients,
+    client_of,
+    eventually,
+    holders,
+    raw,
+    raws,
+    renew_now,
+)
 from tests.integration.worker_fixture import Worker, WorkerFixture, fresh_fixture
 from tests.servers import program as server_program
 
@@ -286,10 +295,7 @@ assert app.control.purge() == 0
 
 def ran(fixture: WorkerFixture, *arguments: str) -> str:
     """Both outputs of a program in the same environment."""
-    done = subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, env=fixture.environment, capture_output=True, text=True, timeout=100,
-        check=False,
-    )  # fmt: skip
+    done = run_python(*arguments, env=fixture.environment)
     return f"{done.stdout}{done.stderr}"
 
 

@@ -8,8 +8,6 @@ import importlib
 import logging
 import random
 import signal
-import subprocess
-import sys
 import threading
 import warnings
 from contextlib import ExitStack, contextmanager, suppress
@@ -21,9 +19,9 @@ from redlock import LockLost, NotHeld, Outcome, Redlock, RedlockError
 from redlock._clock import now_ms
 from redlock._transport import connections, pending_releases
 from redlock._transport.background_releaser import BackgroundReleaser
+from tests.integration.shell import run_python
 from tests.integration.tools import (
     LASTING,
-    ROOT,
     came_of,
     client_of,
     eventually,
@@ -171,9 +169,7 @@ def test_a_delayed_release_is_sent_without_a_next_request(nodes: Cluster) -> Non
 
 
 def test_a_program_that_ends_has_released_everything_and_said_so(nodes: Cluster) -> None:
-    ran = subprocess.run(
-        [sys.executable, "-c", AT_THE_END, *nodes.urls], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    ran = run_python("-c", AT_THE_END, *nodes.urls, check=True)
     assert is_free(nodes.servers, NAME)
     lines = ran.stdout.splitlines()
     assert sum(line.startswith("acquired") for line in lines) == QUICK

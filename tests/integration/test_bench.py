@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -21,6 +20,7 @@ from benchmarks.scenarios import hot, uncontended
 from benchmarks.survival import __main__ as survival
 from benchmarks.survival import locks, outcome, tasks
 from benchmarks.survival.outcome import Outcome
+from tests.integration.shell import run_python
 from tests.integration.tools import ROOT, raw
 
 if TYPE_CHECKING:
@@ -153,10 +153,8 @@ def test_this_tree_is_measured_beside_another_commit(
 
 def test_the_other_commit_runs_its_own_package() -> None:
     with against._checked_out("HEAD") as side:
-        ran = subprocess.run(
-            [sys.executable, "-c", "import redlock, benchmarks.worker as w; print(redlock.__file__, w.__file__)"],
-            cwd=side.directory, capture_output=True, text=True, check=True,
-        )  # fmt: skip
+        code = "import redlock, benchmarks.worker as w; print(redlock.__file__, w.__file__)"
+        ran = run_python("-c", code, cwd=side.directory, check=True)
         files = [Path(word) for word in ran.stdout.split()]
         assert [file.parents[1] for file in files] == [side.directory] * 2
         assert files[1].read_bytes() == (ROOT / "benchmarks" / "worker.py").read_bytes()

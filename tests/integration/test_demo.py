@@ -20,7 +20,7 @@ from redis import Redis
 from redlock.testing.redis_server import die_with_parent, free_port
 from tests.integration.processes import children, command_of, listening, program_of
 from tests.integration.rabbit import needs_rabbitmq
-from tests.integration.shell import whole_lines
+from tests.integration.shell import run_python, whole_lines
 from tests.integration.tools import PATIENT, eventually
 from tests.servers import program as server_program
 from workers.cluster import NODES, ROOT, is_free
@@ -216,10 +216,8 @@ def test_a_signal_ends_rabbitmq_too(demo: Callable[..., Demo], number: int) -> N
 def test_a_server_that_is_not_installed_is_one_line(
     tmp_path: Path, hide: str, options: tuple[str, ...], complaint: str
 ) -> None:
-    said = subprocess.run(
-        [sys.executable, "-c", f"{hide}; import sys, workers.demo; sys.exit(workers.demo.main())", *options],
-        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    code = f"{hide}; import sys, workers.demo; sys.exit(workers.demo.main())"
+    said = run_python("-c", code, *options, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)})
     assert (said.returncode, said.stderr) == (1, f"demo: {complaint}\n")
 
 

@@ -14,8 +14,7 @@ import pytest
 from redlock import QuorumUnavailable, Redlock, RedlockError
 from redlock._core.votes import FENCE_LIMIT
 from redlock._transport import codec
-from tests.integration.tools import client_of, eventually, frozen, holders, is_free, kill_all, raw, raws
-from tests.integration.worker_fixture import ROOT
+from tests.integration.tools import ROOT, client_of, eventually, frozen, holders, is_free, kill_all, raw, raws
 from tests.proxy import proxies, unchanged
 
 if TYPE_CHECKING:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.integration.shell import run_python
 from tests.integration.tools import ROOT
 
 if TYPE_CHECKING:
@@ -24,14 +23,8 @@ def check(default: dict[str, Any]) -> None:
     name = f"{default['NAME']}_other"
     other = default | {"NAME": name} | ({"TEST": {"NAME": name}} if "TEST" in default else {})
     for file, tests in TESTS.items():
-        done = subprocess.run(
-            [sys.executable, str(PROJECT / file), json.dumps({"default": default, "replica": default, "other": other})],
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            timeout=1_000,
-            check=False,
-        )
+        databases = json.dumps({"default": default, "replica": default, "other": other})
+        done = run_python(str(PROJECT / file), databases, env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=1_000)
         assert done.returncode == 0, done.stdout + done.stderr
         assert f"Ran {tests} tests" in done.stderr
 

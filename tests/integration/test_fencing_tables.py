@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +12,7 @@ from sqlalchemy import MetaData, create_engine, text
 from redlock.errors import ConfigurationError
 from redlock.fencing.conformance import Lease
 from redlock.fencing.sql import add_tables, create_statements, fenced
+from tests.integration.shell import run_python
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -98,5 +97,4 @@ def test_the_search_path_decides_where_the_tables_are(database: str) -> None:
 def test_importing_redlock_imports_no_database_package(modules: str, besides: list[str]) -> None:
     packages = {"aiomysql", "alembic", "asyncpg", "django", "MySQLdb", "psycopg", "pymysql", "sqlalchemy", "sqlite3"}
     code = f"import sys, {modules}; print(sorted({packages} & {{name.partition('.')[0] for name in sys.modules}}))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == str(besides)
+    assert run_python("-c", code, check=True).stdout.strip() == str(besides)

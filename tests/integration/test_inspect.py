@@ -6,14 +6,13 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.integration.shell import run_python
 from tests.integration.tools import eventually, run_out
-from tests.integration.worker_fixture import ROOT, UNLIMITED
+from tests.integration.worker_fixture import UNLIMITED
 
 if TYPE_CHECKING:
     from redlock import Redlock
@@ -66,12 +65,10 @@ def test_the_command_line_shows_the_locks(fixture: WorkerFixture) -> None:
     fixture.start_worker("--include", HOLDING, concurrency=1, **UNLIMITED)
     task = fixture.send(f"{HOLDING}.sleep", "x", 600)
     eventually(lambda: shown(fixture, task).get("state") == "holds", "the task that holds it")
-    command = [sys.executable, "-m", "celery", "-A", "workers.app", "inspect", "locks", "--json"]
+    command = ["-m", "celery", "-A", "workers.app", "inspect", "locks", "--json"]
     # A worker on a busy machine needs more than the usual second.
     command += ["--destination", f"w0@{socket.gethostname()}", "--timeout", "60"]
-    done = subprocess.run(
-        command, cwd=ROOT, env=fixture.environment, capture_output=True, text=True, timeout=100, check=True
-    )
+    done = run_python(*command, env=fixture.environment, check=True)
     (answer,) = json.loads(done.stdout).values()
     assert [(one["state"], one["resource"]) for one in answer] == [("holds", "holding:x")]
 

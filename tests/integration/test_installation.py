@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
 from redlock import _installation
+from tests.integration.shell import run_python
 from tests.integration.tools import ROOT
 
 if TYPE_CHECKING:
@@ -63,8 +62,7 @@ for module in sys.argv[2:]:
 
 def errors(folder: Path, *modules: str) -> list[str]:
     """The first line of the error of each import in a process of its own; empty if the import works."""
-    command = [sys.executable, "-I", "-c", IMPORT_IN_FORKS, str(folder.parent), *modules]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\n")[:-1]
+    said = run_python("-I", "-c", IMPORT_IN_FORKS, str(folder.parent), *modules, check=True).stdout.split("\n")[:-1]
     assert len(said) == len(modules)
     return said
 

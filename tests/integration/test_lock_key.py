@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 
-from tests.integration.tools import ROOT
+from tests.integration.shell import run_python
 
 pytest.importorskip("django")
 
 
 def test_keys_are_the_same_in_every_process() -> None:
     # With this seed, both the words and a pair of texts are in another order in a set.
-    found = subprocess.run(
-        [sys.executable, "-m", "tests.integration.apps.keys"],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONHASHSEED": "2"},
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    ).stdout.splitlines()
+    environment = os.environ | {"PYTHONHASHSEED": "2"}
+    found = run_python("-m", "tests.integration.apps.keys", env=environment, check=True).stdout.splitlines()
 
     words = sorted(("red", "green", "blue", "black", "white", "pink"))
     text = json.dumps(words, separators=(",", ":"))

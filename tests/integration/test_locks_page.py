@@ -6,8 +6,6 @@ import http.client
 import json
 import logging
 import re
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -16,6 +14,7 @@ import pytest
 
 from tests.integration.browser import Browser, needs_browser
 from tests.integration.flowers import Flower
+from tests.integration.shell import run_python
 from tests.integration.tools import CANARY, client_of, eventually, frozen, holders, label, raw, raws
 from tests.integration.worker_fixture import WorkerFixture, fresh_fixture
 
@@ -301,8 +300,7 @@ def test_two_lines_add_the_page_and_a_wrong_setting_is_named(fixture: WorkerFixt
 def test_the_lock_itself_needs_no_flower() -> None:
     modules = "redlock, redlock.celery, redlock.admin.cluster_status, redlock.cli.main"
     code = f"import sys, {modules}; print([name for name in sys.modules if name.partition('.')[0] == 'flower'])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+    assert run_python("-c", code, check=True).stdout == "[]\n"
 
 
 @pytest.mark.parametrize("path", ["/locks", "/locks/data", "/", "/worker/w0@here", "/tasks", "/broker", "/api/workers"])

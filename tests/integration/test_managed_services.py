@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import http
 import re
-import subprocess
-import sys
 import threading
 from typing import TYPE_CHECKING
 
@@ -20,7 +18,8 @@ from redlock.cli.status_table import table
 from redlock.settings import Settings
 from redlock.testing.redis_server import Server, cluster, running
 from tests.integration.flowers import Flower
-from tests.integration.tools import ROOT, eventually, holders, raw, raws, sixth_redis, stands_on_all
+from tests.integration.shell import run_python
+from tests.integration.tools import eventually, holders, raw, raws, sixth_redis, stands_on_all
 from tests.integration.worker_fixture import WorkerFixture
 from tests.servers import present, program
 
@@ -186,10 +185,8 @@ def test_a_worker_and_flower_work_on_managed_services(tmp_path: Path) -> None:
         with Flower(tmp_path / "flower", fixture.environment, "--conf=workers/flowerconfig.py") as flower:
             for page in ("/workers", "/tasks", "/broker", "/locks", "/locks/data"):
                 assert flower.get(page)[0] == http.HTTPStatus.OK
-        told = subprocess.run(
-            [sys.executable, "-m", "redlock", "doctor", "-A", "workers.app", "--store", f"{broker.url}/2"],
-            cwd=ROOT, env=fixture.environment, capture_output=True, text=True, check=False,
-        ).stdout  # fmt: skip
+        words = ("-m", "redlock", "doctor", "-A", "workers.app", "--store", f"{broker.url}/2")
+        told = run_python(*words, env=fixture.environment).stdout
         for what in ("broker", "store"):
             assert re.search(rf"(?m)^WARNING +{what} \S+: no answer to CONFIG GET", told), told
         assert not re.search("(?m)^(UNSAFE|NO QUORUM)", told), told

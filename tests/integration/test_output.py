@@ -15,6 +15,7 @@ import pytest
 from redlock.cli import main
 from redlock.testing.redis_server import free_port
 from tests.integration.processes import children
+from tests.integration.shell import run_python
 from tests.integration.tools import client_of, eventually
 
 if TYPE_CHECKING:
@@ -136,17 +137,17 @@ def test_an_answer_that_is_no_text_is_a_no(no_nodes: str) -> None:
     os.close(terminal)
 
 
-@pytest.mark.parametrize("module", ["redis", "redlock.cli.commands"])
-def test_ctrl_c_during_the_start_is_130_and_says_nothing(module: str) -> None:
-    source = PAUSED.format(module=module) + "from _redlock_command import main; sys.exit(main())"
-    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=False, timeout=200)
-    assert (done.returncode, done.stdout, done.stderr) == (main.INTERRUPTED, "", "")
+COMMAND = "from _redlock_command import main; sys.exit(main())"
+MODULE = "import runpy; runpy.run_module('redlock', run_name='__main__')"
 
 
-def test_ctrl_c_during_the_start_of_a_module_is_130() -> None:
-    source = PAUSED.format(module="redlock.cli.commands")
-    source += "import runpy; runpy.run_module('redlock', run_name='__main__')"
-    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=False, timeout=200)
+@pytest.mark.parametrize(
+    ("module", "start"),
+    [("redis", COMMAND), ("redlock.cli.commands", COMMAND), ("redlock.cli.commands", MODULE)],
+    ids=["command, redis", "command, its own modules", "python -m"],
+)
+def test_ctrl_c_during_the_start_is_130_and_says_nothing(module: str, start: str) -> None:
+    done = run_python("-c", PAUSED.format(module=module) + start)
     assert (done.returncode, done.stdout, done.stderr) == (main.INTERRUPTED, "", "")
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.integration.shell import Shell, python
+from tests.integration.shell import Shell, python, run_python
 from tests.integration.tools import PATIENT, is_free, talking
 
 if TYPE_CHECKING:
@@ -66,8 +65,7 @@ def test_the_program_locks_with_the_settings_of_an_app(nodes: Cluster, tmp_path:
         f"app.conf.redlock_nodes = {nodes.urls!r}\n"
     )
     # The nodes are new for this prefix, and abstain for the app's max_ttl at first.
-    words = [sys.executable, "-m", "redlock", "run", "-A", "short_leases", NAME, "--", *INNER]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=200)
+    done = run_python("-m", "redlock", "run", "-A", "short_leases", NAME, "--", *INNER, cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "inner\n", "")
 
 

@@ -6,8 +6,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -20,6 +18,7 @@ from redlock import LockLost, NotHeld, Outcome, QuorumUnavailable, Redlock, Redl
 from redlock._clock import now_ms
 from redlock._transport import codec
 from redlock._transport.threads import ConnectionSet
+from tests.integration.shell import run_python
 from tests.integration.threads import in_threads, started
 from tests.integration.tools import (
     LASTING,
@@ -36,7 +35,6 @@ from tests.integration.tools import (
     raws,
     talking,
 )
-from tests.integration.worker_fixture import ROOT
 from tests.proxy import Proxy, proxies
 
 if TYPE_CHECKING:
@@ -553,14 +551,7 @@ print(lock.fence, flush=True)
 
 def test_a_program_ends_at_once_without_a_close(nodes: Cluster) -> None:
     with frozen(nodes[0]):
-        done = subprocess.run(
-            [sys.executable, "-c", HELD_AT_EXIT, *nodes.urls],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=200,
-            check=True,
-        )
+        done = run_python("-c", HELD_AT_EXIT, *nodes.urls, check=True)
 
     assert json.loads(done.stdout) > 0
     assert "Traceback" not in done.stderr

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 
 import pytest
 
+from tests.integration.shell import run_python
 from tests.integration.tools import ROOT
 
 TYPES = ROOT / "tests" / "types"
@@ -26,6 +26,5 @@ CHECKERS = {
 def test_types_and_errors_are_the_expected_ones(checker: str) -> None:
     # Without the second, pyright asks the package index for a newer version.
     environment = os.environ | {"MYPYPATH": str(ROOT), "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"}
-    command = [sys.executable, "-m", checker, *CHECKERS[checker]]
-    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    ended = run_python("-m", checker, *CHECKERS[checker], env=environment, timeout=None)
     assert ended.returncode == 0, ended.stdout + ended.stderr

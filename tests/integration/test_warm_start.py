@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.integration.shell import run_python
 from tests.integration.tools import ROOT, eventually
 from tests.integration.warm_start import ForkedProgram, can_fork
 
@@ -36,10 +36,7 @@ MODULE = "tests.integration.apps.statement"
 )
 def test_a_fork_says_and_ends_as_an_interpreter_does(tmp_path: Path, statement: str) -> None:
     environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "ONE": "1", "TMPDIR": str(tmp_path)}
-    expected = subprocess.run(
-        [sys.executable, "-m", MODULE, statement], cwd=ROOT, env=environment, stdin=subprocess.DEVNULL,
-        capture_output=True, text=True, check=False, start_new_session=True,
-    )  # fmt: skip
+    expected = run_python("-m", MODULE, statement, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
     output, errors = tmp_path / "output", tmp_path / "errors"
     program = ForkedProgram(MODULE, [statement], environment=environment, folder=ROOT, output=output, errors=errors)
     status = program.wait(200)

@@ -15,8 +15,8 @@ from celery import chain
 from redlock import ConfigurationError, LockContended, QuorumUnavailable, Redlock, Stale
 from redlock.testing import redis_server
 from redlock.testing.redis_server import free_port
-from tests.integration.tools import CANARY, client_of, eventually, frozen, raw, sixth_redis
-from tests.integration.worker_fixture import ROOT, WorkerFixture, shell
+from tests.integration.tools import CANARY, ROOT, client_of, eventually, frozen, raw, sixth_redis
+from tests.integration.worker_fixture import WorkerFixture, shell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

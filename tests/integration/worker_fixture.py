@@ -18,7 +18,7 @@ from redis import Redis
 from redlock.testing import redis_server
 from redlock.testing.redis_server import die_with_parent
 from tests.integration.processes import children
-from tests.integration.tools import PATIENT, eventually, sixth_redis
+from tests.integration.tools import PATIENT, ROOT, eventually, sixth_redis
 from tests.integration.warm_start import ForkedProgram, can_fork
 
 if TYPE_CHECKING:
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from redlock.testing.redis_server import Cluster, Server
-
-ROOT = Path(__file__).parents[2]
 
 UNLIMITED = {"COUNTER_TIME_LIMIT": "700", "COUNTER_VISIBILITY_TIMEOUT": "800"}
 """Settings of a worker whose tasks run until the end of the test. By default a time limit ends a task after 24 s."""
