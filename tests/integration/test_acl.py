@@ -33,17 +33,7 @@ from tests.integration import acl
 from tests.integration.acl import commands
 from tests.integration.flowers import Flower
 from tests.integration.shell import run_python
-from tests.integration.tools import (
-    CANARY,
-    ROOT,
-    blocked_clients,
-    client_of,
-    eventually,
-    holders,
-    raw,
-    raws,
-    renew_now,
-)
+from tests.integration.tools import CANARY, ROOT, blocked_clients, client_of, eventually, holders, raw, raws, renew_now
 from tests.integration.worker_fixture import Worker, WorkerFixture, fresh_fixture
 from tests.servers import program as server_program
 

@@ -58,11 +58,7 @@ async def test_tasks_of_one_lease_lose_no_update(nodes: Cluster, broker: Server)
 
 
 async def test_the_write_of_an_old_holder_is_refused(nodes: Cluster, broker: Server) -> None:
-    async with (
-        client_of(nodes.urls) as client,
-        client_of(nodes.urls) as other,
-        AsyncFencedStore(broker.url) as store,
-    ):
+    async with client_of(nodes.urls) as client, client_of(nodes.urls) as other, AsyncFencedStore(broker.url) as store:
         lock = client.lock(NAME)
         await lock.acquire()
         transaction = await store.open(NAME, lock.lease)

@@ -149,10 +149,7 @@ def mixed(nodes: Cluster, kind: str, bad: int, *, later: bool = False) -> Iterat
                 with CATALOGUE[kind](links):
                     yield client
         else:
-            with (
-                CATALOGUE[kind](links) as urls,
-                Redlock([*urls, *nodes.urls[bad:]], node_timeout=T, ttl=9.0) as client,
-            ):
+            with CATALOGUE[kind](links) as urls, Redlock([*urls, *nodes.urls[bad:]], node_timeout=T, ttl=9.0) as client:
                 yield client
 
 

@@ -84,9 +84,7 @@ KINDS: dict[str, tuple[Callable[[Engine, Engine], Session], Callable[[Session, E
 
 @pytest.mark.parametrize(("make", "body"), KINDS.values(), ids=KINDS)
 def test_a_second_connection_in_the_block_is_refused(
-    engines: tuple[Engine, Engine],
-    make: Callable[[Engine, Engine], Session],
-    body: Callable[[Session, Engine], None],
+    engines: tuple[Engine, Engine], make: Callable[[Engine, Engine], Session], body: Callable[[Session, Engine], None]
 ) -> None:
     with make(*engines) as session:
         for _ in range(2):

@@ -71,10 +71,7 @@ def _abstains(client: Redlock, server: Server) -> bool:
 def test_an_emptied_node_never_gives_a_second_holder(nodes: Cluster) -> None:
     """The schedule that breaks Redlock without quarantine: a holder on three nodes, and an empty restart of one
     node."""
-    with (
-        client_of(nodes.urls, ttl=8.0, max_ttl=8.0) as client,
-        client_of(nodes.urls, ttl=8.0, max_ttl=8.0) as other,
-    ):
+    with client_of(nodes.urls, ttl=8.0, max_ttl=8.0) as client, client_of(nodes.urls, ttl=8.0, max_ttl=8.0) as other:
         lease = client.lease("x")
         with frozen(*nodes.servers[3:]):
             lease.acquire(0)

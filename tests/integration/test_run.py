@@ -125,9 +125,7 @@ def test_ctrl_c_ends_a_program_without_a_signal_handler(shell: Shell, nodes: Clu
     assert is_free(nodes.servers, NAME)
 
 
-def test_in_a_terminal_input_ctrl_z_and_ctrl_c_reach_the_program(
-    nodes: Cluster,
-) -> None:
+def test_in_a_terminal_input_ctrl_z_and_ctrl_c_reach_the_program(nodes: Cluster) -> None:
     words = [sys.executable, "-m", "redlock", "run", "--nodes", ",".join(nodes.urls), NAME, "--", "cat"]
     source = f"import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn({words!r})))"
     with talking("-c", source) as (process, stdin, stdout):

@@ -400,10 +400,7 @@ def test_an_attempt_without_scripts_is_cancelled_everywhere(nodes: Cluster) -> N
 
 
 def test_a_release_never_overtakes_its_acquire_on_a_slow_link(nodes: Cluster) -> None:
-    with (
-        proxies(nodes.servers) as links,
-        Redlock([link.url for link in links], **NEVER) as client,
-    ):
+    with proxies(nodes.servers) as links, Redlock([link.url for link in links], **NEVER) as client:
         cycle(client)  # dials
         links[0].delay, links[4].delay = 0.05, 0.2
         # The acquire is won and released while its SET is still on the way to the slow nodes.
@@ -417,10 +414,7 @@ def test_a_release_never_overtakes_its_acquire_on_a_slow_link(nodes: Cluster) ->
 
 
 def test_a_release_goes_down_the_connections_that_took_the_lease(nodes: Cluster) -> None:
-    with (
-        proxies(nodes.servers) as links,
-        Redlock([link.url for link in links], **NEVER) as client,
-    ):
+    with proxies(nodes.servers) as links, Redlock([link.url for link in links], **NEVER) as client:
 
         def set_delays(*seconds: float) -> None:
             for link, delay in zip(links, seconds, strict=True):
@@ -457,10 +451,7 @@ def test_a_release_goes_down_the_connections_that_took_the_lease(nodes: Cluster)
 
 
 def test_a_cancelled_attempt_leaves_nothing_on_a_slow_link(nodes: Cluster) -> None:
-    with (
-        proxies(nodes.servers) as links,
-        Redlock([link.url for link in links], **NEVER) as client,
-    ):
+    with proxies(nodes.servers) as links, Redlock([link.url for link in links], **NEVER) as client:
         cycle(client, "another")  # dials
         links[0].delay = links[1].delay = 0.1
         for redis in raws(nodes.servers[2:]):

@@ -48,10 +48,7 @@ def test_an_address_that_changes_to_another_node_ends_no_lease(
     nodes: Cluster, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As where a container's address is used again. Neither a release nor the next acquire raises."""
-    with (
-        proxies(nodes.servers) as links,
-        client_of([link.url for link in links], ttl=5.0) as client,
-    ):
+    with proxies(nodes.servers) as links, client_of([link.url for link in links], ttl=5.0) as client:
         before = client.lock(NAME)
         assert before.acquire()
         links[4].connect_to(nodes[0])

@@ -5,17 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from redlock._core.commands import Round, Wait
-from tests.unit.memory_nodes import (
-    ATTEMPT,
-    EXTENSION,
-    GRANT,
-    RELEASE,
-    RELEASED,
-    START_MS,
-    TIMEOUT_MS,
-    Client,
-    refusal,
-)
+from tests.unit.memory_nodes import ATTEMPT, EXTENSION, GRANT, RELEASE, RELEASED, START_MS, TIMEOUT_MS, Client, refusal
 
 if TYPE_CHECKING:
     import pytest

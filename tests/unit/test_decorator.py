@@ -168,10 +168,7 @@ class Limited:
     ids=["message", "task", "worker", "none"],
 )
 def test_a_lease_ends_with_the_hard_limit_of_prefork(
-    monkeypatch: pytest.MonkeyPatch,
-    task: Limited,
-    of_worker: float | None,
-    milliseconds: int | None,
+    monkeypatch: pytest.MonkeyPatch, task: Limited, of_worker: float | None, milliseconds: int | None
 ) -> None:
     monkeypatch.setattr(pools, "_name", "prefork")
     monkeypatch.setattr(pools, "_time_limit", of_worker)

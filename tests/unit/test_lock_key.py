@@ -234,10 +234,7 @@ def close(account: int, amount: int = 0, note: str = "", *, currency: str = "EUR
     ids=["behind a gap", "one of two", "by another name", "by the name of a keyword"],
 )
 def test_a_key_function_may_fit_a_single_way_to_call(
-    key: Callable[..., str],
-    function: Callable[..., None],
-    args: tuple[int, ...],
-    kwargs: dict[str, Any],
+    key: Callable[..., str], function: Callable[..., None], args: tuple[int, ...], kwargs: dict[str, Any]
 ) -> None:
     assert Key(key, function).of(args, kwargs) == key(*args, **kwargs)
 

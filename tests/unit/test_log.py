@@ -161,9 +161,7 @@ def test_no_log_line_holds_an_owner_token_or_a_password(lines: pytest.LogCapture
         assert "canary" not in said
 
 
-def test_a_watcher_gets_its_events_at_every_log_level(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_watcher_gets_its_events_at_every_log_level(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[str, dict[str, object]]] = []
     monkeypatch.setattr(_log, "_watchers", {})
     monkeypatch.setattr(_log.logger, "level", logging.CRITICAL)
