@@ -26,18 +26,8 @@ LIST.add_pieces(
     (DRIVER, "            self.leave_nodes()\n            steps.close()", "            steps.close()"),
     (LEASE, "            driver.leave_nodes()\n", "            pass\n"),
 )
-_bug(
-    "a place in the window is never free again",
-    DRIVER,
-    "        self._window.leave(self, self._names)\n",
-    "",
-)
-_bug(
-    "a place that comes after the cancellation is lost",
-    DRIVER,
-    "        self._waiting.pop(attempt, None)\n",
-    "",
-)
+_bug("a place in the window is never free again", DRIVER, "        self._window.leave(self, self._names)\n", "")
+_bug("a place that comes after the cancellation is lost", DRIVER, "        self._waiting.pop(attempt, None)\n", "")
 _bug(
     "a cancelled waiter drops its wake-up",
     WAITERS,
@@ -112,12 +102,7 @@ _bug(
 )
 # Owners.
 _bug("a background task has no owner", PARTS, "        self._tasks.add(task)\n", "")
-_bug(
-    "a timer outlives its client",
-    RENEWAL,
-    "        self._is_closed = True\n        self._stop_timer()\n",
-    "",
-)
+_bug("a timer outlives its client", RENEWAL, "        self._is_closed = True\n        self._stop_timer()\n", "")
 _bug("a reader outlives its connection", SOCKETS, "                self._loop.remove_reader(exchange.sock)\n", "")
 _bug(
     "a waiting connection keeps its reader",

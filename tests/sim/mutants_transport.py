@@ -10,11 +10,7 @@ from tests.sim.mutant_list import MutantList
 LIST = MutantList()
 _bug = LIST.add
 
-CONNECTION, NODES, ROUNDS = (
-    "_transport/connection.py",
-    "_transport/connected_nodes.py",
-    "_transport/connections.py",
-)
+CONNECTION, NODES, ROUNDS = ("_transport/connection.py", "_transport/connected_nodes.py", "_transport/connections.py")
 RELEASES, HEALTH, SOCKETS, THREADS = (
     "_transport/pending_releases.py",
     "_transport/node_health.py",
@@ -267,12 +263,7 @@ _bug(
     "tally.cast(place, vote)",
     f"{UNIT}connections_edges.py::test_a_token_kept_back_is_no_second_vote_of_a_server",
 )
-_bug(
-    "a node that was down is never dialled again",
-    HEALTH,
-    "self._takes_turn(_DIAL, now_ms, _RETRY_LAST_MS)",
-    "False",
-)
+_bug("a node that was down is never dialled again", HEALTH, "self._takes_turn(_DIAL, now_ms, _RETRY_LAST_MS)", "False")
 _bug(
     "a frozen process counts no reply",
     THREADS,
