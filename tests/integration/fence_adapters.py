@@ -52,6 +52,18 @@ RESOURCES = {name: resource for resource, name in NAMES.items()}
 ASYNC_DRIVERS = {"sqlite": "aiosqlite", "postgresql": "asyncpg", "mariadb": "aiomysql", "mysql": "aiomysql"}
 
 
+def balance(engine: Engine) -> int:
+    """The value of the account."""
+    with Session(engine) as session:
+        return session.get_one(Account, "account").value
+
+
+def tokens(engine: Engine) -> int:
+    """The number of tokens that the fence knows."""
+    with engine.connect() as connection:
+        return int(connection.execute(select(func.count()).select_from(FENCE)).scalar_one())
+
+
 class SessionAdapter:
     """The fence of this package on a SQLAlchemy session."""
 

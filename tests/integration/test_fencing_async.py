@@ -10,12 +10,11 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_scoped_session, async_sessionmaker
 from sqlalchemy.ext.asyncio import create_async_engine as create
-from sqlalchemy.orm import Session
 
 from redlock.errors import ConfigurationError, Stale
 from redlock.fencing.conformance import Lease
 from redlock.fencing.sql import fenced, purge_operations
-from tests.integration.fence_adapters import ASYNC_DRIVERS, Account
+from tests.integration.fence_adapters import ASYNC_DRIVERS, Account, balance
 from tests.integration.tools import eventually
 
 if TYPE_CHECKING:
@@ -36,11 +35,6 @@ async def asynchronous(engine: Engine) -> AsyncIterator[AsyncEngine]:
         yield made
     finally:
         await made.dispose()
-
-
-def balance(engine: Engine) -> int:
-    with Session(engine) as session:
-        return session.get_one(Account, "account").value
 
 
 async def test_an_async_session_is_fenced(engine: Engine) -> None:

@@ -14,7 +14,7 @@ from redlock.errors import ConfigurationError, Stale
 from redlock.fencing import _sqlalchemy_connection
 from redlock.fencing.conformance import Lease
 from redlock.fencing.sql import fenced
-from tests.integration.fence_adapters import JOURNAL, OPERATION, Account
+from tests.integration.fence_adapters import JOURNAL, OPERATION, Account, balance
 from tests.integration.threads import started
 from tests.integration.tools import eventually
 
@@ -25,11 +25,6 @@ TOKEN = 1_764_316_800_000_000
 """As large as the tokens of a real cluster, which need more than 32 bits."""
 LEASE = Lease(TOKEN, "me")
 ENDED = "ended inside the block"
-
-
-def balance(engine: Engine) -> int:
-    with Session(engine) as session:
-        return session.get_one(Account, "account").value
 
 
 def set_balance(session: Any, value: int) -> None:

@@ -13,7 +13,7 @@ from redlock.fencing import _statements
 from redlock.fencing.conformance import Lease
 from redlock.fencing.sql import fenced
 from tests.integration.databases import MYSQL
-from tests.integration.fence_adapters import Account
+from tests.integration.fence_adapters import Account, balance
 
 FROZEN, NEXT = Lease(7, "frozen"), Lease(8, "next")
 """Both holders are in one thread, where a block inside another block needs an operation id."""
@@ -23,11 +23,6 @@ def add_one(session: Session) -> None:
     account = session.get_one(Account, "account")
     account.value += 1
     session.flush()
-
-
-def balance(engine: Engine) -> int:
-    with Session(engine) as session:
-        return session.get_one(Account, "account").value
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from redlock.errors import ConfigurationError, LockLost, Stale
 from redlock.fencing.conformance import Lease
 from redlock.fencing.sql import create_statements, fenced, purge_operations
-from tests.integration.fence_adapters import FENCE, OPERATION, Account, sqlite_engine, with_accounts
+from tests.integration.fence_adapters import OPERATION, Account, sqlite_engine, tokens, with_accounts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,11 +27,6 @@ LEASE = Lease(7, "me")
 def engine(tmp_path: Path) -> Iterator[Engine]:
     with with_accounts(sqlite_engine(str(tmp_path / "data"))) as engine:
         yield engine
-
-
-def tokens(engine: Engine) -> int:
-    with engine.connect() as connection:
-        return int(connection.execute(select(func.count()).select_from(FENCE)).scalar_one())
 
 
 class Expired(Lease):

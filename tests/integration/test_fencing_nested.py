@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from redlock.errors import ConfigurationError
 from redlock.fencing.conformance import Lease
 from redlock.fencing.sql import fenced
-from tests.integration.fence_adapters import FENCE, Account, sqlite_engine, with_accounts
+from tests.integration.fence_adapters import FENCE, Account, balance, sqlite_engine, with_accounts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,11 +34,7 @@ def other(tmp_path: Path) -> Iterator[Engine]:
 
 
 def balances(*engines: Engine) -> list[int]:
-    found = []
-    for engine in engines:
-        with Session(engine) as session:
-            found.append(session.get_one(Account, "account").value)
-    return found
+    return [balance(engine) for engine in engines]
 
 
 def work(engine: Engine, other: Engine, *, fail: bool) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from billiard.exceptions import SoftTimeLimitExceeded
-from sqlalchemy import Delete, Engine, Update, func, select, text
+from sqlalchemy import Delete, Engine, Update, text
 from sqlalchemy.exc import UnboundExecutionError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.ext.horizontal_shard import ShardedSession
@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from redlock.errors import ConfigurationError
 from redlock.fencing.conformance import Lease
 from redlock.fencing.sql import fenced
-from tests.integration.fence_adapters import FENCE, Account, sqlite_engine, with_accounts
+from tests.integration.fence_adapters import Account, balance, sqlite_engine, tokens, with_accounts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -189,6 +189,4 @@ def test_the_session_is_free_after_the_block(engines: tuple[Engine, Engine]) -> 
 
 def state(engine: Engine) -> tuple[int, int]:
     """The number of tokens, and the value of the account."""
-    with engine.connect() as connection:
-        tokens = connection.scalar(select(func.count()).select_from(FENCE))
-        return int(tokens or 0), int(connection.scalar(select(Account.value).where(Account.name == "account")) or 0)
+    return tokens(engine), balance(engine)

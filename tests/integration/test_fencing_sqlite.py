@@ -17,7 +17,7 @@ from sqlalchemy.pool import StaticPool
 from redlock.errors import ConfigurationError
 from redlock.fencing.conformance import Lease
 from redlock.fencing.sql import fenced
-from tests.integration.fence_adapters import Account, Base, sqlite_engine, with_accounts
+from tests.integration.fence_adapters import Account, Base, balance, sqlite_engine, with_accounts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -156,11 +156,6 @@ async def test_tasks_that_share_a_database_in_memory_are_refused() -> None:
     async with made.connect() as connection:
         assert await connection.scalar(text("SELECT count(*) FROM redlock_fence")) == 0
     await made.dispose()
-
-
-def balance(engine: Engine) -> int:
-    with Session(engine) as session:
-        return session.get_one(Account, "account").value
 
 
 @pytest.mark.parametrize("statement", ["COMMIT", "ROLLBACK", "INSERT OR ROLLBACK INTO account VALUES ('account', 1)"])
