@@ -4,7 +4,9 @@ Invariants:
 1. Both accounts are locked at once, all or nothing, so two transfers in opposite directions can't wait for each other.
 2. Each balance is read and written through the fenced store, under an operation id that is equal in each delivery of
    the task. The second delivery completes half a transfer and repeats nothing.
-3. A debit never raises for lack of money. The debit records its decision, so a second delivery reads the same answer.
+3. An error between the two updates is no end: the task is repeated until it succeeds. A failed task is acknowledged, so
+   the debited money would be gone.
+4. A debit never raises for lack of money. The debit records its decision, so a second delivery reads the same answer.
 """
 
 from __future__ import annotations
@@ -12,20 +14,39 @@ from __future__ import annotations
 import functools
 import json
 import os
-from typing import TYPE_CHECKING
+import time
+from typing import Any
 
-from celery import Celery
+from celery import Celery, Task
+from celery.exceptions import Reject
 from redis import Redis
+from redis.exceptions import RedisError
 
+from redlock import LockLost
 from redlock.celery import current_lease, locked
 from redlock.fencing import FencedStore
 
-if TYPE_CHECKING:
-    from celery import Task
-
 REDIS = os.environ.get("BANK_REDIS", "redis://127.0.0.1:6379")
 
-app = Celery("bank", broker=f"{REDIS}/0", backend=f"{REDIS}/1")
+
+class PatientTask(Task):  # type: ignore[misc]  # Celery is untyped
+    """A task that is repeated until its success, however long a server is away or full."""
+
+    abstract = True
+    max_retries = None
+    retry_backoff = True
+    retry_backoff_max = 10
+
+    def retry(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as Celery's
+        """Send the task back to the broker, and wait while the broker takes no message: Celery would drop the task."""
+        while True:
+            try:
+                return super().retry(*args, **kwargs)
+            except Reject:
+                time.sleep(1)
+
+
+app = Celery("bank", broker=f"{REDIS}/0", backend=f"{REDIS}/1", task_cls=PatientTask)
 app.conf.update(
     task_acks_late=True,  # acknowledge a transfer at its end,
     task_reject_on_worker_lost=True,  # and deliver the task again if the worker was killed
@@ -45,7 +66,7 @@ def balance(account: str) -> int:
     return _read(store().read_unfenced(account))
 
 
-@app.task(bind=True)
+@app.task(bind=True, autoretry_for=(LockLost, RedisError))
 @locked(["account:{source}", "account:{target}"])
 def transfer(self: Task, source: str, target: str, amount: int) -> str:
     """Move an amount; returns "paid" or "refused"."""
@@ -59,7 +80,7 @@ def transfer(self: Task, source: str, target: str, amount: int) -> str:
     return decision
 
 
-@app.task(bind=True)
+@app.task(bind=True, autoretry_for=(LockLost, RedisError))
 @locked("account:{account}")
 def deposit(self: Task, account: str, amount: int) -> str:
     """Put money on an account."""

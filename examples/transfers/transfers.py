@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 IDLE_MS = os.environ.get("TRANSFERS_IDLE_MS", "5000")
 """About the TTL of the lock: then PostgreSQL ends the transaction of a frozen worker, and the next worker goes on."""
 
-app = Celery("transfers")
+app = Celery("transfers", task_cls="patient:PatientTask")
 app.config_from_object("celeryconfig")
 
 
@@ -66,7 +66,7 @@ def engine() -> Engine:
 
 
 # PostgreSQL ends the transaction of a frozen worker with an InternalError or an OperationalError.
-@app.task(bind=True, autoretry_for=(OperationalError, InternalError, LockLost), max_retries=None, retry_backoff_max=2)
+@app.task(bind=True, autoretry_for=(OperationalError, InternalError, LockLost))
 @locked(["account:{source}", "account:{target}"])
 def transfer(self: Task, source: str, target: str, amount: int) -> str:
     """Move an amount; returns "paid" or "refused"."""

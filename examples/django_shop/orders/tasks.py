@@ -4,13 +4,22 @@ import time
 
 from celery import shared_task
 from django.conf import settings
+from django.db import OperationalError
 
 from orders.models import Order
+from redlock import LockLost
 from redlock.celery import current_lease, locked
 from redlock.fencing.django import fenced
 
 
-@shared_task(bind=True, acks_late=True)
+@shared_task(
+    bind=True,
+    acks_late=True,
+    autoretry_for=(LockLost, OperationalError),
+    max_retries=None,
+    retry_backoff=True,
+    retry_backoff_max=10,
+)
 @locked("order:{order_id}")
 def ship(self, order_id):
     """Pack and ship an order unless it was cancelled; returns its state."""

@@ -28,12 +28,12 @@ from django.db import InternalError, OperationalError  # noqa: E402 - Django is 
 
 from ledger.models import Account, Transfer  # noqa: E402 - as above
 
-app = Celery("ledger")
+app = Celery("ledger", task_cls="patient:PatientTask")
 app.config_from_object("celeryconfig")
 
 
 # PostgreSQL ends the transaction of a frozen worker with an InternalError or an OperationalError.
-@app.task(bind=True, autoretry_for=(OperationalError, InternalError, LockLost), max_retries=None, retry_backoff_max=2)
+@app.task(bind=True, autoretry_for=(OperationalError, InternalError, LockLost))
 @locked(["account:{source}", "account:{target}"])
 def transfer(self: Task, source: str, target: str, amount: int) -> str:
     """Move an amount; returns "paid" or "refused"."""
