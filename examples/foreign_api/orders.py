@@ -4,7 +4,8 @@ The lock separates calls while its holder runs. No lock can prevent the late cal
 lease, so each task makes a late call harmless in one of two ways:
 
 1. `place_order`: the API knows idempotency keys, and the key is the task's id. The id is equal in each retry and
-   delivery, so the order is placed once.
+   delivery, so the order is placed once. Any error of the call may come after the API has placed the order, so the task
+   is retried after each.
 2. `send_receipt`: the API has no such keys. The task records the call in the fenced store *before* the call, and makes
    the call only if the record is new. If the worker dies in between, the call never happens.
 """
@@ -15,13 +16,14 @@ import functools
 import json
 import os
 import time
+from http.client import HTTPException
 from typing import TYPE_CHECKING
-from urllib.error import URLError
 from urllib.request import Request, urlopen
 
 from celery import Celery
 from redis import Redis
 
+from redlock import LockLost
 from redlock.celery import current_lease, locked
 from redlock.fencing import FencedStore
 
@@ -44,7 +46,13 @@ def store() -> FencedStore:
     return FencedStore(Redis.from_url(f"{REDIS}/2"))
 
 
-@app.task(bind=True, autoretry_for=(URLError, TimeoutError), retry_backoff=True, max_retries=8)
+# A call ends with an OSError or an HTTPException, and a connection that is lost in the answer leaves half a JSON text.
+@app.task(
+    bind=True,
+    autoretry_for=(OSError, HTTPException, json.JSONDecodeError, LockLost),
+    retry_backoff=True,
+    max_retries=8,
+)
 @locked("foreign-api")
 def place_order(self: Task, item: str) -> str:
     """Place an order once; return the foreign order number."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,8 @@ from tests.integration.test_examples import project
 from tests.integration.tools import eventually
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from redlock.testing.redis_server import Cluster, Server
 
 PYTHON = Path(sys.executable)
@@ -153,3 +157,59 @@ print({task}.retry(countdown=3), pauses, {task}.max_retries, {task}.retry_backof
 """,
     )
     assert told == "{'countdown': 3} [1, 1] None True\n"
+
+
+class Unsteady(BaseHTTPRequestHandler):
+    """An API that reads an order and hangs up, then answers with half a number, then with the number."""
+
+    server: Api
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.keys.append(self.headers["Idempotency-Key"])
+        answer = [b"", b'"order', b'"order-1"'][len(self.server.keys) - 1]
+        if answer:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(answer)
+
+    def log_message(self, *_: object) -> None:
+        """Print nothing."""
+
+
+class Api(HTTPServer):
+    """Notes the keys of the calls."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Unsteady)
+        self.keys = list[str]()
+        self._thread = threading.Thread(target=self.serve_forever)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+        self._thread.join()
+        self.server_close()
+
+
+def test_an_order_is_sent_again_after_a_lost_answer(environment: dict[str, str], tmp_path: Path) -> None:
+    with Api() as api:
+        url = f"http://127.0.0.1:{api.server_address[1]}"
+        told = project("foreign_api", PYTHON, tmp_path, **environment, ORDERS_API=url).run(
+            "-c",
+            """
+import orders
+from redlock import LockLost
+errors, urlopen = [LockLost("foreign-api", "for the test")], orders.urlopen
+def failing(*arguments, **options):
+    if errors:
+        raise errors.pop()
+    return urlopen(*arguments, **options)
+orders.urlopen = failing
+print(orders.place_order.apply(("book",), task_id="task-1").get(), errors)
+""",
+        )
+    assert (told, api.keys) == ("order-1 []\n", ["task-1"] * 3)
