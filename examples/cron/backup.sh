@@ -16,6 +16,8 @@ if [ -e "$today" ]; then
     exit 0
 fi
 trap 'rm -f "$part"' EXIT
+# In dash a signal ends the script without the trap above, unless the signal has a trap of its own.
+trap 'exit 143' HUP INT TERM
 tar -cf "$part" -C "$data" .
 ln "$part" "$today"
 echo "made $today"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -11,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 from redis import Redis
 
-from tests.integration.test_examples import project
+from tests.integration.test_examples import EXAMPLES, project
 from tests.integration.tools import eventually
 
 if TYPE_CHECKING:
@@ -213,3 +216,25 @@ print(orders.place_order.apply(("book",), task_id="task-1").get(), errors)
 """,
         )
     assert (told, api.keys) == ("order-1 []\n", ["task-1"] * 3)
+
+
+def test_a_backup_that_is_ended_leaves_no_part(tmp_path: Path) -> None:
+    tar, backups = tmp_path / "tar", tmp_path / "backups"
+    backups.mkdir()
+    tar.write_text('#!/bin/sh\necho half >"$2"\necho begun\nexec sleep 600\n')
+    tar.chmod(0o755)
+    backup = subprocess.Popen(
+        [EXAMPLES / "cron" / "backup.sh", tmp_path, backups],
+        env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "REDLOCK_FENCE": "7"},
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    with backup:
+        assert backup.stdout
+        try:
+            assert backup.stdout.readline() == b"begun\n"
+            assert [*backups.iterdir()]
+        finally:
+            os.killpg(backup.pid, signal.SIGTERM)  # as `redlock run` does
+        assert backup.wait(100) == 143
+    assert not [*backups.iterdir()]
