@@ -72,6 +72,15 @@ def test_the_variables_in_compose_are_documented() -> None:
     assert set(re.findall(r"`(\w+)`", is_passed)) == {name for name, form in ours.items() if form == "passed on"}
 
 
+def test_every_redis_in_compose_has_time_to_load_its_data() -> None:
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))["services"]
+    checks = {
+        name: each["healthcheck"] for name, each in services.items() if each.get("entrypoint") == ["redis-server"]
+    }
+    assert len(checks) == 6
+    assert {check.get("start_period") for check in checks.values()} == {"2m"}
+
+
 def documented_modules() -> set[str]:
     """The paths in the tree of the page: each line is indented below its folder."""
     tree = ARCHITECTURE.partition("## Packages\n\n")[2].partition("\n\n## ")[0]
