@@ -17,6 +17,7 @@ import struct
 import threading
 import time
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from redlock import _compat
 
@@ -190,7 +191,7 @@ class Proxy:
 
     async def _dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         if self._server.port is None:
-            return await asyncio.open_unix_connection(self._server.url.partition("://")[2])
+            return await asyncio.open_unix_connection(unquote(self._server.url.partition("://")[2]))
         return await asyncio.open_connection("127.0.0.1", self._server.port)
 
     async def _pump(

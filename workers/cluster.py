@@ -147,7 +147,7 @@ def running(plan: Plan, check_caller: Callable[[], None]) -> Iterator[Running]:
         stack.callback(redis.stop)
         redis.start()
         nodes = stack.enter_context(redis_server.cluster(NODES, ports=ports, program=program))
-        settings = _settings(plan, redis, nodes, rabbitmq_url)
+        settings = settings_of(plan, redis, nodes, rabbitmq_url)
         programs = stack.enter_context(_programs(plan, settings | {"TMPDIR": directory}))
         cluster = Running(redis, nodes, f"http://127.0.0.1:{plan.flower_port}", settings, programs, check_caller)
         _wait_until_ready(cluster, plan)
@@ -167,7 +167,10 @@ def _rabbitmq(directory: str, check_caller: Callable[[], None]) -> Iterator[str]
         server.kill()
 
 
-def _settings(plan: Plan, redis: redis_server.Server, nodes: redis_server.Cluster, rabbitmq_url: str) -> dict[str, str]:
+def settings_of(
+    plan: Plan, redis: redis_server.Server, nodes: redis_server.Cluster, rabbitmq_url: str
+) -> dict[str, str]:
+    """The environment variables with the addresses of all servers."""
     if redis.port is None:
         # Celery has its own URL scheme for unix sockets.
         celery = redis.url.replace("unix://", "redis+socket://") + "?virtual_host="

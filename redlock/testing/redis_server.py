@@ -20,6 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from redlock import _validation
 from redlock.admin.bootstrap import declare_nodes
@@ -82,10 +83,10 @@ class Server:
 
     @property
     def url(self) -> str:
-        """The server's address."""
+        """The server's address. In the path of a socket each character with a meaning in a URL or a list is escaped."""
         if self.port is not None:
             return f"redis://127.0.0.1:{self.port}"
-        return f"unix://{self._socket}"
+        return f"unix://{quote(os.fsencode(self._socket))}"
 
     @property
     def _socket(self) -> str:
@@ -135,6 +136,8 @@ class Server:
                 f"{self._socket} is too long for a unix socket, at most {_LONGEST_SOCKET} bytes; "
                 "set TMPDIR to a folder with a shorter name"
             )
+        if self.port is None and not _validation.is_utf8(self._socket):
+            raise ConfigurationError(f"the path {self._socket!r} is no UTF-8 text; set TMPDIR to another folder")
         listen = ["--port", "0", "--unixsocket", self._socket] if self.port is None else ["--port", str(self.port)]
         command = [
             self._program or executable(), *listen, "--bind", "127.0.0.1", "--dir", self._directory.name,

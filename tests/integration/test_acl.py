@@ -33,7 +33,18 @@ from tests.integration import acl
 from tests.integration.acl import commands
 from tests.integration.flowers import Flower
 from tests.integration.shell import run_python
-from tests.integration.tools import CANARY, ROOT, blocked_clients, client_of, eventually, holders, raw, raws, renew_now
+from tests.integration.tools import (
+    CANARY,
+    ROOT,
+    blocked_clients,
+    client_of,
+    eventually,
+    holders,
+    label,
+    raw,
+    raws,
+    renew_now,
+)
 from tests.integration.worker_fixture import Worker, WorkerFixture, fresh_fixture
 from tests.servers import program as server_program
 
@@ -358,7 +369,7 @@ def test_a_client_without_a_password_keeps_no_memory(tmp_path: Path) -> None:
     server = redis_server.Server(options=("--aclfile", str(users)))
     with contextlib.ExitStack() as stack:
         stack.callback(server.stop)
-        path = server.start().url.removeprefix("unix://")
+        path = label(server.start())
         for _ in range(30):
             client = stack.enter_context(socket.socket(socket.AF_UNIX))
             client.connect(path)

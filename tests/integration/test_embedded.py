@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from celery import Celery
+from redis import Redis
 from redis.exceptions import ResponseError
 
-from redlock import RedlockError
+from redlock import ConfigurationError, RedlockError
 from redlock.admin.cluster_status import cluster_status
 from redlock.testing import redis_server
 from redlock.testing.redis_server import Server, cluster, free_port
 from tests.integration.shell import is_running
-from tests.integration.tools import eventually, raw, talking
+from tests.integration.tools import client_of, eventually, raw, talking
 from tests.servers import program
+from workers.cluster import FLOWER_PORT, Plan, settings_of
+from workers.settings import from_environment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 STARTER = """
 import os, pathlib, signal, sys
@@ -97,3 +107,47 @@ def test_a_worker_ends_with_a_test_run_that_is_killed() -> None:
             pid = int(said.readline())
             assert is_running(pid)
         eventually(lambda: not is_running(pid), "the end of the worker")
+
+
+@pytest.fixture
+def folder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder of temporary files, with a name that the test chooses."""
+    # The path of a unix socket is short, and that of `tmp_path` is not.
+    with tempfile.TemporaryDirectory(prefix="t") as short:
+        path = Path(short) / request.param
+        path.mkdir()
+        monkeypatch.setattr(tempfile, "tempdir", str(path))
+        yield path
+
+
+@pytest.mark.parametrize("folder", ["a b", "a,b", "a%41b", "a?b", "a#b", "a@b:c;d", "\u00e4\u00a0\n"], indirect=True)
+def test_a_temporary_folder_may_have_any_name(folder: Path) -> None:
+    plan = Plan(1, 1, think=None, ports=None, flower_port=FLOWER_PORT)
+    sixth = Server()
+    try:
+        with cluster(3) as nodes:
+            settings, lock = from_environment(settings_of(plan, sixth.start(), nodes, ""))
+            with client_of(lock.addresses).lock("door"):
+                pass
+            with Redis.from_url(settings.store_url) as store:
+                store.set("counter", 1)
+            with Celery(broker=settings.broker_url, backend=settings.result_url, set_as_current=False) as app:
+                app.send_task("greet")
+                app.backend.client.set("result", 1)
+            with raw(sixth) as redis:
+                assert [redis.exists("celery"), *redis.info("keyspace")] == [1, "db0", "db1", "db2"]
+    finally:
+        sixth.stop()
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such a name")
+@pytest.mark.parametrize("folder", [os.fsdecode(b"\xff")], indirect=True)
+def test_a_temporary_folder_that_is_no_text_is_one_line(folder: Path) -> None:
+    server = Server()
+    try:
+        with pytest.raises(ConfigurationError, match=r"redis\.sock' is no UTF-8 text; set TMPDIR to another folder"):
+            server.start()
+    finally:
+        server.stop()
+    assert list(folder.iterdir()) == []

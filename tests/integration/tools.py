@@ -16,6 +16,7 @@ import time
 import warnings
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
+from urllib.parse import unquote
 
 from redis import Redis
 
@@ -157,7 +158,7 @@ def client_of(nodes: Sequence[str], *, ttl: float = 9.0, **options: Any) -> Redl
 
 def label(server: Server) -> str:
     """The name of this server in messages."""
-    return server.url.partition("://")[2]
+    return unquote(server.url.partition("://")[2])
 
 
 def raw(server: Server) -> Redis:
