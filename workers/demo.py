@@ -10,7 +10,6 @@ Invariants:
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import logging
 import os
@@ -28,15 +27,15 @@ from redis.exceptions import RedisError
 
 from redlock import QuorumUnavailable, RedlockError
 from redlock._masking import mask
-from redlock.testing import redis_server
-from workers import logs
-from workers.cluster import FIRST_PORT, FLOWER_PORT, NODES, ROOT, Plan, is_free, running
+from workers import demo_options, logs
+from workers.cluster import FIRST_PORT, NODES, ROOT, running
 from workers.freeze import Freeze
 from workers.program import ClusterError
 from workers.report import Run, Screen
 from workers.settings import from_environment
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Sequence
 
     from redlock import Redlock
@@ -44,7 +43,6 @@ if TYPE_CHECKING:
 
 _LOCKED, _UNLOCKED = "hits", "unlocked"
 _UNLOCKED_TASKS = 100
-_THINK = 0.005
 _POLL_SECONDS = 0.1
 _TO_COPY = (
     "from tasks import increment; print(increment.delay().get(timeout=10))",
@@ -55,7 +53,7 @@ _TO_COPY = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo, or the cluster, and return the exit status."""
-    options = _parser().parse_args(arguments)
+    options = demo_options.parse(arguments)
     # For Celery these variables would override the settings of the cluster.
     for name in [name for name in os.environ if name.startswith("CELERY_")]:
         del os.environ[name]
@@ -64,7 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stop.listen()
         # First, because without a log every worker would end with a traceback.
         logs.prepare(Path(from_environment()[0].log_file).absolute())
-        with running(_plan(options, screen), stop.check) as cluster:
+        screen.say(_starting(options))
+        with running(demo_options.plan(options), stop.check) as cluster:
             return _up(cluster, screen) if options.up else _demo(cluster, options, screen)
     except (ClusterError, RedlockError, OSError) as error:
         print(f"demo: {error}", file=sys.stderr)
@@ -111,85 +110,11 @@ class Stop:
             raise Stopped
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m workers.demo",
-        usage="%(prog)s [--up] [options]",
-        description="Increment a counter from many processes at once, without the lock and with it.",
-    )
-    parser.add_argument("--up", action="store_true", help="start the cluster, leave it running, send nothing")
-    parser.add_argument("--tasks", type=_count, default=1000, metavar="N", help="increments with the lock (1000)")
-    parser.add_argument("--workers", type=_count, default=2, metavar="N", help="Celery workers (2)")
-    parser.add_argument("--children", type=_count, default=4, metavar="N", help="processes in each worker (4)")
-    parser.add_argument("--think", type=_seconds, metavar="SECONDS", help="time between read and write (0.005)")
-    parser.add_argument(
-        "--freeze", action="store_true", help="freeze a worker inside its section for twice the TTL, then continue it"
-    )
-    parser.add_argument("--broker", choices=("redis", "rabbitmq"), default="redis", help="the broker (redis)")
-    parser.add_argument(
-        "--server", choices=("redis", "valkey"), help="the program of broker, store and nodes (redis if it is there)"
-    )
-    parser.add_argument(
-        "--ports",
-        type=_first_port,
-        metavar="FIRST",
-        help="the port of broker and store on 127.0.0.1, before those of the five nodes "
-        f"(unix sockets, which only you can reach; with --up {FIRST_PORT})",
-    )
-    parser.add_argument(
-        "--flower-port", type=_port, metavar="PORT", help=f"Flower's port ({FLOWER_PORT}; or a free one without --up)"
-    )
-    return parser
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds <= 10:  # noqa: PLR2004 - beyond that the demo shows nothing but waiting
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0 to 10")
-    return seconds
-
-
-def _port(text: str, after: int = 0) -> int:
-    last = 65_535 - after
-    if not text.isdecimal() or not 1 <= int(text) <= last:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 1 to {last}")
-    return int(text)
-
-
-def _first_port(text: str) -> int:
-    return _port(text, NODES)
-
-
-def _plan(options: argparse.Namespace, screen: Screen) -> Plan:
-    first, flower = options.ports, options.flower_port
-    if options.up:
-        first, flower = first or FIRST_PORT, flower or FLOWER_PORT
-    think = options.think
-    if think is None and "COUNTER_THINK" not in os.environ:
-        think = _THINK
-    rabbitmq = options.broker == "rabbitmq"
-    broker = "RabbitMQ, a Redis with results and store" if rabbitmq else "a broker"
-    screen.say(
+def _starting(options: argparse.Namespace) -> str:
+    broker = "RabbitMQ, a Redis with results and store" if options.broker == "rabbitmq" else "a broker"
+    return (
         f"starting {NODES} lock nodes, {broker}, {options.workers} workers with {options.children} processes each, "
         "and Flower"
-    )
-    return Plan(
-        workers=options.workers,
-        children=options.children,
-        think=think,
-        ports=tuple(range(first, first + NODES + 1)) if first else None,
-        flower_port=flower or (FLOWER_PORT if is_free(FLOWER_PORT) else redis_server.free_port()),
-        server=f"{options.server}-server" if options.server else "",
-        rabbitmq=rabbitmq,
     )
 
 

@@ -24,7 +24,6 @@ from tests.integration.shell import run_python, whole_lines
 from tests.integration.tools import PATIENT, eventually
 from tests.servers import program as server_program
 from workers.cluster import NODES, ROOT, is_free
-from workers.demo import main
 from workers.report import Report, percentile, rounds
 
 if TYPE_CHECKING:
@@ -44,9 +43,6 @@ class Demo:
         self.work, self.temporary = directory / "work", Path(tempfile.mkdtemp(prefix="demo-"))
         self.work.mkdir()
         self._output = directory / "output"
-        if "--flower-port" not in arguments:
-            # Two demos that begin together would both find Flower's usual port free.
-            arguments = (*arguments, "--flower-port", str(free_port()))
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("REDLOCK_", "COUNTER_"))}
         with self._output.open("wb") as output:
             self.process = subprocess.Popen(
@@ -324,25 +320,6 @@ def test_a_worker_that_dies_is_one_line(demo: Callable[..., Demo]) -> None:
     os.kill(worker, signal.SIGKILL)
     assert run.end() == 1
     assert run.said.splitlines()[-1] == "demo: worker2 was killed by signal 9"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "complaint"),
-    [
-        (("--tasks", "0"), "argument --tasks: '0' is not a whole number from 1 on"),
-        (("--children", "two"), "argument --children: 'two' is not a whole number from 1 on"),
-        (("--think", "-1"), "argument --think: '-1' is not a number of seconds from 0 to 10"),
-        (("--ports", "65535"), "argument --ports: '65535' is not a port from 1 to 65530"),
-        (("--bogus",), "unrecognized arguments: --bogus"),
-    ],
-)
-def test_an_option_that_is_no_good_is_refused_in_a_line(
-    arguments: tuple[str, ...], complaint: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main(arguments)
-    assert stopped.value.code == 2
-    assert capsys.readouterr().err.splitlines()[1:] == [f"python -m workers.demo: error: {complaint}"]
 
 
 def test_a_setting_that_is_no_good_is_one_line(demo: Callable[..., Demo]) -> None:
