@@ -1,14 +1,17 @@
-"""Tests of the demo's command line, before any server or worker runs."""
+"""Tests of the demo's command line and of its start, before any server or worker runs."""
 
 from __future__ import annotations
 
 import pytest
 
 from redlock.testing import redis_server
+from tests.integration.shell import run_python
+from tests.integration.test_output import PAUSED
 from workers import demo_options
 from workers.cluster import FLOWER_PORT
 from workers.demo import main
 
+INTERRUPTED = 130
 FROM_1 = "is not a whole number from 1 to"
 IN_BOTH = "is one of those of broker and nodes"
 
@@ -63,3 +66,17 @@ def test_two_demos_choose_different_ports_for_flower() -> None:
 def test_a_free_port_for_flower_is_none_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redis_server, "free_port", iter([20_002, 20_006]).__next__)
     assert demo_options.plan(demo_options.parse(["--ports", "20000"])).flower_port == 20_006
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        "from workers.demo import main; sys.exit(main())",
+        "import runpy; runpy.run_module('workers.demo', run_name='__main__')",
+    ],
+    ids=["call", "module"],
+)
+@pytest.mark.parametrize("module", ["celery.result", "workers.report"])
+def test_ctrl_c_during_the_start_is_130_and_says_nothing(start: str, module: str) -> None:
+    done = run_python("-c", PAUSED.format(module=module) + start)
+    assert (done.returncode, done.stdout, done.stderr) == (INTERRUPTED, "", "")
