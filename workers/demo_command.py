@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import secrets
 import shlex
 import signal
 import sys
@@ -49,6 +50,8 @@ _TO_COPY = (
     "from tasks import increment; [increment.delay() for _ in range(1000)]",
     "from tasks.counter import store; print(store().read_unfenced('hits'))",
 )
+
+logger = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -156,6 +159,8 @@ def _demo(cluster: Running, options: argparse.Namespace, screen: Screen) -> int:
     os.environ.update(cluster.settings)
     settings, lock_settings = from_environment()
     logs.configure(settings.log_file, int(settings.log_bytes), console=False)
+    mark = secrets.token_hex(8)
+    logger.info("demo %s begins", mark)
     tasks = importlib.import_module("tasks")
     increment, unlocked = tasks.increment, tasks.increment_unlocked
     try:
@@ -182,7 +187,7 @@ def _demo(cluster: Running, options: argparse.Namespace, screen: Screen) -> int:
                         screen.say(f"   {action}")
 
                 run.send(count, lambda: increment.delay().id, on_progress)
-            report = run.report(_LOCKED, settings.log_file, freeze.worker if options.freeze else None)
+            report = run.report(_LOCKED, settings.log_file, mark, freeze.worker if options.freeze else None)
     finally:
         logging.shutdown()
         logging.disable()

@@ -10,16 +10,11 @@ Invariants:
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import dataclasses
-import glob
 import itertools
 import math
-import re
-import stat
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from celery.states import READY_STATES, SUCCESS
@@ -31,10 +26,11 @@ from rich.text import Text
 
 from redlock._transport import codec
 from redlock.fencing import FencedStore
+from workers import log_figures
 from workers.program import ClusterError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from redis import Redis
 
@@ -45,8 +41,7 @@ _CHUNK, _LOOKED_UP = 50, 1000
 _POLL_SECONDS = 0.1
 _PATIENCE_SECONDS = 150.0
 """A task of a killed process returns when its lock has expired, but a task of a lost worker only after two minutes."""
-_ACQUIRED = re.compile(r" acquired resource=counter:\S+ holder='?(?P<task>[0-9a-f-]{36})@.* rounds=(?P<rounds>\d+) ")
-_STALE = re.compile(r" STALE resource=\S+ token=(?P<token>\d+) ")
+_NOT_KNOWN = "not known: the log is not complete"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +57,7 @@ class Report:
         waits_ms: The milliseconds that each successful increment waited for the lock.
         failed: The errors of the failed increments.
         seconds: The time from the first increment sent to the last increment done.
-        rounds: The number of acquisitions by their number of rounds.
-        refused: The number of reads and writes of lost leases that the store refused as `STALE`.
+        logged: The figures from the log; None if the log has lost lines of the run.
         frozen: The worker frozen inside its section; empty if that failed, None for a run without a freeze.
     """
 
@@ -75,8 +69,7 @@ class Report:
     waits_ms: Sequence[int]
     failed: Sequence[str]
     seconds: float
-    rounds: Mapping[int, int]
-    refused: int = 0
+    logged: log_figures.Figures | None
     frozen: str | None = None
 
     @property
@@ -92,6 +85,7 @@ class Report:
     @property
     def faults(self) -> list[str]:
         """The faults of the run as text; empty for a correct run."""
+        refused = self.logged.refused if self.logged else None
         repeated = len(self.fences) - len(set(self.fences))
         checks = {
             f"counter is {self.counter}": self.counter != self.enqueued,
@@ -101,7 +95,7 @@ class Report:
             f"{repeated} fencing tokens were given twice": repeated != 0,
             f"{len(self.failed)} tasks failed, the first with {self.failed[:1]}": bool(self.failed),
             "no worker was frozen inside its section": self.frozen == "",
-            f"{self.frozen} was frozen, and no STALE was refused": bool(self.frozen) and not self.refused,
+            f"{self.frozen} was frozen, and no STALE was refused": bool(self.frozen) and refused == 0,
         }
         return [words for words, is_wrong in checks.items() if is_wrong]
 
@@ -113,6 +107,7 @@ class Report:
 
     def rows(self) -> list[tuple[str, str]]:
         """The names and values of the report's table."""
+        logged = self.logged
         return [
             ("enqueued", f"{self.enqueued}"),
             ("counter", f"{self.counter}"),
@@ -123,9 +118,9 @@ class Report:
             ("tasks per second", f"{self.enqueued / self.seconds:.0f}"),
             ("wait for the lock, median", f"{percentile(self.waits_ms, 50)} ms"),
             ("wait for the lock, p99", f"{percentile(self.waits_ms, 99)} ms"),
-            ("acquired in one round", f"{self.rounds.get(1, 0)}"),
-            ("acquired in two rounds", f"{self.rounds.get(2, 0)}"),
-            ("refused by the store as STALE", f"{self.refused}"),
+            ("acquired in one round", f"{logged.rounds.get(1, 0)}" if logged else _NOT_KNOWN),
+            ("acquired in two rounds", f"{logged.rounds.get(2, 0)}" if logged else _NOT_KNOWN),
+            ("refused by the store as STALE", f"{logged.refused}" if logged else _NOT_KNOWN),
         ]
 
 
@@ -189,12 +184,13 @@ class Run:
         """The value of a counter."""
         return int(self._store.read_unfenced(name) or 0)
 
-    def report(self, name: str, log_file: str, frozen: str | None = None) -> Report:
+    def report(self, name: str, log_file: str, mark: str, frozen: str | None = None) -> Report:
         """The report on the last call of `send`.
 
         Args:
             name: The counter of the increments.
             log_file: The log of the workers.
+            mark: A text in a line of this log from before the run.
             frozen: The frozen worker, as in `Report`.
         """
         applied = set(self._redis.scan_iter(codec.operation_key(f"store:{name}", "*"), count=1000))
@@ -209,35 +205,9 @@ class Run:
             waits_ms=[each["waited_ms"] for each in returned],
             failed=[repr(meta["result"]) for meta in self._results.values() if meta["status"] != SUCCESS],
             seconds=self._seconds,
-            rounds=rounds(log_file, self._results),
-            refused=refused(log_file, min(fences, default=0)),
+            logged=log_figures.read(log_file, mark, self._results, min(fences, default=0)),
             frozen=frozen,
         )
-
-
-def rounds(log_file: str, task_ids: Collection[str]) -> dict[int, int]:
-    """The acquisitions of these tasks in the log, by their number of rounds."""
-    found = (match for match in map(_ACQUIRED.search, _lines(log_file)) if match and match["task"] in task_ids)
-    return dict(collections.Counter(int(match["rounds"]) for match in found))
-
-
-def refused(log_file: str, since: int) -> int:
-    """The number of refused reads and writes in the log with at least this fencing token."""
-    found = filter(None, map(_STALE.search, _lines(log_file)))
-    return sum(int(match["token"]) >= since for match in found)
-
-
-def _lines(log_file: str) -> Iterator[str]:
-    path = Path(log_file).absolute()
-    if not path.is_file():
-        return
-    owner = path.stat().st_uid
-    for part in path.parent.glob(f"{glob.escape(path.name)}*"):
-        # Where others may write too, another user may have left a pipe, a link, or lines of his own.
-        found = part.stat() if part == path else part.lstat()
-        if stat.S_ISREG(found.st_mode) and found.st_uid == owner:
-            with part.open(encoding="utf-8", errors="replace") as lines:
-                yield from lines
 
 
 def percentile(values: Iterable[int], percent: int) -> int:

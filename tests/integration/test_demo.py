@@ -24,7 +24,8 @@ from tests.integration.shell import run_python, whole_lines
 from tests.integration.tools import PATIENT, eventually
 from tests.servers import program as server_program
 from workers.cluster import NODES, ROOT, is_free
-from workers.report import Report, percentile, rounds
+from workers.log_figures import Figures, read
+from workers.report import Report, percentile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -339,14 +340,15 @@ def a_report(**changes: Any) -> Report:  # noqa: ANN401 - whatever a report has
         "waits_ms": [5, 1, 9],
         "failed": [],
         "seconds": 0.5,
-        "rounds": {1: 3},
+        "logged": Figures(rounds={1: 3}, refused=0),
     }
     return Report(**figures | changes)
 
 
 def test_a_run_in_which_nothing_happened_is_ok() -> None:
     assert a_report().verdict == "OK counter=3 expected=3 lost=0 doubled=0"
-    assert a_report(frozen="worker1", refused=1).verdict == "OK counter=3 expected=3 lost=0 doubled=0"
+    for logged in (Figures(rounds={1: 3}, refused=1), None):
+        assert a_report(frozen="worker1", logged=logged).verdict == "OK counter=3 expected=3 lost=0 doubled=0"
 
 
 @pytest.mark.parametrize(
@@ -369,18 +371,29 @@ def test_whatever_went_wrong_makes_it_failed(changes: dict[str, Any], verdict: s
     assert a_report(**changes).verdict.startswith(verdict)
 
 
+LINE = "2026-11-24 09:00:00,000 INFO w[1] redlock: {} resource=counter:hits holder='{}@w@h since x (0)' fence=1 {}\n"
+OURS, THEIRS = (f"0000000{number}-1111-2222-3333-444444444444" for number in (1, 2))
+
+
 def test_rounds_of_this_run_are_counted_in_all_log_files(tmp_path: Path) -> None:
-    ours, theirs = (f"0000000{number}-1111-2222-3333-444444444444" for number in (1, 2))
-    line = (
-        "2026-11-24 09:00:00,000 INFO w[1] redlock: {} resource=counter:hits holder='{}@w@h since x (0)' fence=1 {}\n"
-    )
     (tmp_path / "logger.log").write_text(
-        line.format("acquired", ours, "rounds=1 waited_ms=3 votes=GGGGG")
-        + line.format("acquired", theirs, "rounds=1 waited_ms=3 votes=GGGGG")
-        + line.format("released", ours, "")
+        LINE.format("acquired", OURS, "rounds=1 waited_ms=3 votes=GGGGG")
+        + LINE.format("acquired", THEIRS, "rounds=1 waited_ms=3 votes=GGGGG")
+        + LINE.format("released", OURS, "")
     )
-    (tmp_path / "logger.log.1").write_text(line.format("acquired", ours, "rounds=2 waited_ms=3 votes=GGGGG"))
-    assert rounds(str(tmp_path / "logger.log"), {ours}) == {1: 1, 2: 1}
+    (tmp_path / "logger.log.1").write_text(
+        "demo 5 begins\n" + LINE.format("acquired", OURS, "rounds=2 waited_ms=3 votes=GGGGG")
+    )
+    assert read(str(tmp_path / "logger.log"), "5", {OURS}, since=0) == Figures({1: 1, 2: 1}, refused=0)
+
+
+def test_a_log_that_has_lost_its_beginning_gives_no_figures(tmp_path: Path) -> None:
+    log = tmp_path / "logger.log"
+    log.write_text(LINE.format("acquired", OURS, "rounds=1 waited_ms=3 votes=GGGGG"))
+    assert read(str(log), "the mark", {OURS}, since=0) is None
+    rows = dict(a_report(logged=None).rows())
+    from_log = ("acquired in one round", "acquired in two rounds", "refused by the store as STALE")
+    assert [rows[name] for name in from_log] == ["not known: the log is not complete"] * 3
 
 
 def test_a_percentile_is_one_of_the_values() -> None:
