@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import os
 import re
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from redlock import _validation
+from redlock import _setting_files, _validation
 from redlock._masking import HIDDEN, quoted
 from redlock._transport import address
 from redlock._transport.node import DEFAULT_NODES
@@ -82,7 +82,7 @@ class Settings:
         origins: The source of each setting that is not a default, for messages; not a setting.
 
     Raises:
-        ConfigurationError: `events` or the name of a file is invalid. The client checks the other settings.
+        ConfigurationError: `events`, `prefix` or the name of a file is invalid. The client checks the other settings.
     """
 
     nodes: str = ",".join(DEFAULT_NODES)
@@ -94,11 +94,12 @@ class Settings:
     heartbeat_file: str = ""
     metrics_file: str = ""
     username: str = ""
-    password: str = ""
+    password: str = dataclasses.field(default="", metadata={"is_password": True})
     origins: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False, metadata={"is_setting": False})
 
     def __post_init__(self) -> None:
         _validation.choice("redlock_events", self.events, _EVENTS)
+        _validation.prefix(self.prefix)
         _validation.file_name("redlock_heartbeat_file", self.heartbeat_file)
         _validation.file_name("redlock_metrics_file", self.metrics_file, ".prom")
 
@@ -131,8 +132,13 @@ class Settings:
 
     def client(self) -> Redlock:
         """A client with these settings."""
-        return Redlock(
-            self.addresses, ttl=self.ttl, max_ttl=self.max_ttl, prefix=self.prefix, node_timeout=self.node_timeout
+        origins = {name: self.origins.get(name, "") for name in ("ttl", "max_ttl", "node_timeout")}
+        files = {name: origin.split()[0] for name, origin in origins.items() if f"{name}_file" in origin.lower()}
+        return _setting_files.unshown(
+            files,
+            lambda: Redlock(
+                self.addresses, ttl=self.ttl, max_ttl=self.max_ttl, prefix=self.prefix, node_timeout=self.node_timeout
+            ),
         )
 
 
@@ -199,12 +205,12 @@ def resolve(kind: type[T], entries: Iterable[SettingEntry], base: T | None = Non
     Raises:
         ConfigurationError: As for `read`, or a setting has two entries.
     """
-    defaults = {field.name: field.default for field in _fields(kind)}
+    fields = {field.name: field for field in _fields(kind)}
     given: dict[str, SettingEntry] = {}
     for entry in entries:
-        name = entry.key if entry.key in defaults else entry.key.removesuffix(_FILE)
-        if name not in defaults:
-            names = [entry.like(field) for field in defaults]
+        name = entry.key if entry.key in fields else entry.key.removesuffix(_FILE)
+        if name not in fields:
+            names = [entry.like(field) for field in fields]
             near = difflib.get_close_matches(entry.like(entry.key.lower()), names, n=1)
             hint = f"did you mean {near[0]}?" if near else f"the settings are {', '.join(names)}"
             raise ConfigurationError(f"{entry.name} is no setting; {hint}")
@@ -214,14 +220,12 @@ def resolve(kind: type[T], entries: Iterable[SettingEntry], base: T | None = Non
             both = sorted((given[name].name, entry.name), key=len)
             raise ConfigurationError(f"{both[0]} and {both[1]} are both set; leave one of them out")
         given[name] = entry
-    values: dict[str, Any] = {}
-    for name, entry in given.items():
-        value = _plain(entry.value)
-        values[name] = _typed(entry.name, name, value if name == entry.key else _content(entry), defaults[name])
+    values = {name: _value(entry, fields[name]) for name, entry in given.items()}
+    files = {name: entry.name for name, entry in given.items() if name != entry.key and name not in _SECRET}
     base = kind() if base is None else base
     if isinstance(base, Settings):
         values["origins"] = {**base.origins, **{name: entry.name + entry.where for name, entry in given.items()}}
-    return dataclasses.replace(base, **values)  # type: ignore[type-var]
+    return _setting_files.unshown(files, functools.partial(dataclasses.replace, base, **values))  # type: ignore[type-var]
 
 
 def _fields(kind: type) -> list[dataclasses.Field[Any]]:
@@ -239,17 +243,13 @@ def _shown_node(url: str) -> str:
         return "(no address)"
 
 
-def _content(entry: SettingEntry) -> str:
-    """The content of the file that this setting names."""
-    path = _plain(entry.value)
-    if not isinstance(path, str | os.PathLike):
-        raise ConfigurationError(f"{entry.name} is {type(path).__name__}; it must be the name of a file")
-    try:
-        return Path(path).read_text(encoding="utf-8-sig").strip()  # editors may write a byte order mark
-    except (OSError, ValueError) as error:
-        reason = error.strerror.lower() if isinstance(error, OSError) and error.strerror else "it is no text"
-    # The path may be the password itself, set under the wrong name. The error of the handler has the path too.
-    raise ConfigurationError(f"the file that {entry.name} names can't be read: {reason}")
+def _value(entry: SettingEntry, field: dataclasses.Field[Any]) -> Any:  # noqa: ANN401 - of any setting
+    """The value of an entry, or the content of the file that the entry names."""
+    value = _plain(entry.value)
+    if entry.key == field.name:
+        return _typed(entry.name, field.name, value, field.default)
+    text = _setting_files.content(entry.name, value, is_password=field.metadata.get("is_password", False))
+    return _setting_files.unshown({field.name: entry.name}, lambda: _typed(field.name, field.name, text, field.default))
 
 
 def _plain(value: object) -> object:

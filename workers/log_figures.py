@@ -50,10 +50,10 @@ def read(log_file: str, mark: str, task_ids: Collection[str], since: int) -> Fig
     refused = 0
     for line in _lines(log_file):
         is_complete = is_complete or mark in line
-        acquired, stale = _ACQUIRED.search(line), _STALE.search(line)
-        if acquired and acquired["task"] in task_ids:
-            rounds[int(acquired["rounds"])] += 1
-        refused += bool(stale) and int(stale["token"]) >= since
+        if (found := _ACQUIRED.search(line)) and found["task"] in task_ids:
+            rounds[int(found["rounds"])] += 1
+        if found := _STALE.search(line):
+            refused += int(found["token"]) >= since
     return Figures(dict(rounds), refused) if is_complete else None
 
 

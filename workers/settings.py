@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from redlock import ConfigurationError, _validation
+from redlock import ConfigurationError, _setting_files, _validation
 from redlock._masking import HIDDEN, mask
 from redlock.settings import Settings as LockSettings
 from redlock.settings import read
@@ -51,7 +51,7 @@ class Settings:
     visibility_timeout: float = 120.0
     log_file: str = "logger.log"
     log_bytes: float = 50e6
-    flower_auth: str = ""
+    flower_auth: str = dataclasses.field(default="", metadata={"is_password": True})
 
     @property
     def flower_users(self) -> list[str]:
@@ -71,6 +71,15 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> tuple[Settings,
         ConfigurationError: A setting is invalid; the message names the setting and valid values.
     """
     settings = read(Settings, environ, "COUNTER_")
+    shown = {field.name for field in dataclasses.fields(Settings)} - {*_SCHEMES, "flower_auth"}
+    files = {name: variable for name in shown if environ.get(variable := f"COUNTER_{name.upper()}_FILE")}
+    _setting_files.unshown(files, lambda: _check(settings))
+    lock_settings = read(LockSettings, environ, "REDLOCK_")
+    lock_settings.client().close()
+    return settings, lock_settings
+
+
+def _check(settings: Settings) -> None:
     _check_urls(settings)
     _validation.number("COUNTER_THINK", settings.think, zero=True)
     for name in ("time_limit", "visibility_timeout"):
@@ -91,13 +100,8 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> tuple[Settings,
         )
     if not settings.log_file:
         raise ConfigurationError("COUNTER_LOG_FILE is empty; name a file, such as logger.log")
-    # Without a user Flower asks for no password, and an empty file is a fault in writing the file.
-    has_users = settings.flower_auth or environ.get("COUNTER_FLOWER_AUTH_FILE")
-    if has_users and not (settings.flower_users and all(map(_USER.fullmatch, settings.flower_users))):
+    if not all(map(_USER.fullmatch, settings.flower_users)):
         raise ConfigurationError("COUNTER_FLOWER_AUTH must be name:password, several with commas between them")
-    lock_settings = read(LockSettings, environ, "REDLOCK_")
-    lock_settings.client().close()
-    return settings, lock_settings
 
 
 def _check_urls(settings: Settings) -> None:

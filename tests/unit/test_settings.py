@@ -323,16 +323,6 @@ def test_a_value_that_would_fail_later_is_refused_when_read(environment: dict[st
         from_environment(environment)
 
 
-def test_an_empty_file_of_users_opens_no_flower(tmp_path: Path) -> None:
-    users = tmp_path / "flower"
-    users.write_text("\n")
-    with pytest.raises(ConfigurationError, match="COUNTER_FLOWER_AUTH must be name:password"):
-        from_environment({"COUNTER_FLOWER_AUTH_FILE": str(users)})
-    users.write_text("ann:secret\n")
-    assert from_environment({"COUNTER_FLOWER_AUTH_FILE": str(users)})[0].flower_auth == "ann:secret"
-    assert not from_environment({"COUNTER_FLOWER_AUTH_FILE": ""})[0].flower_auth
-
-
 def test_a_blank_after_a_comma_is_no_part_of_a_name() -> None:
     settings, _ = from_environment({"COUNTER_FLOWER_AUTH": "ann:secret, bob:two words"})
     assert settings.flower_users == ["ann:secret", "bob:two words"]
