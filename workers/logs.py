@@ -3,12 +3,14 @@
 Invariants:
 1. Each event is one line. Passwords in URLs are masked in every line of every logger, also if a log can't be written.
 2. The rotation is concurrent-log-handler's. Its lock between processes is a file in a folder beside the log.
-3. A forked child opens its own files: parent and child would share a lock from before the fork.
+3. A log is a regular file: a rotation gives its name to a new file, which would replace a device such as /dev/null.
+4. A forked child opens its own files: parent and child would share a lock from before the fork.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import logging
 import os
@@ -72,7 +74,7 @@ class WholeLines(MaskedFailures, ConcurrentRotatingFileHandler):
 
     def do_open(self, mode: str | None = None) -> TextIOWrapper:  # noqa: ARG002 - with old files kept it is always "a"
         """Open the log, also after a rotation, and never a file of another user."""
-        return os.fdopen(_files.open_to_append(self.baseFilename), "a", encoding=self.encoding, newline=self.newline)
+        return os.fdopen(_open(Path(self.baseFilename)), "a", encoding=self.encoding, newline=self.newline)
 
     def doRollover(self) -> None:  # noqa: N802 - its name in logging
         """Rotate. If that fails, remove the full log.
@@ -104,6 +106,20 @@ def _parts(path: Path) -> Iterator[Path]:
     return path.parent.glob(f"{glob.escape(path.name)}.rotate.*")
 
 
+def _open(path: Path) -> int:
+    """Open a log to append, and never wait for the reader of a pipe.
+
+    Raises:
+        OSError: The log can't be opened, is no regular file, or belongs to another user.
+    """
+    folder = path.parent.resolve()
+    # There /dev/stdout is the name of a regular file too, and not a name to rotate.
+    is_devices = folder == Path("/dev") or folder.is_relative_to("/proc")
+    if is_devices or (path.exists() and not (path.is_file() or path.is_dir())):
+        raise OSError(errno.EINVAL, "a log is rotated, so it must be a regular file", str(path))
+    return _files.open_to_append(path)
+
+
 def prepare(path: Path) -> Path:
     """Create a log and the folder of its rotation lock, and return that folder.
 
@@ -111,10 +127,10 @@ def prepare(path: Path) -> Path:
     worker would wait for the lock at its first line.
 
     Raises:
-        OSError: The log or the folder can't be created, or belongs to another user.
+        OSError: The log or the folder can't be created, or belongs to another user. Or the log is no regular file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    os.close(_files.open_to_append(path))
+    os.close(_open(path))
     locks = path.with_name(f".{path.name}.lock")
     _files.private_folder(locks)
     return locks

@@ -329,6 +329,14 @@ def test_a_setting_that_is_no_good_is_one_line(demo: Callable[..., Demo]) -> Non
     assert run.said == "demo: COUNTER_TIME_LIMIT is 'soon'; it must be a number, such as 30\n"
 
 
+def test_a_log_that_is_a_pipe_is_one_line(demo: Callable[..., Demo], tmp_path: Path) -> None:
+    """The demo waited for a reader, and no signal ended the wait."""
+    os.mkfifo(tmp_path / "pipe")
+    run = demo(COUNTER_LOG_FILE=str(tmp_path / "pipe"))
+    assert run.end() == 1
+    assert run.said == f"demo: [Errno 22] a log is rotated, so it must be a regular file: '{tmp_path}/pipe'\n"
+
+
 def a_report(**changes: Any) -> Report:  # noqa: ANN401 - whatever a report has
     """A report of three successful increments, with these changes."""
     figures: dict[str, Any] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -144,6 +145,28 @@ def test_a_pipe_in_a_shared_folder_holds_up_no_log(shared: Path) -> None:
         _files.open_to_append(shared / "log")
 
 
+DEVICES = ("/dev/null", "/dev/full", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
+
+
+@pytest.mark.parametrize("name", [*DEVICES, "pipe", "socket", "link"])
+def test_a_log_that_is_no_regular_file_is_refused(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rotation would replace it, and a pipe without a reader would wait for ever."""
+    # The path of a unix socket is short.
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    log = tmp_path / name
+    if log.parent != tmp_path and not log.exists():
+        pytest.skip("this system has no such device")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("socket")
+        before = set(log.parent.iterdir())
+        with pytest.raises(OSError, match="a log is rotated, so it must be a regular file"):
+            logs.prepare(log)
+        assert not log.with_name(f".{log.name}.lock").exists()
+        assert log.parent != tmp_path or set(log.parent.iterdir()) == before
+
+
 def test_a_lock_held_in_the_temporary_folder_stops_no_log(shared: Path, tmp_path: Path) -> None:
     log = tmp_path / "logger.log"
     with (shared / ".__logger.lock").open("w") as held:
@@ -194,7 +217,7 @@ def test_no_log_line_goes_to_a_connection(tmp_path: Path) -> None:
 
 
 def refused(log: Path) -> int:
-    """What the store refused in a run, from a log whose lines are all of this run."""
+    """The number of refusals in a log, all of whose lines count."""
     figures = log_figures.read(str(log), "", (), since=0)
     return figures.refused if figures else 0
 
