@@ -239,7 +239,7 @@ class Lock:
         """
         lease, acquire_timeout_ms = self._new_lease(None, None, is_block=True)
         if self._cancels:
-            lease._scope = CancelScope()
+            lease._scope = CancelScope(self.name)
         await self._acquire(lease, acquire_timeout_ms)
         return lease
 

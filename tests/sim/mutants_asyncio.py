@@ -51,8 +51,8 @@ _bug(
 _bug(
     "a cancellation from outside is swallowed",
     SCOPE,
-    "return alone and isinstance(error, asyncio.CancelledError)",
-    "return isinstance(error, asyncio.CancelledError)",
+    "return alone and is_cancelled and",
+    "return is_cancelled and",
 )
 _bug(
     "a dial is not abandoned with its waiter",
