@@ -7,11 +7,13 @@ that sleeps would miss its soft time limit, or `revoke(terminate=True)`.
 Invariants:
 1. A thread of the lock is a daemon and blocks all signals, except those of faults in its own code.
 2. A thread for code of the application blocks what the application blocks, because a started program inherits that.
-3. Under gevent and eventlet a thread is a greenlet of the main thread. The main thread blocks nothing more.
+3. No thread inherits context variables: the thread serves all callers, and would keep their objects alive.
+4. Under gevent and eventlet a thread is a greenlet of the main thread. The main thread blocks nothing more.
 """
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import os
 import signal
@@ -55,6 +57,7 @@ def start_for_application(target: Callable[[], object], name: str) -> threading.
 
 def _started(target: Callable[[], object], name: str) -> threading.Thread:
     try:
+        target = functools.partial(contextvars.Context().run, target)
         thread = threading.Thread(target=target, name=name, daemon=True)
     except RuntimeError:
         raise RuntimeError(

@@ -31,6 +31,7 @@ __all__ = ["Lease"]
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextvars import Context
 
     from redlock._core.votes import Grant
     from redlock._locking.context import LockContext
@@ -107,8 +108,8 @@ class Lease(LeaseSteps):
         finally:
             self._report_loss()
 
-    def _call(self, on_lost: Callable[[], object]) -> None:
-        self._context.renewal.callbacks.call(self.resource, on_lost)
+    def _call(self, on_lost: Callable[[], object], context: Context) -> None:
+        self._context.renewal.callbacks.call(self.resource, functools.partial(context.run, on_lost))
 
     def release(self, *, wait: bool = True, ends_blocks: bool = True) -> Outcome:
         """Delete the keys on all nodes, in at most 80 ms. Forgets the owner token once the outcome is known.

@@ -9,6 +9,7 @@ Invariants:
 from __future__ import annotations
 
 import weakref
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 from redlock._locking.lease_steps import LeaseSteps
@@ -36,6 +37,7 @@ class LeaseEntry(LeaseSteps):
         self.names, self._claims, self.ttl_ms = outer.names, outer._claims, outer.ttl_ms
         self._outer = outer
         self._on_lost = on_lost
+        self._caller_context = None if on_lost is None else copy_context()
         self._is_block = is_block
 
     @property
@@ -65,6 +67,7 @@ class LeaseEntry(LeaseSteps):
         """End this entry; whether the lease must be released now, because its own block and all entries have ended."""
         self._held()
         self._outer._entries.discard(weakref.ref(self))
+        self._caller_context = None
         return bool(self._outer._is_left and not self._outer._entries)
 
     def _held(self) -> Grant:

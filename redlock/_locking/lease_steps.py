@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 from abc import ABC, abstractmethod
+from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from redlock import _process, _validation
@@ -61,6 +62,8 @@ class LeaseSteps(ABC):
         self._is_renewed = options.renew and is_block
         self._max_hold_ms = options.max_hold_ms
         self._on_lost = options.on_lost
+        self._caller_context = None if options.on_lost is None else copy_context()
+        """For `on_lost`: the context variables of the acquiring code. An ended lease keeps none of their objects."""
         self._is_block = is_block
         """Whether the lease ends with a block of code, and with that block all blocks inside."""
         self._grant: Grant | None = None
@@ -237,11 +240,11 @@ class LeaseSteps(ABC):
     def _tell(self, lease: LeaseSteps) -> None:
         """Report the loss to this lease, or to a block of this lease."""
         if lease._on_lost is not None:
-            self._call(functools.partial(lease._on_lost, lease))
+            self._call(functools.partial(lease._on_lost, lease), lease._caller_context or Context())
 
     @abstractmethod
-    def _call(self, on_lost: Callable[[], object]) -> None:
-        """Call this function soon, from a place where the function may block or fail."""
+    def _call(self, on_lost: Callable[[], object], context: Context) -> None:
+        """Call this function soon in this context, from a place where the function may block or fail."""
 
     def _releasing(self) -> Steps[Outcome]:
         grant = self._held()
@@ -251,7 +254,7 @@ class LeaseSteps(ABC):
         return outcome
 
     def _ended(self, grant: Grant, outcome: Outcome) -> None:
-        self._outcome = outcome
+        self._outcome, self._caller_context = outcome, None
         self._context.event_log.released(self.resource, grant, outcome)
 
     def _held(self) -> Grant:

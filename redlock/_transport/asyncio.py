@@ -14,6 +14,7 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
+from contextvars import Context
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from redlock._clock import now_ms
@@ -217,7 +218,8 @@ class Execution(Generic[T]):
         wait_ms = dials.left_ms(now_ms())
         if wait_ms > 0:
             self._connections.awaits_dial[self] = None
-            self._timer = self._connections.loop.call_later(wait_ms / 1000, self._connections.resume)
+            resume = self._connections.resume
+            self._timer = self._connections.loop.call_later(wait_ms / 1000, resume, context=Context())
             return None
         self._connections.awaits_dial.pop(self, None)
         self._dials, self._until_ms = None, dials.until_ms

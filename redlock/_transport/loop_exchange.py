@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
+from contextvars import Context
 from typing import TYPE_CHECKING
 
 from redlock._transport.node import PendingConnection, UnsuitableNode, refuse
@@ -40,7 +41,8 @@ class LoopExchange:
         self._answers: deque[object] = deque()
         self._failure: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
-        loop.add_reader(exchange.sock, self._on_readable)
+        # In an empty context: the connection outlives the task that dials.
+        Context().run(loop.add_reader, exchange.sock, self._on_readable)
 
     @classmethod
     async def dial(cls, node: Node, seconds: float) -> LoopExchange | None:

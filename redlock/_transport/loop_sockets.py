@@ -6,6 +6,7 @@ Invariants:
 3. A forked child closes the sockets without a word to the nodes or to the loop, which its parent shares.
 4. An exception of a signal handler can interrupt each callback. A connection that was in use then ends: a later reply
    could count for another command. The other connections, and all that was to be sent, go on in the next iteration.
+5. Callbacks run in an empty context: they serve all tasks, and a connection outlives the task that dials.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections import deque
+from contextvars import Context
 from typing import TYPE_CHECKING
 
 from redlock._clock import now_ms
@@ -81,8 +83,8 @@ class LoopSockets:
     def _flush_soon(self) -> None:
         if not self._is_flush_due:
             # In this order: after an exception between these lines, a second `flush` does no harm.
-            self._loop.call_soon(self.flush)
-            self._loop.call_soon(self._ensure_flushed, self._flushes)
+            self._loop.call_soon(self.flush, context=Context())
+            self._loop.call_soon(self._ensure_flushed, self._flushes, context=Context())
             self._is_flush_due = True
 
     def flush(self) -> None:
@@ -210,7 +212,7 @@ class LoopSockets:
                 self._state.dial_failed(connection, dial.error)
             else:
                 self._state.connected(connection, exchange, exchange.run_id, exchange.fingerprint)
-                self._loop.add_reader(exchange.sock, self._on_readable, connection)
+                Context().run(self._loop.add_reader, exchange.sock, self._on_readable, connection)
             del self._dials[connection]
         except BaseException:
             self._dials.pop(connection, None)

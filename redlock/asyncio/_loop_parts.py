@@ -24,6 +24,7 @@ from redlock.holder import holder_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextvars import Context
 
     from redlock._locking.client_context import ClientOptions
     from redlock.holder import LockHolder
@@ -45,10 +46,13 @@ class LoopParts:
         self.renewal = LoopRenewal(self.connections)
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def call(self, resource: str, function: Callable[[], object]) -> None:
-        """Call a function of the application soon, in a task of its own, which awaits a coroutine function."""
-        # Not by `create_task`: an eager task would call the function now.
-        task = asyncio.Task(_call(resource, function), loop=self.loop)
+    def call(self, resource: str, function: Callable[[], object], context: Context) -> None:
+        """Call a function of the application soon, in a task of its own, which awaits a coroutine function.
+
+        The task has a copy of this context.
+        """
+        # Not by `create_task`: an eager task would call the function now. Python 3.10 has no argument for the context.
+        task = context.run(asyncio.Task, _call(resource, function), loop=self.loop)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -5,12 +5,14 @@ Invariants:
 2. Leases that are due together share an exchange with the nodes.
 3. After `close` no lease is renewed and no event is logged.
 4. An exception of a signal handler can interrupt each callback: the leases that are under way are due again soon then.
+5. Renewal runs in an empty context. That of the task that set the timer belongs to another lease, and would stay.
 """
 
 from __future__ import annotations
 
 import functools
 import weakref
+from contextvars import Context
 from typing import TYPE_CHECKING, Any, Protocol
 
 from redlock._clock import now_ms
@@ -71,7 +73,7 @@ class LoopRenewal:
         if last is not None and self._timer_ms <= due_ms and now - self._timer_ms < _LATE_MS:
             return
         # In this order: an exception between these lines leaves a timer.
-        self._timer = self._connections.loop.call_later((due_ms - now) / 1000, self._work)
+        self._timer = self._connections.loop.call_later((due_ms - now) / 1000, self._work, context=Context())
         self._timer_ms = due_ms
         if last is not None:
             last.cancel()

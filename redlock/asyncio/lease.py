@@ -29,6 +29,7 @@ __all__ = ["Lease"]
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextvars import Context
 
     from redlock._core.commands import Names
     from redlock._core.protocol import Steps
@@ -245,8 +246,8 @@ class Lease(LeaseSteps):
             lease._scope.cancel()
         super()._tell(lease)
 
-    def _call(self, on_lost: Callable[[], object]) -> None:
-        self._parts.call(self.resource, on_lost)
+    def _call(self, on_lost: Callable[[], object], context: Context) -> None:
+        self._parts.call(self.resource, on_lost, context)
 
     def _check_loop(self) -> None:
         if asyncio.get_running_loop() is not self._parts.loop:

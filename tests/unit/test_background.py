@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import sys
 import threading
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from redlock import _threads
 from redlock._background import Background, Callbacks
 from redlock._clock import now_ms
 from redlock._transport.background_releaser import BackgroundReleaser
@@ -40,6 +42,22 @@ class Work:
     def is_done(self) -> bool:
         """Whether one more run happens."""
         return self.done.acquire(timeout=LONG)
+
+
+def test_no_thread_inherits_context_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Python without a GIL starts a thread in a copy of the context of its starter, by default."""
+    request = contextvars.ContextVar("request", default="none")
+    seen: SimpleQueue[str] = SimpleQueue()
+
+    class Heir(threading.Thread):
+        def __init__(self, *, target: Callable[[], object], name: str, daemon: bool) -> None:
+            super().__init__(target=contextvars.copy_context().run, args=(target,), name=name, daemon=daemon)
+
+    monkeypatch.setattr(threading, "Thread", Heir)
+    request.set("of the starter")
+    for start in (_threads.start, _threads.start_for_application):
+        start(lambda: seen.put(request.get()), "heir")
+        assert seen.get(timeout=LONG) == "none"
 
 
 def test_it_is_done_when_it_is_due_and_in_one_thread() -> None:
