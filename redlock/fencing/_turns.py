@@ -8,11 +8,13 @@ Invariants:
 2. No wait is longer than the lease. An update inside the `change` of another update waits for no turn: two such
    updates could wait for each other, and a lease that is renewed has no end.
 3. A turn that was dropped ends no later than its lease, also after an exception between any two instructions.
+4. After a turn that ended while it waited, the next turn waits for the turn before.
 """
 
 from __future__ import annotations
 
 import contextlib
+import threading
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Generic, TypeVar
 from weakref import WeakValueDictionary
@@ -28,8 +30,26 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _FIRST_SECONDS, _LONGEST_SECONDS = 0.01, 10.0
-_changing: ContextVar[tuple[Hashable, ...]] = ContextVar("redlock_store_updates", default=())
-"""The updates whose `change` runs here."""
+
+
+class _Change:
+    """The `change` of an update; a task or thread that has inherited its context can outlive the `change`."""
+
+    is_running = True
+
+    def __init__(self, key: Hashable) -> None:
+        self.key = key
+
+
+_changing: ContextVar[tuple[_Change, ...]] = ContextVar("redlock_store_updates", default=())
+"""Where `change` of an update runs, and in the contexts that were copied from there."""
+
+
+class ThreadTurn(threading.Event):
+    """A turn of a thread, which sets the turn at its end."""
+
+    behind: ThreadTurn | None = None
+    """The turn that this turn has waited for until its end, after an exception."""
 
 
 class Turns(Generic[T]):
@@ -44,7 +64,7 @@ class Turns(Generic[T]):
         Raises:
             ConfigurationError: An update of this store of the same name under the same lease runs `change`.
         """
-        outer = _changing.get()
+        outer = [change.key for change in _changing.get() if change.is_running]
         if key in outer:  # the outer update would begin again and again
             raise ConfigurationError(
                 f"the update of {name!r} runs inside its own change; compute the new value there, and write nothing"
@@ -56,15 +76,21 @@ class Turns(Generic[T]):
         self._last[key] = turn
         return before
 
+    def give_up(self, key: Hashable, turn: T, before: T) -> None:
+        """End a turn that still waits for the turn before, which is the last again if no other turn has followed."""
+        if self._last.get(key) is turn:
+            self._last[key] = before
+
 
 @contextlib.contextmanager
 def changing(key: Hashable) -> Iterator[None]:
     """Run the `change` of this update."""
-    before = _changing.get()
-    _changing.set((*before, key))
+    before, change = _changing.get(), _Change(key)
+    _changing.set((*before, change))
     try:
         yield
     finally:
+        change.is_running = False
         _changing.set(before)
 
 

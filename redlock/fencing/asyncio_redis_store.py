@@ -108,6 +108,7 @@ class AsyncFencedStore:
         _validation.operation(op_id)
         loop = asyncio.get_running_loop()
         turn, key = loop.create_future(), (id(self), loop, _validation.resource(name), token_and_owner(lease))
+        before = None
         try:
             before = self._turns.follow(key, name, turn)
             while before is not None and not before.done():
@@ -125,7 +126,11 @@ class AsyncFencedStore:
                         raise
                 await asyncio.sleep(next(pauses))
         finally:
-            turn.set_result(None)
+            if before is None or before.done():
+                turn.set_result(None)
+            else:
+                # Cancelled while it waited: the next update waits for the update before.
+                before.add_done_callback(lambda _: turn.set_result(None))
 
     async def read_unfenced(self, name: str) -> str | None:
         """The value, read without a token: to show the value, not to compute a new value."""

@@ -11,7 +11,6 @@ Invariants:
 
 from __future__ import annotations
 
-import threading
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -151,7 +150,7 @@ class FencedStore:
     def __init__(self, client: Redis | str, *, prefix: str = "store:", remembered_ms: int = REMEMBERED_MS) -> None:
         self._words = StoreWords(prefix, remembered_ms)
         self._redis = store_client(Redis, client)
-        self._turns: _turns.Turns[threading.Event] = _turns.Turns()
+        self._turns: _turns.Turns[_turns.ThreadTurn] = _turns.Turns()
         self._open = self._redis.register_script(StoreWords.OPEN)
         self._write = self._redis.register_script(StoreWords.WRITE)
 
@@ -196,11 +195,13 @@ class FencedStore:
             NotHeld, redis.exceptions.RedisError: As for `open` and `write`.
         """
         _validation.operation(op_id)
-        turn, key = threading.Event(), (id(self), _validation.resource(name), token_and_owner(lease))
+        turn, key = _turns.ThreadTurn(), (id(self), _validation.resource(name), token_and_owner(lease))
+        before = None
         try:
             before = self._turns.follow(key, name, turn)
-            while before is not None and not (before.is_set() or before.wait(_turns.left(name, lease))):
-                pass
+            while before is not None:
+                if before.is_set() or before.wait(_turns.left(name, lease)):
+                    before = before.behind
             pauses = _turns.pauses(name, lease)
             while True:
                 transaction = self.open(name, lease)
@@ -213,6 +214,9 @@ class FencedStore:
                         raise
                 time.sleep(next(pauses))
         finally:
+            if before is not None:
+                turn.behind = before
+                self._turns.give_up(key, turn, before)
             turn.set()
 
     def read_unfenced(self, name: str) -> str | None:

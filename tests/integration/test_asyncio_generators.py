@@ -34,6 +34,7 @@ async def rows(client: Redlock, leases: list[Lease]) -> AsyncGenerator[int, None
     async with client.lock(NAME, on_lost="cancel", max_hold=0.5) as lease:
         leases.append(lease)
         yield 1
+        leases.append(lease)
         await asyncio.Event().wait()
 
 
@@ -77,7 +78,8 @@ def test_a_block_that_ends_elsewhere_swallows_no_cancellation(shared: Cluster) -
     """The task that entered the block lives in other code, and gets the cancellation of the lost lease."""
 
     async def main(client: Redlock) -> None:
-        generator = rows(client, [])
+        leases: list[Lease] = []
+        generator = rows(client, leases)
 
         async def enter() -> None:
             await advance(generator)
@@ -87,7 +89,7 @@ def test_a_block_that_ends_elsewhere_swallows_no_cancellation(shared: Cluster) -
         await asyncio.wait({first})
         assert first.cancelled()
         second = asyncio.create_task(advance(generator))
-        await until(lambda: generator.ag_running, "the second task is inside")
+        await until(lambda: len(leases) == 2, "the second task is inside")
         second.cancel(_cancel_scope._MESSAGE)  # even a cancellation that looks like that of the scope
         await asyncio.wait({second})
         assert second.cancelled()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import contextvars
 import itertools
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -18,6 +21,7 @@ from tests.integration.asyncio_tools import until
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from redlock.fencing.redis_store import Written
     from redlock.testing.redis_server import Server
 
 NAME, WITHIN = "hits", 60.0
@@ -115,6 +119,141 @@ async def test_a_cancelled_update_ends_its_turn(broker: Server) -> None:
         first.cancel()
         others[0].cancel()
         assert (await asyncio.wait_for(others[1], WITHIN)).value == "1"
+
+
+@pytest.mark.parametrize("comes", ["before", "after"])
+def test_a_cancelled_update_lets_no_other_run_early(broker: Server, comes: str) -> None:
+    """The update behind waits for the update before, which still runs."""
+
+    async def main() -> None:
+        waits, go_on, calls = [0], asyncio.Event(), list[str]()
+
+        def waiting() -> None:
+            waits[0] += 1
+
+        lease = Watched(waiting)
+
+        async def slow(value: str | None) -> str:
+            calls.append("slow")
+            await go_on.wait()
+            return one_more(value)
+
+        def fast(value: str | None) -> str:
+            calls.append("fast")
+            return one_more(value)
+
+        async with AsyncFencedStore(broker.url) as store:
+            first = asyncio.create_task(store.update(NAME, lease, "op-1", slow))
+            await until(lambda: calls, "the first runs")
+            second = asyncio.create_task(store.update(NAME, lease, "op-2", fast))
+            await until(lambda: waits[0] == 1, "the second waits")
+            if comes == "before":
+                third = asyncio.create_task(store.update(NAME, lease, "op-3", fast))
+                await until(lambda: waits[0] == 2, "the third waits")
+            second.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await second
+            if comes == "after":
+                third = asyncio.create_task(store.update(NAME, lease, "op-3", fast))
+            # A later update of another name: by its end the third would have called `fast`.
+            await store.update("other", lease, "op-4", one_more)
+            await store.update("other", lease, "op-5", one_more)
+            assert calls == ["slow"]
+            go_on.set()
+            assert [(await first).value, (await third).value] == ["1", "2"]
+        assert calls == ["slow", "fast"]
+
+    run(main())
+
+
+@pytest.mark.parametrize("comes", ["before", "after"])
+def test_an_interrupted_update_lets_no_other_run_early(broker: Server, comes: str) -> None:
+    """As in a task, for a thread whose wait ends with an exception before or after the third update comes."""
+    running, interrupted, go_on = threading.Event(), threading.Event(), threading.Event()
+    waits: SimpleQueue[str] = SimpleQueue()
+    calls = list[str]()
+
+    def slow(value: str | None) -> str:
+        running.set()
+        assert go_on.wait(WITHIN)
+        calls.append("slow")
+        return one_more(value)
+
+    def fast(value: str | None) -> str:
+        calls.append("fast")
+        return one_more(value)
+
+    def interrupt() -> None:
+        waits.put("second")
+        assert interrupted.wait(WITHIN)
+        raise ZeroDivisionError
+
+    with Redis.from_url(broker.url) as redis, ThreadPoolExecutor(3) as pool:
+        store = FencedStore(redis)
+
+        def interrupted_update() -> None:
+            # The error would keep the frame of the update, and with it its turn.
+            with contextlib.suppress(ZeroDivisionError):
+                store.update(NAME, Watched(interrupt), "op-2", fast)
+
+        def begin_third() -> Future[Written]:
+            begun = pool.submit(store.update, NAME, Watched(lambda: waits.put("third")), "op-3", fast)
+            assert waits.get(timeout=WITHIN) == "third", "the third update waits"
+            return begun
+
+        try:
+            first = pool.submit(store.update, NAME, Watched(lambda: None), "op-1", slow)
+            assert running.wait(WITHIN)
+            second = pool.submit(interrupted_update)
+            assert waits.get(timeout=WITHIN) == "second"
+            if comes == "before":
+                third = begin_third()
+            interrupted.set()
+            second.result(WITHIN)
+            if comes == "after":
+                third = begin_third()
+            else:
+                assert waits.get(timeout=WITHIN) == "third", "the third update waits for the first now"
+        finally:
+            interrupted.set()
+            go_on.set()
+        assert [first.result(WITHIN).value, third.result(WITHIN).value] == ["1", "2"]
+    assert calls == ["slow", "fast"]
+
+
+def test_an_update_after_the_change_that_spawned_it_runs(broker: Server) -> None:
+    """A task, or a thread with a copy of the context, has inherited the mark of a `change` that has ended."""
+    lease = Watched(lambda: None)
+
+    async def main() -> None:
+        async with AsyncFencedStore(broker.url) as store:
+            spawned: list[asyncio.Task[str]] = []
+            is_written = asyncio.Event()
+
+            async def audit() -> str:
+                await is_written.wait()
+                return (await store.update(NAME, lease, "audit", one_more)).value
+
+            def change(value: str | None) -> str:
+                spawned.append(asyncio.create_task(audit()))
+                return one_more(value)
+
+            assert (await store.update(NAME, lease, "outer", change)).value == "1"
+            is_written.set()
+            assert await spawned[0] == "2"
+
+    run(main())
+    contexts: list[contextvars.Context] = []
+
+    def in_a_thread(value: str | None) -> str:
+        contexts.append(contextvars.copy_context())
+        return one_more(value)
+
+    with Redis.from_url(broker.url) as redis, ThreadPoolExecutor(1) as pool:
+        store = FencedStore(redis)
+        assert store.update(NAME, lease, "of a thread", in_a_thread).value == "3"
+        later = pool.submit(contexts[0].run, store.update, NAME, lease, "of a copy", one_more)
+        assert later.result(WITHIN).value == "4"
 
 
 def test_updates_of_two_stores_end(broker: Server) -> None:
