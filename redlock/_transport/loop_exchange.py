@@ -106,7 +106,7 @@ class LoopExchange:
                 self._waiter = None
 
     def answer(self) -> object:
-        """The answer that has arrived.
+        """The answer that has arrived, perhaps while other code blocked the loop.
 
         Raises:
             NoReply: No answer has arrived.
@@ -114,6 +114,8 @@ class LoopExchange:
             UnreadableReply: The bytes are not a valid reply.
             UnsuitableNode: The node refused a request whose answer is ignored.
         """
+        if not self.has_answer:
+            self._on_readable()
         if not self._answers:
             raise self._failure or NoReply("no answer in time")
         return self._answers.popleft()

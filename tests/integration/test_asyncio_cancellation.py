@@ -187,6 +187,27 @@ async def test_a_woken_task_that_is_cancelled_passes_its_wake_up_on(
         redis.delete("woken", wake_key("woken"))
 
 
+async def test_a_wake_up_of_a_blocked_loop_is_passed_on(shared: Cluster) -> None:
+    """The wake-up is in the socket, and the loop has not read it when the task is cancelled."""
+    key, server = wake_key("asleep"), shared.servers[waiting_order(("asleep",), 5)[0]]
+    for redis in raws(shared.servers):
+        redis.set("asleep", "another holder", px=60_000)
+    async with client_of(shared.urls, **LASTING) as client:
+        task = asyncio.create_task(client.lock("asleep").acquire())
+        with raw(server) as redis:
+            await until(lambda: redis.info("clients")["blocked_clients"], "the task waits at its node")
+            redis.rpush(key, "1")
+            # The node has answered the waiter before this. Until the cancellation the loop does not run.
+            assert redis.ping()
+            assert redis.llen(key) == 0
+            task.cancel()
+            await asyncio.wait({task})
+            assert task.cancelled()
+            await until(lambda: redis.llen(key) == 1, "the wake-up is there for the next waiter", within=20)
+    for redis in raws(shared.servers):
+        redis.delete("asleep", wake_key("asleep"))
+
+
 async def test_a_storm_of_cancellations_leaves_every_lock_free(shared: Cluster) -> None:
     """Tasks that are cancelled at random moments, many at a time, on few names."""
     chance = random.Random(7)
