@@ -50,6 +50,13 @@ class LocalWaitQueue:
         """A place at the end of the queue."""
         return Place(self._queues, names, self._new_signal())
 
+    def wake_all(self) -> None:
+        """Wake the owners of all places."""
+        for queue in list(self._queues.values()):
+            for place in [reference() for reference in queue]:
+                if place is not None:
+                    place.signal.put(None)
+
 
 class Place:
     """A thread's place in a queue.

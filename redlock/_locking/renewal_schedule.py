@@ -133,6 +133,11 @@ class RenewalSchedule(Generic[L]):
         for lease in leases:
             lease._report_loss()
 
+    def held(self) -> list[L]:
+        """The leases that are held, due or under way."""
+        leases = (*self._under_way, *(reference() for _, _, reference in self._heap))
+        return [lease for lease in leases if lease is not None and lease.is_held]
+
     def under_way(self) -> list[L]:
         """The leases whose renewal has begun and not ended."""
         return list(self._under_way)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 A = TypeVar("A")
 T = TypeVar("T")
 
-_CLOSED = "the client was closed in this event loop"
+CLOSED = "the client was closed in this event loop"
 
 
 class LoopConnections:
@@ -72,7 +72,7 @@ class LoopConnections:
             RedlockError: The set was closed.
         """
         if self.is_closed:
-            raise RedlockError(_CLOSED)
+            raise RedlockError(CLOSED)
         execution = Execution(self, steps, now_ms() + 2 * self.state.timeout_ms if until_ms is None else until_ms)
         try:
             self.executions.add(execution)
@@ -137,13 +137,13 @@ class LoopConnections:
     def abandon(self) -> None:
         """Close the connections now, and end all operations with an error."""
         self.is_closed = True
-        self.sockets.abandon(_CLOSED)
+        self.sockets.abandon(CLOSED)
         for execution in list(self.executions):
             if self.loop.is_closed():
                 # A closed loop takes no callback of a future any more.
                 execution.abort()
             else:
-                execution.fail(RedlockError(_CLOSED))
+                execution.fail(RedlockError(CLOSED))
 
 
 class Execution(Generic[T]):

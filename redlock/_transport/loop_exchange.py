@@ -105,6 +105,11 @@ class LoopExchange:
             finally:
                 self._waiter = None
 
+    def end_wait(self) -> None:
+        """Let `wait` return at once."""
+        if self._waiter is not None:
+            _set(self._waiter)
+
     def answer(self) -> object:
         """The answer that has arrived, perhaps while other code blocked the loop.
 

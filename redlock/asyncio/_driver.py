@@ -156,7 +156,9 @@ class LoopDriver:
             case Sleep(seconds):
                 await asyncio.sleep(seconds)
             case AwaitTurn(place, seconds):
+                self._waiters.check_open()
                 await place.signal.wait(seconds)
+                self._waiters.check_open()
             case Borrow(node, seconds):
                 return await self._waiters.borrow(node, seconds)
             case Send(connection, words, _):
@@ -164,7 +166,7 @@ class LoopDriver:
                 connection.send(words)
             case Receive(connection, until):
                 if until is not None:
-                    await connection.wait(max(0.0, until - monotonic()))
+                    await self._waiters.read(connection, max(0.0, until - monotonic()))
                 return connection.answer()
             case PassOn(node, connection, words):
                 self._waiters.pass_on(node, connection, words)

@@ -66,6 +66,7 @@ class LoopParts:
                 await asyncio.wait(others)
         finally:
             self.abandon()
+            self.waiters.wake_all()
 
     def abandon(self) -> None:
         """Close the connections now."""

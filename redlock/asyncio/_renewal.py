@@ -3,7 +3,7 @@
 Invariants:
 1. A single timer of the loop serves all leases, and no task runs for this.
 2. Leases that are due together share an exchange with the nodes.
-3. After `close` no lease is renewed and no event is logged.
+3. After `close` no lease is renewed and nothing is sent. The end of a lease is noticed, if any code asks for it.
 4. An exception of a signal handler can interrupt each callback: the leases that are under way are due again soon then.
 5. Renewal runs in an empty context. That of the task that set the timer belongs to another lease, and would stay.
 """
@@ -21,6 +21,7 @@ from redlock._locking.renewal_schedule import RenewalSchedule, RenewedLease
 if TYPE_CHECKING:
     import asyncio
 
+    from redlock._core.protocol import Steps
     from redlock._transport.asyncio import Execution, LoopConnections
 
 _LATE_MS = 1_000
@@ -33,8 +34,8 @@ class LoopLease(RenewedLease, Protocol):
     _step: Execution[Any] | None
     """The extension or renewal that was begun last."""
 
-    def _stop_step(self) -> None:
-        """End the extension or renewal that is under way."""
+    def _end_renewal(self) -> int | None:
+        """Renew no more; the time at which to notice the end of the lease, None if no code would hear of the end."""
 
 
 class LoopRenewal:
@@ -54,19 +55,22 @@ class LoopRenewal:
 
     def add(self, lease: LoopLease, due_ms: int) -> None:
         """Renew a lease from this time on, until the lease is released or lost."""
-        self._schedule.add(weakref.ref(lease), due_ms)
-        self._set_timer()
+        end_ms = lease._end_renewal() if self._is_closed else due_ms
+        if end_ms is not None:
+            self._schedule.add(weakref.ref(lease), end_ms)
+            self._set_timer()
 
     def close(self) -> None:
-        """Stop all renewal. Leases that are still held end with their TTL."""
+        """Stop all renewal. Leases that are still held end with their TTL, and `on_lost` hears of that."""
         self._is_closed = True
         self._stop_timer()
-        for lease in self._schedule.under_way():
-            lease._stop_step()
+        leases, self._schedule = self._schedule.held(), RenewalSchedule(_REMEDY)
+        for lease in leases:
+            self.add(lease, 0)
 
     def _set_timer(self) -> None:
         due_ms, now = self._schedule.next_ms(), now_ms()
-        if due_ms is None or self._is_closed:
+        if due_ms is None:
             return
         due_ms, last = max(due_ms, now), self._timer
         # A timer that is so late was interrupted at its very start, where no code can see the exception.
@@ -87,8 +91,6 @@ class LoopRenewal:
         """Begin the renewals that are due."""
         try:
             self._stop_timer()
-            if self._is_closed:
-                return
             for lease in self._schedule.take(now_ms()):
                 self._begin_renewal(lease)
             self._set_timer()
@@ -105,6 +107,9 @@ class LoopRenewal:
 
     def _begin_renewal(self, lease: LoopLease) -> None:
         try:
+            if self._is_closed:
+                self._schedule.renewed(lease, _without_rounds(lease._renewal(None)))
+                return
             step = self._connections.start(lease._renewal(None))
         except Exception as error:  # noqa: BLE001 - after a failing log handler no lease would be due again
             self._schedule.failed([lease], error, now_ms())
@@ -126,3 +131,13 @@ class LoopRenewal:
         except BaseException:
             self._recover()
             raise
+
+
+def _without_rounds(steps: Steps[int | None]) -> int | None:
+    """The result of a renewal that sends nothing, as that of a lease that is not renewed."""
+    try:
+        next(steps)
+    except StopIteration as stop:
+        due_ms: int | None = stop.value
+        return due_ms
+    raise AssertionError("a lease that is not renewed needs no round")

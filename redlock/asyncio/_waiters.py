@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from redlock._locking import held_leases
 from redlock._locking.waiter_pool import NODE_ERRORS, WaitingConnections
+from redlock._transport.asyncio import CLOSED
 from redlock._transport.loop_exchange import LoopExchange
+from redlock.errors import RedlockError
 
 if TYPE_CHECKING:
     from collections.abc import Container, Sequence
@@ -31,6 +33,27 @@ class LoopWaiters(WaitingConnections[LoopExchange]):
         super().__init__(nodes, codec, Signal)
         self._attempts, self._client = attempts, client
         self._is_closed = False
+        self._reading: set[LoopExchange] = set()
+        """The connections at which tasks wait."""
+
+    def check_open(self) -> None:
+        """Raise an error if the client was closed in this event loop."""
+        if self._is_closed:
+            raise RedlockError(CLOSED)
+
+    async def read(self, connection: LoopExchange, seconds: float) -> None:
+        """Wait for an answer, at most this long.
+
+        Raises:
+            RedlockError: The client was closed.
+        """
+        self.check_open()
+        self._reading.add(connection)
+        try:
+            await connection.wait(seconds)
+        finally:
+            self._reading.discard(connection)
+        self.check_open()
 
     def expects_others(self, names: Names) -> bool:
         """Whether other tasks of this loop, or a holder in this process, are likely to be before a new waiter."""
@@ -68,6 +91,12 @@ class LoopWaiters(WaitingConnections[LoopExchange]):
         """Close the idle connections, and keep none from now on."""
         self._is_closed = True
         super().close()
+
+    def wake_all(self) -> None:
+        """Wake all waiting tasks after `close`. Not in a loop that was closed: its futures call nothing any more."""
+        for connection in tuple(self._reading):
+            connection.end_wait()
+        self.local_queue.wake_all()
 
 
 class Signal:

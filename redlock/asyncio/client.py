@@ -144,7 +144,8 @@ class Redlock:
     async def aclose(self) -> None:
         """Close what belongs to the running event loop: wait for its releases and background tasks, then disconnect.
 
-        Leases that are still held end with their TTL. Each event loop that uses the client needs a call of its own.
+        Leases that are still held end with their TTL, and `on_lost` hears of that. A task that waits for a lock gets a
+        `RedlockError`. Each event loop that uses the client needs a call of its own.
         """
         await self._context.close()
 

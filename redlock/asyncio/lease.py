@@ -145,6 +145,14 @@ class Lease(LeaseSteps):
             self._step.future.cancel()
             self._step = None
 
+    def _end_renewal(self) -> int | None:
+        """Renew no more; the time at which to notice the end of the lease, None if no code would hear of the end."""
+        self._stop_step()
+        self._is_renewed = False
+        leases = [self, *(entry for entry in self._live_entries() if isinstance(entry, Lease))]
+        is_heard = any(lease._on_lost is not None or lease._scope is not None for lease in leases)
+        return self._held().deadline_ms if is_heard else None
+
     async def _turn(self) -> Turn[Mutex]:
         """The right to a step of this lease; waits for the step that is under way, at most until the deadline."""
         while (turn := self._mutex.turn()) is None:
