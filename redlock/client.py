@@ -211,6 +211,7 @@ class Redlock:
     def close(self) -> None:
         """Close the connections, after the nodes have read all commands. Leases that are still held end with their TTL.
 
+        After that no lease is renewed, and `on_lost` hears of no loss. `ensure_valid` and the end of a block still do.
         A call of another thread that is under way goes on. Its connections stay open if they are in use for a second.
         """
         self._context.close()

@@ -49,6 +49,8 @@ def store_client(kind: type[C], given: C | str) -> C:
 
 def _checked(kind: type[C], given: C) -> C:
     wrong, right = _WRONG[kind]
+    if isinstance(given, type):
+        raise ConfigurationError(f"the client of the fenced store is the class {given.__qualname__}; {right}")
     name = f"{type(given).__module__}.{type(given).__qualname__}".removeprefix("builtins.")
     if isinstance(given, (*wrong, Pipeline, redis.asyncio.client.Pipeline)):
         raise ConfigurationError(f"the client of the fenced store is {name}; {right}")

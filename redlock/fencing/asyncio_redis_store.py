@@ -17,7 +17,7 @@ from redlock.errors import Stale
 from redlock.fencing import _turns
 from redlock.fencing._leases import token_and_owner
 from redlock.fencing._store_client import store_client
-from redlock.fencing.redis_store import REMEMBERED_MS, StoreWords, stored_text, text
+from redlock.fencing.redis_store import REMEMBERED_MS, StoreWords, check_change, stored_text, text
 
 __all__ = ["AsyncFencedStore"]
 
@@ -50,12 +50,24 @@ class AsyncFencedStore:
 
     @_validation.private
     def __init__(self, client: Redis | str, *, prefix: str = "store:", remembered_ms: int = REMEMBERED_MS) -> None:
-        self._is_owner = isinstance(client, str)
         self._words = StoreWords(prefix, remembered_ms)
-        self._redis = store_client(Redis, client)
+        self._url = client if isinstance(client, str) else None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """The event loop of the last use."""
         self._turns: _turns.Turns[asyncio.Future[None]] = _turns.Turns()
-        self._open = self._redis.register_script(StoreWords.OPEN)
-        self._write = self._redis.register_script(StoreWords.WRITE)
+        self._use(store_client(Redis, client))
+
+    def _use(self, redis: Redis) -> None:
+        self._redis = redis
+        self._open, self._write = redis.register_script(StoreWords.OPEN), redis.register_script(StoreWords.WRITE)
+
+    def _enter_loop(self) -> None:
+        """A client that was made from a URL is made again if its loop has closed: no other loop can use its sockets."""
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            if self._url is not None and self._loop is not None and self._loop.is_closed():
+                self._use(store_client(Redis, self._url))
+            self._loop = loop
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(misuse.NO_COPY_OF_STORE)
@@ -70,6 +82,7 @@ class AsyncFencedStore:
             redis.exceptions.RedisError: The store did not answer.
         """
         keys, arguments = self._words.opening(name, lease)
+        self._enter_loop()
         reply = await self._open(keys=keys, args=arguments)
         return self._words.opened(name, lease, reply)
 
@@ -83,6 +96,7 @@ class AsyncFencedStore:
                 the same operation id is safe.
         """
         keys, arguments = self._words.writing(transaction, value, op_id)
+        self._enter_loop()
         return self._words.written(transaction, await self._write(keys=keys, args=arguments))
 
     async def update(
@@ -106,6 +120,7 @@ class AsyncFencedStore:
             NotHeld, redis.exceptions.RedisError: As for `open` and `write`.
         """
         _validation.operation(op_id)
+        check_change(change)
         loop = asyncio.get_running_loop()
         turn, key = loop.create_future(), (id(self), loop, _validation.resource(name), token_and_owner(lease))
         before = None
@@ -134,16 +149,19 @@ class AsyncFencedStore:
 
     async def read_unfenced(self, name: str) -> str | None:
         """The value, read without a token: to show the value, not to compute a new value."""
+        self._enter_loop()
         value = await self._redis.hget(self._words.state(name), "value")
         return None if value is None else text(value)
 
     async def write_unfenced(self, name: str, value: str) -> None:
         """Write without a token: to set up a value, and to show the damage without a fence."""
+        self._enter_loop()
         await self._redis.hset(self._words.state(name), "value", stored_text(value))
 
     async def aclose(self) -> None:
         """Close the client that the store has made from a URL; another client stays open."""
-        if self._is_owner:
+        if self._url is not None:
+            self._enter_loop()
             await self._redis.aclose()
 
     async def __aenter__(self) -> Self:

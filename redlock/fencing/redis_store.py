@@ -114,6 +114,8 @@ class StoreWords:
 
     def writing(self, transaction: FencedTransaction, value: str, op_id: str) -> tuple[list[str], list[str | int]]:
         """The keys and the arguments of a write."""
+        if not isinstance(transaction, FencedTransaction):
+            raise ConfigurationError(f"{type(transaction).__name__} is no transaction; give the result of `open`")
         state = self.state(transaction.name)
         keys = [state, codec.operation_key(state, _validation.operation(op_id))]
         fence, owner, number = transaction.fence, transaction.owner, transaction.number
@@ -195,6 +197,7 @@ class FencedStore:
             NotHeld, redis.exceptions.RedisError: As for `open` and `write`.
         """
         _validation.operation(op_id)
+        check_change(change)
         turn, key = _turns.ThreadTurn(), (id(self), _validation.resource(name), token_and_owner(lease))
         before = None
         try:
@@ -232,6 +235,12 @@ class FencedStore:
 def _stale(name: str, token: int, seen: int) -> Stale:
     _log.warning("STALE", resource=name, token=token, seen=seen)
     return Stale(name, token, seen)
+
+
+def check_change(change: object) -> None:
+    """Refuse a `change` that can't be called, before anything is sent."""
+    if not callable(change):
+        raise ConfigurationError(f"change is {type(change).__name__}; it must be a function of the old value")
 
 
 def stored_text(value: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -122,3 +123,48 @@ def test_the_ends_of_the_range_are_taken(kind: AnyStore, remembered_ms: int, bro
     client: Any = (redis.asyncio.Redis if kind is AsyncFencedStore else Redis).from_url(broker.url)
     store = kind(client, remembered_ms=remembered_ms)
     assert done(client, store.update(NAME, LEASE, "op-1", ten_more)) == ("10", 7, True)
+
+
+@kinds
+def test_a_class_is_no_client(kind: AnyStore) -> None:
+    given: Any = redis.asyncio.Redis if kind is AsyncFencedStore else Redis
+    with pytest.raises(ConfigurationError, match="is the class Redis; give a client of"):
+        kind(given)
+
+
+@kinds
+@pytest.mark.parametrize("change", [None, "value"])
+def test_a_change_that_is_no_function_opens_nothing(broker: Server, kind: AnyStore, change: object) -> None:
+    with pytest.raises(ConfigurationError, match=r"change is .*; it must be a function of the old value"):
+        call(kind, broker, "update", NAME, LEASE, "op", change)
+    with raw(broker) as store:
+        assert not store.exists(KEY)
+
+
+@kinds
+@pytest.mark.parametrize("transaction", [None, NAME])
+def test_a_write_needs_a_transaction(broker: Server, kind: AnyStore, transaction: object) -> None:
+    with pytest.raises(ConfigurationError, match="is no transaction; give the result of `open`"):
+        call(kind, broker, "write", transaction, "value", "op")
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # the store is not closed in each loop
+def test_a_store_from_a_url_works_in_loop_after_loop(broker: Server) -> None:
+    store = AsyncFencedStore(broker.url)
+
+    async def use(number: int) -> str | None:
+        await store.update(NAME, LEASE, f"op-{number}", ten_more)
+        return await store.read_unfenced(NAME)
+
+    assert [asyncio.run(use(number)) for number in range(3)] == ["10", "20", "30"]
+    assert asyncio.run(store.read_unfenced(NAME)) == "30"
+    asyncio.run(store.write_unfenced(NAME, "40"))
+
+    async def end() -> None:
+        await store.aclose()
+        transaction = await store.open(NAME, LEASE)
+        assert transaction.value == "40"
+        await store.aclose()
+
+    asyncio.run(end())
+    gc.collect()
