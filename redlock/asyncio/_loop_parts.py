@@ -3,14 +3,16 @@
 Invariants:
 1. Two loops share the health of the nodes, the fences that were seen, and the event log: values without I/O. A lease, a
    wait and a task belong to a single loop.
-2. Every task of `on_lost` is known to the parts of its loop, and `close` waits for the task.
+2. Every task of `on_lost` is known to the parts of its loop, and `close` waits for the task. Inside such a task, `close`
+   does not wait for this task.
 3. The parts of a loop that was closed without `close` are dropped when the client is used in another loop.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
 
 from redlock import _log
 from redlock._core import protocol
@@ -28,6 +30,12 @@ if TYPE_CHECKING:
 
     from redlock._locking.client_context import ClientOptions
     from redlock.holder import LockHolder
+
+
+_CALLBACK_SECONDS = 5.0
+"""The time for which the end of a stopped loop waits for callbacks."""
+_callbacks: ContextVar[tuple[asyncio.Task[Any] | None, ...]] = ContextVar("redlock_on_lost_tasks", default=())
+"""The tasks of `on_lost` in which this code runs, or whose context its task has inherited."""
 
 
 class LoopParts:
@@ -56,17 +64,30 @@ class LoopParts:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def close(self) -> None:
-        """Stop renewal, wait for releases and callbacks, and close the connections."""
+    async def close(self, seconds: float | None = None) -> None:
+        """Stop renewal, wait for releases and callbacks, and close the connections.
+
+        Args:
+            seconds: The time after which callbacks are cancelled; None for no limit.
+        """
         self.renewal.close()
         self.waits.publisher.close()
         try:
             await self.connections.close()
-            while others := self._tasks - {asyncio.current_task()}:
-                await asyncio.wait(others)
+            await self._await_callbacks(seconds)
         finally:
             self.abandon()
             self.waiters.wake_all()
+
+    async def _await_callbacks(self, seconds: float | None) -> None:
+        left_out = {asyncio.current_task(), *_callbacks.get()}
+        while others := self._tasks - left_out:
+            _, late = await asyncio.wait(others, timeout=seconds)
+            if late:
+                for task in late:
+                    task.cancel()
+                await asyncio.wait(late, timeout=seconds)
+                left_out |= late
 
     def abandon(self) -> None:
         """Close the connections now."""
@@ -75,6 +96,7 @@ class LoopParts:
 
 
 async def _call(resource: str, function: Callable[[], object]) -> None:
+    _callbacks.set((*_callbacks.get(), asyncio.current_task()))
     try:
         result = function()
         if asyncio.iscoroutine(result):
@@ -130,11 +152,11 @@ class LoopContext(ClientContext):
             if parts is not None:
                 parts.abandon()
 
-    def close_stopped_loops(self) -> None:
-        """Close the parts of loops that do not run, from outside of a loop."""
+    def close_stopped_loops(self, seconds: float = _CALLBACK_SECONDS) -> None:
+        """Close the parts of loops that do not run, from outside of a loop. Callbacks are cancelled after this time."""
         self._drop_closed_loops()
         for loop in [loop for loop in list(self._parts) if not loop.is_running()]:
-            loop.run_until_complete(self._parts.pop(loop).close())
+            loop.run_until_complete(self._parts.pop(loop).close(seconds))
 
     def reset_after_fork(self) -> None:
         """In a forked child: the loops of the parent do not run here."""

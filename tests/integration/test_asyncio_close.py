@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING
 
 import pytest
@@ -88,3 +89,72 @@ def test_waiting_tasks_end_with_the_client(shared: Cluster) -> None:
                     task.result()
 
     run(main())
+
+
+@pytest.mark.parametrize("how", ["direct", "in a task"])
+def test_on_lost_may_close_the_client(shared: Cluster, how: str) -> None:
+    async def main() -> None:
+        client, ended = client_of(shared.urls, ttl=TTL), asyncio.Event()
+
+        async def on_lost(_: Lease) -> None:
+            if how == "direct":
+                await client.aclose()
+            else:
+                await asyncio.create_task(client.aclose())
+            ended.set()
+
+        with pytest.raises(LockLost):
+            async with client.lock(NAME, max_hold=0.5, on_lost=on_lost):
+                await asyncio.wait_for(ended.wait(), 20)
+
+    run(main())
+
+
+def test_aclose_still_waits_for_other_callbacks(shared: Cluster) -> None:
+    async def main() -> None:
+        client, ended = client_of(shared.urls, ttl=TTL), list[str]()
+        both = asyncio.Event()
+
+        async def slow(lease: Lease) -> None:
+            await both.wait()
+            connections = lease._parts.connections
+            await until(lambda: connections.is_closed or client._context._parts == {}, "the client closes")
+            ended.append("slow")
+
+        async def closing(_: Lease) -> None:
+            both.set()
+            await client.aclose()
+            ended.append("closing")
+
+        with pytest.raises(LockLost):
+            other = client.lock("close:too", max_hold=0.5, on_lost=closing)
+            async with client.lock(NAME, max_hold=0.5, on_lost=slow), other:
+                await until(lambda: len(ended) == 2, "both end", within=20)
+        assert ended == ["slow", "closing"]
+
+    run(main())
+
+
+def test_the_end_of_a_stopped_loop_cancels_a_callback(shared: Cluster) -> None:
+    """As at the end of the fixture `redlock_async_client`."""
+    client, loop = client_of(shared.urls, ttl=TTL), asyncio.new_event_loop()
+    states: list[str] = []
+
+    async def endless(_: Lease) -> None:
+        states.append("begun")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            states.append("ended")
+
+    async def main() -> None:
+        with contextlib.suppress(LockLost):
+            async with client.lock(NAME, max_hold=0.5, on_lost=endless):
+                await until(lambda: states, "the callback is called")
+
+    try:
+        loop.run_until_complete(main())
+        client._context.close_stopped_loops(0.01)
+        assert states == ["begun", "ended"]
+    finally:
+        loop.close()
