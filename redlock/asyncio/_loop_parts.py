@@ -90,7 +90,8 @@ class LoopParts:
                 left_out |= late
 
     def abandon(self) -> None:
-        """Close the connections now."""
+        """Close the connections now, and report no more waits."""
+        self.waits.publisher.close()
         self.connections.abandon()
         self.waiters.close()
 

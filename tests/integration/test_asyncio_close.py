@@ -10,9 +10,10 @@ import pytest
 
 from redlock import LockLost, RedlockError
 from tests.integration.asyncio_tools import client_of, run, until
+from tests.integration.tools import eventually
 
 if TYPE_CHECKING:
-    from redlock.asyncio import Lease
+    from redlock.asyncio import Lease, Redlock
     from redlock.testing.redis_server import Cluster
 
 NAME = "close"
@@ -158,3 +159,29 @@ def test_the_end_of_a_stopped_loop_cancels_a_callback(shared: Cluster) -> None:
         assert states == ["begun", "ended"]
     finally:
         loop.close()
+
+
+def test_no_wait_of_a_closed_loop_is_reported(shared: Cluster) -> None:
+    client, loop = client_of(shared.urls, ttl=9.0), asyncio.new_event_loop()
+    tasks: list[asyncio.Task[bool]] = []
+
+    async def wait(holder: Redlock) -> None:
+        await holder.lock("close:ghost").acquire()
+        tasks.append(asyncio.create_task(client.lock("close:ghost").acquire()))
+        await until(client._context.parts().waits.pending, "the task waits")
+
+    async def pair() -> None:
+        async with client.lock(NAME):
+            pass
+        await client.aclose()
+
+    async def hold() -> None:
+        async with client_of(shared.urls, ttl=9.0) as holder:
+            await wait(holder)
+
+    loop.run_until_complete(hold())
+    publisher = client._context._parts[loop].waits.publisher
+    loop.close()
+    run(pair())
+    eventually(lambda: publisher._thread is None, "the thread has ended", within=20)
+    tasks.clear()
