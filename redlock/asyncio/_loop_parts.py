@@ -3,8 +3,8 @@
 Invariants:
 1. Two loops share the health of the nodes, the fences that were seen, and the event log: values without I/O. A lease, a
    wait and a task belong to a single loop.
-2. Every task of `on_lost` is known to the parts of its loop, and `close` waits for the task. Inside such a task, `close`
-   does not wait for this task.
+2. Every task of `on_lost` is known to the parts of its loop, and `close` waits for the task. Inside such a task,
+   `close` does not wait for this task.
 3. The parts of a loop that was closed without `close` are dropped when the client is used in another loop.
 """
 
