@@ -239,7 +239,7 @@ def inner(lease: Lease, *, is_block: bool, on_lost: Any = None) -> InnerLease:  
 def test_a_loss_is_reported_once_to_the_lease_and_its_entries(client: Redlock, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[object] = []
     lease = held(client, on_lost=told.append)
-    monkeypatch.setattr(type(lease), "_call", lambda _self, on_lost: on_lost())
+    monkeypatch.setattr(type(lease), "_call", lambda _self, on_lost, _context: on_lost())
     first, left = inner(lease, is_block=True, on_lost=told.append), inner(lease, is_block=True, on_lost=told.append)
     lease._report_loss()
     assert not told, "it is not lost"
