@@ -64,6 +64,7 @@ class CancelScope:
         """End the block; whether its error is the cancellation of this scope alone.
 
         A generator around the block gets a `GeneratorExit` if its user closes the generator after the cancellation.
+        Such an error has no message, so before Python 3.11 it counts as an error from outside.
         """
         self._has_ended = True
         if not self._is_cancelled:
@@ -72,8 +73,7 @@ class CancelScope:
             alone = self._task.uncancel() <= self._before
         else:
             is_last = self._task._cancel_message == _MESSAGE  # noqa: SLF001 - as above
-            is_own = isinstance(error, GeneratorExit) or (error is not None and error.args == (_MESSAGE,))
-            alone = is_last and not self._is_outvoted and is_own
+            alone = is_last and not self._is_outvoted and error is not None and error.args == (_MESSAGE,)
         is_cancelled = isinstance(error, asyncio.CancelledError | GeneratorExit)
         return alone and is_cancelled and self._task is running_task()
 

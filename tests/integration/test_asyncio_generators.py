@@ -99,7 +99,8 @@ def test_a_block_that_ends_elsewhere_swallows_no_cancellation(shared: Cluster) -
 
 def test_the_user_of_a_closed_generator_gets_lock_lost(shared: Cluster) -> None:
     async def main(client: Redlock) -> None:
-        with pytest.raises(LockLost):
+        # A message can't tell whether the cancellation was the only one.
+        with pytest.raises(LockLost if _cancel_scope.COUNTS else asyncio.CancelledError):
             async with contextlib.aclosing(rows(client, [])) as generator:
                 async for _ in generator:
                     await asyncio.Event().wait()
