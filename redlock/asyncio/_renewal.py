@@ -34,6 +34,9 @@ class LoopLease(RenewedLease, Protocol):
     _step: Execution[Any] | None
     """The extension or renewal that was begun last."""
 
+    def _stop_step(self) -> None:
+        """End the extension or renewal that is under way."""
+
     def _end_renewal(self) -> int | None:
         """Renew no more; the time at which to notice the end of the lease, None if no code would hear of the end."""
 
@@ -64,6 +67,9 @@ class LoopRenewal:
         """Stop all renewal. Leases that are still held end with their TTL, and `on_lost` hears of that."""
         self._is_closed = True
         self._stop_timer()
+        for lease in self._schedule.under_way():
+            # Not the extension of an application, which ends with the connections at the latest.
+            lease._stop_step()
         leases, self._schedule = self._schedule.held(), RenewalSchedule(_REMEDY)
         for lease in leases:
             self.add(lease, 0)

@@ -147,7 +147,6 @@ class Lease(LeaseSteps):
 
     def _end_renewal(self) -> int | None:
         """Renew no more; the time at which to notice the end of the lease, None if no code would hear of the end."""
-        self._stop_step()
         self._is_renewed = False
         leases = [self, *(entry for entry in self._live_entries() if isinstance(entry, Lease))]
         is_heard = any(lease._on_lost is not None or lease._scope is not None for lease in leases)

@@ -210,6 +210,9 @@ class Renewed:
     def _report_loss(self) -> None:
         """Nothing is lost."""
 
+    def _stop_step(self) -> None:
+        """Nothing is under way."""
+
     def _end_renewal(self) -> int | None:
         """No code wants to hear of its end."""
         return None
