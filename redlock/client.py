@@ -97,10 +97,10 @@ class Redlock:
                 forgets to release must not hold the lock for ever.
             max_hold: Seconds after which renewal stops; None for as long as the block runs.
             reentrant: Whether a thread, greenlet or asyncio task that holds the lock may acquire the lock again, and
-                then shares the lease. Otherwise the thread waits like any other client, and a wait without a limit is
-                refused.
-            on_lost: Called with the lease once the lease is known to be lost, in a separate thread; at most 8 such
-                calls run at a time in one client. An error of the call is logged.
+                then shares the lease. The lease keeps its `ttl`, `renew` and `max_hold`; those of an inner block have
+                no effect. Otherwise the thread waits like any other client, and a wait without a limit is refused.
+            on_lost: Called with the lease once the lease is known to be lost, at its deadline at the latest. The call
+                runs in a separate thread, at most 8 at a time in one client. An error of the call is logged.
             wait_for_release: Whether `release` and the end of a `with` block wait for the replies of a quorum. If
                 False, they raise `LockLost` only if this client knows of the loss by then. The replies go to the log
                 and to `Lease.outcome`. The release is sent at once, or at most 2 ms later together with the next

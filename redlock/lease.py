@@ -7,6 +7,7 @@ Invariants:
    still referenced.
 3. A lease belongs to the process that acquired the lease.
 4. The lease is released when its own block and all re-entrant blocks inside have ended. A dropped entry does not count.
+5. The end of a lease with `on_lost`, its own or that of a re-entrant block inside, is noticed at the deadline.
 """
 
 from __future__ import annotations
@@ -80,10 +81,15 @@ class Lease(LeaseSteps):
         self._context.event_log.acquired(self.resource, grant, waited_ms)
         if self._is_renewed:
             self._context.renewal.add(self, self._acquired_ms + renewal_ms(grant.deadline_ms - self._acquired_ms))
+        elif self._on_lost is not None:
+            self._watch()
 
     def _undo(self) -> None:
         self._grant = None
         held_leases.remove(self)
+
+    def _schedule(self, due_ms: int) -> None:
+        self._context.renewal.add(self, due_ms)
 
     def extend(self, seconds: float) -> None:
         """Make the lease last at least this many seconds from now, less the drift allowance. Never shortens the lease.

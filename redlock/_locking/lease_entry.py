@@ -4,6 +4,7 @@ Invariants:
 1. Each block has its own entry and releases only that entry.
 2. The lease has only weak references to its entries. If an exception ends a block before its release, the entry
    disappears with the block, and neither keeps nor releases the lease.
+3. `ttl`, `renew` and `max_hold` are those of the outer lease. A loss is reported to each entry with `on_lost`.
 """
 
 from __future__ import annotations
@@ -62,6 +63,8 @@ class LeaseEntry(LeaseSteps):
         self._outer.ensure_valid()
         entries = self._outer._entries
         entries.add(weakref.ref(self, entries.discard))
+        if self._on_lost is not None:
+            self._outer._watch()
 
     def _leave(self) -> bool:
         """End this entry; whether the lease must be released now, because its own block and all entries have ended."""

@@ -50,6 +50,8 @@ class LeaseSteps(ABC):
     """Of a lease of a `Lock`: the code that acquires the lease."""
     _is_released = False
     """Whether `Lock.release` has released the lease in its block; the end of the block raises `NotHeld`."""
+    _is_watched = False
+    """Whether the end of the lease is noticed at the deadline, without renewal."""
 
     def __init__(
         self, context: ClientContext, names: Names, options: LeaseOptions, owner_label: str, *, is_block: bool
@@ -159,6 +161,16 @@ class LeaseSteps(ABC):
     def _undo(self) -> None:
         """An exception has ended the acquisition, perhaps after `_accept_grant`."""
 
+    @abstractmethod
+    def _schedule(self, due_ms: int) -> None:
+        """Let the renewal driver execute `_renewal` at this time."""
+
+    def _watch(self) -> None:
+        """Notice the end of the lease at its deadline, so that a loss is reported also without renewal."""
+        if not self._is_renewed and not self._is_watched:
+            self._schedule(self._held().deadline_ms)
+            self._is_watched = True
+
     def _extending(self, ttl_ms: int, wait: Wait) -> Steps[None]:
         grant = self._held()
         self.ensure_valid()
@@ -210,7 +222,10 @@ class LeaseSteps(ABC):
     def _renewing(self) -> Steps[int]:
         now, deadline_ms, ttl_ms = now_ms(), self._held().deadline_ms, self.ttl_ms
         if now >= deadline_ms:
-            self._declare_lost(self._stopped or "it could not be renewed in time")
+            why = "it could not be renewed in time" if self._is_renewed else "its time was over"
+            self._declare_lost(self._stopped or why)
+        if not self._is_renewed:
+            return deadline_ms
         if self._max_hold_ms is not None:
             left_ms = self._acquired_ms + self._max_hold_ms - now
             if deadline_of(left_ms, now) <= deadline_ms:

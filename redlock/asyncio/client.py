@@ -90,12 +90,13 @@ class Redlock:
             blocking_timeout: The longest wait of `acquire` in seconds, 0 or more; None for no limit.
             renew: Whether an `async with` block renews the lease until the block ends. `acquire` alone never renews.
             max_hold: Seconds after which renewal stops; None for as long as the block runs.
-            reentrant: Whether a task that holds the lock may acquire the lock again, and then shares the lease.
-                Otherwise the task waits like any other client, and a wait without a limit is refused.
-            on_lost: Called with the lease in the event loop once the lease is known to be lost; a coroutine function
-                runs as a task, for which `aclose` waits. `"cancel"`: the task inside the `async with` block is
-                cancelled, and `LockLost` leaves the block; a cancellation from outside wins over `LockLost`. Not for a
-                block around a `yield`, and not in an exit stack that another task closes.
+            reentrant: Whether a task that holds the lock may acquire the lock again, and then shares the lease. The
+                lease keeps its `ttl`, `renew` and `max_hold`; those of an inner block have no effect. Otherwise the
+                task waits like any other client, and a wait without a limit is refused.
+            on_lost: Called with the lease in the event loop once the lease is known to be lost, at its deadline at the
+                latest. A coroutine function runs as a task, for which `aclose` waits. `"cancel"`: the task inside the
+                `async with` block is cancelled, and `LockLost` leaves the block; a cancellation from outside wins over
+                `LockLost`. Not for a block around a `yield`, and not in an exit stack that another task closes.
             wait_for_release: Whether `release` and the end of a block wait for the replies of a quorum. If False, they
                 raise `LockLost` only if this client knows of the loss by then.
             redis_options: Not used. An option of redis-py that has no meaning here is refused by name.

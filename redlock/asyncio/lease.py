@@ -5,7 +5,7 @@ Invariants:
 2. Extension, renewal and release of a lease never overlap. A release ends the step that is under way.
 3. A release is begun before its first `await`, and goes on if its task is cancelled.
 4. The lease is released when its own block and all re-entrant blocks inside have ended. A dropped entry does not count.
-5. The end of a lease with `on_lost` is noticed at the deadline, also without renewal.
+5. The end of a lease with `on_lost`, its own or that of a re-entrant block inside, is noticed at the deadline.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from contextvars import Context
 
     from redlock._core.commands import Names
-    from redlock._core.protocol import Steps
     from redlock._core.votes import Grant
     from redlock._locking.options import LeaseOptions
     from redlock._mutex import Mutex, Turn
@@ -108,10 +107,13 @@ class Lease(LeaseSteps):
             if self._is_renewed:
                 self._parts.renewal.add(self, self._acquired_ms + renewal_ms(grant.deadline_ms - self._acquired_ms))
             elif self._on_lost is not None or self._scope is not None:
-                self._parts.renewal.add(self, grant.deadline_ms)
+                self._watch()
         except BaseException:
             self._grant = None
             raise
+
+    def _schedule(self, due_ms: int) -> None:
+        self._parts.renewal.add(self, due_ms)
 
     async def extend(self, seconds: float) -> None:
         """Make the lease last at least this many seconds from now, less the drift allowance. Never shortens the lease.
@@ -239,14 +241,6 @@ class Lease(LeaseSteps):
             # Not for `_released`: an exception of a signal handler can interrupt that callback, but not this wait.
             await asyncio.wait({self._release})
         return _outcome_of(self._release)
-
-    def _renewing(self) -> Steps[int]:
-        if self._is_renewed:
-            return (yield from super()._renewing())
-        deadline_ms = self._held().deadline_ms
-        if now_ms() >= deadline_ms:
-            self._declare_lost("its time was over")
-        return deadline_ms
 
     def _tell(self, lease: LeaseSteps) -> None:
         if isinstance(lease, Lease) and lease._scope is not None:

@@ -116,7 +116,8 @@ def locked(
         on_lost: `"check"`: the next `current_lease().ensure_valid()` and the end of the task report a lost lease.
             `"raise"`: `LockLost` is raised inside the body too, in the way of a soft time limit. This works in the
             prefork and solo pools; a worker with another pool refuses to start.
-        reentrant: Whether a task that calls another task in the same process shares its lease with that task.
+        reentrant: Whether a task that calls another task in the same process shares its lease with that task. The
+            lease keeps its `ttl` and `max_hold`; those of the inner task have no effect.
 
     Raises:
         ConfigurationError: At import, if the decorator stands above `@app.task` or on `async def`, or an argument

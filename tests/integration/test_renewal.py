@@ -83,6 +83,31 @@ def test_renewal_stops_at_max_hold_and_on_lost_is_called(nodes: Cluster) -> None
         assert lease.is_lost
 
 
+def test_on_lost_is_called_for_a_lease_that_is_not_renewed(nodes: Cluster) -> None:
+    told: list[Lease] = []
+    with client_of(nodes.urls, ttl=2.0) as client:
+        lock = client.lock("x", on_lost=told.append)
+        assert lock.acquire()
+        eventually(lambda: told, "the call of on_lost")
+        assert told == [lock.lease]
+        with pytest.raises(LockLost, match="its time was over"):
+            lock.release()
+
+
+def test_an_inner_block_hears_of_the_end_of_its_lease(nodes: Cluster) -> None:
+    """The outer lease is not renewed, and has no `on_lost` of its own."""
+    told: list[Lease] = []
+    with client_of(nodes.urls, ttl=2.0) as client:
+        lock = client.lock("x")
+        assert lock.acquire()
+        with client.lock("x", reentrant=True, on_lost=told.append):
+            pass
+        with pytest.raises(LockLost), client.lock("x", reentrant=True, on_lost=told.append) as inner:
+            eventually(lambda: told, "the call of on_lost")
+        assert told == [inner], "the first block has ended before the loss"
+        assert lock.lease.is_lost
+
+
 def test_a_lease_survives_a_rolling_restart_of_all_nodes(nodes: Cluster, brief: Redlock) -> None:
     with brief.lock("x") as lease:
         token = lease.owner
@@ -283,7 +308,7 @@ def test_many_leases_are_renewed_in_few_exchanges(nodes: Cluster, monkeypatch: p
 
     monkeypatch.setattr(LockEventLog, "extended", counted)
     with client_of(nodes.urls, ttl=6.0) as client:
-        leases = [client.lease(f"account:{number}") for number in range(100)]
+        leases = [client.lease(f"account:{number}", renew=True) for number in range(100)]
         for lease in leases:
             lease.acquire(0)
         before = sent()
@@ -423,8 +448,8 @@ def test_a_loss_that_cannot_be_reported_ends_no_other(brief: Redlock, monkeypatc
         failures.append(None)
         raise RuntimeError("can't start new thread")
 
-    unlucky = brief.lease("unlucky")
-    leases = [brief.lease(f"account:{number}") for number in range(5)]
+    unlucky = brief.lease("unlucky", renew=True)
+    leases = [brief.lease(f"account:{number}", renew=True) for number in range(5)]
     for lease in (unlucky, *leases):
         lease.acquire(0)
     due_ms = now_ms() + 50

@@ -13,7 +13,7 @@ DRIVER, LEASE, PARTS, RENEWAL = (
     "asyncio/_loop_parts.py",
     "asyncio/_renewal.py",
 )
-SCOPE, WAITERS = "asyncio/_cancel_scope.py", "asyncio/_waiters.py"
+SCOPE, WAITERS, INNER = "asyncio/_cancel_scope.py", "asyncio/_waiters.py", "asyncio/_inner_lease.py"
 ROUNDS, SOCKETS, EXCHANGE = "_transport/asyncio.py", "_transport/loop_sockets.py", "_transport/loop_exchange.py"
 DIRECTED = "tests/sim/test_directed_asyncio.py::test_"
 
@@ -83,8 +83,15 @@ _bug(
 _bug(
     "the end of a lease without renewal is not noticed",
     LEASE,
-    "                self._parts.renewal.add(self, grant.deadline_ms)\n",
+    "                self._watch()\n",
     "                pass\n",
+)
+_bug(
+    "the end of the lease of an inner block is not noticed",
+    INNER,
+    "            self._outer._watch()\n",
+    "            pass\n",
+    f"{DIRECTED}an_inner_block_is_cancelled_at_the_end_of_its_lease",
 )
 _bug("a lost lease cancels no block", LEASE, "            lease._scope.cancel()\n", "            pass\n")
 _bug(

@@ -385,6 +385,13 @@ _bug(
     "None",
     f"{UNIT}acquire_timeout.py",
 )
+_bug(
+    "the end of the lease of an inner block is not noticed by a thread",
+    "_locking/lease_entry.py",
+    "            self._outer._watch()\n",
+    "            pass\n",
+    f"{DIRECTED}an_inner_block_hears_of_the_end_of_its_lease",
+)
 # Waiting.
 _bug(
     "an unused wake-up is not passed on",

@@ -55,6 +55,27 @@ def test_a_lease_with_little_time_left_is_renewed_in_time(cluster: Cluster) -> N
     assert ends[0] > 0
 
 
+def test_an_inner_block_is_cancelled_at_the_end_of_its_lease(cluster: Cluster) -> None:
+    """The outer lease is not renewed, and has no `on_lost` of its own."""
+    ended: list[int] = []
+    began = 0
+
+    async def main(redlock: Redlock) -> None:
+        nonlocal began
+        lock, began = redlock.lock("a", ttl=1.0), cluster.world.now
+        await lock.acquire()
+        try:
+            async with redlock.lock("a", reentrant=True, on_lost="cancel"):
+                await asyncio.sleep(3.0)  # of simulated time
+        except cluster.source.package.module("errors").LockLost:
+            ended.append(cluster.world.now)
+
+    begin(cluster, main)
+    cluster.wait(5_000)
+    assert ended
+    assert ended[0] - began <= 1_100 * MS
+
+
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("wait", range(1, 8))
 def test_a_cancelled_waiter_holds_up_no_other_process(cluster: Cluster, wait: int, moment: str) -> None:

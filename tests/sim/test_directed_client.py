@@ -184,6 +184,26 @@ def test_a_lease_with_little_time_left_is_renewed_in_time(cluster: Cluster) -> N
     cluster.run(process, lease.ensure_valid)
 
 
+def test_an_inner_block_hears_of_the_end_of_its_lease(cluster: Cluster) -> None:
+    """The outer lease is not renewed, and has no `on_lost` of its own."""
+    process, client = connected(cluster)
+    told: list[int] = []
+
+    def main() -> None:
+        outer = client.lease("a", ttl_ms=1_000)
+        outer.acquire(0)
+        inner = client.lease("a", reentrant=True, on_lost=lambda _: told.append(cluster.world.now))
+        inner.acquire(0)
+        leases.extend((outer, inner))
+
+    leases: list[Lease] = []
+    cluster.run(process, main)
+    began = cluster.world.now
+    cluster.wait(2_000)
+    assert len(told) == 1
+    assert told[0] - began <= 1_000 * MS
+
+
 @pytest.mark.parametrize("waited_ms", [500, 3_000])
 def test_a_waiter_is_woken_by_the_release(cluster: Cluster, waited_ms: int) -> None:
     """In its first blocking read, and in the next one after that read has ended without a wake-up."""

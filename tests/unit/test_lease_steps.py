@@ -36,7 +36,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def held(client: Redlock, left_ms: int = 4_900, **options: Any) -> Lease:  # noqa: ANN401 - as `Redlock.lease`
     """A lease of 5 s that was acquired just now."""
-    lease = client.lease(NAMES, renew=True, **options)
+    lease = client.lease(NAMES, **{"renew": True} | options)
     lease._grant, lease._acquired_ms = grant(NOW_MS + left_ms), NOW_MS
     return lease
 
@@ -163,6 +163,27 @@ def test_a_lease_that_is_lost_is_renewed_no_more(client: Redlock) -> None:
     lease = held(client, 0)
     assert renewed(lease) == (None, [])
     assert lease._lost == "it could not be renewed in time"
+
+
+def test_the_end_of_a_lease_without_renewal_is_noticed(client: Redlock, clock: list[int]) -> None:
+    lease = held(client, renew=False)
+    assert renewed(lease) == (NOW_MS + 4_900, []), "it looks again when the deadline has come"
+    clock[0] += 4_900
+    assert renewed(lease) == (None, [])
+    assert lease._lost == "its time was over"
+
+
+@pytest.mark.parametrize("renew", [True, False])
+def test_a_lease_is_watched_once_and_not_beside_its_renewal(
+    client: Redlock,
+    monkeypatch: pytest.MonkeyPatch,
+    renew: bool,  # noqa: FBT001 - an option
+) -> None:
+    lease, due = held(client, renew=renew), list[int]()
+    monkeypatch.setattr(lease, "_schedule", due.append)
+    for on_lost in (None, print, print):
+        InnerLease(lease, on_lost, is_block=True).acquire(None)
+    assert due == ([] if renew else [NOW_MS + 4_900])
 
 
 def test_a_loss_has_one_reason_and_one_line_in_the_log(
