@@ -123,6 +123,11 @@ class LeaseSteps(ABC):
         grant = self._grant
         return bool(self._lost) or (grant is not None and grant.deadline_ms <= now_ms())
 
+    @property
+    def _is_releasing(self) -> bool:
+        """Whether another call of `release` gets the outcome of the release that was sent."""
+        return False
+
     def remaining(self) -> float:
         """Seconds until the deadline; 0.0 if the lease is lost."""
         return self._remaining_ms() / 1000

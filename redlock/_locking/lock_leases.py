@@ -13,6 +13,7 @@ from __future__ import annotations
 import inspect
 import sys
 import weakref
+from asyncio import Task
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from redlock._locking import held_leases
@@ -70,11 +71,18 @@ def add(leases: list[L], lease: L) -> None:
     if not known:
         leases.append(lease)
         return
-    ended = [old for old in known if not old._is_block and (not old.is_held or old.is_lost)]
+    over = [old for old in known if not old._is_block and (not old.is_held or old.is_lost)]
+    ended = [old for old in over if not _is_awaited(old)]
     released = [old for old in known if old._is_block and old._is_released]
     for old in (*ended, *released[:-_MOST_RELEASED]):
         remove(leases, old)
     leases.append(lease)
+
+
+def _is_awaited(lease: LeaseSteps) -> bool:
+    """Whether the release of this lease was cancelled, and another task, which runs still, can repeat the release."""
+    owner = lease._caller.owner() if lease._is_releasing else None
+    return isinstance(owner, Task) and not owner.done() and owner is not held_leases.owner()
 
 
 def remove(leases: list[L], lease: L) -> None:
@@ -112,10 +120,12 @@ def of_call(leases: list[L], is_held: Callable[[L], bool], *, acquired_first: bo
         # As below, for speed.
         (lease,) = known
         return lease if is_held(lease) and not lease._is_released else None
+    # A lease of `acquire` that can only be released once more counts for no other call.
+    known = [lease for lease in known if is_held(lease) or lease._is_block or not lease._is_releasing]
     owner = weakref.ref(held_leases.owner())
     own = [lease for lease in known if lease._caller.owner == owner]
     others = [lease for lease in known if lease._caller.owner != owner and not (own and lease._is_block)]
-    for group in (own, others):
+    for group in (own, [lease for lease in others if not lease._is_releasing], others):
         held = [lease for lease in group if is_held(lease) and not lease._is_released]
         acquired = [lease for lease in held if acquired_first and not lease._is_block]
         if held:

@@ -16,6 +16,8 @@ class InnerLease(LeaseEntry, Lease):
     """The entry of a re-entrant block."""
 
     _outer: Lease
+    _has_ended_outer = False
+    """Whether the end of this entry has released the outer lease."""
 
     def __init__(self, outer: Lease, on_lost: Callable[[Any], object] | None, *, is_block: bool) -> None:
         super().__init__(outer, on_lost, is_block=is_block)
@@ -23,8 +25,7 @@ class InnerLease(LeaseEntry, Lease):
 
     @property
     def _is_releasing(self) -> bool:
-        """An entry ends at once."""
-        return False
+        return self._has_ended_outer and self._outer._is_releasing
 
     async def acquire(self, acquire_timeout_ms: int | None) -> None:  # noqa: ARG002 - nothing to wait for
         """Enter the outer lease.
@@ -44,7 +45,11 @@ class InnerLease(LeaseEntry, Lease):
 
     async def release(self, *, wait: bool = True, ends_blocks: bool = True) -> Outcome:
         """End this entry; release the lease only if its own block and all other entries have ended."""
-        return await self._outer.release(wait=wait, ends_blocks=ends_blocks) if self._leave() else Outcome.STILL_HELD
+        if not self._is_releasing:
+            self._has_ended_outer = self._leave()
+        if not self._has_ended_outer:
+            return Outcome.STILL_HELD
+        return await self._outer.release(wait=wait, ends_blocks=ends_blocks)
 
     def _drop(self) -> None:
         """End this entry, and send the release if the lease must end now."""

@@ -3,7 +3,8 @@
 Invariants:
 1. A lease belongs to its event loop and to its process, not to a task.
 2. Extension, renewal and release of a lease never overlap. A release ends the step that is under way.
-3. A release is begun before its first `await`, and goes on if its task is cancelled.
+3. A release is begun before its first `await`, and goes on if its task is cancelled. The next call of `release` gets
+   the outcome that the cancelled call did not get.
 4. The lease is released when its own block and all re-entrant blocks inside have ended. A dropped entry does not count.
 5. The end of a lease with `on_lost`, its own or that of a re-entrant block inside, is noticed at the deadline.
 """
@@ -58,6 +59,8 @@ class Lease(LeaseSteps):
     """
 
     _context: LoopContext
+    _is_interrupted = False
+    """Whether the last call of `release` was cancelled while it waited for the outcome."""
 
     def __init__(
         self, context: LoopContext, names: Names, options: LeaseOptions, owner_label: str, *, is_block: bool
@@ -73,8 +76,7 @@ class Lease(LeaseSteps):
 
     @property
     def _is_releasing(self) -> bool:
-        """Whether the release was sent, and its outcome is not known."""
-        return self._release is not None and self._outcome is None
+        return self._release is not None and (self._outcome is None or self._is_interrupted)
 
     async def acquire(self, acquire_timeout_ms: int | None) -> None:
         """Acquire the lease, with repeated attempts.
@@ -166,7 +168,7 @@ class Lease(LeaseSteps):
     async def release(self, *, wait: bool = True, ends_blocks: bool = True) -> Outcome:
         """Delete the keys on all nodes, in at most two node timeouts. Forgets the owner token at once.
 
-        A cancellation of the wait does not stop the release, and the call can be repeated.
+        A cancellation of the wait does not stop the release. The call can be repeated then, and gets the same outcome.
 
         Args:
             wait: Whether to wait for the replies of a quorum. Without the wait the result is `PENDING`, and `outcome`
@@ -187,7 +189,14 @@ class Lease(LeaseSteps):
                 self._is_left = True
                 return Outcome.STILL_HELD
             self._send_release()
-        return await self.outcome() if wait else Outcome.PENDING
+        self._is_interrupted = False
+        if not wait:
+            return Outcome.PENDING
+        try:
+            return await self.outcome()
+        except BaseException:
+            self._is_interrupted = True
+            raise
 
     def _drop(self) -> None:
         """Send the release if the lease is held: after an exception the lease would be renewed without an owner."""

@@ -166,7 +166,10 @@ class Lock:
         return self.lease.fence
 
     async def release(self) -> None:
-        """Release the lock, from any task of its event loop. After a cancellation the call can be repeated.
+        """Release the lock, from any task of its event loop.
+
+        A cancelled release goes on. The call can be repeated, until this task acquires the lock again, and gets the
+        same outcome.
 
         Raises:
             NotHeld: The lock is not held.
@@ -178,7 +181,7 @@ class Lock:
         except (LockLost, NotHeld):
             self._note_release(lease)
             raise
-        # After a cancellation the release goes on, and its repetition finds the lease.
+        # After a cancellation the release goes on, and its repetition finds the lease and gets the outcome.
         self._note_release(lease)
 
     def _note_release(self, lease: Lease) -> None:

@@ -135,21 +135,6 @@ async def test_a_client_that_is_not_connected_yet(shared: Cluster, moment: str) 
     assert await at_each_wait(shared, moment, work, after) >= 4
 
 
-async def test_a_cancelled_release_goes_on_and_can_be_repeated(shared: Cluster) -> None:
-    async with client_of(shared.urls, **LASTING) as client:
-        lock = client.lock(NAME)
-        await lock.acquire()
-        lease = lock.lease
-        release = asyncio.create_task(lock.release())
-        await until(lambda: lease._is_releasing, "the release is sent", every=0)
-        release.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await release
-        await lock.release()
-        await until(lambda: is_free(shared.servers, NAME), "released")
-        assert not await lock.owned()
-
-
 @pytest.mark.parametrize("is_refused", [False, True])
 async def test_a_woken_task_that_is_cancelled_passes_its_wake_up_on(
     shared: Cluster, monkeypatch: pytest.MonkeyPatch, *, is_refused: bool

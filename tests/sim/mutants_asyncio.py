@@ -43,10 +43,17 @@ _bug(
     f"{DIRECTED}a_cancelled_release_goes_on_to_its_outcome",
 )
 _bug(
+    "the outcome of a cancelled release is lost",
+    LEASE,
+    "            self._is_interrupted = True\n",
+    "            pass\n",
+    f"{DIRECTED}a_repeated_release_gets_the_outcome_at_any_time",
+)
+_bug(
     "a release can be cancelled before it is sent",
     LEASE,
-    "            self._send_release()\n        return await",
-    "            await asyncio.sleep(0)\n            self._send_release()\n        return await",
+    "            self._send_release()\n        self._is_interrupted",
+    "            await asyncio.sleep(0)\n            self._send_release()\n        self._is_interrupted",
 )
 _bug(
     "a cancellation from outside is swallowed",

@@ -16,7 +16,7 @@ from tests.sim.world import MS
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from redlock.asyncio import Redlock
+    from redlock.asyncio import Lock, Redlock
 
 TTL = 5.0
 
@@ -162,3 +162,32 @@ def test_a_cancelled_release_goes_on_to_its_outcome(cluster: Cluster) -> None:
     begin(cluster, main)
     cluster.wait(200)
     assert outcomes == ["released"]
+
+
+@pytest.mark.parametrize("pause_ms", range(5))
+def test_a_repeated_release_gets_the_outcome_at_any_time(cluster: Cluster, pause_ms: int) -> None:
+    outcomes: list[object] = []
+
+    async def repeated(lock: Lock) -> object:
+        lease = lock.lease
+        release = asyncio.create_task(lock.release())
+        await asyncio.sleep(0)  # exactly an iteration of the loop
+        assert not lease.is_held
+        release.cancel()
+        await asyncio.wait({release})
+        await asyncio.sleep(pause_ms / 1000)  # of simulated time
+        return (await asyncio.gather(lock.release(), return_exceptions=True))[0]
+
+    async def main(redlock: Redlock) -> None:
+        for is_lost in (False, True):
+            lock = redlock.lock("a")
+            await lock.acquire()
+            for node in cluster.nodes if is_lost else ():
+                node.delete("a")
+            outcomes.append(await repeated(lock))
+
+    begin(cluster, main)
+    cluster.wait(1_000)
+    assert len(outcomes) == 2
+    assert outcomes[0] is None
+    assert isinstance(outcomes[1], cluster.source.package.module("errors").LockLost)

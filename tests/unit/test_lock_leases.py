@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import weakref
+from asyncio import current_task
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,7 +29,12 @@ GENERATOR = Caller(HERE.owner, (id(FRAME), FRAME.f_code))
 def lease(caller: Caller, **changes: Any) -> Any:  # noqa: ANN401 - a lease, as far as this module sees it
     """The lease of a block that is held."""
     state = {"_caller": caller, "_is_block": True, "_is_released": False, "is_held": True, "is_lost": False}
-    return SimpleNamespace(**state | changes)
+    return SimpleNamespace(**state | {"_is_releasing": False} | changes)
+
+
+def interrupted(caller: Caller, **changes: Any) -> Any:  # noqa: ANN401 - as above
+    """A lease of `acquire` whose release was cancelled."""
+    return lease(caller, is_held=False, _is_releasing=True, **{"_is_block": False} | changes)
 
 
 def is_held(lease: Any) -> bool:  # noqa: ANN401 - as above
@@ -66,6 +73,38 @@ def test_a_release_means_a_lease_of_acquire_first() -> None:
     assert lock_leases.of_call([acquired, block], is_held) is block
     assert lock_leases.of_call([acquired, block], is_held, acquired_first=True) is acquired
     assert lock_leases.of_call([lease(THERE), block], is_held, acquired_first=True) is block
+
+
+def can_release(lease: Any) -> bool:  # noqa: ANN401 - as above
+    """Whether a release can use the lease."""
+    return bool(lease.is_held or lease._is_releasing)
+
+
+def test_a_repeated_release_means_the_own_interrupted_lease() -> None:
+    own, other, held = interrupted(HERE), interrupted(THERE), lease(THERE)
+    assert lock_leases.of_call([own, held], can_release, acquired_first=True) is own
+    assert lock_leases.of_call([other, held], can_release, acquired_first=True) is held
+    assert lock_leases.of_call([other, interrupted(THERE)], can_release, acquired_first=True) is not None
+
+
+def test_another_call_means_no_interrupted_lease() -> None:
+    own, held = interrupted(HERE), lease(THERE)
+    assert lock_leases.of_call([own], is_held) is None
+    assert lock_leases.of_call([own, held], is_held) is held, "as without the interrupted lease"
+    assert lock_leases.of_call([interrupted(HERE, _is_block=True), held], is_held) is None, "the block is still open"
+
+
+def test_an_interrupted_lease_stays_while_its_task_can_repeat() -> None:
+    async def main() -> None:
+        ended, waiting = (asyncio.create_task(asyncio.sleep(seconds)) for seconds in (0, 60))
+        await ended
+        own, other, over = (interrupted(Caller(weakref.ref(task), None)) for task in (current_task(), waiting, ended))
+        leases, new = [own, other, over], lease(Caller.of_acquire())
+        lock_leases.add(leases, new)
+        assert leases == [other, new], "a new acquire replaces the own one"
+        waiting.cancel()
+
+    asyncio.run(main())
 
 
 def test_a_call_inside_an_ended_block_means_no_other_block() -> None:

@@ -1,0 +1,160 @@
+"""A cancelled release goes on, and the next call of `release` gets its outcome, at once or later."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import weakref
+from typing import TYPE_CHECKING
+
+import pytest
+
+from redlock import LockLost, NotHeld
+from redlock._core.protocol import Outcome
+from tests.integration.asyncio_tools import until, with_client
+from tests.integration.tools import LASTING, is_free, run_out
+
+if TYPE_CHECKING:
+    from redlock.asyncio import Lease, Lock, Redlock
+    from redlock.testing.redis_server import Cluster
+
+NAME = "release"
+LATER = pytest.mark.parametrize("later", [False, True], ids=["at once", "later"])
+"""Whether the replies of the nodes come before the next call."""
+
+
+async def cancelled_release(released: Lock | Lease, lease: Lease, *, later: bool) -> None:
+    """Cancel a release while it waits for the nodes."""
+    release = asyncio.create_task(released.release())
+    await until(lambda: not lease.is_held, "the release is sent", every=0)
+    release.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await release
+    if later:
+        await lease.outcome()
+        await until(lambda: lease._outcome is not None, "the outcome is known")
+
+
+async def acquired(client: Redlock, *, reentrant: bool = False) -> tuple[Lock, Lease]:
+    """A lock that this task has acquired, and its lease."""
+    lock = client.lock(NAME, reentrant=reentrant)
+    assert await lock.acquire()
+    return lock, lock.lease
+
+
+@LATER
+def test_a_cancelled_release_can_be_repeated(shared: Cluster, *, later: bool) -> None:
+    async def main(client: Redlock) -> None:
+        lock, lease = await acquired(client)
+        for _ in range(2):
+            await cancelled_release(lock, lease, later=later)
+        assert not await lock.owned()
+        await lock.release()
+        await until(lambda: is_free(shared.servers, NAME), "released")
+        with pytest.raises(NotHeld):
+            await lock.release()
+
+    with_client(shared.urls, main, **LASTING)
+
+
+@LATER
+def test_a_cancelled_release_of_a_lease_can_be_repeated(shared: Cluster, *, later: bool) -> None:
+    async def main(client: Redlock) -> None:
+        _, lease = await acquired(client)
+        await cancelled_release(lease, lease, later=later)
+        assert await lease.release() is Outcome.RELEASED
+        with pytest.raises(NotHeld):
+            await lease.release()
+
+    with_client(shared.urls, main, **LASTING)
+
+
+@LATER
+def test_a_repeated_release_of_a_lost_lease_tells_the_loss(shared: Cluster, *, later: bool) -> None:
+    async def main(client: Redlock) -> None:
+        lock, lease = await acquired(client)
+        run_out(shared.servers, NAME)
+        await cancelled_release(lock, lease, later=later)
+        with pytest.raises(LockLost):
+            await lock.release()
+        with pytest.raises(NotHeld):
+            await lock.release()
+
+    with_client(shared.urls, main, **LASTING)
+
+
+@LATER
+@pytest.mark.parametrize("of_lease", [False, True], ids=["lock", "lease"])
+def test_the_end_of_a_block_repeats_a_cancelled_release(shared: Cluster, *, of_lease: bool, later: bool) -> None:
+    async def main(client: Redlock) -> None:
+        lock = client.lock(NAME)
+        async with lock as lease:
+            await cancelled_release(lease if of_lease else lock, lease, later=later)
+        with pytest.raises(NotHeld):
+            async with lock as lease:
+                await cancelled_release(lease if of_lease else lock, lease, later=later)
+                await (lease if of_lease else lock).release()
+
+    with_client(shared.urls, main, **LASTING)
+
+
+@LATER
+def test_the_release_of_the_last_entry_can_be_repeated(shared: Cluster, *, later: bool) -> None:
+    async def main(client: Redlock) -> None:
+        outer, lease = await acquired(client, reentrant=True)
+        inner, _ = await acquired(client, reentrant=True)
+        await outer.release()
+        await cancelled_release(inner, lease, later=later)
+        await inner.release()
+        await until(lambda: is_free(shared.servers, NAME), "released")
+        with pytest.raises(NotHeld):
+            await inner.release()
+
+    with_client(shared.urls, main, **LASTING)
+
+
+@pytest.mark.parametrize("is_block", [False, True])
+def test_a_repeated_release_leaves_another_task_its_lease(shared: Cluster, *, is_block: bool) -> None:
+    """The other task has acquired the same `Lock` object meanwhile."""
+
+    async def main(client: Redlock) -> None:
+        lock, lease = await acquired(client)
+        has_lock, ends = asyncio.Event(), asyncio.Event()
+
+        async def other() -> None:
+            await (lock.__aenter__() if is_block else lock.acquire())
+            has_lock.set()
+            await ends.wait()
+            lock.lease.ensure_valid()
+            await lock.release()
+
+        await cancelled_release(lock, lease, later=True)
+        task = asyncio.create_task(other())
+        await has_lock.wait()
+        assert await lock.owned(), "by the other task"
+        await lock.release()
+        ends.set()
+        await task
+
+    with_client(shared.urls, main, **LASTING)
+
+
+def test_a_release_that_nobody_repeats_keeps_no_lease(shared: Cluster) -> None:
+    async def main(client: Redlock) -> None:
+        lock = client.lock(NAME)
+        leases: list[weakref.ref[Lease]] = []
+
+        async def work() -> None:
+            await lock.acquire()
+            leases.append(weakref.ref(lock.lease))
+            await cancelled_release(lock, lock.lease, later=True)
+
+        for _ in range(3):
+            await asyncio.create_task(work())
+        await work()
+        await work()
+        # The exceptions that were caught have references to the leases.
+        gc.collect()
+        assert [lease() is None for lease in leases] == [True] * 4 + [False], "the next acquire drops it"
+
+    with_client(shared.urls, main, **LASTING)
