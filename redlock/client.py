@@ -33,7 +33,8 @@ class Redlock:
 
     Args:
         nodes: The addresses: `redis://[user:password@]host:port[/db]`, `rediss://` for TLS, `unix:///path`;
-            a list, or one text with commas. Five nodes tolerate two failures. All clients must use the same nodes.
+            a list, or one text with commas. Five nodes tolerate two failures. All clients must use the same nodes;
+            the nodes compare only their number.
         ttl: The length of a lease in seconds, unless the lock has another; longer than two node timeouts and the drift
             allowance, at most `max_ttl`.
         max_ttl: The longest lease in seconds; the same for all clients.
