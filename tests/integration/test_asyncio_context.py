@@ -13,7 +13,7 @@ import pytest
 
 from redlock import LockLost
 from redlock._transport.codec import waiting_order
-from tests.integration.asyncio_tools import client_of, until, with_client
+from tests.integration.asyncio_tools import client_of, until
 from tests.integration.tools import raw
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Session:
 
 
 @pytest.mark.parametrize("kind", ["function", "coroutine", "entry"])
-def test_on_lost_has_the_context_of_its_own_task(shared: Cluster, kind: str) -> None:
+async def test_on_lost_has_the_context_of_its_own_task(shared: Cluster, kind: str) -> None:
     """The timer of renewal was set by another task, and leases of several tasks are lost at the same time."""
     heard: dict[str, object] = {}
 
@@ -55,20 +55,18 @@ def test_on_lost_has_the_context_of_its_own_task(shared: Cluster, kind: str) -> 
                     await until(lambda: name in heard, "heard of the loss")
         assert request.get() == number
 
-    async def main(client: Redlock) -> None:
-        await asyncio.create_task(before(client))
-        await asyncio.gather(*(asyncio.create_task(work(client, number)) for number in range(3)))
-
     async def before(client: Redlock) -> None:
         request.set("of an earlier request")
         async with client.lock(NAME):
             pass
 
-    with_client(shared.urls, main, ttl=TTL)
+    async with client_of(shared.urls, ttl=TTL) as client:
+        await asyncio.create_task(before(client))
+        await asyncio.gather(*(asyncio.create_task(work(client, number)) for number in range(3)))
     assert heard == {f"{NAME}:{number}": number for number in range(3)}
 
 
-def test_the_log_of_a_loss_has_no_context_of_another(shared: Cluster) -> None:
+async def test_the_log_of_a_loss_has_no_context_of_another(shared: Cluster) -> None:
     seen: list[object] = []
 
     def note(record: logging.LogRecord) -> bool:
@@ -81,23 +79,21 @@ def test_the_log_of_a_loss_has_no_context_of_another(shared: Cluster) -> None:
         async with client.lock("context:other"):
             pass
 
-    async def main(client: Redlock) -> None:
-        await asyncio.create_task(other(client))
-        with pytest.raises(LockLost):
-            async with client.lock(NAME, max_hold=0.5):
-                await until(lambda: seen, "the loss is logged")
-
     logger = logging.getLogger("redlock")
     logger.addFilter(note)
     try:
-        with_client(shared.urls, main, ttl=TTL)
+        async with client_of(shared.urls, ttl=TTL) as client:
+            await asyncio.create_task(other(client))
+            with pytest.raises(LockLost):
+                async with client.lock(NAME, max_hold=0.5):
+                    await until(lambda: seen, "the loss is logged")
     finally:
         logger.removeFilter(note)
     assert seen == ["none"]
 
 
 @pytest.mark.parametrize("kind", ["first", "waiting", "lost", "kept lease"])
-def test_no_object_of_a_request_outlives_the_request(shared: Cluster, kind: str) -> None:
+async def test_no_object_of_a_request_outlives_the_request(shared: Cluster, kind: str) -> None:
     """The first request dials and sets the timer of renewal; a waiting request opens a connection that is kept."""
     kept: list[Lease] = []
 
@@ -115,7 +111,7 @@ def test_no_object_of_a_request_outlives_the_request(shared: Cluster, kind: str)
                 await lease.extend(TTL)
         return weakref.ref(session)
 
-    async def main(client: Redlock) -> None:
+    async with client_of(shared.urls, ttl=TTL) as client:
         async with client_of(shared.urls, ttl=TTL) as other:
             lock = other.lock(NAME)
             if kind == "waiting":
@@ -137,5 +133,3 @@ def test_no_object_of_a_request_outlives_the_request(shared: Cluster, kind: str)
         # The timer of renewal goes on for this lease.
         async with client.lock("context:later"):
             await until(is_gone, "the object of the request is gone", within=20, every=0.2)
-
-    with_client(shared.urls, main, ttl=TTL)

@@ -11,7 +11,7 @@ import pytest
 
 from redlock import LockLost
 from redlock.asyncio import Redlock, _cancel_scope
-from tests.integration.asyncio_tools import until, with_client
+from tests.integration.asyncio_tools import client_of, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -43,12 +43,11 @@ async def advance(generator: AsyncGenerator[int, None]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["generator", "exit stack"])
-def test_a_cancellation_from_outside_reaches_another_task(
+async def test_a_cancellation_from_outside_reaches_another_task(
     shared: Cluster, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
     """The task that entered the block has ended, so a cancellation of the next task is from outside."""
-
-    async def main(client: Redlock) -> None:
+    async with client_of(shared.urls, ttl=TTL) as client:
         leases: list[Lease] = []
         stack, generator = contextlib.AsyncExitStack(), rows(client, leases)
 
@@ -69,15 +68,12 @@ def test_a_cancellation_from_outside_reaches_another_task(
         await asyncio.wait({second})
         assert second.cancelled()
         await generator.aclose()
-
-    with_client(shared.urls, main, ttl=TTL)
     assert "the task that entered the block has ended" in caplog.text
 
 
-def test_a_block_that_ends_elsewhere_swallows_no_cancellation(shared: Cluster) -> None:
+async def test_a_block_that_ends_elsewhere_swallows_no_cancellation(shared: Cluster) -> None:
     """The task that entered the block lives in other code, and gets the cancellation of the lost lease."""
-
-    async def main(client: Redlock) -> None:
+    async with client_of(shared.urls, ttl=TTL) as client:
         leases: list[Lease] = []
         generator = rows(client, leases)
 
@@ -94,11 +90,9 @@ def test_a_block_that_ends_elsewhere_swallows_no_cancellation(shared: Cluster) -
         await asyncio.wait({second})
         assert second.cancelled()
 
-    with_client(shared.urls, main, ttl=TTL)
 
-
-def test_the_user_of_a_closed_generator_gets_lock_lost(shared: Cluster) -> None:
-    async def main(client: Redlock) -> None:
+async def test_the_user_of_a_closed_generator_gets_lock_lost(shared: Cluster) -> None:
+    async with client_of(shared.urls, ttl=TTL) as client:
         # A message can't tell whether the cancellation was the only one.
         with pytest.raises(LockLost if _cancel_scope.COUNTS else asyncio.CancelledError):
             async with contextlib.aclosing(rows(client, [])) as generator:
@@ -109,13 +103,10 @@ def test_the_user_of_a_closed_generator_gets_lock_lost(shared: Cluster) -> None:
             assert task is not None
             assert task.cancelling() == 0
 
-    with_client(shared.urls, main, ttl=TTL)
 
-
-def test_a_cancelled_user_of_a_generator_is_cancelled(shared: Cluster) -> None:
+async def test_a_cancelled_user_of_a_generator_is_cancelled(shared: Cluster) -> None:
     """A cancellation from outside wins over that of the lost lease here too."""
-
-    async def main(client: Redlock) -> None:
+    async with client_of(shared.urls, ttl=TTL) as client:
         is_caught = asyncio.Event()
 
         async def use() -> None:
@@ -132,5 +123,3 @@ def test_a_cancelled_user_of_a_generator_is_cancelled(shared: Cluster) -> None:
         task.cancel()
         await asyncio.wait({task})
         assert task.cancelled()
-
-    with_client(shared.urls, main, ttl=TTL)

@@ -132,11 +132,10 @@ async def test_an_inner_block_is_cancelled_with_the_outer(shared: Cluster) -> No
 
 @pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("outer", ["acquire", "block"])
-def test_an_inner_block_hears_of_the_end_of_its_lease(shared: Cluster, outer: str) -> None:
+async def test_an_inner_block_hears_of_the_end_of_its_lease(shared: Cluster, outer: str) -> None:
     """The outer lease is not renewed, and has no `on_lost` of its own."""
-
-    async def main(client: Redlock) -> None:
-        heard: list[Lease] = []
+    heard: list[Lease] = []
+    async with client_of(shared.urls, ttl=TTL) as client:
         lock = client.lock(NAME, renew=False)
         await (lock.acquire() if outer == "acquire" else lock.__aenter__())
         async with client.lock(NAME, reentrant=True, on_lost=heard.append):
@@ -148,8 +147,6 @@ def test_an_inner_block_hears_of_the_end_of_its_lease(shared: Cluster, outer: st
         await until(lambda: heard, "the callback is called")
         assert heard == [inner], "the first block has ended before the loss"
         assert lock.lease.is_lost
-
-    with_client(shared.urls, main, ttl=TTL)
 
 
 @pytest.mark.usefixtures("way")

@@ -11,7 +11,7 @@ import pytest
 
 from redlock import LockLost, NotHeld
 from redlock._core.protocol import Outcome
-from tests.integration.asyncio_tools import until, with_client
+from tests.integration.asyncio_tools import client_of, until
 from tests.integration.tools import LASTING, is_free, run_out
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ async def acquired(client: Redlock, *, reentrant: bool = False) -> tuple[Lock, L
 
 
 @LATER
-def test_a_cancelled_release_can_be_repeated(shared: Cluster, *, later: bool) -> None:
-    async def main(client: Redlock) -> None:
+async def test_a_cancelled_release_can_be_repeated(shared: Cluster, *, later: bool) -> None:
+    async with client_of(shared.urls, **LASTING) as client:
         lock, lease = await acquired(client)
         for _ in range(2):
             await cancelled_release(lock, lease, later=later)
@@ -54,24 +54,20 @@ def test_a_cancelled_release_can_be_repeated(shared: Cluster, *, later: bool) ->
         with pytest.raises(NotHeld):
             await lock.release()
 
-    with_client(shared.urls, main, **LASTING)
-
 
 @LATER
-def test_a_cancelled_release_of_a_lease_can_be_repeated(shared: Cluster, *, later: bool) -> None:
-    async def main(client: Redlock) -> None:
+async def test_a_cancelled_release_of_a_lease_can_be_repeated(shared: Cluster, *, later: bool) -> None:
+    async with client_of(shared.urls, **LASTING) as client:
         _, lease = await acquired(client)
         await cancelled_release(lease, lease, later=later)
         assert await lease.release() is Outcome.RELEASED
         with pytest.raises(NotHeld):
             await lease.release()
 
-    with_client(shared.urls, main, **LASTING)
-
 
 @LATER
-def test_a_repeated_release_of_a_lost_lease_tells_the_loss(shared: Cluster, *, later: bool) -> None:
-    async def main(client: Redlock) -> None:
+async def test_a_repeated_release_of_a_lost_lease_tells_the_loss(shared: Cluster, *, later: bool) -> None:
+    async with client_of(shared.urls, **LASTING) as client:
         lock, lease = await acquired(client)
         run_out(shared.servers, NAME)
         await cancelled_release(lock, lease, later=later)
@@ -80,13 +76,11 @@ def test_a_repeated_release_of_a_lost_lease_tells_the_loss(shared: Cluster, *, l
         with pytest.raises(NotHeld):
             await lock.release()
 
-    with_client(shared.urls, main, **LASTING)
-
 
 @LATER
 @pytest.mark.parametrize("of_lease", [False, True], ids=["lock", "lease"])
-def test_the_end_of_a_block_repeats_a_cancelled_release(shared: Cluster, *, of_lease: bool, later: bool) -> None:
-    async def main(client: Redlock) -> None:
+async def test_the_end_of_a_block_repeats_a_cancelled_release(shared: Cluster, *, of_lease: bool, later: bool) -> None:
+    async with client_of(shared.urls, **LASTING) as client:
         lock = client.lock(NAME)
         async with lock as lease:
             await cancelled_release(lease if of_lease else lock, lease, later=later)
@@ -95,12 +89,10 @@ def test_the_end_of_a_block_repeats_a_cancelled_release(shared: Cluster, *, of_l
                 await cancelled_release(lease if of_lease else lock, lease, later=later)
                 await (lease if of_lease else lock).release()
 
-    with_client(shared.urls, main, **LASTING)
-
 
 @LATER
-def test_the_release_of_the_last_entry_can_be_repeated(shared: Cluster, *, later: bool) -> None:
-    async def main(client: Redlock) -> None:
+async def test_the_release_of_the_last_entry_can_be_repeated(shared: Cluster, *, later: bool) -> None:
+    async with client_of(shared.urls, **LASTING) as client:
         outer, lease = await acquired(client, reentrant=True)
         inner, _ = await acquired(client, reentrant=True)
         await outer.release()
@@ -110,14 +102,11 @@ def test_the_release_of_the_last_entry_can_be_repeated(shared: Cluster, *, later
         with pytest.raises(NotHeld):
             await inner.release()
 
-    with_client(shared.urls, main, **LASTING)
-
 
 @pytest.mark.parametrize("is_block", [False, True])
-def test_a_repeated_release_leaves_another_task_its_lease(shared: Cluster, *, is_block: bool) -> None:
+async def test_a_repeated_release_leaves_another_task_its_lease(shared: Cluster, *, is_block: bool) -> None:
     """The other task has acquired the same `Lock` object meanwhile."""
-
-    async def main(client: Redlock) -> None:
+    async with client_of(shared.urls, **LASTING) as client:
         lock, lease = await acquired(client)
         has_lock, ends = asyncio.Event(), asyncio.Event()
 
@@ -136,11 +125,9 @@ def test_a_repeated_release_leaves_another_task_its_lease(shared: Cluster, *, is
         ends.set()
         await task
 
-    with_client(shared.urls, main, **LASTING)
 
-
-def test_a_release_that_nobody_repeats_keeps_no_lease(shared: Cluster) -> None:
-    async def main(client: Redlock) -> None:
+async def test_a_release_that_nobody_repeats_keeps_no_lease(shared: Cluster) -> None:
+    async with client_of(shared.urls, **LASTING) as client:
         lock = client.lock(NAME)
         leases: list[weakref.ref[Lease]] = []
 
@@ -156,5 +143,3 @@ def test_a_release_that_nobody_repeats_keeps_no_lease(shared: Cluster) -> None:
         # The exceptions that were caught have references to the leases.
         gc.collect()
         assert [lease() is None for lease in leases] == [True] * 4 + [False], "the next acquire drops it"
-
-    with_client(shared.urls, main, **LASTING)

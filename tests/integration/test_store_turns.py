@@ -16,7 +16,7 @@ from redis import Redis
 
 from redlock import ConfigurationError, LockLost
 from redlock.fencing import AsyncFencedStore, FencedStore
-from tests.integration.asyncio_tools import until
+from tests.integration.asyncio_tools import run, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
