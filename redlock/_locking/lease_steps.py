@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 from abc import ABC, abstractmethod
-from contextvars import Context, copy_context
+from contextvars import Context
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from redlock import _process, _validation
@@ -21,6 +21,7 @@ from redlock._core.commands import Names, Wait
 from redlock._core.votes import Grant
 from redlock._core.votes import deadline_ms as deadline_of
 from redlock._locking import failures, misuse
+from redlock._locking.caller_context import caller_context
 from redlock._mutex import Mutex
 from redlock.errors import LockLost, NotHeld, QuorumUnavailable
 
@@ -64,7 +65,7 @@ class LeaseSteps(ABC):
         self._is_renewed = options.renew and is_block
         self._max_hold_ms = options.max_hold_ms
         self._on_lost = options.on_lost
-        self._caller_context = None if options.on_lost is None else copy_context()
+        self._caller_context = None if options.on_lost is None else caller_context()
         """For `on_lost`: the context variables of the acquiring code. An ended lease keeps none of their objects."""
         self._is_block = is_block
         """Whether the lease ends with a block of code, and with that block all blocks inside."""
@@ -274,7 +275,7 @@ class LeaseSteps(ABC):
         return outcome
 
     def _ended(self, grant: Grant, outcome: Outcome) -> None:
-        self._outcome, self._caller_context = outcome, None
+        self._outcome, self._caller_context, self._is_watched = outcome, None, False
         self._context.event_log.released(self.resource, grant, outcome)
 
     def _held(self) -> Grant:

@@ -119,7 +119,7 @@ class LoopExchange:
             UnreadableReply: The bytes are not a valid reply.
             UnsuitableNode: The node refused a request whose answer is ignored.
         """
-        if not self.has_answer:
+        if not (self.has_answer or self._exchange.is_inherited):
             self._on_readable()
         if not self._answers:
             raise self._failure or NoReply("no answer in time")

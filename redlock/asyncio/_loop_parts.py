@@ -11,11 +11,11 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from redlock import _log
 from redlock._core import protocol
+from redlock._locking.caller_context import package_variable
 from redlock._locking.client_context import ClientContext
 from redlock._locking.wait_registry import WaitRegistry
 from redlock._transport.asyncio import LoopConnections
@@ -26,7 +26,7 @@ from redlock.holder import holder_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from contextvars import Context
+    from contextvars import Context, ContextVar
 
     from redlock._locking.client_context import ClientOptions
     from redlock.holder import LockHolder
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _CALLBACK_SECONDS = 5.0
 """The time for which the end of a stopped loop waits for callbacks."""
-_callbacks: ContextVar[tuple[asyncio.Task[Any] | None, ...]] = ContextVar("redlock_on_lost_tasks", default=())
+_callbacks: ContextVar[tuple[asyncio.Task[Any] | None, ...]] = package_variable("redlock_on_lost_tasks", ())
 """The tasks of `on_lost` in which this code runs, or whose context its task has inherited."""
 
 
@@ -97,13 +97,16 @@ class LoopParts:
 
 
 async def _call(resource: str, function: Callable[[], object]) -> None:
-    _callbacks.set((*_callbacks.get(), asyncio.current_task()))
+    token = _callbacks.set((asyncio.current_task(),))
     try:
         result = function()
         if asyncio.iscoroutine(result):
             await result
     except Exception as error:  # noqa: BLE001 - `on_lost` is code of the application; nothing awaits this task
         _log.failure("on-lost-failed", error, resource=resource)
+    finally:
+        # Otherwise the context of the task would hold the task.
+        _callbacks.reset(token)
 
 
 class LoopContext(ClientContext):

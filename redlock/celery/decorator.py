@@ -16,13 +16,13 @@ import functools
 import inspect
 import sys
 import time
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Literal, ParamSpec, TypeAlias, TypeVar, cast
 
 from celery import current_app, current_task
 from celery.exceptions import SoftTimeLimitExceeded
 
 from redlock import _validation
+from redlock._locking.caller_context import package_variable
 from redlock.admin.visibility_timeout import MARK
 from redlock.celery import (
     heartbeat,  # noqa: F401 - the import connects the heartbeat to Celery's signals
@@ -42,6 +42,7 @@ from redlock.errors import LockContended, NotHeld, QuorumUnavailable, RedlockErr
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextvars import ContextVar
 
     from celery import Task
 
@@ -55,7 +56,7 @@ TaskObservers: TypeAlias = tuple[task_events.TaskEventEmitter, task_registry.Tas
 
 _ENTRIES = ("run", "__call__")
 """The methods of a task that a worker calls."""
-_current: ContextVar[Lease | None] = ContextVar("redlock_current_lease", default=None)
+_current: ContextVar[Lease | None] = package_variable("redlock_current_lease", None)
 
 
 def current_lease() -> Lease:

@@ -18,17 +18,18 @@ import queue
 import threading
 import time
 import weakref
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol
 
 from celery.signals import worker_init
 
 from redlock import _log, _threads
+from redlock._locking.caller_context import package_variable
 from redlock._process import after_fork_in_child
 from redlock.celery.owner_label import attempt_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from contextvars import ContextVar
 
     from celery import Celery, Task
 
@@ -43,7 +44,7 @@ _PAUSE_SECONDS = 1.0
 """The pause after a failure, so that an unreachable broker causes few attempts."""
 
 _worker_sends = False
-_listeners: ContextVar[tuple[WaitListener, ...]] = ContextVar("redlock_wait_listeners", default=())
+_listeners: ContextVar[tuple[WaitListener, ...]] = package_variable("redlock_wait_listeners", ())
 _senders: weakref.WeakKeyDictionary[Any, Sender] = weakref.WeakKeyDictionary()
 
 

@@ -20,7 +20,6 @@ import threading
 import time
 import weakref
 from collections import Counter
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from billiard import current_process
@@ -30,12 +29,14 @@ from celery.worker.control import inspect_command
 
 from redlock import _log
 from redlock._escaping import bounded_label, excerpt
+from redlock._locking.caller_context import package_variable
 from redlock._locking.wait_report import iso
 from redlock._process import after_fork_in_child, is_alive
 from redlock.celery import task_events
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from contextvars import ContextVar
 
     from celery import Task
 
@@ -184,7 +185,7 @@ def is_beyond_slots() -> bool:
 TASK_LOCKS = TaskLockRegistry()
 after_fork_in_child(TASK_LOCKS.reset_after_fork)
 
-_wait_in_body: ContextVar[TaskLockEntry | None] = ContextVar("redlock_wait_in_body", default=None)
+_wait_in_body: ContextVar[TaskLockEntry | None] = package_variable("redlock_wait_in_body", None)
 
 
 def _notice(event: str, fields: Mapping[str, object]) -> None:

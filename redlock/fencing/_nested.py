@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from redlock import _log
+from redlock._locking.caller_context import package_variable
 from redlock.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextvars import ContextVar
 
     from redlock.fencing._arguments import Given
 
-_open: ContextVar[tuple[weakref.ref[Block], ...]] = ContextVar("redlock_fenced_blocks", default=())
+_open: ContextVar[tuple[weakref.ref[Block], ...]] = package_variable("redlock_fenced_blocks", ())
 """The open blocks of this thread or task, the outermost first; a task inherits those of its creator.
 
 Weak, because a signal can end a `with` statement between the fence and its body: such a block has no end.

@@ -15,15 +15,16 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Generic, TypeVar
 from weakref import WeakValueDictionary
 
 from redlock import _chance
+from redlock._locking.caller_context import package_variable
 from redlock.errors import ConfigurationError, LockLost
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator
+    from contextvars import ContextVar
 
     from redlock.fencing._leases import StoreLease
 
@@ -32,17 +33,31 @@ T = TypeVar("T")
 _FIRST_SECONDS, _LONGEST_SECONDS = 0.01, 10.0
 
 
-class _Change:
-    """The `change` of an update; a task or thread that has inherited its context can outlive the `change`."""
+class Update:
+    """An update of a store; a task or thread that has inherited the context of its `change` can outlive the update.
+
+    Args:
+        key: The store, the name and the lease.
+    """
 
     is_running = True
 
     def __init__(self, key: Hashable) -> None:
         self.key = key
 
+    @contextlib.contextmanager
+    def changing(self) -> Iterator[None]:
+        """Run `change` inside this."""
+        before = _changing.get()
+        _changing.set((*before, self))
+        try:
+            yield
+        finally:
+            _changing.set(before)
 
-_changing: ContextVar[tuple[_Change, ...]] = ContextVar("redlock_store_updates", default=())
-"""Where `change` of an update runs, and in the contexts that were copied from there."""
+
+_changing: ContextVar[tuple[Update, ...]] = package_variable("redlock_store_updates", ())
+"""The updates whose `change` runs here, or in the context that was copied from there."""
 
 
 class ThreadTurn(threading.Event):
@@ -58,13 +73,13 @@ class Turns(Generic[T]):
     def __init__(self) -> None:
         self._last: WeakValueDictionary[Hashable, T] = WeakValueDictionary()
 
-    def follow(self, key: Hashable, name: str, turn: T) -> T | None:
+    def follow(self, update: Update, name: str, turn: T) -> T | None:
         """Make this turn the last, and return the turn before. An update inside a `change` has no turn before.
 
         Raises:
             ConfigurationError: An update of this store of the same name under the same lease runs `change`.
         """
-        outer = [change.key for change in _changing.get() if change.is_running]
+        key, outer = update.key, [outer.key for outer in _changing.get() if outer.is_running]
         if key in outer:  # the outer update would begin again and again
             raise ConfigurationError(
                 f"the update of {name!r} runs inside its own change; compute the new value there, and write nothing"
@@ -76,22 +91,12 @@ class Turns(Generic[T]):
         self._last[key] = turn
         return before
 
-    def give_up(self, key: Hashable, turn: T, before: T) -> None:
-        """End a turn that still waits for the turn before, which is the last again if no other turn has followed."""
-        if self._last.get(key) is turn:
-            self._last[key] = before
-
-
-@contextlib.contextmanager
-def changing(key: Hashable) -> Iterator[None]:
-    """Run the `change` of this update."""
-    before, change = _changing.get(), _Change(key)
-    _changing.set((*before, change))
-    try:
-        yield
-    finally:
-        change.is_running = False
-        _changing.set(before)
+    def give_up(self, update: Update, turn: T, before: T) -> bool:
+        """Whether no other turn follows this turn, which waits still. Then the turn before is the last again."""
+        is_last = self._last.get(update.key) is turn
+        if is_last:
+            self._last[update.key] = before
+        return is_last
 
 
 def left(name: str, lease: StoreLease) -> float:

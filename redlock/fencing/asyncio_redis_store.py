@@ -122,16 +122,16 @@ class AsyncFencedStore:
         _validation.operation(op_id)
         check_change(change)
         loop = asyncio.get_running_loop()
-        turn, key = loop.create_future(), (id(self), loop, _validation.resource(name), token_and_owner(lease))
-        before = None
+        turn, before = loop.create_future(), None
+        update = _turns.Update((id(self), loop, _validation.resource(name), token_and_owner(lease)))
         try:
-            before = self._turns.follow(key, name, turn)
+            before = self._turns.follow(update, name, turn)
             while before is not None and not before.done():
                 await asyncio.wait([before], timeout=_turns.left(name, lease))
             pauses = _turns.pauses(name, lease)
             while True:
                 transaction = await self.open(name, lease)
-                with _turns.changing(key):
+                with update.changing():
                     changed = change(transaction.value)
                     value = await changed if inspect.isawaitable(changed) else changed
                 try:
@@ -141,7 +141,8 @@ class AsyncFencedStore:
                         raise
                 await asyncio.sleep(next(pauses))
         finally:
-            if before is None or before.done():
+            update.is_running = False
+            if before is None or before.done() or self._turns.give_up(update, turn, before):
                 turn.set_result(None)
             else:
                 # Cancelled while it waited: the next update waits for the update before.

@@ -198,17 +198,17 @@ class FencedStore:
         """
         _validation.operation(op_id)
         check_change(change)
-        turn, key = _turns.ThreadTurn(), (id(self), _validation.resource(name), token_and_owner(lease))
-        before = None
+        turn, before = _turns.ThreadTurn(), None
+        update = _turns.Update((id(self), _validation.resource(name), token_and_owner(lease)))
         try:
-            before = self._turns.follow(key, name, turn)
+            before = self._turns.follow(update, name, turn)
             while before is not None:
                 if before.is_set() or before.wait(_turns.left(name, lease)):
                     before = before.behind
             pauses = _turns.pauses(name, lease)
             while True:
                 transaction = self.open(name, lease)
-                with _turns.changing(key):
+                with update.changing():
                     value = change(transaction.value)
                 try:
                     return self.write(transaction, value, op_id)
@@ -217,9 +217,10 @@ class FencedStore:
                         raise
                 time.sleep(next(pauses))
         finally:
+            update.is_running = False
             if before is not None:
                 turn.behind = before
-                self._turns.give_up(key, turn, before)
+                self._turns.give_up(update, turn, before)
             turn.set()
 
     def read_unfenced(self, name: str) -> str | None:

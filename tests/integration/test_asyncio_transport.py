@@ -17,7 +17,7 @@ from redlock._core.commands import Acquire
 from redlock._transport.exchange import Exchange
 from redlock._transport.loop_exchange import LoopExchange
 from redlock._transport.reply_reader import UnreadableReply
-from redlock._transport.socket_errors import ConnectionFailed
+from redlock._transport.socket_errors import ConnectionFailed, NoReply
 from tests.integration.asyncio_tools import client_of, next_turn, until
 
 if TYPE_CHECKING:
@@ -131,6 +131,18 @@ async def test_a_connection_that_failed_is_read_no_more() -> None:
         for use in (exchange.answer, lambda: exchange.send(b"second")):
             with pytest.raises(UnreadableReply, match="without being asked"):
                 use()
+
+
+async def test_a_forked_child_reads_no_answer_of_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    with connected() as (exchange, own, node):
+        exchange.send(b"first")
+        node.send(b"+FIRST\r\n")
+        with monkeypatch.context() as child:
+            child.setattr(Exchange, "is_inherited", True)
+            with pytest.raises(NoReply):
+                exchange.answer()
+        assert own in select.select([own], [], [], 10)[0], "the answer is still there"
+        assert exchange.answer() == b"FIRST"
 
 
 async def test_a_connection_that_takes_half_a_request_has_failed() -> None:

@@ -352,3 +352,49 @@ async def test_an_update_inside_its_own_change_is_refused(broker: Server) -> Non
 def test_an_update_refuses_a_name_that_is_none(broker: Server, name: Any) -> None:  # noqa: ANN401 - whatever is passed
     with Redis.from_url(broker.url) as redis, pytest.raises(ConfigurationError, match="name"):
         FencedStore(redis).update(name, Watched(lambda: None), "op", one_more)
+
+
+async def test_a_task_of_an_earlier_change_is_inside_its_update(broker: Server) -> None:
+    """The `change` runs a second time, and awaits the task: that would wait for the end of this update."""
+    lease, may_update = Watched(lambda: None), asyncio.Event()
+    async with AsyncFencedStore(broker.url) as store, AsyncFencedStore(broker.url) as other:
+        tasks: list[asyncio.Task[Written]] = []
+
+        async def late() -> Written:
+            await may_update.wait()
+            return await store.update(NAME, lease, "late", one_more)
+
+        async def change(value: str | None) -> str:
+            if not tasks:
+                tasks.append(asyncio.create_task(late()))
+                await other.update(NAME, lease, "overtakes", one_more)
+                return one_more(value)
+            may_update.set()
+            return (await tasks[0]).value
+
+        with pytest.raises(ConfigurationError, match="inside its own change"):
+            await asyncio.wait_for(store.update(NAME, lease, "outer", change), WITHIN)
+
+
+async def test_cancelled_updates_leave_no_queue_behind(broker: Server) -> None:
+    begun, may_end, waits, cancelled = asyncio.Event(), asyncio.Event(), list[int](), list[str]()
+    lease = Watched(lambda: waits.append(1))
+
+    async def slow(value: str | None) -> str:
+        begun.set()
+        await may_end.wait()
+        return one_more(value)
+
+    async with AsyncFencedStore(broker.url) as store:
+        first = asyncio.create_task(store.update(NAME, lease, "op-1", slow))
+        await begun.wait()
+        (turn,) = store._turns._last.values()
+        while len(cancelled) < 3:
+            task = asyncio.create_task(store.update(NAME, lease, f"cancelled-{len(cancelled)}", one_more))
+            await until(lambda: len(waits) > len(cancelled), "the update waits")
+            task.cancel()
+            await asyncio.wait({task})
+            cancelled.append(task.get_name())
+        assert list(store._turns._last.values()) == [turn]
+        may_end.set()
+        assert (await first).value == "1"

@@ -8,12 +8,14 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+from contextvars import ContextVar
 from pathlib import Path
 
 import pytest
 
 import redlock
 import redlock.asyncio
+from redlock._locking.caller_context import caller_context, package_variable
 
 ROOT = Path(__file__).parents[2]
 MODULES = sorted(path for package in ("redlock", "tasks", "workers") for path in (ROOT / package).rglob("*.py"))
@@ -37,6 +39,17 @@ def test_the_public_names_are_this_list() -> None:
         "Stale",
     ]
     assert all(hasattr(redlock, name) for name in redlock.__all__)
+
+
+def test_the_variables_of_the_package_stay_out_of_on_lost() -> None:
+    """Only the stack of held leases names its owner itself."""
+    made = [path.name for path in MODULES if re.search(r"= ContextVar\(", path.read_text())]
+    assert made == ["caller_context.py", "held_leases.py"]
+    known, own = ContextVar[str]("known"), package_variable("own", "default")
+    known.set("known")
+    own.set("own")
+    context = caller_context()
+    assert (context[known], context[own], own.get()) == ("known", "default", "own")
 
 
 def test_type_checkers_may_read_the_annotations() -> None:
