@@ -9,12 +9,14 @@ import itertools
 import os
 import signal
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import redis.utils
 
+from redlock import Redlock
 from redlock.testing import redis_server
 from tests import servers
 from tests.integration import asyncio_tools, tools
@@ -23,9 +25,6 @@ from tests.integration.warm_start import fork_server
 from tests.spare_nodes import SpareNodes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from redlock import Redlock
     from tests.integration.worker_fixture import Worker, WorkerFixture
 
 _PATIENCE = 60.0

@@ -16,11 +16,9 @@ import io
 import re
 import sys
 import tokenize
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 LONGEST_SENTENCE = 30

@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 from redlock.admin.bootstrap import declare_nodes
 from redlock.testing.redis_server import Cluster, Server
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _SECONDS = 5.0
 _CLEAR = (

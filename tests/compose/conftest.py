@@ -10,15 +10,12 @@ from __future__ import annotations
 import shutil
 import socket
 import subprocess
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import pytest
 
 from tests.compose.counter import Counter
 from tests.compose.project import Project, run
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 PORTS = (5555, *range(63790, 63796))
 IMAGES = ("redis:8-alpine", "python:3.13-slim")

@@ -7,15 +7,13 @@ import json
 import subprocess
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 from redis import Redis
 
 from redlock.fencing import FencedStore
 from tests.compose.project import ROOT, clean_environment, run
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 SEND = """
 import sys

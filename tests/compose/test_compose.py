@@ -6,17 +6,14 @@ import contextlib
 import functools
 import http.client
 import json
-from typing import TYPE_CHECKING
 
 import pytest
 
 from redlock import Redlock
+from tests.compose.counter import Counter
+from tests.compose.project import Project
 from tests.integration import tools
 from workers.settings import Settings
-
-if TYPE_CHECKING:
-    from tests.compose.counter import Counter
-    from tests.compose.project import Project
 
 # Minutes, because an image is built and the tasks of a killed worker must come back.
 pytestmark = pytest.mark.timeout(1200)

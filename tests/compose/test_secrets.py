@@ -7,20 +7,15 @@ import contextlib
 import http.client
 import secrets
 import socket
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from redis import Redis
 from redis.exceptions import AuthenticationError
 
-from tests.compose.project import ROOT, run
+from tests.compose.project import ROOT, Project, run
 from tests.integration.pages import blocks
 from tests.integration.tools import CANARY, eventually
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tests.compose.project import Project
 
 pytestmark = pytest.mark.timeout(1200)
 

@@ -9,15 +9,12 @@ Invariants:
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.compose.counter import Counter
+from tests.compose.project import Project
 from tests.integration import tools
-
-if TYPE_CHECKING:
-    from tests.compose.counter import Counter
-    from tests.compose.project import Project
 
 pytestmark = pytest.mark.timeout(1200)
 

@@ -7,15 +7,13 @@ Invariants:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
 
 from redlock import _compat
 from redlock._transport import codec
 from tests.sim.records import Write
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 OPTIONS = ("--auto-aof-rewrite-percentage", "0")
 """The necessary options of the store's server."""

@@ -9,16 +9,13 @@ Invariants:
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
+from tests.faults.accepted import Accepted
+from tests.faults.history import Event
 from tests.sim import checks
 from tests.sim.records import Lease, Operation
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from tests.faults.accepted import Accepted
-    from tests.faults.history import Event
 
 _WINDOW = 400
 

@@ -13,13 +13,10 @@ import shutil
 import struct
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from redlock.testing import redis_server
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 COMPILER = shutil.which("cc")
 

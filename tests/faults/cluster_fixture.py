@@ -9,23 +9,18 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
 
 from redis import Redis
 
 from redlock.testing import redis_server
 from tests.faults import accepted, checker
-from tests.faults.history import WHERE, History, append
+from tests.faults.history import WHERE, Event, History, append
 from tests.integration.tools import eventually, sixth_redis
-from tests.integration.worker_fixture import WorkerFixture
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
-    from pathlib import Path
-
-    from tests.faults.history import Event
-    from tests.integration.worker_fixture import Worker
-    from tests.sim.records import Operation
+from tests.integration.worker_fixture import Worker, WorkerFixture
+from tests.sim.records import Operation
 
 APPS = "tests.faults.apps"
 PREFIX = "faults:"

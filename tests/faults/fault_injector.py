@@ -12,24 +12,20 @@ import contextlib
 import os
 import shutil
 import signal
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from redis.exceptions import RedisError
 
-from tests.faults.cluster_fixture import PREFIX, TTL
+from redlock.testing.redis_server import Server
+from tests.faults.clocks import Clock
+from tests.faults.cluster_fixture import PREFIX, TTL, ClusterFixture
+from tests.faults.plan import Fault
 from tests.faults.servers import erase, is_up, revive, save
 from tests.integration.processes import children
 from tests.integration.tools import raw
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from redlock.testing.redis_server import Server
-    from tests.faults.clocks import Clock
-    from tests.faults.cluster_fixture import ClusterFixture
-    from tests.faults.plan import Fault
-    from tests.integration.worker_fixture import Worker
-    from tests.proxy import Proxy
+from tests.integration.worker_fixture import Worker
+from tests.proxy import Proxy
 
 T = TypeVar("T")
 

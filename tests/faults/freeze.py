@@ -19,16 +19,12 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from tests.faults.cluster_fixture import cluster_fixture
+from tests.faults.cluster_fixture import ClusterFixture, cluster_fixture
 from tests.integration.tools import comes_true
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from tests.faults.cluster_fixture import ClusterFixture
 
 OURS, CONTROL = "ours", "control"
 _CHILDREN = 4

@@ -8,10 +8,8 @@ Invariants:
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING, NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 
 class Fault(NamedTuple):

@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from typing import TYPE_CHECKING
 
 from redis.exceptions import RedisError
 
+from redlock.testing.redis_server import Server
 from tests.integration.tools import raw
-
-if TYPE_CHECKING:
-    from redlock.testing.redis_server import Server
 
 
 def is_up(server: Server) -> bool:

@@ -18,8 +18,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
@@ -29,13 +30,8 @@ from tests.faults.clocks import COMPILER, clocked
 from tests.faults.cluster_fixture import APPS, TTL, ClusterFixture
 from tests.faults.fault_injector import KINDS, NEEDS_CLOCKS, FaultInjector
 from tests.integration.tools import comes_true, sixth_redis
-from tests.proxy import proxies
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from tests.integration.worker_fixture import Worker
-    from tests.proxy import Proxy
+from tests.integration.worker_fixture import Worker
+from tests.proxy import Proxy, proxies
 
 NAMES = [f"soak-{number}" for number in range(6)]
 WORKERS, CHILDREN = 2, 4

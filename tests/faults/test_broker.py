@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from tests.faults.cluster_fixture import cluster_fixture
 from tests.integration.tools import eventually
 from tests.versions import needs_celery_5_5
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def test_a_broker_that_is_killed_loses_no_task(tmp_path: Path) -> None:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from redis import Redis
 
 from redlock._transport import codec
+from redlock.testing.redis_server import Server
 from tests.faults import accepted, checker
 from tests.faults.accepted import Accepted
 from tests.faults.history import Event, History, append
 from tests.sim.records import Write
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from redlock.testing.redis_server import Server
 
 
 def history(*, fences: tuple[int, int] = (10, 11), starts: tuple[int, int] = (100, 300)) -> list[Event]:

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from redlock import LockLost, Stale
 from redlock.admin.cluster_status import cluster_status
 from redlock.fencing import FencedStore
-from tests.faults.clocks import COMPILER, clocked
+from redlock.testing.redis_server import Cluster, Server
+from tests.faults.clocks import COMPILER, Clock, clocked
 from tests.integration.tools import client_of, eventually, holders
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from redlock.testing.redis_server import Cluster, Server
-    from tests.faults.clocks import Clock
 
 JUMP = 60.0
 Clocks = tuple["Cluster", "list[Clock]"]

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from tests.faults import effects
 from tests.faults.effects import End, forgotten_too_many, not_exercised, violations
 from tests.integration.rabbit import needs_rabbitmq
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 GOOD = [
     End("requeue", "SUCCESS", skipped=False, error="", effects=1, ends=("SUCCESS",)),

@@ -9,22 +9,20 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
+from redlock import Lease, Redlock
 from tests.faults.cluster_fixture import PREFIX, TTL, ClusterFixture, cluster_fixture
 from tests.integration.tools import client_of, eventually, holders, is_free
+from tests.integration.worker_fixture import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from _pytest.mark.structures import ParameterSet
-
-    from redlock import Lease, Redlock
-    from tests.integration.worker_fixture import Worker
 
 MAX_TTL = 10.0
 MARGIN = 20.0

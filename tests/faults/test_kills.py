@@ -5,19 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from celery.exceptions import SoftTimeLimitExceeded, TaskRevokedError
 
+from redlock import Redlock
 from tests.integration.tools import eventually, is_free
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from redlock import Redlock
-    from tests.integration.worker_fixture import Worker, WorkerFixture
+from tests.integration.worker_fixture import Worker, WorkerFixture
 
 LOCK = "counter:hits"
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from tests.faults import plan, soak
 from tests.faults.fault_injector import KINDS
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def test_a_plan_is_the_same_for_the_same_seed_and_has_every_kind() -> None:

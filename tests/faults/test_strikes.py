@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -11,11 +12,6 @@ from tests.faults.fault_injector import KINDS, NEEDS_CLOCKS, FaultInjector
 from tests.faults.plan import Fault
 from tests.faults.soak import Run, settings_for, staffed
 from tests.integration.tools import eventually, raw
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
 
 BRIEF = "store killed"
 """The fault of the short version; `tests/integration` and `test_kills.py` have tests of the next two alone."""

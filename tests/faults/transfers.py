@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,13 +34,10 @@ from tests.faults.crew import Crew, Outcome
 from tests.integration.databases import postgresql
 from tests.integration.processes import children
 from tests.integration.tools import ROOT, comes_true, sixth_redis
+from tests.integration.worker_fixture import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
     from typing_extensions import Self
-
-    from tests.integration.worker_fixture import Worker
 
 KINDS = ("transfers", "ledger.tasks")
 """The modules of the example: SQLAlchemy and Django."""

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
 
 from redlock._transport import codec
 from tests.fuzz.memory import INFO, resp
-
-if TYPE_CHECKING:
-    from hypothesis.strategies import SearchStrategy
 
 _NUMBERS = st.one_of(
     st.integers(-2, 6), st.sampled_from([2**31, 2**52, 2**53, 2**63 - 1, -(2**63), 10**30]), st.integers()

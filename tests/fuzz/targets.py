@@ -7,10 +7,11 @@ import contextlib
 import gc
 import itertools
 import threading
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 from redlock import Redlock, RedlockError
-from redlock._core.votes import Refusal, RoundResult, masked_token
+from redlock._core.votes import Refusal, RoundResult, Vote, masked_token
 from redlock._locking import failures
 from redlock._transport import node_info
 from redlock._transport.decoder import decode
@@ -23,9 +24,6 @@ from redlock.settings import Settings
 from tests.fuzz.memory import Good, LoopSocket, answering
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
-
-    from redlock._core.votes import Vote
     from tests.fuzz.memory import Answer
 
 NODES = [Node(f"redis://h:{port}", 5) for port in range(1, 6)]

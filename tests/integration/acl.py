@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
+from redis import Redis
+
+from redlock.testing.redis_server import Server
 from tests.integration.tools import ROOT, raws
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from redis import Redis
-
-    from redlock.testing.redis_server import Server
 
 
 def documented(user: str) -> list[str]:

@@ -6,14 +6,12 @@ import asyncio
 import gc
 import os
 import time
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
 
 from redlock.asyncio import Redlock
 from tests.integration.processes import sockets_of
 from tests.integration.tools import next_pause, node_timeout
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
 
 T = TypeVar("T")
 

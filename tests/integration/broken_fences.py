@@ -8,20 +8,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import threading
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
 
+from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from redlock.errors import Stale
 from redlock.fencing._sqlalchemy_connection import dialect_of, run
+from redlock.fencing.conformance import Lease, Write
 from tests.integration.fence_adapters import NAMES, ConnectionAdapter, SessionAdapter
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from sqlalchemy import Engine
-
-    from redlock.fencing.conformance import Lease, Write
 
 
 class Broken(ConnectionAdapter):

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine
+from sqlalchemy import Engine, create_engine
 
-from redlock.testing.redis_server import cluster
+from redlock.testing.redis_server import Cluster, cluster
 from tests.integration.databases import has_mariadb, mariadb, postgresql
 from tests.integration.fence_adapters import mariadb_url, postgresql_url, sqlite_engine, with_accounts
 from tests.integration.tools import PATIENT, limit_releases
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from sqlalchemy import Engine
-
-    from redlock.testing.redis_server import Cluster
 
 
 @pytest.fixture(autouse=True)

@@ -14,14 +14,11 @@ import socket
 import subprocess
 import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from redlock.testing.redis_server import die_with_parent
 from tests.integration.tools import comes_true
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _START_SECONDS = 110.0
 MYSQL = os.environ.get("MYSQL_SERVER")

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Coroutine, Iterator
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar
 
 from sqlalchemy import BigInteger, Column, Engine, Integer, String, Table, event, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
@@ -19,10 +21,6 @@ from redlock.fencing import _statements
 from redlock.fencing.conformance import Lease, Write
 from redlock.fencing.sql import add_tables, fenced
 from tests.integration.databases import MYSQL
-
-if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterator
-    from contextlib import AbstractContextManager
 
 
 class Base(DeclarativeBase):

@@ -7,16 +7,14 @@ import http.server
 import json
 import threading
 import types
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
 from redlock.fencing.conformance import Lease, Write
 from tests.integration.pages import blocks
 from tests.integration.tools import ROOT
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 NAMES = ("account", "acc", "ACC", "acc ")
 

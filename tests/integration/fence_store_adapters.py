@@ -6,18 +6,14 @@ import asyncio
 import contextlib
 import json
 import uuid
-from typing import TYPE_CHECKING, Any
+from collections.abc import Coroutine, Iterator
+from typing import Any
 
 from redis import Redis
 
 from redlock.errors import Stale
-from redlock.fencing import AsyncFencedStore, FencedStore
+from redlock.fencing import AsyncFencedStore, FencedStore, FencedTransaction
 from redlock.fencing.conformance import Lease, Write
-
-if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterator
-
-    from redlock.fencing import FencedTransaction
 
 NAMES = ("account", "acc", "ACC", "acc ")
 EMPTY = '{"value": 0, "journal": []}'

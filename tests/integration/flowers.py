@@ -6,18 +6,16 @@ import base64
 import contextlib
 import http.client
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from redlock.testing.redis_server import free_port
+from tests.integration.browser import Browser
 from tests.integration.tools import eventually
 from tests.integration.worker_fixture import Worker
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from typing_extensions import Self
-
-    from tests.integration.browser import Browser
 
 
 class Flower:

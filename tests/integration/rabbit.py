@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from workers.rabbitmq import RabbitMQ, program
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 PROGRAM = program()
 needs_rabbitmq = pytest.mark.skipif(PROGRAM is None, reason="no rabbitmq-server")

@@ -7,16 +7,13 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from redlock.testing.redis_server import Cluster
 from tests.integration.tools import PATIENT, ROOT, eventually
 from tests.integration.warm_start import ForkedProgram
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from redlock.testing.redis_server import Cluster
 
 
 class Shell:

@@ -15,19 +15,16 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import TYPE_CHECKING
 
-from redlock import LockContended, LockLost, NotHeld, Redlock
+from redlock import Lease, LockContended, LockLost, NotHeld, Redlock
 from tests.integration.tools import came_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from types import FrameType
-
     from typing_extensions import Self
-
-    from redlock import Lease
 
 NAMES = [f"report:{number}" for number in range(24)]
 TTL, MAX_TTL = 6.0, 6.0

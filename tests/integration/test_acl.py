@@ -16,8 +16,8 @@ import re
 import secrets
 import socket
 import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from redis import Redis
@@ -29,6 +29,7 @@ from redlock.admin import force_release
 from redlock.admin.bootstrap import declare_nodes
 from redlock.admin.cluster_status import cluster_status
 from redlock.testing import redis_server
+from redlock.testing.redis_server import Cluster, Server
 from tests.integration import acl
 from tests.integration.acl import commands
 from tests.integration.flowers import Flower
@@ -47,11 +48,6 @@ from tests.integration.tools import (
 )
 from tests.integration.worker_fixture import Worker, WorkerFixture, fresh_fixture
 from tests.servers import program as server_program
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from redlock.testing.redis_server import Cluster, Server
 
 NAME = "door"
 SECRET = f"{CANARY}-{secrets.token_hex(8)}"

@@ -6,25 +6,20 @@ import gc
 import itertools
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
-from redlock import Lease, LockContended
+from redlock import Lease, Lock, LockContended, Redlock
 from redlock._transport import pending_releases, threads
 from redlock._transport.background_releaser import BackgroundReleaser
 from redlock.celery.metrics import Metrics
+from redlock.testing.redis_server import Cluster
 from tests.integration.tools import LASTING, client_of, eventually, raws
 from tests.integration.tracer import Interrupted, Place, Tracer, instructions
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from redlock import Lock, Redlock
-    from redlock.testing.redis_server import Cluster
 
 TTL, MAX_TTL = 8.0, 60.0
 _SENDING = {"_start_operation", "_send_round", "begin", "flush", "note_round", "request", "write"}

@@ -10,15 +10,16 @@ import random
 import signal
 import threading
 import warnings
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from typing import TYPE_CHECKING
 
 import pytest
 
-from redlock import LockLost, NotHeld, Outcome, Redlock, RedlockError
+from redlock import Lease, LockLost, NotHeld, Outcome, Redlock, RedlockError
 from redlock._clock import now_ms
 from redlock._transport import connections, pending_releases
 from redlock._transport.background_releaser import BackgroundReleaser
+from redlock.testing.redis_server import Cluster
 from tests.integration.shell import run_python
 from tests.integration.tools import (
     LASTING,
@@ -36,12 +37,6 @@ from tests.integration.tools import (
     stands_on_all,
 )
 from tests.proxy import proxies
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from redlock import Lease
-    from redlock.testing.redis_server import Cluster
 
 NAME = "report:7"
 QUICK = 100

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from redlock import QuorumUnavailable
+from redlock.asyncio import Redlock
+from redlock.testing.redis_server import Cluster
 from tests.integration.asyncio_tools import client_of, next_turn, until
 from tests.integration.tools import LASTING, frozen, is_free, raw, raws
 from tests.proxy import always, byte_by_byte, endless_garbage, half_a_reply, half_a_reply_then_reset, proxies
 
 if TYPE_CHECKING:
-    from redlock.asyncio import Redlock
-    from redlock.testing.redis_server import Cluster
     from tests.proxy import Passing
 
 NAME = "bad"

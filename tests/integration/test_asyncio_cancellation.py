@@ -9,20 +9,17 @@ from __future__ import annotations
 import asyncio
 import random
 import types
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from typing import Any
 
 import pytest
 
 from redlock._transport.codec import waiting_order, wake_key
+from redlock.asyncio import Redlock
+from redlock.testing.redis_server import Cluster
 from tests.integration.asyncio_tools import client_of, next_turn, open_sockets, until
 from tests.integration.tools import LASTING, holders, is_free, raw, raws
 from tests.sim.cancellation import MOMENTS, cancelled
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Generator
-
-    from redlock.asyncio import Redlock
-    from redlock.testing.redis_server import Cluster
 
 NAME = "cancelled"
 _MOST_WAITS = 60

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING
 
 import pytest
 
 from redlock import LockLost, RedlockError
+from redlock.asyncio import Lease, Redlock
+from redlock.testing.redis_server import Cluster
 from tests.integration.asyncio_tools import client_of, run, until
 from tests.integration.tools import eventually
-
-if TYPE_CHECKING:
-    from redlock.asyncio import Lease, Redlock
-    from redlock.testing.redis_server import Cluster
 
 NAME = "close"
 TTL = 3.0

@@ -7,18 +7,15 @@ import gc
 import logging
 import weakref
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
 
 import pytest
 
 from redlock import LockLost
 from redlock._transport.codec import waiting_order
+from redlock.asyncio import Lease, Redlock
+from redlock.testing.redis_server import Cluster
 from tests.integration.asyncio_tools import client_of, until
 from tests.integration.tools import raw
-
-if TYPE_CHECKING:
-    from redlock.asyncio import Lease, Redlock
-    from redlock.testing.redis_server import Cluster
 
 NAME = "context"
 TTL = 3.0

@@ -5,19 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import AsyncGenerator
 
 import pytest
 
 from redlock import LockLost
-from redlock.asyncio import Redlock, _cancel_scope
+from redlock.asyncio import Lease, Redlock, _cancel_scope
+from redlock.testing.redis_server import Cluster
 from tests.integration.asyncio_tools import client_of, until
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
-
-    from redlock.asyncio import Lease
-    from redlock.testing.redis_server import Cluster
 
 NAME = "rows"
 TTL = 3.0

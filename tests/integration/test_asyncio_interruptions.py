@@ -6,31 +6,27 @@ import asyncio
 import gc
 import itertools
 import socket
+from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from redlock._clock import now_ms
 from redlock._core.commands import Inspect, Round, Wait
+from redlock._core.votes import RoundResult
 from redlock._transport.asyncio import Execution, LoopConnections
 from redlock._transport.codec import Codec
 from redlock._transport.exchange import Exchange
 from redlock._transport.node import Node
-from redlock.asyncio import Lock
+from redlock._transport.threads import ConnectionSet
+from redlock.asyncio import Lock, Redlock
 from redlock.asyncio._renewal import LoopRenewal
 from redlock.errors import NotHeld, RedlockError
+from redlock.testing.redis_server import Cluster
 from tests.integration.asyncio_tools import client_of, until
 from tests.integration.tracer import Interrupted, Place, Tracer, instructions
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
-
-    from redlock._core.votes import RoundResult
-    from redlock._transport.threads import ConnectionSet
-    from redlock.asyncio import Redlock
-    from redlock.testing.redis_server import Cluster
 
 STRUCK = ("asyncio", "_locking", "_transport")
 """The parts of the package that are interrupted."""

@@ -5,21 +5,18 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from redlock import ConfigurationError, LockContended, LockLost, NotHeld, Outcome, QuorumUnavailable, RedlockError
 from redlock._clock import now_ms
 from redlock._locking.wait_publisher import WaitPublisher
-from redlock.asyncio import Redlock
+from redlock.asyncio import Lock, Redlock
+from redlock.testing.redis_server import Cluster
 from tests.integration import tools
 from tests.integration.asyncio_tools import client_of, next_turn, open_sockets, until
 from tests.integration.tools import LASTING, blocked_clients, holders, is_free, raw, raws, run_out
-
-if TYPE_CHECKING:
-    from redlock.asyncio import Lock
-    from redlock.testing.redis_server import Cluster
 
 NAME = "foo"
 

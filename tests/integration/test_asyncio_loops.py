@@ -8,19 +8,16 @@ import gc
 import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
 import pytest
 import uvloop
 
 from redlock import LockContended, NotHeld, Outcome, RedlockError
+from redlock.asyncio import Lease, Redlock
+from redlock.testing.redis_server import Cluster
 from tests.integration.asyncio_tools import client_of, next_turn, open_sockets, run, until
 from tests.integration.threads import in_threads
 from tests.integration.tools import LASTING, eventually, frozen, in_a_fork, is_free
-
-if TYPE_CHECKING:
-    from redlock.asyncio import Lease, Redlock
-    from redlock.testing.redis_server import Cluster
 
 NAME = "loops"
 

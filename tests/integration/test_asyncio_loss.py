@@ -7,8 +7,10 @@ import contextlib
 import select
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import Any
 
 import pytest
 import uvloop
@@ -16,23 +18,18 @@ import uvloop
 from redlock import LockLost
 from redlock._clock import now_ms
 from redlock._core.protocol import inspect
+from redlock._core.votes import Grant
 from redlock._locking.lock_events import LockEventLog
 from redlock._transport import asyncio as asyncio_driver
 from redlock._transport import connection
 from redlock._transport import connections as connections_module
 from redlock._transport.asyncio import LoopConnections
+from redlock._transport.connection import NodeConnection
 from redlock._transport.loop_sockets import LoopSockets
 from redlock.asyncio import Lease, Lock, Redlock, _cancel_scope
+from redlock.testing.redis_server import Cluster
 from tests.integration.asyncio_tools import client_of, next_turn, until
 from tests.integration.tools import comes_true, is_free, run_out
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from types import ModuleType
-
-    from redlock._core.votes import Grant
-    from redlock._transport.connection import NodeConnection
-    from redlock.testing.redis_server import Cluster
 
 NAME = "lost"
 TTL = 3.0

@@ -5,18 +5,15 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
-from typing import TYPE_CHECKING
 
 import pytest
 
 from redlock import LockLost, NotHeld
 from redlock._core.protocol import Outcome
+from redlock.asyncio import Lease, Lock, Redlock
+from redlock.testing.redis_server import Cluster
 from tests.integration.asyncio_tools import client_of, until
 from tests.integration.tools import LASTING, is_free, run_out
-
-if TYPE_CHECKING:
-    from redlock.asyncio import Lease, Lock, Redlock
-    from redlock.testing.redis_server import Cluster
 
 NAME = "release"
 LATER = pytest.mark.parametrize("later", [False, True], ids=["at once", "later"])

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
 import pytest
 from redis.asyncio import Redis
 
 from redlock import ConfigurationError, NotHeld, Stale
 from redlock.fencing import AsyncFencedStore, FencedStore
+from redlock.testing.redis_server import Cluster, Server
 from tests.integration.asyncio_tools import client_of, next_turn
 from tests.integration.tools import run_out
-
-if TYPE_CHECKING:
-    from redlock.testing.redis_server import Cluster, Server
 
 NAME = "hits"
 

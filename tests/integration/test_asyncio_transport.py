@@ -5,28 +5,24 @@ from __future__ import annotations
 import asyncio
 import select
 import socket
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from redlock import QuorumUnavailable, RedlockError
 from redlock._clock import now_ms, wall_us
 from redlock._core import protocol
-from redlock._core.commands import Acquire
+from redlock._core.commands import Acquire, Round
+from redlock._core.vote_tally import VoteTally
+from redlock._core.votes import RoundResult
 from redlock._transport.exchange import Exchange
 from redlock._transport.loop_exchange import LoopExchange
 from redlock._transport.reply_reader import UnreadableReply
 from redlock._transport.socket_errors import ConnectionFailed, NoReply
+from redlock.testing.redis_server import Cluster
 from tests.integration.asyncio_tools import client_of, next_turn, until
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from redlock._core.commands import Round
-    from redlock._core.vote_tally import VoteTally
-    from redlock._core.votes import RoundResult
-    from redlock.testing.redis_server import Cluster
 
 NAME = "transport"
 

@@ -8,21 +8,17 @@ import socket
 import socketserver
 import threading
 import traceback
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from redlock import ConfigurationError, QuorumUnavailable, Redlock
 from redlock._escaping import escape
 from redlock._transport.node import Node, UnsuitableNode, describe_failure
-from redlock.testing.redis_server import Server, cluster, free_port
+from redlock.testing.redis_server import Cluster, Server, cluster, free_port
 from tests.integration.tools import CANARY, LASTING, client_of, eventually, holders, kill_all, label, raws, sixth_redis
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from redlock.testing.redis_server import Cluster
 
 NAME = "device:5"
 

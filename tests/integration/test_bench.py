@@ -7,9 +7,9 @@ import shutil
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
+from redis import Redis
 
 from benchmarks import __main__ as command
 from benchmarks import against, environment
@@ -20,13 +20,9 @@ from benchmarks.scenarios import hot, uncontended
 from benchmarks.survival import __main__ as survival
 from benchmarks.survival import locks, outcome, tasks
 from benchmarks.survival.outcome import Outcome
+from redlock.testing.redis_server import Server
 from tests.integration.shell import run_python
 from tests.integration.tools import ROOT, raw
-
-if TYPE_CHECKING:
-    from redis import Redis
-
-    from redlock.testing.redis_server import Server
 
 
 def bench_of(out: Path, *kinds: Kind) -> Bench:

@@ -7,6 +7,7 @@ import gc
 import select
 import socket
 import struct
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -14,17 +15,13 @@ import pytest
 from kombu.connection import Connection
 
 from redlock.admin import broker_check
-from redlock.admin.diagnostics import Level
+from redlock.admin.diagnostics import Finding, Level
 from redlock.cli import main
-from redlock.testing.redis_server import free_port
+from redlock.testing.redis_server import Cluster, free_port
 from tests.integration.rabbit import needs_rabbitmq, rabbit
 from tests.integration.tools import CANARY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from redlock.admin.diagnostics import Finding
-    from redlock.testing.redis_server import Cluster
     from workers.rabbitmq import RabbitMQ
 
 

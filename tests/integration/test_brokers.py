@@ -6,7 +6,9 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,6 +18,7 @@ from redis import Redis
 
 from redlock.celery import delivery as delivery_module
 from redlock.testing import redis_server
+from redlock.testing.redis_server import Cluster, Server
 from tests import versions
 from tests.integration.processes import listening
 from tests.integration.rabbit import needs_rabbitmq, rabbit
@@ -24,10 +27,6 @@ from tests.integration.worker_fixture import Worker
 from tests.versions import needs_celery_5_5
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from redlock.testing.redis_server import Cluster, Server
     from workers.rabbitmq import RabbitMQ
 
 BROKERS = "tests.integration.apps.brokers"

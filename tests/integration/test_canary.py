@@ -8,7 +8,9 @@ import logging
 import pickle
 import sys
 import traceback
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from celery import Celery
@@ -24,15 +26,10 @@ from redlock.cli import main
 from redlock.errors import LockContended, RedlockError
 from redlock.settings import Settings, read
 from redlock.testing import redis_server
+from redlock.testing.redis_server import Cluster
 from tests.integration.tools import client_of, eventually, raws
 from workers.logs import MaskingFormatter
 from workers.settings import Settings as ExampleSettings
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
-    from redlock.testing.redis_server import Cluster
 
 SECRET = "Canary0q8Zt"  # noqa: S105 - not a real password
 PIECES = ("Canary", "0q8Zt")

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 from celery import Celery, chain, chord, group
-from celery.canvas import xstarmap
+from celery.canvas import Signature, xstarmap
 from celery.result import denied_join_result
 
 from redlock import LockContended, Redlock
 from redlock.celery import client_for, current_lease, locked
+from redlock.celery.conflict_policy import OnConflict
 from tests.integration.tools import client_of, eventually, unsubscribe
 from tests.integration.worker_fixture import Worker, WorkerFixture, fresh_fixture
 from tests.versions import needs_celery_5_5
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from celery.canvas import Signature
-
-    from redlock.celery.conflict_policy import OnConflict
 
 FLOWS = "tests.integration.apps.workflows"
 POLICIES = "tests.integration.apps.policies"

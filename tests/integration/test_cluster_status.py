@@ -7,23 +7,19 @@ import json
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from redlock import ConfigurationError, LockLost, Redlock
 from redlock._transport import codec
 from redlock.admin.bootstrap import declare_nodes
-from redlock.admin.cluster_status import cluster_status
+from redlock.admin.cluster_status import ClusterStatus, LockInfo, cluster_status
 from redlock.cli import main
-from redlock.testing.redis_server import Server
+from redlock.testing.redis_server import Cluster, Server
 from tests.integration.threads import started
 from tests.integration.tools import CANARY, client_of, eventually, kill_all, label, raw, raws, stands_on_all
 from tests.proxy import proxies
-
-if TYPE_CHECKING:
-    from redlock.admin.cluster_status import ClusterStatus, LockInfo
-    from redlock.testing.redis_server import Cluster
 
 NAME = "account:42"
 

@@ -11,8 +11,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from redis import Redis
@@ -26,9 +27,6 @@ from tests.servers import program as server_program
 from workers.cluster import NODES, ROOT, is_free
 from workers.log_figures import Figures, read
 from workers.report import Report, percentile
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 SMALL = ("--workers", "2", "--children", "2", "--think", "0.02")
 TASKS, FEW = 200, 60

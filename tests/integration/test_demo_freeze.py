@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from redis import Redis
 
+from redlock import Redlock
 from redlock.fencing.redis_store import FencedStore
+from redlock.testing.redis_server import Server
 from workers.freeze import Freeze
-
-if TYPE_CHECKING:
-    from redlock import Redlock
-    from redlock.testing.redis_server import Server
 
 
 def test_only_an_open_section_is_frozen(client: Redlock, broker: Server) -> None:

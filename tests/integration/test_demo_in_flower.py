@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import pytest
 
@@ -11,9 +11,6 @@ from tests.integration.browser import Browser, needs_browser
 from tests.integration.flowers import tasks_shown
 from tests.integration.test_demo import Demo
 from tests.integration.tools import eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 pytestmark = needs_browser
 

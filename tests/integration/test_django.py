@@ -9,8 +9,8 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from celery import Celery
@@ -18,14 +18,9 @@ from celery import Celery
 from redlock.celery import client_for
 from redlock.celery.conf import of_conf
 from redlock.testing import redis_server
-from redlock.testing.redis_server import die_with_parent
+from redlock.testing.redis_server import Cluster, Server, die_with_parent
 from tests.integration.pages import blocks
 from tests.integration.tools import CANARY, ROOT, eventually, raws, sixth_redis
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from redlock.testing.redis_server import Cluster, Server
 
 functional = pytest.importorskip("django.utils.functional")
 

@@ -19,9 +19,9 @@ import re
 import signal
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from redis import Redis
@@ -35,10 +35,6 @@ from redlock.testing import lock_nodes, redis_server
 from redlock.testing.redis_server import die_with_parent
 from tests.integration.pages import Block, blocks
 from tests.integration.tools import PATIENT, ROOT, client_of, eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from concurrent.futures import Future
 
 PAGES = [
     ROOT / "README.md",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import doctest
 import functools
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -17,9 +18,6 @@ from redlock.asyncio import lock as asyncio_lock
 from redlock.fencing import FencedStore, asyncio_redis_store, redis_store
 from redlock.testing import redis_server
 from tests.integration.tools import sixth_redis
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 PATIENT = 0.9
 """A node timeout that fits the TTL of each example."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 from celery import Celery
@@ -16,15 +18,9 @@ from redlock.admin.diagnostics import Level
 from redlock.celery import locked
 from redlock.cli import main
 from redlock.settings import Settings
-from redlock.testing.redis_server import Server, cluster, free_port
+from redlock.testing.redis_server import Cluster, Server, cluster, free_port
 from tests import servers
 from tests.integration.tools import CANARY, client_of, kill_all, raw, sixth_redis
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
-
-    from redlock.testing.redis_server import Cluster
 
 
 @pytest.fixture

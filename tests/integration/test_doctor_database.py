@@ -10,26 +10,20 @@ import struct
 import threading
 import time
 import traceback
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import Engine, create_engine, text
 
 from redlock import ConfigurationError
 from redlock.admin import database_check
 from redlock.admin.diagnostics import Level
 from redlock.cli import main
+from redlock.testing.redis_server import Cluster
 from tests.integration.fence_adapters import ASYNC_DRIVERS, Base, postgresql_url
 from tests.integration.tools import CANARY
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from sqlalchemy import Engine
-
-    from redlock.testing.redis_server import Cluster
 
 SHORT = {
     "postgresql": ("ALTER ROLE postgres SET idle_in_transaction_session_timeout = '5s'",),

@@ -6,23 +6,17 @@ import json
 import os
 import signal
 import uuid
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import pytest
 from celery import chain
+from celery.canvas import Signature
+from celery.result import AsyncResult
 from redis import Redis
 
 from redlock.testing import redis_server
 from tests.integration.tools import client_of, eventually, sixth_redis
-from tests.integration.worker_fixture import WorkerFixture, shell
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from celery.canvas import Signature
-    from celery.result import AsyncResult
-
-    from tests.integration.worker_fixture import Worker
+from tests.integration.worker_fixture import Worker, WorkerFixture, shell
 
 COPIES = "tests.integration.apps.copies"
 IDS = ["bob@example.com", "x" * 300, "a\nb"]

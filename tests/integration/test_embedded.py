@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from celery import Celery
@@ -23,9 +23,6 @@ from tests.integration.tools import client_of, eventually, raw, talking
 from tests.servers import program
 from workers.cluster import FLOWER_PORT, Plan, settings_of
 from workers.settings import from_environment
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 STARTER = """
 import os, pathlib, signal, sys

@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING
 import pytest
 from redis import Redis
 
+from redlock.testing.redis_server import Cluster, Server
 from tests.integration.test_examples import EXAMPLES, project
 from tests.integration.tools import eventually
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-    from redlock.testing.redis_server import Cluster, Server
 
 PYTHON = Path(sys.executable)
 

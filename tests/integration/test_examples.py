@@ -13,10 +13,11 @@ import tarfile
 import urllib.error
 import urllib.request
 import venv
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 import pytest
 from packaging.requirements import Requirement
@@ -28,9 +29,6 @@ from tests.integration.pages import blocks
 from tests.integration.processes import children
 from tests.integration.tools import PATIENT, ROOT, eventually, kill_all
 from tests.once import once
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
 
 EXAMPLES = ROOT / "examples"
 OURS = "celery-redlock"

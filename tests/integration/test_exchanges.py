@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from amqp.exceptions import ChannelError
@@ -12,15 +13,11 @@ from celery import Celery
 from kombu.entity import Exchange
 from redis import Redis
 
+from redlock import Redlock
 from redlock.testing import redis_server
 from tests.integration.rabbit import needs_rabbitmq, rabbit
 from tests.integration.tools import client_of, eventually, sixth_redis
 from tests.integration.worker_fixture import Worker
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from redlock import Redlock
 
 APP = "tests.integration.apps.exchanges"
 on_rabbitmq = [pytest.param("rabbitmq-prefork", marks=needs_rabbitmq)]

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import re
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import pytest
 
 from redlock import QuorumUnavailable, Redlock, RedlockError
 from redlock._core.votes import FENCE_LIMIT
 from redlock._transport import codec
+from redlock.testing.redis_server import Cluster, Server
 from tests.integration.tools import ROOT, client_of, eventually, frozen, holders, is_free, kill_all, raw, raws
 from tests.proxy import proxies, unchanged
-
-if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Sequence
-
-    from redlock.testing.redis_server import Cluster, Server
 
 NAME = "device:3"
 

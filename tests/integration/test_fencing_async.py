@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Engine, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_scoped_session, async_sessionmaker
 from sqlalchemy.ext.asyncio import create_async_engine as create
 
@@ -16,12 +16,6 @@ from redlock.fencing.conformance import Lease
 from redlock.fencing.sql import fenced, purge_operations
 from tests.integration.fence_adapters import ASYNC_DRIVERS, Account, balance
 from tests.integration.tools import eventually
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from sqlalchemy import Engine
-
 
 TOKEN = 1_764_316_800_000_000
 LEASE, LATER, LATE = Lease(TOKEN, "me"), Lease(TOKEN + 1, "later"), Lease(TOKEN - 1, "late")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, event, insert, select, text
@@ -17,9 +18,6 @@ from redlock.fencing.sql import fenced
 from tests.integration.fence_adapters import JOURNAL, OPERATION, Account, balance
 from tests.integration.threads import started
 from tests.integration.tools import eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 TOKEN = 1_764_316_800_000_000
 """As large as the tokens of a real cluster, which need more than 32 bits."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine
@@ -11,9 +11,6 @@ from redlock.fencing.conformance import INTERLEAVINGS, check
 from tests.integration import broken_fences as broken
 from tests.integration.databases import MYSQL
 from tests.integration.fence_adapters import sqlite_engine
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 PATIENCE = 0.1
 LONG_PATIENCE = 0.5

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import struct
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
 
 import pytest
 
@@ -12,10 +14,6 @@ from redlock.errors import Stale
 from redlock.fencing import conformance
 from redlock.fencing.conformance import INTERLEAVINGS, Lease, check, check_all, random_interleavings
 from tests.integration.fence_recipes import recipe
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from contextlib import AbstractContextManager
 
 PATIENCE = 0.02
 Memory: Any = recipe("test_memory_fence.py").MemoryAdapter

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.integration.shell import run_python
 from tests.integration.tools import ROOT
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 TESTS = {"django_fence.py": 27, "django_fence_blocks.py": 12}
 PROJECT = ROOT / "tests" / "integration" / "apps"

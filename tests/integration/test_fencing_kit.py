@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import zlib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import Engine, create_engine, text
 
 from redlock.fencing.conformance import Lease, Write, check_all
+from redlock.testing.redis_server import Server
 from tests.integration.databases import MYSQL
 from tests.integration.fence_adapters import (
     AsyncAdapter,
@@ -25,12 +28,7 @@ from tests.integration.fence_store_adapters import AsyncStoreAdapter, StoreAdapt
 from tests.integration.tools import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
     from _pytest.mark.structures import ParameterSet
-
-    from redlock.testing.redis_server import Server
 
 EXAMPLES = int(os.environ.get("FENCE_EXAMPLES", "3"))
 """Random interleavings of each fence at each level; `make soak` runs more."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, NamedTuple
 
 import psycopg
 import pytest
@@ -22,12 +23,8 @@ from redlock.errors import ConfigurationError, LockLost
 from redlock.fencing import AsyncFencedStore, FencedStore
 from redlock.fencing.conformance import Lease
 from redlock.fencing.sql import fenced
+from redlock.testing.redis_server import Server
 from tests.integration.fence_adapters import ASYNC_DRIVERS, FENCE, JOURNAL, OPERATION
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
-
-    from redlock.testing.redis_server import Server
 
 GOOD = Lease(7, "me")
 TOO_LONG = Lease(7, "me", ("x" * 1_025,))

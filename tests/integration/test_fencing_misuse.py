@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, create_engine, event, func, select, text
@@ -15,10 +17,6 @@ from redlock.errors import ConfigurationError, LockLost, Stale
 from redlock.fencing.conformance import Lease
 from redlock.fencing.sql import create_statements, fenced, purge_operations
 from tests.integration.fence_adapters import OPERATION, Account, sqlite_engine, tokens, with_accounts
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 LEASE = Lease(7, "me")
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextvars
 import gc
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
@@ -15,12 +17,6 @@ from redlock.errors import ConfigurationError
 from redlock.fencing.conformance import Lease
 from redlock.fencing.sql import fenced
 from tests.integration.fence_adapters import FENCE, Account, balance, sqlite_engine, with_accounts
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from sqlalchemy import Engine
 
 LEASE = Lease(7, "me")
 WITHOUT = [(None, None), ("op", None), (None, "op")]

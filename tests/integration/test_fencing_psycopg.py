@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 import psycopg
 import pytest
@@ -11,9 +12,6 @@ from psycopg.rows import dict_row
 from redlock.errors import ConfigurationError, Stale
 from redlock.fencing.conformance import Lease
 from redlock.fencing.sql import create_statements, fenced, purge_operations
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 LEASE = Lease(1_764_316_800_000_000, "me")
 

@@ -10,8 +10,9 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -19,10 +20,6 @@ from redlock.errors import Stale
 from redlock.fencing.conformance import INTERLEAVINGS, Lease, check, check_all
 from tests.integration.fence_recipes import FileAdapter, ObjectAdapter, ObjectStore, VersionedAdapter, recipe, source
 from tests.integration.tools import ROOT
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 PATIENCE = 0.03
 LONG_PATIENCE = 1.0

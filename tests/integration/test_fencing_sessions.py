@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 from billiard.exceptions import SoftTimeLimitExceeded
@@ -18,10 +20,6 @@ from redlock.errors import ConfigurationError
 from redlock.fencing.conformance import Lease
 from redlock.fencing.sql import fenced
 from tests.integration.fence_adapters import Account, balance, sqlite_engine, tokens, with_accounts
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 LEASE, LATER = Lease(7, "me"), Lease(8, "later")
 SECOND = "a second connection"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, create_engine, event, text
@@ -18,10 +20,6 @@ from redlock.errors import ConfigurationError
 from redlock.fencing.conformance import Lease
 from redlock.fencing.sql import fenced
 from tests.integration.fence_adapters import Account, Base, balance, sqlite_engine, with_accounts
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 LEASE = Lease(7, "me")
 has_autocommit = pytest.mark.skipif(sys.version_info < (3, 12), reason="sqlite3 has no `autocommit` before Python 3.12")

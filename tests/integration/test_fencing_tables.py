@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import MetaData, create_engine, text
+from sqlalchemy import Engine, MetaData, create_engine, text
+from sqlalchemy.sql.schema import SchemaItem
 
 from redlock.errors import ConfigurationError
 from redlock.fencing.conformance import Lease
 from redlock.fencing.sql import add_tables, create_statements, fenced
 from tests.integration.shell import run_python
-
-if TYPE_CHECKING:
-    from sqlalchemy import Engine
-    from sqlalchemy.sql.schema import SchemaItem
 
 
 def differences(engine: Engine) -> list[str]:

@@ -10,9 +10,9 @@ import stat
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
 
 import pytest
 from celery import Celery
@@ -25,9 +25,6 @@ from tests.integration.tools import ROOT
 from tests.integration.warm_start import ForkedProgram
 from workers import log_figures, logs
 from workers.logs import WholeLines
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 NOBODY = 65_534
 pytestmark = pytest.mark.timeout(300)

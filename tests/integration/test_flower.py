@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import http
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import pytest
 
+from redlock import Redlock
 from tests.integration.browser import Browser, needs_browser
 from tests.integration.flowers import Flower, tasks_shown
 from tests.integration.tools import client_of, eventually, holders, run_out
 from tests.integration.worker_fixture import UNLIMITED, WorkerFixture, fresh_fixture
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from redlock import Redlock
 
 HOLDING = "tests.integration.apps.holding"
 POLICIES = "tests.integration.apps.policies"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import pytest
 
@@ -13,6 +13,7 @@ from redlock._clock import wall_us
 from redlock._transport import codec
 from redlock.admin import force_release
 from redlock.cli import main
+from redlock.testing.redis_server import Cluster
 from tests.integration.tools import (
     LASTING,
     blocked_clients,
@@ -25,11 +26,6 @@ from tests.integration.tools import (
     raws,
     stands_on_all,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from redlock.testing.redis_server import Cluster
 
 NAME = "device:7"
 

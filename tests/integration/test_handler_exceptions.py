@@ -10,8 +10,8 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -26,13 +26,9 @@ from redlock._transport.node import Node
 from redlock._transport.socket_errors import ConnectionFailed, NoReply
 from redlock._transport.sockets import Sockets
 from redlock.admin import broker_check, database_check
+from redlock.testing.redis_server import Cluster
 from tests.integration.asyncio_tools import until
 from tests.integration.tools import LASTING, blocked_clients, client_of, eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from redlock.testing.redis_server import Cluster
 
 NAME, WHY = "handled", "an alarm of the application"
 WORDS = pack("PING")

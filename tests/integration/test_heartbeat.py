@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from redlock import Redlock
 from tests.integration.tools import eventually, label
-from tests.integration.worker_fixture import refuses_to_start
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from redlock import Redlock
-    from tests.integration.worker_fixture import WorkerFixture
+from tests.integration.worker_fixture import WorkerFixture, refuses_to_start
 
 POLICIES = "tests.integration.apps.policies"
 

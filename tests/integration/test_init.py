@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import pytest
 
@@ -13,9 +13,6 @@ from redlock._transport import codec
 from redlock.admin.bootstrap import declare_nodes
 from redlock.testing.redis_server import Server
 from tests.integration.tools import client_of, label, raw, raws
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 @pytest.fixture

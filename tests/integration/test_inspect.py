@@ -6,17 +6,14 @@ import json
 import os
 import signal
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
+from redlock import Redlock
 from tests.integration.shell import run_python
 from tests.integration.tools import eventually, run_out
-from tests.integration.worker_fixture import UNLIMITED
-
-if TYPE_CHECKING:
-    from redlock import Redlock
-    from tests.integration.worker_fixture import WorkerFixture
+from tests.integration.worker_fixture import UNLIMITED, WorkerFixture
 
 HOLDING = "tests.integration.apps.holding"
 POLICIES = "tests.integration.apps.policies"

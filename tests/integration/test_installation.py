@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from redlock import _installation
 from tests.integration.shell import run_python
 from tests.integration.tools import ROOT
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 OURS = ROOT / "redlock"
 PY = {"__init__.py": "import redis\n\nclass Redlock: ...\n", "cli.py": ""}

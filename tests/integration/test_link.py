@@ -8,11 +8,10 @@ import socket
 import warnings
 import weakref
 from collections import Counter
-from typing import TYPE_CHECKING
 
 import pytest
 
-from redlock import Outcome, Redlock
+from redlock import Lock, Outcome, Redlock
 from redlock._clock import now_ms
 from redlock._core.commands import Inspect, Round, Wait
 from redlock._core.vote_tally import VoteTally
@@ -21,12 +20,9 @@ from redlock._transport.connections import NodeConnections
 from redlock._transport.exchange import Exchange, pack
 from redlock._transport.node import Node
 from redlock._transport.sockets import Sockets
+from redlock.testing.redis_server import Cluster
 from tests.integration.tools import LASTING, client_of, eventually, frozen, is_free, raw, raws, stands_on_all
 from tests.proxy import always, proxies
-
-if TYPE_CHECKING:
-    from redlock import Lock
-    from redlock.testing.redis_server import Cluster
 
 
 def test_bytes_that_a_full_socket_refuses_are_sent_later() -> None:

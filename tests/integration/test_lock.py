@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 import pytest
 from redis.exceptions import LockError, LockNotOwnedError
 
-from redlock import ConfigurationError, LockContended, LockLost, NotHeld, Redlock, RedlockError
-from redlock._core.commands import Acquire
+from redlock import ConfigurationError, Lock, LockContended, LockLost, NotHeld, Redlock, RedlockError
+from redlock._core.commands import Acquire, Command
 from redlock._locking.driver import ThreadsDriver
+from redlock._locking.effects import Effects
 from redlock._locking.lock_events import LockEventLog
 from redlock._transport.codec import Codec
+from redlock.testing.redis_server import Cluster
 from tests.integration.threads import in_threads, started
 from tests.integration.tools import (
     LASTING,
@@ -30,14 +32,6 @@ from tests.integration.tools import (
     run_out,
     stands_on_all,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from redlock import Lock
-    from redlock._core.commands import Command
-    from redlock._locking.effects import Effects
-    from redlock.testing.redis_server import Cluster
 
 NAME = "account:42"
 

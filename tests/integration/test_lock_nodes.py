@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -12,9 +13,6 @@ from redlock.testing import LockNode, lock_nodes
 from redlock.testing.redis_server import cluster
 from tests.integration.processes import children
 from tests.integration.tools import eventually, raw
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 DOES_NOT_RUN = r"the server unix://.* does not run; call `start` first"
 

@@ -7,23 +7,20 @@ import json
 import logging
 import re
 import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from redlock import Redlock
+from redlock.testing import redis_server
 from tests.integration.browser import Browser, needs_browser
 from tests.integration.flowers import Flower
 from tests.integration.shell import run_python
 from tests.integration.tools import CANARY, client_of, eventually, frozen, holders, label, raw, raws
 from tests.integration.worker_fixture import WorkerFixture, fresh_fixture
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
-
-    from redlock import Redlock
-    from redlock.testing import redis_server
 
 logger = logging.getLogger(__name__)
 

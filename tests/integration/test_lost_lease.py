@@ -5,20 +5,17 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from celery import Celery
 
 from redlock import LockLost
 from redlock.celery import client_for, current_lease, locked, lost_lease
+from redlock.testing.redis_server import Cluster
 from tests.integration.tools import in_a_fork, run_out
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from redlock.testing.redis_server import Cluster
 
 BODIES = 3_000
 

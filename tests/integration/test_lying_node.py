@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
 from redlock import Redlock, Stale
 from redlock._transport import codec
 from redlock.fencing import FencedStore
 from redlock.testing import lock_nodes
+from redlock.testing.redis_server import Server
 from tests.integration.tools import raw
-
-if TYPE_CHECKING:
-    from redlock.testing.redis_server import Server
 
 NAME = "hits"
 

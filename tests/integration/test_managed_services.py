@@ -5,7 +5,8 @@ from __future__ import annotations
 import http
 import re
 import threading
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -16,18 +17,12 @@ from redlock.admin.cluster_status import cluster_status
 from redlock.admin.diagnostics import Level
 from redlock.cli.status_table import table
 from redlock.settings import Settings
-from redlock.testing.redis_server import Server, cluster, running
+from redlock.testing.redis_server import Cluster, Server, cluster, running
 from tests.integration.flowers import Flower
 from tests.integration.shell import run_python
 from tests.integration.tools import eventually, holders, raw, raws, sixth_redis, stands_on_all
 from tests.integration.worker_fixture import WorkerFixture
 from tests.servers import present, program
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
-
-    from redlock.testing.redis_server import Cluster
 
 NAME = "invoice:9"
 PARTS = ("-info", "+info|server", "+info|replication")

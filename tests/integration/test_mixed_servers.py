@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import functools
 import threading
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import pytest
 
 from redlock.admin.cluster_status import cluster_status
-from redlock.testing.redis_server import Server, running
+from redlock.testing.redis_server import Cluster, Server, running
 from tests import servers
 from tests.integration.tools import client_of, eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from redlock.testing.redis_server import Cluster
 
 NAME = "invoice:9"
 MAX_TTL = 5.0

@@ -5,17 +5,14 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
 import pytest
 
 from redlock.admin.cluster_status import cluster_status
+from redlock.testing.redis_server import Cluster
 from tests.integration.asyncio_tools import client_of as client_of_loops
 from tests.integration.asyncio_tools import until
 from tests.integration.tools import client_of, eventually
-
-if TYPE_CHECKING:
-    from redlock.testing.redis_server import Cluster
 
 NAMES = ["tenant|12345", "a*123456789"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import pytest
 from redis import Redis
@@ -12,10 +12,8 @@ from redis import Redis
 from redlock import LockLost
 from redlock.asyncio import _loop_parts
 from redlock.fencing import AsyncFencedStore, FencedStore
+from redlock.testing.redis_server import Cluster, Server
 from tests.integration import asyncio_tools, tools
-
-if TYPE_CHECKING:
-    from redlock.testing.redis_server import Cluster, Server
 
 NAME, WITHIN, SOON = "beside", 60.0, {"ttl": 3.0}
 

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
 
 import pytest
+from redis import Redis
 from redis.exceptions import LockNotOwnedError
+from redis.lock import Lock as RedisLock
 
 from redlock import LockContended, LockLost, Redlock
+from redlock._core.commands import Command
 from redlock._transport.codec import RECORD, Codec
 from redlock.admin.bootstrap import declare_nodes
 from redlock.admin.cluster_status import cluster_status
+from redlock.testing.redis_server import Cluster, Server
 from tests.integration.tools import client_of, eventually, holders, raw, raws, run_out
 from tests.unit.helpers import each_command
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from redis import Redis
-    from redis.lock import Lock as RedisLock
-
-    from redlock._core.commands import Command
-    from redlock.testing.redis_server import Cluster, Server
 
 NAME = "invoice:9"
 THEIRS = "a1b2c3d4"

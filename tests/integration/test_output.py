@@ -7,21 +7,16 @@ import pty
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from redlock.cli import main
-from redlock.testing.redis_server import free_port
+from redlock.testing.redis_server import Cluster, free_port
 from tests.integration.processes import children
 from tests.integration.shell import run_python
 from tests.integration.tools import client_of, eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from redlock.testing.redis_server import Cluster
 
 FULL = Path("/dev/full")
 LOST = "redlock: the output can't be written: no space left on device\n"

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
 
 import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from redlock import LockContended, QuorumUnavailable, Redlock
-from redlock.testing import lock_nodes
+from redlock.testing import LockNode, LockNodes, lock_nodes
 from tests.integration.tools import client_of, eventually
 from tests.plugin import project
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from redlock.testing import LockNode, LockNodes
 
 pytest_plugins = ["pytester"]
 

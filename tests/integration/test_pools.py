@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from celery.exceptions import TimeLimitExceeded
 
-from redlock import LockLost
+from redlock import LockLost, Redlock
 from tests import versions
 from tests.integration.tools import eventually, holders, is_free, raws, run_out
-from tests.integration.worker_fixture import UNLIMITED, fresh_fixture, refuses_to_start
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from redlock import Redlock
-    from tests.integration.worker_fixture import WorkerFixture
+from tests.integration.worker_fixture import UNLIMITED, WorkerFixture, fresh_fixture, refuses_to_start
 
 HOLDING = "tests.integration.apps.holding"
 FLOWS = "tests.integration.apps.workflows"

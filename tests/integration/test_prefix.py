@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
 
 import pytest
 from redis import Redis
@@ -12,14 +11,11 @@ from redis.exceptions import ResponseError
 from redlock import QuorumUnavailable
 from redlock._transport import codec
 from redlock.admin.bootstrap import declare_nodes
-from redlock.admin.cluster_status import cluster_status
+from redlock.admin.cluster_status import ClusterStatus, cluster_status
 from redlock.testing import redis_server
+from redlock.testing.redis_server import Cluster
 from tests.integration.acl import let_in
 from tests.integration.tools import CANARY, client_of, eventually, raw, raws
-
-if TYPE_CHECKING:
-    from redlock.admin.cluster_status import ClusterStatus
-    from redlock.testing.redis_server import Cluster
 
 NAME = "nightly"
 

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from redlock import ConfigurationError, LockContended, QuorumUnavailable, Redlock, RedlockError
 from redlock._transport import codec
 from redlock.testing import redis_server
-from redlock.testing.redis_server import Server
+from redlock.testing.redis_server import Cluster, Server
 from tests.integration.tools import client_of, end_quarantine, eventually, frozen, holders, kill_all, label, raw, raws
 from tests.proxy import proxies
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from redlock.testing.redis_server import Cluster
 
 
 @pytest.fixture

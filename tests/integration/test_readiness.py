@@ -7,18 +7,15 @@ import socket
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
+from redlock._transport.connection import NodeConnection
 from redlock._transport.readiness import READABLE, Readiness, await_socket
 from redlock.testing.redis_server import die_with_parent
 from tests.integration.tools import ROOT
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from redlock._transport.connection import NodeConnection
 
 CONNECTION: NodeConnection = object()  # type: ignore[assignment]  # opaque here
 

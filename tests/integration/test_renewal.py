@@ -7,14 +7,16 @@ import contextvars
 import gc
 import sys
 import threading
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import pytest
 
-from redlock import LockLost, QuorumUnavailable, Redlock, RedlockError
+from redlock import Lease, Lock, LockLost, QuorumUnavailable, Redlock, RedlockError
 from redlock._clock import now_ms
+from redlock._core.votes import Grant
 from redlock._locking.lock_events import LockEventLog
 from redlock._transport import codec
+from redlock.testing.redis_server import Cluster
 from tests.integration.threads import in_threads
 from tests.integration.tools import (
     client_of,
@@ -31,13 +33,6 @@ from tests.integration.tools import (
     run_out,
     sends,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from redlock import Lease, Lock
-    from redlock._core.votes import Grant
-    from redlock.testing.redis_server import Cluster
 
 
 @pytest.fixture

@@ -6,18 +6,15 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
+from redlock import Redlock
 from redlock.cli import run
+from redlock.testing.redis_server import Cluster
 from tests.integration.processes import children
 from tests.integration.shell import Shell, is_running, is_running_in, python
 from tests.integration.tools import eventually, holders, is_free, kill_all, raws, talking
-
-if TYPE_CHECKING:
-    from redlock import Redlock
-    from redlock.testing.redis_server import Cluster
 
 NAME = "report"
 

@@ -5,17 +5,13 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
+from redlock.testing.redis_server import Cluster
 from tests.integration.shell import Shell, python, run_python
 from tests.integration.tools import PATIENT, is_free, talking
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from redlock.testing.redis_server import Cluster
 
 NAME = "report"
 INNER = (sys.executable, "-m", "redlock", "run", "inner", "--", "sh", "-c", "echo $REDLOCK_RESOURCE")

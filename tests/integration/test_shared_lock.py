@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from greenlet import greenlet
 
-from redlock import LockLost, NotHeld
+from redlock import Lease, Lock, LockLost, NotHeld, Redlock
 from redlock._locking import lock_leases
+from redlock.asyncio import Lease as AsyncLease
+from redlock.asyncio import Lock as AsyncLock
+from redlock.testing.redis_server import Cluster
 from tests.integration import tools
 from tests.integration.asyncio_tools import client_of
 from tests.integration.tools import is_free, run_out
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-
-    from redlock import Lease, Lock, Redlock
-    from redlock.asyncio import Lease as AsyncLease
-    from redlock.asyncio import Lock as AsyncLock
-    from redlock.testing.redis_server import Cluster
 
 NAME = "account:42"
 

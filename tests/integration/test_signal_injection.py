@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
+from redlock.testing.redis_server import Cluster
 from tests.integration import signal_injection
 from tests.integration.tools import eventually, is_free, talking
-
-if TYPE_CHECKING:
-    from redlock.testing.redis_server import Cluster
 
 
 @pytest.mark.parametrize("strikes", [100, pytest.param(400, marks=pytest.mark.long(ci=True))])

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
 
 import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError as NoConnection
 
 from redlock._transport.codec import RECORD
+from redlock.testing.redis_server import Server
 from tests.integration.tools import client_of, raw
 from tests.spare_nodes import SpareNodes
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from redlock.testing.redis_server import Server
 
 
 @pytest.fixture

@@ -4,29 +4,24 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING
 
 import pytest
 from celery import Celery
 from redis import Redis
 from redis.exceptions import ConnectionError as StoreGone
 
-from redlock import ConfigurationError, NotHeld, Redlock, RedlockError, Stale
+from redlock import ConfigurationError, Lease, NotHeld, Redlock, RedlockError, Stale
 from redlock._clock import wall_us
 from redlock._core.votes import FENCE_LIMIT
 from redlock._transport import codec
 from redlock.celery import client_for, current_lease, locked
 from redlock.fencing import FencedStore
+from redlock.testing.redis_server import Cluster, Server
 from tests.integration.threads import in_threads
 from tests.integration.tools import client_of, raw, raws, run_out, sixth_redis
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from redlock import Lease
-    from redlock.testing.redis_server import Cluster, Server
 
 NAME = "hits"
 

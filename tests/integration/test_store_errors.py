@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import inspect
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import pytest
 import redis.asyncio
@@ -15,11 +15,9 @@ from redis.exceptions import RedisError
 from redlock import ConfigurationError
 from redlock.fencing import AsyncFencedStore, FencedStore
 from redlock.fencing.conformance import Lease
+from redlock.testing.redis_server import Server
 from tests.integration.tools import raw
 from tests.servers import need_redis_7
-
-if TYPE_CHECKING:
-    from redlock.testing.redis_server import Server
 
 NAME, KEY = "account", "store:account"
 LEASE = Lease(7, "me")

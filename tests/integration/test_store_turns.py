@@ -7,22 +7,19 @@ import contextlib
 import contextvars
 import itertools
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from redis import Redis
 
 from redlock import ConfigurationError, LockLost
 from redlock.fencing import AsyncFencedStore, FencedStore
+from redlock.fencing.redis_store import Written
+from redlock.testing.redis_server import Server
 from tests.integration.asyncio_tools import run, until
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from redlock.fencing.redis_store import Written
-    from redlock.testing.redis_server import Server
 
 NAME, WITHIN = "hits", 60.0
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
 
 import pytest
 
+from redlock.testing.redis_server import Cluster
 from tests.integration.tools import talking
-
-if TYPE_CHECKING:
-    from redlock.testing.redis_server import Cluster
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only its kernel tells which thread is the main thread")
 

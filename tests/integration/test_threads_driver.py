@@ -6,18 +6,22 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from redlock import LockLost, NotHeld, Outcome, QuorumUnavailable, Redlock, RedlockError
 from redlock._clock import now_ms
+from redlock._mutex import Turn
 from redlock._transport import codec
 from redlock._transport.threads import ConnectionSet
+from redlock.testing.redis_server import Cluster, Server
 from tests.integration.shell import run_python
 from tests.integration.threads import in_threads, started
 from tests.integration.tools import (
@@ -36,13 +40,6 @@ from tests.integration.tools import (
     talking,
 )
 from tests.proxy import Proxy, proxies
-
-if TYPE_CHECKING:
-    import threading
-    from collections.abc import Callable, Iterator, Sequence
-
-    from redlock._mutex import Turn
-    from redlock.testing.redis_server import Cluster, Server
 
 NAME = "report:7"
 NEVER: dict[str, Any] = {"ttl": 3_000.0, "max_ttl": 3_000.0, "node_timeout": 1_000.0}

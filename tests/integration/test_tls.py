@@ -11,8 +11,9 @@ import asyncio
 import contextlib
 import shutil
 import subprocess
+from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -23,11 +24,6 @@ from redlock.testing.redis_server import Server, free_port
 from tests.integration.asyncio_tools import client_of, next_turn
 from tests.integration.threads import in_threads
 from tests.integration.tools import eventually, holders, raw
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
 
 NAME = "tls"
 NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")

@@ -6,17 +6,14 @@ import contextlib
 import importlib
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 import psycopg
 import pytest
 
+from redlock.testing.redis_server import Cluster
 from tests.integration.tools import PATIENT, ROOT, in_a_fork
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from redlock.testing.redis_server import Cluster
 
 
 @pytest.fixture

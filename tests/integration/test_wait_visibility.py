@@ -10,7 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import pytest
 
@@ -18,14 +19,9 @@ from redlock import LockContended, Redlock, _log
 from redlock._locking import wait_report
 from redlock.admin.cluster_status import cluster_status
 from redlock.cli.status_table import table
+from redlock.testing.redis_server import Cluster
 from tests.integration.threads import started
 from tests.integration.tools import blocked_clients, client_of, eventually, label, raw, raws
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
-
-    from redlock.testing.redis_server import Cluster
 
 NAME = "account:42"
 Events = list[tuple[str, dict[str, object]]]

@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
 
 import pytest
 from celery import Celery
+from redis import Redis
 
 from redlock import Lock, LockContended, Redlock
 from redlock._core import backoff as times
 from redlock._locking import wait_queue
 from redlock._transport import codec
 from redlock.celery import client_for, locked
+from redlock.testing.redis_server import Cluster, Server
 from tests.integration.threads import started
 from tests.integration.tools import LASTING, blocked_clients, client_of, comes_true, eventually, in_a_fork, raw, raws
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from redis import Redis
-
-    from redlock.testing.redis_server import Cluster, Server
 
 
 @pytest.fixture

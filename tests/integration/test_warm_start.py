@@ -5,16 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from tests.integration.shell import run_python
 from tests.integration.tools import ROOT, eventually
 from tests.integration.warm_start import ForkedProgram, can_fork
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 MODULE = "tests.integration.apps.statement"
 

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 
 from redlock.admin.diagnostics import Level
+from redlock.testing.redis_server import Cluster
 from tests.integration.tools import CANARY, eventually, kill_all, raw
-from tests.integration.worker_fixture import Worker
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from redlock.testing.redis_server import Cluster
-    from tests.integration.worker_fixture import WorkerFixture
+from tests.integration.worker_fixture import Worker, WorkerFixture
 
 ARGUMENTS = ("-A", "workers.app", "worker", "-c", "1", "--without-gossip", "--without-mingle", "--without-heartbeat")
 

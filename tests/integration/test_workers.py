@@ -6,24 +6,19 @@ import os
 import pickle
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 from celery import chain
 
-from redlock import ConfigurationError, LockContended, QuorumUnavailable, Redlock, Stale
+from redlock import ConfigurationError, Lease, LockContended, QuorumUnavailable, Redlock, Stale
 from redlock.testing import redis_server
 from redlock.testing.redis_server import free_port
 from tests.integration.tools import CANARY, ROOT, client_of, eventually, frozen, raw, sixth_redis
-from tests.integration.worker_fixture import WorkerFixture, shell
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
-
-    from redlock import Lease
-    from tests.integration.worker_fixture import Worker
+from tests.integration.worker_fixture import Worker, WorkerFixture, shell
 
 POLICIES = "tests.integration.apps.policies"
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 import pytest
 
 from redlock import ConfigurationError, LockLost, NotHeld, QuorumUnavailable, Redlock
+from redlock.testing.redis_server import Cluster
 from tests.integration.tools import client_of, eventually, is_free, outlive
 from tests.proxy import proxies
-
-if TYPE_CHECKING:
-    from redlock.testing.redis_server import Cluster
 
 NAME = "device:5"
 

@@ -14,26 +14,21 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import IO, Any, TypeVar
 from urllib.parse import unquote
 
+import pytest
 from redis import Redis
 
-from redlock import ConfigurationError, Redlock
+from redlock import ConfigurationError, Lease, Redlock
 from redlock._clock import now_ms
 from redlock._transport import codec, connections, pending_releases, pool, threads
+from redlock._transport.connection import NodeConnection
 from redlock._transport.sockets import Sockets
 from redlock.testing import redis_server
 from redlock.testing.redis_server import Server, free_port
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-
-    import pytest
-
-    from redlock import Lease
-    from redlock._transport.connection import NodeConnection
 
 T = TypeVar("T")
 

@@ -21,15 +21,12 @@ import sys
 import tempfile
 import threading
 import traceback
+from collections.abc import Mapping, Sequence
 from multiprocessing import forkserver
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from redlock.testing.redis_server import die_with_parent
 from tests.integration.tools import eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
 _EARLY = [
     "celery.apps.worker",

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,17 +17,13 @@ from celery import Celery
 from redis import Redis
 
 from redlock.testing import redis_server
-from redlock.testing.redis_server import die_with_parent
+from redlock.testing.redis_server import Cluster, Server, die_with_parent
 from tests.integration.processes import children
 from tests.integration.tools import PATIENT, ROOT, eventually, sixth_redis
 from tests.integration.warm_start import ForkedProgram, can_fork
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
     from typing_extensions import Self
-
-    from redlock.testing.redis_server import Cluster, Server
 
 UNLIMITED = {"COUNTER_TIME_LIMIT": "700", "COUNTER_VISIBILITY_TIMEOUT": "800"}
 """Settings of a worker whose tasks run until the end of the test. By default a time limit ends a task after 24 s."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import django
@@ -10,12 +11,10 @@ import pytest
 from django.conf import settings
 from django.test.utils import setup_databases, setup_test_environment, teardown_databases, teardown_test_environment
 
+from redlock.testing import LockNodes
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from celery import Celery
-
-    from redlock.testing import LockNodes
 
 pytest_plugins = ["celery.contrib.pytest"]
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 from django.contrib.auth.models import Group
 from django.db import connection
 from django.test import TestCase, TransactionTestCase
 
-if TYPE_CHECKING:
-    from redlock import Redlock
-    from redlock.testing import LockNodes
+from redlock import Redlock
+from redlock.testing import LockNodes
 
 
 class Both:

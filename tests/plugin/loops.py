@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
 import pytest
 
-if TYPE_CHECKING:
-    from redlock.asyncio import Redlock
-    from redlock.testing import LockNodes
+from redlock.asyncio import Redlock
+from redlock.testing import LockNodes
 
 
 @pytest.fixture

@@ -8,12 +8,11 @@ import pytest
 
 from redlock import LockContended, Redlock
 from redlock.celery import current_lease, locked
+from redlock.testing import LockNodes
 
 if TYPE_CHECKING:
     from celery import Celery, Task
     from celery.contrib.testing.worker import TestWorkController
-
-    from redlock.testing import LockNodes
 
 
 @pytest.fixture

@@ -6,18 +6,17 @@ like any other, and its release is preceded by the end of that belief.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from redlock.client import Redlock
+from redlock.lease import Lease as HeldLease
+from redlock.lock import Lock
 from tests.sim.network import FIRST_PORT
 from tests.sim.world import MS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from redlock.client import Redlock
-    from redlock.lease import Lease as HeldLease
-    from redlock.lock import Lock
     from tests.sim.clients import Worker
     from tests.sim.records import Operation
 

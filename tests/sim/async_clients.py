@@ -9,12 +9,12 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from redlock._core.votes import Grant
 from tests.sim.async_worker import AsyncWorker
 from tests.sim.clients import Client
 from tests.sim.virtual_loop import VirtualLoop
 
 if TYPE_CHECKING:
-    from redlock._core.votes import Grant
     from tests.sim.async_schedule import AsyncSchedule
 
 

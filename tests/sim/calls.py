@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from redlock.client import Redlock
 from tests.sim import options as drawn
 from tests.sim.network import FIRST_PORT, Network
 from tests.sim.nodes import Node
 from tests.sim.world import MS, Machine, World
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from redlock.client import Redlock
     from tests.sim.source import Source
 
 T = TypeVar("T")

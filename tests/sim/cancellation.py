@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import types
-from typing import TYPE_CHECKING, Any, TypeVar
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 

@@ -10,6 +10,10 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from redlock._core.votes import Grant
+from redlock.client import Redlock
+from redlock.lease import Lease as HeldLease
+from redlock.lock import Lock
 from tests.sim import section
 from tests.sim.around import LookingAround
 from tests.sim.network import FIRST_PORT
@@ -18,10 +22,6 @@ from tests.sim.timed import Timed
 from tests.sim.world import MS, PPM, Machine, here
 
 if TYPE_CHECKING:
-    from redlock._core.votes import Grant
-    from redlock.client import Redlock
-    from redlock.lease import Lease as HeldLease
-    from redlock.lock import Lock
     from tests.sim.records import Lease, Operation
     from tests.sim.schedule import Schedule
     from tests.sim.section import Requests

@@ -10,14 +10,13 @@ Rules of this file:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from tests.sim import exhaustive_states as at
 from tests.sim.exhaustive_states import Columns, Heads, cell, head, put
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.sim.exhaustive_rules import Config, Rules
 
 _REMEMBERED = 7 | 1 << at.OLD

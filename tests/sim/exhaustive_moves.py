@@ -17,6 +17,7 @@ Invariants:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from redlock._core.votes import Kind
@@ -27,8 +28,6 @@ from tests.sim.exhaustive_nodes import Node
 from tests.sim.exhaustive_states import Columns, Heads, State, cell, head, put
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.sim.exhaustive_rules import Config, Rules
 
 OURS, OTHER = ATTEMPT.token, "another's"

@@ -11,18 +11,15 @@ Rules of this file:
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Callable
+from typing import TypeAlias
 
 from redlock._core import protocol
 from redlock._core.commands import Acquire, Confirm, Round
+from redlock._core.protocol import Steps
 from redlock._core.votes import Grant, Kind, Refusal, RoundResult, Vote, deadline_ms
 from tests.sim import exhaustive_nodes as nodes
 from tests.sim.exhaustive_nodes import Node
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from redlock._core.protocol import Steps
 
 Client: TypeAlias = "Callable[[Acquire], Steps[Grant | Refusal]]"
 NodePart: TypeAlias = "Callable[[Node, str, int], tuple[Node, Vote]]"

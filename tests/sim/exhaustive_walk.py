@@ -9,20 +9,18 @@ Rules of this file:
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from redlock._core import protocol
 from redlock._core.commands import Acquire, Confirm, Round
-from redlock._core.votes import UNANSWERED, Grant, RoundResult, Vote, quorum_of
+from redlock._core.protocol import Steps
+from redlock._core.votes import UNANSWERED, Grant, Refusal, RoundResult, Vote, quorum_of
 from tests.sim import exhaustive_nodes as nodes
 from tests.sim import exhaustive_states as at
 from tests.sim.exhaustive_nodes import Node
 
 if TYPE_CHECKING:
-    import random
-
-    from redlock._core.protocol import Steps
-    from redlock._core.votes import Refusal
     from tests.sim.exhaustive_rules import Config
 
 View: TypeAlias = tuple[tuple[int, ...], tuple[int, ...]]

@@ -6,6 +6,7 @@ says when.
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING, NamedTuple
 
 from redlock._core.votes import FENCE_LIMIT
@@ -13,8 +14,6 @@ from redlock._transport.codec import fence_key
 from tests.sim.world import MS
 
 if TYPE_CHECKING:
-    import random
-
     from tests.sim.options import Options
     from tests.sim.records import Lease
     from tests.sim.schedule import Schedule

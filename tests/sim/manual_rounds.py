@@ -6,21 +6,16 @@ that is not heard may have carried the command out all the same: those are two d
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Collection, Iterable
+from typing import Any, TypeVar
 
-from redlock._core.commands import Acquire, Round
-from redlock._core.votes import Grant, Refusal, RoundResult, silent
+from redlock._core.commands import Acquire, Command, Round
+from redlock._core.protocol import Steps
+from redlock._core.votes import Grant, Refusal, RoundResult, Vote, silent
 from redlock._transport.codec import Codec, operation_key, wake_key
 from redlock._transport.decoder import decode
 from tests.sim.nodes import EPOCH_MS, Lua, Node
 from tests.sim.world import MS, World
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
-
-    from redlock._core.commands import Command
-    from redlock._core.protocol import Steps
-    from redlock._core.votes import Vote
 
 T = TypeVar("T")
 

@@ -11,6 +11,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,8 +24,6 @@ from tests.sim.source import Source
 from tests.sim.world import Spins
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from tests.sim.source import Variant
 
 ROOT = Path(__file__).parents[2]

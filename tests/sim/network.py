@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tests.sim.server import Session
 from tests.sim.world import MS, Strand, here
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from tests.sim.nodes import Node
     from tests.sim.options import Options
     from tests.sim.sockets import Socket

@@ -6,12 +6,13 @@ restart decides which memory is left.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from redlock._compat import ReplyError
 from redlock._transport import codec
-from redlock._transport.codec import SCRIPTS, Script
+from redlock._transport.codec import SCRIPTS, Call, Script
 
 try:
     from lupa.luajit21 import LuaRuntime
@@ -19,9 +20,6 @@ except ImportError:
     from lupa.lua51 import LuaRuntime
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from redlock._transport.codec import Call
     from tests.sim.server import Session
     from tests.sim.world import World
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 from redis import Redis
 from redis.exceptions import ResponseError
@@ -15,9 +16,6 @@ from redis.exceptions import ResponseError
 from redlock.testing import redis_server
 from tests.sim import nodes as simulated
 from tests.sim.world import World
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 LOOSE_MS = 5_000
 _ABSTAINS = 2

@@ -10,14 +10,12 @@ import gc
 import multiprocessing
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 from tests.sim.async_schedule import AsyncSchedule
 from tests.sim.schedule import Schedule
 from tests.sim.source import Source
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 DRIVERS: dict[str, type[Schedule]] = {"threads": Schedule, "asyncio": AsyncSchedule}
 """The kinds of schedules, by the driver of their clients."""

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import gc
 import hashlib
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from redlock._core.commands import Confirm
 from redlock._core.observed_fences import FENCE_AHEAD_MS
+from redlock._core.votes import Grant
 from redlock._transport import codec
 from tests.sim import checks, faults, verdict
 from tests.sim import options as drawn
@@ -22,9 +24,6 @@ from tests.sim.records import Lease, Operation, Question, Write
 from tests.sim.world import MS, Machine, Strand, World
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
-    from redlock._core.votes import Grant
     from tests.sim.options import Options
     from tests.sim.source import Source
 

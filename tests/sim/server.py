@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from redlock._compat import Reader, ReplyError, pack_words
@@ -15,8 +16,6 @@ from redlock._transport import codec
 from tests.sim.world import MS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tests.sim.nodes import Node
 
 _MORE = object()

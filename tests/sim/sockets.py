@@ -10,15 +10,12 @@ import errno
 import os
 import select
 from collections import deque
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from greenlet import getcurrent
 
 from tests.sim.network import FIRST_PORT, Network, Wire
 from tests.sim.world import Strand, here
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _WOKEN = object()
 _READ, _WRITE = select.POLLIN, select.POLLOUT

@@ -14,15 +14,13 @@ import builtins
 import functools
 import logging
 import types
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import redlock
 from tests.sim import virtual
 from tests.sim.nodes import Lua
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
 
 _ROOT = Path(redlock.__file__).parent
 

@@ -7,9 +7,11 @@ exactly. A key runs out on both sides by being given one millisecond, and both s
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
+from redis import Redis
 
 from redlock._core.commands import Acquire, Command, Confirm, Extend, Inspect, Release, Repair
 from redlock._transport import codec as wire
@@ -18,11 +20,6 @@ from tests import servers
 from tests.sim import nodes as simulated
 from tests.sim.pair import VOTE, Pair, running
 from tests.sim.world import World
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from redis import Redis
 
 MAX_TTL_MS = 60_000
 STEPS = 400

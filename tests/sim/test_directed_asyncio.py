@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import pytest
 
+from redlock.asyncio import Lock, Redlock
 from tests.sim.calls import NODE_TIMEOUT_MS, ROUND_TRIP_MS, Cluster, Process
 from tests.sim.cancellation import MOMENTS, cancelled
 from tests.sim.network import FIRST_PORT
 from tests.sim.virtual_loop import VirtualLoop
 from tests.sim.world import MS
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
-
-    from redlock.asyncio import Lock, Redlock
 
 TTL = 5.0
 

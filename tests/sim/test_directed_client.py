@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 import pytest
 
+from redlock.client import Redlock
+from redlock.lease import Lease
+from redlock.lock import Lock
 from tests.sim.calls import NODE_TIMEOUT_MS, ROUND_TRIP_MS, Cluster, Process
 from tests.sim.clients import Interrupted
-from tests.sim.world import MS, here
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from redlock.client import Redlock
-    from redlock.lease import Lease
-    from redlock.lock import Lock
-    from tests.sim.source import Source
-    from tests.sim.world import Strand
+from tests.sim.source import Source
+from tests.sim.world import MS, Strand, here
 
 TTL = 5.0
 LONGEST_SLEEP_MS = 1_250

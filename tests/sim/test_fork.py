@@ -5,20 +5,15 @@ The parent holds a lease, another of its threads waits, and releases are under w
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.sim.calls import NODE_TIMEOUT_MS, ROUND_TRIP_MS, Cluster
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from redlock.client import Redlock
-    from redlock.lease import Lease
-    from tests.sim.calls import Process
-    from tests.sim.source import Source
+from redlock.client import Redlock
+from redlock.lease import Lease
+from tests.sim.calls import NODE_TIMEOUT_MS, ROUND_TRIP_MS, Cluster, Process
+from tests.sim.source import Source
 
 FOR_EVER = 10**15
 FIRST_MS = NODE_TIMEOUT_MS + 4 * ROUND_TRIP_MS

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from redlock._transport.codec import Script
 from tests.sim.nodes import EPOCH_MS, Lua, Node
 from tests.sim.world import World
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 LUA = Lua()
 PUT = LUA.by_text(b"return redis.call(ARGV[1], KEYS[1], unpack(ARGV, 2))")

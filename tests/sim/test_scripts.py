@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import itertools
 import random
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -32,9 +33,6 @@ from tests.sim.script_model import (
 )
 from tests.sim.server import encode
 from tests.sim.world import World
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 MEMORIES = 400
 LONG = f"{'x' * 2_043}*1234yy"

@@ -5,18 +5,13 @@ The bounds are exact: a message takes half a round trip at most, code takes no t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import pytest
 
-from tests.sim.calls import NODE_TIMEOUT_MS, ROUND_TRIP_MS, Cluster
+from redlock.lock import Lock
+from tests.sim.calls import NODE_TIMEOUT_MS, ROUND_TRIP_MS, Cluster, Process
 from tests.sim.faults import MOODS
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from redlock.lock import Lock
-    from tests.sim.calls import Process
 
 TIMEOUT_MS = 1_000
 RELEASE_MS = 80

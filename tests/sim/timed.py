@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from redlock.lease import Lease as HeldLease
 from tests.sim.verdict import check_wait
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from redlock.lease import Lease as HeldLease
     from tests.sim.clients import Client
 
 _RELEASE_MS = 80

@@ -13,6 +13,7 @@ import socket
 import time
 import weakref
 from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType, NoneType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -23,8 +24,6 @@ from tests.sim.sockets import Poll, Socket, Waiters, time_limit
 from tests.sim.world import MOST_READS, MS, PPM, Killed, Spins, Strand, here
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
     from typing_extensions import Self
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import selectors
 from asyncio import selector_events
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from inspect import CORO_CLOSED, getcoroutinestate
 from typing import TYPE_CHECKING, Any
@@ -18,8 +19,6 @@ from tests.sim.sockets import Waiters, time_limit
 from tests.sim.world import Killed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
-
     from tests.sim.world import Machine
 
 _CLOCK_RESOLUTION = 1e-6

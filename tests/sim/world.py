@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Callable, Iterator  # noqa: TC003 - the type of `here`
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from greenlet import GreenletExit, getcurrent, greenlet

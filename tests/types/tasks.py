@@ -6,10 +6,13 @@ without its error, so each line of this file is a check. `tests/integration/test
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from celery import Celery, Task, shared_task
-from sqlalchemy import create_engine
+from celery.result import AsyncResult
+from sqlalchemy import Connection, create_engine
+from sqlalchemy.ext.asyncio import AsyncSession
 from typing_extensions import assert_type
 
 import redlock.asyncio
@@ -17,15 +20,7 @@ from redlock import Lease, LockHolder, Outcome, Redlock
 from redlock.celery import client_for, current_lease, locked
 from redlock.fencing import AsyncFencedStore, FencedStore
 from redlock.fencing.sql import fenced
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from celery.result import AsyncResult
-    from sqlalchemy import Connection
-    from sqlalchemy.ext.asyncio import AsyncSession
-
-    from redlock.testing import LockNode, LockNodes
+from redlock.testing import LockNode, LockNodes
 
 app = Celery("shop", set_as_current=False)
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Sequence
+from typing import TypeVar
 
 from redlock._core.commands import Acquire, Command, Confirm, Extend, Inspect, Release, Repair, Round, Wait
+from redlock._core.protocol import Steps
 from redlock._core.vote_tally import VoteTally
 from redlock._core.votes import UNANSWERED, Grant, Kind, RoundResult, Vote, silent
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from redlock._core.protocol import Steps
 
 T = TypeVar("T")
 

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 from redlock._compat import Reader
 from redlock._core.commands import Acquire, Command, Extend, Inspect, Release, Round, Wait
+from redlock._core.vote_tally import VoteTally
 from redlock._transport.codec import SCRIPTS, Codec
+from redlock._transport.connection import NodeConnection
 from redlock._transport.connections import NodeConnections
 from redlock._transport.node_health import NodeHealth
 from tests.unit.helpers import NAMES, TOKEN
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from redlock._core.vote_tally import VoteTally
-    from redlock._transport.connection import NodeConnection
 
 TIMEOUT_MS = 100
 START_MS = 1_000_000

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import pytest
 
@@ -10,9 +10,6 @@ from redlock._core.votes import Kind, Refusal, Vote
 from redlock._locking import acquire_timeout
 from redlock._locking.acquire_timeout import AcquireTimeout
 from tests.unit.helpers import DEAD, denied, round_result
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 TTL_MS = 5_000
 HELD = Refusal(round_result(*[denied(remaining_ms=300)] * 5))

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 import pytest
 
-from redlock import LockContended, QuorumUnavailable
+from redlock import LockContended, QuorumUnavailable, Redlock
 from redlock._clock import now_ms, wall_us
 from redlock._core.commands import Release, Round, Wait
 from redlock._core.votes import Kind, Vote
-from redlock._locking.effects import AwaitTurn, Borrow, PassOn, Receive, Send, Sleep, TakeConnections
+from redlock._locking.effects import AwaitTurn, Borrow, Effect, PassOn, Receive, Send, Sleep, TakeConnections
 from redlock._transport.node import UnsuitableNode
 from redlock._transport.socket_errors import NoReply
 from tests.unit.helpers import DEAD, denied, granted, round_result
 from tests.unit.trials import CONNECTIONS, NAMES, WAKE_KEY, Borrowed, Cancelled, Trial
-
-if TYPE_CHECKING:
-    from redlock import Redlock
-    from redlock._locking.effects import Effect
 
 
 def test_a_free_lock_takes_one_attempt(client: Redlock) -> None:

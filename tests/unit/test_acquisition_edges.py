@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -13,17 +14,12 @@ from redlock._clock import now_ms, wall_us
 from redlock._core.commands import Confirm, Release, Round
 from redlock._core.votes import Kind, Vote, deadline_ms, masked_token
 from redlock._locking import waiter_pool
-from redlock._locking.effects import AwaitTurn, Receive, Send, Sleep, TakeConnections
+from redlock._locking.effects import AwaitTurn, Effect, Receive, Send, Sleep, TakeConnections
 from redlock._locking.waiter_pool import WaiterPool
 from redlock._transport.codec import Codec
 from redlock._transport.node import Node
 from tests.unit.helpers import DEAD, denied, granted, round_result
 from tests.unit.trials import CONNECTIONS, NAMES, WAKE_KEY, Borrowed, Cancelled, Trial
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from redlock._locking.effects import Effect
 
 HOUR_US = 3_600_000_000
 

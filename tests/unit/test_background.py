@@ -6,8 +6,8 @@ import contextvars
 import logging
 import sys
 import threading
+from collections.abc import Callable
 from queue import SimpleQueue
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,9 +15,6 @@ from redlock import _threads
 from redlock._background import Background, Callbacks
 from redlock._clock import now_ms
 from redlock._transport.background_releaser import BackgroundReleaser
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 LONG = 30.0
 

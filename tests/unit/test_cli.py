@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import sys
-from typing import TYPE_CHECKING
 
 import pytest
 from celery import Celery
@@ -12,13 +11,11 @@ from celery import Celery
 import redlock
 from redlock import ConfigurationError
 from redlock.admin import doctor, force_release
+from redlock.admin.diagnostics import Finding
 from redlock.admin.force_release import Target
 from redlock.cli import main, run
 from redlock.cli.simulate import Plan
 from redlock.settings import Settings
-
-if TYPE_CHECKING:
-    from redlock.admin.diagnostics import Finding
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
 
 import pytest
 from celery import Celery
@@ -15,9 +15,6 @@ from redlock.admin import doctor
 from redlock.admin.cluster_status import ClusterStatus
 from redlock.celery import client_for, heartbeat
 from redlock.celery.client import settings_of
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 
 @pytest.fixture

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from celery import Celery
@@ -18,9 +19,6 @@ from redlock.celery.conflict_policy import Policy, Skipped, _longest
 from redlock.celery.delivery import REQUEUES, SINCE, Delivery, Returned
 from redlock.celery.duplicate_delivery import COPY
 from redlock.celery.origin_queue import NoWayBack
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 APP = Celery(set_as_current=False, broker="memory://")
 CONTENDED = LockContended("account:42", "task-1@host (01234567)", 1.5)

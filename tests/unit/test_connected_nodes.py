@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import pytest
 
 from redlock._core.commands import Round, Wait
 from tests.unit.memory_nodes import ATTEMPT, EXTENSION, GRANT, RELEASE, RELEASED, START_MS, TIMEOUT_MS, Client, refusal
-
-if TYPE_CHECKING:
-    import pytest
 
 
 def test_the_first_round_dials_all_nodes_and_waits_for_them() -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
 from redlock._core.commands import Round, Wait
+from redlock._core.vote_tally import VoteTally
 from redlock._transport import vote_checks
 from redlock._transport.connection import MOST_PENDING
 from tests.unit.memory_nodes import (
@@ -24,9 +23,6 @@ from tests.unit.memory_nodes import (
     Client,
     refusal,
 )
-
-if TYPE_CHECKING:
-    from redlock._core.vote_tally import VoteTally
 
 ABSTENTION = b"*3\r\n:2\r\n:1764000000000\r\n:900\r\n"
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from celery import Celery
@@ -16,9 +17,6 @@ from redlock.celery.delivery import REQUEUES, SINCE, Delivery, Returned
 from redlock.celery.duplicate_delivery import COPY, EARLIER
 from redlock.celery.message_content import CONTENT_TYPE
 from redlock.celery.origin_queue import ORIGIN, NoWayBack, Origin
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 APP = Celery(set_as_current=False, broker="memory://")
 DELAY = "0." * 27 + "1."

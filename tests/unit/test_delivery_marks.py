@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from celery import Celery
@@ -19,9 +20,6 @@ from redlock.celery.duplicate_delivery import COPY, EARLIER
 from redlock.celery.expiry import EXPIRES
 from redlock.celery.message_content import CONTENT_TYPE
 from redlock.celery.origin_queue import ORIGIN, Origin
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 APP = Celery(set_as_current=False, broker="memory://")
 NOW = 1_795_842_000.0

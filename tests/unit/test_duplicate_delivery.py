@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from celery import Celery
@@ -16,9 +17,6 @@ from redlock.celery.delivery import REQUEUES, Delivery
 from redlock.celery.duplicate_delivery import COPY, EARLIER
 from redlock.celery.expiry import EXPIRES
 from tests import versions
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 APP = Celery(set_as_current=False, broker="memory://", backend="cache+memory://")
 APP.conf.update(task_acks_late=True, worker_deduplicate_successful_tasks=True)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from tests import english
 from tests.english import Block
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 LONG = "word " * 30 + "end."
 SHORT = "word " * 29 + "end."

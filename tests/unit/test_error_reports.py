@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import pytest
 from celery import Celery
@@ -17,9 +17,6 @@ from redlock.celery import client_for
 from redlock.fencing import AsyncFencedStore, FencedStore
 from redlock.settings import Settings
 from workers.settings import from_environment
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 CANARY = "canary"
 ADDRESS = f"redis://:{CANARY}@h:1"

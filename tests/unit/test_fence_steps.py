@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import pytest
 
 from redlock import ConfigurationError, Stale
 from redlock.fencing import _fence, _statements
 from redlock.fencing._arguments import Given
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from redlock.fencing._statements import Dialect
+from redlock.fencing._statements import Dialect
 
 POSTGRESQL, SQLITE, MARIADB = _statements.POSTGRESQL, _statements.SQLITE, _statements.MARIADB
 OWNER = "o" * 64

@@ -6,8 +6,8 @@ import asyncio
 import threading
 from collections import deque
 from queue import SimpleQueue
-from typing import TYPE_CHECKING
 
+from redlock import Redlock
 from redlock import asyncio as redlock_asyncio
 from redlock._background import Background, Callbacks
 from redlock._core.observed_fences import ObservedFences
@@ -23,9 +23,6 @@ from redlock._transport.codec import Codec
 from redlock._transport.node import Node
 from redlock._transport.pool import ConnectionPool
 from redlock.asyncio._loop_parts import LoopContext
-
-if TYPE_CHECKING:
-    from redlock import Redlock
 
 KNOWLEDGE = (Node, Codec, LockEventLog, ObservedFences)
 """The objects that a child may share: plain values, of which no thread holds a part."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from celery import Celery
@@ -11,9 +12,6 @@ from celery import Celery
 from redlock.celery import heartbeat
 from redlock.celery.heartbeat import HeartbeatStep
 from redlock.settings import EXPOSED
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 HEART, METRICS = "/run/heart", "/run/metrics.prom"
 

@@ -6,18 +6,14 @@ import asyncio
 import contextvars
 import gc
 import threading
-from typing import TYPE_CHECKING, cast
+from collections.abc import Iterator
+from typing import cast
 
 import pytest
 
-from redlock import RedlockError
+from redlock import Lease, Redlock, RedlockError
 from redlock._locking import held_leases
 from tests.unit.helpers import grant
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from redlock import Lease, Redlock
 
 
 class FakeLease:

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
-from redlock import ConfigurationError, LockLost, NotHeld, QuorumUnavailable, _log
+from redlock import ConfigurationError, Lease, LockLost, NotHeld, QuorumUnavailable, Redlock, _log
 from redlock._core.backoff import renewal_ms, retry_ms
-from redlock._core.commands import Extend, Release, Repair, Wait
+from redlock._core.commands import Extend, Release, Repair, Round, Wait
 from redlock._core.protocol import Outcome
-from redlock._core.votes import deadline_ms
+from redlock._core.votes import RoundResult, Vote, deadline_ms
 from redlock._inner_lease import InnerLease
 from redlock._locking import lease_steps
 from redlock._locking.renewal import _isolated
 from tests.unit.helpers import ABSENT, DEAD, NAMES, denied, drive, grant, granted, round_result
-
-if TYPE_CHECKING:
-    from redlock import Lease, Redlock
-    from redlock._core.commands import Round
-    from redlock._core.votes import RoundResult, Vote
 
 NOW_MS, TTL_MS = 1_000_000, 5_000
 CONNECTIONS: Any = object()

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from redlock import ConfigurationError
 from redlock.celery.lock_key import Key, keys
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 
 def charge(self: object, account_id: int, amount: int = 5, *, currency: str = "EUR") -> None:

@@ -7,16 +7,14 @@ import copy
 import functools
 import pickle
 import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 
 from redlock import ConfigurationError, Redlock, RedlockError
 from redlock.asyncio import Redlock as AsyncRedlock
 from redlock.fencing import AsyncFencedStore, FencedStore
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
 
 CLIENTS = pytest.mark.parametrize("client", [Redlock(), AsyncRedlock()], ids=["threads", "asyncio"])
 

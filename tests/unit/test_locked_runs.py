@@ -8,8 +8,9 @@ import itertools
 import os
 import socket
 import time
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from celery import Celery
@@ -19,9 +20,6 @@ from celery.exceptions import Ignore, Retry, SoftTimeLimitExceeded
 from redlock import LockContended, LockLost, NotHeld, QuorumUnavailable, Redlock, Stale, _log
 from redlock.celery import current_lease, decorator, locked, lost_lease, pools, task_registry
 from redlock.celery.delivery import REQUEUES, SINCE, Delivery, Returned
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 APP = Celery("runs", set_as_current=False, broker="memory://")
 NUMBERS = itertools.count()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import pytest
 
@@ -17,9 +17,6 @@ from redlock._locking.lock_events import LockEventLog
 from redlock._transport.node import Node
 from tests.unit.helpers import ABSENT, OTHER, SECRET, denied, grant, granted, round_result
 from workers.logs import MaskingFormatter
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 NODES = [Node(f"redis://:canary-b7Qx@h:{port}", 100) for port in range(1, 6)]
 JOURNAL = LockEventLog(NODES)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from redlock import ConfigurationError, LockLost
 from redlock.celery import lost_lease
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 def lease(*, lost: bool = False) -> Any:  # noqa: ANN401 - as much of a lease as is looked at

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import gc
 import threading
+from collections.abc import Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from redlock._mutex import Mutex, Turn
 from tests.integration.tracer import Interrupted, Tracer, instructions
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 def taken(mutex: Mutex) -> Turn[Mutex]:

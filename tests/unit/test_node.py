@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import TYPE_CHECKING
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -14,11 +13,9 @@ from redlock import ConfigurationError, Redlock
 from redlock._compat import ReplyError
 from redlock._transport import address, dial
 from redlock._transport.codec import SCRIPTS
+from redlock._transport.exchange import Exchange
 from redlock._transport.node import Node, PendingConnection, UnsuitableNode, _check_answers, describe_failure
 from redlock._transport.node_health import NodeHealth
-
-if TYPE_CHECKING:
-    from redlock._transport.exchange import Exchange
 
 CANARY = "canary-b7Qx"
 

@@ -5,22 +5,20 @@ from __future__ import annotations
 import gc
 import weakref
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from redlock._background import Background
 from redlock._clock import now_ms
+from redlock._core.protocol import Steps
 from redlock._locking.renewal import Renewal
 from redlock._locking.renewal_schedule import RenewalSchedule
 from redlock._transport.codec import Codec
 from redlock._transport.node import DEFAULT_NODES, Node
 from redlock._transport.pool import ConnectionPool
+from redlock._transport.threads import ConnectionSet
 from tests.integration.tracer import Interrupted, Place, Tracer, instructions
-
-if TYPE_CHECKING:
-    from redlock._core.protocol import Steps
-    from redlock._transport.threads import ConnectionSet
 
 CODEC = Codec(5, "", 10_000)
 NODES = [Node(url, 100) for url in DEFAULT_NODES]

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any
+from collections.abc import Generator, Iterator, Sequence
+from typing import Any
 
 import pytest
 
 from redlock._clock import now_ms
 from redlock._locking import renewal
 from redlock._locking.renewal import Renewal
-
-if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
 
 
 class Given:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import pytest
 
@@ -18,9 +18,6 @@ from redlock._transport.reply_reader import (
     StrictReader,
     UnreadableReply,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 STREAM = b"*3\r\n:1\r\n:1700000000000\r\n:7\r\n$5\r\na\r\nbc\r\n-NOSCRIPT no\r\n$-1\r\n*2\r\n*0\r\n+OK\r\n"
 REPLIES = [[1, 1_700_000_000_000, 7], b"a\r\nbc", "NOSCRIPT no", None, [[], b"OK"]]

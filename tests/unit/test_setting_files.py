@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import traceback
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,10 +13,6 @@ from redlock import ConfigurationError
 from redlock.celery.conf import of_conf
 from redlock.settings import Settings, read
 from workers.settings import from_environment
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
 
 CANARY = "canary-b7Qx"
 BLANKS = f" \t{CANARY}\u00a0\x1c "

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import pytest
 from celery import Celery
 
-from redlock import _log
+from redlock import Lease, _log
 from redlock.celery import task_events
 from redlock.celery.task_events import NO_EVENTS, Sender, TaskEventEmitter, emitter_for, wait_listeners
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from redlock import Lease
 
 APP = Celery(set_as_current=False, broker="memory://")
 

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from redlock import _log
+from redlock import Lease, _log
 from redlock.celery import task_events, task_registry
 from redlock.celery.task_registry import TaskLockEntry, TaskLockRegistry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from celery import Task
-
-    from redlock import Lease
 
 
 class FakeLease:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, cast
+from collections.abc import Sequence
+from typing import cast
 
 import pytest
 
@@ -11,22 +12,17 @@ from redlock._clock import monotonic
 from redlock._compat import ReplyError
 from redlock._core.commands import Release
 from redlock._core.votes import Refusal
-from redlock._locking.effects import Borrow, Receive, Send, Sleep
+from redlock._locking.effects import Borrow, Effects, Receive, Send, Sleep
 from redlock._locking.wait_queue import QueuedWaiter
 from redlock._locking.waiter_pool import WaiterPool
 from redlock._transport.codec import Codec
 from redlock._transport.connections import NodeConnections
+from redlock._transport.exchange import Exchange
 from redlock._transport.node import Node
 from redlock._transport.reply_reader import LongReply
 from redlock._transport.socket_errors import ConnectionFailed, NoReply
 from tests.unit.helpers import DEAD, denied, granted, round_result
 from tests.unit.trials import Borrowed
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from redlock._locking.effects import Effects
-    from redlock._transport.exchange import Exchange
 
 HELD = Refusal(round_result(*[denied(remaining_ms=300)] * 5))
 SPLIT = Refusal(round_result(granted(), granted(), denied(), denied(), DEAD))

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import pytest
 
 from redlock._compat import ReplyError
 from redlock._locking import wait_report
+from redlock._locking.wait_registry import PendingWait
 from redlock._locking.wait_report import Waiter, decode, encode, iso, listed
-
-if TYPE_CHECKING:
-    from redlock._locking.wait_registry import PendingWait
 
 NOW = 1_795_842_000_000
 SINCE = 1_795_841_999.125

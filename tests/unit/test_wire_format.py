@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
-from redlock._core.commands import Release
+from redlock._core.commands import Command, Release
 from redlock._core.votes import Kind, Vote, silent
 from redlock._transport.codec import PROBE, Codec, operation_key, waiting_order
 from redlock._transport.decoder import decode, disagrees, explain
 from tests.unit.helpers import each_command
-
-if TYPE_CHECKING:
-    from redlock._core.commands import Command
 
 CODEC = Codec(5, "p:", 10_000)
 NAMES = ("a", "b")

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
+from redlock import Redlock
 from redlock._clock import now_ms
 from redlock._core.commands import Acquire, Release, Round, Wait
+from redlock._core.votes import Grant, Vote
 from redlock._locking.acquisition import Acquisition
-from redlock._locking.effects import Borrow, Receive, Send, TakeConnections
+from redlock._locking.effects import Borrow, Effect, Receive, Send, TakeConnections
 from tests.unit.helpers import round_result
-
-if TYPE_CHECKING:
-    from redlock import Redlock
-    from redlock._core.votes import Grant, Vote
-    from redlock._locking.effects import Effect
 
 NAMES = ("x",)
 WAKE_KEY = b"\x01redlock:wake:x"

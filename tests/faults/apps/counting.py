@@ -12,6 +12,7 @@ import functools
 import os
 import random
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import redis
@@ -25,8 +26,6 @@ from tests.versions import KOMBU
 from workers.app import app, settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from celery import Task
 
 R = TypeVar("R")

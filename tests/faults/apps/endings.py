@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import resource
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
@@ -22,8 +23,6 @@ from tests.integration.tools import comes_true
 from workers.app import app
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from celery import Task
 
 

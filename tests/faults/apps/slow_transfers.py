@@ -13,13 +13,12 @@ import importlib
 import os
 import random
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from redlock.fencing.sql import FencedSection
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from celery import Celery
 
 _LONGEST = 0.15

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from redis import Redis
@@ -12,8 +13,6 @@ from redlock.celery import locked
 from workers.app import app, settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from celery import Task
 
     from redlock.celery.conflict_policy import OnConflict

@@ -17,12 +17,10 @@ import signal
 import socket
 import ssl  # noqa: F401
 import sys
-from typing import TYPE_CHECKING, cast
+from types import ModuleType
+from typing import cast
 
 import kombu.transport.redis  # noqa: F401
-
-if TYPE_CHECKING:
-    from types import ModuleType
 
 # Of the modules that `redlock.fencing` and `redlock.celery` name.
 for _optional in ("django.db", "flower.app", "psycopg", "redis", "sqlalchemy", "tornado.web"):

@@ -6,7 +6,8 @@ The names of the locks are those of `policies`, which has the plain tasks for ea
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 from celery import Task, shared_task
 from pydantic import BaseModel
@@ -14,9 +15,6 @@ from pydantic import BaseModel
 from redlock.celery import current_lease, locked
 from tests.integration.apps.policies import about
 from workers.app import app
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 logger = logging.getLogger(__name__)
 
