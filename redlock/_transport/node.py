@@ -244,9 +244,7 @@ def _check_info(info: Mapping[str, str]) -> str:
     if info["role"] != "master":
         master = f"{statement(info.get('master_host', ''), 100)}:{statement(info.get('master_port', ''), 5)}"
         raise UnsuitableNode(f"a replica of {master}; lock nodes must be independent masters")
-    # A service that hides its version counts as a later version.
-    version = node_info.version(info.get("redis_version", ""))
-    if version is not None and version < (6, 2):
+    if node_info.is_too_old(info.get("redis_version", "")):
         raise UnsuitableNode(f"Redis {statement(info['redis_version'], 20)}; lock nodes need 6.2 or later")
     return info["run_id"]
 

@@ -22,6 +22,7 @@ KEY_COMMANDS = frozenset({"HMGET", "HSET", "GET", "SET", "DEL", "PTTL", "PEXPIRE
 
 _VERSION = re.compile(r"([0-9]{1,4})\.([0-9]{1,4})")
 _NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
+_OLDEST = (6, 2)
 _LONGEST_VALUE = 200
 """The most characters of a value: messages, tables and pages repeat values, and a reply can have a megabyte."""
 
@@ -121,6 +122,12 @@ def version(text: str) -> tuple[int, int] | None:
     """The major and minor version of a server; None if the text is no version."""
     found = _VERSION.match(text.removeprefix(_VALKEY))
     return (int(found[1]), int(found[2])) if found else None
+
+
+def is_too_old(text: str) -> bool:
+    """Whether a server lacks commands of the lock. A service that hides its version counts as a later version."""
+    found = version(text)
+    return found is not None and found < _OLDEST
 
 
 def time_us(answer: object) -> int | None:

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["check", "examine", "examine_broker"]
 
-_OLDEST = (6, 2)
 _FULL = 0.8
 _LONG_SECONDS = 60.0
 
@@ -227,12 +226,11 @@ def _without_vote(node: NodeState, status: ClusterStatus) -> Finding | None:
         )
     old = f"{node_info.product(node.version)}; lock nodes need 6.2 or later"
     wait = "wait: the node votes by itself when this time is over"
-    is_old = bool(node.version) and (node_info.version(node.version) or ()) < _OLDEST
     unsafe, warns = Level.UNSAFE, Level.WARNING
     cases = (
         (locked_out, warns, "access", node.reason, "fix the address of this node"),
         (not node.reachable, warns, "unreachable", node.reason, _reach(node)),
-        (is_old, unsafe, "version", old, "upgrade it"),
+        (node_info.is_too_old(node.version), unsafe, "version", old, "upgrade it"),
         (node.mode not in {"", "standalone"}, unsafe, "cluster-mode", f"in {node.mode} mode", independent),
         (node.role not in {"", "master"}, unsafe, "replica", node.reason.partition(";")[0], independent),
         (bool(node.missing), warns, "permissions", node.reason, "grant this user the missing permissions"),

@@ -39,6 +39,7 @@ def levels(states: tuple[NodeState, ...], **settings: Any) -> dict[str, Level]: 
 def test_good_nodes_and_settings_are_fine() -> None:
     assert levels(nodes()) == {}
     assert levels(nodes({"fingerprint": TERMS})) == {}
+    assert levels(nodes({"version": "managed"}, {"version": ""})) == {}, "clients take a hidden version for a later one"
 
 
 @pytest.mark.parametrize(
