@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
+
 
 def content(variable: str, path: object, *, is_password: bool) -> str:
     """The value in the file that this variable names.
@@ -33,7 +35,7 @@ def content(variable: str, path: object, *, is_password: bool) -> str:
     if fault:
         raise ConfigurationError(f"the file that {variable} names can't be read: {fault}")
     value = text.rstrip("\r\n") if is_password else text.strip()
-    if not value:
+    if not value.strip():
         raise ConfigurationError(f"the file that {variable} names is empty; write the value into it")
     return value
 
@@ -62,7 +64,9 @@ def unshown(files: Mapping[str, str], call: Callable[[], T]) -> T:
         return call()
     except ConfigurationError as error:
         said = str(error)
-        names = [name for name in files if re.search(rf"\b(redlock_|counter_)?{name}\b", said, re.IGNORECASE)]
+        # A value in quotes can contain the name of another setting.
+        told = _QUOTED.sub("", said)
+        names = [name for name in files if re.search(rf"\b(redlock_|counter_)?{name}\b", told, re.IGNORECASE)]
         if not names:
             raise
     # Outside the handler, because its error repeats the value.

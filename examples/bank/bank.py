@@ -5,7 +5,7 @@ Invariants:
 2. Each balance is read and written through the fenced store, under an operation id that is equal in each delivery of
    the task. The second delivery completes half a transfer and repeats nothing.
 3. An error between the two updates is no end: the task is repeated until it succeeds. A failed task is acknowledged, so
-   the debited money would be gone.
+   the debited money would be gone. For the same reason the task has no time limit.
 4. A debit never raises for lack of money. The debit records its decision, so a second delivery reads the same answer.
 """
 
@@ -19,6 +19,7 @@ from typing import Any
 
 from celery import Celery, Task
 from celery.exceptions import Reject
+from celery.utils.log import get_task_logger
 from redis import Redis
 from redis.exceptions import RedisError
 
@@ -29,8 +30,11 @@ from redlock.fencing import FencedStore
 REDIS = os.environ.get("BANK_REDIS", "redis://127.0.0.1:6379")
 
 
+logger = get_task_logger(__name__)
+
+
 class PatientTask(Task):  # type: ignore[misc]  # Celery is untyped
-    """A task that is repeated until its success, however long a server is away or full."""
+    """A task that is repeated until its success, however long a server is away or full. It must have no time limit."""
 
     abstract = True
     max_retries = None
@@ -42,7 +46,8 @@ class PatientTask(Task):  # type: ignore[misc]  # Celery is untyped
         while True:
             try:
                 return super().retry(*args, **kwargs)
-            except Reject:
+            except Reject as refused:
+                logger.warning("the broker does not take the retry: %s", refused.reason)
                 time.sleep(1)
 
 

@@ -17,7 +17,9 @@ if [ -e "$today" ]; then
 fi
 trap 'rm -f "$part"' EXIT
 # In dash a signal ends the script without the trap above, unless the signal has a trap of its own.
-trap 'exit 143' HUP INT TERM
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
 tar -cf "$part" -C "$data" .
 ln "$part" "$today"
 echo "made $today"

@@ -16,6 +16,7 @@ from typing import Any
 
 from celery import Celery, Task
 from celery.exceptions import Reject
+from celery.utils.log import get_task_logger
 from redis import Redis
 from redis.exceptions import RedisError
 
@@ -30,8 +31,11 @@ SECONDS = float(os.environ.get("SHOP_CHARGE_SECONDS", "0.2"))
 CLOSED = "closed"
 
 
+logger = get_task_logger(__name__)
+
+
 class PatientTask(Task):  # type: ignore[misc]  # Celery is untyped
-    """A task that is repeated until its success, however long a server is away or full."""
+    """A task that is repeated until its success, however long a server is away or full. It must have no time limit."""
 
     abstract = True
     max_retries = None
@@ -43,7 +47,8 @@ class PatientTask(Task):  # type: ignore[misc]  # Celery is untyped
         while True:
             try:
                 return super().retry(*args, **kwargs)
-            except Reject:
+            except Reject as refused:
+                logger.warning("the broker does not take the retry: %s", refused.reason)
                 time.sleep(1)
 
 

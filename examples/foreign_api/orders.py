@@ -49,7 +49,7 @@ def store() -> FencedStore:
 # A call ends with an OSError or an HTTPException, and a connection that is lost in the answer leaves half a JSON text.
 @app.task(
     bind=True,
-    autoretry_for=(OSError, HTTPException, json.JSONDecodeError, LockLost),
+    autoretry_for=(OSError, HTTPException, ValueError, LockLost),
     retry_backoff=True,
     max_retries=8,
 )
@@ -75,7 +75,11 @@ def _call(path: str, body: dict[str, str], key: str = "") -> str:
     current_lease().ensure_valid()
     try:
         with urlopen(request, timeout=LONGEST_CALL) as answer:  # noqa: S310 - as above
-            return str(json.load(answer))
+            found = json.load(answer)
     finally:
         # The lock is held for the interval after the call, so no other task calls sooner.
         time.sleep(INTERVAL)
+    # Half of a number is a number; half of a text is none.
+    if not isinstance(found, str):
+        raise ValueError("the answer of the API is no text")  # noqa: TRY004 - as that of half an answer
+    return found

@@ -7,10 +7,13 @@ from typing import Any
 
 from celery import Task
 from celery.exceptions import Reject
+from celery.utils.log import get_task_logger
+
+logger = get_task_logger(__name__)
 
 
 class PatientTask(Task):  # type: ignore[misc]  # Celery is untyped
-    """A task that is repeated until its success, however long a server is away or full."""
+    """A task that is repeated until its success, however long a server is away or full. It must have no time limit."""
 
     abstract = True
     max_retries = None
@@ -22,5 +25,6 @@ class PatientTask(Task):  # type: ignore[misc]  # Celery is untyped
         while True:
             try:
                 return super().retry(*args, **kwargs)
-            except Reject:
+            except Reject as refused:
+                logger.warning("the broker does not take the retry: %s", refused.reason)
                 time.sleep(1)

@@ -117,6 +117,8 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigurationError("run needs a program: redlock run RESOURCE -- COMMAND ...")
     lock = settings_from(options, "nodes", "ttl")
     wait = _validation.acquire_timeout(options.wait, "--wait")
+    # Refuses a wrong ttl, before `--grace` is made from the ttl.
+    client = lock.client()
     grace = lock.ttl / 3 if options.grace is None else options.grace
     if _validation.number("--grace", grace, zero=True) > lock.ttl / 2:
         raise ConfigurationError(f"--grace is {grace:g} s; it must be at most half of the ttl, {lock.ttl / 2:g} s")
@@ -126,7 +128,7 @@ def run(options: argparse.Namespace) -> int:
         except OSError as error:
             say(f"log file {options.log_file!r}: {reason_of(error)}")
             return programs.CANNOT_CREATE
-    with lock.client() as client:
+    with client:
         environment = programs.environment(lock, credentials=options.pass_credentials)
         return programs.run(client, options.resource, options.command, environment, wait=wait, grace=grace)
 

@@ -56,6 +56,12 @@ def test_a_password_of_digits_is_not_shown_as_a_time(tmp_path: Path, name: str) 
     assert "73519842" not in said
 
 
+def test_a_value_that_has_the_name_of_a_setting_is_shown(tmp_path: Path) -> None:
+    (tmp_path / "events").write_text("all")
+    wrong = {"REDLOCK_EVENTS_FILE": str(tmp_path / "events"), "REDLOCK_METRICS_FILE": "/srv/events/x"}
+    assert refusal(lambda: from_environment(wrong)).startswith("redlock_metrics_file is '/srv/events/x'")
+
+
 def test_a_value_from_no_file_is_still_shown(tmp_path: Path) -> None:
     (tmp_path / "prefix").write_text("shop:")
     given = {"REDLOCK_PREFIX_FILE": str(tmp_path / "prefix"), "REDLOCK_TTL": "20"}
@@ -85,7 +91,7 @@ def test_another_setting_in_a_file_may_have_blanks_around(tmp_path: Path) -> Non
         assert getattr(settings, name.lower()) == value
 
 
-@pytest.mark.parametrize("text", ["", "\ufeff", "\n", "\ufeff\r\n"], ids=repr)
+@pytest.mark.parametrize("text", ["", "\ufeff", "\n", "\ufeff\r\n", "  \n"], ids=repr)
 def test_an_empty_file_is_not_taken_for_no_password(tmp_path: Path, text: str) -> None:
     (tmp_path / "empty").write_bytes(text.encode())
     for variable in (
@@ -99,7 +105,7 @@ def test_an_empty_file_is_not_taken_for_no_password(tmp_path: Path, text: str) -
         assert from_environment({variable: ""}) == from_environment({})
 
 
-@pytest.mark.parametrize("users", [" ", "ann:", "ann"])
+@pytest.mark.parametrize("users", [" ann", "ann:", "ann"])
 def test_a_file_without_a_user_and_a_password_opens_no_flower(tmp_path: Path, users: str) -> None:
     (tmp_path / "users").write_text(users)
     said = refusal(lambda: from_environment({"COUNTER_FLOWER_AUTH_FILE": str(tmp_path / "users")}))

@@ -16,7 +16,7 @@ from redlock.fencing.django import fenced
     bind=True,
     acks_late=True,
     autoretry_for=(LockLost, OperationalError),
-    max_retries=None,
+    max_retries=20,
     retry_backoff=True,
     retry_backoff_max=10,
 )
