@@ -100,8 +100,8 @@ class Redlock:
             reentrant: Whether a thread, greenlet or asyncio task that holds the lock may acquire the lock again, and
                 then shares the lease. The lease keeps its `ttl`, `renew` and `max_hold`; those of an inner block have
                 no effect. Otherwise the thread waits like any other client, and a wait without a limit is refused.
-            on_lost: Called with the lease once the lease is known to be lost, at its deadline at the latest. The call
-                runs in a separate thread, at most 8 at a time in one client. An error of the call is logged.
+            on_lost: Called with the lease once the lease is known to be lost, about at its deadline at the latest. The
+                call runs in a separate thread, at most 8 at a time in one client. An error of the call is logged.
             wait_for_release: Whether `release` and the end of a `with` block wait for the replies of a quorum. If
                 False, they raise `LockLost` only if this client knows of the loss by then. The replies go to the log
                 and to `Lease.outcome`. The release is sent at once, or at most 2 ms later together with the next

@@ -34,7 +34,7 @@ logger = get_task_logger(__name__)
 
 
 class PatientTask(Task):  # type: ignore[misc]  # Celery is untyped
-    """A task that is repeated until its success, however long a server is away or full. The task must have no time limit."""
+    """A task that is repeated until its success, however long a server is away. The task must have no time limit."""
 
     abstract = True
     max_retries = None

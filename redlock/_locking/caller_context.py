@@ -1,4 +1,4 @@
-"""The context variables of the code that acquires a lease, for its `on_lost`.
+"""The context variables of the code that acquires a lease, for its `on_lost` with asyncio.
 
 Invariants: this package's own marks of a block or a task stay out. `on_lost` runs beside that block, not inside.
 """

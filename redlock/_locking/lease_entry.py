@@ -12,7 +12,6 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from redlock._locking.caller_context import caller_context
 from redlock._locking.lease_steps import LeaseSteps
 from redlock.errors import NotHeld
 
@@ -38,7 +37,6 @@ class LeaseEntry(LeaseSteps):
         self.names, self._claims, self.ttl_ms = outer.names, outer._claims, outer.ttl_ms
         self._outer = outer
         self._on_lost = on_lost
-        self._caller_context = None if on_lost is None else caller_context()
         self._is_block = is_block
 
     @property

@@ -21,7 +21,6 @@ from redlock._core.commands import Names, Wait
 from redlock._core.votes import Grant
 from redlock._core.votes import deadline_ms as deadline_of
 from redlock._locking import failures, misuse
-from redlock._locking.caller_context import caller_context
 from redlock._mutex import Mutex
 from redlock.errors import LockLost, NotHeld, QuorumUnavailable
 
@@ -51,6 +50,10 @@ class LeaseSteps(ABC):
     """Of a lease of a `Lock`: the code that acquires the lease."""
     _is_released = False
     """Whether `Lock.release` has released the lease in its block; the end of the block raises `NotHeld`."""
+    _releaser: weakref.ref[object] | None = None
+    """The task whose call of `Lock.release` was cancelled, and which may repeat the call."""
+    _caller_context: Context | None = None
+    """With asyncio and `on_lost`: the context variables of the acquiring code. An ended lease keeps none of them."""
     _is_watched = False
     """Whether the end of the lease is noticed at the deadline, without renewal."""
 
@@ -65,8 +68,6 @@ class LeaseSteps(ABC):
         self._is_renewed = options.renew and is_block
         self._max_hold_ms = options.max_hold_ms
         self._on_lost = options.on_lost
-        self._caller_context = None if options.on_lost is None else caller_context()
-        """For `on_lost`: the context variables of the acquiring code. An ended lease keeps none of their objects."""
         self._is_block = is_block
         """Whether the lease ends with a block of code, and with that block all blocks inside."""
         self._grant: Grant | None = None
@@ -227,7 +228,7 @@ class LeaseSteps(ABC):
 
     def _renewing(self) -> Steps[int]:
         now, deadline_ms, ttl_ms = now_ms(), self._held().deadline_ms, self.ttl_ms
-        if now >= deadline_ms:
+        if now >= deadline_ms and (self._is_renewed or not self._is_leaving):
             why = "it could not be renewed in time" if self._is_renewed else "its time was over"
             self._declare_lost(self._stopped or why)
         if not self._is_renewed:
@@ -262,6 +263,7 @@ class LeaseSteps(ABC):
         """Report the loss to this lease, or to a block of this lease."""
         if lease._on_lost is not None:
             self._call(functools.partial(lease._on_lost, lease), lease._caller_context or Context())
+            lease._caller_context = None
 
     @abstractmethod
     def _call(self, on_lost: Callable[[], object], context: Context) -> None:

@@ -81,8 +81,11 @@ def add(leases: list[L], lease: L) -> None:
 
 def _is_awaited(lease: LeaseSteps) -> bool:
     """Whether the release of this lease was cancelled, and another task, which runs still, can repeat the release."""
-    owner = lease._caller.owner() if lease._is_releasing else None
-    return isinstance(owner, Task) and not owner.done() and owner is not held_leases.owner()
+    if not lease._is_releasing:
+        return False
+    here = held_leases.owner()
+    tasks = [one() for one in (lease._caller.owner, lease._releaser) if one is not None]
+    return any(isinstance(task, Task) and not task.done() and task is not here for task in tasks)
 
 
 def remove(leases: list[L], lease: L) -> None:
@@ -123,8 +126,8 @@ def of_call(leases: list[L], is_held: Callable[[L], bool], *, acquired_first: bo
     # A lease of `acquire` that can only be released once more counts for no other call.
     known = [lease for lease in known if is_held(lease) or lease._is_block or not lease._is_releasing]
     owner = weakref.ref(held_leases.owner())
-    own = [lease for lease in known if lease._caller.owner == owner]
-    others = [lease for lease in known if lease._caller.owner != owner and not (own and lease._is_block)]
+    own = [lease for lease in known if owner in (lease._caller.owner, lease._releaser)]
+    others = [lease for lease in known if lease not in own and not (own and lease._is_block)]
     for group in (own, [lease for lease in others if not lease._is_releasing], others):
         held = [lease for lease in group if is_held(lease) and not lease._is_released]
         acquired = [lease for lease in held if acquired_first and not lease._is_block]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from redlock._core.protocol import Outcome
+from redlock._locking.caller_context import caller_context
 from redlock._locking.lease_entry import LeaseEntry
 from redlock.asyncio.lease import Lease
 
@@ -21,6 +22,7 @@ class InnerLease(LeaseEntry, Lease):
 
     def __init__(self, outer: Lease, on_lost: Callable[[Any], object] | None, *, is_block: bool) -> None:
         super().__init__(outer, on_lost, is_block=is_block)
+        self._caller_context = None if on_lost is None else caller_context()
         self._scope = None
 
     @property

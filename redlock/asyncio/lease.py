@@ -22,6 +22,7 @@ from redlock._core.commands import Wait
 from redlock._core.protocol import Outcome
 from redlock._locking import held_leases
 from redlock._locking.acquisition import Acquisition
+from redlock._locking.caller_context import caller_context
 from redlock._locking.lease_steps import LeaseSteps
 from redlock.asyncio._driver import LoopDriver
 from redlock.errors import LockLost, NotHeld, RedlockError
@@ -67,6 +68,7 @@ class Lease(LeaseSteps):
     ) -> None:
         super().__init__(context, names, options, owner_label, is_block=is_block)
         self._parts = context.parts()
+        self._caller_context = None if options.on_lost is None else caller_context()
         self._scope: CancelScope | None = None
         """The block that a loss cancels."""
         self._step: Execution[Any] | None = None
@@ -151,7 +153,7 @@ class Lease(LeaseSteps):
 
     def _end_renewal(self) -> int | None:
         """Renew no more; the time at which to notice the end of the lease, None if no code would hear of the end."""
-        self._is_renewed = False
+        self._is_renewed = self._is_watched = False
         leases = [self, *(entry for entry in self._live_entries() if isinstance(entry, Lease))]
         is_heard = any(lease._on_lost is not None or lease._scope is not None for lease in leases)
         return self._held().deadline_ms if is_heard else None

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import weakref
 from typing import TYPE_CHECKING, Literal, NoReturn
 
 from redlock import _process
@@ -181,7 +182,10 @@ class Lock:
         except (LockLost, NotHeld):
             self._note_release(lease)
             raise
-        # After a cancellation the release goes on, and its repetition finds the lease and gets the outcome.
+        except BaseException:
+            # The release goes on, and its repetition finds the lease and gets the outcome.
+            lease._releaser = weakref.ref(held_leases.owner())
+            raise
         self._note_release(lease)
 
     def _note_release(self, lease: Lease) -> None:

@@ -182,3 +182,17 @@ def test_no_wait_of_a_closed_loop_is_reported(shared: Cluster) -> None:
     run(pair())
     eventually(lambda: publisher._thread is None, "the thread has ended", within=20)
     tasks.clear()
+
+
+@pytest.mark.parametrize("is_second", [False, True])
+async def test_an_inner_block_after_aclose_hears_of_the_end(shared: Cluster, *, is_second: bool) -> None:
+    heard: list[Lease] = []
+    client = client_of(shared.urls, ttl=TTL)
+    assert await client.lock(NAME, reentrant=True).acquire()
+    inner = client.lock(NAME, reentrant=True, on_lost=heard.append)
+    if is_second:
+        async with inner:
+            pass
+    await client.aclose()
+    assert await inner.acquire()
+    await until(lambda: heard, "the end of the lease is heard of")

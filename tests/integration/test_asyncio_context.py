@@ -89,7 +89,7 @@ async def test_the_log_of_a_loss_has_no_context_of_another(shared: Cluster) -> N
     assert seen == ["none"]
 
 
-@pytest.mark.parametrize("kind", ["first", "waiting", "lost", "kept lease"])
+@pytest.mark.parametrize("kind", ["first", "waiting", "lost", "kept lease", "kept entry", "kept loss"])
 async def test_no_object_of_a_request_outlives_the_request(shared: Cluster, kind: str) -> None:
     """The first request dials and sets the timer of renewal; a waiting request opens a connection that is kept."""
     kept: list[Lease] = []
@@ -101,6 +101,13 @@ async def test_no_object_of_a_request_outlives_the_request(shared: Cluster, kind
             with pytest.raises(LockLost):
                 async with client.lock(NAME, max_hold=0.5, on_lost="cancel"):
                     await asyncio.Event().wait()
+        elif kind == "kept entry":
+            async with client.lock(NAME, reentrant=True), client.lock(NAME, reentrant=True, on_lost=print) as entry:
+                kept.append(entry)
+        elif kind == "kept loss":
+            unreleased = client.lock(NAME, on_lost=print)
+            await unreleased.acquire()
+            kept.append(unreleased.lease)
         else:
             async with client.lock(NAME, on_lost=print if kind == "kept lease" else None) as lease:
                 if kind == "kept lease":

@@ -140,3 +140,48 @@ async def test_a_release_that_nobody_repeats_keeps_no_lease(shared: Cluster) -> 
         # The exceptions that were caught have references to the leases.
         gc.collect()
         assert [lease() is None for lease in leases] == [True] * 4 + [False], "the next acquire drops it"
+
+
+@LATER
+async def test_a_repeated_release_ends_no_lease_of_another_task(shared: Cluster, *, later: bool) -> None:
+    """A task without a lease releases the lock, and is cancelled. Another task acquires the lock meanwhile."""
+    async with client_of(shared.urls, **LASTING) as client:
+        lock, is_acquired, may_end = client.lock(NAME), asyncio.Event(), asyncio.Event()
+
+        async def own() -> None:
+            await lock.acquire()
+            is_acquired.set()
+            await may_end.wait()
+
+        owner = asyncio.create_task(own())
+        await is_acquired.wait()
+        await cancelled_in_this_task(lock, lock.lease, later=later)
+        is_acquired.clear()
+        other = asyncio.create_task(own())
+        await is_acquired.wait()
+        newer = lock.lease
+        await lock.release()
+        assert newer.is_held, "the repetition has the outcome of the first call"
+        may_end.set()
+        await asyncio.gather(owner, other)
+        await newer.release()
+
+
+async def cancelled_in_this_task(lock: Lock, lease: Lease, *, later: bool) -> None:
+    """As `cancelled_release`, where the running task calls `release`."""
+    task = asyncio.current_task()
+    assert task is not None
+    cancelling = asyncio.create_task(cancelled_once(task, lease))
+    with pytest.raises(asyncio.CancelledError):
+        await lock.release()
+    if hasattr(task, "uncancel"):
+        task.uncancel()
+    await cancelling
+    if later:
+        await until(lambda: lease._outcome is not None, "the outcome is known")
+
+
+async def cancelled_once(task: asyncio.Task[object], lease: Lease) -> None:
+    """Cancel a task while it waits for the nodes."""
+    await until(lambda: not lease.is_held, "the release is sent", every=0)
+    task.cancel()

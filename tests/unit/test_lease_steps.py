@@ -228,6 +228,16 @@ def test_a_renewal_finishes_a_release_that_was_begun(client: Redlock) -> None:
     assert renewed(lease) == (None, [])
 
 
+def test_a_release_that_was_begun_is_no_loss_at_the_deadline(client: Redlock, clock: list[int]) -> None:
+    told: list[object] = []
+    lease = held(client, renew=False, on_lost=told.append)
+    lease._is_leaving = True
+    clock[0] += 5_000
+    renewed(lease, replies(*[granted()] * 5))
+    lease._report_loss()
+    assert (told, lease.is_held, lease._lost) == ([], False, "")
+
+
 def test_max_hold_counts_from_the_acquisition(client: Redlock, clock: list[int]) -> None:
     lease = held(client, max_hold_ms=6_000)
     clock[0] += 2_000

@@ -29,7 +29,7 @@ GENERATOR = Caller(HERE.owner, (id(FRAME), FRAME.f_code))
 def lease(caller: Caller, **changes: Any) -> Any:  # noqa: ANN401 - a lease, as far as this module sees it
     """The lease of a block that is held."""
     state = {"_caller": caller, "_is_block": True, "_is_released": False, "is_held": True, "is_lost": False}
-    return SimpleNamespace(**state | {"_is_releasing": False} | changes)
+    return SimpleNamespace(**state | {"_is_releasing": False, "_releaser": None} | changes)
 
 
 def interrupted(caller: Caller, **changes: Any) -> Any:  # noqa: ANN401 - as above
