@@ -67,7 +67,7 @@ def is_heard(event: str, level: int = logging.INFO) -> bool:
 
 
 def count(event: str, **fields: object) -> None:
-    """Pass an event to its watchers only: without a line, because one was logged a moment ago."""
+    """Pass an event to its watchers only: without a line, because a moment ago a line was logged."""
     for watcher in _watchers.get(event, ()):
         watcher(event, fields)
 

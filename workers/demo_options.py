@@ -2,7 +2,7 @@
 
 Invariants:
 1. No number of tasks or processes fills the memory of a usual machine.
-2. No two programs of the cluster get the same port.
+2. Flower, broker and lock nodes have different ports. RabbitMQ chooses free ports of its own.
 """
 
 from __future__ import annotations

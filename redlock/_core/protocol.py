@@ -56,7 +56,7 @@ def run(steps: Steps[T], ask: Callable[[Round], RoundResult], result: RoundResul
 
 
 def single(round_: Round) -> Steps[RoundResult]:
-    """One round, whose result is the result of the generator."""
+    """Yield a single round, and return its result."""
     return (yield round_)
 
 

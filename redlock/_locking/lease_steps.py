@@ -51,7 +51,7 @@ class LeaseSteps(ABC):
     _is_released = False
     """Whether `Lock.release` has released the lease in its block; the end of the block raises `NotHeld`."""
     _releaser: weakref.ref[object] | None = None
-    """The task whose call of `Lock.release` was cancelled, and which may repeat the call."""
+    """The task whose last call of `release` was cancelled in the wait for the outcome. The call can be repeated."""
     _caller_context: Context | None = None
     """With asyncio and `on_lost`: the context variables of the acquiring code. An ended lease keeps none of them."""
     _is_watched = False

@@ -83,8 +83,9 @@ class LoopSockets:
     def _flush_soon(self) -> None:
         if not self._is_flush_due:
             # In this order: after an exception between these lines, a second `flush` does no harm.
-            self._loop.call_soon(self.flush, context=Context())
-            self._loop.call_soon(self._ensure_flushed, self._flushes, context=Context())
+            context = Context()
+            self._loop.call_soon(self.flush, context=context)
+            self._loop.call_soon(self._ensure_flushed, self._flushes, context=context)
             self._is_flush_due = True
 
     def flush(self) -> None:

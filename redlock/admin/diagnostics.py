@@ -39,8 +39,8 @@ class Finding:
         level: The severity.
         code: The kind of finding, for programs: `duplicate-server`, `eviction`, ...
         where: A node's label, several labels with commas, `settings`, `broker`, or `nodes` for all nodes together.
-        what: The state that was found.
-        fix: The fix; empty if nothing needs to be done.
+        what: Describes the state.
+        fix: The remedy; empty for a good state.
     """
 
     level: Level

@@ -1,7 +1,7 @@
 """The acquire driver for asyncio: performs the effects of the acquire loop in the running task.
 
 `Lock.__aenter__` makes a `Lease`, and `Lease.acquire` gives the generator of `_locking/acquisition.py` to this driver.
-An attempt yields `TakeConnections` and one or two rounds, which `LoopConnections.ask` in `_transport/asyncio.py`
+An attempt yields `TakeConnections` and then a round or two, which `LoopConnections.ask` in `_transport/asyncio.py`
 performs; the effects of a wait follow a refusal. When an attempt is won, the generator calls `Lease._accept_grant`, and
 the caller has the lease.
 
@@ -79,7 +79,7 @@ class Window:
         self._inside.discard(attempt)
         while self._waiting:
             following, turn = next(iter(self._waiting.items()))
-            # An exception can have interrupted another `leave` after it gave the place and before it told so.
+            # An exception can have interrupted another `leave` after the place was given and before the turn was told.
             if following not in self._inside and len(self._inside) >= self._places:
                 break
             self._inside.add(following)

@@ -10,6 +10,7 @@ from redlock._locking.lease_entry import LeaseEntry
 from redlock.asyncio.lease import Lease
 
 if TYPE_CHECKING:
+    import weakref
     from collections.abc import Callable
 
 
@@ -24,6 +25,10 @@ class InnerLease(LeaseEntry, Lease):
         super().__init__(outer, on_lost, is_block=is_block)
         self._caller_context = None if on_lost is None else caller_context()
         self._scope = None
+
+    @property
+    def _releaser(self) -> weakref.ref[object] | None:  # type: ignore[override]  # only the outer lease sets this
+        return self._outer._releaser
 
     @property
     def _is_releasing(self) -> bool:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from redlock._clock import now_ms
@@ -60,8 +61,6 @@ class Lease(LeaseSteps):
     """
 
     _context: LoopContext
-    _is_interrupted = False
-    """Whether the last call of `release` was cancelled while it waited for the outcome."""
 
     def __init__(
         self, context: LoopContext, names: Names, options: LeaseOptions, owner_label: str, *, is_block: bool
@@ -78,7 +77,7 @@ class Lease(LeaseSteps):
 
     @property
     def _is_releasing(self) -> bool:
-        return self._release is not None and (self._outcome is None or self._is_interrupted)
+        return self._release is not None and (self._outcome is None or self._releaser is not None)
 
     async def acquire(self, acquire_timeout_ms: int | None) -> None:
         """Acquire the lease, with repeated attempts.
@@ -191,13 +190,13 @@ class Lease(LeaseSteps):
                 self._is_left = True
                 return Outcome.STILL_HELD
             self._send_release()
-        self._is_interrupted = False
+        self._releaser = None
         if not wait:
             return Outcome.PENDING
         try:
             return await self.outcome()
         except BaseException:
-            self._is_interrupted = True
+            self._releaser = weakref.ref(held_leases.owner())
             raise
 
     def _drop(self) -> None:

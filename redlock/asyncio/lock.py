@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import weakref
 from typing import TYPE_CHECKING, Literal, NoReturn
 
 from redlock import _process
@@ -182,10 +181,7 @@ class Lock:
         except (LockLost, NotHeld):
             self._note_release(lease)
             raise
-        except BaseException:
-            # The release goes on, and its repetition finds the lease and gets the outcome.
-            lease._releaser = weakref.ref(held_leases.owner())
-            raise
+        # After a cancellation the release goes on, and its repetition finds the lease and gets the outcome.
         self._note_release(lease)
 
     def _note_release(self, lease: Lease) -> None:

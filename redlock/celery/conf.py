@@ -2,7 +2,7 @@
 
 - `app.conf.redlock_ttl = 5` is an attribute; modules and objects have the same name.
 - `CELERY_REDLOCK_TTL = 5` is the name under `app.config_from_object("django.conf:settings", namespace="CELERY")`, and
-  also one of Celery's old names, without a namespace.
+  also, without a namespace, in the style of Celery's old names.
 - `REDLOCK_TTL = 5` is the name in capitals, in a module of settings.
 
 Invariants:

@@ -10,7 +10,7 @@ import pytest
 from redlock import LockLost, RedlockError
 from redlock.asyncio import Lease, Redlock
 from redlock.testing.redis_server import Cluster
-from tests.integration.asyncio_tools import client_of, run, until
+from tests.integration.asyncio_tools import client_of, next_turn, run, until
 from tests.integration.tools import eventually
 
 NAME = "close"
@@ -80,7 +80,7 @@ def test_waiting_tasks_end_with_the_client(shared: Cluster) -> None:
             await until(lambda: parts.waiters.local_queue.length((NAME,)) == 5, "all wait")
             await client.aclose()
             for _ in range(_ITERATIONS):
-                await asyncio.sleep(0)
+                await next_turn()
             assert all(task.done() for task in tasks)
             for task in tasks:
                 with pytest.raises(RedlockError, match="was closed in this event loop"):

@@ -14,7 +14,7 @@ from redlock import LockLost
 from redlock._transport.codec import waiting_order
 from redlock.asyncio import Lease, Redlock
 from redlock.testing.redis_server import Cluster
-from tests.integration.asyncio_tools import client_of, until
+from tests.integration.asyncio_tools import client_of, next_turn, until
 from tests.integration.tools import raw
 
 NAME = "context"
@@ -36,7 +36,7 @@ async def test_on_lost_has_the_context_of_its_own_task(shared: Cluster, kind: st
         request.set("of a callback")
 
     async def on_lost_task(lease: Lease) -> None:
-        await asyncio.sleep(0)
+        await next_turn()
         on_lost(lease)
 
     async def work(client: Redlock, number: int) -> None:

@@ -67,7 +67,7 @@ def pausing(self, name, lease, op_id, change):
     if op_id.endswith(":credit"):
         pathlib.Path("debited").touch()
         while not pathlib.Path("is full").exists():
-            time.sleep(0.01)
+            time.sleep(0.01)  # between two looks at the condition
     return update(self, name, lease, op_id, change)
 FencedStore.update = pausing
 def sleep(seconds):

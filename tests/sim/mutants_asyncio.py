@@ -45,15 +45,15 @@ _bug(
 _bug(
     "the outcome of a cancelled release is lost",
     LEASE,
-    "            self._is_interrupted = True\n",
+    "            self._releaser = weakref.ref(held_leases.owner())\n",
     "            pass\n",
     f"{DIRECTED}a_repeated_release_gets_the_outcome_at_any_time",
 )
 _bug(
     "a release can be cancelled before it is sent",
     LEASE,
-    "            self._send_release()\n        self._is_interrupted",
-    "            await asyncio.sleep(0)\n            self._send_release()\n        self._is_interrupted",
+    "            self._send_release()\n        self._releaser",
+    "            await asyncio.sleep(0)\n            self._send_release()\n        self._releaser",
 )
 _bug(
     "a cancellation from outside is swallowed",
