@@ -122,4 +122,4 @@ def pauses(name: str, lease: StoreLease) -> Iterator[float]:
     most = _FIRST_SECONDS
     while True:
         yield _chance.fraction() * min(most, left(name, lease))
-        most = min(2 * most, _LONGEST_SECONDS)
+        most *= 2

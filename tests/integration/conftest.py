@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, create_engine
 
+from redlock.asyncio import _cancel_scope
 from redlock.testing.redis_server import Cluster, cluster
 from tests.integration.databases import has_mariadb, mariadb, postgresql
 from tests.integration.fence_adapters import mariadb_url, postgresql_url, sqlite_engine, with_accounts
 from tests.integration.tools import PATIENT, limit_releases
+
+_COUNTS = {(3, 10): [False], (3, 11): [True, False]}.get(sys.version_info[:2], [True])
+"""The ways to recognise a cancellation from outside: by counts, or by messages as in Python 3.10."""
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +36,12 @@ def shared() -> Iterator[Cluster]:
     """Five lock nodes for all tests of a file that break none."""
     with cluster() as nodes:
         yield nodes
+
+
+@pytest.fixture(params=_COUNTS, ids=lambda counts: "counts" if counts else "messages")
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each way in which `on_lost="cancel"` recognises a cancellation from outside."""
+    monkeypatch.setattr(_cancel_scope, "COUNTS", request.param)
 
 
 @pytest.fixture(scope="session")

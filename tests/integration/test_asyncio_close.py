@@ -25,112 +25,93 @@ def timers() -> int:
 
 
 @pytest.mark.parametrize("renew", [True, False])
-def test_a_body_hears_of_a_loss_after_aclose(shared: Cluster, renew: bool) -> None:  # noqa: FBT001 - an option
-    async def main() -> None:
-        client = client_of(shared.urls, ttl=TTL)
-        heard: list[Lease] = []
-        with pytest.raises(LockLost):
-            async with client.lock(NAME, renew=renew, on_lost=heard.append) as lease:
-                await client.aclose()
-                await until(lambda: heard, "the callback is called")
-                assert heard == [lease]
-        with pytest.raises(LockLost):
-            async with client.lock(NAME, renew=renew, on_lost="cancel"):
-                await client.aclose()
-                await asyncio.wait_for(asyncio.Event().wait(), 100)
-
-    run(main())
-
-
-def test_an_inner_block_hears_of_a_loss_after_aclose(shared: Cluster) -> None:
-    async def main() -> None:
-        client = client_of(shared.urls, ttl=TTL)
-        with pytest.raises(LockLost):
-            async with client.lock(NAME), client.lock(NAME, reentrant=True, on_lost="cancel"):
-                await client.aclose()
-                await asyncio.wait_for(asyncio.Event().wait(), 100)
-
-    run(main())
-
-
-def test_a_closed_client_leaves_no_timer_that_nobody_needs(shared: Cluster) -> None:
-    async def main() -> None:
-        client = client_of(shared.urls, ttl=TTL)
-        held, renewed = client.lock("close:held"), client.lock("close:renewed")
-        released = client.lock("close:released", on_lost=print)
-        await held.acquire()
-        await released.acquire()
-        await released.release()
-        async with renewed:
+async def test_a_body_hears_of_a_loss_after_aclose(shared: Cluster, renew: bool) -> None:  # noqa: FBT001 - an option
+    client = client_of(shared.urls, ttl=TTL)
+    heard: list[Lease] = []
+    with pytest.raises(LockLost, match="its time was over"):
+        async with client.lock(NAME, renew=renew, on_lost=heard.append) as lease:
             await client.aclose()
-            assert timers() == 0
+            await until(lambda: heard, "the callback is called")
+            assert heard == [lease]
+    with pytest.raises(LockLost):
+        async with client.lock(NAME, renew=renew, on_lost="cancel"):
+            await client.aclose()
+            await asyncio.wait_for(asyncio.Event().wait(), 100)
 
-    run(main())
+
+async def test_an_inner_block_hears_of_a_loss_after_aclose(shared: Cluster) -> None:
+    client = client_of(shared.urls, ttl=TTL)
+    with pytest.raises(LockLost):
+        async with client.lock(NAME), client.lock(NAME, reentrant=True, on_lost="cancel"):
+            await client.aclose()
+            await asyncio.wait_for(asyncio.Event().wait(), 100)
 
 
-def test_waiting_tasks_end_with_the_client(shared: Cluster) -> None:
+async def test_a_closed_client_leaves_no_timer_that_nobody_needs(shared: Cluster) -> None:
+    client = client_of(shared.urls, ttl=TTL)
+    held, renewed = client.lock("close:held"), client.lock("close:renewed")
+    released = client.lock("close:released", on_lost=print)
+    await held.acquire()
+    await released.acquire()
+    await released.release()
+    async with renewed:
+        await client.aclose()
+        assert timers() == 0
+
+
+async def test_waiting_tasks_end_with_the_client(shared: Cluster) -> None:
     """One waits at a node, and the others wait for their turn."""
-
-    async def main() -> None:
-        client = client_of(shared.urls, ttl=9.0)
-        async with client_of(shared.urls, ttl=9.0) as other, other.lock(NAME):
-            tasks = [asyncio.create_task(client.lock(NAME).acquire()) for _ in range(5)]
-            parts = client._context.parts()
-            await until(lambda: parts.waiters._reading, "a task waits at its node")
-            await until(lambda: parts.waiters.local_queue.length((NAME,)) == 5, "all wait")
-            await client.aclose()
-            for _ in range(_ITERATIONS):
-                await next_turn()
-            assert all(task.done() for task in tasks)
-            for task in tasks:
-                with pytest.raises(RedlockError, match="was closed in this event loop"):
-                    task.result()
-
-    run(main())
+    client = client_of(shared.urls, ttl=9.0)
+    async with client_of(shared.urls, ttl=9.0) as other, other.lock(NAME):
+        tasks = [asyncio.create_task(client.lock(NAME).acquire()) for _ in range(5)]
+        parts = client._context.parts()
+        await until(lambda: parts.waiters._reading, "a task waits at its node")
+        await until(lambda: parts.waiters.local_queue.length((NAME,)) == 5, "all wait")
+        await client.aclose()
+        for _ in range(_ITERATIONS):
+            await next_turn()
+        assert all(task.done() for task in tasks)
+        for task in tasks:
+            with pytest.raises(RedlockError, match="was closed in this event loop"):
+                task.result()
 
 
 @pytest.mark.parametrize("how", ["direct", "in a task"])
-def test_on_lost_may_close_the_client(shared: Cluster, how: str) -> None:
-    async def main() -> None:
-        client, ended = client_of(shared.urls, ttl=TTL), asyncio.Event()
+async def test_on_lost_may_close_the_client(shared: Cluster, how: str) -> None:
+    client, ended = client_of(shared.urls, ttl=TTL), asyncio.Event()
 
-        async def on_lost(_: Lease) -> None:
-            if how == "direct":
-                await client.aclose()
-            else:
-                await asyncio.create_task(client.aclose())
-            ended.set()
-
-        with pytest.raises(LockLost):
-            async with client.lock(NAME, max_hold=0.5, on_lost=on_lost):
-                await asyncio.wait_for(ended.wait(), 20)
-
-    run(main())
-
-
-def test_aclose_still_waits_for_other_callbacks(shared: Cluster) -> None:
-    async def main() -> None:
-        client, ended = client_of(shared.urls, ttl=TTL), list[str]()
-        both = asyncio.Event()
-
-        async def slow(lease: Lease) -> None:
-            await both.wait()
-            connections = lease._parts.connections
-            await until(lambda: connections.is_closed or client._context._parts == {}, "the client closes")
-            ended.append("slow")
-
-        async def closing(_: Lease) -> None:
-            both.set()
+    async def on_lost(_: Lease) -> None:
+        if how == "direct":
             await client.aclose()
-            ended.append("closing")
+        else:
+            await asyncio.create_task(client.aclose())
+        ended.set()
 
-        with pytest.raises(LockLost):
-            other = client.lock("close:too", max_hold=0.5, on_lost=closing)
-            async with client.lock(NAME, max_hold=0.5, on_lost=slow), other:
-                await until(lambda: len(ended) == 2, "both end", within=20)
-        assert ended == ["slow", "closing"]
+    with pytest.raises(LockLost):
+        async with client.lock(NAME, max_hold=0.5, on_lost=on_lost):
+            await asyncio.wait_for(ended.wait(), 20)
 
-    run(main())
+
+async def test_aclose_still_waits_for_other_callbacks(shared: Cluster) -> None:
+    client, ended = client_of(shared.urls, ttl=TTL), list[str]()
+    both = asyncio.Event()
+
+    async def slow(lease: Lease) -> None:
+        await both.wait()
+        connections = lease._parts.connections
+        await until(lambda: connections.is_closed or client._context._parts == {}, "the client closes")
+        ended.append("slow")
+
+    async def closing(_: Lease) -> None:
+        both.set()
+        await client.aclose()
+        ended.append("closing")
+
+    with pytest.raises(LockLost):
+        other = client.lock("close:too", max_hold=0.5, on_lost=closing)
+        async with client.lock(NAME, max_hold=0.5, on_lost=slow), other:
+            await until(lambda: len(ended) == 2, "both end", within=20)
+    assert ended == ["slow", "closing"]
 
 
 def test_the_end_of_a_stopped_loop_cancels_a_callback(shared: Cluster) -> None:

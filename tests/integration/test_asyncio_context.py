@@ -12,10 +12,11 @@ import pytest
 
 from redlock import LockLost
 from redlock._transport.codec import waiting_order
+from redlock._transport.loop_sockets import LoopSockets
 from redlock.asyncio import Lease, Redlock
 from redlock.testing.redis_server import Cluster
 from tests.integration.asyncio_tools import client_of, next_turn, until
-from tests.integration.tools import raw
+from tests.integration.tools import eventually, raw
 
 NAME = "context"
 TTL = 3.0
@@ -87,6 +88,31 @@ async def test_the_log_of_a_loss_has_no_context_of_another(shared: Cluster) -> N
     finally:
         logger.removeFilter(note)
     assert seen == ["none"]
+
+
+@pytest.mark.parametrize("name", ["flush", "_ensure_flushed", "_on_readable"])
+async def test_callbacks_of_the_loop_have_no_context(
+    shared: Cluster, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """They serve all tasks, and can log."""
+    seen, call = set[object](), getattr(LoopSockets, name)
+
+    def noted(*arguments: object) -> None:
+        seen.add(request.get())
+        call(*arguments)
+
+    monkeypatch.setattr(LoopSockets, name, noted)
+    request.set("of a task")
+    async with client_of(shared.urls) as client:
+        sockets = client._context.parts().connections.sockets
+        first = asyncio.create_task(client.lock("context:first").locked())
+        await next_turn()  # the task dials
+        # The loop is blocked on purpose: this task takes notice of the dials that end now.
+        eventually(lambda: all(dial.done.is_set() for dial in sockets._dials.values()), "the end of all dials")
+        async with client.lock(NAME):
+            pass
+        await first
+        assert seen == {"none"}
 
 
 @pytest.mark.parametrize("kind", ["first", "waiting", "lost", "kept lease", "kept entry", "kept loss"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
 from collections.abc import AsyncGenerator
 
 import pytest
@@ -16,12 +15,7 @@ from tests.integration.asyncio_tools import client_of, until
 
 NAME = "rows"
 TTL = 3.0
-COUNTS = {(3, 10): [False], (3, 11): [True, False]}.get(sys.version_info[:2], [True])
-
-
-@pytest.fixture(autouse=True, params=COUNTS, ids=lambda counts: "counts" if counts else "messages")
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_cancel_scope, "COUNTS", request.param)
+pytestmark = pytest.mark.usefixtures("way")
 
 
 async def rows(client: Redlock, leases: list[Lease]) -> AsyncGenerator[int, None]:

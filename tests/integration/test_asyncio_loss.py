@@ -33,13 +33,6 @@ from tests.integration.tools import comes_true, is_free, run_out
 
 NAME = "lost"
 TTL = 3.0
-COUNTS = {(3, 10): [False], (3, 11): [True, False]}.get(sys.version_info[:2], [True])
-"""The ways to recognise a cancellation from outside: by counts, or by messages as in Python 3.10."""
-
-
-@pytest.fixture(params=COUNTS, ids=lambda counts: "counts" if counts else "messages")
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_cancel_scope, "COUNTS", request.param)
 
 
 @pytest.mark.parametrize("renew", [True, False])

@@ -9,6 +9,7 @@ import weakref
 import pytest
 
 from redlock import LockLost, NotHeld
+from redlock._clock import now_ms
 from redlock._core.protocol import Outcome
 from redlock.asyncio import Lease, Lock, Redlock
 from redlock.testing.redis_server import Cluster
@@ -98,6 +99,38 @@ async def test_the_release_of_the_last_entry_can_be_repeated(shared: Cluster, *,
         await until(lambda: is_free(shared.servers, NAME), "released")
         with pytest.raises(NotHeld):
             await inner.release()
+
+
+@LATER
+async def test_an_inner_block_ends_no_release_of_its_outer_block(shared: Cluster, *, later: bool) -> None:
+    """The inner block did not send the release, so its end does not repeat the release."""
+    async with client_of(shared.urls, **LASTING) as client, client.lock(NAME) as lease:
+        with pytest.raises(NotHeld):
+            async with client.lock(NAME, reentrant=True):
+                await cancelled_release(lease, lease, later=later)
+
+
+async def test_each_entry_is_told_of_the_end_of_its_lease_once(shared: Cluster) -> None:
+    async with client_of(shared.urls, **LASTING) as client:
+        outer, lease = await acquired(client, reentrant=True)
+        inner, _ = await acquired(client, reentrant=True)
+        lease._grant = lease._held()._replace(deadline_ms=now_ms())
+        for lock in (outer, inner):
+            with pytest.raises(LockLost):
+                await lock.release()
+            with pytest.raises(NotHeld):
+                await lock.release()
+
+
+async def test_a_block_that_was_released_inside_tells_that(shared: Cluster) -> None:
+    """The lease is held still, by an entry that is no block."""
+    async with client_of(shared.urls, **LASTING) as client:
+        lock, inner = client.lock(NAME), client.lock(NAME, reentrant=True)
+        with pytest.raises(NotHeld):
+            async with lock:
+                assert await inner.acquire()
+                await lock.release()
+        await inner.release()
 
 
 @pytest.mark.parametrize("is_block", [False, True])

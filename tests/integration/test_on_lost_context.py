@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from typing import NamedTuple
+import weakref
+from typing import Any, NamedTuple
 
 import pytest
 from redis import Redis
 
 from redlock import LockLost
-from redlock.asyncio import _loop_parts
 from redlock.fencing import AsyncFencedStore, FencedStore
 from redlock.testing.redis_server import Cluster, Server
 from tests.integration import asyncio_tools, tools
@@ -76,24 +76,26 @@ async def test_a_task_of_on_lost_is_in_no_update(shared: Cluster, broker: Server
 
 
 async def test_a_worker_that_restarts_itself_keeps_no_task(shared: Cluster) -> None:
-    """Each `on_lost` starts the next task, which acquires the next lease."""
-    ended = asyncio.Event()
+    """Each `on_lost` starts the next task, which inherits its context and acquires the next lease."""
+    calls, running, may_end = list[weakref.ref[Any]](), set[asyncio.Task[None]](), asyncio.Event()
     async with asyncio_tools.client_of(shared.urls, **SOON) as client:
 
         async def work(left: int) -> None:
             def restart(_: object) -> None:
-                tasks.append(asyncio.create_task(work(left - 1)))
-                found.append(len(_loop_parts._callbacks.get()))
+                calls.append(weakref.ref(asyncio.current_task()))
+                task = asyncio.create_task(work(left - 1))
+                running.add(task)
+                task.add_done_callback(running.discard)
 
             if not left:
-                ended.set()
+                await may_end.wait()
                 return
             with pytest.raises(LockLost):
                 async with client.lock(f"{NAME}:{left}", max_hold=0.1, on_lost=restart):
-                    await asyncio_tools.until(lambda: len(tasks) > 3 - left, "the next task")
+                    await asyncio_tools.until(lambda: len(calls) > 3 - left, "the next task")
 
-        found, tasks = list[int](), list[asyncio.Task[None]]()
         await work(3)
-        await asyncio.wait_for(ended.wait(), WITHIN)
-        await asyncio.gather(*tasks)
-    assert found == [1, 1, 1]
+        await asyncio_tools.until(lambda: len(calls) == 3 and len(running) == 1, "only the last task runs")
+        await asyncio_tools.until(lambda: calls[0]() is calls[1]() is None, "no earlier call is kept", within=20)
+        may_end.set()
+        await asyncio.wait(running)

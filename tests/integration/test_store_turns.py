@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 import pytest
 from redis import Redis
 
-from redlock import ConfigurationError, LockLost
-from redlock.fencing import AsyncFencedStore, FencedStore
+from redlock import ConfigurationError, LockLost, Stale, _chance
+from redlock.fencing import AsyncFencedStore, FencedStore, _turns
 from redlock.fencing.redis_store import Written
 from redlock.testing.redis_server import Server
-from tests.integration.asyncio_tools import run, until
+from tests.integration.asyncio_tools import until
+from tests.integration.tools import eventually
 
 NAME, WITHIN = "hits", 60.0
 
@@ -43,16 +44,18 @@ def one_more(value: str | None) -> str:
     return str(int(value or 0) + 1)
 
 
-def test_a_slow_change_in_a_thread_is_computed_once(broker: Server) -> None:
-    waiting, calls = threading.Event(), []
+def test_a_slow_change_in_a_thread_is_computed_once(broker: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if a single wait for the turn is shorter than the change."""
+    monkeypatch.setattr(_turns, "_LONGEST_SECONDS", 0.01)
+    waits, calls = list[int](), list[str]()
     with Redis.from_url(broker.url) as redis, ThreadPoolExecutor(2) as pool:
-        store, lease = FencedStore(redis), Watched(waiting.set)
+        store, lease = FencedStore(redis), Watched(lambda: waits.append(1))
 
         def slow(value: str | None) -> str:
             calls.append("slow")
             if len(calls) == 1:
                 second.append(pool.submit(store.update, NAME, lease, "op-2", fast))
-            assert waiting.wait(WITHIN), "the second update did not wait"
+                eventually(lambda: len(waits) > 2 or len(calls) > 1, "the second update waits again", within=WITHIN)
             return one_more(value)
 
         def fast(value: str | None) -> str:
@@ -65,16 +68,18 @@ def test_a_slow_change_in_a_thread_is_computed_once(broker: Server) -> None:
         assert calls == ["slow", "fast"]
         assert store.read_unfenced(NAME) == "2"
         assert not list(store._turns._last), "a turn that ended is kept"
+        assert not _turns._changing.get(), "an update that ended is kept"
 
 
-async def test_a_slow_change_in_a_task_is_computed_once(broker: Server) -> None:
-    calls: list[str] = []
-    waiting = asyncio.Event()
-    lease = Watched(waiting.set)
+async def test_a_slow_change_in_a_task_is_computed_once(broker: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a thread."""
+    monkeypatch.setattr(_turns, "_LONGEST_SECONDS", 0.01)
+    waits, calls = list[int](), list[str]()
+    lease = Watched(lambda: waits.append(1))
 
     async def slow(value: str | None) -> str:
         calls.append("slow")
-        await asyncio.wait_for(waiting.wait(), WITHIN)
+        await until(lambda: len(waits) > 3 or len(calls) > 1, "the other updates wait again", within=WITHIN)
         return one_more(value)
 
     def fast(value: str | None) -> str:
@@ -101,6 +106,47 @@ def test_other_leases_and_names_do_not_wait(broker: Server) -> None:
         assert store.update("x", outer, "op-3", lambda _: store.update("y", newer, "op-4", one_more).value).value == "1"
 
 
+def test_no_thread_waits_for_another_lease_or_name(broker: Server) -> None:
+    running, go_on = threading.Event(), threading.Event()
+    lease = Watched(lambda: pytest.fail("the update waits"))
+
+    def slow(value: str | None) -> str:
+        running.set()
+        assert go_on.wait(WITHIN)
+        return one_more(value)
+
+    with Redis.from_url(broker.url) as redis, ThreadPoolExecutor(1) as pool:
+        store = FencedStore(redis)
+        first = pool.submit(store.update, NAME, lease, "op-1", slow)
+        try:
+            assert running.wait(WITHIN)
+            assert store.update("other", lease, "op-2", one_more).value == "1"
+            assert store.update(NAME, lease._replace(fence=8), "op-3", one_more).value == "1"
+        finally:
+            go_on.set()
+        with pytest.raises(Stale):
+            first.result(WITHIN)
+
+
+async def test_no_task_waits_for_another_lease_or_name(broker: Server) -> None:
+    running, go_on = asyncio.Event(), asyncio.Event()
+    lease = Watched(lambda: pytest.fail("the update waits"))
+
+    async def slow(value: str | None) -> str:
+        running.set()
+        await go_on.wait()
+        return one_more(value)
+
+    async with AsyncFencedStore(broker.url) as store:
+        first = asyncio.create_task(store.update(NAME, lease, "op-1", slow))
+        await running.wait()
+        assert (await store.update("other", lease, "op-2", one_more)).value == "1"
+        assert (await store.update(NAME, lease._replace(fence=8), "op-3", one_more)).value == "1"
+        go_on.set()
+        with pytest.raises(Stale):
+            await first
+
+
 async def test_a_cancelled_update_ends_its_turn(broker: Server) -> None:
     waiting, lease = asyncio.Event(), Watched(lambda: None)
 
@@ -119,48 +165,40 @@ async def test_a_cancelled_update_ends_its_turn(broker: Server) -> None:
 
 
 @pytest.mark.parametrize("comes", ["before", "after"])
-def test_a_cancelled_update_lets_no_other_run_early(broker: Server, comes: str) -> None:
+async def test_a_cancelled_update_lets_no_other_run_early(broker: Server, comes: str) -> None:
     """The update behind waits for the update before, which still runs."""
+    waits, go_on, calls = list[int](), asyncio.Event(), list[str]()
+    lease = Watched(lambda: waits.append(1))
 
-    async def main() -> None:
-        waits, go_on, calls = [0], asyncio.Event(), list[str]()
+    async def slow(value: str | None) -> str:
+        calls.append("slow")
+        await go_on.wait()
+        return one_more(value)
 
-        def waiting() -> None:
-            waits[0] += 1
+    def fast(value: str | None) -> str:
+        calls.append("fast")
+        return one_more(value)
 
-        lease = Watched(waiting)
-
-        async def slow(value: str | None) -> str:
-            calls.append("slow")
-            await go_on.wait()
-            return one_more(value)
-
-        def fast(value: str | None) -> str:
-            calls.append("fast")
-            return one_more(value)
-
-        async with AsyncFencedStore(broker.url) as store:
-            first = asyncio.create_task(store.update(NAME, lease, "op-1", slow))
-            await until(lambda: calls, "the first runs")
-            second = asyncio.create_task(store.update(NAME, lease, "op-2", fast))
-            await until(lambda: waits[0] == 1, "the second waits")
-            if comes == "before":
-                third = asyncio.create_task(store.update(NAME, lease, "op-3", fast))
-                await until(lambda: waits[0] == 2, "the third waits")
-            second.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await second
-            if comes == "after":
-                third = asyncio.create_task(store.update(NAME, lease, "op-3", fast))
-            # A later update of another name: by its end the third would have called `fast`.
-            await store.update("other", lease, "op-4", one_more)
-            await store.update("other", lease, "op-5", one_more)
-            assert calls == ["slow"]
-            go_on.set()
-            assert [(await first).value, (await third).value] == ["1", "2"]
-        assert calls == ["slow", "fast"]
-
-    run(main())
+    async with AsyncFencedStore(broker.url) as store:
+        first = asyncio.create_task(store.update(NAME, lease, "op-1", slow))
+        await until(lambda: calls, "the first runs")
+        second = asyncio.create_task(store.update(NAME, lease, "op-2", fast))
+        await until(lambda: len(waits) == 1, "the second waits")
+        if comes == "before":
+            third = asyncio.create_task(store.update(NAME, lease, "op-3", fast))
+            await until(lambda: len(waits) == 2, "the third waits")
+        second.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        if comes == "after":
+            third = asyncio.create_task(store.update(NAME, lease, "op-3", fast))
+        # A later update of another name: by its end the third would have called `fast`.
+        await store.update("other", lease, "op-4", one_more)
+        await store.update("other", lease, "op-5", one_more)
+        assert calls == ["slow"]
+        go_on.set()
+        assert [(await first).value, (await third).value] == ["1", "2"]
+    assert calls == ["slow", "fast"]
 
 
 @pytest.mark.parametrize("comes", ["before", "after"])
@@ -218,39 +256,37 @@ def test_an_interrupted_update_lets_no_other_run_early(broker: Server, comes: st
     assert calls == ["slow", "fast"]
 
 
-def test_an_update_after_the_change_that_spawned_it_runs(broker: Server) -> None:
-    """A task, or a thread with a copy of the context, has inherited the mark of a `change` that has ended."""
-    lease = Watched(lambda: None)
+async def test_an_update_after_the_change_that_spawned_it_runs(broker: Server) -> None:
+    """A task has inherited the mark of a `change` that has ended."""
+    lease, spawned, is_written = Watched(lambda: None), list[asyncio.Task[str]](), asyncio.Event()
+    async with AsyncFencedStore(broker.url) as store:
 
-    async def main() -> None:
-        async with AsyncFencedStore(broker.url) as store:
-            spawned: list[asyncio.Task[str]] = []
-            is_written = asyncio.Event()
+        async def audit() -> str:
+            await is_written.wait()
+            return (await store.update(NAME, lease, "audit", one_more)).value
 
-            async def audit() -> str:
-                await is_written.wait()
-                return (await store.update(NAME, lease, "audit", one_more)).value
+        def change(value: str | None) -> str:
+            spawned.append(asyncio.create_task(audit()))
+            return one_more(value)
 
-            def change(value: str | None) -> str:
-                spawned.append(asyncio.create_task(audit()))
-                return one_more(value)
+        assert (await store.update(NAME, lease, "outer", change)).value == "1"
+        is_written.set()
+        assert await spawned[0] == "2"
 
-            assert (await store.update(NAME, lease, "outer", change)).value == "1"
-            is_written.set()
-            assert await spawned[0] == "2"
 
-    run(main())
-    contexts: list[contextvars.Context] = []
+def test_an_update_in_a_copy_of_an_ended_change_runs(broker: Server) -> None:
+    """As a task, a thread with a copy of the context has the mark of a `change` that has ended."""
+    lease, contexts = Watched(lambda: None), list[contextvars.Context]()
 
-    def in_a_thread(value: str | None) -> str:
+    def change(value: str | None) -> str:
         contexts.append(contextvars.copy_context())
         return one_more(value)
 
     with Redis.from_url(broker.url) as redis, ThreadPoolExecutor(1) as pool:
         store = FencedStore(redis)
-        assert store.update(NAME, lease, "of a thread", in_a_thread).value == "3"
+        assert store.update(NAME, lease, "outer", change).value == "1"
         later = pool.submit(contexts[0].run, store.update, NAME, lease, "of a copy", one_more)
-        assert later.result(WITHIN).value == "4"
+        assert later.result(WITHIN).value == "2"
 
 
 def test_updates_of_two_stores_end(broker: Server) -> None:
@@ -346,9 +382,21 @@ async def test_an_update_inside_its_own_change_is_refused(broker: Server) -> Non
 
 
 @pytest.mark.parametrize("name", [["hits"], None, ""])
-def test_an_update_refuses_a_name_that_is_none(broker: Server, name: Any) -> None:  # noqa: ANN401 - whatever is passed
+async def test_an_update_refuses_a_name_that_is_none(broker: Server, name: Any) -> None:  # noqa: ANN401 - whatever is passed
+    lease = Watched(lambda: None)
     with Redis.from_url(broker.url) as redis, pytest.raises(ConfigurationError, match="name"):
-        FencedStore(redis).update(name, Watched(lambda: None), "op", one_more)
+        FencedStore(redis).update(name, lease, "op", one_more)
+    async with AsyncFencedStore(broker.url) as loops:
+        with pytest.raises(ConfigurationError, match="name"):
+            await loops.update(name, lease, "op", one_more)
+
+
+def test_pauses_grow_and_end_with_the_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_chance, "fraction", lambda: 1.0)
+    long, short = Watched(lambda: None), Watched(lambda: None, seconds=0.03)
+    assert [*itertools.islice(_turns.pauses(NAME, long), 12)] == [*(0.01 * 2**number for number in range(10)), 10, 10]
+    assert [*itertools.islice(_turns.pauses(NAME, short), 4)] == [0.01, 0.02, 0.03, 0.03]
+    assert _turns.left(NAME, long) == 10, "then the lease is checked again"
 
 
 async def test_a_task_of_an_earlier_change_is_inside_its_update(broker: Server) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import weakref
-from asyncio import current_task
 from types import SimpleNamespace
 from typing import Any
 
@@ -80,8 +79,11 @@ def can_release(lease: Any) -> bool:  # noqa: ANN401 - as above
     return bool(lease.is_held or lease._is_releasing)
 
 
-def test_a_repeated_release_means_the_own_interrupted_lease() -> None:
-    own, other, held = interrupted(HERE), interrupted(THERE), lease(THERE)
+@pytest.mark.parametrize(
+    "own", [interrupted(HERE), interrupted(THERE, _releaser=HERE.owner)], ids=["owner", "releaser"]
+)
+def test_a_repeated_release_means_the_own_interrupted_lease(own: Any) -> None:  # noqa: ANN401 - as above
+    other, held = interrupted(THERE), lease(THERE)
     assert lock_leases.of_call([own, held], can_release, acquired_first=True) is own
     assert lock_leases.of_call([other, held], can_release, acquired_first=True) is held
     assert lock_leases.of_call([other, interrupted(THERE)], can_release, acquired_first=True) is not None
@@ -94,17 +96,18 @@ def test_another_call_means_no_interrupted_lease() -> None:
     assert lock_leases.of_call([interrupted(HERE, _is_block=True), held], is_held) is None, "the block is still open"
 
 
-def test_an_interrupted_lease_stays_while_its_task_can_repeat() -> None:
-    async def main() -> None:
-        ended, waiting = (asyncio.create_task(asyncio.sleep(seconds)) for seconds in (0, 60))
-        await ended
-        own, other, over = (interrupted(Caller(weakref.ref(task), None)) for task in (current_task(), waiting, ended))
-        leases, new = [own, other, over], lease(Caller.of_acquire())
-        lock_leases.add(leases, new)
-        assert leases == [other, new], "a new acquire replaces the own one"
-        waiting.cancel()
-
-    asyncio.run(main())
+async def test_an_interrupted_lease_stays_while_a_task_can_repeat() -> None:
+    ended, waiting = asyncio.create_task(asyncio.sleep(0)), asyncio.create_task(asyncio.Event().wait())
+    await ended
+    callers = [Caller(weakref.ref(task), None) for task in (asyncio.current_task(), waiting, ended)]
+    own, other, over = map(interrupted, callers)
+    of_another = interrupted(callers[2], _releaser=callers[1].owner)
+    released = lease(callers[1], is_held=False, _is_block=False)
+    leases, new = [own, other, over, of_another, released], lease(Caller.of_acquire())
+    lock_leases.add(leases, new)
+    assert leases == [other, of_another, new], "a new acquire replaces the own one"
+    waiting.cancel()
+    await asyncio.wait({waiting})
 
 
 def test_a_call_inside_an_ended_block_means_no_other_block() -> None:
