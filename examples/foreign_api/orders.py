@@ -63,8 +63,10 @@ def place_order(self: Task, item: str) -> str:
 @locked("foreign-api")
 def send_receipt(order: str) -> str:
     """Send a receipt at most once; return "sent", or "known" after an earlier attempt."""
-    first = store().update(f"receipt:{order}", current_lease(), f"receipt:{order}", lambda _: "sent")
-    if not first.applied:
+    record = f"receipt:{order}"
+    earlier = store().open(record, current_lease())
+    # The value tells for good; the store remembers the id of an operation for a week.
+    if earlier.value is not None or not store().write(earlier, "sent", record).applied:
         return "known"
     return _call("/receipts", {"order": order})
 

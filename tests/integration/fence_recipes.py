@@ -37,7 +37,7 @@ def recipe(name: str, *replaced: str) -> Any:
 
 
 class ObjectStore(http.server.ThreadingHTTPServer):
-    """Objects in memory with conditional writes and with external versions."""
+    """Objects in memory with conditional writes and with external versions; in `no-bucket` are none."""
 
     daemon_threads = True
 
@@ -70,7 +70,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         with self.server.mutex:
             version, _ = self.server.objects.get(parts.path, (0, b""))
             query = parse_qs(parts.query)
-            if "version" in query:
+            if self.headers["Content-Type"] != "application/json":
+                new, status = version, 406
+            elif parts.path.startswith("/no-bucket/"):
+                new, status = version, 404
+            elif "version" in query:
                 new = int(query["version"][0])
                 status = 409 if new < version else 200
                 body = json.dumps({"_version": new, "_source": json.loads(body)}).encode()

@@ -245,18 +245,21 @@ def test_a_foreign_api_gets_each_call_once_and_spaced(
                 "-c",
                 """
 import json, urllib.request
-from orders import API, place_order, send_receipt
+from orders import API, place_order, send_receipt, store
 sent = [place_order.apply_async((f"item-{n}",), task_id=f"task-{n}") for n in range(8) for twice in range(2)]
 numbers = {one.get(timeout=99) for one in sent}
 receipts = [send_receipt.delay(number) for number in numbers for twice in range(2)]
 said = sorted(one.get(timeout=99) for one in receipts)
-print(json.dumps([len(numbers), said, json.load(urllib.request.urlopen(API))]))
+kept = store()._redis
+kept.delete(*kept.scan_iter("*done*"))  # as after a week
+said.append(send_receipt.delay(numbers.pop()).get(timeout=99))
+print(json.dumps([len(receipts) // 2, said, json.load(urllib.request.urlopen(API))]))
 """,
             )
             assert orders.run("-c", of_its_readme("foreign_api")) == "order-9 sent\n"
     numbers, said, seen = json.loads(told)
     assert numbers == seen["orders"] == seen["receipts"] == 8
-    assert said == ["known"] * 8 + ["sent"] * 8
+    assert said == ["known"] * 8 + ["sent"] * 8 + ["known"]
     assert seen["too soon"] == 0
 
 

@@ -71,6 +71,12 @@ def test_the_kit_finds_each_missing_part_of_the_condition(
         )
 
 
+def test_a_write_that_stores_nothing_is_an_error(objects: ObjectStore) -> None:
+    """Each read of a wrong address finds no object, as before the first write."""
+    with pytest.raises(OSError, match=r"PUT .*: 404 Not Found"):
+        recipe("object_store.py").update(objects.url("no-bucket/counter"), Lease(7), lambda _: 1)
+
+
 def test_writers_at_once_update_an_object_in_turns(objects: ObjectStore) -> None:
     module, tokens, url = recipe("object_store.py"), itertools.count(1), objects.url("counter")
 
