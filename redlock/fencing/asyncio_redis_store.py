@@ -36,8 +36,8 @@ class AsyncFencedStore:
     Args:
         client: The client of `redis.asyncio` for the Redis with the data, or its URL with a port. `aclose` closes a
             client that the store has made from a URL.
-        prefix: Put before every name, without control characters; lock nodes and store may share no keys.
-        remembered_ms: The time in milliseconds for which operation ids are remembered.
+        prefix: As for `FencedStore`.
+        remembered_ms: As for `FencedStore`.
 
     Example:
         >>> async def deposit() -> None:
@@ -50,12 +50,12 @@ class AsyncFencedStore:
 
     @_validation.private
     def __init__(self, client: Redis | str, *, prefix: str = "store:", remembered_ms: int = REMEMBERED_MS) -> None:
-        self._words = StoreWords(prefix, remembered_ms)
+        self._words, self._prefix = StoreWords(prefix, remembered_ms), prefix
         self._url = client if isinstance(client, str) else None
         self._loop: asyncio.AbstractEventLoop | None = None
         """The event loop of the last use."""
         self._turns: _turns.Turns[asyncio.Future[None]] = _turns.Turns()
-        self._use(store_client(Redis, client))
+        self._use(store_client(Redis, client, prefix))
 
     def _use(self, redis: Redis) -> None:
         self._redis = redis
@@ -66,7 +66,7 @@ class AsyncFencedStore:
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             if self._url is not None and self._loop is not None and self._loop.is_closed():
-                self._use(store_client(Redis, self._url))
+                self._use(store_client(Redis, self._url, self._prefix))
             self._loop = loop
 
     def __reduce__(self) -> NoReturn:

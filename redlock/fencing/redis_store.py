@@ -136,7 +136,8 @@ class FencedStore:
 
     Args:
         client: The Redis with the data, or its URL with a port. The store decodes replies if the client does not.
-        prefix: Put before every name, without control characters; lock nodes and store may share no keys.
+        prefix: Put before every name, without control characters; lock nodes and store may share no keys. For a client
+            of a cluster, a prefix with a hash tag, such as `{store}:`.
         remembered_ms: The time in milliseconds for which operation ids are remembered.
 
     Example:
@@ -151,7 +152,7 @@ class FencedStore:
     @_validation.private
     def __init__(self, client: Redis | str, *, prefix: str = "store:", remembered_ms: int = REMEMBERED_MS) -> None:
         self._words = StoreWords(prefix, remembered_ms)
-        self._redis = store_client(Redis, client)
+        self._redis = store_client(Redis, client, prefix)
         self._turns: _turns.Turns[_turns.ThreadTurn] = _turns.Turns()
         self._open = self._redis.register_script(StoreWords.OPEN)
         self._write = self._redis.register_script(StoreWords.WRITE)

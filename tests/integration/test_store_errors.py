@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 import pytest
@@ -16,7 +17,7 @@ from redlock.fencing import AsyncFencedStore, FencedStore
 from redlock.fencing.conformance import Lease
 from redlock.testing.redis_server import Server
 from tests.integration.shell import run_python
-from tests.integration.tools import raw
+from tests.integration.tools import eventually, raw, sixth_redis
 from tests.servers import need_redis_7
 
 NAME, KEY = "account", "store:account"
@@ -144,6 +145,42 @@ def test_a_change_that_is_no_function_opens_nothing(broker: Server, kind: AnySto
 def test_a_write_needs_a_transaction(broker: Server, kind: AnyStore, transaction: object) -> None:
     with pytest.raises(ConfigurationError, match="is no transaction; give the result of `open`"):
         call(kind, broker, "write", transaction, "value", "op")
+
+
+@kinds
+def test_a_store_takes_an_address_without_a_scheme(broker: Server, kind: AnyStore) -> None:
+    store: Any = kind(f"127.0.0.1:{broker.port}")
+    client = store if kind is AsyncFencedStore else store._redis
+    assert done(client, store.update(NAME, LEASE, "op-1", ten_more)).applied
+
+
+@pytest.fixture
+def node_of_a_cluster() -> Iterator[Server]:
+    """A cluster of a single node."""
+    with sixth_redis("--cluster-enabled", "yes") as server, raw(server) as admin:
+        admin.execute_command("CLUSTER", "ADDSLOTS", *range(16_384))
+        eventually(lambda: "cluster_state:ok" in admin.execute_command("CLUSTER", "INFO"), "the cluster is up")
+        yield server
+
+
+@kinds
+def test_a_store_in_a_cluster_needs_a_hash_tag(kind: AnyStore, node_of_a_cluster: Server) -> None:
+    """A write changes the value and the operation, and the keys of a script must have the same slot."""
+    package: Any = redis.asyncio if kind is AsyncFencedStore else redis
+
+    async def used(prefix: str) -> object:
+        client = package.RedisCluster.from_url(node_of_a_cluster.url)
+        try:
+            found: Any = kind(client, prefix=prefix).update(NAME, LEASE, "op-1", ten_more)
+            return await found if inspect.isawaitable(found) else found
+        finally:
+            closed = client.aclose() if kind is AsyncFencedStore else client.close()
+            await closed if inspect.isawaitable(closed) else None
+
+    for prefix in ("store:", "{}:", "{store:"):
+        with pytest.raises(ConfigurationError, match=r"must have a hash tag, such as '{store}:'"):
+            asyncio.run(used(prefix))
+    assert [asyncio.run(used("my-{store}:")) for _ in range(2)] == [("10", 7, True), ("10", 7, False)]
 
 
 IN_LOOPS = """
