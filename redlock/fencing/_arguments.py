@@ -11,6 +11,9 @@ from redlock.errors import ConfigurationError, LockLost
 from redlock.fencing import _leases, _nested
 from redlock.fencing import _statements as sql
 
+_LONGEST_SECONDS = 86_400
+"""The longest time to wait for another transaction: a day."""
+
 
 class FencedLease(_leases.StoreLease, Protocol):
     """The part of a lease that a fence needs; `redlock.Lease` has it."""
@@ -51,10 +54,12 @@ def checked(lease: FencedLease, operation: str | None, lock_timeout: float | Non
     if operation is not None:
         operation = _checked_operation(operation)
     _nested.refuse_without_operations(operation)
-    seconds = getattr(lease, "ttl_ms", 5_000) / 1000 if lock_timeout is None else lock_timeout
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= 86_400:  # noqa: PLR2004 - a day
+    ttl = getattr(lease, "ttl_ms", 5_000) / 1000
+    seconds = min(ttl, _LONGEST_SECONDS) if lock_timeout is None else lock_timeout
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= _LONGEST_SECONDS:
         raise ConfigurationError(
-            f"lock_timeout is {quoted(seconds)}; it must be a number of seconds, more than 0 and at most 86400"
+            f"lock_timeout is {quoted(seconds)}; it must be a number of seconds, more than 0 and at most "
+            f"{_LONGEST_SECONDS}"
         )
     hashed = hashlib.sha256(owner.encode()).hexdigest()
     return Given(names, token, hashed, operation, max(1, int(seconds * 1000)))

@@ -124,8 +124,9 @@ class Passed:
 
 
 _ENDED = (
-    "the fenced transaction ended inside the block, and later writes of the block are rolled back: leave commit and "
-    "rollback to the `with` block, catch no deadlock inside it, and create no table inside it on MariaDB and MySQL"
+    "the fenced transaction ended inside the block, so later writes had no fence, and are rolled back unless the block "
+    "committed them: leave commit and rollback to the `with` block, catch no deadlock inside it, and create no table "
+    "inside it on MariaDB and MySQL"
 )
 _ABORTED = (
     "a statement failed inside the block and its error was caught, so PostgreSQL rolls the whole block back: let the "

@@ -66,10 +66,12 @@ class ConnectionTransaction:
 
     def rollback(self) -> None:
         """Roll back, also a transaction that the body began; a broken connection has rolled back by itself."""
-        with contextlib.suppress(Exception):
-            self._connection.rollback()
-        roll_back_driver(self._connection)
-        self._guard.stop()
+        try:
+            with contextlib.suppress(Exception):
+                self._connection.rollback()
+            roll_back_driver(self._connection)
+        finally:
+            self._guard.stop()
 
 
 class SessionTransaction:
@@ -148,11 +150,13 @@ class SessionTransaction:
 
     def rollback(self) -> None:
         """Roll back; a broken connection has rolled back by itself."""
-        with contextlib.suppress(Exception):
-            self._session.rollback()
-        if self._connection is not None:
-            roll_back_driver(self._connection)
-        self._end()
+        try:
+            with contextlib.suppress(Exception):
+                self._session.rollback()
+            if self._connection is not None:
+                roll_back_driver(self._connection)
+        finally:
+            self._end()
 
     def _end(self) -> None:
         self._guard.stop()

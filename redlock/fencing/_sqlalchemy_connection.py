@@ -42,7 +42,6 @@ class EndGuard:
 
     def __init__(self) -> None:
         self._connection: Connection | None = None
-        self._begun = False
 
     def start(self, connection: Connection) -> None:
         """Begin to look at each statement; the drivers that begin the next transaction by themselves need no guard."""
@@ -119,7 +118,7 @@ def refuse_shared(connection: Connection) -> None:
 def _autocommits(connection: Connection) -> bool:
     driver: Any = connection.connection.dbapi_connection
     detect = getattr(connection.dialect, "detect_autocommit_setting", None)
-    if detect is not None and driver is not None:
+    if detect is not None:
         with contextlib.suppress(NotImplementedError):  # every dialect has the method; some only raise this
             return bool(detect(driver))
     # SQLAlchemy before 2.0.43: the level that PostgreSQL and MariaDB report says nothing of autocommit.

@@ -193,8 +193,9 @@ def code_of(error: BaseException) -> str:
     for found in (original, error):
         first = found.args[0] if found.args else None
         # The number comes first: the drivers of MySQL have a SQLSTATE as well, which says less.
-        if isinstance(first, int) and not isinstance(first, bool):
-            return str(first)
+        number = getattr(found, "errno", first)
+        if isinstance(number, int) and not isinstance(number, bool):
+            return str(number)
         detail = first.get("C") if isinstance(first, dict) else None  # pg8000
         state = getattr(found, "sqlstate", None) or getattr(found, "pgcode", None) or detail
         if state:

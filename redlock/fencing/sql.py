@@ -41,7 +41,8 @@ class fenced:  # noqa: N801 - used as a function, as `contextlib.suppress` is
             `Connection` of psycopg 3, outside of any transaction.
         lease: The lease that gives token and resource names: from a `with` block, or `current_lease()`.
         operation: An id of 1 to 255 characters that is recorded in the same transaction. `section.fresh` is False if an
-            earlier transaction recorded it: a task that is delivered again then changes nothing.
+            earlier transaction recorded it: a task that is delivered again then changes nothing. The id belongs to the
+            database, so two blocks of a task need two ids.
         lock_timeout: Seconds to wait for another fenced transaction on the same resource; the TTL of the lease by
             default. MySQL and SQLite use their own settings instead.
 
@@ -186,8 +187,9 @@ def add_tables(metadata: MetaData) -> tuple[Table, Table]:
 def purge_operations(session: Any, *, older_than: float = _fence.WEEK_SECONDS, limit: int = 1_000) -> None:  # noqa: ANN401 - of whichever driver
     """Delete up to `limit` operation ids that are older than `older_than` seconds, in a transaction of its own.
 
-    Choose a time that is longer than any redelivery takes. The rows of `redlock_fence` must never be deleted: an old
-    token would pass again. With asyncio write `await session.run_sync(purge_operations)`.
+    Choose a time that is longer than any redelivery takes, and a limit above the number of new ids between two calls.
+    The rows of `redlock_fence` must never be deleted: an old token would pass again. With asyncio write
+    `await session.run_sync(purge_operations)`.
 
     Raises:
         ConfigurationError: The session is in a transaction already, an argument is out of range, or the tables are

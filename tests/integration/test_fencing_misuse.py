@@ -67,6 +67,20 @@ def test_a_bad_argument_is_refused(engine: Engine, lease: Any, options: Any, err
     assert tokens(engine) == 0
 
 
+def test_a_lease_of_days_is_taken(engine: Engine) -> None:
+    with Session(engine) as session, fenced(session, LEASE._replace(ttl_ms=10**9)):
+        pass
+    assert tokens(engine) == 1
+
+
+def test_an_operation_id_belongs_to_the_database(engine: Engine) -> None:
+    leases = [LEASE._replace(names=(name,)) for name in ("account", "other")]
+    with Session(engine) as session:
+        for lease, expected in zip(leases, (True, False), strict=True):
+            with fenced(session, lease, operation="op") as section:
+                assert section.fresh is expected
+
+
 def test_a_session_in_a_transaction_is_refused(engine: Engine) -> None:
     with Session(engine) as session:
         session.get(Account, "account")

@@ -212,3 +212,17 @@ def test_a_listener_after_the_commit_may_use_the_connection(engine: Engine, kind
     with engine.connect() as connection:
         assert connection.execute(text("SELECT MAX(value) FROM account")).scalar() == 1
     assert seen == [1]
+
+
+def test_an_interrupted_rollback_leaves_no_guard_behind(engine: Engine) -> None:
+    def interrupt(_: object) -> None:
+        event.remove(connection, "rollback", interrupt)
+        raise KeyboardInterrupt
+
+    with engine.connect() as connection:
+        event.listen(connection, "rollback", interrupt)
+        with pytest.raises(KeyboardInterrupt), fenced(connection, LEASE):
+            raise ValueError
+        connection.connection.rollback()
+        for _ in range(2):
+            assert connection.execute(text("SELECT 1")).scalar() == 1

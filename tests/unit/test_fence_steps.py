@@ -27,6 +27,12 @@ class DatabaseError(Exception):
         self.sqlstate = code
 
 
+class ConnectorError(Exception):
+    """As an error of the MariaDB connector for Python: the message stands alone."""
+
+    errno, sqlstate = 1062, "23000"
+
+
 class Database:
     """A transaction that keeps its steps. Each answer belongs to the next statement with this text."""
 
@@ -129,6 +135,7 @@ def test_a_fence_without_a_row_is_stale_by_the_stored_token() -> None:
         (SQLITE, [], False),
         (MARIADB, [], True),
         (MARIADB, DatabaseError("1062"), False),
+        (MARIADB, ConnectorError("Duplicate entry"), False),
     ],
 )
 def test_an_operation_is_fresh_only_at_its_first_time(dialect: Dialect, answer: object, fresh: bool) -> None:  # noqa: FBT001 - a parameter

@@ -51,7 +51,7 @@ class fenced:  # noqa: N801 - used as a function, as `transaction.atomic` is
         lease: The lease, or a function without arguments that returns the lease: `redlock.celery.current_lease`.
         using: The alias of the database that has the data; the tables of the fence must be in the same database.
         operation: An id of 1 to 255 characters that is recorded in the same transaction. `section.fresh` is False if an
-            earlier transaction recorded it.
+            earlier transaction recorded it. The id belongs to the database, so two blocks of a task need two ids.
         lock_timeout: Seconds to wait for another fenced transaction on the same resource; the TTL of the lease by
             default. MySQL and SQLite use their own settings instead.
 
@@ -247,7 +247,7 @@ class DjangoTransaction:
 def purge_operations(*, using: str = "default", older_than: float = _fence.WEEK_SECONDS, limit: int = 1_000) -> None:
     """Delete up to `limit` operation ids that are older than `older_than` seconds.
 
-    Choose a time that is longer than any redelivery takes.
+    Choose a time that is longer than any redelivery takes, and a limit above the number of new ids between two calls.
 
     Raises:
         ConfigurationError: The call is inside an atomic block, an argument is out of range, or the tables are missing.
