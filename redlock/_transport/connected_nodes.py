@@ -116,7 +116,7 @@ class ConnectedNodes:
                 self.to_dial.append(one)
                 one.is_dialling, one.dialled_ms = True, now_ms
         awaited = [one for one in down if patient and not one.node.error and (is_few or not one.is_unsteady)]
-        return DialWait(self, awaited, until_ms)
+        return DialWait(self, awaited, until_ms, now_ms)
 
     def dial_wait_ms(self, awaited: Sequence[NodeConnection], now_ms: int, until_ms: int) -> int:
         """See `DialWait`."""
@@ -214,19 +214,21 @@ class DialWait:
     """The wait of a round for dials.
 
     A process that was stopped finds the time over, and the nodes' replies to its dials unread. The wait then goes on
-    for as long as the process woke late, once and for at most one node timeout. The round gets the lost time back.
+    for as long as the process woke late, once and for at most one node timeout. The round gets the lost time back, also
+    the time between the choice of the nodes and the wait.
 
     Args:
         state: The connections.
         awaited: The connections whose dials the round waits for.
         until_ms: The deadline of the round.
+        now_ms: The clock.
     """
 
-    def __init__(self, state: ConnectedNodes, awaited: Sequence[NodeConnection], until_ms: int) -> None:
+    def __init__(self, state: ConnectedNodes, awaited: Sequence[NodeConnection], until_ms: int, now_ms: int) -> None:
         self.awaited = awaited
         self._state, self._until_ms = state, until_ms
-        self._wake_ms: int | None = None
-        self._added_ms = 0
+        self._wake_ms, self._added_ms = now_ms, 0
+        self._is_waiting = self._was_late = False
 
     @property
     def until_ms(self) -> int:
@@ -235,10 +237,13 @@ class DialWait:
 
     def left_ms(self, now_ms: int) -> int:
         """How long the round goes on waiting; 0 if the dials have ended, or count as overdue from now on."""
+        late_ms = now_ms - self._wake_ms
+        if not self._is_waiting:
+            self._is_waiting, self._added_ms = True, late_ms
         # Both readings are rounded down: a single millisecond can be the rounding alone.
-        if self._wake_ms is not None and now_ms - self._wake_ms > 1 and not self._added_ms:
-            late_ms = now_ms - self._wake_ms
-            self._added_ms = late_ms + min(late_ms, self._state.timeout_ms)
+        elif late_ms > 1 and not self._was_late:
+            self._added_ms += late_ms + min(late_ms, self._state.timeout_ms)
+            self._was_late = True
         left_ms = self._state.dial_wait_ms(self.awaited, now_ms - self._added_ms, self._until_ms)
         self._wake_ms = now_ms + left_ms
         return left_ms

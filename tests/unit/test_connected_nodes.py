@@ -30,7 +30,7 @@ def test_an_overdue_dial_is_waited_for_once() -> None:
     client.dial(ATTEMPT)
     for place in range(4):
         client.connect(place)
-    client.now += TIMEOUT_MS
+    client.now += client.dials.left_ms(client.now)
     assert client.dials.left_ms(client.now) == 0
     assert client.health[4].error == "no answer within 100 ms"
     assert client.dial(ATTEMPT) == (set(), []), "the dial goes on, and no round waits for it"
@@ -71,6 +71,22 @@ def test_a_wait_that_ends_late_goes_on_once() -> None:
     assert client.dials.left_ms(client.now) == 0, "no second time"
     assert client.dials.until_ms == START_MS + 2 * TIMEOUT_MS + 30 + 30, "the round has its node timeout"
     assert client.letters(client.begin()) == "....S"
+
+
+def test_a_stall_before_the_wait_lets_the_wait_begin() -> None:
+    """The process was stopped right after its dials, and the wait can still end late once."""
+    client = Client(connected=False)
+    client.dial(ATTEMPT)
+    client.now += 3 * TIMEOUT_MS
+    assert client.dials.left_ms(client.now) == TIMEOUT_MS
+    assert not any(node.error for node in client.health)
+    for place in range(4):
+        client.connect(place)
+    client.now += TIMEOUT_MS + 30
+    assert client.dials.left_ms(client.now) == 30
+    client.now += 30
+    assert client.dials.left_ms(client.now) == 0
+    assert client.health[4].error
 
 
 def test_rounding_is_no_stall_and_adds_nothing_to_a_wait() -> None:

@@ -78,6 +78,7 @@ def test_a_round_waits_for_dials_until_the_first_is_overdue() -> None:
     for place in range(3):
         client.connect(place)
     client[4].dialled_ms = START_MS + 60
+    assert client.dials.left_ms(client.now) == TIMEOUT_MS
     client.now += 70
     assert client.dials.left_ms(client.now) == 30
 
