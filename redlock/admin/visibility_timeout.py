@@ -17,9 +17,9 @@ from redlock._masking import quoted
 from redlock.admin.diagnostics import Finding, warning
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
-__all__ = ["MARK", "Locked", "address", "findings", "locked_tasks", "timeout_of"]
+__all__ = ["MARK", "Locked", "address", "findings", "is_locked", "locked_tasks", "marks", "timeout_of"]
 
 _NAME = "visibility_timeout"
 _OPTIONS, _QUEUES = "broker_transport_options", "predefined_queues"
@@ -32,6 +32,8 @@ _WITHOUT = ("amqp", "amqps", "pyamqp", "librabbitmq")
 
 MARK = "__redlock__"
 """The attribute of a function under `@locked`: its `wait` and `ttl` in seconds; a `ttl` of None is the app's."""
+_ENTRIES = ("run", "__call__")
+"""The methods of a task that a worker calls."""
 
 
 class _Read(NamedTuple):
@@ -56,6 +58,28 @@ class Locked(NamedTuple):
     time_limit: object
 
 
+def marks(task: object, name: str = MARK) -> Iterator[Any]:
+    """Yield the marks of the functions that a worker calls for a task, and not of functions that the body calls.
+
+    Decorators that use `functools.wraps` pass a mark on, as Celery's `autoretry_for` does. A `run` can call the `run`
+    of its base class.
+
+    Args:
+        task: The task.
+        name: The attribute with the mark.
+    """
+    for owner in (task, *task.__class__.__mro__):
+        for entry in _ENTRIES:
+            mark = getattr(getattr(owner, entry, None), name, None)
+            if mark is not None:
+                yield mark
+
+
+def is_locked(task: object) -> bool:
+    """Return whether a task is under `@locked`."""
+    return next(marks(task), None) is not None
+
+
 def locked_tasks(app: Any, ttl: float, time_limit: float | None) -> list[Locked]:  # noqa: ANN401 - Celery is untyped
     """Return the tasks of an app that are under `@locked`.
 
@@ -64,12 +88,11 @@ def locked_tasks(app: Any, ttl: float, time_limit: float | None) -> list[Locked]
         ttl: Seconds that a lease lasts for tasks without an own `ttl`.
         time_limit: The hard limit in seconds of tasks without an own limit; None without a limit.
     """
-    found = []
-    for name, task in sorted(app.tasks.items()):
-        wait, own_ttl = getattr(task.run, MARK, (None, None))
-        if wait is not None:
-            found.append(Locked(name, wait, own_ttl or ttl, task.time_limit or time_limit))
-    return found
+    return [
+        Locked(name, wait, own_ttl or ttl, task.time_limit or time_limit)
+        for name, task in sorted(app.tasks.items())
+        for wait, own_ttl in dict.fromkeys(marks(task))
+    ]
 
 
 def timeout_of(conf: Mapping[str, Any]) -> float | None:

@@ -23,7 +23,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 
 from redlock import _validation
 from redlock._locking.caller_context import package_variable
-from redlock.admin.visibility_timeout import MARK
+from redlock.admin.visibility_timeout import MARK, marks
 from redlock.celery import (
     heartbeat,  # noqa: F401 - the import connects the heartbeat to Celery's signals
     lost_lease,
@@ -54,8 +54,6 @@ R = TypeVar("R")
 TaskObservers: TypeAlias = tuple[task_events.TaskEventEmitter, task_registry.TaskLockEntry]
 """The observers of a run: the sender of Celery events, and the entry for `celery inspect locks`."""
 
-_ENTRIES = ("run", "__call__")
-"""The methods of a task that a worker calls."""
 _current: ContextVar[Lease | None] = package_variable("redlock_current_lease", None)
 
 
@@ -155,7 +153,8 @@ def locked(
             task = current_task._get_current_object() if current_task else None  # noqa: SLF001 - no public equivalent
             app = task.app if task else current_app._get_current_object()  # noqa: SLF001 - as above
             # A call from the body of a task has no message of its own, so the call can't go back to the queue.
-            message = task if _current.get() is None and _is_the_run_of(task, mark) else None
+            is_message = _current.get() is None and task is not None and any(own is mark for own in marks(task))
+            message = task if is_message else None
             delivery = Delivery.of(message)
             settings = settings_of(app)
             client = client_of(app, settings)
@@ -195,18 +194,6 @@ def locked(
 
     decorate.__dict__[UNFINISHED] = True
     return decorate
-
-
-def _is_the_run_of(task: Task | None, mark: tuple[float, float | None]) -> bool:
-    """Whether a function with this mark is what the task runs, and not a function that the task's body calls.
-
-    Decorators that use `functools.wraps` pass the mark on, as Celery's `autoretry_for` does. A `run` can call the `run`
-    of its base class.
-    """
-    if task is None:
-        return False
-    owners = (task, *task.__class__.__mro__)
-    return any(getattr(getattr(owner, name, None), MARK, None) is mark for owner in owners for name in _ENTRIES)
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from celery.signals import task_prerun
 
 from redlock import _log
+from redlock.admin.visibility_timeout import is_locked
 from redlock.celery._compat import acknowledges_failures
 
 if TYPE_CHECKING:
@@ -129,5 +130,5 @@ def _restore(task: Task, earlier: dict[str, Any]) -> None:
 def _read_earlier_state(task: Any, **_: Any) -> None:  # noqa: ANN401 - Celery's signals pass what they like
     found = vars(task.request)
     is_copy = COPY in found or (task.request.delivery_info or {}).get("redelivered")
-    if is_copy and not task.request.called_directly and _keeps_state(task):
+    if is_copy and not task.request.called_directly and is_locked(task) and _keeps_state(task):
         found[EARLIER] = _stored(task)

@@ -18,6 +18,8 @@ from celery.exceptions import SoftTimeLimitExceeded
 from celery.signals import task_received
 from kombu.serialization import registry
 
+from redlock.admin.visibility_timeout import is_locked
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -112,5 +114,5 @@ def _remember_the_content_type(request: Any, **_: Any) -> None:  # noqa: ANN401 
     # Only the worker's main process sees the whole message. A retry carries the mark of an earlier message.
     request.request_dict.pop(CONTENT_TYPE, None)
     task, content_type = request.task, request.message.content_type
-    if content_type != registry.name_to_type.get(task.serializer):
+    if is_locked(task) and content_type != registry.name_to_type.get(task.serializer):
         request.request_dict[CONTENT_TYPE] = content_type

@@ -21,7 +21,7 @@ from kombu.common import Broadcast
 from kombu.entity import Exchange, Queue
 from kombu.transport.virtual.exchange import TopicExchange
 
-from redlock.admin.visibility_timeout import MARK
+from redlock.admin.visibility_timeout import is_locked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -156,7 +156,7 @@ def _fits(pattern: list[str], words: list[str]) -> bool:
 def _remember_the_origin(sender: Any, request: Any, **_: Any) -> None:  # noqa: ANN401 - Celery's signals pass what they like
     # Only the worker's main process knows the consumer. A retry carries the mark of an earlier message.
     request.request_dict.pop(ORIGIN, None)
-    if hasattr(request.task.run, MARK):
+    if is_locked(request.task):
         consumer = sender.task_consumer
         request.request_dict[ORIGIN] = origin_of(
             request.message.delivery_info or {},

@@ -11,7 +11,7 @@ from celery.signals import celeryd_after_setup
 
 from redlock import _log
 from redlock.admin import visibility_timeout
-from redlock.admin.visibility_timeout import MARK
+from redlock.admin.visibility_timeout import is_locked, marks
 from redlock.celery.conf import of_conf
 from redlock.errors import ConfigurationError
 
@@ -26,19 +26,19 @@ def refuse(app: Any) -> None:  # noqa: ANN401 - Celery is untyped
         SystemExit: A task is wrong; the message names the task and the right use.
     """
     for name, task in sorted(app.tasks.items()):
-        if hasattr(task.run, UNFINISHED):
+        if any(marks(task, UNFINISHED)):
             raise SystemExit(f'{name} is under @locked without a key; write @locked("account:{{account_id}}")')
         # A call of a batch runs several messages, so a single message can't go back to the queue or be skipped.
         is_batch = any(base.__module__.partition(".")[0] == "celery_batches" for base in type(task).__mro__)
-        if is_batch and hasattr(task.run, MARK):
+        if is_batch and is_locked(task):
             raise SystemExit(
                 f"{name} is a task of celery-batches under @locked: a batch that did not get its lock would lose all "
                 "its messages; take @locked off, and lock inside the task: `with client_for(app).lock(...)`"
             )
-    _refuse_settings(app, {name: task.run for name, task in sorted(app.tasks.items()) if hasattr(task.run, MARK)})
+    _refuse_settings(app, [(name, ttl) for name, task in sorted(app.tasks.items()) for _, ttl in marks(task)])
 
 
-def _refuse_settings(app: Any, locked: dict[str, Any]) -> None:  # noqa: ANN401 - as above
+def _refuse_settings(app: Any, locked: list[tuple[str, float | None]]) -> None:  # noqa: ANN401 - as above
     """Refuse settings with which no locked task could run."""
     if not locked:
         return
@@ -46,8 +46,8 @@ def _refuse_settings(app: Any, locked: dict[str, Any]) -> None:  # noqa: ANN401 
     try:
         # This client only checks the settings and opens no connection. The children make their own clients.
         context = of_conf(app.conf).client()._context  # noqa: SLF001 - of this package
-        for name, run in locked.items():
-            what, (_, ttl) = f"@locked on {name}", getattr(run, MARK)
+        for name, ttl in locked:
+            what = f"@locked on {name}"
             if ttl is not None:
                 context.checked_ttl_ms(ttl)
     except ConfigurationError as error:

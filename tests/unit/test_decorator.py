@@ -11,7 +11,7 @@ import pytest
 from celery import Celery, shared_task
 
 from redlock import ConfigurationError, NotHeld
-from redlock.admin.visibility_timeout import MARK
+from redlock.admin.visibility_timeout import is_locked
 from redlock.celery import current_lease, decorator, locked, pools, worker_start
 from redlock.celery.decorator import _max_hold_ms
 
@@ -260,11 +260,28 @@ class Batch(APP.Task):  # type: ignore[name-defined,misc]  # Celery is untyped
     abstract = True
 
 
-def test_a_batch_under_a_lock_is_refused_at_the_workers_start() -> None:
+class CalledTask(APP.Task):  # type: ignore[name-defined,misc]  # Celery is untyped
+    """A base class of tasks with the lock round all of them."""
+
+    abstract = True
+
+    @locked("x", ttl=20)
+    def __call__(self, *args: object, **kwargs: object) -> object:
+        return self.run(*args, **kwargs)
+
+
+class CalledBatch(CalledTask, Batch):
+    """The same for batches."""
+
+    abstract = True
+
+
+@pytest.mark.parametrize(("base", "function"), [(Batch, locked("x")(body)), (CalledBatch, body)])
+def test_a_batch_under_a_lock_is_refused_at_the_workers_start(base: type, function: Any) -> None:  # noqa: ANN401
     app = Celery(set_as_current=False)
     app.task(shared=False, name="free", base=Batch)(body)
     worker_start.refuse(app)
-    app.task(shared=False, name="batch", base=Batch)(locked("x")(body))
+    app.task(shared=False, name="batch", base=base)(function)
     with pytest.raises(SystemExit, match="batch is a task of celery-batches under @locked"):
         worker_start.refuse(app)
 
@@ -293,11 +310,19 @@ def test_a_worker_refuses_a_ttl_that_no_run_could_have() -> None:
         worker_start.refuse(app)
 
 
+def test_a_worker_refuses_a_ttl_of_a_lock_on_the_call() -> None:
+    app = Celery(set_as_current=False)
+    app.conf.update(redlock_max_ttl=6.0)
+    app.task(shared=False, name="long", base=CalledTask)(body)
+    with pytest.raises(SystemExit, match=r"^@locked on long: ttl is 20 s, longer than max_ttl"):
+        worker_start.refuse(app)
+
+
 def test_a_worker_without_locked_tasks_needs_no_settings() -> None:
     app = Celery(set_as_current=False)
     app.conf.redlock_tttl = 1
     app.task(shared=False, name="free")(body)
-    for name in [name for name, task in app.tasks.items() if hasattr(task.run, MARK)]:
+    for name in [name for name, task in app.tasks.items() if is_locked(task)]:
         app.tasks.pop(name)  # tasks that other apps share
     worker_start.refuse(app)
     app.task(shared=False, name="locked")(locked("x")(body))

@@ -11,7 +11,7 @@ from celery.exceptions import Ignore, Retry, SoftTimeLimitExceeded
 from celery.signals import task_prerun, task_revoked
 
 from redlock import LockContended, QuorumUnavailable
-from redlock.celery import duplicate_delivery
+from redlock.celery import duplicate_delivery, locked
 from redlock.celery.conflict_policy import Policy
 from redlock.celery.delivery import REQUEUES, Delivery
 from redlock.celery.duplicate_delivery import COPY, EARLIER
@@ -23,8 +23,13 @@ APP.conf.update(task_acks_late=True, worker_deduplicate_successful_tasks=True)
 
 
 @APP.task(name="tests.test_duplicate_delivery.charge")
+@locked("x")
 def charge() -> None:
     """A task with late acknowledgement, so that messages may be redelivered."""
+
+
+def free() -> None:
+    """The body of a task without a lock."""
 
 
 class Clock:
@@ -199,6 +204,13 @@ def test_only_a_copy_asks_for_the_state_before_its_run(
     # Celery's signals hide exceptions.
     duplicate_delivery._read_earlier_state(task=charge)
     assert (EARLIER in vars(charge.request)) is is_read
+
+
+def test_the_state_of_a_task_without_a_lock_is_not_read() -> None:
+    task = APP.task(name="tests.test_duplicate_delivery.free", shared=False)(free)
+    task.push_request(id="id-1", called_directly=False, delivery_info={"redelivered": True})
+    duplicate_delivery._read_earlier_state(task=task)
+    assert EARLIER not in vars(task.request)
 
 
 def test_a_copy_runs_where_the_task_stores_no_result() -> None:

@@ -10,14 +10,21 @@ from celery import Celery
 from celery.app.task import Context
 from celery.exceptions import SoftTimeLimitExceeded
 
+from redlock.celery import locked
 from redlock.celery.message_content import CONTENT_TYPE, MessageContent, _remember_the_content_type
 
 APP = Celery(set_as_current=False, broker="memory://")
 
 
 @APP.task(name="tests.test_message_content.charge")
+@locked("account:{account_id}")
 def charge(account_id: int) -> None:
     """A task that needs a lock."""
+
+
+@APP.task(name="tests.test_message_content.free")
+def free() -> None:
+    """A task without a lock."""
 
 
 @pytest.mark.parametrize("is_positional", [True, False])
@@ -104,3 +111,11 @@ def test_a_serializer_is_marked_where_the_task_has_another() -> None:
         request = SimpleNamespace(request_dict={CONTENT_TYPE: "of a retry"}, task=charge, message=message)
         _remember_the_content_type(request)
         assert request.request_dict.get(CONTENT_TYPE) == kept
+
+
+def test_a_task_without_a_lock_gets_no_mark() -> None:
+    """A mark would be a header of its retries."""
+    message = SimpleNamespace(content_type="application/x-yaml", headers={"headers": {}})
+    request = SimpleNamespace(request_dict={}, task=free, message=message)
+    _remember_the_content_type(request)
+    assert request.request_dict == {}

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from celery import Celery
+from celery import Celery, Task
 from kombu.common import Broadcast
 from kombu.entity import Exchange, Queue, binding
 
@@ -160,12 +160,24 @@ def body() -> None:
     """The body of a task."""
 
 
+class Called(Task):  # type: ignore[misc]  # Celery is untyped
+    """A base class of tasks with the lock round all of them."""
+
+    @locked("x")
+    def __call__(self, *args: object, **kwargs: object) -> object:
+        return self.run(*args, **kwargs)
+
+
 def test_the_queue_of_a_locked_task_is_marked_on_arrival() -> None:
     app = app_with(*QUEUES)
     message = SimpleNamespace(delivery_info={"exchange": "sync", "routing_key": "sync", "consumer_tag": "None2"})
     consumer = SimpleNamespace(task_consumer=SimpleNamespace(queues=QUEUES, _active_tags={"london": "None2"}))
-    for function, origin in ((body, None), (locked("x")(body), Origin("london"))):
-        task: Any = app.task(function, name=f"marked-{origin}", shared=False)
+    marked = Origin("london")
+    cases: list[tuple[Any, type[Task], Origin | None]] = [
+        (body, Task, None), (locked("x")(body), Task, marked), (body, Called, marked)
+    ]  # fmt: skip
+    for number, (function, base, origin) in enumerate(cases):
+        task: Any = app.task(function, name=f"marked-{number}", base=base, shared=False)
         request = SimpleNamespace(request_dict={ORIGIN: "of a retry"}, task=task, message=message)
         _remember_the_origin(consumer, request)
         assert request.request_dict.get(ORIGIN) == origin

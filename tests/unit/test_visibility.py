@@ -120,6 +120,43 @@ def test_the_locked_tasks_of_an_app_are_found() -> None:
     assert found == [Locked("a", 3.0, 7.0, 60), Locked("b", 1.0, 5.0, 90)]
 
 
+def test_a_lock_on_a_base_class_or_on_the_call_is_found() -> None:
+    app = Celery(set_as_current=False)
+
+    class Charge(app.Task):  # type: ignore[name-defined,misc]  # Celery is untyped
+        """A task with a lock on its `run`."""
+
+        name = "charge"
+
+        @locked("x", wait=3.0)
+        def run(self) -> None:
+            """The body."""
+
+    class Refund(Charge):
+        """A task with a lock of its own, which uses the `run` of its base class."""
+
+        name = "refund"
+
+        @locked("y", wait=30.0)
+        def run(self) -> None:
+            """The body of the base class."""
+            super().run()
+
+    class Called(app.Task):  # type: ignore[name-defined,misc]  # Celery is untyped
+        """A base class of tasks with the lock round all of them."""
+
+        @locked("x", wait=4.0)
+        def __call__(self, *args: object, **kwargs: object) -> object:
+            return self.run(*args, **kwargs)
+
+    app.register_task(Charge())
+    app.register_task(Refund())
+    app.task(shared=False, name="called", base=Called)(body)
+    names = {"called", "charge", "refund"}
+    found = [(task.name, task.wait) for task in locked_tasks(app, 5.0, 60) if task.name in names]
+    assert found == [("called", 4.0), ("charge", 3.0), ("refund", 30.0), ("refund", 3.0)]
+
+
 @pytest.mark.parametrize("seconds", [0.6, 5, 30])
 def test_a_pause_is_at_most_a_third_of_the_timeout(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """The worker holds the message meanwhile; the broker would deliver a message in the queue again and again."""
