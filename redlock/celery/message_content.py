@@ -83,9 +83,11 @@ class MessageContent:
         options: dict[str, Any] = request.as_execution_options() | {
             # Without the id of the parent, Celery would take the sending run for the parent.
             "headers": self._headers() | {**marks, "parent_id": request.parent_id},
-            "ignore_result": request.ignore_result,
             "add_to_parent": False,
         }
+        if "ignore_result" in vars(request):
+            # Otherwise the choice is that of the task. `Context` would show False.
+            options["ignore_result"] = request.ignore_result
         optional = {
             "argsrepr": request.get("argsrepr"),
             "kwargsrepr": request.get("kwargsrepr"),

@@ -188,6 +188,21 @@ def test_a_task_that_goes_back_is_the_same_message(at: Place) -> None:
         assert not at.store.exists("celery-task-meta-all-1")
 
 
+def test_a_task_of_protocol_1_goes_back_too(at: Place) -> None:
+    """Such a message has no choice about the result, so the choice of the task counts in each of its runs."""
+    with Celery(broker=at.app.conf.broker_url, backend="disabled://", set_as_current=False) as older:
+        older.conf.task_protocol = 1
+        place = {"exchange": f"side-{at.name}", "routing_key": "side.door", "declare": []}
+        with at.client.lock("brokers:older"):
+            task = older.send_task(f"{BROKERS}.mute", ("older",), compression="gzip", **place).id
+            # The worker writes down messages of protocol 2, as which the task goes back.
+            eventually(lambda: at.arrived(task), "the message that went back", every=0.05)
+    eventually(lambda: f"mute[{task}] succeeded" in at.log, "the end of the task", every=0.05)
+    assert at.ran(task) == [["older"]]
+    assert at.arrived(task)[0]["headers"]["compression"] == "application/x-gzip"
+    assert not at.store.exists(f"celery-task-meta-{task}")
+
+
 def test_a_task_that_cannot_be_sent_waits_in_its_slot(at: Place) -> None:
     with at.client.lock("brokers:slot"):
         task = at.send("stay", "slot")

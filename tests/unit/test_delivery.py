@@ -176,6 +176,7 @@ def test_a_pause_is_a_third_of_the_visibility_timeout_at_most(
 
 def test_the_place_of_the_result_goes_back(sent: list[dict[str, Any]]) -> None:
     assert [back(sent, ignore_result=chosen)["ignore_result"] for chosen in (True, False)] == [True, False]
+    assert "ignore_result" not in back(sent), "the task itself chooses"
 
 
 def test_a_task_with_a_longer_id_is_another_task(delivered: Callable[..., Delivery]) -> None:

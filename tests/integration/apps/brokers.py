@@ -69,6 +69,14 @@ def look(self: Task, name: str, **about: object) -> str:
     return name
 
 
+@app.task(bind=True, ignore_result=True)
+@locked("brokers:{name}", wait=0.02)
+def mute(self: Task, name: str) -> str:
+    """Have no result."""
+    ran(self, name)
+    return name
+
+
 class Stubborn(Task):  # type: ignore[misc]  # Celery is untyped
     """A task that can't be sent from a worker."""
 
