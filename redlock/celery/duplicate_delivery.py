@@ -18,6 +18,7 @@ from celery.signals import task_prerun
 from redlock import _log
 from redlock.admin.visibility_timeout import is_locked
 from redlock.celery._compat import acknowledges_failures
+from redlock.celery.message_content import ignores_result
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -94,7 +95,7 @@ def _deduplicates(task: Task) -> bool:
 def _keeps_state(task: Task) -> bool:
     """Whether a worker can read the state of the task. The backends `disabled` and `rpc` have no such method."""
     backend = task.backend
-    return bool(backend.persistent and hasattr(backend, "_get_task_meta_for") and not task.request.ignore_result)
+    return bool(backend.persistent and hasattr(backend, "_get_task_meta_for") and not ignores_result(task))
 
 
 def _final(task: Task) -> set[str]:

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from celery.signals import task_revoked
 from celery.utils.time import maybe_iso8601, maybe_make_aware
 
+from redlock.celery.message_content import ignores_result
+
 if TYPE_CHECKING:
     from celery import Task
 
@@ -56,6 +58,6 @@ def restore(request: Any, mark: object) -> bool:  # noqa: ANN401 - as above
 def revoke(task: Task) -> None:
     """Store the end of an expired task, as Celery does at the arrival of an expired message."""
     request = task.request
-    stores = not request.ignore_result or task.store_errors_even_if_ignored
+    stores = not ignores_result(task) or task.store_errors_even_if_ignored
     task.backend.mark_as_revoked(request.id, "expired", request, stores)
     task_revoked.send(sender=task, request=request, terminated=False, signum=None, expired=True)

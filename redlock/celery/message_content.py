@@ -23,6 +23,8 @@ from redlock.admin.visibility_timeout import is_locked
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from celery import Task
+
 CONTENT_TYPE = "redlock_content_type"
 """A mark added on arrival if message and task differ in their serializer: Celery hides the serializer from tasks."""
 _OF_CELERY = {"lang", "task", "argsrepr", "kwargsrepr", "compression"}
@@ -31,6 +33,12 @@ _OF_THE_BROKER = re.compile(r"x-(death|first-death-|last-death-|delivery-count|a
 _PROPERTIES = ("delivery_mode", "app_id", "message_id", "type")
 _CONSTANT = {str, int, float, bool, bytes, type(None)}
 """The types of arguments that no body can change."""
+
+
+def ignores_result(task: Task) -> bool:
+    """Whether this run of a task stores no result. A sender may leave that choice to the task."""
+    choice = vars(task.request).get("ignore_result")
+    return bool(task.ignore_result if choice is None else choice)
 
 
 class MessageContent:

@@ -363,16 +363,21 @@ def test_an_expired_copy_awaits_the_end_of_the_first(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("stores", [True, False])
-def test_an_expired_copy_without_a_state_awaits_no_end(monkeypatch: pytest.MonkeyPatch, stores: bool) -> None:  # noqa: FBT001
+@pytest.mark.parametrize("chosen_by", ["sender", "task"])
+def test_an_expired_copy_without_a_state_awaits_no_end(
+    monkeypatch: pytest.MonkeyPatch,
+    stores: bool,  # noqa: FBT001 - a parameter
+    chosen_by: str,
+) -> None:
     """Celery stores a revoked task that ignores its result only if the task stores its errors."""
     revoked: list[tuple[Any, ...]] = []
     monkeypatch.setattr(charge, "store_errors_even_if_ignored", stores)
     monkeypatch.setattr(charge.backend, "mark_as_revoked", lambda *given: revoked.append(given))
     monkeypatch.setattr(charge.backend, "get_task_meta", lambda *_, **__: pytest.fail("there is no state to read"))
+    monkeypatch.setattr(charge, "ignore_result", chosen_by == "task")
+    fields: dict[str, Any] = {"ignore_result": True} if chosen_by == "sender" else {}
     with pytest.raises(Ignore):
-        Policy(0, "requeue", None).drop_finished_copy(
-            "x", delivered(copy=1, ignore_result=True, **HIDDEN), awaits_result=True
-        )
+        Policy(0, "requeue", None).drop_finished_copy("x", delivered(copy=1, **fields, **HIDDEN), awaits_result=True)
     assert [(task_id, why, is_stored) for task_id, why, _, is_stored in revoked] == [("id-1", "expired", stores)]
 
 
