@@ -122,8 +122,13 @@ def _stored(task: Task) -> dict[str, Any] | None:
 def _restore(task: Task, earlier: dict[str, Any]) -> None:
     now = _stored(task)
     if now is None or now["status"] != earlier["status"]:
+        # The request has the rest of the state: group, parent, and with `result_extended` the fields of the task.
         task.backend.store_result(
-            task.request.id, earlier["result"], earlier["status"], traceback=earlier.get("traceback")
+            task.request.id,
+            earlier["result"],
+            earlier["status"],
+            traceback=earlier.get("traceback"),
+            request=task.request,
         )
 
 
