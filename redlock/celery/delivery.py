@@ -174,7 +174,8 @@ class Delivery:
         if left < least:
             return None
         marks = {REQUEUES: self.requeue_count + 1, SINCE: self._since or time.time()}
-        if self._came_again or self.has_met:
+        # A send that failed may have reached the queue, as without a confirmation in time: then two messages run.
+        if self._came_again or self.has_met or self._failures:
             marks[COPY] = max(self.meetings, int(self.has_met))
         self._send(marks, pause, hides=hides)
         return pause

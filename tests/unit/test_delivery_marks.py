@@ -247,3 +247,16 @@ def test_a_failure_to_send_is_logged_once(delivered: Callable[..., Delivery], ca
         delivery.not_sent(error)
     assert caplog.messages == ["requeue-failed task=id-1 why='OSError: gone'"]
     assert delivery.pause_ms() == 2_000
+
+
+def test_a_message_that_is_sent_again_may_be_a_copy(
+    delivered: Callable[..., Delivery], sent: list[dict[str, Any]]
+) -> None:
+    """The broker may have taken the message whose confirmation did not arrive."""
+    delivery = delivered()
+    delivery.requeue(1.0)
+    delivery.not_sent(TimeoutError("no confirmation"))
+    delivery.requeue(1.0)
+    delivery.not_sent(TimeoutError("no confirmation"))
+    delivery.requeue_copy(1.0)
+    assert [again["headers"].get(COPY) for again in sent] == [None, 0, 1]
