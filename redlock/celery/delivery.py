@@ -20,7 +20,7 @@ from redlock.celery import duplicate_delivery, expiry, pools
 from redlock.celery._compat import confirmed_publish, has_quorum_queues
 from redlock.celery.duplicate_delivery import COPY, EARLIER
 from redlock.celery.expiry import EXPIRES
-from redlock.celery.message_content import CONTENT_TYPE, MessageContent
+from redlock.celery.message_content import CONTENT_TYPE, NAMES, MessageContent
 from redlock.celery.origin_queue import ORIGIN, NoWayBack, Origin, origin_of, way_back
 from redlock.celery.owner_label import attempt_of
 
@@ -38,7 +38,7 @@ _PAUSES_IN_TIMEOUT = 3
 _ON_THE_WAY = 1.0
 """Seconds that an expiring message may take from the end of its pause to a worker."""
 _RETRY_MS, _LAST_RETRY_MS = 1_000, 30_000
-_MARKS = (REQUEUES, SINCE, CONTENT_TYPE, COPY, EARLIER, ORIGIN, EXPIRES)
+_MARKS = (REQUEUES, SINCE, CONTENT_TYPE, NAMES, COPY, EARLIER, ORIGIN, EXPIRES)
 _DELIVERY_COUNT, _DELIVERY_LIMIT = "x-delivery-count", 20
 """By default, RabbitMQ 4 drops a message of a quorum queue after so many returns."""
 
@@ -84,7 +84,7 @@ class Delivery:
         """Whether this copy expired while Celery did not see its expiry."""
         self._failures = 0
         self.is_sent, self._is_in_doubt = False, False
-        self._content = MessageContent(self._request, marks[CONTENT_TYPE])
+        self._content = MessageContent(self._request, marks[CONTENT_TYPE], marks[NAMES])
 
     @classmethod
     def of(cls, task: Task | None) -> Delivery | None:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 CONTENT_TYPE = "redlock_content_type"
 """A mark added on arrival if message and task differ in their serializer: Celery hides the serializer from tasks."""
+NAMES = "redlock_names"
+"""A mark added on arrival if a header is named `headers`: the names of all headers. Celery shows a task the inner ones.
+Attributes of a request that are no headers of its message belong to a signal handler or the body."""
 _OF_CELERY = {"lang", "task", "argsrepr", "kwargsrepr", "compression"}
 """Celery's headers without an attribute in its `Context`."""
 _OF_THE_BROKER = re.compile(r"x-(death|first-death-|last-death-|delivery-count|acquired-count|opt-)")
@@ -47,10 +50,12 @@ class MessageContent:
     Args:
         request: The request of the run.
         content_type: The mark of the message's serializer.
+        names: The mark of the names of its headers.
     """
 
-    def __init__(self, request: Context, content_type: object) -> None:
+    def __init__(self, request: Context, content_type: object, names: object = None) -> None:
         self._request = request
+        self._names = names if isinstance(names, list) else []
         self._serializer = registry.type_to_name.get(content_type)
         self._kept: bytes | None = None
 
@@ -108,21 +113,22 @@ class MessageContent:
         return options | {name: value for name, value in optional.items() if value is not None}
 
     def _headers(self) -> dict[str, Any]:
-        """The sender's own headers. If a library sends a header named `headers`, Celery shows only that header."""
+        """The sender's own headers."""
         request = self._request
-        own = {
-            name: value
-            for name, value in vars(request).items()
-            if not hasattr(Context, name) and name not in _OF_CELERY
-        }
-        own |= request.headers or {}
-        return {name: value for name, value in own.items() if not _OF_THE_BROKER.match(name)}
+        beside = {name: value for name, value in vars(request).items() if name in self._names}
+        own = {name: value for name, value in beside.items() if not hasattr(Context, name)} | (request.headers or {})
+        return {name: value for name, value in own.items() if name not in _OF_CELERY and not _OF_THE_BROKER.match(name)}
 
 
 @task_received.connect
-def _remember_the_content_type(request: Any, **_: Any) -> None:  # noqa: ANN401 - Celery's signals pass what they like
-    # Only the worker's main process sees the whole message. A retry carries the mark of an earlier message.
-    request.request_dict.pop(CONTENT_TYPE, None)
-    task, content_type = request.task, request.message.content_type
-    if is_locked(task) and content_type != registry.name_to_type.get(task.serializer):
-        request.request_dict[CONTENT_TYPE] = content_type
+def _remember_the_message(request: Any, **_: Any) -> None:  # noqa: ANN401 - Celery's signals pass what they like
+    # Only the worker's main process sees the whole message. A retry carries the marks of an earlier message.
+    for mark in (CONTENT_TYPE, NAMES):
+        request.request_dict.pop(mark, None)
+    task, message = request.task, request.message
+    if not is_locked(task):
+        return
+    if message.content_type != registry.name_to_type.get(task.serializer):
+        request.request_dict[CONTENT_TYPE] = message.content_type
+    if "headers" in (message.headers or {}):
+        request.request_dict[NAMES] = list(message.headers)

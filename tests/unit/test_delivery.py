@@ -15,7 +15,7 @@ from kombu.entity import Exchange, Queue
 from redlock.celery import delivery as module
 from redlock.celery.delivery import REQUEUES, SINCE, Delivery, Returned
 from redlock.celery.duplicate_delivery import COPY, EARLIER
-from redlock.celery.message_content import CONTENT_TYPE
+from redlock.celery.message_content import CONTENT_TYPE, NAMES
 from redlock.celery.origin_queue import ORIGIN, NoWayBack, Origin
 
 APP = Celery(set_as_current=False, broker="memory://")
@@ -71,8 +71,10 @@ def test_headers_of_celery_go_back_as_options_and_no_header(sent: list[dict[str,
 
 
 def test_headers_beside_a_header_of_that_name_go_back_too(sent: list[dict[str, Any]]) -> None:
-    again = back(sent, headers={"sentry-trace": "s"}, traceparent="00-1")["headers"]
+    mark: dict[str, Any] = {NAMES: ["headers", "traceparent"]}
+    again = back(sent, headers={"sentry-trace": "s"}, traceparent="00-1", **mark)["headers"]
     assert (again["sentry-trace"], again["traceparent"]) == ("s", "00-1")
+    assert NAMES not in again
 
 
 def test_marks_are_found_beside_a_header_named_headers(sent: list[dict[str, Any]]) -> None:

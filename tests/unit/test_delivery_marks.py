@@ -18,7 +18,7 @@ from redlock.celery.conflict_policy import Policy
 from redlock.celery.delivery import REQUEUES, SINCE, Delivery, Returned
 from redlock.celery.duplicate_delivery import COPY, EARLIER
 from redlock.celery.expiry import EXPIRES
-from redlock.celery.message_content import CONTENT_TYPE
+from redlock.celery.message_content import CONTENT_TYPE, NAMES
 from redlock.celery.origin_queue import ORIGIN, Origin
 
 APP = Celery(set_as_current=False, broker="memory://")
@@ -41,7 +41,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def test_workers_of_all_versions_know_the_marks_by_these_names() -> None:
     assert (REQUEUES, SINCE, COPY) == ("redlock_requeues", "redlock_since", "redlock_copy")
-    assert EXPIRES == "redlock_expires"
+    assert (EXPIRES, NAMES) == ("redlock_expires", "redlock_names")
     assert (CONTENT_TYPE, EARLIER, ORIGIN) == ("redlock_content_type", "redlock_earlier", "redlock_origin")
 
 

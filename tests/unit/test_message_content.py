@@ -11,7 +11,7 @@ from celery.app.task import Context
 from celery.exceptions import SoftTimeLimitExceeded
 
 from redlock.celery import locked
-from redlock.celery.message_content import CONTENT_TYPE, MessageContent, _remember_the_content_type
+from redlock.celery.message_content import CONTENT_TYPE, NAMES, MessageContent, _remember_the_message
 
 APP = Celery(set_as_current=False, broker="memory://")
 
@@ -107,15 +107,44 @@ def test_the_properties_of_the_sender_go_back(user: str | None, kept: str | None
 
 def test_a_serializer_is_marked_where_the_task_has_another() -> None:
     for content_type, kept in (("application/json", None), ("application/x-yaml", "application/x-yaml")):
-        message = SimpleNamespace(content_type=content_type)
+        message = SimpleNamespace(content_type=content_type, headers={"id": "id-1"})
         request = SimpleNamespace(request_dict={CONTENT_TYPE: "of a retry"}, task=charge, message=message)
-        _remember_the_content_type(request)
+        _remember_the_message(request)
         assert request.request_dict.get(CONTENT_TYPE) == kept
+
+
+@pytest.mark.parametrize(
+    ("headers", "names"), [({"x": 1, "headers": {}}, ["x", "headers"]), ({"x": 1}, None), (None, None)]
+)
+def test_the_names_beside_a_header_named_headers_are_kept(headers: dict[str, Any] | None, names: object) -> None:
+    message = SimpleNamespace(content_type="application/json", headers=headers)
+    request = SimpleNamespace(request_dict={NAMES: ["of a retry"]}, task=charge, message=message)
+    _remember_the_message(request)
+    assert request.request_dict.get(NAMES) == names
+
+
+@pytest.mark.parametrize(
+    ("marks", "arrived"),
+    [
+        ({}, {"trace": "t"}),
+        ({"headers": {"sentry": "s"}, NAMES: ["trace", "headers", "id"]}, {"trace": "t", "sentry": "s"}),
+        ({"headers": {"sentry": "s"}, NAMES: 5}, {"sentry": "s"}),
+        ({"headers": {"sentry": "s", "compression": "gzip", "task": "x"}}, {"sentry": "s"}),
+    ],
+    ids=["plain", "beside headers", "invented mark", "Celery's own"],
+)
+def test_an_attribute_of_a_handler_or_the_body_is_no_header(marks: dict[str, Any], arrived: dict[str, Any]) -> None:
+    """A value that no serializer takes would keep the task from the queue."""
+    request = Context({"id": "id-1", "task": charge.name, "trace": "t", **marks})
+    request.span = object()
+    content = MessageContent(request, None, marks.get(NAMES))
+    request.timer = object()
+    assert content.options({"mark": 1}, None)["headers"] == arrived | {"mark": 1, "parent_id": None}
 
 
 def test_a_task_without_a_lock_gets_no_mark() -> None:
     """A mark would be a header of its retries."""
     message = SimpleNamespace(content_type="application/x-yaml", headers={"headers": {}})
     request = SimpleNamespace(request_dict={}, task=free, message=message)
-    _remember_the_content_type(request)
+    _remember_the_message(request)
     assert request.request_dict == {}

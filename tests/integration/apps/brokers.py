@@ -114,8 +114,9 @@ def once(self: Task, name: str) -> str:
 @app.task(bind=True)
 @locked("brokers:{order[id]}", wait=1)
 def alter(self: Task, order: dict[str, Any]) -> int:
-    """Change the argument, then have the first write refused."""
+    """Change the argument and the request, then have the first write refused."""
     ran(self, order)
+    self.request.span = object()
     number = int(order.pop("id"))
     order["row"] = object()
     if len(store.lrange(f"ran:{self.request.id}", 0, -1)) == 1:
