@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from celery.signals import task_revoked
 from celery.utils.time import maybe_iso8601, maybe_make_aware
 
+from redlock.celery import task_events
 from redlock.celery.message_content import ignores_result
 
 if TYPE_CHECKING:
@@ -60,4 +61,5 @@ def revoke(task: Task) -> None:
     request = task.request
     stores = not ignores_result(task) or task.store_errors_even_if_ignored
     task.backend.mark_as_revoked(request.id, "expired", request, stores)
+    task_events.send_expired(task)
     task_revoked.send(sender=task, request=request, terminated=False, signum=None, expired=True)

@@ -7,8 +7,9 @@ Invariants:
 3. Like Celery's own task events, these events need a worker with `-E` or `worker_send_task_events`. Tasks with
    `send_events=False`, direct calls and eager runs send none.
 4. A release sends no event: a hard time limit leaves 100 ms, and the event of the task's end follows.
-5. Field names begin with `lock_`. Other names could overwrite fields of the task in Celery's event state
-   (celery/events/state.py).
+5. Field names of the lock's events begin with `lock_`. Other names could overwrite fields of the task in Celery's event
+   state (celery/events/state.py).
+6. An expired copy sends Celery's own event, because Celery does not see the end of this run.
 """
 
 from __future__ import annotations
@@ -107,10 +108,7 @@ def emitter_for(task: Task | None, level: str) -> TaskEventEmitter:
     request = task.request
     if request.called_directly or request.is_eager:
         return NO_EVENTS
-    sender = _senders.get(task.app)
-    if sender is None:
-        sender = _senders.setdefault(task.app, Sender(task.app))
-    uuid, hostname = request.id, request.hostname
+    sender, uuid, hostname = _sender_of(task.app), request.id, request.hostname
 
     def send(name: str, **fields: object) -> None:
         if attempt_of(str(uuid), fields.get("lock_holder")) is not None:
@@ -119,6 +117,18 @@ def emitter_for(task: Task | None, level: str) -> TaskEventEmitter:
         sender.put(hostname, {"type": name, "uuid": uuid, "timestamp": time.time(), **fields})
 
     return TaskEventEmitter(send, uncontended=level == "all")
+
+
+def send_expired(task: Task) -> None:
+    """Send Celery's own event of a task that has expired, if the worker sends events."""
+    if _worker_sends and task.send_events:
+        event = {"type": "task-revoked", "uuid": task.request.id, "timestamp": time.time()}
+        _sender_of(task.app).put(task.request.hostname, event | {"terminated": False, "signum": None, "expired": True})
+
+
+def _sender_of(app: Celery) -> Sender:
+    sender = _senders.get(app)
+    return _senders.setdefault(app, Sender(app)) if sender is None else sender
 
 
 class WaitListener(Protocol):

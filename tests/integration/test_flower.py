@@ -9,6 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from redlock import Redlock
+from redlock.celery.duplicate_delivery import COPY
+from redlock.celery.expiry import EXPIRES
 from tests.integration.browser import Browser, needs_browser
 from tests.integration.flowers import Flower, tasks_shown
 from tests.integration.tools import client_of, eventually, holders, run_out
@@ -97,6 +99,13 @@ def test_a_running_task_shows_its_lock_and_the_loss(fixture: WorkerFixture, flow
     flower.shows(task, "LOCK-LOST")
     assert flower.counted("task-lock-lost", f"{HOLDING}.sleep") == 1
     assert fixture.state(task) == "STARTED", "it runs all the same"
+
+
+def test_an_expired_copy_is_shown_as_revoked(fixture: WorkerFixture, flower: Flower) -> None:
+    marks = {COPY: 1, EXPIRES: "2020-01-01T00:00:00+00:00"}
+    task = fixture.send(f"{POLICIES}.requeue", "expired", headers=marks)
+    flower.shows(task, "REVOKED")
+    assert fixture.state(task) == "REVOKED"
 
 
 def test_a_requeued_task_shows_the_holder_of_the_lock(fixture: WorkerFixture, flower: Flower, client: Redlock) -> None:

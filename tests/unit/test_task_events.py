@@ -11,7 +11,7 @@ import pytest
 from celery import Celery
 
 from redlock import Lease, _log
-from redlock.celery import task_events
+from redlock.celery import expiry, task_events
 from redlock.celery.task_events import NO_EVENTS, Sender, TaskEventEmitter, emitter_for, wait_listeners
 
 APP = Celery(set_as_current=False, broker="memory://")
@@ -173,6 +173,21 @@ def test_a_forked_child_starts_anew() -> None:
     sender.reset_after_fork()
     assert sender._thread is None
     assert sender._queue.empty()
+
+
+def test_an_expired_copy_is_told_as_celery_tells_it(
+    in_a_worker: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[tuple[str, dict[str, object]]] = []
+    monkeypatch.setattr(Sender, "put", lambda _self, hostname, event: sent.append((hostname, event)))
+    monkeypatch.setattr("time.time", lambda: 5.0)
+    expiry.revoke(in_a_worker())
+    fields = {"uuid": "id-1", "timestamp": 5.0, "terminated": False, "signum": None, "expired": True}
+    assert sent == [("w1@h", {"type": "task-revoked"} | fields)]
+    expiry.revoke(in_a_worker(quiet))
+    monkeypatch.setattr(task_events, "_worker_sends", False)
+    expiry.revoke(in_a_worker())
+    assert len(sent) == 1
 
 
 def test_a_copy_that_waits_for_its_first_copy_tells_nothing(
