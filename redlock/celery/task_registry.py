@@ -62,6 +62,7 @@ class TaskLockEntry:
             task_id = task.request.id and bounded_label(str(task.request.id))
             self._about = {"task": task_id, "name": task.name}
         self._shown: dict[str, object] = {}
+        self.is_over = False
 
     def waiting(self, resource: object, holder: object) -> None:
         """Show that the run waits for this holder, `-` for an unknown holder. Called at each attempt."""
@@ -76,7 +77,7 @@ class TaskLockEntry:
         self._show("holds", lease.resource, fence=lease.fence)
 
     def lost(self, lease: Lease) -> None:
-        """Show that the lock was lost while the run goes on."""
+        """Show that the lock was lost while the run goes on. Another thread may call this after the end of the run."""
         self._show("lost", lease.resource)
 
     def over(self) -> None:
@@ -111,12 +112,14 @@ class TaskLockRegistry:
     def show(self, entry: TaskLockEntry, shown: dict[str, object]) -> None:
         """Add or update an entry."""
         with self._lock:
-            self._entries[weakref.ref(entry, self._gone)] = shown
-            self._write()
+            if not entry.is_over:
+                self._entries[weakref.ref(entry, self._gone)] = shown
+                self._write()
 
     def hide(self, entry: TaskLockEntry) -> None:
-        """Remove an entry."""
+        """Remove an entry for good."""
         with self._lock:
+            entry.is_over = True
             self._entries.pop(weakref.ref(entry), None)
             self._write()
 

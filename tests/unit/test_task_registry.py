@@ -58,6 +58,16 @@ def test_the_main_process_sees_the_entries_of_a_child(child: TaskLockRegistry) -
     assert seen_from_main(child) == []
 
 
+def test_a_loss_after_the_end_of_a_run_is_not_shown(child: TaskLockRegistry) -> None:
+    """The thread that reports a loss may come late."""
+    entry = TaskLockEntry(None)
+    entry.acquired(LEASE)
+    entry.over()
+    entry.lost(LEASE)
+    assert seen_from_main(child) == []
+    assert child.listed() == []
+
+
 def test_a_wait_shows_its_beginning_and_the_current_holder(child: TaskLockRegistry) -> None:
     entry = TaskLockEntry(None)
     entry.waiting("account:42", "-")
