@@ -96,6 +96,8 @@ class TaskLockRegistry:
 
     def __init__(self) -> None:
         self._memory: mmap.mmap | None = None
+        self.worker_pid: int | None = None
+        """The main process, whose children have slots."""
         self.reset_after_fork()
 
     def reset_after_fork(self) -> None:
@@ -107,7 +109,7 @@ class TaskLockRegistry:
 
     def share(self) -> None:
         """Create the shared memory, before the fork."""
-        self._memory = mmap.mmap(-1, SLOTS * _SLOT_BYTES)
+        self._memory, self.worker_pid = mmap.mmap(-1, SLOTS * _SLOT_BYTES), os.getpid()
 
     def show(self, entry: TaskLockEntry, shown: dict[str, object]) -> None:
         """Add or update an entry."""
@@ -175,13 +177,15 @@ def _packed(entries: list[dict[str, object]]) -> bytes:
 
 
 def own_slot() -> int | None:
-    """The slot number of this child process; None outside of a pool's children and beyond the last slot."""
+    """The slot number of this child of the worker; None in other processes and beyond the last slot."""
     place = getattr(current_process(), "index", None)
-    return place if isinstance(place, int) and 0 <= place < SLOTS else None
+    # A process that a task starts has an index too: its own in a `billiard.Pool`, else the index of its parent.
+    is_child = os.getppid() == TASK_LOCKS.worker_pid
+    return place if is_child and isinstance(place, int) and 0 <= place < SLOTS else None
 
 
 def is_beyond_slots() -> bool:
-    """Whether this process is a pool's child without a slot."""
+    """Whether this process is a child without a slot, of the worker's pool or of a task."""
     return own_slot() is None and getattr(current_process(), "index", None) is not None
 
 

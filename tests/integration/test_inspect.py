@@ -58,6 +58,11 @@ def test_the_lock_of_a_killed_child_is_not_shown(fixture: WorkerFixture) -> None
     eventually(lambda: shown(fixture, task).get("pid") != first or not shown(fixture, task), "the dead one gone")
 
 
+def test_a_process_that_a_task_starts_has_no_slot(fixture: WorkerFixture) -> None:
+    fixture.start_worker("--include", HOLDING, concurrency=1)
+    assert fixture.result(fixture.send(f"{HOLDING}.slots")) == [0, None]
+
+
 def test_the_command_line_shows_the_locks(fixture: WorkerFixture) -> None:
     fixture.start_worker("--include", HOLDING, concurrency=1, **UNLIMITED)
     task = fixture.send(f"{HOLDING}.sleep", "x", 600)

@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from redlock.celery import metrics
 from redlock.celery.metrics import Metrics, MetricSeries
+from redlock.celery.task_registry import TASK_LOCKS
 
 NODES = ("h:1", 'odd"\\node', "/run/a\n# HELP x.sock")
 
@@ -127,6 +128,7 @@ def test_a_lost_lease_is_held_until_its_loss(counted: Metrics, monkeypatch: pyte
 def test_a_child_beyond_the_last_slot_counts_nothing(counted: Metrics, monkeypatch: pytest.MonkeyPatch) -> None:
     """Several such children would add in one row, and lose counts of each other."""
     child = current_process()
+    monkeypatch.setattr(TASK_LOCKS, "worker_pid", os.getppid())
     monkeypatch.setattr(child, "index", 256, raising=False)
     for event in ("lost", "waiting"):
         counted.record(event, {"resource": "a", "fence": 7})

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import time
 
+import billiard
 from redis import Redis
 
 from redlock.celery import current_lease, locked
+from redlock.celery.task_registry import own_slot
 from workers.app import app, settings
 
 store = Redis.from_url(settings.store_url)
@@ -48,3 +50,10 @@ def sleep(name: str, seconds: float) -> str:
     """Hold the lock for so many seconds without a check."""
     time.sleep(seconds)  # the task's work
     return name
+
+
+@app.task
+def slots() -> list[int | None]:
+    """The slot of this process, and that of a process that this task starts."""
+    with billiard.Pool(1) as pool:
+        return [own_slot(), pool.apply(own_slot)]
