@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from billiard import get_start_method
 from celery.concurrency import get_implementation
 from celery.signals import worker_init
 
@@ -23,6 +24,13 @@ _soft_time_limit: float | None = None
 def name_of(worker: Any) -> str:  # noqa: ANN401 - Celery is untyped
     """The name of a worker's pool: the module of its implementation."""
     return str(get_implementation(worker.pool_cls).__module__.rpartition(".")[2])
+
+
+def spawns(worker: Any) -> bool:  # noqa: ANN401 - Celery is untyped
+    """Whether the pool of a worker starts new interpreters, which have nothing of the main process, as its children."""
+    # Celery has the setting from 5.7 on. The default of billiard 4.3 on macOS is to spawn, also if the setting is fork.
+    is_set = getattr(worker, "pool_start_method", "fork") != "fork"
+    return _name == "prefork" and (is_set or get_start_method() != "fork")
 
 
 def hard_limit(task: Task) -> float | None:

@@ -12,9 +12,18 @@ from celery.signals import celeryd_after_setup
 from redlock import _log
 from redlock.admin import visibility_timeout
 from redlock.admin.visibility_timeout import is_locked, marks
+from redlock.celery import pools
 from redlock.celery.conf import of_conf
 from redlock.errors import ConfigurationError
 
+_MISSING = (
+    "the pool spawns its children, so they send no LOCK events, are missing in `inspect locks` and in the metrics, and "
+    "their leases do not end with a time limit"
+)
+_FORK = (
+    "let the pool fork, by worker_pool_start_method = 'fork', on macOS also by billiard.set_start_method('fork'); "
+    "or use the pool threads or solo, or a max_hold on each task with a time limit"
+)
 UNFINISHED = "__redlock_unfinished__"
 """The attribute that marks the result of `@locked(...)` before its use on a function."""
 
@@ -61,3 +70,5 @@ def _check(instance: Any, **_: Any) -> None:  # noqa: ANN401 - Celery's signals 
     tasks = visibility_timeout.locked_tasks(app, of_conf(app.conf).ttl, instance.time_limit)
     for finding in visibility_timeout.findings(app.conf, tasks):
         _log.warning("visibility-timeout", why=finding.what, remedy=finding.fix)
+    if pools.spawns(instance):
+        _log.warning("spawned-children", why=_MISSING, remedy=_FORK)

@@ -6,8 +6,11 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from redlock.admin.diagnostics import Level
 from redlock.testing.redis_server import Cluster
+from tests import versions
 from tests.integration.tools import CANARY, eventually, kill_all, raw
 from tests.integration.worker_fixture import Worker, WorkerFixture
 
@@ -86,6 +89,15 @@ def test_no_password_gets_into_the_log(fixture: WorkerFixture, nodes: Cluster) -
     worker = fixture.start_worker(REDLOCK_NODES=",".join(urls))
     assert "wrong user name or password" in worker.log
     assert CANARY not in worker.log + worker.output.read_text()
+
+
+@pytest.mark.skipif(versions.CELERY < (5, 7), reason="needs Celery 5.7")
+def test_a_worker_that_spawns_its_children_says_so(fixture: WorkerFixture) -> None:
+    worker = fixture.start_worker("--pool-start-method", "spawn")
+    (line,) = [line for line in worker.log.splitlines() if "spawned-children" in line]
+    assert "no LOCK events" in line
+    fixture.results(fixture.increment("c", 3))
+    assert fixture.counter("c") == 3
 
 
 def test_a_visibility_timeout_that_is_too_short_is_logged(fixture: WorkerFixture) -> None:

@@ -197,6 +197,30 @@ def test_the_workers_pool_is_noted_before_the_fork(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(
+    ("pool", "of_celery", "of_billiard", "count"),
+    [
+        ("prefork", {"pool_start_method": "spawn"}, "fork", 1),
+        ("prefork", {"pool_start_method": "fork"}, "spawn", 1),
+        ("prefork", {"pool_start_method": "fork"}, "fork", 0),
+        ("prefork", {}, "spawn", 1),
+        ("prefork", {}, "fork", 0),
+        ("solo", {"pool_start_method": "spawn"}, "spawn", 0),
+    ],
+)
+def test_a_worker_that_spawns_its_children_says_so(
+    monkeypatch: pytest.MonkeyPatch, pool: str, of_celery: dict[str, str], of_billiard: str, count: int
+) -> None:
+    """Celery below 5.7 has no setting, and the default of billiard 4.3 on macOS is to spawn."""
+    warned: list[str] = []
+    monkeypatch.setattr("redlock._log.warning", lambda event, **_: warned.append(event))
+    monkeypatch.setattr(pools, "_name", pool)
+    monkeypatch.setattr(pools, "get_start_method", lambda: of_billiard)
+    app = Celery(set_as_current=False, broker="memory://", redlock_nodes="h:1,h:2,h:3")
+    worker_start._check(instance=SimpleNamespace(app=app, time_limit=None, **of_celery))
+    assert warned == ["spawned-children"] * count
+
+
+@pytest.mark.parametrize(
     ("message", "own", "of_worker", "overtime"),
     [(3, 4, 5, 17), (None, 4, 5, 16), (None, None, 5, 15), (None, None, None, float("inf"))],
 )
