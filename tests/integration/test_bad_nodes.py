@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from redlock import ConfigurationError, QuorumUnavailable, Redlock
+from redlock import QuorumUnavailable, Redlock
 from redlock._escaping import escape
 from redlock._transport.node import Node, UnsuitableNode, describe_failure
 from redlock.testing.redis_server import Cluster, Server, cluster, free_port
@@ -272,11 +272,6 @@ def test_one_server_under_two_addresses(
         assert len(lines) == 1, "it is logged once"
         for address in (first, second):
             assert address.removeprefix("redis://").removesuffix("/0") in lines[0]
-
-
-def test_the_very_same_address_twice() -> None:
-    with pytest.raises(ConfigurationError, match=r"127.0.0.1:6379 is listed twice"):
-        Redlock([f"redis://:{CANARY}@127.0.0.1:6379", "redis://127.0.0.1:6379"])
 
 
 def test_an_even_number_of_nodes_is_warned_of_and_works() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import traceback
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -39,6 +40,7 @@ def refusal(url: str) -> str:
         ("rediss://h:1", "h:1"),
         ("rediss://h:1?ssl_cert_reqs=none", "h:1"),
         ("redis://H:1", "h:1"),
+        ("redis://user:p%40ss%2Fw%3Ao%23rd@h:1/3", "h:1/3"),
         ("[::1]:7", "[::1]:7"),
         ("redis://[fe80::1]:7/2", "[fe80::1]:7/2"),
         ("unix:///run/a.sock", "/run/a.sock"),
@@ -165,10 +167,24 @@ def test_a_bad_option_value_is_refused_in_one_line(option: str, said: str) -> No
         f"unix://user:{CANARY}@/a?db=x",
         f"unix:///a?password={CANARY}&db=x",
         f"http://user:{CANARY}@h:1",
+        f"redis://:{CANARY}@h:99999",
+        f"redis://:{CANARY}@h:x",
+        f"redis://:{CANARY}@:1",
+        f"redis://:{CANARY}@h:1/db",
+        f"sentinel://:{CANARY}@h:1",
+        f"redis://h:1?db=x&password={CANARY}",
+        f"unix://?password={CANARY}",
+        f"redis://:{CANARY}@h:1?no_such_option=1",
+        f"redis://user:{CANARY}@h:1?db=db",
+        f"redis://h:1?pasword={CANARY}",
     ],
 )
 def test_no_message_repeats_a_password(url: str) -> None:
-    assert CANARY not in refusal(url)
+    with pytest.raises(ConfigurationError) as caught:
+        Redlock([url, "redis://b:1", "redis://c:1"])
+    said = (str(caught.value), repr(caught.value), *traceback.format_exception(caught.value))
+    assert not any(CANARY in text for text in said)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_password_with_a_comma_is_not_repeated() -> None:
