@@ -47,7 +47,11 @@ class Row(NamedTuple):
 ROWS = {
     "an expired lease": Row("expired before the fenced transaction began", Expired(7, "me"), error=LockLost),
     "token 0": Row("fencing token 0 cannot be used; a token is a whole number from 1", Lease(0, "me")),
-    "an open transaction": Row("in a transaction already; the fence must be the first", state="open"),
+    "an open transaction": Row(
+        "in a transaction already; the fence must be the first statement of a transaction of its own: "
+        "commit or roll back first",
+        state="open",
+    ),
     "autocommit": Row("in autocommit mode, where a fence locks nothing; turn autocommit off", state="autocommit"),
     "a name that is too long": Row("has 1025 bytes; 1024 are the most", TOO_LONG),
     "a read-only database": Row("is read-only; a fenced transaction needs the primary server", state="read-only"),
@@ -90,9 +94,10 @@ class Threads:
         with contextlib.closing(self.kind(engine)) as session:
             if row.state == "open":
                 session.execute(text("SELECT 1"))
-            with pytest.raises(row.error) as caught, fenced(session, row.lease, operation="op"):
-                pytest.fail("the body must not run")
-            assert session.in_transaction() == (row.state == "open")
+            for _ in range(2):
+                with pytest.raises(row.error) as caught, fenced(session, row.lease, operation="op"):
+                    pytest.fail("the body must not run")
+                assert session.in_transaction() == (row.state == "open")
             session.rollback()
             assert session.execute(text("SELECT 1")).scalar_one() == 1
         engine.dispose()
