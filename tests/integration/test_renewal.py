@@ -114,6 +114,8 @@ def test_a_lease_survives_a_rolling_restart_of_all_nodes(nodes: Cluster, brief: 
             renew_now(brief, lease)
             eventually(lambda: holders([server], "x") == [token], "the repair of the restarted node")  # noqa: B023 - called now
             assert holders(nodes.servers, "x") == [token] * 5
+            with raw(server) as redis:
+                assert int(str(redis.get(codec.fence_key("x")))) >= lease.fence
             lease.ensure_valid()
         fence = lease.fence
     # The repair also wrote the fence again: the next token is larger.
@@ -170,15 +172,6 @@ def _extends(lock: Lock) -> bool:
         return False
 
 
-def test_an_extension_never_shortens_the_keys_on_the_nodes(nodes: Cluster, client: Redlock) -> None:
-    lock = client.lock("x", ttl=9)
-    assert lock.acquire()
-    eventually(lambda: holders(nodes.servers, "x") == [lock.lease.owner] * 5, "the key on all nodes")
-    lock.extend(1, replace_ttl=True)
-    with raw(nodes[0]) as redis:
-        assert int(redis.pttl("x")) > 1_000
-
-
 def test_a_lease_extended_beyond_its_ttl_stays_renewed(nodes: Cluster) -> None:
     with client_of(nodes.urls, ttl=4.0) as client:
         lock = client.lock("x")
@@ -216,18 +209,6 @@ def test_a_forked_child_renews_its_own_leases_only(brief: Redlock) -> None:
 
         assert in_a_fork(child) == [True, 1]
         lease.ensure_valid()
-
-
-def test_a_repaired_node_has_a_fence_that_is_not_smaller(nodes: Cluster, brief: Redlock) -> None:
-    with brief.lock("x") as lease:
-        nodes[0].kill()
-        nodes[0].start()
-        renew_now(brief, lease)
-        end_quarantine(nodes[0])
-        renew_now(brief, lease)
-        eventually(lambda: holders([nodes[0]], "x") == [lease.owner], "the repair")
-        with raw(nodes[0]) as redis:
-            assert int(str(redis.get(codec.fence_key("x")))) >= lease.fence
 
 
 def test_a_set_of_resources_is_taken_all_or_nothing(nodes: Cluster, brief: Redlock) -> None:
@@ -278,11 +259,6 @@ def test_acquiring_a_held_lock_again_is_an_error_and_no_deadlock(brief: Redlock)
         with pytest.raises(RedlockError, match="with the outer lock"):
             brief.lock(["x", "y"], reentrant=True).acquire()
     assert brief.lock("x").acquire(blocking=False)
-
-
-def test_another_thread_is_another_context(brief: Redlock) -> None:
-    with brief.lock("x", reentrant=True):
-        in_threads(lambda: _refused(brief, ["x"]))
 
 
 def test_a_dropped_lease_is_not_renewed(nodes: Cluster) -> None:

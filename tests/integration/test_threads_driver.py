@@ -277,19 +277,6 @@ def test_a_release_that_too_few_nodes_answer_is_no_lost_lock(nodes: Cluster, cli
         lock.release()
 
 
-def test_an_extension_without_a_quorum_keeps_the_old_deadline(nodes: Cluster, impatient: Redlock) -> None:
-    lock = impatient.lock(NAME)
-    lock.acquire()
-    before = lock.lease.remaining()
-
-    with frozen(*nodes.servers[:3]), pytest.raises(QuorumUnavailable):
-        lock.extend(0.5)
-
-    assert 0 < lock.lease.remaining() <= before
-    with suppress(LockLost):
-        lock.release()
-
-
 def test_a_restarted_node_votes_again(nodes: Cluster) -> None:
     with client_of(nodes.urls) as client:
         cycle(client)
