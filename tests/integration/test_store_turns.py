@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 from redis import Redis
 
-from redlock import ConfigurationError, LockLost, Stale, _chance
+from redlock import ConfigurationError, LockLost, Stale
 from redlock.fencing import AsyncFencedStore, FencedStore, _turns
 from redlock.fencing.redis_store import Written
 from redlock.testing.redis_server import Server
@@ -389,14 +389,6 @@ async def test_an_update_refuses_a_name_that_is_none(broker: Server, name: Any) 
     async with AsyncFencedStore(broker.url) as loops:
         with pytest.raises(ConfigurationError, match="name"):
             await loops.update(name, lease, "op", one_more)
-
-
-def test_pauses_grow_and_end_with_the_lease(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_chance, "fraction", lambda: 1.0)
-    long, short = Watched(lambda: None), Watched(lambda: None, seconds=0.03)
-    assert [*itertools.islice(_turns.pauses(NAME, long), 12)] == [*(0.01 * 2**number for number in range(10)), 10, 10]
-    assert [*itertools.islice(_turns.pauses(NAME, short), 4)] == [0.01, 0.02, 0.03, 0.03]
-    assert _turns.left(NAME, long) == 10, "then the lease is checked again"
 
 
 async def test_a_task_of_an_earlier_change_is_inside_its_update(broker: Server) -> None:

@@ -124,7 +124,8 @@ def test_the_pauses_of_a_store_grow_and_end_with_the_lease(monkeypatch: pytest.M
         for pause in pauses("x", SimpleNamespace(fence=7, owner="me", remaining=lambda: lefts.pop(0))):
             found.append(pause)  # noqa: PERF402 - the end is an error
     assert found == [*(0.005 * 2**number for number in range(10)), 5.0, 5.0, 0.25]
-    assert left("x", SimpleNamespace(fence=7, owner="me", remaining=lambda: float("inf"))) == 10.0
+    endless = SimpleNamespace(fence=7, owner="me", remaining=lambda: float("inf"))
+    assert left("x", endless) == 10.0, "then the lease is checked again"
 
 
 @kinds
@@ -241,6 +242,8 @@ def test_an_update_checks_its_operation_first(kind: AnyStore) -> None:
     store, redis = store_of(kind)
     with pytest.raises(ConfigurationError, match="operation id"):
         done(store.update("x", LEASE, "", lambda old: f"{old}+"))
+    with pytest.raises(ConfigurationError, match="operation id"):
+        done(store.write(FencedTransaction("x", None, 3, 7, "me"), "new", ""))
     assert redis.sent == []
 
 
