@@ -61,7 +61,7 @@ def test_a_key_may_be_a_function_of_the_arguments() -> None:
 def test_a_task_that_takes_any_keyword_may_name_any() -> None:
     key = Key("{region}:x", anything)
     assert key.of((), {"region": "eu"}) == "eu:x"
-    with pytest.raises(ConfigurationError, match="can't be made from this call"):
+    with pytest.raises(ConfigurationError, match=r"can't be made from this call: KeyError\('region'\)"):
         key.of((), {})
 
 
@@ -161,9 +161,9 @@ def test_a_key_that_is_a_function_sees_the_defaults_too() -> None:
     assert Key(key, charge).of((None, 42), {}) == "42:5:EUR"
 
 
-@pytest.mark.parametrize("made", [5, None, b"x", ""])
-def test_a_key_that_is_a_function_must_make_a_name(made: Any) -> None:  # noqa: ANN401
-    with pytest.raises(ConfigurationError, match="resource name"):
+@pytest.mark.parametrize(("made", "said"), [(5, "int 5"), (None, "NoneType None"), (b"x", "bytes b'x'"), ("", "empty")])
+def test_a_key_that_is_a_function_must_make_a_name(made: Any, said: str) -> None:  # noqa: ANN401
+    with pytest.raises(ConfigurationError, match=rf"the key of .*charge.*: resource name is {said}"):
         Key(lambda *_: made, charge).of((None, 42), {})
 
 
@@ -247,7 +247,7 @@ def test_a_field_is_the_argument_and_no_keyword_of_its_name() -> None:
 
 
 def test_a_name_that_is_no_good_is_told_in_plain_words() -> None:
-    with pytest.raises(ConfigurationError) as caught:
+    with pytest.raises(ConfigurationError, match="control character") as caught:
         Key("a:{account_id}", charge).of((None, "x\ny"), {})
     assert "ConfigurationError" not in str(caught.value)
 
@@ -258,11 +258,6 @@ def test_several_keys_are_a_list() -> None:
         keys([], charge)
 
 
-def test_what_comes_out_must_be_a_resource_name() -> None:
-    with pytest.raises(ConfigurationError, match="control character"):
-        Key("a:{account_id}", charge).of((None, "x\ny"), {})
-
-
 def test_too_many_arguments_by_name_are_a_type_error() -> None:
     with pytest.raises(TypeError, match="multiple values"):
         Key("a:{account_id}", refund).of((1, 2), {"amount": 5})
@@ -271,11 +266,6 @@ def test_too_many_arguments_by_name_are_a_type_error() -> None:
 def test_a_single_key_is_a_list_of_one() -> None:
     assert [key.of((None, 1), {}) for key in keys("a:{account_id}", charge)] == ["a:1"]
     assert [key.of((None, 1), {}) for key in keys(lambda _self, account_id: f"b:{account_id}", charge)] == ["b:1"]
-
-
-def test_a_field_that_is_missing_is_named() -> None:
-    with pytest.raises(ConfigurationError, match=r"can't be made from this call: KeyError\('region'\)"):
-        Key("{region}:x", anything).of((), {})
 
 
 @pytest.mark.parametrize(("function", "args"), [(charge, (None,)), (refund, ()), (refund, (1, 2, 3))])
@@ -296,14 +286,6 @@ def test_a_key_that_a_call_makes_wrong_names_the_task(value: str, said: str) -> 
     for key in ("account:{account_id}", lambda account_id: f"account:{account_id}"):
         with pytest.raises(ConfigurationError, match=said):
             Key(key, charge).of((value,), {})
-
-
-def test_a_key_function_that_gives_nothing_is_an_error() -> None:
-    def charge(account_id: str) -> None:
-        """A task."""
-
-    with pytest.raises(ConfigurationError, match=r"the key of .*charge.*: resource name is NoneType None"):
-        Key(lambda _: None, charge).of(("x",), {})  # type: ignore[arg-type,return-value]  # that is the point
 
 
 def test_a_key_function_that_needs_an_event_loop_is_refused() -> None:
