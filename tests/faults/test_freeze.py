@@ -18,13 +18,6 @@ def test_the_fence_saves_holders_frozen_past_their_lease(tmp_path: Path) -> None
 
 
 @pytest.mark.long
-def test_few_freezes_lose_nothing_in_postgresql() -> None:
-    _, fenced = freeze_sql.experiment(freezes=2, seed=5)
-    assert fenced.lost == 0
-    assert fenced.done >= 2
-
-
-@pytest.mark.long
 def test_frozen_holders_lose_nothing_in_postgresql() -> None:
     """The long version is in `make soak`: `python -m tests.faults.freeze_sql --freezes 50`."""
     without, fenced = freeze_sql.experiment(freezes=15, seed=3)

@@ -355,7 +355,7 @@ _bug(
     ACQUISITION,
     "                if now >= result.deadline_ms:\n",
     "                if False:\n",
-    f"{UNIT}acquisition.py::test_a_lease_that_is_over_before_it_is_used_is_refused",
+    f"{UNIT}acquisition_edges.py::test_a_grant_that_is_over_by_now_is_cancelled",
 )
 _bug(
     "a reservation for a dead waiter refuses a single attempt",
@@ -369,7 +369,7 @@ _bug(
     ACQUISITION,
     "until_ms is None or now_ms() + reserve_ms < until_ms",
     "True",
-    f"{UNIT}acquisition.py::test_a_reservation_that_ends_too_late_is_not_waited_for",
+    f"{UNIT}acquisition_edges.py::test_a_reservation_is_waited_for_within_two_node_timeouts",
 )
 _bug(
     "the last attempt has no deadline",

@@ -28,12 +28,6 @@ def test_a_free_lock_takes_one_attempt(client: Redlock) -> None:
     assert not trial.undone
 
 
-def test_a_lease_that_is_over_before_it_is_used_is_refused(client: Redlock) -> None:
-    trial = Trial(client)
-    assert type(trial.attempt(*[granted()] * 5, ago_ms=3_000)) is not Round, "the attempt is cancelled"
-    assert not trial.granted
-
-
 def test_a_denied_attempt_waits_for_a_wake_up_and_is_woken(client: Redlock) -> None:
     trial = Trial(client)
     trial.attempt(*[denied()] * 5)
@@ -177,14 +171,6 @@ def test_a_reserved_lock_is_taken_after_the_reservation(client: Redlock) -> None
     assert type(trial.send()) is TakeConnections
     trial.is_over(*[granted()] * 5)
     assert trial.command.woken
-
-
-def test_a_reservation_that_ends_too_late_is_not_waited_for(client: Redlock, monkeypatch: pytest.MonkeyPatch) -> None:
-    trial = Trial(client, 0)
-    timeouts_ms = 2 * client._context.node_timeout_ms
-    monkeypatch.setattr("redlock._locking.acquisition.now_ms", lambda: now_ms() + timeouts_ms)
-    with pytest.raises(LockContended):
-        trial.attempt(*[Vote(Kind.DENIED, 0, "", 40)] * 5)
 
 
 def test_a_lock_that_was_waited_for_is_queued_for_at_first(client: Redlock) -> None:

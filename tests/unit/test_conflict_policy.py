@@ -393,14 +393,6 @@ def test_the_time_in_the_queue_counts_and_is_asked_for_once(running: Callable[..
     assert Delivery.of(charge).waited_ms() == 0  # type: ignore[union-attr]  # it is a message
 
 
-def test_a_clock_that_was_set_back_is_no_negative_wait(running: Callable[..., Any]) -> None:
-    assert running(headers={SINCE: time.time() + 3_600}).waited_ms() == 0
-
-
-def test_a_message_that_never_went_back_has_not_waited_there(running: Callable[..., Any]) -> None:
-    assert running(headers=None).waited_ms() == 0
-
-
 @pytest.mark.parametrize("on_conflict", ["", "drop", None, ["skip"]])
 def test_another_way_out_is_refused(on_conflict: Any) -> None:  # noqa: ANN401
     with pytest.raises(ConfigurationError, match="'requeue', 'skip' or 'raise'"):

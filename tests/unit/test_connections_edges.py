@@ -118,15 +118,6 @@ def test_a_node_that_was_emptied_has_agreed_no_longer() -> None:
     assert [client[0].agreed, client[1].agreed] == [False, True]
 
 
-def test_a_waiting_round_hears_of_a_connection_that_ended() -> None:
-    client = Client()
-    tally = client.begin()
-    tally.on_news = print
-    client.state.lost(client[2], "gone")
-    assert client.state.with_news == [tally]
-    assert client.letters(tally) == "..S.."
-
-
 def test_releases_that_were_held_back_go_out_before_scripts() -> None:
     client = Client()
     tally = client.begin()

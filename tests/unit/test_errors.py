@@ -30,13 +30,6 @@ def test_an_error_survives_pickle(error: RedlockError) -> None:
     assert (type(copy), str(copy), copy.args, copy.lock_name) == (type(error), str(error), error.args, error.lock_name)
 
 
-@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-def test_an_error_survives_celerys_json_results(error: RedlockError) -> None:
-    copy = type(error)(*json.loads(json.dumps(error.args)))
-    assert str(copy) == str(error)
-    assert copy.__dict__ == error.__dict__
-
-
 @pytest.mark.parametrize("serializer", ["json", "pickle"])
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_an_error_survives_celerys_result_backend(error: RedlockError, serializer: str) -> None:

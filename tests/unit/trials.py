@@ -55,14 +55,14 @@ class Trial:
         self.effect = self.steps.send(result)
         return self.effect
 
-    def attempt(self, *votes: Vote, ago_ms: int = 0) -> Effect:
-        """Perform an attempt with these votes, and its cancel; `ago_ms` is the age of the round."""
+    def attempt(self, *votes: Vote) -> Effect:
+        """Perform an attempt with these votes, and its cancel."""
         assert type(self.effect) is TakeConnections
         round_ = self.send(CONNECTIONS)
         assert type(round_) is Round
         assert isinstance(round_.command, Acquire)
         self.command = round_.command
-        sent_ms = now_ms() - ago_ms
+        sent_ms = now_ms()
         effect = self.send(round_result(*votes, sent_ms=sent_ms, done_ms=sent_ms + 5))
         if type(effect) is Round:
             assert type(effect.command) is Release
