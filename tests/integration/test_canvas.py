@@ -125,8 +125,10 @@ def test_a_chord_ends_once_with_the_results_in_order(
         end = chord(header, flow("gather")).apply_async()
         eventually(lambda: fixture.was_requeued("policy:chord"), "a part back in the queue")
         eventually(lambda: "skipped resource=policy:chord" in shared_worker.log, "the part that is skipped")
+        assert fixture.state(end.id) == "PENDING"
     first, skipped, free, last = fixture.result(end.id)["gathered"]
     assert skipped["status"] == "skipped"
+    assert [part["retries"] for part in (first, free, last)] == [0] * 3
     assert len({first["fence"], free["fence"], last["fence"]}) == 3
 
 

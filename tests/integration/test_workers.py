@@ -272,27 +272,6 @@ def test_a_chain_goes_on_once_after_a_task_that_was_requeued(fixture: WorkerFixt
     assert fixture.result(last.id)["after"]["id"] == first
 
 
-CHORD = f"""
-import json
-from celery import chord
-from {POLICIES} import after, requeue, skip
-print(json.dumps(chord([skip.s("part"), requeue.s("part"), skip.s("free")], after.s()).apply_async().id))
-"""
-
-
-def test_a_chord_counts_parts_that_were_skipped_or_requeued(fixture: WorkerFixture, client: Redlock) -> None:
-    with held(client, "policy:part"):
-        body = shell(fixture, CHORD)
-        eventually(lambda: fixture.was_requeued("policy:part"), "a part of the chord back in the queue")
-        assert fixture.state(body) == "PENDING"
-
-    skipped, requeued, free = fixture.result(body)["after"]
-
-    assert skipped["status"] == "skipped"
-    assert requeued["retries"] == 0
-    assert free["retries"] == 0
-
-
 def test_raise_says_at_once_who_has_the_lock(fixture: WorkerFixture, client: Redlock) -> None:
     with held(client, "policy:failed"), pytest.raises(LockContended) as caught:
         fixture.result(sent(fixture, "fail", "failed"))
