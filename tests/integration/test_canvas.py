@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +44,6 @@ def client(fixture: WorkerFixture) -> Iterator[Redlock]:
         yield redlock
 
 
-@contextmanager
-def somebody(client: Redlock, name: str = HELD) -> Iterator[None]:
-    """Has the lock, as far as the workers can tell."""
-    with client.lock(name):
-        yield
-
-
 class Flow:
     """Makes signatures of the workers' tasks; results are kept, so that canvases can be made of them."""
 
@@ -72,7 +64,7 @@ class Flow:
 
     def requeued(self, signature: Signature, **options: Any) -> str:  # noqa: ANN401 - as above
         """The id of a task that went back to the queue because somebody had its lock; the lock is free again."""
-        with somebody(self.client):
+        with self.client.lock(HELD):
             task: str = signature.apply_async(**options).id
             is_back(self.fixture, task)
         return task
@@ -96,7 +88,7 @@ def is_back(fixture: WorkerFixture, task: str) -> None:
 
 
 def test_a_group_has_all_its_parts_requeued_or_skipped(fixture: WorkerFixture, client: Redlock, flow: Flow) -> None:
-    with somebody(client):
+    with client.lock(HELD):
         parts = group(flow("requeue", "held"), flow("skip", "held"), flow("requeue", "other")).apply_async()
         first, second, third = (part.id for part in parts)
         is_back(fixture, first)
@@ -108,7 +100,7 @@ def test_a_group_has_all_its_parts_requeued_or_skipped(fixture: WorkerFixture, c
 def test_a_chain_of_locked_tasks_runs_in_order_through_requeues(
     fixture: WorkerFixture, client: Redlock, flow: Flow
 ) -> None:
-    with somebody(client):
+    with client.lock(HELD):
         steps = chain(*(flow("requeue", "held", immutable=True) for _ in range(3))).apply_async()
         first, second, third = steps.parent.parent.id, steps.parent.id, steps.id
         is_back(fixture, first)
@@ -120,7 +112,7 @@ def test_a_chain_of_locked_tasks_runs_in_order_through_requeues(
 def test_a_chord_ends_once_with_the_results_in_order(
     fixture: WorkerFixture, client: Redlock, flow: Flow, shared_worker: Worker
 ) -> None:
-    with somebody(client, "policy:chord"):
+    with client.lock("policy:chord"):
         header = [flow("requeue", "chord"), flow("skip", "chord"), flow("requeue", "free"), flow("requeue", "chord")]
         end = chord(header, flow("gather")).apply_async()
         eventually(lambda: fixture.was_requeued("policy:chord"), "a part back in the queue")
@@ -135,7 +127,7 @@ def test_a_chord_ends_once_with_the_results_in_order(
 def test_a_task_may_replace_itself_by_another_with_its_lock(
     fixture: WorkerFixture, client: Redlock, flow: Flow
 ) -> None:
-    with somebody(client):
+    with client.lock(HELD):
         last = chain(flow("replaced", "held"), flow("requeue", "next", immutable=True)).apply_async()
         first = last.parent.id
         is_back(fixture, first)
@@ -145,7 +137,7 @@ def test_a_task_may_replace_itself_by_another_with_its_lock(
 
 
 def test_a_task_that_is_revoked_on_its_way_back_never_runs(fixture: WorkerFixture, client: Redlock, flow: Flow) -> None:
-    with somebody(client):
+    with client.lock(HELD):
         task = flow("requeue", "held").apply_async().id
         is_back(fixture, task)
         fixture.sender.control.revoke(task)
@@ -156,14 +148,14 @@ def test_a_task_that_is_revoked_on_its_way_back_never_runs(fixture: WorkerFixtur
 
 
 def test_a_part_of_a_chord_that_gives_up_fails_the_chord(fixture: WorkerFixture, client: Redlock, flow: Flow) -> None:
-    with somebody(client):
+    with client.lock(HELD):
         end = chord([flow("requeue_once", "held"), flow("skip", "free")], flow("gather")).apply_async()
         with pytest.raises(Exception, match=r"LockContended|not free"):
             fixture.result(end.id)
 
 
 def test_starmap_takes_the_lock_for_each_of_its_calls(fixture: WorkerFixture, client: Redlock, flow: Flow) -> None:
-    with somebody(client):
+    with client.lock(HELD):
         calls = flow.starmap("wait", "free", "held", "held").apply_async()
         eventually(lambda: fixture.state(calls.id) == "STARTED", "the calls under way")
         skipped = flow.starmap("skip", "free", "held").apply_async()
@@ -176,7 +168,7 @@ def test_starmap_takes_the_lock_for_each_of_its_calls(fixture: WorkerFixture, cl
 def test_a_call_inside_of_starmap_raises_instead_of_a_requeue(
     fixture: WorkerFixture, client: Redlock, flow: Flow
 ) -> None:
-    with somebody(client):
+    with client.lock(HELD):
         calls = flow.starmap("requeue", "held").apply_async()
         with pytest.raises(LockContended):
             fixture.result(calls.id)
@@ -195,7 +187,7 @@ def test_an_errback_hears_of_the_end_after_a_requeue(
     fixture: WorkerFixture, client: Redlock, flow: Flow, shared_worker: Worker, ending: tuple[str, str]
 ) -> None:
     task, error = ending
-    with somebody(client):
+    with client.lock(HELD):
         sent = flow(task, "held").apply_async(link_error=flow("note"))
         is_back(fixture, sent.id)
         if error == "LockContended":
@@ -231,7 +223,7 @@ def test_a_task_with_a_time_comes_back_in_time(fixture: WorkerFixture, flow: Flo
 
 
 def test_a_task_about_to_expire_fails_with_the_holder(fixture: WorkerFixture, client: Redlock, flow: Flow) -> None:
-    with somebody(client):
+    with client.lock(HELD):
         task = flow("requeue", "held").apply_async(expires=4)
         is_back(fixture, task.id)
         with pytest.raises(LockContended):
@@ -254,7 +246,7 @@ def test_a_task_that_calls_itself_is_not_requeued_by_the_call(
     fixture: WorkerFixture, client: Redlock, flow: Flow
 ) -> None:
     assert fixture.result(flow("call_itself", ["a", "b"]).apply_async().id) == "ab"
-    with somebody(client):
+    with client.lock(HELD):
         task = flow("call_itself", ["a", "held"]).apply_async()
         with pytest.raises(LockContended):
             fixture.result(task.id)
@@ -308,7 +300,7 @@ def test_a_task_that_is_called_or_applied_takes_the_lock(here: Here, client: Red
 
 
 def test_a_direct_or_eager_call_raises_instead_of_a_requeue(here: Here, client: Redlock) -> None:
-    with somebody(client):
+    with client.lock(HELD):
         with pytest.raises(LockContended):
             here.requeue("held")
         applied = here.requeue.apply(("held",))
@@ -317,6 +309,6 @@ def test_a_direct_or_eager_call_raises_instead_of_a_requeue(here: Here, client: 
 
 
 def test_a_task_that_is_called_or_applied_may_skip(here: Here, client: Redlock) -> None:
-    with somebody(client):
+    with client.lock(HELD):
         assert here.skip("held")["status"] == "skipped"
         assert here.skip.apply(("held",)).get()["status"] == "skipped"

@@ -7,14 +7,13 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from celery import chain
 
-from redlock import ConfigurationError, Lease, LockContended, QuorumUnavailable, Redlock, Stale
+from redlock import ConfigurationError, LockContended, QuorumUnavailable, Redlock, Stale
 from redlock.testing import redis_server
 from redlock.testing.redis_server import free_port
 from tests.integration.tools import CANARY, ROOT, client_of, eventually, frozen, raw, sixth_redis
@@ -44,13 +43,6 @@ def client(fixture: WorkerFixture) -> Iterator[Redlock]:
     """A client of the workers' lock nodes."""
     with client_of(fixture.nodes.urls) as redlock:
         yield redlock
-
-
-@contextmanager
-def held(client: Redlock, name: str) -> Iterator[Lease]:
-    """A lock of another holder, from the view of the workers."""
-    with client.lock(name) as lease:
-        yield lease
 
 
 def sent(fixture: WorkerFixture, task: str, name: str, **options: Any) -> str:  # noqa: ANN401 - Celery's options
@@ -84,14 +76,14 @@ def test_the_same_body_without_the_lock_loses_updates(fixture: WorkerFixture) ->
 
 
 def test_counters_of_different_names_do_not_wait_for_each_other(fixture: WorkerFixture, client: Redlock) -> None:
-    with held(client, "counter:busy"):
+    with client.lock("counter:busy"):
         assert fixture.result(*fixture.increment("idle"))["value"] == 1
 
 
 def test_a_task_that_had_to_wait_says_for_how_long(
     fixture: WorkerFixture, client: Redlock, shared_worker: Worker
 ) -> None:
-    with held(client, "counter:waited") as lease:
+    with client.lock("counter:waited") as lease:
         (task,) = fixture.increment("waited")
         eventually(lambda: "waiting resource=counter:waited" in shared_worker.log, "the wait of the task")
         fence = lease.fence
@@ -191,7 +183,7 @@ def test_broker_and_results_down_give_the_same_error(fixture: WorkerFixture) -> 
 
 
 def test_a_requeued_task_keeps_its_identity_and_its_retries(fixture: WorkerFixture, client: Redlock) -> None:
-    with held(client, "policy:requeued"):
+    with client.lock("policy:requeued"):
         task = sent(fixture, "requeue", "requeued", headers={"x-trace": "abc"}, priority=3)
         eventually(lambda: fixture.state(task) == "RETRY", "the task back in the queue")
         # More than once: a task with `max_retries=0` that spent one would fail here.
@@ -207,7 +199,7 @@ def test_a_requeued_task_keeps_its_identity_and_its_retries(fixture: WorkerFixtu
 
 
 def test_a_requeued_task_does_not_sit_in_a_worker_process(fixture: WorkerFixture, client: Redlock) -> None:
-    with held(client, "policy:crowd"):
+    with client.lock("policy:crowd"):
         crowd = [sent(fixture, "requeue", "crowd") for _ in range(8)]
         eventually(lambda: all(fixture.state(task) == "RETRY" for task in crowd), "eight tasks back in the queue")
 
@@ -219,7 +211,7 @@ def test_a_requeued_task_does_not_sit_in_a_worker_process(fixture: WorkerFixture
 
 
 def test_the_last_requeue_fails_with_the_holder(fixture: WorkerFixture, client: Redlock) -> None:
-    with held(client, "policy:once") as lease:
+    with client.lock("policy:once") as lease:
         task = sent(fixture, "requeue_once", "once")
         with pytest.raises(LockContended) as caught:
             fixture.result(task)
@@ -249,7 +241,7 @@ def test_stale_runs_are_bounded_by_max_requeues(fixture: WorkerFixture) -> None:
 
 
 def test_a_skipped_task_returns_a_value_and_the_chain_goes_on(fixture: WorkerFixture, client: Redlock) -> None:
-    with held(client, "policy:skipped"):
+    with client.lock("policy:skipped"):
         app = fixture.sender
         task = chain(app.signature(f"{POLICIES}.skip", ("skipped",)), app.signature(f"{POLICIES}.after")).apply_async()
         result = fixture.result(task.id)["after"]
@@ -260,7 +252,7 @@ def test_a_skipped_task_returns_a_value_and_the_chain_goes_on(fixture: WorkerFix
 
 
 def test_a_chain_goes_on_once_after_a_task_that_was_requeued(fixture: WorkerFixture, client: Redlock) -> None:
-    with held(client, "policy:chained"):
+    with client.lock("policy:chained"):
         app = fixture.sender
         last = chain(
             app.signature(f"{POLICIES}.requeue", ("chained",)), app.signature(f"{POLICIES}.after")
@@ -273,7 +265,7 @@ def test_a_chain_goes_on_once_after_a_task_that_was_requeued(fixture: WorkerFixt
 
 
 def test_raise_says_at_once_who_has_the_lock(fixture: WorkerFixture, client: Redlock) -> None:
-    with held(client, "policy:failed"), pytest.raises(LockContended) as caught:
+    with client.lock("policy:failed"), pytest.raises(LockContended) as caught:
         fixture.result(sent(fixture, "fail", "failed"))
 
     assert caught.value.resource == "policy:failed"
@@ -281,7 +273,7 @@ def test_raise_says_at_once_who_has_the_lock(fixture: WorkerFixture, client: Red
 
 
 def test_raise_goes_with_celerys_own_retries(fixture: WorkerFixture, client: Redlock) -> None:
-    with held(client, "policy:retried"):
+    with client.lock("policy:retried"):
         task = sent(fixture, "retry", "retried")
         eventually(lambda: fixture.state(task) == "RETRY", "the first retry")
 
@@ -291,7 +283,7 @@ def test_raise_goes_with_celerys_own_retries(fixture: WorkerFixture, client: Red
 def test_a_waiting_task_gets_the_lock_without_a_requeue(
     fixture: WorkerFixture, client: Redlock, shared_worker: Worker
 ) -> None:
-    with held(client, "policy:patient"):
+    with client.lock("policy:patient"):
         task = sent(fixture, "wait", "patient")
         eventually(lambda: "waiting resource=policy:patient" in shared_worker.log, "the wait of the task")
 
