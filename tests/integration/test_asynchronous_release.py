@@ -7,11 +7,9 @@ import gc
 import importlib
 import logging
 import random
-import signal
 import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 
 import pytest
 
@@ -20,6 +18,7 @@ from redlock._clock import now_ms
 from redlock._transport import connections, pending_releases
 from redlock._transport.background_releaser import BackgroundReleaser
 from redlock.testing.redis_server import Cluster
+from tests.integration.alarms import a_strike_in
 from tests.integration.shell import run_python
 from tests.integration.tools import (
     LASTING,
@@ -36,6 +35,7 @@ from tests.integration.tools import (
     sends,
     stands_on_all,
 )
+from tests.integration.tracer import Interrupted
 from tests.proxy import proxies
 
 NAME = "report:7"
@@ -280,26 +280,6 @@ def test_a_node_that_dies_meanwhile_is_not_waited_for(nodes: Cluster, client: Re
     assert lease.outcome() is Outcome.RELEASED
     for _ in range(QUICK):
         acquire_and_release(client)
-
-
-class Interrupted(BaseException):
-    """An exception that can come at any moment, like the exception of a time limit."""
-
-
-@contextmanager
-def a_strike_in(seconds: float) -> Iterator[None]:
-    """Raise after this time at any place in this thread, as Celery's time limits do."""
-
-    def strike(*_: object) -> None:
-        raise Interrupted
-
-    before = signal.signal(signal.SIGALRM, strike)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 class Struck:

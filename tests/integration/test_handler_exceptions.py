@@ -6,12 +6,9 @@ import asyncio
 import errno
 import functools
 import select
-import signal
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import pytest
 
@@ -27,32 +24,12 @@ from redlock._transport.socket_errors import ConnectionFailed, NoReply
 from redlock._transport.sockets import Sockets
 from redlock.admin import broker_check, database_check
 from redlock.testing.redis_server import Cluster
+from tests.integration.alarms import alarm
 from tests.integration.asyncio_tools import until
-from tests.integration.tools import LASTING, blocked_clients, client_of, eventually
+from tests.integration.tools import LASTING, blocked_clients, client_of
 
 NAME, WHY = "handled", "an alarm of the application"
 WORDS = pack("PING")
-
-
-@contextmanager
-def alarm(error: Exception, is_due: Callable[[], object]) -> Iterator[None]:
-    """Raise this in the main thread as soon as a call waits for a server."""
-
-    def strike(*_: object) -> None:
-        raise error
-
-    def send() -> None:
-        eventually(is_due, "a call that waits for a server")
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
-
-    before = signal.signal(signal.SIGUSR1, strike)
-    sender = threading.Thread(target=send)
-    sender.start()
-    try:
-        yield
-    finally:
-        sender.join()
-        signal.signal(signal.SIGUSR1, before)
 
 
 @pytest.mark.parametrize(

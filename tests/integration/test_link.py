@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import signal
 import socket
 import warnings
 import weakref
@@ -21,6 +20,7 @@ from redlock._transport.exchange import Exchange, pack
 from redlock._transport.node import Node
 from redlock._transport.sockets import Sockets
 from redlock.testing.redis_server import Cluster
+from tests.integration.alarms import a_strike_in
 from tests.integration.tools import LASTING, client_of, eventually, frozen, is_free, raw, raws, stands_on_all
 from tests.proxy import always, proxies
 
@@ -136,16 +136,8 @@ def test_a_thousand_asynchronous_releases_are_all_sent(nodes: Cluster, count: in
     assert set(known) <= {Outcome.RELEASED, Outcome.UNKNOWN}
 
 
-class _Strike(Exception):
-    pass
-
-
 def test_an_interrupted_attempt_is_never_sent_again(nodes: Cluster) -> None:
     """The nodes have lost the scripts, and their NOSCRIPT replies come after the attempt was cancelled."""
-
-    def strike(*_: object) -> None:
-        raise _Strike
-
     with proxies(nodes.servers) as links, Redlock([link.url for link in links], node_timeout=3.0, ttl=9.0) as client:
         with client.lock("before"):
             pass
@@ -153,14 +145,8 @@ def test_an_interrupted_attempt_is_never_sent_again(nodes: Cluster) -> None:
             link.hold("from")
             with raw(server) as redis:
                 redis.script_flush()
-        before = signal.signal(signal.SIGALRM, strike)
-        try:
-            with pytest.raises(_Strike):
-                signal.setitimer(signal.ITIMER_REAL, 1.0)
-                client.lock("x").acquire()
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, before)
+        with pytest.raises(ArithmeticError), a_strike_in(1.0, ArithmeticError):
+            client.lock("x").acquire()
         for link in links:
             link.restore()
         for _ in range(3):

@@ -32,6 +32,7 @@ from tests.integration.tools import (
     run_out,
     stands_on_all,
 )
+from tests.integration.tracer import Interrupted
 
 NAME = "account:42"
 
@@ -709,12 +710,8 @@ def test_an_event_loop_may_use_a_lock_where_that_is_allowed(nodes: Cluster) -> N
         assert asyncio.run(in_another_thread(client)) is True
 
 
-class Interrupted(BaseException):
-    """As a time limit's exception."""
-
-
 def strike(*_: object, **__: object) -> None:
-    """Raise it."""
+    """Raise the exception."""
     raise Interrupted
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from redlock._locking import wait_report
 from redlock.admin.cluster_status import cluster_status
 from redlock.cli.status_table import table
 from redlock.testing.redis_server import Cluster
+from tests.integration.alarms import alarm
 from tests.integration.threads import started
 from tests.integration.tools import blocked_clients, client_of, eventually, label, raw, raws
 
@@ -84,23 +84,9 @@ def test_a_wait_ends_when_the_lock_is_acquired(client: Redlock, rival: Redlock, 
 
 
 def test_a_wait_ends_when_it_is_interrupted(nodes: Cluster, client: Redlock, rival: Redlock, heard: Events) -> None:
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    def strike() -> None:
-        eventually(lambda: blocked_clients(nodes.servers), "the wait")
-        os.kill(os.getpid(), signal.SIGUSR1)
-
-    before = signal.signal(signal.SIGUSR1, interrupt)
-    thread = threading.Thread(target=strike)
-    try:
-        with rival.lock(NAME):
-            thread.start()
-            with pytest.raises(KeyboardInterrupt):
-                client.lease(NAME).acquire(None)
-    finally:
-        thread.join()
-        signal.signal(signal.SIGUSR1, before)
+    waits = partial(blocked_clients, nodes.servers)
+    with rival.lock(NAME), pytest.raises(KeyboardInterrupt), alarm(KeyboardInterrupt(), waits):
+        client.lease(NAME).acquire(None)
     assert not client._context.waits.pending()
     assert heard[-1][0] == "wait-ended"
     assert not heard[-1][1]["acquired"]
