@@ -92,27 +92,6 @@ def test_a_wait_ends_when_it_is_interrupted(nodes: Cluster, client: Redlock, riv
     assert not heard[-1][1]["acquired"]
 
 
-def test_threads_of_a_process_have_positions(client: Redlock, rival: Redlock, heard: Events) -> None:
-    def wait() -> None:
-        with client.lock(NAME, blocking_timeout=100):
-            pass
-
-    def began() -> list[object]:
-        return [fields["position"] for event, fields in heard if event == "waiting"]
-
-    with rival.lock(NAME):
-        threads = [threading.Thread(target=wait) for _ in range(3)]
-        local_queue = client._context.waiter_pool.local_queue
-        for number, thread in enumerate(threads, 1):
-            thread.start()
-            eventually(lambda number=number: local_queue.length((NAME,)) == number, "its place")  # type: ignore[misc]  # binds the number
-        assert began() == [1, 2, 3]
-        assert len(client._context.waits.pending()) == 3
-    for thread in threads:
-        thread.join()
-    assert not client._context.waits.pending()
-
-
 def seen(nodes: Cluster, prefix: str = "") -> list[tuple[str, int, str]]:
     """The waiters that the nodes report: name, position and holder."""
     return [
@@ -129,13 +108,24 @@ def waiting(client: Redlock, *owner_labels: str) -> Iterator[None]:
         lease.acquire(None)
         lease.release()
 
+    local_queue = client._context.waiter_pool.local_queue
     threads = [threading.Thread(target=wait, args=(owner_label,)) for owner_label in owner_labels]
     for number, thread in enumerate(threads, 1):
         thread.start()
-        eventually(lambda number=number: len(client._context.waits.pending()) == number, "the wait")  # type: ignore[misc]  # binds the number
+        eventually(lambda number=number: local_queue.length((NAME,)) == number, "its place")  # type: ignore[misc]  # binds the number
     yield
     for thread in threads:
         thread.join()
+
+
+def test_threads_of_a_process_have_positions(client: Redlock, rival: Redlock, heard: Events) -> None:
+    lease = rival.lease(NAME, renew=True)
+    lease.acquire(0)
+    with waiting(client, "first", "second", "third"):
+        assert [fields["position"] for event, fields in heard if event == "waiting"] == [1, 2, 3]
+        assert len(client._context.waits.pending()) == 3
+        lease.release()
+    assert not client._context.waits.pending()
 
 
 def test_the_nodes_report_each_waiter_until_its_end(nodes: Cluster, client: Redlock, rival: Redlock) -> None:
