@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, create_engine
 
+from redlock import Redlock
 from redlock.asyncio import _cancel_scope
-from redlock.testing.redis_server import Cluster, cluster
+from redlock.testing.redis_server import Cluster, Server, cluster
+from tests.integration.browser import Browser
 from tests.integration.databases import has_mariadb, mariadb, postgresql
 from tests.integration.fence_adapters import mariadb_url, postgresql_url, sqlite_engine, with_accounts
-from tests.integration.tools import PATIENT, limit_releases
+from tests.integration.tools import PATIENT, client_of, limit_releases
 
 _COUNTS = {(3, 10): [False], (3, 11): [True, False]}.get(sys.version_info[:2], [True])
 """The ways to recognise a cancellation from outside: by counts, or by messages as in Python 3.10."""
@@ -36,6 +38,38 @@ def shared() -> Iterator[Cluster]:
     """Five lock nodes for all tests of a file that break none."""
     with cluster() as nodes:
         yield nodes
+
+
+@pytest.fixture
+def rival(nodes: Cluster) -> Iterator[Redlock]:
+    """Another process' client of the same nodes, as far as the nodes can tell."""
+    with client_of(nodes.urls) as redlock:
+        yield redlock
+
+
+@pytest.fixture
+def new_servers() -> Iterator[list[Server]]:
+    """Three servers that no client and no operator knows."""
+    servers = [Server().start() for _ in range(3)]
+    try:
+        yield servers
+    finally:
+        for server in servers:
+            server.stop()
+
+
+@pytest.fixture(scope="module")
+def started_browser() -> Iterator[Browser]:
+    """A browser for all tests of a file."""
+    with Browser() as browser:
+        yield browser
+
+
+@pytest.fixture
+def browser(started_browser: Browser) -> Iterator[Browser]:
+    """A browser with an empty page."""
+    with started_browser.page() as browser:
+        yield browser
 
 
 @pytest.fixture(params=_COUNTS, ids=lambda counts: "counts" if counts else "messages")

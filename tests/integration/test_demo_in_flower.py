@@ -47,13 +47,6 @@ def client(demo: Demo) -> Iterator[Redlock]:
         yield redlock
 
 
-@pytest.fixture
-def browser() -> Iterator[Browser]:
-    """A browser with an empty page."""
-    with Browser() as chromium, chromium.page() as browser:
-        yield browser
-
-
 @pytest.mark.long
 def test_its_tasks_are_shown_waiting_with_the_lock_and_done(flower: str, browser: Browser) -> None:
     seen: dict[str, list[str]] = {}

@@ -163,13 +163,14 @@ def test_a_broker_that_hangs_holds_no_task_up(fixture: WorkerFixture, flower: Fl
 
 
 @needs_browser
-def test_a_browser_shows_the_lock_in_the_list_of_tasks(fixture: WorkerFixture, flower: Flower) -> None:
+def test_a_browser_shows_the_lock_in_the_list_of_tasks(
+    fixture: WorkerFixture, flower: Flower, browser: Browser
+) -> None:
     task = fixture.send(f"{HOLDING}.sleep", "seen", 600)
     eventually(lambda: all(holders(fixture.nodes.servers, "holding:seen")), "the task inside its section")
     flower.shows(task, "LOCK-ACQUIRED")
-    with Browser() as chromium, chromium.page() as browser:
-        browser.open(flower.address("/tasks"))
-        eventually(lambda: task in tasks_shown(browser), "the task on the page", every=0.05)
-        assert tasks_shown(browser)[task] == "LOCK-ACQUIRED"
-        links = "[...document.querySelectorAll('#tasks-table a')].map(link => link.pathname)"
-        assert f"/task/{task}" in browser.value(links)
+    browser.open(flower.address("/tasks"))
+    eventually(lambda: task in tasks_shown(browser), "the task on the page", every=0.05)
+    assert tasks_shown(browser)[task] == "LOCK-ACQUIRED"
+    links = "[...document.querySelectorAll('#tasks-table a')].map(link => link.pathname)"
+    assert f"/task/{task}" in browser.value(links)

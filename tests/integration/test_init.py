@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 
@@ -13,17 +12,6 @@ from redlock._transport import codec
 from redlock.admin.bootstrap import declare_nodes
 from redlock.testing.redis_server import Server
 from tests.integration.tools import client_of, label, raw, raws
-
-
-@pytest.fixture
-def new_servers() -> Iterator[list[Server]]:
-    """Three servers that no client and no operator knows."""
-    servers = [Server().start() for _ in range(3)]
-    try:
-        yield servers
-    finally:
-        for server in servers:
-            server.stop()
 
 
 def test_new_nodes_vote_once_they_are_declared(new_servers: list[Server]) -> None:

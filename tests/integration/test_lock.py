@@ -38,13 +38,6 @@ NAME = "account:42"
 
 
 @pytest.fixture
-def rival(nodes: Cluster) -> Iterator[Redlock]:
-    """Another process' client of the same nodes, as far as the nodes can tell."""
-    with client_of(nodes.urls) as redlock:
-        yield redlock
-
-
-@pytest.fixture
 def brief(nodes: Cluster) -> Iterator[Redlock]:
     """A client with leases that expire soon without renewal. On a busy machine it needs several rounds for a lease."""
     with client_of(nodes.urls, ttl=0.6) as redlock:

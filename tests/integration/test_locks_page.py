@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from tests.integration.browser import Browser, needs_browser
 from tests.integration.flowers import Flower
 from tests.integration.shell import run_python
 from tests.integration.tools import CANARY, client_of, eventually, frozen, holders, label, raw, raws
-from tests.integration.worker_fixture import WorkerFixture, fresh_fixture
+from tests.integration.worker_fixture import UNLIMITED, WorkerFixture, fresh_fixture
 
 logger = logging.getLogger(__name__)
 
@@ -37,9 +38,8 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fixture(directory: Path) -> Iterator[WorkerFixture]:
     """A set of servers for all tests here, and a worker."""
     with fresh_fixture(directory) as fixture:
-        limits = {"COUNTER_TIME_LIMIT": "800", "COUNTER_VISIBILITY_TIMEOUT": "900"}
         # The holder of a counter's lock keeps the lock until the test revokes the task.
-        fixture.start_worker(concurrency=3, COUNTER_THINK="600", **limits)
+        fixture.start_worker(concurrency=3, COUNTER_THINK="600", **UNLIMITED)
         yield fixture
 
 
@@ -57,18 +57,15 @@ def client(fixture: WorkerFixture) -> Iterator[Redlock]:
         yield redlock
 
 
-@pytest.fixture(scope="module")
-def started_browser() -> Iterator[Browser]:
-    """A browser for all tests here."""
-    with Browser() as browser:
-        yield browser
-
-
-@pytest.fixture
-def browser(started_browser: Browser) -> Iterator[Browser]:
-    """A browser with an empty page."""
-    with started_browser.page() as browser:
-        yield browser
+@contextmanager
+def held(client: Redlock, name: str, owner_label: str) -> Iterator[None]:
+    """A lock of a holder with this label."""
+    lease = client.lease(name, owner_label=owner_label, renew=True)
+    lease.acquire(30_000)
+    try:
+        yield
+    finally:
+        lease.release()
 
 
 def test_flowers_own_pages_lead_to_it_and_it_says_where_we_are(flower: Flower) -> None:
@@ -120,25 +117,17 @@ def entry_of(inspect: Any, task: str) -> dict[str, Any]:  # noqa: ANN401 - of Ce
 def test_a_holder_that_is_no_task_is_shown_without_a_link_to_one(
     flower: Flower, client: Redlock, owner_label: str
 ) -> None:
-    lease = client.lease(f"held by {owner_label}", owner_label=owner_label)
-    lease.acquire(30_000)
-    try:
+    with held(client, f"held by {owner_label}", owner_label):
         (lock,) = eventually(lambda: flower.locks(f"held by {owner_label}"), "the lock", every=0.05)
-    finally:
-        lease.release()
     assert lock["holder"] == owner_label.partition(" since ")[0]
     assert (lock["task"], lock["worker"]) == ("", "")
 
 
 def test_a_task_id_forges_no_worker(flower: Flower, client: Redlock) -> None:
     forged = "task-1@celery@w9 since 2020-01-01T00:00:00Z"
-    lease = client.lease("forged", owner_label=f"{forged}@celery@w1 since 2026-11-28T04:00:00Z", renew=True)
-    lease.acquire(30_000)
-    try:
+    with held(client, "forged", f"{forged}@celery@w1 since 2026-11-28T04:00:00Z"):
         eventually(lambda: flower.locks("forged"), "the lock")
         (lock,) = flower.locks("forged")
-    finally:
-        lease.release()
     assert (lock["task"], lock["worker"]) == (forged, "celery@w1")
 
 
@@ -210,9 +199,7 @@ def votes(servers: Sequence[redis_server.Server], resource: str, task: str) -> i
 
 @needs_browser
 def test_names_that_look_like_markup_are_text(flower: Flower, client: Redlock, browser: Browser) -> None:
-    lease = client.lease(MARKUP, owner_label=f"{MARKUP}\u202e@../{MARKUP}@h since 2026-11-24T12:00:00Z", renew=True)
-    lease.acquire(30_000)
-    try:
+    with held(client, MARKUP, f"{MARKUP}\u202e@../{MARKUP}@h since 2026-11-24T12:00:00Z"):
         browser.open(flower.address("/locks"))
 
         def row() -> list[str]:
@@ -224,23 +211,17 @@ def test_names_that_look_like_markup_are_text(flower: Flower, client: Redlock, b
         paths = browser.value("[...document.querySelectorAll('#locks-table a')].map(a => a.pathname)")
         assert {path.rpartition("/")[0] for path in paths} == {"/task", "/worker"}
         assert "Locks" in browser.value("document.title")
-    finally:
-        lease.release()
 
 
 @needs_browser
 def test_no_name_pushes_the_other_columns_away(flower: Flower, client: Redlock, browser: Browser) -> None:
     # A browser breaks no line within a letter and its marks.
     names = [letter + "\u20dd" * 300 for letter in "rt"]
-    lease = client.lease(names[0], owner_label=f"{names[1]}@w@h since 2026-11-24T12:00:00Z", renew=True)
-    lease.acquire(30_000)
-    try:
+    with held(client, names[0], f"{names[1]}@w@h since 2026-11-24T12:00:00Z"):
         browser.open(flower.address("/locks"))
         eventually(lambda: [row for row in browser.rows("locks-table") if row[0] == names[0]], "the lock", every=0.02)
         width = browser.value("document.querySelector('#locks-table').offsetWidth")
         assert width < 2 * browser.value("innerWidth")
-    finally:
-        lease.release()
 
 
 @needs_browser

@@ -103,16 +103,11 @@ def test_a_node_restored_from_an_old_snapshot_abstains() -> None:
         assert client.lock("after").acquire()
 
 
-def test_new_nodes_vote_after_the_longest_lease() -> None:
-    servers = [Server().start() for _ in range(3)]
-    try:
-        with client_of([server.url for server in servers], ttl=4.5, max_ttl=5.0) as client:
-            with pytest.raises(QuorumUnavailable, match=r"abstains for another 5\.[01] s"):
-                client.lock("x").acquire(blocking=False)
-            assert client.lock("x").acquire(), "waiting without a limit outlasts the quarantine"
-    finally:
-        for server in servers:
-            server.stop()
+def test_new_nodes_vote_after_the_longest_lease(new_servers: list[Server]) -> None:
+    with client_of([server.url for server in new_servers], ttl=4.5, max_ttl=5.0) as client:
+        with pytest.raises(QuorumUnavailable, match=r"abstains for another 5\.[01] s"):
+            client.lock("x").acquire(blocking=False)
+        assert client.lock("x").acquire(), "waiting without a limit outlasts the quarantine"
 
 
 @pytest.mark.parametrize(
@@ -214,23 +209,18 @@ def test_a_rejecting_node_and_two_dead_nodes_are_no_quorum(nodes: Cluster, brief
         assert fresh.lock("z").acquire(), "the two are back, and have been known for long enough"
 
 
-def test_a_new_node_abstains_for_the_longest_that_a_client_asks() -> None:
+def test_a_new_node_abstains_for_the_longest_that_a_client_asks(new_servers: list[Server]) -> None:
     """The client with the smaller `max_ttl` comes first; the node has forgotten the lease of another client."""
-    servers = [Server().start() for _ in range(3)]
-    urls = [server.url for server in servers]
-    try:
-        with client_of(urls, ttl=5.0, max_ttl=5.0) as hasty, client_of(urls, ttl=5.0, max_ttl=60.0) as right:
-            for client, expected in (
-                (hasty, r"another 5\.[01] s"),
-                (right, "another 60"),
-                (hasty, r"another (5\d|60)"),
-            ):
-                with pytest.raises(QuorumUnavailable, match=expected):
-                    client.lock("x").acquire(blocking=False)
-            assert [record(server, "fingerprint") for server in servers] == [None] * 3, "no node has voted yet"
-    finally:
-        for server in servers:
-            server.stop()
+    urls = [server.url for server in new_servers]
+    with client_of(urls, ttl=5.0, max_ttl=5.0) as hasty, client_of(urls, ttl=5.0, max_ttl=60.0) as right:
+        for client, expected in (
+            (hasty, r"another 5\.[01] s"),
+            (right, "another 60"),
+            (hasty, r"another (5\d|60)"),
+        ):
+            with pytest.raises(QuorumUnavailable, match=expected):
+                client.lock("x").acquire(blocking=False)
+        assert [record(server, "fingerprint") for server in new_servers] == [None] * 3, "no node has voted yet"
 
 
 def test_another_number_of_nodes_gets_no_lease_with_a_quorum(nodes: Cluster, brief: Redlock) -> None:

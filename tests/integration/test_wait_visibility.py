@@ -21,17 +21,10 @@ from redlock.cli.status_table import table
 from redlock.testing.redis_server import Cluster
 from tests.integration.alarms import alarm
 from tests.integration.threads import started
-from tests.integration.tools import blocked_clients, client_of, eventually, label, raw, raws
+from tests.integration.tools import blocked_clients, eventually, label, raw, raws
 
 NAME = "account:42"
 Events = list[tuple[str, dict[str, object]]]
-
-
-@pytest.fixture
-def rival(nodes: Cluster) -> Iterator[Redlock]:
-    """A client of another process, as far as the nodes can tell."""
-    with client_of(nodes.urls) as redlock:
-        yield redlock
 
 
 @pytest.fixture
