@@ -13,7 +13,7 @@ from collections.abc import Coroutine, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
-from sqlalchemy import BigInteger, Column, Engine, Integer, String, Table, event, func, insert, select, update
+from sqlalchemy import BigInteger, Column, Engine, Integer, String, Table, event, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
@@ -47,6 +47,10 @@ FENCE, OPERATION = add_tables(Base.metadata)
 NAMES = {"account": "account", "acc": "acc-lower", "ACC": "acc-upper", "acc ": "acc-blank"}
 """Keys of the data that no collation folds: I8 is about the names in the fence."""
 RESOURCES = {name: resource for resource, name in NAMES.items()}
+_WAITING = {
+    "postgresql": "SELECT count(*) FROM pg_locks WHERE NOT granted",
+    "mysql": "SELECT count(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'",
+}
 ASYNC_DRIVERS = {"sqlite": "aiosqlite", "postgresql": "asyncpg", "mariadb": "aiomysql", "mysql": "aiomysql"}
 
 
@@ -60,6 +64,13 @@ def tokens(engine: Engine) -> int:
     """The number of tokens that the fence knows."""
     with engine.connect() as connection:
         return int(connection.execute(select(func.count()).select_from(FENCE)).scalar_one())
+
+
+def waits(engine: Engine) -> bool:
+    """Whether a statement waits for a lock of the database."""
+    with engine.connect() as connection:
+        statement = _WAITING[engine.dialect.name.replace("mariadb", "mysql")]
+        return bool(connection.execute(text(statement)).scalar_one())
 
 
 class SessionAdapter:

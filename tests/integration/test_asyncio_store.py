@@ -11,14 +11,10 @@ from redlock import ConfigurationError, NotHeld, Stale
 from redlock.fencing import AsyncFencedStore, FencedStore
 from redlock.testing.redis_server import Cluster, Server
 from tests.integration.asyncio_tools import client_of, next_turn
+from tests.integration.test_store import one_more
 from tests.integration.tools import run_out
 
 NAME = "hits"
-
-
-def one_more(value: str | None) -> str:
-    """An increment."""
-    return str(int(value or 0) + 1)
 
 
 async def slowly_one_more(value: str | None) -> str:

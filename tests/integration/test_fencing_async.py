@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from functools import partial
 
 import pytest
 from sqlalchemy import Engine, text
@@ -14,7 +15,7 @@ from sqlalchemy.ext.asyncio import create_async_engine as create
 from redlock.errors import ConfigurationError, Stale
 from redlock.fencing.conformance import Lease
 from redlock.fencing.sql import fenced, purge_operations
-from tests.integration.fence_adapters import ASYNC_DRIVERS, Account, balance
+from tests.integration.fence_adapters import ASYNC_DRIVERS, Account, balance, waits
 from tests.integration.tools import eventually
 
 TOKEN = 1_764_316_800_000_000
@@ -117,15 +118,6 @@ async def test_a_cancelled_body_is_rolled_back(engine: Engine) -> None:
 
 @pytest.mark.parametrize("database", ["postgresql", "mariadb"], indirect=True)
 async def test_a_cancelled_wait_leaves_no_transaction(engine: Engine) -> None:
-    waiting = {
-        "postgresql": "SELECT count(*) FROM pg_locks WHERE NOT granted",
-        "mysql": "SELECT count(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'",
-    }[engine.dialect.name.replace("mariadb", "mysql")]
-
-    def waits() -> bool:
-        with engine.connect() as connection:
-            return bool(connection.execute(text(waiting)).scalar_one())
-
     async with asynchronous(engine) as made:
 
         async def wait(session: AsyncSession) -> None:
@@ -136,7 +128,7 @@ async def test_a_cancelled_wait_leaves_no_transaction(engine: Engine) -> None:
             async with fenced(first, LEASE, operation="first"):
                 task = asyncio.create_task(wait(second))
                 # InnoDB shows a new list only after a tenth of a second without a query.
-                await asyncio.to_thread(eventually, waits, "a holder that waits for the row", every=0.2)
+                await asyncio.to_thread(eventually, partial(waits, engine), "a holder at the row", every=0.2)
                 await cancel(task, second)
             async with fenced(second, LATER):
                 pass

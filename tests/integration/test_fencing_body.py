@@ -15,7 +15,7 @@ from redlock.errors import ConfigurationError, Stale
 from redlock.fencing import _sqlalchemy_connection
 from redlock.fencing.conformance import Lease
 from redlock.fencing.sql import fenced
-from tests.integration.fence_adapters import JOURNAL, OPERATION, Account, balance
+from tests.integration.fence_adapters import JOURNAL, OPERATION, Account, balance, waits
 from tests.integration.threads import started
 from tests.integration.tools import eventually
 
@@ -165,12 +165,6 @@ def test_a_caught_deadlock_does_not_pass_for_a_commit(engine: Engine) -> None:
             other.commit()
             set_balance(session, 99)
     assert balance(engine) == 20
-
-
-def waits(engine: Engine) -> bool:
-    with engine.connect() as connection:
-        statement = "SELECT count(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'"
-        return bool(connection.execute(text(statement)).scalar_one())
 
 
 def test_an_operation_is_fresh_once_on_each_database(engine: Engine) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Engine, create_engine
 
 from redlock.fencing.conformance import Lease, Write, check_all
 from redlock.testing.redis_server import Server
@@ -23,6 +23,7 @@ from tests.integration.fence_adapters import (
     PsycopgAdapter,
     SessionAdapter,
     sqlite_engine,
+    waits,
 )
 from tests.integration.fence_store_adapters import AsyncStoreAdapter, StoreAdapter
 from tests.integration.tools import eventually
@@ -93,12 +94,6 @@ def test_a_conflict_at_the_fence_is_repeated(kind: type[SessionAdapter], engine:
             read = pool.submit(next_holder)
             eventually(lambda: waits(engine), "the next holder at the row of the first")
         assert read.result(60) == 1
-
-
-def waits(engine: Engine) -> bool:
-    """Whether a statement waits for a lock of PostgreSQL."""
-    with engine.connect() as connection:
-        return bool(connection.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted")).scalar_one())
 
 
 @pytest.mark.parametrize("kind", [StoreAdapter, AsyncStoreAdapter])

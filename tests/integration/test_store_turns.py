@@ -20,6 +20,7 @@ from redlock.fencing import AsyncFencedStore, FencedStore, _turns
 from redlock.fencing.redis_store import Written
 from redlock.testing.redis_server import Server
 from tests.integration.asyncio_tools import until
+from tests.integration.test_store import one_more
 from tests.integration.tools import eventually
 
 NAME, WITHIN = "hits", 60.0
@@ -37,11 +38,6 @@ class Watched(NamedTuple):
         """Seconds until the deadline."""
         self.waits()
         return self.seconds
-
-
-def one_more(value: str | None) -> str:
-    """An increment."""
-    return str(int(value or 0) + 1)
 
 
 def test_a_slow_change_in_a_thread_is_computed_once(broker: Server, monkeypatch: pytest.MonkeyPatch) -> None:
