@@ -20,7 +20,7 @@ from redlock._transport import codec
 from redlock.celery import client_for, current_lease, locked
 from redlock.fencing import FencedStore
 from redlock.testing.redis_server import Cluster, Server
-from tests.integration.threads import in_threads
+from tests.integration.threads import in_threads, started
 from tests.integration.tools import client_of, raw, raws, run_out, sixth_redis
 
 NAME = "hits"
@@ -232,15 +232,12 @@ def test_holders_with_lost_leases_lose_and_double_no_write(nodes: Cluster, broke
         while not over.is_set():
             run_out(nodes.servers, NAME)
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
-    breaker = threading.Thread(target=break_the_lock)
-    breaker.start()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(200)
-    over.set()
-    breaker.join()
+    breaker = started(break_the_lock)
+    try:
+        in_threads(*(partial(work, number) for number in range(4)))
+    finally:
+        over.set()
+        breaker.join()
 
     with Redis.from_url(broker.url) as redis:
         assert FencedStore(redis).read_unfenced(NAME) == "60"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 from celery import Celery
@@ -16,7 +17,7 @@ from redlock._locking import wait_queue
 from redlock._transport import codec
 from redlock.celery import client_for, locked
 from redlock.testing.redis_server import Cluster, Server
-from tests.integration.threads import started
+from tests.integration.threads import in_threads, started
 from tests.integration.tools import LASTING, blocked_clients, client_of, comes_true, eventually, in_a_fork, raw, raws
 
 
@@ -95,12 +96,7 @@ def test_a_holder_that_acquires_again_at_once_starves_no_waiter(nodes: Cluster) 
                     eventually(lambda: blocked_clients(nodes.servers) == 1, "the other client waits", every=0.005)
 
     with client_of(nodes.urls, **LASTING) as first, client_of(nodes.urls, **LASTING) as second:
-        threads = [
-            started(lambda: take_turns(0, first.lock("x"))),
-            started(lambda: take_turns(1, second.lock("x"))),
-        ]
-        for thread in threads:
-            thread.join()
+        in_threads(partial(take_turns, 0, first.lock("x")), partial(take_turns, 1, second.lock("x")))
     assert order in ([0, 1] * turns, [1, 0] * turns)
 
 
@@ -286,9 +282,7 @@ def test_a_hundred_waiters_of_one_client_all_get_their_turn(client: Redlock) -> 
         with client.lock("x"):
             turns.append(number)
 
-    threads = [started(lambda number=number: turn(number)) for number in range(100)]  # type: ignore[misc]  # as above
-    for thread in threads:
-        thread.join()
+    in_threads(*(partial(turn, number) for number in range(100)))
     assert sorted(turns) == list(range(100))
 
 

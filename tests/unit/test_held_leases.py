@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
-import threading
 from collections.abc import Iterator
+from functools import partial
 from typing import cast
 
 import pytest
 
 from redlock import Lease, Redlock, RedlockError
 from redlock._locking import held_leases
+from tests.integration.threads import in_threads
 from tests.unit.helpers import grant
 
 
@@ -62,9 +63,7 @@ def test_a_context_without_leases_acquires_a_new_lease() -> None:
 )
 def test_a_lease_counts_in_the_whole_process(client: str, names: tuple[str, ...], is_held: bool) -> None:  # noqa: FBT001 - a parameter
     lease = FakeLease("a", "b")
-    thread = threading.Thread(target=add, args=(lease,))
-    thread.start()
-    thread.join()
+    in_threads(partial(add, lease))
     assert held_leases.is_held_here(cast("int", client), names) is is_held
     lease.left = 0.0
     assert not held_leases.is_held_here(cast("int", client), names), "the time is over"
@@ -192,9 +191,7 @@ def test_a_copy_of_the_context_in_another_thread_holds_nothing() -> None:
     wanted, got = FakeLease("a"), list[object]()
     context = contextvars.copy_context()
     assert context.run(claim, FakeLease("a"), reentrant=True) is _outer, "in this thread it does"
-    thread = threading.Thread(target=lambda: got.append(context.run(claim, wanted, reentrant=True)))
-    thread.start()
-    thread.join()
+    in_threads(lambda: got.append(context.run(claim, wanted, reentrant=True)))
     assert got == [wanted]
 
 
@@ -257,8 +254,6 @@ def test_many_leases_of_a_thread_do_not_make_it_an_owner() -> None:
         claimed.extend([claim(wanted) is wanted for wanted in (FakeLease("a"),)])
         assert kept
 
-    thread = threading.Thread(target=contextvars.copy_context().run, args=(other_thread,))
-    thread.start()
-    thread.join()
+    in_threads(partial(contextvars.copy_context().run, other_thread))
     assert claimed == [True]
     assert outer.is_held

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 
 from redlock import ConfigurationError, LockLost
 from redlock.celery import lost_lease
+from tests.integration.threads import in_threads
 
 
 def lease(*, lost: bool = False) -> Any:  # noqa: ANN401 - as much of a lease as is looked at
@@ -91,9 +91,7 @@ def test_only_a_main_thread_with_the_signal_is_interrupted(monkeypatch: pytest.M
             pass
         refused.append(str(error.value))
 
-    thread = threading.Thread(target=enter)
-    thread.start()
-    thread.join()
+    in_threads(enter)
     monkeypatch.setattr(lost_lease, "SIGNAL", None)
     enter()
     assert refused == [
