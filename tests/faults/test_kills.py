@@ -14,7 +14,7 @@ from celery.exceptions import SoftTimeLimitExceeded, TaskRevokedError
 
 from redlock import Redlock
 from tests.integration.tools import eventually, is_free
-from tests.integration.worker_fixture import Worker, WorkerFixture
+from tests.integration.worker_fixture import UNLIMITED, Worker, WorkerFixture
 
 LOCK = "counter:hits"
 
@@ -50,7 +50,7 @@ def test_a_killed_child_frees_its_lock_and_its_task_runs_again(
 def test_a_killed_worker_frees_its_lock_within_the_ttl(
     fixture: WorkerFixture, client: Redlock, worker: Callable[..., Worker]
 ) -> None:
-    victim = worker(REDLOCK_TTL="2", COUNTER_THINK="600", COUNTER_TIME_LIMIT="700", COUNTER_VISIBILITY_TIMEOUT="800")
+    victim = worker(REDLOCK_TTL="2", COUNTER_THINK="600", **UNLIMITED)
     fixture.increment("hits")
     eventually(lambda: fixture.is_inside("hits"), "somebody inside the section")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 import pytest
@@ -12,7 +12,7 @@ from redlock._clock import monotonic
 from redlock._compat import ReplyError
 from redlock._core.commands import Release
 from redlock._core.votes import Refusal
-from redlock._locking.effects import Borrow, Effects, Receive, Send, Sleep
+from redlock._locking.effects import Borrow, Effect, Effects, Receive, Send, Sleep
 from redlock._locking.wait_queue import QueuedWaiter
 from redlock._locking.waiter_pool import WaiterPool
 from redlock._transport.codec import Codec
@@ -105,20 +105,24 @@ def test_a_wake_up_ends_the_wait_for_a_held_lock_only(nodes: list[Node]) -> None
     assert 1 <= length <= 10
 
 
-def waits_of(nodes: Sequence[Node], refusals: Sequence[Refusal]) -> list[float]:
-    """The sleeps of a waiter whose node answers each read with a wake-up at once, one list for all attempts."""
-    waiter = QueuedWaiter(WaiterPool(nodes, CODEC), ("x",), 5_000)
+def answered(effects: Effects[None]) -> Iterator[Effect]:
+    """The effects of a wait whose node answers each read with a wake-up at once."""
     answers: dict[type, object] = {Borrow: "connection", Receive: [b"app:\x01redlock:wake:x", b"1"]}
+    with contextlib.suppress(StopIteration):
+        effect = next(effects)
+        while True:
+            yield effect
+            effect = effects.send(answers.get(type(effect)))
+
+
+def waits_of(nodes: Sequence[Node], refusals: Sequence[Refusal]) -> list[float]:
+    """The sleeps of such a waiter, one list for all attempts."""
+    waiter = QueuedWaiter(WaiterPool(nodes, CODEC), ("x",), 5_000)
     slept = []
     for refusal in refusals:
         length_ms, can_wake = waiter.sleep_ms(refusal, 1, 0.0)
-        effects = waiter.wait(length_ms, can_wake=can_wake)
-        with contextlib.suppress(StopIteration):
-            effect = next(effects)
-            while True:
-                if isinstance(effect, Sleep):
-                    slept.append(effect.seconds)
-                effect = effects.send(answers.get(type(effect)))
+        effects = answered(waiter.wait(length_ms, can_wake=can_wake))
+        slept += [effect.seconds for effect in effects if isinstance(effect, Sleep)]
     return slept
 
 
@@ -156,15 +160,7 @@ def test_recent_waits_are_remembered_up_to_two_limits(nodes: list[Node]) -> None
 
 def requests_of(effects: Effects[None]) -> list[float | None]:
     """The deadlines of the requests and replies of a wait that a wake-up ends at once."""
-    answers: dict[type, object] = {Borrow: "connection", Receive: [b"app:\x01redlock:wake:x", b"1"]}
-    deadlines = []
-    with contextlib.suppress(StopIteration):
-        effect = next(effects)
-        while True:
-            if isinstance(effect, Send | Receive):
-                deadlines.append(effect.until)
-            effect = effects.send(answers.get(type(effect)))
-    return deadlines
+    return [effect.until for effect in answered(effects) if isinstance(effect, Send | Receive)]
 
 
 @pytest.mark.parametrize(("length_ms", "most"), [(40, 9.04), (500, 9.1)])
