@@ -18,7 +18,7 @@ from benchmarks.environment import NODE, OURS
 from benchmarks.process import PeerFailed
 from benchmarks.scenarios import hot
 from benchmarks.survival.outcome import Outcome, brief
-from benchmarks.survival.workers import NAME, NODE_TIMEOUT_MS, Player, Refused, WorkerFixture, passed, sleep_until
+from benchmarks.survival.workers import NAME, NODE_TIMEOUT_MS, Player, Refused, WorkerFixture, passed
 from redlock.testing.redis_server import Server
 
 if TYPE_CHECKING:
@@ -204,7 +204,7 @@ def _frozen_while_asking(fixture: WorkerFixture, name: str, node_timeout_ms: int
         with one.frozen():
             for link in fixture.links:
                 link.restore()
-            sleep_until(time.monotonic() + _TTL + 0.2)
+            time.sleep(_TTL + 0.2)
         try:
             one.hear(_LONG)
         except Refused as why:

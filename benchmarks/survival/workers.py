@@ -175,11 +175,6 @@ def passed(condition: Callable[[], bool], within: float, every: float = 0.01) ->
     return True
 
 
-def sleep_until(moment: float) -> None:
-    """Sleep until this moment; the end of a lease is a matter of time."""
-    time.sleep(max(0.0, moment - time.monotonic()))
-
-
 def _program(kind: Kind, node_timeout_ms: int) -> Program:
     program = prepare(kind)
     if kind is NODE:
