@@ -8,7 +8,6 @@ Invariants:
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import threading
 from typing import Any
@@ -18,7 +17,6 @@ from celery.exceptions import Reject
 from celery.signals import celeryd_after_setup, setup_logging, worker_process_init
 from kombu.exceptions import OperationalError
 
-from redlock import RedlockError
 from redlock.celery import client_for
 from workers import logs, start
 from workers.settings import from_environment
@@ -120,12 +118,7 @@ def _check_cluster(**_: Any) -> None:  # noqa: ANN401 - as above
 def _start_child(**_: Any) -> None:  # noqa: ANN401 - as above
     _log_to_file()
     # In the background: Celery kills a child that takes more than four seconds to start.
-    threading.Thread(target=_contact_nodes, name="redlock-first-contact", daemon=True).start()
-
-
-def _contact_nodes() -> None:
-    """Contact the lock nodes at the start: a new node votes only `max_ttl` after its first contact."""
-    lease = client_for(app).lease("worker start", owner_label="worker start")
-    with contextlib.suppress(RedlockError):
-        lease.acquire(0)
-        lease.release()
+    contact = threading.Thread(
+        target=lambda: start.contact_nodes(client_for(app)), name="redlock-first-contact", daemon=True
+    )
+    contact.start()

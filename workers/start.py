@@ -19,6 +19,7 @@ from redlock.admin.diagnostics import Finding, Level, worst
 from redlock.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from redlock import Redlock
     from redlock.settings import Settings as LockSettings
     from workers.settings import Settings
 
@@ -48,7 +49,8 @@ def wait_until_safe(settings: Settings, lock_settings: LockSettings) -> None:
         if reasons != logged:
             logger.warning("waiting for the lock nodes: %s", _one_line(findings, level))
         if reasons != logged or time.monotonic() - last_contact > _CONTACT_SECONDS:
-            _contact_nodes(lock_settings)
+            with contextlib.suppress(RedlockError), lock_settings.client() as client:
+                contact_nodes(client)
             logged, last_contact = reasons, time.monotonic()
         time.sleep(_POLL_SECONDS)
     if logged:
@@ -69,9 +71,9 @@ def _one_line(findings: list[Finding], level: Level) -> str:
     return "; ".join(str(finding) for finding in findings if finding.level is level)
 
 
-def _contact_nodes(lock_settings: LockSettings) -> None:
+def contact_nodes(client: Redlock) -> None:
     """Contact the lock nodes: a new node votes only `max_ttl` after its first contact."""
-    with contextlib.suppress(RedlockError), lock_settings.client() as client:
+    with contextlib.suppress(RedlockError):
         lease = client.lease("worker start", owner_label="worker start")
         lease.acquire(0)
         lease.release()
